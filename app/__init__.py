@@ -1,0 +1,1 @@
+"""Grouptune: the API, the command line and the shared kernel (`app.core`)."""

@@ -1,0 +1,85 @@
+"""One tree of coded errors. The API turns them into OpenAI's envelope; the CLI prints their message."""
+
+from typing import ClassVar
+
+
+class GrouptuneError(Exception):
+    """Something went wrong."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str | None = None, *, param: str | None = None, code: str | None = None) -> None:
+        """`message` tells the person who must act what to do; it defaults to the class's docstring.
+
+        `param` is the dotted path of the offending field, `code` a stable word for programs.
+        """
+        super().__init__(message or (type(self).__doc__ or "").strip())
+        self.param = param
+        if code is not None:
+            self.code = code
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+
+class InvalidRequest(GrouptuneError):
+    """The request is not valid."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class AuthenticationFailed(GrouptuneError):
+    """Send your API key in the header `Authorization: Bearer <key>`."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class PermissionDenied(GrouptuneError):
+    """This API key lacks the scope that the request needs."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "insufficient_permissions"
+
+
+class NotFound(GrouptuneError):
+    """There is no such thing here."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class PayloadTooLarge(GrouptuneError):
+    """The request body is larger than this server accepts."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "payload_too_large"
+
+
+class DatabaseUnavailable(GrouptuneError):
+    """The database is away; try again in a few seconds."""
+
+    status = 503
+    type = "server_error"
+    code = "database_unavailable"
+
+
+class BadSetup(GrouptuneError):
+    """The installation or its configuration is not right."""
+
+    code = "bad_setup"
+
+
+class LostLease(GrouptuneError):
+    """The job's lease belongs to another attempt now; this one must stop and write nothing."""
+
+    code = "lost_lease"

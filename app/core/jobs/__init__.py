@@ -1,0 +1,1 @@
+"""Jobs: states, lifecycle, leases and the journal of what a run reports."""

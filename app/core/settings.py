@@ -1,0 +1,51 @@
+"""Configuration from the environment. Every process of one installation sees the same values."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from platformdirs import user_cache_path, user_data_path
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Values come from `GROUPTUNE_<NAME>`; the two engines also from `DATABASE_URL` and `REDIS_URL`."""
+
+    model_config = SettingsConfigDict(env_prefix="GROUPTUNE_", frozen=True, extra="ignore")
+
+    database_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("DATABASE_URL", "GROUPTUNE_DATABASE_URL")
+    )
+    """SQLAlchemy URL of Postgres; empty means the embedded one."""
+    redis_url: str | None = Field(default=None, validation_alias=AliasChoices("REDIS_URL", "GROUPTUNE_REDIS_URL"))
+    """Broker URL in Celery's form; empty means the embedded Valkey."""
+    state_dir: Path = Field(default_factory=lambda: user_data_path("grouptune"))
+    """Where the installation keeps its data: blobs, runs, logs, the embedded Postgres."""
+    models_dir: Path = Field(default_factory=lambda: user_cache_path("grouptune") / "models")
+    """Cache of base models as bf16 safetensors."""
+
+    max_file_bytes: Annotated[int, Field(gt=0)] = 2 * 1024**3
+    lease_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How long a claim lives without a heartbeat, by the database's clock."""
+    heartbeat_seconds: Annotated[float, Field(gt=0)] = 10.0
+    fence_seconds: Annotated[float, Field(gt=0)] = 45.0
+    """A runner without a good heartbeat for so long kills its own trainer (monotonic clock)."""
+    sweep_seconds: Annotated[float, Field(gt=0)] = 15.0
+    cancel_grace_seconds: Annotated[float, Field(gt=0)] = 8.0
+    """A trainer that has not ended so long after a stop request is killed."""
+    trainer_threads: Annotated[int, Field(ge=0)] = 0
+    """Threads of a CPU trainer; 0 takes all cores."""
+
+    @cached_property
+    def storage_dir(self) -> Path:
+        return self.state_dir / "storage"
+
+    @cached_property
+    def runs_dir(self) -> Path:
+        return self.state_dir / "runs"
+
+
+def load() -> Settings:
+    """Reads the environment now."""
+    return Settings()

@@ -1,0 +1,1 @@
+"""The contract between the API, the worker and the trainer."""

@@ -1,0 +1,172 @@
+"""What a job is asked to do: the method and its knobs, validated before anything is stored.
+
+The same objects travel from the API through Postgres to the trainer; nothing else describes a job.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from app.core.spec.graders import Grader
+
+Auto = Literal["auto"]
+
+
+class Frozen(BaseModel):
+    """Base of all contracts: immutable, and a misspelt field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class MethodType(StrEnum):
+    """Corners of the one loss; see docs/method.md."""
+
+    supervised = "supervised"
+    dft = "dft"
+    reinforcement = "reinforcement"
+    gft = "gft"
+
+
+class GroupMix(Frozen):
+    """How many members of each source a group has at most; a row with fewer teacher answers has a smaller group."""
+
+    expert: Annotated[int, Field(ge=0, le=1)] = 1
+    """The row's own demonstration."""
+    teacher: Annotated[int, Field(ge=0, le=32)] = 3
+    """The row's `teacher_responses`."""
+    self_: Annotated[int, Field(ge=0, le=64, alias="self")] = 4
+    """Rollouts of the current policy."""
+
+    @property
+    def size(self) -> int:
+        return self.expert + self.teacher + self.self_
+
+
+class Sampling(Frozen):
+    """How rollouts are drawn. Log-probs use the same temperature everywhere."""
+
+    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: Annotated[int, Field(ge=1, le=8192)] = 256
+
+
+class Lora(Frozen):
+    """The trained adapter."""
+
+    r: Annotated[int, Field(ge=1, le=512)] = 16
+    alpha: Annotated[float, Field(gt=0, le=4096)] = 32
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1, max_length=64)] = "all-linear"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Hyperparameters(Frozen):
+    """Batching, learning rate, evaluation. `auto` values are filled in by `resolve`."""
+
+    batch_size: Annotated[int, Field(ge=1, le=256)] | Auto = "auto"
+    """Prompts (groups) per optimiser step."""
+    learning_rate_multiplier: Annotated[float, Field(gt=0, le=1000)] | Auto = "auto"
+    """Times the base learning rate of the method (`BASE_LEARNING_RATE`)."""
+    n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto = "auto"
+    max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Ends training early; the schedule knows it."""
+    lora: Lora = Lora()
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    eval_interval: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = "auto"
+    eval_samples: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = "auto"
+    """Held-out rows used by each evaluation."""
+    checkpoint_interval: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = "auto"
+    max_length: Annotated[int, Field(ge=16, le=131_072)] = 2048
+    """Prompt plus response, in tokens; longer demonstrations are dropped with a warning."""
+
+
+class GroupMethod(Frozen):
+    """The settings of a method that learns from groups (`gft`, `reinforcement`)."""
+
+    grader: Grader
+    group: GroupMix = GroupMix()
+    tau: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """Tokens less probable than this are weighted by their probability (DCR)."""
+    kl_coefficient: Annotated[float, Field(ge=0, le=10)] = 0.0
+    zero_variance: Literal["count", "drop"] = "count"
+    """Whether tokens of groups without contrast count in the loss's denominator."""
+    sampling: Sampling = Sampling()
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+    @model_validator(mode="after")
+    def _has_contrast(self) -> Self:
+        if self.group.size < 2:
+            raise ValueError(
+                "a group needs at least 2 members to have advantages: raise group.teacher or group.self"
+            )
+        if self.group.self_ == 0 and self.group.teacher == 0:
+            raise ValueError(
+                "an expert-only group has no contrast and would train nothing: set group.self to at least 1 "
+                "(4 is the default), or use method.type 'supervised'"
+            )
+        return self
+
+
+class ImitationMethod(Frozen):
+    """The settings of a method that learns from demonstrations only (`supervised`, `dft`)."""
+
+    grader: Grader | None = None
+    """Only for held-out evaluation."""
+    sampling: Sampling = Sampling()
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+
+class JobSpec(Frozen):
+    """Everything that a job is asked to do, as accepted by `POST /v1/fine_tuning/jobs`."""
+
+    model: str
+    """A base model that the registry knows."""
+    method: MethodType
+    settings: GroupMethod | ImitationMethod
+    seed: Annotated[int, Field(ge=0, le=2_147_483_647)]
+    suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    metadata: dict[str, str] | None = None
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        return self.settings.hyperparameters
+
+    @property
+    def tau(self) -> float:
+        """Threshold of the bounded coefficient: the method's own corner, or what a gft job chose."""
+        match self.method:
+            case MethodType.gft:
+                return self.settings.tau if isinstance(self.settings, GroupMethod) else 0.0
+            case MethodType.dft:
+                return 1.0
+            case _:
+                return 0.0
+
+    @property
+    def group(self) -> GroupMix:
+        if isinstance(self.settings, GroupMethod):
+            return self.settings.group
+        return GroupMix(expert=1, teacher=0, self_=0)
+
+
+BASE_LEARNING_RATE: Final[dict[MethodType, float]] = {
+    MethodType.supervised: 1e-4,
+    MethodType.dft: 1e-4,
+    MethodType.reinforcement: 1e-5,
+    MethodType.gft: 1e-5,
+}
+
+
+class TrainerSpec(Frozen):
+    """`RUN_DIR/spec.json`: all that the trainer subprocess needs to know; paths are absolute."""
+
+    job_id: str
+    spec: JobSpec
+    base_model_dir: str
+    """Directory with config, tokenizer and safetensors of the base model."""
+    training_path: str
+    validation_path: str | None
+    resume_from: str | None = None
+    """Directory of a checkpoint of this job."""
+    threads: int = 0
+    """CPU threads; 0 takes all cores."""

@@ -1,0 +1,145 @@
+"""What the trainer tells its runner: one JSON object a line on its standard output."""
+
+from enum import IntEnum, StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from app.core.spec.job import Frozen
+
+
+class Source(StrEnum):
+    """Where a group member comes from."""
+
+    expert = "expert"
+    teacher = "teacher"
+    self = "self"
+
+
+class TrainerExit(IntEnum):
+    """Exit codes of the trainer; anything else is a crash."""
+
+    succeeded = 0
+    bad_config = 64
+    bad_data = 65
+    diverged = 66
+    dependency_down = 69
+    out_of_memory = 71
+    stopped = 75
+    """A stop request (SIGTERM) was honoured: a checkpoint is written."""
+
+
+class MemberRecord(Frozen):
+    """One response of a group, for the inspector."""
+
+    source: Source
+    text: str
+    tokens: int
+    reward: float | None
+    advantage: float | None
+    rectified_frac: float | None
+    """Share of its tokens with p < tau."""
+    mean_p: float | None
+    finished: bool
+    adapter_version: int | None = None
+    """Optimiser steps the adapter had seen when it wrote this (rollouts only)."""
+    error: str | None = None
+    """Why it could not be graded."""
+
+
+class GroupRecord(Frozen):
+    """One prompt with all its members at one step."""
+
+    idx: int
+    row: int
+    """Line of the training file, from 1."""
+    prompt: str
+    members: tuple[MemberRecord, ...]
+    zero_variance: bool
+
+
+class Started(Frozen):
+    """The model is loaded and the first step is about to run."""
+
+    kind: Literal["started"] = "started"
+    total_steps: int
+    resumed_from_step: int
+    batch_size: int
+    n_epochs: int
+    learning_rate: float
+    learning_rate_multiplier: float
+
+
+class Metrics(Frozen):
+    """Values after one optimiser step; step 0 carries the evaluation before training."""
+
+    kind: Literal["metrics"] = "metrics"
+    step: int
+    values: dict[str, float | None]
+    trained_tokens: int = 0
+
+
+class Groups(Frozen):
+    """All groups of one step."""
+
+    kind: Literal["groups"] = "groups"
+    step: int
+    groups: tuple[GroupRecord, ...]
+
+
+class Message(Frozen):
+    """A sentence for the job's events."""
+
+    kind: Literal["message"] = "message"
+    level: Literal["info", "warn", "error"] = "info"
+    message: str
+    data: dict[str, Any] | None = None
+
+
+class CheckpointSaved(Frozen):
+    """A complete checkpoint lies at `path` (absolute)."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    step: int
+    path: str
+    metrics: dict[str, float | None] = Field(default_factory=dict)
+
+
+class Evaluated(Frozen):
+    """A held-out evaluation with sample answers."""
+
+    kind: Literal["evaluated"] = "evaluated"
+    step: int
+    values: dict[str, float | None]
+    samples: tuple[dict[str, Any], ...] = ()
+    """`{"prompt", "response", "reward", "reference"}`; the same rows at every evaluation."""
+
+
+class Finished(Frozen):
+    """Training is complete; the adapter lies at `path` (absolute) in PEFT format."""
+
+    kind: Literal["finished"] = "finished"
+    step: int
+    path: str
+    trained_tokens: int
+    published_step: int
+    """Step of the published adapter."""
+    reason: str
+    """Why that step was published."""
+
+
+class Failed(Frozen):
+    """The job cannot go on; the exit code says which class of failure."""
+
+    kind: Literal["failed"] = "failed"
+    code: str
+    message: str
+    param: str | None = None
+
+
+Report = Annotated[
+    Started | Metrics | Groups | Message | CheckpointSaved | Evaluated | Finished | Failed,
+    Field(discriminator="kind"),
+]
+
+report_adapter: TypeAdapter[Report] = TypeAdapter(Report)

@@ -1,0 +1,66 @@
+"""Builds a tiny random Llama with a character-level chat tokenizer: real files, made in a second."""
+
+import json
+from pathlib import Path
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
+CHARACTERS = [chr(code) for code in range(32, 127)] + ["\n", "\t"]
+
+
+def build(directory: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0) -> Path:
+    """Writes config, tokenizer and random fp32 safetensors into `directory`; returns it."""
+    import torch  # noqa: PLC0415 - only the tests that need a model pay for torch
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: PLC0415
+
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *CHARACTERS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=["<|im_start|>", "<|endoftext|>"],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=hidden,
+        intermediate_size=hidden * 2,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=vocabulary["<|im_start|>"],
+        eos_token_id=vocabulary["<|im_end|>"],
+        pad_token_id=vocabulary["<|pad|>"],
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    LlamaForCausalLM(config).to(torch.float32).save_pretrained(directory)
+    fast.save_pretrained(directory)
+    return directory
+
+
+def write_rows(path: Path, count: int, *, start: int = 0) -> Path:
+    """Writes `count` addition rows in the service's format; `start` separates training from held-out rows."""
+    with path.open("w", encoding="utf-8") as out:
+        for number in range(start, start + count):
+            a, b = number % 9, (number // 9) % 9
+            row = {
+                "messages": [
+                    {"role": "user", "content": f"{a}+{b}="},
+                    {"role": "assistant", "content": str(a + b)},
+                ],
+                "teacher_responses": [str(a + b), str(a + b + 1), "?"],
+                "reference_answer": str(a + b),
+            }
+            out.write(json.dumps(row) + "\n")
+    return path

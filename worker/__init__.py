@@ -1,0 +1,1 @@
+"""GPU workers: Celery tasks that claim jobs and supervise trainer subprocesses."""

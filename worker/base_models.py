@@ -1,0 +1,59 @@
+"""`python -m worker.base_models pull NAME`: brings a base model into the cache as bf16 safetensors, once.
+
+Progress goes to standard error, the finished directory to standard output.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from app.core import settings
+from app.core.errors import GrouptuneError
+from app.core.models import registry, sources
+
+
+def pull(name: str, models_dir: Path, progress: Callable[[str], None]) -> Path:
+    """Directory of the base model `name`, fetched and converted if it is not there yet.
+
+    A lock serialises concurrent pulls; the finished directory is renamed into place, so that it is either complete
+    or absent. Raises `InvalidRequest` for an unknown name, `ModelUnavailable` when no source delivers.
+    """
+    model = registry.resolve(name, models_dir)
+    models_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(models_dir / f".{model.name}.lock"):
+        if model.is_pulled or model.entry is None:
+            return model.directory
+        with tempfile.TemporaryDirectory(prefix=f".{model.name}-", dir=models_dir) as temporary:
+            fetched = sources.fetch(model.entry, Path(temporary), progress)
+            converted = Path(temporary) / "converted"
+            progress(f"Converting {model.name} to bf16 safetensors")
+            subprocess.run([sys.executable, "-m", "worker.training.convert", str(fetched), str(converted)], check=True)
+            converted.rename(model.directory)
+    progress(f"{model.name} is ready")
+    return model.directory
+
+
+def main() -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m worker.base_models", description=__doc__)
+    parser.add_argument("command", choices=["pull"])
+    parser.add_argument("name")
+    parser.add_argument("--models-dir", type=Path, default=None)
+    arguments = parser.parse_args()
+    models_dir = arguments.models_dir or settings.load().models_dir
+    try:
+        directory = pull(arguments.name, models_dir, lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201 - a program's output
+    except GrouptuneError as error:
+        print(f"error: {error.message}", file=sys.stderr)  # noqa: T201 - a program's output
+        return 1
+    print(directory)  # noqa: T201 - a program's output
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""The policy: a frozen base model with a LoRA adapter, its trunk and its head."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from app.core.spec.job import Lora
+from app.core.spec.reports import TrainerExit
+from worker.training.types import JobFailure
+
+
+class Policy:
+    """Base model + adapter on one device. `version` counts the optimiser steps the adapter has seen."""
+
+    def __init__(self, model: PeftModel, device: torch.device) -> None:
+        self.model = model
+        self.device = device
+        self.version = 0
+        causal = model.get_base_model()
+        self.trunk: nn.Module = causal.base_model
+        """Embeddings and layers; returns the last hidden states."""
+        self.causal: Any = causal
+        head = causal.get_output_embeddings()
+        if not isinstance(head, nn.Linear) or head.weight.requires_grad or hasattr(head, "lora_A"):
+            raise JobFailure(
+                TrainerExit.bad_config,
+                "trained_head",
+                "The output head must stay frozen: take it out of hyperparameters.lora.target_modules.",
+                "method.hyperparameters.lora.target_modules",
+            )
+        self.head: nn.Linear = head
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The adapter's parameters by name, fp32, in a fixed order."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    def hidden(self, ids_B_T: Tensor, attention_B_T: Tensor, **options: Any) -> Any:
+        """The trunk's output for right-padded ids."""
+        return self.trunk(input_ids=ids_B_T, attention_mask=attention_B_T, **options)
+
+
+def pick_device() -> torch.device:
+    """The first CUDA device, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The base model's tokenizer."""
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def load_policy(directory: Path, lora: Lora, seed: int, dtype: torch.dtype | None = None) -> Policy:
+    """Loads the base model of `directory` in its own dtype (or `dtype`) and puts a fresh fp32 LoRA adapter on it.
+
+    The adapter's initial values depend on `seed` alone. Raises `JobFailure` for target modules the model lacks.
+    """
+    device = pick_device()
+    base = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=dtype or "auto", local_files_only=True, attn_implementation="sdpa"
+    )
+    base.to(device)
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    config = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    torch.manual_seed(seed)
+    try:
+        # autocast_adapter_dtype keeps the adapter in fp32 on a bf16 base: updates of 1e-5 vanish in bf16.
+        model = get_peft_model(base, config, autocast_adapter_dtype=True)
+    except ValueError as error:
+        raise JobFailure(
+            TrainerExit.bad_config, "invalid_lora", str(error), "method.hyperparameters.lora.target_modules"
+        ) from error
+    model.train(lora.dropout > 0)
+    return Policy(model, device)

@@ -1,0 +1,140 @@
+"""The in-process sampler: prompts are prefilled once, their KV shared by all samples, many sequences decoded together.
+
+It runs the very model that is trained, adapter and all, so nothing can be stale. Finished sequences leave the batch; the
+head sees the last position only. The random numbers are a pure function of (seed, step), so a resumed run draws the same.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from app.core.spec.job import Sampling
+from worker.training.model import Policy
+from worker.training.types import Completion
+
+MAX_SEQUENCES = 128
+"""Sequences decoded together; bounds the KV cache."""
+
+
+def generator(seed: int, *stream: int) -> torch.Generator:
+    """A CPU generator that depends on nothing but its arguments."""
+    state = np.random.SeedSequence([seed, *stream]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+
+
+class Sampler:
+    """Draws completions from the policy as it is now."""
+
+    def __init__(self, policy: Policy, end_id: int, pad_id: int) -> None:
+        self.policy = policy
+        self.end_id = end_id
+        self.pad_id = pad_id
+
+    @torch.no_grad()
+    def sample(
+        self, prompts: Sequence[tuple[int, ...]], count: int, sampling: Sampling, random: torch.Generator | None
+    ) -> list[list[Completion]]:
+        """`count` completions for each prompt, in order. Without `random` decoding is greedy."""
+        done: list[list[Completion]] = []
+        per_batch = max(1, MAX_SEQUENCES // count)
+        for start in range(0, len(prompts), per_batch):
+            batch = prompts[start : start + per_batch]
+            flat = self._decode(batch, count, sampling, random)
+            done.extend(flat[i * count : (i + 1) * count] for i in range(len(batch)))
+        return done
+
+    def _decode(
+        self, prompts: Sequence[tuple[int, ...]], count: int, sampling: Sampling, random: torch.Generator | None
+    ) -> list[Completion]:
+        cache, hidden_B_H, attention_B_T = self._prefill(prompts)
+        cache.batch_repeat_interleave(count)
+        hidden_B_H = hidden_B_H.repeat_interleave(count, 0)
+        attention_B_T = attention_B_T.repeat_interleave(count, 0)
+        live = list(range(len(prompts) * count))
+        tokens: list[list[int]] = [[] for _ in live]
+        logprobs: list[list[float]] = [[] for _ in live]
+        for position in range(sampling.max_tokens):
+            chosen_B, logprob_B = self._choose(hidden_B_H, sampling, random)
+            chosen, chosen_logprobs = chosen_B.tolist(), logprob_B.tolist()
+            for sequence, token, logprob in zip(live, chosen, chosen_logprobs, strict=True):
+                tokens[sequence].append(token)
+                logprobs[sequence].append(logprob)
+            going = [i for i, token in enumerate(chosen) if token != self.end_id]
+            if not going or position + 1 == sampling.max_tokens:
+                break
+            if len(going) < len(live):
+                keep = torch.tensor(going, device=self.policy.device)
+                cache.batch_select_indices(keep)
+                attention_B_T, chosen_B = attention_B_T[keep], chosen_B[keep]
+                live = [live[i] for i in going]
+            attention_B_T = torch.cat([attention_B_T, attention_B_T.new_ones(len(live), 1)], dim=1)
+            hidden_B_H = self._step(chosen_B, attention_B_T, cache)
+        return [
+            Completion(tuple(ids), tuple(values), bool(ids) and ids[-1] == self.end_id)
+            for ids, values in zip(tokens, logprobs, strict=True)
+        ]
+
+    def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[Any, Tensor, Tensor]:
+        """Cache, last hidden states [B, H] and attention mask [B, T] of left-padded prompts."""
+        width = max(len(prompt) for prompt in prompts)
+        device = self.policy.device
+        ids_B_T = torch.tensor([[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
+        attention_B_T = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        cache = DynamicCache(config=self.policy.causal.config)
+        output = self.policy.hidden(
+            ids_B_T,
+            attention_B_T,
+            position_ids=(attention_B_T.cumsum(1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.past_key_values, output.last_hidden_state[:, -1], attention_B_T
+
+    def _step(self, tokens_B: Tensor, attention_B_T: Tensor, cache: Any) -> Tensor:
+        output = self.policy.hidden(
+            tokens_B.unsqueeze(1),
+            attention_B_T,
+            position_ids=attention_B_T.sum(1, keepdim=True) - 1,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        hidden: Tensor = output.last_hidden_state[:, -1]
+        return hidden
+
+    def _choose(
+        self, hidden_B_H: Tensor, sampling: Sampling, random: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Next tokens [B] and their log p [B] at the sampling temperature, before any top-p cut."""
+        logits_B_V = self.policy.head(hidden_B_H).float() / sampling.temperature
+        logprobs_B_V = logits_B_V.log_softmax(-1)
+        if random is None:
+            chosen_B = logprobs_B_V.argmax(-1)
+        else:
+            chosen_B = _draw(_nucleus(logprobs_B_V, sampling.top_p), random)
+        return chosen_B, logprobs_B_V.gather(-1, chosen_B.unsqueeze(-1)).squeeze(-1)
+
+
+def _nucleus(logprobs_B_V: Tensor, top_p: float) -> Tensor:
+    """Probabilities, cut to the smallest set of tokens that holds `top_p` of the mass."""
+    probabilities_B_V = logprobs_B_V.exp()
+    if top_p >= 1:
+        return probabilities_B_V
+    ordered, order = probabilities_B_V.sort(-1, descending=True)
+    before = ordered.cumsum(-1) - ordered
+    ordered = ordered.masked_fill(before >= top_p, 0.0)
+    return torch.zeros_like(probabilities_B_V).scatter_(-1, order, ordered)
+
+
+def _draw(probabilities_B_V: Tensor, random: torch.Generator) -> Tensor:
+    """One token a row by inverting the cumulative distribution with one uniform number.
+
+    The numbers come from a CPU generator on every device, so that a run's draws do not depend on the accelerator.
+    """
+    cumulative_B_V = probabilities_B_V.double().cumsum(-1)
+    uniform_B = torch.rand(len(probabilities_B_V), 1, generator=random, dtype=torch.float64)
+    target_B = (1 - uniform_B.to(probabilities_B_V.device)) * cumulative_B_V[:, -1:]
+    return torch.searchsorted(cumulative_B_V, target_B).clamp(max=probabilities_B_V.shape[-1] - 1).squeeze(-1)
