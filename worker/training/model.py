@@ -39,6 +39,10 @@ class Policy:
         """The adapter's parameters by name, fp32, in a fixed order."""
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
+    def seed_dropout(self, seed: int) -> None:
+        """Makes LoRA dropout, the only other random thing, a function of the step."""
+        torch.manual_seed(seed)
+
     def hidden(self, ids_B_T: Tensor, attention_B_T: Tensor, **options: Any) -> Any:
         """The trunk's output for right-padded ids."""
         return self.trunk(input_ids=ids_B_T, attention_mask=attention_B_T, **options)

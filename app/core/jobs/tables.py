@@ -27,7 +27,7 @@ def _one_of(column: str, values: type[JobStatus] | type[StopRequest] | type[Atte
 
 
 class Job(Base):
-    """The truth about a job. Status changes only through `lifecycle` and `leases`, guarded by status and epoch."""
+    """The truth about a job. Its status changes only through `transitions`, guarded by status and epoch."""
 
     __tablename__ = "jobs"
 
@@ -71,10 +71,13 @@ class Job(Base):
         CheckConstraint("(status = 'running') = (lease_owner IS NOT NULL)", name="lease_iff_running"),
         CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name="lease_whole"),
         CheckConstraint(
-            "(status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished_iff_terminal"
+            "(status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)",
+            name="finished_iff_terminal",
         ),
         CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error_iff_failed"),
-        CheckConstraint("(status = 'succeeded') = (fine_tuned_model IS NOT NULL)", name="model_iff_succeeded"),
+        CheckConstraint(
+            "(status = 'succeeded') = (fine_tuned_model IS NOT NULL)", name="model_iff_succeeded"
+        ),
         Index("ix_jobs_project_created", "project_id", "created_at", "id"),
         Index("ix_jobs_claim", "priority", "created_at", postgresql_where="status = 'queued'"),
         Index("ix_jobs_lease", "lease_until", postgresql_where="status = 'running'"),

@@ -75,10 +75,13 @@ def resolve(name: str, models_dir: Path) -> BaseModel:
     entry = _find_entry(name)
     canonical = entry.name if entry else name
     directory = models_dir / canonical
-    inside = directory.resolve().is_relative_to(models_dir.resolve()) and directory != models_dir
     model = BaseModel(canonical, directory, entry)
-    if inside and (entry or model.is_pulled):
-        return model
+    try:
+        inside = directory.resolve().is_relative_to(models_dir.resolve()) and directory != models_dir
+        if inside and (entry or model.is_pulled):
+            return model
+    except (OSError, ValueError):  # no file system has such a name: too long, a NUL, half a surrogate pair
+        name = name[:64]
     known = ", ".join(base.name for base in list_base_models(models_dir))
     raise InvalidRequest(
         f"There is no base model '{name}'. Known here: {known}. "

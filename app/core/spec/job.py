@@ -4,9 +4,9 @@ The same objects travel from the API through Postgres to the trainer; nothing el
 """
 
 from enum import StrEnum
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from app.core.spec.graders import Grader
 
@@ -93,18 +93,17 @@ class GroupMethod(Frozen):
     sampling: Sampling = Sampling()
     hyperparameters: Hyperparameters = Hyperparameters()
 
-    @model_validator(mode="after")
-    def _has_contrast(self) -> Self:
-        if self.group.size < 2:
-            raise ValueError(
-                "a group needs at least 2 members to have advantages: raise group.teacher or group.self"
-            )
-        if self.group.self_ == 0 and self.group.teacher == 0:
+    @field_validator("group")
+    @classmethod
+    def _has_contrast(cls, group: GroupMix) -> GroupMix:
+        if group.self_ == 0 and group.teacher == 0:
             raise ValueError(
                 "an expert-only group has no contrast and would train nothing: set group.self to at least 1 "
                 "(4 is the default), or use method.type 'supervised'"
             )
-        return self
+        if group.size < 2:
+            raise ValueError("a group needs at least 2 members to have advantages: raise group.teacher or group.self")
+        return group
 
 
 class ImitationMethod(Frozen):
@@ -126,6 +125,8 @@ class JobSpec(Frozen):
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)]
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     metadata: dict[str, str] | None = None
+    typed_form: bool = False
+    """The client sent a gft job as method `reinforcement` plus the extra field `gft`, and is shown it so."""
 
     @property
     def hyperparameters(self) -> Hyperparameters:

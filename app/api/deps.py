@@ -1,0 +1,29 @@
+"""What handlers ask for by type: the database, the blob store, the settings."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.core.db import Database
+from app.core.settings import Settings
+from app.core.storage.local import LocalBlobStore
+
+
+def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+def _store(request: Request) -> LocalBlobStore:
+    store: LocalBlobStore = request.app.state.store
+    return store
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+Db = Annotated[Database, Depends(_database)]
+Store = Annotated[LocalBlobStore, Depends(_store)]
+Config = Annotated[Settings, Depends(_settings)]

@@ -1,0 +1,155 @@
+"""OpenAI's error envelope for everything that goes wrong, whoever noticed it."""
+
+import errno
+import json
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DataError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app.api.validation_errors import explain
+from app.core.errors import (
+    AuthenticationFailed,
+    DatabaseUnavailable,
+    GrouptuneError,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+)
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER_SECONDS: Final = 2
+
+
+class InternalError(GrouptuneError):
+    """The server made an error; its log has the details under this request's id."""
+
+    code = "internal_error"
+
+
+class Overloaded(GrouptuneError):
+    """The server is busy; try again in a few seconds."""
+
+    status = 503
+    code = "overloaded"
+
+
+class StorageFull(GrouptuneError):
+    """The server's disk is full; free space in its state directory, then send this again."""
+
+    status = 507
+    code = "storage_full"
+
+
+class RouteNotFound(NotFound):
+    """There is no such route."""
+
+    code = "route_not_found"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """This route does not take this HTTP method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class RateLimited(GrouptuneError):
+    """Too many requests; wait as long as the header `retry-after` says."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+_BY_STATUS: Final[dict[int, type[GrouptuneError]]] = {
+    400: InvalidRequest,
+    401: AuthenticationFailed,
+    404: NotFound,
+    413: PayloadTooLarge,
+    429: RateLimited,
+    503: Overloaded,
+}
+
+
+def respond(error: GrouptuneError, headers: dict[str, str] | None = None) -> Response:
+    """The envelope of an error."""
+    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    extra = dict(headers or {})
+    if error.status == DatabaseUnavailable.status:
+        extra.setdefault("retry-after", str(RETRY_AFTER_SECONDS))
+    if isinstance(error, StorageFull):
+        extra["x-should-retry"] = "false"  # OpenAI's clients would send the whole file twice more
+    if error.status == AuthenticationFailed.status:
+        extra["www-authenticate"] = "Bearer"
+    # ASCII, because a message may quote half of a surrogate pair, which UTF-8 cannot hold.
+    content = json.dumps({"error": body})
+    return Response(content, error.status, extra, "application/json")
+
+
+def install(app: FastAPI) -> None:
+    """Registers the handlers; what even they do not know ends in `request_ids`."""
+    app.add_exception_handler(GrouptuneError, _known)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _framework)
+    app.add_exception_handler(DataError, _unstorable)
+    app.add_exception_handler(UnicodeEncodeError, _unstorable)
+    app.add_exception_handler(PoolTimeout, _busy)
+    app.add_exception_handler(OSError, _disk)
+
+
+def _known(request: Request, error: Exception) -> Response:
+    if not isinstance(error, GrouptuneError):
+        raise error
+    if error.status >= 500:
+        log.error("request.failed", code=error.code, message=error.message, path=request.url.path)
+    return respond(error)
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    field: Any = getattr(request.scope.get("route"), "body_field", None)
+    message, param = explain(error.errors(), field.field_info.annotation if field else None, error.body)
+    return respond(InvalidRequest(message, param=param))
+
+
+def _framework(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    path = request.url.path
+    headers = dict(error.headers or {})
+    if error.status_code == RouteNotFound.status:
+        hint = "" if path.startswith("/v1/") else " The API lies under /v1: set base_url to end in '/v1'."
+        return respond(RouteNotFound(f"There is no route {request.method} {path}.{hint}"), headers)
+    if error.status_code == MethodNotAllowed.status:
+        allowed = headers.get("allow") or headers.get("Allow") or "another method"
+        return respond(MethodNotAllowed(f"{path} does not take {request.method}; use {allowed}."), headers)
+    kind = _BY_STATUS.get(error.status_code, InvalidRequest if error.status_code < 500 else InternalError)
+    response = respond(kind(str(error.detail)), headers)
+    response.status_code = error.status_code
+    return response
+
+
+def _unstorable(_request: Request, _error: Exception) -> Response:
+    # Postgres refuses NUL in text, and UTF-8 half of a surrogate pair.
+    return respond(
+        InvalidRequest("The request holds a character that cannot be stored (NUL or a lone surrogate).")
+    )
+
+
+def _busy(_request: Request, _error: Exception) -> Response:
+    return respond(Overloaded())
+
+
+def _disk(_request: Request, error: Exception) -> Response:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        log.error("storage.full", error=str(error))
+        return respond(StorageFull())
+    raise error

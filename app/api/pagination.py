@@ -1,0 +1,35 @@
+"""Cursor pages: `after` is the id of the last item seen."""
+
+from typing import Annotated, Generic, Literal, TypeVar
+
+from fastapi import Query
+from pydantic import BaseModel
+
+MAX_LIMIT = 100
+After = Annotated[str | None, Query(description="Id of the last item of the page before this one.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items a page, at most.")]
+
+
+class Item(BaseModel):
+    """Whatever a list may hold."""
+
+    id: str
+
+
+ItemT = TypeVar("ItemT", bound=Item)
+
+
+class Page(BaseModel, Generic[ItemT]):
+    """One page of a list. Ask for the next one with `after=<last_id>` while `has_more`."""
+
+    object: Literal["list"] = "list"
+    data: list[ItemT]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+def page(items: list[ItemT], has_more: bool) -> Page[ItemT]:
+    """The page of these items."""
+    first, last = (items[0].id, items[-1].id) if items else (None, None)
+    return Page(data=items, has_more=has_more, first_id=first, last_id=last)

@@ -1,0 +1,53 @@
+"""Outermost middleware: each request's id and headers, and an envelope for what nobody caught."""
+
+import time
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import InternalError, respond
+from app.core import ids
+
+log = structlog.get_logger(__name__)
+
+OPENAI_VERSION = "2020-10-01"
+
+
+class RequestIds:
+    """ASGI middleware."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = ids.request_id()
+        started = time.perf_counter()
+        answered = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal answered
+            if message["type"] == "http.response.start":
+                answered = True
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
+                headers["openai-version"] = OPENAI_VERSION
+                headers["x-content-type-options"] = "nosniff"
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_headers)
+            except ClientDisconnect:
+                log.info("request.abandoned", path=scope["path"])
+            # The boundary: whatever it is, the client gets an envelope and the log a traceback.
+            except Exception:
+                log.exception("request.crashed", method=scope["method"], path=scope["path"])
+                if answered:
+                    raise
+                await respond(InternalError())(scope, receive, send_with_headers)

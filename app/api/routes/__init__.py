@@ -1,0 +1,1 @@
+"""Handlers: each parses, calls the kernel inside one transaction, and shapes the answer."""

@@ -1,0 +1,111 @@
+"""`/v1/files`."""
+
+from collections.abc import Iterator
+from typing import Annotated, BinaryIO, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, BackgroundTasks, Query
+from starlette.responses import StreamingResponse
+
+from app.api.deps import Config, Db, Store
+from app.api.multipart import CHUNK_BYTES, REQUEST_BODY, Uploaded
+from app.api.pagination import After, Page, page
+from app.api.schemas.files import FileDeleted, FileObject, FileReportObject
+from app.auth.bearer import Caller
+from app.core import broker
+from app.core.files import uploads
+from app.core.files.tables import FileStatus
+from app.core.jobs.file_use import delete_file
+
+MAX_FILES = 10_000
+
+router = APIRouter(prefix="/files", tags=["Files"])
+
+
+@router.post("", openapi_extra=REQUEST_BODY)
+def upload_file(
+    caller: Caller, upload: Uploaded, database: Db, store: Store, settings: Config, after: BackgroundTasks
+) -> FileObject:
+    """Upload a data file. A worker validates it next: poll until `status` is `processed` or `error`."""
+    purpose = uploads.check_purpose(upload.purpose)
+    received = uploads.receive(store, upload.chunks(), max_bytes=settings.max_file_bytes)
+    try:
+        with database.transaction() as session:
+            file = uploads.create_file(
+                session, caller.project_id, received, filename=upload.filename, purpose=purpose
+            )
+    except BaseException:
+        store.delete(received.blob)
+        raise
+    if settings.redis_url is not None:
+        after.add_task(broker.ring_validation, settings.redis_url)
+    return FileObject.of(file)
+
+
+@router.get("")
+def list_files(
+    caller: Caller,
+    database: Db,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_FILES)] = MAX_FILES,
+    order: Literal["asc", "desc"] = "desc",
+    purpose: str | None = None,
+) -> Page[FileObject]:
+    """List this project's files, newest first unless `order` is `asc`."""
+    with database.transaction() as session:
+        files, more = uploads.list_files(
+            session, caller.project_id, after=after, limit=limit, order=order, purpose=purpose
+        )
+    return page([FileObject.of(file) for file in files], more)
+
+
+@router.get("/{file_id}")
+def retrieve_file(caller: Caller, file_id: str, database: Db) -> FileObject:
+    """One file."""
+    with database.transaction() as session:
+        return FileObject.of(uploads.get_file(session, caller.project_id, file_id))
+
+
+@router.delete("/{file_id}", name="delete_file")
+def remove_file(caller: Caller, file_id: str, database: Db, store: Store) -> FileDeleted:
+    """Delete a file that no unfinished job uses."""
+    with database.transaction() as session:
+        file = delete_file(session, caller.project_id, file_id)
+    store.delete(file.blob)
+    return FileDeleted(id=file_id)
+
+
+@router.get(
+    "/{file_id}/content",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"application/octet-stream": {}}, "description": "The bytes as they were uploaded."}
+    },
+)
+def file_content(caller: Caller, file_id: str, database: Db, store: Store) -> StreamingResponse:
+    """Download a file."""
+    with database.transaction() as session:
+        file = uploads.get_file(session, caller.project_id, file_id)
+    headers = {
+        "content-length": str(file.bytes),
+        "content-disposition": f"attachment; filename*=utf-8''{quote(file.filename, safe='')}",
+    }
+    return StreamingResponse(
+        _chunks(store.open(file.blob)), media_type="application/octet-stream", headers=headers
+    )
+
+
+def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+    with stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            yield chunk
+
+
+@router.get("/{file_id}/report")
+def file_report(caller: Caller, file_id: str, database: Db) -> FileReportObject:
+    """What the validation found, line by line."""
+    with database.transaction() as session:
+        file = uploads.get_file(session, caller.project_id, file_id)
+    return FileReportObject(
+        file_id=file.id, status=FileStatus(file.status), summary=file.status_details, report=file.report
+    )

@@ -1,0 +1,204 @@
+"""`/v1/fine_tuning/jobs`. Workers are rung after the answer: a broker that is away delays no client."""
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request
+from sqlalchemy.orm import Session
+
+from app.api.deps import Config, Db
+from app.api.pagination import After, Limit, Page, page
+from app.api.schemas.create_job import CreateJob
+from app.api.schemas.jobs import (
+    AttemptList,
+    AttemptObject,
+    CheckpointObject,
+    EventObject,
+    GroupList,
+    JobObject,
+    MetricSeries,
+)
+from app.auth.bearer import Caller
+from app.core import broker
+from app.core.errors import InvalidRequest
+from app.core.jobs import checks, lifecycle, queries
+from app.core.jobs.progress import eta_seconds
+from app.core.jobs.states import JobStatus
+from app.core.jobs.tables import Job
+from app.core.models import registry
+
+router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
+
+Strict = Annotated[
+    bool,
+    Header(
+        alias="x-grouptune-strict-enums",
+        description="Keep to OpenAI's enums: gft as reinforcement plus extra `gft`, paused as queued.",
+    ),
+]
+
+
+def _job_object(session: Session, job: Job, strict: bool) -> JobObject:
+    position, eta = queries.queue_position(session, job), eta_seconds(session, job)
+    return JobObject.of(job, queue_position=position, eta_seconds=eta, now=time.time(), strict=strict)
+
+
+@router.post("")
+def create_job(
+    caller: Caller,
+    body: CreateJob,
+    database: Db,
+    settings: Config,
+    after: BackgroundTasks,
+    strict: Strict = False,
+) -> JobObject:
+    """Create a job. Everything that can be checked is checked before it is accepted."""
+    spec = body.to_spec(registry.resolve(body.model, settings.models_dir).name)
+    with database.transaction() as session:
+        try:
+            checks.check_against_files(
+                session, caller.project_id, spec, body.training_file, body.validation_file
+            )
+        except InvalidRequest as error:
+            error.param = body.path_as_sent(error.param or "", {"gft": body.gft}) or None
+            raise
+        job = lifecycle.create(
+            session,
+            project_id=caller.project_id,
+            spec=spec,
+            training_file=body.training_file,
+            validation_file=body.validation_file,
+        )
+        answer = _job_object(session, job, strict)
+    if settings.redis_url is not None:
+        ring = broker.ring_training if job.status == JobStatus.queued else broker.ring_validation
+        after.add_task(ring, settings.redis_url)
+    return answer
+
+
+def _metadata_filter(request: Request) -> dict[str, str] | None:
+    """`metadata[key]=value`, as OpenAI's clients send it."""
+    wanted = {
+        name.removeprefix("metadata[").removesuffix("]"): value
+        for name, value in request.query_params.multi_items()
+        if name.startswith("metadata[") and name.endswith("]")
+    }
+    if "metadata" in request.query_params:
+        raise InvalidRequest("Filter by `metadata[key]=value`, one for each key.", param="metadata")
+    return wanted or None
+
+
+@router.get("")
+def list_jobs(
+    caller: Caller,
+    database: Db,
+    metadata: Annotated[dict[str, str] | None, Depends(_metadata_filter)],
+    after: After = None,
+    limit: Limit = 20,
+    strict: Strict = False,
+) -> Page[JobObject]:
+    """List this project's jobs, newest first; `metadata[key]=value` filters."""
+    with database.transaction() as session:
+        jobs, more = queries.list_jobs(
+            session, caller.project_id, after=after, limit=limit, metadata=metadata
+        )
+        return page([_job_object(session, job, strict) for job in jobs], more)
+
+
+@router.get("/{job_id}")
+def retrieve_job(caller: Caller, job_id: str, database: Db, strict: Strict = False) -> JobObject:
+    """One job with its progress."""
+    with database.transaction() as session:
+        return _job_object(session, queries.get_job(session, caller.project_id, job_id), strict)
+
+
+@router.post("/{job_id}/cancel")
+def cancel_job(caller: Caller, job_id: str, database: Db, strict: Strict = False) -> JobObject:
+    """Cancel a job that is not finished; a running one ends within seconds."""
+    with database.transaction() as session:
+        return _job_object(session, lifecycle.cancel(session, caller.project_id, job_id), strict)
+
+
+@router.post("/{job_id}/pause")
+def pause_job(caller: Caller, job_id: str, database: Db, strict: Strict = False) -> JobObject:
+    """Pause a job; a running one writes a checkpoint first."""
+    with database.transaction() as session:
+        return _job_object(session, lifecycle.pause(session, caller.project_id, job_id), strict)
+
+
+@router.post("/{job_id}/resume")
+def resume_job(
+    caller: Caller,
+    job_id: str,
+    database: Db,
+    settings: Config,
+    after: BackgroundTasks,
+    strict: Strict = False,
+) -> JobObject:
+    """Queue a paused job again; it goes on from its last checkpoint."""
+    with database.transaction() as session:
+        answer = _job_object(session, lifecycle.resume(session, caller.project_id, job_id), strict)
+    if settings.redis_url is not None:
+        after.add_task(broker.ring_training, settings.redis_url)
+    return answer
+
+
+@router.get("/{job_id}/events")
+def list_events(
+    caller: Caller, job_id: str, database: Db, after: After = None, limit: Limit = 20
+) -> Page[EventObject]:
+    """What happened, newest first."""
+    with database.transaction() as session:
+        job = queries.get_job(session, caller.project_id, job_id)
+        events, more = queries.list_events(session, job.id, after=after, limit=limit)
+    return page([EventObject.of(event) for event in events], more)
+
+
+@router.get("/{job_id}/checkpoints")
+def list_checkpoints(
+    caller: Caller, job_id: str, database: Db, after: After = None, limit: Limit = 10
+) -> Page[CheckpointObject]:
+    """Checkpoints, newest first."""
+    with database.transaction() as session:
+        job = queries.get_job(session, caller.project_id, job_id)
+        checkpoints, more = queries.list_checkpoints(session, job.id, after=after, limit=limit)
+    return page([CheckpointObject.of(one, job, caller.project_name) for one in checkpoints], more)
+
+
+@router.get("/{job_id}/metrics")
+def job_metrics(
+    caller: Caller,
+    job_id: str,
+    database: Db,
+    names: Annotated[str | None, Query(description="Comma-separated; all if absent.")] = None,
+) -> MetricSeries:
+    """Every step's values as one list a name."""
+    with database.transaction() as session:
+        job = queries.get_job(session, caller.project_id, job_id)
+        metrics = queries.list_metrics(session, job.id)
+    return MetricSeries.of(job_id, metrics, set(names.split(",")) if names else None)
+
+
+@router.get("/{job_id}/groups")
+def job_groups(
+    caller: Caller,
+    job_id: str,
+    database: Db,
+    step: Annotated[
+        int | None, Query(ge=0, le=2_147_483_647, description="The latest one if absent.")
+    ] = None,
+) -> GroupList:
+    """The groups of one step: who said what, what it earned and how it was weighted."""
+    with database.transaction() as session:
+        job = queries.get_job(session, caller.project_id, job_id)
+        groups = queries.list_groups(session, job.id, step=step)
+    return GroupList.of(job_id, step, groups)
+
+
+@router.get("/{job_id}/attempts")
+def job_attempts(caller: Caller, job_id: str, database: Db) -> AttemptList:
+    """Every time that a worker took the job up, and how that ended."""
+    with database.transaction() as session:
+        job = queries.get_job(session, caller.project_id, job_id)
+        attempts = queries.list_attempts(session, job.id)
+    return AttemptList(data=[AttemptObject.of(attempt) for attempt in attempts])

@@ -1,0 +1,67 @@
+"""`/healthz` and `/readyz`, for load balancers and orchestrators."""
+
+import tempfile
+from pathlib import Path
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.api.deps import Config, Db
+from app.core import migrate
+from app.core.db import Database
+from app.core.errors import GrouptuneError
+from app.core.settings import Settings
+
+router = APIRouter(tags=["Health"])
+
+
+class NotReady(GrouptuneError):
+    """The server is not ready."""
+
+    status = 503
+    code = "not_ready"
+
+
+class Health(BaseModel):
+    """All is well."""
+
+    status: str = "ok"
+
+
+@router.get("/healthz")
+def healthz() -> Health:
+    """The process answers."""
+    return Health()
+
+
+@router.get("/readyz")
+def readyz(database: Db, settings: Config) -> Health:
+    """Postgres is reachable, its schema is current, and the storage can be written."""
+    problems = [*_database_problems(database, settings), *_storage_problems(settings.storage_dir)]
+    if problems:
+        raise NotReady(" ".join(problems))
+    return Health()
+
+
+def _database_problems(database: Database, settings: Settings) -> list[str]:
+    try:
+        with database.transaction() as session:
+            session.execute(text("SELECT 1"))
+        current = migrate.current_is_head(settings.database_url or "")
+    except (GrouptuneError, SQLAlchemyError):
+        return ["Postgres cannot be reached; check DATABASE_URL and that it runs."]
+    return [] if current else ["The database schema is not current; run `grouptune db upgrade`."]
+
+
+def _storage_problems(directory: Path) -> list[str]:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(b"ok")
+    except OSError as error:
+        return [
+            f"The storage at {directory} cannot be written ({error.strerror}); check owner and free space."
+        ]
+    return []

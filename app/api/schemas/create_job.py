@@ -1,0 +1,254 @@
+"""The body of `POST /v1/fine_tuning/jobs`, in all forms that clients send, and the `JobSpec` it means."""
+
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.core.spec.graders import Grader
+from app.core.spec.job import (
+    Auto,
+    Frozen,
+    GroupMethod,
+    GroupMix,
+    Hyperparameters,
+    ImitationMethod,
+    JobSpec,
+    MethodType,
+    Sampling,
+)
+
+MAX_SEED: Final = 2_147_483_647
+_TYPES: Final = ", ".join(f"'{one}'" for one in ("gft", "supervised", "dft", "reinforcement"))
+
+
+class PlainHyperparameters(Frozen):
+    """The deprecated top-level form; what it sets is moved into the method."""
+
+    batch_size: Annotated[int, Field(ge=1, le=256)] | Auto = "auto"
+    learning_rate_multiplier: Annotated[float, Field(gt=0, le=1000)] | Auto = "auto"
+    n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto = "auto"
+
+
+class RolloutsOnly(Frozen):
+    """The group of a reinforcement job."""
+
+    expert: Literal[0] = 0
+    teacher: Literal[0] = 0
+    self_: Annotated[int, Field(ge=2, le=64, alias="self")] = 8
+
+
+class Reinforcement(Frozen):
+    """Learns from its own graded rollouts alone."""
+
+    grader: Grader
+    group: RolloutsOnly = RolloutsOnly()
+    kl_coefficient: Annotated[float, Field(ge=0, le=10)] = 0.0
+    zero_variance: Literal["count", "drop"] = "count"
+    sampling: Sampling = Sampling()
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+
+class Gft(Frozen):
+    """Group Fine-Tuning: expert, teacher and own answers, compared within their group."""
+
+    type: Literal["gft"]
+    gft: GroupMethod
+
+    @property
+    def settings(self) -> GroupMethod:
+        return self.gft
+
+
+class Supervised(Frozen):
+    """Learns the demonstrations."""
+
+    type: Literal["supervised"]
+    supervised: ImitationMethod = ImitationMethod()
+
+    @property
+    def settings(self) -> ImitationMethod:
+        return self.supervised
+
+
+class Dft(Frozen):
+    """Learns the demonstrations, each token weighted by its probability."""
+
+    type: Literal["dft"]
+    dft: ImitationMethod = ImitationMethod()
+
+    @property
+    def settings(self) -> ImitationMethod:
+        return self.dft
+
+
+class ReinforcementForm(Frozen):
+    """As OpenAI's reinforcement fine-tuning."""
+
+    type: Literal["reinforcement"]
+    reinforcement: Reinforcement
+
+    @property
+    def settings(self) -> GroupMethod:
+        sent = self.reinforcement
+        return GroupMethod(
+            grader=sent.grader,
+            group=GroupMix(expert=0, teacher=0, self_=sent.group.self_),
+            kl_coefficient=sent.kl_coefficient,
+            zero_variance=sent.zero_variance,
+            sampling=sent.sampling,
+            hyperparameters=sent.hyperparameters,
+        )
+
+
+Method = Annotated[Gft | Supervised | Dft | ReinforcementForm, Field(discriminator="type")]
+MetadataKey = Annotated[str, StringConstraints(max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+
+
+class CreateJob(Frozen):
+    """A job to run. An explicit null means the same as leaving the field out."""
+
+    # `model` is a base model here, none of pydantic's.
+    model_config = ConfigDict(protected_namespaces=())
+
+    model: Annotated[str, Field(min_length=1, description="A base model, see `GET /v1/models`.")]
+    training_file: Annotated[str, Field(description="Id of a file with purpose `fine-tune`.")]
+    validation_file: Annotated[str | None, Field(description="Held-out rows, measured before and after.")] = (
+        None
+    )
+    suffix: Annotated[Suffix | None, Field(description="Part of the trained model's name.")] = None
+    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Chosen at random if absent.")] = None
+    metadata: Annotated[dict[MetadataKey, MetadataValue] | None, Field(max_length=16)] = None
+    integrations: Annotated[
+        list[Any] | None, Field(max_length=0, description="Not available: leave it out.")
+    ] = None
+    hyperparameters: Annotated[
+        PlainHyperparameters | None, Field(deprecated=True, description="Use the method's own.")
+    ] = None
+    method: Annotated[Method, Field(description="How to train; supervised if absent.")] = Supervised(
+        type="supervised"
+    )
+    gft: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="For typed clients (`extra_body`): with method.type `reinforcement`, these fields of "
+            "`method.gft` turn the job into a gft job."
+        ),
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_form(cls, body: Any) -> Any:
+        """Brings the older and the typed form into the canonical one; leaves the client's object alone."""
+        if not isinstance(body, Mapping):
+            return body
+        body = {key: value for key, value in body.items() if value is not None}
+        method = _without_nulls(body.get("method", {"type": "supervised"}))
+        if not isinstance(method, dict) or "type" not in method:
+            return body
+        return body | {"method": _canonical(method, _without_nulls(body))}
+
+    @staticmethod
+    def path_as_sent(param: str, body: Any) -> str:
+        """Where the client of a typed form put what the canonical form calls `param`."""
+        extra = body.get("gft") if isinstance(body, Mapping) else None
+        head, _, rest = param.removeprefix("method.gft.").partition(".")
+        if not isinstance(extra, Mapping) or not param.startswith("method.gft."):
+            return param
+        return ".".join(filter(None, ("gft" if head in extra else "method.reinforcement", head, rest)))
+
+    def to_spec(self, model: str) -> JobSpec:
+        """The spec of a job on the base model `model` (its canonical name)."""
+        return JobSpec(
+            model=model,
+            method=MethodType(self.method.type),
+            settings=self.method.settings,
+            seed=secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed,
+            suffix=self.suffix,
+            metadata=self.metadata,
+            typed_form=self.gft is not None,
+        )
+
+
+def _canonical(method: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+    kind = method["type"]
+    _refuse_unknown(kind)
+    settings = method.get(kind, {})
+    if not isinstance(settings, dict):
+        return method
+    settings = _without_openai_knobs(settings, f"method.{kind}.hyperparameters")
+    settings = _with_top_level(settings, body.get("hyperparameters"), kind)
+    extra = body.get("gft")
+    if extra is not None and kind != "reinforcement":
+        hint = (
+            "The extra field `gft` goes with method.type 'reinforcement'; put its settings into `method.gft`."
+        )
+        raise _problem("gft", hint)
+    if isinstance(extra, dict):
+        return {"type": "gft", "gft": _merged(settings, extra)}
+    return method | {kind: settings}
+
+
+def _problem(param: str, message: str) -> PydanticCustomError:
+    return PydanticCustomError("job", "{message}", {"message": message, "param": param})
+
+
+def _refuse_unknown(kind: Any) -> None:
+    if kind == "dpo":
+        raise _problem(
+            "method.type", f"Preference tuning (dpo) is not available on this server; use one of {_TYPES}."
+        )
+    if kind not in list(MethodType):
+        raise _problem("method.type", f"There is no method {kind!r}; use one of {_TYPES}.")
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def _without_openai_knobs(settings: dict[str, Any], path: str) -> dict[str, Any]:
+    """Drops what OpenAI's clients send by default and what means nothing here; refuses other values of it."""
+    hyperparameters = settings.get("hyperparameters")
+    if not isinstance(hyperparameters, dict):
+        return settings
+    hints = {
+        "compute_multiplier": ("auto", "set the number of rollouts with `group.self` instead"),
+        "reasoning_effort": ("default", "these models have none"),
+    }
+    kept = dict(hyperparameters)
+    for name, (default, hint) in hints.items():
+        if name in kept and kept.pop(name) != default:
+            raise _problem(f"{path}.{name}", f"`{name}` can only be '{default}' here: {hint}.")
+    return settings | {"hyperparameters": kept}
+
+
+def _with_top_level(settings: dict[str, Any], top: Any, kind: str) -> dict[str, Any]:
+    """The deprecated top-level hyperparameters, moved into the method."""
+    own = settings.get("hyperparameters", {})
+    if not isinstance(top, dict) or not isinstance(own, dict):
+        return settings
+    for name, value in top.items():
+        if own.get(name, "auto") not in ("auto", value):
+            raise _problem(
+                f"hyperparameters.{name}",
+                f"`hyperparameters.{name}` is {value!r} and `method.{kind}.hyperparameters.{name}` is "
+                f"{own[name]!r}; send only the latter.",
+            )
+    known = {name: value for name, value in top.items() if name in PlainHyperparameters.model_fields}
+    return settings | {"hyperparameters": own | known} if known else settings
+
+
+def _merged(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """`extra` over `base`, object by object; a grader is replaced as a whole."""
+    result = dict(base)
+    for key, value in extra.items():
+        below = result.get(key)
+        whole = key == "grader" or not isinstance(below, dict) or not isinstance(value, dict)
+        result[key] = value if whole else _merged(below or {}, value)
+    return result

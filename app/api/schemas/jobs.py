@@ -1,0 +1,241 @@
+"""Fine-tuning jobs on the wire: OpenAI's object with every required field, and what we add to it."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.api.pagination import Item
+from app.core.jobs.states import JobStatus
+from app.core.jobs.tables import Checkpoint, Group, Job, JobAttempt, JobEvent, Metric
+from app.core.spec.job import Hyperparameters, JobSpec
+
+
+def _unix(moment: datetime) -> int:
+    return int(moment.timestamp())
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: str | None
+
+
+class Progress(BaseModel):
+    """How far a job is."""
+
+    step: int
+    total_steps: int | None = Field(description="Null until the job has started.")
+    eta_seconds: float | None = Field(
+        description="Seconds to the last step, from the pace of the latest ones."
+    )
+
+
+class JobObject(Item):
+    """A fine-tuning job."""
+
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int = Field(description="Unix seconds.")
+    finished_at: int | None = Field(description="Set for succeeded, failed and cancelled jobs.")
+    estimated_finish: int | None
+    model: str
+    fine_tuned_model: str | None = Field(description="Set for succeeded jobs.")
+    organization_id: str = Field(description="The project that the job belongs to.")
+    status: str = Field(description="OpenAI's states and `paused`.")
+    training_file: str
+    validation_file: str | None
+    result_files: list[str]
+    hyperparameters: dict[str, Any] = Field(
+        description="`auto` until the job has started, then the values in use."
+    )
+    trained_tokens: int | None
+    error: JobError | None
+    seed: int
+    integrations: list[Any] | None = None
+    method: dict[str, Any] = Field(description="As sent, with defaults filled in.")
+    metadata: dict[str, str] | None
+    user_provided_suffix: str | None
+    progress: Progress
+    queue_position: int | None = Field(description="1 is the next one; null unless queued.")
+    attempt: int = Field(description="How many times a worker has taken the job up.")
+    evaluation: dict[str, Any] | None = Field(description="Held-out results before and after training.")
+    paused: bool = Field(description="The same as status `paused`, for clients whose enum lacks it.")
+
+    @classmethod
+    def of(
+        cls, job: Job, *, queue_position: int | None, eta_seconds: float | None, now: float, strict: bool
+    ) -> "JobObject":
+        """The wire form of a row; `strict` keeps to OpenAI's enums, `now` is in Unix seconds."""
+        spec = JobSpec.model_validate(job.spec)
+        paused = job.status == JobStatus.paused
+        return cls(
+            id=job.id,
+            created_at=_unix(job.created_at),
+            finished_at=_unix(job.finished_at) if job.finished_at else None,
+            estimated_finish=None if eta_seconds is None else round(now + eta_seconds),
+            model=spec.model,
+            fine_tuned_model=job.fine_tuned_model,
+            organization_id=job.project_id,
+            status="queued" if strict and paused else job.status,
+            training_file=job.training_file,
+            validation_file=job.validation_file,
+            result_files=[],
+            hyperparameters=_hyperparameters(job, spec.hyperparameters),
+            trained_tokens=job.trained_tokens,
+            error=JobError.model_validate(job.error) if job.error else None,
+            seed=spec.seed,
+            method=_method(spec, strict=strict),
+            metadata=spec.metadata,
+            user_provided_suffix=spec.suffix,
+            progress=Progress(step=job.step, total_steps=job.total_steps, eta_seconds=eta_seconds),
+            queue_position=queue_position,
+            attempt=job.epoch,
+            evaluation=job.evaluation,
+            paused=paused,
+        )
+
+
+def _hyperparameters(job: Job, asked: Hyperparameters) -> dict[str, Any]:
+    resolved = job.hyperparameters or {}
+    names = ("batch_size", "learning_rate_multiplier", "n_epochs")
+    return {name: resolved.get(name, getattr(asked, name)) for name in names}
+
+
+def _method(spec: JobSpec, *, strict: bool) -> dict[str, Any]:
+    kind = str(spec.method)
+    settings = spec.settings.model_dump(mode="json", by_alias=True, exclude_none=True)
+    if kind == "gft" and (strict or spec.typed_form):
+        typed = {name: settings[name] for name in ("grader", "hyperparameters")}
+        return {"type": "reinforcement", "reinforcement": typed, "gft": settings}
+    if kind == "dft" and strict:
+        return {"type": "supervised", "supervised": settings, "dft": settings}
+    return {"type": kind, kind: settings}
+
+
+class EventObject(Item):
+    """Something that happened to a job."""
+
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: Literal["info", "warn", "error"]
+    message: str
+    type: Literal["message", "metrics"]
+    data: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, event: JobEvent) -> "EventObject":
+        """The wire form of a row."""
+        return cls.model_validate(
+            {
+                "id": event.id,
+                "created_at": _unix(event.created_at),
+                "level": event.level,
+                "message": event.message,
+                "type": event.type,
+                "data": event.data,
+            }
+        )
+
+
+class CheckpointObject(Item):
+    """A checkpoint that training can go on from."""
+
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: dict[str, Any] = Field(
+        description="OpenAI's `step` and `train_loss`, and all values of that step."
+    )
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, job: Job, project: str) -> "CheckpointObject":
+        """The wire form of a row; the name does not change when the job publishes its model."""
+        spec = JobSpec.model_validate(job.spec)
+        model = f"ft:{spec.model}:{project}:{spec.suffix or ''}:{job.id[-8:]}"
+        return cls(
+            id=checkpoint.id,
+            created_at=_unix(checkpoint.created_at),
+            fine_tuned_model_checkpoint=f"{model}:ckpt-step-{checkpoint.step}",
+            fine_tuning_job_id=job.id,
+            step_number=checkpoint.step,
+            metrics={"step": checkpoint.step, "train_loss": checkpoint.metrics.get("loss")}
+            | checkpoint.metrics,
+        )
+
+
+class MetricSeries(BaseModel):
+    """Values by step, one list a name; null where a step has no such value or it was no number."""
+
+    object: Literal["fine_tuning.job.metrics"] = "fine_tuning.job.metrics"
+    job_id: str
+    steps: list[int]
+    series: dict[str, list[float | None]]
+
+    @classmethod
+    def of(cls, job_id: str, metrics: list[Metric], names: set[str] | None) -> "MetricSeries":
+        """The series called `names`, all if None."""
+        known = sorted({name for metric in metrics for name in metric.values})
+        return cls(
+            job_id=job_id,
+            steps=[metric.step for metric in metrics],
+            series={
+                name: [metric.values.get(name) for metric in metrics]
+                for name in known
+                if names is None or name in names
+            },
+        )
+
+
+class GroupList(BaseModel):
+    """All groups of one step."""
+
+    object: Literal["list"] = "list"
+    job_id: str
+    step: int | None = Field(description="Null when the job has recorded no groups yet.")
+    data: list[dict[str, Any]] = Field(
+        description="Prompt and members: source, text, reward, advantage, share of rectified tokens."
+    )
+
+    @classmethod
+    def of(cls, job_id: str, step: int | None, groups: list[Group]) -> "GroupList":
+        """The wire form of the rows."""
+        return cls(
+            job_id=job_id, step=groups[0].step if groups else step, data=[group.record for group in groups]
+        )
+
+
+class AttemptObject(BaseModel):
+    """One time that a worker took the job up."""
+
+    object: Literal["fine_tuning.job.attempt"] = "fine_tuning.job.attempt"
+    epoch: int
+    worker: str
+    started_at: int
+    ended_at: int | None
+    outcome: str | None
+    reason: str | None
+    resumed_from_step: int
+
+    @classmethod
+    def of(cls, attempt: JobAttempt) -> "AttemptObject":
+        """The wire form of a row."""
+        return cls(
+            epoch=attempt.epoch,
+            worker=attempt.worker,
+            started_at=_unix(attempt.started_at),
+            ended_at=_unix(attempt.ended_at) if attempt.ended_at else None,
+            outcome=attempt.outcome,
+            reason=attempt.reason,
+            resumed_from_step=attempt.resumed_from_step,
+        )
+
+
+class AttemptList(BaseModel):
+    """All attempts, the first one first."""
+
+    object: Literal["list"] = "list"
+    data: list[AttemptObject]

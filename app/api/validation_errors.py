@@ -1,0 +1,139 @@
+"""Turns pydantic's findings into one dotted path and one sentence that says how to fix it."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+HINTS: Final = {
+    "grader": "say how answers are scored, for example "
+    '{"type": "string_check", "input": "{{sample.output_text}}", "operation": "eq", '
+    '"reference": "{{item.reference_answer}}"}',
+    "training_file": "upload a JSONL file with purpose 'fine-tune' (POST /v1/files) and send its id",
+    "model": "name a base model; GET /v1/models lists them",
+    "integrations": "none is available here; leave it out and read GET /v1/fine_tuning/jobs/{id}/metrics",
+    "suffix": "use 1 to 64 letters, digits, '.', '-' or '_'",
+}
+"""What to do, by the name of the field that is missing or wrong."""
+_SHOWN: Final = 60
+_PLACES: Final = ("body", "query", "path", "header")
+
+
+def explain(errors: Sequence[Mapping[str, Any]], body_type: Any, body: Any) -> tuple[str, str | None]:
+    """(message, param) for the errors of one request, whose JSON `body` should have been a `body_type`.
+
+    A body type that accepts several forms says with `path_as_sent` where its client put a field.
+    """
+    path_as_sent = getattr(body_type, "path_as_sent", lambda param, _body: param)
+    by_param: dict[str, list[Mapping[str, Any]]] = {}
+    models: dict[str, type[BaseModel] | None] = {}
+    for error in errors:
+        param, model = _locate(error, body_type)
+        param = path_as_sent(param, body)
+        by_param.setdefault(param, []).append(error)
+        models[param] = model
+    param, found = next(iter(by_param.items()))
+    message = _sentence(param, found, models[param])
+    others = [f"'{other}'" for other in by_param if other != param]
+    if others:
+        message += f" Also wrong: {', '.join(others[:5])}."
+    return message, param or None
+
+
+def _locate(error: Mapping[str, Any], body_type: Any) -> tuple[str, type[BaseModel] | None]:
+    """The client's path to the error, without pydantic's names of union members, and the model around it."""
+    context = error.get("ctx") or {}
+    if isinstance(context.get("param"), str):
+        return context["param"], None
+    place, *steps = error["loc"]
+    if place != "body":
+        return ".".join(str(step) for step in steps), None
+    path: list[str] = []
+    here: Any = body_type
+    parent: type[BaseModel] | None = None
+    for step in steps:
+        members = list(_members(here))
+        models = [one for one in members if isinstance(one, type) and issubclass(one, BaseModel)]
+        tagged = [one for one in models if len(models) > 1 and _has_tag(one, step)]
+        if tagged:
+            here = tagged[0]
+        elif len(models) == 1:
+            parent = models[0]
+            path.append(str(step))
+            here = _annotation(parent, step)
+        elif any(get_origin(one) in (dict, list, tuple) for one in members) and step != "[key]":
+            path.append(str(step))
+            here = None
+    return ".".join(path), parent
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _members(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from _members(member)
+    else:
+        yield annotation
+
+
+def _has_tag(model: type[BaseModel], tag: object) -> bool:
+    field = model.model_fields.get("type")
+    return field is not None and get_origin(field.annotation) is Literal and tag in get_args(field.annotation)
+
+
+def _annotation(model: type[BaseModel], name: object) -> Any:
+    for field_name, field in model.model_fields.items():
+        if name in (field_name, field.alias):
+            return field.annotation
+    return None
+
+
+def _sentence(param: str, errors: list[Mapping[str, Any]], model: type[BaseModel] | None) -> str:
+    error = errors[0]
+    field = param.rpartition(".")[2]
+    hint = f": {HINTS[field]}" if field in HINTS else ""
+    match error["type"]:
+        case "json_invalid":
+            return f"The body is not valid JSON: {error['ctx']['error']} at position {error['loc'][-1]}."
+        case "missing" if not param:
+            return "The request needs a body: a JSON object with the header `content-type: application/json`."
+        case "missing" | "union_tag_not_found":
+            tag = ".type" if error["type"] == "union_tag_not_found" else ""
+            return f"'{param}{tag}' is missing{hint or '; add it'}."
+        case "extra_forbidden":
+            return f"Unknown field '{param}'{_suggestion(field, model)}"
+        case "union_tag_invalid":
+            context = error["ctx"]
+            return f"'{param}.type' cannot be '{context['tag']}'; use one of {context['expected_tags']}."
+        case "job":
+            return str(error["msg"])
+        case "value_error":
+            text = str(error["msg"]).removeprefix("Value error, ")
+            return f"'{param}' does not work: {text}."
+        case _ if not param:
+            return "The body must be a JSON object; send it with the header `content-type: application/json`."
+    wishes = dict.fromkeys(
+        str(one["msg"]).removeprefix("Input ").removeprefix("should be ") for one in errors
+    )
+    wanted = " or ".join(wishes)
+    verb = "" if wanted.startswith(("should", "String should", "List should")) else "should be "
+    return f"'{param}' {verb}{wanted}; you sent {_shown(error.get('input'))}{hint}."
+
+
+def _suggestion(field: str, model: type[BaseModel] | None) -> str:
+    if model is None:
+        return "; remove it."
+    known = [info.alias or name for name, info in model.model_fields.items()]
+    close = difflib.get_close_matches(field, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known here: {', '.join(known)}."
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -1,0 +1,118 @@
+"""The demo's data and job: two-digit additions with worked solutions, right and wrong teacher answers.
+
+Pure functions of a seed, so that the demo needs no files besides the package. Held-out problems never occur in
+the training rows, nor do their commuted twins.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+BASE_MODEL: Final = "smollm2-135m-instruct"
+TRAIN_ROWS: Final = 480
+HELDOUT_ROWS: Final = 100
+SMALLEST: Final = 11
+LARGEST: Final = 99
+
+PROMPT: Final = "What is {a} + {b}?"
+
+
+class Problem(NamedTuple):
+    """One addition of two numbers with two digits."""
+
+    a: int
+    b: int
+
+    @property
+    def answer(self) -> int:
+        return self.a + self.b
+
+
+class Problems(NamedTuple):
+    """Both halves of the data set; no unordered pair of numbers is in both, or twice in one."""
+
+    train: tuple[Problem, ...]
+    heldout: tuple[Problem, ...]
+
+
+def problems(seed: int) -> Problems:
+    """Distinct problems, the same for the same seed."""
+    rng = random.Random(seed)  # noqa: S311 - a data set, not a secret
+    pairs = [(a, b) for a in range(SMALLEST, LARGEST + 1) for b in range(a, LARGEST + 1)]
+    drawn = rng.sample(pairs, TRAIN_ROWS + HELDOUT_ROWS)
+    shuffled = [Problem(*rng.sample(pair, 2)) for pair in drawn]
+    return Problems(tuple(shuffled[:TRAIN_ROWS]), tuple(shuffled[TRAIN_ROWS:]))
+
+
+def row(problem: Problem, rng: random.Random) -> dict[str, Any]:
+    """One line of the data set: the prompt, an expert's worked solution, three teacher answers, the truth."""
+    return {
+        "messages": [
+            {"role": "user", "content": PROMPT.format(a=problem.a, b=problem.b)},
+            {"role": "assistant", "content": _worked(problem, problem.answer)},
+        ],
+        "teacher_responses": _teachers(problem, rng),
+        "reference_answer": str(problem.answer),
+    }
+
+
+def write_dataset(train_path: Path, heldout_path: Path, *, seed: int) -> None:
+    """Writes both files as JSON lines, byte for byte the same for the same seed."""
+    rng = random.Random(seed + 1)  # noqa: S311 - a data set, not a secret
+    both = problems(seed)
+    for path, chosen in ((train_path, both.train), (heldout_path, both.heldout)):
+        lines = (json.dumps(row(problem, rng)) + "\n" for problem in chosen)
+        path.write_text("".join(lines), encoding="utf-8")
+
+
+def demo_job(training_file: str, validation_file: str, seed: int) -> dict[str, Any]:
+    """Body of `POST /v1/fine_tuning/jobs` for the two uploaded files."""
+    return {
+        "model": BASE_MODEL,
+        "training_file": training_file,
+        "validation_file": validation_file,
+        "seed": seed,
+        "suffix": "demo",
+        "method": {
+            "type": "gft",
+            "gft": {
+                "grader": {"type": "math", "name": "answer", "reference": "{{item.reference_answer}}"},
+                "group": {"expert": 1, "teacher": 3, "self": 4},
+                "sampling": {"temperature": 1.0, "max_tokens": 48},
+                "hyperparameters": {
+                    "batch_size": 8,
+                    "n_epochs": 1,
+                    "learning_rate_multiplier": 20,
+                    "eval_interval": 15,
+                    "eval_samples": HELDOUT_ROWS,
+                    "max_length": 128,
+                },
+            },
+        },
+    }
+
+
+def _worked(problem: Problem, total: int) -> str:
+    """The solution by units and tens; `total` is wrong in the answer of a teacher that slips at the end."""
+    a, b = problem
+    units, tens = a % 10 + b % 10, a // 10 * 10 + b // 10 * 10
+    parts = f"{a % 10} + {b % 10} = {units}, {a // 10}0 + {b // 10}0 = {tens}, {tens} + {units} = {total}"
+    return f"{parts}. The answer is {total}."
+
+
+def _slipped(problem: Problem, rng: random.Random) -> int:
+    """A plausible wrong sum: a forgotten or invented carry, or one off."""
+    return problem.answer + rng.choice((-10, 10, -1, 1))
+
+
+def _teachers(problem: Problem, rng: random.Random) -> Sequence[str]:
+    """Three teachers: one that works it out and is mostly right, one terse and often wrong, one that dodges."""
+    careful = problem.answer if rng.random() < 0.8 else _slipped(problem, rng)
+    hasty = problem.answer if rng.random() < 0.5 else _slipped(problem, rng)
+    return [
+        _worked(problem, careful),
+        f"{problem.a} + {problem.b} = {hasty}.",
+        f"{problem.a} plus {problem.b} is about {round(problem.answer, -1) + rng.choice((-20, 20))}.",
+    ]

@@ -1,0 +1,121 @@
+"""`grouptune files`: upload data and read what the validation says about it."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from app.cli.connection import StateDir, connect
+from app.cli.console import err, fail, note, write_json, write_line, write_table
+from app.cli.exits import ExitCode
+from app.cli.watching import wait_for_file
+from app.client import Client, Json
+
+app = typer.Typer(help="Training and validation files.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def upload(
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
+    purpose: Annotated[str, typer.Option()] = "fine-tune",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the file is validated.")] = False,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Upload a JSONL file; prints its id. With --wait, a file with errors exits with code 1."""
+    with connect(state_dir) as client:
+        file = send(client, path, purpose)
+        if wait:
+            file = wait_for_file(client, file["id"])
+        broken = file["status"] == "error"
+        if broken:
+            fail(f"{path}: {file['status_details']}")
+            note(f"All of them: grouptune files report {file['id']}")
+    if as_json:
+        write_json(file)
+    else:
+        write_line(file["id"])
+    if broken:
+        raise typer.Exit(ExitCode.error)
+
+
+@app.command("list")
+def list_files(
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the uploaded files."""
+    with connect(state_dir) as client:
+        files = list(client.pages("/files", limit=limit))
+    if as_json:
+        write_json(files)
+        return
+    rows = [
+        (file["id"], file["status"], human_bytes(file["bytes"]), moment(file["created_at"]), file["filename"])
+        for file in files
+    ]
+    write_table(("id", "status", "size", "uploaded", "name"), rows, empty="No files yet: grouptune files upload PATH")
+
+
+@app.command()
+def report(file_id: str, state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    """Show what the validation found, line by line. A file with errors exits with code 1."""
+    with connect(state_dir) as client:
+        answer = client.get(f"/files/{file_id}/report")
+    if as_json:
+        write_json(answer)
+    elif answer["report"] is None:
+        note(f"{file_id} is not validated yet.")
+    else:
+        _show_report(answer)
+    if answer["status"] == "error":
+        raise typer.Exit(ExitCode.error)
+
+
+def send(client: Client, path: Path, purpose: str = "fine-tune") -> Json:
+    """Uploads a file behind a progress bar; returns it as the server has it."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as bar:
+        task = bar.add_task(f"Uploading {path.name}", total=path.stat().st_size)
+        return client.upload(path, purpose=purpose, progress=lambda count: bar.advance(task, count))
+
+
+def _show_report(answer: Json) -> None:
+    report = answer["report"]
+    note(str(answer["summary"]))
+    found = [("error", one) for one in report["errors"]] + [("warning", one) for one in report.get("warnings", [])]
+    rows = [(one["line"], kind, one["param"] or "", one["message"]) for kind, one in found]
+    if rows:
+        write_table(("line", "level", "field", "message"), sorted(rows, key=_line), empty="")
+    hidden = report.get("error_count", 0) - len(report["errors"])
+    if hidden > 0:
+        note(f"... and {hidden} more errors.")
+
+
+def _line(row: tuple[int | None, str, str, str]) -> int:
+    return row[0] or 0
+
+
+def human_bytes(count: float) -> str:
+    """`1.4 MB`; powers of 1000."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def moment(unix_seconds: int) -> str:
+    """Local date and time to the minute."""
+    return datetime.fromtimestamp(unix_seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,154 @@
+"""Thin HTTP client of the public API: errors as exceptions, streamed uploads, pages. Knows no terminal."""
+
+import io
+import ipaddress
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from app.core.errors import GrouptuneError
+
+CONNECT_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 60.0
+PAGE_SIZE: Final = 100
+
+Json = dict[str, Any]
+
+
+class ServerUnreachable(GrouptuneError):
+    """The server cannot be reached, or something other than it answers under its address."""
+
+    code = "server_unreachable"
+
+
+class ApiError(GrouptuneError):
+    """The server refused a request; `http_status`, `code` and `param` are those of its answer."""
+
+    def __init__(
+        self, message: str, *, http_status: int, param: str | None = None, code: str | None = None
+    ) -> None:
+        """`message` is the server's own, written for the person who must act."""
+        super().__init__(message, param=param, code=code)
+        self.http_status = http_status
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the same request may succeed later, as during a restart of the server or its database."""
+        return self.http_status in (429, 502, 503, 504)
+
+
+class Client:
+    """A connection to one server. All methods raise `ApiError` and `ServerUnreachable`."""
+
+    def __init__(self, base_url: str, api_key: str) -> None:
+        """`base_url` ends in `/v1`, as for an OpenAI client."""
+        self.base_url = base_url.rstrip("/")
+        self._http = httpx.Client(
+            headers={"authorization": f"Bearer {api_key}"},
+            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+            # A proxy from the environment cannot reach a server on this machine.
+            trust_env=not _is_loopback(urlsplit(base_url).hostname or ""),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def get(self, path: str, **params: str | int) -> Json:
+        """The answer to GET; `path` begins with `/` and is relative to `base_url`."""
+        return self._send("GET", path, params=params)
+
+    def post(self, path: str, body: Json | None = None) -> Json:
+        """The answer to POST with a JSON body."""
+        return self._send("POST", path, json=body or {})
+
+    def pages(self, path: str, *, limit: int | None = None, **params: str | int) -> Iterator[Json]:
+        """The items of a list, page after page; `limit` ends it early."""
+        left = limit
+        while left is None or left > 0:
+            size = PAGE_SIZE if left is None else min(left, PAGE_SIZE)
+            page = self.get(path, limit=size, **params)
+            yield from page["data"]
+            if not page["has_more"] or not page["data"]:
+                return
+            left = None if left is None else left - len(page["data"])
+            params["after"] = page["data"][-1]["id"]
+
+    def upload(
+        self, path: Path, *, purpose: str = "fine-tune", progress: Callable[[int], None] | None = None
+    ) -> Json:
+        """Streams a file to the server; `progress` gets the number of bytes of each piece sent.
+
+        Raises `OSError` when the file cannot be read.
+        """
+        with _Counted(path, progress or (lambda _count: None)) as stream:
+            upload = {"file": (path.name, stream, "application/octet-stream")}
+            return self._send("POST", "/files", data={"purpose": purpose}, files=upload)
+
+    def _send(self, method: str, path: str, **content: Any) -> Json:
+        try:
+            response = self._http.request(method, f"{self.base_url}{path}", **content)
+        except httpx.TransportError as error:
+            reason = str(error) or type(error).__name__
+            raise ServerUnreachable(f"{self.base_url} cannot be reached: {reason}") from error
+        except httpx.InvalidURL as error:
+            raise ServerUnreachable(f"{self.base_url!r} is not an address: {error}") from error
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+        if isinstance(body, dict) and response.is_success:
+            return body
+        raise _refusal(response, body, self.base_url)
+
+
+class _Counted(io.FileIO):
+    """A file that says how much of it was read."""
+
+    def __init__(self, path: Path, progress: Callable[[int], None]) -> None:
+        super().__init__(path, "rb")
+        self._progress = progress
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        chunk = super().read(-1 if size is None else size) or b""
+        self._progress(len(chunk))
+        return chunk
+
+
+def path_segment(name: str) -> str:
+    """A name as one segment of a path: model names hold `/` and `:`."""
+    return quote(name, safe=":")
+
+
+def _refusal(response: httpx.Response, body: Any, base_url: str) -> GrouptuneError:
+    error = body.get("error") if isinstance(body, dict) else None
+    if isinstance(error, dict) and "message" in error:
+        return ApiError(
+            str(error["message"]),
+            http_status=response.status_code,
+            param=error.get("param"),
+            code=error.get("code"),
+        )
+    if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:  # a proxy in front of a server that is away
+        message = f"{base_url} answered {response.status_code} {response.reason_phrase}"
+        return ApiError(message, http_status=response.status_code, code="bad_gateway")
+    return ServerUnreachable(f"{base_url} is no Grouptune server: it answered {response.status_code} without JSON")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,128 @@
+"""Uploaded files: the blob first, outside of any transaction, then the row. Validates no content."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from sqlalchemy import select, tuple_
+from sqlalchemy.orm import Session
+
+from app.core import ids
+from app.core.errors import InvalidRequest, NotFound, PayloadTooLarge
+from app.core.files.tables import File
+from app.core.storage.local import LocalBlobStore
+
+PURPOSES: Final = ("fine-tune", "assistants", "batch", "vision", "user_data", "evals")
+"""OpenAI's; only `fine-tune` files can train."""
+MAX_FILENAME: Final = 255
+
+
+@dataclass(frozen=True)
+class Received:
+    """A blob that no row names yet."""
+
+    file_id: str
+    blob: str
+    bytes: int
+    sha256: str
+
+
+def check_purpose(purpose: str | None) -> str:
+    """The purpose. Raises `InvalidRequest` unless it is one of `PURPOSES`."""
+    if purpose in PURPOSES:
+        return purpose
+    sent = "is missing" if purpose is None else f"'{purpose}' is unknown"
+    raise InvalidRequest(
+        f"The field `purpose` {sent}; for training and validation data send purpose 'fine-tune' "
+        f"(all: {', '.join(PURPOSES)}).",
+        param="purpose",
+    )
+
+
+def receive(store: LocalBlobStore, chunks: Iterable[bytes], *, max_bytes: int) -> Received:
+    """Streams an upload into the store. Delete the blob again if no row comes to name it.
+
+    Raises `PayloadTooLarge` past `max_bytes` and `InvalidRequest` for an empty file, leaving no blob.
+    """
+    file_id = ids.file_id()
+    blob = f"files/{file_id}"
+    stored = store.write(blob, _bounded(chunks, max_bytes))
+    return Received(file_id, blob, stored.bytes, stored.sha256)
+
+
+def _bounded(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > max_bytes:
+            raise PayloadTooLarge(
+                f"The file is larger than the {max_bytes:,} bytes that this server accepts; split it, "
+                "or raise GROUPTUNE_MAX_FILE_BYTES.",
+                param="file",
+            )
+        yield chunk
+    if size == 0:
+        raise InvalidRequest(
+            "The file is empty; write one JSON object a line.", param="file", code="invalid_file"
+        )
+
+
+def create_file(
+    session: Session, project_id: str, received: Received, *, filename: str, purpose: str
+) -> File:
+    """The row of a received blob, waiting for its validation. Ring validation after the commit."""
+    file = File(
+        id=received.file_id,
+        project_id=project_id,
+        filename=filename.replace("\0", "")[:MAX_FILENAME] or "upload",
+        purpose=check_purpose(purpose),
+        bytes=received.bytes,
+        sha256=received.sha256,
+        blob=received.blob,
+    )
+    session.add(file)
+    session.flush()
+    return file
+
+
+def get_file(session: Session, project_id: str, file_id: str, *, lock: bool = False) -> File:
+    """The file, its row locked for the transaction if asked. Raises `NotFound`, also for other projects'."""
+    statement = select(File).where(File.id == file_id, File.project_id == project_id)
+    if lock:
+        statement = statement.with_for_update()
+    file = session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
+    if file is None:
+        raise NotFound(f"There is no file '{file_id}' in this project.")
+    return file
+
+
+def list_files(
+    session: Session,
+    project_id: str,
+    *,
+    after: str | None,
+    limit: int,
+    order: Literal["asc", "desc"] = "desc",
+    purpose: str | None = None,
+) -> tuple[list[File], bool]:
+    """A page of files by age and whether there are more.
+
+    Raises `InvalidRequest` with `param` "after" when there is no such file.
+    """
+    statement = select(File).where(File.project_id == project_id)
+    if purpose is not None:
+        statement = statement.where(File.purpose == purpose)
+    place = tuple_(File.created_at, File.id)
+    if after is not None:
+        seen = session.execute(
+            select(File.created_at, File.id).where(File.id == after, File.project_id == project_id)
+        ).one_or_none()
+        if seen is None:
+            raise InvalidRequest(f"'after' names nothing in this list: {after!r}.", param="after")
+        mark = tuple_(seen.created_at, seen.id)
+        statement = statement.where(place > mark if order == "asc" else place < mark)
+    direction = (
+        (File.created_at.asc(), File.id.asc()) if order == "asc" else (File.created_at.desc(), File.id.desc())
+    )
+    rows = session.scalars(statement.order_by(*direction).limit(limit + 1)).all()
+    return list(rows[:limit]), len(rows) > limit

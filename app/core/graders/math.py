@@ -1,0 +1,38 @@
+"""The math grader: is the final answer of a response mathematically equal to the reference?
+
+Plain numbers are compared here; everything else goes to math-verify, which can hang on hostile input and so
+runs only behind `tools.equal_math` (see `math_pool`). This module does not import it.
+"""
+
+import re
+from decimal import Decimal
+from typing import Any, Final
+
+from app.core.graders.templates import render
+from app.core.graders.types import Sample, Tools
+from app.core.spec.graders import MathGrader
+
+# Only numbers that math-verify compares exactly: it rounds floats to 6 decimals and holds 15 digits.
+_NUMBER: Final = r"(-?(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,6})?)"
+_PLAIN: Final = re.compile(rf"{_NUMBER}|\\boxed\{{{_NUMBER}\}}")
+
+
+def math(grader: MathGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> float:
+    """1.0 or 0.0. A response without an answer is wrong; a reference without one raises GraderFailure."""
+    answer = render(grader.input, sample, item)
+    reference = render(grader.reference, sample, item)
+    equal = equal_plain(reference, answer)
+    return float(tools.equal_math(reference, answer) if equal is None else equal)
+
+
+def equal_plain(reference: str, answer: str) -> bool | None:
+    """Whether two plain or boxed numbers are equal, as math-verify would say; None when it must decide."""
+    numbers = (_plain(reference), _plain(answer))
+    if numbers[0] is None or numbers[1] is None:
+        return None
+    return numbers[0] == numbers[1]
+
+
+def _plain(text: str) -> Decimal | None:
+    match = _PLAIN.fullmatch(text.strip())
+    return match and Decimal(match[1] or match[2])

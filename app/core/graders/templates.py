@@ -1,0 +1,48 @@
+"""Fills `{{ item.x }}` and `{{ sample.output_text }}` into templates; their syntax is in the spec."""
+
+import json
+from functools import lru_cache
+from typing import Any
+
+from app.core.graders.types import ErrorType, GraderFailure, Sample
+from app.core.spec.graders import Variable, parse_template, variables
+
+__all__ = ["render", "variables"]
+
+_parse = lru_cache(maxsize=256)(parse_template)
+
+
+def render(template: str, sample: Sample, item: dict[str, Any]) -> str:
+    """`template` with its variables filled in: text as it is, anything else as JSON.
+
+    Raises GraderFailure when a variable does not exist or is null: an empty reference would grade
+    everything wrong (or right) and nobody would notice.
+    """
+    parts = _parse(template)
+    return "".join(part if isinstance(part, str) else _resolve(part, sample, item) for part in parts)
+
+
+def _resolve(variable: Variable, sample: Sample, item: dict[str, Any]) -> str:
+    value: Any = item
+    steps = variable.path
+    if variable.namespace == "sample":
+        value, steps = _sample_field(str(steps[0]), sample), steps[1:]
+    for step in steps:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            message = f"{variable} does not exist in this row"
+            raise GraderFailure(message, ErrorType.invalid_variable) from None
+    if value is None:
+        raise GraderFailure(f"{variable} is null in this row", ErrorType.invalid_variable)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _sample_field(name: str, sample: Sample) -> Any:
+    if name != "output_json":
+        return getattr(sample, name)
+    try:
+        return json.loads(sample.output_text)
+    except (ValueError, RecursionError):
+        message = "the response is not JSON, which sample.output_json needs"
+        raise GraderFailure(message, ErrorType.sample_parse) from None

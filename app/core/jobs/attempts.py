@@ -1,0 +1,91 @@
+"""How attempts end: their outcome, the crash budget and its back-off. Knows no claims."""
+
+import random
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session
+
+from app.core.jobs.events import Event, clean
+from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.jobs.tables import Job, JobAttempt
+from app.core.jobs.transitions import transition
+
+MAX_CRASHES: Final = 3
+"""Crashes since the last progress that make a job fail."""
+BACKOFF_SECONDS: Final = 10.0
+MAX_BACKOFF_SECONDS: Final = 600.0
+
+
+def backoff(failures: int) -> timedelta:
+    """A random wait of at most 10 s x 2^n (cap: 10 minutes) after `failures` (from 1) in a row."""
+    longest = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(failures - 1, 10))
+    # Jitter against thundering herds, no secret.
+    return timedelta(seconds=random.uniform(0, longest))  # noqa: S311
+
+
+def close_attempt(
+    session: Session, job_id: str, epoch: int, outcome: AttemptOutcome, reason: str | None
+) -> None:
+    """Writes down why an attempt ended; the first answer stays."""
+    session.execute(
+        update(JobAttempt)
+        .where(JobAttempt.job_id == job_id, JobAttempt.epoch == epoch, JobAttempt.outcome.is_(None))
+        .values(outcome=outcome, reason=clean(reason), ended_at=func.now()),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def charge_crash(
+    session: Session, job: Job, outcome: AttemptOutcome, reason: str, log_tail: str = ""
+) -> None:
+    """Ends the running attempt of `job`, whose row the caller holds, with one crash on its budget.
+
+    The job is queued again after a back-off; it fails at `MAX_CRASHES` crashes without progress in between.
+    Raises `LostLease` when the attempt no longer owns the job.
+    """
+    crashes = job.crashes + 1
+    close_attempt(session, job.id, job.epoch, outcome, reason)
+    if crashes >= MAX_CRASHES:
+        message = f"The job crashed {crashes} times without progress. The last time: {reason}."
+        fail_running(session, job, "crashed_repeatedly", f"{message}\n{log_tail}".strip(), crashes=crashes)
+        return
+    wait = backoff(crashes)
+    event = Event(
+        f"{reason}; trying again in {wait.total_seconds():.0f} s (crash {crashes} of at most {MAX_CRASHES})",
+        level="warn",
+        data={"log_tail": log_tail} if log_tail else None,
+    )
+    transition(
+        session,
+        job.id,
+        {JobStatus.running},
+        JobStatus.queued,
+        event,
+        epoch=job.epoch,
+        crashes=crashes,
+        eligible_at=func.now() + wait,
+    )
+
+
+def fail_running(
+    session: Session,
+    job: Job,
+    code: str,
+    message: str,
+    *,
+    param: str | None = None,
+    crashes: int | None = None,
+) -> None:
+    """Fails a running job whose row the caller holds. Raises `LostLease`."""
+    transition(
+        session,
+        job.id,
+        {JobStatus.running},
+        JobStatus.failed,
+        Event(f"The job failed: {message}", level="error", data={"code": code, "param": param}),
+        epoch=job.epoch,
+        error=clean({"code": code, "message": message, "param": param}),
+        crashes=job.crashes if crashes is None else crashes,
+    )

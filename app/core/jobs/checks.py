@@ -1,0 +1,104 @@
+"""Does a job fit its files? The same answer before the job is created and once its files are validated."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.core.errors import InvalidRequest
+from app.core.files.tables import File, FileStatus
+from app.core.files.validation import FileReport
+from app.core.spec.graders import missing_fields
+from app.core.spec.job import GroupMethod, JobSpec, MethodType
+
+PURPOSE = "fine-tune"
+
+
+def check_against_files(
+    session: Session, project_id: str, spec: JobSpec, training_file: str, validation_file: str | None
+) -> None:
+    """Raises `InvalidRequest` whose `param` names what does not fit.
+
+    Files that are not validated yet are taken on trust; `lifecycle.admit_validated` checks them
+    later. A file of another project does not exist here.
+    """
+    _check_file(session, project_id, spec, training_file, "training_file")
+    if validation_file is not None:
+        _check_file(session, project_id, spec, validation_file, "validation_file")
+
+
+def _check_file(session: Session, project_id: str, spec: JobSpec, file_id: str, param: str) -> None:
+    file = session.scalars(
+        select(File).where(File.id == file_id, File.project_id == project_id)
+    ).one_or_none()
+    if file is None:
+        raise InvalidRequest(
+            f"There is no file '{file_id}' in this project. Upload one with purpose '{PURPOSE}' "
+            "and send its id.",
+            param=param,
+            code="file_not_found",
+        )
+    if file.purpose != PURPOSE:
+        raise InvalidRequest(
+            f"The file '{file_id}' has the purpose '{file.purpose}'; upload it with purpose '{PURPOSE}'.",
+            param=param,
+            code="invalid_file",
+        )
+    check_validated(spec, file, param)
+
+
+def check_validated(spec: JobSpec, file: File, param: str) -> None:
+    """Raises `InvalidRequest` when the file's report, if any yet, says that `spec` cannot train on it."""
+    if file.status == FileStatus.error:
+        raise InvalidRequest(
+            f"The file '{file.id}' has errors. {_first_error(file)}", param=param, code="invalid_file"
+        )
+    if file.status != FileStatus.processed or file.report is None:
+        return
+    report = FileReport.model_validate(file.report)
+    if param == "training_file":
+        _check_rows(spec, file.id, report)
+    _check_grader(spec, file.id, report, param)
+
+
+def _first_error(file: File) -> str:
+    if file.report is not None:
+        return FileReport.model_validate(file.report).summary()
+    return file.status_details or "See its report."
+
+
+def _check_rows(spec: JobSpec, file_id: str, report: FileReport) -> None:
+    group = spec.group
+    has_rows = (group.expert and report.expert_rows) or (group.teacher and report.teacher_rows) or group.self_
+    if has_rows and report.rows:
+        return
+    match spec.method:
+        case MethodType.supervised | MethodType.dft:
+            needed = "whose `messages` end with an assistant message, the demonstration to learn from"
+        case _:
+            needed = "with a demonstration or `teacher_responses`, or rollouts (group.self at least 1)"
+    raise InvalidRequest(
+        f"The method '{spec.method}' needs rows {needed}; the file '{file_id}' has none.",
+        param="training_file",
+        code="invalid_file",
+    )
+
+
+def _check_grader(spec: JobSpec, file_id: str, report: FileReport, param: str) -> None:
+    grader: Any = spec.settings.grader
+    # Demonstrations are learnt without a grader: there it reads the held-out rows only.
+    if grader is None or (param == "training_file" and not isinstance(spec.settings, GroupMethod)):
+        return
+    everywhere = {name for name, rows in report.item_fields.items() if rows == report.rows}
+    missing = missing_fields(grader, everywhere)
+    if not missing:
+        return
+    path, field = missing[0]
+    having = report.item_fields.get(field, 0)
+    raise InvalidRequest(
+        f"The grader reads item.{field}, which {having:,} of {report.rows:,} rows of the file '{file_id}' "
+        "have. "
+        f"Add it to every row, or use one of: {', '.join(sorted(everywhere)) or 'none is in every row'}.",
+        param=f"method.{spec.method}.grader.{path}",
+        code="missing_item_field",
+    )

@@ -1,0 +1,116 @@
+"""How the owner of a running job ends its attempt: one transaction's work each, `LostLease` on zero rows."""
+
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.core import ids
+from app.core.accounts.tables import Project
+from app.core.jobs.attempts import backoff, charge_crash, close_attempt, fail_running
+from app.core.jobs.events import Event
+from app.core.jobs.leases import Claim, lost
+from app.core.jobs.states import AttemptOutcome, JobStatus, StopRequest
+from app.core.jobs.tables import Job
+from app.core.jobs.transitions import transition
+from app.core.models.tables import TrainedModel
+from app.core.spec.reports import Finished
+
+Ending = Callable[[Session], object]
+"""What a runner does in the transaction that ends its attempt."""
+
+_RUNNING: Final = frozenset({JobStatus.running})
+
+
+def succeed(session: Session, claim: Claim, finished: Finished, blob: str, base_model: str) -> str:
+    """Publishes the adapter stored below `blob` and ends the job; returns the model's id."""
+    project = session.scalars(select(Project.name).where(Project.id == claim.project_id)).one()
+    model = ids.fine_tuned_model(base_model, project, claim.spec.suffix)
+    published = {"fine_tuned_model": model, "step": finished.published_step, "reason": finished.reason}
+    transition(
+        session,
+        claim.job_id,
+        _RUNNING,
+        JobStatus.succeeded,
+        Event(f"New fine-tuned model created: {model}", data=published),
+        Event("The job has successfully completed"),
+        epoch=claim.epoch,
+        fine_tuned_model=model,
+        step=finished.step,
+        trained_tokens=finished.trained_tokens,
+    )
+    session.add(
+        TrainedModel(
+            id=model, project_id=claim.project_id, job_id=claim.job_id, base_model=base_model, blob=blob
+        )
+    )
+    close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.succeeded, None)
+    return model
+
+
+def fail(session: Session, claim: Claim, code: str, message: str, param: str | None = None) -> None:
+    """Ends the job with an error that trying again would not cure."""
+    job = _own(session, claim)
+    close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.failed, message)
+    fail_running(session, job, code, message, param=param)
+
+
+def crash(session: Session, claim: Claim, reason: str, log_tail: str) -> None:
+    """Charges one crash: queued again after a back-off, or failed once the budget is used up."""
+    charge_crash(session, _own(session, claim), AttemptOutcome.crashed, reason, log_tail)
+
+
+def wait_for_dependency(session: Session, claim: Claim, reason: str) -> None:
+    """Queues the job again after a back-off that grows with its attempts; its crash budget is not charged."""
+    wait = backoff(claim.epoch)
+    event = Event(f"{reason}; trying again in {wait.total_seconds():.0f} s", level="warn")
+    transition(
+        session,
+        claim.job_id,
+        _RUNNING,
+        JobStatus.queued,
+        event,
+        epoch=claim.epoch,
+        eligible_at=func.now() + wait,
+    )
+    close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.crashed, reason)
+
+
+def drain(session: Session, claim: Claim) -> None:
+    """Hands the job back because its worker shuts down: to the front of the queue, at no charge."""
+    event = Event("The worker is shutting down; the job goes on with another one")
+    transition(
+        session,
+        claim.job_id,
+        _RUNNING,
+        JobStatus.queued,
+        event,
+        epoch=claim.epoch,
+        eligible_at=Job.created_at,
+    )
+    close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.drained, "The worker shut down")
+
+
+def stop(session: Session, claim: Claim, request: StopRequest) -> None:
+    """Ends the attempt as a client asked."""
+    if request is StopRequest.cancel:
+        target, outcome, message = JobStatus.cancelled, AttemptOutcome.cancelled, "The job was cancelled"
+    else:
+        target, outcome = JobStatus.paused, AttemptOutcome.paused
+        message = "The job is paused; resume continues from its last checkpoint"
+    transition(session, claim.job_id, _RUNNING, target, Event(message), epoch=claim.epoch)
+    close_attempt(session, claim.job_id, claim.epoch, outcome, None)
+
+
+def _own(session: Session, claim: Claim) -> Job:
+    """The job's row, locked. Raises `LostLease`."""
+    job = session.scalars(
+        select(Job)
+        .where(Job.id == claim.job_id, Job.epoch == claim.epoch, Job.status == JobStatus.running)
+        .with_for_update(),
+        execution_options={"populate_existing": True},
+    ).one_or_none()
+    if job is None:
+        raise lost(claim)
+    return job

@@ -1,0 +1,76 @@
+"""Appends to a job's events. `seq` is dense because the caller's transaction already holds the job's row."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from app.core import ids
+
+Level = Literal["info", "warn", "error"]
+
+_APPEND: Final = text(
+    """
+    INSERT INTO job_events (job_id, seq, id, level, type, message, data)
+    SELECT owner.id,
+           (SELECT coalesce(max(seq), 0) FROM job_events WHERE job_id = owner.id)
+               + row_number() OVER (ORDER BY e.ord),
+           e.id, e.level, e.type, e.message, CAST(e.data AS jsonb)
+    FROM jobs AS owner,
+         unnest(CAST(:ids AS text[]), CAST(:levels AS text[]), CAST(:types AS text[]),
+                CAST(:messages AS text[]), CAST(:data AS text[]))
+             WITH ORDINALITY AS e(id, level, type, message, data, ord)
+    WHERE owner.id = :job_id AND NOT EXISTS (SELECT FROM job_events AS known WHERE known.id = e.id)
+    """
+)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A sentence for people. Its id is made at once, so that a repeated write cannot double it."""
+
+    message: str
+    level: Level = "info"
+    type: Literal["message", "metrics"] = "message"
+    data: dict[str, Any] | None = None
+    id: str = field(default_factory=ids.event_id)
+
+
+def append(session: Session, job_id: str, *events: Event) -> None:
+    """Adds events in order; those whose id is there already are left out.
+
+    The caller holds the job's row (by a guarded UPDATE or `leases.hold`): nobody else then picks its `seq`.
+    """
+    if not events:
+        return
+    session.execute(
+        _APPEND,
+        {
+            "job_id": job_id,
+            "ids": [event.id for event in events],
+            "levels": [event.level for event in events],
+            "types": [event.type for event in events],
+            "messages": [event.message.replace("\0", "\N{REPLACEMENT CHARACTER}") for event in events],
+            "data": [None if event.data is None else dump(event.data) for event in events],
+        },
+    )
+
+
+def dump(value: Any) -> str:
+    r"""JSON that jsonb takes: what is no number becomes null, `\0` is replaced."""
+    return json.dumps(clean(value), allow_nan=False)
+
+
+def clean(value: Any) -> Any:
+    """`value` with NaN and infinities as None and without NUL characters, at every depth."""
+    if isinstance(value, float):
+        return value if value - value == 0.0 else None
+    if isinstance(value, str):
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if isinstance(value, dict):
+        return {clean(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    return value

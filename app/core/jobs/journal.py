@@ -1,0 +1,259 @@
+"""Writes what a trainer reports, each batch in one transaction that only the job's owner can commit."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from app.core import ids
+from app.core.db import Database
+from app.core.jobs import leases
+from app.core.jobs.events import Event, append, clean, dump
+from app.core.jobs.leases import Claim, lost
+from app.core.jobs.tables import Job
+from app.core.spec.reports import Evaluated, Groups, Message, Metrics, Started
+
+KEPT_CHECKPOINTS: Final = 2
+
+# The guarded UPDATE holds the job's row and feeds the INSERT: with a lost lease it inserts nothing. A step
+# further than any before is progress and clears the crash budget.
+_METRICS: Final = text(
+    """
+    WITH owned AS (
+        UPDATE jobs
+        SET crashes = CASE WHEN :last > step THEN 0 ELSE crashes END, step = greatest(step, :last),
+            trained_tokens = greatest(trained_tokens, CAST(:trained_tokens AS bigint))
+        WHERE id = :job_id AND epoch = :epoch AND status = 'running'
+        RETURNING id
+    )
+    INSERT INTO metrics (job_id, step, values)
+    SELECT owned.id, new.step, CAST(new.values AS jsonb)
+    FROM owned, unnest(CAST(:steps AS int[]), CAST(:values AS text[])) AS new(step, values)
+    ON CONFLICT (job_id, step) DO UPDATE SET values = excluded.values, created_at = now()
+    """
+)
+_GROUPS: Final = text(
+    """
+    INSERT INTO groups (job_id, step, idx, record)
+    SELECT CAST(:job_id AS text), new.step, new.idx, CAST(new.record AS jsonb)
+    FROM unnest(CAST(:steps AS int[]), CAST(:idxs AS int[]), CAST(:records AS text[]))
+        AS new(step, idx, record)
+    ON CONFLICT (job_id, step, idx) DO UPDATE SET record = excluded.record
+    """
+)
+_CHECKPOINT: Final = text(
+    """
+    INSERT INTO checkpoints (id, job_id, epoch, step, blob, metrics)
+    VALUES (:id, :job_id, :epoch, :step, :blob, CAST(:metrics AS jsonb))
+    ON CONFLICT (job_id, step) DO UPDATE
+    SET epoch = excluded.epoch, blob = excluded.blob, metrics = excluded.metrics, created_at = now()
+    """
+)
+_FORGET_CHECKPOINTS: Final = text(
+    """
+    DELETE FROM checkpoints
+    WHERE job_id = :job_id AND step NOT IN
+        (SELECT step FROM checkpoints WHERE job_id = :job_id ORDER BY step DESC LIMIT :kept)
+    RETURNING blob
+    """
+)
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A checkpoint whose files lie verified in the blob store."""
+
+    step: int
+    blob: str
+    metrics: dict[str, float | None]
+
+
+Writable = Started | Metrics | Groups | Message | StoredCheckpoint | Evaluated
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One report with the id of its event, so that writing it again cannot double the event."""
+
+    report: Writable
+    event_id: str
+
+
+def entry(report: Writable) -> Entry:
+    """A report that is ready to be written, as often as it takes."""
+    return Entry(report, ids.event_id())
+
+
+class Journal:
+    """The journal of one attempt. Once the job has another owner, all methods raise `LostLease`."""
+
+    def __init__(self, database: Database, claim: Claim) -> None:
+        self._database = database
+        self._claim = claim
+        self._total_steps: int | None = None
+
+    def record(self, entries: Sequence[Entry]) -> list[str]:
+        """Writes the entries in order in one transaction; after an error all of them may be written again.
+
+        Returns the blobs of checkpoints that newer ones replaced: nothing points to them any more.
+        """
+        forgotten: list[str] = []
+        if not entries:
+            return forgotten
+        with self._database.transaction() as session:
+            leases.hold(session, self._claim)
+            for kind, run in groupby(entries, key=lambda one: type(one.report)):
+                batch = list(run)
+                if kind is Metrics:
+                    self._metrics(session, [one.report for one in batch if isinstance(one.report, Metrics)])
+                elif kind is Groups:
+                    self._groups(session, [one.report for one in batch if isinstance(one.report, Groups)])
+                else:
+                    for one in batch:
+                        forgotten += self._single(session, one.report)
+                events = (self._event(one) for one in batch)
+                append(session, self._claim.job_id, *(event for event in events if event is not None))
+        return forgotten
+
+    def metrics(self, reports: Sequence[Metrics]) -> None:
+        """Upserts the values of steps and appends one event a step."""
+        self.record([entry(report) for report in reports])
+
+    def message(self, report: Message) -> None:
+        """Appends an event."""
+        self.record([entry(report)])
+
+    def _metrics(self, session: Session, reports: list[Metrics]) -> None:
+        by_step = {report.step: report for report in reports}
+        written = session.execute(
+            _METRICS,
+            {
+                **self._key,
+                "last": max(by_step),
+                "trained_tokens": max(report.trained_tokens for report in reports),
+                "steps": list(by_step),
+                "values": [dump(report.values) for report in by_step.values()],
+            },
+        )
+        if written.rowcount == 0:  # type: ignore[attr-defined] # a text() INSERT has a CursorResult
+            raise lost(self._claim)
+
+    def _groups(self, session: Session, reports: list[Groups]) -> None:
+        records = {(report.step, group.idx): group for report in reports for group in report.groups}
+        session.execute(
+            _GROUPS,
+            {
+                "job_id": self._claim.job_id,
+                "steps": [step for step, _ in records],
+                "idxs": [idx for _, idx in records],
+                "records": [dump(record.model_dump(mode="json")) for record in records.values()],
+            },
+        )
+
+    def _single(self, session: Session, report: Writable) -> list[str]:
+        if isinstance(report, StoredCheckpoint):
+            return self._checkpoint(session, report)
+        if isinstance(report, Started):
+            self._started(session, report)
+        elif isinstance(report, Evaluated):
+            self._evaluated(session, report)
+        return []
+
+    def _started(self, session: Session, report: Started) -> None:
+        self._total_steps = report.total_steps
+        leases.update_owned(
+            session,
+            self._claim,
+            total_steps=report.total_steps,
+            hyperparameters={
+                "batch_size": report.batch_size,
+                "learning_rate_multiplier": report.learning_rate_multiplier,
+                "n_epochs": report.n_epochs,
+            },
+        )
+        leases.note_resumed(session, self._claim, report.resumed_from_step)
+
+    def _checkpoint(self, session: Session, report: StoredCheckpoint) -> list[str]:
+        session.execute(
+            _CHECKPOINT,
+            {
+                **self._key,
+                "id": ids.checkpoint_id(),
+                "step": report.step,
+                "blob": report.blob,
+                "metrics": dump(report.metrics),
+            },
+        )
+        key = {"job_id": self._claim.job_id, "kept": KEPT_CHECKPOINTS}
+        return list(session.scalars(_FORGET_CHECKPOINTS, key))
+
+    def _evaluated(self, session: Session, report: Evaluated) -> None:
+        job = session.get_one(Job, self._claim.job_id, populate_existing=True)
+        result = clean(report.model_dump(mode="json", exclude={"kind"}))
+        evaluation = dict(job.evaluation or {})
+        history = [one for one in evaluation.get("history", []) if one["step"] < report.step]
+        point = {"step": report.step, "values": result["values"]}
+        if "before" not in evaluation or evaluation["before"]["step"] == report.step:
+            evaluation["before"] = result
+        else:
+            evaluation["after"] = result
+        leases.update_owned(session, self._claim, evaluation={**evaluation, "history": [*history, point]})
+
+    @property
+    def _key(self) -> dict[str, Any]:
+        return {"job_id": self._claim.job_id, "epoch": self._claim.epoch}
+
+    def _event(self, one: Entry) -> Event | None:
+        report = one.report
+        if isinstance(report, Metrics):
+            return metrics_event(report, self._total_steps, one.event_id) if report.step > 0 else None
+        if isinstance(report, Message):
+            return Event(report.message, report.level, "message", report.data, one.event_id)
+        if isinstance(report, StoredCheckpoint):
+            return Event(
+                f"Checkpoint created at step {report.step}", data={"step": report.step}, id=one.event_id
+            )
+        if isinstance(report, Evaluated):
+            shown = _shown(report.values)
+            return Event(
+                f"Evaluated at step {report.step}" + (f": {shown}" if shown else ""),
+                data={"step": report.step, "values": report.values},
+                id=one.event_id,
+            )
+        if isinstance(report, Started) and report.resumed_from_step > 0:
+            return Event(f"Resumed from the checkpoint at step {report.resumed_from_step}", id=one.event_id)
+        return None
+
+
+def metrics_event(report: Metrics, total_steps: int | None, event_id: str) -> Event:
+    """An event in the shape of OpenAI's reinforcement payload, with all values of the step beside it."""
+    values = report.values
+    timing = {
+        "sampling": values.get("gft/timing/rollout"),
+        "training": values.get("gft/timing/update"),
+        "full_iteration": values.get("step_time"),
+    }
+    payload = {
+        **values,
+        "step": report.step,
+        "total_steps": total_steps,
+        "train_loss": values.get("loss"),
+        "train_mean_reward": values.get("reward"),
+        "full_valid_mean_reward": values.get("eval/reward"),
+        "completion_tokens_mean": values.get("completions/mean_length"),
+        "scores": {"train_reward_mean": values.get("reward"), "valid_reward_mean": values.get("eval/reward")},
+        "timing": {"step": timing},
+    }
+    shown = _shown({"training loss": values.get("loss"), "reward": values.get("reward")})
+    place = f"{report.step}/{total_steps}" if total_steps else str(report.step)
+    return Event(f"Step {place}: {shown}" if shown else f"Step {place}", "info", "metrics", payload, event_id)
+
+
+def _shown(values: dict[str, float | None]) -> str:
+    return ", ".join(
+        f"{name}={value:.4g}" for name, value in values.items() if value is not None and math.isfinite(value)
+    )

@@ -1,0 +1,146 @@
+"""Claims, heartbeats and expiry, all by the database's clock. Whoever holds the newest epoch owns the job."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session
+
+from app.core.errors import LostLease
+from app.core.jobs.attempts import charge_crash, close_attempt
+from app.core.jobs.events import Event, append
+from app.core.jobs.states import AttemptOutcome, JobStatus, StopRequest
+from app.core.jobs.tables import Job, JobAttempt
+from app.core.jobs.transitions import transition
+from app.core.spec.job import JobSpec
+
+# An uncorrelated scalar subquery runs once; SKIP LOCKED makes concurrent claims take different jobs.
+_CLAIM: Final = text(
+    """
+    UPDATE jobs
+    SET status = 'running', epoch = epoch + 1, lease_owner = :worker,
+        lease_until = now() + make_interval(secs => :lease_seconds), stop_request = NULL,
+        started_at = coalesce(started_at, now())
+    WHERE status = 'queued' AND id = (
+        SELECT candidate.id
+        FROM jobs AS candidate
+        LEFT JOIN (
+            SELECT project_id, count(*) AS jobs FROM jobs WHERE status = 'running' GROUP BY project_id
+        ) AS busy
+            ON busy.project_id = candidate.project_id
+        WHERE candidate.status = 'queued' AND candidate.eligible_at <= now()
+        ORDER BY candidate.priority DESC, coalesce(busy.jobs, 0), candidate.eligible_at, candidate.created_at,
+                 candidate.id
+        FOR UPDATE OF candidate SKIP LOCKED
+        LIMIT 1
+    )
+    RETURNING id, project_id, epoch, spec, training_file, validation_file
+    """
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One attempt at a job: the fencing token and what it is asked to do."""
+
+    job_id: str
+    project_id: str
+    epoch: int
+    spec: JobSpec
+    training_file: str
+    validation_file: str | None
+
+
+def claim(session: Session, worker: str, lease_seconds: float) -> Claim | None:
+    """Takes the best queued job: priority, then the project with the fewest running jobs, then age.
+
+    None when nothing is queued and eligible.
+    """
+    row = session.execute(_CLAIM, {"worker": worker, "lease_seconds": lease_seconds}).one_or_none()
+    if row is None:
+        return None
+    session.add(JobAttempt(job_id=row.id, epoch=row.epoch, worker=worker))
+    session.flush()
+    append(session, row.id, Event("Fine-tuning job started", data={"attempt": row.epoch, "worker": worker}))
+    return Claim(
+        row.id,
+        row.project_id,
+        row.epoch,
+        JobSpec.model_validate(row.spec),
+        row.training_file,
+        row.validation_file,
+    )
+
+
+def _owned(claim: Claim) -> tuple[Any, ...]:
+    return Job.id == claim.job_id, Job.epoch == claim.epoch, Job.status == JobStatus.running
+
+
+def update_owned(session: Session, claim: Claim, **values: Any) -> None:
+    """UPDATE of the job's row by its owner; it then holds the row. Raises `LostLease` on zero rows."""
+    statement = update(Job).where(*_owned(claim)).values(**values).returning(Job.id)
+    if session.execute(statement, execution_options={"synchronize_session": False}).one_or_none() is None:
+        raise lost(claim)
+
+
+def hold(session: Session, claim: Claim) -> None:
+    """Locks the job's row for its owner until the transaction ends. Raises `LostLease`."""
+    if session.scalar(select(Job.id).where(*_owned(claim)).with_for_update(key_share=True)) is None:
+        raise lost(claim)
+
+
+def lost(claim: Claim) -> LostLease:
+    """The error that says so."""
+    return LostLease(f"Attempt {claim.epoch} no longer owns job {claim.job_id}.")
+
+
+def heartbeat(session: Session, claim: Claim, lease_seconds: float) -> StopRequest | None:
+    """Extends the lease; returns what a client asked meanwhile. Raises `LostLease` on zero rows."""
+    until = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, lease_seconds)
+    statement = update(Job).where(*_owned(claim)).values(lease_until=until).returning(Job.stop_request)
+    row = session.execute(statement, execution_options={"synchronize_session": False}).one_or_none()
+    if row is None:
+        raise lost(claim)
+    return StopRequest(row.stop_request) if row.stop_request else None
+
+
+def stop_requested(session: Session, claim: Claim) -> StopRequest | None:
+    """What a client asked, without touching the lease: cheap enough for every second. Raises `LostLease`."""
+    row = session.execute(select(Job.stop_request).where(*_owned(claim))).one_or_none()
+    if row is None:
+        raise lost(claim)
+    return StopRequest(row.stop_request) if row.stop_request else None
+
+
+def note_resumed(session: Session, claim: Claim, step: int) -> None:
+    """Writes down at which step this attempt began."""
+    session.execute(
+        update(JobAttempt)
+        .where(JobAttempt.job_id == claim.job_id, JobAttempt.epoch == claim.epoch)
+        .values(resumed_from_step=step),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def expire(session: Session) -> int:
+    """Takes running jobs from owners whose lease is over; returns how many.
+
+    A job that was asked to stop does so. Any other is charged one crash (it may be what kills its workers):
+    queued again, or failed when its budget is used up.
+    """
+    expired = session.scalars(
+        select(Job)
+        .where(Job.status == JobStatus.running, Job.lease_until < func.now())
+        .with_for_update(skip_locked=True),
+        execution_options={"populate_existing": True},
+    ).all()
+    for job in expired:
+        reason = f"The worker {job.lease_owner} stopped renewing its lease"
+        if job.stop_request is None:
+            charge_crash(session, job, AttemptOutcome.lost_lease, reason)
+            continue
+        close_attempt(session, job.id, job.epoch, AttemptOutcome.lost_lease, reason)
+        target = JobStatus.cancelled if job.stop_request == StopRequest.cancel else JobStatus.paused
+        event = Event(f"{reason}; the job is {target}, as requested", level="warn")
+        transition(session, job.id, {JobStatus.running}, target, event, epoch=job.epoch)
+    return len(expired)

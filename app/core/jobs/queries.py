@@ -1,0 +1,149 @@
+"""Reads of jobs and what belongs to them. Lists page by the id of the last item seen."""
+
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, func, or_, select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from app.core.errors import InvalidRequest, NotFound
+from app.core.files.tables import File
+from app.core.jobs.states import JobStatus
+from app.core.jobs.tables import Checkpoint, Group, Job, JobAttempt, JobEvent, Metric
+
+_Row = TypeVar("_Row", JobEvent, Checkpoint)
+
+
+def get_job(session: Session, project_id: str, job_id: str) -> Job:
+    """The job. Raises `NotFound`, also for a job of another project."""
+    return job_of_project(session, project_id, job_id)
+
+
+def job_of_project(session: Session, project_id: str, job_id: str, *, lock: bool = False) -> Job:
+    """The job, with its row locked until the transaction ends if asked. Raises `NotFound`."""
+    statement = select(Job).where(Job.id == job_id, Job.project_id == project_id)
+    if lock:
+        statement = statement.with_for_update(key_share=True)
+    job = session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
+    if job is None:
+        raise NotFound(f"There is no fine-tuning job '{job_id}' in this project.")
+    return job
+
+
+def list_jobs(
+    session: Session, project_id: str, *, after: str | None, limit: int, metadata: dict[str, str] | None
+) -> tuple[list[Job], bool]:
+    """A page of jobs, newest first, and whether there are more; `metadata` must all match.
+
+    Raises `InvalidRequest` with `param` "after" when there is no such job.
+    """
+    statement = select(Job).where(Job.project_id == project_id)
+    if metadata:
+        statement = statement.where(Job.spec["metadata"].contains(metadata))
+    if after is not None:
+        seen = session.execute(
+            select(Job.created_at, Job.id).where(Job.id == after, Job.project_id == project_id)
+        ).one_or_none()
+        if seen is None:
+            raise _unknown(after)
+        statement = statement.where(tuple_(Job.created_at, Job.id) < tuple_(seen.created_at, seen.id))
+    rows = session.scalars(statement.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)).all()
+    return list(rows[:limit]), len(rows) > limit
+
+
+def list_events(
+    session: Session, job_id: str, *, after: str | None, limit: int
+) -> tuple[list[JobEvent], bool]:
+    """A page of events, newest first, and whether there are more. Raises `InvalidRequest` as `list_jobs`."""
+    return _page(session, JobEvent, JobEvent.seq, job_id, after, limit)
+
+
+def list_checkpoints(
+    session: Session, job_id: str, *, after: str | None, limit: int
+) -> tuple[list[Checkpoint], bool]:
+    """A page of checkpoints, newest first, and whether there are more. Raises as `list_jobs`."""
+    return _page(session, Checkpoint, Checkpoint.step, job_id, after, limit)
+
+
+def _page(
+    session: Session,
+    table: type[_Row],
+    order: InstrumentedAttribute[int],
+    job_id: str,
+    after: str | None,
+    limit: int,
+) -> tuple[list[_Row], bool]:
+    statement = select(table).where(table.job_id == job_id)
+    if after is not None:
+        seen = session.scalar(select(order).where(table.id == after, table.job_id == job_id))
+        if seen is None:
+            raise _unknown(after)
+        statement = statement.where(order < seen)
+    rows = session.scalars(statement.order_by(order.desc()).limit(limit + 1)).all()
+    return list(rows[:limit]), len(rows) > limit
+
+
+def _unknown(after: str) -> InvalidRequest:
+    return InvalidRequest(f"'after' names nothing in this list: {after!r}.", param="after")
+
+
+def list_metrics(session: Session, job_id: str) -> list[Metric]:
+    """All steps' values in order."""
+    return list(session.scalars(select(Metric).where(Metric.job_id == job_id).order_by(Metric.step)))
+
+
+def list_groups(session: Session, job_id: str, *, step: int | None) -> list[Group]:
+    """The groups of one step, the last one that has any if `step` is None, in order."""
+    wanted: Any = step
+    if wanted is None:
+        wanted = select(func.max(Group.step)).where(Group.job_id == job_id).scalar_subquery()
+    return list(
+        session.scalars(select(Group).where(Group.job_id == job_id, Group.step == wanted).order_by(Group.idx))
+    )
+
+
+def list_attempts(session: Session, job_id: str) -> list[JobAttempt]:
+    """All attempts, the first one first."""
+    return list(
+        session.scalars(select(JobAttempt).where(JobAttempt.job_id == job_id).order_by(JobAttempt.epoch))
+    )
+
+
+def latest_checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
+    """The checkpoints to resume from, best first."""
+    return list(
+        session.scalars(
+            select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())
+        )
+    )
+
+
+def queue_position(session: Session, job: Job) -> int | None:
+    """How many queued jobs are tried before this one, plus one; None unless it is queued.
+
+    By priority and age: fairness between projects may let it start earlier or later.
+    """
+    if job.status != JobStatus.queued:
+        return None
+    mine = (job.eligible_at, job.created_at, job.id)
+    ahead: ColumnElement[bool] = or_(
+        Job.priority > job.priority,
+        (Job.priority == job.priority) & (tuple_(Job.eligible_at, Job.created_at, Job.id) < tuple_(*mine)),
+    )
+    count = select(func.count()).select_from(Job).where(Job.status == JobStatus.queued, ahead)
+    return session.execute(count).scalar_one() + 1
+
+
+def job_file(session: Session, project_id: str, file_id: str, param: str) -> File:
+    """A data file of a job. Raises `InvalidRequest` with `param` when it is gone."""
+    file = session.scalars(
+        select(File).where(File.id == file_id, File.project_id == project_id)
+    ).one_or_none()
+    if file is None:
+        raise InvalidRequest(f"The file '{file_id}' is gone.", param=param, code="file_not_found")
+    return file
+
+
+def any_queued(session: Session) -> bool:
+    """Whether a worker would find a job to claim now."""
+    eligible = select(Job.id).where(Job.status == JobStatus.queued, Job.eligible_at <= func.now())
+    return session.scalar(select(eligible.exists())) is True

@@ -1,0 +1,46 @@
+"""The one way to change a job's status: a guarded UPDATE and its event, in the caller's transaction."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session
+
+from app.core.errors import LostLease
+from app.core.jobs.events import Event, append
+from app.core.jobs.states import TERMINAL, TRANSITIONS, JobStatus
+from app.core.jobs.tables import Job
+
+
+def transition(
+    session: Session,
+    job_id: str,
+    sources: Iterable[JobStatus],
+    target: JobStatus,
+    *events: Event,
+    epoch: int | None = None,
+    **values: Any,
+) -> Job:
+    """Moves a job from one of `sources` to `target` and appends `events`; `values` are further columns.
+
+    `epoch` guards what a worker does: its attempt must still own the job. Raises `LostLease` when no row
+    matched, `ValueError` for a move that `TRANSITIONS` does not know.
+    """
+    sources = frozenset(sources)
+    if unknown := [source for source in sources if target not in TRANSITIONS[source]]:
+        raise ValueError(f"there is no transition from {unknown[0]} to {target}")
+    if target is not JobStatus.running:
+        values |= {"lease_owner": None, "lease_until": None, "stop_request": None}
+    if target in TERMINAL:
+        values["finished_at"] = func.now()
+    guarded = update(Job).where(Job.id == job_id, Job.status.in_(sources))
+    if epoch is not None:
+        guarded = guarded.where(Job.epoch == epoch)
+    job = session.scalars(
+        guarded.values(status=target, **values).returning(Job),
+        execution_options={"synchronize_session": False, "populate_existing": True},
+    ).one_or_none()
+    if job is None:
+        raise LostLease(f"Job {job_id} is no longer {' or '.join(sorted(sources))} in this attempt.")
+    append(session, job_id, *events)
+    return job

@@ -1,0 +1,1 @@
+"""Where blobs live: uploaded files, checkpoints and adapters."""

@@ -1,0 +1,11 @@
+"""Imports every table, so that `Base.metadata` is whole. For migrations."""
+
+from app.core.accounts import tables as accounts
+from app.core.db import Base
+from app.core.files import tables as files
+from app.core.jobs import tables as jobs
+from app.core.models import tables as models
+
+__all__ = ["accounts", "files", "jobs", "metadata", "models"]
+
+metadata = Base.metadata

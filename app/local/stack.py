@@ -1,0 +1,224 @@
+"""The whole service on one machine: the engines, the API and the two workers, started in order.
+
+Opens no database session and knows no tables: migrations and the first API key come in as callables.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from app.local.placement import make_state_dir, write_atomically
+from app.local.postgres import EmbeddedPostgres, Progress
+from app.local.process import ChildSpec, LocalStackError, log_tail
+from app.local.supervisor import Supervisor
+from app.local.valkey import EmbeddedValkey
+
+READY_TIMEOUT_SECONDS = 180.0
+READY_POLL_SECONDS = 0.1
+READY_REQUEST_SECONDS = 5.0
+PROGRESS_EVERY_SECONDS = 10.0
+API_DRAIN_SECONDS = 5
+API_STOP_GRACE_SECONDS = 10.0
+WORKER_STOP_GRACE_SECONDS = 40.0  # a drain takes up to 30 s: one optimiser step, then a checkpoint
+DEFAULT_HOST = "127.0.0.1"
+WILDCARD_HOSTS = {"": DEFAULT_HOST, "0.0.0.0": DEFAULT_HOST, "::": "[::1]"}  # noqa: S104 - compared, not bound
+SECRET_MODE = 0o600
+CONNECTION_NAME = "connection.json"
+API_KEY_NAME = "api_key"
+
+Migrate = Callable[[str], None]
+"""Brings the database behind the URL to the newest schema."""
+Bootstrap = Callable[[str, str | None], str]
+"""Makes sure of a project and an API key; gets the key of the last run and returns the one to use."""
+
+
+def _quiet(_message: str) -> None:
+    """The default progress callback."""
+
+
+class Stack:
+    """Context manager: inside, the service answers at `base_url` and `api_key` is valid.
+
+    Raises `LocalStackError` (with the end of the log that matters) when a part does not come up. `wait`
+    blocks until a part is lost for good; SIGINT and SIGTERM raise KeyboardInterrupt in the main thread,
+    and leaving stops all parts, the last one first.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        migrate: Migrate,
+        bootstrap: Bootstrap,
+        database_url: str | None = None,
+        redis_url: str | None = None,
+        host: str = DEFAULT_HOST,
+        port: int | None = None,
+        progress: Progress = _quiet,
+    ) -> None:
+        """A URL that is given replaces the embedded engine; without `port` the kernel picks a free one."""
+        self.state_dir = state_dir.absolute()
+        self.database_url = database_url or ""
+        self.redis_url = redis_url or ""
+        self.host = host
+        self.port = port or 0
+        self.api_key = ""
+        self._migrate = migrate
+        self._bootstrap = bootstrap
+        self._progress = progress
+        self._supervisor = Supervisor(self.state_dir, progress=progress)
+        self._resources = ExitStack()
+
+    @property
+    def base_url(self) -> str:
+        """For an OpenAI client: `http://HOST:PORT/v1`."""
+        return f"{self._root_url}/v1"
+
+    def __enter__(self) -> Self:
+        make_state_dir(self.state_dir)
+        with ExitStack() as resources:
+            resources.enter_context(self._supervisor)
+            resources.callback(self._forget_connection)
+            self._forget_connection()
+            self._start_engines()
+            self._progress("Migrating the database")
+            self._migrate(self.database_url)
+            self._prepare_api_key()
+            self._start_service()
+            self._await_service()
+            self._publish_connection()
+            self._resources = resources.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._resources.close()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Blocks for `seconds`, or until interrupted; raises `ChildFailed` when a part keeps failing."""
+        self._supervisor.wait(seconds)
+
+    @property
+    def _root_url(self) -> str:
+        host = WILDCARD_HOSTS.get(self.host, f"[{self.host}]" if ":" in self.host else self.host)
+        return f"http://{host}:{self.port}"
+
+    def _start_engines(self) -> None:
+        if not self.database_url:
+            self._progress("Starting Postgres")
+            postgres = EmbeddedPostgres(self.state_dir, progress=self._progress)
+            self._supervisor.start(postgres.spec())
+            postgres.wait_ready(self._supervisor.wait)
+            self.database_url = postgres.url
+        if not self.redis_url:
+            self._progress("Starting Valkey")
+            valkey = EmbeddedValkey(self.state_dir)
+            self._supervisor.start(valkey.spec())
+            valkey.wait_ready(self._supervisor.wait)
+            self.redis_url = valkey.url
+
+    def _prepare_api_key(self) -> None:
+        path = self.state_dir / API_KEY_NAME
+        known = path.read_text().strip() if path.exists() else ""
+        self.api_key = self._bootstrap(self.database_url, known or None)
+        if self.api_key != known:
+            write_atomically(path, f"{self.api_key}\n", mode=SECRET_MODE)
+
+    def _start_service(self) -> None:
+        if not self.port:
+            self.port = free_port(self.host)
+        self._progress("Starting the API and the workers")
+        serve = (
+            "--host",
+            self.host,
+            "--port",
+            str(self.port),
+            "--timeout-graceful-shutdown",
+            str(API_DRAIN_SECONDS),
+        )
+        self._start_python(
+            "api", API_STOP_GRACE_SECONDS, "uvicorn", "--factory", "app.main:create_app", *serve
+        )
+        schedule = str(self.state_dir / "celerybeat-schedule")
+        self._start_worker("train", "-c", "1")
+        self._start_worker("default", "-c", "4", "-B", "--schedule", schedule)
+
+    def _start_worker(self, queue: str, *options: str) -> None:
+        base = (
+            "celery",
+            "-A",
+            "worker.celery_app",
+            "worker",
+            "-Q",
+            queue,
+            "-n",
+            f"{queue}@%h",
+            "-P",
+            "threads",
+        )
+        chatter = ("--without-gossip", "--without-mingle", "--loglevel", "INFO")
+        self._start_python(f"worker-{queue}", WORKER_STOP_GRACE_SECONDS, *base, *options, *chatter)
+
+    def _start_python(self, name: str, stop_grace_seconds: float, module: str, *arguments: str) -> None:
+        engines = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
+        own = {"GROUPTUNE_STATE_DIR": str(self.state_dir), "PYTHONUNBUFFERED": "1"}
+        self._supervisor.start(
+            ChildSpec(
+                name=name,
+                argv=(sys.executable, "-m", module, *arguments),
+                env={**os.environ, **engines, **own},
+                log_path=self.state_dir / "logs" / f"{name}.log",
+                stop_grace_seconds=stop_grace_seconds,
+            )
+        )
+
+    def _await_service(self) -> None:
+        begun = told = time.monotonic()
+        url = f"{self._root_url}/readyz"
+        # Not through a proxy from the environment: the address is local.
+        with httpx.Client(timeout=READY_REQUEST_SECONDS, trust_env=False) as client:
+            while not _is_ready(client, url):
+                now = time.monotonic()
+                if now - begun > READY_TIMEOUT_SECONDS:
+                    log = self.state_dir / "logs" / "api.log"
+                    raise LocalStackError(
+                        f"{url} is not ready after {READY_TIMEOUT_SECONDS:g} s. "
+                        f"The end of {log}:\n{log_tail(log)}"
+                    )
+                if now - told > PROGRESS_EVERY_SECONDS:
+                    told = now
+                    self._progress(f"Waiting for {url} ({now - begun:.0f} s)")
+                self._supervisor.wait(READY_POLL_SECONDS)
+
+    def _publish_connection(self) -> None:
+        connection = {"base_url": self.base_url, "api_key": self.api_key, "pid": os.getpid()}
+        write_atomically(self.state_dir / CONNECTION_NAME, json.dumps(connection) + "\n", mode=SECRET_MODE)
+
+    def _forget_connection(self) -> None:
+        with suppress(FileNotFoundError):
+            (self.state_dir / CONNECTION_NAME).unlink()
+
+
+def free_port(host: str) -> int:
+    """A TCP port that was free a moment ago on `host`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_ready(client: httpx.Client, url: str) -> bool:
+    try:
+        return client.get(url).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,285 @@
+"""Keeps named child processes running, and leaves none behind: not after `stop`, not after its own kill -9.
+
+One thread starts, restarts and stops all children and lives until the last one is gone, because the kernel
+ties PR_SET_PDEATHSIG to the *thread* that spawned. It sleeps in `select` on pidfds, on a
+pipe that Python's own signal handler writes to, and until the next restart.
+"""
+
+import contextlib
+import os
+import select
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+from app.local.lock import StateLock
+from app.local.process import Child, ChildFailed, ChildSpec, LocalStackError, describe_exit
+
+GUARD_SCRIPT = Path(__file__).with_name("guard.py")
+GUARD_WAIT_SECONDS = 10.0
+HURRIED_GRACE_SECONDS = 1.0
+WAKE_BYTE = b"\0"
+WAKE_READ_BYTES = 4096
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Guard:
+    """The process that outlives a killed supervisor for the moment it takes to kill the children's groups."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(GUARD_SCRIPT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def watch(self, group: int) -> None:
+        self._tell(f"+{group}\n")
+
+    def forget(self, group: int) -> None:
+        self._tell(f"-{group}\n")
+
+    def close(self) -> None:
+        """Call it when no child is left; waits for the guard's end."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        self._process.wait(GUARD_WAIT_SECONDS)
+
+    def _tell(self, line: str) -> None:
+        if self._process.stdin is not None:
+            # Broken when the guard was killed: PR_SET_PDEATHSIG still covers the children.
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(line.encode())
+                self._process.stdin.flush()
+
+
+class _Slot:
+    """A child's place: its spec, the running process if any, and its record of failures."""
+
+    def __init__(self, spec: ChildSpec) -> None:
+        self.spec = spec
+        self.child: Child | None = None
+        self.quick_failures = 0
+        self.restart_at = float("inf")
+
+
+class Supervisor:
+    """Context manager over the children of one state directory. Not reusable after `stop`.
+
+    In the main thread it also owns SIGINT, SIGTERM and SIGHUP: the first raises KeyboardInterrupt there, so
+    that the `with` block unwinds; the second shortens the grace of every child to a second.
+    """
+
+    def __init__(self, state_dir: Path, *, progress: Callable[[str], None] = lambda _message: None) -> None:
+        self._lock = StateLock(state_dir)
+        self._progress = progress
+        self._slots: list[_Slot] = []
+        self._commands: deque[Callable[[], None]] = deque()
+        # Plain flags: a signal handler may interrupt any line, and an Event's lock would not survive that.
+        self._stopping = False
+        self._hurried = False
+        self._interrupted = False
+        self._signals_seen = 0
+        self._failure: LocalStackError | None = None
+        self._closed = False
+        self._old_wakeup_fd = -1
+        self._old_handlers: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Self:
+        """Raises `AlreadyRunning` when another supervisor has the state directory."""
+        self._lock.acquire()
+        self._notice_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        self._wake_fd, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_fd, selectors.EVENT_READ)
+        self._guard = Guard()
+        # Not a daemon thread, yet `stop` always ends it; a kill of the process ends both.
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+        self._thread.start()
+        if threading.current_thread() is threading.main_thread():
+            self._old_wakeup_fd = signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
+            for number in STOP_SIGNALS:
+                self._old_handlers[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, spec: ChildSpec) -> int:
+        """Starts a child and keeps it running; returns its first pid. Raises what `before_start` raises."""
+        result: Future[int] = Future()
+        if self._stopping:
+            raise LocalStackError(f"cannot start {spec.name}: the supervisor is stopping")
+        self._commands.append(lambda: self._start_for(spec, result))
+        self._wake()
+        return result.result()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Blocks for `seconds`, or until the stop; raises `ChildFailed` once a child has been given up.
+
+        Sleeps in poll, not on a lock: a signal that comes just before a lock blocks is not noticed until it opens.
+        """
+        if not self._closed:
+            poller = select.poll()
+            poller.register(self._notice_fd, select.POLLIN)
+            poller.poll(None if seconds is None else seconds * 1000)
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Stops all children, the last started first. No process of theirs is left when it returns."""
+        if self._closed:
+            return
+        self._closed = True
+        self._stopping = True
+        self._wake()
+        self._thread.join()
+        self._guard.close()
+        self._selector.close()
+        if self._old_handlers:
+            signal.set_wakeup_fd(self._old_wakeup_fd)
+        os.close(self._wake_fd)
+        os.close(self._wake_writer)
+        os.close(self._notice_fd)
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._lock.release()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self._interrupted and not self._closed:
+            self._interrupted = True
+            raise KeyboardInterrupt
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full is as good as written
+            os.write(self._wake_writer, WAKE_BYTE)
+
+    def _drain_wakes(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            for byte in os.read(self._wake_fd, WAKE_READ_BYTES):
+                self._signals_seen += byte in STOP_SIGNALS
+        # Counted here, not in the handler: of two signals at once, the second handler interrupts the first.
+        if self._signals_seen >= 1:
+            self._stopping = True
+            self._notify()
+        if self._signals_seen >= 2:
+            self._hurried = True
+
+    def _notify(self) -> None:
+        os.eventfd_write(self._notice_fd, 1)  # never read: what it announces is for good
+
+    # The rest runs in the supervisor's own thread.
+
+    def _run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:  # a fault of ours must not leave `wait` waiting
+            self._failure = LocalStackError(f"the supervisor failed: {error!r}")
+            self._notify()
+            raise
+        finally:
+            while self._commands:
+                self._commands.popleft()()  # each sees `_stopping` and fails its caller's future
+            for slot in reversed(self._slots):
+                self._stop_slot(slot)
+
+    def _watch(self) -> None:
+        while not self._stopping:
+            due = min((slot.restart_at for slot in self._slots), default=float("inf"))
+            timeout = None if due == float("inf") else max(0.0, due - time.monotonic())
+            for key, _ in self._selector.select(timeout):
+                if isinstance(key.data, _Slot):
+                    self._on_exit(key.data)
+                else:
+                    self._drain_wakes()
+            while self._commands and not self._stopping:
+                self._commands.popleft()()
+            for slot in self._slots:
+                if slot.restart_at <= time.monotonic() and not self._stopping:
+                    self._restart(slot)
+
+    def _start_for(self, spec: ChildSpec, result: "Future[int]") -> None:
+        slot = _Slot(spec)
+        try:
+            if self._stopping:
+                raise LocalStackError(f"cannot start {spec.name}: the supervisor is stopping")
+            pid = self._spawn(slot)
+        except Exception as error:  # handed to the caller of `start`
+            result.set_exception(error)
+        else:
+            self._slots.append(slot)
+            result.set_result(pid)
+
+    def _spawn(self, slot: _Slot) -> int:
+        slot.restart_at = float("inf")
+        slot.child = child = Child(slot.spec)
+        if slot.spec.death_signal == signal.SIGKILL:  # Postgres ends its group by itself, in order
+            self._guard.watch(child.pid)
+        self._selector.register(child.pidfd, selectors.EVENT_READ, slot)
+        return child.pid
+
+    def _restart(self, slot: _Slot) -> None:
+        try:
+            self._spawn(slot)
+        except Exception as error:  # reported like a crash: there is no caller
+            self._give_up(slot, f"could not be restarted ({error})")
+
+    def _collect(self, slot: _Slot, child: Child) -> int:
+        self._selector.unregister(child.pidfd)
+        status = child.reap()
+        self._guard.forget(child.pid)
+        slot.child = None
+        return status
+
+    def _on_exit(self, slot: _Slot) -> None:
+        child = slot.child
+        if child is None:
+            return
+        how = describe_exit(self._collect(slot, child))
+        policy = slot.spec.restart
+        stable = time.monotonic() - child.started_at >= policy.stable_seconds
+        slot.quick_failures = 1 if stable else slot.quick_failures + 1
+        if slot.quick_failures >= policy.max_quick_failures:
+            self._give_up(slot, f"ended {slot.quick_failures} times right after its start (with {how})")
+            return
+        delay_seconds = policy.delay_seconds(slot.quick_failures)
+        slot.restart_at = time.monotonic() + delay_seconds
+        self._progress(f"{slot.spec.name} ended with {how}; it starts again in {delay_seconds:g} s")
+
+    def _give_up(self, slot: _Slot, reason: str) -> None:
+        slot.restart_at = float("inf")
+        self._failure = ChildFailed(slot.spec.name, reason, slot.spec.log_path)
+        self._notify()
+
+    def _stop_slot(self, slot: _Slot) -> None:
+        child = slot.child
+        if child is None:
+            return
+        self._progress(f"Stopping {slot.spec.name}")
+        child.send(slot.spec.stop_signal)
+        deadline = time.monotonic() + slot.spec.stop_grace_seconds
+        while not self._hurried and (left := deadline - time.monotonic()) > 0:
+            if child.wait(left, also_fd=self._wake_fd):
+                break
+            self._drain_wakes()
+        if self._hurried:
+            child.wait(min(HURRIED_GRACE_SECONDS, deadline - time.monotonic()))
+        if not child.wait(0):
+            self._progress(f"{slot.spec.name} does not stop: killing it")
+            child.kill()
+            child.wait(GUARD_WAIT_SECONDS)
+        self._collect(slot, child)

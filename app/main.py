@@ -1,0 +1,71 @@
+"""Composition root of the API: `uvicorn --factory app.main:create_app`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from fastapi import APIRouter, FastAPI
+
+from app.api import errors
+from app.api.body_limit import BodyLimit
+from app.api.request_ids import RequestIds
+from app.api.routes import files, fine_tuning, health, models
+from app.api.schemas.errors import ErrorEnvelope
+from app.core import logging
+from app.core import settings as configuration
+from app.core.db import Database
+from app.core.errors import BadSetup
+from app.core.settings import Settings
+from app.core.storage.local import LocalBlobStore
+
+DESCRIPTION: Final = """Self-hosted fine-tuning, wire-compatible with OpenAI's fine-tuning API.
+
+Point the `openai` SDK's `base_url` at `/v1` of this server and send one of its API keys as the bearer token.
+"""
+TAGS: Final = [
+    {
+        "name": "Files",
+        "description": "Training and validation data: JSONL, validated line by line after the upload.",
+    },
+    {"name": "Fine-tuning", "description": "Jobs, their events, checkpoints, metrics, groups and attempts."},
+    {"name": "Models", "description": "Base models and trained adapters."},
+    {"name": "Health", "description": "Liveness and readiness."},
+]
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The API over the installation that `settings` (default: the environment) describes.
+
+    Connects to nothing yet: it starts, and says so in `/readyz`, while Postgres is away. Raises `BadSetup`
+    without a database URL.
+    """
+    logging.configure()
+    settings = settings or configuration.load()
+    if settings.database_url is None:
+        raise BadSetup("DATABASE_URL is not set. Set it, or start everything at once with `grouptune up`.")
+    database = Database(settings.database_url)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        database.dispose()
+
+    app = FastAPI(
+        title="Grouptune",
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        lifespan=lifespan,
+        responses={"4XX": {"model": ErrorEnvelope}, "5XX": {"model": ErrorEnvelope}},
+    )
+    app.state.settings = settings
+    app.state.database = database
+    app.state.store = LocalBlobStore(settings.storage_dir)
+    v1 = APIRouter(prefix="/v1")
+    for routes in (files, fine_tuning, models):
+        v1.include_router(routes.router)
+    app.include_router(v1)
+    app.include_router(health.router)
+    errors.install(app)
+    app.add_middleware(BodyLimit, max_file_bytes=settings.max_file_bytes)
+    app.add_middleware(RequestIds)  # the last one added is the outermost
+    return app

@@ -1,0 +1,1 @@
+"""The HTTP API, driven by the official SDK over a real socket."""

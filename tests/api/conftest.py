@@ -1,0 +1,66 @@
+"""One server for all API tests; each test has an empty database and a project of its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+from app.core.db import Database
+from app.core.settings import Settings
+from app.core.storage.local import LocalBlobStore
+from tests.api.server import Server, new_project, serve
+from tests.tiny_model import write_rows
+
+MAX_FILE_BYTES = 300_000
+
+
+@pytest.fixture(scope="session")
+def api_settings(migrated_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """An installation whose base model `tiny` counts as pulled: the API looks for its config only."""
+    root = tmp_path_factory.mktemp("api")
+    models = root / "models"
+    (models / "tiny").mkdir(parents=True)
+    (models / "tiny" / "config.json").write_text("{}")
+    return Settings.model_validate(
+        {
+            "DATABASE_URL": migrated_url,
+            "state_dir": root / "state",
+            "models_dir": models,
+            "max_file_bytes": MAX_FILE_BYTES,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def api_url(api_settings: Settings) -> Iterator[str]:
+    with serve(api_settings) as url:
+        yield url
+
+
+@pytest.fixture
+def server(api_url: str, api_settings: Settings, database: Database) -> Server:
+    """The running server with a fresh project in an empty database."""
+    project_id, key = new_project(database, "default")
+    store = LocalBlobStore(api_settings.storage_dir)
+    return Server(api_url, key, project_id, api_settings, database, store)
+
+
+@pytest.fixture(params=[False, True], ids=["lenient", "strict"])
+def client(server: Server, request: pytest.FixtureRequest) -> OpenAI:
+    """The official SDK, as it is and with strict validation of every answer."""
+    return server.client(strict=request.param)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """A valid training file."""
+    return write_rows(tmp_path / "rows.jsonl", 20)
+
+
+@pytest.fixture
+def training_file(server: Server, client: OpenAI, rows: Path) -> str:
+    """A validated file."""
+    file = client.files.create(file=rows, purpose="fine-tune")
+    server.validate_files()
+    return file.id

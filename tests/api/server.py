@@ -1,0 +1,80 @@
+"""A real uvicorn server in a thread, with a project and its key."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import uvicorn
+from openai import OpenAI
+
+from app.core.accounts import api_keys
+from app.core.db import Database
+from app.core.settings import Settings
+from app.core.storage.local import LocalBlobStore
+from app.main import create_app
+from tests.setup_jobs import make_project
+from worker.validation import validate_one
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where it listens and what lies behind it."""
+
+    url: str
+    api_key: str
+    project_id: str
+    settings: Settings
+    database: Database
+    store: LocalBlobStore
+
+    def client(self, *, strict: bool = False, api_key: str | None = None, max_retries: int = 0) -> OpenAI:
+        """The official SDK; `strict` checks every answer against OpenAI's types."""
+        return OpenAI(
+            base_url=f"{self.url}/v1",
+            api_key=api_key or self.api_key,
+            max_retries=max_retries,
+            _strict_response_validation=strict,
+            default_headers={"x-grouptune-strict-enums": "true"} if strict else None,
+        )
+
+    def validate_files(self) -> None:
+        """Does what the worker does with every waiting file."""
+        while validate_one(self.database, self.store):
+            pass
+
+
+class _Uvicorn(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+@contextmanager
+def serve(settings: Settings) -> Iterator[str]:
+    """Serves the app on a free port of the loopback; yields its URL."""
+    config = uvicorn.Config(
+        create_app(settings), host="127.0.0.1", port=0, log_level="warning", lifespan="on"
+    )
+    server = _Uvicorn(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert server.ready.wait(10)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def new_project(database: Database, name: str) -> tuple[str, str]:
+    """Id and key of a new project."""
+    with database.transaction() as session:
+        project_id = make_project(session, name)
+        return project_id, api_keys.create_key(session, project_id, "test")

@@ -1,0 +1,101 @@
+"""From rows to a downloaded adapter through the official SDK, with real workers over real engines."""
+
+import io
+import tarfile
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import BadRequestError, OpenAI
+
+from tests.api.jobs import broken_at_17, gft
+from tests.tiny_model import write_rows
+
+FINISHED = ("succeeded", "failed", "cancelled")
+POLL_SECONDS = 0.2
+MAX_POLLS = 900
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def client(stack: Any) -> OpenAI:
+    """The official SDK against the whole running installation."""
+    return OpenAI(base_url=f"{stack.base_url.removesuffix('/v1')}/v1", api_key=stack.api_key)
+
+
+def finished(client: OpenAI, job_id: str) -> Any:
+    """Polls as any client does, until the job has ended."""
+    for _ in range(MAX_POLLS):
+        job = client.fine_tuning.jobs.retrieve(job_id)
+        if job.status in FINISHED:
+            return job
+        time.sleep(POLL_SECONDS)  # a client over HTTP has no event to wait for
+    raise AssertionError(f"{job_id} is still {job.status}")
+
+
+def test_upload_train_watch_download(client: OpenAI, tmp_path: Path) -> None:
+    training = client.files.create(file=write_rows(tmp_path / "train.jsonl", 16), purpose="fine-tune")
+    held_out = client.files.create(
+        file=write_rows(tmp_path / "held_out.jsonl", 8, start=16), purpose="fine-tune"
+    )
+    created = client.fine_tuning.jobs.create(
+        model="tiny",
+        training_file=training.id,
+        validation_file=held_out.id,
+        suffix="sums",
+        seed=7,
+        method=gft(  # type: ignore[arg-type]
+            group={"expert": 1, "teacher": 2, "self": 2},
+            sampling={"max_tokens": 8},
+            hyperparameters={"batch_size": 4, "max_steps": 4, "eval_interval": 2, "checkpoint_interval": 2},
+        ),
+    )
+    assert created.status in ("validating_files", "queued", "running")
+    assert client.files.wait_for_processing(training.id, poll_interval=POLL_SECONDS).status == "processed"
+
+    job = finished(client, created.id)
+    assert job.status == "succeeded", job.error
+    assert job.progress["step"] == job.progress["total_steps"] == 4
+    assert job.hyperparameters.batch_size == 4
+    assert job.trained_tokens > 0
+    assert job.error is None
+    assert {"before", "after"} <= set(job.evaluation)
+
+    messages = [event.message for event in islice(client.fine_tuning.jobs.list_events(job.id, limit=5), 100)][
+        ::-1
+    ]
+    assert messages[0] == f"Created fine-tuning job: {job.id}"
+    assert "Fine-tuning job started" in messages
+    assert any(message.startswith("Step 4/4: training loss=") for message in messages)
+    assert messages[-1] == "The job has successfully completed"
+    checkpoints = list(islice(client.fine_tuning.jobs.checkpoints.list(job.id), 10))
+    assert [one.step_number for one in checkpoints] == [4, 2]
+    assert isinstance(checkpoints[0].metrics.train_loss, float)
+
+    path = f"/fine_tuning/jobs/{job.id}"
+    metrics: Any = client.get(f"{path}/metrics", cast_to=object)
+    assert metrics["steps"] == [0, 1, 2, 3, 4]
+    groups: Any = client.get(f"{path}/groups?step=1", cast_to=object)
+    assert {member["source"] for member in groups["data"][0]["members"]} == {"expert", "teacher", "self"}
+    attempts: Any = client.get(f"{path}/attempts", cast_to=object)
+    assert [attempt["outcome"] for attempt in attempts["data"]] == ["succeeded"]
+
+    assert client.models.retrieve(job.fine_tuned_model).id == job.fine_tuned_model
+    download = client.models.with_raw_response.retrieve(f"{job.fine_tuned_model}/download")
+    with tarfile.open(fileobj=io.BytesIO(download.content)) as archive:
+        assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= set(archive.getnames())
+
+
+def test_a_broken_file_is_found_by_the_worker_and_refused_by_the_api(client: OpenAI) -> None:
+    file = client.files.create(file=broken_at_17(), purpose="fine-tune")
+    file = client.files.wait_for_processing(file.id, poll_interval=POLL_SECONDS)
+    assert file.status == "error"
+    assert "line 17" in (file.status_details or "")
+    before = len(list(client.fine_tuning.jobs.list()))
+    with pytest.raises(BadRequestError, match="line 17") as caught:
+        client.fine_tuning.jobs.create(model="tiny", training_file=file.id, method=gft())  # type: ignore[arg-type]
+    assert caught.value.param == "training_file"
+    assert len(list(client.fine_tuning.jobs.list())) == before

@@ -1,0 +1,137 @@
+"""What is wrong with a job is said at once, with the field's path and how to fix it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import BadRequestError, OpenAI
+
+from tests.api.jobs import GRADER, broken_at_17, gft, refused
+from tests.api.server import Server
+
+REFUSED: dict[str, tuple[dict[str, Any], Any, str, str]] = {
+    "unknown model": ({"model": "gpt-4o"}, None, "model", "Known here: .*tiny"),
+    "endless model": ({"model": "m" * 5000}, None, "model", "Known here: .*tiny"),
+    "missing file": ({"training_file": "file-none"}, None, "training_file", "Upload one"),
+    "missing validation file": ({"validation_file": "file-none"}, None, "validation_file", "Upload one"),
+    "no grader": (
+        {},
+        {"type": "gft", "gft": {}},
+        "method.gft.grader",
+        "is missing: say how answers are scored",
+    ),
+    "no settings": ({}, {"type": "gft"}, "method.gft.grader", "is missing"),
+    "no grader for rl": ({}, {"type": "reinforcement"}, "method.reinforcement.grader", "is missing"),
+    "grader names an absent field": (
+        {},
+        gft(grader=GRADER | {"reference": "{{item.answer}}"}),
+        "method.gft.grader.reference",
+        "item.answer, which 0 of 20 rows .*reference_answer",
+    ),
+    "grader without a type": ({}, gft(grader={"name": "x"}), "method.gft.grader", "type"),
+    "unknown grader": ({}, gft(grader={"type": "vibes"}), "method.gft.grader", "'vibes'.*'string_check'"),
+    "bad template": (
+        {},
+        gft(grader=GRADER | {"input": "{{ x }}"}),
+        "method.gft.grader.input",
+        "not a variable",
+    ),
+    "expert only": (
+        {},
+        gft(group={"teacher": 0, "self": 0}),
+        "method.gft.group",
+        "set group.self to at least 1",
+    ),
+    "too many": (
+        {},
+        gft(group={"self": 65}),
+        "method.gft.group.self",
+        "less than or equal to 64; you sent 65",
+    ),
+    "typo": (
+        {},
+        gft(hyperparameters={"n_epoch": 3}),
+        "method.gft.hyperparameters.n_epoch",
+        "did you mean 'n_epochs'",
+    ),
+    "typo in group": ({}, gft(group={"selfs": 3}), "method.gft.group.selfs", "did you mean 'self'"),
+    "typo on top": ({"extra_body": {"sufix": "x"}}, None, "sufix", "did you mean 'suffix'"),
+    "not a number": (
+        {},
+        gft(hyperparameters={"n_epochs": "many"}),
+        "method.gft.hyperparameters.n_epochs",
+        "integer.* or 'auto'; you sent 'many'",
+    ),
+    "not finite": ({}, gft(tau=2), "method.gft.tau", "less than or equal to 1"),
+    "dpo": ({}, {"type": "dpo", "dpo": {}}, "method.type", r"not available .*'gft', 'supervised'"),
+    "unknown method": ({}, {"type": "magic"}, "method.type", "'magic'"),
+    "no type": ({}, {"gft": {}}, "method", "type"),
+    "method is text": ({}, "gft", "method", "dictionary|object"),
+    "typed form, typo": (
+        {"extra_body": {"gft": {"tao": 1}}},
+        {"type": "reinforcement", "reinforcement": {"grader": GRADER}},
+        "gft.tao",
+        "did you mean 'tau'",
+    ),
+    "typed form, absent field": (
+        {"extra_body": {"gft": {"tau": 1}}},
+        {"type": "reinforcement", "reinforcement": {"grader": GRADER | {"reference": "{{item.answer}}"}}},
+        "method.reinforcement.grader.reference",
+        "item.answer",
+    ),
+    "gft twice": ({"extra_body": {"gft": {"tau": 1}}}, gft(), "gft", "method.gft"),
+    "compute_multiplier": (
+        {},
+        {
+            "type": "reinforcement",
+            "reinforcement": {"grader": GRADER, "hyperparameters": {"compute_multiplier": 2}},
+        },
+        "method.reinforcement.hyperparameters.compute_multiplier",
+        "group.self",
+    ),
+    "expert in rl": (
+        {},
+        {"type": "reinforcement", "reinforcement": {"grader": GRADER, "group": {"expert": 1}}},
+        "method.reinforcement.group.expert",
+        "0",
+    ),
+    "seed": ({"seed": -1}, None, "seed", "greater than or equal to 0"),
+    "suffix": ({"suffix": "a/b"}, None, "suffix", "letters, digits"),
+    "metadata": ({"metadata": {"k": "v" * 513}}, None, "metadata.k", "512"),
+    "too much metadata": ({"metadata": {str(n): "" for n in range(17)}}, None, "metadata", "16"),
+    "wandb": (
+        {"integrations": [{"type": "wandb", "wandb": {"project": "x"}}]},
+        None,
+        "integrations",
+        "metrics",
+    ),
+    "top-level typo": ({"hyperparameters": {"epochs": 3}}, None, "hyperparameters.epochs", "n_epochs"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_bad_job_is_refused_at_once_and_says_how_to_fix_it(server: Server, rows: Path, case: str) -> None:
+    client = server.client()
+    file = client.files.create(file=rows, purpose="fine-tune")
+    server.validate_files()
+    fields, method, param, message = REFUSED[case]
+    error = refused(client, file.id, method, **fields)
+    assert error.param == param
+    assert error.type == "invalid_request_error"
+    assert error.code
+    assert re.search(message, str(error)), str(error)
+
+
+def test_a_job_on_a_broken_file_is_refused_naming_the_line(server: Server, client: OpenAI) -> None:
+    file = client.files.create(file=broken_at_17(), purpose="fine-tune")
+    server.validate_files()
+    error = refused(client, file.id, gft())
+    assert (error.param, error.code) == ("training_file", "invalid_file")
+    assert "line 17: " in str(error)
+
+
+def test_a_missing_field_is_named(client: OpenAI) -> None:
+    with pytest.raises(BadRequestError, match="'training_file' is missing: upload") as caught:
+        client.post("/fine_tuning/jobs", body={"model": "tiny"}, cast_to=object)
+    assert caught.value.param == "training_file"

@@ -1,0 +1,110 @@
+"""Fixtures over real engines: Postgres, Valkey, and a whole running installation.
+
+`GROUPTUNE_TEST_DATABASE_URL` (a superuser's) names a Postgres that already runs, as CI may have one.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+from app.core import migrate
+from app.core.accounts.api_keys import ensure_bootstrap
+from app.core.db import Database
+from app.core.tables import metadata
+from app.local.postgres import EmbeddedPostgres
+from app.local.stack import Stack
+from app.local.valkey import EmbeddedValkey
+from tests import tiny_model
+
+
+@pytest.fixture(scope="session")
+def short_dir() -> Iterator[Path]:
+    """A directory with a short path: sockets have at most 107 bytes for theirs."""
+    directory = Path(tempfile.mkdtemp(prefix="gt-"))
+    directory.chmod(0o711)  # a Postgres that root starts runs as another user, who must get through
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(short_dir: Path) -> Iterator[str]:
+    """URL of a Postgres with an empty database of this session's own."""
+    with ExitStack() as running:
+        server = os.environ.get("GROUPTUNE_TEST_DATABASE_URL")
+        if server is None:
+            server = running.enter_context(EmbeddedPostgres(short_dir / "pg")).url
+        name = f"grouptune_test_{os.getpid()}"
+        admin = create_engine(server, isolation_level="AUTOCOMMIT")
+        running.callback(admin.dispose)
+        with admin.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        yield make_url(server).set(database=name).render_as_string(hide_password=False)
+        with admin.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture(scope="session")
+def broker_url(short_dir: Path) -> Iterator[str]:
+    """URL of an empty Valkey."""
+    with EmbeddedValkey(short_dir / "valkey") as valkey:
+        yield valkey.url
+
+
+@pytest.fixture(scope="session")
+def migrated_url(postgres_url: str) -> str:
+    """The same database at the newest schema."""
+    migrate.upgrade(postgres_url)
+    return postgres_url
+
+
+@pytest.fixture
+def database(migrated_url: str) -> Iterator[Database]:
+    """An empty database at the newest schema."""
+    database = Database(migrated_url)
+    tables = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
+    with database.transaction() as session:
+        session.execute(text(f"TRUNCATE {tables} CASCADE"))
+    yield database
+    database.dispose()
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models directory with the base model `tiny`."""
+    directory = tmp_path_factory.mktemp("models")
+    tiny_model.build(directory / "tiny")
+    return directory
+
+
+def _bootstrap(database_url: str, existing: str | None) -> str:
+    database = Database(database_url)
+    try:
+        with database.transaction() as session:
+            return ensure_bootstrap(session, existing)
+    finally:
+        database.dispose()
+
+
+@pytest.fixture(scope="session")
+def stack(short_dir: Path, tiny_models: Path) -> Iterator[Stack]:
+    """A whole installation that runs: API and workers over engines of its own, with the base model `tiny`."""
+    environment = {
+        "GROUPTUNE_MODELS_DIR": str(tiny_models),
+        "GROUPTUNE_LEASE_SECONDS": "6",
+        "GROUPTUNE_HEARTBEAT_SECONDS": "1",
+        "GROUPTUNE_FENCE_SECONDS": "4.5",
+        "GROUPTUNE_SWEEP_SECONDS": "1.5",
+        "GROUPTUNE_TRAINER_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        with Stack(short_dir / "stack", migrate=migrate.upgrade, bootstrap=_bootstrap) as running:
+            yield running

@@ -1,0 +1,98 @@
+"""A job that does not fit its files is refused with the parameter to change."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from app.core.db import Database
+from app.core.errors import InvalidRequest
+from app.core.files.tables import File, FileStatus
+from app.core.files.validation import validate_file
+from app.core.jobs.checks import check_against_files
+from app.core.spec.graders import StringCheckGrader
+from app.core.spec.job import GroupMethod, GroupMix, JobSpec, MethodType
+from tests.setup_jobs import make_file, make_project, supervised
+
+FULL = {
+    "messages": [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}],
+    "reference_answer": "2",
+}
+PROMPT = {"messages": [{"role": "user", "content": "1+1"}], "reference_answer": "2"}
+
+
+def report(tmp_path: Path, *rows: object) -> dict[str, object]:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return validate_file(path).model_dump(mode="json")
+
+
+def gft(reference: str = "{{item.reference_answer}}", group: GroupMix | None = None) -> JobSpec:
+    grader = StringCheckGrader(input="{{sample.output_text}}", reference=reference, operation="eq")
+    settings = GroupMethod(grader=grader, group=group or GroupMix())
+    return JobSpec(model="tiny", method=MethodType.gft, settings=settings, seed=1)
+
+
+def refusal(
+    database: Database, spec: JobSpec, report: dict[str, object] | None, **file: object
+) -> InvalidRequest:
+    with database.transaction() as session:
+        project = make_project(session)
+        made = make_file(session, project, report=report, **file)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest) as caught:
+            check_against_files(session, project, spec, made.id, None)
+    return caught.value
+
+
+def test_a_fitting_job_passes(database: Database, tmp_path: Path) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        file: File = make_file(session, project, report=report(tmp_path, FULL, PROMPT))
+        waiting = make_file(session, project, status=FileStatus.uploaded)
+        check_against_files(session, project, gft(), file.id, file.id)
+        check_against_files(session, project, supervised(), file.id, waiting.id)
+
+
+def test_a_missing_file_is_named(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        file = make_file(session, make_project(session, "other"))
+        mine = make_file(session, project)
+        for training, validation, param in (
+            (file.id, None, "training_file"),
+            (mine.id, file.id, "validation_file"),
+        ):
+            with pytest.raises(InvalidRequest) as caught:
+                check_against_files(session, project, supervised(), training, validation)
+            assert caught.value.param == param
+            assert caught.value.code == "file_not_found"
+
+
+def test_the_first_broken_line_is_quoted(database: Database, tmp_path: Path) -> None:
+    error = refusal(database, supervised(), report(tmp_path, FULL, FULL, "text"), status=FileStatus.error)
+    assert (error.param, error.code) == ("training_file", "invalid_file")
+    assert "line 3:" in error.message
+
+
+def test_the_purpose_must_be_fine_tune(database: Database) -> None:
+    error = refusal(database, supervised(), None, purpose="batch")
+    assert error.param == "training_file"
+    assert "'batch'" in error.message
+
+
+def test_a_field_that_rows_lack_is_named(database: Database, tmp_path: Path) -> None:
+    without = {"messages": FULL["messages"]}
+    error = refusal(database, gft(), report(tmp_path, FULL, without))
+    assert error.param == "method.gft.grader.reference"
+    assert "item.reference_answer, which 1 of 2 rows" in error.message
+
+
+def test_supervised_needs_demonstrations(database: Database, tmp_path: Path) -> None:
+    error = refusal(database, supervised(), report(tmp_path, PROMPT))
+    assert error.param == "training_file"
+    assert "demonstration" in error.message
+
+
+def test_a_group_needs_members(database: Database, tmp_path: Path) -> None:
+    spec = gft(group=GroupMix(expert=1, teacher=2, self_=0))
+    assert "group.self" in refusal(database, spec, report(tmp_path, PROMPT)).message

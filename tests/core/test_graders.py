@@ -1,0 +1,320 @@
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from app.core.graders import math_pool, registry, run
+from app.core.graders.math import equal_plain
+from app.core.graders.math_pool import MathPool
+from app.core.graders.math_server import check
+from app.core.graders.run import Grade, GraderPool, Sample, grade
+from app.core.graders.types import ErrorType
+from app.core.spec.graders import Grader, MathGrader, StringCheckGrader, missing_fields
+
+adapter: TypeAdapter[Grader] = TypeAdapter(Grader)
+ITEM: dict[str, str] = {}
+HANGING = r"$10^{10^{10^{10}}}$"
+MATH = MathGrader(reference="{{item.answer}}")
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[GraderPool]:
+    with GraderPool(MATH, workers=2, limit_seconds=20) as opened:
+        yield opened
+
+
+def string_check(operation: str, reference: str, text: str) -> float | None:
+    grader = adapter.validate_python(
+        {
+            "type": "string_check",
+            "input": "{{sample.output_text}}",
+            "reference": reference,
+            "operation": operation,
+        }
+    )
+    return grade(grader, Sample(output_text=text), {}).reward
+
+
+@pytest.mark.parametrize(
+    ("operation", "reference", "text", "reward"),
+    [
+        ("eq", "4", "4", 1),
+        ("eq", "4", " 4", 0),
+        ("ne", "4", "5", 1),
+        ("neq", "4", "4", 0),
+        ("like", "Paris", "It is Paris.", 1),
+        ("like", "paris", "It is Paris.", 0),
+        ("like", "P%s", "Paris", 0),
+        ("ilike", "paris", "It is PARIS.", 1),
+        ("ilike", "STRASSE", "straße", 1),
+    ],
+)
+def test_string_check(operation: str, reference: str, text: str, reward: float) -> None:
+    assert string_check(operation, reference, text) == reward
+
+
+def test_names_and_math_input_have_defaults() -> None:
+    assert adapter.validate_python({"type": "math", "reference": "4"}) == MathGrader(
+        name="math", input="{{sample.output_text}}", reference="4"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"type": "vibes"}, "string_check"),
+        ({"type": "math"}, "reference"),
+        ({"type": "math", "reference": "4", "tolerance": 1}, "tolerance"),
+        ({"type": "math", "reference": "{{item}}"}, "names no field of the row"),
+        ({"type": "math", "reference": "{{item.a"}, "add '}}'"),
+        ({"type": "string_check", "input": "a", "reference": "b", "operation": "is"}, "operation"),
+    ],
+)
+def test_invalid_grader_is_refused_when_the_job_is_created(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        adapter.validate_python(fields)
+    assert message in str(caught.value)
+
+
+def test_missing_fields_names_template_and_field() -> None:
+    grader = StringCheckGrader(
+        input="{{sample.output_text}} {{item.a}}",
+        reference="{{item.b.c}}{{item.b}}{{item.d}}",
+        operation="eq",
+    )
+    assert missing_fields(grader, {"d"}) == [("input", "a"), ("reference", "b")]
+    assert missing_fields(grader, ["a", "b", "d"]) == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "text", "reward"),
+    [
+        ("4", "4", 1),
+        ("4", "4.0", 1),
+        ("4", r"\boxed{4}", 1),
+        ("-4", "4", 0),
+        ("1/2", r"so it is \boxed{0.5}.", 1),
+        ("0.5", r"$\frac{1}{2}$", 1),
+        (r"\frac{1}{2}", "1/2", 1),
+        ("1/3", "0.333333", 1),
+        ("1,000", "1000", 1),
+        ("72", "First 70, then 2 more.\nThe answer is 72.", 1),
+        ("72", "Adding up:\n#### 73", 0),
+        ("She has 5 + 67 clips.\n#### 72", r"\boxed{72}", 1),
+        (r"2\sqrt{3}", r"\boxed{\sqrt{12}}", 1),
+        (r"2\sqrt{3}", "2", 0),
+        ("2", r"2\sqrt{3}", 0),
+        ("x^2+1", r"\boxed{1+x^2}", 1),
+        ("(1,2)", r"\boxed{(1,2)}", 1),
+        ("3", "x = 3", 1),
+        ("50%", r"\boxed{50\%}", 1),
+        ("4", "I do not know.", 0),
+        ("4", "", 0),
+        ("4", r"\boxed{", 0),
+    ],
+)
+def test_math(pool: GraderPool, reference: str, text: str, reward: float) -> None:
+    assert pool.grade_many([(Sample(output_text=text), {"answer": reference})]) == [
+        Grade(reward=reward, scores={"math": reward})
+    ]
+
+
+def test_reference_without_an_answer_is_an_error_and_not_a_zero(pool: GraderPool) -> None:
+    [found] = pool.grade_many([(Sample(output_text="maybe 4?"), {"answer": "no idea"})])
+    assert found.reward is None
+    assert found.error is not None
+    assert "the reference 'no idea' holds no mathematical answer" in found.error
+
+
+numbers = st.from_regex(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?", fullmatch=True) | st.sampled_from(
+    ["0", "-0", "0.0", "-0.0", "1", "1.0", "1.000000", "1.000001", "999999999.999999", "999999999.999998"]
+)
+boxed = numbers.map(lambda digits: f"\\boxed{{{digits}}}")
+plain = numbers | boxed | numbers.map(lambda digits: f" {digits}\n")
+
+
+@settings(deadline=None)
+@given(plain, plain)
+def test_shortcut_for_plain_numbers_says_what_math_verify_says(reference: str, answer: str) -> None:
+    for text in (answer, reference):
+        assert check(reference, text) == {"equal": equal_plain(reference, text)}
+
+
+@pytest.mark.parametrize(
+    "text", ["1234567890", "1.0000001", ".5", "+5", "1e5", "007", "1,000", "", "\u0663", "1/2"]
+)
+def test_shortcut_leaves_the_rest_to_math_verify(text: str) -> None:
+    assert equal_plain(text, "1") is None
+    assert equal_plain("1", text) is None
+
+
+def test_plain_numbers_start_no_process() -> None:
+    with GraderPool(MATH) as opened:
+        assert opened.grade_many([(Sample(output_text="4"), {"answer": "4"})] * 3)[2].reward == 1
+        assert opened._tools._server._process is None
+
+
+def test_grades_come_in_the_order_of_the_samples(pool: GraderPool) -> None:
+    pairs = [(Sample(output_text=rf"$\frac{{{n % 5}}}{{2}}$"), {"answer": "3/2"}) for n in range(40)]
+    assert [found.reward for found in pool.grade_many(pairs)] == [float(n % 5 == 3) for n in range(40)]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, "1", True])
+def test_reward_that_is_no_finite_number_is_an_error(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.GRADERS, "math", lambda *_: value)
+    found = grade(MATH, Sample(output_text="4"), {"answer": "4"})
+    assert found.reward is None
+    assert found.error is not None
+    assert "finite number" in found.error
+
+
+def test_exception_in_a_grader_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.GRADERS, "math", lambda *_: ITEM["x"])
+    assert grade(MATH, Sample(output_text="4"), {}).error == "grader 'math': KeyError: 'x'"
+
+
+def test_missing_item_field_is_an_error() -> None:
+    found = grade(MATH, Sample(output_text="4"), {})
+    assert (found.reward, found.error_type) == (None, ErrorType.invalid_variable)
+
+
+def test_single_grade_uses_shared_workers() -> None:
+    assert grade(MATH, Sample(output_text=r"$\frac{1}{2}$"), {"answer": "0.5"}).reward == 1
+    run._shared_tools().close()
+
+
+def in_thread(work: Any) -> Any:
+    result: list[Any] = []
+    thread = threading.Thread(target=lambda: result.append(work()))
+    thread.start()
+    thread.join()
+    return result[0]
+
+
+def test_hanging_check_is_killed_within_its_limit_from_a_thread_and_the_pool_serves_after_a_hundred() -> None:
+    fine = (Sample(output_text=r"$\frac{1}{2}$"), {"answer": "0.5"})
+    with GraderPool(MATH, workers=2, limit_seconds=0.1) as opened:
+        in_thread(lambda: opened.grade_many([fine]))  # starting up is not what is measured
+        started = time.monotonic()
+        found = in_thread(lambda: opened.grade_many([(Sample(output_text=HANGING), {"answer": "3"})] * 100))
+        seconds = time.monotonic() - started
+        assert [grade_.error_type for grade_ in found] == [ErrorType.unresponsive] * 100
+        assert all(grade_.reward is None and "0.1 s and was killed" in grade_.error for grade_ in found)
+        assert seconds < 100 / 2 * 0.1 * 4
+        server = opened._tools._server._process
+        assert server is not None
+        assert children(server.pid) == []  # killed and reaped, no zombies
+        opened._tools.limit_seconds = 20
+        assert [grade_.reward for grade_ in in_thread(lambda: opened.grade_many([fine] * 4))] == [1.0] * 4
+
+
+def test_pool_survives_the_death_of_worker_and_server() -> None:
+    with MathPool(workers=1, limit_seconds=20) as tools:
+        assert tools.equal_math("1/2", "$0.5$")
+        server = tools._server._process
+        assert server is not None
+        for victim in (children(server.pid)[0], server.pid):
+            family = {victim, *children(server.pid)}
+            os.kill(victim, signal.SIGKILL)
+            wait_until_dead(family)
+            assert tools.equal_math("1/2", "$0.5$")
+
+
+def test_interrupted_check_leaves_no_answer_behind_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with MathPool(workers=1, limit_seconds=20) as tools:
+        assert tools.equal_math("1/2", "$0.5$")
+        with monkeypatch.context() as patch:
+            patch.setattr(math_pool, "receive", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                tools.equal_math("1/2", "$0.5$")
+        assert tools.equal_math("1/2", "$0.6$") is False
+
+
+def test_closing_the_pool_ends_its_processes_and_is_not_final() -> None:
+    tools = MathPool(workers=1, limit_seconds=20)
+    assert tools.equal_math("1/2", "$0.5$")
+    server = tools._server._process
+    assert server is not None
+    family = [server.pid, *children(server.pid)]
+    tools.close()
+    wait_until_dead(family)
+    tools.close()
+
+
+ORPHAN = """
+import threading, time
+from app.core.graders.math_pool import MathPool
+tools = MathPool(workers=1, limit_seconds=600)
+threading.Thread(target=tools.equal_math, args=("1/2", "$0.5$")).start()  # the starting thread ends at once
+while tools._slots.empty() or tools._server._process is None:
+    time.sleep(0.05)
+print(tools._server._process.pid, flush=True)
+tools.equal_math("3", r"$10^{10^{10^{10}}}$")
+"""
+
+
+def test_workers_die_with_a_parent_that_is_killed_even_in_the_middle_of_a_check() -> None:
+    command = [sys.executable, "-c", ORPHAN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:  # noqa: S603 - our own code
+        assert parent.stdout is not None
+        server = int(parent.stdout.readline())
+        family = [server, *children(server)]
+        time.sleep(0.5)
+        parent.kill()
+    assert len(family) == 2
+    wait_until_dead(family)
+
+
+def test_workers_import_neither_torch_nor_fastapi_and_get_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://canary")
+    with MathPool(workers=1, limit_seconds=20) as tools:
+        assert tools.equal_math("1/2", "$0.5$")
+        server = tools._server._process
+        assert server is not None
+        maps = Path(f"/proc/{server.pid}/maps").read_text()
+        assert "torch" not in maps
+        assert "canary" not in Path(f"/proc/{server.pid}/environ").read_text()
+    assert loaded_by("app.core.graders.math_server") & {"torch", "fastapi"} == set()
+
+
+def test_grading_does_not_import_math_verify_here() -> None:
+    assert loaded_by("app.core.graders.run") & {"sympy", "math_verify", "torch", "fastapi"} == set()
+
+
+def loaded_by(module: str) -> set[str]:
+    code = f"import sys, {module}; print(*sys.modules)"
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)  # noqa: S603 - our own code
+    return set(output.split())
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_until_dead(pids: Iterable[int]) -> None:
+    deadline = time.monotonic() + 10
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < deadline, f"still there: {pids}"
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    """Zombies do not count: whoever adopts an orphan reaps it in its own time."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

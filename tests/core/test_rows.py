@@ -1,0 +1,215 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.spec.rows import MAX_DEPTH, MAX_LINE_BYTES, Row, RowError, parse_row
+
+USER = {"role": "user", "content": "2+2?"}
+ASSISTANT = {"role": "assistant", "content": "4"}
+CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+
+
+def row(**fields: Any) -> Row:
+    return parse_row(json.dumps(fields), 17)
+
+
+def refusal(raw: bytes | str) -> RowError:
+    with pytest.raises(RowError) as caught:
+        parse_row(raw, 17)
+    assert str(caught.value) == f"line 17: {caught.value.message}"
+    return caught.value
+
+
+def test_last_assistant_message_is_the_demonstration() -> None:
+    parsed = row(messages=[{"role": "system", "content": "Be brief."}, USER, ASSISTANT, USER, ASSISTANT])
+    assert parsed.expert == "4"
+    assert parsed.prompt_messages == [{"role": "system", "content": "Be brief."}, USER, ASSISTANT, USER]
+
+
+def test_short_form_is_the_same_row_as_messages() -> None:
+    short, long = row(prompt="2+2?", completion="4"), row(messages=[USER, ASSISTANT])
+    assert (short.prompt_messages, short.expert) == (long.prompt_messages, long.expert)
+    assert short.item["messages"] == [USER, ASSISTANT]
+    assert short.item["completion"] == "4"
+
+
+@pytest.mark.parametrize(
+    "fields", [{"messages": [USER]}, {"prompt": "2+2?"}, {"prompt": "2+2?", "completion": None}]
+)
+def test_prompt_only_rows_have_no_expert(fields: dict[str, Any]) -> None:
+    parsed = row(**fields)
+    assert parsed.prompt_messages == [USER]
+    assert parsed.expert is None
+    assert parsed.unused_demonstration is None
+
+
+def test_further_fields_are_what_graders_read() -> None:
+    extra = {"reference_answer": {"value": 4}, "prompt": "kept"}
+    parsed = row(messages=[USER], teacher_responses=["4"], tools=[], **extra)
+    assert parsed.item == {"messages": [USER], **extra}
+
+
+def test_teacher_responses_are_strings_or_objects() -> None:
+    responses = ["4", {"content": "four", "model": "big"}, {"content": "IV"}]
+    parsed = row(prompt="2+2?", teacher_responses=responses)
+    assert [(t.content, t.model) for t in parsed.teacher] == [("4", None), ("four", "big"), ("IV", None)]
+
+
+def test_openai_tool_conversation_is_valid_as_it_is() -> None:
+    blocks = [{"type": "text", "text": "Use "}, {"type": "text", "text": "tools."}]
+    parsed = row(
+        messages=[
+            {"role": "developer", "content": blocks},
+            {**USER, "name": "ann"},
+            {"role": "assistant", "content": None, "tool_calls": [CALL], "weight": 0, "refusal": None},
+            {"role": "tool", "tool_call_id": "c1", "content": ""},
+            {**ASSISTANT, "weight": 1},
+        ],
+        tools=[{"type": "function", "function": {"name": "add"}}],
+        parallel_tool_calls=False,
+    )
+    assert parsed.prompt_messages == [
+        {"role": "system", "content": "Use tools."},
+        {**USER, "name": "ann"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "", "tool_call_id": "c1"},
+    ]
+    assert parsed.expert == "4"
+    assert len(parsed.tools) == 1
+
+
+@pytest.mark.parametrize(
+    ("final", "reason"),
+    [({**ASSISTANT, "weight": 0}, "weight 0"), ({"role": "assistant", "tool_calls": [CALL]}, "calls tools")],
+)
+def test_final_message_that_cannot_be_imitated_is_left_out(final: dict[str, Any], reason: str) -> None:
+    parsed = row(messages=[USER, final])
+    assert parsed.expert is None
+    assert parsed.prompt_messages == [USER]
+    assert parsed.unused_demonstration is not None
+    assert reason in parsed.unused_demonstration
+
+
+def test_demonstration_is_kept_byte_for_byte() -> None:
+    text = "  <think>\n\u2028é😀\u0000</think>\r\n4 "
+    assert row(prompt=" q ", completion=text).expert == text
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ("{}", "the row has neither an assistant message nor a prompt"),
+        ('{"messages": null, "completion": "4"}', "neither an assistant message nor a prompt"),
+        ('{"a": 1,}', "invalid JSON at column 9"),
+        ('{"prompt": "a"} {"prompt": "b"}', "invalid JSON at column 17: Extra data"),
+        ("", "the line is empty"),
+        ('[{"prompt": "a"}]', "the line is a JSON array; each line must be one object"),
+        ("3", "the line is a JSON number"),
+        ("null", "the line is a JSON null"),
+        ('{"prompt": "a", "x": {"k": 1, "k": 2}}', "the key 'k' appears twice"),
+        ('{"prompt": "a", "x": NaN}', "NaN is not a JSON number"),
+        ('{"prompt": "a", "x": [-Infinity]}', "-Infinity is not a JSON number"),
+        ('{"prompt": "a", "x": 1e999}', "'1e999' is too large"),
+        ('{"prompt": "a", "x": ' + "9" * 5000 + "}", "too many digits"),
+        ('{"prompt": "a\\ud800"}', "`prompt` holds half a surrogate pair"),
+        ('{"prompt": "a", "\\uDFFF": 1}', "holds half a surrogate pair"),
+        ('{"prompt": "a\ud800"}', "lone surrogate"),
+        (b'{"prompt": "a\xed\xa0\x80"}', "byte 14 is not UTF-8"),
+        ('{"prompt": "a"}'.encode("utf-16"), "byte 1 is not UTF-8"),
+        ('{"prompt": " "}', "`prompt` is empty"),
+        ('{"prompt": "a", "completion": ""}', "`completion` is empty"),
+        ('{"prompt": ["a"]}', "`prompt` must be a string; use `messages`"),
+        ('{"messages": []}', "`messages` must be a non-empty list"),
+        ('{"messages": "a"}', "`messages` must be a non-empty list"),
+        ('{"messages": [3]}', "`messages[0]` must be an object"),
+        ('{"messages": [{"role": "assistant", "content": "4"}]}', "add the user message before it"),
+        ('{"messages": [{"role": "system", "content": "4"}]}', "neither an assistant nor a user message"),
+        ('{"messages": [{"role": "bot", "content": "4"}]}', "`messages[0].role` must be one of system"),
+        ('{"messages": [{"role": [], "content": "4"}]}', "`messages[0].role` must be one of system"),
+        ('{"messages": [{"role": "user", "content": null}]}', "`messages[0].content` is empty"),
+        ('{"messages": [{"role": "user", "content": []}]}', "`messages[0].content` is empty"),
+        ('{"messages": [{"role": "user", "content": 3}]}', "`messages[0].content` must be a string"),
+        ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "only text is trained on"),
+        ('{"messages": [{"role": "user", "content": "a", "wieght": 0}]}', "an unknown field 'wieght'"),
+        ('{"messages": [{"role": "user", "content": "a", "weight": 1}]}', "on assistant messages only"),
+        ('{"messages": [{"role": "assistant", "content": "a", "weight": true}]}', "must be 0 or 1"),
+        ('{"messages": [{"role": "assistant", "tool_calls": []}]}', "tool_calls` must be a non-empty list"),
+        ('{"prompt": "a", "teacher_responses": "b"}', "`teacher_responses` must be a list"),
+        ('{"prompt": "a", "teacher_responses": [""]}', "`teacher_responses[0]` is empty"),
+        ('{"prompt": "a", "teacher_responses": [{"text": "b"}]}', "`teacher_responses[0]` must be"),
+        (
+            '{"prompt": "a", "teacher_responses": [{"content": "b", "model": 3}]}',
+            "[0].model` must be a string",
+        ),
+        ('{"prompt": "a", "tools": {}}', "`tools` must be a list of tool objects"),
+    ],
+)
+def test_refusal_says_what_is_wrong(raw: bytes | str, message: str) -> None:
+    assert message in refusal(raw).message
+
+
+def test_refusal_names_the_field() -> None:
+    assert refusal('{"messages": [{"role": "user", "content": ""}]}').param == "messages[0].content"
+    assert refusal("{").param is None
+
+
+def nested(depth: int) -> str:
+    return '{"prompt": "a", "x": ' + "[" * (depth - 1) + "]" * (depth - 1) + "}"
+
+
+def test_depth_limit() -> None:
+    assert parse_row(nested(MAX_DEPTH), 1).expert is None
+    for depth in (MAX_DEPTH + 1, 400_000):
+        assert f"nested more than {MAX_DEPTH} deep" in refusal(nested(depth)).message
+
+
+def test_many_brackets_are_not_depth() -> None:
+    assert parse_row(json.dumps({"prompt": "a", "x": [{}] * 500, "y": "[{" * 100}), 1).expert is None
+
+
+def test_line_limit_counts_bytes() -> None:
+    fits = '{"prompt": "' + "é" * ((MAX_LINE_BYTES - 14) // 2) + '"}'
+    assert len(fits.encode()) == MAX_LINE_BYTES
+    assert parse_row(fits, 1).expert is None
+    assert "more than 1,000,000 bytes" in refusal(fits + " ").message
+
+
+def test_messages_do_not_echo_long_input() -> None:
+    name = "k" * 100_000
+    assert len(refusal(f'{{"{name}": 1, "{name}": 2}}').message) < 200
+
+
+def test_surrogate_pair_is_one_character() -> None:
+    assert parse_row('{"prompt": "\\ud83d\\ude00"}', 1).prompt_messages[0]["content"] == "😀"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "weight", "tool_calls", "type", "text", "model"])
+            | st.text(max_size=3),
+            inner | st.sampled_from(["user", "assistant", "text"]),
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+row_values = st.dictionaries(
+    st.sampled_from(["messages", "prompt", "completion", "teacher_responses", "tools", "x"]), json_values
+)
+
+
+@settings(deadline=None)
+@given(st.binary() | st.text() | row_values.map(json.dumps) | json_values.map(json.dumps))
+def test_anything_is_a_row_or_a_row_error(raw: bytes | str) -> None:
+    try:
+        parsed = parse_row(raw, 3)
+    except RowError:
+        return
+    assert parsed.prompt_messages
+    json.dumps(parsed.model_dump(), allow_nan=False).encode()

@@ -1,0 +1,93 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.graders.templates import render, variables
+from app.core.graders.types import ErrorType, GraderFailure, Sample
+from app.core.spec.graders import parse_template
+
+ITEM = {"answer": "4", "a": {"b": [10, {"c": True}]}, "none": None, "odd name": "x", "f": 0.5, "é-1": "y"}
+SAMPLE = Sample(output_text='{"n": 3}', output_tools=({"function": {"name": "add"}},))
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{item.answer}}", "4"),
+        ("{{ item.answer }} and {{\titem.answer\n}}", "4 and 4"),
+        ("{{item.a.b[0]}}", "10"),
+        ("{{item.a.b[1].c}}", "true"),
+        ("{{item.a}}", '{"b": [10, {"c": true}]}'),
+        ("{{item['odd name']}}{{item[\"answer\"]}}", "x4"),
+        ("{{item.é-1}}", "y"),
+        ("{{item.f}}", "0.5"),
+        ("{{sample.output_text}}", '{"n": 3}'),
+        ("{{sample.output_json.n}}", "3"),
+        ("{{sample.output_tools[0].function.name}}", "add"),
+        (r"\frac{1}{2^{3}} {x}", r"\frac{1}{2^{3}} {x}"),
+        ("", ""),
+    ],
+)
+def test_render(template: str, expected: str) -> None:
+    assert render(template, SAMPLE, ITEM) == expected
+
+
+def test_values_are_not_templates_themselves() -> None:
+    assert render("{{sample.output_text}}", Sample(output_text="{{item.answer}}"), ITEM) == "{{item.answer}}"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{item.nope}}", "item.nope does not exist in this row"),
+        ("{{item.a.b[9]}}", r"item.a.b\[9\] does not exist"),
+        ("{{item.answer.x}}", "item.answer.x does not exist"),
+        ("{{item.none}}", "item.none is null in this row"),
+        ("{{sample.choices[0]}}", r"sample.choices\[0\] does not exist"),
+    ],
+)
+def test_unresolvable_variable_is_a_failure_and_never_an_empty_text(template: str, message: str) -> None:
+    with pytest.raises(GraderFailure, match=message) as caught:
+        render(template, SAMPLE, ITEM)
+    assert caught.value.error_type is ErrorType.invalid_variable
+
+
+def test_response_that_is_not_json_has_no_output_json() -> None:
+    with pytest.raises(GraderFailure, match="not JSON") as caught:
+        render("{{sample.output_json.n}}", Sample(output_text="no"), ITEM)
+    assert caught.value.error_type is ErrorType.sample_parse
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{item}}", "names no field of the row"),
+        ("{{item[0]}}", "names no field of the row"),
+        ("{{items.x}}", r"\{\{items.x\}\} is not a variable; write \{\{item.field\}\}"),
+        ("{{item.x | upper}}", "is not a variable"),
+        ("{{item.__class__()}}", "is not a variable"),
+        ("{{}}", "is not a variable"),
+        ("a {{item.x", "never closes it"),
+        ("{{sample.text}}", "sample has output_text, output_json, output_tools, choices"),
+        ("{{" + "x" * 5000 + "}}", "is not a variable"),
+    ],
+)
+def test_template_error_says_how_to_write_it(template: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_template(template)
+    assert len(str(caught.value)) < 200
+
+
+def test_variables_are_listed_in_order() -> None:
+    found = variables("{{ item.a.b[0] }} {{sample.output_text}} {{item.c}}")
+    assert [str(variable) for variable in found] == ["item.a.b[0]", "sample.output_text", "item.c"]
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="{}item.sampleoutput_text[]0'\" ", max_size=40))
+def test_any_text_is_a_template_or_a_value_error(template: str) -> None:
+    try:
+        parts = parse_template(template)
+    except ValueError:
+        return
+    assert template.count("{{") >= sum(not isinstance(part, str) for part in parts)

@@ -1,0 +1,112 @@
+"""Uploads into a real store and a real Postgres."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.core.db import Database
+from app.core.errors import InvalidRequest, NotFound, PayloadTooLarge
+from app.core.files import uploads
+from app.core.files.tables import File
+from app.core.jobs import lifecycle
+from app.core.jobs.file_use import delete_file
+from app.core.storage.local import LocalBlobStore
+from tests.setup_jobs import make_file, make_job, make_project
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalBlobStore:
+    return LocalBlobStore(tmp_path / "storage")
+
+
+def blobs(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "storage").rglob("*") if path.is_file()]
+
+
+def test_an_upload_is_streamed_and_hashed(database: Database, store: LocalBlobStore) -> None:
+    received = uploads.receive(store, iter([b"hello ", b"world"]), max_bytes=11)
+    assert received.bytes == 11
+    assert received.sha256 == "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9"
+    with database.transaction() as session:
+        project = make_project(session)
+        uploads.create_file(session, project, received, filename="a\0b.jsonl", purpose="fine-tune")
+    with database.transaction() as session:
+        file = uploads.get_file(session, project, received.file_id)
+    assert (file.filename, file.status, file.bytes) == ("ab.jsonl", "uploaded", 11)
+    with store.open(file.blob) as stream:
+        assert stream.read() == b"hello world"
+
+
+def test_the_cap_holds_while_bytes_arrive_and_leaves_nothing(store: LocalBlobStore, tmp_path: Path) -> None:
+    taken = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield b"x" * 10
+
+    with pytest.raises(PayloadTooLarge, match="35 bytes"):
+        uploads.receive(store, endless(), max_bytes=35)
+    assert taken == 4
+    assert blobs(tmp_path) == []
+
+
+def test_an_empty_file_is_refused(store: LocalBlobStore, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="empty"):
+        uploads.receive(store, iter([b""]), max_bytes=10)
+    assert blobs(tmp_path) == []
+
+
+@pytest.mark.parametrize("purpose", [None, "", "finetune"])
+def test_an_unknown_purpose_is_refused(purpose: str | None) -> None:
+    with pytest.raises(InvalidRequest, match="'fine-tune'") as caught:
+        uploads.check_purpose(purpose)
+    assert caught.value.param == "purpose"
+
+
+def test_pages_cover_all_files_once_in_both_orders(database: Database) -> None:
+    with database.transaction() as session:  # one transaction: all have the same created_at
+        project = make_project(session)
+        expected = {make_file(session, project).id for _ in range(7)}
+        make_file(session, make_project(session, "other"))
+    for order in ("asc", "desc"):
+        seen: list[str] = []
+        more = True
+        while more:
+            with database.transaction() as session:
+                files, more = uploads.list_files(
+                    session, project, after=seen[-1] if seen else None, limit=3, order=order
+                )
+            seen += [file.id for file in files]
+        assert len(seen) == 7
+        assert set(seen) == expected
+        assert seen == sorted(seen, reverse=order == "desc")
+
+
+def test_another_projects_file_does_not_exist(database: Database) -> None:
+    with database.transaction() as session:
+        file = make_file(session, make_project(session, "other"))
+        mine = make_project(session)
+        with pytest.raises(NotFound):
+            uploads.get_file(session, mine, file.id)
+        with pytest.raises(InvalidRequest) as caught:
+            uploads.list_files(session, mine, after=file.id, limit=1)
+        assert caught.value.param == "after"
+        with pytest.raises(NotFound):
+            delete_file(session, mine, file.id)
+
+
+def test_a_file_in_use_is_kept_until_its_job_has_ended(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        file = make_file(session, project)
+        job = make_job(session, project, file=file)
+    with database.transaction() as session, pytest.raises(InvalidRequest, match=job.id):
+        delete_file(session, project, file.id)
+    with database.transaction() as session:
+        lifecycle.cancel(session, project, job.id)
+        assert delete_file(session, project, file.id).blob == file.blob
+    with database.transaction() as session:
+        assert session.get(File, file.id) is None

@@ -1,0 +1,37 @@
+"""The embedded Valkey, spoken to by Celery's transport."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from kombu.connection import Connection
+
+from app.local.valkey import EmbeddedValkey
+
+
+@pytest.mark.parametrize("name", ["plain", "long-" + "x" * 120, "with blank"])
+def test_celerys_transport_delivers_over_the_socket(state_dir: Path, name: str) -> None:
+    with EmbeddedValkey(state_dir / name) as valkey, Connection(valkey.url) as connection:
+        queue = connection.SimpleQueue("train")
+        queue.put({"ring": 1})
+        message = queue.get(timeout=5)
+        message.ack()
+        queue.close()
+        assert message.payload == {"ring": 1}
+
+
+def test_it_listens_on_no_port_and_keeps_nothing(state_dir: Path) -> None:
+    with EmbeddedValkey(state_dir) as valkey:
+        with redis.Redis.from_url(f"unix://{valkey.socket_path}", decode_responses=True) as client:
+            client.set("key", "value")
+            server = psutil.Process(int(client.info()["process_id"]))
+            assert client.config_get("save")["save"] == ""
+            assert [entry for entry in server.net_connections("tcp") if entry.status == "LISTEN"] == []
+        assert valkey.socket_path.parent.stat().st_mode & 0o777 == 0o700
+    assert not server.is_running()
+    with (
+        EmbeddedValkey(state_dir) as again,
+        redis.Redis.from_url(f"unix://{again.socket_path}") as client,
+    ):
+        assert client.get("key") is None

@@ -1,0 +1,79 @@
+"""Puts projects, files and jobs straight into a database, for tests that start there."""
+
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from app.core import ids
+from app.core.accounts.tables import Project
+from app.core.files.tables import File, FileStatus
+from app.core.files.validation import validate_file
+from app.core.jobs import lifecycle
+from app.core.jobs.tables import Job
+from app.core.spec.job import Hyperparameters, ImitationMethod, JobSpec, MethodType
+from app.core.storage.local import LocalBlobStore
+from tests.tiny_model import write_rows
+
+
+def make_project(session: Session, name: str = "default") -> str:
+    """A project; returns its id."""
+    project = Project(id=ids.project_id(), name=name)
+    session.add(project)
+    session.flush()
+    return project.id
+
+
+def supervised(**hyperparameters: int) -> JobSpec:
+    """A supervised job on the base model `tiny`."""
+    settings = ImitationMethod(hyperparameters=Hyperparameters.model_validate(hyperparameters))
+    return JobSpec(model="tiny", method=MethodType.supervised, settings=settings, seed=7)
+
+
+def make_file(
+    session: Session,
+    project_id: str,
+    *,
+    status: FileStatus = FileStatus.processed,
+    report: dict[str, object] | None = None,
+    purpose: str = "fine-tune",
+) -> File:
+    """A file's row, without a blob."""
+    file_id = ids.file_id()
+    file = File(
+        id=file_id,
+        project_id=project_id,
+        filename="rows.jsonl",
+        purpose=purpose,
+        bytes=1,
+        sha256="0" * 64,
+        blob=f"files/{file_id}",
+        status=status,
+        report=report,
+    )
+    session.add(file)
+    session.flush()
+    return file
+
+
+def stored_file(
+    session: Session, store: LocalBlobStore, project_id: str, scratch: Path, rows: int = 8
+) -> File:
+    """A validated file of addition rows with its blob."""
+    path = write_rows(scratch / f"{ids.file_id()}.jsonl", rows)
+    report = validate_file(path)
+    file = make_file(session, project_id, report=report.model_dump(mode="json"))
+    stored = store.write(file.blob, [path.read_bytes()])
+    file.bytes, file.sha256 = stored.bytes, stored.sha256
+    return file
+
+
+def make_job(session: Session, project_id: str, spec: JobSpec | None = None, file: File | None = None) -> Job:
+    """A queued job."""
+    training = file or make_file(session, project_id)
+    return lifecycle.create(
+        session,
+        project_id=project_id,
+        spec=spec or supervised(),
+        training_file=training.id,
+        validation_file=None,
+    )

@@ -1,0 +1,200 @@
+"""A claimed job and a runner for it, over a real database and a protocol-speaking subprocess."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import create_engine, func, make_url, text, update
+
+from app.core.db import Database
+from app.core.jobs import leases
+from app.core.jobs.states import TERMINAL, JobStatus
+from app.core.jobs.tables import Job
+from app.core.settings import Settings
+from app.core.storage.local import LocalBlobStore
+from tests.setup_jobs import make_job, make_project, stored_file, supervised
+from tests.worker.celery_process import CeleryProcess
+from worker.control import Drain
+from worker.runner import Runner
+
+TRAINER = Path(__file__).with_name("protocol_trainer.py")
+WAIT_SECONDS = 20.0
+
+Outage = Callable[[float], None]
+
+
+def eventually(condition: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
+    """Waits until `condition` is true; polls, because what it looks at belongs to another process."""
+    pause = threading.Event()
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        pause.wait(0.05)
+
+
+@dataclass
+class Bench:
+    """One project with one queued job at a time."""
+
+    database: Database
+    store: LocalBlobStore
+    settings: Settings
+    project: str
+    job_id: str
+    drain: Drain = field(default_factory=Drain)
+
+    def runner(self, behaviour: str) -> Runner:
+        """Claims the job, now if it waits in back-off, for a trainer that behaves so."""
+        claimed_at = time.monotonic()
+        with self.database.transaction() as session:
+            session.execute(update(Job).where(Job.id == self.job_id).values(eligible_at=func.now()))
+        with self.database.transaction() as session:
+            claim = leases.claim(session, "test", self.settings.lease_seconds)
+        assert claim is not None
+        return Runner(
+            self.database,
+            self.store,
+            self.settings,
+            claim,
+            claimed_at=claimed_at,
+            drain=self.drain,
+            trainer_command=(sys.executable, str(TRAINER), behaviour),
+        )
+
+    def run(self, behaviour: str) -> Job:
+        self.runner(behaviour).run()
+        return self.job()
+
+    def start(self, behaviour: str) -> threading.Thread:
+        """Runs in a thread; returns once the trainer is at work."""
+        thread = threading.Thread(target=self.runner(behaviour).run)
+        thread.start()
+        eventually(lambda: self.job().total_steps is not None)
+        return thread
+
+    def job(self) -> Job:
+        with self.database.transaction() as session:
+            return session.get_one(Job, self.job_id)
+
+    def status(self) -> JobStatus:
+        return JobStatus(self.job().status)
+
+    def run_dir(self, epoch: int = 1) -> Path:
+        return self.settings.runs_dir / self.job_id / f"a{epoch}"
+
+
+@pytest.fixture
+def bench(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    for name in ("DATABASE_URL", "REDIS_URL"):
+        monkeypatch.setenv(name, "secret")
+    settings = Settings(
+        state_dir=tmp_path / "state",
+        models_dir=tmp_path / "models",
+        lease_seconds=6.0,
+        heartbeat_seconds=0.5,
+        fence_seconds=3.0,
+        cancel_grace_seconds=1.0,
+    )
+    (settings.models_dir / "tiny").mkdir(parents=True)
+    (settings.models_dir / "tiny" / "config.json").write_text("{}")
+    store = LocalBlobStore(settings.storage_dir)
+    with database.transaction() as session:
+        project = make_project(session)
+        file = stored_file(session, store, project, tmp_path)
+        job = make_job(session, project, file=file)
+    return Bench(database, store, settings, project, job.id)
+
+
+@pytest.fixture
+def outage(migrated_url: str) -> Iterator[Outage]:
+    """Takes the database away for some seconds: all connections are cut and new ones refused."""
+    url = make_url(migrated_url)
+    engine = create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+
+    def allow(connections: bool) -> None:
+        with engine.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS {connections}"))
+
+    def away(seconds: float) -> None:
+        allow(False)
+        with engine.connect() as connection:
+            name = {"name": url.database}
+            connection.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), name
+            )
+        threading.Event().wait(seconds)
+        allow(True)
+
+    yield away
+    allow(True)
+    engine.dispose()
+
+
+@dataclass
+class Plant:
+    """A database, a broker and a tiny model; tests start and kill the workers."""
+
+    database: Database
+    store: LocalBlobStore
+    directory: Path
+    environment: dict[str, str]
+    broker_url: str
+    project: str
+
+    def train_worker(self, name: str = "train") -> CeleryProcess:
+        return CeleryProcess(
+            name, ["-Q", "train", "-P", "threads", "-c", "1"], self.environment, self.directory
+        )
+
+    def default_worker(self) -> CeleryProcess:
+        schedule = str(self.directory / "beat")
+        arguments = ["-Q", "default", "-P", "threads", "-c", "1", "-B", "-s", schedule]
+        return CeleryProcess("default", arguments, self.environment, self.directory)
+
+    def submit(self, **hyperparameters: int) -> str:
+        """A queued job of the real trainer; nobody is rung."""
+        with self.database.transaction() as session:
+            file = stored_file(session, self.store, self.project, self.directory)
+            return make_job(session, self.project, supervised(batch_size=2, **hyperparameters), file).id
+
+    def job(self, job_id: str) -> Job:
+        with self.database.transaction() as session:
+            return session.get_one(Job, job_id)
+
+    def wait_for(self, job_id: str, status: JobStatus, seconds: float = 90.0) -> Job:
+        def reached() -> bool:
+            now = self.job(job_id)
+            assert now.status == status or now.status not in TERMINAL, (now.status, now.error)
+            return now.status == status
+
+        eventually(reached, seconds)
+        return self.job(job_id)
+
+    def wait_for_step(self, job_id: str, step: int) -> None:
+        eventually(lambda: self.job(job_id).step >= step, 90.0)
+
+
+@pytest.fixture
+def plant(database: Database, migrated_url: str, broker_url: str, tiny_models: Path, tmp_path: Path) -> Plant:
+    state_dir = tmp_path / "state"
+    environment = {
+        "DATABASE_URL": migrated_url,
+        "REDIS_URL": broker_url,
+        "GROUPTUNE_STATE_DIR": str(state_dir),
+        "GROUPTUNE_MODELS_DIR": str(tiny_models),
+        "GROUPTUNE_LEASE_SECONDS": "6",
+        "GROUPTUNE_HEARTBEAT_SECONDS": "1",
+        "GROUPTUNE_FENCE_SECONDS": "4.5",
+        "GROUPTUNE_SWEEP_SECONDS": "1.5",
+        "GROUPTUNE_TRAINER_THREADS": "1",
+    }
+    with redis.Redis(unix_socket_path=broker_url.removeprefix("redis+socket://")) as broker:
+        broker.flushall()
+    with database.transaction() as session:
+        project = make_project(session)
+    return Plant(database, LocalBlobStore(state_dir / "storage"), tmp_path, environment, broker_url, project)

@@ -1,0 +1,114 @@
+"""A trainer without a model: speaks the protocol, trains nothing. `protocol_trainer.py BEHAVIOUR RUN_DIR`."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+STOP = threading.Event()
+
+
+def report(kind: str, **fields: object) -> None:
+    sys.stdout.write(json.dumps({"kind": kind, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+def start(run_dir: Path, total: int) -> int:
+    spec = json.loads((run_dir / "spec.json").read_text())
+    resumed = (
+        int(json.loads((Path(spec["resume_from"]) / "state.json").read_text())) if spec["resume_from"] else 0
+    )
+    report(
+        "started",
+        total_steps=total,
+        resumed_from_step=resumed,
+        batch_size=4,
+        n_epochs=1,
+        learning_rate=1e-4,
+        learning_rate_multiplier=1.0,
+    )
+    return resumed
+
+
+def checkpoint(run_dir: Path, step: int) -> None:
+    path = run_dir / "checkpoints" / f"step-{step}"
+    path.mkdir(parents=True)
+    (path / "state.json").write_text(str(step))
+    report("checkpoint", step=step, path=str(path), metrics={"loss": 1.0})
+
+
+def finish(run_dir: Path, step: int) -> None:
+    (run_dir / "adapter").mkdir()
+    (run_dir / "adapter" / "adapter_config.json").write_text("{}")
+    report(
+        "finished",
+        step=step,
+        path=str(run_dir / "adapter"),
+        trained_tokens=step,
+        published_step=step,
+        reason="last",
+    )
+
+
+def train(run_dir: Path, total: int, crash_at: int = 0) -> None:
+    for step in range(start(run_dir, total) + 1, total + 1):
+        if step == crash_at:
+            sys.stderr.write("about to crash\n")
+            sys.stderr.flush()
+            os.kill(os.getpid(), signal.SIGSEGV)
+        report("metrics", step=step, values={"loss": 1 / step, "reward": float("nan")}, trained_tokens=step)
+        if step % 2 == 0:
+            checkpoint(run_dir, step)
+    finish(run_dir, total)
+
+
+def until_stopped(run_dir: Path) -> int:
+    step = start(run_dir, 1000)
+    while not STOP.wait(0.05):
+        step += 1
+        report("metrics", step=step, values={"loss": 1.0})
+    checkpoint(run_dir, step)
+    return 75
+
+
+def hang(run_dir: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    grandchild = subprocess.Popen(["sleep", "600"])
+    (run_dir.parent / "pids").write_text(f"{os.getpid()} {grandchild.pid}")
+    start(run_dir, 10)
+    while True:
+        with contextlib.suppress(InterruptedError):
+            signal.pause()
+
+
+def main(behaviour: str, run_dir: Path) -> int:
+    secrets = {"DATABASE_URL", "REDIS_URL", "PGPASSWORD"} & set(os.environ)
+    if secrets or os.environ["GROUPTUNE_PARENT_PID"] != str(os.getppid()):
+        return 64
+    signal.signal(signal.SIGTERM, lambda *_: STOP.set())
+    match behaviour.split(":"):
+        case ["train", total]:
+            sys.stdout.write("a library says hello\n")
+            train(run_dir, int(total))
+        case ["crash", step]:
+            train(run_dir, 10, crash_at=int(step))
+        case ["until_stopped"]:
+            return until_stopped(run_dir)
+        case ["hang"]:
+            hang(run_dir)
+        case ["fail", code]:
+            start(run_dir, 10)
+            report("failed", code="no_memory", message="Use a smaller batch_size.", param="batch_size")
+            return int(code)
+        case ["exit", code]:
+            sys.stderr.write("last words\n")
+            return int(code)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2])))

@@ -1,0 +1,67 @@
+"""An attempt that cannot be sure of its lease kills its trainer and writes nothing."""
+
+import threading
+import time
+
+from sqlalchemy import func, update
+
+from app.core.jobs import leases, queries
+from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.jobs.tables import Job
+from tests.worker.conftest import Bench, Outage, eventually
+from tests.worker.test_runner import is_alive
+
+
+def test_heartbeats_keep_the_lease(bench: Bench) -> None:
+    thread = bench.start("until_stopped")
+    first = bench.job().lease_until
+    assert first is not None
+    eventually(lambda: (bench.job().lease_until or first) > first)
+    with bench.database.transaction() as session:
+        assert leases.expire(session) == 0
+    bench.drain.begin()
+    thread.join(10)
+
+
+def test_an_attempt_that_lost_its_lease_leaves_and_writes_nothing(bench: Bench) -> None:
+    thread = bench.start("hang")
+    pids = [int(pid) for pid in (bench.run_dir().parent / "pids").read_text().split()]
+    with bench.database.transaction() as session:
+        session.execute(update(Job).values(lease_until=func.now() - func.make_interval(0, 0, 0, 1)))
+        assert leases.expire(session) == 1
+        events, _ = queries.list_events(session, bench.job_id, after=None, limit=1)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert not [pid for pid in pids if is_alive(pid)]
+    job = bench.job()
+    assert (job.status, job.crashes) == (JobStatus.queued, 1)
+    with bench.database.transaction() as session:
+        newest, _ = queries.list_events(session, bench.job_id, after=None, limit=1)
+        assert newest[0].id == events[0].id
+        assert [a.outcome for a in queries.list_attempts(session, bench.job_id)] == [
+            AttemptOutcome.lost_lease
+        ]
+    assert bench.run("train:3").status == JobStatus.succeeded
+
+
+def test_an_attempt_without_a_database_fences_itself_before_its_lease_ends(
+    bench: Bench, outage: Outage
+) -> None:
+    thread = bench.start("hang")
+    pids = [int(pid) for pid in (bench.run_dir().parent / "pids").read_text().split()]
+    away = threading.Thread(target=outage, args=(bench.settings.lease_seconds,))
+    begun = time.monotonic()
+    away.start()
+    eventually(lambda: not any(is_alive(pid) for pid in pids), bench.settings.lease_seconds)
+    assert bench.settings.fence_seconds - 1 < time.monotonic() - begun < bench.settings.lease_seconds
+    away.join()
+    thread.join(10)
+    assert not thread.is_alive()
+    eventually(lambda: bench.status() is JobStatus.running)
+    eventually(lambda: _expired(bench))
+    assert bench.job().status == JobStatus.queued
+
+
+def _expired(bench: Bench) -> bool:
+    with bench.database.transaction() as session:
+        return leases.expire(session) == 1

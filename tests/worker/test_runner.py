@@ -1,0 +1,219 @@
+"""Every way in which an attempt can end, with real subprocesses."""
+
+from pathlib import Path
+
+import pytest
+
+from app.core.files.tables import File
+from app.core.jobs import lifecycle, queries
+from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.models.tables import TrainedModel
+from tests.worker.conftest import Bench, Outage, eventually
+
+
+def messages(bench: Bench) -> list[str]:
+    with bench.database.transaction() as session:
+        events, _ = queries.list_events(session, bench.job_id, after=None, limit=100)
+    assert [event.seq for event in events] == list(range(len(events), 0, -1))
+    return [event.message for event in events][::-1]
+
+
+def outcomes(bench: Bench) -> list[str | None]:
+    with bench.database.transaction() as session:
+        return [attempt.outcome for attempt in queries.list_attempts(session, bench.job_id)]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_job_runs_to_its_published_adapter(bench: Bench) -> None:
+    job = bench.run("train:5")
+    assert (job.status, job.error) == (JobStatus.succeeded, None)
+    assert (job.step, job.total_steps, job.trained_tokens) == (5, 5, 5)
+    assert job.fine_tuned_model is not None
+    with bench.database.transaction() as session:
+        model = session.get_one(TrainedModel, job.fine_tuned_model)
+        assert bench.store.exists(f"{model.blob}/adapter_config.json")
+        metrics = queries.list_metrics(session, job.id)
+        assert [metric.step for metric in metrics] == [1, 2, 3, 4, 5]
+        assert metrics[0].values == {"loss": 1.0, "reward": None}
+        assert [row.step for row in queries.latest_checkpoints(session, job.id)] == [4, 2]
+    assert outcomes(bench) == [AttemptOutcome.succeeded]
+    said = messages(bench)
+    assert said[3] == "Fine-tuning job started"
+    assert "Step 3/5: training loss=0.3333" in said
+    assert said[-2:] == [
+        f"New fine-tuned model created: {job.fine_tuned_model}",
+        "The job has successfully completed",
+    ]
+    assert sorted(path.name for path in bench.run_dir().iterdir()) == ["spec.json", "trainer.log"]
+
+
+def test_a_crashed_job_resumes_from_its_checkpoint(bench: Bench) -> None:
+    job = bench.run("crash:6")
+    assert (job.status, job.crashes) == (JobStatus.queued, 1)
+    assert any("killed by SIGSEGV" in message for message in messages(bench))
+    assert bench.run("train:8").status == JobStatus.succeeded
+    with bench.database.transaction() as session:
+        assert [metric.step for metric in queries.list_metrics(session, bench.job_id)] == list(range(1, 9))
+        assert [attempt.resumed_from_step for attempt in queries.list_attempts(session, bench.job_id)] == [
+            0,
+            4,
+        ]
+        kept = {row.blob for row in queries.latest_checkpoints(session, bench.job_id)}
+    stored = bench.store.list(f"jobs/{bench.job_id}")
+    assert {key.rpartition("/")[0] for key in stored if "/checkpoints/" in key} == kept
+
+
+def test_a_damaged_checkpoint_is_passed_over(bench: Bench) -> None:
+    bench.run("crash:6")
+    with bench.database.transaction() as session:
+        newest = queries.latest_checkpoints(session, bench.job_id)[0]
+    bench.store.path(f"{newest.blob}/state.json").write_text("9")
+    assert bench.run("train:8").status == JobStatus.succeeded
+    with bench.database.transaction() as session:
+        assert queries.list_attempts(session, bench.job_id)[1].resumed_from_step == 2
+    assert any("checkpoint at step 4 is damaged" in message for message in messages(bench))
+
+
+def test_a_poison_job_fails_with_the_end_of_its_log(bench: Bench) -> None:
+    for _ in range(3):
+        job = bench.run("crash:1")
+    assert job.status == JobStatus.failed
+    assert job.error is not None
+    assert job.error["code"] == "crashed_repeatedly"
+    assert "about to crash" in job.error["message"]
+
+
+@pytest.mark.parametrize("code", [64, 65, 66, 71])
+def test_what_trying_again_cannot_cure_fails_at_once(bench: Bench, code: int) -> None:
+    job = bench.run(f"fail:{code}")
+    assert job.status == JobStatus.failed
+    assert job.error == {"code": "no_memory", "message": "Use a smaller batch_size.", "param": "batch_size"}
+    assert outcomes(bench) == [AttemptOutcome.failed]
+
+
+def test_a_trainer_that_fails_silently_is_quoted(bench: Bench) -> None:
+    job = bench.run("exit:65")
+    assert job.error is not None
+    assert job.error["code"] == "bad_data"
+    assert "last words" in job.error["message"]
+
+
+def test_a_dependency_that_is_down_is_waited_for(bench: Bench) -> None:
+    job = bench.run("exit:69")
+    assert (job.status, job.crashes) == (JobStatus.queued, 0)
+
+
+def test_success_without_an_adapter_is_a_crash(bench: Bench) -> None:
+    assert bench.run("exit:0").crashes == 1
+
+
+def test_cancel_kills_the_trainer_and_its_children(bench: Bench) -> None:
+    thread = bench.start("hang")
+    pids = [int(pid) for pid in (bench.run_dir().parent / "pids").read_text().split()]
+    with bench.database.transaction() as session:
+        lifecycle.cancel(session, bench.project, bench.job_id)
+    thread.join(5)
+    assert bench.status() is JobStatus.cancelled
+    assert not [pid for pid in pids if is_alive(pid)]
+    assert outcomes(bench) == [AttemptOutcome.cancelled]
+
+
+def test_pause_keeps_a_checkpoint_and_resume_goes_on(bench: Bench) -> None:
+    thread = bench.start("until_stopped")
+    with bench.database.transaction() as session:
+        lifecycle.pause(session, bench.project, bench.job_id)
+    thread.join(10)
+    assert bench.status() is JobStatus.paused
+    reached = bench.job().step
+    with bench.database.transaction() as session:
+        assert queries.latest_checkpoints(session, bench.job_id)[0].step == reached
+        lifecycle.resume(session, bench.project, bench.job_id)
+    assert bench.run(f"train:{reached + 3}").status == JobStatus.succeeded
+    with bench.database.transaction() as session:
+        assert queries.list_attempts(session, bench.job_id)[1].resumed_from_step == reached
+    assert outcomes(bench) == [AttemptOutcome.paused, AttemptOutcome.succeeded]
+
+
+def test_a_pause_kills_a_trainer_that_does_not_stop(bench: Bench) -> None:
+    thread = bench.start("hang")
+    with bench.database.transaction() as session:
+        lifecycle.pause(session, bench.project, bench.job_id)
+    thread.join(10)
+    assert bench.status() is JobStatus.paused
+
+
+def test_drain_hands_the_job_back_without_charge(bench: Bench) -> None:
+    thread = bench.start("until_stopped")
+    bench.drain.begin()
+    thread.join(10)
+    job = bench.job()
+    assert (job.status, job.crashes) == (JobStatus.queued, 0)
+    assert outcomes(bench) == [AttemptOutcome.drained]
+    with bench.database.transaction() as session:
+        assert queries.latest_checkpoints(session, bench.job_id)[0].step == job.step
+
+
+def test_a_drain_before_the_trainer_starts_hands_the_job_back(bench: Bench) -> None:
+    bench.drain.begin()
+    assert bench.run("hang").status == JobStatus.queued
+    assert outcomes(bench) == [AttemptOutcome.drained]
+
+
+def test_an_unknown_base_model_fails_the_job(bench: Bench) -> None:
+    (bench.settings.models_dir / "tiny" / "config.json").unlink()
+    job = bench.run("train:1")
+    assert job.error is not None
+    assert (job.error["code"], job.error["param"]) == ("model_not_found", "model")
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_a_data_file_that_is_not_what_was_uploaded_fails_the_job(bench: Bench, damage: str) -> None:
+    with bench.database.transaction() as session:
+        blob = bench.store.path(session.get_one(File, bench.job().training_file).blob)
+    if damage == "missing":
+        blob.unlink()
+    else:
+        blob.write_text("{}")
+    job = bench.run("train:1")
+    assert job.error is not None
+    assert (job.error["code"], job.error["param"]) == ("invalid_file", "training_file")
+
+
+def test_a_store_that_refuses_writes_costs_the_checkpoint_not_the_job(bench: Bench) -> None:
+    # A file where the directory should go: this fails for root as well, unlike a read-only directory.
+    blocked = bench.store.path(f"jobs/{bench.job_id}/a1/checkpoints")
+    blocked.parent.mkdir(parents=True)
+    blocked.touch()
+    assert bench.run("train:4").status == JobStatus.succeeded
+    assert any("step 2 could not be stored" in message for message in messages(bench))
+    with bench.database.transaction() as session:
+        assert queries.latest_checkpoints(session, bench.job_id) == []
+
+
+def test_the_runner_survives_a_trainer_it_cannot_start(bench: Bench) -> None:
+    runner = bench.runner("train:1")
+    runner._trainer_command = ("/nonexistent/trainer",)
+    runner.run()
+    assert (bench.status(), bench.job().crashes) == (JobStatus.queued, 1)
+
+
+def test_nothing_is_lost_while_the_database_is_away(bench: Bench, outage: Outage) -> None:
+    thread = bench.start("until_stopped")
+    outage(1.5)
+    eventually(lambda: bench.job().step > 40)
+    bench.drain.begin()
+    thread.join(10)
+    job = bench.job()
+    assert (job.status, job.crashes) == (JobStatus.queued, 0)
+    with bench.database.transaction() as session:
+        assert [metric.step for metric in queries.list_metrics(session, job.id)] == list(
+            range(1, job.step + 1)
+        )
+    said = messages(bench)
+    assert len(said) == len(set(said))

@@ -1,0 +1,82 @@
+"""Repairs: expired leases, forgotten work, and no pile of messages."""
+
+import pytest
+import redis
+from celery import Celery
+from sqlalchemy import func, update
+
+from app.core.broker import TRAIN_TASK
+from app.core.files import claims
+from app.core.files.tables import File, FileStatus
+from app.core.jobs import leases, queries
+from app.core.jobs.states import JobStatus
+from app.core.jobs.tables import Job
+from app.core.settings import Settings
+from tests.setup_jobs import make_file
+from tests.worker.conftest import Bench
+from worker import celery_app, sweeper, validation
+
+
+@pytest.fixture
+def broker(broker_url: str) -> redis.Redis:
+    client = redis.Redis(unix_socket_path=broker_url.removeprefix("redis+socket://"))
+    client.flushall()
+    return client
+
+
+@pytest.fixture
+def app(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Celery:
+    monkeypatch.setenv("REDIS_URL", broker_url)
+    return celery_app.create(Settings())
+
+
+def test_messages_do_not_pile_up(app: Celery, broker: redis.Redis) -> None:
+    for _ in range(3):
+        sweeper.ring(app, TRAIN_TASK)
+    assert broker.llen("train") == 1
+
+
+def test_a_sweep_rings_for_whatever_waits(bench: Bench, app: Celery, broker: redis.Redis) -> None:
+    with bench.database.transaction() as session:
+        make_file(session, bench.project, status=FileStatus.uploaded)
+    sweeper.sweep(bench.database, app)
+    assert (broker.llen("train"), broker.llen("default")) == (1, 1)
+
+
+def test_a_sweep_without_work_is_silent(bench: Bench, app: Celery, broker: redis.Redis) -> None:
+    with bench.database.transaction() as session:
+        session.execute(update(Job).values(eligible_at=func.now() + func.make_interval(0, 0, 0, 1)))
+    sweeper.sweep(bench.database, app)
+    assert (broker.llen("train"), broker.llen("default")) == (0, 0)
+
+
+def test_a_sweep_takes_jobs_from_dead_workers(bench: Bench, app: Celery, broker: redis.Redis) -> None:
+    with bench.database.transaction() as session:
+        assert leases.claim(session, "dead", 60)
+        session.execute(update(Job).values(lease_until=func.now() - func.make_interval(0, 0, 0, 1)))
+    sweeper.sweep(bench.database, app)
+    assert bench.status() is JobStatus.queued
+
+
+def test_a_lost_broker_does_not_stop_the_sweep(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    sweeper.sweep(bench.database, celery_app.create(Settings()))
+
+
+def test_files_are_validated_once_and_unreadable_ones_refused(bench: Bench) -> None:
+    with bench.database.transaction() as session:
+        lost = make_file(session, bench.project, status=FileStatus.uploaded)
+        claimed = make_file(session, bench.project, status=FileStatus.uploaded)
+        claimed.claimed_until = func.now() + func.make_interval(0, 0, 0, 1)
+        other = make_file(session, bench.project, status=FileStatus.uploaded, purpose="batch")
+    while validation.validate_one(bench.database, bench.store):
+        pass
+    with bench.database.transaction() as session:
+        assert not claims.any_waiting(session)
+        found = {file_id: session.get_one(File, file_id) for file_id in (lost.id, claimed.id, other.id)}
+    assert found[lost.id].status == FileStatus.error
+    assert "upload it again" in (found[lost.id].status_details or "")
+    assert found[claimed.id].status == FileStatus.uploaded
+    assert found[other.id].status == FileStatus.processed
+    with bench.database.transaction() as session:
+        assert queries.any_queued(session)

@@ -1,0 +1,157 @@
+"""Whole jobs through real Celery, Valkey, Postgres and the real trainer on a tiny model."""
+
+import time
+from pathlib import Path
+
+import redis
+from sqlalchemy import func, select
+
+from app.core import broker
+from app.core.files.tables import File, FileStatus
+from app.core.jobs import lifecycle, queries
+from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.jobs.tables import Job, JobAttempt
+from tests.setup_jobs import make_file, supervised
+from tests.tiny_model import write_rows
+from tests.worker.conftest import Plant, eventually
+
+
+def upload(plant: Plant, text: str | None = None) -> str:
+    """A file that waits for its validation."""
+    path = write_rows(plant.directory / "upload.jsonl", 8)
+    with plant.database.transaction() as session:
+        file = make_file(session, plant.project, status=FileStatus.uploaded)
+        stored = plant.store.write(file.blob, [text.encode() if text is not None else path.read_bytes()])
+        file.bytes, file.sha256 = stored.bytes, stored.sha256
+        return file.id
+
+
+def create(plant: Plant, file_id: str, **hyperparameters: int) -> str:
+    with plant.database.transaction() as session:
+        return lifecycle.create(
+            session,
+            project_id=plant.project,
+            spec=supervised(batch_size=2, **hyperparameters),
+            training_file=file_id,
+            validation_file=None,
+        ).id
+
+
+def outcomes(plant: Plant, job_id: str) -> list[str | None]:
+    with plant.database.transaction() as session:
+        return [attempt.outcome for attempt in queries.list_attempts(session, job_id)]
+
+
+def trainers(job_id: str) -> list[int]:
+    """Live trainer processes of a job."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and job_id.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_an_upload_becomes_a_model(plant: Plant) -> None:
+    good = create(plant, upload(plant), max_steps=3)
+    bad = create(plant, upload(plant, "no json\n"), max_steps=3)
+    with plant.default_worker(), plant.train_worker():
+        broker.ring_validation(plant.broker_url)
+        failed = plant.wait_for(bad, JobStatus.failed)
+        assert failed.error is not None
+        assert "line 1:" in failed.error["message"]
+        job = plant.wait_for(good, JobStatus.succeeded)
+    with plant.database.transaction() as session:
+        file = session.get_one(File, job.training_file)
+        assert (file.status, file.claimed_until) == (FileStatus.processed, None)
+        assert (file.status_details or "").startswith("8 rows")
+        assert [metric.step for metric in queries.list_metrics(session, good)] == [0, 1, 2, 3]
+        assert len(queries.list_groups(session, good, step=3)) == 2
+        assert len(queries.latest_checkpoints(session, good)) == 2
+    adapter = plant.store.list(f"jobs/{good}/a1/adapter")
+    assert f"jobs/{good}/a1/adapter/adapter_model.safetensors" in adapter
+    assert job.hyperparameters is not None
+    assert job.hyperparameters["batch_size"] == 2
+    assert (job.step, job.total_steps) == (3, 3)
+    assert job.trained_tokens
+
+
+def test_a_broker_that_forgets_everything_costs_a_sweep(plant: Plant) -> None:
+    with plant.default_worker(), plant.train_worker():
+        first = plant.submit(max_steps=1)
+        plant.wait_for(first, JobStatus.succeeded)
+        jobs = [plant.submit(max_steps=1) for _ in range(2)]
+        with redis.Redis(unix_socket_path=plant.broker_url.removeprefix("redis+socket://")) as client:
+            client.flushall()
+        for job_id in jobs:
+            plant.wait_for(job_id, JobStatus.succeeded)
+            assert outcomes(plant, job_id) == [AttemptOutcome.succeeded]
+
+
+def test_ten_messages_start_a_job_once(plant: Plant) -> None:
+    job_id = plant.submit(max_steps=1)
+    for _ in range(10):
+        broker.ring_training(plant.broker_url)
+    with plant.train_worker("one"), plant.train_worker("two"):
+        plant.wait_for(job_id, JobStatus.succeeded)
+    with plant.database.transaction() as session:
+        assert session.scalar(select(func.count()).select_from(JobAttempt)) == 1
+
+
+def test_a_killed_worker_takes_its_trainer_along_and_another_goes_on(plant: Plant) -> None:
+    job_id = plant.submit(max_steps=400, n_epochs=50, checkpoint_interval=10)
+    with plant.default_worker():
+        with plant.train_worker() as worker:
+            plant.wait_for_step(job_id, 20)
+            worker.kill()
+        eventually(lambda: not trainers(job_id), 5.0)
+        plant.wait_for(job_id, JobStatus.queued)
+        with plant.train_worker("second"):
+            eventually(
+                lambda: (
+                    outcomes(plant, job_id)[:1] == [AttemptOutcome.lost_lease]
+                    and resumed(plant, job_id) >= 20
+                )
+            )
+            job = plant.wait_for(job_id, JobStatus.succeeded)
+    assert job.step == job.total_steps
+    with plant.database.transaction() as session:
+        steps = [metric.step for metric in queries.list_metrics(session, job_id)]
+    assert steps == list(range(job.step + 1))
+
+
+def resumed(plant: Plant, job_id: str) -> int:
+    with plant.database.transaction() as session:
+        return queries.list_attempts(session, job_id)[-1].resumed_from_step
+
+
+def test_a_drained_worker_loses_no_step(plant: Plant) -> None:
+    job_id = plant.submit(max_steps=2000, n_epochs=50, checkpoint_interval=1000)
+    with plant.train_worker() as worker:
+        plant.wait_for_step(job_id, 5)
+        begun = time.monotonic()
+        assert worker.drain() == 0
+        assert time.monotonic() - begun < 30
+    job = plant.job(job_id)
+    assert (job.status, job.crashes) == (JobStatus.queued, 0)
+    assert outcomes(plant, job_id) == [AttemptOutcome.drained]
+    with plant.database.transaction() as session:
+        assert queries.latest_checkpoints(session, job_id)[0].step == job.step
+        assert [m.step for m in queries.list_metrics(session, job_id)] == list(range(job.step + 1))
+    assert not trainers(job_id)
+
+
+def test_cancel_of_a_running_job_takes_seconds(plant: Plant) -> None:
+    job_id = plant.submit(max_steps=2000, n_epochs=50)
+    with plant.train_worker():
+        plant.wait_for_step(job_id, 1)
+        begun = time.monotonic()
+        with plant.database.transaction() as session:
+            lifecycle.cancel(session, plant.project, job_id)
+        plant.wait_for(job_id, JobStatus.cancelled)
+        assert time.monotonic() - begun < 10
+        assert not trainers(job_id)
+    with plant.database.transaction() as session:
+        assert session.get_one(Job, job_id).finished_at is not None

@@ -1,0 +1,68 @@
+"""The Celery application: `celery -A worker.celery_app worker -Q train -P threads -c 1`.
+
+Messages say "there is work", never what the work is, so a lost or doubled one is harmless: early
+acknowledgement, no result backend, no prefetching.
+"""
+
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+
+from app.core import logging, settings
+from app.core.broker import TRAIN_TASK, VALIDATE_TASK
+from worker.control import Drain
+
+log = structlog.get_logger(__name__)
+
+TRAIN_QUEUE = "train"
+DEFAULT_QUEUE = "default"
+SWEEP_TASK = "jobs.sweep"
+
+DRAIN = Drain()
+"""Begins when this worker process is asked to shut down."""
+
+
+def create(configuration: settings.Settings) -> Celery:
+    """An application for the broker of `configuration`."""
+    application = Celery("grouptune", broker=configuration.redis_url, include=["worker.tasks"])
+    application.conf.update(
+        accept_content=["json"],
+        beat_schedule={
+            "sweep": {
+                "task": SWEEP_TASK,
+                "schedule": configuration.sweep_seconds,
+                "options": {"queue": DEFAULT_QUEUE, "expires": configuration.sweep_seconds},
+            }
+        },
+        broker_connection_max_retries=None,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={"socket_connect_timeout": 5},
+        result_backend=None,
+        task_acks_late=False,
+        task_default_queue=DEFAULT_QUEUE,
+        task_ignore_result=True,
+        task_routes={TRAIN_TASK: {"queue": TRAIN_QUEUE}},
+        task_serializer="json",
+        worker_disable_prefetch=True,
+        worker_hijack_root_logger=False,
+        worker_prefetch_multiplier=1,
+    )
+    return application
+
+
+logging.configure()
+app = create(settings.load())
+
+
+@signals.worker_ready.connect
+def _ring_for_leftovers(**_: Any) -> None:
+    """Whatever was queued while no worker ran has nobody left to ring for it."""
+    app.send_task(TRAIN_TASK, queue=TRAIN_QUEUE)
+    app.send_task(VALIDATE_TASK, queue=DEFAULT_QUEUE)
+
+
+@signals.worker_shutting_down.connect
+def _drain(how: str = "", **_: Any) -> None:
+    log.info("worker.draining", how=how)
+    DRAIN.begin()

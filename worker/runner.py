@@ -1,0 +1,201 @@
+"""Supervises one claimed job to the end of this attempt. The training is a subprocess without secrets."""
+
+import sys
+import threading
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from app.core.db import Database
+from app.core.errors import InvalidRequest, LostLease
+from app.core.jobs import endings, queries
+from app.core.jobs.journal import Journal, entry
+from app.core.jobs.leases import Claim
+from app.core.jobs.states import StopRequest
+from app.core.models import registry
+from app.core.settings import Settings
+from app.core.spec.reports import Finished, Message, TrainerExit
+from app.core.storage.local import LocalBlobStore
+from worker.child import Child, describe_exit, log_tail
+from worker.control import Control, Drain, Stop
+from worker.lease import LeaseKeeper
+from worker.relay import Relay, Told, insist
+from worker.workspace import Inputs, Workspace
+
+log = structlog.get_logger(__name__)
+
+TRAINER: Final = (sys.executable, "-m", "worker.training")
+SAVE_GRACE_FACTOR: Final = 3.0
+"""A pause or a drain may take so many times `cancel_grace_seconds`: one step and a checkpoint."""
+FATAL: Final = {
+    TrainerExit.bad_config: "bad_config",
+    TrainerExit.bad_data: "bad_data",
+    TrainerExit.diverged: "diverged",
+    TrainerExit.out_of_memory: "out_of_memory",
+}
+"""Exit codes that trying again would not cure, and the error's code when the trainer gave none."""
+
+
+class _DependencyDown(Exception):
+    """Something that the attempt needs is away; try again later."""
+
+
+class Runner:
+    """One attempt at one job."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: LocalBlobStore,
+        settings: Settings,
+        claim: Claim,
+        *,
+        claimed_at: float,
+        drain: Drain,
+        trainer_command: Sequence[str] = TRAINER,
+    ) -> None:
+        """`claimed_at` is the monotonic clock just before the claim; the run directory ends the command."""
+        self._database = database
+        self._store = store
+        self._settings = settings
+        self._claim = claim
+        self._claimed_at = claimed_at
+        self._drain = drain
+        self._trainer_command = trainer_command
+        self._control = Control(settings.cancel_grace_seconds * SAVE_GRACE_FACTOR)
+        self._journal = Journal(database, claim)
+        self._workspace = Workspace(settings.runs_dir, store, claim)
+
+    def run(self) -> None:
+        """Returns when the attempt has ended, however it did; raises nothing that a claim could cause."""
+        with structlog.contextvars.bound_contextvars(job=self._claim.job_id, attempt=self._claim.epoch):
+            log.info("attempt.started")
+            keeper = LeaseKeeper(self._database, self._claim, self._settings, self._control, self._claimed_at)
+            try:
+                with keeper, self._drain.telling(lambda: self._control.request(Stop.drain)):
+                    self._attempt()
+            except LostLease as error:
+                log.warning("attempt.lost", error=error.message)
+            finally:
+                self._workspace.clear()
+
+    def _attempt(self) -> None:
+        try:
+            self._workspace.create()
+            base_model = self._prepare()
+            if self._control.reason is not None:
+                self._stopped(self._control.reason)
+                return
+            code, told = self._train()
+            self._conclude(code, told, base_model)
+        except LostLease:
+            raise
+        except InvalidRequest as error:
+            code_name = error.code or "bad_config"
+            message, param = error.message, error.param
+            self._write(lambda s: endings.fail(s, self._claim, code_name, message, param))
+        except _DependencyDown as error:
+            reason = str(error)
+            self._write(lambda s: endings.wait_for_dependency(s, self._claim, reason))
+        # The boundary of an attempt: whatever went wrong is charged to the job and told in its events.
+        except Exception as error:
+            log.exception("attempt.crashed")
+            reason = f"The runner failed with {type(error).__name__}: {error}"
+            self._write(lambda s: endings.crash(s, self._claim, reason, log_tail(self._workspace.log)))
+
+    def _prepare(self) -> str:
+        """Fills the workspace; returns the base model's canonical name."""
+        model = registry.resolve(self._claim.spec.model, self._settings.models_dir)
+        if not model.is_pulled:
+            self._pull(model.name)
+        inputs = insist(self._control, self._inputs)
+        for sentence in self._workspace.fill(inputs, model.directory, self._settings.trainer_threads):
+            self._say(Message(level="warn", message=sentence))
+        return model.name
+
+    def _pull(self, name: str) -> None:
+        self._say(Message(message=f"Downloading base model {name}"))
+        models_dir = str(self._settings.models_dir)
+        argv = (sys.executable, "-m", "worker.base_models", "pull", name, "--models-dir", models_dir)
+        with self._control.running(Child(argv, self._workspace.log)) as child:
+            for line in child.lines():
+                log.info("base_model.pulled", directory=line.decode(errors="replace").strip())
+            code = child.wait()
+        self._control.check()
+        if code != 0 and self._control.reason is None:
+            tail = log_tail(self._workspace.log).strip().rpartition("\n")[2]
+            raise _DependencyDown(f"The base model {name} could not be downloaded ({tail})")
+
+    def _inputs(self) -> Inputs:
+        project, validation = self._claim.project_id, self._claim.validation_file
+        with self._database.transaction() as session:
+            return Inputs(
+                queries.job_file(session, project, self._claim.training_file, "training_file"),
+                queries.job_file(session, project, validation, "validation_file") if validation else None,
+                tuple(queries.latest_checkpoints(session, self._claim.job_id)),
+            )
+
+    def _train(self) -> tuple[int, Told]:
+        relay = Relay(self._journal, self._store, self._claim, self._control)
+        # Started in this thread, which outlives the trainer: that one dies when its spawning thread does.
+        child = Child((*self._trainer_command, str(self._workspace.path)), self._workspace.log)
+        with self._control.running(child):
+            reader = threading.Thread(
+                target=relay.read, args=(child,), name=f"reader-{self._claim.job_id}", daemon=True
+            )
+            reader.start()
+            told = relay.carry()
+            return child.wait(), told
+
+    def _conclude(self, code: int, told: Told, base_model: str) -> None:
+        self._control.check()
+        reason = self._control.reason
+        log.info("trainer.ended", exit_code=code, stop=reason and reason.name)
+        if reason is Stop.cancel:
+            self._stopped(reason)
+        elif code == TrainerExit.succeeded and told.finished is not None:
+            self._succeed(told.finished, base_model)
+        elif code in FATAL:
+            self._fail(TrainerExit(code), told)
+        elif reason is not None or code == TrainerExit.stopped:
+            self._stopped(reason or Stop.drain)
+        elif code == TrainerExit.dependency_down:
+            raise _DependencyDown(
+                told.failed.message if told.failed else "Something that the job needs is away"
+            )
+        else:
+            sentence = f"The trainer {describe_exit(code)}"
+            self._write(lambda s: endings.crash(s, self._claim, sentence, log_tail(self._workspace.log)))
+
+    def _succeed(self, finished: Finished, base_model: str) -> None:
+        blob = f"jobs/{self._claim.job_id}/a{self._claim.epoch}/adapter"
+        self._store.put_tree(blob, Path(finished.path))
+        self._write(lambda s: endings.succeed(s, self._claim, finished, blob, base_model))
+        log.info("job.succeeded")
+
+    def _fail(self, code: TrainerExit, told: Told) -> None:
+        failed = told.failed
+        name = failed.code if failed else FATAL[code]
+        message = failed.message if failed else f"The trainer gave up.\n{log_tail(self._workspace.log)}"
+        self._write(lambda s: endings.fail(s, self._claim, name, message, failed.param if failed else None))
+
+    def _stopped(self, reason: Stop) -> None:
+        if reason is Stop.drain:
+            self._write(lambda s: endings.drain(s, self._claim))
+        else:
+            self._write(lambda s: endings.stop(s, self._claim, StopRequest[reason.name]))
+
+    def _say(self, message: Message) -> None:
+        insist(self._control, partial(self._journal.record, [entry(message)]))
+
+    def _write(self, ending: endings.Ending) -> None:
+        """One transaction, tried until the database is there. Raises `LostLease`."""
+
+        def once() -> None:
+            with self._database.transaction() as session:
+                ending(session)
+
+        insist(self._control, once)

@@ -1,0 +1,56 @@
+"""Repairs what crashes and lost messages left behind: expired leases, work that nobody was rung for."""
+
+from typing import Final
+
+import structlog
+from celery import Celery
+from kombu.exceptions import ChannelError, OperationalError
+
+from app.core.broker import TRAIN_TASK, VALIDATE_TASK
+from app.core.db import Database
+from app.core.files import claims
+from app.core.jobs import leases, lifecycle, queries
+
+log = structlog.get_logger(__name__)
+
+_QUEUES: Final = {TRAIN_TASK: "train", VALIDATE_TASK: "default"}
+
+
+def sweep(database: Database, app: Celery) -> None:
+    """One round. Raises `DatabaseUnavailable`; a lost broker is only logged."""
+    with database.transaction() as session:
+        if expired := leases.expire(session):
+            log.warning("sweep.leases_expired", jobs=expired)
+    admit(database, app)
+    with database.transaction() as session:
+        files_wait = claims.any_waiting(session)
+    if files_wait:
+        ring(app, VALIDATE_TASK)
+
+
+def admit(database: Database, app: Celery) -> None:
+    """Moves jobs on whose files are validated by now, and rings if any job is queued."""
+    with database.transaction() as session:
+        lifecycle.admit_validated(session)
+        queued = queries.any_queued(session)
+    if queued:
+        ring(app, TRAIN_TASK)
+
+
+def ring(app: Celery, task: str) -> None:
+    """Sends one message unless one waits already: while all slots are busy, they would pile up."""
+    try:
+        if _waiting(app, _QUEUES[task]) == 0:
+            app.send_task(task, queue=_QUEUES[task], retry=False)
+    except OperationalError as error:
+        log.warning("broker.unreachable", task=task, error=str(error))
+
+
+def _waiting(app: Celery, queue: str) -> int:
+    with app.connection_for_write() as connection:
+        # Raises OperationalError instead of trying for ever: the next sweep comes soon.
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+        try:
+            return int(connection.default_channel.queue_declare(queue=queue, passive=True).message_count)
+        except ChannelError:
+            return 0

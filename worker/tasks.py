@@ -1,0 +1,92 @@
+"""The Celery tasks. Each finds its work in Postgres; while that is away they leave: a sweep rings again."""
+
+import os
+import socket
+import time
+from functools import lru_cache
+
+import structlog
+
+from app.core import settings
+from app.core.broker import TRAIN_TASK, VALIDATE_TASK, ring_training
+from app.core.db import Database
+from app.core.errors import BadSetup, DatabaseUnavailable
+from app.core.jobs import leases, queries
+from app.core.jobs.leases import Claim
+from app.core.settings import Settings
+from app.core.storage.local import LocalBlobStore
+from worker import sweeper, validation
+from worker.celery_app import DRAIN, SWEEP_TASK, app
+from worker.runner import Runner
+
+log = structlog.get_logger(__name__)
+
+
+@lru_cache(maxsize=1)
+def _settings() -> Settings:
+    return settings.load()
+
+
+@lru_cache(maxsize=1)
+def _database() -> Database:
+    """Opened by the first task, so that no connection is shared over a fork."""
+    url = _settings().database_url
+    if url is None:
+        raise BadSetup("A worker needs DATABASE_URL.")
+    return Database(url)
+
+
+def _store() -> LocalBlobStore:
+    return LocalBlobStore(_settings().storage_dir)
+
+
+def _ring() -> None:
+    url = _settings().redis_url
+    if url is not None:
+        ring_training(url)
+
+
+def _claim() -> Claim | None:
+    """The best job; rings for the next one at once, because this slot is busy from now on."""
+    with _database().transaction() as session:
+        claim = leases.claim(session, f"{socket.gethostname()}:{os.getpid()}", _settings().lease_seconds)
+        more = queries.any_queued(session)
+    if claim is not None and more:
+        _ring()
+    return claim
+
+
+@app.task(name=TRAIN_TASK)
+def run_next() -> None:
+    """Claims the best queued job and supervises it to the end of its attempt."""
+    if DRAIN.begun:
+        return
+    claimed_at = time.monotonic()
+    try:
+        claim = _claim()
+    except DatabaseUnavailable:
+        log.warning("train.database_unavailable")
+        return
+    if claim is None:
+        return
+    Runner(_database(), _store(), _settings(), claim, claimed_at=claimed_at, drain=DRAIN).run()
+    _ring()
+
+
+@app.task(name=VALIDATE_TASK)
+def validate_next() -> None:
+    """Validates files until none waits, and queues the jobs that waited for them."""
+    try:
+        while validation.validate_one(_database(), _store()):
+            sweeper.admit(_database(), app)
+    except DatabaseUnavailable:
+        log.warning("validate.database_unavailable")
+
+
+@app.task(name=SWEEP_TASK)
+def sweep() -> None:
+    """Repairs what crashes and lost messages left behind."""
+    try:
+        sweeper.sweep(_database(), app)
+    except DatabaseUnavailable:
+        log.warning("sweep.database_unavailable")

@@ -1,0 +1,89 @@
+"""Checkpoints: the adapter, AdamW's moments and the step. safetensors and JSON only, no pickle.
+
+Data order, rollouts and dropout are pure functions of (seed, step), so there is no generator state to keep: adapter,
+moments and step are everything a run needs to go on bit for bit.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from app.core.spec.reports import TrainerExit
+from worker.training.model import Policy
+from worker.training.types import JobFailure
+
+MANIFEST: Final = "manifest.json"
+_ADAPTER = "adapter_state.safetensors"
+_OPTIMIZER = "optimizer_state.safetensors"
+_STATE = "state.json"
+
+
+def save(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
+    """Writes a checkpoint at `directory`: complete or absent, whenever the process dies.
+
+    Files are written and synced in a temporary directory, the sha256 manifest last, then renamed into place.
+    """
+    temporary = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file({name: value.detach().cpu().contiguous() for name, value in policy.trained.items()}, temporary / _ADAPTER)
+    save_file(_moments(policy, optimizer), temporary / _OPTIMIZER)
+    (temporary / _STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+    digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+    (temporary / MANIFEST).write_text(json.dumps(digests, indent=2), encoding="utf-8")
+    for path in temporary.iterdir():
+        _sync(path)
+    _sync(temporary)
+    shutil.rmtree(directory, ignore_errors=True)
+    temporary.rename(directory)
+    _sync(directory.parent)
+    return directory
+
+
+def load(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Restores adapter and moments in place and returns the state. Raises `JobFailure` if a file was damaged."""
+    digests = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    for name, digest in digests.items():
+        if _sha256(directory / name) != digest:
+            raise JobFailure(
+                TrainerExit.bad_data, "damaged_checkpoint", f"{name} of checkpoint {directory.name} does not match"
+            )
+    adapter = load_file(directory / _ADAPTER)
+    moments = load_file(directory / _OPTIMIZER)
+    with torch.no_grad():
+        for name, parameter in policy.trained.items():
+            parameter.copy_(adapter[name])
+            kept = {key: moments[f"{name}|{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}|{key}" in moments}
+            if kept:
+                optimizer.state[parameter] = {
+                    key: value.to(parameter.device) if key != "step" else value for key, value in kept.items()
+                }
+    state: dict[str, Any] = json.loads((directory / _STATE).read_text(encoding="utf-8"))
+    return state
+
+
+def _moments(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}|{key}": value.detach().cpu().contiguous()
+        for name, parameter in policy.trained.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

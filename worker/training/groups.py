@@ -1,0 +1,58 @@
+"""Hybrid groups: the row's demonstration, its teacher responses and the policy's own rollouts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from app.core.spec.job import GroupMix, Sampling
+from app.core.spec.reports import Source
+from worker.training.rollout import Sampler, generator
+from worker.training.tokenize import ChatTokenizer
+from worker.training.types import Completion, Member, Prompt, PromptGroup
+
+_ROLLOUT_STREAM = 1
+_TEACHER_STREAM = 2
+
+
+def given_members(prompt: Prompt, mix: GroupMix, tokenizer: ChatTokenizer, seed: int, step: int) -> list[Member]:
+    """Expert and teacher members of a row; of more teacher responses than asked for, a seeded choice."""
+    given: list[tuple[Source, str]] = []
+    if mix.expert and prompt.expert is not None:
+        given.append((Source.expert, prompt.expert))
+    teachers = prompt.teachers
+    if len(teachers) > mix.teacher:
+        random = np.random.default_rng([seed, _TEACHER_STREAM, step, prompt.line])
+        teachers = tuple(teachers[i] for i in sorted(random.permutation(len(teachers))[: mix.teacher]))
+    given.extend((Source.teacher, text) for text in teachers)
+    return [Member(source, tokenizer.response_ids(text), text, finished=True) for source, text in given]
+
+
+def rollout_member(completion: Completion, tokenizer: ChatTokenizer, version: int) -> Member:
+    """A rollout: its sampled ids are kept as they are, the text is for graders and people only."""
+    return Member(
+        Source.self,
+        completion.ids,
+        tokenizer.text(completion.ids),
+        completion.finished,
+        sampled_logprobs=completion.logprobs,
+        adapter_version=version,
+    )
+
+
+def build_groups(
+    prompts: Sequence[Prompt],
+    mix: GroupMix,
+    sampling: Sampling,
+    sampler: Sampler,
+    tokenizer: ChatTokenizer,
+    seed: int,
+    step: int,
+) -> list[PromptGroup]:
+    """One group a prompt; all rollouts of the step are decoded in one call. A row with fewer answers is smaller."""
+    groups = [PromptGroup(prompt, given_members(prompt, mix, tokenizer, seed, step)) for prompt in prompts]
+    if mix.self_:
+        random = generator(seed, _ROLLOUT_STREAM, step)
+        completions = sampler.sample([prompt.ids for prompt in prompts], mix.self_, sampling, random)
+        for group, drawn in zip(groups, completions, strict=True):
+            group.members.extend(rollout_member(c, tokenizer, sampler.policy.version) for c in drawn)
+    return groups

@@ -1,0 +1,154 @@
+"""The one loop: supervised, dft, reinforcement and gft are settings of it.
+
+Deviations from arXiv 2604.14258, each on purpose: eq. 21's gradient (eq. 22 counts 1/p twice); the denominator is the
+token count of the whole optimiser step; a failed grade leaves its group; groups without contrast cost no forward pass;
+LoRA instead of full fine-tuning, so learning rates are about ten times higher.
+"""
+
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.core.graders.run import GraderPool
+from app.core.spec.job import MethodType, TrainerSpec
+from app.core.spec.reports import CheckpointSaved, Evaluated, Finished, Groups, Metrics, Started
+from worker.training import checkpoints, export, metrics
+from worker.training.batching import DataOrder
+from worker.training.evaluation import evaluate
+from worker.training.groups import build_groups
+from worker.training.interfaces import Reporter, StopFlag
+from worker.training.model import Policy
+from worker.training.optimizer import Updater, learning_rate
+from worker.training.resolve import Plan
+from worker.training.rewards import GraderHealth, grade_groups, imitate_groups
+from worker.training.rollout import Sampler, generator
+from worker.training.tokenize import ChatTokenizer
+from worker.training.types import Prompt, PromptGroup
+
+_DROPOUT_STREAM = 3
+
+
+class Stopped(Exception):
+    """A stop request was honoured; a checkpoint of the last finished step is written."""
+
+
+@dataclass
+class Run:
+    """One job's run over loaded parts. `step` counts finished optimiser steps."""
+
+    trainer: TrainerSpec
+    plan: Plan
+    policy: Policy
+    tokenizer: ChatTokenizer
+    sampler: Sampler
+    updater: Updater
+    order: DataOrder
+    held_out: list[Prompt]
+    pool: GraderPool | None
+    run_dir: Path
+    report: Reporter
+    stop: StopFlag
+    base_name: str
+    step: int = 0
+    trained_tokens: int = 0
+
+    def train(self) -> None:
+        """Runs to the end, or raises `Stopped` after writing a checkpoint."""
+        self.report(self._started())
+        health = GraderHealth()
+        if self.step == 0:
+            self.report(Metrics(step=0, values=self._evaluate().values))
+        while self.step < self.plan.total_steps:
+            if self.stop.is_set():
+                self._checkpoint({})
+                raise Stopped
+            self._one_step(health)
+        adapter = export.export_adapter(self.run_dir / "adapter", self.policy, self.trainer, self.base_name)
+        self.report(
+            Finished(
+                step=self.step,
+                path=str(adapter),
+                trained_tokens=self.trained_tokens,
+                published_step=self.step,
+                reason="the adapter after the last step",
+            )
+        )
+
+    def _one_step(self, health: GraderHealth) -> None:
+        step = self.step + 1
+        begun = time.monotonic()
+        generator_seed = generator(self.trainer.spec.seed, _DROPOUT_STREAM, step).initial_seed()
+        self.policy.seed_dropout(generator_seed)
+        groups = self._groups(step)
+        rolled_out = time.monotonic()
+        if self._imitates:
+            imitate_groups(groups)
+        elif self.pool is not None:
+            grade_groups(groups, self.pool, health)
+        graded = time.monotonic()
+        rate = learning_rate(
+            step, self.plan.total_steps, self.plan.learning_rate, self.trainer.spec.hyperparameters.lr_schedule
+        )
+        update = self.updater.update(groups, rate)
+        updated = time.monotonic()
+        self.step = self.policy.version = step
+        self.trained_tokens += update.trained_tokens
+        values = metrics.step_metrics(groups, update, self._grader_name) | {
+            "learning_rate": rate,
+            "num_tokens": float(self.trained_tokens),
+            "gft/timing/rollout": rolled_out - begun,
+            "gft/timing/grading": graded - rolled_out,
+            "gft/timing/update": updated - graded,
+            "step_time": updated - begun,
+            "gft/tokens_per_second": update.trained_tokens / max(updated - begun, 1e-9),
+            "gft/peak_memory_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
+        }
+        self.report(Groups(step=step, groups=metrics.group_records(groups)))
+        last = step == self.plan.total_steps
+        if last or step % self.plan.eval_interval == 0:
+            values |= self._evaluate().values
+        self.report(Metrics(step=step, values=values, trained_tokens=self.trained_tokens))
+        if last or step % self.plan.checkpoint_interval == 0:
+            self._checkpoint(values)
+
+    def _groups(self, step: int) -> list[PromptGroup]:
+        spec = self.trainer.spec
+        return build_groups(
+            self.order.step(step), spec.group, spec.settings.sampling, self.sampler, self.tokenizer, spec.seed, step
+        )
+
+    def _evaluate(self) -> Evaluated:
+        if not self.held_out or self.pool is None:
+            return Evaluated(step=self.step, values={})
+        evaluated = evaluate(
+            self.step, self.held_out, self.trainer.spec.settings.sampling, self.sampler, self.tokenizer, self.pool
+        )
+        self.report(evaluated)
+        return evaluated
+
+    def _checkpoint(self, values: dict[str, float | None]) -> None:
+        state: dict[str, Any] = {"step": self.step, "trained_tokens": self.trained_tokens}
+        path = self.run_dir / "checkpoints" / f"step-{self.step:08d}"
+        checkpoints.save(path, self.policy, self.updater.optimizer, state)
+        self.report(CheckpointSaved(step=self.step, path=str(path), metrics=values))
+
+    @property
+    def _imitates(self) -> bool:
+        return self.trainer.spec.method in (MethodType.supervised, MethodType.dft)
+
+    @property
+    def _grader_name(self) -> str | None:
+        grader = self.trainer.spec.settings.grader
+        return None if grader is None or self._imitates else grader.name
+
+    def _started(self) -> Started:
+        return Started(
+            total_steps=self.plan.total_steps,
+            resumed_from_step=self.step,
+            batch_size=self.plan.batch_size,
+            n_epochs=self.plan.n_epochs,
+            learning_rate=self.plan.learning_rate,
+            learning_rate_multiplier=self.plan.learning_rate_multiplier,
+        )

@@ -1,0 +1,130 @@
+"""AdamW over the adapter, the learning-rate schedule and the update of one optimiser step."""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from worker.training.batching import MicroBatch, micro_batches
+from worker.training.head import token_logprobs
+from worker.training.loss import token_loss
+from worker.training.model import Policy
+from worker.training.types import Member, PromptGroup
+
+WARMUP_SHARE: Final = 0.03
+MAX_GRAD_NORM: Final = 1.0
+
+
+def learning_rate(step: int, total_steps: int, peak: float, schedule: str) -> float:
+    """Rate of step 1..total: linear warm-up over the first 3 %, then constant or a cosine to a tenth."""
+    warmup = max(1, math.ceil(WARMUP_SHARE * total_steps))
+    if step <= warmup:
+        return peak * step / warmup
+    if schedule == "constant":
+        return peak
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def new_optimizer(policy: Policy) -> torch.optim.AdamW:
+    """AdamW without weight decay; the learning rate is set at each step."""
+    return torch.optim.AdamW(list(policy.trained.values()), lr=0.0, weight_decay=0.0, foreach=False)
+
+
+@dataclass
+class UpdateResult:
+    """What one optimiser step did."""
+
+    loss: float
+    grad_norm: float
+    trained_tokens: int
+    """N, the denominator."""
+    applied: bool
+    """False when nothing had a gradient or a gradient was not finite."""
+
+
+class Updater:
+    """Turns graded groups into one optimiser step."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        optimizer: torch.optim.Optimizer,
+        *,
+        tau: float,
+        temperature: float,
+        zero_variance: str,
+        pad_id: int,
+        token_budget: int,
+    ) -> None:
+        self.policy = policy
+        self.optimizer = optimizer
+        self.tau = tau
+        self.temperature = temperature
+        self.zero_variance = zero_variance
+        self.pad_id = pad_id
+        self.token_budget = token_budget
+
+    def denominator(self, groups: list[PromptGroup]) -> int:
+        """N: tokens of all graded members of the step; groups without contrast count unless told to drop."""
+        return sum(
+            len(member.ids)
+            for group in groups
+            if not (group.zero_variance and self.zero_variance == "drop")
+            for member in group.graded
+        )
+
+    def update(self, groups: list[PromptGroup], rate: float) -> UpdateResult:
+        """One optimiser step at learning rate `rate`.
+
+        Members without advantage cost no forward or backward pass. A step without any gradient, or with a non-finite
+        one, leaves adapter and optimiser untouched.
+        """
+        tokens = self.denominator(groups)
+        live = [(group.prompt, member) for group in groups for member in group.graded if member.advantage]
+        self.optimizer.zero_grad(set_to_none=True)
+        if not live:
+            return UpdateResult(0.0, 0.0, tokens, applied=False)
+        loss = 0.0
+        for batch in micro_batches(live, self.token_budget, self.pad_id, self.policy.device):
+            loss += self._backward(batch, tokens)
+        norm = float(torch.nn.utils.clip_grad_norm_(list(self.policy.trained.values()), MAX_GRAD_NORM))
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
+            return UpdateResult(loss, norm, tokens, applied=False)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return UpdateResult(loss, norm, tokens, applied=True)
+
+    def _backward(self, batch: MicroBatch, tokens: int) -> float:
+        hidden = self.policy.hidden(batch.ids_B_T, batch.attention_B_T, use_cache=False).last_hidden_state
+        hidden_N_H = hidden.flatten(0, 1)[batch.predictor_N]
+        logprobs_N, entropies_N = token_logprobs(
+            hidden_N_H, self.policy.head.weight, batch.tokens_N, self.temperature
+        )
+        advantages_B = torch.tensor([member.advantage for _, member in batch.sequences], device=self.policy.device)
+        advantages_N = advantages_B.to(logprobs_N.dtype)[batch.sequence_N]
+        loss = token_loss(logprobs_N, advantages_N, torch.ones_like(logprobs_N), self.tau, tokens)
+        loss.backward()
+        self._annotate(batch, logprobs_N.detach(), entropies_N)
+        return float(loss.detach())
+
+    def _annotate(self, batch: MicroBatch, logprobs_N: torch.Tensor, entropies_N: torch.Tensor) -> None:
+        """Writes per-member statistics, seen for free in the same pass."""
+        sizes = [len(member.ids) for _, member in batch.sequences]
+        parts = zip(batch.sequences, logprobs_N.split(sizes), entropies_N.split(sizes), strict=True)
+        for (_, member), logprobs, entropies in parts:
+            p = logprobs.exp()
+            member.mean_nll = float(-logprobs.mean())
+            member.mean_p = float(p.mean())
+            member.rectified_frac = float((p < self.tau).float().mean())
+            member.entropy = float(entropies.mean())
+            member.trainer_logprobs = logprobs.tolist()
+
+
+def all_members(groups: list[PromptGroup]) -> list[Member]:
+    """Every member of every group, in order."""
+    return [member for group in groups for member in group.members]

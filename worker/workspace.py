@@ -1,0 +1,108 @@
+"""The directory of one attempt: its inputs, verified, and `spec.json`. The trainer sees nothing else."""
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from app.core.errors import InvalidRequest
+from app.core.files.tables import File
+from app.core.jobs.leases import Claim
+from app.core.jobs.tables import Checkpoint
+from app.core.spec.job import TrainerSpec
+from app.core.storage.local import CHUNK_BYTES, BlobCorrupt, BlobMissing, LocalBlobStore
+
+log = structlog.get_logger(__name__)
+
+LOG_NAME: Final = "trainer.log"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Rows that say what the attempt trains on."""
+
+    training: File
+    validation: File | None
+    checkpoints: tuple[Checkpoint, ...]
+    """To resume from, best first."""
+
+
+class Workspace:
+    """`RUNS_DIR/<job>/a<epoch>`."""
+
+    def __init__(self, runs_dir: Path, store: LocalBlobStore, claim: Claim) -> None:
+        self.path = (runs_dir / claim.job_id / f"a{claim.epoch}").absolute()
+        self.log = self.path / LOG_NAME
+        self._store = store
+        self._claim = claim
+
+    def create(self) -> None:
+        """An empty directory."""
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def fill(self, inputs: Inputs, base_model_dir: Path, threads: int) -> list[str]:
+        """Fetches everything and writes `spec.json`; returns a sentence for each checkpoint that was damaged.
+
+        Raises `InvalidRequest` when a data file is missing or damaged.
+        """
+        resume_from, damaged = self._fetch_checkpoint(inputs.checkpoints)
+        spec = TrainerSpec(
+            job_id=self._claim.job_id,
+            spec=self._claim.spec,
+            base_model_dir=str(base_model_dir.absolute()),
+            training_path=str(self._fetch(inputs.training, "training_file")),
+            validation_path=str(self._fetch(inputs.validation, "validation_file"))
+            if inputs.validation
+            else None,
+            resume_from=str(resume_from) if resume_from else None,
+            threads=threads,
+        )
+        (self.path / "spec.json").write_text(spec.model_dump_json(by_alias=True, indent=2), encoding="utf-8")
+        return damaged
+
+    def clear(self) -> None:
+        """Removes everything but the log and the spec."""
+        if not self.path.is_dir():
+            return
+        for child in self.path.iterdir():
+            if child.is_dir():
+                shutil.rmtree(child, ignore_errors=True)
+            elif child.suffix == ".jsonl":
+                child.unlink(missing_ok=True)
+
+    def _fetch(self, file: File, param: str) -> Path:
+        target = self.path / f"{param}.jsonl"
+        digest = hashlib.sha256()
+        try:
+            with self._store.open(file.blob) as source, target.open("wb") as out:
+                while chunk := source.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    out.write(chunk)
+        except BlobMissing as error:
+            raise InvalidRequest(error.message, param=param, code="invalid_file") from error
+        if digest.hexdigest() != file.sha256:
+            raise InvalidRequest(
+                f"The stored content of the file '{file.id}' has changed since its upload; upload it again.",
+                param=param,
+                code="invalid_file",
+            )
+        return target
+
+    def _fetch_checkpoint(self, checkpoints: tuple[Checkpoint, ...]) -> tuple[Path | None, list[str]]:
+        """The newest checkpoint that is whole, and what was wrong with newer ones."""
+        damaged: list[str] = []
+        for checkpoint in checkpoints:
+            target = self.path / "resume" / f"step-{checkpoint.step:08d}"
+            try:
+                self._store.fetch_tree(checkpoint.blob, target)
+            except BlobCorrupt as error:
+                log.warning("checkpoint.damaged", step=checkpoint.step, error=error.message)
+                damaged.append(
+                    f"The checkpoint at step {checkpoint.step} is damaged and not used: {error.message}"
+                )
+            else:
+                return target, damaged
+        return None, damaged
