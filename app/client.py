@@ -28,9 +28,7 @@ class ServerUnreachable(GrouptuneError):
 class ApiError(GrouptuneError):
     """The server refused a request; `http_status`, `code` and `param` are those of its answer."""
 
-    def __init__(
-        self, message: str, *, http_status: int, param: str | None = None, code: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, http_status: int, param: str | None = None, code: str | None = None) -> None:
         """`message` is the server's own, written for the person who must act."""
         super().__init__(message, param=param, code=code)
         self.http_status = http_status
@@ -86,9 +84,7 @@ class Client:
             left = None if left is None else left - len(page["data"])
             params["after"] = page["data"][-1]["id"]
 
-    def upload(
-        self, path: Path, *, purpose: str = "fine-tune", progress: Callable[[int], None] | None = None
-    ) -> Json:
+    def upload(self, path: Path, *, purpose: str = "fine-tune", progress: Callable[[int], None] | None = None) -> Json:
         """Streams a file to the server; `progress` gets the number of bytes of each piece sent.
 
         Raises `OSError` when the file cannot be read.

@@ -55,9 +55,7 @@ def make_file(
     return file
 
 
-def stored_file(
-    session: Session, store: LocalBlobStore, project_id: str, scratch: Path, rows: int = 8
-) -> File:
+def stored_file(session: Session, store: LocalBlobStore, project_id: str, scratch: Path, rows: int = 8) -> File:
     """A validated file of addition rows with its blob."""
     path = write_rows(scratch / f"{ids.file_id()}.jsonl", rows)
     report = validate_file(path)

@@ -43,8 +43,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.accounts": f"app.core.spec {_KERNEL}",
         "app.core.files": f"app.core.spec app.core.storage {_KERNEL}",
         "app.core.models": f"app.core.spec app.core.storage {_KERNEL}",
-        "app.core.jobs": "app.core.accounts app.core.files app.core.models app.core.spec app.core.storage"
-        f" {_KERNEL}",
+        "app.core.jobs": f"app.core.accounts app.core.files app.core.models app.core.spec app.core.storage {_KERNEL}",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.files.tables app.core.jobs.tables"
         " app.core.models.tables",
         # the API, layer over layer
@@ -212,9 +211,7 @@ def _why_not(found: Import) -> str | None:
 def violations(root: Path) -> list[str]:
     """What breaks the tables, one readable line each."""
     unlisted = [
-        f"{module}: its package is not listed in MAY_IMPORT"
-        for module in modules(root)
-        if unit_of(module) is None
+        f"{module}: its package is not listed in MAY_IMPORT" for module in modules(root) if unit_of(module) is None
     ]
     broken = [
         f"{found.importer}:{found.line} imports {found.target}, but {reason}"
@@ -237,11 +234,7 @@ def core_edges(root: Path) -> dict[str, set[str]]:
     """Module -> modules it imports, within app.core."""
     edges: dict[str, set[str]] = {}
     for found in imports(root):
-        if (
-            found.importer != found.target
-            and covers("app.core", found.importer)
-            and covers("app.core", found.target)
-        ):
+        if found.importer != found.target and covers("app.core", found.importer) and covers("app.core", found.target):
             edges.setdefault(found.importer, set()).add(found.target)
     return edges
 
@@ -262,11 +255,7 @@ def test_every_import_is_allowed_by_the_tables() -> None:
 
 def test_the_table_itself_has_no_cycle() -> None:
     edges = {
-        unit: {
-            other
-            for other in MAY_IMPORT
-            if any(covers(name, other) or other == unit_of(name) for name in allowed)
-        }
+        unit: {other for other in MAY_IMPORT if any(covers(name, other) or other == unit_of(name) for name in allowed)}
         for unit, allowed in MAY_IMPORT.items()
     }
     assert not cycle(edges)
@@ -302,9 +291,7 @@ def test_core_has_no_import_cycle() -> None:
         ("app/core/billing.py", "", "app.core.billing: its package is not listed"),
     ],
 )
-def test_the_checker_reports_a_planted_violation(
-    tmp_path: Path, name: str, text: str, complaint: str
-) -> None:
+def test_the_checker_reports_a_planted_violation(tmp_path: Path, name: str, text: str, complaint: str) -> None:
     root = plant(tmp_path, {"worker/training/loop.py": "", "worker/runner.py": "", name: text})
 
     found = violations(root)

@@ -32,9 +32,7 @@ def pull(name: str, models_dir: Path, progress: Callable[[str], None]) -> Path:
             fetched = sources.fetch(model.entry, Path(temporary), progress)
             converted = Path(temporary) / "converted"
             progress(f"Converting {model.name} to bf16 safetensors")
-            subprocess.run(
-                [sys.executable, "-m", "worker.training.convert", str(fetched), str(converted)], check=True
-            )
+            subprocess.run([sys.executable, "-m", "worker.training.convert", str(fetched), str(converted)], check=True)
             converted.rename(model.directory)
     progress(f"{model.name} is ready")
     return model.directory

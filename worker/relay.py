@@ -146,9 +146,7 @@ class Relay:
             log.warning("checkpoint.not_stored", step=report.step, error=str(error))
             self._store.delete_tree(blob)
             return entry(
-                Message(
-                    level="warn", message=f"The checkpoint at step {report.step} could not be stored: {error}"
-                )
+                Message(level="warn", message=f"The checkpoint at step {report.step} could not be stored: {error}")
             )
         self._stored.add(report.step)
         shutil.rmtree(report.path, ignore_errors=True)

@@ -163,9 +163,7 @@ class Runner:
         elif reason is not None or code == TrainerExit.stopped:
             self._stopped(reason or Stop.drain)
         elif code == TrainerExit.dependency_down:
-            raise _DependencyDown(
-                told.failed.message if told.failed else "Something that the job needs is away"
-            )
+            raise _DependencyDown(told.failed.message if told.failed else "Something that the job needs is away")
         else:
             sentence = f"The trainer {describe_exit(code)}"
             self._write(lambda s: endings.crash(s, self._claim, sentence, log_tail(self._workspace.log)))

@@ -54,9 +54,7 @@ class Workspace:
             spec=self._claim.spec,
             base_model_dir=str(base_model_dir.absolute()),
             training_path=str(self._fetch(inputs.training, "training_file")),
-            validation_path=str(self._fetch(inputs.validation, "validation_file"))
-            if inputs.validation
-            else None,
+            validation_path=str(self._fetch(inputs.validation, "validation_file")) if inputs.validation else None,
             resume_from=str(resume_from) if resume_from else None,
             threads=threads,
         )
@@ -100,9 +98,7 @@ class Workspace:
                 self._store.fetch_tree(checkpoint.blob, target)
             except BlobCorrupt as error:
                 log.warning("checkpoint.damaged", step=checkpoint.step, error=error.message)
-                damaged.append(
-                    f"The checkpoint at step {checkpoint.step} is damaged and not used: {error.message}"
-                )
+                damaged.append(f"The checkpoint at step {checkpoint.step} is damaged and not used: {error.message}")
             else:
                 return target, damaged
         return None, damaged

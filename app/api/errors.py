@@ -139,9 +139,7 @@ def _framework(request: Request, error: Exception) -> Response:
 
 def _unstorable(_request: Request, _error: Exception) -> Response:
     # Postgres refuses NUL in text, and UTF-8 half of a surrogate pair.
-    return respond(
-        InvalidRequest("The request holds a character that cannot be stored (NUL or a lone surrogate).")
-    )
+    return respond(InvalidRequest("The request holds a character that cannot be stored (NUL or a lone surrogate)."))
 
 
 def _busy(_request: Request, _error: Exception) -> Response:

@@ -116,9 +116,7 @@ def _sentence(param: str, errors: list[Mapping[str, Any]], model: type[BaseModel
             return f"'{param}' does not work: {text}."
         case _ if not param:
             return "The body must be a JSON object; send it with the header `content-type: application/json`."
-    wishes = dict.fromkeys(
-        str(one["msg"]).removeprefix("Input ").removeprefix("should be ") for one in errors
-    )
+    wishes = dict.fromkeys(str(one["msg"]).removeprefix("Input ").removeprefix("should be ") for one in errors)
     wanted = " or ".join(wishes)
     verb = "" if wanted.startswith(("should", "String should", "List should")) else "should be "
     return f"'{param}' {verb}{wanted}; you sent {_shown(error.get('input'))}{hint}."

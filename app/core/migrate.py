@@ -13,9 +13,7 @@ from sqlalchemy import create_engine, pool
 def config(database_url: str) -> Config:
     """Alembic's configuration for a database, built without an ini file."""
     settings = Config()
-    settings.set_main_option(
-        "script_location", str(Path(str(resources.files("migrations")))).replace("%", "%%")
-    )
+    settings.set_main_option("script_location", str(Path(str(resources.files("migrations")))).replace("%", "%%"))
     settings.attributes["database_url"] = database_url
     return settings
 

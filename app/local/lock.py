@@ -27,8 +27,7 @@ class StateLock:
             holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(fd)
             raise AlreadyRunning(
-                f"{self.path.parent} is in use by process {holder}: "
-                "stop that one, or choose another state directory"
+                f"{self.path.parent} is in use by process {holder}: stop that one, or choose another state directory"
             ) from error
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

@@ -117,9 +117,7 @@ def _existing_home(home: Path, pointer: Path) -> Home:
     else:
         identity = Identity(status.st_uid, status.st_gid)
     if not can_access(home, identity):
-        raise LocalStackError(
-            f"{home} belongs to uid {identity.uid}, which cannot enter it: start as that user"
-        )
+        raise LocalStackError(f"{home} belongs to uid {identity.uid}, which cannot enter it: start as that user")
     return Home(home, identity)
 
 
@@ -151,9 +149,7 @@ def socket_directory(preferred: Path, identity: Identity | None) -> Path:
 
 
 def _usable_base(base: Path, identity: Identity | None) -> bool:
-    return (
-        base.is_absolute() and os.access(base, os.W_OK) and (identity is None or can_access(base, identity))
-    )
+    return base.is_absolute() and os.access(base, os.W_OK) and (identity is None or can_access(base, identity))
 
 
 def _suits_sockets(directory: Path) -> bool:

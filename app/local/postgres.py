@@ -49,9 +49,7 @@ class EmbeddedPostgres:
     directory.
     """
 
-    def __init__(
-        self, state_dir: Path, *, progress: Progress = _quiet, binaries: list[Binaries] | None = None
-    ) -> None:
+    def __init__(self, state_dir: Path, *, progress: Progress = _quiet, binaries: list[Binaries] | None = None) -> None:
         """`binaries` replaces the search on PATH and in the wheel, best first."""
         self._state_dir = state_dir.absolute()
         self._progress = progress
@@ -222,9 +220,7 @@ class EmbeddedPostgres:
             poller = select.poll()
             poller.register(pidfd, select.POLLIN)
             if not poller.poll(OLD_SERVER_SECONDS * 1000):
-                raise LocalStackError(
-                    f"process {pid}, an old Postgres, holds {self.data_dir} and does not end"
-                )
+                raise LocalStackError(f"process {pid}, an old Postgres, holds {self.data_dir} and does not end")
         except (FileNotFoundError, ProcessLookupError):
             return
         finally:

@@ -56,9 +56,7 @@ def choose(offers: list[Binaries], data_major: int | None, identity: Identity | 
 
     Raises `LocalStackError` when nothing fits.
     """
-    usable = [
-        offer for offer in offers if offer.from_wheel or identity is None or _reachable(offer, identity)
-    ]
+    usable = [offer for offer in offers if offer.from_wheel or identity is None or _reachable(offer, identity)]
     if not usable:
         raise LocalStackError(
             f"no Postgres found: install Postgres {OLDEST_MAJOR} or newer, "

@@ -89,6 +89,7 @@ class Stack:
             resources.enter_context(self._supervisor)
             resources.callback(self._forget_connection)
             self._forget_connection()
+            self.port = claim_port(self.host, self.port)
             self._start_engines()
             self._progress("Migrating the database")
             self._migrate(self.database_url)
@@ -135,8 +136,6 @@ class Stack:
             write_atomically(path, f"{self.api_key}\n", mode=SECRET_MODE)
 
     def _start_service(self) -> None:
-        if not self.port:
-            self.port = free_port(self.host)
         self._progress("Starting the API and the workers")
         serve = (
             "--host",
@@ -146,9 +145,7 @@ class Stack:
             "--timeout-graceful-shutdown",
             str(API_DRAIN_SECONDS),
         )
-        self._start_python(
-            "api", API_STOP_GRACE_SECONDS, "uvicorn", "--factory", "app.main:create_app", *serve
-        )
+        self._start_python("api", API_STOP_GRACE_SECONDS, "uvicorn", "--factory", "app.main:create_app", *serve)
         schedule = str(self.state_dir / "celerybeat-schedule")
         self._start_worker("train", "-c", "1")
         self._start_worker("default", "-c", "4", "-B", "--schedule", schedule)
@@ -192,8 +189,7 @@ class Stack:
                 if now - begun > READY_TIMEOUT_SECONDS:
                     log = self.state_dir / "logs" / "api.log"
                     raise LocalStackError(
-                        f"{url} is not ready after {READY_TIMEOUT_SECONDS:g} s. "
-                        f"The end of {log}:\n{log_tail(log)}"
+                        f"{url} is not ready after {READY_TIMEOUT_SECONDS:g} s. The end of {log}:\n{log_tail(log)}"
                     )
                 if now - told > PROGRESS_EVERY_SECONDS:
                     told = now
@@ -209,11 +205,16 @@ class Stack:
             (self.state_dir / CONNECTION_NAME).unlink()
 
 
-def free_port(host: str) -> int:
-    """A TCP port that was free a moment ago on `host`."""
+def claim_port(host: str, port: int) -> int:
+    """`port`, or for 0 one that the kernel picks. Raises `LocalStackError` when it is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
-        probe.bind((host, 0))
+        # As uvicorn does: connections of the last run that still linger are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise LocalStackError(f"cannot listen on {host}:{port} ({error.strerror}): choose another") from error
         return int(probe.getsockname()[1])
 
 

@@ -131,7 +131,8 @@ class Supervisor:
     def wait(self, seconds: float | None = None) -> None:
         """Blocks for `seconds`, or until the stop; raises `ChildFailed` once a child has been given up.
 
-        Sleeps in poll, not on a lock: a signal that comes just before a lock blocks is not noticed until it opens.
+        Sleeps in poll, not on a lock: a signal that comes just before a lock blocks goes unnoticed until it
+        opens.
         """
         if not self._closed:
             poller = select.poll()

@@ -28,9 +28,7 @@ def upgrade() -> None:
         sa.Column("last4", sa.String(length=4), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["project_id"], ["projects.id"], name=op.f("fk_api_keys_project_id_projects")
-        ),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_api_keys_project_id_projects")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
     )
     op.create_index(op.f("ix_api_keys_project_id"), "api_keys", ["project_id"], unique=False)
@@ -81,12 +79,8 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint(
-            "(status = 'failed') = (error IS NOT NULL)", name=op.f("ck_jobs_error_iff_failed")
-        ),
-        sa.CheckConstraint(
-            "(status = 'running') = (lease_owner IS NOT NULL)", name=op.f("ck_jobs_lease_iff_running")
-        ),
+        sa.CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name=op.f("ck_jobs_error_iff_failed")),
+        sa.CheckConstraint("(status = 'running') = (lease_owner IS NOT NULL)", name=op.f("ck_jobs_lease_iff_running")),
         sa.CheckConstraint(
             "(status = 'succeeded') = (fine_tuned_model IS NOT NULL)",
             name=op.f("ck_jobs_model_iff_succeeded"),
@@ -96,8 +90,7 @@ def upgrade() -> None:
             name=op.f("ck_jobs_finished_iff_terminal"),
         ),
         sa.CheckConstraint(
-            "status IN ('validating_files', 'queued', 'running', 'paused', 'succeeded', 'failed', "
-            "'cancelled')",
+            "status IN ('validating_files', 'queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled')",
             name=op.f("ck_jobs_status"),
         ),
         sa.CheckConstraint("stop_request IN ('cancel', 'pause')", name=op.f("ck_jobs_stop_request")),
@@ -112,9 +105,7 @@ def upgrade() -> None:
         unique=False,
         postgresql_where="status = 'queued'",
     )
-    op.create_index(
-        "ix_jobs_lease", "jobs", ["lease_until"], unique=False, postgresql_where="status = 'running'"
-    )
+    op.create_index("ix_jobs_lease", "jobs", ["lease_until"], unique=False, postgresql_where="status = 'running'")
     op.create_index("ix_jobs_project_created", "jobs", ["project_id", "created_at", "id"], unique=False)
     op.create_index(
         "ix_jobs_validating",

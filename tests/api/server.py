@@ -58,9 +58,7 @@ class _Uvicorn(uvicorn.Server):
 @contextmanager
 def serve(settings: Settings) -> Iterator[str]:
     """Serves the app on a free port of the loopback; yields its URL."""
-    config = uvicorn.Config(
-        create_app(settings), host="127.0.0.1", port=0, log_level="warning", lifespan="on"
-    )
+    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="warning", lifespan="on")
     server = _Uvicorn(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -38,9 +38,7 @@ def finished(client: OpenAI, job_id: str) -> Any:
 
 def test_upload_train_watch_download(client: OpenAI, tmp_path: Path) -> None:
     training = client.files.create(file=write_rows(tmp_path / "train.jsonl", 16), purpose="fine-tune")
-    held_out = client.files.create(
-        file=write_rows(tmp_path / "held_out.jsonl", 8, start=16), purpose="fine-tune"
-    )
+    held_out = client.files.create(file=write_rows(tmp_path / "held_out.jsonl", 8, start=16), purpose="fine-tune")
     created = client.fine_tuning.jobs.create(
         model="tiny",
         training_file=training.id,
@@ -64,9 +62,7 @@ def test_upload_train_watch_download(client: OpenAI, tmp_path: Path) -> None:
     assert job.error is None
     assert {"before", "after"} <= set(job.evaluation)
 
-    messages = [event.message for event in islice(client.fine_tuning.jobs.list_events(job.id, limit=5), 100)][
-        ::-1
-    ]
+    messages = [event.message for event in islice(client.fine_tuning.jobs.list_events(job.id, limit=5), 100)][::-1]
     assert messages[0] == f"Created fine-tuning job: {job.id}"
     assert "Fine-tuning job started" in messages
     assert any(message.startswith("Step 4/4: training loss=") for message in messages)

@@ -53,9 +53,7 @@ def test_wrong_keys_are_401(server: Server, key: str) -> None:
 
 def test_every_v1_route_needs_a_key(server: Server) -> None:
     schema = httpx.get(f"{server.url}/openapi.json").json()
-    guarded = [
-        (path, verb) for path, verbs in schema["paths"].items() for verb in verbs if path.startswith("/v1/")
-    ]
+    guarded = [(path, verb) for path, verbs in schema["paths"].items() for verb in verbs if path.startswith("/v1/")]
     assert len(guarded) > 15
     for path, verb in guarded:
         response = httpx.request(verb, server.url + path.replace("{", "").replace("}", ""), json={})
@@ -109,9 +107,7 @@ def test_text_that_postgres_cannot_hold_is_400(http: httpx.Client, text: str) ->
         f'{{"model": "tiny", "training_file": "{text}"}}',
     )
     for body in bodies:
-        response = http.post(
-            "/v1/fine_tuning/jobs", content=body, headers={"content-type": "application/json"}
-        )
+        response = http.post("/v1/fine_tuning/jobs", content=body, headers={"content-type": "application/json"})
         assert response.status_code == 400, body
         assert envelope(response)["type"] == "invalid_request_error"
     assert http.get("/v1/files/%00").status_code == 400
@@ -181,9 +177,7 @@ def _all(error: type[GrouptuneError]) -> set[type[GrouptuneError]]:
 
 
 def test_every_code_that_the_api_knows_is_documented() -> None:
-    known = {
-        error.code for error in _all(GrouptuneError) if error.code and error.__module__.startswith("app.")
-    }
+    known = {error.code for error in _all(GrouptuneError) if error.code and error.__module__.startswith("app.")}
     for module in (errors, files, fine_tuning, health, models):
         known |= set(re.findall(r'code="(\w+)"', Path(str(module.__file__)).read_text()))
     core = Path(str(routes.__file__)).parents[2] / "core"

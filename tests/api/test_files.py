@@ -110,9 +110,7 @@ def test_a_form_without_a_file_or_with_too_much_is_refused(client: OpenAI) -> No
         client.files.create(file=b"", purpose="fine-tune")
     assert caught.value.param == "file"
     with pytest.raises(BadRequestError) as caught:
-        client.files.create(
-            file=b"{}", purpose="fine-tune", expires_after={"anchor": "created_at", "seconds": 3600}
-        )
+        client.files.create(file=b"{}", purpose="fine-tune", expires_after={"anchor": "created_at", "seconds": 3600})
     assert caught.value.param == "expires_after[anchor]"
 
 

@@ -59,9 +59,7 @@ def test_gft_settings_come_back_as_sent_with_defaults(server: Server, training_f
     assert (job.seed, job.metadata, job.user_provided_suffix) == (7, {"a": "b"}, "sums")
 
 
-def test_the_typed_form_is_a_gft_job_and_is_shown_as_sent(
-    server: Server, client: OpenAI, training_file: str
-) -> None:
+def test_the_typed_form_is_a_gft_job_and_is_shown_as_sent(server: Server, client: OpenAI, training_file: str) -> None:
     method = {
         "type": "reinforcement",
         "reinforcement": {"grader": GRADER, "hyperparameters": {"n_epochs": 3}},
@@ -92,9 +90,7 @@ def test_reinforcement_learns_from_rollouts_alone(server: Server, client: OpenAI
 
 
 def test_explicit_nulls_equal_absent(client: OpenAI, training_file: str) -> None:
-    nothing = dict.fromkeys(
-        ("validation_file", "suffix", "seed", "metadata", "integrations", "hyperparameters")
-    )
+    nothing = dict.fromkeys(("validation_file", "suffix", "seed", "metadata", "integrations", "hyperparameters"))
     job = create(client, training_file, gft(hyperparameters={"n_epochs": None}, group=None), **nothing)
     assert isinstance(job.seed, int)
     assert job.metadata is None
@@ -103,9 +99,7 @@ def test_explicit_nulls_equal_absent(client: OpenAI, training_file: str) -> None
 
 def test_deprecated_hyperparameters_are_honoured(client: OpenAI, training_file: str) -> None:
     assert create(client, training_file, hyperparameters={"n_epochs": 4}).hyperparameters.n_epochs == 4
-    job = create(
-        client, training_file, gft(hyperparameters={"n_epochs": "auto"}), hyperparameters={"n_epochs": 4}
-    )
+    job = create(client, training_file, gft(hyperparameters={"n_epochs": "auto"}), hyperparameters={"n_epochs": 4})
     assert job.hyperparameters.n_epochs == 4
     with pytest.raises(BadRequestError, match=r"is 4 and .* is 5") as caught:
         create(client, training_file, gft(hyperparameters={"n_epochs": 5}), hyperparameters={"n_epochs": 4})
@@ -152,9 +146,7 @@ def test_pause_resume_cancel_need_no_body(server: Server, client: OpenAI, traini
 
 
 @pytest.mark.parametrize("verb", ["cancel", "pause", "resume"])
-def test_a_finished_job_is_a_400_that_no_client_retries(
-    server: Server, training_file: str, verb: str
-) -> None:
+def test_a_finished_job_is_a_400_that_no_client_retries(server: Server, training_file: str, verb: str) -> None:
     client = server.client(max_retries=2)
     job = create(client, training_file, gft())
     client.fine_tuning.jobs.cancel(job.id)
@@ -197,9 +189,7 @@ def test_jobs_page_newest_first_and_filter_by_metadata(client: OpenAI, training_
     assert caught.value.param == "limit"
 
 
-def test_events_page_under_inserts_without_gaps_or_doubles(
-    server: Server, client: OpenAI, training_file: str
-) -> None:
+def test_events_page_under_inserts_without_gaps_or_doubles(server: Server, client: OpenAI, training_file: str) -> None:
     job = create(client, training_file, gft())
     with server.database.transaction() as session:
         append(session, job.id, *(Event(f"event {n}") for n in range(42)))
@@ -241,9 +231,7 @@ def test_what_training_leaves_behind_is_served(server: Server, client: OpenAI, t
                 Group(job_id=job_id, step=2, idx=0, record={"idx": 0, "prompt": "new"}),
                 JobAttempt(job_id=job_id, epoch=1, worker="w", resumed_from_step=0),
                 *[
-                    Checkpoint(
-                        id=f"ftckpt_{n}", job_id=job_id, epoch=1, step=n, blob=f"b{n}", metrics={"loss": 2.0}
-                    )
+                    Checkpoint(id=f"ftckpt_{n}", job_id=job_id, epoch=1, step=n, blob=f"b{n}", metrics={"loss": 2.0})
                     for n in range(1, 13)
                 ],
             ]

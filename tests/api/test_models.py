@@ -26,9 +26,7 @@ def publish(server: Server, directory: Path, base: str = "tiny") -> str:
         name = ids.fine_tuned_model(base, "default", None)
         blob = f"jobs/{job.id}/a1/adapter"
         server.store.put_tree(blob, directory)
-        session.add(
-            TrainedModel(id=name, project_id=server.project_id, job_id=job.id, base_model=base, blob=blob)
-        )
+        session.add(TrainedModel(id=name, project_id=server.project_id, job_id=job.id, base_model=base, blob=blob))
     return name
 
 

@@ -33,9 +33,7 @@ def gft(reference: str = "{{item.reference_answer}}", group: GroupMix | None = N
     return JobSpec(model="tiny", method=MethodType.gft, settings=settings, seed=1)
 
 
-def refusal(
-    database: Database, spec: JobSpec, report: dict[str, object] | None, **file: object
-) -> InvalidRequest:
+def refusal(database: Database, spec: JobSpec, report: dict[str, object] | None, **file: object) -> InvalidRequest:
     with database.transaction() as session:
         project = make_project(session)
         made = make_file(session, project, report=report, **file)  # type: ignore[arg-type]

@@ -151,9 +151,7 @@ def test_shortcut_for_plain_numbers_says_what_math_verify_says(reference: str, a
         assert check(reference, text) == {"equal": equal_plain(reference, text)}
 
 
-@pytest.mark.parametrize(
-    "text", ["1234567890", "1.0000001", ".5", "+5", "1e5", "007", "1,000", "", "\u0663", "1/2"]
-)
+@pytest.mark.parametrize("text", ["1234567890", "1.0000001", ".5", "+5", "1e5", "007", "1,000", "", "\u0663", "1/2"])
 def test_shortcut_leaves_the_rest_to_math_verify(text: str) -> None:
     assert equal_plain(text, "1") is None
     assert equal_plain("1", text) is None
@@ -269,7 +267,7 @@ tools.equal_math("3", r"$10^{10^{10^{10}}}$")
 
 def test_workers_die_with_a_parent_that_is_killed_even_in_the_middle_of_a_check() -> None:
     command = [sys.executable, "-c", ORPHAN]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:  # noqa: S603 - our own code
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         server = int(parent.stdout.readline())
         family = [server, *children(server)]
@@ -297,7 +295,7 @@ def test_grading_does_not_import_math_verify_here() -> None:
 
 def loaded_by(module: str) -> set[str]:
     code = f"import sys, {module}; print(*sys.modules)"
-    output = subprocess.check_output([sys.executable, "-c", code], text=True)  # noqa: S603 - our own code
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
     return set(output.split())
 
 

@@ -50,9 +50,7 @@ def fetch_job(database: Database, claim: Claim) -> Job:
 def test_metrics_are_upserted_and_told_in_openais_shape(database: Database, claim: Claim) -> None:
     journal = Journal(database, claim)
     journal.record([entry(STARTED)])
-    journal.metrics(
-        [Metrics(step=2, values={"loss": 0.5}), Metrics(step=3, values={"loss": 0.25, "reward": 0.75})]
-    )
+    journal.metrics([Metrics(step=2, values={"loss": 0.5}), Metrics(step=3, values={"loss": 0.25, "reward": 0.75})])
     journal.metrics([Metrics(step=2, values={"loss": 0.4}, trained_tokens=11)])
     with database.transaction() as session:
         metrics = queries.list_metrics(session, claim.job_id)
@@ -155,9 +153,7 @@ def test_groups_are_kept_by_step(database: Database, claim: Claim) -> None:
 
 def test_the_last_two_checkpoints_are_kept(database: Database, claim: Claim) -> None:
     journal = Journal(database, claim)
-    forgotten = [
-        journal.record([entry(StoredCheckpoint(n, f"blob-{n}", {"loss": 1.0}))]) for n in (10, 20, 30)
-    ]
+    forgotten = [journal.record([entry(StoredCheckpoint(n, f"blob-{n}", {"loss": 1.0}))]) for n in (10, 20, 30)]
     assert forgotten == [[], [], ["blob-10"]]
     with database.transaction() as session:
         assert [row.step for row in queries.latest_checkpoints(session, claim.job_id)] == [30, 20]

@@ -27,9 +27,7 @@ def claimed(session: Session, worker: str = "w") -> Claim:
 
 
 def let_lease_end(session: Session, job_id: str) -> None:
-    session.execute(
-        update(Job).where(Job.id == job_id).values(lease_until=func.now() - func.make_interval(0, 0, 0, 1))
-    )
+    session.execute(update(Job).where(Job.id == job_id).values(lease_until=func.now() - func.make_interval(0, 0, 0, 1)))
 
 
 def test_a_claim_is_a_new_epoch_an_attempt_and_an_event(database: Database) -> None:
@@ -137,9 +135,7 @@ def test_three_crashes_without_progress_fail_the_job(database: Database) -> None
     with database.transaction() as session:
         job = make_job(session, make_project(session))
         for crash in range(1, attempts.MAX_CRASHES + 1):
-            endings.crash(
-                session, claimed(session), "The trainer was killed by SIGSEGV", "Segmentation fault"
-            )
+            endings.crash(session, claimed(session), "The trainer was killed by SIGSEGV", "Segmentation fault")
             session.refresh(job)
             assert job.crashes == crash
             job.eligible_at = func.now()

@@ -29,9 +29,7 @@ def messages(session: Session, job_id: str) -> list[str]:
 
 def test_the_diagram_shows_the_transitions() -> None:
     shown = set(re.findall(r"^ +(\w+) --> (\w+)", DOCS.read_text(encoding="utf-8"), re.MULTILINE))
-    assert shown == {
-        (str(source), str(target)) for source, targets in TRANSITIONS.items() for target in targets
-    }
+    assert shown == {(str(source), str(target)) for source, targets in TRANSITIONS.items() for target in targets}
 
 
 def test_a_job_on_validated_files_is_queued_at_once(database: Database) -> None:

@@ -86,7 +86,5 @@ def test_queue_positions_follow_age(database: Database) -> None:
         assert [queries.queue_position(session, job) for job in jobs] == [1, 2, 3]
         leases.claim(session, "w", 60)
     with database.transaction() as session:
-        positions = [
-            queries.queue_position(session, queries.get_job(session, project, job.id)) for job in jobs
-        ]
+        positions = [queries.queue_position(session, queries.get_job(session, project, job.id)) for job in jobs]
         assert positions == [None, 1, 2]

@@ -36,9 +36,7 @@ def test_short_form_is_the_same_row_as_messages() -> None:
     assert short.item["completion"] == "4"
 
 
-@pytest.mark.parametrize(
-    "fields", [{"messages": [USER]}, {"prompt": "2+2?"}, {"prompt": "2+2?", "completion": None}]
-)
+@pytest.mark.parametrize("fields", [{"messages": [USER]}, {"prompt": "2+2?"}, {"prompt": "2+2?", "completion": None}])
 def test_prompt_only_rows_have_no_expert(fields: dict[str, Any]) -> None:
     parsed = row(**fields)
     assert parsed.prompt_messages == [USER]
@@ -191,8 +189,7 @@ json_values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["role", "content", "weight", "tool_calls", "type", "text", "model"])
-            | st.text(max_size=3),
+            st.sampled_from(["role", "content", "weight", "tool_calls", "type", "text", "model"]) | st.text(max_size=3),
             inner | st.sampled_from(["user", "assistant", "text"]),
             max_size=5,
         )

@@ -61,9 +61,7 @@ def test_last_line_needs_no_newline(path: Path) -> None:
 def test_blank_lines_at_the_end_are_silent_and_between_rows_are_warned_of(path: Path) -> None:
     assert report(path, GOOD + b"\n \r\n\n").warning_count == 0
     found = report(path, GOOD + b"\n\n" + GOOD + b"{")
-    assert [(warning.line, warning.message.split(";")[0]) for warning in found.warnings] == [
-        (2, "blank line ignored")
-    ]
+    assert [(warning.line, warning.message.split(";")[0]) for warning in found.warnings] == [(2, "blank line ignored")]
     assert found.errors[0].line == 5
 
 
@@ -108,9 +106,7 @@ def test_row_limit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validation, "MAX_ROWS", 3)
     assert report(path, GOOD * 3 + b"\n").valid
     found = report(path, GOOD * 9)
-    assert [(error.line, error.message) for error in found.errors] == [
-        (4, "the file has more than 3 rows; split it")
-    ]
+    assert [(error.line, error.message) for error in found.errors] == [(4, "the file has more than 3 rows; split it")]
 
 
 def test_file_size_limit_is_checked_before_reading(path: Path) -> None:

@@ -20,9 +20,7 @@ from tests.local.supervised import PARENT_OF_ONE, python_child
 
 ROOT = Path(__file__).parents[2]
 SLEEPER = "import signal; print('up', flush=True); signal.pause()"
-FAST = RestartPolicy(
-    first_delay_seconds=0.02, max_delay_seconds=0.05, stable_seconds=60.0, max_quick_failures=3
-)
+FAST = RestartPolicy(first_delay_seconds=0.02, max_delay_seconds=0.05, stable_seconds=60.0, max_quick_failures=3)
 
 Launch = Callable[..., subprocess.Popen[str]]
 
@@ -91,9 +89,7 @@ def test_killed_together_with_its_guard_the_children_still_end(launch: Launch) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_signal_ends_everything_in_order(
-    launch: Launch, used_state_dir: Path, number: signal.Signals
-) -> None:
+def test_a_stop_signal_ends_everything_in_order(launch: Launch, used_state_dir: Path, number: signal.Signals) -> None:
     program = launch("engines")
     everyone = family(program.pid)
     program.send_signal(number)
@@ -141,10 +137,7 @@ def test_a_crashed_child_starts_again(state_dir: Path) -> None:
         os.kill(pid, signal.SIGSEGV)
         with second_start.open() as second:
             second.read()
-        assert (
-            messages.get(timeout=ALL_GONE_SECONDS)
-            == "child ended with signal SIGSEGV; it starts again in 0.02 s"
-        )
+        assert messages.get(timeout=ALL_GONE_SECONDS) == "child ended with signal SIGSEGV; it starts again in 0.02 s"
         supervisor.wait(0)
 
 
@@ -184,13 +177,9 @@ def test_children_stop_in_reverse_order(state_dir: Path) -> None:
 def test_a_deaf_child_is_killed_after_its_grace(state_dir: Path) -> None:
     fifo = state_dir / "fifo"
     os.mkfifo(fifo)
-    deaf = (
-        f"import signal; signal.signal(15, signal.SIG_IGN); open({str(fifo)!r}, 'w').close(); signal.pause()"
-    )
+    deaf = f"import signal; signal.signal(15, signal.SIG_IGN); open({str(fifo)!r}, 'w').close(); signal.pause()"
     with Supervisor(state_dir) as supervisor:
-        process = psutil.Process(
-            supervisor.start(python_child(state_dir, "deaf", deaf, stop_grace_seconds=0.2))
-        )
+        process = psutil.Process(supervisor.start(python_child(state_dir, "deaf", deaf, stop_grace_seconds=0.2)))
         with fifo.open() as up:
             up.read()
     assert not process.is_running()

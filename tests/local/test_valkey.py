@@ -12,7 +12,10 @@ from app.local.valkey import EmbeddedValkey
 
 @pytest.mark.parametrize("name", ["plain", "long-" + "x" * 120, "with blank"])
 def test_celerys_transport_delivers_over_the_socket(state_dir: Path, name: str) -> None:
-    with EmbeddedValkey(state_dir / name) as valkey, Connection(valkey.url) as connection:
+    with (
+        EmbeddedValkey(state_dir / name) as valkey,
+        Connection(valkey.url) as connection,  # type: ignore[no-untyped-call]
+    ):
         queue = connection.SimpleQueue("train")
         queue.put({"ring": 1})
         message = queue.get(timeout=5)

@@ -15,9 +15,7 @@ ROOT = Path(__file__).parents[2]
 class CeleryProcess:
     """`celery worker` with the arguments; killed with all its children at the end of the block."""
 
-    def __init__(
-        self, name: str, arguments: Sequence[str], environment: dict[str, str], directory: Path
-    ) -> None:
+    def __init__(self, name: str, arguments: Sequence[str], environment: dict[str, str], directory: Path) -> None:
         self._argv = [
             sys.executable,
             "-m",
@@ -29,9 +27,7 @@ class CeleryProcess:
             f"{name}@test",
             *arguments,
         ]
-        self._environment = (
-            os.environ | environment | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        )
+        self._environment = os.environ | environment | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         self.log = directory / f"{name}.log"
 
     def __enter__(self) -> Self:

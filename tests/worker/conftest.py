@@ -147,9 +147,7 @@ class Plant:
     project: str
 
     def train_worker(self, name: str = "train") -> CeleryProcess:
-        return CeleryProcess(
-            name, ["-Q", "train", "-P", "threads", "-c", "1"], self.environment, self.directory
-        )
+        return CeleryProcess(name, ["-Q", "train", "-P", "threads", "-c", "1"], self.environment, self.directory)
 
     def default_worker(self) -> CeleryProcess:
         schedule = str(self.directory / "beat")

@@ -19,9 +19,7 @@ def report(kind: str, **fields: object) -> None:
 
 def start(run_dir: Path, total: int) -> int:
     spec = json.loads((run_dir / "spec.json").read_text())
-    resumed = (
-        int(json.loads((Path(spec["resume_from"]) / "state.json").read_text())) if spec["resume_from"] else 0
-    )
+    resumed = int(json.loads((Path(spec["resume_from"]) / "state.json").read_text())) if spec["resume_from"] else 0
     report(
         "started",
         total_steps=total,

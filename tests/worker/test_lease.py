@@ -38,15 +38,11 @@ def test_an_attempt_that_lost_its_lease_leaves_and_writes_nothing(bench: Bench) 
     with bench.database.transaction() as session:
         newest, _ = queries.list_events(session, bench.job_id, after=None, limit=1)
         assert newest[0].id == events[0].id
-        assert [a.outcome for a in queries.list_attempts(session, bench.job_id)] == [
-            AttemptOutcome.lost_lease
-        ]
+        assert [a.outcome for a in queries.list_attempts(session, bench.job_id)] == [AttemptOutcome.lost_lease]
     assert bench.run("train:3").status == JobStatus.succeeded
 
 
-def test_an_attempt_without_a_database_fences_itself_before_its_lease_ends(
-    bench: Bench, outage: Outage
-) -> None:
+def test_an_attempt_without_a_database_fences_itself_before_its_lease_ends(bench: Bench, outage: Outage) -> None:
     thread = bench.start("hang")
     pids = [int(pid) for pid in (bench.run_dir().parent / "pids").read_text().split()]
     away = threading.Thread(target=outage, args=(bench.settings.lease_seconds,))

@@ -212,8 +212,6 @@ def test_nothing_is_lost_while_the_database_is_away(bench: Bench, outage: Outage
     job = bench.job()
     assert (job.status, job.crashes) == (JobStatus.queued, 0)
     with bench.database.transaction() as session:
-        assert [metric.step for metric in queries.list_metrics(session, job.id)] == list(
-            range(1, job.step + 1)
-        )
+        assert [metric.step for metric in queries.list_metrics(session, job.id)] == list(range(1, job.step + 1))
     said = messages(bench)
     assert len(said) == len(set(said))

@@ -110,10 +110,7 @@ def test_a_killed_worker_takes_its_trainer_along_and_another_goes_on(plant: Plan
         plant.wait_for(job_id, JobStatus.queued)
         with plant.train_worker("second"):
             eventually(
-                lambda: (
-                    outcomes(plant, job_id)[:1] == [AttemptOutcome.lost_lease]
-                    and resumed(plant, job_id) >= 20
-                )
+                lambda: outcomes(plant, job_id)[:1] == [AttemptOutcome.lost_lease] and resumed(plant, job_id) >= 20
             )
             job = plant.wait_for(job_id, JobStatus.succeeded)
     assert job.step == job.total_steps

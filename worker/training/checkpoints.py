@@ -59,7 +59,9 @@ def load(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> d
     with torch.no_grad():
         for name, parameter in policy.trained.items():
             parameter.copy_(adapter[name])
-            kept = {key: moments[f"{name}|{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}|{key}" in moments}
+            kept = {
+                key: moments[f"{name}|{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}|{key}" in moments
+            }
             if kept:
                 optimizer.state[parameter] = {
                     key: value.to(parameter.device) if key != "step" else value for key, value in kept.items()

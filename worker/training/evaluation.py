@@ -42,9 +42,7 @@ def evaluate(
         "eval/clipped_ratio": statistics.fmean(0.0 if c.finished else 1.0 for c in completions),
     }
     shown = zip(prompts, completions, texts, rewards, strict=True)
-    return Evaluated(
-        step=step, values=values, samples=tuple(_sample(*one) for one in list(shown)[:SAMPLES_SHOWN])
-    )
+    return Evaluated(step=step, values=values, samples=tuple(_sample(*one) for one in list(shown)[:SAMPLES_SHOWN]))
 
 
 def _sample(prompt: Prompt, completion: Completion, text: str, reward: float | None) -> dict[str, Any]:

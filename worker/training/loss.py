@@ -16,9 +16,7 @@ def coefficient(logprobs: Tensor, tau: float) -> Tensor:
     return torch.where(p >= tau, torch.ones_like(p), p)
 
 
-def token_loss(
-    logprobs_N: Tensor, advantages_N: Tensor, mask_N: Tensor, tau: float, denominator: float
-) -> Tensor:
+def token_loss(logprobs_N: Tensor, advantages_N: Tensor, mask_N: Tensor, tau: float, denominator: float) -> Tensor:
     """The summed loss of some tokens over `denominator`, a scalar.
 
     logprobs_N, advantages_N, mask_N: log p, the advantage of the token's sequence, and 1 where it is trained, all of

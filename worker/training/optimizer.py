@@ -102,9 +102,7 @@ class Updater:
     def _backward(self, batch: MicroBatch, tokens: int) -> float:
         hidden = self.policy.hidden(batch.ids_B_T, batch.attention_B_T, use_cache=False).last_hidden_state
         hidden_N_H = hidden.flatten(0, 1)[batch.predictor_N]
-        logprobs_N, entropies_N = token_logprobs(
-            hidden_N_H, self.policy.head.weight, batch.tokens_N, self.temperature
-        )
+        logprobs_N, entropies_N = token_logprobs(hidden_N_H, self.policy.head.weight, batch.tokens_N, self.temperature)
         advantages_B = torch.tensor([member.advantage for _, member in batch.sequences], device=self.policy.device)
         advantages_N = advantages_B.to(logprobs_N.dtype)[batch.sequence_N]
         loss = token_loss(logprobs_N, advantages_N, torch.ones_like(logprobs_N), self.tau, tokens)

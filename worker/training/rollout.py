@@ -105,9 +105,7 @@ class Sampler:
         hidden: Tensor = output.last_hidden_state[:, -1]
         return hidden
 
-    def _choose(
-        self, hidden_B_H: Tensor, sampling: Sampling, random: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
+    def _choose(self, hidden_B_H: Tensor, sampling: Sampling, random: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Next tokens [B] and their log p [B] at the sampling temperature, before any top-p cut."""
         logits_B_V = self.policy.head(hidden_B_H).float() / sampling.temperature
         logprobs_B_V = logits_B_V.log_softmax(-1)

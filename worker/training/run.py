@@ -111,13 +111,13 @@ def _load_data(trainer: TrainerSpec, tokenizer: ChatTokenizer, report: Reporter)
     prompts = [prompt for prompt in prompts if _has_members(prompt, spec)]
     held_out: list[Prompt] = []
     if trainer.validation_path is not None:
-        held_out = load_prompts(
-            Path(trainer.validation_path), tokenizer, spec.hyperparameters, room, warnings.append
-        )
+        held_out = load_prompts(Path(trainer.validation_path), tokenizer, spec.hyperparameters, room, warnings.append)
     for warning in warnings[:WARNINGS_SHOWN]:
         report(Message(level="warn", message=warning))
     if len(warnings) > WARNINGS_SHOWN:
-        report(Message(level="warn", message=f"{len(warnings) - WARNINGS_SHOWN} more rows were dropped for their length"))
+        report(
+            Message(level="warn", message=f"{len(warnings) - WARNINGS_SHOWN} more rows were dropped for their length")
+        )
     if not prompts:
         raise JobFailure(
             TrainerExit.bad_data,

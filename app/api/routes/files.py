@@ -31,9 +31,7 @@ def upload_file(
     received = uploads.receive(store, upload.chunks(), max_bytes=settings.max_file_bytes)
     try:
         with database.transaction() as session:
-            file = uploads.create_file(
-                session, caller.project_id, received, filename=upload.filename, purpose=purpose
-            )
+            file = uploads.create_file(session, caller.project_id, received, filename=upload.filename, purpose=purpose)
     except BaseException:
         store.delete(received.blob)
         raise
@@ -78,9 +76,7 @@ def remove_file(caller: Caller, file_id: str, database: Db, store: Store) -> Fil
 @router.get(
     "/{file_id}/content",
     response_class=StreamingResponse,
-    responses={
-        200: {"content": {"application/octet-stream": {}}, "description": "The bytes as they were uploaded."}
-    },
+    responses={200: {"content": {"application/octet-stream": {}}, "description": "The bytes as they were uploaded."}},
 )
 def file_content(caller: Caller, file_id: str, database: Db, store: Store) -> StreamingResponse:
     """Download a file."""
@@ -90,9 +86,7 @@ def file_content(caller: Caller, file_id: str, database: Db, store: Store) -> St
         "content-length": str(file.bytes),
         "content-disposition": f"attachment; filename*=utf-8''{quote(file.filename, safe='')}",
     }
-    return StreamingResponse(
-        _chunks(store.open(file.blob)), media_type="application/octet-stream", headers=headers
-    )
+    return StreamingResponse(_chunks(store.open(file.blob)), media_type="application/octet-stream", headers=headers)
 
 
 def _chunks(stream: BinaryIO) -> Iterator[bytes]:

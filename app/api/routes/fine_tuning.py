@@ -56,9 +56,7 @@ def create_job(
     spec = body.to_spec(registry.resolve(body.model, settings.models_dir).name)
     with database.transaction() as session:
         try:
-            checks.check_against_files(
-                session, caller.project_id, spec, body.training_file, body.validation_file
-            )
+            checks.check_against_files(session, caller.project_id, spec, body.training_file, body.validation_file)
         except InvalidRequest as error:
             error.param = body.path_as_sent(error.param or "", {"gft": body.gft}) or None
             raise
@@ -99,9 +97,7 @@ def list_jobs(
 ) -> Page[JobObject]:
     """List this project's jobs, newest first; `metadata[key]=value` filters."""
     with database.transaction() as session:
-        jobs, more = queries.list_jobs(
-            session, caller.project_id, after=after, limit=limit, metadata=metadata
-        )
+        jobs, more = queries.list_jobs(session, caller.project_id, after=after, limit=limit, metadata=metadata)
         return page([_job_object(session, job, strict) for job in jobs], more)
 
 
@@ -144,9 +140,7 @@ def resume_job(
 
 
 @router.get("/{job_id}/events")
-def list_events(
-    caller: Caller, job_id: str, database: Db, after: After = None, limit: Limit = 20
-) -> Page[EventObject]:
+def list_events(caller: Caller, job_id: str, database: Db, after: After = None, limit: Limit = 20) -> Page[EventObject]:
     """What happened, newest first."""
     with database.transaction() as session:
         job = queries.get_job(session, caller.project_id, job_id)
@@ -184,9 +178,7 @@ def job_groups(
     caller: Caller,
     job_id: str,
     database: Db,
-    step: Annotated[
-        int | None, Query(ge=0, le=2_147_483_647, description="The latest one if absent.")
-    ] = None,
+    step: Annotated[int | None, Query(ge=0, le=2_147_483_647, description="The latest one if absent.")] = None,
 ) -> GroupList:
     """The groups of one step: who said what, what it earned and how it was weighted."""
     with database.transaction() as session:

@@ -61,7 +61,5 @@ def _storage_problems(directory: Path) -> list[str]:
         with tempfile.TemporaryFile(dir=directory) as probe:
             probe.write(b"ok")
     except OSError as error:
-        return [
-            f"The storage at {directory} cannot be written ({error.strerror}); check owner and free space."
-        ]
+        return [f"The storage at {directory} cannot be written ({error.strerror}); check owner and free space."]
     return []

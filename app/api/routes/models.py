@@ -71,9 +71,7 @@ def retrieve_model(caller: Caller, model: str, database: Db, settings: Config) -
 def delete_model(caller: Caller, model: str, database: Db, store: Store, settings: Config) -> ModelDeleted:
     """Delete a fine-tuned model. Base models are the installation's and stay."""
     if any(model == base.name for base in registry.list_base_models(settings.models_dir)):
-        raise InvalidRequest(
-            f"'{model}' is a base model; only fine-tuned models can be deleted.", param="model"
-        )
+        raise InvalidRequest(f"'{model}' is a base model; only fine-tuned models can be deleted.", param="model")
     with database.transaction() as session:
         adapter = adapters.delete_adapter(session, caller.project_id, model)
     store.delete_tree(adapter.blob)

@@ -117,21 +117,15 @@ class CreateJob(Frozen):
 
     model: Annotated[str, Field(min_length=1, description="A base model, see `GET /v1/models`.")]
     training_file: Annotated[str, Field(description="Id of a file with purpose `fine-tune`.")]
-    validation_file: Annotated[str | None, Field(description="Held-out rows, measured before and after.")] = (
-        None
-    )
+    validation_file: Annotated[str | None, Field(description="Held-out rows, measured before and after.")] = None
     suffix: Annotated[Suffix | None, Field(description="Part of the trained model's name.")] = None
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Chosen at random if absent.")] = None
     metadata: Annotated[dict[MetadataKey, MetadataValue] | None, Field(max_length=16)] = None
-    integrations: Annotated[
-        list[Any] | None, Field(max_length=0, description="Not available: leave it out.")
-    ] = None
+    integrations: Annotated[list[Any] | None, Field(max_length=0, description="Not available: leave it out.")] = None
     hyperparameters: Annotated[
         PlainHyperparameters | None, Field(deprecated=True, description="Use the method's own.")
     ] = None
-    method: Annotated[Method, Field(description="How to train; supervised if absent.")] = Supervised(
-        type="supervised"
-    )
+    method: Annotated[Method, Field(description="How to train; supervised if absent.")] = Supervised(type="supervised")
     gft: Annotated[
         dict[str, Any] | None,
         Field(
@@ -184,9 +178,7 @@ def _canonical(method: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     settings = _with_top_level(settings, body.get("hyperparameters"), kind)
     extra = body.get("gft")
     if extra is not None and kind != "reinforcement":
-        hint = (
-            "The extra field `gft` goes with method.type 'reinforcement'; put its settings into `method.gft`."
-        )
+        hint = "The extra field `gft` goes with method.type 'reinforcement'; put its settings into `method.gft`."
         raise _problem("gft", hint)
     if isinstance(extra, dict):
         return {"type": "gft", "gft": _merged(settings, extra)}
@@ -199,9 +191,7 @@ def _problem(param: str, message: str) -> PydanticCustomError:
 
 def _refuse_unknown(kind: Any) -> None:
     if kind == "dpo":
-        raise _problem(
-            "method.type", f"Preference tuning (dpo) is not available on this server; use one of {_TYPES}."
-        )
+        raise _problem("method.type", f"Preference tuning (dpo) is not available on this server; use one of {_TYPES}.")
     if kind not in list(MethodType):
         raise _problem("method.type", f"There is no method {kind!r}; use one of {_TYPES}.")
 

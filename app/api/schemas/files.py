@@ -17,9 +17,7 @@ class FileObject(Item):
     filename: str
     purpose: str
     status: FileStatus = Field(description="`uploaded` until it is validated, then `processed` or `error`.")
-    status_details: str | None = Field(
-        description="What the validation found, with the line of the first error."
-    )
+    status_details: str | None = Field(description="What the validation found, with the line of the first error.")
     expires_at: int | None = None
 
     @classmethod

@@ -28,9 +28,7 @@ class Progress(BaseModel):
 
     step: int
     total_steps: int | None = Field(description="Null until the job has started.")
-    eta_seconds: float | None = Field(
-        description="Seconds to the last step, from the pace of the latest ones."
-    )
+    eta_seconds: float | None = Field(description="Seconds to the last step, from the pace of the latest ones.")
 
 
 class JobObject(Item):
@@ -47,9 +45,7 @@ class JobObject(Item):
     training_file: str
     validation_file: str | None
     result_files: list[str]
-    hyperparameters: dict[str, Any] = Field(
-        description="`auto` until the job has started, then the values in use."
-    )
+    hyperparameters: dict[str, Any] = Field(description="`auto` until the job has started, then the values in use.")
     trained_tokens: int | None
     error: JobError | None
     seed: int
@@ -147,9 +143,7 @@ class CheckpointObject(Item):
     fine_tuned_model_checkpoint: str
     fine_tuning_job_id: str
     step_number: int
-    metrics: dict[str, Any] = Field(
-        description="OpenAI's `step` and `train_loss`, and all values of that step."
-    )
+    metrics: dict[str, Any] = Field(description="OpenAI's `step` and `train_loss`, and all values of that step.")
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, job: Job, project: str) -> "CheckpointObject":
@@ -162,8 +156,7 @@ class CheckpointObject(Item):
             fine_tuned_model_checkpoint=f"{model}:ckpt-step-{checkpoint.step}",
             fine_tuning_job_id=job.id,
             step_number=checkpoint.step,
-            metrics={"step": checkpoint.step, "train_loss": checkpoint.metrics.get("loss")}
-            | checkpoint.metrics,
+            metrics={"step": checkpoint.step, "train_loss": checkpoint.metrics.get("loss")} | checkpoint.metrics,
         )
 
 
@@ -203,9 +196,7 @@ class GroupList(BaseModel):
     @classmethod
     def of(cls, job_id: str, step: int | None, groups: list[Group]) -> "GroupList":
         """The wire form of the rows."""
-        return cls(
-            job_id=job_id, step=groups[0].step if groups else step, data=[group.record for group in groups]
-        )
+        return cls(job_id=job_id, step=groups[0].step if groups else step, data=[group.record for group in groups])
 
 
 class AttemptObject(BaseModel):

@@ -28,9 +28,7 @@ def create_key(session: Session, project_id: str, name: str) -> str:
     secret = "".join(secrets.choice(ids.ALPHABET) for _ in range(_SECRET_LENGTH))
     body = f"{PREFIX}{key_id}_{secret}"
     text = f"{body}_{_checksum(body)}"
-    session.add(
-        ApiKey(id=key_id, project_id=project_id, name=name, secret_hash=_hash(secret), last4=text[-4:])
-    )
+    session.add(ApiKey(id=key_id, project_id=project_id, name=name, secret_hash=_hash(secret), last4=text[-4:]))
     session.flush()
     return text
 
@@ -42,15 +40,11 @@ def authenticate(session: Session, text: str) -> ApiKey:
         raise AuthenticationFailed(f"This is no API key of this server: its keys begin with '{PREFIX}'.")
     key_id, secret, checksum = form.groups()
     if not hmac.compare_digest(_checksum(text[: -_CHECKSUM_LENGTH - 1]), checksum):
-        raise AuthenticationFailed(
-            "The API key is misspelt or cut off (its checksum does not fit); copy it again."
-        )
+        raise AuthenticationFailed("The API key is misspelt or cut off (its checksum does not fit); copy it again.")
     key = session.get(ApiKey, key_id)
     known = key.secret_hash if key is not None else bytes(32)
     if not hmac.compare_digest(known, _hash(secret)) or key is None or key.revoked_at is not None:
-        raise AuthenticationFailed(
-            "This API key is unknown to this server or was revoked; ask for a new one."
-        )
+        raise AuthenticationFailed("This API key is unknown to this server or was revoked; ask for a new one.")
     return key
 
 

@@ -53,9 +53,7 @@ def settle(
     """Stores what the validation found; False, and no change, when another worker took over meanwhile."""
     settled = session.execute(
         update(File)
-        .where(
-            File.id == claim.file_id, File.status == FileStatus.uploaded, File.claimed_until == claim.until
-        )
+        .where(File.id == claim.file_id, File.status == FileStatus.uploaded, File.claimed_until == claim.until)
         .values(status=status, status_details=details, report=report, claimed_until=None)
         .returning(File.id),
         execution_options={"synchronize_session": False},

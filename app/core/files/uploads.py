@@ -62,14 +62,10 @@ def _bounded(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
             )
         yield chunk
     if size == 0:
-        raise InvalidRequest(
-            "The file is empty; write one JSON object a line.", param="file", code="invalid_file"
-        )
+        raise InvalidRequest("The file is empty; write one JSON object a line.", param="file", code="invalid_file")
 
 
-def create_file(
-    session: Session, project_id: str, received: Received, *, filename: str, purpose: str
-) -> File:
+def create_file(session: Session, project_id: str, received: Received, *, filename: str, purpose: str) -> File:
     """The row of a received blob, waiting for its validation. Ring validation after the commit."""
     file = File(
         id=received.file_id,
@@ -121,8 +117,6 @@ def list_files(
             raise InvalidRequest(f"'after' names nothing in this list: {after!r}.", param="after")
         mark = tuple_(seen.created_at, seen.id)
         statement = statement.where(place > mark if order == "asc" else place < mark)
-    direction = (
-        (File.created_at.asc(), File.id.asc()) if order == "asc" else (File.created_at.desc(), File.id.desc())
-    )
+    direction = (File.created_at.asc(), File.id.asc()) if order == "asc" else (File.created_at.desc(), File.id.desc())
     rows = session.scalars(statement.order_by(*direction).limit(limit + 1)).all()
     return list(rows[:limit]), len(rows) > limit

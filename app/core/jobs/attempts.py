@@ -25,9 +25,7 @@ def backoff(failures: int) -> timedelta:
     return timedelta(seconds=random.uniform(0, longest))  # noqa: S311
 
 
-def close_attempt(
-    session: Session, job_id: str, epoch: int, outcome: AttemptOutcome, reason: str | None
-) -> None:
+def close_attempt(session: Session, job_id: str, epoch: int, outcome: AttemptOutcome, reason: str | None) -> None:
     """Writes down why an attempt ended; the first answer stays."""
     session.execute(
         update(JobAttempt)
@@ -37,9 +35,7 @@ def close_attempt(
     )
 
 
-def charge_crash(
-    session: Session, job: Job, outcome: AttemptOutcome, reason: str, log_tail: str = ""
-) -> None:
+def charge_crash(session: Session, job: Job, outcome: AttemptOutcome, reason: str, log_tail: str = "") -> None:
     """Ends the running attempt of `job`, whose row the caller holds, with one crash on its budget.
 
     The job is queued again after a back-off; it fails at `MAX_CRASHES` crashes without progress in between.

@@ -28,13 +28,10 @@ def check_against_files(
 
 
 def _check_file(session: Session, project_id: str, spec: JobSpec, file_id: str, param: str) -> None:
-    file = session.scalars(
-        select(File).where(File.id == file_id, File.project_id == project_id)
-    ).one_or_none()
+    file = session.scalars(select(File).where(File.id == file_id, File.project_id == project_id)).one_or_none()
     if file is None:
         raise InvalidRequest(
-            f"There is no file '{file_id}' in this project. Upload one with purpose '{PURPOSE}' "
-            "and send its id.",
+            f"There is no file '{file_id}' in this project. Upload one with purpose '{PURPOSE}' and send its id.",
             param=param,
             code="file_not_found",
         )
@@ -50,9 +47,7 @@ def _check_file(session: Session, project_id: str, spec: JobSpec, file_id: str, 
 def check_validated(spec: JobSpec, file: File, param: str) -> None:
     """Raises `InvalidRequest` when the file's report, if any yet, says that `spec` cannot train on it."""
     if file.status == FileStatus.error:
-        raise InvalidRequest(
-            f"The file '{file.id}' has errors. {_first_error(file)}", param=param, code="invalid_file"
-        )
+        raise InvalidRequest(f"The file '{file.id}' has errors. {_first_error(file)}", param=param, code="invalid_file")
     if file.status != FileStatus.processed or file.report is None:
         return
     report = FileReport.model_validate(file.report)

@@ -41,9 +41,7 @@ def succeed(session: Session, claim: Claim, finished: Finished, blob: str, base_
         trained_tokens=finished.trained_tokens,
     )
     session.add(
-        TrainedModel(
-            id=model, project_id=claim.project_id, job_id=claim.job_id, base_model=base_model, blob=blob
-        )
+        TrainedModel(id=model, project_id=claim.project_id, job_id=claim.job_id, base_model=base_model, blob=blob)
     )
     close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.succeeded, None)
     return model

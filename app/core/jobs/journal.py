@@ -214,9 +214,7 @@ class Journal:
         if isinstance(report, Message):
             return Event(report.message, report.level, "message", report.data, one.event_id)
         if isinstance(report, StoredCheckpoint):
-            return Event(
-                f"Checkpoint created at step {report.step}", data={"step": report.step}, id=one.event_id
-            )
+            return Event(f"Checkpoint created at step {report.step}", data={"step": report.step}, id=one.event_id)
         if isinstance(report, Evaluated):
             shown = _shown(report.values)
             return Event(

@@ -19,9 +19,7 @@ from app.core.spec.job import JobSpec
 _VALIDATING: Final = frozenset({JobStatus.validating_files})
 
 
-def create(
-    session: Session, *, project_id: str, spec: JobSpec, training_file: str, validation_file: str | None
-) -> Job:
+def create(session: Session, *, project_id: str, spec: JobSpec, training_file: str, validation_file: str | None) -> Job:
     """A new job, queued at once when its files are validated already.
 
     Ring the workers after the commit: training if it is queued, validation if not. Call
@@ -91,9 +89,7 @@ def cancel(session: Session, project_id: str, job_id: str) -> Job:
     job = _live(session, project_id, job_id, "cancel")
     if job.status == JobStatus.running:
         return _request(session, job, StopRequest.cancel, "Cancelling the job")
-    return transition(
-        session, job.id, {JobStatus(job.status)}, JobStatus.cancelled, Event("The job was cancelled")
-    )
+    return transition(session, job.id, {JobStatus(job.status)}, JobStatus.cancelled, Event("The job was cancelled"))
 
 
 def pause(session: Session, project_id: str, job_id: str) -> Job:
@@ -120,17 +116,13 @@ def resume(session: Session, project_id: str, job_id: str) -> Job:
     if job.status != JobStatus.paused:
         raise InvalidRequest(f"Job {job_id} is {job.status}, not paused; only a paused job can be resumed.")
     event = Event("The job is queued again and goes on from its last checkpoint")
-    return transition(
-        session, job.id, {JobStatus.paused}, JobStatus.queued, event, eligible_at=func.now(), crashes=0
-    )
+    return transition(session, job.id, {JobStatus.paused}, JobStatus.queued, event, eligible_at=func.now(), crashes=0)
 
 
 def _live(session: Session, project_id: str, job_id: str, verb: str) -> Job:
     job = job_of_project(session, project_id, job_id, lock=True)
     if job.status in TERMINAL:
-        raise InvalidRequest(
-            f"Job {job_id} has already {_ENDED[JobStatus(job.status)]}; there is nothing to {verb}."
-        )
+        raise InvalidRequest(f"Job {job_id} has already {_ENDED[JobStatus(job.status)]}; there is nothing to {verb}.")
     return job
 
 

@@ -50,16 +50,12 @@ def list_jobs(
     return list(rows[:limit]), len(rows) > limit
 
 
-def list_events(
-    session: Session, job_id: str, *, after: str | None, limit: int
-) -> tuple[list[JobEvent], bool]:
+def list_events(session: Session, job_id: str, *, after: str | None, limit: int) -> tuple[list[JobEvent], bool]:
     """A page of events, newest first, and whether there are more. Raises `InvalidRequest` as `list_jobs`."""
     return _page(session, JobEvent, JobEvent.seq, job_id, after, limit)
 
 
-def list_checkpoints(
-    session: Session, job_id: str, *, after: str | None, limit: int
-) -> tuple[list[Checkpoint], bool]:
+def list_checkpoints(session: Session, job_id: str, *, after: str | None, limit: int) -> tuple[list[Checkpoint], bool]:
     """A page of checkpoints, newest first, and whether there are more. Raises as `list_jobs`."""
     return _page(session, Checkpoint, Checkpoint.step, job_id, after, limit)
 
@@ -96,25 +92,17 @@ def list_groups(session: Session, job_id: str, *, step: int | None) -> list[Grou
     wanted: Any = step
     if wanted is None:
         wanted = select(func.max(Group.step)).where(Group.job_id == job_id).scalar_subquery()
-    return list(
-        session.scalars(select(Group).where(Group.job_id == job_id, Group.step == wanted).order_by(Group.idx))
-    )
+    return list(session.scalars(select(Group).where(Group.job_id == job_id, Group.step == wanted).order_by(Group.idx)))
 
 
 def list_attempts(session: Session, job_id: str) -> list[JobAttempt]:
     """All attempts, the first one first."""
-    return list(
-        session.scalars(select(JobAttempt).where(JobAttempt.job_id == job_id).order_by(JobAttempt.epoch))
-    )
+    return list(session.scalars(select(JobAttempt).where(JobAttempt.job_id == job_id).order_by(JobAttempt.epoch)))
 
 
 def latest_checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
     """The checkpoints to resume from, best first."""
-    return list(
-        session.scalars(
-            select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())
-        )
-    )
+    return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())))
 
 
 def queue_position(session: Session, job: Job) -> int | None:
@@ -135,9 +123,7 @@ def queue_position(session: Session, job: Job) -> int | None:
 
 def job_file(session: Session, project_id: str, file_id: str, param: str) -> File:
     """A data file of a job. Raises `InvalidRequest` with `param` when it is gone."""
-    file = session.scalars(
-        select(File).where(File.id == file_id, File.project_id == project_id)
-    ).one_or_none()
+    file = session.scalars(select(File).where(File.id == file_id, File.project_id == project_id)).one_or_none()
     if file is None:
         raise InvalidRequest(f"The file '{file_id}' is gone.", param=param, code="file_not_found")
     return file

@@ -75,9 +75,7 @@ class Job(Base):
             name="finished_iff_terminal",
         ),
         CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error_iff_failed"),
-        CheckConstraint(
-            "(status = 'succeeded') = (fine_tuned_model IS NOT NULL)", name="model_iff_succeeded"
-        ),
+        CheckConstraint("(status = 'succeeded') = (fine_tuned_model IS NOT NULL)", name="model_iff_succeeded"),
         Index("ix_jobs_project_created", "project_id", "created_at", "id"),
         Index("ix_jobs_claim", "priority", "created_at", postgresql_where="status = 'queued'"),
         Index("ix_jobs_lease", "lease_until", postgresql_where="status = 'running'"),

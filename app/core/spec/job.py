@@ -56,7 +56,9 @@ class Lora(Frozen):
 
     r: Annotated[int, Field(ge=1, le=512)] = 16
     alpha: Annotated[float, Field(gt=0, le=4096)] = 32
-    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1, max_length=64)] = "all-linear"
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1, max_length=64)] = (
+        "all-linear"
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
