@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -18,13 +19,13 @@ def build(directory: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0) 
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: PLC0415
 
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *CHARACTERS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))  # noqa: S106 - a token
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(
+    fast: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|pad|>",
+        eos_token="<|im_end|>",  # noqa: S106 - a token
+        pad_token="<|pad|>",  # noqa: S106 - a token
         additional_special_tokens=["<|im_start|>", "<|endoftext|>"],
         clean_up_tokenization_spaces=False,
     )
@@ -44,7 +45,8 @@ def build(directory: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0) 
         pad_token_id=vocabulary["<|pad|>"],
     )
     directory.mkdir(parents=True, exist_ok=True)
-    LlamaForCausalLM(config).to(torch.float32).save_pretrained(directory)
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.float32).save_pretrained(directory)
     fast.save_pretrained(directory)
     return directory
 

@@ -95,16 +95,13 @@ def _show_report(answer: Json) -> None:
     report = answer["report"]
     note(str(answer["summary"]))
     found = [("error", one) for one in report["errors"]] + [("warning", one) for one in report.get("warnings", [])]
-    rows = [(one["line"], kind, one["param"] or "", one["message"]) for kind, one in found]
+    found.sort(key=lambda pair: pair[1]["line"] or 0)
+    rows = [(one["line"], kind, one["param"], one["message"]) for kind, one in found]
     if rows:
-        write_table(("line", "level", "field", "message"), sorted(rows, key=_line), empty="")
+        write_table(("line", "level", "field", "message"), rows, empty="")
     hidden = report.get("error_count", 0) - len(report["errors"])
     if hidden > 0:
         note(f"... and {hidden} more errors.")
-
-
-def _line(row: tuple[int | None, str, str, str]) -> int:
-    return row[0] or 0
 
 
 def human_bytes(count: float) -> str:

@@ -98,7 +98,8 @@ class JobView:
         rows.add_row("reward", rewards or "[dim]after the first step[/dim]")
         rows.add_row("held-out", self._held_out())
         rows.add_row("latest", Text(self.latest or "-"))
-        title = f"[bold]{escape(self.title)}[/bold]"
+        name = self.job.get("id", "")
+        title = f"[bold]{escape(self.title)}[/bold]" + (f"  [dim]{escape(name)}[/dim]" if name != self.title else "")
         panel = Panel(
             Group(self._bar(), Text(), rows), title=title, title_align="left", padding=(1, 2), border_style="dim"
         )

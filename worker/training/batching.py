@@ -25,7 +25,8 @@ class DataOrder:
         self._permutation = lru_cache(maxsize=1)(self._permute)
 
     def _permute(self, epoch: int) -> list[int]:
-        return np.random.default_rng([self.seed, _ORDER_STREAM, epoch]).permutation(len(self.prompts)).tolist()
+        permutation = np.random.default_rng([self.seed, _ORDER_STREAM, epoch]).permutation(len(self.prompts))
+        return [int(index) for index in permutation]
 
     def step(self, step: int) -> list[Prompt]:
         """The prompts of step 1, 2, ...; the last step of an epoch may hold fewer."""
@@ -65,7 +66,11 @@ def micro_batches(
 
 
 def _pad(sequences: Sequence[tuple[Prompt, Member]], width: int, pad_id: int, device: torch.device) -> MicroBatch:
-    ids, attention, predictor, tokens, owner = [], [], [], [], []
+    ids: list[list[int]] = []
+    attention: list[list[int]] = []
+    predictor: list[int] = []
+    tokens: list[int] = []
+    owner: list[int] = []
     for row, (prompt, member) in enumerate(sequences):
         length = len(prompt.ids) + len(member.ids)
         ids.append([*prompt.ids, *member.ids] + [pad_id] * (width - length))

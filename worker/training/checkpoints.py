@@ -22,6 +22,7 @@ MANIFEST: Final = "manifest.json"
 _ADAPTER = "adapter_state.safetensors"
 _OPTIMIZER = "optimizer_state.safetensors"
 _STATE = "state.json"
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def save(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -15,7 +16,7 @@ def convert(source: Path, target: Path) -> None:
     options = {"gguf_file": source.name} if source.is_file() else {}
     directory = source.parent if source.is_file() else source
     tokenizer = AutoTokenizer.from_pretrained(directory, **options)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, **options)
+    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, **options)
     # A model of the same config without the loader's quantiser takes the weights; save_pretrained refuses otherwise.
     if getattr(model.config, "quantization_config", None) is not None:
         weights = model.state_dict()

@@ -15,7 +15,7 @@ CHUNK_ELEMENTS: Final = 16 * 1024 * 1024
 
 class _FrozenHead(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         context: Any, hidden_N_H: Tensor, weight_V_H: Tensor, tokens_N: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
         rows = max(1, CHUNK_ELEMENTS // weight_V_H.shape[0])
@@ -44,7 +44,7 @@ class _FrozenHead(torch.autograd.Function):
         return logprobs_N, entropies_N
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient_N_H,) = context.saved_tensors
         return gradient_N_H * gradients[0].unsqueeze(-1).to(gradient_N_H.dtype), None, None, None
 

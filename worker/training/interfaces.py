@@ -8,7 +8,7 @@ from app.core.spec.reports import Report
 class Reporter(Protocol):
     """Receives what happened, in order."""
 
-    def __call__(self, report: Report) -> None:
+    def __call__(self, report: Report, /) -> None:
         """Delivers one report; must not fail the run."""
 
 

@@ -20,8 +20,8 @@ class Policy:
         self.model = model
         self.device = device
         self.version = 0
-        causal = model.get_base_model()
-        self.trunk: nn.Module = causal.base_model
+        causal: Any = model.get_base_model()
+        self.trunk: Any = causal.base_model
         """Embeddings and layers; returns the last hidden states."""
         self.causal: Any = causal
         head = causal.get_output_embeddings()
@@ -64,7 +64,7 @@ def load_policy(directory: Path, lora: Lora, seed: int, dtype: torch.dtype | Non
     The adapter's initial values depend on `seed` alone. Raises `JobFailure` for target modules the model lacks.
     """
     device = pick_device()
-    base = AutoModelForCausalLM.from_pretrained(
+    base: Any = AutoModelForCausalLM.from_pretrained(
         directory, dtype=dtype or "auto", local_files_only=True, attn_implementation="sdpa"
     )
     base.to(device)

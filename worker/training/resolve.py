@@ -32,7 +32,8 @@ def learning_rate_multiplier(spec: JobSpec, parameters: int) -> float:
     to learn well. Imitation starts ten times higher, so it scales with the power 0.25.
     """
     power = 0.85 if isinstance(spec.settings, GroupMethod) else 0.25
-    return min(_MAX_MULTIPLIER, max(1.0, (_REFERENCE_PARAMETERS / parameters) ** power))
+    scaled: float = (_REFERENCE_PARAMETERS / parameters) ** power
+    return min(_MAX_MULTIPLIER, max(1.0, scaled))
 
 
 def resolve(spec: JobSpec, *, rows: int, held_out_rows: int, parameters: int) -> Plan:

@@ -1,7 +1,8 @@
-"""The in-process sampler: prompts are prefilled once, their KV shared by all samples, many sequences decoded together.
+"""The in-process sampler: prompts are prefilled once, their KV repeated to all samples, many decoded together.
 
-It runs the very model that is trained, adapter and all, so nothing can be stale. Finished sequences leave the batch; the
-head sees the last position only. The random numbers are a pure function of (seed, step), so a resumed run draws the same.
+It runs the very model that is trained, adapter and all, so nothing can be stale. Finished sequences leave the batch;
+the head sees the last position only. The random numbers are a pure function of (seed, step), so that a resumed run
+draws the same.
 """
 
 from collections.abc import Sequence
@@ -109,10 +110,7 @@ class Sampler:
         """Next tokens [B] and their log p [B] at the sampling temperature, before any top-p cut."""
         logits_B_V = self.policy.head(hidden_B_H).float() / sampling.temperature
         logprobs_B_V = logits_B_V.log_softmax(-1)
-        if random is None:
-            chosen_B = logprobs_B_V.argmax(-1)
-        else:
-            chosen_B = _draw(_nucleus(logprobs_B_V, sampling.top_p), random)
+        chosen_B = logprobs_B_V.argmax(-1) if random is None else _draw(_nucleus(logprobs_B_V, sampling.top_p), random)
         return chosen_B, logprobs_B_V.gather(-1, chosen_B.unsqueeze(-1)).squeeze(-1)
 
 

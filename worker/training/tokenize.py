@@ -92,7 +92,7 @@ def _prompt(
     row: Row, line: int, tokenizer: ChatTokenizer, max_length: int, max_new: int, warn: Callable[[str], None]
 ) -> Prompt | None:
     messages = row.prompt_messages
-    ids = tokenizer.prompt_ids(messages, row.tools and list(row.tools))
+    ids = tokenizer.prompt_ids(messages, list(row.tools) or None)
     if len(ids) + max_new > max_length:
         warn(
             f"line {line}: dropped, the prompt's {len(ids)} tokens plus {max_new} to generate exceed max_length "

@@ -55,7 +55,7 @@ class Lora(Frozen):
     """The trained adapter."""
 
     r: Annotated[int, Field(ge=1, le=512)] = 16
-    alpha: Annotated[float, Field(gt=0, le=4096)] = 32
+    alpha: Annotated[int, Field(ge=1, le=4096)] = 32
     target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1, max_length=64)] = (
         "all-linear"
     )

@@ -1,0 +1,119 @@
+"""`grouptune demo`: everything from an empty machine to a fine-tuned model, with the numbers to show for it."""
+
+import json
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.markup import escape
+
+from app.cli import connection, demo_data
+from app.cli.console import Progress, Steps, err, fail, note
+from app.cli.demo_report import Outcome, print_outcome
+from app.cli.exits import AFTER_JOB
+from app.cli.models import pull
+from app.cli.rendering import JobView, follow
+from app.cli.up import Host, InstallationDir, Port, announce, make_stack
+from app.cli.watching import Pause, wait_for_file, watch
+from app.client import Client, Json
+from app.core import settings
+from app.core.errors import GrouptuneError
+from app.local.lock import AlreadyRunning
+from app.local.stack import Stack
+
+DATA_DIR: Final = "demo"
+DEFAULT_SEED: Final = 7
+
+
+class DemoFailed(GrouptuneError):
+    """The demo could not be completed."""
+
+    code = "demo_failed"
+
+
+def demo(
+    state_dir: InstallationDir = None,
+    seed: Annotated[int, typer.Option(min=0, max=2_147_483_647, help="Of the data and of the job.")] = DEFAULT_SEED,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the result there.", dir_okay=False)
+    ] = None,
+    keep: Annotated[
+        bool | None,
+        typer.Option("--keep/--no-keep", help="Stay up afterwards; the default on a terminal.", show_default=False),
+    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = None,
+) -> None:
+    """Start everything, fine-tune a small model on arithmetic, and show before and after."""
+    begun = time.monotonic()
+    directory = (state_dir or settings.load().state_dir).absolute()
+    with ExitStack() as running:
+        tell = running.enter_context(Steps())
+        stack = _start(running, directory, host, port, tell)
+        pause: Pause = stack.wait if stack else time.sleep
+        client = running.enter_context(connection.connect(directory))
+        job = _train(client, directory, seed, pause, tell)
+        outcome = Outcome(job, seed, time.monotonic() - begun, _adapter_path(directory, job))
+        print_outcome(outcome, client.base_url, err)
+        if json_file is not None:
+            json_file.write_text(json.dumps(outcome.to_json(), indent=2) + "\n", encoding="utf-8")
+        if stack is not None and (err.is_terminal if keep is None else keep):
+            err.print()
+            announce(stack)
+            _stay(stack)
+
+
+def _start(running: ExitStack, directory: Path, host: str, port: int | None, tell: Progress) -> Stack | None:
+    """The stack of this process, or None when another process runs one from the same directory."""
+    try:
+        return running.enter_context(make_stack(directory, host, port, tell))
+    except AlreadyRunning:
+        tell(f"Using the server that runs from {directory}")
+        return None
+
+
+def _train(client: Client, directory: Path, seed: int, pause: Pause, tell: Steps) -> Json:
+    """The succeeded job. Exits with the job's code, saying why, when it ends otherwise."""
+    pull(demo_data.BASE_MODEL, settings.load().models_dir, tell)
+    tell("Uploading the example data")
+    train, heldout = _upload(client, directory / DATA_DIR, seed, pause)
+    job = client.post("/fine_tuning/jobs", demo_data.demo_job(train["id"], heldout["id"], seed))
+    tell.settle()
+    err.print(f"[dim]Training data[/dim]  {train['filename']}: {escape(train['status_details'] or '')}")
+    err.print(f"[dim]Held out     [/dim]  {heldout['filename']}: {escape(heldout['status_details'] or '')}\n")
+    view = JobView(f"{job['model']} learns to add")
+    job = follow(watch(client, job["id"], pause=pause), view)
+    if job["status"] != "succeeded":
+        reason = (job["error"] or {}).get("message", f"it was {job['status']}")
+        fail(f"The job {job['id']} did not succeed: {reason}")
+        note(f"The logs are in {directory / 'logs'}.")
+        raise typer.Exit(AFTER_JOB[job["status"]])
+    return job
+
+
+def _upload(client: Client, data_dir: Path, seed: int, pause: Pause) -> tuple[Json, Json]:
+    """Both halves of the data set, validated. Raises `DemoFailed` when the server finds errors in one."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    paths = data_dir / "arithmetic.train.jsonl", data_dir / "arithmetic.heldout.jsonl"
+    demo_data.write_dataset(*paths, seed=seed)
+    sent = [client.upload(path)["id"] for path in paths]
+    train, heldout = (wait_for_file(client, file_id, pause=pause) for file_id in sent)
+    for file in (train, heldout):
+        if file["status"] == "error":
+            raise DemoFailed(f"The server refused {file['filename']}: {file['status_details']}")
+    return train, heldout
+
+
+def _adapter_path(directory: Path, job: Json) -> Path:
+    """Where the worker of a local installation put the adapter."""
+    return directory / "storage" / f"jobs/{job['id']}/a{job['attempt']}/adapter"
+
+
+def _stay(stack: Stack) -> None:
+    """Until Ctrl-C, which is a good end here."""
+    try:
+        stack.wait()
+    except KeyboardInterrupt:
+        note("Stopping.")

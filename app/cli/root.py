@@ -1,0 +1,22 @@
+"""The tree of commands."""
+
+import typer
+
+from app.cli import db, files, jobs, models
+from app.cli.demo import demo
+from app.cli.exits import Boundary
+from app.cli.up import up
+
+app = typer.Typer(
+    name="grouptune",
+    cls=Boundary,
+    help="Self-hosted fine-tuning: start a service, upload data, run jobs.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # they would show API keys
+)
+app.command()(up)
+app.command()(demo)
+app.add_typer(files.app, name="files")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(models.app, name="models")
+app.add_typer(db.app, name="db")
