@@ -85,7 +85,7 @@ def pull(name: str, models_dir: Path, progress: Progress) -> Path:
     except BaseException:
         _stop(process)
         raise
-    if code != 0 or not model.is_pulled:
+    if code != 0:
         reason = "\n".join(kept).removeprefix("error: ") or f"it ended with code {code}"
         raise PullFailed(f"{model.name} could not be fetched: {reason}")
     return model.directory

@@ -58,7 +58,8 @@ class JobView:
         if isinstance(values, dict) and values.get("eval/accuracy") is not None and "step" in data:
             self.accuracy[data["step"]] = values["eval/accuracy"]
         if event["type"] == "message":
-            self.latest = event["message"]
+            # Evaluations and checkpoints come often, and the panel shows what they say elsewhere.
+            self.latest = self.latest if "step" in data else event["message"]
             return
         for source in SOURCES:
             reward = data.get(f"gft/{source}/reward")
