@@ -82,10 +82,10 @@ def demo_job(training_file: str, validation_file: str, seed: int) -> dict[str, A
                 "group": {"expert": 1, "teacher": 3, "self": 4},
                 "sampling": {"temperature": 1.0, "max_tokens": 48},
                 "hyperparameters": {
-                    "batch_size": 8,
+                    "batch_size": 4,
                     "n_epochs": 1,
-                    "learning_rate_multiplier": 20,
-                    "eval_interval": 15,
+                    "learning_rate_multiplier": 30,
+                    "eval_interval": 20,
                     "eval_samples": HELDOUT_ROWS,
                     "max_length": 128,
                 },
@@ -95,11 +95,10 @@ def demo_job(training_file: str, validation_file: str, seed: int) -> dict[str, A
 
 
 def _worked(problem: Problem, total: int) -> str:
-    """The solution by units and tens; `total` is wrong in the answer of a teacher that slips at the end."""
+    """Tens and units added apart; `total` is wrong in the answer of a teacher that slips at the end."""
     a, b = problem
-    units, tens = a % 10 + b % 10, a // 10 * 10 + b // 10 * 10
-    parts = f"{a % 10} + {b % 10} = {units}, {a // 10}0 + {b // 10}0 = {tens}, {tens} + {units} = {total}"
-    return f"{parts}. The answer is {total}."
+    tens, units = a // 10 * 10 + b // 10 * 10, a % 10 + b % 10
+    return f"{a} + {b} = {tens} + {units} = {total}"
 
 
 def _slipped(problem: Problem, rng: random.Random) -> int:
