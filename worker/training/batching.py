@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worker.training.attention import SharedPrefix, shared_prefix
 from worker.training.types import Member, Prompt
 
 _ORDER_STREAM = 0
@@ -37,53 +38,93 @@ class DataOrder:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Right-padded sequences, with the positions of their response tokens laid out flat."""
+    """Packed groups: every prompt once, then the responses; T tokens in all, N of them trained.
+
+    A response's last token predicts nothing that is trained, so it is not among the T.
+    """
 
     sequences: tuple[tuple[Prompt, Member], ...]
-    ids_B_T: Tensor
-    attention_B_T: Tensor
+    ids_1_T: Tensor
+    positions_1_T: Tensor
+    layout: SharedPrefix
     predictor_N: Tensor
-    """Index into [B * T] of the state that predicts each response token."""
+    """Which of the T states predicts each trained token."""
     tokens_N: Tensor
     sequence_N: Tensor
-    """Which of `sequences` each response token belongs to."""
+    """Which of `sequences` each trained token belongs to."""
+    unshared_tokens: int
+    """What T would be if every response brought its own prompt."""
 
 
 def micro_batches(
-    sequences: Sequence[tuple[Prompt, Member]], token_budget: int, pad_id: int, device: torch.device
+    groups: Sequence[tuple[Prompt, Sequence[Member]]], token_budget: int, device: torch.device
 ) -> Iterator[MicroBatch]:
-    """Sequences of like length together, each batch at most `token_budget` tokens with its padding.
+    """Groups of like length together, each batch at most `token_budget` packed tokens.
 
-    One sequence longer than the budget is a batch of its own. The gradient does not depend on the cut.
+    A group larger than the budget is cut into parts that repeat its prompt; one response too long for it is a batch of
+    its own. The gradient does not depend on the cut.
     """
-    ordered = sorted(sequences, key=lambda pair: -(len(pair[0].ids) + len(pair[1].ids)))
-    start = 0
-    while start < len(ordered):
-        width = len(ordered[start][0].ids) + len(ordered[start][1].ids)
-        count = max(1, token_budget // width)
-        yield _pad(ordered[start : start + count], width, pad_id, device)
-        start += count
+    parts = [part for prompt, members in groups for part in _within_budget(prompt, members, token_budget)]
+    parts.sort(key=lambda part: (len(part[0].ids), max(len(member.ids) for member in part[1])))
+    batch: list[tuple[Prompt, list[Member]]] = []
+    size = 0
+    for part in parts:
+        cost = _cost(*part)
+        if batch and size + cost > token_budget:
+            yield _pack(batch, device)
+            batch, size = [], 0
+        batch.append(part)
+        size += cost
+    if batch:
+        yield _pack(batch, device)
 
 
-def _pad(sequences: Sequence[tuple[Prompt, Member]], width: int, pad_id: int, device: torch.device) -> MicroBatch:
-    ids: list[list[int]] = []
-    attention: list[list[int]] = []
+def _cost(prompt: Prompt, members: Sequence[Member]) -> int:
+    return len(prompt.ids) + sum(len(member.ids) - 1 for member in members)
+
+
+def _within_budget(prompt: Prompt, members: Sequence[Member], budget: int) -> Iterator[tuple[Prompt, list[Member]]]:
+    part: list[Member] = []
+    for member in members:
+        if part and _cost(prompt, [*part, member]) > budget:
+            yield prompt, part
+            part = []
+        part.append(member)
+    if part:
+        yield prompt, part
+
+
+def _pack(parts: Sequence[tuple[Prompt, Sequence[Member]]], device: torch.device) -> MicroBatch:
+    sequences = [(prompt, member) for prompt, members in parts for member in members]
+    ids: list[int] = []
+    positions: list[int] = []
+    last_of_prompt: list[int] = []
+    for prompt, _ in parts:
+        ids.extend(prompt.ids)
+        positions.extend(range(len(prompt.ids)))
+        last_of_prompt.append(len(ids) - 1)
     predictor: list[int] = []
     tokens: list[int] = []
     owner: list[int] = []
-    for row, (prompt, member) in enumerate(sequences):
-        length = len(prompt.ids) + len(member.ids)
-        ids.append([*prompt.ids, *member.ids] + [pad_id] * (width - length))
-        attention.append([1] * length + [0] * (width - length))
-        first = row * width + len(prompt.ids) - 1
-        predictor.extend(range(first, first + len(member.ids)))
+    responses: list[tuple[int, int]] = []
+    of_group = [index for index, (_, members) in enumerate(parts) for _ in members]
+    for number, ((prompt, member), group) in enumerate(zip(sequences, of_group, strict=True)):
+        inputs = member.ids[:-1]
+        predictor.append(last_of_prompt[group])
+        predictor.extend(range(len(ids), len(ids) + len(inputs)))
         tokens.extend(member.ids)
-        owner.extend([row] * len(member.ids))
+        owner.extend([number] * len(member.ids))
+        positions.extend(range(len(prompt.ids), len(prompt.ids) + len(inputs)))
+        ids.extend(inputs)
+        if inputs:
+            responses.append((group, len(inputs)))
     return MicroBatch(
-        tuple(sequences),
-        torch.tensor(ids, device=device),
-        torch.tensor(attention, device=device),
-        torch.tensor(predictor, device=device),
-        torch.tensor(tokens, device=device),
-        torch.tensor(owner, device=device),
+        sequences=tuple(sequences),
+        ids_1_T=torch.tensor([ids], device=device),
+        positions_1_T=torch.tensor([positions], device=device),
+        layout=shared_prefix([len(prompt.ids) for prompt, _ in parts], responses, device),
+        predictor_N=torch.tensor(predictor, device=device),
+        tokens_N=torch.tensor(tokens, device=device),
+        sequence_N=torch.tensor(owner, device=device),
+        unshared_tokens=sum(len(prompt.ids) + len(member.ids) - 1 for prompt, member in sequences),
     )

@@ -9,8 +9,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS: Final = 16 * 1024 * 1024
-"""Logits that exist at a time; fp32, so 64 MiB."""
+CHUNK_ELEMENTS: Final = 4 * 1024 * 1024
+"""Logits that exist at a time; in fp32 16 MiB, small enough for a CPU's cache."""
 
 
 class _FrozenHead(torch.autograd.Function):
@@ -26,18 +26,17 @@ class _FrozenHead(torch.autograd.Function):
         gradient_N_H = torch.empty_like(hidden_N_H) if needs_gradient else None
         for start in range(0, hidden_N_H.shape[0], rows):
             part = slice(start, start + rows)
-            logits = (hidden_N_H[part] @ weight_V_H.T).to(precision) / temperature
+            tokens = tokens_N[part]
+            logits = (hidden_N_H[part] @ weight_V_H.T).to(precision)
+            if temperature != 1:
+                logits /= temperature
             logsumexp = logits.logsumexp(-1, keepdim=True)
-            chosen = tokens_N[part].unsqueeze(-1)
-            chosen_logits = logits.gather(-1, chosen)
-            logprobs_N[part] = (chosen_logits - logsumexp).squeeze(-1)
+            logprobs_N[part] = (logits.gather(-1, tokens.unsqueeze(-1)) - logsumexp).squeeze(-1)
             probabilities = (logits - logsumexp).exp_()
-            # 0 x -inf at forbidden tokens would be NaN; their share of the entropy is 0.
-            entropies_N[part] = logsumexp.squeeze(-1) - (probabilities * logits.nan_to_num(neginf=0.0)).sum(-1)
+            entropies_N[part] = logsumexp.squeeze(-1) - _mean_logit(probabilities, logits)
             if gradient_N_H is not None:
-                residual = probabilities.neg_()
-                residual.scatter_add_(-1, chosen, torch.ones_like(chosen_logits))
-                gradient_N_H[part] = (residual.to(weight_V_H.dtype) @ weight_V_H) / temperature
+                expected = probabilities.to(weight_V_H.dtype) @ weight_V_H
+                gradient_N_H[part] = (weight_V_H[tokens] - expected) / temperature
         if gradient_N_H is not None:
             context.save_for_backward(gradient_N_H)
         context.mark_non_differentiable(entropies_N)
@@ -47,6 +46,14 @@ class _FrozenHead(torch.autograd.Function):
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient_N_H,) = context.saved_tensors
         return gradient_N_H * gradients[0].unsqueeze(-1).to(gradient_N_H.dtype), None, None, None
+
+
+def _mean_logit(probabilities_N_V: Tensor, logits_N_V: Tensor) -> Tensor:
+    """Expected logit of each row; tokens that the model forbids (-inf) have no share in it."""
+    mean_N = torch.linalg.vecdot(probabilities_N_V, logits_N_V)
+    if mean_N.isnan().any():
+        mean_N = torch.linalg.vecdot(probabilities_N_V, logits_N_V.nan_to_num(neginf=0.0))
+    return mean_N
 
 
 def token_logprobs(

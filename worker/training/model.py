@@ -10,6 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.core.spec.job import Lora
 from app.core.spec.reports import TrainerExit
+from worker.training import attention
+from worker.training import lora as lora_product
+from worker.training.batching import MicroBatch
 from worker.training.types import JobFailure
 
 
@@ -44,8 +47,21 @@ class Policy:
         torch.manual_seed(seed)
 
     def hidden(self, ids_B_T: Tensor, attention_B_T: Tensor, **options: Any) -> Any:
-        """The trunk's output for right-padded ids."""
+        """The trunk's output for padded ids."""
         return self.trunk(input_ids=ids_B_T, attention_mask=attention_B_T, **options)
+
+    def packed_hidden(self, batch: MicroBatch) -> Tensor:
+        """Last hidden states [T, H] of packed groups."""
+        output = self.trunk(
+            input_ids=batch.ids_1_T,
+            position_ids=batch.positions_1_T,
+            # transformers hands a 4D mask on as it is; the layout says who sees whom.
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device),
+            use_cache=False,
+            layout=batch.layout,
+        )
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
 
 
 def pick_device() -> torch.device:
@@ -65,7 +81,7 @@ def load_policy(directory: Path, lora: Lora, seed: int, dtype: torch.dtype | Non
     """
     device = pick_device()
     base: Any = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype or "auto", local_files_only=True, attn_implementation="sdpa"
+        directory, dtype=dtype or "auto", local_files_only=True, attn_implementation=attention.IMPLEMENTATION
     )
     base.to(device)
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
@@ -80,5 +96,6 @@ def load_policy(directory: Path, lora: Lora, seed: int, dtype: torch.dtype | Non
         raise JobFailure(
             TrainerExit.bad_config, "invalid_lora", str(error), "method.hyperparameters.lora.target_modules"
         ) from error
+    lora_product.fuse(model)
     model.train(lora.dropout > 0)
     return Policy(model, device)

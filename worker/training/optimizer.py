@@ -40,6 +40,8 @@ class UpdateResult:
     grad_norm: float
     trained_tokens: int
     """N, the denominator."""
+    prefix_dedup_ratio: float | None
+    """Tokens without prefix sharing over tokens with it; None without a forward pass."""
     applied: bool
     """False when nothing had a gradient or a gradient was not finite."""
 
@@ -55,7 +57,6 @@ class Updater:
         tau: float,
         temperature: float,
         zero_variance: str,
-        pad_id: int,
         token_budget: int,
     ) -> None:
         self.policy = policy
@@ -63,7 +64,6 @@ class Updater:
         self.tau = tau
         self.temperature = temperature
         self.zero_variance = zero_variance
-        self.pad_id = pad_id
         self.token_budget = token_budget
 
     def denominator(self, groups: list[PromptGroup]) -> int:
@@ -82,26 +82,28 @@ class Updater:
         one, leaves adapter and optimiser untouched.
         """
         tokens = self.denominator(groups)
-        live = [(group.prompt, member) for group in groups for member in group.graded if member.advantage]
+        live = [(group.prompt, trained) for group in groups if (trained := [m for m in group.graded if m.advantage])]
         self.optimizer.zero_grad(set_to_none=True)
         if not live:
-            return UpdateResult(0.0, 0.0, tokens, applied=False)
-        loss = 0.0
-        for batch in micro_batches(live, self.token_budget, self.pad_id, self.policy.device):
+            return UpdateResult(0.0, 0.0, tokens, None, applied=False)
+        loss, packed, unshared = 0.0, 0, 0
+        for batch in micro_batches(live, self.token_budget, self.policy.device):
             loss += self._backward(batch, tokens)
+            packed += batch.ids_1_T.numel()
+            unshared += batch.unshared_tokens
+        dedup = unshared / packed
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.policy.trained.values()), MAX_GRAD_NORM))
         if not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
-            return UpdateResult(loss, norm, tokens, applied=False)
+            return UpdateResult(loss, norm, tokens, dedup, applied=False)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return UpdateResult(loss, norm, tokens, applied=True)
+        return UpdateResult(loss, norm, tokens, dedup, applied=True)
 
     def _backward(self, batch: MicroBatch, tokens: int) -> float:
-        hidden = self.policy.hidden(batch.ids_B_T, batch.attention_B_T, use_cache=False).last_hidden_state
-        hidden_N_H = hidden.flatten(0, 1)[batch.predictor_N]
+        hidden_N_H = self.policy.packed_hidden(batch).index_select(0, batch.predictor_N)
         logprobs_N, entropies_N = token_logprobs(hidden_N_H, self.policy.head.weight, batch.tokens_N, self.temperature)
         advantages_B = torch.tensor([member.advantage for _, member in batch.sequences], device=self.policy.device)
         advantages_N = advantages_B.to(logprobs_N.dtype)[batch.sequence_N]

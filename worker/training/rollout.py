@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache
 
 from app.core.spec.job import Sampling
@@ -19,6 +20,7 @@ from worker.training.types import Completion
 
 MAX_SEQUENCES = 128
 """Sequences decoded together; bounds the KV cache."""
+_BLOCK = 256
 
 
 def generator(seed: int, *stream: int) -> torch.Generator:
@@ -108,15 +110,19 @@ class Sampler:
 
     def _choose(self, hidden_B_H: Tensor, sampling: Sampling, random: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Next tokens [B] and their log p [B] at the sampling temperature, before any top-p cut."""
-        logits_B_V = self.policy.head(hidden_B_H).float() / sampling.temperature
-        logprobs_B_V = logits_B_V.log_softmax(-1)
-        chosen_B = logprobs_B_V.argmax(-1) if random is None else _draw(_nucleus(logprobs_B_V, sampling.top_p), random)
-        return chosen_B, logprobs_B_V.gather(-1, chosen_B.unsqueeze(-1)).squeeze(-1)
+        logits_B_V = self.policy.head(hidden_B_H).float()
+        if sampling.temperature != 1:
+            logits_B_V /= sampling.temperature
+        logsumexp_B_1 = logits_B_V.logsumexp(-1, keepdim=True)
+        if random is None:
+            chosen_B_1 = logits_B_V.argmax(-1, keepdim=True)
+        else:
+            chosen_B_1 = _draw(_nucleus((logits_B_V - logsumexp_B_1).exp_(), sampling.top_p), random)
+        return chosen_B_1.squeeze(-1), (logits_B_V.gather(-1, chosen_B_1) - logsumexp_B_1).squeeze(-1)
 
 
-def _nucleus(logprobs_B_V: Tensor, top_p: float) -> Tensor:
+def _nucleus(probabilities_B_V: Tensor, top_p: float) -> Tensor:
     """Probabilities, cut to the smallest set of tokens that holds `top_p` of the mass."""
-    probabilities_B_V = logprobs_B_V.exp()
     if top_p >= 1:
         return probabilities_B_V
     ordered, order = probabilities_B_V.sort(-1, descending=True)
@@ -126,11 +132,22 @@ def _nucleus(logprobs_B_V: Tensor, top_p: float) -> Tensor:
 
 
 def _draw(probabilities_B_V: Tensor, random: torch.Generator) -> Tensor:
-    """One token a row by inverting the cumulative distribution with one uniform number.
+    """One token a row, [B, 1], by inverting the cumulative distribution with one uniform number.
 
-    The numbers come from a CPU generator on every device, so that a run's draws do not depend on the accelerator.
+    The vocabulary is searched block by block, then within the block, so that no cumulative sum over all of it is built.
+    The numbers come from a CPU generator on every device: a run's draws do not depend on the accelerator.
     """
-    cumulative_B_V = probabilities_B_V.double().cumsum(-1)
-    uniform_B = torch.rand(len(probabilities_B_V), 1, generator=random, dtype=torch.float64)
-    target_B = (1 - uniform_B.to(probabilities_B_V.device)) * cumulative_B_V[:, -1:]
-    return torch.searchsorted(cumulative_B_V, target_B).clamp(max=probabilities_B_V.shape[-1] - 1).squeeze(-1)
+    padded = functional.pad(probabilities_B_V, (0, -probabilities_B_V.shape[-1] % _BLOCK))
+    blocks_B_C_S = padded.view(len(padded), -1, _BLOCK)
+    masses_B_C = blocks_B_C_S.sum(-1, dtype=torch.float64)
+    ends_B_C = masses_B_C.cumsum(-1)
+    uniform_B_1 = torch.rand(len(padded), 1, generator=random, dtype=torch.float64).to(padded.device)
+    target_B_1 = uniform_B_1 * ends_B_C[:, -1:]
+    block_B_1 = torch.searchsorted(ends_B_C, target_B_1, right=True).clamp(max=ends_B_C.shape[-1] - 1)
+    rest_B_1 = target_B_1 - (ends_B_C - masses_B_C).gather(-1, block_B_1)
+    chosen_B_S = blocks_B_C_S.gather(1, block_B_1.unsqueeze(-1).expand(-1, -1, _BLOCK)).squeeze(1)
+    within_B_1 = torch.searchsorted(chosen_B_S.double().cumsum(-1), rest_B_1, right=True)
+    # Rounding may point past the last token with any mass; the most probable of the block stands in for it.
+    token_B_1 = within_B_1.clamp(max=_BLOCK - 1)
+    token_B_1 = torch.where(chosen_B_S.gather(-1, token_B_1) > 0, token_B_1, chosen_B_S.argmax(-1, keepdim=True))
+    return block_B_1 * _BLOCK + token_B_1

@@ -23,7 +23,7 @@ from worker.training.tokenize import ChatTokenizer, load_prompts
 from worker.training.types import JobFailure, Prompt
 
 TOKEN_BUDGET = 4096
-"""Tokens of a micro-batch, padding included."""
+"""Packed tokens of a micro-batch."""
 WARNINGS_SHOWN = 20
 
 
@@ -71,7 +71,6 @@ def _set_up(run_dir: Path, report: Reporter, stop: StopFlag) -> None:
         tau=spec.tau,
         temperature=spec.settings.sampling.temperature if isinstance(spec.settings, GroupMethod) else 1.0,
         zero_variance=spec.settings.zero_variance if isinstance(spec.settings, GroupMethod) else "count",
-        pad_id=tokenizer.pad_id,
         token_budget=TOKEN_BUDGET,
     )
     run = Run(

@@ -1,0 +1,101 @@
+"""The LoRA product in two matrix calls each way, in the base model's precision, for the adapters that PEFT builds.
+
+    y = x W^T + b + s (x A^T) B^T
+
+PEFT's own forward casts x to the adapter's fp32 and back and keeps three more tensors of x's and y's size for the
+backward pass; here x and x A^T are all that is kept. Parameters, file format and everything unusual (DoRA, dropout,
+quantised bases) stay PEFT's.
+"""
+
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class _LoraProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any,
+        x: Tensor,
+        weight_O_I: Tensor,
+        bias_O: Tensor | None,
+        a_R_I: Tensor,
+        b_O_R: Tensor,
+        cast: tuple[Tensor, Tensor, float],
+    ) -> Tensor:
+        down_R_I, up_O_R, scaling = cast
+        x_N_I = x.reshape(-1, x.shape[-1])
+        hidden_N_R = x_N_I @ down_R_I.T
+        y_N_O = functional.linear(x_N_I, weight_O_I, bias_O).addmm_(hidden_N_R, up_O_R.T)
+        context.save_for_backward(x_N_I, hidden_N_R, weight_O_I, down_R_I, up_O_R)
+        context.scaling = scaling
+        context.dtypes = a_R_I.dtype, b_O_R.dtype
+        return y_N_O.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
+        x_N_I, hidden_N_R, weight_O_I, down_R_I, up_O_R = context.saved_tensors
+        y_N_O = gradients[0].reshape(-1, weight_O_I.shape[0])
+        hidden_gradient_N_R = y_N_O @ up_O_R
+        x_gradient = None
+        if context.needs_input_grad[0]:
+            x_gradient = (y_N_O @ weight_O_I).addmm_(hidden_gradient_N_R, down_R_I)
+            x_gradient = x_gradient.view(*gradients[0].shape[:-1], -1)
+        a_dtype, b_dtype = context.dtypes
+        a_gradient = (hidden_gradient_N_R.T @ x_N_I).to(a_dtype)
+        b_gradient = (y_N_O.T @ hidden_N_R).to(b_dtype) * context.scaling
+        return x_gradient, None, None, a_gradient, b_gradient, None
+
+
+class _Fused:
+    """A PEFT layer's forward, fused; holds the adapter in the base's precision until the adapter changes."""
+
+    def __init__(self, layer: LoraLinear, adapter: str) -> None:
+        self._layer = layer
+        self._adapter = adapter
+        self._unfused = layer.forward
+        self._cast: tuple[tuple[int, int], tuple[Tensor, Tensor, float]] | None = None
+
+    def __call__(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        layer, adapter = self._layer, self._adapter
+        if layer.disable_adapters or layer.merged:
+            unfused: Tensor = self._unfused(x, *arguments, **options)
+            return unfused
+        base: Any = layer.get_base_layer()
+        a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+        product: Tensor = _LoraProduct.apply(x, base.weight, base.bias, a, b, self._in_precision(x.dtype, a, b))
+        return product
+
+    def _in_precision(self, dtype: torch.dtype, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, float]:
+        # torch counts the in-place changes of a tensor; the optimiser and a restored checkpoint both make some.
+        versions = a._version, b._version
+        if self._cast is None or self._cast[0] != versions or self._cast[1][0].dtype != dtype:
+            scaling = self._layer.scaling[self._adapter]
+            with torch.no_grad():
+                self._cast = versions, (a.detach().to(dtype), (b.detach() * scaling).to(dtype), scaling)
+        return self._cast[1]
+
+
+def fuse(model: nn.Module, adapter: str = "default") -> int:
+    """Fuses every plain LoRA layer of a PEFT model in place and returns how many there were."""
+    fused = 0
+    for layer in list(model.modules()):
+        if type(layer) is LoraLinear and _is_plain(layer, adapter):
+            layer.forward = _Fused(layer, adapter)
+            fused += 1
+    return fused
+
+
+def _is_plain(layer: LoraLinear, adapter: str) -> bool:
+    base = layer.get_base_layer()
+    return (
+        type(base) is nn.Linear
+        and not base.weight.requires_grad
+        and adapter in layer.lora_A
+        and adapter not in layer.lora_variant
+        and isinstance(layer.lora_dropout[adapter], nn.Identity)
+        and layer.lora_B[adapter].bias is None
+    )
