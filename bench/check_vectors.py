@@ -18,7 +18,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from worker.training.advantages import group_advantages
-from worker.training.head import token_logprobs
+from worker.training.head import Head, token_logprobs
 from worker.training.loss import coefficient, token_loss
 
 TOLERANCE: Final = 1e-9
@@ -36,8 +36,8 @@ def errors(case: Mapping[str, Any]) -> dict[str, float]:
     logits_K_T_V = torch.tensor(case["logits"], dtype=torch.float64, requires_grad=True)
     advantages = [0.0 if advantage is None else advantage for advantage in group_advantages(case["rewards"])]
     advantages_K = torch.tensor(advantages, dtype=torch.float64)
-    identity_V_V = torch.eye(logits_K_T_V.shape[-1], dtype=torch.float64)
-    logprobs_N, entropies_N = token_logprobs(logits_K_T_V.flatten(0, 1), identity_V_V, tokens_K_T.flatten())
+    identity = Head(torch.eye(logits_K_T_V.shape[-1], dtype=torch.float64))
+    logprobs_N, entropies_N = token_logprobs(logits_K_T_V.flatten(0, 1), identity, tokens_K_T.flatten())
     loss = token_loss(
         logprobs_N,
         advantages_K.repeat_interleave(tokens_K_T.shape[1]),

@@ -4,7 +4,8 @@ Messages say "there is work", never what the work is, so a lost or doubled one i
 acknowledgement, no result backend, no prefetching.
 """
 
-from typing import Any
+import os
+from typing import Any, Final
 
 import structlog
 from celery import Celery, signals
@@ -12,14 +13,17 @@ from celery import Celery, signals
 from app.core import logging, settings
 from app.core.broker import TRAIN_TASK, VALIDATE_TASK
 from worker.control import Drain
+from worker.orphans import die_with
 
 log = structlog.get_logger(__name__)
 
-TRAIN_QUEUE = "train"
-DEFAULT_QUEUE = "default"
-SWEEP_TASK = "jobs.sweep"
+TRAIN_QUEUE: Final = "train"
+DEFAULT_QUEUE: Final = "default"
+SWEEP_TASK: Final = "jobs.sweep"
+_WORKER_PID: Final = os.getpid()
+"""Of the process that imported this; a forked beat inherits the number."""
 
-DRAIN = Drain()
+DRAIN: Final = Drain()
 """Begins when this worker process is asked to shut down."""
 
 
@@ -66,3 +70,9 @@ def _ring_for_leftovers(**_: Any) -> None:
 def _drain(how: str = "", **_: Any) -> None:
     log.info("worker.draining", how=how)
     DRAIN.begin()
+
+
+@signals.beat_embedded_init.connect
+def _end_beat_with_worker(**_: Any) -> None:
+    """`-B` forks the beat; after a kill -9 of its worker it would ring for ever beside the next one's beat."""
+    die_with(_WORKER_PID)

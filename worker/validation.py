@@ -1,5 +1,6 @@
-"""Validates uploaded files, one at a time, each under a claim."""
+"""Validates uploaded files, one at a time, each under a claim that is renewed while the work goes on."""
 
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,15 +10,40 @@ from app.core.db import Database
 from app.core.files import claims
 from app.core.files.claims import FileClaim
 from app.core.files.tables import FileStatus
-from app.core.files.validation import FileReport, validate_file
+from app.core.files.validation import FileReport, Progress, validate_file
 from app.core.jobs.checks import PURPOSE
 from app.core.jobs.events import clean
 from app.core.storage.local import LocalBlobStore
 
 log = structlog.get_logger(__name__)
 
-CLAIM_SECONDS: Final = 900
-"""More than the largest file takes; a worker that died holds a file no longer."""
+CLAIM_SECONDS: Final = 60.0
+"""A worker that died holds a file no longer."""
+RENEW_SECONDS: Final = 15.0
+
+
+class _TakenOver(Exception):
+    """Another worker validates the file now."""
+
+
+class _Claim:
+    """A claim that lives as long as `keep` is called often enough."""
+
+    def __init__(self, database: Database, current: FileClaim) -> None:
+        self._database = database
+        self._renew_at = time.monotonic() + RENEW_SECONDS
+        self.current = current
+
+    def keep(self, _done: int, _total: int) -> None:
+        """Renews when it is time to. Raises `_TakenOver`, and `DatabaseUnavailable`."""
+        if time.monotonic() < self._renew_at:
+            return
+        with self._database.transaction() as session:
+            renewed = claims.renew(session, self.current, CLAIM_SECONDS)
+        if renewed is None:
+            raise _TakenOver
+        self.current = renewed
+        self._renew_at = time.monotonic() + RENEW_SECONDS
 
 
 @dataclass(frozen=True)
@@ -30,23 +56,28 @@ class _Verdict:
 def validate_one(database: Database, store: LocalBlobStore) -> bool:
     """Validates the oldest waiting file and stores its report; False when none waits."""
     with database.transaction() as session:
-        claim = claims.claim_next(session, CLAIM_SECONDS)
-    if claim is None:
+        claimed = claims.claim_next(session, CLAIM_SECONDS)
+    if claimed is None:
         return False
-    verdict = _validate(store, claim)
+    claim = _Claim(database, claimed)
+    try:
+        verdict = _validate(store, claimed, claim.keep)
+    except _TakenOver:
+        log.warning("file.taken_over", file=claimed.file_id)
+        return True
     # Cleaned, because names of fields come from the file and jsonb takes no NUL.
     report = clean(verdict.report.model_dump(mode="json")) if verdict.report else None
     with database.transaction() as session:
-        settled = claims.settle(session, claim, verdict.status, clean(verdict.details), report)
-    log.info("file.validated", file=claim.file_id, status=str(verdict.status), settled=settled)
+        settled = claims.settle(session, claim.current, verdict.status, clean(verdict.details), report)
+    log.info("file.validated", file=claimed.file_id, status=str(verdict.status), settled=settled)
     return True
 
 
-def _validate(store: LocalBlobStore, claim: FileClaim) -> _Verdict:
+def _validate(store: LocalBlobStore, claim: FileClaim, progress: Progress) -> _Verdict:
     if claim.purpose != PURPOSE:
         return _Verdict(FileStatus.processed, None, None)
     try:
-        report = validate_file(store.path(claim.blob))
+        report = validate_file(store.path(claim.blob), progress=progress)
     except OSError as error:
         log.warning("file.unreadable", file=claim.file_id, error=str(error))
         details = f"The stored file could not be read ({error.strerror}); upload it again."

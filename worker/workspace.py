@@ -40,8 +40,10 @@ class Workspace:
         self._claim = claim
 
     def create(self) -> None:
-        """An empty directory."""
+        """An empty directory; what attempts that were killed left of their inputs goes."""
         self.path.mkdir(parents=True, exist_ok=True)
+        for attempt in self.path.parent.iterdir():
+            _clear(attempt)
 
     def fill(self, inputs: Inputs, base_model_dir: Path, threads: int) -> list[str]:
         """Fetches everything and writes `spec.json`; returns a sentence for each checkpoint that was damaged.
@@ -63,13 +65,7 @@ class Workspace:
 
     def clear(self) -> None:
         """Removes everything but the log and the spec."""
-        if not self.path.is_dir():
-            return
-        for child in self.path.iterdir():
-            if child.is_dir():
-                shutil.rmtree(child, ignore_errors=True)
-            elif child.suffix == ".jsonl":
-                child.unlink(missing_ok=True)
+        _clear(self.path)
 
     def _fetch(self, file: File, param: str) -> Path:
         target = self.path / f"{param}.jsonl"
@@ -102,3 +98,13 @@ class Workspace:
             else:
                 return target, damaged
         return None, damaged
+
+
+def _clear(directory: Path) -> None:
+    if not directory.is_dir():
+        return
+    for child in directory.iterdir():
+        if child.is_dir():
+            shutil.rmtree(child, ignore_errors=True)
+        elif child.suffix == ".jsonl":
+            child.unlink(missing_ok=True)

@@ -15,8 +15,9 @@ TRAIN_ROWS: Final = 480
 HELDOUT_ROWS: Final = 100
 SMALLEST: Final = 11
 LARGEST: Final = 99
+TEACHER_RELIABILITY: Final = (0.8, 0.5, 0.2)
 
-PROMPT: Final = "What is {a} + {b}?"
+PROMPT: Final = "What is {a} + {b}? Add the tens, then the units."
 
 
 class Problem(NamedTuple):
@@ -95,10 +96,11 @@ def demo_job(training_file: str, validation_file: str, seed: int) -> dict[str, A
 
 
 def _worked(problem: Problem, total: int) -> str:
-    """Tens and units added apart; `total` is wrong in the answer of a teacher that slips at the end."""
+    """Tens, units, then both; `total` is wrong in the answer of a teacher that slips at the end."""
     a, b = problem
     tens, units = a // 10 * 10 + b // 10 * 10, a % 10 + b % 10
-    return f"{a} + {b} = {tens} + {units} = {total}"
+    parts = f"{a // 10 * 10} + {b // 10 * 10} = {tens}, {a % 10} + {b % 10} = {units}"
+    return f"{parts}, {tens} + {units} = {total}."
 
 
 def _slipped(problem: Problem, rng: random.Random) -> int:
@@ -107,11 +109,8 @@ def _slipped(problem: Problem, rng: random.Random) -> int:
 
 
 def _teachers(problem: Problem, rng: random.Random) -> Sequence[str]:
-    """Three teachers: one that works it out and is mostly right, one terse and often wrong, one that dodges."""
-    careful = problem.answer if rng.random() < 0.8 else _slipped(problem, rng)
-    hasty = problem.answer if rng.random() < 0.5 else _slipped(problem, rng)
+    """Three teachers that work alike, one mostly right, one often wrong, one seldom right."""
     return [
-        _worked(problem, careful),
-        f"{problem.a} + {problem.b} = {hasty}.",
-        f"{problem.a} plus {problem.b} is about {round(problem.answer, -1) + rng.choice((-20, 20))}.",
+        _worked(problem, problem.answer if rng.random() < reliability else _slipped(problem, rng))
+        for reliability in TEACHER_RELIABILITY
     ]

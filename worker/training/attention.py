@@ -82,8 +82,14 @@ def shared_prefix(prompts: Sequence[int], responses: Sequence[tuple[int, int]], 
     response_index, response_slots = _padded(spans)
     prefix_index, _ = _padded([(starts[prompt], prompts[prompt]) for prompt, _ in responses])
     lengths = [prompts[prompt] for prompt, _ in responses]
-    tensors = (prompt_index, prompt_slots, response_index, response_slots, prefix_index, torch.tensor(lengths))
-    return SharedPrefix(*(one.to(device) for one in tensors))
+    return SharedPrefix(
+        prompt_index.to(device),
+        prompt_slots.to(device),
+        response_index.to(device),
+        response_slots.to(device),
+        prefix_index.to(device),
+        torch.tensor(lengths, dtype=torch.long, device=device),
+    )
 
 
 def _padded(spans: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
@@ -119,7 +125,10 @@ def attend(
         return _scores(query, key, value, attention_mask, options).transpose(1, 2), None
     prompt_mask, response_mask = layout.masks(sliding_window)
     query_T, key_T, value_T = (one[0].transpose(0, 1) for one in (query, key, value))
-    prompts = _scores(*(_rows(one, layout.prompt_index_G_P) for one in (query_T, key_T, value_T)), prompt_mask, options)
+    of_prompts = layout.prompt_index_G_P
+    prompts = _scores(
+        _rows(query_T, of_prompts), _rows(key_T, of_prompts), _rows(value_T, of_prompts), prompt_mask, options
+    )
     parts = [prompts.transpose(1, 2).flatten(0, 1)[layout.prompt_slots]]
     if layout.response_index_M_R.numel():
         keys, values = (

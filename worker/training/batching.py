@@ -37,23 +37,30 @@ class DataOrder:
 
 
 @dataclass(frozen=True)
-class MicroBatch:
-    """Packed groups: every prompt once, then the responses; T tokens in all, N of them trained.
+class Packed:
+    """Prompts, each once, then the responses to them: T tokens in all, N of them trained.
 
     A response's last token predicts nothing that is trained, so it is not among the T.
     """
 
-    sequences: tuple[tuple[Prompt, Member], ...]
     ids_1_T: Tensor
     positions_1_T: Tensor
     layout: SharedPrefix
     predictor_N: Tensor
     """Which of the T states predicts each trained token."""
     tokens_N: Tensor
-    sequence_N: Tensor
-    """Which of `sequences` each trained token belongs to."""
+    response_N: Tensor
+    """Which response, in order, each trained token belongs to."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Packed groups and whose tokens they are."""
+
+    sequences: tuple[tuple[Prompt, Member], ...]
+    packed: Packed
     unshared_tokens: int
-    """What T would be if every response brought its own prompt."""
+    """How many tokens there would be if every response brought its own prompt."""
 
 
 def micro_batches(
@@ -71,12 +78,12 @@ def micro_batches(
     for part in parts:
         cost = _cost(*part)
         if batch and size + cost > token_budget:
-            yield _pack(batch, device)
+            yield _micro_batch(batch, device)
             batch, size = [], 0
         batch.append(part)
         size += cost
     if batch:
-        yield _pack(batch, device)
+        yield _micro_batch(batch, device)
 
 
 def _cost(prompt: Prompt, members: Sequence[Member]) -> int:
@@ -94,37 +101,45 @@ def _within_budget(prompt: Prompt, members: Sequence[Member], budget: int) -> It
         yield prompt, part
 
 
-def _pack(parts: Sequence[tuple[Prompt, Sequence[Member]]], device: torch.device) -> MicroBatch:
-    sequences = [(prompt, member) for prompt, members in parts for member in members]
+def _micro_batch(parts: Sequence[tuple[Prompt, Sequence[Member]]], device: torch.device) -> MicroBatch:
+    sequences = tuple((prompt, member) for prompt, members in parts for member in members)
+    return MicroBatch(
+        sequences,
+        pack([(prompt.ids, [member.ids for member in members]) for prompt, members in parts], device),
+        sum(len(prompt.ids) + len(member.ids) - 1 for prompt, member in sequences),
+    )
+
+
+def pack(groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], device: torch.device) -> Packed:
+    """Packs (prompt ids, ids of the responses to it); no prompt and no response may be empty."""
     ids: list[int] = []
     positions: list[int] = []
     last_of_prompt: list[int] = []
-    for prompt, _ in parts:
-        ids.extend(prompt.ids)
-        positions.extend(range(len(prompt.ids)))
+    for prompt, _ in groups:
+        ids.extend(prompt)
+        positions.extend(range(len(prompt)))
         last_of_prompt.append(len(ids) - 1)
     predictor: list[int] = []
     tokens: list[int] = []
     owner: list[int] = []
-    responses: list[tuple[int, int]] = []
-    of_group = [index for index, (_, members) in enumerate(parts) for _ in members]
-    for number, ((prompt, member), group) in enumerate(zip(sequences, of_group, strict=True)):
-        inputs = member.ids[:-1]
+    spans: list[tuple[int, int]] = []
+    responses = [(group, response) for group, (_, answers) in enumerate(groups) for response in answers]
+    for number, (group, response) in enumerate(responses):
+        inputs = len(response) - 1
         predictor.append(last_of_prompt[group])
-        predictor.extend(range(len(ids), len(ids) + len(inputs)))
-        tokens.extend(member.ids)
-        owner.extend([number] * len(member.ids))
-        positions.extend(range(len(prompt.ids), len(prompt.ids) + len(inputs)))
-        ids.extend(inputs)
+        predictor.extend(range(len(ids), len(ids) + inputs))
+        tokens.extend(response)
+        owner.extend([number] * len(response))
+        start = len(groups[group][0])
+        positions.extend(range(start, start + inputs))
+        ids.extend(response[:-1])
         if inputs:
-            responses.append((group, len(inputs)))
-    return MicroBatch(
-        sequences=tuple(sequences),
+            spans.append((group, inputs))
+    return Packed(
         ids_1_T=torch.tensor([ids], device=device),
         positions_1_T=torch.tensor([positions], device=device),
-        layout=shared_prefix([len(prompt.ids) for prompt, _ in parts], responses, device),
+        layout=shared_prefix([len(prompt) for prompt, _ in groups], spans, device),
         predictor_N=torch.tensor(predictor, device=device),
         tokens_N=torch.tensor(tokens, device=device),
-        sequence_N=torch.tensor(owner, device=device),
-        unshared_tokens=sum(len(prompt.ids) + len(member.ids) - 1 for prompt, member in sequences),
+        response_N=torch.tensor(owner, device=device),
     )

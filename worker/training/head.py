@@ -4,6 +4,7 @@ The output head is frozen and every row's loss has one weight, so d(log p)/dh is
 pass and scaled by row in the backward: two head products instead of three, no stored [rows, vocabulary] tensor.
 """
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -13,11 +14,32 @@ CHUNK_ELEMENTS: Final = 4 * 1024 * 1024
 """Logits that exist at a time; in fp32 16 MiB, small enough for a CPU's cache."""
 
 
+@dataclass(frozen=True)
+class Head:
+    """A frozen output head: logits = cap(scale x h W^T), where cap(l) = softcap x tanh(l / softcap) if there is one."""
+
+    weight_V_H: Tensor
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight_V_H.requires_grad:
+            raise ValueError("the output head is trained; its gradient would silently be missing")
+
+    def logits(self, hidden_N_H: Tensor, precision: torch.dtype) -> Tensor:
+        """[N, V] in `precision`, a tensor of its own."""
+        logits_N_V = (hidden_N_H @ self.weight_V_H.T).to(precision)
+        if self.scale != 1:
+            logits_N_V *= self.scale
+        return logits_N_V if self.softcap is None else self.softcap * torch.tanh(logits_N_V / self.softcap)
+
+
 class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: Any, hidden_N_H: Tensor, weight_V_H: Tensor, tokens_N: Tensor, temperature: float
+        context: Any, hidden_N_H: Tensor, head: Head, tokens_N: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
+        weight_V_H = head.weight_V_H
         rows = max(1, CHUNK_ELEMENTS // weight_V_H.shape[0])
         precision = torch.promote_types(hidden_N_H.dtype, torch.float32)
         logprobs_N = hidden_N_H.new_empty(hidden_N_H.shape[0], dtype=precision)
@@ -27,7 +49,9 @@ class _FrozenHead(torch.autograd.Function):
         for start in range(0, hidden_N_H.shape[0], rows):
             part = slice(start, start + rows)
             tokens = tokens_N[part]
-            logits = (hidden_N_H[part] @ weight_V_H.T).to(precision)
+            logits = head.logits(hidden_N_H[part], precision)
+            # The soft cap is a function of the logit at temperature 1; its slope is 1 - (logit / cap)^2.
+            slope = None if head.softcap is None else 1 - (logits / head.softcap) ** 2
             if temperature != 1:
                 logits /= temperature
             logsumexp = logits.logsumexp(-1, keepdim=True)
@@ -35,8 +59,12 @@ class _FrozenHead(torch.autograd.Function):
             probabilities = (logits - logsumexp).exp_()
             entropies_N[part] = logsumexp.squeeze(-1) - _mean_logit(probabilities, logits)
             if gradient_N_H is not None:
+                chosen = weight_V_H[tokens]
+                if slope is not None:
+                    chosen = chosen * slope.gather(-1, tokens.unsqueeze(-1)).to(chosen.dtype)
+                    probabilities *= slope
                 expected = probabilities.to(weight_V_H.dtype) @ weight_V_H
-                gradient_N_H[part] = (weight_V_H[tokens] - expected) / temperature
+                gradient_N_H[part] = (chosen - expected) * (head.scale / temperature)
         if gradient_N_H is not None:
             context.save_for_backward(gradient_N_H)
         context.mark_non_differentiable(entropies_N)
@@ -50,22 +78,16 @@ class _FrozenHead(torch.autograd.Function):
 
 def _mean_logit(probabilities_N_V: Tensor, logits_N_V: Tensor) -> Tensor:
     """Expected logit of each row; tokens that the model forbids (-inf) have no share in it."""
-    mean_N = torch.linalg.vecdot(probabilities_N_V, logits_N_V)
+    mean_N: Tensor = torch.linalg.vecdot(probabilities_N_V, logits_N_V)
     if mean_N.isnan().any():
         mean_N = torch.linalg.vecdot(probabilities_N_V, logits_N_V.nan_to_num(neginf=0.0))
     return mean_N
 
 
-def token_logprobs(
-    hidden_N_H: Tensor, weight_V_H: Tensor, tokens_N: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
+def token_logprobs(hidden_N_H: Tensor, head: Head, tokens_N: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log p of `tokens_N` and the entropy of each row's distribution, both [N], fp32 or better.
 
-    hidden_N_H: the states that predict the tokens. weight_V_H: the output head, which must be frozen (raises
-    `ValueError` otherwise: its gradient would silently be missing). Log p uses the sampling `temperature`. Only log p
-    carries a gradient.
+    hidden_N_H: the states that predict the tokens. Log p uses the sampling `temperature`. Only log p has a gradient.
     """
-    if weight_V_H.requires_grad:
-        raise ValueError("the output head is trained; this function is only right for a frozen one")
-    result: tuple[Tensor, Tensor] = _FrozenHead.apply(hidden_N_H, weight_V_H, tokens_N, temperature)
+    result: tuple[Tensor, Tensor] = _FrozenHead.apply(hidden_N_H, head, tokens_N, temperature)
     return result

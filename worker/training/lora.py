@@ -65,7 +65,8 @@ class _Fused:
             unfused: Tensor = self._unfused(x, *arguments, **options)
             return unfused
         base: Any = layer.get_base_layer()
-        a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+        a: Any = layer.lora_A[adapter].weight
+        b: Any = layer.lora_B[adapter].weight
         product: Tensor = _LoraProduct.apply(x, base.weight, base.bias, a, b, self._in_precision(x.dtype, a, b))
         return product
 
@@ -84,7 +85,7 @@ def fuse(model: nn.Module, adapter: str = "default") -> int:
     fused = 0
     for layer in list(model.modules()):
         if type(layer) is LoraLinear and _is_plain(layer, adapter):
-            layer.forward = _Fused(layer, adapter)
+            layer.forward = _Fused(layer, adapter)  # type: ignore[method-assign] # shadowing it is the point
             fused += 1
     return fused
 

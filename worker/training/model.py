@@ -1,7 +1,7 @@
 """The policy: a frozen base model with a LoRA adapter, its trunk and its head."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -12,8 +12,12 @@ from app.core.spec.job import Lora
 from app.core.spec.reports import TrainerExit
 from worker.training import attention
 from worker.training import lora as lora_product
-from worker.training.batching import MicroBatch
+from worker.training.batching import Packed, pack
+from worker.training.head import Head, token_logprobs
 from worker.training.types import JobFailure
+
+_PROBE_TOLERANCE: Final = 0.25
+"""Nats; bf16 rounding of a deep model stays well below, a missing scale or cap does not."""
 
 
 class Policy:
@@ -27,15 +31,7 @@ class Policy:
         self.trunk: Any = causal.base_model
         """Embeddings and layers; returns the last hidden states."""
         self.causal: Any = causal
-        head = causal.get_output_embeddings()
-        if not isinstance(head, nn.Linear) or head.weight.requires_grad or hasattr(head, "lora_A"):
-            raise JobFailure(
-                TrainerExit.bad_config,
-                "trained_head",
-                "The output head must stay frozen: take it out of hyperparameters.lora.target_modules.",
-                "method.hyperparameters.lora.target_modules",
-            )
-        self.head: nn.Linear = head
+        self.head = _head(causal)
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -50,7 +46,7 @@ class Policy:
         """The trunk's output for padded ids."""
         return self.trunk(input_ids=ids_B_T, attention_mask=attention_B_T, **options)
 
-    def packed_hidden(self, batch: MicroBatch) -> Tensor:
+    def packed_hidden(self, batch: Packed) -> Tensor:
         """Last hidden states [T, H] of packed groups."""
         output = self.trunk(
             input_ids=batch.ids_1_T,
@@ -62,6 +58,49 @@ class Policy:
         )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
+
+    @torch.no_grad()
+    def verify(self) -> None:
+        """Checks on a few tokens that trunk, shared prefix and head together are the model.
+
+        Architectures differ in what they do to attention scores and logits. One that does something unknown here would
+        train on wrong probabilities without a sign of it; this raises `JobFailure` instead.
+        """
+        vocabulary = self.head.weight_V_H.shape[0]
+        prompt, *responses = (tuple((7 * i + k) % vocabulary for i in range(1, 7)) for k in (0, 3, 11))
+        batch = pack([(prompt, responses)], self.device)
+        found_N, _ = token_logprobs(
+            self.packed_hidden(batch).index_select(0, batch.predictor_N), self.head, batch.tokens_N
+        )
+        expected: list[Tensor] = []
+        for response in responses:
+            ids = torch.tensor([[*prompt, *response]], device=self.device)
+            logits = self.causal(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+            expected.append(logits.float().log_softmax(-1).gather(-1, ids[0, len(prompt) :, None]).squeeze(-1))
+        error = float((found_N - torch.cat(expected)).abs().max())
+        if not error < _PROBE_TOLERANCE:
+            raise JobFailure(
+                TrainerExit.bad_config,
+                "unsupported_architecture",
+                f"Models of type '{self.causal.config.model_type}' cannot be trained yet: log-probabilities come out "
+                f"{error:.2g} off the model's own.",
+                "model",
+            )
+
+
+def _head(causal: Any) -> Head:
+    linear = causal.get_output_embeddings()
+    if not isinstance(linear, nn.Linear) or linear.weight.requires_grad or hasattr(linear, "lora_A"):
+        raise JobFailure(
+            TrainerExit.bad_config,
+            "trained_head",
+            "The output head must stay frozen: take it out of hyperparameters.lora.target_modules.",
+            "method.hyperparameters.lora.target_modules",
+        )
+    config = causal.config.get_text_config()
+    # Cohere multiplies its logits, Granite divides them, Gemma caps them.
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    return Head(linear.weight, scale, getattr(config, "final_logit_softcapping", None))
 
 
 def pick_device() -> torch.device:
@@ -98,4 +137,6 @@ def load_policy(directory: Path, lora: Lora, seed: int, dtype: torch.dtype | Non
         ) from error
     lora_product.fuse(model)
     model.train(lora.dropout > 0)
-    return Policy(model, device)
+    policy = Policy(model, device)
+    policy.verify()
+    return policy

@@ -89,7 +89,7 @@ class Updater:
         loss, packed, unshared = 0.0, 0, 0
         for batch in micro_batches(live, self.token_budget, self.policy.device):
             loss += self._backward(batch, tokens)
-            packed += batch.ids_1_T.numel()
+            packed += batch.packed.ids_1_T.numel()
             unshared += batch.unshared_tokens
         dedup = unshared / packed
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.policy.trained.values()), MAX_GRAD_NORM))
@@ -103,10 +103,11 @@ class Updater:
         return UpdateResult(loss, norm, tokens, dedup, applied=True)
 
     def _backward(self, batch: MicroBatch, tokens: int) -> float:
-        hidden_N_H = self.policy.packed_hidden(batch).index_select(0, batch.predictor_N)
-        logprobs_N, entropies_N = token_logprobs(hidden_N_H, self.policy.head.weight, batch.tokens_N, self.temperature)
+        packed = batch.packed
+        hidden_N_H = self.policy.packed_hidden(packed).index_select(0, packed.predictor_N)
+        logprobs_N, entropies_N = token_logprobs(hidden_N_H, self.policy.head, packed.tokens_N, self.temperature)
         advantages_B = torch.tensor([member.advantage for _, member in batch.sequences], device=self.policy.device)
-        advantages_N = advantages_B.to(logprobs_N.dtype)[batch.sequence_N]
+        advantages_N = advantages_B.to(logprobs_N.dtype)[packed.response_N]
         loss = token_loss(logprobs_N, advantages_N, torch.ones_like(logprobs_N), self.tau, tokens)
         loss.backward()
         self._annotate(batch, logprobs_N.detach(), entropies_N)

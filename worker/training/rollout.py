@@ -110,7 +110,7 @@ class Sampler:
 
     def _choose(self, hidden_B_H: Tensor, sampling: Sampling, random: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Next tokens [B] and their log p [B] at the sampling temperature, before any top-p cut."""
-        logits_B_V = self.policy.head(hidden_B_H).float()
+        logits_B_V = self.policy.head.logits(hidden_B_H, torch.float32)
         if sampling.temperature != 1:
             logits_B_V /= sampling.temperature
         logsumexp_B_1 = logits_B_V.logsumexp(-1, keepdim=True)
