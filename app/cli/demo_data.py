@@ -17,7 +17,7 @@ SMALLEST: Final = 11
 LARGEST: Final = 99
 TEACHER_RELIABILITY: Final = (0.8, 0.5, 0.2)
 
-PROMPT: Final = "What is {a} + {b}? Add the tens, then the units."
+PROMPT: Final = "{a} + {b} = ?"
 
 
 class Problem(NamedTuple):
@@ -79,7 +79,12 @@ def demo_job(training_file: str, validation_file: str, seed: int) -> dict[str, A
         "method": {
             "type": "gft",
             "gft": {
-                "grader": {"type": "math", "name": "answer", "reference": "{{item.reference_answer}}"},
+                "grader": {
+                    "type": "math",
+                    "name": "answer",
+                    "reference": "{{item.reference_answer}}",
+                    "answer": "last_number",
+                },
                 "group": {"expert": 1, "teacher": 3, "self": 4},
                 "sampling": {"temperature": 1.0, "max_tokens": 48},
                 "hyperparameters": {

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from app.core.graders import math_pool, registry, run
-from app.core.graders.math import equal_plain
+from app.core.graders.math import equal_plain, last_number
 from app.core.graders.math_pool import MathPool
 from app.core.graders.math_server import check
 from app.core.graders.run import Grade, GraderPool, Sample, grade
@@ -142,6 +142,32 @@ numbers = st.from_regex(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?", fullmatch=True)
 )
 boxed = numbers.map(lambda digits: f"\\boxed{{{digits}}}")
 plain = numbers | boxed | numbers.map(lambda digits: f" {digits}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("60 + 92 = 152.", "152"),
+        ("so it is 1,234.50, I think", "1234.50"),
+        ("x = -3", "-3"),
+        ("5-3", "3"),
+        ("(2)-7", "7"),
+        ("\\boxed{-8}", "-8"),
+        ("3.", "3"),
+        ("12, 15", "15"),
+        ("none", ""),
+    ],
+)
+def test_last_number_of_a_text(text: str, number: str) -> None:
+    assert last_number(text) == number
+
+
+def test_repeating_the_question_is_paid_as_an_expression_but_not_as_a_last_number(pool: GraderPool) -> None:
+    repeated, solved = Sample(output_text="60 + 92 is an expression."), Sample(output_text="60 + 92 = 152.")
+    asked = [(repeated, {"answer": "152"}), (solved, {"answer": "152"})]
+    assert [grade.reward for grade in pool.grade_many(asked)] == [1.0, 1.0]
+    with GraderPool(MathGrader(reference="{{item.answer}}", answer="last_number")) as numbers:
+        assert [grade.reward for grade in numbers.grade_many(asked)] == [0.0, 1.0]
 
 
 @settings(deadline=None)

@@ -29,3 +29,12 @@ def token_loss(logprobs_N: Tensor, advantages_N: Tensor, mask_N: Tensor, tau: fl
     # torch.where keeps an -inf log p behind the mask from turning 0 x inf into NaN.
     terms = torch.where(mask_N > 0, weights * logprobs_N, torch.zeros_like(logprobs_N))
     return -terms.sum() / denominator
+
+
+def kl_estimate(logprobs_N: Tensor, reference_N: Tensor) -> Tensor:
+    """Estimated KL divergence from the base model of each token, [N].
+
+    The k3 estimator that GRPO uses, exp(d) - d - 1 with d = log p_base - log p: never negative, 0 where both agree.
+    """
+    difference_N = reference_N - logprobs_N
+    return difference_N.exp() - difference_N - 1

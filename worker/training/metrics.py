@@ -50,6 +50,7 @@ def step_metrics(groups: list[PromptGroup], update: UpdateResult, grader: str | 
         "loss": update.loss,
         "grad_norm": update.grad_norm,
         "entropy": _mean(member.entropy for member in members),
+        "kl": _mean(member.kl for member in members),
         "completions/mean_length": _mean(float(len(m.ids)) for m in (rollouts or members)),
         "completions/clipped_ratio": _mean(0.0 if m.finished else 1.0 for m in (rollouts or members)),
         "gft/rectified_frac": sum(f * n for f, n in weighted) / sum(n for _, n in weighted) if weighted else None,

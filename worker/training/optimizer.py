@@ -6,9 +6,9 @@ from typing import Final
 
 import torch
 
-from worker.training.batching import MicroBatch, micro_batches
+from worker.training.batching import MicroBatch, Packed, micro_batches
 from worker.training.head import token_logprobs
-from worker.training.loss import token_loss
+from worker.training.loss import kl_estimate, token_loss
 from worker.training.model import Policy
 from worker.training.types import Member, PromptGroup
 
@@ -57,6 +57,7 @@ class Updater:
         tau: float,
         temperature: float,
         zero_variance: str,
+        kl_coefficient: float,
         token_budget: int,
     ) -> None:
         self.policy = policy
@@ -64,6 +65,7 @@ class Updater:
         self.tau = tau
         self.temperature = temperature
         self.zero_variance = zero_variance
+        self.kl_coefficient = kl_coefficient
         self.token_budget = token_budget
 
     def denominator(self, groups: list[PromptGroup]) -> int:
@@ -104,26 +106,39 @@ class Updater:
 
     def _backward(self, batch: MicroBatch, tokens: int) -> float:
         packed = batch.packed
-        hidden_N_H = self.policy.packed_hidden(packed).index_select(0, packed.predictor_N)
-        logprobs_N, entropies_N = token_logprobs(hidden_N_H, self.policy.head, packed.tokens_N, self.temperature)
+        logprobs_N, entropies_N = self._logprobs(packed)
         advantages_B = torch.tensor([member.advantage for _, member in batch.sequences], device=self.policy.device)
         advantages_N = advantages_B.to(logprobs_N.dtype)[packed.response_N]
         loss = token_loss(logprobs_N, advantages_N, torch.ones_like(logprobs_N), self.tau, tokens)
+        kl_N = None
+        if self.kl_coefficient:
+            with torch.no_grad(), self.policy.model.disable_adapter():
+                reference_N, _ = self._logprobs(packed)
+            kl_N = kl_estimate(logprobs_N, reference_N)
+            loss = loss + self.kl_coefficient * kl_N.sum() / tokens
         loss.backward()
-        self._annotate(batch, logprobs_N.detach(), entropies_N)
+        self._annotate(batch, logprobs_N.detach(), entropies_N, None if kl_N is None else kl_N.detach())
         return float(loss.detach())
 
-    def _annotate(self, batch: MicroBatch, logprobs_N: torch.Tensor, entropies_N: torch.Tensor) -> None:
+    def _logprobs(self, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden_N_H = self.policy.packed_hidden(packed).index_select(0, packed.predictor_N)
+        return token_logprobs(hidden_N_H, self.policy.head, packed.tokens_N, self.temperature)
+
+    def _annotate(
+        self, batch: MicroBatch, logprobs_N: torch.Tensor, entropies_N: torch.Tensor, kl_N: torch.Tensor | None
+    ) -> None:
         """Writes per-member statistics, seen for free in the same pass."""
-        sizes = [len(member.ids) for _, member in batch.sequences]
-        parts = zip(batch.sequences, logprobs_N.split(sizes), entropies_N.split(sizes), strict=True)
-        for (_, member), logprobs, entropies in parts:
-            p = logprobs.exp()
-            member.mean_nll = float(-logprobs.mean())
+        start = 0
+        for _, member in batch.sequences:
+            mine = slice(start, start + len(member.ids))
+            start = mine.stop
+            p = logprobs_N[mine].exp()
+            member.mean_nll = float(-logprobs_N[mine].mean())
             member.mean_p = float(p.mean())
             member.rectified_frac = float((p < self.tau).float().mean())
-            member.entropy = float(entropies.mean())
-            member.trainer_logprobs = logprobs.tolist()
+            member.entropy = float(entropies_N[mine].mean())
+            member.kl = None if kl_N is None else float(kl_N[mine].mean())
+            member.trainer_logprobs = logprobs_N[mine].tolist()
 
 
 def all_members(groups: list[PromptGroup]) -> list[Member]:

@@ -71,6 +71,7 @@ def _set_up(run_dir: Path, report: Reporter, stop: StopFlag) -> None:
         tau=spec.tau,
         temperature=spec.settings.sampling.temperature if isinstance(spec.settings, GroupMethod) else 1.0,
         zero_variance=spec.settings.zero_variance if isinstance(spec.settings, GroupMethod) else "count",
+        kl_coefficient=spec.settings.kl_coefficient if isinstance(spec.settings, GroupMethod) else 0.0,
         token_budget=TOKEN_BUDGET,
     )
     run = Run(

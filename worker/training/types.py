@@ -43,6 +43,8 @@ class Member:
     rectified_frac: float | None = None
     mean_nll: float | None = None
     entropy: float | None = None
+    kl: float | None = None
+    """From the base model; None unless the job has a `kl_coefficient`."""
     trainer_logprobs: list[float] = field(default_factory=list)
     """Log p as the update saw it; empty for members that cost no forward pass."""
 

@@ -14,6 +14,8 @@ from app.core.spec.graders import MathGrader
 
 # Only numbers that math-verify compares exactly: it rounds floats to 6 decimals and holds 15 digits.
 _NUMBER: Final = r"(-?(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,6})?)"
+# A sign belongs to the number unless something stands before it: "5-3" ends in 3, "x = -3" in -3.
+_ANY_NUMBER: Final = re.compile(r"(?:(?<![\w.)}])-)?\d+(?:,\d{3})*(?:\.\d+)?")
 _PLAIN: Final = re.compile(rf"{_NUMBER}|\\boxed\{{{_NUMBER}\}}")
 
 
@@ -21,8 +23,18 @@ def math(grader: MathGrader, sample: Sample, item: dict[str, Any], tools: Tools)
     """1.0 or 0.0. A response without an answer is wrong; a reference without one raises GraderFailure."""
     answer = render(grader.input, sample, item)
     reference = render(grader.reference, sample, item)
+    if grader.answer == "last_number":
+        answer = last_number(answer)
+        if not answer:
+            return 0.0
     equal = equal_plain(reference, answer)
     return float(tools.equal_math(reference, answer) if equal is None else equal)
+
+
+def last_number(text: str) -> str:
+    """The last number of a text, without thousands separators; empty when there is none."""
+    found = _ANY_NUMBER.findall(text)
+    return found[-1].replace(",", "") if found else ""
 
 
 def equal_plain(reference: str, answer: str) -> bool | None:

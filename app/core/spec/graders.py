@@ -113,6 +113,12 @@ class MathGrader(BaseGrader):
     input: Template = "{{sample.output_text}}"
     reference: Template
     """The right answer: a number, LaTeX, or a solution that ends in one."""
+    answer: Literal["expression", "last_number"] = "expression"
+    """What counts as the input's answer: the expression that math-verify finds, or the last number in it.
+
+    Found expressions are evaluated, so "60 + 92" equals 152: a model can learn to repeat the question. Where answers
+    are numbers, `last_number` (as GSM8K is usually scored) does not pay for that.
+    """
 
 
 Grader = Annotated[StringCheckGrader | MathGrader, Field(discriminator="type")]
