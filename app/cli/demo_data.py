@@ -1,4 +1,4 @@
-"""The demo's data and job: two-digit additions with worked solutions, right and wrong teacher answers.
+"""The demo's data and job: two-digit additions with right answers, right and wrong teacher answers.
 
 Pure functions of a seed, so that the demo needs no files besides the package. Held-out problems never occur in
 the training rows, nor do their commuted twins.
@@ -17,7 +17,7 @@ SMALLEST: Final = 11
 LARGEST: Final = 99
 TEACHER_RELIABILITY: Final = (0.8, 0.5, 0.2)
 
-PROMPT: Final = "{a} + {b} = ?"
+PROMPT: Final = "What is {a} + {b}?"
 
 
 class Problem(NamedTuple):
@@ -48,11 +48,11 @@ def problems(seed: int) -> Problems:
 
 
 def row(problem: Problem, rng: random.Random) -> dict[str, Any]:
-    """One line of the data set: the prompt, an expert's worked solution, three teacher answers, the truth."""
+    """One line of the data set: the prompt, an expert's answer, three teacher answers, the truth for the grader."""
     return {
         "messages": [
             {"role": "user", "content": PROMPT.format(a=problem.a, b=problem.b)},
-            {"role": "assistant", "content": _worked(problem, problem.answer)},
+            {"role": "assistant", "content": _answer(problem, problem.answer)},
         ],
         "teacher_responses": _teachers(problem, rng),
         "reference_answer": str(problem.answer),
@@ -86,12 +86,14 @@ def demo_job(training_file: str, validation_file: str, seed: int) -> dict[str, A
                     "answer": "last_number",
                 },
                 "group": {"expert": 1, "teacher": 3, "self": 4},
-                "sampling": {"temperature": 1.0, "max_tokens": 48},
+                # Cooler than 1: a model this small wanders off at 1, and most of its group would teach nothing.
+                "sampling": {"temperature": 0.7, "max_tokens": 64},
                 "hyperparameters": {
                     "batch_size": 4,
-                    "n_epochs": 1,
-                    "learning_rate_multiplier": 30,
-                    "eval_interval": 20,
+                    "max_steps": 36,
+                    "learning_rate_multiplier": 60,
+                    "lr_schedule": "cosine",
+                    "eval_interval": 12,
                     "eval_samples": HELDOUT_ROWS,
                     "max_length": 128,
                 },
@@ -100,22 +102,18 @@ def demo_job(training_file: str, validation_file: str, seed: int) -> dict[str, A
     }
 
 
-def _worked(problem: Problem, total: int) -> str:
-    """Tens, units, then both; `total` is wrong in the answer of a teacher that slips at the end."""
-    a, b = problem
-    tens, units = a // 10 * 10 + b // 10 * 10, a % 10 + b % 10
-    parts = f"{a // 10 * 10} + {b // 10 * 10} = {tens}, {a % 10} + {b % 10} = {units}"
-    return f"{parts}, {tens} + {units} = {total}."
+def _answer(problem: Problem, total: int) -> str:
+    return f"{problem.a} + {problem.b} = {total}."
+
+
+def _teachers(problem: Problem, rng: random.Random) -> Sequence[str]:
+    """Three teachers: one mostly right, one often wrong, one seldom right."""
+    return [
+        _answer(problem, problem.answer if rng.random() < reliability else _slipped(problem, rng))
+        for reliability in TEACHER_RELIABILITY
+    ]
 
 
 def _slipped(problem: Problem, rng: random.Random) -> int:
     """A plausible wrong sum: a forgotten or invented carry, or one off."""
     return problem.answer + rng.choice((-10, 10, -1, 1))
-
-
-def _teachers(problem: Problem, rng: random.Random) -> Sequence[str]:
-    """Three teachers that work alike, one mostly right, one often wrong, one seldom right."""
-    return [
-        _worked(problem, problem.answer if rng.random() < reliability else _slipped(problem, rng))
-        for reliability in TEACHER_RELIABILITY
-    ]
