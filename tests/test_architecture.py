@@ -4,21 +4,18 @@ Read from the syntax tree, so an import inside a function counts like one at the
 fails: a new package or dependency is a line here, and that line is the decision.
 """
 
-import ast
 import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.import_graph import ROOTS, Import, cycle, imports, modules, within
+
 REPOSITORY: Final = Path(__file__).parent.parent
-ROOTS: Final = ("app", "worker", "migrations")
 
 _KERNEL: Final = "app.core.db app.core.errors app.core.ids app.core.clock"
 
@@ -125,20 +122,6 @@ LOADS_NEITHER: Final = {
 """Module -> what must not be loaded after importing it in a fresh interpreter."""
 
 
-@dataclass(frozen=True)
-class Import:
-    """One imported module, by whom and where."""
-
-    importer: str
-    target: str
-    line: int
-
-
-def within(package: str, module: str) -> bool:
-    """Whether a module is a package or lies in it."""
-    return f"{module}.".startswith(f"{package}.")
-
-
 def covers(package: str, module: str) -> bool:
     """Whether what is said of a package goes for a module: it lies in it, and on no island of its own."""
     return within(package, module) and not any(
@@ -151,45 +134,6 @@ def unit_of(module: str) -> str | None:
     fitting = [unit for unit in MAY_IMPORT if within(unit, module)]
     unit = max(fitting, key=len, default=None)
     return None if unit in {"app", "app.core"} and module != unit else unit
-
-
-def modules(root: Path) -> dict[str, Path]:
-    """Every module of the three packages, by dotted name."""
-    found = {}
-    for package in ROOTS:
-        for path in sorted((root / package).rglob("*.py")):
-            parts = path.relative_to(root).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
-
-
-def _imported_names(node: ast.AST, package: str) -> Iterator[tuple[str, str | None]]:
-    """(module, name or None) of one node; `importlib.import_module("x")` counts as well."""
-    match node:
-        case ast.Import(names=names):
-            yield from ((alias.name, None) for alias in names)
-        case ast.ImportFrom(module=module, names=names, level=level):
-            parts = package.split(".")
-            base = parts[: len(parts) - level + 1] if level else []
-            origin = ".".join([*base, *([module] if module else [])])
-            yield from ((origin, alias.name) for alias in names)
-        case ast.Call(
-            func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__"),
-            args=[ast.Constant(value=str(name)), *_],
-        ):
-            yield name, None
-
-
-def imports(root: Path) -> Iterator[Import]:
-    """All imports of the tree but the standard library's; deferred ones and those for type checkers too."""
-    known = modules(root)
-    for importer, path in known.items():
-        package = importer if path.name == "__init__.py" else importer.rpartition(".")[0]
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
-            for module, name in _imported_names(node, package):
-                target = f"{module}.{name}" if f"{module}.{name}" in known else module
-                if target.partition(".")[0] not in sys.stdlib_module_names:
-                    yield Import(importer, target, getattr(node, "lineno", 0))
 
 
 def _why_not(found: Import) -> str | None:
@@ -219,15 +163,6 @@ def violations(root: Path) -> list[str]:
         if (reason := _why_not(found))
     ]
     return sorted({*unlisted, *broken})
-
-
-def cycle(edges: dict[str, set[str]]) -> list[str]:
-    """The modules of some cycle, or nothing."""
-    try:
-        TopologicalSorter(edges).prepare()
-    except CycleError as error:
-        return list(error.args[1])
-    return []
 
 
 def core_edges(root: Path) -> dict[str, set[str]]:

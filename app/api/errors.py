@@ -7,8 +7,6 @@ from typing import Any, Final
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import DataError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -19,6 +17,7 @@ from app.core.errors import (
     GrouptuneError,
     InvalidRequest,
     NotFound,
+    Overloaded,
     PayloadTooLarge,
 )
 
@@ -31,13 +30,6 @@ class InternalError(GrouptuneError):
     """The server made an error; its log has the details under this request's id."""
 
     code = "internal_error"
-
-
-class Overloaded(GrouptuneError):
-    """The server is busy; try again in a few seconds."""
-
-    status = 503
-    code = "overloaded"
 
 
 class StorageFull(GrouptuneError):
@@ -98,9 +90,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(GrouptuneError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _framework)
-    app.add_exception_handler(DataError, _unstorable)
-    app.add_exception_handler(UnicodeEncodeError, _unstorable)
-    app.add_exception_handler(PoolTimeout, _busy)
     app.add_exception_handler(OSError, _disk)
 
 
@@ -135,15 +124,6 @@ def _framework(request: Request, error: Exception) -> Response:
     response = respond(kind(str(error.detail)), headers)
     response.status_code = error.status_code
     return response
-
-
-def _unstorable(_request: Request, _error: Exception) -> Response:
-    # Postgres refuses NUL in text, and UTF-8 half of a surrogate pair.
-    return respond(InvalidRequest("The request holds a character that cannot be stored (NUL or a lone surrogate)."))
-
-
-def _busy(_request: Request, _error: Exception) -> Response:
-    return respond(Overloaded())
 
 
 def _disk(_request: Request, error: Exception) -> Response:

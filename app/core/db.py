@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 from sqlalchemy import MetaData, create_engine
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from app.core.errors import DatabaseUnavailable
+from app.core.errors import DatabaseUnavailable, Overloaded, Unstorable
 
 NAMING_CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -31,13 +32,14 @@ class Base(DeclarativeBase):
 class Database:
     """A connection pool and the transactions on it."""
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    def __init__(self, url: str, *, pool_size: int = 10, pool_wait_seconds: float = 10.0) -> None:
+        """At most three times `pool_size` connections; a transaction waits so long for a free one."""
         self.engine: Engine = create_engine(
             url,
             pool_size=pool_size,
             max_overflow=pool_size * 2,
             pool_pre_ping=True,
-            pool_timeout=10,
+            pool_timeout=pool_wait_seconds,
             connect_args={"connect_timeout": 5, "application_name": "grouptune"},
         )
 
@@ -45,13 +47,18 @@ class Database:
     def transaction(self) -> Iterator[Session]:
         """One transaction: committed at the end of the block, rolled back by any exception.
 
-        Raises `DatabaseUnavailable` when Postgres cannot be reached or goes away meanwhile.
+        Raises `DatabaseUnavailable` when Postgres cannot be reached or goes away meanwhile, `Overloaded` when no
+        connection gets free, `Unstorable` for text that Postgres does not take.
         """
         try:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
                 yield session
         except (OperationalError, InterfaceError) as error:
             raise DatabaseUnavailable from error
+        except PoolTimeout as error:
+            raise Overloaded from error
+        except (DataError, UnicodeEncodeError) as error:  # NUL, and half of a surrogate pair
+            raise Unstorable from error
 
     def dispose(self) -> None:
         """Closes the pool."""

@@ -73,6 +73,16 @@ class DatabaseUnavailable(GrouptuneError):
     code = "database_unavailable"
 
 
+class Overloaded(DatabaseUnavailable):
+    """The server is busy; try again in a few seconds."""
+
+    code = "overloaded"
+
+
+class Unstorable(InvalidRequest):
+    """The request holds a character that cannot be stored (NUL or a lone surrogate)."""
+
+
 class BadSetup(GrouptuneError):
     """The installation or its configuration is not right."""
 

@@ -8,6 +8,11 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, pool
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.core.errors import DatabaseUnavailable
+
+CONNECT_TIMEOUT_SECONDS = 5
 
 
 def config(database_url: str) -> Config:
@@ -24,11 +29,14 @@ def upgrade(database_url: str) -> None:
 
 
 def current_is_head(database_url: str) -> bool:
-    """Whether nothing is missing. Raises `sqlalchemy.exc.OperationalError` when the database is away."""
+    """Whether nothing is missing. Raises `DatabaseUnavailable` when the database cannot be asked."""
     head = ScriptDirectory.from_config(config(database_url)).get_current_head()
-    engine = create_engine(database_url, poolclass=pool.NullPool)
+    timeout = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
+    engine = create_engine(database_url, poolclass=pool.NullPool, connect_args=timeout)
     try:
         with engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision() == head
+    except SQLAlchemyError as error:
+        raise DatabaseUnavailable from error
     finally:
         engine.dispose()

@@ -15,12 +15,14 @@ GRADER = {
 }
 
 
+def with_row_17(row: str) -> bytes:
+    """Twenty rows, good ones but for the seventeenth."""
+    good = json.dumps({"messages": [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}]})
+    return "\n".join([*[good] * 16, row, *[good] * 3]).encode()
+
+
 def broken_at_17() -> bytes:
-    lines = [
-        json.dumps({"messages": [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}]})
-    ] * 20
-    lines[16] = '{"messages": [{"role": "user", "content": "1+1="'
-    return "\n".join(lines).encode()
+    return with_row_17('{"messages": [{"role": "user", "content": "1+1="')
 
 
 def gft(**settings: Any) -> dict[str, Any]:

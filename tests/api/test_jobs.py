@@ -181,6 +181,10 @@ def test_jobs_page_newest_first_and_filter_by_metadata(client: OpenAI, training_
     assert [job.id for job in islice(client.fine_tuning.jobs.list(limit=2), 20)] == created[::-1]
     found = client.fine_tuning.jobs.list(metadata={"n": "1", "x": "a & b"})
     assert [job.id for job in found] == [created[3], created[1]]
+    plain = create(client, training_file).id
+    assert [job.id for job in client.fine_tuning.jobs.list(extra_query={"metadata": "null"})] == [plain]
+    with pytest.raises(BadRequestError, match=r"metadata\[key\]=value"):
+        client.fine_tuning.jobs.list(extra_query={"metadata": "n"})
     with pytest.raises(BadRequestError) as caught:
         client.fine_tuning.jobs.list(after="ftjob-unknown")
     assert caught.value.param == "after"
@@ -256,3 +260,15 @@ def test_what_training_leaves_behind_is_served(server: Server, client: OpenAI, t
     assert checkpoints[0].metrics.train_loss == 2.0
     name = checkpoints[0].fine_tuned_model_checkpoint
     assert name == f"ft:tiny:default:sums:{job_id[-8:]}:ckpt-step-12"
+
+
+def test_sample_answers_stay_out_of_lists(server: Server, client: OpenAI, training_file: str) -> None:
+    job_id = create(client, training_file, gft()).id
+    part = {"step": 0, "values": {"eval/reward": 0.5}, "samples": [{"prompt": "1+1=", "response": "2"}]}
+    history = [{"step": 0, "values": {"eval/reward": 0.5}}]
+    with server.database.transaction() as session:
+        session.get_one(Job, job_id).evaluation = {"before": part, "history": history}
+    retrieved: Any = client.fine_tuning.jobs.retrieve(job_id)
+    assert retrieved.evaluation == {"before": part, "history": history}
+    listed: Any = next(iter(client.fine_tuning.jobs.list()))
+    assert listed.evaluation == {"before": {"step": 0, "values": part["values"]}, "history": history}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from openai import BadRequestError, OpenAI
 
-from tests.api.jobs import GRADER, broken_at_17, gft, refused
+from tests.api.jobs import GRADER, gft, refused, with_row_17
 from tests.api.server import Server
 
 REFUSED: dict[str, tuple[dict[str, Any], Any, str, str]] = {
@@ -123,12 +123,31 @@ def test_a_bad_job_is_refused_at_once_and_says_how_to_fix_it(server: Server, row
     assert re.search(message, str(error)), str(error)
 
 
-def test_a_job_on_a_broken_file_is_refused_naming_the_line(server: Server, client: OpenAI) -> None:
-    file = client.files.create(file=broken_at_17(), purpose="fine-tune")
+BAD_ROWS = {
+    "half an object": ('{"messages": [', None, "invalid JSON .*each line must be one complete object"),
+    "no assistant and no prompt": (
+        '{"reference_answer": "2"}',
+        "messages",
+        "neither an assistant message nor a prompt; give it `messages`",
+    ),
+    "only a system message": (
+        '{"messages": [{"role": "system", "content": "Add."}]}',
+        "messages",
+        "neither an assistant nor a user message; add one",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_a_job_on_a_file_with_a_bad_row_is_refused_naming_the_line(server: Server, client: OpenAI, case: str) -> None:
+    row, param, message = BAD_ROWS[case]
+    file = client.files.create(file=with_row_17(row), purpose="fine-tune")
     server.validate_files()
+    report: Any = client.get(f"/files/{file.id}/report", cast_to=object)
+    assert [(found["line"], found["param"]) for found in report["report"]["errors"]] == [(17, param)]
     error = refused(client, file.id, gft())
-    assert (error.param, error.code) == ("training_file", "invalid_file")
-    assert "line 17: " in str(error)
+    assert (error.param, error.code, error.type) == ("training_file", "invalid_file", "invalid_request_error")
+    assert re.search(f"line 17: .*{message}", str(error)), str(error)
 
 
 def test_a_missing_field_is_named(client: OpenAI) -> None:

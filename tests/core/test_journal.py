@@ -67,18 +67,33 @@ def test_metrics_are_upserted_and_told_in_openais_shape(database: Database, clai
 
 
 def test_what_is_no_number_becomes_null(database: Database, claim: Claim) -> None:
-    journal = Journal(database, claim)
-    journal.metrics([Metrics(step=1, values={"loss": math.nan, "reward": math.inf, "x": 1.0})])
-    journal.message(Message(message="nul \0 here", data={"deep": [math.nan, "\0"]}))
+    values: dict[str, float | None] = {"loss": math.nan, "reward": math.inf, "x": 1.0}
+    Journal(database, claim).metrics([Metrics(step=1, values=values)])
     with database.transaction() as session:
-        assert queries.list_metrics(session, claim.job_id)[0].values == {
-            "loss": None,
-            "reward": None,
-            "x": 1.0,
-        }
-        events, _ = queries.list_events(session, claim.job_id, after=None, limit=2)
-        assert events[0].data == {"deep": [None, "\N{REPLACEMENT CHARACTER}"]}
-        assert events[1].message == "Step 1"
+        stored = queries.list_metrics(session, claim.job_id)[0].values
+        events, _ = queries.list_events(session, claim.job_id, after=None, limit=1)
+    assert stored == {"loss": None, "reward": None, "x": 1.0}
+    assert events[0].message == "Step 1"
+
+
+def test_text_that_postgres_cannot_hold_is_shown_with_a_stand_in(database: Database, claim: Claim) -> None:
+    bad, shown = "1\0 \ud800", "1\N{REPLACEMENT CHARACTER} ?"
+    sample = {"prompt": bad, "response": bad, "reward": 0.0, "reference": bad}
+    Journal(database, claim).record(
+        [
+            entry(Groups(step=1, groups=(GroupRecord(idx=0, row=1, prompt=bad, members=(), zero_variance=True),))),
+            entry(Evaluated(step=0, values={}, samples=(sample,))),
+            entry(Message(message=bad, data={bad: [bad]})),
+        ]
+    )
+    with database.transaction() as session:
+        group = queries.list_groups(session, claim.job_id, step=None)[0]
+        events, _ = queries.list_events(session, claim.job_id, after=None, limit=1)
+    assert group.record["prompt"] == shown
+    assert (events[0].message, events[0].data) == (shown, {shown: [shown]})
+    evaluation = fetch_job(database, claim).evaluation
+    assert evaluation is not None
+    assert evaluation["before"]["samples"][0]["response"] == shown
 
 
 def test_a_lost_lease_writes_nothing(database: Database, claim: Claim) -> None:

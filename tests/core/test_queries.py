@@ -83,8 +83,9 @@ def test_queue_positions_follow_age(database: Database) -> None:
         with database.transaction() as session:
             jobs.append(make_job(session, project, file=file))
     with database.transaction() as session:
-        assert [queries.queue_position(session, job) for job in jobs] == [1, 2, 3]
+        assert queries.queue_positions(session, jobs) == {job.id: n for n, job in enumerate(jobs, 1)}
         leases.claim(session, "w", 60)
     with database.transaction() as session:
-        positions = [queries.queue_position(session, queries.get_job(session, project, job.id)) for job in jobs]
-        assert positions == [None, 1, 2]
+        now = [queries.get_job(session, project, job.id) for job in jobs]
+        assert queries.queue_positions(session, now[::-1]) == {jobs[1].id: 1, jobs[2].id: 2}
+        assert queries.queue_positions(session, now[:1]) == {}

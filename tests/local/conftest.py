@@ -1,10 +1,8 @@
 """State directories for the embedded stack, and how to wait for the end of processes."""
 
 import os
-import select
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 
 from app.local.placement import make_state_dir, postgres_home
 from app.local.postgres import EmbeddedPostgres
+from tests.waiting import all_end
 
 ALL_GONE_SECONDS = 10.0
 
@@ -63,20 +62,5 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def assert_all_end(processes: list[psutil.Process]) -> None:
-    """Waits until each of them has ended. By pidfd: psutil would also wait for init to reap the orphans."""
-    deadline = time.monotonic() + ALL_GONE_SECONDS
-    assert [process for process in processes if not _ends(process, deadline)] == []
-
-
-def _ends(process: psutil.Process, deadline: float) -> bool:
-    if not process.is_running():
-        return True
-    try:
-        pidfd = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return True
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    ended = bool(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
-    os.close(pidfd)
-    return ended
+    """Waits until each of them has ended."""
+    assert all_end(processes, ALL_GONE_SECONDS), [process for process in processes if process.is_running()]

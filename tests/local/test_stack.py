@@ -3,18 +3,25 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
-import psutil
 import pytest
+from openai import OpenAI
 
 from app.core import migrate
 from app.core.accounts.api_keys import ensure_bootstrap
 from app.core.db import Database
 from app.local.process import LocalStackError
 from app.local.stack import Stack
-from tests.local.conftest import assert_all_end
+from tests.local.conftest import assert_all_end, family
+from tests.tiny_model import write_rows
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
 
 
 def bootstrap(database_url: str, existing_key: str | None) -> str:
@@ -28,6 +35,7 @@ def bootstrap(database_url: str, existing_key: str | None) -> str:
 
 def test_it_serves_and_leaves_nothing_but_the_key(used_state_dir: Path) -> None:
     connection_path = used_state_dir / "connection.json"
+    others = family(os.getpid())
     with Stack(used_state_dir, migrate=migrate.upgrade, bootstrap=bootstrap) as stack:
         connection = json.loads(connection_path.read_text())
         answer = httpx.get(
@@ -37,16 +45,47 @@ def test_it_serves_and_leaves_nothing_but_the_key(used_state_dir: Path) -> None:
         )
         assert (answer.status_code, connection["pid"]) == (200, os.getpid())
         assert connection_path.stat().st_mode & 0o777 == 0o600
-        processes = psutil.Process().children(recursive=True)
+        processes = [process for process in family(os.getpid()) if process not in others]
+    assert len(processes) > 6
     assert_all_end(processes)
     assert not connection_path.exists()
     key_path = used_state_dir / "api_key"
     assert (key_path.read_text().strip(), key_path.stat().st_mode & 0o777) == (stack.api_key, 0o600)
 
 
+def test_a_kill_in_the_middle_of_a_job_leaves_no_process(
+    state_dir: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GROUPTUNE_MODELS_DIR", str(tiny_models))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = [sys.executable, "-m", "app.cli", "up", "--state-dir", str(state_dir)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as up:
+        assert up.stdout is not None
+        client = OpenAI(base_url=up.stdout.readline().strip(), api_key=(state_dir / "api_key").read_text().strip())
+        start_endless_job(client, tmp_path)
+        everyone = family(up.pid)[1:]
+        words = [" ".join(process.cmdline()) for process in everyone]
+        up.kill()
+    for part in ("guard.py", "postgres", "valkey-server", "uvicorn", "-Q train", "worker.training", "math"):
+        assert any(part in line for line in words), (part, words)
+    assert sum("-Q default" in line for line in words) == 2  # the worker and its beat
+    assert_all_end(everyone)
+
+
+def start_endless_job(client: OpenAI, directory: Path) -> None:
+    """Returns once its trainer makes steps, with a grader that has processes of its own."""
+    file = client.files.create(file=write_rows(directory / "rows.jsonl", 16), purpose="fine-tune")
+    grader = {"type": "math", "reference": "\\frac{ {{item.reference_answer}} }{7}"}
+    settings = {"grader": grader, "sampling": {"max_tokens": 8}, "hyperparameters": {"n_epochs": 50, "batch_size": 2}}
+    method: Any = {"type": "gft", "gft": settings}
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, method=method)
+    eventually(lambda: client.fine_tuning.jobs.retrieve(job.id).to_dict()["progress"]["step"] > 0, 60.0)  # type: ignore[index]
+
+
 def test_the_key_of_the_last_run_is_offered_again_and_a_failed_start_cleans_up(used_state_dir: Path) -> None:
     (used_state_dir / "api_key").write_text("gt_live_known\n")
     offered: list[str | None] = []
+    others = family(os.getpid())
 
     def refuse(_database_url: str, existing_key: str | None) -> str:
         offered.append(existing_key)
@@ -58,7 +97,7 @@ def test_the_key_of_the_last_run_is_offered_again_and_a_failed_start_cleans_up(u
     ):
         pass
     assert offered == ["gt_live_known"]
-    assert psutil.Process().children(recursive=True) == []
+    assert [process for process in family(os.getpid()) if process not in others] == []
     (used_state_dir / "api_key").unlink()
 
 

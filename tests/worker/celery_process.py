@@ -2,53 +2,56 @@
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-ROOT = Path(__file__).parents[2]
+import psutil
+
+from app.local.process import Child, ChildSpec
+from tests.waiting import all_end, eventually
+
+QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+STOP_SECONDS = 30.0
 
 
 class CeleryProcess:
-    """`celery worker` with the arguments; killed with all its children at the end of the block."""
+    """`celery worker` with the arguments; inside the block it takes messages, after it no process is left."""
 
     def __init__(self, name: str, arguments: Sequence[str], environment: dict[str, str], directory: Path) -> None:
-        self._argv = [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            "worker.celery_app",
-            "worker",
-            "-n",
-            f"{name}@test",
-            *arguments,
-        ]
-        self._environment = os.environ | environment | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        self.log = directory / f"{name}.log"
+        command = (sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "-n", f"{name}@test")
+        self._spec = ChildSpec(
+            name=name,
+            argv=(*command, "--without-gossip", "--without-mingle", "--loglevel", "INFO", *arguments),
+            env=os.environ | environment | QUIET,
+            log_path=directory / f"{name}.log",
+        )
 
     def __enter__(self) -> Self:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self._argv, cwd=ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True
-            )
+        self._child = Child(self._spec)
+        eventually(lambda: b" ready." in self._spec.log_path.read_bytes())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.kill()
+        self._child.kill()
+        self._child.reap()
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
 
     def kill(self) -> None:
-        """kill -9 of the worker's group: itself and its beat. A trainer has its own and must notice."""
-        if self.process.returncode is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        """kill -9 of the worker alone. Returns once its beat and its trainer have noticed and ended, in 5 s."""
+        family = psutil.Process(self._child.pid).children(recursive=True)
+        self._child.send(signal.SIGKILL)
+        assert all_end(family, 5.0)
 
     def drain(self) -> int:
         """SIGTERM; the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        self._child.send(signal.SIGTERM)
+        assert self._child.wait(STOP_SECONDS)
+        return self._child.reap()

@@ -18,23 +18,14 @@ from app.core.jobs.tables import Job
 from app.core.settings import Settings
 from app.core.storage.local import LocalBlobStore
 from tests.setup_jobs import make_job, make_project, stored_file, supervised
+from tests.waiting import eventually
 from tests.worker.celery_process import CeleryProcess
 from worker.control import Drain
 from worker.runner import Runner
 
 TRAINER = Path(__file__).with_name("protocol_trainer.py")
-WAIT_SECONDS = 20.0
 
 Outage = Callable[[float], None]
-
-
-def eventually(condition: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
-    """Waits until `condition` is true; polls, because what it looks at belongs to another process."""
-    pause = threading.Event()
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        pause.wait(0.05)
 
 
 @dataclass
@@ -163,6 +154,10 @@ class Plant:
     def job(self, job_id: str) -> Job:
         with self.database.transaction() as session:
             return session.get_one(Job, job_id)
+
+    def end_back_off(self, job_id: str) -> None:
+        with self.database.transaction() as session:
+            session.execute(update(Job).where(Job.id == job_id).values(eligible_at=func.now()))
 
     def wait_for(self, job_id: str, status: JobStatus, seconds: float = 90.0) -> Job:
         def reached() -> bool:

@@ -8,7 +8,8 @@ from sqlalchemy import func, update
 from app.core.jobs import leases, queries
 from app.core.jobs.states import AttemptOutcome, JobStatus
 from app.core.jobs.tables import Job
-from tests.worker.conftest import Bench, Outage, eventually
+from tests.waiting import eventually
+from tests.worker.conftest import Bench, Outage
 from tests.worker.test_runner import is_alive
 
 

@@ -8,7 +8,8 @@ from app.core.files.tables import File
 from app.core.jobs import lifecycle, queries
 from app.core.jobs.states import AttemptOutcome, JobStatus
 from app.core.models.tables import TrainedModel
-from tests.worker.conftest import Bench, Outage, eventually
+from tests.waiting import eventually
+from tests.worker.conftest import Bench, Outage
 
 
 def messages(bench: Bench) -> list[str]:
@@ -51,6 +52,15 @@ def test_a_job_runs_to_its_published_adapter(bench: Bench) -> None:
         "The job has successfully completed",
     ]
     assert sorted(path.name for path in bench.run_dir().iterdir()) == ["spec.json", "trainer.log"]
+
+
+def test_what_a_killed_runner_left_is_cleared_by_the_next_attempt(bench: Bench) -> None:
+    left = bench.run_dir(0)
+    (left / "resume" / "step-1").mkdir(parents=True)
+    (left / "training_file.jsonl").write_text("{}")
+    (left / "trainer.log").write_text("kept")
+    assert bench.run("train:1").status == JobStatus.succeeded
+    assert [path.name for path in left.iterdir()] == ["trainer.log"]
 
 
 def test_a_crashed_job_resumes_from_its_checkpoint(bench: Bench) -> None:

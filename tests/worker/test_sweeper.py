@@ -80,3 +80,22 @@ def test_files_are_validated_once_and_unreadable_ones_refused(bench: Bench) -> N
     assert found[other.id].status == FileStatus.processed
     with bench.database.transaction() as session:
         assert queries.any_queued(session)
+
+
+def test_a_file_is_held_only_while_somebody_works_on_it(bench: Bench) -> None:
+    with bench.database.transaction() as session:
+        make_file(session, bench.project, status=FileStatus.uploaded)
+        first = claims.claim_next(session, 60)
+        assert first is not None
+    with bench.database.transaction() as session:
+        assert claims.claim_next(session, 60) is None
+        kept = claims.renew(session, first, 0)
+        assert kept is not None
+        assert kept.until != first.until
+    with bench.database.transaction() as session:
+        assert claims.renew(session, first, 60) is None
+        second = claims.claim_next(session, 60)
+        assert second is not None
+        assert second.file_id == first.file_id
+        assert not claims.settle(session, kept, FileStatus.processed, None, None)
+        assert claims.settle(session, second, FileStatus.processed, None, None)

@@ -81,8 +81,9 @@ class Updater:
         """One optimiser step at learning rate `rate`.
 
         Members without advantage cost no forward or backward pass. A step without any gradient, or with a non-finite
-        one, leaves adapter and optimiser untouched.
+        one, leaves adapter and optimiser untouched. Raises `RuntimeError` for a rollout of another adapter version.
         """
+        self._assert_on_policy(groups)
         tokens = self.denominator(groups)
         live = [(group.prompt, trained) for group in groups if (trained := [m for m in group.graded if m.advantage])]
         self.optimizer.zero_grad(set_to_none=True)
@@ -103,6 +104,14 @@ class Updater:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return UpdateResult(loss, norm, tokens, dedup, applied=True)
+
+    def _assert_on_policy(self, groups: list[PromptGroup]) -> None:
+        for member in all_members(groups):
+            if member.adapter_version not in (None, self.policy.version):
+                raise RuntimeError(
+                    f"a rollout of adapter version {member.adapter_version} came to the update of version "
+                    f"{self.policy.version}: its log-probabilities are not the policy's"
+                )
 
     def _backward(self, batch: MicroBatch, tokens: int) -> float:
         packed = batch.packed

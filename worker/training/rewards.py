@@ -25,11 +25,12 @@ class GraderHealth:
         failed = grade.reward is None
         self._recent.append(failed)
         self.errors += failed
-        if len(self._recent) == WINDOW and sum(self._recent) > MAX_ERROR_RATE * WINDOW:
+        # Also before the window is full: so many errors fail it whatever comes, and a short job never fills it.
+        if sum(self._recent) > MAX_ERROR_RATE * WINDOW:
             raise JobFailure(
                 TrainerExit.bad_data,
                 "grader_errors",
-                f"{sum(self._recent)} of the last {WINDOW} grades failed; the newest said: {grade.error}",
+                f"{sum(self._recent)} of the last {len(self._recent)} grades failed; the newest said: {grade.error}",
                 "method.grader",
             )
 

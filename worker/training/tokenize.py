@@ -34,8 +34,12 @@ class ChatTokenizer:
         return tuple(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
     def response_ids(self, text: str) -> tuple[int, ...]:
-        """The text without special tokens inside, then the end of the turn exactly once."""
-        return (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_id)
+        """The text without special tokens inside, then the end of the turn exactly once.
+
+        Special tokens that the text spells out stay text: a demonstration about chat formats must not end early.
+        """
+        plain = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+        return (*plain["input_ids"], self.end_id)
 
     def text(self, ids: tuple[int, ...] | list[int]) -> str:
         """What graders and people read: the response without its end token."""

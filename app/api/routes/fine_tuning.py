@@ -1,10 +1,8 @@
 """`/v1/fine_tuning/jobs`. Workers are rung after the answer: a broker that is away delays no client."""
 
-import time
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request
-from sqlalchemy.orm import Session
 
 from app.api.deps import Config, Db
 from app.api.pagination import After, Limit, Page, page
@@ -22,9 +20,8 @@ from app.auth.bearer import Caller
 from app.core import broker
 from app.core.errors import InvalidRequest
 from app.core.jobs import checks, lifecycle, queries
-from app.core.jobs.progress import eta_seconds
 from app.core.jobs.states import JobStatus
-from app.core.jobs.tables import Job
+from app.core.jobs.views import view, views
 from app.core.models import registry
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
@@ -36,11 +33,6 @@ Strict = Annotated[
         description="Keep to OpenAI's enums: gft as reinforcement plus extra `gft`, paused as queued.",
     ),
 ]
-
-
-def _job_object(session: Session, job: Job, strict: bool) -> JobObject:
-    position, eta = queries.queue_position(session, job), eta_seconds(session, job)
-    return JobObject.of(job, queue_position=position, eta_seconds=eta, now=time.time(), strict=strict)
 
 
 @router.post("")
@@ -67,7 +59,7 @@ def create_job(
             training_file=body.training_file,
             validation_file=body.validation_file,
         )
-        answer = _job_object(session, job, strict)
+        answer = JobObject.of(view(session, job), strict=strict)
     if settings.redis_url is not None:
         ring = broker.ring_training if job.status == JobStatus.queued else broker.ring_validation
         after.add_task(ring, settings.redis_url)
@@ -75,15 +67,17 @@ def create_job(
 
 
 def _metadata_filter(request: Request) -> dict[str, str] | None:
-    """`metadata[key]=value`, as OpenAI's clients send it."""
+    """`metadata[key]=value` or `metadata=null`, as OpenAI's clients send it; an empty dict stands for the latter."""
     wanted = {
         name.removeprefix("metadata[").removesuffix("]"): value
         for name, value in request.query_params.multi_items()
         if name.startswith("metadata[") and name.endswith("]")
     }
-    if "metadata" in request.query_params:
-        raise InvalidRequest("Filter by `metadata[key]=value`, one for each key.", param="metadata")
-    return wanted or None
+    whole = request.query_params.get("metadata")
+    if whole is not None and (whole != "null" or wanted):
+        message = "Filter by `metadata[key]=value`, one for each key, or by `metadata=null` for jobs without metadata."
+        raise InvalidRequest(message, param="metadata")
+    return wanted if wanted or whole else None
 
 
 @router.get("")
@@ -98,28 +92,28 @@ def list_jobs(
     """List this project's jobs, newest first; `metadata[key]=value` filters."""
     with database.transaction() as session:
         jobs, more = queries.list_jobs(session, caller.project_id, after=after, limit=limit, metadata=metadata)
-        return page([_job_object(session, job, strict) for job in jobs], more)
+        return page([JobObject.of(one, strict=strict, samples=False) for one in views(session, jobs)], more)
 
 
 @router.get("/{job_id}")
 def retrieve_job(caller: Caller, job_id: str, database: Db, strict: Strict = False) -> JobObject:
     """One job with its progress."""
     with database.transaction() as session:
-        return _job_object(session, queries.get_job(session, caller.project_id, job_id), strict)
+        return JobObject.of(view(session, queries.get_job(session, caller.project_id, job_id)), strict=strict)
 
 
 @router.post("/{job_id}/cancel")
 def cancel_job(caller: Caller, job_id: str, database: Db, strict: Strict = False) -> JobObject:
     """Cancel a job that is not finished; a running one ends within seconds."""
     with database.transaction() as session:
-        return _job_object(session, lifecycle.cancel(session, caller.project_id, job_id), strict)
+        return JobObject.of(view(session, lifecycle.cancel(session, caller.project_id, job_id)), strict=strict)
 
 
 @router.post("/{job_id}/pause")
 def pause_job(caller: Caller, job_id: str, database: Db, strict: Strict = False) -> JobObject:
     """Pause a job; a running one writes a checkpoint first."""
     with database.transaction() as session:
-        return _job_object(session, lifecycle.pause(session, caller.project_id, job_id), strict)
+        return JobObject.of(view(session, lifecycle.pause(session, caller.project_id, job_id)), strict=strict)
 
 
 @router.post("/{job_id}/resume")
@@ -133,7 +127,7 @@ def resume_job(
 ) -> JobObject:
     """Queue a paused job again; it goes on from its last checkpoint."""
     with database.transaction() as session:
-        answer = _job_object(session, lifecycle.resume(session, caller.project_id, job_id), strict)
+        answer = JobObject.of(view(session, lifecycle.resume(session, caller.project_id, job_id)), strict=strict)
     if settings.redis_url is not None:
         after.add_task(broker.ring_training, settings.redis_url)
     return answer

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from app.api.pagination import Item
 from app.core.jobs.states import JobStatus
 from app.core.jobs.tables import Checkpoint, Group, Job, JobAttempt, JobEvent, Metric
+from app.core.jobs.views import JobView
 from app.core.spec.job import Hyperparameters, JobSpec
 
 
@@ -56,21 +57,22 @@ class JobObject(Item):
     progress: Progress
     queue_position: int | None = Field(description="1 is the next one; null unless queued.")
     attempt: int = Field(description="How many times a worker has taken the job up.")
-    evaluation: dict[str, Any] | None = Field(description="Held-out results before and after training.")
+    evaluation: dict[str, Any] | None = Field(
+        description="Held-out results before and after training; in lists without the sample answers."
+    )
     paused: bool = Field(description="The same as status `paused`, for clients whose enum lacks it.")
 
     @classmethod
-    def of(
-        cls, job: Job, *, queue_position: int | None, eta_seconds: float | None, now: float, strict: bool
-    ) -> "JobObject":
-        """The wire form of a row; `strict` keeps to OpenAI's enums, `now` is in Unix seconds."""
+    def of(cls, view: JobView, *, strict: bool, samples: bool = True) -> "JobObject":
+        """The wire form; `strict` keeps to OpenAI's enums, lists go without the `samples` of evaluations."""
+        job, eta, finish = view.job, view.eta_seconds, view.estimated_finish
         spec = JobSpec.model_validate(job.spec)
         paused = job.status == JobStatus.paused
         return cls(
             id=job.id,
             created_at=_unix(job.created_at),
             finished_at=_unix(job.finished_at) if job.finished_at else None,
-            estimated_finish=None if eta_seconds is None else round(now + eta_seconds),
+            estimated_finish=None if finish is None else round(finish),
             model=spec.model,
             fine_tuned_model=job.fine_tuned_model,
             organization_id=job.project_id,
@@ -85,12 +87,21 @@ class JobObject(Item):
             method=_method(spec, strict=strict),
             metadata=spec.metadata,
             user_provided_suffix=spec.suffix,
-            progress=Progress(step=job.step, total_steps=job.total_steps, eta_seconds=eta_seconds),
-            queue_position=queue_position,
+            progress=Progress(step=job.step, total_steps=job.total_steps, eta_seconds=eta),
+            queue_position=view.queue_position,
             attempt=job.epoch,
-            evaluation=job.evaluation,
+            evaluation=job.evaluation if samples else _without_samples(job.evaluation),
             paused=paused,
         )
+
+
+def _without_samples(evaluation: dict[str, Any] | None) -> dict[str, Any] | None:
+    if evaluation is None:
+        return None
+    return {
+        name: {key: value for key, value in part.items() if key != "samples"} if isinstance(part, dict) else part
+        for name, part in evaluation.items()
+    }
 
 
 def _hyperparameters(job: Job, asked: Hyperparameters) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Who validates which file: a claim that another worker may take over once it is old."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import ColumnElement, func, select, text, update
 from sqlalchemy.orm import Session
 
 from app.core.files.tables import File, FileStatus
@@ -47,13 +47,27 @@ def claim_next(session: Session, seconds: float) -> FileClaim | None:
     return None if row is None else FileClaim(row.id, row.blob, row.purpose, row.claimed_until)
 
 
+def renew(session: Session, claim: FileClaim, seconds: float) -> FileClaim | None:
+    """The claim for so long from now on; None when another worker took over meanwhile."""
+    until = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    renewed = session.scalar(
+        update(File).where(*_held(claim)).values(claimed_until=until).returning(File.claimed_until),
+        execution_options={"synchronize_session": False},
+    )
+    return None if renewed is None else replace(claim, until=renewed)
+
+
+def _held(claim: FileClaim) -> tuple[ColumnElement[bool], ...]:
+    return File.id == claim.file_id, File.status == FileStatus.uploaded, File.claimed_until == claim.until
+
+
 def settle(
     session: Session, claim: FileClaim, status: FileStatus, details: str | None, report: dict[str, Any] | None
 ) -> bool:
     """Stores what the validation found; False, and no change, when another worker took over meanwhile."""
     settled = session.execute(
         update(File)
-        .where(File.id == claim.file_id, File.status == FileStatus.uploaded, File.claimed_until == claim.until)
+        .where(*_held(claim))
         .values(status=status, status_details=details, report=report, claimed_until=None)
         .returning(File.id),
         execution_options={"synchronize_session": False},

@@ -52,23 +52,26 @@ def append(session: Session, job_id: str, *events: Event) -> None:
             "ids": [event.id for event in events],
             "levels": [event.level for event in events],
             "types": [event.type for event in events],
-            "messages": [event.message.replace("\0", "\N{REPLACEMENT CHARACTER}") for event in events],
+            "messages": [clean(event.message) for event in events],
             "data": [None if event.data is None else dump(event.data) for event in events],
         },
     )
 
 
 def dump(value: Any) -> str:
-    r"""JSON that jsonb takes: what is no number becomes null, `\0` is replaced."""
+    """JSON that jsonb takes: cleaned first."""
     return json.dumps(clean(value), allow_nan=False)
 
 
 def clean(value: Any) -> Any:
-    """`value` with NaN and infinities as None and without NUL characters, at every depth."""
+    """`value` as Postgres takes it, at every depth: NaN and infinities as None, NUL and half surrogate pairs replaced.
+
+    The one place for it: rows and models may hold and write any character, people see a stand-in for these.
+    """
     if isinstance(value, float):
         return value if value - value == 0.0 else None
     if isinstance(value, str):
-        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
     if isinstance(value, dict):
         return {clean(key): clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

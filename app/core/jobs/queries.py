@@ -1,8 +1,9 @@
 """Reads of jobs and what belongs to them. Lists page by the id of the last item seen."""
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, func, or_, select, tuple_
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.core.errors import InvalidRequest, NotFound
@@ -32,13 +33,14 @@ def job_of_project(session: Session, project_id: str, job_id: str, *, lock: bool
 def list_jobs(
     session: Session, project_id: str, *, after: str | None, limit: int, metadata: dict[str, str] | None
 ) -> tuple[list[Job], bool]:
-    """A page of jobs, newest first, and whether there are more; `metadata` must all match.
+    """A page of jobs, newest first, and whether there are more; `metadata` must all match, `{}` means jobs without any.
 
     Raises `InvalidRequest` with `param` "after" when there is no such job.
     """
     statement = select(Job).where(Job.project_id == project_id)
-    if metadata:
-        statement = statement.where(Job.spec["metadata"].contains(metadata))
+    if metadata is not None:
+        own = Job.spec["metadata"]
+        statement = statement.where(own.contains(metadata) if metadata else own.astext.is_(None))
     if after is not None:
         seen = session.execute(
             select(Job.created_at, Job.id).where(Job.id == after, Job.project_id == project_id)
@@ -105,20 +107,19 @@ def latest_checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
     return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())))
 
 
-def queue_position(session: Session, job: Job) -> int | None:
-    """How many queued jobs are tried before this one, plus one; None unless it is queued.
+def queue_positions(session: Session, jobs: Sequence[Job]) -> dict[str, int]:
+    """How many queued jobs are tried before each of these, plus one, by id; those not queued are left out.
 
-    By priority and age: fairness between projects may let it start earlier or later.
+    By priority and age: fairness between projects may let a job start earlier or later.
     """
-    if job.status != JobStatus.queued:
-        return None
-    mine = (job.eligible_at, job.created_at, job.id)
-    ahead: ColumnElement[bool] = or_(
-        Job.priority > job.priority,
-        (Job.priority == job.priority) & (tuple_(Job.eligible_at, Job.created_at, Job.id) < tuple_(*mine)),
-    )
-    count = select(func.count()).select_from(Job).where(Job.status == JobStatus.queued, ahead)
-    return session.execute(count).scalar_one() + 1
+    asked = [job.id for job in jobs if job.status == JobStatus.queued]
+    if not asked:
+        return {}
+    turn = (Job.priority.desc(), Job.eligible_at, Job.created_at, Job.id)
+    place = func.row_number().over(order_by=turn).label("place")
+    queue = select(Job.id, place).where(Job.status == JobStatus.queued).subquery()
+    found = session.execute(select(queue.c.id, queue.c.place).where(queue.c.id.in_(asked)))
+    return {row.id: row.place for row in found}
 
 
 def job_file(session: Session, project_id: str, file_id: str, param: str) -> File:

@@ -1,0 +1,47 @@
+"""Transactions: all or nothing, and every failure of the database has its own error."""
+
+from contextlib import ExitStack
+
+import pytest
+from sqlalchemy import func, select, text
+
+from app.core.accounts.tables import Project
+from app.core.db import Database
+from app.core.errors import DatabaseUnavailable, Overloaded, Unstorable
+from tests.setup_jobs import make_project
+
+
+def test_an_exception_rolls_everything_back(database: Database) -> None:
+    def fail() -> None:
+        with database.transaction() as session:
+            make_project(session)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    with database.transaction() as session:
+        assert session.scalar(select(func.count()).select_from(Project)) == 0
+
+
+def test_no_free_connection_is_an_outage_that_says_busy(migrated_url: str) -> None:
+    small = Database(migrated_url, pool_size=1, pool_wait_seconds=0.01)
+    with ExitStack() as held:
+        for _ in range(3):
+            held.enter_context(small.transaction()).execute(text("SELECT 1"))
+        with pytest.raises(Overloaded) as caught, small.transaction() as session:
+            session.execute(text("SELECT 1"))
+    assert isinstance(caught.value, DatabaseUnavailable)
+    small.dispose()
+
+
+def test_a_connection_that_is_cut_is_an_outage(database: Database) -> None:
+    with pytest.raises(DatabaseUnavailable), database.transaction() as session:
+        session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    with database.transaction() as session:
+        assert session.scalar(text("SELECT 1")) == 1
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_text_that_postgres_cannot_hold_is_the_requests_fault(database: Database, name: str) -> None:
+    with pytest.raises(Unstorable), database.transaction() as session:
+        make_project(session, name)
