@@ -89,11 +89,11 @@ def demo_job(training_file: str, validation_file: str, seed: int) -> dict[str, A
                 # Cooler than 1: a model this small wanders off at 1, and most of its group would teach nothing.
                 "sampling": {"temperature": 0.7, "max_tokens": 64},
                 "hyperparameters": {
-                    "batch_size": 4,
-                    "max_steps": 36,
+                    "batch_size": 8,
+                    "max_steps": 20,
                     "learning_rate_multiplier": 60,
                     "lr_schedule": "cosine",
-                    "eval_interval": 12,
+                    "eval_interval": 10,
                     "eval_samples": HELDOUT_ROWS,
                     "max_length": 128,
                 },

@@ -1,0 +1,1 @@
+"""Measurements and checks that run by hand, each a script of its own."""

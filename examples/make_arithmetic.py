@@ -1,0 +1,16 @@
+"""Writes the data set of the demo, `arithmetic.train.jsonl` and `arithmetic.heldout.jsonl`, beside this script.
+
+python examples/make_arithmetic.py [SEED]
+"""
+
+import sys
+from pathlib import Path
+
+from app.cli.demo import DEFAULT_SEED
+from app.cli.demo_data import write_dataset
+
+HERE = Path(__file__).parent
+
+if __name__ == "__main__":
+    seed = int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_SEED
+    write_dataset(HERE / "arithmetic.train.jsonl", HERE / "arithmetic.heldout.jsonl", seed=seed)

@@ -1,0 +1,29 @@
+"""A GFT job with nothing but OpenAI's SDK: upload, create, poll, read the events.
+
+OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=gt_live_... python quickstart.py [MODEL] [MAX_STEPS]
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from openai import OpenAI
+
+model = sys.argv[1] if len(sys.argv) > 1 else "smollm2-135m-instruct"
+max_steps = int(sys.argv[2]) if len(sys.argv) > 2 else 20
+
+client = OpenAI()
+file = client.files.create(file=Path(__file__).with_name("arithmetic.train.jsonl"), purpose="fine-tune")
+grader = {"type": "math", "name": "answer", "reference": "{{item.reference_answer}}", "answer": "last_number"}
+settings = {"sampling": {"max_tokens": 64}, "hyperparameters": {"batch_size": 8, "max_steps": max_steps}}
+job = client.fine_tuning.jobs.create(
+    model=model,
+    training_file=file.id,
+    method={"type": "gft", "gft": {"grader": grader, **settings}},  # type: ignore[arg-type] # gft is ours
+)
+while job.status not in ("succeeded", "failed", "cancelled"):
+    time.sleep(1)
+    job = client.fine_tuning.jobs.retrieve(job.id)
+for event in reversed(client.fine_tuning.jobs.list_events(job.id, limit=100).data):
+    print(event.message)
+print(job.status, job.fine_tuned_model or job.error)
