@@ -28,7 +28,8 @@ def export_adapter(directory: Path, policy: Policy, plan: TrainerSpec, base_name
     """Writes adapter_model.safetensors, adapter_config.json and README.md into `directory`."""
     # The path on the training machine means nothing elsewhere; the base model's name does.
     policy.model.peft_config["default"].base_model_name_or_path = base_name
-    policy.model.save_pretrained(str(directory), safe_serialization=True)
+    # save_embedding_layers=False: "auto" would ask the Hugging Face Hub for a repository of that name.
+    policy.model.save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False)
     card = _CARD.format(
         base=base_name, job=plan.job_id, method=plan.spec.method, steps=policy.version, seed=plan.spec.seed
     )

@@ -58,8 +58,8 @@ class Run:
         """Runs to the end, or raises `Stopped` after writing a checkpoint."""
         self.report(self._started())
         health = GraderHealth()
-        if self.step == 0:
-            self.report(Metrics(step=0, values=self._evaluate().values))
+        if self.step == 0 and (before := self._evaluate().values):
+            self.report(Metrics(step=0, values=before))
         while self.step < self.plan.total_steps:
             if self.stop.is_set():
                 self._checkpoint({})

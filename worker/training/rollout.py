@@ -44,10 +44,14 @@ class Sampler:
         """`count` completions for each prompt, in order. Without `random` decoding is greedy."""
         done: list[list[Completion]] = []
         per_batch = max(1, MAX_SEQUENCES // count)
+        model = self.policy.model
+        drops = model.training
+        model.eval()  # LoRA dropout is for the update alone
         for start in range(0, len(prompts), per_batch):
             batch = prompts[start : start + per_batch]
             flat = self._decode(batch, count, sampling, random)
             done.extend(flat[i * count : (i + 1) * count] for i in range(len(batch)))
+        model.train(drops)
         return done
 
     def _decode(
