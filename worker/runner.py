@@ -16,6 +16,7 @@ from app.core.jobs.journal import Journal, entry
 from app.core.jobs.leases import Claim
 from app.core.jobs.states import StopRequest
 from app.core.models import registry
+from app.core.models.adapters import starting_point
 from app.core.settings import Settings
 from app.core.spec.reports import Finished, Message, TrainerExit
 from app.core.storage.local import LocalBlobStore
@@ -108,10 +109,10 @@ class Runner:
 
     def _prepare(self) -> str:
         """Fills the workspace; returns the base model's canonical name."""
-        model = registry.resolve(self._claim.spec.model, self._settings.models_dir)
+        inputs = insist(self._control, self._inputs)
+        model = registry.resolve(inputs.base_model, self._settings.models_dir)
         if not model.is_pulled:
             self._pull(model.name)
-        inputs = insist(self._control, self._inputs)
         for sentence in self._workspace.fill(inputs, model.directory, self._settings.trainer_threads):
             self._say(Message(level="warn", message=sentence))
         return model.name
@@ -132,7 +133,10 @@ class Runner:
     def _inputs(self) -> Inputs:
         project, validation = self._claim.project_id, self._claim.validation_file
         with self._database.transaction() as session:
+            base, adapter = starting_point(session, project, self._claim.spec.model, self._settings.models_dir)
             return Inputs(
+                base,
+                None if adapter is None else adapter.blob,
                 queries.job_file(session, project, self._claim.training_file, "training_file"),
                 queries.job_file(session, project, validation, "validation_file") if validation else None,
                 tuple(queries.latest_checkpoints(session, self._claim.job_id)),

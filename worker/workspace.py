@@ -24,6 +24,9 @@ LOG_NAME: Final = "trainer.log"
 class Inputs:
     """Rows that say what the attempt trains on."""
 
+    base_model: str
+    adapter: str | None
+    """Blob of the trained model to start from."""
     training: File
     validation: File | None
     checkpoints: tuple[Checkpoint, ...]
@@ -48,13 +51,15 @@ class Workspace:
     def fill(self, inputs: Inputs, base_model_dir: Path, threads: int) -> list[str]:
         """Fetches everything and writes `spec.json`; returns a sentence for each checkpoint that was damaged.
 
-        Raises `InvalidRequest` when a data file is missing or damaged.
+        Raises `InvalidRequest` when a data file or the adapter to start from is missing or damaged.
         """
         resume_from, damaged = self._fetch_checkpoint(inputs.checkpoints)
+        adapter = self._fetch_adapter(inputs.adapter)
         spec = TrainerSpec(
             job_id=self._claim.job_id,
             spec=self._claim.spec,
             base_model_dir=str(base_model_dir.absolute()),
+            adapter_path=str(adapter) if adapter else None,
             training_path=str(self._fetch(inputs.training, "training_file")),
             validation_path=str(self._fetch(inputs.validation, "validation_file")) if inputs.validation else None,
             resume_from=str(resume_from) if resume_from else None,
@@ -83,6 +88,18 @@ class Workspace:
                 param=param,
                 code="invalid_file",
             )
+        return target
+
+    def _fetch_adapter(self, blob: str | None) -> Path | None:
+        if blob is None:
+            return None
+        target = self.path / "start"
+        try:
+            self._store.fetch_tree(blob, target)
+        except BlobCorrupt as error:
+            raise InvalidRequest(
+                f"The stored files of the model '{self._claim.spec.model}' are damaged: {error.message}", param="model"
+            ) from error
         return target
 
     def _fetch_checkpoint(self, checkpoints: tuple[Checkpoint, ...]) -> tuple[Path | None, list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from openai import BadRequestError, OpenAI
 
-from tests.api.jobs import broken_at_17, gft
+from tests.api.jobs import GRADER, broken_at_17, gft
 from tests.tiny_model import write_rows
 from tests.waiting import eventually
 
@@ -137,3 +137,28 @@ def test_a_broken_file_is_found_by_the_worker_and_refused_by_the_api(client: Ope
         client.fine_tuning.jobs.create(model="tiny", training_file=file.id, method=gft())  # type: ignore[arg-type]
     assert caught.value.param == "training_file"
     assert len(list(client.fine_tuning.jobs.list())) == before
+
+
+def test_supervised_then_gft_then_reinforcement_each_from_the_model_before(client: OpenAI, tmp_path: Path) -> None:
+    training = client.files.create(file=write_rows(tmp_path / "train.jsonl", 8), purpose="fine-tune")
+    small = {"sampling": {"max_tokens": 4}, "hyperparameters": {"batch_size": 2, "max_steps": 2}}
+    pipeline: list[Any] = [
+        {"type": "supervised", "supervised": small},
+        gft(**small),
+        {"type": "reinforcement", "reinforcement": {"grader": GRADER, "group": {"self": 2}} | small},
+    ]
+    model = "tiny"
+    for method in pipeline:
+        job_id = client.fine_tuning.jobs.create(model=model, training_file=training.id, method=method).id
+        job = finished(client, job_id)
+        assert job.status == "succeeded", job.error
+        assert job.model == model
+        model = job.fine_tuned_model
+    assert model.startswith("ft:tiny:")
+
+
+def test_an_unknown_fine_tuned_model_is_refused(client: OpenAI, tmp_path: Path) -> None:
+    training = client.files.create(file=write_rows(tmp_path / "train.jsonl", 8), purpose="fine-tune")
+    with pytest.raises(BadRequestError, match="no fine-tuned model 'ft:tiny:default::nothere1'") as caught:
+        client.fine_tuning.jobs.create(model="ft:tiny:default::nothere1", training_file=training.id)
+    assert caught.value.param == "model"

@@ -16,16 +16,20 @@ from safetensors.torch import load_file, save_file
 
 from app.core.spec.reports import TrainerExit
 from worker.training.model import Policy
+from worker.training.selection import Selection
 from worker.training.types import JobFailure
 
 MANIFEST: Final = "manifest.json"
 _ADAPTER = "adapter_state.safetensors"
+_BEST = "best_adapter.safetensors"
 _OPTIMIZER = "optimizer_state.safetensors"
 _STATE = "state.json"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def save(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
+def save(
+    directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: dict[str, Any], selection: Selection
+) -> Path:
     """Writes a checkpoint at `directory`: complete or absent, whenever the process dies.
 
     Files are written and synced in a temporary directory, the sha256 manifest last, then renamed into place.
@@ -35,7 +39,10 @@ def save(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, stat
     temporary.mkdir(parents=True)
     save_file({name: value.detach().cpu().contiguous() for name, value in policy.trained.items()}, temporary / _ADAPTER)
     save_file(_moments(policy, optimizer), temporary / _OPTIMIZER)
-    (temporary / _STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+    if selection.adapter and selection.step != policy.version:
+        save_file({name: value.contiguous() for name, value in selection.adapter.items()}, temporary / _BEST)
+    whole = state | {"selection": selection.state()}
+    (temporary / _STATE).write_text(json.dumps(whole, indent=2), encoding="utf-8")
     digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
     (temporary / MANIFEST).write_text(json.dumps(digests, indent=2), encoding="utf-8")
     for path in temporary.iterdir():
@@ -47,14 +54,16 @@ def save(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, stat
     return directory
 
 
-def load(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Restores adapter and moments in place and returns the state. Raises `JobFailure` if a file was damaged."""
-    digests = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    for name, digest in digests.items():
-        if _sha256(directory / name) != digest:
-            raise JobFailure(
-                TrainerExit.bad_data, "damaged_checkpoint", f"{name} of checkpoint {directory.name} does not match"
-            )
+def load(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, selection: Selection) -> dict[str, Any]:
+    """Restores adapter, moments and selection in place and returns the state.
+
+    Raises `JobFailure` if a file was damaged.
+    """
+    damaged = _damaged(directory)
+    if damaged is not None:
+        raise JobFailure(
+            TrainerExit.bad_data, "damaged_checkpoint", f"{damaged} of checkpoint {directory.name} does not match"
+        )
     adapter = load_file(directory / _ADAPTER)
     moments = load_file(directory / _OPTIMIZER)
     with torch.no_grad():
@@ -68,7 +77,25 @@ def load(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> d
                     key: value.to(parameter.device) if key != "step" else value for key, value in kept.items()
                 }
     state: dict[str, Any] = json.loads((directory / _STATE).read_text(encoding="utf-8"))
+    for name, value in state["selection"].items():
+        setattr(selection, name, value)
+    if selection.step is not None:
+        best = directory / _BEST
+        selection.adapter = load_file(best) if best.exists() else adapter
     return state
+
+
+def _damaged(directory: Path) -> str | None:
+    """The first file that is missing or not what the manifest says, the manifest itself included."""
+    try:
+        digests = json.loads((directory / MANIFEST).read_bytes())
+        expected = dict(digests) | {name: digests[name] for name in (_ADAPTER, _OPTIMIZER, _STATE)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return MANIFEST
+    for name, digest in expected.items():
+        if not (directory / name).is_file() or _sha256(directory / name) != digest:
+            return name
+    return None
 
 
 def _moments(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

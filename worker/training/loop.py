@@ -13,10 +13,10 @@ from typing import Any
 
 from app.core.graders.run import GraderPool
 from app.core.spec.job import MethodType, TrainerSpec
-from app.core.spec.reports import CheckpointSaved, Evaluated, Finished, Groups, Metrics, Started
+from app.core.spec.reports import CheckpointSaved, Finished, Groups, Message, Metrics, Started
 from worker.training import checkpoints, export, metrics
 from worker.training.batching import DataOrder
-from worker.training.evaluation import evaluate
+from worker.training.evaluation import Evaluator
 from worker.training.groups import build_groups
 from worker.training.interfaces import Reporter, StopFlag
 from worker.training.model import Policy
@@ -24,8 +24,9 @@ from worker.training.optimizer import Updater, learning_rate
 from worker.training.resolve import Plan
 from worker.training.rewards import GraderHealth, grade_groups, imitate_groups
 from worker.training.rollout import Sampler, generator
+from worker.training.selection import Selection
 from worker.training.tokenize import ChatTokenizer
-from worker.training.types import Prompt, PromptGroup
+from worker.training.types import PromptGroup
 
 _DROPOUT_STREAM = 3
 
@@ -45,8 +46,9 @@ class Run:
     sampler: Sampler
     updater: Updater
     order: DataOrder
-    held_out: list[Prompt]
     pool: GraderPool | None
+    evaluator: Evaluator | None
+    selection: Selection
     run_dir: Path
     report: Reporter
     stop: StopFlag
@@ -54,25 +56,39 @@ class Run:
     step: int = 0
     trained_tokens: int = 0
 
+    def resume(self, checkpoint: Path) -> None:
+        """Goes on after the step of `checkpoint`. Raises `JobFailure` when it was damaged."""
+        state = checkpoints.load(checkpoint, self.policy, self.updater.optimizer, self.selection)
+        self.step = self.policy.version = int(state["step"])
+        self.trained_tokens = int(state["trained_tokens"])
+
     def train(self) -> None:
         """Runs to the end, or raises `Stopped` after writing a checkpoint."""
         self.report(self._started())
         health = GraderHealth()
-        if self.step == 0 and (before := self._evaluate().values):
+        if self.step == 0 and (before := self._evaluate()):
             self.report(Metrics(step=0, values=before))
-        while self.step < self.plan.total_steps:
+        while self.step < self.plan.total_steps and not self.selection.should_stop:
             if self.stop.is_set():
                 self._checkpoint({})
                 raise Stopped
             self._one_step(health)
+        self._publish()
+
+    def _publish(self) -> None:
+        if self.step < self.plan.total_steps:
+            patience = self.selection.patience
+            early = f"Stopped early at step {self.step}: {patience} evaluations without a better held-out reward"
+            self.report(Message(message=early))
+        self.selection.restore(self.policy)
         adapter = export.export_adapter(self.run_dir / "adapter", self.policy, self.trainer, self.base_name)
         self.report(
             Finished(
                 step=self.step,
                 path=str(adapter),
                 trained_tokens=self.trained_tokens,
-                published_step=self.step,
-                reason="the adapter after the last step",
+                published_step=self.policy.version,
+                reason=self.selection.reason(self.step),
             )
         )
 
@@ -108,7 +124,7 @@ class Run:
         self.report(Groups(step=step, groups=metrics.group_records(groups)))
         last = step == self.plan.total_steps
         if last or step % self.plan.eval_interval == 0:
-            values |= self._evaluate().values
+            values |= self._evaluate()
         self.report(Metrics(step=step, values=values, trained_tokens=self.trained_tokens))
         if last or step % self.plan.checkpoint_interval == 0:
             self._checkpoint(values)
@@ -119,19 +135,19 @@ class Run:
             self.order.step(step), spec.group, spec.settings.sampling, self.sampler, self.tokenizer, spec.seed, step
         )
 
-    def _evaluate(self) -> Evaluated:
-        if not self.held_out or self.pool is None:
-            return Evaluated(step=self.step, values={})
-        evaluated = evaluate(
-            self.step, self.held_out, self.trainer.spec.settings.sampling, self.sampler, self.tokenizer, self.pool
-        )
-        self.report(evaluated)
-        return evaluated
+    def _evaluate(self) -> dict[str, float | None]:
+        """Values of an evaluation, or none without held-out rows and a grader for them."""
+        if self.evaluator is None:
+            return {}
+        evaluated = self.evaluator.evaluate(self.step)
+        best = self.selection.take(evaluated, self.policy)
+        self.report(evaluated.model_copy(update={"best": best}))
+        return evaluated.values
 
     def _checkpoint(self, values: dict[str, float | None]) -> None:
         state: dict[str, Any] = {"step": self.step, "trained_tokens": self.trained_tokens}
         path = self.run_dir / "checkpoints" / f"step-{self.step:08d}"
-        checkpoints.save(path, self.policy, self.updater.optimizer, state)
+        checkpoints.save(path, self.policy, self.updater.optimizer, state, self.selection)
         self.report(CheckpointSaved(step=self.step, path=str(path), metrics=values))
 
     @property

@@ -1,5 +1,6 @@
 """The policy: a frozen base model with a LoRA adapter, its trunk and its head."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,6 +60,16 @@ class Policy:
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
+    def base_only(self) -> AbstractContextManager[None]:
+        """Within it the policy is the base model."""
+        disabled: AbstractContextManager[None] = self.model.disable_adapter()
+        return disabled
+
+    def logprobs(self, batch: Packed, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log p of each trained token and the entropy of its distribution, both [N], at a sampling temperature."""
+        states_N_H = self.packed_hidden(batch).index_select(0, batch.predictor_N)
+        return token_logprobs(states_N_H, self.head, batch.tokens_N, temperature)
+
     @torch.no_grad()
     def verify(self) -> None:
         """Checks on a few tokens that trunk, shared prefix and head together are the model.
@@ -69,9 +80,7 @@ class Policy:
         vocabulary = self.head.weight_V_H.shape[0]
         prompt, *responses = (tuple((7 * i + k) % vocabulary for i in range(1, 7)) for k in (0, 3, 11))
         batch = pack([(prompt, responses)], self.device)
-        found_N, _ = token_logprobs(
-            self.packed_hidden(batch).index_select(0, batch.predictor_N), self.head, batch.tokens_N
-        )
+        found_N, _ = self.logprobs(batch, 1.0)
         expected: list[Tensor] = []
         for response in responses:
             ids = torch.tensor([[*prompt, *response]], device=self.device)
@@ -113,30 +122,58 @@ def load_tokenizer(directory: Path) -> Any:
     return AutoTokenizer.from_pretrained(directory, local_files_only=True)
 
 
-def load_policy(directory: Path, lora: Lora, seed: int, dtype: torch.dtype | None = None) -> Policy:
-    """Loads the base model of `directory` in its own dtype (or `dtype`) and puts a fresh fp32 LoRA adapter on it.
+def load_policy(
+    directory: Path, lora: Lora, seed: int, dtype: torch.dtype | None = None, adapter: Path | None = None
+) -> Policy:
+    """Loads the base model of `directory` in its own dtype (or `dtype`) with an fp32 LoRA adapter on it.
 
-    The adapter's initial values depend on `seed` alone. Raises `JobFailure` for target modules the model lacks.
+    The adapter is that of the directory `adapter`, or a new one whose initial values depend on `seed` alone. Raises
+    `JobFailure` for target modules that the model lacks, and for an adapter of another shape than `lora` asks for.
     """
     device = pick_device()
     base: Any = AutoModelForCausalLM.from_pretrained(
         directory, dtype=dtype or "auto", local_files_only=True, attn_implementation=attention.IMPLEMENTATION
     )
     base.to(device)
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
-    )
-    torch.manual_seed(seed)
-    try:
-        # autocast_adapter_dtype keeps the adapter in fp32 on a bf16 base: updates of 1e-5 vanish in bf16.
-        model = get_peft_model(base, config, autocast_adapter_dtype=True)
-    except ValueError as error:
-        raise JobFailure(
-            TrainerExit.bad_config, "invalid_lora", str(error), "method.hyperparameters.lora.target_modules"
-        ) from error
+    model = _new_adapter(base, lora, seed) if adapter is None else _old_adapter(base, lora, adapter)
     lora_product.fuse(model)
     model.train(lora.dropout > 0)
     policy = Policy(model, device)
     policy.verify()
     return policy
+
+
+def _new_adapter(base: Any, lora: Lora, seed: int) -> PeftModel:
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+        use_dora=lora.use_dora,
+        use_rslora=lora.use_rslora,
+    )
+    torch.manual_seed(seed)
+    try:
+        # autocast_adapter_dtype keeps the adapter in fp32 on a bf16 base: updates of 1e-5 vanish in bf16.
+        model: PeftModel = get_peft_model(base, config, autocast_adapter_dtype=True)
+    except ValueError as error:
+        raise JobFailure(
+            TrainerExit.bad_config, "invalid_lora", str(error), "method.hyperparameters.lora.target_modules"
+        ) from error
+    return model
+
+
+def _old_adapter(base: Any, lora: Lora, directory: Path) -> PeftModel:
+    model = PeftModel.from_pretrained(base, str(directory), is_trainable=True, autocast_adapter_dtype=True)
+    there: Any = model.peft_config["default"]
+    if lora != Lora() and (lora.r, lora.alpha, lora.use_dora) != (there.r, there.lora_alpha, there.use_dora):
+        raise JobFailure(
+            TrainerExit.bad_config,
+            "invalid_lora",
+            f"The model to start from has r {there.r} and alpha {there.lora_alpha}: leave hyperparameters.lora out, or "
+            "give the same.",
+            "method.hyperparameters.lora",
+        )
+    return model

@@ -6,8 +6,7 @@ from typing import Final
 
 import torch
 
-from worker.training.batching import MicroBatch, Packed, micro_batches
-from worker.training.head import token_logprobs
+from worker.training.batching import MicroBatch, micro_batches
 from worker.training.loss import kl_estimate, token_loss
 from worker.training.model import Policy
 from worker.training.types import Member, PromptGroup
@@ -115,23 +114,19 @@ class Updater:
 
     def _backward(self, batch: MicroBatch, tokens: int) -> float:
         packed = batch.packed
-        logprobs_N, entropies_N = self._logprobs(packed)
+        logprobs_N, entropies_N = self.policy.logprobs(packed, self.temperature)
         advantages_B = torch.tensor([member.advantage for _, member in batch.sequences], device=self.policy.device)
         advantages_N = advantages_B.to(logprobs_N.dtype)[packed.response_N]
         loss = token_loss(logprobs_N, advantages_N, torch.ones_like(logprobs_N), self.tau, tokens)
         kl_N = None
         if self.kl_coefficient:
-            with torch.no_grad(), self.policy.model.disable_adapter():
-                reference_N, _ = self._logprobs(packed)
+            with torch.no_grad(), self.policy.base_only():
+                reference_N, _ = self.policy.logprobs(packed, self.temperature)
             kl_N = kl_estimate(logprobs_N, reference_N)
             loss = loss + self.kl_coefficient * kl_N.sum() / tokens
         loss.backward()
         self._annotate(batch, logprobs_N.detach(), entropies_N, None if kl_N is None else kl_N.detach())
         return float(loss.detach())
-
-    def _logprobs(self, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden_N_H = self.policy.packed_hidden(packed).index_select(0, packed.predictor_N)
-        return token_logprobs(hidden_N_H, self.policy.head, packed.tokens_N, self.temperature)
 
     def _annotate(
         self, batch: MicroBatch, logprobs_N: torch.Tensor, entropies_N: torch.Tensor, kl_N: torch.Tensor | None

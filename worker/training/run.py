@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TextIO
 
@@ -11,14 +12,15 @@ import transformers
 from app.core.graders.run import GraderPool
 from app.core.spec.job import GroupMethod, JobSpec, TrainerSpec
 from app.core.spec.reports import Failed, Message, Report, TrainerExit
-from worker.training import checkpoints
 from worker.training.batching import DataOrder
+from worker.training.evaluation import Evaluator
 from worker.training.interfaces import Reporter, StopFlag
 from worker.training.loop import Run, Stopped
-from worker.training.model import load_policy, load_tokenizer
+from worker.training.model import Policy, load_policy, load_tokenizer
 from worker.training.optimizer import Updater, new_optimizer
 from worker.training.resolve import resolve
 from worker.training.rollout import Sampler
+from worker.training.selection import Selection
 from worker.training.tokenize import ChatTokenizer, load_prompts
 from worker.training.types import JobFailure, Prompt
 
@@ -57,48 +59,67 @@ def _set_up(run_dir: Path, report: Reporter, stop: StopFlag) -> None:
     base_dir = Path(trainer.base_model_dir)
     tokenizer = ChatTokenizer(load_tokenizer(base_dir))
     prompts, held_out = _load_data(trainer, tokenizer, report)
-    policy = load_policy(base_dir, spec.hyperparameters.lora, spec.seed)
+    start = Path(trainer.adapter_path) if trainer.adapter_path else None
+    policy = load_policy(base_dir, spec.hyperparameters.lora, spec.seed, adapter=start)
     plan = resolve(
         spec,
         rows=len(prompts),
         held_out_rows=len(held_out),
         parameters=sum(value.numel() for value in policy.causal.parameters() if not value.requires_grad),
     )
-    optimizer = new_optimizer(policy)
-    updater = Updater(
+    sampler = Sampler(policy, tokenizer.end_id, tokenizer.pad_id)
+    with GraderPool(spec.settings.grader) if spec.settings.grader else nullcontext() as pool:
+        run = Run(
+            trainer=trainer,
+            plan=plan,
+            policy=policy,
+            tokenizer=tokenizer,
+            sampler=sampler,
+            updater=_updater(spec, policy),
+            order=DataOrder(prompts, plan.batch_size, plan.n_epochs, spec.seed),
+            pool=pool,
+            evaluator=_evaluator(spec, held_out[: plan.eval_samples], sampler, tokenizer, pool),
+            selection=Selection(spec.settings.evaluation.patience),
+            run_dir=run_dir,
+            report=report,
+            stop=stop,
+            base_name=base_dir.name,
+        )
+        if trainer.resume_from is not None:
+            run.resume(Path(trainer.resume_from))
+        run.train()
+
+
+def _updater(spec: JobSpec, policy: Policy) -> Updater:
+    settings = spec.settings
+    grouped = isinstance(settings, GroupMethod)
+    return Updater(
         policy,
-        optimizer,
+        new_optimizer(policy),
         tau=spec.tau,
-        temperature=spec.settings.sampling.temperature if isinstance(spec.settings, GroupMethod) else 1.0,
-        zero_variance=spec.settings.zero_variance if isinstance(spec.settings, GroupMethod) else "count",
-        kl_coefficient=spec.settings.kl_coefficient if isinstance(spec.settings, GroupMethod) else 0.0,
+        temperature=settings.sampling.temperature if grouped else 1.0,
+        zero_variance=settings.zero_variance if isinstance(settings, GroupMethod) else "count",
+        kl_coefficient=settings.kl_coefficient if isinstance(settings, GroupMethod) else 0.0,
         token_budget=TOKEN_BUDGET,
     )
-    run = Run(
-        trainer=trainer,
-        plan=plan,
-        policy=policy,
-        tokenizer=tokenizer,
-        sampler=Sampler(policy, tokenizer.end_id, tokenizer.pad_id),
-        updater=updater,
-        order=DataOrder(prompts, plan.batch_size, plan.n_epochs, spec.seed),
-        held_out=held_out[: plan.eval_samples],
-        pool=None,
-        run_dir=run_dir,
-        report=report,
-        stop=stop,
-        base_name=base_dir.name,
+
+
+def _evaluator(
+    spec: JobSpec, held_out: list[Prompt], sampler: Sampler, tokenizer: ChatTokenizer, pool: GraderPool | None
+) -> Evaluator | None:
+    if not held_out:
+        return None
+    settings = spec.settings
+    return Evaluator(
+        held_out,
+        settings.evaluation,
+        settings.sampling,
+        sampler,
+        tokenizer,
+        pool,
+        seed=spec.seed,
+        token_budget=TOKEN_BUDGET,
     )
-    if trainer.resume_from is not None:
-        state = checkpoints.load(Path(trainer.resume_from), policy, optimizer)
-        run.step = policy.version = int(state["step"])
-        run.trained_tokens = int(state["trained_tokens"])
-    if spec.settings.grader is None:
-        run.train()
-        return
-    with GraderPool(spec.settings.grader) as pool:
-        run.pool = pool
-        run.train()
 
 
 def _load_data(trainer: TrainerSpec, tokenizer: ChatTokenizer, report: Reporter) -> tuple[list[Prompt], list[Prompt]]:

@@ -22,7 +22,7 @@ from app.core.errors import InvalidRequest
 from app.core.jobs import checks, lifecycle, queries
 from app.core.jobs.states import JobStatus
 from app.core.jobs.views import view, views
-from app.core.models import registry
+from app.core.models.adapters import starting_point
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
 
@@ -45,8 +45,9 @@ def create_job(
     strict: Strict = False,
 ) -> JobObject:
     """Create a job. Everything that can be checked is checked before it is accepted."""
-    spec = body.to_spec(registry.resolve(body.model, settings.models_dir).name)
     with database.transaction() as session:
+        base, adapter = starting_point(session, caller.project_id, body.model, settings.models_dir)
+        spec = body.to_spec(base if adapter is None else adapter.id)
         try:
             checks.check_against_files(session, caller.project_id, spec, body.training_file, body.validation_file)
         except InvalidRequest as error:

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from app.core.spec.graders import Grader
 from app.core.spec.job import (
     Auto,
+    Evaluation,
     Frozen,
     GroupMethod,
     GroupMix,
@@ -49,6 +50,7 @@ class Reinforcement(Frozen):
     zero_variance: Literal["count", "drop"] = "count"
     sampling: Sampling = Sampling()
     hyperparameters: Hyperparameters = Hyperparameters()
+    evaluation: Evaluation = Evaluation()
 
 
 class Gft(Frozen):
@@ -100,6 +102,7 @@ class ReinforcementForm(Frozen):
             zero_variance=sent.zero_variance,
             sampling=sent.sampling,
             hyperparameters=sent.hyperparameters,
+            evaluation=sent.evaluation,
         )
 
 

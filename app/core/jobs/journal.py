@@ -196,10 +196,11 @@ class Journal:
         result = clean(report.model_dump(mode="json", exclude={"kind"}))
         evaluation = dict(job.evaluation or {})
         history = [one for one in evaluation.get("history", []) if one["step"] < report.step]
+        best = result.pop("best")
         point = {"step": report.step, "values": result["values"]}
         if "before" not in evaluation or evaluation["before"]["step"] == report.step:
             evaluation["before"] = result
-        else:
+        elif best or "after" not in evaluation:
             evaluation["after"] = result
         leases.update_owned(session, self._claim, evaluation={**evaluation, "history": [*history, point]})
 

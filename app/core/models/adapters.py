@@ -1,10 +1,17 @@
 """Trained adapters of a project, by name."""
 
+from pathlib import Path
+from typing import Final
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.core.errors import NotFound
+from app.core.errors import InvalidRequest, NotFound
+from app.core.models import registry
 from app.core.models.tables import TrainedModel
+
+FINE_TUNED: Final = "ft:"
+"""How the names of trained models begin."""
 
 
 def list_adapters(session: Session, project_id: str) -> list[TrainedModel]:
@@ -25,6 +32,23 @@ def get_adapter(session: Session, project_id: str, name: str) -> TrainedModel:
     if adapter is None:
         raise NotFound(f"There is no fine-tuned model '{name}' in this project.", code="model_not_found")
     return adapter
+
+
+def starting_point(session: Session, project_id: str, name: str, models_dir: Path) -> tuple[str, TrainedModel | None]:
+    """What a job on the model `name` starts from: a base model's canonical name and the adapter on it, if any.
+
+    Raises `InvalidRequest` with `param` "model".
+    """
+    if not name.startswith(FINE_TUNED):
+        return registry.resolve(name, models_dir).name, None
+    adapter = find_adapter(session, project_id, name)
+    if adapter is None:
+        raise InvalidRequest(
+            f"There is no fine-tuned model '{name}' in this project; GET /v1/models lists those there are.",
+            param="model",
+            code="model_not_found",
+        )
+    return registry.resolve(adapter.base_model, models_dir).name, adapter
 
 
 def delete_adapter(session: Session, project_id: str, name: str) -> TrainedModel:

@@ -60,6 +60,10 @@ class Lora(Frozen):
         "all-linear"
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    use_dora: bool = False
+    """Weight-decomposed LoRA (DoRA): direction and magnitude apart; slower."""
+    use_rslora: bool = False
+    """Scales by alpha / sqrt(r) instead of alpha / r, which keeps high ranks trainable."""
 
 
 class Hyperparameters(Frozen):
@@ -82,6 +86,15 @@ class Hyperparameters(Frozen):
     """Prompt plus response, in tokens; longer demonstrations are dropped with a warning."""
 
 
+class Evaluation(Frozen):
+    """How held-out rows are used; when is `hyperparameters.eval_interval`."""
+
+    pass_samples: Annotated[int, Field(ge=0, le=64)] = 0
+    """Sampled answers a row, for `eval/pass@k`; 0 leaves these out. The greedy answer is always graded."""
+    patience: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Training ends early after so many evaluations without a better mean reward; null means never."""
+
+
 class GroupMethod(Frozen):
     """The settings of a method that learns from groups (`gft`, `reinforcement`)."""
 
@@ -94,6 +107,7 @@ class GroupMethod(Frozen):
     """Whether tokens of groups without contrast count in the loss's denominator."""
     sampling: Sampling = Sampling()
     hyperparameters: Hyperparameters = Hyperparameters()
+    evaluation: Evaluation = Evaluation()
 
     @field_validator("group")
     @classmethod
@@ -115,13 +129,14 @@ class ImitationMethod(Frozen):
     """Only for held-out evaluation."""
     sampling: Sampling = Sampling()
     hyperparameters: Hyperparameters = Hyperparameters()
+    evaluation: Evaluation = Evaluation()
 
 
 class JobSpec(Frozen):
     """Everything that a job is asked to do, as accepted by `POST /v1/fine_tuning/jobs`."""
 
     model: str
-    """A base model that the registry knows."""
+    """A base model that the registry knows, or a trained model of the project, whose adapter is trained further."""
     method: MethodType
     settings: GroupMethod | ImitationMethod
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)]
@@ -167,6 +182,8 @@ class TrainerSpec(Frozen):
     spec: JobSpec
     base_model_dir: str
     """Directory with config, tokenizer and safetensors of the base model."""
+    adapter_path: str | None = None
+    """Directory of the PEFT adapter to start from; None starts with a new one."""
     training_path: str
     validation_path: str | None
     resume_from: str | None = None

@@ -111,6 +111,8 @@ class Evaluated(Frozen):
     kind: Literal["evaluated"] = "evaluated"
     step: int
     values: dict[str, float | None]
+    best: bool = False
+    """At least as good as all after the first step: what would be published if training ended here."""
     samples: tuple[dict[str, Any], ...] = ()
     """`{"prompt", "response", "reward", "reference"}`; the same rows at every evaluation."""
 
