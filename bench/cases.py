@@ -1,0 +1,76 @@
+"""What `bench/train.py` compares, and how a contender is timed. Knows neither torch nor a contender."""
+
+import argparse
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+WARM_UP: Final = 2
+VOCABULARY: Final = 40_000
+LEARNING_RATE: Final = 1e-5
+
+Build = Callable[["Case", Path, str], Callable[[], object]]
+"""Loads a model and returns one optimiser step, or one call of a sampler; the last argument is the contender."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: `prompts` groups of `members` responses a step; lengths in tokens."""
+
+    name: str
+    kind: str
+    """`group`, `supervised` or `rollout`."""
+    prompts: int
+    members: int
+    prompt_tokens: int
+    response_tokens: int
+    must: float
+    """Peer's time over ours that has to be reached."""
+    contenders: tuple[str, ...] = ("ours", "trl", "trl-no-checkpointing")
+
+
+CASES: Final = (
+    Case("group step, P = 4R", "group", 1, 8, 256, 64, 3.5),
+    Case("group step, P = R", "group", 1, 8, 256, 256, 1.8),
+    Case("supervised step", "supervised", 8, 1, 96, 96, 1.15),
+    Case("rollouts", "rollout", 8, 4, 64, 64, 1.5, ("ours", "trl")),
+)
+
+
+def tokens(case: Case) -> tuple[list[tuple[int, ...]], list[list[tuple[int, ...]]]]:
+    """The same random prompts and responses for every contender."""
+    draw = random.Random(0)  # noqa: S311 - test data
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(100, VOCABULARY) for _ in range(count))
+
+    prompts = [ids(case.prompt_tokens) for _ in range(case.prompts)]
+    return prompts, [[ids(case.response_tokens) for _ in range(case.members)] for _ in prompts]
+
+
+def measure(build: Build) -> None:
+    """Runs the contender that the command line names; prints seconds of each timed step and its peak memory."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("contender")
+    parser.add_argument("case")
+    parser.add_argument("model_dir", type=Path)
+    parser.add_argument("steps", type=int)
+    options = parser.parse_args()
+    with redirect_stdout(sys.stderr):
+        step = build(Case(**json.loads(options.case)), options.model_dir, options.contender)
+        loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        seconds = []
+        for index in range(WARM_UP + options.steps):
+            begun = time.perf_counter()
+            step()
+            if index >= WARM_UP:
+                seconds.append(time.perf_counter() - begun)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"seconds": seconds, "loaded_kib": loaded, "step_kib": peak - loaded}))

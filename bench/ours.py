@@ -1,0 +1,83 @@
+"""The engine as a contender of `bench/train.py`, and its check against a plain forward pass."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from app.core.spec.job import Lora, Sampling
+from app.core.spec.reports import Source
+from bench.cases import LEARNING_RATE, Case, measure, tokens
+from worker.training.advantages import group_advantages
+from worker.training.batching import pack
+from worker.training.model import load_policy
+from worker.training.optimizer import Updater, new_optimizer
+from worker.training.rollout import Sampler, generator
+from worker.training.run import TOKEN_BUDGET
+from worker.training.types import Member, Prompt, PromptGroup
+
+
+def build(case: Case, model_dir: Path, _contender: str) -> Callable[[], object]:
+    """One optimiser step, or one call of the sampler."""
+    policy = load_policy(model_dir, Lora(), 0)
+    prompts, responses = tokens(case)
+    if case.kind == "rollout":
+        sampler = Sampler(policy, end_id=-1, pad_id=0)  # no token ends a sequence: all have the same length
+        sampling = Sampling(max_tokens=case.response_tokens)
+        return lambda: sampler.sample(prompts, case.members, sampling, generator(0))
+    updater = Updater(
+        policy,
+        new_optimizer(policy),
+        tau=0.0 if case.kind == "supervised" else 0.7,
+        temperature=1.0,
+        zero_variance="count",
+        kl_coefficient=0.0,
+        token_budget=TOKEN_BUDGET,
+    )
+    rewards = [1.0 if member % 3 == 0 else 0.0 for member in range(case.members)]
+    advantages = [1.0] if case.kind == "supervised" else group_advantages(rewards)
+    groups = [
+        PromptGroup(
+            Prompt(1, "", prompt, None, (), {}),
+            [
+                Member(Source.teacher, ids, "", True, advantage=one)
+                for ids, one in zip(several, advantages, strict=True)
+            ],
+        )
+        for prompt, several in zip(prompts, responses, strict=True)
+    ]
+    return lambda: updater.update(groups, LEARNING_RATE)
+
+
+def check(model_dir: Path) -> dict[str, float]:
+    """Largest difference of log-probs and of gradients (relative to the largest) from a plain fp32 forward pass."""
+    case = Case("check", "group", 2, 4, 48, 24, 0)
+    policy = load_policy(model_dir, Lora(), 0, dtype=torch.float32)
+    with torch.no_grad():
+        for name, value in policy.trained.items():
+            if "lora_B" in name:
+                value.normal_(std=0.02)
+    prompts, responses = tokens(case)
+    packed = pack(list(zip(prompts, responses, strict=True)), policy.device)
+    weights = torch.linspace(-1, 1, len(packed.tokens_N))
+    found, _ = policy.logprobs(packed, 1.0)
+    gradients = torch.autograd.grad((found * weights).sum(), list(policy.trained.values()))
+    expected = []
+    for prompt, several in zip(prompts, responses, strict=True):
+        for response in several:
+            logits = policy.causal(input_ids=torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
+            expected.append(logits.log_softmax(-1).gather(-1, torch.tensor(response)[:, None]).squeeze(-1))
+    plain = torch.cat(expected)
+    plain_gradients = torch.autograd.grad((plain * weights).sum(), list(policy.trained.values()))
+    scale = max(float(one.abs().max()) for one in plain_gradients)
+    difference = max(float((a - b).abs().max()) for a, b in zip(gradients, plain_gradients, strict=True))
+    return {"logprobs": float((found - plain).abs().max()), "gradients": difference / scale}
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "check":
+        print(json.dumps(check(Path(sys.argv[2]))))
+    else:
+        measure(build)

@@ -1,0 +1,123 @@
+"""TRL as a contender of `bench/train.py`: its losses on the given completions, and its way of generating."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+from bench.cases import LEARNING_RATE, Case, measure, tokens
+
+NOWHERE = "/tmp/grouptune-bench"  # noqa: S108 - TRL wants a directory, and writes nothing there
+LORA = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def build(case: Case, model_dir: Path, contender: str) -> Callable[[], object]:
+    """One optimiser step of TRL's trainer, checkpointing activations by default, or one call of `generate`."""
+    checkpointing = contender == "trl"
+    model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)
+    if case.kind == "rollout":
+        return _generate(case, model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model_dir)
+    if case.kind == "group":
+        trainer, batch = _grpo(case, model, tokenizer, checkpointing), _group_batch(case)
+    else:
+        trainer, batch = _sft(model, tokenizer, checkpointing), _supervised_batch(case)
+    trained = [value for value in trainer.model.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+
+    def step() -> None:
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=batch.get("num_items_in_batch"))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _grpo(case: Case, model: Any, tokenizer: Any, checkpointing: bool) -> Any:
+    arguments = GRPOConfig(
+        output_dir=NOWHERE,
+        per_device_train_batch_size=case.prompts * case.members,
+        num_generations=case.members,
+        max_completion_length=case.response_tokens,
+        beta=0.0,
+        gradient_checkpointing=checkpointing,
+        report_to="none",
+        save_strategy="no",
+    )
+    return GRPOTrainer(
+        model=model,
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=arguments,
+        train_dataset=Dataset.from_list([{"prompt": "x"}]),
+        processing_class=tokenizer,
+        peft_config=LORA,
+    )
+
+
+def _sft(model: Any, tokenizer: Any, checkpointing: bool) -> Any:
+    arguments = SFTConfig(
+        output_dir=NOWHERE,
+        gradient_checkpointing=checkpointing,
+        report_to="none",
+        save_strategy="no",
+    )
+    data = Dataset.from_list([{"prompt": "x", "completion": "y"}])
+    return SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer, peft_config=LORA)
+
+
+def _group_batch(case: Case) -> dict[str, Any]:
+    prompts, responses = tokens(case)
+    prompt_ids = torch.tensor([prompt for prompt in prompts for _ in range(case.members)])
+    completion_ids = torch.tensor([ids for several in responses for ids in several])
+    return {
+        "prompt_ids": prompt_ids,
+        "prompt_mask": torch.ones_like(prompt_ids),
+        "completion_ids": completion_ids,
+        "completion_mask": torch.ones_like(completion_ids),
+        "advantages": torch.linspace(-1, 1, len(completion_ids)),
+        "num_items_in_batch": torch.tensor(completion_ids.numel()),
+    }
+
+
+def _supervised_batch(case: Case) -> dict[str, Any]:
+    prompts, responses = tokens(case)
+    ids = torch.tensor([[*prompt, *several[0]] for prompt, several in zip(prompts, responses, strict=True)])
+    labels = ids.clone()
+    labels[:, : case.prompt_tokens] = -100
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def _generate(case: Case, model: Any) -> Callable[[], None]:
+    policy: Any = get_peft_model(model, LORA)
+    prompts, _ = tokens(case)
+    ids = torch.tensor([prompt for prompt in prompts for _ in range(case.members)])
+    length = case.response_tokens
+
+    def step() -> None:
+        with torch.no_grad():
+            policy.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=length,
+                min_new_tokens=length,
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+            )
+
+    return step
+
+
+if __name__ == "__main__":
+    measure(build)
