@@ -12,8 +12,11 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
 CHARACTERS = [chr(code) for code in range(32, 127)] + ["\n", "\t"]
 
 
-def build(directory: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0) -> Path:
-    """Writes config, tokenizer and random fp32 safetensors into `directory`; returns it."""
+def build(directory: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0, spread: float = 0.02) -> Path:
+    """Writes config, tokenizer and random fp32 safetensors into `directory`; returns it.
+
+    Weights have the standard deviation `spread`; 0.3 makes a model that so small an adapter can teach something.
+    """
     import torch  # noqa: PLC0415 - only the tests that need a model pay for torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: PLC0415
@@ -40,6 +43,7 @@ def build(directory: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0) 
         num_key_value_heads=2,
         max_position_embeddings=512,
         tie_word_embeddings=True,
+        initializer_range=spread,
         bos_token_id=vocabulary["<|im_start|>"],
         eos_token_id=vocabulary["<|im_end|>"],
         pad_token_id=vocabulary["<|pad|>"],

@@ -88,8 +88,8 @@ def load(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, sele
 def _damaged(directory: Path) -> str | None:
     """The first file that is missing or not what the manifest says, the manifest itself included."""
     try:
-        digests = json.loads((directory / MANIFEST).read_bytes())
-        expected = dict(digests) | {name: digests[name] for name in (_ADAPTER, _OPTIMIZER, _STATE)}
+        digests = dict(json.loads((directory / MANIFEST).read_bytes()))
+        expected: dict[str, str] = digests | {name: digests[name] for name in (_ADAPTER, _OPTIMIZER, _STATE)}
     except (OSError, ValueError, KeyError, TypeError):
         return MANIFEST
     for name, digest in expected.items():

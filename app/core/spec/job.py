@@ -6,7 +6,7 @@ The same objects travel from the API through Postgres to the trainer; nothing el
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from app.core.spec.graders import Grader
 
@@ -144,6 +144,15 @@ class JobSpec(Frozen):
     metadata: dict[str, str] | None = None
     typed_form: bool = False
     """The client sent a gft job as method `reinforcement` plus the extra field `gft`, and is shown it so."""
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _of_the_method(cls, settings: object, info: ValidationInfo) -> object:
+        """Both kinds of settings can look alike; the method says which of them is meant."""
+        kind = ImitationMethod if info.data.get("method") in (MethodType.supervised, MethodType.dft) else GroupMethod
+        if isinstance(settings, GroupMethod | ImitationMethod) and not isinstance(settings, kind):
+            raise ValueError(f"method '{info.data.get('method')}' needs {kind.__name__}")
+        return kind.model_validate(settings)
 
     @property
     def hyperparameters(self) -> Hyperparameters:

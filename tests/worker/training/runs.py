@@ -1,0 +1,157 @@
+"""Whole runs of the trainer over the tiny chat model: in this process, or as the subprocess that a runner starts."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from app.core.spec.graders import StringCheckGrader
+from app.core.spec.job import (
+    Evaluation,
+    GroupMethod,
+    Hyperparameters,
+    ImitationMethod,
+    JobSpec,
+    Lora,
+    MethodType,
+    Sampling,
+    TrainerSpec,
+)
+from app.core.spec.reports import Report, TrainerExit, report_adapter
+from tests.tiny_model import write_rows
+from worker.training.run import run
+
+REPOSITORY: Final = Path(__file__).parents[3]
+STEPS: Final = 8
+"""Optimiser steps of a run as `settings` makes it: 8 rows, 2 a step, 2 epochs."""
+
+GRADER: Final = StringCheckGrader(
+    name="exact", input="{{sample.output_text}}", reference="{{item.reference_answer}}", operation="eq"
+)
+Kind = TypeVar("Kind", bound=Report)
+
+
+def settings(method: str, patience: int | None = None, **hyperparameters: Any) -> GroupMethod | ImitationMethod:
+    """Knobs of a short run with a learning rate that shows."""
+    chosen: dict[str, Any] = {
+        "batch_size": 2,
+        "n_epochs": 2,
+        "learning_rate_multiplier": 100.0,
+        "checkpoint_interval": 2,
+        "eval_interval": 3,
+        "max_length": 64,
+        "lora": Lora(r=4, alpha=8),
+    } | hyperparameters
+    kind = GroupMethod if method in (MethodType.gft, MethodType.reinforcement) else ImitationMethod
+    return kind(
+        grader=GRADER,
+        sampling=Sampling(max_tokens=6),
+        hyperparameters=Hyperparameters(**chosen),
+        evaluation=Evaluation(patience=patience),
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run directory with its data and base model."""
+
+    run_dir: Path
+    base: Path
+    method: str = "gft"
+    seed: int = 7
+
+    def write(
+        self,
+        *,
+        resume_from: Path | None = None,
+        training: Path | None = None,
+        validation: Path | None = None,
+        **hyperparameters: Any,
+    ) -> TrainerSpec:
+        """Writes spec.json, and the data that is not given."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        rows = training or write_rows(self.run_dir / "training.jsonl", 8)
+        held_out = validation or write_rows(self.run_dir / "validation.jsonl", 3, start=40)
+        spec = TrainerSpec(
+            job_id="ftjob-test",
+            spec=JobSpec(
+                model="tiny",
+                method=MethodType(self.method),
+                settings=settings(self.method, **hyperparameters),
+                seed=self.seed,
+            ),
+            base_model_dir=str(self.base),
+            training_path=str(rows),
+            validation_path=str(held_out),
+            resume_from=None if resume_from is None else str(resume_from),
+            threads=1,
+        )
+        (self.run_dir / "spec.json").write_text(spec.model_dump_json(by_alias=True), encoding="utf-8")
+        return spec
+
+    def run(self, **options: Any) -> tuple[TrainerExit, list[Report]]:
+        """Writes the spec and runs it in this process."""
+        self.write(**options)
+        out = io.StringIO()
+        code = run(self.run_dir, out, threading.Event())
+        return code, parse(out.getvalue())
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """sha256 of the published adapter and of the one after the last step."""
+        return {
+            "published": sha256(self.run_dir / "adapter" / "adapter_model.safetensors"),
+            "last": sha256(self.checkpoint(STEPS) / "adapter_state.safetensors"),
+        }
+
+    def checkpoint(self, step: int) -> Path:
+        return self.run_dir / "checkpoints" / f"step-{step:08d}"
+
+
+def parse(lines: str) -> list[Report]:
+    """Reports, one a line; anything else on standard output is an error."""
+    return [report_adapter.validate_json(line) for line in lines.splitlines()]
+
+
+def of_kind(reports: list[Report], kind: type[Kind]) -> list[Kind]:
+    return [report for report in reports if isinstance(report, kind)]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextmanager
+def trainer_process(job: Job) -> Iterator[subprocess.Popen[str]]:
+    """`python -m worker.training RUN_DIR`; dead when the block ends."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GROUPTUNE_PARENT_PID": str(os.getpid())}
+    command = [sys.executable, "-m", "worker.training", str(job.run_dir)]
+    with (
+        (job.run_dir / "trainer.log").open("wb") as log,
+        subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_until(process: subprocess.Popen[str], kind: type[Report], step: int) -> list[Report]:
+    """Reports up to the one of this kind and step."""
+    assert process.stdout is not None
+    found: list[Report] = []
+    for line in process.stdout:
+        found.append(report_adapter.validate_json(line))
+        if isinstance(found[-1], kind) and json.loads(line)["step"] == step:
+            return found
+    raise AssertionError(f"it ended with {process.wait()} before that: {found[-3:]}")

@@ -1,0 +1,139 @@
+"""Packed groups with a shared prompt against plain forward passes, for every architecture."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.worker.training import plain
+from tests.worker.training.architectures import VOCABULARY, WINDOW, random_policy
+from tests.worker.training.conftest import ModelDirectory
+from worker.training import attention
+from worker.training.attention import shared_prefix
+from worker.training.batching import pack
+from worker.training.model import Policy
+
+CPU = torch.device("cpu")
+LENGTHS = [(7, (5, 1, 9, 3)), (1, (2,)), (11, (1,)), (5, (6, 6)), (3, (12, 1))]
+"""Prompt and responses of each group: ragged, single tokens, prompts longer and shorter than the window."""
+
+
+def random_groups(lengths: list[tuple[int, tuple[int, ...]]] = LENGTHS, seed: int = 1) -> plain.Groups:
+    random = torch.Generator().manual_seed(seed)
+
+    def ids(length: int) -> list[int]:
+        return [int(token) for token in torch.randint(3, VOCABULARY, (length,), generator=random)]
+
+    return [(ids(prompt), [ids(length) for length in responses]) for prompt, responses in lengths]
+
+
+def engine_logprobs(policy: Policy, groups: plain.Groups, temperature: float = 1.0) -> Tensor:
+    return policy.logprobs(pack(groups, CPU), temperature)[0]
+
+
+@pytest.fixture(params=["products", "fused kernel"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Either way of multiplying scores; the products serve small batches on CPUs."""
+    if request.param == "fused kernel":
+        monkeypatch.setattr(attention, "SMALL_SCORES", 0)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("path")
+def test_packed_logprobs_and_gradients_are_those_of_single_forward_passes(
+    policy: Policy, architecture: str, model_directory: ModelDirectory
+) -> None:
+    groups = random_groups()
+    model = plain.plain_copy(model_directory(architecture), policy)
+    found_N, expected_N = engine_logprobs(policy, groups), plain.logprobs(model, groups)
+    assert float((found_N - expected_N).detach().abs().max()) < 1e-5
+    weights_N = torch.randn(len(found_N))
+    found = plain.gradients(policy.model, (weights_N * found_N).sum())
+    assert plain.distance(found, plain.gradients(model, (weights_N * expected_N).sum())) < 1e-5
+
+
+def test_logprobs_at_another_temperature_are_those_of_single_forward_passes(
+    policy: Policy, architecture: str, model_directory: ModelDirectory
+) -> None:
+    groups = random_groups()
+    expected_N = plain.logprobs(plain.plain_copy(model_directory(architecture), policy), groups, 0.6)
+    assert float((engine_logprobs(policy, groups, 0.6) - expected_N).detach().abs().max()) < 1e-5
+
+
+def test_the_comparison_sees_prompts_windows_and_caps(model_directory: ModelDirectory) -> None:
+    """Guards the tests above: on these models and groups each of the three moves the log-probs."""
+
+    def of(directory: Path, **changes: object) -> Tensor:
+        return plain.logprobs(plain.plain_base(directory, **changes), groups).detach()
+
+    groups = random_groups()
+    directory = model_directory("gemma2")
+    right = of(directory)
+    shuffled = [(list(reversed(prompt)), responses) for prompt, responses in groups]
+    others = [
+        plain.logprobs(plain.plain_base(directory), shuffled).detach(),
+        of(directory, sliding_window=WINDOW + 1),
+        of(directory, attn_logit_softcapping=None),
+        of(directory, final_logit_softcapping=None),
+    ]
+    assert all(float((other - right).abs().max()) > 0.01 for other in others)
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_a_response_sees_neither_other_responses_nor_other_prompts(name: str, model_directory: ModelDirectory) -> None:
+    policy = random_policy(model_directory(name))
+    first, *rest = random_groups()
+    others = [(first[0], [first[1][0], *random_groups(seed=9)[0][1]]), *random_groups(seed=7)[1:]]
+    count = len(first[1][0])
+    with torch.no_grad():
+        alone = engine_logprobs(policy, [(first[0], [first[1][0]])])
+        assert torch.allclose(engine_logprobs(policy, [first, *rest])[:count], alone, atol=1e-5, rtol=0)
+        assert torch.allclose(engine_logprobs(policy, others)[:count], alone, atol=1e-5, rtol=0)
+
+
+def test_masks_by_hand() -> None:
+    """One prompt of 2 tokens with responses of 3 and 1 inputs; True is visible, columns are P P R R R."""
+    layout = shared_prefix([2], [(0, 3), (0, 1)], CPU)
+    prompts, responses = layout.masks(None)
+    assert prompts[0, 0].int().tolist() == [[1, 0], [1, 1]]
+    assert responses[0, 0].int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    prompts, responses = layout.masks(2)
+    assert prompts[0, 0].int().tolist() == [[1, 0], [1, 1]]
+    assert responses[0, 0].int().tolist() == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
+    assert responses[1, 0, 0].int().tolist() == [0, 1, 1, 0, 0]
+
+
+def test_padding_of_a_shorter_prompt_is_invisible() -> None:
+    """Prompts of 1 and 3 tokens: the first group's responses must not see the two padded places."""
+    _, responses = shared_prefix([1, 3], [(0, 1), (1, 1)], CPU).masks(None)
+    assert responses[:, 0, 0].int().tolist() == [[1, 0, 0, 1], [1, 1, 1, 1]]
+
+
+def test_a_prompt_without_responses_disturbs_nobody(llama: Policy) -> None:
+    first, second = random_groups()[:2]
+    with torch.no_grad():
+        alone = engine_logprobs(llama, [second])
+        beside = engine_logprobs(llama, [(first[0], []), second])
+    assert torch.allclose(beside, alone, atol=1e-5, rtol=0)
+
+
+def test_groups_of_single_tokens_need_no_response_rows(llama: Policy, model_directory: ModelDirectory) -> None:
+    groups = random_groups([(4, (1, 1)), (6, (1,))])
+    assert pack(groups, CPU).ids_1_T.shape == (1, 10)
+    expected = plain.logprobs(plain.plain_copy(model_directory("llama"), llama), groups)
+    assert torch.allclose(engine_logprobs(llama, groups), expected, atol=1e-5, rtol=0)
+
+
+def test_both_paths_agree_on_grouped_heads_and_missing_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a layout, as the sampler calls it: causal over the whole row, or one query over the cache."""
+    module = torch.nn.Module()
+    for queries in (6, 1):
+        query, key, value = torch.randn(2, 4, queries, 8), torch.randn(2, 2, 6, 8), torch.randn(2, 2, 6, 8)
+        monkeypatch.setattr(attention, "SMALL_SCORES", 1 << 20)
+        products, _ = attention.attend(module, query, key, value, None, scaling=0.3)
+        monkeypatch.setattr(attention, "SMALL_SCORES", 0)
+        kernel, _ = attention.attend(module, query, key, value, None, scaling=0.3)
+        assert products.shape == (2, queries, 4, 8)
+        assert torch.allclose(products, kernel, atol=1e-6)

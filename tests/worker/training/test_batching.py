@@ -1,0 +1,125 @@
+"""Data order, packing and micro-batches, and that none of them moves a log-probability."""
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from app.core.spec.reports import Source
+from tests.worker.training.architectures import VOCABULARY
+from worker.training.batching import DataOrder, MicroBatch, micro_batches, pack
+from worker.training.model import Policy
+from worker.training.types import Member, Prompt
+
+CPU = torch.device("cpu")
+
+
+def prompts(count: int) -> list[Prompt]:
+    return [Prompt(line, f"row {line}", (line,), None, (), {}) for line in range(1, count + 1)]
+
+
+def lines(order: DataOrder, steps: Sequence[int]) -> list[int]:
+    return [prompt.line for step in steps for prompt in order.step(step)]
+
+
+def test_every_epoch_is_a_permutation_of_its_own() -> None:
+    order = DataOrder(prompts(10), batch_size=4, n_epochs=3, seed=1)
+    assert (order.steps_per_epoch, order.total_steps) == (3, 9)
+    epochs = [lines(order, range(first, first + 3)) for first in (1, 4, 7)]
+    assert all(sorted(epoch) == list(range(1, 11)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert [len(order.step(step)) for step in range(1, 10)] == [4, 4, 2] * 3
+
+
+def test_order_depends_on_seed_and_step_alone() -> None:
+    first, again, other = (DataOrder(prompts(50), 8, 2, seed) for seed in (3, 3, 4))
+    assert lines(again, [9]) == lines(first, [9])  # asked for the ninth step first
+    assert lines(again, range(1, 15)) == lines(first, range(1, 15))
+    assert lines(other, range(1, 8)) != lines(first, range(1, 8))
+
+
+def test_batch_larger_than_the_data_is_all_of_it() -> None:
+    order = DataOrder(prompts(3), batch_size=8, n_epochs=2, seed=0)
+    assert order.total_steps == 2
+    assert sorted(lines(order, [2])) == [1, 2, 3]
+
+
+def test_packing_by_hand() -> None:
+    batch = pack([((10, 11, 12), [(20, 21, 22), (30,)]), ((13,), [(40, 41)])], CPU)
+    assert batch.ids_1_T.tolist() == [[10, 11, 12, 13, 20, 21, 40]]  # no response's last token
+    assert batch.positions_1_T.tolist() == [[0, 1, 2, 0, 3, 4, 1]]
+    assert batch.tokens_N.tolist() == [20, 21, 22, 30, 40, 41]
+    assert batch.predictor_N.tolist() == [2, 4, 5, 2, 3, 6]
+    assert batch.response_N.tolist() == [0, 0, 0, 1, 2, 2]
+
+
+Groups = list[tuple[Prompt, list[Member]]]
+
+
+def random_groups(seed: int = 0) -> Groups:
+    """Five groups of 1 to 4 responses of 1 to 9 tokens; prompts of 2 to 10 tokens."""
+    random = torch.Generator().manual_seed(seed)
+
+    def ids(low: int, high: int) -> tuple[int, ...]:
+        length = int(torch.randint(low, high + 1, (), generator=random))
+        return tuple(int(token) for token in torch.randint(3, VOCABULARY, (length,), generator=random))
+
+    groups = []
+    for line, size in enumerate((4, 1, 2, 3, 4), start=1):
+        members = [Member(Source.self, ids(1, 9), f"{line}.{k}", finished=True) for k in range(size)]
+        groups.append((Prompt(line, "", ids(2, 10), None, (), {}), members))
+    return groups
+
+
+def batches(groups: Groups, budget: int) -> list[MicroBatch]:
+    return list(micro_batches(groups, budget, CPU))
+
+
+def packed_tokens(batch: MicroBatch) -> int:
+    return batch.packed.ids_1_T.numel()
+
+
+@pytest.mark.parametrize("budget", [1, 12, 20, 40, 10_000])
+def test_budget_holds_and_every_member_is_in_one_batch(budget: int) -> None:
+    groups = random_groups()
+    cut = batches(groups, budget)
+    names = [member.text for batch in cut for _, member in batch.sequences]
+    assert sorted(names) == sorted(member.text for _, members in groups for member in members)
+    for batch in cut:
+        assert packed_tokens(batch) <= budget or len(batch.sequences) == 1
+        tokens = [token for _, member in batch.sequences for token in member.ids]
+        assert batch.packed.tokens_N.tolist() == tokens
+        unshared = sum(len(prompt.ids) + len(member.ids) - 1 for prompt, member in batch.sequences)
+        assert batch.unshared_tokens == unshared
+    assert len(cut) == (1 if budget == 10_000 else len(names) if budget == 1 else len(cut))
+
+
+def test_a_budget_with_room_shares_each_prompt() -> None:
+    groups = random_groups()
+    [batch] = batches(groups, 10_000)
+    responses = sum(len(member.ids) - 1 for _, members in groups for member in members)
+    assert packed_tokens(batch) == sum(len(prompt.ids) for prompt, _ in groups) + responses
+
+
+def logprobs_by_member(policy: Policy, groups: Groups, budget: int) -> dict[str, torch.Tensor]:
+    found = {}
+    for batch in batches(groups, budget):
+        logprobs_N, _ = policy.logprobs(batch.packed, 1.0)
+        sizes = [len(member.ids) for _, member in batch.sequences]
+        for (_, member), part in zip(batch.sequences, torch.split_with_sizes(logprobs_N, sizes), strict=True):
+            found[member.text] = part
+    return found
+
+
+@torch.no_grad()
+def test_logprobs_depend_neither_on_order_nor_on_the_cut(llama: Policy) -> None:
+    groups = random_groups()
+    reversed_groups = [(prompt, members[::-1]) for prompt, members in reversed(groups)]
+    whole = logprobs_by_member(llama, groups, 10_000)
+    for found in itertools.chain(
+        (logprobs_by_member(llama, groups, budget) for budget in (1, 12, 25)),
+        [logprobs_by_member(llama, reversed_groups, 10_000)],
+        [logprobs_by_member(llama, groups[1:3], 10_000)],
+    ):
+        assert all(torch.allclose(part, whole[name], atol=1e-5, rtol=0) for name, part in found.items())

@@ -1,0 +1,128 @@
+"""Checkpoints on disk: whole or absent, and refused when damaged. That they resume bit for bit is test_run's."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.core.spec.reports import Evaluated, TrainerExit
+from tests.worker.training.architectures import LORA
+from tests.worker.training.conftest import ModelDirectory
+from tests.worker.training.updates import group, updater
+from worker.training import checkpoints
+from worker.training.model import Policy, load_policy
+from worker.training.optimizer import new_optimizer
+from worker.training.selection import Selection
+from worker.training.types import JobFailure
+
+STATE = {"step": 3, "trained_tokens": 44}
+
+
+@pytest.fixture
+def optimizer(llama: Policy) -> torch.optim.AdamW:
+    """With moments of two steps."""
+    made = new_optimizer(llama)
+    for seed in (1, 2):
+        assert updater(llama, made).update([group([1.0, 0.0], seed=seed)], 1e-3).applied
+    return made
+
+
+def test_adapter_moments_and_state_come_back_exactly(
+    llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path, model_directory: ModelDirectory
+) -> None:
+    saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, Selection())
+    fresh = load_policy(model_directory("llama"), LORA, seed=1)
+    again = new_optimizer(fresh)
+    assert checkpoints.load(saved, fresh, again, Selection()).items() >= STATE.items()
+    for name, value in llama.trained.items():
+        assert torch.equal(fresh.trained[name], value)
+        kept, restored = optimizer.state[value], again.state[fresh.trained[name]]
+        assert kept.keys() == restored.keys() == {"step", "exp_avg", "exp_avg_sq"}
+        assert all(torch.equal(kept[key], restored[key]) for key in kept)
+    updater(llama, optimizer).update([group([1.0, 0.0], seed=5)], 1e-3)
+    updater(fresh, again).update([group([1.0, 0.0], seed=5)], 1e-3)
+    assert all(torch.equal(fresh.trained[name], value) for name, value in llama.trained.items())
+
+
+@pytest.mark.parametrize("best_is_current", [True, False])
+def test_the_best_adapter_so_far_comes_back_too(
+    best_is_current: bool, llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path, model_directory: ModelDirectory
+) -> None:
+    selection = Selection(patience=4)
+    llama.version = 2
+    assert selection.take(Evaluated(step=2, values={"eval/reward": 0.5}), llama)
+    best = {name: value.detach().clone() for name, value in llama.trained.items()}
+    if not best_is_current:
+        updater(llama, optimizer).update([group([1.0, 0.0], seed=5)], 1e-3)
+        llama.version = 3
+        assert not selection.take(Evaluated(step=3, values={"eval/reward": 0.4}), llama)
+    saved = checkpoints.save(tmp_path / "step", llama, optimizer, STATE, selection)
+    restored, fresh = Selection(patience=4), load_policy(model_directory("llama"), LORA, seed=1)
+    checkpoints.load(saved, fresh, new_optimizer(fresh), restored)
+    assert restored.state() == selection.state()
+    assert restored.state()["stale"] == (0 if best_is_current else 1)
+    fresh.version = llama.version
+    restored.restore(fresh)
+    assert fresh.version == 2
+    assert all(torch.equal(fresh.trained[name], value) for name, value in best.items())
+
+
+def test_a_damaged_best_adapter_is_refused(llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path) -> None:
+    selection = Selection()
+    selection.take(Evaluated(step=2, values={"eval/reward": 0.5}), llama)
+    llama.version = 3
+    saved = checkpoints.save(tmp_path / "step", llama, optimizer, STATE, selection)
+    (saved / "best_adapter.safetensors").unlink()
+    _assert_refused(saved, llama, "best_adapter")
+
+
+def test_the_manifest_names_every_file_and_nothing_else_is_left(
+    llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path
+) -> None:
+    saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, Selection())
+    manifest = json.loads((saved / checkpoints.MANIFEST).read_text())
+    assert {path.name for path in saved.iterdir()} == {*manifest, checkpoints.MANIFEST}
+    assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
+
+
+def test_what_a_dying_process_left_is_written_over(llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path) -> None:
+    (tmp_path / ".step-3.partial").mkdir()
+    (tmp_path / ".step-3.partial" / "junk").write_text("x")
+    checkpoints.save(tmp_path / "step-3", llama, optimizer, {"step": 2}, Selection())
+    saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, Selection())
+    assert not (saved / "junk").exists()
+    assert checkpoints.load(saved, llama, new_optimizer(llama), Selection())["step"] == 3
+
+
+@pytest.mark.parametrize("name", ["adapter_state.safetensors", "optimizer_state.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "missing"])
+def test_a_damaged_file_is_refused_by_name(
+    name: str, damage: str, llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path
+) -> None:
+    saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, Selection())
+    content = bytearray((saved / name).read_bytes())
+    content[-3] ^= 1
+    (saved / name).unlink()
+    if damage != "missing":
+        (saved / name).write_bytes(content if damage == "a flipped bit" else content[:-10])
+    _assert_refused(saved, llama, name)
+
+
+@pytest.mark.parametrize("manifest", [None, "", "[]", "{}"])
+def test_a_checkpoint_without_a_whole_manifest_is_refused(
+    manifest: str | None, llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path
+) -> None:
+    saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, Selection())
+    (saved / checkpoints.MANIFEST).unlink()
+    if manifest is not None:
+        (saved / checkpoints.MANIFEST).write_text(manifest)
+    _assert_refused(saved, llama, checkpoints.MANIFEST)
+
+
+def _assert_refused(saved: Path, policy: Policy, name: str) -> None:
+    before = {key: value.detach().clone() for key, value in policy.trained.items()}
+    with pytest.raises(JobFailure, match=name) as caught:
+        checkpoints.load(saved, policy, new_optimizer(policy), Selection())
+    assert (caught.value.exit_code, caught.value.code) == (TrainerExit.bad_data, "damaged_checkpoint")
+    assert all(torch.equal(policy.trained[key], value) for key, value in before.items())

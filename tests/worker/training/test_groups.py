@@ -1,0 +1,101 @@
+"""How a step's groups come together from rows and rollouts."""
+
+import dataclasses
+
+import pytest
+
+from app.core.spec.job import GroupMix, Sampling
+from app.core.spec.reports import Source
+from tests.worker.training.architectures import randomise
+from worker.training.groups import build_groups, given_members
+from worker.training.model import Policy
+from worker.training.rollout import Sampler, generator
+from worker.training.tokenize import ChatTokenizer
+from worker.training.types import Prompt, PromptGroup
+
+MIX = GroupMix(expert=1, teacher=2, self_=3)
+SAMPLING = Sampling(max_tokens=5)
+
+
+@pytest.fixture
+def prompts(chat_tokenizer: ChatTokenizer) -> list[Prompt]:
+    """Five, one and no teacher answers; the last row has no demonstration either."""
+
+    def prompt(line: int, question: str, expert: str | None, *teachers: str) -> Prompt:
+        ids = chat_tokenizer.prompt_ids([{"role": "user", "content": question}])
+        return Prompt(line, question, ids, expert, teachers, {})
+
+    return [
+        prompt(1, "1+1=", "2", "a", "b", "c", "d", "e"),
+        prompt(2, "what is 2+2?", "4", "f"),
+        prompt(3, "3+3=", None),
+    ]
+
+
+@pytest.fixture
+def sampler(chat_policy: Policy, chat_tokenizer: ChatTokenizer) -> Sampler:
+    return Sampler(randomise(chat_policy), chat_tokenizer.end_id, chat_tokenizer.pad_id)
+
+
+def build(
+    prompts: list[Prompt], sampler: Sampler, tokenizer: ChatTokenizer, *, mix: GroupMix = MIX, step: int = 1
+) -> list[PromptGroup]:
+    return build_groups(prompts, mix, SAMPLING, sampler, tokenizer, 7, step)
+
+
+def test_a_row_with_fewer_answers_has_a_smaller_group(
+    prompts: list[Prompt], sampler: Sampler, chat_tokenizer: ChatTokenizer
+) -> None:
+    groups = build(prompts, sampler, chat_tokenizer)
+    expert, teacher, own = Source.expert, Source.teacher, Source.self
+    assert [[member.source for member in group.members] for group in groups] == [
+        [expert, teacher, teacher, own, own, own],
+        [expert, teacher, own, own, own],
+        [own, own, own],
+    ]
+    assert [group.prompt.line for group in groups] == [1, 2, 3]
+
+
+def test_rollouts_keep_the_sampled_ids_and_are_stamped_with_the_adapter_version(
+    prompts: list[Prompt], sampler: Sampler, chat_tokenizer: ChatTokenizer
+) -> None:
+    sampler.policy.version = 41
+    groups = build(prompts, sampler, chat_tokenizer, step=5)
+    drawn = sampler.sample([prompt.ids for prompt in prompts], 3, SAMPLING, generator(7, 1, 5))
+    for group, completions in zip(groups, drawn, strict=True):
+        own = [member for member in group.members if member.source is Source.self]
+        assert [(m.ids, m.sampled_logprobs, m.finished) for m in own] == [dataclasses.astuple(c) for c in completions]
+        assert [member.text for member in own] == [chat_tokenizer.text(completion.ids) for completion in completions]
+        assert {member.adapter_version for member in own} == {41}
+
+
+def test_given_answers_are_finished_and_have_no_version(prompts: list[Prompt], chat_tokenizer: ChatTokenizer) -> None:
+    expert, *teachers = given_members(prompts[0], MIX, chat_tokenizer, 7, 1)
+    assert (expert.source, expert.text, expert.ids) == (Source.expert, "2", chat_tokenizer.response_ids("2"))
+    for member in (expert, *teachers):
+        assert member.finished
+        assert member.ids[-1] == chat_tokenizer.end_id
+        assert member.adapter_version is None
+        assert member.sampled_logprobs == ()
+
+
+def test_of_many_teacher_answers_each_step_takes_a_seeded_choice(
+    prompts: list[Prompt], chat_tokenizer: ChatTokenizer
+) -> None:
+    def chosen(seed: int, step: int) -> tuple[str, ...]:
+        return tuple(member.text for member in given_members(prompts[0], MIX, chat_tokenizer, seed, step)[1:])
+
+    assert chosen(7, 3) == chosen(7, 3)
+    choices = [chosen(7, step) for step in range(60)]
+    assert {text for choice in choices for text in choice} == set("abcde")
+    assert all(len(set(choice)) == 2 and list(choice) == sorted(choice) for choice in choices)
+    assert choices != [chosen(8, step) for step in range(60)]
+
+
+def test_sources_that_the_mix_leaves_out_stay_out(
+    prompts: list[Prompt], sampler: Sampler, chat_tokenizer: ChatTokenizer
+) -> None:
+    own = build(prompts, sampler, chat_tokenizer, mix=GroupMix(expert=0, teacher=0, self_=2))
+    assert {member.source for group in own for member in group.members} == {Source.self}
+    given = build(prompts, sampler, chat_tokenizer, mix=GroupMix(expert=1, teacher=0, self_=0))
+    assert [[member.source for member in group.members] for group in given] == [[Source.expert], [Source.expert], []]

@@ -1,0 +1,110 @@
+"""The token loss and its corners."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from worker.training.advantages import group_advantages
+from worker.training.loss import coefficient, token_loss
+
+ROWS, VOCABULARY = 9, 7
+
+
+def logits_and_tokens() -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(2)
+    logits_N_V = 2 * torch.randn(ROWS, VOCABULARY, generator=random, dtype=torch.float64)
+    return logits_N_V.requires_grad_(), torch.randint(0, VOCABULARY, (ROWS,), generator=random)
+
+
+def logprobs(logits_N_V: Tensor, tokens_N: Tensor) -> Tensor:
+    return logits_N_V.log_softmax(-1).gather(-1, tokens_N.unsqueeze(-1)).squeeze(-1)
+
+
+def gradient(loss: Tensor, logits_N_V: Tensor) -> Tensor:
+    return torch.autograd.grad(loss, logits_N_V)[0]
+
+
+def ones() -> Tensor:
+    return torch.ones(ROWS, dtype=torch.float64)
+
+
+def test_tau_0_with_advantage_1_is_cross_entropy() -> None:
+    logits_N_V, tokens_N = logits_and_tokens()
+    loss = token_loss(logprobs(logits_N_V, tokens_N), ones(), ones(), 0.0, ROWS)
+    expected = functional.cross_entropy(logits_N_V, tokens_N)
+    assert torch.allclose(loss, expected, atol=1e-12)
+    assert torch.allclose(gradient(loss, logits_N_V), gradient(expected, logits_N_V), atol=1e-12)
+
+
+def test_tau_1_with_advantage_1_is_dft() -> None:
+    """DFT: each token's cross-entropy times its own probability, through which no gradient flows."""
+    logits_N_V, tokens_N = logits_and_tokens()
+    loss = token_loss(logprobs(logits_N_V, tokens_N), ones(), ones(), 1.0, ROWS)
+    p_N = logits_N_V.softmax(-1)[torch.arange(ROWS), tokens_N].detach()
+    expected = (p_N * functional.cross_entropy(logits_N_V, tokens_N, reduction="none")).mean()
+    assert torch.allclose(loss, expected, atol=1e-12)
+    assert torch.allclose(gradient(loss, logits_N_V), gradient(expected, logits_N_V), atol=1e-12)
+
+
+def test_gradient_is_advantage_times_coefficient_times_that_of_log_p() -> None:
+    logits_N_V, tokens_N = logits_and_tokens()
+    advantages_N = torch.linspace(-2, 2, ROWS, dtype=torch.float64)
+    tau = 0.3
+    found = gradient(token_loss(logprobs(logits_N_V, tokens_N), advantages_N, ones(), tau, 5.0), logits_N_V)
+    p_N_V = logits_N_V.softmax(-1).detach()
+    p_N = p_N_V[torch.arange(ROWS), tokens_N]
+    assert 0 < int((p_N < tau).sum()) < ROWS
+    weights_N = advantages_N * torch.where(p_N < tau, p_N, torch.ones_like(p_N)) / 5.0
+    expected = -weights_N.unsqueeze(-1) * (functional.one_hot(tokens_N, VOCABULARY) - p_N_V)
+    assert torch.allclose(found, expected, atol=1e-12)
+
+
+def test_coefficient_is_1_from_tau_on_and_p_below() -> None:
+    p = torch.tensor([0.1, 0.6999, 0.7, 0.9, 1.0], dtype=torch.float64)
+    tau = float(p.log().exp()[2])
+    found = coefficient(p.log().requires_grad_(), tau)
+    assert torch.allclose(found, torch.tensor([0.1, 0.6999, 1, 1, 1], dtype=torch.float64))
+    assert not found.requires_grad
+
+
+def test_centred_advantages_at_equal_log_p_cost_nothing() -> None:
+    advantages = torch.tensor(group_advantages([1.0, 0.0, 0.0, 0.5]), dtype=torch.float64)
+    logprobs_N = torch.full((4,), -0.4, dtype=torch.float64)
+    assert float(token_loss(logprobs_N, advantages, torch.ones(4), 0.0, 4)) == pytest.approx(0, abs=1e-12)
+
+
+def test_masked_tokens_have_neither_value_nor_gradient() -> None:
+    logits_N_V, tokens_N = logits_and_tokens()
+    mask_N = torch.tensor([1.0, 0, 1, 1, 0, 0, 1, 1, 1], dtype=torch.float64)
+    loss = token_loss(logprobs(logits_N_V, tokens_N), 2 * ones(), mask_N, 0.0, 6)
+    kept = mask_N.bool()
+    expected = 2 * functional.cross_entropy(logits_N_V[kept], tokens_N[kept], reduction="sum") / 6
+    assert torch.allclose(loss, expected, atol=1e-12)
+    assert gradient(loss, logits_N_V)[~kept].abs().max() == 0
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.7, 1.0])
+def test_an_impossible_token_behind_the_mask_does_no_harm(tau: float) -> None:
+    logprobs_N = torch.tensor([-0.5, -math.inf, -1.0], requires_grad=True)
+    loss = token_loss(logprobs_N, torch.ones(3), torch.tensor([1.0, 0, 1]), tau, 2)
+    assert loss.isfinite()
+    assert gradient(loss, logprobs_N).isfinite().all()
+
+
+def test_parts_over_one_denominator_add_up_to_the_whole() -> None:
+    logits_N_V, tokens_N = logits_and_tokens()
+    whole = token_loss(logprobs(logits_N_V, tokens_N), ones(), ones(), 0.7, ROWS)
+    parts = sum(
+        token_loss(logprobs(logits_N_V[part], tokens_N[part]), ones()[part], ones()[part], 0.7, ROWS)
+        for part in (slice(0, 1), slice(1, 4), slice(4, ROWS))
+    )
+    assert torch.allclose(torch.as_tensor(parts), whole, atol=1e-12)
+
+
+@pytest.mark.parametrize("denominator", [0, -1])
+def test_nothing_to_divide_by_is_refused(denominator: float) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        token_loss(torch.zeros(1), torch.ones(1), torch.ones(1), 0.0, denominator)

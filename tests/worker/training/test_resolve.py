@@ -1,0 +1,104 @@
+"""How every `auto` is filled in."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from app.core.spec.graders import StringCheckGrader
+from app.core.spec.job import GroupMethod, Hyperparameters, ImitationMethod, JobSpec, MethodType
+from worker.training.resolve import Plan, learning_rate_multiplier, resolve
+
+GRADER = StringCheckGrader(input="{{sample.output_text}}", reference="4", operation="eq")
+
+
+def spec(method: str = "gft", **hyperparameters: Any) -> JobSpec:
+    chosen = Hyperparameters(**hyperparameters)
+    settings = (
+        GroupMethod(grader=GRADER, hyperparameters=chosen)
+        if method in ("gft", "reinforcement")
+        else ImitationMethod(hyperparameters=chosen)
+    )
+    return JobSpec(model="tiny", method=MethodType(method), settings=settings, seed=0)
+
+
+def plan(job: JobSpec, *, rows: int = 1000, held_out: int = 500, parameters: int = 7_000_000_000) -> Plan:
+    return resolve(job, rows=rows, held_out_rows=held_out, parameters=parameters)
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "n_epochs", "total_steps"),
+    [(1, 1, 10, 10), (3, 3, 10, 10), (100, 4, 8, 200), (1000, 10, 2, 200), (10_000, 32, 1, 313), (401, 4, 2, 202)],
+)
+def test_batch_size_and_epochs_follow_the_rows(rows: int, batch_size: int, n_epochs: int, total_steps: int) -> None:
+    found = plan(spec(), rows=rows)
+    assert (found.batch_size, found.n_epochs, found.total_steps) == (batch_size, n_epochs, total_steps)
+
+
+def test_what_is_asked_for_is_done() -> None:
+    found = plan(
+        spec(
+            batch_size=7,
+            n_epochs=3,
+            learning_rate_multiplier=2.5,
+            eval_interval=11,
+            eval_samples=13,
+            checkpoint_interval=17,
+        ),
+        rows=70,
+    )
+    assert found.learning_rate == pytest.approx(2.5e-5)
+    assert dataclasses.replace(found, learning_rate=0.0) == Plan(
+        batch_size=7,
+        n_epochs=3,
+        total_steps=30,
+        learning_rate=0.0,
+        learning_rate_multiplier=2.5,
+        eval_interval=11,
+        eval_samples=13,
+        checkpoint_interval=17,
+    )
+
+
+def test_a_batch_is_never_larger_than_the_data() -> None:
+    found = plan(spec(batch_size=64, n_epochs=2), rows=5)
+    assert (found.batch_size, found.total_steps) == (5, 2)
+
+
+def test_max_steps_ends_early_and_the_intervals_know_it() -> None:
+    found = plan(spec(max_steps=25))
+    assert (found.total_steps, found.eval_interval, found.checkpoint_interval) == (25, 3, 3)
+    assert plan(spec(max_steps=10_000)).total_steps == 200
+
+
+def test_evaluation_and_checkpoint_come_ten_times_a_run() -> None:
+    assert (plan(spec()).eval_interval, plan(spec()).checkpoint_interval) == (20, 20)
+    assert plan(spec(max_steps=1)).eval_interval == 1
+
+
+def test_held_out_rows_are_at_most_200_unless_asked_for() -> None:
+    assert plan(spec()).eval_samples == 200
+    assert plan(spec(), held_out=30).eval_samples == 30
+    assert plan(spec(eval_samples=400)).eval_samples == 400
+    assert plan(spec(eval_samples=400), held_out=30).eval_samples == 30
+
+
+@pytest.mark.parametrize(
+    ("method", "base"), [("gft", 1e-5), ("reinforcement", 1e-5), ("supervised", 1e-4), ("dft", 1e-4)]
+)
+def test_learning_rate_is_the_methods_times_the_multiplier(method: str, base: float) -> None:
+    assert plan(spec(method, learning_rate_multiplier=3.0)).learning_rate == pytest.approx(3 * base)
+    assert plan(spec(method)).learning_rate == pytest.approx(base)  # a model of 7e9 parameters
+
+
+@pytest.mark.parametrize(
+    ("parameters", "group", "imitation"),
+    [(70_000_000_000, 1.0, 1.0), (7_000_000_000, 1.0, 1.0), (1_500_000_000, 3.7, 1.47), (135_000_000, 28.6, 2.68)],
+)
+def test_smaller_models_get_a_higher_rate(parameters: int, group: float, imitation: float) -> None:
+    assert learning_rate_multiplier(spec("gft"), parameters) == pytest.approx(group, rel=0.01)
+    assert learning_rate_multiplier(spec("supervised"), parameters) == pytest.approx(imitation, rel=0.01)
+
+
+def test_the_multiplier_is_capped() -> None:
+    assert learning_rate_multiplier(spec("gft"), 1000) == learning_rate_multiplier(spec("gft"), 100) == 30

@@ -1,0 +1,128 @@
+"""Grading with the real grader pool: what happens to failed grades, and when a job gives up."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from app.core.graders.run import Grade, GraderPool
+from app.core.spec.graders import StringCheckGrader
+from app.core.spec.reports import Source, TrainerExit
+from worker.training.advantages import group_advantages
+from worker.training.rewards import MAX_ERROR_RATE, WINDOW, GraderHealth, grade_groups, imitate_groups
+from worker.training.types import JobFailure, Member, Prompt, PromptGroup
+
+# Reads a field of the response as JSON: a response that is not JSON cannot be graded.
+GRADER = StringCheckGrader(
+    name="exact", input="{{sample.output_json.answer}}", reference="{{item.reference_answer}}", operation="eq"
+)
+RIGHT, WRONG, BROKEN = '{"answer": "4"}', '{"answer": "5"}', "four"
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[GraderPool]:
+    with GraderPool(GRADER) as opened:
+        yield opened
+
+
+def group(*texts: str, reference: str | None = "4") -> PromptGroup:
+    """The first text is the demonstration, the second a teacher's, the rest are rollouts."""
+    sources = [Source.expert, Source.teacher, *[Source.self] * len(texts)]
+    members = [Member(source, (1, 2), text, finished=True) for source, text in zip(sources, texts, strict=False)]
+    item = {} if reference is None else {"reference_answer": reference}
+    return PromptGroup(Prompt(1, "2+2=", (1,), RIGHT, (), item), members)
+
+
+def graded(pool: GraderPool, *groups: PromptGroup) -> GraderHealth:
+    health = GraderHealth()
+    grade_groups(list(groups), pool, health)
+    return health
+
+
+def test_every_member_is_graded_the_expert_too(pool: GraderPool) -> None:
+    one = group(WRONG, RIGHT, WRONG, RIGHT)
+    graded(pool, one)
+    assert [member.reward for member in one.members] == [0.0, 1.0, 0.0, 1.0]
+    assert [member.advantage for member in one.members] == group_advantages([0.0, 1.0, 0.0, 1.0])
+    expert = one.members[0]
+    assert expert.advantage is not None
+    assert expert.advantage < 0  # a wrong demonstration is trained down
+    assert expert.scores == {"exact": 0.0}
+
+
+def test_each_member_is_graded_against_its_own_row(pool: GraderPool) -> None:
+    four, five = group(RIGHT, WRONG), group(RIGHT, WRONG, reference="5")
+    graded(pool, four, five)
+    assert [[member.reward for member in one.members] for one in (four, five)] == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def test_a_failed_grade_leaves_its_group_and_is_no_zero(pool: GraderPool) -> None:
+    one = group(RIGHT, BROKEN, WRONG, RIGHT)
+    health = graded(pool, one)
+    failed = one.members[1]
+    assert (failed.reward, failed.advantage) == (None, None)
+    assert failed.error is not None
+    assert "not JSON" in failed.error
+    assert failed not in one.graded
+    assert [member.advantage for member in one.graded] == group_advantages([1.0, 0.0, 1.0])
+    assert not one.zero_variance
+    assert health.errors == 1
+
+
+def test_a_group_that_cannot_be_graded_trains_nothing_and_is_counted(pool: GraderPool) -> None:
+    lost, kept = group(RIGHT, WRONG, reference=None), group(RIGHT, WRONG)
+    health = graded(pool, lost, kept)
+    assert lost.graded == []
+    assert lost.zero_variance
+    assert "does not exist in this row" in str(lost.members[0].error)
+    assert len(kept.graded) == 2
+    assert health.errors == 2
+
+
+@pytest.mark.parametrize("texts", [(RIGHT, RIGHT, RIGHT), (WRONG, WRONG)])
+def test_equal_rewards_are_marked_and_have_no_advantage(pool: GraderPool, texts: tuple[str, ...]) -> None:
+    one = group(*texts)
+    graded(pool, one)
+    assert one.zero_variance
+    assert [member.advantage for member in one.members] == [0.0] * len(texts)
+
+
+def test_contrast_is_judged_without_the_failed_member(pool: GraderPool) -> None:
+    one = group(RIGHT, BROKEN, RIGHT)
+    graded(pool, one)
+    assert one.zero_variance
+
+
+OK = Grade(reward=0.0)
+FAILED = Grade(reward=None, error="grader 'exact': division by zero")
+
+
+def test_more_than_a_tenth_of_errors_fails_the_job_in_the_graders_words() -> None:
+    health = GraderHealth()
+    allowed = int(MAX_ERROR_RATE * WINDOW)
+    for grade in [OK] * (WINDOW - allowed) + [FAILED] * allowed:
+        health.note(grade)
+    with pytest.raises(JobFailure, match="division by zero") as caught:
+        health.note(FAILED)
+    assert (caught.value.exit_code, caught.value.code) == (TrainerExit.bad_data, "grader_errors")
+    assert f"{allowed + 1} of the last {WINDOW} grades" in str(caught.value)
+
+
+def test_a_tenth_of_errors_is_borne_for_ever() -> None:
+    health = GraderHealth()
+    for number in range(5 * WINDOW):
+        health.note(FAILED if number % 10 == 0 else OK)
+    assert health.errors == WINDOW // 2
+
+
+def test_a_short_job_that_cannot_be_graded_fails_as_well(pool: GraderPool) -> None:
+    """Fewer grades than the window holds, and not one of them is a reward."""
+    with pytest.raises(JobFailure, match="not JSON"):
+        graded(pool, *[group(*[BROKEN] * 8) for _ in range(4)])
+
+
+def test_imitation_gives_every_demonstration_an_advantage_of_one() -> None:
+    one = group(RIGHT)
+    imitate_groups([one])
+    assert [member.advantage for member in one.members] == [1.0]
+    assert [member.reward for member in one.members] == [None]
+    assert not one.zero_variance

@@ -1,0 +1,269 @@
+"""Whole runs: what is reported in which order, how they end, and that a killed one goes on as if nothing had been."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from app.core.spec.reports import (
+    CheckpointSaved,
+    Evaluated,
+    Failed,
+    Finished,
+    Groups,
+    Message,
+    Metrics,
+    Report,
+    Source,
+    Started,
+    TrainerExit,
+)
+from tests.worker.training.runs import STEPS, Job, of_kind, parse, read_until, sha256, trainer_process
+from worker.training import checkpoints
+
+METHODS = ("gft", "supervised")
+TIMINGS = ("step_time", "gft/timing/", "gft/tokens_per_second", "gft/peak_memory_bytes", "mfu", "gft/mfu")
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def whole(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, chat_directory: Path
+) -> tuple[Job, list[Report]]:
+    """An uninterrupted run of each method."""
+    job = Job(tmp_path_factory.mktemp(request.param) / "whole", chat_directory, request.param)
+    code, reports = job.run()
+    assert code is TrainerExit.succeeded
+    return job, reports
+
+
+def beside(job: Job, name: str, seed: int | None = None) -> Job:
+    """A job like `job` in a directory of its own."""
+    return Job(job.run_dir.with_name(name), job.base, job.method, job.seed if seed is None else seed)
+
+
+def steady(reports: list[Report]) -> dict[int, dict[str, float | None]]:
+    """Metrics by step without those that measure the machine. Fails when a step is told twice."""
+    rows = of_kind(reports, Metrics)
+    assert len({row.step for row in rows}) == len(rows)
+    return {
+        row.step: {name: value for name, value in row.values.items() if not name.startswith(TIMINGS)} for row in rows
+    }
+
+
+def test_reports_come_in_order(whole: tuple[Job, list[Report]]) -> None:
+    job, reports = whole
+    expected: list[tuple[type[Report], int | None]] = [(Started, None), (Evaluated, 0), (Metrics, 0)]
+    for step in range(1, STEPS + 1):
+        expected.append((Groups, step))
+        expected += [(Evaluated, step)] if step % 3 == 0 or step == STEPS else []
+        expected.append((Metrics, step))
+        expected += [(CheckpointSaved, step)] if step % 2 == 0 else []
+    expected.append((Finished, STEPS))
+    assert [(type(report), getattr(report, "step", None)) for report in reports] == expected
+    [started] = of_kind(reports, Started)
+    assert (started.total_steps, started.resumed_from_step, started.batch_size) == (STEPS, 0, 2)
+    assert started.learning_rate == pytest.approx(1e-3 if job.method == "gft" else 1e-2)
+
+
+def test_metrics_are_one_row_a_step_and_carry_the_evaluations(whole: tuple[Job, list[Report]]) -> None:
+    _, reports = whole
+    rows = steady(reports)
+    assert list(rows) == list(range(STEPS + 1))
+    told = {report.step: report.values for report in of_kind(reports, Evaluated)}
+    assert set(told) == {0, 3, 6, 8}
+    for step, values in rows.items():
+        assert {name: value for name, value in values.items() if name.startswith("eval/")} == told.get(step, {})
+    tokens = [float(row.values["num_tokens"] or 0) for row in of_kind(reports, Metrics)[1:]]
+    assert tokens == sorted(tokens)
+    assert tokens[-1] == of_kind(reports, Finished)[0].trained_tokens > 0
+
+
+def test_groups_hold_every_source_of_the_method(whole: tuple[Job, list[Report]]) -> None:
+    job, reports = whole
+    sources = [Source.expert, *[Source.teacher] * 3, *[Source.self] * 4] if job.method == "gft" else [Source.expert]
+    for report in of_kind(reports, Groups):
+        assert len(report.groups) == 2
+        for group in report.groups:
+            assert [member.source for member in group.members] == sources
+            versions = {member.adapter_version for member in group.members if member.source is Source.self}
+            assert versions <= {report.step - 1}
+            assert all(member.advantage is not None for member in group.members)
+
+
+def test_every_row_is_seen_once_an_epoch(whole: tuple[Job, list[Report]]) -> None:
+    _, reports = whole
+    rows = [group.row for report in of_kind(reports, Groups) for group in report.groups]
+    assert sorted(rows[:8]) == sorted(rows[8:]) == list(range(1, 9))
+
+
+@pytest.mark.parametrize("step", [2, 6])
+def test_resumed_run_ends_in_the_same_adapter_bit_for_bit(whole: tuple[Job, list[Report]], step: int) -> None:
+    job, reports = whole
+    again = beside(job, f"from-{step}")
+    code, resumed = again.run(resume_from=job.checkpoint(step))
+    assert code is TrainerExit.succeeded
+    assert again.digests == job.digests
+    assert of_kind(resumed, Started)[0].resumed_from_step == step
+    expected = steady(reports)
+    assert steady(resumed) == {number: expected[number] for number in range(step + 1, STEPS + 1)}
+    assert of_kind(resumed, Groups) == [one for one in of_kind(reports, Groups) if one.step > step]
+    assert of_kind(resumed, Evaluated) == [one for one in of_kind(reports, Evaluated) if one.step > step]
+
+
+def test_negative_controls_another_seed_or_no_moments_end_elsewhere(whole: tuple[Job, list[Report]]) -> None:
+    """Were these equal, the test above would prove nothing."""
+    job, _ = whole
+    reseeded = beside(job, "reseeded", seed=8)
+    assert reseeded.run(resume_from=job.checkpoint(4))[0] is TrainerExit.succeeded
+    assert reseeded.digests["last"] != job.digests["last"]
+    forgetful = beside(job, "forgetful")
+    bare = forgetful.run_dir.with_name("bare")
+    shutil.copytree(job.checkpoint(4), bare)
+    save_file({}, bare / "optimizer_state.safetensors")
+    manifest = json.loads((bare / checkpoints.MANIFEST).read_text())
+    manifest["optimizer_state.safetensors"] = sha256(bare / "optimizer_state.safetensors")
+    (bare / checkpoints.MANIFEST).write_text(json.dumps(manifest))
+    assert forgetful.run(resume_from=bare)[0] is TrainerExit.succeeded
+    assert forgetful.digests["last"] != job.digests["last"]
+
+
+def test_killed_process_is_resumed_bit_for_bit_and_no_metric_is_missing_or_doubled(
+    whole: tuple[Job, list[Report]],
+) -> None:
+    job, reports = whole
+    victim = beside(job, "killed")
+    victim.write()
+    with trainer_process(victim) as process:
+        before = read_until(process, Metrics, 5)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    saved = of_kind(before, CheckpointSaved)[-1]
+    assert saved.step == 4
+    code, after = victim.run(resume_from=Path(saved.path))
+    assert code is TrainerExit.succeeded
+    assert victim.digests == job.digests
+    kept = [row for row in of_kind(before, Metrics) if row.step <= saved.step]  # as the runner's journal does
+    assert steady([*kept, *after]) == steady(reports)
+
+
+def test_stop_request_is_a_checkpoint_of_the_last_step_and_exit_code_75(tmp_path: Path, chat_directory: Path) -> None:
+    job = Job(tmp_path / "stopped", chat_directory)
+    job.write(n_epochs=50)
+    with trainer_process(job) as process:
+        before = read_until(process, Metrics, 3)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        after = parse(process.stdout.read())
+        assert process.wait() == TrainerExit.stopped
+    assert isinstance(after[-1], CheckpointSaved)
+    assert after[-1].step == of_kind([*before, *after], Metrics)[-1].step < 10
+    assert Path(after[-1].path) == job.checkpoint(after[-1].step)
+    assert (job.checkpoint(after[-1].step) / checkpoints.MANIFEST).is_file()
+    assert of_kind(after, Finished) == []
+
+
+def test_broken_row_ends_the_process_with_65_and_names_the_line(tmp_path: Path, chat_directory: Path) -> None:
+    job = Job(tmp_path / "broken", chat_directory)
+    job.write()
+    with (job.run_dir / "training.jsonl").open("a", encoding="utf-8") as rows:
+        rows.write('{"messages": "none"}\n')
+    with trainer_process(job) as process:
+        output, _ = process.communicate(timeout=100)
+    assert process.returncode == 65
+    [failed] = parse(output)
+    assert isinstance(failed, Failed)
+    assert failed.message.startswith("line 9: ")
+    assert failed.param == "training_file"
+
+
+@pytest.fixture
+def job(tmp_path: Path, chat_directory: Path) -> Job:
+    return Job(tmp_path / "run", chat_directory)
+
+
+def test_unknown_lora_target_is_a_configuration_error(job: Job) -> None:
+    code, reports = job.run(lora={"r": 4, "alpha": 8, "target_modules": ["q_proj_of_another_model"]})
+    assert code is TrainerExit.bad_config
+    [failed] = reports
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.param) == ("invalid_lora", "method.hyperparameters.lora.target_modules")
+
+
+def test_without_progress_a_patient_run_ends_early_and_says_so(job: Job) -> None:
+    code, reports = job.run(patience=1, learning_rate_multiplier=0.001)
+    assert code is TrainerExit.succeeded
+    *_, message, finished = reports
+    assert isinstance(message, Message)
+    assert message.message.startswith("Stopped early at step 6: ")
+    assert isinstance(finished, Finished)
+    assert (finished.step, finished.published_step) == (6, 6)
+    assert list(steady(reports)) == list(range(7))
+
+
+def test_rows_that_do_not_fit_are_told_before_the_start(job: Job, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    fine = {"messages": [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}]}
+    long = {"messages": [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2" * 42}]}
+    rows.write_text(
+        "\n".join(json.dumps(row | {"reference_answer": "2"}) for row in (fine, long, fine)), encoding="utf-8"
+    )
+    code, reports = Job(job.run_dir, job.base, "supervised").run(training=rows, n_epochs=1)
+    assert code is TrainerExit.succeeded
+    assert isinstance(reports[0], Message)
+    assert reports[0].level == "warn"
+    assert reports[0].message.startswith("line 2: ")
+    assert {group.row for report in of_kind(reports, Groups) for group in report.groups} == {1, 3}
+
+
+def test_data_without_a_usable_row_is_refused(job: Job, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"messages": [{"role": "user", "content": "1+1="}]}\n', encoding="utf-8")
+    code, [*_, failed] = Job(job.run_dir, job.base, "supervised").run(training=rows)
+    assert code is TrainerExit.bad_data
+    assert isinstance(failed, Failed)
+    assert failed.code == "no_usable_rows"
+
+
+def test_grader_that_fails_everywhere_fails_the_job_with_its_message(job: Job, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    chat = [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}]
+    rows.write_text("\n".join([json.dumps({"messages": chat})] * 8), encoding="utf-8")
+    code, reports = job.run(training=rows)
+    assert code is TrainerExit.bad_data
+    assert isinstance(reports[-1], Failed)
+    assert reports[-1].code == "grader_errors"
+    assert "item.reference_answer does not exist in this row" in reports[-1].message
+
+
+def test_a_damaged_checkpoint_is_refused(whole: tuple[Job, list[Report]], tmp_path: Path) -> None:
+    job, _ = whole
+    for name in ("adapter_state.safetensors", "optimizer_state.safetensors", "state.json"):
+        damaged = tmp_path / name
+        shutil.copytree(job.checkpoint(4), damaged)
+        content = bytearray((damaged / name).read_bytes())
+        content[-3] ^= 1
+        (damaged / name).write_bytes(content)
+        code, [*_, failed] = beside(job, f"damaged-{name}").run(resume_from=damaged)
+        assert code is TrainerExit.bad_data
+        assert isinstance(failed, Failed)
+        assert failed.code == "damaged_checkpoint"
+        assert name in failed.message
+
+
+def test_published_adapter_is_that_of_the_best_evaluation(whole: tuple[Job, list[Report]]) -> None:
+    job, reports = whole
+    scores = {one.step: one.values["eval/reward"] or 0.0 for one in of_kind(reports, Evaluated) if one.step > 0}
+    best = max(scores, key=lambda step: (scores[step], step))
+    [finished] = of_kind(reports, Finished)
+    assert Path(finished.path) == job.run_dir / "adapter"
+    assert finished.published_step == best
+    assert [one.step for one in of_kind(reports, Evaluated) if one.best][-1] == best
+    published = load_file(job.run_dir / "adapter" / "adapter_model.safetensors")
+    last = job.checkpoint(STEPS)
+    kept = load_file(last / ("adapter_state.safetensors" if best == STEPS else "best_adapter.safetensors"))
+    assert {name: value.tolist() for name, value in published.items()} == {
+        name.replace(".default.", "."): value.tolist() for name, value in kept.items()
+    }

@@ -1,0 +1,182 @@
+"""Rows to ids, with the chat templates of real model families."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.core.spec.job import Hyperparameters
+from app.core.spec.reports import TrainerExit
+from tests.worker.training.chat_templates import CHATML, FAMILIES, LLAMA_3, PLAIN, Family, tokenizer
+from worker.training.tokenize import ChatTokenizer, load_prompts
+from worker.training.types import JobFailure, Prompt
+
+ANSWERS = [
+    "42",
+    "",
+    "  two spaces before, two after  ",
+    "\n\nlines\n",
+    "Zoë n'est pas naïve: 日本語 \U0001f600",
+    "def add(a, b):\n    return a + b",
+    "He said: no , never .",
+]
+CHAT = [
+    {"role": "user", "content": "What is 12+30?"},
+    {"role": "assistant", "content": "41"},
+    {"role": "user", "content": "Try again."},
+]
+
+
+@pytest.fixture(params=list(FAMILIES))
+def family(request: pytest.FixtureRequest) -> Family:
+    return FAMILIES[request.param]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_trained_tokens_are_exactly_the_answer_and_one_end(family: Family, answer: str) -> None:
+    raw = tokenizer(family)
+    chat = ChatTokenizer(raw)
+    ids = chat.response_ids(answer)
+    end = raw.convert_tokens_to_ids(family.end)
+    assert chat.end_id == end
+    assert ids.count(end) == 1
+    assert ids[-1] == end
+    assert raw.decode(list(ids), skip_special_tokens=False) == answer + family.end
+    assert chat.text(ids) == answer
+
+
+def test_the_end_of_a_turn_may_differ_from_the_tokenizers_eos() -> None:
+    raw = tokenizer(LLAMA_3)
+    assert ChatTokenizer(raw).end_id == raw.convert_tokens_to_ids("<|eot_id|>") != raw.eos_token_id
+
+
+def test_special_tokens_written_out_in_a_demonstration_are_only_text(family: Family) -> None:
+    """A demonstration about chat formats must neither end early nor open a turn."""
+    raw = tokenizer(family)
+    chat = ChatTokenizer(raw)
+    text = f"Write {family.end} at the end" + "".join(family.others)
+    ids = chat.response_ids(text)
+    assert set(ids[:-1]).isdisjoint(raw.all_special_ids)
+    assert ids.count(chat.end_id) == 1
+    assert chat.text(ids) == text
+
+
+def test_a_models_own_words_stay_single_tokens() -> None:
+    """`<think>` and `<tool_call>` are added tokens too, but part of what a model says."""
+    raw = tokenizer(CHATML)
+    raw.add_tokens(["<think>"])
+    chat = ChatTokenizer(raw)
+    assert chat.response_ids("<think>")[0] == raw.convert_tokens_to_ids("<think>")
+    assert chat.text(chat.response_ids("<think>4")) == "<think>4"
+
+
+def test_prompt_is_the_rendered_chat_with_the_templates_bos_alone(family: Family) -> None:
+    raw = tokenizer(family)
+    chat = ChatTokenizer(raw)
+    chat.response_ids(family.end)  # reading text as text must not last
+    ids = chat.prompt_ids(CHAT)
+    rendered = raw.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
+    assert raw.decode(list(ids), skip_special_tokens=False) == rendered
+    if family.bos is not None:
+        assert ids.count(raw.bos_token_id) == 1
+        assert ids[0] == raw.bos_token_id
+
+
+def test_bos_is_not_put_into_the_response(family: Family) -> None:
+    raw = tokenizer(family)
+    assert raw.bos_token_id is None or raw.bos_token_id not in ChatTokenizer(raw).response_ids("42")
+
+
+def test_padding_with_the_end_token_trains_it_once_all_the_same() -> None:
+    raw = tokenizer(CHATML, pad="<|im_end|>")
+    chat = ChatTokenizer(raw)
+    assert chat.pad_id == chat.end_id == raw.pad_token_id
+    assert chat.response_ids("42").count(chat.end_id) == 1
+
+
+def test_without_a_pad_token_the_end_token_pads() -> None:
+    chat = ChatTokenizer(tokenizer(PLAIN))
+    assert chat.pad_id == chat.end_id
+
+
+def test_text_drops_the_end_of_a_finished_response_only() -> None:
+    chat = ChatTokenizer(tokenizer(CHATML))
+    finished = chat.response_ids("42")
+    assert chat.text(finished) == "42"
+    assert chat.text(finished[:-1]) == "42"
+    assert chat.text([]) == ""
+    assert chat.text([chat.end_id]) == ""
+
+
+def test_a_tokenizer_without_chat_template_is_refused_with_advice() -> None:
+    raw = tokenizer(PLAIN)
+    raw.chat_template = None
+    with pytest.raises(JobFailure, match="Choose an instruct model") as caught:
+        ChatTokenizer(raw)
+    assert (caught.value.exit_code, caught.value.code) == (TrainerExit.bad_config, "model_without_chat_template")
+    assert caught.value.param == "model"
+
+
+def test_a_model_that_does_not_say_how_a_turn_ends_is_refused() -> None:
+    raw = tokenizer(PLAIN)
+    raw.eos_token = None
+    with pytest.raises(JobFailure, match="which token ends a turn"):
+        ChatTokenizer(raw)
+
+
+def row(answer: str | None, question: str = "2+2=", **fields: Any) -> bytes:
+    messages = [{"role": "user", "content": question}]
+    if answer is not None:
+        messages.append({"role": "assistant", "content": answer})
+    return json.dumps({"messages": messages, **fields}).encode()
+
+
+def load(
+    path: Path, *rows: bytes, max_length: int = 64, max_new: int = 1, chat: ChatTokenizer
+) -> tuple[list[Prompt], list[str]]:
+    path.write_bytes(b"\n".join(rows) + b"\n")
+    warnings: list[str] = []
+    limits = Hyperparameters(max_length=max_length)
+    return load_prompts(path, chat, limits, max_new, warnings.append), warnings
+
+
+def test_rows_become_prompts_with_their_line_numbers(tmp_path: Path, chat_tokenizer: ChatTokenizer) -> None:
+    rows = [row("4"), b"", row(None, reference_answer="4"), row("5", teacher_responses=["4", {"content": "four"}])]
+    prompts, warnings = load(tmp_path / "rows.jsonl", *rows, chat=chat_tokenizer)
+    assert warnings == []
+    assert [prompt.line for prompt in prompts] == [1, 3, 4]
+    assert [prompt.expert for prompt in prompts] == ["4", None, "5"]
+    assert prompts[2].teachers == ("4", "four")
+    assert prompts[1].item["reference_answer"] == "4"
+    assert {prompt.text for prompt in prompts} == {"2+2="}
+    assert chat_tokenizer.text(prompts[0].ids) == "<|im_start|>user\n2+2=<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_demonstration_that_does_not_fit_is_dropped_whole_and_named(
+    tmp_path: Path, chat_tokenizer: ChatTokenizer
+) -> None:
+    """Cut off, it would lose its answer, be graded 0 and be trained down."""
+    prompt_length = len(chat_tokenizer.prompt_ids([{"role": "user", "content": "2+2="}]))
+    rows = [row("x" * 9), row("x" * 10, teacher_responses=["4", "y" * 10])]
+    prompts, warnings = load(tmp_path / "rows.jsonl", *rows, max_length=prompt_length + 10, chat=chat_tokenizer)
+    assert [prompt.expert for prompt in prompts] == ["x" * 9, None]  # 9 characters and the end token fit exactly
+    assert prompts[1].teachers == ("4",)
+    assert len(warnings) == 2
+    assert all(warning.startswith("line 2: ") for warning in warnings)
+    assert f"{prompt_length + 11} tokens with its prompt exceed max_length {prompt_length + 10}" in warnings[0]
+
+
+def test_a_prompt_that_leaves_no_room_is_dropped_and_named(tmp_path: Path, chat_tokenizer: ChatTokenizer) -> None:
+    rows = [row("4"), row("4", question="1" * 60)]
+    prompts, warnings = load(tmp_path / "rows.jsonl", *rows, max_length=64, max_new=8, chat=chat_tokenizer)
+    assert [prompt.line for prompt in prompts] == [1]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("line 2: dropped, the prompt's ")
+
+
+def test_a_broken_row_fails_the_job_with_its_line(tmp_path: Path, chat_tokenizer: ChatTokenizer) -> None:
+    with pytest.raises(JobFailure, match=r"^line 2: ") as caught:
+        load(tmp_path / "rows.jsonl", row("4"), b'{"messages": []}', chat=chat_tokenizer)
+    failure = caught.value
+    assert (failure.exit_code, failure.code, failure.param) == (TrainerExit.bad_data, "invalid_file", "training_file")
