@@ -183,7 +183,7 @@ def test_rounding_does_not_point_past_the_last_token(monkeypatch: pytest.MonkeyP
 
 def test_the_smallest_number_draws_the_first_token_with_mass(monkeypatch: pytest.MonkeyPatch) -> None:
     rows_B_V = torch.zeros(2, 700)
-    rows_B_V[0, [300, 301, 600]] = 1 / 3  # behind a block without mass, and inside its own
+    rows_B_V[0, [300, 301, 600]] = torch.tensor([0.2, 0.5, 0.3])  # behind a block without mass, and inside its own
     rows_B_V[1, [0, 699]] = 0.5
     monkeypatch.setattr(torch, "rand", lambda *size, **options: torch.zeros(*size, dtype=options["dtype"]))
     assert rollout._draw(rows_B_V, generator(0)).squeeze(1).tolist() == [300, 0]

@@ -1,0 +1,34 @@
+"""The process around a run: whose standard output it is, and that it does not outlive its runner."""
+
+import os
+import subprocess
+import sys
+
+from tests.worker.training.runs import REPOSITORY
+
+NOISY = """
+import os
+from worker.training.__main__ import _claim_stdout
+reports = _claim_stdout()
+print("a library prints", flush=True)
+os.system("echo a program prints")
+reports.write("a report\\n")
+"""
+
+
+def test_only_reports_reach_standard_output() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NOISY], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "a report\n"
+    assert done.stderr.splitlines() == ["a library prints", "a program prints"]
+
+
+def test_a_trainer_whose_runner_is_gone_does_not_start() -> None:
+    environment = os.environ | {"GROUPTUNE_PARENT_PID": "1"}
+    command = [sys.executable, "-m", "worker.training", "/does/not/exist"]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "the runner died before its trainer started" in done.stderr
