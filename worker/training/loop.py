@@ -7,7 +7,7 @@ LoRA instead of full fine-tuning, so learning rates are about ten times higher.
 
 import resource
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from worker.training.rollout import Sampler, generator
 from worker.training.selection import Selection
 from worker.training.tokenize import ChatTokenizer
 from worker.training.types import PromptGroup
+from worker.training.watch import Watch
 
 _DROPOUT_STREAM = 3
 
@@ -53,8 +54,12 @@ class Run:
     report: Reporter
     stop: StopFlag
     base_name: str
+    watch: Watch = field(init=False)
     step: int = 0
     trained_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.report)
 
     def resume(self, checkpoint: Path) -> None:
         """Goes on after the step of `checkpoint`. Raises `JobFailure` when it was damaged."""
@@ -95,8 +100,6 @@ class Run:
     def _one_step(self, health: GraderHealth) -> None:
         step = self.step + 1
         begun = time.monotonic()
-        generator_seed = generator(self.trainer.spec.seed, _DROPOUT_STREAM, step).initial_seed()
-        self.policy.seed_dropout(generator_seed)
         groups = self._groups(step)
         rolled_out = time.monotonic()
         if self._imitates:
@@ -107,7 +110,9 @@ class Run:
         rate = learning_rate(
             step, self.plan.total_steps, self.plan.learning_rate, self.trainer.spec.hyperparameters.lr_schedule
         )
-        update = self.updater.update(groups, rate)
+        dropout_seed = generator(self.trainer.spec.seed, _DROPOUT_STREAM, step).initial_seed()
+        with self.policy.dropping(dropout_seed):
+            update = self.updater.update(groups, rate)
         updated = time.monotonic()
         self.step = self.policy.version = step
         self.trained_tokens += update.trained_tokens
@@ -121,6 +126,7 @@ class Run:
             "gft/tokens_per_second": update.trained_tokens / max(updated - begun, 1e-9),
             "gft/peak_memory_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
         }
+        self.watch.note(step, values)
         self.report(Groups(step=step, groups=metrics.group_records(groups)))
         last = step == self.plan.total_steps
         if last or step % self.plan.eval_interval == 0:

@@ -15,6 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+def _product(
+    x_N_I: Tensor, weight_O_I: Tensor, bias_O: Tensor | None, down_R_I: Tensor, up_O_R: Tensor
+) -> tuple[Tensor, Tensor]:
+    hidden_N_R = x_N_I @ down_R_I.T
+    return functional.linear(x_N_I, weight_O_I, bias_O).addmm_(hidden_N_R, up_O_R.T), hidden_N_R
+
+
 class _LoraProduct(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -28,8 +35,7 @@ class _LoraProduct(torch.autograd.Function):
     ) -> Tensor:
         down_R_I, up_O_R, scaling = cast
         x_N_I = x.reshape(-1, x.shape[-1])
-        hidden_N_R = x_N_I @ down_R_I.T
-        y_N_O = functional.linear(x_N_I, weight_O_I, bias_O).addmm_(hidden_N_R, up_O_R.T)
+        y_N_O, hidden_N_R = _product(x_N_I, weight_O_I, bias_O, down_R_I, up_O_R)
         context.save_for_backward(x_N_I, hidden_N_R, weight_O_I, down_R_I, up_O_R)
         context.scaling = scaling
         context.dtypes = a_R_I.dtype, b_O_R.dtype
@@ -67,7 +73,11 @@ class _Fused:
         base: Any = layer.get_base_layer()
         a: Any = layer.lora_A[adapter].weight
         b: Any = layer.lora_B[adapter].weight
-        product: Tensor = _LoraProduct.apply(x, base.weight, base.bias, a, b, self._in_precision(x.dtype, a, b))
+        cast = self._in_precision(x.dtype, a, b)
+        if not torch.is_grad_enabled():  # sampling: autograd's bookkeeping would be a tenth of a decoding step
+            y_N_O, _ = _product(x.reshape(-1, x.shape[-1]), base.weight, base.bias, cast[0], cast[1])
+            return y_N_O.view(*x.shape[:-1], -1)
+        product: Tensor = _LoraProduct.apply(x, base.weight, base.bias, a, b, cast)
         return product
 
     def _in_precision(self, dtype: torch.dtype, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, float]:

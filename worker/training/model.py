@@ -1,11 +1,13 @@
 """The policy: a frozen base model with a LoRA adapter, its trunk and its head."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -33,15 +35,28 @@ class Policy:
         """Embeddings and layers; returns the last hidden states."""
         self.causal: Any = causal
         self.head = _head(causal)
+        model.eval()  # the base model's own dropout never runs: it would make log-probs irreproducible
+        self._dropouts = [
+            dropout
+            for layer in model.modules()
+            if isinstance(layer, LoraLayer)
+            for dropout in layer.lora_dropout.values()
+        ]
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
         """The adapter's parameters by name, fp32, in a fixed order."""
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
-    def seed_dropout(self, seed: int) -> None:
-        """Makes LoRA dropout, the only other random thing, a function of the step."""
+    @contextmanager
+    def dropping(self, seed: int) -> Iterator[None]:
+        """Within it LoRA dropout is on, for updates alone; what it drops depends on `seed`."""
         torch.manual_seed(seed)
+        for dropout in self._dropouts:
+            dropout.train()
+        yield
+        for dropout in self._dropouts:
+            dropout.eval()
 
     def hidden(self, ids_B_T: Tensor, attention_B_T: Tensor, **options: Any) -> Any:
         """The trunk's output for padded ids."""
@@ -137,7 +152,6 @@ def load_policy(
     base.to(device)
     model = _new_adapter(base, lora, seed) if adapter is None else _old_adapter(base, lora, adapter)
     lora_product.fuse(model)
-    model.train(lora.dropout > 0)
     policy = Policy(model, device)
     policy.verify()
     return policy
@@ -165,10 +179,18 @@ def _new_adapter(base: Any, lora: Lora, seed: int) -> PeftModel:
     return model
 
 
+def _shape(lora: Lora) -> tuple[object, ...]:
+    return lora.r, lora.alpha, lora.use_dora, lora.use_rslora
+
+
+def _shape_of(config: Any) -> tuple[object, ...]:
+    return config.r, config.lora_alpha, config.use_dora, config.use_rslora
+
+
 def _old_adapter(base: Any, lora: Lora, directory: Path) -> PeftModel:
     model = PeftModel.from_pretrained(base, str(directory), is_trainable=True, autocast_adapter_dtype=True)
     there: Any = model.peft_config["default"]
-    if lora != Lora() and (lora.r, lora.alpha, lora.use_dora) != (there.r, there.lora_alpha, there.use_dora):
+    if lora != Lora() and _shape(lora) != _shape_of(there):
         raise JobFailure(
             TrainerExit.bad_config,
             "invalid_lora",

@@ -5,8 +5,9 @@ the head sees the last position only. The random numbers are a pure function of 
 draws the same.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,7 +21,18 @@ from worker.training.types import Completion
 
 MAX_SEQUENCES = 128
 """Sequences decoded together; bounds the KV cache."""
-_BLOCK = 256
+ROWS_A_THREAD: Final = 48
+"""A decoding step is hundreds of small products; with fewer rows, waking another thread costs more than it brings."""
+_BLOCK: Final = 256
+
+
+@contextmanager
+def _threads_for(rows: int) -> Iterator[None]:
+    """Within it a CPU uses no more threads than a decoding step of so many sequences keeps busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(threads, rows // ROWS_A_THREAD)))
+    yield
+    torch.set_num_threads(threads)
 
 
 def generator(seed: int, *stream: int) -> torch.Generator:
@@ -44,14 +56,10 @@ class Sampler:
         """`count` completions for each prompt, in order. Without `random` decoding is greedy."""
         done: list[list[Completion]] = []
         per_batch = max(1, MAX_SEQUENCES // count)
-        model = self.policy.model
-        drops = model.training
-        model.eval()  # LoRA dropout is for the update alone
         for start in range(0, len(prompts), per_batch):
             batch = prompts[start : start + per_batch]
             flat = self._decode(batch, count, sampling, random)
             done.extend(flat[i * count : (i + 1) * count] for i in range(len(batch)))
-        model.train(drops)
         return done
 
     def _decode(
@@ -79,7 +87,8 @@ class Sampler:
                 attention_B_T, chosen_B = attention_B_T[keep], chosen_B[keep]
                 live = [live[i] for i in going]
             attention_B_T = torch.cat([attention_B_T, attention_B_T.new_ones(len(live), 1)], dim=1)
-            hidden_B_H = self._step(chosen_B, attention_B_T, cache)
+            with _threads_for(len(live)):
+                hidden_B_H = self._step(chosen_B, attention_B_T, cache)
         return [
             Completion(tuple(ids), tuple(values), bool(ids) and ids[-1] == self.end_id)
             for ids, values in zip(tokens, logprobs, strict=True)

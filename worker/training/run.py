@@ -55,6 +55,8 @@ def _set_up(run_dir: Path, report: Reporter, stop: StopFlag) -> None:
     spec = trainer.spec
     torch.set_num_threads(trainer.threads or os.cpu_count() or 1)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    # Else every new tensor is filled before it is written, to make reads of unwritten memory repeatable.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     transformers.utils.logging.disable_progress_bar()
     base_dir = Path(trainer.base_model_dir)
     tokenizer = ChatTokenizer(load_tokenizer(base_dir))

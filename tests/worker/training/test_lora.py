@@ -9,10 +9,12 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
+from app.core.spec.job import Lora
 from tests.worker.training import architectures, plain
 from tests.worker.training.architectures import random_policy, randomise
 from tests.worker.training.conftest import ModelDirectory
 from worker.training import checkpoints, lora
+from worker.training.batching import pack
 from worker.training.model import Policy, load_policy
 from worker.training.optimizer import new_optimizer
 from worker.training.selection import Selection
@@ -178,3 +180,22 @@ def test_bf16_policy_comes_close_to_fp32(model_directory: ModelDirectory, tmp_pa
     with torch.no_grad():
         found, expected = (one.causal(input_ids=IDS).logits.float() for one in (policy, exact))
     assert float((found - expected).norm() / expected.norm()) < 0.05
+
+
+def test_dropout_is_on_for_updates_alone_and_depends_on_their_seed(model_directory: ModelDirectory) -> None:
+    policy = random_policy(model_directory("llama"), Lora(r=4, alpha=8, dropout=0.5))
+    batch = pack([((5, 6, 7), [(8, 9, 10)])], policy.device)
+
+    def logprobs() -> torch.Tensor:
+        return policy.logprobs(batch, 1.0)[0]
+
+    still = logprobs()
+    assert torch.equal(logprobs(), still)
+    with policy.dropping(1):
+        first = logprobs()
+    with policy.dropping(1):
+        assert torch.equal(logprobs(), first)
+    with policy.dropping(2):
+        assert not torch.equal(logprobs(), first)
+    assert not torch.equal(first, still)
+    assert torch.equal(logprobs(), still)

@@ -139,7 +139,6 @@ def test_lora_dropout_does_not_reach_the_sampler(model_directory: ModelDirectory
     first = draw(policy)
     torch.manual_seed(2)
     assert draw(policy) == first
-    assert policy.model.training  # the update still drops
 
 
 def distribution() -> Tensor:
