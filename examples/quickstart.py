@@ -10,7 +10,7 @@ from pathlib import Path
 from openai import OpenAI
 
 model = sys.argv[1] if len(sys.argv) > 1 else "smollm2-135m-instruct"
-max_steps = int(sys.argv[2]) if len(sys.argv) > 2 else 20
+max_steps = int(sys.argv[2]) if len(sys.argv) > 2 else 14
 
 client = OpenAI()
 file = client.files.create(file=Path(__file__).with_name("arithmetic.train.jsonl"), purpose="fine-tune")

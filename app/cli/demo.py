@@ -35,6 +35,7 @@ class DemoFailed(GrouptuneError):
 
 def demo(
     state_dir: InstallationDir = None,
+    model: Annotated[str, typer.Option(help="Base model, fetched if need be.")] = demo_data.BASE_MODEL,
     seed: Annotated[int, typer.Option(min=0, max=2_147_483_647, help="Of the data and of the job.")] = DEFAULT_SEED,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the result there.", dir_okay=False)
@@ -54,7 +55,7 @@ def demo(
         stack = _start(running, directory, host, port, tell)
         pause: Pause = stack.wait if stack else time.sleep
         client = running.enter_context(connection.connect(directory))
-        job = _train(client, directory, seed, pause, tell)
+        job = _train(client, directory, model, seed, pause, tell)
         outcome = Outcome(job, seed, time.monotonic() - begun, _adapter_path(directory, job))
         print_outcome(outcome, client.base_url, err)
         if json_file is not None:
@@ -74,12 +75,13 @@ def _start(running: ExitStack, directory: Path, host: str, port: int | None, tel
         return None
 
 
-def _train(client: Client, directory: Path, seed: int, pause: Pause, tell: Steps) -> Json:
+def _train(client: Client, directory: Path, model: str, seed: int, pause: Pause, tell: Steps) -> Json:
     """The succeeded job. Exits with the job's code, saying why, when it ends otherwise."""
-    pull(demo_data.BASE_MODEL, settings.load().models_dir, tell)
+    pull(model, settings.load().models_dir, tell)
     tell("Uploading the example data")
     train, heldout = _upload(client, directory / DATA_DIR, seed, pause)
-    job = client.post("/fine_tuning/jobs", demo_data.demo_job(train["id"], heldout["id"], seed))
+    body = demo_data.demo_job(train["id"], heldout["id"], seed) | {"model": model}
+    job = client.post("/fine_tuning/jobs", body)
     tell.settle()
     err.print(f"[dim]Training data[/dim]  {train['filename']}: {escape(train['status_details'] or '')}")
     err.print(f"[dim]Held out     [/dim]  {heldout['filename']}: {escape(heldout['status_details'] or '')}\n")

@@ -90,10 +90,10 @@ def demo_job(training_file: str, validation_file: str, seed: int) -> dict[str, A
                 "sampling": {"temperature": 0.7, "max_tokens": 64},
                 "hyperparameters": {
                     "batch_size": 8,
-                    "max_steps": 20,
+                    "max_steps": 14,
                     "learning_rate_multiplier": 60,
                     "lr_schedule": "cosine",
-                    "eval_interval": 10,
+                    "eval_interval": 7,
                     "eval_samples": HELDOUT_ROWS,
                     "max_length": 128,
                 },

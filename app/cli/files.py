@@ -1,5 +1,6 @@
 """`grouptune files`: upload data and read what the validation says about it."""
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +21,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command()
 def upload(
-    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
-    purpose: Annotated[str, typer.Option()] = "fine-tune",
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="One JSON object a line.")],
+    purpose: Annotated[str, typer.Option(help="What the file is for; jobs take `fine-tune`.")] = "fine-tune",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the file is validated.")] = False,
     state_dir: StateDir = None,
     as_json: AsJson = False,
@@ -56,10 +57,10 @@ def list_files(
         write_json(files)
         return
     rows = [
-        (file["id"], file["status"], human_bytes(file["bytes"]), moment(file["created_at"]), file["filename"])
+        (file["id"], file["status"], human_bytes(file["bytes"]), age(file["created_at"]), file["filename"])
         for file in files
     ]
-    write_table(("id", "status", "size", "uploaded", "name"), rows, empty="No files yet: grouptune files upload PATH")
+    write_table(("id", "status", "size", "age", "name"), rows, empty="No files yet: grouptune files upload PATH")
 
 
 @app.command()
@@ -93,15 +94,17 @@ def send(client: Client, path: Path, purpose: str = "fine-tune") -> Json:
 
 def _show_report(answer: Json) -> None:
     report = answer["report"]
-    note(str(answer["summary"]))
+    errors = report.get("error_count", 0)
+    # The summary of a broken file is its first error, which the table shows.
+    note(f"{errors} error{'s' * (errors != 1)} in {report['rows']} rows:" if errors else str(answer["summary"]))
     found = [("error", one) for one in report["errors"]] + [("warning", one) for one in report.get("warnings", [])]
     found.sort(key=lambda pair: pair[1]["line"] or 0)
     rows = [(one["line"], kind, one["param"], one["message"]) for kind, one in found]
     if rows:
         write_table(("line", "level", "field", "message"), rows, empty="")
-    hidden = report.get("error_count", 0) - len(report["errors"])
+    hidden = errors - len(report["errors"])
     if hidden > 0:
-        note(f"... and {hidden} more errors.")
+        note(f"... and {hidden} more error{'s' * (hidden != 1)}.")
 
 
 def human_bytes(count: float) -> str:
@@ -111,6 +114,15 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def age(unix_seconds: int) -> str:
+    """Time since then in its largest unit: `12s`, `5m`, `3h`, `40d`."""
+    seconds = max(0, int(time.time()) - unix_seconds)
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
 
 
 def moment(unix_seconds: int) -> str:

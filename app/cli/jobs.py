@@ -10,9 +10,9 @@ from app.cli import job_body
 from app.cli.connection import StateDir, connect
 from app.cli.console import err, note, write_json, write_line, write_table
 from app.cli.exits import AFTER_JOB, ExitCode
-from app.cli.files import AsJson, moment, send
+from app.cli.files import AsJson, age, moment, send
 from app.cli.rendering import JobView, event_line, follow
-from app.cli.watching import WaitTimeout, watch
+from app.cli.watching import WaitTimeout, wait_for_file, watch
 from app.client import Client, Json
 
 app = typer.Typer(help="Fine-tuning jobs.", no_args_is_help=True)
@@ -52,7 +52,7 @@ def create(
     """Create a job; prints its id. `training_file` and `validation_file` may be paths: they are uploaded first."""
     body = job_body.read(file)
     with connect(state_dir) as client:
-        body = job_body.with_uploads(body, file.parent, lambda path: str(send(client, path)["id"]))
+        body = job_body.with_uploads(body, file.parent, lambda path: _send_valid(client, path, timeout))
         job = client.post("/fine_tuning/jobs", body)
         if not wait and not follow_events:
             _print_job(job, as_json)
@@ -87,10 +87,8 @@ def list_jobs(
     if as_json:
         write_json(jobs)
         return
-    rows = [(job["id"], job["status"], _steps(job), moment(job["created_at"]), job["model"]) for job in jobs]
-    write_table(
-        ("id", "status", "step", "created", "model"), rows, empty="No jobs yet: grouptune jobs create -f job.yaml"
-    )
+    rows = [(job["id"], job["status"], _steps(job), age(job["created_at"]), job["model"]) for job in jobs]
+    write_table(("id", "status", "step", "age", "model"), rows, empty="No jobs yet: grouptune jobs create -f job.yaml")
 
 
 @app.command()
@@ -150,6 +148,8 @@ def metrics(
     if as_json:
         write_json(found)
         return
+    if names and found["steps"]:
+        _refuse_unknown(client_names := names.split(","), found, lambda: job_id)
     columns = [name for name in wanted.split(",") if name in found["series"]]
     series = [found["series"][name] for name in columns]
     rows = [(step, *(_number(one[index]) for one in series)) for index, step in enumerate(found["steps"])]
@@ -178,7 +178,7 @@ def groups(
         ]
         write_table(("source", "reward", "advantage", "response"), rows, empty="")
     if not found["data"]:
-        note("No groups yet.")
+        note("No groups yet." if step is None else f"No groups of step {step}.")
 
 
 @app.command()

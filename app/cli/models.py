@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from app.cli.connection import StateDir, connect
-from app.cli.console import Progress, Steps, write_json, write_line, write_table
+from app.cli.console import Progress, Steps, note, write_json, write_line, write_table
 from app.core import settings
 from app.core.errors import GrouptuneError
 from app.core.models import registry
@@ -41,12 +41,11 @@ def list_models(
         return
     there = {model["id"] for model in models}
     rows = [(model["id"], "fine-tuned" if model.get("base_model") else "base", "ready") for model in models]
-    rows += [
-        (entry.name, "base", f"grouptune models pull {entry.name}")
-        for entry in registry.CATALOG.values()
-        if entry.name not in there
-    ]
+    absent = [name for name in registry.CATALOG if name not in there]
+    rows += [(name, "base", "not pulled") for name in absent]
     write_table(("model", "kind", "state"), rows, empty="No models.")
+    if absent:
+        note("Fetch one with: grouptune models pull MODEL")
 
 
 @app.command("pull")

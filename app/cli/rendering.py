@@ -91,13 +91,14 @@ class JobView:
                 yield source, sum(values) / len(values)
 
     def __rich__(self) -> RenderableType:
-        rows = Table.grid(padding=(0, 2))
-        rows.add_column(style="dim", width=8, no_wrap=True)
-        rows.add_column(overflow="ellipsis", no_wrap=True)
+        rows = Table.grid(padding=(0, 2), expand=True)
+        rows.add_column(style="dim", min_width=8, no_wrap=True)
+        rows.add_column(ratio=1, overflow="ellipsis", no_wrap=True)
         rows.add_row("status", Text(self.status, style=_COLOURS.get(self.job.get("status", ""), "cyan")))
         rewards = "   ".join(f"[dim]{source}[/dim] {value:.2f}" for source, value in self.mean_rewards())
         rows.add_row("reward", rewards or "[dim]after the first step[/dim]")
-        rows.add_row("held-out", self._held_out())
+        if self.job.get("validation_file"):
+            rows.add_row("held-out", self._held_out())
         rows.add_row("latest", Text(self.latest or "-"))
         name = self.job.get("id", "")
         title = f"[bold]{escape(self.title)}[/bold]" + (f"  [dim]{escape(name)}[/dim]" if name != self.title else "")

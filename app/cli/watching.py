@@ -1,5 +1,6 @@
 """Follows a job over the API until it ends, through short absences of the server. Draws nothing."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from app.core.errors import GrouptuneError
 from app.core.jobs.states import TERMINAL
 
 POLL_SECONDS: Final = 1.0
+FILE_POLL_SECONDS: Final = 0.25
 AWAY_SECONDS: Final = 300.0
 """How long a server may be away before waiting gives up."""
 
@@ -66,13 +68,16 @@ def watch(
         pause(POLL_SECONDS)
 
 
-def wait_for_file(client: Client, file_id: str, *, pause: Pause = time.sleep) -> Json:
-    """The file once it is validated: its `status` is `processed` or `error`."""
+def wait_for_file(
+    client: Client, file_id: str, *, pause: Pause = time.sleep, timeout_seconds: float = math.inf
+) -> Json:
+    """The file once it is validated, its `status` then `processed` or `error`; as it is after `timeout_seconds`."""
+    begun = time.monotonic()
     while True:
         file = client.get(f"/files/{file_id}")
-        if file["status"] in ("processed", "error"):
+        if file["status"] in ("processed", "error") or time.monotonic() - begun > timeout_seconds:
             return file
-        pause(POLL_SECONDS / 2)
+        pause(FILE_POLL_SECONDS)
 
 
 def _events_since(client: Client, job_id: str, last_event: str | None) -> list[dict[str, Any]]:

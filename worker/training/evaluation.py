@@ -17,7 +17,7 @@ from worker.training.types import Completion, Prompt
 
 SAMPLES_SHOWN: Final = 8
 PASSING_REWARD: Final = 1.0 - 1e-9
-BASE_SAMPLES: Final = 32
+BASE_SAMPLES: Final = 16
 """Answers of the base model that the forward KL is estimated on, one a prompt."""
 _PASS_STREAM: Final = 4
 _BASE_STREAM: Final = 5
