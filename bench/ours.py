@@ -35,6 +35,7 @@ def build(case: Case, model_dir: Path, _contender: str) -> Callable[[], object]:
         zero_variance="count",
         kl_coefficient=0.0,
         token_budget=TOKEN_BUDGET,
+        on_shrink=lambda budget: print(f"micro-batches of {budget} tokens", file=sys.stderr),
     )
     rewards = [1.0 if member % 3 == 0 else 0.0 for member in range(case.members)]
     advantages = [1.0] if case.kind == "supervised" else group_advantages(rewards)

@@ -1,6 +1,7 @@
 """AdamW over the adapter, the learning-rate schedule and the update of one optimiser step."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,8 +9,12 @@ import torch
 
 from worker.training.batching import MicroBatch, micro_batches
 from worker.training.loss import kl_estimate, token_loss
+from worker.training.memory import is_out_of_memory
 from worker.training.model import Policy
-from worker.training.types import Member, PromptGroup
+from worker.training.types import Member, Prompt, PromptGroup
+
+Live = Sequence[tuple[Prompt, Sequence[Member]]]
+"""Prompts with those of their members that have an advantage."""
 
 WARMUP_SHARE: Final = 0.03
 MAX_GRAD_NORM: Final = 1.0
@@ -58,7 +63,9 @@ class Updater:
         zero_variance: str,
         kl_coefficient: float,
         token_budget: int,
+        on_shrink: Callable[[int], None],
     ) -> None:
+        """`on_shrink` is told the new `token_budget` when a micro-batch did not fit into memory."""
         self.policy = policy
         self.optimizer = optimizer
         self.tau = tau
@@ -66,6 +73,7 @@ class Updater:
         self.zero_variance = zero_variance
         self.kl_coefficient = kl_coefficient
         self.token_budget = token_budget
+        self.on_shrink = on_shrink
 
     def denominator(self, groups: list[PromptGroup]) -> int:
         """N: tokens of all graded members of the step; groups without contrast count unless told to drop."""
@@ -88,12 +96,7 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         if not live:
             return UpdateResult(0.0, 0.0, tokens, None, applied=False)
-        loss, packed, unshared = 0.0, 0, 0
-        for batch in micro_batches(live, self.token_budget, self.policy.device):
-            loss += self._backward(batch, tokens)
-            packed += batch.packed.ids_1_T.numel()
-            unshared += batch.unshared_tokens
-        dedup = unshared / packed
+        loss, dedup = self._within_memory(live, tokens)
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.policy.trained.values()), MAX_GRAD_NORM))
         if not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
@@ -103,6 +106,30 @@ class Updater:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return UpdateResult(loss, norm, tokens, dedup, applied=True)
+
+    def _within_memory(self, live: Live, tokens: int) -> tuple[float, float]:
+        """Loss and prefix_dedup_ratio of all micro-batches, which shrink until they fit into memory."""
+        while True:
+            try:
+                return self._accumulate(live, tokens)
+            except (MemoryError, RuntimeError) as error:
+                smallest = min(len(prompt.ids) + len(member.ids) for prompt, members in live for member in members)
+                if not is_out_of_memory(error) or self.token_budget <= smallest:
+                    raise
+            # Outside of the except clause, whose exception keeps the failed batch's tensors alive.
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.policy.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.token_budget //= 2
+            self.on_shrink(self.token_budget)
+
+    def _accumulate(self, live: Live, tokens: int) -> tuple[float, float]:
+        loss, packed, unshared = 0.0, 0, 0
+        for batch in micro_batches(live, self.token_budget, self.policy.device):
+            loss += self._backward(batch, tokens)
+            packed += batch.packed.ids_1_T.numel()
+            unshared += batch.unshared_tokens
+        return loss, unshared / packed
 
     def _assert_on_policy(self, groups: list[PromptGroup]) -> None:
         for member in all_members(groups):

@@ -16,6 +16,7 @@ from worker.training.batching import DataOrder
 from worker.training.evaluation import Evaluator
 from worker.training.interfaces import Reporter, StopFlag
 from worker.training.loop import Run, Stopped
+from worker.training.memory import is_out_of_memory
 from worker.training.model import Policy, load_policy, load_tokenizer
 from worker.training.optimizer import Updater, new_optimizer
 from worker.training.resolve import resolve
@@ -43,7 +44,9 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
     except JobFailure as failure:
         report(Failed(code=failure.code, message=str(failure), param=failure.param))
         return TrainerExit(failure.exit_code)
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         advice = "Lower hyperparameters.batch_size, max_length, group.self or lora.r."
         report(Failed(code="out_of_memory", message=f"The trainer ran out of memory. {advice} ({error})"))
         return TrainerExit.out_of_memory
@@ -77,7 +80,7 @@ def _set_up(run_dir: Path, report: Reporter, stop: StopFlag) -> None:
             policy=policy,
             tokenizer=tokenizer,
             sampler=sampler,
-            updater=_updater(spec, policy),
+            updater=_updater(spec, policy, report),
             order=DataOrder(prompts, plan.batch_size, plan.n_epochs, spec.seed),
             pool=pool,
             evaluator=_evaluator(spec, held_out[: plan.eval_samples], sampler, tokenizer, pool),
@@ -92,7 +95,10 @@ def _set_up(run_dir: Path, report: Reporter, stop: StopFlag) -> None:
         run.train()
 
 
-def _updater(spec: JobSpec, policy: Policy) -> Updater:
+def _updater(spec: JobSpec, policy: Policy, report: Reporter) -> Updater:
+    def tell(budget: int) -> None:
+        report(Message(level="warn", message=f"Out of memory: micro-batches now hold at most {budget} tokens"))
+
     settings = spec.settings
     grouped = isinstance(settings, GroupMethod)
     return Updater(
@@ -103,6 +109,7 @@ def _updater(spec: JobSpec, policy: Policy) -> Updater:
         zero_variance=settings.zero_variance if isinstance(settings, GroupMethod) else "count",
         kl_coefficient=settings.kl_coefficient if isinstance(settings, GroupMethod) else 0.0,
         token_budget=TOKEN_BUDGET,
+        on_shrink=tell,
     )
 
 

@@ -40,6 +40,7 @@ def updater(policy: Policy, optimizer: torch.optim.Optimizer | None = None, **op
         "zero_variance": "count",
         "kl_coefficient": 0.0,
         "token_budget": PLENTY,
+        "on_shrink": lambda _budget: None,
     } | options
     return Updater(policy, optimizer or Recorder(policy), **chosen)
 

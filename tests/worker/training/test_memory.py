@@ -1,0 +1,49 @@
+"""A micro-batch that does not fit into memory is cut in two until it does; the step comes out the same."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.worker.training import plain
+from tests.worker.training.test_optimizer import mixed_groups
+from tests.worker.training.updates import gradient
+from worker.training.memory import is_out_of_memory
+from worker.training.model import Policy
+
+IMPOSSIBLE_BYTES = 1 << 60
+
+
+def fail_above(policy: Policy, tokens: int) -> Any:
+    """Asks the real allocator for more than there is whenever a batch holds more tokens."""
+
+    def hook(_module: Any, _arguments: Any, options: dict[str, Any]) -> None:
+        if options["input_ids"].numel() > tokens:
+            torch.empty(IMPOSSIBLE_BYTES, dtype=torch.uint8)
+
+    return policy.trunk.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def test_the_gradient_survives_the_cut_and_the_new_budget_is_told(llama: Policy) -> None:
+    expected, _ = gradient(llama, mixed_groups(), tau=0.3)
+    told: list[int] = []
+    hook = fail_above(llama, 20)
+    found, result = gradient(llama, mixed_groups(), tau=0.3, token_budget=160, on_shrink=told.append)
+    hook.remove()
+    assert result.applied
+    assert told == [80, 40, 20]
+    assert plain.distance(found, expected) < 1e-6
+
+
+def test_what_cannot_be_cut_further_is_raised(llama: Policy) -> None:
+    hook = fail_above(llama, 0)
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator") as caught:
+        gradient(llama, mixed_groups(), tau=0.3)
+    hook.remove()
+    assert is_out_of_memory(caught.value)
+
+
+def test_other_errors_are_not_taken_for_it() -> None:
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("DefaultCPUAllocator"))
+    assert is_out_of_memory(MemoryError())
