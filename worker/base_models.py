@@ -4,6 +4,7 @@ Progress goes to standard error, the finished directory to standard output.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from filelock import FileLock
 from app.core import settings
 from app.core.errors import GrouptuneError
 from app.core.models import registry, sources
+from worker import orphans
 
 
 def pull(name: str, models_dir: Path, progress: Callable[[str], None]) -> Path:
@@ -45,6 +47,8 @@ def main() -> int:
     parser.add_argument("name")
     parser.add_argument("--models-dir", type=Path, default=None)
     arguments = parser.parse_args()
+    if parent := os.environ.get("GROUPTUNE_PARENT_PID"):  # a job's runner waits for this
+        orphans.die_with(int(parent))
     models_dir = arguments.models_dir or settings.load().models_dir
     try:
         directory = pull(arguments.name, models_dir, lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201 - a program's output

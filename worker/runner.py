@@ -113,7 +113,7 @@ class Runner:
         model = registry.resolve(inputs.base_model, self._settings.models_dir)
         if not model.is_pulled:
             self._pull(model.name)
-        for sentence in self._workspace.fill(inputs, model.directory, self._settings.trainer_threads):
+        for sentence in self._workspace.fill(inputs, model.directory, self._settings):
             self._say(Message(level="warn", message=sentence))
         return model.name
 

@@ -12,6 +12,7 @@ from app.core.errors import InvalidRequest
 from app.core.files.tables import File
 from app.core.jobs.leases import Claim
 from app.core.jobs.tables import Checkpoint
+from app.core.settings import Settings
 from app.core.spec.job import TrainerSpec
 from app.core.storage.local import CHUNK_BYTES, BlobCorrupt, BlobMissing, LocalBlobStore
 
@@ -48,7 +49,7 @@ class Workspace:
         for attempt in self.path.parent.iterdir():
             _clear(attempt)
 
-    def fill(self, inputs: Inputs, base_model_dir: Path, threads: int) -> list[str]:
+    def fill(self, inputs: Inputs, base_model_dir: Path, settings: Settings) -> list[str]:
         """Fetches everything and writes `spec.json`; returns a sentence for each checkpoint that was damaged.
 
         Raises `InvalidRequest` when a data file or the adapter to start from is missing or damaged.
@@ -63,7 +64,8 @@ class Workspace:
             training_path=str(self._fetch(inputs.training, "training_file")),
             validation_path=str(self._fetch(inputs.validation, "validation_file")) if inputs.validation else None,
             resume_from=str(resume_from) if resume_from else None,
-            threads=threads,
+            threads=settings.trainer_threads,
+            processes=settings.trainer_processes,
         )
         (self.path / "spec.json").write_text(spec.model_dump_json(by_alias=True, indent=2), encoding="utf-8")
         return damaged

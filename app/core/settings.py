@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     """A trainer that has not ended so long after a stop request is killed."""
     trainer_threads: Annotated[int, Field(ge=0)] = 0
     """Threads of a CPU trainer; 0 takes all cores."""
+    trainer_processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that train a job together: the number of GPUs that this worker gives to each job."""
 
     @cached_property
     def storage_dir(self) -> Path:

@@ -47,11 +47,15 @@ def build_groups(
     tokenizer: ChatTokenizer,
     seed: int,
     step: int,
+    rank: int = 0,
 ) -> list[PromptGroup]:
-    """One group a prompt; all rollouts of the step are decoded in one call. A row with fewer answers is smaller."""
+    """One group a prompt, all rollouts decoded in one call; a row with fewer answers has a smaller group.
+
+    `rank` is that of the process: each draws numbers of its own for its share of the step.
+    """
     groups = [PromptGroup(prompt, given_members(prompt, mix, tokenizer, seed, step)) for prompt in prompts]
     if mix.self_:
-        random = generator(seed, _ROLLOUT_STREAM, step)
+        random = generator(seed, _ROLLOUT_STREAM, step, rank)
         completions = sampler.sample([prompt.ids for prompt in prompts], mix.self_, sampling, random)
         for group, drawn in zip(groups, completions, strict=True):
             group.members.extend(rollout_member(c, tokenizer, sampler.policy.version) for c in drawn)

@@ -28,6 +28,7 @@ from worker.training.selection import Selection
 from worker.training.tokenize import ChatTokenizer
 from worker.training.types import PromptGroup
 from worker.training.watch import Watch
+from worker.training.world import World
 
 _DROPOUT_STREAM = 3
 
@@ -54,6 +55,7 @@ class Run:
     report: Reporter
     stop: StopFlag
     base_name: str
+    world: World = field(default_factory=World)
     watch: Watch = field(init=False)
     step: int = 0
     trained_tokens: int = 0
@@ -73,8 +75,9 @@ class Run:
         health = GraderHealth()
         if self.step == 0 and (before := self._evaluate()):
             self.report(Metrics(step=0, values=before))
-        while self.step < self.plan.total_steps and not self.selection.should_stop:
-            if self.stop.is_set():
+        # All processes must leave the loop at the same step, so each asks the others.
+        while self.step < self.plan.total_steps and not self.world.sum(self.selection.should_stop):
+            if self.world.sum(self.stop.is_set()):
                 self._checkpoint({})
                 raise Stopped
             self._one_step(health)
@@ -85,6 +88,8 @@ class Run:
             patience = self.selection.patience
             early = f"Stopped early at step {self.step}: {patience} evaluations without a better held-out reward"
             self.report(Message(message=early))
+        if self.world.rank != 0:
+            return
         self.selection.restore(self.policy)
         adapter = export.export_adapter(self.run_dir / "adapter", self.policy, self.trainer, self.base_name)
         self.report(
@@ -116,7 +121,7 @@ class Run:
         updated = time.monotonic()
         self.step = self.policy.version = step
         self.trained_tokens += update.trained_tokens
-        values = metrics.step_metrics(groups, update, self._grader_name) | {
+        timings: dict[str, float | None] = {
             "learning_rate": rate,
             "num_tokens": float(self.trained_tokens),
             "gft/timing/rollout": rolled_out - begun,
@@ -126,6 +131,8 @@ class Run:
             "gft/tokens_per_second": update.trained_tokens / max(updated - begun, 1e-9),
             "gft/peak_memory_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
         }
+        groups = [group for share in self.world.gather(groups) for group in share]
+        values = metrics.step_metrics(groups, update, self._grader_name) | timings
         self.watch.note(step, values)
         self.report(Groups(step=step, groups=metrics.group_records(groups)))
         last = step == self.plan.total_steps
@@ -138,12 +145,19 @@ class Run:
     def _groups(self, step: int) -> list[PromptGroup]:
         spec = self.trainer.spec
         return build_groups(
-            self.order.step(step), spec.group, spec.settings.sampling, self.sampler, self.tokenizer, spec.seed, step
+            self.world.share(self.order.step(step)),
+            spec.group,
+            spec.settings.sampling,
+            self.sampler,
+            self.tokenizer,
+            spec.seed,
+            step,
+            self.world.rank,
         )
 
     def _evaluate(self) -> dict[str, float | None]:
-        """Values of an evaluation, or none without held-out rows and a grader for them."""
-        if self.evaluator is None:
+        """Values of an evaluation by rank 0; none elsewhere or without held-out rows."""
+        if self.evaluator is None or self.world.rank != 0:
             return {}
         evaluated = self.evaluator.evaluate(self.step)
         best = self.selection.take(evaluated, self.policy)
@@ -151,6 +165,8 @@ class Run:
         return evaluated.values
 
     def _checkpoint(self, values: dict[str, float | None]) -> None:
+        if self.world.rank != 0:
+            return
         state: dict[str, Any] = {"step": self.step, "trained_tokens": self.trained_tokens}
         path = self.run_dir / "checkpoints" / f"step-{self.step:08d}"
         checkpoints.save(path, self.policy, self.updater.optimizer, state, self.selection)

@@ -128,8 +128,8 @@ def _head(causal: Any) -> Head:
 
 
 def pick_device() -> torch.device:
-    """The first CUDA device, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """This process's CUDA device, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def load_tokenizer(directory: Path) -> Any:

@@ -12,6 +12,7 @@ from worker.training.loss import kl_estimate, token_loss
 from worker.training.memory import is_out_of_memory
 from worker.training.model import Policy
 from worker.training.types import Member, Prompt, PromptGroup
+from worker.training.world import World
 
 Live = Sequence[tuple[Prompt, Sequence[Member]]]
 """Prompts with those of their members that have an advantage."""
@@ -51,7 +52,7 @@ class UpdateResult:
 
 
 class Updater:
-    """Turns graded groups into one optimiser step."""
+    """Turns graded groups into one optimiser step, the same in all processes of `world`."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Updater:
         kl_coefficient: float,
         token_budget: int,
         on_shrink: Callable[[int], None],
+        world: World | None = None,
     ) -> None:
         """`on_shrink` is told the new `token_budget` when a micro-batch did not fit into memory."""
         self.policy = policy
@@ -74,6 +76,7 @@ class Updater:
         self.kl_coefficient = kl_coefficient
         self.token_budget = token_budget
         self.on_shrink = on_shrink
+        self.world = world or World()
 
     def denominator(self, groups: list[PromptGroup]) -> int:
         """N: tokens of all graded members of the step; groups without contrast count unless told to drop."""
@@ -91,12 +94,14 @@ class Updater:
         one, leaves adapter and optimiser untouched. Raises `RuntimeError` for a rollout of another adapter version.
         """
         self._assert_on_policy(groups)
-        tokens = self.denominator(groups)
+        tokens = self.world.sum(self.denominator(groups))
         live = [(group.prompt, trained) for group in groups if (trained := [m for m in group.graded if m.advantage])]
         self.optimizer.zero_grad(set_to_none=True)
-        if not live:
+        if not self.world.sum(len(live)):
             return UpdateResult(0.0, 0.0, tokens, None, applied=False)
-        loss, dedup = self._within_memory(live, tokens)
+        loss, dedup = self._within_memory(live, tokens) if live else (0.0, None)
+        self.world.sum_gradients(self.policy.trained.values())
+        loss = sum(self.world.gather(loss))
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.policy.trained.values()), MAX_GRAD_NORM))
         if not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)

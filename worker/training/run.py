@@ -24,6 +24,7 @@ from worker.training.rollout import Sampler
 from worker.training.selection import Selection
 from worker.training.tokenize import ChatTokenizer, load_prompts
 from worker.training.types import JobFailure, Prompt
+from worker.training.world import World, join
 
 TOKEN_BUDGET = 4096
 """Packed tokens of a micro-batch."""
@@ -33,12 +34,16 @@ WARNINGS_SHOWN = 20
 def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
     """Runs the job of `run_dir` and returns how it ended."""
 
+    trainer = TrainerSpec.model_validate(json.loads((run_dir / "spec.json").read_text(encoding="utf-8")))
+    world = join(run_dir, trainer.processes)
+
     def report(one: Report) -> None:
-        reports.write(one.model_dump_json() + "\n")
-        reports.flush()
+        if world.rank == 0:
+            reports.write(one.model_dump_json() + "\n")
+            reports.flush()
 
     try:
-        _set_up(run_dir, report, stop)
+        _set_up(trainer, world, run_dir, report, stop)
     except Stopped:
         return TrainerExit.stopped
     except JobFailure as failure:
@@ -53,8 +58,7 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
     return TrainerExit.succeeded
 
 
-def _set_up(run_dir: Path, report: Reporter, stop: StopFlag) -> None:
-    trainer = TrainerSpec.model_validate(json.loads((run_dir / "spec.json").read_text(encoding="utf-8")))
+def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter, stop: StopFlag) -> None:
     spec = trainer.spec
     torch.set_num_threads(trainer.threads or os.cpu_count() or 1)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
@@ -80,7 +84,7 @@ def _set_up(run_dir: Path, report: Reporter, stop: StopFlag) -> None:
             policy=policy,
             tokenizer=tokenizer,
             sampler=sampler,
-            updater=_updater(spec, policy, report),
+            updater=_updater(spec, policy, report, world),
             order=DataOrder(prompts, plan.batch_size, plan.n_epochs, spec.seed),
             pool=pool,
             evaluator=_evaluator(spec, held_out[: plan.eval_samples], sampler, tokenizer, pool),
@@ -89,13 +93,14 @@ def _set_up(run_dir: Path, report: Reporter, stop: StopFlag) -> None:
             report=report,
             stop=stop,
             base_name=base_dir.name,
+            world=world,
         )
         if trainer.resume_from is not None:
             run.resume(Path(trainer.resume_from))
         run.train()
 
 
-def _updater(spec: JobSpec, policy: Policy, report: Reporter) -> Updater:
+def _updater(spec: JobSpec, policy: Policy, report: Reporter, world: World) -> Updater:
     def tell(budget: int) -> None:
         report(Message(level="warn", message=f"Out of memory: micro-batches now hold at most {budget} tokens"))
 
@@ -110,6 +115,7 @@ def _updater(spec: JobSpec, policy: Policy, report: Reporter) -> Updater:
         kl_coefficient=settings.kl_coefficient if isinstance(settings, GroupMethod) else 0.0,
         token_budget=TOKEN_BUDGET,
         on_shrink=tell,
+        world=world,
     )
 
 

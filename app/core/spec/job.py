@@ -198,4 +198,6 @@ class TrainerSpec(Frozen):
     resume_from: str | None = None
     """Directory of a checkpoint of this job."""
     threads: int = 0
-    """CPU threads; 0 takes all cores."""
+    """CPU threads of each process; 0 takes all cores."""
+    processes: int = 1
+    """Processes that share each step's groups, one a GPU."""
