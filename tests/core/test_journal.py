@@ -129,11 +129,11 @@ def test_a_batch_written_twice_is_there_once(database: Database, claim: Claim) -
         assert sum(event.message == "one" for event in events) == 1
 
 
-def test_the_first_evaluation_stays_and_the_last_replaces(database: Database, claim: Claim) -> None:
+def test_the_first_evaluation_is_before_and_the_best_is_after(database: Database, claim: Claim) -> None:
     journal = Journal(database, claim)
-    for step, reward in ((0, 0.1), (10, 0.5), (20, 0.9)):
+    for step, reward, best in ((0, 0.1, False), (10, 0.5, True), (20, 0.9, True), (30, 0.7, False)):
         sample = {"prompt": "p", "response": "r", "reward": reward, "reference": "x"}
-        journal.record([entry(Evaluated(step=step, values={"eval/reward": reward}, samples=(sample,)))])
+        journal.record([entry(Evaluated(step=step, values={"eval/reward": reward}, samples=(sample,), best=best))])
     evaluation = fetch_job(database, claim).evaluation
     assert evaluation is not None
     assert (evaluation["before"]["step"], evaluation["after"]["step"]) == (0, 20)
@@ -142,6 +142,7 @@ def test_the_first_evaluation_stays_and_the_last_replaces(database: Database, cl
         (0, 0.1),
         (10, 0.5),
         (20, 0.9),
+        (30, 0.7),
     ]
 
 
