@@ -1,4 +1,4 @@
-"""A GFT job with nothing but OpenAI's SDK: upload, create, poll, read the events.
+"""A GFT job with nothing but OpenAI's SDK: upload, wait, create, poll, read the events.
 
 OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=gt_live_... python quickstart.py [MODEL] [MAX_STEPS]
 """
@@ -14,6 +14,7 @@ max_steps = int(sys.argv[2]) if len(sys.argv) > 2 else 14
 
 client = OpenAI()
 file = client.files.create(file=Path(__file__).with_name("arithmetic.train.jsonl"), purpose="fine-tune")
+client.files.wait_for_processing(file.id, poll_interval=0.5)
 grader = {"type": "math", "name": "answer", "reference": "{{item.reference_answer}}", "answer": "last_number"}
 settings = {"sampling": {"max_tokens": 64}, "hyperparameters": {"batch_size": 8, "max_steps": max_steps}}
 job = client.fine_tuning.jobs.create(

@@ -1,8 +1,9 @@
 """`grouptune demo`: everything from an empty machine to a fine-tuned model, with the numbers to show for it."""
 
 import json
+import shlex
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -57,13 +58,18 @@ def demo(
         client = running.enter_context(connection.connect(directory))
         job = _train(client, directory, model, seed, pause, tell)
         outcome = Outcome(job, seed, time.monotonic() - begun, _adapter_path(directory, job))
-        print_outcome(outcome, client.base_url, err)
+        same = f" --state-dir {shlex.quote(str(state_dir))}" if state_dir else ""
+        print_outcome(outcome, client.base_url, same, err)
         if json_file is not None:
             json_file.write_text(json.dumps(outcome.to_json(), indent=2) + "\n", encoding="utf-8")
-        if stack is not None and (err.is_terminal if keep is None else keep):
-            err.print()
+        if stack is None:
+            return
+        err.print()
+        if err.is_terminal if keep is None else keep:
             announce(stack)
             _stay(stack)
+        else:
+            note(f"The server stops now. To start it again: grouptune up{same}")
 
 
 def _start(running: ExitStack, directory: Path, host: str, port: int | None, tell: Progress) -> Stack | None:
@@ -86,7 +92,14 @@ def _train(client: Client, directory: Path, model: str, seed: int, pause: Pause,
     err.print(f"[dim]Training data[/dim]  {train['filename']}: {escape(train['status_details'] or '')}")
     err.print(f"[dim]Held out     [/dim]  {heldout['filename']}: {escape(heldout['status_details'] or '')}\n")
     view = JobView(f"{job['model']} learns to add")
-    job = follow(watch(client, job["id"], pause=pause), view)
+    try:
+        job = follow(watch(client, job["id"], pause=pause), view)
+    except KeyboardInterrupt:
+        with suppress(GrouptuneError):
+            # Left alone it would go on at the next start, and the next demo would wait for it.
+            client.post(f"/fine_tuning/jobs/{job['id']}/cancel")
+            note(f"Cancelled {job['id']}.")
+        raise
     if job["status"] != "succeeded":
         reason = (job["error"] or {}).get("message", f"it was {job['status']}")
         fail(f"The job {job['id']} did not succeed: {reason}")

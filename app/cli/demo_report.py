@@ -95,20 +95,20 @@ class Outcome:
         return parts
 
 
-def print_outcome(outcome: Outcome, base_url: str, console: Console) -> None:
-    """Everything that a person wants to know at the end of the demo."""
+def print_outcome(outcome: Outcome, base_url: str, options: str, console: Console) -> None:
+    """Everything that a person wants to know at the end of the demo; `options` lead a command to this server."""
     job = outcome.job
     console.print()
     console.print(outcome, soft_wrap=False)
     console.print(f"Trained in {clock(outcome.seconds)} with seed {outcome.seed}, start-up included.\n")
-    rows = Table.grid(padding=(0, 2))
-    rows.add_column(style="dim", no_wrap=True)
-    rows.add_column(overflow="fold")
-    rows.add_row("model", escape(job["fine_tuned_model"]))
-    rows.add_row("adapter", escape(str(outcome.adapter)))
-    rows.add_row("API", escape(base_url))
-    rows.add_row("groups", f"grouptune jobs groups {job['id']} --step 1")
-    console.print(rows)
+    rows = (
+        ("model", job["fine_tuned_model"]),
+        ("adapter", str(outcome.adapter)),
+        ("API", base_url),
+        ("groups", f"grouptune jobs groups {job['id']} --step 1{options}"),
+    )
+    for label, value in rows:  # no table: that would break a long path in two, and nobody could copy it
+        console.print(f"[dim]{label:7}[/dim]  {escape(value)}", soft_wrap=True)
 
 
 def _gain(sample: dict[str, Any]) -> float:

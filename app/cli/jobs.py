@@ -14,12 +14,20 @@ from app.cli.files import AsJson, age, moment, send
 from app.cli.rendering import JobView, event_line, follow
 from app.cli.watching import WaitTimeout, wait_for_file, watch
 from app.client import Client, Json
+from app.core.errors import GrouptuneError, InvalidRequest
 
 app = typer.Typer(help="Fine-tuning jobs.", no_args_is_help=True)
 
 SHOWN_METRICS: Final = ("loss", "reward", "gft/expert/reward", "gft/teacher/reward", "gft/self/reward", "eval/accuracy")
 TEXT_COLUMNS: Final = 100
+VALIDATION_SECONDS: Final = 60.0
 _DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+class BrokenFile(GrouptuneError):
+    """A data file that was to be trained on has errors."""
+
+    code = "invalid_file"
 
 
 def _seconds(text: str) -> float:
@@ -142,15 +150,19 @@ def metrics(
     as_json: AsJson = False,
 ) -> None:
     """Show the values of every step."""
-    wanted = names or ("" if as_json else ",".join(SHOWN_METRICS))
+    asked = [name.strip() for name in names.split(",")] if names else []
+    wanted = asked or ([] if as_json else list(SHOWN_METRICS))
+    path = f"/fine_tuning/jobs/{job_id}/metrics"
     with connect(state_dir) as client:
-        found = client.get(f"/fine_tuning/jobs/{job_id}/metrics", **({"names": wanted} if wanted else {}))
+        found = client.get(path, **({"names": ",".join(wanted)} if wanted else {}))
+        missing = [name for name in asked if name not in found["series"]]
+        if missing and found["steps"]:
+            known = ", ".join(client.get(path)["series"])
+            raise InvalidRequest(f"{job_id} has no {', '.join(missing)}; it has: {known}", param="names")
     if as_json:
         write_json(found)
         return
-    if names and found["steps"]:
-        _refuse_unknown(client_names := names.split(","), found, lambda: job_id)
-    columns = [name for name in wanted.split(",") if name in found["series"]]
+    columns = [name for name in wanted if name in found["series"]]
     series = [found["series"][name] for name in columns]
     rows = [(step, *(_number(one[index]) for one in series)) for index, step in enumerate(found["steps"])]
     write_table(("step", *(name.removeprefix("gft/") for name in columns)), rows, empty="No steps yet.")
@@ -204,6 +216,18 @@ def _change(job_id: str, verb: str, state_dir: Path | None, as_json: bool) -> No
         job = client.post(f"/fine_tuning/jobs/{job_id}/{verb}")
     note(f"{job['id']} is {job['status']}")
     _print_job(job, as_json)
+
+
+def _send_valid(client: Client, path: Path, timeout: float | None) -> str:
+    """Uploads a data file; returns its id once the server has validated it, or has taken long over that.
+
+    Otherwise it would depend on who is faster whether the server refuses a job with a broken file or fails it later.
+    """
+    file = send(client, path)
+    file = wait_for_file(client, file["id"], timeout_seconds=min(VALIDATION_SECONDS, timeout or VALIDATION_SECONDS))
+    if file["status"] == "error":
+        raise BrokenFile(f"{path}: {file['status_details']}\nAll of them: grouptune files report {file['id']}")
+    return str(file["id"])
 
 
 def _wait(

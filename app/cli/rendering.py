@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.console import err, note
+from app.cli.console import err
 from app.cli.watching import Snapshot
 from app.client import Json
 
@@ -163,22 +163,26 @@ def follow(snapshots: Iterable[Snapshot], view: JobView, *, events: bool = False
 class _Lines:
     """Plain lines: changes of the state, every fifth step, every evaluation, every warning."""
 
-    def __init__(self, view: JobView, *, all_events: bool) -> None:
+    def __init__(self, view: JobView, console: Console, *, all_events: bool) -> None:
         self._view = view
+        self._console = console
         self._all = all_events
         self._status = ""
 
     def take(self, snapshot: Snapshot) -> None:
         if self._all:
             for event in snapshot.events:
-                note(event_line(event))
+                self._tell(event_line(event))
             return
         for event in snapshot.events:
             if line := self._line(event):
-                note(line)
+                self._tell(line)
         if self._view.status != self._status:
             self._status = self._view.status
-            note(f"{snapshot.job['id']}: {self._status}")
+            self._tell(f"{snapshot.job['id']}: {self._status}")
+
+    def _tell(self, line: str) -> None:
+        self._console.print(escape(line))
 
     def _line(self, event: Json) -> str:
         data: dict[str, Any] = event["data"] or {}
@@ -211,7 +215,7 @@ class _Silent:
 @contextmanager
 def _display(view: JobView, console: Console, events: bool) -> Iterator[_Lines | _Silent]:
     if events or not console.is_terminal or console.is_dumb_terminal:
-        yield _Lines(view, all_events=events)
+        yield _Lines(view, console, all_events=events)
         return
     with Live(view, console=console, refresh_per_second=4):
         yield _Silent()

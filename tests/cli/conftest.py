@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,34 @@ from tests.tiny_model import write_rows
 ROOT = Path(__file__).parents[2]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def grouptune(stack: Any) -> Run:
-    """Runs `grouptune WORDS...` with the installation of the tests in the environment."""
+def start_grouptune(stack: Any) -> Start:
+    """Starts `grouptune WORDS...` with the installation of the tests in the environment; None unsets a variable."""
     environment = os.environ | {"GROUPTUNE_URL": stack.base_url, "GROUPTUNE_API_KEY": stack.api_key}
 
-    def run(*words: object, **changed: str | None) -> "subprocess.CompletedProcess[str]":
+    def start(*words: object, **changed: str | None) -> "subprocess.Popen[str]":
         merged = {name: value for name, value in (environment | changed).items() if value is not None}
         command = [sys.executable, "-m", "app.cli", *map(str, words)]
-        return subprocess.run(command, cwd=ROOT, env=merged, capture_output=True, text=True, timeout=90, check=False)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=ROOT, env=merged, stdout=pipe, stderr=pipe, text=True)
+
+    return start
+
+
+@pytest.fixture
+def grouptune(start_grouptune: Start) -> Run:
+    """Runs `grouptune WORDS...` likewise, to its end."""
+
+    def run(*words: object, **changed: str | None) -> "subprocess.CompletedProcess[str]":
+        with start_grouptune(*words, **changed) as process:
+            try:
+                out, err = process.communicate(timeout=90)
+            finally:
+                process.kill()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return run
 
@@ -34,8 +51,8 @@ def grouptune(stack: Any) -> Run:
 def job_file(tmp_path: Path) -> Callable[..., Path]:
     """Writes a job of two short steps on the model `tiny`, and the data beside it."""
 
-    def write(**hyperparameters: int) -> Path:
-        write_rows(tmp_path / "train.jsonl", 16)
+    def write(*, rows: int = 16, **hyperparameters: int) -> Path:
+        write_rows(tmp_path / "train.jsonl", rows)
         grader = {"type": "math", "reference": "{{item.reference_answer}}"}
         settings = {
             "grader": grader,
@@ -48,3 +65,18 @@ def job_file(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def long_job(grouptune: Run, job_file: Callable[..., Path]) -> Iterator[Callable[[], str]]:
+    """Creates jobs of thousands of steps and returns their ids; the end of the test cancels them."""
+    ids: list[str] = []
+
+    def create() -> str:
+        path = job_file(rows=160, batch_size=1, max_steps=100_000, n_epochs=50)
+        ids.append(grouptune("jobs", "create", "-f", path).stdout.strip())
+        return ids[-1]
+
+    yield create
+    for job_id in ids:  # also after a failure: other tests share the only training slot
+        grouptune("jobs", "cancel", job_id)

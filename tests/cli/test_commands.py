@@ -1,13 +1,20 @@
 """What the commands print, and the exit codes that scripts read."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from app.cli.exits import ExitCode
 from tests.api.jobs import broken_at_17
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, Start
 from tests.tiny_model import write_rows
+
+
+def ids_of(grouptune: Run, noun: str) -> list[str]:
+    """Ids of the jobs or files that the server has, the newest first."""
+    return [str(one["id"]) for one in json.loads(grouptune(noun, "list", "--json").stdout)]
 
 
 def test_upload_prints_the_id_and_the_list_has_it(grouptune: Run, tmp_path: Path) -> None:
@@ -40,22 +47,69 @@ def test_a_job_is_created_waited_for_and_looked_at(grouptune: Run, job_file: Cal
     job = json.loads(grouptune("jobs", "show", job_id, "--json").stdout)
     assert (job["status"], job["progress"]["step"]) == ("succeeded", 2)
     assert f"{job_id}\tsucceeded\t2/2\t" in grouptune("jobs", "list").stdout
-    assert "Step 2/2" in grouptune("jobs", "events", job_id).stdout
     metrics = grouptune("jobs", "metrics", job_id).stdout.splitlines()
     assert metrics[0].startswith("STEP\tLOSS\tREWARD\t")
     assert [line.split("\t")[0] for line in metrics[1:]] == ["1", "2"]
     groups = grouptune("jobs", "groups", job_id, "--step", 1)
     assert {line.split("\t")[0] for line in groups.stdout.splitlines()} == {"SOURCE", "expert", "teacher", "self"}
-    assert job["fine_tuned_model"] in grouptune("models", "list").stdout
+    assert f"{job['fine_tuned_model']}\tfine-tuned\tready" in grouptune("models", "list").stdout
+    unknown = grouptune("jobs", "metrics", job_id, "--names", "loss,nope")
+    assert unknown.returncode == ExitCode.error
+    assert "has no nope; it has: " in unknown.stderr
+
+    def as_json(*words: str) -> Any:
+        return json.loads(grouptune(*words, "--json").stdout)
+
+    assert as_json("jobs", "events", job_id)[-1]["message"] == "The job has successfully completed"
+    assert len(as_json("jobs", "metrics", job_id)["series"]["loss"]) == 2
+    assert as_json("files", "report", job["training_file"])["report"]["rows"] == 16
 
 
-def test_a_cancelled_job_and_an_impatient_wait_have_codes_of_their_own(
-    grouptune: Run, job_file: Callable[..., Path]
+def test_a_failed_job_says_why_and_has_a_code_of_its_own(grouptune: Run, job_file: Callable[..., Path]) -> None:
+    done = grouptune("jobs", "create", "-f", job_file(max_length=16), "--wait", "--json")
+    assert done.returncode == ExitCode.job_failed, done.stderr
+    job = json.loads(done.stdout)
+    assert job["status"] == "failed"
+    assert job["error"]["message"] in done.stderr
+    assert "warn: line 1: dropped" in done.stderr
+
+
+def test_a_job_is_paused_resumed_and_cancelled_and_whoever_waits_is_told(
+    grouptune: Run, start_grouptune: Start, long_job: Callable[[], str]
 ) -> None:
-    job_id = grouptune("jobs", "create", "-f", job_file(max_steps=100_000, n_epochs=50)).stdout.strip()
-    assert grouptune("jobs", "wait", job_id, "--timeout", "1s").returncode == ExitCode.timeout
-    assert grouptune("jobs", "cancel", job_id).returncode == ExitCode.ok
-    assert grouptune("jobs", "wait", job_id).returncode == ExitCode.job_cancelled
+    running, queued = long_job(), long_job()
+    assert grouptune("jobs", "pause", queued).stderr == f"{queued} is paused\n"
+    assert grouptune("jobs", "resume", queued).stderr == f"{queued} is queued\n"
+    impatient = grouptune("jobs", "wait", queued, "--timeout", "1s")
+    assert (impatient.returncode, impatient.stdout) == (ExitCode.timeout, f"{queued}\n")
+    with (
+        start_grouptune("jobs", "wait", running) as detached,
+        start_grouptune("jobs", "wait", queued, "--cancel-on-interrupt") as cancelling,
+    ):
+        for process, job_id, said in (
+            (detached, running, f"Detached; {running} goes on. Come back with: grouptune jobs wait {running}\n"),
+            (cancelling, queued, f"Cancelled {queued}.\n"),
+        ):
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith(f"{job_id}: ")  # it waits now
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == ExitCode.interrupted
+            assert process.stderr.read().endswith(said)
+    assert grouptune("jobs", "wait", queued).returncode == ExitCode.job_cancelled
+    assert grouptune("jobs", "cancel", running).returncode == ExitCode.ok
+    again = grouptune("jobs", "cancel", running)
+    assert again.returncode == ExitCode.error
+    assert "nothing to cancel" in again.stderr
+
+
+def test_a_job_with_a_broken_file_is_never_created(grouptune: Run, job_file: Callable[..., Path]) -> None:
+    path = job_file()
+    path.with_name("train.jsonl").write_bytes(broken_at_17())
+    before = ids_of(grouptune, "jobs")
+    done = grouptune("jobs", "create", "-f", path, "--wait")
+    assert (done.returncode, done.stdout) == (ExitCode.error, "")
+    assert "train.jsonl: line 17: " in done.stderr
+    assert ids_of(grouptune, "jobs") == before
 
 
 def test_a_refused_job_names_the_field(grouptune: Run, job_file: Callable[..., Path]) -> None:
@@ -78,12 +132,12 @@ def test_a_job_file_that_is_no_yaml_is_told_with_line_and_column(grouptune: Run,
 def test_a_missing_training_file_uploads_nothing(grouptune: Run, job_file: Callable[..., Path]) -> None:
     path = job_file()
     path.with_name("train.jsonl").unlink()
-    before = grouptune("files", "list").stdout
+    before = ids_of(grouptune, "files")
     done = grouptune("jobs", "create", "-f", path)
     assert done.returncode == ExitCode.error
     assert "train.jsonl" in done.stderr
     assert "(training_file)" in done.stderr
-    assert grouptune("files", "list").stdout == before
+    assert ids_of(grouptune, "files") == before
 
 
 def test_who_cannot_reach_or_enter_the_server_is_told_how(grouptune: Run, tmp_path: Path) -> None:

@@ -54,13 +54,22 @@ def test_the_api_takes_the_demo_job() -> None:
 
 
 def test_the_outcome_says_before_and_after_in_json_and_on_the_terminal() -> None:
-    outcome = Outcome(JOB, seed=7, seconds=125.0, adapter=Path("/state/storage/jobs/ftjob-1/a1/adapter"))
+    outcome = Outcome(JOB, seed=7, seconds=125.0, adapter=Path(f"/{'state/' * 15}jobs/ftjob-1/a1/adapter"))
     told = json.loads(json.dumps(outcome.to_json()))
     assert (told["before"]["accuracy"], told["after"]["accuracy"], told["seed"]) == (0.1, 0.75, 7)
     assert told["samples"][0]["after"] == {"response": "It is 65.", "reward": 1.0}
     console = Console(file=StringIO(), width=80)
-    print_outcome(outcome, "http://127.0.0.1:8000/v1", console)
+    print_outcome(outcome, "http://127.0.0.1:8000/v1", " --state-dir /state", console)
     assert isinstance(console.file, StringIO)
     shown = console.file.getvalue()
-    for part in ("10%", "75%", "It is 65.", "/a1/adapter", "http://127.0.0.1:8000/v1", JOB["fine_tuned_model"]):
+    assert f"adapter  {outcome.adapter}\n" in shown, "a path must stay in one piece"
+    for part in (
+        "10%",
+        "75%",
+        "It is 65.",
+        "/a1/adapter",
+        "http://127.0.0.1:8000/v1",
+        JOB["fine_tuned_model"],
+        "ftjob-1 --step 1 --state-dir /state",
+    ):
         assert part in shown

@@ -1,33 +1,89 @@
-"""`grouptune up` as a process: what it prints, what Ctrl-C leaves, what the next start finds."""
+"""`grouptune demo` and `grouptune up` as processes: what they print, what they leave, what the next start finds."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import psutil
+import pytest
 from openai import OpenAI
+from openai.types.fine_tuning import FineTuningJob
 
-from tests.local.conftest import assert_all_end, family, state_dir
+from app.cli import demo_data
+from tests.local.conftest import assert_all_end, family, used_state_dir
 from tests.tiny_model import write_rows
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
+MARK = "GROUPTUNE_TEST_MARK"
 
-__all__ = ["state_dir"]
+__all__ = ["used_state_dir"]
+
+
+class Installation(NamedTuple):
+    """A state directory, and the environment that its processes are known by."""
+
+    state: Path
+    environment: dict[str, str]
+
+    def start(self, *words: str) -> "subprocess.Popen[str]":
+        """`grouptune WORDS...` for this installation."""
+        argv = [sys.executable, "-m", "app.cli", *words, "--state-dir", str(self.state)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(argv, cwd=ROOT, env=self.environment, stdout=pipe, stderr=pipe, text=True)
+
+    def processes(self) -> list[psutil.Process]:
+        """All that run for it, whoever their parents are by now."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            marked = process.environ().get(MARK) == self.environment[MARK]
+            return marked or any(str(self.state) in word for word in process.cmdline())
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return False
+
+
+@pytest.fixture(scope="module")
+def installation(used_state_dir: Path, tiny_models: Path) -> Installation:
+    small = {"GROUPTUNE_MODELS_DIR": str(tiny_models), "GROUPTUNE_TRAINER_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    return Installation(used_state_dir, os.environ | small | {MARK: uuid.uuid4().hex})
+
+
+class Demo(NamedTuple):
+    """What a finished `grouptune demo` wrote."""
+
+    report: dict[str, Any]
+    said: str
+
+
+@pytest.fixture(scope="module")
+def demo(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """The demo on the model `tiny`, run to its end."""
+    path = tmp_path_factory.mktemp("demo") / "report.json"
+    words = ("demo", "--model", "tiny", "--seed", "11", "--json", str(path), "--no-keep")
+    with installation.start(*words) as process:
+        _, said = process.communicate(timeout=110)
+    assert process.returncode == 0, said
+    return Demo(json.loads(path.read_text()), said)
 
 
 @contextmanager
-def up(state: Path) -> Iterator["tuple[subprocess.Popen[str], OpenAI]"]:
+def up(installation: Installation) -> Iterator["tuple[subprocess.Popen[str], OpenAI]"]:
     """A started installation and a client of it; ends with Ctrl-C."""
-    command = [sys.executable, "-m", "app.cli", "up", "--state-dir", str(state)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with installation.start("up") as process:
         assert process.stdout is not None
         assert process.stderr is not None
         try:
             base_url = process.stdout.readline().strip()
-            connection = json.loads((state / "connection.json").read_text())
+            connection = json.loads((installation.state / "connection.json").read_text())
             assert connection["base_url"] == base_url
             assert base_url.endswith("/v1")
             yield process, OpenAI(base_url=base_url, api_key=connection["api_key"])
@@ -39,14 +95,60 @@ def up(state: Path) -> Iterator["tuple[subprocess.Popen[str], OpenAI]"]:
             assert said.endswith("Stopped.\n")
 
 
-def test_ctrl_c_stops_all_of_it_and_a_second_start_finds_its_data(state_dir: Path, tmp_path: Path) -> None:
-    with up(state_dir) as (process, client):
-        assert (state_dir / "connection.json").stat().st_mode & 0o777 == 0o600
+def test_the_demo_tells_what_it_did(demo: Demo, installation: Installation) -> None:
+    for when in ("before", "after"):
+        assert 0 <= demo.report[when]["accuracy"] <= 1
+        assert demo.report[when]["mean_tokens"] > 0
+    assert demo.report["seed"] == 11
+    assert demo.report["fine_tuned_model"].startswith("ft:tiny:default:demo:")
+    assert (Path(demo.report["adapter"]) / "adapter_model.safetensors").stat().st_size > 0
+    # The rows of its own seed, which the server has counted.
+    expected = f"{demo_data.TRAIN_ROWS} rows", f"{demo_data.HELDOUT_ROWS} rows"
+    progress = "held-out problems solved at step 0", "reward", "Held-out problems, never trained on"
+    for part in (*expected, *progress, demo.report["adapter"], demo.report["job_id"], "/v1"):
+        assert part in demo.said, (part, demo.said)
+
+
+@pytest.mark.usefixtures("demo")
+def test_the_demo_leaves_nothing_running(installation: Installation) -> None:
+    eventually(lambda: not installation.processes(), 5)
+    assert not (installation.state / "connection.json").exists()
+
+
+def test_up_finds_what_was_there_and_ctrl_c_stops_all_of_it(
+    demo: Demo, installation: Installation, tmp_path: Path
+) -> None:
+    with up(installation) as (process, client):
+        assert (installation.state / "connection.json").stat().st_mode & 0o777 == 0o600
+        assert client.fine_tuning.jobs.retrieve(demo.report["job_id"]).status == "succeeded"
+        assert demo.report["fine_tuned_model"] in {model.id for model in client.models.list()}
         file = client.files.create(file=write_rows(tmp_path / "rows.jsonl", 4), purpose="fine-tune")
-        everyone = family(process.pid)
-    assert len(everyone) > 6
-    assert_all_end(everyone)
-    assert not (state_dir / "connection.json").exists()
-    with up(state_dir) as (_, client):
-        assert client.files.retrieve(file.id).filename == "rows.jsonl"
         assert client.files.content(file.id).read() == (tmp_path / "rows.jsonl").read_bytes()
+        with installation.start("up") as second:
+            _, refusal = second.communicate(timeout=30)
+        assert second.returncode == 1
+        assert f"in use by process {process.pid}" in refusal
+        assert interrupted_demo_job(installation, client).status == "cancelled"
+        everyone = family(process.pid)
+        assert len(everyone) > 6
+        unseen = [one.cmdline() for one in set(everyone) - set(installation.processes())]
+        # Backends overwrite their environment with their title; they end with the postmaster, which is seen.
+        assert [words for words in unseen if not words[0].startswith("postgres: ")] == [], "the tracking is blind"
+    assert_all_end(everyone)
+    eventually(lambda: not installation.processes(), 5)
+    assert not (installation.state / "connection.json").exists()
+
+
+def interrupted_demo_job(installation: Installation, client: OpenAI) -> FineTuningJob:
+    """The job of a demo that used the running server and was ended by Ctrl-C."""
+    with installation.start("demo", "--model", "tiny") as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"Using the server that runs from {installation.state}\n"
+        for line in process.stderr:
+            if line.startswith("ftjob-"):
+                break
+        process.send_signal(signal.SIGINT)
+        job_id = line.split(":")[0]
+        assert process.stderr.read().endswith(f"Cancelled {job_id}.\n")
+    assert process.returncode == 130
+    return client.fine_tuning.jobs.retrieve(job_id)
