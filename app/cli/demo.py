@@ -98,7 +98,7 @@ def _train(client: Client, directory: Path, model: str, seed: int, pause: Pause,
         with suppress(GrouptuneError):
             # Left alone it would go on at the next start, and the next demo would wait for it.
             client.post(f"/fine_tuning/jobs/{job['id']}/cancel")
-            note(f"Cancelled {job['id']}.")
+            note(f"Cancelling {job['id']}.")
         raise
     if job["status"] != "succeeded":
         reason = (job["error"] or {}).get("message", f"it was {job['status']}")

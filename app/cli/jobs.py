@@ -20,6 +20,8 @@ app = typer.Typer(help="Fine-tuning jobs.", no_args_is_help=True)
 
 SHOWN_METRICS: Final = ("loss", "reward", "gft/expert/reward", "gft/teacher/reward", "gft/self/reward", "eval/accuracy")
 TEXT_COLUMNS: Final = 100
+AFTER_CHANGE: Final = {"cancel": "cancelled", "pause": "paused", "resume": "queued"}
+"""Verb -> the status that it leads to."""
 VALIDATION_SECONDS: Final = 60.0
 _DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
@@ -214,7 +216,10 @@ def resume(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -
 def _change(job_id: str, verb: str, state_dir: Path | None, as_json: bool) -> None:
     with connect(state_dir) as client:
         job = client.post(f"/fine_tuning/jobs/{job_id}/{verb}")
-    note(f"{job['id']} is {job['status']}")
+    target = AFTER_CHANGE[verb]
+    # A worker that trains reads the request at its next step.
+    pending = f"is still {job['status']}, and will be {target} in a moment"
+    note(f"{job['id']} {pending if job['status'] != target else f'is {target}'}.")
     _print_job(job, as_json)
 
 
@@ -244,7 +249,7 @@ def _wait(
     except KeyboardInterrupt:
         if cancel_on_interrupt:
             client.post(f"/fine_tuning/jobs/{job_id}/cancel")
-            note(f"Cancelled {job_id}.")
+            note(f"Cancelling {job_id}.")
         else:
             note(f"Detached; {job_id} goes on. Come back with: grouptune jobs wait {job_id}")
         raise

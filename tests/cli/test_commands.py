@@ -78,8 +78,8 @@ def test_a_job_is_paused_resumed_and_cancelled_and_whoever_waits_is_told(
     grouptune: Run, start_grouptune: Start, long_job: Callable[[], str]
 ) -> None:
     running, queued = long_job(), long_job()
-    assert grouptune("jobs", "pause", queued).stderr == f"{queued} is paused\n"
-    assert grouptune("jobs", "resume", queued).stderr == f"{queued} is queued\n"
+    assert grouptune("jobs", "pause", queued).stderr == f"{queued} is paused.\n"
+    assert grouptune("jobs", "resume", queued).stderr == f"{queued} is queued.\n"
     impatient = grouptune("jobs", "wait", queued, "--timeout", "1s")
     assert (impatient.returncode, impatient.stdout) == (ExitCode.timeout, f"{queued}\n")
     with (
@@ -88,7 +88,7 @@ def test_a_job_is_paused_resumed_and_cancelled_and_whoever_waits_is_told(
     ):
         for process, job_id, said in (
             (detached, running, f"Detached; {running} goes on. Come back with: grouptune jobs wait {running}\n"),
-            (cancelling, queued, f"Cancelled {queued}.\n"),
+            (cancelling, queued, f"Cancelling {queued}.\n"),
         ):
             assert process.stderr is not None
             assert process.stderr.readline().startswith(f"{job_id}: ")  # it waits now
@@ -96,7 +96,8 @@ def test_a_job_is_paused_resumed_and_cancelled_and_whoever_waits_is_told(
             assert process.wait(20) == ExitCode.interrupted
             assert process.stderr.read().endswith(said)
     assert grouptune("jobs", "wait", queued).returncode == ExitCode.job_cancelled
-    assert grouptune("jobs", "cancel", running).returncode == ExitCode.ok
+    assert f"{running} is still running, and will be cancelled" in grouptune("jobs", "cancel", running).stderr
+    assert grouptune("jobs", "wait", running).returncode == ExitCode.job_cancelled
     again = grouptune("jobs", "cancel", running)
     assert again.returncode == ExitCode.error
     assert "nothing to cancel" in again.stderr
