@@ -68,7 +68,7 @@ def test_an_upload_becomes_a_model_once_however_often_workers_are_rung(plant: Pl
         file = session.get_one(File, job.training_file)
         assert (file.status, file.claimed_until) == (FileStatus.processed, None)
         assert (file.status_details or "").startswith("8 rows")
-        assert [metric.step for metric in queries.list_metrics(session, good)] == [0, 1, 2, 3]
+        assert [metric.step for metric in queries.list_metrics(session, good)] == [1, 2, 3]
         assert len(queries.list_groups(session, good, step=3)) == 2
         assert len(queries.latest_checkpoints(session, good)) == 2
     adapter = plant.store.list(f"jobs/{good}/a1/adapter")
@@ -96,7 +96,7 @@ def test_a_killed_worker_takes_its_children_along_and_another_goes_on(plant: Pla
     assert (first.worker, first.outcome) == (owner, AttemptOutcome.lost_lease)
     assert second.worker != owner
     assert second.resumed_from_step >= 20
-    assert steps == list(range(201)) == list(range(job.step + 1))
+    assert steps == list(range(1, 201)) == list(range(1, job.step + 1))
 
 
 def test_a_lost_message_costs_a_sweep_and_a_drain_costs_no_step(plant: Plant) -> None:
@@ -114,5 +114,5 @@ def test_a_lost_message_costs_a_sweep_and_a_drain_costs_no_step(plant: Plant) ->
     assert outcomes(plant, job_id) == [AttemptOutcome.drained]
     with plant.database.transaction() as session:
         assert queries.latest_checkpoints(session, job_id)[0].step == job.step
-        assert [m.step for m in queries.list_metrics(session, job_id)] == list(range(job.step + 1))
+        assert [m.step for m in queries.list_metrics(session, job_id)] == list(range(1, job.step + 1))
     assert not trainers(job_id)
