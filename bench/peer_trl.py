@@ -53,6 +53,7 @@ def _grpo(case: Case, model: Any, tokenizer: Any, checkpointing: bool) -> Any:
         gradient_checkpointing=checkpointing,
         report_to="none",
         save_strategy="no",
+        use_cpu=not torch.cuda.is_available(),
     )
     return GRPOTrainer(
         model=model,
@@ -70,6 +71,7 @@ def _sft(model: Any, tokenizer: Any, checkpointing: bool) -> Any:
         gradient_checkpointing=checkpointing,
         report_to="none",
         save_strategy="no",
+        use_cpu=not torch.cuda.is_available(),
     )
     data = Dataset.from_list([{"prompt": "x", "completion": "y"}])
     return SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer, peft_config=LORA)
