@@ -86,7 +86,7 @@ def demo_job(training_file: str, validation_file: str, seed: int) -> dict[str, A
                     "answer": "last_number",
                 },
                 "group": {"expert": 1, "teacher": 3, "self": 4},
-                # Cooler than 1: a model this small wanders off at 1, and most of its group would teach nothing.
+                # Cooler than 1, where many rollouts of a model this small were seen to be gibberish.
                 "sampling": {"temperature": 0.7, "max_tokens": 64},
                 "hyperparameters": {
                     "batch_size": 8,

@@ -74,7 +74,7 @@ class _Fused:
         a: Any = layer.lora_A[adapter].weight
         b: Any = layer.lora_B[adapter].weight
         cast = self._in_precision(x.dtype, a, b)
-        if not torch.is_grad_enabled():  # sampling: autograd's bookkeeping would be a tenth of a decoding step
+        if not torch.is_grad_enabled():  # sampling needs none of autograd's bookkeeping
             y_N_O, _ = _product(x.reshape(-1, x.shape[-1]), base.weight, base.bias, cast[0], cast[1])
             return y_N_O.view(*x.shape[:-1], -1)
         product: Tensor = _LoraProduct.apply(x, base.weight, base.bias, a, b, cast)
