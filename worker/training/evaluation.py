@@ -2,7 +2,9 @@
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Final
 
 import torch
@@ -11,6 +13,7 @@ from app.core.graders.run import Grade, GraderPool, Sample
 from app.core.spec.job import Evaluation, Sampling
 from app.core.spec.reports import Evaluated
 from worker.training.batching import pack
+from worker.training.head import token_logprobs
 from worker.training.rollout import Sampler, generator
 from worker.training.tokenize import ChatTokenizer
 from worker.training.types import Completion, Prompt
@@ -29,6 +32,20 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
     2021, arXiv 2107.03374): 1 - C(n - c, k) / C(n, k).
     """
     return 1.0 - math.comb(samples - passed, k) / math.comb(samples, k)
+
+
+@dataclass
+class _Scored:
+    """A response, and what the policy makes of each of its tokens once it has been scored."""
+
+    ids: tuple[int, ...]
+    temperature: float
+    logprobs: Sequence[float] = ()
+    entropies: Sequence[float] = ()
+
+
+_Rows = Sequence[tuple[tuple[int, ...], Sequence[_Scored]]]
+"""Prompts with their responses."""
 
 
 class Evaluator:
@@ -62,14 +79,26 @@ class Evaluator:
         self.pool = pool
         self.seed = seed
         self.token_budget = token_budget
-        self._base: tuple[list[Completion], list[float]] | None = None
+        self._base: tuple[list[Completion], float] | None = None
 
     def evaluate(self, step: int) -> Evaluated:
         """All values and a few answers to look at; `best` is left for the caller to decide."""
-        values = {"eval/loss": self._loss(), "eval/forward_kl": self._forward_kl()}
+        of_base, base_logprob = self._base_answers()
+        completions = [drawn[0] for drawn in self._sample(self.prompts, 1, None)] if self.pool else []
+        experts = [
+            None if one.expert is None else _Scored(self.tokenizer.response_ids(one.expert), 1.0)
+            for one in self.prompts
+        ]
+        answers = [_Scored(one.ids, self.sampling.temperature) for one in completions]
+        base = [_Scored(one.ids, self.sampling.temperature) for one in of_base]
+        # All that is said about a row is scored in one pass over its prompt.
+        self._score([[one for one in row if one] for row in zip_longest(experts, answers, base)])
+        values = {
+            "eval/loss": _mean_nll([one for one in experts if one]),
+            "eval/forward_kl": base_logprob - _mean_logprob(base),
+        }
         if self.pool is None:
             return Evaluated(step=step, values=values)
-        completions = [drawn[0] for drawn in self._sample(self.prompts, 1, None)]
         grades = self._grade(self.pool, list(zip(self.prompts, completions, strict=True)))
         rewards = [grade.reward for grade in grades]
         graded = [reward for reward in rewards if reward is not None]
@@ -79,7 +108,7 @@ class Evaluator:
             "eval/grader_errors": float(len(rewards) - len(graded)),
             "eval/mean_length": statistics.fmean(len(one.ids) for one in completions),
             "eval/clipped_ratio": statistics.fmean(0.0 if one.finished else 1.0 for one in completions),
-            "eval/entropy": self._entropy(completions),
+            "eval/entropy": statistics.fmean(entropy for one in answers for entropy in one.entropies),
             **self._pass_values(self.pool),
         }
         shown = list(zip(self.prompts, completions, rewards, strict=True))[:SAMPLES_SHOWN]
@@ -103,47 +132,48 @@ class Evaluator:
         ks = sorted({1 << power for power in range(count.bit_length())} | {count})
         return {f"eval/pass@{k}": statistics.fmean(pass_at_k(count, one, k) for one in passed) for k in ks}
 
-    def _loss(self) -> float | None:
-        shown = [(p, self.tokenizer.response_ids(p.expert)) for p in self.prompts if p.expert is not None]
-        if not shown:
-            return None
-        scores = self._score([prompt for prompt, _ in shown], [ids for _, ids in shown], temperature=1.0)
-        return -statistics.fmean(logprob for logprobs, _ in scores for logprob in logprobs)
-
-    def _entropy(self, completions: Sequence[Completion]) -> float:
-        scores = self._score(self.prompts, [one.ids for one in completions], self.sampling.temperature)
-        return statistics.fmean(entropy for _, entropies in scores for entropy in entropies)
-
-    def _forward_kl(self) -> float:
-        prompts = self.prompts[:BASE_SAMPLES]
+    def _base_answers(self) -> tuple[list[Completion], float]:
+        """The base model's answers to the first prompts and the log p it gives them, a token."""
         if self._base is None:
+            prompts = self.prompts[:BASE_SAMPLES]
             # Drawn again when a run resumes: the draws depend on the seed alone, and the base model never changes.
             with self.policy.base_only():
                 drawn = [one[0] for one in self._sample(prompts, 1, generator(self.seed, _BASE_STREAM))]
-                self._base = drawn, self._log_likelihoods(prompts, drawn)
-        completions, of_base = self._base
-        of_policy = self._log_likelihoods(prompts, completions)
-        tokens = sum(len(one.ids) for one in completions)
-        return (sum(of_base) - sum(of_policy)) / tokens
-
-    def _log_likelihoods(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
-        scores = self._score(prompts, [one.ids for one in completions], self.sampling.temperature)
-        return [sum(logprobs) for logprobs, _ in scores]
+                scored = [_Scored(one.ids, self.sampling.temperature) for one in drawn]
+                self._score([[one] for one in scored])
+            self._base = drawn, _mean_logprob(scored)
+        return self._base
 
     @torch.no_grad()
-    def _score(
-        self, prompts: Sequence[Prompt], responses: Sequence[tuple[int, ...]], temperature: float
-    ) -> Iterator[tuple[list[float], list[float]]]:
-        """Log p and entropy of each token of each response, in order."""
-        pairs = [(prompt.ids, [ids]) for prompt, ids in zip(prompts, responses, strict=True)]
-        longest = max(len(prompt) + len(answers[0]) for prompt, answers in pairs)
-        at_once = max(1, self.token_budget // longest)
-        for start in range(0, len(pairs), at_once):
-            part = pairs[start : start + at_once]
-            logprobs_N, entropies_N = self.policy.logprobs(pack(part, self.policy.device), temperature)
-            sizes = [len(answers[0]) for _, answers in part]
-            for logprobs, entropies in zip(logprobs_N.split(sizes), entropies_N.split(sizes), strict=True):
-                yield logprobs.tolist(), entropies.tolist()
+    def _score(self, responses: Sequence[Sequence[_Scored]]) -> None:
+        """Fills in log p and entropy of each token of these responses to the first, second, ... prompt."""
+        rows: _Rows = [
+            (prompt.ids, several) for prompt, several in zip(self.prompts, responses, strict=False) if several
+        ]
+        while rows:
+            part, rows = self._within_budget(rows)
+            packed = pack([(prompt, [one.ids for one in several]) for prompt, several in part], self.policy.device)
+            scored = [one for _, several in part for one in several]
+            places = torch.arange(len(packed.tokens_N), device=self.policy.device).split(
+                [len(one.ids) for one in scored]
+            )
+            states_N_H = self.policy.predicting_states(packed)
+            for temperature in {one.temperature for one in scored}:
+                mine = [i for i, one in enumerate(scored) if one.temperature == temperature]
+                index = torch.cat([places[i] for i in mine])
+                scores = token_logprobs(states_N_H[index], self.policy.head, packed.tokens_N[index], temperature)
+                sizes = [len(places[i]) for i in mine]
+                for i, logprobs, entropies in zip(mine, *(score.split(sizes) for score in scores), strict=True):
+                    scored[i].logprobs, scored[i].entropies = logprobs.tolist(), entropies.tolist()
+
+    def _within_budget(self, rows: _Rows) -> tuple[_Rows, _Rows]:
+        """As many of the rows as fit into a pass, at least one, and the others."""
+        tokens = 0
+        for count, (prompt, several) in enumerate(rows):
+            tokens += len(prompt) + sum(len(one.ids) for one in several)
+            if count and tokens > self.token_budget:
+                return rows[:count], rows[count:]
+        return rows, []
 
     def _shown(self, prompt: Prompt, completion: Completion, reward: float | None) -> dict[str, Any]:
         return {
@@ -157,3 +187,11 @@ class Evaluator:
 
 def _passes(grade: Grade) -> bool:
     return grade.reward is not None and grade.reward >= PASSING_REWARD
+
+
+def _mean_logprob(scored: Sequence[_Scored]) -> float:
+    return statistics.fmean(logprob for one in scored for logprob in one.logprobs)
+
+
+def _mean_nll(scored: Sequence[_Scored]) -> float | None:
+    return -_mean_logprob(scored) if scored else None

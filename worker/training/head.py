@@ -26,9 +26,13 @@ class Head:
         if self.weight_V_H.requires_grad:
             raise ValueError("the output head is trained; its gradient would silently be missing")
 
+    def product(self, hidden_N_H: Tensor) -> Tensor:
+        """h W^T, [N, V]."""
+        return hidden_N_H @ self.weight_V_H.T
+
     def logits(self, hidden_N_H: Tensor, precision: torch.dtype) -> Tensor:
         """[N, V] in `precision`, a tensor of its own."""
-        logits_N_V = (hidden_N_H @ self.weight_V_H.T).to(precision)
+        logits_N_V = self.product(hidden_N_H).to(precision)
         if self.scale != 1:
             logits_N_V *= self.scale
         return logits_N_V if self.softcap is None else self.softcap * torch.tanh(logits_N_V / self.softcap)
@@ -54,10 +58,10 @@ class _FrozenHead(torch.autograd.Function):
             slope = None if head.softcap is None else 1 - (logits / head.softcap) ** 2
             if temperature != 1:
                 logits /= temperature
-            logsumexp = logits.logsumexp(-1, keepdim=True)
-            logprobs_N[part] = (logits.gather(-1, tokens.unsqueeze(-1)) - logsumexp).squeeze(-1)
-            probabilities = (logits - logsumexp).exp_()
-            entropies_N[part] = logsumexp.squeeze(-1) - _mean_logit(probabilities, logits)
+            logprobs = logits.log_softmax(-1)
+            logprobs_N[part] = logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+            probabilities = torch.exp(logprobs, out=logits)  # the logits' memory is warm, and done with
+            entropies_N[part] = _entropy(probabilities, logprobs)
             if gradient_N_H is not None:
                 chosen = weight_V_H[tokens]
                 if slope is not None:
@@ -76,12 +80,12 @@ class _FrozenHead(torch.autograd.Function):
         return gradient_N_H * gradients[0].unsqueeze(-1).to(gradient_N_H.dtype), None, None, None
 
 
-def _mean_logit(probabilities_N_V: Tensor, logits_N_V: Tensor) -> Tensor:
-    """Expected logit of each row; tokens that the model forbids (-inf) have no share in it."""
-    mean_N: Tensor = torch.linalg.vecdot(probabilities_N_V, logits_N_V)
+def _entropy(probabilities_N_V: Tensor, logprobs_N_V: Tensor) -> Tensor:
+    """Of each row; tokens that the model forbids (log p = -inf) have no share in it."""
+    mean_N: Tensor = torch.linalg.vecdot(probabilities_N_V, logprobs_N_V)
     if mean_N.isnan().any():
-        mean_N = torch.linalg.vecdot(probabilities_N_V, logits_N_V.nan_to_num(neginf=0.0))
-    return mean_N
+        mean_N = torch.linalg.vecdot(probabilities_N_V, logprobs_N_V.nan_to_num(neginf=0.0))
+    return -mean_N
 
 
 def token_logprobs(hidden_N_H: Tensor, head: Head, tokens_N: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

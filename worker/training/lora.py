@@ -7,7 +7,9 @@ backward pass; here x and x A^T are all that is kept. Parameters, file format an
 quantised bases) stay PEFT's.
 """
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
@@ -56,7 +58,17 @@ class _LoraProduct(torch.autograd.Function):
         return x_gradient, None, None, a_gradient, b_gradient, None
 
 
-class _Fused:
+class Parts(NamedTuple):
+    """The matrices of a layer, the adapter's in the base's precision and None while it is disabled."""
+
+    weight_O_I: Tensor
+    bias_O: Tensor | None
+    down_R_I: Tensor | None
+    up_O_R: Tensor | None
+    """s B."""
+
+
+class Fused:
     """A PEFT layer's forward, fused; holds the adapter in the base's precision until the adapter changes."""
 
     def __init__(self, layer: LoraLinear, adapter: str) -> None:
@@ -64,8 +76,32 @@ class _Fused:
         self._adapter = adapter
         self._unfused = layer.forward
         self._cast: tuple[tuple[int, int], tuple[Tensor, Tensor, float]] | None = None
+        self._answers: tuple[Callable[[Tensor, int], Tensor], int] | None = None
+
+    @contextmanager
+    def answered_by(self, product: Callable[[Tensor, int], Tensor], index: int) -> Iterator[None]:
+        """Within it `product(x, index)` is this layer's output."""
+        self._answers = product, index
+        try:
+            yield
+        finally:
+            self._answers = None
+
+    def parts(self, dtype: torch.dtype) -> Parts:
+        """What the layer computes with, for inputs of `dtype`."""
+        layer, adapter = self._layer, self._adapter
+        base: Any = layer.get_base_layer()
+        if layer.disable_adapters:
+            return Parts(base.weight, base.bias, None, None)
+        a: Any = layer.lora_A[adapter].weight
+        b: Any = layer.lora_B[adapter].weight
+        down_R_I, up_O_R, _ = self._in_precision(dtype, a, b)
+        return Parts(base.weight, base.bias, down_R_I, up_O_R)
 
     def __call__(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        if self._answers is not None:
+            product, index = self._answers
+            return product(x, index)
         layer, adapter = self._layer, self._adapter
         if layer.disable_adapters or layer.merged:
             unfused: Tensor = self._unfused(x, *arguments, **options)
@@ -77,8 +113,8 @@ class _Fused:
         if not torch.is_grad_enabled():  # sampling needs none of autograd's bookkeeping
             y_N_O, _ = _product(x.reshape(-1, x.shape[-1]), base.weight, base.bias, cast[0], cast[1])
             return y_N_O.view(*x.shape[:-1], -1)
-        product: Tensor = _LoraProduct.apply(x, base.weight, base.bias, a, b, cast)
-        return product
+        result: Tensor = _LoraProduct.apply(x, base.weight, base.bias, a, b, cast)
+        return result
 
     def _in_precision(self, dtype: torch.dtype, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, float]:
         # torch counts the in-place changes of a tensor; the optimiser and a restored checkpoint both make some.
@@ -95,9 +131,14 @@ def fuse(model: nn.Module, adapter: str = "default") -> int:
     fused = 0
     for layer in list(model.modules()):
         if type(layer) is LoraLinear and _is_plain(layer, adapter):
-            layer.forward = _Fused(layer, adapter)  # type: ignore[method-assign] # shadowing it is the point
+            layer.forward = Fused(layer, adapter)  # type: ignore[method-assign] # shadowing it is the point
             fused += 1
     return fused
+
+
+def fused_layers(model: nn.Module) -> dict[nn.Module, Fused]:
+    """The layers that `fuse` changed, and what they do now."""
+    return {layer: layer.forward for layer in model.modules() if isinstance(layer.forward, Fused)}
 
 
 def _is_plain(layer: LoraLinear, adapter: str) -> bool:

@@ -80,10 +80,13 @@ class Policy:
         disabled: AbstractContextManager[None] = self.model.disable_adapter()
         return disabled
 
+    def predicting_states(self, batch: Packed) -> Tensor:
+        """The hidden states [N, H] that predict each trained token."""
+        return self.packed_hidden(batch).index_select(0, batch.predictor_N)
+
     def logprobs(self, batch: Packed, temperature: float) -> tuple[Tensor, Tensor]:
         """Log p of each trained token and the entropy of its distribution, both [N], at a sampling temperature."""
-        states_N_H = self.packed_hidden(batch).index_select(0, batch.predictor_N)
-        return token_logprobs(states_N_H, self.head, batch.tokens_N, temperature)
+        return token_logprobs(self.predicting_states(batch), self.head, batch.tokens_N, temperature)
 
     @torch.no_grad()
     def verify(self) -> None:
