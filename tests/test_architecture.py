@@ -87,7 +87,7 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "typer": "app.cli",
         "rich": "app.cli",
         "yaml": "app.cli",
-        "httpx": "app.client app.cli app.local app.core.models",
+        "httpx": "app.client app.cli app.local app.core.models worker.training.vllm_client",
         # values, configuration, logs
         "pydantic": "app worker worker.training",
         "pydantic_core": "app.api",

@@ -1,4 +1,7 @@
-"""Supervises one claimed job to the end of this attempt. The training is a subprocess without secrets."""
+"""Supervises one claimed job to the end of this attempt.
+
+The training is a subprocess that gets no secret but the rollout server's key, if there is one.
+"""
 
 import sys
 import threading

@@ -58,6 +58,7 @@ class Workspace:
         adapter = self._fetch_adapter(inputs.adapter)
         spec = TrainerSpec(
             job_id=self._claim.job_id,
+            attempt=self._claim.epoch,
             spec=self._claim.spec,
             base_model_dir=str(base_model_dir.absolute()),
             adapter_path=str(adapter) if adapter else None,
@@ -66,6 +67,7 @@ class Workspace:
             resume_from=str(resume_from) if resume_from else None,
             threads=settings.trainer_threads,
             processes=settings.trainer_processes,
+            rollout_url=str(settings.rollout_url) if settings.rollout_url else None,
         )
         (self.path / "spec.json").write_text(spec.model_dump_json(by_alias=True, indent=2), encoding="utf-8")
         return damaged

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from platformdirs import user_cache_path, user_data_path
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, HttpUrl
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -38,6 +38,11 @@ class Settings(BaseSettings):
     """Threads of a CPU trainer; 0 takes all cores."""
     trainer_processes: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that train a job together: the number of GPUs that this worker gives to each job."""
+    rollout_url: HttpUrl | None = None
+    """Address of a vLLM server that draws the rollouts (docs/rollouts.md); without one the trainer draws them.
+
+    Its key, if it has one, is in `GROUPTUNE_ROLLOUT_API_KEY`, which the trainer reads itself.
+    """
 
     @cached_property
     def storage_dir(self) -> Path:

@@ -8,6 +8,8 @@ from app.core.files.tables import File
 from app.core.jobs import lifecycle, queries
 from app.core.jobs.states import AttemptOutcome, JobStatus
 from app.core.models.tables import TrainedModel
+from app.core.settings import Settings
+from app.core.spec.job import TrainerSpec
 from tests.waiting import eventually
 from tests.worker.conftest import Bench, Outage
 
@@ -117,6 +119,20 @@ def test_a_trainer_that_fails_silently_is_quoted(bench: Bench) -> None:
 def test_a_dependency_that_is_down_is_waited_for(bench: Bench) -> None:
     job = bench.run("exit:69")
     assert (job.status, job.crashes) == (JobStatus.queued, 0)
+
+
+def test_the_trainer_is_told_the_rollout_server_but_its_key_is_not_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GROUPTUNE_ROLLOUT_URL", "http://vllm:8100/v1")
+    monkeypatch.setenv("GROUPTUNE_ROLLOUT_API_KEY", "s3cr3t")
+    assert str(Settings().rollout_url) == "http://vllm:8100/v1"
+    bench.settings = bench.settings.model_copy(update={"rollout_url": Settings().rollout_url})
+    assert bench.run("train:1").status == JobStatus.succeeded
+    written = (bench.run_dir() / "spec.json").read_text()
+    spec = TrainerSpec.model_validate_json(written)
+    assert (spec.rollout_url, spec.attempt) == ("http://vllm:8100/v1", 1)
+    assert "s3cr3t" not in written
 
 
 def test_success_without_an_adapter_is_a_crash(bench: Bench) -> None:

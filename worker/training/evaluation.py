@@ -14,7 +14,8 @@ from app.core.spec.job import Evaluation, Sampling
 from app.core.spec.reports import Evaluated
 from worker.training.batching import pack
 from worker.training.head import token_logprobs
-from worker.training.rollout import Sampler, generator
+from worker.training.interfaces import RolloutEngine
+from worker.training.rollout import generator
 from worker.training.tokenize import ChatTokenizer
 from worker.training.types import Completion, Prompt
 
@@ -63,7 +64,7 @@ class Evaluator:
         prompts: Sequence[Prompt],
         wanted: Evaluation,
         sampling: Sampling,
-        sampler: Sampler,
+        sampler: RolloutEngine,
         tokenizer: ChatTokenizer,
         pool: GraderPool | None,
         *,

@@ -6,7 +6,8 @@ import numpy as np
 
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import Source
-from worker.training.rollout import Sampler, generator
+from worker.training.interfaces import RolloutEngine
+from worker.training.rollout import generator
 from worker.training.tokenize import ChatTokenizer
 from worker.training.types import Completion, Member, Prompt, PromptGroup
 
@@ -43,7 +44,7 @@ def build_groups(
     prompts: Sequence[Prompt],
     mix: GroupMix,
     sampling: Sampling,
-    sampler: Sampler,
+    sampler: RolloutEngine,
     tokenizer: ChatTokenizer,
     seed: int,
     step: int,

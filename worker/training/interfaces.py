@@ -1,8 +1,14 @@
-"""What the loop asks of the world outside: somewhere to report to, and whether to stop."""
+"""What the loop asks of the world outside: somewhere to report to, whether to stop, and completions of the policy."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
+import torch
+
+from app.core.spec.job import Sampling
 from app.core.spec.reports import Report
+from worker.training.model import Policy
+from worker.training.types import Completion
 
 
 class Reporter(Protocol):
@@ -17,3 +23,14 @@ class StopFlag(Protocol):
 
     def is_set(self) -> bool:
         """Whether the run should checkpoint and stop now."""
+
+
+class RolloutEngine(Protocol):
+    """Draws completions from the policy as it is at that moment, wherever that is computed."""
+
+    policy: Policy
+
+    def sample(
+        self, prompts: Sequence[tuple[int, ...]], count: int, sampling: Sampling, random: torch.Generator | None
+    ) -> list[list[Completion]]:
+        """`count` completions for each prompt, in order. Without `random` decoding is greedy."""

@@ -18,12 +18,12 @@ from worker.training import checkpoints, export, metrics
 from worker.training.batching import DataOrder
 from worker.training.evaluation import Evaluator
 from worker.training.groups import build_groups
-from worker.training.interfaces import Reporter, StopFlag
+from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
 from worker.training.model import Policy
 from worker.training.optimizer import Updater, learning_rate
 from worker.training.resolve import Plan
 from worker.training.rewards import GraderHealth, grade_groups, imitate_groups
-from worker.training.rollout import Sampler, generator
+from worker.training.rollout import generator
 from worker.training.selection import Selection
 from worker.training.tokenize import ChatTokenizer
 from worker.training.types import PromptGroup
@@ -45,7 +45,7 @@ class Run:
     plan: Plan
     policy: Policy
     tokenizer: ChatTokenizer
-    sampler: Sampler
+    sampler: RolloutEngine
     updater: Updater
     order: DataOrder
     pool: GraderPool | None

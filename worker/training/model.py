@@ -1,7 +1,7 @@
 """The policy: a frozen base model with a LoRA adapter, its trunk and its head."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +30,8 @@ class Policy:
         self.model = model
         self.device = device
         self.version = 0
+        self.is_base = False
+        """Within `base_only`: the adapter is off."""
         causal: Any = model.get_base_model()
         self.trunk: Any = causal.base_model
         """Embeddings and layers; returns the last hidden states."""
@@ -75,10 +77,15 @@ class Policy:
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
-    def base_only(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def base_only(self) -> Iterator[None]:
         """Within it the policy is the base model."""
-        disabled: AbstractContextManager[None] = self.model.disable_adapter()
-        return disabled
+        with self.model.disable_adapter():
+            self.is_base = True
+            try:
+                yield
+            finally:
+                self.is_base = False
 
     def predicting_states(self, batch: Packed) -> Tensor:
         """The hidden states [N, H] that predict each trained token."""

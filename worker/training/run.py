@@ -2,9 +2,9 @@
 
 import json
 import os
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 import torch
 import transformers
@@ -14,7 +14,7 @@ from app.core.spec.job import GroupMethod, JobSpec, TrainerSpec
 from app.core.spec.reports import Failed, Message, Report, TrainerExit
 from worker.training.batching import DataOrder
 from worker.training.evaluation import Evaluator
-from worker.training.interfaces import Reporter, StopFlag
+from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
 from worker.training.loop import Run, Stopped
 from worker.training.memory import is_out_of_memory
 from worker.training.model import Policy, load_policy, load_tokenizer
@@ -24,11 +24,15 @@ from worker.training.rollout import Sampler
 from worker.training.selection import Selection
 from worker.training.tokenize import ChatTokenizer, load_prompts
 from worker.training.types import JobFailure, Prompt
+from worker.training.vllm_client import VllmClient
+from worker.training.vllm_sampler import serving
 from worker.training.world import World, join
 
 TOKEN_BUDGET = 4096
 """Packed tokens of a micro-batch."""
 WARNINGS_SHOWN = 20
+ROLLOUT_API_KEY: Final = "GROUPTUNE_ROLLOUT_API_KEY"
+"""Environment variable: keys are not written to spec.json."""
 
 
 def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
@@ -76,8 +80,10 @@ def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter,
         held_out_rows=len(held_out),
         parameters=sum(value.numel() for value in policy.causal.parameters() if not value.requires_grad),
     )
-    sampler = Sampler(policy, tokenizer.end_id, tokenizer.pad_id)
-    with GraderPool(spec.settings.grader) if spec.settings.grader else nullcontext() as pool:
+    with (
+        _sampler(trainer, policy, tokenizer, world, run_dir) as sampler,
+        GraderPool(spec.settings.grader) if spec.settings.grader else nullcontext() as pool,
+    ):
         run = Run(
             trainer=trainer,
             plan=plan,
@@ -100,6 +106,23 @@ def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter,
         run.train()
 
 
+def _sampler(
+    trainer: TrainerSpec, policy: Policy, tokenizer: ChatTokenizer, world: World, run_dir: Path
+) -> AbstractContextManager[RolloutEngine]:
+    """The configured server for jobs that learn from rollouts; what others sample for evaluations needs none."""
+    if trainer.rollout_url is None or trainer.spec.group.self_ == 0:
+        return nullcontext(Sampler(policy, tokenizer.end_id, tokenizer.pad_id))
+    return serving(
+        policy,
+        tokenizer.end_id,
+        VllmClient(trainer.rollout_url, os.environ.get(ROLLOUT_API_KEY)),
+        base_name=Path(trainer.base_model_dir).name,
+        # Each process has an adapter of its own on the server, so that none has to wait for another.
+        run_name=f"{trainer.job_id}-a{trainer.attempt}-r{world.rank}",
+        directory=run_dir / "rollouts",
+    )
+
+
 def _updater(spec: JobSpec, policy: Policy, report: Reporter, world: World) -> Updater:
     def tell(budget: int) -> None:
         report(Message(level="warn", message=f"Out of memory: micro-batches now hold at most {budget} tokens"))
@@ -120,7 +143,7 @@ def _updater(spec: JobSpec, policy: Policy, report: Reporter, world: World) -> U
 
 
 def _evaluator(
-    spec: JobSpec, held_out: list[Prompt], sampler: Sampler, tokenizer: ChatTokenizer, pool: GraderPool | None
+    spec: JobSpec, held_out: list[Prompt], sampler: RolloutEngine, tokenizer: ChatTokenizer, pool: GraderPool | None
 ) -> Evaluator | None:
     if not held_out:
         return None

@@ -94,5 +94,6 @@ def _start(run_dir: Path, rank: int) -> None:
 
 def _end_with(process: "subprocess.Popen[bytes]") -> None:
     # A rank that succeeds or stops as asked does so together with all others; anything else strands them.
-    if process.wait() not in (TrainerExit.succeeded, TrainerExit.stopped):
-        os._exit(1)
+    code = process.wait()
+    if code not in (TrainerExit.succeeded, TrainerExit.stopped):
+        os._exit(max(1, code))  # a rank that knew why it ended keeps its exit code; a signal's number is negative

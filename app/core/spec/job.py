@@ -188,6 +188,8 @@ class TrainerSpec(Frozen):
     """`RUN_DIR/spec.json`: all that the trainer subprocess needs to know; paths are absolute."""
 
     job_id: str
+    attempt: int = 1
+    """Counts the attempts at the job."""
     spec: JobSpec
     base_model_dir: str
     """Directory with config, tokenizer and safetensors of the base model."""
@@ -201,3 +203,5 @@ class TrainerSpec(Frozen):
     """CPU threads of each process; 0 takes all cores."""
     processes: int = 1
     """Processes that share each step's groups, one a GPU."""
+    rollout_url: str | None = None
+    """Address of the vLLM server that draws the rollouts; None draws them in the trainer."""

@@ -67,6 +67,7 @@ class Job:
     base: Path
     method: str = "gft"
     seed: int = 7
+    rollout_url: str | None = None
 
     def write(
         self,
@@ -93,6 +94,7 @@ class Job:
             validation_path=str(held_out),
             resume_from=None if resume_from is None else str(resume_from),
             threads=1,
+            rollout_url=self.rollout_url,
         )
         (self.run_dir / "spec.json").write_text(spec.model_dump_json(by_alias=True), encoding="utf-8")
         return spec

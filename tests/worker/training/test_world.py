@@ -52,6 +52,17 @@ def test_two_processes_have_the_gradient_of_one(llama: Policy, model_directory: 
         assert plain.distance(load_file(tmp_path / f"gradient-{rank}.safetensors"), expected) < 1e-6
 
 
+@pytest.mark.parametrize(("ending", "code"), [("sys.exit(69)", 69), ("os.kill(os.getpid(), 9)", 1)])
+def test_rank_0_ends_with_the_exit_code_of_the_rank_that_failed(ending: str, code: int) -> None:
+    rank = f"import os, sys; {ending}"
+    watcher = f"""
+import subprocess, sys
+from worker.training.world import _end_with
+_end_with(subprocess.Popen([sys.executable, "-c", {rank!r}]))
+"""
+    assert subprocess.run([sys.executable, "-c", watcher], cwd=REPOSITORY, timeout=60, check=False).returncode == code
+
+
 def two(job: Job) -> Job:
     """The job's spec for two processes."""
     path = job.run_dir / "spec.json"

@@ -1,0 +1,178 @@
+"""vLLM's HTTP API, as far as rollouts need it. What may pass is tried again; what will not says what to do about it."""
+
+import time
+from typing import Any, Final, Self, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from app.core.spec.reports import TrainerExit
+from worker.training.types import JobFailure
+
+RETRY_SECONDS: tuple[float, ...] = (1, 2, 4, 8, 15)
+"""Pauses between the tries of a request. A server that stays away longer is waited for in the queue."""
+ANSWER_SECONDS: float = 600
+"""A request may have to wait for its turn behind those of other jobs."""
+CONNECT_SECONDS: Final = 10.0
+CONCURRENT_REQUESTS: Final = 128
+
+_TRANSIENT: Final = frozenset({429, 500, 502, 503, 504})
+_MODELS: Final = "models"
+_LOAD: Final = "load_lora_adapter"
+_UNLOAD: Final = "unload_lora_adapter"
+_COMPLETE: Final = "completions"
+_ADVICE: Final = {
+    _MODELS: "Check GROUPTUNE_ROLLOUT_URL and GROUPTUNE_ROLLOUT_API_KEY.",
+    _LOAD: "It needs VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, --enable-lora, a --max-lora-rank that is not below "
+    "hyperparameters.lora.r, and the worker's state directory at the same path.",
+    _COMPLETE: "Its --max-model-len must hold the longest prompt together with sampling.max_tokens.",
+}
+
+
+class ServedModel(BaseModel):
+    """A base model or an adapter that the server has."""
+
+    id: str
+    root: str | None = None
+    """Where it was loaded from."""
+
+
+class Logprobs(BaseModel):
+    """Log p of the tokens of an answer."""
+
+    token_logprobs: list[float]
+
+
+class Choice(BaseModel):
+    """One answer to a prompt."""
+
+    index: int
+    finish_reason: str
+    logprobs: Logprobs
+    token_ids: list[int] | None = None
+    """With the end token; None from a vLLM before 0.10.2."""
+    prompt_token_ids: list[int] | None = None
+
+
+class Answers(BaseModel):
+    """The answers to one prompt and the name of the model that gave them."""
+
+    model: str
+    choices: list[Choice]
+
+
+class _ModelList(BaseModel):
+    data: list[ServedModel]
+
+
+_Answer = TypeVar("_Answer", bound=BaseModel)
+
+
+class VllmClient:
+    """One server, for any number of threads. A context manager.
+
+    Raises `JobFailure` from every method but `unload`: `dependency_down` for what may pass, else `bad_config`.
+    """
+
+    def __init__(self, url: str, api_key: str | None) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self._http = httpx.Client(
+            base_url=f"{self.url}/v1/",
+            headers={"authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, pool=None),
+            limits=httpx.Limits(max_connections=CONCURRENT_REQUESTS),
+            trust_env=False,  # the operator named this very server; a proxy from the environment may not reach it
+        )
+        self._has_loaded = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def models(self) -> list[ServedModel]:
+        """What the server has, adapters included."""
+        return self._parsed(_ModelList, self._ask(_MODELS)).data
+
+    def load(self, name: str, path: str) -> None:
+        """Makes the adapter of the directory `path` a model called `name`; the server reads the files itself."""
+        # An adapter that the server cannot take is answered with 500. Once it took one of this run, that is not why.
+        transient = _TRANSIENT if self._has_loaded else _TRANSIENT - {500}
+        try:
+            self._ask(_LOAD, {"lora_name": name, "lora_path": path}, transient)
+        except JobFailure as failure:
+            # Refused because it is there: the answer to an earlier try got lost.
+            if failure.exit_code != TrainerExit.bad_config or name not in [model.id for model in self.models()]:
+                raise
+        self._has_loaded = True
+
+    def unload(self, name: str) -> bool:
+        """Whether the server is rid of the adapter called `name` now. Tried once: no run depends on it."""
+        try:
+            answer = self._http.post(_UNLOAD, json={"lora_name": name}, timeout=CONNECT_SECONDS)
+        except httpx.RequestError:
+            return False
+        return answer.is_success or answer.status_code == 404
+
+    def complete(self, request: dict[str, Any]) -> Answers:
+        """The answers to one prompt."""
+        return self._parsed(Answers, self._ask(_COMPLETE, request))
+
+    def unfit(self, why: str) -> JobFailure:
+        """The failure to raise when the server does something else than it must."""
+        return JobFailure(
+            TrainerExit.bad_config, "rollout_server_unfit", f"The rollout server {self.url} cannot be used: {why}"
+        )
+
+    def away(self, why: str) -> JobFailure:
+        """The failure to raise when trying again later may help."""
+        return JobFailure(
+            TrainerExit.dependency_down, "rollout_server_away", f"The rollout server {self.url} is away ({why})"
+        )
+
+    def _ask(
+        self, path: str, body: dict[str, Any] | None = None, transient: frozenset[int] = _TRANSIENT
+    ) -> httpx.Response:
+        trouble = ""
+        for pause in (0, *RETRY_SECONDS):
+            time.sleep(pause)
+            try:
+                answer = self._http.request("GET" if body is None else "POST", path, json=body)
+            except httpx.RequestError as error:
+                trouble = f"{type(error).__name__}: {error}"
+                continue
+            if answer.is_success:
+                return answer
+            if answer.status_code not in transient:
+                raise self._refusal(path, answer)
+            trouble = f"{answer.status_code}: {_words(answer)}"
+        raise self.away(trouble)
+
+    def _refusal(self, path: str, answer: httpx.Response) -> JobFailure:
+        words = f"{path} was answered with {answer.status_code}: {_words(answer)}"
+        if path == _COMPLETE and answer.status_code == 404:
+            return self.away(f"it has lost the adapter, so it was restarted; {words}")
+        return JobFailure(
+            TrainerExit.bad_config,
+            "rollout_server_refused",
+            f"The rollout server {self.url} refused: {words.rstrip('.')}. {_ADVICE[path]}",
+        )
+
+    def _parsed(self, kind: type[_Answer], answer: httpx.Response) -> _Answer:
+        try:
+            return kind.model_validate_json(answer.content)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise self.unfit(f"its answer is not vLLM's ({where}: {first['msg']})") from error
+
+
+def _words(answer: httpx.Response) -> str:
+    """What the server says is wrong, in the envelope of vLLM, of an older vLLM, of FastAPI, or in none."""
+    try:
+        body = answer.json()
+    except ValueError:
+        return answer.text[:500]
+    error = body.get("error", body) if isinstance(body, dict) else body
+    return str(error.get("message", error.get("detail", error)) if isinstance(error, dict) else error)
