@@ -1,8 +1,9 @@
-"""Attention over groups that share their prompt, plugged into transformers' attention interface.
+"""Attention over a tree of shared prefixes, plugged into transformers' attention interface.
 
-A packed batch holds each prompt once, then the responses to it, all in one row of tokens: everything but attention
-works on tokens one by one, so a prompt's share of the forward and backward pass is paid once a group instead of once
-a member. In attention a response sees its own group's prompt and its own earlier tokens, nothing else.
+A packed batch is one row of tokens: what all prompts begin with (a system prompt, the template's head), then the rest
+of each prompt, then the responses. Everything but attention works on tokens one by one, so what is shared is paid once
+in the forward and backward pass. In attention a token sees its own segment up to itself and the segments that it
+continues, nothing else.
 """
 
 from collections.abc import Sequence
@@ -21,85 +22,81 @@ SMALL_SCORES: Final = 256 * 1024
 their fused kernel; above it the fused kernel's memory, which does not grow with the scores, counts more."""
 
 
+Span = tuple[int, int]
+"""First token and length."""
+
+
 @dataclass(frozen=True)
-class SharedPrefix:
-    """Where the tokens of a packed batch are: G prompts one after another, then M responses one after another.
+class Segment:
+    """Tokens of a packed batch, one after another, that continue the tokens of `prefix`."""
+
+    span: Span
+    prefix: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True)
+class Level:
+    """N segments, none of which continues another, padded to L tokens and P tokens of prefix.
 
     Gathered copies are padded on the right with token 0, whose contribution is masked or dropped.
     """
 
-    prompt_index_G_P: Tensor
-    prompt_slots: Tensor
-    """Positions in [G * P] of the real prompt tokens, in packed order."""
-    response_index_M_R: Tensor
-    response_slots: Tensor
-    """Positions in [M * R] of the real response tokens, in packed order."""
-    prefix_index_M_P: Tensor
-    """Each response's prompt."""
-    prefix_length_M: Tensor
-    _masks: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    index_N_L: Tensor
+    slots: Tensor
+    """Places in [N * L] of the real tokens, in packed order."""
+    prefix_index_N_P: Tensor
+    prefix_length_N: Tensor
+    _masks: dict[int | None, Tensor] = field(default_factory=dict)
 
-    def masks(self, window: int | None) -> tuple[Tensor, Tensor]:
-        """Who may see whom, True for yes: prompts [1, 1, P, P] and responses [M, 1, R, P + R].
+    def mask(self, window: int | None) -> Tensor:
+        """Who may see whom, True for yes, [N, 1, L, P + L], or [1, 1, L, L] without prefixes.
 
         With a sliding `window` only the last `window` positions are visible, the token itself included.
         """
         if window not in self._masks:
-            self._masks[window] = self._prompt_mask(window), self._response_mask(window)
+            self._masks[window] = self._mask(window)
         return self._masks[window]
 
-    def _prompt_mask(self, window: int | None) -> Tensor:
-        at = torch.arange(self.prompt_index_G_P.shape[1], device=self.prompt_index_G_P.device)
-        distance_P_P = at.unsqueeze(1) - at
-        seen = distance_P_P >= 0 if window is None else (distance_P_P >= 0) & (distance_P_P < window)
-        return seen[None, None]
-
-    def _response_mask(self, window: int | None) -> Tensor:
-        device = self.prefix_length_M.device
-        prefix, length = self.prefix_index_M_P.shape[1], self.response_index_M_R.shape[1]
-        of_prompt, of_response = torch.arange(prefix, device=device), torch.arange(length, device=device)
-        lengths_M_1_1 = self.prefix_length_M[:, None, None]
-        members = len(self.prefix_length_M)
-        query_M_R_1 = lengths_M_1_1 + of_response[None, :, None]
-        key_M_1_L = torch.cat([of_prompt.expand(members, -1), self.prefix_length_M[:, None] + of_response], 1)[:, None]
-        real_M_1_L = torch.cat([of_prompt < lengths_M_1_1, of_response.expand(members, 1, -1) >= 0], 2)
-        distance = query_M_R_1 - key_M_1_L
-        seen = real_M_1_L & (distance >= 0)
-        return (seen if window is None else seen & (distance < window)).unsqueeze(1)
+    def _mask(self, window: int | None) -> Tensor:
+        device = self.index_N_L.device
+        width = self.prefix_index_N_P.shape[1]
+        lengths_N_1 = self.prefix_length_N[:, None] if width else torch.zeros(1, 1, dtype=torch.long, device=device)
+        own_1_L = torch.arange(self.index_N_L.shape[1], device=device)[None]
+        before_1_P = torch.arange(width, device=device)[None]
+        position_N_L = lengths_N_1 + own_1_L
+        key_N_K = torch.cat([before_1_P.expand(len(lengths_N_1), -1), position_N_L], 1)
+        real_N_K = torch.cat([before_1_P < lengths_N_1, torch.ones_like(position_N_L, dtype=torch.bool)], 1)
+        distance_N_L_K = position_N_L[:, :, None] - key_N_K[:, None]
+        seen = real_N_K[:, None] & (distance_N_L_K >= 0)
+        return (seen if window is None else seen & (distance_N_L_K < window)).unsqueeze(1)
 
 
-def shared_prefix(prompts: Sequence[int], responses: Sequence[tuple[int, int]], device: torch.device) -> SharedPrefix:
-    """The layout of prompts of these lengths followed by responses of (index of the prompt, length), each positive."""
-    starts, at = [], 0
-    for length in prompts:
-        starts.append(at)
-        at += length
-    prompt_index, prompt_slots = _padded([(start, length) for start, length in zip(starts, prompts, strict=True)])
-    spans = []
-    for _, length in responses:
-        spans.append((at, length))
-        at += length
-    response_index, response_slots = _padded(spans)
-    prefix_index, _ = _padded([(starts[prompt], prompts[prompt]) for prompt, _ in responses])
-    lengths = [prompts[prompt] for prompt, _ in responses]
-    return SharedPrefix(
-        prompt_index.to(device),
-        prompt_slots.to(device),
-        response_index.to(device),
-        response_slots.to(device),
+Layout = tuple[Level, ...]
+"""Where the tokens of a packed batch are: the segments of each level follow one another, level after level."""
+
+
+def level(segments: Sequence[Segment], device: torch.device) -> Level:
+    """The level of these segments, each of at least one token."""
+    index, slots = _padded([(segment.span,) for segment in segments])
+    prefix_index, _ = _padded([segment.prefix for segment in segments])
+    lengths = [sum(length for _, length in segment.prefix) for segment in segments]
+    return Level(
+        index.to(device),
+        slots.to(device),
         prefix_index.to(device),
         torch.tensor(lengths, dtype=torch.long, device=device),
     )
 
 
-def _padded(spans: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """Token indices [len(spans), longest], padded with 0, and the flat positions of the real ones."""
-    width = max((length for _, length in spans), default=0)
-    index = torch.zeros(len(spans), width, dtype=torch.long)
-    real = torch.zeros(len(spans), width, dtype=torch.bool)
-    for row, (start, length) in enumerate(spans):
-        index[row, :length] = torch.arange(start, start + length)
-        real[row, :length] = True
+def _padded(rows: Sequence[tuple[Span, ...]]) -> tuple[Tensor, Tensor]:
+    """Token indices [len(rows), longest], padded with 0, and the flat places of the real ones."""
+    width = max((sum(length for _, length in spans) for spans in rows), default=0)
+    index = torch.zeros(len(rows), width, dtype=torch.long)
+    real = torch.zeros(len(rows), width, dtype=torch.bool)
+    for row, spans in enumerate(rows):
+        tokens = [token for start, length in spans for token in range(start, start + length)]
+        index[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+        real[row, : len(tokens)] = True
     return index, real.flatten().nonzero().squeeze(-1)
 
 
@@ -113,7 +110,7 @@ def attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    layout: SharedPrefix | None = None,
+    layout: Layout | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention function: query [B, H, Q, D], key and value [B, Hkv, L, D] to [B, Q, H, D].
@@ -123,20 +120,15 @@ def attend(
     options = _Options(scaling if scaling is not None else query.shape[-1] ** -0.5, dropout, softcap)
     if layout is None:
         return _scores(query, key, value, attention_mask, options).transpose(1, 2), None
-    prompt_mask, response_mask = layout.masks(sliding_window)
     query_T, key_T, value_T = (one[0].transpose(0, 1) for one in (query, key, value))
-    of_prompts = layout.prompt_index_G_P
-    prompts = _scores(
-        _rows(query_T, of_prompts), _rows(key_T, of_prompts), _rows(value_T, of_prompts), prompt_mask, options
-    )
-    parts = [prompts.transpose(1, 2).flatten(0, 1)[layout.prompt_slots]]
-    if layout.response_index_M_R.numel():
-        keys, values = (
-            torch.cat([_rows(one, layout.prefix_index_M_P), _rows(one, layout.response_index_M_R)], 2)
-            for one in (key_T, value_T)
-        )
-        responses = _scores(_rows(query_T, layout.response_index_M_R), keys, values, response_mask, options)
-        parts.append(responses.transpose(1, 2).flatten(0, 1)[layout.response_slots])
+    parts = []
+    for part in layout:
+        keys, values = _rows(key_T, part.index_N_L), _rows(value_T, part.index_N_L)
+        if part.prefix_index_N_P.numel():
+            keys = torch.cat([_rows(key_T, part.prefix_index_N_P), keys], 2)
+            values = torch.cat([_rows(value_T, part.prefix_index_N_P), values], 2)
+        seen = _scores(_rows(query_T, part.index_N_L), keys, values, part.mask(sliding_window), options)
+        parts.append(seen.transpose(1, 2).flatten(0, 1)[part.slots])
     return torch.cat(parts).unsqueeze(0), None
 
 

@@ -3,15 +3,20 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from worker.training.attention import SharedPrefix, shared_prefix
+from worker.training.attention import Layout, Segment, level
 from worker.training.types import Member, Prompt
 
 _ORDER_STREAM = 0
+WORTH_SHARING: Final = 64
+"""Tokens that prompts must have in common, repetitions counted, before they share them: a level more costs each layer a
+few small operations."""
 
 
 class DataOrder:
@@ -38,14 +43,14 @@ class DataOrder:
 
 @dataclass(frozen=True)
 class Packed:
-    """Prompts, each once, then the responses to them: T tokens in all, N of them trained.
+    """What the prompts begin with, the rest of each, then the responses: T tokens in all, N of them trained.
 
     A response's last token predicts nothing that is trained, so it is not among the T.
     """
 
     ids_1_T: Tensor
     positions_1_T: Tensor
-    layout: SharedPrefix
+    layout: Layout
     predictor_N: Tensor
     """Which of the T states predicts each trained token."""
     tokens_N: Tensor
@@ -110,35 +115,45 @@ def _micro_batch(parts: Sequence[tuple[Prompt, Sequence[Member]]], device: torch
     )
 
 
+def shared_length(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with, if that is worth sharing; leaves each prompt a token of its own."""
+    alike = takewhile(lambda column: len(set(column)) == 1, zip(*(prompt[:-1] for prompt in prompts), strict=False))
+    length = sum(1 for _ in alike)
+    return length if length * (len(prompts) - 1) >= WORTH_SHARING else 0
+
+
 def pack(groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], device: torch.device) -> Packed:
     """Packs (prompt ids, ids of the responses to it); no prompt and no response may be empty."""
-    ids: list[int] = []
-    positions: list[int] = []
-    last_of_prompt: list[int] = []
+    shared = shared_length([prompt for prompt, _ in groups])
+    root = ((0, shared),) if shared else ()
+    ids = list(groups[0][0][:shared])
+    positions = list(range(shared))
+    prompts: list[Segment] = []
     for prompt, _ in groups:
-        ids.extend(prompt)
-        positions.extend(range(len(prompt)))
-        last_of_prompt.append(len(ids) - 1)
+        prompts.append(Segment((len(ids), len(prompt) - shared), root))
+        ids.extend(prompt[shared:])
+        positions.extend(range(shared, len(prompt)))
     predictor: list[int] = []
     tokens: list[int] = []
     owner: list[int] = []
-    spans: list[tuple[int, int]] = []
-    responses = [(group, response) for group, (_, answers) in enumerate(groups) for response in answers]
+    answers: list[Segment] = []
+    responses = [(group, response) for group, (_, several) in enumerate(groups) for response in several]
     for number, (group, response) in enumerate(responses):
         inputs = len(response) - 1
-        predictor.append(last_of_prompt[group])
+        prompt, asked = groups[group][0], prompts[group].span
+        predictor.append(sum(asked) - 1)
         predictor.extend(range(len(ids), len(ids) + inputs))
         tokens.extend(response)
         owner.extend([number] * len(response))
-        start = len(groups[group][0])
-        positions.extend(range(start, start + inputs))
-        ids.extend(response[:-1])
         if inputs:
-            spans.append((group, inputs))
+            answers.append(Segment((len(ids), inputs), (*root, asked)))
+        positions.extend(range(len(prompt), len(prompt) + inputs))
+        ids.extend(response[:-1])
+    levels = [[Segment(span) for span in root], prompts, answers]
     return Packed(
         ids_1_T=torch.tensor([ids], device=device),
         positions_1_T=torch.tensor([positions], device=device),
-        layout=shared_prefix([len(prompt) for prompt, _ in groups], spans, device),
+        layout=tuple(level(segments, device) for segments in levels if segments),
         predictor_N=torch.tensor(predictor, device=device),
         tokens_N=torch.tensor(tokens, device=device),
         response_N=torch.tensor(owner, device=device),

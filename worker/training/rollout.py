@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from app.core.spec.job import Sampling
+from worker.training.batching import shared_length
 from worker.training.decoding import Decoder
 from worker.training.head import Head
 from worker.training.model import Policy
@@ -104,16 +105,30 @@ class Sampler:
         ]
 
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[Any, Tensor, Tensor]:
-        """Cache, last hidden states [B, H] and attention mask [B, T] of left-padded prompts."""
-        width = max(len(prompt) for prompt in prompts)
+        """Cache, last hidden states [B, H] and attention mask [B, T] of the prompts, padded on the left.
+
+        What all prompts begin with is computed once; the padding is then behind it.
+        """
         device = self.policy.device
-        ids_B_T = torch.tensor([[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
-        attention_B_T = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        cache = DynamicCache(config=self.policy.causal.config)
+        cache: Any = DynamicCache(config=self.policy.causal.config)
+        # A sliding window counts places in the cache: padding between the tokens would push some out of it.
+        shared = 0 if any(cache.is_sliding) else shared_length(prompts)
+        if shared:
+            head_1_S = torch.tensor([prompts[0][:shared]], device=device)
+            cache = self.policy.hidden(
+                head_1_S, torch.ones_like(head_1_S), past_key_values=cache, use_cache=True
+            ).past_key_values
+            cache.batch_repeat_interleave(len(prompts))
+        rests = [prompt[shared:] for prompt in prompts]
+        width = max(len(rest) for rest in rests)
+        ids_B_T = torch.tensor([[self.pad_id] * (width - len(rest)) + list(rest) for rest in rests], device=device)
+        attention_B_T = torch.tensor(
+            [[1] * shared + [0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=device
+        )
         output = self.policy.hidden(
             ids_B_T,
             attention_B_T,
-            position_ids=(attention_B_T.cumsum(1) - 1).clamp(min=0),
+            position_ids=(attention_B_T.cumsum(1) - 1).clamp(min=0)[:, shared:],
             past_key_values=cache,
             use_cache=True,
         )

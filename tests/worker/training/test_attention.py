@@ -9,8 +9,8 @@ from torch import Tensor
 from tests.worker.training import plain
 from tests.worker.training.architectures import VOCABULARY, WINDOW, random_policy
 from tests.worker.training.conftest import ModelDirectory
-from worker.training import attention
-from worker.training.attention import shared_prefix
+from worker.training import attention, batching
+from worker.training.attention import Segment, level
 from worker.training.batching import pack
 from worker.training.model import Policy
 
@@ -28,6 +28,12 @@ def random_groups(lengths: list[tuple[int, tuple[int, ...]]] = LENGTHS, seed: in
     return [(ids(prompt), [ids(length) for length in responses]) for prompt, responses in lengths]
 
 
+def with_shared_head(length: int) -> plain.Groups:
+    """The same groups, all prompts of which begin with the same tokens."""
+    [(head, _)] = random_groups([(length, ())], seed=3)
+    return [([*head, *prompt], responses) for prompt, responses in random_groups()]
+
+
 def engine_logprobs(policy: Policy, groups: plain.Groups, temperature: float = 1.0) -> Tensor:
     return policy.logprobs(pack(groups, CPU), temperature)[0]
 
@@ -41,10 +47,14 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("head", [0, 3, 9])
 def test_packed_logprobs_and_gradients_are_those_of_single_forward_passes(
-    policy: Policy, architecture: str, model_directory: ModelDirectory
+    head: int, policy: Policy, architecture: str, model_directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    groups = random_groups()
+    """Without and with a head that all prompts share, shorter and longer than the sliding window."""
+    monkeypatch.setattr(batching, "WORTH_SHARING", 1)
+    groups = with_shared_head(head)
+    assert len(pack(groups, CPU).layout) == (3 if head else 2)
     model = plain.plain_copy(model_directory(architecture), policy)
     found_N, expected_N = engine_logprobs(policy, groups), plain.logprobs(model, groups)
     assert float((found_N - expected_N).detach().abs().max()) < 1e-5
@@ -93,22 +103,34 @@ def test_a_response_sees_neither_other_responses_nor_other_prompts(name: str, mo
         assert torch.allclose(engine_logprobs(policy, others)[:count], alone, atol=1e-5, rtol=0)
 
 
+def visible(segments: list[Segment], window: int | None = None) -> list[list[list[int]]]:
+    """1 is visible; columns are prefix, then own tokens."""
+    mask: list[list[list[int]]] = level(segments, CPU).mask(window)[:, 0].int().tolist()
+    return mask
+
+
 def test_masks_by_hand() -> None:
-    """One prompt of 2 tokens with responses of 3 and 1 inputs; True is visible, columns are P P R R R."""
-    layout = shared_prefix([2], [(0, 3), (0, 1)], CPU)
-    prompts, responses = layout.masks(None)
-    assert prompts[0, 0].int().tolist() == [[1, 0], [1, 1]]
-    assert responses[0, 0].int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
-    prompts, responses = layout.masks(2)
-    assert prompts[0, 0].int().tolist() == [[1, 0], [1, 1]]
-    assert responses[0, 0].int().tolist() == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
-    assert responses[1, 0, 0].int().tolist() == [0, 1, 1, 0, 0]
+    """One prompt of 2 tokens with responses of 3 and 1 inputs."""
+    prompt, responses = [Segment((0, 2))], [Segment((2, 3), ((0, 2),)), Segment((5, 1), ((0, 2),))]
+    assert visible(prompt) == [[[1, 0], [1, 1]]]
+    assert visible(responses)[0] == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    assert visible(prompt, 2) == [[[1, 0], [1, 1]]]
+    assert visible(responses, 2)[0] == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
+    assert visible(responses, 2)[1][0] == [0, 1, 1, 0, 0]
+
+
+def test_a_segment_continues_all_spans_of_its_prefix() -> None:
+    """A head of 2 tokens, a prompt's rest of 1 at place 5, a response at places 9 and 10."""
+    made = level([Segment((9, 2), ((0, 2), (5, 1)))], CPU)
+    assert made.prefix_index_N_P.tolist() == [[0, 1, 5]]
+    assert made.index_N_L.tolist() == [[9, 10]]
+    assert made.mask(None)[0, 0].int().tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
 
 
 def test_padding_of_a_shorter_prompt_is_invisible() -> None:
     """Prompts of 1 and 3 tokens: the first group's responses must not see the two padded places."""
-    _, responses = shared_prefix([1, 3], [(0, 1), (1, 1)], CPU).masks(None)
-    assert responses[:, 0, 0].int().tolist() == [[1, 0, 0, 1], [1, 1, 1, 1]]
+    rows = visible([Segment((4, 1), ((0, 1),)), Segment((5, 1), ((1, 3),))])
+    assert [row[0] for row in rows] == [[1, 0, 0, 1], [1, 1, 1, 1]]
 
 
 def test_a_prompt_without_responses_disturbs_nobody(llama: Policy) -> None:

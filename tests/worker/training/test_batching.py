@@ -8,7 +8,7 @@ import torch
 
 from app.core.spec.reports import Source
 from tests.worker.training.architectures import VOCABULARY
-from worker.training.batching import DataOrder, MicroBatch, micro_batches, pack
+from worker.training.batching import DataOrder, MicroBatch, micro_batches, pack, shared_length
 from worker.training.model import Policy
 from worker.training.types import Member, Prompt
 
@@ -123,3 +123,15 @@ def test_logprobs_depend_neither_on_order_nor_on_the_cut(llama: Policy) -> None:
         [logprobs_by_member(llama, groups[1:3], 10_000)],
     ):
         assert all(torch.allclose(part, whole[name], atol=1e-5, rtol=0) for name, part in found.items())
+
+
+def test_prompts_share_what_they_all_begin_with_when_it_is_worth_a_level() -> None:
+    head = list(range(3, 43))
+    assert shared_length([[*head, 50], [*head, 51, 52]]) == 0  # 40 tokens saved
+    assert shared_length([[*head, 50], [*head, 51, 52], [*head, 53]]) == 40
+    assert shared_length([head, head, head, head]) == 39  # each keeps the token that predicts the response
+    assert shared_length([head]) == 0
+    packed = pack([([*head, last], [(7, 8)]) for last in (50, 51, 52)], CPU)
+    assert packed.ids_1_T.tolist() == [[*head, 50, 51, 52, 7, 7, 7]]
+    assert packed.positions_1_T.tolist() == [[*range(40), 40, 40, 40, 41, 41, 41]]
+    assert packed.predictor_N.tolist() == [40, 43, 41, 44, 42, 45]

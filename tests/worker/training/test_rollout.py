@@ -14,7 +14,7 @@ from tests.worker.training import plain
 from tests.worker.training.architectures import END, PAD, VOCABULARY, random_policy, randomise
 from tests.worker.training.conftest import ModelDirectory
 from tests.worker.training.updates import updater
-from worker.training import rollout
+from worker.training import batching, rollout
 from worker.training.model import Policy
 from worker.training.rollout import Sampler, generator
 from worker.training.types import Completion, Member, Prompt, PromptGroup
@@ -36,12 +36,20 @@ def ids(drawn: Sequence[Sequence[Completion]]) -> list[list[tuple[int, ...]]]:
     return [[completion.ids for completion in row] for row in drawn]
 
 
+@pytest.mark.parametrize("head", [(), (15, 3, 16, 17, 9, 18)], ids=["nothing shared", "shared head"])
 def test_greedy_decoding_is_transformers_generate(
-    policy: Policy, architecture: str, model_directory: ModelDirectory
+    head: tuple[int, ...],
+    policy: Policy,
+    architecture: str,
+    model_directory: ModelDirectory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Also when what all prompts begin with, more than the sliding window, is prefilled once."""
+    monkeypatch.setattr(batching, "WORTH_SHARING", 1)
     model = plain.plain_copy(model_directory(architecture), policy)
-    found = sampler(policy).sample(PROMPTS, 1, Sampling(max_tokens=12), None)
-    for prompt, [completion] in zip(PROMPTS, found, strict=True):
+    prompts = [head + prompt for prompt in PROMPTS]
+    found = sampler(policy).sample(prompts, 1, Sampling(max_tokens=12), None)
+    for prompt, [completion] in zip(prompts, found, strict=True):
         expected = model.generate(
             input_ids=torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -82,6 +90,23 @@ def test_draws_depend_on_seed_and_step_alone(llama: Policy) -> None:
     assert ids(draw(llama, step=2)) != ids(first)
     assert ids(draw(llama, seed=1)) != ids(first)
     assert all(len({completion.ids for completion in row}) > 1 for row in first)
+
+
+def test_what_all_prompts_begin_with_is_prefilled_once(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    hidden = llama.hidden
+
+    def counted(ids_B_T: Tensor, *arguments: Any, **options: Any) -> Any:
+        seen.append(tuple(ids_B_T.shape))
+        return hidden(ids_B_T, *arguments, **options)
+
+    engine = sampler(llama)
+    monkeypatch.setattr(llama, "hidden", counted)
+    engine.sample([(3,) * 20 + prompt for prompt in PROMPTS * 2], 3, Sampling(max_tokens=1), generator(0))
+    assert seen == [(1, 20), (8, 10)]
+    seen.clear()
+    engine.sample(PROMPTS, 1, Sampling(max_tokens=1), None)
+    assert seen == [(4, 10)]
 
 
 def test_many_prompts_are_decoded_in_parts_and_come_back_in_order(
