@@ -38,7 +38,7 @@ class Case:
 
 CASES: Final = (
     Case("group step, P = 4R", "group", 1, 8, 256, 64, 3.5),
-    Case("group step, P = R", "group", 1, 8, 256, 256, 1.8),
+    Case("group step, P = R", "group", 1, 8, 512, 512, 1.8, ("ours", "trl")),
     Case("supervised step", "supervised", 8, 1, 96, 96, 1.15),
     Case("rollouts", "rollout", 8, 4, 64, 64, 1.5, ("ours", "trl")),
 )

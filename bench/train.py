@@ -1,9 +1,10 @@
-"""The engine beside TRL on one machine: `python -m bench.train [--json FILE]`, after `pip install trl`.
+"""The engine beside TRL on one machine: `grouptune bench train [--json FILE]`, or `python -m bench.train`.
 
 Training steps: the same prompts, completions, base model, dtype, LoRA shape and threads; TRL's generation is replaced
 by these fixed completions. Rollouts: the same prompts and lengths, sampled. Each contender runs in a process of its
-own, so that its peak memory is its own; they take turns, and medians are compared. Before anything is timed, the
-engine's log-probabilities and gradients are checked against a plain forward pass in fp32.
+own, so that its peak memory is its own; they take turns, and medians are compared. Without TRL (`pip install
+'grouptune[bench]'`) the engine runs alone. Before anything is timed, the engine's log-probabilities and gradients are
+checked against a plain forward pass in fp32.
 """
 
 import argparse
@@ -13,15 +14,20 @@ import platform
 import statistics
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from app.core.settings import load
 from bench.cases import CASES, Case
 
 ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_MODEL = "smollm2-135m-instruct"
 
 
 def start(module: str, *words: str, threads: int) -> Any:
@@ -34,14 +40,15 @@ def start(module: str, *words: str, threads: int) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(case: Case, options: argparse.Namespace) -> dict[str, Any]:
+def compare(case: Case, contenders: tuple[str, ...], options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """All contenders of a case, in turns."""
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in case.contenders}
-    for _ in range(options.rounds):
-        for name in case.contenders:
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
+    for turn in range(options.rounds):
+        for name in contenders:
             module = "ours" if name == "ours" else "peer_trl"
             words = (name, json.dumps(asdict(case)), str(options.model_dir), str(options.steps))
-            runs[name].append(start(module, *words, threads=options.threads))
+            with console.status(f"{case.name}: {name}, round {turn + 1} of {options.rounds}"):
+                runs[name].append(start(module, *words, threads=options.threads))
     seconds = {name: statistics.median(s for one in many for s in one["seconds"]) for name, many in runs.items()}
     memory = {name: min(one["step_kib"] for one in many) / 1024 for name, many in runs.items()}
     return {"case": asdict(case), "seconds": seconds, "step_mib": memory, "runs": runs}
@@ -54,34 +61,60 @@ def show(result: dict[str, Any]) -> None:
     print(f"\n{case['name']} ({shape})")
     for name, value in seconds.items():
         ratio = value / seconds["ours"]
-        verdict = "" if name == "ours" else f"  {ratio:5.2f}x ours"
+        verdict = (
+            "" if name == "ours" else f"  {ratio:5.2f}x the time, {memory[name] / memory['ours']:5.2f}x the memory"
+        )
         if name == "trl":
-            verdict += f" (must {case['must']}: {'ok' if ratio >= case['must'] else 'MISSED'})"
-        print(f"  {name:22s} {value:8.3f} s  {memory[name]:8.0f} MiB above the loaded model{verdict}")
+            verdict += f" (bar {case['must']}x: {'ok' if ratio >= case['must'] else 'MISSED'})"
+        print(f"  {name:22s} {value:8.3f} s  {memory[name]:8.0f} MiB above the loaded model{verdict}", flush=True)
+
+
+def machine() -> str:
+    """The device's name and the versions of what is compared."""
+    found = []
+    for name in ("torch", "transformers", "peft", "trl"):
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    processor = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), processor)
+    return f"{processor}; {', '.join(found)}"
 
 
 def main() -> None:
     """Prints the table; with `--json` also writes every number."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    pulled = load().models_dir / "smollm2-135m-instruct"
-    parser.add_argument("--model-dir", type=Path, default=pulled, help="a pulled base model (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = argparse.ArgumentParser(
+        "grouptune bench train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    models = load().models_dir
+    parser.add_argument("--model-dir", type=Path, default=models / DEFAULT_MODEL, help="default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every number there")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each run (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each contender (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--only", default="", help="part of a case's name")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each contender (default: all)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only cases with this in their names")
     options = parser.parse_args()
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "trl"))
-    print(f"{options.model_dir.name}, bf16, {options.threads} threads, {platform.machine()}; {versions}")
-    differences = start("ours", "check", str(options.model_dir), threads=options.threads)
-    print("fp32, against a plain forward pass: " + ", ".join(f"{k} {v:.1e}" for k, v in differences.items()))
+    if not (options.model_dir / "config.json").is_file():
+        sys.exit(f"There is no model in {options.model_dir}. Fetch it: grouptune models pull {DEFAULT_MODEL}")
+    console = Console(stderr=True)
+    print(f"{options.model_dir.name}, bf16, {options.threads} threads, {machine()}")
+    alone = find_spec("trl") is None
+    if alone:
+        console.print(
+            "TRL is not installed: the engine runs alone. To compare: pip install 'grouptune[bench]'", markup=False
+        )
+    with console.status("log-probabilities and gradients beside a plain forward pass"):
+        differences = start("ours", "check", str(options.model_dir), threads=options.threads)
+    print("fp32, beside a plain forward pass: " + ", ".join(f"{k} {v:.1e}" for k, v in differences.items()), flush=True)
     results = []
     for case in CASES:
         if options.only in case.name:
-            results.append(compare(case, options))
+            results.append(compare(case, case.contenders[:1] if alone else case.contenders, options, console))
             show(results[-1])
     if options.json:
-        options.json.write_text(json.dumps({"fp32": differences, "results": results}, indent=2) + "\n")
+        report = {"machine": machine(), "threads": options.threads, "fp32": differences, "results": results}
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

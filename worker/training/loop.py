@@ -5,7 +5,6 @@ token count of the whole optimiser step; a failed grade leaves its group; groups
 LoRA instead of full fine-tuning, so learning rates are about ten times higher.
 """
 
-import resource
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +18,14 @@ from worker.training.batching import DataOrder
 from worker.training.evaluation import Evaluator
 from worker.training.groups import build_groups
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
+from worker.training.memory import peak_bytes
 from worker.training.model import Policy
 from worker.training.optimizer import Updater, learning_rate
 from worker.training.resolve import Plan
 from worker.training.rewards import GraderHealth, grade_groups, imitate_groups
 from worker.training.rollout import generator
 from worker.training.selection import Selection
+from worker.training.throughput import mfu, peak_flops
 from worker.training.tokenize import ChatTokenizer
 from worker.training.types import PromptGroup
 from worker.training.watch import Watch
@@ -57,11 +58,13 @@ class Run:
     base_name: str
     world: World = field(default_factory=World)
     watch: Watch = field(init=False)
+    _peak_flops: float | None = field(init=False)
     step: int = 0
     trained_tokens: int = 0
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.report)
+        self._peak_flops = peak_flops(self.policy.device)
 
     def resume(self, checkpoint: Path) -> None:
         """Goes on after the step of `checkpoint`. Raises `JobFailure` when it was damaged."""
@@ -129,7 +132,8 @@ class Run:
             "gft/timing/update": updated - graded,
             "step_time": updated - begun,
             "gft/tokens_per_second": update.trained_tokens / max(updated - begun, 1e-9),
-            "gft/peak_memory_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
+            "gft/peak_memory_bytes": float(peak_bytes(self.policy.device)),
+            "gft/mfu": mfu(self.policy.base_parameters, update.packed_tokens, updated - graded, self._peak_flops),
         }
         groups = [group for share in self.world.gather(groups) for group in share]
         values = metrics.step_metrics(groups, update, self._grader_name) | timings

@@ -50,6 +50,11 @@ class Policy:
         """The adapter's parameters by name, fp32, in a fixed order."""
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
+    @property
+    def base_parameters(self) -> int:
+        """How many parameters the frozen base has."""
+        return sum(value.numel() for value in self.causal.parameters() if not value.requires_grad)
+
     @contextmanager
     def dropping(self, seed: int) -> Iterator[None]:
         """Within it LoRA dropout is on, for updates alone; what it drops depends on `seed`."""

@@ -45,6 +45,8 @@ class UpdateResult:
     grad_norm: float
     trained_tokens: int
     """N, the denominator."""
+    packed_tokens: int
+    """Tokens that went through the model in this process, shared ones once."""
     prefix_dedup_ratio: float | None
     """Tokens without prefix sharing over tokens with it; None without a forward pass."""
     applied: bool
@@ -98,22 +100,23 @@ class Updater:
         live = [(group.prompt, trained) for group in groups if (trained := [m for m in group.graded if m.advantage])]
         self.optimizer.zero_grad(set_to_none=True)
         if not self.world.sum(len(live)):
-            return UpdateResult(0.0, 0.0, tokens, None, applied=False)
-        loss, dedup = self._within_memory(live, tokens) if live else (0.0, None)
+            return UpdateResult(0.0, 0.0, tokens, 0, None, applied=False)
+        loss, packed, unshared = self._within_memory(live, tokens) if live else (0.0, 0, 0)
+        dedup = unshared / packed if packed else None
         self.world.sum_gradients(self.policy.trained.values())
         loss = sum(self.world.gather(loss))
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.policy.trained.values()), MAX_GRAD_NORM))
         if not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
-            return UpdateResult(loss, norm, tokens, dedup, applied=False)
+            return UpdateResult(loss, norm, tokens, packed, dedup, applied=False)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return UpdateResult(loss, norm, tokens, dedup, applied=True)
+        return UpdateResult(loss, norm, tokens, packed, dedup, applied=True)
 
-    def _within_memory(self, live: Live, tokens: int) -> tuple[float, float]:
-        """Loss and prefix_dedup_ratio of all micro-batches, which shrink until they fit into memory."""
+    def _within_memory(self, live: Live, tokens: int) -> tuple[float, int, int]:
+        """Loss, packed and unshared tokens of all micro-batches, which shrink until they fit into memory."""
         while True:
             try:
                 return self._accumulate(live, tokens)
@@ -128,13 +131,13 @@ class Updater:
             self.token_budget //= 2
             self.on_shrink(self.token_budget)
 
-    def _accumulate(self, live: Live, tokens: int) -> tuple[float, float]:
+    def _accumulate(self, live: Live, tokens: int) -> tuple[float, int, int]:
         loss, packed, unshared = 0.0, 0, 0
         for batch in micro_batches(live, self.token_budget, self.policy.device):
             loss += self._backward(batch, tokens)
             packed += batch.packed.ids_1_T.numel()
             unshared += batch.unshared_tokens
-        return loss, unshared / packed
+        return loss, packed, unshared
 
     def _assert_on_policy(self, groups: list[PromptGroup]) -> None:
         for member in all_members(groups):

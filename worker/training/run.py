@@ -78,7 +78,7 @@ def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter,
         spec,
         rows=len(prompts),
         held_out_rows=len(held_out),
-        parameters=sum(value.numel() for value in policy.causal.parameters() if not value.requires_grad),
+        parameters=policy.base_parameters,
     )
     with (
         _sampler(trainer, policy, tokenizer, world, run_dir) as sampler,

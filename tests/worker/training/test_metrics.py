@@ -9,7 +9,9 @@ from worker.training.metrics import group_records, step_metrics
 from worker.training.optimizer import UpdateResult
 from worker.training.types import Member, Prompt, PromptGroup
 
-UPDATE = UpdateResult(loss=0.25, grad_norm=1.5, trained_tokens=20, prefix_dedup_ratio=2.0, applied=True)
+UPDATE = UpdateResult(
+    loss=0.25, grad_norm=1.5, trained_tokens=20, packed_tokens=30, prefix_dedup_ratio=2.0, applied=True
+)
 
 
 def member(source: Source, length: int, **values: object) -> Member:
@@ -107,7 +109,7 @@ def test_nothing_graded_is_null_and_never_zero_or_nan() -> None:
         PromptGroup(one.prompt, [member(m.source, 2, error="no") for m in one.members], zero_variance=True)
         for one in groups()
     ]
-    found = step_metrics(failed, UpdateResult(0.0, 0.0, 0, None, applied=False), "exact")
+    found = step_metrics(failed, UpdateResult(0.0, 0.0, 0, 0, None, applied=False), "exact")
     assert found["reward"] is None
     assert found["gft/expert/reward"] is None
     assert found["gft/grader_errors"] == 6
