@@ -31,6 +31,8 @@ def build(case: Case, model_dir: Path, contender: str) -> Callable[[], object]:
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
+    if checkpointing:  # as `Trainer.train` does, which is not called here
+        trainer.model.activation_checkpointing_enable()
 
     def step() -> None:
         with trainer.compute_loss_context_manager():
