@@ -93,21 +93,33 @@ class Client:
             upload = {"file": (path.name, stream, "application/octet-stream")}
             return self._send("POST", "/files", data={"purpose": purpose}, files=upload)
 
+    def download(self, path: str, target: Path) -> None:
+        """Writes the answer to GET into the file `target`, piece by piece. Raises `OSError` when that fails."""
+        try:
+            with self._http.stream("GET", f"{self.base_url}{path}") as response, target.open("wb") as file:
+                if response.is_success:
+                    for piece in response.iter_bytes():
+                        file.write(piece)
+                    return
+                response.read()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        raise _refusal(response, _json(response), self.base_url)
+
     def _send(self, method: str, path: str, **content: Any) -> Json:
         try:
             response = self._http.request(method, f"{self.base_url}{path}", **content)
         except httpx.TransportError as error:
-            reason = str(error) or type(error).__name__
-            raise ServerUnreachable(f"{self.base_url} cannot be reached: {reason}") from error
+            raise self._unreachable(error) from error
         except httpx.InvalidURL as error:
             raise ServerUnreachable(f"{self.base_url!r} is not an address: {error}") from error
-        try:
-            body = response.json()
-        except ValueError:
-            body = None
+        body = _json(response)
         if isinstance(body, dict) and response.is_success:
             return body
         raise _refusal(response, body, self.base_url)
+
+    def _unreachable(self, error: httpx.TransportError) -> ServerUnreachable:
+        return ServerUnreachable(f"{self.base_url} cannot be reached: {str(error) or type(error).__name__}")
 
 
 class _Counted(io.FileIO):
@@ -126,6 +138,13 @@ class _Counted(io.FileIO):
 def path_segment(name: str) -> str:
     """A name as one segment of a path: model names hold `/` and `:`."""
     return quote(name, safe=":")
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        return None
 
 
 def _refusal(response: httpx.Response, body: Any, base_url: str) -> GrouptuneError:

@@ -79,6 +79,7 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "transformers": "worker.training",
         "peft": "worker.training",
         "safetensors": "worker.training",
+        "bitsandbytes": "worker.training.base",
         "gguf": "worker.training",
         "numpy": "worker.training",
         "huggingface_hub": "app.core.models.sources",

@@ -1,24 +1,19 @@
-"""`grouptune models`: what can be trained, and fetching base models onto this machine."""
+"""`grouptune models`: what can be trained, fetching base models onto this machine, and merging adapters into them."""
 
-import os
-import signal
-import subprocess
-import sys
-from collections import deque
-from contextlib import suppress
+import tarfile
+import tempfile
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from app.cli.connection import StateDir, connect
 from app.cli.console import Progress, Steps, note, write_json, write_line, write_table
+from app.cli.modules import ModuleFailed, run_module
+from app.client import path_segment
 from app.core import settings
 from app.core.errors import GrouptuneError
 from app.core.models import registry
-
-KEPT_LINES: Final = 20
-STOP_SECONDS: Final = 5.0
 
 app = typer.Typer(help="Base models and fine-tuned models.", no_args_is_help=True)
 
@@ -27,6 +22,12 @@ class PullFailed(GrouptuneError):
     """The base model could not be fetched."""
 
     code = "pull_failed"
+
+
+class MergeFailed(GrouptuneError):
+    """The fine-tuned model could not be merged into its base."""
+
+    code = "merge_failed"
 
 
 @app.command("list")
@@ -61,6 +62,47 @@ def pull_model(
     write_line(str(directory))
 
 
+@app.command("merge")
+def merge_model(
+    name: Annotated[str, typer.Argument(help="A fine-tuned model's name from `grouptune models list`.")],
+    target: Annotated[Path, typer.Argument(help="New directory for the merged model.", metavar="TARGET_DIR")],
+    models_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Cache of base models.", file_okay=False)
+    ] = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Merge a fine-tuned model into its base: a plain directory for transformers, vLLM or llama.cpp's converter."""
+    if target.exists():  # said before anything is fetched
+        raise MergeFailed(f"{target} exists already: name a new directory.")
+    with tempfile.TemporaryDirectory(prefix="grouptune-") as temporary, Steps() as tell:
+        adapter = Path(temporary) / "adapter"
+        base_name = _fetch_adapter(name, adapter, state_dir, tell)
+        base = pull(base_name, models_dir or settings.load().models_dir, tell)
+        words = ["worker.training.merge", str(adapter), str(base), str(target), "--name", name]
+        try:
+            findings = run_module(words, tell)
+        except ModuleFailed as error:
+            raise MergeFailed(f"{name} was not merged: {error}") from None
+    for line in findings.splitlines():
+        note(line)
+    write_line(str(target))
+
+
+def _fetch_adapter(name: str, directory: Path, state_dir: Path | None, progress: Progress) -> str:
+    """Unpacks the adapter of a fine-tuned model into `directory`; returns its base model's name."""
+    archive = directory.with_suffix(".tar")
+    with connect(state_dir) as client:
+        path = f"/models/{path_segment(name)}"
+        base: str | None = client.get(path).get("base_model")
+        if base is None:
+            raise MergeFailed(f"{name} is a base model: there is nothing to merge.")
+        progress(f"Downloading {name}")
+        client.download(f"{path}/download", archive)
+    with tarfile.open(archive) as tar:
+        tar.extractall(directory, filter="data")
+    return base
+
+
 def pull(name: str, models_dir: Path, progress: Progress) -> Path:
     """Directory of a base model, fetched if need be.
 
@@ -70,32 +112,8 @@ def pull(name: str, models_dir: Path, progress: Progress) -> Path:
     if model.is_pulled:
         return model.directory
     progress(f"Fetching {model.name}")
-    # A process of its own: fetching needs torch, which the command line does not load.
-    argv = [sys.executable, "-m", "worker.base_models", "pull", model.name, "--models-dir", str(models_dir)]
-    process = subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
-    )
     try:
-        kept: deque[str] = deque(maxlen=KEPT_LINES)
-        for line in process.stdout or ():
-            kept.append(line.rstrip())
-            progress(kept[-1])
-        code = process.wait()
-    except BaseException:
-        _stop(process)
-        raise
-    if code != 0:
-        reason = "\n".join(kept).removeprefix("error: ") or f"it ended with code {code}"
-        raise PullFailed(f"{model.name} could not be fetched: {reason}")
+        run_module(["worker.base_models", "pull", model.name, "--models-dir", str(models_dir)], progress)
+    except ModuleFailed as error:
+        raise PullFailed(f"{model.name} could not be fetched: {error}") from None
     return model.directory
-
-
-def _stop(process: "subprocess.Popen[str]") -> None:
-    """Ends the process and whatever it started (pip)."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_SECONDS)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -9,12 +9,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-from app.core.spec.job import Lora
+from app.core.spec.job import BasePrecision, Lora
 from app.core.spec.reports import TrainerExit
-from worker.training import attention
 from worker.training import lora as lora_product
+from worker.training.base import load_base
 from worker.training.batching import Packed, pack
 from worker.training.head import Head, token_logprobs
 from worker.training.types import JobFailure
@@ -53,7 +53,8 @@ class Policy:
     @property
     def base_parameters(self) -> int:
         """How many parameters the frozen base has."""
-        return sum(value.numel() for value in self.causal.parameters() if not value.requires_grad)
+        trained, total = self.model.get_nb_trainable_parameters()  # knows how many a packed 4-bit weight holds
+        return total - trained
 
     @contextmanager
     def dropping(self, seed: int) -> Iterator[None]:
@@ -136,6 +137,13 @@ def _head(causal: Any) -> Head:
             "The output head must stay frozen: take it out of hyperparameters.lora.target_modules.",
             "method.hyperparameters.lora.target_modules",
         )
+    if not linear.weight.is_floating_point():
+        raise JobFailure(
+            TrainerExit.bad_config,
+            "unsupported_architecture",
+            "The base model's output head is quantised, but log-probabilities need it in full precision.",
+            "model",
+        )
     config = causal.config.get_text_config()
     # Cohere multiplies its logits, Granite divides them, Gemma caps them.
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
@@ -153,18 +161,21 @@ def load_tokenizer(directory: Path) -> Any:
 
 
 def load_policy(
-    directory: Path, lora: Lora, seed: int, dtype: torch.dtype | None = None, adapter: Path | None = None
+    directory: Path,
+    lora: Lora,
+    seed: int,
+    dtype: torch.dtype | None = None,
+    adapter: Path | None = None,
+    precision: BasePrecision = "native",
 ) -> Policy:
     """Loads the base model of `directory` in its own dtype (or `dtype`) with an fp32 LoRA adapter on it.
 
     The adapter is that of the directory `adapter`, or a new one whose initial values depend on `seed` alone. Raises
-    `JobFailure` for target modules that the model lacks, and for an adapter of another shape than `lora` asks for.
+    `JobFailure` for target modules that the model lacks, for an adapter of another shape than `lora` asks for, and for
+    a precision that is not to be had here.
     """
     device = pick_device()
-    base: Any = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype or "auto", local_files_only=True, attn_implementation=attention.IMPLEMENTATION
-    )
-    base.to(device)
+    base = load_base(directory, device, dtype, precision)
     model = _new_adapter(base, lora, seed) if adapter is None else _old_adapter(base, lora, adapter)
     lora_product.fuse(model)
     policy = Policy(model, device)

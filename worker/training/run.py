@@ -73,7 +73,11 @@ def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter,
     tokenizer = ChatTokenizer(load_tokenizer(base_dir))
     prompts, held_out = _load_data(trainer, tokenizer, report)
     start = Path(trainer.adapter_path) if trainer.adapter_path else None
-    policy = load_policy(base_dir, spec.hyperparameters.lora, spec.seed, adapter=start)
+    wanted = spec.hyperparameters
+    policy = load_policy(base_dir, wanted.lora, spec.seed, adapter=start, precision=wanted.base_precision)
+    if wanted.base_precision != "native":
+        size = policy.causal.get_memory_footprint() / 1e9
+        report(Message(message=f"The base model is held in {wanted.base_precision}, with its adapter {size:.3g} GB"))
     plan = resolve(
         spec,
         rows=len(prompts),
