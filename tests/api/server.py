@@ -75,4 +75,4 @@ def new_project(database: Database, name: str) -> tuple[str, str]:
     """Id and key of a new project."""
     with database.transaction() as session:
         project_id = make_project(session, name)
-        return project_id, api_keys.create_key(session, project_id, "test")
+        return project_id, api_keys.create_key(session, project_id, "test").text
