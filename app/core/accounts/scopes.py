@@ -25,7 +25,7 @@ WILDCARDS: Final = {
     for noun in ("files", "jobs", "models", "webhooks")
 }
 """What a key can be granted besides single scopes, and what that contains."""
-GRANTABLE: Final = (*map(str, Scope), *WILDCARDS)
+GRANTABLE: Final = (*WILDCARDS, *map(str, Scope))
 DEFAULT: Final = (*WILDCARDS, str(Scope.inference))
 """Everything inside the key's own project."""
 ALL: Final = (*DEFAULT, str(Scope.admin))
