@@ -36,7 +36,7 @@ class ApiError(GrouptuneError):
     @property
     def is_temporary(self) -> bool:
         """Whether the same request may succeed later, as during a restart of the server or its database."""
-        return self.http_status in (429, 502, 503, 504) and self.code != "quota_exceeded"
+        return self.http_status in (429, 502, 503, 504)
 
 
 class Client:
