@@ -20,7 +20,8 @@ class _Needs:
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
 
-    def __call__(self, caller: Caller) -> None:
+    # Async, though it waits for nothing: FastAPI sends plain functions through the thread pool.
+    async def __call__(self, caller: Caller) -> None:
         if self.scope not in caller.scopes:
             raise PermissionDenied(
                 f"This needs an API key with the scope '{self.scope}', which '{caller.key_id}' lacks; "
