@@ -1,4 +1,4 @@
-"""What administrators do with existing API keys, of any project: list, revoke, rotate."""
+"""What administrators do with API keys of any project: mint, list, revoke, rotate."""
 
 from collections.abc import Iterable
 from datetime import timedelta
