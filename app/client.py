@@ -49,7 +49,7 @@ class Client:
             headers={"authorization": f"Bearer {api_key}"},
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
             # A proxy from the environment cannot reach a server on this machine.
-            trust_env=not _is_loopback(urlsplit(base_url).hostname or ""),
+            trust_env=not is_loopback(urlsplit(base_url).hostname or ""),
         )
 
     def __enter__(self) -> Self:
@@ -71,6 +71,10 @@ class Client:
     def post(self, path: str, body: Json | None = None) -> Json:
         """The answer to POST with a JSON body."""
         return self._send("POST", path, json=body or {})
+
+    def delete(self, path: str) -> Json:
+        """The answer to DELETE."""
+        return self._send("DELETE", path)
 
     def pages(self, path: str, *, limit: int | None = None, **params: str | int) -> Iterator[Json]:
         """The items of a list, page after page; `limit` ends it early."""
@@ -162,7 +166,8 @@ def _refusal(response: httpx.Response, body: Any, base_url: str) -> GrouptuneErr
     return ServerUnreachable(f"{base_url} is no Grouptune server: it answered {response.status_code} without JSON")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -9,10 +9,12 @@ from fastapi import APIRouter, FastAPI
 from app.api import errors
 from app.api.body_limit import BodyLimit
 from app.api.request_ids import RequestIds
-from app.api.routes import files, fine_tuning, health, models
+from app.api.routes import api_keys, audit_log, files, fine_tuning, health, models, projects
 from app.api.schemas.errors import ErrorEnvelope
+from app.auth import scopes
 from app.core import logging
 from app.core import settings as configuration
+from app.core.accounts.rate_limit import RateLimiter
 from app.core.db import Database
 from app.core.errors import BadSetup
 from app.core.settings import Settings
@@ -29,26 +31,34 @@ TAGS: Final = [
     },
     {"name": "Fine-tuning", "description": "Jobs, their events, checkpoints, metrics, groups and attempts."},
     {"name": "Models", "description": "Base models and trained adapters."},
+    {"name": "API keys", "description": "Mint, list, rotate and revoke keys; needs the scope `admin`."},
+    {"name": "Projects", "description": "Projects and their limits; needs the scope `admin`."},
+    {"name": "Audit log", "description": "Who changed what; needs the scope `admin`."},
     {"name": "Health", "description": "Liveness and readiness."},
 ]
+
+PUBLIC: Final = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
+"""Paths that need no key. Every other route declares the scope that it needs."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The API over the installation that `settings` (default: the environment) describes.
 
     Connects to nothing yet: it starts, and says so in `/readyz`, while Postgres is away. Raises `BadSetup`
-    without a database URL.
+    without a database URL, and for a route that declares no scope.
     """
     logging.configure()
     settings = settings or configuration.load()
     if settings.database_url is None:
         raise BadSetup("DATABASE_URL is not set. Set it, or start everything at once with `grouptune up`.")
     database = Database(settings.database_url)
+    rate_limiter = RateLimiter(settings.redis_url)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
         database.dispose()
+        rate_limiter.close()
 
     app = FastAPI(
         title="Grouptune",
@@ -59,12 +69,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.database = database
+    app.state.rate_limiter = rate_limiter
     app.state.store = LocalBlobStore(settings.storage_dir)
     v1 = APIRouter(prefix="/v1")
-    for routes in (files, fine_tuning, models):
+    for routes in (files, fine_tuning, models, api_keys, projects, audit_log):
         v1.include_router(routes.router)
     app.include_router(v1)
     app.include_router(health.router)
+    scopes.check(app, PUBLIC)
+    app.openapi = scopes.describe(app)  # type: ignore[method-assign] # FastAPI's way to extend its document
     errors.install(app)
     app.add_middleware(BodyLimit, max_file_bytes=settings.max_file_bytes)
     app.add_middleware(RequestIds)  # the last one added is the outermost

@@ -73,7 +73,7 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         # dispatch
         "celery": "app.core.broker worker",
         "kombu": "app.core.broker worker",
-        "redis": "app.core.broker",
+        "redis": "app.core.accounts.rate_limit",
         # training
         "torch": "worker.training",
         "transformers": "worker.training",

@@ -1,9 +1,10 @@
 """The schema: up, down and up again, and nothing that the tables have and the migrations lack."""
 
 from alembic import command
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, inspect, text
 
 from app.core import migrate
+from app.core.accounts.scopes import ALL, DEFAULT
 from app.core.tables import metadata
 
 
@@ -31,3 +32,27 @@ def test_up_down_and_up_again(migrated_url: str) -> None:
 
 def test_migrations_describe_the_tables(migrated_url: str) -> None:
     command.check(migrate.config(migrated_url))
+
+
+def test_keys_from_before_scopes_keep_what_they_could_do(migrated_url: str) -> None:
+    command.downgrade(migrate.config(migrated_url), "0001")
+    engine = create_engine(migrated_url)
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("TRUNCATE projects CASCADE"))
+            connection.execute(text("INSERT INTO projects (id, name) VALUES ('proj_1', 'default')"))
+            for name in ("bootstrap", "laptop"):
+                values = {"id": name[:8], "name": name}
+                connection.execute(
+                    text(
+                        "INSERT INTO api_keys (id, project_id, name, secret_hash, last4) "
+                        "VALUES (:id, 'proj_1', :name, '\\x00', 'abcd')"
+                    ),
+                    values,
+                )
+        migrate.upgrade(migrated_url)
+        with engine.begin() as connection:
+            found = connection.execute(text("SELECT name, scopes FROM api_keys ORDER BY name")).all()
+        assert [(row.name, row.scopes) for row in found] == [("bootstrap", list(ALL)), ("laptop", list(DEFAULT))]
+    finally:
+        engine.dispose()

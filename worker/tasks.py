@@ -49,7 +49,8 @@ def _ring() -> None:
 def _claim() -> Claim | None:
     """The best job; rings for the next one at once, because this slot is busy from now on."""
     with _database().transaction() as session:
-        claim = leases.claim(session, f"{socket.gethostname()}:{os.getpid()}", _settings().lease_seconds)
+        worker, settings = f"{socket.gethostname()}:{os.getpid()}", _settings()
+        claim = leases.claim(session, worker, settings.lease_seconds, settings.max_running_jobs)
         more = queries.any_queued(session)
     if claim is not None and more:
         _ring()

@@ -1,4 +1,7 @@
-"""What handlers ask for by type: the database, the blob store, the settings."""
+"""What handlers ask for by type: the database, the blob store, the settings.
+
+Async, though they wait for nothing: FastAPI sends plain functions through the thread pool.
+"""
 
 from typing import Annotated
 
@@ -9,17 +12,17 @@ from app.core.settings import Settings
 from app.core.storage.local import LocalBlobStore
 
 
-def _database(request: Request) -> Database:
+async def _database(request: Request) -> Database:
     database: Database = request.app.state.database
     return database
 
 
-def _store(request: Request) -> LocalBlobStore:
+async def _store(request: Request) -> LocalBlobStore:
     store: LocalBlobStore = request.app.state.store
     return store
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 

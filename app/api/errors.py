@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 from typing import Any, Final
 
 import structlog
@@ -19,6 +20,9 @@ from app.core.errors import (
     NotFound,
     Overloaded,
     PayloadTooLarge,
+    PermissionDenied,
+    QuotaExceeded,
+    RateLimited,
 )
 
 log = structlog.get_logger(__name__)
@@ -52,17 +56,10 @@ class MethodNotAllowed(InvalidRequest):
     code = "method_not_allowed"
 
 
-class RateLimited(GrouptuneError):
-    """Too many requests; wait as long as the header `retry-after` says."""
-
-    status = 429
-    type = "rate_limit_error"
-    code = "rate_limit_exceeded"
-
-
 _BY_STATUS: Final[dict[int, type[GrouptuneError]]] = {
     400: InvalidRequest,
     401: AuthenticationFailed,
+    403: PermissionDenied,
     404: NotFound,
     413: PayloadTooLarge,
     429: RateLimited,
@@ -76,8 +73,11 @@ def respond(error: GrouptuneError, headers: dict[str, str] | None = None) -> Res
     extra = dict(headers or {})
     if error.status == DatabaseUnavailable.status:
         extra.setdefault("retry-after", str(RETRY_AFTER_SECONDS))
-    if isinstance(error, StorageFull):
-        extra["x-should-retry"] = "false"  # OpenAI's clients would send the whole file twice more
+    if isinstance(error, RateLimited):
+        extra["retry-after"] = str(math.ceil(error.retry_after_seconds))
+        extra["retry-after-ms"] = str(math.ceil(error.retry_after_seconds * 1000))
+    if isinstance(error, StorageFull | QuotaExceeded):
+        extra["x-should-retry"] = "false"  # OpenAI's clients retry 429 and 5xx; a whole file twice more
     if error.status == AuthenticationFailed.status:
         extra["www-authenticate"] = "Bearer"
     # ASCII, because a message may quote half of a surrogate pair, which UTF-8 cannot hold.

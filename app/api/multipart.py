@@ -7,6 +7,7 @@ from typing import Annotated, Any, BinaryIO, Final
 from fastapi import Depends, Request
 from starlette.datastructures import FormData, UploadFile
 
+from app.api.ids import MAX_ID
 from app.auth.bearer import Caller
 from app.core.errors import InvalidRequest
 
@@ -24,6 +25,7 @@ REQUEST_BODY: Final[dict[str, Any]] = {
                     "properties": {
                         "purpose": {
                             "type": "string",
+                            "maxLength": MAX_ID,
                             "description": "`fine-tune` for training and validation data.",
                         },
                         "file": {

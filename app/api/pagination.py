@@ -5,8 +5,10 @@ from typing import Annotated, Generic, Literal, TypeVar
 from fastapi import Query
 from pydantic import BaseModel
 
+from app.api.ids import MAX_ID
+
 MAX_LIMIT = 100
-After = Annotated[str | None, Query(description="Id of the last item of the page before this one.")]
+After = Annotated[str | None, Query(max_length=MAX_ID, description="Id of the last item of the page before this one.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items a page, at most.")]
 
 

@@ -28,6 +28,9 @@ class RequestIds:
         request_id = ids.request_id()
         started = time.perf_counter()
         answered = False
+        # What only a handler knows of its answer's headers; they also go with errors.
+        answer_headers: dict[str, str] = {}
+        scope.setdefault("state", {}).update(request_id=request_id, answer_headers=answer_headers)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal answered
@@ -38,6 +41,7 @@ class RequestIds:
                 headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
                 headers["openai-version"] = OPENAI_VERSION
                 headers["x-content-type-options"] = "nosniff"
+                headers.update(answer_headers)
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

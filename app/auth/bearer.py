@@ -1,31 +1,81 @@
-"""Finds out who sends a request, from its bearer key."""
+"""Finds out who sends a request, from its bearer key, and whether it may send one more now."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.auth.principal import Principal
-from app.core.accounts import api_keys
+from app.auth.rate_limit import charge
+from app.core.accounts import api_keys, scopes
+from app.core.accounts.api_keys import Identity
+from app.core.accounts.audit import Actor
+from app.core.accounts.limits import Limits, limits_of
 from app.core.accounts.tables import Project
 from app.core.db import Database
 from app.core.errors import AuthenticationFailed
+from app.core.settings import Settings
 
 _scheme = HTTPBearer(auto_error=False, description="An API key of this server, `gt_live_...`")
+_NAMED_BY: Final = {"openai-project": "mismatched_project", "openai-organization": "mismatched_organization"}
+"""Header in which a client may name its project -> the error's code when the key has another one."""
 
 
 def principal(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_scheme)]
 ) -> Principal:
-    """The caller. Raises `AuthenticationFailed`."""
+    """The caller. Raises `AuthenticationFailed` and `RateLimited`."""
     if credentials is None:
         raise AuthenticationFailed
     database: Database = request.app.state.database
     with database.transaction() as session:
-        key = api_keys.authenticate(session, credentials.credentials)
-        project = session.get_one(Project, key.project_id)
-        return Principal(project_id=project.id, project_name=project.name, key_id=key.id)
+        identity = api_keys.authenticate(session, credentials.credentials)
+    _check_named_project(request, identity.project)
+    caller = _principal(request, identity)
+    # For `request_ids`, which sends them with every answer, errors included.
+    answer_headers: dict[str, str] = request.state.answer_headers
+    answer_headers["openai-organization"] = caller.project_name
+    charge(request.app.state.rate_limiter, caller, identity.key.requests_per_minute, answer_headers)
+    return caller
 
 
 Caller = Annotated[Principal, Depends(principal)]
 """Annotate a handler's parameter with it: the route then requires a key."""
+
+
+def _check_named_project(request: Request, project: Project) -> None:
+    for header, code in _NAMED_BY.items():
+        named = request.headers.get(header)
+        if named and named not in (project.id, project.name):
+            raise AuthenticationFailed(
+                f"The header '{header}' names '{named}', but this API key belongs to the project '{project.name}' "
+                f"({project.id}); leave the header out, or use a key of that project.",
+                code=code,
+            )
+
+
+def _principal(request: Request, identity: Identity) -> Principal:
+    key, project = identity.key, identity.project
+    return Principal(
+        project_id=project.id,
+        project_name=project.name,
+        key_id=key.id,
+        scopes=scopes.expand(key.scopes),
+        limits=limits_of(project, default_limits(request.app.state.settings)),
+        actor=Actor(
+            project_id=project.id,
+            key_id=key.id,
+            ip=request.client.host if request.client else None,
+            request_id=request.state.request_id,
+        ),
+    )
+
+
+def default_limits(settings: Settings) -> Limits:
+    """The limits of projects that have none of their own."""
+    return Limits(
+        requests_per_minute=settings.max_requests_per_minute,
+        running_jobs=settings.max_running_jobs,
+        queued_jobs=settings.max_queued_jobs,
+        stored_bytes=settings.max_stored_bytes,
+    )

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from app.core.accounts.audit import Actor
+from app.core.accounts.limits import Limits
+from app.core.accounts.scopes import Scope
+
 
 @dataclass(frozen=True)
 class Principal:
@@ -10,3 +14,8 @@ class Principal:
     project_id: str
     project_name: str
     key_id: str
+    scopes: frozenset[Scope]
+    limits: Limits
+    """What the project may use."""
+    actor: Actor
+    """The same caller, for the audit log."""

@@ -1,6 +1,5 @@
 """`grouptune jobs`: create fine-tuning jobs, follow them, stop them."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -9,6 +8,7 @@ import typer
 from app.cli import job_body
 from app.cli.connection import StateDir, connect
 from app.cli.console import err, note, write_json, write_line, write_table
+from app.cli.durations import seconds
 from app.cli.exits import AFTER_JOB, ExitCode
 from app.cli.files import AsJson, age, moment, send
 from app.cli.rendering import JobView, event_line, follow
@@ -23,7 +23,6 @@ TEXT_COLUMNS: Final = 100
 AFTER_CHANGE: Final = {"cancel": "cancelled", "pause": "paused", "resume": "queued"}
 """Verb -> the status that it leads to."""
 VALIDATION_SECONDS: Final = 60.0
-_DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
 class BrokenFile(GrouptuneError):
@@ -32,19 +31,11 @@ class BrokenFile(GrouptuneError):
     code = "invalid_file"
 
 
-def _seconds(text: str) -> float:
-    found = _DURATION.fullmatch(text.strip().lower())
-    if found is None or not any(found.groups()):
-        raise typer.BadParameter("give a duration like 90s, 30m or 1h30m")
-    hours, minutes, seconds = (float(part or 0) for part in found.groups())
-    return hours * 3600 + minutes * 60 + seconds
-
-
 JobId = Annotated[str, typer.Argument(metavar="JOB")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the end; the exit code tells it.")]
 Follow = Annotated[bool, typer.Option("--follow", help="Like --wait, and print every event.")]
 Timeout = Annotated[
-    Any, typer.Option("--timeout", parser=_seconds, metavar="DURATION", help="Wait at most 90s, 30m, 2h ...")
+    Any, typer.Option("--timeout", parser=seconds, metavar="DURATION", help="Wait at most 90s, 30m, 2h ...")
 ]
 CancelOnInterrupt = Annotated[bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the job too.")]
 

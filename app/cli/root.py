@@ -2,7 +2,7 @@
 
 import typer
 
-from app.cli import bench, db, files, jobs, models
+from app.cli import bench, db, files, jobs, keys, models
 from app.cli.demo import demo
 from app.cli.exits import Boundary
 from app.cli.up import up
@@ -19,5 +19,6 @@ app.command()(demo)
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 app.add_typer(db.app, name="db")
 app.add_typer(bench.app, name="bench")

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from app.cli.console import Progress, Steps, err, note, write_line
+from app.client import is_loopback
 from app.core import settings
 from app.local.stack import API_KEY_NAME, Stack
 
@@ -21,14 +22,17 @@ Port = Annotated[int | None, typer.Option(help="Port to listen on; a free one if
 
 
 def make_stack(state_dir: Path | None, host: str, port: int | None, progress: Progress) -> Stack:
-    """The installation in `state_dir` (the configured one if None), not started yet."""
+    """The installation in `state_dir` (the configured one if None), not started yet.
+
+    On a `host` that other machines can reach it starts only once a key was minted for them.
+    """
     config = settings.load()
     # SQLAlchemy takes half a second to load, which the client commands need not pay.
     installation = import_module("app.cli.installation")
     return Stack(
         state_dir or config.state_dir,
         migrate=installation.upgrade,
-        bootstrap=installation.bootstrap,
+        bootstrap=installation.bootstrap if is_loopback(host) else installation.bootstrap_for_network,
         database_url=config.database_url,
         redis_url=config.redis_url,
         host=host,

@@ -46,7 +46,7 @@ class PermissionDenied(GrouptuneError):
 
     status = 403
     type = "invalid_request_error"
-    code = "insufficient_permissions"
+    code = "insufficient_scope"
 
 
 class NotFound(GrouptuneError):
@@ -63,6 +63,23 @@ class PayloadTooLarge(GrouptuneError):
     status = 413
     type = "invalid_request_error"
     code = "payload_too_large"
+
+
+class RateLimited(GrouptuneError):
+    """Too many requests; wait as long as the header `retry-after` says."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    retry_after_seconds: float = 2.0
+
+
+class QuotaExceeded(GrouptuneError):
+    """The project has used up one of its limits. Waiting alone may not help, so clients are told not to retry."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "quota_exceeded"
 
 
 class DatabaseUnavailable(GrouptuneError):

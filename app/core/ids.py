@@ -37,6 +37,11 @@ def project_id() -> str:
     return _new("proj_")
 
 
+def audit_id() -> str:
+    """An entry of the audit log, `audit_...`."""
+    return _new("audit_")
+
+
 def key_id() -> str:
     """An API key's public id: eight characters, part of the key's own text."""
     return "".join(secrets.choice(ALPHABET) for _ in range(8))

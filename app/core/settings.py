@@ -25,6 +25,12 @@ class Settings(BaseSettings):
     models_dir: Path = Field(default_factory=lambda: user_cache_path("grouptune") / "models")
     """Cache of base models as bf16 safetensors."""
 
+    max_requests_per_minute: Annotated[int, Field(ge=1)] = 30_000
+    """This and the next three hold for projects without a limit of their own."""
+    max_running_jobs: Annotated[int, Field(ge=0)] = 1_000
+    max_queued_jobs: Annotated[int, Field(ge=0)] = 1_000
+    max_stored_bytes: Annotated[int, Field(ge=0)] = 10**12
+
     max_file_bytes: Annotated[int, Field(gt=0)] = 2 * 1024**3
     lease_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How long a claim lives without a heartbeat, by the database's clock."""

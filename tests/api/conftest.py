@@ -1,6 +1,7 @@
 """One server for all API tests; each test has an empty database and a project of its own."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,12 @@ def api_url(api_settings: Settings) -> Iterator[str]:
 
 
 @pytest.fixture
-def server(api_url: str, api_settings: Settings, database: Database) -> Server:
+def server(api_url: str, api_settings: Settings, database: Database) -> Iterator[Server]:
     """The running server with a fresh project in an empty database."""
     project_id, key = new_project(database, "default")
     store = LocalBlobStore(api_settings.storage_dir)
-    return Server(api_url, key, project_id, api_settings, database, store)
+    with ExitStack() as clients:
+        yield Server(api_url, key, project_id, api_settings, database, store, clients)
 
 
 @pytest.fixture(params=[False, True], ids=["lenient", "strict"])

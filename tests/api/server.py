@@ -3,13 +3,13 @@
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import uvicorn
 from openai import OpenAI
 
-from app.core.accounts import api_keys
+from app.core.accounts import api_keys, scopes
 from app.core.db import Database
 from app.core.settings import Settings
 from app.core.storage.local import LocalBlobStore
@@ -28,15 +28,19 @@ class Server:
     settings: Settings
     database: Database
     store: LocalBlobStore
+    clients: ExitStack
+    """Closes them at the end of the test: the garbage collector would, in any order, and warn of open sockets."""
 
     def client(self, *, strict: bool = False, api_key: str | None = None, max_retries: int = 0) -> OpenAI:
         """The official SDK; `strict` checks every answer against OpenAI's types."""
-        return OpenAI(
-            base_url=f"{self.url}/v1",
-            api_key=api_key or self.api_key,
-            max_retries=max_retries,
-            _strict_response_validation=strict,
-            default_headers={"x-grouptune-strict-enums": "true"} if strict else None,
+        return self.clients.enter_context(
+            OpenAI(
+                base_url=f"{self.url}/v1",
+                api_key=api_key or self.api_key,
+                max_retries=max_retries,
+                _strict_response_validation=strict,
+                default_headers={"x-grouptune-strict-enums": "true"} if strict else None,
+            )
         )
 
     def validate_files(self) -> None:
@@ -75,4 +79,10 @@ def new_project(database: Database, name: str) -> tuple[str, str]:
     """Id and key of a new project."""
     with database.transaction() as session:
         project_id = make_project(session, name)
-        return project_id, api_keys.create_key(session, project_id, "test")
+    return project_id, new_key(database, project_id)
+
+
+def new_key(database: Database, project_id: str, *granted: str) -> str:
+    """The text of a new key with these scopes, with all but admin if there are none."""
+    with database.transaction() as session:
+        return api_keys.create_key(session, project_id, "test", granted=granted or scopes.DEFAULT).text

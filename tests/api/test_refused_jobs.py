@@ -12,7 +12,8 @@ from tests.api.server import Server
 
 REFUSED: dict[str, tuple[dict[str, Any], Any, str, str]] = {
     "unknown model": ({"model": "gpt-4o"}, None, "model", "Known here: .*tiny"),
-    "endless model": ({"model": "m" * 5000}, None, "model", "Known here: .*tiny"),
+    "longer model than a file's name": ({"model": "m" * 500}, None, "model", "Known here: .*tiny"),
+    "endless model": ({"model": "m" * 5000}, None, "model", "at most 512 characters"),
     "missing file": ({"training_file": "file-none"}, None, "training_file", "Upload one"),
     "missing validation file": ({"validation_file": "file-none"}, None, "validation_file", "Upload one"),
     "no grader": (

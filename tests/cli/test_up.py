@@ -139,6 +139,15 @@ def test_up_finds_what_was_there_and_ctrl_c_stops_all_of_it(
     assert not (installation.state / "connection.json").exists()
 
 
+@pytest.mark.usefixtures("demo")
+def test_an_installation_with_its_own_key_alone_does_not_listen_to_other_machines(installation: Installation) -> None:
+    with installation.start("up", "--host", "0.0.0.0") as refused:  # noqa: S104 - it never listens
+        _, said = refused.communicate(timeout=60)
+    assert refused.returncode == 1
+    assert "grouptune keys create" in said
+    eventually(lambda: not installation.processes(), 5)
+
+
 def interrupted_demo(installation: Installation) -> str:
     """Id of the job of a demo that used the running server and was ended by Ctrl-C."""
     with installation.start("demo", "--model", "tiny") as process:

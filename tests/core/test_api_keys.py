@@ -1,11 +1,13 @@
 """API keys against a real Postgres."""
 
 import re
+from datetime import timedelta
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import event, func, select, update
 
-from app.core.accounts import api_keys
+from app.core.accounts import api_keys, scopes
+from app.core.accounts.scopes import Scope
 from app.core.accounts.tables import ApiKey, Project
 from app.core.db import Database
 from app.core.errors import AuthenticationFailed
@@ -15,17 +17,17 @@ from tests.setup_jobs import make_project
 def test_a_key_authenticates_for_its_own_project(database: Database) -> None:
     with database.transaction() as session:
         first, second = make_project(session, "first"), make_project(session, "second")
-        text = api_keys.create_key(session, second, "laptop")
+        text = api_keys.create_key(session, second, "laptop").text
     assert re.fullmatch(r"gt_live_[A-Za-z0-9]{8}_[A-Za-z0-9]{32}_[A-Za-z0-9]{6}", text)
     with database.transaction() as session:
-        key = api_keys.authenticate(session, text)
+        key = api_keys.authenticate(session, text).key
     assert key.project_id == second != first
     assert key.last4 == text[-4:]
 
 
 def test_the_secret_is_not_stored(database: Database) -> None:
     with database.transaction() as session:
-        text = api_keys.create_key(session, make_project(session), "laptop")
+        text = api_keys.create_key(session, make_project(session), "laptop").text
     secret = text.split("_")[3]
     with database.transaction() as session:
         row = session.scalars(select(ApiKey)).one()
@@ -35,7 +37,7 @@ def test_the_secret_is_not_stored(database: Database) -> None:
 @pytest.mark.parametrize("place", [8, 20, 45, -1])
 def test_a_misspelt_key_is_refused_before_the_database_is_asked(database: Database, place: int) -> None:
     with database.transaction() as session:
-        text = api_keys.create_key(session, make_project(session), "laptop")
+        text = api_keys.create_key(session, make_project(session), "laptop").text
     letters = list(text)
     letters[place] = "a" if letters[place] != "a" else "b"
     away = Database("postgresql+psycopg://nobody@127.0.0.1:1/none")
@@ -46,7 +48,7 @@ def test_a_misspelt_key_is_refused_before_the_database_is_asked(database: Databa
 def test_unknown_and_revoked_keys_are_refused_alike(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
-        revoked, deleted = (api_keys.create_key(session, project, name) for name in ("revoked", "deleted"))
+        revoked, deleted = (api_keys.create_key(session, project, name).text for name in ("revoked", "deleted"))
         session.execute(update(ApiKey).where(ApiKey.name == "revoked").values(revoked_at=func.now()))
         session.delete(session.scalars(select(ApiKey).where(ApiKey.name == "deleted")).one())
     for text in (revoked, deleted):
@@ -60,7 +62,7 @@ def test_unknown_and_revoked_keys_are_refused_alike(database: Database) -> None:
 def test_the_right_id_with_another_secret_is_refused(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
-        one, other = api_keys.create_key(session, project, "a"), api_keys.create_key(session, project, "b")
+        one, other = api_keys.create_key(session, project, "a").text, api_keys.create_key(session, project, "b").text
     body = "_".join([*one.split("_")[:3], other.split("_")[3]])
     forged = f"{body}_{api_keys._checksum(body)}"
     with database.transaction() as session, pytest.raises(AuthenticationFailed, match="unknown"):
@@ -84,5 +86,72 @@ def test_bootstrap_keeps_a_live_key_and_replaces_an_unknown_one(database: Databa
         second = api_keys.ensure_bootstrap(session, "gt_live_of_another_installation")
     assert second != first
     with database.transaction() as session:
-        assert api_keys.authenticate(session, second).project_id == api_keys.authenticate(session, first).project_id
+        one, other = (api_keys.authenticate(session, text).key for text in (first, second))
+        assert one.project_id == other.project_id
+        assert set(scopes.expand(other.scopes)) == set(Scope)
         assert session.scalars(select(Project.name)).all() == ["default"]
+
+
+def test_bootstrap_replaces_a_key_that_may_not_administer(database: Database) -> None:
+    with database.transaction() as session:
+        plain = api_keys.create_key(session, make_project(session), "plain").text
+        assert api_keys.ensure_bootstrap(session, plain) != plain
+
+
+def test_an_expired_key_is_told_apart(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        lasting = api_keys.create_key(session, project, "lasting", expires_in=timedelta(days=1)).text
+        ended = api_keys.create_key(session, project, "ended", expires_in=timedelta(seconds=-1)).text
+    with database.transaction() as session:
+        assert api_keys.authenticate(session, lasting).key.name == "lasting"
+        with pytest.raises(AuthenticationFailed, match="expired on 20") as caught:
+            api_keys.authenticate(session, ended)
+    assert caught.value.code == "api_key_expired"
+
+
+def test_a_key_of_an_archived_project_is_refused(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        text = api_keys.create_key(session, project, "laptop").text
+        session.execute(update(Project).values(archived_at=func.now()))
+    with database.transaction() as session, pytest.raises(AuthenticationFailed, match="archived") as caught:
+        api_keys.authenticate(session, text)
+    assert caught.value.code == "project_archived"
+
+
+def test_the_last_use_is_written_once_a_minute_at_most(database: Database) -> None:
+    with database.transaction() as session:
+        text = api_keys.create_key(session, make_project(session), "laptop").text
+    writes: list[str] = []
+
+    def count(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        writes.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", count)
+
+    def used() -> int:
+        writes.clear()
+        with database.transaction() as session:
+            api_keys.authenticate(session, text)
+        return sum(statement.startswith("UPDATE") for statement in writes)
+
+    assert [used(), used(), used()] == [1, 0, 0]
+    with database.transaction() as session:
+        before = session.scalars(select(ApiKey.last_used_at)).one()
+        session.execute(update(ApiKey).values(last_used_at=func.now() - timedelta(minutes=2)))
+    assert used() == 1
+    with database.transaction() as session:
+        after = session.scalars(select(ApiKey.last_used_at)).one()
+    assert before is not None
+    assert after is not None
+    assert after >= before
+
+
+def test_nobody_waits_for_another_request_to_note_the_use(database: Database) -> None:
+    with database.transaction() as session:
+        text = api_keys.create_key(session, make_project(session), "laptop").text
+    with database.transaction() as other:
+        other.scalars(select(ApiKey).with_for_update()).one()
+        with database.transaction() as session:
+            api_keys.authenticate(session, text)  # would wait for ever for the lock

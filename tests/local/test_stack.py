@@ -44,6 +44,7 @@ def test_it_serves_and_leaves_nothing_but_the_key(used_state_dir: Path) -> None:
             trust_env=False,
         )
         assert (answer.status_code, connection["pid"]) == (200, os.getpid())
+        assert int(answer.headers["x-ratelimit-remaining-requests"]) > 0  # counted in its own Valkey
         assert connection_path.stat().st_mode & 0o777 == 0o600
         processes = [process for process in family(os.getpid()) if process not in others]
     assert len(processes) > 6

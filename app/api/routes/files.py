@@ -8,21 +8,28 @@ from fastapi import APIRouter, BackgroundTasks, Query
 from starlette.responses import StreamingResponse
 
 from app.api.deps import Config, Db, Store
+from app.api.ids import MAX_ID, FileId
 from app.api.multipart import CHUNK_BYTES, REQUEST_BODY, Uploaded
 from app.api.pagination import After, Page, page
 from app.api.schemas.files import FileDeleted, FileObject, FileReportObject
 from app.auth.bearer import Caller
+from app.auth.scopes import needs
 from app.core import broker
+from app.core.accounts import audit
+from app.core.accounts.audit import Action
+from app.core.accounts.scopes import Scope
 from app.core.files import uploads
 from app.core.files.tables import FileStatus
+from app.core.jobs import quotas
 from app.core.jobs.file_use import delete_file
 
 MAX_FILES = 10_000
+AUDITED = ("filename", "purpose", "bytes", "sha256")
 
 router = APIRouter(prefix="/files", tags=["Files"])
 
 
-@router.post("", openapi_extra=REQUEST_BODY)
+@router.post("", openapi_extra=REQUEST_BODY, dependencies=[needs(Scope.files_write)])
 def upload_file(
     caller: Caller, upload: Uploaded, database: Db, store: Store, settings: Config, after: BackgroundTasks
 ) -> FileObject:
@@ -31,7 +38,9 @@ def upload_file(
     received = uploads.receive(store, upload.chunks(), max_bytes=settings.max_file_bytes)
     try:
         with database.transaction() as session:
+            quotas.check_stored_bytes(session, caller.project_id, received.bytes, caller.limits.stored_bytes)
             file = uploads.create_file(session, caller.project_id, received, filename=upload.filename, purpose=purpose)
+            audit.record(session, caller.actor, Action.file_create, file.id, after=audit.snapshot(file, *AUDITED))
     except BaseException:
         store.delete(received.blob)
         raise
@@ -40,14 +49,14 @@ def upload_file(
     return FileObject.of(file)
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Scope.files_read)])
 def list_files(
     caller: Caller,
     database: Db,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=MAX_FILES)] = MAX_FILES,
     order: Literal["asc", "desc"] = "desc",
-    purpose: str | None = None,
+    purpose: Annotated[str | None, Query(max_length=MAX_ID)] = None,
 ) -> Page[FileObject]:
     """List this project's files, newest first unless `order` is `asc`."""
     with database.transaction() as session:
@@ -57,18 +66,19 @@ def list_files(
     return page([FileObject.of(file) for file in files], more)
 
 
-@router.get("/{file_id}")
-def retrieve_file(caller: Caller, file_id: str, database: Db) -> FileObject:
+@router.get("/{file_id}", dependencies=[needs(Scope.files_read)])
+def retrieve_file(caller: Caller, file_id: FileId, database: Db) -> FileObject:
     """One file."""
     with database.transaction() as session:
         return FileObject.of(uploads.get_file(session, caller.project_id, file_id))
 
 
-@router.delete("/{file_id}", name="delete_file")
-def remove_file(caller: Caller, file_id: str, database: Db, store: Store) -> FileDeleted:
+@router.delete("/{file_id}", name="delete_file", dependencies=[needs(Scope.files_write)])
+def remove_file(caller: Caller, file_id: FileId, database: Db, store: Store) -> FileDeleted:
     """Delete a file that no unfinished job uses."""
     with database.transaction() as session:
         file = delete_file(session, caller.project_id, file_id)
+        audit.record(session, caller.actor, Action.file_delete, file.id, before=audit.snapshot(file, *AUDITED))
     store.delete(file.blob)
     return FileDeleted(id=file_id)
 
@@ -77,8 +87,9 @@ def remove_file(caller: Caller, file_id: str, database: Db, store: Store) -> Fil
     "/{file_id}/content",
     response_class=StreamingResponse,
     responses={200: {"content": {"application/octet-stream": {}}, "description": "The bytes as they were uploaded."}},
+    dependencies=[needs(Scope.files_read)],
 )
-def file_content(caller: Caller, file_id: str, database: Db, store: Store) -> StreamingResponse:
+def file_content(caller: Caller, file_id: FileId, database: Db, store: Store) -> StreamingResponse:
     """Download a file."""
     with database.transaction() as session:
         file = uploads.get_file(session, caller.project_id, file_id)
@@ -95,8 +106,8 @@ def _chunks(stream: BinaryIO) -> Iterator[bytes]:
             yield chunk
 
 
-@router.get("/{file_id}/report")
-def file_report(caller: Caller, file_id: str, database: Db) -> FileReportObject:
+@router.get("/{file_id}/report", dependencies=[needs(Scope.files_read)])
+def file_report(caller: Caller, file_id: FileId, database: Db) -> FileReportObject:
     """What the validation found, line by line."""
     with database.transaction() as session:
         file = uploads.get_file(session, caller.project_id, file_id)

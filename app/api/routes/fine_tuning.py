@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request
 
 from app.api.deps import Config, Db
+from app.api.ids import JobId
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.create_job import CreateJob
 from app.api.schemas.jobs import (
@@ -17,9 +18,11 @@ from app.api.schemas.jobs import (
     MetricSeries,
 )
 from app.auth.bearer import Caller
+from app.auth.scopes import needs
 from app.core import broker
+from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest
-from app.core.jobs import checks, lifecycle, queries
+from app.core.jobs import audited, checks, lifecycle, queries, quotas
 from app.core.jobs.states import JobStatus
 from app.core.jobs.views import view, views
 from app.core.models.adapters import starting_point
@@ -35,7 +38,7 @@ Strict = Annotated[
 ]
 
 
-@router.post("")
+@router.post("", dependencies=[needs(Scope.jobs_write)])
 def create_job(
     caller: Caller,
     body: CreateJob,
@@ -53,6 +56,7 @@ def create_job(
         except InvalidRequest as error:
             error.param = body.path_as_sent(error.param or "", {"gft": body.gft}) or None
             raise
+        quotas.check_queued_jobs(session, caller.project_id, caller.limits.queued_jobs)
         job = lifecycle.create(
             session,
             project_id=caller.project_id,
@@ -60,6 +64,7 @@ def create_job(
             training_file=body.training_file,
             validation_file=body.validation_file,
         )
+        audited.note_created(session, caller.actor, job)
         answer = JobObject.of(view(session, job), strict=strict)
     if settings.redis_url is not None:
         ring = broker.ring_training if job.status == JobStatus.queued else broker.ring_validation
@@ -81,7 +86,7 @@ def _metadata_filter(request: Request) -> dict[str, str] | None:
     return wanted if wanted or whole else None
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Scope.jobs_read)])
 def list_jobs(
     caller: Caller,
     database: Db,
@@ -96,31 +101,31 @@ def list_jobs(
         return page([JobObject.of(one, strict=strict, samples=False) for one in views(session, jobs)], more)
 
 
-@router.get("/{job_id}")
-def retrieve_job(caller: Caller, job_id: str, database: Db, strict: Strict = False) -> JobObject:
+@router.get("/{job_id}", dependencies=[needs(Scope.jobs_read)])
+def retrieve_job(caller: Caller, job_id: JobId, database: Db, strict: Strict = False) -> JobObject:
     """One job with its progress."""
     with database.transaction() as session:
         return JobObject.of(view(session, queries.get_job(session, caller.project_id, job_id)), strict=strict)
 
 
-@router.post("/{job_id}/cancel")
-def cancel_job(caller: Caller, job_id: str, database: Db, strict: Strict = False) -> JobObject:
+@router.post("/{job_id}/cancel", dependencies=[needs(Scope.jobs_write)])
+def cancel_job(caller: Caller, job_id: JobId, database: Db, strict: Strict = False) -> JobObject:
     """Cancel a job that is not finished; a running one ends within seconds."""
     with database.transaction() as session:
-        return JobObject.of(view(session, lifecycle.cancel(session, caller.project_id, job_id)), strict=strict)
+        return JobObject.of(view(session, audited.cancel(session, caller.actor, job_id)), strict=strict)
 
 
-@router.post("/{job_id}/pause")
-def pause_job(caller: Caller, job_id: str, database: Db, strict: Strict = False) -> JobObject:
+@router.post("/{job_id}/pause", dependencies=[needs(Scope.jobs_write)])
+def pause_job(caller: Caller, job_id: JobId, database: Db, strict: Strict = False) -> JobObject:
     """Pause a job; a running one writes a checkpoint first."""
     with database.transaction() as session:
-        return JobObject.of(view(session, lifecycle.pause(session, caller.project_id, job_id)), strict=strict)
+        return JobObject.of(view(session, audited.pause(session, caller.actor, job_id)), strict=strict)
 
 
-@router.post("/{job_id}/resume")
+@router.post("/{job_id}/resume", dependencies=[needs(Scope.jobs_write)])
 def resume_job(
     caller: Caller,
-    job_id: str,
+    job_id: JobId,
     database: Db,
     settings: Config,
     after: BackgroundTasks,
@@ -128,14 +133,16 @@ def resume_job(
 ) -> JobObject:
     """Queue a paused job again; it goes on from its last checkpoint."""
     with database.transaction() as session:
-        answer = JobObject.of(view(session, lifecycle.resume(session, caller.project_id, job_id)), strict=strict)
+        answer = JobObject.of(view(session, audited.resume(session, caller.actor, job_id)), strict=strict)
     if settings.redis_url is not None:
         after.add_task(broker.ring_training, settings.redis_url)
     return answer
 
 
-@router.get("/{job_id}/events")
-def list_events(caller: Caller, job_id: str, database: Db, after: After = None, limit: Limit = 20) -> Page[EventObject]:
+@router.get("/{job_id}/events", dependencies=[needs(Scope.jobs_read)])
+def list_events(
+    caller: Caller, job_id: JobId, database: Db, after: After = None, limit: Limit = 20
+) -> Page[EventObject]:
     """What happened, newest first."""
     with database.transaction() as session:
         job = queries.get_job(session, caller.project_id, job_id)
@@ -143,9 +150,9 @@ def list_events(caller: Caller, job_id: str, database: Db, after: After = None, 
     return page([EventObject.of(event) for event in events], more)
 
 
-@router.get("/{job_id}/checkpoints")
+@router.get("/{job_id}/checkpoints", dependencies=[needs(Scope.jobs_read)])
 def list_checkpoints(
-    caller: Caller, job_id: str, database: Db, after: After = None, limit: Limit = 10
+    caller: Caller, job_id: JobId, database: Db, after: After = None, limit: Limit = 10
 ) -> Page[CheckpointObject]:
     """Checkpoints, newest first."""
     with database.transaction() as session:
@@ -154,12 +161,12 @@ def list_checkpoints(
     return page([CheckpointObject.of(one, job, caller.project_name) for one in checkpoints], more)
 
 
-@router.get("/{job_id}/metrics")
+@router.get("/{job_id}/metrics", dependencies=[needs(Scope.jobs_read)])
 def job_metrics(
     caller: Caller,
-    job_id: str,
+    job_id: JobId,
     database: Db,
-    names: Annotated[str | None, Query(description="Comma-separated; all if absent.")] = None,
+    names: Annotated[str | None, Query(max_length=4096, description="Comma-separated; all if absent.")] = None,
 ) -> MetricSeries:
     """Every step's values as one list a name."""
     with database.transaction() as session:
@@ -168,10 +175,10 @@ def job_metrics(
     return MetricSeries.of(job_id, metrics, set(names.split(",")) if names else None)
 
 
-@router.get("/{job_id}/groups")
+@router.get("/{job_id}/groups", dependencies=[needs(Scope.jobs_read)])
 def job_groups(
     caller: Caller,
-    job_id: str,
+    job_id: JobId,
     database: Db,
     step: Annotated[int | None, Query(ge=0, le=2_147_483_647, description="The latest one if absent.")] = None,
 ) -> GroupList:
@@ -182,8 +189,8 @@ def job_groups(
     return GroupList.of(job_id, step, groups)
 
 
-@router.get("/{job_id}/attempts")
-def job_attempts(caller: Caller, job_id: str, database: Db) -> AttemptList:
+@router.get("/{job_id}/attempts", dependencies=[needs(Scope.jobs_read)])
+def job_attempts(caller: Caller, job_id: JobId, database: Db) -> AttemptList:
     """Every time that a worker took the job up, and how that ended."""
     with database.transaction() as session:
         job = queries.get_job(session, caller.project_id, job_id)

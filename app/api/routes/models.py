@@ -8,8 +8,13 @@ from starlette.responses import StreamingResponse
 
 from app.api.archive import tar_stream
 from app.api.deps import Config, Db, Store
+from app.api.ids import ModelName
 from app.api.schemas.models import ModelDeleted, ModelList, ModelObject
 from app.auth.bearer import Caller
+from app.auth.scopes import needs
+from app.core.accounts import audit
+from app.core.accounts.audit import Action
+from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest, NotFound
 from app.core.models import adapters, registry
 from app.core.models.tables import TrainedModel
@@ -32,7 +37,7 @@ def _trained(adapter: TrainedModel) -> ModelObject:
     )
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Scope.models_read)])
 def list_models(caller: Caller, database: Db, settings: Config) -> ModelList:
     """The base models that are there and this project's fine-tuned models."""
     with database.transaction() as session:
@@ -46,8 +51,9 @@ def list_models(caller: Caller, database: Db, settings: Config) -> ModelList:
     "/{model:path}/download",
     response_class=StreamingResponse,
     responses={200: {"content": {"application/x-tar": {}}, "description": "The adapter's files as a tar."}},
+    dependencies=[needs(Scope.models_read)],
 )
-def download_model(caller: Caller, model: str, database: Db, store: Store) -> StreamingResponse:
+def download_model(caller: Caller, model: ModelName, database: Db, store: Store) -> StreamingResponse:
     """Download a fine-tuned model: PEFT adapter, its config and its README, as a tar."""
     with database.transaction() as session:
         adapter = adapters.get_adapter(session, caller.project_id, model)
@@ -59,21 +65,23 @@ def download_model(caller: Caller, model: str, database: Db, store: Store) -> St
     )
 
 
-@router.get("/{model:path}")
-def retrieve_model(caller: Caller, model: str, database: Db, settings: Config) -> ModelObject:
+@router.get("/{model:path}", dependencies=[needs(Scope.models_read)])
+def retrieve_model(caller: Caller, model: ModelName, database: Db, settings: Config) -> ModelObject:
     """One model, by its name here or by its hub id."""
     with database.transaction() as session:
         adapter = adapters.find_adapter(session, caller.project_id, model)
     return _trained(adapter) if adapter is not None else _base(_pulled(model, settings.models_dir))
 
 
-@router.delete("/{model:path}")
-def delete_model(caller: Caller, model: str, database: Db, store: Store, settings: Config) -> ModelDeleted:
+@router.delete("/{model:path}", dependencies=[needs(Scope.models_write)])
+def delete_model(caller: Caller, model: ModelName, database: Db, store: Store, settings: Config) -> ModelDeleted:
     """Delete a fine-tuned model. Base models are the installation's and stay."""
     if any(model == base.name for base in registry.list_base_models(settings.models_dir)):
         raise InvalidRequest(f"'{model}' is a base model; only fine-tuned models can be deleted.", param="model")
     with database.transaction() as session:
         adapter = adapters.delete_adapter(session, caller.project_id, model)
+        before = audit.snapshot(adapter, "base_model", "job_id", "blob")
+        audit.record(session, caller.actor, Action.model_delete, adapter.id, before=before)
     store.delete_tree(adapter.blob)
     return ModelDeleted(id=model)
 

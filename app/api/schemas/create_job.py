@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.api.ids import MAX_ID, MAX_MODEL_NAME
 from app.core.spec.graders import Grader
 from app.core.spec.job import (
     Auto,
@@ -118,9 +119,13 @@ class CreateJob(Frozen):
     # `model` is a base model here, none of pydantic's.
     model_config = ConfigDict(protected_namespaces=())
 
-    model: Annotated[str, Field(min_length=1, description="A base model, see `GET /v1/models`.")]
-    training_file: Annotated[str, Field(description="Id of a file with purpose `fine-tune`.")]
-    validation_file: Annotated[str | None, Field(description="Held-out rows, measured before and after.")] = None
+    model: Annotated[
+        str, Field(min_length=1, max_length=MAX_MODEL_NAME, description="A base model, see `GET /v1/models`.")
+    ]
+    training_file: Annotated[str, Field(max_length=MAX_ID, description="Id of a file with purpose `fine-tune`.")]
+    validation_file: Annotated[
+        str | None, Field(max_length=MAX_ID, description="Held-out rows, measured before and after.")
+    ] = None
     suffix: Annotated[Suffix | None, Field(description="Part of the trained model's name.")] = None
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Chosen at random if absent.")] = None
     metadata: Annotated[dict[MetadataKey, MetadataValue] | None, Field(max_length=16)] = None

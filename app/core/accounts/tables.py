@@ -1,21 +1,47 @@
-"""Projects and their API keys."""
+"""Projects, their API keys, and who did what."""
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import DateTime, ForeignKey, LargeBinary, String, func
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    func,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.db import Base
 
 
 class Project(Base):
-    """What files, jobs and models belong to."""
+    """What files, jobs and models belong to. The name never changes: it is part of the names of its models."""
 
     __tablename__ = "projects"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     name: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    archived_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """Since then its keys are refused; what it has stays."""
+    max_requests_per_minute: Mapped[int | None] = mapped_column(Integer)
+    """This and the other limits: None means the installation's default."""
+    max_running_jobs: Mapped[int | None] = mapped_column(Integer)
+    max_queued_jobs: Mapped[int | None] = mapped_column(Integer)
+    max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+
+    __table_args__ = (
+        CheckConstraint("max_requests_per_minute >= 1", name="max_requests_per_minute"),
+        CheckConstraint("max_running_jobs >= 0", name="max_running_jobs"),
+        CheckConstraint("max_queued_jobs >= 0", name="max_queued_jobs"),
+        CheckConstraint("max_stored_bytes >= 0", name="max_stored_bytes"),
+    )
 
 
 class ApiKey(Base):
@@ -29,5 +55,45 @@ class ApiKey(Base):
     name: Mapped[str] = mapped_column(String(64))
     secret_hash: Mapped[bytes] = mapped_column(LargeBinary(32))
     last4: Mapped[str] = mapped_column(String(4))
+    scopes: Mapped[list[str]]
+    """What it was granted, wildcards as they are."""
+    requests_per_minute: Mapped[int | None] = mapped_column(Integer)
+    """A limit of its own below the project's."""
+    created_by: Mapped[str | None] = mapped_column(String(16))
+    """The key that made it; None for the one that the installation makes for itself."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    last_used_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """To the minute: a write for every request would cost more than it tells."""
+    replaced_by: Mapped[str | None] = mapped_column(String(16))
+    """The key that a rotation made of it."""
     revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    __table_args__ = (CheckConstraint("requests_per_minute >= 1", name="requests_per_minute"),)
+
+
+class AuditEntry(Base):
+    """Who changed what. A trigger refuses every UPDATE and DELETE; no foreign keys, so nothing can require one."""
+
+    __tablename__ = "audit_log"
+
+    seq: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    action: Mapped[str] = mapped_column(String(32))
+    """`job.cancel`: the kind of object and what was done to it."""
+    object_id: Mapped[str] = mapped_column(String(255))
+    project_id: Mapped[str] = mapped_column(String(64))
+    """The project of the object."""
+    actor_key_id: Mapped[str | None] = mapped_column(String(16))
+    """None for the installation itself."""
+    actor_project_id: Mapped[str] = mapped_column(String(64))
+    before: Mapped[dict[str, Any] | None]
+    after: Mapped[dict[str, Any] | None]
+    ip: Mapped[str | None] = mapped_column(String(64))
+    request_id: Mapped[str | None] = mapped_column(String(64))
+
+    __table_args__ = (
+        Index("ix_audit_log_project", "project_id", "seq"),
+        Index("ix_audit_log_object", "object_id", "seq"),
+    )

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Row, func, select, text, update
 from sqlalchemy.orm import Session
 
+from app.core.accounts.tables import Project
 from app.core.errors import LostLease
 from app.core.jobs.attempts import charge_crash, close_attempt
 from app.core.jobs.events import Event, append
@@ -13,6 +14,8 @@ from app.core.jobs.states import AttemptOutcome, JobStatus, StopRequest
 from app.core.jobs.tables import Job, JobAttempt
 from app.core.jobs.transitions import transition
 from app.core.spec.job import JobSpec
+
+NO_LIMIT: Final = 2**31 - 1
 
 # An uncorrelated scalar subquery runs once; SKIP LOCKED makes concurrent claims take different jobs.
 _CLAIM: Final = text(
@@ -28,7 +31,9 @@ _CLAIM: Final = text(
             SELECT project_id, count(*) AS jobs FROM jobs WHERE status = 'running' GROUP BY project_id
         ) AS busy
             ON busy.project_id = candidate.project_id
+        JOIN projects AS project ON project.id = candidate.project_id
         WHERE candidate.status = 'queued' AND candidate.eligible_at <= now()
+              AND coalesce(busy.jobs, 0) < coalesce(project.max_running_jobs, :max_running_jobs)
         ORDER BY candidate.priority DESC, coalesce(busy.jobs, 0), candidate.eligible_at, candidate.created_at,
                  candidate.id
         FOR UPDATE OF candidate SKIP LOCKED
@@ -51,12 +56,13 @@ class Claim:
     validation_file: str | None
 
 
-def claim(session: Session, worker: str, lease_seconds: float) -> Claim | None:
+def claim(session: Session, worker: str, lease_seconds: float, max_running_jobs: int = NO_LIMIT) -> Claim | None:
     """Takes the best queued job: priority, then the project with the fewest running jobs, then age.
 
-    None when nothing is queued and eligible.
+    Projects at their limit are passed over; `max_running_jobs` is that of projects without one of their own. None
+    when nothing is queued and eligible.
     """
-    row = session.execute(_CLAIM, {"worker": worker, "lease_seconds": lease_seconds}).one_or_none()
+    row = _take(session, {"worker": worker, "lease_seconds": lease_seconds, "max_running_jobs": max_running_jobs})
     if row is None:
         return None
     session.add(JobAttempt(job_id=row.id, epoch=row.epoch, worker=worker))
@@ -70,6 +76,28 @@ def claim(session: Session, worker: str, lease_seconds: float) -> Claim | None:
         row.training_file,
         row.validation_file,
     )
+
+
+def _take(session: Session, values: dict[str, Any]) -> Row[Any] | None:
+    """The row of a job that is running from now on, its project within its limit."""
+    while True:
+        savepoint = session.begin_nested()
+        row = session.execute(_CLAIM, values).one_or_none()
+        if row is None or _within_limit(session, row.project_id, values["max_running_jobs"]):
+            savepoint.commit()
+            return row
+        # Another worker has filled the project's last place meanwhile, and committed: the next try sees it.
+        savepoint.rollback()
+
+
+def _within_limit(session: Session, project_id: str, default: int) -> bool:
+    """Whether the project's running jobs are not too many, counted one claim after the other."""
+    own = session.scalar(
+        select(Project.max_running_jobs).where(Project.id == project_id).with_for_update(key_share=True)
+    )
+    limit = default if own is None else own
+    running = select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.status == JobStatus.running)
+    return (session.scalar(running) or 0) <= limit
 
 
 def _owned(claim: Claim) -> tuple[Any, ...]:

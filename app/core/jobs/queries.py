@@ -131,6 +131,6 @@ def job_file(session: Session, project_id: str, file_id: str, param: str) -> Fil
 
 
 def any_queued(session: Session) -> bool:
-    """Whether a worker would find a job to claim now."""
+    """Whether a worker may find a job to claim now; its project may be at its limit."""
     eligible = select(Job.id).where(Job.status == JobStatus.queued, Job.eligible_at <= func.now())
     return session.scalar(select(eligible.exists())) is True

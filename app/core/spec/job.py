@@ -12,6 +12,7 @@ from app.core.spec.graders import Grader
 
 Auto = Literal["auto"]
 BasePrecision = Literal["native", "4bit"]
+ModuleName = Annotated[str, Field(max_length=128)]
 
 
 class Frozen(BaseModel):
@@ -57,7 +58,7 @@ class Lora(Frozen):
 
     r: Annotated[int, Field(ge=1, le=512)] = 16
     alpha: Annotated[int, Field(ge=1, le=4096)] = 32
-    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1, max_length=64)] = (
+    target_modules: Literal["all-linear"] | Annotated[tuple[ModuleName, ...], Field(min_length=1, max_length=64)] = (
         "all-linear"
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

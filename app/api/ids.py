@@ -1,0 +1,14 @@
+"""Ids in paths and queries. Longer ones are refused before the database is asked."""
+
+from typing import Annotated, Final
+
+from fastapi import Path
+
+MAX_ID: Final = 64
+MAX_MODEL_NAME: Final = 512
+
+JobId = Annotated[str, Path(max_length=MAX_ID)]
+FileId = Annotated[str, Path(max_length=MAX_ID)]
+KeyId = Annotated[str, Path(max_length=MAX_ID, description="The eight characters after `gt_live_` in its text.")]
+ProjectId = Annotated[str, Path(max_length=MAX_ID)]
+ModelName = Annotated[str, Path(max_length=MAX_MODEL_NAME)]

@@ -1,0 +1,71 @@
+"""`/v1/api_keys`: administrators mint, list, rotate and revoke the keys of all projects."""
+
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query
+
+from app.api.deps import Db
+from app.api.ids import MAX_ID, KeyId
+from app.api.pagination import After, Limit, Page, page
+from app.api.schemas.api_keys import CreateKey, KeyObject, KeyRevoked, NewKeyObject, RotateKey
+from app.auth.bearer import Caller
+from app.auth.scopes import needs
+from app.core.accounts import keyring
+from app.core.accounts.scopes import Scope
+
+router = APIRouter(prefix="/api_keys", tags=["API keys"], dependencies=[needs(Scope.admin)])
+
+
+@router.post("")
+def create_key(caller: Caller, body: CreateKey, database: Db) -> NewKeyObject:
+    """Mint a key. The answer holds its text, which cannot be had again."""
+    with database.transaction() as session:
+        made = keyring.mint(
+            session,
+            caller.actor,
+            project_id=body.project_id or caller.project_id,
+            name=body.name,
+            granted=body.scopes,
+            requests_per_minute=body.requests_per_minute,
+            expires_in=None if body.expires_in_seconds is None else timedelta(seconds=body.expires_in_seconds),
+        )
+        return NewKeyObject.made(made)
+
+
+@router.get("")
+def list_keys(
+    database: Db,
+    after: After = None,
+    limit: Limit = 20,
+    project_id: Annotated[str | None, Query(max_length=MAX_ID, description="All projects' keys if absent.")] = None,
+) -> Page[KeyObject]:
+    """List keys, newest first, with those that have ended."""
+    with database.transaction() as session:
+        keys, more = keyring.list_keys(session, after=after, limit=limit, project_id=project_id)
+    return page([KeyObject.of(key) for key in keys], more)
+
+
+@router.get("/{key_id}")
+def retrieve_key(key_id: KeyId, database: Db) -> KeyObject:
+    """One key, without its secret."""
+    with database.transaction() as session:
+        return KeyObject.of(keyring.get_key(session, key_id))
+
+
+@router.delete("/{key_id}")
+def revoke_key(caller: Caller, key_id: KeyId, database: Db) -> KeyRevoked:
+    """Revoke a key at once and for good."""
+    with database.transaction() as session:
+        keyring.revoke(session, caller.actor, key_id)
+    return KeyRevoked(id=key_id)
+
+
+@router.post("/{key_id}/rotate")
+def rotate_key(
+    caller: Caller, key_id: KeyId, database: Db, body: Annotated[RotateKey | None, Body()] = None
+) -> NewKeyObject:
+    """Replace a key by one like it; the old one stays good for a while (a day if not said otherwise)."""
+    grace = timedelta(seconds=(body or RotateKey()).grace_seconds)
+    with database.transaction() as session:
+        return NewKeyObject.made(keyring.rotate(session, caller.actor, key_id, grace))

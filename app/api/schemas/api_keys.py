@@ -1,0 +1,109 @@
+"""API keys on the wire."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+
+from app.api.pagination import Item
+from app.core.accounts.api_keys import PREFIX, NewKey
+from app.core.accounts.limits import MAX_REQUESTS_PER_MINUTE
+from app.core.accounts.scopes import DEFAULT, GRANTABLE, canonical
+from app.core.accounts.tables import ApiKey
+from app.core.spec.job import Frozen
+
+MAX_GRACE_SECONDS = 30 * 86_400
+MAX_LIFE_SECONDS = 10 * 366 * 86_400
+Status = Literal["active", "expired", "revoked"]
+Grant = Annotated[str, StringConstraints(max_length=32)]
+Granted = Annotated[tuple[Grant, ...], Field(min_length=1, max_length=32), AfterValidator(canonical)]
+
+
+class CreateKey(Frozen):
+    """A key to make."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64, description="What it is for.")]
+    project_id: Annotated[str | None, Field(max_length=64, description="Your own key's project if absent.")] = None
+    scopes: Annotated[Granted, Field(description=f"Some of {', '.join(GRANTABLE)}; all but admin if absent.")] = DEFAULT
+    expires_in_seconds: Annotated[int | None, Field(ge=60, le=MAX_LIFE_SECONDS, description="Never if absent.")] = None
+    requests_per_minute: Annotated[
+        int | None, Field(ge=1, le=MAX_REQUESTS_PER_MINUTE, description="A limit below the project's.")
+    ] = None
+
+
+class RotateKey(Frozen):
+    """How a key is replaced."""
+
+    grace_seconds: Annotated[
+        int, Field(ge=0, le=MAX_GRACE_SECONDS, description="How long the old one is still good.")
+    ] = 86_400
+
+
+class KeyObject(Item):
+    """An API key without its secret."""
+
+    object: Literal["api_key"] = "api_key"
+    name: str
+    project_id: str
+    redacted: str = Field(description="What its text looks like.")
+    scopes: list[str]
+    status: Status
+    requests_per_minute: int | None
+    created_at: int = Field(description="Unix seconds.")
+    created_by: str | None = Field(description="The key that made it; null for the installation's own.")
+    expires_at: int | None
+    last_used_at: int | None = Field(description="To the minute.")
+    replaced_by: str | None = Field(description="What a rotation made of it.")
+    revoked_at: int | None
+
+    @classmethod
+    def of(cls, key: ApiKey) -> "KeyObject":
+        """The wire form of a row."""
+        return cls.model_validate(_fields(key))
+
+
+class NewKeyObject(KeyObject):
+    """A key that was just made, with its text, which no later answer shows again."""
+
+    key: str = Field(description="Send it as `Authorization: Bearer ...`; keep it, it is shown once.")
+
+    @classmethod
+    def made(cls, made: NewKey) -> "NewKeyObject":
+        """The wire form of a new key."""
+        return cls.model_validate(_fields(made.key) | {"key": made.text})
+
+
+class KeyRevoked(BaseModel):
+    """The key is refused from now on; its row stays."""
+
+    id: str
+    object: Literal["api_key"] = "api_key"
+    deleted: Literal[True] = True
+
+
+def _fields(key: ApiKey) -> dict[str, object]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "project_id": key.project_id,
+        "redacted": f"{PREFIX}{key.id}_...{key.last4}",
+        "scopes": key.scopes,
+        "status": _status(key),
+        "requests_per_minute": key.requests_per_minute,
+        "created_at": int(key.created_at.timestamp()),
+        "created_by": key.created_by,
+        "expires_at": _unix(key.expires_at),
+        "last_used_at": _unix(key.last_used_at),
+        "replaced_by": key.replaced_by,
+        "revoked_at": _unix(key.revoked_at),
+    }
+
+
+def _unix(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())
+
+
+def _status(key: ApiKey) -> Status:
+    if key.revoked_at is not None:
+        return "revoked"
+    return "expired" if key.expires_at is not None and key.expires_at <= datetime.now(UTC) else "active"

@@ -1,0 +1,49 @@
+"""The audit log on the wire."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.api.pagination import Item
+from app.core.accounts.tables import AuditEntry
+
+
+class AuditActor(BaseModel):
+    """Who did it."""
+
+    key_id: str | None = Field(description="Null: the installation itself.")
+    project_id: str
+    ip: str | None
+    request_id: str | None = Field(description="The answer's `x-request-id`.")
+
+
+class AuditObject(Item):
+    """One change."""
+
+    object: Literal["audit_log.entry"] = "audit_log.entry"
+    created_at: int = Field(description="Unix seconds.")
+    action: str
+    object_id: str
+    project_id: str = Field(description="The object's project.")
+    actor: AuditActor
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, entry: AuditEntry) -> "AuditObject":
+        """The wire form of a row."""
+        return cls(
+            id=entry.id,
+            created_at=int(entry.created_at.timestamp()),
+            action=entry.action,
+            object_id=entry.object_id,
+            project_id=entry.project_id,
+            actor=AuditActor(
+                key_id=entry.actor_key_id,
+                project_id=entry.actor_project_id,
+                ip=entry.ip,
+                request_id=entry.request_id,
+            ),
+            before=entry.before,
+            after=entry.after,
+        )

@@ -1,0 +1,48 @@
+"""Charges a request to its caller's buckets and says so in OpenAI's headers."""
+
+from typing import Final
+
+from app.auth.principal import Principal
+from app.core.accounts.rate_limit import Allowance, RateLimiter
+from app.core.errors import RateLimited
+
+_PROJECT: Final = "project"
+_KEY: Final = "key"
+
+
+def charge(limiter: RateLimiter, caller: Principal, key_limit: int | None, headers: dict[str, str]) -> None:
+    """Takes one request from the project's bucket, and from the key's if it has a limit of its own.
+
+    Adds `x-ratelimit-*-requests` of the tighter one to `headers`. Raises `RateLimited`.
+    """
+    buckets = {f"{_PROJECT}:{caller.project_id}": caller.limits.requests_per_minute}
+    if key_limit is not None:
+        buckets[f"{_KEY}:{caller.key_id}"] = key_limit
+    allowance = limiter.take(buckets)
+    if allowance is None:
+        return
+    headers["x-ratelimit-limit-requests"] = str(allowance.limit)
+    headers["x-ratelimit-remaining-requests"] = str(allowance.remaining)
+    headers["x-ratelimit-reset-requests"] = duration(allowance.reset_seconds)
+    if allowance.wait_seconds > 0:
+        raise _refusal(caller, allowance)
+
+
+def duration(seconds: float) -> str:
+    """As OpenAI writes it: `120ms`, `1s`, `6m0s`."""
+    if seconds < 1:
+        return f"{round(seconds * 1000)}ms"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+
+
+def _refusal(caller: Principal, allowance: Allowance) -> RateLimited:
+    of_key = allowance.name.startswith(_KEY)
+    who = f"API key '{caller.key_id}'" if of_key else f"project '{caller.project_name}'"
+    raise_it = "use a key without a limit of its own" if of_key else "ask an administrator for a higher limit"
+    error = RateLimited(
+        f"The {who} may send {allowance.limit:,} requests a minute (requests_per_minute); send this again in "
+        f"{duration(allowance.wait_seconds)}, send fewer, or {raise_it}."
+    )
+    error.retry_after_seconds = allowance.wait_seconds
+    return error

@@ -1,0 +1,106 @@
+"""The audit log: who changed what, written in the transaction of the change, never changed again."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.core import ids
+from app.core.accounts.tables import AuditEntry
+from app.core.errors import InvalidRequest
+
+
+class Action(StrEnum):
+    """What is recorded."""
+
+    key_create = "api_key.create"
+    key_revoke = "api_key.revoke"
+    key_rotate = "api_key.rotate"
+    project_create = "project.create"
+    project_update = "project.update"
+    file_create = "file.create"
+    file_delete = "file.delete"
+    job_create = "job.create"
+    job_cancel = "job.cancel"
+    job_pause = "job.pause"
+    job_resume = "job.resume"
+    model_delete = "model.delete"
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who does it, and through which request; without a key it is the installation itself."""
+
+    project_id: str
+    key_id: str | None = None
+    ip: str | None = None
+    request_id: str | None = None
+
+
+def record(
+    session: Session,
+    actor: Actor,
+    action: Action,
+    object_id: str,
+    *,
+    project_id: str | None = None,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    """Adds an entry; nothing when nothing changed. `project_id` is the object's, the actor's own if None."""
+    if before == after:
+        return
+    session.add(
+        AuditEntry(
+            id=ids.audit_id(),
+            action=action,
+            object_id=object_id,
+            project_id=project_id or actor.project_id,
+            actor_key_id=actor.key_id,
+            actor_project_id=actor.project_id,
+            before=before,
+            after=after,
+            ip=actor.ip,
+            request_id=actor.request_id,
+        )
+    )
+    session.flush()
+
+
+def snapshot(row: object, *names: str) -> dict[str, Any]:
+    """These columns of a row as JSON, for `before` and `after`; times in Unix seconds."""
+    values = {name: getattr(row, name) for name in names}
+    return {name: int(value.timestamp()) if isinstance(value, datetime) else value for name, value in values.items()}
+
+
+def list_entries(
+    session: Session,
+    *,
+    after: str | None,
+    limit: int,
+    project_id: str | None = None,
+    action: Action | None = None,
+    object_id: str | None = None,
+    actor_key_id: str | None = None,
+) -> tuple[list[AuditEntry], bool]:
+    """A page of entries, newest first, and whether there are more; each filter that is not None must match.
+
+    Raises `InvalidRequest` with `param` "after" when there is no such entry.
+    """
+    filters = {
+        AuditEntry.project_id: project_id,
+        AuditEntry.action: action,
+        AuditEntry.object_id: object_id,
+        AuditEntry.actor_key_id: actor_key_id,
+    }
+    statement = select(AuditEntry).where(*(column == value for column, value in filters.items() if value is not None))
+    if after is not None:
+        seen = session.scalar(select(AuditEntry.seq).where(AuditEntry.id == after))
+        if seen is None:
+            raise InvalidRequest(f"'after' names nothing in this list: {after!r}.", param="after")
+        statement = statement.where(AuditEntry.seq < seen)
+    rows = session.scalars(statement.order_by(AuditEntry.seq.desc()).limit(limit + 1)).all()
+    return list(rows[:limit]), len(rows) > limit

@@ -1,0 +1,87 @@
+"""Projects: made, limited and archived by administrators. Their names stay, as parts of their models' names."""
+
+from typing import Any, Final
+
+from sqlalchemy import func, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from app.core import ids
+from app.core.accounts import audit, keyring
+from app.core.accounts.api_keys import DEFAULT_PROJECT
+from app.core.accounts.audit import Action, Actor
+from app.core.accounts.tables import ApiKey, Project
+from app.core.errors import InvalidRequest, NotFound
+
+LIMITS: Final = ("max_requests_per_minute", "max_running_jobs", "max_queued_jobs", "max_stored_bytes")
+_AUDITED: Final = ("name", "archived_at", *LIMITS)
+
+
+def create_project(session: Session, actor: Actor, name: str, limits: dict[str, int | None]) -> Project:
+    """A new project; `limits` are columns of `LIMITS`. Raises `InvalidRequest` when the name is taken."""
+    values = {"id": ids.project_id(), "name": name} | limits
+    project = session.scalars(insert(Project).values(values).on_conflict_do_nothing().returning(Project)).one_or_none()
+    if project is None:
+        raise InvalidRequest(f"There is a project '{name}' already; choose another name.", param="name")
+    after = audit.snapshot(project, *_AUDITED)
+    audit.record(session, actor, Action.project_create, project.id, project_id=project.id, after=after)
+    return project
+
+
+def get_project(session: Session, project_id: str, *, lock: bool = False) -> Project:
+    """The project, its row locked for the transaction if asked. Raises `NotFound`."""
+    statement = select(Project).where(Project.id == project_id)
+    if lock:
+        # Not FOR UPDATE, which would make every new row of the project wait for its foreign key.
+        statement = statement.with_for_update(key_share=True)
+    project = session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
+    if project is None:
+        raise NotFound(f"There is no project '{project_id}'; GET /v1/projects lists them.")
+    return project
+
+
+def list_projects(session: Session, *, after: str | None, limit: int) -> tuple[list[Project], bool]:
+    """A page of projects, newest first, archived ones too, and whether there are more.
+
+    Raises `InvalidRequest` with `param` "after" when there is no such project.
+    """
+    statement = select(Project)
+    if after is not None:
+        seen = session.get(Project, after)
+        if seen is None:
+            raise InvalidRequest(f"'after' names nothing in this list: {after!r}.", param="after")
+        statement = statement.where(tuple_(Project.created_at, Project.id) < tuple_(seen.created_at, seen.id))
+    rows = session.scalars(statement.order_by(Project.created_at.desc(), Project.id.desc()).limit(limit + 1)).all()
+    return list(rows[:limit]), len(rows) > limit
+
+
+def update_project(
+    session: Session, actor: Actor, project_id: str, *, archived: bool | None, limits: dict[str, int | None]
+) -> Project:
+    """Sets the `limits` that are given, archives or brings back a project.
+
+    Raises `NotFound`, and `InvalidRequest` for archiving the project that the installation needs for itself.
+    """
+    administrators = keyring.lock_administrators(session) if archived else []
+    project = get_project(session, project_id, lock=True)
+    before = audit.snapshot(project, *_AUDITED)
+    if archived:
+        _check_archivable(project, administrators)
+    values: dict[str, Any] = dict(limits)
+    if archived is not None and archived != (project.archived_at is not None):
+        values["archived_at"] = func.now() if archived else None
+    for name, value in values.items():
+        setattr(project, name, value)
+    session.flush()
+    session.refresh(project)
+    after = audit.snapshot(project, *_AUDITED)
+    audit.record(session, actor, Action.project_update, project.id, project_id=project.id, before=before, after=after)
+    return project
+
+
+def _check_archivable(project: Project, administrators: list[ApiKey]) -> None:
+    if project.name == DEFAULT_PROJECT:
+        message = f"'{DEFAULT_PROJECT}' is the project of the installation's own key; it cannot be archived."
+        raise InvalidRequest(message, param="archived")
+    if administrators and all(key.project_id == project.id for key in administrators):
+        raise keyring.last_administrator(f"'{project.name}' has the last administrator's key")

@@ -1,0 +1,118 @@
+"""Requests per minute: a token bucket for each key and project in Valkey, shared by all processes of the API.
+
+A broker that is away refuses nobody: requests then pass uncounted.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+log = structlog.get_logger(__name__)
+
+TIMEOUT_SECONDS: Final = 0.25
+AWAY_SECONDS: Final = 5.0
+"""After a failure the broker is left alone for so long, so that it delays few requests."""
+_SCHEMES: Final = {"redis": "redis", "rediss": "rediss", "redis+socket": "unix"}
+"""Celery's schemes -> redis-py's."""
+_SPELLINGS: Final = {
+    "virtual_host=": "db=",
+    "ssl_cert_reqs=CERT_REQUIRED": "ssl_cert_reqs=required",
+    "ssl_cert_reqs=CERT_OPTIONAL": "ssl_cert_reqs=optional",
+    "ssl_cert_reqs=CERT_NONE": "ssl_cert_reqs=none",
+}
+"""Celery's words in the query of a URL -> redis-py's."""
+
+# The generic cell rate algorithm: of a bucket only the time at which it will be full again is kept. It lets pass
+# exactly what a bucket does that holds `limit` tokens and gets `limit` a minute, evenly.
+_TAKE: Final = """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local full, wait = {}, 0
+for i, key in ipairs(KEYS) do
+    full[i] = math.max(tonumber(redis.call('GET', key) or 0), now) + 60000000 / ARGV[i]
+    wait = math.max(wait, full[i] - 60000000 - now)
+end
+local answer = {math.ceil(wait)}
+for i, key in ipairs(KEYS) do
+    if wait > 0 then
+        full[i] = full[i] - 60000000 / ARGV[i]
+    else
+        redis.call('SET', key, string.format('%.0f', full[i]), 'PX', 61000)
+    end
+    answer[2 * i] = math.max(0, math.floor((60000000 - full[i] + now) * ARGV[i] / 60000000 + 0.001))
+    answer[2 * i + 1] = math.max(0, math.ceil(full[i] - now))
+end
+return answer
+"""
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What is left of the tightest of a request's buckets."""
+
+    name: str
+    limit: int
+    """Requests a minute."""
+    remaining: int
+    reset_seconds: float
+    """Until the bucket is full again."""
+    wait_seconds: float
+    """Until this request may pass; 0 when it may now."""
+
+
+class RateLimiter:
+    """Counts requests by the broker's clock."""
+
+    def __init__(self, broker_url: str | None) -> None:
+        """Counts nothing without a URL, or with one of a broker that is no Redis."""
+        self._redis = _connect(broker_url)
+        self._take = self._redis.register_script(_TAKE) if self._redis is not None else None
+        self._away_until = 0.0
+
+    def take(self, buckets: Mapping[str, int]) -> Allowance | None:
+        """Takes a token from each bucket (name -> requests a minute), or from none when one is empty.
+
+        None when nothing could be counted: let the request pass.
+        """
+        if self._take is None or time.monotonic() < self._away_until:
+            return None
+        try:
+            answer: list[Any] = self._take([f"grouptune:rate:{name}" for name in buckets], list(buckets.values()))
+        except RedisError as error:
+            self._away_until = time.monotonic() + AWAY_SECONDS
+            log.warning("rate_limit.broker_unreachable", error=str(error))
+            return None
+        wait, *rest = (int(number) for number in answer)
+        left = [
+            Allowance(name, limit, remaining, reset / 1e6, wait / 1e6)
+            for (name, limit), remaining, reset in zip(buckets.items(), rest[::2], rest[1::2], strict=True)
+        ]
+        return min(left, key=lambda one: one.remaining)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        if self._redis is not None:
+            self._redis.close()
+
+
+def _connect(broker_url: str | None) -> Redis | None:
+    scheme, _, rest = (broker_url or "").partition("://")
+    if scheme not in _SCHEMES:
+        if broker_url:
+            log.warning("rate_limit.unavailable", reason=f"the broker speaks {scheme}, not Redis's protocol")
+        return None
+    for celery, redis in _SPELLINGS.items():
+        rest = rest.replace(celery, redis)
+    return Redis.from_url(
+        f"{_SCHEMES[scheme]}://{rest}",
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )

@@ -1,0 +1,199 @@
+"""What holds for every route, found by asking the app for its routes: a new one is tested without being named here."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+from fastapi.routing import iter_route_contexts
+
+from app.auth.scopes import declared
+from app.core.accounts.scopes import ALL, Scope, expand
+from app.core.jobs import endings, leases
+from app.core.settings import Settings
+from app.core.spec.reports import Finished
+from app.main import PUBLIC, create_app
+from tests.api.server import Server, new_key, new_project
+from tests.setup_jobs import make_job, stored_file
+
+Route = tuple[str, str]
+"""Method and path."""
+
+BODIES: Final[dict[Route, Any]] = {("POST", "/v1/projects/{project_id}"): {}}
+"""What a route needs as its body before it looks at the ids in its path."""
+INSTALLATION_WIDE: Final = {Scope.admin}
+"""Routes with these scopes are for administrators, who see all projects."""
+
+
+@pytest.fixture(scope="module")
+def routes(api_settings: Settings) -> dict[Route, Scope]:
+    """All routes that need a key, with their scope."""
+    contexts = iter_route_contexts(create_app(api_settings).routes)
+    found = [(method, context) for context in contexts for method in context.methods or ()]
+    return {
+        (method, str(context.path)): declared(context)[0] for method, context in found if context.path not in PUBLIC
+    }
+
+
+@pytest.fixture(scope="module")
+def document(api_settings: Settings) -> Any:
+    """The OpenAPI document as clients get it."""
+    return json.loads(json.dumps(create_app(api_settings).openapi()))
+
+
+def path_of(route: Route, ids: dict[str, str]) -> str:
+    return re.sub(r"\{(\w+)(?::path)?\}", lambda match: ids[match[1]], route[1])
+
+
+def test_every_path_outside_the_list_of_public_ones_needs_a_key(server: Server, routes: dict[Route, Scope]) -> None:
+    assert len(routes) > 25
+    for method, path in routes:
+        answer = httpx.request(method, server.url + path.replace("{", "").replace("}", ""))
+        assert answer.status_code == 401, (method, path)
+
+
+def test_every_route_refuses_a_key_with_all_scopes_but_its_own(server: Server, routes: dict[Route, Scope]) -> None:
+    for scope in sorted(set(routes.values())):
+        others = [str(one) for one in expand(ALL) if one != scope]
+        key = new_key(server.database, server.project_id, *others)
+        with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {key}"}) as http:
+            for method, path in (route for route, needed in routes.items() if needed == scope):
+                answer = http.request(method, path.replace("{", "").replace("}", ""))
+                error = answer.json()["error"]
+                assert (answer.status_code, error["code"]) == (403, "insufficient_scope"), (method, path)
+                assert f"'{scope}'" in error["message"]
+
+
+def test_every_scope_is_said_in_the_openapi_document(document: Any, routes: dict[Route, Scope]) -> None:
+    for (method, path), scope in routes.items():
+        operation = document["paths"][path.replace(":path", "")][method.lower()]
+        assert operation["security"] == [{"HTTPBearer": [scope]}], (method, path)
+
+
+@pytest.fixture
+def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
+    """Ids of what another project has, by the name of the path's parameter."""
+    project_id, _ = new_project(server.database, "theirs")
+    with server.database.transaction() as session:
+        file = stored_file(session, server.store, project_id, tmp_path)
+        done = make_job(session, project_id, file=file)
+        claim = leases.claim(session, "w", 60)
+        assert claim is not None
+        finished = Finished(step=1, path="/x", trained_tokens=1, published_step=1, reason="the last step")
+        model = endings.succeed(session, claim, finished, "jobs/x/a1/adapter", "tiny")
+        queued = make_job(session, project_id, file=file)
+        assert done.id != queued.id
+        return {"file_id": file.id, "job_id": queued.id, "model": model, "project_id": project_id}
+
+
+def test_what_another_project_has_is_404_on_every_route(
+    server: Server, routes: dict[Route, Scope], theirs: dict[str, str]
+) -> None:
+    with_ids = [route for route, scope in routes.items() if "{" in route[1] and scope not in INSTALLATION_WIDE]
+    assert len(with_ids) > 15
+    every = new_key(server.database, server.project_id, *ALL)
+    with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {every}"}) as http:
+        for route in with_ids:
+            answer = http.request(route[0], path_of(route, theirs), json=BODIES.get(route))
+            assert answer.status_code == 404, (route, answer.text)
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+            assert theirs["project_id"] not in answer.text
+        for lists in ("files", "fine_tuning/jobs"):
+            assert http.get(f"/v1/{lists}").json()["data"] == []
+        assert theirs["model"] not in http.get("/v1/models").text
+
+
+def test_the_same_ids_are_found_by_their_own_project(
+    server: Server, routes: dict[Route, Scope], theirs: dict[str, str]
+) -> None:
+    """Else the test above would pass with ids that do not exist."""
+    own = new_key(server.database, theirs["project_id"])
+    with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {own}"}) as http:
+        for route, scope in routes.items():
+            if route[0] == "GET" and "{" in route[1] and scope not in INSTALLATION_WIDE:
+                assert http.get(path_of(route, theirs)).status_code == 200, route
+
+
+def test_a_job_on_another_project_s_file_or_model_is_refused(server: Server, theirs: dict[str, str]) -> None:
+    with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {server.api_key}"}) as http:
+        for body, code in (
+            ({"model": "tiny", "training_file": theirs["file_id"]}, "file_not_found"),
+            ({"model": theirs["model"], "training_file": theirs["file_id"]}, "model_not_found"),
+        ):
+            answer = http.post("/v1/fine_tuning/jobs", json=body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+
+
+FREE: Final = {"CreateJob.gft"}
+"""Validated after it was merged into `method`, whose schema bounds it."""
+
+
+CAPS: Final = {
+    "integer": {"maximum", "exclusiveMaximum"},
+    "number": {"maximum", "exclusiveMaximum"},
+    "string": {"maxLength"},
+    "array": {"maxItems"},
+    "object": {"maxProperties", "properties"},
+}
+"""Type -> what bounds it, besides `enum` and `const`."""
+
+
+def unbounded(document: Any) -> Iterator[str]:
+    """Every number, text and list that a client may send without a cap."""
+    for path, operations in document["paths"].items():
+        for verb, operation in operations.items():
+            sent = {one["name"]: one["schema"] for one in operation.get("parameters", ())}
+            sent |= {kind: one["schema"] for kind, one in operation.get("requestBody", {}).get("content", {}).items()}
+            for name, schema in sent.items():
+                yield from _unbounded(document, schema, f"{verb} {path} {name}", set())
+
+
+def _unbounded(document: Any, schema: Any, where: str, seen: set[str]) -> Iterator[str]:
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        if name not in seen:
+            yield from _unbounded(document, document["components"]["schemas"][name], name, seen | {name})
+        return
+    for member, place in _parts(schema):
+        yield from _unbounded(document, member, where + place, seen)
+    caps = CAPS.get(schema.get("type"))
+    if caps and schema.get("format") != "binary" and not (caps | {"enum", "const"}) & schema.keys():
+        yield where
+
+
+def _parts(schema: Any) -> Iterator[tuple[Any, str]]:
+    """The schemas inside a schema, and what they add to its name."""
+    for union in ("anyOf", "oneOf", "allOf"):
+        yield from ((member, "") for member in schema.get(union, ()))
+    yield from ((member, f".{name}") for name, member in schema.get("properties", {}).items())
+    yield from (
+        (schema[key], mark) for key, mark in (("items", "[]"), ("additionalProperties", "{}")) if _is(schema, key)
+    )
+
+
+def _is(schema: Any, key: str) -> bool:
+    return isinstance(schema.get(key), dict)
+
+
+def test_everything_that_a_client_sends_has_a_cap(document: Any) -> None:
+    assert set(unbounded(document)) == FREE
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "minimum": 1},
+        {"type": "number"},
+        {"type": "string"},
+        {"anyOf": [{"type": "string", "maxLength": 4}, {"type": "integer"}]},
+        {"type": "array", "items": {"const": 1}},
+        {"type": "array", "items": {"type": "string"}, "maxItems": 3},
+        {"type": "object"},
+    ],
+)
+def test_the_search_for_caps_finds_what_has_none(schema: Any) -> None:
+    parameter = {"name": "x", "schema": schema}
+    assert list(unbounded({"paths": {"/p": {"get": {"parameters": [parameter]}}}}))

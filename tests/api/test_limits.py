@@ -1,0 +1,148 @@
+"""Rate limits and quotas as clients meet them: status, headers, and how often the SDK tries again."""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+from openai import DefaultHttpxClient, OpenAI, RateLimitError
+
+from app.core.accounts.tables import ApiKey, Project
+from app.core.settings import Settings
+from tests.api.jobs import create
+from tests.api.server import Server, new_key, serve
+
+
+@pytest.fixture
+def counting(api_settings: Settings, broker_url: str) -> Iterator[list[str]]:
+    """Two servers of the same installation, with a broker."""
+    known = api_settings.model_dump() | {"REDIS_URL": broker_url, "DATABASE_URL": api_settings.database_url}
+    for name in ("redis_url", "database_url"):
+        del known[name]
+    with ExitStack() as running:
+        yield [running.enter_context(serve(Settings.model_validate(known))) for _ in range(2)]
+
+
+def limit(server: Server, **limits: int) -> None:
+    with server.database.transaction() as session:
+        project = session.get_one(Project, server.project_id)
+        for name, value in limits.items():
+            setattr(project, name, value)
+
+
+class Sent:
+    """Counts what a client really sends, retries included."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.http = DefaultHttpxClient(event_hooks={"request": [self._note]})
+
+    def client(self, url: str, key: str) -> OpenAI:
+        return OpenAI(base_url=f"{url}/v1", api_key=key, http_client=self.http)
+
+    def _note(self, _request: object) -> None:
+        self.count += 1
+
+
+@pytest.fixture
+def sent() -> Iterator[Sent]:
+    counter = Sent()
+    with counter.http:
+        yield counter
+
+
+def test_the_headers_count_down_on_every_answer(server: Server, counting: list[str]) -> None:
+    limit(server, max_requests_per_minute=10)
+    with httpx.Client(headers={"authorization": f"Bearer {server.api_key}"}) as http:
+        answers = [
+            http.get(f"{counting[number % 2]}/v1/files{path}") for number, path in enumerate(["", "/none", "", ""])
+        ]
+    assert [answer.status_code for answer in answers] == [200, 404, 200, 200]
+    left = [int(answer.headers["x-ratelimit-remaining-requests"]) for answer in answers]
+    assert left == [9, 8, 7, 6]  # by two processes
+    assert {answer.headers["x-ratelimit-limit-requests"] for answer in answers} == {"10"}
+    for answer in answers:
+        assert re.fullmatch(r"(\d+m)?\d+s|\d+ms", answer.headers["x-ratelimit-reset-requests"])
+        assert "retry-after" not in answer.headers
+
+
+def test_a_request_too_many_is_429_with_the_limit_and_when_to_come_back(server: Server, counting: list[str]) -> None:
+    limit(server, max_requests_per_minute=2)
+    client = server.client().with_options(base_url=f"{counting[0]}/v1")
+    client.files.list()
+    client.files.list()
+    with pytest.raises(RateLimitError) as caught:
+        client.files.list()
+    error, headers = caught.value, caught.value.response.headers
+    assert (error.status_code, error.code, error.type) == (429, "rate_limit_exceeded", "rate_limit_error")
+    assert "'default' may send 2 requests a minute" in str(error)
+    assert (headers["x-ratelimit-remaining-requests"], headers["x-ratelimit-limit-requests"]) == ("0", "2")
+    assert 0 < int(headers["retry-after"]) <= 30
+    assert 0 < float(headers["retry-after-ms"]) <= 30_000
+    assert headers["openai-organization"] == "default"
+    with httpx.Client(base_url=counting[1]) as http:
+        again = http.get("/v1/models", headers={"authorization": f"Bearer {server.api_key}"})
+        assert again.status_code == 429  # the other process knows
+        assert http.get("/healthz").status_code == 200
+
+
+def test_the_sdk_waits_and_gets_through_by_itself(server: Server, counting: list[str], sent: Sent) -> None:
+    limit(server, max_requests_per_minute=60)
+    client = sent.client(counting[0], server.api_key)
+    begun = time.monotonic()
+    for _ in range(63):
+        assert client.files.list().data == []
+    assert sent.count > 63  # at least one was refused, and came again
+    assert time.monotonic() - begun < 20
+
+
+def test_a_key_has_a_limit_of_its_own_below_the_project_s(server: Server, counting: list[str]) -> None:
+    slow = new_key(server.database, server.project_id)
+    with server.database.transaction() as session:
+        session.get_one(ApiKey, slow.split("_")[2]).requests_per_minute = 1
+    client = server.client(api_key=slow).with_options(base_url=f"{counting[0]}/v1")
+    client.files.list()
+    with pytest.raises(RateLimitError, match=r"API key .* may send 1 requests a minute"):
+        client.files.list()
+    other = server.client().with_options(base_url=f"{counting[0]}/v1")
+    assert other.files.with_raw_response.list().headers["x-ratelimit-limit-requests"] == "30000"
+
+
+def test_without_a_broker_nothing_is_counted_or_refused(server: Server) -> None:
+    limit(server, max_requests_per_minute=1)
+    for _ in range(3):
+        assert "x-ratelimit-limit-requests" not in server.client().files.with_raw_response.list().headers
+
+
+def test_a_job_too_many_is_refused_once_and_not_tried_again(server: Server, training_file: str, sent: Sent) -> None:
+    limit(server, max_queued_jobs=1)
+    client = sent.client(server.url, server.api_key)
+    job = create(client, training_file)
+    sent.count = 0
+    with pytest.raises(RateLimitError, match=r"may have 1 jobs that wait \(queued_jobs") as caught:
+        create(client, training_file)
+    assert sent.count == 1
+    assert (caught.value.code, caught.value.type) == ("quota_exceeded", "insufficient_quota")
+    assert caught.value.response.headers["x-should-retry"] == "false"
+    assert "retry-after" not in caught.value.response.headers
+    assert [one.id for one in client.fine_tuning.jobs.list()] == [job.id]
+    client.fine_tuning.jobs.cancel(job.id)
+    assert create(client, training_file).status == "queued"
+
+
+def test_a_file_too_many_is_refused_once_and_leaves_nothing(server: Server, rows: Path, sent: Sent) -> None:
+    size = rows.stat().st_size
+    limit(server, max_stored_bytes=size + 10)
+    client = sent.client(server.url, server.api_key)
+    file = client.files.create(file=rows, purpose="fine-tune")
+    before = server.store.list("files")
+    sent.count = 0
+    with pytest.raises(RateLimitError, match=rf"has {size:,}, and this is {size:,} more") as caught:
+        client.files.create(file=rows, purpose="fine-tune")
+    assert (sent.count, caught.value.code) == (1, "quota_exceeded")
+    assert server.store.list("files") == before
+    client.files.delete(file.id)
+    assert client.files.create(file=rows, purpose="fine-tune").bytes == size

@@ -1,0 +1,89 @@
+"""The audit log: append-only, with its change or not at all."""
+
+import pytest
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import IntegrityError
+
+from app.core.accounts import audit
+from app.core.accounts.audit import Action, Actor
+from app.core.accounts.tables import AuditEntry
+from app.core.db import Database
+from app.core.errors import InvalidRequest
+from app.core.jobs import audited, leases
+from tests.setup_jobs import make_job, make_project
+
+ACTOR = Actor("proj_1", key_id="AbCd1234", ip="192.0.2.1", request_id="req_1")
+
+
+def test_an_entry_can_be_neither_changed_nor_deleted(database: Database) -> None:
+    with database.transaction() as session:
+        audit.record(session, ACTOR, Action.file_delete, "file-1", before={"bytes": 1})
+    for change in (update(AuditEntry).values(ip=None), delete(AuditEntry)):
+        with pytest.raises(IntegrityError, match="append-only"), database.transaction() as session:
+            session.execute(change)
+    with database.transaction() as session:
+        entry = session.scalars(select(AuditEntry)).one()
+        assert (entry.action, entry.object_id, entry.project_id) == ("file.delete", "file-1", "proj_1")
+        assert (entry.actor_key_id, entry.ip, entry.request_id) == ("AbCd1234", "192.0.2.1", "req_1")
+        assert (entry.before, entry.after) == ({"bytes": 1}, None)
+        assert entry.id.startswith("audit_")
+
+
+def test_a_change_that_is_rolled_back_leaves_no_entry(database: Database) -> None:
+    def fail() -> None:
+        with database.transaction() as session:
+            audit.record(session, ACTOR, Action.file_create, "file-1", after={})
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with database.transaction() as session:
+        assert session.scalars(select(AuditEntry)).all() == []
+
+
+def test_what_changes_nothing_is_not_recorded(database: Database) -> None:
+    with database.transaction() as session:
+        audit.record(session, ACTOR, Action.project_update, "proj_1", before={"a": 1}, after={"a": 1})
+        assert session.scalars(select(AuditEntry)).all() == []
+
+
+def test_a_job_is_recorded_with_what_was_there_before(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        actor = Actor(project, key_id="AbCd1234")
+        job = make_job(session, project)
+        audited.note_created(session, actor, job)
+        audited.pause(session, actor, job.id)
+        audited.pause(session, actor, job.id)  # paused already: no change
+        audited.resume(session, actor, job.id)
+        assert leases.claim(session, "w", 60) is not None
+        audited.cancel(session, actor, job.id)
+        entries, _ = audit.list_entries(session, after=None, limit=9, object_id=job.id)
+    told = [(entry.action, entry.before, entry.after) for entry in entries[::-1]]
+    queued, paused = ({"status": status, "stop_request": None} for status in ("queued", "paused"))
+    running = {"status": "running", "stop_request": None}
+    assert told[0][0] == "job.create"
+    assert told[0][2] is not None
+    assert (told[0][2]["model"], told[0][2]["method"], told[0][2]["status"]) == ("tiny", "supervised", "queued")
+    assert told[1:] == [
+        ("job.pause", queued, paused),
+        ("job.resume", paused, queued),
+        ("job.cancel", running, running | {"stop_request": "cancel"}),
+    ]
+
+
+def test_entries_are_paged_newest_first_and_filtered(database: Database) -> None:
+    with database.transaction() as session:
+        for number in range(5):
+            audit.record(session, ACTOR, Action.file_create, f"file-{number}", after={})
+        audit.record(session, Actor("proj_2"), Action.file_create, "file-x", after={})
+    with database.transaction() as session:
+        first, more = audit.list_entries(session, after=None, limit=3, project_id="proj_1")
+        rest, end = audit.list_entries(session, after=first[-1].id, limit=3, project_id="proj_1")
+        assert [entry.object_id for entry in [*first, *rest]] == [f"file-{number}" for number in (4, 3, 2, 1, 0)]
+        assert (more, end) == (True, False)
+        assert audit.list_entries(session, after=None, limit=3, action=Action.job_cancel) == ([], False)
+        own, _ = audit.list_entries(session, after=None, limit=9, actor_key_id="AbCd1234")
+        assert len(own) == 5
+        with pytest.raises(InvalidRequest, match="names nothing"):
+            audit.list_entries(session, after="audit_none", limit=3)

@@ -1,0 +1,132 @@
+"""Token buckets in a real Valkey."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from app.core.accounts import rate_limit
+from app.core.accounts.rate_limit import RateLimiter
+from app.local.valkey import EmbeddedValkey
+
+
+@pytest.fixture
+def limiter(broker_url: str) -> Iterator[RateLimiter]:
+    """A limiter with empty books."""
+    with Redis.from_url(broker_url.replace("redis+socket", "unix")) as valkey:
+        valkey.flushdb()
+    limiter = RateLimiter(broker_url)
+    yield limiter
+    limiter.close()
+
+
+def test_a_bucket_lets_pass_its_limit_and_then_says_how_long_to_wait(limiter: RateLimiter) -> None:
+    left = [limiter.take({"project:a": 6}) for _ in range(7)]
+    assert [one and one.remaining for one in left] == [5, 4, 3, 2, 1, 0, 0]
+    assert [one.wait_seconds > 0 for one in left if one] == [False] * 6 + [True]
+    last = left[-1]
+    assert last is not None
+    assert 9 < last.wait_seconds <= 10  # six a minute: one comes back every ten seconds
+    assert 59 < last.reset_seconds <= 60
+    other = limiter.take({"project:b": 6})
+    assert other is not None
+    assert other.remaining == 5
+
+
+def test_tokens_come_back_evenly(limiter: RateLimiter) -> None:
+    for _ in range(1200):
+        limiter.take({"project:a": 1200})
+    empty = limiter.take({"project:a": 1200})
+    assert empty is not None
+    assert 0 <= empty.wait_seconds <= 0.05
+    threading.Event().wait(0.25)
+    filled = limiter.take({"project:a": 1200})
+    assert filled is not None
+    assert filled.wait_seconds == 0
+    assert 3 <= filled.remaining < 600
+
+
+def test_a_refused_request_takes_nothing_from_any_bucket(limiter: RateLimiter) -> None:
+    buckets = {"project:a": 10, "key:k": 2}
+    left = [limiter.take(buckets) for _ in range(5)]
+    assert [(one.name, one.remaining) for one in left if one] == [("key:k", 1), *[("key:k", 0)] * 4]
+    project = limiter.take({"project:a": 10})
+    assert project is not None
+    assert project.remaining == 7
+
+
+def test_processes_share_one_bucket_and_none_slips_through(limiter: RateLimiter, broker_url: str) -> None:
+    others = [RateLimiter(broker_url) for _ in range(3)]
+    barrier = threading.Barrier(8)
+
+    def send(number: int) -> int:
+        mine = (limiter, *others)[number % 4]
+        barrier.wait()
+        taken = [mine.take({"project:a": 40}) for _ in range(10)]
+        return sum(one is not None and one.wait_seconds == 0 for one in taken)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(send, range(8))) == 40
+    for other in others:
+        other.close()
+
+
+def test_a_limit_that_is_lowered_holds_at_once(limiter: RateLimiter) -> None:
+    for _ in range(5):
+        limiter.take({"project:a": 10})  # half of it
+    after = limiter.take({"project:a": 2})
+    assert after is not None
+    assert after.remaining == 0
+
+
+def test_a_broker_that_is_away_refuses_nobody_and_delays_few(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limit, "AWAY_SECONDS", 0.2)
+    with EmbeddedValkey(short_dir / "going") as valkey:
+        limiter = RateLimiter(valkey.url)
+        assert limiter.take({"project:a": 1}) is not None
+        refused = limiter.take({"project:a": 1})
+        assert refused is not None
+        assert refused.wait_seconds > 0
+        valkey.stop()
+        begun = time.monotonic()
+        assert [limiter.take({"project:a": 1}) for _ in range(200)] == [None] * 200
+        assert time.monotonic() - begun < 2
+        valkey.start()
+        threading.Event().wait(0.3)
+        back = limiter.take({"project:a": 1})
+        assert back is not None
+        assert back.wait_seconds == 0  # the books are empty again
+        limiter.close()
+
+
+def test_a_broker_that_hangs_is_given_up_soon() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        limiter = RateLimiter(f"redis://127.0.0.1:{deaf.getsockname()[1]}/0")
+        begun = time.monotonic()
+        assert limiter.take({"project:a": 1}) is None
+        first = time.monotonic() - begun
+        assert limiter.take({"project:a": 1}) is None
+        assert time.monotonic() - begun - first < 0.05
+        assert first < 2
+        limiter.close()
+
+
+@pytest.mark.parametrize("url", [None, "", "amqp://guest@127.0.0.1:1//"])
+def test_without_a_redis_nothing_is_counted(url: str | None) -> None:
+    limiter = RateLimiter(url)
+    assert limiter.take({"project:a": 1}) is None
+    limiter.close()
+
+
+def test_celery_s_spelling_of_urls_is_understood() -> None:
+    limiter = RateLimiter("rediss://:secret@127.0.0.1:1/3?ssl_cert_reqs=CERT_REQUIRED")
+    assert limiter.take({"project:a": 1}) is None
+    limiter.close()
+    socket_limiter = RateLimiter("redis+socket:///nowhere/valkey.sock?virtual_host=2")
+    assert socket_limiter.take({"project:a": 1}) is None
+    socket_limiter.close()
