@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 from app.api import errors
 from app.api.body_limit import BodyLimit
 from app.api.request_ids import RequestIds
-from app.api.routes import files, fine_tuning, health, models
+from app.api.routes import checkpoint_permissions, files, fine_tuning, health, models, uploads
 from app.api.schemas.errors import ErrorEnvelope
 from app.core import logging
 from app.core import settings as configuration
@@ -27,7 +27,9 @@ TAGS: Final = [
         "name": "Files",
         "description": "Training and validation data: JSONL, validated line by line after the upload.",
     },
+    {"name": "Uploads", "description": "Files that arrive in parts."},
     {"name": "Fine-tuning", "description": "Jobs, their events, checkpoints, metrics, groups and attempts."},
+    {"name": "Checkpoint permissions", "description": "Which other projects may use a model or a checkpoint."},
     {"name": "Models", "description": "Base models and trained adapters."},
     {"name": "Health", "description": "Liveness and readiness."},
 ]
@@ -61,7 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.database = database
     app.state.store = LocalBlobStore(settings.storage_dir)
     v1 = APIRouter(prefix="/v1")
-    for routes in (files, fine_tuning, models):
+    for routes in (files, uploads, fine_tuning, checkpoint_permissions, models):
         v1.include_router(routes.router)
     app.include_router(v1)
     app.include_router(health.router)

@@ -10,10 +10,10 @@ import pytest
 from openai import AuthenticationError, InternalServerError, NotFoundError, OpenAI
 
 from app.api import errors, routes
-from app.api.routes import files, fine_tuning, health, models
+from app.api.routes import checkpoint_permissions, files, fine_tuning, health, models, uploads
 from app.core.errors import GrouptuneError
 from app.core.settings import Settings
-from tests.api.server import Server, serve
+from tests.api.server import Server, serve, variant
 
 DOCS = Path(__file__).parents[2] / "docs" / "errors.md"
 
@@ -23,12 +23,6 @@ def http(server: Server) -> Any:
     """Plain HTTP, for what no SDK would send."""
     with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {server.api_key}"}) as client:
         yield client
-
-
-def variant(settings: Settings, **values: Any) -> Settings:
-    """Other settings of the same installation."""
-    known = settings.model_dump() | values
-    return Settings.model_validate({"DATABASE_URL": known.pop("database_url"), **known})
 
 
 def envelope(response: httpx.Response) -> dict[str, Any]:
@@ -182,7 +176,7 @@ def test_every_code_that_the_api_knows_is_documented() -> None:
         for error in _all(GrouptuneError)
         if error.code and error.__module__.startswith(("app.core.", "app.auth.", "app.api."))
     }
-    for module in (errors, files, fine_tuning, health, models):
+    for module in (errors, checkpoint_permissions, files, fine_tuning, health, models, uploads):
         known |= set(re.findall(r'code="(\w+)"', Path(str(module.__file__)).read_text()))
     core = Path(str(routes.__file__)).parents[2] / "core"
     for source in core.rglob("*.py"):

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest
 from app.core.files.tables import File, FileStatus
+from app.core.files.uploads import find_file
 from app.core.files.validation import FileReport
 from app.core.spec.graders import missing_fields
 from app.core.spec.job import GroupMethod, JobSpec, MethodType
@@ -28,7 +28,7 @@ def check_against_files(
 
 
 def _check_file(session: Session, project_id: str, spec: JobSpec, file_id: str, param: str) -> None:
-    file = session.scalars(select(File).where(File.id == file_id, File.project_id == project_id)).one_or_none()
+    file = find_file(session, project_id, file_id)
     if file is None:
         raise InvalidRequest(
             f"There is no file '{file_id}' in this project. Upload one with purpose '{PURPOSE}' and send its id.",
