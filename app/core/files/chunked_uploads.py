@@ -23,8 +23,6 @@ UPLOAD_SECONDS: Final = 3600
 """A pending upload expires so long after its creation."""
 MAX_PART_BYTES: Final = 64 * 1024**2
 MAX_PARTS: Final = 10_000
-VALIDATED: Final = "fine-tune"
-"""Files of this purpose are read line by line, so they are bounded by what the validation takes."""
 
 
 class UploadClosed(InvalidRequest):
@@ -68,7 +66,7 @@ def create_upload(
 ) -> Upload:
     """A pending upload of `size` bytes. Raises `InvalidRequest` for more than `max_bytes` or a bad purpose."""
     uploads.check_purpose(purpose)
-    limit = min(max_bytes, MAX_FILE_BYTES) if purpose == VALIDATED else max_bytes
+    limit = min(max_bytes, MAX_FILE_BYTES) if purpose == uploads.TRAINING_PURPOSE else max_bytes
     if size > limit:
         raise InvalidRequest(
             f"A file with purpose '{purpose}' has at most {limit:,} bytes, you announced {size:,}; split it.",

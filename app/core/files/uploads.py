@@ -12,7 +12,9 @@ from app.core.errors import InvalidRequest, NotFound, PayloadTooLarge
 from app.core.files.tables import File, not_expired
 from app.core.storage.local import LocalBlobStore
 
-PURPOSES: Final = ("fine-tune", "assistants", "batch", "vision", "user_data", "evals")
+TRAINING_PURPOSE: Final = "fine-tune"
+"""Of files that jobs read; they are validated line by line."""
+PURPOSES: Final = (TRAINING_PURPOSE, "assistants", "batch", "vision", "user_data", "evals")
 """OpenAI's; only `fine-tune` files can train."""
 MAX_FILENAME: Final = 255
 MIN_EXPIRY_SECONDS: Final = 3600
