@@ -9,7 +9,17 @@ from fastapi import APIRouter, FastAPI
 from app.api import errors
 from app.api.body_limit import BodyLimit
 from app.api.request_ids import RequestIds
-from app.api.routes import api_keys, audit_log, files, fine_tuning, health, models, projects
+from app.api.routes import (
+    api_keys,
+    audit_log,
+    checkpoint_permissions,
+    files,
+    fine_tuning,
+    health,
+    models,
+    projects,
+    uploads,
+)
 from app.api.schemas.errors import ErrorEnvelope
 from app.auth import scopes
 from app.core import logging
@@ -29,7 +39,9 @@ TAGS: Final = [
         "name": "Files",
         "description": "Training and validation data: JSONL, validated line by line after the upload.",
     },
+    {"name": "Uploads", "description": "Files that arrive in parts."},
     {"name": "Fine-tuning", "description": "Jobs, their events, checkpoints, metrics, groups and attempts."},
+    {"name": "Checkpoint permissions", "description": "Which other projects may use a model or a checkpoint."},
     {"name": "Models", "description": "Base models and trained adapters."},
     {"name": "API keys", "description": "Mint, list, rotate and revoke keys; needs the scope `admin`."},
     {"name": "Projects", "description": "Projects and their limits; needs the scope `admin`."},
@@ -72,7 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.rate_limiter = rate_limiter
     app.state.store = LocalBlobStore(settings.storage_dir)
     v1 = APIRouter(prefix="/v1")
-    for routes in (files, fine_tuning, models, api_keys, projects, audit_log):
+    for routes in (files, uploads, fine_tuning, checkpoint_permissions, models, api_keys, projects, audit_log):
         v1.include_router(routes.router)
     app.include_router(v1)
     app.include_router(health.router)

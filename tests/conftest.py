@@ -96,6 +96,7 @@ def stack(short_dir: Path, tiny_models: Path) -> Iterator[Stack]:
     """A whole installation that runs: API and workers over engines of its own, with the base model `tiny`."""
     environment = {
         "GROUPTUNE_MODELS_DIR": str(tiny_models),
+        "GROUPTUNE_MODEL_ALIASES": "gpt-4o-mini=tiny",
         "GROUPTUNE_LEASE_SECONDS": "6",
         "GROUPTUNE_HEARTBEAT_SECONDS": "1",
         "GROUPTUNE_FENCE_SECONDS": "4.5",

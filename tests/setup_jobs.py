@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 from app.core import ids
 from app.core.accounts.tables import Project
 from app.core.files.tables import File, FileStatus
+from app.core.files.uploads import Received
 from app.core.files.validation import validate_file
 from app.core.jobs import lifecycle
 from app.core.jobs.tables import Job
@@ -53,6 +54,12 @@ def make_file(
     session.add(file)
     session.flush()
     return file
+
+
+def metrics_csv() -> Received:
+    """What a runner stores before it ends a job, without a blob."""
+    file_id = ids.file_id()
+    return Received(file_id, f"jobs/x/{file_id}", 1, "0" * 64)
 
 
 def stored_file(session: Session, store: LocalBlobStore, project_id: str, scratch: Path, rows: int = 8) -> File:

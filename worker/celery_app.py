@@ -20,6 +20,7 @@ log = structlog.get_logger(__name__)
 TRAIN_QUEUE: Final = "train"
 DEFAULT_QUEUE: Final = "default"
 SWEEP_TASK: Final = "jobs.sweep"
+EXPIRY_TASK: Final = "files.remove_expired"
 _WORKER_PID: Final = os.getpid()
 """Of the process that imported this; a forked beat inherits the number."""
 
@@ -33,11 +34,12 @@ def create(configuration: settings.Settings) -> Celery:
     application.conf.update(
         accept_content=["json"],
         beat_schedule={
-            "sweep": {
-                "task": SWEEP_TASK,
+            task: {
+                "task": task,
                 "schedule": configuration.sweep_seconds,
                 "options": {"queue": DEFAULT_QUEUE, "expires": configuration.sweep_seconds},
             }
+            for task in (SWEEP_TASK, EXPIRY_TASK)
         },
         broker_connection_max_retries=None,
         broker_connection_retry_on_startup=True,

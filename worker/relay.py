@@ -12,8 +12,10 @@ import structlog
 from pydantic import ValidationError
 
 from app.core.errors import DatabaseUnavailable
-from app.core.jobs.journal import Entry, Journal, StoredCheckpoint, entry
+from app.core.jobs.checkpoints import StoredCheckpoint
+from app.core.jobs.journal import Entry, Journal, entry
 from app.core.jobs.leases import Claim
+from app.core.models.adapters import ADAPTER_FILES
 from app.core.spec.reports import (
     CheckpointSaved,
     Failed,
@@ -141,7 +143,7 @@ class Relay:
             return None
         blob = f"{self._prefix}/step-{report.step:08d}"
         try:
-            self._store.put_tree(blob, Path(report.path))
+            files = self._store.put_tree(blob, Path(report.path))
         except OSError as error:
             log.warning("checkpoint.not_stored", step=report.step, error=str(error))
             self._store.delete_tree(blob)
@@ -150,4 +152,5 @@ class Relay:
             )
         self._stored.add(report.step)
         shutil.rmtree(report.path, ignore_errors=True)
-        return entry(StoredCheckpoint(report.step, blob, report.metrics))
+        has_adapter = files.keys() >= set(ADAPTER_FILES)
+        return entry(StoredCheckpoint(report.step, blob, report.metrics, has_adapter))

@@ -12,9 +12,11 @@ from typing import Final
 
 import structlog
 
+from app.core import ids
 from app.core.db import Database
 from app.core.errors import InvalidRequest, LostLease
-from app.core.jobs import endings, queries
+from app.core.files.uploads import Received
+from app.core.jobs import endings, queries, results
 from app.core.jobs.journal import Journal, entry
 from app.core.jobs.leases import Claim
 from app.core.jobs.states import StopRequest
@@ -178,8 +180,17 @@ class Runner:
     def _succeed(self, finished: Finished, base_model: str) -> None:
         blob = f"jobs/{self._claim.job_id}/a{self._claim.epoch}/adapter"
         self._store.put_tree(blob, Path(finished.path))
-        self._write(lambda s: endings.succeed(s, self._claim, finished, blob, base_model))
+        metrics_csv = insist(self._control, self._store_metrics)
+        self._write(lambda s: endings.succeed(s, self._claim, finished, blob, base_model, metrics_csv))
         log.info("job.succeeded")
+
+    def _store_metrics(self) -> Received:
+        file_id = ids.file_id()
+        blob = f"jobs/{self._claim.job_id}/a{self._claim.epoch}/{file_id}"
+        with self._database.transaction() as session:
+            metrics = queries.list_metrics(session, self._claim.job_id)
+        stored = self._store.write(blob, results.csv_chunks(metrics))
+        return Received(file_id, blob, stored.bytes, stored.sha256)
 
     def _fail(self, code: TrainerExit, told: Told) -> None:
         failed = told.failed

@@ -15,8 +15,8 @@ from app.core.jobs import leases, queries
 from app.core.jobs.leases import Claim
 from app.core.settings import Settings
 from app.core.storage.local import LocalBlobStore
-from worker import sweeper, validation
-from worker.celery_app import DRAIN, SWEEP_TASK, app
+from worker import expiry, sweeper, validation
+from worker.celery_app import DRAIN, EXPIRY_TASK, SWEEP_TASK, app
 from worker.runner import Runner
 
 log = structlog.get_logger(__name__)
@@ -91,3 +91,12 @@ def sweep() -> None:
         sweeper.sweep(_database(), app)
     except DatabaseUnavailable:
         log.warning("sweep.database_unavailable")
+
+
+@app.task(name=EXPIRY_TASK)
+def remove_expired() -> None:
+    """Removes expired files and the parts of uploads that are over."""
+    try:
+        expiry.remove_expired(_database(), _store())
+    except DatabaseUnavailable:
+        log.warning("expiry.database_unavailable")

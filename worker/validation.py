@@ -10,8 +10,8 @@ from app.core.db import Database
 from app.core.files import claims
 from app.core.files.claims import FileClaim
 from app.core.files.tables import FileStatus
+from app.core.files.uploads import TRAINING_PURPOSE
 from app.core.files.validation import FileReport, Progress, validate_file
-from app.core.jobs.checks import PURPOSE
 from app.core.jobs.events import clean
 from app.core.storage.local import LocalBlobStore
 
@@ -74,7 +74,7 @@ def validate_one(database: Database, store: LocalBlobStore) -> bool:
 
 
 def _validate(store: LocalBlobStore, claim: FileClaim, progress: Progress) -> _Verdict:
-    if claim.purpose != PURPOSE:
+    if claim.purpose != TRAINING_PURPOSE:
         return _Verdict(FileStatus.processed, None, None)
     try:
         report = validate_file(store.path(claim.blob), progress=progress)

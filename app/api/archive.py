@@ -1,7 +1,7 @@
 """A stored tree as a tar stream, without a copy of it in memory or on disk."""
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import PurePosixPath
 
 from app.core.storage.local import LocalBlobStore
@@ -9,9 +9,11 @@ from app.core.storage.local import LocalBlobStore
 CHUNK_BYTES = 1 << 20
 
 
-def tar_stream(store: LocalBlobStore, prefix: str) -> Iterator[bytes]:
-    """The tar of all blobs below `prefix`, with paths relative to it."""
+def tar_stream(store: LocalBlobStore, prefix: str, names: Collection[str] | None = None) -> Iterator[bytes]:
+    """The tar of all blobs below `prefix`, with paths relative to it; `names` keeps to those that are there of them."""
     for key in store.list(prefix):
+        if names is not None and key.removeprefix(f"{prefix}/") not in names:
+            continue
         with store.open(key) as blob:
             size = blob.seek(0, 2)
             blob.seek(0)

@@ -1,5 +1,6 @@
 """Middleware that bounds request bodies by the bytes that really arrive; the header may lie or be absent."""
 
+import re
 from contextlib import suppress
 from typing import Final
 
@@ -7,12 +8,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import respond
 from app.core.errors import PayloadTooLarge
+from app.core.files.chunked_uploads import MAX_PART_BYTES
 
 JSON_BYTES: Final = 8 * 1024**2
 """Enough for any job; graders with source code included."""
 FORM_OVERHEAD_BYTES: Final = 64 * 1024
 """Boundaries and small fields around a file."""
 UPLOAD_PATH: Final = "/v1/files"
+PART_PATH: Final = re.compile(r"/v1/uploads/[^/]+/parts")
 
 
 class _Exceeded(Exception):
@@ -20,7 +23,7 @@ class _Exceeded(Exception):
 
 
 class BodyLimit:
-    """ASGI middleware: 413 past `max_file_bytes` for uploads, past `JSON_BYTES` for the rest."""
+    """ASGI middleware: 413 past `max_file_bytes` for files, `MAX_PART_BYTES` for parts, `JSON_BYTES` for the rest."""
 
     def __init__(self, app: ASGIApp, max_file_bytes: int) -> None:
         self._app = app
@@ -30,7 +33,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._max_upload if scope["path"].rstrip("/") == UPLOAD_PATH else JSON_BYTES
+        limit, advice = self._limit(scope["path"].rstrip("/"))
         received = 0
         exceeded = _declared(scope) > limit
 
@@ -54,10 +57,17 @@ class BodyLimit:
         if exceeded:
             # Nothing is sent before a handler has read its body. The server discards its rest by itself.
             error = PayloadTooLarge(
-                f"The request body is larger than the {limit:,} bytes that {scope['path']} accepts; "
-                "split the file, or raise GROUPTUNE_MAX_FILE_BYTES."
+                f"The request body is larger than the {limit:,} bytes that {scope['path']} accepts; {advice}."
             )
             await respond(error)(scope, receive, send)
+
+    def _limit(self, path: str) -> tuple[int, str]:
+        """Bytes that a body may have, and what to do about more."""
+        if path == UPLOAD_PATH:
+            return self._max_upload, "split the file, send it in parts (/v1/uploads), or raise GROUPTUNE_MAX_FILE_BYTES"
+        if PART_PATH.fullmatch(path):
+            return MAX_PART_BYTES + FORM_OVERHEAD_BYTES, "send smaller parts"
+        return JSON_BYTES, "shorten it"
 
 
 def _declared(scope: Scope) -> int:

@@ -5,7 +5,7 @@ Async, though they wait for nothing: FastAPI sends plain functions through the t
 
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 
 from app.core.db import Database
 from app.core.settings import Settings
@@ -30,3 +30,11 @@ async def _settings(request: Request) -> Settings:
 Db = Annotated[Database, Depends(_database)]
 Store = Annotated[LocalBlobStore, Depends(_store)]
 Config = Annotated[Settings, Depends(_settings)]
+Strict = Annotated[
+    bool,
+    Header(
+        alias="x-grouptune-strict-enums",
+        description="Keep to OpenAI's enums: gft as reinforcement plus extra `gft`, paused as queued, files for evals "
+        "as user_data.",
+    ),
+]

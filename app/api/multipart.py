@@ -1,52 +1,50 @@
 """Receives a multipart upload once its sender is known. Starlette spools it to disk: memory stays flat."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, BinaryIO, Final
 
 from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from app.api.ids import MAX_ID
+from app.api.schemas.files import ExpiresAfter
 from app.auth.bearer import Caller
 from app.core.errors import InvalidRequest
 
 CHUNK_BYTES: Final = 1 << 20
 MAX_FIELDS: Final = 16
+EXPIRY_FIELDS: Final = {"expires_after[anchor]": "anchor", "expires_after[seconds]": "seconds"}
 
-REQUEST_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["purpose", "file"],
-                    "properties": {
-                        "purpose": {
-                            "type": "string",
-                            "maxLength": MAX_ID,
-                            "description": "`fine-tune` for training and validation data.",
-                        },
-                        "file": {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "JSONL, one object a line.",
-                        },
-                    },
-                }
-            }
-        },
-    }
-}
+
+def _request_body(required: list[str], **fields: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "required": required, "properties": fields}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+FILE_BODY: Final = _request_body(
+    ["purpose", "file"],
+    purpose={"type": "string", "maxLength": MAX_ID, "description": "`fine-tune` for training and validation data."},
+    expires_after={
+        **ExpiresAfter.model_json_schema(),
+        "description": "Sent as the fields `expires_after[anchor]` and `expires_after[seconds]`.",
+    },
+    file={"type": "string", "format": "binary", "description": "JSONL, one object a line."},
+)
 """For OpenAPI, which cannot see a form that the handler reads by itself."""
+PART_BODY: Final = _request_body(
+    ["data"], data={"type": "string", "format": "binary", "description": "A piece of the file, at most 64 MiB."}
+)
+"""The same for a part of an upload."""
 
 
 @dataclass(frozen=True)
-class Upload:
-    """What was sent."""
+class Sent:
+    """A file part of a form."""
 
-    purpose: str | None
     filename: str
     stream: BinaryIO
 
@@ -56,26 +54,62 @@ class Upload:
             yield chunk
 
 
-async def _upload(request: Request, _caller: Caller) -> AsyncIterator[Upload]:
+@dataclass(frozen=True)
+class SentFile(Sent):
+    """A file with the fields beside it."""
+
+    purpose: str | None
+    expires_after: ExpiresAfter | None
+
+
+async def _file(request: Request, _caller: Caller) -> AsyncIterator[SentFile]:
     # Depends on the caller: nobody without a key gets to send us a body.
     async with request.form(max_files=1, max_fields=MAX_FIELDS) as form:
-        yield _read(form)
+        sent = _part(form, "file", "the field `purpose` and ")
+        purpose = form.get("purpose")
+        _refuse_unknown(form, {"purpose", "file", *EXPIRY_FIELDS})
+        purpose = purpose if isinstance(purpose, str) else None
+        yield SentFile(sent.filename, sent.stream, purpose, _expires_after(form))
 
 
-def _read(form: FormData) -> Upload:
-    purpose, file = form.get("purpose"), form.get("file")
+UploadedFile = Annotated[SentFile, Depends(_file)]
+
+
+@asynccontextmanager
+async def part_form(request: Request) -> AsyncIterator[Sent]:
+    """The part `data` of a form, for uploads in parts. Raises `InvalidRequest`."""
+    async with request.form(max_files=1, max_fields=MAX_FIELDS) as form:
+        sent = _part(form, "data", "")
+        _refuse_unknown(form, {"data"})
+        yield sent
+
+
+def _part(form: FormData, name: str, beside: str) -> Sent:
+    file = form.get(name)
     if not isinstance(file, UploadFile):
         raise InvalidRequest(
-            "The file is missing: send multipart/form-data with the field `purpose` and the part `file`.",
-            param="file",
+            f"The part `{name}` is missing: send multipart/form-data with {beside}the part `{name}`, a file.",
+            param=name,
         )
+    return Sent(file.filename or "upload", file.file)
+
+
+def _refuse_unknown(form: FormData, known: set[str]) -> None:
     for name in form:
-        if name not in ("purpose", "file"):
+        if name not in known:
             raise InvalidRequest(
-                f"The field '{name}' is not available; leave it out. Files stay until they are deleted.",
-                param=name,
+                f"The field '{name}' is unknown; leave it out. Known are: {', '.join(sorted(known))}.", param=name
             )
-    return Upload(purpose if isinstance(purpose, str) else None, file.filename or "upload", file.file)
 
 
-Uploaded = Annotated[Upload, Depends(_upload)]
+def _expires_after(form: FormData) -> ExpiresAfter | None:
+    """OpenAI's clients flatten the object with brackets."""
+    sent = {key: form[name] for name, key in EXPIRY_FIELDS.items() if name in form}
+    if not sent:
+        return None
+    try:
+        return ExpiresAfter.model_validate(sent)
+    except ValidationError as error:
+        raise RequestValidationError(
+            [{**one, "loc": ("form", "expires_after", *one["loc"])} for one in error.errors()]
+        ) from error

@@ -6,6 +6,8 @@ from typing import Final
 
 ALPHABET: Final = string.ascii_letters + string.digits
 LENGTH: Final = 24
+FINE_TUNED: Final = "ft:"
+"""How the names of trained models begin."""
 
 
 def _new(prefix: str) -> str:
@@ -22,6 +24,16 @@ def file_id() -> str:
     return _new("file-")
 
 
+def upload_id() -> str:
+    """A file that arrives in parts, `upload_...`."""
+    return _new("upload_")
+
+
+def part_id() -> str:
+    """A part of an upload, `part_...`."""
+    return _new("part_")
+
+
 def event_id() -> str:
     """An event of a job, `ftevent-...`."""
     return _new("ftevent-")
@@ -30,6 +42,11 @@ def event_id() -> str:
 def checkpoint_id() -> str:
     """A checkpoint of a job, `ftckpt_...`."""
     return _new("ftckpt_")
+
+
+def permission_id() -> str:
+    """A permission to use another project's checkpoint, `cp_...`."""
+    return _new("cp_")
 
 
 def project_id() -> str:
@@ -52,7 +69,16 @@ def request_id() -> str:
     return _new("req_")
 
 
-def fine_tuned_model(base_model: str, project: str, suffix: str | None) -> str:
-    """`ft:<base>:<project>:<suffix>:<8 characters>`; without a suffix its place stays empty."""
-    tail = "".join(secrets.choice(ALPHABET) for _ in range(8))
-    return f"ft:{base_model}:{project}:{suffix or ''}:{tail}"
+def fine_tuned_model(base_model: str, project: str, suffix: str | None, job_id: str) -> str:
+    """`ft:<base>:<project>:<suffix>:<the job id's last 8 characters>`; without a suffix its place stays empty."""
+    return f"{FINE_TUNED}{base_model}:{project}:{suffix or ''}:{job_id[-8:]}"
+
+
+def checkpoint_model(model: str, step: int) -> str:
+    """The name under which a checkpoint of the job that makes `model` can be used."""
+    return f"{model}:ckpt-step-{step}"
+
+
+def base_of(model: str) -> str:
+    """The base model that a job on `model` trains: itself, or what the fine-tuned model was trained on."""
+    return model.split(":")[1] if model.startswith(FINE_TUNED) else model

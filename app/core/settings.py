@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 from platformdirs import user_cache_path, user_data_path
-from pydantic import AliasChoices, Field, HttpUrl
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, Field, HttpUrl, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
@@ -31,7 +31,11 @@ class Settings(BaseSettings):
     max_queued_jobs: Annotated[int, Field(ge=0)] = 1_000
     max_stored_bytes: Annotated[int, Field(ge=0)] = 10**12
 
+    model_aliases: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict)
+    """Other names of base models, as `gpt-4o-mini=smollm2-135m-instruct,...`: for scripts that name OpenAI's."""
     max_file_bytes: Annotated[int, Field(gt=0)] = 2 * 1024**3
+    max_upload_bytes: Annotated[int, Field(gt=0)] = 8 * 1024**3
+    """Size of a file that is uploaded in parts."""
     lease_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How long a claim lives without a heartbeat, by the database's clock."""
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 10.0
@@ -49,6 +53,16 @@ class Settings(BaseSettings):
 
     Its key, if it has one, is in `GROUPTUNE_ROLLOUT_API_KEY`, which the trainer reads itself.
     """
+
+    @field_validator("model_aliases", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        if broken := [alias for alias, _, model in pairs if not alias.strip() or not model.strip()]:
+            raise ValueError(f"write 'alias=base-model', separated by commas; look at {broken[0]!r}")
+        return {alias.strip(): model.strip() for alias, _, model in pairs}
 
     @cached_property
     def storage_dir(self) -> Path:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from openai import OpenAI
@@ -73,6 +74,12 @@ def serve(settings: Settings) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+def variant(settings: Settings, **values: Any) -> Settings:
+    """Other settings of the same installation."""
+    known = settings.model_dump() | values
+    return Settings.model_validate({"DATABASE_URL": known.pop("database_url"), **known})
 
 
 def new_project(database: Database, name: str) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """From rows to a downloaded adapter through the official SDK, with real workers over real engines."""
 
+import csv
 import io
 import tarfile
 from itertools import islice
@@ -59,6 +60,7 @@ def test_upload_train_watch_download(client: OpenAI, tiny_models: Path, tmp_path
 
     assert_all_is_told(client, job.id)
     assert client.models.retrieve(job.fine_tuned_model).id == job.fine_tuned_model
+    assert_the_result_file_has_every_step(client, job.result_files)
     download = client.models.with_raw_response.retrieve(f"{job.fine_tuned_model}/download")
     with tarfile.open(fileobj=io.BytesIO(download.content)) as archive:
         assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= set(archive.getnames())
@@ -87,6 +89,18 @@ def assert_all_is_told(client: OpenAI, job_id: str) -> None:
     assert {member["source"] for member in groups["data"][0]["members"]} == {"expert", "teacher", "self"}
     attempts: Any = client.get(f"{path}/attempts", cast_to=object)
     assert [attempt["outcome"] for attempt in attempts["data"]] == ["succeeded"]
+
+
+def assert_the_result_file_has_every_step(client: OpenAI, result_files: list[str]) -> None:
+    (file_id,) = result_files
+    file = client.files.retrieve(file_id)
+    assert (file.purpose, file.status, file.filename) == ("fine-tune-results", "processed", "step_metrics.csv")
+    assert file_id in {one.id for one in client.files.list(purpose="fine-tune-results")}
+    rows = list(csv.DictReader(client.files.content(file_id).text.splitlines()))
+    assert [row["step"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert all(row["train_loss"] and row["train_mean_reward"] for row in rows[1:])
+    assert rows[0]["full_valid_mean_reward"]
+    assert client.files.delete(file_id).deleted
 
 
 def assert_peft_loads(base: Path, adapter: Path) -> None:

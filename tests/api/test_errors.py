@@ -11,7 +11,7 @@ from openai import AuthenticationError, InternalServerError, NotFoundError, Open
 
 from app.core.errors import GrouptuneError
 from app.core.settings import Settings
-from tests.api.server import Server, serve
+from tests.api.server import Server, serve, variant
 
 DOCS = Path(__file__).parents[2] / "docs" / "errors.md"
 
@@ -21,12 +21,6 @@ def http(server: Server) -> Any:
     """Plain HTTP, for what no SDK would send."""
     with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {server.api_key}"}) as client:
         yield client
-
-
-def variant(settings: Settings, **values: Any) -> Settings:
-    """Other settings of the same installation."""
-    known = settings.model_dump() | values
-    return Settings.model_validate({"DATABASE_URL": known.pop("database_url"), **known})
 
 
 def envelope(response: httpx.Response) -> dict[str, Any]:

@@ -12,17 +12,23 @@ from fastapi.routing import iter_route_contexts
 
 from app.auth.scopes import declared
 from app.core.accounts.scopes import ALL, Scope, expand
+from app.core.files import chunked_uploads
 from app.core.jobs import endings, leases
+from app.core.models import permissions
 from app.core.settings import Settings
 from app.core.spec.reports import Finished
 from app.main import PUBLIC, create_app
 from tests.api.server import Server, new_key, new_project
-from tests.setup_jobs import make_job, stored_file
+from tests.setup_jobs import make_job, metrics_csv, stored_file
 
 Route = tuple[str, str]
 """Method and path."""
 
-BODIES: Final[dict[Route, Any]] = {("POST", "/v1/projects/{project_id}"): {}}
+BODIES: Final[dict[Route, Any]] = {
+    ("POST", "/v1/projects/{project_id}"): {},
+    ("POST", "/v1/uploads/{upload_id}/complete"): {"part_ids": ["part_x"]},
+    ("POST", "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"): {"project_ids": ["proj_x"]},
+}
 """What a route needs as its body before it looks at the ids in its path."""
 INSTALLATION_WIDE: Final = {Scope.admin}
 """Routes with these scopes are for administrators, who see all projects."""
@@ -83,10 +89,22 @@ def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
         claim = leases.claim(session, "w", 60)
         assert claim is not None
         finished = Finished(step=1, path="/x", trained_tokens=1, published_step=1, reason="the last step")
-        model = endings.succeed(session, claim, finished, "jobs/x/a1/adapter", "tiny")
+        model = endings.succeed(session, claim, finished, "jobs/x/a1/adapter", "tiny", metrics_csv())
         queued = make_job(session, project_id, file=file)
         assert done.id != queued.id
-        return {"file_id": file.id, "job_id": queued.id, "model": model, "project_id": project_id}
+        upload = chunked_uploads.create_upload(
+            session, project_id, size=4, filename="u", purpose="fine-tune", file_seconds=None, max_bytes=9
+        )
+        [permission] = permissions.grant(session, project_id, model, [project_id])
+        return {
+            "file_id": file.id,
+            "job_id": queued.id,
+            "model": model,
+            "checkpoint": model,
+            "permission_id": permission.id,
+            "upload_id": upload.id,
+            "project_id": project_id,
+        }
 
 
 def test_what_another_project_has_is_404_on_every_route(

@@ -1,19 +1,25 @@
 """Files through the official SDK."""
 
+import base64
 import hashlib
 import http.client
+import io
 import json
+import os
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from openai import APIStatusError, BadRequestError, NotFoundError, OpenAI
 from openai.types import FileDeleted
 
 from app.core.files.uploads import get_file
 from tests.api.conftest import MAX_FILE_BYTES
-from tests.api.jobs import broken_at_17
+from tests.api.jobs import broken_at_17, refused
 from tests.api.server import Server, new_project
 
 
@@ -40,9 +46,53 @@ def test_upload_validate_download_delete(server: Server, client: OpenAI, rows: P
     assert not server.store.exists(f"files/{file.id}")
 
 
-def test_bytes_without_a_name_are_fine(client: OpenAI) -> None:
-    file = client.files.create(file=b'{"prompt": "1", "completion": "2"}', purpose="fine-tune")
-    assert file.filename == "upload"
+ROW = b'{"prompt": "1", "completion": "2"}'
+
+
+@pytest.mark.parametrize(
+    ("sent", "name"),
+    [
+        (ROW, "upload"),
+        (io.BytesIO(ROW), "upload"),
+        (("a b/ä.txt", ROW), "a b/ä.txt"),
+        (("rows.jsonl", io.BytesIO(ROW), "application/json"), "rows.jsonl"),
+    ],
+    ids=["bytes", "stream", "pair", "triple"],
+)
+def test_whatever_the_sdk_sends_as_a_file_is_one(server: Server, client: OpenAI, sent: Any, name: str) -> None:
+    file = client.files.create(file=sent, purpose="fine-tune")
+    assert (file.filename, file.bytes) == (name, len(ROW))
+    server.validate_files()
+    assert client.files.wait_for_processing(file.id, poll_interval=0.01).status == "processed"
+    assert client.files.content(file.id).content == ROW
+
+
+def test_fields_may_come_in_any_order(server: Server) -> None:
+    fields = [
+        b'name="file"; filename="f"\r\nContent-Type: application/octet-stream\r\n\r\n' + ROW,
+        b'name="expires_after[seconds]"\r\n\r\n7200',
+        b'name="purpose"\r\n\r\nfine-tune',
+        b'name="expires_after[anchor]"\r\n\r\ncreated_at',
+    ]
+    body = b"".join(b"--b\r\nContent-Disposition: form-data; " + field + b"\r\n" for field in fields) + b"--b--\r\n"
+    headers = {"authorization": f"Bearer {server.api_key}", "content-type": "multipart/form-data; boundary=b"}
+    file = httpx.post(f"{server.url}/v1/files", content=body, headers=headers).json()
+    assert (file["filename"], file["bytes"], file["purpose"]) == ("f", len(ROW), "fine-tune")
+    assert file["expires_at"] - file["created_at"] == 7200
+
+
+def test_a_file_for_evals_keeps_its_purpose_where_the_clients_types_allow(client: OpenAI) -> None:
+    file = client.files.create(file=ROW, purpose="evals")
+    strict = "x-grouptune-strict-enums" in client.default_headers
+    assert str(file.purpose) == ("user_data" if strict else "evals")
+    assert [one.id for one in client.files.list(purpose="evals")] == [file.id]
+
+
+def test_files_of_other_purposes_are_not_read_as_rows(server: Server, client: OpenAI) -> None:
+    file = client.files.create(file=b"\xff\x00 no rows", purpose="user_data")
+    server.validate_files()
+    file = client.files.retrieve(file.id)
+    assert (file.status, file.status_details) == ("processed", None)
 
 
 def test_the_stored_digest_is_that_of_the_content(server: Server, client: OpenAI, rows: Path) -> None:
@@ -85,6 +135,70 @@ def test_lists_page_through_everything_once(server: Server, client: OpenAI) -> N
     assert caught.value.param == "after"
 
 
+def test_a_page_holds_ten_thousand_files_at_most(client: OpenAI) -> None:
+    assert client.files.list(limit=10_000).data == []
+    for limit in (0, 10_001):
+        with pytest.raises(BadRequestError) as caught:
+            client.files.list(limit=limit)
+        assert caught.value.param == "limit"
+    with pytest.raises(BadRequestError) as caught:
+        client.files.list(order="newest")  # type: ignore[arg-type]
+    assert caught.value.param == "order"
+
+
+def test_content_comes_as_it_is_or_as_base64(server: Server) -> None:
+    client = server.client()
+    content = os.urandom(200_002)
+    file = client.files.create(file=content, purpose="user_data")
+    bearer = {"authorization": f"Bearer {server.api_key}"}
+    path = f"{server.url}/v1/files/{file.id}/content"
+    plain = httpx.get(path, headers=bearer | {"accept": "application/binary"})
+    assert (plain.status_code, plain.content) == (200, content)
+    encoded = httpx.get(path, headers=bearer, params={"encoding": "base64"})
+    assert int(encoded.headers["content-length"]) == len(encoded.content)
+    assert base64.b64decode(encoded.content, validate=True) == content
+    assert httpx.get(path, headers=bearer, params={"encoding": "hex"}).json()["error"]["param"] == "encoding"
+
+
+def test_a_file_expires_so_long_after_its_creation(client: OpenAI) -> None:
+    file = client.files.create(file=ROW, purpose="fine-tune", expires_after={"anchor": "created_at", "seconds": 3600})
+    assert file.expires_at is not None
+    assert file.expires_at - file.created_at == 3600
+    assert client.files.retrieve(file.id).expires_at == file.expires_at
+    assert client.files.create(file=ROW, purpose="fine-tune").expires_at is None
+
+
+@pytest.mark.parametrize(
+    ("expiry", "param"),
+    [
+        ({"anchor": "created_at", "seconds": 3599}, "expires_after.seconds"),
+        ({"anchor": "created_at", "seconds": 2_592_001}, "expires_after.seconds"),
+        ({"anchor": "created_at", "seconds": "soon"}, "expires_after.seconds"),
+        ({"anchor": "created_at"}, "expires_after.seconds"),
+        ({"anchor": "last_active_at", "seconds": 3600}, "expires_after.anchor"),
+        ({"seconds": 3600}, "expires_after.anchor"),
+    ],
+)
+def test_an_expiry_that_makes_no_sense_is_refused(server: Server, client: OpenAI, expiry: Any, param: str) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        client.files.create(file=ROW, purpose="fine-tune", expires_after=expiry)
+    assert caught.value.param == param
+    assert list(client.files.list()) == []
+
+
+def test_an_expired_file_is_gone(server: Server, client: OpenAI, training_file: str) -> None:
+    there = client.files.create(file=ROW, purpose="fine-tune")
+    with server.database.transaction() as session:
+        get_file(session, server.project_id, training_file).expires_at = datetime.now(UTC) - timedelta(seconds=1)
+    for attempt in (client.files.retrieve, client.files.delete, client.files.content):
+        with pytest.raises(NotFoundError):
+            attempt(training_file)
+    with pytest.raises(NotFoundError):
+        client.get(f"/files/{training_file}/report", cast_to=object)
+    assert [file.id for file in client.files.list()] == [there.id]
+    assert refused(client, training_file).code == "file_not_found"
+
+
 def test_files_of_another_project_do_not_exist(server: Server, client: OpenAI, rows: Path) -> None:
     file = client.files.create(file=rows, purpose="fine-tune")
     stranger = server.client(api_key=new_project(server.database, "stranger")[1])
@@ -95,7 +209,7 @@ def test_files_of_another_project_do_not_exist(server: Server, client: OpenAI, r
     assert client.files.retrieve(file.id).id == file.id
 
 
-@pytest.mark.parametrize("purpose", ["finetune", ""])
+@pytest.mark.parametrize("purpose", ["finetune", "", "fine-tune-results", "batch_output"])
 def test_an_unknown_purpose_is_refused(client: OpenAI, purpose: str) -> None:
     with pytest.raises(BadRequestError, match="fine-tune") as caught:
         client.files.create(file=b"{}", purpose=purpose)  # type: ignore[arg-type]
@@ -109,9 +223,9 @@ def test_a_form_without_a_file_or_with_too_much_is_refused(client: OpenAI) -> No
     with pytest.raises(BadRequestError, match="empty") as caught:
         client.files.create(file=b"", purpose="fine-tune")
     assert caught.value.param == "file"
-    with pytest.raises(BadRequestError) as caught:
-        client.files.create(file=b"{}", purpose="fine-tune", expires_after={"anchor": "created_at", "seconds": 3600})
-    assert caught.value.param == "expires_after[anchor]"
+    with pytest.raises(BadRequestError, match="unknown") as caught:
+        client.files.create(file=b"{}", purpose="fine-tune", extra_body={"visible": {"to": ["a"]}})
+    assert caught.value.param == "visible[to][]"
 
 
 def test_a_file_over_the_cap_is_413_and_leaves_nothing(server: Server, client: OpenAI) -> None:

@@ -8,7 +8,8 @@ from sqlalchemy import func, select, update
 from app.core.db import Database
 from app.core.errors import LostLease
 from app.core.jobs import leases, queries
-from app.core.jobs.journal import Journal, StoredCheckpoint, entry
+from app.core.jobs.checkpoints import StoredCheckpoint
+from app.core.jobs.journal import Journal, entry
 from app.core.jobs.leases import Claim
 from app.core.jobs.tables import Group, Job, JobEvent, Metric
 from app.core.spec.reports import (

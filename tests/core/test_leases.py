@@ -9,13 +9,14 @@ from sqlalchemy.orm import Session
 
 from app.core.db import Database
 from app.core.errors import LostLease
+from app.core.files import uploads
 from app.core.jobs import attempts, endings, leases, lifecycle, queries
 from app.core.jobs.leases import Claim
 from app.core.jobs.states import AttemptOutcome, JobStatus
 from app.core.jobs.tables import Job, JobAttempt
 from app.core.models.tables import TrainedModel
 from app.core.spec.reports import Finished
-from tests.setup_jobs import make_job, make_project
+from tests.setup_jobs import make_job, make_project, metrics_csv
 
 FINISHED = Finished(step=3, path="/x", trained_tokens=9, published_step=3, reason="the last step")
 
@@ -102,7 +103,7 @@ def test_an_expired_job_is_queued_again_and_its_old_owner_fenced(database: Datab
         lambda s: leases.heartbeat(s, old, 60),
         lambda s: leases.stop_requested(s, old),
         lambda s: leases.hold(s, old),
-        lambda s: endings.succeed(s, old, FINISHED, "blob", "tiny"),
+        lambda s: endings.succeed(s, old, FINISHED, "blob", "tiny", metrics_csv()),
         lambda s: endings.fail(s, old, "code", "message"),
         lambda s: endings.crash(s, old, "reason", ""),
         lambda s: endings.drain(s, old),
@@ -159,10 +160,13 @@ def test_success_publishes_the_model(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         job = make_job(session, project)
-        model = endings.succeed(session, claimed(session), FINISHED, "jobs/x/a1/adapter", "tiny")
+        csv = metrics_csv()
+        model = endings.succeed(session, claimed(session), FINISHED, "jobs/x/a1/adapter", "tiny", csv)
         session.refresh(job)
+        assert job.result_files == [csv.file_id]
+        assert uploads.get_file(session, project, csv.file_id).purpose == "fine-tune-results"
+        assert model == f"ft:tiny:default::{job.id[-8:]}"
         assert (job.status, job.fine_tuned_model, job.trained_tokens) == (JobStatus.succeeded, model, 9)
-        assert model.startswith("ft:tiny:default::")
         assert session.get_one(TrainedModel, model).blob == "jobs/x/a1/adapter"
         events, _ = queries.list_events(session, job.id, after=None, limit=2)
         assert [event.message for event in events] == [

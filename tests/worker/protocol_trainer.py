@@ -32,10 +32,13 @@ def start(run_dir: Path, total: int) -> int:
     return resumed
 
 
-def checkpoint(run_dir: Path, step: int) -> None:
+def checkpoint(run_dir: Path, step: int, *, with_adapter: bool = False) -> None:
     path = run_dir / "checkpoints" / f"step-{step}"
     path.mkdir(parents=True)
     (path / "state.json").write_text(str(step))
+    if with_adapter:
+        (path / "adapter_config.json").write_text("{}")
+        (path / "adapter_model.safetensors").write_bytes(bytes(8))
     report("checkpoint", step=step, path=str(path), metrics={"loss": 1.0})
 
 
@@ -52,7 +55,7 @@ def finish(run_dir: Path, step: int) -> None:
     )
 
 
-def train(run_dir: Path, total: int, crash_at: int = 0) -> None:
+def train(run_dir: Path, total: int, crash_at: int = 0, *, with_adapters: bool = False) -> None:
     for step in range(start(run_dir, total) + 1, total + 1):
         if step == crash_at:
             sys.stderr.write("about to crash\n")
@@ -60,7 +63,7 @@ def train(run_dir: Path, total: int, crash_at: int = 0) -> None:
             os.kill(os.getpid(), signal.SIGSEGV)
         report("metrics", step=step, values={"loss": 1 / step, "reward": float("nan")}, trained_tokens=step)
         if step % 2 == 0:
-            checkpoint(run_dir, step)
+            checkpoint(run_dir, step, with_adapter=with_adapters)
     finish(run_dir, total)
 
 
@@ -92,6 +95,8 @@ def main(behaviour: str, run_dir: Path) -> int:
         case ["train", total]:
             sys.stdout.write("a library says hello\n")
             train(run_dir, int(total))
+        case ["train_with_adapters", total]:
+            train(run_dir, int(total), with_adapters=True)
         case ["crash", step]:
             train(run_dir, 10, crash_at=int(step))
         case ["until_stopped"]:

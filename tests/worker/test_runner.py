@@ -1,15 +1,21 @@
 """Every way in which an attempt can end, with real subprocesses."""
 
+import csv
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from app.core.files.tables import File
+from app.core.files.uploads import get_file
 from app.core.jobs import lifecycle, queries
 from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.jobs.tables import Job
+from app.core.models import permissions
 from app.core.models.tables import TrainedModel
 from app.core.settings import Settings
 from app.core.spec.job import TrainerSpec
+from tests.setup_jobs import make_job, make_project
 from tests.waiting import eventually
 from tests.worker.conftest import Bench, Outage
 
@@ -54,6 +60,58 @@ def test_a_job_runs_to_its_published_adapter(bench: Bench) -> None:
         "The job has successfully completed",
     ]
     assert sorted(path.name for path in bench.run_dir().iterdir()) == ["spec.json", "trainer.log"]
+
+
+def test_the_metrics_are_a_result_file_when_the_job_has_succeeded(bench: Bench) -> None:
+    job = bench.run("train:3")
+    (file_id,) = job.result_files
+    with bench.database.transaction() as session:
+        file = get_file(session, bench.project, file_id)
+    assert (file.filename, file.purpose, file.status) == ("step_metrics.csv", "fine-tune-results", "processed")
+    with bench.store.open(file.blob) as stream:
+        content = stream.read()
+    assert (file.bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    rows = list(csv.DictReader(content.decode().splitlines()))
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    assert [float(row["train_loss"]) for row in rows] == [1, 1 / 2, 1 / 3]
+    assert {row["train_mean_reward"] for row in rows} == {""}
+
+
+@pytest.mark.parametrize(("behaviour", "has_adapter"), [("train:4", False), ("train_with_adapters:4", True)])
+def test_checkpoints_get_names_and_say_whether_they_hold_an_adapter(
+    bench: Bench, behaviour: str, has_adapter: bool
+) -> None:
+    job = bench.run(behaviour)
+    with bench.database.transaction() as session:
+        for step in (2, 4):
+            model = session.get_one(TrainedModel, f"{job.fine_tuned_model}:ckpt-step-{step}")
+            assert model.has_adapter is has_adapter
+            assert bench.store.exists(f"{model.blob}/state.json")
+
+
+def test_a_model_that_is_no_longer_shared_cannot_be_started_from(bench: Bench) -> None:
+    with bench.database.transaction() as session:
+        owner = make_project(session, "owner")
+        job = make_job(session, owner)
+        lifecycle.cancel(session, owner, job.id)
+        name = "ft:tiny:owner::12345678"
+        session.add(TrainedModel(id=name, project_id=owner, job_id=job.id, base_model="tiny", blob="b"))
+        session.flush()
+        (permission,) = permissions.grant(session, owner, name, [bench.project])
+        mine = session.get_one(Job, bench.job_id)
+        mine.spec = mine.spec | {"model": name}
+    bench.store.write("b/adapter_config.json", [b"{}"])
+    bench.store.write("b/SHA256SUMS", [f"{hashlib.sha256(b'{}').hexdigest()}  adapter_config.json\n".encode()])
+    assert bench.run("exit:1").status == "queued"  # a crash after the start that the permission still allowed
+    with bench.database.transaction() as session:
+        permissions.revoke(session, owner, name, permission.id)
+    failed = bench.run("train:2")
+    assert failed.error is not None
+    assert (failed.status, failed.error["code"], failed.error["param"]) == ("failed", "model_not_found", "model")
+
+
+def test_a_job_that_ends_otherwise_has_no_result_file(bench: Bench) -> None:
+    assert bench.run("fail:65").result_files == []
 
 
 def test_what_a_killed_runner_left_is_cleared_by_the_next_attempt(bench: Bench) -> None:

@@ -1,15 +1,16 @@
 """`/v1/files`."""
 
+import base64
 from collections.abc import Iterator
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Final, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, BackgroundTasks, Query
 from starlette.responses import StreamingResponse
 
-from app.api.deps import Config, Db, Store
+from app.api.deps import Config, Db, Store, Strict
 from app.api.ids import MAX_ID, FileId
-from app.api.multipart import CHUNK_BYTES, REQUEST_BODY, Uploaded
+from app.api.multipart import FILE_BODY, UploadedFile
 from app.api.pagination import After, Page, page
 from app.api.schemas.files import FileDeleted, FileObject, FileReportObject
 from app.auth.bearer import Caller
@@ -23,30 +24,46 @@ from app.core.files.tables import FileStatus
 from app.core.jobs import quotas
 from app.core.jobs.file_use import delete_file
 
-MAX_FILES = 10_000
-AUDITED = ("filename", "purpose", "bytes", "sha256")
+MAX_FILES: Final = 10_000
+AUDITED: Final = ("filename", "purpose", "bytes", "sha256")
+CHUNK_BYTES: Final = 3 << 18
+"""Divisible by three, so that each chunk becomes base64 without padding in between."""
 
 router = APIRouter(prefix="/files", tags=["Files"])
 
 
-@router.post("", openapi_extra=REQUEST_BODY, dependencies=[needs(Scope.files_write)])
+@router.post("", openapi_extra=FILE_BODY, dependencies=[needs(Scope.files_write)])
 def upload_file(
-    caller: Caller, upload: Uploaded, database: Db, store: Store, settings: Config, after: BackgroundTasks
+    caller: Caller,
+    sent: UploadedFile,
+    database: Db,
+    store: Store,
+    settings: Config,
+    after: BackgroundTasks,
+    strict: Strict = False,
 ) -> FileObject:
     """Upload a data file. A worker validates it next: poll until `status` is `processed` or `error`."""
-    purpose = uploads.check_purpose(upload.purpose)
-    received = uploads.receive(store, upload.chunks(), max_bytes=settings.max_file_bytes)
+    purpose = uploads.check_purpose(sent.purpose)
+    expiry = None if sent.expires_after is None else sent.expires_after.seconds
+    received = uploads.receive(store, sent.chunks(), max_bytes=settings.max_file_bytes)
     try:
         with database.transaction() as session:
             quotas.check_stored_bytes(session, caller.project_id, received.bytes, caller.limits.stored_bytes)
-            file = uploads.create_file(session, caller.project_id, received, filename=upload.filename, purpose=purpose)
+            file = uploads.create_file(
+                session,
+                caller.project_id,
+                received,
+                filename=sent.filename,
+                purpose=purpose,
+                expires_seconds=expiry,
+            )
             audit.record(session, caller.actor, Action.file_create, file.id, after=audit.snapshot(file, *AUDITED))
     except BaseException:
         store.delete(received.blob)
         raise
     if settings.redis_url is not None:
         after.add_task(broker.ring_validation, settings.redis_url)
-    return FileObject.of(file)
+    return FileObject.of(file, strict=strict)
 
 
 @router.get("", dependencies=[needs(Scope.files_read)])
@@ -57,20 +74,21 @@ def list_files(
     limit: Annotated[int, Query(ge=1, le=MAX_FILES)] = MAX_FILES,
     order: Literal["asc", "desc"] = "desc",
     purpose: Annotated[str | None, Query(max_length=MAX_ID)] = None,
+    strict: Strict = False,
 ) -> Page[FileObject]:
     """List this project's files, newest first unless `order` is `asc`."""
     with database.transaction() as session:
         files, more = uploads.list_files(
             session, caller.project_id, after=after, limit=limit, order=order, purpose=purpose
         )
-    return page([FileObject.of(file) for file in files], more)
+    return page([FileObject.of(file, strict=strict) for file in files], more)
 
 
 @router.get("/{file_id}", dependencies=[needs(Scope.files_read)])
-def retrieve_file(caller: Caller, file_id: FileId, database: Db) -> FileObject:
+def retrieve_file(caller: Caller, file_id: FileId, database: Db, strict: Strict = False) -> FileObject:
     """One file."""
     with database.transaction() as session:
-        return FileObject.of(uploads.get_file(session, caller.project_id, file_id))
+        return FileObject.of(uploads.get_file(session, caller.project_id, file_id), strict=strict)
 
 
 @router.delete("/{file_id}", name="delete_file", dependencies=[needs(Scope.files_write)])
@@ -89,15 +107,26 @@ def remove_file(caller: Caller, file_id: FileId, database: Db, store: Store) -> 
     responses={200: {"content": {"application/octet-stream": {}}, "description": "The bytes as they were uploaded."}},
     dependencies=[needs(Scope.files_read)],
 )
-def file_content(caller: Caller, file_id: FileId, database: Db, store: Store) -> StreamingResponse:
+def file_content(
+    caller: Caller,
+    file_id: FileId,
+    database: Db,
+    store: Store,
+    encoding: Annotated[
+        Literal["base64"] | None, Query(description="As OpenAI encodes result files; plain bytes if absent.")
+    ] = None,
+) -> StreamingResponse:
     """Download a file."""
     with database.transaction() as session:
         file = uploads.get_file(session, caller.project_id, file_id)
+    chunks, size, kind = _chunks(store.open(file.blob)), file.bytes, "application/octet-stream"
+    if encoding == "base64":
+        chunks, size, kind = map(base64.b64encode, chunks), 4 * -(-size // 3), "text/plain"
     headers = {
-        "content-length": str(file.bytes),
+        "content-length": str(size),
         "content-disposition": f"attachment; filename*=utf-8''{quote(file.filename, safe='')}",
     }
-    return StreamingResponse(_chunks(store.open(file.blob)), media_type="application/octet-stream", headers=headers)
+    return StreamingResponse(chunks, media_type=kind, headers=headers)
 
 
 def _chunks(stream: BinaryIO) -> Iterator[bytes]:

@@ -2,9 +2,9 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request
+from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
 
-from app.api.deps import Config, Db
+from app.api.deps import Config, Db, Strict
 from app.api.ids import JobId
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.create_job import CreateJob
@@ -29,14 +29,6 @@ from app.core.models.adapters import starting_point
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
 
-Strict = Annotated[
-    bool,
-    Header(
-        alias="x-grouptune-strict-enums",
-        description="Keep to OpenAI's enums: gft as reinforcement plus extra `gft`, paused as queued.",
-    ),
-]
-
 
 @router.post("", dependencies=[needs(Scope.jobs_write)])
 def create_job(
@@ -49,7 +41,9 @@ def create_job(
 ) -> JobObject:
     """Create a job. Everything that can be checked is checked before it is accepted."""
     with database.transaction() as session:
-        base, adapter = starting_point(session, caller.project_id, body.model, settings.models_dir)
+        base, adapter = starting_point(
+            session, caller.project_id, body.model, settings.models_dir, settings.model_aliases
+        )
         spec = body.to_spec(base if adapter is None else adapter.id)
         try:
             checks.check_against_files(session, caller.project_id, spec, body.training_file, body.validation_file)

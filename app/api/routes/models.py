@@ -1,7 +1,6 @@
 """`/v1/models`."""
 
 import re
-from pathlib import Path
 
 from fastapi import APIRouter
 from starlette.responses import StreamingResponse
@@ -16,15 +15,25 @@ from app.core.accounts import audit
 from app.core.accounts.audit import Action
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest, NotFound
+from app.core.jobs.model_use import delete_model
 from app.core.models import adapters, registry
 from app.core.models.tables import TrainedModel
+from app.core.settings import Settings
 
 router = APIRouter(prefix="/models", tags=["Models"])
 
 
-def _base(model: registry.BaseModel) -> ModelObject:
+def _base(model: registry.BaseModel, settings: Settings) -> ModelObject:
     created = int((model.directory / "config.json").stat().st_mtime)
-    return ModelObject(id=model.name, created=created, owned_by="system")
+    aliases = [alias for alias in sorted(settings.model_aliases) if _is_alias(alias, model, settings)]
+    return ModelObject(id=model.name, created=created, owned_by="system", aliases=aliases)
+
+
+def _is_alias(alias: str, model: registry.BaseModel, settings: Settings) -> bool:
+    try:
+        return registry.resolve(alias, settings.models_dir, settings.model_aliases).name == model.name
+    except InvalidRequest:  # of a model that is not there
+        return False
 
 
 def _trained(adapter: TrainedModel) -> ModelObject:
@@ -34,16 +43,17 @@ def _trained(adapter: TrainedModel) -> ModelObject:
         owned_by=adapter.project_id,
         base_model=adapter.base_model,
         job_id=adapter.job_id,
+        step=adapter.step,
     )
 
 
 @router.get("", dependencies=[needs(Scope.models_read)])
 def list_models(caller: Caller, database: Db, settings: Config) -> ModelList:
-    """The base models that are there and this project's fine-tuned models."""
+    """The base models that are there, and the fine-tuned models and checkpoints that this project may use."""
     with database.transaction() as session:
         trained = adapters.list_adapters(session, caller.project_id)
     bases = [model for model in registry.list_base_models(settings.models_dir) if model.is_pulled]
-    return ModelList(data=[*map(_base, bases), *map(_trained, trained)])
+    return ModelList(data=[*(_base(model, settings) for model in bases), *map(_trained, trained)])
 
 
 # Names hold '/' and ':', so `{model:path}` takes all: this route comes before the one without a tail.
@@ -54,12 +64,15 @@ def list_models(caller: Caller, database: Db, settings: Config) -> ModelList:
     dependencies=[needs(Scope.models_read)],
 )
 def download_model(caller: Caller, model: ModelName, database: Db, store: Store) -> StreamingResponse:
-    """Download a fine-tuned model: PEFT adapter, its config and its README, as a tar."""
+    """Download a fine-tuned model or a checkpoint: PEFT adapter, its config and its README, as a tar."""
     with database.transaction() as session:
         adapter = adapters.get_adapter(session, caller.project_id, model)
+    adapters.check_files(adapter)
     filename = re.sub(r"[^A-Za-z0-9._-]+", "-", adapter.id).strip("-")
+    # Of a checkpoint only these: the optimiser's state is several times as large and of no use elsewhere.
+    names = None if adapter.step is None else (*adapters.ADAPTER_FILES, adapters.CARD)
     return StreamingResponse(
-        tar_stream(store, adapter.blob),
+        tar_stream(store, adapter.blob, names),
         media_type="application/x-tar",
         headers={"content-disposition": f'attachment; filename="{filename}.tar"'},
     )
@@ -67,28 +80,29 @@ def download_model(caller: Caller, model: ModelName, database: Db, store: Store)
 
 @router.get("/{model:path}", dependencies=[needs(Scope.models_read)])
 def retrieve_model(caller: Caller, model: ModelName, database: Db, settings: Config) -> ModelObject:
-    """One model, by its name here or by its hub id."""
+    """One model: by its name here, its hub id or an alias."""
     with database.transaction() as session:
         adapter = adapters.find_adapter(session, caller.project_id, model)
-    return _trained(adapter) if adapter is not None else _base(_pulled(model, settings.models_dir))
+    return _trained(adapter) if adapter is not None else _base(_pulled(model, settings), settings)
 
 
-@router.delete("/{model:path}", dependencies=[needs(Scope.models_write)])
-def delete_model(caller: Caller, model: ModelName, database: Db, store: Store, settings: Config) -> ModelDeleted:
-    """Delete a fine-tuned model. Base models are the installation's and stay."""
-    if any(model == base.name for base in registry.list_base_models(settings.models_dir)):
+@router.delete("/{model:path}", name="delete_model", dependencies=[needs(Scope.models_write)])
+def remove_model(caller: Caller, model: ModelName, database: Db, store: Store, settings: Config) -> ModelDeleted:
+    """Delete a fine-tuned model, or a checkpoint of a finished job. Base models are the installation's and stay."""
+    known = {base.name for base in registry.list_base_models(settings.models_dir)}
+    if registry.unaliased(model, settings.model_aliases) in known:
         raise InvalidRequest(f"'{model}' is a base model; only fine-tuned models can be deleted.", param="model")
     with database.transaction() as session:
-        adapter = adapters.delete_adapter(session, caller.project_id, model)
+        adapter = delete_model(session, caller.project_id, model)
         before = audit.snapshot(adapter, "base_model", "job_id", "blob")
         audit.record(session, caller.actor, Action.model_delete, adapter.id, before=before)
     store.delete_tree(adapter.blob)
     return ModelDeleted(id=model)
 
 
-def _pulled(name: str, models_dir: Path) -> registry.BaseModel:
+def _pulled(name: str, settings: Settings) -> registry.BaseModel:
     try:
-        base = registry.resolve(name, models_dir)
+        base = registry.resolve(name, settings.models_dir, settings.model_aliases)
     except InvalidRequest as error:
         raise NotFound(error.message, param="model", code="model_not_found") from error
     if not base.is_pulled:

@@ -1,15 +1,30 @@
-"""Files on the wire."""
+"""Files and uploads on the wire."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from app.api.ids import MAX_ID
 from app.api.pagination import Item
-from app.core.files.tables import File, FileStatus
+from app.core.files.chunked_uploads import MAX_PARTS
+from app.core.files.tables import File, FileStatus, Upload, UploadPart, UploadStatus
+from app.core.files.uploads import MAX_EXPIRY_SECONDS, MIN_EXPIRY_SECONDS
+
+MAX_BYTES: Final = 2**53
+"""What every JSON client can still count; the installation's own limit is far below."""
+_STRICT_PURPOSES: Final = {"evals": "user_data"}
+"""OpenAI takes this purpose and lacks it in its answers; typed clients refuse it there."""
+
+
+class ExpiresAfter(BaseModel):
+    """When a file goes by itself."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=MIN_EXPIRY_SECONDS, le=MAX_EXPIRY_SECONDS)]
 
 
 class FileObject(Item):
-    """An uploaded file."""
+    """An uploaded file, or one that a job wrote."""
 
     object: Literal["file"] = "file"
     bytes: int
@@ -18,19 +33,20 @@ class FileObject(Item):
     purpose: str
     status: FileStatus = Field(description="`uploaded` until it is validated, then `processed` or `error`.")
     status_details: str | None = Field(description="What the validation found, with the line of the first error.")
-    expires_at: int | None = None
+    expires_at: int | None = Field(description="From then on there is no such file; null means it stays.")
 
     @classmethod
-    def of(cls, file: File) -> "FileObject":
-        """The wire form of a row."""
+    def of(cls, file: File, *, strict: bool) -> "FileObject":
+        """The wire form of a row; `strict` keeps to OpenAI's enums."""
         return cls(
             id=file.id,
             bytes=file.bytes,
             created_at=int(file.created_at.timestamp()),
             filename=file.filename,
-            purpose=file.purpose,
+            purpose=_STRICT_PURPOSES.get(file.purpose, file.purpose) if strict else file.purpose,
             status=FileStatus(file.status),
             status_details=file.status_details,
+            expires_at=None if file.expires_at is None else int(file.expires_at.timestamp()),
         )
 
 
@@ -54,3 +70,73 @@ class FileReportObject(BaseModel):
         "`line`, `param`, `message`), `error_count`, `item_fields` and how many rows have demonstrations or "
         "teacher responses."
     )
+
+
+class CreateUpload(BaseModel):
+    """A file that will arrive in parts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    bytes: Annotated[int, Field(gt=0, le=MAX_BYTES, description="Size of the whole file.")]
+    filename: Annotated[str, Field(min_length=1, max_length=1024)]
+    mime_type: Annotated[str, Field(min_length=1, max_length=255, description="Taken as it is: no type is refused.")]
+    purpose: Annotated[str, Field(max_length=MAX_ID)]
+    expires_after: ExpiresAfter | None = None
+
+
+class CompleteUpload(BaseModel):
+    """Which parts make the file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    part_ids: Annotated[
+        list[Annotated[str, Field(max_length=MAX_ID)]],
+        Field(min_length=1, max_length=MAX_PARTS, description="In the file's order."),
+    ]
+    md5: Annotated[
+        str | None,
+        Field(
+            max_length=32, pattern="^[0-9A-Fa-f]{32}$", description="Of the whole file, hexadecimal: checked if sent."
+        ),
+    ] = None
+
+
+class UploadObject(Item):
+    """A file that arrives in parts."""
+
+    object: Literal["upload"] = "upload"
+    bytes: int = Field(description="As announced.")
+    created_at: int
+    expires_at: int = Field(description="When the upload expires if it is not completed by then.")
+    filename: str
+    purpose: str
+    status: UploadStatus
+    file: FileObject | None = Field(description="Set once the upload is completed.")
+
+    @classmethod
+    def of(cls, upload: Upload, file: File | None, *, strict: bool) -> "UploadObject":
+        """The wire form of a row and of the file that it became."""
+        return cls(
+            id=upload.id,
+            bytes=upload.bytes,
+            created_at=int(upload.created_at.timestamp()),
+            expires_at=int(upload.expires_at.timestamp()),
+            filename=upload.filename,
+            purpose=upload.purpose,
+            status=UploadStatus(upload.status),
+            file=None if file is None else FileObject.of(file, strict=strict),
+        )
+
+
+class UploadPartObject(BaseModel):
+    """A piece of an upload."""
+
+    id: str
+    object: Literal["upload.part"] = "upload.part"
+    created_at: int
+    upload_id: str
+
+    @classmethod
+    def of(cls, part: UploadPart) -> "UploadPartObject":
+        """The wire form of a row."""
+        return cls(id=part.id, created_at=int(part.created_at.timestamp()), upload_id=part.upload_id)

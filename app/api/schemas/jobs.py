@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from app.api.pagination import Item
+from app.core import ids
 from app.core.jobs.states import JobStatus
 from app.core.jobs.tables import Checkpoint, Group, Job, JobAttempt, JobEvent, Metric
 from app.core.jobs.views import JobView
@@ -79,7 +80,7 @@ class JobObject(Item):
             status="queued" if strict and paused else job.status,
             training_file=job.training_file,
             validation_file=job.validation_file,
-            result_files=[],
+            result_files=job.result_files,
             hyperparameters=_hyperparameters(job, spec.hyperparameters),
             trained_tokens=job.trained_tokens,
             error=JobError.model_validate(job.error) if job.error else None,
@@ -158,13 +159,13 @@ class CheckpointObject(Item):
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, job: Job, project: str) -> "CheckpointObject":
-        """The wire form of a row; the name does not change when the job publishes its model."""
+        """The wire form of a row; its name begins with that of the model that the job publishes or would have."""
         spec = JobSpec.model_validate(job.spec)
-        model = f"ft:{spec.model}:{project}:{spec.suffix or ''}:{job.id[-8:]}"
+        model = ids.fine_tuned_model(ids.base_of(spec.model), project, spec.suffix, job.id)
         return cls(
             id=checkpoint.id,
             created_at=_unix(checkpoint.created_at),
-            fine_tuned_model_checkpoint=f"{model}:ckpt-step-{checkpoint.step}",
+            fine_tuned_model_checkpoint=ids.checkpoint_model(model, checkpoint.step),
             fine_tuning_job_id=job.id,
             step_number=checkpoint.step,
             metrics={"step": checkpoint.step, "train_loss": checkpoint.metrics.get("loss")} | checkpoint.metrics,

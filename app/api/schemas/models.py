@@ -8,13 +8,15 @@ from app.api.pagination import Item
 
 
 class ModelObject(Item):
-    """A base model that is there, or an adapter of this project."""
+    """A base model that is there, or an adapter that this project may use."""
 
     object: Literal["model"] = "model"
     created: int = Field(description="Unix seconds.")
     owned_by: str
     base_model: str | None = Field(default=None, description="What an adapter was trained on.")
     job_id: str | None = Field(default=None, description="The job that trained an adapter.")
+    step: int | None = Field(default=None, description="The step of a checkpoint; null for what a job published.")
+    aliases: list[str] = Field(default=[], description="Other names that the operator gave a base model.")
 
 
 class ModelList(BaseModel):

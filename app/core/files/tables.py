@@ -1,10 +1,24 @@
-"""Uploaded files and what their validation found."""
+"""Files, what their validation found, and files that arrive in parts."""
 
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Index, String, Text, func
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    ColumnElement,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    func,
+    or_,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.db import Base
@@ -19,7 +33,7 @@ class FileStatus(StrEnum):
 
 
 class File(Base):
-    """A stored blob; `status` and `report` come from the validation task."""
+    """A stored blob; `status` and `report` of a data file come from the validation task."""
 
     __tablename__ = "files"
 
@@ -39,9 +53,68 @@ class File(Base):
     claimed_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """A validation task works on it until then, by the database's clock."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """From then on the file is gone for clients; only jobs that were accepted before still read it."""
 
     __table_args__ = (
         CheckConstraint("status IN ('uploaded', 'processed', 'error')", name="status"),
+        Index("ix_files_expiring", "expires_at", postgresql_where="expires_at IS NOT NULL"),
         Index("ix_files_project_created", "project_id", "created_at", "id"),
         Index("ix_files_unvalidated", "created_at", postgresql_where="status = 'uploaded'"),
     )
+
+
+def not_expired() -> ColumnElement[bool]:
+    """Whether a file is still there for clients, by the database's clock."""
+    return or_(File.expires_at.is_(None), File.expires_at > func.now())
+
+
+class UploadStatus(StrEnum):
+    """OpenAI's vocabulary. Only a pending upload changes, and only once."""
+
+    pending = "pending"
+    completed = "completed"
+    cancelled = "cancelled"
+    expired = "expired"
+
+
+class Upload(Base):
+    """A file that arrives in parts; `completed` made a `File` of them."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    filename: Mapped[str] = mapped_column(String(255))
+    purpose: Mapped[str] = mapped_column(String(32))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    """Size of the whole file, as announced."""
+    file_seconds: Mapped[int | None] = mapped_column(Integer)
+    """The file expires so long after it was made; None means never."""
+    status: Mapped[str] = mapped_column(String(16), default=UploadStatus.pending)
+    part_ids: Mapped[list[str] | None]
+    """What a completed upload was made of, in order: the same request again gets the same answer."""
+    file_id: Mapped[str | None] = mapped_column(String(64))
+    is_swept: Mapped[bool] = mapped_column(Boolean, default=False, server_default=text("false"))
+    """Whether the parts of an upload that is over are gone from the blob store."""
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+    __table_args__ = (
+        CheckConstraint("status IN ('pending', 'completed', 'cancelled', 'expired')", name="status"),
+        CheckConstraint("(status = 'completed') = (file_id IS NOT NULL)", name="file_iff_completed"),
+        CheckConstraint("(status = 'completed') = (part_ids IS NOT NULL)", name="parts_iff_completed"),
+        Index("ix_uploads_pending", "expires_at", postgresql_where="status = 'pending'"),
+        Index("ix_uploads_unswept", "id", postgresql_where="status <> 'pending' AND NOT is_swept"),
+    )
+
+
+class UploadPart(Base):
+    """A stored piece of a pending upload."""
+
+    __tablename__ = "upload_parts"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"), index=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())

@@ -4,17 +4,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.core import ids
 from app.core.errors import InvalidRequest, NotFound, PayloadTooLarge
-from app.core.files.tables import File
+from app.core.files.tables import File, not_expired
 from app.core.storage.local import LocalBlobStore
 
-PURPOSES: Final = ("fine-tune", "assistants", "batch", "vision", "user_data", "evals")
+TRAINING_PURPOSE: Final = "fine-tune"
+"""Of files that jobs read; they are validated line by line."""
+PURPOSES: Final = (TRAINING_PURPOSE, "assistants", "batch", "vision", "user_data", "evals")
 """OpenAI's; only `fine-tune` files can train."""
 MAX_FILENAME: Final = 255
+MIN_EXPIRY_SECONDS: Final = 3600
+MAX_EXPIRY_SECONDS: Final = 2_592_000
 
 
 @dataclass(frozen=True)
@@ -65,28 +69,53 @@ def _bounded(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
         raise InvalidRequest("The file is empty; write one JSON object a line.", param="file", code="invalid_file")
 
 
-def create_file(session: Session, project_id: str, received: Received, *, filename: str, purpose: str) -> File:
-    """The row of a received blob, waiting for its validation. Ring validation after the commit."""
+def display_name(filename: str) -> str:
+    """A client's name for a file as it is stored: what Postgres can hold of it, never empty."""
+    return filename.replace("\0", "")[:MAX_FILENAME] or "upload"
+
+
+def create_file(
+    session: Session,
+    project_id: str,
+    received: Received,
+    *,
+    filename: str,
+    purpose: str,
+    expires_seconds: int | None = None,
+) -> File:
+    """The row of a received blob, waiting for its validation. Ring validation after the commit.
+
+    The file expires `expires_seconds` after now, or never.
+    """
     file = File(
         id=received.file_id,
         project_id=project_id,
-        filename=filename.replace("\0", "")[:MAX_FILENAME] or "upload",
+        filename=display_name(filename),
         purpose=check_purpose(purpose),
         bytes=received.bytes,
         sha256=received.sha256,
         blob=received.blob,
+        expires_at=None
+        if expires_seconds is None
+        else func.now() + func.make_interval(0, 0, 0, 0, 0, 0, expires_seconds),
     )
     session.add(file)
     session.flush()
+    session.refresh(file)
     return file
 
 
-def get_file(session: Session, project_id: str, file_id: str, *, lock: bool = False) -> File:
-    """The file, its row locked for the transaction if asked. Raises `NotFound`, also for other projects'."""
-    statement = select(File).where(File.id == file_id, File.project_id == project_id)
+def find_file(session: Session, project_id: str, file_id: str, *, lock: bool = False) -> File | None:
+    """The file, its row locked for the transaction if asked; None when it is another project's or has expired."""
+    statement = select(File).where(File.id == file_id, File.project_id == project_id, not_expired())
     if lock:
         statement = statement.with_for_update()
-    file = session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
+    return session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
+
+
+def get_file(session: Session, project_id: str, file_id: str, *, lock: bool = False) -> File:
+    """The same. Raises `NotFound` when there is none."""
+    file = find_file(session, project_id, file_id, lock=lock)
     if file is None:
         raise NotFound(f"There is no file '{file_id}' in this project.")
     return file
@@ -105,7 +134,7 @@ def list_files(
 
     Raises `InvalidRequest` with `param` "after" when there is no such file.
     """
-    statement = select(File).where(File.project_id == project_id)
+    statement = select(File).where(File.project_id == project_id, not_expired())
     if purpose is not None:
         statement = statement.where(File.purpose == purpose)
     place = tuple_(File.created_at, File.id)

@@ -2,16 +2,14 @@
 
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest
 from app.core.files.tables import File, FileStatus
+from app.core.files.uploads import TRAINING_PURPOSE, find_file
 from app.core.files.validation import FileReport
 from app.core.spec.graders import missing_fields
 from app.core.spec.job import GroupMethod, JobSpec, MethodType
-
-PURPOSE = "fine-tune"
 
 
 def check_against_files(
@@ -28,16 +26,17 @@ def check_against_files(
 
 
 def _check_file(session: Session, project_id: str, spec: JobSpec, file_id: str, param: str) -> None:
-    file = session.scalars(select(File).where(File.id == file_id, File.project_id == project_id)).one_or_none()
+    file = find_file(session, project_id, file_id)
     if file is None:
         raise InvalidRequest(
-            f"There is no file '{file_id}' in this project. Upload one with purpose '{PURPOSE}' and send its id.",
+            f"There is no file '{file_id}' in this project. Upload one with purpose '{TRAINING_PURPOSE}' and send its "
+            "id.",
             param=param,
             code="file_not_found",
         )
-    if file.purpose != PURPOSE:
+    if file.purpose != TRAINING_PURPOSE:
         raise InvalidRequest(
-            f"The file '{file_id}' has the purpose '{file.purpose}'; upload it with purpose '{PURPOSE}'.",
+            f"The file '{file_id}' has the purpose '{file.purpose}'; upload it with purpose '{TRAINING_PURPOSE}'.",
             param=param,
             code="invalid_file",
         )

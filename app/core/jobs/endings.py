@@ -8,6 +8,8 @@ from sqlalchemy.orm import Session
 
 from app.core import ids
 from app.core.accounts.tables import Project
+from app.core.files.uploads import Received
+from app.core.jobs import results
 from app.core.jobs.attempts import backoff, charge_crash, close_attempt, fail_running
 from app.core.jobs.events import Event
 from app.core.jobs.leases import Claim, lost
@@ -23,10 +25,12 @@ Ending = Callable[[Session], object]
 _RUNNING: Final = frozenset({JobStatus.running})
 
 
-def succeed(session: Session, claim: Claim, finished: Finished, blob: str, base_model: str) -> str:
-    """Publishes the adapter stored below `blob` and ends the job; returns the model's id."""
+def succeed(
+    session: Session, claim: Claim, finished: Finished, blob: str, base_model: str, metrics_csv: Received
+) -> str:
+    """Publishes the adapter stored below `blob` and the result file, and ends the job; returns the model's id."""
     project = session.scalars(select(Project.name).where(Project.id == claim.project_id)).one()
-    model = ids.fine_tuned_model(base_model, project, claim.spec.suffix)
+    model = ids.fine_tuned_model(base_model, project, claim.spec.suffix, claim.job_id)
     published = {"fine_tuned_model": model, "step": finished.published_step, "reason": finished.reason}
     transition(
         session,
@@ -37,12 +41,14 @@ def succeed(session: Session, claim: Claim, finished: Finished, blob: str, base_
         Event("The job has successfully completed"),
         epoch=claim.epoch,
         fine_tuned_model=model,
+        result_files=[metrics_csv.file_id],
         step=finished.step,
         trained_tokens=finished.trained_tokens,
     )
     session.add(
         TrainedModel(id=model, project_id=claim.project_id, job_id=claim.job_id, base_model=base_model, blob=blob)
     )
+    results.add_file(session, claim.project_id, metrics_csv)
     close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.succeeded, None)
     return model
 

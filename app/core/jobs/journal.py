@@ -11,13 +11,12 @@ from sqlalchemy.orm import Session
 
 from app.core import ids
 from app.core.db import Database
-from app.core.jobs import leases
+from app.core.jobs import checkpoints, leases
+from app.core.jobs.checkpoints import StoredCheckpoint
 from app.core.jobs.events import Event, append, clean, dump
 from app.core.jobs.leases import Claim, lost
 from app.core.jobs.tables import Job
 from app.core.spec.reports import Evaluated, Groups, Message, Metrics, Started
-
-KEPT_CHECKPOINTS: Final = 2
 
 # The guarded UPDATE holds the job's row and feeds the INSERT: with a lost lease it inserts nothing. A step
 # further than any before is progress and clears the crash budget.
@@ -45,33 +44,6 @@ _GROUPS: Final = text(
     ON CONFLICT (job_id, step, idx) DO UPDATE SET record = excluded.record
     """
 )
-_CHECKPOINT: Final = text(
-    """
-    INSERT INTO checkpoints (id, job_id, epoch, step, blob, metrics)
-    VALUES (:id, :job_id, :epoch, :step, :blob, CAST(:metrics AS jsonb))
-    ON CONFLICT (job_id, step) DO UPDATE
-    SET epoch = excluded.epoch, blob = excluded.blob, metrics = excluded.metrics, created_at = now()
-    """
-)
-_FORGET_CHECKPOINTS: Final = text(
-    """
-    DELETE FROM checkpoints
-    WHERE job_id = :job_id AND step NOT IN
-        (SELECT step FROM checkpoints WHERE job_id = :job_id ORDER BY step DESC LIMIT :kept)
-    RETURNING blob
-    """
-)
-
-
-@dataclass(frozen=True)
-class StoredCheckpoint:
-    """A checkpoint whose files lie verified in the blob store."""
-
-    step: int
-    blob: str
-    metrics: dict[str, float | None]
-
-
 Writable = Started | Metrics | Groups | Message | StoredCheckpoint | Evaluated
 
 
@@ -99,7 +71,8 @@ class Journal:
     def record(self, entries: Sequence[Entry]) -> list[str]:
         """Writes the entries in order in one transaction; after an error all of them may be written again.
 
-        Returns the blobs of checkpoints that newer ones replaced: nothing points to them any more.
+        Returns the blobs of checkpoints that newer ones replaced: nothing points to them any more. Those stay that
+        another job starts from or that are shared.
         """
         forgotten: list[str] = []
         if not entries:
@@ -156,7 +129,7 @@ class Journal:
 
     def _single(self, session: Session, report: Writable) -> list[str]:
         if isinstance(report, StoredCheckpoint):
-            return self._checkpoint(session, report)
+            return checkpoints.record(session, self._claim, report)
         if isinstance(report, Started):
             self._started(session, report)
         elif isinstance(report, Evaluated):
@@ -176,20 +149,6 @@ class Journal:
             },
         )
         leases.note_resumed(session, self._claim, report.resumed_from_step)
-
-    def _checkpoint(self, session: Session, report: StoredCheckpoint) -> list[str]:
-        session.execute(
-            _CHECKPOINT,
-            {
-                **self._key,
-                "id": ids.checkpoint_id(),
-                "step": report.step,
-                "blob": report.blob,
-                "metrics": dump(report.metrics),
-            },
-        )
-        key = {"job_id": self._claim.job_id, "kept": KEPT_CHECKPOINTS}
-        return list(session.scalars(_FORGET_CHECKPOINTS, key))
 
     def _evaluated(self, session: Session, report: Evaluated) -> None:
         job = session.get_one(Job, self._claim.job_id, populate_existing=True)

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     func,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -58,6 +59,8 @@ class Job(Base):
     evaluation: Mapped[dict[str, Any] | None]
     """Held-out results: `{"before": {...}, "after": {...}}`."""
     fine_tuned_model: Mapped[str | None] = mapped_column(String(255))
+    result_files: Mapped[list[str]] = mapped_column(default=list, server_default=text("'[]'::jsonb"))
+    """Ids of the files that a succeeded job wrote; a client may have deleted them since."""
     error: Mapped[dict[str, Any] | None]
     """`{"code", "message", "param"}` of a failed job."""
 

@@ -1,59 +1,92 @@
-"""Trained adapters of a project, by name."""
+"""Trained adapters by name: a project's own, and those that others share with it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest, NotFound
+from app.core.ids import FINE_TUNED
 from app.core.models import registry
-from app.core.models.tables import TrainedModel
+from app.core.models.tables import CheckpointPermission, TrainedModel
 
-FINE_TUNED: Final = "ft:"
-"""How the names of trained models begin."""
+ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
+"""PEFT's format: what makes a stored tree an adapter."""
+CARD: Final = "README.md"
+
+
+class AdapterMissing(InvalidRequest):
+    """The checkpoint holds the trainer's state alone, no adapter."""
+
+    code = "adapter_missing"
+
+
+def _usable_by(project_id: str) -> ColumnElement[bool]:
+    shared = select(CheckpointPermission.id).where(
+        CheckpointPermission.model == TrainedModel.id, CheckpointPermission.project_id == project_id
+    )
+    return or_(TrainedModel.project_id == project_id, shared.exists())
 
 
 def list_adapters(session: Session, project_id: str) -> list[TrainedModel]:
-    """All of a project, newest first."""
-    mine = select(TrainedModel).where(TrainedModel.project_id == project_id)
-    return list(session.scalars(mine.order_by(TrainedModel.created_at.desc(), TrainedModel.id)))
+    """All that the project can train on or download, newest first."""
+    usable = select(TrainedModel).where(_usable_by(project_id), TrainedModel.has_adapter)
+    return list(session.scalars(usable.order_by(TrainedModel.created_at.desc(), TrainedModel.id)))
 
 
 def find_adapter(session: Session, project_id: str, name: str) -> TrainedModel | None:
-    """The adapter called `name`, if this project has it."""
-    mine = select(TrainedModel).where(TrainedModel.id == name, TrainedModel.project_id == project_id)
-    return session.scalars(mine).one_or_none()
+    """The adapter called `name`, if this project has it or may use it."""
+    usable = select(TrainedModel).where(TrainedModel.id == name, _usable_by(project_id))
+    return session.scalars(usable).one_or_none()
 
 
 def get_adapter(session: Session, project_id: str, name: str) -> TrainedModel:
-    """The adapter called `name`. Raises `NotFound`, also for those of other projects."""
+    """The same. Raises `NotFound` when there is none."""
     adapter = find_adapter(session, project_id, name)
     if adapter is None:
         raise NotFound(f"There is no fine-tuned model '{name}' in this project.", code="model_not_found")
     return adapter
 
 
-def starting_point(session: Session, project_id: str, name: str, models_dir: Path) -> tuple[str, TrainedModel | None]:
+def get_own(session: Session, project_id: str, name: str, *, lock: bool = False) -> TrainedModel:
+    """An adapter that belongs to this project, its row locked if asked. Raises `NotFound`."""
+    own = select(TrainedModel).where(TrainedModel.id == name, TrainedModel.project_id == project_id)
+    if lock:
+        own = own.with_for_update()
+    adapter = session.scalars(own, execution_options={"populate_existing": True}).one_or_none()
+    if adapter is None:
+        raise NotFound(f"This project owns no fine-tuned model '{name}'.", code="model_not_found")
+    return adapter
+
+
+def check_files(adapter: TrainedModel) -> None:
+    """Raises `AdapterMissing` for a checkpoint that was stored without its adapter."""
+    if not adapter.has_adapter:
+        raise AdapterMissing(
+            f"The checkpoint '{adapter.id}' holds the trainer's state alone, which only its own job can go on from; "
+            "use the model that the job published.",
+            param="model",
+        )
+
+
+def starting_point(
+    session: Session, project_id: str, name: str, models_dir: Path, aliases: Mapping[str, str] | None = None
+) -> tuple[str, TrainedModel | None]:
     """What a job on the model `name` starts from: a base model's canonical name and the adapter on it, if any.
 
-    Raises `InvalidRequest` with `param` "model".
+    Until the transaction ends nobody deletes that adapter. Raises `InvalidRequest` with `param` "model".
     """
     if not name.startswith(FINE_TUNED):
-        return registry.resolve(name, models_dir).name, None
-    adapter = find_adapter(session, project_id, name)
+        return registry.resolve(name, models_dir, aliases).name, None
+    usable = select(TrainedModel).where(TrainedModel.id == name, _usable_by(project_id))
+    adapter = session.scalars(usable.with_for_update(read=True, key_share=True, of=TrainedModel)).one_or_none()
     if adapter is None:
         raise InvalidRequest(
             f"There is no fine-tuned model '{name}' in this project; GET /v1/models lists those there are.",
             param="model",
             code="model_not_found",
         )
+    check_files(adapter)
     return registry.resolve(adapter.base_model, models_dir).name, adapter
-
-
-def delete_adapter(session: Session, project_id: str, name: str) -> TrainedModel:
-    """Deletes the row and returns it; delete its blobs after the commit. Raises `NotFound`."""
-    adapter = get_adapter(session, project_id, name)
-    session.delete(adapter)
-    session.flush()
-    return adapter

@@ -1,10 +1,15 @@
 """Base models: which names this installation knows and where their files lie."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from app.core.errors import InvalidRequest
+
+_SNAPSHOT: Final = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+"""The date that OpenAI's names of snapshots end with."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,18 @@ def _find_entry(name: str) -> CatalogEntry | None:
     return None
 
 
-def resolve(name: str, models_dir: Path) -> BaseModel:
-    """The base model called `name`: catalog name, hub id, or a directory of `models_dir`.
+def unaliased(name: str, aliases: Mapping[str, str]) -> str:
+    """What the operator's `aliases` call `name`, or `name`. An alias stands for its dated snapshots too."""
+    undated = _SNAPSHOT.sub("", name)
+    return aliases.get(name) or aliases.get(undated) or name
+
+
+def resolve(name: str, models_dir: Path, aliases: Mapping[str, str] | None = None) -> BaseModel:
+    """The base model called `name`: alias, catalog name, hub id, or a directory of `models_dir`.
 
     Raises `InvalidRequest` with `param` "model" that lists the known names.
     """
+    name = unaliased(name, aliases or {})
     entry = _find_entry(name)
     canonical = entry.name if entry else name
     directory = models_dir / canonical

@@ -1,23 +1,43 @@
-"""Trained adapters that a project owns."""
+"""Trained adapters: what jobs publish, their checkpoints, and who else may use them."""
 
 from datetime import datetime
 
-from sqlalchemy import DateTime, ForeignKey, String, func
+from sqlalchemy import Boolean, DateTime, ForeignKey, Index, Integer, String, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.db import Base
 
 
 class TrainedModel(Base):
-    """The adapter that a succeeded job published."""
+    """The adapter that a succeeded job published, or a checkpoint of a job."""
 
     __tablename__ = "models"
 
     id: Mapped[str] = mapped_column(String(255), primary_key=True)
-    """`ft:<base>:<project>:<suffix>:<8 characters>`"""
+    """`ft:<base>:<project>:<suffix>:<8 characters>`, of checkpoints with `:ckpt-step-<n>` behind it."""
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    step: Mapped[int | None] = mapped_column(Integer)
+    """Of a checkpoint; None for the published adapter."""
     base_model: Mapped[str] = mapped_column(String(255))
     blob: Mapped[str] = mapped_column(String(255))
     """Key prefix of the adapter's files in the blob store."""
+    has_adapter: Mapped[bool] = mapped_column(Boolean, default=True, server_default=text("true"))
+    """Whether the files hold the adapter in PEFT's format; of a checkpoint they may be the trainer's state alone."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    __table_args__ = (Index("ix_models_job_step", "job_id", "step"),)
+
+
+class CheckpointPermission(Base):
+    """Lets another project use a model of this one."""
+
+    __tablename__ = "checkpoint_permissions"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    """The other project."""
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    __table_args__ = (UniqueConstraint("model", "project_id"),)

@@ -1,0 +1,70 @@
+"""`/v1/fine_tuning/checkpoints/{model}/permissions`: share a model or a checkpoint with other projects.
+
+Names of models hold ':' and '/', so `{checkpoint:path}` takes whatever lies between.
+"""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+
+from app.api.deps import Db
+from app.api.ids import MAX_ID, ModelName, PermissionId
+from app.api.pagination import After, Limit, Page, page
+from app.api.schemas.checkpoint_permissions import GrantPermissions, PermissionDeleted, PermissionObject
+from app.auth.bearer import Caller
+from app.auth.scopes import needs
+from app.core.accounts import audit
+from app.core.accounts.audit import Action
+from app.core.accounts.scopes import Scope
+from app.core.models import permissions
+
+router = APIRouter(prefix="/fine_tuning/checkpoints", tags=["Checkpoint permissions"])
+
+
+@router.post("/{checkpoint:path}/permissions", dependencies=[needs(Scope.models_write)])
+def grant_permissions(
+    caller: Caller, checkpoint: ModelName, body: GrantPermissions, database: Db
+) -> Page[PermissionObject]:
+    """Let other projects use a model or checkpoint of this one: list it, download it, start jobs from it."""
+    with database.transaction() as session:
+        granted = permissions.grant(session, caller.project_id, checkpoint, body.project_ids)
+        for one in granted:
+            after_change = audit.snapshot(one, "project_id")
+            audit.record(session, caller.actor, Action.permission_grant, checkpoint, after=after_change)
+    return page([PermissionObject.of(one) for one in granted], has_more=False)
+
+
+@router.get("/{checkpoint:path}/permissions", dependencies=[needs(Scope.models_read)])
+def list_permissions(
+    caller: Caller,
+    checkpoint: ModelName,
+    database: Db,
+    after: After = None,
+    limit: Limit = 10,
+    order: Literal["ascending", "descending"] = "descending",
+    project_id: Annotated[str | None, Query(max_length=MAX_ID, description="Only this project's.")] = None,
+) -> Page[PermissionObject]:
+    """List who may use a model or checkpoint of this project, the newest permission first unless `ascending`."""
+    with database.transaction() as session:
+        found, more = permissions.list_permissions(
+            session,
+            caller.project_id,
+            checkpoint,
+            after=after,
+            limit=limit,
+            newest_first=order == "descending",
+            of_project=project_id,
+        )
+    return page([PermissionObject.of(one) for one in found], more)
+
+
+@router.delete("/{checkpoint:path}/permissions/{permission_id}", dependencies=[needs(Scope.models_write)])
+def revoke_permission(
+    caller: Caller, checkpoint: ModelName, permission_id: PermissionId, database: Db
+) -> PermissionDeleted:
+    """Take a permission back. Attempts that train already go on; later ones of the other project do not start."""
+    with database.transaction() as session:
+        permissions.revoke(session, caller.project_id, checkpoint, permission_id)
+        before = {"permission": permission_id}
+        audit.record(session, caller.actor, Action.permission_revoke, checkpoint, before=before)
+    return PermissionDeleted(id=permission_id)

@@ -1,0 +1,112 @@
+"""`/v1/uploads`: files that arrive in parts."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Depends, Request
+
+from app.api.deps import Config, Db, Store, Strict
+from app.api.ids import UploadId
+from app.api.multipart import PART_BODY, Sent, part_form
+from app.api.routes.files import AUDITED
+from app.api.schemas.files import CompleteUpload, CreateUpload, UploadObject, UploadPartObject
+from app.auth.bearer import Caller
+from app.auth.scopes import needs
+from app.core import broker
+from app.core.accounts import audit
+from app.core.accounts.audit import Action
+from app.core.accounts.scopes import Scope
+from app.core.files import chunked_uploads
+from app.core.jobs import quotas
+
+router = APIRouter(prefix="/uploads", tags=["Uploads"])
+
+
+@router.post("", dependencies=[needs(Scope.files_write)])
+def create_upload(
+    caller: Caller, body: CreateUpload, database: Db, settings: Config, strict: Strict = False
+) -> UploadObject:
+    """Start a file that will arrive in parts within the next hour."""
+    with database.transaction() as session:
+        quotas.check_stored_bytes(session, caller.project_id, body.bytes, caller.limits.stored_bytes)
+        upload = chunked_uploads.create_upload(
+            session,
+            caller.project_id,
+            size=body.bytes,
+            filename=body.filename,
+            purpose=body.purpose,
+            file_seconds=None if body.expires_after is None else body.expires_after.seconds,
+            max_bytes=settings.max_upload_bytes,
+        )
+    return UploadObject.of(upload, None, strict=strict)
+
+
+def _pending(caller: Caller, upload_id: UploadId, database: Db) -> str:
+    """Checked before the part is taken from the wire."""
+    with database.transaction() as session:
+        return chunked_uploads.get_pending(session, caller.project_id, upload_id).id
+
+
+async def _part(request: Request, _upload_id: Annotated[str, Depends(_pending)]) -> AsyncIterator[Sent]:
+    async with part_form(request) as sent:
+        yield sent
+
+
+@router.post("/{upload_id}/parts", openapi_extra=PART_BODY, dependencies=[needs(Scope.files_write)])
+def add_part(
+    caller: Caller, upload_id: UploadId, sent: Annotated[Sent, Depends(_part)], database: Db, store: Store
+) -> UploadPartObject:
+    """Add a part of at most 64 MiB; several may be sent at once, in any order."""
+    stored = chunked_uploads.receive_part(store, upload_id, sent.chunks())
+    try:
+        with database.transaction() as session:
+            part = chunked_uploads.add_part(session, caller.project_id, upload_id, stored)
+    except BaseException:
+        store.delete(stored.blob)
+        raise
+    return UploadPartObject.of(part)
+
+
+@router.post("/{upload_id}/complete", dependencies=[needs(Scope.files_write)])
+def complete_upload(
+    caller: Caller,
+    upload_id: UploadId,
+    body: CompleteUpload,
+    database: Db,
+    store: Store,
+    settings: Config,
+    after: BackgroundTasks,
+    strict: Strict = False,
+) -> UploadObject:
+    """Make the file of its parts, in the order of `part_ids`. The same request again gets the same answer."""
+    project_id, part_ids = caller.project_id, body.part_ids
+    with database.transaction() as session:
+        done = chunked_uploads.find_completed(session, project_id, upload_id, part_ids)
+        if done is None:
+            chunked_uploads.check_parts(session, project_id, upload_id, part_ids)
+    if done is not None:
+        return UploadObject.of(done.upload, done.file, strict=strict)
+    received = chunked_uploads.assemble(store, upload_id, part_ids, md5=body.md5)
+    try:
+        with database.transaction() as session:
+            quotas.check_stored_bytes(session, project_id, received.bytes, caller.limits.stored_bytes)
+            done = chunked_uploads.complete(session, project_id, upload_id, part_ids, received)
+            if done.file is not None and done.file.id == received.file_id:
+                after_change = audit.snapshot(done.file, *AUDITED)
+                audit.record(session, caller.actor, Action.file_create, done.file.id, after=after_change)
+    except BaseException:
+        store.delete(received.blob)
+        raise
+    if done.upload.file_id != received.file_id:
+        store.delete(received.blob)
+    elif settings.redis_url is not None:
+        after.add_task(broker.ring_validation, settings.redis_url)
+    return UploadObject.of(done.upload, done.file, strict=strict)
+
+
+@router.post("/{upload_id}/cancel", dependencies=[needs(Scope.files_write)])
+def cancel_upload(caller: Caller, upload_id: UploadId, database: Db, strict: Strict = False) -> UploadObject:
+    """Give up a pending upload; its parts are removed."""
+    with database.transaction() as session:
+        upload = chunked_uploads.cancel(session, caller.project_id, upload_id)
+    return UploadObject.of(upload, None, strict=strict)

@@ -1,0 +1,39 @@
+"""Checkpoint permissions on the wire."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.ids import MAX_ID
+from app.api.pagination import Item
+from app.core.models.tables import CheckpointPermission
+
+
+class GrantPermissions(BaseModel):
+    """Who else may use a model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    project_ids: Annotated[list[Annotated[str, Field(max_length=MAX_ID)]], Field(min_length=1, max_length=100)]
+
+
+class PermissionObject(Item):
+    """One project may use one model of another."""
+
+    object: Literal["checkpoint.permission"] = "checkpoint.permission"
+    created_at: int = Field(description="Unix seconds.")
+    project_id: str = Field(description="The project that may use it.")
+
+    @classmethod
+    def of(cls, permission: CheckpointPermission) -> "PermissionObject":
+        """The wire form of a row."""
+        created_at = int(permission.created_at.timestamp())
+        return cls(id=permission.id, created_at=created_at, project_id=permission.project_id)
+
+
+class PermissionDeleted(BaseModel):
+    """The permission is gone."""
+
+    id: str
+    object: Literal["checkpoint.permission"] = "checkpoint.permission"
+    deleted: Literal[True] = True

@@ -1,0 +1,41 @@
+"""Names of base models: catalog, hub, directories and the operator's aliases."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.core.errors import InvalidRequest
+from app.core.models.registry import resolve, unaliased
+from app.core.settings import Settings
+
+
+def test_an_alias_stands_for_its_dated_snapshots_unless_they_have_their_own() -> None:
+    aliases = {"gpt-4o-mini": "small", "gpt-4o-mini-2025-01-01": "other"}
+    assert unaliased("gpt-4o-mini", aliases) == "small"
+    assert unaliased("gpt-4o-mini-2024-07-18", aliases) == "small"
+    assert unaliased("gpt-4o-mini-2025-01-01", aliases) == "other"
+    for name in ("gpt-4o", "gpt-4o-mini-latest", "gpt-4o-mini-2024-07-18-x", ""):
+        assert unaliased(name, aliases) == name
+
+
+def test_aliases_lead_to_catalog_names_hub_ids_and_directories(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    aliases = {"a": "qwen3-0.6b", "b": "Qwen/Qwen3-0.6B", "c": "mine", "d": "../mine", "e": "a"}
+    assert resolve("a", tmp_path, aliases).name == resolve("b", tmp_path, aliases).name == "qwen3-0.6b"
+    assert resolve("c", tmp_path, aliases).directory == tmp_path / "mine"
+    for name in ("d", "e"):
+        with pytest.raises(InvalidRequest):
+            resolve(name, tmp_path, aliases)
+
+
+def test_aliases_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROUPTUNE_MODEL_ALIASES", "gpt-4o-mini = smollm2-135m-instruct, x=Qwen/Qwen3-0.6B,")
+    assert Settings().model_aliases == {"gpt-4o-mini": "smollm2-135m-instruct", "x": "Qwen/Qwen3-0.6B"}
+    monkeypatch.delenv("GROUPTUNE_MODEL_ALIASES")
+    assert Settings().model_aliases == {}
+    for broken in ("gpt-4o-mini", "=x", "a=", "a=b,c"):
+        monkeypatch.setenv("GROUPTUNE_MODEL_ALIASES", broken)
+        with pytest.raises(ValidationError, match="alias=base-model"):
+            Settings()

@@ -1,0 +1,46 @@
+"""Removes what has had its time: expired files, and the parts of uploads that are over.
+
+Blobs go before their rows, in one transaction a thing: after a crash in between the next round does it again, and
+until then clients see neither.
+"""
+
+import structlog
+
+from app.core.db import Database
+from app.core.files import chunked_uploads
+from app.core.jobs import file_use
+from app.core.storage.local import LocalBlobStore
+
+log = structlog.get_logger(__name__)
+
+
+def remove_expired(database: Database, store: LocalBlobStore) -> None:
+    """One round. Raises `DatabaseUnavailable`."""
+    while _remove_file(database, store):
+        pass
+    with database.transaction() as session:
+        chunked_uploads.expire(session)
+    while _remove_parts(database, store):
+        pass
+
+
+def _remove_file(database: Database, store: LocalBlobStore) -> bool:
+    with database.transaction() as session:
+        file = file_use.next_expired(session)
+        if file is None:
+            return False
+        store.delete(file.blob)
+        session.delete(file)
+    log.info("file.expired", file=file.id)
+    return True
+
+
+def _remove_parts(database: Database, store: LocalBlobStore) -> bool:
+    with database.transaction() as session:
+        upload = chunked_uploads.next_unswept(session)
+        if upload is None:
+            return False
+        store.delete_tree(chunked_uploads.parts_prefix(upload.id))
+        chunked_uploads.forget_parts(session, upload)
+    log.info("upload.swept", upload=upload.id, status=upload.status)
+    return True
