@@ -164,7 +164,7 @@ def _by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
     batch, heads, queries, width = query.shape
     shared = key.shape[1]
     grouped = query.reshape(batch, shared, heads // shared * queries, width)
-    scores = (grouped @ key.transpose(2, 3)).float() * options.scaling
+    scores = (grouped @ key.transpose(2, 3)).to(torch.promote_types(query.dtype, torch.float32)) * options.scaling
     if options.softcap is not None:
         scores = options.softcap * torch.tanh(scores / options.softcap)
     scores = scores.view(batch, heads, queries, -1)

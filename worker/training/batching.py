@@ -123,7 +123,9 @@ def shared_length(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def pack(groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], device: torch.device) -> Packed:
-    """Packs (prompt ids, ids of the responses to it); no prompt and no response may be empty."""
+    """Packs (prompt ids, ids of the responses to it). Raises `ValueError` for an empty prompt or response."""
+    if not all(prompt and all(responses) for prompt, responses in groups):
+        raise ValueError("an empty prompt has no token to predict a response from, an empty response none to train")
     shared = shared_length([prompt for prompt, _ in groups])
     root = ((0, shared),) if shared else ()
     ids = list(groups[0][0][:shared])

@@ -150,8 +150,8 @@ class Updater:
     def _backward(self, batch: MicroBatch, tokens: int) -> float:
         packed = batch.packed
         logprobs_N, entropies_N = self.policy.logprobs(packed, self.temperature)
-        advantages_B = torch.tensor([member.advantage for _, member in batch.sequences], device=self.policy.device)
-        advantages_N = advantages_B.to(logprobs_N.dtype)[packed.response_N]
+        advantages_B = logprobs_N.new_tensor([member.advantage for _, member in batch.sequences])
+        advantages_N = advantages_B[packed.response_N]
         loss = token_loss(logprobs_N, advantages_N, torch.ones_like(logprobs_N), self.tau, tokens)
         kl_N = None
         if self.kl_coefficient:

@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
     Gemma2Config,
+    Gemma3TextConfig,
     GemmaConfig,
     GPT2Config,
     GraniteConfig,
@@ -19,6 +20,7 @@ from transformers import (
     MistralConfig,
     Qwen2Config,
     Qwen3Config,
+    Starcoder2Config,
 )
 
 from app.core.spec.job import Lora
@@ -63,12 +65,19 @@ ARCHITECTURES: Final[dict[str, Callable[[], Any]]] = {
         final_logit_softcapping=3.0,
         query_pre_attn_scalar=8,
     ),
+    "gemma3": lambda: Gemma3TextConfig(
+        **_HEADS,
+        sliding_window=WINDOW,
+        query_pre_attn_scalar=8,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
     "mistral": lambda: MistralConfig(**_SIZES, sliding_window=WINDOW),
     "gpt2": lambda: GPT2Config(**_IDS, n_embd=32, n_layer=2, n_head=4, n_positions=64),
     "granite": lambda: GraniteConfig(
         **_SIZES, attention_multiplier=0.5, logits_scaling=2.0, residual_multiplier=0.7, embedding_multiplier=1.5
     ),
     "cohere": lambda: CohereConfig(**_SIZES, logit_scale=0.5),
+    "starcoder2": lambda: Starcoder2Config(**_SIZES, sliding_window=None, tie_word_embeddings=False),
 }
 
 

@@ -17,15 +17,15 @@ Groups = Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]
 """Prompt ids and the ids of the responses to it."""
 
 
-def plain_base(directory: Path, **changes: object) -> Any:
-    """The base model alone, with changes to its config."""
-    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", attn_implementation="eager", **changes)
+def plain_base(directory: Path, attention: str = "eager", /, **changes: object) -> Any:
+    """The base model alone, with changes to its config; transformers' eager attention is no better than fp32."""
+    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", attn_implementation=attention, **changes)
     return model.eval()
 
 
-def plain_copy(directory: Path, policy: Policy) -> Any:
+def plain_copy(directory: Path, policy: Policy, attention: str = "eager") -> Any:
     """A PEFT model of the same base and the same adapter values as `policy`."""
-    model: Any = get_peft_model(plain_base(directory), policy.model.peft_config["default"])
+    model: Any = get_peft_model(plain_base(directory, attention), policy.model.peft_config["default"])
     copy_adapter(policy, model)
     return model.eval()
 

@@ -1,5 +1,6 @@
 """Whole runs of the trainer over the tiny chat model: in this process, or as the subprocess that a runner starts."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -25,13 +26,14 @@ from app.core.spec.job import (
     Sampling,
     TrainerSpec,
 )
-from app.core.spec.reports import Report, TrainerExit, report_adapter
+from app.core.spec.reports import Metrics, Report, TrainerExit, report_adapter
 from tests.tiny_model import write_rows
 from worker.training.run import run
 
 REPOSITORY: Final = Path(__file__).parents[3]
 STEPS: Final = 8
 """Optimiser steps of a run as `settings` makes it: 8 rows, 2 a step, 2 epochs."""
+TIMINGS: Final = ("step_time", "gft/timing/", "gft/tokens_per_second", "gft/peak_memory_bytes", "mfu", "gft/mfu")
 
 GRADER: Final = StringCheckGrader(
     name="exact", input="{{sample.output_text}}", reference="{{item.reference_answer}}", operation="eq"
@@ -39,24 +41,24 @@ GRADER: Final = StringCheckGrader(
 Kind = TypeVar("Kind", bound=Report)
 
 
-def settings(method: str, patience: int | None = None, **hyperparameters: Any) -> GroupMethod | ImitationMethod:
-    """Knobs of a short run with a learning rate that shows."""
+def settings(method: str, patience: int | None = None, **options: Any) -> GroupMethod | ImitationMethod:
+    """Knobs of a short run with a learning rate that shows; `options` are the method's own or hyperparameters."""
+    kind = GroupMethod if method in (MethodType.gft, MethodType.reinforcement) else ImitationMethod
+    knobs: dict[str, Any] = {
+        "grader": GRADER,
+        "sampling": Sampling(max_tokens=6),
+        "evaluation": Evaluation(patience=patience),
+    } | {name: options.pop(name) for name in kind.model_fields.keys() & options.keys()}
     chosen: dict[str, Any] = {
         "batch_size": 2,
         "n_epochs": 2,
         "learning_rate_multiplier": 100.0,
-        "checkpoint_interval": 2,
+        "checkpoint_interval": 1,
         "eval_interval": 3,
         "max_length": 64,
         "lora": Lora(r=4, alpha=8),
-    } | hyperparameters
-    kind = GroupMethod if method in (MethodType.gft, MethodType.reinforcement) else ImitationMethod
-    return kind(
-        grader=GRADER,
-        sampling=Sampling(max_tokens=6),
-        hyperparameters=Hyperparameters(**chosen),
-        evaluation=Evaluation(patience=patience),
-    )
+    } | options
+    return kind(hyperparameters=Hyperparameters(**chosen), **knobs)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Job:
         resume_from: Path | None = None,
         training: Path | None = None,
         validation: Path | None = None,
-        **hyperparameters: Any,
+        adapter_path: Path | None = None,
+        **options: Any,
     ) -> TrainerSpec:
         """Writes spec.json, and the data that is not given."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -86,10 +89,11 @@ class Job:
             spec=JobSpec(
                 model="tiny",
                 method=MethodType(self.method),
-                settings=settings(self.method, **hyperparameters),
+                settings=settings(self.method, **options),
                 seed=self.seed,
             ),
             base_model_dir=str(self.base),
+            adapter_path=None if adapter_path is None else str(adapter_path),
             training_path=str(rows),
             validation_path=str(held_out),
             resume_from=None if resume_from is None else str(resume_from),
@@ -99,20 +103,27 @@ class Job:
         (self.run_dir / "spec.json").write_text(spec.model_dump_json(by_alias=True), encoding="utf-8")
         return spec
 
-    def run(self, **options: Any) -> tuple[TrainerExit, list[Report]]:
-        """Writes the spec and runs it in this process."""
+    def run(self, *, stopped: bool = False, **options: Any) -> tuple[TrainerExit, list[Report]]:
+        """Writes the spec and runs it in this process; `stopped` asks it to stop before the first step."""
         self.write(**options)
-        out = io.StringIO()
-        code = run(self.run_dir, out, threading.Event())
+        out, stop = io.StringIO(), threading.Event()
+        if stopped:
+            stop.set()
+        code = run(self.run_dir, out, stop)
         return code, parse(out.getvalue())
 
+    def beside(self, name: str, **changes: Any) -> "Job":
+        """The same job in a directory of its own."""
+        return dataclasses.replace(self, run_dir=self.run_dir.with_name(name), **changes)
+
     @property
-    def digests(self) -> dict[str, str]:
-        """sha256 of the published adapter and of the one after the last step."""
-        return {
-            "published": sha256(self.run_dir / "adapter" / "adapter_model.safetensors"),
-            "last": sha256(self.checkpoint(STEPS) / "adapter_state.safetensors"),
-        }
+    def published(self) -> str:
+        """sha256 of the published adapter."""
+        return sha256(self.run_dir / "adapter" / "adapter_model.safetensors")
+
+    def adapter_after(self, step: int) -> str:
+        """sha256 of the adapter after `step`."""
+        return sha256(self.checkpoint(step) / "adapter_state.safetensors")
 
     def checkpoint(self, step: int) -> Path:
         return self.run_dir / "checkpoints" / f"step-{step:08d}"
@@ -125,6 +136,15 @@ def parse(lines: str) -> list[Report]:
 
 def of_kind(reports: list[Report], kind: type[Kind]) -> list[Kind]:
     return [report for report in reports if isinstance(report, kind)]
+
+
+def steady(reports: list[Report]) -> dict[int, dict[str, float | None]]:
+    """Metrics by step without those that measure the machine. Fails when a step is told twice."""
+    rows = of_kind(reports, Metrics)
+    assert len({row.step for row in rows}) == len(rows)
+    return {
+        row.step: {name: value for name, value in row.values.items() if not name.startswith(TIMINGS)} for row in rows
+    }
 
 
 def sha256(path: Path) -> str:

@@ -135,3 +135,12 @@ def test_prompts_share_what_they_all_begin_with_when_it_is_worth_a_level() -> No
     assert packed.ids_1_T.tolist() == [[*head, 50, 51, 52, 7, 7, 7]]
     assert packed.positions_1_T.tolist() == [[*range(40), 40, 40, 40, 41, 41, 41]]
     assert packed.predictor_N.tolist() == [40, 43, 41, 44, 42, 45]
+
+
+@pytest.mark.parametrize("bad", [((), [(5, 2)]), ((5,), [(6, 2), ()]), ((5,), [()])])
+def test_a_batch_that_would_train_nothing_or_everything_is_refused(
+    bad: tuple[tuple[int, ...], list[tuple[int, ...]]],
+) -> None:
+    """The prompt is what is not trained, the response what is; in another place each would shift the other."""
+    with pytest.raises(ValueError, match="an empty prompt has no token"):
+        pack([((5, 6), [(7, 2)]), bad], CPU)

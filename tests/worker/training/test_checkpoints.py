@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole or absent, and refused when damaged. That they resume bit for bit is test_run's."""
+"""Checkpoints on disk: whole or absent, and refused when damaged. That they resume bit for bit is test_resume's."""
 
 import json
 from pathlib import Path

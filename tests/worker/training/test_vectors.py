@@ -1,4 +1,4 @@
-"""The golden vectors, and that the program which checks them can fail."""
+"""The golden vectors: through the whole engine, through its head, and by the program that can fail."""
 
 import json
 import subprocess
@@ -7,11 +7,76 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import torch
 
 from bench import check_vectors
+from tests.worker.training import architectures, golden, plain
+from tests.worker.training.conftest import ModelDirectory
+from tests.worker.training.golden import CASES, VECTORS
+from tests.worker.training.updates import PLENTY, gradient, updater
+from worker.training import attention
+from worker.training import head as head_module
+from worker.training.types import PromptGroup
 
-VECTORS: Final = Path(__file__).with_name("gft_vectors.json")
 REPOSITORY: Final = Path(__file__).parents[3]
+LIVE: Final = [name for name, case in CASES.items() if any(case["advantages"])]
+LOSS_DIGITS: Final = 1e-12
+GRADIENT_DIGITS: Final = 1e-8
+"""Relative. The vectors are written with twelve digits behind the point, many of their gradients' numbers are small."""
+
+
+@pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=str)
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base model in float64 and in fp32."""
+    directory = tmp_path_factory.mktemp("golden") / str(request.param)
+    return architectures.build(directory, golden.ARCHITECTURE, request.param)
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_loss_and_gradient_through_the_whole_engine(name: str, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed with a shared prompt, either attention, any chunk of the head, one micro-batch or several."""
+    one = golden.realise(name, base)
+    precision = one.policy.head.weight_V_H.dtype
+    # The loss moves by its slope times what the logits move by. In fp32 that decides, in float64 it is next to nothing.
+    slope = float(one.given("grad_logits", torch.float64).abs().sum())
+    loss_tolerance = LOSS_DIGITS + one.rounding * slope
+    gradient_tolerance = GRADIENT_DIGITS + 4 * one.rounding
+    assert torch.allclose(one.logits, one.given("logits", precision), rtol=0, atol=1e-10 + one.rounding)
+    expected = one.adapter_gradient
+    apart = [PromptGroup(one.group.prompt, [member]) for member in one.group.members]
+    for groups, budget, rows_at_a_time, small_scores in (
+        ([one.group], PLENTY, 1000, attention.SMALL_SCORES),
+        ([one.group], PLENTY, 4, 0),
+        ([one.group], 100, 1, attention.SMALL_SCORES),
+        ([one.group], 1, 3, 0),
+        (apart, PLENTY, 5, attention.SMALL_SCORES),  # what all prompts begin with is shared between groups
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(head_module, "CHUNK_ELEMENTS", rows_at_a_time * architectures.VOCABULARY)
+            changed.setattr(attention, "SMALL_SCORES", small_scores)
+            found, result = gradient(one.policy, groups, tau=one.case["tau"], token_budget=budget)
+        assert result.loss * one.added == pytest.approx(one.case["loss"], abs=loss_tolerance)
+        found = {name: value * one.added for name, value in found.items()}
+        assert plain.distance(found, expected) < gradient_tolerance
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in LIVE])
+def test_vectors_without_contrast_cost_nothing(name: str, model_directory: ModelDirectory) -> None:
+    case = golden.CASES[name]
+    assert case["loss"] == 0
+    one = golden.realise(name, model_directory(golden.ARCHITECTURE))
+    result = updater(one.policy, tau=case["tau"]).update([one.group], 1.0)
+    assert (result.loss, result.grad_norm, result.packed_tokens, result.applied) == (0.0, 0.0, 0, False)
+
+
+@pytest.mark.parametrize("rows_at_a_time", [1, 2, 7])
+@pytest.mark.parametrize("name", list(CASES))
+def test_the_head_gives_them_in_chunks_of_any_size(
+    name: str, rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = len(CASES[name]["logits"][0][0])
+    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", rows_at_a_time * kinds)
+    assert max(check_vectors.errors(CASES[name]).values()) <= check_vectors.TOLERANCE
 
 
 def altered(directory: Path, field: str) -> Path:

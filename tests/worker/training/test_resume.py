@@ -1,0 +1,153 @@
+"""Runs that begin where another ended: at any step after a stop or a kill, bit for bit, or from a trained adapter."""
+
+import json
+import shutil
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from app.core.spec.job import Evaluation, Lora
+from app.core.spec.reports import CheckpointSaved, Evaluated, Finished, Groups, Metrics, Report, Started, TrainerExit
+from tests.worker.training.runs import STEPS, Job, of_kind, read_until, sha256, steady, trainer_process
+from worker.training import checkpoints, groups, loop, rollout
+from worker.training.batching import DataOrder
+
+KINDS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "gft": ("gft", {}),
+    "supervised": ("supervised", {}),
+    "all that is random": (
+        "gft",
+        {
+            "lora": Lora(r=4, alpha=8, dropout=0.3),
+            "lr_schedule": "cosine",
+            "evaluation": Evaluation(pass_samples=3, patience=50),
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An uninterrupted run."""
+
+    job: Job
+    options: Mapping[str, Any]
+    reports: list[Report]
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, chat_directory: Path) -> Whole:
+    method, options = KINDS[request.param]
+    job = Job(tmp_path_factory.mktemp(method) / "whole", chat_directory, method)
+    code, reports = job.run(**options)
+    assert code is TrainerExit.succeeded
+    return Whole(job, options, reports)
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_resumed_at_any_step_it_ends_in_the_same_adapter_bit_for_bit(whole: Whole, step: int) -> None:
+    again = whole.job.beside(f"from-{step}")
+    code, resumed = again.run(resume_from=whole.job.checkpoint(step), **whole.options)
+    assert code is TrainerExit.succeeded
+    assert of_kind(resumed, Started)[0].resumed_from_step == step
+    assert again.published == whole.job.published
+    assert [again.adapter_after(later) for later in range(step + 1, STEPS + 1)] == [
+        whole.job.adapter_after(later) for later in range(step + 1, STEPS + 1)
+    ]
+    expected = steady(whole.reports)
+    assert steady(resumed) == {number: expected[number] for number in range(step + 1, STEPS + 1)}
+    assert of_kind(resumed, Groups) == [one for one in of_kind(whole.reports, Groups) if one.step > step]
+    assert of_kind(resumed, Evaluated) == [one for one in of_kind(whole.reports, Evaluated) if one.step > step]
+
+
+def test_every_step_of_the_run_moved_the_adapter(whole: Whole) -> None:
+    """Were these equal, the test above would prove nothing."""
+    assert len({whole.job.adapter_after(step) for step in range(1, STEPS + 1)}) == STEPS
+
+
+def test_negative_control_other_random_numbers_end_elsewhere(whole: Whole) -> None:
+    reseeded = whole.job.beside("reseeded", seed=8)
+    assert reseeded.run(resume_from=whole.job.checkpoint(4), **whole.options)[0] is TrainerExit.succeeded
+    assert reseeded.adapter_after(5) != whole.job.adapter_after(5)
+
+
+@pytest.mark.parametrize("whole", ["all that is random"], indirect=True)
+@pytest.mark.parametrize("stream", ["data order", "rollouts", "dropout"])
+def test_negative_control_random_numbers_that_begin_anew_end_elsewhere(
+    stream: str, whole: Whole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a trainer with a generator's state would do that forgot to keep it: the numbers of step 1 at step 5."""
+    epoch = STEPS // 2
+
+    def anew(seed: int, kind: int, step: int, *rest: int) -> torch.Generator:
+        return rollout.generator(seed, kind, step - epoch, *rest)
+
+    right = DataOrder.step
+    if stream == "data order":
+        monkeypatch.setattr(DataOrder, "step", lambda order, step: right(order, step - epoch))
+    else:
+        monkeypatch.setattr(groups if stream == "rollouts" else loop, "generator", anew)
+    forgetful = whole.job.beside(f"anew-{stream}")
+    assert forgetful.run(resume_from=whole.job.checkpoint(epoch), **whole.options)[0] is TrainerExit.succeeded
+    assert forgetful.adapter_after(epoch + 1) != whole.job.adapter_after(epoch + 1)
+
+
+def test_negative_control_lost_moments_end_elsewhere(whole: Whole) -> None:
+    forgetful = whole.job.beside("forgetful")
+    bare = forgetful.run_dir.with_name("bare")
+    shutil.copytree(whole.job.checkpoint(4), bare)
+    save_file({}, bare / "optimizer_state.safetensors")
+    manifest = json.loads((bare / checkpoints.MANIFEST).read_text())
+    manifest["optimizer_state.safetensors"] = sha256(bare / "optimizer_state.safetensors")
+    (bare / checkpoints.MANIFEST).write_text(json.dumps(manifest))
+    assert forgetful.run(resume_from=bare, **whole.options)[0] is TrainerExit.succeeded
+    assert forgetful.adapter_after(5) != whole.job.adapter_after(5)
+
+
+def test_killed_process_is_resumed_bit_for_bit_and_no_metric_is_missing_or_doubled(whole: Whole) -> None:
+    victim = whole.job.beside("killed")
+    victim.write(**whole.options)
+    with trainer_process(victim) as process:
+        before = read_until(process, Metrics, 5)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    saved = of_kind(before, CheckpointSaved)[-1]
+    assert saved.step == 4  # that of step 5 may lie there, whole or in part; nobody was told
+    code, after = victim.run(resume_from=Path(saved.path), **whole.options)
+    assert code is TrainerExit.succeeded
+    assert victim.published == whole.job.published
+    assert victim.adapter_after(STEPS) == whole.job.adapter_after(STEPS)
+    kept = [row for row in of_kind(before, Metrics) if row.step <= saved.step]  # as the runner's journal does
+    assert steady([*kept, *after]) == steady(whole.reports)
+
+
+def test_supervised_then_gft_then_reinforcement_each_start_from_the_exact_weights_before(
+    tmp_path: Path, chat_directory: Path
+) -> None:
+    adapter: Path | None = None
+    before: Evaluated | None = None
+    for method in ("supervised", "gft", "reinforcement"):
+        job = Job(tmp_path / method, chat_directory, method)
+        code, reports = job.run(stopped=True, adapter_path=adapter)
+        assert code is TrainerExit.stopped
+        if adapter is not None and before is not None:
+            former = load_file(adapter / "adapter_model.safetensors")
+            start = load_file(job.checkpoint(0) / "adapter_state.safetensors")
+            assert {name.replace(".default.", "."): value.tolist() for name, value in start.items()} == {
+                name: value.tolist() for name, value in former.items()
+            }
+            [first] = of_kind(reports, Evaluated)
+            assert first == before.model_copy(update={"step": 0, "best": False})
+            with_moments = load_file(job.checkpoint(0) / "optimizer_state.safetensors")
+            assert with_moments == {}  # the optimiser starts afresh
+        code, reports = job.run(resume_from=job.checkpoint(0), adapter_path=adapter)
+        assert code is TrainerExit.succeeded
+        [finished] = of_kind(reports, Finished)
+        adapter = Path(finished.path)
+        [before] = [one for one in of_kind(reports, Evaluated) if one.step == finished.published_step]
