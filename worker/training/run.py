@@ -26,7 +26,7 @@ from worker.training.tokenize import ChatTokenizer, load_prompts
 from worker.training.types import JobFailure, Prompt
 from worker.training.vllm_client import VllmClient
 from worker.training.vllm_sampler import serving
-from worker.training.world import World, join
+from worker.training.world import PeerLost, World, join
 
 TOKEN_BUDGET = 4096
 """Packed tokens of a micro-batch."""
@@ -39,10 +39,10 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
     """Runs the job of `run_dir` and returns how it ended."""
 
     trainer = TrainerSpec.model_validate(json.loads((run_dir / "spec.json").read_text(encoding="utf-8")))
-    world = join(run_dir, trainer.processes)
+    world = join(run_dir, trainer.processes, reports)
 
     def report(one: Report) -> None:
-        if world.rank == 0:
+        if world.rank == 0 or isinstance(one, Failed):  # else each step would be told by all
             reports.write(one.model_dump_json() + "\n")
             reports.flush()
 
@@ -50,6 +50,9 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
         _set_up(trainer, world, run_dir, report, stop)
     except Stopped:
         return TrainerExit.stopped
+    except PeerLost:
+        world.await_end()
+        raise
     except JobFailure as failure:
         report(Failed(code=failure.code, message=str(failure), param=failure.param))
         return TrainerExit(failure.exit_code)
