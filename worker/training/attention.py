@@ -16,6 +16,8 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from worker.training.recompute import recomputed
+
 IMPLEMENTATION: Final = "grouptune"
 SMALL_SCORES: Final = 256 * 1024
 """Up to so many scores a head (queries x keys), a CPU was 1.2 to 13 times faster with plain matrix products than with
@@ -46,18 +48,19 @@ class Level:
     """Places in [N * L] of the real tokens, in packed order."""
     prefix_index_N_P: Tensor
     prefix_length_N: Tensor
-    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
+
+    def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """The mask as what is added to scores; made once for all layers."""
+        if (window, dtype) not in self._masks:
+            self._masks[window, dtype] = _bias(self.mask(window), dtype)
+        return self._masks[window, dtype]
 
     def mask(self, window: int | None) -> Tensor:
         """Who may see whom, True for yes, [N, 1, L, P + L], or [1, 1, L, L] without prefixes.
 
         With a sliding `window` only the last `window` positions are visible, the token itself included.
         """
-        if window not in self._masks:
-            self._masks[window] = self._mask(window)
-        return self._masks[window]
-
-    def _mask(self, window: int | None) -> Tensor:
         device = self.index_N_L.device
         width = self.prefix_index_N_P.shape[1]
         lengths_N_1 = self.prefix_length_N[:, None] if width else torch.zeros(1, 1, dtype=torch.long, device=device)
@@ -73,6 +76,12 @@ class Level:
 
 Layout = tuple[Level, ...]
 """Where the tokens of a packed batch are: the segments of each level follow one another, level after level."""
+
+
+def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where the mask is True, elsewhere the lowest finite number: a padded query that sees nothing becomes a mean,
+    where -inf would make it NaN."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 def level(segments: Sequence[Segment], device: torch.device) -> Level:
@@ -120,6 +129,16 @@ def attend(
     options = _Options(scaling if scaling is not None else query.shape[-1] ** -0.5, dropout, softcap)
     if layout is None:
         return _scores(query, key, value, attention_mask, options).transpose(1, 2), None
+
+    def packed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return _packed(query, key, value, layout, sliding_window, options)
+
+    return recomputed(packed, query, key, value), None
+
+
+def _packed(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, options: "_Options"
+) -> Tensor:
     query_T, key_T, value_T = (one[0].transpose(0, 1) for one in (query, key, value))
     parts = []
     for part in layout:
@@ -127,9 +146,11 @@ def attend(
         if part.prefix_index_N_P.numel():
             keys = torch.cat([_rows(key_T, part.prefix_index_N_P), keys], 2)
             values = torch.cat([_rows(value_T, part.prefix_index_N_P), values], 2)
-        seen = _scores(_rows(query_T, part.index_N_L), keys, values, part.mask(sliding_window), options)
+        queries = _rows(query_T, part.index_N_L)
+        bias = part.bias(window, _precision(query) if _is_small(queries, keys) else query.dtype)
+        seen = _scores(queries, keys, values, bias, options)
         parts.append(seen.transpose(1, 2).flatten(0, 1)[part.slots])
-    return torch.cat(parts).unsqueeze(0), None
+    return torch.cat(parts).unsqueeze(0)
 
 
 @dataclass(frozen=True)
@@ -146,9 +167,9 @@ def _rows(tokens_T_H_D: Tensor, index_N_L: Tensor) -> Tensor:
 
 
 def _scores(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: _Options) -> Tensor:
-    """Attention of [B, H, Q, D] over [B, Hkv, L, D]; `mask` is True where visible, None means causal (or one query)."""
-    small = query.device.type == "cpu" and query.shape[2] * key.shape[2] <= SMALL_SCORES
-    if options.softcap is not None or small:
+    """Attention of [B, H, Q, D] over [B, Hkv, L, D]; `mask` is True where visible, or what is added to the scores; None
+    means causal (or one query)."""
+    if options.softcap is not None or _is_small(query, key):
         return _by_products(query, key, value, mask, options)
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
@@ -159,20 +180,28 @@ def _scores(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, opti
     )
 
 
+def _is_small(query: Tensor, key: Tensor) -> bool:
+    return query.device.type == "cpu" and query.shape[2] * key.shape[2] <= SMALL_SCORES
+
+
+def _precision(query: Tensor) -> torch.dtype:
+    """Of scores that are written out."""
+    return torch.promote_types(query.dtype, torch.float32)
+
+
 def _by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: _Options) -> Tensor:
     """The same, written out; query heads that share a key head go through one product."""
     batch, heads, queries, width = query.shape
     shared = key.shape[1]
     grouped = query.reshape(batch, shared, heads // shared * queries, width)
-    scores = (grouped @ key.transpose(2, 3)).to(torch.promote_types(query.dtype, torch.float32)) * options.scaling
+    scores = (grouped @ key.transpose(2, 3)).to(_precision(query)) * options.scaling
     if options.softcap is not None:
         scores = options.softcap * torch.tanh(scores / options.softcap)
     scores = scores.view(batch, heads, queries, -1)
     if mask is None and queries > 1:
         mask = torch.ones(queries, scores.shape[-1], dtype=torch.bool, device=query.device).tril_()
     if mask is not None:
-        # The lowest finite number, not -inf: a padded query that sees nothing becomes a mean instead of NaN.
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        scores = scores + (_bias(mask, scores.dtype) if mask.dtype == torch.bool else mask)
     weights = functional.dropout(scores.softmax(-1).to(value.dtype), options.dropout, training=options.dropout > 0)
     return (weights.view(batch, shared, -1, scores.shape[-1]) @ value).view(batch, heads, queries, value.shape[-1])
 

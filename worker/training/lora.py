@@ -7,7 +7,7 @@ backward pass; here x and x A^T are all that is kept. Parameters, file format an
 quantised bases) stay PEFT's.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn import functional
+
+from worker.training.recompute import kept_for
 
 
 def _product(
@@ -34,18 +36,21 @@ class _LoraProduct(torch.autograd.Function):
         a_R_I: Tensor,
         b_O_R: Tensor,
         cast: tuple[Tensor, Tensor, float],
+        kept_for_x: tuple[Callable[[Sequence[Tensor]], Tensor], tuple[Tensor, ...]],
     ) -> Tensor:
         down_R_I, up_O_R, scaling = cast
         x_N_I = x.reshape(-1, x.shape[-1])
         y_N_O, hidden_N_R = _product(x_N_I, weight_O_I, bias_O, down_R_I, up_O_R)
-        context.save_for_backward(x_N_I, hidden_N_R, weight_O_I, down_R_I, up_O_R)
+        context.x_of, kept = kept_for_x
+        context.save_for_backward(hidden_N_R, weight_O_I, down_R_I, up_O_R, *kept)
         context.scaling = scaling
         context.dtypes = a_R_I.dtype, b_O_R.dtype
         return y_N_O.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
-        x_N_I, hidden_N_R, weight_O_I, down_R_I, up_O_R = context.saved_tensors
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
+        hidden_N_R, weight_O_I, down_R_I, up_O_R, *kept = context.saved_tensors
+        x_N_I = context.x_of(kept).reshape(-1, weight_O_I.shape[1])
         y_N_O = gradients[0].reshape(-1, weight_O_I.shape[0])
         hidden_gradient_N_R = y_N_O @ up_O_R
         x_gradient = None
@@ -55,7 +60,7 @@ class _LoraProduct(torch.autograd.Function):
         a_dtype, b_dtype = context.dtypes
         a_gradient = (hidden_gradient_N_R.T @ x_N_I).to(a_dtype)
         b_gradient = (y_N_O.T @ hidden_N_R).to(b_dtype) * context.scaling
-        return x_gradient, None, None, a_gradient, b_gradient, None
+        return x_gradient, None, None, a_gradient, b_gradient, None, None
 
 
 class Parts(NamedTuple):
@@ -113,7 +118,7 @@ class Fused:
         if not torch.is_grad_enabled():  # sampling needs none of autograd's bookkeeping
             y_N_O, _ = _product(x.reshape(-1, x.shape[-1]), base.weight, base.bias, cast[0], cast[1])
             return y_N_O.view(*x.shape[:-1], -1)
-        result: Tensor = _LoraProduct.apply(x, base.weight, base.bias, a, b, cast)
+        result: Tensor = _LoraProduct.apply(x, base.weight, base.bias, a, b, cast, kept_for(x))
         return result
 
     def _in_precision(self, dtype: torch.dtype, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, float]:

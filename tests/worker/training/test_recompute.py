@@ -1,0 +1,164 @@
+"""What is kept for the backward pass, and what is computed again."""
+
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from tests.worker.training import architectures
+from tests.worker.training.architectures import ARCHITECTURES, LORA, random_policy
+from worker.training.batching import pack
+from worker.training.recompute import kept_for, lighten, recomputed
+
+
+class _Cubed(torch.autograd.Function):
+    """x^3 as a consumer that asks how to have its input again."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, kept_for_x: Any) -> Tensor:
+        context.x_of, kept = kept_for_x
+        context.save_for_backward(*kept)
+        return x**3
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * 3 * context.x_of(context.saved_tensors) ** 2, None
+
+
+def cubed(x: Tensor) -> Tensor:
+    result: Tensor = _Cubed.apply(x, kept_for(x))
+    return result
+
+
+class Counted:
+    """sin(x) y, counting its calls and holding nothing of what it returned."""
+
+    def __init__(self) -> None:
+        self.results: list[weakref.ref[Tensor]] = []
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        result = torch.sin(x) * y
+        self.results.append(weakref.ref(result))
+        return result
+
+
+def leaves() -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(3)
+    x, y = (torch.randn(4, 3, generator=random, dtype=torch.float64) for _ in range(2))
+    return x.requires_grad_(), y.requires_grad_()
+
+
+def test_gradients_are_those_of_keeping_everything() -> None:
+    x, y = leaves()
+    z = recomputed(Counted(), x, y)
+    found = torch.autograd.grad((cubed(z) + 2 * cubed(z)).sum(), (x, y))
+    expected = torch.autograd.grad((3 * (torch.sin(x) * y) ** 3).sum(), (x, y))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-12)
+
+
+def test_one_backward_pass_computes_once_for_all_who_need_it_and_lets_go() -> None:
+    x, y = leaves()
+    function = Counted()
+    z = recomputed(function, x, y)
+    loss = (cubed(z) + 2 * cubed(z)).sum()
+    del z
+    loss.backward(retain_graph=True)
+    assert len(function.results) == 2
+    assert function.results[1]() is None
+    once = x.grad
+    assert once is not None
+    again = once.clone()
+    loss.backward()
+    assert torch.allclose(x.grad, 2 * again, atol=1e-12)  # type: ignore[arg-type] # it has one
+
+
+def test_an_input_without_gradient_gets_none() -> None:
+    x, y = leaves()
+    recomputed(Counted(), x, y.detach()).sum().backward()
+    assert x.grad is not None
+    assert y.grad is None
+
+
+def test_nothing_is_remembered_without_gradients() -> None:
+    x, y = leaves()
+    with torch.no_grad():
+        z = recomputed(Counted(), x, y)
+    assert kept_for(z)[1] == (z,)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma", "gemma2", "mistral", "granite"])
+def test_a_layer_keeps_its_stream_and_the_results_of_its_products(tmp_path: Path, name: str) -> None:
+    policy = random_policy(architectures.build(tmp_path / name, name))
+    random = torch.Generator().manual_seed(1)
+    prompt = torch.randint(3, 24, (30,), generator=random).tolist()
+    responses = [torch.randint(3, 24, (20,), generator=random).tolist() for _ in range(4)]
+    batch = pack([(prompt, responses)], policy.device)
+    weights = {value.untyped_storage().data_ptr() for value in policy.model.state_dict().values()}
+    kept: dict[int, int] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if value.is_floating_point() and storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes() // value.element_size()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        logprobs_N, _ = policy.logprobs(batch, 1.0)
+    assert logprobs_N.requires_grad
+    config = policy.causal.config
+    hidden, inner, tokens = config.hidden_size, config.intermediate_size, batch.ids_1_T.numel()
+    head = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
+    queries, keys = head * config.num_attention_heads, head * config.num_key_value_heads
+    norms = 4 if name == "gemma2" else 2
+    head_norms = queries + keys if name == "qwen3" else 0
+    # norms' inputs; q, k, v and what attention gives; gate and up; x A^T of seven adapters, and their copies in use
+    a_layer = norms * hidden + 2 * queries + 2 * keys + head_norms + 2 * inner + 7 * LORA.r
+    adapters = sum(value.numel() for value in policy.trained.values())
+    # the last norm's input, the head's gradient, the rotation
+    rest = hidden * (tokens + 2 * len(batch.tokens_N)) + 4 * tokens * head
+    assert sum(kept.values()) <= config.num_hidden_layers * tokens * a_layer * 1.02 + adapters + rest
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_a_lightened_model_computes_the_same_to_the_last_bit(name: str) -> None:
+    factory: Any = AutoModelForCausalLM
+    torch.manual_seed(2)
+    model: Any = factory.from_config(ARCHITECTURES[name]()).requires_grad_(False).eval()
+    ids = torch.arange(3, 20)[None]
+    expected = model(input_ids=ids).logits
+    lighten(model)
+    assert torch.equal(model(input_ids=ids).logits, expected)
+
+
+class _Reversed(nn.Module):
+    """Has the parts of a gated MLP, and does something else with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = nn.Linear(4, 6), nn.Linear(4, 6)
+        self.down_proj = nn.Linear(6, 4)
+        self.act_fn = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.down_proj(self.act_fn(self.up_proj(x)) * self.gate_proj(x))
+        return hidden
+
+
+def test_an_mlp_that_computes_something_else_stays_as_it_is() -> None:
+    module = _Reversed().requires_grad_(False)
+    x = torch.randn(2, 4)
+    expected = module(x)
+    lighten(module)
+    assert torch.equal(module(x), expected)
+
+
+def test_a_norm_that_is_trained_stays_as_it_is() -> None:
+    norm = nn.LayerNorm(4)
+    lighten(norm)
+    norm(torch.randn(2, 4)).sum().backward()
+    assert norm.weight.grad is not None
