@@ -16,6 +16,7 @@ from app.api.routes import (
     files,
     fine_tuning,
     health,
+    model_aliases,
     models,
     projects,
     uploads,
@@ -84,7 +85,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.rate_limiter = rate_limiter
     app.state.store = LocalBlobStore(settings.storage_dir)
     v1 = APIRouter(prefix="/v1")
-    for routes in (files, uploads, fine_tuning, checkpoint_permissions, models, api_keys, projects, audit_log):
+    for routes in (
+        files,
+        uploads,
+        fine_tuning,
+        checkpoint_permissions,
+        models,
+        model_aliases,
+        api_keys,
+        projects,
+        audit_log,
+    ):
         v1.include_router(routes.router)
     app.include_router(v1)
     app.include_router(health.router)

@@ -4,6 +4,8 @@ from typing import Annotated, Final
 
 from fastapi import Path
 
+from app.core.spec.gates import ALIAS_PATTERN
+
 MAX_ID: Final = 64
 MAX_MODEL_NAME: Final = 512
 
@@ -14,3 +16,4 @@ PermissionId = Annotated[str, Path(max_length=MAX_ID)]
 KeyId = Annotated[str, Path(max_length=MAX_ID, description="The eight characters after `gt_live_` in its text.")]
 ProjectId = Annotated[str, Path(max_length=MAX_ID)]
 ModelName = Annotated[str, Path(max_length=MAX_MODEL_NAME)]
+AliasPath = Annotated[str, Path(max_length=MAX_ID, pattern=rf"^{ALIAS_PATTERN}$")]

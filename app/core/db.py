@@ -23,10 +23,14 @@ NAMING_CONVENTION = {
 
 
 class Base(DeclarativeBase):
-    """Base of all tables; `dict` columns are JSONB."""
+    """Base of all tables; `dict` and `list` columns are JSONB."""
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
-    type_annotation_map: ClassVar[dict[Any, Any]] = {dict[str, Any]: JSONB(), list[str]: JSONB()}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        dict[str, Any]: JSONB(),
+        list[dict[str, Any]]: JSONB(),
+        list[str]: JSONB(),
+    }
 
 
 class Database:

@@ -14,7 +14,7 @@ from app.auth.scopes import declared
 from app.core.accounts.scopes import ALL, Scope, expand
 from app.core.files import chunked_uploads
 from app.core.jobs import endings, leases
-from app.core.models import permissions
+from app.core.models import aliases, permissions
 from app.core.settings import Settings
 from app.core.spec.reports import Finished
 from app.main import PUBLIC, create_app
@@ -27,6 +27,7 @@ Route = tuple[str, str]
 BODIES: Final[dict[Route, Any]] = {
     ("POST", "/v1/projects/{project_id}"): {},
     ("POST", "/v1/uploads/{upload_id}/complete"): {"part_ids": ["part_x"]},
+    ("PUT", "/v1/model_aliases/{alias}"): {"model": "ft:tiny:other::12345678"},
     ("POST", "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"): {"project_ids": ["proj_x"]},
 }
 """What a route needs as its body before it looks at the ids in its path."""
@@ -96,7 +97,9 @@ def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
             session, project_id, size=4, filename="u", purpose="fine-tune", file_seconds=None, max_bytes=9
         )
         [permission] = permissions.grant(session, project_id, model, [project_id])
+        aliases.move(session, project_id, "theirs", model)
         return {
+            "alias": "theirs",
             "file_id": file.id,
             "job_id": queued.id,
             "model": model,

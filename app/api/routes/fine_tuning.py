@@ -22,9 +22,10 @@ from app.auth.scopes import needs
 from app.core import broker
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest
-from app.core.jobs import audited, checks, lifecycle, queries, quotas
+from app.core.jobs import audited, checks, gates, lifecycle, queries, quotas
 from app.core.jobs.states import JobStatus
 from app.core.jobs.views import view, views
+from app.core.models import aliases
 from app.core.models.adapters import starting_point
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
@@ -45,6 +46,9 @@ def create_job(
             session, caller.project_id, body.model, settings.models_dir, settings.model_aliases
         )
         spec = body.to_spec(base if adapter is None else adapter.id)
+        gates.check_measurable(spec, body.validation_file)
+        if spec.alias is not None:
+            aliases.check_name(spec.alias, settings.models_dir, settings.model_aliases)
         try:
             checks.check_against_files(session, caller.project_id, spec, body.training_file, body.validation_file)
         except InvalidRequest as error:

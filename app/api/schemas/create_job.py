@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.api.ids import MAX_ID, MAX_MODEL_NAME
+from app.core.spec.gates import MAX_GATES, AliasName, GateText
 from app.core.spec.graders import Grader
 from app.core.spec.job import (
     Auto,
@@ -134,6 +135,17 @@ class CreateJob(Frozen):
         PlainHyperparameters | None, Field(deprecated=True, description="Use the method's own.")
     ] = None
     method: Annotated[Method, Field(description="How to train; supervised if absent.")] = Supervised(type="supervised")
+    gates: Annotated[
+        tuple[GateText, ...],
+        Field(
+            max_length=MAX_GATES,
+            description="What the held-out results must reach for the job to succeed, such as `eval/accuracy >= 0.8` "
+            "or `eval/reward no worse than alias prod by 0.01`; may also stand in the method. See docs/gates.md.",
+        ),
+    ] = ()
+    alias: Annotated[
+        AliasName | None, Field(description="Names the trained model once the job has succeeded, gates included.")
+    ] = None
     gft: Annotated[
         dict[str, Any] | None,
         Field(
@@ -152,6 +164,7 @@ class CreateJob(Frozen):
         method = _without_nulls(body.get("method", {"type": "supervised"}))
         if not isinstance(method, dict) or "type" not in method:
             return body
+        body |= _gates_of(body, method)
         return body | {"method": _canonical(method, _without_nulls(body))}
 
     @staticmethod
@@ -172,8 +185,26 @@ class CreateJob(Frozen):
             seed=secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed,
             suffix=self.suffix,
             metadata=self.metadata,
+            gates=self.gates,
+            alias=self.alias,
             typed_form=self.gft is not None,
         )
+
+
+def _gates_of(body: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:
+    """Moves gates that stand in the method or in the extra `gft` to the top of the body."""
+    found = {}
+    for path, holder in (
+        (f"method.{method['type']}.gates", method.get(str(method["type"]))),
+        ("gft.gates", body.get("gft")),
+    ):
+        if isinstance(holder, dict) and "gates" in holder:
+            found[path] = holder.pop("gates")
+    if not found:
+        return {}
+    if len(found) > 1 or "gates" in body:
+        raise _problem(next(iter(found)), "Gates stand in several places of this request; send them once, in `gates`.")
+    return {"gates": next(iter(found.values()))}
 
 
 def _canonical(method: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:

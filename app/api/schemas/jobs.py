@@ -10,6 +10,7 @@ from app.core import ids
 from app.core.jobs.states import JobStatus
 from app.core.jobs.tables import Checkpoint, Group, Job, JobAttempt, JobEvent, Metric
 from app.core.jobs.views import JobView
+from app.core.spec.gates import parse
 from app.core.spec.job import Hyperparameters, JobSpec
 
 
@@ -31,6 +32,17 @@ class Progress(BaseModel):
     step: int
     total_steps: int | None = Field(description="Null until the job has started.")
     eta_seconds: float | None = Field(description="Seconds to the last step, from the pace of the latest ones.")
+
+
+class GateVerdict(BaseModel):
+    """A gate of a job and, once training is finished, what became of it."""
+
+    gate: str = Field(description="As sent.")
+    metric: str
+    value: float | None = Field(default=None, description="Of the published model.")
+    bound: float | None = Field(default=None, description="What it was compared with.")
+    passed: bool | None = Field(default=None, description="Null until training is finished.")
+    reason: str | None = None
 
 
 class JobObject(Item):
@@ -61,6 +73,8 @@ class JobObject(Item):
     evaluation: dict[str, Any] | None = Field(
         description="Held-out results before and after training; in lists without the sample answers."
     )
+    gates: list[GateVerdict] = Field(description="What the held-out results must reach for the job to succeed.")
+    alias: str | None = Field(description="Names the trained model once the job has succeeded.")
     paused: bool = Field(description="The same as status `paused`, for clients whose enum lacks it.")
 
     @classmethod
@@ -92,8 +106,16 @@ class JobObject(Item):
             queue_position=view.queue_position,
             attempt=job.epoch,
             evaluation=job.evaluation if samples else _without_samples(job.evaluation),
+            gates=_gates(job, spec),
+            alias=spec.alias,
             paused=paused,
         )
+
+
+def _gates(job: Job, spec: JobSpec) -> list[GateVerdict]:
+    if job.gates is not None:
+        return [GateVerdict.model_validate(verdict) for verdict in job.gates]
+    return [GateVerdict(gate=text, metric=parse(text).metric) for text in spec.gates]
 
 
 def _without_samples(evaluation: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -28,6 +28,8 @@ class Action(StrEnum):
     job_pause = "job.pause"
     job_resume = "job.resume"
     model_delete = "model.delete"
+    alias_move = "model_alias.move"
+    alias_delete = "model_alias.delete"
     permission_grant = "checkpoint.permission.grant"
     permission_revoke = "checkpoint.permission.revoke"
 

@@ -2,7 +2,7 @@
 
 import random
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session
@@ -73,8 +73,9 @@ def fail_running(
     *,
     param: str | None = None,
     crashes: int | None = None,
+    **changes: Any,
 ) -> None:
-    """Fails a running job whose row the caller holds. Raises `LostLease`."""
+    """Fails a running job whose row the caller holds; `changes` are written with it. Raises `LostLease`."""
     transition(
         session,
         job.id,
@@ -84,4 +85,5 @@ def fail_running(
         epoch=job.epoch,
         error=clean({"code": code, "message": message, "param": param}),
         crashes=job.crashes if crashes is None else crashes,
+        **changes,
     )

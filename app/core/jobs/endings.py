@@ -1,21 +1,26 @@
 """How the owner of a running job ends its attempt: one transaction's work each, `LostLease` on zero rows."""
 
 from collections.abc import Callable
-from typing import Final
+from dataclasses import asdict
+from typing import Any, Final
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.core import ids
+from app.core.accounts import audit
+from app.core.accounts.audit import Action, Actor
 from app.core.accounts.tables import Project
 from app.core.files.uploads import Received
-from app.core.jobs import results
+from app.core.jobs import gates, results
 from app.core.jobs.attempts import backoff, charge_crash, close_attempt, fail_running
-from app.core.jobs.events import Event
+from app.core.jobs.events import Event, append
+from app.core.jobs.gates import Verdict
 from app.core.jobs.leases import Claim, lost
 from app.core.jobs.states import AttemptOutcome, JobStatus, StopRequest
 from app.core.jobs.tables import Job
 from app.core.jobs.transitions import transition
+from app.core.models import aliases
 from app.core.models.tables import TrainedModel
 from app.core.spec.reports import Finished
 
@@ -28,29 +33,66 @@ _RUNNING: Final = frozenset({JobStatus.running})
 def succeed(
     session: Session, claim: Claim, finished: Finished, blob: str, base_model: str, metrics_csv: Received
 ) -> str:
-    """Publishes the adapter stored below `blob` and the result file, and ends the job; returns the model's id."""
+    """Publishes the adapter stored below `blob` and the result file, and ends the job; returns the model's id.
+
+    A job whose gates do not all pass fails; its model is kept, but is not what the job hands on.
+    """
+    job = _own(session, claim)
     project = session.scalars(select(Project.name).where(Project.id == claim.project_id)).one()
     model = ids.fine_tuned_model(base_model, project, claim.spec.suffix, claim.job_id)
+    verdicts = gates.decide(session, job, finished.published_step)
+    session.add(
+        TrainedModel(id=model, project_id=claim.project_id, job_id=claim.job_id, base_model=base_model, blob=blob)
+    )
+    results.add_file(session, claim.project_id, metrics_csv)
+    written: dict[str, Any] = {
+        "result_files": [metrics_csv.file_id],
+        "step": finished.step,
+        "trained_tokens": finished.trained_tokens,
+    }
+    if verdicts:
+        written["gates"] = [asdict(verdict) for verdict in verdicts]
+    append(session, claim.job_id, *map(_gate_event, verdicts))
+    if failed := [verdict for verdict in verdicts if not verdict.passed]:
+        reasons = "; ".join(f"{verdict.gate}: {verdict.reason}" for verdict in failed)
+        message = f"{len(failed)} of {len(verdicts)} gates failed. {reasons}. The model is kept as {model}."
+        fail_running(session, job, "gate_failed", message, param="gates", **written)
+    else:
+        _publish(session, claim, finished, model, written)
+    close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.succeeded, None)
+    return model
+
+
+def _publish(session: Session, claim: Claim, finished: Finished, model: str, written: dict[str, Any]) -> None:
+    session.flush()
     published = {"fine_tuned_model": model, "step": finished.published_step, "reason": finished.reason}
+    events = [Event(f"New fine-tuned model created: {model}", data=published)]
+    if (name := claim.spec.alias) is not None:
+        there = aliases.find_alias(session, claim.project_id, name)
+        before = None if there is None else audit.snapshot(there, "model")
+        aliases.move(session, claim.project_id, name, model)
+        actor = Actor(claim.project_id)
+        audit.record(session, actor, Action.alias_move, name, before=before, after={"model": model})
+        events.append(Event(f"The alias {name} names {model} now", data={"alias": name, "before": before}))
+    events.append(Event("The job has successfully completed"))
     transition(
         session,
         claim.job_id,
         _RUNNING,
         JobStatus.succeeded,
-        Event(f"New fine-tuned model created: {model}", data=published),
-        Event("The job has successfully completed"),
+        *events,
         epoch=claim.epoch,
         fine_tuned_model=model,
-        result_files=[metrics_csv.file_id],
-        step=finished.step,
-        trained_tokens=finished.trained_tokens,
+        **written,
     )
-    session.add(
-        TrainedModel(id=model, project_id=claim.project_id, job_id=claim.job_id, base_model=base_model, blob=blob)
-    )
-    results.add_file(session, claim.project_id, metrics_csv)
-    close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.succeeded, None)
-    return model
+
+
+def _gate_event(verdict: Verdict) -> Event:
+    said = f"{verdict.gate} ({verdict.reason})"
+    data = {"gate": asdict(verdict)}
+    if verdict.passed:
+        return Event(f"Gate passed: {said}", data=data)
+    return Event(f"Gate failed: {said}", level="warn", data=data)
 
 
 def fail(session: Session, claim: Claim, code: str, message: str, param: str | None = None) -> None:

@@ -7,6 +7,7 @@ from app.core.errors import InvalidRequest, PermissionDenied
 from app.core.jobs.states import TERMINAL
 from app.core.jobs.tables import Checkpoint, Job
 from app.core.models.adapters import find_adapter, get_own
+from app.core.models.aliases import names_of
 from app.core.models.tables import TrainedModel
 
 
@@ -14,7 +15,7 @@ def delete_model(session: Session, project_id: str, name: str) -> TrainedModel:
     """Deletes the row, with those of its permissions and checkpoint, and returns it; delete its blobs after the commit.
 
     Raises `NotFound`, `PermissionDenied` for a model that another project shares, and `InvalidRequest` while a job that
-    is not finished starts from the model or is the one whose checkpoint it is.
+    is not finished starts from the model or is the one whose checkpoint it is, or an alias names it.
     """
     shared = find_adapter(session, project_id, name)
     if shared is not None and shared.project_id != project_id:
@@ -24,6 +25,9 @@ def delete_model(session: Session, project_id: str, name: str) -> TrainedModel:
     starts = select(Job.id).where(Job.status.not_in(TERMINAL), Job.spec["model"].astext == name).limit(1)
     if (job_id := session.scalar(starts)) is not None:
         raise _in_use(f"The job {job_id} starts from the model '{name}'")
+    if named := names_of(session, name):
+        message = f"The alias {named[0]} names the model '{name}'; move or delete that alias first."
+        raise InvalidRequest(message, code="model_in_use", param="model")
     if model.step is not None:
         own = select(Job.id).where(Job.id == model.job_id, Job.status.not_in(TERMINAL))
         if session.scalar(own) is not None:

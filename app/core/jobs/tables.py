@@ -61,6 +61,8 @@ class Job(Base):
     fine_tuned_model: Mapped[str | None] = mapped_column(String(255))
     result_files: Mapped[list[str]] = mapped_column(default=list, server_default=text("'[]'::jsonb"))
     """Ids of the files that a succeeded job wrote; a client may have deleted them since."""
+    gates: Mapped[list[dict[str, Any]] | None]
+    """The verdict on each gate once training is finished; None before, and without gates."""
     error: Mapped[dict[str, Any] | None]
     """`{"code", "message", "param"}` of a failed job."""
 

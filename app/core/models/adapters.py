@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.core.errors import InvalidRequest, NotFound
 from app.core.ids import FINE_TUNED
 from app.core.models import registry
-from app.core.models.tables import CheckpointPermission, TrainedModel
+from app.core.models.tables import CheckpointPermission, ModelAlias, TrainedModel
 
 ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 """PEFT's format: what makes a stored tree an adapter."""
@@ -30,6 +30,12 @@ def _usable_by(project_id: str) -> ColumnElement[bool]:
     return or_(TrainedModel.project_id == project_id, shared.exists())
 
 
+def _unaliased(session: Session, project_id: str, name: str) -> str:
+    """The id behind one of the project's aliases, or `name`."""
+    named = select(ModelAlias.model).where(ModelAlias.project_id == project_id, ModelAlias.name == name)
+    return session.scalar(named) or name
+
+
 def list_adapters(session: Session, project_id: str) -> list[TrainedModel]:
     """All that the project can train on or download, newest first."""
     usable = select(TrainedModel).where(_usable_by(project_id), TrainedModel.has_adapter)
@@ -37,8 +43,10 @@ def list_adapters(session: Session, project_id: str) -> list[TrainedModel]:
 
 
 def find_adapter(session: Session, project_id: str, name: str) -> TrainedModel | None:
-    """The adapter called `name`, if this project has it or may use it."""
-    usable = select(TrainedModel).where(TrainedModel.id == name, _usable_by(project_id))
+    """The adapter called `name`, itself or by an alias, if this project has it or may use it."""
+    usable = select(TrainedModel).where(
+        TrainedModel.id == _unaliased(session, project_id, name), _usable_by(project_id)
+    )
     return session.scalars(usable).one_or_none()
 
 
@@ -74,10 +82,11 @@ def check_files(adapter: TrainedModel) -> None:
 def starting_point(
     session: Session, project_id: str, name: str, models_dir: Path, aliases: Mapping[str, str] | None = None
 ) -> tuple[str, TrainedModel | None]:
-    """What a job on the model `name` starts from: a base model's canonical name and the adapter on it, if any.
+    """What a job on the model or alias `name` starts from: a base model's canonical name, and the adapter on it if any.
 
     Until the transaction ends nobody deletes that adapter. Raises `InvalidRequest` with `param` "model".
     """
+    name = _unaliased(session, project_id, name)
     if not name.startswith(FINE_TUNED):
         return registry.resolve(name, models_dir, aliases).name, None
     usable = select(TrainedModel).where(TrainedModel.id == name, _usable_by(project_id))

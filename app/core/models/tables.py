@@ -41,3 +41,14 @@ class CheckpointPermission(Base):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
     __table_args__ = (UniqueConstraint("model", "project_id"),)
+
+
+class ModelAlias(Base):
+    """A project's name for one of its models, such as `prod`; it can be moved to another."""
+
+    __tablename__ = "model_aliases"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    moved_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from app.core.spec.gates import MAX_GATES, AliasName, GateText
 from app.core.spec.graders import Grader
 
 Auto = Literal["auto"]
@@ -146,6 +147,10 @@ class JobSpec(Frozen):
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)]
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     metadata: dict[str, str] | None = None
+    gates: Annotated[tuple[GateText, ...], Field(max_length=MAX_GATES)] = ()
+    """What the published model's held-out results must reach; else the job fails."""
+    alias: AliasName | None = None
+    """Names the published model once the job has succeeded."""
     typed_form: bool = False
     """The client sent a gft job as method `reinforcement` plus the extra field `gft`, and is shown it so."""
 

@@ -1,0 +1,52 @@
+"""`/v1/model_aliases`: a project's own names for its models, such as `prod`."""
+
+from fastapi import APIRouter
+
+from app.api.deps import Config, Db
+from app.api.ids import AliasPath
+from app.api.schemas.model_aliases import AliasDeleted, AliasList, AliasObject, MoveAlias
+from app.auth.bearer import Caller
+from app.auth.scopes import needs
+from app.core.accounts import audit
+from app.core.accounts.audit import Action
+from app.core.accounts.scopes import Scope
+from app.core.models import aliases
+
+router = APIRouter(prefix="/model_aliases", tags=["Models"])
+
+
+@router.get("", dependencies=[needs(Scope.models_read)])
+def list_aliases(caller: Caller, database: Db) -> AliasList:
+    """The project's aliases by name, and which model each of them names."""
+    with database.transaction() as session:
+        return AliasList(data=[AliasObject.of(alias) for alias in aliases.list_aliases(session, caller.project_id)])
+
+
+@router.get("/{alias}", dependencies=[needs(Scope.models_read)])
+def retrieve_alias(caller: Caller, alias: AliasPath, database: Db) -> AliasObject:
+    """One alias."""
+    with database.transaction() as session:
+        return AliasObject.of(aliases.get_alias(session, caller.project_id, alias))
+
+
+@router.put("/{alias}", dependencies=[needs(Scope.models_write)])
+def move_alias(caller: Caller, alias: AliasPath, body: MoveAlias, database: Db, settings: Config) -> AliasObject:
+    """Make an alias name one of the project's models; it is created if there is none. Jobs and downloads follow it."""
+    aliases.check_name(alias, settings.models_dir, settings.model_aliases)
+    with database.transaction() as session:
+        there = aliases.find_alias(session, caller.project_id, alias)
+        before = None if there is None else audit.snapshot(there, "model")
+        moved = aliases.move(session, caller.project_id, alias, body.model)
+        after = audit.snapshot(moved, "model")
+        audit.record(session, caller.actor, Action.alias_move, alias, before=before, after=after)
+        return AliasObject.of(moved)
+
+
+@router.delete("/{alias}", dependencies=[needs(Scope.models_write)])
+def delete_alias(caller: Caller, alias: AliasPath, database: Db) -> AliasDeleted:
+    """Delete an alias; the model stays."""
+    with database.transaction() as session:
+        removed = aliases.remove(session, caller.project_id, alias)
+        before = audit.snapshot(removed, "model")
+        audit.record(session, caller.actor, Action.alias_delete, alias, before=before)
+    return AliasDeleted(id=alias)

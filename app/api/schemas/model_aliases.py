@@ -1,0 +1,47 @@
+"""Model aliases on the wire."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.ids import MAX_MODEL_NAME
+from app.core.models.tables import ModelAlias
+
+
+class MoveAlias(BaseModel):
+    """Which model the alias is to name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[
+        str, Field(max_length=MAX_MODEL_NAME, description="A fine-tuned model or checkpoint of the project.")
+    ]
+
+
+class AliasObject(BaseModel):
+    """A name for a model; it can stand wherever a model's id can."""
+
+    id: str = Field(description="The alias itself.")
+    object: Literal["model_alias"] = "model_alias"
+    model: str = Field(description="The model that it names.")
+    moved_at: int = Field(description="Unix seconds.")
+
+    @classmethod
+    def of(cls, alias: ModelAlias) -> "AliasObject":
+        """The wire form of a row."""
+        return cls(id=alias.name, model=alias.model, moved_at=int(alias.moved_at.timestamp()))
+
+
+class AliasList(BaseModel):
+    """All aliases of the project."""
+
+    object: Literal["list"] = "list"
+    data: list[AliasObject]
+
+
+class AliasDeleted(BaseModel):
+    """The alias is gone."""
+
+    id: str
+    object: Literal["model_alias"] = "model_alias"
+    deleted: Literal[True] = True

@@ -1,0 +1,87 @@
+"""Gates: what a job's held-out results must reach for the job to succeed. The grammar, and nothing of the database.
+
+    eval/accuracy >= 0.8
+    eval/loss < 1.2
+    eval/reward no worse than alias prod by 0.01
+
+`no worse than alias prod` alone means `eval/reward`, with no margin.
+"""
+
+import math
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field
+
+MAX_GATES: Final = 16
+LOWER_IS_BETTER: Final = frozenset({"eval/loss", "eval/forward_kl", "eval/grader_errors", "eval/clipped_ratio"})
+ALIAS_PATTERN: Final = r"[a-z0-9][a-z0-9._-]{0,63}"
+DEFAULT_METRIC: Final = "eval/reward"
+
+_METRIC: Final = (
+    r"eval/(?:reward|accuracy|loss|entropy|forward_kl|mean_length|clipped_ratio|grader_errors|pass@[1-9]\d?)"
+)
+_NUMBER: Final = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_ABSOLUTE: Final = re.compile(rf"(?P<metric>{_METRIC})\s*(?P<sign>>=|<=|>|<)\s*(?P<bound>{_NUMBER})")
+_RELATIVE: Final = re.compile(
+    rf"(?:(?P<metric>{_METRIC})\s+)?no worse than alias (?P<alias>{ALIAS_PATTERN})(?:\s+by (?P<margin>{_NUMBER}))?"
+)
+_SIGNS: Final[dict[str, Callable[[float, float], bool]]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One condition on one held-out metric."""
+
+    metric: str
+    sign: str
+    bound: float | None
+    """What the metric is compared with; None while it is that of `alias`, by at most `margin`."""
+    alias: str | None = None
+    margin: float = 0.0
+
+    def against(self, value: float) -> "Gate":
+        """The absolute gate that this one is, while the model behind its alias has `value`."""
+        room = self.margin if self.metric in LOWER_IS_BETTER else -self.margin
+        return Gate(self.metric, self.sign, value + room)
+
+    def passes(self, value: float | None) -> bool:
+        """Whether a measured value is good enough; one that was not measured, or is no number, never is."""
+        if value is None or self.bound is None or not math.isfinite(value):
+            return False
+        return _SIGNS[self.sign](value, self.bound)
+
+
+def parse(text: str) -> Gate:
+    """The gate that `text` spells. Raises `ValueError` saying what one looks like."""
+    plain = " ".join(text.split())
+    if found := _ABSOLUTE.fullmatch(plain):
+        return Gate(found["metric"], found["sign"], float(found["bound"]))
+    if found := _RELATIVE.fullmatch(plain):
+        metric, margin = found["metric"] or DEFAULT_METRIC, float(found["margin"] or 0)
+        if margin < 0:
+            raise ValueError(f"'{text}': the margin after `by` cannot be negative")
+        return Gate(metric, "<=" if metric in LOWER_IS_BETTER else ">=", None, found["alias"], margin)
+    raise ValueError(
+        f"'{text}' is no gate. Write a held-out metric, a comparison and a number (eval/accuracy >= 0.8), or compare "
+        "with a model that an alias names (eval/reward no worse than alias prod by 0.01). Metrics: eval/reward, "
+        "eval/accuracy, eval/pass@k, eval/loss, eval/entropy, eval/forward_kl, eval/mean_length, eval/clipped_ratio, "
+        "eval/grader_errors"
+    )
+
+
+def _checked(text: str) -> str:
+    parse(text)
+    return text
+
+
+GateText = Annotated[str, Field(max_length=200), AfterValidator(_checked)]
+AliasName = Annotated[str, Field(max_length=64, pattern=rf"^{ALIAS_PATTERN}$")]
