@@ -24,6 +24,8 @@ class ExitCode(IntEnum):
     auth = 4
     job_failed = 5
     job_cancelled = 6
+    gate_failed = 7
+    """The training went well, but its held-out results missed a gate."""
     unreachable = 8
     interrupted = 130
 
@@ -34,6 +36,13 @@ AFTER_JOB: Final = {
     "cancelled": ExitCode.job_cancelled,
 }
 """Terminal status of a job -> exit code of a command that waited for it."""
+
+
+def after_job(job: dict[str, Any]) -> ExitCode:
+    """The exit code of a command that waited for this job's end."""
+    missed = job["error"] is not None and job["error"]["code"] == "gate_failed"
+    return ExitCode.gate_failed if missed else AFTER_JOB[job["status"]]
+
 
 _AUTH_STATUS: Final = (401, 403)
 

@@ -27,6 +27,12 @@ def read(path: Path) -> dict[str, Any]:
     return body
 
 
+def with_gates(body: dict[str, Any], gates: list[str]) -> dict[str, Any]:
+    """The body with these gates behind its own."""
+    own = body.get("gates") or []
+    return body | {"gates": [*own, *gates]} if gates and isinstance(own, list) else body
+
+
 def with_uploads(body: dict[str, Any], directory: Path, upload: Callable[[Path], str]) -> dict[str, Any]:
     """The body with every path replaced by the id that `upload` returns; paths are relative to `directory`.
 

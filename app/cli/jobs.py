@@ -9,7 +9,7 @@ from app.cli import job_body
 from app.cli.connection import StateDir, connect
 from app.cli.console import err, note, write_json, write_line, write_table
 from app.cli.durations import seconds
-from app.cli.exits import AFTER_JOB, ExitCode
+from app.cli.exits import ExitCode, after_job
 from app.cli.files import AsJson, age, moment, send
 from app.cli.rendering import JobView, event_line, follow
 from app.cli.watching import WaitTimeout, wait_for_file, watch
@@ -43,6 +43,10 @@ CancelOnInterrupt = Annotated[bool, typer.Option("--cancel-on-interrupt", help="
 @app.command()
 def create(
     file: Annotated[Path, typer.Option("--file", "-f", help="The job as YAML or JSON.", exists=True, dir_okay=False)],
+    gate: Annotated[
+        list[str] | None,
+        typer.Option("--gate", help="What the job must reach, as 'eval/accuracy >= 0.8'; may be given several times."),
+    ] = None,
     wait: Wait = False,
     follow_events: Follow = False,
     timeout: Timeout = None,
@@ -53,6 +57,7 @@ def create(
     """Create a job; prints its id. `training_file` and `validation_file` may be paths: they are uploaded first."""
     body = job_body.read(file)
     with connect(state_dir) as client:
+        body = job_body.with_gates(body, gate or [])
         body = job_body.with_uploads(body, file.parent, lambda path: _send_valid(client, path, timeout))
         job = client.post("/fine_tuning/jobs", body)
         if not wait and not follow_events:
@@ -71,7 +76,7 @@ def wait_for_job(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Wait for a job's end. Exit codes: 0 succeeded, 5 failed, 6 cancelled, 3 timed out."""
+    """Wait for a job's end. Exit codes: 0 succeeded, 5 failed, 6 cancelled, 7 missed a gate, 3 timed out."""
     with connect(state_dir) as client:
         _wait(client, job_id, timeout, follow_events, cancel_on_interrupt, as_json)
 
@@ -113,6 +118,11 @@ def show(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> 
         ("created", moment(job["created_at"])),
         ("finished", moment(job["finished_at"]) if job["finished_at"] else None),
         ("held-out accuracy", _accuracy(job)),
+        *(
+            (f"gate {'passed' if one['passed'] else 'failed'}" if one["reason"] else "gate", one["gate"])
+            for one in job["gates"]
+        ),
+        ("alias", job["alias"]),
         ("error", error.get("message")),
     ]
     write_table(("field", "value"), [row for row in rows if row[1] is not None], empty="")
@@ -244,11 +254,14 @@ def _wait(
         else:
             note(f"Detached; {job_id} goes on. Come back with: grouptune jobs wait {job_id}")
         raise
+    for gate in job["gates"]:
+        mark = {True: "passed", False: "failed", None: "not decided"}[gate["passed"]]
+        note(f"Gate {mark}: {gate['gate']}" + (f" ({gate['reason']})" if gate["reason"] else ""))
     if job["error"]:
         err.print("[bold red]The job failed.[/bold red]")
         note(job["error"]["message"])
     _print_job(job, as_json)
-    raise typer.Exit(AFTER_JOB[job["status"]])
+    raise typer.Exit(after_job(job))
 
 
 def _print_job(job: Json, as_json: bool) -> None:

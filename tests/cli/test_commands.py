@@ -74,6 +74,25 @@ def test_a_failed_job_says_why_and_has_a_code_of_its_own(grouptune: Run, job_fil
     assert "warn: line 1: dropped" in done.stderr
 
 
+def test_gates_are_told_and_a_missed_one_has_a_code_of_its_own(grouptune: Run, job_file: Callable[..., Path]) -> None:
+    path = job_file()
+    path.write_text(path.read_text() + "validation_file: train.jsonl\ngates: ['eval/loss >= 0']\nalias: best\n")
+    passed = grouptune("jobs", "create", "-f", path, "--gate", "eval/loss < 1e9", "--wait", "--json")
+    assert passed.returncode == ExitCode.ok, passed.stderr
+    assert "Gate passed: eval/loss >= 0 (" in passed.stderr
+    assert "Gate passed: eval/loss < 1e9 (" in passed.stderr
+    model = json.loads(passed.stdout)["fine_tuned_model"]
+    missed = grouptune("jobs", "create", "-f", path, "--gate", "eval/loss < -1", "--wait", "--json")
+    assert missed.returncode == ExitCode.gate_failed, missed.stderr
+    assert "Gate failed: eval/loss < -1 (" in missed.stderr
+    job = json.loads(missed.stdout)
+    assert (job["status"], job["error"]["code"]) == ("failed", "gate_failed")
+    shown = grouptune("jobs", "show", job["id"]).stdout
+    assert "gate passed\teval/loss >= 0\n" in shown
+    assert "gate failed\teval/loss < -1\n" in shown
+    assert model != job["fine_tuned_model"]
+
+
 def test_a_job_is_paused_resumed_and_cancelled_and_whoever_waits_is_told(
     grouptune: Run, start_grouptune: Start, long_job: Callable[[], str]
 ) -> None:
