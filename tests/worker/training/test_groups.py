@@ -6,12 +6,13 @@ import pytest
 
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import Source
+from tests.worker.training import chat_templates
 from tests.worker.training.architectures import randomise
-from worker.training.groups import build_groups, given_members
+from worker.training.groups import build_groups, given_members, rollout_member
 from worker.training.model import Policy
 from worker.training.rollout import Sampler, generator
 from worker.training.tokenize import ChatTokenizer
-from worker.training.types import Prompt, PromptGroup
+from worker.training.types import Completion, Prompt, PromptGroup
 
 MIX = GroupMix(expert=1, teacher=2, self_=3)
 SAMPLING = Sampling(max_tokens=5)
@@ -67,6 +68,17 @@ def test_rollouts_keep_the_sampled_ids_and_are_stamped_with_the_adapter_version(
         assert [(m.ids, m.sampled_logprobs, m.finished) for m in own] == [dataclasses.astuple(c) for c in completions]
         assert [member.text for member in own] == [chat_tokenizer.text(completion.ids) for completion in completions]
         assert {member.adapter_version for member in own} == {41}
+
+
+def test_sampled_ids_are_kept_where_the_tokenizer_would_write_the_text_otherwise() -> None:
+    """Tokens that a model may choose one by one though its tokenizer has a longer one for them."""
+    chat = ChatTokenizer(chat_templates.tokenizer(chat_templates.CHATML))
+    cut_off = tuple(chat.tokenizer.convert_tokens_to_ids(list("answer")))
+    sampled, written = (*cut_off, chat.end_id), chat.response_ids("answer")
+    assert len(sampled) > len(written)
+    assert chat.text(sampled) == chat.text(written) == "answer"
+    for ids, finished in ((sampled, True), (cut_off, False)):
+        assert rollout_member(Completion(ids, (-1.0,) * len(ids), finished), chat, 3).ids == ids
 
 
 def test_given_answers_are_finished_and_have_no_version(prompts: list[Prompt], chat_tokenizer: ChatTokenizer) -> None:
