@@ -68,9 +68,9 @@ class Client:
         """The answer to GET; `path` begins with `/` and is relative to `base_url`."""
         return self._send("GET", path, params=params)
 
-    def post(self, path: str, body: Json | None = None) -> Json:
-        """The answer to POST with a JSON body."""
-        return self._send("POST", path, json=body or {})
+    def post(self, path: str, body: Json | None = None, *, idempotency_key: str | None = None) -> Json:
+        """The answer to POST with a JSON body; with a key the same as before, if it was sent before."""
+        return self._send("POST", path, json=body or {}, headers=_keyed(idempotency_key))
 
     def delete(self, path: str) -> Json:
         """The answer to DELETE."""
@@ -137,6 +137,10 @@ class _Counted(io.FileIO):
         chunk = super().read(-1 if size is None else size) or b""
         self._progress(len(chunk))
         return chunk
+
+
+def _keyed(idempotency_key: str | None) -> dict[str, str]:
+    return {} if idempotency_key is None else {"idempotency-key": idempotency_key}
 
 
 def path_segment(name: str) -> str:

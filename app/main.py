@@ -8,6 +8,7 @@ from fastapi import APIRouter, FastAPI
 
 from app.api import errors
 from app.api.body_limit import BodyLimit
+from app.api.idempotency import Idempotency
 from app.api.request_ids import RequestIds
 from app.api.routes import (
     api_keys,
@@ -102,6 +103,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     scopes.check(app, PUBLIC)
     app.openapi = scopes.describe(app)  # type: ignore[method-assign] # FastAPI's way to extend its document
     errors.install(app)
+    app.add_middleware(Idempotency, database=database)
     app.add_middleware(BodyLimit, max_file_bytes=settings.max_file_bytes)
     app.add_middleware(RequestIds)  # the last one added is the outermost
     return app

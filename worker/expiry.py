@@ -1,4 +1,4 @@
-"""Removes what has had its time: expired files, and the parts of uploads that are over.
+"""Removes what has had its time: expired files, the parts of uploads that are over, answers kept for retries.
 
 Blobs go before their rows, in one transaction a thing: after a crash in between the next round does it again, and
 until then clients see neither.
@@ -6,6 +6,7 @@ until then clients see neither.
 
 import structlog
 
+from app.core.accounts import idempotency
 from app.core.db import Database
 from app.core.files import chunked_uploads
 from app.core.jobs import file_use
@@ -20,6 +21,7 @@ def remove_expired(database: Database, store: LocalBlobStore) -> None:
         pass
     with database.transaction() as session:
         chunked_uploads.expire(session)
+        idempotency.forget_old(session)
     while _remove_parts(database, store):
         pass
 

@@ -97,3 +97,28 @@ class AuditEntry(Base):
         Index("ix_audit_log_project", "project_id", "seq"),
         Index("ix_audit_log_object", "object_id", "seq"),
     )
+
+
+class IdempotentRequest(Base):
+    """A request that takes effect once: with a key of the client's, or as its SDK counts its retries."""
+
+    __tablename__ = "idempotency_keys"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
+    key: Mapped[str | None] = mapped_column(String(255))
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary(32))
+    """SHA-256 of path, query and body."""
+    attempt: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """The latest retry that was recognised as this request."""
+    status: Mapped[int | None] = mapped_column(Integer)
+    """Of the answer; None while the request runs."""
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """The answer; None where it held a secret."""
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    __table_args__ = (
+        Index("uq_idempotency_keys_key", "api_key_id", "key", unique=True, postgresql_where="key IS NOT NULL"),
+        Index("ix_idempotency_keys_retries", "api_key_id", "fingerprint", postgresql_where="key IS NULL"),
+        Index("ix_idempotency_keys_created_at", "created_at"),
+    )

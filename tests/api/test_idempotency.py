@@ -1,0 +1,185 @@
+"""What is sent twice and must happen once."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from openai import ConflictError, OpenAI, UnprocessableEntityError
+from sqlalchemy import select, text, update
+
+from app.core.accounts import idempotency
+from app.core.accounts.tables import IdempotentRequest
+from tests.api.jobs import create
+from tests.api.server import Server, new_key
+from tests.waiting import eventually
+
+
+def keyed(key: str) -> dict[str, str]:
+    return {"Idempotency-Key": key}
+
+
+def job_ids(client: OpenAI) -> set[str]:
+    return {job.id for job in client.fine_tuning.jobs.list()}
+
+
+def rows(server: Server) -> list[IdempotentRequest]:
+    with server.database.transaction() as session:
+        return list(session.scalars(select(IdempotentRequest).order_by(IdempotentRequest.id)))
+
+
+@pytest.mark.parametrize("header", ["Idempotency-Key", "X-Idempotency-Key"])
+def test_the_same_key_gets_the_same_answer(client: OpenAI, training_file: str, header: str) -> None:
+    first = create(client, training_file, extra_headers={header: "build-1"})
+    client.fine_tuning.jobs.cancel(first.id)
+    again = create(client, training_file, extra_headers={header: "build-1"})
+    assert again.to_dict() == first.to_dict()  # as it was then
+    assert create(client, training_file, extra_headers={header: "build-2"}).id != first.id
+    assert len(job_ids(client)) == 2
+
+
+def test_a_replayed_answer_says_so(server: Server, training_file: str) -> None:
+    body = {"model": "tiny", "training_file": training_file}
+    headers = keyed("k") | {"authorization": f"Bearer {server.api_key}"}
+    first, again = (httpx.post(f"{server.url}/v1/fine_tuning/jobs", json=body, headers=headers) for _ in range(2))
+    assert first.content == again.content
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.headers["x-request-id"] != first.headers["x-request-id"]
+
+
+def test_a_key_goes_with_one_request(client: OpenAI, training_file: str) -> None:
+    job = create(client, training_file, seed=1, extra_headers=keyed("k"))
+    with pytest.raises(UnprocessableEntityError, match="send a new key") as caught:
+        create(client, training_file, seed=2, extra_headers=keyed("k"))
+    assert (caught.value.code, caught.value.param) == ("idempotency_key_reused", "Idempotency-Key")
+    with pytest.raises(UnprocessableEntityError):
+        client.fine_tuning.jobs.cancel(job.id, extra_headers=keyed("k"))
+    assert job_ids(client) == {job.id}
+
+
+def test_a_hundred_at_once_make_one_job(server: Server, training_file: str) -> None:
+    body = {"model": "tiny", "training_file": training_file}
+    headers = keyed("k") | {"authorization": f"Bearer {server.api_key}"}
+    with httpx.Client(base_url=server.url, limits=httpx.Limits(max_connections=100), timeout=60) as http:
+
+        def send(_: int) -> httpx.Response:
+            return http.post("/v1/fine_tuning/jobs", json=body, headers=headers)
+
+        with ThreadPoolExecutor(100) as pool:
+            answers = list(pool.map(send, range(100)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert len(job_ids(server.client())) == 1
+
+
+def test_a_request_that_failed_is_run_anew(server: Server, client: OpenAI, training_file: str) -> None:
+    refused = client.with_options(default_headers=keyed("k"))
+    with pytest.raises(Exception, match="no base model"):
+        create(refused, training_file, model="nope")
+    assert rows(server) == []
+    assert create(refused, training_file).id in job_ids(client)
+
+
+def test_keys_of_other_api_keys_are_other_keys(server: Server, training_file: str) -> None:
+    other = server.client(api_key=new_key(server.database, server.project_id))
+    made = {create(client, training_file, extra_headers=keyed("k")).id for client in (server.client(), other)}
+    assert len(made) == 2
+
+
+def test_who_is_nobody_leaves_nothing_behind(server: Server) -> None:
+    for authorization in ("Bearer nobody", "Basic eA==", ""):
+        headers = keyed("k") | {"authorization": authorization}
+        answer = httpx.post(f"{server.url}/v1/fine_tuning/jobs", json={}, headers=headers)
+        assert answer.status_code == 401
+    assert rows(server) == []
+
+
+@pytest.mark.parametrize("key", ["x" * 256])
+def test_a_key_has_a_length(server: Server, key: str) -> None:
+    headers = keyed(key) | {"authorization": f"Bearer {server.api_key}"}
+    answer = httpx.post(f"{server.url}/v1/fine_tuning/jobs", json={}, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "Idempotency-Key")
+
+
+def test_a_file_is_stored_once(client: OpenAI) -> None:
+    def upload(content: bytes) -> Any:
+        return client.files.create(file=content, purpose="fine-tune", extra_headers=keyed("k"))
+
+    first = upload(b'{"prompt": "a", "completion": "b"}\n')
+    assert upload(b'{"prompt": "a", "completion": "b"}\n').id == first.id
+    with pytest.raises(UnprocessableEntityError):
+        upload(b'{"prompt": "a", "completion": "longer"}\n')
+    assert [file.id for file in client.files.list()] == [first.id]
+
+
+def test_an_answer_with_a_secret_is_never_kept(server: Server) -> None:
+    admin = server.client(api_key=new_key(server.database, server.project_id, "admin"))
+
+    def mint() -> Any:
+        body = {"name": "ci"}
+        return admin.post("/api_keys", body=body, cast_to=object, options={"headers": keyed("k")})
+
+    secret = mint()["key"]
+    with pytest.raises(ConflictError, match="shown only once") as caught:
+        mint()
+    assert caught.value.code == "answer_not_kept"
+    (row,) = rows(server)
+    assert row.body is None
+    names = [one["name"] for one in admin.get("/api_keys", cast_to=object)["data"]]  # type: ignore[index]
+    assert names.count("ci") == 1
+    assert secret
+
+
+def test_one_create_against_a_slow_server_sends_three_requests_and_makes_one_job(
+    server: Server, training_file: str
+) -> None:
+    client = server.client(max_retries=2).with_options(timeout=1.5)
+    with server.database.transaction() as locking:
+        locking.execute(text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))  # the server is slow
+        with ThreadPoolExecutor(1) as pool:
+            made = pool.submit(create, client, training_file)
+            assert eventually(lambda: [row.attempt for row in rows(server)] == [2], seconds=30)
+            locking.commit()
+            job = made.result(30)
+    assert job_ids(client) == {job.id}
+
+
+def test_two_equal_creates_on_purpose_make_two_jobs(client: OpenAI, training_file: str) -> None:
+    made = [create(client, training_file, seed=3).id for _ in range(2)]
+    retried = {"x-stainless-retry-count": "1"}
+    assert [create(client, training_file, seed=3, extra_headers=retried).id for _ in range(2)] == made
+    assert job_ids(client) == set(made)
+
+
+def test_a_retry_whose_first_request_never_arrived_runs(client: OpenAI, training_file: str) -> None:
+    job = create(client, training_file, extra_headers={"x-stainless-retry-count": "2"})
+    assert job_ids(client) == {job.id}
+
+
+def test_old_answers_are_not_given_again_and_are_swept(server: Server, training_file: str) -> None:
+    client = server.client()
+    first = create(client, training_file, extra_headers=keyed("k"))
+    with server.database.transaction() as session:
+        aged = IdempotentRequest.created_at - idempotency.KEPT
+        session.execute(update(IdempotentRequest).values(created_at=aged))
+    assert create(client, training_file, extra_headers=keyed("k")).id != first.id
+    with server.database.transaction() as session:
+        session.execute(update(IdempotentRequest).values(created_at=aged))
+        assert idempotency.forget_old(session) == 1
+
+
+def test_a_request_that_was_lost_with_its_process_blocks_its_key_for_a_while_only(
+    server: Server, training_file: str
+) -> None:
+    client = server.client()
+    with server.database.transaction() as session:
+        body = b"\0".join((b"/v1/fine_tuning/jobs", b"", b"{}"))
+        key_id = server.api_key.split("_")[2]
+        found = idempotency.by_key(session, key_id, "k", body[:32])
+        assert isinstance(found, idempotency.Reserved)
+        assert isinstance(idempotency.by_key(session, key_id, "k", body[:32]), idempotency.Running)
+        session.execute(
+            update(IdempotentRequest).values(created_at=IdempotentRequest.created_at - idempotency.ABANDONED)
+        )
+    assert create(client, training_file, extra_headers=keyed("k")).id in job_ids(client)
