@@ -10,6 +10,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
 from fastapi.concurrency import run_in_threadpool
@@ -97,8 +98,7 @@ class Idempotency:
                 raise InProgress
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads the waiting, no secret
             pause = min(2 * pause, LAST_LOOK_SECONDS)
-            row_id = found.row_id
-            seen = await self._transaction(lambda session, row_id=row_id: idempotency.look(session, row_id))
+            seen = await self._transaction(partial(idempotency.look, row_id=found.row_id))
             found = await self._transaction(sent.look_up) if seen is None else seen
         return found
 
@@ -106,28 +106,30 @@ class Idempotency:
         """Runs the request; its answer goes out once it is kept."""
         start: Message = {}
         body = bytearray()
-        kept = False
+        settled = False
 
         async def keeping(message: Message) -> None:
-            nonlocal start, kept
+            nonlocal start, settled
             if message["type"] == "http.response.start":
                 start = message
                 return
             body.extend(message.get("body", b""))
             if message.get("more_body"):
                 return
+            settled = True
             if 200 <= start["status"] < 300:
                 answer = Answer(start["status"], None if sent.secret else bytes(body))
-                await self._transaction(lambda session: idempotency.keep(session, row_id, answer))
-                kept = True
+                await self._transaction(partial(idempotency.keep, row_id=row_id, answer=answer))
+            else:
+                await self._transaction(partial(idempotency.release, row_id=row_id))
             await send(start)
             await send({"type": "http.response.body", "body": bytes(body)})
 
         try:
             await self._app(scope, receive, keeping)
         finally:
-            if not kept:
-                await self._transaction(lambda session: idempotency.release(session, row_id))
+            if not settled:
+                await self._transaction(partial(idempotency.release, row_id=row_id))
 
     async def _transaction(self, work: Callable[[Session], T]) -> T:
         def once() -> T:

