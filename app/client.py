@@ -88,14 +88,22 @@ class Client:
             left = None if left is None else left - len(page["data"])
             params["after"] = page["data"][-1]["id"]
 
-    def upload(self, path: Path, *, purpose: str = "fine-tune", progress: Callable[[int], None] | None = None) -> Json:
+    def upload(
+        self,
+        path: Path,
+        *,
+        purpose: str = "fine-tune",
+        progress: Callable[[int], None] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Json:
         """Streams a file to the server; `progress` gets the number of bytes of each piece sent.
 
         Raises `OSError` when the file cannot be read.
         """
         with _Counted(path, progress or (lambda _count: None)) as stream:
             upload = {"file": (path.name, stream, "application/octet-stream")}
-            return self._send("POST", "/files", data={"purpose": purpose}, files=upload)
+            headers = _keyed(idempotency_key)
+            return self._send("POST", "/files", data={"purpose": purpose}, files=upload, headers=headers)
 
     def download(self, path: str, target: Path) -> None:
         """Writes the answer to GET into the file `target`, piece by piece. Raises `OSError` when that fails."""

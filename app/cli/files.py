@@ -1,5 +1,6 @@
 """`grouptune files`: upload data and read what the validation says about it."""
 
+import hashlib
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,8 +79,14 @@ def report(file_id: str, state_dir: StateDir = None, as_json: AsJson = False) ->
         raise typer.Exit(ExitCode.error)
 
 
-def send(client: Client, path: Path, purpose: str = "fine-tune") -> Json:
-    """Uploads a file behind a progress bar; returns it as the server has it."""
+def send(client: Client, path: Path, purpose: str = "fine-tune", *, idempotency_key: str | None = None) -> Json:
+    """Uploads a file behind a progress bar; returns it as the server has it.
+
+    With a key, the same content is uploaded once.
+    """
+    if idempotency_key is not None:  # the server tells uploads apart by their length alone
+        with path.open("rb") as stream:
+            idempotency_key = f"{idempotency_key}:{hashlib.file_digest(stream, 'sha256').hexdigest()[:32]}"
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -89,7 +96,12 @@ def send(client: Client, path: Path, purpose: str = "fine-tune") -> Json:
     )
     with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as bar:
         task = bar.add_task(f"Uploading {path.name}", total=path.stat().st_size)
-        return client.upload(path, purpose=purpose, progress=lambda count: bar.advance(task, count))
+        return client.upload(
+            path,
+            purpose=purpose,
+            progress=lambda count: bar.advance(task, count),
+            idempotency_key=idempotency_key,
+        )
 
 
 def _show_report(answer: Json) -> None:

@@ -47,6 +47,10 @@ def create(
         list[str] | None,
         typer.Option("--gate", help="What the job must reach, as 'eval/accuracy >= 0.8'; may be given several times."),
     ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option("--idempotency-key", metavar="KEY", help="A second run with it attaches to the same job."),
+    ] = None,
     wait: Wait = False,
     follow_events: Follow = False,
     timeout: Timeout = None,
@@ -58,8 +62,10 @@ def create(
     body = job_body.read(file)
     with connect(state_dir) as client:
         body = job_body.with_gates(body, gate or [])
-        body = job_body.with_uploads(body, file.parent, lambda path: _send_valid(client, path, timeout))
-        job = client.post("/fine_tuning/jobs", body)
+        body = job_body.with_uploads(
+            body, file.parent, lambda path: _send_valid(client, path, timeout, idempotency_key)
+        )
+        job = client.post("/fine_tuning/jobs", body, idempotency_key=idempotency_key)
         if not wait and not follow_events:
             _print_job(job, as_json)
             return
@@ -224,12 +230,12 @@ def _change(job_id: str, verb: str, state_dir: Path | None, as_json: bool) -> No
     _print_job(job, as_json)
 
 
-def _send_valid(client: Client, path: Path, timeout: float | None) -> str:
+def _send_valid(client: Client, path: Path, timeout: float | None, idempotency_key: str | None) -> str:
     """Uploads a data file; returns its id once the server has validated it, or has taken long over that.
 
     Otherwise it would depend on who is faster whether the server refuses a job with a broken file or fails it later.
     """
-    file = send(client, path)
+    file = send(client, path, idempotency_key=idempotency_key)
     file = wait_for_file(client, file["id"], timeout_seconds=min(VALIDATION_SECONDS, timeout or VALIDATION_SECONDS))
     if file["status"] == "error":
         raise BrokenFile(f"{path}: {file['status_details']}\nAll of them: grouptune files report {file['id']}")

@@ -74,6 +74,21 @@ def test_a_failed_job_says_why_and_has_a_code_of_its_own(grouptune: Run, job_fil
     assert "warn: line 1: dropped" in done.stderr
 
 
+def test_a_second_run_with_the_same_key_attaches_to_the_same_job(grouptune: Run, job_file: Callable[..., Path]) -> None:
+    path = job_file()
+    key = ("--idempotency-key", f"build-{path.parent.name}")
+    first = grouptune("jobs", "create", "-f", path, *key, "--wait")
+    assert first.returncode == ExitCode.ok, first.stderr
+    files = ids_of(grouptune, "files")
+    again = grouptune("jobs", "create", "-f", path, *key, "--wait")
+    assert (again.returncode, again.stdout) == (ExitCode.ok, first.stdout)
+    assert ids_of(grouptune, "files") == files
+    path.write_text(path.read_text().replace("max_steps: 2", "max_steps: 3"))
+    other = grouptune("jobs", "create", "-f", path, *key)
+    assert other.returncode == ExitCode.error
+    assert "send a new key for a new request" in other.stderr
+
+
 def test_gates_are_told_and_a_missed_one_has_a_code_of_its_own(grouptune: Run, job_file: Callable[..., Path]) -> None:
     path = job_file()
     path.write_text(path.read_text() + "validation_file: train.jsonl\ngates: ['eval/loss >= 0']\nalias: best\n")
