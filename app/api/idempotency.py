@@ -10,18 +10,18 @@ import random
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
 from fastapi.concurrency import run_in_threadpool
-from sqlalchemy.orm import Session
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import respond
-from app.core.accounts import api_keys, idempotency
-from app.core.accounts.idempotency import Answer, Found, InProgress, Reserved, Running
+from app.core.accounts import idempotency
+from app.core.accounts.idempotency import Answer, InProgress, Reserved, Running
 from app.core.db import Database
 from app.core.errors import AuthenticationFailed, GrouptuneError, InvalidRequest
 
@@ -72,7 +72,7 @@ class Idempotency:
             body = await _whole(receive)
             receive = _again(body, receive)
         fingerprint = hashlib.sha256(b"\0".join((scope["path"].encode(), scope["query_string"], body))).digest()
-        await self._once(_Sent(headers, key, fingerprint, int(count or 0), secret), scope, receive, send)
+        await self._once(_Sent(_token(headers), key, fingerprint, int(count or 0), secret), scope, receive, send)
 
     async def _once(self, sent: "_Sent", scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -92,14 +92,17 @@ class Idempotency:
     async def _find(self, sent: "_Sent") -> Answer | Reserved:
         """The answer of the first request, waited for, or leave to run."""
         begun, pause = time.monotonic(), FIRST_LOOK_SECONDS
-        found = await self._transaction(sent.look_up)
+        look_up = partial(
+            idempotency.look_up, token=sent.token, key=sent.key, fingerprint=sent.fingerprint, attempt=sent.attempt
+        )
+        found = await self._transaction(look_up)
         while isinstance(found, Running):
             if time.monotonic() - begun > WAIT_SECONDS:
                 raise InProgress
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads the waiting, no secret
             pause = min(2 * pause, LAST_LOOK_SECONDS)
             seen = await self._transaction(partial(idempotency.look, row_id=found.row_id))
-            found = await self._transaction(sent.look_up) if seen is None else seen
+            found = await self._transaction(look_up) if seen is None else seen
         return found
 
     async def _run(self, row_id: int, sent: "_Sent", scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,7 +134,7 @@ class Idempotency:
             if not settled:
                 await self._transaction(partial(idempotency.release, row_id=row_id))
 
-    async def _transaction(self, work: Callable[[Session], T]) -> T:
+    async def _transaction(self, work: Callable[..., T]) -> T:
         def once() -> T:
             with self._database.transaction() as session:
                 return work(session)
@@ -139,25 +142,21 @@ class Idempotency:
         return await run_in_threadpool(once)
 
 
+@dataclass(frozen=True)
 class _Sent:
     """A request as far as it tells it from others."""
 
-    def __init__(self, headers: Headers, key: str | None, fingerprint: bytes, attempt: int, secret: bool) -> None:
-        scheme, _, self._bearer = headers.get("authorization", "").partition(" ")
-        self._is_bearer = scheme.lower() == "bearer"
-        self._key = key
-        self._fingerprint = fingerprint
-        self._attempt = attempt
-        self.secret = secret
+    token: str
+    """The text of the API key."""
+    key: str | None
+    fingerprint: bytes
+    attempt: int
+    secret: bool
 
-    def look_up(self, session: Session) -> Found:
-        """Raises `AuthenticationFailed`, so that nobody without a key of ours leaves rows here."""
-        if not self._is_bearer:
-            raise AuthenticationFailed
-        api_key = api_keys.authenticate(session, self._bearer).key.id
-        if self._key is not None:
-            return idempotency.by_key(session, api_key, self._key, self._fingerprint)
-        return idempotency.by_retry(session, api_key, self._fingerprint, self._attempt)
+
+def _token(headers: Headers) -> str:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token if scheme.lower() == "bearer" else ""
 
 
 def _replay(answer: Answer) -> Response:

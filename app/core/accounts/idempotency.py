@@ -13,6 +13,7 @@ from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.core.accounts import api_keys
 from app.core.accounts.tables import IdempotentRequest
 from app.core.errors import GrouptuneError
 
@@ -63,6 +64,17 @@ class Answer:
 
 
 Found = Running | Reserved | Answer
+
+
+def look_up(session: Session, *, token: str, key: str | None, fingerprint: bytes, attempt: int) -> Found:
+    """Looks a request of the API key with the text `token` up, or reserves it.
+
+    Raises `AuthenticationFailed`, so that nobody without a key of ours leaves rows here, and `KeyReused`.
+    """
+    api_key_id = api_keys.authenticate(session, token).key.id
+    if key is not None:
+        return by_key(session, api_key_id, key, fingerprint)
+    return by_retry(session, api_key_id, fingerprint, attempt)
 
 
 def by_key(session: Session, api_key_id: str, key: str, fingerprint: bytes) -> Found:
