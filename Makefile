@@ -40,7 +40,7 @@ up: setup ## Start Postgres, Valkey, the API and a worker; Ctrl-C stops them all
 
 .PHONY: test
 test: setup lint typecheck ## Lint, type-check and run the tests (ARGS='-k leases' picks some)
-	@$(BIN)/pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 .PHONY: lint
 lint: setup ## Check style and formatting
