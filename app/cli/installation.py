@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from app.core import migrate
@@ -9,6 +10,8 @@ from app.core.accounts.api_keys import ensure_bootstrap
 from app.core.accounts.keyring import any_minted
 from app.core.db import Database
 from app.core.errors import BadSetup
+from app.core.jobs import history
+from app.core.storage.local import LocalBlobStore
 
 ONLY_BOOTSTRAP: Final = (
     "The only API key is the installation's own, so it listens on this machine alone. Start it without --host, mint "
@@ -19,6 +22,19 @@ ONLY_BOOTSTRAP: Final = (
 def upgrade(database_url: str) -> None:
     """Brings the schema to the newest version; safe to repeat."""
     migrate.upgrade(database_url)
+
+
+def is_current(database_url: str) -> bool:
+    """Whether no migration is missing. Raises `DatabaseUnavailable`."""
+    return migrate.current_is_head(database_url)
+
+
+def breaches(database_url: str, storage_dir: Path) -> list[history.Breach]:
+    """What the history of all jobs breaks of the job machine's invariants, seen at one moment."""
+    store = LocalBlobStore(storage_dir)
+    with _opened(database_url) as database, database.transaction() as session:
+        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        return history.breaches(session, store.exists)
 
 
 def bootstrap(database_url: str, existing: str | None) -> str:

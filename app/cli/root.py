@@ -4,6 +4,7 @@ import typer
 
 from app.cli import bench, db, files, jobs, keys, models
 from app.cli.demo import demo
+from app.cli.doctor import doctor
 from app.cli.exits import Boundary
 from app.cli.up import up
 
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 app.command()(up)
 app.command()(demo)
+app.command()(doctor)
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")

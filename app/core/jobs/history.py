@@ -1,0 +1,67 @@
+"""Checks what the database says of every job against the invariants of the job machine. Reads only."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from app.core.storage.local import SUMS
+
+
+@dataclass(frozen=True)
+class Breach:
+    """An invariant that does not hold, and where."""
+
+    invariant: str
+    subject: str
+    """Id of the job, model, checkpoint or file."""
+
+
+INVARIANTS: Final = {
+    "epochs are 1, 2, 3, ... without a gap": """
+        SELECT jobs.id FROM jobs LEFT JOIN job_attempts AS a ON a.job_id = jobs.id GROUP BY jobs.id
+        HAVING count(a.epoch) <> jobs.epoch OR coalesce(max(a.epoch), 0) <> jobs.epoch
+    """,
+    "only the newest attempt of a running job is open": """
+        SELECT jobs.id FROM jobs LEFT JOIN job_attempts AS a ON a.job_id = jobs.id AND a.outcome IS NULL
+        GROUP BY jobs.id
+        HAVING count(a.epoch) <> (jobs.status = 'running')::int OR max(a.epoch) <> jobs.epoch
+    """,
+    "a job is leased exactly while it runs": """
+        SELECT id FROM jobs WHERE (status = 'running') <> (lease_owner IS NOT NULL AND lease_until IS NOT NULL)
+    """,
+    "nothing happens after the end of a job": """
+        SELECT id FROM jobs WHERE status IN ('succeeded', 'failed', 'cancelled') AND (
+            EXISTS (SELECT FROM job_attempts WHERE job_id = jobs.id AND started_at > finished_at)
+            OR EXISTS (SELECT FROM metrics WHERE job_id = jobs.id AND metrics.created_at > finished_at))
+    """,
+    "events are numbered 1, 2, 3, ... without a gap": """
+        SELECT job_id FROM job_events GROUP BY job_id HAVING count(*) <> max(seq) OR min(seq) <> 1
+    """,
+    "every step has its metrics": """
+        SELECT jobs.id FROM jobs LEFT JOIN metrics ON metrics.job_id = jobs.id AND metrics.step > 0
+        GROUP BY jobs.id HAVING count(metrics.step) <> jobs.step OR coalesce(max(metrics.step), 0) <> jobs.step
+    """,
+}
+"""What must hold -> a query for the ids of the jobs where it does not."""
+BLOBS: Final = {
+    "the files of a model are stored": f"SELECT id, blob || '/{SUMS}' AS key FROM models",  # noqa: S608 - constant
+    "the files of a checkpoint are stored": f"SELECT id, blob || '/{SUMS}' AS key FROM checkpoints",  # noqa: S608
+    "a file is stored": "SELECT id, blob AS key FROM files",
+}
+"""What must hold -> a query for ids and keys that must be in the blob store."""
+
+
+def breaches(session: Session, is_stored: Callable[[str], bool]) -> list[Breach]:
+    """Every breach in the whole database. `is_stored` tells whether the blob store holds a key.
+
+    Give it a session whose transaction sees one snapshot when workers are running.
+    """
+    found = [
+        Breach(invariant, job_id) for invariant, query in INVARIANTS.items() for job_id in session.scalars(text(query))
+    ]
+    for invariant, query in BLOBS.items():
+        found += [Breach(invariant, row.id) for row in session.execute(text(query)) if not is_stored(row.key)]
+    return found
