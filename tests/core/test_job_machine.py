@@ -36,6 +36,7 @@ class JobMachine(RuleBasedStateMachine):
         self.project = make_project(self.session)
         self.claims: list[Claim] = []
         self.ended: dict[str, str] = {}
+        make_job(self.session, self.project)
 
     def teardown(self) -> None:
         self.session.close()
@@ -79,6 +80,11 @@ class JobMachine(RuleBasedStateMachine):
     def leases_run_out(self) -> None:
         self.session.execute(text("UPDATE jobs SET lease_until = now() - interval '1 s' WHERE status = 'running'"))
         leases.expire(self.session)
+
+    @rule()
+    def another_worker_takes_over(self) -> None:
+        self.leases_run_out()
+        self.claim()
 
     @invariant()
     def history_is_sound(self) -> None:
