@@ -6,9 +6,10 @@ from typing import Final
 
 from fastapi import APIRouter, FastAPI
 
-from app.api import errors
+from app.api import errors, signals
 from app.api.body_limit import BodyLimit
 from app.api.idempotency import Idempotency
+from app.api.live import Hub
 from app.api.request_ids import RequestIds
 from app.api.routes import (
     api_keys,
@@ -20,6 +21,7 @@ from app.api.routes import (
     model_aliases,
     models,
     projects,
+    streams,
     uploads,
 )
 from app.api.schemas.errors import ErrorEnvelope
@@ -69,8 +71,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     rate_limiter = RateLimiter(settings.redis_url)
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        yield
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with signals.calling(app.state.hub.close):
+            yield
         database.dispose()
         rate_limiter.close()
 
@@ -84,11 +87,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.database = database
     app.state.rate_limiter = rate_limiter
+    app.state.hub = Hub(database)
     app.state.store = LocalBlobStore(settings.storage_dir)
     v1 = APIRouter(prefix="/v1")
     for routes in (
         files,
         uploads,
+        streams,
         fine_tuning,
         checkpoint_permissions,
         models,

@@ -1,0 +1,193 @@
+"""Server-sent events. One poller a process asks Postgres for all who look on; each stream reads from its own place.
+
+A stream holds no queue: it keeps the number of the last event it has sent and, once woken, sends what is behind it. A
+slow reader therefore costs no memory, and a reader that comes back misses nothing.
+"""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import structlog
+from fastapi.concurrency import run_in_threadpool
+
+from app.api.schemas.jobs import EventObject, JobObject
+from app.core.db import Database
+from app.core.errors import DatabaseUnavailable
+from app.core.jobs import live, queries
+from app.core.jobs.live import Pulse
+from app.core.jobs.views import view
+
+log = structlog.get_logger(__name__)
+
+POLL_SECONDS: Final = 0.05
+AWAY_SECONDS: Final = 1.0
+"""Between questions while the database is away."""
+HEARTBEAT_SECONDS: Final = 15.0
+"""A comment after so much silence keeps proxies from closing the connection."""
+BATCH: Final = 200
+KEPT_BATCHES: Final = 64
+
+T = TypeVar("T")
+
+
+class Hub:
+    """Wakes the streams of one process when a job that they look at has changed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._jobs: Counter[str] = Counter()
+        self._projects: Counter[str] = Counter()
+        self._pulses: dict[str, Pulse] = {}
+        self._by_project: dict[str, dict[str, Pulse]] = {}
+        self._changed = asyncio.Event()
+        self._poller: asyncio.Task[None] | None = None
+        self._shared: dict[tuple[str, int, int], asyncio.Task[list[tuple[int, str]]]] = {}
+        self.is_closing = False
+
+    def close(self) -> None:
+        """Ends all streams; called from the event loop when the server stops."""
+        self.is_closing = True
+        self._wake()
+
+    async def job(self, project_id: str, job_id: str, seq: int, *, strict: bool) -> AsyncIterator[str]:
+        """The stream of one job from behind the event `seq`, until it has ended or the server stops."""
+        shown: Pulse | None = None
+        with self._watching(self._jobs, job_id):
+            while not self.is_closing:
+                pulse = self._pulses.get(job_id)
+                if pulse is not None and pulse != shown:
+                    if shown is None or _state(pulse) != _state(shown):
+                        yield await self._state(project_id, job_id, strict=strict)
+                    while seq < pulse.last_seq:
+                        events = await self._events(job_id, seq, pulse.last_seq)
+                        if not events:
+                            break
+                        for _, text in events:
+                            yield text
+                        seq = events[-1][0]
+                    shown = pulse
+                    if pulse.is_final:
+                        yield _message("end", {"status": pulse.status})
+                        return
+                    continue
+                if not await self._change():
+                    yield ": still here\n\n"
+
+    async def project(self, project_id: str, *, strict: bool) -> AsyncIterator[str]:
+        """The state of each of the project's newest jobs, and again whenever one changes."""
+        shown: dict[str, Pulse] = {}
+        with self._watching(self._projects, project_id):
+            while not self.is_closing:
+                current = self._by_project.get(project_id, {})
+                fresh = [
+                    one
+                    for one in current.values()
+                    if one.job_id not in shown or _state(one) != _state(shown[one.job_id])
+                ]
+                for pulse in fresh:
+                    yield await self._state(project_id, pulse.job_id, strict=strict)
+                shown = dict(current)
+                if not fresh and not await self._change():
+                    yield ": still here\n\n"
+
+    @contextmanager
+    def _watching(self, watched: "Counter[str]", key: str) -> Any:
+        watched[key] += 1
+        if self._poller is None:
+            self._poller = asyncio.create_task(self._poll())
+        try:
+            yield
+        finally:
+            watched[key] -= 1
+            if not watched[key]:
+                del watched[key]
+                self._pulses.pop(key, None)
+                self._by_project.pop(key, None)
+
+    async def _change(self) -> bool:
+        """Waits for the next change of anything watched; False after a silence."""
+        try:
+            await asyncio.wait_for(self._changed.wait(), HEARTBEAT_SECONDS)
+        except TimeoutError:
+            return False
+        return True
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _poll(self) -> None:
+        try:
+            while (self._jobs or self._projects) and not self.is_closing:
+                pause = POLL_SECONDS
+                try:
+                    pulses, by_project = await run_in_threadpool(self._ask, list(self._jobs), list(self._projects))
+                except DatabaseUnavailable as error:
+                    log.info("live.database_away", error=error.message)
+                    pause = AWAY_SECONDS
+                else:
+                    if pulses != self._pulses or by_project != self._by_project:
+                        self._pulses, self._by_project = pulses, by_project
+                        self._wake()
+                await asyncio.sleep(pause)
+        finally:
+            self._poller = None
+
+    def _ask(self, jobs: list[str], projects: list[str]) -> tuple[dict[str, Pulse], dict[str, dict[str, Pulse]]]:
+        with self._database.transaction() as session:
+            pulses = {one.job_id: one for one in live.pulses(session, jobs)} if jobs else {}
+            by_project = {
+                project: {one.job_id: one for one in live.pulses_of_project(session, project)} for project in projects
+            }
+        return pulses, by_project
+
+    async def _events(self, job_id: str, seq: int, last: int) -> list[tuple[int, str]]:
+        """The next events as they go over the wire; asked for once for all streams that stand at the same place."""
+        key = (job_id, seq, last)
+        if key not in self._shared:
+            while len(self._shared) >= KEPT_BATCHES:
+                del self._shared[next(iter(self._shared))]
+            self._shared[key] = asyncio.create_task(run_in_threadpool(self._read_events, job_id, seq))
+        try:
+            return await asyncio.shield(self._shared[key])
+        except DatabaseUnavailable:
+            self._shared.pop(key, None)
+            await asyncio.sleep(AWAY_SECONDS)
+            return []
+
+    def _read_events(self, job_id: str, seq: int) -> list[tuple[int, str]]:
+        with self._database.transaction() as session:
+            found = live.events_after(session, job_id, seq, BATCH)
+            return [(one.seq, _message(one.type, EventObject.of(one).model_dump(mode="json"), one.id)) for one in found]
+
+    async def _state(self, project_id: str, job_id: str, *, strict: bool) -> str:
+        def read() -> str:
+            with self._database.transaction() as session:
+                job = queries.get_job(session, project_id, job_id)
+                shown = JobObject.of(view(session, job), strict=strict, samples=False)
+            return _message("state", shown.model_dump(mode="json"))
+
+        return await self._until_there(read)
+
+    async def _until_there(self, work: Callable[[], T]) -> T:
+        while True:
+            try:
+                return await run_in_threadpool(work)
+            except DatabaseUnavailable:
+                await asyncio.sleep(AWAY_SECONDS)
+
+
+def _state(pulse: Pulse) -> tuple[object, ...]:
+    return pulse.status, pulse.step, pulse.epoch, pulse.stop_request
+
+
+def _message(event: str, data: dict[str, Any], event_id: str | None = None) -> str:
+    """One message; JSON has no line breaks of its own."""
+    lines = [f"event: {event}", f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}"]
+    if event_id is not None:
+        lines.insert(0, f"id: {event_id}")
+    return "\n".join(lines) + "\n\n"

@@ -1,0 +1,63 @@
+"""Server-sent events: what a job, or a project's jobs, do while somebody looks on."""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Header, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+from app.api.deps import Db, Strict
+from app.api.ids import MAX_ID, JobId
+from app.api.live import Hub
+from app.auth.bearer import Caller
+from app.auth.scopes import needs
+from app.core.accounts.scopes import Scope
+from app.core.db import Database
+from app.core.jobs import live, queries
+
+router = APIRouter(prefix="/fine_tuning", tags=["Fine-tuning"])
+
+_HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
+_STREAM: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Server-sent events."}
+}
+
+
+@router.get(
+    "/jobs/{job_id}/stream",
+    response_class=StreamingResponse,
+    responses=_STREAM,
+    dependencies=[needs(Scope.jobs_read)],
+)
+async def stream_job(
+    caller: Caller,
+    job_id: JobId,
+    request: Request,
+    database: Db,
+    last_event_id: Annotated[
+        str | None, Header(max_length=MAX_ID, description="Go on behind this event; all of them if absent.")
+    ] = None,
+    strict: Strict = False,
+) -> StreamingResponse:
+    """Follow a job: `message` and `metrics` are its events under their ids, `state` the job itself, `end` is the last.
+
+    A client that comes back with `Last-Event-ID` gets every event exactly once, in order.
+    """
+    seq = await run_in_threadpool(_begin, database, caller.project_id, job_id, last_event_id)
+    hub: Hub = request.app.state.hub
+    stream = hub.job(caller.project_id, job_id, seq, strict=strict)
+    return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
+
+
+@router.get("/stream", response_class=StreamingResponse, responses=_STREAM, dependencies=[needs(Scope.jobs_read)])
+async def stream_jobs(caller: Caller, request: Request, strict: Strict = False) -> StreamingResponse:
+    """Follow the project's 200 newest jobs: `state` carries each of them, and again whenever it changes. Never ends."""
+    hub: Hub = request.app.state.hub
+    stream = hub.project(caller.project_id, strict=strict)
+    return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
+
+
+def _begin(database: Database, project_id: str, job_id: str, last_event_id: str | None) -> int:
+    with database.transaction() as session:
+        job = queries.get_job(session, project_id, job_id)
+        return live.seq_of(session, job.id, last_event_id) if last_event_id else 0
