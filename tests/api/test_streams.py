@@ -1,6 +1,11 @@
 """Server-sent events over real sockets: every event once, in order, whatever breaks."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -191,3 +196,26 @@ def test_a_broken_database_connection_is_survived(server: Server) -> None:
             assert session.get(Job, claim.job_id) is not None
         say(server, claim, "still there")
         assert next(events) == "still there"
+
+
+def test_a_server_that_stops_waits_for_nobody_who_looks_on(server: Server) -> None:
+    claim = running(server)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = server.database.engine.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port)]
+    environment = os.environ | {"DATABASE_URL": url, "GROUPTUNE_STATE_DIR": str(server.settings.state_dir)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert any("running on" in line for line in process.stderr)
+            headers = {"authorization": f"Bearer {server.api_key}"}
+            path = f"http://127.0.0.1:{port}/v1/fine_tuning/jobs/{claim.job_id}/stream"
+            with httpx.stream("GET", path, headers=headers, timeout=20) as answer:
+                lines = answer.iter_lines()
+                assert next(lines) == "event: state"
+                process.send_signal(signal.SIGTERM)
+                assert "event: end" not in list(lines)
+            process.wait(10)  # uvicorn by itself would wait for the stream for ever
+        finally:
+            process.kill()
