@@ -1,13 +1,15 @@
 """What a trainer reports is written once, in order, and only by the job's owner."""
 
 import math
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
 from app.core.db import Database
 from app.core.errors import LostLease
-from app.core.jobs import leases, queries
+from app.core.jobs import inspector, leases, queries
 from app.core.jobs.checkpoints import StoredCheckpoint
 from app.core.jobs.journal import Journal, entry
 from app.core.jobs.leases import Claim
@@ -77,6 +79,14 @@ def test_what_is_no_number_becomes_null(database: Database, claim: Claim) -> Non
     assert events[0].message == "Step 1"
 
 
+def groups_of(session: Session, job_id: str, step: int) -> list[dict[str, Any]]:
+    found, more = inspector.page(
+        session, job_id, first=step, last=step, source=None, order=inspector.Order.step, after=None, limit=9
+    )
+    assert not more
+    return found
+
+
 def test_text_that_postgres_cannot_hold_is_shown_with_a_stand_in(database: Database, claim: Claim) -> None:
     bad, shown = "1\0 \ud800", "1\N{REPLACEMENT CHARACTER} ?"
     sample = {"prompt": bad, "response": bad, "reward": 0.0, "reference": bad}
@@ -88,9 +98,9 @@ def test_text_that_postgres_cannot_hold_is_shown_with_a_stand_in(database: Datab
         ]
     )
     with database.transaction() as session:
-        group = queries.list_groups(session, claim.job_id, step=None)[0]
+        (group,) = groups_of(session, claim.job_id, step=1)
         events, _ = queries.list_events(session, claim.job_id, after=None, limit=1)
-    assert group.record["prompt"] == shown
+    assert group["prompt"] == shown
     assert (events[0].message, events[0].data) == (shown, {shown: [shown]})
     evaluation = fetch_job(database, claim).evaluation
     assert evaluation is not None
@@ -163,9 +173,10 @@ def test_groups_are_kept_by_step(database: Database, claim: Claim) -> None:
     for _ in range(2):
         journal.record([entry(Groups(step=4, groups=(group,))), entry(Groups(step=5, groups=(group,)))])
     with database.transaction() as session:
-        last = queries.list_groups(session, claim.job_id, step=None)
-        assert [(row.step, row.idx, row.record["members"][0]["reward"]) for row in last] == [(5, 0, None)]
-        assert len(queries.list_groups(session, claim.job_id, step=4)) == 1
+        assert inspector.steps(session, claim.job_id) == [4, 5]
+        last = groups_of(session, claim.job_id, step=5)
+        assert [(row["id"], row["step"], row["members"][0]["reward"]) for row in last] == [("5-0", 5, None)]
+        assert len(groups_of(session, claim.job_id, step=4)) == 1
 
 
 def test_the_last_two_checkpoints_are_kept(database: Database, claim: Claim) -> None:

@@ -1,11 +1,13 @@
 """`/v1/fine_tuning/jobs`. Workers are rung after the answer: a broker that is away delays no client."""
 
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
+from starlette.responses import StreamingResponse
 
 from app.api.deps import Config, Db, Strict
 from app.api.ids import JobId
+from app.api.metrics_csv import csv_lines
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.create_job import CreateJob
 from app.api.schemas.jobs import (
@@ -22,13 +24,16 @@ from app.auth.scopes import needs
 from app.core import broker
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest
-from app.core.jobs import audited, checks, gates, lifecycle, queries, quotas
+from app.core.jobs import audited, checks, gates, inspector, lifecycle, queries, quotas, series
 from app.core.jobs.states import JobStatus
 from app.core.jobs.views import view, views
 from app.core.models import aliases
 from app.core.models.adapters import starting_point
+from app.core.spec.reports import Source
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
+
+MAX_STEP: Final = 2_147_483_647
 
 
 @router.post("", dependencies=[needs(Scope.jobs_write)])
@@ -159,18 +164,49 @@ def list_checkpoints(
     return page([CheckpointObject.of(one, job, caller.project_name) for one in checkpoints], more)
 
 
-@router.get("/{job_id}/metrics", dependencies=[needs(Scope.jobs_read)])
+@router.get(
+    "/{job_id}/metrics",
+    response_model=MetricSeries,
+    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+    dependencies=[needs(Scope.jobs_read)],
+)
 def job_metrics(
     caller: Caller,
     job_id: JobId,
     database: Db,
     names: Annotated[str | None, Query(max_length=4096, description="Comma-separated; all if absent.")] = None,
-) -> MetricSeries:
-    """Every step's values as one list a name."""
+    points: Annotated[
+        int,
+        Query(
+            ge=10,
+            le=series.MAX_POINTS,
+            description="At most so many steps. Of more, the last one of each stretch and, for each of `names`, the "
+            "steps of its least and greatest value are given.",
+        ),
+    ] = series.DEFAULT_POINTS,
+    step_from: Annotated[int, Query(ge=0, le=MAX_STEP)] = 0,
+    step_to: Annotated[int, Query(ge=0, le=MAX_STEP)] = MAX_STEP,
+    output: Annotated[
+        Literal["json", "csv"], Query(alias="format", description="`csv` has every step, whatever `points` says.")
+    ] = "json",
+) -> MetricSeries | StreamingResponse:
+    """Values by step for charts: as many steps as `points` allows, no extreme lost; or all of them as CSV."""
+    wanted = [name.strip() for name in names.split(",") if name.strip()] if names else []
     with database.transaction() as session:
         job = queries.get_job(session, caller.project_id, job_id)
-        metrics = queries.list_metrics(session, job.id)
-    return MetricSeries.of(job_id, metrics, set(names.split(",")) if names else None)
+        if output == "csv":
+            columns = wanted or series.all_names(session, job.id)
+            lines = csv_lines(database, job.id, columns, step_from, step_to)
+            return StreamingResponse(
+                lines,
+                media_type="text/csv",
+                headers={"content-disposition": f'attachment; filename="{job.id}.csv"'},
+            )
+        metrics, is_sampled = series.sampled(
+            session, job.id, names=wanted, points=points, first=step_from, last=step_to
+        )
+        series.check_names(session, job.id, wanted, metrics)
+    return MetricSeries.of(job_id, metrics, wanted, is_sampled=is_sampled)
 
 
 @router.get("/{job_id}/groups", dependencies=[needs(Scope.jobs_read)])
@@ -178,13 +214,24 @@ def job_groups(
     caller: Caller,
     job_id: JobId,
     database: Db,
-    step: Annotated[int | None, Query(ge=0, le=2_147_483_647, description="The latest one if absent.")] = None,
+    step: Annotated[int | None, Query(ge=0, le=MAX_STEP, description="The latest one if absent.")] = None,
+    step_from: Annotated[int | None, Query(ge=0, le=MAX_STEP, description="Instead of `step`: several.")] = None,
+    step_to: Annotated[int, Query(ge=0, le=MAX_STEP)] = MAX_STEP,
+    source: Annotated[Source | None, Query(description="Sort by members of this source alone.")] = None,
+    sort: Annotated[inspector.Order, Query(description="What comes first.")] = inspector.Order.step,
+    after: After = None,
+    limit: Limit = 100,
 ) -> GroupList:
-    """The groups of one step: who said what, what it earned and how it was weighted."""
+    """The groups of one step or several: who said what, what it earned and how it was weighted."""
     with database.transaction() as session:
         job = queries.get_job(session, caller.project_id, job_id)
-        groups = queries.list_groups(session, job.id, step=step)
-    return GroupList.of(job_id, step, groups)
+        steps = inspector.steps(session, job.id)
+        shown = step if step is not None or step_from is not None else max(steps, default=None)
+        first, last = (shown or 0, shown or 0) if step_from is None else (step_from, step_to)
+        found, more = inspector.page(
+            session, job.id, first=first, last=last, source=source, order=sort, after=after, limit=limit
+        )
+    return GroupList.of(job_id, None if step_from is not None else shown, steps, found, more)
 
 
 @router.get("/{job_id}/attempts", dependencies=[needs(Scope.jobs_read)])

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from app.api.pagination import Item
 from app.core import ids
 from app.core.jobs.states import JobStatus
-from app.core.jobs.tables import Checkpoint, Group, Job, JobAttempt, JobEvent, Metric
+from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent, Metric
 from app.core.jobs.views import JobView
 from app.core.spec.gates import parse
 from app.core.spec.job import Hyperparameters, JobSpec
@@ -201,36 +201,41 @@ class MetricSeries(BaseModel):
     job_id: str
     steps: list[int]
     series: dict[str, list[float | None]]
+    is_sampled: bool = Field(description="Whether steps were left out to stay at `points`.")
 
     @classmethod
-    def of(cls, job_id: str, metrics: list[Metric], names: set[str] | None) -> "MetricSeries":
-        """The series called `names`, all if None."""
+    def of(cls, job_id: str, metrics: list[Metric], names: list[str], *, is_sampled: bool) -> "MetricSeries":
+        """The series called `names`, all if there are none."""
         known = sorted({name for metric in metrics for name in metric.values})
         return cls(
             job_id=job_id,
             steps=[metric.step for metric in metrics],
-            series={
-                name: [metric.values.get(name) for metric in metrics]
-                for name in known
-                if names is None or name in names
-            },
+            series={name: [metric.values.get(name) for metric in metrics] for name in (names or known)},
+            is_sampled=is_sampled,
         )
 
 
 class GroupList(BaseModel):
-    """All groups of one step."""
+    """Groups of one step or of several."""
 
     object: Literal["list"] = "list"
     job_id: str
-    step: int | None = Field(description="Null when the job has recorded no groups yet.")
+    step: int | None = Field(description="Null for several, and when the job has recorded no groups yet.")
+    steps: list[int] = Field(description="The latest steps that have groups, 10,000 at most.")
     data: list[dict[str, Any]] = Field(
         description="Prompt and members: source, text, reward, advantage, share of rectified tokens."
     )
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
 
     @classmethod
-    def of(cls, job_id: str, step: int | None, groups: list[Group]) -> "GroupList":
-        """The wire form of the rows."""
-        return cls(job_id=job_id, step=groups[0].step if groups else step, data=[group.record for group in groups])
+    def of(
+        cls, job_id: str, step: int | None, steps: list[int], groups: list[dict[str, Any]], more: bool
+    ) -> "GroupList":
+        """The wire form of a page."""
+        ends = (groups[0]["id"], groups[-1]["id"]) if groups else (None, None)
+        return cls(job_id=job_id, step=step, steps=steps, data=groups, has_more=more, first_id=ends[0], last_id=ends[1])
 
 
 class AttemptObject(BaseModel):

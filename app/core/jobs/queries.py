@@ -1,7 +1,7 @@
 """Reads of jobs and what belongs to them. Lists page by the id of the last item seen."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -9,7 +9,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from app.core.errors import InvalidRequest, NotFound
 from app.core.files.tables import File
 from app.core.jobs.states import JobStatus
-from app.core.jobs.tables import Checkpoint, Group, Job, JobAttempt, JobEvent, Metric
+from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent, Metric
 
 _Row = TypeVar("_Row", JobEvent, Checkpoint)
 
@@ -87,14 +87,6 @@ def _unknown(after: str) -> InvalidRequest:
 def list_metrics(session: Session, job_id: str) -> list[Metric]:
     """All steps' values in order."""
     return list(session.scalars(select(Metric).where(Metric.job_id == job_id).order_by(Metric.step)))
-
-
-def list_groups(session: Session, job_id: str, *, step: int | None) -> list[Group]:
-    """The groups of one step, the last one that has any if `step` is None, in order."""
-    wanted: Any = step
-    if wanted is None:
-        wanted = select(func.max(Group.step)).where(Group.job_id == job_id).scalar_subquery()
-    return list(session.scalars(select(Group).where(Group.job_id == job_id, Group.step == wanted).order_by(Group.idx)))
 
 
 def list_attempts(session: Session, job_id: str) -> list[JobAttempt]:

@@ -1,0 +1,101 @@
+"""The groups of a job, found by what is worth looking at: the best, the worst, those that pull most."""
+
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from app.core.errors import InvalidRequest
+
+MAX_STEPS: Final = 10_000
+
+
+class Order(StrEnum):
+    """What comes first."""
+
+    step = "step"
+    """In the order of training."""
+    advantage = "advantage"
+    """The largest advantage, of either sign."""
+    best = "best"
+    """The highest reward."""
+    worst = "worst"
+    """The lowest reward."""
+
+
+_KEYS: Final = {
+    Order.step: None,
+    Order.advantage: "-max(abs(CAST(m->>'advantage' AS float8)))",
+    Order.best: "-max(CAST(m->>'reward' AS float8))",
+    Order.worst: "min(CAST(m->>'reward' AS float8))",
+}
+"""Smallest first; groups without such a number come last."""
+
+
+def _page(order: Order) -> str:
+    of_members = f"""coalesce((
+            SELECT {_KEYS[order]} FROM jsonb_array_elements(record->'members') AS m
+            WHERE CAST(:source AS text) IS NULL OR m->>'source' = :source
+        ), CAST('Infinity' AS float8))"""  # noqa: S608 - of constants
+    return f"""
+    WITH found AS (
+        SELECT step, idx, record, {of_members if _KEYS[order] else "0"} AS key
+        FROM groups
+        WHERE job_id = :job_id AND step BETWEEN :first AND :last
+          AND (CAST(:source AS text) IS NULL OR record->'members' @> jsonb_build_array(
+              jsonb_build_object('source', CAST(:source AS text))))
+    )
+    SELECT step, idx, record FROM found
+    WHERE CAST(:after_step AS int) IS NULL
+       OR (key, step, idx) > (SELECT key, step, idx FROM found WHERE step = :after_step AND idx = :after_idx)
+    ORDER BY key, step, idx LIMIT :limit
+    """  # noqa: S608 - of constants
+
+
+def page(
+    session: Session,
+    job_id: str,
+    *,
+    first: int,
+    last: int,
+    source: str | None,
+    order: Order,
+    after: str | None,
+    limit: int,
+) -> tuple[list[dict[str, Any]], bool]:
+    """A page of the groups of the steps `first` to `last`, each with its `id` and `step`, and whether there are more.
+
+    With `source` only members of that source count for the order, and groups without any are left out. Raises
+    `InvalidRequest` with `param` "after" for what is no group of this list.
+    """
+    after_step, after_idx = _place(after)
+    key = {"job_id": job_id, "first": first, "last": last, "source": source}
+    if after_step is not None:
+        known = text("SELECT EXISTS (SELECT FROM groups WHERE job_id = :job_id AND step = :step AND idx = :idx)")
+        there = session.scalar(known, {"job_id": job_id, "step": after_step, "idx": after_idx})
+        if not there or not first <= after_step <= last:
+            raise _unknown(after)
+    place = {"after_step": after_step, "after_idx": after_idx, "limit": limit + 1}
+    rows = session.execute(text(_page(order)), key | place).all()
+    found = [{"id": f"{row.step}-{row.idx}", "step": row.step} | row.record for row in rows[:limit]]
+    return found, len(rows) > limit
+
+
+def steps(session: Session, job_id: str) -> list[int]:
+    """The latest steps that have groups, in order."""
+    latest = text("SELECT DISTINCT step FROM groups WHERE job_id = :job_id ORDER BY step DESC LIMIT :limit")
+    return list(session.scalars(latest, {"job_id": job_id, "limit": MAX_STEPS}))[::-1]
+
+
+def _place(after: str | None) -> tuple[int | None, int | None]:
+    if after is None:
+        return None, None
+    step, _, idx = after.partition("-")
+    if not (step.isdecimal() and idx.isdecimal() and len(after) <= 21):
+        raise _unknown(after)
+    return int(step), int(idx)
+
+
+def _unknown(after: str | None) -> InvalidRequest:
+    return InvalidRequest(f"'after' names nothing in this list: {after!r}.", param="after")
