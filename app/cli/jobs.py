@@ -14,11 +14,12 @@ from app.cli.files import AsJson, age, moment, send
 from app.cli.rendering import JobView, event_line, follow
 from app.cli.watching import WaitTimeout, wait_for_file, watch
 from app.client import Client, Json
-from app.core.errors import GrouptuneError, InvalidRequest
+from app.core.errors import GrouptuneError
 
 app = typer.Typer(help="Fine-tuning jobs.", no_args_is_help=True)
 
 SHOWN_METRICS: Final = ("loss", "reward", "gft/expert/reward", "gft/teacher/reward", "gft/self/reward", "eval/accuracy")
+MOST_POINTS: Final = 5000
 TEXT_COLUMNS: Final = 100
 AFTER_CHANGE: Final = {"cancel": "cancelled", "pause": "paused", "resume": "queued"}
 """Verb -> the status that it leads to."""
@@ -160,18 +161,15 @@ def metrics(
 ) -> None:
     """Show the values of every step."""
     asked = [name.strip() for name in names.split(",")] if names else []
-    wanted = asked or ([] if as_json else list(SHOWN_METRICS))
-    path = f"/fine_tuning/jobs/{job_id}/metrics"
     with connect(state_dir) as client:
-        found = client.get(path, **({"names": ",".join(wanted)} if wanted else {}))
-        missing = [name for name in asked if name not in found["series"]]
-        if missing and found["steps"]:
-            known = ", ".join(client.get(path)["series"])
-            raise InvalidRequest(f"{job_id} has no {', '.join(missing)}; it has: {known}", param="names")
+        query: dict[str, str | int] = {"points": MOST_POINTS} | ({"names": ",".join(asked)} if asked else {})
+        found = client.get(f"/fine_tuning/jobs/{job_id}/metrics", **query)
+    if found["is_sampled"]:
+        note(f"{len(found['steps'])} of the steps, the extremes of --names among them; all of them: format=csv")
     if as_json:
         write_json(found)
         return
-    columns = [name for name in wanted if name in found["series"]]
+    columns = [name for name in asked or SHOWN_METRICS if name in found["series"]]
     series = [found["series"][name] for name in columns]
     rows = [(step, *(_number(one[index]) for one in series)) for index, step in enumerate(found["steps"])]
     write_table(("step", *(name.removeprefix("gft/") for name in columns)), rows, empty="No steps yet.")

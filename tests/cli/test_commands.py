@@ -55,7 +55,7 @@ def test_a_job_is_created_waited_for_and_looked_at(grouptune: Run, job_file: Cal
     assert f"{job['fine_tuned_model']}\tfine-tuned\tready" in grouptune("models", "list").stdout
     unknown = grouptune("jobs", "metrics", job_id, "--names", "loss,nope")
     assert unknown.returncode == ExitCode.error
-    assert "has no nope; it has: " in unknown.stderr
+    assert "has no metric 'nope'; it has: " in unknown.stderr
 
     def as_json(*words: str) -> Any:
         return json.loads(grouptune(*words, "--json").stdout)

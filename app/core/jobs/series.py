@@ -72,7 +72,7 @@ def check_names(session: Session, job_id: str, names: Sequence[str], found: Sequ
 def steps_from(session: Session, job_id: str, first: int, last: int) -> list[tuple[int, dict[str, Any]]]:
     """The values of the next 1,000 steps from `first` on, up to `last`."""
     rows = select(Metric.step, Metric.values).where(Metric.job_id == job_id, Metric.step.between(first, last))
-    return [(step, values) for step, values in session.execute(rows.order_by(Metric.step).limit(_ROWS)).tuples()]
+    return [(step, values) for step, values in session.execute(rows.order_by(Metric.step).limit(_ROWS))]
 
 
 def all_names(session: Session, job_id: str) -> list[str]:
