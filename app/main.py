@@ -23,6 +23,7 @@ from app.api.routes import (
     projects,
     streams,
     uploads,
+    validate_job,
 )
 from app.api.schemas.errors import ErrorEnvelope
 from app.auth import scopes
@@ -94,6 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         files,
         uploads,
         streams,
+        validate_job,
         fine_tuning,
         checkpoint_permissions,
         models,

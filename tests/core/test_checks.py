@@ -9,7 +9,7 @@ from app.core.db import Database
 from app.core.errors import InvalidRequest
 from app.core.files.tables import File, FileStatus
 from app.core.files.validation import validate_file
-from app.core.jobs.checks import check_against_files
+from app.core.jobs.checks import check_file
 from app.core.spec.graders import StringCheckGrader
 from app.core.spec.job import GroupMethod, GroupMix, JobSpec, MethodType
 from tests.setup_jobs import make_file, make_project, supervised
@@ -38,7 +38,7 @@ def refusal(database: Database, spec: JobSpec, report: dict[str, object] | None,
         project = make_project(session)
         made = make_file(session, project, report=report, **file)  # type: ignore[arg-type]
         with pytest.raises(InvalidRequest) as caught:
-            check_against_files(session, project, spec, made.id, None)
+            check_file(session, project, spec, made.id, "training_file")
     return caught.value
 
 
@@ -47,8 +47,9 @@ def test_a_fitting_job_passes(database: Database, tmp_path: Path) -> None:
         project = make_project(session)
         file: File = make_file(session, project, report=report(tmp_path, FULL, PROMPT))
         waiting = make_file(session, project, status=FileStatus.uploaded)
-        check_against_files(session, project, gft(), file.id, file.id)
-        check_against_files(session, project, supervised(), file.id, waiting.id)
+        for param in ("training_file", "validation_file"):
+            check_file(session, project, gft(), file.id, param)
+        check_file(session, project, supervised(), waiting.id, "validation_file")
 
 
 def test_a_missing_file_is_named(database: Database) -> None:
@@ -61,7 +62,8 @@ def test_a_missing_file_is_named(database: Database) -> None:
             (mine.id, file.id, "validation_file"),
         ):
             with pytest.raises(InvalidRequest) as caught:
-                check_against_files(session, project, supervised(), training, validation)
+                check_file(session, project, supervised(), training, "training_file")
+                check_file(session, project, supervised(), validation, "validation_file")
             assert caught.value.param == param
             assert caught.value.code == "file_not_found"
 

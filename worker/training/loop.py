@@ -12,6 +12,7 @@ from typing import Any
 
 from app.core.graders.run import GraderPool
 from app.core.spec.job import MethodType, TrainerSpec
+from app.core.spec.plan import Plan
 from app.core.spec.reports import CheckpointSaved, Finished, Groups, Message, Metrics, Started
 from worker.training import checkpoints, export, metrics
 from worker.training.batching import DataOrder
@@ -21,7 +22,6 @@ from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
 from worker.training.memory import peak_bytes
 from worker.training.model import Policy
 from worker.training.optimizer import Updater, learning_rate
-from worker.training.resolve import Plan
 from worker.training.rewards import GraderHealth, grade_groups, imitate_groups
 from worker.training.rollout import generator
 from worker.training.selection import Selection

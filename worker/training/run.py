@@ -11,6 +11,7 @@ import transformers
 
 from app.core.graders.run import GraderPool
 from app.core.spec.job import GroupMethod, JobSpec, TrainerSpec
+from app.core.spec.plan import resolve
 from app.core.spec.reports import Failed, Message, Report, TrainerExit
 from worker.training.batching import DataOrder
 from worker.training.evaluation import Evaluator
@@ -19,7 +20,6 @@ from worker.training.loop import Run, Stopped
 from worker.training.memory import is_out_of_memory
 from worker.training.model import Policy, load_policy, load_tokenizer
 from worker.training.optimizer import Updater, new_optimizer
-from worker.training.resolve import resolve
 from worker.training.rollout import Sampler
 from worker.training.selection import Selection
 from worker.training.tokenize import ChatTokenizer, load_prompts

@@ -7,6 +7,7 @@ from starlette.responses import StreamingResponse
 
 from app.api.deps import Config, Db, Strict
 from app.api.ids import JobId
+from app.api.job_checks import check
 from app.api.metrics_csv import csv_lines
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.create_job import CreateJob
@@ -24,11 +25,9 @@ from app.auth.scopes import needs
 from app.core import broker
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest
-from app.core.jobs import audited, checks, gates, inspector, lifecycle, queries, quotas, series
+from app.core.jobs import audited, inspector, lifecycle, queries, quotas, series
 from app.core.jobs.states import JobStatus
 from app.core.jobs.views import view, views
-from app.core.models import aliases
-from app.core.models.adapters import starting_point
 from app.core.spec.reports import Source
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
@@ -47,23 +46,14 @@ def create_job(
 ) -> JobObject:
     """Create a job. Everything that can be checked is checked before it is accepted."""
     with database.transaction() as session:
-        base, adapter = starting_point(
-            session, caller.project_id, body.model, settings.models_dir, settings.model_aliases
-        )
-        spec = body.to_spec(base if adapter is None else adapter.id)
-        gates.check_measurable(spec, body.validation_file)
-        if spec.alias is not None:
-            aliases.check_name(spec.alias, settings.models_dir, settings.model_aliases)
-        try:
-            checks.check_against_files(session, caller.project_id, spec, body.training_file, body.validation_file)
-        except InvalidRequest as error:
-            error.param = body.path_as_sent(error.param or "", {"gft": body.gft}) or None
-            raise
+        checked = check(session, caller.project_id, body, settings)
+        if checked.problems:
+            raise checked.problems[0]
         quotas.check_queued_jobs(session, caller.project_id, caller.limits.queued_jobs)
         job = lifecycle.create(
             session,
             project_id=caller.project_id,
-            spec=spec,
+            spec=checked.spec,
             training_file=body.training_file,
             validation_file=body.validation_file,
         )

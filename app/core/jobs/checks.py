@@ -12,20 +12,12 @@ from app.core.spec.graders import missing_fields
 from app.core.spec.job import GroupMethod, JobSpec, MethodType
 
 
-def check_against_files(
-    session: Session, project_id: str, spec: JobSpec, training_file: str, validation_file: str | None
-) -> None:
-    """Raises `InvalidRequest` whose `param` names what does not fit.
+def check_file(session: Session, project_id: str, spec: JobSpec, file_id: str, param: str) -> None:
+    """Raises `InvalidRequest` with `param` when the job cannot use the file.
 
-    Files that are not validated yet are taken on trust; `lifecycle.admit_validated` checks them
-    later. A file of another project does not exist here.
+    A file that is not validated yet is taken on trust; `lifecycle.admit_validated` checks it later. One of another
+    project does not exist here.
     """
-    _check_file(session, project_id, spec, training_file, "training_file")
-    if validation_file is not None:
-        _check_file(session, project_id, spec, validation_file, "validation_file")
-
-
-def _check_file(session: Session, project_id: str, spec: JobSpec, file_id: str, param: str) -> None:
     file = find_file(session, project_id, file_id)
     if file is None:
         raise InvalidRequest(

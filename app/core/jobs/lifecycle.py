@@ -23,7 +23,7 @@ def create(session: Session, *, project_id: str, spec: JobSpec, training_file: s
     """A new job, queued at once when its files are validated already.
 
     Ring the workers after the commit: training if it is queued, validation if not. Call
-    `checks.check_against_files` before.
+    `checks.check_file` before.
     """
     job = Job(
         id=ids.job_id(),

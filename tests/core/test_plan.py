@@ -7,7 +7,7 @@ import pytest
 
 from app.core.spec.graders import StringCheckGrader
 from app.core.spec.job import GroupMethod, Hyperparameters, ImitationMethod, JobSpec, MethodType
-from worker.training.resolve import Plan, learning_rate_multiplier, resolve
+from app.core.spec.plan import Plan, learning_rate_multiplier, resolve
 
 GRADER = StringCheckGrader(input="{{sample.output_text}}", reference="4", operation="eq")
 

@@ -1,0 +1,64 @@
+"""`POST /v1/fine_tuning/jobs/validate`: what creating a job would say, without creating it."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body
+from pydantic import ValidationError
+
+from app.api.deps import Config, Db
+from app.api.job_checks import Checked, check
+from app.api.schemas.create_job import CreateJob
+from app.api.schemas.validate_job import JobPlan, Problem, Validation
+from app.api.validation_errors import explain
+from app.auth.bearer import Caller
+from app.auth.scopes import needs
+from app.core.accounts.scopes import Scope
+from app.core.files import uploads
+from app.core.files.validation import FileReport
+from app.core.models import registry, weights
+from app.core.settings import Settings
+from app.core.spec.plan import resolve
+
+router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
+
+
+@router.post("/validate", dependencies=[needs(Scope.jobs_write)])
+def validate_job(
+    caller: Caller,
+    body: Annotated[dict[str, Any], Body(description="The same as for `POST /v1/fine_tuning/jobs`.", max_length=64)],
+    database: Db,
+    settings: Config,
+) -> Validation:
+    """Check a job without creating it: every problem at once, or what each `auto` stands for."""
+    try:
+        asked = CreateJob.model_validate(body)
+    except ValidationError as error:
+        found = [explain([{**one, "loc": ("body", *one["loc"])}], CreateJob, body) for one in error.errors()]
+        problems = [Problem(code="invalid_request", message=message, param=param) for message, param in found]
+        return Validation(valid=False, errors=problems, plan=None)
+    with database.transaction() as session:
+        checked = check(session, caller.project_id, asked, settings)
+        if checked.problems:
+            problems = [Problem(code=one.code, message=one.message, param=one.param) for one in checked.problems]
+            return Validation(valid=False, errors=problems, plan=None)
+        files = (asked.training_file, asked.validation_file)
+        found_files = [uploads.find_file(session, caller.project_id, one) if one else None for one in files]
+    reports = [
+        None if one is None or one.report is None else FileReport.model_validate(one.report) for one in found_files
+    ]
+    return Validation(valid=True, errors=[], plan=_plan(checked, reports[0], reports[1], settings))
+
+
+def _plan(
+    checked: Checked, training: FileReport | None, validation: FileReport | None, settings: Settings
+) -> JobPlan | None:
+    """None while a number that it follows from is not known: rows of a file, weights of a model."""
+    if training is None or checked.base_model is None:
+        return None
+    model = registry.resolve(checked.base_model, settings.models_dir)
+    parameters = weights.count(model.directory) or (model.entry.parameters if model.entry else None)
+    if parameters is None:
+        return None
+    held_out = 0 if validation is None else validation.rows
+    found = resolve(checked.spec, rows=training.rows, held_out_rows=held_out, parameters=parameters)
+    return JobPlan.of(checked.spec, found, parameters, training.rows, held_out)

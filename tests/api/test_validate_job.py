@@ -1,0 +1,72 @@
+"""What creating a job would say, without creating it."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from app.core.models import weights
+from tests.api.jobs import GRADER, gft
+from tests.api.server import Server
+
+
+def validate(client: OpenAI, **body: Any) -> Any:
+    return client.post("/fine_tuning/jobs/validate", body={"model": "tiny"} | body, cast_to=object)
+
+
+@pytest.fixture
+def weighed(server: Server) -> Any:
+    """The base model `tiny` with a million weights in its header."""
+    path = server.settings.models_dir / "tiny" / "model.safetensors"
+    header = json.dumps({"__metadata__": {}, "w": {"dtype": "F32", "shape": [1000, 1000], "data_offsets": [0, 0]}})
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode())
+    yield
+    path.unlink()
+
+
+def test_a_good_job_is_told_what_every_auto_stands_for(client: OpenAI, training_file: str, weighed: None) -> None:
+    found = validate(client, training_file=training_file, validation_file=training_file, method=gft())
+    assert (found["valid"], found["errors"]) == (True, [])
+    plan = found["plan"]
+    assert (plan["rows"], plan["held_out_rows"], plan["parameters"]) == (20, 20, 1_000_000)
+    chosen = plan["method"]["gft"]["hyperparameters"]
+    assert (chosen["batch_size"], chosen["n_epochs"], plan["total_steps"]) == (4, 10, 50)
+    assert chosen["learning_rate_multiplier"] == 30
+    assert plan["learning_rate"] == pytest.approx(3e-4)
+    assert "auto" not in json.dumps(plan)
+    assert list(client.fine_tuning.jobs.list()) == []
+
+
+def test_without_known_weights_there_is_no_plan(client: OpenAI, training_file: str) -> None:
+    found = validate(client, training_file=training_file)
+    assert (found["valid"], found["plan"]) == (True, None)
+
+
+def test_every_problem_of_the_form_is_listed(client: OpenAI) -> None:
+    method = {"type": "gft", "gft": {"group": {"self": 999}, "grader": GRADER}}
+    found = validate(client, method=method, seed=-1)
+    assert not found["valid"]
+    assert {one["param"] for one in found["errors"]} == {"method.gft.group.self", "training_file", "seed"}
+    assert all(one["message"] for one in found["errors"])
+
+
+def test_every_problem_of_what_it_names_is_listed(client: OpenAI, training_file: str) -> None:
+    found = validate(client, model="nope", training_file="file-1", validation_file="file-2", method=gft(), alias="tiny")
+    codes = {one["param"]: one["code"] for one in found["errors"]}
+    assert codes == {
+        "model": "model_not_found",
+        "alias": "invalid_request",
+        "training_file": "file_not_found",
+        "validation_file": "file_not_found",
+    }
+    gates = validate(client, training_file=training_file, method=gft(), gates=["eval/loss < 1"])
+    assert [one["param"] for one in gates["errors"]] == ["gates.0"]
+
+
+def test_weights_are_counted_from_headers_only(tmp_path: Path) -> None:
+    assert weights.count(tmp_path) is None
+    (tmp_path / "a.safetensors").write_bytes(b"no header")
+    assert weights.count(tmp_path) is None
