@@ -57,13 +57,10 @@ def test_a_missing_file_is_named(database: Database) -> None:
         project = make_project(session)
         file = make_file(session, make_project(session, "other"))
         mine = make_file(session, project)
-        for training, validation, param in (
-            (file.id, None, "training_file"),
-            (mine.id, file.id, "validation_file"),
-        ):
+        for param in ("training_file", "validation_file"):
+            check_file(session, project, supervised(), mine.id, param)
             with pytest.raises(InvalidRequest) as caught:
-                check_file(session, project, supervised(), training, "training_file")
-                check_file(session, project, supervised(), validation, "validation_file")
+                check_file(session, project, supervised(), file.id, param)
             assert caught.value.param == param
             assert caught.value.code == "file_not_found"
 

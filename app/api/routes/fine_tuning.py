@@ -7,7 +7,6 @@ from starlette.responses import StreamingResponse
 
 from app.api.deps import Config, Db, Strict
 from app.api.ids import JobId
-from app.api.job_checks import check
 from app.api.metrics_csv import csv_lines
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.create_job import CreateJob
@@ -25,7 +24,7 @@ from app.auth.scopes import needs
 from app.core import broker
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest
-from app.core.jobs import audited, inspector, lifecycle, queries, quotas, series
+from app.core.jobs import admission, audited, inspector, lifecycle, queries, quotas, series
 from app.core.jobs.states import JobStatus
 from app.core.jobs.views import view, views
 from app.core.spec.reports import Source
@@ -46,14 +45,16 @@ def create_job(
 ) -> JobObject:
     """Create a job. Everything that can be checked is checked before it is accepted."""
     with database.transaction() as session:
-        checked = check(session, caller.project_id, body, settings)
-        if checked.problems:
-            raise checked.problems[0]
+        examined = admission.examine(
+            session, caller.project_id, body.application(), settings.models_dir, settings.model_aliases
+        )
+        if examined.problems:
+            raise body.as_sent(examined.problems[0])
         quotas.check_queued_jobs(session, caller.project_id, caller.limits.queued_jobs)
         job = lifecycle.create(
             session,
             project_id=caller.project_id,
-            spec=checked.spec,
+            spec=examined.spec,
             training_file=body.training_file,
             validation_file=body.validation_file,
         )

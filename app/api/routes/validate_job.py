@@ -6,7 +6,6 @@ from fastapi import APIRouter, Body
 from pydantic import ValidationError
 
 from app.api.deps import Config, Db
-from app.api.job_checks import Checked, check
 from app.api.schemas.create_job import CreateJob
 from app.api.schemas.validate_job import JobPlan, Problem, Validation
 from app.api.validation_errors import explain
@@ -15,6 +14,8 @@ from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
 from app.core.files import uploads
 from app.core.files.validation import FileReport
+from app.core.jobs import admission
+from app.core.jobs.admission import Examined
 from app.core.models import registry, weights
 from app.core.settings import Settings
 from app.core.spec.plan import resolve
@@ -37,28 +38,31 @@ def validate_job(
         problems = [Problem(code="invalid_request", message=message, param=param) for message, param in found]
         return Validation(valid=False, errors=problems, plan=None)
     with database.transaction() as session:
-        checked = check(session, caller.project_id, asked, settings)
-        if checked.problems:
-            problems = [Problem(code=one.code, message=one.message, param=one.param) for one in checked.problems]
+        examined = admission.examine(
+            session, caller.project_id, asked.application(), settings.models_dir, settings.model_aliases
+        )
+        if examined.problems:
+            wrong = map(asked.as_sent, examined.problems)
+            problems = [Problem(code=one.code, message=one.message, param=one.param) for one in wrong]
             return Validation(valid=False, errors=problems, plan=None)
         files = (asked.training_file, asked.validation_file)
         found_files = [uploads.find_file(session, caller.project_id, one) if one else None for one in files]
     reports = [
         None if one is None or one.report is None else FileReport.model_validate(one.report) for one in found_files
     ]
-    return Validation(valid=True, errors=[], plan=_plan(checked, reports[0], reports[1], settings))
+    return Validation(valid=True, errors=[], plan=_plan(examined, reports[0], reports[1], settings))
 
 
 def _plan(
-    checked: Checked, training: FileReport | None, validation: FileReport | None, settings: Settings
+    examined: Examined, training: FileReport | None, validation: FileReport | None, settings: Settings
 ) -> JobPlan | None:
     """None while a number that it follows from is not known: rows of a file, weights of a model."""
-    if training is None or checked.base_model is None:
+    if training is None or examined.base_model is None:
         return None
-    model = registry.resolve(checked.base_model, settings.models_dir)
+    model = registry.resolve(examined.base_model, settings.models_dir)
     parameters = weights.count(model.directory) or (model.entry.parameters if model.entry else None)
     if parameters is None:
         return None
     held_out = 0 if validation is None else validation.rows
-    found = resolve(checked.spec, rows=training.rows, held_out_rows=held_out, parameters=parameters)
-    return JobPlan.of(checked.spec, found, parameters, training.rows, held_out)
+    found = resolve(examined.spec, rows=training.rows, held_out_rows=held_out, parameters=parameters)
+    return JobPlan.of(examined.spec, found, parameters, training.rows, held_out)

@@ -8,6 +8,8 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.api.ids import MAX_ID, MAX_MODEL_NAME
+from app.core.errors import InvalidRequest
+from app.core.jobs.admission import Application
 from app.core.spec.gates import MAX_GATES, AliasName, GateText
 from app.core.spec.graders import Grader
 from app.core.spec.job import (
@@ -175,6 +177,15 @@ class CreateJob(Frozen):
         if not isinstance(extra, Mapping) or not param.startswith("method.gft."):
             return param
         return ".".join(filter(None, ("gft" if head in extra else "method.reinforcement", head, rest)))
+
+    def application(self) -> Application:
+        """What is asked for, for the checks."""
+        return Application(self.model, self.to_spec, self.training_file, self.validation_file)
+
+    def as_sent(self, error: InvalidRequest) -> InvalidRequest:
+        """The same error, its `param` where the client put the field."""
+        error.param = self.path_as_sent(error.param or "", {"gft": self.gft}) or None
+        return error
 
     def to_spec(self, model: str) -> JobSpec:
         """The spec of a job on the base model `model` (its canonical name)."""
