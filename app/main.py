@@ -33,7 +33,7 @@ from app.core.accounts.rate_limit import RateLimiter
 from app.core.db import Database
 from app.core.errors import BadSetup
 from app.core.settings import Settings
-from app.core.storage.local import LocalBlobStore
+from app.core.storage.opening import open_store
 
 DESCRIPTION: Final = """Self-hosted fine-tuning, wire-compatible with OpenAI's fine-tuning API.
 
@@ -89,7 +89,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.database = database
     app.state.rate_limiter = rate_limiter
     app.state.hub = Hub(database)
-    app.state.store = LocalBlobStore(settings.storage_dir)
+    app.state.store = open_store(
+        settings.storage_dir, settings.storage_url, settings.storage_address, settings.storage_region
+    )
     v1 = APIRouter(prefix="/v1")
     for routes in (
         files,

@@ -21,6 +21,7 @@ from app.local.postgres import EmbeddedPostgres
 from app.local.stack import Stack
 from app.local.valkey import EmbeddedValkey
 from tests import tiny_model
+from tests.s3_server import s3_server
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +55,13 @@ def broker_url(short_dir: Path) -> Iterator[str]:
     """URL of an empty Valkey."""
     with EmbeddedValkey(short_dir / "valkey") as valkey:
         yield valkey.url
+
+
+@pytest.fixture(scope="session")
+def s3_address() -> Iterator[str]:
+    """Address of an S3-compatible server with an empty bucket."""
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

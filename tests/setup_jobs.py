@@ -12,7 +12,7 @@ from app.core.files.validation import validate_file
 from app.core.jobs import lifecycle
 from app.core.jobs.tables import Job
 from app.core.spec.job import Hyperparameters, ImitationMethod, JobSpec, MethodType
-from app.core.storage.local import LocalBlobStore
+from app.core.storage.blobs import BlobStore
 from tests.tiny_model import write_rows
 
 
@@ -62,7 +62,7 @@ def metrics_csv() -> Received:
     return Received(file_id, f"jobs/x/{file_id}", 1, "0" * 64)
 
 
-def stored_file(session: Session, store: LocalBlobStore, project_id: str, scratch: Path, rows: int = 8) -> File:
+def stored_file(session: Session, store: BlobStore, project_id: str, scratch: Path, rows: int = 8) -> File:
     """A validated file of addition rows with its blob."""
     path = write_rows(scratch / f"{ids.file_id()}.jsonl", rows)
     report = validate_file(path)

@@ -70,6 +70,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "sqlalchemy": "app.core migrations",
         "alembic": "app.core.migrate migrations",
         "psycopg": "app.core app.local",
+        # blobs
+        "obstore": "app.core.storage.s3",
         # dispatch
         "celery": "app.core.broker worker",
         "kombu": "app.core.broker worker",

@@ -10,12 +10,12 @@ from app.core.accounts import idempotency
 from app.core.db import Database
 from app.core.files import chunked_uploads
 from app.core.jobs import file_use
-from app.core.storage.local import LocalBlobStore
+from app.core.storage.blobs import BlobStore
 
 log = structlog.get_logger(__name__)
 
 
-def remove_expired(database: Database, store: LocalBlobStore) -> None:
+def remove_expired(database: Database, store: BlobStore) -> None:
     """One round. Raises `DatabaseUnavailable`."""
     while _remove_file(database, store):
         pass
@@ -26,7 +26,7 @@ def remove_expired(database: Database, store: LocalBlobStore) -> None:
         pass
 
 
-def _remove_file(database: Database, store: LocalBlobStore) -> bool:
+def _remove_file(database: Database, store: BlobStore) -> bool:
     with database.transaction() as session:
         file = file_use.next_expired(session)
         if file is None:
@@ -37,7 +37,7 @@ def _remove_file(database: Database, store: LocalBlobStore) -> bool:
     return True
 
 
-def _remove_parts(database: Database, store: LocalBlobStore) -> bool:
+def _remove_parts(database: Database, store: BlobStore) -> bool:
     with database.transaction() as session:
         upload = chunked_uploads.next_unswept(session)
         if upload is None:

@@ -26,7 +26,7 @@ from app.core.spec.reports import (
     Report,
     report_adapter,
 )
-from app.core.storage.local import LocalBlobStore
+from app.core.storage.blobs import BlobStore, StorageUnavailable
 from worker.child import Child
 from worker.control import Control
 
@@ -61,7 +61,7 @@ def insist(control: Control, work: Callable[[], _T]) -> _T:
 class Relay:
     """The reports of one attempt on their way; `read` and `carry` run in two threads."""
 
-    def __init__(self, journal: Journal, store: LocalBlobStore, claim: Claim, control: Control) -> None:
+    def __init__(self, journal: Journal, store: BlobStore, claim: Claim, control: Control) -> None:
         self._journal = journal
         self._store = store
         self._prefix = f"jobs/{claim.job_id}/a{claim.epoch}/checkpoints"
@@ -134,8 +134,15 @@ class Relay:
 
     def _write(self) -> None:
         for blob in self._journal.record(self._pending):
-            self._store.delete_tree(blob)
+            self._remove(blob)
         self._pending.clear()
+
+    def _remove(self, blob: str) -> None:
+        """Of a tree that nothing names; what cannot be removed now is collected as an orphan later."""
+        try:
+            self._store.delete_tree(blob)
+        except StorageUnavailable as error:
+            log.warning("blob.not_removed", blob=blob, error=error.message)
 
     def _store_checkpoint(self, report: CheckpointSaved) -> Entry | None:
         """Copies a checkpoint into the store; a full disk costs the checkpoint, not the job."""
@@ -144,9 +151,9 @@ class Relay:
         blob = f"{self._prefix}/step-{report.step:08d}"
         try:
             files = self._store.put_tree(blob, Path(report.path))
-        except OSError as error:
+        except (OSError, StorageUnavailable) as error:
             log.warning("checkpoint.not_stored", step=report.step, error=str(error))
-            self._store.delete_tree(blob)
+            self._remove(blob)
             return entry(
                 Message(level="warn", message=f"The checkpoint at step {report.step} could not be stored: {error}")
             )

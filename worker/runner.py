@@ -24,7 +24,7 @@ from app.core.models import registry
 from app.core.models.adapters import starting_point
 from app.core.settings import Settings
 from app.core.spec.reports import Finished, Message, TrainerExit
-from app.core.storage.local import LocalBlobStore
+from app.core.storage.blobs import BlobStore, StorageUnavailable
 from worker.child import Child, describe_exit, log_tail
 from worker.control import Control, Drain, Stop
 from worker.lease import LeaseKeeper
@@ -55,7 +55,7 @@ class Runner:
     def __init__(
         self,
         database: Database,
-        store: LocalBlobStore,
+        store: BlobStore,
         settings: Settings,
         claim: Claim,
         *,
@@ -103,7 +103,7 @@ class Runner:
             code_name = error.code or "bad_config"
             message, param = error.message, error.param
             self._write(lambda s: endings.fail(s, self._claim, code_name, message, param))
-        except _DependencyDown as error:
+        except (_DependencyDown, StorageUnavailable) as error:
             reason = str(error)
             self._write(lambda s: endings.wait_for_dependency(s, self._claim, reason))
         # The boundary of an attempt: whatever went wrong is charged to the job and told in its events.

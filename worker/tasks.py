@@ -14,7 +14,8 @@ from app.core.errors import BadSetup, DatabaseUnavailable
 from app.core.jobs import leases, queries
 from app.core.jobs.leases import Claim
 from app.core.settings import Settings
-from app.core.storage.local import LocalBlobStore
+from app.core.storage.blobs import BlobStore, StorageUnavailable
+from app.core.storage.opening import open_store
 from worker import expiry, sweeper, validation
 from worker.celery_app import DRAIN, EXPIRY_TASK, SWEEP_TASK, app
 from worker.runner import Runner
@@ -36,8 +37,11 @@ def _database() -> Database:
     return Database(url)
 
 
-def _store() -> LocalBlobStore:
-    return LocalBlobStore(_settings().storage_dir)
+@lru_cache(maxsize=1)
+def _store() -> BlobStore:
+    """Opened by the first task, as the database is."""
+    config = _settings()
+    return open_store(config.storage_dir, config.storage_url, config.storage_address, config.storage_region)
 
 
 def _ring() -> None:
@@ -82,6 +86,9 @@ def validate_next() -> None:
             sweeper.admit(_database(), app)
     except DatabaseUnavailable:
         log.warning("validate.database_unavailable")
+    except StorageUnavailable as error:
+        # The claim runs out, and a sweep rings again.
+        log.warning("validate.storage_unavailable", error=error.message)
 
 
 @app.task(name=SWEEP_TASK)
@@ -100,3 +107,5 @@ def remove_expired() -> None:
         expiry.remove_expired(_database(), _store())
     except DatabaseUnavailable:
         log.warning("expiry.database_unavailable")
+    except StorageUnavailable as error:
+        log.warning("expiry.storage_unavailable", error=error.message)

@@ -13,7 +13,7 @@ from app.core.files.tables import FileStatus
 from app.core.files.uploads import TRAINING_PURPOSE
 from app.core.files.validation import FileReport, Progress, validate_file
 from app.core.jobs.events import clean
-from app.core.storage.local import LocalBlobStore
+from app.core.storage.blobs import BlobMissing, BlobStore
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class _Verdict:
     report: FileReport | None
 
 
-def validate_one(database: Database, store: LocalBlobStore) -> bool:
+def validate_one(database: Database, store: BlobStore) -> bool:
     """Validates the oldest waiting file and stores its report; False when none waits."""
     with database.transaction() as session:
         claimed = claims.claim_next(session, CLAIM_SECONDS)
@@ -73,13 +73,15 @@ def validate_one(database: Database, store: LocalBlobStore) -> bool:
     return True
 
 
-def _validate(store: LocalBlobStore, claim: FileClaim, progress: Progress) -> _Verdict:
+def _validate(store: BlobStore, claim: FileClaim, progress: Progress) -> _Verdict:
     if claim.purpose != TRAINING_PURPOSE:
         return _Verdict(FileStatus.processed, None, None)
     try:
-        report = validate_file(store.path(claim.blob), progress=progress)
-    except OSError as error:
+        with store.as_file(claim.blob, lambda: progress(0, 0)) as path:
+            report = validate_file(path, progress=progress)
+    except (OSError, BlobMissing) as error:
         log.warning("file.unreadable", file=claim.file_id, error=str(error))
-        details = f"The stored file could not be read ({error.strerror}); upload it again."
+        reason = error.strerror if isinstance(error, OSError) else "it is gone"
+        details = f"The stored file could not be read ({reason}); upload it again."
         return _Verdict(FileStatus.error, details, None)
     return _Verdict(FileStatus.processed if report.valid else FileStatus.error, report.summary(), report)

@@ -1,6 +1,5 @@
 """The directory of one attempt: its inputs, verified, and `spec.json`. The trainer sees nothing else."""
 
-import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from app.core.jobs.leases import Claim
 from app.core.jobs.tables import Checkpoint
 from app.core.settings import Settings
 from app.core.spec.job import TrainerSpec
-from app.core.storage.local import CHUNK_BYTES, BlobCorrupt, BlobMissing, LocalBlobStore
+from app.core.storage.blobs import BlobCorrupt, BlobMissing, BlobStore
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +36,7 @@ class Inputs:
 class Workspace:
     """`RUNS_DIR/<job>/a<epoch>`."""
 
-    def __init__(self, runs_dir: Path, store: LocalBlobStore, claim: Claim) -> None:
+    def __init__(self, runs_dir: Path, store: BlobStore, claim: Claim) -> None:
         self.path = (runs_dir / claim.job_id / f"a{claim.epoch}").absolute()
         self.log = self.path / LOG_NAME
         self._store = store
@@ -78,15 +77,11 @@ class Workspace:
 
     def _fetch(self, file: File, param: str) -> Path:
         target = self.path / f"{param}.jsonl"
-        digest = hashlib.sha256()
         try:
-            with self._store.open(file.blob) as source, target.open("wb") as out:
-                while chunk := source.read(CHUNK_BYTES):
-                    digest.update(chunk)
-                    out.write(chunk)
+            digest = self._store.fetch(file.blob, target)
         except BlobMissing as error:
             raise InvalidRequest(error.message, param=param, code="invalid_file") from error
-        if digest.hexdigest() != file.sha256:
+        if digest != file.sha256:
             raise InvalidRequest(
                 f"The stored content of the file '{file.id}' has changed since its upload; upload it again.",
                 param=param,

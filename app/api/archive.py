@@ -4,12 +4,12 @@ import tarfile
 from collections.abc import Collection, Iterator
 from pathlib import PurePosixPath
 
-from app.core.storage.local import LocalBlobStore
+from app.core.storage.blobs import BlobStore
 
 CHUNK_BYTES = 1 << 20
 
 
-def tar_stream(store: LocalBlobStore, prefix: str, names: Collection[str] | None = None) -> Iterator[bytes]:
+def tar_stream(store: BlobStore, prefix: str, names: Collection[str] | None = None) -> Iterator[bytes]:
     """The tar of all blobs below `prefix`, with paths relative to it; `names` keeps to those that are there of them."""
     for key in store.list(prefix):
         if names is not None and key.removeprefix(f"{prefix}/") not in names:

@@ -9,7 +9,7 @@ from fastapi import Depends, Header, Request
 
 from app.core.db import Database
 from app.core.settings import Settings
-from app.core.storage.local import LocalBlobStore
+from app.core.storage.blobs import BlobStore
 
 
 async def _database(request: Request) -> Database:
@@ -17,8 +17,8 @@ async def _database(request: Request) -> Database:
     return database
 
 
-async def _store(request: Request) -> LocalBlobStore:
-    store: LocalBlobStore = request.app.state.store
+async def _store(request: Request) -> BlobStore:
+    store: BlobStore = request.app.state.store
     return store
 
 
@@ -28,7 +28,7 @@ async def _settings(request: Request) -> Settings:
 
 
 Db = Annotated[Database, Depends(_database)]
-Store = Annotated[LocalBlobStore, Depends(_store)]
+Store = Annotated[BlobStore, Depends(_store)]
 Config = Annotated[Settings, Depends(_settings)]
 Strict = Annotated[
     bool,

@@ -21,7 +21,7 @@ def doctor(
     installation = import_module("app.cli.installation")
     if not installation.is_current(config.database_url):
         raise BadSetup("The database schema is not current; run `grouptune db upgrade`.")
-    found = installation.breaches(config.database_url, config.storage_dir) if history else []
+    found = installation.breaches(config.database_url, config) if history else []
     for breach in found:
         fail(f"{breach.subject}: it does not hold that {breach.invariant}")
     if found:

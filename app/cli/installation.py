@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 from app.core import migrate
@@ -11,7 +10,8 @@ from app.core.accounts.keyring import any_minted
 from app.core.db import Database
 from app.core.errors import BadSetup
 from app.core.jobs import history
-from app.core.storage.local import LocalBlobStore
+from app.core.settings import Settings
+from app.core.storage.opening import open_store
 
 ONLY_BOOTSTRAP: Final = (
     "The only API key is the installation's own, so it listens on this machine alone. Start it without --host, mint "
@@ -29,9 +29,9 @@ def is_current(database_url: str) -> bool:
     return migrate.current_is_head(database_url)
 
 
-def breaches(database_url: str, storage_dir: Path) -> list[history.Breach]:
+def breaches(database_url: str, config: Settings) -> list[history.Breach]:
     """What the history of all jobs breaks of the job machine's invariants, seen at one moment."""
-    store = LocalBlobStore(storage_dir)
+    store = open_store(config.storage_dir, config.storage_url, config.storage_address, config.storage_region)
     with _opened(database_url) as database, database.transaction() as session:
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         return history.breaches(session, store.exists)

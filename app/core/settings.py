@@ -1,5 +1,6 @@
 """Configuration from the environment. Every process of one installation sees the same values."""
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,11 @@ class Settings(BaseSettings):
     """Broker URL in Celery's form; empty means the embedded Valkey."""
     state_dir: Path = Field(default_factory=lambda: user_data_path("grouptune"))
     """Where the installation keeps its data: blobs, runs, logs, the embedded Postgres."""
+    storage_url: str | None = None
+    """`s3://bucket/prefix` keeps blobs in an S3-compatible store (docs/storage.md); else they are in `state_dir`."""
+    storage_endpoint: HttpUrl | None = None
+    """Address of an S3-compatible store that is not AWS, such as `http://minio:9000`."""
+    storage_region: str = "us-east-1"
     models_dir: Path = Field(default_factory=lambda: user_cache_path("grouptune") / "models")
     """Cache of base models as bf16 safetensors."""
 
@@ -54,6 +60,13 @@ class Settings(BaseSettings):
     Its key, if it has one, is in `GROUPTUNE_ROLLOUT_API_KEY`, which the trainer reads itself.
     """
 
+    @field_validator("storage_url")
+    @classmethod
+    def _bucket(cls, value: str | None) -> str | None:
+        if value and re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{2,62}(/[\w.=-]+)*/?", value) is None:
+            raise ValueError("write 's3://bucket' or 's3://bucket/prefix'")
+        return value or None
+
     @field_validator("model_aliases", mode="before")
     @classmethod
     def _pairs(cls, value: object) -> object:
@@ -67,6 +80,11 @@ class Settings(BaseSettings):
     @cached_property
     def storage_dir(self) -> Path:
         return self.state_dir / "storage"
+
+    @property
+    def storage_address(self) -> str | None:
+        """`storage_endpoint` as text without the slash that its type adds."""
+        return None if self.storage_endpoint is None else str(self.storage_endpoint).rstrip("/")
 
     @cached_property
     def runs_dir(self) -> Path:

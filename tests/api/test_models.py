@@ -16,7 +16,7 @@ from app.core.jobs.checkpoints import StoredCheckpoint
 from app.core.jobs.states import StopRequest
 from app.core.models.tables import TrainedModel
 from app.core.settings import Settings
-from app.core.storage.local import SUMS
+from app.core.storage.blobs import SUMS
 from tests.api.jobs import create
 from tests.api.server import Server, new_project, serve, variant
 from tests.setup_jobs import make_job

@@ -1,17 +1,35 @@
-"""Blobs appear whole or not at all, are never overwritten, and stay inside their directory."""
+"""Every blob store: blobs appear whole or not at all, are never overwritten, and stay inside their place."""
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
-from app.core.storage.local import SUMS, BlobCorrupt, BlobMissing, LocalBlobStore
+from app.core.storage import s3
+from app.core.storage.blobs import SUMS, BlobCorrupt, BlobMissing, BlobStore, StorageUnavailable
+from app.core.storage.local import LocalBlobStore
+from app.core.storage.opening import open_store
+from app.core.storage.s3 import PART_BYTES, S3BlobStore
+from tests.s3_server import BUCKET, CREDENTIALS, s3_client
+
+MIB = 1 << 20
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> LocalBlobStore:
-    return LocalBlobStore(tmp_path / "store")
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BlobStore:
+    """An empty store of each kind."""
+    if request.param == "local":
+        return LocalBlobStore(tmp_path / "store")
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    address = request.getfixturevalue("s3_address")
+    return open_store(tmp_path / "unused", f"s3://{BUCKET}/{uuid4().hex}/blobs", address, "us-east-1")
 
 
 @pytest.fixture
@@ -22,12 +40,21 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "tree"
 
 
-def test_what_is_written_can_be_read(store: LocalBlobStore) -> None:
+def mebibytes(count: int) -> Iterator[bytes]:
+    return (bytes([number % 251]) * MIB for number in range(count))
+
+
+def content(store: BlobStore, key: str) -> bytes:
+    with store.open(key) as blob:
+        return blob.read()
+
+
+def test_what_is_written_can_be_read(store: BlobStore) -> None:
     stored = store.write("files/one", [b"ab", b"c"])
     assert (stored.bytes, stored.sha256) == (3, sha256(b"abc").hexdigest())
-    with store.open("files/one") as blob:
-        assert blob.read() == b"abc"
+    assert content(store, "files/one") == b"abc"
     assert store.exists("files/one")
+    assert not store.exists("files")
     assert store.list("files") == ["files/one"]
     store.delete("files/one")
     store.delete("files/one")
@@ -36,49 +63,160 @@ def test_what_is_written_can_be_read(store: LocalBlobStore) -> None:
         store.open("files/one")
 
 
-def test_a_blob_is_never_overwritten(store: LocalBlobStore) -> None:
+def test_a_blob_of_many_parts_comes_back_from_any_place(store: BlobStore) -> None:
+    expected = b"".join(mebibytes(20))
+    stored = store.write("big", mebibytes(20))
+    assert (stored.bytes, stored.sha256) == (len(expected), sha256(expected).hexdigest())
+    with store.open("big") as blob:
+        assert blob.seek(0, 2) == len(expected)
+        blob.seek(PART_BYTES - 3)
+        assert blob.read(2 * MIB) == expected[PART_BYTES - 3 : PART_BYTES - 3 + 2 * MIB]
+        blob.seek(0)
+        assert blob.read() == expected
+
+
+@pytest.mark.parametrize("count", [0, 1, PART_BYTES // MIB])
+def test_the_sizes_at_the_edges_of_a_part_are_stored_whole(store: BlobStore, count: int) -> None:
+    assert store.write("edge", mebibytes(count)).bytes == len(content(store, "edge")) == count * MIB
+
+
+def test_memory_does_not_grow_with_a_blob_on_s3(s3_address: str) -> None:
+    # In a process of its own: the server of the tests lives in this one and keeps what it is sent.
+    code = f"""
+import resource
+from pathlib import Path
+from app.core.storage.opening import open_store
+store = open_store(Path('/nowhere'), 's3://{BUCKET}/{uuid4().hex}', {s3_address!r}, 'us-east-1')
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+def work(key, mib):
+    store.write(key, (bytes(1 << 20) for _ in range(mib)))
+    with store.open(key) as blob:
+        while blob.read(1 << 20): pass
+    return peak()
+print(work('warm', 80), work('large', 320))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | CREDENTIALS,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    small, large = map(int, done.stdout.split())
+    assert large - small < 100, done.stdout
+
+
+def test_a_blob_is_never_overwritten(store: BlobStore) -> None:
     store.write("one", [b"first"])
-    with pytest.raises(FileExistsError):
-        store.write("one", [b"second"])
-    assert store.path("one").read_bytes() == b"first"
+    for chunks in ([b"second"], mebibytes(12)):
+        with pytest.raises(FileExistsError):
+            store.write("one", chunks)
+    assert content(store, "one") == b"first"
 
 
-def test_an_upload_that_breaks_leaves_no_trace(store: LocalBlobStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [0, 20])
+def test_an_upload_that_breaks_leaves_no_trace(store: BlobStore, sent: int, request: pytest.FixtureRequest) -> None:
     def chunks() -> Iterator[bytes]:
-        yield b"half"
+        yield from mebibytes(sent)
         raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        store.write("one", chunks())
-    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+        store.write("files/one", chunks())
+    assert store.list("files") == []
+    if isinstance(store, S3BlobStore):
+        uploads = s3_client(request.getfixturevalue("s3_address")).list_multipart_uploads(Bucket=BUCKET)
+        assert not uploads.get("Uploads")
+    else:
+        root = request.getfixturevalue("tmp_path") / "store"
+        assert not [path for path in root.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(
     "key", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/./b", "a\0b", ".incoming/x", "a\\b"]
 )
-def test_keys_cannot_leave_the_store(store: LocalBlobStore, key: str) -> None:
+def test_keys_cannot_leave_the_store(store: BlobStore, key: str) -> None:
+    calls: list[Callable[[str], object]] = [store.open, store.exists, store.list, store.delete, store.delete_tree]
+    for call in calls:
+        with pytest.raises(ValueError, match="not a blob key"):
+            call(key)
     with pytest.raises(ValueError, match="not a blob key"):
-        store.path(key)
+        store.write(key, [b"x"])
 
 
-def test_a_tree_comes_back_as_it_was(store: LocalBlobStore, tree: Path, tmp_path: Path) -> None:
+def test_a_tree_comes_back_as_it_was(store: BlobStore, tree: Path, tmp_path: Path) -> None:
     assert sorted(store.put_tree("jobs/1/adapter", tree)) == ["a.txt", "sub/b.txt"]
+    store.write("jobs/10", [b"a neighbour whose name begins alike"])
     store.fetch_tree("jobs/1/adapter", tmp_path / "back")
     assert (tmp_path / "back" / "sub" / "b.txt").read_text() == "b"
     assert store.list("jobs/1/adapter")[0] == f"jobs/1/adapter/{SUMS}"
-    store.delete_tree("jobs/1/adapter")
-    assert store.list("jobs/1/adapter") == []
+    store.delete_tree("jobs/1")
+    store.delete_tree("jobs/1")
+    assert store.list("jobs") == ["jobs/10"]
 
 
-def test_a_changed_byte_is_found(store: LocalBlobStore, tree: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("put_back", [[], [b"c"]])
+def test_a_changed_or_missing_file_is_found(
+    store: BlobStore, tree: Path, tmp_path: Path, put_back: list[bytes]
+) -> None:
     store.put_tree("t", tree)
-    store.path("t/sub/b.txt").write_text("c")
+    store.delete("t/sub/b.txt")
+    if put_back:
+        store.write("t/sub/b.txt", put_back)
     with pytest.raises(BlobCorrupt, match=r"sub/b\.txt"):
         store.fetch_tree("t", tmp_path / "back")
 
 
-def test_an_unfinished_tree_is_not_used(store: LocalBlobStore, tree: Path, tmp_path: Path) -> None:
+def test_an_unfinished_tree_is_not_used(store: BlobStore, tree: Path, tmp_path: Path) -> None:
     store.put_tree("t", tree)
     store.delete(f"t/{SUMS}")
     with pytest.raises(BlobCorrupt, match="not complete"):
         store.fetch_tree("t", tmp_path / "back")
+
+
+def test_a_blob_can_be_had_as_a_file(store: BlobStore) -> None:
+    store.write("files/one", mebibytes(3))
+    ticks: list[None] = []
+    with store.as_file("files/one", lambda: ticks.append(None)) as path:
+        assert path.read_bytes() == b"".join(mebibytes(3))
+    assert ticks
+    assert store.exists("files/one")
+    with pytest.raises(BlobMissing), store.as_file("files/two", lambda: None):
+        pass
+
+
+def test_a_scan_tells_how_old_blobs_are(store: BlobStore) -> None:
+    store.write("files/one", [b"1"])
+    (found,) = store.scan("files")
+    assert found.key == "files/one"
+    assert abs(found.written_at - datetime.now(UTC)) < timedelta(seconds=60)
+
+
+def test_a_store_that_can_be_written_says_so_and_keeps_no_trace(store: BlobStore) -> None:
+    store.write("files/one", [b"1"])
+    store.check_writable()
+    assert store.list("files") == ["files/one"]
+
+
+def test_a_bucket_that_is_not_there_is_an_error_of_the_store(
+    s3_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    store = open_store(tmp_path, "s3://nobody-made-this", s3_address, "us-east-1")
+    with pytest.raises(StorageUnavailable, match="nobody-made-this"):
+        store.check_writable()
+    with pytest.raises(StorageUnavailable):
+        store.write("files/one", [b"1"])
+
+
+def test_an_address_where_nobody_listens_is_an_error_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "RETRIES", 1)
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    store = open_store(tmp_path, f"s3://{BUCKET}", "http://127.0.0.1:9", "us-east-1")
+    for call in (store.check_writable, lambda: store.exists("a"), lambda: store.list("a"), lambda: store.open("a")):
+        with pytest.raises(StorageUnavailable, match="GROUPTUNE_STORAGE_ENDPOINT"):
+            call()

@@ -16,6 +16,7 @@ from app.core.jobs import leases
 from app.core.jobs.states import TERMINAL, JobStatus
 from app.core.jobs.tables import Job
 from app.core.settings import Settings
+from app.core.storage.blobs import BlobStore
 from app.core.storage.local import LocalBlobStore
 from tests.setup_jobs import make_job, make_project, stored_file, supervised
 from tests.waiting import eventually
@@ -131,7 +132,7 @@ class Plant:
     """A database, a broker and a tiny model; tests start and kill the workers."""
 
     database: Database
-    store: LocalBlobStore
+    store: BlobStore
     directory: Path
     environment: dict[str, str]
     broker_url: str

@@ -1,15 +1,13 @@
 """`/healthz` and `/readyz`, for load balancers and orchestrators."""
 
-import tempfile
-from pathlib import Path
-
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from app.api.deps import Config
+from app.api.deps import Config, Store
 from app.core import migrate
 from app.core.errors import DatabaseUnavailable, GrouptuneError
 from app.core.settings import Settings
+from app.core.storage.blobs import BlobStore, StorageUnavailable
 
 router = APIRouter(tags=["Health"])
 
@@ -34,9 +32,9 @@ def healthz() -> Health:
 
 
 @router.get("/readyz")
-def readyz(settings: Config) -> Health:
+def readyz(settings: Config, store: Store) -> Health:
     """Postgres is reachable, its schema is current, and the storage can be written."""
-    problems = [*_database_problems(settings), *_storage_problems(settings.storage_dir)]
+    problems = [*_database_problems(settings), *_storage_problems(store)]
     if problems:
         raise NotReady(" ".join(problems))
     return Health()
@@ -50,11 +48,9 @@ def _database_problems(settings: Settings) -> list[str]:
     return [] if current else ["The database schema is not current; run `grouptune db upgrade`."]
 
 
-def _storage_problems(directory: Path) -> list[str]:
+def _storage_problems(store: BlobStore) -> list[str]:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory) as probe:
-            probe.write(b"ok")
-    except OSError as error:
-        return [f"The storage at {directory} cannot be written ({error.strerror}); check owner and free space."]
+        store.check_writable()
+    except StorageUnavailable as error:
+        return [error.message]
     return []

@@ -17,7 +17,7 @@ from app.core.files import uploads
 from app.core.files.tables import File, Upload, UploadPart, UploadStatus
 from app.core.files.uploads import Received
 from app.core.files.validation import MAX_FILE_BYTES
-from app.core.storage.local import CHUNK_BYTES, BlobMissing, LocalBlobStore
+from app.core.storage.blobs import CHUNK_BYTES, BlobMissing, BlobStore
 
 UPLOAD_SECONDS: Final = 3600
 """A pending upload expires so long after its creation."""
@@ -107,7 +107,7 @@ def _get(session: Session, project_id: str, upload_id: str, *, lock: bool) -> Up
     return upload
 
 
-def receive_part(store: LocalBlobStore, upload_id: str, chunks: Iterable[bytes]) -> StoredPart:
+def receive_part(store: BlobStore, upload_id: str, chunks: Iterable[bytes]) -> StoredPart:
     """Streams a part into the store. Delete the blob again if no row comes to name it.
 
     Raises `PayloadTooLarge` past `MAX_PART_BYTES` and `InvalidRequest` for an empty part, leaving no blob.
@@ -176,7 +176,7 @@ def check_parts(session: Session, project_id: str, upload_id: str, part_ids: Seq
         )
 
 
-def assemble(store: LocalBlobStore, upload_id: str, part_ids: Sequence[str], *, md5: str | None) -> Received:
+def assemble(store: BlobStore, upload_id: str, part_ids: Sequence[str], *, md5: str | None) -> Received:
     """Writes checked parts one after the other into a new blob. Delete it again if no row comes to name it.
 
     Raises `UploadMismatch` when the content has another MD5 than `md5` (hexadecimal), and `UploadClosed` when the

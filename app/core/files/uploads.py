@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.core import ids
 from app.core.errors import InvalidRequest, NotFound, PayloadTooLarge
 from app.core.files.tables import File, not_expired
-from app.core.storage.local import LocalBlobStore
+from app.core.storage.blobs import BlobStore
 
 TRAINING_PURPOSE: Final = "fine-tune"
 """Of files that jobs read; they are validated line by line."""
@@ -43,7 +43,7 @@ def check_purpose(purpose: str | None) -> str:
     )
 
 
-def receive(store: LocalBlobStore, chunks: Iterable[bytes], *, max_bytes: int) -> Received:
+def receive(store: BlobStore, chunks: Iterable[bytes], *, max_bytes: int) -> Received:
     """Streams an upload into the store. Delete the blob again if no row comes to name it.
 
     Raises `PayloadTooLarge` past `max_bytes` and `InvalidRequest` for an empty file, leaving no blob.

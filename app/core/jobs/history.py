@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app.core.storage.local import SUMS
+from app.core.storage.blobs import SUMS
 
 
 @dataclass(frozen=True)

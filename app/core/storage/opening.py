@@ -1,0 +1,23 @@
+"""Opens the blob store that an installation is configured for."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from app.core.errors import BadSetup
+from app.core.storage.blobs import BlobStore
+from app.core.storage.local import LocalBlobStore
+
+
+def open_store(directory: Path, url: str | None, endpoint: str | None, region: str) -> BlobStore:
+    """The store at `url` (`s3://bucket/prefix`), or in `directory` without one. Connects to nothing yet.
+
+    Raises `BadSetup` for an S3 store without the package that speaks to it.
+    """
+    if url is None:
+        return LocalBlobStore(directory)
+    try:
+        from app.core.storage.s3 import Bucket, S3BlobStore  # noqa: PLC0415 - an optional package
+    except ModuleNotFoundError as error:
+        raise BadSetup("GROUPTUNE_STORAGE_URL needs an extra: pip install 'grouptune[s3]'.") from error
+    parts = urlsplit(url)
+    return S3BlobStore(Bucket(parts.netloc, parts.path.strip("/") or None, region, endpoint))

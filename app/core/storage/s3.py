@@ -1,0 +1,217 @@
+"""Blobs in an S3-compatible bucket, streamed both ways in constant memory.
+
+Credentials come from the environment (`AWS_ACCESS_KEY_ID`, ...) or the machine's role, never from our settings.
+"""
+
+import hashlib
+import io
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import S3Store
+
+from app.core.storage.blobs import (
+    CHUNK_BYTES,
+    INCOMING,
+    SUMS,
+    BlobMissing,
+    BlobStore,
+    Listed,
+    StorageUnavailable,
+    Stored,
+    check_key,
+)
+
+if TYPE_CHECKING:
+    from obstore import ReadableFile
+    from obstore.store import S3Config
+
+PART_BYTES: Final = 8 << 20
+"""Of a multipart upload and of a ranged read; S3 takes 10,000 parts, so blobs of up to 78 GiB."""
+PARTS_AT_ONCE: Final = 4
+RETRIES: Final = 5
+RETRY_TIMEOUT: Final = timedelta(seconds=30)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Where to find it."""
+
+    name: str
+    prefix: str | None
+    """All keys lie below it."""
+    region: str
+    endpoint: str | None
+    """Of a store that is not AWS; None means AWS."""
+
+
+class S3BlobStore(BlobStore):
+    """A bucket, or a prefix of one, as a blob store."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        # AWS addresses buckets by host name, most others by path.
+        config: S3Config = {
+            "region": bucket.region,
+            "virtual_hosted_style_request": bucket.endpoint is None,
+            "checksum_algorithm": "sha256",
+        }
+        if bucket.endpoint is not None:
+            config["endpoint"] = bucket.endpoint
+        self._store = S3Store(
+            bucket.name,
+            prefix=bucket.prefix,
+            config=config,
+            client_options={"allow_http": (bucket.endpoint or "").startswith("http://")},
+            retry_config={"max_retries": RETRIES, "retry_timeout": RETRY_TIMEOUT},
+        )
+        self._name = f"s3://{bucket.name}"
+
+    def write(self, key: str, chunks: Iterable[bytes]) -> Stored:
+        counted = _Counted(chunks)
+        stream = iter(counted)
+        first = b"".join(_up_to(stream, PART_BYTES))
+        with self._telling(check_key(key)):
+            try:
+                if len(first) < PART_BYTES:
+                    obstore.put(self._store, key, first, mode="create", use_multipart=False)
+                else:
+                    self._write_parts(key, chain([first], stream))
+            except AlreadyExistsError as error:
+                raise FileExistsError(f"The blob '{key}' is there already.") from error
+        return Stored(counted.size, counted.digest.hexdigest())
+
+    def _write_parts(self, key: str, chunks: Iterator[bytes]) -> None:
+        # S3 cannot be asked for multipart uploads to new keys alone; ours hold a random id or a lease's epoch.
+        if self.exists(key):
+            raise FileExistsError(f"The blob '{key}' is there already.")
+        obstore.put(self._store, key, chunks, use_multipart=True, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
+
+    def open(self, key: str) -> BinaryIO:
+        with self._telling(check_key(key)):
+            try:
+                reader = obstore.open_reader(self._store, key, buffer_size=PART_BYTES)
+            except FileNotFoundError as error:
+                raise BlobMissing(f"The blob store holds nothing under '{key}'.") from error
+        return cast("BinaryIO", io.BufferedReader(_Raw(reader, self._name), CHUNK_BYTES))
+
+    @contextmanager
+    def as_file(self, key: str, tick: Callable[[], None]) -> Iterator[Path]:
+        with tempfile.NamedTemporaryFile(prefix="grouptune-") as copy:
+            with self.open(key) as source:
+                while chunk := source.read(CHUNK_BYTES):
+                    copy.write(chunk)
+                    tick()
+            copy.flush()
+            yield Path(copy.name)
+
+    def exists(self, key: str) -> bool:
+        with self._telling(check_key(key)):
+            try:
+                obstore.head(self._store, key)
+            except FileNotFoundError:
+                return False
+        return True
+
+    def scan(self, prefix: str) -> Iterator[Listed]:
+        with self._telling(check_key(prefix)):
+            for page in obstore.list(self._store, prefix=prefix):
+                for found in page:
+                    yield Listed(found["path"], found["last_modified"])
+
+    def delete(self, key: str) -> None:
+        with self._telling(check_key(key)):
+            obstore.delete(self._store, key)
+
+    def delete_tree(self, prefix: str) -> None:
+        self.delete(f"{prefix}/{SUMS}")
+        keys = self.list(prefix)
+        with self._telling(prefix):
+            if keys:
+                obstore.delete(self._store, keys)
+
+    def check_writable(self) -> None:
+        probe = f"{INCOMING}/{uuid.uuid4().hex}"
+        with self._telling(probe):
+            obstore.put(self._store, probe, b"ok", use_multipart=False)
+            obstore.delete(self._store, probe)
+
+    @contextmanager
+    def _telling(self, key: str) -> Iterator[None]:
+        """Turns the client's errors into ours. What the caller's chunks raise passes."""
+        try:
+            yield
+        except FileNotFoundError as error:  # obstore's: without the key's own handling it is the bucket
+            raise _away(self._name, key, error) from error
+        except AlreadyExistsError:
+            raise
+        except BaseError as error:
+            raise _away(self._name, key, error) from error
+
+
+class _Counted:
+    """Size and digest of what passes."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = chunks
+        self.size = 0
+        self.digest = hashlib.sha256()
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            self.size += len(chunk)
+            self.digest.update(chunk)
+            yield chunk
+
+
+def _up_to(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """The first chunks, until they have `size` bytes or end."""
+    taken = 0
+    while taken < size and (chunk := next(chunks, None)) is not None:
+        taken += len(chunk)
+        yield chunk
+
+
+class _Raw(io.RawIOBase):
+    """A blob's ranged reads as Python's file."""
+
+    def __init__(self, reader: "ReadableFile", store: str) -> None:
+        self._reader = reader
+        self._store = store
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._reader.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._reader.tell()
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer)
+        try:
+            data = self._reader.read(len(view))
+        except (BaseError, OSError) as error:
+            raise _away(self._store, "a blob", error) from error
+        view[: len(data)] = data
+        return len(data)
+
+
+def _away(store: str, key: str, error: Exception) -> StorageUnavailable:
+    reason = str(error).partition("\n")[0][:300]
+    return StorageUnavailable(
+        f"The blob store {store} cannot be used for '{key}' ({reason}); check the bucket, GROUPTUNE_STORAGE_ENDPOINT "
+        "and the AWS_ variables."
+    )
