@@ -21,6 +21,9 @@ TRAIN_QUEUE: Final = "train"
 DEFAULT_QUEUE: Final = "default"
 SWEEP_TASK: Final = "jobs.sweep"
 EXPIRY_TASK: Final = "files.remove_expired"
+COLLECT_TASK: Final = "storage.collect_orphans"
+COLLECT_SECONDS: Final = 3600.0
+"""It lists the whole blob store."""
 _WORKER_PID: Final = os.getpid()
 """Of the process that imported this; a forked beat inherits the number."""
 
@@ -36,10 +39,14 @@ def create(configuration: settings.Settings) -> Celery:
         beat_schedule={
             task: {
                 "task": task,
-                "schedule": configuration.sweep_seconds,
-                "options": {"queue": DEFAULT_QUEUE, "expires": configuration.sweep_seconds},
+                "schedule": seconds,
+                "options": {"queue": DEFAULT_QUEUE, "expires": seconds},
             }
-            for task in (SWEEP_TASK, EXPIRY_TASK)
+            for task, seconds in (
+                (SWEEP_TASK, configuration.sweep_seconds),
+                (EXPIRY_TASK, configuration.sweep_seconds),
+                (COLLECT_TASK, COLLECT_SECONDS),
+            )
         },
         broker_connection_max_retries=None,
         broker_connection_retry_on_startup=True,

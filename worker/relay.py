@@ -134,15 +134,8 @@ class Relay:
 
     def _write(self) -> None:
         for blob in self._journal.record(self._pending):
-            self._remove(blob)
+            self._store.discard(blob)
         self._pending.clear()
-
-    def _remove(self, blob: str) -> None:
-        """Of a tree that nothing names; what cannot be removed now is collected as an orphan later."""
-        try:
-            self._store.delete_tree(blob)
-        except StorageUnavailable as error:
-            log.warning("blob.not_removed", blob=blob, error=error.message)
 
     def _store_checkpoint(self, report: CheckpointSaved) -> Entry | None:
         """Copies a checkpoint into the store; a full disk costs the checkpoint, not the job."""
@@ -153,7 +146,7 @@ class Relay:
             files = self._store.put_tree(blob, Path(report.path))
         except (OSError, StorageUnavailable) as error:
             log.warning("checkpoint.not_stored", step=report.step, error=str(error))
-            self._remove(blob)
+            self._store.discard(blob)
             return entry(
                 Message(level="warn", message=f"The checkpoint at step {report.step} could not be stored: {error}")
             )

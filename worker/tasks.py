@@ -16,8 +16,8 @@ from app.core.jobs.leases import Claim
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.storage.opening import open_store
-from worker import expiry, sweeper, validation
-from worker.celery_app import DRAIN, EXPIRY_TASK, SWEEP_TASK, app
+from worker import collector, expiry, sweeper, validation
+from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, SWEEP_TASK, app
 from worker.runner import Runner
 
 log = structlog.get_logger(__name__)
@@ -109,3 +109,14 @@ def remove_expired() -> None:
         log.warning("expiry.database_unavailable")
     except StorageUnavailable as error:
         log.warning("expiry.storage_unavailable", error=error.message)
+
+
+@app.task(name=COLLECT_TASK)
+def collect_orphans() -> None:
+    """Removes blobs that nothing needs."""
+    try:
+        collector.collect(_database(), _store(), _settings().orphan_grace_seconds)
+    except DatabaseUnavailable:
+        log.warning("collect.database_unavailable")
+    except StorageUnavailable as error:
+        log.warning("collect.storage_unavailable", error=error.message)

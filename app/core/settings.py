@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     max_file_bytes: Annotated[int, Field(gt=0)] = 2 * 1024**3
     max_upload_bytes: Annotated[int, Field(gt=0)] = 8 * 1024**3
     """Size of a file that is uploaded in parts."""
+    orphan_grace_seconds: Annotated[float, Field(ge=3600)] = 86_400.0
+    """Blobs that nothing names are removed once they are so old (docs/retention.md)."""
     lease_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How long a claim lives without a heartbeat, by the database's clock."""
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 10.0

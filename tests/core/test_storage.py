@@ -185,6 +185,15 @@ def test_a_blob_can_be_had_as_a_file(store: BlobStore) -> None:
         pass
 
 
+def test_what_nothing_names_is_discarded_whatever_it_is(store: BlobStore, tree: Path) -> None:
+    store.write("files/one", [b"1"])
+    store.put_tree("jobs/1/adapter", tree)
+    for place in ("files/one", "jobs/1", "files/never-there"):
+        store.discard(place)
+    assert store.list("files") == store.list("jobs") == []
+    store.remove_incomplete(datetime.now(UTC))
+
+
 def test_a_scan_tells_how_old_blobs_are(store: BlobStore) -> None:
     store.write("files/one", [b"1"])
     (found,) = store.scan("files")
@@ -220,3 +229,4 @@ def test_an_address_where_nobody_listens_is_an_error_of_the_store(
     for call in (store.check_writable, lambda: store.exists("a"), lambda: store.list("a"), lambda: store.open("a")):
         with pytest.raises(StorageUnavailable, match="GROUPTUNE_STORAGE_ENDPOINT"):
             call()
+    store.discard("a")  # says so in the log; the collector comes later

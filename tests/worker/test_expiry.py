@@ -14,7 +14,7 @@ from tests.setup_jobs import make_file
 from tests.waiting import eventually
 from tests.worker.conftest import Bench, Plant
 from worker import celery_app
-from worker.celery_app import DEFAULT_QUEUE, EXPIRY_TASK, SWEEP_TASK
+from worker.celery_app import COLLECT_SECONDS, COLLECT_TASK, DEFAULT_QUEUE, EXPIRY_TASK, SWEEP_TASK
 from worker.expiry import remove_expired
 
 
@@ -94,11 +94,11 @@ def test_uploads_expire_and_what_crashes_left_of_their_parts_goes_too(bench: Ben
         assert session.get_one(Upload, pending.id).status == "pending"
 
 
-def test_the_beat_rings_for_both_rounds(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_beat_rings_for_all_rounds(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", broker_url)
     schedule = celery_app.create(Settings(sweep_seconds=7)).conf.beat_schedule
-    assert {entry["task"] for entry in schedule.values()} == {SWEEP_TASK, EXPIRY_TASK}
-    assert {entry["schedule"] for entry in schedule.values()} == {7}
+    rounds = {entry["task"]: entry["schedule"] for entry in schedule.values()}
+    assert rounds == {SWEEP_TASK: 7, EXPIRY_TASK: 7, COLLECT_TASK: COLLECT_SECONDS}
     assert {entry["options"]["queue"] for entry in schedule.values()} == {DEFAULT_QUEUE}
 
 

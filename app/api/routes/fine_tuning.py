@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
 from starlette.responses import StreamingResponse
 
-from app.api.deps import Config, Db, Strict
+from app.api.deps import Config, Db, Store, Strict
 from app.api.ids import JobId
 from app.api.metrics_csv import csv_lines
 from app.api.pagination import After, Limit, Page, page
@@ -16,6 +16,7 @@ from app.api.schemas.jobs import (
     CheckpointObject,
     EventObject,
     GroupList,
+    JobDeleted,
     JobObject,
     MetricSeries,
 )
@@ -24,7 +25,7 @@ from app.auth.scopes import needs
 from app.core import broker
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest
-from app.core.jobs import admission, audited, inspector, lifecycle, queries, quotas, series
+from app.core.jobs import admission, audited, inspector, lifecycle, queries, quotas, removal, series
 from app.core.jobs.states import JobStatus
 from app.core.jobs.views import view, views
 from app.core.spec.reports import Source
@@ -100,6 +101,15 @@ def retrieve_job(caller: Caller, job_id: JobId, database: Db, strict: Strict = F
     """One job with its progress."""
     with database.transaction() as session:
         return JobObject.of(view(session, queries.get_job(session, caller.project_id, job_id)), strict=strict)
+
+
+@router.delete("/{job_id}", dependencies=[needs(Scope.jobs_write)])
+def delete_job(caller: Caller, job_id: JobId, database: Db, store: Store) -> JobDeleted:
+    """Delete a finished job with its checkpoints and result files. The model that it published goes first."""
+    with database.transaction() as session:
+        audited.delete(session, caller.actor, job_id)
+    store.discard(removal.blobs_of(job_id))
+    return JobDeleted(id=job_id)
 
 
 @router.post("/{job_id}/cancel", dependencies=[needs(Scope.jobs_write)])

@@ -96,7 +96,7 @@ def remove_model(caller: Caller, model: ModelName, database: Db, store: Store, s
         adapter = delete_model(session, caller.project_id, model)
         before = audit.snapshot(adapter, "base_model", "job_id", "blob")
         audit.record(session, caller.actor, Action.model_delete, adapter.id, before=before)
-    store.delete_tree(adapter.blob)
+    store.discard(adapter.blob)
     return ModelDeleted(id=model)
 
 

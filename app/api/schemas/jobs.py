@@ -269,3 +269,11 @@ class AttemptList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[AttemptObject]
+
+
+class JobDeleted(BaseModel):
+    """The job is gone."""
+
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    deleted: Literal[True] = True

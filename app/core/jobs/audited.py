@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from app.core.accounts import audit
 from app.core.accounts.audit import Action, Actor
-from app.core.jobs import lifecycle
+from app.core.jobs import lifecycle, removal
 from app.core.jobs.queries import job_of_project
 from app.core.jobs.tables import Job
 
@@ -24,6 +24,14 @@ def pause(session: Session, actor: Actor, job_id: str) -> Job:
 def resume(session: Session, actor: Actor, job_id: str) -> Job:
     """`lifecycle.resume` in the actor's project."""
     return _change(session, actor, job_id, Action.job_resume, lifecycle.resume)
+
+
+def delete(session: Session, actor: Actor, job_id: str) -> Job:
+    """`removal.delete_job` in the actor's project."""
+    job = removal.delete_job(session, actor.project_id, job_id)
+    before = audit.snapshot(job, "status", "training_file", "validation_file", "fine_tuned_model")
+    audit.record(session, actor, Action.job_delete, job.id, before=before)
+    return job
 
 
 def note_created(session: Session, actor: Actor, job: Job) -> None:

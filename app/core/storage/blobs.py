@@ -12,7 +12,11 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final
 
+import structlog
+
 from app.core.errors import GrouptuneError
+
+log = structlog.get_logger(__name__)
 
 SUMS: Final = "SHA256SUMS"
 CHUNK_BYTES: Final = 1 << 20
@@ -103,8 +107,20 @@ class BlobStore(ABC):
         """Removes everything below `prefix`, the list of digests first; absent is fine."""
 
     @abstractmethod
+    def remove_incomplete(self, before: datetime) -> None:
+        """Removes what writers that were killed before that left of blobs that never appeared."""
+
+    @abstractmethod
     def check_writable(self) -> None:
         """Writes and removes a little. Raises `StorageUnavailable` that says why that failed."""
+
+    def discard(self, place: str) -> None:
+        """Removes a blob, or all below a prefix, that nothing names; what fails now is collected as an orphan later."""
+        try:
+            self.delete(place)
+            self.delete_tree(place)
+        except (OSError, StorageUnavailable) as error:
+            log.warning("blob.not_removed", place=place, error=str(error))
 
     def list(self, prefix: str) -> list[str]:
         """All keys below `prefix`, sorted; empty when there are none."""

@@ -70,13 +70,20 @@ class LocalBlobStore(BlobStore):
                     yield Listed(f"{prefix}/{path.relative_to(base).as_posix()}", written_at)
 
     def delete(self, key: str) -> None:
-        self.path(key).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            self.path(key).unlink()
 
     def delete_tree(self, prefix: str) -> None:
         base = self.path(prefix)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             (base / SUMS).unlink()
         shutil.rmtree(base, ignore_errors=True)
+
+    def remove_incomplete(self, before: datetime) -> None:
+        for left in (self._root / INCOMING).glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if left.stat().st_mtime < before.timestamp():
+                    left.unlink()
 
     def check_writable(self) -> None:
         try:

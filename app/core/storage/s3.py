@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
@@ -137,6 +137,13 @@ class S3BlobStore(BlobStore):
         with self._telling(prefix):
             if keys:
                 obstore.delete(self._store, keys)
+
+    def remove_incomplete(self, before: datetime) -> None:
+        """Only probes: uploads that broke are the bucket's own rule's (docs/storage.md)."""
+        with self._telling(INCOMING):
+            for page in obstore.list(self._store, prefix=INCOMING):
+                if old := [found["path"] for found in page if found["last_modified"] < before]:
+                    obstore.delete(self._store, old)
 
     def check_writable(self) -> None:
         probe = f"{INCOMING}/{uuid.uuid4().hex}"
