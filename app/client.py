@@ -2,10 +2,11 @@
 
 import io
 import ipaddress
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -17,6 +18,8 @@ ANSWER_SECONDS: Final = 60.0
 PAGE_SIZE: Final = 100
 
 Json = dict[str, Any]
+_OUR_ENUMS: Final = {"x-grouptune-strict-enums": "false"}
+"""Whatever the project says: `paused` is a status that commands know."""
 
 
 class ServerUnreachable(GrouptuneError):
@@ -39,14 +42,22 @@ class ApiError(GrouptuneError):
         return self.http_status in (429, 502, 503, 504)
 
 
+class ServerSentEvent(NamedTuple):
+    """One message of a stream. `name` is empty for a comment, which only says that the server is still there."""
+
+    name: str
+    data: Json
+    id: str | None
+
+
 class Client:
     """A connection to one server. All methods raise `ApiError` and `ServerUnreachable`."""
 
-    def __init__(self, base_url: str, api_key: str) -> None:
-        """`base_url` ends in `/v1`, as for an OpenAI client."""
+    def __init__(self, base_url: str, api_key: str | None) -> None:
+        """`base_url` ends in `/v1`, as for an OpenAI client. Without a key it can get one (`/oidc/exchange`)."""
         self.base_url = base_url.rstrip("/")
         self._http = httpx.Client(
-            headers={"authorization": f"Bearer {api_key}"},
+            headers=_OUR_ENUMS | ({} if api_key is None else {"authorization": f"Bearer {api_key}"}),
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
             # A proxy from the environment cannot reach a server on this machine.
             trust_env=not is_loopback(urlsplit(base_url).hostname or ""),
@@ -118,6 +129,26 @@ class Client:
             raise self._unreachable(error) from error
         raise _refusal(response, _json(response), self.base_url)
 
+    def stream(
+        self, path: str, *, last_id: str | None, silence_seconds: float
+    ) -> Generator[ServerSentEvent, None, None]:
+        """The messages of a stream behind the one with `last_id`, until the server ends it.
+
+        A longer silence than `silence_seconds` counts as an unreachable server; servers of ours break theirs every
+        15 seconds. Close it (`contextlib.closing`) to leave early.
+        """
+        headers = {} if last_id is None else {"last-event-id": last_id}
+        timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, read=silence_seconds)
+        try:
+            with self._http.stream("GET", f"{self.base_url}{path}", headers=headers, timeout=timeout) as response:
+                if response.headers.get("content-type", "").startswith("text/event-stream"):
+                    yield from _messages(response.iter_bytes())
+                    return
+                response.read()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        raise _refusal(response, _json(response), self.base_url)
+
     def _send(self, method: str, path: str, **content: Any) -> Json:
         try:
             response = self._http.request(method, f"{self.base_url}{path}", **content)
@@ -145,6 +176,26 @@ class _Counted(io.FileIO):
         chunk = super().read(-1 if size is None else size) or b""
         self._progress(len(chunk))
         return chunk
+
+
+def _messages(pieces: Iterable[bytes]) -> Iterator[ServerSentEvent]:
+    """Server-sent events as this server writes them: one line of JSON each, `\n` between lines.
+
+    Not by `str.splitlines`, as httpx does: JSON may hold U+2028 and others that it takes for the end of a line.
+    """
+    fields: dict[str, str] = {}
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            name, _, value = line.decode().partition(": ")
+            if line.startswith(b":"):
+                yield ServerSentEvent("", {}, None)
+            elif line:
+                fields[name] = value
+            elif fields:
+                yield ServerSentEvent(fields.get("event", ""), json.loads(fields["data"]), fields.get("id"))
+                fields = {}
 
 
 def _keyed(idempotency_key: str | None) -> dict[str, str]:

@@ -6,8 +6,9 @@ from typing import Final
 
 from fastapi import APIRouter, FastAPI
 
-from app.api import errors, signals
+from app.api import errors, examples, pages, signals
 from app.api.body_limit import BodyLimit
+from app.api.http_metrics import HttpMetrics
 from app.api.idempotency import Idempotency
 from app.api.live import Hub
 from app.api.request_ids import RequestIds
@@ -15,23 +16,33 @@ from app.api.routes import (
     api_keys,
     audit_log,
     checkpoint_permissions,
+    dashboard,
     files,
     fine_tuning,
+    graders,
     health,
+    metrics,
     model_aliases,
     models,
+    oidc,
     projects,
     streams,
     uploads,
     validate_job,
+    webhooks,
 )
 from app.api.schemas.errors import ErrorEnvelope
 from app.auth import scopes
+from app.auth.id_tokens import IdTokens
 from app.core import logging
 from app.core import settings as configuration
 from app.core.accounts.rate_limit import RateLimiter
+from app.core.addresses import PrivateHosts
 from app.core.db import Database
+from app.core.egress import Egress
 from app.core.errors import BadSetup
+from app.core.graders.toolbox import Outside, Toolbox
+from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.storage.opening import open_store
 
@@ -47,15 +58,30 @@ TAGS: Final = [
     {"name": "Uploads", "description": "Files that arrive in parts."},
     {"name": "Fine-tuning", "description": "Jobs, their events, checkpoints, metrics, groups and attempts."},
     {"name": "Checkpoint permissions", "description": "Which other projects may use a model or a checkpoint."},
+    {"name": "Graders", "description": "Try a grader before a job uses it."},
     {"name": "Models", "description": "Base models and trained adapters."},
     {"name": "API keys", "description": "Mint, list, rotate and revoke keys; needs the scope `admin`."},
+    {
+        "name": "CI systems",
+        "description": "Their ID tokens are traded for keys; whom to trust needs the scope `admin`.",
+    },
     {"name": "Projects", "description": "Projects and their limits; needs the scope `admin`."},
     {"name": "Audit log", "description": "Who changed what; needs the scope `admin`."},
+    {"name": "Dashboard", "description": "Signing a browser in and out."},
+    {"name": "Webhooks", "description": "Who hears of jobs: endpoints, deliveries, tests."},
     {"name": "Health", "description": "Liveness and readiness."},
 ]
 
-PUBLIC: Final = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
-"""Paths that need no key. Every other route declares the scope that it needs."""
+PUBLIC: Final = frozenset(
+    {
+        *("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"),
+        *("/", "/ui", "/ui/{path:path}", "/v1/dashboard/session", "/v1/dashboard/links", "/v1/oidc/exchange"),
+    }
+)
+"""Paths that need no scope: documents, signing in, and `/metrics` with a rule of its own. All others declare theirs."""
+
+GRADER_LIMIT_SECONDS: Final = 20.0
+"""For one check of an answer, while somebody waits; the first one of a kind also imports what it needs."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -77,18 +103,28 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield
         database.dispose()
         rate_limiter.close()
+        app.state.graders.close()
+        app.state.egress.close()
 
     app = FastAPI(
         title="Grouptune",
         description=DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=lifespan,
+        docs_url=None,  # its page would load what it needs from elsewhere; `pages` has one that does not
+        redoc_url=None,
         responses={"4XX": {"model": ErrorEnvelope}, "5XX": {"model": ErrorEnvelope}},
     )
     app.state.settings = settings
     app.state.database = database
     app.state.rate_limiter = rate_limiter
     app.state.hub = Hub(database)
+    app.state.secrets = KeyRing.load(
+        settings.secret_keys.get_secret_value() if settings.secret_keys else None, settings.secret_keys_file
+    )
+    app.state.egress = Egress(PrivateHosts.parse(settings.allowed_private_hosts))
+    app.state.id_tokens = IdTokens(app.state.egress)
+    app.state.graders = Toolbox(_outside(settings), limit_seconds=GRADER_LIMIT_SECONDS)
     app.state.store = open_store(
         settings.storage_dir, settings.storage_url, settings.storage_address, settings.storage_region
     )
@@ -99,20 +135,38 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         streams,
         validate_job,
         fine_tuning,
+        graders,
         checkpoint_permissions,
         models,
         model_aliases,
         api_keys,
+        oidc,
         projects,
         audit_log,
+        webhooks,
+        dashboard,
     ):
         v1.include_router(routes.router)
     app.include_router(v1)
     app.include_router(health.router)
+    app.include_router(pages.router)
+    app.include_router(metrics.router)
     scopes.check(app, PUBLIC)
-    app.openapi = scopes.describe(app)  # type: ignore[method-assign] # FastAPI's way to extend its document
+    app.openapi = examples.added(scopes.describe(app))  # type: ignore[method-assign] # FastAPI's way to extend its document
     errors.install(app)
     app.add_middleware(Idempotency, database=database)
     app.add_middleware(BodyLimit, max_file_bytes=settings.max_file_bytes)
+    app.add_middleware(HttpMetrics)
     app.add_middleware(RequestIds)  # the last one added is the outermost
     return app
+
+
+def _outside(settings: Settings) -> Outside:
+    """What graders may reach, as the trainer's do."""
+    key, secret = settings.judge_api_key, settings.grader_signing_secret
+    return Outside(
+        judge_url=str(settings.judge_url) if settings.judge_url else None,
+        judge_api_key=key.get_secret_value() if key else None,
+        allowed_private_hosts=settings.allowed_private_hosts,
+        signing_secret=secret.get_secret_value() if secret else None,
+    )

@@ -105,6 +105,7 @@ def stack(short_dir: Path, tiny_models: Path) -> Iterator[Stack]:
     environment = {
         "GROUPTUNE_MODELS_DIR": str(tiny_models),
         "GROUPTUNE_MODEL_ALIASES": "gpt-4o-mini=tiny",
+        "GROUPTUNE_ALLOWED_PRIVATE_HOSTS": "127.0.0.1",
         "GROUPTUNE_LEASE_SECONDS": "6",
         "GROUPTUNE_HEARTBEAT_SECONDS": "1",
         "GROUPTUNE_FENCE_SECONDS": "4.5",

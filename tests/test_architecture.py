@@ -29,20 +29,27 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.ids": "",
         "app.core.clock": "",
         "app.core.logging": "",
-        "app.core.settings": "app.core.errors",
+        "app.core.addresses": "",
+        "app.core.secrets": "app.core.errors",
+        "app.core.egress": "app.core.addresses app.core.errors",
+        "app.core.settings": "app.core.addresses app.core.errors",
+        "app.core.metrics": "",
         "app.core.broker": "app.core.errors",
         "app.core.db": "app.core.errors",
         "app.core.storage": "app.core.errors app.core.ids",
         "app.core.migrate": "app.core.errors",
         # slices of core, bottom up
         "app.core.spec": "",
-        "app.core.graders": "app.core.spec",
+        "app.core.graders": "app.core.addresses app.core.egress app.core.spec",
         "app.core.accounts": f"app.core.spec {_KERNEL}",
         "app.core.files": f"app.core.spec app.core.storage {_KERNEL}",
         "app.core.models": f"app.core.spec app.core.storage {_KERNEL}",
-        "app.core.jobs": f"app.core.accounts app.core.files app.core.models app.core.spec app.core.storage {_KERNEL}",
+        # below jobs: their transitions write what webhooks say, in the same transaction
+        "app.core.webhooks": f"app.core.accounts app.core.secrets {_KERNEL}",
+        "app.core.jobs": f"app.core.accounts app.core.files app.core.models app.core.spec app.core.storage"
+        f" app.core.metrics app.core.webhooks {_KERNEL}",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.files.tables app.core.jobs.tables"
-        " app.core.models.tables",
+        " app.core.models.tables app.core.webhooks.tables",
         # the API, layer over layer
         "app.auth": "app.core",
         "app.api": "app.core app.auth",
@@ -51,8 +58,11 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.client": "app.core.errors app.core.spec",
         "app.local": "app.core",
         "app.cli": "app.core app.client app.local",
+        # sources of another language, and what builds them for a release
+        "app.dashboard": "",
         # workers; nothing in app imports them
-        "worker": "app.core",
+        "worker": "app.core worker.trackers.run",
+        "worker.trackers": "",
         "worker.training": "app.core.spec app.core.graders",
         "migrations": "app.core.tables",
     }.items()
@@ -72,6 +82,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "psycopg": "app.core app.local",
         # blobs
         "obstore": "app.core.storage.s3",
+        # numbers for Prometheus
+        "prometheus_client": "app.core.metrics",
         # dispatch
         "celery": "app.core.broker worker",
         "kombu": "app.core.broker worker",
@@ -85,12 +97,29 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "gguf": "worker.training",
         "numpy": "worker.training",
         "huggingface_hub": "app.core.models.sources",
-        "math_verify": "app.core.graders",
+        "math_verify": "app.core.graders.checks.math",
+        "nltk": "app.core.graders.checks.similarity",
+        "rapidfuzz": "app.core.graders.checks.similarity",
+        "rouge_score": "app.core.graders.checks.similarity",
+        "jsonschema": "app.core.graders.checks.json_schema app.core.spec.graders",
+        "referencing": "app.core.graders.checks.json_schema",
+        "pydantic_monty": "app.core.graders.toolbox",
+        "standardwebhooks": "app.core.graders.toolbox app.core.webhooks.deliveries",
         # command line and outgoing HTTP
         "typer": "app.cli",
         "rich": "app.cli",
         "yaml": "app.cli",
-        "httpx": "app.client app.cli app.local app.core.models worker.training.vllm_client",
+        "httpx": "app.client app.cli app.local app.core.egress app.core.models worker.training.vllm_client",
+        "httpcore": "app.core.egress",
+        "cryptography": "app.core.secrets",
+        "jwt": "app.auth.id_tokens",
+        # releases
+        "hatchling": "app.dashboard.hatch_build",
+        # trackers, in processes of their own
+        "wandb": "worker.trackers.wandb_run",
+        "mlflow": "worker.trackers.mlflow_run",
+        "tensorboardX": "worker.trackers.tensorboard_run",
+        "trackio": "worker.trackers.trackio_run",
         # values, configuration, logs
         "pydantic": "app worker worker.training",
         "pydantic_core": "app.api",
@@ -116,7 +145,7 @@ TOP_LEVEL: Final = frozenset(
     }
 )
 LOADS_NEITHER: Final = {
-    "app.main": ("torch", "transformers", "peft", "math_verify"),
+    "app.main": ("torch", "transformers", "peft", "math_verify", "nltk"),
     "app.cli": ("torch", "transformers", "fastapi", "starlette", "sqlalchemy"),
     "app.client": ("torch", "fastapi", "sqlalchemy", "celery"),
     "worker.runner": ("torch", "transformers", "fastapi", "starlette"),

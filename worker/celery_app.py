@@ -10,8 +10,8 @@ from typing import Any, Final
 import structlog
 from celery import Celery, signals
 
-from app.core import logging, settings
-from app.core.broker import TRAIN_TASK, VALIDATE_TASK
+from app.core import logging, metrics, settings
+from app.core.broker import TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
 from worker.control import Drain
 from worker.orphans import die_with
 
@@ -65,7 +65,8 @@ def create(configuration: settings.Settings) -> Celery:
 
 
 logging.configure()
-app = create(settings.load())
+CONFIGURATION: Final = settings.load()
+app = create(CONFIGURATION)
 
 
 @signals.worker_ready.connect
@@ -73,6 +74,19 @@ def _ring_for_leftovers(**_: Any) -> None:
     """Whatever was queued while no worker ran has nobody left to ring for it."""
     app.send_task(TRAIN_TASK, queue=TRAIN_QUEUE)
     app.send_task(VALIDATE_TASK, queue=DEFAULT_QUEUE)
+    app.send_task(WEBHOOK_TASK, queue=DEFAULT_QUEUE)
+
+
+@signals.worker_ready.connect
+def _serve_metrics(**_: Any) -> None:
+    if not CONFIGURATION.worker_metrics_port:
+        return
+    try:
+        port = metrics.serve_worker(CONFIGURATION.worker_metrics_host, CONFIGURATION.worker_metrics_port)
+    except OSError as error:
+        log.warning("metrics.not_served", error=str(error))
+    else:
+        log.info("metrics.served", host=CONFIGURATION.worker_metrics_host, port=port)
 
 
 @signals.worker_shutting_down.connect

@@ -5,18 +5,26 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 CREDENTIALS: Final = frozenset(
     {
         *("DATABASE_URL", "REDIS_URL", "GROUPTUNE_DATABASE_URL", "GROUPTUNE_REDIS_URL", "PGPASSWORD", "PGPASSFILE"),
         *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_WEB_IDENTITY_TOKEN_FILE"),
         *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+        *("GROUPTUNE_SECRET_KEYS", "GROUPTUNE_SECRET_KEYS_FILE"),
     }
 )
 """Only the runner holds them."""
+TRACKER_CREDENTIALS: Final = frozenset(
+    {
+        *("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "TRACKIO_WRITE_TOKEN"),
+        *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "DATABRICKS_TOKEN"),
+    }
+)
+"""Only trackers get them: the trainer has no use for them."""
 TAIL_BYTES: Final = 4000
 TAIL_LINES: Final = 30
 
@@ -24,15 +32,25 @@ TAIL_LINES: Final = 30
 class Child:
     """A started subprocess. Its spawning thread must live as long: PR_SET_PDEATHSIG follows the thread."""
 
-    def __init__(self, argv: Sequence[str], log: Path) -> None:
-        """Starts `argv` with standard error appended to `log`. Raises `OSError` when it cannot be started."""
-        environment = {name: value for name, value in os.environ.items() if name not in CREDENTIALS}
+    def __init__(
+        self,
+        argv: Sequence[str],
+        log: Path,
+        *,
+        withheld: Collection[str] = CREDENTIALS | TRACKER_CREDENTIALS,
+        with_input: bool = False,
+    ) -> None:
+        """Starts `argv` with standard error appended to `log` and without the variables `withheld`.
+
+        Raises `OSError` when it cannot be started.
+        """
+        environment = {name: value for name, value in os.environ.items() if name not in withheld}
         environment |= {"OMP_WAIT_POLICY": "PASSIVE", "GROUPTUNE_PARENT_PID": str(os.getpid())}
         self.log = log
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 argv,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if with_input else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=environment,
@@ -58,6 +76,17 @@ class Child:
             return
         with self._process.stdout as stream:
             yield from stream
+
+    def input(self) -> IO[bytes]:
+        """Its standard input, if it has one; for one thread."""
+        if self._process.stdin is None:
+            raise ValueError("it was started without an input")
+        return self._process.stdin
+
+    def ends_within(self, seconds: float) -> bool:
+        """Whether it ends in time."""
+        self._watcher.join(seconds)
+        return not self._watcher.is_alive()
 
     def terminate(self) -> None:
         """Asks the process (not its children) to stop."""

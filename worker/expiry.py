@@ -1,4 +1,5 @@
-"""Removes what has had its time: expired files, the parts of uploads that are over, answers kept for retries.
+"""Removes what has had its time: expired files, the parts of uploads that are over, answers kept for retries,
+webhook deliveries that are over.
 
 Blobs go before their rows, in one transaction a thing: after a crash in between the next round does it again, and
 until then clients see neither.
@@ -11,6 +12,7 @@ from app.core.db import Database
 from app.core.files import chunked_uploads
 from app.core.jobs import file_use
 from app.core.storage.blobs import BlobStore
+from app.core.webhooks import deliveries
 
 log = structlog.get_logger(__name__)
 
@@ -22,6 +24,7 @@ def remove_expired(database: Database, store: BlobStore) -> None:
     with database.transaction() as session:
         chunked_uploads.expire(session)
         idempotency.forget_old(session)
+        deliveries.forget_old(session)
     while _remove_parts(database, store):
         pass
 

@@ -1,5 +1,6 @@
 """Keeps a claim alive, hears what clients ask, and fences the attempt that cannot be sure of its lease."""
 
+import contextvars
 import threading
 import time
 from types import TracebackType
@@ -34,8 +35,11 @@ class LeaseKeeper:
         self._control = control
         self._last_good = claimed_at
         self._over = threading.Event()
+        # Each in a copy of the context, so that what it logs carries job and attempt.
         self._threads = [
-            threading.Thread(target=target, name=f"{name}-{claim.job_id}", daemon=True)
+            threading.Thread(
+                target=contextvars.copy_context().run, args=(target,), name=f"{name}-{claim.job_id}", daemon=True
+            )
             for target, name in ((self._beat, "lease"), (self._watch, "fence"))
         ]
 

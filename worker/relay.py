@@ -15,9 +15,11 @@ from app.core.errors import DatabaseUnavailable
 from app.core.jobs.checkpoints import StoredCheckpoint
 from app.core.jobs.journal import Entry, Journal, entry
 from app.core.jobs.leases import Claim
+from app.core.metrics import GRADER_ERRORS, STEP_SECONDS
 from app.core.models.adapters import ADAPTER_FILES
 from app.core.spec.reports import (
     CheckpointSaved,
+    Evaluated,
     Failed,
     Finished,
     Groups,
@@ -61,11 +63,21 @@ def insist(control: Control, work: Callable[[], _T]) -> _T:
 class Relay:
     """The reports of one attempt on their way; `read` and `carry` run in two threads."""
 
-    def __init__(self, journal: Journal, store: BlobStore, claim: Claim, control: Control) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        store: BlobStore,
+        claim: Claim,
+        control: Control,
+        track: Callable[[Metrics | Evaluated], None],
+    ) -> None:
+        """`track` gets every measurement as it comes; it neither waits nor raises."""
         self._journal = journal
         self._store = store
         self._prefix = f"jobs/{claim.job_id}/a{claim.epoch}/checkpoints"
         self._control = control
+        self._track = track
+        self._method = str(claim.spec.method)
         self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
         # Spool while Postgres is away. The fence ends the trainer, and with it what can pile up here.
         self._pending: list[Entry] = []
@@ -111,7 +123,18 @@ class Relay:
         elif isinstance(report, CheckpointSaved):
             self._add(self._store_checkpoint(report))
         else:
+            if isinstance(report, Metrics):
+                self._count(report)
+            if isinstance(report, Metrics | Evaluated):
+                self._track(report)
             self._add(entry(report))
+
+    def _count(self, report: Metrics) -> None:
+        seconds, errors = report.values.get("step_time"), report.values.get("gft/grader_errors")
+        if seconds is not None and seconds >= 0:
+            STEP_SECONDS.labels(self._method).observe(seconds)
+        if errors is not None and errors > 0:
+            GRADER_ERRORS.inc(errors)
 
     def _add(self, one: Entry | None) -> None:
         if one is None:

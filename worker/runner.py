@@ -3,6 +3,8 @@
 The training is a subprocess that gets no secret but the rollout server's key, if there is one.
 """
 
+import contextlib
+import contextvars
 import sys
 import threading
 from collections.abc import Sequence
@@ -14,12 +16,13 @@ import structlog
 
 from app.core import ids
 from app.core.db import Database
-from app.core.errors import InvalidRequest, LostLease
+from app.core.errors import DatabaseUnavailable, InvalidRequest, LostLease
 from app.core.files.uploads import Received
-from app.core.jobs import endings, queries, results
+from app.core.jobs import attempts, endings, queries, results
 from app.core.jobs.journal import Journal, entry
 from app.core.jobs.leases import Claim
 from app.core.jobs.states import StopRequest
+from app.core.metrics import ATTEMPTS, LEASE_LOSSES
 from app.core.models import registry
 from app.core.models.adapters import starting_point
 from app.core.settings import Settings
@@ -29,6 +32,7 @@ from worker.child import Child, describe_exit, log_tail
 from worker.control import Control, Drain, Stop
 from worker.lease import LeaseKeeper
 from worker.relay import Relay, Told, insist
+from worker.tracking import Tracking
 from worker.workspace import Inputs, Workspace
 
 log = structlog.get_logger(__name__)
@@ -74,6 +78,7 @@ class Runner:
         self._control = Control(settings.cancel_grace_seconds * SAVE_GRACE_FACTOR)
         self._journal = Journal(database, claim)
         self._workspace = Workspace(settings.runs_dir, store, claim)
+        self._tracking: Tracking | None = None
 
     def run(self) -> None:
         """Returns when the attempt has ended, however it did; raises nothing that a claim could cause."""
@@ -85,8 +90,24 @@ class Runner:
                     self._attempt()
             except LostLease as error:
                 log.warning("attempt.lost", error=error.message)
+                LEASE_LOSSES.labels("runner").inc()
             finally:
+                outcome = self._count()
+                if self._tracking is not None:
+                    self._tracking.close(outcome)
                 self._workspace.clear()
+
+    def _count(self) -> str:
+        """Counts and returns the attempt's outcome, what the database says of its end; `unknown` while that is away."""
+        try:
+            with self._database.transaction() as session:
+                # One without an outcome has lost its lease, and no sweep has said so yet.
+                outcome = attempts.outcome_of(session, self._claim.job_id, self._claim.epoch) or "lost_lease"
+        except DatabaseUnavailable:
+            outcome = "unknown"
+        ATTEMPTS.labels(outcome).inc()
+        log.info("attempt.ended", outcome=outcome)
+        return outcome
 
     def _attempt(self) -> None:
         try:
@@ -148,12 +169,16 @@ class Runner:
             )
 
     def _train(self) -> tuple[int, Told]:
-        relay = Relay(self._journal, self._store, self._claim, self._control)
+        tracking = self._tracking = Tracking(self._claim, self._settings, self._workspace.path, self._complain)
+        relay = Relay(self._journal, self._store, self._claim, self._control, tracking.offer)
         # Started in this thread, which outlives the trainer: that one dies when its spawning thread does.
         child = Child((*self._trainer_command, str(self._workspace.path)), self._workspace.log)
         with self._control.running(child):
             reader = threading.Thread(
-                target=relay.read, args=(child,), name=f"reader-{self._claim.job_id}", daemon=True
+                target=contextvars.copy_context().run,
+                args=(relay.read, child),
+                name=f"reader-{self._claim.job_id}",
+                daemon=True,
             )
             reader.start()
             told = relay.carry()
@@ -206,6 +231,11 @@ class Runner:
 
     def _say(self, message: Message) -> None:
         insist(self._control, partial(self._journal.record, [entry(message)]))
+
+    def _complain(self, sentence: str) -> None:
+        """A warning in the job's events, if they can be written just now."""
+        with contextlib.suppress(LostLease, DatabaseUnavailable):
+            self._journal.message(Message(level="warn", message=sentence))
 
     def _write(self, ending: endings.Ending) -> None:
         """One transaction, tried until the database is there. Raises `LostLease`."""

@@ -6,14 +6,16 @@ import structlog
 from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
 
-from app.core.broker import TRAIN_TASK, VALIDATE_TASK
+from app.core.broker import TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
 from app.core.db import Database
 from app.core.files import claims
 from app.core.jobs import leases, lifecycle, queries
+from app.core.metrics import LEASE_LOSSES
+from app.core.webhooks import deliveries
 
 log = structlog.get_logger(__name__)
 
-_QUEUES: Final = {TRAIN_TASK: "train", VALIDATE_TASK: "default"}
+_QUEUES: Final = {TRAIN_TASK: "train", VALIDATE_TASK: "default", WEBHOOK_TASK: "default"}
 
 
 def sweep(database: Database, app: Celery) -> None:
@@ -21,11 +23,14 @@ def sweep(database: Database, app: Celery) -> None:
     with database.transaction() as session:
         if expired := leases.expire(session):
             log.warning("sweep.leases_expired", jobs=expired)
+            LEASE_LOSSES.labels("sweep").inc(expired)
     admit(database, app)
     with database.transaction() as session:
-        files_wait = claims.any_waiting(session)
+        files_wait, webhooks_due = claims.any_waiting(session), deliveries.any_due(session)
     if files_wait:
         ring(app, VALIDATE_TASK)
+    if webhooks_due:
+        ring(app, WEBHOOK_TASK)
 
 
 def admit(database: Database, app: Celery) -> None:

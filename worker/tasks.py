@@ -8,15 +8,18 @@ from functools import lru_cache
 import structlog
 
 from app.core import settings
-from app.core.broker import TRAIN_TASK, VALIDATE_TASK, ring_training
+from app.core.addresses import PrivateHosts
+from app.core.broker import TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK, ring_training, ring_webhooks
 from app.core.db import Database
+from app.core.egress import Egress
 from app.core.errors import BadSetup, DatabaseUnavailable
 from app.core.jobs import leases, queries
 from app.core.jobs.leases import Claim
+from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.storage.opening import open_store
-from worker import collector, expiry, sweeper, validation
+from worker import collector, expiry, sweeper, validation, webhooks
 from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, SWEEP_TASK, app
 from worker.runner import Runner
 
@@ -44,10 +47,28 @@ def _store() -> BlobStore:
     return open_store(config.storage_dir, config.storage_url, config.storage_address, config.storage_region)
 
 
+@lru_cache(maxsize=1)
+def _key_ring() -> KeyRing:
+    config = _settings()
+    return KeyRing.load(config.secret_keys.get_secret_value() if config.secret_keys else None, config.secret_keys_file)
+
+
+@lru_cache(maxsize=1)
+def _egress() -> Egress:
+    """Its connections are kept between tasks."""
+    return Egress(PrivateHosts.parse(_settings().allowed_private_hosts), max_connections=webhooks.AT_ONCE)
+
+
 def _ring() -> None:
     url = _settings().redis_url
     if url is not None:
         ring_training(url)
+
+
+def _ring_webhooks() -> None:
+    url = _settings().redis_url
+    if url is not None:
+        ring_webhooks(url)
 
 
 def _claim() -> Claim | None:
@@ -76,6 +97,7 @@ def run_next() -> None:
         return
     Runner(_database(), _store(), _settings(), claim, claimed_at=claimed_at, drain=DRAIN).run()
     _ring()
+    _ring_webhooks()
 
 
 @app.task(name=VALIDATE_TASK)
@@ -89,6 +111,18 @@ def validate_next() -> None:
     except StorageUnavailable as error:
         # The claim runs out, and a sweep rings again.
         log.warning("validate.storage_unavailable", error=error.message)
+
+
+@app.task(name=WEBHOOK_TASK)
+def deliver_webhooks() -> None:
+    """Sends what is due, one batch a task, so that other short tasks get their turn between two."""
+    try:
+        if webhooks.deliver_batch(_database(), _egress(), _key_ring()):
+            _ring_webhooks()
+    except DatabaseUnavailable:
+        log.warning("webhooks.database_unavailable")
+    except BadSetup as error:
+        log.error("webhooks.no_key", error=error.message)
 
 
 @app.task(name=SWEEP_TASK)

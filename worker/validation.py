@@ -13,6 +13,7 @@ from app.core.files.tables import FileStatus
 from app.core.files.uploads import TRAINING_PURPOSE
 from app.core.files.validation import FileReport, Progress, validate_file
 from app.core.jobs.events import clean
+from app.core.metrics import FILES_VALIDATED
 from app.core.storage.blobs import BlobMissing, BlobStore
 
 log = structlog.get_logger(__name__)
@@ -69,6 +70,8 @@ def validate_one(database: Database, store: BlobStore) -> bool:
     report = clean(verdict.report.model_dump(mode="json")) if verdict.report else None
     with database.transaction() as session:
         settled = claims.settle(session, claim.current, verdict.status, clean(verdict.details), report)
+    if settled:
+        FILES_VALIDATED.labels(str(verdict.status)).inc()
     log.info("file.validated", file=claimed.file_id, status=str(verdict.status), settled=settled)
     return True
 

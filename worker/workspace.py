@@ -67,6 +67,8 @@ class Workspace:
             threads=settings.trainer_threads,
             processes=settings.trainer_processes,
             rollout_url=str(settings.rollout_url) if settings.rollout_url else None,
+            judge_url=str(settings.judge_url) if settings.judge_url else None,
+            allowed_private_hosts=settings.allowed_private_hosts,
         )
         (self.path / "spec.json").write_text(spec.model_dump_json(by_alias=True, indent=2), encoding="utf-8")
         return damaged

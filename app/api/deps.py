@@ -7,7 +7,11 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
+from app.auth.bearer import Caller
 from app.core.db import Database
+from app.core.egress import Egress
+from app.core.graders.toolbox import Toolbox
+from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore
 
@@ -27,14 +31,42 @@ async def _settings(request: Request) -> Settings:
     return settings
 
 
+async def _graders(request: Request) -> Toolbox:
+    tools: Toolbox = request.app.state.graders
+    return tools
+
+
+async def _secrets(request: Request) -> KeyRing:
+    ring: KeyRing = request.app.state.secrets
+    return ring
+
+
+async def _outgoing(request: Request) -> Egress:
+    egress: Egress = request.app.state.egress
+    return egress
+
+
 Db = Annotated[Database, Depends(_database)]
 Store = Annotated[BlobStore, Depends(_store)]
 Config = Annotated[Settings, Depends(_settings)]
-Strict = Annotated[
-    bool,
-    Header(
-        alias="x-grouptune-strict-enums",
-        description="Keep to OpenAI's enums: gft as reinforcement plus extra `gft`, paused as queued, files for evals "
-        "as user_data.",
-    ),
-]
+Secrets = Annotated[KeyRing, Depends(_secrets)]
+Outgoing = Annotated[Egress, Depends(_outgoing)]
+Graders = Annotated[Toolbox, Depends(_graders)]
+
+
+async def _strict(
+    caller: Caller,
+    sent: Annotated[
+        bool | None,
+        Header(
+            alias="x-grouptune-strict-enums",
+            description="Keep to OpenAI's enums: gft as reinforcement plus extra `gft`, paused as queued, files for "
+            "evals as user_data. As the project says (`strict_enums`) if absent.",
+        ),
+    ] = None,
+) -> bool:
+    return caller.strict_enums if sent is None else sent
+
+
+Strict = Annotated[bool, Depends(_strict)]
+"""Whether the caller checks answers against OpenAI's enums."""

@@ -30,7 +30,7 @@ WAIT_SECONDS: Final = 60.0
 """How long a request waits for the first one's answer."""
 FIRST_LOOK_SECONDS: Final = 0.05
 LAST_LOOK_SECONDS: Final = 1.0
-SECRET: Final = re.compile(r"/v1/(api_keys(/[^/]+/rotate)?|webhook_endpoints(/[^/]+/rotate_secret)?)/?")
+SECRET: Final = re.compile(r"/v1/(api_keys(/[^/]+/rotate)?|webhook_endpoints(/[^/]+/rotate_secret)?|oidc/exchange)/?")
 """Routes whose answers show a secret once; those are never kept."""
 
 T = TypeVar("T")

@@ -9,11 +9,14 @@ from app.core.spec.gates import ALIAS_PATTERN
 MAX_ID: Final = 64
 MAX_MODEL_NAME: Final = 512
 
-JobId = Annotated[str, Path(max_length=MAX_ID)]
-FileId = Annotated[str, Path(max_length=MAX_ID)]
-UploadId = Annotated[str, Path(max_length=MAX_ID)]
-PermissionId = Annotated[str, Path(max_length=MAX_ID)]
+JobId = Annotated[str, Path(max_length=MAX_ID, description="`ftjob-...`")]
+FileId = Annotated[str, Path(max_length=MAX_ID, description="`file-...`")]
+UploadId = Annotated[str, Path(max_length=MAX_ID, description="`upload_...`")]
+PermissionId = Annotated[str, Path(max_length=MAX_ID, description="`cp_...`")]
+TrustId = Annotated[str, Path(max_length=MAX_ID, description="`trust_...`")]
+EndpointId = Annotated[str, Path(max_length=MAX_ID, description="`we_...`")]
+DeliveryId = Annotated[str, Path(max_length=MAX_ID, description="`wh_...`")]
 KeyId = Annotated[str, Path(max_length=MAX_ID, description="The eight characters after `gt_live_` in its text.")]
-ProjectId = Annotated[str, Path(max_length=MAX_ID)]
-ModelName = Annotated[str, Path(max_length=MAX_MODEL_NAME)]
-AliasPath = Annotated[str, Path(max_length=MAX_ID, pattern=rf"^{ALIAS_PATTERN}$")]
+ProjectId = Annotated[str, Path(max_length=MAX_ID, description="`proj_...`")]
+ModelName = Annotated[str, Path(max_length=MAX_MODEL_NAME, description="A base model, `ft:...`, or an alias.")]
+AliasPath = Annotated[str, Path(max_length=MAX_ID, pattern=rf"^{ALIAS_PATTERN}$", description="The alias' name.")]

@@ -13,7 +13,7 @@ HINTS: Final = {
     '"reference": "{{item.reference_answer}}"}',
     "training_file": "upload a JSONL file with purpose 'fine-tune' (POST /v1/files) and send its id",
     "model": "name a base model; GET /v1/models lists them",
-    "integrations": "none is available here; leave it out and read GET /v1/fine_tuning/jobs/{id}/metrics",
+    "integrations": 'send a list of up to 5 like {"type": "wandb", "wandb": {"project": "..."}}',
     "suffix": "use 1 to 64 letters, digits, '.', '-' or '_'",
 }
 """What to do, by the name of the field that is missing or wrong."""
@@ -63,9 +63,9 @@ def _locate(error: Mapping[str, Any], body_type: Any) -> tuple[str, type[BaseMod
             parent = models[0]
             path.append(str(step))
             here = _annotation(parent, step)
-        elif any(get_origin(one) in (dict, list, tuple) for one in members) and step != "[key]":
+        elif (inside := _inside(members)) is not None and step != "[key]":
             path.append(str(step))
-            here = None
+            here = inside
     return ".".join(path), parent
 
 
@@ -78,6 +78,12 @@ def _members(annotation: Any) -> Iterator[Any]:
             yield from _members(member)
     else:
         yield annotation
+
+
+def _inside(members: list[Any]) -> Any:
+    """What the first list, tuple or object among these types holds; None without one."""
+    holders = (get_args(one) for one in members if get_origin(one) in (dict, list, tuple))
+    return next((args[-1] if args[-1] is not ... else args[0] for args in holders), None)
 
 
 def _has_tag(model: type[BaseModel], tag: object) -> bool:

@@ -1,13 +1,14 @@
-"""Finds out who sends a request, from its bearer key, and whether it may send one more now."""
+"""Finds out who sends a request, from its bearer key or its browser's session, and whether it may send one more."""
 
 from typing import Annotated, Final
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from app.auth import browser
 from app.auth.principal import Principal
 from app.auth.rate_limit import charge
-from app.core.accounts import api_keys, scopes
+from app.core.accounts import api_keys, browser_sessions, scopes
 from app.core.accounts.api_keys import Identity
 from app.core.accounts.audit import Actor
 from app.core.accounts.limits import Limits, limits_of
@@ -25,13 +26,18 @@ def principal(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_scheme)]
 ) -> Principal:
     """The caller. Raises `AuthenticationFailed` and `RateLimited`."""
-    if credentials is None:
-        raise AuthenticationFailed
+    token = browser.token_of(request) if credentials is None else None
     database: Database = request.app.state.database
-    with database.transaction() as session:
-        identity = api_keys.authenticate(session, credentials.credentials)
+    if credentials is not None:
+        with database.transaction() as session:
+            identity = api_keys.authenticate(session, credentials.credentials)
+    elif token is not None:
+        with database.transaction() as session:
+            identity = browser_sessions.authenticate(session, token)
+    else:
+        raise AuthenticationFailed
     _check_named_project(request, identity.project)
-    caller = _principal(request, identity)
+    caller = principal_of(request, identity, strict_enums=identity.project.strict_enums and token is None)
     # For `request_ids`, which sends them with every answer, errors included.
     answer_headers: dict[str, str] = request.state.answer_headers
     answer_headers["openai-organization"] = caller.project_name
@@ -54,7 +60,8 @@ def _check_named_project(request: Request, project: Project) -> None:
             )
 
 
-def _principal(request: Request, identity: Identity) -> Principal:
+def principal_of(request: Request, identity: Identity, *, strict_enums: bool = False) -> Principal:
+    """What a handler needs to know of the caller. A browser shows our own enums, whatever the project says."""
     key, project = identity.key, identity.project
     return Principal(
         project_id=project.id,
@@ -62,6 +69,7 @@ def _principal(request: Request, identity: Identity) -> Principal:
         key_id=key.id,
         scopes=scopes.expand(key.scopes),
         limits=limits_of(project, default_limits(request.app.state.settings)),
+        strict_enums=strict_enums,
         actor=Actor(
             project_id=project.id,
             key_id=key.id,

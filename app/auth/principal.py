@@ -17,5 +17,7 @@ class Principal:
     scopes: frozenset[Scope]
     limits: Limits
     """What the project may use."""
+    strict_enums: bool
+    """Whether answers keep to OpenAI's enums when the request does not say."""
     actor: Actor
     """The same caller, for the audit log."""

@@ -38,14 +38,19 @@ def find(state_dir: Path | None) -> Connection:
 
     Raises `ServerUnreachable` when none of them names a server, `NoCredentials` for a URL without a key.
     """
-    url = os.environ.get("GROUPTUNE_URL", "").strip()
+    url = url_from_environment()
     if state_dir is None and url:
         key = os.environ.get("GROUPTUNE_API_KEY", "").strip()
         if not key:
             raise NoCredentials
-        root = url.rstrip("/")
-        return Connection(root if root.endswith("/v1") else f"{root}/v1", key)
+        return Connection(url, key)
     return read(state_dir or settings.load().state_dir)
+
+
+def url_from_environment() -> str | None:
+    """GROUPTUNE_URL with `/v1` at its end; None if it is not set."""
+    root = os.environ.get("GROUPTUNE_URL", "").strip().rstrip("/")
+    return None if not root else root if root.endswith("/v1") else f"{root}/v1"
 
 
 def read(state_dir: Path) -> Connection:

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from app.cli import connection, demo_data
 from app.cli.console import Progress, Steps, err, fail, note
+from app.cli.dashboard import link
 from app.cli.demo_report import Outcome, print_outcome
 from app.cli.exits import AFTER_JOB
 from app.cli.models import pull
@@ -89,6 +90,8 @@ def _train(client: Client, directory: Path, model: str, seed: int, pause: Pause,
     body = demo_data.demo_job(train["id"], heldout["id"], seed) | {"model": model}
     job = client.post("/fine_tuning/jobs", body)
     tell.settle()
+    page = link(client, f"/ui/jobs/{job['id']}")
+    err.print(f"[dim]Dashboard    [/dim]  [bold]{escape(page)}[/bold]", soft_wrap=True)
     err.print(f"[dim]Training data[/dim]  {train['filename']}: {escape(train['status_details'] or '')}")
     err.print(f"[dim]Held out     [/dim]  {heldout['filename']}: {escape(heldout['status_details'] or '')}\n")
     view = JobView(f"{job['model']} learns to add")

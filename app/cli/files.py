@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from app.cli import github
 from app.cli.connection import StateDir, connect
 from app.cli.console import err, fail, note, write_json, write_line, write_table
 from app.cli.exits import ExitCode
@@ -34,6 +35,7 @@ def upload(
         if wait:
             file = wait_for_file(client, file["id"])
         broken = file["status"] == "error"
+        mark_rows(client, file["id"], path)
         if broken:
             fail(f"{path}: {file['status_details']}")
             note(f"All of them: grouptune files report {file['id']}")
@@ -102,6 +104,12 @@ def send(client: Client, path: Path, purpose: str = "fine-tune", *, idempotency_
             progress=lambda count: bar.advance(task, count),
             idempotency_key=idempotency_key,
         )
+
+
+def mark_rows(client: Client, file_id: str, path: Path) -> None:
+    """In a GitHub workflow: marks the rows of the local file `path` that the validation complained of."""
+    if github.is_active() and (report := client.get(f"/files/{file_id}/report")["report"]):
+        github.annotate(path, report["errors"], report.get("warnings", []))
 
 
 def _show_report(answer: Json) -> None:

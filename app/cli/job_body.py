@@ -33,6 +33,15 @@ def with_gates(body: dict[str, Any], gates: list[str]) -> dict[str, Any]:
     return body | {"gates": [*own, *gates]} if gates and isinstance(own, list) else body
 
 
+def with_files(body: dict[str, Any], **files: str | None) -> dict[str, Any]:
+    """The body with these files in place of its own: ids, or paths relative to the current directory."""
+    given = {name: value for name, value in files.items() if value is not None}
+    return body | {
+        name: value if value.startswith(_ID_PREFIX) and not Path(value).is_file() else str(Path(value).absolute())
+        for name, value in given.items()
+    }
+
+
 def with_uploads(body: dict[str, Any], directory: Path, upload: Callable[[Path], str]) -> dict[str, Any]:
     """The body with every path replaced by the id that `upload` returns; paths are relative to `directory`.
 

@@ -1,91 +1,27 @@
-"""`grouptune jobs`: create fine-tuning jobs, follow them, stop them."""
+"""`grouptune jobs`: list fine-tuning jobs, look at them, stop them; `create` and `wait` have files of their own."""
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
-from app.cli import job_body
 from app.cli.connection import StateDir, connect
-from app.cli.console import err, note, write_json, write_line, write_table
-from app.cli.durations import seconds
-from app.cli.exits import ExitCode, after_job
-from app.cli.files import AsJson, age, moment, send
-from app.cli.rendering import JobView, event_line, follow
-from app.cli.watching import WaitTimeout, wait_for_file, watch
-from app.client import Client, Json
-from app.core.errors import GrouptuneError
+from app.cli.console import note, write_json, write_line, write_table
+from app.cli.create_job import create
+from app.cli.files import AsJson, age, moment
+from app.cli.rendering import event_line
+from app.cli.wait_for_job import JobId, print_job, wait_for_job
+from app.client import Json
 
 app = typer.Typer(help="Fine-tuning jobs.", no_args_is_help=True)
+app.command()(create)
+app.command("wait")(wait_for_job)
 
 SHOWN_METRICS: Final = ("loss", "reward", "gft/expert/reward", "gft/teacher/reward", "gft/self/reward", "eval/accuracy")
 MOST_POINTS: Final = 5000
 TEXT_COLUMNS: Final = 100
 AFTER_CHANGE: Final = {"cancel": "cancelled", "pause": "paused", "resume": "queued"}
 """Verb -> the status that it leads to."""
-VALIDATION_SECONDS: Final = 60.0
-
-
-class BrokenFile(GrouptuneError):
-    """A data file that was to be trained on has errors."""
-
-    code = "invalid_file"
-
-
-JobId = Annotated[str, typer.Argument(metavar="JOB")]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait for the end; the exit code tells it.")]
-Follow = Annotated[bool, typer.Option("--follow", help="Like --wait, and print every event.")]
-Timeout = Annotated[
-    Any, typer.Option("--timeout", parser=seconds, metavar="DURATION", help="Wait at most 90s, 30m, 2h ...")
-]
-CancelOnInterrupt = Annotated[bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the job too.")]
-
-
-@app.command()
-def create(
-    file: Annotated[Path, typer.Option("--file", "-f", help="The job as YAML or JSON.", exists=True, dir_okay=False)],
-    gate: Annotated[
-        list[str] | None,
-        typer.Option("--gate", help="What the job must reach, as 'eval/accuracy >= 0.8'; may be given several times."),
-    ] = None,
-    idempotency_key: Annotated[
-        str | None,
-        typer.Option("--idempotency-key", metavar="KEY", help="A second run with it attaches to the same job."),
-    ] = None,
-    wait: Wait = False,
-    follow_events: Follow = False,
-    timeout: Timeout = None,
-    cancel_on_interrupt: CancelOnInterrupt = False,
-    state_dir: StateDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Create a job; prints its id. `training_file` and `validation_file` may be paths: they are uploaded first."""
-    body = job_body.read(file)
-    with connect(state_dir) as client:
-        body = job_body.with_gates(body, gate or [])
-        body = job_body.with_uploads(
-            body, file.parent, lambda path: _send_valid(client, path, timeout, idempotency_key)
-        )
-        job = client.post("/fine_tuning/jobs", body, idempotency_key=idempotency_key)
-        if not wait and not follow_events:
-            _print_job(job, as_json)
-            return
-        note(f"Created {job['id']}")
-        _wait(client, job["id"], timeout, follow_events, cancel_on_interrupt, as_json)
-
-
-@app.command("wait")
-def wait_for_job(
-    job_id: JobId,
-    follow_events: Follow = False,
-    timeout: Timeout = None,
-    cancel_on_interrupt: CancelOnInterrupt = False,
-    state_dir: StateDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Wait for a job's end. Exit codes: 0 succeeded, 5 failed, 6 cancelled, 7 missed a gate, 3 timed out."""
-    with connect(state_dir) as client:
-        _wait(client, job_id, timeout, follow_events, cancel_on_interrupt, as_json)
 
 
 @app.command("list")
@@ -225,54 +161,7 @@ def _change(job_id: str, verb: str, state_dir: Path | None, as_json: bool) -> No
     # A worker that trains reads the request at its next step.
     pending = f"is still {job['status']}, and will be {target} in a moment"
     note(f"{job['id']} {pending if job['status'] != target else f'is {target}'}.")
-    _print_job(job, as_json)
-
-
-def _send_valid(client: Client, path: Path, timeout: float | None, idempotency_key: str | None) -> str:
-    """Uploads a data file; returns its id once the server has validated it, or has taken long over that.
-
-    Otherwise it would depend on who is faster whether the server refuses a job with a broken file or fails it later.
-    """
-    file = send(client, path, idempotency_key=idempotency_key)
-    file = wait_for_file(client, file["id"], timeout_seconds=min(VALIDATION_SECONDS, timeout or VALIDATION_SECONDS))
-    if file["status"] == "error":
-        raise BrokenFile(f"{path}: {file['status_details']}\nAll of them: grouptune files report {file['id']}")
-    return str(file["id"])
-
-
-def _wait(
-    client: Client, job_id: str, timeout: float | None, all_events: bool, cancel_on_interrupt: bool, as_json: bool
-) -> None:
-    """Follows a job to its end and exits with its code."""
-    try:
-        snapshots = watch(client, job_id, timeout_seconds=timeout)
-        job = follow(snapshots, JobView(job_id), events=all_events)
-    except WaitTimeout as error:
-        note(error.message)
-        _print_job(client.get(f"/fine_tuning/jobs/{job_id}"), as_json)
-        raise typer.Exit(ExitCode.timeout) from None
-    except KeyboardInterrupt:
-        if cancel_on_interrupt:
-            client.post(f"/fine_tuning/jobs/{job_id}/cancel")
-            note(f"Cancelling {job_id}.")
-        else:
-            note(f"Detached; {job_id} goes on. Come back with: grouptune jobs wait {job_id}")
-        raise
-    for gate in job["gates"]:
-        mark = {True: "passed", False: "failed", None: "not decided"}[gate["passed"]]
-        note(f"Gate {mark}: {gate['gate']}" + (f" ({gate['reason']})" if gate["reason"] else ""))
-    if job["error"]:
-        err.print("[bold red]The job failed.[/bold red]")
-        note(job["error"]["message"])
-    _print_job(job, as_json)
-    raise typer.Exit(after_job(job))
-
-
-def _print_job(job: Json, as_json: bool) -> None:
-    if as_json:
-        write_json(job)
-    else:
-        write_line(job["id"])
+    print_job(job, as_json)
 
 
 def _steps(job: Json) -> str:

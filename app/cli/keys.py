@@ -7,10 +7,12 @@ import typer
 from app.cli.connection import StateDir, connect
 from app.cli.console import note, write_json, write_line, write_table
 from app.cli.durations import seconds
+from app.cli.exchange import exchange
 from app.cli.files import AsJson, age, moment
 from app.client import Json, path_segment
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)
+app.command()(exchange)
 
 KeyId = Annotated[str, typer.Argument(metavar="KEY", help="The id: the eight characters after gt_live_ in its text.")]
 Project = Annotated[str | None, typer.Option(metavar="ID", help="A project's id; your own key's if absent.")]

@@ -26,6 +26,8 @@ SMOOTHED_STEPS: Final = 5
 PLAIN_EVERY_STEPS: Final = 5
 SPARK_POINTS: Final = 24
 PANEL_COLUMNS: Final = 78
+STEPS: Final = ("step", "total_steps")
+"""Beside the metrics of a step."""
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _COLOURS: Final = {"running": "green", "succeeded": "green", "failed": "red", "cancelled": "yellow"}
 
@@ -40,6 +42,8 @@ class JobView:
     rewards: dict[str, deque[float]] = field(default_factory=dict)
     accuracy: dict[int, float] = field(default_factory=dict)
     """Step -> share of held-out problems solved."""
+    values: dict[str, float] = field(default_factory=dict)
+    """Metrics of the latest step."""
     latest: str = ""
     eta_at: float | None = None
     """Monotonic time of the expected end."""
@@ -61,6 +65,9 @@ class JobView:
             # Evaluations and checkpoints come often, and the panel shows what they say elsewhere.
             self.latest = self.latest if "step" in data else event["message"]
             return
+        self.values = {
+            name: value for name, value in data.items() if isinstance(value, int | float) and name not in STEPS
+        }
         for source in SOURCES:
             reward = data.get(f"gft/{source}/reward")
             if reward is not None:

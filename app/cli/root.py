@@ -2,7 +2,8 @@
 
 import typer
 
-from app.cli import bench, db, files, jobs, keys, models
+from app.cli import bench, db, files, jobs, keys, models, trusts
+from app.cli.dashboard import dashboard
 from app.cli.demo import demo
 from app.cli.doctor import doctor
 from app.cli.exits import Boundary
@@ -17,10 +18,12 @@ app = typer.Typer(
 )
 app.command()(up)
 app.command()(demo)
+app.command()(dashboard)
 app.command()(doctor)
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
+app.add_typer(trusts.app, name="trusts")
 app.add_typer(db.app, name="db")
 app.add_typer(bench.app, name="bench")

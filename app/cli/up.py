@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 
 from app.cli.console import Progress, Steps, err, note, write_line
-from app.client import is_loopback
+from app.cli.dashboard import link
+from app.client import Client, is_loopback
 from app.core import settings
 from app.local.stack import API_KEY_NAME, Stack
 
@@ -55,6 +56,9 @@ def announce(stack: Stack) -> None:
     """Says where the API is and how a script reaches it."""
     key_path = stack.state_dir / API_KEY_NAME
     err.print(f"[bold green]Grouptune is up.[/bold green] API: [bold]{escape(stack.base_url)}[/bold]")
+    with Client(stack.base_url, stack.api_key) as client:
+        err.print("The dashboard, signed in once, within ten minutes:")
+        err.print(f"    [bold]{escape(link(client))}[/bold]\n", soft_wrap=True)
     err.print(f"The API key is in {escape(str(key_path))}, the logs are in {escape(str(stack.state_dir / 'logs'))}.\n")
     for line in snippet(stack.base_url, key_path).splitlines():
         err.print(f"    [cyan]{escape(line)}[/cyan]")

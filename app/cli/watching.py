@@ -3,14 +3,18 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from app.client import ApiError, Client, Json, ServerUnreachable
+from app.client import ApiError, Client, Json, ServerSentEvent, ServerUnreachable
 from app.core.errors import GrouptuneError
 from app.core.jobs.states import TERMINAL
 
-POLL_SECONDS: Final = 1.0
+SILENCE_SECONDS: Final = 30.0
+"""Two of the server's heartbeats; after that the connection is taken for lost."""
+SHORTEST_SILENCE_SECONDS: Final = 0.05
+RECONNECT_SECONDS: Final = 1.0
 FILE_POLL_SECONDS: Final = 0.25
 AWAY_SECONDS: Final = 300.0
 """How long a server may be away before waiting gives up."""
@@ -40,50 +44,94 @@ class Snapshot:
 def watch(
     client: Client, job_id: str, *, pause: Pause = time.sleep, timeout_seconds: float | None = None
 ) -> Iterator[Snapshot]:
-    """Snapshots of a job, the last one of its terminal state with all events.
+    """Snapshots of a job, the last one of its terminal state; all together have every event once.
 
     Raises `WaitTimeout` after `timeout_seconds`, and what the client raises once the server has been away for
     `AWAY_SECONDS`.
     """
-    begun = reached = time.monotonic()
-    last_event: str | None = None
+    stream = _Stream(client, job_id, pause, math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds)
     while True:
         try:
-            # The job first: when it has ended, the events that follow are complete.
-            job = client.get(f"/fine_tuning/jobs/{job_id}")
-            events = _events_since(client, job_id, last_event)
+            yield from stream.snapshots()
         except (ServerUnreachable, ApiError) as error:
-            temporary = isinstance(error, ServerUnreachable) or error.is_temporary
-            if not temporary or time.monotonic() - reached > AWAY_SECONDS:
-                raise
-        else:
-            reached = time.monotonic()
-            last_event = events[-1]["id"] if events else last_event
-            snapshot = Snapshot(job, events)
-            yield snapshot
-            if snapshot.is_final:
-                return
-        if timeout_seconds is not None and time.monotonic() - begun > timeout_seconds:
+            _ride_out(error, stream.reached)
+        if stream.has_ended:
+            return
+        if stream.left() <= 0:
             raise WaitTimeout(f"{job_id} has not ended after {timeout_seconds:g} s; it goes on.")
-        pause(POLL_SECONDS)
+        pause(min(RECONNECT_SECONDS, stream.left()))
+
+
+class _Stream:
+    """A job's stream across as many connections as it takes."""
+
+    def __init__(self, client: Client, job_id: str, pause: Pause, deadline: float) -> None:
+        self.reached = time.monotonic()
+        """When the server was last heard of."""
+        self.has_ended = False
+        self._client = client
+        self._path = f"/fine_tuning/jobs/{job_id}"
+        self._pause = pause
+        self._deadline = deadline
+        self._job: Json = {}
+        self._events: list[Json] = []
+        """Not in a snapshot yet."""
+        self._last_id: str | None = None
+
+    def left(self) -> float:
+        """Seconds until the time to wait is over."""
+        return self._deadline - time.monotonic()
+
+    def snapshots(self) -> Iterator[Snapshot]:
+        """Those of one connection, which ends early when the time to wait does: its read limit is set only once."""
+        silence = max(SHORTEST_SILENCE_SECONDS, min(SILENCE_SECONDS, self.left()))
+        stream = self._client.stream(f"{self._path}/stream", last_id=self._last_id, silence_seconds=silence)
+        with closing(stream) as messages:
+            for message in messages:
+                self.reached = time.monotonic()
+                if self._take(message):
+                    events, self._events = self._events, []
+                    yield Snapshot(self._job, events)
+                if self.has_ended or self.left() < silence / 2:
+                    return
+                self._pause(0)
+
+    def _take(self, message: ServerSentEvent) -> bool:
+        """Notes a message; whether there is something to show. The last snapshot waits for the job's last event."""
+        match message.name:
+            case "state":
+                self._job = message.data
+            case "message" | "metrics":
+                self._last_id = message.id
+                self._events.append(message.data)
+            case "end":
+                self.has_ended = True
+            case _:  # a heartbeat: the place in the queue changes although the job does not
+                if self._job.get("status") != "queued":
+                    return False
+                self._job = self._client.get(self._path)
+        return self.has_ended or self._job["status"] not in TERMINAL
 
 
 def wait_for_file(
     client: Client, file_id: str, *, pause: Pause = time.sleep, timeout_seconds: float = math.inf
 ) -> Json:
     """The file once it is validated, its `status` then `processed` or `error`; as it is after `timeout_seconds`."""
-    begun = time.monotonic()
+    begun = reached = time.monotonic()
     while True:
-        file = client.get(f"/files/{file_id}")
-        if file["status"] in ("processed", "error") or time.monotonic() - begun > timeout_seconds:
-            return file
+        try:
+            file = client.get(f"/files/{file_id}")
+        except (ServerUnreachable, ApiError) as error:
+            _ride_out(error, reached)
+        else:
+            reached = time.monotonic()
+            if file["status"] in ("processed", "error") or reached - begun > timeout_seconds:
+                return file
         pause(FILE_POLL_SECONDS)
 
 
-def _events_since(client: Client, job_id: str, last_event: str | None) -> list[dict[str, Any]]:
-    fresh = []
-    for event in client.pages(f"/fine_tuning/jobs/{job_id}/events"):  # newest first
-        if event["id"] == last_event:
-            break
-        fresh.append(event)
-    return fresh[::-1]
+def _ride_out(error: ServerUnreachable | ApiError, reached: float) -> None:
+    """Raises the error unless it may pass and the server was there a short while ago."""
+    may_pass = isinstance(error, ServerUnreachable) or error.is_temporary
+    if not may_pass or time.monotonic() - reached > AWAY_SECONDS:
+        raise error

@@ -10,6 +10,7 @@ log = structlog.get_logger(__name__)
 
 TRAIN_TASK = "train.run_next"
 VALIDATE_TASK = "files.validate_next"
+WEBHOOK_TASK = "webhooks.deliver"
 
 
 @lru_cache(maxsize=4)
@@ -41,3 +42,8 @@ def ring_training(url: str) -> None:
 def ring_validation(url: str) -> None:
     """Says that a file waits for its validation."""
     _ring(url, VALIDATE_TASK, "default")
+
+
+def ring_webhooks(url: str) -> None:
+    """Says that a webhook delivery may be due."""
+    _ring(url, WEBHOOK_TASK, "default")

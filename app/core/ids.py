@@ -82,3 +82,23 @@ def checkpoint_model(model: str, step: int) -> str:
 def base_of(model: str) -> str:
     """The base model that a job on `model` trains: itself, or what the fine-tuned model was trained on."""
     return model.split(":")[1] if model.startswith(FINE_TUNED) else model
+
+
+def webhook_endpoint_id() -> str:
+    """An address that hears of jobs, `we_...`."""
+    return _new("we_")
+
+
+def webhook_delivery_id() -> str:
+    """An event for one endpoint, `wh_...`."""
+    return _new("wh_")
+
+
+def webhook_event_id() -> str:
+    """What endpoints hear of, `evt_...`."""
+    return _new("evt_")
+
+
+def oidc_trust_id() -> str:
+    """A trust in a CI system's tokens, `trust_...`."""
+    return _new("trust_")

@@ -3,11 +3,15 @@
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from platformdirs import user_cache_path, user_data_path
-from pydantic import AliasChoices, Field, HttpUrl, field_validator
+from pydantic import AliasChoices, Field, HttpUrl, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.core.addresses import PrivateHosts
+
+TRACKERS: Final = ("wandb", "mlflow", "tensorboard", "trackio")
 
 
 class Settings(BaseSettings):
@@ -31,12 +35,33 @@ class Settings(BaseSettings):
     models_dir: Path = Field(default_factory=lambda: user_cache_path("grouptune") / "models")
     """Cache of base models as bf16 safetensors."""
 
+    secret_keys: SecretStr | None = None
+    """Fernet keys that encrypt secrets in the database, separated by commas; the first one encrypts."""
+    secret_keys_file: Path | None = None
+    """The same in a file. `grouptune up` makes one and keeps it in the state directory."""
+    allowed_private_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Host names, addresses and networks, separated by commas, that requests for clients (webhooks, teachers,
+    graders) may go to although they are not public: `judge.internal,10.1.0.0/16,127.0.0.1`."""
+
+    judge_url: HttpUrl | None = None
+    """Base address, up to `/v1`, of an OpenAI-compatible server for graders that ask a model (docs/graders.md).
+
+    Its key, if it has one, is in `GROUPTUNE_JUDGE_API_KEY`, which the trainer reads itself.
+    """
+    judge_api_key: SecretStr | None = None
+    grader_signing_secret: SecretStr | None = None
+    """`whsec_...`: requests of `endpoint` graders are signed with it. The trainer reads it itself too."""
+
     max_requests_per_minute: Annotated[int, Field(ge=1)] = 30_000
     """This and the next three hold for projects without a limit of their own."""
     max_running_jobs: Annotated[int, Field(ge=0)] = 1_000
     max_queued_jobs: Annotated[int, Field(ge=0)] = 1_000
     max_stored_bytes: Annotated[int, Field(ge=0)] = 10**12
 
+    trackers: Annotated[tuple[str, ...], NoDecode] = ()
+    """Trackers that jobs may send their metrics to, separated by commas (docs/trackers.md): `wandb,mlflow`."""
+    tensorboard_dir: Path | None = None
+    """Where jobs with the tracker `tensorboard` write; `tensorboard/` of `state_dir` unless set."""
     model_aliases: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict)
     """Other names of base models, as `gpt-4o-mini=smollm2-135m-instruct,...`: for scripts that name OpenAI's."""
     max_file_bytes: Annotated[int, Field(gt=0)] = 2 * 1024**3
@@ -44,6 +69,11 @@ class Settings(BaseSettings):
     """Size of a file that is uploaded in parts."""
     orphan_grace_seconds: Annotated[float, Field(ge=3600)] = 86_400.0
     """Blobs that nothing names are removed once they are so old (docs/retention.md)."""
+    metrics_token: SecretStr | None = None
+    """Bearer token for the API's `/metrics`; without one only this machine may read them (docs/observability.md)."""
+    worker_metrics_port: Annotated[int, Field(ge=0, le=65_000)] = 0
+    """First of ten ports; each worker serves its metrics on one that is free. 0 means not at all."""
+    worker_metrics_host: str = "127.0.0.1"
     lease_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How long a claim lives without a heartbeat, by the database's clock."""
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 10.0
@@ -78,6 +108,26 @@ class Settings(BaseSettings):
         if broken := [alias for alias, _, model in pairs if not alias.strip() or not model.strip()]:
             raise ValueError(f"write 'alias=base-model', separated by commas; look at {broken[0]!r}")
         return {alias.strip(): model.strip() for alias, _, model in pairs}
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _trackers(cls, value: object) -> object:
+        names = [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value
+        if isinstance(names, list | tuple) and (unknown := [name for name in names if name not in TRACKERS]):
+            raise ValueError(f"there is no tracker {unknown[0]!r}; write some of {', '.join(TRACKERS)}")
+        return names
+
+    @field_validator("allowed_private_hosts", mode="before")
+    @classmethod
+    def _hosts(cls, value: object) -> object:
+        entries = [one for one in value.split(",") if one.strip()] if isinstance(value, str) else value
+        if isinstance(entries, list | tuple):
+            PrivateHosts.parse(map(str, entries))
+        return entries
+
+    @cached_property
+    def private_hosts(self) -> PrivateHosts:
+        return PrivateHosts.parse(self.allowed_private_hosts)
 
     @cached_property
     def storage_dir(self) -> Path:

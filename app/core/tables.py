@@ -5,7 +5,8 @@ from app.core.db import Base
 from app.core.files import tables as files
 from app.core.jobs import tables as jobs
 from app.core.models import tables as models
+from app.core.webhooks import tables as webhooks
 
-__all__ = ["accounts", "files", "jobs", "metadata", "models"]
+__all__ = ["accounts", "files", "jobs", "metadata", "models", "webhooks"]
 
 metadata = Base.metadata

@@ -16,6 +16,7 @@ from typing import Self
 
 import httpx
 
+from app.core.secrets import new_key
 from app.local.placement import make_state_dir, write_atomically
 from app.local.postgres import EmbeddedPostgres, Progress
 from app.local.process import ChildSpec, LocalStackError, log_tail
@@ -34,6 +35,7 @@ WILDCARD_HOSTS = {"": DEFAULT_HOST, "0.0.0.0": DEFAULT_HOST, "::": "[::1]"}  # n
 SECRET_MODE = 0o600
 CONNECTION_NAME = "connection.json"
 API_KEY_NAME = "api_key"
+KEY_RING_NAME = "secret_keys"
 
 Migrate = Callable[[str], None]
 """Brings the database behind the URL to the newest schema."""
@@ -94,6 +96,7 @@ class Stack:
             self._progress("Migrating the database")
             self._migrate(self.database_url)
             self._prepare_api_key()
+            self._prepare_secret_keys()
             self._start_service()
             self._await_service()
             self._publish_connection()
@@ -135,6 +138,11 @@ class Stack:
         if self.api_key != known:
             write_atomically(path, f"{self.api_key}\n", mode=SECRET_MODE)
 
+    def _prepare_secret_keys(self) -> None:
+        path = self.state_dir / KEY_RING_NAME
+        if not path.exists():
+            write_atomically(path, f"{new_key()}\n", mode=SECRET_MODE)
+
     def _start_service(self) -> None:
         self._progress("Starting the API and the workers")
         serve = (
@@ -169,11 +177,12 @@ class Stack:
     def _start_python(self, name: str, stop_grace_seconds: float, module: str, *arguments: str) -> None:
         engines = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
         own = {"GROUPTUNE_STATE_DIR": str(self.state_dir), "PYTHONUNBUFFERED": "1"}
+        secret = {"GROUPTUNE_SECRET_KEYS_FILE": str(self.state_dir / KEY_RING_NAME)}  # unless the operator has one
         self._supervisor.start(
             ChildSpec(
                 name=name,
                 argv=(sys.executable, "-m", module, *arguments),
-                env={**os.environ, **engines, **own},
+                env={**secret, **os.environ, **engines, **own},
                 log_path=self.state_dir / "logs" / f"{name}.log",
                 stop_grace_seconds=stop_grace_seconds,
             )

@@ -8,11 +8,13 @@ import pytest
 from openai import OpenAI
 
 from app.core.db import Database
+from app.core.secrets import new_key
 from app.core.settings import Settings
 from app.core.storage.local import LocalBlobStore
 from tests.api.server import Server, new_project, serve
 from tests.tiny_model import write_rows
 
+SECRET_KEY = new_key()
 MAX_FILE_BYTES = 300_000
 
 
@@ -29,6 +31,8 @@ def api_settings(migrated_url: str, tmp_path_factory: pytest.TempPathFactory) ->
             "state_dir": root / "state",
             "models_dir": models,
             "max_file_bytes": MAX_FILE_BYTES,
+            "secret_keys": SECRET_KEY,
+            "allowed_private_hosts": ("127.0.0.1",),
         }
     )
 

@@ -11,13 +11,18 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from app.auth.scopes import declared
+from app.core.accounts.audit import Actor
 from app.core.accounts.scopes import ALL, Scope, expand
 from app.core.files import chunked_uploads
 from app.core.jobs import endings, leases
 from app.core.models import aliases, permissions
+from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.spec.reports import Finished
+from app.core.webhooks import endpoints
+from app.core.webhooks.events import EventType, emit
 from app.main import PUBLIC, create_app
+from tests.api.conftest import SECRET_KEY
 from tests.api.server import Server, new_key, new_project
 from tests.setup_jobs import make_job, metrics_csv, stored_file
 
@@ -26,6 +31,8 @@ Route = tuple[str, str]
 
 BODIES: Final[dict[Route, Any]] = {
     ("POST", "/v1/projects/{project_id}"): {},
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}/test"): {"event_type": "fine_tuning.job.failed"},
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}"): {"name": "x"},
     ("POST", "/v1/uploads/{upload_id}/complete"): {"part_ids": ["part_x"]},
     ("PUT", "/v1/model_aliases/{alias}"): {"model": "ft:tiny:other::12345678"},
     ("POST", "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"): {"project_ids": ["proj_x"]},
@@ -98,6 +105,16 @@ def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
         )
         [permission] = permissions.grant(session, project_id, model, [project_id])
         aliases.move(session, project_id, "theirs", model)
+        endpoint, _ = endpoints.create(
+            session,
+            Actor(project_id),
+            KeyRing((SECRET_KEY,)),
+            name="theirs",
+            url="https://x.example",
+            event_types=[EventType.cancelled],
+        )
+        emit(session, project_id, EventType.cancelled, queued.id)
+        [delivery], _ = endpoints.list_deliveries(session, project_id, endpoint.id, after=None, limit=1)
         return {
             "alias": "theirs",
             "file_id": file.id,
@@ -107,6 +124,8 @@ def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
             "permission_id": permission.id,
             "upload_id": upload.id,
             "project_id": project_id,
+            "endpoint_id": endpoint.id,
+            "delivery_id": delivery.id,
         }
 
 

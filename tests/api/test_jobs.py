@@ -4,15 +4,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from openai.types.fine_tuning import FineTuningJobEvent
 
+from app.core.accounts.scopes import ALL
+from app.core.jobs import leases
 from app.core.jobs.events import Event, append
 from app.core.jobs.lifecycle import admit_validated
 from app.core.jobs.tables import Checkpoint, Group, Job, JobAttempt, Metric
 from tests.api.jobs import GRADER, broken_at_17, create, gft, refused
-from tests.api.server import Server, new_project
+from tests.api.server import Server, new_key, new_project
 
 METHODS = {
     "gft": gft(group={"expert": 1, "teacher": 2, "self": 5}),
@@ -143,6 +146,36 @@ def test_pause_resume_cancel_need_no_body(server: Server, client: OpenAI, traini
     assert cancelled.status == "cancelled"
     assert isinstance(cancelled.finished_at, int)
     assert cancelled.error is None
+
+
+def test_a_project_s_answers_keep_to_openai_s_enums_when_it_says_so(server: Server, training_file: str) -> None:
+    admin = new_key(server.database, server.project_id, *ALL)
+    with httpx.Client(base_url=f"{server.url}/v1", headers={"authorization": f"Bearer {admin}"}) as http:
+        changed = http.post(f"/projects/{server.project_id}", json={"strict_enums": True}).json()
+        assert changed["strict_enums"] is True
+        job = create(server.client(), training_file, gft())
+        assert server.client().fine_tuning.jobs.pause(job.id).status == "queued"
+        for sent, status in ((None, "queued"), ("true", "queued"), ("false", "paused")):
+            headers = {} if sent is None else {"x-grouptune-strict-enums": sent}
+            shown = http.get(f"/fine_tuning/jobs/{job.id}", headers=headers).json()
+            assert (shown["status"], shown["paused"]) == (status, True)
+        strict = OpenAI(base_url=f"{server.url}/v1", api_key=server.api_key, _strict_response_validation=True)
+        with strict:
+            assert strict.fine_tuning.jobs.retrieve(job.id).method.type == "reinforcement"  # type: ignore[union-attr]
+        [entry] = http.get("/audit_log", params={"action": "project.update"}).json()["data"]
+        assert (entry["before"]["strict_enums"], entry["after"]["strict_enums"]) == (False, True)
+        assert http.post(f"/projects/{server.project_id}", json={}).json()["strict_enums"] is True
+
+
+def test_a_request_to_stop_is_shown(server: Server, client: OpenAI, training_file: str) -> None:
+    job = create(client, training_file, gft())
+    assert job.stop_request is None
+    with server.database.transaction() as session:
+        assert leases.claim(session, "worker", 60) is not None
+    asked = client.fine_tuning.jobs.pause(job.id)
+    assert (asked.status, asked.stop_request) == ("running", "pause")  # type: ignore[attr-defined]
+    asked = client.fine_tuning.jobs.cancel(job.id)
+    assert (asked.status, asked.stop_request) == ("running", "cancel")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("verb", ["cancel", "pause", "resume"])

@@ -186,6 +186,24 @@ def test_a_model_that_a_live_job_starts_from_stays_until_that_job_ends(
     assert client.models.delete(name).id == name
 
 
+def test_trackers_that_the_operator_allows_are_kept_and_strict_clients_see_openai_s(
+    server: Server, api_settings: Settings, training_file: str
+) -> None:
+    wandb = {"type": "wandb", "wandb": {"project": "x", "name": None, "entity": None, "tags": ["a"]}}
+    mlflow = {"type": "mlflow", "mlflow": {"experiment": "x"}}
+    with serve(variant(api_settings, trackers=("wandb", "mlflow"))) as url:
+        there = server.client().with_options(base_url=f"{url}/v1")
+        job = create(there, training_file, integrations=[wandb, mlflow])
+        assert [one.type for one in job.integrations or ()] == ["wandb", "mlflow"]
+        strict = server.client(strict=True).with_options(base_url=f"{url}/v1").fine_tuning.jobs.retrieve(job.id)
+        [shown] = strict.integrations or []
+        assert (shown.type, shown.wandb.project, shown.wandb.tags) == ("wandb", "x", ["a"])
+        with pytest.raises(BadRequestError, match="use mlflow or wandb") as caught:
+            create(there, training_file, integrations=[mlflow, {"type": "tensorboard"}])
+        assert (caught.value.code, caught.value.param) == ("tracker_not_available", "integrations.1.type")
+        assert create(there, training_file, integrations=[]).integrations is None
+
+
 def test_aliases_stand_for_base_models(
     server: Server, api_settings: Settings, training_file: str, client: OpenAI
 ) -> None:

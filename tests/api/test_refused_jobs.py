@@ -104,8 +104,15 @@ REFUSED: dict[str, tuple[dict[str, Any], Any, str, str]] = {
     "wandb": (
         {"integrations": [{"type": "wandb", "wandb": {"project": "x"}}]},
         None,
-        "integrations",
-        "metrics",
+        "integrations.0.type",
+        "GROUPTUNE_TRACKERS",
+    ),
+    "tracker": ({"integrations": [{"type": "comet"}]}, None, "integrations.0", "wandb"),
+    "wandb without project": (
+        {"integrations": [{"type": "wandb", "wandb": {}}]},
+        None,
+        "integrations.0.wandb.project",
+        "",
     ),
     "top-level typo": ({"hyperparameters": {"epochs": 3}}, None, "hyperparameters.epochs", "n_epochs"),
 }

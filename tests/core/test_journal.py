@@ -50,10 +50,22 @@ def fetch_job(database: Database, claim: Claim) -> Job:
         return session.get_one(Job, claim.job_id)
 
 
+OPENAI_FIELDS = {
+    *("step", "total_steps", "train_mean_reward", "full_valid_mean_reward", "full_valid_mean_parse_error"),
+    *("mean_unresponsive_rewards", "reasoning_tokens_mean", "completion_tokens_mean", "valid_reasoning_tokens_mean"),
+    *("model_graders_token_usage", "scores", "usage", "errors", "timing"),
+}
+
+
 def test_metrics_are_upserted_and_told_in_openais_shape(database: Database, claim: Claim) -> None:
     journal = Journal(database, claim)
     journal.record([entry(STARTED)])
-    journal.metrics([Metrics(step=2, values={"loss": 0.5}), Metrics(step=3, values={"loss": 0.25, "reward": 0.75})])
+    journal.metrics(
+        [
+            Metrics(step=2, values={"loss": 0.5}),
+            Metrics(step=3, values={"loss": 0.25, "reward": 0.75, "rewards/answer/mean": 0.5}),
+        ]
+    )
     journal.metrics([Metrics(step=2, values={"loss": 0.4}, trained_tokens=11)])
     with database.transaction() as session:
         metrics = queries.list_metrics(session, claim.job_id)
@@ -63,7 +75,12 @@ def test_metrics_are_upserted_and_told_in_openais_shape(database: Database, clai
         assert events[1].type == "metrics"
         assert events[1].data is not None
         assert events[1].data["train_mean_reward"] == 0.75
-        assert events[1].data["scores"] == {"train_reward_mean": 0.75, "valid_reward_mean": None}
+        assert events[1].data["scores"] == {
+            "train_reward_mean": 0.75,
+            "valid_reward_mean": None,
+            "graders": [{"name": "answer", "train_reward_mean": 0.5, "valid_reward_mean": None}],
+        }
+        assert set(events[1].data) >= OPENAI_FIELDS
     job = fetch_job(database, claim)
     assert (job.step, job.total_steps, job.trained_tokens) == (3, 60, 11)
     assert job.hyperparameters == {"batch_size": 4, "learning_rate_multiplier": 2.0, "n_epochs": 2}

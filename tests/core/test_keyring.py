@@ -180,20 +180,22 @@ def test_a_project_that_holds_the_last_administrator_is_not_archived(database: D
         default, other = make_project(session), make_project(session, "other")
     actor = Actor(other, key_id=admin(database, other))
     with database.transaction() as session, pytest.raises(InvalidRequest, match="last administrator"):
-        projects.update_project(session, actor, other, archived=True, limits={})
+        projects.update_project(session, actor, other, archived=True, settings={})
     with database.transaction() as session, pytest.raises(InvalidRequest, match="installation's own key"):
-        projects.update_project(session, actor, default, archived=True, limits={})
+        projects.update_project(session, actor, default, archived=True, settings={})
     admin(database, default)
     with database.transaction() as session:
-        assert projects.update_project(session, actor, other, archived=True, limits={}).archived_at is not None
-        assert projects.update_project(session, actor, other, archived=False, limits={}).archived_at is None
+        assert projects.update_project(session, actor, other, archived=True, settings={}).archived_at is not None
+        assert projects.update_project(session, actor, other, archived=False, settings={}).archived_at is None
 
 
 def test_a_project_keeps_what_an_update_leaves_out(database: Database, actor: Actor) -> None:
     with database.transaction() as session:
         project = projects.create_project(session, actor, "lab", {"max_running_jobs": 2})
-        projects.update_project(session, actor, project.id, archived=None, limits={"max_queued_jobs": 7})
-        changed = projects.update_project(session, actor, project.id, archived=None, limits={"max_running_jobs": None})
+        projects.update_project(session, actor, project.id, archived=None, settings={"max_queued_jobs": 7})
+        changed = projects.update_project(
+            session, actor, project.id, archived=None, settings={"max_running_jobs": None}
+        )
         assert (changed.max_running_jobs, changed.max_queued_jobs) == (None, 7)
         entries, _ = audit.list_entries(session, after=None, limit=9, project_id=project.id)
         assert [entry.action for entry in entries] == ["project.update", "project.update", "project.create"]

@@ -8,7 +8,7 @@ from app.core.accounts.scopes import Scope
 
 def test_a_wildcard_contains_its_noun_and_nothing_else() -> None:
     assert scopes.expand(["files:*"]) == {Scope.files_read, Scope.files_write}
-    assert scopes.expand(["jobs:read", "webhooks:*"]) == {Scope.jobs_read, Scope.webhooks_write}
+    assert scopes.expand(["jobs:read", "webhooks:*"]) == {Scope.jobs_read, Scope.webhooks_read, Scope.webhooks_write}
 
 
 def test_admin_contains_no_other_scope_and_is_in_no_wildcard() -> None:

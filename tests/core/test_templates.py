@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from app.core.graders.templates import render, variables
 from app.core.graders.types import ErrorType, GraderFailure, Sample
-from app.core.spec.graders import parse_template
+from app.core.spec.templates import parse_template
 
 ITEM = {"answer": "4", "a": {"b": [10, {"c": True}]}, "none": None, "odd name": "x", "f": 0.5, "é-1": "y"}
 SAMPLE = Sample(output_text='{"n": 3}', output_tools=({"function": {"name": "add"}},))

@@ -52,6 +52,8 @@ def test_it_serves_and_leaves_nothing_but_the_key(used_state_dir: Path) -> None:
     assert not connection_path.exists()
     key_path = used_state_dir / "api_key"
     assert (key_path.read_text().strip(), key_path.stat().st_mode & 0o777) == (stack.api_key, 0o600)
+    secrets_path = used_state_dir / "secret_keys"
+    assert (len(secrets_path.read_text().strip()), secrets_path.stat().st_mode & 0o777) == (44, 0o600)
 
 
 def test_a_kill_in_the_middle_of_a_job_leaves_no_process(

@@ -20,7 +20,6 @@ from worker.training.tokenize import ChatTokenizer
 from worker.training.types import Completion, Prompt
 
 SAMPLES_SHOWN: Final = 8
-PASSING_REWARD: Final = 1.0 - 1e-9
 BASE_SAMPLES: Final = 16
 """Answers of the base model that the forward KL is estimated on, one a prompt."""
 _PASS_STREAM: Final = 4
@@ -53,8 +52,9 @@ class Evaluator:
     """Evaluates the policy as it is.
 
     `eval/loss` is the mean negative log-likelihood per token of the held-out demonstrations. With a grader,
-    `eval/reward` is the mean over graded greedy answers, `eval/accuracy` the share of all with full reward; an answer
-    that could not be graded counts as not passed and in `eval/grader_errors`. `eval/entropy` is the policy's, over its
+    `eval/reward` is the mean over graded greedy answers, `eval/accuracy` the share of all that pass (with full reward,
+    or the grader's `pass_threshold`); an answer that could not be graded counts as not passed and in
+    `eval/grader_errors`. `eval/entropy` is the policy's, over its
     greedy answers. `eval/forward_kl` estimates KL(base || policy) per token on answers that the base model wrote: how
     much of what it could say is being forgotten.
     """
@@ -105,7 +105,7 @@ class Evaluator:
         graded = [reward for reward in rewards if reward is not None]
         values |= {
             "eval/reward": statistics.fmean(graded) if graded else None,
-            "eval/accuracy": sum(map(_passes, grades)) / len(self.prompts),
+            "eval/accuracy": sum(grade.passed for grade in grades) / len(self.prompts),
             "eval/grader_errors": float(len(rewards) - len(graded)),
             "eval/mean_length": statistics.fmean(len(one.ids) for one in completions),
             "eval/clipped_ratio": statistics.fmean(0.0 if one.finished else 1.0 for one in completions),
@@ -128,7 +128,7 @@ class Evaluator:
             return {}
         drawn = self._sample(self.prompts, count, generator(self.seed, _PASS_STREAM))
         flat = [(prompt, one) for prompt, several in zip(self.prompts, drawn, strict=True) for one in several]
-        passes = list(map(_passes, self._grade(pool, flat)))
+        passes = [grade.passed for grade in self._grade(pool, flat)]
         passed = [sum(passes[start : start + count]) for start in range(0, len(passes), count)]
         ks = sorted({1 << power for power in range(count.bit_length())} | {count})
         return {f"eval/pass@{k}": statistics.fmean(pass_at_k(count, one, k) for one in passed) for k in ks}
@@ -184,10 +184,6 @@ class Evaluator:
             "finished": completion.finished,
             "reference": prompt.item.get("reference_answer"),
         }
-
-
-def _passes(grade: Grade) -> bool:
-    return grade.reward is not None and grade.reward >= PASSING_REWARD
 
 
 def _mean_logprob(scored: Sequence[_Scored]) -> float:

@@ -1,6 +1,6 @@
 """Hybrid groups: the row's demonstration, its teacher responses and the policy's own rollouts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -49,15 +49,27 @@ def build_groups(
     seed: int,
     step: int,
     rank: int = 0,
+    appeared: Callable[[Prompt, Member], None] = lambda _prompt, _member: None,
 ) -> list[PromptGroup]:
     """One group a prompt, all rollouts decoded in one call; a row with fewer answers has a smaller group.
 
-    `rank` is that of the process: each draws numbers of its own for its share of the step.
+    `rank` is that of the process: each draws numbers of its own for its share of the step. `appeared` hears of each
+    member as soon as it is whole, rollouts from any thread.
     """
     groups = [PromptGroup(prompt, given_members(prompt, mix, tokenizer, seed, step)) for prompt in prompts]
+    for group in groups:
+        for member in group.members:
+            appeared(group.prompt, member)
     if mix.self_:
         random = generator(seed, _ROLLOUT_STREAM, step, rank)
-        completions = sampler.sample([prompt.ids for prompt in prompts], mix.self_, sampling, random)
-        for group, drawn in zip(groups, completions, strict=True):
-            group.members.extend(rollout_member(c, tokenizer, sampler.policy.version) for c in drawn)
+        rollouts: dict[tuple[int, int], Member] = {}
+
+        def drawn(index: int, number: int, completion: Completion) -> None:
+            member = rollout_member(completion, tokenizer, sampler.policy.version)
+            rollouts[index, number] = member
+            appeared(prompts[index], member)
+
+        sampler.sample([prompt.ids for prompt in prompts], mix.self_, sampling, random, drawn)
+        for index, group in enumerate(groups):
+            group.members.extend(rollouts[index, number] for number in range(mix.self_))
     return groups

@@ -1,6 +1,6 @@
 """What the loop asks of the world outside: somewhere to report to, whether to stop, and completions of the policy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -25,12 +25,24 @@ class StopFlag(Protocol):
         """Whether the run should checkpoint and stop now."""
 
 
+Drawn = Callable[[int, int, Completion], None]
+"""(index of the prompt, index among its completions, completion), from any thread."""
+
+
 class RolloutEngine(Protocol):
     """Draws completions from the policy as it is at that moment, wherever that is computed."""
 
     policy: Policy
 
     def sample(
-        self, prompts: Sequence[tuple[int, ...]], count: int, sampling: Sampling, random: torch.Generator | None
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        count: int,
+        sampling: Sampling,
+        random: torch.Generator | None,
+        drawn: Drawn | None = None,
     ) -> list[list[Completion]]:
-        """`count` completions for each prompt, in order. Without `random` decoding is greedy."""
+        """`count` completions for each prompt, in order. Without `random` decoding is greedy.
+
+        `drawn` hears of each completion as soon as it is whole, while others are still being written.
+        """

@@ -7,6 +7,7 @@ LoRA instead of full fine-tuning, so learning rates are about ten times higher.
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
 from worker.training.memory import peak_bytes
 from worker.training.model import Policy
 from worker.training.optimizer import Updater, learning_rate
-from worker.training.rewards import GraderHealth, grade_groups, imitate_groups
+from worker.training.rewards import GraderHealth, Grading, imitate_groups
 from worker.training.rollout import generator
 from worker.training.selection import Selection
 from worker.training.throughput import mfu, peak_flops
@@ -108,12 +109,13 @@ class Run:
     def _one_step(self, health: GraderHealth) -> None:
         step = self.step + 1
         begun = time.monotonic()
-        groups = self._groups(step)
+        grading = None if self._imitates or self.pool is None else Grading(self.pool)
+        groups = self._groups(step, grading)
         rolled_out = time.monotonic()
         if self._imitates:
             imitate_groups(groups)
-        elif self.pool is not None:
-            grade_groups(groups, self.pool, health)
+        elif grading is not None:
+            grading.finish(groups, health)
         graded = time.monotonic()
         rate = learning_rate(
             step, self.plan.total_steps, self.plan.learning_rate, self.trainer.spec.hyperparameters.lr_schedule
@@ -146,9 +148,10 @@ class Run:
         if last or step % self.plan.checkpoint_interval == 0:
             self._checkpoint(values)
 
-    def _groups(self, step: int) -> list[PromptGroup]:
+    def _groups(self, step: int, grading: Grading | None) -> list[PromptGroup]:
         spec = self.trainer.spec
-        return build_groups(
+        build = partial(build_groups, appeared=grading.add) if grading else build_groups
+        return build(
             self.world.share(self.order.step(step)),
             spec.group,
             spec.settings.sampling,

@@ -40,6 +40,18 @@ def _per_source(source: Source, members: list[Member]) -> dict[str, float | None
     }
 
 
+def _per_grader(grader: str, members: list[Member]) -> dict[str, float | None]:
+    """The job's grader, and a multi's parts by their keys."""
+    by_name = {grader: [member.reward for member in members if member.reward is not None]}
+    for name in sorted({name for member in members for name in member.scores} - {grader}):
+        by_name[name] = [member.scores[name] for member in members if name in member.scores]
+    values: dict[str, float | None] = {}
+    for name, rewards in by_name.items():
+        values[f"rewards/{name}/mean"] = _mean(rewards)
+        values[f"rewards/{name}/std"] = statistics.stdev(rewards) if len(rewards) > 1 else None
+    return values
+
+
 def step_metrics(groups: list[PromptGroup], update: UpdateResult, grader: str | None) -> dict[str, float | None]:
     """All values of one step, except timings; `grader` names the reward series."""
     members = all_members(groups)
@@ -70,8 +82,7 @@ def step_metrics(groups: list[PromptGroup], update: UpdateResult, grader: str | 
     values |= {
         "reward": _mean(rewards),
         "reward_std": _mean(stds),
-        f"rewards/{grader}/mean": _mean(rewards),
-        f"rewards/{grader}/std": statistics.stdev(rewards) if len(rewards) > 1 else None,
+        **_per_grader(grader, members),
         "frac_reward_zero_std": _mean(1.0 if group.zero_variance else 0.0 for group in groups),
         "gft/grader_errors": float(sum(member.error is not None for member in members)),
         "gft/demo_reward_fail_frac": _mean(
@@ -110,4 +121,5 @@ def _member_record(member: Member) -> MemberRecord:
         finished=member.finished,
         adapter_version=member.adapter_version,
         error=member.error,
+        scores=member.scores if len(member.scores) > 1 else {},
     )

@@ -1,12 +1,14 @@
 """Grades every member of every group, the expert too, and sets the advantages. Watches the graders' health."""
 
+import threading
 from collections import deque
+from concurrent.futures import Future
 from typing import Final
 
 from app.core.graders.run import Grade, GraderPool, Sample
 from app.core.spec.reports import TrainerExit
 from worker.training.advantages import group_advantages, has_contrast
-from worker.training.types import JobFailure, PromptGroup
+from worker.training.types import JobFailure, Member, Prompt, PromptGroup
 
 WINDOW: Final = 200
 """Grades that the error rate is taken over."""
@@ -35,16 +37,49 @@ class GraderHealth:
             )
 
 
-def grade_groups(groups: list[PromptGroup], pool: GraderPool, health: GraderHealth) -> None:
-    """Sets reward and advantage of each member.
+class Grading:
+    """Grades the members of one step.
 
-    A member whose grade failed keeps `None` for both and leaves its group; it is never rewarded 0.
+    Those that other machines grade go out as they appear, so that waiting for them hides behind the rollouts. What this
+    machine grades itself begins when the rollouts are done: it would take their cores.
     """
-    members = [(group.prompt, member) for group in groups for member in group.members]
-    grades = pool.grade_many([(Sample(output_text=member.text), prompt.item) for prompt, member in members])
-    for (_, member), grade in zip(members, grades, strict=True):
-        health.note(grade)
-        member.reward, member.error, member.scores = grade.reward, grade.error, dict(grade.scores)
+
+    def __init__(self, pool: GraderPool) -> None:
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Prompt, Member]] = []
+        self._sent: list[tuple[list[Member], Future[list[Grade]]]] = []
+
+    def add(self, prompt: Prompt, member: Member) -> None:
+        """Takes a member in; from any thread."""
+        with self._lock:
+            self._waiting.append((prompt, member))
+            if self._pool.waits and len(self._waiting) >= self._pool.batch_size:
+                self._send()
+
+    def _send(self) -> None:
+        members, self._waiting = self._waiting, []
+        pairs = [(Sample(output_text=member.text), prompt.item) for prompt, member in members]
+        chunks = self._pool.submit(pairs)
+        size = self._pool.batch_size
+        for number, chunk in enumerate(chunks):
+            self._sent.append(([member for _, member in members[number * size : (number + 1) * size]], chunk))
+
+    def finish(self, groups: list[PromptGroup], health: GraderHealth) -> None:
+        """Sets reward and advantage of each member of `groups`, which were all taken in.
+
+        A member whose grade failed keeps `None` for both and leaves its group; it is never rewarded 0.
+        """
+        with self._lock:
+            self._send()
+        for members, chunk in self._sent:
+            for member, grade in zip(members, chunk.result(), strict=True):
+                health.note(grade)
+                member.reward, member.error, member.scores = grade.reward, grade.error, dict(grade.scores)
+        _compare(groups)
+
+
+def _compare(groups: list[PromptGroup]) -> None:
     for group in groups:
         rewards = [member.reward for member in group.members]
         for member, advantage in zip(group.members, group_advantages(rewards), strict=True):

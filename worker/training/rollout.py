@@ -5,7 +5,7 @@ the head sees the last position only. The random numbers are a pure function of 
 draws the same.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from app.core.spec.job import Sampling
 from worker.training.batching import shared_length
 from worker.training.decoding import Decoder
 from worker.training.head import Head
+from worker.training.interfaces import Drawn
 from worker.training.model import Policy
 from worker.training.types import Completion
 
@@ -55,7 +56,12 @@ class Sampler:
 
     @torch.no_grad()
     def sample(
-        self, prompts: Sequence[tuple[int, ...]], count: int, sampling: Sampling, random: torch.Generator | None
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        count: int,
+        sampling: Sampling,
+        random: torch.Generator | None,
+        drawn: Drawn | None = None,
     ) -> list[list[Completion]]:
         """`count` completions for each prompt, in order. Without `random` decoding is greedy."""
         done: list[list[Completion]] = []
@@ -63,7 +69,7 @@ class Sampler:
         with self._decoder.head() as head:
             for start in range(0, len(prompts), per_batch):
                 batch = prompts[start : start + per_batch]
-                flat = self._decode(head, batch, count, sampling, random)
+                flat = self._decode(head, batch, count, sampling, random, _offset(drawn, start, count))
                 done.extend(flat[i * count : (i + 1) * count] for i in range(len(batch)))
         return done
 
@@ -74,6 +80,7 @@ class Sampler:
         count: int,
         sampling: Sampling,
         random: torch.Generator | None,
+        finished: Callable[[int, Completion], None],
     ) -> list[Completion]:
         cache, hidden_B_H, attention_B_T = self._prefill(prompts)
         cache.batch_repeat_interleave(count)
@@ -82,12 +89,18 @@ class Sampler:
         live = list(range(len(prompts) * count))
         tokens: list[list[int]] = [[] for _ in live]
         logprobs: list[list[float]] = [[] for _ in live]
+        whole: dict[int, Completion] = {}
         for position in range(sampling.max_tokens):
             chosen_B, logprob_B = _choose(head.logits(hidden_B_H, torch.float32), sampling, random)
             chosen, chosen_logprobs = chosen_B.tolist(), logprob_B.tolist()
             for sequence, token, logprob in zip(live, chosen, chosen_logprobs, strict=True):
                 tokens[sequence].append(token)
                 logprobs[sequence].append(logprob)
+                if token == self.end_id or position + 1 == sampling.max_tokens:
+                    whole[sequence] = Completion(
+                        tuple(tokens[sequence]), tuple(logprobs[sequence]), token == self.end_id
+                    )
+                    finished(sequence, whole[sequence])
             going = [i for i, token in enumerate(chosen) if token != self.end_id]
             if not going or position + 1 == sampling.max_tokens:
                 break
@@ -99,10 +112,7 @@ class Sampler:
             attention_B_T = torch.cat([attention_B_T, attention_B_T.new_ones(len(live), 1)], dim=1)
             with _threads_for(len(live)):
                 hidden_B_H = self._step(chosen_B, attention_B_T, cache)
-        return [
-            Completion(tuple(ids), tuple(values), bool(ids) and ids[-1] == self.end_id)
-            for ids, values in zip(tokens, logprobs, strict=True)
-        ]
+        return [whole[sequence] for sequence in range(len(tokens))]
 
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[Any, Tensor, Tensor]:
         """Cache, last hidden states [B, H] and attention mask [B, T] of the prompts, padded on the left.
@@ -144,6 +154,13 @@ class Sampler:
         )
         hidden: Tensor = output.last_hidden_state[:, -1]
         return hidden
+
+
+def _offset(drawn: Drawn | None, start: int, count: int) -> Callable[[int, Completion], None]:
+    """Tells `drawn` of the sequences of a batch whose first prompt is `start`."""
+    if drawn is None:
+        return lambda _sequence, _completion: None
+    return lambda sequence, completion: drawn(start + sequence // count, sequence % count, completion)
 
 
 def _choose(logits_B_V: Tensor, sampling: Sampling, random: torch.Generator | None) -> tuple[Tensor, Tensor]:

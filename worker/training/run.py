@@ -9,7 +9,7 @@ from typing import Final, TextIO
 import torch
 import transformers
 
-from app.core.graders.run import GraderPool
+from app.core.graders.run import GraderPool, Outside
 from app.core.spec.job import GroupMethod, JobSpec, TrainerSpec
 from app.core.spec.plan import resolve
 from app.core.spec.reports import Failed, Message, Report, TrainerExit
@@ -31,6 +31,8 @@ from worker.training.world import PeerLost, World, join
 TOKEN_BUDGET = 4096
 """Packed tokens of a micro-batch."""
 WARNINGS_SHOWN = 20
+JUDGE_API_KEY: Final = "GROUPTUNE_JUDGE_API_KEY"
+SIGNING_SECRET: Final = "GROUPTUNE_GRADER_SIGNING_SECRET"  # noqa: S105
 ROLLOUT_API_KEY: Final = "GROUPTUNE_ROLLOUT_API_KEY"
 """Environment variable: keys are not written to spec.json."""
 
@@ -89,7 +91,7 @@ def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter,
     )
     with (
         _sampler(trainer, policy, tokenizer, world, run_dir) as sampler,
-        GraderPool(spec.settings.grader) if spec.settings.grader else nullcontext() as pool,
+        GraderPool(spec.settings.grader, _outside(trainer)) if spec.settings.grader else nullcontext() as pool,
     ):
         run = Run(
             trainer=trainer,
@@ -111,6 +113,15 @@ def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter,
         if trainer.resume_from is not None:
             run.resume(Path(trainer.resume_from))
         run.train()
+
+
+def _outside(trainer: TrainerSpec) -> Outside:
+    return Outside(
+        judge_url=trainer.judge_url,
+        judge_api_key=os.environ.get(JUDGE_API_KEY),
+        allowed_private_hosts=trainer.allowed_private_hosts,
+        signing_secret=os.environ.get(SIGNING_SECRET),
+    )
 
 
 def _sampler(

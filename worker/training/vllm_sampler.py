@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ import torch
 from app.core.spec.job import Sampling
 from app.core.spec.reports import TrainerExit
 from worker.training.export import save_adapter
+from worker.training.interfaces import Drawn
 from worker.training.model import Policy
 from worker.training.types import Completion, JobFailure
 from worker.training.vllm_client import CONCURRENT_REQUESTS, Choice, VllmClient
@@ -83,7 +83,12 @@ class VllmSampler:
         self._loaded: list[str] = []
 
     def sample(
-        self, prompts: Sequence[tuple[int, ...]], count: int, sampling: Sampling, random: torch.Generator | None
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        count: int,
+        sampling: Sampling,
+        random: torch.Generator | None,
+        drawn: Drawn | None = None,
     ) -> list[list[Completion]]:
         """`count` completions for each prompt, in order. Without `random` decoding is greedy.
 
@@ -95,8 +100,16 @@ class VllmSampler:
         seeds: list[int | None] = [None] * len(prompts)
         if random is not None:
             seeds = torch.randint(_SEEDS, (len(prompts),), generator=random).tolist()
+
+        def complete(index: int) -> list[Completion]:
+            completions = self._complete(model, count, sampling, prompts[index], seeds[index])
+            if drawn is not None:
+                for number, one in enumerate(completions):
+                    drawn(index, number, one)
+            return completions
+
         with ThreadPoolExecutor(min(len(prompts), CONCURRENT_REQUESTS), "rollout") as threads:
-            return list(threads.map(partial(self._complete, model, count, sampling), prompts, seeds))
+            return list(threads.map(complete, range(len(prompts))))
 
     def _adapter(self) -> str:
         """The name under which the server has the policy's adapter as it is now."""

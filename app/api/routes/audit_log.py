@@ -23,7 +23,7 @@ def list_audit_log(
     limit: Limit = 20,
     project_id: Annotated[str | None, Query(max_length=MAX_ID, description="Of the objects.")] = None,
     action: Annotated[Action | None, Query(description="Such as `job.cancel`.")] = None,
-    object_id: Annotated[str | None, Query(max_length=MAX_MODEL_NAME)] = None,
+    object_id: Annotated[str | None, Query(max_length=MAX_MODEL_NAME, description="What was changed.")] = None,
     key_id: Annotated[str | None, Query(max_length=MAX_ID, description="Of who did it.")] = None,
 ) -> Page[AuditObject]:
     """List changes, newest first; all filters that are given must match."""

@@ -41,7 +41,7 @@ def list_permissions(
     database: Db,
     after: After = None,
     limit: Limit = 10,
-    order: Literal["ascending", "descending"] = "descending",
+    order: Annotated[Literal["ascending", "descending"], Query(description="By time.")] = "descending",
     project_id: Annotated[str | None, Query(max_length=MAX_ID, description="Only this project's.")] = None,
 ) -> Page[PermissionObject]:
     """List who may use a model or checkpoint of this project, the newest permission first unless `ascending`."""

@@ -71,9 +71,9 @@ def list_files(
     caller: Caller,
     database: Db,
     after: After = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_FILES)] = MAX_FILES,
-    order: Literal["asc", "desc"] = "desc",
-    purpose: Annotated[str | None, Query(max_length=MAX_ID)] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_FILES, description="Items a page, at most.")] = MAX_FILES,
+    order: Annotated[Literal["asc", "desc"], Query(description="By time.")] = "desc",
+    purpose: Annotated[str | None, Query(max_length=MAX_ID, description="Only files with it.")] = None,
     strict: Strict = False,
 ) -> Page[FileObject]:
     """List this project's files, newest first unless `order` is `asc`."""
@@ -104,7 +104,12 @@ def remove_file(caller: Caller, file_id: FileId, database: Db, store: Store) -> 
 @router.get(
     "/{file_id}/content",
     response_class=StreamingResponse,
-    responses={200: {"content": {"application/octet-stream": {}}, "description": "The bytes as they were uploaded."}},
+    responses={
+        200: {
+            "content": {"application/octet-stream": {}, "text/plain": {"schema": {"type": "string"}}},
+            "description": "The bytes as they were uploaded, or their base64.",
+        }
+    },
     dependencies=[needs(Scope.files_read)],
 )
 def file_content(

@@ -47,7 +47,12 @@ def create_job(
     """Create a job. Everything that can be checked is checked before it is accepted."""
     with database.transaction() as session:
         examined = admission.examine(
-            session, caller.project_id, body.application(), settings.models_dir, settings.model_aliases
+            session,
+            caller.project_id,
+            body.application(),
+            settings.models_dir,
+            settings.model_aliases,
+            settings.trackers,
         )
         if examined.problems:
             raise body.as_sent(examined.problems[0])
@@ -113,17 +118,27 @@ def delete_job(caller: Caller, job_id: JobId, database: Db, store: Store) -> Job
 
 
 @router.post("/{job_id}/cancel", dependencies=[needs(Scope.jobs_write)])
-def cancel_job(caller: Caller, job_id: JobId, database: Db, strict: Strict = False) -> JobObject:
+def cancel_job(
+    caller: Caller, job_id: JobId, database: Db, settings: Config, after: BackgroundTasks, strict: Strict = False
+) -> JobObject:
     """Cancel a job that is not finished; a running one ends within seconds."""
     with database.transaction() as session:
-        return JobObject.of(view(session, audited.cancel(session, caller.actor, job_id)), strict=strict)
+        answer = JobObject.of(view(session, audited.cancel(session, caller.actor, job_id)), strict=strict)
+    if settings.redis_url is not None:
+        after.add_task(broker.ring_webhooks, settings.redis_url)
+    return answer
 
 
 @router.post("/{job_id}/pause", dependencies=[needs(Scope.jobs_write)])
-def pause_job(caller: Caller, job_id: JobId, database: Db, strict: Strict = False) -> JobObject:
+def pause_job(
+    caller: Caller, job_id: JobId, database: Db, settings: Config, after: BackgroundTasks, strict: Strict = False
+) -> JobObject:
     """Pause a job; a running one writes a checkpoint first."""
     with database.transaction() as session:
-        return JobObject.of(view(session, audited.pause(session, caller.actor, job_id)), strict=strict)
+        answer = JobObject.of(view(session, audited.pause(session, caller.actor, job_id)), strict=strict)
+    if settings.redis_url is not None:
+        after.add_task(broker.ring_webhooks, settings.redis_url)
+    return answer
 
 
 @router.post("/{job_id}/resume", dependencies=[needs(Scope.jobs_write)])
@@ -185,8 +200,8 @@ def job_metrics(
             "steps of its least and greatest value are given.",
         ),
     ] = series.DEFAULT_POINTS,
-    step_from: Annotated[int, Query(ge=0, le=MAX_STEP)] = 0,
-    step_to: Annotated[int, Query(ge=0, le=MAX_STEP)] = MAX_STEP,
+    step_from: Annotated[int, Query(ge=0, le=MAX_STEP, description="The first step.")] = 0,
+    step_to: Annotated[int, Query(ge=0, le=MAX_STEP, description="The last step.")] = MAX_STEP,
     output: Annotated[
         Literal["json", "csv"], Query(alias="format", description="`csv` has every step, whatever `points` says.")
     ] = "json",
@@ -217,7 +232,7 @@ def job_groups(
     database: Db,
     step: Annotated[int | None, Query(ge=0, le=MAX_STEP, description="The latest one if absent.")] = None,
     step_from: Annotated[int | None, Query(ge=0, le=MAX_STEP, description="Instead of `step`: several.")] = None,
-    step_to: Annotated[int, Query(ge=0, le=MAX_STEP)] = MAX_STEP,
+    step_to: Annotated[int, Query(ge=0, le=MAX_STEP, description="The last step.")] = MAX_STEP,
     source: Annotated[Source | None, Query(description="Sort by members of this source alone.")] = None,
     sort: Annotated[inspector.Order, Query(description="What comes first.")] = inspector.Order.step,
     after: After = None,

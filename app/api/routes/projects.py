@@ -19,7 +19,7 @@ router = APIRouter(prefix="/projects", tags=["Projects"], dependencies=[needs(Sc
 def create_project(caller: Caller, body: CreateProject, database: Db, settings: Config) -> ProjectObject:
     """Create a project. Mint a key for it next."""
     with database.transaction() as session:
-        project = projects.create_project(session, caller.actor, body.name, body.limits.columns())
+        project = projects.create_project(session, caller.actor, body.name, body.columns())
         return ProjectObject.of(project, default_limits(settings), quotas.usage(session, project.id))
 
 
@@ -43,8 +43,8 @@ def retrieve_project(project_id: ProjectId, database: Db, settings: Config) -> P
 def update_project(
     caller: Caller, project_id: ProjectId, body: UpdateProject, database: Db, settings: Config
 ) -> ProjectObject:
-    """Change a project's limits, archive it or bring it back."""
+    """Change a project's settings, archive it or bring it back."""
     with database.transaction() as session:
-        columns = body.limits.columns() if body.limits else {}
-        project = projects.update_project(session, caller.actor, project_id, archived=body.archived, limits=columns)
+        columns = body.columns()
+        project = projects.update_project(session, caller.actor, project_id, archived=body.archived, settings=columns)
         return ProjectObject.of(project, default_limits(settings), quotas.usage(session, project.id))

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
@@ -37,13 +37,16 @@ async def stream_job(
     last_event_id: Annotated[
         str | None, Header(max_length=MAX_ID, description="Go on behind this event; all of them if absent.")
     ] = None,
+    after: Annotated[
+        str | None, Query(max_length=MAX_ID, description="The same, for browsers: they cannot send the header first.")
+    ] = None,
     strict: Strict = False,
 ) -> StreamingResponse:
     """Follow a job: `message` and `metrics` are its events under their ids, `state` the job itself, `end` is the last.
 
     A client that comes back with `Last-Event-ID` gets every event exactly once, in order.
     """
-    seq = await run_in_threadpool(_begin, database, caller.project_id, job_id, last_event_id)
+    seq = await run_in_threadpool(_begin, database, caller.project_id, job_id, last_event_id or after)
     hub: Hub = request.app.state.hub
     stream = hub.job(caller.project_id, job_id, seq, strict=strict)
     return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)

@@ -39,7 +39,12 @@ def validate_job(
         return Validation(valid=False, errors=problems, plan=None)
     with database.transaction() as session:
         examined = admission.examine(
-            session, caller.project_id, asked.application(), settings.models_dir, settings.model_aliases
+            session,
+            caller.project_id,
+            asked.application(),
+            settings.models_dir,
+            settings.model_aliases,
+            settings.trackers,
         )
         if examined.problems:
             wrong = map(asked.as_sent, examined.problems)

@@ -10,7 +10,7 @@ from app.core.accounts.api_keys import PREFIX, NewKey
 from app.core.accounts.limits import MAX_REQUESTS_PER_MINUTE
 from app.core.accounts.scopes import DEFAULT, GRANTABLE, canonical
 from app.core.accounts.tables import ApiKey
-from app.core.spec.job import Frozen
+from app.core.spec.frozen import Frozen
 
 MAX_GRACE_SECONDS = 30 * 86_400
 MAX_LIFE_SECONDS = 10 * 366 * 86_400

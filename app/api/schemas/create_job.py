@@ -10,12 +10,13 @@ from pydantic_core import PydanticCustomError
 from app.api.ids import MAX_ID, MAX_MODEL_NAME
 from app.core.errors import InvalidRequest
 from app.core.jobs.admission import Application
+from app.core.spec.frozen import Frozen
 from app.core.spec.gates import MAX_GATES, AliasName, GateText
 from app.core.spec.graders import Grader
+from app.core.spec.integrations import MAX_INTEGRATIONS, Integration
 from app.core.spec.job import (
     Auto,
     Evaluation,
-    Frozen,
     GroupMethod,
     GroupMix,
     Hyperparameters,
@@ -132,7 +133,12 @@ class CreateJob(Frozen):
     suffix: Annotated[Suffix | None, Field(description="Part of the trained model's name.")] = None
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Chosen at random if absent.")] = None
     metadata: Annotated[dict[MetadataKey, MetadataValue] | None, Field(max_length=16)] = None
-    integrations: Annotated[list[Any] | None, Field(max_length=0, description="Not available: leave it out.")] = None
+    integrations: Annotated[
+        tuple[Integration, ...] | None,
+        Field(
+            max_length=MAX_INTEGRATIONS, description="Trackers that the metrics go to as well. See docs/trackers.md."
+        ),
+    ] = None
     hyperparameters: Annotated[
         PlainHyperparameters | None, Field(deprecated=True, description="Use the method's own.")
     ] = None
@@ -198,6 +204,7 @@ class CreateJob(Frozen):
             metadata=self.metadata,
             gates=self.gates,
             alias=self.alias,
+            integrations=self.integrations or (),
             typed_form=self.gft is not None,
         )
 

@@ -63,7 +63,7 @@ class JobObject(Item):
     trained_tokens: int | None
     error: JobError | None
     seed: int
-    integrations: list[Any] | None = None
+    integrations: list[Any] | None = Field(description="Trackers that the metrics go to as well.")
     method: dict[str, Any] = Field(description="As sent, with defaults filled in.")
     metadata: dict[str, str] | None
     user_provided_suffix: str | None
@@ -75,6 +75,9 @@ class JobObject(Item):
     )
     gates: list[GateVerdict] = Field(description="What the held-out results must reach for the job to succeed.")
     alias: str | None = Field(description="Names the trained model once the job has succeeded.")
+    stop_request: str | None = Field(
+        description="`cancel` or `pause`: asked for while a worker trains, which does it at its next step."
+    )
     paused: bool = Field(description="The same as status `paused`, for clients whose enum lacks it.")
 
     @classmethod
@@ -99,6 +102,7 @@ class JobObject(Item):
             trained_tokens=job.trained_tokens,
             error=JobError.model_validate(job.error) if job.error else None,
             seed=spec.seed,
+            integrations=_integrations(spec, strict=strict),
             method=_method(spec, strict=strict),
             metadata=spec.metadata,
             user_provided_suffix=spec.suffix,
@@ -108,6 +112,7 @@ class JobObject(Item):
             evaluation=job.evaluation if samples else _without_samples(job.evaluation),
             gates=_gates(job, spec),
             alias=spec.alias,
+            stop_request=job.stop_request,
             paused=paused,
         )
 
@@ -116,6 +121,11 @@ def _gates(job: Job, spec: JobSpec) -> list[GateVerdict]:
     if job.gates is not None:
         return [GateVerdict.model_validate(verdict) for verdict in job.gates]
     return [GateVerdict(gate=text, metric=parse(text).metric) for text in spec.gates]
+
+
+def _integrations(spec: JobSpec, *, strict: bool) -> list[dict[str, Any]] | None:
+    shown = [one.model_dump(mode="json") for one in spec.integrations if not strict or one.type == "wandb"]
+    return shown or None
 
 
 def _without_samples(evaluation: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from app.api.pagination import Item
 from app.core.accounts.limits import MAX_BYTES, MAX_JOBS, MAX_REQUESTS_PER_MINUTE, Limits, limits_of
 from app.core.accounts.tables import Project
 from app.core.jobs.quotas import Usage
-from app.core.spec.job import Frozen
+from app.core.spec.frozen import Frozen
 
 
 class ProjectLimits(Frozen):
@@ -39,6 +39,13 @@ class CreateProject(Frozen):
         ),
     ]
     limits: ProjectLimits = ProjectLimits()
+    strict_enums: Annotated[bool, Field(description="Answers keep to OpenAI's enums, for clients that check them.")] = (
+        False
+    )
+
+    def columns(self) -> dict[str, int | bool | None]:
+        """What a row gets."""
+        return {"strict_enums": self.strict_enums, **self.limits.columns()}
 
 
 class UpdateProject(Frozen):
@@ -46,6 +53,14 @@ class UpdateProject(Frozen):
 
     archived: Annotated[bool | None, Field(description="True: its keys are refused. False: they work again.")] = None
     limits: Annotated[ProjectLimits | None, Field(description="Those that are sent; null: the default.")] = None
+    strict_enums: Annotated[
+        bool | None, Field(description="Answers keep to OpenAI's enums, for clients that check them.")
+    ] = None
+
+    def columns(self) -> dict[str, int | bool | None]:
+        """The settings that were sent, by their columns."""
+        strict = {} if self.strict_enums is None else {"strict_enums": self.strict_enums}
+        return {**strict, **(self.limits.columns() if self.limits else {})}
 
 
 class ProjectUsage(BaseModel):
@@ -64,6 +79,7 @@ class ProjectObject(Item):
     status: Literal["active", "archived"]
     created_at: int = Field(description="Unix seconds.")
     archived_at: int | None
+    strict_enums: bool = Field(description="Answers keep to OpenAI's enums when a request does not say.")
     limits: ProjectLimits = Field(description="Its own; null where the installation's default holds.")
     effective_limits: ProjectLimits = Field(description="What holds.")
     usage: ProjectUsage | None = Field(description="Null in lists.")
@@ -78,6 +94,7 @@ class ProjectObject(Item):
             status="active" if project.archived_at is None else "archived",
             created_at=int(project.created_at.timestamp()),
             archived_at=None if project.archived_at is None else int(project.archived_at.timestamp()),
+            strict_enums=project.strict_enums,
             limits=ProjectLimits(**own),
             effective_limits=_wire(ProjectLimits, limits_of(project, default)),
             usage=None if usage is None else _wire(ProjectUsage, usage),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -90,13 +90,28 @@ def authenticate(session: Session, text: str) -> Identity:
     key_id, secret, checksum = form.groups()
     if not hmac.compare_digest(_checksum(text[: -_CHECKSUM_LENGTH - 1]), checksum):
         raise AuthenticationFailed("The API key is misspelt or cut off (its checksum does not fit); copy it again.")
-    row = session.execute(
+    row = _find(session, key_id)
+    known = row[0].secret_hash if row is not None else bytes(32)
+    if not hmac.compare_digest(known, _hash(secret)):
+        row = None
+    return _live(session, row)
+
+
+def by_id(session: Session, key_id: str) -> Identity:
+    """The live key with this id, for who has proved to hold it before. Raises `AuthenticationFailed`."""
+    return _live(session, _find(session, key_id))
+
+
+def _find(session: Session, key_id: str) -> Row[ApiKey, Project, bool, bool] | None:
+    return session.execute(
         select(ApiKey, Project, ApiKey.expires_at <= func.now(), _unseen())
         .join(Project, Project.id == ApiKey.project_id)
         .where(ApiKey.id == key_id)
     ).one_or_none()
-    known = row[0].secret_hash if row is not None else bytes(32)
-    if not hmac.compare_digest(known, _hash(secret)) or row is None or row[0].revoked_at is not None:
+
+
+def _live(session: Session, row: Row[ApiKey, Project, bool, bool] | None) -> Identity:
+    if row is None or row[0].revoked_at is not None:
         raise AuthenticationFailed("This API key is unknown to this server or was revoked; ask for a new one.")
     key, project, expired, unseen = row
     # Whoever holds the secret may know the rest.
@@ -107,7 +122,7 @@ def authenticate(session: Session, text: str) -> Identity:
         message = f"The project '{project.name}' of this API key is archived; an administrator can bring it back."
         raise AuthenticationFailed(message, code="project_archived")
     if unseen:
-        _see(session, key_id)
+        _see(session, key.id)
     return Identity(key, project)
 
 

@@ -19,6 +19,8 @@ class Action(StrEnum):
     key_create = "api_key.create"
     key_revoke = "api_key.revoke"
     key_rotate = "api_key.rotate"
+    trust_create = "oidc_trust.create"
+    trust_delete = "oidc_trust.delete"
     project_create = "project.create"
     project_update = "project.update"
     file_create = "file.create"
@@ -33,6 +35,11 @@ class Action(StrEnum):
     alias_delete = "model_alias.delete"
     permission_grant = "checkpoint.permission.grant"
     permission_revoke = "checkpoint.permission.revoke"
+    webhook_create = "webhook_endpoint.create"
+    webhook_update = "webhook_endpoint.update"
+    webhook_rotate = "webhook_endpoint.rotate_secret"
+    webhook_delete = "webhook_endpoint.delete"
+    webhook_replay = "webhook_delivery.replay"
 
 
 @dataclass(frozen=True)

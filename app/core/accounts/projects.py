@@ -13,13 +13,17 @@ from app.core.accounts.audit import Action, Actor
 from app.core.accounts.tables import ApiKey, Project
 from app.core.errors import InvalidRequest, NotFound
 
-LIMITS: Final = ("max_requests_per_minute", "max_running_jobs", "max_queued_jobs", "max_stored_bytes")
-_AUDITED: Final = ("name", "archived_at", *LIMITS)
+SETTINGS: Final = (
+    "strict_enums",
+    *("max_requests_per_minute", "max_running_jobs", "max_queued_jobs", "max_stored_bytes"),
+)
+"""Columns that administrators choose."""
+_AUDITED: Final = ("name", "archived_at", *SETTINGS)
 
 
-def create_project(session: Session, actor: Actor, name: str, limits: dict[str, int | None]) -> Project:
-    """A new project; `limits` are columns of `LIMITS`. Raises `InvalidRequest` when the name is taken."""
-    values = {"id": ids.project_id(), "name": name} | limits
+def create_project(session: Session, actor: Actor, name: str, settings: dict[str, int | bool | None]) -> Project:
+    """A new project; `settings` are columns of `SETTINGS`. Raises `InvalidRequest` when the name is taken."""
+    values = {"id": ids.project_id(), "name": name} | settings
     project = session.scalars(insert(Project).values(values).on_conflict_do_nothing().returning(Project)).one_or_none()
     if project is None:
         raise InvalidRequest(f"There is a project '{name}' already; choose another name.", param="name")
@@ -56,9 +60,9 @@ def list_projects(session: Session, *, after: str | None, limit: int) -> tuple[l
 
 
 def update_project(
-    session: Session, actor: Actor, project_id: str, *, archived: bool | None, limits: dict[str, int | None]
+    session: Session, actor: Actor, project_id: str, *, archived: bool | None, settings: dict[str, int | bool | None]
 ) -> Project:
-    """Sets the `limits` that are given, archives or brings back a project.
+    """Sets the `settings` that are given, archives or brings back a project.
 
     Raises `NotFound`, and `InvalidRequest` for archiving the project that the installation needs for itself.
     """
@@ -67,7 +71,7 @@ def update_project(
     before = audit.snapshot(project, *_AUDITED)
     if archived:
         _check_archivable(project, administrators)
-    values: dict[str, Any] = dict(limits)
+    values: dict[str, Any] = dict(settings)
     if archived is not None and archived != (project.archived_at is not None):
         values["archived_at"] = func.now() if archived else None
     for name, value in values.items():

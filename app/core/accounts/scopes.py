@@ -15,6 +15,7 @@ class Scope(StrEnum):
     models_read = "models:read"
     models_write = "models:write"
     inference = "inference"
+    webhooks_read = "webhooks:read"
     webhooks_write = "webhooks:write"
     admin = "admin"
     """API keys, projects and the audit log of the whole installation. Contains no other scope."""

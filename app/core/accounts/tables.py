@@ -14,6 +14,7 @@ from sqlalchemy import (
     LargeBinary,
     String,
     func,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -35,6 +36,8 @@ class Project(Base):
     max_running_jobs: Mapped[int | None] = mapped_column(Integer)
     max_queued_jobs: Mapped[int | None] = mapped_column(Integer)
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    strict_enums: Mapped[bool] = mapped_column(server_default=text("false"), default=False)
+    """Answers keep to OpenAI's enums, for clients that check them."""
 
     __table_args__ = (
         CheckConstraint("max_requests_per_minute >= 1", name="max_requests_per_minute"),
@@ -70,6 +73,57 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
     __table_args__ = (CheckConstraint("requests_per_minute >= 1", name="requests_per_minute"),)
+
+
+class BrowserSession(Base):
+    """A browser that is signed in on behalf of a key, or a link that can be traded for that, once."""
+
+    __tablename__ = "browser_sessions"
+
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
+    """SHA-256 of what the browser holds."""
+    api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
+    is_link: Mapped[bool]
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
+
+
+class OidcTrust(Base):
+    """A repository whose CI system's tokens are traded for keys of a project."""
+
+    __tablename__ = "oidc_trusts"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str] = mapped_column(String(64))
+    provider: Mapped[str] = mapped_column(String(16))
+    issuer: Mapped[str] = mapped_column(String(255))
+    audience: Mapped[str] = mapped_column(String(255))
+    repository_id: Mapped[str] = mapped_column(String(32))
+    """The provider's number: names can be given to others."""
+    ref: Mapped[str | None] = mapped_column(String(255))
+    """None means every branch and tag."""
+    scopes: Mapped[list[str]]
+    key_seconds: Mapped[int] = mapped_column(Integer)
+    """How long a key of it lives."""
+    created_by: Mapped[str | None] = mapped_column(String(16))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    __table_args__ = (
+        CheckConstraint("provider IN ('github', 'gitlab')", name="provider"),
+        CheckConstraint("key_seconds >= 60", name="key_seconds"),
+        Index("uq_oidc_trusts_claims", "issuer", "repository_id", "audience", text("coalesce(ref, '')"), unique=True),
+    )
+
+
+class OidcToken(Base):
+    """A token that was traded, until it expires: none is traded twice."""
+
+    __tablename__ = "oidc_tokens"
+
+    issuer: Mapped[str] = mapped_column(String(255), primary_key=True)
+    jti: Mapped[str] = mapped_column(String(255), primary_key=True)
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
 
 
 class AuditEntry(Base):

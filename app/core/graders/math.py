@@ -1,7 +1,7 @@
 """The math grader: is the final answer of a response mathematically equal to the reference?
 
 Plain numbers are compared here; everything else goes to math-verify, which can hang on hostile input and so
-runs only behind `tools.equal_math` (see `math_pool`). This module does not import it.
+runs only behind `tools.isolated` (see `isolated`). This module does not import it.
 """
 
 import re
@@ -28,7 +28,7 @@ def math(grader: MathGrader, sample: Sample, item: dict[str, Any], tools: Tools)
         if not answer:
             return 0.0
     equal = equal_plain(reference, answer)
-    return float(tools.equal_math(reference, answer) if equal is None else equal)
+    return float(tools.isolated("math", reference, answer) if equal is None else equal)
 
 
 def last_number(text: str) -> str:

@@ -1,15 +1,28 @@
-"""Which function scores which type of grader."""
+"""Which function scores which type of grader. A multi is put together from its parts in `run`."""
 
 from collections.abc import Callable
 from typing import Any, Final
 
-from app.core.graders import math, text
-from app.core.graders.types import Sample, Tools
+from app.core.graders import endpoint, math, model_judge, python_code, text
+from app.core.graders.types import Sample, Scored, Tools
+from app.core.spec.graders import BaseGrader, EndpointGrader, Judge, parts
 
-Score = Callable[[Any, Sample, dict[str, Any], Tools], float]
+Score = Callable[[Any, Sample, dict[str, Any], Tools], float | Scored]
 """(grader, sample, item, tools) -> reward. May raise GraderFailure, or anything: `run` makes it an error."""
 
 GRADERS: Final[dict[str, Score]] = {
     "string_check": text.string_check,
+    "text_similarity": text.text_similarity,
     "math": math.math,
+    "regex": text.regex,
+    "json_schema": text.json_schema,
+    "python": python_code.python,
+    "score_model": model_judge.score_model,
+    "label_model": model_judge.label_model,
+    "endpoint": endpoint.endpoint,
 }
+
+
+def waits(grader: BaseGrader) -> bool:
+    """Whether it asks another machine, and so costs this one next to nothing while it does."""
+    return any(isinstance(part, Judge | EndpointGrader) for part in parts(grader))

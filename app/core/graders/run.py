@@ -1,17 +1,25 @@
 """Grades responses: one with `grade`, many at once with `GraderPool`. A failure is never a reward of 0."""
 
 import math
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from app.core.graders.math_pool import MathPool
-from app.core.graders.registry import GRADERS
-from app.core.graders.types import ErrorType, Grade, GraderFailure, Sample, Tools
-from app.core.spec.graders import BaseGrader
+from app.core.graders.endpoint import endpoint_many
+from app.core.graders.registry import GRADERS, waits
+from app.core.graders.toolbox import CONNECTIONS, Outside, Toolbox
+from app.core.graders.types import ErrorType, Grade, GraderFailure, Sample, Scored, TokenUsage, Tools
+from app.core.spec.formula import parse_formula
+from app.core.spec.graders import BaseGrader, EndpointGrader, MultiGrader
 
-__all__ = ["Grade", "GraderPool", "Sample", "grade"]
+__all__ = ["Grade", "GraderPool", "Outside", "Sample", "Toolbox", "grade"]
+
+ROUNDING: Final = 1e-9
+"""A sum of parts that reaches the threshold but for rounding has reached it."""
+
+Pair = tuple[Sample, dict[str, Any]]
+"""A response, and the row that it answers."""
 
 
 def grade(grader: BaseGrader, sample: Sample, item: dict[str, Any], tools: Tools | None = None) -> Grade:
@@ -19,26 +27,36 @@ def grade(grader: BaseGrader, sample: Sample, item: dict[str, Any], tools: Tools
 
     `tools` default to ones shared by the whole process, which start nothing before they must.
     """
-    kind = str(getattr(grader, "type", type(grader).__name__))
+    tools = tools or _shared_tools()
+    if isinstance(grader, MultiGrader):
+        return _combined(grader, {key: grade(part, sample, item, tools) for key, part in grader.graders.items()})
     try:
-        reward = GRADERS[kind](grader, sample, item, tools or _shared_tools())
-    except GraderFailure as failure:
-        return _failed(grader, str(failure), failure.error_type)
+        found = GRADERS[str(getattr(grader, "type", ""))](grader, sample, item, tools)
     except Exception as error:  # the boundary: whatever a grader raises is that sample's error
-        return _failed(grader, f"{type(error).__name__}: {error}", ErrorType.other)
-    if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
-        return _failed(grader, f"returned {reward!r} where a finite number is needed", ErrorType.other)
-    return Grade(reward=float(reward), scores={_name(grader): float(reward)})
+        return _failed(grader, error)
+    return _grade(grader, found)
 
 
 class GraderPool:
     """Grades with one grader, on several threads and killable subprocesses. A context manager."""
 
-    def __init__(self, grader: BaseGrader, *, workers: int | None = None, limit_seconds: float = 5.0) -> None:
-        """`limit_seconds` of wall time a math check; `workers` processes at most (default: cores, to 4)."""
+    def __init__(
+        self,
+        grader: BaseGrader,
+        outside: Outside | None = None,
+        *,
+        workers: int | None = None,
+        limit_seconds: float = 5.0,
+    ) -> None:
+        """`limit_seconds` of wall time a check; `workers` processes at most (default: cores, to 4)."""
         self.grader = grader
-        self._tools = MathPool(workers, limit_seconds)
-        self._threads = ThreadPoolExecutor(self._tools.workers, thread_name_prefix="grader")
+        self._tools = Toolbox(outside, workers=workers, limit_seconds=limit_seconds)
+        self.waits = waits(grader)
+        """Whether grading is mostly waiting for others: then it can go on beside other work."""
+        threads = CONNECTIONS if self.waits else self._tools.workers
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="grader")
+        self.batch_size = grader.batch_size if isinstance(grader, EndpointGrader) else 1
+        """Answers that are graded together at most."""
 
     def __enter__(self) -> Self:
         return self
@@ -46,23 +64,75 @@ class GraderPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def grade_many(self, pairs: Sequence[tuple[Sample, dict[str, Any]]]) -> list[Grade]:
+    def submit(self, pairs: Sequence[Pair]) -> list[Future[list[Grade]]]:
+        """Begins to grade; each result holds the grades of the next `batch_size` pairs, in order."""
+        chunks = [pairs[start : start + self.batch_size] for start in range(0, len(pairs), self.batch_size)]
+        return [self._threads.submit(self._grade, chunk) for chunk in chunks]
+
+    def grade_many(self, pairs: Sequence[Pair]) -> list[Grade]:
         """One grade for each (sample, item), in their order."""
-        return list(self._threads.map(lambda pair: grade(self.grader, pair[0], pair[1], self._tools), pairs))
+        return [found for chunk in self.submit(pairs) for found in chunk.result()]
 
     def close(self) -> None:
         """Ends threads and processes."""
-        self._threads.shutdown(cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._tools.close()
+        self._threads.shutdown()
+
+    def _grade(self, pairs: Sequence[Pair]) -> list[Grade]:
+        if not isinstance(self.grader, EndpointGrader):
+            return [grade(self.grader, sample, item, self._tools) for sample, item in pairs]
+        try:
+            found = endpoint_many(self.grader, pairs, self._tools)
+        except Exception as error:  # the boundary, as in `grade`
+            return [_failed(self.grader, error) for _ in pairs]
+        return [
+            _failed(self.grader, one) if isinstance(one, GraderFailure) else _grade(self.grader, one) for one in found
+        ]
 
 
 @cache
-def _shared_tools() -> MathPool:
-    return MathPool()  # its server sees when this process ends
+def _shared_tools() -> Toolbox:
+    return Toolbox()  # its processes see when this one ends
 
 
-def _failed(grader: BaseGrader, message: str, error_type: ErrorType) -> Grade:
-    return Grade(reward=None, error=f"grader {_name(grader)!r}: {message}", error_type=error_type)
+def _combined(grader: MultiGrader, found: Mapping[str, Grade]) -> Grade:
+    """The formula over the parts. A part without a reward leaves the whole without one."""
+    usage: dict[str, TokenUsage] = {}
+    for part in found.values():
+        for model, tokens in part.usage.items():
+            usage[model] = usage.get(model, TokenUsage()) + tokens
+    rewards = {key: part.reward for key, part in found.items() if part.reward is not None}
+    failed = next((part for part in found.values() if part.reward is None), None)
+    if failed is not None:
+        return Grade(reward=None, error=failed.error, error_type=failed.error_type, scores=rewards, usage=usage)
+    try:
+        reward = parse_formula(grader.calculate_output).evaluate(rewards)
+    except (ArithmeticError, ValueError) as error:
+        failure = GraderFailure(f"the formula has no value for {rewards}: {error}", ErrorType.formula_parse)
+        return _failed(grader, failure).model_copy(update={"scores": rewards, "usage": usage})
+    return _grade(grader, Scored(reward, usage), rewards)
+
+
+def _grade(grader: BaseGrader, found: float | Scored, rewards: Mapping[str, float] | None = None) -> Grade:
+    reward = found.reward if isinstance(found, Scored) else found
+    usage = dict(found.usage) if isinstance(found, Scored) else {}
+    if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
+        failure = GraderFailure(f"returned {reward!r} where a finite number is needed")
+        return _failed(grader, failure).model_copy(update={"usage": usage})
+    threshold = getattr(grader, "pass_threshold", None)
+    return Grade(
+        reward=float(reward),
+        scores={**(rewards or {}), _name(grader): float(reward)},
+        usage=usage,
+        passed=reward >= (1.0 if threshold is None else threshold) - ROUNDING,
+    )
+
+
+def _failed(grader: BaseGrader, error: Exception) -> Grade:
+    told = str(error) if isinstance(error, GraderFailure) else f"{type(error).__name__}: {error}"
+    error_type = error.error_type if isinstance(error, GraderFailure) else ErrorType.other
+    return Grade(reward=None, error=f"grader {_name(grader)!r}: {told}", error_type=error_type)
 
 
 def _name(grader: BaseGrader) -> str:

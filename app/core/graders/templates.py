@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from app.core.graders.types import ErrorType, GraderFailure, Sample
-from app.core.spec.graders import Variable, parse_template, variables
+from app.core.spec.templates import Variable, parse_template, variables
 
 __all__ = ["render", "variables"]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from app.core.graders.templates import render
 from app.core.graders.types import Sample, Tools
-from app.core.spec.graders import StringCheckGrader
+from app.core.spec.graders import JsonSchemaGrader, RegexGrader, StringCheckGrader, TextSimilarityGrader
 
 
 def string_check(grader: StringCheckGrader, sample: Sample, item: dict[str, Any], _tools: Tools) -> float:
@@ -20,3 +20,21 @@ def string_check(grader: StringCheckGrader, sample: Sample, item: dict[str, Any]
             return float(reference in text)
         case "ilike":
             return float(reference.casefold() in text.casefold())
+
+
+def text_similarity(grader: TextSimilarityGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> float:
+    """From 0 to 1, by the metric."""
+    text = render(grader.input, sample, item)
+    reference = render(grader.reference, sample, item)
+    return float(tools.isolated("similarity", grader.evaluation_metric, text, reference))
+
+
+def regex(grader: RegexGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> float:
+    """1.0 or 0.0."""
+    text = render(grader.input, sample, item)
+    return float(tools.isolated("regex", grader.pattern, text, grader.match, grader.ignore_case))
+
+
+def json_schema(grader: JsonSchemaGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> float:
+    """1.0 or 0.0; text that is no JSON fits no schema."""
+    return float(tools.isolated("json_schema", grader.json_schema, render(grader.input, sample, item)))

@@ -1,5 +1,8 @@
 """What goes into a grader and what comes out."""
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -9,9 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field
 class ErrorType(StrEnum):
     """Why a sample has no reward; the names are those of OpenAI's grader-run answer."""
 
+    formula_parse = "formula_parse_error"
     invalid_variable = "invalid_variable_error"
     sample_parse = "sample_parse_error"
     unresponsive = "unresponsive_reward_error"
+    python_runtime = "python_grader_runtime_error"
+    python_server = "python_grader_server_error"
+    judge_parse = "model_grader_parse_error"
+    judge_refusal = "model_grader_refusal_error"
+    judge_server = "model_grader_server_error"
     other = "other_error"
 
 
@@ -32,6 +41,45 @@ class Sample(BaseModel):
     output_tools: tuple[dict[str, Any], ...] = ()
     choices: tuple[dict[str, Any], ...] = ()
 
+    def for_code(self) -> dict[str, Any]:
+        """As Python graders and endpoints get it; `output_json` only where the text is JSON."""
+        sent: dict[str, Any] = {
+            "output_text": self.output_text,
+            "output_tools": list(self.output_tools),
+            "choices": list(self.choices),
+        }
+        try:
+            sent["output_json"] = json.loads(self.output_text)
+        except (ValueError, RecursionError):
+            sent["output_json"] = None
+        return sent
+
+
+class TokenUsage(BaseModel):
+    """Tokens that a judge has read and written."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    def __add__(self, other: "TokenUsage") -> "TokenUsage":
+        return TokenUsage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+        )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A reward, and what a judge needed for it."""
+
+    reward: float
+    usage: Mapping[str, TokenUsage] = field(default_factory=dict)
+    """By the judge's model."""
+
 
 class Grade(BaseModel):
     """A finite reward, or why there is none: exactly one of `reward` and `error` is None."""
@@ -41,13 +89,29 @@ class Grade(BaseModel):
     reward: float | None
     error: str | None = None
     scores: dict[str, float] = Field(default_factory=dict)
-    """Reward by the name of each grader that had a part in it."""
+    """Reward by the name of each grader that had a part in it; of a multi's parts by their keys."""
     error_type: ErrorType | None = None
+    usage: dict[str, TokenUsage] = Field(default_factory=dict)
+    """Tokens by the judges' models."""
+    passed: bool = False
+    """Whether it reaches the grader's `pass_threshold`, or without one its full reward of 1."""
 
 
 class Tools(Protocol):
-    """What graders may use of the outside world; injected, so that they stay pure."""
+    """What graders may use of the outside world; injected, so that they stay pure. All raise GraderFailure."""
 
-    def equal_math(self, reference: str, answer: str) -> bool:
-        """Whether two answers are mathematically equal, in bounded time. Raises GraderFailure."""
+    def isolated(self, check: str, *arguments: Any) -> Any:
+        """What a module of `app.core.graders.checks` makes of the arguments, in bounded time and memory."""
+        ...
+
+    def python(self, source: str, sample: dict[str, Any], item: dict[str, Any]) -> Any:
+        """What `grade(sample, item)` of the source returns, from a sandbox."""
+        ...
+
+    def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A judge's answer to a chat completion request."""
+        ...
+
+    def post(self, url: str, body: dict[str, Any], timeout_seconds: float) -> Any:
+        """What a reward server answers, as JSON."""
         ...

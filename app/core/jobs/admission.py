@@ -1,6 +1,6 @@
 """What is checked about a job before it is accepted: creating raises the first problem, validating lists all."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,12 @@ class Examined:
 
 
 def examine(
-    session: Session, project_id: str, asked: Application, models_dir: Path, operator_aliases: Mapping[str, str]
+    session: Session,
+    project_id: str,
+    asked: Application,
+    models_dir: Path,
+    operator_aliases: Mapping[str, str],
+    trackers: Collection[str],
 ) -> Examined:
     """Checks an application against models and files. Until the transaction ends nobody deletes its model."""
     problems: list[InvalidRequest] = []
@@ -48,6 +53,7 @@ def examine(
         problems.append(error)
     spec = asked.to_spec(model)
     wanted = [partial(gates.check_measurable, spec, asked.validation_file)]
+    wanted.append(partial(checks.check_trackers, spec, trackers))
     if spec.alias is not None:
         wanted.append(partial(aliases.check_name, spec.alias, models_dir, operator_aliases))
     wanted.append(partial(checks.check_file, session, project_id, spec, asked.training_file, "training_file"))

@@ -4,7 +4,7 @@ import random
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.core.jobs.events import Event, clean
@@ -23,6 +23,12 @@ def backoff(failures: int) -> timedelta:
     longest = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(failures - 1, 10))
     # Jitter against thundering herds, no secret.
     return timedelta(seconds=random.uniform(0, longest))  # noqa: S311
+
+
+def outcome_of(session: Session, job_id: str, epoch: int) -> str | None:
+    """How an attempt ended; None while it has not, or when its job is gone."""
+    of_it = select(JobAttempt.outcome).where(JobAttempt.job_id == job_id, JobAttempt.epoch == epoch)
+    return session.scalar(of_it)
 
 
 def close_attempt(session: Session, job_id: str, epoch: int, outcome: AttemptOutcome, reason: str | None) -> None:

@@ -10,6 +10,7 @@ from app.core import ids
 from app.core.accounts.tables import Project
 from app.core.jobs.events import dump
 from app.core.jobs.leases import Claim
+from app.core.webhooks.events import EventType, emit
 
 KEPT_CHECKPOINTS: Final = 2
 
@@ -86,6 +87,7 @@ def record(session: Session, claim: Claim, stored: StoredCheckpoint) -> list[str
     session.execute(
         _CHECKPOINT_MODEL, key | {"model": name, "base_model": base_model, "has_adapter": stored.has_adapter}
     )
+    emit(session, claim.project_id, EventType.checkpoint_created, claim.job_id)
     kept = {"job_id": claim.job_id, "kept": KEPT_CHECKPOINTS}
     session.execute(_LOCK_OLD, kept)
     return list(session.scalars(_FORGET_CHECKPOINTS, kept))

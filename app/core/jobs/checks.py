@@ -1,5 +1,6 @@
 """Does a job fit its files? The same answer before the job is created and once its files are validated."""
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -33,6 +34,19 @@ def check_file(session: Session, project_id: str, spec: JobSpec, file_id: str, p
             code="invalid_file",
         )
     check_validated(spec, file, param)
+
+
+def check_trackers(spec: JobSpec, allowed: Collection[str]) -> None:
+    """Raises `InvalidRequest` for the first tracker that the operator does not allow."""
+    for at, one in enumerate(spec.integrations):
+        if one.type not in allowed:
+            offered = f"use {' or '.join(sorted(allowed))}, or leave it out" if allowed else "leave it out"
+            raise InvalidRequest(
+                f"The tracker '{one.type}' is not set up on this server: {offered}, or ask the operator for it "
+                "(GROUPTUNE_TRACKERS). GET /v1/fine_tuning/jobs/{id}/metrics has the same numbers.",
+                param=f"integrations.{at}.type",
+                code="tracker_not_available",
+            )
 
 
 def check_validated(spec: JobSpec, file: File, param: str) -> None:

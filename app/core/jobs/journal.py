@@ -1,6 +1,5 @@
 """Writes what a trainer reports, each batch in one transaction that only the job's owner can commit."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,6 +14,7 @@ from app.core.jobs import checkpoints, leases
 from app.core.jobs.checkpoints import StoredCheckpoint
 from app.core.jobs.events import Event, append, clean, dump
 from app.core.jobs.leases import Claim, lost
+from app.core.jobs.step_events import metrics_event, shown
 from app.core.jobs.tables import Job
 from app.core.spec.reports import Evaluated, Groups, Message, Metrics, Started
 
@@ -176,42 +176,12 @@ class Journal:
         if isinstance(report, StoredCheckpoint):
             return Event(f"Checkpoint created at step {report.step}", data={"step": report.step}, id=one.event_id)
         if isinstance(report, Evaluated):
-            shown = _shown(report.values)
+            told = shown(report.values)
             return Event(
-                f"Evaluated at step {report.step}" + (f": {shown}" if shown else ""),
+                f"Evaluated at step {report.step}" + (f": {told}" if told else ""),
                 data={"step": report.step, "values": report.values},
                 id=one.event_id,
             )
         if isinstance(report, Started) and report.resumed_from_step > 0:
             return Event(f"Resumed from the checkpoint at step {report.resumed_from_step}", id=one.event_id)
         return None
-
-
-def metrics_event(report: Metrics, total_steps: int | None, event_id: str) -> Event:
-    """An event in the shape of OpenAI's reinforcement payload, with all values of the step beside it."""
-    values = report.values
-    timing = {
-        "sampling": values.get("gft/timing/rollout"),
-        "training": values.get("gft/timing/update"),
-        "full_iteration": values.get("step_time"),
-    }
-    payload = {
-        **values,
-        "step": report.step,
-        "total_steps": total_steps,
-        "train_loss": values.get("loss"),
-        "train_mean_reward": values.get("reward"),
-        "full_valid_mean_reward": values.get("eval/reward"),
-        "completion_tokens_mean": values.get("completions/mean_length"),
-        "scores": {"train_reward_mean": values.get("reward"), "valid_reward_mean": values.get("eval/reward")},
-        "timing": {"step": timing},
-    }
-    shown = _shown({"training loss": values.get("loss"), "reward": values.get("reward")})
-    place = f"{report.step}/{total_steps}" if total_steps else str(report.step)
-    return Event(f"Step {place}: {shown}" if shown else f"Step {place}", "info", "metrics", payload, event_id)
-
-
-def _shown(values: dict[str, float | None]) -> str:
-    return ", ".join(
-        f"{name}={value:.4g}" for name, value in values.items() if value is not None and math.isfinite(value)
-    )

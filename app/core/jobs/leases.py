@@ -14,6 +14,7 @@ from app.core.jobs.states import AttemptOutcome, JobStatus, StopRequest
 from app.core.jobs.tables import Job, JobAttempt
 from app.core.jobs.transitions import transition
 from app.core.spec.job import JobSpec
+from app.core.webhooks.events import EventType, emit
 
 NO_LIMIT: Final = 2**31 - 1
 
@@ -68,6 +69,7 @@ def claim(session: Session, worker: str, lease_seconds: float, max_running_jobs:
     session.add(JobAttempt(job_id=row.id, epoch=row.epoch, worker=worker))
     session.flush()
     append(session, row.id, Event("Fine-tuning job started", data={"attempt": row.epoch, "worker": worker}))
+    emit(session, row.project_id, EventType.running, row.id)
     return Claim(
         row.id,
         row.project_id,

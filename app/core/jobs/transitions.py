@@ -1,7 +1,7 @@
 """The one way to change a job's status: a guarded UPDATE and its event, in the caller's transaction."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session
@@ -10,6 +10,15 @@ from app.core.errors import LostLease
 from app.core.jobs.events import Event, append
 from app.core.jobs.states import TERMINAL, TRANSITIONS, JobStatus
 from app.core.jobs.tables import Job
+from app.core.webhooks.events import EventType, emit
+
+_HEARD: Final = {
+    JobStatus.succeeded: EventType.succeeded,
+    JobStatus.failed: EventType.failed,
+    JobStatus.cancelled: EventType.cancelled,
+    JobStatus.paused: EventType.paused,
+}
+"""What webhooks hear of; `leases.claim` says that a job runs."""
 
 
 def transition(
@@ -43,4 +52,7 @@ def transition(
     if job is None:
         raise LostLease(f"Job {job_id} is no longer {' or '.join(sorted(sources))} in this attempt.")
     append(session, job_id, *events)
+    heard = EventType.requeued if sources == {JobStatus.running} and target is JobStatus.queued else _HEARD.get(target)
+    if heard is not None:
+        emit(session, job.project_id, heard, job.id)
     return job

@@ -1,80 +1,42 @@
-"""The graders that a job may ask for and the syntax of their templates; `app.core.graders` does the scoring.
+"""The graders that a job may ask for; `app.core.graders` does the scoring.
 
-A new type is one class here (or in its own file), one entry in `Grader`, one in `app.core.graders.registry`.
+A new type is one class here, one entry in `Leaf`, and one function in `app.core.graders.registry`.
 """
 
+import ast
+import json
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Final, Literal
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+import jsonschema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    field_validator,
+    model_validator,
+)
 
-_EXPRESSION: Final = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
-_STEP: Final = re.compile(r"""\.([^\W\d][\w-]*)|\[([0-9]{1,6})\]|\[(['"])([^'"\]]+)\3\]""")
-_PATH: Final = re.compile(r"""(item|sample)((?:\.[^\W\d][\w-]*|\[[0-9]{1,6}\]|\[(['"])[^'"\]]+\3\])*)""")
+from app.core.spec.formula import MAX_LENGTH, parse_formula
+from app.core.spec.templates import Template, variables
 
-SAMPLE_FIELDS: Final = ("output_text", "output_json", "output_tools", "choices")
+MAX_SOURCE_BYTES: Final = 256 * 1024
+MAX_SCHEMA_BYTES: Final = 100_000
+MAX_MESSAGES: Final = 32
+MAX_PARTS: Final = 32
 
-
-@dataclass(frozen=True)
-class Variable:
-    """A reference like `item.answers[0]`: the namespace and the steps below it."""
-
-    namespace: Literal["item", "sample"]
-    path: tuple[str | int, ...]
-
-    def __str__(self) -> str:
-        steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.path)
-        return self.namespace + "".join(steps)
-
-
-def parse_template(template: str) -> tuple[str | Variable, ...]:
-    """Literal text and variables in order. Raises ValueError saying what is wrong with which expression."""
-    parts: list[str | Variable] = []
-    end = 0
-    for match in _EXPRESSION.finditer(template):
-        parts += [template[end : match.start()], _variable(match[1])]
-        end = match.end()
-    if "{{" in template[end:]:
-        raise ValueError("the template opens '{{' and never closes it; add '}}'")
-    return tuple(part for part in (*parts, template[end:]) if part != "")
-
-
-def variables(template: str) -> tuple[Variable, ...]:
-    """The variables that `template` refers to, in order. Raises ValueError as `parse_template` does."""
-    return tuple(part for part in parse_template(template) if isinstance(part, Variable))
-
-
-def _variable(expression: str) -> Variable:
-    shown = "{{" + (expression if len(expression) <= 60 else expression[:57] + "...") + "}}"
-    match = _PATH.fullmatch(expression.strip())
-    if match is None:
-        raise ValueError(f"{shown} is not a variable; write {{{{item.field}}}} or {{{{sample.output_text}}}}")
-    path = tuple(int(step[2]) if step[2] else step[1] or step[4] for step in _STEP.finditer(match[2]))
-    if match[1] == "item":
-        if not path or not isinstance(path[0], str):
-            raise ValueError(f"{shown} names no field of the row; write, say, {{{{item.reference_answer}}}}")
-        return Variable("item", path)
-    if not path or path[0] not in SAMPLE_FIELDS:
-        raise ValueError(f"{shown} does not exist; sample has {', '.join(SAMPLE_FIELDS)}")
-    return Variable("sample", path)
-
-
-def _checked_template(template: str) -> str:
-    parse_template(template)
-    return template
-
-
-Template = Annotated[str, Field(max_length=100_000), AfterValidator(_checked_template)]
-"""Text with `{{ item.x }}` and `{{ sample.output_text }}` in it."""
 Name = Annotated[str, Field(min_length=1, max_length=128)]
+Threshold = Annotated[float, Field(ge=-1e9, le=1e9)]
+ANSWER: Final = "{{sample.output_text}}"
 
 
 class BaseGrader(BaseModel):
     """What all graders have in common."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     template_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that are templates."""
@@ -103,6 +65,29 @@ class StringCheckGrader(BaseGrader):
     """`like`: input contains reference; `ilike`: the same, ignoring case."""
 
 
+class TextSimilarityGrader(BaseGrader):
+    """How alike two texts are, from 0 to 1."""
+
+    template_fields: ClassVar = ("input", "reference")
+
+    type: Literal["text_similarity"] = "text_similarity"
+    name: Name = "text_similarity"
+    input: Template
+    reference: Template
+    evaluation_metric: Literal[
+        "fuzzy_match", "bleu", "gleu", "meteor", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"
+    ]
+    pass_threshold: Threshold | None = None
+    """From here on an answer passes (`eval/accuracy`); the reward stays the similarity."""
+
+    @field_validator("evaluation_metric", mode="before")
+    @classmethod
+    def _no_embeddings(cls, value: object) -> object:
+        if value == "cosine":
+            raise ValueError("'cosine' compares embeddings and is for evals only, as at OpenAI; use 'rouge_l'")
+        return value
+
+
 class MathGrader(BaseGrader):
     """1 when the input's final answer equals the reference mathematically (math-verify), else 0."""
 
@@ -110,7 +95,7 @@ class MathGrader(BaseGrader):
 
     type: Literal["math"] = "math"
     name: Name = "math"
-    input: Template = "{{sample.output_text}}"
+    input: Template = ANSWER
     reference: Template
     """The right answer: a number, LaTeX, or a solution that ends in one."""
     answer: Literal["expression", "last_number"] = "expression"
@@ -121,7 +106,261 @@ class MathGrader(BaseGrader):
     """
 
 
-Grader = Annotated[StringCheckGrader | MathGrader, Field(discriminator="type")]
+class RegexGrader(BaseGrader):
+    """1 when the pattern (Python's syntax) is found in the input, else 0."""
+
+    template_fields: ClassVar = ("input",)
+
+    type: Literal["regex"] = "regex"
+    name: Name = "regex"
+    input: Template = ANSWER
+    pattern: Annotated[str, Field(min_length=1, max_length=4000)]
+    match: Literal["search", "full"] = "search"
+    """`full`: the whole input must match, but for white space around it."""
+    ignore_case: bool = False
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"is no regular expression: {error}") from error
+        return pattern
+
+
+class JsonSchemaGrader(BaseGrader):
+    """1 when the input is JSON that fits the schema (draft 2020-12), else 0."""
+
+    template_fields: ClassVar = ("input",)
+
+    type: Literal["json_schema"] = "json_schema"
+    name: Name = "json_schema"
+    input: Template = ANSWER
+    json_schema: Annotated[dict[str, Any], Field(alias="schema", max_length=1000)]
+    """References to other documents are not followed."""
+
+    @field_validator("json_schema")
+    @classmethod
+    def _is_schema(cls, schema: dict[str, Any]) -> dict[str, Any]:
+        try:
+            if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
+                raise ValueError(f"has more than {MAX_SCHEMA_BYTES:,} bytes")
+            jsonschema.Draft202012Validator.check_schema(schema)
+        except jsonschema.SchemaError as error:
+            raise ValueError(f"is no JSON schema: {error.json_path}: {error.message[:200]}") from error
+        except RecursionError as error:
+            raise ValueError("is nested too deeply") from error
+        return schema
+
+
+class PythonGrader(BaseGrader):
+    """What `def grade(sample, item)` of the source returns; it runs in a sandbox without files or network."""
+
+    type: Literal["python"] = "python"
+    name: Name = "python"
+    source: Annotated[str, Field(min_length=1, max_length=MAX_SOURCE_BYTES)]
+    image_tag: Annotated[str, Field(max_length=128)] | None = None
+    """OpenAI's; accepted, and without effect."""
+    pass_threshold: Threshold | None = None
+
+    @field_validator("source")
+    @classmethod
+    def _defines_grade(cls, source: str) -> str:
+        if len(source.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:
+            raise ValueError(f"has more than {MAX_SOURCE_BYTES // 1024} KiB")
+        try:
+            tree = ast.parse(source)
+        except SyntaxError as error:
+            raise ValueError(f"is no Python: line {error.lineno}: {error.msg}") from error
+        except (ValueError, RecursionError, MemoryError) as error:
+            raise ValueError(f"cannot be read as Python: {error or 'it is nested too deeply'}") from error
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name == "grade":
+                if len(node.args.posonlyargs) + len(node.args.args) != 2:
+                    raise ValueError(f"line {node.lineno}: write 'def grade(sample, item):', with these two arguments")
+                return source
+        raise ValueError("defines no function 'grade'; write 'def grade(sample, item): ... return <number>'")
+
+
+class JudgeText(BaseModel):
+    """A part of a judge's message."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: Literal["input_text", "text"] = "input_text"
+    text: Template
+
+
+class JudgeMessage(BaseModel):
+    """One message to the judge."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Template | JudgeText | Annotated[tuple[JudgeText, ...], Field(max_length=MAX_MESSAGES)]
+    type: Literal["message"] = "message"
+
+    def texts(self) -> tuple[str, ...]:
+        """The templates of its content, in order."""
+        if isinstance(self.content, str):
+            return (self.content,)
+        parts = (self.content,) if isinstance(self.content, JudgeText) else self.content
+        return tuple(part.text for part in parts)
+
+
+class SamplingParams(BaseModel):
+    """How a judge answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_completions_tokens: Annotated[int, Field(ge=1, le=131_072)] | None = None
+    """Spelt as OpenAI spells it."""
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+
+
+class Judge(BaseGrader):
+    """What the graders that ask another model have in common."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    """A model of the server that the operator has named as judge."""
+    input: Annotated[tuple[JudgeMessage, ...], Field(min_length=1, max_length=MAX_MESSAGES)]
+    sampling_params: SamplingParams | None = None
+
+    def templates(self) -> dict[str, str]:
+        return {
+            f"input[{index}].content" + (f"[{part}].text" if part else ""): text
+            for index, message in enumerate(self.input)
+            for part, text in enumerate(message.texts())
+        }
+
+
+class ScoreModelGrader(Judge):
+    """The number that a judge gives, clipped to the range."""
+
+    type: Literal["score_model"] = "score_model"
+    name: Name = "score_model"
+    range: tuple[Threshold, Threshold] = (0.0, 1.0)
+    pass_threshold: Threshold | None = None
+
+    @field_validator("range")
+    @classmethod
+    def _rises(cls, limits: tuple[float, float]) -> tuple[float, float]:
+        if limits[0] >= limits[1]:
+            raise ValueError("its first number must be less than its second")
+        return limits
+
+
+class LabelModelGrader(Judge):
+    """1 when the label that a judge chooses is a passing one, else 0."""
+
+    type: Literal["label_model"] = "label_model"
+    name: Name = "label_model"
+    labels: Annotated[tuple[Name, ...], Field(min_length=2, max_length=64)]
+    passing_labels: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64)]
+
+    @model_validator(mode="after")
+    def _passing_exist(self) -> Self:
+        if unknown := set(self.passing_labels) - set(self.labels):
+            raise ValueError(f"passing_labels has {sorted(unknown)[0]!r}, which is not in labels")
+        return self
+
+
+class EndpointGrader(BaseGrader):
+    """The reward that an HTTP server of yours answers with (docs/graders.md)."""
+
+    type: Literal["endpoint"] = "endpoint"
+    name: Name = "endpoint"
+    url: Annotated[str, Field(max_length=2048)]
+    batch_size: Annotated[int, Field(ge=1, le=256)] = 1
+    """Answers in one request at most."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=120)] = 30.0
+    """For a request, from the connection to the last byte."""
+    pass_threshold: Threshold | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _is_url(cls, url: str) -> str:
+        HttpUrl(url)
+        return url
+
+
+Leaf = Annotated[
+    StringCheckGrader
+    | TextSimilarityGrader
+    | MathGrader
+    | RegexGrader
+    | JsonSchemaGrader
+    | PythonGrader
+    | ScoreModelGrader
+    | LabelModelGrader
+    | EndpointGrader,
+    Field(discriminator="type"),
+]
+PartName = Annotated[str, Field(pattern=r"^[^\W\d]\w{0,63}$")]
+
+
+class MultiGrader(BaseGrader):
+    """Several graders and a formula over their rewards, each by its key: `0.8 * right + 0.2 * short`."""
+
+    type: Literal["multi"] = "multi"
+    name: Name = "multi"
+    graders: Annotated[dict[PartName, Leaf], Field(min_length=1, max_length=MAX_PARTS)]
+    calculate_output: Annotated[str, Field(max_length=MAX_LENGTH)]
+    pass_threshold: Threshold | None = None
+
+    @field_validator("graders", mode="before")
+    @classmethod
+    def _by_name(cls, sent: object) -> object:
+        """OpenAI's guide sends them by key, its reference a list, its SDK's type a single one."""
+        if isinstance(sent, Mapping) and isinstance(sent.get("type"), str):
+            sent = [sent]
+        if not isinstance(sent, list | tuple):
+            return sent
+        named = {str(one.get("name", one.get("type"))): one for one in sent if isinstance(one, Mapping)}
+        if len(named) != len(sent):
+            raise ValueError("each grader of the list needs a name of its own")
+        return named
+
+    @model_validator(mode="after")
+    def _formula_fits(self) -> Self:
+        try:
+            names = parse_formula(self.calculate_output).names
+        except ValueError as error:
+            raise ValueError(f"calculate_output: {error}") from error
+        if unknown := sorted(names - set(self.graders)):
+            raise ValueError(f"calculate_output reads {unknown[0]!r}; the graders are {', '.join(self.graders)}")
+        return self
+
+    def templates(self) -> dict[str, str]:
+        return {
+            f"graders.{key}.{path}": template
+            for key, part in self.graders.items()
+            for path, template in part.templates().items()
+        }
+
+
+Grader = Annotated[
+    StringCheckGrader
+    | TextSimilarityGrader
+    | MathGrader
+    | RegexGrader
+    | JsonSchemaGrader
+    | PythonGrader
+    | ScoreModelGrader
+    | LabelModelGrader
+    | EndpointGrader
+    | MultiGrader,
+    Field(discriminator="type"),
+]
+
+
+def parts(grader: BaseGrader) -> tuple[BaseGrader, ...]:
+    """The graders that score answers themselves: a multi's own, or the grader."""
+    return tuple(grader.graders.values()) if isinstance(grader, MultiGrader) else (grader,)
 
 
 def missing_fields(grader: BaseGrader, item_fields: Collection[str]) -> list[tuple[str, str]]:

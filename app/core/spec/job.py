@@ -6,20 +6,16 @@ The same objects travel from the API through Postgres to the trainer; nothing el
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
+from app.core.spec.frozen import Frozen
 from app.core.spec.gates import MAX_GATES, AliasName, GateText
 from app.core.spec.graders import Grader
+from app.core.spec.integrations import MAX_INTEGRATIONS, Integration
 
 Auto = Literal["auto"]
 BasePrecision = Literal["native", "4bit"]
 ModuleName = Annotated[str, Field(max_length=128)]
-
-
-class Frozen(BaseModel):
-    """Base of all contracts: immutable, and a misspelt field is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class MethodType(StrEnum):
@@ -151,6 +147,8 @@ class JobSpec(Frozen):
     """What the published model's held-out results must reach; else the job fails."""
     alias: AliasName | None = None
     """Names the published model once the job has succeeded."""
+    integrations: Annotated[tuple[Integration, ...], Field(max_length=MAX_INTEGRATIONS)] = ()
+    """Trackers that its metrics go to as well."""
     typed_form: bool = False
     """The client sent a gft job as method `reinforcement` plus the extra field `gft`, and is shown it so."""
 
@@ -214,3 +212,7 @@ class TrainerSpec(Frozen):
     """Processes that share each step's groups, one a GPU."""
     rollout_url: str | None = None
     """Address of the vLLM server that draws the rollouts; None draws them in the trainer."""
+    judge_url: str | None = None
+    """Address of the server that graders ask."""
+    allowed_private_hosts: tuple[str, ...] = ()
+    """What `endpoint` graders may reach although it is not public."""

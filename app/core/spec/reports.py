@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from app.core.spec.job import Frozen
+from app.core.spec.frozen import Frozen
 
 
 class Source(StrEnum):
@@ -45,6 +45,8 @@ class MemberRecord(Frozen):
     """Optimiser steps the adapter had seen when it wrote this (rollouts only)."""
     error: str | None = None
     """Why it could not be graded."""
+    scores: dict[str, float] = Field(default_factory=dict)
+    """Reward by grader, where several had a part in it."""
 
 
 class GroupRecord(Frozen):

@@ -1,14 +1,19 @@
 """Grading with the real grader pool: what happens to failed grades, and when a job gives up."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
-from app.core.graders.run import Grade, GraderPool
-from app.core.spec.graders import StringCheckGrader
+from app.core.graders.run import Grade, GraderPool, Outside
+from app.core.spec.graders import EndpointGrader, MultiGrader, StringCheckGrader
 from app.core.spec.reports import Source, TrainerExit
+from tests.http_server import Received, Reply, http_server
 from worker.training.advantages import group_advantages
-from worker.training.rewards import MAX_ERROR_RATE, WINDOW, GraderHealth, grade_groups, imitate_groups
+from worker.training.metrics import group_records
+from worker.training.rewards import MAX_ERROR_RATE, WINDOW, GraderHealth, Grading, imitate_groups
 from worker.training.types import JobFailure, Member, Prompt, PromptGroup
 
 # Reads a field of the response as JSON: a response that is not JSON cannot be graded.
@@ -34,7 +39,11 @@ def group(*texts: str, reference: str | None = "4") -> PromptGroup:
 
 def graded(pool: GraderPool, *groups: PromptGroup) -> GraderHealth:
     health = GraderHealth()
-    grade_groups(list(groups), pool, health)
+    grading = Grading(pool)
+    for one in groups:
+        for member in one.members:
+            grading.add(one.prompt, member)
+    grading.finish(list(groups), health)
     return health
 
 
@@ -126,3 +135,43 @@ def test_imitation_gives_every_demonstration_an_advantage_of_one() -> None:
     assert [member.advantage for member in one.members] == [1.0]
     assert [member.reward for member in one.members] == [None]
     assert not one.zero_variance
+
+
+def test_what_other_machines_grade_is_out_before_the_rollouts_are_done_and_a_multis_parts_are_kept() -> None:
+    arrived: SimpleQueue[str] = SimpleQueue()
+
+    def answer(request: Received) -> Reply:
+        [one] = json.loads(request.body)["samples"]
+        arrived.put(one["sample"]["output_text"])
+        return Reply(b'{"results": [{"reward": 0.5}]}')
+
+    with http_server(answer) as url:
+        parts: dict[str, Any] = {"server": EndpointGrader(url=url), "exact": GRADER}
+        multi = MultiGrader(graders=parts, calculate_output="server + exact")
+        with GraderPool(multi, Outside(allowed_private_hosts=("127.0.0.1",))) as pool:
+            one, grading = group(RIGHT, WRONG), Grading(pool)
+            grading.add(one.prompt, one.members[0])
+            assert arrived.get(timeout=20) == RIGHT  # and the second member is still being written
+            grading.add(one.prompt, one.members[1])
+            grading.finish([one], GraderHealth())
+    assert [member.reward for member in one.members] == [1.5, 0.5]
+    assert one.members[0].scores == {"server": 0.5, "exact": 1.0, "multi": 1.5}
+    [record] = group_records([one])
+    assert record.members[1].scores == {"server": 0.5, "exact": 0.0, "multi": 0.5}
+
+
+def test_what_this_machine_grades_waits_for_the_rollouts(pool: GraderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    submit = pool.submit
+
+    def listening(pairs: Sequence[Any]) -> Any:
+        sent.append(len(pairs))
+        return submit(pairs)
+
+    monkeypatch.setattr(pool, "submit", listening)
+    one, grading = group(RIGHT, WRONG), Grading(pool)
+    for member in one.members:
+        grading.add(one.prompt, member)
+    assert sent == []
+    grading.finish([one], GraderHealth())
+    assert sent == [2]

@@ -1,4 +1,4 @@
-"""Killable workers for math-verify, usable from any thread. The other end of the sockets is `math_server`.
+"""Killable workers for checks that can hang or eat memory. The other end of the sockets is `isolated_server`.
 
 A call over its limit costs its worker's life and nothing else: the server forks a new one in milliseconds.
 """
@@ -25,20 +25,27 @@ KILL: Final = b"k"
 
 _LENGTH: Final = struct.Struct("!I")
 _START_SECONDS: Final = 60.0
-"""Importing sympy may be slow on a cold disk; it does not count against a call's limit."""
+"""Importing may be slow on a cold disk; it does not count against a call's limit."""
 _STOP_SECONDS: Final = 5.0
 
 
-class MathPool:
-    """Compares mathematical answers in at most `workers` processes at once; starts none before it must.
+def default_workers() -> int:
+    """Processes at once, where nobody says how many."""
+    return min(4, os.cpu_count() or 1)
 
-    A call that takes longer than `limit_seconds` is killed and raises GraderFailure. Thread-safe.
+
+class IsolatedPool:
+    """Runs one check (a module of `app.core.graders.checks`) in at most `workers` processes at once.
+
+    It starts none before it must. A call that takes longer than `limit_seconds` is killed and raises GraderFailure.
+    Thread-safe.
     """
 
-    def __init__(self, workers: int | None = None, limit_seconds: float = 5.0) -> None:
-        self.workers = workers or min(4, os.cpu_count() or 1)
+    def __init__(self, check: str, workers: int | None = None, limit_seconds: float = 5.0) -> None:
+        self.check = check
+        self.workers = workers or default_workers()
         self.limit_seconds = limit_seconds
-        self._server = _Server()
+        self._server = _Server(check)
         self._slots: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(self.workers):
             self._slots.put(None)
@@ -49,8 +56,8 @@ class MathPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def equal_math(self, reference: str, answer: str) -> bool:
-        """Whether `answer` ends in what `reference` ends in. Raises GraderFailure."""
+    def call(self, *arguments: Any) -> Any:
+        """What the check makes of `arguments`, which must be JSON. Raises GraderFailure."""
         slot = self._slots.get()
         try:
             if slot is not None and slot.is_dead():  # while idle, so this call is not to blame
@@ -58,7 +65,7 @@ class MathPool:
                 slot = None
             worker, slot = slot or self._spawn(), None
             try:
-                verdict = worker.ask([reference, answer], self.limit_seconds)
+                verdict = worker.ask(arguments, self.limit_seconds)
             except BaseException as error:  # also Ctrl-C: the next call must not read this call's answer
                 self._server.kill(worker)
                 if isinstance(error, OSError | EOFError):
@@ -69,7 +76,7 @@ class MathPool:
             self._slots.put(slot)
         if "error" in verdict:
             raise GraderFailure(verdict["error"])
-        return bool(verdict["equal"])
+        return verdict["value"]
 
     def close(self) -> None:
         """Ends all processes, also in the middle of a check; a later call starts them anew."""
@@ -85,13 +92,15 @@ class MathPool:
         try:
             return self._server.spawn()
         except (OSError, EOFError) as error:
-            raise GraderFailure(f"the math workers do not start: {error or type(error).__name__}") from error
+            raise GraderFailure(
+                f"the workers of the {self.check} check do not start: {error or type(error).__name__}"
+            ) from error
 
     def _failure(self, error: Exception) -> GraderFailure:
         if isinstance(error, TimeoutError):
-            message = f"the math check took longer than {self.limit_seconds:g} s and was killed"
+            message = f"the {self.check} check took longer than {self.limit_seconds:g} s and was killed"
             return GraderFailure(message, ErrorType.unresponsive)
-        return GraderFailure("the math worker died, perhaps for want of memory")
+        return GraderFailure(f"the worker of the {self.check} check died, perhaps for want of memory")
 
 
 class _Worker:
@@ -120,7 +129,8 @@ class _Worker:
 class _Server:
     """The fork server: started at the first spawn, and again when it has died."""
 
-    def __init__(self) -> None:
+    def __init__(self, check: str) -> None:
+        self._check = check
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -170,9 +180,9 @@ class _Server:
         self._stop()
         ours, theirs = socket.socketpair()
         with theirs:
-            arguments = [str(theirs.fileno()), str(os.getpid())]
+            arguments = [self._check, str(theirs.fileno()), str(os.getpid())]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "app.core.graders.math_server", *arguments],
+                [sys.executable, "-m", "app.core.graders.isolated_server", *arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # the trainer's own stdout carries its reports

@@ -1,0 +1,58 @@
+"""An example of every body that a client may send, for the OpenAPI document."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+_GRADER: Final = {"type": "math", "name": "answer", "reference": "{{item.reference_answer}}"}
+_EVENTS: Final = ["fine_tuning.job.succeeded", "fine_tuning.job.failed"]
+
+EXAMPLES: Final[dict[str, Any]] = {
+    "CreateJob": {
+        "model": "smollm2-135m-instruct",
+        "training_file": "file-abc123",
+        "validation_file": "file-def456",
+        "suffix": "arithmetic",
+        "method": {
+            "type": "gft",
+            "gft": {"grader": _GRADER, "group": {"expert": 1, "teacher": 2, "self": 5}},
+        },
+        "gates": ["eval/accuracy >= 0.8"],
+        "metadata": {"commit": "1f3c2b7"},
+    },
+    "CreateUpload": {"purpose": "fine-tune", "filename": "rows.jsonl", "bytes": 1048576, "mime_type": "text/jsonl"},
+    "CompleteUpload": {"part_ids": ["part_abc123", "part_def456"]},
+    "ValidateGrader": {"grader": _GRADER},
+    "RunGrader": {"grader": _GRADER, "model_sample": "17 + 48 = 65", "item": {"reference_answer": "65"}},
+    "GrantPermissions": {"project_ids": ["proj_abc123"]},
+    "MoveAlias": {"model": "ft:smollm2-135m-instruct:default:arithmetic:abc12345"},
+    "CreateKey": {"name": "nightly", "scopes": ["files:*", "jobs:*"], "expires_in_seconds": 7776000},
+    "RotateKey": {"grace_seconds": 86400},
+    "Exchange": {"token": "eyJhbGciOiJSUzI1NiIsImtpZCI6Ii4uLiJ9..."},
+    "CreateTrust": {
+        "name": "models",
+        "provider": "github",
+        "repository_id": "123456789",
+        "ref": "refs/heads/main",
+        "audience": "https://grouptune.example.com",
+    },
+    "CreateProject": {"name": "support-bot", "limits": {"running_jobs": 2}},
+    "UpdateProject": {"limits": {"stored_bytes": 10000000000}},
+    "CreateEndpoint": {"name": "chat", "url": "https://hooks.example.com/grouptune", "event_types": _EVENTS},
+    "UpdateEndpoint": {"event_types": [*_EVENTS, "fine_tuning.job.cancelled"]},
+    "RotateSecret": {"keep_old_secret_active_for_24_hours": True},
+    "TestEndpoint": {"event_type": "fine_tuning.job.succeeded"},
+    "SignIn": {"code": "as printed by `grouptune dashboard`"},
+}
+"""Name of the schema -> a body. A test holds each against its schema, and that none is missing."""
+
+
+def added(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """The document with the examples in its schemas."""
+
+    def whole() -> dict[str, Any]:
+        document = openapi()
+        for name, example in EXAMPLES.items():
+            document["components"]["schemas"][name]["examples"] = [example]
+        return document
+
+    return whole

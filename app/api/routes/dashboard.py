@@ -1,0 +1,59 @@
+"""`/v1/dashboard`: signing a browser in and out. All else that the dashboard does, it does through the public API."""
+
+from fastapi import APIRouter, Request, Response
+
+from app.api.deps import Db
+from app.api.schemas.dashboard import LinkObject, SessionEnded, SessionObject, SignIn
+from app.auth import bearer, browser
+from app.auth.bearer import Caller
+from app.core.accounts import api_keys, browser_sessions
+from app.core.errors import AuthenticationFailed
+
+router = APIRouter(prefix="/dashboard", tags=["Dashboard"])
+
+
+@router.post("/session")
+def sign_in(body: SignIn, request: Request, response: Response, database: Db) -> SessionObject:
+    """Sign this browser in with an API key or with the code of a sign-in link."""
+    browser.check_origin(request)
+    with database.transaction() as session:
+        if body.code is not None:
+            identity = api_keys.by_id(session, browser_sessions.trade_link(session, body.code))
+        else:
+            identity = api_keys.authenticate(session, body.api_key or "")
+        token = browser_sessions.sign_in(session, identity.key.id)
+    browser.remember(request, response, token)
+    return SessionObject.of(bearer.principal_of(request, identity))
+
+
+@router.get("/session")
+def current_session(request: Request, database: Db) -> SessionObject:
+    """Whether this browser is signed in, and as whom."""
+    token = browser.token_of(request)
+    if token is None:
+        return SessionObject(signed_in=False)
+    try:
+        with database.transaction() as session:
+            identity = browser_sessions.authenticate(session, token)
+    except AuthenticationFailed:
+        return SessionObject(signed_in=False)
+    return SessionObject.of(bearer.principal_of(request, identity))
+
+
+@router.delete("/session")
+def sign_out(request: Request, response: Response, database: Db) -> SessionEnded:
+    """Sign this browser out."""
+    token = browser.token_of(request)
+    if token is not None:
+        with database.transaction() as session:
+            browser_sessions.sign_out(session, token)
+    browser.forget(request, response)
+    return SessionEnded()
+
+
+@router.post("/links")
+def make_link(caller: Caller, database: Db) -> LinkObject:
+    """A link that signs one browser in on behalf of this key, within ten minutes."""
+    with database.transaction() as session:
+        code, expires_at = browser_sessions.make_link(session, caller.key_id)
+    return LinkObject(code=code, expires_at=int(expires_at.timestamp()))

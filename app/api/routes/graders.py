@@ -1,0 +1,27 @@
+"""`/v1/fine_tuning/alpha/graders`: look at a grader, and try it on an answer, before a job does."""
+
+import time
+
+from fastapi import APIRouter
+
+from app.api.deps import Graders
+from app.api.schemas.graders import GraderRun, RunGrader, ValidateGrader, ValidGrader
+from app.auth.scopes import needs
+from app.core.accounts.scopes import Scope
+from app.core.graders.run import grade
+
+router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["Graders"])
+
+
+@router.post("/validate", dependencies=[needs(Scope.jobs_write)])
+def validate_grader(body: ValidateGrader) -> ValidGrader:
+    """Check a grader: its fields, templates, formula, source, schema or pattern. Nothing is run."""
+    return ValidGrader(grader=body.grader.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+@router.post("/run", dependencies=[needs(Scope.jobs_write)])
+def run_grader(body: RunGrader, graders: Graders) -> GraderRun:
+    """Grade one answer, exactly as a job would."""
+    started = time.perf_counter()
+    found = grade(body.grader, body.as_sample(), body.item, graders)
+    return GraderRun.of(body.grader, found, time.perf_counter() - started)

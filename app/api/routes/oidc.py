@@ -1,0 +1,58 @@
+"""`/v1/oidc`: CI systems trade their ID tokens for keys; administrators say which ones may."""
+
+from fastapi import APIRouter, Request
+
+from app.api.deps import Db
+from app.api.ids import TrustId
+from app.api.pagination import After, Limit, Page, page
+from app.api.schemas.oidc import CreateTrust, Exchange, ExchangedKey, TrustDeleted, TrustObject
+from app.auth.bearer import Caller
+from app.auth.id_tokens import IdTokens
+from app.auth.scopes import needs
+from app.core.accounts import oidc
+from app.core.accounts.scopes import Scope
+from app.core.egress import check_url
+from app.core.errors import AuthenticationFailed
+
+router = APIRouter(prefix="/oidc", tags=["CI systems"])
+
+
+@router.post("/exchange")
+def exchange(request: Request, body: Exchange, database: Db) -> ExchangedKey:
+    """Trade a CI system's ID token for a key of the project that trusts its repository, once and without a key."""
+    tokens: IdTokens = request.app.state.id_tokens
+    issuer = tokens.issuer_of(body.token)
+    with database.transaction() as session:
+        known = oidc.is_trusted_issuer(session, issuer)
+    if not known:
+        raise AuthenticationFailed(f"This server trusts no tokens of '{issuer[:255]}'.", code="oidc_not_trusted")
+    claims = tokens.verify(body.token, issuer)
+    ip = request.client.host if request.client else None
+    with database.transaction() as session:
+        return ExchangedKey.of(oidc.exchange(session, claims, ip=ip, request_id=request.state.request_id))
+
+
+@router.post("/trusts", dependencies=[needs(Scope.admin)])
+def create_trust(request: Request, caller: Caller, body: CreateTrust, database: Db) -> TrustObject:
+    """Trust a repository's CI system."""
+    terms = body.terms()
+    check_url(terms.issuer, request.app.state.egress.allowed, "issuer")
+    with database.transaction() as session:
+        made = oidc.create_trust(session, caller.actor, body.project_id or caller.project_id, body.name, terms)
+        return TrustObject.of(made)
+
+
+@router.get("/trusts", dependencies=[needs(Scope.admin)])
+def list_trusts(database: Db, after: After = None, limit: Limit = 20) -> Page[TrustObject]:
+    """List all projects' trusts, newest first."""
+    with database.transaction() as session:
+        found, more = oidc.list_trusts(session, after=after, limit=limit)
+        return page([TrustObject.of(one) for one in found], more)
+
+
+@router.delete("/trusts/{trust_id}", dependencies=[needs(Scope.admin)])
+def delete_trust(caller: Caller, trust_id: TrustId, database: Db) -> TrustDeleted:
+    """Trust it no longer. Keys that it got live out their time; revoke them to end them at once."""
+    with database.transaction() as session:
+        oidc.delete_trust(session, caller.actor, trust_id)
+    return TrustDeleted(id=trust_id)

@@ -1,0 +1,75 @@
+"""Browsers that are signed in. A session acts for an API key and ends with it; a link is traded for a session, once."""
+
+import hashlib
+import secrets
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from app.core.accounts import api_keys
+from app.core.accounts.api_keys import Identity
+from app.core.accounts.tables import BrowserSession
+from app.core.errors import AuthenticationFailed
+
+LINK_LIFE: Final = timedelta(minutes=10)
+SESSION_LIFE: Final = timedelta(days=7)
+_TOKEN_BYTES: Final = 32
+
+
+def sign_in(session: Session, key_id: str) -> str:
+    """The token of a new session for the key."""
+    return _begin(session, key_id, SESSION_LIFE, is_link=False)[0]
+
+
+def make_link(session: Session, key_id: str) -> tuple[str, datetime]:
+    """A code that can be traded for one session of the key, and until when."""
+    return _begin(session, key_id, LINK_LIFE, is_link=True)
+
+
+def trade_link(session: Session, code: str) -> str:
+    """The id of the key that the link was made for; the link is spent. Raises `AuthenticationFailed`."""
+    spent = (
+        delete(BrowserSession)
+        .where(BrowserSession.token_hash == _hash(code), BrowserSession.is_link, BrowserSession.expires_at > func.now())
+        .returning(BrowserSession.api_key_id)
+    )
+    key_id = session.scalars(spent).one_or_none()
+    if key_id is None:
+        raise AuthenticationFailed(
+            "This sign-in link was used already, or is older than ten minutes; sign in with an API key, or ask for a "
+            "new link: `grouptune dashboard` prints one.",
+            code="link_expired",
+        )
+    return key_id
+
+
+def authenticate(session: Session, token: str) -> Identity:
+    """Whom the session acts for. Raises `AuthenticationFailed` when it, or its key, has ended."""
+    live = select(BrowserSession.api_key_id).where(
+        BrowserSession.token_hash == _hash(token), ~BrowserSession.is_link, BrowserSession.expires_at > func.now()
+    )
+    key_id = session.scalars(live).one_or_none()
+    if key_id is None:
+        raise AuthenticationFailed("You are signed out; sign in again.", code="session_expired")
+    return api_keys.by_id(session, key_id)
+
+
+def sign_out(session: Session, token: str) -> None:
+    """Ends the session, if there is such a one."""
+    session.execute(delete(BrowserSession).where(BrowserSession.token_hash == _hash(token), ~BrowserSession.is_link))
+
+
+def _begin(session: Session, key_id: str, life: timedelta, *, is_link: bool) -> tuple[str, datetime]:
+    session.execute(delete(BrowserSession).where(BrowserSession.expires_at <= func.now()))
+    token = secrets.token_urlsafe(_TOKEN_BYTES)
+    row = BrowserSession(token_hash=_hash(token), api_key_id=key_id, is_link=is_link, expires_at=func.now() + life)
+    session.add(row)
+    session.flush()
+    session.refresh(row)
+    return token, row.expires_at
+
+
+def _hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()

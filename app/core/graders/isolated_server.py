@@ -1,0 +1,99 @@
+"""The process that imports a check once and forks workers on request: `python -m ... CHECK FD PARENT_PID`.
+
+Importing sympy or nltk takes about a second, a fork milliseconds, so a worker that hangs is killed and replaced.
+The parent cannot fork its own workers: it has threads, and often torch. Never import this module elsewhere.
+"""
+
+import ctypes
+import gc
+import importlib
+import logging
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+from app.core.graders.isolated import COMMAND, SPAWN, receive, send
+
+_MEMORY_BYTES: Final = 2 << 30
+_ORPHAN_CHECK_SECONDS: Final = 2.0
+_PR_SET_PDEATHSIG: Final = 1
+
+Check = Callable[..., dict[str, Any]]
+"""JSON arguments -> `{"value": ...}` or `{"error": str}`."""
+
+
+def serve(control: socket.socket, parent_pid: int, check: Check) -> None:
+    """Forks and kills on command until the parent is gone; its workers go with this process.
+
+    No PDEATHSIG here: it fires when the *thread* that started us ends, and that may be a short-lived one.
+    """
+    children: set[int] = set()
+    while os.getppid() == parent_pid:
+        if not select.select([control], [], [], _ORPHAN_CHECK_SECONDS)[0]:
+            continue
+        message, fds, _, _ = socket.recv_fds(control, COMMAND.size, 1)
+        if len(message) < COMMAND.size:
+            return
+        command, pid = COMMAND.unpack(message)
+        if command == SPAWN:
+            pid = _fork(control, fds[0], check)
+            children.add(pid)
+        elif pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            children.discard(pid)
+        control.sendall(COMMAND.pack(command, pid))
+
+
+def _fork(control: socket.socket, fd: int, check: Check) -> int:
+    server_pid = os.getpid()
+    pid = os.fork()
+    if pid:
+        os.close(fd)
+        return pid
+    control.close()
+    _work(socket.socket(fileno=fd), server_pid, check)
+
+
+def _work(requests: socket.socket, server_pid: int, check: Check) -> NoReturn:
+    try:
+        _die_with_parent(server_pid)
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        send(requests, {"ready": True})
+        while (request := receive(requests)) is not None:
+            send(requests, _verdict(check, request))
+    finally:
+        os._exit(0)
+
+
+def _verdict(check: Check, arguments: list[Any]) -> dict[str, Any]:
+    try:
+        return check(*arguments)
+    except Exception as error:  # whatever a library raises is that answer's error, and not the end of the worker
+        return {"error": f"{type(error).__name__}: {str(error)[:200]}"}
+
+
+def _die_with_parent(parent_pid: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it died before the line above
+        os._exit(0)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for our parent; we end when it does
+    logging.disable(logging.CRITICAL)  # math-verify warns that time-outs are off, which is the point of this module
+    check = importlib.import_module(f"app.core.graders.checks.{sys.argv[1]}").check
+    control = socket.socket(fileno=int(sys.argv[2]))
+    gc.freeze()
+    serve(control, int(sys.argv[3]), check)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Graders that ask another model."""
+
+import json
+import math
+from typing import Any, Final
+
+from app.core.graders.fences import unfenced
+from app.core.graders.templates import render
+from app.core.graders.types import ErrorType, GraderFailure, Sample, Scored, TokenUsage, Tools
+from app.core.spec.graders import Judge, LabelModelGrader, ScoreModelGrader
+
+_STEPS: Final = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {"description": {"type": "string"}, "conclusion": {"type": "string"}},
+        "required": ["description", "conclusion"],
+        "additionalProperties": False,
+    },
+}
+
+
+def score_model(grader: ScoreModelGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> Scored:
+    """The judge's number, clipped to the range. An answer without one is an error, and never a reward of 0."""
+    low, high = grader.range
+    asked = f'Answer with JSON alone: {{"steps": [...], "result": <a number from {low:g} to {high:g}>}}.'
+    answer, usage = _ask(grader, sample, item, tools, asked, {"type": "number"})
+    if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer):
+        raise GraderFailure(f"the judge's result is {answer!r:.100}, and no number", ErrorType.judge_parse)
+    return Scored(min(high, max(low, float(answer))), usage)
+
+
+def label_model(grader: LabelModelGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> Scored:
+    """1.0 when the judge's label is a passing one, else 0.0; a label that does not exist is an error."""
+    labels = list(grader.labels)
+    asked = f'Answer with JSON alone: {{"steps": [...], "result": <one of {json.dumps(labels)}>}}.'
+    answer, usage = _ask(grader, sample, item, tools, asked, {"type": "string", "enum": labels})
+    if answer not in grader.labels:
+        raise GraderFailure(f"the judge's label is {answer!r:.100}, and none of {labels}", ErrorType.judge_parse)
+    return Scored(float(answer in grader.passing_labels), usage)
+
+
+def _ask(
+    grader: Judge, sample: Sample, item: dict[str, Any], tools: Tools, asked: str, result: dict[str, Any]
+) -> tuple[Any, dict[str, TokenUsage]]:
+    schema = {
+        "type": "object",
+        "properties": {"steps": _STEPS, "result": result},
+        "required": ["steps", "result"],
+        "additionalProperties": False,
+    }
+    body = {
+        "model": grader.model,
+        "messages": _messages(grader, sample, item, asked),
+        "response_format": {"type": "json_schema", "json_schema": {"name": "grade", "strict": True, "schema": schema}},
+    } | _sampling(grader)
+    answer = tools.chat(body)
+    return _result(answer), {grader.model: _usage(answer)}
+
+
+def _messages(grader: Judge, sample: Sample, item: dict[str, Any], asked: str) -> list[dict[str, str]]:
+    """The grader's messages; how to answer is said in the first system message, where every chat template has it."""
+    sent = [
+        {"role": message.role, "content": "".join(render(text, sample, item) for text in message.texts())}
+        for message in grader.input
+    ]
+    if sent[0]["role"] in ("system", "developer"):
+        return [sent[0] | {"content": f"{sent[0]['content']}\n\n{asked}"}, *sent[1:]]
+    return [{"role": "system", "content": asked}, *sent]
+
+
+def _sampling(grader: Judge) -> dict[str, Any]:
+    wanted = grader.sampling_params.model_dump(exclude_none=True) if grader.sampling_params else {}
+    if "max_completions_tokens" in wanted:
+        wanted["max_completion_tokens"] = wanted.pop("max_completions_tokens")
+    return wanted
+
+
+def _result(answer: dict[str, Any]) -> Any:
+    try:
+        message = answer["choices"][0]["message"]
+        refusal, content = message.get("refusal"), message.get("content")
+    except (LookupError, TypeError, AttributeError):
+        raise GraderFailure("the judge's answer is no chat completion", ErrorType.judge_server) from None
+    if refusal:
+        raise GraderFailure(f"the judge refused: {refusal!s:.200}", ErrorType.judge_refusal)
+    try:
+        return json.loads(unfenced(str(content)))["result"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        message = f"the judge's answer is no JSON with a result: {content!s:.200}"
+        raise GraderFailure(message, ErrorType.judge_parse) from None
+
+
+def _usage(answer: dict[str, Any]) -> TokenUsage:
+    """What the server says; some say nothing."""
+    told = answer.get("usage")
+    told = told if isinstance(told, dict) else {}
+    details = told.get("prompt_tokens_details")
+    counts = {
+        "prompt_tokens": told.get("prompt_tokens"),
+        "completion_tokens": told.get("completion_tokens"),
+        "cached_tokens": details.get("cached_tokens") if isinstance(details, dict) else None,
+    }
+    return TokenUsage(**{name: count for name, count in counts.items() if isinstance(count, int) and count >= 0})

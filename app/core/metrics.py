@@ -1,0 +1,103 @@
+"""What is counted for Prometheus. Every label has a small closed set of values: no ids, paths or names of clients.
+
+The API and the workers are processes of their own, each with its own registry.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+API: Final = CollectorRegistry()
+WORKER: Final = CollectorRegistry()
+PORTS_TRIED: Final = 10
+
+HTTP_SECONDS: Final = Histogram(
+    "grouptune_http_request_seconds",
+    "Time until an answer begins, by route template.",
+    ["method", "route", "status"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    registry=API,
+)
+ATTEMPTS: Final = Counter(
+    "grouptune_attempts", "Attempts that this worker has ended, by outcome.", ["outcome"], registry=WORKER
+)
+LEASE_LOSSES: Final = Counter(
+    "grouptune_lease_losses",
+    "Leases that ran out as a sweep saw them, and attempts that a runner gave up because its lease was lost.",
+    ["seen_by"],
+    registry=WORKER,
+)
+STEP_SECONDS: Final = Histogram(
+    "grouptune_step_seconds",
+    "Time of an optimiser step, by method.",
+    ["method"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500),
+    registry=WORKER,
+)
+GRADER_ERRORS: Final = Counter("grouptune_grader_errors", "Answers that could not be graded.", registry=WORKER)
+FILES_VALIDATED: Final = Counter(
+    "grouptune_files_validated", "Uploaded files by what their validation found.", ["status"], registry=WORKER
+)
+
+WEBHOOKS: Final = Counter(
+    "grouptune_webhook_tries", "Tries of webhook deliveries by the state that they led to.", ["state"], registry=WORKER
+)
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What waits, as the database says."""
+
+    jobs: Mapping[str, int]
+    """Jobs that are not finished, by status."""
+    oldest_queued_seconds: float
+    """How long the oldest job that could run has waited; 0 without one."""
+
+
+class _BacklogCollector(Collector):
+    def __init__(self, read: Callable[[], Backlog | None]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        found = self._read()
+        yield GaugeMetricFamily(
+            "grouptune_database_up", "Whether the API reaches Postgres.", value=float(found is not None)
+        )
+        if found is None:
+            return
+        jobs = GaugeMetricFamily("grouptune_jobs", "Jobs that are not finished, by status.", labels=["status"])
+        for status, count in found.jobs.items():
+            jobs.add_metric([status], count)
+        yield jobs
+        yield GaugeMetricFamily(
+            "grouptune_queue_oldest_seconds",
+            "How long the oldest job that could run has waited.",
+            value=found.oldest_queued_seconds,
+        )
+
+
+def exposition(read_backlog: Callable[[], Backlog | None]) -> bytes:
+    """What the API answers. `read_backlog` gives None while the database is away."""
+    backlog = CollectorRegistry()
+    backlog.register(_BacklogCollector(read_backlog))
+    return generate_latest(API) + generate_latest(backlog)
+
+
+def serve_worker(host: str, port: int) -> int:
+    """Serves the worker's numbers from a thread on the first free one of ten ports; returns which.
+
+    Several workers of one machine share their settings. Raises `OSError` when all are taken.
+    """
+    for candidate in range(port, port + PORTS_TRIED - 1):
+        try:
+            start_http_server(candidate, host, WORKER)
+        except OSError:
+            continue
+        return candidate
+    start_http_server(port + PORTS_TRIED - 1, host, WORKER)
+    return port + PORTS_TRIED - 1

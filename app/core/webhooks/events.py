@@ -1,0 +1,42 @@
+"""What can be heard of, and the rows that say so: written in the transaction of what happened."""
+
+from enum import StrEnum
+from typing import Final
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from app.core import ids
+
+
+class EventType(StrEnum):
+    """OpenAI's, and ours, which are sent to endpoints that name them."""
+
+    succeeded = "fine_tuning.job.succeeded"
+    failed = "fine_tuning.job.failed"
+    cancelled = "fine_tuning.job.cancelled"
+    running = "fine_tuning.job.running"
+    paused = "fine_tuning.job.paused"
+    requeued = "fine_tuning.job.requeued"
+    checkpoint_created = "fine_tuning.job.checkpoint.created"
+
+
+# A project without endpoints costs one look at an index. The payload is text: what is signed is what is sent.
+_EMIT: Final = text(
+    """
+    INSERT INTO webhook_deliveries (id, endpoint_id, event_type, payload)
+    SELECT 'wh_' || replace(gen_random_uuid()::text, '-', ''), id, CAST(:type AS text),
+           json_build_object('id', CAST(:event AS text), 'object', 'event',
+                             'created_at', floor(extract(epoch FROM now()))::bigint, 'type', CAST(:type AS text),
+                             'data', json_build_object('id', CAST(:object AS text)))::text
+    FROM webhook_endpoints
+    WHERE project_id = :project AND disabled_at IS NULL AND event_types @> to_jsonb(CAST(:type AS text))
+    """
+)
+
+
+def emit(session: Session, project_id: str, event_type: EventType, object_id: str) -> None:
+    """A delivery for each endpoint of the project that listens for `event_type`."""
+    session.execute(
+        _EMIT, {"project": project_id, "type": str(event_type), "object": object_id, "event": ids.webhook_event_id()}
+    )

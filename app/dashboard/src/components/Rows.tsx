@@ -1,0 +1,75 @@
+// A list of any length, of which only the rows in sight exist.
+import type { ComponentChildren } from "preact";
+import { useEffect, useRef, useState } from "preact/hooks";
+
+const SPARE = 8;
+
+export function Rows<T>({
+  items,
+  height,
+  columns,
+  label,
+  render,
+  rowClass,
+  nearEnd,
+}: {
+  items: T[];
+  height: number;
+  columns: ComponentChildren;
+  label: string;
+  render: (item: T, index: number) => ComponentChildren;
+  rowClass?: (item: T, index: number) => string;
+  nearEnd?: () => void;
+}) {
+  const body = useRef<HTMLDivElement>(null);
+  const [sight, setSight] = useState({ first: 0, last: 40 });
+  useEffect(() => {
+    const look = () => {
+      const top = -(body.current?.getBoundingClientRect().top ?? 0);
+      const first = Math.max(0, Math.floor(top / height) - SPARE);
+      const last = Math.ceil((top + innerHeight) / height) + SPARE;
+      setSight((old) => (old.first === first && old.last === last ? old : { first, last }));
+    };
+    look();
+    addEventListener("scroll", look, { passive: true });
+    addEventListener("resize", look);
+    return () => {
+      removeEventListener("scroll", look);
+      removeEventListener("resize", look);
+    };
+  }, [height, items.length]);
+  useEffect(() => {
+    if (sight.last >= items.length) nearEnd?.();
+  }, [sight.last, items.length]);
+  const shown = items.slice(sight.first, sight.last);
+  return (
+    <div class="rows" role="table" aria-label={label} aria-rowcount={items.length + 1}>
+      <div class="cells head" role="row" aria-rowindex={1}>
+        {columns}
+      </div>
+      <div ref={body} role="rowgroup" style={{ height: `${items.length * height}px`, position: "relative" }}>
+        {shown.map((item, offset) => {
+          const index = sight.first + offset;
+          return (
+            <div
+              key={index}
+              class={`cells ${rowClass?.(item, index) ?? ""}`}
+              role="row"
+              aria-rowindex={index + 2}
+              style={{ position: "absolute", top: `${index * height}px`, height: `${height}px`, left: 0, right: 0 }}
+            >
+              {render(item, index)}
+            </div>
+          );
+        })}
+      </div>
+    </div>
+  );
+}
+
+export const Column = ({ children }: { children?: ComponentChildren }) => <div role="columnheader">{children}</div>;
+export const Cell = ({ children, name }: { children?: ComponentChildren; name?: string }) => (
+  <div role="cell" class={name}>
+    {children}
+  </div>
+);

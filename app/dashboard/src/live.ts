@@ -1,0 +1,142 @@
+// What the server pushes. The browser reconnects by itself and sends `Last-Event-ID`.
+import { useEffect, useRef, useState } from "preact/hooks";
+import { ApiError, get, JOBS, query } from "./api";
+import type { Job, JobEvent, Page } from "./types";
+
+export interface Loaded<T> {
+  value: T | undefined;
+  error: ApiError | undefined;
+  reload: () => void;
+}
+
+/** The answer to a GET, asked for again whenever `path` or `version` changes; null asks for nothing. */
+export function useGet<T>(path: string | null, version: number | string = 0): Loaded<T> {
+  const [state, setState] = useState<{ path: string | null; value?: T; error?: ApiError }>({ path: null });
+  const [round, setRound] = useState(0);
+  useEffect(() => {
+    if (path === null) return;
+    let current = true;
+    get<T>(path).then(
+      (value) => current && setState({ path, value }),
+      (error: ApiError) => current && setState((old) => ({ ...old, path, error })),
+    );
+    return () => {
+      current = false;
+    };
+  }, [path, version, round]);
+  return { value: state.value, error: state.error, reload: () => setRound((old) => old + 1) };
+}
+
+const FINAL = new Set(["succeeded", "failed", "cancelled"]);
+export const isFinal = (job: Job): boolean => FINAL.has(job.status);
+
+export interface LiveJob {
+  job: Job | undefined;
+  error: ApiError | undefined;
+  isConnected: boolean;
+}
+
+/** A job that stays current; `onEvent` gets its events from now on. */
+export function useJob(id: string, onEvent: (event: JobEvent) => void): LiveJob {
+  const [state, setState] = useState<LiveJob>({ job: undefined, error: undefined, isConnected: false });
+  const handler = useRef(onEvent);
+  handler.current = onEvent;
+  useEffect(() => {
+    let source: EventSource | undefined;
+    let left = false;
+    setState({ job: undefined, error: undefined, isConnected: false });
+    Promise.all([get<Job>(`${JOBS}/${id}`), get<Page<JobEvent>>(`${JOBS}/${id}/events?limit=1`)]).then(
+      ([job, last]) => {
+        if (left) return;
+        setState({ job, error: undefined, isConnected: true });
+        if (isFinal(job)) return;
+        source = new EventSource(query(`${JOBS}/${id}/stream`, { after: last.data[0]?.id }));
+        source.addEventListener("state", (event) => {
+          const next = JSON.parse(event.data) as Job;
+          setState({ job: next, error: undefined, isConnected: true });
+        });
+        const pass = (event: MessageEvent) => handler.current(JSON.parse(event.data) as JobEvent);
+        source.addEventListener("message", pass);
+        source.addEventListener("metrics", pass);
+        source.addEventListener("end", () => {
+          source?.close();
+          // The stream's states go without sample answers; the last one is read whole.
+          get<Job>(`${JOBS}/${id}`).then((whole) => !left && setState({ job: whole, error: undefined, isConnected: true }));
+        });
+        source.onopen = () => setState((old) => ({ ...old, isConnected: true }));
+        source.onerror = () => setState((old) => ({ ...old, isConnected: false }));
+      },
+      (error: ApiError) => !left && setState({ job: undefined, error, isConnected: false }),
+    );
+    return () => {
+      left = true;
+      source?.close();
+    };
+  }, [id]);
+  return state;
+}
+
+/** Passes on the project's jobs as they change, in batches; one stream however many jobs are looked at. */
+export function useProject(onJobs: (jobs: Job[]) => void): void {
+  const handler = useRef(onJobs);
+  handler.current = onJobs;
+  useEffect(() => {
+    const source = new EventSource("/v1/fine_tuning/stream");
+    let waiting: Job[] = [];
+    let frame = 0;
+    source.addEventListener("state", (event) => {
+      waiting.push(JSON.parse(event.data) as Job);
+      frame ||= requestAnimationFrame(() => {
+        handler.current(waiting);
+        waiting = [];
+        frame = 0;
+      });
+    });
+    return () => {
+      source.close();
+      cancelAnimationFrame(frame);
+    };
+  }, []);
+}
+
+/** All jobs of the project that were asked for so far, newest first, kept current by one stream. */
+export function useJobs(): {
+  jobs: Job[];
+  isLoading: boolean;
+  hasMore: boolean;
+  error: ApiError | undefined;
+  more: () => void;
+} {
+  const [known, setKnown] = useState<Map<string, Job>>(new Map());
+  const [state, setState] = useState<{ isLoading: boolean; hasMore: boolean; error?: ApiError }>({
+    isLoading: true,
+    hasMore: false,
+  });
+  const after = useRef<string | null>(null);
+  const busy = useRef(false);
+  const merge = (jobs: Job[]) => setKnown((old) => new Map([...old, ...jobs.map((job) => [job.id, job] as const)]));
+
+  const more = () => {
+    if (busy.current) return;
+    busy.current = true;
+    setState((old) => ({ ...old, isLoading: true }));
+    get<Page<Job>>(query(JOBS, { limit: 100, after: after.current })).then(
+      (page) => {
+        busy.current = false;
+        after.current = page.last_id ?? after.current;
+        merge(page.data);
+        setState({ isLoading: false, hasMore: page.has_more });
+      },
+      (error: ApiError) => {
+        busy.current = false;
+        setState({ isLoading: false, hasMore: false, error });
+      },
+    );
+  };
+
+  useEffect(more, []);
+  useProject(merge);
+
+  const jobs = [...known.values()].sort((a, b) => b.created_at - a.created_at || (a.id < b.id ? 1 : -1));
+  return { jobs, error: state.error, isLoading: state.isLoading, hasMore: state.hasMore, more };
+}

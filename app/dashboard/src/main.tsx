@@ -1,0 +1,149 @@
+import "./theme";
+import "./styles.css";
+import { render } from "preact";
+import { ErrorBoundary, LocationProvider, Route, Router, useLocation } from "preact-iso";
+import { useEffect, useState } from "preact/hooks";
+import { ApiError, get, post, remove, signedOut } from "./api";
+import { Loading } from "./components/Basics";
+import { Help, Palette } from "./components/Dialogs";
+import { useKeys } from "./keys";
+import { SessionContext, useCan } from "./session";
+import { theme, toggleTheme } from "./theme";
+import type { Session } from "./types";
+import { Audit } from "./views/Audit";
+import { Compare } from "./views/Compare";
+import { FilePage } from "./views/FilePage";
+import { Files } from "./views/Files";
+import { JobPage } from "./views/JobPage";
+import { Jobs } from "./views/Jobs";
+import { Keys } from "./views/Keys";
+import { Models } from "./views/Models";
+import { NewJob } from "./views/NewJob";
+import { NotFound } from "./views/NotFound";
+import { SignIn } from "./views/SignIn";
+
+const SESSION = "/v1/dashboard/session";
+const LINK = "#code=";
+
+/** Signs in with the code of the address, if there is one, which then leaves the address. */
+async function begin(): Promise<Session> {
+  if (!location.hash.startsWith(LINK)) return get<Session>(SESSION);
+  const code = location.hash.slice(LINK.length);
+  history.replaceState(null, "", location.pathname + location.search);
+  return post<Session>(SESSION, { code });
+}
+
+function App() {
+  const [session, setSession] = useState<Session>();
+  const [error, setError] = useState<string>();
+  useEffect(() => {
+    begin().then(setSession, (problem: ApiError) => {
+      setError(problem.message);
+      setSession({ object: "dashboard.session", signed_in: false, scopes: [] });
+    });
+    const out = () => setSession((old) => (old?.signed_in ? { ...old, signed_in: false } : old));
+    signedOut.addEventListener("out", out);
+    return () => signedOut.removeEventListener("out", out);
+  }, []);
+  if (!session) return <Loading what="the dashboard" />;
+  if (!session.signed_in) {
+    return <SignIn problem={error} done={setSession} />;
+  }
+  return (
+    <SessionContext.Provider value={session}>
+      <LocationProvider scope="/ui">
+        <Shell session={session} leave={() => void remove(SESSION).then(() => setSession({ ...session, signed_in: false }))} />
+      </LocationProvider>
+    </SessionContext.Provider>
+  );
+}
+
+function Shell({ session, leave }: { session: Session; leave: () => void }) {
+  const [open, setOpen] = useState<"palette" | "help">();
+  const [shade, setShade] = useState(theme());
+  const { route, path } = useLocation();
+  const isAdmin = useCan("admin");
+  const writesJobs = useCan("jobs:write");
+  useKeys({
+    "ctrl-k": () => setOpen("palette"),
+    "?": () => setOpen("help"),
+    n: () => writesJobs && route("/ui/new"),
+  });
+  const places: [string, string, boolean][] = [
+    ["Jobs", "/ui/", path === "/ui/" || path === "/ui" || path.startsWith("/ui/jobs")],
+    ["Files", "/ui/files", path.startsWith("/ui/files")],
+    ["Models", "/ui/models", path.startsWith("/ui/models")],
+    ...(isAdmin
+      ? ([
+          ["API keys", "/ui/keys", path.startsWith("/ui/keys")],
+          ["Audit log", "/ui/audit", path.startsWith("/ui/audit")],
+        ] as [string, string, boolean][])
+      : []),
+  ];
+  return (
+    <>
+      <a class="skip" href="#main">
+        Skip to the content
+      </a>
+      <header class="top">
+        <a class="brand" href="/ui/">
+          <img src="/ui/icon.svg" alt="" width="24" height="24" /> Grouptune
+        </a>
+        <nav aria-label="Pages">
+          {places.map(([name, to, here]) => (
+            <a key={to} href={to} aria-current={here ? "page" : undefined}>
+              {name}
+            </a>
+          ))}
+        </nav>
+        <div class="tools">
+          <span class="project" title="The project of your key">
+            {session.project}
+            {!writesJobs && " · read only"}
+          </span>
+          <button type="button" onClick={() => setOpen("palette")} title="Go to a page or a job">
+            Go to <kbd>Ctrl K</kbd>
+          </button>
+          <button
+            type="button"
+            aria-label={shade === "dark" ? "Use light colours" : "Use dark colours"}
+            onClick={() => {
+              toggleTheme();
+              setShade(theme());
+            }}
+          >
+            {shade === "dark" ? "☀" : "☾"}
+          </button>
+          <button type="button" onClick={() => setOpen("help")} aria-label="Keys">
+            ?
+          </button>
+          <button type="button" onClick={leave}>
+            Sign out
+          </button>
+        </div>
+      </header>
+      <main id="main" tabIndex={-1}>
+        <ErrorBoundary>
+          <Router>
+            <Route path="/ui" component={Jobs} />
+            <Route path="/ui/jobs/:id" component={JobPage} />
+            <Route path="/ui/jobs/:id/:tab" component={JobPage} />
+            <Route path="/ui/compare" component={Compare} />
+            <Route path="/ui/new" component={NewJob} />
+            <Route path="/ui/files" component={Files} />
+            <Route path="/ui/files/:id" component={FilePage} />
+            <Route path="/ui/models" component={Models} />
+            <Route path="/ui/keys" component={Keys} />
+            <Route path="/ui/audit" component={Audit} />
+            <Route default component={NotFound} />
+          </Router>
+        </ErrorBoundary>
+      </main>
+      {open === "palette" && <Palette close={() => setOpen(undefined)} />}
+      {open === "help" && <Help close={() => setOpen(undefined)} />}
+    </>
+  );
+}
+
+const root = document.getElementById("app");
+if (root) render(<App />, root);

@@ -1,0 +1,76 @@
+// A job's settings as flat paths: to compare them with each other and with the defaults.
+import type { Job } from "./types";
+
+export type Flat = Record<string, string>;
+
+export function flatten(value: unknown, path = ""): Flat {
+  if (value !== null && typeof value === "object" && !Array.isArray(value)) {
+    const found: Flat = {};
+    for (const [key, inner] of Object.entries(value)) Object.assign(found, flatten(inner, path ? `${path}.${key}` : key));
+    return found;
+  }
+  return { [path]: typeof value === "string" ? value : JSON.stringify(value) };
+}
+
+/** What a person chose for this job. */
+export function chosen(job: Job): Record<string, unknown> {
+  const method = job.method as Record<string, unknown>;
+  return {
+    model: job.model,
+    training_file: job.training_file,
+    ...(job.validation_file ? { validation_file: job.validation_file } : {}),
+    method,
+    seed: job.seed,
+    ...(job.user_provided_suffix ? { suffix: job.user_provided_suffix } : {}),
+    ...(job.metadata ? { metadata: job.metadata } : {}),
+    ...(job.gates.length ? { gates: job.gates.map((one) => one.gate) } : {}),
+    ...(job.alias ? { alias: job.alias } : {}),
+  };
+}
+
+interface Schema {
+  $ref?: string;
+  default?: unknown;
+  properties?: Record<string, Schema>;
+  oneOf?: Schema[];
+  anyOf?: Schema[];
+}
+
+/** The defaults that an OpenAPI document gives for the properties of one of its schemas. */
+export function defaults(schemas: Record<string, Schema>, name: string): unknown {
+  const found: Record<string, unknown> = {};
+  for (const [key, property] of Object.entries(schemas[name]?.properties ?? {})) {
+    const inner = property.$ref?.split("/").pop();
+    if (inner !== undefined && schemas[inner]?.properties) {
+      const own = property.default;
+      const below = defaults(schemas, inner) as Record<string, unknown>;
+      found[key] = own !== null && typeof own === "object" ? { ...below, ...own } : below;
+    } else if (property.default !== undefined) found[key] = property.default;
+  }
+  return found;
+}
+
+const PYTHON: Record<string, string> = { true: "True", false: "False", null: "None" };
+
+/** A JSON value as Python writes it. */
+function python(value: unknown, indent = ""): string {
+  if (value === null || typeof value !== "object") return PYTHON[String(value)] && typeof value !== "string" ? (PYTHON[String(value)] as string) : JSON.stringify(value);
+  const deeper = `${indent}    `;
+  const [open, close] = Array.isArray(value) ? ["[", "]"] : ["{", "}"];
+  const items = Array.isArray(value)
+    ? value.map((one) => python(one, deeper))
+    : Object.entries(value).map(([key, one]) => `${JSON.stringify(key)}: ${python(one, deeper)}`);
+  if (!items.length) return open + close;
+  return `${open}\n${items.map((one) => `${deeper}${one},\n`).join("")}${indent}${close}`;
+}
+
+/** The request that makes such a job, for three kinds of people. */
+export function snippets(body: unknown, origin: string): { curl: string; python: string; cli: string } {
+  const json = JSON.stringify(body, null, 2);
+  const quoted = json.replaceAll("'", "'\\''");
+  return {
+    curl: `curl ${origin}/v1/fine_tuning/jobs \\\n  -H "Authorization: Bearer $GROUPTUNE_API_KEY" \\\n  -H "Content-Type: application/json" \\\n  -d '${quoted}'`,
+    python: `from openai import OpenAI\n\nclient = OpenAI(base_url="${origin}/v1")\njob = client.fine_tuning.jobs.create(**${python(body)})\nprint(job.id)`,
+    cli: `cat > job.json <<'END'\n${json}\nEND\ngrouptune jobs create -f job.json --wait`,
+  };
+}

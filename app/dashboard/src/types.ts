@@ -1,0 +1,64 @@
+// The API's own shapes; schema.d.ts is generated from its OpenAPI document (`make web-check`).
+import type { components } from "./schema";
+
+type Schemas = components["schemas"];
+export type Job = Schemas["JobObject"];
+export type JobEvent = Schemas["EventObject"];
+export type Checkpoint = Schemas["CheckpointObject"];
+export type Attempt = Schemas["AttemptObject"];
+export type Series = Schemas["MetricSeries"];
+export type FileObject = Schemas["FileObject"];
+export type FileReport = Schemas["FileReportObject"];
+export type Model = Schemas["ModelObject"];
+export type Key = Schemas["KeyObject"];
+export type NewKey = Schemas["NewKeyObject"];
+export type AuditEntry = Schemas["AuditObject"];
+export type Session = Schemas["SessionObject"];
+export type Validation = Schemas["Validation"];
+
+export interface Page<T> {
+  data: T[];
+  has_more: boolean;
+  last_id: string | null;
+}
+
+export type Source = "expert" | "teacher" | "self";
+
+/** One response of a group. */
+export interface Member {
+  scores?: Record<string, number>;
+  source: Source;
+  text: string;
+  tokens: number;
+  reward: number | null;
+  advantage: number | null;
+  rectified_frac: number | null;
+  mean_p: number | null;
+  finished: boolean;
+  adapter_version: number | null;
+  error: string | null;
+}
+
+export interface Group {
+  id: string;
+  step: number;
+  idx: number;
+  row: number;
+  prompt: string;
+  members: Member[];
+  zero_variance: boolean;
+}
+
+export interface Groups {
+  step: number | null;
+  steps: number[];
+  data: Group[];
+  has_more: boolean;
+  last_id: string | null;
+}
+
+export interface Finding {
+  line: number;
+  param: string | null;
+  message: string;
+}

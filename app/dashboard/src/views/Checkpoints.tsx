@@ -1,0 +1,74 @@
+import { Empty, Failure, Loading, Time } from "../components/Basics";
+import { JOBS } from "../api";
+import { number } from "../format";
+import { isFinal, useGet } from "../live";
+import { useCan } from "../session";
+import type { Checkpoint, Job, Page } from "../types";
+
+export function Checkpoints({ job }: { job: Job }) {
+  const reads = useCan("models:read");
+  const { value, error, reload } = useGet<Page<Checkpoint>>(`${JOBS}/${job.id}/checkpoints?limit=100`, job.progress.step);
+  if (error) return <Failure error={error} retry={reload} />;
+  if (!value) return <Loading what="the checkpoints" />;
+  return (
+    <>
+      {job.fine_tuned_model && (
+        <p class="notice good row">
+          <span>
+            ✓ The trained model is <code>{job.fine_tuned_model}</code>
+          </span>
+          {reads && <Download model={job.fine_tuned_model} />}
+        </p>
+      )}
+      {!value.data.length ? (
+        <Empty title="No checkpoints yet">
+          <p>
+            {isFinal(job)
+              ? "This job ended before its first one."
+              : "A job writes one every few steps, and one whenever it is paused or its worker stops."}
+          </p>
+        </Empty>
+      ) : (
+        <div class="scroll" tabIndex={0} role="region" aria-label="Checkpoints">
+        <table>
+          <thead>
+            <tr>
+              <th>Step</th>
+              <th>Written</th>
+              <th>Reward</th>
+              <th>Loss</th>
+              <th>Name</th>
+            </tr>
+          </thead>
+          <tbody>
+            {value.data.map((one) => {
+              const metrics = one.metrics as Record<string, number | null>;
+              return (
+                <tr key={one.id}>
+                  <td>{one.step_number}</td>
+                  <td>
+                    <Time at={one.created_at} />
+                  </td>
+                  <td>{number(metrics["eval/reward"] ?? metrics.reward)}</td>
+                  <td>{number(metrics.loss)}</td>
+                  <td class="cut">
+                    <code>{one.fine_tuned_model_checkpoint}</code>
+                  </td>
+                </tr>
+              );
+            })}
+          </tbody>
+        </table>
+        </div>
+      )}
+    </>
+  );
+}
+
+export function Download({ model }: { model: string }) {
+  return (
+    <a class="button primary" href={`/v1/models/${encodeURIComponent(model)}/download`} download>
+      Download adapter
+    </a>
+  );
+}

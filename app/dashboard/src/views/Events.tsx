@@ -1,0 +1,51 @@
+import { useEffect, useState } from "preact/hooks";
+import { type ApiError, get, JOBS, query } from "../api";
+import { Failure, Loading, Time } from "../components/Basics";
+import type { Job, JobEvent, Page } from "../types";
+
+const ICONS: Record<string, string> = { info: "", warn: "⚠ ", error: "✕ " };
+
+export function Events({ job, fresh }: { job: Job; fresh: JobEvent[] }) {
+  const [old, setOld] = useState<{ events: JobEvent[]; after: string | null }>();
+  const [error, setError] = useState<ApiError>();
+  const [withSteps, setWithSteps] = useState(false);
+  const load = (after: string | null) =>
+    get<Page<JobEvent>>(query(`${JOBS}/${job.id}/events`, { limit: 100, after })).then(
+      (page) =>
+        setOld((known) => ({
+          events: [...(after ? (known?.events ?? []) : []), ...page.data],
+          after: page.has_more ? page.last_id : null,
+        })),
+      setError,
+    );
+  useEffect(() => void load(null), [job.id]);
+  if (error && !old) return <Failure error={error} />;
+  if (!old) return <Loading what="the events" />;
+  const known = new Set(old.events.map((one) => one.id));
+  const events = [...fresh.filter((one) => !known.has(one.id)), ...old.events];
+  const shown = events.filter((one) => withSteps || one.type !== "metrics");
+  return (
+    <>
+      <label class="row">
+        <input type="checkbox" checked={withSteps} onChange={(event) => setWithSteps(event.currentTarget.checked)} /> with
+        every step
+      </label>
+      <ol class="events">
+        {shown.map((one) => (
+          <li key={one.id} class={one.level}>
+            <Time at={one.created_at} />
+            <span>
+              {ICONS[one.level]}
+              {one.message}
+            </span>
+          </li>
+        ))}
+      </ol>
+      {old.after && (
+        <button type="button" onClick={() => void load(old.after)}>
+          Show older events
+        </button>
+      )}
+    </>
+  );
+}

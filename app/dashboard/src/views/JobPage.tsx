@@ -1,0 +1,152 @@
+// One job: what it does, why it learns, and what one can do with it.
+import { useLocation, useRoute } from "preact-iso";
+import { useState } from "preact/hooks";
+import { type ApiError, JOBS, post } from "../api";
+import { Failure, Loading, Status, Time, useTitle } from "../components/Basics";
+import { Confirm } from "../components/Dialogs";
+import { duration } from "../format";
+import { isFinal, useJob } from "../live";
+import { useCan } from "../session";
+import type { Job, JobEvent } from "../types";
+import { Attempts } from "./Attempts";
+import { Checkpoints } from "./Checkpoints";
+import { Config } from "./Config";
+import { Events } from "./Events";
+import { GroupsTab } from "./GroupsTab";
+import { nameOf, Progress } from "./Jobs";
+import { Overview } from "./Overview";
+
+const TABS = [
+  ["", "Overview"],
+  ["groups", "Groups"],
+  ["events", "Events"],
+  ["checkpoints", "Checkpoints"],
+  ["config", "Config"],
+  ["attempts", "Attempts"],
+] as const;
+
+export function JobPage() {
+  const { params } = useRoute();
+  const id = params.id ?? "";
+  const tab = params.tab ?? "";
+  const [fresh, setFresh] = useState<JobEvent[]>([]);
+  const { job, error, isConnected } = useJob(id, (event) => setFresh((old) => [event, ...old].slice(0, 500)));
+  useTitle(job ? nameOf(job) : "Job");
+  if (error) return <Failure error={error} />;
+  if (!job) return <Loading what="the job" />;
+  return (
+    <>
+      <Head job={job} isConnected={isConnected} />
+      <nav class="tabs" aria-label="About this job">
+        {TABS.map(([name, title]) => (
+          <a
+            key={name}
+            href={name ? `/ui/jobs/${id}/${name}` : `/ui/jobs/${id}`}
+            aria-current={name === tab ? "page" : undefined}
+          >
+            {title}
+          </a>
+        ))}
+      </nav>
+      {tab === "" && <Overview job={job} />}
+      {tab === "groups" && <GroupsTab job={job} />}
+      {tab === "events" && <Events job={job} fresh={fresh} />}
+      {tab === "checkpoints" && <Checkpoints job={job} />}
+      {tab === "config" && <Config job={job} />}
+      {tab === "attempts" && <Attempts job={job} />}
+    </>
+  );
+}
+
+function Head({ job, isConnected }: { job: Job; isConnected: boolean }) {
+  const writes = useCan("jobs:write");
+  const { route } = useLocation();
+  const [asking, setAsking] = useState(false);
+  const [error, setError] = useState<ApiError>();
+  const [asked, setAsked] = useState<string>();
+  const act = (what: "cancel" | "pause" | "resume") => {
+    setError(undefined);
+    setAsked(what);
+    post<Job>(`${JOBS}/${job.id}/${what}`).catch((problem: ApiError) => {
+      setAsked(undefined);
+      setError(problem);
+    });
+  };
+  const waits = asked !== undefined && !isFinal(job) && !(asked === "pause" && job.status === "paused");
+  const took = job.finished_at ? duration(job.finished_at - job.created_at) : undefined;
+  return (
+    <>
+      <div class="title">
+        <div>
+          <p class="soft crumbs">
+            <a href="/ui/">Jobs</a> / {job.id}
+          </p>
+          <h1>{nameOf(job)}</h1>
+        </div>
+        {writes && (
+          <div class="row">
+            {["running", "queued"].includes(job.status) && (
+              <button type="button" disabled={asked === "pause" && waits} onClick={() => act("pause")}>
+                {asked === "pause" && waits ? "Pausing …" : "Pause"}
+              </button>
+            )}
+            {job.status === "paused" && (
+              <button type="button" class="primary" onClick={() => act("resume")}>
+                Resume
+              </button>
+            )}
+            <button type="button" onClick={() => route(`/ui/new?from=${job.id}`)}>
+              Clone
+            </button>
+            {!isFinal(job) && (
+              <button type="button" class="danger" disabled={asked === "cancel"} onClick={() => setAsking(true)}>
+                {asked === "cancel" ? "Cancelling …" : "Cancel"}
+              </button>
+            )}
+          </div>
+        )}
+      </div>
+      <div class="facts">
+        <Status value={job.status} />
+        <Progress job={job} />
+        <span>
+          <b>{job.model}</b> · {String((job.method as { type: string }).type)}
+        </span>
+        <span>
+          created <Time at={job.created_at} />
+          {took && ` · took ${took}`}
+        </span>
+        {!isConnected && !isFinal(job) && (
+          <span class="pill bad" role="status">
+            ⚠ Not connected; trying again
+          </span>
+        )}
+      </div>
+      {job.error && (
+        <div class="notice bad" role="alert">
+          <strong>{job.error.code}</strong> {job.error.message}
+        </div>
+      )}
+      {error && <Failure error={error} />}
+      {job.gates.length > 0 && (
+        <ul class="gates" aria-label="Gates">
+          {job.gates.map((gate) => (
+            <li key={gate.gate} class={gate.passed === null ? "" : gate.passed ? "good" : "bad"}>
+              {gate.passed === null || gate.passed === undefined ? "◌ open" : gate.passed ? "✓ passed" : "✕ failed"}{" "}
+              <code>{gate.gate}</code> {gate.reason}
+            </li>
+          ))}
+        </ul>
+      )}
+      {asking && (
+        <Confirm
+          title="Cancel this job?"
+          text="What it has learnt so far stays in its checkpoints. A cancelled job cannot be resumed; pause it if you want to go on later."
+          action="Cancel the job"
+          act={() => act("cancel")}
+          close={() => setAsking(false)}
+        />
+      )}
+    </>
+  );
+}

@@ -1,0 +1,282 @@
+// All jobs of the project, live.
+import { useLocation } from "preact-iso";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { get, JOBS, post, query } from "../api";
+import { Bar, Code, Empty, Failure, Loading, Status, Time, useTitle } from "../components/Basics";
+import { Sparkline } from "../components/Chart";
+import { Confirm } from "../components/Dialogs";
+import { Cell, Column, Rows } from "../components/Rows";
+import { duration, number, plural } from "../format";
+import { useKeys } from "../keys";
+import { isFinal, useJobs } from "../live";
+import { useCan } from "../session";
+import type { Job, Series } from "../types";
+
+const ROW = 60;
+const STATES = ["running", "queued", "paused", "validating_files", "succeeded", "failed", "cancelled"];
+export const MAX_COMPARED = 8;
+
+const methodOf = (job: Job): string => String((job.method as { type: string }).type);
+export const nameOf = (job: Job): string => job.user_provided_suffix ?? job.metadata?.name ?? job.id;
+
+function matches(job: Job, text: string, status: string, method: string): boolean {
+  const hay = [job.id, job.model, job.user_provided_suffix, job.fine_tuned_model, ...Object.values(job.metadata ?? {})];
+  return (
+    (!status || job.status === status) &&
+    (!method || methodOf(job) === method) &&
+    hay.join(" ").toLowerCase().includes(text.toLowerCase())
+  );
+}
+
+export function Jobs() {
+  const { jobs, error, isLoading, hasMore, more } = useJobs();
+  const { query: asked, route } = useLocation();
+  const { status = "", method = "" } = asked as Record<string, string>;
+  // The field leads and the address follows: a fast typist is ahead of it.
+  const [q, setQ] = useState((asked as Record<string, string>).q ?? "");
+  const [row, setRow] = useState(-1);
+  const [picked, setPicked] = useState<ReadonlySet<string>>(new Set());
+  const [asking, setAsking] = useState(false);
+  const [failed, setFailed] = useState<string>();
+  const find = useRef<HTMLInputElement>(null);
+  const writes = useCan("jobs:write");
+  useTitle("Jobs");
+  const found = useMemo(() => jobs.filter((job) => matches(job, q, status, method)), [jobs, q, status, method]);
+  const filter = (changed: Record<string, string>) => {
+    setRow(-1);
+    route(query("/ui/", { q, status, method, ...changed }), true);
+  };
+  const pick = (id: string) => {
+    const next = new Set(picked);
+    if (!next.delete(id)) next.add(id);
+    setPicked(next);
+  };
+  const move = (by: number) => {
+    const next = Math.min(found.length - 1, Math.max(0, row + by));
+    setRow(next);
+    document.querySelector(`[aria-rowindex="${next + 2}"]`)?.scrollIntoView({ block: "nearest" });
+  };
+  const current = found[row];
+  useKeys({
+    "/": () => find.current?.focus(),
+    j: () => move(1),
+    k: () => move(-1),
+    x: () => current && pick(current.id),
+    Enter: (event) => {
+      if (event.target instanceof HTMLElement && event.target.closest("a, button")) event.target.click();
+      else if (current) route(`/ui/jobs/${current.id}`);
+    },
+  });
+  const chosen = jobs.filter((job) => picked.has(job.id));
+  const cancellable = chosen.filter((job) => !isFinal(job));
+  const cancel = async () => {
+    const ends = await Promise.allSettled(cancellable.map((job) => post(`${JOBS}/${job.id}/cancel`)));
+    const bad = ends.find((end) => end.status === "rejected");
+    setFailed(bad ? String((bad as PromiseRejectedResult).reason.message) : undefined);
+    setPicked(new Set());
+  };
+
+  if (error && !jobs.length) return <Failure error={error} retry={more} />;
+  if (!jobs.length) return isLoading ? <Loading what="the jobs" /> : <Welcome />;
+  return (
+    <>
+      <div class="title">
+        <h1>Jobs</h1>
+        {writes && (
+          <a class="button primary" href="/ui/new">
+            New job
+          </a>
+        )}
+      </div>
+      <div class="filters" role="search">
+        <input
+          ref={find}
+          type="search"
+          aria-label="Find jobs by name, model or metadata"
+          placeholder="Find by name, model or metadata  ( / )"
+          value={q}
+          onInput={(event) => {
+            setQ(event.currentTarget.value);
+            filter({ q: event.currentTarget.value });
+          }}
+          onKeyDown={(event) => event.key === "Escape" && find.current?.blur()}
+        />
+        <select aria-label="Status" value={status} onChange={(event) => filter({ status: event.currentTarget.value })}>
+          <option value="">All states</option>
+          {STATES.map((one) => (
+            <option key={one} value={one}>
+              {one.replace("_", " ")}
+            </option>
+          ))}
+        </select>
+        <select aria-label="Method" value={method} onChange={(event) => filter({ method: event.currentTarget.value })}>
+          <option value="">All methods</option>
+          {["gft", "reinforcement", "supervised", "dft"].map((one) => (
+            <option key={one}>{one}</option>
+          ))}
+        </select>
+        <span class="count" role="status">
+          {plural(found.length, "job")}
+          {hasMore ? " so far" : ""}
+        </span>
+      </div>
+      {failed && (
+        <div class="notice bad" role="alert">
+          {failed}
+        </div>
+      )}
+      {chosen.length > 0 && (
+        <div class="notice row" role="status">
+          {plural(chosen.length, "job")} selected
+          {chosen.length > 1 && chosen.length <= MAX_COMPARED && (
+            <a class="button" href={`/ui/compare?ids=${chosen.map((job) => job.id).join(",")}`}>
+              Compare
+            </a>
+          )}
+          {writes && cancellable.length > 0 && (
+            <button type="button" class="danger" onClick={() => setAsking(true)}>
+              Cancel {plural(cancellable.length, "job")}
+            </button>
+          )}
+          <button type="button" onClick={() => setPicked(new Set())}>
+            Clear
+          </button>
+        </div>
+      )}
+      <Rows
+        items={found}
+        height={ROW}
+        label="Jobs"
+        nearEnd={() => hasMore && more()}
+        rowClass={(job, index) => `job ${index === row ? "here" : ""} ${picked.has(job.id) ? "picked" : ""}`}
+        columns={
+          <>
+            <Column>
+              <span class="hidden">Selected</span>
+            </Column>
+            <Column>Job</Column>
+            <Column>Status</Column>
+            <Column>Reward</Column>
+            <Column>Progress</Column>
+            <Column>Model</Column>
+            <Column>Age</Column>
+          </>
+        }
+        render={(job) => <JobRow job={job} picked={picked.has(job.id)} pick={() => pick(job.id)} />}
+      />
+      {!found.length && <p class="soft">No job fits. Change the filters above.</p>}
+      {asking && (
+        <Confirm
+          title={`Cancel ${plural(cancellable.length, "job")}?`}
+          text="What they have learnt so far stays in their checkpoints. A cancelled job cannot be resumed."
+          action="Cancel them"
+          act={() => void cancel()}
+          close={() => setAsking(false)}
+        />
+      )}
+    </>
+  );
+}
+
+function JobRow({ job, picked, pick }: { job: Job; picked: boolean; pick: () => void }) {
+  return (
+    <>
+      <Cell>
+        <input type="checkbox" aria-label={`Select ${nameOf(job)}`} checked={picked} onChange={pick} />
+      </Cell>
+      <Cell name="name">
+        <a href={`/ui/jobs/${job.id}`}>{nameOf(job)}</a>
+        <small>{methodOf(job)}</small>
+      </Cell>
+      <Cell>
+        <Status value={job.status} />
+      </Cell>
+      <Cell>
+        <Trend job={job} />
+      </Cell>
+      <Cell>
+        <Progress job={job} />
+      </Cell>
+      <Cell name="cut">{job.model}</Cell>
+      <Cell>
+        <Time at={job.created_at} />
+      </Cell>
+    </>
+  );
+}
+
+export function Progress({ job }: { job: Job }) {
+  const { step, total_steps, eta_seconds } = job.progress;
+  if (job.status === "queued" && job.queue_position) {
+    return <span>{job.queue_position === 1 ? "Next in the queue" : `Number ${job.queue_position} in the queue`}</span>;
+  }
+  if (!total_steps) return <span class="soft">{isFinal(job) ? "–" : "Not started"}</span>;
+  return (
+    <span class="progress">
+      <Bar share={step / total_steps} label={`Step ${step} of ${total_steps}`} />
+      <small>
+        {step} / {total_steps}
+        {eta_seconds !== null && job.status === "running" ? ` · ${duration(eta_seconds)} left` : ""}
+      </small>
+    </span>
+  );
+}
+
+const seen = new Map<string, number[]>();
+
+/** The reward (of imitation: the loss) over the whole run. */
+function Trend({ job }: { job: Job }) {
+  const name = ["gft", "reinforcement"].includes(methodOf(job)) ? "reward" : "loss";
+  const { step } = job.progress;
+  // A running job is asked for again every tenth of its way, not at every step.
+  const stage = isFinal(job) ? step : Math.floor(step / Math.max(1, Math.ceil((job.progress.total_steps ?? 1) / 10)));
+  const [values, setValues] = useState<number[]>(seen.get(job.id) ?? []);
+  useEffect(() => {
+    if (step < 2) return;
+    let current = true;
+    get<Series>(query(`${JOBS}/${job.id}/metrics`, { names: name, points: 40 })).then(
+      (table) => {
+        const kept = (table.series[name] ?? []).filter((one): one is number => one !== null);
+        seen.set(job.id, kept);
+        if (current) setValues(kept);
+      },
+      () => undefined, // a row without its line is still a row
+    );
+    return () => {
+      current = false;
+    };
+  }, [job.id, stage]);
+  const [first, last] = [values[0], values.at(-1)];
+  if (first === undefined || last === undefined) return <span class="soft">–</span>;
+  return (
+    <span class="trend">
+      <Sparkline values={values} label={`${name} from ${number(first)} to ${number(last)}`} />
+      <small>
+        {number(last)} {name === "loss" ? "loss" : ""}
+      </small>
+    </span>
+  );
+}
+
+function Welcome() {
+  const python = `from openai import OpenAI
+
+client = OpenAI(base_url="${location.origin}/v1", api_key="gt_live_...")
+file = client.files.create(file=open("train.jsonl", "rb"), purpose="fine-tune")
+job = client.fine_tuning.jobs.create(
+    model="smollm2-135m-instruct",
+    training_file=file.id,
+    method={"type": "gft", "gft": {"grader": {
+        "type": "math", "name": "answer",
+        "input": "{{sample.output_text}}", "reference": "{{item.answer}}"}}},
+)`;
+  return (
+    <Empty title="No jobs yet">
+      <p>
+        A job takes a base model, a file of examples and a grader, and teaches the model to earn higher grades.{" "}
+        <a href="/ui/files">Upload a file</a>, then <a href="/ui/new">create a job</a>, or use OpenAI's SDK as you know it:
+      </p>
+      <Code title="Python" text={python} />
+    </Empty>
+  );
+}

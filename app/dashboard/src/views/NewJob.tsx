@@ -1,0 +1,266 @@
+// The common case as a form, which shows the request that it will send.
+import { useLocation } from "preact-iso";
+import { useEffect, useMemo, useState } from "preact/hooks";
+import { type ApiError, get, JOBS, post } from "../api";
+import { Code, Failure, Loading, useTitle } from "../components/Basics";
+import { number } from "../format";
+import { useGet } from "../live";
+import { chosen, snippets } from "../settings";
+import type { FileObject, FileReport, Job, Model, Page, Validation } from "../types";
+import { type Draft, draftOf, EMPTY, METHODS, requestOf } from "./draft";
+
+const PAUSE_MS = 350;
+
+export function NewJob() {
+  const { query: asked, route } = useLocation();
+  const models = useGet<{ data: Model[] }>("/v1/models");
+  const files = useGet<Page<FileObject>>("/v1/files?purpose=fine-tune");
+  const [draft, setDraft] = useState<Draft>({ ...EMPTY, training_file: asked.training_file ?? "" });
+  const [problem, setProblem] = useState<ApiError>();
+  const [sending, setSending] = useState(false);
+  const report = useGet<FileReport>(draft.training_file ? `/v1/files/${draft.training_file}/report` : null);
+  useTitle("New job");
+  useEffect(() => {
+    if (asked.from) get<Job>(`${JOBS}/${asked.from}`).then((job) => setDraft(draftOf(chosen(job))), setProblem);
+  }, [asked.from]);
+  const bases = (models.value?.data ?? []).filter((one) => !one.base_model);
+  const ready = (files.value?.data ?? []).filter((one) => one.status === "processed");
+  useEffect(() => {
+    const [base, file] = [bases[0]?.id, ready[0]?.id];
+    setDraft((old) => ({ ...old, model: old.model || base || "", training_file: old.training_file || file || "" }));
+  }, [models.value, files.value]);
+  const { body, error: broken } = useMemo(() => requestOf(draft), [draft]);
+  const checked = useValidation(broken || !draft.model || !draft.training_file ? null : body);
+  const set = (changed: Partial<Draft>) => setDraft((old) => ({ ...old, ...changed }));
+  const send = (event: Event) => {
+    event.preventDefault();
+    setSending(true);
+    setProblem(undefined);
+    post<Job>(JOBS, body)
+      .then((job) => route(`/ui/jobs/${job.id}`), setProblem)
+      .finally(() => setSending(false));
+  };
+  if (models.error) return <Failure error={models.error} retry={models.reload} />;
+  if (!models.value || !files.value) return <Loading what="models and files" />;
+  const fields = Object.keys((report.value?.report as { item_fields?: object } | null)?.item_fields ?? {});
+  const isGroup = draft.method === "gft" || draft.method === "reinforcement";
+  return (
+    <>
+      <div class="title">
+        <h1>New job</h1>
+      </div>
+      <div class="halves">
+        <form onSubmit={send} class="form">
+          <Field label="Base model" id="model">
+            <select id="model" value={draft.model} onChange={(event) => set({ model: event.currentTarget.value })}>
+              {bases.map((one) => (
+                <option key={one.id}>{one.id}</option>
+              ))}
+            </select>
+            {!bases.length && <p class="problem">No base model is here yet: run `grouptune models pull` on the server.</p>}
+          </Field>
+          <FileField label="Training file" id="training" files={ready} value={draft.training_file} set={(training_file) => set({ training_file })} />
+          <FileField
+            label="Held-out file"
+            id="validation"
+            files={ready}
+            value={draft.validation_file}
+            set={(validation_file) => set({ validation_file })}
+            none="none: nothing is measured before and after"
+          />
+          <fieldset class="choices">
+            <legend>Method</legend>
+            {METHODS.map(({ name, title, text }) => (
+              <label key={name} class={draft.method === name ? "chosen" : ""}>
+                <input type="radio" name="method" checked={draft.method === name} onChange={() => set({ method: name })} />
+                <span>
+                  <b>{title}</b> {text}
+                </span>
+              </label>
+            ))}
+          </fieldset>
+          {isGroup && (
+            <>
+              <Field
+                label="Grader (JSON)"
+                id="grader"
+                hint={
+                  fields.length
+                    ? `This file's rows have ${fields.map((one) => `{{item.${one}}}`).join(", ")}.`
+                    : "It reads {{sample.output_text}} and the row's own fields, as {{item.field}}."
+                }
+                problem={broken}
+              >
+                <textarea
+                  id="grader"
+                  rows={8}
+                  spellcheck={false}
+                  value={draft.grader}
+                  onInput={(event) => set({ grader: event.currentTarget.value })}
+                />
+              </Field>
+              <fieldset class="row">
+                <legend>Answers in a group</legend>
+                {draft.method === "gft" && (
+                  <>
+                    <Count label="expert" value={draft.expert} max={1} set={(expert) => set({ expert })} />
+                    <Count label="teacher" value={draft.teacher} max={32} set={(teacher) => set({ teacher })} />
+                  </>
+                )}
+                <Count label="self" value={draft.self} max={64} set={(self) => set({ self })} />
+              </fieldset>
+            </>
+          )}
+          <fieldset class="row">
+            <legend>How long</legend>
+            <Text label="Epochs" value={draft.n_epochs} placeholder="auto" set={(n_epochs) => set({ n_epochs })} />
+            <Text label="Steps at most" value={draft.max_steps} placeholder="no limit" set={(max_steps) => set({ max_steps })} />
+          </fieldset>
+          <details>
+            <summary>More settings</summary>
+            <div class="row wrap">
+              <Text label="Batch size" value={draft.batch_size} placeholder="auto" set={(batch_size) => set({ batch_size })} />
+              <Text label="Learning-rate multiplier" value={draft.learning_rate_multiplier} placeholder="auto" set={(learning_rate_multiplier) => set({ learning_rate_multiplier })} />
+              <Text label="LoRA rank" value={draft.lora_r} placeholder="16" set={(lora_r) => set({ lora_r })} />
+              {draft.method === "gft" && <Text label="tau" value={draft.tau} placeholder="0.7" set={(tau) => set({ tau })} />}
+              <Text label="Tokens an answer, at most" value={draft.max_tokens} placeholder="256" set={(max_tokens) => set({ max_tokens })} />
+              <Text label="Seed" value={draft.seed} placeholder="random" set={(seed) => set({ seed })} />
+              <Text label="Gate" value={draft.gate} placeholder="eval/accuracy >= 0.8" set={(gate) => set({ gate })} kind="text" />
+              <Text label="Alias of the result" value={draft.alias} placeholder="prod" set={(alias) => set({ alias })} kind="text" />
+            </div>
+          </details>
+          <Text label="Name (suffix)" value={draft.suffix} placeholder="my-first-run" set={(suffix) => set({ suffix })} kind="text" />
+          {problem && <Failure error={problem} />}
+          <Verdict checked={checked} />
+          <button type="submit" class="primary" disabled={sending || Boolean(broken) || checked?.valid === false}>
+            {sending ? "Creating …" : "Create the job"}
+          </button>
+        </form>
+        <section aria-label="The request">
+          <h2>The request</h2>
+          <Code title="POST /v1/fine_tuning/jobs" text={JSON.stringify(body, null, 2)} />
+          <details>
+            <summary>As a command</summary>
+            <Code title="Shell" text={snippets(body, location.origin).cli} />
+          </details>
+        </section>
+      </div>
+    </>
+  );
+}
+
+/** What the server says to the request, some time after the last change. */
+function useValidation(body: unknown): Validation | undefined {
+  const [checked, setChecked] = useState<Validation>();
+  const text = body === null ? null : JSON.stringify(body);
+  useEffect(() => {
+    if (text === null) {
+      setChecked(undefined);
+      return;
+    }
+    let current = true;
+    const timer = setTimeout(() => {
+      post<Validation>(`${JOBS}/validate`, JSON.parse(text)).then(
+        (found) => current && setChecked(found),
+        (error: ApiError) => {
+          const errors = [{ code: error.code, message: error.message, param: error.param }];
+          if (current) setChecked({ object: "fine_tuning.job.validation", valid: false, errors, plan: null });
+        },
+      );
+    }, PAUSE_MS);
+    return () => {
+      current = false;
+      clearTimeout(timer);
+    };
+  }, [text]);
+  return checked;
+}
+
+function Verdict({ checked }: { checked: Validation | undefined }) {
+  if (!checked) return null;
+  if (!checked.valid) {
+    return (
+      <ul class="notice bad plain" role="alert">
+        {checked.errors.map((one) => (
+          <li key={one.message}>
+            {one.param && <code>{one.param}</code>} {one.message}
+          </li>
+        ))}
+      </ul>
+    );
+  }
+  const plan = checked.plan;
+  return (
+    <p class="notice good" role="status">
+      ✓ Ready.{" "}
+      {plan
+        ? `${plan.rows.toLocaleString("en-US")} rows, ${plan.total_steps.toLocaleString("en-US")} steps, learning rate ${number(plan.learning_rate)}.`
+        : "The plan follows once the file is validated."}
+    </p>
+  );
+}
+
+function Field(props: { label: string; id: string; hint?: string; problem?: string | undefined; children: preact.ComponentChildren }) {
+  return (
+    <div class="field">
+      <label for={props.id}>{props.label}</label>
+      {props.children}
+      {props.hint && <p class="soft">{props.hint}</p>}
+      {props.problem && (
+        <p class="problem" role="alert">
+          {props.problem}
+        </p>
+      )}
+    </div>
+  );
+}
+
+function FileField(props: { label: string; id: string; files: FileObject[]; value: string; set: (id: string) => void; none?: string }) {
+  return (
+    <Field label={props.label} id={props.id}>
+      <select id={props.id} value={props.value} onChange={(event) => props.set(event.currentTarget.value)}>
+        {(props.none || !props.files.length) && <option value="">{props.none ?? "no file is ready"}</option>}
+        {props.files.map((one) => (
+          <option key={one.id} value={one.id}>
+            {one.filename} ({one.status_details ?? one.id})
+          </option>
+        ))}
+      </select>
+      {!props.files.length && (
+        <p class="soft">
+          <a href="/ui/files">Upload a file first.</a>
+        </p>
+      )}
+    </Field>
+  );
+}
+
+function Text(props: { label: string; value: string; placeholder: string; set: (value: string) => void; kind?: "text" }) {
+  return (
+    <label class="field">
+      <span>{props.label}</span>
+      <input
+        type="text"
+        inputMode={props.kind ?? "decimal"}
+        value={props.value}
+        placeholder={props.placeholder}
+        onInput={(event) => props.set(event.currentTarget.value)}
+      />
+    </label>
+  );
+}
+
+function Count(props: { label: string; value: number; max: number; set: (value: number) => void }) {
+  return (
+    <label class="field short">
+      <span>{props.label}</span>
+      <input
+        type="number"
+        min={0}
+        max={props.max}
+        value={props.value}
+        onInput={(event) => props.set(Number(event.currentTarget.value))}
+      />
+    </label>
+  );
+}

@@ -1,0 +1,12 @@
+import { Empty, useTitle } from "../components/Basics";
+
+export function NotFound() {
+  useTitle("Not found");
+  return (
+    <Empty title="There is no such page">
+      <p>
+        Perhaps the link is older than what it points to. <a href="/ui/">All jobs</a> are a good place to start again.
+      </p>
+    </Empty>
+  );
+}

@@ -1,0 +1,51 @@
+import { useState } from "preact/hooks";
+import { type ApiError, post } from "../api";
+import { useTitle } from "../components/Basics";
+import type { Session } from "../types";
+
+export function SignIn({ problem, done }: { problem: string | undefined; done: (session: Session) => void }) {
+  const [key, setKey] = useState("");
+  const [error, setError] = useState(problem);
+  const [busy, setBusy] = useState(false);
+  useTitle("Sign in");
+  const send = (event: Event) => {
+    event.preventDefault();
+    setBusy(true);
+    post<Session>("/v1/dashboard/session", { api_key: key.trim() })
+      .then(done, (refused: ApiError) => setError(refused.message))
+      .finally(() => setBusy(false));
+  };
+  return (
+    <main class="signin">
+      <img src="/ui/icon.svg" alt="" width="56" height="56" />
+      <h1>Grouptune</h1>
+      <form onSubmit={send}>
+        <label for="key">API key</label>
+        <input
+          id="key"
+          type="password"
+          autocomplete="current-password"
+          placeholder="gt_live_…"
+          required
+          autofocus
+          value={key}
+          aria-describedby="key-help"
+          aria-invalid={error ? "true" : undefined}
+          onInput={(event) => setKey(event.currentTarget.value)}
+        />
+        {error && (
+          <p class="problem" role="alert">
+            {error}
+          </p>
+        )}
+        <button type="submit" class="primary" disabled={busy}>
+          {busy ? "Signing in …" : "Sign in"}
+        </button>
+      </form>
+      <p id="key-help">
+        On the machine that runs the server, <code>grouptune dashboard</code> prints a link that signs you in. Others ask
+        an administrator for a key: <code>grouptune keys create</code>.
+      </p>
+    </main>
+  );
+}

@@ -1,0 +1,38 @@
+import { describe, expect, it } from "vitest";
+import { draftOf, EMPTY, requestOf } from "./draft";
+
+describe("the form of a job", () => {
+  it("sends only what was filled in", () => {
+    const { body } = requestOf({ ...EMPTY, model: "m", training_file: "f", method: "supervised", n_epochs: "3" });
+    expect(body).toEqual({
+      model: "m",
+      training_file: "f",
+      method: { type: "supervised", supervised: { hyperparameters: { n_epochs: 3 } } },
+    });
+  });
+  it("says where the grader is no JSON", () => {
+    expect(requestOf({ ...EMPTY, grader: "{" }).error).toMatch(/no JSON/);
+  });
+  it("clones a job with all its settings", () => {
+    const method = {
+      type: "gft",
+      gft: {
+        grader: { type: "math" },
+        group: { expert: 1, teacher: 2, self: 5 },
+        tau: 0.3,
+        kl_coefficient: 0.1,
+        sampling: { temperature: 0.7, max_tokens: 64 },
+        hyperparameters: { batch_size: "auto", max_steps: 14, lr_schedule: "cosine", lora: { r: 8, alpha: 16 } },
+      },
+    };
+    const { body } = requestOf(draftOf({ model: "m", training_file: "f", method, suffix: "s", gates: ["g >= 1"] }));
+    const { batch_size: _, ...hyperparameters } = method.gft.hyperparameters;
+    expect(body).toEqual({
+      model: "m",
+      training_file: "f",
+      method: { type: "gft", gft: { ...method.gft, hyperparameters } },
+      suffix: "s",
+      gates: ["g >= 1"],
+    });
+  });
+});

@@ -1,0 +1,105 @@
+"""`/v1/fine_tuning/alpha/graders` with the real SDK."""
+
+from typing import Any
+
+import httpx
+import pytest
+from openai import BadRequestError, OpenAI
+from openai.types.fine_tuning.alpha.grader_run_response import GraderRunResponse
+
+from tests.api.server import Server
+
+EXACT = {
+    "type": "string_check",
+    "name": "exact",
+    "input": "{{sample.output_text}}",
+    "reference": "{{item.answer}}",
+    "operation": "eq",
+}
+
+
+def run(client: OpenAI, grader: Any, text: str, item: object = None) -> GraderRunResponse:
+    return client.fine_tuning.alpha.graders.run(grader=grader, model_sample=text, item=item or {"answer": "4"})
+
+
+def test_a_grader_is_run(client: OpenAI) -> None:
+    found = run(client, EXACT, "4")
+    assert (found.reward, found.metadata.name, found.metadata.type) == (1.0, "exact", "string_check")
+    assert found.metadata.scores == {"exact": 1.0}
+    assert found.metadata.execution_time >= 0
+    assert not any(value for name, value in found.metadata.errors.to_dict().items() if name.endswith("_error"))
+
+
+def test_a_wrong_answer_is_no_error(client: OpenAI) -> None:
+    found = run(client, EXACT, "5")
+    assert (found.reward, found.metadata.errors.other_error) == (0, False)
+
+
+def test_a_failure_sets_its_flag_and_says_what_happened(client: OpenAI) -> None:
+    found = run(client, EXACT, "4", {"other": 1})
+    assert found.metadata.errors.invalid_variable_error is True
+    assert "item.answer does not exist" in str(found.metadata.to_dict()["error"])
+    source = "def grade(sample, item):\n    return 1 / 0"
+    found = run(client, {"type": "python", "name": "p", "source": source}, "4")
+    assert found.metadata.errors.python_grader_runtime_error is True
+    assert "(line 2)" in str(found.metadata.errors.python_grader_runtime_error_details)
+
+
+def test_parts_of_a_multi_are_shown(client: OpenAI) -> None:
+    similar = {
+        "type": "text_similarity",
+        "name": "similar",
+        "input": "{{sample.output_text}}",
+        "reference": "{{item.answer}}",
+        "evaluation_metric": "fuzzy_match",
+    }
+    multi = {
+        "type": "multi",
+        "name": "both",
+        "graders": {"exact": EXACT, "similar": similar},
+        "calculate_output": "(exact + similar) / 2",
+    }
+    found = run(client, multi, "44")
+    assert found.sub_rewards == {"exact": 0.0, "similar": pytest.approx(2 / 3)}
+    assert found.reward == pytest.approx(1 / 3)
+
+
+def test_tool_calls_can_be_sent(client: OpenAI) -> None:
+    grader = EXACT | {"input": "{{sample.output_tools[0].function.name}}", "reference": "search"}
+    found: Any = client.post(
+        "/fine_tuning/alpha/graders/run",
+        body={"grader": grader, "model_sample": "", "sample": {"output_tools": [{"function": {"name": "search"}}]}},
+        cast_to=object,
+    )
+    assert found["reward"] == 1
+
+
+def test_a_grader_is_validated_and_echoed(client: OpenAI) -> None:
+    grader: Any = EXACT | {"operation": "neq"}
+    found = client.fine_tuning.alpha.graders.validate(grader=grader)
+    assert found.to_dict() == {"grader": EXACT | {"operation": "ne"}}
+
+
+@pytest.mark.parametrize(
+    ("grader", "param", "message"),
+    [
+        ({"type": "vibes"}, "grader", "string_check"),
+        (EXACT | {"reference": "{{item.x"}, "grader.reference", "add '}}'"),
+        ({"type": "python", "source": "x = 1"}, "grader.source", "def grade(sample, item)"),
+        (
+            {"type": "multi", "graders": {"exact": EXACT}, "calculate_output": "exakt"},
+            "grader",
+            "reads 'exakt'; the graders are exact",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_grader_is_said(client: OpenAI, grader: Any, param: str, message: str) -> None:
+    with pytest.raises(BadRequestError, match=r".+") as caught:
+        client.fine_tuning.alpha.graders.validate(grader=grader)
+    assert str(caught.value.param).startswith(param)
+    assert message in str(caught.value)
+
+
+def test_it_needs_the_scope_for_jobs(server: Server) -> None:
+    answer = httpx.post(f"{server.url}/v1/fine_tuning/alpha/graders/validate", json={"grader": EXACT}, trust_env=False)
+    assert answer.status_code == 401

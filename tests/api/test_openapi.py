@@ -1,0 +1,84 @@
+"""Requests made from the OpenAPI document: none is answered by a 5xx, and no answer is off its schema."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+import jsonschema
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from app.api.examples import EXAMPLES
+from app.core.accounts.scopes import ALL
+from app.core.settings import Settings
+from app.main import create_app
+from tests.api.server import Server, new_key
+from tests.api.test_every_route import theirs
+
+CHECKS: Final = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+__all__ = ["theirs"]
+ENDLESS: Final = r"/stream$"
+"""These never end: tests/api/test_streams.py."""
+
+
+# Read at collection, from an app without engines: the document is the same.
+_APP: Final = create_app(Settings.model_validate({"DATABASE_URL": "postgresql+psycopg://unused/unused"}))
+schema = schemathesis.openapi.from_dict(_APP.openapi()).exclude(path_regex=ENDLESS)
+schema.config.phases.coverage.enabled = False  # thousands of requests for each route with a large body
+
+
+@schema.parametrize()
+@settings(
+    max_examples=10,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_every_answer_is_one_that_the_document_tells_of(case: Any, server: Server, theirs: dict[str, str]) -> None:
+    """About what exists, so that most requests reach what their route does."""
+    case.path_parameters |= {name: theirs[name] for name in case.path_parameters if name in theirs}
+    if isinstance(case.body, dict):
+        known = {"training_file": theirs["file_id"], "model": "tiny"}
+        case.body |= {name: known[name] for name in case.body if name in known and isinstance(case.body[name], str)}
+    key = new_key(server.database, theirs["project_id"], *ALL)
+    case.call_and_validate(base_url=server.url, headers={"authorization": f"Bearer {key}"}, checks=CHECKS)
+
+
+DOCUMENT: Final = json.loads(json.dumps(_APP.openapi()))
+
+
+def operations() -> Iterator[tuple[str, Any]]:
+    for path, verbs in DOCUMENT["paths"].items():
+        for verb, operation in verbs.items():
+            yield f"{verb} {path}", operation
+
+
+def test_every_operation_and_every_parameter_is_described() -> None:
+    tags = {one["name"] for one in DOCUMENT["tags"]}
+    for name, operation in operations():
+        assert operation["summary"], name
+        assert operation["description"], name
+        assert set(operation["tags"]) <= tags, name
+        for one in operation.get("parameters", ()):
+            assert one.get("description") or one["schema"].get("description"), (name, one["name"])
+
+
+def test_every_body_has_an_example_that_its_schema_takes() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    sent = set()
+    for _, operation in operations():
+        schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+        for one in (schema, *schema.get("anyOf", ())):
+            sent |= {one["$ref"].rpartition("/")[2]} if "$ref" in one else set()
+    assert sent == set(EXAMPLES)
+    for name in sent:
+        [example] = schemas[name]["examples"]
+        whole = schemas[name] | {"components": DOCUMENT["components"]}
+        assert [error.message for error in jsonschema.Draft202012Validator(whole).iter_errors(example)] == [], name

@@ -1,0 +1,248 @@
+"""Similarity, regular expressions, JSON schemas, Python, multi: what they give, and what they refuse."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from app.core.graders.run import Grade, Sample, Toolbox, grade
+from app.core.graders.types import ErrorType
+from app.core.spec.graders import Grader, missing_fields
+
+adapter: TypeAdapter[Grader] = TypeAdapter(Grader)
+
+
+@pytest.fixture(scope="module")
+def tools() -> Iterator[Toolbox]:
+    with Toolbox(workers=1, limit_seconds=20) as opened:
+        yield opened
+
+
+def run(tools: Toolbox, fields: dict[str, Any], text: str, item: dict[str, Any] | None = None) -> Grade:
+    return grade(adapter.validate_python(fields), Sample(output_text=text), item or {}, tools)
+
+
+def similarity(metric: str) -> dict[str, Any]:
+    answer, reference = "{{sample.output_text}}", "{{item.reference}}"
+    return {"type": "text_similarity", "input": answer, "reference": reference, "evaluation_metric": metric}
+
+
+METRICS = ("fuzzy_match", "bleu", "gleu", "meteor", *(f"rouge_{kind}" for kind in ("1", "2", "3", "4", "5", "l")))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_similarity_is_one_for_the_same_text_nothing_for_another_and_between_for_half(
+    metric: str, tools: Toolbox
+) -> None:
+    reference = {"reference": "the quick brown fox jumps over the lazy dog"}
+    same = run(tools, similarity(metric), "the quick brown fox jumps over the lazy dog", reference).reward
+    half = run(tools, similarity(metric), "the quick brown fox jumps over a cat", reference).reward
+    other = run(tools, similarity(metric), "ZZZZ QQQQ", reference).reward
+    assert same is not None
+    assert half is not None
+    assert other is not None
+    assert same == pytest.approx(1, abs=0.01)  # METEOR punishes even one chunk a little
+    assert 0.1 < half < 0.9
+    assert other < 0.1
+    assert other < half < same
+
+
+@pytest.mark.parametrize(
+    ("metric", "text", "reference", "reward"),
+    [
+        ("rouge_1", "the cat", "the cat sat", 0.8),
+        ("rouge_l", "sat the cat", "the cat sat", 2 / 3),
+        ("fuzzy_match", "abcd", "abce", 0.75),
+        ("gleu", "a b", "a b c", 0.5),
+        ("bleu", "", "a", 0),
+        ("meteor", "", "", 1),
+    ],
+)
+def test_similarity_by_hand(metric: str, text: str, reference: str, reward: float, tools: Toolbox) -> None:
+    assert run(tools, similarity(metric), text, {"reference": reference}).reward == pytest.approx(reward)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text", "reward"),
+    [
+        ({"pattern": r"<think>.*</think>"}, "<think>x</think> 4", 1),
+        ({"pattern": r"\d+", "match": "full"}, " 42\n", 1),
+        ({"pattern": r"\d+", "match": "full"}, "42 apples", 0),
+        ({"pattern": "paris", "ignore_case": True}, "PARIS", 1),
+        ({"pattern": "paris"}, "PARIS", 0),
+    ],
+)
+def test_regex(fields: dict[str, Any], text: str, reward: float, tools: Toolbox) -> None:
+    assert run(tools, {"type": "regex", **fields}, text).reward == reward
+
+
+SCHEMA = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "reward"),
+    [
+        ('{"answer": 4}', 1),
+        ('```json\n{"answer": 4}\n```', 1),
+        ('{"answer": "4"}', 0),
+        ("the answer is 4", 0),
+        ("[" * 100_000, 0),
+    ],
+)
+def test_json_schema(text: str, reward: float, tools: Toolbox) -> None:
+    assert run(tools, {"type": "json_schema", "schema": SCHEMA}, text).reward == reward
+
+
+def test_a_schema_never_fetches_another_document(tools: Toolbox) -> None:
+    found = run(tools, {"type": "json_schema", "schema": {"$ref": "http://127.0.0.1:9/schema.json"}}, "{}")
+    assert found.reward is None
+    assert "Unresolvable" in str(found.error)
+
+
+def test_schema_is_echoed_under_its_own_name() -> None:
+    kept = adapter.validate_python({"type": "json_schema", "schema": SCHEMA}).model_dump(by_alias=True)
+    assert kept["schema"] == SCHEMA
+
+
+def python(source: str) -> dict[str, Any]:
+    return {"type": "python", "source": source}
+
+
+def test_python_gets_sample_and_item(tools: Toolbox) -> None:
+    source = (
+        "import json, re, math\n"
+        "def grade(sample, item):\n"
+        "    print('not shown')\n"
+        "    right = sample['output_json']['x'] == item['x']\n"
+        "    return 0.5 * right + 0.25 * math.sqrt(4) * len(sample['output_tools'])\n"
+    )
+    assert run(tools, python(source), '{"x": 3}', {"x": 3}).reward == 0.5
+
+
+@pytest.mark.parametrize(
+    ("body", "error_type", "message"),
+    [
+        ("    return 1 / 0", ErrorType.python_runtime, "ZeroDivisionError: division by zero (line 2)"),
+        ("    return 'good'", ErrorType.python_runtime, "returned str, where a number is needed"),
+        ("    return float('nan')", ErrorType.other, "finite number"),
+        ("    import numpy", ErrorType.python_runtime, "No module named 'numpy'"),
+        ("    return open('/etc/passwd').read()", ErrorType.python_runtime, "Permission denied"),
+        ("    return grade(sample, item)", ErrorType.python_runtime, "recursion"),
+        ("    return [0] * 10**9", ErrorType.python_runtime, "memory limit"),
+        ("    while True: pass", ErrorType.python_runtime, "time limit"),
+        ("    import time\n    time.sleep(10**6)\n    while True: pass", ErrorType.python_runtime, "time limit"),
+        ("    print('x' * 10**7)\n    return 1", ErrorType.python_runtime, "MemoryError"),
+    ],
+)
+def test_python_that_fails_is_an_error_and_never_a_zero(
+    body: str, error_type: ErrorType, message: str, tools: Toolbox
+) -> None:
+    found = run(tools, python(f"def grade(sample, item):\n{body}\n"), "4")
+    assert (found.reward, found.error_type) == (None, error_type)
+    assert message in str(found.error)
+
+
+def test_python_keeps_nothing_between_answers(tools: Toolbox) -> None:
+    source = "seen = []\ndef grade(sample, item):\n    seen.append(1)\n    return len(seen)"
+    assert [run(tools, python(source), "4").reward for _ in range(3)] == [1, 1, 1]
+
+
+def test_python_is_the_same_today_and_tomorrow(tools: Toolbox) -> None:
+    source = (
+        "import random, datetime\ndef grade(sample, item):\n    return random.random() + datetime.datetime.now().year"
+    )
+    assert run(tools, python(source), "4").reward == run(tools, python(source), "4").reward
+
+
+MULTI = {
+    "type": "multi",
+    "graders": {
+        "right": {"type": "math", "reference": "{{item.answer}}"},
+        "short": {"type": "python", "source": "def grade(sample, item):\n    return 1 / len(sample['output_text'])"},
+    },
+    "calculate_output": "0.75 * right + 0.25 * min(1, 2 * short)",
+    "pass_threshold": 0.9,
+}
+
+
+def test_multi_combines_and_shows_its_parts(tools: Toolbox) -> None:
+    found = run(tools, MULTI, "4", {"answer": "4"})
+    assert (found.reward, found.passed) == (1.0, True)
+    assert found.scores == {"right": 1.0, "short": 1.0, "multi": 1.0}
+    assert run(tools, MULTI, "four, 5", {"answer": "4"}).passed is False
+
+
+def test_multi_without_one_part_has_no_reward(tools: Toolbox) -> None:
+    found = run(tools, MULTI, "", {"answer": "4"})
+    assert (found.reward, found.error_type) == (None, ErrorType.python_runtime)
+    assert found.scores == {"right": 0.0}
+
+
+def test_multi_without_a_value(tools: Toolbox) -> None:
+    found = run(tools, MULTI | {"calculate_output": "1 / right"}, "5", {"answer": "4"})
+    assert (found.reward, found.error_type) == (None, ErrorType.formula_parse)
+
+
+PART = {"type": "string_check", "name": "exact", "input": "{{sample.output_text}}", "reference": "4", "operation": "eq"}
+
+
+@pytest.mark.parametrize("graders", [{"exact": PART}, [PART], PART], ids=["dict", "list", "single"])
+def test_multi_takes_the_three_shapes_that_clients_send(graders: Any, tools: Toolbox) -> None:
+    assert run(tools, {"type": "multi", "graders": graders, "calculate_output": "exact"}, "4").reward == 1
+
+
+def test_missing_fields_are_found_inside_of_multi() -> None:
+    assert missing_fields(adapter.validate_python(MULTI), {"x"}) == [("graders.right.reference", "answer")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (similarity("cosine"), "for evals only"),
+        ({"type": "regex", "pattern": "("}, "is no regular expression: missing )"),
+        ({"type": "regex", "pattern": "(" * 1999 + ")" * 1999}, "is no regular expression"),
+        ({"type": "json_schema", "schema": {"type": "integre"}}, "is no JSON schema: $.type"),
+        (python("def grade(sample, item)\n    return 1"), "line 1: expected ':'"),
+        (python("def score(sample, item):\n    return 1"), "defines no function 'grade'"),
+        (python("def grade(sample):\n    return 1"), "write 'def grade(sample, item):'"),
+        (python("#" + "é" * 200_000), "more than 256 KiB"),
+        (python("x = " + "(" * 100_000), "is no Python"),
+        ({**MULTI, "calculate_output": "rihgt"}, "reads 'rihgt'; the graders are right, short"),
+        ({**MULTI, "calculate_output": "1 +"}, "calculate_output: the formula needs"),
+        ({**MULTI, "graders": {"a": MULTI}}, "multi"),
+        ({**MULTI, "graders": [PART, PART]}, "a name of its own"),
+    ],
+)
+def test_what_is_wrong_is_said_when_the_grader_is_sent(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        adapter.validate_python(fields)
+    assert message in str(caught.value)
+
+
+HUGE = "a " * 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"type": "regex", "pattern": "(a+)+$"}, "a" * 64 + "b"),
+        (similarity("rouge_l"), HUGE),
+        (similarity("meteor"), HUGE),
+        ({"type": "json_schema", "schema": {"pattern": "^(a+)+$"}}, json.dumps("a" * 64 + "b")),
+        ({"type": "math", "reference": "4"}, r"$10^{10^{10^{10}}}$"),
+        ({"type": "math", "reference": "4"}, r"\frac{" * 50_000),
+    ],
+    ids=["regex", "rouge of 10 MB", "meteor of 10 MB", "pattern of a schema", "endless LaTeX", "deep LaTeX"],
+)
+def test_hostile_answers_cost_a_bounded_time_and_are_reported(fields: dict[str, Any], text: str) -> None:
+    with Toolbox(workers=1, limit_seconds=1.0) as tools:
+        started = time.monotonic()
+        found = run(tools, fields, text, {"reference": "b " * 20_000})
+        assert time.monotonic() - started < 30  # starting a process counts too, on a busy machine
+    assert found.reward in (None, 0.0)
+    if found.reward is None:
+        assert found.error_type in (ErrorType.unresponsive, ErrorType.other)
+        assert found.error

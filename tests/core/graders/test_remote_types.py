@@ -1,0 +1,214 @@
+"""Judges and reward servers, as real HTTP servers: what they are asked, and what their answers are worth."""
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+from standardwebhooks import Webhook
+
+from app.core.graders.run import Grade, GraderPool, Outside, Sample, Toolbox, grade
+from app.core.graders.types import ErrorType, TokenUsage
+from app.core.spec.graders import Grader
+from tests.http_server import Received, Reply, http_server
+
+adapter: TypeAdapter[Grader] = TypeAdapter(Grader)
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105
+SCORE = {
+    "type": "score_model",
+    "model": "judge-1",
+    "input": [
+        {"role": "system", "content": "You are strict."},
+        {"role": "user", "content": [{"type": "input_text", "text": "Answer: {{sample.output_text}}"}]},
+        {"role": "user", "content": {"type": "input_text", "text": "Truth: {{item.truth}}"}},
+    ],
+    "range": [0, 10],
+    "sampling_params": {"temperature": 0, "max_completions_tokens": 200},
+}
+LABEL = {
+    "type": "label_model",
+    "model": "judge-1",
+    "input": [{"role": "user", "content": "{{sample.output_text}}"}],
+    "labels": ["good", "fair", "bad"],
+    "passing_labels": ["good", "fair"],
+}
+
+
+def completion(content: Any, **message: Any) -> Reply:
+    text = content if isinstance(content, str) else json.dumps(content)
+    usage = {"prompt_tokens": 30, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 20}}
+    choices = [{"message": {"role": "assistant", "content": text, **message}}]
+    return Reply(json.dumps({"choices": choices, "usage": usage}).encode())
+
+
+def judged(fields: dict[str, Any], answer: Callable[[Received], Reply], text: str = "4") -> Grade:
+    with http_server(answer) as url, Toolbox(Outside(judge_url=f"{url}/v1", judge_api_key="k")) as tools:
+        return grade(adapter.validate_python(fields), Sample(output_text=text), {"truth": "5"}, tools)
+
+
+def test_what_a_judge_is_asked() -> None:
+    seen: list[Received] = []
+
+    def answer(request: Received) -> Reply:
+        seen.append(request)
+        return completion({"steps": [], "result": 7})
+
+    found = judged(SCORE, answer)
+    assert found.reward == 7
+    assert found.usage == {"judge-1": TokenUsage(prompt_tokens=30, completion_tokens=5, cached_tokens=20)}
+    [request] = seen
+    assert (request.path, request.headers["authorization"]) == ("/v1/chat/completions", "Bearer k")
+    body = json.loads(request.body)
+    assert (body["model"], body["temperature"], body["max_completion_tokens"]) == ("judge-1", 0, 200)
+    assert [message["content"] for message in body["messages"][1:]] == ["Answer: 4", "Truth: 5"]
+    assert body["messages"][0]["content"].startswith("You are strict.\n\nAnswer with JSON alone")
+    assert "a number from 0 to 10" in body["messages"][0]["content"]
+    assert body["response_format"]["json_schema"]["schema"]["required"] == ["steps", "result"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reward"),
+    [
+        ({"steps": [], "result": 7.5}, 7.5),
+        ({"result": 70}, 10),
+        ({"result": -3}, 0),
+        ('```json\n{"result": 2}\n```', 2),
+    ],
+)
+def test_a_judges_number_is_clipped_to_the_range(content: Any, reward: float) -> None:
+    assert judged(SCORE, lambda _: completion(content)).reward == reward
+
+
+@pytest.mark.parametrize(("label", "reward"), [("good", 1), ("fair", 1), ("bad", 0)])
+def test_labels(label: str, reward: float) -> None:
+    assert judged(LABEL, lambda _: completion({"result": label})).reward == reward
+
+
+@pytest.mark.parametrize(
+    ("fields", "reply", "error_type", "message"),
+    [
+        (SCORE, completion("I would say 7"), ErrorType.judge_parse, "no JSON with a result: I would say 7"),
+        (SCORE, completion({"result": "seven"}), ErrorType.judge_parse, "is 'seven', and no number"),
+        (SCORE, completion('{"result": NaN}'), ErrorType.judge_parse, "no number"),
+        (SCORE, completion({"score": 7}), ErrorType.judge_parse, "no JSON with a result"),
+        (SCORE, completion("", refusal="I cannot"), ErrorType.judge_refusal, "refused: I cannot"),
+        (LABEL, completion({"result": "great"}), ErrorType.judge_parse, "none of ['good', 'fair', 'bad']"),
+        (SCORE, Reply(b'{"error": "no such model"}', 404), ErrorType.judge_server, "answered 404"),
+        (SCORE, Reply(b"<html>"), ErrorType.judge_server, "did not answer with JSON"),
+        (SCORE, Reply(b"[]"), ErrorType.judge_server, "no JSON object"),
+        (SCORE, Reply(b"{}"), ErrorType.judge_server, "no chat completion"),
+        (SCORE, Reply(status=302, headers={"location": "/x"}), ErrorType.judge_server, "answered 302"),
+    ],
+)
+def test_what_a_judge_cannot_say_is_an_error_and_never_a_zero(
+    fields: dict[str, Any], reply: Reply, error_type: ErrorType, message: str
+) -> None:
+    found = judged(fields, lambda _: reply)
+    assert (found.reward, found.error_type) == (None, error_type)
+    assert message in str(found.error)
+
+
+def test_a_busy_judge_is_asked_again() -> None:
+    replies = [Reply(status=429, headers={"retry-after": "0.1"}), Reply(status=503), completion({"result": 3})]
+    assert judged(SCORE, lambda _: replies.pop(0)).reward == 3
+
+
+def test_without_a_judge_the_operator_is_told_what_to_set() -> None:
+    found = grade(adapter.validate_python(SCORE), Sample(output_text="4"), {"truth": "5"})
+    assert (found.error_type, "GROUPTUNE_JUDGE_URL" in str(found.error)) == (ErrorType.judge_server, True)
+
+
+def test_the_tokens_of_several_judges_add_up() -> None:
+    multi = {"type": "multi", "graders": {"a": LABEL, "b": LABEL, "c": SCORE}, "calculate_output": "a + b + 0 * c"}
+    scripted = completion({"result": 1})
+
+    def answer(request: Received) -> Reply:
+        return completion({"result": "good"}) if b"one of" in request.body else scripted
+
+    found = judged(multi, answer)
+    assert (found.reward, found.usage["judge-1"].prompt_tokens) == (2, 90)
+
+
+def endpoint(url: str, **fields: Any) -> Grader:
+    return adapter.validate_python({"type": "endpoint", "url": f"{url}/grade", **fields})
+
+
+OUTSIDE = Outside(allowed_private_hosts=("127.0.0.1",), signing_secret=SECRET)
+
+
+def pairs(count: int) -> list[tuple[Sample, dict[str, Any]]]:
+    return [(Sample(output_text=str(number)), {"number": number}) for number in range(count)]
+
+
+def test_answers_go_to_a_reward_server_signed_and_several_at_once() -> None:
+    sizes: list[int] = []
+
+    def answer(request: Received) -> Reply:
+        sent = Webhook(SECRET).verify(request.body, dict(request.headers))
+        sizes.append(len(sent["samples"]))
+        rewards = [one["item"]["number"] / (1 + int(one["sample"]["output_text"])) for one in sent["samples"]]
+        return Reply(json.dumps({"results": [{"reward": reward} for reward in rewards]}).encode())
+
+    with http_server(answer) as url, GraderPool(endpoint(url, batch_size=4), OUTSIDE) as pool:
+        found = pool.grade_many(pairs(10))
+    assert [one.reward for one in found] == [number / (1 + number) for number in range(10)]
+    assert sorted(sizes) == [2, 4, 4]
+
+
+def test_a_server_may_grade_some_and_not_others() -> None:
+    results = [{"reward": 1}, {"error": "too long"}, {"reward": True}, 3]
+    reply = Reply(json.dumps({"results": results}).encode())
+    with http_server(lambda _: reply) as url, GraderPool(endpoint(url, batch_size=4), OUTSIDE) as pool:
+        found = pool.grade_many(pairs(4))
+    assert [one.reward for one in found] == [1, None, None, None]
+    assert "too long" in str(found[1].error)
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (Reply(b'{"results": []}'), 'must answer {"results"'),
+        (Reply(b'{"results": [{"reward": NaN}]}'), "finite number"),
+        (Reply(b"no", 400), "answered 400: no"),
+        (Reply(b"x" * 5_000_000), "more than"),
+    ],
+)
+def test_a_server_that_answers_otherwise(reply: Reply, message: str) -> None:
+    with http_server(lambda _: reply) as url, GraderPool(endpoint(url), OUTSIDE) as pool:
+        [found] = pool.grade_many(pairs(1))
+    assert (found.reward, message in str(found.error)) == (None, True), found.error
+
+
+def test_a_private_address_is_refused_unless_the_operator_allows_it() -> None:
+    with http_server(lambda _: Reply()) as url, GraderPool(endpoint(url)) as pool:
+        [found] = pool.grade_many(pairs(1))
+    assert "GROUPTUNE_ALLOWED_PRIVATE_HOSTS" in str(found.error)
+
+
+def test_slow_servers_are_asked_many_at_once() -> None:
+    """64 requests that wait for one another: one after the other, none would be answered."""
+    together = threading.Barrier(64)
+
+    def answer(_request: Received) -> Reply:
+        together.wait(20)
+        return Reply(b'{"results": [{"reward": 1}]}')
+
+    with http_server(answer) as url, GraderPool(endpoint(url), OUTSIDE) as pool:
+        assert [one.reward for one in pool.grade_many(pairs(64))] == [1] * 64
+
+
+def test_closing_ends_the_waiting_for_a_server_that_is_away() -> None:
+    asked = threading.Event()
+
+    def answer(_request: Received) -> Reply:
+        asked.set()
+        return Reply(status=503, headers={"retry-after": "20"})
+
+    with http_server(answer) as url:
+        pool = GraderPool(endpoint(url), OUTSIDE)
+        [pending] = pool.submit(pairs(1))
+        assert asked.wait(10)
+        pool.close()
+        assert pending.result(5)[0].reward is None

@@ -1,0 +1,100 @@
+"""A real browser before a whole running installation. Whatever it complains of fails the test.
+
+`GROUPTUNE_TEST_BROWSER` names the Chromium to use; without it one is looked for on PATH, and without one these tests
+are skipped. `GROUPTUNE_SCREENSHOTS` names a directory for pictures of the pages.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+from openai import OpenAI
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from app.api.pages import DIST
+from app.local.stack import Stack
+
+NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
+TIMEOUT_MS: Final = 20_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    named = os.environ.get("GROUPTUNE_TEST_BROWSER")
+    found = shutil.which(named) if named else next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        assert named is None, f"there is no {named}"
+        pytest.skip("no Chromium on PATH: apt install chromium")
+    assert (DIST / "index.html").exists(), "the dashboard is not built: make web"
+    # Chromium has no sandbox for root, who runs the tests in containers.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def root(stack: Stack) -> str:
+    """The address of the installation."""
+    return stack.base_url.removesuffix("/v1")
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[OpenAI]:
+    with OpenAI(base_url=stack.base_url, api_key=stack.api_key) as client:
+        yield client
+
+
+@pytest.fixture
+def sign_in(root: str, stack: Stack) -> Callable[..., None]:
+    """Opens a page with a one-time link, as `grouptune dashboard` prints it."""
+
+    def go(page: Page, path: str = "/ui/", key: str | None = None) -> None:
+        headers = {"authorization": f"Bearer {key or stack.api_key}"}
+        link = httpx.post(f"{stack.base_url}/dashboard/links", headers=headers).raise_for_status().json()
+        page.goto(f"{root}{path}#code={link['code']}")
+        page.get_by_role("button", name="Sign out").wait_for()
+        assert "code=" not in page.url
+
+    return go
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    with browser.new_context(viewport={"width": 1360, "height": 900}, accept_downloads=True) as context:
+        context.set_default_timeout(TIMEOUT_MS)
+        yield context
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """A tab that must stay clean: no error in its console, no violated policy, nothing asked of another server."""
+    page = context.new_page()
+    complaints: list[Any] = []
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
+    page.on("pageerror", lambda error: complaints.append(error))
+    page.on("request", lambda request: complaints.append(request.url) if _is_foreign(request.url) else None)
+    yield page
+    assert complaints == []
+
+
+def _is_foreign(url: str) -> bool:
+    return not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Callable[[Page, str], None]:
+    """Takes a picture of a whole page."""
+    directory = Path(os.environ.get("GROUPTUNE_SCREENSHOTS") or tmp_path)
+
+    def take(page: Page, name: str) -> None:
+        page.screenshot(path=directory / f"{name}.png", full_page=True)
+
+    return take

@@ -1,0 +1,211 @@
+"""The dashboard as a person uses it, in a real Chromium."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from openai import OpenAI
+from playwright.sync_api import Page, expect
+
+from tests.api.jobs import GRADER, broken_at_17, gft
+from tests.tiny_model import write_rows
+from tests.waiting import eventually
+
+AXE: Final = Path(__file__).parents[2] / "app/dashboard/node_modules/axe-core/axe.min.js"
+SignIn = Callable[..., None]
+Picture = Callable[[Page, str], None]
+
+
+def status(page: Page, text: str) -> None:
+    """Waits, without a reload, until the job's page says so."""
+    expect(page.locator(".facts .pill").first).to_contain_text(text, timeout=90_000)
+
+
+def make_job(client: OpenAI, file: str, suffix: str, **hyperparameters: int) -> str:
+    job = client.fine_tuning.jobs.create(
+        model="tiny",
+        training_file=file,
+        suffix=suffix,
+        method=gft(  # type: ignore[arg-type]
+            group={"expert": 1, "teacher": 2, "self": 2},
+            sampling={"max_tokens": 8},
+            hyperparameters={"batch_size": 4, "checkpoint_interval": 2, **hyperparameters},
+        ),
+    )
+    return job.id
+
+
+@pytest.fixture
+def training_file(client: OpenAI, tmp_path: Path) -> str:
+    file = client.files.create(file=write_rows(tmp_path / "rows.jsonl", 16), purpose="fine-tune")
+    eventually(lambda: client.files.retrieve(file.id).status == "processed", 60.0)
+    return file.id
+
+
+def test_from_a_broken_file_to_a_downloaded_adapter(
+    page: Page, sign_in: SignIn, picture: Picture, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_bytes(broken_at_17())
+    sign_in(page, "/ui/files")
+    page.get_by_label("Choose a JSONL file").set_input_files(broken)
+    expect(page.get_by_text("Line 17").first).to_be_visible()
+    expect(page.locator(".facts")).to_contain_text("Has errors")
+    picture(page, "broken-file")
+
+    page.get_by_role("link", name="Files").first.click()
+    page.get_by_label("Choose a JSONL file").set_input_files(write_rows(tmp_path / "good.jsonl", 16))
+    page.get_by_role("link", name="Train on it").click()
+    page.get_by_label("Grader (JSON)").fill(json.dumps(GRADER))
+    page.get_by_label("teacher", exact=True).fill("2")
+    page.get_by_label("self", exact=True).fill("2")
+    page.get_by_label("Steps at most").fill("6")
+    page.get_by_label("Name (suffix)").fill("from-the-form")
+    page.get_by_text("More settings").click()
+    page.get_by_label("Tokens an answer, at most").fill("8")
+    page.get_by_label("Batch size").fill("4")
+    expect(page.get_by_text("Ready.")).to_be_visible()
+    picture(page, "new-job")
+    page.get_by_role("button", name="Create the job").click()
+
+    expect(page.get_by_role("heading", name="from-the-form")).to_be_visible()
+    status(page, "Succeeded")
+    expect(page.get_by_role("heading", name="Reward by source")).to_be_visible()
+    expect(page.locator(".chart .legend").first).to_contain_text("expert")
+    picture(page, "overview")
+
+    page.get_by_role("link", name="Groups").click()
+    expect(page.locator(".group")).to_have_count(4)
+    expect(page.locator(".member")).to_have_count(20)
+    expect(page.locator(".slider")).to_contain_text("Step 6")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".slider")).to_contain_text("Step 5")
+    page.get_by_label("Which steps").select_option("all")
+    page.get_by_label("Order").select_option("advantage")
+    expect(page.locator(".group").first).to_contain_text("at step")
+    picture(page, "groups")
+
+    page.get_by_role("link", name="Attempts").click()
+    expect(page.locator(".timeline .span")).to_have_count(1)
+    picture(page, "attempts")
+    page.get_by_role("link", name="Events").click()
+    expect(page.get_by_text("The job has successfully completed")).to_be_visible()
+    page.get_by_role("link", name="Config").click()
+    expect(page.locator("tr.changed").filter(has_text="max_steps")).to_contain_text("6")
+    page.get_by_role("link", name="Checkpoints").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download adapter").click()
+    assert download.value.suggested_filename.endswith(".tar")
+    assert download.value.path().stat().st_size > 1000
+
+
+def test_a_running_job_is_paused_resumed_and_cancelled(
+    page: Page, sign_in: SignIn, client: OpenAI, training_file: str
+) -> None:
+    job = make_job(client, training_file, "to-be-cancelled", n_epochs=50)
+    sign_in(page, f"/ui/jobs/{job}")
+    expect(page.locator(".progress").first).to_contain_text(re.compile(r"[1-9]\d* / 200"), timeout=60_000)
+    page.get_by_role("button", name="Pause").click()
+    status(page, "Paused")
+    page.get_by_role("button", name="Resume").click()
+    status(page, "Running")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel the job").click()
+    status(page, "Cancelled")
+    page.get_by_role("link", name="Attempts").click()
+    expect(page.locator(".timeline .span")).to_have_count(2)
+
+
+def test_two_jobs_are_found_by_keyboard_and_compared(
+    page: Page, sign_in: SignIn, client: OpenAI, training_file: str
+) -> None:
+    for suffix, steps in (("short-run", 2), ("long-run", 4)):
+        job = make_job(client, training_file, suffix, max_steps=steps)
+        eventually(lambda job=job: client.fine_tuning.jobs.retrieve(job).status == "succeeded", 90.0)  # type: ignore[misc]
+    sign_in(page)
+    page.get_by_role("heading", name="Jobs", exact=True).wait_for()
+    page.keyboard.press("/")
+    page.keyboard.type("-run")
+    expect(page.get_by_role("searchbox")).to_have_value("-run")
+    expect(page.locator(".cells.job")).to_have_count(2)
+    expect(page).to_have_url(re.compile("q=-run"))
+    page.keyboard.press("Escape")
+    for key in "jxjx":
+        page.keyboard.press(key)
+    page.get_by_role("link", name="Compare").click()
+    expect(page.get_by_role("heading", name="reward", exact=True)).to_be_visible()
+    expect(page.locator(".legend.wide")).to_contain_text("short-run")
+    expect(page.locator("tr.changed").filter(has_text="max_steps")).to_contain_text("4")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("files")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Files")).to_be_visible()
+    page.keyboard.press("?")
+    expect(page.get_by_role("heading", name="Keys")).to_be_visible()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_page_is_accessible_in_both_themes_and_widths(
+    theme: str, page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, training_file: str
+) -> None:
+    job = make_job(client, training_file, f"axe-{theme}", max_steps=2)
+    eventually(lambda: client.fine_tuning.jobs.retrieve(job).status == "succeeded", 90.0)
+    page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
+    sign_in(page)
+    tabs = ("", "/groups", "/events", "/checkpoints", "/config", "/attempts")
+    paths = [f"/ui/jobs/{job}{tab}" for tab in tabs]
+    paths += ["/ui/", "/ui/files", f"/ui/files/{training_file}", "/ui/new", "/ui/models", "/ui/keys", "/ui/audit"]
+    paths += ["/ui/compare", "/ui/nowhere"]
+    found: list[Any] = []
+    for path in paths:
+        page.set_viewport_size({"width": 1360, "height": 900})
+        page.goto(path if path.startswith("http") else page.url.split("/ui")[0] + path)
+        page.locator("main h1, main h2").first.wait_for()
+        page.wait_for_load_state("load")
+        page.evaluate(AXE.read_text())
+        result = page.evaluate("axe.run({resultTypes: ['violations']})")
+        found += [
+            (path, one["id"], one["nodes"][0]["html"][:200], one["nodes"][0].get("failureSummary", "")[:300])
+            for one in result["violations"]
+            if one["impact"] in ("serious", "critical")
+        ]
+        name = path.removeprefix("/ui/").replace(job, "job").replace(training_file, "file").replace("/", "-") or "jobs"
+        picture(page, f"{name}-{theme}")
+        page.set_viewport_size({"width": 420, "height": 900})
+        overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        if overflow > 0:
+            found.append((path, "wider than a phone by", overflow))
+        picture(page, f"{name}-{theme}-narrow")
+    assert not found, "\n".join(map(str, found))
+
+
+def test_a_read_only_key_gives_a_read_only_dashboard(
+    page: Page, sign_in: SignIn, client: OpenAI, training_file: str
+) -> None:
+    body = {"name": "reader", "scopes": ["files:read", "jobs:read", "models:read"]}
+    key = client.post("/api_keys", body=body, cast_to=object)["key"]  # type: ignore[index]
+    job = make_job(client, training_file, "read-only", max_steps=2)
+    eventually(lambda: client.fine_tuning.jobs.retrieve(job).status == "succeeded", 90.0)
+    sign_in(page, f"/ui/jobs/{job}", key)
+    expect(page.get_by_role("heading", name="read-only")).to_be_visible()
+    expect(page.get_by_role("button", name="Clone")).to_have_count(0)
+    expect(page.get_by_role("link", name="API keys")).to_have_count(0)
+    page.get_by_role("link", name="Files").click()
+    expect(page.get_by_role("heading", name="Files")).to_be_visible()
+    expect(page.get_by_text("Choose a JSONL file")).to_have_count(0)
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("API key")).to_be_visible()
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+
+
+def test_the_reference_needs_nothing_from_elsewhere(page: Page, root: str) -> None:
+    page.goto(f"{root}/docs")
+    create = page.locator("#operations-Fine-tuning-create_job_v1_fine_tuning_jobs_post")
+    create.scroll_into_view_if_needed()
+    create.locator(".opblock-summary").click()
+    expect(create).to_contain_text("training_file")

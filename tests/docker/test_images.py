@@ -1,0 +1,88 @@
+"""The Dockerfiles and the scripts beside them, as far as they can be checked without an engine."""
+
+import fnmatch
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+DOCKER: Final = ROOT / "docker"
+DOCKERFILES: Final = sorted(DOCKER.glob("*.Dockerfile"))
+SCRIPTS: Final = sorted(DOCKER.glob("*.sh"))
+TOOLS: Final = Path(sys.executable).parent
+
+
+def entrypoint(*command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    argv = ["sh", str(DOCKER / "entrypoint.sh"), *command]
+    return subprocess.run(argv, env={"PATH": os.environ["PATH"]} | environment, capture_output=True, text=True)
+
+
+def ignored(path: str, patterns: list[str]) -> bool:
+    """Whether the last pattern that fits `path`, or a directory above it, leaves it out."""
+    verdict = False
+    ways = [path, *map(str, Path(path).parents)][:-1]
+    for pattern in patterns:
+        plain = pattern.removeprefix("!").removeprefix("**/")
+        if any(fnmatch.fnmatch(way, plain) or fnmatch.fnmatch(Path(way).name, plain) for way in ways):
+            verdict = not pattern.startswith("!")
+    return verdict
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_hadolint_finds_nothing(path: Path) -> None:
+    done = subprocess.run([TOOLS / "hadolint", path], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(path: Path) -> None:
+    done = subprocess.run([TOOLS / "shellcheck", path], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert os.access(path, os.X_OK)
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_what_is_copied_is_in_the_repository_and_sent_to_the_build(path: Path) -> None:
+    patterns = [line for line in Path(f"{path}.dockerignore").read_text().splitlines() if not line.startswith("#")]
+    copied = re.findall(r"^COPY ((?!--from).*) \S+$", path.read_text(), re.MULTILINE)
+    sources = [source for words in copied for source in words.split()]
+    assert sources
+    tracked = subprocess.run(["git", "ls-files", *sources], cwd=ROOT, capture_output=True, text=True, check=True)
+    for source in sources:
+        files = [name for name in tracked.stdout.splitlines() if name == source or name.startswith(f"{source}/")]
+        assert files, source
+        assert [name for name in files if ignored(name, patterns)] == []
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_is_no_root_and_says_whether_it_is_well(path: Path) -> None:
+    last = path.read_text().rpartition("\nFROM ")[2]
+    assert re.search(r"^USER 10001:10001$", last, re.MULTILINE)
+    assert re.search(r"^HEALTHCHECK ", last, re.MULTILINE)
+
+
+def test_the_api_s_image_has_no_torch_and_the_worker_s_no_web_framework() -> None:
+    """tests/test_architecture.py holds that neither process loads the other's; here: that it is not installed."""
+    extras = {path.stem: re.findall(r"ARG EXTRAS=(\S+)", path.read_text()) for path in DOCKERFILES}
+    assert extras == {"api": ["api,s3"], "worker": ["worker,quantized,s3"]}
+
+
+def test_secrets_may_come_as_files(tmp_path: Path) -> None:
+    secret = tmp_path / "url"
+    secret.write_text("postgresql://a'b\"c $HOME\n")
+    done = entrypoint("printenv", "DATABASE_URL", DATABASE_URL_FILE=str(secret))
+    assert (done.returncode, done.stdout) == (0, "postgresql://a'b\"c $HOME\n")
+    assert entrypoint("printenv", "DATABASE_URL_FILE", DATABASE_URL_FILE=str(secret)).returncode == 1
+
+
+def test_a_secret_twice_and_a_file_that_is_missing_are_refused(tmp_path: Path) -> None:
+    both = entrypoint("true", REDIS_URL="redis://x", REDIS_URL_FILE=str(tmp_path / "url"))
+    assert (both.returncode, both.stderr) == (78, "Set REDIS_URL or REDIS_URL_FILE, not both.\n")
+    missing = entrypoint("true", REDIS_URL_FILE=str(tmp_path / "url"))
+    assert missing.returncode == 78
+    assert "REDIS_URL_FILE names a file that uid" in missing.stderr

@@ -1,0 +1,92 @@
+"""What workers count, and the port where they serve it."""
+
+import json
+import re
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from app.core import metrics
+from app.core.jobs.states import JobStatus
+from app.core.metrics import API, WORKER, Backlog, exposition
+from tests.http_server import free_port
+from tests.waiting import eventually
+from tests.worker.conftest import Bench, Plant
+
+DASHBOARD = Path(__file__).parents[2] / "docker" / "grafana" / "grouptune.json"
+
+
+def value(name: str, **labels: str) -> float:
+    return WORKER.get_sample_value(name, labels) or 0.0
+
+
+def test_attempts_are_counted_by_outcome_and_steps_by_method(bench: Bench) -> None:
+    before = {outcome: value("grouptune_attempts_total", outcome=outcome) for outcome in ("crashed", "succeeded")}
+    bench.run("crash:4")
+    bench.run("train:6")
+    assert value("grouptune_attempts_total", outcome="crashed") == before["crashed"] + 1
+    assert value("grouptune_attempts_total", outcome="succeeded") == before["succeeded"] + 1
+
+
+def test_a_lost_lease_is_counted(bench: Bench) -> None:
+    before = value("grouptune_lease_losses_total", seen_by="runner")
+    attempts = value("grouptune_attempts_total", outcome="lost_lease")
+    running = bench.start("until_stopped")
+    with bench.database.transaction() as session:
+        session.execute(text("UPDATE jobs SET epoch = epoch + 1"))
+    running.join(30)
+    assert value("grouptune_lease_losses_total", seen_by="runner") == before + 1
+    assert value("grouptune_attempts_total", outcome="lost_lease") == attempts + 1
+
+
+def test_workers_of_one_machine_take_ports_in_a_row(plant: Plant) -> None:
+    port = free_port()
+    plant.environment["GROUPTUNE_WORKER_METRICS_PORT"] = str(port)
+    job_id = plant.submit(max_steps=3)
+    with plant.default_worker(), plant.train_worker():
+        plant.wait_for(job_id, JobStatus.succeeded)
+
+        def told() -> str:
+            texts = []
+            for candidate in (port, port + 1):
+                try:
+                    texts.append(httpx.get(f"http://127.0.0.1:{candidate}/metrics", trust_env=False).text)
+                except httpx.ConnectError:
+                    continue
+            return "\n".join(texts)
+
+        eventually(lambda: 'grouptune_attempts_total{outcome="succeeded"} 1.0' in told(), 30.0)
+        assert 'grouptune_step_seconds_count{method="supervised"} 3.0' in told()
+        assert told().count("# TYPE grouptune_attempts_total") == 2
+
+
+def test_a_worker_without_a_free_port_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "PORTS_TRIED", 1)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(OSError, match="in use"):
+            metrics.serve_worker("127.0.0.1", taken.getsockname()[1])
+
+
+def test_every_metric_that_the_dashboard_asks_for_exists() -> None:
+    told = exposition(lambda: Backlog(dict.fromkeys(map(str, JobStatus), 1), 1.0)).decode()
+    declared = set(re.findall(r"# TYPE (\S+) \S+", told))
+    for registry in (API, WORKER):
+        declared |= {
+            f"{family.name}_total" if family.type == "counter" else family.name for family in registry.collect()
+        }
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    asked = {
+        re.sub(r"_(bucket|count|sum)$", "", name)
+        for panel in panels
+        for target in panel["targets"]
+        for name in re.findall(r"grouptune_\w+", target["expr"])
+    }
+    assert asked == {name for name in declared if name.startswith("grouptune_") and not name.endswith("_created")}
+    labels = {"state", "status", "outcome", "seen_by", "method", "route", "le"}
+    grouped = re.findall(r"by \(([^)]*)\)", json.dumps(panels))
+    assert {label.strip() for group in grouped for label in group.split(",")} <= labels
