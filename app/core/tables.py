@@ -5,8 +5,9 @@ from app.core.db import Base
 from app.core.files import tables as files
 from app.core.jobs import tables as jobs
 from app.core.models import tables as models
+from app.core.teachers import tables as teachers
 from app.core.webhooks import tables as webhooks
 
-__all__ = ["accounts", "files", "jobs", "metadata", "models", "webhooks"]
+__all__ = ["accounts", "files", "jobs", "metadata", "models", "teachers", "webhooks"]
 
 metadata = Base.metadata
