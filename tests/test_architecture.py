@@ -41,6 +41,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # slices of core, bottom up
         "app.core.spec": "",
         "app.core.graders": "app.core.addresses app.core.egress app.core.spec",
+        "app.core.chat": "app.core.errors app.core.spec",
         "app.core.accounts": f"app.core.spec {_KERNEL}",
         "app.core.files": f"app.core.spec app.core.storage {_KERNEL}",
         "app.core.models": f"app.core.spec app.core.storage {_KERNEL}",
@@ -63,7 +64,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # workers; nothing in app imports them
         "worker": "app.core worker.trackers.run",
         "worker.trackers": "",
-        "worker.training": "app.core.spec app.core.graders",
+        "worker.training": "app.core.spec app.core.graders app.core.chat",
         "migrations": "app.core.tables",
     }.items()
 }
@@ -96,6 +97,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "bitsandbytes": "worker.training.base",
         "gguf": "worker.training",
         "numpy": "worker.training",
+        "tokenizers": "app.core.chat",
+        "jinja2": "app.core.chat",
         "huggingface_hub": "app.core.models.sources",
         "math_verify": "app.core.graders.checks.math",
         "nltk": "app.core.graders.checks.similarity",
