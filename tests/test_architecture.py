@@ -81,6 +81,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "sqlalchemy": "app.core migrations",
         "alembic": "app.core.migrate migrations",
         "psycopg": "app.core app.local",
+        # data files
+        "pyarrow": "app.core.files.parquet",
         # blobs
         "obstore": "app.core.storage.s3",
         # numbers for Prometheus

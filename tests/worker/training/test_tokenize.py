@@ -133,14 +133,15 @@ def test_templates_with_tools_namespaces_and_macros_render_as_in_transformers(tm
     theirs: Any = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
     chat = load_tokenizer(tmp_path)
     call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": "é <b>", "b": [1, 2.5]}}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": " add <|im_end|> "},
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "3", "tool_call_id": "c1", "name": "add"},
         {"role": "assistant", "content": "<think>so</think>3"},
         *CHAT * 3,
     ]
-    tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "x": ["'", '"']}}}]
+    parameters = {"type": "object", "x": ["'", '"']}
+    tools: list[dict[str, Any]] = [{"type": "function", "function": {"name": "add", "parameters": parameters}}]
     for given in (tools, None):
         shown = messages if given else CHAT
         rendered = theirs.apply_chat_template(shown, tools=given, tokenize=False, add_generation_prompt=True)
