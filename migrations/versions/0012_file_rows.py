@@ -13,11 +13,11 @@ def upgrade() -> None:
     op.add_column("files", sa.Column("rows_blob", sa.String(255)))
     op.add_column("files", sa.Column("rows_sha256", sa.String(64)))
     op.add_column("files", sa.Column("prompts", sa.LargeBinary()))
-    op.create_check_constraint("rows_have_a_digest", "files", "(rows_blob IS NULL) = (rows_sha256 IS NULL)")
+    op.create_check_constraint(op.f("ck_files_rows_have_a_digest"), "files", "(rows_blob IS NULL) = (rows_sha256 IS NULL)")
 
 
 def downgrade() -> None:
-    op.drop_constraint("rows_have_a_digest", "files")
+    op.drop_constraint(op.f("ck_files_rows_have_a_digest"), "files", type_="check")
     op.drop_column("files", "prompts")
     op.drop_column("files", "rows_sha256")
     op.drop_column("files", "rows_blob")
