@@ -13,7 +13,8 @@ def upgrade() -> None:
     op.add_column("files", sa.Column("rows_blob", sa.String(255)))
     op.add_column("files", sa.Column("rows_sha256", sa.String(64)))
     op.add_column("files", sa.Column("prompts", sa.LargeBinary()))
-    op.create_check_constraint(op.f("ck_files_rows_have_a_digest"), "files", "(rows_blob IS NULL) = (rows_sha256 IS NULL)")
+    both = "(rows_blob IS NULL) = (rows_sha256 IS NULL)"
+    op.create_check_constraint(op.f("ck_files_rows_have_a_digest"), "files", both)
 
 
 def downgrade() -> None:
