@@ -32,7 +32,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.addresses": "",
         "app.core.secrets": "app.core.errors",
         "app.core.egress": "app.core.addresses app.core.errors",
-        "app.core.chat": "app.core.addresses app.core.egress",
+        "app.core.asking": "app.core.addresses app.core.egress",
         "app.core.settings": "app.core.addresses app.core.errors",
         "app.core.metrics": "",
         "app.core.broker": "app.core.errors",
@@ -41,7 +41,9 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.migrate": "app.core.errors",
         # slices of core, bottom up
         "app.core.spec": "",
-        "app.core.graders": "app.core.addresses app.core.chat app.core.egress app.core.spec",
+        "app.core.graders": "app.core.addresses app.core.asking app.core.egress app.core.spec",
+        "app.core.chat": "app.core.errors app.core.spec",
+        "app.core.workers": f"app.core.spec {_KERNEL}",
         "app.core.accounts": f"app.core.spec {_KERNEL}",
         "app.core.files": f"app.core.spec app.core.storage {_KERNEL}",
         "app.core.models": f"app.core.spec app.core.storage {_KERNEL}",
@@ -50,9 +52,9 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.teachers": "app.core.accounts app.core.addresses app.core.egress app.core.models app.core.secrets"
         f" app.core.spec {_KERNEL}",
         "app.core.jobs": "app.core.accounts app.core.addresses app.core.files app.core.models app.core.spec"
-        f" app.core.storage app.core.metrics app.core.teachers app.core.webhooks {_KERNEL}",
+        f" app.core.storage app.core.metrics app.core.teachers app.core.webhooks app.core.workers {_KERNEL}",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.files.tables app.core.jobs.tables"
-        " app.core.models.tables app.core.teachers.tables app.core.webhooks.tables",
+        " app.core.models.tables app.core.teachers.tables app.core.webhooks.tables app.core.workers.tables",
         # the API, layer over layer
         "app.auth": "app.core",
         "app.api": "app.core app.auth",
@@ -66,7 +68,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # workers; nothing in app imports them
         "worker": "app.core worker.trackers.run",
         "worker.trackers": "",
-        "worker.training": "app.core.addresses app.core.chat app.core.egress app.core.spec app.core.graders",
+        "worker.training": "app.core.addresses app.core.asking app.core.chat app.core.egress app.core.spec"
+        " app.core.graders",
         "migrations": "app.core.tables",
     }.items()
 }
@@ -83,6 +86,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "sqlalchemy": "app.core migrations",
         "alembic": "app.core.migrate migrations",
         "psycopg": "app.core app.local",
+        # data files
+        "pyarrow": "app.core.files.parquet",
         # blobs
         "obstore": "app.core.storage.s3",
         # numbers for Prometheus
@@ -99,6 +104,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "bitsandbytes": "worker.training.base",
         "gguf": "worker.training",
         "numpy": "worker.training",
+        "tokenizers": "app.core.chat",
+        "jinja2": "app.core.chat",
         "huggingface_hub": "app.core.models.sources",
         "math_verify": "app.core.graders.checks.math",
         "nltk": "app.core.graders.checks.similarity",

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
-from app.core.chat import NoUsableAnswer
+from app.core.asking import NoUsableAnswer
 from app.core.egress import AddressRefused
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import TrainerExit

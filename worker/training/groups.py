@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import Source
 from app.core.spec.teaching import Provenance
 from worker.training.interfaces import RolloutEngine
 from worker.training.rollout import generator
-from worker.training.tokenize import ChatTokenizer
 from worker.training.types import Completion, Member, Prompt, PromptGroup
 
 _ROLLOUT_STREAM = 1

@@ -7,11 +7,11 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import TrainerSpec
 from app.core.spec.reports import Message, TeacherAnswers
 from app.core.spec.teaching import Spent, TeacherAnswer, answer_key, question
 from worker.training.interfaces import Reporter
-from worker.training.tokenize import ChatTokenizer
 from worker.training.types import Prompt, Taught
 
 LOCAL = "local"

@@ -13,15 +13,18 @@ from typing import Final
 
 import torch
 
+from app.core.chat.templates import TemplateRefused
+from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import Lora, Teacher, TrainerSpec
+from app.core.spec.reports import TrainerExit
 from app.core.spec.teaching import Spent, TeacherAnswer, share, storable
 from worker.training.batching import DataOrder
 from worker.training.interfaces import StopFlag
 from worker.training.lessons import LOCAL, Lessons
-from worker.training.model import Policy, load_policy, load_tokenizer
+from worker.training.model import Policy, load_policy
 from worker.training.rollout import MAX_SEQUENCES, Sampler, generator
-from worker.training.tokenize import ChatTokenizer
-from worker.training.types import Prompt, Taught
+from worker.training.tokenize import load_tokenizer
+from worker.training.types import JobFailure, Prompt, Taught
 from worker.training.world import World
 
 _STREAM: Final = 6
@@ -101,7 +104,7 @@ class ModelTeachers:
 
     @contextmanager
     def _teacher(self) -> Iterator[tuple[Policy, ChatTokenizer]]:
-        tokenizer = ChatTokenizer(load_tokenizer(self._directory))
+        tokenizer = load_tokenizer(self._directory)
         is_students = self._directory == Path(self._trainer.base_model_dir)
         if is_students and self._trainer.spec.hyperparameters.base_precision == "native":
             yield self._student, tokenizer
@@ -112,7 +115,7 @@ class ModelTeachers:
         self, sampler: Sampler, tokenizer: ChatTokenizer, number: int, batch: Sequence[Prompt]
     ) -> list[TeacherAnswer]:
         """What is missing to the rows of batch `number`."""
-        prompts = [tokenizer.prompt_ids(list(prompt.messages), list(prompt.tools) or None) for prompt in batch]
+        prompts = [_prompt_ids(tokenizer, prompt) for prompt in batch]
         count = max(len(self._lessons.keys(prompt)) for prompt in batch)
         random = generator(self._trainer.spec.seed, _STREAM, number)
         with sampler.policy.base_only():
@@ -135,3 +138,11 @@ class ModelTeachers:
                         )
                     )
         return written
+
+
+def _prompt_ids(tokenizer: ChatTokenizer, prompt: Prompt) -> tuple[int, ...]:
+    try:
+        return tokenizer.prompt_ids(list(prompt.messages), list(prompt.tools) or None)
+    except TemplateRefused as error:
+        message = f"line {prompt.line}: the teacher's chat template refuses it: {error.message}"
+        raise JobFailure(TrainerExit.bad_data, "teacher_refused", message, "method.gft.teacher.model") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from app.core.chat import ChatServer, NoUsableAnswer
+from app.core.asking import ChatServer, NoUsableAnswer
 from app.core.spec.job import Sampling
 from app.core.spec.teaching import TeacherAnswer, share, storable
 from worker.training.types import Prompt

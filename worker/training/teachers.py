@@ -7,7 +7,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from app.core.addresses import PrivateHosts
-from app.core.chat import ChatServer, Patience
+from app.core.asking import ChatServer, Patience
+from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import TrainerSpec
 from worker.training.ask_ahead import AT_ONCE, AskAhead
 from worker.training.batching import DataOrder
@@ -17,7 +18,6 @@ from worker.training.model import Policy
 from worker.training.purse import Purse
 from worker.training.teacher_model import ModelTeachers
 from worker.training.teacher_server import TeacherServer
-from worker.training.tokenize import ChatTokenizer
 from worker.training.world import World
 
 TEACHER_API_KEY: Final = "GROUPTUNE_TEACHER_API_KEY"

@@ -12,7 +12,7 @@ import pydantic_monty as monty
 from standardwebhooks import Webhook
 
 from app.core.addresses import PrivateHosts
-from app.core.chat import MAX_ANSWER_BYTES, ChatServer, NoUsableAnswer, Patience, ask
+from app.core.asking import MAX_ANSWER_BYTES, ChatServer, NoUsableAnswer, Patience, ask
 from app.core.egress import AddressRefused, Answer, Egress
 from app.core.graders.isolated import IsolatedPool, default_workers
 from app.core.graders.types import ErrorType, GraderFailure

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from app.core.chat import Patience
+from app.core.asking import Patience
+from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import GroupMix, Hyperparameters, Sampling
 from app.core.spec.job import Teacher as TeacherSpec
 from app.core.spec.reports import (
@@ -26,6 +27,7 @@ from app.core.spec.reports import (
     TrainerExit,
 )
 from app.core.spec.teaching import Spent, TeacherBudget
+from tests import tiny_model
 from tests.http_server import Reply, free_port
 from tests.teacher import Answer, Teacher, adds, said, teacher
 from tests.worker.training.runs import Job, of_kind, parse, read_until, trainer_process
@@ -33,7 +35,7 @@ from worker.training import teachers
 from worker.training.batching import DataOrder
 from worker.training.lessons import Lessons
 from worker.training.teachers import TEACHER_API_KEY
-from worker.training.tokenize import ChatTokenizer, load_prompts
+from worker.training.tokenize import load_prompts
 
 MIX = GroupMix(expert=1, teacher=2, self_=1)
 ROWS = 8
@@ -350,3 +352,32 @@ def test_the_key_of_a_question_is_its_content(base: Job, data: Path, chat_tokeni
     assert keys(base, "https://a/v1", group=GroupMix(expert=1, teacher=1, self_=1)) < one
     assert keys(base, "https://b/v1").isdisjoint(one)
     assert keys(base, "https://a/v1", sampling=Sampling(temperature=0.5)).isdisjoint(one)
+
+
+def test_a_base_model_of_ours_teaches_before_the_training_and_goes_on_where_it_was_stopped(
+    base: Job, data: Path, tmp_path: Path
+) -> None:
+    other = tiny_model.build(tmp_path / "bigger", seed=5)
+    for number, model in enumerate((other, base.base)):
+        job = base.beside(f"local-{number}", trainer={"teacher_model_dir": str(model)})
+        wanted = options(data, sampling=Sampling(max_tokens=6, temperature=2.0))
+        code, reports = job.run(**wanted)
+        assert code is TrainerExit.succeeded
+        kept = [one for report in of_kind(reports, TeacherAnswers) for one in report.answers]
+        assert len({one.key for one in kept}) == 2 * ROWS
+        assert {(one.provider, one.model) for one in kept} == {("local", model.name)}
+        first = next(index for index, report in enumerate(reports) if isinstance(report, Groups))
+        assert not any(isinstance(report, TeacherAnswers) for report in reports[first:])
+        # Sixteen random answers of six characters: few come to their end, and those that were cut off are left out.
+        finished = {one.content for one in kept if one.finished and one.content.strip()}
+        assert {member.text for members in taught(reports).values() for member in members} <= finished
+
+        # What a stopped run has kept is taken as it is, and what it lacks is drawn as it would have been.
+        half = tmp_path / f"half-{number}.jsonl"
+        half.write_text("".join(one.model_dump_json() + "\n" for one in kept[::2]))
+        again = job.beside(f"again-{number}", trainer={**job.trainer, "teacher_answers_path": str(half)})
+        code, more = again.run(**wanted)
+        assert code is TrainerExit.succeeded
+        drawn = {one.key: one.content for report in of_kind(more, TeacherAnswers) for one in report.answers}
+        assert drawn == {one.key: one.content for one in kept[1::2]}
+        assert again.published == job.published
