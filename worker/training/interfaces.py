@@ -34,6 +34,10 @@ class RolloutEngine(Protocol):
 
     policy: Policy
 
+    @property
+    def needs_cores(self) -> bool:
+        """Whether sampling keeps this machine's CPU busy."""
+
     def sample(
         self,
         prompts: Sequence[tuple[int, ...]],

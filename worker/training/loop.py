@@ -129,7 +129,11 @@ class Run:
     def _one_step(self, health: GraderHealth, waited: float | None) -> None:
         step = self.step + 1
         begun = time.monotonic()
-        grading = None if self._imitates or self.pool is None else Grading(self.pool)
+        grading = (
+            None
+            if self._imitates or self.pool is None
+            else Grading(self.pool, has_idle_cores=not self.sampler.needs_cores)
+        )
         groups = self._groups(step, grading)
         rolled_out = time.monotonic()
         if self._imitates:
