@@ -6,12 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import select
-
 from app.core.db import Database
 from app.core.errors import BadSetup, InvalidRequest
+from app.core.jobs import queries
 from app.core.jobs.leases import Claim
-from app.core.jobs.tables import Job
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.spec.job import Teacher
@@ -46,13 +44,13 @@ class Teaching:
             return None
         place = places.find(teacher, settings.models_dir, settings.teacher_address)
         with database.transaction() as session:
-            usage = session.scalar(select(Job.teacher_usage).where(Job.id == claim.job_id))
+            spent = queries.teacher_usage(session, claim.job_id)
             secret = keys.secret_for(session, claim.project_id, teacher.base_url) if teacher.base_url else None
         if place.is_operators and settings.teacher_api_key is not None:
             api_key: str | None = settings.teacher_api_key.get_secret_value()
         else:
             api_key = None if secret is None else _decrypted(secret, settings)
-        return cls(teacher, place, api_key, Spent.model_validate(usage or {}), database, claim)
+        return cls(teacher, place, api_key, spent, database, claim)
 
     @property
     def environment(self) -> dict[str, str]:

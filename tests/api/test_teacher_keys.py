@@ -8,6 +8,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 from sqlalchemy import select
 
+from app.core.accounts.tables import AuditEntry
 from app.core.teachers.tables import TeacherKey
 from tests.api.jobs import gft, refused
 from tests.api.server import Server
@@ -33,8 +34,9 @@ def test_a_key_is_set_replaced_listed_and_forgotten_but_never_shown(server: Serv
     ]
     with server.database.transaction() as session:
         assert all(CANARY.encode() not in one.secret for one in session.scalars(select(TeacherKey)))
-    log: Any = client.get("/audit_log", cast_to=object)
-    assert {"teacher_key.set"} == {one["action"] for one in log["data"]}
+    with server.database.transaction() as session:
+        log = [(one.action, one.before, one.after) for one in session.scalars(select(AuditEntry))]
+    assert [action for action, _, _ in log] == ["teacher_key.set"] * 3
     assert CANARY not in json.dumps([made, listed, log])
     client.delete(f"/teacher_keys/{made['id']}", cast_to=object)
     left: Any = client.get("/teacher_keys", cast_to=object)
@@ -50,7 +52,7 @@ def test_a_key_is_set_replaced_listed_and_forgotten_but_never_shown(server: Serv
     [
         ({"model": "gpt-9"}, "teacher.model", "no base model of this server.*GROUPTUNE_TEACHER_URL.*tiny"),
         ({"model": "m", "base_url": "https://10.0.0.1/v1"}, "teacher.base_url", "a private address"),
-        ({"model": "m", "base_url": "http://api.example.com/v1"}, "teacher.base_url", "https://"),
+        ({"model": "m", "base_url": "http://93.184.216.34/v1"}, "teacher.base_url", "https://"),
         ({"model": "m", "base_url": "https://x.example/v1?key=1"}, "teacher.base_url", "without . or #"),
         ({"model": "m", "base_url": "https://sk:x@x.example/v1"}, "teacher.base_url", "user or password"),
         ({"model": "m", "budget": {"tokens": 0}}, "teacher.budget.tokens", "greater than or equal to 1"),
@@ -78,5 +80,6 @@ def test_a_teacher_is_taken_with_its_defaults(client: OpenAI, training_file: str
     method: Any = gft(teacher=teacher | {"budget": {"tokens": 1000}})
     job = client.fine_tuning.jobs.create(model="tiny", training_file=training_file, method=method)
     assert job.method is not None
-    kept = job.method.to_dict()["gft"]["teacher"]
+    sent: Any = job.method.to_dict()
+    kept = sent["gft"]["teacher"]
     assert kept == {**teacher, **({"base_url": URL} if "base_url" in teacher else {}), "budget": {"tokens": 1000}}
