@@ -41,6 +41,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # slices of core, bottom up
         "app.core.spec": "",
         "app.core.graders": "app.core.addresses app.core.egress app.core.spec",
+        "app.core.chat": "app.core.errors app.core.spec",
         "app.core.workers": f"app.core.spec {_KERNEL}",
         "app.core.accounts": f"app.core.spec {_KERNEL}",
         "app.core.files": f"app.core.spec app.core.storage {_KERNEL}",
@@ -50,7 +51,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.webhooks": f"app.core.accounts app.core.secrets {_KERNEL}",
         "app.core.jobs": f"app.core.accounts app.core.files app.core.models app.core.spec app.core.storage"
         " app.core.metrics app.core.webhooks app.core.workers"
-        f" app.core.estimates app.core.graders {_KERNEL}",
+        f" app.core.chat app.core.estimates app.core.graders {_KERNEL}",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.files.tables app.core.jobs.tables"
         " app.core.models.tables app.core.webhooks.tables app.core.workers.tables",
         # the API, layer over layer
@@ -66,7 +67,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # workers; nothing in app imports them
         "worker": "app.core worker.trackers.run",
         "worker.trackers": "",
-        "worker.training": "app.core.spec app.core.graders",
+        "worker.training": "app.core.spec app.core.graders app.core.chat",
         "migrations": "app.core.tables",
     }.items()
 }
@@ -83,6 +84,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "sqlalchemy": "app.core migrations",
         "alembic": "app.core.migrate migrations",
         "psycopg": "app.core app.local",
+        # data files
+        "pyarrow": "app.core.files.parquet",
         # blobs
         "obstore": "app.core.storage.s3",
         # numbers for Prometheus
@@ -99,6 +102,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "bitsandbytes": "worker.training.base",
         "gguf": "worker.training",
         "numpy": "worker.training",
+        "tokenizers": "app.core.chat",
+        "jinja2": "app.core.chat",
         "huggingface_hub": "app.core.models.sources",
         "math_verify": "app.core.graders.checks.math",
         "nltk": "app.core.graders.checks.similarity",

@@ -116,7 +116,8 @@ def test_the_next_estimate_is_what_the_last_job_took(lab: Lab) -> None:
     assert after.seconds is not None
     assert abs(after.seconds.expected - 60) < abs(before["seconds"]["expected"] - 60) / 2
     assert after.seconds.low < 60 < after.seconds.high
-    assert after.tokens.prompt.expected == pytest.approx(16 * 30, rel=0.15)
+    # `<|im_start|>user`, a line's end, four characters, `<|im_end|>`, ... : the model's own tokenizer counts 23.
+    assert (after.tokens.prompt.low, after.tokens.prompt.high, after.based_on.tokens) == (16 * 23, 16 * 23, "tokenizer")
     assert after.peak_memory_bytes is not None
     assert after.peak_memory_bytes.expected == pytest.approx(7e8, rel=0.15)
 
@@ -132,7 +133,7 @@ def test_an_attempt_that_was_interrupted_says_nothing_of_its_parts(lab: Lab) -> 
         took = measuring.measure(session, again.job_id, lab.asked(), BOX)
     assert took is not None
     assert (took.attempts, took.parts) == (2, None)
-    assert set(took.ratios) == {"memory", "given_tokens", "own_tokens"}
+    assert set(took.ratios) == {"memory", "own_tokens"}
 
 
 def test_the_end_is_foretold_from_the_first_second_and_then_by_the_pace(lab: Lab) -> None:

@@ -30,7 +30,7 @@ def regrade_job(caller: Caller, job_id: JobId, body: Regrade, database: Db, stor
         checks.check_fields(body.grader, file, "grader")
         available, chosen = stored_groups.choose(session, job.id, body.step_from, body.step_to, body.limit)
     try:
-        groups = stored_groups.with_items(store, file.blob, chosen)
+        groups = stored_groups.with_items(store, file.rows[0], chosen)
     except BlobMissing as error:
         raise InvalidRequest(error.message, param="training_file", code="file_not_found") from error
     return Regraded.of(job_id, available, len(groups), regrade(body.grader, groups, graders, LIMIT_SECONDS))

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from app.core.chat.tokenizer import ChatTokenizer, UnusableTokenizer, load
 from app.core.db import Database
 from app.core.errors import GrouptuneError, InvalidRequest
 from app.core.estimates.estimate import Asked, Texts, estimate
@@ -16,14 +17,15 @@ from app.core.estimates.fit import Observation
 from app.core.estimates.measured import Measured
 from app.core.estimates.verdict import Forecast, forecast
 from app.core.estimates.work import Data
+from app.core.files.report import FileReport, RowPlace
 from app.core.files.sampling import sample_rows
 from app.core.files.tables import File
-from app.core.files.validation import FileReport
 from app.core.jobs.leases import Claim, update_owned
 from app.core.jobs.queries import job_file, job_of_project
 from app.core.jobs.tables import Job
 from app.core.models import registry
 from app.core.models.adapters import starting_point
+from app.core.models.registry import BaseModel
 from app.core.models.shape import Shape, shape_of
 from app.core.spec.hardware import Hardware
 from app.core.spec.job import JobSpec
@@ -75,7 +77,8 @@ def ask(store: BlobStore, spec: JobSpec, base_model: str, files: Files, models_d
         raise NotYet
     training = FileReport.model_validate(reports[0])
     held_out = 0 if reports[1] is None else FileReport.model_validate(reports[1]).rows
-    shape = _shape(base_model, models_dir)
+    model = registry.resolve(base_model, models_dir)
+    shape = _shape(model)
     return Asked(
         spec=spec,
         base_model=base_model,
@@ -86,7 +89,7 @@ def ask(store: BlobStore, spec: JobSpec, base_model: str, files: Files, models_d
             expert_share=training.expert_rows / training.rows,
             teachers_a_row=training.teacher_responses.total / training.rows,
         ),
-        texts=_texts(_rows(store, files.training)),
+        texts=_texts(_rows(store, files.training, training), _tokenizer(model.directory)),
         shape=shape,
     )
 
@@ -134,37 +137,50 @@ def keep_for(session: Session, claim: Claim, asked: Asked, hardware: Hardware) -
         update_owned(session, claim, estimate=made.model_dump(mode="json"))
 
 
-def _shape(base_model: str, models_dir: Path) -> Shape:
-    shape = shape_of(registry.resolve(base_model, models_dir))
+def _shape(model: BaseModel) -> Shape:
+    shape = shape_of(model)
     if shape is None:
         raise InvalidRequest(
-            f"The size of the base model '{base_model}' is not known: its directory in {models_dir} has no readable "
-            "safetensors.",
+            f"The size of the base model '{model.name}' is not known: {model.directory} has no readable safetensors.",
             param="model",
             code="model_size_unknown",
         )
     return shape
 
 
-def _rows(store: BlobStore, file: File) -> list[Row]:
+def _rows(store: BlobStore, file: File, report: FileReport) -> list[Row]:
+    blob, _ = file.rows
     try:
-        with store.open(file.blob) as stream:
-            return sample_rows(stream, file.bytes)
+        with store.open(blob) as stream:
+            return sample_rows(stream, report.places or (RowPlace(line=1, offset=0),))
     except BlobMissing as error:
         raise InvalidRequest(error.message, param="training_file", code="invalid_file") from error
 
 
-def _texts(rows: Sequence[Row]) -> Texts:
-    prompts = [
-        float(sum(len(message["content"] or "") + MESSAGE_CHARACTERS for message in row.prompt_messages))
-        for row in rows
-    ]
-    experts = [float(len(row.expert)) for row in rows if row.expert is not None]
-    teachers = [float(len(answer.content)) for row in rows for answer in row.teacher]
-    return Texts(_mean(prompts), _mean(experts), _mean(teachers), "characters")
+def _texts(rows: Sequence[Row], tokenizer: ChatTokenizer | None) -> Texts:
+    """Mean sizes: in tokens where the model's tokenizer is here, else in characters."""
+    if tokenizer is None:
+        prompts = [sum(len(one["content"] or "") + MESSAGE_CHARACTERS for one in row.prompt_messages) for row in rows]
+    else:
+        prompts = [len(tokenizer.prompt_ids(row.prompt_messages, list(row.tools) or None)) for row in rows]
+
+    def size(text: str) -> int:
+        return len(text) if tokenizer is None else len(tokenizer.response_ids(text))
+
+    experts = [size(row.expert) for row in rows if row.expert is not None]
+    teachers = [size(answer.content) for row in rows for answer in row.teacher]
+    unit: Literal["characters", "tokens"] = "characters" if tokenizer is None else "tokens"
+    return Texts(_mean(prompts), _mean(experts), _mean(teachers), unit)
 
 
-def _mean(values: Sequence[float]) -> float:
+def _tokenizer(directory: Path) -> ChatTokenizer | None:
+    try:
+        return load(directory)
+    except UnusableTokenizer:
+        return None
+
+
+def _mean(values: Sequence[int]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 

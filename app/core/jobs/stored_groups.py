@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
+from app.core.files.validation import line_content
 from app.core.graders.regrade import StoredGroup
 from app.core.jobs.tables import Group
 from app.core.spec.reports import GroupRecord
@@ -34,5 +35,5 @@ def with_items(store: BlobStore, blob: str, chosen: Sequence[Chosen]) -> list[St
     with store.open(blob) as stream:
         for line, raw in enumerate(islice(stream, max(wanted, default=0)), start=1):
             if line in wanted:
-                items[line] = parse_row(raw, line).item
+                items[line] = parse_row(line_content(raw, line), line).item
     return [StoredGroup(f"{step}-{record.idx}", step, record, items[record.row]) for step, record in chosen]
