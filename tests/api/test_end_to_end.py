@@ -40,7 +40,7 @@ def test_upload_train_watch_download(client: OpenAI, tiny_models: Path, tmp_path
         sampling={"max_tokens": 8},
         hyperparameters={"batch_size": 4, "max_steps": 4, "eval_interval": 2, "checkpoint_interval": 2},
     )
-    files = {"training_file": training.id, "validation_file": held_out.id}
+    files: Any = {"training_file": training.id, "validation_file": held_out.id}
     created = client.fine_tuning.jobs.create(model="tiny", suffix="sums", seed=7, method=method, **files)
     assert created.status in ("validating_files", "queued", "running")
     assert client.files.wait_for_processing(training.id, poll_interval=POLL_SECONDS).status == "processed"

@@ -23,7 +23,7 @@ from tests.core.estimates.test_work import gft
 from tests.setup_jobs import make_job, make_project, metrics_csv, stored_file
 
 BOX = Hardware(processor="Box", cores=1, threads=1, memory_bytes=16 * 10**9)
-STEP = {
+STEP: dict[str, float | None] = {
     "gft/timing/rollout": 6.0,
     "gft/timing/grading": 1.0,
     "gft/timing/update": 3.0,
