@@ -30,5 +30,5 @@ def estimate_job(caller: Caller, body: CreateJob, database: Db, store: Store, se
             raise body.as_sent(examined.problems[0])
         files = estimation.files_of(session, caller.project_id, body.training_file, body.validation_file)
     asked = estimation.ask(store, examined.spec, examined.base_model, files, settings.models_dir)
-    with database.transaction() as session:
+    with database.reading() as session:
         return EstimateObject.of(estimation.on_workers(session, asked, settings.lease_seconds))

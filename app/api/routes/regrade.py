@@ -24,7 +24,7 @@ LIMIT_SECONDS: Final = 45.0
 @router.post("/{job_id}/regrade", dependencies=[needs(Scope.jobs_write)])
 def regrade_job(caller: Caller, job_id: JobId, body: Regrade, database: Db, store: Store, graders: Graders) -> Regraded:
     """Grade stored groups with another grader: rewards and advantages as they were, and as they would have been."""
-    with database.transaction() as session:
+    with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
         file = queries.job_file(session, caller.project_id, job.training_file, "training_file")
         checks.check_fields(body.grader, file, "grader")

@@ -19,7 +19,10 @@ def eta_seconds(session: Session, job: Job) -> float | None:
         return None
     attempt = (JobAttempt.job_id == job.id, JobAttempt.epoch == job.epoch)
     began = select(JobAttempt.started_at, JobAttempt.training_at, func.now()).where(*attempt)
-    started, training, now = session.execute(began).one()
+    found = session.execute(began).one_or_none()
+    if found is None:  # reads are no transaction: the job is gone meanwhile
+        return None
+    started, training, now = found
     expected = _as_estimated(job, training, (now - started).total_seconds())
     steps, by_pace = (0, None) if job.total_steps is None else _by_pace(session, job, job.total_steps, started)
     if by_pace is None:
