@@ -43,7 +43,7 @@ def estimate_job(
 
 def _show(found: Json) -> None:
     tokens, parts, basis = found["tokens"], found["parts"] or {}, found["based_on"]
-    jobs = f"{basis['same_jobs']} finished jobs of this model on this device, {basis['device_jobs']} of others"
+    jobs = f"finished jobs on this device: {basis['same_jobs']} of this model, {basis['device_jobs']} of others"
     rows = [
         ("device", found["device"]),
         ("time", duration(found["seconds"])),
