@@ -10,12 +10,12 @@ import pytest
 
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import Grade, GraderPool, Outside
+from app.core.spec.advantages import group_advantages
 from app.core.spec.graders import EndpointGrader, MultiGrader, StringCheckGrader
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import Source, TrainerExit
 from tests.http_server import Received, Reply, http_server
 from tests.worker.training.architectures import randomise
-from worker.training.advantages import group_advantages
 from worker.training.groups import build_groups
 from worker.training.metrics import group_records
 from worker.training.model import Policy
