@@ -7,7 +7,7 @@ import json
 import random
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Self
@@ -92,6 +92,7 @@ class ChatServer:
         self._headers = {"content-type": "application/json"} | (
             {"authorization": f"Bearer {api_key}"} if api_key else {}
         )
+        self._key = (api_key or "").encode()
         self._whom = whom
         self._patience = patience
         self._timeout_seconds = timeout_seconds
@@ -115,7 +116,7 @@ class ChatServer:
 
         def send() -> Answer:
             before_each()
-            return self._egress.request(
+            answer = self._egress.request(
                 "POST",
                 self._url,
                 content=content,
@@ -123,6 +124,8 @@ class ChatServer:
                 timeout_seconds=self._timeout_seconds,
                 max_bytes=MAX_ANSWER_BYTES,
             )
+            # A server that repeats the key it was sent must not bring it into events, logs and answers.
+            return replace(answer, body=answer.body.replace(self._key, b"[key]")) if self._key else answer
 
         answer = ask(send, self._whom, self._closing, self._patience)
         if not isinstance(answer, dict):

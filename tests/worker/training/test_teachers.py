@@ -257,7 +257,7 @@ def test_hostile_answers_are_left_out_and_told(base: Job, data: Path) -> None:
 @pytest.mark.parametrize(
     ("reply", "code", "name", "message"),
     [
-        (Reply(b"no such key", 401), TrainerExit.bad_config, "teacher_refused", "answered 401: no such key"),
+        (Reply(b"no canary-key", 401), TrainerExit.bad_config, "teacher_refused", "answered 401: no [key]. Check its"),
         (Reply(b"<html>"), TrainerExit.bad_config, "teacher_unusable", "did not answer with JSON: <html>"),
         (Reply(b"later", 503), TrainerExit.dependency_down, "teacher_away", "answered 503: later"),
     ],
