@@ -38,8 +38,13 @@ class ApiError(GrouptuneError):
 
     @property
     def is_temporary(self) -> bool:
-        """Whether the same request may succeed later, as during a restart of the server or its database."""
-        return self.http_status in (429, 502, 503, 504)
+        """Whether the same request may succeed later."""
+        return self.is_away or self.http_status == httpx.codes.TOO_MANY_REQUESTS
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the server, or its database, is away or restarts: so say proxies, and the server itself."""
+        return self.http_status in (502, 503, 504)
 
 
 class ServerSentEvent(NamedTuple):
