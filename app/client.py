@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, ClassVar, Final, NamedTuple, Self
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -26,6 +26,14 @@ class ServerUnreachable(GrouptuneError):
     """The server cannot be reached, or something other than it answers under its address."""
 
     code = "server_unreachable"
+    is_temporary: ClassVar[bool] = True
+    """Whether it may be reached later."""
+
+
+class BadAddress(ServerUnreachable):
+    """The server's address is none."""
+
+    is_temporary = False
 
 
 class ApiError(GrouptuneError):
@@ -160,13 +168,15 @@ class Client:
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
         except httpx.InvalidURL as error:
-            raise ServerUnreachable(f"{self.base_url!r} is not an address: {error}") from error
+            raise BadAddress(f"{self.base_url!r} is not an address: {error}") from error
         body = _json(response)
         if isinstance(body, dict) and response.is_success:
             return body
         raise _refusal(response, body, self.base_url)
 
     def _unreachable(self, error: httpx.TransportError) -> ServerUnreachable:
+        if isinstance(error, httpx.UnsupportedProtocol):
+            return BadAddress(f"{self.base_url!r} is not an address: it must begin with http:// or https://")
         return ServerUnreachable(f"{self.base_url} cannot be reached: {str(error) or type(error).__name__}")
 
 

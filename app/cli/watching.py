@@ -63,9 +63,8 @@ class _Absence:
 
     def ride_out(self, error: ServerUnreachable | ApiError) -> None:
         """Raises the error unless it may pass and the server was there less than `AWAY_SECONDS` ago."""
-        may_pass = isinstance(error, ServerUnreachable) or error.is_temporary
         away = time.monotonic() - self._since
-        if not may_pass or away > AWAY_SECONDS:
+        if not error.is_temporary or away > AWAY_SECONDS:
             raise error
         if away > TOLD_SECONDS and not self._told:
             self._told = True

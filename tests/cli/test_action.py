@@ -157,14 +157,17 @@ def test_the_action_runs_a_job_and_a_run_again_attaches_to_it(
 def test_a_missed_gate_fails_the_step_and_the_outputs_tell_why(
     runner: Callable[..., Runner], job_file: Callable[..., Path], stack: Any
 ) -> None:
-    path = job_file()
-    running = runner(uuid.uuid4().hex)
+    path, run_id = job_file(), uuid.uuid4().hex
+    running = runner(run_id)
     data = str(path.parent / "train.jsonl")
     inputs = {"url": stack.base_url, "api_key": stack.api_key, "job": str(path), "validation_file": data}
     done = running.run(**inputs, gates="eval/loss < -1")
     assert done.returncode == ExitCode.gate_failed, done.stderr
     assert running.outputs()["model"] == ""
     assert "| eval/loss &lt; -1 | failed |" in running.files["GITHUB_STEP_SUMMARY"].read_text()
+    again = runner(run_id)
+    assert again.run(**inputs, gates="eval/loss < -1").returncode == ExitCode.gate_failed
+    assert again.outputs() == running.outputs()
 
 
 @pytest.fixture
@@ -260,6 +263,8 @@ def test_the_gitlab_template_trades_a_token_and_leaves_a_report(
             "CI_PIPELINE_ID": uuid.uuid4().hex,
         }
         done = sh("\n".join(GITLAB["script"]), path.parent, **own | given)
+        nobody = sh("\n".join(GITLAB["script"]), path.parent, **own | given | {"GROUPTUNE_ID_TOKEN": ""})
+    assert (nobody.returncode, nobody.stdout) == (ExitCode.auth, "")
     assert done.returncode == ExitCode.ok, done.stderr
     assert verdicts(path.parent / GITLAB["artifacts"]["reports"]["junit"]) == {"job": "system-out"}
     for name in GITLAB["artifacts"]["paths"]:

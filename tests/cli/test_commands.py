@@ -176,6 +176,10 @@ def test_who_cannot_reach_or_enter_the_server_is_told_how(grouptune: Run, tmp_pa
     assert away.returncode == ExitCode.unreachable
     with http_server(lambda _: Reply(b"<html>", 502)) as proxy:
         assert grouptune("jobs", "list", GROUPTUNE_URL=proxy).returncode == ExitCode.unreachable
+    for wrong in ("127.0.0.1:9", "http://[::1"):
+        waiting = grouptune("jobs", "wait", "ftjob-1", GROUPTUNE_URL=wrong)
+        assert waiting.returncode == ExitCode.unreachable
+        assert "is not an address: " in waiting.stderr
     nowhere = grouptune("jobs", "list", "--state-dir", tmp_path)
     assert nowhere.returncode == ExitCode.unreachable
     assert "grouptune up" in nowhere.stderr
@@ -184,9 +188,9 @@ def test_who_cannot_reach_or_enter_the_server_is_told_how(grouptune: Run, tmp_pa
     assert "GROUPTUNE_API_KEY" in keyless.stderr
     assert grouptune("jobs", "list", GROUPTUNE_API_KEY="gt_live_wrong").returncode == ExitCode.auth
     assert grouptune("--version").stdout == f"grouptune {version('grouptune')}\n"
-    wrong = grouptune("jobs", "list", "--limit", "none")
-    assert wrong.returncode == ExitCode.usage
-    assert wrong.stderr.isascii(), "boxes are for terminals"
+    misused = grouptune("jobs", "list", "--limit", "none")
+    assert misused.returncode == ExitCode.usage
+    assert misused.stderr.isascii(), "boxes are for terminals"
 
 
 def test_an_unknown_base_model_cannot_be_pulled(grouptune: Run) -> None:
