@@ -30,10 +30,12 @@ from app.api.routes import (
     uploads,
     validate_job,
     webhooks,
+    workers,
 )
 from app.api.schemas.errors import ErrorEnvelope
 from app.auth import scopes
 from app.auth.id_tokens import IdTokens
+from app.auth.identities import Identities
 from app.core import logging
 from app.core import settings as configuration
 from app.core.accounts.rate_limit import RateLimiter
@@ -58,6 +60,7 @@ TAGS: Final = [
     {"name": "Uploads", "description": "Files that arrive in parts."},
     {"name": "Fine-tuning", "description": "Jobs, their events, checkpoints, metrics, groups and attempts."},
     {"name": "Checkpoint permissions", "description": "Which other projects may use a model or a checkpoint."},
+    {"name": "Workers", "description": "Which machines train, what they have, and what they are at."},
     {"name": "Graders", "description": "Try a grader before a job uses it."},
     {"name": "Models", "description": "Base models and trained adapters."},
     {"name": "API keys", "description": "Mint, list, rotate and revoke keys; needs the scope `admin`."},
@@ -118,6 +121,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.database = database
     app.state.rate_limiter = rate_limiter
+    app.state.identities = Identities()
     app.state.hub = Hub(database)
     app.state.secrets = KeyRing.load(
         settings.secret_keys.get_secret_value() if settings.secret_keys else None, settings.secret_keys_file
@@ -144,6 +148,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         projects,
         audit_log,
         webhooks,
+        workers,
         dashboard,
     ):
         v1.include_router(routes.router)
