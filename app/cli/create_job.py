@@ -72,13 +72,13 @@ def create(
 
 def _create(client: Client, directory: Path, body: Json, timeout: float | None, idempotency_key: str | None) -> Json:
     """The job, its files uploaded before; paths are relative to `directory`."""
-    whole = job_body.with_uploads(body, directory, lambda path: _send_valid(client, path, timeout, idempotency_key))
+    whole = job_body.with_uploads(body, directory, lambda path: send_valid(client, path, timeout, idempotency_key))
     job = client.post("/fine_tuning/jobs", whole, idempotency_key=idempotency_key)
     github.set_outputs(job_id=job["id"])
     return job
 
 
-def _send_valid(client: Client, path: Path, timeout: float | None, idempotency_key: str | None) -> str:
+def send_valid(client: Client, path: Path, timeout: float | None, idempotency_key: str | None) -> str:
     """Uploads a data file; returns its id once the server has validated it, or has taken long over that.
 
     Otherwise it would depend on who is faster whether the server refuses a job with a broken file or fails it later.
