@@ -219,6 +219,9 @@ def test_who_cannot_reach_or_enter_the_server_is_told_how(grouptune: Run, tmp_pa
     keyless = grouptune("jobs", "list", GROUPTUNE_API_KEY=None)
     assert keyless.returncode == ExitCode.auth
     assert "GROUPTUNE_API_KEY" in keyless.stderr
+    torn = grouptune("jobs", "list", GROUPTUNE_API_KEY="gt_live_\u00e9\nx")
+    assert torn.returncode == ExitCode.auth
+    assert torn.stderr.endswith("copy the key again.\n")
     assert grouptune("jobs", "list", GROUPTUNE_API_KEY="gt_live_wrong").returncode == ExitCode.auth
     assert grouptune("--version").stdout == f"grouptune {version('grouptune')}\n"
     misused = grouptune("jobs", "list", "--limit", "none")
