@@ -17,6 +17,7 @@ from app.api.routes import (
     audit_log,
     checkpoint_permissions,
     dashboard,
+    file_preview,
     files,
     fine_tuning,
     graders,
@@ -133,6 +134,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     v1 = APIRouter(prefix="/v1")
     for routes in (
         files,
+        file_preview,
         uploads,
         streams,
         validate_job,

@@ -146,6 +146,6 @@ def file_report(caller: Caller, file_id: FileId, database: Db) -> FileReportObje
     """What the validation found, line by line."""
     with database.transaction() as session:
         file = uploads.get_file(session, caller.project_id, file_id)
-    return FileReportObject(
-        file_id=file.id, status=FileStatus(file.status), summary=file.status_details, report=file.report
-    )
+    # Places are offsets for our own readers.
+    report = None if file.report is None else {name: one for name, one in file.report.items() if name != "places"}
+    return FileReportObject(file_id=file.id, status=FileStatus(file.status), summary=file.status_details, report=report)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from app.core.files.reading import Line, lines
 from app.core.files.repeats import PromptIndex, Repeats
 from app.core.files.report import FileReport, Issue, LongRow, RowPlace, TeacherResponses, broken
-from app.core.spec.rows import MAX_LINE_BYTES, Row, RowError, parse_row
+from app.core.spec.rows import Row, RowError, parse_row
 
 MAX_FILE_BYTES: Final = 2_000_000_000
 MAX_ROWS: Final = 1_000_000
@@ -18,7 +19,6 @@ MAX_ITEM_FIELD_LENGTH: Final = 200
 MAX_LONGEST: Final = 32
 MAX_PLACES: Final = 128
 _PROGRESS_BYTES: Final = 4_000_000
-_BOM: Final = b"\xef\xbb\xbf"
 _ARCHIVES: Final = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
@@ -60,14 +60,14 @@ def validate_rows(path: Path, *, max_errors: int = 50, progress: Progress | None
     with path.open("rb") as stream:
         if archive := _archive(stream):
             return Validated(broken(total, f"the file is a {archive} archive; upload what is in it"), PromptIndex())
-        for line, offset, raw in _lines(stream):
-            tally.add(line, offset, raw)
+        for line in lines(stream):
+            tally.add(line)
             if tally.seen > MAX_ROWS:
-                tally.error(line, None, f"the file has more than {MAX_ROWS:,} rows; split it")
+                tally.error(line.number, None, f"the file has more than {MAX_ROWS:,} rows; split it")
                 break
-            if progress is not None and offset >= next_progress:
-                next_progress = offset + _PROGRESS_BYTES
-                progress(offset, total)
+            if progress is not None and line.offset >= next_progress:
+                next_progress = line.offset + _PROGRESS_BYTES
+                progress(line.offset, total)
     if tally.seen == 0:
         tally.error(None, None, "the file holds no rows; write one JSON object a line")
     if progress is not None:
@@ -78,36 +78,15 @@ def validate_rows(path: Path, *, max_errors: int = 50, progress: Progress | None
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """Line number (from 1) and row, for each row of the file. Raises RowError at the first bad line."""
     with path.open("rb") as stream:
-        for line, _, raw in _lines(stream):
-            if raw.strip():
-                yield line, parse_row(raw, line)
+        for line in lines(stream):
+            if line.content.strip():
+                yield line.number, parse_row(line.content, line.number)
 
 
 def _archive(stream: BinaryIO) -> str | None:
     start = stream.read(8)
     stream.seek(0)
     return next((name for magic, name in _ARCHIVES.items() if start.startswith(magic)), None)
-
-
-def _lines(stream: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
-    """Number and offset of each line, and its bytes without its end; of one that is too long, only enough for
-    `parse_row` to refuse it."""
-    line = offset = 0
-    while raw := stream.readline(MAX_LINE_BYTES + 3):
-        line += 1
-        size = len(raw)
-        rest = raw
-        while rest and not rest.endswith(b"\n"):
-            rest = stream.readline(MAX_LINE_BYTES)
-            size += len(rest)
-        yield line, offset, line_content(raw, line)
-        offset += size
-
-
-def line_content(raw: bytes, line: int) -> bytes:
-    """A line as `parse_row` takes it: without its end and, at the start of a file, without a byte order mark."""
-    raw = raw.removeprefix(_BOM) if line == 1 else raw
-    return raw.removesuffix(b"\n").removesuffix(b"\r")
 
 
 class _Places:
@@ -147,22 +126,23 @@ class _Tally:
         self._longest: list[tuple[int, int, int]] = []
         self._places = _Places()
 
-    def add(self, line: int, offset: int, raw: bytes) -> None:
-        if not raw.strip():
+    def add(self, read: Line) -> None:
+        line = read.number
+        if not read.content.strip():
             self._blank = self._blank or line
             return
         if self._blank is not None:  # at the end of a file it is not worth a word: many editors save so
             self.warn(self._blank, None, "blank line ignored; line numbers count it")
             self._blank = None
         self.seen += 1
-        self._places.add(line, offset)
+        self._places.add(line, read.offset)
         try:
-            row = parse_row(raw, line)
+            row = parse_row(read.content, line)
         except RowError as error:
             self.error(error.line, error.param, error.message)
             return
         self._count(row)
-        self._measure(line, offset, row)
+        self._measure(line, read.offset, row)
         self.repeats.add(line, row)
         if row.unused_demonstration is not None:
             self.warn(line, "messages", row.unused_demonstration)
