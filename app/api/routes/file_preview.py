@@ -7,6 +7,7 @@ from typing import Annotated, BinaryIO, Final
 from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
+from app.api import token_lengths
 from app.api.deps import Config, Db, Store
 from app.api.ids import MAX_MODEL_NAME, FileId
 from app.api.pagination import MAX_LIMIT
@@ -121,8 +122,6 @@ def _shown(
 
 
 def _lengths(stream: BinaryIO, report: FileReport, chat: ChatTokenizer, max_length: int) -> TokenLengths:
-    def measured(lines: Iterable[Line]) -> list[preview.RowLength]:
-        return preview.measure(((line.number, line.content) for line in lines), chat)
-
-    found, longest = measured(reading.sampled(stream, report)), measured(reading.longest(stream, report))
+    found = token_lengths.sampled(stream, report, chat)
+    longest = token_lengths.too_long(stream, report, chat, max_length)
     return TokenLengths.of(found, longest, report.rows, max_length)

@@ -96,14 +96,13 @@ class TokenLengths(BaseModel):
     )
 
     @classmethod
-    def of(cls, found: Sequence[RowLength], longest: Sequence[RowLength], rows: int, max_length: int) -> "TokenLengths":
-        """From measured rows and the file's longest ones."""
+    def of(cls, found: Sequence[RowLength], over: Sequence[RowLength], rows: int, max_length: int) -> "TokenLengths":
+        """From measured rows and those of the file's longest ones that are over the limit."""
 
         def distribution(values: list[int]) -> TokenDistribution | None:
             made = Distribution.of(values)
             return None if made is None else TokenDistribution.model_validate(made)
 
-        over = sorted((one for one in longest if one.total > max_length), key=lambda one: (-one.total, one.line))
         return cls(
             measured_rows=len(found),
             rows=rows,
