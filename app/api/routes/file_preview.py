@@ -5,7 +5,6 @@ from itertools import islice
 from typing import Annotated, BinaryIO, Final
 
 from fastapi import APIRouter, Query
-from sqlalchemy.orm import Session
 
 from app.api import token_lengths
 from app.api.deps import Config, Db, Store
@@ -17,6 +16,7 @@ from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
 from app.core.chat import preview, tokenizer
 from app.core.chat.tokenizer import ChatTokenizer
+from app.core.db import Database
 from app.core.errors import InvalidRequest
 from app.core.files import reading, uploads
 from app.core.files.reading import Line
@@ -55,7 +55,7 @@ def preview_file(
     """See rows as a model is trained on them: tokens, loss mask, sources, and how long the rows are."""
     with database.transaction() as session:
         file = uploads.get_file(session, caller.project_id, file_id)
-        base = _base_model(session, caller.project_id, model, settings)
+    base = _base_model(database, caller.project_id, model, settings)
     report = _report(file)
     chat = tokenizer.load(base.directory)
     with store.open(file.rows[0]) as stream:
@@ -72,9 +72,10 @@ def preview_file(
     )
 
 
-def _base_model(session: Session, project_id: str, name: str | None, settings: Settings) -> registry.BaseModel:
+def _base_model(database: Database, project_id: str, name: str | None, settings: Settings) -> registry.BaseModel:
     if name is not None:
-        found, _ = starting_point(session, project_id, name, settings.models_dir, settings.model_aliases)
+        with database.transaction() as session:
+            found, _ = starting_point(session, project_id, name, settings.models_dir, settings.model_aliases)
         model = registry.resolve(found, settings.models_dir)
         if model.is_pulled:
             return model
