@@ -49,23 +49,30 @@ def preview_file(
     after: Annotated[int, Query(ge=0, le=MAX_FILE_BYTES, description="Rows behind this line.")] = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Rows, at most; fewer of very long ones.")] = 10,
     max_length: Annotated[
-        int, Query(ge=16, le=131_072, description="A job's `hyperparameters.max_length`: longer rows are marked.")
-    ] = DEFAULT_MAX_LENGTH,
+        int | None,
+        Query(
+            ge=16,
+            le=131_072,
+            description="A job's `hyperparameters.max_length`, 2,048 if absent, or the model's own limit if that is "
+            "less: longer rows are marked.",
+        ),
+    ] = None,
 ) -> FilePreview:
     """See rows as a model is trained on them: tokens, loss mask, sources, and how long the rows are."""
     with database.transaction() as session:
         file = uploads.get_file(session, caller.project_id, file_id)
     base = _base_model(database, caller.project_id, model, settings)
     report = _report(file)
+    limit_tokens = base.fitting(max_length or DEFAULT_MAX_LENGTH)
     chat = tokenizer.load(base.directory)
     with store.open(file.rows[0]) as stream:
         lines = reading.rows_after(stream, report.places, after)
-        rows, more = _shown(lines, chat, limit, max_length)
-        lengths = None if after else _lengths(stream, report, chat, max_length)
+        rows, more = _shown(lines, chat, limit, limit_tokens)
+        lengths = None if after else _lengths(stream, report, chat, limit_tokens)
     return FilePreview.model_construct(
         file_id=file.id,
         model=base.name,
-        max_length=max_length,
+        max_length=limit_tokens,
         data=[PreviewRow.of(row) for row in rows],
         has_more=more,
         lengths=lengths,

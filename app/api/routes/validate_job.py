@@ -81,7 +81,7 @@ def _long_rows(
     model = registry.resolve(examined.base_model, settings.models_dir)
     if not model.is_pulled:
         return []
-    limit = examined.spec.hyperparameters.max_length
+    limit = model.fitting(examined.spec.hyperparameters.max_length)
     try:
         chat = tokenizer.load(model.directory)
     except UnusableTokenizer as error:

@@ -120,7 +120,7 @@ class FilePreview(BaseModel):
     object: Literal["file.preview"] = "file.preview"
     file_id: str
     model: str = Field(description="The base model whose tokenizer and chat template render the rows.")
-    max_length: int
+    max_length: int = Field(description="Tokens that a row may have: as asked, or the model's own limit.")
     data: list[PreviewRow]
     has_more: bool = Field(description="Send the last `line` as `after` for the next rows.")
     lengths: TokenLengths | None = Field(description="With the first page only.")
