@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -89,8 +90,7 @@ def checks(path: Path) -> int:
 
 def loader(path: Path) -> int:
     """Hugging Face's loader, into a cache of its own."""
-    import datasets  # noqa: PLC0415 - a peer that may be absent
-
+    datasets = import_module("datasets")  # a peer that may be absent
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory(dir=path.parent) as cache:
         return int(datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=cache).num_rows)
@@ -104,7 +104,7 @@ def measure(contender: str, path: Path) -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with redirect_stdout(sys.stderr), redirect_stderr(sys.stderr):
         if contender == "datasets":
-            import datasets  # noqa: F401, PLC0415 - imports are not measured
+            import_module("datasets")  # imports are not measured
         began, cpu = time.perf_counter(), time.process_time()
         rows = CONTENDERS[contender](path)
         taken = {"rows": rows, "seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
@@ -166,7 +166,7 @@ def main() -> None:
         measure(options.measure[0], Path(options.measure[1]))
         return
     print(f"one core of {machine(PACKAGES)}; rates per second of processor time")
-    results = []
+    results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="grouptune-bench-") as name:
         for case in CASES:
             if options.only in case.name:

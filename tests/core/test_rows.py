@@ -223,7 +223,7 @@ messages = st.dictionaries(
 @given(st.lists(messages, min_size=1, max_size=3))
 def test_the_short_way_for_plain_messages_gives_what_the_long_way_gives(written: list[dict[str, Any]]) -> None:
     """A null field that nobody reads takes a message off the short way, and changes nothing."""
-    outcomes = []
+    outcomes: list[tuple[Any, ...]] = []
     for given_messages in (written, [{**message, "refusal": None} for message in written]):
         try:
             parsed = parse_row(json.dumps({"messages": given_messages}), 1)
