@@ -17,7 +17,6 @@ from app.api.routes import (
     audit_log,
     checkpoint_permissions,
     dashboard,
-    file_preview,
     files,
     fine_tuning,
     graders,
@@ -136,7 +135,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     v1 = APIRouter(prefix="/v1")
     for routes in (
         files,
-        file_preview,
         uploads,
         streams,
         validate_job,

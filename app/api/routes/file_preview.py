@@ -32,7 +32,7 @@ DEFAULT_MAX_LENGTH: Final = Hyperparameters().max_length
 MAX_PAGE_TOKENS: Final = 100_000
 """A page ends early once it shows so many."""
 
-router = APIRouter(prefix="/files", tags=["Files"])
+router = APIRouter()
 
 
 @router.get("/{file_id}/preview", dependencies=[needs(Scope.files_read)])

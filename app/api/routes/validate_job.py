@@ -1,32 +1,24 @@
 """`POST /v1/fine_tuning/jobs/validate`: what creating a job would say, without creating it."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
 from pydantic import ValidationError
 
-from app.api import token_lengths
-from app.api.deps import Config, Db, Store
+from app.api.deps import Config, Db
 from app.api.schemas.create_job import CreateJob
 from app.api.schemas.validate_job import JobPlan, Problem, Validation
 from app.api.validation_errors import explain
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
-from app.core.chat import tokenizer
-from app.core.chat.tokenizer import UnusableTokenizer
 from app.core.files import uploads
 from app.core.files.report import FileReport
-from app.core.files.tables import File
 from app.core.jobs import admission
 from app.core.jobs.admission import Examined
-from app.core.jobs.overlap import find_overlap
 from app.core.models import registry, weights
 from app.core.settings import Settings
 from app.core.spec.plan import resolve
-from app.core.storage.blobs import BlobStore
-
-_SHOWN_ROWS: Final = 5
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
 
@@ -36,16 +28,15 @@ def validate_job(
     caller: Caller,
     body: Annotated[dict[str, Any], Body(description="The same as for `POST /v1/fine_tuning/jobs`.", max_length=64)],
     database: Db,
-    store: Store,
     settings: Config,
 ) -> Validation:
-    """Check a job without creating it: every problem at once, or its warnings and what each `auto` stands for."""
+    """Check a job without creating it: every problem at once, or what each `auto` stands for."""
     try:
         asked = CreateJob.model_validate(body)
     except ValidationError as error:
         found = [explain([{**one, "loc": ("body", *one["loc"])}], CreateJob, body) for one in error.errors()]
         problems = [Problem(code="invalid_request", message=message, param=param) for message, param in found]
-        return Validation(valid=False, errors=problems, warnings=[], plan=None)
+        return Validation(valid=False, errors=problems, plan=None)
     with database.transaction() as session:
         examined = admission.examine(
             session,
@@ -58,45 +49,13 @@ def validate_job(
         if examined.problems:
             wrong = map(asked.as_sent, examined.problems)
             problems = [Problem(code=one.code, message=one.message, param=one.param) for one in wrong]
-            return Validation(valid=False, errors=problems, warnings=[], plan=None)
+            return Validation(valid=False, errors=problems, plan=None)
         files = (asked.training_file, asked.validation_file)
         found_files = [uploads.find_file(session, caller.project_id, one) if one else None for one in files]
-        overlap = find_overlap(session, asked.training_file, asked.validation_file)
     reports = [
         None if one is None or one.report is None else FileReport.model_validate(one.report) for one in found_files
     ]
-    warnings = _long_rows(examined, found_files[0], reports[0], store, settings)
-    if overlap is not None:
-        warnings.append(Problem(code="held_out_overlap", message=str(overlap), param="validation_file"))
-    plan = _plan(examined, reports[0], reports[1], settings)
-    return Validation(valid=True, errors=[], warnings=warnings, plan=plan)
-
-
-def _long_rows(
-    examined: Examined, file: File | None, report: FileReport | None, store: BlobStore, settings: Settings
-) -> list[Problem]:
-    """Nothing while the file is validated or the model is not there."""
-    if file is None or report is None or examined.base_model is None:
-        return []
-    model = registry.resolve(examined.base_model, settings.models_dir)
-    if not model.is_pulled:
-        return []
-    limit = model.fitting(examined.spec.hyperparameters.max_length)
-    try:
-        chat = tokenizer.load(model.directory)
-    except UnusableTokenizer as error:
-        return [Problem(code=error.code, message=error.message, param="model")]
-    with store.open(file.rows[0]) as stream:
-        over = token_lengths.too_long(stream, report, chat, limit)
-    if not over:
-        return []
-    shown = ", ".join(f"line {one.line} has {one.total:,}" for one in over[:_SHOWN_ROWS])
-    count = f"{len(over)} or more" if len(over) == len(report.longest) < report.rows else f"{len(over)}"
-    message = (
-        f"{count} of {report.rows:,} training rows have more than {limit:,} tokens ({shown}): what does not fit is "
-        "left out of training. Shorten them, or raise hyperparameters.max_length."
-    )
-    return [Problem(code="rows_too_long", message=message, param="training_file")]
+    return Validation(valid=True, errors=[], plan=_plan(examined, reports[0], reports[1], settings))
 
 
 def _plan(

@@ -3,9 +3,8 @@ noted. Parses none."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 from app.core.files.report import FileReport, RowPlace
 from app.core.spec.rows import MAX_LINE_BYTES
@@ -17,8 +16,7 @@ _RUNS: Final = 64
 _BOM: Final = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line without its end; of one that is too long, only enough for `parse_row` to refuse it."""
 
     number: int

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from app.core.files.reading import Line, lines
+from app.core.files.reading import lines as _lines
 from app.core.files.repeats import PromptIndex, Repeats
 from app.core.files.report import FileReport, Issue, LongRow, RowPlace, TeacherResponses, broken
 from app.core.spec.rows import Row, RowError, parse_row
@@ -60,14 +60,14 @@ def validate_rows(path: Path, *, max_errors: int = 50, progress: Progress | None
     with path.open("rb") as stream:
         if archive := _archive(stream):
             return Validated(broken(total, f"the file is a {archive} archive; upload what is in it"), PromptIndex())
-        for line in lines(stream):
-            tally.add(line)
+        for line, offset, raw in _lines(stream):
+            tally.add(line, offset, raw)
             if tally.seen > MAX_ROWS:
-                tally.error(line.number, None, f"the file has more than {MAX_ROWS:,} rows; split it")
+                tally.error(line, None, f"the file has more than {MAX_ROWS:,} rows; split it")
                 break
-            if progress is not None and line.offset >= next_progress:
-                next_progress = line.offset + _PROGRESS_BYTES
-                progress(line.offset, total)
+            if progress is not None and offset >= next_progress:
+                next_progress = offset + _PROGRESS_BYTES
+                progress(offset, total)
     if tally.seen == 0:
         tally.error(None, None, "the file holds no rows; write one JSON object a line")
     if progress is not None:
@@ -78,9 +78,9 @@ def validate_rows(path: Path, *, max_errors: int = 50, progress: Progress | None
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """Line number (from 1) and row, for each row of the file. Raises RowError at the first bad line."""
     with path.open("rb") as stream:
-        for line in lines(stream):
-            if line.content.strip():
-                yield line.number, parse_row(line.content, line.number)
+        for line, _, raw in _lines(stream):
+            if raw.strip():
+                yield line, parse_row(raw, line)
 
 
 def _archive(stream: BinaryIO) -> str | None:
@@ -126,23 +126,22 @@ class _Tally:
         self._longest: list[tuple[int, int, int]] = []
         self._places = _Places()
 
-    def add(self, read: Line) -> None:
-        line = read.number
-        if not read.content.strip():
+    def add(self, line: int, offset: int, raw: bytes) -> None:
+        if not raw.strip():
             self._blank = self._blank or line
             return
         if self._blank is not None:  # at the end of a file it is not worth a word: many editors save so
             self.warn(self._blank, None, "blank line ignored; line numbers count it")
             self._blank = None
         self.seen += 1
-        self._places.add(line, read.offset)
+        self._places.add(line, offset)
         try:
-            row = parse_row(read.content, line)
+            row = parse_row(raw, line)
         except RowError as error:
             self.error(error.line, error.param, error.message)
             return
         self._count(row)
-        self._measure(line, read.offset, row)
+        self._measure(line, offset, row)
         self.repeats.add(line, row)
         if row.unused_demonstration is not None:
             self.warn(line, "messages", row.unused_demonstration)

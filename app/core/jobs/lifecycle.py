@@ -78,9 +78,9 @@ def _admit(session: Session, job: Job) -> Job:
         return transition(session, job.id, _VALIDATING, JobStatus.failed, event, error=details)
     if any(file.status != FileStatus.processed for file in files.values()):
         return job
+    event = Event("Files validated, moving job to queued state")
     if overlap := find_overlap(session, job.training_file, job.validation_file):
         append(session, job.id, Event(str(overlap), level="warn", data={"code": "held_out_overlap"}))
-    event = Event("Files validated, moving job to queued state")
     return transition(session, job.id, _VALIDATING, JobStatus.queued, event, eligible_at=func.now())
 
 
