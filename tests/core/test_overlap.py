@@ -34,8 +34,8 @@ def test_an_event_names_the_lines_that_both_files_have(database: Database, tmp_p
         [event] = session.scalars(select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.level == "warn"))
         assert event.message == (
             "6 of 7 held-out rows have a prompt that the training file has too (line 3 is line 1 there, line 4 is line "
-            "2 there, line 5 is line 3 there, line 6 is line 4 there, line 7 is line 5 there, ...): results on them look "
-            "better than they are. Drop them from one of the files."
+            "2 there, line 5 is line 3 there, line 6 is line 4 there, line 7 is line 5 there, ...): results on them "
+            "look better than they are. Drop them from one of the files."
         )
         assert event.data == {"code": "held_out_overlap"}
         other = file_of(session, project, tmp_path / "o", "new")
