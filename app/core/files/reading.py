@@ -36,10 +36,15 @@ def lines(stream: BinaryIO, start: RowPlace | None = None) -> Iterator[Line]:
         while rest and not rest.endswith(b"\n"):
             rest = stream.readline(MAX_LINE_BYTES)
             size += len(rest)
-        content = raw.removeprefix(_BOM) if number == 1 else raw
-        yield Line(number, offset, content.removesuffix(b"\n").removesuffix(b"\r"))
+        yield Line(number, offset, line_content(raw, number))
         number += 1
         offset += size
+
+
+def line_content(raw: bytes, line: int) -> bytes:
+    """A line as `parse_row` takes it: without its end and, at the start of a file, without a byte order mark."""
+    raw = raw.removeprefix(_BOM) if line == 1 else raw
+    return raw.removesuffix(b"\n").removesuffix(b"\r")
 
 
 def rows_after(stream: BinaryIO, places: Sequence[RowPlace], after: int) -> Iterator[Line]:
