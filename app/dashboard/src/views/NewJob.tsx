@@ -8,6 +8,8 @@ import { useGet } from "../live";
 import { chosen, snippets } from "../settings";
 import type { FileObject, FileReport, Job, Model, Page, Validation } from "../types";
 import { type Draft, draftOf, EMPTY, METHODS, requestOf } from "./draft";
+import { GraderField } from "./GraderField";
+import { written } from "./graders";
 
 const PAUSE_MS = 350;
 
@@ -40,9 +42,13 @@ export function NewJob() {
       .then((job) => route(`/ui/jobs/${job.id}`), setProblem)
       .finally(() => setSending(false));
   };
+  const fields = Object.keys((report.value?.report as { item_fields?: object } | null)?.item_fields ?? {});
+  // The first grader of the form is written for the file, until somebody changes it.
+  useEffect(() => {
+    if (fields.length) setDraft((old) => (old.grader === EMPTY.grader ? { ...old, grader: written(0, fields) } : old));
+  }, [fields.join()]);
   if (models.error) return <Failure error={models.error} retry={models.reload} />;
   if (!models.value || !files.value) return <Loading what="models and files" />;
-  const fields = Object.keys((report.value?.report as { item_fields?: object } | null)?.item_fields ?? {});
   const isGroup = draft.method === "gft" || draft.method === "reinforcement";
   return (
     <>
@@ -81,24 +87,13 @@ export function NewJob() {
           </fieldset>
           {isGroup && (
             <>
-              <Field
-                label="Grader (JSON)"
-                id="grader"
-                hint={
-                  fields.length
-                    ? `This file's rows have ${fields.map((one) => `{{item.${one}}}`).join(", ")}.`
-                    : "It reads {{sample.output_text}} and the row's own fields, as {{item.field}}."
-                }
+              <GraderField
+                value={draft.grader}
+                set={(grader) => set({ grader })}
+                file={draft.training_file}
+                fields={fields}
                 problem={broken}
-              >
-                <textarea
-                  id="grader"
-                  rows={8}
-                  spellcheck={false}
-                  value={draft.grader}
-                  onInput={(event) => set({ grader: event.currentTarget.value })}
-                />
-              </Field>
+              />
               <fieldset class="row">
                 <legend>Answers in a group</legend>
                 {draft.method === "gft" && (
@@ -200,17 +195,11 @@ function Verdict({ checked }: { checked: Validation | undefined }) {
   );
 }
 
-function Field(props: { label: string; id: string; hint?: string; problem?: string | undefined; children: preact.ComponentChildren }) {
+function Field(props: { label: string; id: string; children: preact.ComponentChildren }) {
   return (
     <div class="field">
       <label for={props.id}>{props.label}</label>
       {props.children}
-      {props.hint && <p class="soft">{props.hint}</p>}
-      {props.problem && (
-        <p class="problem" role="alert">
-          {props.problem}
-        </p>
-      )}
     </div>
   );
 }
