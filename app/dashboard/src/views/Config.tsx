@@ -1,5 +1,5 @@
 import { useMemo, useState } from "preact/hooks";
-import { Code } from "../components/Basics";
+import { Code, Loading } from "../components/Basics";
 import { useGet } from "../live";
 import { chosen, defaults, flatten, snippets } from "../settings";
 import type { Job } from "../types";
@@ -41,6 +41,7 @@ export function Config({ job }: { job: Job }) {
           )}
           {others.filter(([, value]) => value).map(([name, value]) => `, ${name} ${value}`)}.
         </p>
+        {!document.value && <Loading what="the defaults" />}
         {document.value && (
           <>
             <Settings title="Not the default" rows={rows.filter((one) => one.differs)} />

@@ -83,7 +83,8 @@ function OneFile({ id }: { id: string }) {
         <Mend
           findings={found.errors}
           count={found.error_count}
-          read={writes ? read : undefined}
+          read={read}
+          writes={writes}
           filename={file.value.filename}
         />
       )}

@@ -11,19 +11,20 @@ interface Props {
   findings: Finding[];
   /** Of all errors, of which the report lists the first. */
   count: number;
-  /** Absent where nothing can be changed: then the errors are only told. */
+  /** The file, once it is read. */
   read: Lines | undefined;
+  writes: boolean;
   filename: string;
 }
 
-export function Mend({ findings, count, read, filename }: Props) {
+export function Mend({ findings, count, read, writes, filename }: Props) {
   const [changes, setChanges] = useState<ReadonlyMap<number, string | null>>(new Map());
   const [error, setError] = useState<ApiError>();
   const [busy, setBusy] = useState(false);
   const { route } = useLocation();
   const numbers = [...new Set(findings.map((one) => one.line))];
   const change = (line: number, text: string | null) => setChanges(new Map([...changes, [line, text]]));
-  const canMend = read?.isWhole === true && count === findings.length;
+  const canMend = writes && read?.isWhole === true && count === findings.length;
   const send = () => {
     if (!read) return;
     setBusy(true);

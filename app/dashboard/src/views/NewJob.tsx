@@ -2,9 +2,10 @@
 import { useLocation } from "preact-iso";
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, post } from "../api";
-import { Code, Failure, Loading, useTitle } from "../components/Basics";
+import { Code, Empty, Failure, Loading, useTitle } from "../components/Basics";
 import { number } from "../format";
 import { useGet } from "../live";
+import { useCan } from "../session";
 import { chosen, snippets } from "../settings";
 import type { FileObject, FileReport, Job, Model, Page, Validation } from "../types";
 import { type Draft, draftOf, EMPTY, METHODS, requestOf } from "./draft";
@@ -14,6 +15,16 @@ import { written } from "./graders";
 const PAUSE_MS = 350;
 
 export function NewJob() {
+  useTitle("New job");
+  if (useCan("jobs:write")) return <Form />;
+  return (
+    <Empty title="Your key only reads">
+      <p>Creating jobs needs a key with the scope jobs:write. Sign in with another one, or ask an administrator.</p>
+    </Empty>
+  );
+}
+
+function Form() {
   const { query: asked, route } = useLocation();
   const models = useGet<{ data: Model[] }>("/v1/models");
   const files = useGet<Page<FileObject>>("/v1/files?purpose=fine-tune");
@@ -21,7 +32,6 @@ export function NewJob() {
   const [problem, setProblem] = useState<ApiError>();
   const [sending, setSending] = useState(false);
   const report = useGet<FileReport>(draft.training_file ? `/v1/files/${draft.training_file}/report` : null);
-  useTitle("New job");
   useEffect(() => {
     if (asked.from) get<Job>(`${JOBS}/${asked.from}`).then((job) => setDraft(draftOf(chosen(job))), setProblem);
   }, [asked.from]);

@@ -100,7 +100,7 @@ function OneEndpoint({ endpoint, version, writes, changed }: OneProps) {
         )}
       </header>
       <p class="soft">
-        hears of {endpoint.event_types.map(short).join(", ")} · secret ends in <code>{endpoint.signing_secret_hint}</code> · made{" "}
+        hears of {endpoint.event_types.map(short).join(", ")} · secret <code>{endpoint.signing_secret_hint}</code> · made{" "}
         <Time at={endpoint.created_at} />
       </p>
       {said && (
