@@ -107,7 +107,7 @@ def tour(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tou
             )
         ]
         eventually(lambda: all(client.fine_tuning.jobs.retrieve(job).finished_at for job in jobs), 180.0)
-        yield Tour(*jobs, file, broken)
+        yield Tour(jobs[0], jobs[1], file, broken)
 
 
 def settle(page: Page) -> None:

@@ -17,6 +17,8 @@ export type Session = Schemas["SessionObject"];
 export type Endpoint = Schemas["EndpointObject"];
 export type NewEndpoint = Schemas["NewEndpointObject"];
 export type Delivery = Schemas["DeliveryObject"];
+export type Estimate = Schemas["EstimateObject"];
+export type EstimateRange = Schemas["Range"];
 export type Worker = Schemas["WorkerObject"];
 export type Validation = Schemas["Validation"];
 

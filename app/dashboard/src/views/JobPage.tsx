@@ -104,6 +104,7 @@ function Head({ job, isConnected }: { job: Job; isConnected: boolean }) {
     });
   };
   const waits = asked !== undefined && !isFinal(job) && !(asked === "pause" && job.status === "paused");
+  const expected = job.estimate?.seconds?.expected;
   const took = job.finished_at ? duration(job.finished_at - job.created_at) : undefined;
   return (
     <>
@@ -146,6 +147,7 @@ function Head({ job, isConnected }: { job: Job; isConnected: boolean }) {
         <span>
           created <Time at={job.created_at} />
           {took && ` · took ${took}`}
+          {!took && expected !== undefined && job.progress.step === 0 && ` · should take about ${duration(expected)}`}
         </span>
         {!isConnected && !isFinal(job) && (
           <span class="pill bad" role="status">

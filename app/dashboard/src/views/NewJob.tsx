@@ -9,6 +9,7 @@ import { useCan } from "../session";
 import { chosen, snippets } from "../settings";
 import type { FileObject, FileReport, Job, Model, Page, Validation } from "../types";
 import { type Draft, draftOf, EMPTY, METHODS, requestOf } from "./draft";
+import { Forecast } from "./Forecast";
 import { GraderField } from "./GraderField";
 import { written } from "./graders";
 
@@ -136,8 +137,9 @@ function Form() {
           </details>
           <Text label="Name (suffix)" value={draft.suffix} placeholder="my-first-run" set={(suffix) => set({ suffix })} kind="text" />
           {problem && <Failure error={problem} />}
-          <Verdict checked={checked} />
-          <button type="submit" class="primary" disabled={sending || Boolean(broken) || checked?.valid === false}>
+          <Verdict checked={checked?.found} />
+          {checked?.found.plan && <Forecast text={checked.of} />}
+          <button type="submit" class="primary" disabled={sending || Boolean(broken) || checked?.found.valid === false}>
             {sending ? "Creating …" : "Create the job"}
           </button>
         </form>
@@ -154,9 +156,15 @@ function Form() {
   );
 }
 
+interface Checked {
+  /** The request that was sent, as text. */
+  of: string;
+  found: Validation;
+}
+
 /** What the server says to the request, some time after the last change. */
-function useValidation(body: unknown): Validation | undefined {
-  const [checked, setChecked] = useState<Validation>();
+function useValidation(body: unknown): Checked | undefined {
+  const [checked, setChecked] = useState<Checked>();
   const text = body === null ? null : JSON.stringify(body);
   useEffect(() => {
     if (text === null) {
@@ -166,10 +174,10 @@ function useValidation(body: unknown): Validation | undefined {
     let current = true;
     const timer = setTimeout(() => {
       post<Validation>(`${JOBS}/validate`, JSON.parse(text)).then(
-        (found) => current && setChecked(found),
+        (found) => current && setChecked({ of: text, found }),
         (error: ApiError) => {
           const errors = [{ code: error.code, message: error.message, param: error.param }];
-          if (current) setChecked({ object: "fine_tuning.job.validation", valid: false, errors, plan: null });
+          if (current) setChecked({ of: text, found: { object: "fine_tuning.job.validation", valid: false, errors, plan: null } });
         },
       );
     }, PAUSE_MS);
