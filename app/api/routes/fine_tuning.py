@@ -70,6 +70,7 @@ def create_job(
         )
         if examined.problems:
             raise body.as_sent(examined.problems[0])
+        quotas.check_gpu_hours(session, caller.project_id, caller.limits.gpu_hours)
         quotas.check_queued_jobs(session, caller.project_id, caller.limits.queued_jobs)
         job = lifecycle.create(
             session,
