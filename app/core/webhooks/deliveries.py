@@ -22,12 +22,21 @@ KEPT: Final = timedelta(days=30)
 KEPT_TRIES: Final = 12
 GONE: Final = 410
 
+AT_ONCE_EACH: Final = 4
+"""Of one endpoint: a slow one leaves room for the others."""
+
 _CLAIM: Final = text(
     """
     UPDATE webhook_deliveries SET claimed_until = now() + make_interval(secs => :seconds)
     WHERE id IN (
         SELECT webhook_deliveries.id FROM webhook_deliveries
         WHERE state = 'pending' AND due_at <= now() AND (claimed_until IS NULL OR claimed_until < now())
+          AND NOT EXISTS (
+              SELECT 1 FROM webhook_deliveries AS ahead
+              WHERE ahead.endpoint_id = webhook_deliveries.endpoint_id AND ahead.state = 'pending'
+                AND (ahead.due_at, ahead.id) < (webhook_deliveries.due_at, webhook_deliveries.id)
+              OFFSET :each - 1
+          )
         ORDER BY due_at
         FOR UPDATE SKIP LOCKED
         LIMIT :limit
@@ -75,9 +84,10 @@ def any_due(session: Session) -> bool:
 def claim(session: Session, ring: KeyRing, *, limit: int, seconds: float) -> list[Outgoing]:
     """Takes due deliveries for so long, by the database's clock; whoever dies holds them no longer.
 
+    Of each endpoint the oldest few alone, so that one that is slow or has much to hear holds up nobody else.
     Raises `BadSetup` when a secret cannot be decrypted.
     """
-    taken = list(session.scalars(_CLAIM, {"limit": limit, "seconds": seconds}))
+    taken = list(session.scalars(_CLAIM, {"limit": limit, "seconds": seconds, "each": AT_ONCE_EACH}))
     rows = session.execute(
         select(WebhookDelivery, WebhookEndpoint)
         .join(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
@@ -114,7 +124,8 @@ def signed_headers(outgoing: Outgoing, now: datetime | None = None) -> dict[str,
 def settle(session: Session, delivery_id: str, tried: Tried) -> str | None:
     """Writes down a try; returns the new state, or None when its endpoint is gone.
 
-    A failure is tried again after its delay, and after the last one parked. 410 disables the endpoint.
+    A failure is tried again after its delay, and after the last one parked. 410 disables the endpoint, and parks all
+    that waits for it.
     """
     delivery = session.get(WebhookDelivery, delivery_id, with_for_update=True, populate_existing=True)
     if delivery is None:
@@ -147,6 +158,15 @@ def _fail(session: Session, delivery: WebhookDelivery, *, gone: bool) -> None:
     if gone:
         session.execute(
             update(WebhookEndpoint).where(WebhookEndpoint.id == delivery.endpoint_id).values(disabled_at=func.now())
+        )
+        waiting = select(WebhookDelivery.id).where(
+            WebhookDelivery.endpoint_id == delivery.endpoint_id, WebhookDelivery.state == "pending"
+        )
+        # Those that are in other hands just now get a 410 of their own.
+        parked = WebhookDelivery.id.in_(waiting.with_for_update(skip_locked=True))
+        session.execute(
+            update(WebhookDelivery).where(parked).values(state="parked"),
+            execution_options={"synchronize_session": False},
         )
     if gone or delivery.failures > len(DELAYS):
         delivery.state = "parked"
