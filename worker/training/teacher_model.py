@@ -16,13 +16,14 @@ import torch
 from app.core.chat.templates import TemplateRefused
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import Lora, Teacher, TrainerSpec
+from app.core.spec.plan import MAX_SEQUENCES
 from app.core.spec.reports import TrainerExit
 from app.core.spec.teaching import Spent, TeacherAnswer, share, storable
 from worker.training.batching import DataOrder
 from worker.training.interfaces import StopFlag
 from worker.training.lessons import LOCAL, Lessons
 from worker.training.model import Policy, load_policy
-from worker.training.rollout import MAX_SEQUENCES, Sampler, generator
+from worker.training.rollout import Sampler, generator
 from worker.training.tokenize import load_tokenizer
 from worker.training.types import JobFailure, Prompt, Taught
 from worker.training.world import World
