@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
+from app.api.linter import Linter
 from app.auth.bearer import Caller
 from app.core.db import Database
 from app.core.egress import Egress
@@ -46,12 +47,18 @@ async def _outgoing(request: Request) -> Egress:
     return egress
 
 
+async def _linter(request: Request) -> Linter:
+    linter: Linter = request.app.state.linter
+    return linter
+
+
 Db = Annotated[Database, Depends(_database)]
 Store = Annotated[BlobStore, Depends(_store)]
 Config = Annotated[Settings, Depends(_settings)]
 Secrets = Annotated[KeyRing, Depends(_secrets)]
 Outgoing = Annotated[Egress, Depends(_outgoing)]
 Graders = Annotated[Toolbox, Depends(_graders)]
+Lints = Annotated[Linter, Depends(_linter)]
 
 
 async def _strict(

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     DateTime,
     ForeignKey,
@@ -65,6 +66,12 @@ class Job(Base):
     """The verdict on each gate once training is finished; None before, and without gates."""
     error: Mapped[dict[str, Any] | None]
     """`{"code", "message", "param"}` of a failed job."""
+    lint: Mapped[dict[str, Any] | None]
+    """`LintReport` on the training file as JSON, once a worker has made it."""
+    lint_due: Mapped[bool] = mapped_column(Boolean, default=False, server_default=text("false"))
+    """Whether a worker is to lint the training file."""
+    lint_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """A worker lints it until then, by the database's clock."""
 
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -84,6 +91,7 @@ class Job(Base):
         Index("ix_jobs_project_created", "project_id", "created_at", "id"),
         Index("ix_jobs_claim", "priority", "created_at", postgresql_where="status = 'queued'"),
         Index("ix_jobs_lease", "lease_until", postgresql_where="status = 'running'"),
+        Index("ix_jobs_lint_due", "created_at", postgresql_where="lint_due"),
         Index("ix_jobs_validating", "created_at", postgresql_where="status = 'validating_files'"),
     )
 
