@@ -23,7 +23,7 @@ _COUNT: Final = re.compile(r"(expert|teacher|self)=(\d{1,4})")
 
 
 class GradersMissing(GrouptuneError):
-    """Linting on this machine needs the graders: `pip install 'grouptune[graders]'`. Or upload the file, lint its id."""
+    """Linting a path needs the graders: `pip install 'grouptune[graders]'`. Or upload the file and lint its id."""
 
     code = "graders_missing"
 
@@ -127,10 +127,11 @@ def _valid(adapter: TypeAdapter[Any], value: Any, name: str) -> Any:
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        # A union's error names the member that was meant, which is the grader's type.
-        place = ".".join(str(part) for part in (name, *first["loc"]))
-        raise InvalidRequest(first["msg"].removeprefix("Value error, "), param=place) from None
+        told = (
+            f"{'.'.join(map(str, (name, *one['loc'])))}: {one['msg'].removeprefix('Value error, ')}"
+            for one in error.errors()
+        )
+        raise InvalidRequest("; ".join(told)) from None
 
 
 def _show(summary: str, report: Json) -> None:
