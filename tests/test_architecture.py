@@ -58,7 +58,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # the command line and the embedded stack start the other processes by name and import none of them
         "app.client": "app.core.errors app.core.spec",
         "app.local": "app.core",
-        "app.cli": "app.core app.client app.local",
+        "app.sources": "app.core.errors app.core.spec",
+        "app.cli": "app.core app.client app.local app.sources",
         # sources of another language, and what builds them for a release
         "app.dashboard": "",
         # workers; nothing in app imports them
@@ -102,6 +103,7 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "nltk": "app.core.graders.checks.similarity",
         "rapidfuzz": "app.core.graders.checks.similarity",
         "rouge_score": "app.core.graders.checks.similarity",
+        "reasoning_gym": "app.core.graders.checks.reasoning_gym app.sources.reasoning_gym_rows",
         "jsonschema": "app.core.graders.checks.json_schema app.core.spec.graders",
         "referencing": "app.core.graders.checks.json_schema",
         "pydantic_monty": "app.core.graders.toolbox",
@@ -147,7 +149,7 @@ TOP_LEVEL: Final = frozenset(
 )
 LOADS_NEITHER: Final = {
     "app.main": ("torch", "transformers", "peft", "math_verify", "nltk"),
-    "app.cli": ("torch", "transformers", "fastapi", "starlette", "sqlalchemy"),
+    "app.cli": ("torch", "transformers", "fastapi", "starlette", "sqlalchemy", "reasoning_gym", "datasets"),
     "app.client": ("torch", "fastapi", "sqlalchemy", "celery"),
     "worker.runner": ("torch", "transformers", "fastapi", "starlette"),
     "worker.tasks": ("torch", "transformers", "fastapi", "starlette"),

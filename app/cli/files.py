@@ -13,12 +13,10 @@ from app.cli import github
 from app.cli.connection import StateDir, connect
 from app.cli.console import err, fail, note, write_json, write_line, write_table
 from app.cli.exits import ExitCode
-from app.cli.lint import lint
 from app.cli.watching import wait_for_file
 from app.client import Client, Json
 
 app = typer.Typer(help="Training and validation files.", no_args_is_help=True)
-app.command("lint")(lint)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -7,6 +7,8 @@ from app.cli.dashboard import dashboard
 from app.cli.demo import demo
 from app.cli.doctor import doctor
 from app.cli.exits import Boundary
+from app.cli.generate import generate
+from app.cli.lint import lint
 from app.cli.up import up
 
 app = typer.Typer(
@@ -20,6 +22,8 @@ app.command()(up)
 app.command()(demo)
 app.command()(dashboard)
 app.command()(doctor)
+files.app.command()(lint)
+files.app.command()(generate)
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
