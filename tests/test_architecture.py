@@ -41,6 +41,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # slices of core, bottom up
         "app.core.spec": "",
         "app.core.graders": "app.core.addresses app.core.egress app.core.spec",
+        "app.core.chat": "app.core.errors app.core.spec",
+        "app.core.workers": f"app.core.spec {_KERNEL}",
         "app.core.accounts": f"app.core.spec {_KERNEL}",
         "app.core.files": f"app.core.spec app.core.storage {_KERNEL}",
         "app.core.lint": "app.core.files app.core.graders app.core.spec",
@@ -48,9 +50,9 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # below jobs: their transitions write what webhooks say, in the same transaction
         "app.core.webhooks": f"app.core.accounts app.core.secrets {_KERNEL}",
         "app.core.jobs": f"app.core.accounts app.core.files app.core.lint app.core.models app.core.spec"
-        f" app.core.storage app.core.metrics app.core.webhooks {_KERNEL}",
+        f" app.core.storage app.core.metrics app.core.webhooks app.core.workers {_KERNEL}",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.files.tables app.core.jobs.tables"
-        " app.core.models.tables app.core.webhooks.tables",
+        " app.core.models.tables app.core.webhooks.tables app.core.workers.tables",
         # the API, layer over layer
         "app.auth": "app.core",
         "app.api": "app.core app.auth",
@@ -65,7 +67,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # workers; nothing in app imports them
         "worker": "app.core worker.trackers.run",
         "worker.trackers": "",
-        "worker.training": "app.core.spec app.core.graders",
+        "worker.training": "app.core.spec app.core.graders app.core.chat",
         "migrations": "app.core.tables",
     }.items()
 }
@@ -82,6 +84,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "sqlalchemy": "app.core migrations",
         "alembic": "app.core.migrate migrations",
         "psycopg": "app.core app.local",
+        # data files
+        "pyarrow": "app.core.files.parquet",
         # blobs
         "obstore": "app.core.storage.s3",
         # numbers for Prometheus
@@ -98,6 +102,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "bitsandbytes": "worker.training.base",
         "gguf": "worker.training",
         "numpy": "worker.training",
+        "tokenizers": "app.core.chat",
+        "jinja2": "app.core.chat",
         "huggingface_hub": "app.core.models.sources",
         "math_verify": "app.core.graders.checks.math",
         "nltk": "app.core.graders.checks.similarity",

@@ -6,8 +6,8 @@ from typing import Final
 from app.core.db import Database
 from app.core.errors import InvalidRequest, Overloaded
 from app.core.files import uploads
+from app.core.files.report import FileReport
 from app.core.files.tables import File, FileStatus
-from app.core.files.validation import FileReport
 from app.core.graders.run import GraderPool
 from app.core.graders.toolbox import Toolbox
 from app.core.jobs import checks, linting
@@ -49,7 +49,7 @@ class Linter:
             raise Overloaded("The server lints other files now; try again in a few seconds.")
         try:
             with (
-                self._store.as_file(file.blob, lambda: None) as path,
+                self._store.as_file(file.rows[0], lambda: None) as path,
                 GraderPool(grader, tools=self._tools) as pool,
             ):
                 return lint_file(path, counts, pool, mix, budget, until_signal=until_signal)

@@ -1,6 +1,9 @@
 """`grouptune files lint`: what a file's answers would teach, on this machine for a path, on the server for an id."""
 
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -14,6 +17,8 @@ from app.cli.exits import ExitCode
 from app.client import Json
 from app.core import settings
 from app.core.errors import GrouptuneError, InvalidRequest
+from app.core.files import parquet
+from app.core.files.validation import validate_file
 from app.core.spec.graders import Grader
 from app.core.spec.job import GroupMix
 
@@ -102,15 +107,10 @@ def _here(path: Path, body: Json) -> Json:
         from app.core.lint.run import Budget, lint_file  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise GradersMissing from error
-    from app.core.files.validation import validate_file  # noqa: PLC0415
-
     grader: Any = _valid(TypeAdapter(Grader), body["grader"], "grader")
     mix = _valid(TypeAdapter(GroupMix), body["group"], "group")
     if waits(grader) and not body["remote"]:
         raise InvalidRequest("This grader asks another machine for each answer: add --remote if that is wanted.")
-    counts = validate_file(path)
-    if not counts.valid:
-        raise InvalidRequest(f"{path}: {counts.summary()}", code="invalid_file")
     configuration = settings.load()
     key = configuration.judge_api_key
     outside = Outside(
@@ -118,9 +118,29 @@ def _here(path: Path, body: Json) -> Json:
         judge_api_key=key.get_secret_value() if key else None,
         allowed_private_hosts=configuration.allowed_private_hosts,
     )
-    with GraderPool(grader, outside) as pool:
-        report = lint_file(path, counts, pool, mix, Budget(MOST_ANSWERS, MOST_SECONDS))
+    with _as_jsonl(path) as rows, GraderPool(grader, outside) as pool:
+        counts = validate_file(rows)
+        if not counts.valid:
+            raise InvalidRequest(f"{path}: {counts.summary()}", code="invalid_file")
+        report = lint_file(rows, counts, pool, mix, Budget(MOST_ANSWERS, MOST_SECONDS))
     return {"summary": report.summary(), "report": report.model_dump(mode="json", by_alias=True)}
+
+
+@contextmanager
+def _as_jsonl(path: Path) -> Iterator[Path]:
+    """The file, or the rows of a Parquet file as one."""
+    if not parquet.is_parquet(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="grouptune-") as directory:
+        rows = Path(directory) / "rows.jsonl"
+        try:
+            parquet.to_jsonl(path, rows, lambda _done, _total: None)
+        except parquet.UnreadableParquet as error:
+            raise InvalidRequest(f"{path}: {error}", code="invalid_file") from error
+        except ModuleNotFoundError as error:
+            raise InvalidRequest(f"{path}: Parquet is read with pyarrow: pip install 'grouptune[data]'.") from error
+        yield rows
 
 
 def _valid(adapter: TypeAdapter[Any], value: Any, name: str) -> Any:

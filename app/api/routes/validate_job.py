@@ -14,7 +14,7 @@ from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest
 from app.core.files import uploads
-from app.core.files.validation import FileReport
+from app.core.files.report import FileReport
 from app.core.jobs import admission, linting
 from app.core.jobs.admission import Examined
 from app.core.lint.report import LintReport

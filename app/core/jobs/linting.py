@@ -8,7 +8,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest
-from app.core.files.validation import FileReport
+from app.core.files.report import FileReport
 from app.core.jobs.events import Event, append, clean
 from app.core.jobs.states import TERMINAL
 from app.core.jobs.tables import Job
@@ -32,7 +32,7 @@ _CLAIM: Final = text(
         FOR UPDATE OF j SKIP LOCKED
         LIMIT 1
     )
-    RETURNING jobs.id, jobs.spec, jobs.lint_until, files.blob, files.report
+    RETURNING jobs.id, jobs.spec, jobs.lint_until, COALESCE(files.rows_blob, files.blob) AS blob, files.report
     """
 )
 
