@@ -9,6 +9,7 @@ from fastapi import Depends, Header, Request
 
 from app.api.linter import Linter
 from app.auth.bearer import Caller
+from app.auth.identities import Identities
 from app.core.db import Database
 from app.core.egress import Egress
 from app.core.graders.toolbox import Toolbox
@@ -52,11 +53,17 @@ async def _linter(request: Request) -> Linter:
     return linter
 
 
+async def _identities(request: Request) -> Identities:
+    known: Identities = request.app.state.identities
+    return known
+
+
 Db = Annotated[Database, Depends(_database)]
 Store = Annotated[BlobStore, Depends(_store)]
 Config = Annotated[Settings, Depends(_settings)]
 Secrets = Annotated[KeyRing, Depends(_secrets)]
 Outgoing = Annotated[Egress, Depends(_outgoing)]
+Known = Annotated[Identities, Depends(_identities)]
 Graders = Annotated[Toolbox, Depends(_graders)]
 Lints = Annotated[Linter, Depends(_linter)]
 
