@@ -79,14 +79,14 @@ def lint(
 def _body(path: Path, group: str | None) -> Json:
     """Grader and group of the file, the latter as far as `group` does not say otherwise."""
     sent = job_body.read(path, what="a grader, or a job with one")
+    grader: Json = sent
     mix: Json = {}
     if isinstance(method := sent.get("method"), dict):
-        own = method.get(str(method.get("type")))
-        merged = {**own, **(sent.get("gft") or {})} if isinstance(own, dict) else sent.get("gft") or {}
-        sent, mix = merged.get("grader"), merged.get("group") or {}
-    if not isinstance(sent, dict):
+        settings = (method.get(str(method.get("type"))) or {}) | (sent.get("gft") or {})
+        grader, mix = settings.get("grader") or {}, settings.get("group") or {}
+    if "type" not in grader:
         raise InvalidRequest(f"{path} holds no grader: write one, or a job whose method has one.", param="grader")
-    return {"grader": sent, "group": mix | _mix(group)}
+    return {"grader": grader, "group": mix | _mix(group)}
 
 
 def _mix(group: str | None) -> dict[str, int]:

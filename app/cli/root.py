@@ -9,6 +9,7 @@ from app.cli.doctor import doctor
 from app.cli.exits import Boundary
 from app.cli.generate import generate
 from app.cli.lint import lint
+from app.cli.pull import pull
 from app.cli.up import up
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app.command()(dashboard)
 app.command()(doctor)
 files.app.command()(lint)
 files.app.command()(generate)
+files.app.command()(pull)
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")

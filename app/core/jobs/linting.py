@@ -54,7 +54,7 @@ def is_due(spec: JobSpec) -> bool:
 
 
 def decides(spec: JobSpec) -> bool:
-    """Whether the lint can refuse the job: with answers of its own every group may have contrast."""
+    """Whether the lint can refuse the job: with answers that are yet to come every group may have contrast."""
     return is_due(spec) and not spec.group.self_
 
 
