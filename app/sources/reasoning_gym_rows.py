@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -41,6 +42,22 @@ NOT_OFFERED: Final = {
     "string_insertion": _RUNS_CODE,
 }
 """Data sets that are left out, and why."""
+
+_DESCRIPTIONS: Final = {
+    "acre": "Which objects switch a machine on, told from examples (ACRE)",
+    "boxnet": "Plans for robot arms that carry boxes over a grid",
+    "calendar_arithmetic": "Questions about dates and days of the week",
+    "circuit_logic": "Output of a logic circuit that is drawn in ASCII",
+    "cryptarithm": "Which digits make a sum of words right",
+    "emoji_mystery": "A sentence that is hidden in an emoji",
+    "gsm_symbolic": "School word problems with other names and numbers (GSM-Symbolic)",
+    "list_functions": "The rule that turns lists into other lists, applied to one more",
+    "number_format": "The largest or smallest of numbers that are written in different ways",
+    "string_manipulation": "A string after rewriting rules were applied again and again",
+    "survo": "Fills a grid so that rows and columns have given sums",
+}
+"""Of data sets whose own description is missing, cut off or another one's."""
+_LINK: Final = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 
 
 class DataSet(NamedTuple):
@@ -139,6 +156,5 @@ def _registry() -> dict[str, tuple[Any, Any]]:
 
 def _described(name: str, cls: Any) -> DataSet:
     category = str(cls.__module__).split(".")[1]
-    lines = (cls.__doc__ or "").strip().splitlines()
-    described = bool(lines) and not lines[0].startswith(f"{cls.__name__}(")
-    return DataSet(name, category, lines[0].rstrip(":.") if described else f"{name.replace('_', ' ').capitalize()}")
+    own = (cls.__doc__ or name.replace("_", " ")).strip().splitlines()[0]
+    return DataSet(name, category, _DESCRIPTIONS.get(name) or _LINK.sub(r"\1", own).rstrip(":."))
