@@ -12,8 +12,15 @@ FILE_FIELDS: Final = ("training_file", "validation_file")
 _ID_PREFIX: Final = "file-"
 
 
-def read(path: Path, what: str = "one job: an object with `model`, `training_file` and `method`") -> dict[str, Any]:
-    """The object in a YAML or JSON file that is to hold `what`. Raises `InvalidRequest` saying which line is wrong."""
+NEEDS: Final = {
+    "job": "`model`, `training_file` and `method`",
+    "grader": "`type` and what that type needs",
+    "grader, or job with one": "`type` and what that type needs, or with `method`",
+}
+
+
+def read(path: Path, what: str = "job") -> dict[str, Any]:
+    """The job or grader in a YAML or JSON file. Raises `InvalidRequest` saying which line is wrong."""
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
     except yaml.MarkedYAMLError as error:
@@ -23,7 +30,7 @@ def read(path: Path, what: str = "one job: an object with `model`, `training_fil
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{path} is not YAML: {error}") from error
     if not isinstance(body, dict):
-        raise InvalidRequest(f"{path} must hold {what}.")
+        raise InvalidRequest(f"{path} must hold one {what}: an object with {NEEDS[what]}.")
     return body
 
 

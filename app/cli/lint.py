@@ -78,7 +78,7 @@ def lint(
 
 def _body(path: Path, group: str | None) -> Json:
     """Grader and group of the file, the latter as far as `group` does not say otherwise."""
-    sent = job_body.read(path, what="a grader, or a job with one")
+    sent = job_body.read(path, what="grader, or job with one")
     grader: Json = sent
     mix: Json = {}
     if isinstance(method := sent.get("method"), dict):

@@ -2,7 +2,8 @@
 
     A_k = (R_k - mean_G R) / (std_G R + eps)        std is the sample standard deviation (n - 1)
 
-Mean and std run over the whole hybrid group: sources are never normalised apart.
+Mean and std run over the whole hybrid group: sources are never normalised apart. The trainer and
+whoever grades its groups again use this one function.
 """
 
 import math
