@@ -158,7 +158,7 @@ TOP_LEVEL: Final = frozenset(
 )
 LOADS_NEITHER: Final = {
     "app.main": ("torch", "transformers", "peft", "math_verify", "nltk"),
-    "app.cli": ("torch", "transformers", "fastapi", "starlette", "sqlalchemy", "reasoning_gym", "datasets"),
+    "app.cli": ("torch", "transformers", "fastapi", "starlette", "sqlalchemy", "psycopg", "reasoning_gym", "datasets"),
     "app.client": ("torch", "fastapi", "sqlalchemy", "celery"),
     "worker.runner": ("torch", "transformers", "fastapi", "starlette"),
     "worker.tasks": ("torch", "transformers", "fastapi", "starlette"),
