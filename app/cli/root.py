@@ -16,6 +16,7 @@ from app.cli.generate import generate
 from app.cli.lint import lint
 from app.cli.pull import pull
 from app.cli.up import up
+from app.cli.workers import workers
 
 app = typer.Typer(
     name="grouptune",
@@ -48,6 +49,7 @@ app.command()(up)
 app.command()(demo)
 app.command()(dashboard)
 app.command()(doctor)
+app.command()(workers)
 files.app.command()(lint)
 files.app.command()(generate)
 files.app.command()(pull)
