@@ -48,6 +48,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.webhooks": f"app.core.accounts app.core.secrets {_KERNEL}",
         "app.core.jobs": f"app.core.accounts app.core.files app.core.models app.core.spec app.core.storage"
         f" app.core.metrics app.core.webhooks {_KERNEL}",
+        # above all slices: it reads and writes every table
+        "app.core.backup": f"app.core.spec app.core.storage app.core.jobs app.core.tables app.core.migrate {_KERNEL}",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.files.tables app.core.jobs.tables"
         " app.core.models.tables app.core.webhooks.tables",
         # the API, layer over layer
