@@ -50,6 +50,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         f" app.core.metrics app.core.webhooks {_KERNEL}",
         # above all slices: it reads and writes every table
         "app.core.backup": f"app.core.spec app.core.storage app.core.jobs app.core.tables app.core.migrate {_KERNEL}",
+        "app.core.checkup": f"app.core.broker app.core.migrate app.core.models app.core.secrets app.core.storage"
+        f" app.core.webhooks {_KERNEL}",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.files.tables app.core.jobs.tables"
         " app.core.models.tables app.core.webhooks.tables",
         # the API, layer over layer

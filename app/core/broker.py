@@ -6,6 +6,8 @@ import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from app.core.errors import GrouptuneError
+
 log = structlog.get_logger(__name__)
 
 TRAIN_TASK = "train.run_next"
@@ -47,3 +49,22 @@ def ring_validation(url: str) -> None:
 def ring_webhooks(url: str) -> None:
     """Says that a webhook delivery may be due."""
     _ring(url, WEBHOOK_TASK, "default")
+
+
+class BrokerUnavailable(GrouptuneError):
+    """The broker is away."""
+
+    code = "broker_unavailable"
+
+
+def workers(url: str, seconds: float) -> dict[str, set[str]]:
+    """Who answers within `seconds`, by name, and the queues that they take. Raises `BrokerUnavailable`."""
+    app = _app(url)
+    with app.connection_for_write() as connection:
+        lost = (OperationalError, *connection.connection_errors, *connection.channel_errors)
+        try:
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+            found = app.control.inspect(timeout=seconds, connection=connection).active_queues()
+        except lost as error:
+            raise BrokerUnavailable(f"it cannot be reached: {error}") from error
+    return {name: {queue["name"] for queue in queues} for name, queues in (found or {}).items()}

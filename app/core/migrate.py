@@ -29,9 +29,9 @@ def upgrade(database_url: str) -> None:
     command.upgrade(config(database_url), "head")
 
 
-def upgrade_on(connection: Connection, revision: str) -> None:
-    """The same up to `revision`, in the transaction of `connection`."""
-    command.upgrade(_config_on(connection), revision)
+def upgrade_on(connection: Connection, target: str) -> None:
+    """The same up to the revision `target`, in the transaction of `connection`."""
+    command.upgrade(_config_on(connection), target)
 
 
 def clear(connection: Connection) -> None:
@@ -56,14 +56,19 @@ def head() -> str:
     return str(ScriptDirectory.from_config(config("")).get_current_head())
 
 
-def is_known(revision: str) -> bool:
-    """Whether this version can migrate from `revision`."""
-    return any(script.revision == revision for script in ScriptDirectory.from_config(config("")).walk_revisions())
+def is_known(name: str) -> bool:
+    """Whether this version can migrate from the revision `name`."""
+    return any(script.revision == name for script in ScriptDirectory.from_config(config("")).walk_revisions())
+
+
+def revision(connection: Connection) -> str | None:
+    """The one that the database has; None without a schema."""
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def is_head(connection: Connection) -> bool:
     """Whether nothing is missing."""
-    return MigrationContext.configure(connection).get_current_revision() == head()
+    return revision(connection) == head()
 
 
 def current_is_head(database_url: str) -> bool:

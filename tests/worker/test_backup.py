@@ -12,7 +12,18 @@ from app.core.db import Database
 from app.core.jobs import lifecycle, queries
 from app.core.jobs.states import JobStatus
 from app.core.storage.local import LocalBlobStore
+from tests.setup_jobs import make_job, stored_file, supervised
 from tests.worker.conftest import Plant
+
+STEPS = 1500
+"""Takes seconds: it is paused in the middle."""
+
+
+def long_job(plant: Plant) -> str:
+    with plant.database.transaction() as session:
+        file = stored_file(session, plant.store, plant.project, plant.directory, rows=120)
+        spec = supervised(batch_size=2, n_epochs=STEPS // 60, checkpoint_interval=1000)
+        return make_job(session, plant.project, spec, file).id
 
 
 def grouptune(plant: Plant, *words: object) -> subprocess.CompletedProcess[str]:
@@ -40,12 +51,12 @@ def test_a_paused_job_goes_on_in_the_restored_installation(plant: Plant, tmp_pat
     with plant.train_worker():
         done = plant.submit(max_steps=3)
         plant.wait_for(done, JobStatus.succeeded)
-        paused = plant.submit(max_steps=600, n_epochs=600)
+        paused = long_job(plant)
         plant.wait_for_step(paused, 1)
         with plant.database.transaction() as session:
             lifecycle.pause(session, plant.project, paused)
         stopped_at = plant.wait_for(paused, JobStatus.paused).step
-    assert 0 < stopped_at < 600
+    assert 0 < stopped_at < STEPS
     backup = tmp_path / "installation.tar"
     dumped = grouptune(plant, "db", "dump", backup)
     assert (dumped.returncode, dumped.stdout) == (0, f"{backup}\n"), dumped.stderr
@@ -63,7 +74,7 @@ def test_a_paused_job_goes_on_in_the_restored_installation(plant: Plant, tmp_pat
             job = there.wait_for(paused, JobStatus.succeeded)
         with there.database.transaction() as session:
             attempts = queries.list_attempts(session, paused)
-        assert (job.step, attempts[-1].resumed_from_step) == (600, stopped_at)
+        assert (job.step, attempts[-1].resumed_from_step) == (STEPS, stopped_at)
         checked = grouptune(there, "doctor", "--history")
         assert checked.returncode == 0, checked.stderr
     finally:
