@@ -12,6 +12,7 @@ from app.core.files import claims
 from app.core.jobs import leases, lifecycle, queries
 from app.core.metrics import LEASE_LOSSES
 from app.core.webhooks import deliveries
+from app.core.workers import presence
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +25,7 @@ def sweep(database: Database, app: Celery) -> None:
         if expired := leases.expire(session):
             log.warning("sweep.leases_expired", jobs=expired)
             LEASE_LOSSES.labels("sweep").inc(expired)
+        presence.forget_lost(session)
     admit(database, app)
     with database.transaction() as session:
         files_wait, webhooks_due = claims.any_waiting(session), deliveries.any_due(session)

@@ -1,7 +1,5 @@
 """The Celery tasks. Each finds its work in Postgres; while that is away they leave: a sweep rings again."""
 
-import os
-import socket
 import time
 from functools import lru_cache
 
@@ -19,7 +17,7 @@ from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.storage.opening import open_store
-from worker import collector, expiry, sweeper, validation, webhooks
+from worker import collector, expiry, presence, sweeper, validation, webhooks
 from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, SWEEP_TASK, app
 from worker.runner import Runner
 
@@ -74,8 +72,14 @@ def _ring_webhooks() -> None:
 def _claim() -> Claim | None:
     """The best job; rings for the next one at once, because this slot is busy from now on."""
     with _database().transaction() as session:
-        worker, settings = f"{socket.gethostname()}:{os.getpid()}", _settings()
-        claim = leases.claim(session, worker, settings.lease_seconds, settings.max_running_jobs)
+        settings = _settings()
+        claim = leases.claim(
+            session,
+            presence.name(),
+            settings.lease_seconds,
+            settings.max_running_jobs,
+            device=presence.own_hardware().device,
+        )
         more = queries.any_queued(session)
     if claim is not None and more:
         _ring()

@@ -37,7 +37,7 @@ def run(config: Settings, progress: Progress, *, history: bool) -> Iterator[Find
             yield failed("postgres", f"there is no installation in {config.state_dir}", fix)
         else:
             progress("Postgres")
-            yield from database.check(url)
+            yield from database.check(url, config.lease_seconds)
         yield from _services(config, progress)
         yield from _machine(config, url)
         progress("GPU")
@@ -59,7 +59,7 @@ def _services(config: Settings, progress: Progress) -> Iterator[Finding]:
     if broker_url is None:
         yield warning("broker", "the embedded Valkey does not run: the service is stopped", "start it: `grouptune up`")
     else:
-        yield from services.check_broker(broker_url)
+        yield services.check_broker(broker_url)
     progress("Storage")
     try:
         store = open_store(config.storage_dir, config.storage_url, config.storage_address, config.storage_region)

@@ -73,8 +73,9 @@ LEFT_OUT: Final = {
     "model_aliases": _GONE_MODEL,
     "checkpoint_permissions": _GONE_MODEL,
     "upload_parts": "'uploads/' || upload_id || '/' || id = ANY({gone})",
+    "workers": "true",
 }
-"""Rows of a table that a backup leaves out, because what they name was deleted while it was made."""
+"""Rows of a table that a backup leaves out: what they name was deleted while it was made, or is not there elsewhere."""
 
 _HELD: Final = {
     "job": "jobs",

@@ -1,4 +1,4 @@
-"""Postgres: is it there, is it fit to hold the truth, is its schema current, does its clock agree with ours."""
+"""Postgres: is it there, fit to hold the truth, its schema current, its clock like ours; and who works for it."""
 
 import time
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from app.core import migrate
 from app.core.checkup.finding import Finding, Level, failed, ok, warning
 from app.core.db import Database
 from app.core.errors import DatabaseUnavailable
+from app.core.workers import presence
 
 OLDEST: Final = 150_000
 """Postgres 15."""
@@ -19,6 +20,10 @@ FEW_CONNECTIONS: Final = 100
 SKEW_SECONDS: Final = 5.0
 BAD_SKEW_SECONDS: Final = 300.0
 """So much do webhook signatures and ID tokens tolerate."""
+
+
+QUEUES: Final = {"train": "jobs", "default": "validations, webhooks and sweeps"}
+"""Queue -> what waits while nobody takes it."""
 
 
 class _Setting(NamedTuple):
@@ -67,8 +72,8 @@ _SETTINGS: Final = (
 )
 
 
-def check(url: str) -> Iterator[Finding]:
-    """All of it; without a connection the first line alone."""
+def check(url: str, alive_seconds: float) -> Iterator[Finding]:
+    """All of it, without a connection the first line alone. Workers must have been heard of so lately."""
     try:
         parsed = make_url(url)
         database = Database(url, pool_size=1)
@@ -80,7 +85,7 @@ def check(url: str) -> Iterator[Finding]:
     place = f"{parsed.host or parsed.query.get('host') or 'localhost'}/{parsed.database}"
     try:
         with database.transaction() as session:
-            yield from _check(session, place)
+            yield from _check(session, place, alive_seconds)
     except DatabaseUnavailable as error:
         reason = str(error.__cause__).strip().partition("\n(Background")[0] or error.message
         yield failed("postgres", f"{place} cannot be reached: {reason}", "start Postgres, or correct DATABASE_URL")
@@ -88,12 +93,15 @@ def check(url: str) -> Iterator[Finding]:
         database.dispose()
 
 
-def _check(session: Session, place: str) -> Iterator[Finding]:
+def _check(session: Session, place: str, alive_seconds: float) -> Iterator[Finding]:
     settings = dict(session.execute(text("SELECT name, setting FROM pg_settings")).tuples().all())
     flaws = list(_flaws(settings))
     yield from flaws or [ok("postgres", f"{place}, version {settings['server_version']}")]
-    yield _schema(session)
+    schema = _schema(session)
+    yield schema
     yield _clock(session)
+    if schema.level is Level.ok:
+        yield _workers(session, alive_seconds)
 
 
 def _flaws(settings: dict[str, str]) -> Iterator[Finding]:
@@ -139,3 +147,14 @@ def _clock(session: Session) -> Finding:
     if abs(skew) >= SKEW_SECONDS:
         return warning("clock", said, "synchronise both clocks (NTP)")
     return ok("clock", said)
+
+
+def _workers(session: Session, alive_seconds: float) -> Finding:
+    alive = [seen for seen in presence.list_workers(session, alive_seconds) if seen.is_alive]
+    queues = {queue for seen in alive for queue in seen.worker.queues}
+    if missing := sorted(QUEUES.keys() - queues):
+        waiting = " and ".join(QUEUES[queue] for queue in missing)
+        fix = f"start a worker for the queue {' and one for '.join(missing)}: `grouptune up`, or see docs/operations.md"
+        return warning("workers", f"nobody takes the queue {' or '.join(missing)}: {waiting} wait", fix)
+    names = ", ".join(f"{seen.worker.name} ({'+'.join(seen.worker.queues)}, {seen.hardware.device})" for seen in alive)
+    return ok("workers", f"{len(alive)} are there: {names}")

@@ -1,7 +1,6 @@
-"""The broker with its workers, and the blob store."""
+"""The broker and the blob store."""
 
 import secrets
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
@@ -9,31 +8,19 @@ from app.core import broker
 from app.core.checkup.finding import Finding, failed, ok, warning
 from app.core.storage.blobs import BlobMissing, BlobStore, StorageUnavailable
 
-PING_SECONDS: Final = 1.0
 PROBE_BYTES: Final = 1 << 16
 STORE_SKEW_SECONDS: Final = 600.0
 """The orphan grace, by which the store's clock must be right, is an hour at least."""
-_NO_WORKER: Final = "start workers: `grouptune up`, or the two services that docs/operations.md names"
 
 
-def check_broker(url: str) -> Iterator[Finding]:
-    """Is it there, and who listens."""
+def check_broker(url: str) -> Finding:
+    """Is it there."""
     try:
-        workers = broker.workers(url, PING_SECONDS)
+        broker.check(url)
     except broker.BrokerUnavailable as error:
         fix = "start Valkey or Redis, or correct REDIS_URL; jobs wait meanwhile, none is lost"
-        yield failed("broker", error.message, fix)
-        return
-    yield ok("broker", "it answers")
-    if not workers:
-        yield warning("workers", "none answers: jobs and validations wait", _NO_WORKER)
-        return
-    names = ", ".join(sorted(workers))
-    missing = sorted({"train", "default"} - set().union(*workers.values()))
-    if missing:
-        yield warning("workers", f"{names} answer; nobody takes the queue {' or '.join(missing)}", _NO_WORKER)
-        return
-    yield ok("workers", f"{names} answer")
+        return failed("broker", error.message, fix)
+    return ok("broker", "it answers")
 
 
 def check_store(store: BlobStore, place: str) -> Finding:
