@@ -29,6 +29,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.ids": "",
         "app.core.clock": "",
         "app.core.logging": "",
+        "app.core.tracing": "",
         "app.core.addresses": "",
         "app.core.secrets": "app.core.errors",
         "app.core.egress": "app.core.addresses app.core.errors",
@@ -89,6 +90,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "obstore": "app.core.storage.s3",
         # numbers for Prometheus
         "prometheus_client": "app.core.metrics",
+        # traces
+        "opentelemetry": "app.core.tracing",
         # dispatch
         "celery": "app.core.broker worker",
         "kombu": "app.core.broker worker",

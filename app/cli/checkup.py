@@ -27,30 +27,23 @@ def run(config: Settings, progress: Progress, *, history: bool) -> Iterator[Find
     """One finding after the other; an embedded Postgres that is stopped runs meanwhile."""
     with ExitStack() as running:
         url = config.database_url
-        if url is None:
-            try:
-                url = _embedded(config, progress, running)
-            except LocalStackError as error:
-                yield failed("postgres", str(error), f"look at {config.state_dir / 'logs' / 'postgres.log'}")
-        if url is None:
+        if url is None and not has_database(config.state_dir):
             fix = "start one with `grouptune up`, or set DATABASE_URL or --state-dir"
             yield failed("postgres", f"there is no installation in {config.state_dir}", fix)
         else:
-            progress("Postgres")
-            yield from database.check(url, config.lease_seconds)
-        yield from _services(config, progress)
+            try:
+                url = url or running.enter_context(embedded_url(config.state_dir.absolute(), progress))
+                progress("Postgres")
+                yield from database.check(url, config.lease_seconds)
+            except LocalStackError as error:
+                yield failed("postgres", str(error), f"look at {config.state_dir / 'logs' / 'postgres.log'}")
+            yield from _services(config, progress)
         yield from _machine(config, url)
         progress("GPU")
         yield from _gpu(config)
         if history and url is not None:
             progress("History")
             yield from _history(config, url)
-
-
-def _embedded(config: Settings, progress: Progress, running: ExitStack) -> str | None:
-    if not has_database(config.state_dir):
-        return None
-    return running.enter_context(embedded_url(config.state_dir.absolute(), progress))
 
 
 def _services(config: Settings, progress: Progress) -> Iterator[Finding]:

@@ -44,7 +44,8 @@ class Database:
             max_overflow=pool_size * 2,
             pool_pre_ping=True,
             pool_timeout=pool_wait_seconds,
-            connect_args={"connect_timeout": 5, "application_name": "grouptune"},
+            # A database without an encoding (SQL_ASCII) would else answer in bytes.
+            connect_args={"connect_timeout": 5, "application_name": "grouptune", "client_encoding": "utf8"},
         )
 
     @contextmanager

@@ -48,10 +48,9 @@ def other_plant(plant: Plant, directory: Path, name: str) -> Plant:
 
 
 def test_a_paused_job_goes_on_in_the_restored_installation(plant: Plant, tmp_path: Path) -> None:
+    done, paused = plant.submit(max_steps=3), long_job(plant)
     with plant.train_worker():
-        done = plant.submit(max_steps=3)
         plant.wait_for(done, JobStatus.succeeded)
-        paused = long_job(plant)
         plant.wait_for_step(paused, 1)
         with plant.database.transaction() as session:
             lifecycle.pause(session, plant.project, paused)

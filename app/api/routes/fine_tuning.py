@@ -2,6 +2,7 @@
 
 from typing import Annotated, Final, Literal
 
+import structlog
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
 from starlette.responses import StreamingResponse
 
@@ -22,7 +23,7 @@ from app.api.schemas.jobs import (
 )
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
-from app.core import broker
+from app.core import broker, tracing
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest
 from app.core.jobs import admission, audited, inspector, lifecycle, queries, quotas, removal, series
@@ -30,6 +31,7 @@ from app.core.jobs.states import JobStatus
 from app.core.jobs.views import view, views
 from app.core.spec.reports import Source
 
+log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
 
 MAX_STEP: Final = 2_147_483_647
@@ -63,9 +65,11 @@ def create_job(
             spec=examined.spec,
             training_file=body.training_file,
             validation_file=body.validation_file,
+            traceparent=tracing.current(),
         )
         audited.note_created(session, caller.actor, job)
         answer = JobObject.of(view(session, job), strict=strict)
+    log.info("job.created", job=answer.id)
     if settings.redis_url is not None:
         ring = broker.ring_training if job.status == JobStatus.queued else broker.ring_validation
         after.add_task(ring, settings.redis_url)

@@ -94,7 +94,8 @@ def check(url: str, alive_seconds: float) -> Iterator[Finding]:
 
 
 def _check(session: Session, place: str, alive_seconds: float) -> Iterator[Finding]:
-    settings = dict(session.execute(text("SELECT name, setting FROM pg_settings")).tuples().all())
+    rows = session.execute(text("SELECT name, setting FROM pg_settings"))
+    settings: dict[str, str] = {row.name: row.setting for row in rows}
     flaws = list(_flaws(settings))
     yield from flaws or [ok("postgres", f"{place}, version {settings['server_version']}")]
     schema = _schema(session)

@@ -19,7 +19,15 @@ from app.core.spec.job import JobSpec
 _VALIDATING: Final = frozenset({JobStatus.validating_files})
 
 
-def create(session: Session, *, project_id: str, spec: JobSpec, training_file: str, validation_file: str | None) -> Job:
+def create(
+    session: Session,
+    *,
+    project_id: str,
+    spec: JobSpec,
+    training_file: str,
+    validation_file: str | None,
+    traceparent: str | None = None,
+) -> Job:
     """A new job, queued at once when its files are validated already.
 
     Ring the workers after the commit: training if it is queued, validation if not. Call
@@ -31,6 +39,7 @@ def create(session: Session, *, project_id: str, spec: JobSpec, training_file: s
         spec=spec.model_dump(mode="json", by_alias=True),
         training_file=training_file,
         validation_file=validation_file,
+        traceparent=traceparent,
     )
     session.add(job)
     session.flush()
