@@ -36,6 +36,7 @@ from app.api.schemas.errors import ErrorEnvelope
 from app.api.traces import Traces
 from app.auth import scopes
 from app.auth.id_tokens import IdTokens
+from app.auth.identities import Identities
 from app.core import logging, tracing
 from app.core import settings as configuration
 from app.core.accounts.rate_limit import RateLimiter
@@ -123,6 +124,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.database = database
     app.state.rate_limiter = rate_limiter
+    app.state.identities = Identities()
     app.state.hub = Hub(database)
     app.state.secrets = KeyRing.load(
         settings.secret_keys.get_secret_value() if settings.secret_keys else None, settings.secret_keys_file

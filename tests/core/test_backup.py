@@ -80,6 +80,8 @@ def make_installation(session: Session, store: BlobStore, scratch: Path) -> dict
     """A finished job with its model and alias, a running one with a checkpoint, an upload under way, keys and log."""
     project = make_project(session)
     file = stored_file(session, store, project, scratch)
+    converted = store.write(f"{file.blob}-rows", [b"{}"])
+    file.rows_blob, file.rows_sha256 = f"{file.blob}-rows", converted.sha256
     actor = Actor(project, key_id=api_keys.ensure_bootstrap(session, None).split("_")[2])
     keyring.mint(
         session,
@@ -171,6 +173,11 @@ def test_all_rows_and_blobs_come_back(
     (tmp_path / "unpacked").mkdir()
     subprocess.run(["tar", "-xf", tmp_path / "backup", "-C", tmp_path / "unpacked"], check=True)
     subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=tmp_path / "unpacked", check=True)
+
+
+def test_it_knows_every_column_that_names_a_blob() -> None:
+    columns = {f"{table.name}.{c.name}" for table in metadata.sorted_tables for c in table.columns if "blob" in c.name}
+    assert columns == {"files.blob", "files.rows_blob", "models.blob", "checkpoints.blob"}
 
 
 class _Disturbed(LocalBlobStore):

@@ -77,7 +77,7 @@ def list_files(
     strict: Strict = False,
 ) -> Page[FileObject]:
     """List this project's files, newest first unless `order` is `asc`."""
-    with database.transaction() as session:
+    with database.reading() as session:
         files, more = uploads.list_files(
             session, caller.project_id, after=after, limit=limit, order=order, purpose=purpose
         )
@@ -87,7 +87,7 @@ def list_files(
 @router.get("/{file_id}", dependencies=[needs(Scope.files_read)])
 def retrieve_file(caller: Caller, file_id: FileId, database: Db, strict: Strict = False) -> FileObject:
     """One file."""
-    with database.transaction() as session:
+    with database.reading() as session:
         return FileObject.of(uploads.get_file(session, caller.project_id, file_id), strict=strict)
 
 
@@ -97,7 +97,8 @@ def remove_file(caller: Caller, file_id: FileId, database: Db, store: Store) -> 
     with database.transaction() as session:
         file = delete_file(session, caller.project_id, file_id)
         audit.record(session, caller.actor, Action.file_delete, file.id, before=audit.snapshot(file, *AUDITED))
-    store.discard(file.blob)
+    for blob in file.blobs:
+        store.discard(blob)
     return FileDeleted(id=file_id)
 
 
@@ -122,7 +123,7 @@ def file_content(
     ] = None,
 ) -> StreamingResponse:
     """Download a file."""
-    with database.transaction() as session:
+    with database.reading() as session:
         file = uploads.get_file(session, caller.project_id, file_id)
     chunks, size, kind = _chunks(store.open(file.blob)), file.bytes, "application/octet-stream"
     if encoding == "base64":
@@ -143,7 +144,7 @@ def _chunks(stream: BinaryIO) -> Iterator[bytes]:
 @router.get("/{file_id}/report", dependencies=[needs(Scope.files_read)])
 def file_report(caller: Caller, file_id: FileId, database: Db) -> FileReportObject:
     """What the validation found, line by line."""
-    with database.transaction() as session:
+    with database.reading() as session:
         file = uploads.get_file(session, caller.project_id, file_id)
     return FileReportObject(
         file_id=file.id, status=FileStatus(file.status), summary=file.status_details, report=file.report

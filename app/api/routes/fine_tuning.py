@@ -26,9 +26,10 @@ from app.auth.scopes import needs
 from app.core import broker, tracing
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest
-from app.core.jobs import admission, audited, inspector, lifecycle, queries, quotas, removal, series
+from app.core.jobs import admission, audited, inspector, lifecycle, queries, quotas, removal, rollups, series
 from app.core.jobs.states import JobStatus
 from app.core.jobs.views import view, views
+from app.core.spec.job import MethodType
 from app.core.spec.reports import Source
 
 log = structlog.get_logger(__name__)
@@ -95,20 +96,34 @@ def list_jobs(
     caller: Caller,
     database: Db,
     metadata: Annotated[dict[str, str] | None, Depends(_metadata_filter)],
+    status: Annotated[JobStatus | None, Query(description="Only jobs in this state.")] = None,
+    method: Annotated[MethodType | None, Query(description="Only jobs of this method.")] = None,
+    search: Annotated[
+        str | None, Query(max_length=200, description="Part of the id, the name, a model or the metadata.")
+    ] = None,
     after: After = None,
     limit: Limit = 20,
     strict: Strict = False,
 ) -> Page[JobObject]:
-    """List this project's jobs, newest first; `metadata[key]=value` filters."""
-    with database.transaction() as session:
-        jobs, more = queries.list_jobs(session, caller.project_id, after=after, limit=limit, metadata=metadata)
+    """List this project's jobs, newest first; `metadata[key]=value` filters, and so do the fields that OpenAI lacks."""
+    with database.reading() as session:
+        jobs, more = queries.list_jobs(
+            session,
+            caller.project_id,
+            after=after,
+            limit=limit,
+            metadata=metadata,
+            status=status,
+            method=method,
+            search=search,
+        )
         return page([JobObject.of(one, strict=strict, samples=False) for one in views(session, jobs)], more)
 
 
 @router.get("/{job_id}", dependencies=[needs(Scope.jobs_read)])
 def retrieve_job(caller: Caller, job_id: JobId, database: Db, strict: Strict = False) -> JobObject:
     """One job with its progress."""
-    with database.transaction() as session:
+    with database.reading() as session:
         return JobObject.of(view(session, queries.get_job(session, caller.project_id, job_id)), strict=strict)
 
 
@@ -167,7 +182,7 @@ def list_events(
     caller: Caller, job_id: JobId, database: Db, after: After = None, limit: Limit = 20
 ) -> Page[EventObject]:
     """What happened, newest first."""
-    with database.transaction() as session:
+    with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
         events, more = queries.list_events(session, job.id, after=after, limit=limit)
     return page([EventObject.of(event) for event in events], more)
@@ -178,7 +193,7 @@ def list_checkpoints(
     caller: Caller, job_id: JobId, database: Db, after: After = None, limit: Limit = 10
 ) -> Page[CheckpointObject]:
     """Checkpoints, newest first."""
-    with database.transaction() as session:
+    with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
         checkpoints, more = queries.list_checkpoints(session, job.id, after=after, limit=limit)
     return page([CheckpointObject.of(one, job, caller.project_name) for one in checkpoints], more)
@@ -212,10 +227,10 @@ def job_metrics(
 ) -> MetricSeries | StreamingResponse:
     """Values by step for charts: as many steps as `points` allows, no extreme lost; or all of them as CSV."""
     wanted = [name.strip() for name in names.split(",") if name.strip()] if names else []
-    with database.transaction() as session:
+    with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
         if output == "csv":
-            columns = wanted or series.all_names(session, job.id)
+            columns = wanted or rollups.names(session, job.id)
             lines = csv_lines(database, job.id, columns, step_from, step_to)
             return StreamingResponse(
                 lines,
@@ -237,19 +252,22 @@ def job_groups(
     step: Annotated[int | None, Query(ge=0, le=MAX_STEP, description="The latest one if absent.")] = None,
     step_from: Annotated[int | None, Query(ge=0, le=MAX_STEP, description="Instead of `step`: several.")] = None,
     step_to: Annotated[int, Query(ge=0, le=MAX_STEP, description="The last step.")] = MAX_STEP,
+    row: Annotated[
+        int | None, Query(ge=0, le=MAX_STEP, description="The groups of this row alone, as members call it.")
+    ] = None,
     source: Annotated[Source | None, Query(description="Sort by members of this source alone.")] = None,
     sort: Annotated[inspector.Order, Query(description="What comes first.")] = inspector.Order.step,
     after: After = None,
     limit: Limit = 100,
 ) -> GroupList:
     """The groups of one step or several: who said what, what it earned and how it was weighted."""
-    with database.transaction() as session:
+    with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
         steps = inspector.steps(session, job.id)
         shown = step if step is not None or step_from is not None else max(steps, default=None)
         first, last = (shown or 0, shown or 0) if step_from is None else (step_from, step_to)
         found, more = inspector.page(
-            session, job.id, first=first, last=last, source=source, order=sort, after=after, limit=limit
+            session, job.id, first=first, last=last, row=row, source=source, order=sort, after=after, limit=limit
         )
     return GroupList.of(job_id, None if step_from is not None else shown, steps, found, more)
 
@@ -257,7 +275,8 @@ def job_groups(
 @router.get("/{job_id}/attempts", dependencies=[needs(Scope.jobs_read)])
 def job_attempts(caller: Caller, job_id: JobId, database: Db) -> AttemptList:
     """Every time that a worker took the job up, and how that ended."""
-    with database.transaction() as session:
+    with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
         attempts = queries.list_attempts(session, job.id)
-    return AttemptList(data=[AttemptObject.of(attempt) for attempt in attempts])
+        reached = queries.last_steps(session, job.id)
+    return AttemptList(data=[AttemptObject.of(one, reached.get(one.epoch)) for one in attempts])

@@ -259,9 +259,10 @@ class AttemptObject(BaseModel):
     outcome: str | None
     reason: str | None
     resumed_from_step: int
+    last_step: int | None = Field(description="The last one that it reported; null if it ended before its first.")
 
     @classmethod
-    def of(cls, attempt: JobAttempt) -> "AttemptObject":
+    def of(cls, attempt: JobAttempt, last_step: int | None) -> "AttemptObject":
         """The wire form of a row."""
         return cls(
             epoch=attempt.epoch,
@@ -271,6 +272,7 @@ class AttemptObject(BaseModel):
             outcome=attempt.outcome,
             reason=attempt.reason,
             resumed_from_step=attempt.resumed_from_step,
+            last_step=last_step,
         )
 
 

@@ -47,6 +47,8 @@ _NAMED: Final = text(
     """
     SELECT blob AS place, false AS is_tree, sha256 FROM files
     UNION ALL
+    SELECT rows_blob, false, rows_sha256 FROM files WHERE rows_blob IS NOT NULL
+    UNION ALL
     SELECT blob, true, NULL FROM (SELECT blob FROM models UNION SELECT blob FROM checkpoints) AS trees
     UNION ALL
     SELECT 'uploads/' || uploads.id || '/' || upload_parts.id, false, NULL
@@ -56,7 +58,7 @@ _NAMED: Final = text(
 )
 # A row that is deleted just now holds its lock until its blob is gone.
 _STILL_NAMED: Final = (
-    text("SELECT FROM files WHERE blob = :place FOR KEY SHARE"),
+    text("SELECT FROM files WHERE :place IN (blob, rows_blob) FOR KEY SHARE"),
     text("SELECT FROM models WHERE blob = :place FOR KEY SHARE"),
     text("SELECT FROM checkpoints WHERE blob = :place FOR KEY SHARE"),
     text(
@@ -67,7 +69,7 @@ _STILL_NAMED: Final = (
 
 _GONE_MODEL: Final = "model IN (SELECT id FROM models WHERE blob = ANY({gone}))"
 LEFT_OUT: Final = {
-    "files": "blob = ANY({gone})",
+    "files": "blob = ANY({gone}) OR coalesce(rows_blob = ANY({gone}), false)",
     "models": "blob = ANY({gone})",
     "checkpoints": "blob = ANY({gone})",
     "model_aliases": _GONE_MODEL,

@@ -1,9 +1,9 @@
 """Reads of jobs and what belongs to them. Lists page by the id of the last item seen."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import func, or_, select, text, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.core.errors import InvalidRequest, NotFound
@@ -31,16 +31,32 @@ def job_of_project(session: Session, project_id: str, job_id: str, *, lock: bool
 
 
 def list_jobs(
-    session: Session, project_id: str, *, after: str | None, limit: int, metadata: dict[str, str] | None
+    session: Session,
+    project_id: str,
+    *,
+    after: str | None,
+    limit: int,
+    metadata: dict[str, str] | None = None,
+    status: str | None = None,
+    method: str | None = None,
+    search: str | None = None,
 ) -> tuple[list[Job], bool]:
     """A page of jobs, newest first, and whether there are more; `metadata` must all match, `{}` means jobs without any.
 
-    Raises `InvalidRequest` with `param` "after" when there is no such job.
+    `search` is part of the id, the name, a model or a value of the metadata, in any case. Raises `InvalidRequest`
+    with `param` "after" when there is no such job.
     """
     statement = select(Job).where(Job.project_id == project_id)
     if metadata is not None:
         own = Job.spec["metadata"]
         statement = statement.where(own.contains(metadata) if metadata else own.astext.is_(None))
+    if status is not None:
+        statement = statement.where(Job.status == status)
+    if method is not None:
+        statement = statement.where(Job.spec["method"].astext == method)
+    if search:
+        names = (Job.id, Job.fine_tuned_model, *(Job.spec[key].astext for key in ("model", "suffix", "metadata")))
+        statement = statement.where(or_(*(name.icontains(search, autoescape=True) for name in names)))
     if after is not None:
         seen = session.execute(
             select(Job.created_at, Job.id).where(Job.id == after, Job.project_id == project_id)
@@ -94,9 +110,39 @@ def list_attempts(session: Session, job_id: str) -> list[JobAttempt]:
     return list(session.scalars(select(JobAttempt).where(JobAttempt.job_id == job_id).order_by(JobAttempt.epoch)))
 
 
+def last_steps(session: Session, job_id: str) -> dict[int, int]:
+    """The last step that each attempt reported, by epoch, from the events of its time; without those that made none."""
+    during = (JobEvent.created_at >= JobAttempt.started_at) & (
+        JobAttempt.ended_at.is_(None) | (JobEvent.created_at <= JobAttempt.ended_at)
+    )
+    reached = (
+        select(JobAttempt.epoch, func.max(JobEvent.data["step"].as_integer()).label("last"))
+        .join(JobEvent, (JobEvent.job_id == JobAttempt.job_id) & (JobEvent.type == "metrics") & during)
+        .where(JobAttempt.job_id == job_id)
+        .group_by(JobAttempt.epoch)
+    )
+    return {row.epoch: row.last for row in session.execute(reached)}
+
+
 def latest_checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
     """The checkpoints to resume from, best first."""
     return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())))
+
+
+# Two ranges of `ix_jobs_turn` are counted for each job; one condition with OR would read the whole queue.
+_POSITIONS: Final = text(
+    """
+    SELECT id, 1 + above.jobs + older.jobs AS position
+    FROM jobs AS job,
+         LATERAL (SELECT count(*) AS jobs FROM jobs AS other
+                  WHERE other.status = 'queued' AND other.priority > job.priority) AS above,
+         LATERAL (SELECT count(*) AS jobs FROM jobs AS other
+                  WHERE other.status = 'queued' AND other.priority = job.priority
+                        AND (other.eligible_at, other.created_at, other.id)
+                            < (job.eligible_at, job.created_at, job.id)) AS older
+    WHERE id = ANY(:ids) AND status = 'queued'
+    """
+)
 
 
 def queue_positions(session: Session, jobs: Sequence[Job]) -> dict[str, int]:
@@ -107,11 +153,7 @@ def queue_positions(session: Session, jobs: Sequence[Job]) -> dict[str, int]:
     asked = [job.id for job in jobs if job.status == JobStatus.queued]
     if not asked:
         return {}
-    turn = (Job.priority.desc(), Job.eligible_at, Job.created_at, Job.id)
-    place = func.row_number().over(order_by=turn).label("place")
-    queue = select(Job.id, place).where(Job.status == JobStatus.queued).subquery()
-    found = session.execute(select(queue.c.id, queue.c.place).where(queue.c.id.in_(asked)))
-    return {row.id: row.place for row in found}
+    return {row.id: row.position for row in session.execute(_POSITIONS, {"ids": asked})}
 
 
 def job_file(session: Session, project_id: str, file_id: str, param: str) -> File:
