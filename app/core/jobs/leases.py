@@ -40,7 +40,8 @@ _CLAIM: Final = text(
         FOR UPDATE OF candidate SKIP LOCKED
         LIMIT 1
     )
-    RETURNING id, project_id, epoch, spec, training_file, validation_file, traceparent,
+    RETURNING id, project_id, epoch, spec, training_file, validation_file,
+              (SELECT data->>'traceparent' FROM job_events WHERE job_id = jobs.id AND seq = 1) AS traceparent,
               extract(epoch FROM now() - eligible_at)::float AS waited_seconds
     """
 )

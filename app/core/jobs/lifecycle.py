@@ -28,7 +28,7 @@ def create(
     validation_file: str | None,
     traceparent: str | None = None,
 ) -> Job:
-    """A new job, queued at once when its files are validated already.
+    """A new job, queued at once when its files are validated already; its first event keeps its `traceparent`.
 
     Ring the workers after the commit: training if it is queued, validation if not. Call
     `checks.check_file` before.
@@ -39,14 +39,18 @@ def create(
         spec=spec.model_dump(mode="json", by_alias=True),
         training_file=training_file,
         validation_file=validation_file,
-        traceparent=traceparent,
     )
     session.add(job)
     session.flush()
     files = f"Validating training file: {training_file}"
     if validation_file is not None:
         files += f" and validation file: {validation_file}"
-    append(session, job.id, Event(f"Created fine-tuning job: {job.id}"), Event(files))
+    append(
+        session,
+        job.id,
+        Event(f"Created fine-tuning job: {job.id}", data={"traceparent": traceparent} if traceparent else None),
+        Event(files),
+    )
     return _admit(session, job)
 
 

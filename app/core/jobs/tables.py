@@ -38,8 +38,6 @@ class Job(Base):
     status: Mapped[str] = mapped_column(String(16), default=JobStatus.validating_files)
     spec: Mapped[dict[str, Any]]
     """`JobSpec` as JSON, every `auto` still as the client sent it."""
-    traceparent: Mapped[str | None] = mapped_column(String(64))
-    """The span of the request that created it, if that was traced: its attempts join that trace."""
     training_file: Mapped[str] = mapped_column(String(64))
     validation_file: Mapped[str | None] = mapped_column(String(64))
     priority: Mapped[int] = mapped_column(Integer, default=0)
