@@ -31,6 +31,15 @@ def test_attempts_are_counted_by_outcome_and_steps_by_method(bench: Bench) -> No
     assert value("grouptune_attempts_total", outcome="succeeded") == before["succeeded"] + 1
 
 
+def test_answers_that_could_not_be_graded_and_times_of_steps_are_counted(bench: Bench) -> None:
+    def counted() -> tuple[float, float]:
+        return value("grouptune_grader_errors_total"), value("grouptune_step_seconds_sum", method="supervised")
+
+    errors, seconds = counted()
+    bench.run("ungraded:2")
+    assert counted() == (errors + 6, seconds + 1.0)
+
+
 def test_a_lost_lease_is_counted(bench: Bench) -> None:
     before = value("grouptune_lease_losses_total", seen_by="runner")
     attempts = value("grouptune_attempts_total", outcome="lost_lease")
