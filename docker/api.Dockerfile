@@ -25,7 +25,7 @@ COPY worker worker
 COPY migrations migrations
 COPY bench bench
 COPY --from=dashboard /src/dist app/dashboard/dist
-ARG EXTRAS=api,s3,otel
+ARG EXTRAS=api,s3
 RUN --mount=type=cache,target=/root/.cache/pip \
     PATH="/opt/build/bin:$PATH" /opt/build/bin/pip wheel --no-deps --no-build-isolation -w /wheels . \
     && pip install -c constraints.txt "$(echo /wheels/*.whl)[${EXTRAS}]"

@@ -10,7 +10,7 @@ from typing import Any, Final
 import structlog
 from celery import Celery, signals
 
-from app.core import logging, metrics, settings, tracing
+from app.core import logging, metrics, settings
 from app.core.broker import TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
 from app.core.workers.presence import TRAIN_QUEUE
 from worker.control import Drain
@@ -69,7 +69,6 @@ logging.configure()
 CONFIGURATION: Final = settings.load()
 app = create(CONFIGURATION)
 PRESENCE: Final = Presence(CONFIGURATION)
-TRACER: Final = tracing.load("grouptune-worker")
 
 
 @signals.setup_logging.connect
@@ -112,7 +111,6 @@ def _drain(how: str = "", **_: Any) -> None:
 @signals.worker_shutdown.connect
 def _disappear(**_: Any) -> None:
     PRESENCE.stop()
-    TRACER.close()
 
 
 @signals.beat_embedded_init.connect

@@ -28,7 +28,7 @@ from app.core.models.adapters import starting_point
 from app.core.settings import Settings
 from app.core.spec.reports import Finished, Message, TrainerExit
 from app.core.storage.blobs import BlobStore, StorageUnavailable
-from app.core.tracing import OFF, Tracer
+from worker import traces
 from worker.child import Child, describe_exit, log_tail
 from worker.control import Control, Drain, Stop
 from worker.lease import LeaseKeeper
@@ -68,7 +68,6 @@ class Runner:
         *,
         claimed_at: float,
         drain: Drain,
-        tracer: Tracer = OFF,
         trainer_command: Sequence[str] = TRAINER,
     ) -> None:
         """`claimed_at` is the monotonic clock just before the claim; the run directory ends the command."""
@@ -78,7 +77,7 @@ class Runner:
         self._claim = claim
         self._claimed_at = claimed_at
         self._drain = drain
-        self._tracer = tracer
+        self._tracer = traces.tracer()
         self._trainer_command = trainer_command
         self._control = Control(settings.cancel_grace_seconds * SAVE_GRACE_FACTOR)
         self._journal = Journal(database, claim)

@@ -18,7 +18,7 @@ from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.storage.opening import open_store
 from worker import collector, expiry, presence, sweeper, validation, webhooks
-from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, SWEEP_TASK, TRACER, app
+from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, SWEEP_TASK, app
 from worker.runner import Runner
 
 log = structlog.get_logger(__name__)
@@ -99,7 +99,7 @@ def run_next() -> None:
         return
     if claim is None:
         return
-    Runner(_database(), _store(), _settings(), claim, claimed_at=claimed_at, drain=DRAIN, tracer=TRACER).run()
+    Runner(_database(), _store(), _settings(), claim, claimed_at=claimed_at, drain=DRAIN).run()
     _ring()
     _ring_webhooks()
 

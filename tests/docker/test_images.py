@@ -69,7 +69,7 @@ def test_an_image_is_no_root_and_says_whether_it_is_well(path: Path) -> None:
 def test_the_api_s_image_has_no_torch_and_the_worker_s_no_web_framework() -> None:
     """tests/test_architecture.py holds that neither process loads the other's; here: that it is not installed."""
     extras = {path.stem: re.findall(r"ARG EXTRAS=(\S+)", path.read_text()) for path in DOCKERFILES}
-    assert extras == {"api": ["api,s3,otel"], "worker": ["worker,quantized,s3,otel"]}
+    assert extras == {"api": ["api,s3"], "worker": ["worker,quantized,s3"]}
 
 
 def test_secrets_may_come_as_files(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from app.core.jobs.tables import Job
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore
 from app.core.storage.local import LocalBlobStore
-from app.core.tracing import OFF, Tracer
 from tests.setup_jobs import make_job, make_project, stored_file, supervised
 from tests.waiting import eventually
 from tests.worker.celery_process import CeleryProcess
@@ -41,7 +40,7 @@ class Bench:
     job_id: str
     drain: Drain = field(default_factory=Drain)
 
-    def runner(self, behaviour: str, tracer: Tracer = OFF) -> Runner:
+    def runner(self, behaviour: str) -> Runner:
         """Claims the job, now if it waits in back-off, for a trainer that behaves so."""
         claimed_at = time.monotonic()
         with self.database.transaction() as session:
@@ -56,7 +55,6 @@ class Bench:
             claim,
             claimed_at=claimed_at,
             drain=self.drain,
-            tracer=tracer,
             trainer_command=(sys.executable, str(TRAINER), behaviour),
         )
 

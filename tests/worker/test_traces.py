@@ -18,6 +18,7 @@ from tests.http_server import Received, Reply, http_server
 from tests.setup_jobs import stored_file
 from tests.waiting import eventually
 from tests.worker.conftest import Bench, Plant
+from worker import traces
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CLIENT_SPAN = "b7ad6b7169203331"
@@ -107,13 +108,15 @@ def test_a_collector_that_does_not_answer_holds_nobody_up(bench: Bench, monkeypa
         monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "2")
         monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
         monkeypatch.setattr(tracing, "FLUSH_SECONDS", 0.1)
-        tracer = tracing.load("test")
+        traces.tracer.cache_clear()
+        tracer = traces.tracer()
         assert tracer.is_on
-        bench.runner("train:6", tracer).run()
+        bench.run("train:6")
         for _ in range(100):  # more than the queue holds
             with tracer.span("more"):
                 pass
         tracer.close()
+        traces.tracer.cache_clear()
     assert bench.status() is JobStatus.succeeded
 
 

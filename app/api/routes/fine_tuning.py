@@ -23,7 +23,7 @@ from app.api.schemas.jobs import (
 )
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
-from app.core import broker, tracing
+from app.core import broker
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest
 from app.core.jobs import admission, audited, inspector, lifecycle, queries, quotas, removal, rollups, series
@@ -66,14 +66,13 @@ def create_job(
             spec=examined.spec,
             training_file=body.training_file,
             validation_file=body.validation_file,
-            traceparent=tracing.current(),
         )
         audited.note_created(session, caller.actor, job)
         answer = JobObject.of(view(session, job), strict=strict)
-    log.info("job.created", job=answer.id)
     if settings.redis_url is not None:
         ring = broker.ring_training if job.status == JobStatus.queued else broker.ring_validation
         after.add_task(ring, settings.redis_url)
+    log.info("job.created", job=answer.id)
     return answer
 
 

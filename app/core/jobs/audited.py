@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from app.core.accounts import audit
 from app.core.accounts.audit import Action, Actor
-from app.core.jobs import lifecycle, removal
+from app.core.jobs import lifecycle, removal, traces
 from app.core.jobs.queries import job_of_project
 from app.core.jobs.tables import Job
 
@@ -35,10 +35,11 @@ def delete(session: Session, actor: Actor, job_id: str) -> Job:
 
 
 def note_created(session: Session, actor: Actor, job: Job) -> None:
-    """The entry for a job that was created in this transaction."""
+    """The entry for a job that was created in this transaction, and the trace that it is part of."""
     after = audit.snapshot(job, "status", "training_file", "validation_file")
     after |= {name: job.spec.get(name) for name in ("model", "method")}
     audit.record(session, actor, Action.job_create, job.id, after=after)
+    traces.keep(session, job.id)
 
 
 def _change(

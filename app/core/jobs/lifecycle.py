@@ -19,16 +19,8 @@ from app.core.spec.job import JobSpec
 _VALIDATING: Final = frozenset({JobStatus.validating_files})
 
 
-def create(
-    session: Session,
-    *,
-    project_id: str,
-    spec: JobSpec,
-    training_file: str,
-    validation_file: str | None,
-    traceparent: str | None = None,
-) -> Job:
-    """A new job, queued at once when its files are validated already; its first event keeps its `traceparent`.
+def create(session: Session, *, project_id: str, spec: JobSpec, training_file: str, validation_file: str | None) -> Job:
+    """A new job, queued at once when its files are validated already.
 
     Ring the workers after the commit: training if it is queued, validation if not. Call
     `checks.check_file` before.
@@ -45,12 +37,7 @@ def create(
     files = f"Validating training file: {training_file}"
     if validation_file is not None:
         files += f" and validation file: {validation_file}"
-    append(
-        session,
-        job.id,
-        Event(f"Created fine-tuning job: {job.id}", data={"traceparent": traceparent} if traceparent else None),
-        Event(files),
-    )
+    append(session, job.id, Event(f"Created fine-tuning job: {job.id}"), Event(files))
     return _admit(session, job)
 
 
