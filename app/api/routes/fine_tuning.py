@@ -1,5 +1,6 @@
 """`/v1/fine_tuning/jobs`. Workers are rung after the answer: a broker that is away delays no client."""
 
+from functools import partial
 from typing import Annotated, Final, Literal
 
 import structlog
@@ -26,7 +27,18 @@ from app.auth.scopes import needs
 from app.core import broker
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest
-from app.core.jobs import admission, audited, inspector, lifecycle, queries, quotas, removal, rollups, series
+from app.core.jobs import (
+    admission,
+    audited,
+    estimation,
+    inspector,
+    lifecycle,
+    queries,
+    quotas,
+    removal,
+    rollups,
+    series,
+)
 from app.core.jobs.states import JobStatus
 from app.core.jobs.views import view, views
 from app.core.spec.job import MethodType
@@ -43,6 +55,7 @@ def create_job(
     caller: Caller,
     body: CreateJob,
     database: Db,
+    store: Store,
     settings: Config,
     after: BackgroundTasks,
     strict: Strict = False,
@@ -69,6 +82,8 @@ def create_job(
         )
         audited.note_created(session, caller.actor, job)
         answer = JobObject.of(view(session, job), strict=strict)
+    note = partial(estimation.note, models_dir=settings.models_dir, alive_seconds=settings.lease_seconds)
+    after.add_task(note, database, store, project_id=caller.project_id, job_id=job.id)
     if settings.redis_url is not None:
         ring = broker.ring_training if job.status == JobStatus.queued else broker.ring_validation
         after.add_task(ring, settings.redis_url)
