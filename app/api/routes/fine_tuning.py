@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Annotated, Final, Literal
 
-import structlog
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
 from starlette.responses import StreamingResponse
 
@@ -44,7 +43,6 @@ from app.core.jobs.views import view, views
 from app.core.spec.job import MethodType
 from app.core.spec.reports import Source
 
-log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
 
 MAX_STEP: Final = 2_147_483_647
@@ -87,7 +85,6 @@ def create_job(
     if settings.redis_url is not None:
         ring = broker.ring_training if job.status == JobStatus.queued else broker.ring_validation
         after.add_task(ring, settings.redis_url)
-    log.info("job.created", job=answer.id)
     return answer
 
 
