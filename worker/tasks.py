@@ -78,7 +78,9 @@ def _claim() -> Claim | None:
             presence.name(),
             settings.lease_seconds,
             settings.max_running_jobs,
+            max_gpu_hours=settings.max_gpu_hours,
             device=presence.own_hardware().device,
+            processes=settings.trainer_processes,
         )
         more = queries.any_queued(session)
     if claim is not None and more:

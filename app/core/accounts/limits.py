@@ -7,6 +7,7 @@ from app.core.accounts.tables import Project
 
 MAX_REQUESTS_PER_MINUTE: Final = 1_000_000
 MAX_JOBS: Final = 1_000_000
+MAX_GPU_HOURS: Final = 1_000_000_000
 MAX_BYTES: Final = 1_000_000_000_000_000
 
 
@@ -21,6 +22,8 @@ class Limits:
     """Jobs that are not finished and do not run: validating, queued and paused ones."""
     stored_bytes: int
     """Of uploaded files."""
+    gpu_hours: int
+    """In a calendar month."""
 
 
 def limits_of(project: Project, default: Limits) -> Limits:
