@@ -16,7 +16,6 @@ from app.cli.up import InstallationDir
 from app.core import settings
 from app.core.errors import BadSetup
 from app.core.settings import Settings
-from app.local.database import embedded_url, has_database
 
 app = typer.Typer(help="Look after the database.", no_args_is_help=True)
 
@@ -54,7 +53,7 @@ def dump(
     if path.exists():
         raise BadSetup(f"{path} is there already; choose another name.")
     config = for_installation(state_dir)
-    if config.database_url is None and not has_database(config.state_dir):
+    if config.database_url is None and not import_module("app.local.database").has_database(config.state_dir):
         raise BadSetup(f"There is no installation in {config.state_dir}; set DATABASE_URL or --state-dir.")
     with database_of(config) as url, _bar("Backing up") as tell:
         dumped = import_module("app.cli.backups").dump(url, config, path, tell)
@@ -103,6 +102,7 @@ def database_of(config: Settings, *, alone: bool = False) -> Iterator[str]:
     if config.database_url is not None:
         yield config.database_url
         return
+    embedded_url = import_module("app.local.database").embedded_url
     with Steps() as progress, embedded_url(config.state_dir.absolute(), progress, alone=alone) as url:
         progress.settle()
         yield url
