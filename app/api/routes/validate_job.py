@@ -57,6 +57,7 @@ def validate_job(
             settings.models_dir,
             settings.model_aliases,
             settings.trackers,
+            admission.Teachers(settings.teacher_address, settings.private_hosts),
         )
         if examined.problems:
             wrong = map(asked.as_sent, examined.problems)
