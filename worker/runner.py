@@ -79,6 +79,8 @@ class Runner:
         self._journal = Journal(database, claim)
         self._workspace = Workspace(settings.runs_dir, store, claim)
         self._tracking: Tracking | None = None
+        self.gpu_is_broken = False
+        """Known after `run`: whether this worker should take no other job."""
 
     def run(self) -> None:
         """Returns when the attempt has ended, however it did; raises nothing that a claim could cause."""
@@ -198,6 +200,10 @@ class Runner:
             self._stopped(reason or Stop.drain)
         elif code == TrainerExit.dependency_down:
             raise _DependencyDown(told.failed.message if told.failed else "Something that the job needs is away")
+        elif code == TrainerExit.gpu_fault:
+            self.gpu_is_broken = True
+            fault = told.failed.message if told.failed else "The GPU is broken"
+            self._write(lambda s: endings.gpu_fault(s, self._claim, fault, log_tail(self._workspace.log)))
         else:
             sentence = f"The trainer {describe_exit(code)}"
             self._write(lambda s: endings.crash(s, self._claim, sentence, log_tail(self._workspace.log)))

@@ -1,4 +1,4 @@
-"""Repairs what crashes and lost messages left behind: expired leases, work that nobody was rung for."""
+"""Repairs what crashes and lost messages left behind: expired leases, work that nobody was rung for. Asks for room."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ from kombu.exceptions import ChannelError, OperationalError
 from app.core.broker import TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
 from app.core.db import Database
 from app.core.files import claims
-from app.core.jobs import leases, lifecycle, queries
+from app.core.jobs import leases, lifecycle, preemption, queries
 from app.core.metrics import LEASE_LOSSES
 from app.core.webhooks import deliveries
 
@@ -18,12 +18,15 @@ log = structlog.get_logger(__name__)
 _QUEUES: Final = {TRAIN_TASK: "train", VALIDATE_TASK: "default", WEBHOOK_TASK: "default"}
 
 
-def sweep(database: Database, app: Celery) -> None:
-    """One round. Raises `DatabaseUnavailable`; a lost broker is only logged."""
+def sweep(database: Database, app: Celery, patience_seconds: float, max_running_jobs: int = leases.NO_LIMIT) -> None:
+    """One round; the next one is `patience_seconds` away. Raises `DatabaseUnavailable`; a lost broker is logged."""
     with database.transaction() as session:
         if expired := leases.expire(session):
             log.warning("sweep.leases_expired", jobs=expired)
             LEASE_LOSSES.labels("sweep").inc(expired)
+    with database.transaction() as session:
+        if asked := preemption.make_room(session, patience_seconds, max_running_jobs):
+            log.info("sweep.jobs_preempted", jobs=asked)
     admit(database, app)
     with database.transaction() as session:
         files_wait, webhooks_due = claims.any_waiting(session), deliveries.any_due(session)

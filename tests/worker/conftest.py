@@ -12,9 +12,9 @@ import redis
 from sqlalchemy import create_engine, func, make_url, text, update
 
 from app.core.db import Database
-from app.core.jobs import leases
+from app.core.jobs import leases, queries
 from app.core.jobs.states import TERMINAL, JobStatus
-from app.core.jobs.tables import Job
+from app.core.jobs.tables import Job, JobAttempt
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore
 from app.core.storage.local import LocalBlobStore
@@ -141,6 +141,11 @@ class Plant:
     def train_worker(self, name: str = "train") -> CeleryProcess:
         return CeleryProcess(name, ["-Q", "train", "-P", "threads", "-c", "1"], self.environment, self.directory)
 
+    def quick_worker(self, name: str = "train") -> CeleryProcess:
+        """One whose trainer is `protocol_trainer.py`; for jobs of `tell`."""
+        arguments = ["-Q", "train", "-P", "threads", "-c", "1"]
+        return CeleryProcess(name, arguments, self.environment, self.directory, "tests.worker.protocol_worker")
+
     def default_worker(self) -> CeleryProcess:
         schedule = str(self.directory / "beat")
         arguments = ["-Q", "default", "-P", "threads", "-c", "1", "-B", "-s", schedule]
@@ -152,9 +157,21 @@ class Plant:
             file = stored_file(session, self.store, self.project, self.directory)
             return make_job(session, self.project, supervised(batch_size=2, **hyperparameters), file).id
 
+    def tell(self, behaviour: str, *, priority: int = 0) -> str:
+        """A queued job whose trainer behaves so; nobody is rung."""
+        spec = supervised().model_copy(update={"metadata": {"behaviour": behaviour}})
+        with self.database.transaction() as session:
+            job = make_job(session, self.project, spec, stored_file(session, self.store, self.project, self.directory))
+            job.priority = priority
+            return job.id
+
     def job(self, job_id: str) -> Job:
         with self.database.transaction() as session:
             return session.get_one(Job, job_id)
+
+    def attempts(self, job_id: str) -> list[JobAttempt]:
+        with self.database.transaction() as session:
+            return queries.list_attempts(session, job_id)
 
     def end_back_off(self, job_id: str) -> None:
         with self.database.transaction() as session:

@@ -1,4 +1,7 @@
-"""A trainer without a model: speaks the protocol, trains nothing. `protocol_trainer.py BEHAVIOUR RUN_DIR`."""
+"""A trainer without a model: speaks the protocol, trains nothing. `protocol_trainer.py BEHAVIOUR RUN_DIR`.
+
+The behaviour `as_told` is that of the job's metadata.
+"""
 
 import contextlib
 import json
@@ -91,6 +94,8 @@ def main(behaviour: str, run_dir: Path) -> int:
     if secrets or os.environ["GROUPTUNE_PARENT_PID"] != str(os.getppid()):
         return 64
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
+    if behaviour == "as_told":
+        behaviour = json.loads((run_dir / "spec.json").read_text())["spec"]["metadata"]["behaviour"]
     match behaviour.split(":"):
         case ["train", total]:
             sys.stdout.write("a library says hello\n")

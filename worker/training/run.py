@@ -15,6 +15,7 @@ from app.core.spec.plan import resolve
 from app.core.spec.reports import Failed, Message, Report, TrainerExit
 from worker.training.batching import DataOrder
 from worker.training.evaluation import Evaluator
+from worker.training.gpu_faults import is_gpu_fault
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
 from worker.training.loop import Run, Stopped
 from worker.training.memory import is_out_of_memory
@@ -59,6 +60,9 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
         report(Failed(code=failure.code, message=str(failure), param=failure.param))
         return TrainerExit(failure.exit_code)
     except (MemoryError, RuntimeError) as error:
+        if is_gpu_fault(error):
+            report(Failed(code="gpu_fault", message=f"The GPU is broken: {str(error).splitlines()[0]}"))
+            return TrainerExit.gpu_fault
         if not is_out_of_memory(error):
             raise
         advice = "Lower hyperparameters.batch_size, max_length, group.self or lora.r."

@@ -45,6 +45,7 @@ def validate_job(
             settings.models_dir,
             settings.model_aliases,
             settings.trackers,
+            caller.limits.priority,
         )
         if examined.problems:
             wrong = map(asked.as_sent, examined.problems)

@@ -21,6 +21,8 @@ class Limits:
     """Jobs that are not finished and do not run: validating, queued and paused ones."""
     stored_bytes: int
     """Of uploaded files."""
+    priority: int
+    """The highest one that its jobs may have; what lies above others' work is the administrators' to give."""
 
 
 def limits_of(project: Project, default: Limits) -> Limits:

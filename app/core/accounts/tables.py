@@ -36,6 +36,7 @@ class Project(Base):
     max_running_jobs: Mapped[int | None] = mapped_column(Integer)
     max_queued_jobs: Mapped[int | None] = mapped_column(Integer)
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_priority: Mapped[int | None] = mapped_column(Integer)
     strict_enums: Mapped[bool] = mapped_column(server_default=text("false"), default=False)
     """Answers keep to OpenAI's enums, for clients that check them."""
 
@@ -44,6 +45,7 @@ class Project(Base):
         CheckConstraint("max_running_jobs >= 0", name="max_running_jobs"),
         CheckConstraint("max_queued_jobs >= 0", name="max_queued_jobs"),
         CheckConstraint("max_stored_bytes >= 0", name="max_stored_bytes"),
+        CheckConstraint("max_priority BETWEEN -100 AND 100", name="max_priority"),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest
-from app.core.jobs import checks, gates
+from app.core.jobs import checks, gates, quotas
 from app.core.models import aliases
 from app.core.models.adapters import starting_point
 from app.core.spec.job import JobSpec
@@ -23,6 +23,7 @@ class Application:
     """The spec on the model with this canonical name."""
     training_file: str
     validation_file: str | None
+    priority: int
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,12 @@ def examine(
     models_dir: Path,
     operator_aliases: Mapping[str, str],
     trackers: Collection[str],
+    max_priority: int,
 ) -> Examined:
-    """Checks an application against models and files. Until the transaction ends nobody deletes its model."""
+    """Checks an application against models, files and the project's limit of priority.
+
+    Until the transaction ends nobody deletes its model.
+    """
     problems: list[InvalidRequest] = []
     base, model = None, asked.model
     try:
@@ -54,6 +59,7 @@ def examine(
     spec = asked.to_spec(model)
     wanted = [partial(gates.check_measurable, spec, asked.validation_file)]
     wanted.append(partial(checks.check_trackers, spec, trackers))
+    wanted.append(partial(quotas.check_priority, asked.priority, max_priority))
     if spec.alias is not None:
         wanted.append(partial(aliases.check_name, spec.alias, models_dir, operator_aliases))
     wanted.append(partial(checks.check_file, session, project_id, spec, asked.training_file, "training_file"))

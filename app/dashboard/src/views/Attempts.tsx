@@ -11,7 +11,10 @@ const LOOKS: Record<string, { icon: string; tone: string }> = {
   failed: { icon: "✕", tone: "bad" },
   crashed: { icon: "⚡", tone: "bad" },
   lost_lease: { icon: "⚡", tone: "bad" },
+  gpu_fault: { icon: "⚡", tone: "bad" },
+  dependency_down: { icon: "↻", tone: "hold" },
   drained: { icon: "↻", tone: "hold" },
+  preempted: { icon: "↻", tone: "hold" },
   paused: { icon: "❙❙", tone: "hold" },
   cancelled: { icon: "⊘", tone: "mute" },
 };
