@@ -30,6 +30,7 @@ from app.api.routes import (
     uploads,
     validate_job,
     webhooks,
+    workers,
 )
 from app.api.schemas.errors import ErrorEnvelope
 from app.auth import scopes
@@ -58,6 +59,7 @@ TAGS: Final = [
     {"name": "Uploads", "description": "Files that arrive in parts."},
     {"name": "Fine-tuning", "description": "Jobs, their events, checkpoints, metrics, groups and attempts."},
     {"name": "Checkpoint permissions", "description": "Which other projects may use a model or a checkpoint."},
+    {"name": "Workers", "description": "Which machines train, what they have, and what they are at."},
     {"name": "Graders", "description": "Try a grader before a job uses it."},
     {"name": "Models", "description": "Base models and trained adapters."},
     {"name": "API keys", "description": "Mint, list, rotate and revoke keys; needs the scope `admin`."},
@@ -144,6 +146,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         projects,
         audit_log,
         webhooks,
+        workers,
         dashboard,
     ):
         v1.include_router(routes.router)

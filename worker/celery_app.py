@@ -12,12 +12,13 @@ from celery import Celery, signals
 
 from app.core import logging, metrics, settings
 from app.core.broker import TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
+from app.core.workers.presence import TRAIN_QUEUE
 from worker.control import Drain
 from worker.orphans import die_with
+from worker.presence import Presence
 
 log = structlog.get_logger(__name__)
 
-TRAIN_QUEUE: Final = "train"
 DEFAULT_QUEUE: Final = "default"
 SWEEP_TASK: Final = "jobs.sweep"
 EXPIRY_TASK: Final = "files.remove_expired"
@@ -67,6 +68,7 @@ def create(configuration: settings.Settings) -> Celery:
 logging.configure()
 CONFIGURATION: Final = settings.load()
 app = create(CONFIGURATION)
+PRESENCE: Final = Presence(CONFIGURATION)
 
 
 @signals.worker_ready.connect
@@ -75,6 +77,11 @@ def _ring_for_leftovers(**_: Any) -> None:
     app.send_task(TRAIN_TASK, queue=TRAIN_QUEUE)
     app.send_task(VALIDATE_TASK, queue=DEFAULT_QUEUE)
     app.send_task(WEBHOOK_TASK, queue=DEFAULT_QUEUE)
+
+
+@signals.worker_ready.connect
+def _appear(sender: Any, **_: Any) -> None:
+    PRESENCE.start(sorted(sender.app.amqp.queues.consume_from), sender.pool.limit)
 
 
 @signals.worker_ready.connect
@@ -93,6 +100,12 @@ def _serve_metrics(**_: Any) -> None:
 def _drain(how: str = "", **_: Any) -> None:
     log.info("worker.draining", how=how)
     DRAIN.begin()
+    PRESENCE.drain()
+
+
+@signals.worker_shutdown.connect
+def _disappear(**_: Any) -> None:
+    PRESENCE.stop()
 
 
 @signals.beat_embedded_init.connect

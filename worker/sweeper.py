@@ -12,6 +12,7 @@ from app.core.files import claims
 from app.core.jobs import leases, lifecycle, preemption, queries
 from app.core.metrics import LEASE_LOSSES
 from app.core.webhooks import deliveries
+from app.core.workers import presence
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +25,7 @@ def sweep(database: Database, app: Celery, patience_seconds: float, max_running_
         if expired := leases.expire(session):
             log.warning("sweep.leases_expired", jobs=expired)
             LEASE_LOSSES.labels("sweep").inc(expired)
+        presence.forget_lost(session)
     with database.transaction() as session:
         if asked := preemption.make_room(session, patience_seconds, max_running_jobs):
             log.info("sweep.jobs_preempted", jobs=asked)

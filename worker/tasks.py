@@ -1,12 +1,8 @@
 """The Celery tasks. Each finds its work in Postgres; while that is away they leave: a sweep rings again."""
 
-import os
-import socket
-import threading
 import time
 from contextlib import suppress
 from functools import lru_cache
-from typing import Final
 
 import structlog
 from celery import Task
@@ -25,14 +21,11 @@ from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.storage.opening import open_store
-from worker import collector, expiry, sweeper, validation, webhooks
-from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, SWEEP_TASK, TRAIN_QUEUE, app
+from worker import collector, expiry, presence, sweeper, validation, webhooks
+from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, PRESENCE, SWEEP_TASK, TRAIN_QUEUE, app
 from worker.runner import Runner
 
 log = structlog.get_logger(__name__)
-
-_QUARANTINED: Final = threading.Event()
-"""The GPU of this worker is broken."""
 
 
 @lru_cache(maxsize=1)
@@ -83,8 +76,14 @@ def _ring_webhooks() -> None:
 def _claim() -> Claim | None:
     """The best job; rings for the next one at once, because this slot is busy from now on."""
     with _database().transaction() as session:
-        worker, settings = f"{socket.gethostname()}:{os.getpid()}", _settings()
-        claim = leases.claim(session, worker, settings.lease_seconds, settings.max_running_jobs)
+        settings = _settings()
+        claim = leases.claim(
+            session,
+            presence.name(),
+            settings.lease_seconds,
+            settings.max_running_jobs,
+            device=presence.own_hardware().device,
+        )
         more = queries.any_queued(session)
     if claim is not None and more:
         _ring()
@@ -94,7 +93,7 @@ def _claim() -> Claim | None:
 def _quarantine(hostname: str) -> None:
     """This worker takes no more jobs; it stays, so that its numbers and its log say why, until somebody restarts it."""
     log.error("gpu.quarantined", worker=hostname, mend="check the GPU (nvidia-smi, dmesg), then restart this worker")
-    _QUARANTINED.set()
+    PRESENCE.quarantine()
     GPU_QUARANTINED.set(1)
     with suppress(OperationalError):  # without a broker there are no messages that others could miss
         # With its reply: else this worker might still take the message that is about to be sent.
@@ -104,7 +103,7 @@ def _quarantine(hostname: str) -> None:
 @app.task(name=TRAIN_TASK, bind=True)
 def run_next(self: Task) -> None:
     """Claims the best queued job and supervises it to the end of its attempt."""
-    if DRAIN.begun or _QUARANTINED.is_set():
+    if DRAIN.begun or not PRESENCE.takes_jobs:
         return
     claimed_at = time.monotonic()
     try:

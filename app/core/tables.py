@@ -6,7 +6,8 @@ from app.core.files import tables as files
 from app.core.jobs import tables as jobs
 from app.core.models import tables as models
 from app.core.webhooks import tables as webhooks
+from app.core.workers import tables as workers
 
-__all__ = ["accounts", "files", "jobs", "metadata", "models", "webhooks"]
+__all__ = ["accounts", "files", "jobs", "metadata", "models", "webhooks", "workers"]
 
 metadata = Base.metadata

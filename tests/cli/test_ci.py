@@ -1,7 +1,6 @@
 """The command in CI: what a step of a workflow gets, and how waiting ends."""
 
 import json
-import os
 import signal
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -9,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from app.cli.exits import ExitCode
 from tests.api.jobs import broken_at_17
 from tests.cli.conftest import Run, Start
+from tests.processes import descendants
 from tests.waiting import eventually
 
 
@@ -122,7 +121,7 @@ def test_waiting_outlives_a_server_that_is_killed(
     with start_grouptune("jobs", "wait", job_id, "--follow") as waiting:
         assert waiting.stderr is not None
         said = waiting.stderr.readline()
-        [api] = [one for one in psutil.Process(os.getpid()).children() if "uvicorn" in one.cmdline()]
+        [api] = descendants("uvicorn")
         api.send_signal(signal.SIGKILL)
         health = stack.base_url.removesuffix("/v1") + "/readyz"
 

@@ -17,6 +17,7 @@ from openai import OpenAI
 
 from app.cli import demo_data
 from tests.local.conftest import assert_all_end, family, used_state_dir
+from tests.processes import command_line
 from tests.tiny_model import write_rows
 from tests.waiting import eventually
 
@@ -131,9 +132,10 @@ def test_up_finds_what_was_there_and_ctrl_c_stops_all_of_it(
         eventually(lambda: client.fine_tuning.jobs.retrieve(interrupted).status == "cancelled")
         everyone = family(process.pid)
         assert len(everyone) > 6
-        unseen = [one.cmdline() for one in set(everyone) - set(installation.processes())]
+        unseen = [command_line(one) for one in set(everyone) - set(installation.processes())]
         # Backends overwrite their environment with their title; they end with the postmaster, which is seen.
-        assert [words for words in unseen if not words[0].startswith("postgres: ")] == [], "the tracking is blind"
+        blind = [words for words in unseen if words and not words[0].startswith("postgres: ")]
+        assert blind == []
     assert_all_end(everyone)
     eventually(lambda: not installation.processes(), 5)
     assert not (installation.state / "connection.json").exists()

@@ -18,6 +18,7 @@ from app.core.db import Database
 from app.local.process import LocalStackError
 from app.local.stack import Stack
 from tests.local.conftest import assert_all_end, family
+from tests.processes import command_line
 from tests.tiny_model import write_rows
 from tests.waiting import eventually
 
@@ -67,7 +68,7 @@ def test_a_kill_in_the_middle_of_a_job_leaves_no_process(
         client = OpenAI(base_url=up.stdout.readline().strip(), api_key=(state_dir / "api_key").read_text().strip())
         start_endless_job(client, tmp_path)
         everyone = family(up.pid)[1:]
-        words = [" ".join(process.cmdline()) for process in everyone]
+        words = [" ".join(command_line(process)) for process in everyone]
         up.kill()
     for part in ("guard.py", "postgres", "valkey-server", "uvicorn", "-Q train", "worker.training", "math"):
         assert any(part in line for line in words), (part, words)

@@ -17,6 +17,7 @@ from app.local.process import ChildFailed, ChildSpec, LocalStackError, RestartPo
 from app.local.supervisor import Supervisor
 from tests.local.conftest import ALL_GONE_SECONDS, assert_all_end, family
 from tests.local.supervised import PARENT_OF_ONE, python_child
+from tests.processes import command_line
 
 ROOT = Path(__file__).parents[2]
 SLEEPER = "import signal; print('up', flush=True); signal.pause()"
@@ -61,7 +62,7 @@ def child(state: Path, script: str, *, restart: RestartPolicy = FAST, name: str 
 
 
 def guards_of(group: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in group if any("guard.py" in word for word in process.cmdline())]
+    return [process for process in group if any("guard.py" in word for word in command_line(process))]
 
 
 @pytest.mark.parametrize("options", [("engines",), ("stubborn",)], ids=["engines", "stubborn"])

@@ -148,7 +148,7 @@ class Journal:
                 "n_epochs": report.n_epochs,
             },
         )
-        leases.note_resumed(session, self._claim, report.resumed_from_step)
+        leases.note_training(session, self._claim, report.resumed_from_step)
 
     def _evaluated(self, session: Session, report: Evaluated) -> None:
         job = session.get_one(Job, self._claim.job_id, populate_existing=True)

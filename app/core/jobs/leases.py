@@ -57,16 +57,23 @@ class Claim:
     validation_file: str | None
 
 
-def claim(session: Session, worker: str, lease_seconds: float, max_running_jobs: int = NO_LIMIT) -> Claim | None:
+def claim(
+    session: Session,
+    worker: str,
+    lease_seconds: float,
+    max_running_jobs: int = NO_LIMIT,
+    *,
+    device: str | None = None,
+) -> Claim | None:
     """Takes the best queued job: priority, then the project with the fewest running jobs, then age.
 
-    Projects at their limit are passed over; `max_running_jobs` is that of projects without one of their own. None
-    when nothing is queued and eligible.
+    Projects at their limit are passed over; `max_running_jobs` is that of projects without one of their own. `device`
+    is what the worker trains on. None when nothing is queued and eligible.
     """
     row = _take(session, {"worker": worker, "lease_seconds": lease_seconds, "max_running_jobs": max_running_jobs})
     if row is None:
         return None
-    session.add(JobAttempt(job_id=row.id, epoch=row.epoch, worker=worker))
+    session.add(JobAttempt(job_id=row.id, epoch=row.epoch, worker=worker, device=device))
     session.flush()
     append(session, row.id, Event("Fine-tuning job started", data={"attempt": row.epoch, "worker": worker}))
     emit(session, row.project_id, EventType.running, row.id)
@@ -142,12 +149,12 @@ def stop_requested(session: Session, claim: Claim) -> StopRequest | None:
     return StopRequest(row.stop_request) if row.stop_request else None
 
 
-def note_resumed(session: Session, claim: Claim, step: int) -> None:
-    """Writes down at which step this attempt began."""
+def note_training(session: Session, claim: Claim, step: int) -> None:
+    """Writes down that the attempt's first step begins now, and after which step of the job."""
     session.execute(
         update(JobAttempt)
         .where(JobAttempt.job_id == claim.job_id, JobAttempt.epoch == claim.epoch)
-        .values(resumed_from_step=step),
+        .values(resumed_from_step=step, training_at=func.now()),
         execution_options={"synchronize_session": False},
     )
 

@@ -65,6 +65,10 @@ class Job(Base):
     """The verdict on each gate once training is finished; None before, and without gates."""
     error: Mapped[dict[str, Any] | None]
     """`{"code", "message", "param"}` of a failed job."""
+    estimate: Mapped[dict[str, Any] | None]
+    """`Estimate` as JSON, made when the job was created; None while its files or its model were not known."""
+    measured: Mapped[dict[str, Any] | None]
+    """`Measured` as JSON: what a job that trained to its end really took."""
 
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -86,6 +90,7 @@ class Job(Base):
         Index("ix_jobs_claim", "priority", "created_at", postgresql_where="status = 'queued'"),
         Index("ix_jobs_lease", "lease_until", postgresql_where="status = 'running'"),
         Index("ix_jobs_validating", "created_at", postgresql_where="status = 'validating_files'"),
+        Index("ix_jobs_measured", "finished_at", postgresql_where="measured IS NOT NULL"),
     )
 
 
@@ -102,6 +107,10 @@ class JobAttempt(Base):
     outcome: Mapped[str | None] = mapped_column(String(16))
     reason: Mapped[str | None] = mapped_column(Text)
     resumed_from_step: Mapped[int] = mapped_column(Integer, default=0)
+    device: Mapped[str | None] = mapped_column(String(255))
+    """What its worker trains on (`Hardware.device`)."""
+    training_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When the model was loaded and the first step began."""
 
     __table_args__ = (CheckConstraint(_one_of("outcome", AttemptOutcome), name="outcome"),)
 

@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from app.core.spec.reports import Failed, Finished, Metrics, TrainerExit
+from tests.processes import command_line
 from tests.tiny_model import write_rows
 from tests.waiting import all_end
 from tests.worker.training import plain
@@ -110,7 +111,7 @@ def test_a_dead_rank_ends_the_trainer_and_a_stop_ends_both(job: Job) -> None:
     with trainer_process(two(job)) as process:
         read_until(process, Metrics, 1)
         family = psutil.Process(process.pid).children(recursive=True)
-        [other] = [child for child in family if "worker.training" in child.cmdline()]
+        [other] = [child for child in family if "worker.training" in command_line(child)]
         other.kill()
         assert process.wait(20) == 1
         assert all_end(family, 10)

@@ -1,10 +1,10 @@
-"""Priorities within the limits of projects, and more words for why an attempt ended."""
+"""Priorities within the limits of projects, and more words for why an attempt ended and what a worker is."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0010"
-down_revision = "0009"
+revision = "0015"
+down_revision = "0014"
 branch_labels = None
 depends_on = None
 
@@ -19,9 +19,12 @@ def upgrade() -> None:
     op.create_check_constraint(op.f("ck_jobs_priority"), "jobs", "priority BETWEEN -100 AND 100")
     _check("jobs", "stop_request", "stop_request IN ('cancel', 'pause', 'preempt')")
     _check("job_attempts", "outcome", NOW)
+    _check("workers", "state", "state IN ('ready', 'draining', 'quarantined')")
 
 
 def downgrade() -> None:
+    op.execute("DELETE FROM workers WHERE state = 'quarantined'")
+    _check("workers", "state", "state IN ('ready', 'draining')")
     op.execute("UPDATE jobs SET stop_request = NULL WHERE stop_request = 'preempt'")
     op.execute("UPDATE job_attempts SET outcome = 'drained' WHERE outcome = 'preempted'")
     op.execute("UPDATE job_attempts SET outcome = 'crashed' WHERE outcome IN ('dependency_down', 'gpu_fault')")

@@ -1,0 +1,72 @@
+"""What a worker trains on, as it reports it, and what data sheets say of such devices. Asks no machine."""
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from app.core.spec.frozen import Frozen
+
+_Count = Annotated[int, Field(ge=1)]
+_Bytes = Annotated[int, Field(gt=0)]
+
+
+class Hardware(Frozen):
+    """One worker's share of a machine."""
+
+    accelerator: str | None = None
+    """Name of its GPUs; None when it trains on the CPU."""
+    accelerators: Annotated[int, Field(ge=0)] = 0
+    accelerator_memory_bytes: _Bytes | None = None
+    """Of one GPU, the smallest of them."""
+    processor: str = "CPU"
+    cores: _Count = 1
+    """That this process may use."""
+    threads: _Count = 1
+    """Of a trainer on the CPU."""
+    processes: _Count = 1
+    """That train a job together, one a GPU."""
+    memory_bytes: _Bytes
+    """Of the machine or of the container, whichever is less."""
+
+    @property
+    def device(self) -> str:
+        """What jobs that are trained alike have in common: `NVIDIA L4`, `2 x NVIDIA L4`, `AMD EPYC, 2 threads`."""
+        if self.accelerator is None:
+            return f"{self.processor}, {self.threads} thread{'s' * (self.threads != 1)}"
+        return self.accelerator if self.processes == 1 else f"{self.processes} x {self.accelerator}"
+
+    @property
+    def trainer_memory_bytes(self) -> int:
+        """What one trainer process may fill."""
+        return self.accelerator_memory_bytes or self.memory_bytes
+
+
+@dataclass(frozen=True)
+class DataSheet:
+    """Peaks of one device."""
+
+    flops: float
+    """Dense bf16 products a second, without sparsity."""
+    bytes_per_second: float
+    """Of its memory."""
+
+
+DATA_SHEETS: Final = {
+    "B200": DataSheet(2.25e15, 8.0e12),
+    "GH200": DataSheet(989e12, 4.0e12),
+    "H200": DataSheet(989e12, 4.8e12),
+    "H100 PCIe": DataSheet(756e12, 2.0e12),
+    "H100": DataSheet(989e12, 3.35e12),
+    "A100": DataSheet(312e12, 2.0e12),
+    "L40S": DataSheet(362e12, 0.864e12),
+    "L4": DataSheet(121e12, 0.3e12),
+    "A10G": DataSheet(70e12, 0.6e12),
+    "RTX 4090": DataSheet(165e12, 1.0e12),
+}
+"""By part of the device's name, from NVIDIA's data sheets; the first that fits counts."""
+
+
+def data_sheet(accelerator: str) -> DataSheet | None:
+    """The peaks of a GPU, or None where no data sheet is known."""
+    return next((sheet for part, sheet in DATA_SHEETS.items() if part in accelerator), None)

@@ -1,0 +1,36 @@
+"""Workers appear when they are ready, say that they drain, and leave; what was killed is seen to be lost."""
+
+from app.core import broker
+from app.core.jobs import fleet, queries
+from app.core.workers.tables import WorkerState
+from tests.waiting import eventually
+from tests.worker.conftest import Plant
+
+
+def members(plant: Plant, alive_seconds: float = 6.0) -> list[fleet.Member]:
+    with plant.database.transaction() as session:
+        return fleet.members(session, plant.project, alive_seconds)
+
+
+def test_a_worker_is_there_from_its_start_to_its_end(plant: Plant) -> None:
+    with plant.train_worker("kept") as kept, plant.train_worker("killed") as killed:
+        eventually(lambda: len(members(plant)) == 2, 60.0)
+        assert {one.seen.worker.name.rpartition(":")[2] for one in members(plant)} == {str(kept.pid), str(killed.pid)}
+        assert all(one.seen.trains and one.seen.worker.slots == 1 for one in members(plant))
+        killed.kill()
+        job_id = plant.submit(max_steps=2000, n_epochs=50, checkpoint_interval=1000)
+        broker.ring_training(plant.broker_url)
+        plant.wait_for_step(job_id, 1)
+        eventually(lambda: [one.seen.is_alive for one in members(plant, 2.5)].count(False) == 1, 30.0)
+        [busy] = [one for one in members(plant, 2.5) if one.seen.is_alive]
+        assert (busy.running, busy.own_jobs) == (1, (job_id,))
+        with plant.database.transaction() as session:
+            assert fleet.members(session, "another", 6.0)[0].own_jobs == ()
+            [attempt] = queries.list_attempts(session, job_id)
+        assert attempt.device == busy.seen.hardware.device
+        seen = {str(one.seen.worker.state) for one in members(plant)}
+        assert seen == {WorkerState.ready}
+        assert kept.drain() == 0
+    [lost] = members(plant, 0.5)
+    assert lost.seen.worker.name.endswith(f":{killed.pid}")
+    assert not lost.seen.trains
