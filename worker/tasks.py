@@ -21,8 +21,9 @@ from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.storage.opening import open_store
+from app.core.workers.presence import TRAIN_QUEUE
 from worker import collector, expiry, presence, sweeper, validation, webhooks
-from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, PRESENCE, SWEEP_TASK, TRAIN_QUEUE, app
+from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, PRESENCE, SWEEP_TASK, app
 from worker.runner import Runner
 
 log = structlog.get_logger(__name__)

@@ -6,8 +6,8 @@ import pytest
 
 from app.core.spec.reports import Failed, TrainerExit
 from tests.worker.training.runs import Job, of_kind
-from worker.training import loop
 from worker.training.gpu_faults import is_gpu_fault
+from worker.training.optimizer import Updater
 
 ECC = "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be reported later"
 
@@ -34,7 +34,7 @@ def test_a_run_on_a_broken_gpu_ends_with_79_and_says_what_the_driver_said(
     def breaks(*_: object) -> None:
         raise RuntimeError(ECC)
 
-    monkeypatch.setattr(loop.Updater, "update", breaks)
+    monkeypatch.setattr(Updater, "update", breaks)
     code, reports = Job(tmp_path / "run", chat_directory, "supervised").run()
     assert code is TrainerExit.gpu_fault
     assert [(one.code, one.message) for one in of_kind(reports, Failed)] == [
