@@ -5,6 +5,7 @@ The training is a subprocess that gets no secret but the rollout server's key, i
 
 import contextlib
 import contextvars
+import errno
 import sys
 import threading
 from collections.abc import Sequence
@@ -127,13 +128,23 @@ class Runner:
             message, param = error.message, error.param
             self._write(lambda s: endings.fail(s, self._claim, code_name, message, param))
         except (_DependencyDown, StorageUnavailable) as error:
-            reason = str(error)
-            self._write(lambda s: endings.wait_for_dependency(s, self._claim, reason))
+            self._wait(str(error))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                self._crashed(error)
+            else:
+                self._wait(f"The worker's disk is full: {error}")
         # The boundary of an attempt: whatever went wrong is charged to the job and told in its events.
         except Exception as error:
-            log.exception("attempt.crashed")
-            reason = f"The runner failed with {type(error).__name__}: {error}"
-            self._write(lambda s: endings.crash(s, self._claim, reason, log_tail(self._workspace.log)))
+            self._crashed(error)
+
+    def _wait(self, reason: str) -> None:
+        self._write(lambda s: endings.wait_for_dependency(s, self._claim, reason))
+
+    def _crashed(self, error: Exception) -> None:
+        log.exception("attempt.crashed")
+        reason = f"The runner failed with {type(error).__name__}: {error}"
+        self._write(lambda s: endings.crash(s, self._claim, reason, log_tail(self._workspace.log)))
 
     def _prepare(self) -> str:
         """Fills the workspace; returns the base model's canonical name."""

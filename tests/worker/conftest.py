@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +39,8 @@ class Bench:
     project: str
     job_id: str
     drain: Drain = field(default_factory=Drain)
+    trainer: Sequence[str] = ()
+    """Instead of `protocol_trainer.py`; the behaviour then means nothing."""
 
     def runner(self, behaviour: str) -> Runner:
         """Claims the job, now if it waits in back-off, for a trainer that behaves so."""
@@ -48,6 +50,7 @@ class Bench:
         with self.database.transaction() as session:
             claim = leases.claim(session, "test", self.settings.lease_seconds)
         assert claim is not None
+        assert claim.job_id == self.job_id
         return Runner(
             self.database,
             self.store,
@@ -55,7 +58,7 @@ class Bench:
             claim,
             claimed_at=claimed_at,
             drain=self.drain,
-            trainer_command=(sys.executable, str(TRAINER), behaviour),
+            trainer_command=self.trainer or (sys.executable, str(TRAINER), behaviour),
         )
 
     def run(self, behaviour: str) -> Job:

@@ -6,7 +6,7 @@ import pytest
 
 from app.core.spec.reports import Failed, TrainerExit
 from tests.worker.training.runs import Job, of_kind
-from worker.training.gpu_faults import is_gpu_fault
+from worker.training.faults import is_gpu_fault
 from worker.training.optimizer import Updater
 
 ECC = "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be reported later"
