@@ -7,8 +7,10 @@ acknowledgement, no result backend, no prefetching.
 import os
 from typing import Any, Final
 
+import kombu
 import structlog
 from celery import Celery, signals
+from celery.app.amqp import AMQP
 
 from app.core import logging, metrics, settings
 from app.core.broker import TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
@@ -28,13 +30,25 @@ COLLECT_SECONDS: Final = 3600.0
 _WORKER_PID: Final = os.getpid()
 """Of the process that imported this; a forked beat inherits the number."""
 
+BROKER_RETRY_SECONDS: Final = 5.0
+"""A lost broker is looked for so often, however long it has been away; kombu's own waits grow to 30 s."""
+
 DRAIN: Final = Drain()
 """Begins when this worker process is asked to shut down."""
 
 
+class _Connection(kombu.Connection):
+    def ensure_connection(self, *args: Any, **options: Any) -> Any:
+        return super().ensure_connection(*args, **{"interval_max": BROKER_RETRY_SECONDS, **options})
+
+
+class _Amqp(AMQP):
+    Connection = _Connection
+
+
 def create(configuration: settings.Settings) -> Celery:
     """An application for the broker of `configuration`."""
-    application = Celery("grouptune", broker=configuration.redis_url, include=["worker.tasks"])
+    application = Celery("grouptune", broker=configuration.redis_url, include=["worker.tasks"], amqp=_Amqp)
     application.conf.update(
         accept_content=["json"],
         beat_schedule={

@@ -3,6 +3,8 @@
 import pytest
 import redis
 from celery import Celery
+from kombu.exceptions import OperationalError
+from kombu.utils import functional
 from sqlalchemy import func, update
 
 from app.core.broker import TRAIN_TASK
@@ -28,6 +30,18 @@ def broker(broker_url: str) -> redis.Redis:
 def app(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Celery:
     monkeypatch.setenv("REDIS_URL", broker_url)
     return celery_app.create(Settings())
+
+
+def test_a_broker_that_was_away_for_long_is_found_again_within_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setattr(functional, "sleep", lambda _seconds: None)
+    waits: list[float] = []
+    with celery_app.create(Settings()).connection_for_read() as connection, pytest.raises(OperationalError):
+        connection.ensure_connection(lambda _error, wait: waits.append(wait), 20)
+    assert waits[0] == 2
+    assert max(waits) == celery_app.BROKER_RETRY_SECONDS
 
 
 def test_messages_do_not_pile_up(app: Celery, broker: redis.Redis) -> None:
