@@ -41,6 +41,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # slices of core, bottom up
         "app.core.spec": "",
         "app.core.graders": "app.core.addresses app.core.egress app.core.spec",
+        "app.core.chat": "app.core.errors app.core.spec",
         "app.core.workers": f"app.core.spec {_KERNEL}",
         "app.core.accounts": f"app.core.spec {_KERNEL}",
         "app.core.files": f"app.core.spec app.core.storage {_KERNEL}",
@@ -64,7 +65,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # workers; nothing in app imports them
         "worker": "app.core worker.trackers.run",
         "worker.trackers": "",
-        "worker.training": "app.core.spec app.core.graders",
+        "worker.training": "app.core.spec app.core.graders app.core.chat",
         "migrations": "app.core.tables",
     }.items()
 }
@@ -81,6 +82,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "sqlalchemy": "app.core migrations",
         "alembic": "app.core.migrate migrations",
         "psycopg": "app.core app.local",
+        # data files
+        "pyarrow": "app.core.files.parquet",
         # blobs
         "obstore": "app.core.storage.s3",
         # numbers for Prometheus
@@ -97,6 +100,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "bitsandbytes": "worker.training.base",
         "gguf": "worker.training",
         "numpy": "worker.training",
+        "tokenizers": "app.core.chat",
+        "jinja2": "app.core.chat",
         "huggingface_hub": "app.core.models.sources",
         "math_verify": "app.core.graders.checks.math",
         "nltk": "app.core.graders.checks.similarity",

@@ -34,7 +34,8 @@ def _remove_file(database: Database, store: BlobStore) -> bool:
         file = file_use.next_expired(session)
         if file is None:
             return False
-        store.delete(file.blob)
+        for blob in file.blobs:
+            store.delete(blob)
         session.delete(file)
     log.info("file.expired", file=file.id)
     return True

@@ -80,10 +80,11 @@ class Workspace:
     def _fetch(self, file: File, param: str) -> Path:
         target = self.path / f"{param}.jsonl"
         try:
-            digest = self._store.fetch(file.blob, target)
+            blob, sha256 = file.rows
+            digest = self._store.fetch(blob, target)
         except BlobMissing as error:
             raise InvalidRequest(error.message, param=param, code="invalid_file") from error
-        if digest != file.sha256:
+        if digest != sha256:
             raise InvalidRequest(
                 f"The stored content of the file '{file.id}' has changed since its upload; upload it again.",
                 param=param,

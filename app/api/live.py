@@ -14,9 +14,12 @@ from typing import Any, Final, TypeVar
 import structlog
 from fastapi.concurrency import run_in_threadpool
 
+from app.api.schemas.files import FileObject
 from app.api.schemas.jobs import EventObject, JobObject
 from app.core.db import Database
-from app.core.errors import DatabaseUnavailable
+from app.core.errors import DatabaseUnavailable, NotFound
+from app.core.files import uploads
+from app.core.files.tables import FileStatus
 from app.core.jobs import live, queries
 from app.core.jobs.live import Pulse
 from app.core.jobs.views import view
@@ -41,8 +44,10 @@ class Hub:
         self._database = database
         self._jobs: Counter[str] = Counter()
         self._projects: Counter[str] = Counter()
+        self._files: Counter[str] = Counter()
         self._pulses: dict[str, Pulse] = {}
         self._by_project: dict[str, dict[str, Pulse]] = {}
+        self._file_states: dict[str, str] = {}
         self._changed = asyncio.Event()
         self._poller: asyncio.Task[None] | None = None
         self._shared: dict[tuple[str, int, int], asyncio.Task[list[tuple[int, str]]]] = {}
@@ -94,6 +99,24 @@ class Hub:
                 if not fresh and not await self._change():
                     yield ": still here\n\n"
 
+    async def file(self, project_id: str, file_id: str, *, strict: bool) -> AsyncIterator[str]:
+        """The state of a file now and once it is validated; ends then, or when the file is gone."""
+        shown: str | None = None
+        with self._watching(self._files, file_id):
+            while not self.is_closing:
+                state = self._file_states.get(file_id)
+                if state is not None and state != shown:
+                    try:
+                        yield await self._file(project_id, file_id, strict=strict)
+                    except NotFound:  # deleted since it was asked for
+                        state = None
+                    shown = state or shown or ""
+                if state not in (None, FileStatus.uploaded) or (state is None and shown is not None):
+                    yield _message("end", {"status": state or "deleted"})
+                    return
+                if not await self._change():
+                    yield ": still here\n\n"
+
     @contextmanager
     def _watching(self, watched: "Counter[str]", key: str) -> Any:
         watched[key] += 1
@@ -107,6 +130,7 @@ class Hub:
                 del watched[key]
                 self._pulses.pop(key, None)
                 self._by_project.pop(key, None)
+                self._file_states.pop(key, None)
 
     async def _change(self) -> bool:
         """Waits for the next change of anything watched; False after a silence."""
@@ -122,28 +146,32 @@ class Hub:
 
     async def _poll(self) -> None:
         try:
-            while (self._jobs or self._projects) and not self.is_closing:
+            while (self._jobs or self._projects or self._files) and not self.is_closing:
                 pause = POLL_SECONDS
                 try:
-                    pulses, by_project = await run_in_threadpool(self._ask, list(self._jobs), list(self._projects))
+                    asked = list(self._jobs), list(self._projects), list(self._files)
+                    found = await run_in_threadpool(self._ask, *asked)
                 except DatabaseUnavailable as error:
                     log.info("live.database_away", error=error.message)
                     pause = AWAY_SECONDS
                 else:
-                    if pulses != self._pulses or by_project != self._by_project:
-                        self._pulses, self._by_project = pulses, by_project
+                    if found != (self._pulses, self._by_project, self._file_states):
+                        self._pulses, self._by_project, self._file_states = found
                         self._wake()
                 await asyncio.sleep(pause)
         finally:
             self._poller = None
 
-    def _ask(self, jobs: list[str], projects: list[str]) -> tuple[dict[str, Pulse], dict[str, dict[str, Pulse]]]:
+    def _ask(
+        self, jobs: list[str], projects: list[str], files: list[str]
+    ) -> tuple[dict[str, Pulse], dict[str, dict[str, Pulse]], dict[str, str]]:
         with self._database.transaction() as session:
             pulses = {one.job_id: one for one in live.pulses(session, jobs)} if jobs else {}
             by_project = {
                 project: {one.job_id: one for one in live.pulses_of_project(session, project)} for project in projects
             }
-        return pulses, by_project
+            file_states = uploads.states(session, files) if files else {}
+        return pulses, by_project, file_states
 
     async def _events(self, job_id: str, seq: int, last: int) -> list[tuple[int, str]]:
         """The next events as they go over the wire; asked for once for all streams that stand at the same place."""
@@ -169,6 +197,14 @@ class Hub:
             with self._database.transaction() as session:
                 job = queries.get_job(session, project_id, job_id)
                 shown = JobObject.of(view(session, job), strict=strict, samples=False)
+            return _message("state", shown.model_dump(mode="json"))
+
+        return await self._until_there(read)
+
+    async def _file(self, project_id: str, file_id: str, *, strict: bool) -> str:
+        def read() -> str:
+            with self._database.transaction() as session:
+                shown = FileObject.of(uploads.get_file(session, project_id, file_id), strict=strict)
             return _message("state", shown.model_dump(mode="json"))
 
         return await self._until_there(read)

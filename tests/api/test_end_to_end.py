@@ -88,7 +88,9 @@ def assert_all_is_told(client: OpenAI, job_id: str) -> None:
     groups: Any = client.get(f"{path}/groups?step=1", cast_to=object)
     assert {member["source"] for member in groups["data"][0]["members"]} == {"expert", "teacher", "self"}
     attempts: Any = client.get(f"{path}/attempts", cast_to=object)
-    assert [attempt["outcome"] for attempt in attempts["data"]] == ["succeeded"]
+    assert [(one["outcome"], one["resumed_from_step"], one["last_step"]) for one in attempts["data"]] == [
+        ("succeeded", 0, 4)
+    ]
 
 
 def assert_the_result_file_has_every_step(client: OpenAI, result_files: list[str]) -> None:

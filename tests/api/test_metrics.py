@@ -113,7 +113,7 @@ def grouped(server: Server, job: str) -> str:
     }
     with server.database.transaction() as session:
         for (step, idx), members in records.items():
-            record = {"idx": idx, "prompt": f"{step}/{idx}", "members": members}
+            record = {"idx": idx, "row": step % 2 + 2 * idx, "prompt": f"{step}/{idx}", "members": members}
             session.add(Group(job_id=job, step=step, idx=idx, record=record))
         session.add(Metric(job_id=job, step=3, values={}))
     return job
@@ -130,6 +130,8 @@ def grouped(server: Server, job: str) -> str:
         ({"step_from": 1, "sort": "worst"}, ["3-1", "2-0", "1-0", "2-1", "1-1", "3-0"]),
         ({"step_from": 1, "sort": "best", "source": "self"}, ["1-1", "2-0", "1-0", "3-1", "3-0"]),
         ({"step_from": 1, "source": "teacher"}, ["2-1"]),
+        ({"step_from": 1, "row": 1}, ["1-0", "3-0"]),
+        ({"step_from": 1, "row": 3, "sort": "worst"}, ["3-1", "1-1"]),
     ],
 )
 def test_groups_are_found_by_what_is_worth_looking_at(

@@ -32,7 +32,7 @@ SSE = dict[str, Any]
 def following(server: Server, path: str, last: str | None = None, **headers: str) -> Iterator[Iterator[SSE]]:
     """The messages of a stream, comments left out."""
     headers |= {"authorization": f"Bearer {server.api_key}"} | ({"last-event-id": last} if last else {})
-    with httpx.stream("GET", f"{server.url}/v1/fine_tuning{path}", headers=headers, timeout=20) as answer:
+    with httpx.stream("GET", f"{server.url}/v1{path}", headers=headers, timeout=20) as answer:
         assert answer.status_code == 200, answer.read()
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["cache-control"] == "no-store"
@@ -80,7 +80,7 @@ def ids_in_order(server: Server, job_id: str) -> list[str]:
 def test_a_job_is_followed_from_its_first_event_to_its_end(server: Server) -> None:
     with server.database.transaction() as session:
         job = make_job(session, server.project_id).id
-    with following(server, f"/jobs/{job}/stream") as messages:
+    with following(server, f"/fine_tuning/jobs/{job}/stream") as messages:
         state = next(messages)
         assert (state["event"], state["data"]["id"], state["data"]["status"]) == ("state", job, "queued")
         assert "id" not in state
@@ -100,7 +100,7 @@ def test_a_job_is_followed_from_its_first_event_to_its_end(server: Server) -> No
 def test_metrics_come_as_they_are_written(server: Server) -> None:
     claim = running(server)
     journal = Journal(server.database, claim)
-    with following(server, f"/jobs/{claim.job_id}/stream") as messages:
+    with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream") as messages:
         for one in messages:
             if one["event"] == "message" and one["data"]["message"] == "Fine-tuning job started":
                 break
@@ -118,12 +118,12 @@ def test_a_stream_that_is_cut_fifty_times_has_every_event_once_and_in_order(serv
     seen: list[str] = []
     for cut in range(50):
         say(server, claim, *(f"{cut}.{number}" for number in range(3)))
-        with following(server, f"/jobs/{claim.job_id}/stream", seen[-1] if seen else None) as messages:
+        with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream", seen[-1] if seen else None) as messages:
             events = (one["id"] for one in messages if "id" in one)
             seen += islice(events, 1 + cut % 4)  # and the connection breaks
     with server.database.transaction() as session:
         lifecycle.cancel(session, server.project_id, claim.job_id)
-    with following(server, f"/jobs/{claim.job_id}/stream", seen[-1]) as messages:
+    with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream", seen[-1]) as messages:
         wanted = len(ids_in_order(server, claim.job_id))
         seen += (one["id"] for one in islice((one for one in messages if "id" in one), wanted - len(seen)))
     assert seen == ids_in_order(server, claim.job_id)
@@ -134,7 +134,7 @@ def test_more_events_than_one_batch_come_all(server: Server, monkeypatch: pytest
     claim = running(server)
     say(server, claim, *map(str, range(30)))
     wanted = ids_in_order(server, claim.job_id)
-    with following(server, f"/jobs/{claim.job_id}/stream") as messages:
+    with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream") as messages:
         assert [one["id"] for one in islice((one for one in messages if "id" in one), len(wanted))] == wanted
 
 
@@ -152,9 +152,9 @@ def test_a_strict_stream_keeps_to_openais_words(server: Server) -> None:
         job = make_job(session, server.project_id).id
         lifecycle.pause(session, server.project_id, job)
     headers = {"x-grouptune-strict-enums": "true"}
-    with following(server, f"/jobs/{job}/stream", **headers) as messages:
+    with following(server, f"/fine_tuning/jobs/{job}/stream", **headers) as messages:
         assert next(messages)["data"]["status"] == "queued"
-    with following(server, f"/jobs/{job}/stream") as messages:
+    with following(server, f"/fine_tuning/jobs/{job}/stream") as messages:
         assert next(messages)["data"]["status"] == "paused"
 
 
@@ -169,7 +169,7 @@ def test_a_projects_jobs_are_followed_together_and_nobody_elses(server: Server) 
     with server.database.transaction() as session:
         first = make_job(session, server.project_id).id
     stranger, _ = new_project(server.database, "stranger")
-    with following(server, "/stream") as messages:
+    with following(server, "/fine_tuning/stream") as messages:
         assert next(messages)["data"]["id"] == first
         with server.database.transaction() as session:
             theirs = make_job(session, stranger).id
@@ -182,9 +182,26 @@ def test_a_projects_jobs_are_followed_together_and_nobody_elses(server: Server) 
         assert theirs not in (new["id"], changed["id"])
 
 
+def test_a_file_is_followed_until_it_is_validated_or_gone(server: Server) -> None:
+    client = server.client()
+    upload = client.files.create(file=b'{"prompt": "1+1="}\n', purpose="fine-tune")
+    with following(server, f"/files/{upload.id}/stream") as messages:
+        assert next(messages)["data"] == client.files.retrieve(upload.id).to_dict()
+        server.validate_files()
+        state, end = list(messages)
+    assert (state["event"], state["data"]["status"]) == ("state", "processed")
+    assert (end["event"], end["data"]) == ("end", {"status": "processed"})
+    waiting = client.files.create(file=b"{}", purpose="fine-tune")
+    with following(server, f"/files/{waiting.id}/stream") as messages:
+        assert next(messages)["data"]["status"] == "uploaded"
+        client.files.delete(waiting.id)
+        assert [one["data"] for one in messages] == [{"status": "deleted"}]
+    assert httpx.get(f"{server.url}/v1/files/{waiting.id}/stream", headers=dict(client.auth_headers)).status_code == 404
+
+
 def test_a_broken_database_connection_is_survived(server: Server) -> None:
     claim = running(server)
-    with following(server, f"/jobs/{claim.job_id}/stream") as messages:
+    with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream") as messages:
         events = (one["data"]["message"] for one in messages if "id" in one)
         assert "Fine-tuning job started" in events
         with server.database.transaction() as session:

@@ -1,11 +1,15 @@
 """Lists page stably by the last id seen; another project's rows do not exist."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
+from sqlalchemy import update
 
 from app.core.db import Database
 from app.core.errors import InvalidRequest, NotFound
-from app.core.jobs import leases, queries
+from app.core.jobs import leases, lifecycle, queries
 from app.core.jobs.events import Event, append
+from app.core.jobs.tables import JobAttempt, JobEvent
 from tests.setup_jobs import make_file, make_job, make_project, supervised
 
 
@@ -37,6 +41,44 @@ def test_jobs_filter_by_metadata(database: Database) -> None:
         for metadata, found in (({"team": "a"}, 1), ({"team": "a", "run": "1"}, 1), ({"team": "b"}, 0)):
             jobs, _ = queries.list_jobs(session, project, after=None, limit=9, metadata=metadata)
             assert [job.id for job in jobs] == [wanted.id] * found
+
+
+def test_jobs_are_found_by_state_method_and_what_they_are_called(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        named = make_job(session, project, supervised().model_copy(update={"suffix": "Sums_1"}))
+        tagged = make_job(session, project, supervised().model_copy(update={"metadata": {"team": "tutors"}}))
+        lifecycle.cancel(session, project, tagged.id)
+        for query, found in (
+            ({"search": "sums_"}, [named]),
+            ({"search": "sumsX1"}, []),
+            ({"search": "tutor"}, [tagged]),
+            ({"search": "%"}, []),
+            ({"search": tagged.id[-6:]}, [tagged]),
+            ({"search": "tiny", "method": "supervised"}, [tagged, named]),
+            ({"method": "gft"}, []),
+            ({"status": "queued"}, [named]),
+        ):
+            jobs, more = queries.list_jobs(session, project, after=None, limit=9, **query)  # type: ignore[arg-type]
+            assert ({job.id for job in jobs}, more) == ({job.id for job in found}, False), query
+
+
+def test_an_attempt_reached_the_last_step_of_its_own_time(database: Database) -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    with database.transaction() as session:
+        job = make_job(session, make_project(session))
+        for epoch, steps in ((1, (1, 2, 3)), (2, (2, 3, 4, 5)), (3, ())):
+            begin = start + timedelta(minutes=epoch)
+            ended = begin + timedelta(seconds=50) if epoch < 3 else None
+            session.add(JobAttempt(job_id=job.id, epoch=epoch, worker="w", started_at=begin, ended_at=ended))
+            append(session, job.id, *(Event(f"{step}", "info", "metrics", {"step": step}) for step in steps))
+            session.flush()
+            session.execute(
+                update(JobEvent)
+                .where(JobEvent.job_id == job.id, JobEvent.created_at > start + timedelta(days=1))
+                .values(created_at=begin + timedelta(seconds=10))
+            )
+        assert queries.last_steps(session, job.id) == {1: 3, 2: 5}
 
 
 def test_unknown_after_is_an_error(database: Database) -> None:

@@ -1,11 +1,18 @@
+import bz2
+import gzip
 import json
+import lzma
 import tracemalloc
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from app.core.files import validation
-from app.core.files.validation import FileReport, read_rows, validate_file
+from app.core.files.repeats import PromptIndex
+from app.core.files.report import FileReport
+from app.core.files.validation import read_rows, validate_file, validate_rows
 from app.core.spec.rows import MAX_LINE_BYTES, RowError
 
 GOOD = b'{"prompt": "2+2?", "completion": "4"}\n'
@@ -60,7 +67,7 @@ def test_last_line_needs_no_newline(path: Path) -> None:
 
 def test_blank_lines_at_the_end_are_silent_and_between_rows_are_warned_of(path: Path) -> None:
     assert report(path, GOOD + b"\n \r\n\n").warning_count == 0
-    found = report(path, GOOD + b"\n\n" + GOOD + b"{")
+    found = report(path, GOOD + b"\n\n" + GOOD.replace(b"4", b"5") + b"{")
     assert [(warning.line, warning.message.split(";")[0]) for warning in found.warnings] == [(2, "blank line ignored")]
     assert found.errors[0].line == 5
 
@@ -138,3 +145,67 @@ def test_read_rows_yields_physical_lines_and_raises_at_the_first_bad_one(path: P
     assert next(rows)[0] == 3
     with pytest.raises(RowError, match="line 4: the row has neither"):
         next(rows)
+
+
+def test_duplicates_are_named_with_the_line_that_they_repeat(path: Path) -> None:
+    """The same prompt and answers, however they are written; the same prompt with another answer is none."""
+    long = {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}
+    rows = [json.dumps(long), '{"prompt": "2+2?"}', '{"prompt": "2+2?", "completion": "5"}']
+    more = '{"prompt": "2+2?", "teacher_responses": ["4"]}'
+    content = "\n".join([GOOD.decode().strip(), *rows, more, "", more]).encode()
+    found = report(path, content)
+    assert (found.valid, found.rows, found.duplicate_rows) == (True, 6, 2)
+    repeats = [(one.line, one.message) for one in found.warnings if one.message.startswith("repeats")]
+    assert [line for line, _ in repeats] == [2, 7]
+    assert repeats[0][1].startswith("repeats line 1:")
+    assert repeats[1][1].startswith("repeats line 5:")
+    assert found.summary().endswith(", 2 duplicates")
+
+
+def test_duplicates_are_all_found_among_many_rows(path: Path) -> None:
+    rows = [f'{{"prompt": "{n % 900}", "completion": "a"}}' for n in range(2_000)]
+    found = report(path, "\n".join(rows).encode())
+    assert (found.duplicate_rows, found.warning_count) == (1_100, 1_100)
+    assert [one.line for one in found.warnings] == list(range(901, 951))
+
+
+def test_the_longest_rows_and_evenly_spread_ones_are_where_the_report_says(path: Path) -> None:
+    rows = [f'{{"prompt": "{n}{"x" * (n * 37 % 1_000)}", "completion": "é"}}\n'.encode() for n in range(1_000)]
+    content = b"\n".join([b"", *rows])
+    found = report(path, content)
+    longest = sorted(((len(json.loads(row)["prompt"]) + 1, n) for n, row in enumerate(rows)), key=lambda one: -one[0])
+    assert [one.characters for one in found.longest] == [size for size, _ in longest[:32]]
+    assert 64 <= len(found.places) <= validation.MAX_PLACES
+    assert found.places[0].line == 2
+    steps = {later.line - one.line for one, later in pairwise(found.places)}
+    assert len(steps) == 1
+    assert found.places[-1].line + steps.pop() > 2_000
+    for one in (*found.places, *found.longest):
+        assert content[one.offset :].startswith(rows[one.line // 2 - 1])
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_archives_are_refused_by_name(path: Path, pack: Callable[[bytes], bytes]) -> None:
+    assert "archive; upload what is in it" in report(path, pack(GOOD)).summary()
+
+
+def test_memory_does_not_grow_with_the_file(path: Path) -> None:
+    """But for 24 bytes a row: hashes and line numbers."""
+    peaks = []
+    for count in (1_000, 6_000):
+        path.write_bytes(b"".join(b'{"prompt": "%d", "completion": "%s"}\n' % (n, b"x" * 300) for n in range(count)))
+        tracemalloc.start()
+        assert validate_file(path).rows == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 5_000 * 24 * 2
+
+
+def test_prompts_of_two_files_are_compared_by_line(tmp_path: Path) -> None:
+    training, held_out = tmp_path / "training", tmp_path / "held_out"
+    training.write_bytes(b"".join(b'{"prompt": "%d"}\n' % (n % 50) for n in range(100)))
+    held_out.write_bytes(b'{"prompt": "new"}\n\n{"messages": [{"role": "user", "content": "7"}]}\n{"prompt": "49"}\n')
+    indices = [PromptIndex.from_bytes(validate_rows(one).prompts.to_bytes()) for one in (training, held_out)]
+    assert indices[1].shared_with(indices[0]) == [(3, 8), (4, 50)]
+    assert indices[0].shared_with(indices[1]) == [(8, 3), (50, 4), (58, 3), (100, 4)]
+    assert PromptIndex().shared_with(indices[0]) == []

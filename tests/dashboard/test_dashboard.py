@@ -80,16 +80,18 @@ def test_from_a_broken_file_to_a_downloaded_adapter(
     page.get_by_role("link", name="Groups").click()
     expect(page.locator(".group")).to_have_count(4)
     expect(page.locator(".member")).to_have_count(20)
-    expect(page.locator(".slider")).to_contain_text("Step 6")
+    expect(page.locator(".steps .now")).to_have_text("Step 6")
     page.keyboard.press("ArrowLeft")
-    expect(page.locator(".slider")).to_contain_text("Step 5")
+    expect(page.locator(".steps .now")).to_have_text("Step 5")
     page.get_by_label("Which steps").select_option("all")
     page.get_by_label("Order").select_option("advantage")
-    expect(page.locator(".group").first).to_contain_text("at step")
+    expect(page.locator(".group h3").first).to_contain_text(re.compile(r"Step \d · line \d+"))
+    page.get_by_role("button", name="This line at every step").first.click()
+    expect(page.get_by_text("at every step that trained on it")).to_be_visible()
     picture(page, "groups")
 
     page.get_by_role("link", name="Attempts").click()
-    expect(page.locator(".timeline .span")).to_have_count(1)
+    expect(page.locator(".journey .mark")).to_have_count(1)
     picture(page, "attempts")
     page.get_by_role("link", name="Events").click()
     expect(page.get_by_text("The job has successfully completed")).to_be_visible()
@@ -116,7 +118,7 @@ def test_a_running_job_is_paused_resumed_and_cancelled(
     page.get_by_role("button", name="Cancel the job").click()
     status(page, "Cancelled")
     page.get_by_role("link", name="Attempts").click()
-    expect(page.locator(".timeline .span")).to_have_count(2)
+    expect(page.locator(".journey .mark")).to_have_count(2)
 
 
 def test_two_jobs_are_found_by_keyboard_and_compared(
@@ -136,8 +138,8 @@ def test_two_jobs_are_found_by_keyboard_and_compared(
     for key in "jxjx":
         page.keyboard.press(key)
     page.get_by_role("link", name="Compare").click()
-    expect(page.get_by_role("heading", name="reward", exact=True)).to_be_visible()
-    expect(page.locator(".legend.wide")).to_contain_text("short-run")
+    expect(page.get_by_role("heading", name="Reward", exact=True)).to_be_visible()
+    expect(page.locator(".results")).to_contain_text("short-run")
     expect(page.locator("tr.changed").filter(has_text="max_steps")).to_contain_text("4")
     page.keyboard.press("Control+k")
     page.keyboard.type("files")

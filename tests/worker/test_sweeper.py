@@ -9,6 +9,7 @@ from sqlalchemy import func, update
 
 from app.core.broker import TRAIN_TASK
 from app.core.files import claims
+from app.core.files.claims import Finding
 from app.core.files.tables import File, FileStatus
 from app.core.jobs import leases, queries
 from app.core.jobs.states import JobStatus
@@ -111,5 +112,5 @@ def test_a_file_is_held_only_while_somebody_works_on_it(bench: Bench) -> None:
         second = claims.claim_next(session, 60)
         assert second is not None
         assert second.file_id == first.file_id
-        assert not claims.settle(session, kept, FileStatus.processed, None, None)
-        assert claims.settle(session, second, FileStatus.processed, None, None)
+        assert not claims.settle(session, kept, Finding(FileStatus.processed))
+        assert claims.settle(session, second, Finding(FileStatus.processed))

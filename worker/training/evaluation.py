@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 
+from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import Grade, GraderPool, Sample
 from app.core.spec.job import Evaluation, Sampling
 from app.core.spec.reports import Evaluated
@@ -16,7 +17,6 @@ from worker.training.batching import pack
 from worker.training.head import token_logprobs
 from worker.training.interfaces import RolloutEngine
 from worker.training.rollout import generator
-from worker.training.tokenize import ChatTokenizer
 from worker.training.types import Completion, Prompt
 
 SAMPLES_SHOWN: Final = 8

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import Source
 from worker.training.interfaces import RolloutEngine
 from worker.training.rollout import generator
-from worker.training.tokenize import ChatTokenizer
 from worker.training.types import Completion, Member, Prompt, PromptGroup
 
 _ROLLOUT_STREAM = 1

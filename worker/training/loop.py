@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import GraderPool
 from app.core.spec.job import MethodType, TrainerSpec
 from app.core.spec.plan import Plan
@@ -27,7 +28,6 @@ from worker.training.rewards import GraderHealth, Grading, imitate_groups
 from worker.training.rollout import generator
 from worker.training.selection import Selection
 from worker.training.throughput import mfu, peak_flops
-from worker.training.tokenize import ChatTokenizer
 from worker.training.types import PromptGroup
 from worker.training.watch import Watch
 from worker.training.world import World

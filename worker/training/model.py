@@ -9,7 +9,6 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
 from app.core.spec.job import BasePrecision, Lora
 from app.core.spec.reports import TrainerExit
@@ -154,11 +153,6 @@ def _head(causal: Any) -> Head:
 def pick_device() -> torch.device:
     """This process's CUDA device, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def load_tokenizer(directory: Path) -> Any:
-    """The base model's tokenizer."""
-    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
 
 
 def load_policy(

@@ -10,6 +10,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
+from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import GraderPool, Outside
 from app.core.spec.job import GroupMethod, JobSpec, TrainerSpec
 from app.core.spec.plan import resolve
@@ -19,11 +20,11 @@ from worker.training.evaluation import Evaluator
 from worker.training.faults import diagnose
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
 from worker.training.loop import Run, Stopped
-from worker.training.model import Policy, load_policy, load_tokenizer
+from worker.training.model import Policy, load_policy
 from worker.training.optimizer import Updater, new_optimizer
 from worker.training.rollout import Sampler
 from worker.training.selection import Selection
-from worker.training.tokenize import ChatTokenizer, load_prompts
+from worker.training.tokenize import load_prompts, load_tokenizer
 from worker.training.types import JobFailure, Prompt
 from worker.training.vllm_client import VllmClient
 from worker.training.vllm_sampler import serving
@@ -76,7 +77,7 @@ def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter,
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     transformers.utils.logging.disable_progress_bar()
     base_dir = Path(trainer.base_model_dir)
-    tokenizer = ChatTokenizer(load_tokenizer(base_dir))
+    tokenizer = load_tokenizer(base_dir)
     prompts, held_out = _load_data(trainer, tokenizer, report)
     start = Path(trainer.adapter_path) if trainer.adapter_path else None
     wanted = spec.hyperparameters

@@ -97,7 +97,8 @@ def remove_file(caller: Caller, file_id: FileId, database: Db, store: Store) -> 
     with database.transaction() as session:
         file = delete_file(session, caller.project_id, file_id)
         audit.record(session, caller.actor, Action.file_delete, file.id, before=audit.snapshot(file, *AUDITED))
-    store.discard(file.blob)
+    for blob in file.blobs:
+        store.discard(blob)
     return FileDeleted(id=file_id)
 
 

@@ -28,6 +28,7 @@ from app.core.errors import InvalidRequest
 from app.core.jobs import admission, audited, inspector, lifecycle, queries, quotas, removal, series
 from app.core.jobs.states import JobStatus
 from app.core.jobs.views import view, views
+from app.core.spec.job import MethodType
 from app.core.spec.reports import Source
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
@@ -93,13 +94,27 @@ def list_jobs(
     caller: Caller,
     database: Db,
     metadata: Annotated[dict[str, str] | None, Depends(_metadata_filter)],
+    status: Annotated[JobStatus | None, Query(description="Only jobs in this state.")] = None,
+    method: Annotated[MethodType | None, Query(description="Only jobs of this method.")] = None,
+    search: Annotated[
+        str | None, Query(max_length=200, description="Part of the id, the name, a model or the metadata.")
+    ] = None,
     after: After = None,
     limit: Limit = 20,
     strict: Strict = False,
 ) -> Page[JobObject]:
-    """List this project's jobs, newest first; `metadata[key]=value` filters."""
+    """List this project's jobs, newest first; `metadata[key]=value` filters, and so do the fields that OpenAI lacks."""
     with database.transaction() as session:
-        jobs, more = queries.list_jobs(session, caller.project_id, after=after, limit=limit, metadata=metadata)
+        jobs, more = queries.list_jobs(
+            session,
+            caller.project_id,
+            after=after,
+            limit=limit,
+            metadata=metadata,
+            status=status,
+            method=method,
+            search=search,
+        )
         return page([JobObject.of(one, strict=strict, samples=False) for one in views(session, jobs)], more)
 
 
@@ -244,6 +259,9 @@ def job_groups(
     step: Annotated[int | None, Query(ge=0, le=MAX_STEP, description="The latest one if absent.")] = None,
     step_from: Annotated[int | None, Query(ge=0, le=MAX_STEP, description="Instead of `step`: several.")] = None,
     step_to: Annotated[int, Query(ge=0, le=MAX_STEP, description="The last step.")] = MAX_STEP,
+    row: Annotated[
+        int | None, Query(ge=0, le=MAX_STEP, description="The groups of this row alone, as members call it.")
+    ] = None,
     source: Annotated[Source | None, Query(description="Sort by members of this source alone.")] = None,
     sort: Annotated[inspector.Order, Query(description="What comes first.")] = inspector.Order.step,
     after: After = None,
@@ -256,7 +274,7 @@ def job_groups(
         shown = step if step is not None or step_from is not None else max(steps, default=None)
         first, last = (shown or 0, shown or 0) if step_from is None else (step_from, step_to)
         found, more = inspector.page(
-            session, job.id, first=first, last=last, source=source, order=sort, after=after, limit=limit
+            session, job.id, first=first, last=last, row=row, source=source, order=sort, after=after, limit=limit
         )
     return GroupList.of(job_id, None if step_from is not None else shown, steps, found, more)
 
@@ -267,4 +285,5 @@ def job_attempts(caller: Caller, job_id: JobId, database: Db) -> AttemptList:
     with database.transaction() as session:
         job = queries.get_job(session, caller.project_id, job_id)
         attempts = queries.list_attempts(session, job.id)
-    return AttemptList(data=[AttemptObject.of(attempt) for attempt in attempts])
+        reached = queries.last_steps(session, job.id)
+    return AttemptList(data=[AttemptObject.of(one, reached.get(one.epoch)) for one in attempts])

@@ -1,4 +1,4 @@
-"""Server-sent events: what a job, or a project's jobs, do while somebody looks on."""
+"""Server-sent events: what a job, a project's jobs, or a file do while somebody looks on."""
 
 from typing import Annotated, Any, Final
 
@@ -7,15 +7,16 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from app.api.deps import Db, Strict
-from app.api.ids import MAX_ID, JobId
+from app.api.ids import MAX_ID, FileId, JobId
 from app.api.live import Hub
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
 from app.core.db import Database
+from app.core.files import uploads
 from app.core.jobs import live, queries
 
-router = APIRouter(prefix="/fine_tuning", tags=["Fine-tuning"])
+router = APIRouter()
 
 _HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 _STREAM: Final[dict[int | str, dict[str, Any]]] = {
@@ -24,7 +25,8 @@ _STREAM: Final[dict[int | str, dict[str, Any]]] = {
 
 
 @router.get(
-    "/jobs/{job_id}/stream",
+    "/fine_tuning/jobs/{job_id}/stream",
+    tags=["Fine-tuning"],
     response_class=StreamingResponse,
     responses=_STREAM,
     dependencies=[needs(Scope.jobs_read)],
@@ -52,12 +54,40 @@ async def stream_job(
     return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
 
 
-@router.get("/stream", response_class=StreamingResponse, responses=_STREAM, dependencies=[needs(Scope.jobs_read)])
+@router.get(
+    "/fine_tuning/stream",
+    tags=["Fine-tuning"],
+    response_class=StreamingResponse,
+    responses=_STREAM,
+    dependencies=[needs(Scope.jobs_read)],
+)
 async def stream_jobs(caller: Caller, request: Request, strict: Strict = False) -> StreamingResponse:
     """Follow the project's 200 newest jobs: `state` carries each of them, and again whenever it changes. Never ends."""
     hub: Hub = request.app.state.hub
     stream = hub.project(caller.project_id, strict=strict)
     return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
+
+
+@router.get(
+    "/files/{file_id}/stream",
+    tags=["Files"],
+    response_class=StreamingResponse,
+    responses=_STREAM,
+    dependencies=[needs(Scope.files_read)],
+)
+async def stream_file(
+    caller: Caller, file_id: FileId, request: Request, database: Db, strict: Strict = False
+) -> StreamingResponse:
+    """Follow a file until it is validated: `state` is the file now and then, `end` the last message."""
+    await run_in_threadpool(_find, database, caller.project_id, file_id)
+    hub: Hub = request.app.state.hub
+    stream = hub.file(caller.project_id, file_id, strict=strict)
+    return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
+
+
+def _find(database: Database, project_id: str, file_id: str) -> None:
+    with database.transaction() as session:
+        uploads.get_file(session, project_id, file_id)
 
 
 def _begin(database: Database, project_id: str, job_id: str, last_event_id: str | None) -> int:

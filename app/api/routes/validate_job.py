@@ -13,7 +13,7 @@ from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
 from app.core.files import uploads
-from app.core.files.validation import FileReport
+from app.core.files.report import FileReport
 from app.core.jobs import admission
 from app.core.jobs.admission import Examined
 from app.core.models import registry, weights

@@ -262,9 +262,10 @@ class AttemptObject(BaseModel):
     outcome: AttemptOutcome | None = Field(description="Null while it runs. See docs/reliability.md.")
     reason: str | None
     resumed_from_step: int
+    last_step: int | None = Field(description="The last one that it reported; null if it ended before its first.")
 
     @classmethod
-    def of(cls, attempt: JobAttempt) -> "AttemptObject":
+    def of(cls, attempt: JobAttempt, last_step: int | None) -> "AttemptObject":
         """The wire form of a row."""
         return cls(
             epoch=attempt.epoch,
@@ -274,6 +275,7 @@ class AttemptObject(BaseModel):
             outcome=AttemptOutcome(attempt.outcome) if attempt.outcome else None,
             reason=attempt.reason,
             resumed_from_step=attempt.resumed_from_step,
+            last_step=last_step,
         )
 
 

@@ -1,6 +1,6 @@
 """Who validates which file: a claim that another worker may take over once it is old."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -34,6 +34,18 @@ class FileClaim:
     until: datetime
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What a validation found."""
+
+    status: FileStatus
+    details: str | None = None
+    report: dict[str, Any] | None = None
+    prompts: bytes | None = None
+    rows_blob: str | None = None
+    rows_sha256: str | None = None
+
+
 def any_waiting(session: Session) -> bool:
     """Whether a file waits that nobody works on."""
     free = (File.claimed_until.is_(None)) | (File.claimed_until < func.now())
@@ -61,15 +73,12 @@ def _held(claim: FileClaim) -> tuple[ColumnElement[bool], ...]:
     return File.id == claim.file_id, File.status == FileStatus.uploaded, File.claimed_until == claim.until
 
 
-def settle(
-    session: Session, claim: FileClaim, status: FileStatus, details: str | None, report: dict[str, Any] | None
-) -> bool:
+def settle(session: Session, claim: FileClaim, finding: Finding) -> bool:
     """Stores what the validation found; False, and no change, when another worker took over meanwhile."""
+    columns = asdict(finding)
+    columns["status_details"] = columns.pop("details")
     settled = session.execute(
-        update(File)
-        .where(*_held(claim))
-        .values(status=status, status_details=details, report=report, claimed_until=None)
-        .returning(File.id),
+        update(File).where(*_held(claim)).values(**columns, claimed_until=None).returning(File.id),
         execution_options={"synchronize_session": False},
     )
     return settled.one_or_none() is not None

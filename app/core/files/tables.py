@@ -1,5 +1,6 @@
 """Files, what their validation found, and files that arrive in parts."""
 
+import builtins
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -13,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     String,
     Text,
     func,
@@ -50,6 +52,11 @@ class File(Base):
     status_details: Mapped[str | None] = mapped_column(Text)
     report: Mapped[dict[str, Any] | None]
     """`FileReport` as JSON once validated."""
+    rows_blob: Mapped[str | None] = mapped_column(String(255))
+    """Key of the rows of a Parquet file as JSONL."""
+    rows_sha256: Mapped[str | None] = mapped_column(String(64))
+    prompts: Mapped["builtins.bytes | None"] = mapped_column(LargeBinary, deferred=True)
+    """`PromptIndex` of a valid file, up to 12 MB; not loaded with the row."""
     claimed_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """A validation task works on it until then, by the database's clock."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
@@ -58,10 +65,23 @@ class File(Base):
 
     __table_args__ = (
         CheckConstraint("status IN ('uploaded', 'processed', 'error')", name="status"),
+        CheckConstraint("(rows_blob IS NULL) = (rows_sha256 IS NULL)", name="rows_have_a_digest"),
         Index("ix_files_expiring", "expires_at", postgresql_where="expires_at IS NOT NULL"),
         Index("ix_files_project_created", "project_id", "created_at", "id"),
         Index("ix_files_unvalidated", "created_at", postgresql_where="status = 'uploaded'"),
     )
+
+    @property
+    def rows(self) -> tuple[str, str]:
+        """Blob and SHA-256 of the rows as JSONL: the file itself unless it was made of a Parquet file."""
+        if self.rows_blob is not None and self.rows_sha256 is not None:
+            return self.rows_blob, self.rows_sha256
+        return self.blob, self.sha256
+
+    @property
+    def blobs(self) -> tuple[str, ...]:
+        """All that goes when the file goes."""
+        return (self.blob,) if self.rows_blob is None else (self.rows_blob, self.blob)
 
 
 def not_expired() -> ColumnElement[bool]:

@@ -1,6 +1,6 @@
 """Uploaded files: the blob first, outside of any transaction, then the row. Validates no content."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -119,6 +119,12 @@ def get_file(session: Session, project_id: str, file_id: str, *, lock: bool = Fa
     if file is None:
         raise NotFound(f"There is no file '{file_id}' in this project.")
     return file
+
+
+def states(session: Session, file_ids: Collection[str]) -> dict[str, str]:
+    """The status of each of these files that is there, by id."""
+    rows = session.execute(select(File.id, File.status).where(File.id.in_(file_ids), not_expired()))
+    return {row.id: row.status for row in rows}
 
 
 def list_files(

@@ -1,11 +1,13 @@
 """Validates a JSONL file line by line in constant memory. Knows nothing of uploads, tables or tokenizers."""
 
+import heapq
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from pydantic import BaseModel, ConfigDict
-
+from app.core.files.repeats import PromptIndex, Repeats
+from app.core.files.report import FileReport, Issue, LongRow, RowPlace, TeacherResponses, broken
 from app.core.spec.rows import MAX_LINE_BYTES, Row, RowError, parse_row
 
 MAX_FILE_BYTES: Final = 2_000_000_000
@@ -13,66 +15,30 @@ MAX_ROWS: Final = 1_000_000
 MAX_ITEM_FIELDS: Final = 1_000
 """Names counted in a report; a file with a new name in every row must not fill the memory."""
 MAX_ITEM_FIELD_LENGTH: Final = 200
+MAX_LONGEST: Final = 32
+MAX_PLACES: Final = 128
 _PROGRESS_BYTES: Final = 4_000_000
 _BOM: Final = b"\xef\xbb\xbf"
+_ARCHIVES: Final = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"7z\xbc\xaf": "7z",
+}
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes in all."""
 
 
-class Issue(BaseModel):
-    """One thing that is wrong with a file."""
+@dataclass(frozen=True)
+class Validated:
+    """What the validation makes of a file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    line: int | None
-    """From 1; None when it concerns the whole file."""
-    param: str | None = None
-    message: str
-
-    def __str__(self) -> str:
-        return self.message if self.line is None else f"line {self.line}: {self.message}"
-
-
-class TeacherResponses(BaseModel):
-    """Teacher answers a row, over the rows of the file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    min: int
-    max: int
-    total: int
-
-
-class FileReport(BaseModel):
-    """What a data file holds and what is wrong with it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    valid: bool
-    rows: int
-    """Usable rows."""
-    bytes: int
-    errors: tuple[Issue, ...]
-    """The first of them; `error_count` counts all."""
-    error_count: int
-    warnings: tuple[Issue, ...]
-    warning_count: int
-    expert_rows: int
-    prompt_only_rows: int
-    teacher_rows: int
-    teacher_responses: TeacherResponses
-    item_fields: dict[str, int]
-    """How many rows have each field that a grader can read as `item.*`."""
-
-    def summary(self) -> str:
-        """One line for `status_details` or a terminal."""
-        if self.valid:
-            expert = f"{self.expert_rows:,} with a demonstration"
-            teacher = f"{self.teacher_rows:,} with teacher responses"
-            return f"{self.rows:,} rows: {expert}, {teacher}, {self.prompt_only_rows:,} prompt-only"
-        more = self.error_count - 1
-        return str(self.errors[0]) + (f" (and {more:,} more error{'s' if more > 1 else ''})" if more else "")
+    report: FileReport
+    prompts: PromptIndex
+    """For what this file has in common with another."""
 
 
 def validate_file(path: Path, *, max_errors: int = 50, progress: Progress | None = None) -> FileReport:
@@ -80,47 +46,86 @@ def validate_file(path: Path, *, max_errors: int = 50, progress: Progress | None
 
     At most `max_errors` (at least 1) errors and as many warnings are kept; all are counted.
     """
+    return validate_rows(path, max_errors=max_errors, progress=progress).report
+
+
+def validate_rows(path: Path, *, max_errors: int = 50, progress: Progress | None = None) -> Validated:
+    """The same with the index of the file's prompts."""
     total = path.stat().st_size
     tally = _Tally(max(1, max_errors))
     if total > MAX_FILE_BYTES:
-        tally.error(None, None, f"the file has {total:,} bytes; the limit is {MAX_FILE_BYTES:,}, so split it")
-        return tally.report(total)
+        message = f"the file has {total:,} bytes; the limit is {MAX_FILE_BYTES:,}, so split it"
+        return Validated(broken(total, message), PromptIndex())
     next_progress = _PROGRESS_BYTES
     with path.open("rb") as stream:
-        for line, raw in _lines(stream):
-            tally.add(line, raw)
+        if archive := _archive(stream):
+            return Validated(broken(total, f"the file is a {archive} archive; upload what is in it"), PromptIndex())
+        for line, offset, raw in _lines(stream):
+            tally.add(line, offset, raw)
             if tally.seen > MAX_ROWS:
                 tally.error(line, None, f"the file has more than {MAX_ROWS:,} rows; split it")
                 break
-            if progress is not None and stream.tell() >= next_progress:
-                next_progress = stream.tell() + _PROGRESS_BYTES
-                progress(stream.tell(), total)
+            if progress is not None and offset >= next_progress:
+                next_progress = offset + _PROGRESS_BYTES
+                progress(offset, total)
     if tally.seen == 0:
         tally.error(None, None, "the file holds no rows; write one JSON object a line")
     if progress is not None:
         progress(total, total)
-    return tally.report(total)
+    return Validated(tally.report(total), tally.repeats.prompts)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """Line number (from 1) and row, for each row of the file. Raises RowError at the first bad line."""
     with path.open("rb") as stream:
-        for line, raw in _lines(stream):
+        for line, _, raw in _lines(stream):
             if raw.strip():
                 yield line, parse_row(raw, line)
 
 
-def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Each line without its end; of one that is too long, only enough for `parse_row` to refuse it."""
-    line = 0
+def _archive(stream: BinaryIO) -> str | None:
+    start = stream.read(8)
+    stream.seek(0)
+    return next((name for magic, name in _ARCHIVES.items() if start.startswith(magic)), None)
+
+
+def _lines(stream: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """Number and offset of each line, and its bytes without its end; of one that is too long, only enough for
+    `parse_row` to refuse it."""
+    line = offset = 0
     while raw := stream.readline(MAX_LINE_BYTES + 3):
         line += 1
-        if line == 1:
-            raw = raw.removeprefix(_BOM)
+        size = len(raw)
         rest = raw
         while rest and not rest.endswith(b"\n"):
             rest = stream.readline(MAX_LINE_BYTES)
-        yield line, raw.removesuffix(b"\n").removesuffix(b"\r")
+            size += len(rest)
+        yield line, offset, line_content(raw, line)
+        offset += size
+
+
+def line_content(raw: bytes, line: int) -> bytes:
+    """A line as `parse_row` takes it: without its end and, at the start of a file, without a byte order mark."""
+    raw = raw.removeprefix(_BOM) if line == 1 else raw
+    return raw.removesuffix(b"\n").removesuffix(b"\r")
+
+
+class _Places:
+    """Evenly spread rows, never more than `MAX_PLACES`: when there are too many, every second one goes."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[int, int]] = []
+        self._every = 1
+        self._rows = 0
+
+    def add(self, line: int, offset: int) -> None:
+        if self._rows % self._every == 0:
+            if len(self.kept) == MAX_PLACES:
+                del self.kept[1::2]
+                self._every *= 2
+            if self._rows % self._every == 0:
+                self.kept.append((line, offset))
+        self._rows += 1
 
 
 class _Tally:
@@ -129,6 +134,7 @@ class _Tally:
     def __init__(self, max_kept: int) -> None:
         self.seen = 0
         """Lines that are not blank, usable or not."""
+        self.repeats = Repeats()
         self._max_kept = max_kept
         self._errors: list[Issue] = []
         self._warnings: list[Issue] = []
@@ -138,8 +144,10 @@ class _Tally:
         self._teacher_max = self._teacher_total = 0
         self._item_fields: dict[str, int] = {}
         self._blank: int | None = None
+        self._longest: list[tuple[int, int, int]] = []
+        self._places = _Places()
 
-    def add(self, line: int, raw: bytes) -> None:
+    def add(self, line: int, offset: int, raw: bytes) -> None:
         if not raw.strip():
             self._blank = self._blank or line
             return
@@ -147,12 +155,15 @@ class _Tally:
             self.warn(self._blank, None, "blank line ignored; line numbers count it")
             self._blank = None
         self.seen += 1
+        self._places.add(line, offset)
         try:
             row = parse_row(raw, line)
         except RowError as error:
             self.error(error.line, error.param, error.message)
             return
         self._count(row)
+        self._measure(line, offset, row)
+        self.repeats.add(line, row)
         if row.unused_demonstration is not None:
             self.warn(line, "messages", row.unused_demonstration)
 
@@ -181,7 +192,17 @@ class _Tally:
             if known or (len(self._item_fields) < MAX_ITEM_FIELDS and len(name) <= MAX_ITEM_FIELD_LENGTH):
                 self._item_fields[name] = self._item_fields.get(name, 0) + 1
 
+    def _measure(self, line: int, offset: int, row: Row) -> None:
+        longest = (row.characters, line, offset)
+        if len(self._longest) < MAX_LONGEST:
+            heapq.heappush(self._longest, longest)
+        elif longest > self._longest[0]:
+            heapq.heapreplace(self._longest, longest)
+
     def report(self, total_bytes: int) -> FileReport:
+        duplicates = self.repeats.duplicates()
+        for one in duplicates:
+            self.warn(one.line, None, f"repeats line {one.first}: the same prompt and answers; drop one of them")
         return FileReport(
             valid=self._error_count == 0,
             rows=self._expert_rows + self._prompt_only_rows,
@@ -197,4 +218,10 @@ class _Tally:
                 min=self._teacher_min or 0, max=self._teacher_max, total=self._teacher_total
             ),
             item_fields=self._item_fields,
+            duplicate_rows=len(duplicates),
+            longest=tuple(
+                LongRow(line=line, offset=offset, characters=characters)
+                for characters, line, offset in sorted(self._longest, key=lambda one: (-one[0], one[1]))
+            ),
+            places=tuple(RowPlace(line=line, offset=offset) for line, offset in self._places.kept),
         )

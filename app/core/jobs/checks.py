@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest
+from app.core.files.report import FileReport
 from app.core.files.tables import File, FileStatus
 from app.core.files.uploads import TRAINING_PURPOSE, find_file
-from app.core.files.validation import FileReport
 from app.core.spec.graders import missing_fields
 from app.core.spec.job import GroupMethod, JobSpec, MethodType
 

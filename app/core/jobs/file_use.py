@@ -15,7 +15,7 @@ def _used_by_live_job(file_id: InstrumentedAttribute[str] | str) -> tuple[Column
 
 
 def delete_file(session: Session, project_id: str, file_id: str) -> File:
-    """Deletes the row and returns it; delete its blob after the commit.
+    """Deletes the row and returns it; delete its blobs after the commit.
 
     Raises `NotFound`, and `InvalidRequest` while a job that is not finished uses the file.
     """
@@ -33,7 +33,7 @@ def delete_file(session: Session, project_id: str, file_id: str) -> File:
 
 
 def next_expired(session: Session) -> File | None:
-    """An expired file that no job still needs, its row locked; remove its blob, then the row."""
+    """An expired file that no job still needs, its row locked; remove its blobs, then the row."""
     in_use = select(Job.id).where(*_used_by_live_job(File.id)).exists()
     expired = select(File).where(File.expires_at <= func.now(), ~in_use).order_by(File.expires_at).limit(1)
     return session.scalars(expired.with_for_update(skip_locked=True, of=File)).one_or_none()

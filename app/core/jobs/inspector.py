@@ -43,6 +43,7 @@ def _page(order: Order) -> str:
         SELECT step, idx, record, {of_members if _KEYS[order] else "0"} AS key
         FROM groups
         WHERE job_id = :job_id AND step BETWEEN :first AND :last
+          AND (CAST(:row AS int) IS NULL OR CAST(record->>'row' AS int) = :row)
           AND (CAST(:source AS text) IS NULL OR record->'members' @> jsonb_build_array(
               jsonb_build_object('source', CAST(:source AS text))))
     )
@@ -59,6 +60,7 @@ def page(
     *,
     first: int,
     last: int,
+    row: int | None = None,
     source: str | None,
     order: Order,
     after: str | None,
@@ -66,11 +68,12 @@ def page(
 ) -> tuple[list[dict[str, Any]], bool]:
     """A page of the groups of the steps `first` to `last`, each with its `id` and `step`, and whether there are more.
 
-    With `source` only members of that source count for the order, and groups without any are left out. Raises
-    `InvalidRequest` with `param` "after" for what is no group of this list.
+    With `row` only the groups of that line of the training file. With `source` only members of that source count
+    for the order, and groups without any are left out. Raises `InvalidRequest` with `param` "after" for what is no
+    group of this list.
     """
     after_step, after_idx = _place(after)
-    key = {"job_id": job_id, "first": first, "last": last, "source": source}
+    key = {"job_id": job_id, "first": first, "last": last, "row": row, "source": source}
     if after_step is not None:
         known = text("SELECT EXISTS (SELECT FROM groups WHERE job_id = :job_id AND step = :step AND idx = :idx)")
         there = session.scalar(known, {"job_id": job_id, "step": after_step, "idx": after_idx})

@@ -56,7 +56,7 @@ def _needed(session: Session, places: set[str]) -> set[str]:
     """Keys and prefixes among `places` that a row names or that something is at work below."""
     names = list(places)
     needed: set[str] = set()
-    for blob in (File.blob, TrainedModel.blob, Checkpoint.blob):
+    for blob in (File.blob, File.rows_blob, TrainedModel.blob, Checkpoint.blob):
         needed.update(session.scalars(select(blob).where(blob.in_(names))))
     attempt = func.concat("jobs/", Job.id, "/a", Job.epoch)
     needed.update(session.scalars(select(attempt).where(Job.status == JobStatus.running, attempt.in_(names))))

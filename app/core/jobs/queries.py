@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import func, or_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.core.errors import InvalidRequest, NotFound
@@ -31,16 +31,32 @@ def job_of_project(session: Session, project_id: str, job_id: str, *, lock: bool
 
 
 def list_jobs(
-    session: Session, project_id: str, *, after: str | None, limit: int, metadata: dict[str, str] | None
+    session: Session,
+    project_id: str,
+    *,
+    after: str | None,
+    limit: int,
+    metadata: dict[str, str] | None = None,
+    status: str | None = None,
+    method: str | None = None,
+    search: str | None = None,
 ) -> tuple[list[Job], bool]:
     """A page of jobs, newest first, and whether there are more; `metadata` must all match, `{}` means jobs without any.
 
-    Raises `InvalidRequest` with `param` "after" when there is no such job.
+    `search` is part of the id, the name, a model or a value of the metadata, in any case. Raises `InvalidRequest`
+    with `param` "after" when there is no such job.
     """
     statement = select(Job).where(Job.project_id == project_id)
     if metadata is not None:
         own = Job.spec["metadata"]
         statement = statement.where(own.contains(metadata) if metadata else own.astext.is_(None))
+    if status is not None:
+        statement = statement.where(Job.status == status)
+    if method is not None:
+        statement = statement.where(Job.spec["method"].astext == method)
+    if search:
+        names = (Job.id, Job.fine_tuned_model, *(Job.spec[key].astext for key in ("model", "suffix", "metadata")))
+        statement = statement.where(or_(*(name.icontains(search, autoescape=True) for name in names)))
     if after is not None:
         seen = session.execute(
             select(Job.created_at, Job.id).where(Job.id == after, Job.project_id == project_id)
@@ -92,6 +108,20 @@ def list_metrics(session: Session, job_id: str) -> list[Metric]:
 def list_attempts(session: Session, job_id: str) -> list[JobAttempt]:
     """All attempts, the first one first."""
     return list(session.scalars(select(JobAttempt).where(JobAttempt.job_id == job_id).order_by(JobAttempt.epoch)))
+
+
+def last_steps(session: Session, job_id: str) -> dict[int, int]:
+    """The last step that each attempt reported, by epoch, from the events of its time; without those that made none."""
+    during = (JobEvent.created_at >= JobAttempt.started_at) & (
+        JobAttempt.ended_at.is_(None) | (JobEvent.created_at <= JobAttempt.ended_at)
+    )
+    reached = (
+        select(JobAttempt.epoch, func.max(JobEvent.data["step"].as_integer()).label("last"))
+        .join(JobEvent, (JobEvent.job_id == JobAttempt.job_id) & (JobEvent.type == "metrics") & during)
+        .where(JobAttempt.job_id == job_id)
+        .group_by(JobAttempt.epoch)
+    )
+    return {row.epoch: row.last for row in session.execute(reached)}
 
 
 def latest_checkpoints(session: Session, job_id: str) -> list[Checkpoint]:

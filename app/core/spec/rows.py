@@ -66,6 +66,13 @@ class Row(BaseModel):
     unused_demonstration: str | None = None
     """Why the final assistant message is not imitated, where there is one."""
 
+    @property
+    def characters(self) -> int:
+        """Of the prompt and the longest answer."""
+        longest = max([len(answer.content) for answer in self.teacher], default=0)
+        prompt = sum([len(message["content"] or "") for message in self.prompt_messages])
+        return prompt + max(longest, len(self.expert or ""))
+
 
 def parse_row(raw: bytes | str, line: int) -> Row:
     """The row on line `line` (from 1). Raises RowError, and nothing else, for what is not a usable row."""
@@ -168,7 +175,7 @@ def _row(raw: dict[str, Any]) -> Row:
     written = raw["messages"] if raw.get("messages") is not None else _short_form(raw)
     if not isinstance(written, list) or not written:
         raise _Refused("messages", "`messages` must be a non-empty list of {role, content} objects")
-    messages = [_message(message, f"messages[{index}]") for index, message in enumerate(written)]
+    messages = [_plain(message) or _message(message, f"messages[{index}]") for index, message in enumerate(written)]
     expert, unused = None, None
     if messages[-1]["role"] == "assistant":
         expert, unused = _demonstration(messages.pop(), written[-1])
@@ -202,6 +209,15 @@ def _short_form(raw: dict[str, Any]) -> list[dict[str, Any]]:
             raise _Refused(name, f"`{name}` is empty; fill it in or drop the row")
     answer = [] if completion is None else [{"role": "assistant", "content": completion}]
     return [{"role": "user", "content": prompt}, *answer]
+
+
+def _plain(message: object) -> dict[str, Any] | None:
+    """What nearly every message is, without a look at what it is not; None leaves it to `_message`."""
+    if isinstance(message, dict) and len(message) == 2:
+        role, content = message.get("role"), message.get("content")
+        if role in ("user", "assistant", "system") and isinstance(content, str) and content.strip():
+            return {"role": role, "content": content}
+    return None
 
 
 def _message(message: object, param: str) -> dict[str, Any]:

@@ -9,21 +9,35 @@ export interface Loaded<T> {
   reload: () => void;
 }
 
-/** The answer to a GET, asked for again whenever `path` or `version` changes; null asks for nothing. */
+/**
+ * The answer to a GET, asked for again whenever `path` or `version` changes; null asks for nothing. The old answer stays until
+ * the new one is there, and a version that changes faster than answers come is asked for once more, not once a change.
+ */
 export function useGet<T>(path: string | null, version: number | string = 0): Loaded<T> {
-  const [state, setState] = useState<{ path: string | null; value?: T; error?: ApiError }>({ path: null });
+  const [state, setState] = useState<{ value?: T; error?: ApiError }>({});
   const [round, setRound] = useState(0);
+  const flight = useRef({ path, isBusy: false, again: false });
   useEffect(() => {
     if (path === null) return;
-    let current = true;
-    get<T>(path).then(
-      (value) => current && setState({ path, value }),
-      (error: ApiError) => current && setState((old) => ({ ...old, path, error })),
-    );
-    return () => {
-      current = false;
+    if (flight.current.path !== path) flight.current = { path, isBusy: false, again: false };
+    const mine = flight.current;
+    const load = () => {
+      mine.again = mine.isBusy;
+      if (mine.isBusy) return;
+      mine.isBusy = true;
+      get<T>(path)
+        .then(
+          (value) => flight.current === mine && setState({ value }),
+          (error: ApiError) => flight.current === mine && setState((old) => ({ ...old, error })),
+        )
+        .finally(() => {
+          mine.isBusy = false;
+          if (mine.again && flight.current === mine) load();
+        });
     };
+    load();
   }, [path, version, round]);
+  useEffect(() => () => void (flight.current = { path: null, isBusy: false, again: false }), []);
   return { value: state.value, error: state.error, reload: () => setRound((old) => old + 1) };
 }
 

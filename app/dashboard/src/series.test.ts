@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { append, charts, colour, label, smooth } from "./series";
+import { append, bounds, charts, colour, label, smooth, valueAt } from "./series";
 
 describe("charts", () => {
   it("puts the sources of a metric into one chart and forgets none", () => {
@@ -38,5 +38,22 @@ describe("append", () => {
       steps: [1, 2, 3, 4],
       series: { a: [1, 2, 30, 40] },
     });
+  });
+});
+
+describe("an axis", () => {
+  it("has air around its values, also around a single one", () => {
+    expect(bounds(0, 1)).toEqual([-0.08, 1.08]);
+    expect(bounds(5, 5)).toEqual([4.5, 5.5]);
+    expect(bounds(0.998, 1, true)).toEqual([-0.02, 1.02]);
+    for (const [low, high] of [bounds(0, 0), bounds(null, null)]) expect(low).toBeLessThan(high);
+  });
+});
+
+describe("the value at a step", () => {
+  it("is the last one that was measured", () => {
+    expect(valueAt([1, null, null, 4], 2)).toBe(1);
+    expect(valueAt([1, null, null, 4], Infinity)).toBe(4);
+    expect(valueAt([null, 2], 0)).toBeNull();
   });
 });

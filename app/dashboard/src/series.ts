@@ -3,15 +3,19 @@
 export interface ChartSpec {
   title: string;
   hint: string;
+  /** What the values count; empty for plain numbers. */
+  unit: string;
+  /** Values lie between 0 and 1. */
+  isShare: boolean;
   names: string[];
 }
 
-type Rule = { title: string; hint: string; names: (string | RegExp)[] };
+type Rule = { title: string; hint: string; unit?: string; isShare?: boolean; names: (string | RegExp)[] };
 
 const RULES: Rule[] = [
   {
     title: "Reward by source",
-    hint: "Mean reward of all members, and of each source. The headline of a run.",
+    hint: "Mean over all answers, and over each source's. The headline of a run.",
     names: ["reward", /^gft\/(expert|teacher|self)\/reward$/],
   },
   {
@@ -19,32 +23,43 @@ const RULES: Rule[] = [
     hint: "Reward, accuracy and pass@k on rows that are never trained on.",
     names: ["eval/reward", "eval/accuracy", /^eval\/pass@/],
   },
-  { title: "Loss", hint: "With centred advantages it hovers near 0: look at the reward.", names: ["loss", "eval/loss"] },
-  { title: "Entropy", hint: "A fast fall means that answers become all alike.", names: ["entropy", "eval/entropy"] },
-  { title: "Forward KL", hint: "How far the model has moved from its base.", names: ["eval/forward_kl", "kl"] },
   {
-    title: "Rectified share",
-    hint: "Share of tokens with p < tau, whose weight is bounded.",
-    names: ["gft/rectified_frac", /^gft\/(expert|teacher|self)\/rectified_frac$/],
+    title: "Reward by grader",
+    hint: "Mean over all answers of what each part of the grader gives.",
+    names: [/^rewards\/.+\/mean$/],
   },
   {
     title: "Advantage by source",
-    hint: "Above 0: this source is better than its groups' mean.",
+    hint: "Above 0, this source's answers are better than their groups' mean.",
     names: [/^gft\/(expert|teacher|self)\/advantage$/],
   },
   {
     title: "Groups without contrast",
-    hint: "Share of groups whose rewards are all alike: they train nothing.",
+    hint: "Their rewards are all alike, so they train nothing.",
+    unit: "share of groups",
+    isShare: true,
     names: ["frac_reward_zero_std"],
   },
-  { title: "Gradient norm", hint: "Before clipping.", names: ["grad_norm"] },
+  { title: "Entropy", hint: "A fast fall means that answers become all alike.", unit: "nats", names: ["entropy", "eval/entropy"] },
+  { title: "Forward KL", hint: "How far the model has moved from its base.", unit: "nats", names: ["eval/forward_kl", "kl"] },
   {
-    title: "Response length",
-    hint: "In tokens.",
+    title: "Rectified share",
+    hint: "Tokens that are less probable than tau: their weight is bounded.",
+    unit: "share of tokens",
+    isShare: true,
+    names: ["gft/rectified_frac", /^gft\/(expert|teacher|self)\/rectified_frac$/],
+  },
+  { title: "Held-out loss", hint: "Of the demonstrations that are never trained on.", unit: "nats a token", names: ["eval/loss"] },
+  { title: "Loss", hint: "With centred advantages it hovers near 0: look at the reward.", names: ["loss"] },
+  { title: "Gradient norm", hint: "Before it is clipped to 1.", names: ["grad_norm"] },
+  {
+    title: "Answer length",
+    hint: "Growing without a growing reward: the model rambles.",
+    unit: "tokens",
     names: ["completions/mean_length", /^gft\/(expert|teacher|self)\/length$/, "eval/mean_length"],
   },
-  { title: "Tokens per second", hint: "In the update.", names: ["gft/tokens_per_second"] },
-  { title: "Time per step", hint: "Seconds, by phase.", names: ["step_time", /^gft\/timing\//] },
+  { title: "Throughput", hint: "Of the update.", unit: "tokens a second", names: ["gft/tokens_per_second"] },
+  { title: "Time per step", hint: "In all, and by phase.", unit: "seconds", names: ["step_time", /^gft\/timing\//] },
 ];
 
 /** The charts for these metrics: the known ones, and one for each of the rest. */
@@ -56,16 +71,27 @@ export function charts(names: string[]): { main: ChartSpec[]; rest: ChartSpec[] 
       names.filter((name) => (typeof want === "string" ? name === want : want.test(name))),
     );
     found.forEach((name) => left.delete(name));
-    if (found.length) main.push({ title: rule.title, hint: rule.hint, names: found });
+    if (found.length) main.push({ unit: "", isShare: false, ...rule, names: found });
   }
-  return { main, rest: [...left].sort().map((name) => ({ title: name, hint: "", names: [name] })) };
+  return { main, rest: [...left].sort().map((name) => ({ title: name, hint: "", unit: "", isShare: false, names: [name] })) };
 }
+
+const LABELS: Record<string, string> = {
+  reward: "all",
+  "gft/rectified_frac": "all",
+  "completions/mean_length": "own answers",
+  "eval/mean_length": "held-out",
+  step_time: "whole step",
+  frac_reward_zero_std: "share",
+};
 
 /** Short label of a metric within its chart. */
 export function label(name: string): string {
   const source = /^gft\/(expert|teacher|self)\//.exec(name);
   if (source) return source[1] as string;
-  return name.replace(/^gft\/timing\//, "").replace(/^gft\//, "").replaceAll("_", " ");
+  const grader = /^rewards\/(.+)\/mean$/.exec(name);
+  if (grader) return grader[1] as string;
+  return (LABELS[name] ?? name.replace(/^(gft\/timing|gft|completions)\//, "")).replace(/^eval\//, "held-out ").replaceAll("_", " ");
 }
 
 const FIXED: Record<string, number> = { self: 2, expert: 0, teacher: 1 };
@@ -107,4 +133,22 @@ export function append(known: Table, next: Table): Table {
     series[name] = [...before, ...(next.series[name] ?? new Array<null>(next.steps.length).fill(null))];
   }
   return { steps, series };
+}
+
+/** The value at an index, or the last one before it: series that are measured at other steps have gaps there. */
+export function valueAt(values: (number | null)[], index: number): number | null {
+  for (let at = Math.min(index, values.length - 1); at >= 0; at -= 1) {
+    const value = values[at];
+    if (value !== null && value !== undefined) return value;
+  }
+  return null;
+}
+
+/** Bounds of an axis with some air; values that are all alike lie in its middle. */
+export function bounds(low: number | null, high: number | null, isShare = false): [number, number] {
+  if (isShare) return [-0.02, 1.02];
+  if (low === null || high === null) return [0, 1];
+  if (low === 0 && high === 0) return [-0.02, 1];
+  const air = low === high ? Math.abs(low) * 0.1 : (high - low) * 0.08;
+  return [low - air, high + air];
 }

@@ -6,6 +6,8 @@ from typing import Any, Final
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from app.core.chat.tokenizer import ChatTokenizer
+
 CORPUS: Final = [
     "What is the sum of twelve and thirty? The answer is 42.",
     "user assistant system model",
@@ -107,6 +109,17 @@ def tokenizer(family: Family, *, pad: str | None = None) -> Any:
     )
     made.chat_template = family.template
     return made
+
+
+def chat(family: Family, *, pad: str | None = None) -> ChatTokenizer:
+    """Ours, over the same vocabulary."""
+    return ours(tokenizer(family, pad=pad))
+
+
+def ours(raw: Any) -> ChatTokenizer:
+    """What the trainer makes of a transformers tokenizer."""
+    templates = {"default": raw.chat_template} if raw.chat_template else {}
+    return ChatTokenizer(raw.backend_tokenizer, templates, raw.special_tokens_map)
 
 
 def _byte_level() -> Tokenizer:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from app.core.chat.tokenizer import ChatTokenizer
 from tests import tiny_model
 from tests.worker.training import architectures
 from tests.worker.training.architectures import LORA, random_policy
-from worker.training.model import Policy, load_policy, load_tokenizer
-from worker.training.tokenize import ChatTokenizer
+from worker.training.model import Policy, load_policy
+from worker.training.tokenize import load_tokenizer
 
 ModelDirectory = Callable[[str], Path]
 
@@ -71,7 +72,7 @@ def chat_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def chat_tokenizer(chat_directory: Path) -> ChatTokenizer:
-    return ChatTokenizer(load_tokenizer(chat_directory))
+    return load_tokenizer(chat_directory)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import GraderPool
 from app.core.spec.graders import StringCheckGrader
 from app.core.spec.job import Evaluation, Sampling
@@ -20,7 +21,6 @@ from tests.worker.training.runs import Job, of_kind
 from worker.training.evaluation import SAMPLES_SHOWN, Evaluator, pass_at_k
 from worker.training.model import Policy
 from worker.training.rollout import Sampler, generator
-from worker.training.tokenize import ChatTokenizer
 from worker.training.types import Prompt
 
 SAMPLING = Sampling(max_tokens=5, temperature=1.7, top_p=0.9)

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import Source
 from tests.worker.training import chat_templates
@@ -11,7 +12,6 @@ from tests.worker.training.architectures import randomise
 from worker.training.groups import build_groups, given_members, rollout_member
 from worker.training.model import Policy
 from worker.training.rollout import Sampler, generator
-from worker.training.tokenize import ChatTokenizer
 from worker.training.types import Completion, Prompt, PromptGroup
 
 MIX = GroupMix(expert=1, teacher=2, self_=3)
@@ -72,8 +72,8 @@ def test_rollouts_keep_the_sampled_ids_and_are_stamped_with_the_adapter_version(
 
 def test_sampled_ids_are_kept_where_the_tokenizer_would_write_the_text_otherwise() -> None:
     """Tokens that a model may choose one by one though its tokenizer has a longer one for them."""
-    chat = ChatTokenizer(chat_templates.tokenizer(chat_templates.CHATML))
-    cut_off = tuple(chat.tokenizer.convert_tokens_to_ids(list("answer")))
+    chat = chat_templates.chat(chat_templates.CHATML)
+    cut_off = tuple(chat.backend.encode(letter).ids[0] for letter in "answer")
     sampled, written = (*cut_off, chat.end_id), chat.response_ids("answer")
     assert len(sampled) > len(written)
     assert chat.text(sampled) == chat.text(written) == "answer"

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
+from app.core.chat.tokenizer import ChatTokenizer, UnusableTokenizer
 from app.core.spec.job import Hyperparameters
 from app.core.spec.reports import TrainerExit
-from tests.worker.training.chat_templates import CHATML, FAMILIES, LLAMA_3, PLAIN, Family, tokenizer
-from worker.training.tokenize import ChatTokenizer, load_prompts
+from tests.worker.training.chat_templates import CHATML, FAMILIES, LLAMA_3, PLAIN, Family, ours, tokenizer
+from worker.training.tokenize import load_prompts, load_tokenizer
 from worker.training.types import JobFailure, Prompt
 
 ANSWERS = [
@@ -36,7 +38,7 @@ def family(request: pytest.FixtureRequest) -> Family:
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_trained_tokens_are_exactly_the_answer_and_one_end(family: Family, answer: str) -> None:
     raw = tokenizer(family)
-    chat = ChatTokenizer(raw)
+    chat = ours(raw)
     ids = chat.response_ids(answer)
     end = raw.convert_tokens_to_ids(family.end)
     assert chat.end_id == end
@@ -48,13 +50,13 @@ def test_trained_tokens_are_exactly_the_answer_and_one_end(family: Family, answe
 
 def test_the_end_of_a_turn_may_differ_from_the_tokenizers_eos() -> None:
     raw = tokenizer(LLAMA_3)
-    assert ChatTokenizer(raw).end_id == raw.convert_tokens_to_ids("<|eot_id|>") != raw.eos_token_id
+    assert ours(raw).end_id == raw.convert_tokens_to_ids("<|eot_id|>") != raw.eos_token_id
 
 
 def test_special_tokens_written_out_in_a_demonstration_are_only_text(family: Family) -> None:
     """A demonstration about chat formats must neither end early nor open a turn."""
     raw = tokenizer(family)
-    chat = ChatTokenizer(raw)
+    chat = ours(raw)
     text = f"Write {family.end} at the end" + "".join(family.others)
     ids = chat.response_ids(text)
     assert set(ids[:-1]).isdisjoint(raw.all_special_ids)
@@ -66,14 +68,14 @@ def test_a_models_own_words_stay_single_tokens() -> None:
     """`<think>` and `<tool_call>` are added tokens too, but part of what a model says."""
     raw = tokenizer(CHATML)
     raw.add_tokens(["<think>"])
-    chat = ChatTokenizer(raw)
+    chat = ours(raw)
     assert chat.response_ids("<think>")[0] == raw.convert_tokens_to_ids("<think>")
     assert chat.text(chat.response_ids("<think>4")) == "<think>4"
 
 
 def test_prompt_is_the_rendered_chat_with_the_templates_bos_alone(family: Family) -> None:
     raw = tokenizer(family)
-    chat = ChatTokenizer(raw)
+    chat = ours(raw)
     chat.response_ids(family.end)  # reading text as text must not last
     ids = chat.prompt_ids(CHAT)
     rendered = raw.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
@@ -85,23 +87,100 @@ def test_prompt_is_the_rendered_chat_with_the_templates_bos_alone(family: Family
 
 def test_bos_is_not_put_into_the_response(family: Family) -> None:
     raw = tokenizer(family)
-    assert raw.bos_token_id is None or raw.bos_token_id not in ChatTokenizer(raw).response_ids("42")
+    assert raw.bos_token_id is None or raw.bos_token_id not in ours(raw).response_ids("42")
+
+
+def test_a_saved_tokenizer_reads_chats_as_transformers_does(family: Family, tmp_path: Path) -> None:
+    """Also what shows it: the texts of the tokens are the rendered chat and the answer, character by character."""
+    tokenizer(family).save_pretrained(tmp_path)
+    theirs: Any = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    chat = load_tokenizer(tmp_path)
+    rendered = theirs.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
+    expected = tuple(theirs(rendered, add_special_tokens=False)["input_ids"])
+    assert chat.prompt_ids(CHAT) == chat.prompt_piece(CHAT).ids == expected
+    assert "".join(chat.prompt_piece(CHAT).texts) == rendered
+    for answer in [*ANSWERS, f"{family.end} twice {family.end}", "".join(family.others)]:
+        ids = theirs(answer, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        piece = chat.response_piece(answer)
+        assert chat.response_ids(answer) == piece.ids == (*ids, theirs.convert_tokens_to_ids(family.end))
+        assert len(piece.texts) == len(piece.ids)
+        assert "".join(piece.texts) == answer + family.end
+
+
+TOOLS_TEMPLATE = """
+{%- set ns = namespace(first=true) %}
+{%- if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}
+{{ tool.function.parameters | tojson(indent=2) }}{% endfor %}<|im_end|>
+{% endif %}
+{%- for message in messages %}
+    {%- if message.role == 'banned' %}{{ raise_exception('No ' ~ message.role) }}{% endif %}
+    {%- if loop.index > 8 %}{% break %}{% endif %}
+    {%- if not ns.first %}{{ '\n' }}{% endif %}{% set ns.first = false %}
+    {%- if message.tool_calls is defined %}
+        {%- for call in message.tool_calls %}<|im_start|>call {{ call.function | tojson }}<|im_end|>{% endfor %}
+        {%- continue %}
+    {%- endif %}
+    {%- generation %}<|im_start|>{{ message.role }}\n{{ message.content.strip().split('</think>')[-1] }}<|im_end|>
+    {%- endgeneration %}
+{%- endfor %}
+{%- if add_generation_prompt %}\n<|im_start|>assistant\n{% endif %}"""
+
+
+def test_templates_with_tools_namespaces_and_macros_render_as_in_transformers(tmp_path: Path) -> None:
+    raw = tokenizer(CHATML)
+    raw.chat_template = {"default": CHATML.template, "tool_use": TOOLS_TEMPLATE}
+    raw.save_pretrained(tmp_path)
+    theirs: Any = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    chat = load_tokenizer(tmp_path)
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": "é <b>", "b": [1, 2.5]}}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": " add <|im_end|> "},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "3", "tool_call_id": "c1", "name": "add"},
+        {"role": "assistant", "content": "<think>so</think>3"},
+        *CHAT * 3,
+    ]
+    parameters = {"type": "object", "x": ["'", '"']}
+    tools: list[dict[str, Any]] = [{"type": "function", "function": {"name": "add", "parameters": parameters}}]
+    for given in (tools, None):
+        shown = messages if given else CHAT
+        rendered = theirs.apply_chat_template(shown, tools=given, tokenize=False, add_generation_prompt=True)
+        assert "".join(chat.prompt_piece(shown, given).texts) == rendered
+        assert chat.prompt_ids(shown, given) == tuple(theirs(rendered, add_special_tokens=False)["input_ids"])
+
+
+def test_a_row_that_the_template_refuses_is_named_with_the_templates_words(tmp_path: Path) -> None:
+    raw = tokenizer(CHATML)
+    raw.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('No system role') }}{% endif %}" + (
+        CHATML.template
+    )
+    system = json.dumps({"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}).encode()
+    with pytest.raises(JobFailure, match=r"^line 2: the model's chat template refuses the row: No system role$"):
+        load(tmp_path / "rows.jsonl", row("4"), system, chat=ours(raw))
+
+
+@pytest.mark.parametrize("template", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ 1 / 0 }}"])
+def test_templates_run_in_a_sandbox_and_never_crash_the_caller(template: str) -> None:
+    raw = tokenizer(CHATML)
+    raw.chat_template = template
+    with pytest.raises(UnusableTokenizer, match="template refuses"):
+        ours(raw)
 
 
 def test_padding_with_the_end_token_trains_it_once_all_the_same() -> None:
     raw = tokenizer(CHATML, pad="<|im_end|>")
-    chat = ChatTokenizer(raw)
+    chat = ours(raw)
     assert chat.pad_id == chat.end_id == raw.pad_token_id
     assert chat.response_ids("42").count(chat.end_id) == 1
 
 
 def test_without_a_pad_token_the_end_token_pads() -> None:
-    chat = ChatTokenizer(tokenizer(PLAIN))
+    chat = ours(tokenizer(PLAIN))
     assert chat.pad_id == chat.end_id
 
 
 def test_text_drops_the_end_of_a_finished_response_only() -> None:
-    chat = ChatTokenizer(tokenizer(CHATML))
+    chat = ours(tokenizer(CHATML))
     finished = chat.response_ids("42")
     assert chat.text(finished) == "42"
     assert chat.text(finished[:-1]) == "42"
@@ -109,11 +188,12 @@ def test_text_drops_the_end_of_a_finished_response_only() -> None:
     assert chat.text([chat.end_id]) == ""
 
 
-def test_a_tokenizer_without_chat_template_is_refused_with_advice() -> None:
+def test_a_tokenizer_without_chat_template_is_refused_with_advice(tmp_path: Path) -> None:
     raw = tokenizer(PLAIN)
     raw.chat_template = None
+    raw.save_pretrained(tmp_path)
     with pytest.raises(JobFailure, match="Choose an instruct model") as caught:
-        ChatTokenizer(raw)
+        load_tokenizer(tmp_path)
     assert (caught.value.exit_code, caught.value.code) == (TrainerExit.bad_config, "model_without_chat_template")
     assert caught.value.param == "model"
 
@@ -121,8 +201,8 @@ def test_a_tokenizer_without_chat_template_is_refused_with_advice() -> None:
 def test_a_model_that_does_not_say_how_a_turn_ends_is_refused() -> None:
     raw = tokenizer(PLAIN)
     raw.eos_token = None
-    with pytest.raises(JobFailure, match="which token ends a turn"):
-        ChatTokenizer(raw)
+    with pytest.raises(UnusableTokenizer, match="which token ends a turn"):
+        ours(raw)
 
 
 def row(answer: str | None, question: str = "2+2=", **fields: Any) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import Lora, Sampling
 from app.core.spec.reports import TrainerExit
 from tests.worker.training import plain
@@ -18,7 +19,6 @@ from worker.training.export import save_adapter
 from worker.training.interfaces import RolloutEngine
 from worker.training.model import Policy, load_policy
 from worker.training.rollout import Sampler, generator
-from worker.training.tokenize import ChatTokenizer
 from worker.training.types import Completion, JobFailure
 from worker.training.vllm_client import VllmClient
 from worker.training.vllm_sampler import VllmSampler, serving

@@ -1,9 +1,9 @@
-// A line chart (uPlot) that follows the theme, its width and new values; all charts of a page share their cursor.
-import { useEffect, useRef, useState } from "preact/hooks";
+// A line chart (uPlot) that follows the theme, its width and new values; all charts of a page share cursor and zoom.
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { number } from "../format";
-import { smooth } from "../series";
+import { bounds, smooth, valueAt } from "../series";
 import { onTheme, theme, token } from "../theme";
 
 export interface Line {
@@ -12,98 +12,143 @@ export interface Line {
   values: (number | null)[];
 }
 
-const HEIGHT = 190;
-const PALETTE = 8;
-const SPARSE = 60;
-/** Steps between ticks: there are no halves of a step. */
-const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6];
+/** First and last step that are shown. */
+export type Zoom = readonly [number, number];
 
-const isSparse = (values: (number | null)[]): boolean => values.filter((one) => one !== null).length <= SPARSE;
-
-export function Chart({
-  title,
-  hint,
-  steps,
-  lines,
-  markers = [],
-  smoothing = 0,
-}: {
+interface ChartProps {
   title: string;
   hint?: string;
+  unit?: string;
+  isShare?: boolean;
   steps: number[];
   lines: Line[];
+  /** Steps from which an attempt went on. */
   markers?: number[];
   smoothing?: number;
-}) {
+  zoom?: Zoom | undefined;
+  onZoom?: (zoom: Zoom | undefined) => void;
+}
+
+const HEIGHT = 170;
+const PALETTE = 8;
+const SPARSE = 60;
+const FAINT = "40"; // alpha of the values behind their smoothed line
+/** Steps between ticks: there are no halves of a step. */
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6];
+const FONT = "11px system-ui, sans-serif";
+
+const isSparse = (values: (number | null)[]): boolean => values.filter((one) => one !== null).length <= SPARSE;
+const tick = (value: number): string => {
+  if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return number(value);
+  return Number(value.toPrecision(6)).toLocaleString("en-US", { maximumFractionDigits: 6 });
+};
+
+export function Chart(props: ChartProps) {
+  const { title, hint, unit, steps, lines, markers = [], smoothing = 0, zoom } = props;
   const box = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot>();
   const [shade, setShade] = useState(theme());
   const [at, setAt] = useState<number | null>(null);
-  const drawn = lines.map((line) => smooth(line.values, smoothing));
-  const data = [steps, ...drawn] as uPlot.AlignedData;
+  const drawn = useMemo(() => lines.map((line) => smooth(line.values, smoothing)), [lines, smoothing]);
+  const isSmooth = smoothing > 0;
+  const data = useMemo(
+    () => [steps, ...(isSmooth ? lines.map((line) => line.values) : []), ...drawn] as uPlot.AlignedData,
+    [steps, lines, drawn],
+  );
   const shape = lines.map((line) => `${line.label}:${line.colour}:${isSparse(line.values)}`).join("|");
-  const marks = useRef(markers);
-  marks.current = markers;
+  const current = useRef(props);
+  current.current = props;
 
   useEffect(() => onTheme(() => setShade(theme())), []);
   useEffect(() => {
     const element = box.current;
     if (!element) return;
-    const grid = { stroke: token("line"), width: 1 };
-    const axis = { stroke: token("soft"), grid, ticks: grid, font: "11px system-ui, sans-serif" };
-    const options: uPlot.Options = {
-      width: element.clientWidth || 320,
-      height: HEIGHT,
-      legend: { show: false },
-      cursor: { sync: { key: "steps" }, points: { size: 6 } },
-      scales: { x: { time: false } },
-      axes: [
-        { ...axis, incrs: WHOLE },
-        { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => (Math.abs(tick) < 1e-3 ? number(tick) : String(Number(tick.toPrecision(6))))) },
-      ],
-      series: [
-        {},
-        ...lines.map((line) => ({
-          stroke: token(`chart-${line.colour % PALETTE}`),
-          width: 1.8,
-          spanGaps: true,
-          points: { show: isSparse(line.values), size: 5 },
-        })),
-      ],
-      hooks: {
-        setCursor: [(self) => setAt(self.cursor.idx ?? null)],
-        draw: [(self) => drawMarks(self, marks.current)],
-      },
-    };
-    plot.current = new uPlot(options, data, element);
-    const observer = new ResizeObserver(() => plot.current?.setSize({ width: element.clientWidth, height: HEIGHT }));
+    const made = new uPlot(optionsOf(current, element.clientWidth || 320, setAt), data, element);
+    plot.current = made;
+    const observer = new ResizeObserver(() => made.setSize({ width: element.clientWidth, height: HEIGHT }));
     observer.observe(element);
     return () => {
       observer.disconnect();
-      plot.current?.destroy();
+      made.destroy();
     };
-  }, [shape, shade]);
-  useEffect(() => plot.current?.setData(data), [steps, lines, smoothing, markers.length]);
+  }, [shape, shade, isSmooth]);
+  useEffect(() => plot.current?.setData(data), [data, markers.length, zoom?.[0], zoom?.[1]]);
 
-  const last = (values: (number | null)[]) => values.findLast((one) => one !== null) ?? null;
-  const summary = lines.map((line) => `${line.label} ${number(last(line.values))}`).join(", ");
+  const summary = lines.map((line) => `${line.label} ${number(valueAt(line.values, Infinity))}`).join(", ");
+  const restarts = markers.filter((step) => step >= (steps[0] ?? 0) && step <= (steps.at(-1) ?? 0));
   return (
     <figure class="chart">
-      <figcaption title={hint}>
-        <h3>{title}</h3>
-        <span class="at">{at !== null && steps[at] !== undefined ? `step ${steps[at]}` : ""}</span>
+      <figcaption>
+        <h3>
+          {title} {unit && <small>{unit}</small>}
+        </h3>
+        <span class="at">{at !== null && steps[at] !== undefined ? `step ${steps[at].toLocaleString("en-US")}` : ""}</span>
+        {hint && <p class="hint">{hint}</p>}
       </figcaption>
       <div ref={box} role="img" aria-label={`${title}. Latest: ${summary}`} />
       <ul class="legend">
         {lines.map((line, index) => (
           <li key={line.label}>
             <i class={`swatch c${line.colour % PALETTE}`} /> {line.label}{" "}
-            <b>{number(at === null ? last(line.values) : drawn[index]?.[at])}</b>
+            <b>{number(valueAt(drawn[index] ?? [], at ?? Infinity))}</b>
           </li>
         ))}
+        {restarts.length > 0 && (
+          <li title="Steps from which another attempt went on">
+            <i class="swatch restart" /> resumed {restarts.length > 1 && `${restarts.length} times`}
+          </li>
+        )}
       </ul>
     </figure>
   );
+}
+
+function optionsOf(current: { current: ChartProps }, width: number, setAt: (at: number | null) => void): uPlot.Options {
+  const { lines, smoothing = 0, isShare } = current.current;
+  const grid = { stroke: token("line"), width: 1 };
+  const axis = { stroke: token("soft"), grid, ticks: { ...grid, size: 4 }, font: FONT, gap: 4 };
+  const curve = (line: Line, alpha: string): uPlot.Series => ({
+    stroke: token(`chart-${line.colour % PALETTE}`) + alpha,
+    width: 1.8,
+    spanGaps: true,
+    points: { show: alpha === "" && isSparse(line.values), size: 5 },
+  });
+  return {
+    width,
+    height: HEIGHT,
+    padding: [8, 10, 0, 0],
+    legend: { show: false },
+    cursor: { sync: { key: "steps" }, points: { size: 6 }, drag: { x: true, y: false, setScale: false } },
+    scales: {
+      x: { time: false, range: (_, low, high) => [...(current.current.zoom ?? spread(low, high))] },
+      y: { range: (_, low, high) => bounds(low, high, isShare) },
+    },
+    axes: [
+      { ...axis, size: 28, incrs: WHOLE, values: (_, ticks) => ticks.map(tick) },
+      { ...axis, size: 54, values: (_, ticks) => ticks.map(tick) },
+    ],
+    series: [
+      {},
+      ...(smoothing > 0 ? lines.map((line) => curve(line, FAINT)) : []),
+      ...lines.map((line) => curve(line, "")),
+    ],
+    hooks: {
+      setCursor: [(self) => setAt(self.cursor.idx ?? null)],
+      setSelect: [(self) => zoomTo(self, current.current.onZoom)],
+      draw: [(self) => drawMarks(self, current.current.markers ?? [])],
+    },
+  };
+}
+
+/** A single step has a place of its own, too. */
+const spread = (low: number, high: number): [number, number] => (low === high ? [Math.max(0, low - 1), high + 1] : [low, high]);
+
+function zoomTo(self: uPlot, onZoom: ChartProps["onZoom"]): void {
+  const { left, width } = self.select;
+  if (width < 4) return;
+  const [from, to] = [self.posToVal(left, "x"), self.posToVal(left + width, "x")];
+  self.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+  if (to - from >= 1) onZoom?.([Math.floor(from), Math.ceil(to)]);
 }
 
 /** Dashed lines where an attempt took the job up again. */
@@ -111,6 +156,7 @@ function drawMarks(self: uPlot, markers: number[]): void {
   const { ctx, bbox } = self;
   ctx.save();
   ctx.strokeStyle = token("warn");
+  ctx.lineWidth = devicePixelRatio * 1.5;
   ctx.setLineDash([4, 4]);
   for (const step of markers) {
     const x = Math.round(self.valToPos(step, "x", true));

@@ -1,80 +1,52 @@
-// Every time that a worker took the job up, on one line of time.
+// Every time that a worker took the job up: how far it came, why it ended, and what was lost in between.
 import { useEffect, useState } from "preact/hooks";
 import { JOBS } from "../api";
 import { Empty, Failure, Loading, Time } from "../components/Basics";
 import { duration, plural } from "../format";
 import { isFinal, useGet } from "../live";
 import type { Attempt, Job } from "../types";
+import { Journey, look } from "./Journey";
 
-const LOOKS: Record<string, { icon: string; tone: string }> = {
-  succeeded: { icon: "✓", tone: "good" },
-  failed: { icon: "✕", tone: "bad" },
-  crashed: { icon: "⚡", tone: "bad" },
-  lost_lease: { icon: "⚡", tone: "bad" },
-  gpu_fault: { icon: "⚡", tone: "bad" },
-  dependency_down: { icon: "↻", tone: "hold" },
-  drained: { icon: "↻", tone: "hold" },
-  preempted: { icon: "↻", tone: "hold" },
-  paused: { icon: "❙❙", tone: "hold" },
-  cancelled: { icon: "⊘", tone: "mute" },
+const REASONS: Record<string, string> = {
+  succeeded: "Training was finished",
+  paused: "It was paused on request",
+  cancelled: "The job was cancelled",
 };
-const look = (outcome: string | null) => (outcome === null ? { icon: "▶", tone: "run" } : (LOOKS[outcome] ?? { icon: "•", tone: "hold" }));
 
 export function Attempts({ job }: { job: Job }) {
-  const { value, error, reload } = useGet<{ data: Attempt[] }>(`${JOBS}/${job.id}/attempts`, `${job.attempt}${job.status}`);
+  // While a job runs, each step moves the end of its line.
+  const { value, error, reload } = useGet<{ data: Attempt[] }>(`${JOBS}/${job.id}/attempts`, `${job.attempt} ${job.status} ${job.progress.step}`);
   const [now, setNow] = useState(Date.now() / 1000);
   useEffect(() => {
     if (isFinal(job)) return;
     const timer = setInterval(() => setNow(Date.now() / 1000), 1000);
     return () => clearInterval(timer);
   }, [job.status]);
-  if (error) return <Failure error={error} retry={reload} />;
+  if (error && !value) return <Failure error={error} retry={reload} />;
   if (!value) return <Loading what="the attempts" />;
   const attempts = value.data;
-  const first = attempts[0];
-  if (!first) {
+  if (!attempts.length) {
     return (
       <Empty title="No attempts yet">
-        <p>A free worker takes the job up by itself. Crashes, stops and resumes will show here.</p>
+        <p>
+          {isFinal(job)
+            ? "No worker had taken this job up when it ended."
+            : "A free worker takes the job up by itself. Crashes, stops and resumes will show here."}
+        </p>
       </Empty>
     );
   }
-  const end = Math.max(...attempts.map((one) => one.ended_at ?? now));
-  const span = Math.max(1, end - first.started_at);
-  const place = (moment: number) => ((moment - first.started_at) / span) * 100;
   return (
     <>
-      <p class="soft">
-        {plural(attempts.length, "attempt")} in {duration(span)}. A job that is interrupted goes on from its last
-        checkpoint; nothing before it is lost.
-      </p>
-      <div class="timeline" role="img" aria-label={attempts.map(describe).join("; ")}>
-        {attempts.map((one) => (
-          <div class="lane" key={one.epoch}>
-            <span
-              class={`span ${look(one.outcome).tone}`}
-              style={{
-                left: `${place(one.started_at)}%`,
-                width: `${Math.max(0.6, place(one.ended_at ?? now) - place(one.started_at))}%`,
-              }}
-            >
-              {look(one.outcome).icon} {one.epoch}
-            </span>
-          </div>
-        ))}
-        <div class="ticks" aria-hidden="true">
-          {[0, 0.25, 0.5, 0.75, 1].map((share) => (
-            <span key={share}>{duration(span * share)}</span>
-          ))}
-        </div>
-      </div>
+      <Sums job={job} attempts={attempts} now={now} />
+      <Journey job={job} attempts={attempts} now={now} />
       <div class="scroll" tabIndex={0} role="region" aria-label="Attempts">
         <table>
           <thead>
             <tr>
               <th>Attempt</th>
               <th>Outcome</th>
-              <th>From step</th>
+              <th>Steps</th>
               <th>Started</th>
               <th>Took</th>
               <th>Worker</th>
@@ -82,22 +54,8 @@ export function Attempts({ job }: { job: Job }) {
             </tr>
           </thead>
           <tbody>
-            {attempts.map((one) => (
-              <tr key={one.epoch}>
-                <td>{one.epoch}</td>
-                <td>
-                  <span class={`pill ${look(one.outcome).tone}`}>
-                    <span aria-hidden="true">{look(one.outcome).icon}</span> {one.outcome ?? "running"}
-                  </span>
-                </td>
-                <td>{one.resumed_from_step}</td>
-                <td>
-                  <Time at={one.started_at} />
-                </td>
-                <td>{duration((one.ended_at ?? now) - one.started_at)}</td>
-                <td class="cut">{one.worker}</td>
-                <td class="text">{one.reason ?? "–"}</td>
-              </tr>
+            {attempts.map((one, index) => (
+              <Row key={one.epoch} attempt={one} again={doneAgain(one, attempts[index + 1])} now={now} />
             ))}
           </tbody>
         </table>
@@ -106,5 +64,55 @@ export function Attempts({ job }: { job: Job }) {
   );
 }
 
-const describe = (one: Attempt): string =>
-  `attempt ${one.epoch} from step ${one.resumed_from_step}: ${one.outcome ?? "running"}`;
+/** Steps of an attempt that the next one had to do again. */
+const doneAgain = (one: Attempt, next: Attempt | undefined): number =>
+  next && one.last_step !== null ? Math.max(0, one.last_step - next.resumed_from_step) : 0;
+
+function Sums({ job, attempts, now }: { job: Job; attempts: Attempt[]; now: number }) {
+  const end = job.finished_at ?? now;
+  const training = attempts.reduce((sum, one) => sum + (one.ended_at ?? end) - one.started_at, 0);
+  const again = attempts.reduce((sum, one, index) => sum + doneAgain(one, attempts[index + 1]), 0);
+  const tiles = [
+    ["attempts", String(attempts.length), "each goes on from the last checkpoint"],
+    ["with a worker", duration(training), "loading, training, evaluating"],
+    ["without one", duration(end - job.created_at - training), "queued, paused, between attempts"],
+    ["done twice", plural(again, "step"), "since the last checkpoint before a stop"],
+  ] as const;
+  return (
+    <div class="tiles">
+      {tiles.map(([title, text, hint]) => (
+        <div class="tile" key={title}>
+          <span>{title}</span>
+          <strong>{text}</strong>
+          <small>{hint}</small>
+        </div>
+      ))}
+    </div>
+  );
+}
+
+function Row({ attempt, again, now }: { attempt: Attempt; again: number; now: number }) {
+  const { outcome, last_step: last, resumed_from_step: first } = attempt;
+  return (
+    <tr>
+      <td>{attempt.epoch}</td>
+      <td>
+        <span class={`pill ${look(outcome).tone}`}>
+          <span aria-hidden="true">{look(outcome).icon}</span> {look(outcome).text}
+        </span>
+      </td>
+      <td class="nowrap">
+        {last === null || last <= first ? `none after ${first}` : `${first + 1} – ${last}`}
+        {again > 0 && <small> · {again} of them again later</small>}
+      </td>
+      <td>
+        <Time at={attempt.started_at} />
+      </td>
+      <td class="nowrap">{duration((attempt.ended_at ?? now) - attempt.started_at)}</td>
+      <td class="cut">
+        <code>{attempt.worker}</code>
+      </td>
+      <td class="text">{attempt.reason ?? REASONS[outcome ?? ""] ?? "–"}</td>
+    </tr>
+  );
+}

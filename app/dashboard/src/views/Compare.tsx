@@ -1,21 +1,24 @@
 // Up to eight jobs over each other, and in what they differ.
 import { useLocation } from "preact-iso";
-import { useEffect, useMemo, useState } from "preact/hooks";
-import { type ApiError, get, JOBS, query } from "../api";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { type ApiError, get, JOBS } from "../api";
 import { Empty, Failure, Loading, Status, useTitle } from "../components/Basics";
-import { Chart, type Line } from "../components/Chart";
+import { Chart, type Line, type Zoom } from "../components/Chart";
+import { ChartControls } from "../components/ChartControls";
+import { type Curves, stage, useCurves, useSeen, useTables } from "../curves";
+import { number } from "../format";
 import { useProject } from "../live";
-import { chosen, flatten } from "../settings";
-import type { Job, Series } from "../types";
+import { charts, type Table } from "../series";
+import { chosen, type Flat, flatten } from "../settings";
+import type { Job } from "../types";
+import { heldOut } from "./HeldOut";
 import { MAX_COMPARED, nameOf } from "./Jobs";
-import { useSeries } from "./Overview";
-import type { Table } from "../series";
 
-const CHARTS = ["reward", "eval/reward", "eval/accuracy", "loss", "eval/loss", "entropy", "eval/forward_kl", "grad_norm", "completions/mean_length", "gft/rectified_frac"];
+const NAMES = ["reward", "eval/reward", "eval/accuracy", "eval/loss", "eval/forward_kl", "entropy", "loss", "grad_norm", "completions/mean_length", "gft/rectified_frac", "frac_reward_zero_std", "step_time"];
 
 export function Compare() {
   const { query: asked } = useLocation();
-  const ids = (asked.ids ?? "").split(",").filter(Boolean).slice(0, MAX_COMPARED);
+  const ids = [...new Set((asked.ids ?? "").split(",").filter(Boolean))].slice(0, MAX_COMPARED);
   useTitle("Compare");
   if (ids.length < 2) {
     return (
@@ -31,110 +34,169 @@ export function Compare() {
 
 interface Run {
   job: Job;
-  table: Table;
+  curves: Curves;
 }
 
 function Compared({ ids }: { ids: string[] }) {
-  const [runs, setRuns] = useState<Record<string, Run>>({});
+  const [jobs, setJobs] = useState<Record<string, Job>>({});
+  const [curves, setCurves] = useState<Record<string, Curves>>({});
   const [error, setError] = useState<ApiError>();
   const [smoothing, setSmoothing] = useState(0);
-  const [live, setLive] = useState<Record<string, Job>>({});
-  useProject((jobs) => {
-    // Of those that have ended the whole is there already; the stream tells of each job once at its beginning.
-    const mine = jobs.filter((job) => ids.includes(job.id) && runs[job.id]?.job.progress.step !== job.progress.step);
-    if (mine.length) setLive((old) => ({ ...old, ...Object.fromEntries(mine.map((job) => [job.id, job])) }));
-  });
-  const note = (run: Run) => setRuns((old) => ({ ...old, [run.job.id]: run }));
+  const [zoom, setZoom] = useState<Zoom>();
+  const note = (job: Job) => setJobs((old) => ({ ...old, [job.id]: job }));
   useEffect(() => {
-    let current = true;
-    for (const id of ids) {
-      Promise.all([get<Job>(`${JOBS}/${id}`), get<Series>(query(`${JOBS}/${id}/metrics`, { points: 1000 }))]).then(
-        ([job, table]) => current && note({ job, table }),
-        (problem: ApiError) => current && setError(problem),
-      );
-    }
-    return () => {
-      current = false;
-    };
-  }, [ids.join()]);
-  const shown = ids.map((id) => runs[id]).filter((one): one is Run => one !== undefined);
-  const { steps, places } = useMemo(() => joined(shown), [runs]);
+    for (const id of ids) get<Job>(`${JOBS}/${id}`).then(note, setError);
+  }, []);
+  useProject((changed) => changed.filter((job) => ids.includes(job.id)).forEach(note));
+  const known = ids.map((id) => jobs[id]).filter((one): one is Job => one !== undefined);
+  const runs = useMemo(
+    () => known.flatMap((job) => (curves[job.id] ? [{ job, curves: curves[job.id] as Curves }] : [])),
+    [curves, known.map(stage).join()],
+  );
   if (error) return <Failure error={error} />;
-  if (shown.length < ids.length) return <Loading what="the jobs" />;
+  const isReady = runs.length === ids.length;
+  const last = Math.max(1, ...runs.map((run) => run.curves.table.steps.at(-1) ?? 0));
   return (
     <>
+      {known.map((job) => (
+        <Follow key={job.id} job={job} note={(found) => setCurves((old) => ({ ...old, [job.id]: found }))} fail={setError} />
+      ))}
       <div class="title">
-        <h1>Compare</h1>
+        <h1>Compare {ids.length} jobs</h1>
       </div>
-      <ul class="legend wide">
-        {shown.map(({ job }, index) => (
-          <li key={job.id}>
-            <i class={`swatch c${index}`} /> <a href={`/ui/jobs/${job.id}`}>{nameOf(job)}</a> <Status value={job.status} />
-            {live[job.id] && <Follow job={live[job.id] as Job} note={note} />}
-          </li>
-        ))}
-      </ul>
-      <label class="row controls">
-        Smoothing{" "}
-        <input
-          type="range"
-          min="0"
-          max="0.98"
-          step="0.02"
-          value={smoothing}
-          onInput={(event) => setSmoothing(Number(event.currentTarget.value))}
-        />
-      </label>
-      <div class="charts">
-        {CHARTS.filter((name) => shown.some(({ table }) => table.series[name]?.some((one) => one !== null))).map((name) => (
-          <Overlay key={name} name={name} runs={shown} steps={steps} places={places} smoothing={smoothing} />
-        ))}
-      </div>
-      <Differences jobs={shown.map((one) => one.job)} />
+      {!isReady ? (
+        <Loading what="the jobs" />
+      ) : (
+        <>
+          <Results jobs={known} />
+          <ChartControls {...{ smoothing, setSmoothing, zoom, setZoom, last }} />
+          <div class="charts">
+            {NAMES.filter((name) => runs.some(({ curves: one }) => one.table.series[name]?.some((value) => value !== null))).map((name) => (
+              <Overlay key={name} {...{ name, runs, smoothing, zoom, setZoom }} />
+            ))}
+          </div>
+          <Differences jobs={known} />
+        </>
+      )}
     </>
   );
 }
 
-/** Keeps the curves of a running job current. */
-function Follow({ job, note }: { job: Job; note: (run: Run) => void }) {
-  const { table } = useSeries(job);
-  useEffect(() => table && note({ job, table }), [table, job]);
+/** Keeps the curves of a job current. */
+function Follow({ job, note, fail }: { job: Job; note: (curves: Curves) => void; fail: (error: ApiError) => void }) {
+  const { curves, error } = useCurves(job);
+  useEffect(() => curves && note(curves), [curves]);
+  useEffect(() => error && fail(error), [error]);
   return null;
 }
 
-/** All steps of all runs, and where each run's own lie among them. */
-function joined(runs: Run[]): { steps: number[]; places: number[][] } {
-  const steps = [...new Set(runs.flatMap((run) => run.table.steps))].sort((a, b) => a - b);
-  const place = new Map(steps.map((step, index) => [step, index]));
-  return { steps, places: runs.map((run) => run.table.steps.map((step) => place.get(step) as number)) };
+/** How the jobs stand: the best of each held-out result is marked. */
+function Results({ jobs }: { jobs: Job[] }) {
+  const found = jobs.map(heldOut);
+  const columns = [...new Map(found.flat().map((one) => [one.name, one.title]))];
+  const best = (name: string): number => {
+    const gains = found.map((one) => one.find((result) => result.name === name)?.gain ?? 0);
+    const most = Math.max(...gains);
+    return most > 0 && gains.filter((one) => one === most).length === 1 ? gains.indexOf(most) : -1;
+  };
+  return (
+    <div class="scroll" tabIndex={0} role="region" aria-label="Results">
+      <table class="results">
+        <thead>
+          <tr>
+            <th>Job</th>
+            <th>Status</th>
+            <th>Steps</th>
+            {columns.map(([name, title]) => (
+              <th key={name} class="figure">
+                held-out {title}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {jobs.map((job, index) => (
+            <tr key={job.id}>
+              <td>
+                <i class={`swatch c${index}`} /> <a href={`/ui/jobs/${job.id}`}>{nameOf(job)}</a>
+              </td>
+              <td>
+                <Status value={job.status} />
+              </td>
+              <td>{job.progress.step.toLocaleString("en-US")}</td>
+              {columns.map(([name]) => {
+                const result = found[index]?.find((one) => one.name === name);
+                return (
+                  <td key={name} class="figure">
+                    {best(name) === index && <span title="The largest gain">★ </span>}
+                    <b>{number(result?.after ?? result?.before)}</b>{" "}
+                    {result?.before !== undefined && result.after !== undefined && <small>from {number(result.before)}</small>}
+                  </td>
+                );
+              })}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
 }
 
-function Overlay(props: { name: string; runs: Run[]; steps: number[]; places: number[][]; smoothing: number }) {
-  const { name, runs, steps, places } = props;
-  const lines = useMemo<Line[]>(
-    () =>
-      runs.map(({ job, table }, index) => {
-        const values = new Array<number | null>(steps.length).fill(null);
-        table.series[name]?.forEach((value, own) => {
-          const at = places[index]?.[own];
-          if (at !== undefined) values[at] = value;
-        });
-        return { label: nameOf(job), colour: index, values };
-      }),
-    [runs, steps, name],
+interface OverlayProps {
+  name: string;
+  runs: Run[];
+  smoothing: number;
+  zoom: Zoom | undefined;
+  setZoom: (zoom: Zoom | undefined) => void;
+}
+
+function Overlay({ name, runs, smoothing, zoom, setZoom }: OverlayProps) {
+  const place = useRef<HTMLDivElement>(null);
+  const tables = useTables(runs, [name], zoom, useSeen(place));
+  const { steps, lines } = useMemo(() => overlaid(name, runs, tables), [name, runs, ...tables]);
+  const { main, rest } = charts([name]);
+  const spec = main[0] ?? rest[0];
+  const { hint, unit, isShare } = spec ?? {};
+  return (
+    <div ref={place}>
+      <Chart title={TITLES[name] ?? spec?.title ?? name} {...{ hint, unit, isShare, steps, lines, smoothing, zoom }} onZoom={setZoom} />
+    </div>
   );
-  return <Chart title={name} steps={steps} lines={lines} smoothing={props.smoothing} />;
+}
+
+const TITLES: Record<string, string> = { reward: "Reward", "eval/reward": "Held-out reward", "eval/accuracy": "Held-out accuracy" };
+
+/** The runs' lines over all the steps that any of them has. */
+function overlaid(name: string, runs: Run[], tables: Table[]): { steps: number[]; lines: Line[] } {
+  const steps = [...new Set(tables.flatMap((table) => table.steps))].sort((a, b) => a - b);
+  const place = new Map(steps.map((step, index) => [step, index]));
+  const lines = runs.map(({ job }, index) => {
+    const values = new Array<number | null>(steps.length).fill(null);
+    const table = tables[index];
+    table?.series[name]?.forEach((value, own) => (values[place.get(table.steps[own] as number) as number] = value));
+    return { label: nameOf(job), colour: index, values };
+  });
+  return { steps, lines };
+}
+
+/** A job's settings under the same paths whatever its method is called; a grader stays one piece. */
+function settingsOf(job: Job): Flat {
+  const { method, ...rest } = chosen(job) as { method: Record<string, unknown> };
+  const type = String(method.type);
+  const { grader, ...settings } = method[type] as Record<string, unknown>;
+  const whole = grader ? { grader: JSON.stringify(grader, null, 1).replace(/^\{\n|\n\}$/g, "") } : {};
+  return flatten({ method: type, ...whole, ...settings, ...rest });
 }
 
 function Differences({ jobs }: { jobs: Job[] }) {
   const [everything, setEverything] = useState(false);
-  const settings = jobs.map((job) => flatten(chosen(job)));
+  const settings = jobs.map(settingsOf);
   const paths = [...new Set(settings.flatMap((one) => Object.keys(one)))].sort();
   const differs = (path: string) => new Set(settings.map((one) => one[path])).size > 1;
   const shown = paths.filter((path) => everything || differs(path));
   return (
     <section>
-      <h2>Settings</h2>
+      <h2>In what they differ</h2>
       <label class="row">
         <input type="checkbox" checked={everything} onChange={(event) => setEverything(event.currentTarget.checked)} />
         also those that are the same

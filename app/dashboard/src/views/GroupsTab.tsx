@@ -1,112 +1,88 @@
 // The inspector: who said what, what it earned, and how hard each answer pulls.
 import { useLocation } from "preact-iso";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, query } from "../api";
-import { Bar, Chip, Empty, Failure, Loading } from "../components/Basics";
-import { number, percent, plural, signed } from "../format";
+import { Empty, Failure, Loading } from "../components/Basics";
 import { useKeys } from "../keys";
-import { isFinal } from "../live";
-import type { Group, Groups, Job, Member } from "../types";
+import { isFinal, useGet } from "../live";
+import type { Group, Groups, Job } from "../types";
+import { GroupCard } from "./GroupCard";
+import { StepStrip } from "./StepStrip";
 
 const PAGE = 20;
+const DRAG_MS = 60;
 const ORDERS = [
-  ["step", "in training order"],
+  ["", "in training order"],
   ["worst", "worst answer first"],
   ["best", "best answer first"],
   ["advantage", "strongest pull first"],
 ] as const;
 
+interface Asked {
+  step: string;
+  sort: string;
+  source: string;
+  scope: string;
+  row: string;
+}
+
+/** The part of a grader's scores that is the reward itself. */
+function totalOf(job: Job): string {
+  const method = job.method as Record<string, unknown>;
+  const settings = method[String(method.type)] as { grader?: { name?: string } } | undefined;
+  return settings?.grader?.name ?? "";
+}
+
 export function GroupsTab({ job }: { job: Job }) {
-  const { query: asked, route, path } = useLocation();
-  const { step = "", sort = "step", source = "", scope = "step" } = asked as Record<string, string>;
-  const [known, setKnown] = useState<{ steps: number[]; shown: number | null; groups: Group[]; after: string | null }>();
-  const [error, setError] = useState<ApiError>();
-  const follows = step === "" && scope === "step";
-  const go = (changed: Record<string, string>) =>
-    route(query(path, { step, sort: sort === "step" ? "" : sort, source, scope: scope === "step" ? "" : scope, ...changed }), true);
+  const { query: address, route, path } = useLocation();
+  const { step = "", sort = "", source = "", scope = "", row = "" } = address as Record<string, string>;
+  const asked: Asked = { step, sort, source, scope, row };
+  const go = (changed: Partial<Asked>) => route(query(path, { ...asked, ...changed }), true);
+  const follows = !step && !scope && !row;
+  const where = row ? { row, step_from: 0 } : scope ? { step_from: 0 } : { step };
+  const wanted = query(`${JOBS}/${job.id}/groups`, { ...where, sort, source, limit: PAGE });
+  const { value, error } = useGet<Groups>(wanted, follows || row ? job.progress.step : 0);
+  const [later, setLater] = useState<{ of: Groups; groups: Group[]; after: string | null }>();
+  const [problem, setProblem] = useState<ApiError>();
+  const [isWhole, setWhole] = useState(false);
+  const [byReward, setByReward] = useState(false);
+  useKeys({ j: () => toGroup(1), k: () => toGroup(-1) });
 
-  const ask = (after: string | null) => {
-    const where = scope === "all" ? { step_from: 0 } : { step };
-    return get<Groups>(query(`${JOBS}/${job.id}/groups`, { ...where, sort, source, limit: PAGE, after }));
-  };
-  useEffect(() => {
-    let current = true;
-    ask(null).then(
-      (found) => {
-        if (!current) return;
-        setError(undefined);
-        setKnown({ steps: found.steps, shown: found.step, groups: found.data, after: found.has_more ? found.last_id : null });
-      },
-      (problem: ApiError) => current && setError(problem),
+  if (error && !value) return <Failure error={error} />;
+  if (!value) return <Loading what="the groups" />;
+  if (!value.steps.length) return <NoGroups job={job} />;
+  const more = later?.of === value ? later : undefined;
+  const groups = [...value.data, ...(more?.groups ?? [])];
+  const after = more ? more.after : value.has_more ? value.last_id : null;
+  const load = () =>
+    get<Groups>(query(wanted, {}) + `&after=${after}`).then(
+      (next) => setLater({ of: value, groups: [...(more?.groups ?? []), ...next.data], after: next.has_more ? next.last_id : null }),
+      setProblem,
     );
-    return () => {
-      current = false;
-    };
-  }, [job.id, step, sort, source, scope, follows ? job.progress.step : 0]);
-  const more = () => {
-    if (!known?.after) return;
-    ask(known.after).then(
-      (found) =>
-        setKnown({ ...known, groups: [...known.groups, ...found.data], after: found.has_more ? found.last_id : null }),
-      setError,
-    );
-  };
-  const at = known?.steps.indexOf(known.shown ?? -1) ?? -1;
-  const to = (index: number) => {
-    const next = known?.steps[index];
-    if (next !== undefined) go({ step: String(next), scope: "" });
-  };
-  useKeys({ ArrowLeft: () => to(at - 1), ArrowRight: () => to(at + 1) });
-
-  if (error && !known) return <Failure error={error} />;
-  if (!known) return <Loading what="the groups" />;
-  if (!known.steps.length) {
-    return (
-      <Empty title="No groups yet">
-        <p>
-          {isFinal(job)
-            ? "This job recorded none: it ended before its first step."
-            : "Groups appear with the first step: each prompt with all its answers, what they earned, and how strongly each one pulls."}
-        </p>
-      </Empty>
-    );
-  }
   return (
     <>
+      {row ? (
+        <p class="notice row">
+          <span>
+            Line {row} of the training file, at every step that trained on it.
+          </span>
+          <button type="button" onClick={() => go({ row: "" })}>
+            Back to all lines
+          </button>
+        </p>
+      ) : (
+        !scope && <Steps job={job} groups={value} go={go} follows={follows} />
+      )}
       <div class="row controls">
-        <fieldset class="row" disabled={scope === "all"}>
-          <legend class="hidden">Step</legend>
-          <button type="button" aria-label="Previous step" disabled={at <= 0} onClick={() => to(at - 1)}>
-            ◀
-          </button>
-          <label class="slider">
-            <span>Step {known.shown ?? "–"}</span>
-            <input
-              type="range"
-              aria-label="Step"
-              aria-valuetext={`step ${known.shown}`}
-              min="0"
-              max={known.steps.length - 1}
-              value={at}
-              onInput={(event) => to(Number(event.currentTarget.value))}
-            />
-          </label>
-          <button type="button" aria-label="Next step" disabled={at >= known.steps.length - 1} onClick={() => to(at + 1)}>
-            ▶
-          </button>
-        </fieldset>
-        {!isFinal(job) && (
-          <button type="button" aria-pressed={follows} onClick={() => go({ step: "", scope: "" })}>
-            {follows ? "● Following the latest step" : "Follow the latest step"}
-          </button>
+        {!row && (
+          <select aria-label="Which steps" value={scope} onChange={(event) => go({ scope: event.currentTarget.value })}>
+            <option value="">this step</option>
+            <option value="all">all steps</option>
+          </select>
         )}
-        <select aria-label="Which steps" value={scope} onChange={(event) => go({ scope: event.currentTarget.value === "all" ? "all" : "" })}>
-          <option value="step">this step</option>
-          <option value="all">all steps</option>
-        </select>
         <select aria-label="Order" value={sort} onChange={(event) => go({ sort: event.currentTarget.value })}>
-          {ORDERS.map(([value, text]) => (
-            <option key={value} value={value}>
+          {ORDERS.map(([name, text]) => (
+            <option key={name} value={name}>
               {text}
             </option>
           ))}
@@ -117,13 +93,28 @@ export function GroupsTab({ job }: { job: Job }) {
           <option value="teacher">teacher</option>
           <option value="self">self</option>
         </select>
+        <button type="button" aria-pressed={byReward} onClick={() => setByReward(!byReward)}>
+          Best answer left
+        </button>
+        <button type="button" aria-pressed={isWhole} onClick={() => setWhole(!isWhole)}>
+          Whole texts
+        </button>
       </div>
-      {known.groups.map((group) => (
-        <GroupCard key={group.id} group={group} withStep={scope === "all"} source={source} />
-      ))}
-      {!known.groups.length && <p class="soft">No group has a member of this source here.</p>}
-      {known.after && (
-        <button type="button" onClick={more}>
+      {problem && <Failure error={problem} />}
+      <div class={isWhole ? "groups whole" : "groups"}>
+        {groups.map((group) => (
+          <GroupCard
+            key={group.id}
+            {...{ group, source, byReward }}
+            total={totalOf(job)}
+            withStep={Boolean(scope || row)}
+            follow={row ? undefined : () => go({ row: String(group.row), step: "", scope: "" })}
+          />
+        ))}
+      </div>
+      {!groups.length && <p class="soft">No group has an answer of this source here.</p>}
+      {after && (
+        <button type="button" onClick={() => void load()}>
           Show more groups
         </button>
       )}
@@ -131,99 +122,69 @@ export function GroupsTab({ job }: { job: Job }) {
   );
 }
 
-function spread(members: Member[]): { mean: number; std: number } | null {
-  const rewards = members.map((one) => one.reward).filter((one): one is number => one !== null);
-  if (rewards.length < 2) return null;
-  const mean = rewards.reduce((sum, one) => sum + one, 0) / rewards.length;
-  const std = Math.sqrt(rewards.reduce((sum, one) => sum + (one - mean) ** 2, 0) / (rewards.length - 1));
-  return { mean, std };
+/** Moves the focus to the next group, or the one before. */
+function toGroup(by: number): void {
+  const all = [...document.querySelectorAll<HTMLElement>(".group")];
+  const next = all[Math.min(all.length - 1, all.findIndex((one) => one.contains(document.activeElement)) + by)] ?? all[0];
+  next?.focus({ preventScroll: true });
+  next?.scrollIntoView({ block: "start" });
 }
 
-function GroupCard({ group, withStep, source }: { group: Group; withStep: boolean; source: string }) {
-  const whole = spread(group.members);
-  const strongest = Math.max(1e-9, ...group.members.map((one) => Math.abs(one.advantage ?? 0)));
-  const isDull = group.zero_variance;
+function Steps({ job, groups, go, follows }: { job: Job; groups: Groups; go: (changed: Partial<Asked>) => void; follows: boolean }) {
+  const { steps, step: shown } = groups;
+  // While it is dragged the slider is ahead of the address, which is ahead of what is loaded.
+  const [dragged, setDragged] = useState<number>();
+  const timer = useRef<ReturnType<typeof setTimeout>>();
+  useEffect(() => setDragged(undefined), [shown]);
+  useEffect(() => () => clearTimeout(timer.current), []);
+  const at = dragged ?? steps.indexOf(shown ?? -1);
+  const to = (index: number) => {
+    const next = steps[index];
+    if (next === undefined) return;
+    setDragged(index);
+    clearTimeout(timer.current);
+    timer.current = setTimeout(() => go({ step: String(next) }), DRAG_MS);
+  };
+  const pick = (step: number) => to(Math.max(0, steps.findLastIndex((one) => one <= Math.round(step))));
+  useKeys({ ArrowLeft: () => to(at - 1), ArrowRight: () => to(at + 1) });
   return (
-    <article class="group" aria-label={`Group of row ${group.row}`}>
-      <header>
-        <h3>
-          Row {group.row}
-          {withStep && <small> at step {group.step}</small>}
-        </h3>
-        {whole && (
-          <span class="soft">
-            mean reward <b>{number(whole.mean)}</b>, spread <b>{number(whole.std)}</b>
-          </span>
+    <section class="steps" aria-label="Steps">
+      <StepStrip job={job} steps={steps} shown={steps[at] ?? 0} pick={pick} />
+      <input
+        type="range"
+        aria-label="Step"
+        aria-valuetext={`step ${steps[at]}`}
+        min="0"
+        max={steps.length - 1}
+        value={at}
+        onInput={(event) => to(Number(event.currentTarget.value))}
+      />
+      <div class="row">
+        <button type="button" aria-label="Previous step" disabled={at <= 0} onClick={() => to(at - 1)}>
+          ◀
+        </button>
+        <b class="now">Step {steps[at] ?? "–"}</b>
+        <button type="button" aria-label="Next step" disabled={at >= steps.length - 1} onClick={() => to(at + 1)}>
+          ▶
+        </button>
+        {!isFinal(job) && (
+          <button type="button" aria-pressed={follows} onClick={() => go({ step: "", scope: "" })}>
+            {follows ? "● Following the latest step" : "Follow the latest step"}
+          </button>
         )}
-        {isDull && (
-          <span class="pill hold" title="All rewards are alike, so no answer is better than another: this group trains nothing.">
-            <span aria-hidden="true">=</span> No contrast: trains nothing
-          </span>
-        )}
-      </header>
-      <pre class="prompt" tabIndex={0} role="region" aria-label="Prompt">
-        {group.prompt}
-      </pre>
-      <ol class="members">
-        {group.members.map((member, index) => (
-          <MemberCard key={index} member={member} strongest={strongest} dim={source !== "" && member.source !== source} />
-        ))}
-      </ol>
-    </article>
+      </div>
+    </section>
   );
 }
 
-function MemberCard({ member, strongest, dim }: { member: Member; strongest: number; dim: boolean }) {
-  const pull = member.advantage;
+function NoGroups({ job }: { job: Job }) {
   return (
-    <li class={`member ${dim ? "dim" : ""}`}>
-      <header>
-        <Chip source={member.source} />
-        <span>
-          reward <b>{number(member.reward)}</b>
-        </span>
-        {Object.entries(member.scores ?? {})
-          .slice(0, -1)
-          .map(([name, reward]) => (
-            <span class="soft" key={name}>
-              {name} {number(reward)}
-            </span>
-          ))}
-        <span class="soft">
-          {plural(member.tokens, "token")}
-          {!member.finished && " · cut off"}
-        </span>
-      </header>
-      {pull === null ? (
-        <p class="problem">Left out of its group: {member.error ?? "it has no grade."}</p>
-      ) : (
-        <div class="pull">
-          <span class="axis" role="img" aria-label={`Advantage ${signed(pull)}: ${pull > 0 ? "made likelier" : pull < 0 ? "made less likely" : "no effect"}`}>
-            <span
-              class={pull < 0 ? "down" : "up"}
-              style={{
-                width: `${(Math.abs(pull) / strongest) * 50}%`,
-                left: pull < 0 ? `${50 - (Math.abs(pull) / strongest) * 50}%` : "50%",
-              }}
-            />
-          </span>
-          <b>
-            {pull > 0 ? "▲" : pull < 0 ? "▼" : "="} {signed(pull)}
-          </b>
-        </div>
-      )}
-      <div class="meters">
-        <span title="Share of tokens with p < tau, whose weight is bounded to p.">
-          rectified <Bar share={member.rectified_frac ?? 0} label={`rectified ${percent(member.rectified_frac)}`} />{" "}
-          {percent(member.rectified_frac)}
-        </span>
-        <span title="Mean probability that the model gave to its tokens.">
-          mean p <b>{number(member.mean_p)}</b>
-        </span>
-      </div>
-      <pre tabIndex={0} role="region" aria-label={`Answer of ${member.source}`}>
-        {member.text || "(empty)"}
-      </pre>
-    </li>
+    <Empty title="No groups yet">
+      <p>
+        {isFinal(job)
+          ? "This job recorded none: it ended before its first step."
+          : "Groups appear with the first step: each prompt with all its answers, what they earned, and how strongly each one pulls."}
+      </p>
+    </Empty>
   );
 }

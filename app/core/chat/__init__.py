@@ -1,0 +1,1 @@
+"""How a model reads a chat: its template and its tokenizer, without transformers and torch."""

@@ -1,0 +1,171 @@
+// One group: its prompt, where its answers lie on the line of rewards, and each of them with what it earned and how it pulls.
+import { Bar, Chip } from "../components/Basics";
+import { number, percent, plural, signed } from "../format";
+import type { Group, Member, Source } from "../types";
+
+const SOURCES: Source[] = ["expert", "teacher", "self"];
+const SHAPES: Record<Source, string> = { expert: "◆", teacher: "■", self: "●" };
+
+const mean = (values: number[]): number => values.reduce((sum, one) => sum + one, 0) / values.length;
+const rewardsOf = (members: Member[]): number[] => members.flatMap((one) => (one.reward === null ? [] : [one.reward]));
+
+/** Mean and sample standard deviation of the rewards; null for fewer than two. */
+function spread(members: Member[]): { mean: number; std: number } | null {
+  const rewards = rewardsOf(members);
+  if (rewards.length < 2) return null;
+  const middle = mean(rewards);
+  return { mean: middle, std: Math.sqrt(rewards.reduce((sum, one) => sum + (one - middle) ** 2, 0) / (rewards.length - 1)) };
+}
+
+interface Card {
+  group: Group;
+  /** Name of the grader whose score is the reward itself. */
+  total: string;
+  withStep: boolean;
+  source: string;
+  byReward: boolean;
+  /** Shows this line of the training file at all steps. */
+  follow?: (() => void) | undefined;
+}
+
+export function GroupCard({ group, total, withStep, source, byReward, follow }: Card) {
+  const whole = spread(group.members);
+  const strongest = Math.max(1e-9, ...group.members.map((one) => Math.abs(one.advantage ?? 0)));
+  const members = byReward ? [...group.members].sort((a, b) => (b.reward ?? -Infinity) - (a.reward ?? -Infinity)) : group.members;
+  return (
+    <article class="group" aria-label={`Group of line ${group.row} at step ${group.step}`} tabIndex={-1}>
+      <header>
+        <h3>
+          {withStep && `Step ${group.step} · `}line {group.row}
+        </h3>
+        {whole && (
+          <span class="soft">
+            mean reward <b>{number(whole.mean)}</b> ± <b title="Standard deviation over the group">{number(whole.std)}</b>
+          </span>
+        )}
+        {SOURCES.map((one) => {
+          const rewards = rewardsOf(group.members.filter((member) => member.source === one));
+          return rewards.length > 0 && (
+            <span key={one} class="soft">
+              <Chip source={one} /> {number(mean(rewards))}
+            </span>
+          );
+        })}
+        {group.zero_variance && (
+          <span class="pill hold" title="No answer is better than another, so there is nothing to learn from this group.">
+            <span aria-hidden="true">=</span> All rewards alike: trains nothing
+          </span>
+        )}
+        {follow && (
+          <button type="button" class="small" onClick={follow}>
+            This line at every step
+          </button>
+        )}
+      </header>
+      <pre class="prompt" tabIndex={0} role="region" aria-label="Prompt">
+        {group.prompt}
+      </pre>
+      {whole && whole.std > 0 && <RewardLine members={group.members} middle={whole.mean} />}
+      <ol class="members">
+        {members.map((member, index) => (
+          <MemberCard key={index} {...{ member, strongest, total }} dim={source !== "" && member.source !== source} />
+        ))}
+      </ol>
+    </article>
+  );
+}
+
+/** Where the answers lie between the least and the greatest reward; what is right of the mean is pulled up. */
+function RewardLine({ members, middle }: { members: Member[]; middle: number }) {
+  const rewards = rewardsOf(members);
+  const [low, high] = [Math.min(...rewards), Math.max(...rewards)];
+  const place = (reward: number) => `${((reward - low) / (high - low)) * 100}%`;
+  const text = members.map((one) => `${one.source} ${number(one.reward)}`).join(", ");
+  return (
+    <div class="reward-line" role="img" aria-label={`Rewards: ${text}; mean ${number(middle)}`}>
+      <span class="soft">{number(low)}</span>
+      <span class="line">
+        <i class="mean" style={{ left: place(middle) }} title={`mean ${number(middle)}`} />
+        {members.map(
+          (one, index) =>
+            one.reward !== null && (
+              <i key={index} class={`dot ${one.source}`} style={{ left: place(one.reward) }} title={`${one.source}: ${number(one.reward)}`}>
+                {SHAPES[one.source]}
+              </i>
+            ),
+        )}
+      </span>
+      <span class="soft">{number(high)}</span>
+    </div>
+  );
+}
+
+function MemberCard({ member, strongest, total, dim }: { member: Member; strongest: number; total: string; dim: boolean }) {
+  return (
+    <li class={`member ${dim ? "dim" : ""}`}>
+      <header>
+        <Chip source={member.source} />
+        <span>
+          reward <b>{number(member.reward)}</b>
+        </span>
+      </header>
+      {member.advantage === null ? (
+        <p class="problem">Left out of its group: {member.error ?? "it has no grade."}</p>
+      ) : (
+        <Pull advantage={member.advantage} strongest={strongest} />
+      )}
+      <pre tabIndex={0} role="region" aria-label={`Answer of ${member.source}`}>
+        {member.text || "(empty)"}
+      </pre>
+      <Scores scores={Object.entries(member.scores ?? {}).filter(([name]) => name !== total)} />
+      <footer class="soft">
+        <span>{plural(member.tokens, "token")}</span>
+        {!member.finished && <span title="It reached max_tokens before its end.">✂ cut off</span>}
+        <span title="Mean probability that the model gives to its tokens">p {number(member.mean_p)}</span>
+        <span title="Share of its tokens that are less probable than tau: their weight is bounded to their probability">
+          <Bar share={member.rectified_frac ?? 0} label={`rectified ${percent(member.rectified_frac)}`} /> {percent(member.rectified_frac)}{" "}
+          rectified
+        </span>
+        {member.adapter_version !== null && (
+          <span title="Optimiser steps that the adapter had seen when it wrote this">adapter {member.adapter_version}</span>
+        )}
+      </footer>
+    </li>
+  );
+}
+
+/** How hard and which way an answer pulls, against the strongest of its group. */
+function Pull({ advantage, strongest }: { advantage: number; strongest: number }) {
+  const width = (Math.abs(advantage) / strongest) * 50;
+  const effect = advantage > 0 ? "made likelier" : advantage < 0 ? "made less likely" : "no effect";
+  return (
+    <div class="pull" title={effect}>
+      <span class="axis" role="img" aria-label={`Advantage ${signed(advantage)}: ${effect}`}>
+        <span class={advantage < 0 ? "down" : "up"} style={{ width: `${width}%`, left: advantage < 0 ? `${50 - width}%` : "50%" }} />
+      </span>
+      <b>
+        {advantage > 0 ? "▲" : advantage < 0 ? "▼" : "="} {signed(advantage)}
+      </b>
+    </div>
+  );
+}
+
+function Scores({ scores }: { scores: [string, number][] }) {
+  if (!scores.length) return null;
+  const areShares = scores.every(([, score]) => score >= 0 && score <= 1);
+  return (
+    <dl class="scores">
+      {scores
+        .sort(([a], [b]) => (a < b ? -1 : 1))
+        .map(([name, score]) => (
+          <>
+            <dt title={name}>{name}</dt>
+            <dd>
+              {areShares && <Bar share={score} label={`${name} ${number(score)}`} />}
+              <b>{number(score)}</b>
+            </dd>
+          </>
+        ))}
+    </dl>
+  );
+}

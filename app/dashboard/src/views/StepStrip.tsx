@@ -1,0 +1,82 @@
+// The way of the reward over all steps, above the slider that picks one of them.
+import { useMemo } from "preact/hooks";
+import { JOBS, query } from "../api";
+import { stage } from "../curves";
+import { number } from "../format";
+import { useGet } from "../live";
+import { bounds, valueAt } from "../series";
+import type { Job, Series } from "../types";
+
+const POINTS = 400;
+const HEIGHT = 60;
+const NAMES = ["reward", "gft/self/reward"] as const;
+const FLAT = "frac_reward_zero_std";
+const LEGEND = [
+  ["c3", "reward of all answers"],
+  ["c2", "of the model's own"],
+  ["flat", "share of groups without contrast"],
+] as const;
+
+interface Strip {
+  job: Job;
+  steps: number[];
+  shown: number;
+  pick: (step: number) => void;
+}
+
+export function StepStrip({ job, steps, shown, pick }: Strip) {
+  const [first, last] = [steps[0] ?? 0, steps.at(-1) ?? 0];
+  const path = query(`${JOBS}/${job.id}/metrics`, { points: POINTS, names: [...NAMES, FLAT].join(), step_from: first, step_to: last });
+  const { value } = useGet<Series>(last > first ? path : null, stage(job));
+  const x = (step: number) => ((step - first) / Math.max(1, last - first)) * 1000;
+  const drawn = useMemo(() => (value ? draw(value, x) : undefined), [value, first, last]);
+  if (!drawn || !value) return null;
+  const at = value.steps.findLastIndex((step) => step <= shown);
+  return (
+    <figure class="strip">
+      <svg
+        viewBox={`0 0 1000 ${HEIGHT}`}
+        preserveAspectRatio="none"
+        role="img"
+        aria-label={`Mean reward by step; at step ${shown}: ${number(valueAt(value.series.reward ?? [], at))}`}
+        onClick={(event) => {
+          const box = event.currentTarget.getBoundingClientRect();
+          pick(first + ((event.clientX - box.left) / box.width) * (last - first));
+        }}
+      >
+        {drawn.flat.map(([left, width, height]) => (
+          <rect key={left} class="flat" x={left} width={width} y={HEIGHT - height} height={height} />
+        ))}
+        {drawn.lines.map((points, index) => (
+          <polyline key={index} class={index ? "own" : "all"} points={points} />
+        ))}
+        <line class="cursor" x1={x(shown)} x2={x(shown)} y1="0" y2={HEIGHT} />
+      </svg>
+      <ul class="legend">
+        {LEGEND.map(([name, text], index) => (
+          <li key={name}>
+            <i class={`swatch ${name}`} /> {text}{" "}
+            <b>{number(valueAt(value.series[[...NAMES, FLAT][index] as string] ?? [], at))}</b>
+          </li>
+        ))}
+      </ul>
+    </figure>
+  );
+}
+
+type Box = [left: number, width: number, height: number];
+
+function draw(table: Series, x: (step: number) => number): { lines: string[]; flat: Box[] } {
+  const values = NAMES.map((name) => table.series[name] ?? []);
+  const all = values.flat().filter((one): one is number => one !== null);
+  const [low, high] = bounds(all.length ? Math.min(...all) : null, all.length ? Math.max(...all) : null);
+  const y = (value: number) => HEIGHT - ((value - low) / (high - low)) * HEIGHT;
+  const lines = values.map((own) =>
+    own.flatMap((value, index) => (value === null ? [] : [`${x(table.steps[index] as number).toFixed(1)},${y(value).toFixed(1)}`])).join(" "),
+  );
+  const width = 1000 / Math.max(1, table.steps.length);
+  const flat = (table.series[FLAT] ?? []).flatMap((share, index): Box[] =>
+    share ? [[x(table.steps[index] as number) - width / 2, width, share * HEIGHT]] : [],
+  );
+  return { lines, flat };
+}
