@@ -66,7 +66,7 @@ up: setup web ## Start Postgres, Valkey, the API and a worker; Ctrl-C stops them
 test: setup web lint typecheck web-check ## Lint, type-check and run the tests (ARGS='-k leases' picks some)
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-# Ten minutes by default. The figures go to bench/results and docs/reliability.md when all rows hold.
+# Ten minutes by default. The figures go to bench/results and docs/reliability.md of the rows that hold.
 MINUTES ?= 10
 
 .PHONY: chaos

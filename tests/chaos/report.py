@@ -27,11 +27,11 @@ WHAT: Final = {
 
 def table(found: dict[str, Any]) -> str:
     """What stands between the markers."""
-    head = f"{found['minutes']:g} minutes on {found['machine']}."
-    lines = [head, "", "| row | what was done | figures |", "|---|---|---|"]
+    head = f"On {found['machine']}."
+    lines = [head, "", "| row | what was done | for | figures |", "|---|---|---|---|"]
     for row, figures in found["rows"].items():
-        told = ", ".join(f"{name} {_shown(value)}" for name, value in figures.items())
-        lines.append(f"| {row} | {WHAT[int(row)]} | {told} |")
+        told = ", ".join(f"{name} {_shown(value)}" for name, value in figures.items() if name != "seconds")
+        lines.append(f"| {row} | {WHAT[int(row)]} | {figures['seconds']} s | {told} |")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from app.core import broker
 from app.core.jobs import history, lifecycle, queries
 from app.core.jobs.states import AttemptOutcome, JobStatus
 from tests.chaos.clock import Clock
@@ -17,7 +18,7 @@ from tests.worker.test_kills import adapter, assert_nothing_lost, real, submit, 
 from tests.worker.test_tasks import trainers
 
 STEPS = 600
-KILLS = 10
+KILLS = 5
 TARGET_SECONDS = 75 / 60
 """Of recovery, in leases."""
 LEASE_SECONDS = 6.0
@@ -105,6 +106,7 @@ def test_row_20_jobs_are_cancelled(plant: Plant, clock: Clock) -> None:
         while clock.go_on():
             behaviour = random.choice(["hang", "until_stopped", "train_slowly:100"])  # noqa: S311
             job_id = plant.tell(behaviour)
+            broker.ring_training(plant.broker_url)
             queued = plant.tell("train:3", priority=-1)
             eventually(lambda job_id=job_id: plant.job(job_id).status == JobStatus.running, 30.0)  # type: ignore[misc]
             time.sleep(random.uniform(0, 1.5))  # noqa: S311
