@@ -34,9 +34,9 @@ class Clock:
         """What goes into the table, in words with `_` for spaces."""
         self.figures |= {name.replace("_", " "): value for name, value in figures.items()}
 
-    def told(self) -> dict[str, Figure]:
-        """All figures, the time they took first."""
-        return {"seconds": round(time.monotonic() - self._begun)} | self.figures
+    def stop(self) -> None:
+        """Notes how long it went."""
+        self.figures = {"seconds": round(time.monotonic() - self._begun)} | self.figures
 
     def times(self, name: str, seconds: Sequence[float]) -> None:
         """The median and the longest of some times."""

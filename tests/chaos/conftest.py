@@ -30,6 +30,7 @@ def clock(request: pytest.FixtureRequest) -> Iterator[Clock]:
     """The clock of the row in the test's name; its figures are kept when the test passes."""
     clock = Clock(int(request.node.name.removeprefix("test_row_").partition("_")[0]))
     yield clock
+    clock.stop()
     if request.node.stash.get(_PASSED, False):
         _FOUND[clock.row] = clock
 
@@ -52,7 +53,7 @@ def pytest_sessionfinish() -> None:
     known = json.loads(report.RESULTS.read_text(encoding="utf-8")) if report.RESULTS.exists() else {"rows": {}}
     machine = f"{os.cpu_count()} threads, {_processor()}, Python {platform.python_version()}"
     rows = known["rows"] if known.get("machine") == machine else {}
-    rows |= {str(row): clock.told() for row, clock in _FOUND.items()}
+    rows |= {str(row): clock.figures for row, clock in _FOUND.items()}
     found = {"machine": machine, "rows": {row: rows[row] for row in sorted(rows, key=int)}}
     report.RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     report.update()

@@ -28,10 +28,10 @@ WHAT: Final = {
 def table(found: dict[str, Any]) -> str:
     """What stands between the markers."""
     head = f"On {found['machine']}."
-    lines = [head, "", "| row | what was done | for | figures |", "|---|---|---|---|"]
+    lines = [head, "", "| row | what was done | figures |", "|---|---|---|"]
     for row, figures in found["rows"].items():
         told = ", ".join(f"{name} {_shown(value)}" for name, value in figures.items() if name != "seconds")
-        lines.append(f"| {row} | {WHAT[int(row)]} | {figures['seconds']} s | {told} |")
+        lines.append(f"| {row} | {WHAT[int(row)]} | in {figures['seconds']} s: {told} |")
     return "\n".join(lines)
 
 
