@@ -78,7 +78,7 @@ def upload_and_kill(server: Server, share: float, content: bytes) -> bool:
         sender.start()
         assert sent.wait(20)
         if share == 1:
-            threading.Event().wait(random.uniform(0, 0.06))  # noqa: S311 - anywhere in the last steps
+            threading.Event().wait(random.uniform(0, 0.5))  # noqa: S311 - anywhere in the last steps
     finally:
         process.kill()
         process.join()

@@ -26,6 +26,7 @@ from app.core.settings import Settings
 from app.local.postgres import EmbeddedPostgres
 from app.local.valkey import EmbeddedValkey
 from tests import forked
+from tests.api.jobs import GRADER
 from tests.api.server import new_key
 from tests.api.test_api_killed import free_port, serve
 from tests.chaos.clock import Clock, quantile
@@ -196,6 +197,9 @@ def _ask(url: str, key: str, answers: Counter[int], over: threading.Event) -> No
     with httpx.Client(headers={"authorization": f"Bearer {key}"}, timeout=60) as client:
         while not over.wait(0.05):
             answers[client.get(f"{url}/v1/fine_tuning/jobs").status_code] += 1
+            graders = f"{url}/v1/fine_tuning/alpha/graders/validate"
+            headers = {"x-stainless-retry-count": "0"}
+            answers[client.post(graders, json={"grader": GRADER}, headers=headers).status_code] += 1
 
 
 def _all_succeeded(plant: Plant, total: int) -> bool:

@@ -5,6 +5,7 @@ from typing import Final
 
 from app.core.jobs.states import AttemptOutcome
 from app.core.spec.reports import TrainerExit
+from tests.chaos import report
 from tests.docs.named_tests import DOCS, NAME, defined, table_rows
 
 PAGE: Final = DOCS / "reliability.md"
@@ -29,3 +30,7 @@ def test_every_outcome_and_every_exit_code_is_explained() -> None:
     classes = text()[begin:end]
     assert [outcome for outcome in AttemptOutcome if f"`{outcome}`" not in classes] == []
     assert [code for code in TrainerExit if not re.search(rf"\b{int(code)}\b", classes)] == []
+
+
+def test_the_figures_are_those_of_the_last_run() -> None:
+    assert report.page(text()) == text()
