@@ -17,6 +17,7 @@ from app.api.routes import (
     audit_log,
     checkpoint_permissions,
     dashboard,
+    estimate,
     files,
     fine_tuning,
     graders,
@@ -26,6 +27,7 @@ from app.api.routes import (
     models,
     oidc,
     projects,
+    regrade,
     streams,
     uploads,
     validate_job,
@@ -35,6 +37,7 @@ from app.api.routes import (
 from app.api.schemas.errors import ErrorEnvelope
 from app.auth import scopes
 from app.auth.id_tokens import IdTokens
+from app.auth.identities import Identities
 from app.core import logging
 from app.core import settings as configuration
 from app.core.accounts.rate_limit import RateLimiter
@@ -120,6 +123,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.database = database
     app.state.rate_limiter = rate_limiter
+    app.state.identities = Identities()
     app.state.hub = Hub(database)
     app.state.secrets = KeyRing.load(
         settings.secret_keys.get_secret_value() if settings.secret_keys else None, settings.secret_keys_file
@@ -136,7 +140,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         uploads,
         streams,
         validate_job,
+        estimate,
         fine_tuning,
+        regrade,
         graders,
         checkpoint_permissions,
         models,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from worker.training.advantages import group_advantages
+from app.core.spec.advantages import group_advantages
 from worker.training.head import Head, token_logprobs
 from worker.training.loss import coefficient, token_loss
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
+from app.core.spec.advantages import group_advantages
 from app.core.spec.job import Lora, Sampling
+from app.core.spec.plan import TOKEN_BUDGET
 from app.core.spec.reports import Source
 from bench.cases import LEARNING_RATE, Case, measure, tokens
-from worker.training.advantages import group_advantages
 from worker.training.batching import pack
 from worker.training.model import load_policy
 from worker.training.optimizer import Updater, new_optimizer
 from worker.training.rollout import Sampler, generator
-from worker.training.run import TOKEN_BUDGET
 from worker.training.types import Member, Prompt, PromptGroup
 
 

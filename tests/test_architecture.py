@@ -46,10 +46,12 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.accounts": f"app.core.spec {_KERNEL}",
         "app.core.files": f"app.core.spec app.core.storage {_KERNEL}",
         "app.core.models": f"app.core.spec app.core.storage {_KERNEL}",
+        "app.core.estimates": f"app.core.spec app.core.models {_KERNEL}",
         # below jobs: their transitions write what webhooks say, in the same transaction
         "app.core.webhooks": f"app.core.accounts app.core.secrets {_KERNEL}",
         "app.core.jobs": f"app.core.accounts app.core.files app.core.models app.core.spec app.core.storage"
-        f" app.core.metrics app.core.webhooks app.core.workers {_KERNEL}",
+        " app.core.metrics app.core.webhooks app.core.workers"
+        f" app.core.chat app.core.estimates app.core.graders {_KERNEL}",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.files.tables app.core.jobs.tables"
         " app.core.models.tables app.core.webhooks.tables app.core.workers.tables",
         # the API, layer over layer

@@ -18,8 +18,9 @@ import structlog
 from app.core import ids
 from app.core.db import Database
 from app.core.errors import DatabaseUnavailable, InvalidRequest, LostLease
+from app.core.estimates.estimate import Asked
 from app.core.files.uploads import Received
-from app.core.jobs import attempts, endings, queries, results
+from app.core.jobs import attempts, endings, estimation, measuring, queries, results
 from app.core.jobs.journal import Journal, entry
 from app.core.jobs.leases import Claim
 from app.core.jobs.states import StopRequest
@@ -32,6 +33,7 @@ from app.core.storage.blobs import BlobStore, StorageUnavailable
 from worker.child import Child, describe_exit, log_tail
 from worker.control import Control, Drain, Stop
 from worker.lease import LeaseKeeper
+from worker.presence import own_hardware
 from worker.relay import Relay, Told, insist
 from worker.tracking import Tracking
 from worker.workspace import Inputs, Workspace
@@ -80,8 +82,12 @@ class Runner:
         self._journal = Journal(database, claim)
         self._workspace = Workspace(settings.runs_dir, store, claim)
         self._tracking: Tracking | None = None
+<<<<<<< HEAD
         self.gpu_is_broken = False
         """Known after `run`: whether this worker should take no other job."""
+=======
+        self._asked: Asked | None = None
+>>>>>>> main
 
     def run(self) -> None:
         """Returns when the attempt has ended, however it did; raises nothing that a claim could cause."""
@@ -154,7 +160,16 @@ class Runner:
             self._pull(model.name)
         for sentence in self._workspace.fill(inputs, model.directory, self._settings):
             self._say(Message(level="warn", message=sentence))
+        self._estimate(model.name, inputs)
         return model.name
+
+    def _estimate(self, base_model: str, inputs: Inputs) -> None:
+        """The job as its trainer will find it, on this machine: to say when it ends, and to learn from how it went."""
+        files = estimation.Files(inputs.training, inputs.validation)
+        models_dir = self._settings.models_dir
+        self._asked = asked = estimation.try_ask(self._store, self._claim.spec, base_model, files, models_dir)
+        if asked is not None:
+            self._write(lambda s: estimation.keep_for(s, self._claim, asked, own_hardware()))
 
     def _pull(self, name: str) -> None:
         self._say(Message(message=f"Downloading base model {name}"))
@@ -223,6 +238,8 @@ class Runner:
         blob = f"jobs/{self._claim.job_id}/a{self._claim.epoch}/adapter"
         self._store.put_tree(blob, Path(finished.path))
         metrics_csv = insist(self._control, self._store_metrics)
+        if (asked := self._asked) is not None:
+            self._write(lambda s: measuring.keep(s, self._claim, asked, own_hardware()))
         self._write(lambda s: endings.succeed(s, self._claim, finished, blob, base_model, metrics_csv))
         log.info("job.succeeded")
 

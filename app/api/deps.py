@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 
 from app.auth.bearer import Caller
+from app.auth.identities import Identities
 from app.core.db import Database
 from app.core.egress import Egress
 from app.core.graders.toolbox import Toolbox
@@ -46,11 +47,17 @@ async def _outgoing(request: Request) -> Egress:
     return egress
 
 
+async def _identities(request: Request) -> Identities:
+    known: Identities = request.app.state.identities
+    return known
+
+
 Db = Annotated[Database, Depends(_database)]
 Store = Annotated[BlobStore, Depends(_store)]
 Config = Annotated[Settings, Depends(_settings)]
 Secrets = Annotated[KeyRing, Depends(_secrets)]
 Outgoing = Annotated[Egress, Depends(_outgoing)]
+Known = Annotated[Identities, Depends(_identities)]
 Graders = Annotated[Toolbox, Depends(_graders)]
 
 

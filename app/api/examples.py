@@ -24,6 +24,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "CompleteUpload": {"part_ids": ["part_abc123", "part_def456"]},
     "ValidateGrader": {"grader": _GRADER},
     "RunGrader": {"grader": _GRADER, "model_sample": "17 + 48 = 65", "item": {"reference_answer": "65"}},
+    "Regrade": {"grader": _GRADER, "step_from": 1, "limit": 100},
     "GrantPermissions": {"project_ids": ["proj_abc123"]},
     "MoveAlias": {"model": "ft:smollm2-135m-instruct:default:arithmetic:abc12345"},
     "CreateKey": {"name": "nightly", "scopes": ["files:*", "jobs:*"], "expires_in_seconds": 7776000},

@@ -165,7 +165,7 @@ class Hub:
     def _ask(
         self, jobs: list[str], projects: list[str], files: list[str]
     ) -> tuple[dict[str, Pulse], dict[str, dict[str, Pulse]], dict[str, str]]:
-        with self._database.transaction() as session:
+        with self._database.reading() as session:
             pulses = {one.job_id: one for one in live.pulses(session, jobs)} if jobs else {}
             by_project = {
                 project: {one.job_id: one for one in live.pulses_of_project(session, project)} for project in projects
@@ -188,13 +188,13 @@ class Hub:
             return []
 
     def _read_events(self, job_id: str, seq: int) -> list[tuple[int, str]]:
-        with self._database.transaction() as session:
+        with self._database.reading() as session:
             found = live.events_after(session, job_id, seq, BATCH)
             return [(one.seq, _message(one.type, EventObject.of(one).model_dump(mode="json"), one.id)) for one in found]
 
     async def _state(self, project_id: str, job_id: str, *, strict: bool) -> str:
         def read() -> str:
-            with self._database.transaction() as session:
+            with self._database.reading() as session:
                 job = queries.get_job(session, project_id, job_id)
                 shown = JobObject.of(view(session, job), strict=strict, samples=False)
             return _message("state", shown.model_dump(mode="json"))

@@ -12,7 +12,7 @@ def csv_lines(database: Database, job_id: str, names: Sequence[str], first: int,
     """The header `step,NAMES...` and a line for each step; an empty cell where a step has no such number."""
     yield _line(["step", *names])
     while True:  # a transaction for each batch: who reads slowly holds no connection
-        with database.transaction() as session:
+        with database.reading() as session:
             batch = series.steps_from(session, job_id, first, last)
         if not batch:
             return

@@ -1,11 +1,14 @@
 """Finds out who sends a request, from its bearer key or its browser's session, and whether it may send one more."""
 
+import time
 from typing import Annotated, Final
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.auth import browser
+from app.auth.identities import Identities
 from app.auth.principal import Principal
 from app.auth.rate_limit import charge
 from app.core.accounts import api_keys, browser_sessions, scopes
@@ -22,27 +25,43 @@ _NAMED_BY: Final = {"openai-project": "mismatched_project", "openai-organization
 """Header in which a client may name its project -> the error's code when the key has another one."""
 
 
-def principal(
+async def principal(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_scheme)]
 ) -> Principal:
     """The caller. Raises `AuthenticationFailed` and `RateLimited`."""
-    token = browser.token_of(request) if credentials is None else None
-    database: Database = request.app.state.database
+    identity, token = None, None
     if credentials is not None:
-        with database.transaction() as session:
-            identity = api_keys.authenticate(session, credentials.credentials)
-    elif token is not None:
-        with database.transaction() as session:
-            identity = browser_sessions.authenticate(session, token)
+        identity = _identities(request).get(credentials.credentials)
     else:
-        raise AuthenticationFailed
+        token = browser.token_of(request)
+    if identity is None:
+        identity = await run_in_threadpool(_identify, request, credentials, token)
     _check_named_project(request, identity.project)
     caller = principal_of(request, identity, strict_enums=identity.project.strict_enums and token is None)
     # For `request_ids`, which sends them with every answer, errors included.
     answer_headers: dict[str, str] = request.state.answer_headers
     answer_headers["openai-organization"] = caller.project_name
-    charge(request.app.state.rate_limiter, caller, identity.key.requests_per_minute, answer_headers)
+    await charge(request.app.state.rate_limiter, caller, identity.key.requests_per_minute, answer_headers)
     return caller
+
+
+def _identities(request: Request) -> Identities:
+    known: Identities = request.app.state.identities
+    return known
+
+
+def _identify(request: Request, credentials: HTTPAuthorizationCredentials | None, token: str | None) -> Identity:
+    """What the database says. Raises `AuthenticationFailed`."""
+    database: Database = request.app.state.database
+    asked_at = time.monotonic()
+    with database.reading() as session:
+        if credentials is not None:
+            identity = api_keys.authenticate(session, credentials.credentials)
+            _identities(request).put(credentials.credentials, identity, asked_at)
+            return identity
+        if token is not None:
+            return browser_sessions.authenticate(session, token)
+    raise AuthenticationFailed
 
 
 Caller = Annotated[Principal, Depends(principal)]

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from fastapi.concurrency import run_in_threadpool
+
 from app.auth.principal import Principal
 from app.core.accounts.rate_limit import Allowance, RateLimiter
 from app.core.errors import RateLimited
@@ -10,7 +12,7 @@ _PROJECT: Final = "project"
 _KEY: Final = "key"
 
 
-def charge(limiter: RateLimiter, caller: Principal, key_limit: int | None, headers: dict[str, str]) -> None:
+async def charge(limiter: RateLimiter, caller: Principal, key_limit: int | None, headers: dict[str, str]) -> None:
     """Takes one request from the project's bucket, and from the key's if it has a limit of its own.
 
     Adds `x-ratelimit-*-requests` of the tighter one to `headers`. Raises `RateLimited`.
@@ -18,7 +20,7 @@ def charge(limiter: RateLimiter, caller: Principal, key_limit: int | None, heade
     buckets = {f"{_PROJECT}:{caller.project_id}": caller.limits.requests_per_minute}
     if key_limit is not None:
         buckets[f"{_KEY}:{caller.key_id}"] = key_limit
-    allowance = limiter.take(buckets)
+    allowance = limiter.take_held(buckets) or await run_in_threadpool(limiter.take, buckets)
     if allowance is None:
         return
     headers["x-ratelimit-limit-requests"] = str(allowance.limit)

@@ -56,9 +56,7 @@ def create(
     body = job_body.with_files(body, training_file=training_file, validation_file=validation_file)
     body = job_body.with_gates(body, gate or [])
     with connect(state_dir) as client:
-        body = job_body.with_uploads(
-            body, file.parent, lambda path: _send_valid(client, path, timeout, idempotency_key)
-        )
+        body = job_body.with_uploads(body, file.parent, lambda path: send_valid(client, path, timeout, idempotency_key))
         job = client.post("/fine_tuning/jobs", body, idempotency_key=idempotency_key)
         github.set_outputs(job_id=job["id"])
         if not waits:
@@ -68,7 +66,7 @@ def create(
         wait(client, job["id"], Waiting(follow_events, timeout, cancel_on_interrupt, junit, summary, as_json))
 
 
-def _send_valid(client: Client, path: Path, timeout: float | None, idempotency_key: str | None) -> str:
+def send_valid(client: Client, path: Path, timeout: float | None, idempotency_key: str | None) -> str:
     """Uploads a data file; returns its id once the server has validated it, or has taken long over that.
 
     Otherwise it would depend on who is faster whether the server refuses a job with a broken file or fails it later.

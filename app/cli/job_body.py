@@ -12,8 +12,11 @@ FILE_FIELDS: Final = ("training_file", "validation_file")
 _ID_PREFIX: Final = "file-"
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The job in a YAML or JSON file. Raises `InvalidRequest` saying which line is wrong."""
+NEEDS: Final = {"job": "`model`, `training_file` and `method`", "grader": "`type` and what that type needs"}
+
+
+def read(path: Path, what: str = "job") -> dict[str, Any]:
+    """The job or grader in a YAML or JSON file. Raises `InvalidRequest` saying which line is wrong."""
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
     except yaml.MarkedYAMLError as error:
@@ -23,7 +26,7 @@ def read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{path} is not YAML: {error}") from error
     if not isinstance(body, dict):
-        raise InvalidRequest(f"{path} must hold one job: an object with `model`, `training_file` and `method`.")
+        raise InvalidRequest(f"{path} must hold one {what}: an object with {NEEDS[what]}.")
     return body
 
 

@@ -8,7 +8,10 @@ import typer
 from app.cli.connection import StateDir, connect
 from app.cli.console import note, write_json, write_line, write_table
 from app.cli.create_job import create
+from app.cli.estimate_job import estimate_job as estimate
+from app.cli.estimate_job import estimated, took
 from app.cli.files import AsJson, age, moment
+from app.cli.regrade_job import regrade_job as regrade
 from app.cli.rendering import event_line
 from app.cli.wait_for_job import JobId, print_job, wait_for_job
 from app.client import Json
@@ -16,6 +19,8 @@ from app.client import Json
 app = typer.Typer(help="Fine-tuning jobs.", no_args_is_help=True)
 app.command()(create)
 app.command("wait")(wait_for_job)
+app.command("estimate")(estimate)
+app.command("regrade")(regrade)
 
 SHOWN_METRICS: Final = ("loss", "reward", "gft/expert/reward", "gft/teacher/reward", "gft/self/reward", "eval/accuracy")
 MOST_POINTS: Final = 5000
@@ -60,6 +65,8 @@ def show(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> 
         ("validation file", job["validation_file"]),
         ("created", moment(job["created_at"])),
         ("finished", moment(job["finished_at"]) if job["finished_at"] else None),
+        ("estimated", estimated(job)),
+        ("took", took(job)),
         ("held-out accuracy", _accuracy(job)),
         *(
             (f"gate {'passed' if one['passed'] else 'failed'}" if one["reason"] else "gate", one["gate"])

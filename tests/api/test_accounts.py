@@ -9,7 +9,8 @@ from openai import AuthenticationError, BadRequestError, NotFoundError, OpenAI, 
 
 from app.core.accounts.scopes import ALL, DEFAULT
 from tests.api.jobs import create
-from tests.api.server import Server, new_key, new_project
+from tests.api.server import Server, new_key, new_project, serve
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -67,11 +68,29 @@ def test_a_key_ends_when_it_was_to_end(server: Server, admin: OpenAI) -> None:
 
 def test_a_revoked_key_is_401_at_once(server: Server, admin: OpenAI) -> None:
     made = post(admin, "/api_keys", {"name": "lost"})
+    assert list(server.client(api_key=made["key"]).files.list()) == []  # the server remembers it for a second
     gone = admin.delete(f"/api_keys/{made['id']}", cast_to=object)
     assert gone == {"id": made["id"], "object": "api_key", "deleted": True}
     with pytest.raises(AuthenticationError):
         server.client(api_key=made["key"]).files.list()
     assert get(admin, f"/api_keys/{made['id']}")["status"] == "revoked"
+
+
+def test_other_processes_of_the_api_refuse_a_revoked_key_soon(server: Server, admin: OpenAI) -> None:
+    made = post(admin, "/api_keys", {"name": "lost"})
+    with serve(server.settings) as url:
+        other = server.client(api_key=made["key"]).with_options(base_url=f"{url}/v1")
+        assert list(other.files.list()) == []
+        admin.delete(f"/api_keys/{made['id']}", cast_to=object)
+
+        def is_refused() -> bool:
+            try:
+                other.files.list()
+            except AuthenticationError:
+                return True
+            return False
+
+        eventually(is_refused, 5.0)
 
 
 def test_a_rotation_keeps_the_old_key_for_the_grace(server: Server, admin: OpenAI) -> None:

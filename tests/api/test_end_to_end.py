@@ -35,18 +35,13 @@ def finished(client: OpenAI, job_id: str) -> Any:
 def test_upload_train_watch_download(client: OpenAI, tiny_models: Path, tmp_path: Path) -> None:
     training = client.files.create(file=write_rows(tmp_path / "train.jsonl", 16), purpose="fine-tune")
     held_out = client.files.create(file=write_rows(tmp_path / "held_out.jsonl", 8, start=16), purpose="fine-tune")
-    created = client.fine_tuning.jobs.create(
-        model="tiny",
-        training_file=training.id,
-        validation_file=held_out.id,
-        suffix="sums",
-        seed=7,
-        method=gft(  # type: ignore[arg-type]
-            group={"expert": 1, "teacher": 2, "self": 2},
-            sampling={"max_tokens": 8},
-            hyperparameters={"batch_size": 4, "max_steps": 4, "eval_interval": 2, "checkpoint_interval": 2},
-        ),
+    method: Any = gft(
+        group={"expert": 1, "teacher": 2, "self": 2},
+        sampling={"max_tokens": 8},
+        hyperparameters={"batch_size": 4, "max_steps": 4, "eval_interval": 2, "checkpoint_interval": 2},
     )
+    files: Any = {"training_file": training.id, "validation_file": held_out.id}
+    created = client.fine_tuning.jobs.create(model="tiny", suffix="sums", seed=7, method=method, **files)
     assert created.status in ("validating_files", "queued", "running")
     assert client.files.wait_for_processing(training.id, poll_interval=POLL_SECONDS).status == "processed"
 
@@ -57,6 +52,7 @@ def test_upload_train_watch_download(client: OpenAI, tiny_models: Path, tmp_path
     assert job.trained_tokens > 0
     assert job.error is None
     assert {"before", "after"} <= set(job.evaluation)
+    assert_what_it_took_is_told_and_learnt_from(client, job, {"model": "tiny", "method": method, **files})
 
     assert_all_is_told(client, job.id)
     assert client.models.retrieve(job.fine_tuned_model).id == job.fine_tuned_model
@@ -69,6 +65,23 @@ def test_upload_train_watch_download(client: OpenAI, tiny_models: Path, tmp_path
             assert content is not None
             (tmp_path / member.name).write_bytes(content.read())
     assert_peft_loads(tiny_models / "tiny", tmp_path)
+
+
+def assert_what_it_took_is_told_and_learnt_from(client: OpenAI, job: Any, body: Any) -> None:
+    estimate, took = job.estimate, job.measured
+    assert estimate["rollouts"] == 4 * 4 * 2
+    # The model's own tokenizer has counted the file, so only the rollouts are not known beforehand.
+    given = job.trained_tokens - round(32 * took["mean_tokens"]["own"])
+    assert 0 < given < estimate["tokens"]["trained"]["low"] <= job.trained_tokens
+    assert job.trained_tokens <= estimate["tokens"]["trained"]["high"]
+    assert sum(took["parts"].values()) == pytest.approx(took["seconds"])
+    assert (took["steps"], took["attempts"], took["device"]) == (4, 1, estimate["device"])
+    assert took["peak_memory_bytes"] > 0
+    again: Any = client.post("/fine_tuning/estimate", body=body, cast_to=object)
+    assert (again["verdict"], again["device"]) == ("fits", took["device"])
+    assert again["based_on"]["same_jobs"] > 0
+    workers: Any = client.get("/workers", cast_to=object)
+    assert [one["id"] for one in again["workers"]] == [one["id"] for one in workers["data"] if "train" in one["queues"]]
 
 
 def assert_all_is_told(client: OpenAI, job_id: str) -> None:

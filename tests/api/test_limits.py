@@ -10,7 +10,7 @@ import httpx
 import pytest
 from openai import DefaultHttpxClient, OpenAI, RateLimitError
 
-from app.core.accounts.tables import ApiKey, Project
+from app.core.accounts.tables import ApiKey
 from app.core.settings import Settings
 from tests.api.jobs import create
 from tests.api.server import Server, new_key, serve
@@ -27,10 +27,13 @@ def counting(api_settings: Settings, broker_url: str) -> Iterator[list[str]]:
 
 
 def limit(server: Server, **limits: int) -> None:
-    with server.database.transaction() as session:
-        project = session.get_one(Project, server.project_id)
-        for name, value in limits.items():
-            setattr(project, name, value)
+    admin = new_key(server.database, server.project_id, "admin")
+    answer = httpx.post(
+        f"{server.url}/v1/projects/{server.project_id}",
+        json={"limits": limits},
+        headers={"authorization": f"Bearer {admin}"},
+    )
+    assert answer.status_code == 200
 
 
 class Sent:
@@ -55,7 +58,7 @@ def sent() -> Iterator[Sent]:
 
 
 def test_the_headers_count_down_on_every_answer(server: Server, counting: list[str]) -> None:
-    limit(server, max_requests_per_minute=10)
+    limit(server, requests_per_minute=10)
     with httpx.Client(headers={"authorization": f"Bearer {server.api_key}"}) as http:
         answers = [
             http.get(f"{counting[number % 2]}/v1/files{path}") for number, path in enumerate(["", "/none", "", ""])
@@ -70,7 +73,7 @@ def test_the_headers_count_down_on_every_answer(server: Server, counting: list[s
 
 
 def test_a_request_too_many_is_429_with_the_limit_and_when_to_come_back(server: Server, counting: list[str]) -> None:
-    limit(server, max_requests_per_minute=2)
+    limit(server, requests_per_minute=2)
     client = server.client().with_options(base_url=f"{counting[0]}/v1")
     client.files.list()
     client.files.list()
@@ -90,7 +93,7 @@ def test_a_request_too_many_is_429_with_the_limit_and_when_to_come_back(server: 
 
 
 def test_the_sdk_waits_and_gets_through_by_itself(server: Server, counting: list[str], sent: Sent) -> None:
-    limit(server, max_requests_per_minute=60)
+    limit(server, requests_per_minute=60)
     client = sent.client(counting[0], server.api_key)
     begun = time.monotonic()
     for _ in range(63):
@@ -112,13 +115,13 @@ def test_a_key_has_a_limit_of_its_own_below_the_project_s(server: Server, counti
 
 
 def test_without_a_broker_nothing_is_counted_or_refused(server: Server) -> None:
-    limit(server, max_requests_per_minute=1)
+    limit(server, requests_per_minute=1)
     for _ in range(3):
         assert "x-ratelimit-limit-requests" not in server.client().files.with_raw_response.list().headers
 
 
 def test_a_job_too_many_is_refused_once_and_not_tried_again(server: Server, training_file: str, sent: Sent) -> None:
-    limit(server, max_queued_jobs=1)
+    limit(server, queued_jobs=1)
     client = sent.client(server.url, server.api_key)
     job = create(client, training_file)
     sent.count = 0
@@ -135,7 +138,7 @@ def test_a_job_too_many_is_refused_once_and_not_tried_again(server: Server, trai
 
 def test_a_file_too_many_is_refused_once_and_leaves_nothing(server: Server, rows: Path, sent: Sent) -> None:
     size = rows.stat().st_size
-    limit(server, max_stored_bytes=size + 10)
+    limit(server, stored_bytes=size + 10)
     client = sent.client(server.url, server.api_key)
     file = client.files.create(file=rows, purpose="fine-tune")
     before = server.store.list("files")

@@ -44,6 +44,9 @@ def test_a_job_is_created_waited_for_and_looked_at(grouptune: Run, job_file: Cal
     assert done.returncode == ExitCode.ok, done.stderr
     assert "The job has successfully completed" in done.stderr
     job_id = done.stdout.strip()
+    shown = dict(line.split("\t") for line in grouptune("jobs", "show", job_id).stdout.splitlines())
+    assert " on " in shown["estimated"]
+    assert "than expected" in shown["took"]
     job = json.loads(grouptune("jobs", "show", job_id, "--json").stdout)
     assert (job["status"], job["progress"]["step"]) == ("succeeded", 2)
     assert f"{job_id}\tsucceeded\t2/2\t" in grouptune("jobs", "list").stdout
@@ -63,6 +66,36 @@ def test_a_job_is_created_waited_for_and_looked_at(grouptune: Run, job_file: Cal
     assert as_json("jobs", "events", job_id)[-1]["message"] == "The job has successfully completed"
     assert len(as_json("jobs", "metrics", job_id)["series"]["loss"]) == 2
     assert as_json("files", "report", job["training_file"])["report"]["rows"] == 16
+
+
+def test_a_job_is_estimated_without_being_created(grouptune: Run, job_file: Callable[..., Path]) -> None:
+    before = ids_of(grouptune, "jobs")
+    done = grouptune("jobs", "estimate", "-f", job_file())
+    assert done.returncode == ExitCode.ok, done.stderr
+    told = dict(line.split("\t") for line in done.stdout.splitlines())
+    assert (told["steps"], told["rollouts"], told["grader calls"]) == ("2", "16", "32")
+    assert told["verdict"].startswith("fits. It takes ")
+    assert " to " in told["time"]
+    assert ids_of(grouptune, "jobs") == before
+
+
+def test_groups_are_graded_again_with_another_grader(
+    grouptune: Run, job_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    job_id = grouptune("jobs", "create", "-f", job_file(), "--wait").stdout.strip()
+    (tmp_path / "grader.json").write_text('{"type": "regex", "pattern": "[0-9]"}')
+    done = grouptune("jobs", "regrade", job_id, "--grader", tmp_path / "grader.json")
+    assert done.returncode == ExitCode.ok, done.stderr
+    assert done.stderr.startswith("4 of 4 groups, 32 answers.\n")
+    told = {line.split("\t")[0]: line.split("\t")[1:] for line in done.stdout.splitlines()}
+    assert told["mean reward, expert"] == ["1", "1"]
+    assert told["answers that could not be graded"] == ["0", "0"]
+    as_json = json.loads(grouptune("jobs", "regrade", job_id, "--grader", tmp_path / "grader.json", "--json").stdout)
+    assert len(as_json["data"]) == 4
+    (tmp_path / "grader.json").write_text("[]")
+    wrong = grouptune("jobs", "regrade", job_id, "--grader", tmp_path / "grader.json")
+    assert wrong.returncode == ExitCode.error
+    assert "must hold one grader" in wrong.stderr
 
 
 def test_a_failed_job_says_why_and_has_a_code_of_its_own(grouptune: Run, job_file: Callable[..., Path]) -> None:

@@ -76,6 +76,29 @@ def test_processes_share_one_bucket_and_none_slips_through(limiter: RateLimiter,
         other.close()
 
 
+def test_of_a_large_bucket_a_process_holds_some_tokens_for_the_next_requests(limiter: RateLimiter) -> None:
+    large = {"project:a": 120_000}
+    assert limiter.take_held(large) is None
+    first = limiter.take(large)
+    assert first is not None
+    held = [limiter.take_held(large) for _ in range(100)]
+    left = [one.remaining for one in (first, *held) if one is not None]
+    assert left == list(range(left[0], left[0] - 100, -1))  # a hundred are taken at once, and each counts down
+    assert held[-1] is None
+
+
+def test_the_last_tokens_of_a_large_bucket_are_taken_one_by_one(limiter: RateLimiter, broker_url: str) -> None:
+    limit = 2_400_000  # portions of 2,000
+    with Redis.from_url(broker_url.replace("redis+socket", "unix")) as valkey:
+        seconds, micros = valkey.time()
+        nearly_empty = seconds * 1_000_000 + micros + 59_990_000  # less than one portion is left
+        valkey.set("grouptune:rate:project:a", nearly_empty)
+    allowance = limiter.take({"project:a": limit})
+    assert allowance is not None
+    assert allowance.wait_seconds == 0
+    assert limiter.take_held({"project:a": limit}) is None
+
+
 def test_a_limit_that_is_lowered_holds_at_once(limiter: RateLimiter) -> None:
     for _ in range(5):
         limiter.take({"project:a": 10})  # half of it

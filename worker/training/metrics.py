@@ -66,6 +66,7 @@ def step_metrics(groups: list[PromptGroup], update: UpdateResult, grader: str | 
         "completions/mean_length": _mean(float(len(m.ids)) for m in (rollouts or members)),
         "completions/clipped_ratio": _mean(0.0 if m.finished else 1.0 for m in (rollouts or members)),
         "gft/rectified_frac": sum(f * n for f, n in weighted) / sum(n for _, n in weighted) if weighted else None,
+        "gft/prompt_length": _mean(float(len(group.prompt.ids)) for group in groups),
         "gft/prefix_dedup_ratio": update.prefix_dedup_ratio,
         "gft/skipped_update": 0.0 if update.applied else 1.0,
         **_sampling_gap(rollouts),

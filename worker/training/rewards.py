@@ -6,8 +6,9 @@ from concurrent.futures import Future
 from typing import Final
 
 from app.core.graders.run import Grade, GraderPool, Sample
+from app.core.spec.advantages import group_advantages
+from app.core.spec.contrast import has_contrast
 from app.core.spec.reports import TrainerExit
-from worker.training.advantages import group_advantages, has_contrast
 from worker.training.types import JobFailure, Member, Prompt, PromptGroup
 
 WINDOW: Final = 200

@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from app.core.spec.job import Sampling
+from app.core.spec.plan import MAX_SEQUENCES
 from worker.training.batching import shared_length
 from worker.training.decoding import Decoder
 from worker.training.head import Head
@@ -23,8 +24,6 @@ from worker.training.interfaces import Drawn
 from worker.training.model import Policy
 from worker.training.types import Completion
 
-MAX_SEQUENCES = 128
-"""Sequences decoded together; bounds the KV cache."""
 ROWS_A_THREAD: Final = 48
 """A decoding step is hundreds of small products; with fewer rows, waking another thread costs more than it brings."""
 _BLOCK: Final = 256

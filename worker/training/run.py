@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import GraderPool, Outside
 from app.core.spec.job import GroupMethod, JobSpec, TrainerSpec
-from app.core.spec.plan import resolve
+from app.core.spec.plan import TOKEN_BUDGET, resolve
 from app.core.spec.reports import Failed, Message, Report, TrainerExit
 from worker.training.batching import DataOrder
 from worker.training.evaluation import Evaluator
@@ -30,8 +30,6 @@ from worker.training.vllm_client import VllmClient
 from worker.training.vllm_sampler import serving
 from worker.training.world import PeerLost, World, join
 
-TOKEN_BUDGET = 4096
-"""Packed tokens of a micro-batch."""
 WARNINGS_SHOWN = 20
 JUDGE_API_KEY: Final = "GROUPTUNE_JUDGE_API_KEY"
 SIGNING_SECRET: Final = "GROUPTUNE_GRADER_SIGNING_SECRET"  # noqa: S105

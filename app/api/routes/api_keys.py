@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Query
 
-from app.api.deps import Db
+from app.api.deps import Db, Known
 from app.api.ids import MAX_ID, KeyId
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.api_keys import CreateKey, KeyObject, KeyRevoked, NewKeyObject, RotateKey
@@ -41,7 +41,7 @@ def list_keys(
     project_id: Annotated[str | None, Query(max_length=MAX_ID, description="All projects' keys if absent.")] = None,
 ) -> Page[KeyObject]:
     """List keys, newest first, with those that have ended."""
-    with database.transaction() as session:
+    with database.reading() as session:
         keys, more = keyring.list_keys(session, after=after, limit=limit, project_id=project_id)
     return page([KeyObject.of(key) for key in keys], more)
 
@@ -49,23 +49,26 @@ def list_keys(
 @router.get("/{key_id}")
 def retrieve_key(key_id: KeyId, database: Db) -> KeyObject:
     """One key, without its secret."""
-    with database.transaction() as session:
+    with database.reading() as session:
         return KeyObject.of(keyring.get_key(session, key_id))
 
 
 @router.delete("/{key_id}")
-def revoke_key(caller: Caller, key_id: KeyId, database: Db) -> KeyRevoked:
+def revoke_key(caller: Caller, key_id: KeyId, database: Db, known: Known) -> KeyRevoked:
     """Revoke a key at once and for good."""
     with database.transaction() as session:
         keyring.revoke(session, caller.actor, key_id)
+    known.forget()
     return KeyRevoked(id=key_id)
 
 
 @router.post("/{key_id}/rotate")
 def rotate_key(
-    caller: Caller, key_id: KeyId, database: Db, body: Annotated[RotateKey | None, Body()] = None
+    caller: Caller, key_id: KeyId, database: Db, known: Known, body: Annotated[RotateKey | None, Body()] = None
 ) -> NewKeyObject:
     """Replace a key by one like it; the old one stays good for a while (a day if not said otherwise)."""
     grace = timedelta(seconds=(body or RotateKey()).grace_seconds)
     with database.transaction() as session:
-        return NewKeyObject.made(keyring.rotate(session, caller.actor, key_id, grace))
+        answer = NewKeyObject.made(keyring.rotate(session, caller.actor, key_id, grace))
+    known.forget()
+    return answer

@@ -27,7 +27,7 @@ def list_audit_log(
     key_id: Annotated[str | None, Query(max_length=MAX_ID, description="Of who did it.")] = None,
 ) -> Page[AuditObject]:
     """List changes, newest first; all filters that are given must match."""
-    with database.transaction() as session:
+    with database.reading() as session:
         entries, more = audit.list_entries(
             session,
             after=after,

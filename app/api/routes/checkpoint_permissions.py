@@ -45,7 +45,7 @@ def list_permissions(
     project_id: Annotated[str | None, Query(max_length=MAX_ID, description="Only this project's.")] = None,
 ) -> Page[PermissionObject]:
     """List who may use a model or checkpoint of this project, the newest permission first unless `ascending`."""
-    with database.transaction() as session:
+    with database.reading() as session:
         found, more = permissions.list_permissions(
             session,
             caller.project_id,

@@ -33,7 +33,7 @@ def current_session(request: Request, database: Db) -> SessionObject:
     if token is None:
         return SessionObject(signed_in=False)
     try:
-        with database.transaction() as session:
+        with database.reading() as session:
             identity = browser_sessions.authenticate(session, token)
     except AuthenticationFailed:
         return SessionObject(signed_in=False)

@@ -77,7 +77,7 @@ def list_files(
     strict: Strict = False,
 ) -> Page[FileObject]:
     """List this project's files, newest first unless `order` is `asc`."""
-    with database.transaction() as session:
+    with database.reading() as session:
         files, more = uploads.list_files(
             session, caller.project_id, after=after, limit=limit, order=order, purpose=purpose
         )
@@ -87,7 +87,7 @@ def list_files(
 @router.get("/{file_id}", dependencies=[needs(Scope.files_read)])
 def retrieve_file(caller: Caller, file_id: FileId, database: Db, strict: Strict = False) -> FileObject:
     """One file."""
-    with database.transaction() as session:
+    with database.reading() as session:
         return FileObject.of(uploads.get_file(session, caller.project_id, file_id), strict=strict)
 
 
@@ -123,7 +123,7 @@ def file_content(
     ] = None,
 ) -> StreamingResponse:
     """Download a file."""
-    with database.transaction() as session:
+    with database.reading() as session:
         file = uploads.get_file(session, caller.project_id, file_id)
     chunks, size, kind = _chunks(store.open(file.blob)), file.bytes, "application/octet-stream"
     if encoding == "base64":
@@ -144,7 +144,7 @@ def _chunks(stream: BinaryIO) -> Iterator[bytes]:
 @router.get("/{file_id}/report", dependencies=[needs(Scope.files_read)])
 def file_report(caller: Caller, file_id: FileId, database: Db) -> FileReportObject:
     """What the validation found, line by line."""
-    with database.transaction() as session:
+    with database.reading() as session:
         file = uploads.get_file(session, caller.project_id, file_id)
     return FileReportObject(
         file_id=file.id, status=FileStatus(file.status), summary=file.status_details, report=file.report

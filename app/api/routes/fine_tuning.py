@@ -1,5 +1,6 @@
 """`/v1/fine_tuning/jobs`. Workers are rung after the answer: a broker that is away delays no client."""
 
+from functools import partial
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
@@ -25,7 +26,18 @@ from app.auth.scopes import needs
 from app.core import broker
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest
-from app.core.jobs import admission, audited, inspector, lifecycle, queries, quotas, removal, series
+from app.core.jobs import (
+    admission,
+    audited,
+    estimation,
+    inspector,
+    lifecycle,
+    queries,
+    quotas,
+    removal,
+    rollups,
+    series,
+)
 from app.core.jobs.states import JobStatus
 from app.core.jobs.views import view, views
 from app.core.spec.job import MethodType
@@ -41,6 +53,7 @@ def create_job(
     caller: Caller,
     body: CreateJob,
     database: Db,
+    store: Store,
     settings: Config,
     after: BackgroundTasks,
     strict: Strict = False,
@@ -69,6 +82,8 @@ def create_job(
         )
         audited.note_created(session, caller.actor, job)
         answer = JobObject.of(view(session, job), strict=strict)
+    note = partial(estimation.note, models_dir=settings.models_dir, alive_seconds=settings.lease_seconds)
+    after.add_task(note, database, store, project_id=caller.project_id, job_id=job.id)
     if settings.redis_url is not None:
         ring = broker.ring_training if job.status == JobStatus.queued else broker.ring_validation
         after.add_task(ring, settings.redis_url)
@@ -104,7 +119,7 @@ def list_jobs(
     strict: Strict = False,
 ) -> Page[JobObject]:
     """List this project's jobs, newest first; `metadata[key]=value` filters, and so do the fields that OpenAI lacks."""
-    with database.transaction() as session:
+    with database.reading() as session:
         jobs, more = queries.list_jobs(
             session,
             caller.project_id,
@@ -121,7 +136,7 @@ def list_jobs(
 @router.get("/{job_id}", dependencies=[needs(Scope.jobs_read)])
 def retrieve_job(caller: Caller, job_id: JobId, database: Db, strict: Strict = False) -> JobObject:
     """One job with its progress."""
-    with database.transaction() as session:
+    with database.reading() as session:
         return JobObject.of(view(session, queries.get_job(session, caller.project_id, job_id)), strict=strict)
 
 
@@ -189,7 +204,7 @@ def list_events(
     caller: Caller, job_id: JobId, database: Db, after: After = None, limit: Limit = 20
 ) -> Page[EventObject]:
     """What happened, newest first."""
-    with database.transaction() as session:
+    with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
         events, more = queries.list_events(session, job.id, after=after, limit=limit)
     return page([EventObject.of(event) for event in events], more)
@@ -200,7 +215,7 @@ def list_checkpoints(
     caller: Caller, job_id: JobId, database: Db, after: After = None, limit: Limit = 10
 ) -> Page[CheckpointObject]:
     """Checkpoints, newest first."""
-    with database.transaction() as session:
+    with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
         checkpoints, more = queries.list_checkpoints(session, job.id, after=after, limit=limit)
     return page([CheckpointObject.of(one, job, caller.project_name) for one in checkpoints], more)
@@ -234,10 +249,10 @@ def job_metrics(
 ) -> MetricSeries | StreamingResponse:
     """Values by step for charts: as many steps as `points` allows, no extreme lost; or all of them as CSV."""
     wanted = [name.strip() for name in names.split(",") if name.strip()] if names else []
-    with database.transaction() as session:
+    with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
         if output == "csv":
-            columns = wanted or series.all_names(session, job.id)
+            columns = wanted or rollups.names(session, job.id)
             lines = csv_lines(database, job.id, columns, step_from, step_to)
             return StreamingResponse(
                 lines,
@@ -268,7 +283,7 @@ def job_groups(
     limit: Limit = 100,
 ) -> GroupList:
     """The groups of one step or several: who said what, what it earned and how it was weighted."""
-    with database.transaction() as session:
+    with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
         steps = inspector.steps(session, job.id)
         shown = step if step is not None or step_from is not None else max(steps, default=None)
@@ -282,7 +297,7 @@ def job_groups(
 @router.get("/{job_id}/attempts", dependencies=[needs(Scope.jobs_read)])
 def job_attempts(caller: Caller, job_id: JobId, database: Db) -> AttemptList:
     """Every time that a worker took the job up, and how that ended."""
-    with database.transaction() as session:
+    with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
         attempts = queries.list_attempts(session, job.id)
         reached = queries.last_steps(session, job.id)

@@ -45,7 +45,7 @@ def check_reader(request: Request, token: str | None) -> None:
 
 def _backlog(database: Database) -> Backlog | None:
     try:
-        with database.transaction() as session:
+        with database.reading() as session:
             return backlog.read(session)
     except DatabaseUnavailable:
         return None

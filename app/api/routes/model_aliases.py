@@ -18,14 +18,14 @@ router = APIRouter(prefix="/model_aliases", tags=["Models"])
 @router.get("", dependencies=[needs(Scope.models_read)])
 def list_aliases(caller: Caller, database: Db) -> AliasList:
     """The project's aliases by name, and which model each of them names."""
-    with database.transaction() as session:
+    with database.reading() as session:
         return AliasList(data=[AliasObject.of(alias) for alias in aliases.list_aliases(session, caller.project_id)])
 
 
 @router.get("/{alias}", dependencies=[needs(Scope.models_read)])
 def retrieve_alias(caller: Caller, alias: AliasPath, database: Db) -> AliasObject:
     """One alias."""
-    with database.transaction() as session:
+    with database.reading() as session:
         return AliasObject.of(aliases.get_alias(session, caller.project_id, alias))
 
 

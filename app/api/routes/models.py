@@ -50,7 +50,7 @@ def _trained(adapter: TrainedModel) -> ModelObject:
 @router.get("", dependencies=[needs(Scope.models_read)])
 def list_models(caller: Caller, database: Db, settings: Config) -> ModelList:
     """The base models that are there, and the fine-tuned models and checkpoints that this project may use."""
-    with database.transaction() as session:
+    with database.reading() as session:
         trained = adapters.list_adapters(session, caller.project_id)
     bases = [model for model in registry.list_base_models(settings.models_dir) if model.is_pulled]
     return ModelList(data=[*(_base(model, settings) for model in bases), *map(_trained, trained)])
@@ -65,7 +65,7 @@ def list_models(caller: Caller, database: Db, settings: Config) -> ModelList:
 )
 def download_model(caller: Caller, model: ModelName, database: Db, store: Store) -> StreamingResponse:
     """Download a fine-tuned model or a checkpoint: PEFT adapter, its config and its README, as a tar."""
-    with database.transaction() as session:
+    with database.reading() as session:
         adapter = adapters.get_adapter(session, caller.project_id, model)
     adapters.check_files(adapter)
     filename = re.sub(r"[^A-Za-z0-9._-]+", "-", adapter.id).strip("-")
@@ -81,7 +81,7 @@ def download_model(caller: Caller, model: ModelName, database: Db, store: Store)
 @router.get("/{model:path}", dependencies=[needs(Scope.models_read)])
 def retrieve_model(caller: Caller, model: ModelName, database: Db, settings: Config) -> ModelObject:
     """One model: by its name here, its hub id or an alias."""
-    with database.transaction() as session:
+    with database.reading() as session:
         adapter = adapters.find_adapter(session, caller.project_id, model)
     return _trained(adapter) if adapter is not None else _base(_pulled(model, settings), settings)
 

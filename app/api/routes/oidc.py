@@ -45,7 +45,7 @@ def create_trust(request: Request, caller: Caller, body: CreateTrust, database: 
 @router.get("/trusts", dependencies=[needs(Scope.admin)])
 def list_trusts(database: Db, after: After = None, limit: Limit = 20) -> Page[TrustObject]:
     """List all projects' trusts, newest first."""
-    with database.transaction() as session:
+    with database.reading() as session:
         found, more = oidc.list_trusts(session, after=after, limit=limit)
         return page([TrustObject.of(one) for one in found], more)
 

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.api.deps import Config, Db
+from app.api.deps import Config, Db, Known
 from app.api.ids import ProjectId
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.projects import CreateProject, ProjectObject, UpdateProject
@@ -26,7 +26,7 @@ def create_project(caller: Caller, body: CreateProject, database: Db, settings: 
 @router.get("")
 def list_projects(database: Db, settings: Config, after: After = None, limit: Limit = 20) -> Page[ProjectObject]:
     """List projects, newest first, archived ones too."""
-    with database.transaction() as session:
+    with database.reading() as session:
         found, more = projects.list_projects(session, after=after, limit=limit)
     return page([ProjectObject.of(project, default_limits(settings)) for project in found], more)
 
@@ -34,17 +34,19 @@ def list_projects(database: Db, settings: Config, after: After = None, limit: Li
 @router.get("/{project_id}")
 def retrieve_project(project_id: ProjectId, database: Db, settings: Config) -> ProjectObject:
     """One project with what it uses of its limits."""
-    with database.transaction() as session:
+    with database.reading() as session:
         project = projects.get_project(session, project_id)
         return ProjectObject.of(project, default_limits(settings), quotas.usage(session, project.id))
 
 
 @router.post("/{project_id}")
 def update_project(
-    caller: Caller, project_id: ProjectId, body: UpdateProject, database: Db, settings: Config
+    caller: Caller, project_id: ProjectId, body: UpdateProject, database: Db, settings: Config, known: Known
 ) -> ProjectObject:
     """Change a project's settings, archive it or bring it back."""
     with database.transaction() as session:
         columns = body.columns()
         project = projects.update_project(session, caller.actor, project_id, archived=body.archived, settings=columns)
-        return ProjectObject.of(project, default_limits(settings), quotas.usage(session, project.id))
+        answer = ProjectObject.of(project, default_limits(settings), quotas.usage(session, project.id))
+    known.forget()
+    return answer

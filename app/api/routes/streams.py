@@ -91,6 +91,6 @@ def _find(database: Database, project_id: str, file_id: str) -> None:
 
 
 def _begin(database: Database, project_id: str, job_id: str, last_event_id: str | None) -> int:
-    with database.transaction() as session:
+    with database.reading() as session:
         job = queries.get_job(session, project_id, job_id)
         return live.seq_of(session, job.id, last_event_id) if last_event_id else 0

@@ -51,7 +51,7 @@ def create_endpoint(
 @router.get("/webhook_endpoints", dependencies=[needs(Scope.webhooks_read)])
 def list_endpoints(caller: Caller, database: Db, after: After = None, limit: Limit = 20) -> Page[EndpointObject]:
     """List the project's endpoints, newest first."""
-    with database.transaction() as session:
+    with database.reading() as session:
         found, more = endpoints.list_endpoints(session, caller.project_id, after=after, limit=limit)
         return page([EndpointObject.of(one) for one in found], more)
 
@@ -65,7 +65,7 @@ def list_event_types() -> EventTypeList:
 @router.get("/webhook_endpoints/{endpoint_id}", dependencies=[needs(Scope.webhooks_read)])
 def retrieve_endpoint(caller: Caller, endpoint_id: EndpointId, database: Db) -> EndpointObject:
     """One endpoint, without its secret."""
-    with database.transaction() as session:
+    with database.reading() as session:
         return EndpointObject.of(endpoints.get_endpoint(session, caller.project_id, endpoint_id))
 
 
@@ -142,7 +142,7 @@ def list_deliveries(
     caller: Caller, endpoint_id: EndpointId, database: Db, after: After = None, limit: Limit = 20
 ) -> Page[DeliveryObject]:
     """List what was sent or waits to be, newest first, with each try."""
-    with database.transaction() as session:
+    with database.reading() as session:
         found, more = endpoints.list_deliveries(session, caller.project_id, endpoint_id, after=after, limit=limit)
         return page([DeliveryObject.of(one) for one in found], more)
 

@@ -16,7 +16,7 @@ router = APIRouter(prefix="/workers", tags=["Workers"])
 @router.get("", dependencies=[needs(Scope.jobs_read)])
 def list_workers(caller: Caller, database: Db, settings: Config) -> Page[WorkerObject]:
     """List all workers of the installation, by name. Of their jobs only this project's are named."""
-    with database.transaction() as session:
+    with database.reading() as session:
         return page(
             [WorkerObject.of(one) for one in fleet.members(session, caller.project_id, settings.lease_seconds)], False
         )

@@ -7,7 +7,13 @@ from pydantic import BaseModel, Field
 
 from app.api.pagination import Item
 from app.core import ids
+<<<<<<< HEAD
 from app.core.jobs.states import AttemptOutcome, JobStatus
+=======
+from app.core.estimates.estimate import Estimate
+from app.core.estimates.measured import Measured
+from app.core.jobs.states import JobStatus
+>>>>>>> main
 from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent, Metric
 from app.core.jobs.views import JobView
 from app.core.spec.gates import parse
@@ -31,7 +37,9 @@ class Progress(BaseModel):
 
     step: int
     total_steps: int | None = Field(description="Null until the job has started.")
-    eta_seconds: float | None = Field(description="Seconds to the last step, from the pace of the latest ones.")
+    eta_seconds: float | None = Field(
+        description="Seconds to the end: as estimated at first, then by the pace of the latest steps."
+    )
 
 
 class GateVerdict(BaseModel):
@@ -76,6 +84,10 @@ class JobObject(Item):
     )
     gates: list[GateVerdict] = Field(description="What the held-out results must reach for the job to succeed.")
     alias: str | None = Field(description="Names the trained model once the job has succeeded.")
+    estimate: Estimate | None = Field(
+        description="What it was expected to take; null while its files or its model are not known."
+    )
+    measured: Measured | None = Field(description="What it took, once it has trained to its end.")
     stop_request: str | None = Field(
         description="`cancel` or `pause`: asked for while a worker trains, which does it at its next step. `preempt`: "
         "a job of a higher priority is about to take its place."
@@ -115,6 +127,8 @@ class JobObject(Item):
             evaluation=job.evaluation if samples else _without_samples(job.evaluation),
             gates=_gates(job, spec),
             alias=spec.alias,
+            estimate=None if job.estimate is None else Estimate.model_validate(job.estimate),
+            measured=None if job.measured is None else Measured.model_validate(job.measured),
             stop_request=job.stop_request,
             paused=paused,
         )

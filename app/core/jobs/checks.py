@@ -1,7 +1,6 @@
 """Does a job fit its files? The same answer before the job is created and once its files are validated."""
 
 from collections.abc import Collection
-from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -9,7 +8,7 @@ from app.core.errors import InvalidRequest
 from app.core.files.report import FileReport
 from app.core.files.tables import File, FileStatus
 from app.core.files.uploads import TRAINING_PURPOSE, find_file
-from app.core.spec.graders import missing_fields
+from app.core.spec.graders import BaseGrader, missing_fields
 from app.core.spec.job import GroupMethod, JobSpec, MethodType
 
 
@@ -85,10 +84,20 @@ def _check_rows(spec: JobSpec, file_id: str, report: FileReport) -> None:
 
 
 def _check_grader(spec: JobSpec, file_id: str, report: FileReport, param: str) -> None:
-    grader: Any = spec.settings.grader
+    grader = spec.settings.grader
     # Demonstrations are learnt without a grader: there it reads the held-out rows only.
     if grader is None or (param == "training_file" and not isinstance(spec.settings, GroupMethod)):
         return
+    _check_fields(grader, file_id, report, f"method.{spec.method}.grader")
+
+
+def check_fields(grader: BaseGrader, file: File, param: str) -> None:
+    """Raises `InvalidRequest` below `param` when the grader reads a field that some rows of the file lack."""
+    if file.report is not None:
+        _check_fields(grader, file.id, FileReport.model_validate(file.report), param)
+
+
+def _check_fields(grader: BaseGrader, file_id: str, report: FileReport, param: str) -> None:
     everywhere = {name for name, rows in report.item_fields.items() if rows == report.rows}
     missing = missing_fields(grader, everywhere)
     if not missing:
@@ -99,6 +108,6 @@ def _check_grader(spec: JobSpec, file_id: str, report: FileReport, param: str) -
         f"The grader reads item.{field}, which {having:,} of {report.rows:,} rows of the file '{file_id}' "
         "have. "
         f"Add it to every row, or use one of: {', '.join(sorted(everywhere)) or 'none is in every row'}.",
-        param=f"method.{spec.method}.grader.{path}",
+        param=f"{param}.{path}",
         code="missing_item_field",
     )

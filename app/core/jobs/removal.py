@@ -10,10 +10,10 @@ from app.core.files.tables import File
 from app.core.jobs.model_use import delete_model
 from app.core.jobs.queries import job_of_project
 from app.core.jobs.states import TERMINAL
-from app.core.jobs.tables import Checkpoint, Group, Job, JobAttempt, JobEvent, Metric
+from app.core.jobs.tables import Checkpoint, Group, Job, JobAttempt, JobEvent, Metric, MetricRollup
 from app.core.models.tables import TrainedModel
 
-_PARTS: Final = (Checkpoint, Group, Metric, JobEvent, JobAttempt)
+_PARTS: Final = (Checkpoint, Group, Metric, MetricRollup, JobEvent, JobAttempt)
 
 
 def delete_job(session: Session, project_id: str, job_id: str) -> Job:

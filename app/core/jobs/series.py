@@ -7,34 +7,34 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest
+from app.core.jobs import rollups
 from app.core.jobs.tables import Metric
 
 MAX_POINTS: Final = 5000
 DEFAULT_POINTS: Final = 1500
 _ROWS: Final = 1000
 
-# Of each bucket the last step, and for every asked name the steps of its least and greatest value.
-_CHOSEN: Final = text(
+# For every asked name the steps of its least and greatest value in each stretch of `width` steps. The whole blocks from
+# `begin` to before `end` are read from their roll-ups, what is before and behind them step by step.
+_EXTREMES: Final = text(
     """
-    WITH bounded AS (
-        SELECT step, values, ntile(:buckets) OVER (ORDER BY step) AS bucket
-        FROM metrics WHERE job_id = :job_id AND step BETWEEN :first AND :last
-    ), extremes AS (
-        SELECT bucket, min(step) FILTER (WHERE rank_low = 1) AS low, min(step) FILTER (WHERE rank_high = 1) AS high
-        FROM (
-            SELECT bucket, name, step,
-                   row_number() OVER (PARTITION BY bucket, name ORDER BY value, step) AS rank_low,
-                   row_number() OVER (PARTITION BY bucket, name ORDER BY value DESC, step) AS rank_high
-            FROM bounded, unnest(CAST(:names AS text[])) AS name,
-                 LATERAL (SELECT CAST(values->>name AS float8) AS value) AS one
-            WHERE value IS NOT NULL
-        ) AS ranked
-        GROUP BY bucket, name
-    ), chosen AS (
-        SELECT max(step) AS step FROM bounded GROUP BY bucket
-        UNION SELECT low FROM extremes UNION SELECT high FROM extremes UNION SELECT min(step) FROM bounded
+    WITH candidates AS (
+        SELECT name, block * :size AS at, low_step, low, high_step, high
+        FROM metric_rollups
+        WHERE job_id = :job_id AND name = ANY(:names) AND block >= :begin / :size AND block < :end / :size
+              AND low_step IS NOT NULL
+        UNION ALL
+        SELECT name, step, step, value, step, value
+        FROM (SELECT step, values FROM metrics WHERE job_id = :job_id AND step >= :first AND step < :begin
+              UNION ALL
+              SELECT step, values FROM metrics WHERE job_id = :job_id AND step >= :end AND step <= :last) AS rest,
+             unnest(CAST(:names AS text[])) AS name, LATERAL CAST(values->>name AS float8) AS value
+        WHERE value IS NOT NULL
     )
-    SELECT step FROM chosen WHERE step IS NOT NULL ORDER BY step
+    SELECT (array_agg(low_step ORDER BY low, low_step))[1] AS low,
+           (array_agg(high_step ORDER BY high DESC, high_step))[1] AS high
+    FROM candidates
+    GROUP BY name, at / :width
     """
 )
 
@@ -47,37 +47,53 @@ def sampled(
     What is left out is never the first or last step, nor the least or greatest value of one of `names` in its stretch.
     """
     mine = select(Metric).where(Metric.job_id == job_id, Metric.step.between(first, last)).order_by(Metric.step)
-    count = session.scalar(select(func.count()).select_from(mine.order_by(None).subquery())) or 0
-    if count <= points:
+    ends = select(func.min(Metric.step), func.max(Metric.step)).where(
+        Metric.job_id == job_id, Metric.step.between(first, last)
+    )
+    first, last = session.execute(ends).one()
+    if first is None or last - first < points:  # every step is there, so this counts them
         return list(session.scalars(mine)), False
-    buckets = max(1, (points - 1) // (2 * len(names) + 1))
-    key = {"job_id": job_id, "first": first, "last": last, "names": list(names), "buckets": buckets}
-    steps = list(session.scalars(_CHOSEN, key))
-    return list(session.scalars(mine.where(Metric.step.in_(steps)))), True
+    stretch = width(last - first + 1, points, len(names))
+    steps = {first, last, *range(first // stretch * stretch + stretch - 1, last, stretch)}
+    key = {"job_id": job_id, "first": first, "last": last, "names": list(names), "width": stretch}
+    if names:
+        for low, high in session.execute(_EXTREMES, key | _blocks(first, last, stretch)):
+            steps |= {low, high}
+    return list(session.scalars(mine.where(Metric.step == func.any(sorted(steps))))), True
+
+
+def width(count: int, points: int, names: int) -> int:
+    """Steps a stretch, so that the ends of all stretches and two extremes a name and stretch are at most `points`.
+
+    Whole blocks where a stretch holds at least one.
+    """
+    # Stretches begin at multiples of their width: one more than fits may be touched. The first step comes on top.
+    stretches = max(1, (points - 1) // (2 * names + 1) - 1)
+    width = -(-count // stretches)
+    return -(-width // rollups.BLOCK) * rollups.BLOCK if width >= rollups.BLOCK else width
+
+
+def _blocks(first: int, last: int, width: int) -> dict[str, int]:
+    """Where the whole blocks between two steps begin and end; none (nowhere) where stretches are narrower than one."""
+    size = rollups.BLOCK
+    begin, end = -(-first // size) * size, (last + 1) // size * size
+    if width < size or end <= begin:
+        begin = end = first
+    return {"size": size, "begin": begin, "end": end}
 
 
 def check_names(session: Session, job_id: str, names: Sequence[str], found: Sequence[Metric]) -> None:
     """Raises `InvalidRequest` for a name that the job has not measured, once it has measured anything."""
-    known = {name for metric in found for name in metric.values}
-    unknown = [name for name in names if name not in known]
-    if not unknown or not found:
+    missing = set(names).difference(*(metric.values for metric in found))
+    if not missing or not found:
         return
-    anywhere = text("SELECT EXISTS (SELECT FROM metrics WHERE job_id = :job_id AND jsonb_exists(values, :name))")
-    for name in unknown:
-        if not session.scalar(anywhere, {"job_id": job_id, "name": name}):
-            listed = ", ".join(sorted(known))
-            raise InvalidRequest(f"This job has no metric '{name}'; it has: {listed}.", param="names")
+    known = rollups.names(session, job_id)
+    for name in names:
+        if name not in known:
+            raise InvalidRequest(f"This job has no metric '{name}'; it has: {', '.join(known)}.", param="names")
 
 
 def steps_from(session: Session, job_id: str, first: int, last: int) -> list[tuple[int, dict[str, Any]]]:
     """The values of the next 1,000 steps from `first` on, up to `last`."""
     rows = select(Metric.step, Metric.values).where(Metric.job_id == job_id, Metric.step.between(first, last))
     return [(step, values) for step, values in session.execute(rows.order_by(Metric.step).limit(_ROWS))]
-
-
-def all_names(session: Session, job_id: str) -> list[str]:
-    """Every name that any step of the job has."""
-    names = text(
-        "SELECT DISTINCT name FROM metrics, jsonb_object_keys(values) AS name WHERE job_id = :job_id ORDER BY 1"
-    )
-    return list(session.scalars(names, {"job_id": job_id}))

@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     DateTime,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -87,7 +88,12 @@ class Job(Base):
         CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error_iff_failed"),
         CheckConstraint("(status = 'succeeded') = (fine_tuned_model IS NOT NULL)", name="model_iff_succeeded"),
         Index("ix_jobs_project_created", "project_id", "created_at", "id"),
-        Index("ix_jobs_claim", "priority", "created_at", postgresql_where="status = 'queued'"),
+        Index(
+            "ix_jobs_turn",
+            text("priority DESC"),
+            *("eligible_at", "created_at", "id"),
+            postgresql_where="status = 'queued'",
+        ),
         Index("ix_jobs_lease", "lease_until", postgresql_where="status = 'running'"),
         Index("ix_jobs_validating", "created_at", postgresql_where="status = 'validating_files'"),
         Index("ix_jobs_measured", "finished_at", postgresql_where="measured IS NOT NULL"),
@@ -144,6 +150,21 @@ class Metric(Base):
     step: Mapped[int] = mapped_column(Integer, primary_key=True)
     values: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class MetricRollup(Base):
+    """The least and the greatest value of one metric in a block of steps; see `rollups`."""
+
+    __tablename__ = "metric_rollups"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    block: Mapped[int] = mapped_column(Integer, primary_key=True)
+    low_step: Mapped[int | None] = mapped_column(Integer)
+    """None, as the other three, where no step of the block has a value."""
+    low: Mapped[float | None] = mapped_column(Double)
+    high_step: Mapped[int | None] = mapped_column(Integer)
+    high: Mapped[float | None] = mapped_column(Double)
 
 
 class Group(Base):

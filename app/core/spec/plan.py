@@ -8,6 +8,10 @@ from app.core.spec.job import BASE_LEARNING_RATE, GroupMethod, JobSpec
 
 _REFERENCE_PARAMETERS: Final = 7e9
 _MAX_MULTIPLIER: Final = 30.0
+TOKEN_BUDGET: Final = 4096
+"""Packed tokens of a micro-batch."""
+MAX_SEQUENCES: Final = 128
+"""Sequences that a trainer decodes together; bounds the KV cache."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worker.training.advantages import group_advantages
+from app.core.spec.advantages import group_advantages
 from worker.training.loss import coefficient, token_loss
 
 ROWS, VOCABULARY = 9, 7

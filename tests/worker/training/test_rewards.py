@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from app.core.graders.run import Grade, GraderPool, Outside
+from app.core.spec.advantages import group_advantages
 from app.core.spec.graders import EndpointGrader, MultiGrader, StringCheckGrader
 from app.core.spec.reports import Source, TrainerExit
 from tests.http_server import Received, Reply, http_server
-from worker.training.advantages import group_advantages
 from worker.training.metrics import group_records
 from worker.training.rewards import MAX_ERROR_RATE, WINDOW, GraderHealth, Grading, imitate_groups
 from worker.training.types import JobFailure, Member, Prompt, PromptGroup

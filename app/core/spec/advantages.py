@@ -2,21 +2,17 @@
 
     A_k = (R_k - mean_G R) / (std_G R + eps)        std is the sample standard deviation (n - 1)
 
-Mean and std run over the whole hybrid group: sources are never normalised apart.
+Mean and std run over the whole hybrid group: sources are never normalised apart. The trainer and
+whoever grades its groups again use this one function.
 """
 
 import math
 from collections.abc import Sequence
 from typing import Final
 
+from app.core.spec.contrast import has_contrast
+
 EPSILON: Final = 1e-6
-ZERO_VARIANCE_RANGE: Final = 1e-6
-"""Rewards closer together than this carry no signal, only float noise."""
-
-
-def has_contrast(rewards: Sequence[float]) -> bool:
-    """Whether the rewards of a group differ; a group of one always trains (A = R)."""
-    return len(rewards) == 1 or (len(rewards) > 1 and max(rewards) - min(rewards) > ZERO_VARIANCE_RANGE)
 
 
 def group_advantages(rewards: Sequence[float | None]) -> list[float | None]:

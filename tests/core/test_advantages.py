@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.training.advantages import group_advantages, has_contrast
+from app.core.spec.advantages import group_advantages
+from app.core.spec.contrast import has_contrast
 
 rewards = st.lists(st.floats(-10, 10), min_size=2, max_size=32)
 

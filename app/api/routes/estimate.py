@@ -1,0 +1,34 @@
+"""`POST /v1/fine_tuning/estimate`: what a job would take, before it is created."""
+
+from fastapi import APIRouter
+
+from app.api.deps import Config, Db, Store
+from app.api.schemas.create_job import CreateJob
+from app.api.schemas.estimates import EstimateObject
+from app.auth.bearer import Caller
+from app.auth.scopes import needs
+from app.core.accounts.scopes import Scope
+from app.core.jobs import admission, estimation
+
+router = APIRouter(prefix="/fine_tuning", tags=["Fine-tuning"])
+
+
+@router.post("/estimate", dependencies=[needs(Scope.jobs_write)])
+def estimate_job(caller: Caller, body: CreateJob, database: Db, store: Store, settings: Config) -> EstimateObject:
+    """Estimate a job without creating it: its tokens, time, memory, and whether it fits on a worker. The body is that
+    of creating it."""
+    with database.transaction() as session:
+        examined = admission.examine(
+            session,
+            caller.project_id,
+            body.application(),
+            settings.models_dir,
+            settings.model_aliases,
+            settings.trackers,
+        )
+        if examined.problems or examined.base_model is None:
+            raise body.as_sent(examined.problems[0])
+        files = estimation.files_of(session, caller.project_id, body.training_file, body.validation_file)
+    asked = estimation.ask(store, examined.spec, examined.base_model, files, settings.models_dir)
+    with database.reading() as session:
+        return EstimateObject.of(estimation.on_workers(session, asked, settings.lease_seconds))

@@ -1,0 +1,36 @@
+"""`POST /v1/fine_tuning/jobs/{id}/regrade`: what would another grader have made of what was said?"""
+
+from typing import Final
+
+from fastapi import APIRouter
+
+from app.api.deps import Db, Graders, Store
+from app.api.ids import JobId
+from app.api.schemas.regrade import Regrade, Regraded
+from app.auth.bearer import Caller
+from app.auth.scopes import needs
+from app.core.accounts.scopes import Scope
+from app.core.errors import InvalidRequest
+from app.core.graders.regrade import regrade
+from app.core.jobs import checks, queries, stored_groups
+from app.core.storage.blobs import BlobMissing
+
+router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
+
+LIMIT_SECONDS: Final = 45.0
+"""Clients wait for the answer."""
+
+
+@router.post("/{job_id}/regrade", dependencies=[needs(Scope.jobs_write)])
+def regrade_job(caller: Caller, job_id: JobId, body: Regrade, database: Db, store: Store, graders: Graders) -> Regraded:
+    """Grade stored groups with another grader: rewards and advantages as they were, and as they would have been."""
+    with database.reading() as session:
+        job = queries.get_job(session, caller.project_id, job_id)
+        file = queries.job_file(session, caller.project_id, job.training_file, "training_file")
+        checks.check_fields(body.grader, file, "grader")
+        available, chosen = stored_groups.choose(session, job.id, body.step_from, body.step_to, body.limit)
+    try:
+        groups = stored_groups.with_items(store, file.rows[0], chosen)
+    except BlobMissing as error:
+        raise InvalidRequest(error.message, param="training_file", code="file_not_found") from error
+    return Regraded.of(job_id, available, len(groups), regrade(body.grader, groups, graders, LIMIT_SECONDS))

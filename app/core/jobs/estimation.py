@@ -1,0 +1,191 @@
+"""Estimates of jobs over what the installation knows: their files, their model, its workers, its finished jobs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import structlog
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from app.core.chat.tokenizer import ChatTokenizer, UnusableTokenizer, load
+from app.core.db import Database
+from app.core.errors import GrouptuneError, InvalidRequest
+from app.core.estimates.estimate import Asked, Texts, estimate
+from app.core.estimates.fit import Observation
+from app.core.estimates.measured import Measured
+from app.core.estimates.verdict import Forecast, forecast
+from app.core.estimates.work import Data
+from app.core.files.report import FileReport, RowPlace
+from app.core.files.sampling import sample_rows
+from app.core.files.tables import File
+from app.core.jobs.leases import Claim, update_owned
+from app.core.jobs.queries import job_file, job_of_project
+from app.core.jobs.tables import Job
+from app.core.models import registry
+from app.core.models.adapters import starting_point
+from app.core.models.registry import BaseModel
+from app.core.models.shape import Shape, shape_of
+from app.core.spec.hardware import Hardware
+from app.core.spec.job import JobSpec
+from app.core.spec.plan import resolve
+from app.core.spec.rows import Row
+from app.core.storage.blobs import BlobMissing, BlobStore
+from app.core.workers.presence import list_workers
+
+log = structlog.get_logger(__name__)
+
+JOBS: Final = 200
+"""The latest finished ones, to learn from."""
+MESSAGE_CHARACTERS: Final = 20
+"""What a chat template writes around a message."""
+
+
+class NotYet(GrouptuneError):
+    """The data files of the job are not validated yet; wait until they are `processed`."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "file_not_processed"
+
+
+@dataclass(frozen=True)
+class Files:
+    """The data of a job."""
+
+    training: File
+    validation: File | None
+
+
+def files_of(session: Session, project_id: str, training: str, validation: str | None) -> Files:
+    """The files of a job. Raises `InvalidRequest` for one that is gone."""
+    return Files(
+        job_file(session, project_id, training, "training_file"),
+        job_file(session, project_id, validation, "validation_file") if validation else None,
+    )
+
+
+def ask(store: BlobStore, spec: JobSpec, base_model: str, files: Files, models_dir: Path) -> Asked:
+    """All that an estimate needs to know about a job, outside of any transaction.
+
+    Raises `NotYet` before the files are validated, and `InvalidRequest` for a model of unknown size or a file that is
+    gone.
+    """
+    reports = [None if one is None else one.report for one in (files.training, files.validation)]
+    if reports[0] is None or (files.validation is not None and reports[1] is None):
+        raise NotYet
+    training = FileReport.model_validate(reports[0])
+    held_out = 0 if reports[1] is None else FileReport.model_validate(reports[1]).rows
+    model = registry.resolve(base_model, models_dir)
+    shape = _shape(model)
+    return Asked(
+        spec=spec,
+        base_model=base_model,
+        plan=resolve(spec, rows=training.rows, held_out_rows=held_out, parameters=shape.parameters),
+        data=Data(
+            rows=training.rows,
+            held_out_rows=held_out,
+            expert_share=training.expert_rows / training.rows,
+            teachers_a_row=training.teacher_responses.total / training.rows,
+        ),
+        texts=_texts(_rows(store, files.training, training), _tokenizer(model.directory)),
+        shape=shape,
+    )
+
+
+def try_ask(store: BlobStore, spec: JobSpec, base_model: str, files: Files, models_dir: Path) -> Asked | None:
+    """The same, None where `ask` raises: nothing fails for want of an estimate."""
+    try:
+        return ask(store, spec, base_model, files, models_dir)
+    except GrouptuneError as error:
+        log.info("estimate.none", reason=error.message)
+        return None
+
+
+def on_workers(session: Session, asked: Asked, alive_seconds: float) -> Forecast:
+    """What the job will take on the workers that are there."""
+    there = [(one.worker.name, one.hardware) for one in list_workers(session, alive_seconds) if one.trains]
+    return forecast(asked, there, observations(session))
+
+
+def note(
+    database: Database, store: BlobStore, models_dir: Path, alive_seconds: float, project_id: str, job_id: str
+) -> None:
+    """Keeps an estimate with a new job, if there is enough to make one of and nobody has made one yet."""
+    with database.transaction() as session:
+        job = job_of_project(session, project_id, job_id)
+        spec = JobSpec.model_validate(job.spec)
+        base_model, _ = starting_point(session, project_id, spec.model, models_dir)
+        files = files_of(session, project_id, job.training_file, job.validation_file)
+    asked = try_ask(store, spec, base_model, files, models_dir)
+    if asked is None:
+        return
+    with database.transaction() as session:
+        made = on_workers(session, asked, alive_seconds).estimate
+        session.execute(
+            update(Job).where(Job.id == job_id, Job.estimate.is_(None)).values(estimate=made.model_dump(mode="json")),
+            execution_options={"synchronize_session": False},
+        )
+
+
+def keep_for(session: Session, claim: Claim, asked: Asked, hardware: Hardware) -> None:
+    """Makes the estimate of a job that is claimed one for its worker's device. Raises `LostLease`."""
+    kept = session.scalar(select(Job.estimate).where(Job.id == claim.job_id))
+    if kept is None or kept["device"] != hardware.device:
+        made = estimate(asked, hardware, observations(session))
+        update_owned(session, claim, estimate=made.model_dump(mode="json"))
+
+
+def _shape(model: BaseModel) -> Shape:
+    shape = shape_of(model)
+    if shape is None:
+        raise InvalidRequest(
+            f"The size of the base model '{model.name}' is not known: {model.directory} has no readable safetensors.",
+            param="model",
+            code="model_size_unknown",
+        )
+    return shape
+
+
+def _rows(store: BlobStore, file: File, report: FileReport) -> list[Row]:
+    blob, _ = file.rows
+    try:
+        with store.open(blob) as stream:
+            return sample_rows(stream, report.places or (RowPlace(line=1, offset=0),))
+    except BlobMissing as error:
+        raise InvalidRequest(error.message, param="training_file", code="invalid_file") from error
+
+
+def _texts(rows: Sequence[Row], tokenizer: ChatTokenizer | None) -> Texts:
+    """Mean sizes: in tokens where the model's tokenizer is here, else in characters."""
+    if tokenizer is None:
+        prompts = [sum(len(one["content"] or "") + MESSAGE_CHARACTERS for one in row.prompt_messages) for row in rows]
+    else:
+        prompts = [len(tokenizer.prompt_ids(row.prompt_messages, list(row.tools) or None)) for row in rows]
+
+    def size(text: str) -> int:
+        return len(text) if tokenizer is None else len(tokenizer.response_ids(text))
+
+    experts = [size(row.expert) for row in rows if row.expert is not None]
+    teachers = [size(answer.content) for row in rows for answer in row.teacher]
+    unit: Literal["characters", "tokens"] = "characters" if tokenizer is None else "tokens"
+    return Texts(_mean(prompts), _mean(experts), _mean(teachers), unit)
+
+
+def _tokenizer(directory: Path) -> ChatTokenizer | None:
+    try:
+        return load(directory)
+    except UnusableTokenizer:
+        return None
+
+
+def _mean(values: Sequence[int]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def observations(session: Session) -> list[Observation]:
+    """What the latest finished jobs, of all projects, say."""
+    done = (Job.measured.is_not(None), Job.finished_at.is_not(None))
+    latest = select(Job.measured).where(*done).order_by(Job.finished_at.desc()).limit(JOBS)
+    return [Measured.model_validate(found).observation for found in session.scalars(latest)]

@@ -1,0 +1,63 @@
+"""The size of a base model and of its layers: from its files, or guessed from its number of weights."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from app.core.models import weights
+from app.core.models.registry import BaseModel
+
+_WIDTH_A_LAYER: Final = 64
+"""Hidden size over layers, of a model that is not pulled yet. A layer has about 12 hidden x hidden weights."""
+_VOCABULARY: Final = 100_000
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What costs are counted with."""
+
+    parameters: int
+    bytes: int
+    """Of the weights as they are loaded."""
+    layers: int
+    hidden: int
+    intermediate: int
+    kv_width: int
+    """Numbers that a layer keeps for the keys of a token, and again for its values."""
+    vocabulary: int
+    is_pulled: bool = True
+    is_exact: bool = True
+    """Read from the model's own config."""
+
+
+def shape_of(model: BaseModel) -> Shape | None:
+    """None for a model that is neither in the catalog nor has readable weights."""
+    parameters = weights.count(model.directory)
+    if parameters is None:
+        return _guessed(model.entry.parameters, model.entry.parameters * 2, False) if model.entry else None
+    stored = sum(path.stat().st_size for path in model.directory.glob("*.safetensors"))
+    try:
+        config = json.loads((model.directory / "config.json").read_text(encoding="utf-8"))
+        return _read(config.get("text_config", config), parameters, stored)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _guessed(parameters, stored, True)
+
+
+def _read(config: dict[str, Any], parameters: int, stored: int) -> Shape:
+    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    width = int(config.get("head_dim") or hidden // heads)
+    return Shape(
+        parameters=parameters,
+        bytes=stored,
+        layers=int(config["num_hidden_layers"]),
+        hidden=hidden,
+        intermediate=int(config.get("intermediate_size") or 4 * hidden),
+        kv_width=int(config.get("num_key_value_heads") or heads) * width,
+        vocabulary=int(config["vocab_size"]),
+    )
+
+
+def _guessed(parameters: int, stored: int, is_pulled: bool) -> Shape:
+    layers = max(1, round((parameters / (12 * _WIDTH_A_LAYER**2)) ** (1 / 3)))
+    hidden = _WIDTH_A_LAYER * layers
+    return Shape(parameters, stored, layers, hidden, 3 * hidden, hidden // 4, _VOCABULARY, is_pulled, is_exact=False)

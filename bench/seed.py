@@ -1,0 +1,125 @@
+"""Fills a database with jobs and metrics as a busy installation has them. In SQL: what is measured is reading them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import text
+
+from app.core.accounts import api_keys, scopes
+from app.core.accounts.tables import Project
+from app.core.db import Database
+from app.core.jobs import leases, rollups
+from app.core.jobs.journal import Journal, entry
+from app.core.spec.job import GroupMethod, JobSpec, MethodType
+from app.core.spec.reports import Started
+
+NAMES: Final = (
+    *("loss", "grad_norm", "learning_rate", "num_tokens", "step_time", "reward", "reward_std", "frac_reward_zero_std"),
+    *("entropy", "completions/mean_length", "completions/clipped_ratio", "gft/rectified_frac", "tokens_per_second"),
+    *(f"gft/{what}/{source}" for what in ("reward", "advantage", "nll") for source in ("expert", "teacher", "self")),
+)
+"""What a step of a gft job measures, roughly."""
+LONG: Final = 1_000_000
+"""Steps of one job: a series of so many points."""
+SHORT: Final = 100
+"""Steps of each running job."""
+CHUNK: Final = 50_000
+LEASE_SECONDS: Final = 86_400.0
+"""Outlives the benchmark."""
+
+# Every sixth job is queued, the others have ended, in every way.
+_JOBS: Final = text(
+    """
+    INSERT INTO jobs (id, project_id, status, spec, training_file, priority, epoch, crashes, step, total_steps,
+                      fine_tuned_model, error, created_at, started_at, finished_at)
+    SELECT 'ftjob-' || md5(n::text), 'proj_bench', status, CAST(:spec AS jsonb), 'file-bench', 0,
+           CASE WHEN status = 'queued' THEN 0 ELSE 1 END, 0, CASE WHEN status = 'queued' THEN 0 ELSE 100 END, 100,
+           CASE WHEN status = 'succeeded' THEN 'ft:tiny:bench::' || n END,
+           CASE WHEN status = 'failed' THEN '{"code": "crashed", "message": "It crashed.", "param": null}'::jsonb END,
+           now() - make_interval(secs => :jobs - n), now() - make_interval(secs => :jobs - n),
+           CASE WHEN status <> 'queued' THEN now() END
+    FROM generate_series(1, CAST(:jobs AS int)) AS n,
+         LATERAL (SELECT (ARRAY['queued', 'succeeded', 'succeeded', 'succeeded', 'failed', 'cancelled'])[n % 6 + 1]
+                  AS status) AS one
+    """
+)
+_EVENTS: Final = text(
+    """
+    INSERT INTO job_events (job_id, seq, id, level, type, message)
+    SELECT id, seq, 'ftevent-' || md5(id || seq), 'info', 'message', 'Step ' || seq
+    FROM jobs, generate_series(1, 5) AS seq
+    """
+)
+_METRICS: Final = text(
+    """
+    INSERT INTO metrics (job_id, step, values)
+    SELECT :job_id, step, (SELECT jsonb_object_agg(name, sin(step / 1000.0 + length(name)) + random())
+                           FROM unnest(CAST(:names AS text[])) AS name WHERE step > 0)
+    FROM generate_series(CAST(:first AS int), CAST(:last AS int)) AS step
+    """
+)
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """What there is to ask for."""
+
+    api_key: str
+    jobs: list[str]
+    """Of every status, in no order."""
+    long_job: str
+    running: list[leases.Claim]
+
+
+def spec() -> JobSpec:
+    """A gft job as scripts send it."""
+    grader = {"type": "math", "name": "answer", "reference": "{{item.reference_answer}}"}
+    settings = GroupMethod.model_validate({"grader": grader})
+    return JobSpec(model="tiny", method=MethodType.gft, settings=settings, seed=7, metadata={"team": "bench"})
+
+
+def seed(database: Database, jobs: int, running: int, told: Callable[[str], None]) -> Seeded:
+    """`jobs` jobs of one project, `running` of them with steps and an owner, one with a million steps."""
+    told(f"{jobs:,} jobs")
+    with database.transaction() as session:
+        session.add(Project(id="proj_bench", name="bench", max_requests_per_minute=1_000_000, max_queued_jobs=100_000))
+        session.flush()
+        key = api_keys.create_key(session, "proj_bench", "bench", granted=scopes.DEFAULT).text
+        session.execute(_JOBS, {"spec": json.dumps(spec().model_dump(mode="json", by_alias=True)), "jobs": jobs})
+        session.execute(_EVENTS)
+    claims = [_start(database) for _ in range(running)]
+    with database.transaction() as session:
+        done = text("SELECT id FROM jobs WHERE status = 'succeeded' ORDER BY id LIMIT 1")
+        long_job: str = session.execute(done).scalar_one()
+        ids = list(session.scalars(text("SELECT id FROM jobs ORDER BY md5(id)")))
+    for first in range(1, LONG, CHUNK):
+        told(f"{first:,} of {LONG:,} steps")
+        with database.transaction() as session:
+            key_of = {"job_id": long_job, "names": list(NAMES), "first": first, "last": first + CHUNK - 1}
+            session.execute(_METRICS, key_of)
+            rollups.refresh(session, long_job, first, first + CHUNK - 1)
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+    return Seeded(key, ids, long_job, claims)
+
+
+def _start(database: Database) -> leases.Claim:
+    """A worker takes a job up and makes some steps."""
+    with database.transaction() as session:
+        claim = leases.claim(session, "bench", LEASE_SECONDS)
+        if claim is None:
+            raise RuntimeError("no job is queued")
+        names = {"job_id": claim.job_id, "names": list(NAMES), "first": 1, "last": SHORT}
+        session.execute(_METRICS, names)
+    started = Started(
+        total_steps=1000,
+        resumed_from_step=0,
+        batch_size=8,
+        n_epochs=1,
+        learning_rate=1e-5,
+        learning_rate_multiplier=1.0,
+    )
+    Journal(database, claim).record([entry(started)])
+    return claim
