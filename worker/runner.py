@@ -82,12 +82,9 @@ class Runner:
         self._journal = Journal(database, claim)
         self._workspace = Workspace(settings.runs_dir, store, claim)
         self._tracking: Tracking | None = None
-<<<<<<< HEAD
         self.gpu_is_broken = False
         """Known after `run`: whether this worker should take no other job."""
-=======
         self._asked: Asked | None = None
->>>>>>> main
 
     def run(self) -> None:
         """Returns when the attempt has ended, however it did; raises nothing that a claim could cause."""

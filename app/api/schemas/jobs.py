@@ -7,13 +7,9 @@ from pydantic import BaseModel, Field
 
 from app.api.pagination import Item
 from app.core import ids
-<<<<<<< HEAD
-from app.core.jobs.states import AttemptOutcome, JobStatus
-=======
 from app.core.estimates.estimate import Estimate
 from app.core.estimates.measured import Measured
-from app.core.jobs.states import JobStatus
->>>>>>> main
+from app.core.jobs.states import AttemptOutcome, JobStatus
 from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent, Metric
 from app.core.jobs.views import JobView
 from app.core.spec.gates import parse
