@@ -7,6 +7,7 @@ import pytest
 
 from app.core.jobs import queries
 from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.jobs.tables import Job
 from app.core.storage.local import LocalBlobStore
 from tests.setup_jobs import make_job, stored_file, supervised
 from tests.small_disk import fill, small_disk
@@ -26,7 +27,7 @@ def test_a_full_run_directory_ends_the_attempt_clearly_and_the_job_resumes_once_
 ) -> None:
     bench.run("train:1")
     job = submit(real(bench, tiny_models), tmp_path, STEPS)
-    with small_disk(job.settings.runs_dir / job.job_id, kibibytes=128) as disk:
+    with small_disk(job.settings.runs_dir / job.job_id, kibibytes=128):
         job.runner("").run()
         assert (job.status(), job.job().crashes) == (JobStatus.queued, 0)
         assert outcomes(job) == [AttemptOutcome.dependency_down]
@@ -36,7 +37,7 @@ def test_a_full_run_directory_ends_the_attempt_clearly_and_the_job_resumes_once_
         assert "disk" in (attempt.reason or "")
         assert "full" in (attempt.reason or "")
     job.runner("").run()
-    assert job.status() is JobStatus.succeeded, (job.job().error, disk)
+    assert job.status() is JobStatus.succeeded, job.job().error
     with job.database.transaction() as session:
         assert queries.list_attempts(session, job.job_id)[1].resumed_from_step == max(kept, default=0)
         assert [metric.step for metric in queries.list_metrics(session, job.job_id)] == list(range(1, STEPS + 1))
@@ -48,7 +49,7 @@ def test_a_full_store_keeps_what_it_has_and_publishes_once_there_is_space(bench:
         with bench.database.transaction() as session:
             file = stored_file(session, store, bench.project, tmp_path)
             job = replace(bench, store=store, job_id=make_job(session, bench.project, supervised(), file).id)
-            session.get_one(type(bench.job()), bench.job_id).priority = -1
+            session.get_one(Job, bench.job_id).priority = -1
         job.run("crash:4")
         with job.database.transaction() as session:
             [before] = queries.latest_checkpoints(session, job.job_id)
@@ -57,19 +58,17 @@ def test_a_full_store_keeps_what_it_has_and_publishes_once_there_is_space(bench:
         assert (job.status(), outcomes(job)[-1]) == (JobStatus.queued, AttemptOutcome.dependency_down)
         with job.database.transaction() as session:
             [kept] = queries.latest_checkpoints(session, job.job_id)
-        assert (kept.step, kept.blob) == (before.step, before.blob) == (2, kept.blob)
+        assert (kept.step, kept.blob) == (before.step, before.blob)
         ballast.unlink()
         assert job.run("train:8").status == JobStatus.succeeded
         with job.database.transaction() as session:
             assert queries.list_attempts(session, job.job_id)[-1].resumed_from_step == 2
 
 
-@pytest.mark.parametrize("times", [1])
-def test_nothing_partial_is_left_in_a_full_store(tmp_path: Path, times: int) -> None:
+def test_nothing_partial_is_left_in_a_full_store(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", kibibytes=32) as disk:
         store = LocalBlobStore(disk)
-        for _ in range(times):
-            with pytest.raises(OSError, match="No space left"):
-                store.write("files/large", [bytes(1024)] * 64)
+        with pytest.raises(OSError, match="No space left"):
+            store.write("files/large", [bytes(1024)] * 64)
         assert not store.exists("files/large")
         assert [path for path in disk.rglob("*") if path.is_file()] == []

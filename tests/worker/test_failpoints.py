@@ -2,9 +2,11 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,8 +62,6 @@ def attempt(url: str, settings: dict[str, Any], python: str, moment: str, fatal:
 
 @pytest.fixture
 def run_attempt(bench: Bench) -> Callable[[str, int], int]:
-    import sys  # noqa: PLC0415
-
     def run(moment: str, fatal: int) -> int:
         url = bench.database.engine.url.render_as_string(hide_password=False)
         settings = bench.settings.model_dump(mode="json", exclude_none=True)
@@ -74,7 +74,7 @@ def run_attempt(bench: Bench) -> Callable[[str, int], int]:
 
 
 def test_a_crash_before_or_after_any_commit_is_recovered_from(
-    bench: Bench, run_attempt: Callable[[str, int], int], tmp_path: Any
+    bench: Bench, run_attempt: Callable[[str, int], int], tmp_path: Path
 ) -> None:
     commits = run_attempt("after_commit", 0) - ALL_WELL
     assert commits > 5
