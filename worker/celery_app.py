@@ -7,10 +7,10 @@ acknowledgement, no result backend, no prefetching.
 import os
 from typing import Any, Final
 
-import kombu
 import structlog
 from celery import Celery, signals
 from celery.app.amqp import AMQP
+from kombu.connection import Connection
 
 from app.core import logging, metrics, settings
 from app.core.broker import TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
@@ -37,12 +37,12 @@ DRAIN: Final = Drain()
 """Begins when this worker process is asked to shut down."""
 
 
-class _Connection(kombu.Connection):
+class _Connection(Connection):  # type: ignore[misc] # kombu and celery are untyped
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
         return super().ensure_connection(*args, **{"interval_max": BROKER_RETRY_SECONDS, **options})
 
 
-class _Amqp(AMQP):
+class _Amqp(AMQP):  # type: ignore[misc]
     Connection = _Connection
 
 
