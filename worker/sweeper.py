@@ -11,6 +11,7 @@ from app.core.db import Database
 from app.core.files import claims
 from app.core.jobs import leases, lifecycle, preemption, queries
 from app.core.metrics import LEASE_LOSSES
+from app.core.settings import Settings
 from app.core.webhooks import deliveries
 from app.core.workers import presence
 
@@ -19,15 +20,16 @@ log = structlog.get_logger(__name__)
 _QUEUES: Final = {TRAIN_TASK: "train", VALIDATE_TASK: "default", WEBHOOK_TASK: "default"}
 
 
-def sweep(database: Database, app: Celery, patience_seconds: float, max_running_jobs: int = leases.NO_LIMIT) -> None:
-    """One round; the next one is `patience_seconds` away. Raises `DatabaseUnavailable`; a lost broker is logged."""
+def sweep(database: Database, app: Celery, settings: Settings) -> None:
+    """One round. Raises `DatabaseUnavailable`; a lost broker is logged."""
     with database.transaction() as session:
         if expired := leases.expire(session):
             log.warning("sweep.leases_expired", jobs=expired)
             LEASE_LOSSES.labels("sweep").inc(expired)
         presence.forget_lost(session)
     with database.transaction() as session:
-        if asked := preemption.make_room(session, patience_seconds, max_running_jobs):
+        limits = (settings.max_running_jobs, settings.max_gpu_hours)
+        if asked := preemption.make_room(session, settings.sweep_seconds, *limits):
             log.info("sweep.jobs_preempted", jobs=asked)
     admit(database, app)
     with database.transaction() as session:

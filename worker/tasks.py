@@ -83,7 +83,9 @@ def _claim() -> Claim | None:
             presence.name(),
             settings.lease_seconds,
             settings.max_running_jobs,
+            max_gpu_hours=settings.max_gpu_hours,
             device=presence.own_hardware().device,
+            processes=settings.trainer_processes,
         )
         more = queries.any_queued(session)
     if claim is not None and more:
@@ -151,7 +153,7 @@ def deliver_webhooks() -> None:
 def sweep() -> None:
     """Repairs what crashes and lost messages left behind."""
     try:
-        sweeper.sweep(_database(), app, _settings().sweep_seconds, _settings().max_running_jobs)
+        sweeper.sweep(_database(), app, _settings())
     except DatabaseUnavailable:
         log.warning("sweep.database_unavailable")
 

@@ -106,4 +106,5 @@ def default_limits(settings: Settings) -> Limits:
         queued_jobs=settings.max_queued_jobs,
         stored_bytes=settings.max_stored_bytes,
         priority=settings.max_priority,
+        gpu_hours=settings.max_gpu_hours,
     )

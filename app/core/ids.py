@@ -6,12 +6,17 @@ from typing import Final
 
 ALPHABET: Final = string.ascii_letters + string.digits
 LENGTH: Final = 24
+_IDS: Final = len(ALPHABET) ** LENGTH
 FINE_TUNED: Final = "ft:"
 """How the names of trained models begin."""
 
 
 def _new(prefix: str) -> str:
-    return prefix + "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
+    number, digits = secrets.randbelow(_IDS), []
+    for _ in range(LENGTH):
+        number, digit = divmod(number, len(ALPHABET))
+        digits.append(ALPHABET[digit])
+    return prefix + "".join(digits)
 
 
 def job_id() -> str:

@@ -2,17 +2,18 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date, timedelta
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from app.core.accounts.tables import Project
+from app.core.accounts.tables import Project, ProjectUsage
 from app.core.db import Database
 from app.core.errors import QuotaExceeded
 from app.core.jobs import endings, leases, lifecycle, quotas
 from app.core.jobs.states import JobStatus
-from app.core.jobs.tables import Job
+from app.core.jobs.tables import Job, JobAttempt
 from tests.setup_jobs import make_file, make_job, make_project
 
 
@@ -85,7 +86,9 @@ def test_a_job_too_many_is_refused_with_the_limit_and_what_to_do(database: Datab
         jobs = [make_job(session, project) for _ in range(3)]
         lifecycle.pause(session, project, jobs[0].id)
         assert leases.claim(session, "w", 60) is not None
-        assert quotas.usage(session, project) == quotas.Usage(running_jobs=1, queued_jobs=2, stored_bytes=3)
+        assert quotas.usage(session, project) == quotas.Usage(
+            running_jobs=1, queued_jobs=2, stored_bytes=3, gpu_hours=0.0
+        )
         quotas.check_queued_jobs(session, project, 3)
         with pytest.raises(QuotaExceeded, match=r"may have 2 jobs that wait \(queued_jobs.* has 2\. Wait .* cancel"):
             quotas.check_queued_jobs(session, project, 2)
@@ -123,3 +126,29 @@ def test_bytes_too_many_are_refused_and_deleted_files_make_room(database: Databa
         session.delete(file)
         session.flush()
         quotas.check_stored_bytes(session, project, 1000, 1000)
+
+
+def test_attempts_use_gpu_hours_and_a_project_without_any_left_waits(database: Database) -> None:
+    with database.transaction() as session:
+        project, other = limited(session, "spender", max_gpu_hours=4), make_project(session, "other")
+        waiting = {make_job(session, project).id for _ in range(2)}
+        claim = leases.claim(session, "w", 60, processes=8)
+        assert claim is not None
+        waiting.remove(claim.job_id)
+        session.execute(update(JobAttempt).values(started_at=func.now() - timedelta(minutes=30)))
+    with database.transaction() as session:
+        endings.fail(session, claim, "code", "message")
+    with database.transaction() as session:
+        assert quotas.usage(session, project).gpu_hours == pytest.approx(4.0, abs=0.01)
+        with pytest.raises(QuotaExceeded, match=r"may use 4 GPU hours a month \(gpu_hours\) and has used 4\.0"):
+            quotas.check_gpu_hours(session, project, 4)
+        assert leases.claim(session, "w", 60) is None
+        lone = make_job(session, other)
+        assert leases.claim(session, "w", 60, max_gpu_hours=0) is None  # the installation's, for projects without one
+        taken = leases.claim(session, "w", 60, max_gpu_hours=1)
+        assert taken is not None
+        assert taken.job_id == lone.id
+        session.execute(update(ProjectUsage).values(month=date(2020, 1, 1)))  # that was in another month
+        again = leases.claim(session, "w", 60)
+        assert again is not None
+        assert {again.job_id} == waiting

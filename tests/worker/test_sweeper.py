@@ -54,14 +54,14 @@ def test_messages_do_not_pile_up(app: Celery, broker: redis.Redis) -> None:
 def test_a_sweep_rings_for_whatever_waits(bench: Bench, app: Celery, broker: redis.Redis) -> None:
     with bench.database.transaction() as session:
         make_file(session, bench.project, status=FileStatus.uploaded)
-    sweeper.sweep(bench.database, app, 15)
+    sweeper.sweep(bench.database, app, bench.settings)
     assert (broker.llen("train"), broker.llen("default")) == (1, 1)
 
 
 def test_a_sweep_without_work_is_silent(bench: Bench, app: Celery, broker: redis.Redis) -> None:
     with bench.database.transaction() as session:
         session.execute(update(Job).values(eligible_at=func.now() + func.make_interval(0, 0, 0, 1)))
-    sweeper.sweep(bench.database, app, 15)
+    sweeper.sweep(bench.database, app, bench.settings)
     assert (broker.llen("train"), broker.llen("default")) == (0, 0)
 
 
@@ -69,13 +69,13 @@ def test_a_sweep_takes_jobs_from_dead_workers(bench: Bench, app: Celery, broker:
     with bench.database.transaction() as session:
         assert leases.claim(session, "dead", 60)
         session.execute(update(Job).values(lease_until=func.now() - func.make_interval(0, 0, 0, 1)))
-    sweeper.sweep(bench.database, app, 15)
+    sweeper.sweep(bench.database, app, bench.settings)
     assert bench.status() is JobStatus.queued
 
 
 def test_a_lost_broker_does_not_stop_the_sweep(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    sweeper.sweep(bench.database, celery_app.create(Settings()), 15)
+    sweeper.sweep(bench.database, celery_app.create(Settings()), bench.settings)
 
 
 def test_files_are_validated_once_and_unreadable_ones_refused(bench: Bench) -> None:

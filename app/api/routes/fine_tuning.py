@@ -71,6 +71,7 @@ def create_job(
         )
         if examined.problems:
             raise body.as_sent(examined.problems[0])
+        quotas.check_gpu_hours(session, caller.project_id, caller.limits.gpu_hours)
         quotas.check_queued_jobs(session, caller.project_id, caller.limits.queued_jobs)
         job = lifecycle.create(
             session,
@@ -82,11 +83,11 @@ def create_job(
         )
         audited.note_created(session, caller.actor, job)
         answer = JobObject.of(view(session, job), strict=strict)
-    note = partial(estimation.note, models_dir=settings.models_dir, alive_seconds=settings.lease_seconds)
-    after.add_task(note, database, store, project_id=caller.project_id, job_id=job.id)
     if settings.redis_url is not None:
         ring = broker.ring_training if job.status == JobStatus.queued else broker.ring_validation
         after.add_task(ring, settings.redis_url)
+    note = partial(estimation.note, models_dir=settings.models_dir, alive_seconds=settings.lease_seconds)
+    after.add_task(note, database, store, project_id=caller.project_id, job_id=job.id)
     return answer
 
 

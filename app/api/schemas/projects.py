@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from app.api.pagination import Item
-from app.core.accounts.limits import MAX_BYTES, MAX_JOBS, MAX_REQUESTS_PER_MINUTE, Limits, limits_of
+from app.core.accounts.limits import MAX_BYTES, MAX_GPU_HOURS, MAX_JOBS, MAX_REQUESTS_PER_MINUTE, Limits, limits_of
 from app.core.accounts.tables import Project
 from app.core.jobs.quotas import Usage
 from app.core.jobs.states import MAX_PRIORITY, MIN_PRIORITY
@@ -23,6 +23,10 @@ class ProjectLimits(Frozen):
     stored_bytes: Annotated[int | None, Field(ge=0, le=MAX_BYTES, description="Of uploaded files.")] = None
     priority: Annotated[
         int | None, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY, description="The highest one that its jobs may have.")
+    ] = None
+    gpu_hours: Annotated[
+        int | None,
+        Field(ge=0, le=MAX_GPU_HOURS, description="In a calendar month (UTC); a trainer on a CPU counts as one GPU."),
     ] = None
 
     def columns(self) -> dict[str, int | None]:
@@ -73,6 +77,7 @@ class ProjectUsage(BaseModel):
     running_jobs: int
     queued_jobs: int
     stored_bytes: int
+    gpu_hours: float = Field(description="Of attempts that have ended this month.")
 
 
 class ProjectObject(Item):

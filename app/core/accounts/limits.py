@@ -7,6 +7,7 @@ from app.core.accounts.tables import Project
 
 MAX_REQUESTS_PER_MINUTE: Final = 1_000_000
 MAX_JOBS: Final = 1_000_000
+MAX_GPU_HOURS: Final = 1_000_000_000
 MAX_BYTES: Final = 1_000_000_000_000_000
 
 
@@ -23,6 +24,8 @@ class Limits:
     """Of uploaded files."""
     priority: int
     """The highest one that its jobs may have; what lies above others' work is the administrators' to give."""
+    gpu_hours: int
+    """In a calendar month."""
 
 
 def limits_of(project: Project, default: Limits) -> Limits:

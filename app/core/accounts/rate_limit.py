@@ -113,8 +113,11 @@ class RateLimiter:
         with self._lock:
             if len(self._held) >= MAX_HELD:
                 self._held.clear()
-            self._held[_name(buckets)] = _Held(portion - 1, taken, time.monotonic() + HELD_SECONDS)
-        return replace(taken, remaining=taken.remaining + portion - 1)
+            now = time.monotonic()
+            before = self._held.get(_name(buckets))  # another thread may have asked at the same time
+            tokens = portion - 1 + (before.tokens if before is not None and now <= before.until else 0)
+            self._held[_name(buckets)] = _Held(tokens, taken, now + HELD_SECONDS)
+        return replace(taken, remaining=taken.remaining + tokens)
 
     def take_held(self, buckets: Mapping[str, int]) -> Allowance | None:
         """Takes a token of those that this process holds, without waiting for anything; None if it holds none."""

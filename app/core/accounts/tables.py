@@ -1,12 +1,14 @@
 """Projects, their API keys, and who did what."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Date,
     DateTime,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -37,16 +39,31 @@ class Project(Base):
     max_queued_jobs: Mapped[int | None] = mapped_column(Integer)
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
     max_priority: Mapped[int | None] = mapped_column(Integer)
+    max_gpu_hours: Mapped[int | None] = mapped_column(Integer)
+    """In a calendar month."""
     strict_enums: Mapped[bool] = mapped_column(server_default=text("false"), default=False)
     """Answers keep to OpenAI's enums, for clients that check them."""
 
     __table_args__ = (
         CheckConstraint("max_requests_per_minute >= 1", name="max_requests_per_minute"),
         CheckConstraint("max_running_jobs >= 0", name="max_running_jobs"),
+        CheckConstraint("max_gpu_hours >= 0", name="max_gpu_hours"),
         CheckConstraint("max_queued_jobs >= 0", name="max_queued_jobs"),
         CheckConstraint("max_stored_bytes >= 0", name="max_stored_bytes"),
         CheckConstraint("max_priority BETWEEN -100 AND 100", name="max_priority"),
     )
+
+
+class ProjectUsage(Base):
+    """What a project's attempts have used in a calendar month (UTC); added up as they end."""
+
+    __tablename__ = "project_usage"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    month: Mapped[date] = mapped_column(Date, primary_key=True)
+    """Its first day."""
+    gpu_seconds: Mapped[float] = mapped_column(Double)
+    """Of trainer processes, each of which has a GPU, or a CPU where there is none."""
 
 
 class ApiKey(Base):

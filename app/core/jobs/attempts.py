@@ -4,9 +4,11 @@ import random
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Date, cast, extract, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.core.accounts.tables import ProjectUsage
 from app.core.jobs.events import Event, clean
 from app.core.jobs.states import AttemptOutcome, JobStatus
 from app.core.jobs.tables import Job, JobAttempt
@@ -16,6 +18,8 @@ MAX_CRASHES: Final = 3
 """Crashes since the last progress that make a job fail."""
 BACKOFF_SECONDS: Final = 10.0
 MAX_BACKOFF_SECONDS: Final = 600.0
+THIS_MONTH: Final = cast(func.date_trunc("month", func.timezone("UTC", func.now())), Date)
+"""First day of the calendar month, by the database's clock."""
 
 
 def backoff(failures: int) -> timedelta:
@@ -32,13 +36,22 @@ def outcome_of(session: Session, job_id: str, epoch: int) -> str | None:
 
 
 def close_attempt(session: Session, job_id: str, epoch: int, outcome: AttemptOutcome, reason: str | None) -> None:
-    """Writes down why an attempt ended; the first answer stays."""
-    session.execute(
+    """Writes down why an attempt ended, and what it used; the first answer stays."""
+    ended = session.execute(
         update(JobAttempt)
         .where(JobAttempt.job_id == job_id, JobAttempt.epoch == epoch, JobAttempt.outcome.is_(None))
-        .values(outcome=outcome, reason=clean(reason), ended_at=func.now()),
+        .values(outcome=outcome, reason=clean(reason), ended_at=func.now())
+        .returning(extract("epoch", JobAttempt.ended_at - JobAttempt.started_at) * JobAttempt.processes),
         execution_options={"synchronize_session": False},
-    )
+    ).one_or_none()
+    if ended is not None:
+        project = select(Job.project_id).where(Job.id == job_id).scalar_subquery()
+        used = insert(ProjectUsage).values(project_id=project, month=THIS_MONTH, gpu_seconds=float(ended[0]))
+        total = ProjectUsage.gpu_seconds + used.excluded.gpu_seconds
+        session.execute(
+            used.on_conflict_do_update(index_elements=["project_id", "month"], set_={"gpu_seconds": total}),
+            execution_options={"synchronize_session": False},
+        )
 
 
 def charge_crash(session: Session, job: Job, outcome: AttemptOutcome, reason: str, log_tail: str = "") -> None:

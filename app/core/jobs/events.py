@@ -18,11 +18,10 @@ _APPEND: Final = sql(
     SELECT owner.id,
            (SELECT coalesce(max(seq), 0) FROM job_events WHERE job_id = owner.id)
                + row_number() OVER (ORDER BY e.ord),
-           e.id, e.level, e.type, e.message, CAST(e.data AS jsonb)
+           e.id, e.level, e.type, e.message, e.data
     FROM jobs AS owner,
-         unnest(CAST(:ids AS text[]), CAST(:levels AS text[]), CAST(:types AS text[]),
-                CAST(:messages AS text[]), CAST(:data AS text[]))
-             WITH ORDINALITY AS e(id, level, type, message, data, ord)
+         jsonb_to_recordset(CAST(:events AS jsonb))
+             AS e(ord int, id text, level text, type text, message text, data jsonb)
     WHERE owner.id = :job_id AND NOT EXISTS (SELECT FROM job_events AS known WHERE known.id = e.id)
     """
 )
@@ -50,17 +49,8 @@ def append(session: Session, job_id: str, *events: Event) -> None:
     """
     if not events:
         return
-    session.execute(
-        _APPEND,
-        {
-            "job_id": job_id,
-            "ids": [event.id for event in events],
-            "levels": [event.level for event in events],
-            "types": [event.type for event in events],
-            "messages": [clean(event.message) for event in events],
-            "data": [None if event.data is None else dump(event.data) for event in events],
-        },
-    )
+    rows = [{"ord": number, **vars(event)} for number, event in enumerate(events)]
+    session.execute(_APPEND, {"job_id": job_id, "events": dump(rows)})
 
 
 def dump(value: Any) -> str:

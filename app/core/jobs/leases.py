@@ -33,8 +33,11 @@ _CLAIM: Final = text(
         ) AS busy
             ON busy.project_id = candidate.project_id
         JOIN projects AS project ON project.id = candidate.project_id
+        LEFT JOIN project_usage AS usage
+            ON usage.project_id = project.id AND usage.month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
         WHERE candidate.status = 'queued' AND candidate.eligible_at <= now()
               AND coalesce(busy.jobs, 0) < coalesce(project.max_running_jobs, :max_running_jobs)
+              AND coalesce(usage.gpu_seconds, 0) < coalesce(project.max_gpu_hours, :max_gpu_hours) * 3600.0
         ORDER BY candidate.priority DESC, coalesce(busy.jobs, 0), candidate.eligible_at, candidate.created_at,
                  candidate.id
         FOR UPDATE OF candidate SKIP LOCKED
@@ -63,17 +66,21 @@ def claim(
     lease_seconds: float,
     max_running_jobs: int = NO_LIMIT,
     *,
+    max_gpu_hours: int = NO_LIMIT,
     device: str | None = None,
+    processes: int = 1,
 ) -> Claim | None:
     """Takes the best queued job: priority, then the project with the fewest running jobs, then age.
 
-    Projects at their limit are passed over; `max_running_jobs` is that of projects without one of their own. `device`
-    is what the worker trains on. None when nothing is queued and eligible.
+    Projects at their limit are passed over; `max_running_jobs` and `max_gpu_hours` (a month) are those of projects
+    without their own. `device` is what the worker trains on, in so many `processes`. None when nothing is queued and
+    eligible.
     """
-    row = _take(session, {"worker": worker, "lease_seconds": lease_seconds, "max_running_jobs": max_running_jobs})
+    limits = {"max_running_jobs": max_running_jobs, "max_gpu_hours": max_gpu_hours}
+    row = _take(session, {"worker": worker, "lease_seconds": lease_seconds, **limits})
     if row is None:
         return None
-    session.add(JobAttempt(job_id=row.id, epoch=row.epoch, worker=worker, device=device))
+    session.add(JobAttempt(job_id=row.id, epoch=row.epoch, worker=worker, device=device, processes=processes))
     session.flush()
     append(session, row.id, Event("Fine-tuning job started", data={"attempt": row.epoch, "worker": worker}))
     emit(session, row.project_id, EventType.running, row.id)

@@ -24,7 +24,10 @@ _WAITING: Final = text(
     LEFT JOIN (SELECT project_id, count(*) AS jobs FROM jobs WHERE status = 'running' GROUP BY project_id) AS busy
         ON busy.project_id = candidate.project_id
     JOIN projects AS project ON project.id = candidate.project_id
+    LEFT JOIN project_usage AS usage
+        ON usage.project_id = project.id AND usage.month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
     WHERE candidate.status = 'queued' AND candidate.eligible_at <= now() - make_interval(secs => :patience_seconds)
+          AND coalesce(usage.gpu_seconds, 0) < coalesce(project.max_gpu_hours, :max_gpu_hours) * 3600.0
           AND candidate.priority > (SELECT min(priority) FROM jobs WHERE status = 'running' AND stop_request IS NULL)
     ORDER BY candidate.priority DESC, coalesce(busy.jobs, 0), candidate.eligible_at, candidate.created_at, candidate.id
     LIMIT (SELECT count(*) FROM jobs WHERE status = 'running')
@@ -50,12 +53,18 @@ class _Places:
         return victim
 
 
-def make_room(session: Session, patience_seconds: float, max_running_jobs: int = NO_LIMIT) -> int:
+def make_room(
+    session: Session, patience_seconds: float, max_running_jobs: int = NO_LIMIT, max_gpu_hours: int = NO_LIMIT
+) -> int:
     """Asks as many running jobs to give way as queued ones of higher priorities wait; returns how many.
 
     A project at its limit of running jobs gets a place only from a job of its own.
     """
-    values = {"patience_seconds": patience_seconds, "max_running_jobs": max_running_jobs}
+    values = {
+        "patience_seconds": patience_seconds,
+        "max_running_jobs": max_running_jobs,
+        "max_gpu_hours": max_gpu_hours,
+    }
     waiting = session.execute(_WAITING, values).all()
     if not waiting:
         return 0

@@ -7,8 +7,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.core.accounts.projects import get_project
+from app.core.accounts.tables import ProjectUsage
 from app.core.errors import InvalidRequest, QuotaExceeded
 from app.core.files.tables import File
+from app.core.jobs.attempts import THIS_MONTH
 from app.core.jobs.states import JobStatus
 from app.core.jobs.tables import Job
 
@@ -23,6 +25,8 @@ class Usage:
     running_jobs: int
     queued_jobs: int
     stored_bytes: int
+    gpu_hours: float
+    """Of attempts that have ended in this calendar month."""
 
 
 def usage(session: Session, project_id: str) -> Usage:
@@ -31,6 +35,7 @@ def usage(session: Session, project_id: str) -> Usage:
         running_jobs=_jobs(session, project_id, JobStatus.running),
         queued_jobs=_jobs(session, project_id, *QUEUED),
         stored_bytes=_stored_bytes(session, project_id),
+        gpu_hours=_gpu_hours(session, project_id),
     )
 
 
@@ -43,6 +48,16 @@ def check_queued_jobs(session: Session, project_id: str, limit: int) -> None:
             f"The project '{project.name}' may have {limit:,} jobs that wait (queued_jobs: validating, queued or "
             f"paused) and has {waiting:,}. Wait until some have started, cancel some, or ask an administrator for "
             "a higher limit."
+        )
+
+
+def check_gpu_hours(session: Session, project_id: str, limit: int) -> None:
+    """Raises `QuotaExceeded` for a project that has used its hours of this month."""
+    used = _gpu_hours(session, project_id)
+    if used >= limit:
+        raise QuotaExceeded(
+            f"The project may use {limit:,} GPU hours a month (gpu_hours) and has used {used:,.1f}. Wait for the next "
+            "month, or ask an administrator for a higher limit."
         )
 
 
@@ -75,3 +90,10 @@ def _jobs(session: Session, project_id: str, *statuses: JobStatus) -> int:
 
 def _stored_bytes(session: Session, project_id: str) -> int:
     return int(session.scalar(select(func.coalesce(func.sum(File.bytes), 0)).where(File.project_id == project_id)) or 0)
+
+
+def _gpu_hours(session: Session, project_id: str) -> float:
+    of_it = select(ProjectUsage.gpu_seconds).where(
+        ProjectUsage.project_id == project_id, ProjectUsage.month == THIS_MONTH
+    )
+    return (session.scalar(of_it) or 0.0) / 3600

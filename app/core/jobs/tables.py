@@ -115,6 +115,8 @@ class JobAttempt(Base):
     resumed_from_step: Mapped[int] = mapped_column(Integer, default=0)
     device: Mapped[str | None] = mapped_column(String(255))
     """What its worker trains on (`Hardware.device`)."""
+    processes: Mapped[int] = mapped_column(Integer, default=1, server_default=text("1"))
+    """That train together, one a GPU."""
     training_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When the model was loaded and the first step began."""
 
