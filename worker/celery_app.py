@@ -37,12 +37,13 @@ DRAIN: Final = Drain()
 """Begins when this worker process is asked to shut down."""
 
 
-class _Connection(Connection):  # type: ignore[misc] # kombu and celery are untyped
+class _Connection(Connection):
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
-        return super().ensure_connection(*args, **{"interval_max": BROKER_RETRY_SECONDS, **options})
+        options = {"interval_max": BROKER_RETRY_SECONDS, **options}
+        return super().ensure_connection(*args, **options)  # type: ignore[no-untyped-call]
 
 
-class _Amqp(AMQP):  # type: ignore[misc]
+class _Amqp(AMQP):  # type: ignore[misc] # celery is untyped
     Connection = _Connection
 
 
