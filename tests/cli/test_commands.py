@@ -28,6 +28,15 @@ def test_upload_prints_the_id_and_the_list_has_it(grouptune: Run, tmp_path: Path
     assert (file["filename"], file["status"]) == ("rows.jsonl", "processed")
     report = grouptune("files", "report", file_id)
     assert "4 rows" in report.stderr
+    preview = grouptune("files", "preview", file_id, "--model", "tiny", "--limit", 1, "--max-length", 40)
+    lines = preview.stdout.splitlines()
+    assert lines[0] == (
+        'line 1 prompt: 23 tokens, read only: "<|im_start|>user\\n0+0=<|im_end|>\\n<|im_start|>assistant\\n"'
+    )
+    assert lines[1] == 'line 1 expert: 2 tokens, trained on: "0<|im_end|>"'
+    assert [line.split(":")[0] for line in lines[2:]] == ["line 1 teacher 1", "line 1 teacher 2", "line 1 teacher 3"]
+    assert "Tokens a row with tiny (all 4 rows): median " in preview.stderr
+    assert preview.stderr.endswith("More: --after 1\n")
 
 
 def test_a_broken_file_is_told_with_its_line(grouptune: Run, tmp_path: Path) -> None:
@@ -77,6 +86,9 @@ def test_a_job_is_estimated_without_being_created(grouptune: Run, job_file: Call
     told = dict(line.split("\t") for line in done.stdout.splitlines())
     assert (told["steps"], told["rollouts"], told["grader calls"]) == ("2", "16", "32")
     assert told["verdict"].startswith("fits. It takes ")
+    workers = {line.split("\t")[2]: line.split("\t") for line in grouptune("workers").stdout.splitlines()}
+    assert workers["train"][0] in told["verdict"]
+    assert workers["train"][-1] == workers["default"][-1] == told["device"]
     assert " to " in told["time"]
     assert ids_of(grouptune, "jobs") == before
 
