@@ -6,12 +6,12 @@ import pytest
 from openai import BadRequestError, OpenAI
 from sqlalchemy import func, update
 
-from app.core.accounts.tables import Project
 from app.core.jobs import endings, leases, preemption
 from app.core.jobs.states import StopRequest
 from app.core.jobs.tables import Job
 from tests.api.jobs import create
 from tests.api.server import Server
+from tests.api.test_limits import limit
 
 
 def prioritise(client: OpenAI, job_id: str, priority: int) -> Any:
@@ -35,8 +35,7 @@ def test_priorities_have_limits(server: Server, client: OpenAI, training_file: s
     with pytest.raises(BadRequestError) as caught:
         create(client, training_file, extra_body={"priority": 101})
     assert caught.value.param == "priority"
-    with server.database.transaction() as session:
-        session.execute(update(Project).values(max_priority=0))
+    limit(server, priority=0)
     job = create(client, training_file)
     with pytest.raises(BadRequestError, match="priority of 0 at most") as caught:
         create(client, training_file, extra_body={"priority": 1})
