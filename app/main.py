@@ -31,6 +31,7 @@ from app.api.routes import (
     projects,
     regrade,
     streams,
+    teacher_keys,
     uploads,
     validate_job,
     webhooks,
@@ -66,6 +67,7 @@ TAGS: Final = [
     {"name": "Checkpoint permissions", "description": "Which other projects may use a model or a checkpoint."},
     {"name": "Workers", "description": "Which machines train, what they have, and what they are at."},
     {"name": "Graders", "description": "Try a grader before a job uses it."},
+    {"name": "Teachers", "description": "Keys for the servers that jobs ask as teachers."},
     {"name": "Models", "description": "Base models and trained adapters."},
     {"name": "API keys", "description": "Mint, list, rotate and revoke keys; needs the scope `admin`."},
     {
@@ -148,6 +150,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         regrade,
         lint,
         graders,
+        teacher_keys,
         checkpoint_permissions,
         models,
         model_aliases,

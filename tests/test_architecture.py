@@ -32,6 +32,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.addresses": "",
         "app.core.secrets": "app.core.errors",
         "app.core.egress": "app.core.addresses app.core.errors",
+        "app.core.asking": "app.core.addresses app.core.egress",
         "app.core.settings": "app.core.addresses app.core.errors",
         "app.core.metrics": "",
         "app.core.broker": "app.core.errors",
@@ -40,7 +41,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.migrate": "app.core.errors",
         # slices of core, bottom up
         "app.core.spec": "",
-        "app.core.graders": "app.core.addresses app.core.egress app.core.spec",
+        "app.core.graders": "app.core.addresses app.core.asking app.core.egress app.core.spec",
         "app.core.chat": "app.core.errors app.core.spec",
         "app.core.workers": f"app.core.spec {_KERNEL}",
         "app.core.accounts": f"app.core.spec {_KERNEL}",
@@ -50,11 +51,13 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.estimates": f"app.core.spec app.core.models {_KERNEL}",
         # below jobs: their transitions write what webhooks say, in the same transaction
         "app.core.webhooks": f"app.core.accounts app.core.secrets {_KERNEL}",
-        "app.core.jobs": f"app.core.accounts app.core.files app.core.lint app.core.models app.core.spec"
-        " app.core.storage app.core.metrics app.core.webhooks app.core.workers"
+        "app.core.teachers": "app.core.accounts app.core.addresses app.core.egress app.core.models app.core.secrets"
+        f" app.core.spec {_KERNEL}",
+        "app.core.jobs": "app.core.accounts app.core.addresses app.core.files app.core.lint app.core.models"
+        " app.core.spec app.core.storage app.core.metrics app.core.teachers app.core.webhooks app.core.workers"
         f" app.core.chat app.core.estimates app.core.graders {_KERNEL}",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.files.tables app.core.jobs.tables"
-        " app.core.models.tables app.core.webhooks.tables app.core.workers.tables",
+        " app.core.models.tables app.core.teachers.tables app.core.webhooks.tables app.core.workers.tables",
         # the API, layer over layer
         "app.auth": "app.core",
         "app.api": "app.core app.auth",
@@ -69,7 +72,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # workers; nothing in app imports them
         "worker": "app.core worker.trackers.run",
         "worker.trackers": "",
-        "worker.training": "app.core.spec app.core.graders app.core.chat",
+        "worker.training": "app.core.addresses app.core.asking app.core.chat app.core.egress app.core.spec"
+        " app.core.graders",
         "migrations": "app.core.tables",
     }.items()
 }

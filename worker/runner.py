@@ -1,6 +1,6 @@
 """Supervises one claimed job to the end of this attempt.
 
-The training is a subprocess that gets no secret but the rollout server's key, if there is one.
+The training is a subprocess that gets no secrets but the keys of the servers that it asks: rollouts, judges, teacher.
 """
 
 import contextlib
@@ -35,6 +35,7 @@ from worker.control import Control, Drain, Stop
 from worker.lease import LeaseKeeper
 from worker.presence import own_hardware
 from worker.relay import Relay, Told, insist
+from worker.teaching import Teaching
 from worker.tracking import Tracking
 from worker.workspace import Inputs, Workspace
 
@@ -84,6 +85,7 @@ class Runner:
         self._tracking: Tracking | None = None
         self.gpu_is_broken = False
         """Known after `run`: whether this worker should take no other job."""
+        self._teaching: Teaching | None = None
         self._asked: Asked | None = None
 
     def run(self) -> None:
@@ -155,7 +157,18 @@ class Runner:
         model = registry.resolve(inputs.base_model, self._settings.models_dir)
         if not model.is_pulled:
             self._pull(model.name)
-        for sentence in self._workspace.fill(inputs, model.directory, self._settings):
+        teaching = self._teaching = insist(
+            self._control, lambda: Teaching.of(self._database, self._claim, self._settings)
+        )
+        if teaching is None:
+            damaged = self._workspace.fill(inputs, model.directory, self._settings)
+        else:
+            base = teaching.place.base_model
+            if base is not None and not base.is_pulled:
+                self._pull(base.name)
+            fill = partial(teaching.fill, insist=partial(insist, self._control))
+            damaged = self._workspace.fill(inputs, model.directory, self._settings, fill)
+        for sentence in damaged:
             self._say(Message(level="warn", message=sentence))
         self._estimate(model.name, inputs)
         return model.name
@@ -197,7 +210,8 @@ class Runner:
         tracking = self._tracking = Tracking(self._claim, self._settings, self._workspace.path, self._complain)
         relay = Relay(self._journal, self._store, self._claim, self._control, tracking.offer)
         # Started in this thread, which outlives the trainer: that one dies when its spawning thread does.
-        child = Child((*self._trainer_command, str(self._workspace.path)), self._workspace.log)
+        argv = (*self._trainer_command, str(self._workspace.path))
+        child = Child(argv, self._workspace.log, added=self._teaching.environment if self._teaching else None)
         with self._control.running(child):
             reader = threading.Thread(
                 target=contextvars.copy_context().run,

@@ -74,6 +74,7 @@ def create_job(
             settings.model_aliases,
             settings.trackers,
             caller.limits.priority,
+            admission.Teachers(settings.teacher_address, settings.private_hosts),
         )
         if examined.problems:
             raise body.as_sent(examined.problems[0])

@@ -58,6 +58,7 @@ def validate_job(
             settings.model_aliases,
             settings.trackers,
             caller.limits.priority,
+            admission.Teachers(settings.teacher_address, settings.private_hosts),
         )
         if examined.problems:
             wrong = map(asked.as_sent, examined.problems)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from app.core.addresses import PrivateHosts
 from app.core.errors import InvalidRequest
 from app.core.jobs import checks, gates, quotas
 from app.core.models import aliases
 from app.core.models.adapters import starting_point
 from app.core.spec.job import JobSpec
+from app.core.teachers import places
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,14 @@ class Application:
     training_file: str
     validation_file: str | None
     priority: int
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Where the operator lets teachers be."""
+
+    operators_url: str | None
+    allowed_private_hosts: PrivateHosts
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ def examine(
     operator_aliases: Mapping[str, str],
     trackers: Collection[str],
     max_priority: int,
+    teachers: Teachers,
 ) -> Examined:
     """Checks an application against models, files and the project's limit of priority.
 
@@ -60,6 +71,10 @@ def examine(
     wanted = [partial(gates.check_measurable, spec, asked.validation_file)]
     wanted.append(partial(checks.check_trackers, spec, trackers))
     wanted.append(partial(quotas.check_priority, asked.priority, max_priority))
+    if spec.teacher is not None:
+        wanted.append(
+            partial(places.check, spec.teacher, models_dir, teachers.operators_url, teachers.allowed_private_hosts)
+        )
     if spec.alias is not None:
         wanted.append(partial(aliases.check_name, spec.alias, models_dir, operator_aliases))
     wanted.append(partial(checks.check_file, session, project_id, spec, asked.training_file, "training_file"))
