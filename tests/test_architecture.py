@@ -17,7 +17,7 @@ from tests.import_graph import ROOTS, Import, cycle, imports, modules, within
 
 REPOSITORY: Final = Path(__file__).parent.parent
 
-_KERNEL: Final = "app.core.db app.core.errors app.core.ids app.core.clock"
+_KERNEL: Final = "app.core.db app.core.errors app.core.ids app.core.clock app.core.tracing"
 
 MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     unit: frozenset(allowed.split())
@@ -28,6 +28,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.errors": "",
         "app.core.ids": "",
         "app.core.clock": "",
+        "app.core.tracing": "",
         "app.core.logging": "",
         "app.core.addresses": "",
         "app.core.secrets": "app.core.errors",
@@ -69,6 +70,10 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.cli": "app.core app.client app.local app.sources",
         # sources of another language, and what builds them for a release
         "app.dashboard": "",
+        # above all slices of core: they look at every table
+        "app.core.backup": f"app.core.spec app.core.storage app.core.jobs app.core.tables app.core.migrate {_KERNEL}",
+        "app.core.checkup": f"app.core.broker app.core.migrate app.core.models app.core.secrets app.core.storage"
+        f" app.core.webhooks app.core.workers {_KERNEL}",
         # workers; nothing in app imports them
         "worker": "app.core worker.trackers.run",
         "worker.trackers": "",
@@ -94,6 +99,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "pyarrow": "app.core.files.parquet",
         # blobs
         "obstore": "app.core.storage.s3",
+        # traces
+        "opentelemetry": "app.core.tracing",
         # numbers for Prometheus
         "prometheus_client": "app.core.metrics",
         # dispatch
