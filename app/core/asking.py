@@ -20,6 +20,8 @@ MAX_ANSWER_BYTES: Final = 4 * 1024**2
 _MAY_PASS: Final = frozenset({408, 409, 425, 429})
 """Statuses below 500 after which trying again may help."""
 _SHOWN: Final = 300
+LEAST_SECRET: Final = 8
+"""Characters of a key; a shorter one is no secret, and may be part of any word."""
 
 
 class NoUsableAnswer(Exception):
@@ -92,7 +94,7 @@ class ChatServer:
         self._headers = {"content-type": "application/json"} | (
             {"authorization": f"Bearer {api_key}"} if api_key else {}
         )
-        self._key = (api_key or "").encode()
+        self._key = (api_key or "").encode() if len(api_key or "") >= LEAST_SECRET else b""
         self._whom = whom
         self._patience = patience
         self._timeout_seconds = timeout_seconds
