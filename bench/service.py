@@ -41,6 +41,8 @@ from bench.seed import NAMES, Seeded, seed
 ROOT: Final = Path(__file__).resolve().parents[1]
 JOBS: Final = 10_000
 RUNNING: Final = 50
+PROCESSES: Final = 2
+"""Of the API, as docker/compose.yaml has it."""
 POLLERS: Final = 1_000
 FOLLOWERS: Final = 1_000
 CLIENTS: Final = 16
@@ -209,7 +211,7 @@ def _peak_mib(pid: int, *, reset: bool = False) -> float:
 
 @contextmanager
 def installation(console: Console, directory: Path) -> Iterator[tuple[Api, EmbeddedPostgres]]:
-    """Engines, data and the API as `grouptune up` runs it, without workers, who would take the jobs."""
+    """Engines, data and the API, without workers, who would take the jobs."""
     with ExitStack() as running:
         postgres = running.enter_context(EmbeddedPostgres(directory / "pg"))
         valkey = running.enter_context(EmbeddedValkey(directory / "valkey"))
@@ -226,7 +228,7 @@ def installation(console: Console, directory: Path) -> Iterator[tuple[Api, Embed
             "GROUPTUNE_STATE_DIR": str(directory / "state"),
         }
         options = ("--factory", "app.main:create_app", "--port", str(port), "--no-access-log", "--log-level", "warning")
-        argv = (sys.executable, "-m", "uvicorn", *options)
+        argv = (sys.executable, "-m", "uvicorn", *options, "--workers", str(PROCESSES))
         pid = running.enter_context(child("api", argv, environment, directory))
         await_ready(f"{url}/readyz")
         yield Api(url, pid, database, seeded), postgres
