@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
-from urllib.parse import quote, urlsplit
+from typing import Any, ClassVar, Final, NamedTuple, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -26,6 +26,14 @@ class ServerUnreachable(GrouptuneError):
     """The server cannot be reached, or something other than it answers under its address."""
 
     code = "server_unreachable"
+    is_temporary: ClassVar[bool] = True
+    """Whether it may be reached later."""
+
+
+class BadAddress(ServerUnreachable):
+    """The server's address is none."""
+
+    is_temporary = False
 
 
 class ApiError(GrouptuneError):
@@ -38,8 +46,13 @@ class ApiError(GrouptuneError):
 
     @property
     def is_temporary(self) -> bool:
-        """Whether the same request may succeed later, as during a restart of the server or its database."""
-        return self.http_status in (429, 502, 503, 504)
+        """Whether the same request may succeed later."""
+        return self.is_away or self.http_status == httpx.codes.TOO_MANY_REQUESTS
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the server, or its database, is away or restarts: so say proxies, and the server itself."""
+        return self.http_status in (502, 503, 504)
 
 
 class ServerSentEvent(NamedTuple):
@@ -54,13 +67,17 @@ class Client:
     """A connection to one server. All methods raise `ApiError` and `ServerUnreachable`."""
 
     def __init__(self, base_url: str, api_key: str | None) -> None:
-        """`base_url` ends in `/v1`, as for an OpenAI client. Without a key it can get one (`/oidc/exchange`)."""
+        """`base_url` ends in `/v1`, as for an OpenAI client. Without a key it can get one (`/oidc/exchange`).
+
+        Raises `BadAddress`.
+        """
         self.base_url = base_url.rstrip("/")
+        host = _host(base_url)
         self._http = httpx.Client(
             headers=_OUR_ENUMS | ({} if api_key is None else {"authorization": f"Bearer {api_key}"}),
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
             # A proxy from the environment cannot reach a server on this machine.
-            trust_env=not is_loopback(urlsplit(base_url).hostname or ""),
+            trust_env=not is_loopback(host),
         )
 
     def __enter__(self) -> Self:
@@ -155,7 +172,7 @@ class Client:
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
         except httpx.InvalidURL as error:
-            raise ServerUnreachable(f"{self.base_url!r} is not an address: {error}") from error
+            raise BadAddress(f"{self.base_url}{path} is not an address: {error}") from error
         body = _json(response)
         if isinstance(body, dict) and response.is_success:
             return body
@@ -227,6 +244,16 @@ def _refusal(response: httpx.Response, body: Any, base_url: str) -> GrouptuneErr
         message = f"{base_url} answered {response.status_code} {response.reason_phrase}"
         return ApiError(message, http_status=response.status_code, code="bad_gateway")
     return ServerUnreachable(f"{base_url} is no Grouptune server: it answered {response.status_code} without JSON")
+
+
+def _host(base_url: str) -> str:
+    try:
+        parsed = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise BadAddress(f"{base_url!r} is not an address: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise BadAddress(f"{base_url!r} is not an address: write it as https://grouptune.example.com")
+    return parsed.host
 
 
 def is_loopback(host: str) -> bool:

@@ -14,6 +14,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -69,10 +70,10 @@ def show(result: dict[str, Any]) -> None:
         print(f"  {name:22s} {value:8.3f} s  {memory[name]:8.0f} MiB above the loaded model{verdict}", flush=True)
 
 
-def machine() -> str:
+def machine(packages: Sequence[str] = ("torch", "transformers", "peft", "trl")) -> str:
     """The device's name and the versions of what is compared."""
     found = []
-    for name in ("torch", "transformers", "peft", "trl"):
+    for name in packages:
         with suppress(PackageNotFoundError):
             found.append(f"{name} {version(name)}")
     processor = platform.processor() or platform.machine()

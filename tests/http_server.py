@@ -27,8 +27,8 @@ class Reply:
 
 
 @contextmanager
-def http_server(answer: Callable[[Received], Reply]) -> Iterator[str]:
-    """Its base address. Each request has a thread of its own."""
+def http_server(answer: Callable[[Received], Reply], port: int = 0) -> Iterator[str]:
+    """Its base address. Each request has a thread of its own. It listens on the port, or on a free one."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -49,7 +49,7 @@ def http_server(answer: Callable[[Received], Reply]) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

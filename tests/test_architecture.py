@@ -154,7 +154,7 @@ TOP_LEVEL: Final = frozenset(
 )
 LOADS_NEITHER: Final = {
     "app.main": ("torch", "transformers", "peft", "math_verify", "nltk"),
-    "app.cli": ("torch", "transformers", "fastapi", "starlette", "sqlalchemy"),
+    "app.cli": ("torch", "transformers", "fastapi", "starlette", "sqlalchemy", "psycopg"),
     "app.client": ("torch", "fastapi", "sqlalchemy", "celery"),
     "worker.runner": ("torch", "transformers", "fastapi", "starlette"),
     "worker.tasks": ("torch", "transformers", "fastapi", "starlette"),

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -12,19 +14,37 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
 CHARACTERS = [chr(code) for code in range(32, 127)] + ["\n", "\t"]
 
 
+def character_tokenizer() -> Tokenizer:
+    """One token a character."""
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *CHARACTERS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))  # noqa: S106 - a token
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def write_tokenizer(directory: Path) -> None:
+    """The files that tell how the tiny model reads chats, without a model."""
+    character_tokenizer().save(str(directory / "tokenizer.json"))
+    config = {
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|pad|>",
+        "additional_special_tokens": ["<|im_start|>", "<|endoftext|>"],
+        "chat_template": CHAT_TEMPLATE,
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+
+
 def build(directory: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0, spread: float = 0.02) -> Path:
     """Writes config, tokenizer and random fp32 safetensors into `directory`; returns it.
 
     Weights have the standard deviation `spread`; 0.3 makes a model that so small an adapter can teach something.
     """
     import torch  # noqa: PLC0415 - only the tests that need a model pay for torch
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: PLC0415
 
-    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *CHARACTERS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))  # noqa: S106 - a token
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
+    tokenizer = character_tokenizer()
+    vocabulary = tokenizer.get_vocab()
     fast: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",  # noqa: S106 - a token

@@ -6,6 +6,7 @@ import math
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -46,7 +47,10 @@ class Tracking:
                 directory=str(directory),
                 tensorboard_dir=str(where.absolute()),
             )
-            self._feeds.append(_Feed(wanted, directory / f"{one.type}.log", complain))
+            try:
+                self._feeds.append(_Feed(wanted, directory / f"{one.type}.log", complain))
+            except OSError as error:
+                complain(f"The tracker {one.type} could not be started; the job goes on. {error}")
 
     def offer(self, report: Metrics | Evaluated) -> None:
         """Values of a step, for whoever has room for them."""
@@ -59,8 +63,9 @@ class Tracking:
         """Tells all of them the end, and kills those that take long over it."""
         for feed in self._feeds:
             feed.offer(Line(outcome=outcome))
+        deadline = time.monotonic() + GRACE_SECONDS  # for all of them: the next job waits for this worker
         for feed in self._feeds:
-            feed.close()
+            feed.close(max(0.0, deadline - time.monotonic()))
 
 
 class _Feed:
@@ -71,7 +76,9 @@ class _Feed:
         self._complain = complain
         self._lines: queue.Queue[Line] = queue.Queue(SPOOLED)
         self._dropped = 0
-        argv = (sys.executable, "-m", "worker.trackers", wanted.model_dump_json())
+        # By its input: a job with a long grader is longer than an argument may be.
+        self._wanted = wanted.model_dump_json()
+        argv = (sys.executable, "-m", "worker.trackers")
         self._child = Child(argv, log_path, withheld=CREDENTIALS, with_input=True)
         for work in (self._write, self._read):
             run = contextvars.copy_context().run
@@ -84,9 +91,9 @@ class _Feed:
         except queue.Full:
             self._dropped += 1
 
-    def close(self) -> None:
-        """Waits a moment for what is under way."""
-        if not self._child.ends_within(GRACE_SECONDS):
+    def close(self, seconds: float) -> None:
+        """Waits so long for what is under way."""
+        if not self._child.ends_within(seconds):
             log.warning("tracker.killed", tracker=self._name)
             self._child.kill()
         if self._dropped:
@@ -94,6 +101,7 @@ class _Feed:
 
     def _write(self) -> None:
         with contextlib.suppress(OSError), self._child.input() as pipe:  # it has failed, which `_read` tells
+            pipe.write(self._wanted.encode() + b"\n")
             while True:
                 line = self._lines.get()
                 pipe.write(line.model_dump_json().encode() + b"\n")

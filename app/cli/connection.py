@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
@@ -12,6 +13,7 @@ from app.client import Client, ServerUnreachable
 from app.core import settings
 
 CONNECTION_NAME: Final = "connection.json"
+_KEY: Final = re.compile(r"[!-~]+")
 
 StateDir = Annotated[
     Path | None,
@@ -43,6 +45,8 @@ def find(state_dir: Path | None) -> Connection:
         key = os.environ.get("GROUPTUNE_API_KEY", "").strip()
         if not key:
             raise NoCredentials
+        if not _KEY.fullmatch(key):  # a header could not hold it
+            raise NoCredentials("GROUPTUNE_API_KEY has a space or a character that no key has: copy the key again.")
         return Connection(url, key)
     return read(state_dir or settings.load().state_dir)
 

@@ -1,5 +1,6 @@
 """`grouptune jobs create`: uploads the data, creates the job, and waits for it when asked to."""
 
+import uuid
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -10,8 +11,8 @@ from app.cli.connection import StateDir, connect
 from app.cli.console import note
 from app.cli.files import AsJson, mark_rows, send
 from app.cli.wait_for_job import CancelOnInterrupt, Follow, Junit, Summary, Timeout, Waiting, print_job, wait
-from app.cli.watching import wait_for_file
-from app.client import Client
+from app.cli.watching import patiently, wait_for_file
+from app.client import Client, Json
 from app.core.errors import GrouptuneError
 
 VALIDATION_SECONDS: Final = 60.0
@@ -24,7 +25,10 @@ class BrokenFile(GrouptuneError):
 
 
 def create(
-    file: Annotated[Path, typer.Option("--file", "-f", help="The job as YAML or JSON.", exists=True, dir_okay=False)],
+    file: Annotated[
+        Path,
+        typer.Option("--file", "-f", metavar="FILE", help="The job as YAML or JSON.", exists=True, dir_okay=False),
+    ],
     training_file: Annotated[
         str | None, typer.Option("--training-file", metavar="PATH", help="In place of the job's own; path or id.")
     ] = None,
@@ -33,7 +37,7 @@ def create(
     ] = None,
     gate: Annotated[
         list[str] | None,
-        typer.Option("--gate", help="What the job must reach, as 'eval/accuracy >= 0.8'; may be given several times."),
+        typer.Option("--gate", metavar="GATE", help="What the job must reach: 'eval/accuracy >= 0.8'; repeat it."),
     ] = None,
     idempotency_key: Annotated[
         str | None,
@@ -56,14 +60,22 @@ def create(
     body = job_body.with_files(body, training_file=training_file, validation_file=validation_file)
     body = job_body.with_gates(body, gate or [])
     with connect(state_dir) as client:
-        body = job_body.with_uploads(body, file.parent, lambda path: send_valid(client, path, timeout, idempotency_key))
-        job = client.post("/fine_tuning/jobs", body, idempotency_key=idempotency_key)
-        github.set_outputs(job_id=job["id"])
         if not waits:
-            print_job(job, as_json)
+            print_job(_create(client, file.parent, body, timeout, idempotency_key), as_json)
             return
+        # With a key of its own, what was begun before the server went away is found and not begun twice.
+        key = idempotency_key or uuid.uuid4().hex
+        job = patiently(lambda: _create(client, file.parent, body, timeout, key), tell=note)
         note(f"Created {job['id']}")
         wait(client, job["id"], Waiting(follow_events, timeout, cancel_on_interrupt, junit, summary, as_json))
+
+
+def _create(client: Client, directory: Path, body: Json, timeout: float | None, idempotency_key: str | None) -> Json:
+    """The job, its files uploaded before; paths are relative to `directory`."""
+    whole = job_body.with_uploads(body, directory, lambda path: send_valid(client, path, timeout, idempotency_key))
+    job = client.post("/fine_tuning/jobs", whole, idempotency_key=idempotency_key)
+    github.set_outputs(job_id=job["id"])
+    return job
 
 
 def send_valid(client: Client, path: Path, timeout: float | None, idempotency_key: str | None) -> str:

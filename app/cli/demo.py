@@ -5,7 +5,7 @@ import shlex
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.markup import escape
@@ -23,7 +23,9 @@ from app.client import Client, Json
 from app.core import settings
 from app.core.errors import GrouptuneError
 from app.local.lock import AlreadyRunning
-from app.local.stack import Stack
+
+if TYPE_CHECKING:
+    from app.local.stack import Stack
 
 DATA_DIR: Final = "demo"
 DEFAULT_SEED: Final = 7
@@ -73,7 +75,7 @@ def demo(
             note(f"The server stops now. To start it again: grouptune up{same}")
 
 
-def _start(running: ExitStack, directory: Path, host: str, port: int | None, tell: Progress) -> Stack | None:
+def _start(running: ExitStack, directory: Path, host: str, port: int | None, tell: Progress) -> "Stack | None":
     """The stack of this process, or None when another process runs one from the same directory."""
     try:
         return running.enter_context(make_stack(directory, host, port, tell))
@@ -129,7 +131,7 @@ def _adapter_path(directory: Path, job: Json) -> Path:
     return directory / "storage" / f"jobs/{job['id']}/a{job['attempt']}/adapter"
 
 
-def _stay(stack: Stack) -> None:
+def _stay(stack: "Stack") -> None:
     """Until Ctrl-C, which is a good end here."""
     try:
         stack.wait()

@@ -70,7 +70,7 @@ class Boundary(TyperGroup):
 
 
 def _code(error: Exception) -> ExitCode:
-    if isinstance(error, ServerUnreachable):
+    if isinstance(error, ServerUnreachable) or (isinstance(error, ApiError) and error.is_away):
         return ExitCode.unreachable
     if isinstance(error, NoCredentials) or (isinstance(error, ApiError) and error.http_status in _AUTH_STATUS):
         return ExitCode.auth

@@ -13,6 +13,7 @@ from app.cli import github
 from app.cli.connection import StateDir, connect
 from app.cli.console import err, fail, note, write_json, write_line, write_table
 from app.cli.exits import ExitCode
+from app.cli.preview import show as show_preview
 from app.cli.watching import wait_for_file
 from app.client import Client, Json
 
@@ -23,13 +24,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command()
 def upload(
-    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="One JSON object a line.")],
+    path: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="One JSON object a line, or Parquet.")
+    ],
     purpose: Annotated[str, typer.Option(help="What the file is for; jobs take `fine-tune`.")] = "fine-tune",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the file is validated.")] = False,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Upload a JSONL file; prints its id. With --wait, a file with errors exits with code 1."""
+    """Upload a JSONL or Parquet file; prints its id. With --wait, a file with errors exits with code 1."""
     with connect(state_dir) as client:
         file = send(client, path, purpose)
         if wait:
@@ -79,6 +82,30 @@ def report(file_id: str, state_dir: StateDir = None, as_json: AsJson = False) ->
         _show_report(answer)
     if answer["status"] == "error":
         raise typer.Exit(ExitCode.error)
+
+
+@app.command()
+def preview(
+    file_id: str,
+    model: Annotated[str | None, typer.Option(help="Whose tokenizer reads it; the first one that is there.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="At most so many rows.")] = 5,
+    after: Annotated[int, typer.Option(min=0, help="Rows behind this line.")] = 0,
+    max_length: Annotated[int | None, typer.Option(min=16, help="The job's: longer rows are marked.")] = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show rows as a model is trained on them: tokens, what is trained on, and how long rows are."""
+    asked: dict[str, str | int] = {"limit": limit, "after": after}
+    if model is not None:
+        asked["model"] = model
+    if max_length is not None:
+        asked["max_length"] = max_length
+    with connect(state_dir) as client:
+        answer = client.get(f"/files/{file_id}/preview", **asked)
+    if as_json:
+        write_json(answer)
+    else:
+        show_preview(answer)
 
 
 def send(client: Client, path: Path, purpose: str = "fine-tune", *, idempotency_key: str | None = None) -> Json:

@@ -42,6 +42,13 @@ def annotate(path: Path, errors: Iterable[Json], warnings: Iterable[Json]) -> No
     sys.stderr.flush()
 
 
+def mark(title: str, message: str) -> None:
+    """An error of the step that is of no file. Nothing outside of a workflow."""
+    if is_active():
+        sys.stderr.write(f"::error title={_property(title)}::{_data(message)}\n")
+        sys.stderr.flush()
+
+
 def hide(secret: str) -> None:
     """Has the runner replace the text in all that the workflow logs from now on. Nothing outside of a workflow."""
     if is_active():

@@ -22,7 +22,8 @@ Project = Annotated[str | None, typer.Option(metavar="ID", help="A project's id;
 def create(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
     scope: Annotated[
-        list[str] | None, typer.Option(help="Such as files:read or jobs:*; repeat it. All but admin if absent.")
+        list[str] | None,
+        typer.Option(metavar="SCOPE", help="Such as files:read or jobs:*; repeat it. All but admin if absent."),
     ] = None,
     project: Project = None,
     expires: Annotated[

@@ -1,5 +1,6 @@
 """`grouptune models`: what can be trained, fetching base models onto this machine, and merging adapters into them."""
 
+import re
 import tarfile
 import tempfile
 from pathlib import Path
@@ -16,12 +17,20 @@ from app.core.errors import GrouptuneError
 from app.core.models import registry
 
 app = typer.Typer(help="Base models and fine-tuned models.", no_args_is_help=True)
+_FORBIDDEN = re.compile(r"[^A-Za-z0-9._-]+")
+"""What a directory named like a model leaves out."""
 
 
 class PullFailed(GrouptuneError):
     """The base model could not be fetched."""
 
     code = "pull_failed"
+
+
+class DownloadFailed(GrouptuneError):
+    """The fine-tuned model could not be downloaded."""
+
+    code = "download_failed"
 
 
 class MergeFailed(GrouptuneError):
@@ -62,6 +71,26 @@ def pull_model(
     write_line(str(directory))
 
 
+@app.command("download")
+def download_model(
+    name: Annotated[str, typer.Argument(help="A fine-tuned model or a checkpoint from `grouptune models list`.")],
+    target: Annotated[
+        Path | None, typer.Argument(help="New directory; named like the model if absent.", metavar="[TARGET_DIR]")
+    ] = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Download a fine-tuned model: its PEFT adapter, config and model card; prints their directory."""
+    target = target or Path(_FORBIDDEN.sub("-", name).strip("-."))
+    if target.exists():
+        raise DownloadFailed(f"{target} exists already: name a new directory.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".grouptune-", dir=target.parent) as temporary, Steps() as tell:
+        adapter = Path(temporary) / "adapter"
+        _fetch_adapter(name, adapter, state_dir, tell)
+        adapter.rename(target)  # there whole, or not at all
+    write_line(str(target))
+
+
 @app.command("merge")
 def merge_model(
     name: Annotated[str, typer.Argument(help="A fine-tuned model's name from `grouptune models list`.")],
@@ -95,7 +124,7 @@ def _fetch_adapter(name: str, directory: Path, state_dir: Path | None, progress:
         path = f"/models/{path_segment(name)}"
         base: str | None = client.get(path).get("base_model")
         if base is None:
-            raise MergeFailed(f"{name} is a base model: there is nothing to merge.")
+            raise DownloadFailed(f"{name} is a base model: it has no adapter.")
         progress(f"Downloading {name}")
         client.download(f"{path}/download", archive)
     with tarfile.open(archive) as tar:

@@ -1,8 +1,13 @@
 """The tree of commands."""
 
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from app.cli import bench, db, files, jobs, keys, models, trusts
+from app.cli.console import write_line
 from app.cli.dashboard import dashboard
 from app.cli.demo import demo
 from app.cli.doctor import doctor
@@ -14,8 +19,28 @@ app = typer.Typer(
     cls=Boundary,
     help="Self-hosted fine-tuning: start a service, upload data, run jobs.",
     no_args_is_help=True,
+    # Without a terminal help and usage errors are plain text.
+    rich_markup_mode="rich" if sys.stdout.isatty() else None,
     pretty_exceptions_show_locals=False,  # they would show API keys
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        write_line(f"grouptune {version('grouptune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Nothing to do before a command."""
+
+
 app.command()(up)
 app.command()(demo)
 app.command()(dashboard)

@@ -21,7 +21,8 @@ def create(
     audience: Annotated[str, typer.Option(help="What its tokens must be made for, such as this server's address.")],
     ref: Annotated[str | None, typer.Option(help="Such as refs/heads/main; every ref if absent.")] = None,
     scope: Annotated[
-        list[str] | None, typer.Option(help="Repeat it. files:*, jobs:* and models:read if absent.")
+        list[str] | None,
+        typer.Option(metavar="SCOPE", help="Repeat it. files:*, jobs:* and models:read if absent."),
     ] = None,
     issuer: Annotated[str | None, typer.Option(help="For a GitHub or GitLab server of your own.")] = None,
     project: Annotated[str | None, typer.Option(metavar="ID", help="Your own key's if absent.")] = None,

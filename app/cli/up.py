@@ -3,7 +3,7 @@
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -12,7 +12,9 @@ from app.cli.console import Progress, Steps, err, note, write_line
 from app.cli.dashboard import link
 from app.client import Client, is_loopback
 from app.core import settings
-from app.local.stack import API_KEY_NAME, Stack
+
+if TYPE_CHECKING:
+    from app.local.stack import Stack
 
 InstallationDir = Annotated[
     Path | None,
@@ -22,15 +24,16 @@ Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; a free one if absent.", min=1, max=65535)]
 
 
-def make_stack(state_dir: Path | None, host: str, port: int | None, progress: Progress) -> Stack:
+def make_stack(state_dir: Path | None, host: str, port: int | None, progress: Progress) -> "Stack":
     """The installation in `state_dir` (the configured one if None), not started yet.
 
     On a `host` that other machines can reach it starts only once a key was minted for them.
     """
     config = settings.load()
-    # SQLAlchemy takes half a second to load, which the client commands need not pay.
+    # SQLAlchemy and psycopg take half a second to load, which the client commands need not pay.
     installation = import_module("app.cli.installation")
-    return Stack(
+    stack: type[Stack] = import_module("app.local.stack").Stack
+    return stack(
         state_dir or config.state_dir,
         migrate=installation.upgrade,
         bootstrap=installation.bootstrap if is_loopback(host) else installation.bootstrap_for_network,
@@ -52,15 +55,15 @@ def up(state_dir: InstallationDir = None, host: Host = "127.0.0.1", port: Port =
     note("Stopped.")
 
 
-def announce(stack: Stack) -> None:
+def announce(stack: "Stack") -> None:
     """Says where the API is and how a script reaches it."""
-    key_path = stack.state_dir / API_KEY_NAME
     err.print(f"[bold green]Grouptune is up.[/bold green] API: [bold]{escape(stack.base_url)}[/bold]")
     with Client(stack.base_url, stack.api_key) as client:
         err.print("The dashboard, signed in once, within ten minutes:")
         err.print(f"    [bold]{escape(link(client))}[/bold]\n", soft_wrap=True)
-    err.print(f"The API key is in {escape(str(key_path))}, the logs are in {escape(str(stack.state_dir / 'logs'))}.\n")
-    for line in snippet(stack.base_url, key_path).splitlines():
+    key, logs = (escape(str(path)) for path in (stack.key_path, stack.state_dir / "logs"))
+    err.print(f"The API key is in {key}, the logs are in {logs}.\n")
+    for line in snippet(stack.base_url, stack.key_path).splitlines():
         err.print(f"    [cyan]{escape(line)}[/cyan]")
     err.print("\nCtrl-C stops everything.")
 

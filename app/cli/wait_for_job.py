@@ -68,7 +68,7 @@ def wait_for_job(
 def wait(client: Client, job_id: str, how: Waiting) -> NoReturn:
     """Follows a job to its end and exits with its code."""
     view = JobView(job_id)
-    snapshots = watch(client, job_id, timeout_seconds=how.timeout_seconds)
+    snapshots = watch(client, job_id, timeout_seconds=how.timeout_seconds, tell=note)
     try:
         with _termination_interrupts():
             job = follow(snapshots, view, events=how.all_events)
@@ -81,15 +81,23 @@ def wait(client: Client, job_id: str, how: Waiting) -> NoReturn:
     except KeyboardInterrupt:
         _leave(client, job_id, how)
         raise
-    for gate in job["gates"]:
-        reason = f" ({gate['reason']})" if gate["reason"] else ""
-        note(f"Gate {VERDICTS[gate['passed']]}: {gate['gate']}{reason}")
-    if job["error"]:
-        err.print("[bold red]The job failed.[/bold red]")
-        note(job["error"]["message"])
+    _tell_end(job)
     _report(Outcome(job, view.values), how)
     print_job(job, how.as_json)
     raise typer.Exit(after_job(job))
+
+
+def _tell_end(job: Json) -> None:
+    for gate in job["gates"]:
+        told = gate["gate"] + (f" ({gate['reason']})" if gate["reason"] else "")
+        note(f"Gate {VERDICTS[gate['passed']]}: {told}")
+        if gate["passed"] is False:
+            github.mark("Gate failed", told)
+    if job["error"]:
+        err.print("[bold red]The job failed.[/bold red]")
+        note(job["error"]["message"])
+        if job["error"]["code"] != "gate_failed":
+            github.mark("Fine-tuning failed", job["error"]["message"])
 
 
 def print_job(job: Json, as_json: bool) -> None:

@@ -81,6 +81,11 @@ class Stack:
         self._resources = ExitStack()
 
     @property
+    def key_path(self) -> Path:
+        """The file with the API key."""
+        return self.state_dir / API_KEY_NAME
+
+    @property
     def base_url(self) -> str:
         """For an OpenAI client: `http://HOST:PORT/v1`."""
         return f"{self._root_url}/v1"
@@ -132,11 +137,10 @@ class Stack:
             self.redis_url = valkey.url
 
     def _prepare_api_key(self) -> None:
-        path = self.state_dir / API_KEY_NAME
-        known = path.read_text().strip() if path.exists() else ""
+        known = self.key_path.read_text().strip() if self.key_path.exists() else ""
         self.api_key = self._bootstrap(self.database_url, known or None)
         if self.api_key != known:
-            write_atomically(path, f"{self.api_key}\n", mode=SECRET_MODE)
+            write_atomically(self.key_path, f"{self.api_key}\n", mode=SECRET_MODE)
 
     def _prepare_secret_keys(self) -> None:
         path = self.state_dir / KEY_RING_NAME

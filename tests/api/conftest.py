@@ -12,7 +12,7 @@ from app.core.secrets import new_key
 from app.core.settings import Settings
 from app.core.storage.local import LocalBlobStore
 from tests.api.server import Server, new_project, serve
-from tests.tiny_model import write_rows
+from tests.tiny_model import write_rows, write_tokenizer
 
 SECRET_KEY = new_key()
 MAX_FILE_BYTES = 300_000
@@ -20,11 +20,12 @@ MAX_FILE_BYTES = 300_000
 
 @pytest.fixture(scope="session")
 def api_settings(migrated_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """An installation whose base model `tiny` counts as pulled: the API looks for its config only."""
+    """An installation whose base model `tiny` counts as pulled: the API reads its config and tokenizer only."""
     root = tmp_path_factory.mktemp("api")
     models = root / "models"
     (models / "tiny").mkdir(parents=True)
     (models / "tiny" / "config.json").write_text("{}")
+    write_tokenizer(models / "tiny")
     return Settings.model_validate(
         {
             "DATABASE_URL": migrated_url,

@@ -1,8 +1,8 @@
 """Webhooks with the real SDK, a real receiver and the worker's own delivery."""
 
 import json
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,8 +20,9 @@ from app.core.secrets import KeyRing
 from app.core.webhooks import deliveries
 from tests.api.conftest import SECRET_KEY
 from tests.api.server import Server, new_project, serve, variant
-from tests.http_server import Received, Reply, http_server
+from tests.http_server import Received, Reply, free_port, http_server
 from tests.setup_jobs import make_job
+from worker import webhooks
 from worker.webhooks import deliver_batch
 
 TERMINAL = ["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"]
@@ -60,10 +61,16 @@ class Postman:
         """Sends what is due."""
         return deliver_batch(self.database, self.egress, self.ring)
 
-    def later(self) -> None:
-        """Makes everything that waits due now."""
+    def later(self) -> float:
+        """Lets the time pass until the next try is due, and sends it; returns the seconds that passed."""
         with self.database.transaction() as session:
+            left = text(
+                "SELECT extract(epoch FROM min(due_at) - now()) FROM webhook_deliveries WHERE state = 'pending'"
+            )
+            seconds = session.scalar(left)
             session.execute(text("UPDATE webhook_deliveries SET due_at = now() WHERE state = 'pending'"))
+        self.deliver()
+        return float(seconds or 0)
 
 
 @pytest.fixture
@@ -116,7 +123,6 @@ def test_a_retry_has_the_same_id_and_a_signature_of_its_own(
     assert 0 <= waiting["due_at"] - waiting["tries"][0]["at"] <= 7
     receiver.status = 200
     postman.later()
-    postman.deliver()
     first, second = receiver.got
     assert first.body == second.body
     assert first.headers["webhook-id"] == second.headers["webhook-id"] == waiting["id"]
@@ -137,6 +143,57 @@ def test_each_try_is_signed_with_its_own_time() -> None:
 def recorded(client: OpenAI, endpoint_id: str) -> list[dict[str, Any]]:
     found: Any = client.get(f"/webhook_endpoints/{endpoint_id}/deliveries", cast_to=object)
     return list(found["data"])
+
+
+def test_a_receiver_that_is_away_for_an_hour_then_broken_then_slow_gets_it_in_the_end(
+    client: OpenAI, server: Server, receiver: Receiver, postman: Postman, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, late = free_port(), threading.Event()
+    endpoint = listen(client, f"http://127.0.0.1:{port}/hook")
+    job_id = cancel_a_job(server)
+    postman.deliver()
+    passed = 0.0
+    while passed < 3600:
+        passed += postman.later()
+
+    def answer(request: Received) -> Reply:
+        receiver.got.append(request)
+        if len(receiver.got) == 2:
+            late.wait(30)
+        return Reply(status=500 if len(receiver.got) == 1 else 200)
+
+    with http_server(answer, port), monkeypatch.context() as patch:
+        patch.setattr(webhooks, "TIMEOUT_SECONDS", 2.0)
+        for _ in range(2):
+            postman.later()
+        late.set()
+        postman.later()
+    [done] = recorded(client, endpoint.id)
+    assert [one["status_code"] for one in done["tries"]] == [None] * 5 + [500, None, 200]
+    assert "cannot be reached" in done["tries"][0]["error"]
+    assert "did not answer within 2 s" in done["tries"][-2]["error"]
+    assert done["state"] == "delivered"
+    assert {request.headers["webhook-id"] for request in receiver.got} == {done["id"]}
+    for request in receiver.got:
+        headers = dict(request.headers)
+        event = client.webhooks.unwrap(request.body, headers, secret=endpoint.signing_secret)
+        assert event.data.id == job_id  # type: ignore[union-attr]
+        assert Webhook(endpoint.signing_secret).verify(request.body, headers)["id"] == event.id
+
+
+def test_410_ends_what_waits_for_the_endpoint_too(
+    client: OpenAI, server: Server, receiver: Receiver, postman: Postman
+) -> None:
+    gone, other = listen(client, receiver.url), listen(client, f"{receiver.url}/other")
+    receiver.status = 500
+    cancel_a_job(server)
+    postman.deliver()
+    client.webhooks.update(other.id, event_types=TERMINAL[:1])  # type: ignore[arg-type]
+    receiver.status = 410
+    cancel_a_job(server)
+    postman.deliver()
+    assert [one["state"] for one in recorded(client, gone.id)] == ["parked", "parked"]
+    assert [one["state"] for one in recorded(client, other.id)] == ["pending"]
 
 
 @pytest.mark.parametrize(
@@ -174,14 +231,16 @@ def test_after_the_last_delay_it_is_parked_and_can_be_replayed(
     endpoint = listen(client, receiver.url)
     cancel_a_job(server)
     receiver.status = 503
-    for _ in range(len(deliveries.DELAYS) + 1):
-        assert [one["state"] for one in recorded(client, endpoint.id)] == ["pending"]
+    postman.deliver()
+    for minutes in (5 / 60, 5, 30, 2 * 60, 5 * 60, 10 * 60, 10 * 60, 14 * 60, 24 * 60):
+        [waiting] = recorded(client, endpoint.id)
+        delay = waiting["due_at"] - waiting["tries"][-1]["at"]
+        assert 0.9 * minutes * 60 - 2 <= delay <= 1.1 * minutes * 60 + 2
         postman.later()
-        postman.deliver()
     [parked] = recorded(client, endpoint.id)
     assert (parked["state"], len(parked["tries"])) == ("parked", 10)
     postman.later()
-    assert postman.deliver() is False
+    assert len(receiver.got) == 10
     receiver.status = 200
     replayed: Any = client.post(f"/webhook_endpoints/{endpoint.id}/deliveries/{parked['id']}/replay", cast_to=object)
     assert replayed["state"] == "pending"
@@ -270,17 +329,6 @@ def test_an_event_of_a_transition_that_is_rolled_back_is_never_sent(
     with pytest.raises(ZeroDivisionError):
         cancel_and_fail()
     assert postman.deliver() is False
-
-
-def test_a_receiver_that_is_away_is_told_in_the_tries(client: OpenAI, server: Server, postman: Postman) -> None:
-    with ExitStack() as stack:
-        url = stack.enter_context(http_server(lambda _: Reply()))
-    endpoint = listen(client, url)
-    cancel_a_job(server)
-    postman.deliver()
-    [waiting] = recorded(client, endpoint.id)
-    assert waiting["tries"][0]["status_code"] is None
-    assert "cannot be reached" in waiting["tries"][0]["error"]
 
 
 def test_endpoints_are_managed_with_the_sdk(client: OpenAI) -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import yaml
 from app.cli.exits import ExitCode
 from tests.cli.conftest import ROOT, Run
 from tests.cli.test_ci import outputs, verdicts
+from tests.dependencies import closure
 from tests.issuer import Issuer, running_issuer
 
 ACTION: Final[dict[str, Any]] = yaml.safe_load((ROOT / "action.yml").read_text())
@@ -29,6 +31,7 @@ GITHUB: Final = {
     "action_path": str(ROOT),
 }
 _EXPRESSION: Final = re.compile(r"\$\{\{ (github|inputs)\.([\w-]+) \}\}")
+TOOLS: Final = Path(sys.executable).parent
 SYSTEM_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -45,7 +48,7 @@ class Runner:
         for path in self.files.values():
             path.touch()
         self._environment = {
-            "PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}",
+            "PATH": f"{TOOLS}:{SYSTEM_PATH}",
             "PYTHONPATH": str(ROOT),
             "HOME": str(directory),
             "GITHUB_ACTIONS": "true",
@@ -84,6 +87,30 @@ class Runner:
     def outputs(self) -> dict[str, str]:
         """The step's, and so the action's."""
         return outputs({name: str(path) for name, path in self.files.items()})
+
+
+SCRIPTS: Final = {
+    **{step["name"]: ("bash", step["run"]) for step in ACTION["runs"]["steps"]},
+    "gitlab.yml": ("sh", "\n".join(GITLAB["script"])),
+    "fine-tune.sh": ("sh", (ROOT / "examples" / "ci" / "fine-tune.sh").read_text()),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_shellcheck_finds_nothing(name: str) -> None:
+    shell, script = SCRIPTS[name]
+    command = [str(TOOLS / "shellcheck"), "--shell", shell, "-"]
+    done = subprocess.run(command, input=script, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_files_are_what_github_and_gitlab_take(tmp_path: Path) -> None:
+    pipeline = {".grouptune": GITLAB, "fine-tune": {"extends": ".grouptune", "variables": {"JOB": "job.yaml"}}}
+    (tmp_path / "gitlab.yml").write_text(yaml.safe_dump(pipeline))
+    for schema, path in (("github-actions", ROOT / "action.yml"), ("gitlab-ci", tmp_path / "gitlab.yml")):
+        command = [str(TOOLS / "check-jsonschema"), "--builtin-schema", f"vendor.{schema}", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
 
 
 @pytest.fixture
@@ -130,14 +157,17 @@ def test_the_action_runs_a_job_and_a_run_again_attaches_to_it(
 def test_a_missed_gate_fails_the_step_and_the_outputs_tell_why(
     runner: Callable[..., Runner], job_file: Callable[..., Path], stack: Any
 ) -> None:
-    path = job_file()
-    running = runner(uuid.uuid4().hex)
+    path, run_id = job_file(), uuid.uuid4().hex
+    running = runner(run_id)
     data = str(path.parent / "train.jsonl")
     inputs = {"url": stack.base_url, "api_key": stack.api_key, "job": str(path), "validation_file": data}
     done = running.run(**inputs, gates="eval/loss < -1")
     assert done.returncode == ExitCode.gate_failed, done.stderr
     assert running.outputs()["model"] == ""
     assert "| eval/loss &lt; -1 | failed |" in running.files["GITHUB_STEP_SUMMARY"].read_text()
+    again = runner(run_id)
+    assert again.run(**inputs, gates="eval/loss < -1").returncode == ExitCode.gate_failed
+    assert again.outputs() == running.outputs()
 
 
 @pytest.fixture
@@ -188,18 +218,25 @@ def test_the_action_installs_the_client_without_torch(runner: Callable[..., Runn
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
     pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-    running = runner("1", PATH=f"{place}:{SYSTEM_PATH}", PYTHONPATH="", **pip)
+    # What pip finds there it need not fetch.
+    there = {"PYTHONPATH": sysconfig.get_path("purelib"), "PATH": f"{place}:{SYSTEM_PATH}"}
+    running = runner("1", **there, **pip)
     done = running.step(ACTION["runs"]["steps"][0], {"github": {"action_path": str(source)}, "inputs": {}})
     assert done.returncode == 0, done.stderr
     [added] = running.files["GITHUB_PATH"].read_text().split()
-    checked = subprocess.run([f"{added}/grouptune", "jobs", "create", "--help"], capture_output=True, text=True)
-    assert "--idempotency-key" in checked.stdout
-    installed = subprocess.run([f"{added}/pip", "list"], capture_output=True, text=True, check=True).stdout
-    assert not {"torch", "fastapi"} & {line.split()[0] for line in installed.splitlines()}
+    where = [f"{added}/python", "-c", "import app.cli; print(app.__file__)"]
+    told = subprocess.run(where, env=there, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert told == f"{source}/app/__init__.py\n"
+    help_of = [f"{added}/grouptune", "jobs", "create", "--help"]
+    checked = subprocess.run(help_of, env=there, cwd=tmp_path, capture_output=True, text=True)
+    assert "--idempotency-key" in checked.stdout, checked.stderr
+    client = closure()
+    assert {"typer", "httpx"} <= client
+    assert not {"torch", "fastapi"} & client
 
 
 def sh(script: str, directory: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    whole = {"PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}", "PYTHONPATH": str(ROOT), "HOME": str(directory)}
+    whole = {"PATH": f"{TOOLS}:{SYSTEM_PATH}", "PYTHONPATH": str(ROOT), "HOME": str(directory)}
     argv = ["sh", "-ec", script]
     return subprocess.run(argv, cwd=directory, env=whole | environment, capture_output=True, text=True, timeout=120)
 
@@ -226,6 +263,8 @@ def test_the_gitlab_template_trades_a_token_and_leaves_a_report(
             "CI_PIPELINE_ID": uuid.uuid4().hex,
         }
         done = sh("\n".join(GITLAB["script"]), path.parent, **own | given)
+        nobody = sh("\n".join(GITLAB["script"]), path.parent, **own | given | {"GROUPTUNE_ID_TOKEN": ""})
+    assert (nobody.returncode, nobody.stdout) == (ExitCode.auth, "")
     assert done.returncode == ExitCode.ok, done.stderr
     assert verdicts(path.parent / GITLAB["artifacts"]["reports"]["junit"]) == {"job": "system-out"}
     for name in GITLAB["artifacts"]["paths"]:

@@ -3,12 +3,14 @@
 import json
 import signal
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from app.cli.exits import ExitCode
 from tests.api.jobs import broken_at_17
 from tests.cli.conftest import Run, Start
+from tests.http_server import Reply, http_server
 from tests.tiny_model import write_rows
 
 
@@ -26,6 +28,15 @@ def test_upload_prints_the_id_and_the_list_has_it(grouptune: Run, tmp_path: Path
     assert (file["filename"], file["status"]) == ("rows.jsonl", "processed")
     report = grouptune("files", "report", file_id)
     assert "4 rows" in report.stderr
+    preview = grouptune("files", "preview", file_id, "--model", "tiny", "--limit", 1, "--max-length", 40)
+    lines = preview.stdout.splitlines()
+    assert lines[0] == (
+        'line 1 prompt: 23 tokens, read only: "<|im_start|>user\\n0+0=<|im_end|>\\n<|im_start|>assistant\\n"'
+    )
+    assert lines[1] == 'line 1 expert: 2 tokens, trained on: "0<|im_end|>"'
+    assert [line.split(":")[0] for line in lines[2:]] == ["line 1 teacher 1", "line 1 teacher 2", "line 1 teacher 3"]
+    assert "Tokens a row with tiny (all 4 rows): median " in preview.stderr
+    assert preview.stderr.endswith("More: --after 1\n")
 
 
 def test_a_broken_file_is_told_with_its_line(grouptune: Run, tmp_path: Path) -> None:
@@ -122,23 +133,17 @@ def test_a_second_run_with_the_same_key_attaches_to_the_same_job(grouptune: Run,
     assert "send a new key for a new request" in other.stderr
 
 
-def test_gates_are_told_and_a_missed_one_has_a_code_of_its_own(grouptune: Run, job_file: Callable[..., Path]) -> None:
+def test_passed_gates_are_told_and_move_the_alias(grouptune: Run, job_file: Callable[..., Path]) -> None:
     path = job_file()
     path.write_text(path.read_text() + "validation_file: train.jsonl\ngates: ['eval/loss >= 0']\nalias: best\n")
     passed = grouptune("jobs", "create", "-f", path, "--gate", "eval/loss < 1e9", "--wait", "--json")
     assert passed.returncode == ExitCode.ok, passed.stderr
     assert "Gate passed: eval/loss >= 0 (" in passed.stderr
     assert "Gate passed: eval/loss < 1e9 (" in passed.stderr
-    model = json.loads(passed.stdout)["fine_tuned_model"]
-    missed = grouptune("jobs", "create", "-f", path, "--gate", "eval/loss < -1", "--wait", "--json")
-    assert missed.returncode == ExitCode.gate_failed, missed.stderr
-    assert "Gate failed: eval/loss < -1 (" in missed.stderr
-    job = json.loads(missed.stdout)
-    assert (job["status"], job["error"]["code"]) == ("failed", "gate_failed")
-    shown = grouptune("jobs", "show", job["id"]).stdout
-    assert "gate passed\teval/loss >= 0\n" in shown
-    assert "gate failed\teval/loss < -1\n" in shown
-    assert model != job["fine_tuned_model"]
+    job = json.loads(passed.stdout)
+    assert "alias\tbest\n" in grouptune("jobs", "show", job["id"]).stdout
+    told = [one["message"] for one in json.loads(grouptune("jobs", "events", job["id"], "--json").stdout)]
+    assert f"The alias best names {job['fine_tuned_model']} now" in told
 
 
 def test_a_job_is_paused_resumed_and_cancelled_and_whoever_waits_is_told(
@@ -211,14 +216,26 @@ def test_a_missing_training_file_uploads_nothing(grouptune: Run, job_file: Calla
 def test_who_cannot_reach_or_enter_the_server_is_told_how(grouptune: Run, tmp_path: Path) -> None:
     away = grouptune("jobs", "list", GROUPTUNE_URL="http://127.0.0.1:9")
     assert away.returncode == ExitCode.unreachable
+    with http_server(lambda _: Reply(b"<html>", 502)) as proxy:
+        assert grouptune("jobs", "list", GROUPTUNE_URL=proxy).returncode == ExitCode.unreachable
+    for wrong in ("127.0.0.1:9", "http://[::1"):
+        waiting = grouptune("jobs", "wait", "ftjob-1", GROUPTUNE_URL=wrong)
+        assert waiting.returncode == ExitCode.unreachable
+        assert "is not an address: " in waiting.stderr
     nowhere = grouptune("jobs", "list", "--state-dir", tmp_path)
     assert nowhere.returncode == ExitCode.unreachable
     assert "grouptune up" in nowhere.stderr
     keyless = grouptune("jobs", "list", GROUPTUNE_API_KEY=None)
     assert keyless.returncode == ExitCode.auth
     assert "GROUPTUNE_API_KEY" in keyless.stderr
+    torn = grouptune("jobs", "list", GROUPTUNE_API_KEY="gt_live_\u00e9\nx")
+    assert torn.returncode == ExitCode.auth
+    assert torn.stderr.endswith("copy the key again.\n")
     assert grouptune("jobs", "list", GROUPTUNE_API_KEY="gt_live_wrong").returncode == ExitCode.auth
-    assert grouptune("jobs", "list", "--limit", "none").returncode == ExitCode.usage
+    assert grouptune("--version").stdout == f"grouptune {version('grouptune')}\n"
+    misused = grouptune("jobs", "list", "--limit", "none")
+    assert misused.returncode == ExitCode.usage
+    assert misused.stderr.isascii(), "boxes are for terminals"
 
 
 def test_an_unknown_base_model_cannot_be_pulled(grouptune: Run) -> None:

@@ -1,4 +1,4 @@
-"""`grouptune models merge`: from a job of the server to a model that transformers loads alone."""
+"""`grouptune models download` and `merge`: from a job of the server to files that others load."""
 
 import json
 from collections.abc import Callable
@@ -27,6 +27,12 @@ def test_a_trained_model_becomes_a_plain_one(
 ) -> None:
     job_id = grouptune("jobs", "create", "--file", job_file(learning_rate_multiplier=500), "--wait").stdout.strip()
     name = json.loads(grouptune("jobs", "show", job_id, "--json").stdout)["fine_tuned_model"]
+    fetched = tmp_path / "adapters" / "one"
+    assert grouptune("models", "download", name, fetched).stdout == f"{fetched}\n"
+    files = {path.name for path in fetched.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= files
+    assert list(fetched.parent.iterdir()) == [fetched]
+    assert "exists already" in grouptune("models", "download", name, fetched).stderr
     target = tmp_path / "models" / "merged"
     done = grouptune("models", "merge", name, target)
     assert done.returncode == ExitCode.ok, done.stderr
@@ -48,9 +54,10 @@ def test_a_trained_model_becomes_a_plain_one(
     assert "There is no base model 'tiny'" in absent.stderr
 
 
+@pytest.mark.parametrize("verb", ["download", "merge"])
 @pytest.mark.parametrize(("name", "why"), [("tiny", "tiny is a base model"), ("ft:tiny:nobody", "ft:tiny:nobody")])
-def test_other_names_are_refused(name: str, why: str, grouptune: Run, tmp_path: Path) -> None:
-    done = grouptune("models", "merge", name, tmp_path / "merged")
+def test_other_names_are_refused(verb: str, name: str, why: str, grouptune: Run, tmp_path: Path) -> None:
+    done = grouptune("models", verb, name, tmp_path / "new")
     assert done.returncode == ExitCode.error
     assert why in done.stderr
     assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from app.cli import preview
 from app.cli.files import age, human_bytes
 from app.cli.rendering import JobView, clock, follow, sparkline
 from app.cli.watching import Snapshot
@@ -100,3 +101,48 @@ def test_human_bytes(count: int, text: str) -> None:
 def test_a_sparkline_goes_from_nothing_to_everything_and_forgets_the_oldest() -> None:
     assert sparkline([-1.0, 0.0, 0.5, 1.0, 2.0]) == "▁▁▅██"
     assert sparkline([1.0] + [0.0] * 24) == "▁" * 24
+
+
+def previewed(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> str:
+    """What `grouptune files preview` prints of a row that would steer a terminal."""
+    texts = ["a", "\x1b[2J", "[red]b[/red]", "\x9bé\n"]
+    spans = [
+        {"source": source, "model": "big" if source == "teacher" else None, "tokens": 4, "fits": fits, "texts": texts}
+        for source, fits in (("prompt", True), ("expert", True), ("teacher", False))
+    ]
+    bins = [{"start": at * 10, "end": at * 10 + 10, "count": count} for at, count in enumerate([0, 0, 8, 1, 0, 0, 1])]
+    row = {"median": 22, "p95": 38, "max": 61, "bins": bins}
+    lengths = {"rows": 4_000, "measured_rows": 1_024, "row": row, "too_long": 1}
+    lengths["longest_too_long"] = [{"line": 7, "tokens": 61}]
+    console = Console(file=StringIO(), width=80, force_terminal=terminal, color_system=None, highlight=False)
+    written: list[str] = []
+    monkeypatch.setattr(preview, "out", console)
+    monkeypatch.setattr(preview, "write_line", written.append)
+    monkeypatch.setattr(preview, "note", written.append)
+    preview.show(
+        {
+            "model": "tiny",
+            "max_length": 60,
+            "data": [{"line": 3, "spans": spans, "error": None}],
+            "has_more": True,
+            "lengths": lengths,
+        }
+    )
+    assert isinstance(console.file, StringIO)
+    return "\n".join([console.file.getvalue(), *written])
+
+
+def test_a_previewed_row_is_labelled_and_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = previewed(monkeypatch, terminal=False)
+    assert 'line 3 prompt: 4 tokens, read only: "a\\u001b[2J[red]b[/red]\ufffdé\\n"' in plain
+    assert "line 3 teacher 1 (big): 4 tokens, TOO LONG, dropped: " in plain
+    assert "(1,024 of 4,000 rows): median 22, 95% up to 38, longest 61" in plain
+    bars = [line.split() for line in plain.splitlines() if "█" in line or "..." in line]
+    assert [(bar[0], len(bar[1:2] and bar[1])) for bar in bars] == [
+        *(("...", 0), ("20", 32), ("30", 4), ("...", 0), ("60", 4))
+    ]
+    assert "line 7: 61 tokens are over max_length 60" in plain
+    coloured = previewed(monkeypatch, terminal=True)
+    assert "\u241b[2J[red]b[/red]\ufffdé" in coloured
+    assert "\x1b[2J" not in coloured
+    assert "expert: 4 tokens, trained on" in coloured

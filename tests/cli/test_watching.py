@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.cli import watching
-from app.cli.watching import Snapshot, WaitTimeout, watch
+from app.cli.watching import Snapshot, WaitTimeout, patiently, watch
 from app.client import ApiError, Client, ServerUnreachable
 from tests.http_server import Received, Reply, http_server
 
@@ -104,6 +104,22 @@ def test_the_place_in_the_queue_is_asked_for_while_nothing_else_changes() -> Non
 def test_a_refusal_is_not_ridden_out(reply: Reply, error: type[Exception]) -> None:
     with answering(reply) as (client, seen), pytest.raises(error):
         followed(client)
+    assert len(seen) == 1
+
+
+def test_a_request_is_sent_again_while_the_server_is_away_and_a_long_absence_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watching, "TOLD_SECONDS", -1.0)
+    away = Reply(b'{"error": {"message": "The database is away."}}', 503)
+    told: list[str] = []
+    with answering(away, away, Reply(b'{"id": "ftjob-1"}')) as (client, seen):
+        job = patiently(lambda: client.post("/fine_tuning/jobs", {}), pause=no_pause, tell=told.append)
+    assert (job, len(seen)) == ({"id": "ftjob-1"}, 3)
+    assert told == ["The database is away. Trying again for up to 5 minutes."]
+    refused = Reply(b'{"error": {"message": "no"}}', 400)
+    with answering(refused) as (client, seen), pytest.raises(ApiError):
+        patiently(lambda: client.get("/models"), pause=no_pause)
     assert len(seen) == 1
 
 

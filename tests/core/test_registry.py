@@ -30,6 +30,24 @@ def test_aliases_lead_to_catalog_names_hub_ids_and_directories(tmp_path: Path) -
             resolve(name, tmp_path, aliases)
 
 
+@pytest.mark.parametrize(
+    ("config", "fitting"),
+    [
+        ('{"max_position_embeddings": 512}', 512),
+        ('{"text_config": {"max_position_embeddings": 8192}}', 2048),
+        ('{"text_config": {"max_position_embeddings": 1024}}', 1024),
+        ('{"max_position_embeddings": "many"}', 2048),
+        ("{}", 2048),
+        ("[]", 2048),
+        ("{", 2048),
+    ],
+)
+def test_no_more_tokens_fit_than_the_model_was_made_for(tmp_path: Path, config: str, fitting: int) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text(config)
+    assert resolve("mine", tmp_path).fitting(2048) == fitting
+
+
 def test_aliases_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GROUPTUNE_MODEL_ALIASES", "gpt-4o-mini = smollm2-135m-instruct, x=Qwen/Qwen3-0.6B,")
     assert Settings().model_aliases == {"gpt-4o-mini": "smollm2-135m-instruct", "x": "Qwen/Qwen3-0.6B"}

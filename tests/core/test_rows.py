@@ -210,3 +210,24 @@ def test_anything_is_a_row_or_a_row_error(raw: bytes | str) -> None:
         return
     assert parsed.prompt_messages
     json.dumps(parsed.model_dump(), allow_nan=False).encode()
+
+
+messages = st.dictionaries(
+    st.sampled_from(["role", "content", "weight", "name"]),
+    st.sampled_from(["user", "assistant", "system", "developer", "tool", "", " ", "text", None, 1, ["user"]]),
+    max_size=3,
+)
+
+
+@settings(deadline=None)
+@given(st.lists(messages, min_size=1, max_size=3))
+def test_the_short_way_for_plain_messages_gives_what_the_long_way_gives(written: list[dict[str, Any]]) -> None:
+    """A null field that nobody reads takes a message off the short way, and changes nothing."""
+    outcomes: list[tuple[Any, ...]] = []
+    for given_messages in (written, [{**message, "refusal": None} for message in written]):
+        try:
+            parsed = parse_row(json.dumps({"messages": given_messages}), 1)
+            outcomes.append((parsed.prompt_messages, parsed.expert, parsed.unused_demonstration))
+        except RowError as error:
+            outcomes.append((error.param, error.message))
+    assert outcomes[0] == outcomes[1]

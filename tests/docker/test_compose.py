@@ -3,6 +3,7 @@
 import re
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,15 @@ def made_secrets(directory: Path) -> dict[str, Path]:
     script.write_bytes((DOCKER / "secrets.sh").read_bytes())
     subprocess.run(["sh", str(script)], check=True, capture_output=True)
     return {path.name: path for path in (directory / "secrets").iterdir()}
+
+
+def test_every_field_is_one_that_compose_knows(tmp_path: Path) -> None:
+    check = [str(Path(sys.executable).with_name("check-jsonschema")), "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*check, str(DOCKER / "compose.yaml")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    wrong = tmp_path / "compose.yaml"
+    wrong.write_text((DOCKER / "compose.yaml").read_text().replace("read_only: true", "readonly: true"))
+    assert "'readonly' was unexpected" in subprocess.run([*check, str(wrong)], capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize("name", SERVICES)

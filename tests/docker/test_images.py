@@ -10,6 +10,8 @@ from typing import Final
 
 import pytest
 
+from tests.dependencies import closure
+
 ROOT: Final = Path(__file__).parents[2]
 DOCKER: Final = ROOT / "docker"
 DOCKERFILES: Final = sorted(DOCKER.glob("*.Dockerfile"))
@@ -68,8 +70,14 @@ def test_an_image_is_no_root_and_says_whether_it_is_well(path: Path) -> None:
 
 def test_the_api_s_image_has_no_torch_and_the_worker_s_no_web_framework() -> None:
     """tests/test_architecture.py holds that neither process loads the other's; here: that it is not installed."""
-    extras = {path.stem: re.findall(r"ARG EXTRAS=(\S+)", path.read_text()) for path in DOCKERFILES}
-    assert extras == {"api": ["api,s3"], "worker": ["worker,quantized,s3"]}
+    extras = {path.stem: re.findall(r"ARG EXTRAS=(\S+)", path.read_text())[0].split(",") for path in DOCKERFILES}
+    there = {name: closure(*given) for name, given in extras.items()}
+    engine, web = {"torch", "transformers", "peft", "accelerate"}, {"fastapi", "starlette", "uvicorn"}
+    assert web <= there["api"]
+    assert engine <= there["worker"]
+    assert not engine & there["api"]
+    assert not web & there["worker"]
+    assert {"celery", "redis", "psycopg", "psycopg-binary"} <= there["api"] & there["worker"]
 
 
 def test_secrets_may_come_as_files(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,12 +23,15 @@ from tests.s3_server import CREDENTIALS, s3_client
 from tests.tiny_model import write_rows
 from tests.waiting import eventually
 
-API: Final = json.loads(
-    next(line for line in (DOCKER / "api.Dockerfile").read_text().splitlines() if line.startswith("CMD ")).partition(
-        " "
-    )[2]
-)
-"""The service `api` has no command of its own."""
+TRAINING: Final = ("api", "worker-default", "worker-cpu")
+
+
+def of_image(service: str, line: str) -> list[str]:
+    """The words of the image's line that begins so; the last one's, where there are several stages."""
+    name = SERVICES[service]["build"]["dockerfile"].rpartition("/")[2]
+    found = [one for one in (DOCKER / name).read_text().splitlines() if one.startswith(line)]
+    words: list[str] = json.loads(found[-1].partition(line)[2])
+    return words
 
 
 class Installation:
@@ -39,7 +43,7 @@ class Installation:
         for name, value in engines.items():
             self._secrets[name].chmod(0o600)
             self._secrets[name].write_text(value + "\n")
-        self.port = free_port()
+        self.ports = {service: free_port() for service in SERVICES}
         self._own = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(DOCKER.parent),
@@ -52,11 +56,21 @@ class Installation:
 
     def command(self, service: str, *words: str) -> list[str]:
         """Through the entrypoint: `words`, or what the service runs."""
-        argv = list(words) or SERVICES[service].get("command") or API
-        places = {"/tmp/": f"{self._directory}/", "8000": str(self.port)}  # noqa: S108 - the container's own
+        argv = list(words) or SERVICES[service].get("command") or of_image(service, "CMD ")
+        return ["sh", str(DOCKER / "entrypoint.sh"), *self._moved(service, argv)]
+
+    def is_well(self, service: str) -> bool:
+        """By the health check of its image."""
+        argv = self._moved(service, of_image(service, "    CMD "))
+        return subprocess.run(argv, env=self._own, capture_output=True).returncode == 0
+
+    def _moved(self, service: str, argv: list[str]) -> list[str]:
+        """With this test's ports and directory in place of the container's."""
+        port = str(self.ports[service])
+        places = {"/tmp/": f"{self._directory}/", "8000": port, "9200": port}  # noqa: S108 - the container's own
         for old, new in places.items():
             argv = [word.replace(old, new) for word in argv]
-        return ["sh", str(DOCKER / "entrypoint.sh"), *argv]
+        return argv
 
     def environment(self, service: str, storage: str) -> dict[str, str]:
         """The service's, its secrets in the directory of this test."""
@@ -65,7 +79,7 @@ class Installation:
             for name, value in SERVICES[service]["environment"].items()
         }
         changed = {"GROUPTUNE_STORAGE_ENDPOINT": storage, "GROUPTUNE_WORKER_METRICS_HOST": "127.0.0.1"}
-        changed |= {"GROUPTUNE_TRAINER_THREADS": "1", "GROUPTUNE_WORKER_METRICS_PORT": str(free_port())}
+        changed |= {"GROUPTUNE_TRAINER_THREADS": "1", "GROUPTUNE_WORKER_METRICS_PORT": str(self.ports[service])}
         return self._own | secrets | {name: value for name, value in changed.items() if name in secrets}
 
 
@@ -100,7 +114,7 @@ def installation(
         ends.callback(shutil.rmtree, directory, ignore_errors=True)
         run("migrate")
         key = run("migrate", "grouptune", "db", "admin-key").strip()
-        for service in ("api", "worker-default", "worker-cpu"):
+        for service in TRAINING:
             log = ends.enter_context((directory / f"{service}.log").open("wb"))
             environment = made.environment(service, s3_address)
             process = psutil.Popen(made.command(service), env=environment, stdout=log, stderr=log)
@@ -111,15 +125,10 @@ def installation(
 
 def test_a_job_runs_through_and_the_services_drain(installation: tuple[Installation, str], tmp_path: Path) -> None:
     made, key = installation
-    root = f"http://127.0.0.1:{made.port}"
-
-    def is_ready() -> bool:
-        try:
-            return httpx.get(f"{root}/readyz").status_code == httpx.codes.OK
-        except httpx.TransportError:
-            return False
-
-    eventually(is_ready, 60)
+    root = f"http://127.0.0.1:{made.ports['api']}"
+    for service in TRAINING:
+        eventually(partial(made.is_well, service), 60)
+    assert httpx.get(f"{root}/readyz").status_code == httpx.codes.OK
     client = OpenAI(base_url=f"{root}/v1", api_key=key)
     file = client.files.create(file=write_rows(tmp_path / "rows.jsonl", 8), purpose="fine-tune")
     settings: Any = {"hyperparameters": {"batch_size": 2, "n_epochs": 1}}
@@ -133,3 +142,4 @@ def test_a_job_runs_through_and_the_services_drain(installation: tuple[Installat
         process.terminate()
     # uvicorn lets the signal end it once it has drained.
     assert [process.wait(60) for process in made.running] == [-signal.SIGTERM, 0, 0]
+    assert not any(made.is_well(service) for service in TRAINING)

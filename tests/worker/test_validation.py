@@ -1,5 +1,6 @@
 """Files are read by a process of its own: what they hold may end that process, but neither the worker nor the file."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +9,13 @@ from pyarrow import parquet as pq
 
 from app.core.files.report import FileReport
 from app.core.files.tables import File, FileStatus
+from app.core.jobs import leases
 from app.core.storage.local import LocalBlobStore
 from tests.setup_jobs import make_file
 from tests.worker.conftest import Bench
 from worker import expiry
 from worker.validation import Limits, validate_one
+from worker.workspace import Inputs, Workspace
 
 
 def validated(bench: Bench, write: Callable[[Path], object], limits: Limits) -> File:
@@ -54,7 +57,7 @@ def test_hostile_files_end_within_their_limits_and_are_told_of(bench: Bench) -> 
     )
 
 
-def test_a_parquet_file_gets_rows_of_its_own_that_go_when_it_goes(bench: Bench) -> None:
+def test_a_parquet_file_is_trained_on_as_rows_of_its_own_that_go_when_it_goes(bench: Bench) -> None:
     table = pa.table({"prompt": ["a", "b", "a"], "completion": ["1", "2", "1"]})
     file = validated(bench, lambda path: pq.write_table(table, path), Limits())
     assert (file.status, file.status_details) == (
@@ -62,12 +65,16 @@ def test_a_parquet_file_gets_rows_of_its_own_that_go_when_it_goes(bench: Bench) 
         "3 rows: 3 with a demonstration, 0 with teacher responses, 0 prompt-only, 1 duplicates",
     )
     assert FileReport.model_validate(file.report).warnings[0].line == 3
-    blob, sha256 = file.rows
+    blob, _ = file.rows
     assert blob != file.blob
-    copy = bench.settings.state_dir / "rows"
-    copy.parent.mkdir(exist_ok=True)
-    assert bench.store.fetch(blob, copy) == sha256
-    assert copy.read_text().splitlines()[1] == '{"prompt": "b", "completion": "2"}'
+    with bench.database.transaction() as session:
+        claim = leases.claim(session, "test", 60)
+    assert claim is not None
+    workspace = Workspace(bench.settings.runs_dir, bench.store, claim)
+    workspace.create()
+    workspace.fill(Inputs("tiny", None, file, None, ()), bench.settings.models_dir / "tiny", bench.settings)
+    trained_on = (workspace.path / "training_file.jsonl").read_text().splitlines()
+    assert [json.loads(line)["completion"] for line in trained_on] == ["1", "2", "1"]
     with bench.database.transaction() as session:
         row = session.get_one(File, file.id)
         row.expires_at = row.created_at

@@ -1,4 +1,4 @@
-"""`python -m worker.trackers WANTED`: one tracker's process. Reads a `Line` of JSON a line from standard input.
+"""`python -m worker.trackers`: one tracker's process. Standard input is lines of JSON: `Wanted`, then each `Line`.
 
 Ends with its input. Writes one line, why, to standard output when it fails; everything else goes to standard error.
 """
@@ -20,9 +20,8 @@ def main() -> int:
     """Returns the exit code."""
     told = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries print
-    wanted = Wanted.model_validate_json(sys.argv[1])
     try:
-        _carry(wanted)
+        _carry(Wanted.model_validate_json(sys.stdin.readline()))
     # Whatever a library raises is told, and costs nothing but this tracker.
     except Exception as error:
         told.write(" ".join(f"{type(error).__name__}: {error}".split())[:500] + "\n")

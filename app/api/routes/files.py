@@ -12,6 +12,7 @@ from app.api.deps import Config, Db, Store, Strict
 from app.api.ids import MAX_ID, FileId
 from app.api.multipart import FILE_BODY, UploadedFile
 from app.api.pagination import After, Page, page
+from app.api.routes import file_preview
 from app.api.schemas.files import FileDeleted, FileObject, FileReportObject
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
@@ -30,6 +31,7 @@ CHUNK_BYTES: Final = 3 << 18
 """Divisible by three, so that each chunk becomes base64 without padding in between."""
 
 router = APIRouter(prefix="/files", tags=["Files"])
+router.include_router(file_preview.router)
 
 
 @router.post("", openapi_extra=FILE_BODY, dependencies=[needs(Scope.files_write)])
@@ -146,6 +148,6 @@ def file_report(caller: Caller, file_id: FileId, database: Db) -> FileReportObje
     """What the validation found, line by line."""
     with database.reading() as session:
         file = uploads.get_file(session, caller.project_id, file_id)
-    return FileReportObject(
-        file_id=file.id, status=FileStatus(file.status), summary=file.status_details, report=file.report
-    )
+    # Places are offsets for our own readers.
+    report = None if file.report is None else {name: one for name, one in file.report.items() if name != "places"}
+    return FileReportObject(file_id=file.id, status=FileStatus(file.status), summary=file.status_details, report=report)

@@ -81,11 +81,11 @@ def create_job(
         )
         audited.note_created(session, caller.actor, job)
         answer = JobObject.of(view(session, job), strict=strict)
-    note = partial(estimation.note, models_dir=settings.models_dir, alive_seconds=settings.lease_seconds)
-    after.add_task(note, database, store, project_id=caller.project_id, job_id=job.id)
     if settings.redis_url is not None:
         ring = broker.ring_training if job.status == JobStatus.queued else broker.ring_validation
         after.add_task(ring, settings.redis_url)
+    note = partial(estimation.note, models_dir=settings.models_dir, alive_seconds=settings.lease_seconds)
+    after.add_task(note, database, store, project_id=caller.project_id, job_id=job.id)
     return answer
 
 

@@ -67,8 +67,8 @@ class FileReportObject(BaseModel):
     summary: str | None = Field(description="The file's `status_details`.")
     report: dict[str, Any] | None = Field(
         description="Null until the file is validated: `valid`, `rows`, `errors` and `warnings` (each with "
-        "`line`, `param`, `message`), `error_count`, `item_fields` and how many rows have demonstrations or "
-        "teacher responses."
+        "`line`, `param`, `message`), `error_count`, `item_fields`, `duplicate_rows`, the `longest` rows and how "
+        "many rows have demonstrations or teacher responses."
     )
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from app.core.files.reading import lines as _lines
 from app.core.files.repeats import PromptIndex, Repeats
 from app.core.files.report import FileReport, Issue, LongRow, RowPlace, TeacherResponses, broken
-from app.core.spec.rows import MAX_LINE_BYTES, Row, RowError, parse_row
+from app.core.spec.rows import Row, RowError, parse_row
 
 MAX_FILE_BYTES: Final = 2_000_000_000
 MAX_ROWS: Final = 1_000_000
@@ -18,7 +19,6 @@ MAX_ITEM_FIELD_LENGTH: Final = 200
 MAX_LONGEST: Final = 32
 MAX_PLACES: Final = 128
 _PROGRESS_BYTES: Final = 4_000_000
-_BOM: Final = b"\xef\xbb\xbf"
 _ARCHIVES: Final = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
@@ -87,27 +87,6 @@ def _archive(stream: BinaryIO) -> str | None:
     start = stream.read(8)
     stream.seek(0)
     return next((name for magic, name in _ARCHIVES.items() if start.startswith(magic)), None)
-
-
-def _lines(stream: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
-    """Number and offset of each line, and its bytes without its end; of one that is too long, only enough for
-    `parse_row` to refuse it."""
-    line = offset = 0
-    while raw := stream.readline(MAX_LINE_BYTES + 3):
-        line += 1
-        size = len(raw)
-        rest = raw
-        while rest and not rest.endswith(b"\n"):
-            rest = stream.readline(MAX_LINE_BYTES)
-            size += len(rest)
-        yield line, offset, line_content(raw, line)
-        offset += size
-
-
-def line_content(raw: bytes, line: int) -> bytes:
-    """A line as `parse_row` takes it: without its end and, at the start of a file, without a byte order mark."""
-    raw = raw.removeprefix(_BOM) if line == 1 else raw
-    return raw.removesuffix(b"\n").removesuffix(b"\r")
 
 
 class _Places:

@@ -113,20 +113,23 @@ def note(
     database: Database, store: BlobStore, models_dir: Path, alive_seconds: float, project_id: str, job_id: str
 ) -> None:
     """Keeps an estimate with a new job, if there is enough to make one of and nobody has made one yet."""
-    with database.transaction() as session:
-        job = job_of_project(session, project_id, job_id)
-        spec = JobSpec.model_validate(job.spec)
-        base_model, _ = starting_point(session, project_id, spec.model, models_dir)
-        files = files_of(session, project_id, job.training_file, job.validation_file)
-    asked = try_ask(store, spec, base_model, files, models_dir)
-    if asked is None:
-        return
-    with database.transaction() as session:
-        made = on_workers(session, asked, alive_seconds).estimate
-        session.execute(
-            update(Job).where(Job.id == job_id, Job.estimate.is_(None)).values(estimate=made.model_dump(mode="json")),
-            execution_options={"synchronize_session": False},
-        )
+    try:
+        with database.transaction() as session:
+            job = job_of_project(session, project_id, job_id)
+            spec = JobSpec.model_validate(job.spec)
+            base_model, _ = starting_point(session, project_id, spec.model, models_dir)
+            files = files_of(session, project_id, job.training_file, job.validation_file)
+        asked = ask(store, spec, base_model, files, models_dir)
+        with database.transaction() as session:
+            made = on_workers(session, asked, alive_seconds).estimate
+            session.execute(
+                update(Job)
+                .where(Job.id == job_id, Job.estimate.is_(None))
+                .values(estimate=made.model_dump(mode="json")),
+                execution_options={"synchronize_session": False},
+            )
+    except GrouptuneError as error:  # the worker that claims the job makes one
+        log.info("estimate.none", job=job_id, reason=error.message)
 
 
 def keep_for(session: Session, claim: Claim, asked: Asked, hardware: Hardware) -> None:

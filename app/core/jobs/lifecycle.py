@@ -10,6 +10,7 @@ from app.core.errors import InvalidRequest
 from app.core.files.tables import File, FileStatus
 from app.core.jobs.checks import check_validated
 from app.core.jobs.events import Event, append
+from app.core.jobs.overlap import find_overlap
 from app.core.jobs.queries import job_of_project
 from app.core.jobs.states import TERMINAL, JobStatus, StopRequest
 from app.core.jobs.tables import Job
@@ -78,6 +79,8 @@ def _admit(session: Session, job: Job) -> Job:
     if any(file.status != FileStatus.processed for file in files.values()):
         return job
     event = Event("Files validated, moving job to queued state")
+    if overlap := find_overlap(session, job.training_file, job.validation_file):
+        append(session, job.id, Event(str(overlap), level="warn", data={"code": "held_out_overlap"}))
     return transition(session, job.id, _VALIDATING, JobStatus.queued, event, eligible_at=func.now())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
-from app.core.files.validation import line_content
+from app.core.files.reading import line_content
 from app.core.graders.regrade import StoredGroup
 from app.core.jobs.tables import Group
 from app.core.spec.reports import GroupRecord

@@ -1,5 +1,6 @@
 """Base models: which names this installation knows and where their files lie."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,6 +64,20 @@ class BaseModel:
     def is_pulled(self) -> bool:
         """Conversion renames its finished directory into place, so config.json means complete."""
         return (self.directory / "config.json").is_file()
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that it was made for, prompt and answer together; None where its config does not say."""
+        try:
+            config = json.loads((self.directory / "config.json").read_bytes())
+            limit = config.get("max_position_embeddings") or config["text_config"]["max_position_embeddings"]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return None
+        return limit if isinstance(limit, int) and limit > 0 else None
+
+    def fitting(self, max_length: int) -> int:
+        """`max_length` tokens, or as many as the model was made for."""
+        return min(max_length, self.context_length or max_length)
 
 
 def _find_entry(name: str) -> CatalogEntry | None:

@@ -114,7 +114,8 @@ def signed_headers(outgoing: Outgoing, now: datetime | None = None) -> dict[str,
 def settle(session: Session, delivery_id: str, tried: Tried) -> str | None:
     """Writes down a try; returns the new state, or None when its endpoint is gone.
 
-    A failure is tried again after its delay, and after the last one parked. 410 disables the endpoint.
+    A failure is tried again after its delay, and after the last one parked. 410 disables the endpoint, and parks all
+    that waits for it.
     """
     delivery = session.get(WebhookDelivery, delivery_id, with_for_update=True, populate_existing=True)
     if delivery is None:
@@ -147,6 +148,15 @@ def _fail(session: Session, delivery: WebhookDelivery, *, gone: bool) -> None:
     if gone:
         session.execute(
             update(WebhookEndpoint).where(WebhookEndpoint.id == delivery.endpoint_id).values(disabled_at=func.now())
+        )
+        waiting = select(WebhookDelivery.id).where(
+            WebhookDelivery.endpoint_id == delivery.endpoint_id, WebhookDelivery.state == "pending"
+        )
+        # Those that are in other hands just now get a 410 of their own.
+        parked = WebhookDelivery.id.in_(waiting.with_for_update(skip_locked=True))
+        session.execute(
+            update(WebhookDelivery).where(parked).values(state="parked"),
+            execution_options={"synchronize_session": False},
         )
     if gone or delivery.failures > len(DELAYS):
         delivery.state = "parked"

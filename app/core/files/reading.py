@@ -1,0 +1,76 @@
+"""The lines of a data file with their numbers: all of them, or some from the middle by the places that its validation
+noted. Parses none."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import BinaryIO, Final, NamedTuple
+
+from app.core.files.report import FileReport, RowPlace
+from app.core.spec.rows import MAX_LINE_BYTES
+
+SAMPLED_ROWS: Final = 1_024
+SAMPLED_BYTES: Final = 4_000_000
+_RUNS: Final = 64
+"""A large file is sampled in so many runs of neighbouring rows: each costs a jump in the file."""
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+class Line(NamedTuple):
+    """One line without its end; of one that is too long, only enough for `parse_row` to refuse it."""
+
+    number: int
+    """From 1."""
+    offset: int
+    """Bytes before it in the file."""
+    content: bytes
+
+
+def lines(stream: BinaryIO, start: RowPlace | None = None) -> Iterator[Line]:
+    """All lines from `start`, or the beginning, on; blank ones too."""
+    number, offset = (1, 0) if start is None else (start.line, start.offset)
+    stream.seek(offset)
+    while raw := stream.readline(MAX_LINE_BYTES + 3):
+        size = len(raw)
+        rest = raw
+        while rest and not rest.endswith(b"\n"):
+            rest = stream.readline(MAX_LINE_BYTES)
+            size += len(rest)
+        yield Line(number, offset, line_content(raw, number))
+        number += 1
+        offset += size
+
+
+def line_content(raw: bytes, line: int) -> bytes:
+    """A line as `parse_row` takes it: without its end and, at the start of a file, without a byte order mark."""
+    raw = raw.removeprefix(_BOM) if line == 1 else raw
+    return raw.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def rows_after(stream: BinaryIO, places: Sequence[RowPlace], after: int) -> Iterator[Line]:
+    """The lines behind number `after` that are not blank."""
+    index = bisect_right([place.line for place in places], after + 1) - 1
+    start = places[index] if index >= 0 else None
+    return (line for line in lines(stream, start) if line.number > after and line.content.strip())
+
+
+def sampled(stream: BinaryIO, report: FileReport) -> Iterator[Line]:
+    """Rows from all over a file, at most `SAMPLED_ROWS` of about `SAMPLED_BYTES` together; all of a small file."""
+    if (report.rows <= SAMPLED_ROWS and report.bytes <= SAMPLED_BYTES) or not report.places:
+        yield from islice(rows_after(stream, report.places, 0), SAMPLED_ROWS)
+        return
+    runs = report.places[:: -(-len(report.places) // _RUNS)]
+    affordable = SAMPLED_BYTES * report.rows // max(report.bytes, 1)
+    each = max(1, min(SAMPLED_ROWS, affordable) // len(runs))
+    for start in runs:
+        yield from islice(rows_after(stream, [start], start.line - 1), each)
+
+
+def longest(stream: BinaryIO, report: FileReport) -> Iterator[Line]:
+    """The rows that the report calls the longest, until they are `SAMPLED_BYTES` together."""
+    left = SAMPLED_BYTES
+    for place in report.longest:
+        left -= place.characters
+        if left < 0:
+            return
+        yield from islice(lines(stream, place), 1)

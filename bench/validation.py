@@ -1,0 +1,180 @@
+"""Validation of data files beside what people use instead: `grouptune bench validation [--json FILE]`.
+
+Each contender reads the same file in a process of its own, on one core, and its processor time and peak memory are
+compared. `checks` is the usual script around fine-tuning files: every line through json.loads, then roles and
+contents. `datasets` is Hugging Face's JSON loader (`pip install 'grouptune[bench]'`): it infers a schema and names
+neither lines nor duplicates.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from app.core.files.validation import validate_rows
+from bench.train import machine
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+MUST_ROWS_PER_SECOND: Final = 50_000
+MUST_MIB: Final = 200
+PACKAGES: Final = ("pydantic", "datasets", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One file: `rows` rows whose question and answer have about so many words."""
+
+    name: str
+    rows: int
+    question_words: int
+    answer_words: int
+
+
+CASES: Final = (Case("simple rows", 300_000, 6, 6), Case("a gigabyte", 400_000, 150, 300))
+
+
+def write(case: Case, path: Path) -> None:
+    """The same rows at every run: chat, one field for the grader."""
+    draw = random.Random(0)  # noqa: S311 - test data
+    words = [f"word{number % 1000}" for number in range(20_000)]
+
+    def text(count: int) -> str:
+        start = draw.randrange(len(words) - count)
+        return " ".join(words[start : start + count])
+
+    with path.open("w", encoding="utf-8") as out:
+        for number in range(case.rows):
+            question = {"role": "user", "content": f"{number}: {text(case.question_words)}"}
+            answer = {"role": "assistant", "content": text(case.answer_words)}
+            out.write(json.dumps({"messages": [question, answer], "reference_answer": str(number)}) + "\n")
+
+
+def ours(path: Path) -> int:
+    """The whole validation: strict JSON, every field, duplicates, the index of prompts, the report."""
+    report = validate_rows(path).report
+    if not report.valid or report.duplicate_rows:
+        sys.exit(f"unexpected: {report.summary()}")
+    return report.rows
+
+
+def checks(path: Path) -> int:
+    """The usual script: all in memory, then a count of what looks wrong."""
+    with path.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    wrong: Counter[str] = Counter()
+    for row in rows:
+        messages = row.get("messages") if isinstance(row, dict) else None
+        if not messages:
+            wrong["no messages"] += 1
+            continue
+        for message in messages:
+            wrong["keys"] += "role" not in message or "content" not in message
+            wrong["role"] += message.get("role") not in ("system", "user", "assistant", "tool")
+            wrong["content"] += not isinstance(message.get("content"), str) or not message["content"]
+        wrong["no answer"] += not any(message.get("role") == "assistant" for message in messages)
+    return len(rows) - max(wrong.values(), default=0)
+
+
+def loader(path: Path) -> int:
+    """Hugging Face's loader, into a cache of its own."""
+    datasets = import_module("datasets")  # a peer that may be absent
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory(dir=path.parent) as cache:
+        return int(datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=cache).num_rows)
+
+
+CONTENDERS: Final[dict[str, Callable[[Path], int]]] = {"ours": ours, "checks": checks, "datasets": loader}
+
+
+def measure(contender: str, path: Path) -> None:
+    """Runs one contender in this process, held to one core; prints what it took."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    with redirect_stdout(sys.stderr), redirect_stderr(sys.stderr):
+        if contender == "datasets":
+            import_module("datasets")  # imports are not measured
+        began, cpu = time.perf_counter(), time.process_time()
+        rows = CONTENDERS[contender](path)
+        taken = {"rows": rows, "seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(taken | {"peak_mib": peak}))
+
+
+def start(contender: str, path: Path) -> dict[str, Any]:
+    """The same in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.validation", "--measure", contender, str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        sys.exit(f"{contender} failed:\n{done.stderr[-2000:]}")
+    taken: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return taken
+
+
+def compare(case: Case, directory: Path, rounds: int) -> Iterator[dict[str, Any]]:
+    """Each contender's best round, which is told as soon as it is known."""
+    path = directory / "rows.jsonl"
+    write(case, path)
+    size = path.stat().st_size
+    print(f"\n{case.name}: {case.rows:,} rows, {size / 1e6:,.0f} MB", flush=True)
+    for name in CONTENDERS:
+        if name == "datasets" and find_spec("datasets") is None:
+            print("  datasets is not installed: pip install 'grouptune[bench]'")
+            continue
+        best = min((start(name, path) for _ in range(rounds)), key=lambda taken: taken["cpu_seconds"])
+        rate = best["rows"] / best["cpu_seconds"]
+        verdict = ""
+        if name == "ours":
+            fast = case.name != "simple rows" or rate >= MUST_ROWS_PER_SECOND
+            verdict = "ok" if fast and best["peak_mib"] < MUST_MIB else "MISSED"
+        print(
+            f"  {name:9s} {rate:10,.0f} rows/s {size / best['cpu_seconds'] / 1e6:8,.0f} MB/s "
+            f"{best['peak_mib']:8,.0f} MiB  {verdict}",
+            flush=True,
+        )
+        yield {"case": asdict(case), "bytes": size, "contender": name, "rows_per_second": rate} | best
+    path.unlink()
+
+
+def main() -> None:
+    """Prints the table; with `--json` also writes every number."""
+    parser = argparse.ArgumentParser(
+        "grouptune bench validation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every number there")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each contender (default: %(default)s)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only cases with this in their names")
+    parser.add_argument("--measure", nargs=2, metavar=("CONTENDER", "FILE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure(options.measure[0], Path(options.measure[1]))
+        return
+    print(f"one core of {machine(PACKAGES)}; rates per second of processor time")
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="grouptune-bench-") as name:
+        for case in CASES:
+            if options.only in case.name:
+                results += compare(case, Path(name), options.rounds)
+    if options.json:
+        report = {"machine": machine(PACKAGES), "rounds": options.rounds, "results": results}
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Rows as a model reads them, and how long they are."""
+
+import io
+import json
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from openai import BadRequestError, OpenAI
+from pyarrow import parquet as pq
+
+from app.core.chat import tokenizer
+from app.core.files import reading
+from tests.api.server import Server
+
+ROWS: list[dict[str, Any]] = [
+    {
+        "messages": [{"role": "user", "content": "2+2="}, {"role": "assistant", "content": "4"}],
+        "teacher_responses": ["four", {"content": "x" * 40, "model": "big"}],
+    },
+    {"prompt": "only a prompt"},
+    {"prompt": "a", "completion": "b"},
+]
+
+
+def uploaded(server: Server, client: OpenAI, content: bytes) -> str:
+    file = client.files.create(file=content, purpose="fine-tune")
+    server.validate_files()
+    assert client.files.retrieve(file.id).status == "processed"
+    return file.id
+
+
+def preview(client: OpenAI, file_id: str, **asked: Any) -> Any:
+    return client.get(f"/files/{file_id}/preview", cast_to=object, options={"params": asked})
+
+
+def jsonl(rows: list[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def as_parquet(rows: list[dict[str, Any]]) -> bytes:
+    table, out = (
+        pa.Table.from_pylist([{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]),
+        (io.BytesIO()),
+    )
+    pq.write_table(table, out)
+    return out.getvalue()
+
+
+def test_every_token_is_shown_with_its_source_and_the_loss_mask(server: Server, client: OpenAI) -> None:
+    file_id = uploaded(server, client, b"\n" + jsonl(ROWS))
+    answer = preview(client, file_id, model="tiny", max_length=63)
+    assert (answer["object"], answer["model"], answer["has_more"]) == ("file.preview", "tiny", False)
+    assert [row["line"] for row in answer["data"]] == [2, 3, 4]
+    chat = tokenizer.load(server.settings.models_dir / "tiny")
+    prompt, expert, *teachers = answer["data"][0]["spans"]
+    assert tuple(prompt["ids"]) == chat.prompt_ids([{"role": "user", "content": "2+2="}])
+    assert "".join(prompt["texts"]) == "<|im_start|>user\n2+2=<|im_end|>\n<|im_start|>assistant\n"
+    assert set(prompt["mask"]) == {0}
+    assert (expert["ids"], expert["texts"], expert["mask"]) == (
+        list(chat.response_ids("4")),
+        ["4", "<|im_end|>"],
+        [1, 1],
+    )
+    assert [(one["source"], one["model"], one["tokens"], one["fits"]) for one in teachers] == [
+        ("teacher", None, 5, True),
+        ("teacher", "big", 41, False),
+    ]
+    assert [span["source"] for span in answer["data"][1]["spans"]] == ["prompt"]
+    lengths = answer["lengths"]
+    assert (lengths["rows"], lengths["measured_rows"], lengths["too_long"]) == (3, 3, 1)
+    assert lengths["row"]["max"] == prompt["tokens"] + 41
+    assert lengths["longest_too_long"] == [{"line": 2, "tokens": prompt["tokens"] + 41}]
+    assert sum(one["count"] for one in lengths["response"]["bins"]) == lengths["response"]["count"] == 4
+
+
+def test_pages_go_on_behind_a_line_and_large_files_are_sampled(server: Server, client: OpenAI) -> None:
+    """Of Parquet files too, by their rows."""
+    rows = [{"prompt": f"{n}", "completion": "x" * (n % 97)} for n in range(1, 3_001)]
+    rows[1_999]["completion"] = "y" * 500
+    rows = [row | {"completion": row["completion"] or "z"} for row in rows]
+    found = []
+    for content in (jsonl(rows), as_parquet(rows)):
+        file_id = uploaded(server, client, content)
+        first = preview(client, file_id, limit=2, max_length=200)
+        later = preview(client, file_id, limit=3, after=1_234)
+        last = preview(client, file_id, after=2_998)
+        assert [[row["line"] for row in page["data"]] for page in (first, later, last)] == [
+            [1, 2],
+            [1_235, 1_236, 1_237],
+            [2_999, 3_000],
+        ]
+        assert (first["has_more"], later["has_more"], last["has_more"]) == (True, True, False)
+        assert "".join(later["data"][0]["spans"][0]["texts"]).split("\n")[1] == "1235<|im_end|>"
+        assert later["lengths"] is None
+        lengths = first["lengths"]
+        assert reading.SAMPLED_ROWS // 2 <= lengths["measured_rows"] <= reading.SAMPLED_ROWS
+        assert [one["line"] for one in lengths["longest_too_long"]] == [2_000]
+        assert abs(lengths["response"]["median"] - 49) <= 4
+        found.append((first["data"], later["data"], lengths))
+    assert found[0] == found[1]
+
+
+def test_what_cannot_be_shown_says_why(server: Server, client: OpenAI) -> None:
+    waiting = client.files.create(file=jsonl(ROWS), purpose="fine-tune").id
+    for asked, code in (({}, "file_not_ready"), ({"model": "smollm2-135m-instruct"}, "model_not_pulled")):
+        with pytest.raises(BadRequestError) as caught:
+            preview(client, waiting, **asked)
+        assert caught.value.code == code
+    broken = client.files.create(file=b"{\n", purpose="fine-tune").id
+    other = client.files.create(file=b"{}", purpose="user_data").id
+    server.validate_files()
+    for file_id in (broken, other):
+        with pytest.raises(BadRequestError) as caught:
+            preview(client, file_id)
+        assert caught.value.code == "invalid_file"
+    with pytest.raises(BadRequestError) as caught:
+        preview(client, waiting, model="nope")
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+
+
+def test_the_report_tells_of_duplicates_and_long_rows(server: Server, client: OpenAI) -> None:
+    file_id = uploaded(server, client, jsonl([*ROWS, ROWS[0]]))
+    report: Any = client.get(f"/files/{file_id}/report", cast_to=object)
+    found = report["report"]
+    assert found["duplicate_rows"] == 1
+    assert found["warnings"][0]["line"] == 4
+    assert found["longest"][0]["line"] == 1
+    assert "places" not in found
