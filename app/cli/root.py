@@ -13,6 +13,7 @@ from app.cli.demo import demo
 from app.cli.doctor import doctor
 from app.cli.exits import Boundary
 from app.cli.up import up
+from app.cli.workers import workers
 
 app = typer.Typer(
     name="grouptune",
@@ -45,6 +46,7 @@ app.command()(up)
 app.command()(demo)
 app.command()(dashboard)
 app.command()(doctor)
+app.command()(workers)
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")

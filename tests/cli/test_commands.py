@@ -86,6 +86,9 @@ def test_a_job_is_estimated_without_being_created(grouptune: Run, job_file: Call
     told = dict(line.split("\t") for line in done.stdout.splitlines())
     assert (told["steps"], told["rollouts"], told["grader calls"]) == ("2", "16", "32")
     assert told["verdict"].startswith("fits. It takes ")
+    workers = {line.split("\t")[2]: line.split("\t") for line in grouptune("workers").stdout.splitlines()}
+    assert workers["train"][0] in told["verdict"]
+    assert workers["train"][-1] == workers["default"][-1] == told["device"]
     assert " to " in told["time"]
     assert ids_of(grouptune, "jobs") == before
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import httpx
 import pytest
 from openai import OpenAI
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from app.api.pages import DIST
 from app.local.stack import Stack
@@ -32,6 +32,7 @@ def browser() -> Iterator[Browser]:
     assert (DIST / "index.html").exists(), "the dashboard is not built: make web"
     # Chromium has no sandbox for root, who runs the tests in containers.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    expect.set_options(timeout=TIMEOUT_MS)  # a busy machine is slow, not wrong
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=arguments)
         yield browser

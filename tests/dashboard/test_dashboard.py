@@ -4,17 +4,16 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
 
 import pytest
 from openai import OpenAI
 from playwright.sync_api import Page, expect
 
 from tests.api.jobs import GRADER, broken_at_17, gft
+from tests.processes import command_line, descendants
 from tests.tiny_model import write_rows
 from tests.waiting import eventually
 
-AXE: Final = Path(__file__).parents[2] / "app/dashboard/node_modules/axe-core/axe.min.js"
 SignIn = Callable[..., None]
 Picture = Callable[[Page, str], None]
 
@@ -52,13 +51,26 @@ def test_from_a_broken_file_to_a_downloaded_adapter(
     broken.write_bytes(broken_at_17())
     sign_in(page, "/ui/files")
     page.get_by_label("Choose a JSONL file").set_input_files(broken)
-    expect(page.get_by_text("Line 17").first).to_be_visible()
     expect(page.locator(".facts")).to_contain_text("Has errors")
+    line = page.get_by_label("Line 17")
+    expect(line).to_have_value('{"messages": [{"role": "user", "content": "1+1="')
+    line.fill('{"messages": [{"role": "user", "content": "1+1="}]')
+    expect(page.locator(".findings .problem")).to_be_visible()
+    line.fill('{"prompt": "1+1=", "completion": "2"}')
+    expect(page.get_by_text("This is a JSON object")).to_be_visible()
     picture(page, "broken-file")
+    page.get_by_role("button", name="Upload the corrected file").click()
+    expect(page.locator(".facts")).to_contain_text("Ready")
+    expect(page.locator(".tile", has_text="usable rows")).to_contain_text("20")
 
     page.get_by_role("link", name="Files").first.click()
     page.get_by_label("Choose a JSONL file").set_input_files(write_rows(tmp_path / "good.jsonl", 16))
+    expect(page.locator(".facts")).to_contain_text("Ready")
     page.get_by_role("link", name="Train on it").click()
+    page.get_by_label("Start from a grader").select_option(label="The text is exactly that")
+    expect(page.get_by_label("Grader (JSON)")).to_have_value(re.compile("{{item.reference_answer}}"))
+    page.get_by_role("button", name="Try it on the file's answers").click()
+    expect(page.get_by_role("region", name="Grades").get_by_role("row")).to_have_count(1 + 3 * 4)
     page.get_by_label("Grader (JSON)").fill(json.dumps(GRADER))
     page.get_by_label("teacher", exact=True).fill("2")
     page.get_by_label("self", exact=True).fill("2")
@@ -92,7 +104,6 @@ def test_from_a_broken_file_to_a_downloaded_adapter(
 
     page.get_by_role("link", name="Attempts").click()
     expect(page.locator(".journey .mark")).to_have_count(1)
-    picture(page, "attempts")
     page.get_by_role("link", name="Events").click()
     expect(page.get_by_text("The job has successfully completed")).to_be_visible()
     page.get_by_role("link", name="Config").click()
@@ -104,12 +115,19 @@ def test_from_a_broken_file_to_a_downloaded_adapter(
     assert download.value.path().stat().st_size > 1000
 
 
-def test_a_running_job_is_paused_resumed_and_cancelled(
-    page: Page, sign_in: SignIn, client: OpenAI, training_file: str
+def test_a_running_job_crashes_is_paused_resumed_and_cancelled(
+    page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, training_file: str
 ) -> None:
     job = make_job(client, training_file, "to-be-cancelled", n_epochs=50)
     sign_in(page, f"/ui/jobs/{job}")
     expect(page.locator(".progress").first).to_contain_text(re.compile(r"[1-9]\d* / 200"), timeout=60_000)
+    page.get_by_role("link", name="Attempts").click()
+    expect(page.locator(".journey .mark")).to_have_count(1)
+    (trainer,) = (one for one in descendants(job) if "worker.training" in " ".join(command_line(one)))
+    trainer.kill()
+    expect(page.locator(".journey .mark").first).to_contain_text("⚡")
+    expect(page.locator(".journey .mark")).to_have_count(2, timeout=60_000)
+    expect(page.get_by_role("row", name=re.compile("crashed.*SIGKILL"))).to_be_visible()
     page.get_by_role("button", name="Pause").click()
     status(page, "Paused")
     page.get_by_role("button", name="Resume").click()
@@ -117,12 +135,14 @@ def test_a_running_job_is_paused_resumed_and_cancelled(
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("button", name="Cancel the job").click()
     status(page, "Cancelled")
-    page.get_by_role("link", name="Attempts").click()
-    expect(page.locator(".journey .mark")).to_have_count(2)
+    expect(page.locator(".journey .mark")).to_have_count(3)
+    picture(page, "attempts")
+    page.get_by_role("link", name="Overview").click()
+    expect(page.locator(".legend").first).to_contain_text("resumed 2 times")
 
 
 def test_two_jobs_are_found_by_keyboard_and_compared(
-    page: Page, sign_in: SignIn, client: OpenAI, training_file: str
+    page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, training_file: str
 ) -> None:
     for suffix, steps in (("short-run", 2), ("long-run", 4)):
         job = make_job(client, training_file, suffix, max_steps=steps)
@@ -141,47 +161,16 @@ def test_two_jobs_are_found_by_keyboard_and_compared(
     expect(page.get_by_role("heading", name="Reward", exact=True)).to_be_visible()
     expect(page.locator(".results")).to_contain_text("short-run")
     expect(page.locator("tr.changed").filter(has_text="max_steps")).to_contain_text("4")
+    page.get_by_label("Smoothing").fill("0.6")
+    expect(page.locator(".controls output")).to_have_text("60 %")
+    picture(page, "compare-two")
     page.keyboard.press("Control+k")
     page.keyboard.type("files")
+    expect(page.get_by_role("option")).to_have_count(1)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Files")).to_be_visible()
     page.keyboard.press("?")
     expect(page.get_by_role("heading", name="Keys")).to_be_visible()
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_page_is_accessible_in_both_themes_and_widths(
-    theme: str, page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, training_file: str
-) -> None:
-    job = make_job(client, training_file, f"axe-{theme}", max_steps=2)
-    eventually(lambda: client.fine_tuning.jobs.retrieve(job).status == "succeeded", 90.0)
-    page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
-    sign_in(page)
-    tabs = ("", "/groups", "/events", "/checkpoints", "/config", "/attempts")
-    paths = [f"/ui/jobs/{job}{tab}" for tab in tabs]
-    paths += ["/ui/", "/ui/files", f"/ui/files/{training_file}", "/ui/new", "/ui/models", "/ui/keys", "/ui/audit"]
-    paths += ["/ui/compare", "/ui/nowhere"]
-    found: list[Any] = []
-    for path in paths:
-        page.set_viewport_size({"width": 1360, "height": 900})
-        page.goto(path if path.startswith("http") else page.url.split("/ui")[0] + path)
-        page.locator("main h1, main h2").first.wait_for()
-        page.wait_for_load_state("load")
-        page.evaluate(AXE.read_text())
-        result = page.evaluate("axe.run({resultTypes: ['violations']})")
-        found += [
-            (path, one["id"], one["nodes"][0]["html"][:200], one["nodes"][0].get("failureSummary", "")[:300])
-            for one in result["violations"]
-            if one["impact"] in ("serious", "critical")
-        ]
-        name = path.removeprefix("/ui/").replace(job, "job").replace(training_file, "file").replace("/", "-") or "jobs"
-        picture(page, f"{name}-{theme}")
-        page.set_viewport_size({"width": 420, "height": 900})
-        overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        if overflow > 0:
-            found.append((path, "wider than a phone by", overflow))
-        picture(page, f"{name}-{theme}-narrow")
-    assert not found, "\n".join(map(str, found))
 
 
 def test_a_read_only_key_gives_a_read_only_dashboard(

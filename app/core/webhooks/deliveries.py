@@ -22,12 +22,21 @@ KEPT: Final = timedelta(days=30)
 KEPT_TRIES: Final = 12
 GONE: Final = 410
 
+AT_ONCE_EACH: Final = 4
+"""Of one endpoint: a slow one leaves room for the others."""
+
 _CLAIM: Final = text(
     """
     UPDATE webhook_deliveries SET claimed_until = now() + make_interval(secs => :seconds)
     WHERE id IN (
         SELECT webhook_deliveries.id FROM webhook_deliveries
         WHERE state = 'pending' AND due_at <= now() AND (claimed_until IS NULL OR claimed_until < now())
+          AND NOT EXISTS (
+              SELECT 1 FROM webhook_deliveries AS ahead
+              WHERE ahead.endpoint_id = webhook_deliveries.endpoint_id AND ahead.state = 'pending'
+                AND (ahead.due_at, ahead.id) < (webhook_deliveries.due_at, webhook_deliveries.id)
+              OFFSET :each - 1
+          )
         ORDER BY due_at
         FOR UPDATE SKIP LOCKED
         LIMIT :limit
@@ -75,9 +84,10 @@ def any_due(session: Session) -> bool:
 def claim(session: Session, ring: KeyRing, *, limit: int, seconds: float) -> list[Outgoing]:
     """Takes due deliveries for so long, by the database's clock; whoever dies holds them no longer.
 
+    Of each endpoint the oldest few alone, so that one that is slow or has much to hear holds up nobody else.
     Raises `BadSetup` when a secret cannot be decrypted.
     """
-    taken = list(session.scalars(_CLAIM, {"limit": limit, "seconds": seconds}))
+    taken = list(session.scalars(_CLAIM, {"limit": limit, "seconds": seconds, "each": AT_ONCE_EACH}))
     rows = session.execute(
         select(WebhookDelivery, WebhookEndpoint)
         .join(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)

@@ -9,6 +9,9 @@ import type { Job, Series } from "./types";
 
 /** Steps that a chart asks for at most. */
 const POINTS = 1000;
+/** What the lines of several runs share, and what each of them has at least. */
+const SHARED_POINTS = 2000;
+const LEAST_POINTS = 250;
 const GROWTH = 1.02;
 
 export interface Curves {
@@ -70,10 +73,11 @@ export function useTables(runs: { job: Job; curves: Curves }[], names: string[],
   const asked = useRef(new Map<string, string>());
   useEffect(() => {
     if (!isSeen) return;
+    const points = Math.min(POINTS, Math.max(LEAST_POINTS, Math.floor(SHARED_POINTS / runs.length)));
     for (const { job, curves } of runs) {
       if (!curves.isSampled) continue;
       const wanted = names.filter((name) => name in curves.table.series);
-      const path = query(`${JOBS}/${job.id}/metrics`, { names: wanted.join(), points: POINTS, step_from: zoom?.[0], step_to: zoom?.[1] });
+      const path = query(`${JOBS}/${job.id}/metrics`, { names: wanted.join(), points, step_from: zoom?.[0], step_to: zoom?.[1] });
       const version = `${path} ${stage(job)}`;
       if (!wanted.length || asked.current.get(job.id) === version) continue;
       asked.current.set(job.id, version);

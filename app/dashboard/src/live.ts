@@ -1,7 +1,7 @@
 // What the server pushes. The browser reconnects by itself and sends `Last-Event-ID`.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { ApiError, get, JOBS, query } from "./api";
-import type { Job, JobEvent, Page } from "./types";
+import type { FileObject, Job, JobEvent, Page } from "./types";
 
 export interface Loaded<T> {
   value: T | undefined;
@@ -39,6 +39,32 @@ export function useGet<T>(path: string | null, version: number | string = 0): Lo
   }, [path, version, round]);
   useEffect(() => () => void (flight.current = { path: null, isBusy: false, again: false }), []);
   return { value: state.value, error: state.error, reload: () => setRound((old) => old + 1) };
+}
+
+const MAX_FOLLOWED = 4;
+
+/** Calls `done` once one of these files is validated; browsers have few connections, so not all of many are followed. */
+export function useValidated(ids: string[], done: () => void): void {
+  const handler = useRef(done);
+  handler.current = done;
+  useEffect(() => {
+    const sources = ids.slice(0, MAX_FOLLOWED).map((id) => {
+      const source = new EventSource(`/v1/files/${id}/stream`);
+      source.addEventListener("end", () => {
+        source.close();
+        handler.current();
+      });
+      return source;
+    });
+    return () => sources.forEach((source) => source.close());
+  }, [ids.join()]);
+}
+
+/** A file that stays current until it is validated. */
+export function useFile(id: string): Loaded<FileObject> {
+  const file = useGet<FileObject>(`/v1/files/${id}`);
+  useValidated(file.value?.status === "uploaded" ? [id] : [], file.reload);
+  return file;
 }
 
 const FINAL = new Set(["succeeded", "failed", "cancelled"]);
@@ -113,8 +139,15 @@ export function useProject(onJobs: (jobs: Job[]) => void): void {
   }, []);
 }
 
-/** All jobs of the project that were asked for so far, newest first, kept current by one stream. */
-export function useJobs(): {
+/** What a list of jobs is limited to; empty texts limit nothing. */
+export interface JobFilter {
+  search: string;
+  status: string;
+  method: string;
+}
+
+/** The project's jobs that fit, as far as they were asked for, newest first; kept current by one stream. */
+export function useJobs(filter: JobFilter): {
   jobs: Job[];
   isLoading: boolean;
   hasMore: boolean;
@@ -126,31 +159,51 @@ export function useJobs(): {
     isLoading: true,
     hasMore: false,
   });
-  const after = useRef<string | null>(null);
-  const busy = useRef(false);
+  // Of an older filter's answers nothing is shown.
+  const asking = useRef<{ after: string | null; busy: boolean }>({ after: null, busy: false });
   const merge = (jobs: Job[]) => setKnown((old) => new Map([...old, ...jobs.map((job) => [job.id, job] as const)]));
 
   const more = () => {
-    if (busy.current) return;
-    busy.current = true;
+    const mine = asking.current;
+    if (mine.busy) return;
+    mine.busy = true;
     setState((old) => ({ ...old, isLoading: true }));
-    get<Page<Job>>(query(JOBS, { limit: 100, after: after.current })).then(
+    get<Page<Job>>(query(JOBS, { ...filter, limit: 100, after: mine.after })).then(
       (page) => {
-        busy.current = false;
-        after.current = page.last_id ?? after.current;
+        if (asking.current !== mine) return;
+        if (mine.after === null) setKnown(new Map());
         merge(page.data);
+        mine.busy = false;
+        mine.after = page.last_id ?? mine.after;
         setState({ isLoading: false, hasMore: page.has_more });
       },
       (error: ApiError) => {
-        busy.current = false;
+        if (asking.current !== mine) return;
+        mine.busy = false;
         setState({ isLoading: false, hasMore: false, error });
       },
     );
   };
 
-  useEffect(more, []);
-  useProject(merge);
+  useEffect(() => {
+    asking.current = { after: null, busy: false };
+    more();
+  }, [filter.search, filter.status, filter.method]);
+  useProject((changed) => merge(changed.filter((job) => known.has(job.id) || fits(job, filter))));
 
-  const jobs = [...known.values()].sort((a, b) => b.created_at - a.created_at || (a.id < b.id ? 1 : -1));
+  const jobs = useMemo(() => {
+    const fitting = [...known.values()].filter((job) => !filter.status || job.status === filter.status);
+    return fitting.sort((a, b) => b.created_at - a.created_at || (a.id < b.id ? 1 : -1));
+  }, [known, filter.status]);
   return { jobs, error: state.error, isLoading: state.isLoading, hasMore: state.hasMore, more };
+}
+
+/** Whether a job that the stream tells of belongs into a list; the server decides alike. */
+function fits(job: Job, { search, status, method }: JobFilter): boolean {
+  const names = [job.id, job.model, job.user_provided_suffix, job.fine_tuned_model, JSON.stringify(job.metadata ?? {})];
+  return (
+    (!status || job.status === status) &&
+    (!method || (job.method as { type: string }).type === method) &&
+    names.some((one) => one?.toLowerCase().includes(search.toLowerCase()))
+  );
 }

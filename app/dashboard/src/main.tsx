@@ -7,6 +7,7 @@ import { ApiError, get, post, remove, signedOut } from "./api";
 import { Loading } from "./components/Basics";
 import { Help, Palette } from "./components/Dialogs";
 import { useKeys } from "./keys";
+import { type Place, PLACES } from "./places";
 import { SessionContext, useCan } from "./session";
 import { theme, toggleTheme } from "./theme";
 import type { Session } from "./types";
@@ -21,6 +22,8 @@ import { Models } from "./views/Models";
 import { NewJob } from "./views/NewJob";
 import { NotFound } from "./views/NotFound";
 import { SignIn } from "./views/SignIn";
+import { Webhooks } from "./views/Webhooks";
+import { Workers } from "./views/Workers";
 
 const SESSION = "/v1/dashboard/session";
 const LINK = "#code=";
@@ -58,28 +61,22 @@ function App() {
   );
 }
 
+/** Whether a page is a place's own, or one below it. */
+function isAt(path: string, { to, below }: Place): boolean {
+  return (path === "/ui" ? "/ui/" : path) === to || (below ?? [to]).some((one) => path.startsWith(one));
+}
+
 function Shell({ session, leave }: { session: Session; leave: () => void }) {
   const [open, setOpen] = useState<"palette" | "help">();
   const [shade, setShade] = useState(theme());
   const { route, path } = useLocation();
-  const isAdmin = useCan("admin");
   const writesJobs = useCan("jobs:write");
   useKeys({
     "ctrl-k": () => setOpen("palette"),
     "?": () => setOpen("help"),
     n: () => writesJobs && route("/ui/new"),
   });
-  const places: [string, string, boolean][] = [
-    ["Jobs", "/ui/", path === "/ui/" || path === "/ui" || path.startsWith("/ui/jobs")],
-    ["Files", "/ui/files", path.startsWith("/ui/files")],
-    ["Models", "/ui/models", path.startsWith("/ui/models")],
-    ...(isAdmin
-      ? ([
-          ["API keys", "/ui/keys", path.startsWith("/ui/keys")],
-          ["Audit log", "/ui/audit", path.startsWith("/ui/audit")],
-        ] as [string, string, boolean][])
-      : []),
-  ];
+  const places = PLACES.filter(({ scope }) => session.scopes?.includes(scope));
   return (
     <>
       <a class="skip" href="#main">
@@ -90,9 +87,9 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
           <img src="/ui/icon.svg" alt="" width="24" height="24" /> Grouptune
         </a>
         <nav aria-label="Pages">
-          {places.map(([name, to, here]) => (
-            <a key={to} href={to} aria-current={here ? "page" : undefined}>
-              {name}
+          {places.map((place) => (
+            <a key={place.to} href={place.to} aria-current={isAt(path, place) ? "page" : undefined}>
+              {place.name}
             </a>
           ))}
         </nav>
@@ -133,6 +130,8 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
             <Route path="/ui/files" component={Files} />
             <Route path="/ui/files/:id" component={FilePage} />
             <Route path="/ui/models" component={Models} />
+            <Route path="/ui/workers" component={Workers} />
+            <Route path="/ui/webhooks" component={Webhooks} />
             <Route path="/ui/keys" component={Keys} />
             <Route path="/ui/audit" component={Audit} />
             <Route default component={NotFound} />

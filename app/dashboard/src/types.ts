@@ -14,6 +14,12 @@ export type Key = Schemas["KeyObject"];
 export type NewKey = Schemas["NewKeyObject"];
 export type AuditEntry = Schemas["AuditObject"];
 export type Session = Schemas["SessionObject"];
+export type Endpoint = Schemas["EndpointObject"];
+export type NewEndpoint = Schemas["NewEndpointObject"];
+export type Delivery = Schemas["DeliveryObject"];
+export type Estimate = Schemas["EstimateObject"];
+export type EstimateRange = Schemas["Range"];
+export type Worker = Schemas["WorkerObject"];
 export type Validation = Schemas["Validation"];
 
 export interface Page<T> {

@@ -75,7 +75,7 @@ export function Chart(props: ChartProps) {
   useEffect(() => plot.current?.setData(data), [data, markers.length, zoom?.[0], zoom?.[1]]);
 
   const summary = lines.map((line) => `${line.label} ${number(valueAt(line.values, Infinity))}`).join(", ");
-  const restarts = markers.filter((step) => step >= (steps[0] ?? 0) && step <= (steps.at(-1) ?? 0));
+  const restarts = markers.filter((step) => step <= (steps.at(-1) ?? 0));
   return (
     <figure class="chart">
       <figcaption>

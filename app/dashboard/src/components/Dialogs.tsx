@@ -1,9 +1,14 @@
 // Dialogs over the page: questions, the command palette, the keys.
 import type { ComponentChildren } from "preact";
 import { useLocation } from "preact-iso";
-import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { get, JOBS } from "../api";
+import { useContext, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
+import { get, JOBS, query } from "../api";
+import { PLACES } from "../places";
+import { SessionContext } from "../session";
 import type { Job, Page } from "../types";
+
+const TYPING_MS = 120;
+const NEW_JOB = { name: "New job", to: "/ui/new", scope: "jobs:write" };
 
 export function Dialog({
   title,
@@ -66,38 +71,37 @@ export function Confirm({
   );
 }
 
-const PLACES = [
-  ["Jobs", "/ui/"],
-  ["New job", "/ui/new"],
-  ["Files", "/ui/files"],
-  ["Models", "/ui/models"],
-  ["API keys", "/ui/keys"],
-  ["Audit log", "/ui/audit"],
-] as const;
-
 export function Palette({ close }: { close: () => void }) {
   const [text, setText] = useState("");
   const [chosen, setChosen] = useState(0);
   const [jobs, setJobs] = useState<Job[]>([]);
   const { route } = useLocation();
+  const scopes = useContext(SessionContext)?.scopes;
   useEffect(() => {
-    get<Page<Job>>(`${JOBS}?limit=100`).then(
-      (page) => setJobs(page.data),
-      () => setJobs([]),
-    );
-  }, []);
+    let current = true;
+    const timer = setTimeout(() => {
+      get<Page<Job>>(query(JOBS, { limit: 20, search: text.trim().slice(0, 200) })).then(
+        (page) => current && setJobs(page.data),
+        () => current && setJobs([]),
+      );
+    }, TYPING_MS);
+    return () => {
+      current = false;
+      clearTimeout(timer);
+    };
+  }, [text]);
   const found = useMemo(() => {
-    const places = PLACES.map(([name, path]) => ({ name, path, note: "" }));
+    const places = [...PLACES, NEW_JOB]
+      .filter(({ scope }) => scopes?.includes(scope))
+      .map(({ name, to }) => ({ name, path: to, note: "" }));
     const named = jobs.map((job) => ({
-      name: `${job.user_provided_suffix ?? job.model}`,
+      name: job.user_provided_suffix ?? job.model,
       path: `/ui/jobs/${job.id}`,
       note: `${job.id} · ${job.status}`,
     }));
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-    return [...places, ...named]
-      .filter((one) => words.every((word) => `${one.name} ${one.note}`.toLowerCase().includes(word)))
-      .slice(0, 10);
-  }, [text, jobs]);
+    return [...places.filter((one) => words.every((word) => one.name.toLowerCase().includes(word))), ...named].slice(0, 12);
+  }, [text, jobs, scopes]);
   const go = (path: string) => {
     close();
     route(path);
@@ -146,7 +150,7 @@ export function Palette({ close }: { close: () => void }) {
 
 const HELP = [
   ["/", "Find"],
-  ["j  k", "Next, previous row"],
+  ["j  k", "Next, previous row or group"],
   ["Enter", "Open"],
   ["x", "Select"],
   ["n", "New job"],

@@ -30,25 +30,23 @@ export function Audit() {
               <th>Object</th>
               <th>By key</th>
               <th>From</th>
-              <th>Before → after</th>
+              <th>What changed</th>
             </tr>
           </thead>
           <tbody>
             {entries.map((one) => (
               <tr key={one.id}>
-                <td>
+                <td class="nowrap">
                   <Time at={one.created_at} />
                 </td>
                 <td>{one.action}</td>
-                <td class="cut">
-                  <code>{one.object_id}</code>
+                <td>
+                  <What id={one.object_id} />
                 </td>
-                <td>{one.actor.key_id ?? "the installation"}</td>
+                <td class="nowrap">{one.actor.key_id ?? "the installation"}</td>
                 <td>{one.actor.ip ?? "–"}</td>
                 <td class="text">
-                  <small>
-                    {one.before ? JSON.stringify(one.before) : ""} {one.after ? `→ ${JSON.stringify(one.after)}` : ""}
-                  </small>
+                  <Changes before={one.before} after={one.after} />
                 </td>
               </tr>
             ))}
@@ -61,5 +59,41 @@ export function Audit() {
         </button>
       )}
     </>
+  );
+}
+
+const PAGES: Record<string, string> = { ftjob: "/ui/jobs/", file: "/ui/files/" };
+
+/** The object, with a link where it has a page. */
+function What({ id }: { id: string }) {
+  const page = PAGES[id.split("-")[0] ?? ""];
+  return page ? (
+    <a href={page + id}>
+      <code>{id}</code>
+    </a>
+  ) : (
+    <code>{id}</code>
+  );
+}
+
+type Snapshot = Record<string, unknown> | null | undefined;
+
+const shown = (value: unknown): string => (typeof value === "string" ? value : JSON.stringify(value));
+
+/** Each field that is new, gone or different. */
+function Changes({ before, after }: { before: Snapshot; after: Snapshot }) {
+  const names = [...new Set([...Object.keys(before ?? {}), ...Object.keys(after ?? {})])];
+  const changed = names.filter((name) => shown(before?.[name] ?? null) !== shown(after?.[name] ?? null));
+  return (
+    <small>
+      {changed.map((name) => (
+        <div key={name}>
+          {name}{" "}
+          {before && <del>{shown(before[name])}</del>}
+          {before && after && " → "}
+          {after && <b>{shown(after[name])}</b>}
+        </div>
+      ))}
+    </small>
   );
 }

@@ -1,4 +1,4 @@
-import { Empty, Failure, Loading, Time } from "../components/Basics";
+import { Copy, Empty, Failure, Loading, Time } from "../components/Basics";
 import { JOBS } from "../api";
 import { number } from "../format";
 import { isFinal, useGet } from "../live";
@@ -35,8 +35,9 @@ export function Checkpoints({ job }: { job: Job }) {
             <tr>
               <th>Step</th>
               <th>Written</th>
+              <th>Held-out reward</th>
+              <th>Held-out loss</th>
               <th>Reward</th>
-              <th>Loss</th>
               <th>Name</th>
             </tr>
           </thead>
@@ -49,10 +50,11 @@ export function Checkpoints({ job }: { job: Job }) {
                   <td>
                     <Time at={one.created_at} />
                   </td>
-                  <td>{number(metrics["eval/reward"] ?? metrics.reward)}</td>
-                  <td>{number(metrics.loss)}</td>
-                  <td class="cut">
-                    <code>{one.fine_tuned_model_checkpoint}</code>
+                  <td>{number(metrics["eval/reward"])}</td>
+                  <td>{number(metrics["eval/loss"])}</td>
+                  <td>{number(metrics.reward)}</td>
+                  <td class="text">
+                    <code title={one.fine_tuned_model_checkpoint}>{one.fine_tuned_model_checkpoint}</code> <Copy text={one.fine_tuned_model_checkpoint} />
                   </td>
                 </tr>
               );
@@ -65,9 +67,9 @@ export function Checkpoints({ job }: { job: Job }) {
   );
 }
 
-export function Download({ model }: { model: string }) {
+export function Download({ model, small = false }: { model: string; small?: boolean }) {
   return (
-    <a class="button primary" href={`/v1/models/${encodeURIComponent(model)}/download`} download>
+    <a class={`button ${small ? "small" : "primary"}`} href={`/v1/models/${encodeURIComponent(model)}/download`} download>
       Download adapter
     </a>
   );

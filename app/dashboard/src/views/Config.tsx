@@ -1,5 +1,5 @@
 import { useMemo, useState } from "preact/hooks";
-import { Code } from "../components/Basics";
+import { Code, Loading } from "../components/Basics";
 import { useGet } from "../live";
 import { chosen, defaults, flatten, snippets } from "../settings";
 import type { Job } from "../types";
@@ -17,49 +17,37 @@ export function Config({ job }: { job: Job }) {
   const type = String((job.method as { type: string }).type);
   const rows = useMemo(() => {
     const usual = document.value ? flatten(defaults(document.value.components.schemas, SCHEMAS[type] ?? "")) : {};
-    const method = (job.method as Record<string, unknown>)[type];
-    const own = { ...flatten(method), ...Object.fromEntries(Object.entries(flatten(job.hyperparameters)).map(([key, value]) => [`${key} (in use)`, value])) };
-    return Object.entries(own).map(([path, value]) => ({ path, value, usual: usual[path] }));
+    const { grader, ...method } = (job.method as Record<string, Record<string, unknown>>)[type] ?? {};
+    const used = job.hyperparameters as Record<string, unknown>;
+    const own = Object.entries({ ...(grader ? { grader: JSON.stringify(grader, null, 2) } : {}), ...flatten(method) });
+    return own.map(([path, value]) => {
+      const decided = used[path.replace("hyperparameters.", "")];
+      const isAuto = value === "auto" && decided !== undefined && decided !== "auto";
+      return { path, value: isAuto ? `auto: ${decided}` : value, usual: usual[path], differs: usual[path] !== value };
+    });
   }, [job, document.value]);
+  const others = Object.entries(flatten({ seed: job.seed, alias: job.alias ?? undefined, ...(job.metadata ? { metadata: job.metadata } : {}) }));
   const text = snippets(chosen(job), location.origin)[form];
   return (
     <div class="halves">
       <section>
         <h2>Settings</h2>
         <p class="soft">
-          What differs from the defaults is marked. Seed {job.seed}; training file{" "}
-          <a href={`/ui/files/${job.training_file}`}>{job.training_file}</a>
+          Training file <a href={`/ui/files/${job.training_file}`}>{job.training_file}</a>
           {job.validation_file && (
             <>
               , held out <a href={`/ui/files/${job.validation_file}`}>{job.validation_file}</a>
             </>
           )}
-          .
+          {others.filter(([, value]) => value).map(([name, value]) => `, ${name} ${value}`)}.
         </p>
-        <table class="settings">
-          <thead>
-            <tr>
-              <th>Setting</th>
-              <th>Value</th>
-              <th>Default</th>
-            </tr>
-          </thead>
-          <tbody>
-            {rows.map(({ path, value, usual }) => {
-              const differs = document.value !== undefined && usual !== value && !path.endsWith("(in use)");
-              return (
-                <tr key={path} class={differs ? "changed" : ""}>
-                  <td>
-                    {differs && <span title="Not the default">● </span>}
-                    {path}
-                  </td>
-                  <td class="text">{value}</td>
-                  <td class="soft">{usual ?? "–"}</td>
-                </tr>
-              );
-            })}
-          </tbody>
-        </table>
+        {!document.value && <Loading what="the defaults" />}
+        {document.value && (
+          <>
+            <Settings title="Not the default" rows={rows.filter((one) => one.differs)} />
+            <Settings title="As always" rows={rows.filter((one) => !one.differs)} />
+          </>
+        )}
       </section>
       <section>
         <h2>The same again</h2>
@@ -73,5 +61,36 @@ export function Config({ job }: { job: Job }) {
         <Code text={text} title={FORMS.find(([name]) => name === form)?.[1] ?? ""} />
       </section>
     </div>
+  );
+}
+
+interface Setting {
+  path: string;
+  value: string;
+  usual: string | undefined;
+}
+
+function Settings({ title, rows }: { title: string; rows: Setting[] }) {
+  if (!rows.length) return null;
+  const differ = title !== "As always";
+  return (
+    <table class="settings">
+      <thead>
+        <tr>
+          <th>{title}</th>
+          <th>Value</th>
+          {differ && <th>Default</th>}
+        </tr>
+      </thead>
+      <tbody>
+        {rows.map(({ path, value, usual }) => (
+          <tr key={path} class={differ ? "changed" : ""}>
+            <td>{path}</td>
+            <td class={path === "grader" ? "text code-cell" : "text"}>{value}</td>
+            {differ && <td class="soft">{usual ?? "–"}</td>}
+          </tr>
+        ))}
+      </tbody>
+    </table>
   );
 }

@@ -1,14 +1,16 @@
-// One file: what is wrong with it, line by line, and what its rows look like.
+// One file: what is wrong with it, line by line and to be mended here, and what its rows look like.
 import { useRoute } from "preact-iso";
 import { useEffect, useState } from "preact/hooks";
 import { Chip, Copy, Failure, Loading, Status, Time, useTitle } from "../components/Basics";
 import { bytes, plural } from "../format";
-import { useGet } from "../live";
-import type { FileObject, FileReport, Finding } from "../types";
-import { beginning, useUntilValidated } from "./Files";
+import { useFile, useGet } from "../live";
+import { asText, type Lines, linesOf, parsed, type Row, talkOf } from "../rows";
+import { useCan } from "../session";
+import type { FileReport, Finding } from "../types";
+import { Mend } from "./Mend";
 
-const READ_BYTES = 2_000_000;
-const SHOWN_ROWS = 20;
+const READ_BYTES = 4_000_000;
+const SHOWN_ROWS = 8;
 
 interface Report {
   valid: boolean;
@@ -25,17 +27,21 @@ interface Report {
 
 export function FilePage() {
   const { params } = useRoute();
-  const id = params.id ?? "";
-  const file = useGet<FileObject>(`/v1/files/${id}`);
-  const report = useGet<FileReport>(`/v1/files/${id}/report`, file.value?.status);
-  const [lines, setLines] = useState<string[]>();
+  return <OneFile key={params.id} id={params.id ?? ""} />;
+}
+
+function OneFile({ id }: { id: string }) {
+  const file = useFile(id);
+  const isData = file.value?.purpose === "fine-tune";
+  const report = useGet<FileReport>(isData ? `/v1/files/${id}/report` : null, file.value?.status);
+  const [read, setRead] = useState<Lines>();
+  const writes = useCan("files:write");
   useTitle(file.value?.filename ?? "File");
-  useUntilValidated(file.value?.status === "uploaded", file.reload, file.value);
   useEffect(() => {
     let current = true;
-    beginning(id, READ_BYTES).then(
-      (text) => current && setLines(text.split("\n")),
-      () => current && setLines([]),
+    linesOf(id, READ_BYTES).then(
+      (found) => current && setRead(found),
+      () => current && setRead({ lines: [], isWhole: false }),
     );
     return () => {
       current = false;
@@ -57,7 +63,7 @@ export function FilePage() {
           <a class="button" href={`/v1/files/${id}/content`} download={file.value.filename}>
             Download
           </a>
-          {file.value.status === "processed" && (
+          {isData && file.value.status === "processed" && (
             <a class="button primary" href={`/ui/new?training_file=${id}`}>
               Train on it
             </a>
@@ -71,25 +77,35 @@ export function FilePage() {
           uploaded <Time at={file.value.created_at} />
         </span>
       </div>
-      {found ? <Findings report={found} lines={lines ?? []} /> : file.value.status === "uploaded" && <Loading what="the report" />}
-      {lines && <Preview lines={lines} />}
+      {found && <Counts report={found} />}
+      {!found && file.value.status === "uploaded" && <Loading what="the report: every line is being checked" />}
+      {found && found.error_count > 0 && (
+        <Mend
+          findings={found.errors}
+          count={found.error_count}
+          read={read}
+          writes={writes}
+          filename={file.value.filename}
+        />
+      )}
+      {found && found.warning_count > 0 && <Warnings report={found} lines={read?.lines ?? []} />}
+      {read && isData && <Preview lines={read.lines} />}
+      {read && !isData && <pre class="panel">{read.lines.slice(0, 200).join("\n")}</pre>}
     </>
   );
 }
 
-function Findings({ report, lines }: { report: Report; lines: string[] }) {
+function Counts({ report }: { report: Report }) {
   const kinds: [string, number][] = [
+    ["usable rows", report.rows],
     ["with a demonstration", report.expert_rows],
-    ["with a teacher's answers", report.teacher_rows],
+    ["with teachers' answers", report.teacher_rows],
     ["with a prompt alone", report.prompt_only_rows],
   ];
+  const fields = Object.entries(report.item_fields).filter(([name]) => name !== "messages");
   return (
     <section aria-label="Report">
       <div class="tiles">
-        <div class="tile">
-          <span>usable rows</span>
-          <strong>{report.rows.toLocaleString("en-US")}</strong>
-        </div>
         {kinds.map(([text, count]) => (
           <div class="tile" key={text}>
             <span>{text}</span>
@@ -97,30 +113,27 @@ function Findings({ report, lines }: { report: Report; lines: string[] }) {
           </div>
         ))}
       </div>
-      {Object.keys(report.item_fields).length > 0 && (
+      {fields.length > 0 && (
         <p>
           Your grader can read{" "}
-          {Object.entries(report.item_fields).map(([name, count]) => (
+          {fields.map(([name, count]) => (
             <>
               <code key={name} title={plural(count, "row")}>{`{{item.${name}}}`}</code>{" "}
             </>
           ))}
         </p>
       )}
-      <List title={plural(report.error_count, "error")} hint="Mend these lines in your file and upload it again." kind="bad" findings={report.errors} count={report.error_count} lines={lines} />
-      <List title={plural(report.warning_count, "warning")} hint="Training works all the same." kind="hold" findings={report.warnings} count={report.warning_count} lines={lines} />
     </section>
   );
 }
 
-function List(props: { title: string; hint: string; kind: string; findings: Finding[]; count: number; lines: string[] }) {
-  if (!props.count) return null;
+function Warnings({ report, lines }: { report: Report; lines: string[] }) {
   return (
-    <section class={`findings ${props.kind}`}>
-      <h2>{props.title}</h2>
-      <p>{props.hint}</p>
+    <section class="findings">
+      <h2>{plural(report.warning_count, "warning")}</h2>
+      <p>Training works all the same.</p>
       <ol>
-        {props.findings.map((one, index) => (
+        {report.warnings.map((one, index) => (
           <li key={index}>
             <p>
               <b>Line {one.line}</b>
@@ -131,38 +144,26 @@ function List(props: { title: string; hint: string; kind: string; findings: Find
               )}
               : {one.message}
             </p>
-            {props.lines[one.line - 1] !== undefined && (
+            {lines[one.line - 1] !== undefined && (
               <pre tabIndex={0} role="region" aria-label={`Line ${one.line}`}>
-                {(props.lines[one.line - 1] ?? "").slice(0, 600)}
+                {(lines[one.line - 1] ?? "").slice(0, 600)}
               </pre>
             )}
           </li>
         ))}
       </ol>
-      {props.count > props.findings.length && <p>And {plural(props.count - props.findings.length, "more")}.</p>}
+      {report.warning_count > report.warnings.length && (
+        <p>And {plural(report.warning_count - report.warnings.length, "more")}.</p>
+      )}
     </section>
   );
-}
-
-interface Message {
-  role: string;
-  content: unknown;
-}
-
-function parsed(line: string): Record<string, unknown> | null {
-  try {
-    const value: unknown = JSON.parse(line);
-    return value !== null && typeof value === "object" && !Array.isArray(value) ? (value as Record<string, unknown>) : null;
-  } catch {
-    return null;
-  }
 }
 
 function Preview({ lines }: { lines: string[] }) {
   const [shown, setShown] = useState(SHOWN_ROWS);
   const rows = lines
     .map((line, index) => ({ number: index + 1, row: parsed(line) }))
-    .filter((one): one is { number: number; row: Record<string, unknown> } => one.row !== null);
+    .filter((one): one is { number: number; row: Row } => one.row !== null);
   if (!rows.length) return null;
   return (
     <section aria-label="Rows">
@@ -179,16 +180,9 @@ function Preview({ lines }: { lines: string[] }) {
   );
 }
 
-const asText = (value: unknown): string => (typeof value === "string" ? value : JSON.stringify(value));
-
-function RowCard({ line, row }: { line: number; row: Record<string, unknown> }) {
-  const { messages, prompt, completion, teacher_responses: teacher, ...rest } = row;
-  const talk: Message[] = Array.isArray(messages)
-    ? (messages as Message[])
-    : [
-        { role: "user", content: prompt ?? "" },
-        ...(completion === undefined ? [] : [{ role: "assistant", content: completion }]),
-      ];
+function RowCard({ line, row }: { line: number; row: Row }) {
+  const { messages: _messages, prompt: _prompt, completion: _completion, teacher_responses: teacher, ...rest } = row;
+  const talk = talkOf(row);
   const last = talk.at(-1)?.role === "assistant" ? talk.length - 1 : -1;
   return (
     <article class="talk" aria-label={`Row of line ${line}`}>
@@ -203,7 +197,7 @@ function RowCard({ line, row }: { line: number; row: Record<string, unknown> }) 
         teacher.map((one, index) => (
           <div key={`teacher-${index}`} class="turn trained">
             <Chip source="teacher" />
-            <span>{asText(one)}</span>
+            <span>{asText((one as { content?: unknown } | null)?.content ?? one)}</span>
           </div>
         ))}
       {Object.keys(rest).length > 0 && (

@@ -1,35 +1,30 @@
 // Data files: upload, state, size.
 import { useLocation } from "preact-iso";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import { type ApiError, remove, upload } from "../api";
 import { Bar, Empty, Failure, Loading, Status, Time, useTitle } from "../components/Basics";
 import { Confirm } from "../components/Dialogs";
 import { Cell, Column, Rows } from "../components/Rows";
 import { bytes, percent } from "../format";
-import { useGet } from "../live";
+import { useGet, useValidated } from "../live";
 import { useCan } from "../session";
 import type { FileObject, Page } from "../types";
 
 const ROW = 48;
-const WAIT_MS = 700;
-
-/** Asks again while a file waits for its validation, which takes seconds and has no stream. */
-export function useUntilValidated(waiting: boolean, reload: () => void, version: unknown): void {
-  useEffect(() => {
-    if (!waiting) return;
-    const timer = setTimeout(reload, WAIT_MS);
-    return () => clearTimeout(timer);
-  }, [waiting, version]);
-}
 
 export function Files() {
-  const { value, error, reload } = useGet<Page<FileObject>>("/v1/files");
+  const { query: asked } = useLocation();
+  const isResults = asked.show === "results";
+  const { value, error, reload } = useGet<Page<FileObject>>(`/v1/files?purpose=${isResults ? "fine-tune-results" : "fine-tune"}`);
   const [doomed, setDoomed] = useState<FileObject>();
   const [failed, setFailed] = useState<ApiError>();
   const writes = useCan("files:write");
   useTitle("Files");
   const files = value?.data ?? [];
-  useUntilValidated(files.some((file) => file.status === "uploaded"), reload, value);
+  useValidated(
+    files.filter((file) => file.status === "uploaded").map((file) => file.id),
+    reload,
+  );
   if (error && !value) return <Failure error={error} retry={reload} />;
   if (!value) return <Loading what="the files" />;
   return (
@@ -37,9 +32,21 @@ export function Files() {
       <div class="title">
         <h1>Files</h1>
       </div>
-      {writes && <Upload />}
+      <nav class="tabs" aria-label="Kinds of files">
+        <a href="/ui/files" aria-current={isResults ? undefined : "page"}>
+          Data
+        </a>
+        <a href="/ui/files?show=results" aria-current={isResults ? "page" : undefined}>
+          Results of jobs
+        </a>
+      </nav>
+      {writes && !isResults && <Upload />}
       {failed && <Failure error={failed} />}
-      {!files.length ? (
+      {!files.length && isResults ? (
+        <Empty title="No results yet">
+          <p>A job that succeeds writes its metrics, step by step, into a CSV file here.</p>
+        </Empty>
+      ) : !files.length ? (
         <Empty title="No files yet">
           <p>
             A data file has one JSON object a line, as OpenAI's: <code>{'{"messages": [{"role": "user", "content": "…"}, …]}'}</code>.
@@ -72,7 +79,7 @@ export function Files() {
               <Cell>
                 <Status value={file.status} />
               </Cell>
-              <Cell name="cut">{file.status_details ?? file.purpose}</Cell>
+              <Cell name="cut wide">{file.status_details ?? (isResults ? "metrics by step, as CSV" : "")}</Cell>
               <Cell>{bytes(file.bytes)}</Cell>
               <Cell>
                 <Time at={file.created_at} />
@@ -153,21 +160,3 @@ function Upload() {
     </div>
   );
 }
-
-/** The beginning of a file, as far as `limit` bytes. */
-export async function beginning(id: string, limit: number): Promise<string> {
-  const answer = await fetch(`/v1/files/${id}/content`);
-  const reader = answer.body?.getReader();
-  const decoder = new TextDecoder();
-  let text = "";
-  let size = 0;
-  while (reader && size < limit) {
-    const { done, value } = await reader.read();
-    if (done) return text + decoder.decode();
-    size += value.length;
-    text += decoder.decode(value, { stream: true });
-  }
-  await reader?.cancel();
-  return text;
-}
-

@@ -4,6 +4,8 @@ import { number, percent, plural, signed } from "../format";
 import type { Group, Member, Source } from "../types";
 
 const SOURCES: Source[] = ["expert", "teacher", "self"];
+/** Marks that have room beside each other on the line of rewards. */
+const PILES = 50;
 const SHAPES: Record<Source, string> = { expert: "◆", teacher: "■", self: "●" };
 
 const mean = (values: number[]): number => values.reduce((sum, one) => sum + one, 0) / values.length;
@@ -75,6 +77,17 @@ export function GroupCard({ group, total, withStep, source, byReward, follow }: 
   );
 }
 
+/** Rewards closer together than `width` are one mark, with their number. */
+function piles(rewards: number[], width: number): [reward: number, count: number][] {
+  const found: [number, number][] = [];
+  for (const reward of [...rewards].sort((a, b) => a - b)) {
+    const last = found.at(-1);
+    if (last && reward - last[0] < width) last[1] += 1;
+    else found.push([reward, 1]);
+  }
+  return found;
+}
+
 /** Where the answers lie between the least and the greatest reward; what is right of the mean is pulled up. */
 function RewardLine({ members, middle }: { members: Member[]; middle: number }) {
   const rewards = rewardsOf(members);
@@ -86,13 +99,13 @@ function RewardLine({ members, middle }: { members: Member[]; middle: number }) 
       <span class="soft">{number(low)}</span>
       <span class="line">
         <i class="mean" style={{ left: place(middle) }} title={`mean ${number(middle)}`} />
-        {members.map(
-          (one, index) =>
-            one.reward !== null && (
-              <i key={index} class={`dot ${one.source}`} style={{ left: place(one.reward) }} title={`${one.source}: ${number(one.reward)}`}>
-                {SHAPES[one.source]}
-              </i>
-            ),
+        {SOURCES.flatMap((source) =>
+          piles(rewardsOf(members.filter((one) => one.source === source)), (high - low) / PILES).map(([reward, count]) => (
+            <i key={`${source}${reward}`} class={`dot ${source}`} style={{ left: place(reward) }} title={`${source}: ${number(reward)}`}>
+              {SHAPES[source]}
+              {count > 1 && <sup>{count}</sup>}
+            </i>
+          )),
         )}
       </span>
       <span class="soft">{number(high)}</span>

@@ -2,7 +2,7 @@
 import { useLocation, useRoute } from "preact-iso";
 import { useState } from "preact/hooks";
 import { type ApiError, JOBS, post } from "../api";
-import { Failure, Loading, Status, Time, useTitle } from "../components/Basics";
+import { Copy, Failure, Loading, Status, Time, useTitle } from "../components/Basics";
 import { Confirm } from "../components/Dialogs";
 import { duration } from "../format";
 import { isFinal, useJob } from "../live";
@@ -58,6 +58,37 @@ export function JobPage() {
   );
 }
 
+/** What the job must reach, what became of that, and the name that its model gets. */
+function Promises({ job }: { job: Job }) {
+  if (!job.gates.length && !job.alias) return null;
+  return (
+    <ul class="gates" aria-label="Gates">
+      {job.gates.map((gate) => (
+        <li key={gate.gate}>
+          <Verdict passed={gate.passed} /> <code>{gate.gate}</code> <span class="soft">{gate.reason}</span>
+        </li>
+      ))}
+      {job.alias && (
+        <li>
+          <span class={`pill ${job.status === "succeeded" ? "good" : "mute"}`}>★ alias {job.alias}</span>{" "}
+          <span class="soft">
+            {job.status === "succeeded"
+              ? "was given to this model"
+              : isFinal(job)
+                ? "stayed where it was"
+                : "names the model once the job has succeeded"}
+          </span>
+        </li>
+      )}
+    </ul>
+  );
+}
+
+function Verdict({ passed }: { passed: boolean | null | undefined }) {
+  if (passed === null || passed === undefined) return <span class="pill wait">◌ gate open</span>;
+  return <span class={`pill ${passed ? "good" : "bad"}`}>{passed ? "✓ gate passed" : "✕ gate failed"}</span>;
+}
+
 function Head({ job, isConnected }: { job: Job; isConnected: boolean }) {
   const writes = useCan("jobs:write");
   const { route } = useLocation();
@@ -73,13 +104,14 @@ function Head({ job, isConnected }: { job: Job; isConnected: boolean }) {
     });
   };
   const waits = asked !== undefined && !isFinal(job) && !(asked === "pause" && job.status === "paused");
+  const expected = job.estimate?.seconds?.expected;
   const took = job.finished_at ? duration(job.finished_at - job.created_at) : undefined;
   return (
     <>
       <div class="title">
         <div>
           <p class="soft crumbs">
-            <a href="/ui/">Jobs</a> / {job.id}
+            <a href="/ui/">Jobs</a> / {job.id} <Copy text={job.id} label="Copy id" />
           </p>
           <h1>{nameOf(job)}</h1>
         </div>
@@ -115,6 +147,7 @@ function Head({ job, isConnected }: { job: Job; isConnected: boolean }) {
         <span>
           created <Time at={job.created_at} />
           {took && ` · took ${took}`}
+          {!took && expected !== undefined && job.progress.step === 0 && ` · should take about ${duration(expected)}`}
         </span>
         {!isConnected && !isFinal(job) && (
           <span class="pill bad" role="status">
@@ -128,16 +161,7 @@ function Head({ job, isConnected }: { job: Job; isConnected: boolean }) {
         </div>
       )}
       {error && <Failure error={error} />}
-      {job.gates.length > 0 && (
-        <ul class="gates" aria-label="Gates">
-          {job.gates.map((gate) => (
-            <li key={gate.gate} class={gate.passed === null ? "" : gate.passed ? "good" : "bad"}>
-              {gate.passed === null || gate.passed === undefined ? "◌ open" : gate.passed ? "✓ passed" : "✕ failed"}{" "}
-              <code>{gate.gate}</code> {gate.reason}
-            </li>
-          ))}
-        </ul>
-      )}
+      <Promises job={job} />
       {asking && (
         <Confirm
           title="Cancel this job?"

@@ -1,6 +1,6 @@
 // All jobs of the project, live.
 import { useLocation } from "preact-iso";
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { get, JOBS, post, query } from "../api";
 import { Bar, Code, Empty, Failure, Loading, Status, Time, useTitle } from "../components/Basics";
 import { Sparkline } from "../components/Chart";
@@ -13,27 +13,20 @@ import { useCan } from "../session";
 import type { Job, Series } from "../types";
 
 const ROW = 60;
+const TYPING_MS = 150;
 const STATES = ["running", "queued", "paused", "validating_files", "succeeded", "failed", "cancelled"];
 export const MAX_COMPARED = 8;
 
 const methodOf = (job: Job): string => String((job.method as { type: string }).type);
 export const nameOf = (job: Job): string => job.user_provided_suffix ?? job.metadata?.name ?? job.id;
 
-function matches(job: Job, text: string, status: string, method: string): boolean {
-  const hay = [job.id, job.model, job.user_provided_suffix, job.fine_tuned_model, ...Object.values(job.metadata ?? {})];
-  return (
-    (!status || job.status === status) &&
-    (!method || methodOf(job) === method) &&
-    hay.join(" ").toLowerCase().includes(text.toLowerCase())
-  );
-}
-
 export function Jobs() {
-  const { jobs, error, isLoading, hasMore, more } = useJobs();
   const { query: asked, route } = useLocation();
-  const { status = "", method = "" } = asked as Record<string, string>;
-  // The field leads and the address follows: a fast typist is ahead of it.
-  const [q, setQ] = useState((asked as Record<string, string>).q ?? "");
+  const { q: search = "", status = "", method = "" } = asked as Record<string, string>;
+  const { jobs, error, isLoading, hasMore, more } = useJobs({ search, status, method });
+  // The field leads and the address follows, once nobody types.
+  const [q, setQ] = useState(search);
+  const typing = useRef<ReturnType<typeof setTimeout>>();
   const [row, setRow] = useState(-1);
   const [picked, setPicked] = useState<ReadonlySet<string>>(new Set());
   const [asking, setAsking] = useState(false);
@@ -41,7 +34,7 @@ export function Jobs() {
   const find = useRef<HTMLInputElement>(null);
   const writes = useCan("jobs:write");
   useTitle("Jobs");
-  const found = useMemo(() => jobs.filter((job) => matches(job, q, status, method)), [jobs, q, status, method]);
+  useEffect(() => () => clearTimeout(typing.current), []);
   const filter = (changed: Record<string, string>) => {
     setRow(-1);
     route(query("/ui/", { q, status, method, ...changed }), true);
@@ -52,11 +45,11 @@ export function Jobs() {
     setPicked(next);
   };
   const move = (by: number) => {
-    const next = Math.min(found.length - 1, Math.max(0, row + by));
+    const next = Math.min(jobs.length - 1, Math.max(0, row + by));
     setRow(next);
     document.querySelector(`[aria-rowindex="${next + 2}"]`)?.scrollIntoView({ block: "nearest" });
   };
-  const current = found[row];
+  const current = jobs[row];
   useKeys({
     "/": () => find.current?.focus(),
     j: () => move(1),
@@ -76,8 +69,9 @@ export function Jobs() {
     setPicked(new Set());
   };
 
+  const isFiltered = Boolean(q || search || status || method);
   if (error && !jobs.length) return <Failure error={error} retry={more} />;
-  if (!jobs.length) return isLoading ? <Loading what="the jobs" /> : <Welcome />;
+  if (!jobs.length && !isFiltered) return isLoading ? <Loading what="the jobs" /> : <Welcome />;
   return (
     <>
       <div class="title">
@@ -95,9 +89,12 @@ export function Jobs() {
           aria-label="Find jobs by name, model or metadata"
           placeholder="Find by name, model or metadata  ( / )"
           value={q}
+          maxLength={200}
           onInput={(event) => {
-            setQ(event.currentTarget.value);
-            filter({ q: event.currentTarget.value });
+            const text = event.currentTarget.value;
+            setQ(text);
+            clearTimeout(typing.current);
+            typing.current = setTimeout(() => filter({ q: text }), TYPING_MS);
           }}
           onKeyDown={(event) => event.key === "Escape" && find.current?.blur()}
         />
@@ -116,7 +113,7 @@ export function Jobs() {
           ))}
         </select>
         <span class="count" role="status">
-          {plural(found.length, "job")}
+          {plural(jobs.length, "job")}
           {hasMore ? " so far" : ""}
         </span>
       </div>
@@ -144,7 +141,7 @@ export function Jobs() {
         </div>
       )}
       <Rows
-        items={found}
+        items={jobs}
         height={ROW}
         label="Jobs"
         nearEnd={() => hasMore && more()}
@@ -156,7 +153,7 @@ export function Jobs() {
             </Column>
             <Column>Job</Column>
             <Column>Status</Column>
-            <Column>Reward</Column>
+            <Column>Reward or loss</Column>
             <Column>Progress</Column>
             <Column>Model</Column>
             <Column>Age</Column>
@@ -164,7 +161,20 @@ export function Jobs() {
         }
         render={(job) => <JobRow job={job} picked={picked.has(job.id)} pick={() => pick(job.id)} />}
       />
-      {!found.length && <p class="soft">No job fits. Change the filters above.</p>}
+      {!jobs.length && !isLoading && (
+        <p class="soft">
+          No job fits.{" "}
+          <button
+            type="button"
+            onClick={() => {
+              setQ("");
+              route("/ui/", true);
+            }}
+          >
+            Show all jobs
+          </button>
+        </p>
+      )}
       {asking && (
         <Confirm
           title={`Cancel ${plural(cancellable.length, "job")}?`}
@@ -195,7 +205,7 @@ function JobRow({ job, picked, pick }: { job: Job; picked: boolean; pick: () => 
         <Trend job={job} />
       </Cell>
       <Cell>
-        <Progress job={job} />
+        <Progress job={job} isShort />
       </Cell>
       <Cell name="cut">{job.model}</Cell>
       <Cell>
@@ -205,11 +215,13 @@ function JobRow({ job, picked, pick }: { job: Job; picked: boolean; pick: () => 
   );
 }
 
-export function Progress({ job }: { job: Job }) {
+/** How far a job is; `isShort` says what went wrong instead where nothing else does. */
+export function Progress({ job, isShort = false }: { job: Job; isShort?: boolean }) {
   const { step, total_steps, eta_seconds } = job.progress;
   if (job.status === "queued" && job.queue_position) {
     return <span>{job.queue_position === 1 ? "Next in the queue" : `Number ${job.queue_position} in the queue`}</span>;
   }
+  if (job.error && isShort) return <code class="problem">{job.error.code}</code>;
   if (!total_steps) return <span class="soft">{isFinal(job) ? "–" : "Not started"}</span>;
   return (
     <span class="progress">
@@ -251,9 +263,10 @@ function Trend({ job }: { job: Job }) {
   return (
     <span class="trend">
       <Sparkline values={values} label={`${name} from ${number(first)} to ${number(last)}`} />
-      <small>
-        {number(last)} {name === "loss" ? "loss" : ""}
-      </small>
+      <span class="stack">
+        <b>{number(last)}</b>
+        <small>{name}</small>
+      </span>
     </span>
   );
 }

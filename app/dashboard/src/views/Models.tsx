@@ -57,8 +57,8 @@ export function Models() {
                   <td class="text">
                     <code>{one.id}</code>{" "}
                     {named(one.id).map((alias) => (
-                      <span class="pill good" key={alias}>
-                        {alias}
+                      <span class="pill good" key={alias} title="An alias of the project: jobs and gates can name it">
+                        ★ {alias}
                       </span>
                     ))}
                   </td>
@@ -67,8 +67,8 @@ export function Models() {
                   <td>
                     <Time at={one.created} />
                   </td>
-                  <td class="row">
-                    <Download model={one.id} />
+                  <td class="nowrap">
+                    <Download model={one.id} small />{" "}
                     {writes && (
                       <button type="button" class="small" onClick={() => setDoomed(one.id)} aria-label={`Delete ${one.id}`}>
                         Delete

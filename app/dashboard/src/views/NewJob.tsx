@@ -2,16 +2,30 @@
 import { useLocation } from "preact-iso";
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, post } from "../api";
-import { Code, Failure, Loading, useTitle } from "../components/Basics";
+import { Code, Empty, Failure, Loading, useTitle } from "../components/Basics";
 import { number } from "../format";
 import { useGet } from "../live";
+import { useCan } from "../session";
 import { chosen, snippets } from "../settings";
 import type { FileObject, FileReport, Job, Model, Page, Validation } from "../types";
 import { type Draft, draftOf, EMPTY, METHODS, requestOf } from "./draft";
+import { Forecast } from "./Forecast";
+import { GraderField } from "./GraderField";
+import { written } from "./graders";
 
 const PAUSE_MS = 350;
 
 export function NewJob() {
+  useTitle("New job");
+  if (useCan("jobs:write")) return <Form />;
+  return (
+    <Empty title="Your key only reads">
+      <p>Creating jobs needs a key with the scope jobs:write. Sign in with another one, or ask an administrator.</p>
+    </Empty>
+  );
+}
+
+function Form() {
   const { query: asked, route } = useLocation();
   const models = useGet<{ data: Model[] }>("/v1/models");
   const files = useGet<Page<FileObject>>("/v1/files?purpose=fine-tune");
@@ -19,7 +33,6 @@ export function NewJob() {
   const [problem, setProblem] = useState<ApiError>();
   const [sending, setSending] = useState(false);
   const report = useGet<FileReport>(draft.training_file ? `/v1/files/${draft.training_file}/report` : null);
-  useTitle("New job");
   useEffect(() => {
     if (asked.from) get<Job>(`${JOBS}/${asked.from}`).then((job) => setDraft(draftOf(chosen(job))), setProblem);
   }, [asked.from]);
@@ -40,9 +53,13 @@ export function NewJob() {
       .then((job) => route(`/ui/jobs/${job.id}`), setProblem)
       .finally(() => setSending(false));
   };
+  const fields = Object.keys((report.value?.report as { item_fields?: object } | null)?.item_fields ?? {});
+  // The first grader of the form is written for the file, until somebody changes it.
+  useEffect(() => {
+    if (fields.length) setDraft((old) => (old.grader === EMPTY.grader ? { ...old, grader: written(0, fields) } : old));
+  }, [fields.join()]);
   if (models.error) return <Failure error={models.error} retry={models.reload} />;
   if (!models.value || !files.value) return <Loading what="models and files" />;
-  const fields = Object.keys((report.value?.report as { item_fields?: object } | null)?.item_fields ?? {});
   const isGroup = draft.method === "gft" || draft.method === "reinforcement";
   return (
     <>
@@ -81,24 +98,13 @@ export function NewJob() {
           </fieldset>
           {isGroup && (
             <>
-              <Field
-                label="Grader (JSON)"
-                id="grader"
-                hint={
-                  fields.length
-                    ? `This file's rows have ${fields.map((one) => `{{item.${one}}}`).join(", ")}.`
-                    : "It reads {{sample.output_text}} and the row's own fields, as {{item.field}}."
-                }
+              <GraderField
+                value={draft.grader}
+                set={(grader) => set({ grader })}
+                file={draft.training_file}
+                fields={fields}
                 problem={broken}
-              >
-                <textarea
-                  id="grader"
-                  rows={8}
-                  spellcheck={false}
-                  value={draft.grader}
-                  onInput={(event) => set({ grader: event.currentTarget.value })}
-                />
-              </Field>
+              />
               <fieldset class="row">
                 <legend>Answers in a group</legend>
                 {draft.method === "gft" && (
@@ -131,8 +137,9 @@ export function NewJob() {
           </details>
           <Text label="Name (suffix)" value={draft.suffix} placeholder="my-first-run" set={(suffix) => set({ suffix })} kind="text" />
           {problem && <Failure error={problem} />}
-          <Verdict checked={checked} />
-          <button type="submit" class="primary" disabled={sending || Boolean(broken) || checked?.valid === false}>
+          <Verdict checked={checked?.found} />
+          {checked?.found.plan && <Forecast text={checked.of} />}
+          <button type="submit" class="primary" disabled={sending || Boolean(broken) || checked?.found.valid === false}>
             {sending ? "Creating …" : "Create the job"}
           </button>
         </form>
@@ -149,9 +156,15 @@ export function NewJob() {
   );
 }
 
+interface Checked {
+  /** The request that was sent, as text. */
+  of: string;
+  found: Validation;
+}
+
 /** What the server says to the request, some time after the last change. */
-function useValidation(body: unknown): Validation | undefined {
-  const [checked, setChecked] = useState<Validation>();
+function useValidation(body: unknown): Checked | undefined {
+  const [checked, setChecked] = useState<Checked>();
   const text = body === null ? null : JSON.stringify(body);
   useEffect(() => {
     if (text === null) {
@@ -161,10 +174,10 @@ function useValidation(body: unknown): Validation | undefined {
     let current = true;
     const timer = setTimeout(() => {
       post<Validation>(`${JOBS}/validate`, JSON.parse(text)).then(
-        (found) => current && setChecked(found),
+        (found) => current && setChecked({ of: text, found }),
         (error: ApiError) => {
           const errors = [{ code: error.code, message: error.message, param: error.param }];
-          if (current) setChecked({ object: "fine_tuning.job.validation", valid: false, errors, plan: null });
+          if (current) setChecked({ of: text, found: { object: "fine_tuning.job.validation", valid: false, errors, plan: null } });
         },
       );
     }, PAUSE_MS);
@@ -200,17 +213,11 @@ function Verdict({ checked }: { checked: Validation | undefined }) {
   );
 }
 
-function Field(props: { label: string; id: string; hint?: string; problem?: string | undefined; children: preact.ComponentChildren }) {
+function Field(props: { label: string; id: string; children: preact.ComponentChildren }) {
   return (
     <div class="field">
       <label for={props.id}>{props.label}</label>
       {props.children}
-      {props.hint && <p class="soft">{props.hint}</p>}
-      {props.problem && (
-        <p class="problem" role="alert">
-          {props.problem}
-        </p>
-      )}
     </div>
   );
 }

@@ -1,0 +1,118 @@
+// The lines that are wrong, to be corrected in place; what comes of it is uploaded as a new file.
+import { useLocation } from "preact-iso";
+import { useState } from "preact/hooks";
+import { type ApiError, upload } from "../api";
+import { Failure } from "../components/Basics";
+import { plural } from "../format";
+import { flaw, type Lines, mended } from "../rows";
+import type { FileObject, Finding } from "../types";
+
+interface Props {
+  findings: Finding[];
+  /** Of all errors, of which the report lists the first. */
+  count: number;
+  /** The file, once it is read. */
+  read: Lines | undefined;
+  writes: boolean;
+  filename: string;
+}
+
+export function Mend({ findings, count, read, writes, filename }: Props) {
+  const [changes, setChanges] = useState<ReadonlyMap<number, string | null>>(new Map());
+  const [error, setError] = useState<ApiError>();
+  const [busy, setBusy] = useState(false);
+  const { route } = useLocation();
+  const numbers = [...new Set(findings.map((one) => one.line))];
+  const change = (line: number, text: string | null) => setChanges(new Map([...changes, [line, text]]));
+  const canMend = writes && read?.isWhole === true && count === findings.length;
+  const send = () => {
+    if (!read) return;
+    setBusy(true);
+    setError(undefined);
+    upload<FileObject>(new File([mended(read.lines, changes)], filename), () => undefined)
+      .then((made) => route(`/ui/files/${made.id}`), setError)
+      .finally(() => setBusy(false));
+  };
+  return (
+    <section class="findings bad">
+      <h2>{plural(count, "error")}</h2>
+      <p>
+        {canMend
+          ? "Correct the lines here, or leave them out; the corrected file is uploaded as a new one."
+          : "Correct these lines in your file and upload it again."}
+      </p>
+      <ol>
+        {numbers.map((line) => (
+          <li key={line}>
+            {findings
+              .filter((one) => one.line === line)
+              .map((one) => (
+                <p key={one.message}>
+                  <b>Line {one.line}</b>
+                  {one.param && (
+                    <>
+                      , <code>{one.param}</code>
+                    </>
+                  )}
+                  : {one.message}
+                </p>
+              ))}
+            {canMend ? (
+              <Editor line={line} text={changes.get(line)} original={read.lines[line - 1] ?? ""} change={(text) => change(line, text)} />
+            ) : (
+              read?.lines[line - 1] !== undefined && (
+                <pre tabIndex={0} role="region" aria-label={`Line ${line}`}>
+                  {read.lines[line - 1]?.slice(0, 600)}
+                </pre>
+              )
+            )}
+          </li>
+        ))}
+      </ol>
+      {count > findings.length && <p>And {plural(count - findings.length, "more")}.</p>}
+      {error && <Failure error={error} />}
+      {canMend && (
+        <p>
+          <button type="button" class="primary" disabled={!changes.size || busy} onClick={send}>
+            {busy ? "Uploading …" : "Upload the corrected file"}
+          </button>
+        </p>
+      )}
+    </section>
+  );
+}
+
+interface EditorProps {
+  line: number;
+  text: string | null | undefined;
+  original: string;
+  change: (text: string | null) => void;
+}
+
+function Editor({ line, text, original, change }: EditorProps) {
+  const isOut = text === null;
+  const shown = text ?? original;
+  const problem = isOut || text === undefined ? null : flaw(shown);
+  return (
+    <>
+      <textarea
+        aria-label={`Line ${line}`}
+        rows={Math.min(8, Math.ceil(shown.length / 110) + 1)}
+        spellcheck={false}
+        disabled={isOut}
+        value={shown}
+        onInput={(event) => change(event.currentTarget.value.replaceAll("\n", " "))}
+      />
+      <div class="row">
+        <label class="row">
+          <input type="checkbox" checked={isOut} onChange={() => change(isOut ? original : null)} /> leave this line out
+        </label>
+        {text !== undefined && !isOut && (
+          <span class={problem ? "problem" : "good"} role="status">
+            {problem ?? "✓ This is a JSON object."}
+          </span>
+        )}
+      </div>
+    </>
+  );
+}

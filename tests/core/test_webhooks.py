@@ -1,0 +1,40 @@
+"""Which deliveries a worker takes."""
+
+from collections import Counter
+
+from app.core.accounts.audit import Actor
+from app.core.db import Database
+from app.core.secrets import KeyRing, new_key
+from app.core.webhooks import deliveries, endpoints
+from app.core.webhooks.deliveries import AT_ONCE_EACH, Tried
+from app.core.webhooks.events import EventType, emit
+from tests.setup_jobs import make_project
+
+
+def test_an_endpoint_with_much_to_hear_leaves_room_for_others(database: Database) -> None:
+    ring = KeyRing((new_key(),))
+    wants = {"https://busy.example/": EventType.cancelled, "https://other.example/": EventType.failed}
+    with database.transaction() as session:
+        project = make_project(session)
+        for url, kind in wants.items():
+            endpoints.create(session, Actor(project), ring, name="x", url=url, event_types=[kind])
+        for number in range(10):
+            emit(session, project, EventType.cancelled, f"ftjob-{number}")
+    with database.transaction() as session:
+        emit(session, project, EventType.failed, "ftjob-10")
+
+    def claim() -> list[deliveries.Outgoing]:
+        with database.transaction() as session:
+            return deliveries.claim(session, ring, limit=16, seconds=60)
+
+    held = claim()
+    assert Counter(one.url for one in held) == {"https://busy.example/": AT_ONCE_EACH, "https://other.example/": 1}
+    assert claim() == [], "the rest waits for those that are in hand"
+    delivered = 0
+    while held:
+        with database.transaction() as session:
+            for one in held:
+                deliveries.settle(session, one.id, Tried(200, None, "", 0.1))
+        delivered += len(held)
+        held = claim()
+    assert delivered == 11

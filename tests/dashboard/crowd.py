@@ -1,0 +1,60 @@
+"""What only an old installation has: thousands of jobs, and runs of 50,000 steps, straight into Postgres."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from app.core.jobs import lifecycle, rollups
+from app.core.jobs.tables import Job
+from tests.setup_jobs import make_job, supervised
+
+JOBS: Final = 10_000
+STEPS: Final = 50_000
+RUNS: Final = 8
+
+# Copies of a job that differ in id, age and name; the ids are as long as real ones.
+_COPIES: Final = text(
+    """
+    INSERT INTO jobs
+    SELECT (jsonb_populate_record(one, jsonb_build_object(
+        'id', 'ftjob-' || lpad(n::text, 24, '0'), 'created_at', one.created_at - n * interval '1 minute',
+        'spec', one.spec || jsonb_build_object('suffix', 'run-' || n)))).*
+    FROM jobs AS one, generate_series(1, :count) AS n WHERE one.id = :id
+    """
+)
+_METRICS: Final = text(
+    """
+    INSERT INTO metrics (job_id, step, values)
+    SELECT :id, n, jsonb_build_object(
+        'reward', 1 - exp(-n / (8000.0 + 2000 * :run)) + 0.2 * sin(n * 0.7 + :run) * exp(-n / 30000.0),
+        'loss', sin(n * 0.013 + :run) / (1 + n / 5000.0), 'entropy', 3 * exp(-n / 20000.0) + 0.1 * cos(n * 0.3),
+        'grad_norm', CASE WHEN n = 31337 THEN 99 ELSE 1 + 0.5 * sin(n) END)
+    FROM generate_series(1, :steps) AS n
+    """
+)
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Ids of the runs that have metrics."""
+
+    runs: list[str]
+
+
+def crowd(session: Session, project_id: str) -> Crowd:
+    """`JOBS` cancelled jobs, which no worker wants; the newest `RUNS` of them have `STEPS` steps each."""
+    template = make_job(session, project_id, supervised().model_copy(update={"suffix": "run-0"}))
+    lifecycle.cancel(session, project_id, template.id)
+    session.flush()
+    session.execute(_COPIES, {"id": template.id, "count": JOBS - 1})
+    runs = [template.id, *(f"ftjob-{number:024}" for number in range(1, RUNS))]
+    for number, job_id in enumerate(runs):
+        session.execute(_METRICS, {"id": job_id, "run": number, "steps": STEPS})
+        rollups.refresh(session, job_id, 1, STEPS)
+    session.execute(
+        Job.__table__.update().where(Job.id.in_(runs)).values(step=STEPS, total_steps=STEPS)  # type: ignore[attr-defined]
+    )
+    session.execute(text("ANALYZE metrics"))
+    return Crowd(runs)

@@ -1,0 +1,169 @@
+"""Every page, in both themes and two widths: seen by axe and by a camera."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from openai import OpenAI
+from playwright.sync_api import Page, expect
+
+from app.local.stack import Stack
+from tests.api.jobs import broken_at_17, gft
+from tests.dashboard.test_dashboard import Picture, SignIn
+from tests.tiny_model import write_rows
+from tests.waiting import eventually
+
+AXE: Final = Path(__file__).parents[2] / "app/dashboard/node_modules/axe-core/axe.min.js"
+WIDE: Final = {"width": 1360, "height": 900}
+PHONE: Final = {"width": 400, "height": 900}
+PARTS: Final = {
+    "right": {"type": "math", "name": "right", "reference": "{{item.reference_answer}}", "answer": "last_number"},
+    "short": {"type": "regex", "name": "short", "pattern": "^.{0,3}$"},
+    "alike": {
+        "type": "text_similarity",
+        "name": "alike",
+        "input": "{{sample.output_text}}",
+        "reference": "{{item.reference_answer}}",
+        "evaluation_metric": "fuzzy_match",
+    },
+}
+GRADER: Final = {
+    "type": "multi",
+    "name": "sums",
+    "graders": PARTS,
+    "calculate_output": "0.7 * right + 0.1 * short + 0.2 * alike",
+}
+
+
+@dataclass(frozen=True)
+class Tour:
+    """What the pages show."""
+
+    job: str
+    failed: str
+    file: str
+    broken: str
+
+    def pages(self) -> dict[str, str]:
+        """Path of each page by its picture's name."""
+        tabs = ("groups", "events", "checkpoints", "config", "attempts")
+        return {
+            "jobs": "/ui/",
+            "jobs-none": "/ui/?q=nothing-is-called-so",
+            "overview": f"/ui/jobs/{self.job}",
+            **{tab: f"/ui/jobs/{self.job}/{tab}" for tab in tabs},
+            "groups-line": f"/ui/jobs/{self.job}/groups?row=3",
+            "failed": f"/ui/jobs/{self.failed}",
+            "compare": f"/ui/compare?ids={self.job},{self.failed}",
+            "compare-none": "/ui/compare",
+            "files": "/ui/files",
+            "files-results": "/ui/files?show=results",
+            "file": f"/ui/files/{self.file}",
+            "file-broken": f"/ui/files/{self.broken}",
+            "new-job": f"/ui/new?training_file={self.file}",
+            "models": "/ui/models",
+            "workers": "/ui/workers",
+            "webhooks": "/ui/webhooks",
+            "keys": "/ui/keys",
+            "audit": "/ui/audit",
+            "nowhere": "/ui/nowhere",
+        }
+
+
+@pytest.fixture(scope="module")
+def tour(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tour]:
+    """A job with a grader of several parts, gates and an alias; one that misses its gate; files; a webhook."""
+    scratch = tmp_path_factory.mktemp("tour")
+    with OpenAI(base_url=stack.base_url, api_key=stack.api_key) as client:
+        file = client.files.create(file=write_rows(scratch / "sums.jsonl", 32), purpose="fine-tune").id
+        held_out = client.files.create(file=write_rows(scratch / "heldout.jsonl", 8, start=40), purpose="fine-tune").id
+        broken = client.files.create(file=("broken.jsonl", broken_at_17()), purpose="fine-tune").id
+        webhook = {"name": "chat room", "url": "http://127.0.0.1:9/", "event_types": ["fine_tuning.job.succeeded"]}
+        client.post("/webhook_endpoints", body=webhook, cast_to=object)
+        jobs = [
+            client.fine_tuning.jobs.create(
+                model="tiny",
+                training_file=file,
+                validation_file=held_out,
+                suffix=name,
+                method=gft(  # type: ignore[arg-type]
+                    grader=GRADER,
+                    group={"expert": 1, "teacher": 3, "self": 4},
+                    sampling={"max_tokens": 8},
+                    hyperparameters={
+                        "batch_size": 4,
+                        "max_steps": steps,
+                        "eval_interval": 4,
+                        "learning_rate_multiplier": 100,
+                    },
+                ),
+                extra_body={"gates": gates, "alias": "prod"},
+            ).id
+            for name, steps, gates in (
+                ("single-digit-sums", 16, ["eval/reward >= 0", "eval/forward_kl <= 9"]),
+                ("gate-too-high", 4, ["eval/accuracy >= 1"]),
+            )
+        ]
+        eventually(lambda: all(client.fine_tuning.jobs.retrieve(job).finished_at for job in jobs), 180.0)
+        yield Tour(jobs[0], jobs[1], file, broken)
+
+
+def settle(page: Page) -> None:
+    """Until everything that the page asked for is shown."""
+    page.locator("main h1, main h2").first.wait_for()
+    expect(page.locator(".loading")).to_have_count(0)
+
+
+def violations(page: Page) -> list[tuple[str, ...]]:
+    """What axe finds serious or critical."""
+    page.evaluate(AXE.read_text())
+    result = page.evaluate("axe.run({resultTypes: ['violations']})")
+    return [
+        (one["id"], one["nodes"][0]["html"][:200], one["nodes"][0].get("failureSummary", "")[:300])
+        for one in result["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_page_is_accessible_in_both_themes_and_widths(
+    theme: str, page: Page, root: str, sign_in: SignIn, picture: Picture, tour: Tour
+) -> None:
+    page.emulate_media(color_scheme="dark" if theme == "dark" else "light", reduced_motion="reduce")
+    sign_in(page)
+    found: list[Any] = []
+    for name, path in tour.pages().items():
+        page.set_viewport_size(WIDE)  # type: ignore[arg-type]
+        page.goto(root + path)
+        settle(page)
+        found += [(path, *one) for one in violations(page)]
+        moving = (
+            "[...document.querySelectorAll('*')].filter(one => parseFloat(getComputedStyle(one).transitionDuration))"
+        )
+        if page.evaluate(f"{moving}.length"):
+            found.append((path, "moves although motion is reduced"))
+        picture(page, f"{name}-{theme}")
+        page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+        overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        if overflow > 0:
+            found.append((path, "wider than a phone by", overflow))
+        picture(page, f"{name}-{theme}-narrow")
+    assert not found, "\n".join(map(str, found))
+
+
+def test_whatever_the_keyboard_reaches_shows_that_it_has_the_focus(
+    page: Page, root: str, sign_in: SignIn, tour: Tour
+) -> None:
+    sign_in(page)
+    for path in (f"/ui/jobs/{tour.job}/groups", "/ui/new"):
+        page.goto(root + path)
+        settle(page)
+        for _ in range(30):
+            page.keyboard.press("Tab")
+            bare = page.evaluate(
+                "(() => { const one = document.activeElement, style = getComputedStyle(one);"
+                "return one !== document.body && style.outlineStyle === 'none' ? one.outerHTML.slice(0, 99) : null })()"
+            )
+            assert bare is None, bare
