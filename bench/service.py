@@ -29,6 +29,7 @@ from rich.console import Console
 from app.core import migrate
 from app.core.db import Database
 from app.core.jobs.journal import Journal
+from app.core.jobs.leases import Claim
 from app.core.spec.reports import Message, Metrics
 from app.local.postgres import EmbeddedPostgres
 from app.local.process import Child, ChildSpec
@@ -40,7 +41,9 @@ from bench.seed import NAMES, Seeded, seed
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 JOBS: Final = 10_000
-RUNNING: Final = 50
+RUNNING: Final = 200
+TELLING: Final = 50
+"""Running jobs that are followed."""
 PROCESSES: Final = 2
 """Of the API, as docker/compose.yaml has it."""
 POLLERS: Final = 1_000
@@ -118,8 +121,9 @@ def percentile(values: list[float], share: int) -> float:
 
 
 def polled(api: Api, seconds: int) -> Result:
-    """A thousand who ask for their job once a second."""
-    found = api.load("poll", api.retrieve()[:POLLERS], clients=POLLERS, seconds=seconds)
+    """A thousand who ask once a second for their job, which waits or runs."""
+    targets: list[Target] = [{"path": f"/v1/fine_tuning/jobs/{job}"} for job in api.seeded.unfinished[:POLLERS]]
+    found = api.load("poll", targets, clients=POLLERS, seconds=seconds)
     name = f"retrieve a job, {POLLERS:,} pollers at 1 Hz, p95"
     note = f"p50 {percentile(found['milliseconds'], 50):.0f} ms, {len(found['milliseconds']):,} requests"
     if found["errors"]:
@@ -151,8 +155,8 @@ def ingested(api: Api, seconds: int) -> Result:
 
 def followed(api: Api, seconds: int) -> Result:
     """A thousand streams of fifty jobs, each of which tells something every second."""
-    jobs = [claim.job_id for claim in api.seeded.running]
-    targets = [{"path": f"/v1/fine_tuning/jobs/{job}/stream"} for job in jobs]
+    told = api.seeded.running[:TELLING]
+    targets = [{"path": f"/v1/fine_tuning/jobs/{job}/stream"} for job in (claim.job_id for claim in told)]
     spec = {"url": api.url, "headers": api.headers, "way": "follow", "targets": targets, "clients": FOLLOWERS}
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(spec, file)
@@ -161,7 +165,7 @@ def followed(api: Api, seconds: int) -> Result:
         with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             if process.stdout is None or process.stdout.readline().strip() != "ready":
                 sys.exit("the streams did not open")
-            _tell(api, seconds)
+            _tell(api, told, seconds)
             time.sleep(1.0)  # what is under way arrives
             output, _ = process.communicate("")
     found = json.loads(output)
@@ -177,12 +181,12 @@ def followed(api: Api, seconds: int) -> Result:
     )
 
 
-def _tell(api: Api, seconds: int) -> None:
+def _tell(api: Api, claims: list[Claim], seconds: int) -> None:
     begun = time.perf_counter()
-    journals = [Journal(api.database, claim) for claim in api.seeded.running]
-    for turn in range(seconds * RUNNING):
-        time.sleep(max(0.0, begun + turn / RUNNING - time.perf_counter()))
-        journals[turn % RUNNING].message(Message(message="told", data={"sent": time.time()}))
+    journals = [Journal(api.database, claim) for claim in claims]
+    for turn in range(seconds * TELLING):
+        time.sleep(max(0.0, begun + turn / TELLING - time.perf_counter()))
+        journals[turn % TELLING].message(Message(message="told", data={"sent": time.time()}))
 
 
 def uploaded(api: Api) -> Result:
