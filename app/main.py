@@ -10,6 +10,7 @@ from app.api import errors, examples, pages, signals
 from app.api.body_limit import BodyLimit
 from app.api.http_metrics import HttpMetrics
 from app.api.idempotency import Idempotency
+from app.api.linter import Linter
 from app.api.live import Hub
 from app.api.request_ids import RequestIds
 from app.api.routes import (
@@ -22,6 +23,7 @@ from app.api.routes import (
     fine_tuning,
     graders,
     health,
+    lint,
     metrics,
     model_aliases,
     models,
@@ -134,6 +136,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.store = open_store(
         settings.storage_dir, settings.storage_url, settings.storage_address, settings.storage_region
     )
+    app.state.linter = Linter(database, app.state.store, app.state.graders)
     v1 = APIRouter(prefix="/v1")
     for routes in (
         files,
@@ -143,6 +146,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         estimate,
         fine_tuning,
         regrade,
+        lint,
         graders,
         checkpoint_permissions,
         models,

@@ -45,12 +45,13 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.workers": f"app.core.spec {_KERNEL}",
         "app.core.accounts": f"app.core.spec {_KERNEL}",
         "app.core.files": f"app.core.spec app.core.storage {_KERNEL}",
+        "app.core.lint": "app.core.files app.core.graders app.core.spec",
         "app.core.models": f"app.core.spec app.core.storage {_KERNEL}",
         "app.core.estimates": f"app.core.spec app.core.models {_KERNEL}",
         # below jobs: their transitions write what webhooks say, in the same transaction
         "app.core.webhooks": f"app.core.accounts app.core.secrets {_KERNEL}",
-        "app.core.jobs": f"app.core.accounts app.core.files app.core.models app.core.spec app.core.storage"
-        " app.core.metrics app.core.webhooks app.core.workers"
+        "app.core.jobs": f"app.core.accounts app.core.files app.core.lint app.core.models app.core.spec"
+        " app.core.storage app.core.metrics app.core.webhooks app.core.workers"
         f" app.core.chat app.core.estimates app.core.graders {_KERNEL}",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.files.tables app.core.jobs.tables"
         " app.core.models.tables app.core.webhooks.tables app.core.workers.tables",
@@ -61,7 +62,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # the command line and the embedded stack start the other processes by name and import none of them
         "app.client": "app.core.errors app.core.spec",
         "app.local": "app.core",
-        "app.cli": "app.core app.client app.local",
+        "app.sources": "app.core.errors app.core.spec",
+        "app.cli": "app.core app.client app.local app.sources",
         # sources of another language, and what builds them for a release
         "app.dashboard": "",
         # workers; nothing in app imports them
@@ -104,11 +106,13 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "numpy": "worker.training",
         "tokenizers": "app.core.chat",
         "jinja2": "app.core.chat",
-        "huggingface_hub": "app.core.models.sources",
+        "huggingface_hub": "app.core.models.sources app.sources.hub_rows",
+        "datasets": "app.sources.hub_rows",
         "math_verify": "app.core.graders.checks.math",
         "nltk": "app.core.graders.checks.similarity",
         "rapidfuzz": "app.core.graders.checks.similarity",
         "rouge_score": "app.core.graders.checks.similarity",
+        "reasoning_gym": "app.core.graders.checks.reasoning_gym app.sources.reasoning_gym_rows",
         "jsonschema": "app.core.graders.checks.json_schema app.core.spec.graders",
         "referencing": "app.core.graders.checks.json_schema",
         "pydantic_monty": "app.core.graders.toolbox",
@@ -154,7 +158,7 @@ TOP_LEVEL: Final = frozenset(
 )
 LOADS_NEITHER: Final = {
     "app.main": ("torch", "transformers", "peft", "math_verify", "nltk"),
-    "app.cli": ("torch", "transformers", "fastapi", "starlette", "sqlalchemy", "psycopg"),
+    "app.cli": ("torch", "transformers", "fastapi", "starlette", "sqlalchemy", "psycopg", "reasoning_gym", "datasets"),
     "app.client": ("torch", "fastapi", "sqlalchemy", "celery"),
     "worker.runner": ("torch", "transformers", "fastapi", "starlette"),
     "worker.tasks": ("torch", "transformers", "fastapi", "starlette"),

@@ -11,7 +11,7 @@ import structlog
 from celery import Celery, signals
 
 from app.core import logging, metrics, settings
-from app.core.broker import TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
+from app.core.broker import LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
 from app.core.workers.presence import TRAIN_QUEUE
 from worker.control import Drain
 from worker.orphans import die_with
@@ -76,6 +76,7 @@ def _ring_for_leftovers(**_: Any) -> None:
     """Whatever was queued while no worker ran has nobody left to ring for it."""
     app.send_task(TRAIN_TASK, queue=TRAIN_QUEUE)
     app.send_task(VALIDATE_TASK, queue=DEFAULT_QUEUE)
+    app.send_task(LINT_TASK, queue=DEFAULT_QUEUE)
     app.send_task(WEBHOOK_TASK, queue=DEFAULT_QUEUE)
 
 

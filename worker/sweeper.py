@@ -6,17 +6,17 @@ import structlog
 from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
 
-from app.core.broker import TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
+from app.core.broker import LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
 from app.core.db import Database
 from app.core.files import claims
-from app.core.jobs import leases, lifecycle, queries
+from app.core.jobs import leases, lifecycle, linting, queries
 from app.core.metrics import LEASE_LOSSES
 from app.core.webhooks import deliveries
 from app.core.workers import presence
 
 log = structlog.get_logger(__name__)
 
-_QUEUES: Final = {TRAIN_TASK: "train", VALIDATE_TASK: "default", WEBHOOK_TASK: "default"}
+_QUEUES: Final = {TRAIN_TASK: "train", VALIDATE_TASK: "default", LINT_TASK: "default", WEBHOOK_TASK: "default"}
 
 
 def sweep(database: Database, app: Celery) -> None:
@@ -31,6 +31,7 @@ def sweep(database: Database, app: Celery) -> None:
         files_wait, webhooks_due = claims.any_waiting(session), deliveries.any_due(session)
     if files_wait:
         ring(app, VALIDATE_TASK)
+    ring_linting(database, app)
     if webhooks_due:
         ring(app, WEBHOOK_TASK)
 
@@ -42,6 +43,14 @@ def admit(database: Database, app: Celery) -> None:
         queued = queries.any_queued(session)
     if queued:
         ring(app, TRAIN_TASK)
+
+
+def ring_linting(database: Database, app: Celery) -> None:
+    """Rings for jobs whose training file waits for its lint."""
+    with database.transaction() as session:
+        due = linting.any_due(session)
+    if due:
+        ring(app, LINT_TASK)
 
 
 def ring(app: Celery, task: str) -> None:

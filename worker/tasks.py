@@ -7,7 +7,7 @@ import structlog
 
 from app.core import settings
 from app.core.addresses import PrivateHosts
-from app.core.broker import TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK, ring_training, ring_webhooks
+from app.core.broker import LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK, ring_training, ring_webhooks
 from app.core.db import Database
 from app.core.egress import Egress
 from app.core.errors import BadSetup, DatabaseUnavailable
@@ -17,7 +17,7 @@ from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.storage.opening import open_store
-from worker import collector, expiry, presence, sweeper, validation, webhooks
+from worker import collector, expiry, linting, presence, sweeper, validation, webhooks
 from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, SWEEP_TASK, app
 from worker.runner import Runner
 
@@ -112,11 +112,25 @@ def validate_next() -> None:
     try:
         while validation.validate_one(_database(), _store()):
             sweeper.admit(_database(), app)
+        sweeper.ring_linting(_database(), app)
     except DatabaseUnavailable:
         log.warning("validate.database_unavailable")
     except StorageUnavailable as error:
         # The claim runs out, and a sweep rings again.
         log.warning("validate.storage_unavailable", error=error.message)
+
+
+@app.task(name=LINT_TASK)
+def lint_next() -> None:
+    """Lints the training files of new jobs until none waits, and queues the jobs that waited for it."""
+    try:
+        while linting.lint_one(_database(), _store()):
+            sweeper.admit(_database(), app)
+    except DatabaseUnavailable:
+        log.warning("lint.database_unavailable")
+    except StorageUnavailable as error:
+        # The claim runs out, and a sweep rings again.
+        log.warning("lint.storage_unavailable", error=error.message)
 
 
 @app.task(name=WEBHOOK_TASK)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
+from app.api.linter import Linter
 from app.auth.bearer import Caller
 from app.auth.identities import Identities
 from app.core.db import Database
@@ -47,6 +48,11 @@ async def _outgoing(request: Request) -> Egress:
     return egress
 
 
+async def _linter(request: Request) -> Linter:
+    linter: Linter = request.app.state.linter
+    return linter
+
+
 async def _identities(request: Request) -> Identities:
     known: Identities = request.app.state.identities
     return known
@@ -59,6 +65,7 @@ Secrets = Annotated[KeyRing, Depends(_secrets)]
 Outgoing = Annotated[Egress, Depends(_outgoing)]
 Known = Annotated[Identities, Depends(_identities)]
 Graders = Annotated[Toolbox, Depends(_graders)]
+Lints = Annotated[Linter, Depends(_linter)]
 
 
 async def _strict(

@@ -12,7 +12,11 @@ FILE_FIELDS: Final = ("training_file", "validation_file")
 _ID_PREFIX: Final = "file-"
 
 
-NEEDS: Final = {"job": "`model`, `training_file` and `method`", "grader": "`type` and what that type needs"}
+NEEDS: Final = {
+    "job": "`model`, `training_file` and `method`",
+    "grader": "`type` and what that type needs",
+    "grader, or job with one": "`type` and what that type needs, or with `method`",
+}
 
 
 def read(path: Path, what: str = "job") -> dict[str, Any]:

@@ -12,6 +12,9 @@ from app.cli.dashboard import dashboard
 from app.cli.demo import demo
 from app.cli.doctor import doctor
 from app.cli.exits import Boundary
+from app.cli.generate import generate
+from app.cli.lint import lint
+from app.cli.pull import pull
 from app.cli.up import up
 from app.cli.workers import workers
 
@@ -47,6 +50,9 @@ app.command()(demo)
 app.command()(dashboard)
 app.command()(doctor)
 app.command()(workers)
+files.app.command()(lint)
+files.app.command()(generate)
+files.app.command()(pull)
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")

@@ -10,6 +10,7 @@ log = structlog.get_logger(__name__)
 
 TRAIN_TASK = "train.run_next"
 VALIDATE_TASK = "files.validate_next"
+LINT_TASK = "jobs.lint_next"
 WEBHOOK_TASK = "webhooks.deliver"
 
 
@@ -42,6 +43,11 @@ def ring_training(url: str) -> None:
 def ring_validation(url: str) -> None:
     """Says that a file waits for its validation."""
     _ring(url, VALIDATE_TASK, "default")
+
+
+def ring_linting(url: str) -> None:
+    """Says that a job's training file waits for its lint."""
+    _ring(url, LINT_TASK, "default")
 
 
 def ring_webhooks(url: str) -> None:

@@ -12,10 +12,12 @@ from openai import OpenAI
 
 from app.core.accounts import api_keys, scopes
 from app.core.db import Database
+from app.core.jobs import lifecycle
 from app.core.settings import Settings
 from app.core.storage.local import LocalBlobStore
 from app.main import create_app
 from tests.setup_jobs import make_project
+from worker.linting import lint_one
 from worker.validation import validate_one
 
 
@@ -48,6 +50,13 @@ class Server:
         """Does what the worker does with every waiting file."""
         while validate_one(self.database, self.store):
             pass
+
+    def lint_jobs(self) -> None:
+        """Does what the worker does for every job whose file is validated."""
+        while lint_one(self.database, self.store):
+            pass
+        with self.database.transaction() as session:
+            lifecycle.admit_validated(session)
 
 
 class _Uvicorn(uvicorn.Server):

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
 from starlette.responses import StreamingResponse
 
-from app.api.deps import Config, Db, Store, Strict
+from app.api.deps import Config, Db, Lints, Store, Strict
 from app.api.ids import JobId
 from app.api.metrics_csv import csv_lines
 from app.api.pagination import After, Limit, Page, page
@@ -55,15 +55,21 @@ def create_job(
     database: Db,
     store: Store,
     settings: Config,
+    lints: Lints,
     after: BackgroundTasks,
     strict: Strict = False,
 ) -> JobObject:
     """Create a job. Everything that can be checked is checked before it is accepted."""
+    asked = body.application()
+    try:
+        has_signal = lints.sees_signal(caller.project_id, asked.to_spec(body.model), body.training_file)
+    except InvalidRequest as problem:
+        raise body.as_sent(problem) from None
     with database.transaction() as session:
         examined = admission.examine(
             session,
             caller.project_id,
-            body.application(),
+            asked,
             settings.models_dir,
             settings.model_aliases,
             settings.trackers,
@@ -78,12 +84,15 @@ def create_job(
             spec=examined.spec,
             training_file=body.training_file,
             validation_file=body.validation_file,
+            has_signal=has_signal,
         )
         audited.note_created(session, caller.actor, job)
         answer = JobObject.of(view(session, job), strict=strict)
     if settings.redis_url is not None:
         ring = broker.ring_training if job.status == JobStatus.queued else broker.ring_validation
         after.add_task(ring, settings.redis_url)
+        if job.lint_due:
+            after.add_task(broker.ring_linting, settings.redis_url)
     note = partial(estimation.note, models_dir=settings.models_dir, alive_seconds=settings.lease_seconds)
     after.add_task(note, database, store, project_id=caller.project_id, job_id=job.id)
     return answer

@@ -5,17 +5,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body
 from pydantic import ValidationError
 
-from app.api.deps import Config, Db
+from app.api.deps import Config, Db, Lints
 from app.api.schemas.create_job import CreateJob
 from app.api.schemas.validate_job import JobPlan, Problem, Validation
 from app.api.validation_errors import explain
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
+from app.core.errors import InvalidRequest
 from app.core.files import uploads
 from app.core.files.report import FileReport
-from app.core.jobs import admission
+from app.core.jobs import admission, linting
 from app.core.jobs.admission import Examined
+from app.core.lint.report import LintReport
 from app.core.models import registry, weights
 from app.core.settings import Settings
 from app.core.spec.plan import resolve
@@ -29,8 +31,9 @@ def validate_job(
     body: Annotated[dict[str, Any], Body(description="The same as for `POST /v1/fine_tuning/jobs`.", max_length=64)],
     database: Db,
     settings: Config,
+    lints: Lints,
 ) -> Validation:
-    """Check a job without creating it: every problem at once, or what each `auto` stands for."""
+    """Check a job without creating it: every problem at once, or what each `auto` stands for and a lint of its file."""
     try:
         asked = CreateJob.model_validate(body)
     except ValidationError as error:
@@ -55,7 +58,19 @@ def validate_job(
     reports = [
         None if one is None or one.report is None else FileReport.model_validate(one.report) for one in found_files
     ]
-    return Validation(valid=True, errors=[], plan=_plan(examined, reports[0], reports[1], settings))
+    plan = _plan(examined, reports[0], reports[1], settings)
+    lint = lints.of_job(caller.project_id, examined.spec, asked.training_file)
+    problems = [] if lint is None else _no_contrast(asked, examined, lint)
+    return Validation(valid=not problems, errors=problems, plan=None if problems else plan, lint=lint)
+
+
+def _no_contrast(asked: CreateJob, examined: Examined, lint: LintReport) -> list[Problem]:
+    try:
+        linting.refuse_if_nothing(lint, examined.spec)
+    except InvalidRequest as error:
+        sent = asked.as_sent(error)
+        return [Problem(code=sent.code, message=sent.message, param=sent.param)]
+    return []
 
 
 def _plan(

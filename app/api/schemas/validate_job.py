@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from app.core.lint.report import LintReport
 from app.core.spec.job import JobSpec
 from app.core.spec.plan import Plan
 
@@ -55,4 +56,9 @@ class Validation(BaseModel):
     plan: JobPlan | None = Field(
         description="Null if there are errors, and while the training file is validated or the model is not known well "
         "enough."
+    )
+    lint: LintReport | None = Field(
+        default=None,
+        description="What the training file's answers would teach; null if there are errors, while the file is "
+        "validated, and for jobs whose file is not linted (`GET /v1/fine_tuning/jobs/{id}/lint` would say why).",
     )

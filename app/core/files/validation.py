@@ -1,7 +1,7 @@
 """Validates a JSONL file line by line in constant memory. Knows nothing of uploads, tables or tokenizers."""
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -75,11 +75,15 @@ def validate_rows(path: Path, *, max_errors: int = 50, progress: Progress | None
     return Validated(tally.report(total), tally.repeats.prompts)
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """Line number (from 1) and row, for each row of the file. Raises RowError at the first bad line."""
+def read_rows(path: Path, chosen: Container[int] | None = None) -> Iterator[tuple[int, Row]]:
+    """Line number (from 1) and row, for each row of the file. Raises RowError at the first bad line.
+
+    With `chosen` only rows whose number (from 0, blank lines not counted) is in it; the others are not parsed.
+    """
     with path.open("rb") as stream:
-        for line, _, raw in _lines(stream):
-            if raw.strip():
+        filled = ((line, raw) for line, _, raw in _lines(stream) if raw.strip())
+        for number, (line, raw) in enumerate(filled):
+            if chosen is None or number in chosen:
                 yield line, parse_row(raw, line)
 
 

@@ -212,6 +212,7 @@ def _environment() -> dict[str, str]:
         "LANG": "C.UTF-8",
         "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
         "PYTHONHASHSEED": "0",
+        "OPENBLAS_NUM_THREADS": "1",  # its threads would not survive the forks, and need memory for each core
     }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from app.core.graders import endpoint, math, model_judge, python_code, text
+from app.core.graders import endpoint, math, model_judge, python_code, reasoning_gym, text
 from app.core.graders.types import Sample, Scored, Tools
 from app.core.spec.graders import BaseGrader, EndpointGrader, Judge, parts
 
@@ -16,6 +16,7 @@ GRADERS: Final[dict[str, Score]] = {
     "math": math.math,
     "regex": text.regex,
     "json_schema": text.json_schema,
+    "reasoning_gym": reasoning_gym.reasoning_gym,
     "python": python_code.python,
     "score_model": model_judge.score_model,
     "label_model": model_judge.label_model,

@@ -47,10 +47,15 @@ class GraderPool:
         *,
         workers: int | None = None,
         limit_seconds: float = 5.0,
+        tools: Toolbox | None = None,
     ) -> None:
-        """`limit_seconds` of wall time a check; `workers` processes at most (default: cores, to 4)."""
+        """`limit_seconds` of wall time a check; `workers` processes at most (default: cores, to 4).
+
+        With `tools` it works with those, which stay open, and the other arguments have no effect.
+        """
         self.grader = grader
-        self._tools = Toolbox(outside, workers=workers, limit_seconds=limit_seconds)
+        self._owns_tools = tools is None
+        self._tools = tools or Toolbox(outside, workers=workers, limit_seconds=limit_seconds)
         self.waits = waits(grader)
         """Whether grading is mostly waiting for others: then it can go on beside other work."""
         threads = CONNECTIONS if self.waits else self._tools.workers
@@ -74,10 +79,11 @@ class GraderPool:
         return [found for chunk in self.submit(pairs) for found in chunk.result()]
 
     def close(self) -> None:
-        """Ends threads and processes."""
+        """Ends threads and processes. With tools of others, threads end when their grade does."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._tools.close()
-        self._threads.shutdown()
+        if self._owns_tools:
+            self._tools.close()
+            self._threads.shutdown()
 
     def _grade(self, pairs: Sequence[Pair]) -> list[Grade]:
         if not isinstance(self.grader, EndpointGrader):

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from app.core import ids
 from app.core.errors import InvalidRequest
 from app.core.files.tables import File, FileStatus
+from app.core.jobs import linting
 from app.core.jobs.checks import check_validated
 from app.core.jobs.events import Event, append
 from app.core.jobs.overlap import find_overlap
@@ -20,11 +21,19 @@ from app.core.spec.job import JobSpec
 _VALIDATING: Final = frozenset({JobStatus.validating_files})
 
 
-def create(session: Session, *, project_id: str, spec: JobSpec, training_file: str, validation_file: str | None) -> Job:
-    """A new job, queued at once when its files are validated already.
+def create(
+    session: Session,
+    *,
+    project_id: str,
+    spec: JobSpec,
+    training_file: str,
+    validation_file: str | None,
+    has_signal: bool = False,
+) -> Job:
+    """A new job, queued at once when its files are validated already and no lint has to decide on it.
 
-    Ring the workers after the commit: training if it is queued, validation if not. Call
-    `checks.check_file` before.
+    `has_signal` says that its groups were seen to teach something. Ring the workers after the commit: training if it
+    is queued, validation if not, and linting if that is due. Call `checks.check_file` before.
     """
     job = Job(
         id=ids.job_id(),
@@ -32,6 +41,7 @@ def create(session: Session, *, project_id: str, spec: JobSpec, training_file: s
         spec=spec.model_dump(mode="json", by_alias=True),
         training_file=training_file,
         validation_file=validation_file,
+        lint_due=linting.is_due(spec),
     )
     session.add(job)
     session.flush()
@@ -39,11 +49,11 @@ def create(session: Session, *, project_id: str, spec: JobSpec, training_file: s
     if validation_file is not None:
         files += f" and validation file: {validation_file}"
     append(session, job.id, Event(f"Created fine-tuning job: {job.id}"), Event(files))
-    return _admit(session, job)
+    return _admit(session, job, has_signal=has_signal)
 
 
 def admit_validated(session: Session) -> int:
-    """Queues or fails the jobs whose files are validated by now; returns how many moved."""
+    """Queues or fails the jobs whose files are validated, and linted where that decides; returns how many moved."""
     waiting = session.scalars(
         select(Job)
         .where(Job.status == JobStatus.validating_files)
@@ -54,8 +64,9 @@ def admit_validated(session: Session) -> int:
     return sum(_admit(session, job).status != JobStatus.validating_files for job in waiting)
 
 
-def _admit(session: Session, job: Job) -> Job:
+def _admit(session: Session, job: Job, *, has_signal: bool = False) -> Job:
     """Moves a job whose row the caller holds on from `validating_files`, if its files are ready."""
+    spec = JobSpec.model_validate(job.spec)
     wanted = {"training_file": job.training_file, "validation_file": job.validation_file}
     named = {param: file_id for param, file_id in wanted.items() if file_id is not None}
     # FOR SHARE: a validation that ends meanwhile waits for this transaction and then admits the job itself.
@@ -71,12 +82,15 @@ def _admit(session: Session, job: Job) -> Job:
         for param, file_id in named.items():
             if file_id not in files:
                 raise InvalidRequest(f"The file '{file_id}' is gone.", param=param, code="file_not_found")
-            check_validated(JobSpec.model_validate(job.spec), files[file_id], param)
+            check_validated(spec, files[file_id], param)
+        linting.check(job)
     except InvalidRequest as error:
         event = Event(f"The job failed: {error.message}", level="error", data={"code": error.code})
         details = {"code": error.code, "message": error.message, "param": error.param}
         return transition(session, job.id, _VALIDATING, JobStatus.failed, event, error=details)
     if any(file.status != FileStatus.processed for file in files.values()):
+        return job
+    if job.lint_due and linting.decides(spec) and not has_signal:
         return job
     event = Event("Files validated, moving job to queued state")
     if overlap := find_overlap(session, job.training_file, job.validation_file):

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     DateTime,
     Double,
@@ -66,6 +67,12 @@ class Job(Base):
     """The verdict on each gate once training is finished; None before, and without gates."""
     error: Mapped[dict[str, Any] | None]
     """`{"code", "message", "param"}` of a failed job."""
+    lint: Mapped[dict[str, Any] | None]
+    """`LintReport` on the training file as JSON, once a worker has made it."""
+    lint_due: Mapped[bool] = mapped_column(Boolean, default=False, server_default=text("false"))
+    """Whether a worker is to lint the training file."""
+    lint_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """A worker lints it until then, by the database's clock."""
     estimate: Mapped[dict[str, Any] | None]
     """`Estimate` as JSON, made when the job was created; None while its files or its model were not known."""
     measured: Mapped[dict[str, Any] | None]
@@ -94,6 +101,7 @@ class Job(Base):
             postgresql_where="status = 'queued'",
         ),
         Index("ix_jobs_lease", "lease_until", postgresql_where="status = 'running'"),
+        Index("ix_jobs_lint_due", "created_at", postgresql_where="lint_due"),
         Index("ix_jobs_validating", "created_at", postgresql_where="status = 'validating_files'"),
         Index("ix_jobs_measured", "finished_at", postgresql_where="measured IS NOT NULL"),
     )

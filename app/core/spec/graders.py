@@ -154,6 +154,20 @@ class JsonSchemaGrader(BaseGrader):
         return schema
 
 
+class ReasoningGymGrader(BaseGrader):
+    """What reasoning-gym's verifier gives the answer, from 0 to 1; for rows of `grouptune files generate`."""
+
+    template_fields: ClassVar = ("input", "entry")
+
+    type: Literal["reasoning_gym"] = "reasoning_gym"
+    name: Name = "reasoning_gym"
+    input: Template = ANSWER
+    """Of it, what stands between the last `<answer>` and `</answer>` counts, or all without them."""
+    entry: Template = "{{item.reasoning_gym}}"
+    """What the verifier needs: the row's `dataset`, `answer` and `metadata`."""
+    pass_threshold: Threshold | None = None
+
+
 class PythonGrader(BaseGrader):
     """What `def grade(sample, item)` of the source returns; it runs in a sandbox without files or network."""
 
@@ -294,6 +308,7 @@ Leaf = Annotated[
     | MathGrader
     | RegexGrader
     | JsonSchemaGrader
+    | ReasoningGymGrader
     | PythonGrader
     | ScoreModelGrader
     | LabelModelGrader
@@ -349,6 +364,7 @@ Grader = Annotated[
     | MathGrader
     | RegexGrader
     | JsonSchemaGrader
+    | ReasoningGymGrader
     | PythonGrader
     | ScoreModelGrader
     | LabelModelGrader

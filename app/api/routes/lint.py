@@ -1,0 +1,41 @@
+"""What a file's expert and teacher answers would teach, before a job starts and beside the job."""
+
+from fastapi import APIRouter
+
+from app.api.deps import Db, Lints
+from app.api.ids import FileId, JobId
+from app.api.schemas.lint import FileLint, JobLint, LintFile
+from app.auth.bearer import Caller
+from app.auth.scopes import needs
+from app.core.accounts.scopes import Scope
+from app.core.errors import InvalidRequest
+from app.core.files import uploads
+from app.core.graders.registry import waits
+from app.core.jobs import queries
+
+router = APIRouter()
+
+
+@router.post("/files/{file_id}/lint", tags=["Files"], dependencies=[needs(Scope.jobs_write)])
+def lint_file(caller: Caller, file_id: FileId, body: LintFile, database: Db, lints: Lints) -> FileLint:
+    """Grade the file's expert and teacher answers: who fails the grader, and which groups would teach nothing.
+
+    Of large files a sample is graded, and what 15 seconds are enough for; the report says so.
+    """
+    with database.transaction() as session:
+        file = uploads.get_file(session, caller.project_id, file_id)
+    if waits(body.grader) and not body.remote:
+        raise InvalidRequest(
+            "This grader asks another machine for each answer, which may cost money; send `remote: true` if that is "
+            "wanted.",
+            param="remote",
+        )
+    report = lints.lint(file, body.grader, body.group)
+    return FileLint(file_id=file.id, summary=report.summary(), report=report)
+
+
+@router.get("/fine_tuning/jobs/{job_id}/lint", tags=["Fine-tuning"], dependencies=[needs(Scope.jobs_read)])
+def job_lint(caller: Caller, job_id: JobId, database: Db) -> JobLint:
+    """What linting the training file found. A worker does it right after the job is created."""
+    with database.transaction() as session:
+        return JobLint.of(queries.get_job(session, caller.project_id, job_id))

@@ -1,0 +1,123 @@
+"""Grades the known answers of a file's rows: all up to a cap, else a sample that is the same every time."""
+
+import random
+import time
+from collections import deque
+from collections.abc import Container, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from app.core.files.report import FileReport
+from app.core.files.validation import read_rows
+from app.core.graders.registry import waits
+from app.core.graders.run import Grade, GraderPool, Sample
+from app.core.lint.report import LintReport
+from app.core.lint.tally import Answers, Tally
+from app.core.spec.job import GroupMethod, GroupMix, JobSpec
+from app.core.spec.rows import Row
+
+SEED: Final = 0
+"""Of the sample: the same rows of the same file, every time."""
+ROWS_AHEAD: Final = 32
+"""Rows that are being graded at once; each has a handful of answers."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a lint may cost."""
+
+    answers: int
+    """Graded at most, about: whole rows are."""
+    seconds: float
+    """Of wall time, after which it reports what it has."""
+
+
+BEFORE_ACCEPTING: Final = Budget(answers=1_000, seconds=3.0)
+WHILE_WAITING: Final = Budget(answers=2_000, seconds=15.0)
+IN_BACKGROUND: Final = Budget(answers=20_000, seconds=60.0)
+
+
+def why_not(spec: JobSpec) -> str | None:
+    """Why a job's training file is not linted; None if it is."""
+    settings = spec.settings
+    if not isinstance(settings, GroupMethod):
+        return f"The method '{spec.method}' has no groups."
+    if not settings.group.expert and not settings.group.teacher:
+        return "Its groups hold the model's own answers only."
+    if waits(settings.grader):
+        return (
+            "Its grader asks another machine, which may cost money: lint the file with `remote` if that is wanted "
+            "(POST /v1/files/{id}/lint)."
+        )
+    return None
+
+
+def lint_file(
+    path: Path, counts: FileReport, pool: GraderPool, mix: GroupMix, budget: Budget, *, until_signal: bool = False
+) -> LintReport:
+    """The report on a valid file that `counts` describes, by the pool's grader.
+
+    With `until_signal` it ends at the first group that can teach something. Raises `RowError` if the file is not
+    valid after all, and `OSError`.
+    """
+    chosen, sample = _choose(counts, mix, budget.answers)
+    tally = Tally(mix)
+    deadline = time.monotonic() + budget.seconds
+    waiting: deque[_Graded] = deque()
+    stopped = False
+    try:
+        for line, row in read_rows(path, chosen):
+            answers = Answers.of(row, mix)
+            pairs = [(Sample(output_text=text), row.item) for text in answers.texts()]
+            waiting.append(_Graded(line, row, answers, pool.submit(pairs)))
+            if len(waiting) >= ROWS_AHEAD:
+                waiting.popleft().take(tally, deadline)
+            if until_signal and tally.limit > 0:
+                break
+        while waiting and not (until_signal and tally.limit > 0):
+            waiting.popleft().take(tally, deadline)
+    except TimeoutError:
+        stopped = True
+    finally:
+        for one in waiting:
+            one.cancel()
+    return tally.report(counts.rows, sample, stopped=stopped)
+
+
+def _choose(counts: FileReport, mix: GroupMix, most_answers: int) -> tuple[Container[int] | None, str]:
+    """Numbers of the rows to grade (None: all), and the choice in words."""
+    answers = counts.expert_rows * mix.expert + (counts.teacher_responses.total if mix.teacher else 0)
+    if answers <= most_answers:
+        return None, f"all {counts.rows:,} rows"
+    size = max(1, counts.rows * most_answers // answers)
+    chosen = frozenset(random.Random(SEED).sample(range(counts.rows), size))  # noqa: S311 - a sample, not a secret
+    return chosen, f"{size:,} of {counts.rows:,} rows, drawn by the seed {SEED}: the same ones every time"
+
+
+@dataclass(frozen=True)
+class _Graded:
+    """A row whose answers are being graded."""
+
+    line: int
+    row: Row
+    answers: Answers
+    grades: Sequence[Future[list[Grade]]]
+
+    def take(self, tally: Tally, deadline: float) -> None:
+        """Counts it. Raises `TimeoutError` at the deadline (of time.monotonic)."""
+        found: list[Grade] = []
+        try:
+            for future in self.grades:
+                found += future.result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            self.cancel()
+            raise
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        tally.add(self.line, self.row, self.answers, found)
+
+    def cancel(self) -> None:
+        for future in self.grades:
+            future.cancel()

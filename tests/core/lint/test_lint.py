@@ -1,0 +1,133 @@
+"""What a lint foretells of a file's groups, with real graders on real files."""
+
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.core.files.validation import validate_file
+from app.core.graders.run import GraderPool
+from app.core.lint.report import LintReport
+from app.core.lint.run import IN_BACKGROUND, Budget, lint_file, why_not
+from app.core.lint.tally import chance_of_contrast
+from app.core.spec.graders import BaseGrader, EndpointGrader, PythonGrader, StringCheckGrader
+from app.core.spec.job import GroupMethod, GroupMix, JobSpec, MethodType
+from tests.setup_jobs import supervised
+
+EXACT = StringCheckGrader(input="{{sample.output_text}}", reference="{{item.right}}", operation="eq")
+
+
+def row(expert: str | None, *teachers: str, right: str = "2") -> dict[str, Any]:
+    completion = {} if expert is None else {"completion": expert}
+    return {"prompt": "1+1=", **completion, "teacher_responses": list(teachers), "right": right}
+
+
+def lint(
+    path: Path,
+    rows: Iterable[Any],
+    mix: GroupMix,
+    *,
+    grader: BaseGrader = EXACT,
+    budget: Budget = IN_BACKGROUND,
+    until_signal: bool = False,
+) -> LintReport:
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    with GraderPool(grader) as pool:
+        return lint_file(path, validate_file(path), pool, mix, budget, until_signal=until_signal)
+
+
+@pytest.mark.parametrize("expert", [None, 0.0, 1.0])
+@pytest.mark.parametrize("teachers", [(), (1.0,), (0.0, 1.0), (1.0, 1.0, 0.0), (0.5, 0.5 + 1e-9, 0.5, 0.2, 1.0)])
+def test_the_chance_of_contrast_is_what_counting_all_draws_gives(
+    expert: float | None, teachers: tuple[float, ...]
+) -> None:
+    for drawn in range(6):
+        known = [] if expert is None else [expert]
+        groups = [[*known, *some] for some in itertools.combinations(teachers, min(drawn, len(teachers)))]
+        differing = sum(len(group) > 1 and max(group) - min(group) > 1e-6 for group in groups) / len(groups)
+        assert chance_of_contrast(expert, teachers, drawn) == pytest.approx(differing)
+
+
+def test_failing_experts_flat_groups_and_shares_are_told_by_line(tmp_path: Path) -> None:
+    rows = [
+        row("2", "2", "3"),
+        row("2", "2", "2"),
+        row("3", "2", "3"),
+        row("2"),
+        row(None, "3", "3"),
+        row("2", "3", right="other"),
+    ]
+    found = lint(tmp_path / "rows", rows, GroupMix(expert=1, teacher=1, self_=2))
+    assert (found.rows, found.rows_graded, found.sample, found.stopped) == (6, 6, "all 6 rows", False)
+    # rows 1 and 3 draw the other reward every second time
+    assert found.signal_share == pytest.approx((0.5 + 0.5) / 6)
+    assert found.signal_share_limit == 1
+    assert not found.teaches_nothing
+    assert found.groups.model_dump() == {"contrast": 2, "same": 2, "few": 2}
+    assert (found.experts.graded, found.experts.passed, found.experts.mean_reward) == (5, 3, 0.6)
+    assert [(one.line, one.param) for one in found.errors] == [(3, "completion"), (6, "completion")]
+    assert "earns 0 and a teacher's answer 1, so training would move away" in found.errors[0].message
+    assert [one.line for one in found.warnings] == [2, 6]
+    assert "2 of 5 demonstrations fail" in found.summary()
+    assert LintReport.model_validate(found.model_dump(mode="json", by_alias=True)) == found
+
+
+def test_without_own_answers_a_flat_file_teaches_nothing_and_one_good_group_saves_it(tmp_path: Path) -> None:
+    mix = GroupMix(expert=1, teacher=2, self_=0)
+    flat = [row("2", "2", "2"), row("3", "3", "3"), row("3")]
+    found = lint(tmp_path / "rows", flat, mix)
+    assert found.teaches_nothing
+    assert (found.signal_share, found.signal_share_limit) == (0, 0)
+    assert "line 1: all 3 known answers of the group earn 1; line 2:" in found.refusal()
+    saved = lint(tmp_path / "rows", [*flat, row("2", "2", "5")], mix)
+    assert (saved.signal_share_limit, saved.teaches_nothing) == (0.25, False)
+    # a group of one trains by its reward
+    assert lint(tmp_path / "rows", [row("2")], mix).signal_share == 1
+
+
+def test_answers_that_cannot_be_graded_are_errors_and_never_a_reward(tmp_path: Path) -> None:
+    source = "def grade(sample, item):\n    return 1 / len(sample['output_text'].replace('x', ''))\n"
+    found = lint(tmp_path / "rows", [row("x", "y"), row("y", "x")], GroupMix(), grader=PythonGrader(source=source))
+    assert (found.experts.errors, found.teachers.errors, found.groups.few) == (1, 1, 2)
+    assert [one.param for one in found.errors] == ["completion", "teacher_responses[0]"]
+    assert all("ZeroDivisionError" in one.message for one in found.errors)
+
+
+def test_of_a_large_file_the_same_sample_is_graded_every_time(tmp_path: Path) -> None:
+    rows = [row("2" if number % 3 else "3", right="2") for number in range(400)]
+    budget = Budget(answers=50, seconds=60)
+    found = [lint(tmp_path / "rows", rows, GroupMix(), budget=budget) for _ in range(2)]
+    assert found[0] == found[1]
+    assert found[0].rows_graded == 50
+    assert "50 of 400 rows, drawn by the seed 0" in found[0].sample
+    assert all(one.line is not None and (one.line - 1) % 3 == 0 for one in found[0].errors)
+
+
+def test_a_hanging_grader_costs_no_more_than_the_budget_and_the_report_says_so(tmp_path: Path) -> None:
+    endless = PythonGrader(source="def grade(sample, item):\n    while True:\n        pass\n")
+    found = lint(tmp_path / "rows", [row("2")] * 300, GroupMix(), grader=endless, budget=Budget(1000, 0.5))
+    assert found.stopped
+    assert found.rows_graded < 300
+    assert not found.teaches_nothing
+    assert "until time ran out" in found.summary()
+
+
+def test_looking_for_a_signal_ends_at_the_first_one(tmp_path: Path) -> None:
+    mix = GroupMix(expert=1, teacher=1, self_=0)
+    found = lint(tmp_path / "rows", [row("2", "3")] * 400, mix, until_signal=True)
+    assert 0 < found.rows_graded < 400
+    assert found.signal_share_limit == 1
+
+
+def test_jobs_without_known_answers_or_with_distant_graders_are_not_linted() -> None:
+    def gft(group: GroupMix, grader: Any = EXACT) -> JobSpec:
+        settings = GroupMethod(grader=grader, group=group)
+        return JobSpec(model="tiny", method=MethodType.gft, settings=settings, seed=1)
+
+    assert why_not(gft(GroupMix())) is None
+    assert "no groups" in str(why_not(supervised()))
+    assert "own answers only" in str(why_not(gft(GroupMix(expert=0, teacher=0, self_=4))))
+    assert "cost money" in str(why_not(gft(GroupMix(), EndpointGrader(url="https://x.example"))))
