@@ -31,16 +31,18 @@ from app.api.routes import (
     projects,
     regrade,
     streams,
+    teacher_keys,
     uploads,
     validate_job,
     webhooks,
     workers,
 )
 from app.api.schemas.errors import ErrorEnvelope
+from app.api.traces import Traces
 from app.auth import scopes
 from app.auth.id_tokens import IdTokens
 from app.auth.identities import Identities
-from app.core import logging
+from app.core import logging, tracing
 from app.core import settings as configuration
 from app.core.accounts.rate_limit import RateLimiter
 from app.core.addresses import PrivateHosts
@@ -66,6 +68,7 @@ TAGS: Final = [
     {"name": "Checkpoint permissions", "description": "Which other projects may use a model or a checkpoint."},
     {"name": "Workers", "description": "Which machines train, what they have, and what they are at."},
     {"name": "Graders", "description": "Try a grader before a job uses it."},
+    {"name": "Teachers", "description": "Keys for the servers that jobs ask as teachers."},
     {"name": "Models", "description": "Base models and trained adapters."},
     {"name": "API keys", "description": "Mint, list, rotate and revoke keys; needs the scope `admin`."},
     {
@@ -103,6 +106,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         raise BadSetup("DATABASE_URL is not set. Set it, or start everything at once with `grouptune up`.")
     database = Database(settings.database_url)
     rate_limiter = RateLimiter(settings.redis_url)
+    tracer = tracing.load("grouptune-api")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -112,6 +116,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         rate_limiter.close()
         app.state.graders.close()
         app.state.egress.close()
+        tracer.close()
 
     app = FastAPI(
         title="Grouptune",
@@ -148,6 +153,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         regrade,
         lint,
         graders,
+        teacher_keys,
         checkpoint_permissions,
         models,
         model_aliases,
@@ -170,6 +176,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Idempotency, database=database)
     app.add_middleware(BodyLimit, max_file_bytes=settings.max_file_bytes)
     app.add_middleware(HttpMetrics)
+    if tracer.is_on:
+        app.add_middleware(Traces, tracer=tracer)
     app.add_middleware(RequestIds)  # the last one added is the outermost
     return app
 

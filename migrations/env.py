@@ -3,7 +3,7 @@
 import os
 
 from alembic import context
-from sqlalchemy import create_engine, pool, text
+from sqlalchemy import Connection, create_engine, pool, text
 
 from app.core.tables import metadata
 
@@ -19,14 +19,22 @@ def _url() -> str:
 
 
 def run() -> None:
-    """Applies what alembic's command asks for, each run in one transaction."""
+    """Applies what alembic's command asks for, each run in one transaction: the caller's, if it gave a connection."""
+    given = context.config.attributes.get("connection")
+    if given is not None:
+        _run_on(given)
+        return
     engine = create_engine(_url(), poolclass=pool.NullPool)
     with engine.connect() as connection, connection.begin():
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
-        context.configure(connection=connection, target_metadata=metadata, compare_server_default=True)
-        with context.begin_transaction():
-            context.run_migrations()
+        _run_on(connection)
     engine.dispose()
+
+
+def _run_on(connection: Connection) -> None:
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+    context.configure(connection=connection, target_metadata=metadata, compare_server_default=True)
+    with context.begin_transaction():
+        context.run_migrations()
 
 
 run()

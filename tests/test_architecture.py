@@ -17,7 +17,7 @@ from tests.import_graph import ROOTS, Import, cycle, imports, modules, within
 
 REPOSITORY: Final = Path(__file__).parent.parent
 
-_KERNEL: Final = "app.core.db app.core.errors app.core.ids app.core.clock"
+_KERNEL: Final = "app.core.db app.core.errors app.core.ids app.core.clock app.core.tracing"
 
 MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     unit: frozenset(allowed.split())
@@ -28,10 +28,12 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.errors": "",
         "app.core.ids": "",
         "app.core.clock": "",
+        "app.core.tracing": "",
         "app.core.logging": "",
         "app.core.addresses": "",
         "app.core.secrets": "app.core.errors",
         "app.core.egress": "app.core.addresses app.core.errors",
+        "app.core.asking": "app.core.addresses app.core.egress",
         "app.core.settings": "app.core.addresses app.core.errors",
         "app.core.metrics": "",
         "app.core.broker": "app.core.errors",
@@ -40,7 +42,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.migrate": "app.core.errors",
         # slices of core, bottom up
         "app.core.spec": "",
-        "app.core.graders": "app.core.addresses app.core.egress app.core.spec",
+        "app.core.graders": "app.core.addresses app.core.asking app.core.egress app.core.spec",
         "app.core.chat": "app.core.errors app.core.spec",
         "app.core.workers": f"app.core.spec {_KERNEL}",
         "app.core.accounts": f"app.core.spec {_KERNEL}",
@@ -50,11 +52,13 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.estimates": f"app.core.spec app.core.models {_KERNEL}",
         # below jobs: their transitions write what webhooks say, in the same transaction
         "app.core.webhooks": f"app.core.accounts app.core.secrets {_KERNEL}",
-        "app.core.jobs": f"app.core.accounts app.core.files app.core.lint app.core.models app.core.spec"
-        " app.core.storage app.core.metrics app.core.webhooks app.core.workers"
+        "app.core.teachers": "app.core.accounts app.core.addresses app.core.egress app.core.models app.core.secrets"
+        f" app.core.spec {_KERNEL}",
+        "app.core.jobs": "app.core.accounts app.core.addresses app.core.files app.core.lint app.core.models"
+        " app.core.spec app.core.storage app.core.metrics app.core.teachers app.core.webhooks app.core.workers"
         f" app.core.chat app.core.estimates app.core.graders {_KERNEL}",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.files.tables app.core.jobs.tables"
-        " app.core.models.tables app.core.webhooks.tables app.core.workers.tables",
+        " app.core.models.tables app.core.teachers.tables app.core.webhooks.tables app.core.workers.tables",
         # the API, layer over layer
         "app.auth": "app.core",
         "app.api": "app.core app.auth",
@@ -66,10 +70,15 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.cli": "app.core app.client app.local app.sources",
         # sources of another language, and what builds them for a release
         "app.dashboard": "",
+        # above all slices of core: they look at every table
+        "app.core.backup": f"app.core.spec app.core.storage app.core.jobs app.core.tables app.core.migrate {_KERNEL}",
+        "app.core.checkup": f"app.core.broker app.core.migrate app.core.models app.core.secrets app.core.storage"
+        f" app.core.webhooks app.core.workers {_KERNEL}",
         # workers; nothing in app imports them
         "worker": "app.core worker.trackers.run",
         "worker.trackers": "",
-        "worker.training": "app.core.spec app.core.graders app.core.chat",
+        "worker.training": "app.core.addresses app.core.asking app.core.chat app.core.egress app.core.spec"
+        " app.core.graders",
         "migrations": "app.core.tables",
     }.items()
 }
@@ -90,6 +99,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "pyarrow": "app.core.files.parquet",
         # blobs
         "obstore": "app.core.storage.s3",
+        # traces
+        "opentelemetry": "app.core.tracing",
         # numbers for Prometheus
         "prometheus_client": "app.core.metrics",
         # dispatch

@@ -71,6 +71,11 @@ app = create(CONFIGURATION)
 PRESENCE: Final = Presence(CONFIGURATION)
 
 
+@signals.setup_logging.connect
+def _keep_logging(**_: Any) -> None:
+    """Celery would put handlers of its own beside ours; that somebody listens here is what stops it."""
+
+
 @signals.worker_ready.connect
 def _ring_for_leftovers(**_: Any) -> None:
     """Whatever was queued while no worker ran has nobody left to ring for it."""

@@ -5,19 +5,20 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
 CREDENTIALS: Final = frozenset(
     {
         *("DATABASE_URL", "REDIS_URL", "GROUPTUNE_DATABASE_URL", "GROUPTUNE_REDIS_URL", "PGPASSWORD", "PGPASSFILE"),
+        *("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"),
         *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_WEB_IDENTITY_TOKEN_FILE"),
         *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
-        *("GROUPTUNE_SECRET_KEYS", "GROUPTUNE_SECRET_KEYS_FILE"),
+        *("GROUPTUNE_SECRET_KEYS", "GROUPTUNE_SECRET_KEYS_FILE", "GROUPTUNE_TEACHER_API_KEY"),
     }
 )
-"""Only the runner holds them."""
+"""Only the runner holds them. Of teachers' keys it hands on the one that belongs to the job's teacher."""
 TRACKER_CREDENTIALS: Final = frozenset(
     {
         *("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "TRACKIO_WRITE_TOKEN"),
@@ -38,13 +39,15 @@ class Child:
         log: Path,
         *,
         withheld: Collection[str] = CREDENTIALS | TRACKER_CREDENTIALS,
+        added: Mapping[str, str] | None = None,
         with_input: bool = False,
     ) -> None:
-        """Starts `argv` with standard error appended to `log` and without the variables `withheld`.
+        """Starts `argv` with standard error appended to `log`, without the variables `withheld` and with those `added`.
 
         Raises `OSError` when it cannot be started.
         """
         environment = {name: value for name, value in os.environ.items() if name not in withheld}
+        environment |= added or {}
         environment |= {"OMP_WAIT_POLICY": "PASSIVE", "GROUPTUNE_PARENT_PID": str(os.getpid())}
         self.log = log
         with log.open("ab") as errors:

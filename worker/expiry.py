@@ -1,5 +1,5 @@
 """Removes what has had its time: expired files, the parts of uploads that are over, answers kept for retries,
-webhook deliveries that are over.
+webhook deliveries that are over, answers of teachers that nobody has used for long.
 
 Blobs go before their rows, in one transaction a thing: after a crash in between the next round does it again, and
 until then clients see neither.
@@ -12,6 +12,7 @@ from app.core.db import Database
 from app.core.files import chunked_uploads
 from app.core.jobs import file_use
 from app.core.storage.blobs import BlobStore
+from app.core.teachers import answers
 from app.core.webhooks import deliveries
 
 log = structlog.get_logger(__name__)
@@ -25,6 +26,7 @@ def remove_expired(database: Database, store: BlobStore) -> None:
         chunked_uploads.expire(session)
         idempotency.forget_old(session)
         deliveries.forget_old(session)
+        answers.forget_old(session)
     while _remove_parts(database, store):
         pass
 

@@ -26,6 +26,7 @@ from app.core.spec.reports import (
     Message,
     Metrics,
     Report,
+    TeacherAnswers,
     report_adapter,
 )
 from app.core.storage.blobs import BlobStore, StorageUnavailable
@@ -142,7 +143,7 @@ class Relay:
         if not self._pending:
             self._flush_at = time.monotonic() + BATCH_SECONDS
         self._pending.append(one)
-        waits = isinstance(one.report, Metrics | Groups) and len(self._pending) < BATCH_ROWS
+        waits = isinstance(one.report, Metrics | Groups | TeacherAnswers) and len(self._pending) < BATCH_ROWS
         if not waits or time.monotonic() >= self._flush_at:
             self._flush()
 

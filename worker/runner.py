@@ -1,6 +1,6 @@
 """Supervises one claimed job to the end of this attempt.
 
-The training is a subprocess that gets no secret but the rollout server's key, if there is one.
+The training is a subprocess that gets no secrets but the keys of the servers that it asks: rollouts, judges, teacher.
 """
 
 import contextlib
@@ -22,18 +22,20 @@ from app.core.files.uploads import Received
 from app.core.jobs import attempts, endings, estimation, measuring, queries, results
 from app.core.jobs.journal import Journal, entry
 from app.core.jobs.leases import Claim
-from app.core.jobs.states import StopRequest
+from app.core.jobs.states import AttemptOutcome, StopRequest
 from app.core.metrics import ATTEMPTS, LEASE_LOSSES
 from app.core.models import registry
 from app.core.models.adapters import starting_point
 from app.core.settings import Settings
 from app.core.spec.reports import Finished, Message, TrainerExit
 from app.core.storage.blobs import BlobStore, StorageUnavailable
+from worker import traces
 from worker.child import Child, describe_exit, log_tail
 from worker.control import Control, Drain, Stop
 from worker.lease import LeaseKeeper
 from worker.presence import own_hardware
 from worker.relay import Relay, Told, insist
+from worker.teaching import Teaching
 from worker.tracking import Tracking
 from worker.workspace import Inputs, Workspace
 
@@ -49,6 +51,8 @@ FATAL: Final = {
     TrainerExit.out_of_memory: "out_of_memory",
 }
 """Exit codes that trying again would not cure, and the error's code when the trainer gave none."""
+BROKEN: Final = frozenset({AttemptOutcome.failed, AttemptOutcome.crashed, AttemptOutcome.lost_lease})
+"""Outcomes that are errors in a trace."""
 
 
 class _DependencyDown(Exception):
@@ -76,16 +80,25 @@ class Runner:
         self._claim = claim
         self._claimed_at = claimed_at
         self._drain = drain
+        self._tracer = traces.tracer()
         self._trainer_command = trainer_command
         self._control = Control(settings.cancel_grace_seconds * SAVE_GRACE_FACTOR)
         self._journal = Journal(database, claim)
         self._workspace = Workspace(settings.runs_dir, store, claim)
         self._tracking: Tracking | None = None
+        self._teaching: Teaching | None = None
         self._asked: Asked | None = None
 
     def run(self) -> None:
         """Returns when the attempt has ended, however it did; raises nothing that a claim could cause."""
-        with structlog.contextvars.bound_contextvars(job=self._claim.job_id, attempt=self._claim.epoch):
+        claim = self._claim
+        with (
+            structlog.contextvars.bound_contextvars(job=claim.job_id, attempt=claim.epoch),
+            self._tracer.span("attempt", parent=claim.traceparent, kind="consumer") as span,
+        ):
+            span.set(grouptune__job=claim.job_id, grouptune__attempt=claim.epoch, grouptune__project=claim.project_id)
+            span.set(grouptune__model=claim.spec.model, grouptune__method=str(claim.spec.method))
+            span.set(grouptune__waited_seconds=claim.waited_seconds)
             log.info("attempt.started")
             keeper = LeaseKeeper(self._database, self._claim, self._settings, self._control, self._claimed_at)
             try:
@@ -96,6 +109,9 @@ class Runner:
                 LEASE_LOSSES.labels("runner").inc()
             finally:
                 outcome = self._count()
+                span.set(grouptune__outcome=outcome)
+                if outcome in BROKEN:
+                    span.fail(outcome)
                 if self._tracking is not None:
                     self._tracking.close(outcome)
                 self._workspace.clear()
@@ -115,12 +131,15 @@ class Runner:
     def _attempt(self) -> None:
         try:
             self._workspace.create()
-            base_model = self._prepare()
+            with self._tracer.span("attempt.prepare"):
+                base_model = self._prepare()
             if self._control.reason is not None:
                 self._stopped(self._control.reason)
                 return
-            code, told = self._train()
-            self._conclude(code, told, base_model)
+            with self._tracer.span("attempt.train"):
+                code, told = self._train()
+            with self._tracer.span("attempt.conclude"):
+                self._conclude(code, told, base_model)
         except LostLease:
             raise
         except InvalidRequest as error:
@@ -142,7 +161,18 @@ class Runner:
         model = registry.resolve(inputs.base_model, self._settings.models_dir)
         if not model.is_pulled:
             self._pull(model.name)
-        for sentence in self._workspace.fill(inputs, model.directory, self._settings):
+        teaching = self._teaching = insist(
+            self._control, lambda: Teaching.of(self._database, self._claim, self._settings)
+        )
+        if teaching is None:
+            damaged = self._workspace.fill(inputs, model.directory, self._settings)
+        else:
+            base = teaching.place.base_model
+            if base is not None and not base.is_pulled:
+                self._pull(base.name)
+            fill = partial(teaching.fill, insist=partial(insist, self._control))
+            damaged = self._workspace.fill(inputs, model.directory, self._settings, fill)
+        for sentence in damaged:
             self._say(Message(level="warn", message=sentence))
         self._estimate(model.name, inputs)
         return model.name
@@ -184,7 +214,8 @@ class Runner:
         tracking = self._tracking = Tracking(self._claim, self._settings, self._workspace.path, self._complain)
         relay = Relay(self._journal, self._store, self._claim, self._control, tracking.offer)
         # Started in this thread, which outlives the trainer: that one dies when its spawning thread does.
-        child = Child((*self._trainer_command, str(self._workspace.path)), self._workspace.log)
+        argv = (*self._trainer_command, str(self._workspace.path))
+        child = Child(argv, self._workspace.log, added=self._teaching.environment if self._teaching else None)
         with self._control.running(child):
             reader = threading.Thread(
                 target=contextvars.copy_context().run,

@@ -1,9 +1,10 @@
 """The directory of one attempt: its inputs, verified, and `spec.json`. The trainer sees nothing else."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -48,20 +49,28 @@ class Workspace:
         for attempt in self.path.parent.iterdir():
             _clear(attempt)
 
-    def fill(self, inputs: Inputs, base_model_dir: Path, settings: Settings) -> list[str]:
+    def fill(
+        self,
+        inputs: Inputs,
+        base_model_dir: Path,
+        settings: Settings,
+        teach: Callable[[Path, Path], dict[str, Any]] = lambda _directory, _training: {},
+    ) -> list[str]:
         """Fetches everything and writes `spec.json`; returns a sentence for each checkpoint that was damaged.
 
+        `teach` gets this directory and the training file, and gives the fields for the job's teacher.
         Raises `InvalidRequest` when a data file or the adapter to start from is missing or damaged.
         """
         resume_from, damaged = self._fetch_checkpoint(inputs.checkpoints)
         adapter = self._fetch_adapter(inputs.adapter)
+        training = self._fetch(inputs.training, "training_file")
         spec = TrainerSpec(
             job_id=self._claim.job_id,
             attempt=self._claim.epoch,
             spec=self._claim.spec,
             base_model_dir=str(base_model_dir.absolute()),
             adapter_path=str(adapter) if adapter else None,
-            training_path=str(self._fetch(inputs.training, "training_file")),
+            training_path=str(training),
             validation_path=str(self._fetch(inputs.validation, "validation_file")) if inputs.validation else None,
             resume_from=str(resume_from) if resume_from else None,
             threads=settings.trainer_threads,
@@ -69,6 +78,7 @@ class Workspace:
             rollout_url=str(settings.rollout_url) if settings.rollout_url else None,
             judge_url=str(settings.judge_url) if settings.judge_url else None,
             allowed_private_hosts=settings.allowed_private_hosts,
+            **teach(self.path, training),
         )
         (self.path / "spec.json").write_text(spec.model_dump_json(by_alias=True, indent=2), encoding="utf-8")
         return damaged

@@ -37,6 +37,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         "ref": "refs/heads/main",
         "audience": "https://grouptune.example.com",
     },
+    "SetTeacherKey": {"base_url": "https://api.example.com/v1", "api_key": "sk-..."},
     "CreateProject": {"name": "support-bot", "limits": {"running_jobs": 2}},
     "UpdateProject": {"limits": {"stored_bytes": 10000000000}},
     "CreateEndpoint": {"name": "chat", "url": "https://hooks.example.com/grouptune", "event_types": _EVENTS},

@@ -13,6 +13,8 @@ from app.core import ids
 log = structlog.get_logger(__name__)
 
 OPENAI_VERSION = "2020-10-01"
+PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked all the time; their answers are told only when something is wrong."""
 
 
 class RequestIds:
@@ -27,15 +29,15 @@ class RequestIds:
             return
         request_id = ids.request_id()
         started = time.perf_counter()
-        answered = False
+        status: int | None = None
         # What only a handler knows of its answer's headers; they also go with errors.
         answer_headers: dict[str, str] = {}
         scope.setdefault("state", {}).update(request_id=request_id, answer_headers=answer_headers)
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal answered
+            nonlocal status
             if message["type"] == "http.response.start":
-                answered = True
+                status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
@@ -52,6 +54,24 @@ class RequestIds:
             # The boundary: whatever it is, the client gets an envelope and the log a traceback.
             except Exception:
                 log.exception("request.crashed", method=scope["method"], path=scope["path"])
-                if answered:
+                if status is not None:
                     raise
                 await respond(InternalError())(scope, receive, send_with_headers)
+            finally:
+                _tell(scope, status, time.perf_counter() - started)
+
+
+def _tell(scope: Scope, status: int | None, seconds: float) -> None:
+    """The line about a request. Its query is left out: clients put what is theirs into it."""
+    if scope["path"] in PROBES and status == 200:
+        return
+    job = scope.get("path_params", {}).get("job_id")
+    about = {} if job is None else {"job": job}
+    log.info(
+        "request.answered",
+        method=scope["method"],
+        path=scope["path"],
+        status=status,
+        seconds=round(seconds, 4),
+        **about,
+    )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import bench, db, files, jobs, keys, models, trusts
+from app.cli import bench, db, files, jobs, keys, models, teachers, trusts
 from app.cli.console import write_line
 from app.cli.dashboard import dashboard
 from app.cli.demo import demo
@@ -57,6 +57,7 @@ app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
+app.add_typer(teachers.app, name="teachers")
 app.add_typer(trusts.app, name="trusts")
 app.add_typer(db.app, name="db")
 app.add_typer(bench.app, name="bench")

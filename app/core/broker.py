@@ -6,6 +6,8 @@ import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from app.core.errors import GrouptuneError
+
 log = structlog.get_logger(__name__)
 
 TRAIN_TASK = "train.run_next"
@@ -53,3 +55,18 @@ def ring_linting(url: str) -> None:
 def ring_webhooks(url: str) -> None:
     """Says that a webhook delivery may be due."""
     _ring(url, WEBHOOK_TASK, "default")
+
+
+class BrokerUnavailable(GrouptuneError):
+    """The broker is away."""
+
+    code = "broker_unavailable"
+
+
+def check(url: str) -> None:
+    """Raises `BrokerUnavailable` that says why, unless the broker answers."""
+    with _app(url).connection_for_write() as connection:
+        try:
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+        except (OperationalError, *connection.connection_errors) as error:
+            raise BrokerUnavailable(f"The broker cannot be reached: {error}") from error

@@ -23,6 +23,8 @@ NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",
 }
 
+_ENCODING: Final = {"client_encoding": "utf8"}
+"""A database without an encoding (SQL_ASCII) would else answer in bytes."""
 _KEEPALIVE: Final = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
@@ -53,7 +55,7 @@ class Database:
             pool_size=pool_size,
             max_overflow=pool_size * 2,
             pool_timeout=pool_wait_seconds,
-            connect_args={"connect_timeout": 5, "application_name": "grouptune", **_KEEPALIVE},
+            connect_args={"connect_timeout": 5, "application_name": "grouptune", **_ENCODING, **_KEEPALIVE},
         )
         event.listen(self.engine, "checkout", _check_alive)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")

@@ -104,6 +104,11 @@ def webhook_event_id() -> str:
     return _new("evt_")
 
 
+def teacher_key_id() -> str:
+    """A project's key for a teacher, `tkey_...`."""
+    return _new("tkey_")
+
+
 def oidc_trust_id() -> str:
     """A trust in a CI system's tokens, `trust_...`."""
     return _new("trust_")

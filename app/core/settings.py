@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     Its key, if it has one, is in `GROUPTUNE_JUDGE_API_KEY`, which the trainer reads itself.
     """
     judge_api_key: SecretStr | None = None
+    teacher_url: HttpUrl | None = None
+    """Base address, up to `/v1`, of an OpenAI-compatible server for teachers without a `base_url` of their own."""
+    teacher_api_key: SecretStr | None = None
+    """Its key, which goes to that server alone."""
     grader_signing_secret: SecretStr | None = None
     """`whsec_...`: requests of `endpoint` graders are signed with it. The trainer reads it itself too."""
 
@@ -139,6 +143,11 @@ class Settings(BaseSettings):
     def storage_address(self) -> str | None:
         """`storage_endpoint` as text without the slash that its type adds."""
         return None if self.storage_endpoint is None else str(self.storage_endpoint).rstrip("/")
+
+    @property
+    def teacher_address(self) -> str | None:
+        """`teacher_url` as text without the slash that its type adds."""
+        return None if self.teacher_url is None else str(self.teacher_url).rstrip("/")
 
     @cached_property
     def runs_dir(self) -> Path:

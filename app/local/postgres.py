@@ -126,6 +126,12 @@ class EmbeddedPostgres:
             before_start=self._clear_stale_locks,
         )
 
+    def find_running(self) -> str:
+        """URL of the server that another process runs for this state directory, without a look whether it answers."""
+        home = self._home = postgres_home(self._state_dir)
+        self._socket_dir = socket_directory(home.directory / "run", home.identity)
+        return self.url
+
     def wait_ready(self, pause: Callable[[float], None]) -> None:
         """Returns when the database accepts queries, creating it on the first start.
 

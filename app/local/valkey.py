@@ -50,6 +50,11 @@ class EmbeddedValkey:
     def log_path(self) -> Path:
         return self._state_dir / "logs" / "valkey.log"
 
+    def find_running(self) -> str | None:
+        """URL of the server that another process runs for this state directory; None when none answers."""
+        self._socket_dir = socket_directory(self._state_dir / "valkey", None)
+        return self.url if _answers(self.socket_path) else None
+
     def start(self) -> None:
         """Starts and waits until it answers; raises `LocalStackError` with the log's tail otherwise."""
         child = self._child = Child(self.spec())

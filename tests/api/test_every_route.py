@@ -19,6 +19,7 @@ from app.core.models import aliases, permissions
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.spec.reports import Finished
+from app.core.teachers import keys
 from app.core.webhooks import endpoints
 from app.core.webhooks.events import EventType, emit
 from app.main import PUBLIC, create_app
@@ -116,6 +117,7 @@ def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
             event_types=[EventType.cancelled],
         )
         emit(session, project_id, EventType.cancelled, queued.id)
+        teacher_key = keys.put(session, Actor(project_id), KeyRing((SECRET_KEY,)), "https://x.example/v1", "k")
         [delivery], _ = endpoints.list_deliveries(session, project_id, endpoint.id, after=None, limit=1)
         return {
             "alias": "theirs",
@@ -128,6 +130,7 @@ def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
             "project_id": project_id,
             "endpoint_id": endpoint.id,
             "delivery_id": delivery.id,
+            "key_id": teacher_key.id,
         }
 
 

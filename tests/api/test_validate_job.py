@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
+from app.core.jobs import lifecycle
 from app.core.models import weights
 from tests.api.jobs import GRADER, gft
 from tests.api.server import Server
@@ -70,3 +71,36 @@ def test_weights_are_counted_from_headers_only(tmp_path: Path) -> None:
     assert weights.count(tmp_path) is None
     (tmp_path / "a.safetensors").write_bytes(b"no header")
     assert weights.count(tmp_path) is None
+
+
+def test_shared_prompts_and_rows_that_are_too_long_are_warned_of(server: Server, client: OpenAI) -> None:
+    def upload(*rows: dict[str, str]) -> str:
+        content = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+        return client.files.create(file=content, purpose="fine-tune").id
+
+    training = upload({"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d" * 90})
+    held_out = upload({"prompt": "new", "completion": "b"}, {"prompt": "c", "completion": "another"})
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"max_length": 64}}}
+    waiting = client.fine_tuning.jobs.create(
+        model="tiny",
+        training_file=training,
+        validation_file=held_out,
+        method=method,  # type: ignore[arg-type] # max_length is ours
+    )
+    server.validate_files()
+    found = validate(client, training_file=training, validation_file=held_out, method=method)
+    assert found["valid"]
+    assert [(one["code"], one["param"]) for one in found["warnings"]] == [
+        ("rows_too_long", "training_file"),
+        ("held_out_overlap", "validation_file"),
+    ]
+    long, shared = (one["message"] for one in found["warnings"])
+    assert long.startswith("1 of 2 training rows have more than 64 tokens (line 2 has 111): ")
+    assert shared.startswith(
+        "1 of 2 held-out rows have a prompt that the training file has too (line 2 is line 2 there)"
+    )
+    with server.database.transaction() as session:
+        assert lifecycle.admit_validated(session) == 1
+    events = client.fine_tuning.jobs.list_events(waiting.id).data
+    assert [one.message for one in events if one.level == "warn"] == [shared]
+    assert validate(client, training_file=training, validation_file=None, method=gft())["warnings"] == []

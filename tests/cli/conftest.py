@@ -27,19 +27,19 @@ def start_grouptune(stack: Any) -> Start:
         merged = {name: value for name, value in (environment | changed).items() if value is not None}
         command = [sys.executable, "-m", "app.cli", *map(str, words)]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=ROOT, env=merged, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(command, cwd=ROOT, env=merged, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
     return start
 
 
 @pytest.fixture
 def grouptune(start_grouptune: Start) -> Run:
-    """Runs `grouptune WORDS...` likewise, to its end."""
+    """Runs `grouptune WORDS...` likewise, to its end; `stdin` is what it can read."""
 
-    def run(*words: object, **changed: str | None) -> "subprocess.CompletedProcess[str]":
+    def run(*words: object, stdin: str = "", **changed: str | None) -> "subprocess.CompletedProcess[str]":
         with start_grouptune(*words, **changed) as process:
             try:
-                out, err = process.communicate(timeout=90)
+                out, err = process.communicate(stdin, timeout=90)
             finally:
                 process.kill()
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -11,7 +11,7 @@ from app.core.files.tables import File, FileStatus
 from app.core.files.validation import validate_file
 from app.core.jobs.checks import check_file
 from app.core.spec.graders import StringCheckGrader
-from app.core.spec.job import GroupMethod, GroupMix, JobSpec, MethodType
+from app.core.spec.job import GroupMethod, GroupMix, JobSpec, MethodType, Teacher
 from tests.setup_jobs import make_file, make_project, supervised
 
 FULL = {
@@ -93,3 +93,18 @@ def test_supervised_needs_demonstrations(database: Database, tmp_path: Path) -> 
 def test_a_group_needs_members(database: Database, tmp_path: Path) -> None:
     spec = gft(group=GroupMix(expert=1, teacher=2, self_=0))
     assert "group.self" in refusal(database, spec, report(tmp_path, PROMPT)).message
+
+
+def test_an_expert_alone_in_its_group_is_refused_and_the_message_names_the_teacher(
+    database: Database, tmp_path: Path
+) -> None:
+    given = GroupMix(expert=1, teacher=2, self_=0)
+    error = refusal(database, gft(group=given), report(tmp_path, FULL))
+    assert (error.code, error.param) == ("missing_teacher", "method.gft.teacher")
+    assert "name a `teacher` to ask, add `teacher_responses`" in error.message
+    with database.transaction() as session:
+        project = make_project(session, "other")
+        file = make_file(session, project, report=report(tmp_path, FULL))
+        taught = gft(group=given).model_copy(deep=True)
+        settings = taught.settings.model_copy(update={"teacher": Teacher(model="tiny")})
+        check_file(session, project, taught.model_copy(update={"settings": settings}), file.id, "training_file")

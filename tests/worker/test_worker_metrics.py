@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import sys
 from pathlib import Path
 
 import httpx
@@ -10,11 +11,16 @@ import pytest
 from sqlalchemy import text
 
 from app.core import metrics
+from app.core.jobs import leases
+from app.core.jobs.journal import Journal
 from app.core.jobs.states import JobStatus
 from app.core.metrics import API, WORKER, Backlog, exposition
 from tests.http_server import free_port
 from tests.waiting import eventually
 from tests.worker.conftest import Bench, Plant
+from worker.child import Child
+from worker.control import Control
+from worker.relay import Relay
 
 DASHBOARD = Path(__file__).parents[2] / "docker" / "grafana" / "grouptune.json"
 
@@ -29,6 +35,21 @@ def test_attempts_are_counted_by_outcome_and_steps_by_method(bench: Bench) -> No
     bench.run("train:6")
     assert value("grouptune_attempts_total", outcome="crashed") == before["crashed"] + 1
     assert value("grouptune_attempts_total", outcome="succeeded") == before["succeeded"] + 1
+
+
+def test_answers_that_could_not_be_graded_and_times_of_steps_are_counted(bench: Bench, tmp_path: Path) -> None:
+    def counted() -> tuple[float, float]:
+        return value("grouptune_grader_errors_total"), value("grouptune_step_seconds_sum", method="supervised")
+
+    with bench.database.transaction() as session:
+        claim = leases.claim(session, "test", 60)
+    assert claim is not None
+    relay = Relay(Journal(bench.database, claim), bench.store, claim, Control(1.0), lambda _: None)
+    told = {"kind": "metrics", "step": 1, "values": {"step_time": 0.5, "gft/grader_errors": 3.0}, "trained_tokens": 1}
+    errors, seconds = counted()
+    relay.read(Child((sys.executable, "-c", "import sys; print(sys.argv[1])", json.dumps(told)), tmp_path / "log"))
+    relay.carry()
+    assert counted() == (errors + 3, seconds + 0.5)
 
 
 def test_a_lost_lease_is_counted(bench: Bench) -> None:

@@ -119,7 +119,10 @@ class Evaluator:
         return self.sampler.sample([prompt.ids for prompt in prompts], count, self.sampling, random)
 
     def _grade(self, pool: GraderPool, answered: Sequence[tuple[Prompt, Completion]]) -> list[Grade]:
-        texts = [(Sample(output_text=self.tokenizer.text(one.ids)), prompt.item) for prompt, one in answered]
+        texts = [
+            (Sample(output_text=self.tokenizer.text(one.ids), finished=one.finished), prompt.item)
+            for prompt, one in answered
+        ]
         return list(pool.grade_many(texts))
 
     def _pass_values(self, pool: GraderPool) -> dict[str, float | None]:

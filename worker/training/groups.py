@@ -7,6 +7,7 @@ import numpy as np
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import Source
+from app.core.spec.teaching import Provenance
 from worker.training.interfaces import RolloutEngine
 from worker.training.rollout import generator
 from worker.training.types import Completion, Member, Prompt, PromptGroup
@@ -17,15 +18,18 @@ _TEACHER_STREAM = 2
 
 def given_members(prompt: Prompt, mix: GroupMix, tokenizer: ChatTokenizer, seed: int, step: int) -> list[Member]:
     """Expert and teacher members of a row; of more teacher responses than asked for, a seeded choice."""
-    given: list[tuple[Source, str]] = []
+    given: list[tuple[Source, str, Provenance | None]] = []
     if mix.expert and prompt.expert is not None:
-        given.append((Source.expert, prompt.expert))
+        given.append((Source.expert, prompt.expert, None))
     teachers = prompt.teachers
     if len(teachers) > mix.teacher:
         random = np.random.default_rng([seed, _TEACHER_STREAM, step, prompt.line])
         teachers = tuple(teachers[i] for i in sorted(random.permutation(len(teachers))[: mix.teacher]))
-    given.extend((Source.teacher, text) for text in teachers)
-    return [Member(source, tokenizer.response_ids(text), text, finished=True) for source, text in given]
+    given.extend((Source.teacher, one.text, one.origin) for one in teachers)
+    return [
+        Member(source, tokenizer.response_ids(text), text, finished=True, teacher=origin)
+        for source, text, origin in given
+    ]
 
 
 def rollout_member(completion: Completion, tokenizer: ChatTokenizer, version: int) -> Member:

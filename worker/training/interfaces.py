@@ -1,4 +1,4 @@
-"""What the loop asks of the world outside: somewhere to report to, whether to stop, and completions of the policy."""
+"""What the loop asks of the world outside: where to report to, whether to stop, completions of the policy, teachers."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -8,7 +8,7 @@ import torch
 from app.core.spec.job import Sampling
 from app.core.spec.reports import Report
 from worker.training.model import Policy
-from worker.training.types import Completion
+from worker.training.types import Completion, Prompt, Taught
 
 
 class Reporter(Protocol):
@@ -34,6 +34,10 @@ class RolloutEngine(Protocol):
 
     policy: Policy
 
+    @property
+    def needs_cores(self) -> bool:
+        """Whether sampling keeps this machine's CPU busy."""
+
     def sample(
         self,
         prompts: Sequence[tuple[int, ...]],
@@ -46,3 +50,19 @@ class RolloutEngine(Protocol):
 
         `drawn` hears of each completion as soon as it is whole, while others are still being written.
         """
+
+
+class Teachers(Protocol):
+    """Sees to it that the teacher's answers are there when a step needs them."""
+
+    def begin(self, step: int) -> None:
+        """Goes on getting answers for `step` and those after it; waits for nothing."""
+
+    def prepare(self, step: int, stop: StopFlag) -> None:
+        """Returns once all is there that `step` will get, or the run is to stop. Raises `JobFailure`."""
+
+    def taught(self, prompts: Sequence[Prompt]) -> dict[int, tuple[Taught, ...]]:
+        """The teacher's answers by the line of their row; those that rank 0 has go for all processes."""
+
+    def close(self) -> None:
+        """Nothing more is asked."""

@@ -6,7 +6,7 @@ LoRA instead of full fine-tuning, so learning rates are about ten times higher.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from worker.training import checkpoints, export, metrics
 from worker.training.batching import DataOrder
 from worker.training.evaluation import Evaluator
 from worker.training.groups import build_groups
-from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
+from worker.training.interfaces import Reporter, RolloutEngine, StopFlag, Teachers
 from worker.training.memory import peak_bytes
 from worker.training.model import Policy
 from worker.training.optimizer import Updater, learning_rate
@@ -28,7 +28,7 @@ from worker.training.rewards import GraderHealth, Grading, imitate_groups
 from worker.training.rollout import generator
 from worker.training.selection import Selection
 from worker.training.throughput import mfu, peak_flops
-from worker.training.types import PromptGroup
+from worker.training.types import Prompt, PromptGroup
 from worker.training.watch import Watch
 from worker.training.world import World
 
@@ -57,6 +57,7 @@ class Run:
     report: Reporter
     stop: StopFlag
     base_name: str
+    teachers: Teachers | None = None
     world: World = field(default_factory=World)
     watch: Watch = field(init=False)
     _peak_flops: float | None = field(init=False)
@@ -77,14 +78,17 @@ class Run:
         """Runs to the end, or raises `Stopped` after writing a checkpoint."""
         self.report(self._started())
         health = GraderHealth()
+        if self.teachers is not None:
+            self.teachers.begin(self.step + 1)
         if self.step == 0 and (before := self._evaluate()):
             self.report(Metrics(step=0, values=before))
         # All processes must leave the loop at the same step, so each asks the others.
         while self.step < self.plan.total_steps and not self.world.sum(self.selection.should_stop):
+            waited = self._wait_for_teachers()
             if self.world.sum(self.stop.is_set()):
                 self._checkpoint({})
                 raise Stopped
-            self._one_step(health)
+            self._one_step(health, waited)
         self._publish()
 
     def _publish(self) -> None:
@@ -106,10 +110,30 @@ class Run:
             )
         )
 
-    def _one_step(self, health: GraderHealth) -> None:
+    def _wait_for_teachers(self) -> float | None:
+        """Seconds until the next step's teacher answers were there; None without a teacher."""
+        if self.teachers is None:
+            return None
+        begun = time.monotonic()
+        self.teachers.prepare(self.step + 1, self.stop)
+        return time.monotonic() - begun
+
+    def _prompts(self, step: int) -> list[Prompt]:
+        """This process's prompts of a step, with the teacher's answers."""
+        prompts = self.order.step(step)
+        if self.teachers is not None:
+            taught = self.world.gather(self.teachers.taught(prompts))[0]
+            prompts = [replace(one, teachers=one.teachers + taught[one.line]) for one in prompts]
+        return self.world.share(prompts)
+
+    def _one_step(self, health: GraderHealth, waited: float | None) -> None:
         step = self.step + 1
         begun = time.monotonic()
-        grading = None if self._imitates or self.pool is None else Grading(self.pool)
+        grading = (
+            None
+            if self._imitates or self.pool is None
+            else Grading(self.pool, has_idle_cores=not self.sampler.needs_cores)
+        )
         groups = self._groups(step, grading)
         rolled_out = time.monotonic()
         if self._imitates:
@@ -132,11 +156,13 @@ class Run:
             "gft/timing/rollout": rolled_out - begun,
             "gft/timing/grading": graded - rolled_out,
             "gft/timing/update": updated - graded,
-            "step_time": updated - begun,
+            "step_time": updated - begun + (waited or 0.0),
             "gft/tokens_per_second": update.trained_tokens / max(updated - begun, 1e-9),
             "gft/peak_memory_bytes": float(peak_bytes(self.policy.device)),
             "gft/mfu": mfu(self.policy.base_parameters, update.packed_tokens, updated - graded, self._peak_flops),
         }
+        if waited is not None:
+            timings["gft/timing/teacher"] = waited
         groups = [group for share in self.world.gather(groups) for group in share]
         values = metrics.step_metrics(groups, update, self._grader_name) | timings
         self.watch.note(step, values)
@@ -152,7 +178,7 @@ class Run:
         spec = self.trainer.spec
         build = partial(build_groups, appeared=grading.add) if grading else build_groups
         return build(
-            self.world.share(self.order.step(step)),
+            self._prompts(step),
             spec.group,
             spec.settings.sampling,
             self.sampler,

@@ -123,4 +123,5 @@ def _member_record(member: Member) -> MemberRecord:
         adapter_version=member.adapter_version,
         error=member.error,
         scores=member.scores if len(member.scores) > 1 else {},
+        teacher=member.teacher,
     )

@@ -41,12 +41,14 @@ class GraderHealth:
 class Grading:
     """Grades the members of one step.
 
-    Those that other machines grade go out as they appear, so that waiting for them hides behind the rollouts. What this
-    machine grades itself begins when the rollouts are done: it would take their cores.
+    Those that other machines grade go out as they appear, so that waiting for them hides behind the rollouts. So does
+    what this machine grades itself, unless the rollouts need its cores: then it begins when they are done.
     """
 
-    def __init__(self, pool: GraderPool) -> None:
+    def __init__(self, pool: GraderPool, *, has_idle_cores: bool = False) -> None:
+        """`has_idle_cores`: the rollouts are drawn elsewhere, so that this machine can grade beside them too."""
         self._pool = pool
+        self._is_eager = pool.waits or has_idle_cores
         self._lock = threading.Lock()
         self._waiting: list[tuple[Prompt, Member]] = []
         self._sent: list[tuple[list[Member], Future[list[Grade]]]] = []
@@ -55,12 +57,12 @@ class Grading:
         """Takes a member in; from any thread."""
         with self._lock:
             self._waiting.append((prompt, member))
-            if self._pool.waits and len(self._waiting) >= self._pool.batch_size:
+            if self._is_eager and len(self._waiting) >= self._pool.batch_size:
                 self._send()
 
     def _send(self) -> None:
         members, self._waiting = self._waiting, []
-        pairs = [(Sample(output_text=member.text), prompt.item) for prompt, member in members]
+        pairs = [(Sample(output_text=member.text, finished=member.finished), prompt.item) for prompt, member in members]
         chunks = self._pool.submit(pairs)
         size = self._pool.batch_size
         for number, chunk in enumerate(chunks):

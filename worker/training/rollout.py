@@ -53,6 +53,10 @@ class Sampler:
         self.pad_id = pad_id
         self._decoder = Decoder(policy)
 
+    @property
+    def needs_cores(self) -> bool:
+        return self.policy.device.type == "cpu"
+
     @torch.no_grad()
     def sample(
         self,

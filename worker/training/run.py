@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final, TextIO
@@ -23,6 +24,7 @@ from worker.training.model import Policy, load_policy
 from worker.training.optimizer import Updater, new_optimizer
 from worker.training.rollout import Sampler
 from worker.training.selection import Selection
+from worker.training.teachers import teaching
 from worker.training.tokenize import load_prompts, load_tokenizer
 from worker.training.types import JobFailure, Prompt
 from worker.training.vllm_client import VllmClient
@@ -42,10 +44,13 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
     trainer = TrainerSpec.model_validate(json.loads((run_dir / "spec.json").read_text(encoding="utf-8")))
     world = join(run_dir, trainer.processes, reports)
 
+    telling = threading.Lock()  # teachers answer in other threads
+
     def report(one: Report) -> None:
         if world.rank == 0 or isinstance(one, Failed):  # else each step would be told by all
-            reports.write(one.model_dump_json() + "\n")
-            reports.flush()
+            with telling:
+                reports.write(one.model_dump_json() + "\n")
+                reports.flush()
 
     try:
         _set_up(trainer, world, run_dir, report, stop)
@@ -88,9 +93,11 @@ def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter,
         held_out_rows=len(held_out),
         parameters=policy.base_parameters,
     )
+    order = DataOrder(prompts, plan.batch_size, plan.n_epochs, spec.seed)
     with (
         _sampler(trainer, policy, tokenizer, world, run_dir) as sampler,
         GraderPool(spec.settings.grader, _outside(trainer)) if spec.settings.grader else nullcontext() as pool,
+        teaching(trainer, order, plan.total_steps, policy, tokenizer, world, report) as teachers,
     ):
         run = Run(
             trainer=trainer,
@@ -99,7 +106,7 @@ def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter,
             tokenizer=tokenizer,
             sampler=sampler,
             updater=_updater(spec, policy, report, world),
-            order=DataOrder(prompts, plan.batch_size, plan.n_epochs, spec.seed),
+            order=order,
             pool=pool,
             evaluator=_evaluator(spec, held_out[: plan.eval_samples], sampler, tokenizer, pool),
             selection=Selection(spec.settings.evaluation.patience),
@@ -107,6 +114,7 @@ def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter,
             report=report,
             stop=stop,
             base_name=base_dir.name,
+            teachers=teachers,
             world=world,
         )
         if trainer.resume_from is not None:
@@ -206,4 +214,5 @@ def _load_data(trainer: TrainerSpec, tokenizer: ChatTokenizer, report: Reporter)
 
 def _has_members(prompt: Prompt, spec: JobSpec) -> bool:
     group = spec.group
-    return bool(group.self_ or (group.expert and prompt.expert is not None) or (group.teacher and prompt.teachers))
+    taught = group.teacher and (prompt.teachers or spec.teacher is not None)
+    return bool(group.self_ or (group.expert and prompt.expert is not None) or taught)

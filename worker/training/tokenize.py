@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from transformers import AutoTokenizer
 
@@ -12,7 +13,11 @@ from app.core.chat.tokenizer import ChatTokenizer, UnusableTokenizer
 from app.core.spec.job import Hyperparameters
 from app.core.spec.reports import TrainerExit
 from app.core.spec.rows import Row, RowError, parse_row
-from worker.training.types import JobFailure, Prompt
+from app.core.spec.teaching import Provenance
+from worker.training.types import JobFailure, Prompt, Taught
+
+FROM_FILE: Final = "file"
+"""Provider of the answers that rows bring."""
 
 
 def load_tokenizer(directory: Path) -> ChatTokenizer:
@@ -72,6 +77,10 @@ def _prompt(
         return length <= max_length
 
     expert = row.expert if row.expert is not None and fits(row.expert, "the demonstration was") else None
-    teachers = tuple(answer.content for answer in row.teacher if fits(answer.content, "a teacher response was"))
+    teachers = tuple(
+        Taught(answer.content, Provenance(model=answer.model, provider=FROM_FILE))
+        for answer in row.teacher
+        if fits(answer.content, "a teacher response was")
+    )
     text = next((m["content"] for m in reversed(messages) if m["role"] == "user" and isinstance(m["content"], str)), "")
-    return Prompt(line=line, text=text, ids=ids, expert=expert, teachers=teachers, item=row.item)
+    return Prompt(line, text, ids, expert, teachers, row.item, tuple(messages), row.tools)

@@ -4,6 +4,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.core.spec.reports import Source
+from app.core.spec.teaching import Provenance
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A teacher's answer to a prompt."""
+
+    text: str
+    origin: Provenance
 
 
 @dataclass(frozen=True)
@@ -17,9 +26,12 @@ class Prompt:
     ids: tuple[int, ...]
     """The rendered chat up to and including the generation prompt."""
     expert: str | None
-    teachers: tuple[str, ...]
+    teachers: tuple[Taught, ...]
     item: dict[str, Any]
     """The row's fields, as graders read them."""
+    messages: tuple[dict[str, Any], ...] = ()
+    """The chat before its rendering, as a teacher is asked."""
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass
@@ -43,6 +55,7 @@ class Member:
     rectified_frac: float | None = None
     mean_nll: float | None = None
     entropy: float | None = None
+    teacher: Provenance | None = None
     kl: float | None = None
     """From the base model; None unless the job has a `kl_coefficient`."""
     trainer_logprobs: list[float] = field(default_factory=list)

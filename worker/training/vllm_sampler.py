@@ -82,6 +82,10 @@ class VllmSampler:
         self._directory = directory
         self._loaded: list[str] = []
 
+    @property
+    def needs_cores(self) -> bool:
+        return False
+
     def sample(
         self,
         prompts: Sequence[tuple[int, ...]],

@@ -73,6 +73,7 @@ def create_job(
             settings.models_dir,
             settings.model_aliases,
             settings.trackers,
+            admission.Teachers(settings.teacher_address, settings.private_hosts),
         )
         if examined.problems:
             raise body.as_sent(examined.problems[0])

@@ -1,26 +1,34 @@
 """`POST /v1/fine_tuning/jobs/validate`: what creating a job would say, without creating it."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body
 from pydantic import ValidationError
 
-from app.api.deps import Config, Db, Lints
+from app.api import token_lengths
+from app.api.deps import Config, Db, Lints, Store
 from app.api.schemas.create_job import CreateJob
 from app.api.schemas.validate_job import JobPlan, Problem, Validation
 from app.api.validation_errors import explain
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
+from app.core.chat import tokenizer
+from app.core.chat.tokenizer import UnusableTokenizer
 from app.core.errors import InvalidRequest
 from app.core.files import uploads
 from app.core.files.report import FileReport
+from app.core.files.tables import File
 from app.core.jobs import admission, linting
 from app.core.jobs.admission import Examined
+from app.core.jobs.overlap import find_overlap
 from app.core.lint.report import LintReport
 from app.core.models import registry, weights
 from app.core.settings import Settings
 from app.core.spec.plan import resolve
+from app.core.storage.blobs import BlobStore
+
+_SHOWN_ROWS: Final = 5
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
 
@@ -30,6 +38,7 @@ def validate_job(
     caller: Caller,
     body: Annotated[dict[str, Any], Body(description="The same as for `POST /v1/fine_tuning/jobs`.", max_length=64)],
     database: Db,
+    store: Store,
     settings: Config,
     lints: Lints,
 ) -> Validation:
@@ -48,6 +57,7 @@ def validate_job(
             settings.models_dir,
             settings.model_aliases,
             settings.trackers,
+            admission.Teachers(settings.teacher_address, settings.private_hosts),
         )
         if examined.problems:
             wrong = map(asked.as_sent, examined.problems)
@@ -55,13 +65,46 @@ def validate_job(
             return Validation(valid=False, errors=problems, plan=None)
         files = (asked.training_file, asked.validation_file)
         found_files = [uploads.find_file(session, caller.project_id, one) if one else None for one in files]
+        overlap = find_overlap(session, asked.training_file, asked.validation_file)
     reports = [
         None if one is None or one.report is None else FileReport.model_validate(one.report) for one in found_files
     ]
     plan = _plan(examined, reports[0], reports[1], settings)
     lint = lints.of_job(caller.project_id, examined.spec, asked.training_file)
     problems = [] if lint is None else _no_contrast(asked, examined, lint)
-    return Validation(valid=not problems, errors=problems, plan=None if problems else plan, lint=lint)
+    warnings = _long_rows(examined, found_files[0], reports[0], store, settings)
+    if overlap is not None:
+        warnings.append(Problem(code="held_out_overlap", message=str(overlap), param="validation_file"))
+    return Validation(
+        valid=not problems, errors=problems, warnings=warnings, plan=None if problems else plan, lint=lint
+    )
+
+
+def _long_rows(
+    examined: Examined, file: File | None, report: FileReport | None, store: BlobStore, settings: Settings
+) -> list[Problem]:
+    """Nothing while the file is validated or the model is not there."""
+    if file is None or report is None or examined.base_model is None:
+        return []
+    model = registry.resolve(examined.base_model, settings.models_dir)
+    if not model.is_pulled:
+        return []
+    limit = model.fitting(examined.spec.hyperparameters.max_length)
+    try:
+        chat = tokenizer.load(model.directory)
+    except UnusableTokenizer as error:
+        return [Problem(code=error.code, message=error.message, param="model")]
+    with store.open(file.rows[0]) as stream:
+        over = token_lengths.too_long(stream, report, chat, limit)
+    if not over:
+        return []
+    shown = ", ".join(f"line {one.line} has {one.total:,}" for one in over[:_SHOWN_ROWS])
+    count = f"{len(over)} or more" if len(over) == len(report.longest) < report.rows else f"{len(over)}"
+    message = (
+        f"{count} of {report.rows:,} training rows have more than {limit:,} tokens ({shown}): what does not fit is "
+        "left out of training. Shorten them, or raise hyperparameters.max_length."
+    )
+    return [Problem(code="rows_too_long", message=message, param="training_file")]
 
 
 def _no_contrast(asked: CreateJob, examined: Examined, lint: LintReport) -> list[Problem]:

@@ -15,6 +15,7 @@ from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent
 from app.core.jobs.views import JobView
 from app.core.spec.gates import parse
 from app.core.spec.job import Hyperparameters, JobSpec
+from app.core.spec.teaching import Spent
 
 
 def _unix(moment: datetime) -> int:
@@ -66,6 +67,7 @@ class JobObject(Item):
     result_files: list[str]
     hyperparameters: dict[str, Any] = Field(description="`auto` until the job has started, then the values in use.")
     trained_tokens: int | None
+    teacher_usage: Spent | None = Field(description="Spent on the job's teacher by all attempts; null before.")
     error: JobError | None
     seed: int
     integrations: list[Any] | None = Field(description="Trackers that the metrics go to as well.")
@@ -109,6 +111,7 @@ class JobObject(Item):
             result_files=job.result_files,
             hyperparameters=_hyperparameters(job, spec.hyperparameters),
             trained_tokens=job.trained_tokens,
+            teacher_usage=None if job.teacher_usage is None else Spent.model_validate(job.teacher_usage),
             error=JobError.model_validate(job.error) if job.error else None,
             seed=spec.seed,
             integrations=_integrations(spec, strict=strict),

@@ -53,6 +53,11 @@ class Validation(BaseModel):
     object: Literal["fine_tuning.job.validation"] = "fine_tuning.job.validation"
     valid: bool
     errors: list[Problem]
+    warnings: list[Problem] = Field(
+        default=[],
+        description="What a valid job would better not have: `held_out_overlap`, held-out prompts that are trained on; "
+        "`rows_too_long`, rows over `max_length` or the model's own limit; or why its tokenizer cannot be asked.",
+    )
     plan: JobPlan | None = Field(
         description="Null if there are errors, and while the training file is validated or the model is not known well "
         "enough."

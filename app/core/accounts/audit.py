@@ -40,6 +40,8 @@ class Action(StrEnum):
     webhook_rotate = "webhook_endpoint.rotate_secret"
     webhook_delete = "webhook_endpoint.delete"
     webhook_replay = "webhook_delivery.replay"
+    teacher_key_set = "teacher_key.set"
+    teacher_key_delete = "teacher_key.delete"
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Estimate(Frozen):
     groups: int
     rollouts: int
     grader_calls: int = Field(description="Those of evaluations included.")
-    teacher_requests: int
+    teacher_requests: int = Field(description="At most: answers that the project has already are not asked for.")
     tokens: Tokens
     seconds: Range | None = Field(description="From a worker's claim to the end.")
     parts: dict[str, float] | None = Field(
@@ -119,7 +119,7 @@ def estimate(asked: Asked, hardware: Hardware | None, observations: Sequence[Obs
         groups=expected.groups,
         rollouts=expected.rollouts,
         grader_calls=expected.grader_calls,
-        teacher_requests=0,
+        teacher_requests=expected.teacher_requests,
         tokens=Tokens(prompt=_range(*(one.work.prompt_tokens for one in cases)), response=response, trained=response),
         seconds=_range(*(sum(one.seconds.values()) for one in cases)) if hardware else None,
         parts=cases[1].seconds if hardware else None,

@@ -47,6 +47,7 @@ class Work:
     """Of all groups, each prompt once: its members share it."""
     response_tokens: float
     rollouts: int
+    teacher_requests: int
     grader_calls: int
     evaluations: int
     answers_an_evaluation: int
@@ -68,7 +69,11 @@ def count(spec: JobSpec, plan: Plan, data: Data, lengths: Lengths) -> Work:
     groups = groups_of(plan, data.rows)
     mix = spec.group
     experts = mix.expert * data.expert_share
-    teachers = min(mix.teacher, data.teachers_a_row)
+    given = min(mix.teacher, data.teachers_a_row)
+    teachers = given if spec.teacher is None else float(mix.teacher)
+    taught = lengths.teacher or lengths.expert or spec.settings.sampling.max_tokens / 2
+    # One request a row, whatever the epochs; what the project's other jobs have asked already costs none.
+    asked = min(groups, data.rows) if teachers > given and spec.teacher and spec.teacher.base_url else 0
     members = experts + teachers + mix.self_
     grouped = isinstance(spec.settings, GroupMethod)
     held_out = plan.eval_samples
@@ -81,8 +86,9 @@ def count(spec: JobSpec, plan: Plan, data: Data, lengths: Lengths) -> Work:
         members=members,
         own_a_group=mix.self_,
         prompt_tokens=groups * lengths.prompt,
-        response_tokens=groups * (experts * lengths.expert + teachers * lengths.teacher + mix.self_ * lengths.own),
+        response_tokens=groups * (experts * lengths.expert + teachers * taught + mix.self_ * lengths.own),
         rollouts=groups * mix.self_,
+        teacher_requests=asked,
         grader_calls=(round(groups * members) if grouped else 0) + evaluations * sampled,
         evaluations=evaluations,
         answers_an_evaluation=sampled,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from app.core.files.reading import lines as _lines
+from app.core.files.reading import lines
 from app.core.files.repeats import PromptIndex, Repeats
 from app.core.files.report import FileReport, Issue, LongRow, RowPlace, TeacherResponses, broken
 from app.core.spec.rows import Row, RowError, parse_row
@@ -60,7 +60,7 @@ def validate_rows(path: Path, *, max_errors: int = 50, progress: Progress | None
     with path.open("rb") as stream:
         if archive := _archive(stream):
             return Validated(broken(total, f"the file is a {archive} archive; upload what is in it"), PromptIndex())
-        for line, offset, raw in _lines(stream):
+        for line, offset, raw in lines(stream):
             tally.add(line, offset, raw)
             if tally.seen > MAX_ROWS:
                 tally.error(line, None, f"the file has more than {MAX_ROWS:,} rows; split it")
@@ -81,7 +81,7 @@ def read_rows(path: Path, chosen: Container[int] | None = None) -> Iterator[tupl
     With `chosen` only rows whose number (from 0, blank lines not counted) is in it; the others are not parsed.
     """
     with path.open("rb") as stream:
-        filled = ((line, raw) for line, _, raw in _lines(stream) if raw.strip())
+        filled = ((line, raw) for line, _, raw in lines(stream) if raw.strip())
         for number, (line, raw) in enumerate(filled):
             if chosen is None or number in chosen:
                 yield line, parse_row(raw, line)

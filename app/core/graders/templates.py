@@ -40,9 +40,11 @@ def _resolve(variable: Variable, sample: Sample, item: dict[str, Any]) -> str:
 
 def _sample_field(name: str, sample: Sample) -> Any:
     if name != "output_json":
-        return getattr(sample, name)
+        return sample.all_choices if name == "choices" else getattr(sample, name)
     try:
         return json.loads(sample.output_text)
     except (ValueError, RecursionError):
         message = "the response is not JSON, which sample.output_json needs"
+        if sample.is_cut_off:
+            raise GraderFailure(f"{message}: it was cut off", ErrorType.truncated) from None
         raise GraderFailure(message, ErrorType.sample_parse) from None

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import random
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Self
@@ -14,7 +12,8 @@ import pydantic_monty as monty
 from standardwebhooks import Webhook
 
 from app.core.addresses import PrivateHosts
-from app.core.egress import AddressRefused, Answer, Egress, EgressFailed
+from app.core.asking import MAX_ANSWER_BYTES, ChatServer, NoUsableAnswer, Patience, ask
+from app.core.egress import AddressRefused, Answer, Egress
 from app.core.graders.isolated import IsolatedPool, default_workers
 from app.core.graders.types import ErrorType, GraderFailure
 
@@ -27,11 +26,9 @@ PYTHON_LIMITS: Final = monty.ResourceLimits(
 )
 PYTHON_KILLED_AFTER_SECONDS: Final = 6.0
 MAX_PRINTED_BYTES: Final = 1024**2
-MAX_ANSWER_BYTES: Final = 4 * 1024**2
 CONNECTIONS: Final = 64
 """Requests to judges and reward servers at once."""
-ATTEMPTS: Final = 4
-LONGEST_WAIT_SECONDS: Final = 20.0
+PATIENCE: Final = Patience(attempts=4, longest_wait_seconds=20.0)
 JUDGE_TIMEOUT_SECONDS: Final = 120.0
 _SOURCE: Final = "<python-input-0>"
 """What the sandbox calls the first thing that it is fed."""
@@ -67,7 +64,8 @@ class Toolbox:
         self._lock = threading.Lock()
         self._pools: dict[str, IsolatedPool] = {}
         self._python: monty.Monty | None = None
-        self._egress: dict[str, Egress] = {}
+        self._egress: Egress | None = None
+        self._judge: ChatServer | None = None
         self._closing = threading.Event()
 
     def __enter__(self) -> Self:
@@ -82,13 +80,16 @@ class Toolbox:
             closing, self._closing = self._closing, threading.Event()
             pools, self._pools = self._pools, {}
             sandbox, self._python = self._python, None
-            connections, self._egress = self._egress, {}
+            egress, self._egress = self._egress, None
+            judge, self._judge = self._judge, None
         closing.set()
+        if judge is not None:
+            judge.close()
         for pool in pools.values():
             pool.close()
         if sandbox is not None:
             sandbox.__exit__(None, None, None)
-        for egress in connections.values():
+        if egress is not None:
             egress.close()
 
     def pool(self, check: str) -> IsolatedPool:
@@ -123,39 +124,36 @@ class Toolbox:
 
     def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         """A judge's chat completion. Raises GraderFailure."""
+        judge = self._judge_server()
+        try:
+            return judge.complete(body)
+        except (NoUsableAnswer, AddressRefused) as error:
+            raise GraderFailure(str(error), ErrorType.judge_server) from error
+
+    def _judge_server(self) -> ChatServer:
         url = self.outside.judge_url
         if url is None:
             message = "no judge is configured; the operator names an OpenAI-compatible server in GROUPTUNE_JUDGE_URL"
             raise GraderFailure(message, ErrorType.judge_server)
-        closing, key = self._closing, self.outside.judge_api_key
-        headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
-        # The operator named it, so it may be anywhere.
-        egress = self._connections("judge", (urlsplit(url).hostname or "",))
-        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-        answer = self._ask(
-            lambda: egress.request(
-                "POST",
-                f"{url.rstrip('/')}/chat/completions",
-                content=content,
-                headers=headers,
-                timeout_seconds=JUDGE_TIMEOUT_SECONDS,
-                max_bytes=MAX_ANSWER_BYTES,
-            ),
-            "the judge",
-            ErrorType.judge_server,
-            closing,
-        )
-        if not isinstance(answer, dict):
-            raise GraderFailure("the judge's answer is no JSON object", ErrorType.judge_server)
-        return answer
+        with self._lock:
+            if self._judge is None:
+                self._judge = ChatServer(
+                    url,
+                    self.outside.judge_api_key,
+                    PrivateHosts.parse((urlsplit(url).hostname or "",)),  # the operator named it: it may be anywhere
+                    whom="the judge",
+                    patience=PATIENCE,
+                    timeout_seconds=JUDGE_TIMEOUT_SECONDS,
+                    max_connections=CONNECTIONS,
+                )
+            return self._judge
 
     def post(self, url: str, body: dict[str, Any], timeout_seconds: float) -> Any:
         """What a reward server answers. Raises GraderFailure."""
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         # Of the content, so that a server can tell a repeated request.
         name = f"grade_{hashlib.sha256(content).hexdigest()[:32]}"
-        closing = self._closing
-        egress = self._connections("endpoint", self.outside.allowed_private_hosts)
+        closing, egress = self._closing, self._connections()
 
         def send() -> Answer:
             return egress.request(
@@ -167,7 +165,10 @@ class Toolbox:
                 max_bytes=MAX_ANSWER_BYTES,
             )
 
-        return self._ask(send, f"the server at {urlsplit(url).hostname}", ErrorType.other, closing)
+        try:
+            return ask(send, f"the server at {urlsplit(url).hostname}", closing, PATIENCE)
+        except (NoUsableAnswer, AddressRefused) as error:
+            raise GraderFailure(str(error)) from error
 
     def _signature(self, name: str, content: bytes) -> dict[str, str]:
         now = datetime.now(UTC)
@@ -176,35 +177,12 @@ class Toolbox:
             headers["webhook-signature"] = Webhook(secret).sign(name, now, content.decode())
         return headers
 
-    def _connections(self, purpose: str, private_hosts: tuple[str, ...]) -> Egress:
+    def _connections(self) -> Egress:
         with self._lock:
-            if purpose not in self._egress:
-                allowed = PrivateHosts.parse(private_hosts)
-                self._egress[purpose] = Egress(allowed, max_connections=CONNECTIONS)
-            return self._egress[purpose]
-
-    def _ask(self, send: Callable[[], Answer], whom: str, error_type: ErrorType, closing: threading.Event) -> Any:
-        """The JSON of a 2xx answer; again after a while when trying again may help, and nobody closes."""
-        failure, asked_to_wait = "", 0.0
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                wait = random.uniform(0.5, 1) * 2 ** (attempt - 1)  # noqa: S311
-                if closing.wait(max(wait, min(LONGEST_WAIT_SECONDS, asked_to_wait))):
-                    break
-            try:
-                answer = send()
-            except AddressRefused as error:
-                raise GraderFailure(str(error), error_type) from error
-            except EgressFailed as error:
-                failure, asked_to_wait = f"{whom} failed: {error}", 0.0
-                continue
-            if 200 <= answer.status < 300:
-                return _json(answer, whom, error_type)
-            failure = f"{whom} answered {answer.status}: {answer.body[:200].decode('utf-8', 'replace')}"
-            if answer.status not in (408, 409, 425, 429) and answer.status < 500:
-                break
-            asked_to_wait = _seconds(answer.headers.get("retry-after"))
-        raise GraderFailure(failure or f"{whom} was not asked to the end", error_type)
+            if self._egress is None:
+                allowed = PrivateHosts.parse(self.outside.allowed_private_hosts)
+                self._egress = Egress(allowed, max_connections=CONNECTIONS)
+            return self._egress
 
 
 def _told(error: monty.MontyError) -> str:
@@ -212,18 +190,3 @@ def _told(error: monty.MontyError) -> str:
     frames = error.traceback() if isinstance(error, monty.MontyRuntimeError) else []
     lines = [frame.line for frame in frames if frame.filename == _SOURCE]
     return f"{error}" + (f" (line {lines[-1]})" if lines else "")
-
-
-def _json(answer: Answer, whom: str, error_type: ErrorType) -> Any:
-    try:
-        return json.loads(answer.body)
-    except (ValueError, RecursionError):
-        shown = answer.body[:200].decode("utf-8", "replace")
-        raise GraderFailure(f"{whom} did not answer with JSON: {shown}", error_type) from None
-
-
-def _seconds(retry_after: str | None) -> float:
-    try:
-        return max(0.0, float(retry_after or 0))
-    except ValueError:
-        return 0.0  # a date; the own wait will do

@@ -15,6 +15,7 @@ class ErrorType(StrEnum):
     formula_parse = "formula_parse_error"
     invalid_variable = "invalid_variable_error"
     sample_parse = "sample_parse_error"
+    truncated = "truncated_observation_error"
     unresponsive = "unresponsive_reward_error"
     python_runtime = "python_grader_runtime_error"
     python_server = "python_grader_server_error"
@@ -40,13 +41,27 @@ class Sample(BaseModel):
     output_text: str
     output_tools: tuple[dict[str, Any], ...] = ()
     choices: tuple[dict[str, Any], ...] = ()
+    """As sent; `all_choices` is what graders read."""
+    finished: bool = True
+    """False for an answer that `max_tokens` has cut off."""
+
+    @property
+    def all_choices(self) -> tuple[dict[str, Any], ...]:
+        """Those that were sent, else the answer as the only one."""
+        message = {"role": "assistant", "content": self.output_text}
+        reason = "stop" if self.finished else "length"
+        return self.choices or ({"index": 0, "finish_reason": reason, "message": message},)
+
+    @property
+    def is_cut_off(self) -> bool:
+        return any(choice.get("finish_reason") == "length" for choice in self.all_choices)
 
     def for_code(self) -> dict[str, Any]:
         """As Python graders and endpoints get it; `output_json` only where the text is JSON."""
         sent: dict[str, Any] = {
             "output_text": self.output_text,
             "output_tools": list(self.output_tools),
-            "choices": list(self.choices),
+            "choices": list(self.all_choices),
         }
         try:
             sent["output_json"] = json.loads(self.output_text)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from app.core.addresses import PrivateHosts
 from app.core.errors import InvalidRequest
 from app.core.jobs import checks, gates
 from app.core.models import aliases
 from app.core.models.adapters import starting_point
 from app.core.spec.job import JobSpec
+from app.core.teachers import places
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,14 @@ class Application:
     """The spec on the model with this canonical name."""
     training_file: str
     validation_file: str | None
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Where the operator lets teachers be."""
+
+    operators_url: str | None
+    allowed_private_hosts: PrivateHosts
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ def examine(
     models_dir: Path,
     operator_aliases: Mapping[str, str],
     trackers: Collection[str],
+    teachers: Teachers,
 ) -> Examined:
     """Checks an application against models and files. Until the transaction ends nobody deletes its model."""
     problems: list[InvalidRequest] = []
@@ -54,6 +65,10 @@ def examine(
     spec = asked.to_spec(model)
     wanted = [partial(gates.check_measurable, spec, asked.validation_file)]
     wanted.append(partial(checks.check_trackers, spec, trackers))
+    if spec.teacher is not None:
+        wanted.append(
+            partial(places.check, spec.teacher, models_dir, teachers.operators_url, teachers.allowed_private_hosts)
+        )
     if spec.alias is not None:
         wanted.append(partial(aliases.check_name, spec.alias, models_dir, operator_aliases))
     wanted.append(partial(checks.check_file, session, project_id, spec, asked.training_file, "training_file"))

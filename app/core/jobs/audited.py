@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 
+import structlog
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from app.core.accounts import audit
 from app.core.accounts.audit import Action, Actor
-from app.core.jobs import lifecycle, removal
+from app.core.jobs import lifecycle, removal, traces
 from app.core.jobs.queries import job_of_project
 from app.core.jobs.tables import Job
+
+log = structlog.get_logger(__name__)
 
 
 def cancel(session: Session, actor: Actor, job_id: str) -> Job:
@@ -35,10 +39,12 @@ def delete(session: Session, actor: Actor, job_id: str) -> Job:
 
 
 def note_created(session: Session, actor: Actor, job: Job) -> None:
-    """The entry for a job that was created in this transaction."""
+    """The entry for a job that was created in this transaction, the trace that it is part of, and a line in the log."""
     after = audit.snapshot(job, "status", "training_file", "validation_file")
     after |= {name: job.spec.get(name) for name in ("model", "method")}
     audit.record(session, actor, Action.job_create, job.id, after=after)
+    traces.keep(session, job.id)
+    event.listen(session, "after_commit", lambda _: log.info("job.created", job=job.id), once=True)
 
 
 def _change(

@@ -68,14 +68,23 @@ def _first_error(file: File) -> str:
 
 def _check_rows(spec: JobSpec, file_id: str, report: FileReport) -> None:
     group = spec.group
-    has_rows = (group.expert and report.expert_rows) or (group.teacher and report.teacher_rows) or group.self_
+    teachers = report.rows if spec.teacher else report.teacher_rows
+    has_rows = (group.expert and report.expert_rows) or (group.teacher and teachers) or group.self_
     if has_rows and report.rows:
+        if group.teacher and not teachers and not group.self_:
+            raise InvalidRequest(
+                f"group.teacher is {group.teacher}, but the file '{file_id}' brings no `teacher_responses`, so that "
+                "each demonstration would be alone in its group: name a `teacher` to ask, add `teacher_responses` to "
+                "the rows, or set group.self to at least 1.",
+                param="method.gft.teacher",
+                code="missing_teacher",
+            )
         return
     match spec.method:
         case MethodType.supervised | MethodType.dft:
             needed = "whose `messages` end with an assistant message, the demonstration to learn from"
         case _:
-            needed = "with a demonstration or `teacher_responses`, or rollouts (group.self at least 1)"
+            needed = "with a demonstration or `teacher_responses`, a `teacher`, or rollouts (group.self at least 1)"
     raise InvalidRequest(
         f"The method '{spec.method}' needs rows {needed}; the file '{file_id}' has none.",
         param="training_file",

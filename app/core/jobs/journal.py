@@ -16,7 +16,8 @@ from app.core.jobs.events import Event, append, clean, dump
 from app.core.jobs.leases import Claim, lost
 from app.core.jobs.step_events import metrics_event, shown
 from app.core.jobs.tables import Job
-from app.core.spec.reports import Evaluated, Groups, Message, Metrics, Started
+from app.core.spec.reports import Evaluated, Groups, Message, Metrics, Started, TeacherAnswers
+from app.core.teachers import answers
 
 # Rows come as one JSON text: psycopg would escape each quote in an array of texts, which takes longer than all else.
 # The guarded UPDATE holds the job's row and feeds the INSERT: with a lost lease it inserts nothing. A step
@@ -44,7 +45,7 @@ _GROUPS: Final = text(
     ON CONFLICT (job_id, step, idx) DO UPDATE SET record = excluded.record
     """
 )
-Writable = Started | Metrics | Groups | Message | StoredCheckpoint | Evaluated
+Writable = Started | Metrics | Groups | Message | TeacherAnswers | StoredCheckpoint | Evaluated
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,9 @@ class Journal:
             self._started(session, report)
         elif isinstance(report, Evaluated):
             self._evaluated(session, report)
+        elif isinstance(report, TeacherAnswers):
+            leases.update_owned(session, self._claim, teacher_usage=report.spent.model_dump())
+            answers.keep(session, self._claim.project_id, report.answers)
         return []
 
     def _started(self, session: Session, report: Started) -> None:

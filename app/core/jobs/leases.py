@@ -43,7 +43,9 @@ _CLAIM: Final = text(
         FOR UPDATE OF candidate SKIP LOCKED
         LIMIT 1
     )
-    RETURNING id, project_id, epoch, spec, training_file, validation_file
+    RETURNING id, project_id, epoch, spec, training_file, validation_file,
+              (SELECT data->>'traceparent' FROM job_events WHERE job_id = jobs.id AND seq = 1) AS traceparent,
+              extract(epoch FROM now() - eligible_at)::float AS waited_seconds
     """
 )
 
@@ -58,6 +60,10 @@ class Claim:
     spec: JobSpec
     training_file: str
     validation_file: str | None
+    traceparent: str | None = None
+    """The span that its creation was part of, if that was traced."""
+    waited_seconds: float = 0.0
+    """Since the job could run."""
 
 
 def claim(
@@ -91,6 +97,8 @@ def claim(
         JobSpec.model_validate(row.spec),
         row.training_file,
         row.validation_file,
+        row.traceparent,
+        row.waited_seconds,
     )
 
 

@@ -55,7 +55,7 @@ def is_due(spec: JobSpec) -> bool:
 
 def decides(spec: JobSpec) -> bool:
     """Whether the lint can refuse the job: with answers that are yet to come every group may have contrast."""
-    return is_due(spec) and not spec.group.self_
+    return is_due(spec) and not spec.group.self_ and spec.teacher is None
 
 
 def check(job: Job) -> None:
@@ -66,7 +66,7 @@ def check(job: Job) -> None:
 
 def refuse_if_nothing(report: LintReport, spec: JobSpec) -> None:
     """Raises `InvalidRequest` when no group can have contrast."""
-    if report.teaches_nothing:
+    if report.teaches_nothing and decides(spec):
         raise InvalidRequest(report.refusal(), param=f"method.{spec.method}.group", code="no_contrast")
 
 

@@ -10,6 +10,7 @@ from app.core.errors import InvalidRequest, NotFound
 from app.core.files.tables import File
 from app.core.jobs.states import JobStatus
 from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent, Metric
+from app.core.spec.teaching import Spent
 
 _Row = TypeVar("_Row", JobEvent, Checkpoint)
 
@@ -168,3 +169,8 @@ def any_queued(session: Session) -> bool:
     """Whether a worker may find a job to claim now; its project may be at its limit."""
     eligible = select(Job.id).where(Job.status == JobStatus.queued, Job.eligible_at <= func.now())
     return session.scalar(select(eligible.exists())) is True
+
+
+def teacher_usage(session: Session, job_id: str) -> Spent:
+    """What all attempts have spent on the job's teacher."""
+    return Spent.model_validate(session.scalar(select(Job.teacher_usage).where(Job.id == job_id)) or {})

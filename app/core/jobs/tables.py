@@ -58,6 +58,8 @@ class Job(Base):
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
     hyperparameters: Mapped[dict[str, Any] | None]
     """Resolved values once running: batch_size, learning_rate_multiplier, n_epochs."""
+    teacher_usage: Mapped[dict[str, Any] | None]
+    """`Spent` as JSON once the job has asked its teacher."""
     evaluation: Mapped[dict[str, Any] | None]
     """Held-out results: `{"before": {...}, "after": {...}}`."""
     fine_tuned_model: Mapped[str | None] = mapped_column(String(255))

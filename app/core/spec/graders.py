@@ -202,8 +202,15 @@ class JudgeText(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    type: Literal["input_text", "text"] = "input_text"
+    type: Literal["input_text", "output_text", "text"] = "input_text"
     text: Template
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _is_text(cls, kind: object) -> object:
+        if kind in ("input_image", "input_audio"):
+            raise ValueError("answers are text here, and so is what a judge reads: use 'input_text'")
+        return kind
 
 
 class JudgeMessage(BaseModel):

@@ -12,6 +12,7 @@ from app.core.spec.frozen import Frozen
 from app.core.spec.gates import MAX_GATES, AliasName, GateText
 from app.core.spec.graders import Grader
 from app.core.spec.integrations import MAX_INTEGRATIONS, Integration
+from app.core.spec.teaching import BaseUrl, Spent, TeacherBudget, TeacherModel
 
 Auto = Literal["auto"]
 BasePrecision = Literal["native", "4bit"]
@@ -33,7 +34,7 @@ class GroupMix(Frozen):
     expert: Annotated[int, Field(ge=0, le=1)] = 1
     """The row's own demonstration."""
     teacher: Annotated[int, Field(ge=0, le=32)] = 3
-    """The row's `teacher_responses`."""
+    """The row's `teacher_responses`, and what the job's `teacher` is asked for where a row has fewer."""
     self_: Annotated[int, Field(ge=0, le=64, alias="self")] = 4
     """Rollouts of the current policy."""
 
@@ -48,6 +49,22 @@ class Sampling(Frozen):
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: Annotated[int, Field(ge=1, le=8192)] = 256
+
+
+class Teacher(Frozen):
+    """A stronger model that is asked for the teacher members that the rows do not bring."""
+
+    model: TeacherModel
+    """A model of the server at `base_url`; without one a base model of this installation, or of the operator's."""
+    base_url: BaseUrl | None = None
+    """Address of an OpenAI-compatible server, up to `/v1`. The project's key for it is stored apart (teacher keys)."""
+    sampling: Sampling | None = None
+    """The job's own `sampling` unless set."""
+    budget: TeacherBudget = TeacherBudget()
+
+    def identity(self, place: str, default: Sampling) -> dict[str, object]:
+        """What its answers depend on besides the prompt; `place` is the server's address or `local`."""
+        return {"place": place, "model": self.model, **(self.sampling or default).model_dump()}
 
 
 class Lora(Frozen):
@@ -107,6 +124,8 @@ class GroupMethod(Frozen):
     zero_variance: Literal["count", "drop"] = "count"
     """Whether tokens of groups without contrast count in the loss's denominator."""
     sampling: Sampling = Sampling()
+    teacher: Teacher | None = None
+    """Who is asked for teacher members; without one the rows' own `teacher_responses` are all there are."""
     hyperparameters: Hyperparameters = Hyperparameters()
     evaluation: Evaluation = Evaluation()
 
@@ -121,6 +140,14 @@ class GroupMethod(Frozen):
         if group.size < 2:
             raise ValueError("a group needs at least 2 members to have advantages: raise group.teacher or group.self")
         return group
+
+    @field_validator("teacher")
+    @classmethod
+    def _is_asked(cls, teacher: Teacher | None, info: ValidationInfo) -> Teacher | None:
+        group = info.data.get("group")
+        if teacher is not None and isinstance(group, GroupMix) and group.teacher == 0:
+            raise ValueError("would never be asked: set group.teacher to at least 1, or leave `teacher` out")
+        return teacher
 
 
 class ImitationMethod(Frozen):
@@ -177,6 +204,10 @@ class JobSpec(Frozen):
                 return 0.0
 
     @property
+    def teacher(self) -> Teacher | None:
+        return self.settings.teacher if isinstance(self.settings, GroupMethod) else None
+
+    @property
     def group(self) -> GroupMix:
         if isinstance(self.settings, GroupMethod):
             return self.settings.group
@@ -215,4 +246,14 @@ class TrainerSpec(Frozen):
     judge_url: str | None = None
     """Address of the server that graders ask."""
     allowed_private_hosts: tuple[str, ...] = ()
-    """What `endpoint` graders may reach although it is not public."""
+    """What `endpoint` graders and teachers may reach although it is not public."""
+    teacher_url: str | None = None
+    """Address of the server that is asked for teacher members."""
+    teacher_is_operators: bool = False
+    """The operator named that server, so it may be anywhere."""
+    teacher_model_dir: str | None = None
+    """Directory of the base model that writes them instead."""
+    teacher_answers_path: str | None = None
+    """JSONL of the `TeacherAnswer`s to this job's questions that are known already."""
+    teacher_spent: Spent = Spent()
+    """What earlier attempts have used of the teacher's budget."""

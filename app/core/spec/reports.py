@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from app.core.spec.frozen import Frozen
+from app.core.spec.teaching import Provenance, Spent, TeacherAnswer
 
 
 class Source(StrEnum):
@@ -47,6 +48,8 @@ class MemberRecord(Frozen):
     """Why it could not be graded."""
     scores: dict[str, float] = Field(default_factory=dict)
     """Reward by grader, where several had a part in it."""
+    teacher: Provenance | None = None
+    """Who wrote it (teacher members only)."""
 
 
 class GroupRecord(Frozen):
@@ -98,6 +101,15 @@ class Message(Frozen):
     data: dict[str, Any] | None = None
 
 
+class TeacherAnswers(Frozen):
+    """What a teacher has answered, for the project's store of answers."""
+
+    kind: Literal["teacher_answers"] = "teacher_answers"
+    answers: tuple[TeacherAnswer, ...]
+    spent: Spent
+    """By all attempts so far."""
+
+
 class CheckpointSaved(Frozen):
     """A complete checkpoint lies at `path` (absolute)."""
 
@@ -142,7 +154,7 @@ class Failed(Frozen):
 
 
 Report = Annotated[
-    Started | Metrics | Groups | Message | CheckpointSaved | Evaluated | Finished | Failed,
+    Started | Metrics | Groups | Message | TeacherAnswers | CheckpointSaved | Evaluated | Finished | Failed,
     Field(discriminator="kind"),
 ]
 

@@ -160,11 +160,16 @@ class BlobStore(ABC):
 
     def fetch(self, key: str, target: Path) -> str:
         """Copies a blob to a local path and returns its SHA-256 (hexadecimal). Raises `BlobMissing`."""
+        with target.open("wb") as out:
+            return self.digest(key, out.write)
+
+    def digest(self, key: str, take: Callable[[bytes], object] = len) -> str:
+        """The SHA-256 (hexadecimal) of a blob as it is now; `take` gets all of its chunks. Raises `BlobMissing`."""
         digest = hashlib.sha256()
-        with self.open(key) as source, target.open("wb") as out:
+        with self.open(key) as source:
             while chunk := source.read(CHUNK_BYTES):
                 digest.update(chunk)
-                out.write(chunk)
+                take(chunk)
         return digest.hexdigest()
 
 

@@ -30,6 +30,16 @@ export interface Page<T> {
 
 export type Source = "expert" | "teacher" | "self";
 
+/** Who wrote a teacher's answer; of what a row brings only the model is known, if that. */
+export interface Provenance {
+  model: string | null;
+  provider: string;
+  answered_at: string | null;
+  cached: boolean;
+  prompt_tokens: number | null;
+  completion_tokens: number | null;
+}
+
 /** One response of a group. */
 export interface Member {
   scores?: Record<string, number>;
@@ -42,6 +52,8 @@ export interface Member {
   mean_p: number | null;
   finished: boolean;
   adapter_version: number | null;
+  /** Of teacher members; absent in groups of older versions. */
+  teacher?: Provenance | null;
   error: string | null;
 }
 

@@ -50,6 +50,18 @@ def test_a_gft_job_by_hand() -> None:
     assert found.grader_calls == round(20 * 6.3) + 3 * 18
 
 
+def test_a_teacher_fills_the_groups_and_is_asked_once_about_each_row_that_a_step_sees() -> None:
+    group = {"expert": 1, "teacher": 2, "self": 4}
+    asked = {"model": "m", "base_url": "https://x.example/v1"}
+    lengths = Lengths(prompt=20, expert=5, teacher=0, own=10)
+    for teacher, given, wanted in ((asked, 1.5, 8), (asked, 2.0, 0), ({"model": "tiny"}, 0.0, 0)):
+        spec = gft(group=group, teacher=teacher, hyperparameters={"batch_size": 4, "max_steps": 2})
+        plan = resolve(spec, rows=10, held_out_rows=0, parameters=1000)
+        found = count(spec, plan, Data(10, 0, 1.0, given), lengths)
+        assert (found.groups, found.teacher_requests, found.members) == (8, wanted, 7)
+        assert found.response_tokens == 8 * (5 + 2 * 5 + 4 * 10)
+
+
 def test_imitation_draws_and_grades_nothing() -> None:
     spec = JobSpec(model="tiny", method=MethodType.supervised, settings=ImitationMethod(), seed=1)
     plan = resolve(spec, rows=10, held_out_rows=6, parameters=1000)

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.core.graders.run import Grade, Sample, Toolbox, grade
 from app.core.graders.types import ErrorType
-from app.core.spec.graders import Grader, missing_fields
+from app.core.spec.graders import ANSWER, Grader, missing_fields
 
 adapter: TypeAdapter[Grader] = TypeAdapter(Grader)
 
@@ -229,20 +229,61 @@ HUGE = "a " * 5_000_000
     ("fields", "text"),
     [
         ({"type": "regex", "pattern": "(a+)+$"}, "a" * 64 + "b"),
+        (similarity("fuzzy_match"), HUGE),
         (similarity("rouge_l"), HUGE),
         (similarity("meteor"), HUGE),
         ({"type": "json_schema", "schema": {"pattern": "^(a+)+$"}}, json.dumps("a" * 64 + "b")),
         ({"type": "math", "reference": "4"}, r"$10^{10^{10^{10}}}$"),
-        ({"type": "math", "reference": "4"}, r"\frac{" * 50_000),
+        (python("def grade(sample, item):\n    return len(sample['output_text'] * 1000)"), HUGE),
     ],
-    ids=["regex", "rouge of 10 MB", "meteor of 10 MB", "pattern of a schema", "endless LaTeX", "deep LaTeX"],
+    ids=["regex", "fuzzy match", "rouge", "meteor", "pattern of a schema", "endless LaTeX", "memory bomb"],
 )
 def test_hostile_answers_cost_a_bounded_time_and_are_reported(fields: dict[str, Any], text: str) -> None:
     with Toolbox(workers=1, limit_seconds=1.0) as tools:
         started = time.monotonic()
         found = run(tools, fields, text, {"reference": "b " * 20_000})
         assert time.monotonic() - started < 30  # starting a process counts too, on a busy machine
-    assert found.reward in (None, 0.0)
-    if found.reward is None:
-        assert found.error_type in (ErrorType.unresponsive, ErrorType.other)
-        assert found.error
+    assert found.reward is None
+    assert found.error_type in (ErrorType.unresponsive, ErrorType.other, ErrorType.python_runtime)
+    assert found.error
+
+
+@pytest.mark.parametrize(
+    ("fields", "reward"),
+    [
+        ({"type": "string_check", "input": ANSWER, "reference": "a a", "operation": "like"}, 1),
+        ({"type": "regex", "pattern": "b"}, 0),
+        ({"type": "regex", "pattern": "(a )+", "match": "full"}, 0),
+        ({"type": "json_schema", "schema": {}}, 0),
+        ({"type": "math", "reference": "4", "answer": "last_number"}, 0),
+        (python("def grade(sample, item):\n    return len(sample['output_text'])"), len(HUGE)),
+    ],
+)
+def test_an_answer_of_10_mb_is_graded_like_any_other(fields: dict[str, Any], reward: float, tools: Toolbox) -> None:
+    assert run(tools, fields, HUGE).reward == reward
+
+
+@pytest.mark.parametrize("text", [r"\frac{" * 50_000, "$" + "(" * 20_000, r"\boxed{" * 9_000])
+def test_latex_without_an_end_is_wrong_or_an_error_but_never_right(text: str) -> None:
+    with Toolbox(workers=1, limit_seconds=1.0) as tools:
+        found = run(tools, {"type": "math", "reference": "4"}, text)
+    assert (found.reward, found.error is None) in ((0.0, True), (None, False))
+
+
+def test_what_an_answer_is_made_of_is_read_as_at_openai(tools: Toolbox) -> None:
+    reads = {"type": "string_check", "reference": "4", "operation": "eq"}
+    for path in ("output_text", "output_json", "choices[0].message.content"):
+        assert run(tools, reads | {"input": f"{{{{ sample.{path} }}}}"}, "4").reward == 1, path
+    grader = adapter.validate_python(reads | {"input": "{{sample.output_json.x}}"})
+    for finished, error_type in ((True, ErrorType.sample_parse), (False, ErrorType.truncated)):
+        found = grade(grader, Sample(output_text='{"x": ', finished=finished), {}, tools)
+        assert (found.reward, found.error_type) == (None, error_type)
+    ended = grade(
+        adapter.validate_python(
+            python("def grade(sample, item):\n    return len(sample['choices'][0]['finish_reason'])")
+        ),
+        Sample(output_text="4", finished=False),
+        {},
+        tools,
+    )
+    assert ended.reward == len("length")

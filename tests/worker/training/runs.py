@@ -8,9 +8,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -70,6 +70,8 @@ class Job:
     method: str = "gft"
     seed: int = 7
     rollout_url: str | None = None
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of its `TrainerSpec`."""
 
     def write(
         self,
@@ -99,6 +101,7 @@ class Job:
             resume_from=None if resume_from is None else str(resume_from),
             threads=1,
             rollout_url=self.rollout_url,
+            **self.trainer,
         )
         (self.run_dir / "spec.json").write_text(spec.model_dump_json(by_alias=True), encoding="utf-8")
         return spec

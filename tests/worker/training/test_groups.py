@@ -7,12 +7,13 @@ import pytest
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import Source
+from app.core.spec.teaching import Provenance
 from tests.worker.training import chat_templates
 from tests.worker.training.architectures import randomise
 from worker.training.groups import build_groups, given_members, rollout_member
 from worker.training.model import Policy
 from worker.training.rollout import Sampler, generator
-from worker.training.types import Completion, Prompt, PromptGroup
+from worker.training.types import Completion, Prompt, PromptGroup, Taught
 
 MIX = GroupMix(expert=1, teacher=2, self_=3)
 SAMPLING = Sampling(max_tokens=5)
@@ -24,7 +25,8 @@ def prompts(chat_tokenizer: ChatTokenizer) -> list[Prompt]:
 
     def prompt(line: int, question: str, expert: str | None, *teachers: str) -> Prompt:
         ids = chat_tokenizer.prompt_ids([{"role": "user", "content": question}])
-        return Prompt(line, question, ids, expert, teachers, {})
+        origin = Provenance(model=None, provider="file")
+        return Prompt(line, question, ids, expert, tuple(Taught(text, origin) for text in teachers), {})
 
     return [
         prompt(1, "1+1=", "2", "a", "b", "c", "d", "e"),

@@ -1,19 +1,26 @@
 """Grading with the real grader pool: what happens to failed grades, and when a job gives up."""
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
+from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import Grade, GraderPool, Outside
 from app.core.spec.advantages import group_advantages
 from app.core.spec.graders import EndpointGrader, MultiGrader, StringCheckGrader
+from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import Source, TrainerExit
 from tests.http_server import Received, Reply, http_server
+from tests.worker.training.architectures import randomise
+from worker.training.groups import build_groups
 from worker.training.metrics import group_records
+from worker.training.model import Policy
 from worker.training.rewards import MAX_ERROR_RATE, WINDOW, GraderHealth, Grading, imitate_groups
+from worker.training.rollout import Sampler
 from worker.training.types import JobFailure, Member, Prompt, PromptGroup
 
 # Reads a field of the response as JSON: a response that is not JSON cannot be graded.
@@ -175,3 +182,68 @@ def test_what_this_machine_grades_waits_for_the_rollouts(pool: GraderPool, monke
     assert sent == []
     grading.finish([one], GraderHealth())
     assert sent == [2]
+
+
+def test_rollouts_are_graded_elsewhere_while_others_are_still_being_written(
+    chat_policy: Policy, chat_tokenizer: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sampler waits, in the middle of its work, until the server has a rollout; the server, until it is done."""
+    arrived, written = threading.Event(), threading.Event()
+    early: list[str] = []
+
+    def answer(request: Received) -> Reply:
+        [one] = json.loads(request.body)["samples"]
+        if not written.is_set():
+            early.append(one["sample"]["output_text"])
+        arrived.set()
+        written.wait(60)
+        return Reply(b'{"results": [{"reward": 0.5}]}')
+
+    sampler = Sampler(randomise(chat_policy), chat_tokenizer.end_id, chat_tokenizer.pad_id)
+    drawn: list[Member] = []
+    step = sampler._step
+
+    def listening(*arguments: Any) -> Any:
+        assert not drawn or arrived.wait(60)
+        return step(*arguments)
+
+    monkeypatch.setattr(sampler, "_step", listening)
+    prompt = Prompt(1, "2+2=", chat_tokenizer.prompt_ids([{"role": "user", "content": "2+2="}]), None, (), {})
+    with (
+        http_server(answer) as url,
+        GraderPool(EndpointGrader(url=url), Outside(allowed_private_hosts=("127.0.0.1",))) as pool,
+    ):
+        grading = Grading(pool)
+
+        def appeared(of: Prompt, member: Member) -> None:
+            drawn.append(member)
+            grading.add(of, member)
+
+        mix, sampling = GroupMix(expert=0, teacher=0, self_=48), Sampling(max_tokens=48, temperature=2.0)
+        groups = build_groups([prompt], mix, sampling, sampler, chat_tokenizer, 7, 1, appeared=appeared)
+        finished_early = [member.text for member in drawn if member.finished]
+        written.set()
+        grading.finish(groups, GraderHealth())
+    assert finished_early
+    assert set(early) <= {member.text for member in drawn}
+    assert early
+    assert [member.reward for member in groups[0].members] == [0.5] * 48
+
+
+def test_a_machine_with_idle_cores_grades_beside_the_rollouts(
+    pool: GraderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    submit = pool.submit
+
+    def listening(pairs: Sequence[Any]) -> Any:
+        sent.append(len(pairs))
+        return submit(pairs)
+
+    monkeypatch.setattr(pool, "submit", listening)
+    one, grading = group(RIGHT, WRONG), Grading(pool, has_idle_cores=True)
+    for member in one.members:
+        grading.add(one.prompt, member)
+    assert sent == [1, 1]
+    grading.finish([one], GraderHealth())
+    assert [member.reward for member in one.members] == [1.0, 0.0]

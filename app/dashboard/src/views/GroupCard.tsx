@@ -1,7 +1,7 @@
 // One group: its prompt, where its answers lie on the line of rewards, and each of them with what it earned and how it pulls.
 import { Bar, Chip } from "../components/Basics";
-import { number, percent, plural, signed } from "../format";
-import type { Group, Member, Source } from "../types";
+import { absolute, number, percent, plural, signed } from "../format";
+import type { Group, Member, Provenance, Source } from "../types";
 
 const SOURCES: Source[] = ["expert", "teacher", "self"];
 /** Marks that have room beside each other on the line of rewards. */
@@ -142,6 +142,7 @@ function MemberCard({ member, strongest, total, dim }: { member: Member; stronge
         {member.adapter_version !== null && (
           <span title="Optimiser steps that the adapter had seen when it wrote this">adapter {member.adapter_version}</span>
         )}
+        {member.teacher && <Origin of={member.teacher} />}
       </footer>
     </li>
   );
@@ -180,5 +181,16 @@ function Scores({ scores }: { scores: [string, number][] }) {
           </>
         ))}
     </dl>
+  );
+}
+
+/** Who wrote a teacher's answer, and what it has cost. */
+function Origin({ of }: { of: Provenance }) {
+  if (of.answered_at === null) return <span title="The row of the training file brings it">{of.model ? `by ${of.model}, from the file` : "from the file"}</span>;
+  const cost = `${plural(of.prompt_tokens ?? 0, "token")} read and ${of.completion_tokens ?? 0} written`;
+  return (
+    <span title={`Answered ${absolute(Date.parse(of.answered_at) / 1000)}; its share of the request: ${cost}`}>
+      by {of.model} ({of.provider}){of.cached && ", known before"}
+    </span>
   );
 }

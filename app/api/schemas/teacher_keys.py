@@ -1,0 +1,46 @@
+"""A project's keys for teachers on the wire."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, SecretStr
+
+from app.api.pagination import Item
+from app.core.spec.frozen import Frozen
+from app.core.spec.teaching import BaseUrl
+from app.core.teachers.tables import TeacherKey
+
+
+class SetTeacherKey(Frozen):
+    """A key and where it belongs."""
+
+    base_url: Annotated[BaseUrl, Field(description="As in `teacher.base_url`; the key goes to all paths of its host.")]
+    api_key: Annotated[SecretStr, Field(min_length=1, max_length=4096, description="Stored encrypted, never shown.")]
+
+
+class TeacherKeyObject(Item):
+    """A key without its text."""
+
+    object: Literal["teacher_key"] = "teacher_key"
+    origin: str = Field(description="The only server that it is sent to.")
+    api_key_hint: str
+    created_at: int
+    updated_at: int
+
+    @classmethod
+    def of(cls, key: TeacherKey) -> "TeacherKeyObject":
+        """The wire form of a row."""
+        return cls(
+            id=key.id,
+            origin=key.origin,
+            api_key_hint=key.hint,
+            created_at=int(key.created_at.timestamp()),
+            updated_at=int(key.updated_at.timestamp()),
+        )
+
+
+class TeacherKeyDeleted(BaseModel):
+    """It is gone."""
+
+    id: str
+    object: Literal["teacher_key.deleted"] = "teacher_key.deleted"
+    deleted: Literal[True] = True

@@ -1,0 +1,1 @@
+"""Backups: the database as of one moment and every blob that it names, in one file."""

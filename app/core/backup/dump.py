@@ -1,0 +1,170 @@
+"""Writes a backup of a running or a stopped installation: rows of one snapshot, and every blob that they name.
+
+COPY through the driver, so that no client program of the server's version is needed. Blobs come first: what is
+deleted meanwhile is then left out of the rows.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, BinaryIO, Final, cast
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from app.core import migrate
+from app.core.backup import contents
+from app.core.backup.archive import Writer
+from app.core.backup.contents import Manifest, Named
+from app.core.db import Database
+from app.core.errors import BadSetup, DatabaseUnavailable
+from app.core.storage.blobs import SUMS, BlobMissing, BlobStore, StorageUnavailable
+from app.core.tables import metadata
+
+PART_BYTES: Final = 4 << 20
+"""A table's rows are written in members of about that size."""
+
+Told = Callable[["Progress"], None]
+
+
+@dataclass
+class Progress:
+    """How far it is: `done` of `total` steps (a dump's are blobs and tables, a restore's bytes), and the bytes."""
+
+    total: int = 0
+    done: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Dumped:
+    """What was written."""
+
+    blobs: int
+    bytes: int
+    problems: list[str]
+    """What the installation itself lacks, for people; the backup holds the rest."""
+
+
+@dataclass
+class _Dump:
+    database: Database
+    store: BlobStore
+    writer: Writer
+    tell: Told
+    progress: Progress = field(default_factory=Progress)
+    gone: list[str] = field(default_factory=list)
+    """Places that were deleted meanwhile."""
+    problems: list[str] = field(default_factory=list)
+
+    def moved(self, count: int = 0) -> None:
+        self.progress.bytes += count
+        self.tell(self.progress)
+
+    def blob(self, named: Named) -> None:
+        try:
+            self._tree(named.place) if named.is_tree else self._one(named.place, named.sha256)
+        except BlobMissing as error:
+            with self.database.transaction() as session:
+                is_needed = contents.still_named(session, named.place)
+            if is_needed:
+                self.problems.append(f"{named.place} cannot be backed up: {error.message}")
+            else:
+                self.gone.append(named.place)
+        self.progress.done += 1
+        self.moved()
+
+    def _tree(self, prefix: str) -> None:
+        # Its list of digests last, so that a tree that a restore has not finished is not complete.
+        for line in self._small(f"{prefix}/{SUMS}").splitlines():
+            sha256, _, name = line.partition("  ")
+            self._one(f"{prefix}/{name}", sha256)
+        self._one(f"{prefix}/{SUMS}", None)
+
+    def _small(self, key: str) -> str:
+        with self.store.open(key) as blob:
+            return blob.read().decode()
+
+    def _one(self, key: str, sha256: str | None) -> None:
+        try:
+            # As a file of ours: a member of a tar must not break off in the middle.
+            with self.store.as_file(key, self.moved) as path, path.open("rb") as content:
+                size = path.stat().st_size
+                found = self.writer.add(f"{contents.BLOBS}{key}", size, content)
+        except FileNotFoundError as error:
+            raise BlobMissing(f"The blob store holds nothing under '{key}'.") from error
+        except StorageUnavailable as error:
+            if self.store.exists(key):
+                raise
+            raise BlobMissing(error.message) from error
+        if sha256 not in (None, found):
+            self.problems.append(f"{key} has changed since it was stored; the backup has it as it is now.")
+        self.moved(size)
+
+    def table(self, session: Session, name: str, columns: list[str]) -> None:
+        for number, part in enumerate(_parts(_rows(session, name, columns, self.gone))):
+            self.writer.add_bytes(f"{contents.TABLES}{name}/{number:06d}", part)
+            self.moved(len(part))
+        self.progress.done += 1
+        self.moved()
+
+
+def dump(database: Database, store: BlobStore, out: BinaryIO, tell: Told) -> Dumped:
+    """Writes the backup to `out`, which is complete on return.
+
+    Raises `BadSetup` unless the schema is current, `DatabaseUnavailable`, `StorageUnavailable` and `OSError`.
+    """
+    with database.transaction() as session:
+        connection = session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        for setting in ("idle_in_transaction_session_timeout", "statement_timeout"):
+            session.execute(text(f"SET LOCAL {setting} = 0"))
+        session.execute(text("SET LOCAL datestyle = 'ISO'"))
+        if not migrate.is_head(connection):
+            raise BadSetup("The database schema is not current; run `grouptune db upgrade`, then back up.")
+        manifest = _manifest(session)
+        named = contents.named(session)
+        work = _Dump(database, store, Writer(out), tell, Progress(len(named) + len(manifest.tables)))
+        work.writer.add_bytes(contents.MANIFEST, manifest.model_dump_json(indent=2).encode())
+        for blob in named:
+            work.blob(blob)
+        for name, columns in manifest.tables.items():
+            work.table(session, name, columns)
+        work.writer.close()
+    return Dumped(len(named) - len(work.gone), work.progress.bytes, work.problems)
+
+
+def _manifest(session: Session) -> Manifest:
+    return Manifest(
+        version=version("grouptune"),
+        revision=migrate.head(),
+        created_at=session.scalars(select(func.now())).one(),
+        tables={table.name: [column.name for column in table.columns] for table in metadata.sorted_tables},
+    )
+
+
+def _rows(session: Session, name: str, columns: list[str], gone: list[str]) -> Iterator[bytes]:
+    """The table as COPY's text, a row at a time. Raises `DatabaseUnavailable`."""
+    left_out = sql.SQL(cast("Any", contents.LEFT_OUT.get(name, "false"))).format(gone=sql.Literal(gone))
+    query = sql.SQL("COPY (SELECT {columns} FROM {table} WHERE NOT ({left_out})) TO STDOUT").format(
+        columns=sql.SQL(", ").join(map(sql.Identifier, columns)), table=sql.Identifier(name), left_out=left_out
+    )
+    driver = cast("psycopg.Connection[Any]", session.connection().connection.driver_connection)
+    try:
+        with driver.cursor() as cursor, cursor.copy(query) as copy:
+            for row in copy:
+                yield bytes(row)
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable from error
+
+
+def _parts(rows: Iterator[bytes]) -> Iterator[bytes]:
+    part = bytearray()
+    for row in rows:
+        part += row
+        if len(part) >= PART_BYTES:
+            yield bytes(part)
+            part.clear()
+    if part:
+        yield bytes(part)

@@ -1,0 +1,183 @@
+"""Puts a backup back: blobs as they come, all rows in one transaction that commits once the whole file was right.
+
+The database gets the schema of the backup, then its rows, then the migrations since: an older backup is no obstacle.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import psycopg
+from psycopg import sql
+from pydantic import ValidationError
+from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from app.core import migrate
+from app.core.backup import contents
+from app.core.backup.archive import BackupDamaged, Member, Reader
+from app.core.backup.contents import Manifest
+from app.core.backup.dump import Progress, Told
+from app.core.db import Database
+from app.core.errors import BadSetup, DatabaseUnavailable, GrouptuneError
+from app.core.jobs.states import TERMINAL
+from app.core.jobs.tables import Job
+from app.core.storage.blobs import BlobStore, check_key
+
+LOCK_SECONDS: Final = 10
+_ATTEMPT: Final = re.compile(r"jobs/[^/]+/a(\d+)/")
+_IDENTITIES: Final = text(
+    "SELECT table_name, column_name FROM information_schema.columns "
+    "WHERE table_schema = current_schema() AND is_identity = 'YES'"
+)
+
+
+class NotEmpty(GrouptuneError):
+    """The database is not empty."""
+
+    code = "database_not_empty"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was put back."""
+
+    manifest: Manifest
+    blobs: int
+    bytes: int
+
+
+class _Blobs:
+    """Puts blobs into the store. What is there already with the same content stays."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self._store = store
+        self._written: list[str] = []
+        self.count = 0
+
+    def put(self, member: Member) -> None:
+        key = check_key(member.name.removeprefix(contents.BLOBS))
+        self.count += 1
+        if self._store.exists(key):
+            for _ in member.chunks():
+                pass
+            if self._store.digest(key) == member.sha256:
+                return
+            self._store.delete(key)  # blobs never change: it was damaged
+        self._store.write(key, member.chunks())
+        self._written.append(key)
+
+    def take_back(self) -> None:
+        for key in self._written:
+            self._store.discard(key)
+
+
+def restore(database: Database, store: BlobStore, path: Path, tell: Told, *, replace: bool) -> Restored:
+    """Restores the backup at `path`; nothing has changed when it raises.
+
+    Raises `NotEmpty` for a database with jobs, files or anything else that people would miss, unless `replace`;
+    `BackupDamaged`; `BadSetup` for a backup of a newer version, or while something uses the database;
+    `DatabaseUnavailable` and `StorageUnavailable`.
+    """
+    blobs = _Blobs(store)
+    try:
+        with Reader.opened(path) as reader, database.transaction() as session:
+            restored = _load(session, blobs, reader, path.stat().st_size, tell, replace=replace)
+    except BaseException:
+        blobs.take_back()
+        raise
+    with database.transaction() as session:
+        _remove_later_attempts(session, store)
+    return restored
+
+
+def _load(session: Session, blobs: _Blobs, reader: Reader, size: int, tell: Told, *, replace: bool) -> Restored:
+    connection = session.connection()
+    members = iter(reader)
+    manifest = _manifest(next(members, None))
+    tables = inspect(connection).get_table_names()
+    if not replace and (held := contents.held(session, tables)):
+        raise NotEmpty(f"The database holds {', '.join(held)}. To throw that away and restore, add --replace.")
+    _prepare(connection, manifest.revision)
+    progress = Progress(size)
+    for member in members:
+        if member.name.startswith(contents.BLOBS):
+            blobs.put(member)
+        else:
+            _copy(connection, manifest, member)
+        progress.bytes += member.size
+        progress.done = progress.bytes
+        tell(progress)
+    _set_identities(session)
+    migrate.upgrade_on(connection, "head")
+    return Restored(manifest, blobs.count, progress.bytes)
+
+
+def _manifest(member: Member | None) -> Manifest:
+    if member is None or member.name != contents.MANIFEST:
+        raise BackupDamaged("This is no backup of Grouptune: it does not begin with a manifest.")
+    try:
+        manifest = Manifest.model_validate_json(member.content())
+    except ValidationError as error:
+        raise BackupDamaged("The manifest of this backup is not one that this version of Grouptune reads.") from error
+    if not migrate.is_known(manifest.revision):
+        raise BadSetup(
+            f"The backup was made by Grouptune {manifest.version}, whose database schema ({manifest.revision}) is "
+            "newer than this version's: install that version, or a later one, and restore with it."
+        )
+    return manifest
+
+
+def _prepare(connection: Connection, revision: str) -> None:
+    """Empty tables as they were at `revision`."""
+    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
+    try:
+        migrate.clear(connection)
+    except OperationalError as error:
+        if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            raise
+        raise BadSetup("Something still uses the database: stop the API and the workers, then restore.") from error
+    migrate.upgrade_on(connection, revision)
+
+
+def _copy(connection: Connection, manifest: Manifest, member: Member) -> None:
+    name, _, _ = member.name.removeprefix(contents.TABLES).partition("/")
+    if not member.name.startswith(contents.TABLES) or name not in manifest.tables:
+        raise BackupDamaged(f"The backup has a member '{member.name}' that its manifest does not know.")
+    query = sql.SQL("COPY {table} ({columns}) FROM STDIN").format(
+        table=sql.Identifier(name), columns=sql.SQL(", ").join(map(sql.Identifier, manifest.tables[name]))
+    )
+    driver = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+    try:
+        with driver.cursor() as cursor, cursor.copy(query) as copy:
+            for chunk in member.chunks():
+                copy.write(chunk)
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable from error
+    except psycopg.Error as error:
+        raise BackupDamaged(f"The rows of '{member.name}' do not fit its table: {error}") from error
+
+
+def _set_identities(session: Session) -> None:
+    """Numbers that are given from now on come after those that were restored."""
+    for table, column in session.execute(_IDENTITIES).all():
+        statement = sql.SQL(
+            "SELECT setval(pg_get_serial_sequence({name}, {field}), max({column})) FROM {table}"
+        ).format(
+            name=sql.Literal(table),
+            field=sql.Literal(column),
+            column=sql.Identifier(column),
+            table=sql.Identifier(table),
+        )
+        session.execute(text(statement.as_string(None)))
+
+
+def _remove_later_attempts(session: Session, store: BlobStore) -> None:
+    """What attempts after the backup have stored: the next ones get their numbers, and blobs are never overwritten."""
+    for job_id, epoch in session.execute(select(Job.id, Job.epoch).where(Job.status.not_in(TERMINAL))):
+        for key in store.list(f"jobs/{job_id}"):
+            found = _ATTEMPT.match(key)
+            if found is not None and int(found[1]) > epoch:
+                store.delete(key)

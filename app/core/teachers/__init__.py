@@ -1,0 +1,1 @@
+"""Teachers of group members: where they are, the projects' keys for them, and what they have answered."""

@@ -1,0 +1,46 @@
+"""Logs of a whole installation: one JSON object a line, whoever logs, with the ids of what it is about."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.local.stack import Stack
+from tests.cli.conftest import Run
+from tests.waiting import eventually
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """What is logged; Celery's banner on standard output is no log."""
+    text = path.read_text()
+    assert not re.search(r"^(\[\d{4}-|INFO:|WARNING:|ERROR:)", text, re.MULTILINE), "a library logs its own way"
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+def test_every_line_says_what_it_is_about(stack: Stack, grouptune: Run, job_file: Callable[..., Path]) -> None:
+    created = grouptune("jobs", "create", "-f", job_file(), "--wait")
+    assert created.returncode == 0, created.stderr
+    job_id = created.stdout.strip()
+    answer = httpx.get(f"{stack.base_url}/fine_tuning/jobs/{job_id}?secret=hunter2", trust_env=False)
+    logs = stack.state_dir / "logs"
+
+    api = lines(logs / "api.log")
+    made = next(line for line in api if line["event"] == "job.created" and line["job"] == job_id)
+    answered = {line["request_id"]: line for line in api if line["event"] == "request.answered"}
+    assert answered[made["request_id"]]["path"] == "/v1/fine_tuning/jobs"
+    refused = answered[answer.headers["x-request-id"]]
+    assert (refused["status"], refused["method"], refused["job"]) == (401, "GET", job_id)
+    assert "hunter2" not in (logs / "api.log").read_text()
+    assert any(line.get("logger", "").startswith("uvicorn") for line in api)
+    assert not any(line.get("path") in ("/healthz", "/readyz") for line in api if line.get("status") == 200)
+
+    def worker() -> list[dict[str, Any]]:
+        return [line for line in lines(logs / "worker-train.log") if line.get("job") == job_id]
+
+    eventually(lambda: any(line["event"] == "attempt.ended" for line in worker()))
+    assert {line["attempt"] for line in worker()} == {1}
+    assert {"attempt.started", "trainer.ended", "job.succeeded"} <= {line["event"] for line in worker()}
+    assert all({"event", "level", "timestamp"} <= line.keys() for line in api + worker())

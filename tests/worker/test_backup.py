@@ -1,0 +1,80 @@
+"""The whole way of a backup: workers train, `grouptune db dump`, `db restore` elsewhere, and workers go on there."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from sqlalchemy import create_engine, make_url, text
+
+from app.core.db import Database
+from app.core.jobs import lifecycle, queries
+from app.core.jobs.states import JobStatus
+from app.core.storage.local import LocalBlobStore
+from tests.setup_jobs import make_job, stored_file, supervised
+from tests.worker.conftest import Plant
+
+STEPS = 1500
+"""Takes seconds: it is paused in the middle."""
+
+
+def long_job(plant: Plant) -> str:
+    with plant.database.transaction() as session:
+        file = stored_file(session, plant.store, plant.project, plant.directory, rows=120)
+        spec = supervised(batch_size=2, n_epochs=STEPS // 60, checkpoint_interval=1000)
+        return make_job(session, plant.project, spec, file).id
+
+
+def grouptune(plant: Plant, *words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app.cli", *map(str, words)]
+    environment = os.environ | plant.environment
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
+
+
+def other_plant(plant: Plant, directory: Path, name: str) -> Plant:
+    """A fresh installation: another database, another state directory, the same broker and models."""
+    directory.mkdir()
+    url = make_url(plant.environment["DATABASE_URL"])
+    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    admin.dispose()
+    there = url.set(database=name).render_as_string(hide_password=False)
+    environment = plant.environment | {"DATABASE_URL": there, "GROUPTUNE_STATE_DIR": str(directory / "state")}
+    store = LocalBlobStore(directory / "state" / "storage")
+    return replace(plant, database=Database(there), store=store, directory=directory, environment=environment)
+
+
+def test_a_paused_job_goes_on_in_the_restored_installation(plant: Plant, tmp_path: Path) -> None:
+    done, paused = plant.submit(max_steps=3), long_job(plant)
+    with plant.train_worker():
+        plant.wait_for(done, JobStatus.succeeded)
+        plant.wait_for_step(paused, 1)
+        with plant.database.transaction() as session:
+            lifecycle.pause(session, plant.project, paused)
+        stopped_at = plant.wait_for(paused, JobStatus.paused).step
+    assert 0 < stopped_at < STEPS
+    backup = tmp_path / "installation.tar"
+    dumped = grouptune(plant, "db", "dump", backup)
+    assert (dumped.returncode, dumped.stdout) == (0, f"{backup}\n"), dumped.stderr
+    assert backup.stat().st_mode & 0o777 == 0o600
+    assert grouptune(plant, "db", "dump", backup).returncode == 1  # it overwrites nothing
+    there = other_plant(plant, tmp_path / "there", "grouptune_restored")
+    try:
+        restored = grouptune(there, "db", "restore", backup)
+        assert restored.returncode == 0, restored.stderr
+        assert "Restored" in restored.stderr
+        assert grouptune(there, "db", "restore", backup).returncode == 1  # nor does this
+        with there.database.transaction() as session:
+            lifecycle.resume(session, plant.project, paused)
+        with there.train_worker("restored"):
+            job = there.wait_for(paused, JobStatus.succeeded)
+        with there.database.transaction() as session:
+            attempts = queries.list_attempts(session, paused)
+        assert (job.step, attempts[-1].resumed_from_step) == (STEPS, stopped_at)
+        checked = grouptune(there, "doctor", "--history")
+        assert checked.returncode == 0, checked.stderr
+    finally:
+        there.database.dispose()
