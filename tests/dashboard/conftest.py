@@ -96,6 +96,7 @@ def picture(tmp_path: Path) -> Callable[[Page, str], None]:
     directory = Path(os.environ.get("GROUPTUNE_SCREENSHOTS") or tmp_path)
 
     def take(page: Page, name: str) -> None:
+        page.evaluate("scrollTo(0, 0)")  # what sticks would be in the middle
         page.screenshot(path=directory / f"{name}.png", full_page=True)
 
     return take

@@ -66,6 +66,12 @@ def test_from_a_broken_file_to_a_downloaded_adapter(
     page.get_by_role("link", name="Files").first.click()
     page.get_by_label("Choose a JSONL file").set_input_files(write_rows(tmp_path / "good.jsonl", 16))
     expect(page.locator(".facts")).to_contain_text("Ready")
+    row = page.get_by_role("article", name="Row of line 1", exact=True)
+    expect(row.locator(".turn")).to_have_count(1 + 1 + 3)
+    expect(row.locator(".turn").nth(1).locator(".token.trained")).to_have_count(2)  # the answer, and its end
+    expect(row.locator(".turn").nth(0).locator(".token.trained")).to_have_count(0)
+    expect(page.get_by_role("img", name=re.compile("longest answer: median"))).to_be_visible()
+    picture(page, "file-tokens")
     page.get_by_role("link", name="Train on it").click()
     page.get_by_label("Start from a grader").select_option(label="The text is exactly that")
     expect(page.get_by_label("Grader (JSON)")).to_have_value(re.compile("{{item.reference_answer}}"))
@@ -80,6 +86,7 @@ def test_from_a_broken_file_to_a_downloaded_adapter(
     page.get_by_label("Tokens an answer, at most").fill("8")
     page.get_by_label("Batch size").fill("4")
     expect(page.get_by_text("Ready.")).to_be_visible()
+    expect(page.get_by_role("region", name="Estimate")).to_contain_text("takes about")
     picture(page, "new-job")
     page.get_by_role("button", name="Create the job").click()
 

@@ -19,6 +19,9 @@ export type NewEndpoint = Schemas["NewEndpointObject"];
 export type Delivery = Schemas["DeliveryObject"];
 export type Estimate = Schemas["EstimateObject"];
 export type EstimateRange = Schemas["Range"];
+export type FilePreview = Schemas["FilePreview"];
+export type PreviewRow = Schemas["PreviewRow"];
+export type TokenDistribution = Schemas["TokenDistribution"];
 export type Worker = Schemas["WorkerObject"];
 export type Validation = Schemas["Validation"];
 

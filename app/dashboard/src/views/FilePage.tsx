@@ -8,6 +8,7 @@ import { asText, type Lines, linesOf, parsed, type Row, talkOf } from "../rows";
 import { useCan } from "../session";
 import type { FileReport, Finding } from "../types";
 import { Mend } from "./Mend";
+import { Tokens } from "./Tokens";
 
 const READ_BYTES = 4_000_000;
 const SHOWN_ROWS = 8;
@@ -89,7 +90,8 @@ function OneFile({ id }: { id: string }) {
         />
       )}
       {found && found.warning_count > 0 && <Warnings report={found} lines={read?.lines ?? []} />}
-      {read && isData && <Preview lines={read.lines} />}
+      {isData && file.value.status === "processed" && <Tokens id={id} />}
+      {read && isData && file.value.status === "error" && <Preview lines={read.lines} />}
       {read && !isData && <pre class="panel">{read.lines.slice(0, 200).join("\n")}</pre>}
     </>
   );

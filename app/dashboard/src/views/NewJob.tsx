@@ -177,7 +177,7 @@ function useValidation(body: unknown): Checked | undefined {
         (found) => current && setChecked({ of: text, found }),
         (error: ApiError) => {
           const errors = [{ code: error.code, message: error.message, param: error.param }];
-          if (current) setChecked({ of: text, found: { object: "fine_tuning.job.validation", valid: false, errors, plan: null } });
+          if (current) setChecked({ of: text, found: { object: "fine_tuning.job.validation", valid: false, errors, warnings: [], plan: null } });
         },
       );
     }, PAUSE_MS);
@@ -204,12 +204,21 @@ function Verdict({ checked }: { checked: Validation | undefined }) {
   }
   const plan = checked.plan;
   return (
-    <p class="notice good" role="status">
-      ✓ Ready.{" "}
+    <>
+      <p class="notice good" role="status">
+        ✓ Ready.{" "}
       {plan
         ? `${plan.rows.toLocaleString("en-US")} rows, ${plan.total_steps.toLocaleString("en-US")} steps, learning rate ${number(plan.learning_rate)}.`
         : "The plan follows once the file is validated."}
     </p>
+      {checked.warnings.length > 0 && (
+        <ul class="notice hold plain" role="status">
+          {checked.warnings.map((one) => (
+            <li key={one.message}>⚠ {one.message}</li>
+          ))}
+        </ul>
+      )}
+    </>
   );
 }
 
