@@ -66,6 +66,13 @@ up: setup web ## Start Postgres, Valkey, the API and a worker; Ctrl-C stops them
 test: setup web lint typecheck web-check ## Lint, type-check and run the tests (ARGS='-k leases' picks some)
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
+# Ten minutes by default. The figures go to bench/results and docs/reliability.md of the rows that hold.
+MINUTES ?= 10
+
+.PHONY: chaos
+chaos: setup ## Kill every part again and again, and show that sabotage is noticed (MINUTES=2)
+	@OMP_NUM_THREADS=1 GROUPTUNE_CHAOS_MINUTES=$(MINUTES) $(BIN)/pytest -m chaos -q tests/chaos $(ARGS)
+
 .PHONY: lint
 lint: setup ## Check style and formatting
 	@$(BIN)/ruff check .

@@ -1,11 +1,15 @@
 """An S3-compatible server over real HTTP on this machine (moto), with a bucket."""
 
+import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 import boto3
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from moto.server import ThreadedMotoServer
+from werkzeug.serving import make_server
 
 CREDENTIALS: Final = {"AWS_ACCESS_KEY_ID": "test-key-id", "AWS_SECRET_ACCESS_KEY": "test-secret"}
 BUCKET: Final = "blobs"
@@ -34,3 +38,43 @@ def s3_client(address: str) -> Any:
         aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
     )
+
+
+class FlakyS3:
+    """The same server over the same buckets, which fails when it is told to."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.share = 0.0
+        """Of requests that are answered with a 503."""
+        self.refused = 0
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._random = random.Random(7)  # noqa: S311 - no secret
+        self.address = ""
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        if self.away or self._random.random() < self.share:
+            self.refused += 1
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start_response("503 Service Unavailable", [("content-length", "0")])
+            return [b""]
+        return self._moto(environ, start_response)
+
+
+@contextmanager
+def flaky_s3_server() -> Iterator[FlakyS3]:
+    """A running one, with the bucket."""
+    flaky = FlakyS3()
+    server = make_server("127.0.0.1", 0, flaky, threaded=True, request_handler=MotoRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    flaky.address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        client = s3_client(flaky.address)
+        if BUCKET not in {one["Name"] for one in client.list_buckets()["Buckets"]}:
+            client.create_bucket(Bucket=BUCKET)
+        yield flaky
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

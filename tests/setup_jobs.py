@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app.core import ids
@@ -70,6 +71,17 @@ def stored_file(session: Session, store: BlobStore, project_id: str, scratch: Pa
     stored = store.write(file.blob, [path.read_bytes()])
     file.bytes, file.sha256 = stored.bytes, stored.sha256
     return file
+
+
+def make_queue(session: Session, job: Job, count: int) -> None:
+    """So many queued jobs like this one, each a second older than the one before."""
+    columns = "project_id, status, spec, training_file, priority, epoch, crashes, step"
+    more = text(
+        f"INSERT INTO jobs (id, {columns}, created_at, eligible_at) SELECT 'ftjob-' || n, {columns}, "  # noqa: S608
+        "created_at - n * interval '1 s', eligible_at - n * interval '1 s' "
+        "FROM jobs, generate_series(1, :count) AS n WHERE id = :id"
+    )
+    session.execute(more, {"id": job.id, "count": count})
 
 
 def make_job(session: Session, project_id: str, spec: JobSpec | None = None, file: File | None = None) -> Job:

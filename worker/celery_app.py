@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import structlog
 from celery import Celery, signals
+from celery.app.amqp import AMQP
+from kombu.connection import Connection
 
 from app.core import logging, metrics, settings
 from app.core.broker import LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
@@ -28,13 +30,26 @@ COLLECT_SECONDS: Final = 3600.0
 _WORKER_PID: Final = os.getpid()
 """Of the process that imported this; a forked beat inherits the number."""
 
+BROKER_RETRY_SECONDS: Final = 5.0
+"""A lost broker is looked for so often, however long it has been away; kombu's own waits grow to 30 s."""
+
 DRAIN: Final = Drain()
 """Begins when this worker process is asked to shut down."""
 
 
+class _Connection(Connection):
+    def ensure_connection(self, *args: Any, **options: Any) -> Any:
+        options = {"interval_max": BROKER_RETRY_SECONDS, **options}
+        return super().ensure_connection(*args, **options)  # type: ignore[no-untyped-call]
+
+
+class _Amqp(AMQP):  # type: ignore[misc] # celery is untyped
+    Connection = _Connection
+
+
 def create(configuration: settings.Settings) -> Celery:
     """An application for the broker of `configuration`."""
-    application = Celery("grouptune", broker=configuration.redis_url, include=["worker.tasks"])
+    application = Celery("grouptune", broker=configuration.redis_url, include=["worker.tasks"], amqp=_Amqp)
     application.conf.update(
         accept_content=["json"],
         beat_schedule={

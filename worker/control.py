@@ -17,8 +17,9 @@ class Stop(IntEnum):
     """Why the trainer is asked to stop; the greater one wins."""
 
     drain = 1
-    pause = 2
-    cancel = 3
+    preempt = 2
+    pause = 3
+    cancel = 4
 
 
 class Control:

@@ -51,7 +51,18 @@ class Presence:
 
     def drain(self) -> None:
         """From now on it says that it shuts down."""
-        self._state = WorkerState.draining
+        self._say(WorkerState.draining)
+
+    def quarantine(self) -> None:
+        """From now on it says that its GPU is broken."""
+        self._say(WorkerState.quarantined)
+
+    @property
+    def takes_jobs(self) -> bool:
+        return self._state is WorkerState.ready
+
+    def _say(self, state: WorkerState) -> None:
+        self._state = state
         self._news.set()
 
     def stop(self) -> None:

@@ -5,6 +5,7 @@ The training is a subprocess that gets no secrets but the keys of the servers th
 
 import contextlib
 import contextvars
+import errno
 import sys
 import threading
 from collections.abc import Sequence
@@ -86,6 +87,8 @@ class Runner:
         self._journal = Journal(database, claim)
         self._workspace = Workspace(settings.runs_dir, store, claim)
         self._tracking: Tracking | None = None
+        self.gpu_is_broken = False
+        """Known after `run`: whether this worker should take no other job."""
         self._teaching: Teaching | None = None
         self._asked: Asked | None = None
 
@@ -147,13 +150,23 @@ class Runner:
             message, param = error.message, error.param
             self._write(lambda s: endings.fail(s, self._claim, code_name, message, param))
         except (_DependencyDown, StorageUnavailable) as error:
-            reason = str(error)
-            self._write(lambda s: endings.wait_for_dependency(s, self._claim, reason))
+            self._wait(str(error))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                self._crashed(error)
+            else:
+                self._wait(f"The worker's disk is full: {error}")
         # The boundary of an attempt: whatever went wrong is charged to the job and told in its events.
         except Exception as error:
-            log.exception("attempt.crashed")
-            reason = f"The runner failed with {type(error).__name__}: {error}"
-            self._write(lambda s: endings.crash(s, self._claim, reason, log_tail(self._workspace.log)))
+            self._crashed(error)
+
+    def _wait(self, reason: str) -> None:
+        self._write(lambda s: endings.wait_for_dependency(s, self._claim, reason))
+
+    def _crashed(self, error: Exception) -> None:
+        log.exception("attempt.crashed")
+        reason = f"The runner failed with {type(error).__name__}: {error}"
+        self._write(lambda s: endings.crash(s, self._claim, reason, log_tail(self._workspace.log)))
 
     def _prepare(self) -> str:
         """Fills the workspace; returns the base model's canonical name."""
@@ -241,6 +254,10 @@ class Runner:
             self._stopped(reason or Stop.drain)
         elif code == TrainerExit.dependency_down:
             raise _DependencyDown(told.failed.message if told.failed else "Something that the job needs is away")
+        elif code == TrainerExit.gpu_fault:
+            self.gpu_is_broken = True
+            fault = told.failed.message if told.failed else "The GPU is broken"
+            self._write(lambda s: endings.gpu_fault(s, self._claim, fault, log_tail(self._workspace.log)))
         else:
             sentence = f"The trainer {describe_exit(code)}"
             self._write(lambda s: endings.crash(s, self._claim, sentence, log_tail(self._workspace.log)))

@@ -1,4 +1,4 @@
-"""Repairs what crashes and lost messages left behind: expired leases, work that nobody was rung for."""
+"""Repairs what crashes and lost messages left behind: expired leases, work that nobody was rung for. Asks for room."""
 
 from typing import Final
 
@@ -9,8 +9,9 @@ from kombu.exceptions import ChannelError, OperationalError
 from app.core.broker import LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
 from app.core.db import Database
 from app.core.files import claims
-from app.core.jobs import leases, lifecycle, linting, queries
+from app.core.jobs import leases, lifecycle, linting, preemption, queries
 from app.core.metrics import LEASE_LOSSES
+from app.core.settings import Settings
 from app.core.webhooks import deliveries
 from app.core.workers import presence
 
@@ -19,13 +20,17 @@ log = structlog.get_logger(__name__)
 _QUEUES: Final = {TRAIN_TASK: "train", VALIDATE_TASK: "default", LINT_TASK: "default", WEBHOOK_TASK: "default"}
 
 
-def sweep(database: Database, app: Celery) -> None:
-    """One round. Raises `DatabaseUnavailable`; a lost broker is only logged."""
+def sweep(database: Database, app: Celery, settings: Settings) -> None:
+    """One round. Raises `DatabaseUnavailable`; a lost broker is logged."""
     with database.transaction() as session:
         if expired := leases.expire(session):
             log.warning("sweep.leases_expired", jobs=expired)
             LEASE_LOSSES.labels("sweep").inc(expired)
         presence.forget_lost(session)
+    with database.transaction() as session:
+        limits = (settings.max_running_jobs, settings.max_gpu_hours)
+        if asked := preemption.make_room(session, settings.sweep_seconds, *limits):
+            log.info("sweep.jobs_preempted", jobs=asked)
     admit(database, app)
     with database.transaction() as session:
         files_wait, webhooks_due = claims.any_waiting(session), deliveries.any_due(session)

@@ -1,9 +1,12 @@
 """The Celery tasks. Each finds its work in Postgres; while that is away they leave: a sweep rings again."""
 
 import time
+from contextlib import suppress
 from functools import lru_cache
 
 import structlog
+from celery import Task
+from kombu.exceptions import OperationalError
 
 from app.core import settings
 from app.core.addresses import PrivateHosts
@@ -13,12 +16,14 @@ from app.core.egress import Egress
 from app.core.errors import BadSetup, DatabaseUnavailable
 from app.core.jobs import leases, queries
 from app.core.jobs.leases import Claim
+from app.core.metrics import GPU_QUARANTINED
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.storage.opening import open_store
+from app.core.workers.presence import TRAIN_QUEUE
 from worker import collector, expiry, linting, presence, sweeper, validation, webhooks
-from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, SWEEP_TASK, app
+from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, PRESENCE, SWEEP_TASK, app
 from worker.runner import Runner
 
 log = structlog.get_logger(__name__)
@@ -88,10 +93,20 @@ def _claim() -> Claim | None:
     return claim
 
 
-@app.task(name=TRAIN_TASK)
-def run_next() -> None:
+def _quarantine(hostname: str) -> None:
+    """This worker takes no more jobs; it stays, so that its numbers and its log say why, until somebody restarts it."""
+    log.error("gpu.quarantined", worker=hostname, mend="check the GPU (nvidia-smi, dmesg), then restart this worker")
+    PRESENCE.quarantine()
+    GPU_QUARANTINED.set(1)
+    with suppress(OperationalError):  # without a broker there are no messages that others could miss
+        # With its reply: else this worker might still take the message that is about to be sent.
+        app.control.cancel_consumer(TRAIN_QUEUE, destination=[hostname], reply=True, timeout=5)
+
+
+@app.task(name=TRAIN_TASK, bind=True)
+def run_next(self: Task) -> None:
     """Claims the best queued job and supervises it to the end of its attempt."""
-    if DRAIN.begun:
+    if DRAIN.begun or not PRESENCE.takes_jobs:
         return
     claimed_at = time.monotonic()
     try:
@@ -101,7 +116,10 @@ def run_next() -> None:
         return
     if claim is None:
         return
-    Runner(_database(), _store(), _settings(), claim, claimed_at=claimed_at, drain=DRAIN).run()
+    runner = Runner(_database(), _store(), _settings(), claim, claimed_at=claimed_at, drain=DRAIN)
+    runner.run()
+    if runner.gpu_is_broken:
+        _quarantine(self.request.hostname)
     _ring()
     _ring_webhooks()
 
@@ -149,7 +167,7 @@ def deliver_webhooks() -> None:
 def sweep() -> None:
     """Repairs what crashes and lost messages left behind."""
     try:
-        sweeper.sweep(_database(), app)
+        sweeper.sweep(_database(), app, _settings())
     except DatabaseUnavailable:
         log.warning("sweep.database_unavailable")
 

@@ -19,6 +19,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         "gates": ["eval/accuracy >= 0.8"],
         "metadata": {"commit": "1f3c2b7"},
     },
+    "UpdateJob": {"priority": 10},
     "CreateUpload": {"purpose": "fine-tune", "filename": "rows.jsonl", "bytes": 1048576, "mime_type": "text/jsonl"},
     "CompleteUpload": {"part_ids": ["part_abc123", "part_def456"]},
     "LintFile": {"grader": _GRADER, "group": {"expert": 1, "teacher": 3, "self": 4}},

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
+import structlog
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -23,7 +24,7 @@ from app.api.errors import respond
 from app.core.accounts import idempotency
 from app.core.accounts.idempotency import Answer, InProgress, Reserved, Running
 from app.core.db import Database
-from app.core.errors import AuthenticationFailed, GrouptuneError, InvalidRequest
+from app.core.errors import AuthenticationFailed, DatabaseUnavailable, GrouptuneError, InvalidRequest
 
 MAX_KEY: Final = 255
 WAIT_SECONDS: Final = 60.0
@@ -34,6 +35,8 @@ SECRET: Final = re.compile(r"/v1/(api_keys(/[^/]+/rotate)?|webhook_endpoints(/[^
 """Routes whose answers show a secret once; those are never kept."""
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 
 class AnswerNotKept(GrouptuneError):
@@ -122,9 +125,9 @@ class Idempotency:
             settled = True
             if 200 <= start["status"] < 300:
                 answer = Answer(start["status"], None if sent.secret else bytes(body))
-                await self._transaction(partial(idempotency.keep, row_id=row_id, answer=answer))
+                await self._settle(partial(idempotency.keep, row_id=row_id, answer=answer))
             else:
-                await self._transaction(partial(idempotency.release, row_id=row_id))
+                await self._settle(partial(idempotency.release, row_id=row_id))
             await send(start)
             await send({"type": "http.response.body", "body": bytes(body)})
 
@@ -132,7 +135,14 @@ class Idempotency:
             await self._app(scope, receive, keeping)
         finally:
             if not settled:
-                await self._transaction(partial(idempotency.release, row_id=row_id))
+                await self._settle(partial(idempotency.release, row_id=row_id))
+
+    async def _settle(self, work: Callable[..., None]) -> None:
+        """Writes down what became of the request. If Postgres goes away just now its answer is good all the same."""
+        try:
+            await self._transaction(work)
+        except DatabaseUnavailable as error:
+            log.warning("idempotency.not_settled", error=error.message)
 
     async def _transaction(self, work: Callable[..., T]) -> T:
         def once() -> T:

@@ -105,5 +105,6 @@ def default_limits(settings: Settings) -> Limits:
         running_jobs=settings.max_running_jobs,
         queued_jobs=settings.max_queued_jobs,
         stored_bytes=settings.max_stored_bytes,
+        priority=settings.max_priority,
         gpu_hours=settings.max_gpu_hours,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -40,6 +40,9 @@ STEP_SECONDS: Final = Histogram(
     registry=WORKER,
 )
 GRADER_ERRORS: Final = Counter("grouptune_grader_errors", "Answers that could not be graded.", registry=WORKER)
+GPU_QUARANTINED: Final = Gauge(
+    "grouptune_gpu_quarantined", "Whether this worker takes no more jobs because its GPU is broken.", registry=WORKER
+)
 FILES_VALIDATED: Final = Counter(
     "grouptune_files_validated", "Uploaded files by what their validation found.", ["status"], registry=WORKER
 )

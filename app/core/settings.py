@@ -57,10 +57,12 @@ class Settings(BaseSettings):
     """`whsec_...`: requests of `endpoint` graders are signed with it. The trainer reads it itself too."""
 
     max_requests_per_minute: Annotated[int, Field(ge=1)] = 30_000
-    """This and the next four hold for projects without a limit of their own."""
+    """This and the next five hold for projects without a limit of their own."""
     max_running_jobs: Annotated[int, Field(ge=0)] = 1_000
     max_queued_jobs: Annotated[int, Field(ge=0)] = 1_000
     max_stored_bytes: Annotated[int, Field(ge=0)] = 10**12
+    max_priority: Annotated[int, Field(ge=-100, le=100)] = 100
+    """The highest priority that a project's jobs may have; 0 lets them only stand back for others."""
     max_gpu_hours: Annotated[int, Field(ge=0)] = 10**9
     """In a calendar month."""
 

@@ -73,6 +73,13 @@ class EmbeddedPostgres:
         return f"postgresql+psycopg://{NAME}@/{NAME}?host={quote(str(self._socket_dir), safe='/')}"
 
     @property
+    def pid(self) -> int:
+        """Of the server that `start` has started."""
+        if self._child is None:
+            raise LocalStackError("call start() first")
+        return self._child.pid
+
+    @property
     def log_path(self) -> Path:
         return self._state_dir / "logs" / "postgres.log"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import ConflictError, OpenAI, UnprocessableEntityError
+from openai import BadRequestError, ConflictError, OpenAI, UnprocessableEntityError
 from sqlalchemy import select, text, update
 
 from app.core.accounts import idempotency
@@ -183,3 +183,23 @@ def test_a_request_that_was_lost_with_its_process_blocks_its_key_for_a_while_onl
             update(IdempotentRequest).values(created_at=IdempotentRequest.created_at - idempotency.ABANDONED)
         )
     assert create(client, training_file, extra_headers=keyed("k")).id in job_ids(client)
+
+
+def test_an_answer_that_cannot_be_kept_is_given_all_the_same(server: Server, training_file: str) -> None:
+    """Postgres goes away when the job is there but its answer is not: a 500 would be a lie."""
+    table = IdempotentRequest.__tablename__
+    with server.database.transaction() as session:
+        away = "BEGIN RAISE EXCEPTION 'shutting down' USING ERRCODE = '57P01'; END"
+        session.execute(text(f"CREATE FUNCTION away() RETURNS trigger LANGUAGE plpgsql AS $$ {away} $$"))
+        trigger = f"CREATE TRIGGER away BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION away()"
+        session.execute(text(trigger))
+    try:
+        client = server.client()
+        job = create(client, training_file, extra_headers=keyed("k"))
+        assert job_ids(client) == {job.id}
+        with pytest.raises(BadRequestError):
+            create(client, "file-none", extra_headers=keyed("other"))
+    finally:
+        with server.database.transaction() as session:
+            session.execute(text(f"DROP TRIGGER away ON {table}"))
+            session.execute(text("DROP FUNCTION away"))

@@ -27,6 +27,7 @@ def test_every_worker_is_listed_with_what_it_has_and_does(server: Server, client
     for name, state in (("a:1", WorkerState.ready), ("b:1", WorkerState.ready), ("c:1", WorkerState.draining)):
         appear(server, name, GPU, state)
     appear(server, "d:1", CPU)
+    appear(server, "e:1", GPU, WorkerState.quarantined)
     with server.database.transaction() as session:
         mine = make_job(session, server.project_id)
         assert leases.claim(session, "a:1", 60) is not None
@@ -41,12 +42,13 @@ def test_every_worker_is_listed_with_what_it_has_and_does(server: Server, client
         "b:1": "busy",
         "c:1": "draining",
         "d:1": "lost",
+        "e:1": "quarantined",
     }
     assert (shown["a:1"]["jobs"], shown["a:1"]["running_jobs"]) == ([mine.id], 1)
     assert (shown["b:1"]["jobs"], shown["b:1"]["running_jobs"]) == ([], 1)
     assert shown["a:1"]["hardware"]["device"] == "NVIDIA L4"
     assert shown["d:1"]["hardware"]["device"] == "AMD EPYC, 2 threads"
-    assert (found["has_more"], found["first_id"], found["last_id"]) == (False, "a:1", "d:1")
+    assert (found["has_more"], found["first_id"], found["last_id"]) == (False, "a:1", "e:1")
 
 
 def test_the_lost_are_forgotten_after_a_day_and_the_leaving_at_once(server: Server) -> None:

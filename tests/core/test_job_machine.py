@@ -10,13 +10,15 @@ from sqlalchemy.orm import Session
 
 from app.core.db import Database
 from app.core.errors import InvalidRequest, LostLease
-from app.core.jobs import endings, history, leases, lifecycle
+from app.core.jobs import endings, history, leases, lifecycle, preemption
 from app.core.jobs.leases import Claim
 from app.core.jobs.states import TERMINAL, StopRequest
 from app.core.jobs.tables import Job
-from tests.setup_jobs import make_job, make_project
+from app.core.spec.reports import Finished
+from tests.setup_jobs import make_job, make_project, metrics_csv
 
 EXAMPLES = 60
+FINISHED = Finished(step=0, path="/x", trained_tokens=9, published_step=0, reason="the last step")
 ENDINGS = {
     "fail": lambda s, claim: endings.fail(s, claim, "bad_data", "message"),
     "crash": lambda s, claim: endings.crash(s, claim, "reason", ""),
@@ -24,7 +26,12 @@ ENDINGS = {
     "wait": lambda s, claim: endings.wait_for_dependency(s, claim, "reason"),
     "cancel": lambda s, claim: endings.stop(s, claim, StopRequest.cancel),
     "pause": lambda s, claim: endings.stop(s, claim, StopRequest.pause),
+    "preempt": lambda s, claim: endings.stop(s, claim, StopRequest.preempt),
+    "break": lambda s, claim: endings.gpu_fault(s, claim, "reason", ""),
+    "succeed": lambda s, claim: endings.succeed(s, claim, FINISHED, "blob", "tiny", metrics_csv()),
+    "beat": lambda s, claim: leases.heartbeat(s, claim, 60),
 }
+"""What a worker writes for a claim: fine while it owns the job, refused otherwise."""
 
 
 class JobMachine(RuleBasedStateMachine):
@@ -45,9 +52,13 @@ class JobMachine(RuleBasedStateMachine):
         self.session.flush()
         return list(self.session.scalars(select(Job).order_by(Job.id), execution_options={"populate_existing": True}))
 
+    @rule(priority=st.integers(-1, 1))
+    def submit(self, priority: int) -> None:
+        make_job(self.session, self.project).priority = priority
+
     @rule()
-    def submit(self) -> None:
-        make_job(self.session, self.project)
+    def somebody_must_make_room(self) -> None:
+        preemption.make_room(self.session, 0)
 
     @rule()
     def claim(self) -> None:
@@ -98,6 +109,10 @@ def test_no_history_breaks_an_invariant(database: Database) -> None:
     run_state_machine_as_test(
         lambda: JobMachine(database),  # type: ignore[arg-type] # any factory will do
         settings=settings(
-            max_examples=EXAMPLES, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=EXAMPLES,
+            stateful_step_count=20,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

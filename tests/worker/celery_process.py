@@ -20,8 +20,15 @@ STOP_SECONDS = 30.0
 class CeleryProcess:
     """`celery worker` with the arguments; inside the block it takes messages, after it no process is left."""
 
-    def __init__(self, name: str, arguments: Sequence[str], environment: dict[str, str], directory: Path) -> None:
-        command = (sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "-n", f"{name}@test")
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        directory: Path,
+        application: str = "worker.celery_app",
+    ) -> None:
+        command = (sys.executable, "-m", "celery", "-A", application, "worker", "-n", f"{name}@test")
         self._spec = ChildSpec(
             name=name,
             argv=(*command, "--without-gossip", "--without-mingle", "--loglevel", "INFO", *arguments),

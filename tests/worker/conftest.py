@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +12,9 @@ import redis
 from sqlalchemy import create_engine, func, make_url, text, update
 
 from app.core.db import Database
-from app.core.jobs import leases
+from app.core.jobs import leases, queries
 from app.core.jobs.states import TERMINAL, JobStatus
-from app.core.jobs.tables import Job
+from app.core.jobs.tables import Job, JobAttempt
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore
 from app.core.storage.local import LocalBlobStore
@@ -39,6 +39,8 @@ class Bench:
     project: str
     job_id: str
     drain: Drain = field(default_factory=Drain)
+    trainer: Sequence[str] = ()
+    """Instead of `protocol_trainer.py`; the behaviour then means nothing."""
 
     def runner(self, behaviour: str) -> Runner:
         """Claims the job, now if it waits in back-off, for a trainer that behaves so."""
@@ -48,6 +50,7 @@ class Bench:
         with self.database.transaction() as session:
             claim = leases.claim(session, "test", self.settings.lease_seconds)
         assert claim is not None
+        assert claim.job_id == self.job_id
         return Runner(
             self.database,
             self.store,
@@ -55,7 +58,7 @@ class Bench:
             claim,
             claimed_at=claimed_at,
             drain=self.drain,
-            trainer_command=(sys.executable, str(TRAINER), behaviour),
+            trainer_command=self.trainer or (sys.executable, str(TRAINER), behaviour),
         )
 
     def run(self, behaviour: str) -> Job:
@@ -141,6 +144,11 @@ class Plant:
     def train_worker(self, name: str = "train") -> CeleryProcess:
         return CeleryProcess(name, ["-Q", "train", "-P", "threads", "-c", "1"], self.environment, self.directory)
 
+    def quick_worker(self, name: str = "train") -> CeleryProcess:
+        """One whose trainer is `protocol_trainer.py`; for jobs of `tell`."""
+        arguments = ["-Q", "train", "-P", "threads", "-c", "1"]
+        return CeleryProcess(name, arguments, self.environment, self.directory, "tests.worker.protocol_worker")
+
     def default_worker(self) -> CeleryProcess:
         schedule = str(self.directory / "beat")
         arguments = ["-Q", "default", "-P", "threads", "-c", "1", "-B", "-s", schedule]
@@ -152,9 +160,21 @@ class Plant:
             file = stored_file(session, self.store, self.project, self.directory)
             return make_job(session, self.project, supervised(batch_size=2, **hyperparameters), file).id
 
+    def tell(self, behaviour: str, *, priority: int = 0) -> str:
+        """A queued job whose trainer behaves so; nobody is rung."""
+        spec = supervised().model_copy(update={"metadata": {"behaviour": behaviour}})
+        with self.database.transaction() as session:
+            job = make_job(session, self.project, spec, stored_file(session, self.store, self.project, self.directory))
+            job.priority = priority
+            return job.id
+
     def job(self, job_id: str) -> Job:
         with self.database.transaction() as session:
             return session.get_one(Job, job_id)
+
+    def attempts(self, job_id: str) -> list[JobAttempt]:
+        with self.database.transaction() as session:
+            return queries.list_attempts(session, job_id)
 
     def end_back_off(self, job_id: str) -> None:
         with self.database.transaction() as session:

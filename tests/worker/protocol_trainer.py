@@ -1,4 +1,7 @@
-"""A trainer without a model: speaks the protocol, trains nothing. `protocol_trainer.py BEHAVIOUR RUN_DIR`."""
+"""A trainer without a model: speaks the protocol, trains nothing. `protocol_trainer.py BEHAVIOUR RUN_DIR`.
+
+The behaviour `as_told` is that of the job's metadata.
+"""
 
 import contextlib
 import json
@@ -7,7 +10,9 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 STOP = threading.Event()
 
@@ -67,11 +72,25 @@ def train(run_dir: Path, total: int, crash_at: int = 0, *, with_adapters: bool =
     finish(run_dir, total)
 
 
-def until_stopped(run_dir: Path) -> int:
+def train_slowly(run_dir: Path, total: int) -> int:
+    """As `train`, twenty steps a second; honours a stop request."""
+    for step in range(start(run_dir, total) + 1, total + 1):
+        if STOP.wait(0.05):
+            checkpoint(run_dir, step - 1)
+            return 75
+        report("metrics", step=step, values={"loss": 1 / step}, trained_tokens=step)
+        if step % 4 == 0:
+            checkpoint(run_dir, step)
+    finish(run_dir, total)
+    return 0
+
+
+def until_stopped(run_dir: Path, linger_seconds: float = 0.0) -> int:
     step = start(run_dir, 1000)
     while not STOP.wait(0.05):
         step += 1
         report("metrics", step=step, values={"loss": 1.0})
+    threading.Event().wait(linger_seconds)  # the rest of a long step
     checkpoint(run_dir, step)
     return 75
 
@@ -91,26 +110,39 @@ def main(behaviour: str, run_dir: Path) -> int:
     if secrets or os.environ["GROUPTUNE_PARENT_PID"] != str(os.getppid()):
         return 64
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
-    match behaviour.split(":"):
-        case ["train", total]:
-            sys.stdout.write("a library says hello\n")
-            train(run_dir, int(total))
-        case ["train_with_adapters", total]:
-            train(run_dir, int(total), with_adapters=True)
-        case ["crash", step]:
-            train(run_dir, 10, crash_at=int(step))
-        case ["until_stopped"]:
-            return until_stopped(run_dir)
-        case ["hang"]:
-            hang(run_dir)
-        case ["fail", code]:
-            start(run_dir, 10)
-            report("failed", code="no_memory", message="Use a smaller batch_size.", param="batch_size")
-            return int(code)
-        case ["exit", code]:
-            sys.stderr.write("last words\n")
-            return int(code)
-    return 0
+    if behaviour == "as_told":
+        behaviour = json.loads((run_dir / "spec.json").read_text())["spec"]["metadata"]["behaviour"]
+    name, _, argument = behaviour.partition(":")
+    return BEHAVIOURS[name](run_dir, argument) or 0
+
+
+def fail(run_dir: Path, code: str) -> int:
+    start(run_dir, 10)
+    report("failed", code="no_memory", message="Use a smaller batch_size.", param="batch_size")
+    return int(code)
+
+
+def leave(_run_dir: Path, code: str) -> int:
+    sys.stderr.write("last words\n")
+    return int(code)
+
+
+def train_after_chatter(run_dir: Path, total: str) -> None:
+    sys.stdout.write("a library says hello\n")
+    train(run_dir, int(total))
+
+
+BEHAVIOURS: Final[dict[str, Callable[[Path, str], int | None]]] = {
+    "train": train_after_chatter,
+    "train_with_adapters": lambda run_dir, total: train(run_dir, int(total), with_adapters=True),
+    "train_slowly": lambda run_dir, total: train_slowly(run_dir, int(total)),
+    "crash": lambda run_dir, step: train(run_dir, 10, crash_at=int(step)),
+    "until_stopped": lambda run_dir, _: until_stopped(run_dir),
+    "stops_slowly": lambda run_dir, seconds: until_stopped(run_dir, float(seconds)),
+    "hang": lambda run_dir, _: hang(run_dir),
+    "fail": fail,
+    "exit": leave,
+}
 
 
 if __name__ == "__main__":

@@ -24,6 +24,20 @@ def test_heartbeats_keep_the_lease(bench: Bench) -> None:
     thread.join(10)
 
 
+def test_heartbeats_go_on_while_a_drain_waits_for_the_step_to_end(bench: Bench) -> None:
+    thread = bench.start("stops_slowly:2")
+    bench.drain.begin()
+    begun = bench.job().lease_until
+    assert begun is not None
+    eventually(lambda: (bench.job().lease_until or begun) > begun)
+    assert bench.status() is JobStatus.running
+    thread.join(10)
+    job = bench.job()
+    assert (job.status, job.crashes) == (JobStatus.queued, 0)
+    with bench.database.transaction() as session:
+        assert queries.latest_checkpoints(session, bench.job_id)[0].step == job.step
+
+
 def test_an_attempt_that_lost_its_lease_leaves_and_writes_nothing(bench: Bench) -> None:
     thread = bench.start("hang")
     pids = [int(pid) for pid in (bench.run_dir().parent / "pids").read_text().split()]

@@ -3,6 +3,8 @@
 import pytest
 import redis
 from celery import Celery
+from kombu.exceptions import OperationalError
+from kombu.utils import functional
 from sqlalchemy import func, update
 
 from app.core.broker import TRAIN_TASK
@@ -31,6 +33,18 @@ def app(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Celery:
     return celery_app.create(Settings())
 
 
+def test_a_broker_that_was_away_for_long_is_found_again_within_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setattr(functional, "sleep", lambda _seconds: None)
+    waits: list[float] = []
+    with celery_app.create(Settings()).connection_for_read() as connection, pytest.raises(OperationalError):
+        connection.ensure_connection(lambda _error, wait: waits.append(wait), 20)
+    assert waits[0] == 2
+    assert max(waits) == celery_app.BROKER_RETRY_SECONDS
+
+
 def test_messages_do_not_pile_up(app: Celery, broker: redis.Redis) -> None:
     for _ in range(3):
         sweeper.ring(app, TRAIN_TASK)
@@ -40,14 +54,14 @@ def test_messages_do_not_pile_up(app: Celery, broker: redis.Redis) -> None:
 def test_a_sweep_rings_for_whatever_waits(bench: Bench, app: Celery, broker: redis.Redis) -> None:
     with bench.database.transaction() as session:
         make_file(session, bench.project, status=FileStatus.uploaded)
-    sweeper.sweep(bench.database, app)
+    sweeper.sweep(bench.database, app, bench.settings)
     assert (broker.llen("train"), broker.llen("default")) == (1, 1)
 
 
 def test_a_sweep_without_work_is_silent(bench: Bench, app: Celery, broker: redis.Redis) -> None:
     with bench.database.transaction() as session:
         session.execute(update(Job).values(eligible_at=func.now() + func.make_interval(0, 0, 0, 1)))
-    sweeper.sweep(bench.database, app)
+    sweeper.sweep(bench.database, app, bench.settings)
     assert (broker.llen("train"), broker.llen("default")) == (0, 0)
 
 
@@ -55,13 +69,13 @@ def test_a_sweep_takes_jobs_from_dead_workers(bench: Bench, app: Celery, broker:
     with bench.database.transaction() as session:
         assert leases.claim(session, "dead", 60)
         session.execute(update(Job).values(lease_until=func.now() - func.make_interval(0, 0, 0, 1)))
-    sweeper.sweep(bench.database, app)
+    sweeper.sweep(bench.database, app, bench.settings)
     assert bench.status() is JobStatus.queued
 
 
 def test_a_lost_broker_does_not_stop_the_sweep(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    sweeper.sweep(bench.database, celery_app.create(Settings()))
+    sweeper.sweep(bench.database, celery_app.create(Settings()), bench.settings)
 
 
 def test_files_are_validated_once_and_unreadable_ones_refused(bench: Bench) -> None:

@@ -86,8 +86,6 @@ def test_a_killed_worker_takes_its_children_along_and_another_goes_on(plant: Pla
         owner = str(plant.job(job_id).lease_owner)
         (one if owner.endswith(f":{one.pid}") else two).kill()
         assert not trainers(job_id)
-        plant.wait_for(job_id, JobStatus.queued)
-        plant.end_back_off(job_id)
         job = plant.wait_for(job_id, JobStatus.succeeded)
         default.kill()
     with plant.database.transaction() as session:

@@ -9,6 +9,7 @@ from typing import Final, TextIO
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import GraderPool, Outside
@@ -17,9 +18,9 @@ from app.core.spec.plan import TOKEN_BUDGET, resolve
 from app.core.spec.reports import Failed, Message, Report, TrainerExit
 from worker.training.batching import DataOrder
 from worker.training.evaluation import Evaluator
+from worker.training.faults import diagnose
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
 from worker.training.loop import Run, Stopped
-from worker.training.memory import is_out_of_memory
 from worker.training.model import Policy, load_policy
 from worker.training.optimizer import Updater, new_optimizer
 from worker.training.rollout import Sampler
@@ -59,15 +60,15 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
     except PeerLost:
         world.await_end()
         raise
-    except JobFailure as failure:
-        report(Failed(code=failure.code, message=str(failure), param=failure.param))
-        return TrainerExit(failure.exit_code)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except JobFailure as told:
+        report(Failed(code=told.code, message=str(told), param=told.param))
+        return TrainerExit(told.exit_code)
+    except (OSError, MemoryError, RuntimeError, SafetensorError) as error:
+        failure = diagnose(error)
+        if failure is None:
             raise
-        advice = "Lower hyperparameters.batch_size, max_length, group.self or lora.r."
-        report(Failed(code="out_of_memory", message=f"The trainer ran out of memory. {advice} ({error})"))
-        return TrainerExit.out_of_memory
+        report(Failed(code=failure.code, message=str(failure)))
+        return TrainerExit(failure.exit_code)
     return TrainerExit.succeeded
 
 

@@ -25,6 +25,7 @@ def estimate_job(caller: Caller, body: CreateJob, database: Db, store: Store, se
             settings.models_dir,
             settings.model_aliases,
             settings.trackers,
+            caller.limits.priority,
             admission.Teachers(settings.teacher_address, settings.private_hosts),
         )
         if examined.problems or examined.base_model is None:

@@ -10,7 +10,7 @@ from app.api.deps import Config, Db, Lints, Store, Strict
 from app.api.ids import JobId
 from app.api.metrics_csv import csv_lines
 from app.api.pagination import After, Limit, Page, page
-from app.api.schemas.create_job import CreateJob
+from app.api.schemas.create_job import CreateJob, UpdateJob
 from app.api.schemas.jobs import (
     AttemptList,
     AttemptObject,
@@ -73,6 +73,7 @@ def create_job(
             settings.models_dir,
             settings.model_aliases,
             settings.trackers,
+            caller.limits.priority,
             admission.Teachers(settings.teacher_address, settings.private_hosts),
         )
         if examined.problems:
@@ -85,6 +86,7 @@ def create_job(
             spec=examined.spec,
             training_file=body.training_file,
             validation_file=body.validation_file,
+            priority=body.priority,
             has_signal=has_signal,
         )
         audited.note_created(session, caller.actor, job)
@@ -147,6 +149,15 @@ def retrieve_job(caller: Caller, job_id: JobId, database: Db, strict: Strict = F
     """One job with its progress."""
     with database.reading() as session:
         return JobObject.of(view(session, queries.get_job(session, caller.project_id, job_id)), strict=strict)
+
+
+@router.post("/{job_id}", dependencies=[needs(Scope.jobs_write)])
+def update_job(caller: Caller, job_id: JobId, body: UpdateJob, database: Db, strict: Strict = False) -> JobObject:
+    """Change the priority of a job that is not finished."""
+    quotas.check_priority(body.priority, caller.limits.priority)
+    with database.transaction() as session:
+        job = audited.prioritise(session, caller.actor, job_id, body.priority)
+        return JobObject.of(view(session, job), strict=strict)
 
 
 @router.delete("/{job_id}", dependencies=[needs(Scope.jobs_write)])

@@ -57,6 +57,7 @@ def validate_job(
             settings.models_dir,
             settings.model_aliases,
             settings.trackers,
+            caller.limits.priority,
             admission.Teachers(settings.teacher_address, settings.private_hosts),
         )
         if examined.problems:

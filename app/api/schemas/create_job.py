@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from app.api.ids import MAX_ID, MAX_MODEL_NAME
 from app.core.errors import InvalidRequest
 from app.core.jobs.admission import Application
+from app.core.jobs.states import MAX_PRIORITY, MIN_PRIORITY
 from app.core.spec.frozen import Frozen
 from app.core.spec.gates import MAX_GATES, AliasName, GateText
 from app.core.spec.graders import Grader
@@ -117,6 +118,12 @@ MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
 
 
+class UpdateJob(Frozen):
+    """What can be changed about a job that is not finished."""
+
+    priority: Annotated[int, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY, description="See `POST /v1/fine_tuning/jobs`.")]
+
+
 class CreateJob(Frozen):
     """A job to run. An explicit null means the same as leaving the field out."""
 
@@ -154,6 +161,15 @@ class CreateJob(Frozen):
     alias: Annotated[
         AliasName | None, Field(description="Names the trained model once the job has succeeded, gates included.")
     ] = None
+    priority: Annotated[
+        int,
+        Field(
+            ge=MIN_PRIORITY,
+            le=MAX_PRIORITY,
+            description="Higher goes first, and takes the place of a running job with a lower one when no worker is "
+            "free. At most the project's `limits.priority`.",
+        ),
+    ] = 0
     gft: Annotated[
         dict[str, Any] | None,
         Field(
@@ -186,7 +202,7 @@ class CreateJob(Frozen):
 
     def application(self) -> Application:
         """What is asked for, for the checks."""
-        return Application(self.model, self.to_spec, self.training_file, self.validation_file)
+        return Application(self.model, self.to_spec, self.training_file, self.validation_file, self.priority)
 
     def as_sent(self, error: InvalidRequest) -> InvalidRequest:
         """The same error, its `param` where the client put the field."""

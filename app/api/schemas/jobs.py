@@ -9,7 +9,7 @@ from app.api.pagination import Item
 from app.core import ids
 from app.core.estimates.estimate import Estimate
 from app.core.estimates.measured import Measured
-from app.core.jobs.states import JobStatus
+from app.core.jobs.states import AttemptOutcome, JobStatus
 from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent, Metric
 from app.core.jobs.views import JobView
 from app.core.spec.gates import parse
@@ -75,6 +75,7 @@ class JobObject(Item):
     user_provided_suffix: str | None
     progress: Progress
     queue_position: int | None = Field(description="1 is the next one; null unless queued.")
+    priority: int = Field(description="Higher goes first; a running job of a lower one may have to make room.")
     attempt: int = Field(description="How many times a worker has taken the job up.")
     evaluation: dict[str, Any] | None = Field(
         description="Held-out results before and after training; in lists without the sample answers."
@@ -86,7 +87,8 @@ class JobObject(Item):
     )
     measured: Measured | None = Field(description="What it took, once it has trained to its end.")
     stop_request: str | None = Field(
-        description="`cancel` or `pause`: asked for while a worker trains, which does it at its next step."
+        description="`cancel` or `pause`: asked for while a worker trains, which does it at its next step. `preempt`: "
+        "a job of a higher priority is about to take its place."
     )
     paused: bool = Field(description="The same as status `paused`, for clients whose enum lacks it.")
 
@@ -119,6 +121,7 @@ class JobObject(Item):
             user_provided_suffix=spec.suffix,
             progress=Progress(step=job.step, total_steps=job.total_steps, eta_seconds=eta),
             queue_position=view.queue_position,
+            priority=job.priority,
             attempt=job.epoch,
             evaluation=job.evaluation if samples else _without_samples(job.evaluation),
             gates=_gates(job, spec),
@@ -269,7 +272,7 @@ class AttemptObject(BaseModel):
     worker: str
     started_at: int
     ended_at: int | None
-    outcome: str | None
+    outcome: AttemptOutcome | None = Field(description="Null while it runs. See docs/reliability.md.")
     reason: str | None
     resumed_from_step: int
     last_step: int | None = Field(description="The last one that it reported; null if it ended before its first.")
@@ -282,7 +285,7 @@ class AttemptObject(BaseModel):
             worker=attempt.worker,
             started_at=_unix(attempt.started_at),
             ended_at=_unix(attempt.ended_at) if attempt.ended_at else None,
-            outcome=attempt.outcome,
+            outcome=AttemptOutcome(attempt.outcome) if attempt.outcome else None,
             reason=attempt.reason,
             resumed_from_step=attempt.resumed_from_step,
             last_step=last_step,

@@ -8,6 +8,7 @@ from app.api.pagination import Item
 from app.core.accounts.limits import MAX_BYTES, MAX_GPU_HOURS, MAX_JOBS, MAX_REQUESTS_PER_MINUTE, Limits, limits_of
 from app.core.accounts.tables import Project
 from app.core.jobs.quotas import Usage
+from app.core.jobs.states import MAX_PRIORITY, MIN_PRIORITY
 from app.core.spec.frozen import Frozen
 
 
@@ -20,6 +21,9 @@ class ProjectLimits(Frozen):
         int | None, Field(ge=0, le=MAX_JOBS, description="Jobs that validate, are queued or are paused.")
     ] = None
     stored_bytes: Annotated[int | None, Field(ge=0, le=MAX_BYTES, description="Of uploaded files.")] = None
+    priority: Annotated[
+        int | None, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY, description="The highest one that its jobs may have.")
+    ] = None
     gpu_hours: Annotated[
         int | None,
         Field(ge=0, le=MAX_GPU_HOURS, description="In a calendar month (UTC); a trainer on a CPU counts as one GPU."),

@@ -16,6 +16,7 @@ class WorkerStatus(StrEnum):
     idle = "idle"
     busy = "busy"
     draining = "draining"
+    quarantined = "quarantined"
     lost = "lost"
 
 
@@ -37,7 +38,10 @@ class WorkerObject(Item):
     """A worker process."""
 
     object: Literal["worker"] = "worker"
-    status: WorkerStatus = Field(description="`lost`: not heard of for longer than a lease; forgotten after a day.")
+    status: WorkerStatus = Field(
+        description="`lost`: not heard of for longer than a lease; forgotten after a day. `quarantined`: its GPU is "
+        "broken, and it takes no job until it is restarted."
+    )
     queues: list[str] = Field(description="Jobs are trained by those with `train`.")
     slots: int = Field(description="Tasks that it runs at once.")
     running_jobs: int = Field(description="Of all projects.")
@@ -66,6 +70,6 @@ class WorkerObject(Item):
 def _status(member: Member) -> WorkerStatus:
     if not member.seen.is_alive:
         return WorkerStatus.lost
-    if member.seen.worker.state == WorkerState.draining:
-        return WorkerStatus.draining
+    if (state := member.seen.worker.state) != WorkerState.ready:
+        return WorkerStatus(state)
     return WorkerStatus.busy if member.running else WorkerStatus.idle

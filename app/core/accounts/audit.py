@@ -29,6 +29,7 @@ class Action(StrEnum):
     job_cancel = "job.cancel"
     job_pause = "job.pause"
     job_resume = "job.resume"
+    job_update = "job.update"
     job_delete = "job.delete"
     model_delete = "model.delete"
     alias_move = "model_alias.move"

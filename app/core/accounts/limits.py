@@ -22,6 +22,8 @@ class Limits:
     """Jobs that are not finished and do not run: validating, queued and paused ones."""
     stored_bytes: int
     """Of uploaded files."""
+    priority: int
+    """The highest one that its jobs may have; what lies above others' work is the administrators' to give."""
     gpu_hours: int
     """In a calendar month."""
 

@@ -38,6 +38,7 @@ class Project(Base):
     max_running_jobs: Mapped[int | None] = mapped_column(Integer)
     max_queued_jobs: Mapped[int | None] = mapped_column(Integer)
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_priority: Mapped[int | None] = mapped_column(Integer)
     max_gpu_hours: Mapped[int | None] = mapped_column(Integer)
     """In a calendar month."""
     strict_enums: Mapped[bool] = mapped_column(server_default=text("false"), default=False)
@@ -49,6 +50,7 @@ class Project(Base):
         CheckConstraint("max_gpu_hours >= 0", name="max_gpu_hours"),
         CheckConstraint("max_queued_jobs >= 0", name="max_queued_jobs"),
         CheckConstraint("max_stored_bytes >= 0", name="max_stored_bytes"),
+        CheckConstraint("max_priority BETWEEN -100 AND 100", name="max_priority"),
     )
 
 

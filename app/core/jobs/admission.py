@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.core.addresses import PrivateHosts
 from app.core.errors import InvalidRequest
-from app.core.jobs import checks, gates
+from app.core.jobs import checks, gates, quotas
 from app.core.models import aliases
 from app.core.models.adapters import starting_point
 from app.core.spec.job import JobSpec
@@ -25,6 +25,7 @@ class Application:
     """The spec on the model with this canonical name."""
     training_file: str
     validation_file: str | None
+    priority: int
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,13 @@ def examine(
     models_dir: Path,
     operator_aliases: Mapping[str, str],
     trackers: Collection[str],
+    max_priority: int,
     teachers: Teachers,
 ) -> Examined:
-    """Checks an application against models and files. Until the transaction ends nobody deletes its model."""
+    """Checks an application against models, files and the project's limit of priority.
+
+    Until the transaction ends nobody deletes its model.
+    """
     problems: list[InvalidRequest] = []
     base, model = None, asked.model
     try:
@@ -65,6 +70,7 @@ def examine(
     spec = asked.to_spec(model)
     wanted = [partial(gates.check_measurable, spec, asked.validation_file)]
     wanted.append(partial(checks.check_trackers, spec, trackers))
+    wanted.append(partial(quotas.check_priority, asked.priority, max_priority))
     if spec.teacher is not None:
         wanted.append(
             partial(places.check, spec.teacher, models_dir, teachers.operators_url, teachers.allowed_private_hosts)

@@ -66,7 +66,8 @@ def charge_crash(session: Session, job: Job, outcome: AttemptOutcome, reason: st
         message = f"The job crashed {crashes} times without progress. The last time: {reason}."
         fail_running(session, job, "crashed_repeatedly", f"{message}\n{log_tail}".strip(), crashes=crashes)
         return
-    wait = backoff(crashes)
+    # The first lost lease has been waited for already: for as long as the lease was.
+    wait = timedelta(0) if outcome is AttemptOutcome.lost_lease and crashes == 1 else backoff(crashes)
     event = Event(
         f"{reason}; trying again in {wait.total_seconds():.0f} s (crash {crashes} of at most {MAX_CRASHES})",
         level="warn",

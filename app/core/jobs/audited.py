@@ -30,6 +30,14 @@ def resume(session: Session, actor: Actor, job_id: str) -> Job:
     return _change(session, actor, job_id, Action.job_resume, lifecycle.resume)
 
 
+def prioritise(session: Session, actor: Actor, job_id: str, priority: int) -> Job:
+    """`lifecycle.prioritise` in the actor's project."""
+    before = audit.snapshot(job_of_project(session, actor.project_id, job_id, lock=True), "priority")
+    job = lifecycle.prioritise(session, actor.project_id, job_id, priority)
+    audit.record(session, actor, Action.job_update, job.id, before=before, after=audit.snapshot(job, "priority"))
+    return job
+
+
 def delete(session: Session, actor: Actor, job_id: str) -> Job:
     """`removal.delete_job` in the actor's project."""
     job = removal.delete_job(session, actor.project_id, job_id)

@@ -120,12 +120,27 @@ def wait_for_dependency(session: Session, claim: Claim, reason: str) -> None:
         epoch=claim.epoch,
         eligible_at=func.now() + wait,
     )
-    close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.crashed, reason)
+    close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.dependency_down, reason)
+
+
+def gpu_fault(session: Session, claim: Claim, reason: str, log_tail: str) -> None:
+    """As a crash: a job that breaks one GPU after the other must not get to all of them."""
+    charge_crash(session, _own(session, claim), AttemptOutcome.gpu_fault, reason, log_tail)
 
 
 def drain(session: Session, claim: Claim) -> None:
     """Hands the job back because its worker shuts down: to the front of the queue, at no charge."""
     event = Event("The worker is shutting down; the job goes on with another one")
+    _hand_back(session, claim, event, AttemptOutcome.drained, "The worker shut down")
+
+
+def preempt(session: Session, claim: Claim) -> None:
+    """Hands the job back because one of a higher priority waits: to the front of its equals, at no charge."""
+    event = Event("The job makes room for one of a higher priority; it goes on from its last checkpoint")
+    _hand_back(session, claim, event, AttemptOutcome.preempted, "A job of a higher priority took the place")
+
+
+def _hand_back(session: Session, claim: Claim, event: Event, outcome: AttemptOutcome, reason: str) -> None:
     transition(
         session,
         claim.job_id,
@@ -135,11 +150,14 @@ def drain(session: Session, claim: Claim) -> None:
         epoch=claim.epoch,
         eligible_at=Job.created_at,
     )
-    close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.drained, "The worker shut down")
+    close_attempt(session, claim.job_id, claim.epoch, outcome, reason)
 
 
 def stop(session: Session, claim: Claim, request: StopRequest) -> None:
-    """Ends the attempt as a client asked."""
+    """Ends the attempt as it was asked to."""
+    if request is StopRequest.preempt:
+        preempt(session, claim)
+        return
     if request is StopRequest.cancel:
         target, outcome, message = JobStatus.cancelled, AttemptOutcome.cancelled, "The job was cancelled"
     else:

@@ -177,7 +177,7 @@ def note_training(session: Session, claim: Claim, step: int) -> None:
 def expire(session: Session) -> int:
     """Takes running jobs from owners whose lease is over; returns how many.
 
-    A job that was asked to stop does so. Any other is charged one crash (it may be what kills its workers):
+    A job that a client asked to stop does so. Any other is charged one crash (it may be what kills its workers):
     queued again, or failed when its budget is used up.
     """
     expired = session.scalars(
@@ -188,7 +188,7 @@ def expire(session: Session) -> int:
     ).all()
     for job in expired:
         reason = f"The worker {job.lease_owner} stopped renewing its lease"
-        if job.stop_request is None:
+        if job.stop_request in (None, StopRequest.preempt):
             charge_crash(session, job, AttemptOutcome.lost_lease, reason)
             continue
         close_attempt(session, job.id, job.epoch, AttemptOutcome.lost_lease, reason)

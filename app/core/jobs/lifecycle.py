@@ -28,6 +28,7 @@ def create(
     spec: JobSpec,
     training_file: str,
     validation_file: str | None,
+    priority: int = 0,
     has_signal: bool = False,
 ) -> Job:
     """A new job, queued at once when its files are validated already and no lint has to decide on it.
@@ -41,6 +42,7 @@ def create(
         spec=spec.model_dump(mode="json", by_alias=True),
         training_file=training_file,
         validation_file=validation_file,
+        priority=priority,
         lint_due=linting.is_due(spec),
     )
     session.add(job)
@@ -134,6 +136,19 @@ def resume(session: Session, project_id: str, job_id: str) -> Job:
         raise InvalidRequest(f"Job {job_id} is {job.status}, not paused; only a paused job can be resumed.")
     event = Event("The job is queued again and goes on from its last checkpoint")
     return transition(session, job.id, {JobStatus.paused}, JobStatus.queued, event, eligible_at=func.now(), crashes=0)
+
+
+def prioritise(session: Session, project_id: str, job_id: str, priority: int) -> Job:
+    """Moves a job in the queue; one that runs keeps its place until a job of a higher priority needs it.
+
+    Raises `NotFound`, and `InvalidRequest` for a finished job.
+    """
+    job = _live(session, project_id, job_id, "put first or last")
+    if job.priority != priority:
+        append(session, job.id, Event(f"The job's priority is {priority} now; it was {job.priority}"))
+        job.priority = priority
+        session.flush()
+    return job
 
 
 def _live(session: Session, project_id: str, job_id: str, verb: str) -> Job:

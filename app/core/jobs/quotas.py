@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.core.accounts.projects import get_project
 from app.core.accounts.tables import ProjectUsage
-from app.core.errors import QuotaExceeded
+from app.core.errors import InvalidRequest, QuotaExceeded
 from app.core.files.tables import File
 from app.core.jobs.attempts import THIS_MONTH
 from app.core.jobs.states import JobStatus
@@ -70,6 +70,16 @@ def check_stored_bytes(session: Session, project_id: str, adding: int, limit: in
             f"The project '{project.name}' may store {limit:,} bytes of files (stored_bytes), has {stored:,}, and "
             f"this is {adding:,} more. Delete files that are not needed any more, or ask an administrator for a "
             "higher limit."
+        )
+
+
+def check_priority(priority: int, limit: int) -> None:
+    """Raises `InvalidRequest` when the project's jobs may not go first so much."""
+    if priority > limit:
+        raise InvalidRequest(
+            f"Jobs of this project may have a priority of {limit} at most; {priority} is more. Ask an administrator "
+            "for a higher limit (limits.priority).",
+            param="priority",
         )
 
 

@@ -32,10 +32,12 @@ TERMINAL: Final = frozenset(status for status, following in TRANSITIONS.items() 
 
 
 class StopRequest(StrEnum):
-    """What a client asked of a running job; the runner reads it with each heartbeat."""
+    """What is asked of a running job; the runner reads it with each heartbeat."""
 
     cancel = "cancel"
     pause = "pause"
+    preempt = "preempt"
+    """Nobody's wish: a queued job of a higher priority waits for a place."""
 
 
 class AttemptOutcome(StrEnum):
@@ -46,5 +48,17 @@ class AttemptOutcome(StrEnum):
     cancelled = "cancelled"
     paused = "paused"
     drained = "drained"
+    """The worker shut down."""
+    preempted = "preempted"
+    """A job of a higher priority took the place."""
+    dependency_down = "dependency_down"
+    """Something that the job needs was away."""
     crashed = "crashed"
+    gpu_fault = "gpu_fault"
+    """The GPU is broken; the worker takes no more jobs."""
     lost_lease = "lost_lease"
+
+
+MIN_PRIORITY: Final = -100
+MAX_PRIORITY: Final = 100
+"""Higher goes first; 0 is what a job has that does not say."""

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.db import Base
-from app.core.jobs.states import AttemptOutcome, JobStatus, StopRequest
+from app.core.jobs.states import MAX_PRIORITY, MIN_PRIORITY, AttemptOutcome, JobStatus, StopRequest
 
 
 def _one_of(column: str, values: type[JobStatus] | type[StopRequest] | type[AttemptOutcome]) -> str:
@@ -87,6 +87,7 @@ class Job(Base):
     __table_args__ = (
         CheckConstraint(_one_of("status", JobStatus), name="status"),
         CheckConstraint(_one_of("stop_request", StopRequest), name="stop_request"),
+        CheckConstraint(f"priority BETWEEN {MIN_PRIORITY} AND {MAX_PRIORITY}", name="priority"),
         CheckConstraint("(status = 'running') = (lease_owner IS NOT NULL)", name="lease_iff_running"),
         CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name="lease_whole"),
         CheckConstraint(

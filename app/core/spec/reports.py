@@ -28,6 +28,8 @@ class TrainerExit(IntEnum):
     out_of_memory = 71
     stopped = 75
     """A stop request (SIGTERM) was honoured: a checkpoint is written."""
+    gpu_fault = 79
+    """The GPU is broken, as far as its driver can tell; no job should be given to it."""
 
 
 class MemberRecord(Frozen):

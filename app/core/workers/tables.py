@@ -16,6 +16,8 @@ class WorkerState(StrEnum):
     ready = "ready"
     draining = "draining"
     """It shuts down: its jobs go back into the queue, and it takes no other."""
+    quarantined = "quarantined"
+    """Its GPU is broken: it takes no job until it is restarted."""
 
 
 class Worker(Base):

@@ -1,6 +1,7 @@
 """Checkpoints on disk: whole or absent, and refused when damaged. That they resume bit for bit is test_resume's."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,29 @@ def test_the_manifest_names_every_file_and_nothing_else_is_left(
     manifest = json.loads((saved / checkpoints.MANIFEST).read_text())
     assert {path.name for path in saved.iterdir()} == {*manifest, checkpoints.MANIFEST}
     assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
+
+
+def test_everything_is_on_disk_before_it_gets_its_name(
+    llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut there is the whole checkpoint or none."""
+    done: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def synced(descriptor: int) -> None:
+        sync(descriptor)
+        done.append(Path(f"/proc/self/fd/{descriptor}").resolve().name)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(f"{path.name} becomes {target.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    saved = checkpoints.save(tmp_path / "step-1", llama, optimizer, STATE, Selection())
+    files = {path.name for path in saved.iterdir()}
+    assert set(done[: len(files)]) == files
+    assert done[len(files) :] == [".step-1.partial", ".step-1.partial becomes step-1", tmp_path.name]
 
 
 def test_what_a_dying_process_left_is_written_over(llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ const LOOKS: Record<string, { icon: string; tone: string; text: string }> = {
   failed: { icon: "✕", tone: "bad", text: "failed" },
   crashed: { icon: "⚡", tone: "bad", text: "crashed" },
   lost_lease: { icon: "⚡", tone: "bad", text: "lost contact" },
+  gpu_fault: { icon: "⚡", tone: "bad", text: "GPU broken" },
+  dependency_down: { icon: "↻", tone: "hold", text: "waited for something" },
   drained: { icon: "↻", tone: "hold", text: "worker stopped" },
+  preempted: { icon: "↻", tone: "hold", text: "made room" },
   paused: { icon: "❙❙", tone: "hold", text: "paused" },
   cancelled: { icon: "⊘", tone: "mute", text: "cancelled" },
 };

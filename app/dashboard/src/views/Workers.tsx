@@ -9,6 +9,7 @@ const STATES: Record<string, { tone: string; icon: string; text: string; hint: s
   idle: { tone: "good", icon: "○", text: "Free", hint: "It takes the next job of the queue." },
   busy: { tone: "run", icon: "▶", text: "Busy", hint: "It is at work." },
   draining: { tone: "hold", icon: "↻", text: "Stopping", hint: "It takes no more jobs; what it trains goes on elsewhere." },
+  quarantined: { tone: "bad", icon: "⚡", text: "GPU broken", hint: "It takes no jobs. Check its GPU, then restart it." },
   lost: { tone: "bad", icon: "✕", text: "Lost", hint: "Nothing was heard of it for longer than a lease; its jobs go on elsewhere." },
 };
 

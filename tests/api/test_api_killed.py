@@ -1,0 +1,111 @@
+"""kill -9 of the API in the middle of an upload: the file is absent, or complete and hashed."""
+
+import hashlib
+import random
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from sqlalchemy import select
+
+from app.core.files.tables import File
+from app.core.settings import Settings
+from app.main import create_app
+from tests import forked
+from tests.api.server import Server
+from tests.waiting import eventually
+
+KILLS = 4
+BOUNDARY = "between"
+CHUNK_BYTES = 16_384
+
+
+def serve(settings: dict[str, Any], port: int) -> None:
+    configuration = Settings.model_validate(settings)
+    uvicorn.run(create_app(configuration), host="127.0.0.1", port=port, log_level="warning")
+
+
+def body_of(content: bytes) -> bytes:
+    head = f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+    head += f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="file"; filename="rows.jsonl"\r\n\r\n'
+    return head.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def settings_of(server: Server) -> dict[str, Any]:
+    """For a server of its own process on the same installation; files may be larger there."""
+    values = server.settings.model_dump(mode="json", exclude_none=True, exclude={"secret_keys", "database_url"})
+    return values | {"DATABASE_URL": server.settings.database_url, "max_file_bytes": 8 << 20}
+
+
+def upload_and_kill(server: Server, share: float, content: bytes) -> bool:
+    """Sends `share` of an upload to an API of its own and kills that; whether an answer came before."""
+    port, answers = free_port(), []
+    process = forked.start(serve, settings_of(server), port)
+    try:
+        eventually(lambda: listens(port))
+        body = body_of(content)
+        sent, gone = threading.Event(), threading.Event()
+
+        def parts() -> Any:
+            for start in range(0, int(len(body) * share), CHUNK_BYTES):
+                yield body[start : min(start + CHUNK_BYTES, int(len(body) * share))]
+            sent.set()
+            if share < 1:
+                gone.wait(10)
+                raise OSError("the sender has seen the server die")
+
+        def post() -> None:
+            headers = {
+                "authorization": f"Bearer {server.api_key}",
+                "content-type": f"multipart/form-data; boundary={BOUNDARY}",
+                "content-length": str(len(body)),
+            }
+            try:
+                answers.append(httpx.post(f"http://127.0.0.1:{port}/v1/files", content=parts(), headers=headers))
+            except (httpx.HTTPError, OSError):
+                return
+
+        sender = threading.Thread(target=post)
+        sender.start()
+        assert sent.wait(20)
+        if share == 1:
+            threading.Event().wait(random.uniform(0, 0.5))  # noqa: S311 - anywhere in the last steps
+    finally:
+        process.kill()
+        process.join()
+    gone.set()
+    sender.join(20)
+    return bool(answers) and answers[0].status_code == 200
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def check_files(server: Server, content: bytes) -> int:
+    """Every file that there is has its whole content; returns how many."""
+    with server.database.transaction() as session:
+        files = session.scalars(select(File)).all()
+    for file in files:
+        with server.store.open(file.blob) as stream:
+            assert stream.read() == content
+        assert (file.bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    return len(files)
+
+
+def test_an_upload_that_a_kill_cuts_is_absent_or_whole(server: Server, tmp_path: Path) -> None:
+    content = b"".join(b'{"n": %d}\n' % number for number in range(150_000))
+    assert upload_and_kill(server, 0.5, content) is False
+    assert check_files(server, content) == 0
+    answered = sum(upload_and_kill(server, 1.0, content) for _ in range(KILLS - 1))
+    assert check_files(server, content) >= answered  # what was answered with a 200 is there

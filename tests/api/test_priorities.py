@@ -1,0 +1,72 @@
+"""Priorities and preemption as clients see them."""
+
+from typing import Any
+
+import pytest
+from openai import BadRequestError, OpenAI
+from sqlalchemy import func, update
+
+from app.core.jobs import endings, leases, preemption
+from app.core.jobs.states import StopRequest
+from app.core.jobs.tables import Job
+from tests.api.jobs import create
+from tests.api.server import Server
+from tests.api.test_limits import limit
+
+
+def prioritise(client: OpenAI, job_id: str, priority: int) -> Any:
+    return client.post(f"/fine_tuning/jobs/{job_id}", cast_to=object, body={"priority": priority})
+
+
+def test_a_job_goes_before_others_and_can_be_moved(client: OpenAI, training_file: str) -> None:
+    first = create(client, training_file)
+    second = create(client, training_file, extra_body={"priority": 5})
+    third = create(client, training_file, extra_body={"priority": -100})
+    assert [(job.priority, job.queue_position) for job in (first, second, third)] == [(0, 1), (5, 1), (-100, 3)]
+    moved = prioritise(client, third.id, 6)
+    assert (moved["priority"], moved["queue_position"]) == (6, 1)
+    assert client.fine_tuning.jobs.list_events(third.id).data[0].message == "The job's priority is 6 now; it was -100"
+    client.fine_tuning.jobs.cancel(first.id)
+    with pytest.raises(BadRequestError, match="already been cancelled"):
+        prioritise(client, first.id, 1)
+
+
+def test_priorities_have_limits(server: Server, client: OpenAI, training_file: str) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        create(client, training_file, extra_body={"priority": 101})
+    assert caught.value.param == "priority"
+    limit(server, priority=0)
+    job = create(client, training_file)
+    with pytest.raises(BadRequestError, match="priority of 0 at most") as caught:
+        create(client, training_file, extra_body={"priority": 1})
+    assert caught.value.param == "priority"
+    with pytest.raises(BadRequestError, match="priority of 0 at most") as caught:
+        prioritise(client, job.id, 1)
+    assert caught.value.param == "priority"
+    assert prioritise(client, job.id, -1)["priority"] == -1
+    checked: Any = client.post(
+        "/fine_tuning/jobs/validate",
+        cast_to=object,
+        body={"model": "tiny", "training_file": training_file, "priority": 1},
+    )
+    assert [problem["param"] for problem in checked["errors"]] == ["priority"]
+
+
+def test_a_preempted_job_says_so_while_and_after_it_happens(server: Server, client: OpenAI, training_file: str) -> None:
+    low = create(client, training_file)
+    with server.database.transaction() as session:
+        claim = leases.claim(session, "w", 60)
+    assert claim is not None
+    create(client, training_file, extra_body={"priority": 1})
+    with server.database.transaction() as session:
+        session.execute(update(Job).values(eligible_at=func.now() - func.make_interval(0, 0, 0, 1)))
+        assert preemption.make_room(session, 15) == 1
+    assert client.fine_tuning.jobs.retrieve(low.id).stop_request == "preempt"  # type: ignore[attr-defined]
+    with server.database.transaction() as session:
+        endings.stop(session, claim, StopRequest.preempt)
+    job: Any = client.fine_tuning.jobs.retrieve(low.id)
+    assert (job.status, job.stop_request, job.queue_position) == ("queued", None, 2)
+    attempts: Any = client.get(f"/fine_tuning/jobs/{low.id}/attempts", cast_to=object)
+    assert [(one["outcome"], one["reason"]) for one in attempts["data"]] == [
+        ("preempted", "A job of a higher priority took the place")
+    ]

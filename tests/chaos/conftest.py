@@ -1,0 +1,66 @@
+"""`make chaos`: real parts are killed for as long as the clock says; what was found goes to docs/reliability.md."""
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.api.conftest import api_settings, api_url, server
+from tests.chaos import report
+from tests.chaos.clock import MINUTES, Clock
+from tests.worker.conftest import bench, plant
+
+__all__ = ["api_settings", "api_url", "bench", "plant", "server"]
+
+_FOUND: dict[int, Clock] = {}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.chaos)
+            item.add_marker(pytest.mark.timeout(600 + 60 * MINUTES))
+
+
+@pytest.fixture
+def clock(request: pytest.FixtureRequest) -> Iterator[Clock]:
+    """The clock of the row in the test's name; its figures are kept when the test passes."""
+    clock = Clock(int(request.node.name.removeprefix("test_row_").partition("_")[0]))
+    yield clock
+    clock.stop()
+    if request.node.stash.get(_PASSED, False):
+        _FOUND[clock.row] = clock
+
+
+_PASSED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome = yield
+    if call.when == "call":
+        item.stash[_PASSED] = outcome.passed  # type: ignore[attr-defined]
+    return outcome
+
+
+def pytest_sessionfinish() -> None:
+    """Writes what was found; rows that did not run, or failed, keep the figures of the last time."""
+    if not _FOUND:
+        return
+    known = json.loads(report.RESULTS.read_text(encoding="utf-8")) if report.RESULTS.exists() else {"rows": {}}
+    machine = f"{os.cpu_count()} threads, {_processor()}, Python {platform.python_version()}"
+    rows = known["rows"] if known.get("machine") == machine else {}
+    rows |= {str(row): clock.figures for row, clock in _FOUND.items()}
+    found = {"machine": machine, "rows": {row: rows[row] for row in sorted(rows, key=int)}}
+    report.RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    report.update()
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

@@ -1,0 +1,136 @@
+"""Sabotage is noticed: what each promise rests on is taken away from a copy of the sources, and a named test fails."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.chaos.report import REPOSITORY
+
+COPIED: Final = ("app", "worker", "migrations", "tests", "pyproject.toml", "docs")
+FAILED: Final = 1
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A change to one file, and the test that must see it."""
+
+    file: str
+    before: str
+    after: str
+    test: str
+
+
+_FENCED: Final = "tests/core/test_leases.py::test_an_expired_job_is_queued_again_and_its_old_owner_fenced"
+_RESUMED: Final = (
+    "tests/worker/training/test_resume.py::test_resumed_at_any_step_it_ends_in_the_same_adapter_bit_for_bit[gft-4]"
+)
+_SYNCED: Final = "tests/worker/training/test_checkpoints.py::test_everything_is_on_disk_before_it_gets_its_name"
+_BLOB: Final = "tests/core/test_durability.py::test_a_blob_is_synced_before_it_is_named_and_its_directory_after"
+
+MUTATIONS: Final = {
+    "a worker's writes without their epoch": Mutation(
+        "app/core/jobs/leases.py",
+        "Job.id == claim.job_id, Job.epoch == claim.epoch, ",
+        "Job.id == claim.job_id, ",
+        _FENCED,
+    ),
+    "the end of an attempt without its epoch": Mutation(
+        "app/core/jobs/transitions.py", "guarded = guarded.where(Job.epoch == epoch)", "pass", _FENCED
+    ),
+    "random numbers that a resumed run begins anew": Mutation(
+        "worker/training/rollout.py",
+        "np.random.SeedSequence([seed, *stream])",
+        "np.random.SeedSequence(torch.randint(2**31, (4,)).tolist())",
+        _RESUMED,
+    ),
+    "a data order that a resumed run begins anew": Mutation(
+        "worker/training/loop.py",
+        "self.world.share(self.order.step(step))",
+        "self.world.share(self.order.step(step - self.__dict__.setdefault('_first', step) + 1))",
+        _RESUMED,
+    ),
+    "moments of AdamW that are not restored": Mutation(
+        "worker/training/checkpoints.py", "            if kept:\n", "            if kept and not kept:\n", _RESUMED
+    ),
+    "a checkpoint that is renamed before it is synced": Mutation(
+        "worker/training/checkpoints.py",
+        "    for path in temporary.iterdir():\n        _sync(path)\n    _sync(temporary)\n",
+        "",
+        _SYNCED,
+    ),
+    "a checkpoint that is written in its place": Mutation(
+        "worker/training/checkpoints.py",
+        'temporary = directory.with_name(f".{directory.name}.partial")',
+        "temporary = directory",
+        _SYNCED,
+    ),
+    "a blob that is named before it is synced": Mutation(
+        "app/core/storage/local.py", "            os.fsync(out.fileno())\n", "", _BLOB
+    ),
+    "requests whose key nobody looks up": Mutation(
+        "app/api/idempotency.py",
+        "        if key is None and (multipart",
+        "        if key is not None or (multipart",
+        "tests/api/test_idempotency.py::test_a_hundred_at_once_make_one_job",
+    ),
+    "retries of the SDK that nobody recognises": Mutation(
+        "app/core/accounts/idempotency.py",
+        "    if attempt > 0:",
+        "    if attempt > 999:",
+        "tests/api/test_idempotency.py::test_one_create_against_a_slow_server_sends_three_requests_and_makes_one_job",
+    ),
+    "events without their place behind the last one": Mutation(
+        "app/core/jobs/events.py",
+        "AND NOT EXISTS (SELECT FROM job_events AS known WHERE known.id = e.id)",
+        "",
+        "tests/core/test_journal.py::test_a_batch_written_twice_is_there_once",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sources, for the tests to spoil."""
+    root = tmp_path_factory.mktemp("copy")
+    left_out = shutil.ignore_patterns("node_modules", "__pycache__")
+    for name in COPIED:
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, root / name, ignore=left_out)
+        elif source.exists():
+            shutil.copy(source, root / name)
+    return root
+
+
+def run(root: Path, *tests: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment |= {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_unspoilt_sources_pass(copy: Path) -> None:
+    """Else the failures below would prove nothing."""
+    done = run(copy, *sorted({mutation.test for mutation in MUTATIONS.values()}))
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_sabotage_is_noticed(copy: Path, name: str) -> None:
+    mutation = MUTATIONS[name]
+    path = copy / mutation.file
+    source = path.read_text(encoding="utf-8")
+    assert source.count(mutation.before) == 1, "the sources have changed: say anew what to take away"
+    path.write_text(source.replace(mutation.before, mutation.after), encoding="utf-8")
+    try:
+        done = run(copy, mutation.test)
+    finally:
+        path.write_text(source, encoding="utf-8")
+    assert done.returncode == FAILED, done.stdout[-3000:]
+    assert f"FAILED {mutation.test}" in done.stdout

@@ -1,0 +1,93 @@
+"""kill -9 of the real trainer at random steps, under a real runner: the same adapter, every metric once."""
+
+import hashlib
+import os
+import random
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.core.jobs import history, queries
+from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.models.tables import TrainedModel
+from tests.setup_jobs import make_job, stored_file, supervised
+from tests.waiting import eventually
+from tests.worker.conftest import Bench
+from tests.worker.test_tasks import trainers
+from worker.runner import TRAINER
+
+STEPS = 300
+KILLS = 5
+
+
+def real(bench: Bench, tiny_models: Path) -> Bench:
+    """The bench with the real trainer on a real model."""
+    return replace(
+        bench,
+        settings=bench.settings.model_copy(
+            update={"models_dir": tiny_models, "trainer_threads": 1, "lease_seconds": 60.0, "fence_seconds": 45.0}
+        ),
+        trainer=TRAINER,
+    )
+
+
+def submit(bench: Bench, scratch: Path, steps: int) -> Bench:
+    """The bench with another job, of `steps` steps over the same rows."""
+    rows = 2 * steps // 50
+    with bench.database.transaction() as session:
+        file = stored_file(session, bench.store, bench.project, scratch, rows)
+        spec = supervised(batch_size=2, n_epochs=50, checkpoint_interval=20)
+        return replace(bench, job_id=make_job(session, bench.project, spec, file).id)
+
+
+def adapter(bench: Bench) -> str:
+    """sha256 of the published adapter."""
+    with bench.database.transaction() as session:
+        model = session.get_one(TrainedModel, bench.job().fine_tuned_model)
+    with bench.store.open(f"{model.blob}/adapter_model.safetensors") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def train_through_kills(bench: Bench, kills: int, steps: int) -> list[int]:
+    """Runs the job to its end, killing its trainer `kills` times; returns the steps it had reached by then."""
+    killed = []
+    for number in range(kills):
+        thread = threading.Thread(target=bench.runner("").run)
+        thread.start()
+        earliest = max(bench.job().step + 1, steps * number // (kills + 1))
+        target = random.randint(earliest, max(earliest, steps * (number + 1) // (kills + 1)))  # noqa: S311
+        eventually(lambda target=target: bench.job().step >= target, 120.0)  # type: ignore[misc]
+        [pid] = trainers(bench.job_id)
+        os.kill(pid, signal.SIGKILL)
+        thread.join(30)
+        assert not thread.is_alive()
+        killed.append(bench.job().step)
+        assert bench.status() is JobStatus.queued
+    bench.runner("").run()
+    return killed
+
+
+def assert_nothing_lost(bench: Bench, steps: int, kills: int) -> None:
+    with bench.database.transaction() as session:
+        assert [metric.step for metric in queries.list_metrics(session, bench.job_id)] == list(range(1, steps + 1))
+        outcomes = [attempt.outcome for attempt in queries.list_attempts(session, bench.job_id)]
+        assert history.breaches(session, bench.store.exists) == []
+    assert outcomes == [AttemptOutcome.crashed] * kills + [AttemptOutcome.succeeded]
+
+
+@pytest.mark.timeout(300)
+def test_a_trainer_that_is_killed_at_random_steps_ends_in_the_same_adapter(
+    bench: Bench, tiny_models: Path, tmp_path: Path
+) -> None:
+    bench.run("train:1")
+    whole = submit(real(bench, tiny_models), tmp_path, STEPS)
+    whole.runner("").run()
+    assert whole.status() is JobStatus.succeeded, whole.job().error
+    broken = submit(whole, tmp_path, STEPS)
+    train_through_kills(broken, KILLS, STEPS)
+    assert broken.status() is JobStatus.succeeded, broken.job().error
+    assert_nothing_lost(broken, STEPS, KILLS)
+    assert adapter(broken) == adapter(whole)

@@ -1,0 +1,46 @@
+"""Who gets a worker: preemption, poison jobs and broken GPUs through real Celery workers."""
+
+import psutil
+
+from app.core import broker
+from app.core.jobs.states import AttemptOutcome, JobStatus
+from tests.waiting import eventually
+from tests.worker.conftest import Plant
+
+
+def test_a_higher_priority_takes_the_place_and_a_poison_job_leaves_the_worker_alive(plant: Plant) -> None:
+    long = plant.tell("until_stopped")
+    with plant.default_worker(), plant.quick_worker() as worker:
+        plant.wait_for_step(long, 3)
+        urgent = plant.tell("train:2", priority=5)
+        plant.wait_for(urgent, JobStatus.succeeded)
+        eventually(lambda: len(plant.attempts(long)) == 2 and plant.attempts(long)[1].resumed_from_step >= 3)
+        assert [one.outcome for one in plant.attempts(long)] == [AttemptOutcome.preempted, None]
+        assert plant.job(long).crashes == 0
+
+        poison, next_one = plant.tell("crash:3", priority=9), plant.tell("train:2", priority=8)
+        for crash in (1, 2):
+            eventually(lambda crash=crash: plant.job(poison).crashes == crash)  # type: ignore[misc]
+            plant.end_back_off(poison)
+        failed = plant.wait_for(poison, JobStatus.failed)
+        assert failed.error is not None
+        assert failed.error["code"] == "crashed_repeatedly"
+        assert [one.outcome for one in plant.attempts(poison)] == [AttemptOutcome.crashed] * 3
+        plant.wait_for(next_one, JobStatus.succeeded)
+        assert psutil.pid_exists(worker.pid)
+
+
+def test_a_worker_whose_gpu_is_broken_takes_no_more_jobs(plant: Plant) -> None:
+    victim, other = plant.tell("fail:79", priority=1), plant.tell("train:2")
+    with plant.default_worker(), plant.quick_worker("broken") as broken:
+        eventually(lambda: b"gpu.quarantined" in (plant.directory / "broken.log").read_bytes())
+        broker.ring_training(plant.broker_url)
+        with plant.quick_worker("whole") as whole:
+            plant.wait_for(other, JobStatus.succeeded)
+            [attempt] = plant.attempts(other)
+            assert attempt.worker.endswith(f":{whole.pid}")
+        [attempt] = plant.attempts(victim)[:1]
+        assert attempt.worker.endswith(f":{broken.pid}")
+        assert (attempt.outcome, attempt.reason) == (AttemptOutcome.gpu_fault, "Use a smaller batch_size.")
+        assert psutil.pid_exists(broken.pid)
+        assert broken.drain() == 0

@@ -1,0 +1,56 @@
+"""A worker that is stopped for longer than its lease wakes up as a stranger: it writes nothing."""
+
+import os
+import signal
+
+from sqlalchemy import text
+
+from app.core.jobs import history, queries
+from app.core.jobs.states import AttemptOutcome, JobStatus
+from tests.waiting import eventually
+from tests.worker.conftest import Plant
+from tests.worker.test_tasks import trainers
+
+STEPS = 200
+ROWS = ("job_events", "metrics", "groups", "checkpoints", "job_attempts", "models", "webhook_deliveries")
+
+
+def written(plant: Plant) -> dict[str, list[str]]:
+    """All that attempts write, row by row with the transaction that did it."""
+    with plant.database.transaction() as session:
+        return {
+            table: sorted(map(str, session.execute(text(f"SELECT xmin, t.* FROM {table} AS t"))))  # noqa: S608 - ours
+            for table in ROWS
+        }
+
+
+def test_an_attempt_that_slept_through_two_leases_writes_no_row(plant: Plant) -> None:
+    job_id = plant.tell(f"train_slowly:{STEPS}")
+    with plant.default_worker(), plant.quick_worker("one") as one, plant.quick_worker("two") as two:
+        plant.wait_for_step(job_id, 5)
+        owner = str(plant.job(job_id).lease_owner)
+        stopped, name = (one, "one") if owner.endswith(f":{one.pid}") else (two, "two")
+        [trainer] = trainers(job_id)
+        for pid in (stopped.pid, trainer):
+            os.kill(pid, signal.SIGSTOP)
+        eventually(lambda: plant.attempts(job_id)[0].outcome is not None)  # the lease has run out
+        plant.end_back_off(job_id)
+        plant.wait_for(job_id, JobStatus.succeeded)
+        before = written(plant)
+        for pid in (trainer, stopped.pid):
+            os.kill(pid, signal.SIGCONT)
+        eventually(lambda: b"attempt.lost" in (plant.directory / f"{name}.log").read_bytes())
+        eventually(lambda: not trainers(job_id))
+        next_one = plant.tell("train:2")
+        plant.wait_for(next_one, JobStatus.succeeded)
+        assert {table: rows for table, rows in before.items() if set(rows) - set(written(plant)[table])} == {}
+    first, second = plant.attempts(job_id)
+    assert (first.outcome, second.outcome) == (AttemptOutcome.lost_lease, AttemptOutcome.succeeded)
+    assert first.worker != second.worker
+    with plant.database.transaction() as session:
+        assert [one.step for one in queries.list_metrics(session, job_id)] == list(range(1, STEPS + 1))
+        assert (
+            len([e for e in queries.list_events(session, job_id, after=None, limit=9999)[0] if e.type == "metrics"])
+            >= STEPS
+        )
+        assert history.breaches(session, plant.store.exists) == []
