@@ -69,6 +69,8 @@ class Seeded:
     api_key: str
     jobs: list[str]
     """Of every status, in no order."""
+    unfinished: list[str]
+    """Queued and running ones: what is polled."""
     long_job: str
     running: list[leases.Claim]
 
@@ -94,6 +96,8 @@ def seed(database: Database, jobs: int, running: int, told: Callable[[str], None
         done = text("SELECT id FROM jobs WHERE status = 'succeeded' ORDER BY id LIMIT 1")
         long_job: str = session.execute(done).scalar_one()
         ids = list(session.scalars(text("SELECT id FROM jobs ORDER BY md5(id)")))
+        unfinished = text("SELECT id FROM jobs WHERE status IN ('queued', 'running') ORDER BY md5(id)")
+        waited_for = list(session.scalars(unfinished))
     for first in range(1, LONG, CHUNK):
         told(f"{first:,} of {LONG:,} steps")
         with database.transaction() as session:
@@ -102,7 +106,7 @@ def seed(database: Database, jobs: int, running: int, told: Callable[[str], None
             rollups.refresh(session, long_job, first, first + CHUNK - 1)
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
-    return Seeded(key, ids, long_job, claims)
+    return Seeded(key, ids, waited_for, long_job, claims)
 
 
 def _start(database: Database) -> leases.Claim:

@@ -29,6 +29,7 @@ from rich.console import Console
 from app.core import migrate
 from app.core.db import Database
 from app.core.jobs.journal import Journal
+from app.core.jobs.leases import Claim
 from app.core.spec.reports import Message, Metrics
 from app.local.postgres import EmbeddedPostgres
 from app.local.process import Child, ChildSpec
@@ -40,7 +41,11 @@ from bench.seed import NAMES, Seeded, seed
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 JOBS: Final = 10_000
-RUNNING: Final = 50
+RUNNING: Final = 200
+TELLING: Final = 50
+"""Running jobs that are followed."""
+PROCESSES: Final = 2
+"""Of the API, as docker/compose.yaml has it."""
 POLLERS: Final = 1_000
 FOLLOWERS: Final = 1_000
 CLIENTS: Final = 16
@@ -116,8 +121,9 @@ def percentile(values: list[float], share: int) -> float:
 
 
 def polled(api: Api, seconds: int) -> Result:
-    """A thousand who ask for their job once a second."""
-    found = api.load("poll", api.retrieve()[:POLLERS], clients=POLLERS, seconds=seconds)
+    """A thousand who ask once a second for their job, which waits or runs."""
+    targets: list[Target] = [{"path": f"/v1/fine_tuning/jobs/{job}"} for job in api.seeded.unfinished[:POLLERS]]
+    found = api.load("poll", targets, clients=POLLERS, seconds=seconds)
     name = f"retrieve a job, {POLLERS:,} pollers at 1 Hz, p95"
     note = f"p50 {percentile(found['milliseconds'], 50):.0f} ms, {len(found['milliseconds']):,} requests"
     if found["errors"]:
@@ -149,8 +155,8 @@ def ingested(api: Api, seconds: int) -> Result:
 
 def followed(api: Api, seconds: int) -> Result:
     """A thousand streams of fifty jobs, each of which tells something every second."""
-    jobs = [claim.job_id for claim in api.seeded.running]
-    targets = [{"path": f"/v1/fine_tuning/jobs/{job}/stream"} for job in jobs]
+    told = api.seeded.running[:TELLING]
+    targets = [{"path": f"/v1/fine_tuning/jobs/{job}/stream"} for job in (claim.job_id for claim in told)]
     spec = {"url": api.url, "headers": api.headers, "way": "follow", "targets": targets, "clients": FOLLOWERS}
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(spec, file)
@@ -159,7 +165,7 @@ def followed(api: Api, seconds: int) -> Result:
         with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             if process.stdout is None or process.stdout.readline().strip() != "ready":
                 sys.exit("the streams did not open")
-            _tell(api, seconds)
+            _tell(api, told, seconds)
             time.sleep(1.0)  # what is under way arrives
             output, _ = process.communicate("")
     found = json.loads(output)
@@ -175,12 +181,12 @@ def followed(api: Api, seconds: int) -> Result:
     )
 
 
-def _tell(api: Api, seconds: int) -> None:
+def _tell(api: Api, claims: list[Claim], seconds: int) -> None:
     begun = time.perf_counter()
-    journals = [Journal(api.database, claim) for claim in api.seeded.running]
-    for turn in range(seconds * RUNNING):
-        time.sleep(max(0.0, begun + turn / RUNNING - time.perf_counter()))
-        journals[turn % RUNNING].message(Message(message="told", data={"sent": time.time()}))
+    journals = [Journal(api.database, claim) for claim in claims]
+    for turn in range(seconds * TELLING):
+        time.sleep(max(0.0, begun + turn / TELLING - time.perf_counter()))
+        journals[turn % TELLING].message(Message(message="told", data={"sent": time.time()}))
 
 
 def uploaded(api: Api) -> Result:
@@ -209,7 +215,7 @@ def _peak_mib(pid: int, *, reset: bool = False) -> float:
 
 @contextmanager
 def installation(console: Console, directory: Path) -> Iterator[tuple[Api, EmbeddedPostgres]]:
-    """Engines, data and the API as `grouptune up` runs it, without workers, who would take the jobs."""
+    """Engines, data and the API, without workers, who would take the jobs."""
     with ExitStack() as running:
         postgres = running.enter_context(EmbeddedPostgres(directory / "pg"))
         valkey = running.enter_context(EmbeddedValkey(directory / "valkey"))
@@ -226,7 +232,7 @@ def installation(console: Console, directory: Path) -> Iterator[tuple[Api, Embed
             "GROUPTUNE_STATE_DIR": str(directory / "state"),
         }
         options = ("--factory", "app.main:create_app", "--port", str(port), "--no-access-log", "--log-level", "warning")
-        argv = (sys.executable, "-m", "uvicorn", *options)
+        argv = (sys.executable, "-m", "uvicorn", *options, "--workers", str(PROCESSES))
         pid = running.enter_context(child("api", argv, environment, directory))
         await_ready(f"{url}/readyz")
         yield Api(url, pid, database, seeded), postgres

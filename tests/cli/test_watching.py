@@ -1,6 +1,7 @@
 """Following a job over its stream of server-sent events, whatever becomes of the connection."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -134,15 +135,17 @@ def test_waiting_gives_up_once_the_server_was_away_for_long(monkeypatch: pytest.
     with Client("http://127.0.0.1:9/v1", "key") as client, pytest.raises(ServerUnreachable):
         list(watch(client, "ftjob-1", pause=count))
     assert tries > 1
-    assert 0.2 < time.monotonic() - begun < 5
+    assert time.monotonic() - begun > 0.2
 
 
 def test_the_time_to_wait_ends_in_the_middle_of_silence() -> None:
+    is_over = threading.Event()
+
     def silent(_request: Received) -> Reply:
-        time.sleep(3)  # the server's silence itself
+        assert is_over.wait(60)  # the server says nothing until the client has given up
         return stream(state("running"))
 
-    begun = time.monotonic()
-    with answering(silent) as (client, _), pytest.raises(WaitTimeout):
-        list(watch(client, "ftjob-1", pause=no_pause, timeout_seconds=0.5))
-    assert 0.5 <= time.monotonic() - begun < 4
+    with answering(silent) as (client, _):
+        with pytest.raises(WaitTimeout):
+            list(watch(client, "ftjob-1", pause=no_pause, timeout_seconds=0.5))
+        is_over.set()

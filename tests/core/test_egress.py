@@ -260,7 +260,7 @@ def test_an_answer_that_drips_ends_when_the_time_is_over(part: str) -> None:
         begun = time.monotonic()
         with pytest.raises(EgressFailed, match=r"within 0\.3 s"):
             get(world.egress("a.internal"), "http://a.internal/", seconds=0.3, max_bytes=10**6)
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 60  # all of it would take half an hour
         stop.set()
 
 

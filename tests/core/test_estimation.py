@@ -136,27 +136,31 @@ def test_an_attempt_that_was_interrupted_says_nothing_of_its_parts(lab: Lab) -> 
     assert set(took.ratios) == {"memory", "own_tokens"}
 
 
+def eta(session: Session, job: Job) -> float | None:
+    return progress.eta_seconds(session, [job]).get(job.id)
+
+
 def test_the_end_is_foretold_from_the_first_second_and_then_by_the_pace(lab: Lab) -> None:
     claim = lab.claim()
     with lab.database.transaction() as session:
         made = Estimate.model_validate(lab.job(session, claim).estimate)
         assert made.seconds is not None
         assert made.parts is not None
-        first = progress.eta_seconds(session, lab.job(session, claim))
+        first = eta(session, lab.job(session, claim))
         assert first == pytest.approx(made.seconds.expected, abs=2)
         session.execute(update(JobAttempt).values(started_at=_ago(made.parts["setup"] + 3600)))
-        late = progress.eta_seconds(session, lab.job(session, claim))
+        late = eta(session, lab.job(session, claim))
         a_step = (made.seconds.expected - made.parts["setup"]) / made.steps
         assert late == pytest.approx(4 * a_step)
     lab.train(claim, 3)
     with lab.database.transaction() as session:
         # Two steps of pace: a tenth of the trust.
         blended = 0.1 * 10 + 0.9 * a_step
-        assert progress.eta_seconds(session, lab.job(session, claim)) == pytest.approx(blended, rel=0.01)
+        assert eta(session, lab.job(session, claim)) == pytest.approx(blended, rel=0.01)
         session.execute(update(Job).values(estimate=None))
-        assert progress.eta_seconds(session, lab.job(session, claim)) == pytest.approx(10, rel=0.01)
+        assert eta(session, lab.job(session, claim)) == pytest.approx(10, rel=0.01)
         endings.drain(session, claim)
-        assert progress.eta_seconds(session, lab.job(session, claim)) is None
+        assert eta(session, lab.job(session, claim)) is None
 
 
 def test_an_estimate_for_another_device_is_made_anew_by_the_worker_that_claims(lab: Lab) -> None:

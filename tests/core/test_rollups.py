@@ -79,11 +79,11 @@ def test_a_chart_from_roll_ups_keeps_what_one_from_all_steps_keeps(
     Journal(database, claim).metrics([Metrics(step=step, values={"loss": value}) for step, value in values.items()])
     with database.transaction() as session:
         found, is_sampled = series.sampled(session, claim.job_id, names=["loss"], points=points, first=first, last=last)
-    steps = [metric.step for metric in found]
+    steps = [step for step, _ in found]
     assert is_sampled
     assert len(steps) <= points
     width = series.width(last - first + 1, points, 1)
     for start in range(first // width * width, last + 1, width):
         stretch = range(max(first, start), min(last, start + width - 1) + 1)
         assert {min(stretch, key=values.__getitem__), max(stretch, key=values.__getitem__), stretch[-1]} <= set(steps)
-    assert {metric.step: metric.values["loss"] for metric in found} == {step: values[step] for step in steps}
+    assert {step: one["loss"] for step, one in found} == {step: values[step] for step in steps}

@@ -87,6 +87,7 @@ def test_from_a_broken_file_to_a_downloaded_adapter(
     page.get_by_label("Batch size").fill("4")
     expect(page.get_by_text("Ready.")).to_be_visible()
     expect(page.get_by_role("region", name="Estimate")).to_contain_text("takes about")
+    expect(page.get_by_text("What the file teaches:")).to_be_visible()
     picture(page, "new-job")
     page.get_by_role("button", name="Create the job").click()
 

@@ -270,11 +270,9 @@ def job_metrics(
                 media_type="text/csv",
                 headers={"content-disposition": f'attachment; filename="{job.id}.csv"'},
             )
-        metrics, is_sampled = series.sampled(
-            session, job.id, names=wanted, points=points, first=step_from, last=step_to
-        )
-        series.check_names(session, job.id, wanted, metrics)
-    return MetricSeries.of(job_id, metrics, wanted, is_sampled=is_sampled)
+        series.check_names(session, job.id, wanted)
+        found, is_sampled = series.sampled(session, job.id, names=wanted, points=points, first=step_from, last=step_to)
+    return MetricSeries.of(job_id, found, wanted, is_sampled=is_sampled)
 
 
 @router.get("/{job_id}/groups", dependencies=[needs(Scope.jobs_read)])

@@ -37,5 +37,5 @@ def lint_file(caller: Caller, file_id: FileId, body: LintFile, database: Db, lin
 @router.get("/fine_tuning/jobs/{job_id}/lint", tags=["Fine-tuning"], dependencies=[needs(Scope.jobs_read)])
 def job_lint(caller: Caller, job_id: JobId, database: Db) -> JobLint:
     """What linting the training file found. A worker does it right after the job is created."""
-    with database.transaction() as session:
+    with database.reading() as session:
         return JobLint.of(queries.get_job(session, caller.project_id, job_id))

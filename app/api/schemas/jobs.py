@@ -9,8 +9,9 @@ from app.api.pagination import Item
 from app.core import ids
 from app.core.estimates.estimate import Estimate
 from app.core.estimates.measured import Measured
+from app.core.jobs.series import Point
 from app.core.jobs.states import AttemptOutcome, JobStatus
-from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent, Metric
+from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent
 from app.core.jobs.views import JobView
 from app.core.spec.gates import parse
 from app.core.spec.job import Hyperparameters, JobSpec
@@ -230,13 +231,13 @@ class MetricSeries(BaseModel):
     is_sampled: bool = Field(description="Whether steps were left out to stay at `points`.")
 
     @classmethod
-    def of(cls, job_id: str, metrics: list[Metric], names: list[str], *, is_sampled: bool) -> "MetricSeries":
+    def of(cls, job_id: str, points: list[Point], names: list[str], *, is_sampled: bool) -> "MetricSeries":
         """The series called `names`, all if there are none."""
-        known = sorted({name for metric in metrics for name in metric.values})
+        known = sorted({name for _, values in points for name in values})
         return cls(
             job_id=job_id,
-            steps=[metric.step for metric in metrics],
-            series={name: [metric.values.get(name) for metric in metrics] for name in (names or known)},
+            steps=[step for step, _ in points],
+            series={name: [values.get(name) for _, values in points] for name in (names or known)},
             is_sampled=is_sampled,
         )
 

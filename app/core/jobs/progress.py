@@ -1,66 +1,65 @@
-"""How long a running job still takes: at first as estimated, then more and more by the pace of its latest steps."""
+"""How long running jobs still take: at first as estimated, then more and more by the pace of their latest steps."""
 
-from datetime import datetime
+from collections.abc import Sequence
+from typing import Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from app.core.estimates.estimate import Estimate
 from app.core.jobs.states import JobStatus
-from app.core.jobs.tables import Job, JobAttempt, Metric
+from app.core.jobs.tables import Job
 
-PACE_STEPS = 20
+PACE_STEPS: Final = 20
 """Steps that the pace is taken from; with so many of them it alone counts."""
 
+# One question for all jobs of a page. A job that is gone meanwhile has no row: reads are no transaction.
+_ATTEMPTS: Final = text(
+    """
+    SELECT attempt.job_id, attempt.training_at, EXTRACT(epoch FROM now() - attempt.started_at) AS elapsed,
+           pace.first, pace.last, EXTRACT(epoch FROM pace.until - pace.since) AS seconds
+    FROM jobs AS job
+    JOIN job_attempts AS attempt ON attempt.job_id = job.id AND attempt.epoch = job.epoch,
+    LATERAL (
+        SELECT min(step) AS first, max(step) AS last, min(created_at) AS since, max(created_at) AS until
+        FROM (
+            SELECT step, created_at FROM metrics
+            WHERE metrics.job_id = job.id AND step > 0 AND created_at > attempt.started_at
+            ORDER BY step DESC LIMIT :steps
+        ) AS latest
+    ) AS pace
+    WHERE job.id = ANY(:ids) AND job.status = 'running'
+    """
+)
 
-def eta_seconds(session: Session, job: Job) -> float | None:
-    """Seconds to the end; None unless the job runs and has an estimate or has made two steps in this attempt."""
-    if job.status != JobStatus.running:
-        return None
-    attempt = (JobAttempt.job_id == job.id, JobAttempt.epoch == job.epoch)
-    began = select(JobAttempt.started_at, JobAttempt.training_at, func.now()).where(*attempt)
-    found = session.execute(began).one_or_none()
-    if found is None:  # reads are no transaction: the job is gone meanwhile
-        return None
-    started, training, now = found
-    expected = _as_estimated(job, training, (now - started).total_seconds())
-    steps, by_pace = (0, None) if job.total_steps is None else _by_pace(session, job, job.total_steps, started)
-    if by_pace is None:
+
+def eta_seconds(session: Session, jobs: Sequence[Job]) -> dict[str, float]:
+    """Seconds to the end, by id; left out unless a job runs and has an estimate or made two steps in this attempt."""
+    running = {job.id: job for job in jobs if job.status == JobStatus.running}
+    if not running:
+        return {}
+    found = session.execute(_ATTEMPTS, {"ids": list(running), "steps": PACE_STEPS + 1})
+    etas = {row.job_id: _eta(running[row.job_id], row) for row in found}
+    return {job_id: eta for job_id, eta in etas.items() if eta is not None}
+
+
+def _eta(job: Job, attempt: Row[Any]) -> float | None:
+    expected = _as_estimated(job, attempt)
+    steps: int = 0 if attempt.first is None or job.total_steps is None else attempt.last - attempt.first
+    if steps == 0:
         return expected
+    by_pace: float = max(0.0, float(attempt.seconds) / steps * (job.total_steps - attempt.last))
     if expected is None:
         return by_pace
     trust = min(1.0, steps / PACE_STEPS)
     return trust * by_pace + (1 - trust) * expected
 
 
-def _as_estimated(job: Job, training: datetime | None, elapsed_seconds: float) -> float | None:
+def _as_estimated(job: Job, attempt: Row[Any]) -> float | None:
     made = None if job.estimate is None else Estimate.model_validate(job.estimate)
     if made is None or made.seconds is None or made.parts is None:
         return None
     setup = made.parts["setup"]
     left = max(0, (job.total_steps or made.steps) - job.step)
-    loading = max(0.0, setup - elapsed_seconds) if training is None else 0.0
+    loading = max(0.0, setup - float(attempt.elapsed)) if attempt.training_at is None else 0.0
     return loading + left * (made.seconds.expected - setup) / made.steps
-
-
-def _by_pace(session: Session, job: Job, total_steps: int, started: datetime) -> tuple[int, float | None]:
-    """Over how many steps the pace was taken, and what it makes of the others."""
-    latest = (
-        select(Metric.step, Metric.created_at)
-        .where(Metric.job_id == job.id, Metric.step > 0, Metric.created_at > started)
-        .order_by(Metric.step.desc())
-        .limit(PACE_STEPS + 1)
-        .subquery()
-    )
-    first, last, since, until = session.execute(
-        select(
-            func.min(latest.c.step),
-            func.max(latest.c.step),
-            func.min(latest.c.created_at),
-            func.max(latest.c.created_at),
-        )
-    ).one()
-    if first is None or last == first:
-        return 0, None
-    pace: float = (until - since).total_seconds() / (last - first)
-    return last - first, max(0.0, pace * (total_steps - last))

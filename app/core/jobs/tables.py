@@ -69,8 +69,8 @@ class Job(Base):
     """The verdict on each gate once training is finished; None before, and without gates."""
     error: Mapped[dict[str, Any] | None]
     """`{"code", "message", "param"}` of a failed job."""
-    lint: Mapped[dict[str, Any] | None]
-    """`LintReport` on the training file as JSON, once a worker has made it."""
+    lint: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
+    """`LintReport` on the training file as JSON, once a worker has made it. Large, and read for itself alone."""
     lint_due: Mapped[bool] = mapped_column(Boolean, default=False, server_default=text("false"))
     """Whether a worker is to lint the training file."""
     lint_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

@@ -32,7 +32,8 @@ def view(session: Session, job: Job) -> JobView:
 def views(session: Session, jobs: Sequence[Job]) -> list[JobView]:
     """The jobs in their order."""
     positions = queue_positions(session, jobs)
-    return [_view(job, positions.get(job.id), eta_seconds(session, job)) for job in jobs]
+    etas = eta_seconds(session, jobs)
+    return [_view(job, positions.get(job.id), etas.get(job.id)) for job in jobs]
 
 
 def _view(job: Job, position: int | None, eta: float | None) -> JobView:

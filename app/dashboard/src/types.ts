@@ -22,6 +22,8 @@ export type EstimateRange = Schemas["Range"];
 export type FilePreview = Schemas["FilePreview"];
 export type PreviewRow = Schemas["PreviewRow"];
 export type TokenDistribution = Schemas["TokenDistribution"];
+export type Lint = Schemas["LintReport"];
+export type JobLint = Schemas["JobLint"];
 export type Worker = Schemas["WorkerObject"];
 export type Validation = Schemas["Validation"];
 

@@ -10,6 +10,7 @@ import { chosen, snippets } from "../settings";
 import type { FileObject, FileReport, Job, Model, Page, Validation } from "../types";
 import { type Draft, draftOf, EMPTY, METHODS, requestOf } from "./draft";
 import { Forecast } from "./Forecast";
+import { LintNote } from "./LintNote";
 import { GraderField } from "./GraderField";
 import { written } from "./graders";
 
@@ -138,6 +139,7 @@ function Form() {
           <Text label="Name (suffix)" value={draft.suffix} placeholder="my-first-run" set={(suffix) => set({ suffix })} kind="text" />
           {problem && <Failure error={problem} />}
           <Verdict checked={checked?.found} />
+          {checked?.found.lint && <LintNote lint={checked.found.lint} file={draft.training_file} />}
           {checked?.found.plan && <Forecast text={checked.of} />}
           <button type="submit" class="primary" disabled={sending || Boolean(broken) || checked?.found.valid === false}>
             {sending ? "Creating …" : "Create the job"}

@@ -1,0 +1,29 @@
+// What a training file would teach in groups, by the job's own grader.
+import { percent, plural } from "../format";
+import type { Lint } from "../types";
+
+/** How much of a file teaches something in groups, and who fails the grader. */
+export function LintNote({ lint, file }: { lint: Lint; file: string }) {
+  const { experts } = lint;
+  const failed = experts.graded - experts.passed;
+  const isGood = lint.signal_share_limit >= 0.5 && !failed && !lint.error_count;
+  return (
+    <div class={`notice ${isGood ? "" : "hold"}`} role="status">
+      <b>{isGood ? "✓" : "⚠"} What the file teaches:</b> in {percent(lint.signal_share)} of the groups the known answers differ in reward
+      {lint.group.self > 0 && <>, in up to {percent(lint.signal_share_limit)} with the model's own</>}.
+      {failed > 0 && ` ${failed} of ${experts.graded} demonstrations fail their own grader.`}
+      {lint.error_count + lint.warning_count > 0 && (
+        <details>
+          <summary>{plural(lint.error_count + lint.warning_count, "line")} to look at</summary>
+          <ul>
+            {[...lint.errors, ...lint.warnings].map((one, index) => (
+              <li key={index}>
+                <a href={`/ui/files/${file}`}>Line {one.line}</a>: {one.message}
+              </li>
+            ))}
+          </ul>
+        </details>
+      )}
+    </div>
+  );
+}
