@@ -37,6 +37,7 @@ BODIES: Final[dict[Route, Any]] = {
     ("POST", "/v1/uploads/{upload_id}/complete"): {"part_ids": ["part_x"]},
     ("POST", "/v1/files/{file_id}/lint"): {"grader": {"type": "math", "reference": "1"}},
     ("PUT", "/v1/model_aliases/{alias}"): {"model": "ft:tiny:other::12345678"},
+    ("POST", "/v1/fine_tuning/jobs/{job_id}"): {"priority": 0},
     ("POST", "/v1/fine_tuning/jobs/{job_id}/regrade"): {"grader": {"type": "math", "reference": "1"}},
     ("POST", "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"): {"project_ids": ["proj_x"]},
 }

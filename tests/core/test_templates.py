@@ -43,7 +43,7 @@ def test_values_are_not_templates_themselves() -> None:
         ("{{item.a.b[9]}}", r"item.a.b\[9\] does not exist"),
         ("{{item.answer.x}}", "item.answer.x does not exist"),
         ("{{item.none}}", "item.none is null in this row"),
-        ("{{sample.choices[0]}}", r"sample.choices\[0\] does not exist"),
+        ("{{sample.choices[1]}}", r"sample.choices\[1\] does not exist"),
     ],
 )
 def test_unresolvable_variable_is_a_failure_and_never_an_empty_text(template: str, message: str) -> None:

@@ -275,6 +275,7 @@ class AttemptObject(BaseModel):
     ended_at: int | None
     outcome: AttemptOutcome | None = Field(description="Null while it runs. See docs/reliability.md.")
     reason: str | None
+    training_at: int | None = Field(description="When its first step began; null if it ended before, while loading.")
     resumed_from_step: int
     last_step: int | None = Field(description="The last one that it reported; null if it ended before its first.")
 
@@ -288,6 +289,7 @@ class AttemptObject(BaseModel):
             ended_at=_unix(attempt.ended_at) if attempt.ended_at else None,
             outcome=AttemptOutcome(attempt.outcome) if attempt.outcome else None,
             reason=attempt.reason,
+            training_at=_unix(attempt.training_at) if attempt.training_at else None,
             resumed_from_step=attempt.resumed_from_step,
             last_step=last_step,
         )

@@ -54,8 +54,8 @@ export function Attempts({ job }: { job: Job }) {
             </tr>
           </thead>
           <tbody>
-            {attempts.map((one, index) => (
-              <Row key={one.epoch} attempt={one} again={doneAgain(one, attempts[index + 1])} now={now} />
+            {attempts.map((one) => (
+              <Row key={one.epoch} attempt={one} again={doneAgain(one, attempts)} now={now} />
             ))}
           </tbody>
         </table>
@@ -64,14 +64,16 @@ export function Attempts({ job }: { job: Job }) {
   );
 }
 
-/** Steps of an attempt that the next one had to do again. */
-const doneAgain = (one: Attempt, next: Attempt | undefined): number =>
-  next && one.last_step !== null ? Math.max(0, one.last_step - next.resumed_from_step) : 0;
+/** Steps of an attempt that the next one that trained had to do again. */
+function doneAgain(one: Attempt, attempts: Attempt[]): number {
+  const next = attempts.find((other) => other.epoch > one.epoch && other.training_at !== null);
+  return next && one.last_step !== null ? Math.max(0, one.last_step - next.resumed_from_step) : 0;
+}
 
 function Sums({ job, attempts, now }: { job: Job; attempts: Attempt[]; now: number }) {
   const end = job.finished_at ?? now;
   const training = attempts.reduce((sum, one) => sum + (one.ended_at ?? end) - one.started_at, 0);
-  const again = attempts.reduce((sum, one, index) => sum + doneAgain(one, attempts[index + 1]), 0);
+  const again = attempts.reduce((sum, one) => sum + doneAgain(one, attempts), 0);
   const tiles = [
     ["attempts", String(attempts.length), "each goes on from the last checkpoint"],
     ["with a worker", duration(training), "loading, training, evaluating"],
@@ -102,7 +104,7 @@ function Row({ attempt, again, now }: { attempt: Attempt; again: number; now: nu
         </span>
       </td>
       <td class="nowrap">
-        {last === null || last <= first ? `none after ${first}` : `${first + 1} – ${last}`}
+        {attempt.training_at === null ? "none: it was loading" : last === null || last <= first ? `none after ${first}` : `${first + 1} – ${last}`}
         {again > 0 && <small> · {again} of them again later</small>}
       </td>
       <td>

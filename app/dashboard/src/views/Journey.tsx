@@ -29,10 +29,12 @@ export function look(outcome: string | null): { icon: string; tone: string; text
 /** What an attempt did, in a sentence. */
 function told(one: Attempt, took: number): string {
   const reached = one.last_step === null ? "no step" : `to step ${one.last_step}`;
-  return `Attempt ${one.epoch}: from step ${one.resumed_from_step} ${reached} in ${duration(took)}, ${look(one.outcome).text}${one.reason ? `: ${one.reason}` : ""}`;
+  const steps = one.training_at === null ? "loading" : `from step ${one.resumed_from_step} ${reached}`;
+  return `Attempt ${one.epoch}: ${steps} in ${duration(took)}, ${look(one.outcome).text}${one.reason ? `: ${one.reason}` : ""}`;
 }
 
 export function Journey({ job, attempts, now }: { job: Job; attempts: Attempt[]; now: number }) {
+  const trained = attempts.filter((one) => one.training_at !== null);
   const begin = job.created_at;
   const end = Math.max(begin + 1, job.finished_at ?? now);
   const share = (moment: number) => (Math.min(end, moment) - begin) / (end - begin);
@@ -53,8 +55,8 @@ export function Journey({ job, attempts, now }: { job: Job; attempts: Attempt[];
           <div key={one.epoch} class={`band ${look(one.outcome).tone}`} style={place(one)} title={told(one, ended(one) - one.started_at)} />
         ))}
         <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none" aria-hidden="true">
-          {attempts.map((one, index) => {
-            const next = attempts[index + 1];
+          {trained.map((one, index) => {
+            const next = trained[index + 1];
             return (
               <g key={one.epoch}>
                 <line class="climb" x1={x(one.started_at)} y1={y(one.resumed_from_step)} x2={x(ended(one))} y2={y(reached(one))} />
