@@ -7,7 +7,7 @@ slow reader therefore costs no memory, and a reader that comes back misses nothi
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
@@ -48,7 +48,8 @@ class Hub:
         self._pulses: dict[str, Pulse] = {}
         self._by_project: dict[str, dict[str, Pulse]] = {}
         self._file_states: dict[str, str] = {}
-        self._changed = asyncio.Event()
+        self._changed: dict[str, asyncio.Event] = {}
+        """By the id of what is watched: a change wakes those alone who look at it."""
         self._poller: asyncio.Task[None] | None = None
         self._shared: dict[tuple[str, int, int], asyncio.Task[list[tuple[int, str]]]] = {}
         self.is_closing = False
@@ -56,7 +57,7 @@ class Hub:
     def close(self) -> None:
         """Ends all streams; called from the event loop when the server stops."""
         self.is_closing = True
-        self._wake()
+        self._wake(list(self._changed))
 
     async def job(self, project_id: str, job_id: str, seq: int, *, strict: bool) -> AsyncIterator[str]:
         """The stream of one job from behind the event `seq`, until it has ended or the server stops."""
@@ -79,7 +80,7 @@ class Hub:
                         yield _message("end", {"status": pulse.status})
                         return
                     continue
-                if not await self._change():
+                if not await self._change(job_id):
                     yield ": still here\n\n"
 
     async def project(self, project_id: str, *, strict: bool) -> AsyncIterator[str]:
@@ -96,7 +97,7 @@ class Hub:
                 for pulse in fresh:
                     yield await self._state(project_id, pulse.job_id, strict=strict)
                 shown = dict(current)
-                if not fresh and not await self._change():
+                if not fresh and not await self._change(project_id):
                     yield ": still here\n\n"
 
     async def file(self, project_id: str, file_id: str, *, strict: bool) -> AsyncIterator[str]:
@@ -114,12 +115,13 @@ class Hub:
                 if state not in (None, FileStatus.uploaded) or (state is None and shown is not None):
                     yield _message("end", {"status": state or "deleted"})
                     return
-                if not await self._change():
+                if not await self._change(file_id):
                     yield ": still here\n\n"
 
     @contextmanager
     def _watching(self, watched: "Counter[str]", key: str) -> Any:
         watched[key] += 1
+        self._changed.setdefault(key, asyncio.Event())
         if self._poller is None:
             self._poller = asyncio.create_task(self._poll())
         try:
@@ -127,22 +129,24 @@ class Hub:
         finally:
             watched[key] -= 1
             if not watched[key]:
-                del watched[key]
+                del watched[key], self._changed[key]
                 self._pulses.pop(key, None)
                 self._by_project.pop(key, None)
                 self._file_states.pop(key, None)
 
-    async def _change(self) -> bool:
-        """Waits for the next change of anything watched; False after a silence."""
+    async def _change(self, key: str) -> bool:
+        """Waits for the next change of what is watched; False after a silence."""
         try:
-            await asyncio.wait_for(self._changed.wait(), HEARTBEAT_SECONDS)
+            await asyncio.wait_for(self._changed[key].wait(), HEARTBEAT_SECONDS)
         except TimeoutError:
             return False
         return True
 
-    def _wake(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+    def _wake(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            if key in self._changed:
+                self._changed[key].set()
+                self._changed[key] = asyncio.Event()
 
     async def _poll(self) -> None:
         try:
@@ -155,9 +159,11 @@ class Hub:
                     log.info("live.database_away", error=error.message)
                     pause = AWAY_SECONDS
                 else:
-                    if found != (self._pulses, self._by_project, self._file_states):
-                        self._pulses, self._by_project, self._file_states = found
-                        self._wake()
+                    pulses, by_project, file_states = found
+                    changed = _differing(self._pulses, pulses) + _differing(self._by_project, by_project)
+                    changed += _differing(self._file_states, file_states)
+                    self._pulses, self._by_project, self._file_states = found
+                    self._wake(changed)
                 await asyncio.sleep(pause)
         finally:
             self._poller = None
@@ -215,6 +221,10 @@ class Hub:
                 return await run_in_threadpool(work)
             except DatabaseUnavailable:
                 await asyncio.sleep(AWAY_SECONDS)
+
+
+def _differing(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    return [key for key in {*old, *new} if old.get(key) != new.get(key)]
 
 
 def _state(pulse: Pulse) -> tuple[object, ...]:

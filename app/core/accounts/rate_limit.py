@@ -96,6 +96,7 @@ class RateLimiter:
         self._take = self._redis.register_script(_TAKE) if self._redis is not None else None
         self._away_until = 0.0
         self._lock = threading.Lock()
+        self._asking = threading.Lock()
         self._held: dict[tuple[tuple[str, int], ...], _Held] = {}
 
     def take(self, buckets: Mapping[str, int]) -> Allowance | None:
@@ -104,20 +105,22 @@ class RateLimiter:
         None when nothing could be counted: let the request pass.
         """
         portion = max(1, min(buckets.values()) // _PORTIONS_A_MINUTE)
+        if portion == 1:
+            return self._ask(buckets, 1)
+        with self._asking:  # one thread asks for a portion, and those that waited for it have their share of it
+            return self.take_held(buckets) or self._take_portion(buckets, portion)
+
+    def _take_portion(self, buckets: Mapping[str, int], portion: int) -> Allowance | None:
         taken = self._ask(buckets, portion)
-        if taken is not None and taken.wait_seconds > 0 and portion > 1:
-            portion = 1  # the last tokens are taken one by one
-            taken = self._ask(buckets, portion)
-        if taken is None or taken.wait_seconds > 0 or portion == 1:
-            return taken
+        if taken is None:
+            return None
+        if taken.wait_seconds > 0:
+            return self._ask(buckets, 1)  # the last tokens are taken one by one
         with self._lock:
             if len(self._held) >= MAX_HELD:
                 self._held.clear()
-            now = time.monotonic()
-            before = self._held.get(_name(buckets))  # another thread may have asked at the same time
-            tokens = portion - 1 + (before.tokens if before is not None and now <= before.until else 0)
-            self._held[_name(buckets)] = _Held(tokens, taken, now + HELD_SECONDS)
-        return replace(taken, remaining=taken.remaining + tokens)
+            self._held[_name(buckets)] = _Held(portion - 1, taken, time.monotonic() + HELD_SECONDS)
+        return replace(taken, remaining=taken.remaining + portion - 1)
 
     def take_held(self, buckets: Mapping[str, int]) -> Allowance | None:
         """Takes a token of those that this process holds, without waiting for anything; None if it holds none."""
