@@ -8,6 +8,7 @@ import asyncio
 import json
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,9 @@ class Connection(asyncio.Protocol):
 class Stream(asyncio.Protocol):
     """A reader of server-sent events whose data carry the time at which they were written."""
 
-    def __init__(self, request: bytes, measured: Measured, opened: asyncio.Event) -> None:
-        self._request, self._measured, self._opened = request, measured, opened
+    def __init__(self, request: bytes, measured: Measured, opened: asyncio.Event, arrived: asyncio.Semaphore) -> None:
+        """`opened` is set once it is, `arrived` is released with every event."""
+        self._request, self._measured, self._opened, self._arrived = request, measured, opened, arrived
         self._rest = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -97,6 +99,7 @@ class Stream(asyncio.Protocol):
             if at > 0:
                 sent = float(line[at + 7 :].split(b"}", 1)[0].split(b",", 1)[0])
                 self._measured.milliseconds.append((now - sent) * 1000)
+                self._arrived.release()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._opened.set()
@@ -158,20 +161,27 @@ async def saturate(spec: dict[str, Any]) -> Measured:
 
 
 async def follow(spec: dict[str, Any]) -> Measured:
-    """`clients` streams; says `ready` once all are open, and reads until its input ends."""
-    measured = Measured()
+    """`clients` streams; says `ready` once all are open, and reads until `events` have arrived.
+
+    What is missing a second after its input has ended does not come any more.
+    """
+    measured, arrived = Measured(), asyncio.Semaphore(0)
     address, loop = urlsplit(spec["url"]), asyncio.get_running_loop()
     opened = [asyncio.Event() for _ in range(spec["clients"])]
     for number, event in enumerate(opened):
         wire = request(spec, spec["targets"][number % len(spec["targets"])])
         await loop.create_connection(
-            lambda wire=wire, event=event: Stream(wire, measured, event),  # type: ignore[misc]
+            lambda wire=wire, event=event: Stream(wire, measured, event, arrived),  # type: ignore[misc]
             address.hostname,
             address.port,
         )
     await asyncio.gather(*(event.wait() for event in opened))
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.read)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            for _ in range(spec["events"]):
+                await arrived.acquire()
     return measured
 
 

@@ -158,6 +158,7 @@ def followed(api: Api, seconds: int) -> Result:
     told = api.seeded.running[-TELLING:]  # not the first one: `ingested` gave it a long history to read
     targets = [{"path": f"/v1/fine_tuning/jobs/{job}/stream"} for job in (claim.job_id for claim in told)]
     spec = {"url": api.url, "headers": api.headers, "way": "follow", "targets": targets, "clients": FOLLOWERS}
+    spec["events"] = seconds * FOLLOWERS
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(spec, file)
         file.flush()
@@ -166,7 +167,6 @@ def followed(api: Api, seconds: int) -> Result:
             if process.stdout is None or process.stdout.readline().strip() != "ready":
                 sys.exit("the streams did not open")
             _tell(api, told, seconds)
-            time.sleep(1.0)  # what is under way arrives
             output, _ = process.communicate("")
     found = json.loads(output)
     missing = seconds * FOLLOWERS - len(found["milliseconds"])
@@ -184,7 +184,7 @@ def followed(api: Api, seconds: int) -> Result:
 def _tell(api: Api, claims: list[Claim], seconds: int) -> None:
     begun = time.perf_counter()
     journals = [Journal(api.database, claim) for claim in claims]
-    for turn in range(seconds * TELLING):
+    for turn in range(seconds * TELLING):  # evenly over the time: the pace is what is asked for
         time.sleep(max(0.0, begun + turn / TELLING - time.perf_counter()))
         journals[turn % TELLING].message(Message(message="told", data={"sent": time.time()}))
 
@@ -257,7 +257,7 @@ def await_ready(url: str) -> None:
                 return
         except httpx.TransportError:
             pass
-        time.sleep(0.1)
+        time.sleep(0.1)  # another process, which tells nobody when it listens
     sys.exit(f"{url} is not ready")
 
 

@@ -121,7 +121,7 @@ def test_row_6_the_broker_is_away(plant: Plant, clock: Clock, monkeypatch: pytes
                         answer = client.post(f"{url}/v1/fine_tuning/jobs", json=body)
                         took.append(time.monotonic() - sent)
                         assert answer.status_code == 200, answer.text
-                        time.sleep(0.02 if len(took) < POSTS else 0.5)
+                        time.sleep(0.02 if len(took) < POSTS else 0.5)  # the pace of clients while it stays away
                 away = time.monotonic() - begun
                 valkey.start()
                 back = time.monotonic()
@@ -207,6 +207,7 @@ def _all_succeeded(plant: Plant, total: int) -> bool:
 
 
 def _within(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether it comes true in time; polls, because what it looks at belongs to other processes."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
