@@ -85,6 +85,24 @@ def test_from_a_broken_file_to_a_downloaded_adapter(
     page.get_by_text("More settings").click()
     page.get_by_label("Tokens an answer, at most").fill("8")
     page.get_by_label("Batch size").fill("4")
+    page.get_by_text("Trackers").click()
+    page.get_by_label("MLflow", exact=True).check()
+    page.get_by_label("MLflow: Experiment").fill("sums")
+    request = page.get_by_role("region", name="The request").locator("pre").first
+    expect(request).to_contain_text('"experiment": "sums"')
+    expect(page.get_by_role("alert")).to_contain_text("'mlflow' is not set up on this server")
+    page.get_by_label("MLflow", exact=True).uncheck()
+    page.get_by_text("Teacher: the file's own answers alone").click()
+    page.get_by_label("Teacher model").fill("large")
+    page.get_by_label("Address of its server").fill("file:///v1")
+    expect(page.get_by_role("alert")).to_contain_text("must begin with https://")
+    page.get_by_label("Address of its server").fill("http://127.0.0.1:9/v1")
+    page.get_by_label("The project's key for http://127.0.0.1:9").fill("sk-teacher-1234")
+    page.get_by_role("button", name="Store the key").click()
+    expect(page.get_by_text("✓ http://127.0.0.1:9 gets the project's key")).to_be_visible()
+    page.get_by_label("Teacher model").fill("tiny")
+    page.get_by_label("Address of its server").fill("")
+    page.get_by_label("Tokens it may cost").fill("1000")
     expect(page.get_by_text("Ready.")).to_be_visible()
     expect(page.get_by_role("region", name="Estimate")).to_contain_text("takes about")
     expect(page.get_by_text("What the file teaches:")).to_be_visible()
@@ -121,6 +139,10 @@ def test_from_a_broken_file_to_a_downloaded_adapter(
         page.get_by_role("link", name="Download adapter").click()
     assert download.value.suggested_filename.endswith(".tar")
     assert download.value.path().stat().st_size > 1000
+
+    page.get_by_role("button", name="Clone").click()
+    expect(page.get_by_text("Teacher: asks tiny")).to_be_visible()
+    expect(request).to_contain_text('"tokens": 1000')
 
 
 def test_a_running_job_crashes_is_paused_resumed_and_cancelled(

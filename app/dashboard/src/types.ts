@@ -10,6 +10,7 @@ export type Series = Schemas["MetricSeries"];
 export type FileObject = Schemas["FileObject"];
 export type FileReport = Schemas["FileReportObject"];
 export type Model = Schemas["ModelObject"];
+export type TeacherKey = Schemas["TeacherKeyObject"];
 export type Key = Schemas["KeyObject"];
 export type NewKey = Schemas["NewKeyObject"];
 export type AuditEntry = Schemas["AuditObject"];
