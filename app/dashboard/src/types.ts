@@ -27,6 +27,8 @@ export type Lint = Schemas["LintReport"];
 export type JobLint = Schemas["JobLint"];
 export type Worker = Schemas["WorkerObject"];
 export type Validation = Schemas["Validation"];
+export type Regraded = Schemas["Regraded"];
+export type RegradedGroup = Schemas["RegradedGroupObject"];
 
 export interface Page<T> {
   data: T[];

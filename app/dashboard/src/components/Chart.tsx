@@ -26,13 +26,14 @@ interface ChartProps {
   /** Steps from which an attempt went on. */
   markers?: number[];
   smoothing: number;
-  /** In sight, or near it: what is not keeps its old picture. */
+  /** In sight, or near it: what is not is drawn once nothing changes any more. */
   isSeen: boolean;
   zoom: Zoom | undefined;
   onZoom: (zoom: Zoom | undefined) => void;
 }
 
 const HEIGHT = 170;
+const UNSEEN_MS = 1000;
 const PALETTE = 8;
 const SPARSE = 60;
 const WIDTH = 1.8;
@@ -53,9 +54,7 @@ export function Chart(props: ChartProps) {
   const plot = useRef<uPlot>();
   const [shade, setShade] = useState(theme());
   const [at, setAt] = useState<number | null>(null);
-  const weight = useRef(smoothing);
-  if (isSeen) weight.current = smoothing;
-  const drawn = useMemo(() => lines.map((line) => smooth(line.values, weight.current)), [lines, weight.current]);
+  const drawn = useMemo(() => lines.map((line) => smooth(line.values, smoothing)), [lines, smoothing]);
   const data = useMemo(() => [steps, ...lines.map((line) => line.values), ...drawn] as uPlot.AlignedData, [steps, lines, drawn]);
   const shape = lines.map((line) => `${line.label}:${line.colour}:${isSparse(line.values)}`).join("|");
   const current = useRef(props);
@@ -75,9 +74,12 @@ export function Chart(props: ChartProps) {
     };
   }, [shape, shade]);
   useEffect(() => {
-    if (!isSeen) return;
-    // However often it changes: once a frame.
-    const frame = requestAnimationFrame(() => plot.current?.setData(data));
+    const draw = () => plot.current?.setData(data);
+    if (!isSeen) {
+      const timer = setTimeout(draw, UNSEEN_MS);
+      return () => clearTimeout(timer);
+    }
+    const frame = requestAnimationFrame(draw); // however often it changes
     return () => cancelAnimationFrame(frame);
   }, [data, isSeen, markers.length, zoom?.[0], zoom?.[1]]);
 

@@ -13,7 +13,7 @@ import { type Draft, draftOf, EMPTY, METHODS, requestOf } from "./draft";
 import { Forecast } from "./Forecast";
 import { LintNote } from "./LintNote";
 import { GraderField } from "./GraderField";
-import { written } from "./graders";
+import { gradable, written } from "./graders";
 import { TeacherField } from "./TeacherField";
 import { TrackersField } from "./TrackersField";
 
@@ -57,11 +57,13 @@ function Form() {
       .then((job) => route(`/ui/jobs/${job.id}`), setProblem)
       .finally(() => setSending(false));
   };
-  const fields = Object.keys((report.value?.report as { item_fields?: object } | null)?.item_fields ?? {});
-  // The first grader of the form is written for the file, until somebody changes it.
+  const fields = gradable(report.value?.report);
+  // The form begins with what fits the file: a grader of its fields, or imitation where it has none to grade by.
   useEffect(() => {
-    if (fields.length) setDraft((old) => (old.grader === EMPTY.grader ? { ...old, grader: written(0, fields) } : old));
-  }, [fields.join()]);
+    if (!report.value?.report || address.from) return;
+    const fitting = fields.length ? { grader: written(0, fields) } : { method: "supervised" as const };
+    setDraft((old) => (old.grader === EMPTY.grader ? { ...old, ...fitting } : old));
+  }, [report.value]);
   if (models.error) return <Failure error={models.error} retry={models.reload} />;
   if (!models.value || !files.value) return <Loading what="models and files" />;
   const isGroup = draft.method === "gft" || draft.method === "reinforcement";
