@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
 from app.api import errors, examples, pages, signals
 from app.api.body_limit import BodyLimit
@@ -142,7 +142,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings.storage_dir, settings.storage_url, settings.storage_address, settings.storage_region
     )
     app.state.linter = Linter(database, app.state.store, app.state.graders)
-    v1 = APIRouter(prefix="/v1")
     for routes in (
         files,
         uploads,
@@ -165,8 +164,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         workers,
         dashboard,
     ):
-        v1.include_router(routes.router)
-    app.include_router(v1)
+        app.include_router(routes.router, prefix="/v1")
     app.include_router(health.router)
     app.include_router(pages.router)
     app.include_router(metrics.router)
