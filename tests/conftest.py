@@ -26,7 +26,6 @@ from tests import tiny_model
 from tests.s3_server import s3_server
 from tests.waiting import eventually
 
-
 gc.disable()  # until everything is imported: what that makes stays, and looking through it takes seconds
 
 
@@ -89,7 +88,7 @@ def database(migrated_url: str) -> Iterator[Database]:
     """An empty database at the newest schema."""
     database = Database(migrated_url)
     # TRUNCATE would make new files for all tables and indexes, a hundred times the work. `replica` fires no triggers.
-    deletions = "; ".join(f'DELETE FROM "{table.name}"' for table in metadata.sorted_tables)
+    deletions = "; ".join(str(table.delete()) for table in metadata.sorted_tables)
 
     def is_empty() -> bool:
         # A server that has given its last answer may still write something down: one of both is told of the deadlock.
