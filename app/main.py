@@ -1,5 +1,6 @@
 """Composition root of the API: `uvicorn --factory app.main:create_app`."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -10,6 +11,7 @@ from app.api import errors, examples, pages, signals
 from app.api.body_limit import BodyLimit
 from app.api.http_metrics import HttpMetrics
 from app.api.idempotency import Idempotency
+from app.api.job_reader import JobReader
 from app.api.linter import Linter
 from app.api.live import Hub
 from app.api.request_ids import RequestIds
@@ -90,6 +92,30 @@ PUBLIC: Final = frozenset(
 )
 """Paths that need no scope: documents, signing in, and `/metrics` with a rule of its own. All others declare theirs."""
 
+# Routes are tried one by one, in this order: what is asked most comes first, but `/jobs/validate` before `/jobs/{id}`.
+V1: Final = (
+    validate_job,
+    fine_tuning,
+    streams,
+    estimate,
+    regrade,
+    lint,
+    files,
+    uploads,
+    graders,
+    teacher_keys,
+    checkpoint_permissions,
+    models,
+    model_aliases,
+    api_keys,
+    oidc,
+    projects,
+    audit_log,
+    webhooks,
+    workers,
+    dashboard,
+)
+
 GRADER_LIMIT_SECONDS: Final = 20.0
 """For one check of an answer, while somebody waits; the first one of a kind also imports what it needs."""
 
@@ -110,8 +136,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        gc.freeze()  # what is here now stays: collections need not look at it again and again
         with signals.calling(app.state.hub.close):
             yield
+        gc.unfreeze()
         database.dispose()
         rate_limiter.close()
         app.state.graders.close()
@@ -131,7 +159,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.database = database
     app.state.rate_limiter = rate_limiter
     app.state.identities = Identities()
-    app.state.hub = Hub(database)
+    app.state.jobs = JobReader(database)
+    app.state.hub = Hub(database, app.state.jobs)
     app.state.secrets = KeyRing.load(
         settings.secret_keys.get_secret_value() if settings.secret_keys else None, settings.secret_keys_file
     )
@@ -142,32 +171,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings.storage_dir, settings.storage_url, settings.storage_address, settings.storage_region
     )
     app.state.linter = Linter(database, app.state.store, app.state.graders)
-    for routes in (
-        files,
-        uploads,
-        streams,
-        validate_job,
-        estimate,
-        fine_tuning,
-        regrade,
-        lint,
-        graders,
-        teacher_keys,
-        checkpoint_permissions,
-        models,
-        model_aliases,
-        api_keys,
-        oidc,
-        projects,
-        audit_log,
-        webhooks,
-        workers,
-        dashboard,
-    ):
+    for routes in V1:
         app.include_router(routes.router, prefix="/v1")
-    app.include_router(health.router)
-    app.include_router(pages.router)
-    app.include_router(metrics.router)
+    for router in (health.router, pages.router, metrics.router):
+        app.include_router(router)
     scopes.check(app, PUBLIC)
     app.openapi = examples.added(scopes.describe(app))  # type: ignore[method-assign] # FastAPI's way to extend its document
     errors.install(app)

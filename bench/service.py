@@ -235,6 +235,7 @@ def installation(console: Console, directory: Path) -> Iterator[tuple[Api, Embed
         argv = (sys.executable, "-m", "uvicorn", *options, "--workers", str(PROCESSES))
         pid = running.enter_context(child("api", argv, environment, directory))
         await_ready(f"{url}/readyz")
+        await_quiet()
         yield Api(url, pid, database, seeded), postgres
 
 
@@ -259,6 +260,25 @@ def await_ready(url: str) -> None:
             pass
         time.sleep(0.1)  # another process, which tells nobody when it listens
     sys.exit(f"{url} is not ready")
+
+
+def await_quiet() -> None:
+    """Waits until a server that has just started, and Postgres after much writing, are done with their own work.
+
+    That is until a second in which the processors are idle for nine tenths; for a minute at most.
+    """
+    for _ in range(60):
+        before = _processor_ticks()
+        time.sleep(1.0)
+        idle, all_of_it = (now - then for now, then in zip(_processor_ticks(), before, strict=True))
+        if idle >= 0.9 * all_of_it:
+            return
+
+
+def _processor_ticks() -> tuple[int, int]:
+    """Idle ones and all, since the machine started."""
+    ticks = [int(one) for one in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    return ticks[3], sum(ticks)
 
 
 def show(result: Result, console: Console) -> None:
@@ -288,6 +308,7 @@ def compare(
             ("chart of 1,000,000 points", api.chart(), peer.chart),
         ):
             with console.status(name):
+                await_quiet()
                 both = [
                     api.load("saturate", ours, clients=CLIENTS, seconds=seconds),
                     run_load(url, {}, "saturate", theirs, clients=CLIENTS, seconds=seconds),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
+from app.api.job_reader import JobReader
 from app.api.linter import Linter
 from app.auth.bearer import Caller
 from app.auth.identities import Identities
@@ -58,6 +59,11 @@ async def _identities(request: Request) -> Identities:
     return known
 
 
+async def _jobs(request: Request) -> JobReader:
+    reader: JobReader = request.app.state.jobs
+    return reader
+
+
 Db = Annotated[Database, Depends(_database)]
 Store = Annotated[BlobStore, Depends(_store)]
 Config = Annotated[Settings, Depends(_settings)]
@@ -65,6 +71,7 @@ Secrets = Annotated[KeyRing, Depends(_secrets)]
 Outgoing = Annotated[Egress, Depends(_outgoing)]
 Known = Annotated[Identities, Depends(_identities)]
 Graders = Annotated[Toolbox, Depends(_graders)]
+Jobs = Annotated[JobReader, Depends(_jobs)]
 Lints = Annotated[Linter, Depends(_linter)]
 
 

@@ -7,22 +7,23 @@ slow reader therefore costs no memory, and a reader that comes back misses nothi
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import structlog
 from fastapi.concurrency import run_in_threadpool
 
+from app.api.job_reader import JobReader
 from app.api.schemas.files import FileObject
-from app.api.schemas.jobs import EventObject, JobObject
+from app.api.schemas.jobs import EventObject
 from app.core.db import Database
 from app.core.errors import DatabaseUnavailable, NotFound
 from app.core.files import uploads
 from app.core.files.tables import FileStatus
-from app.core.jobs import live, queries
+from app.core.jobs import live
 from app.core.jobs.live import Pulse
-from app.core.jobs.views import view
 
 log = structlog.get_logger(__name__)
 
@@ -40,8 +41,8 @@ T = TypeVar("T")
 class Hub:
     """Wakes the streams of one process when a job that they look at has changed."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, reader: JobReader) -> None:
+        self._database, self._reader = database, reader
         self._jobs: Counter[str] = Counter()
         self._projects: Counter[str] = Counter()
         self._files: Counter[str] = Counter()
@@ -199,28 +200,25 @@ class Hub:
             return [(one.seq, _message(one.type, EventObject.of(one).model_dump(mode="json"), one.id)) for one in found]
 
     async def _state(self, project_id: str, job_id: str, *, strict: bool) -> str:
-        def read() -> str:
-            with self._database.reading() as session:
-                job = queries.get_job(session, project_id, job_id)
-                shown = JobObject.of(view(session, job), strict=strict, samples=False)
-            return _message("state", shown.model_dump(mode="json"))
-
-        return await self._until_there(read)
+        read = partial(self._reader.get, project_id, job_id, strict=strict, samples=False)
+        shown = await _until_there(read)
+        return _message("state", shown.model_dump(mode="json"))
 
     async def _file(self, project_id: str, file_id: str, *, strict: bool) -> str:
-        def read() -> str:
-            with self._database.transaction() as session:
-                shown = FileObject.of(uploads.get_file(session, project_id, file_id), strict=strict)
-            return _message("state", shown.model_dump(mode="json"))
+        def read() -> FileObject:
+            with self._database.reading() as session:
+                return FileObject.of(uploads.get_file(session, project_id, file_id), strict=strict)
 
-        return await self._until_there(read)
+        shown = await _until_there(partial(run_in_threadpool, read))
+        return _message("state", shown.model_dump(mode="json"))
 
-    async def _until_there(self, work: Callable[[], T]) -> T:
-        while True:
-            try:
-                return await run_in_threadpool(work)
-            except DatabaseUnavailable:
-                await asyncio.sleep(AWAY_SECONDS)
+
+async def _until_there(ask: Callable[[], Awaitable[T]]) -> T:
+    while True:
+        try:
+            return await ask()
+        except DatabaseUnavailable:
+            await asyncio.sleep(AWAY_SECONDS)
 
 
 def _differing(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:

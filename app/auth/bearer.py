@@ -1,11 +1,12 @@
 """Finds out who sends a request, from its bearer key or its browser's session, and whether it may send one more."""
 
-import time
-from typing import Annotated, Final
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 
 from app.auth import browser
 from app.auth.identities import Identities
@@ -20,22 +21,27 @@ from app.core.db import Database
 from app.core.errors import AuthenticationFailed
 from app.core.settings import Settings
 
-_scheme = HTTPBearer(auto_error=False, description="An API key of this server, `gt_live_...`")
+scheme: Final = HTTPBearer(auto_error=False, description="An API key of this server, `gt_live_...`")
+"""Routes that declare no scope and need a caller declare this, for the OpenAPI document."""
 _NAMED_BY: Final = {"openai-project": "mismatched_project", "openai-organization": "mismatched_organization"}
 """Header in which a client may name its project -> the error's code when the key has another one."""
 
 
-async def principal(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_scheme)]
-) -> Principal:
+async def principal(request: Request) -> Principal:
     """The caller. Raises `AuthenticationFailed` and `RateLimited`."""
-    identity, token = None, None
+    # Asked here, and by no dependency of this one: those are solved anew wherever the caller is needed.
+    credentials = await scheme(request)
+    database: Database = request.app.state.database
+    token = None
     if credentials is not None:
-        identity = _identities(request).get(credentials.credentials)
+        known: Identities = request.app.state.identities
+        key = credentials.credentials
+        identity = await known.of(key, partial(_found, database, api_keys.authenticate, key))
     else:
         token = browser.token_of(request)
-    if identity is None:
-        identity = await run_in_threadpool(_identify, request, credentials, token)
+        if token is None:
+            raise AuthenticationFailed
+        identity = await run_in_threadpool(_found, database, browser_sessions.authenticate, token)
     _check_named_project(request, identity.project)
     caller = principal_of(request, identity, strict_enums=identity.project.strict_enums and token is None)
     # For `request_ids`, which sends them with every answer, errors included.
@@ -45,23 +51,9 @@ async def principal(
     return caller
 
 
-def _identities(request: Request) -> Identities:
-    known: Identities = request.app.state.identities
-    return known
-
-
-def _identify(request: Request, credentials: HTTPAuthorizationCredentials | None, token: str | None) -> Identity:
-    """What the database says. Raises `AuthenticationFailed`."""
-    database: Database = request.app.state.database
-    asked_at = time.monotonic()
+def _found(database: Database, authenticate: Callable[[Any, str], Identity], sent: str) -> Identity:
     with database.reading() as session:
-        if credentials is not None:
-            identity = api_keys.authenticate(session, credentials.credentials)
-            _identities(request).put(credentials.credentials, identity, asked_at)
-            return identity
-        if token is not None:
-            return browser_sessions.authenticate(session, token)
-    raise AuthenticationFailed
+        return authenticate(session, sent)
 
 
 Caller = Annotated[Principal, Depends(principal)]

@@ -1,6 +1,6 @@
 """`/v1/dashboard`: signing a browser in and out. All else that the dashboard does, it does through the public API."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from app.api.deps import Db
 from app.api.schemas.dashboard import LinkObject, SessionEnded, SessionObject, SignIn
@@ -51,7 +51,7 @@ def sign_out(request: Request, response: Response, database: Db) -> SessionEnded
     return SessionEnded()
 
 
-@router.post("/links")
+@router.post("/links", dependencies=[Depends(bearer.scheme)])
 def make_link(caller: Caller, database: Db) -> LinkObject:
     """A link that signs one browser in on behalf of this key, within ten minutes."""
     with database.transaction() as session:

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
 from starlette.responses import StreamingResponse
 
-from app.api.deps import Config, Db, Lints, Store, Strict
+from app.api.deps import Config, Db, Jobs, Lints, Store, Strict
 from app.api.ids import JobId
 from app.api.metrics_csv import csv_lines
 from app.api.pagination import After, Limit, Page, page
@@ -145,10 +145,9 @@ def list_jobs(
 
 
 @router.get("/{job_id}", dependencies=[needs(Scope.jobs_read)])
-def retrieve_job(caller: Caller, job_id: JobId, database: Db, strict: Strict = False) -> JobObject:
+async def retrieve_job(caller: Caller, job_id: JobId, jobs: Jobs, strict: Strict = False) -> JobObject:
     """One job with its progress."""
-    with database.reading() as session:
-        return JobObject.of(view(session, queries.get_job(session, caller.project_id, job_id)), strict=strict)
+    return await jobs.get(caller.project_id, job_id, strict=strict)
 
 
 @router.post("/{job_id}", dependencies=[needs(Scope.jobs_write)])

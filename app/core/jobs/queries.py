@@ -1,9 +1,9 @@
 """Reads of jobs and what belongs to them. Lists page by the id of the last item seen."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, TypeVar
 
-from sqlalchemy import func, or_, select, text, tuple_
+from sqlalchemy import ARRAY, Text, any_, func, literal, or_, select, text, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.core.errors import InvalidRequest, NotFound
@@ -27,8 +27,20 @@ def job_of_project(session: Session, project_id: str, job_id: str, *, lock: bool
         statement = statement.with_for_update(key_share=True)
     job = session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
     if job is None:
-        raise NotFound(f"There is no fine-tuning job '{job_id}' in this project.")
+        raise no_job(job_id)
     return job
+
+
+def no_job(job_id: str) -> NotFound:
+    """What to say of a job that is not there, or not the caller's."""
+    return NotFound(f"There is no fine-tuning job '{job_id}' in this project.")
+
+
+def find_jobs(session: Session, wanted: Collection[tuple[str, str]]) -> list[Job]:
+    """Those of the jobs that there are, by project and id. A job of another project is left out."""
+    named = literal([job_id for _, job_id in wanted], ARRAY(Text))
+    found = session.scalars(select(Job).where(Job.id == any_(named)))
+    return [job for job in found if (job.project_id, job.id) in wanted]
 
 
 def list_jobs(
@@ -130,18 +142,13 @@ def latest_checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
     return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())))
 
 
-# Two ranges of `ix_jobs_turn` are counted for each job; one condition with OR would read the whole queue.
+# The whole queue is read, from `ix_jobs_turn` alone: counting what is before each job costs as much for one of them.
 _POSITIONS: Final = text(
     """
-    SELECT id, 1 + above.jobs + older.jobs AS position
-    FROM jobs AS job,
-         LATERAL (SELECT count(*) AS jobs FROM jobs AS other
-                  WHERE other.status = 'queued' AND other.priority > job.priority) AS above,
-         LATERAL (SELECT count(*) AS jobs FROM jobs AS other
-                  WHERE other.status = 'queued' AND other.priority = job.priority
-                        AND (other.eligible_at, other.created_at, other.id)
-                            < (job.eligible_at, job.created_at, job.id)) AS older
-    WHERE id = ANY(:ids) AND status = 'queued'
+    SELECT id, position
+    FROM (SELECT id, row_number() OVER (ORDER BY priority DESC, eligible_at, created_at, id) AS position
+          FROM jobs WHERE status = 'queued') AS queue
+    WHERE id = ANY(:ids)
     """
 )
 

@@ -1,0 +1,63 @@
+"""Reads jobs for all who ask at the same time with one question to Postgres.
+
+Who waits for jobs polls, and a thousand who do are cheaper together: while one read is under way, the next askers
+gather, and one read serves them all. Nobody is told of a state from before their question.
+"""
+
+import asyncio
+from itertools import islice
+from typing import Final
+
+from fastapi.concurrency import run_in_threadpool
+
+from app.api.schemas.jobs import JobObject
+from app.core.db import Database
+from app.core.jobs import queries
+from app.core.jobs.views import JobView, views
+
+BATCH: Final = 200
+"""Jobs a read: some milliseconds."""
+
+Named = tuple[str, str]
+"""A project's id and a job's."""
+
+
+class JobReader:
+    """The reads of one process; used from its event loop alone."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: dict[Named, asyncio.Future[JobView | None]] = {}
+        self._reading: asyncio.Task[None] | None = None
+
+    async def get(self, project_id: str, job_id: str, *, strict: bool, samples: bool = True) -> JobObject:
+        """The job as it is now. Raises `NotFound`, also for a job of another project, and as `Database.reading`."""
+        named = project_id, job_id
+        if named not in self._waiting:
+            self._waiting[named] = asyncio.get_running_loop().create_future()
+            if self._reading is None:
+                self._reading = asyncio.create_task(self._read_on())
+        # Shielded, since others may wait for the same: one who goes away leaves it to them.
+        view = await asyncio.shield(self._waiting[named])
+        if view is None:
+            raise queries.no_job(job_id)
+        return JobObject.of(view, strict=strict, samples=samples)
+
+    async def _read_on(self) -> None:
+        while self._waiting:
+            taken = {named: self._waiting.pop(named) for named in list(islice(self._waiting, BATCH))}
+            try:
+                found = await run_in_threadpool(self._read, list(taken))
+            except Exception as error:  # told to each who asked: none may be left waiting
+                for future in taken.values():
+                    future.set_exception(error)
+                    future.exception()  # who asked may be gone, and nobody else takes it
+            else:
+                for named, future in taken.items():
+                    future.set_result(found.get(named))
+        self._reading = None
+
+    def _read(self, wanted: list[Named]) -> dict[Named, JobView]:
+        with self._database.reading() as session:
+            jobs = queries.find_jobs(session, wanted)
+            return {(one.job.project_id, one.job.id): one for one in views(session, jobs)}
