@@ -135,18 +135,39 @@ def stack(short_dir: Path, tiny_models: Path) -> Iterator[Stack]:
         "GROUPTUNE_TRAINER_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }
-    with pytest.MonkeyPatch.context() as patch:
+    with _RUNNING:
+        patch = _RUNNING.enter_context(pytest.MonkeyPatch.context())
         for name, value in environment.items():
             patch.setenv(name, value)
-        with Stack(short_dir / "stack", migrate=migrate.upgrade, bootstrap=_bootstrap) as running:
-            yield running
+        yield _RUNNING.enter_context(Stack(short_dir / "stack", migrate=migrate.upgrade, bootstrap=_bootstrap))
 
 
+_RUNNING = ExitStack()
+"""The installation of the fixture `stack`."""
 SLOW = frozenset({"plant", "stack", "tiny_models", "started", "cloud"})
 """Fixtures of tests that start processes."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start processes go first, so that no core is idle at the end while another one works them off."""
-    slow = {item.path for item in items if SLOW & set(getattr(item, "fixturenames", ()))}
-    items.sort(key=lambda item: item.path not in slow)
+def _fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
+
+
+def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
+    """Files that start processes go first, so that no core is idle at the end while another one works them off.
+
+    Those that share an installation go before the others: after them it can stop.
+    """
+    sharing = {item.path for item in items if "stack" in _fixtures(item)}
+    slow = {item.path for item in items if SLOW & _fixtures(item)}
+    items.sort(key=lambda item: (item.path not in sharing, item.path not in slow))
+    session.stash[_SHARING] = sharing
+
+
+_SHARING = pytest.StashKey[set[Path]]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stops the shared installation after its last file: while idle it would take a twentieth of a core."""
+    if nextitem is not None and nextitem.path not in item.session.stash[_SHARING]:
+        _RUNNING.close()
