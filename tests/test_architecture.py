@@ -169,7 +169,10 @@ TOP_LEVEL: Final = frozenset(
 )
 LOADS_NEITHER: Final = {
     "app.main": ("torch", "transformers", "peft", "math_verify", "nltk"),
-    "app.cli": ("torch", "transformers", "fastapi", "starlette", "sqlalchemy", "psycopg", "reasoning_gym", "datasets"),
+    "app.cli": (
+        *("torch", "transformers", "fastapi", "starlette", "sqlalchemy", "psycopg", "reasoning_gym", "datasets"),
+        *("pydantic", "jsonschema", "cryptography", "celery"),
+    ),
     "app.client": ("torch", "fastapi", "sqlalchemy", "celery"),
     "worker.runner": ("torch", "transformers", "fastapi", "starlette"),
     "worker.tasks": ("torch", "transformers", "fastapi", "starlette"),

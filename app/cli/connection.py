@@ -8,9 +8,9 @@ from typing import Annotated, Final, NamedTuple
 
 import typer
 
+from app.cli import configuration
 from app.cli.exits import NoCredentials
 from app.client import Client, ServerUnreachable
-from app.core import settings
 
 CONNECTION_NAME: Final = "connection.json"
 _KEY: Final = re.compile(r"[!-~]+")
@@ -48,7 +48,7 @@ def find(state_dir: Path | None) -> Connection:
         if not _KEY.fullmatch(key):  # a header could not hold it
             raise NoCredentials("GROUPTUNE_API_KEY has a space or a character that no key has: copy the key again.")
         return Connection(url, key)
-    return read(state_dir or settings.load().state_dir)
+    return read(state_dir or configuration.load().state_dir)
 
 
 def url_from_environment() -> str | None:

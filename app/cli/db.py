@@ -4,18 +4,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from app.cli import configuration
 from app.cli.console import Steps, err, fail, note, write_line
 from app.cli.exits import ExitCode
 from app.cli.files import human_bytes
 from app.cli.up import InstallationDir
-from app.core import settings
 from app.core.errors import BadSetup
-from app.core.settings import Settings
+
+if TYPE_CHECKING:
+    from app.core.settings import Settings
 
 app = typer.Typer(help="Look after the database.", no_args_is_help=True)
 
@@ -90,14 +92,14 @@ def restore(
         raise typer.Exit(ExitCode.error)
 
 
-def for_installation(state_dir: Path | None) -> Settings:
+def for_installation(state_dir: Path | None) -> "Settings":
     """The configuration, with another state directory if one was asked for."""
-    config = settings.load()
+    config = configuration.load()
     return config if state_dir is None else config.model_copy(update={"state_dir": state_dir.absolute()})
 
 
 @contextmanager
-def database_of(config: Settings, *, alone: bool = False) -> Iterator[str]:
+def database_of(config: "Settings", *, alone: bool = False) -> Iterator[str]:
     """DATABASE_URL, else that of the embedded Postgres, which is started if need be (for `alone` always)."""
     if config.database_url is not None:
         yield config.database_url
@@ -119,7 +121,7 @@ def _bar(title: str) -> Iterator[Any]:
 
 def _url(otherwise: str) -> str:
     """DATABASE_URL. Raises `BadSetup` without one, which says what holds for the embedded Postgres."""
-    url = settings.load().database_url
+    url = configuration.load().database_url
     if url is None:
         raise BadSetup(f"Set DATABASE_URL. {otherwise}")
     return url

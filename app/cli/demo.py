@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.markup import escape
 
-from app.cli import connection, demo_data
+from app.cli import configuration, connection, demo_data
 from app.cli.console import Progress, Steps, err, fail, note
 from app.cli.dashboard import link
 from app.cli.demo_report import Outcome, print_outcome
@@ -20,7 +20,6 @@ from app.cli.rendering import JobView, follow
 from app.cli.up import Host, InstallationDir, Port, announce, make_stack
 from app.cli.watching import Pause, wait_for_file, watch
 from app.client import Client, Json
-from app.core import settings
 from app.core.errors import GrouptuneError
 from app.local.lock import AlreadyRunning
 
@@ -53,7 +52,7 @@ def demo(
 ) -> None:
     """Start everything, fine-tune a small model on arithmetic, and show before and after."""
     begun = time.monotonic()
-    directory = (state_dir or settings.load().state_dir).absolute()
+    directory = (state_dir or configuration.load().state_dir).absolute()
     with ExitStack() as running:
         tell = running.enter_context(Steps())
         stack = _start(running, directory, host, port, tell)
@@ -86,7 +85,7 @@ def _start(running: ExitStack, directory: Path, host: str, port: int | None, tel
 
 def _train(client: Client, directory: Path, model: str, seed: int, pause: Pause, tell: Steps) -> Json:
     """The succeeded job. Exits with the job's code, saying why, when it ends otherwise."""
-    pull(model, settings.load().models_dir, tell)
+    pull(model, configuration.load().models_dir, tell)
     tell("Uploading the example data")
     train, heldout = _upload(client, directory / DATA_DIR, seed, pause)
     body = demo_data.demo_job(train["id"], heldout["id"], seed) | {"model": model}

@@ -1,36 +1,20 @@
 """`grouptune files lint`: what a file's answers would teach, on this machine for a path, on the server for an id."""
 
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 
 from app.cli import github, job_body
 from app.cli.connection import StateDir, connect
 from app.cli.console import Steps, note, write_json, write_table
 from app.cli.exits import ExitCode
 from app.client import Json
-from app.core import settings
-from app.core.errors import GrouptuneError, InvalidRequest
-from app.core.files import parquet
-from app.core.files.validation import validate_file
-from app.core.spec.graders import Grader
-from app.core.spec.job import GroupMix
+from app.core.errors import InvalidRequest
 
-MOST_ANSWERS: Final = 20_000
-MOST_SECONDS: Final = 600.0
 _COUNT: Final = re.compile(r"(expert|teacher|self)=(\d{1,4})")
-
-
-class GradersMissing(GrouptuneError):
-    """Linting a path needs the graders: `pip install 'grouptune[graders]'`. Or upload the file and lint its id."""
-
-    code = "graders_missing"
 
 
 def lint(
@@ -61,7 +45,7 @@ def lint(
     with Steps() as tell:
         tell("Grading the known answers")
         if path.is_file():
-            found = _here(path, body)
+            found = import_module("app.cli.lint_here").lint_here(path, body)  # what it needs is slow to import
         else:
             with connect(state_dir) as client:
                 found = client.post(f"/files/{target}/lint", body)
@@ -97,61 +81,6 @@ def _mix(group: str | None) -> dict[str, int]:
             raise typer.BadParameter(f"{part!r} is no count; write `expert=1,teacher=3,self=4`.", param_hint="--group")
         found[match[1]] = int(match[2])
     return found
-
-
-def _here(path: Path, body: Json) -> Json:
-    """The same as the server's answer, made by this process."""
-    try:
-        from app.core.graders.registry import waits  # noqa: PLC0415 - an extra, and slow to import
-        from app.core.graders.run import GraderPool, Outside  # noqa: PLC0415
-        from app.core.lint.run import Budget, lint_file  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise GradersMissing from error
-    grader: Any = _valid(TypeAdapter(Grader), body["grader"], "grader")
-    mix = _valid(TypeAdapter(GroupMix), body["group"], "group")
-    if waits(grader) and not body["remote"]:
-        raise InvalidRequest("This grader asks another machine for each answer: add --remote if that is wanted.")
-    configuration = settings.load()
-    key = configuration.judge_api_key
-    outside = Outside(
-        judge_url=str(configuration.judge_url) if configuration.judge_url else None,
-        judge_api_key=key.get_secret_value() if key else None,
-        allowed_private_hosts=configuration.allowed_private_hosts,
-    )
-    with _as_jsonl(path) as rows, GraderPool(grader, outside) as pool:
-        counts = validate_file(rows)
-        if not counts.valid:
-            raise InvalidRequest(f"{path}: {counts.summary()}", code="invalid_file")
-        report = lint_file(rows, counts, pool, mix, Budget(MOST_ANSWERS, MOST_SECONDS))
-    return {"summary": report.summary(), "report": report.model_dump(mode="json", by_alias=True)}
-
-
-@contextmanager
-def _as_jsonl(path: Path) -> Iterator[Path]:
-    """The file, or the rows of a Parquet file as one."""
-    if not parquet.is_parquet(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="grouptune-") as directory:
-        rows = Path(directory) / "rows.jsonl"
-        try:
-            parquet.to_jsonl(path, rows, lambda _done, _total: None)
-        except parquet.UnreadableParquet as error:
-            raise InvalidRequest(f"{path}: {error}", code="invalid_file") from error
-        except ModuleNotFoundError as error:
-            raise InvalidRequest(f"{path}: Parquet is read with pyarrow: pip install 'grouptune[data]'.") from error
-        yield rows
-
-
-def _valid(adapter: TypeAdapter[Any], value: Any, name: str) -> Any:
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        told = (
-            f"{'.'.join(map(str, (name, *one['loc'])))}: {one['msg'].removeprefix('Value error, ')}"
-            for one in error.errors()
-        )
-        raise InvalidRequest("; ".join(told)) from None
 
 
 def _show(summary: str, report: Json) -> None:

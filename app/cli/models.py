@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
+from app.cli import configuration
 from app.cli.connection import StateDir, connect
 from app.cli.console import Progress, Steps, note, write_json, write_line, write_table
 from app.cli.modules import ModuleFailed, run_module
 from app.client import path_segment
-from app.core import settings
 from app.core.errors import GrouptuneError
 from app.core.models import registry
 
@@ -67,7 +67,7 @@ def pull_model(
 ) -> None:
     """Fetch a base model onto this machine; prints its directory."""
     with Steps() as tell:
-        directory = pull(name, models_dir or settings.load().models_dir, tell)
+        directory = pull(name, models_dir or configuration.load().models_dir, tell)
     write_line(str(directory))
 
 
@@ -106,7 +106,7 @@ def merge_model(
     with tempfile.TemporaryDirectory(prefix="grouptune-") as temporary, Steps() as tell:
         adapter = Path(temporary) / "adapter"
         base_name = _fetch_adapter(name, adapter, state_dir, tell)
-        base = pull(base_name, models_dir or settings.load().models_dir, tell)
+        base = pull(base_name, models_dir or configuration.load().models_dir, tell)
         words = ["worker.training.merge", str(adapter), str(base), str(target), "--name", name]
         try:
             findings = run_module(words, tell)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from app.cli import configuration
 from app.cli.console import Progress, Steps, err, note, write_line
 from app.cli.dashboard import link
 from app.client import Client, is_loopback
-from app.core import settings
 
 if TYPE_CHECKING:
     from app.local.stack import Stack
@@ -29,7 +29,7 @@ def make_stack(state_dir: Path | None, host: str, port: int | None, progress: Pr
 
     On a `host` that other machines can reach it starts only once a key was minted for them.
     """
-    config = settings.load()
+    config = configuration.load()
     # SQLAlchemy and psycopg take half a second to load, which the client commands need not pay.
     installation = import_module("app.cli.installation")
     stack: type[Stack] = import_module("app.local.stack").Stack

@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Any, Final, Self
 
 from app.core.errors import GrouptuneError, InvalidRequest
-from app.core.spec.rows import RowError, parse_row
 
 MAX_ROWS: Final = 1_000_000
 HUB_TIMEOUT_SECONDS: Final = 10
@@ -89,6 +88,8 @@ def rows(found: Reference, most: int, columns: Mapping[str, str], dropped: Colle
 
 
 def _row(raw: Mapping[str, Any], number: int, columns: Mapping[str, str], kinds: Mapping[str, str]) -> dict[str, Any]:
+    from app.core.spec.rows import RowError, parse_row  # noqa: PLC0415 - pydantic, for this command alone
+
     row = {name: _plain(value, f"row {number}, column '{name}'") for name, value in raw.items() if value is not None}
     row |= {field: row[column] for field, column in columns.items() if column in row}
     try:

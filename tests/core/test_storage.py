@@ -93,7 +93,7 @@ def work(key, mib):
     with store.open(key) as blob:
         while blob.read(1 << 20): pass
     return peak()
-print(work('warm', 80), work('large', 320))
+print(work('warm', 80), work('large', 240))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
