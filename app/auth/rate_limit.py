@@ -20,7 +20,9 @@ async def charge(limiter: RateLimiter, caller: Principal, key_limit: int | None,
     buckets = {f"{_PROJECT}:{caller.project_id}": caller.limits.requests_per_minute}
     if key_limit is not None:
         buckets[f"{_KEY}:{caller.key_id}"] = key_limit
-    allowance = limiter.take_held(buckets) or await run_in_threadpool(limiter.take, buckets)
+    allowance = limiter.take_held(buckets)
+    if allowance is None and limiter.counts():  # a thread costs more than all else here
+        allowance = await run_in_threadpool(limiter.take, buckets)
     if allowance is None:
         return
     headers["x-ratelimit-limit-requests"] = str(allowance.limit)

@@ -16,7 +16,7 @@ from app.core.jobs.states import AttemptOutcome, JobStatus
 from app.core.jobs.tables import Job, JobAttempt
 from app.core.models.tables import TrainedModel
 from app.core.spec.reports import Finished
-from tests.setup_jobs import make_job, make_project, metrics_csv
+from tests.setup_jobs import make_job, make_project, make_queue, metrics_csv
 
 FINISHED = Finished(step=3, path="/x", trained_tokens=9, published_step=3, reason="the last step")
 
@@ -60,6 +60,19 @@ def test_concurrent_claims_take_different_jobs(database: Database) -> None:
     with ThreadPoolExecutor(12) as pool:
         taken = [job for job in pool.map(one, range(12)) if job]
     assert len(taken) == len(set(taken)) == 8
+
+
+def test_a_claim_finds_a_job_behind_any_number_that_others_are_claiming(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        make_queue(session, make_job(session, project), leases.FIRST)
+    with database.transaction() as others, database.transaction() as session:
+        first = select(Job.id).order_by(Job.eligible_at).limit(leases.FIRST).with_for_update()
+        held = set(others.scalars(first))
+        assert len(held) == leases.FIRST
+        claim = claimed(session)
+        assert claim.job_id not in held
+        assert leases.claim(session, "w", 60) is None
 
 
 def test_priority_then_fairness_then_age(database: Database) -> None:

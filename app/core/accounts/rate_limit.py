@@ -99,6 +99,10 @@ class RateLimiter:
         self._asking = threading.Lock()
         self._held: dict[tuple[tuple[str, int], ...], _Held] = {}
 
+    def counts(self) -> bool:
+        """Whether there is a broker to ask now."""
+        return self._take is not None and time.monotonic() >= self._away_until
+
     def take(self, buckets: Mapping[str, int]) -> Allowance | None:
         """Takes a token from each bucket (name -> requests a minute), or from none when one is empty.
 
@@ -133,7 +137,7 @@ class RateLimiter:
 
     def _ask(self, buckets: Mapping[str, int], tokens: int) -> Allowance | None:
         """Takes so many tokens from each bucket, or none."""
-        if self._take is None or time.monotonic() < self._away_until:
+        if self._take is None or not self.counts():
             return None
         try:
             keys = [f"grouptune:rate:{name}" for name in buckets]

@@ -18,7 +18,11 @@ from app.core.webhooks.events import EventType, emit
 
 NO_LIMIT: Final = 2**31 - 1
 
-# An uncorrelated scalar subquery runs once; SKIP LOCKED makes concurrent claims take different jobs.
+FIRST: Final = 32
+"""Of each project's queue that a claim looks at: more than are being claimed at the same moment."""
+
+# An uncorrelated scalar subquery runs once; SKIP LOCKED makes concurrent claims take different jobs. What is asked of
+# `first` is asked of `candidate` again: Postgres checks that once more when another claim has just changed the row.
 _CLAIM: Final = text(
     """
     UPDATE jobs
@@ -27,14 +31,18 @@ _CLAIM: Final = text(
         started_at = coalesce(started_at, now())
     WHERE status = 'queued' AND id = (
         SELECT candidate.id
-        FROM jobs AS candidate
+        FROM projects AS project
         LEFT JOIN (
             SELECT project_id, count(*) AS jobs FROM jobs WHERE status = 'running' GROUP BY project_id
         ) AS busy
-            ON busy.project_id = candidate.project_id
-        JOIN projects AS project ON project.id = candidate.project_id
+            ON busy.project_id = project.id
         LEFT JOIN project_usage AS usage
             ON usage.project_id = project.id AND usage.month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
+        CROSS JOIN LATERAL (
+            SELECT id FROM jobs WHERE project_id = project.id AND status = 'queued' AND eligible_at <= now()
+            ORDER BY priority DESC, eligible_at, created_at, id LIMIT :depth
+        ) AS first
+        JOIN jobs AS candidate ON candidate.id = first.id
         WHERE candidate.status = 'queued' AND candidate.eligible_at <= now()
               AND coalesce(busy.jobs, 0) < coalesce(project.max_running_jobs, :max_running_jobs)
               AND coalesce(usage.gpu_seconds, 0) < coalesce(project.max_gpu_hours, :max_gpu_hours) * 3600.0
@@ -104,14 +112,18 @@ def claim(
 
 def _take(session: Session, values: dict[str, Any]) -> Row[Any] | None:
     """The row of a job that is running from now on, its project within its limit."""
+    depth: int | None = FIRST
     while True:
         savepoint = session.begin_nested()
-        row = session.execute(_CLAIM, values).one_or_none()
-        if row is None or _within_limit(session, row.project_id, values["max_running_jobs"]):
-            savepoint.commit()
+        row = session.execute(_CLAIM, values | {"depth": depth}).one_or_none()
+        if row is not None and not _within_limit(session, row.project_id, values["max_running_jobs"]):
+            # Another worker has filled the project's last place meanwhile, and committed: the next try sees it.
+            savepoint.rollback()
+            continue
+        savepoint.commit()
+        if row is not None or depth is None:
             return row
-        # Another worker has filled the project's last place meanwhile, and committed: the next try sees it.
-        savepoint.rollback()
+        depth = None  # others may be claiming all of the first ones
 
 
 def _within_limit(session: Session, project_id: str, default: int) -> bool:

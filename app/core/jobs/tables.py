@@ -103,6 +103,13 @@ class Job(Base):
             *("eligible_at", "created_at", "id"),
             postgresql_where="status = 'queued'",
         ),
+        Index(
+            "ix_jobs_project_turn",
+            "project_id",
+            text("priority DESC"),
+            *("eligible_at", "created_at", "id"),
+            postgresql_where="status = 'queued'",
+        ),
         Index("ix_jobs_lease", "lease_until", postgresql_where="status = 'running'"),
         Index("ix_jobs_lint_due", "created_at", postgresql_where="lint_due"),
         Index("ix_jobs_validating", "created_at", postgresql_where="status = 'validating_files'"),
