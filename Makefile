@@ -74,6 +74,10 @@ MINUTES ?= 10
 chaos: setup ## Kill every part again and again, and show that sabotage is noticed (MINUTES=2)
 	@OMP_NUM_THREADS=1 GROUPTUNE_CHAOS_MINUTES=$(MINUTES) $(BIN)/pytest -m chaos -q tests/chaos $(ARGS)
 
+.PHONY: pictures
+pictures: setup web ## Train the demo's model and take the pictures of README and docs (ten minutes, Chromium)
+	@GROUPTUNE_PICTURES=docs $(BIN)/pytest -m pictures -q tests/dashboard/test_pictures.py $(ARGS)
+
 .PHONY: lint
 lint: setup ## Check style and formatting
 	@$(BIN)/ruff check .

@@ -19,6 +19,41 @@ MAX_POINTS: Final = 1000
 MAX_ROWS: Final = 60
 """In the page at once, whatever the list's length: what is in sight and some spare ones."""
 
+PIECE: Final = 17
+"""Points of a wide line that are stroked at once: what longer ones cost grows faster than they do."""
+WATCH: Final = """() => {
+    const drawn = new Map(), pen = CanvasRenderingContext2D.prototype
+    const { clearRect, beginPath, lineTo, stroke } = pen
+    let points = 0
+    window.strokes = { drawn, longest: 0 }
+    pen.clearRect = function (...all) {
+        drawn.set(this.canvas, 1 + (drawn.get(this.canvas) ?? 0))
+        clearRect.apply(this, all)
+    }
+    pen.beginPath = function () { points = 0; beginPath.call(this) }
+    pen.lineTo = function (...all) { points += 1; lineTo.apply(this, all) }
+    pen.stroke = function (...all) {
+        if (this.lineWidth > 1) strokes.longest = Math.max(strokes.longest, points)
+        stroke.apply(this, all)
+    }
+}"""
+DRAG: Final = """async slider => {
+    for (let frame = 0; frame < 10; frame += 1) {
+        for (let move = 1; move <= 5; move += 1) {
+            slider.value = 0.5 + frame / 25 + move / 500
+            slider.dispatchEvent(new Event('input', { bubbles: true }))
+            await new Promise(done => queueMicrotask(done))
+        }
+        await new Promise(requestAnimationFrame)
+    }
+    await new Promise(requestAnimationFrame)
+}"""
+"""Ten frames with five moves each."""
+CATCHES_UP: Final = """async () => {
+    const last = [...document.querySelectorAll('canvas')].at(-1)
+    while (!strokes.drawn.has(last)) await new Promise(requestAnimationFrame)
+}"""
+
 
 class Asked:
     """The answers about metrics that a page gets."""
@@ -109,3 +144,27 @@ def test_eight_long_runs_lie_over_each_other(page: Page, sign_in: SignIn, crowde
     chart = page.locator("figure.chart").first.locator(".u-over")
     chart.hover()
     expect(page.locator("figure.chart .at").nth(1)).to_have_text(re.compile(r"step [\d,]+"))
+
+
+def test_only_charts_in_sight_are_drawn_and_each_once_a_frame(
+    page: Page, sign_in: SignIn, crowded: tuple[str, Crowd]
+) -> None:
+    key, made = crowded
+    page.set_viewport_size({"width": 600, "height": 500})
+    sign_in(page, f"/ui/compare?ids={','.join(made.runs)}", key)
+    charts = page.locator("figure.chart")
+    page.wait_for_load_state("networkidle")
+    charts.first.scroll_into_view_if_needed()
+    expect(charts.first.locator(".legend b").last).to_have_text(re.compile(r"\d"))
+    charts.last.scroll_into_view_if_needed()
+    expect(charts.last.locator(".legend b").last).to_have_text(re.compile(r"\d"))
+    charts.first.scroll_into_view_if_needed()
+    page.wait_for_load_state("networkidle")
+    page.evaluate(WATCH)
+    page.get_by_label("Smoothing").evaluate(DRAG)
+    draws = page.evaluate("[...document.querySelectorAll('canvas')].map(one => strokes.drawn.get(one) ?? 0)")
+    assert 1 <= draws[0] <= 12
+    assert draws[-1] <= 1  # once, if this machine has stood still meanwhile
+    charts.last.scroll_into_view_if_needed()
+    page.evaluate(CATCHES_UP)
+    assert page.evaluate("strokes.longest") == PIECE

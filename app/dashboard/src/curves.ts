@@ -67,7 +67,7 @@ export function stage(job: Job): number {
   return isFinal(job) ? -1 : Math.floor(Math.log(job.progress.step + 1) / Math.log(GROWTH));
 }
 
-/** What a chart shows of `names` for each of these runs; nothing is asked for until it `isSeen`. */
+/** What a chart shows of `names` for each of these runs; nothing is asked for while it is not `isSeen`. */
 export function useTables(runs: { job: Job; curves: Curves }[], names: string[], zoom: Zoom | undefined, isSeen: boolean): Table[] {
   const [finer, setFiner] = useState<Record<string, Table>>({});
   const asked = useRef(new Map<string, string>());
@@ -92,14 +92,14 @@ export function useTables(runs: { job: Job; curves: Curves }[], names: string[],
 
 const EMPTY: Table = { steps: [], series: {} };
 
-/** Whether an element has come into sight, or near it. */
+/** Whether an element is in sight, or near it. */
 export function useSeen(element: RefObject<HTMLElement>): boolean {
   const [isSeen, setSeen] = useState(false);
   useEffect(() => {
-    if (isSeen || !element.current) return;
-    const observer = new IntersectionObserver((found) => found.some((one) => one.isIntersecting) && setSeen(true), { rootMargin: "200px" });
+    if (!element.current) return;
+    const observer = new IntersectionObserver((found) => setSeen(found.at(-1)?.isIntersecting ?? false), { rootMargin: "200px" });
     observer.observe(element.current);
     return () => observer.disconnect();
-  }, [isSeen]);
+  }, []);
   return isSeen;
 }

@@ -1,5 +1,6 @@
 // A job's settings as flat paths: to compare them with each other and with the defaults.
 import type { Job } from "./types";
+import { type Integration, said } from "./views/trackers";
 
 export type Flat = Record<string, string>;
 
@@ -25,6 +26,8 @@ export function chosen(job: Job): Record<string, unknown> {
     ...(job.metadata ? { metadata: job.metadata } : {}),
     ...(job.gates.length ? { gates: job.gates.map((one) => one.gate) } : {}),
     ...(job.alias ? { alias: job.alias } : {}),
+    ...(job.priority ? { priority: job.priority } : {}),
+    ...(job.integrations ? { integrations: said(job.integrations as Integration[]) } : {}),
   };
 }
 

@@ -10,6 +10,7 @@ export type Series = Schemas["MetricSeries"];
 export type FileObject = Schemas["FileObject"];
 export type FileReport = Schemas["FileReportObject"];
 export type Model = Schemas["ModelObject"];
+export type TeacherKey = Schemas["TeacherKeyObject"];
 export type Key = Schemas["KeyObject"];
 export type NewKey = Schemas["NewKeyObject"];
 export type AuditEntry = Schemas["AuditObject"];
@@ -26,6 +27,8 @@ export type Lint = Schemas["LintReport"];
 export type JobLint = Schemas["JobLint"];
 export type Worker = Schemas["WorkerObject"];
 export type Validation = Schemas["Validation"];
+export type Regraded = Schemas["Regraded"];
+export type RegradedGroup = Schemas["RegradedGroupObject"];
 
 export interface Page<T> {
   data: T[];

@@ -5,6 +5,7 @@ import "uplot/dist/uPlot.min.css";
 import { number } from "../format";
 import { bounds, smooth, valueAt } from "../series";
 import { onTheme, theme, token } from "../theme";
+import { drawLine, drawMarks } from "./strokes";
 
 export interface Line {
   label: string;
@@ -24,14 +25,18 @@ interface ChartProps {
   lines: Line[];
   /** Steps from which an attempt went on. */
   markers?: number[];
-  smoothing?: number;
-  zoom?: Zoom | undefined;
-  onZoom?: (zoom: Zoom | undefined) => void;
+  smoothing: number;
+  /** In sight, or near it: what is not is drawn once nothing changes any more. */
+  isSeen: boolean;
+  zoom: Zoom | undefined;
+  onZoom: (zoom: Zoom | undefined) => void;
 }
 
 const HEIGHT = 170;
+const UNSEEN_MS = 1000;
 const PALETTE = 8;
 const SPARSE = 60;
+const WIDTH = 1.8;
 const FAINT = "40"; // alpha of the values behind their smoothed line
 /** Steps between ticks: there are no halves of a step. */
 const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6];
@@ -44,17 +49,13 @@ const tick = (value: number): string => {
 };
 
 export function Chart(props: ChartProps) {
-  const { title, hint, unit, steps, lines, markers = [], smoothing = 0, zoom } = props;
+  const { title, hint, unit, steps, lines, markers = [], smoothing, isSeen, zoom } = props;
   const box = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot>();
   const [shade, setShade] = useState(theme());
   const [at, setAt] = useState<number | null>(null);
   const drawn = useMemo(() => lines.map((line) => smooth(line.values, smoothing)), [lines, smoothing]);
-  const isSmooth = smoothing > 0;
-  const data = useMemo(
-    () => [steps, ...(isSmooth ? lines.map((line) => line.values) : []), ...drawn] as uPlot.AlignedData,
-    [steps, lines, drawn],
-  );
+  const data = useMemo(() => [steps, ...lines.map((line) => line.values), ...drawn] as uPlot.AlignedData, [steps, lines, drawn]);
   const shape = lines.map((line) => `${line.label}:${line.colour}:${isSparse(line.values)}`).join("|");
   const current = useRef(props);
   current.current = props;
@@ -71,8 +72,16 @@ export function Chart(props: ChartProps) {
       observer.disconnect();
       made.destroy();
     };
-  }, [shape, shade, isSmooth]);
-  useEffect(() => plot.current?.setData(data), [data, markers.length, zoom?.[0], zoom?.[1]]);
+  }, [shape, shade]);
+  useEffect(() => {
+    const draw = () => plot.current?.setData(data);
+    if (!isSeen) {
+      const timer = setTimeout(draw, UNSEEN_MS);
+      return () => clearTimeout(timer);
+    }
+    const frame = requestAnimationFrame(draw); // however often it changes
+    return () => cancelAnimationFrame(frame);
+  }, [data, isSeen, markers.length, zoom?.[0], zoom?.[1]]);
 
   const summary = lines.map((line) => `${line.label} ${number(valueAt(line.values, Infinity))}`).join(", ");
   const restarts = markers.filter((step) => step <= (steps.at(-1) ?? 0));
@@ -104,15 +113,21 @@ export function Chart(props: ChartProps) {
 }
 
 function optionsOf(current: { current: ChartProps }, width: number, setAt: (at: number | null) => void): uPlot.Options {
-  const { lines, smoothing = 0, isShare } = current.current;
+  const { lines, isShare } = current.current;
+  const count = lines.length;
+  const colours = lines.map((line) => token(`chart-${line.colour % PALETTE}`));
   const grid = { stroke: token("line"), width: 1 };
   const axis = { stroke: token("soft"), grid, ticks: { ...grid, size: 4 }, font: FONT, gap: 4 };
-  const curve = (line: Line, alpha: string): uPlot.Series => ({
-    stroke: token(`chart-${line.colour % PALETTE}`) + alpha,
-    width: 1.8,
-    spanGaps: true,
-    points: { show: alpha === "" && isSparse(line.values), size: 5 },
+  const series = (index: number, isDrawn: boolean): uPlot.Series => ({
+    stroke: colours[index] as string,
+    paths: () => null, // by `draw`
+    points: { show: isDrawn && isSparse(lines[index]?.values ?? []), size: 5 },
   });
+  const draw = (self: uPlot, index: number) => {
+    const colour = colours[(index - 1) % count] as string;
+    if (index > count) drawLine(self, index, colour, WIDTH);
+    else if (current.current.smoothing > 0) drawLine(self, index, colour + FAINT, 0);
+  };
   return {
     width,
     height: HEIGHT,
@@ -127,14 +142,11 @@ function optionsOf(current: { current: ChartProps }, width: number, setAt: (at: 
       { ...axis, size: 28, incrs: WHOLE, values: (_, ticks) => ticks.map(tick) },
       { ...axis, size: 54, values: (_, ticks) => ticks.map(tick) },
     ],
-    series: [
-      {},
-      ...(smoothing > 0 ? lines.map((line) => curve(line, FAINT)) : []),
-      ...lines.map((line) => curve(line, "")),
-    ],
+    series: [{}, ...lines.map((_, index) => series(index, false)), ...lines.map((_, index) => series(index, true))],
     hooks: {
       setCursor: [(self) => setAt(self.cursor.idx ?? null)],
       setSelect: [(self) => zoomTo(self, current.current.onZoom)],
+      drawSeries: [draw],
       draw: [(self) => drawMarks(self, current.current.markers ?? [])],
     },
   };
@@ -148,25 +160,7 @@ function zoomTo(self: uPlot, onZoom: ChartProps["onZoom"]): void {
   if (width < 4) return;
   const [from, to] = [self.posToVal(left, "x"), self.posToVal(left + width, "x")];
   self.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
-  if (to - from >= 1) onZoom?.([Math.floor(from), Math.ceil(to)]);
-}
-
-/** Dashed lines where an attempt took the job up again. */
-function drawMarks(self: uPlot, markers: number[]): void {
-  const { ctx, bbox } = self;
-  ctx.save();
-  ctx.strokeStyle = token("warn");
-  ctx.lineWidth = devicePixelRatio * 1.5;
-  ctx.setLineDash([4, 4]);
-  for (const step of markers) {
-    const x = Math.round(self.valToPos(step, "x", true));
-    if (x < bbox.left || x > bbox.left + bbox.width) continue;
-    ctx.beginPath();
-    ctx.moveTo(x, bbox.top);
-    ctx.lineTo(x, bbox.top + bbox.height);
-    ctx.stroke();
-  }
-  ctx.restore();
+  if (to - from >= 1) onZoom([Math.floor(from), Math.ceil(to)]);
 }
 
 export function Sparkline({ values, label }: { values: number[]; label: string }) {

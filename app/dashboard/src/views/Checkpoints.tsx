@@ -2,22 +2,17 @@ import { Copy, Empty, Failure, Loading, Time } from "../components/Basics";
 import { JOBS } from "../api";
 import { number } from "../format";
 import { isFinal, useGet } from "../live";
-import { useCan } from "../session";
 import type { Checkpoint, Job, Page } from "../types";
 
 export function Checkpoints({ job }: { job: Job }) {
-  const reads = useCan("models:read");
   const { value, error, reload } = useGet<Page<Checkpoint>>(`${JOBS}/${job.id}/checkpoints?limit=100`, job.progress.step);
   if (error) return <Failure error={error} retry={reload} />;
   if (!value) return <Loading what="the checkpoints" />;
   return (
     <>
       {job.fine_tuned_model && (
-        <p class="notice good row">
-          <span>
-            ✓ The trained model is <code>{job.fine_tuned_model}</code>
-          </span>
-          {reads && <Download model={job.fine_tuned_model} />}
+        <p class="notice good">
+          ✓ The trained model is <code>{job.fine_tuned_model}</code> <Copy text={job.fine_tuned_model} />
         </p>
       )}
       {!value.data.length ? (

@@ -152,14 +152,15 @@ interface OverlayProps {
 
 function Overlay({ name, runs, smoothing, zoom, setZoom }: OverlayProps) {
   const place = useRef<HTMLDivElement>(null);
-  const tables = useTables(runs, [name], zoom, useSeen(place));
+  const isSeen = useSeen(place);
+  const tables = useTables(runs, [name], zoom, isSeen);
   const { steps, lines } = useMemo(() => overlaid(name, runs, tables), [name, runs, ...tables]);
   const { main, rest } = charts([name]);
   const spec = main[0] ?? rest[0];
   const { hint, unit, isShare } = spec ?? {};
   return (
     <div ref={place}>
-      <Chart title={TITLES[name] ?? spec?.title ?? name} {...{ hint, unit, isShare, steps, lines, smoothing, zoom }} onZoom={setZoom} />
+      <Chart title={TITLES[name] ?? spec?.title ?? name} {...{ hint, unit, isShare, steps, lines, smoothing, isSeen, zoom }} onZoom={setZoom} />
     </div>
   );
 }

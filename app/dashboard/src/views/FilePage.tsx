@@ -11,6 +11,7 @@ import { Mend } from "./Mend";
 import { Tokens } from "./Tokens";
 
 const READ_BYTES = 4_000_000;
+const SHOWN_WARNINGS = 3;
 const SHOWN_ROWS = 8;
 
 interface Report {
@@ -120,7 +121,7 @@ function Counts({ report }: { report: Report }) {
           Your grader can read{" "}
           {fields.map(([name, count]) => (
             <>
-              <code key={name} title={plural(count, "row")}>{`{{item.${name}}}`}</code>{" "}
+              <code key={name}>{`{{item.${name}}}`}</code> {count < report.rows && `in ${count} of ${plural(report.rows, "row")} `}
             </>
           ))}
         </p>
@@ -130,30 +131,35 @@ function Counts({ report }: { report: Report }) {
 }
 
 function Warnings({ report, lines }: { report: Report; lines: string[] }) {
+  const item = (one: Finding, index: number) => (
+    <li key={index}>
+      <p>
+        <b>Line {one.line}</b>
+        {one.param && (
+          <>
+            , <code>{one.param}</code>
+          </>
+        )}
+        : {one.message}
+      </p>
+      {lines[one.line - 1] !== undefined && (
+        <pre tabIndex={0} role="region" aria-label={`Line ${one.line}`}>
+          {(lines[one.line - 1] ?? "").slice(0, 600)}
+        </pre>
+      )}
+    </li>
+  );
   return (
     <section class="findings">
       <h2>{plural(report.warning_count, "warning")}</h2>
       <p>Training works all the same.</p>
-      <ol>
-        {report.warnings.map((one, index) => (
-          <li key={index}>
-            <p>
-              <b>Line {one.line}</b>
-              {one.param && (
-                <>
-                  , <code>{one.param}</code>
-                </>
-              )}
-              : {one.message}
-            </p>
-            {lines[one.line - 1] !== undefined && (
-              <pre tabIndex={0} role="region" aria-label={`Line ${one.line}`}>
-                {(lines[one.line - 1] ?? "").slice(0, 600)}
-              </pre>
-            )}
-          </li>
-        ))}
-      </ol>
+      <ol>{report.warnings.slice(0, SHOWN_WARNINGS).map(item)}</ol>
+      {report.warnings.length > SHOWN_WARNINGS && (
+        <details>
+          <summary>{plural(report.warnings.length - SHOWN_WARNINGS, "more line")}</summary>
+          <ol start={SHOWN_WARNINGS + 1}>{report.warnings.slice(SHOWN_WARNINGS).map(item)}</ol>
+        </details>
+      )}
       {report.warning_count > report.warnings.length && (
         <p>And {plural(report.warning_count - report.warnings.length, "more")}.</p>
       )}

@@ -21,10 +21,10 @@ export function Forecast({ text }: { text: string }) {
   const { estimate } = made;
   const { based_on: basis } = estimate;
   const grounds = basis.same_jobs
-    ? `from ${plural(basis.same_jobs, "finished job")} of this model on such a machine`
+    ? `Estimated from ${plural(basis.same_jobs, "finished job")} of this model on such a machine`
     : basis.device_jobs
-      ? `from ${plural(basis.device_jobs, "finished job")} of other models on such a machine`
-      : "a guess until a first job has finished here";
+      ? `Estimated from ${plural(basis.device_jobs, "finished job")} of other models on such a machine`
+      : "A guess until a first job has finished here";
   return (
     <section class={`estimate ${made.of === text ? "" : "old"}`} aria-label="Estimate">
       <div class="tiles">
@@ -40,7 +40,7 @@ export function Forecast({ text }: { text: string }) {
       <p class={estimate.verdict === "fits" ? "good" : "problem"}>
         {estimate.verdict === "fits" ? "✓" : estimate.verdict === "tight" ? "⚠" : "✕"} {estimate.reason}
       </p>
-      <small>Estimated {grounds}.</small>
+      <small>{grounds}.</small>
     </section>
   );
 }

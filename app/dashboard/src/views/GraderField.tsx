@@ -35,7 +35,6 @@ export function GraderField({ value, set, file, fields, problem }: Props) {
   const [tried, setTried] = useState<{ of: string; rows: Tried[] }>();
   const [error, setError] = useState<ApiError>();
   const [busy, setBusy] = useState(false);
-  const shown = fields.filter((one) => one !== "messages");
   const start = (event: Event) => {
     const select = event.currentTarget as HTMLSelectElement;
     set(written(Number(select.value), fields));
@@ -72,8 +71,8 @@ export function GraderField({ value, set, file, fields, problem }: Props) {
       />
       <div class="row between">
         <p class="soft">
-          {shown.length
-            ? `This file's rows have ${shown.map((one) => `{{item.${one}}}`).join(", ")}.`
+          {fields.length
+            ? `This file's rows have ${fields.map((one) => `{{item.${one}}}`).join(", ")}.`
             : "It reads {{sample.output_text}} and the row's own fields, as {{item.field}}."}
         </p>
         <button type="button" disabled={Boolean(problem) || !file || busy} onClick={attempt}>

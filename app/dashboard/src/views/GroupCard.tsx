@@ -6,6 +6,7 @@ import type { Group, Member, Provenance, Source } from "../types";
 const SOURCES: Source[] = ["expert", "teacher", "self"];
 /** Marks that have room beside each other on the line of rewards. */
 const PILES = 50;
+const MARK_PX = 18;
 const SHAPES: Record<Source, string> = { expert: "◆", teacher: "■", self: "●" };
 
 const mean = (values: number[]): number => values.reduce((sum, one) => sum + one, 0) / values.length;
@@ -94,19 +95,27 @@ function RewardLine({ members, middle }: { members: Member[]; middle: number }) 
   const [low, high] = [Math.min(...rewards), Math.max(...rewards)];
   const place = (reward: number) => `${((reward - low) / (high - low)) * 100}%`;
   const text = members.map((one) => `${one.source} ${number(one.reward)}`).join(", ");
+  const near = (high - low) / PILES;
+  const marks = SOURCES.flatMap((source) =>
+    piles(rewardsOf(members.filter((one) => one.source === source)), near).map(([reward, count]) => ({ source, reward, count })),
+  );
   return (
     <div class="reward-line" role="img" aria-label={`Rewards: ${text}; mean ${number(middle)}`}>
       <span class="soft">{number(low)}</span>
       <span class="line">
         <i class="mean" style={{ left: place(middle) }} title={`mean ${number(middle)}`} />
-        {SOURCES.flatMap((source) =>
-          piles(rewardsOf(members.filter((one) => one.source === source)), (high - low) / PILES).map(([reward, count]) => (
-            <i key={`${source}${reward}`} class={`dot ${source}`} style={{ left: place(reward) }} title={`${source}: ${number(reward)}`}>
+        {marks.map((mark) => {
+          const { source, reward, count } = mark;
+          // Several sources at one place stand side by side.
+          const here = marks.filter((other) => Math.abs(other.reward - reward) <= near);
+          const shift = (here.indexOf(mark) - (here.length - 1) / 2) * MARK_PX;
+          return (
+            <i key={`${source}${reward}`} class={`dot ${source}`} style={{ left: `calc(${place(reward)} + ${shift}px)` }} title={`${source}: ${number(reward)}`}>
               {SHAPES[source]}
               {count > 1 && <sup>{count}</sup>}
             </i>
-          )),
-        )}
+          );
+        })}
       </span>
       <span class="soft">{number(high)}</span>
     </div>

@@ -8,6 +8,7 @@ import { isFinal, useGet } from "../live";
 import type { Group, Groups, Job, JobLint } from "../types";
 import { GroupCard } from "./GroupCard";
 import { LintNote } from "./LintNote";
+import { Regrade } from "./Regrade";
 import { StepStrip } from "./StepStrip";
 
 const PAGE = 20;
@@ -101,6 +102,7 @@ export function GroupsTab({ job }: { job: Job }) {
           Whole texts
         </button>
       </div>
+      <Regrade job={job} step={scope || row ? undefined : (value.step ?? undefined)} />
       {problem && <Failure error={problem} />}
       <div class={isWhole ? "groups whole" : "groups"}>
         {groups.map((group) => (

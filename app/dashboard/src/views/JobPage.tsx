@@ -9,7 +9,7 @@ import { isFinal, useJob } from "../live";
 import { useCan } from "../session";
 import type { Job, JobEvent } from "../types";
 import { Attempts } from "./Attempts";
-import { Checkpoints } from "./Checkpoints";
+import { Checkpoints, Download } from "./Checkpoints";
 import { Config } from "./Config";
 import { Events } from "./Events";
 import { GroupsTab } from "./GroupsTab";
@@ -91,6 +91,7 @@ function Verdict({ passed }: { passed: boolean | null | undefined }) {
 
 function Head({ job, isConnected }: { job: Job; isConnected: boolean }) {
   const writes = useCan("jobs:write");
+  const reads = useCan("models:read");
   const { route } = useLocation();
   const [asking, setAsking] = useState(false);
   const [error, setError] = useState<ApiError>();
@@ -115,28 +116,31 @@ function Head({ job, isConnected }: { job: Job; isConnected: boolean }) {
           </p>
           <h1>{nameOf(job)}</h1>
         </div>
-        {writes && (
-          <div class="row">
-            {["running", "queued"].includes(job.status) && (
-              <button type="button" disabled={asked === "pause" && waits} onClick={() => act("pause")}>
-                {asked === "pause" && waits ? "Pausing …" : "Pause"}
+        <div class="row">
+          {job.fine_tuned_model && reads && <Download model={job.fine_tuned_model} />}
+          {writes && (
+            <>
+              {["running", "queued"].includes(job.status) && (
+                <button type="button" disabled={asked === "pause" && waits} onClick={() => act("pause")}>
+                  {asked === "pause" && waits ? "Pausing …" : "Pause"}
+                </button>
+              )}
+              {job.status === "paused" && (
+                <button type="button" class="primary" onClick={() => act("resume")}>
+                  Resume
+                </button>
+              )}
+              <button type="button" onClick={() => route(`/ui/new?from=${job.id}`)}>
+                Clone
               </button>
-            )}
-            {job.status === "paused" && (
-              <button type="button" class="primary" onClick={() => act("resume")}>
-                Resume
-              </button>
-            )}
-            <button type="button" onClick={() => route(`/ui/new?from=${job.id}`)}>
-              Clone
-            </button>
-            {!isFinal(job) && (
-              <button type="button" class="danger" disabled={asked === "cancel"} onClick={() => setAsking(true)}>
-                {asked === "cancel" ? "Cancelling …" : "Cancel"}
-              </button>
-            )}
-          </div>
-        )}
+              {!isFinal(job) && (
+                <button type="button" class="danger" disabled={asked === "cancel"} onClick={() => setAsking(true)}>
+                  {asked === "cancel" ? "Cancelling …" : "Cancel"}
+                </button>
+              )}
+            </>
+          )}
+        </div>
       </div>
       <div class="facts">
         <Status value={job.status} />

@@ -3,6 +3,7 @@ import { useLocation } from "preact-iso";
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, post } from "../api";
 import { Code, Empty, Failure, Loading, useTitle } from "../components/Basics";
+import { Count, Field, Text } from "../components/Fields";
 import { number } from "../format";
 import { useGet } from "../live";
 import { useCan } from "../session";
@@ -12,7 +13,9 @@ import { type Draft, draftOf, EMPTY, METHODS, requestOf } from "./draft";
 import { Forecast } from "./Forecast";
 import { LintNote } from "./LintNote";
 import { GraderField } from "./GraderField";
-import { written } from "./graders";
+import { gradable, written } from "./graders";
+import { TeacherField } from "./TeacherField";
+import { TrackersField } from "./TrackersField";
 
 const PAUSE_MS = 350;
 
@@ -27,16 +30,16 @@ export function NewJob() {
 }
 
 function Form() {
-  const { query: asked, route } = useLocation();
+  const { query: address, route } = useLocation();
   const models = useGet<{ data: Model[] }>("/v1/models");
   const files = useGet<Page<FileObject>>("/v1/files?purpose=fine-tune");
-  const [draft, setDraft] = useState<Draft>({ ...EMPTY, training_file: asked.training_file ?? "" });
+  const [draft, setDraft] = useState<Draft>({ ...EMPTY, training_file: address.training_file ?? "" });
   const [problem, setProblem] = useState<ApiError>();
   const [sending, setSending] = useState(false);
   const report = useGet<FileReport>(draft.training_file ? `/v1/files/${draft.training_file}/report` : null);
   useEffect(() => {
-    if (asked.from) get<Job>(`${JOBS}/${asked.from}`).then((job) => setDraft(draftOf(chosen(job))), setProblem);
-  }, [asked.from]);
+    if (address.from) get<Job>(`${JOBS}/${address.from}`).then((job) => setDraft(draftOf(chosen(job))), setProblem);
+  }, [address.from]);
   const bases = (models.value?.data ?? []).filter((one) => !one.base_model);
   const ready = (files.value?.data ?? []).filter((one) => one.status === "processed");
   useEffect(() => {
@@ -54,11 +57,13 @@ function Form() {
       .then((job) => route(`/ui/jobs/${job.id}`), setProblem)
       .finally(() => setSending(false));
   };
-  const fields = Object.keys((report.value?.report as { item_fields?: object } | null)?.item_fields ?? {});
-  // The first grader of the form is written for the file, until somebody changes it.
+  const fields = gradable(report.value?.report);
+  // The form begins with what fits the file: a grader of its fields, or imitation where it has none to grade by.
   useEffect(() => {
-    if (fields.length) setDraft((old) => (old.grader === EMPTY.grader ? { ...old, grader: written(0, fields) } : old));
-  }, [fields.join()]);
+    if (!report.value?.report || address.from) return;
+    const fitting = fields.length ? { grader: written(0, fields) } : { method: "supervised" as const };
+    setDraft((old) => (old.grader === EMPTY.grader ? { ...old, ...fitting } : old));
+  }, [report.value]);
   if (models.error) return <Failure error={models.error} retry={models.reload} />;
   if (!models.value || !files.value) return <Loading what="models and files" />;
   const isGroup = draft.method === "gft" || draft.method === "reinforcement";
@@ -116,6 +121,9 @@ function Form() {
                 )}
                 <Count label="self" value={draft.self} max={64} set={(self) => set({ self })} />
               </fieldset>
+              {draft.method === "gft" && draft.teacher > 0 && (
+                <TeacherField value={draft.asked} set={(asked) => set({ asked })} bases={bases} count={draft.teacher} />
+              )}
             </>
           )}
           <fieldset class="row">
@@ -136,6 +144,7 @@ function Form() {
               <Text label="Alias of the result" value={draft.alias} placeholder="prod" set={(alias) => set({ alias })} kind="text" />
             </div>
           </details>
+          <TrackersField value={draft.integrations} set={(integrations) => set({ integrations })} />
           <Text label="Name (suffix)" value={draft.suffix} placeholder="my-first-run" set={(suffix) => set({ suffix })} kind="text" />
           {problem && <Failure error={problem} />}
           <Verdict checked={checked?.found} />
@@ -224,15 +233,6 @@ function Verdict({ checked }: { checked: Validation | undefined }) {
   );
 }
 
-function Field(props: { label: string; id: string; children: preact.ComponentChildren }) {
-  return (
-    <div class="field">
-      <label for={props.id}>{props.label}</label>
-      {props.children}
-    </div>
-  );
-}
-
 function FileField(props: { label: string; id: string; files: FileObject[]; value: string; set: (id: string) => void; none?: string }) {
   return (
     <Field label={props.label} id={props.id}>
@@ -250,35 +250,5 @@ function FileField(props: { label: string; id: string; files: FileObject[]; valu
         </p>
       )}
     </Field>
-  );
-}
-
-function Text(props: { label: string; value: string; placeholder: string; set: (value: string) => void; kind?: "text" }) {
-  return (
-    <label class="field">
-      <span>{props.label}</span>
-      <input
-        type="text"
-        inputMode={props.kind ?? "decimal"}
-        value={props.value}
-        placeholder={props.placeholder}
-        onInput={(event) => props.set(event.currentTarget.value)}
-      />
-    </label>
-  );
-}
-
-function Count(props: { label: string; value: number; max: number; set: (value: number) => void }) {
-  return (
-    <label class="field short">
-      <span>{props.label}</span>
-      <input
-        type="number"
-        min={0}
-        max={props.max}
-        value={props.value}
-        onInput={(event) => props.set(Number(event.currentTarget.value))}
-      />
-    </label>
   );
 }

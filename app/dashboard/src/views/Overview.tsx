@@ -78,7 +78,8 @@ interface PanelProps {
 
 function Panel({ spec, run, markers, smoothing, zoom, setZoom }: PanelProps) {
   const place = useRef<HTMLDivElement>(null);
-  const [table] = useTables(run, spec.names, zoom, useSeen(place));
+  const isSeen = useSeen(place);
+  const [table] = useTables(run, spec.names, zoom, isSeen);
   const lines = useMemo(
     () =>
       spec.names.map((name, position) => ({
@@ -91,7 +92,7 @@ function Panel({ spec, run, markers, smoothing, zoom, setZoom }: PanelProps) {
   const { title, hint, unit, isShare } = spec;
   return (
     <div ref={place}>
-      <Chart {...{ title, hint, unit, isShare, lines, markers, smoothing, zoom }} steps={table?.steps ?? []} onZoom={setZoom} />
+      <Chart {...{ title, hint, unit, isShare, lines, markers, smoothing, isSeen, zoom }} steps={table?.steps ?? []} onZoom={setZoom} />
     </div>
   );
 }

@@ -20,19 +20,29 @@ describe("the form of a job", () => {
         grader: { type: "math" },
         group: { expert: 1, teacher: 2, self: 5 },
         tau: 0.3,
+        teacher: { model: "large", base_url: "https://api.example.com/v1", sampling: { temperature: 0.8, max_tokens: 512 }, budget: { tokens: 5000 } },
         kl_coefficient: 0.1,
         sampling: { temperature: 0.7, max_tokens: 64 },
         hyperparameters: { batch_size: "auto", max_steps: 14, lr_schedule: "cosine", lora: { r: 8, alpha: 16 } },
       },
     };
-    const { body } = requestOf(draftOf({ model: "m", training_file: "f", method, suffix: "s", gates: ["g >= 1"] }));
+    const integrations = [{ type: "wandb", wandb: { project: "sums", tags: ["nightly"] } }, { type: "tensorboard" }];
+    const rest = { suffix: "s", gates: ["g >= 1", "h <= 2"], metadata: { team: "a" }, priority: 3, integrations };
+    const { body } = requestOf(draftOf({ model: "m", training_file: "f", method, ...rest }));
     const { batch_size: _, ...hyperparameters } = method.gft.hyperparameters;
     expect(body).toEqual({
       model: "m",
       training_file: "f",
       method: { type: "gft", gft: { ...method.gft, hyperparameters } },
-      suffix: "s",
-      gates: ["g >= 1"],
+      ...rest,
     });
+  });
+  it("leaves out what another method has no use for", () => {
+    const asked = { ...EMPTY.asked, model: "large" };
+    const draft = { ...EMPTY, asked, rest: { kl_coefficient: 0.1, evaluation: { patience: 2 } } };
+    const settings = (changed: object) => Object.values(requestOf({ ...draft, ...changed }).body.method as object)[1];
+    expect(settings({})).toMatchObject({ teacher: { model: "large" }, kl_coefficient: 0.1 });
+    expect(settings({ teacher: 0 })).not.toHaveProperty("teacher");
+    expect(settings({ method: "supervised" })).toEqual({ evaluation: { patience: 2 } });
   });
 });

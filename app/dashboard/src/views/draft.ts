@@ -1,6 +1,20 @@
 // What stands in the form, and the request that it means.
 
+type Plain = Record<string, unknown>;
 export type MethodName = "gft" | "supervised" | "reinforcement" | "dft";
+
+import type { Integration } from "./trackers";
+
+/** Who is asked for the answers of a teacher; nobody without a model. */
+export interface Asked {
+  model: string;
+  base_url: string;
+  temperature: string;
+  tokens: string;
+  requests: string;
+  /** Its further ways to sample, kept when a job is cloned. */
+  sampling: Plain;
+}
 
 export interface Draft {
   model: string;
@@ -11,6 +25,7 @@ export interface Draft {
   expert: number;
   teacher: number;
   self: number;
+  asked: Asked;
   n_epochs: string;
   max_steps: string;
   batch_size: string;
@@ -22,8 +37,11 @@ export interface Draft {
   gate: string;
   alias: string;
   suffix: string;
-  /** Settings that the form has no field for, kept when a job is cloned. */
-  rest: Record<string, unknown>;
+  integrations: Integration[];
+  /** The method's settings that the form has no field for, kept when a job is cloned. */
+  rest: Plain;
+  /** The same of the job: further gates, metadata, priority. */
+  others: Plain;
 }
 
 export const METHODS: { name: MethodName; title: string; text: string }[] = [
@@ -40,6 +58,8 @@ const GRADER = {
   answer: "last_number",
 };
 
+export const NOBODY: Asked = { model: "", base_url: "", temperature: "", tokens: "", requests: "", sampling: {} };
+
 export const EMPTY: Draft = {
   model: "",
   training_file: "",
@@ -49,6 +69,7 @@ export const EMPTY: Draft = {
   expert: 1,
   teacher: 3,
   self: 4,
+  asked: NOBODY,
   n_epochs: "",
   max_steps: "",
   batch_size: "",
@@ -60,10 +81,13 @@ export const EMPTY: Draft = {
   gate: "",
   alias: "",
   suffix: "",
+  integrations: [],
   rest: {},
+  others: {},
 };
 
-type Plain = Record<string, unknown>;
+/** Settings that only methods with groups have. */
+const OF_GROUPS = ["kl_coefficient", "zero_variance"];
 
 /** A number if it is one, else as it is, for the server to refuse by its own words. */
 const value = (text: string): unknown => (text.trim() !== "" && !Number.isNaN(Number(text)) ? Number(text) : text.trim());
@@ -82,7 +106,7 @@ export function requestOf(draft: Draft): { body: Plain; error?: string } {
       error = `This is no JSON: ${(problem as Error).message}`;
     }
   }
-  const rest = draft.rest;
+  const rest = Object.fromEntries(Object.entries(draft.rest).filter(([name]) => isGroup || !OF_GROUPS.includes(name)));
   const lora = { ...object(object(rest.hyperparameters).lora), ...filled({ r: draft.lora_r }) };
   const hyperparameters: Plain = {
     ...object(rest.hyperparameters),
@@ -99,10 +123,12 @@ export function requestOf(draft: Draft): { body: Plain; error?: string } {
   const settings: Plain = {
     ...rest,
     ...(isGroup ? { grader: grader ?? null, group } : {}),
-    ...(draft.method === "gft" ? filled({ tau: draft.tau }) : {}),
+    ...(draft.method === "gft" ? { ...filled({ tau: draft.tau }), ...teacherOf(draft) } : {}),
     ...(Object.keys(sampling).length ? { sampling } : {}),
     ...(Object.keys(hyperparameters).length ? { hyperparameters } : {}),
   };
+  const { gates: further, ...others } = draft.others;
+  const gates = [draft.gate.trim(), ...((further as string[] | undefined) ?? [])].filter(Boolean);
   const body: Plain = {
     model: draft.model,
     training_file: draft.training_file,
@@ -110,10 +136,34 @@ export function requestOf(draft: Draft): { body: Plain; error?: string } {
     method: { type: draft.method, [draft.method]: settings },
     ...filled({ seed: draft.seed }),
     ...(draft.suffix.trim() ? { suffix: draft.suffix.trim() } : {}),
-    ...(draft.gate.trim() ? { gates: [draft.gate.trim()] } : {}),
+    ...(gates.length ? { gates } : {}),
     ...(draft.alias.trim() ? { alias: draft.alias.trim() } : {}),
+    ...others,
+    ...(draft.integrations.length ? { integrations: draft.integrations } : {}),
   };
   return error === undefined ? { body } : { body, error };
+}
+
+/** Nobody is asked for answers that no group has. */
+function teacherOf({ asked, teacher }: Draft): Plain {
+  if (!asked.model.trim() || teacher === 0) return {};
+  const sampling = { ...asked.sampling, ...filled({ temperature: asked.temperature }) };
+  const budget = filled({ tokens: asked.tokens, requests: asked.requests });
+  return {
+    teacher: {
+      model: asked.model.trim(),
+      ...(asked.base_url.trim() ? { base_url: asked.base_url.trim() } : {}),
+      ...(Object.keys(sampling).length ? { sampling } : {}),
+      ...(Object.keys(budget).length ? { budget } : {}),
+    },
+  };
+}
+
+function askedOf(teacher: Plain): Asked {
+  const { temperature, ...sampling } = object(teacher.sampling);
+  const { tokens, requests } = object(teacher.budget);
+  const named = { model: text(teacher.model), base_url: text(teacher.base_url) };
+  return { ...named, temperature: text(temperature), tokens: text(tokens), requests: text(requests), sampling };
 }
 
 const text = (found: unknown): string => (found === undefined || found === null || found === "auto" ? "" : String(found));
@@ -122,11 +172,12 @@ const text = (found: unknown): string => (found === undefined || found === null 
 export function draftOf(body: Record<string, unknown>): Draft {
   const method = object(body.method);
   const name = String(method.type) as MethodName;
-  const { grader, group, tau, sampling, hyperparameters, ...rest } = object(method[name]);
+  const { grader, group, tau, teacher, sampling, hyperparameters, ...rest } = object(method[name]);
   const { max_tokens, ...sampled } = object(sampling);
   const { n_epochs, max_steps, batch_size, learning_rate_multiplier, lora, ...others } = object(hyperparameters);
   const { r, ...adapter } = object(lora);
   const mix = object(group);
+  const [gate, ...gates] = (body.gates as string[] | undefined) ?? [];
   return {
     ...EMPTY,
     model: text(body.model),
@@ -137,6 +188,7 @@ export function draftOf(body: Record<string, unknown>): Draft {
     expert: Number(mix.expert ?? 1),
     teacher: Number(mix.teacher ?? 3),
     self: Number(mix.self ?? 4),
+    asked: askedOf(object(teacher)),
     n_epochs: text(n_epochs),
     max_steps: text(max_steps),
     batch_size: text(batch_size),
@@ -144,9 +196,15 @@ export function draftOf(body: Record<string, unknown>): Draft {
     lora_r: text(r),
     tau: text(tau),
     max_tokens: text(max_tokens),
-    gate: text((body.gates as string[] | undefined)?.[0]),
+    gate: text(gate),
     alias: text(body.alias),
     suffix: text(body.suffix),
+    integrations: (body.integrations as Integration[] | undefined) ?? [],
+    others: {
+      ...(gates.length ? { gates } : {}),
+      ...(body.metadata ? { metadata: body.metadata } : {}),
+      ...(body.priority ? { priority: body.priority } : {}),
+    },
     rest: { ...rest, sampling: sampled, hyperparameters: { ...others, lora: adapter } },
   };
 }

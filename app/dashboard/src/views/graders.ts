@@ -1,9 +1,16 @@
 // Graders to start from, written for the fields that a file has.
 
+const OF_ROWS = ["messages", "prompt", "completion", "teacher_responses", "tools"];
+
+/** The fields that every row of a file has for graders to read, by the file's report. */
+export function gradable(report: { rows?: number; item_fields?: Record<string, number> } | null | undefined): string[] {
+  const everywhere = Object.entries(report?.item_fields ?? {}).filter(([, rows]) => rows === report?.rows);
+  return everywhere.map(([name]) => name).filter((one) => !OF_ROWS.includes(one));
+}
+
 /** The field that most likely holds what is right. */
 export function referenceOf(fields: string[]): string {
-  const own = fields.filter((one) => !["messages", "prompt", "completion", "teacher_responses", "tools"].includes(one));
-  return own.find((one) => /answer|reference|label|target|solution|expected/i.test(one)) ?? own[0] ?? "reference_answer";
+  return fields.find((one) => /answer|reference|label|target|solution|expected/i.test(one)) ?? fields[0] ?? "reference_answer";
 }
 
 type Grader = Record<string, unknown>;

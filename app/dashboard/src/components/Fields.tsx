@@ -1,0 +1,55 @@
+// Labelled inputs of forms.
+import type { ComponentChildren } from "preact";
+
+export function Field(props: { label: string; id: string; children: ComponentChildren }) {
+  return (
+    <div class="field">
+      <label for={props.id}>{props.label}</label>
+      {props.children}
+    </div>
+  );
+}
+
+interface TextProps {
+  label: string;
+  /** What it is called where its label says too little. */
+  name?: string;
+  value: string;
+  placeholder?: string;
+  set: (value: string) => void;
+  kind?: "text" | "url";
+  /** Id of a list of values to choose from. */
+  list?: string;
+}
+
+export function Text({ label, name, value, placeholder, set, kind, list }: TextProps) {
+  return (
+    <label class="field">
+      <span>{label}</span>
+      <input
+        type="text"
+        inputMode={kind ?? "decimal"}
+        aria-label={name}
+        list={list}
+        value={value}
+        placeholder={placeholder}
+        onInput={(event) => set(event.currentTarget.value)}
+      />
+    </label>
+  );
+}
+
+export function Count(props: { label: string; value: number; max: number; set: (value: number) => void }) {
+  return (
+    <label class="field short">
+      <span>{props.label}</span>
+      <input
+        type="number"
+        min={0}
+        max={props.max}
+        value={props.value}
+        onInput={(event) => props.set(Number(event.currentTarget.value))}
+      />
+    </label>
+  );
+}

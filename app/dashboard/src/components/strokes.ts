@@ -1,0 +1,58 @@
+// How a chart's lines get onto its canvas: uPlot knows the scales, this draws.
+import type uPlot from "uplot";
+import { token } from "../theme";
+
+/**
+ * Points that are stroked at once. A browser without a GPU needs a hundred times as long for a line that goes up and down
+ * a thousand times as for its pieces: where the edges of one path cross, it sorts them anew in every row of pixels.
+ */
+const PIECE = 16;
+
+/** A line through the values that are there, `width` wide in CSS pixels; 0 is as thin as the screen can. */
+export function drawLine(self: uPlot, index: number, colour: string, width: number): void {
+  const { ctx, bbox, data } = self;
+  const [steps, values] = [data[0], data[index]];
+  if (!values) return;
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  ctx.strokeStyle = colour;
+  ctx.lineWidth = width * devicePixelRatio || 1;
+  ctx.lineJoin = ctx.lineCap = "round";
+  let points = 0;
+  for (let at = 0; at < values.length; at += 1) {
+    const value = values[at];
+    if (value === null || value === undefined) continue;
+    const [x, y] = [self.valToPos(steps[at] as number, "x", true), self.valToPos(value, "y", true)];
+    if (points === 0) ctx.beginPath();
+    ctx.lineTo(x, y);
+    points += 1;
+    if (points <= PIECE) continue;
+    ctx.stroke();
+    ctx.beginPath();
+    ctx.moveTo(x, y);
+    points = 1;
+  }
+  if (points > 1) ctx.stroke();
+  ctx.restore();
+}
+
+/** Dashed lines where an attempt took the job up again. */
+export function drawMarks(self: uPlot, markers: number[]): void {
+  if (!markers.length) return;
+  const { ctx, bbox } = self;
+  ctx.save();
+  ctx.strokeStyle = token("warn");
+  ctx.lineWidth = devicePixelRatio * 1.5;
+  ctx.setLineDash([4, 4]);
+  for (const step of markers) {
+    const x = Math.round(self.valToPos(step, "x", true));
+    if (x < bbox.left || x > bbox.left + bbox.width) continue;
+    ctx.beginPath();
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.stroke();
+  }
+  ctx.restore();
+}
