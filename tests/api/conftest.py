@@ -12,6 +12,7 @@ from app.core.secrets import new_key
 from app.core.settings import Settings
 from app.core.storage.local import LocalBlobStore
 from tests.api.server import Server, new_project, serve
+from tests.setup_jobs import stored_file
 from tests.tiny_model import write_rows, write_tokenizer
 
 SECRET_KEY = new_key()
@@ -66,8 +67,7 @@ def rows(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def training_file(server: Server, client: OpenAI, rows: Path) -> str:
-    """A validated file."""
-    file = client.files.create(file=rows, purpose="fine-tune")
-    server.validate_files()
-    return file.id
+def training_file(server: Server, tmp_path: Path) -> str:
+    """A validated file of 20 rows; to upload it and validate it in a process of its own would be most of a test."""
+    with server.database.transaction() as session:
+        return stored_file(session, server.store, server.project_id, tmp_path, rows=20).id

@@ -1,14 +1,15 @@
 """A real uvicorn server in a thread, with a project and its key."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 
 from app.core.accounts import api_keys, scopes
 from app.core.db import Database
@@ -19,6 +20,9 @@ from app.main import create_app
 from tests.setup_jobs import make_project
 from worker.linting import lint_one
 from worker.validation import validate_one
+
+CERTIFICATES: Final = ssl.create_default_context()
+"""Read once: each client would take longer to do so than most tests take."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Server:
                 max_retries=max_retries,
                 _strict_response_validation=strict,
                 default_headers={"x-grouptune-strict-enums": "true"} if strict else None,
+                http_client=DefaultHttpxClient(verify=CERTIFICATES),
             )
         )
 

@@ -2,6 +2,7 @@
 
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,8 +207,10 @@ def test_answers_name_the_project_as_the_organization(server: Server) -> None:
     assert "openai-organization" not in refused.value.response.headers
 
 
-def test_everything_that_is_changed_is_in_the_audit_log(server: Server, admin: OpenAI, training_file: str) -> None:
+def test_everything_that_is_changed_is_in_the_audit_log(server: Server, admin: OpenAI, rows: Path) -> None:
     client = server.client()
+    training_file = client.files.create(file=rows, purpose="fine-tune").id
+    server.validate_files()
     job = create(client, training_file)
     client.fine_tuning.jobs.pause(job.id)
     client.fine_tuning.jobs.resume(job.id)

@@ -153,7 +153,8 @@ def _unseen() -> ColumnElement[bool]:
 
 def _see(session: Session, key_id: str) -> None:
     """Notes the use, unless another request does so right now: nobody waits for this."""
-    free = select(ApiKey.id).where(ApiKey.id == key_id, _unseen()).with_for_update(skip_locked=True)
+    # NO KEY: what refers to the key, as idempotent requests do, may be written meanwhile; else they would deadlock.
+    free = select(ApiKey.id).where(ApiKey.id == key_id, _unseen()).with_for_update(skip_locked=True, key_share=True)
     session.execute(
         update(ApiKey).where(ApiKey.id.in_(free)).values(last_used_at=func.now()),
         execution_options={"synchronize_session": False},
