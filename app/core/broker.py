@@ -1,5 +1,6 @@
 """Rings the workers through Celery. A message says "there is work", never what the work is."""
 
+import threading
 from functools import lru_cache
 
 import structlog
@@ -29,12 +30,50 @@ def _app(url: str) -> Celery:
     return app
 
 
+class _Bell:
+    """Sends messages of one kind. While the broker is away one thread tries, for all who ring meanwhile."""
+
+    def __init__(self, url: str, task: str, queue: str) -> None:
+        self._url, self._task, self._queue = url, task, queue
+        self._lock = threading.Lock()
+        self._wanted = 0
+        self._is_ringing = False
+
+    def ring(self) -> None:
+        """Returns at once if another thread is at it: that one rings for this one too."""
+        with self._lock:
+            self._wanted += 1
+            if self._is_ringing:
+                return
+            self._is_ringing = True
+        while self._next():
+            if not self._send():
+                with self._lock:
+                    self._wanted = min(self._wanted, 1)
+
+    def _next(self) -> bool:
+        with self._lock:
+            self._is_ringing = self._wanted > 0
+            self._wanted -= self._is_ringing
+            return self._is_ringing
+
+    def _send(self) -> bool:
+        """A lost broker is no error: the sweeper rings again for whatever still waits."""
+        try:
+            _app(self._url).send_task(self._task, queue=self._queue, retry=False)
+        except OperationalError as error:
+            log.warning("broker.unreachable", task=self._task, error=str(error))
+            return False
+        return True
+
+
+@lru_cache(maxsize=16)
+def _bell(url: str, task: str, queue: str) -> _Bell:
+    return _Bell(url, task, queue)
+
+
 def _ring(url: str, task: str, queue: str) -> None:
-    """Sends one message. A lost broker is no error: the sweeper rings again for whatever still waits."""
-    try:
-        _app(url).send_task(task, queue=queue, retry=False)
-    except OperationalError as error:
-        log.warning("broker.unreachable", task=task, error=str(error))
+    _bell(url, task, queue).ring()
 
 
 def ring_training(url: str) -> None:
