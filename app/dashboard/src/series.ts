@@ -94,6 +94,8 @@ export function label(name: string): string {
   return (LABELS[name] ?? name.replace(/^(gft\/timing|gft|completions)\//, "")).replace(/^eval\//, "held-out ").replaceAll("_", " ");
 }
 
+export const isHeldOut = (name: string): boolean => name.startsWith("eval/");
+
 const FIXED: Record<string, number> = { self: 2, expert: 0, teacher: 1 };
 
 /** Index into the palette: a source always has the same colour. */

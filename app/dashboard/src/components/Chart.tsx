@@ -11,6 +11,8 @@ export interface Line {
   label: string;
   colour: number;
   values: (number | null)[];
+  /** Measured seldom and with care, such as held-out results: never smoothed. */
+  isExact?: boolean;
 }
 
 /** First and last step that are shown. */
@@ -54,7 +56,7 @@ export function Chart(props: ChartProps) {
   const plot = useRef<uPlot>();
   const [shade, setShade] = useState(theme());
   const [at, setAt] = useState<number | null>(null);
-  const drawn = useMemo(() => lines.map((line) => smooth(line.values, smoothing)), [lines, smoothing]);
+  const drawn = useMemo(() => lines.map((line) => smooth(line.values, line.isExact ? 0 : smoothing)), [lines, smoothing]);
   const data = useMemo(() => [steps, ...lines.map((line) => line.values), ...drawn] as uPlot.AlignedData, [steps, lines, drawn]);
   const shape = lines.map((line) => `${line.label}:${line.colour}:${isSparse(line.values)}`).join("|");
   const current = useRef(props);

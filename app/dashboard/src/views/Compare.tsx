@@ -8,7 +8,7 @@ import { ChartControls } from "../components/ChartControls";
 import { type Curves, stage, useCurves, useSeen, useTables } from "../curves";
 import { number } from "../format";
 import { useProject } from "../live";
-import { charts, type Table } from "../series";
+import { charts, isHeldOut, type Table } from "../series";
 import { chosen, type Flat, flatten } from "../settings";
 import type { Job } from "../types";
 import { heldOut } from "./HeldOut";
@@ -175,7 +175,7 @@ function overlaid(name: string, runs: Run[], tables: Table[]): { steps: number[]
     const values = new Array<number | null>(steps.length).fill(null);
     const table = tables[index];
     table?.series[name]?.forEach((value, own) => (values[place.get(table.steps[own] as number) as number] = value));
-    return { label: nameOf(job), colour: index, values };
+    return { label: nameOf(job), colour: index, values, isExact: isHeldOut(name) };
   });
   return { steps, lines };
 }

@@ -119,9 +119,11 @@ function Counts({ report }: { report: Report }) {
       {fields.length > 0 && (
         <p>
           Your grader can read{" "}
-          {fields.map(([name, count]) => (
+          {fields.map(([name, count], index) => (
             <>
-              <code key={name}>{`{{item.${name}}}`}</code> {count < report.rows && `in ${count} of ${plural(report.rows, "row")} `}
+              {index > 0 && ", "}
+              <code key={name}>{`{{item.${name}}}`}</code>
+              {count < report.rows && ` in ${count} of ${plural(report.rows, "row")}`}
             </>
           ))}
         </p>

@@ -7,7 +7,7 @@ import { ChartControls } from "../components/ChartControls";
 import { type Curves, stage, useCurves, useSeen, useTables } from "../curves";
 import { plural } from "../format";
 import { isFinal, useGet } from "../live";
-import { type ChartSpec, charts, colour, label } from "../series";
+import { type ChartSpec, charts, colour, isHeldOut, label } from "../series";
 import type { Attempt, Job } from "../types";
 import { BeforeAfter } from "./HeldOut";
 
@@ -86,6 +86,7 @@ function Panel({ spec, run, markers, smoothing, zoom, setZoom }: PanelProps) {
         label: label(name),
         colour: colour(name, position),
         values: table?.series[name] ?? [],
+        isExact: isHeldOut(name),
       })),
     [spec, table],
   );
