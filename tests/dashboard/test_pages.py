@@ -15,6 +15,7 @@ from tests.dashboard.test_dashboard import Picture, SignIn
 from tests.tiny_model import write_rows
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.timeout(300)  # the jobs of the tour are trained within the first test
 AXE: Final = Path(__file__).parents[2] / "app/dashboard/node_modules/axe-core/axe.min.js"
 WIDE: Final = {"width": 1360, "height": 900}
 PHONE: Final = {"width": 400, "height": 900}

@@ -5,9 +5,9 @@ import { type ApiError, get, JOBS, query } from "../api";
 import { Empty, Failure, Loading } from "../components/Basics";
 import { useKeys } from "../keys";
 import { isFinal, useGet } from "../live";
-import type { Group, Groups, Job, JobLint } from "../types";
+import type { Group, Groups, Job } from "../types";
 import { GroupCard } from "./GroupCard";
-import { LintNote } from "./LintNote";
+import { JobLintNote } from "./LintNote";
 import { Regrade } from "./Regrade";
 import { StepStrip } from "./StepStrip";
 
@@ -181,10 +181,9 @@ function Steps({ job, groups, go, follows }: { job: Job; groups: Groups; go: (ch
 }
 
 function NoGroups({ job }: { job: Job }) {
-  const { value } = useGet<JobLint>(`${JOBS}/${job.id}/lint`, job.status);
   return (
     <Empty title="No groups yet">
-      {value?.report && <LintNote lint={value.report} file={job.training_file} />}
+      <JobLintNote job={job} />
       <p>
         {isFinal(job)
           ? "This job recorded none: it ended before its first step."

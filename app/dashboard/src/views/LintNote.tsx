@@ -1,9 +1,19 @@
 // What a training file would teach in groups, by the job's own grader.
+import { JOBS } from "../api";
 import { percent, plural } from "../format";
-import type { Lint } from "../types";
+import { useGet } from "../live";
+import type { Job, JobLint, Lint } from "../types";
+
+/** What was found in the file of a job; its lines lead to their groups, once there are some. */
+export function JobLintNote({ job, hasGroups = false }: { job: Job; hasGroups?: boolean }) {
+  const { value } = useGet<JobLint>(`${JOBS}/${job.id}/lint`, job.status);
+  const toLine = hasGroups ? (line: number) => `/ui/jobs/${job.id}/groups?row=${line}` : undefined;
+  if (value?.report) return <LintNote lint={value.report} file={job.training_file} toLine={toLine} />;
+  return value?.status === "none" && hasGroups ? <p class="soft">The file was not looked through. {value.reason}</p> : null;
+}
 
 /** How much of a file teaches something in groups, and who fails the grader. */
-export function LintNote({ lint, file }: { lint: Lint; file: string }) {
+export function LintNote({ lint, file, toLine }: { lint: Lint; file: string; toLine?: ((line: number) => string) | undefined }) {
   const { experts } = lint;
   const failed = experts.graded - experts.passed;
   const isGood = lint.signal_share_limit >= 0.5 && !failed && !lint.error_count;
@@ -18,7 +28,7 @@ export function LintNote({ lint, file }: { lint: Lint; file: string }) {
           <ul>
             {[...lint.errors, ...lint.warnings].map((one, index) => (
               <li key={index}>
-                <a href={`/ui/files/${file}`}>Line {one.line}</a>: {one.message}
+                <a href={(one.line !== null && toLine?.(one.line)) || `/ui/files/${file}`}>Line {one.line}</a>: {one.message}
               </li>
             ))}
           </ul>

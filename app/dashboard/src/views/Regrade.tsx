@@ -1,4 +1,5 @@
-// What another grader would have made of the answers that are there: rewards and advantages as they are, and as they would be.
+// What the job's grader finds in the file, and what another one would have made of the answers: rewards and advantages as they are
+// and as they would be.
 import { useState } from "preact/hooks";
 import { type ApiError, JOBS, post } from "../api";
 import { Chip, Failure } from "../components/Basics";
@@ -8,6 +9,7 @@ import { useCan } from "../session";
 import type { FileReport, Job, Regraded, RegradedGroup } from "../types";
 import { GraderField } from "./GraderField";
 import { gradable } from "./graders";
+import { JobLintNote } from "./LintNote";
 
 const SHOWN = 10;
 const MAX_GROUPS = 100;
@@ -15,11 +17,12 @@ const MAX_GROUPS = 100;
 /** The steps that are looked at; undefined for all of them. */
 export function Regrade({ job, step }: { job: Job; step: number | undefined }) {
   const [isOpen, setOpen] = useState(false);
-  if (!useCan("jobs:write")) return null;
+  const writes = useCan("jobs:write");
   return (
     <details onToggle={(event) => setOpen(event.currentTarget.open)}>
-      <summary>Try another grader on these answers</summary>
-      {isOpen && <Trial job={job} step={step} />}
+      <summary>{writes ? "What the file teaches, and another grader on these answers" : "What the file teaches"}</summary>
+      {isOpen && <JobLintNote job={job} hasGroups />}
+      {isOpen && writes && <Trial job={job} step={step} />}
     </details>
   );
 }
