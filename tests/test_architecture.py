@@ -90,6 +90,7 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         # HTTP server
         "fastapi": "app.api app.auth app.main",
         "starlette": "app.api app.auth app.main",
+        "anyio": "app.api",
         "uvicorn": "app.cli",
         # SQL
         "sqlalchemy": "app.core migrations",

@@ -5,9 +5,11 @@ gather, and one read serves them all. Nobody is told of a state from before thei
 """
 
 import asyncio
+from collections.abc import Callable
 from itertools import islice
-from typing import Final
+from typing import Any, Final, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi.concurrency import run_in_threadpool
 
 from app.api.schemas.jobs import JobObject
@@ -18,8 +20,13 @@ from app.core.jobs.views import JobView, views
 BATCH: Final = 200
 """Jobs a read: some milliseconds."""
 
+T = TypeVar("T")
 Named = tuple[str, str]
 """A project's id and a job's."""
+
+
+PAGES_AT_ONCE: Final = 2
+"""More threads would but take turns at the interpreter, and each answer would wait for all of them."""
 
 
 class JobReader:
@@ -27,6 +34,7 @@ class JobReader:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._pages = CapacityLimiter(PAGES_AT_ONCE)
         self._waiting: dict[Named, asyncio.Future[JobView | None]] = {}
         self._reading: asyncio.Task[None] | None = None
 
@@ -42,6 +50,15 @@ class JobReader:
         if view is None:
             raise queries.no_job(job_id)
         return JobObject.of(view, strict=strict, samples=samples)
+
+    async def page(self, read: Callable[[Any], T]) -> T:
+        """What `read` makes of a session, in a thread. Raises as `read` and as `Database.reading`."""
+
+        def work() -> T:
+            with self._database.reading() as session:
+                return read(session)
+
+        return await to_thread.run_sync(work, limiter=self._pages)
 
     async def _read_on(self) -> None:
         while self._waiting:

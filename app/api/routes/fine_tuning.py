@@ -1,7 +1,7 @@
 """`/v1/fine_tuning/jobs`. Workers are rung after the answer: a broker that is away delays no client."""
 
 from functools import partial
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
 from starlette.responses import StreamingResponse
@@ -101,7 +101,7 @@ def create_job(
     return answer
 
 
-def _metadata_filter(request: Request) -> dict[str, str] | None:
+async def _metadata_filter(request: Request) -> dict[str, str] | None:
     """`metadata[key]=value` or `metadata=null`, as OpenAI's clients send it; an empty dict stands for the latter."""
     wanted = {
         name.removeprefix("metadata[").removesuffix("]"): value
@@ -116,9 +116,9 @@ def _metadata_filter(request: Request) -> dict[str, str] | None:
 
 
 @router.get("", dependencies=[needs(Scope.jobs_read)])
-def list_jobs(
+async def list_jobs(
     caller: Caller,
-    database: Db,
+    jobs: Jobs,
     metadata: Annotated[dict[str, str] | None, Depends(_metadata_filter)],
     status: Annotated[JobStatus | None, Query(description="Only jobs in this state.")] = None,
     method: Annotated[MethodType | None, Query(description="Only jobs of this method.")] = None,
@@ -130,8 +130,9 @@ def list_jobs(
     strict: Strict = False,
 ) -> Page[JobObject]:
     """List this project's jobs, newest first; `metadata[key]=value` filters, and so do the fields that OpenAI lacks."""
-    with database.reading() as session:
-        jobs, more = queries.list_jobs(
+
+    def read(session: Any) -> Page[JobObject]:
+        found, more = queries.list_jobs(
             session,
             caller.project_id,
             after=after,
@@ -141,7 +142,9 @@ def list_jobs(
             method=method,
             search=search,
         )
-        return page([JobObject.of(one, strict=strict, samples=False) for one in views(session, jobs)], more)
+        return page([JobObject.of(one, strict=strict, samples=False) for one in views(session, found)], more)
+
+    return await jobs.page(read)
 
 
 @router.get("/{job_id}", dependencies=[needs(Scope.jobs_read)])

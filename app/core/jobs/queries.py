@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Final, TypeVar
 
 from sqlalchemy import ARRAY, Text, any_, func, literal, or_, select, text, tuple_
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from app.core.errors import InvalidRequest, NotFound
 from app.core.files.tables import File
@@ -13,6 +13,8 @@ from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent, Metric
 from app.core.spec.teaching import Spent
 
 _Row = TypeVar("_Row", JobEvent, Checkpoint)
+_SEEN: Final = aliased(Job)
+"""The last one of the page before."""
 
 
 def get_job(session: Session, project_id: str, job_id: str) -> Job:
@@ -70,14 +72,12 @@ def list_jobs(
     if search:
         names = (Job.id, Job.fine_tuned_model, *(Job.spec[key].astext for key in ("model", "suffix", "metadata")))
         statement = statement.where(or_(*(name.icontains(search, autoescape=True) for name in names)))
+    place = select(_SEEN.created_at, _SEEN.id).where(_SEEN.id == after, _SEEN.project_id == project_id)
     if after is not None:
-        seen = session.execute(
-            select(Job.created_at, Job.id).where(Job.id == after, Job.project_id == project_id)
-        ).one_or_none()
-        if seen is None:
-            raise _unknown(after)
-        statement = statement.where(tuple_(Job.created_at, Job.id) < tuple_(seen.created_at, seen.id))
+        statement = statement.where(tuple_(Job.created_at, Job.id) < place.scalar_subquery())
     rows = session.scalars(statement.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)).all()
+    if after is not None and not rows and session.scalar(place) is None:  # else nothing is behind it
+        raise _unknown(after)
     return list(rows[:limit]), len(rows) > limit
 
 

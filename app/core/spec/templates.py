@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
@@ -25,6 +26,7 @@ class Variable:
         return self.namespace + "".join(steps)
 
 
+@lru_cache(maxsize=256)  # a job's are the same for every answer that is graded and every time that it is shown
 def parse_template(template: str) -> tuple[str | Variable, ...]:
     """Literal text and variables in order. Raises ValueError saying what is wrong with which expression."""
     parts: list[str | Variable] = []
