@@ -19,8 +19,8 @@ from tests.worker.conftest import Bench
 from tests.worker.test_tasks import trainers
 from worker.runner import TRAINER
 
-STEPS = 150
-KILLS = 3
+STEPS = 300
+KILLS = 5
 
 
 def real(bench: Bench, tiny_models: Path) -> Bench:
