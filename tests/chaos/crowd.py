@@ -19,9 +19,9 @@ class Heard:
 
 @dataclass(frozen=True)
 class Crowd:
-    """Pollers at 1 Hz and watchers of one job."""
+    """Pollers at 1 Hz and watchers of one job, spread evenly over the API's processes."""
 
-    port: int
+    ports: tuple[int, ...]
     key: str
     job_id: str
     pollers: int
@@ -35,16 +35,16 @@ class Crowd:
         heard = Heard()
         over = time.monotonic() + seconds
         watching = [asyncio.create_task(self._watch(heard, over, place)) for place in range(self.watchers)]
-        await asyncio.gather(*(self._poll(heard, over, place / self.pollers) for place in range(self.pollers)))
+        await asyncio.gather(*(self._poll(heard, over, place) for place in range(self.pollers)))
         await asyncio.gather(*watching)
         return heard
 
     def _request(self, path: str) -> bytes:
         return f"GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {self.key}\r\n\r\n".encode()
 
-    async def _poll(self, heard: Heard, over: float, offset: float) -> None:
-        await asyncio.sleep(offset)
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+    async def _poll(self, heard: Heard, over: float, place: int) -> None:
+        await asyncio.sleep(place / self.pollers)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.ports[place % len(self.ports)])
         due = time.monotonic()
         while due < over:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
@@ -59,7 +59,7 @@ class Crowd:
 
     async def _watch(self, heard: Heard, over: float, place: int) -> None:
         await asyncio.sleep(place / self.watchers)
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.ports[place % len(self.ports)])
         writer.write(self._request(f"/v1/fine_tuning/jobs/{self.job_id}/stream"))
         status, _ = await _head(reader)
         heard.statuses[status] += 1

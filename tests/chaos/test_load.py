@@ -21,6 +21,8 @@ from tests.waiting import eventually
 
 POLLERS = 1000
 WATCHERS = 200
+REPLICAS = 2
+"""Of the API, as docker/compose.yaml has it."""
 LONG = 10_000
 EXAMPLES = 100
 
@@ -40,16 +42,17 @@ def test_row_12_the_api_is_killed_in_uploads(server: Server, clock: Clock) -> No
 def test_row_15_a_crowd_asks(server: Server, clock: Clock) -> None:
     with server.database.transaction() as session:
         job_id = make_job(session, server.project_id).id
-    port = free_port()
-    process = forked.start(serve, settings_of(server), port)
+    ports = tuple(free_port() for _ in range(REPLICAS))
+    processes = [forked.start(serve, settings_of(server), port) for port in ports]
     try:
-        eventually(lambda: listens(port), 30.0)
-        crowd = Crowd(port, new_key(server.database, server.project_id), job_id, POLLERS, WATCHERS)
+        eventually(lambda: all(map(listens, ports)), 30.0)
+        crowd = Crowd(ports, new_key(server.database, server.project_id), job_id, POLLERS, WATCHERS)
         heard = crowd.go(max(10.0, min(clock.seconds, 60.0)))
-        rss = psutil.Process(process.pid).memory_info().rss
+        rss = max(psutil.Process(process.pid).memory_info().rss for process in processes)
     finally:
-        process.kill()
-        process.join()
+        for process in processes:
+            process.kill()
+            process.join()
     assert heard.streams == WATCHERS
     assert not [status for status in heard.statuses if status != 200], heard.statuses
     assert rss < 600e6
