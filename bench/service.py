@@ -309,7 +309,7 @@ def compare(
         rows[name] = {"ours": len(found["milliseconds"]) / found["seconds"], "errors": [found["errors"]]}
     with console.status("write metric points, Grouptune"):
         rows["write metric points"] = {"ours": ingested(api, seconds).value, "errors": [0]}
-    # Only now: it is busy with itself even while nobody asks it anything.
+    # Only now: it and its helpers are busy with their start for long after it has said that it is ready.
     port = claim_port("127.0.0.1", 0)
     url = f"http://127.0.0.1:{port}"
     command = peer_mlflow.command(python, peer, port)
