@@ -40,7 +40,7 @@ def _database() -> Database:
     url = _settings().database_url
     if url is None:
         raise BadSetup("A worker needs DATABASE_URL.")
-    return Database(url)
+    return Database(url, idle_seconds=_settings().lease_seconds)  # a stopped worker locks its job no longer than that
 
 
 @lru_cache(maxsize=1)

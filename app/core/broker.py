@@ -46,10 +46,15 @@ class _Bell:
             if self._is_ringing:
                 return
             self._is_ringing = True
-        while self._next():
-            if not self._send():
-                with self._lock:
-                    self._wanted = min(self._wanted, 1)
+        try:
+            while self._next():
+                if not self._send():
+                    with self._lock:
+                        self._wanted = min(self._wanted, 1)
+        except BaseException:
+            with self._lock:
+                self._is_ringing = False  # whatever it was, the next one tries
+            raise
 
     def _next(self) -> bool:
         with self._lock:

@@ -3,13 +3,14 @@
 import select
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar, Final
 
 from sqlalchemy import MetaData, create_engine, event
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DataError, DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DisconnectionError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -25,6 +26,7 @@ NAMING_CONVENTION = {
 
 _ENCODING: Final = {"client_encoding": "utf8"}
 """A database without an encoding (SQL_ASCII) would else answer in bytes."""
+_IDLE_TOO_LONG: Final = "25P03"
 _KEEPALIVE: Final = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
@@ -48,8 +50,14 @@ class Base(DeclarativeBase):
 class Database:
     """A connection pool and the transactions on it."""
 
-    def __init__(self, url: str, *, pool_size: int = 10, pool_wait_seconds: float = 10.0) -> None:
-        """At most three times `pool_size` connections; a transaction waits so long for a free one."""
+    def __init__(
+        self, url: str, *, pool_size: int = 10, pool_wait_seconds: float = 10.0, idle_seconds: float = 60.0
+    ) -> None:
+        """At most three times `pool_size` connections; a transaction waits so long for a free one.
+
+        Postgres ends a transaction in which nothing is asked for `idle_seconds`: its process may be stopped, or its
+        machine, and what it has locked would stay so.
+        """
         self.engine: Engine = create_engine(
             url,
             pool_size=pool_size,
@@ -57,6 +65,7 @@ class Database:
             pool_timeout=pool_wait_seconds,
             connect_args={"connect_timeout": 5, "application_name": "grouptune", **_ENCODING, **_KEEPALIVE},
         )
+        event.listen(self.engine, "connect", partial(_limit_idle, round(idle_seconds * 1000)))
         event.listen(self.engine, "checkout", _check_alive)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -91,10 +100,21 @@ def _translated() -> Iterator[None]:
         yield
     except (OperationalError, InterfaceError) as error:
         raise DatabaseUnavailable from error
+    except InternalError as error:
+        if getattr(error.orig, "sqlstate", None) == _IDLE_TOO_LONG:
+            raise DatabaseUnavailable from error
+        raise
     except PoolTimeout as error:
         raise Overloaded from error
     except (DataError, UnicodeEncodeError) as error:  # NUL, and half of a surrogate pair
         raise Unstorable from error
+
+
+def _limit_idle(milliseconds: int, connection: DBAPIConnection, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"SET idle_in_transaction_session_timeout = {milliseconds}")
+    cursor.close()
+    connection.commit()
 
 
 def _check_alive(connection: DBAPIConnection, _record: object, _proxy: object) -> None:

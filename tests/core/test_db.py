@@ -41,6 +41,25 @@ def test_a_connection_that_is_cut_is_an_outage(database: Database) -> None:
         assert session.scalar(text("SELECT 1")) == 1
 
 
+def test_a_process_that_stops_in_a_transaction_keeps_nothing_locked(database: Database, migrated_url: str) -> None:
+    with database.transaction() as session:
+        project_id = make_project(session)
+    stopped = Database(migrated_url, pool_size=1, idle_seconds=0.2)
+    mine = select(Project).where(Project.id == project_id).with_for_update()
+
+    def stop_and_go_on() -> None:
+        with stopped.transaction() as session:
+            session.execute(mine)
+            with database.transaction() as other:
+                other.execute(text("SET LOCAL lock_timeout = '20s'"))
+                other.execute(mine)  # waits until the first one is ended
+            session.execute(text("SELECT 1"))
+
+    with pytest.raises(DatabaseUnavailable):
+        stop_and_go_on()
+    stopped.dispose()
+
+
 @pytest.mark.parametrize("name", ["a\0b", "\ud800"])
 def test_text_that_postgres_cannot_hold_is_the_requests_fault(database: Database, name: str) -> None:
     with pytest.raises(Unstorable), database.transaction() as session:

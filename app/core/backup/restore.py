@@ -132,6 +132,7 @@ def _manifest(member: Member | None) -> Manifest:
 
 def _prepare(connection: Connection, revision: str) -> None:
     """Empty tables as they were at `revision`."""
+    connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))  # blobs are stored in between
     connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
     try:
         migrate.clear(connection)
