@@ -269,7 +269,7 @@ def await_quiet() -> None:
     """
     for _ in range(60):
         before = _processor_ticks()
-        time.sleep(1.0)
+        time.sleep(1.0)  # the second that is looked at
         idle, all_of_it = (now - then for now, then in zip(_processor_ticks(), before, strict=True))
         if idle >= 0.9 * all_of_it:
             return
