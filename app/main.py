@@ -7,14 +7,14 @@ from typing import Final
 
 from fastapi import FastAPI
 
-from app.api import errors, examples, pages, signals
-from app.api.body_limit import BodyLimit
-from app.api.http_metrics import HttpMetrics
-from app.api.idempotency import Idempotency
+from app.api import errors, examples, shutdown, static_pages
 from app.api.job_reader import JobReader
-from app.api.linter import Linter
-from app.api.live import Hub
-from app.api.request_ids import RequestIds
+from app.api.lint_pool import Linter
+from app.api.middleware.body_limit import BodyLimit
+from app.api.middleware.http_metrics import HttpMetrics
+from app.api.middleware.idempotency import Idempotency
+from app.api.middleware.request_ids import RequestIds
+from app.api.middleware.tracing import Traces
 from app.api.routes import (
     api_keys,
     audit_log,
@@ -26,11 +26,11 @@ from app.api.routes import (
     graders,
     health,
     lint,
-    metrics,
     model_aliases,
     models,
     oidc,
     projects,
+    prometheus,
     regrade,
     streams,
     teacher_keys,
@@ -40,16 +40,16 @@ from app.api.routes import (
     workers,
 )
 from app.api.schemas.errors import ErrorEnvelope
-from app.api.traces import Traces
+from app.api.sse import Hub
 from app.auth import scopes
 from app.auth.id_tokens import IdTokens
-from app.auth.identities import Identities
+from app.auth.key_cache import Identities
 from app.core import logging, tracing
 from app.core import settings as configuration
 from app.core.accounts.rate_limit import RateLimiter
-from app.core.addresses import PrivateHosts
 from app.core.db import Database
-from app.core.egress import Egress
+from app.core.egress.client import Egress
+from app.core.egress.ip_policy import PrivateHosts
 from app.core.errors import BadSetup
 from app.core.graders.toolbox import Outside, Toolbox
 from app.core.secrets import KeyRing
@@ -137,7 +137,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         gc.freeze()  # what is here now stays: collections need not look at it again and again
-        with signals.calling(app.state.hub.close):
+        with shutdown.calling(app.state.hub.close):
             yield
         gc.unfreeze()
         database.dispose()
@@ -173,7 +173,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.linter = Linter(database, app.state.store, app.state.graders)
     for routes in V1:
         app.include_router(routes.router, prefix="/v1")
-    for router in (health.router, pages.router, metrics.router):
+    for router in (health.router, static_pages.router, prometheus.router):
         app.include_router(router)
     scopes.check(app, PUBLIC)
     app.openapi = examples.added(scopes.describe(app))  # type: ignore[method-assign] # FastAPI's way to extend its document

@@ -18,7 +18,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from app.core.spec.advantages import group_advantages
-from worker.training.head import Head, token_logprobs
+from worker.training.lm_head import Head, token_logprobs
 from worker.training.loss import coefficient, token_loss
 
 TOLERANCE: Final = 1e-9

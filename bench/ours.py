@@ -15,7 +15,7 @@ from bench.cases import LEARNING_RATE, Case, measure, tokens
 from worker.training.batching import pack
 from worker.training.model import load_policy
 from worker.training.optimizer import Updater, new_optimizer
-from worker.training.rollout import Sampler, generator
+from worker.training.rollouts.sampler import Sampler, generator
 from worker.training.types import Member, Prompt, PromptGroup
 
 

@@ -6,8 +6,8 @@ python examples/make_arithmetic.py [SEED]
 import sys
 from pathlib import Path
 
-from app.cli.demo import DEFAULT_SEED
-from app.cli.demo_data import write_dataset
+from app.cli.demo.command import DEFAULT_SEED
+from app.cli.demo.data import write_dataset
 
 HERE = Path(__file__).parent
 

@@ -30,19 +30,17 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.clock": "",
         "app.core.tracing": "",
         "app.core.logging": "",
-        "app.core.addresses": "",
         "app.core.secrets": "app.core.errors",
-        "app.core.egress": "app.core.addresses app.core.errors",
-        "app.core.asking": "app.core.addresses app.core.egress",
-        "app.core.settings": "app.core.addresses app.core.errors",
-        "app.core.metrics": "",
+        "app.core.egress": "app.core.errors",
+        "app.core.settings": "app.core.egress.ip_policy app.core.errors",
+        "app.core.prometheus": "",
         "app.core.broker": "app.core.errors",
         "app.core.db": "app.core.errors",
         "app.core.storage": "app.core.errors app.core.ids",
         "app.core.migrate": "app.core.errors",
         # slices of core, bottom up
         "app.core.spec": "",
-        "app.core.graders": "app.core.addresses app.core.asking app.core.egress app.core.spec",
+        "app.core.graders": "app.core.egress app.core.spec",
         "app.core.chat": "app.core.errors app.core.spec",
         "app.core.workers": f"app.core.spec {_KERNEL}",
         "app.core.accounts": f"app.core.spec {_KERNEL}",
@@ -52,10 +50,10 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.estimates": f"app.core.spec app.core.models {_KERNEL}",
         # below jobs: their transitions write what webhooks say, in the same transaction
         "app.core.webhooks": f"app.core.accounts app.core.secrets {_KERNEL}",
-        "app.core.teachers": "app.core.accounts app.core.addresses app.core.egress app.core.models app.core.secrets"
+        "app.core.teachers": "app.core.accounts app.core.egress app.core.models app.core.secrets"
         f" app.core.spec {_KERNEL}",
-        "app.core.jobs": "app.core.accounts app.core.addresses app.core.files app.core.lint app.core.models"
-        " app.core.spec app.core.storage app.core.metrics app.core.teachers app.core.webhooks app.core.workers"
+        "app.core.jobs": "app.core.accounts app.core.egress app.core.files app.core.lint app.core.models"
+        " app.core.spec app.core.storage app.core.prometheus app.core.teachers app.core.webhooks app.core.workers"
         f" app.core.chat app.core.estimates app.core.graders {_KERNEL}",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.files.tables app.core.jobs.tables"
         " app.core.models.tables app.core.teachers.tables app.core.webhooks.tables app.core.workers.tables",
@@ -72,13 +70,12 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.dashboard": "",
         # above all slices of core: they look at every table
         "app.core.backup": f"app.core.spec app.core.storage app.core.jobs app.core.tables app.core.migrate {_KERNEL}",
-        "app.core.checkup": f"app.core.broker app.core.migrate app.core.models app.core.secrets app.core.storage"
+        "app.core.doctor": f"app.core.broker app.core.migrate app.core.models app.core.secrets app.core.storage"
         f" app.core.webhooks app.core.workers {_KERNEL}",
         # workers; nothing in app imports them
-        "worker": "app.core worker.trackers.run",
+        "worker": "app.core worker.trackers.protocol",
         "worker.trackers": "",
-        "worker.training": "app.core.addresses app.core.asking app.core.chat app.core.egress app.core.spec"
-        " app.core.graders",
+        "worker.training": "app.core.chat app.core.egress app.core.spec app.core.graders",
         "migrations": "app.core.tables",
     }.items()
 }
@@ -103,7 +100,7 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         # traces
         "opentelemetry": "app.core.tracing",
         # numbers for Prometheus
-        "prometheus_client": "app.core.metrics",
+        "prometheus_client": "app.core.prometheus",
         # dispatch
         "celery": "app.core.broker worker",
         "kombu": "app.core.broker worker",
@@ -113,7 +110,7 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "transformers": "worker.training",
         "peft": "worker.training",
         "safetensors": "worker.training",
-        "bitsandbytes": "worker.training.base",
+        "bitsandbytes": "worker.training.base_model",
         "gguf": "worker.training",
         "numpy": "worker.training",
         "tokenizers": "app.core.chat",
@@ -133,8 +130,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "typer": "app.cli",
         "rich": "app.cli",
         "yaml": "app.cli",
-        "httpx": "app.client app.cli app.local app.core.egress app.core.models worker.training.vllm_client",
-        "httpcore": "app.core.egress",
+        "httpx": "app.client app.cli app.local app.core.egress.client app.core.models worker.training.rollouts",
+        "httpcore": "app.core.egress.client",
         "cryptography": "app.core.secrets",
         "jwt": "app.auth.id_tokens",
         # releases
@@ -269,16 +266,16 @@ def test_core_has_no_import_cycle() -> None:
             "import importlib\nimportlib.import_module('torch')\n",
             "runner:2 imports torch",
         ),
-        ("worker/runner.py", "from worker.training import loop\n", "imports worker.training.loop"),
-        ("worker/training/loop.py", "import structlog\n", "worker.training.loop:1 imports structlog"),
-        ("worker/training/loop.py", "from app.core.jobs import leases\n", "imports app.core.jobs"),
-        ("worker/training/loop.py", "from .. import runner\n", "imports worker.runner"),
+        ("worker/runner.py", "from worker.training import trainer\n", "imports worker.training.trainer"),
+        ("worker/training/trainer.py", "import structlog\n", "worker.training.trainer:1 imports structlog"),
+        ("worker/training/trainer.py", "from app.core.jobs import leases\n", "imports app.core.jobs"),
+        ("worker/training/trainer.py", "from .. import runner\n", "imports worker.runner"),
         ("app/core/db.py", "from fastapi import Depends\n", "app.core.db:1 imports fastapi"),
         ("app/core/db.py", "import left_pad\n", "left_pad is not listed in THIRD_PARTY"),
         ("app/core/db.py", "if TYPE_CHECKING:\n    import app.api\n", "app.core.db:2 imports app.api"),
         ("app/core/spec/job.py", "from app.core.graders import text\n", "imports app.core.graders"),
         ("app/core/spec/job.py", "from app.core import db\n", "imports app.core"),
-        ("app/core/files/uploads.py", "from ..jobs import states\n", "imports app.core.jobs"),
+        ("app/core/files/uploads.py", "from ..jobs import state_machine\n", "imports app.core.jobs"),
         ("app/api/routes/jobs.py", "import worker.tasks\n", "imports worker.tasks"),
         ("app/api/routes/jobs.py", "from sqlalchemy import select\n", "imports sqlalchemy"),
         ("app/billing/invoices.py", "", "app.billing.invoices: its package is not listed"),
@@ -286,7 +283,7 @@ def test_core_has_no_import_cycle() -> None:
     ],
 )
 def test_the_checker_reports_a_planted_violation(tmp_path: Path, name: str, text: str, complaint: str) -> None:
-    root = plant(tmp_path, {"worker/training/loop.py": "", "worker/runner.py": "", name: text})
+    root = plant(tmp_path, {"worker/training/trainer.py": "", "worker/runner.py": "", name: text})
 
     found = violations(root)
 
@@ -299,12 +296,12 @@ def test_the_checker_accepts_what_the_tables_allow(tmp_path: Path) -> None:
         "app/core/spec/job.py": "import json\nimport pydantic\nfrom app.core.spec import methods\n",
         "app/core/spec/methods.py": "",
         "app/core/jobs/leases.py": "from app.core.files import uploads\nfrom . import states\n",
-        "app/core/jobs/states.py": "",
+        "app/core/jobs/state_machine.py": "",
         "app/core/files/uploads.py": "import sqlalchemy.orm\n",
         "app/api/routes/jobs.py": "from app.core.jobs import leases\nfrom fastapi import APIRouter\n",
         "worker/runner.py": "from app.core.jobs.leases import Claim\nfrom worker import control\n",
-        "worker/control.py": "import celery\n",
-        "worker/training/loop.py": "import torch\nfrom app.core.spec.job import JobSpec\n",
+        "worker/process_control.py": "import celery\n",
+        "worker/training/trainer.py": "import torch\nfrom app.core.spec.job import JobSpec\n",
         "migrations/env.py": "from alembic import context\nfrom app.core.tables import metadata\n",
     }
     assert violations(plant(tmp_path, files)) == []

@@ -16,7 +16,7 @@ from filelock import FileLock
 from app.core import settings
 from app.core.errors import GrouptuneError
 from app.core.models import registry, sources
-from worker import orphans
+from worker import parent_death
 
 
 def pull(name: str, models_dir: Path, progress: Callable[[str], None]) -> Path:
@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--models-dir", type=Path, default=None)
     arguments = parser.parse_args()
     if parent := os.environ.get("GROUPTUNE_PARENT_PID"):  # a job's runner waits for this
-        orphans.die_with(int(parent))
+        parent_death.die_with(int(parent))
     models_dir = arguments.models_dir or settings.load().models_dir
     try:
         directory = pull(arguments.name, models_dir, lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201 - a program's output

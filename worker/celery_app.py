@@ -12,12 +12,12 @@ from celery import Celery, signals
 from celery.app.amqp import AMQP
 from kombu.connection import Connection
 
-from app.core import logging, metrics, settings
+from app.core import logging, prometheus, settings
 from app.core.broker import LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
 from app.core.workers.presence import TRAIN_QUEUE
-from worker.control import Drain
-from worker.orphans import die_with
+from worker.parent_death import die_with
 from worker.presence import Presence
+from worker.process_control import Drain
 
 log = structlog.get_logger(__name__)
 
@@ -110,7 +110,7 @@ def _serve_metrics(**_: Any) -> None:
     if not CONFIGURATION.worker_metrics_port:
         return
     try:
-        port = metrics.serve_worker(CONFIGURATION.worker_metrics_host, CONFIGURATION.worker_metrics_port)
+        port = prometheus.serve_worker(CONFIGURATION.worker_metrics_host, CONFIGURATION.worker_metrics_port)
     except OSError as error:
         log.warning("metrics.not_served", error=str(error))
     else:

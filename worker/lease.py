@@ -12,9 +12,9 @@ from app.core.db import Database
 from app.core.errors import DatabaseUnavailable, LostLease
 from app.core.jobs import leases
 from app.core.jobs.leases import Claim
-from app.core.jobs.states import StopRequest
+from app.core.jobs.state_machine import StopRequest
 from app.core.settings import Settings
-from worker.control import Control, Stop
+from worker.process_control import Control, Stop
 
 log = structlog.get_logger(__name__)
 

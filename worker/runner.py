@@ -20,24 +20,24 @@ from app.core.db import Database
 from app.core.errors import DatabaseUnavailable, InvalidRequest, LostLease
 from app.core.estimates.estimate import Asked
 from app.core.files.uploads import Received
-from app.core.jobs import attempts, endings, estimation, measuring, queries, results
+from app.core.jobs import attempts, estimation, measuring, outcomes, queries, results
 from app.core.jobs.journal import Journal, entry
 from app.core.jobs.leases import Claim
-from app.core.jobs.states import AttemptOutcome, StopRequest
-from app.core.metrics import ATTEMPTS, LEASE_LOSSES
+from app.core.jobs.state_machine import AttemptOutcome, StopRequest
 from app.core.models import registry
 from app.core.models.adapters import starting_point
+from app.core.prometheus import ATTEMPTS, LEASE_LOSSES
 from app.core.settings import Settings
 from app.core.spec.reports import Finished, Message, TrainerExit
 from app.core.storage.blobs import BlobStore, StorageUnavailable
-from worker import traces
-from worker.child import Child, describe_exit, log_tail
-from worker.control import Control, Drain, Stop
+from worker import tracing
+from worker.child_process import Child, describe_exit, log_tail
 from worker.lease import LeaseKeeper
 from worker.presence import own_hardware
-from worker.relay import Relay, Told, insist
-from worker.teaching import Teaching
-from worker.tracking import Tracking
+from worker.process_control import Control, Drain, Stop
+from worker.report_writer import Relay, Told, insist
+from worker.teacher_setup import Teaching
+from worker.tracker_processes import Tracking
 from worker.workspace import Inputs, Workspace
 
 log = structlog.get_logger(__name__)
@@ -81,7 +81,7 @@ class Runner:
         self._claim = claim
         self._claimed_at = claimed_at
         self._drain = drain
-        self._tracer = traces.tracer()
+        self._tracer = tracing.tracer()
         self._trainer_command = trainer_command
         self._control = Control(settings.cancel_grace_seconds * SAVE_GRACE_FACTOR)
         self._journal = Journal(database, claim)
@@ -148,7 +148,7 @@ class Runner:
         except InvalidRequest as error:
             code_name = error.code or "bad_config"
             message, param = error.message, error.param
-            self._write(lambda s: endings.fail(s, self._claim, code_name, message, param))
+            self._write(lambda s: outcomes.fail(s, self._claim, code_name, message, param))
         except (_DependencyDown, StorageUnavailable) as error:
             self._wait(str(error))
         except OSError as error:
@@ -161,12 +161,12 @@ class Runner:
             self._crashed(error)
 
     def _wait(self, reason: str) -> None:
-        self._write(lambda s: endings.wait_for_dependency(s, self._claim, reason))
+        self._write(lambda s: outcomes.wait_for_dependency(s, self._claim, reason))
 
     def _crashed(self, error: Exception) -> None:
         log.exception("attempt.crashed")
         reason = f"The runner failed with {type(error).__name__}: {error}"
-        self._write(lambda s: endings.crash(s, self._claim, reason, log_tail(self._workspace.log)))
+        self._write(lambda s: outcomes.crash(s, self._claim, reason, log_tail(self._workspace.log)))
 
     def _prepare(self) -> str:
         """Fills the workspace; returns the base model's canonical name."""
@@ -257,10 +257,10 @@ class Runner:
         elif code == TrainerExit.gpu_fault:
             self.gpu_is_broken = True
             fault = told.failed.message if told.failed else "The GPU is broken"
-            self._write(lambda s: endings.gpu_fault(s, self._claim, fault, log_tail(self._workspace.log)))
+            self._write(lambda s: outcomes.gpu_fault(s, self._claim, fault, log_tail(self._workspace.log)))
         else:
             sentence = f"The trainer {describe_exit(code)}"
-            self._write(lambda s: endings.crash(s, self._claim, sentence, log_tail(self._workspace.log)))
+            self._write(lambda s: outcomes.crash(s, self._claim, sentence, log_tail(self._workspace.log)))
 
     def _succeed(self, finished: Finished, base_model: str) -> None:
         blob = f"jobs/{self._claim.job_id}/a{self._claim.epoch}/adapter"
@@ -268,7 +268,7 @@ class Runner:
         metrics_csv = insist(self._control, self._store_metrics)
         if (asked := self._asked) is not None:
             self._write(lambda s: measuring.keep(s, self._claim, asked, own_hardware()))
-        self._write(lambda s: endings.succeed(s, self._claim, finished, blob, base_model, metrics_csv))
+        self._write(lambda s: outcomes.succeed(s, self._claim, finished, blob, base_model, metrics_csv))
         log.info("job.succeeded")
 
     def _store_metrics(self) -> Received:
@@ -283,13 +283,13 @@ class Runner:
         failed = told.failed
         name = failed.code if failed else FATAL[code]
         message = failed.message if failed else f"The trainer gave up.\n{log_tail(self._workspace.log)}"
-        self._write(lambda s: endings.fail(s, self._claim, name, message, failed.param if failed else None))
+        self._write(lambda s: outcomes.fail(s, self._claim, name, message, failed.param if failed else None))
 
     def _stopped(self, reason: Stop) -> None:
         if reason is Stop.drain:
-            self._write(lambda s: endings.drain(s, self._claim))
+            self._write(lambda s: outcomes.drain(s, self._claim))
         else:
-            self._write(lambda s: endings.stop(s, self._claim, StopRequest[reason.name]))
+            self._write(lambda s: outcomes.stop(s, self._claim, StopRequest[reason.name]))
 
     def _say(self, message: Message) -> None:
         insist(self._control, partial(self._journal.record, [entry(message)]))
@@ -299,7 +299,7 @@ class Runner:
         with contextlib.suppress(LostLease, DatabaseUnavailable):
             self._journal.message(Message(level="warn", message=sentence))
 
-    def _write(self, ending: endings.Ending) -> None:
+    def _write(self, ending: outcomes.Ending) -> None:
         """One transaction, tried until the database is there. Raises `LostLease`."""
 
         def once() -> None:

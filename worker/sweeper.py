@@ -8,9 +8,9 @@ from kombu.exceptions import ChannelError, OperationalError
 
 from app.core.broker import LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
 from app.core.db import Database
-from app.core.files import claims
-from app.core.jobs import leases, lifecycle, linting, preemption, queries
-from app.core.metrics import LEASE_LOSSES
+from app.core.files import validation_claims
+from app.core.jobs import leases, lifecycle, lint_queue, preemption, queries
+from app.core.prometheus import LEASE_LOSSES
 from app.core.settings import Settings
 from app.core.webhooks import deliveries
 from app.core.workers import presence
@@ -33,7 +33,7 @@ def sweep(database: Database, app: Celery, settings: Settings) -> None:
             log.info("sweep.jobs_preempted", jobs=asked)
     admit(database, app)
     with database.transaction() as session:
-        files_wait, webhooks_due = claims.any_waiting(session), deliveries.any_due(session)
+        files_wait, webhooks_due = validation_claims.any_waiting(session), deliveries.any_due(session)
     if files_wait:
         ring(app, VALIDATE_TASK)
     ring_linting(database, app)
@@ -53,7 +53,7 @@ def admit(database: Database, app: Celery) -> None:
 def ring_linting(database: Database, app: Celery) -> None:
     """Rings for jobs whose training file waits for its lint."""
     with database.transaction() as session:
-        due = linting.any_due(session)
+        due = lint_queue.any_due(session)
     if due:
         ring(app, LINT_TASK)
 

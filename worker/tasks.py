@@ -9,21 +9,22 @@ from celery import Task
 from kombu.exceptions import OperationalError
 
 from app.core import settings
-from app.core.addresses import PrivateHosts
 from app.core.broker import LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK, ring_training, ring_webhooks
 from app.core.db import Database
-from app.core.egress import Egress
+from app.core.egress.client import Egress
+from app.core.egress.ip_policy import PrivateHosts
 from app.core.errors import BadSetup, DatabaseUnavailable
 from app.core.jobs import leases, queries
 from app.core.jobs.leases import Claim
-from app.core.metrics import GPU_QUARANTINED
+from app.core.prometheus import GPU_QUARANTINED
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.storage.opening import open_store
 from app.core.workers.presence import TRAIN_QUEUE
-from worker import collector, expiry, linting, presence, sweeper, validation, webhooks
+from worker import file_validation, job_lint, presence, sweeper, webhook_delivery
 from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, PRESENCE, SWEEP_TASK, app
+from worker.maintenance import expiry, orphaned_blobs
 from worker.runner import Runner
 
 log = structlog.get_logger(__name__)
@@ -59,7 +60,7 @@ def _key_ring() -> KeyRing:
 @lru_cache(maxsize=1)
 def _egress() -> Egress:
     """Its connections are kept between tasks."""
-    return Egress(PrivateHosts.parse(_settings().allowed_private_hosts), max_connections=webhooks.AT_ONCE)
+    return Egress(PrivateHosts.parse(_settings().allowed_private_hosts), max_connections=webhook_delivery.AT_ONCE)
 
 
 def _ring() -> None:
@@ -128,7 +129,7 @@ def run_next(self: Task) -> None:
 def validate_next() -> None:
     """Validates files until none waits, and queues the jobs that waited for them."""
     try:
-        while validation.validate_one(_database(), _store()):
+        while file_validation.validate_one(_database(), _store()):
             sweeper.admit(_database(), app)
         sweeper.ring_linting(_database(), app)
     except DatabaseUnavailable:
@@ -142,7 +143,7 @@ def validate_next() -> None:
 def lint_next() -> None:
     """Lints the training files of new jobs until none waits, and queues the jobs that waited for it."""
     try:
-        while linting.lint_one(_database(), _store()):
+        while job_lint.lint_one(_database(), _store()):
             sweeper.admit(_database(), app)
     except DatabaseUnavailable:
         log.warning("lint.database_unavailable")
@@ -155,7 +156,7 @@ def lint_next() -> None:
 def deliver_webhooks() -> None:
     """Sends what is due, one batch a task, so that other short tasks get their turn between two."""
     try:
-        if webhooks.deliver_batch(_database(), _egress(), _key_ring()):
+        if webhook_delivery.deliver_batch(_database(), _egress(), _key_ring()):
             _ring_webhooks()
     except DatabaseUnavailable:
         log.warning("webhooks.database_unavailable")
@@ -187,7 +188,7 @@ def remove_expired() -> None:
 def collect_orphans() -> None:
     """Removes blobs that nothing needs."""
     try:
-        collector.collect(_database(), _store(), _settings().orphan_grace_seconds)
+        orphaned_blobs.collect(_database(), _store(), _settings().orphan_grace_seconds)
     except DatabaseUnavailable:
         log.warning("collect.database_unavailable")
     except StorageUnavailable as error:

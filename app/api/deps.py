@@ -8,11 +8,11 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 
 from app.api.job_reader import JobReader
-from app.api.linter import Linter
+from app.api.lint_pool import Linter
 from app.auth.bearer import Caller
-from app.auth.identities import Identities
+from app.auth.key_cache import Identities
 from app.core.db import Database
-from app.core.egress import Egress
+from app.core.egress.client import Egress
 from app.core.graders.toolbox import Toolbox
 from app.core.secrets import KeyRing
 from app.core.settings import Settings

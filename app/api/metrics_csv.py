@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 
 from app.core.db import Database
-from app.core.jobs import series
+from app.core.jobs import metric_series
 
 
 def csv_lines(database: Database, job_id: str, names: Sequence[str], first: int, last: int) -> Iterator[str]:
@@ -13,7 +13,7 @@ def csv_lines(database: Database, job_id: str, names: Sequence[str], first: int,
     yield _line(["step", *names])
     while True:  # a transaction for each batch: who reads slowly holds no connection
         with database.reading() as session:
-            batch = series.steps_from(session, job_id, first, last)
+            batch = metric_series.steps_from(session, job_id, first, last)
         if not batch:
             return
         yield "".join(_line([step, *(values.get(name) for name in names)]) for step, values in batch)

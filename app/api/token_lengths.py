@@ -8,7 +8,7 @@ from app.core.chat.preview import RowLength
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.files import reading
 from app.core.files.reading import Line
-from app.core.files.report import FileReport
+from app.core.files.validation_report import FileReport
 
 
 def sampled(stream: BinaryIO, report: FileReport, chat: ChatTokenizer) -> list[RowLength]:

@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPBearer
 
 from app.auth import browser
-from app.auth.identities import Identities
+from app.auth.key_cache import Identities
 from app.auth.principal import Principal
 from app.auth.rate_limit import charge
 from app.core.accounts import api_keys, browser_sessions, scopes

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import jwt
 
-from app.core.egress import AddressRefused, Egress, EgressFailed
+from app.core.egress.client import AddressRefused, Egress, EgressFailed
 from app.core.errors import AuthenticationFailed, GrouptuneError
 
 ALGORITHMS: Final = ("RS256", "ES256")

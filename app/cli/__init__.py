@@ -4,7 +4,7 @@ from app.cli.root import app
 
 
 def main() -> None:
-    """Entry point; exits with a code of `app.cli.exits`."""
+    """Entry point; exits with a code of `app.cli.ui.exits`."""
     app()
 
 

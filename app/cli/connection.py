@@ -9,7 +9,7 @@ from typing import Annotated, Final, NamedTuple
 import typer
 
 from app.cli import configuration
-from app.cli.exits import NoCredentials
+from app.cli.ui.exits import NoCredentials
 from app.client import Client, ServerUnreachable
 
 CONNECTION_NAME: Final = "connection.json"

@@ -3,7 +3,7 @@
 from typing import Final
 
 from app.cli.connection import StateDir, connect
-from app.cli.console import note, write_line
+from app.cli.ui.console import note, write_line
 from app.client import Client
 
 HOME: Final = "/ui/"

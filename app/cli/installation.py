@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from typing import Final
 
 from app.core import migrate
+from app.core.accounts.api_key_admin import any_minted
 from app.core.accounts.api_keys import ensure_bootstrap
-from app.core.accounts.keyring import any_minted
 from app.core.db import Database
 from app.core.errors import BadSetup
-from app.core.jobs import history
+from app.core.jobs import invariants
 from app.core.settings import Settings
 from app.core.storage.opening import open_store
 
@@ -29,12 +29,12 @@ def is_current(database_url: str) -> bool:
     return migrate.current_is_head(database_url)
 
 
-def breaches(database_url: str, config: Settings) -> list[history.Breach]:
+def breaches(database_url: str, config: Settings) -> list[invariants.Breach]:
     """What the history of all jobs breaks of the job machine's invariants, seen at one moment."""
     store = open_store(config.storage_dir, config.storage_url, config.storage_address, config.storage_region)
     with _opened(database_url) as database, database.transaction() as session:
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-        return history.breaches(session, store.exists)
+        return invariants.breaches(session, store.exists)
 
 
 def bootstrap(database_url: str, existing: str | None) -> str:

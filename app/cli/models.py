@@ -10,8 +10,8 @@ import typer
 
 from app.cli import configuration
 from app.cli.connection import StateDir, connect
-from app.cli.console import Progress, Steps, note, write_json, write_line, write_table
-from app.cli.modules import ModuleFailed, run_module
+from app.cli.ui.console import Progress, Steps, note, write_json, write_line, write_table
+from app.cli.worker_module import ModuleFailed, run_module
 from app.client import path_segment
 from app.core.errors import GrouptuneError
 from app.core.models import registry

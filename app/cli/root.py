@@ -6,15 +6,19 @@ from typing import Annotated
 
 import typer
 
-from app.cli import bench, db, files, jobs, keys, models, teachers, trusts
-from app.cli.console import write_line
+from app.cli import bench, models, teachers, trusts
 from app.cli.dashboard import dashboard
-from app.cli.demo import demo
-from app.cli.doctor import doctor
-from app.cli.exits import Boundary
-from app.cli.generate import generate
-from app.cli.lint import lint
-from app.cli.pull import pull
+from app.cli.db import commands as db
+from app.cli.demo.command import demo
+from app.cli.doctor.command import doctor
+from app.cli.files import commands as files
+from app.cli.files.generate import generate
+from app.cli.files.lint import lint
+from app.cli.files.pull import pull
+from app.cli.jobs import commands as jobs
+from app.cli.keys import commands as keys
+from app.cli.ui.console import write_line
+from app.cli.ui.exits import Boundary
 from app.cli.up import up
 from app.cli.workers import workers
 

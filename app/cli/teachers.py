@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from app.cli.connection import StateDir, connect
-from app.cli.console import note, write_json, write_table
-from app.cli.files import AsJson, age
+from app.cli.files.commands import AsJson, age
+from app.cli.ui.console import note, write_json, write_table
 from app.client import path_segment
 
 app = typer.Typer(help="Keys for teachers.", no_args_is_help=True)

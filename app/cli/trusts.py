@@ -5,9 +5,9 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.connection import StateDir, connect
-from app.cli.console import note, write_json, write_line, write_table
-from app.cli.durations import seconds
-from app.cli.files import AsJson
+from app.cli.files.commands import AsJson
+from app.cli.ui.console import note, write_json, write_line, write_table
+from app.cli.ui.durations import seconds
 from app.client import path_segment
 
 app = typer.Typer(help="CI systems that get keys without secrets.", no_args_is_help=True)

@@ -9,8 +9,8 @@ import typer
 from rich.markup import escape
 
 from app.cli import configuration
-from app.cli.console import Progress, Steps, err, note, write_line
 from app.cli.dashboard import link
+from app.cli.ui.console import Progress, Steps, err, note, write_line
 from app.client import Client, is_loopback
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """`grouptune workers`: which machines train, what they have, and what they are at."""
 
 from app.cli.connection import StateDir, connect
-from app.cli.console import write_json, write_table
-from app.cli.files import AsJson, age, human_bytes
+from app.cli.files.commands import AsJson, age, human_bytes
+from app.cli.ui.console import write_json, write_table
 
 
 def workers(state_dir: StateDir = None, as_json: AsJson = False) -> None:

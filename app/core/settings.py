@@ -9,7 +9,7 @@ from platformdirs import user_cache_path, user_data_path
 from pydantic import AliasChoices, Field, HttpUrl, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.core.addresses import PrivateHosts
+from app.core.egress.ip_policy import PrivateHosts
 
 TRACKERS: Final = ("wandb", "mlflow", "tensorboard", "trackio")
 

@@ -18,8 +18,8 @@ from app.core.settings import Settings
 from app.core.storage.local import LocalBlobStore
 from app.main import create_app
 from tests.setup_jobs import make_project
-from worker.linting import lint_one
-from worker.validation import validate_one
+from worker.file_validation import validate_one
+from worker.job_lint import lint_one
 
 CERTIFICATES: Final = ssl.create_default_context()
 """Read once: each client would take longer to do so than most tests take."""

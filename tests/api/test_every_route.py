@@ -14,7 +14,7 @@ from app.auth.scopes import declared
 from app.core.accounts.audit import Actor
 from app.core.accounts.scopes import ALL, Scope, expand
 from app.core.files import chunked_uploads
-from app.core.jobs import endings, leases
+from app.core.jobs import leases, outcomes
 from app.core.models import aliases, permissions
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
@@ -101,7 +101,7 @@ def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
         claim = leases.claim(session, "w", 60)
         assert claim is not None
         finished = Finished(step=1, path="/x", trained_tokens=1, published_step=1, reason="the last step")
-        model = endings.succeed(session, claim, finished, "jobs/x/a1/adapter", "tiny", metrics_csv())
+        model = outcomes.succeed(session, claim, finished, "jobs/x/a1/adapter", "tiny", metrics_csv())
         queued = make_job(session, project_id, file=file)
         assert done.id != queued.id
         upload = chunked_uploads.create_upload(

@@ -7,8 +7,8 @@ import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
 from tests.api.jobs import create, gft, refused
+from tests.api.routes.test_models import publish
 from tests.api.server import Server
-from tests.api.test_models import publish
 
 ACCURACY = "eval/accuracy >= 0.8"
 

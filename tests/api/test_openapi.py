@@ -24,7 +24,7 @@ from tests.api.test_every_route import theirs
 CHECKS: Final = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 __all__ = ["theirs"]
 ENDLESS: Final = r"/stream$"
-"""These never end: tests/api/test_streams.py."""
+"""These never end: tests/api/routes/test_streams.py."""
 
 
 # Read at collection, from an app without engines: the document is the same.

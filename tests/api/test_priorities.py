@@ -6,8 +6,8 @@ import pytest
 from openai import BadRequestError, OpenAI
 from sqlalchemy import func, update
 
-from app.core.jobs import endings, leases, preemption
-from app.core.jobs.states import StopRequest
+from app.core.jobs import leases, outcomes, preemption
+from app.core.jobs.state_machine import StopRequest
 from app.core.jobs.tables import Job
 from tests.api.jobs import create
 from tests.api.server import Server
@@ -63,7 +63,7 @@ def test_a_preempted_job_says_so_while_and_after_it_happens(server: Server, clie
         assert preemption.make_room(session, 15) == 1
     assert client.fine_tuning.jobs.retrieve(low.id).stop_request == "preempt"  # type: ignore[attr-defined]
     with server.database.transaction() as session:
-        endings.stop(session, claim, StopRequest.preempt)
+        outcomes.stop(session, claim, StopRequest.preempt)
     job: Any = client.fine_tuning.jobs.retrieve(low.id)
     assert (job.status, job.stop_request, job.queue_position) == ("queued", None, 2)
     attempts: Any = client.get(f"/fine_tuning/jobs/{low.id}/attempts", cast_to=object)

@@ -19,8 +19,8 @@ from sqlalchemy import func, select
 
 from app.core import broker, migrate
 from app.core.db import Database
-from app.core.jobs import history, queries
-from app.core.jobs.states import JobStatus
+from app.core.jobs import invariants, queries
+from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Job, JobAttempt
 from app.core.settings import Settings
 from app.local.postgres import EmbeddedPostgres
@@ -74,7 +74,7 @@ def counts(plant: Plant) -> dict[str, int]:
 def assert_all_ended_well(plant: Plant, jobs: list[str]) -> int:
     """Every job has succeeded, with every row once; returns how many attempts it took."""
     with plant.database.transaction() as session:
-        assert history.breaches(session, plant.store.exists) == []
+        assert invariants.breaches(session, plant.store.exists) == []
         for job_id in jobs:
             assert session.get_one(Job, job_id).status == JobStatus.succeeded
             assert [one.step for one in queries.list_metrics(session, job_id)] == list(range(1, STEPS + 1))

@@ -26,12 +26,12 @@ class Mutation:
     test: str
 
 
-_FENCED: Final = "tests/core/test_leases.py::test_an_expired_job_is_queued_again_and_its_old_owner_fenced"
+_FENCED: Final = "tests/core/jobs/test_leases.py::test_an_expired_job_is_queued_again_and_its_old_owner_fenced"
 _RESUMED: Final = (
     "tests/worker/training/test_resume.py::test_resumed_at_any_step_it_ends_in_the_same_adapter_bit_for_bit[gft-4]"
 )
 _SYNCED: Final = "tests/worker/training/test_checkpoints.py::test_everything_is_on_disk_before_it_gets_its_name"
-_BLOB: Final = "tests/core/test_durability.py::test_a_blob_is_synced_before_it_is_named_and_its_directory_after"
+_BLOB: Final = "tests/core/storage/test_durability.py::test_a_blob_is_synced_before_it_is_named_and_its_directory_after"
 
 MUTATIONS: Final = {
     "a worker's writes without their epoch": Mutation(
@@ -44,13 +44,13 @@ MUTATIONS: Final = {
         "app/core/jobs/transitions.py", "guarded = guarded.where(Job.epoch == epoch)", "pass", _FENCED
     ),
     "random numbers that a resumed run begins anew": Mutation(
-        "worker/training/rollout.py",
+        "worker/training/rollouts/sampler.py",
         "np.random.SeedSequence([seed, *stream])",
         "np.random.SeedSequence(torch.randint(2**31, (4,)).tolist())",
         _RESUMED,
     ),
     "a data order that a resumed run begins anew": Mutation(
-        "worker/training/loop.py",
+        "worker/training/trainer.py",
         "self.world.share(self.order.step(step))",
         "self.world.share(self.order.step(step - self.__dict__.setdefault('_first', step) + 1))",
         _RESUMED,
@@ -74,22 +74,22 @@ MUTATIONS: Final = {
         "app/core/storage/local.py", "            os.fsync(out.fileno())\n", "", _BLOB
     ),
     "requests whose key nobody looks up": Mutation(
-        "app/api/idempotency.py",
+        "app/api/middleware/idempotency.py",
         "        if key is None and (multipart",
         "        if key is not None or (multipart",
-        "tests/api/test_idempotency.py::test_a_hundred_at_once_make_one_job",
+        "tests/api/middleware/test_idempotency.py::test_a_hundred_at_once_make_one_job",
     ),
     "retries of the SDK that nobody recognises": Mutation(
         "app/core/accounts/idempotency.py",
         "    if attempt > 0:",
         "    if attempt > 999:",
-        "tests/api/test_idempotency.py::test_one_create_against_a_slow_server_sends_three_requests_and_makes_one_job",
+        "tests/api/middleware/test_idempotency.py::test_one_create_against_a_slow_server_sends_three_requests_and_makes_one_job",
     ),
     "events without their place behind the last one": Mutation(
         "app/core/jobs/events.py",
         "AND NOT EXISTS (SELECT FROM job_events AS known WHERE known.id = e.id)",
         "",
-        "tests/core/test_journal.py::test_a_batch_written_twice_is_there_once",
+        "tests/core/jobs/test_journal.py::test_a_batch_written_twice_is_there_once",
     ),
 }
 

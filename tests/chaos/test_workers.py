@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 
 from app.core import broker
-from app.core.jobs import history, lifecycle, queries
-from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.jobs import invariants, lifecycle, queries
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from tests.chaos.clock import Clock
 from tests.waiting import all_end, eventually
 from tests.worker.conftest import Bench, Plant
@@ -136,5 +136,5 @@ def _family(pid: int) -> list[psutil.Process]:
 
 def _assert_sound(plant: Plant, job_id: str) -> None:
     with plant.database.transaction() as session:
-        found = history.breaches(session, plant.store.exists)
+        found = invariants.breaches(session, plant.store.exists)
     assert [one for one in found if one.subject == job_id] == []

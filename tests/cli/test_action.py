@@ -16,7 +16,7 @@ import psutil
 import pytest
 import yaml
 
-from app.cli.exits import ExitCode
+from app.cli.ui.exits import ExitCode
 from tests.cli.conftest import ROOT, Run
 from tests.cli.test_ci import outputs, verdicts
 from tests.dependencies import closure

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.cli.exits import ExitCode
+from app.cli.ui.exits import ExitCode
 from tests.api.jobs import broken_at_17
 from tests.cli.conftest import Run, Start
 from tests.processes import descendants

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from app.cli.exits import ExitCode
+from app.cli.ui.exits import ExitCode
 from tests.api.jobs import broken_at_17
 from tests.cli.conftest import Run, Start
 from tests.http_server import Reply, http_server

@@ -3,7 +3,7 @@
 import pytest
 
 from app.cli import installation
-from app.core.accounts import api_keys, keyring
+from app.core.accounts import api_key_admin, api_keys
 from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import BadSetup
@@ -16,7 +16,7 @@ def test_only_a_key_that_somebody_has_made_opens_the_door(database: Database, mi
         installation.bootstrap_for_network(migrated_url, own)
     with database.transaction() as session:
         actor = Actor(api_keys.authenticate(session, own).project.id, key_id=own.split("_")[2])
-        made = keyring.mint(
+        made = api_key_admin.mint(
             session,
             actor,
             project_id=actor.project_id,
@@ -27,6 +27,6 @@ def test_only_a_key_that_somebody_has_made_opens_the_door(database: Database, mi
         )
     assert installation.bootstrap_for_network(migrated_url, own) == own
     with database.transaction() as session:
-        keyring.revoke(session, actor, made.key.id)
+        api_key_admin.revoke(session, actor, made.key.id)
     with pytest.raises(BadSetup):
         installation.bootstrap_for_network(migrated_url, own)

@@ -2,7 +2,7 @@
 
 import json
 
-from app.cli.exits import ExitCode
+from app.cli.ui.exits import ExitCode
 from tests.cli.conftest import Run
 
 

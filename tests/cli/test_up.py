@@ -15,7 +15,7 @@ import psutil
 import pytest
 from openai import OpenAI
 
-from app.cli import demo_data
+from app.cli.demo import data
 from tests.local.conftest import assert_all_end, family, used_state_dir
 from tests.processes import command_line
 from tests.tiny_model import write_rows
@@ -103,7 +103,7 @@ def test_the_demo_tells_what_it_did(demo: Demo, installation: Installation) -> N
     assert demo.report["fine_tuned_model"].startswith("ft:tiny:default:demo:")
     assert (Path(demo.report["adapter"]) / "adapter_model.safetensors").stat().st_size > 0
     # The rows of its own seed, which the server has counted.
-    expected = f"{demo_data.TRAIN_ROWS} rows", f"{demo_data.HELDOUT_ROWS} rows"
+    expected = f"{data.TRAIN_ROWS} rows", f"{data.HELDOUT_ROWS} rows"
     progress = "held-out problems solved at step 0", "reward", "Held-out problems, never trained on"
     for part in (*expected, *progress, demo.report["adapter"], demo.report["job_id"], "/v1"):
         assert part in demo.said, (part, demo.said)

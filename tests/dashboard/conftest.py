@@ -15,7 +15,7 @@ import pytest
 from openai import OpenAI
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from app.api.pages import DIST
+from app.api.static_pages import DIST
 from app.local.stack import Stack
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome")

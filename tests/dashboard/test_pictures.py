@@ -12,7 +12,7 @@ from openai import OpenAI
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from app.cli.demo_data import BASE_MODEL, demo_job, write_dataset
+from app.cli.demo.data import BASE_MODEL, demo_job, write_dataset
 from app.cli.models import pull
 from app.cli.up import make_stack
 from app.core import settings

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from app.core.jobs.states import AttemptOutcome
+from app.core.jobs.state_machine import AttemptOutcome
 from app.core.spec.reports import TrainerExit
 from tests.chaos import report
 from tests.docs.named_tests import DOCS, NAME, defined, table_rows

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from app.api.schemas.create_job import CreateJob
-from app.cli.demo import DEFAULT_SEED
-from app.cli.demo_data import write_dataset
+from app.cli.demo.command import DEFAULT_SEED
+from app.cli.demo.data import write_dataset
 from app.core.files.validation import validate_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

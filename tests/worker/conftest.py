@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, func, make_url, text, update
 
 from app.core.db import Database
 from app.core.jobs import leases, queries
-from app.core.jobs.states import TERMINAL, JobStatus
+from app.core.jobs.state_machine import TERMINAL, JobStatus
 from app.core.jobs.tables import Job, JobAttempt
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore
@@ -21,7 +21,7 @@ from app.core.storage.local import LocalBlobStore
 from tests.setup_jobs import make_job, make_project, stored_file, supervised
 from tests.waiting import eventually
 from tests.worker.celery_process import CeleryProcess
-from worker.control import Drain
+from worker.process_control import Drain
 from worker.runner import Runner
 
 TRAINER = Path(__file__).with_name("protocol_trainer.py")

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, make_url, text
 
 from app.core.db import Database
 from app.core.jobs import lifecycle, queries
-from app.core.jobs.states import JobStatus
+from app.core.jobs.state_machine import JobStatus
 from app.core.storage.local import LocalBlobStore
 from tests.setup_jobs import make_job, stored_file, supervised
 from tests.worker.conftest import Plant

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.core.jobs import queries
-from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from app.core.jobs.tables import Job
 from app.core.storage.local import LocalBlobStore
 from tests.setup_jobs import make_job, stored_file, supervised

@@ -14,15 +14,15 @@ from sqlalchemy import event, func, update
 from sqlalchemy.orm import Session
 
 from app.core.db import Database
-from app.core.jobs import history, leases, queries
-from app.core.jobs.states import JobStatus
+from app.core.jobs import invariants, leases, queries
+from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Job
 from app.core.settings import Settings
 from app.core.storage.local import LocalBlobStore
 from tests import forked
 from tests.setup_jobs import make_job, stored_file
 from tests.worker.conftest import TRAINER, Bench
-from worker.control import Drain
+from worker.process_control import Drain
 from worker.runner import Runner
 
 STEPS = 5
@@ -97,6 +97,6 @@ def test_a_crash_before_or_after_any_commit_is_recovered_from(
                 bench.run(f"train:{STEPS}")
             assert bench.status() is JobStatus.succeeded, (moment, fatal, bench.job().error)
             with bench.database.transaction() as session:
-                assert history.breaches(session, bench.store.exists) == [], (moment, fatal)
+                assert invariants.breaches(session, bench.store.exists) == [], (moment, fatal)
                 steps = [metric.step for metric in queries.list_metrics(session, bench.job_id)]
             assert steps == list(range(1, STEPS + 1)), (moment, fatal)

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from app.core.jobs import queries
-from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from app.core.jobs.tables import Job
 from app.core.models.tables import TrainedModel
 from app.core.storage.opening import open_store

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from app.core.jobs import history, queries
-from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.jobs import invariants, queries
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from app.core.models.tables import TrainedModel
 from tests.setup_jobs import make_job, stored_file, supervised
 from tests.waiting import eventually
@@ -74,7 +74,7 @@ def assert_nothing_lost(bench: Bench, steps: int, kills: int) -> None:
     with bench.database.transaction() as session:
         assert [metric.step for metric in queries.list_metrics(session, bench.job_id)] == list(range(1, steps + 1))
         outcomes = [attempt.outcome for attempt in queries.list_attempts(session, bench.job_id)]
-        assert history.breaches(session, bench.store.exists) == []
+        assert invariants.breaches(session, bench.store.exists) == []
     assert outcomes == [AttemptOutcome.crashed] * kills + [AttemptOutcome.succeeded]
 
 

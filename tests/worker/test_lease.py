@@ -6,7 +6,7 @@ import time
 from sqlalchemy import func, update
 
 from app.core.jobs import leases, queries
-from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from app.core.jobs.tables import Job
 from tests.waiting import eventually
 from tests.worker.conftest import Bench, Outage

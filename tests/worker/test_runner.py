@@ -9,7 +9,7 @@ import pytest
 from app.core.files.tables import File
 from app.core.files.uploads import get_file
 from app.core.jobs import lifecycle, queries
-from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from app.core.jobs.tables import Job
 from app.core.models import permissions
 from app.core.models.tables import TrainedModel

@@ -4,7 +4,7 @@ import psutil
 
 from app.core import broker
 from app.core.jobs import lifecycle
-from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from tests.waiting import eventually
 from tests.worker.conftest import Plant
 

@@ -5,8 +5,8 @@ import signal
 
 from sqlalchemy import text
 
-from app.core.jobs import history, queries
-from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.jobs import invariants, queries
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from tests.waiting import eventually
 from tests.worker.conftest import Plant
 from tests.worker.test_tasks import trainers
@@ -53,4 +53,4 @@ def test_an_attempt_that_slept_through_two_leases_writes_no_row(plant: Plant) ->
             len([e for e in queries.list_events(session, job_id, after=None, limit=9999)[0] if e.type == "metrics"])
             >= STEPS
         )
-        assert history.breaches(session, plant.store.exists) == []
+        assert invariants.breaches(session, plant.store.exists) == []

@@ -8,16 +8,16 @@ from kombu.utils import functional
 from sqlalchemy import func, update
 
 from app.core.broker import TRAIN_TASK
-from app.core.files import claims
-from app.core.files.claims import Finding
+from app.core.files import validation_claims
 from app.core.files.tables import File, FileStatus
+from app.core.files.validation_claims import Finding
 from app.core.jobs import leases, queries
-from app.core.jobs.states import JobStatus
+from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Job
 from app.core.settings import Settings
 from tests.setup_jobs import make_file
 from tests.worker.conftest import Bench
-from worker import celery_app, sweeper, validation
+from worker import celery_app, file_validation, sweeper
 
 
 @pytest.fixture
@@ -84,10 +84,10 @@ def test_files_are_validated_once_and_unreadable_ones_refused(bench: Bench) -> N
         claimed = make_file(session, bench.project, status=FileStatus.uploaded)
         claimed.claimed_until = func.now() + func.make_interval(0, 0, 0, 1)
         other = make_file(session, bench.project, status=FileStatus.uploaded, purpose="batch")
-    while validation.validate_one(bench.database, bench.store):
+    while file_validation.validate_one(bench.database, bench.store):
         pass
     with bench.database.transaction() as session:
-        assert not claims.any_waiting(session)
+        assert not validation_claims.any_waiting(session)
         found = {file_id: session.get_one(File, file_id) for file_id in (lost.id, claimed.id, other.id)}
     assert found[lost.id].status == FileStatus.error
     assert "upload it again" in (found[lost.id].status_details or "")
@@ -100,17 +100,17 @@ def test_files_are_validated_once_and_unreadable_ones_refused(bench: Bench) -> N
 def test_a_file_is_held_only_while_somebody_works_on_it(bench: Bench) -> None:
     with bench.database.transaction() as session:
         make_file(session, bench.project, status=FileStatus.uploaded)
-        first = claims.claim_next(session, 60)
+        first = validation_claims.claim_next(session, 60)
         assert first is not None
     with bench.database.transaction() as session:
-        assert claims.claim_next(session, 60) is None
-        kept = claims.renew(session, first, 0)
+        assert validation_claims.claim_next(session, 60) is None
+        kept = validation_claims.renew(session, first, 0)
         assert kept is not None
         assert kept.until != first.until
     with bench.database.transaction() as session:
-        assert claims.renew(session, first, 60) is None
-        second = claims.claim_next(session, 60)
+        assert validation_claims.renew(session, first, 60) is None
+        second = validation_claims.claim_next(session, 60)
         assert second is not None
         assert second.file_id == first.file_id
-        assert not claims.settle(session, kept, Finding(FileStatus.processed))
-        assert claims.settle(session, second, Finding(FileStatus.processed))
+        assert not validation_claims.settle(session, kept, Finding(FileStatus.processed))
+        assert validation_claims.settle(session, second, Finding(FileStatus.processed))

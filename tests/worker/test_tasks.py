@@ -7,8 +7,8 @@ import redis
 
 from app.core import broker
 from app.core.files.tables import File, FileStatus
-from app.core.jobs import inspector, lifecycle, queries
-from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.jobs import groups, lifecycle, queries
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from tests.setup_jobs import make_file, supervised
 from tests.tiny_model import write_rows
 from tests.worker.conftest import Plant
@@ -69,7 +69,7 @@ def test_an_upload_becomes_a_model_once_however_often_workers_are_rung(plant: Pl
         assert (file.status, file.claimed_until) == (FileStatus.processed, None)
         assert (file.status_details or "").startswith("8 rows")
         assert [metric.step for metric in queries.list_metrics(session, good)] == [1, 2, 3]
-        assert inspector.steps(session, good) == [1, 2, 3]
+        assert groups.steps(session, good) == [1, 2, 3]
         assert len(queries.latest_checkpoints(session, good)) == 2
     adapter = plant.store.list(f"jobs/{good}/a1/adapter")
     assert f"jobs/{good}/a1/adapter/adapter_model.safetensors" in adapter

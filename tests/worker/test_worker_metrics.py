@@ -10,17 +10,17 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app.core import metrics
+from app.core import prometheus
 from app.core.jobs import leases
 from app.core.jobs.journal import Journal
-from app.core.jobs.states import JobStatus
-from app.core.metrics import API, WORKER, Backlog, exposition
+from app.core.jobs.state_machine import JobStatus
+from app.core.prometheus import API, WORKER, Backlog, exposition
 from tests.http_server import free_port
 from tests.waiting import eventually
 from tests.worker.conftest import Bench, Plant
-from worker.child import Child
-from worker.control import Control
-from worker.relay import Relay
+from worker.child_process import Child
+from worker.process_control import Control
+from worker.report_writer import Relay
 
 DASHBOARD = Path(__file__).parents[2] / "docker" / "grafana" / "grouptune.json"
 
@@ -85,12 +85,12 @@ def test_workers_of_one_machine_take_ports_in_a_row(plant: Plant) -> None:
 
 
 def test_a_worker_without_a_free_port_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "PORTS_TRIED", 1)
+    monkeypatch.setattr(prometheus, "PORTS_TRIED", 1)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(OSError, match="in use"):
-            metrics.serve_worker("127.0.0.1", taken.getsockname()[1])
+            prometheus.serve_worker("127.0.0.1", taken.getsockname()[1])
 
 
 def test_every_metric_that_the_dashboard_asks_for_exists() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Final
 
-from worker.trackers.run import Line, Wanted
+from worker.trackers.protocol import Line, Wanted
 
 LINGER_SECONDS: Final = 60.0
 """How long sending the rest may take once the input has ended: the runner may be dead, and nobody waits."""

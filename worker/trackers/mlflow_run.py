@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from worker.trackers.run import Run, Wanted
+from worker.trackers.protocol import Run, Wanted
 
 JOB_TAG: Final = "grouptune.job"
 STATUS: Final = {"succeeded": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-from worker.trackers.run import Run, Wanted
+from worker.trackers.protocol import Run, Wanted
 
 
 class TensorboardRun:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import trackio
 
-from worker.trackers.run import Run, Wanted
+from worker.trackers.protocol import Run, Wanted
 
 
 class TrackioRun:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import wandb
 
-from worker.trackers.run import Run, Wanted
+from worker.trackers.protocol import Run, Wanted
 
 
 class WandbRun:

@@ -38,7 +38,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     reports = _claim_stdout()
     gc.disable()  # what imports make stays: looking through it again and again is a tenth of the start
-    from worker.training.run import run  # noqa: PLC0415 - seconds of imports, after the lines above
+    from worker.training.setup import run  # noqa: PLC0415 - seconds of imports, after the lines above
 
     gc.freeze()
     gc.enable()

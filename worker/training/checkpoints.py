@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app.core.spec.reports import TrainerExit
+from worker.training.best_adapter import Selection
 from worker.training.model import Policy
-from worker.training.selection import Selection
 from worker.training.types import JobFailure
 
 MANIFEST: Final = "manifest.json"

@@ -14,9 +14,9 @@ from app.core.graders.run import Grade, GraderPool, Sample
 from app.core.spec.job import Evaluation, Sampling
 from app.core.spec.reports import Evaluated
 from worker.training.batching import pack
-from worker.training.head import token_logprobs
 from worker.training.interfaces import RolloutEngine
-from worker.training.rollout import generator
+from worker.training.lm_head import token_logprobs
+from worker.training.rollouts.sampler import generator
 from worker.training.types import Completion, Prompt
 
 SAMPLES_SHOWN: Final = 8

@@ -7,9 +7,9 @@ import numpy as np
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import Source
-from app.core.spec.teaching import Provenance
+from app.core.spec.teacher_answers import Provenance
 from worker.training.interfaces import RolloutEngine
-from worker.training.rollout import generator
+from worker.training.rollouts.sampler import generator
 from worker.training.types import Completion, Member, Prompt, PromptGroup
 
 _ROLLOUT_STREAM = 1

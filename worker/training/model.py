@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from app.core.spec.job import BasePrecision, Lora
 from app.core.spec.reports import TrainerExit
 from worker.training import lora as lora_product
-from worker.training.base import load_base
+from worker.training.base_model import load_base
 from worker.training.batching import Packed, pack
-from worker.training.head import Head, token_logprobs
+from worker.training.lm_head import Head, token_logprobs
 from worker.training.recompute import lighten
 from worker.training.types import JobFailure
 

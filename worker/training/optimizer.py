@@ -8,11 +8,11 @@ from typing import Final
 import torch
 
 from worker.training.batching import MicroBatch, micro_batches
+from worker.training.distributed import World
 from worker.training.loss import kl_estimate, token_loss
 from worker.training.memory import is_out_of_memory
 from worker.training.model import Policy
 from worker.training.types import Member, Prompt, PromptGroup
-from worker.training.world import World
 
 Live = Sequence[tuple[Prompt, Sequence[Member]]]
 """Prompts with those of their members that have an advantage."""

@@ -13,7 +13,7 @@ from app.core.chat.tokenizer import ChatTokenizer, UnusableTokenizer
 from app.core.spec.job import Hyperparameters
 from app.core.spec.reports import TrainerExit
 from app.core.spec.rows import Row, RowError, parse_row
-from app.core.spec.teaching import Provenance
+from app.core.spec.teacher_answers import Provenance
 from worker.training.types import JobFailure, Prompt, Taught
 
 FROM_FILE: Final = "file"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.core.spec.reports import Source
-from app.core.spec.teaching import Provenance
+from app.core.spec.teacher_answers import Provenance
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.api_keys import CreateKey, KeyObject, KeyRevoked, NewKeyObject, RotateKey
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
-from app.core.accounts import keyring
+from app.core.accounts import api_key_admin
 from app.core.accounts.scopes import Scope
 
 router = APIRouter(prefix="/api_keys", tags=["API keys"], dependencies=[needs(Scope.admin)])
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/api_keys", tags=["API keys"], dependencies=[needs(Sc
 def create_key(caller: Caller, body: CreateKey, database: Db) -> NewKeyObject:
     """Mint a key. The answer holds its text, which cannot be had again."""
     with database.transaction() as session:
-        made = keyring.mint(
+        made = api_key_admin.mint(
             session,
             caller.actor,
             project_id=body.project_id or caller.project_id,
@@ -42,7 +42,7 @@ def list_keys(
 ) -> Page[KeyObject]:
     """List keys, newest first, with those that have ended."""
     with database.reading() as session:
-        keys, more = keyring.list_keys(session, after=after, limit=limit, project_id=project_id)
+        keys, more = api_key_admin.list_keys(session, after=after, limit=limit, project_id=project_id)
     return page([KeyObject.of(key) for key in keys], more)
 
 
@@ -50,14 +50,14 @@ def list_keys(
 def retrieve_key(key_id: KeyId, database: Db) -> KeyObject:
     """One key, without its secret."""
     with database.reading() as session:
-        return KeyObject.of(keyring.get_key(session, key_id))
+        return KeyObject.of(api_key_admin.get_key(session, key_id))
 
 
 @router.delete("/{key_id}")
 def revoke_key(caller: Caller, key_id: KeyId, database: Db, known: Known) -> KeyRevoked:
     """Revoke a key at once and for good."""
     with database.transaction() as session:
-        keyring.revoke(session, caller.actor, key_id)
+        api_key_admin.revoke(session, caller.actor, key_id)
     known.forget()
     return KeyRevoked(id=key_id)
 
@@ -69,6 +69,6 @@ def rotate_key(
     """Replace a key by one like it; the old one stays good for a while (a day if not said otherwise)."""
     grace = timedelta(seconds=(body or RotateKey()).grace_seconds)
     with database.transaction() as session:
-        answer = NewKeyObject.made(keyring.rotate(session, caller.actor, key_id, grace))
+        answer = NewKeyObject.made(api_key_admin.rotate(session, caller.actor, key_id, grace))
     known.forget()
     return answer

@@ -8,7 +8,7 @@ from app.api.schemas.estimates import EstimateObject
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
-from app.core.jobs import admission, estimation
+from app.core.jobs import estimation, submission
 
 router = APIRouter(prefix="/fine_tuning", tags=["Fine-tuning"])
 
@@ -18,7 +18,7 @@ def estimate_job(caller: Caller, body: CreateJob, database: Db, store: Store, se
     """Estimate a job without creating it: its tokens, time, memory, and whether it fits on a worker. The body is that
     of creating it."""
     with database.transaction() as session:
-        examined = admission.examine(
+        examined = submission.examine(
             session,
             caller.project_id,
             body.application(),
@@ -26,7 +26,7 @@ def estimate_job(caller: Caller, body: CreateJob, database: Db, store: Store, se
             settings.model_aliases,
             settings.trackers,
             caller.limits.priority,
-            admission.Teachers(settings.teacher_address, settings.private_hosts),
+            submission.Teachers(settings.teacher_address, settings.private_hosts),
         )
         if examined.problems or examined.base_model is None:
             raise body.as_sent(examined.problems[0])

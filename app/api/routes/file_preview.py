@@ -20,9 +20,9 @@ from app.core.db import Database
 from app.core.errors import InvalidRequest
 from app.core.files import reading, uploads
 from app.core.files.reading import Line
-from app.core.files.report import FileReport
 from app.core.files.tables import File, FileStatus
 from app.core.files.validation import MAX_FILE_BYTES
+from app.core.files.validation_report import FileReport
 from app.core.models import registry
 from app.core.models.adapters import starting_point
 from app.core.settings import Settings

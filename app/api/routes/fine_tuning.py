@@ -27,18 +27,18 @@ from app.core import broker
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest
 from app.core.jobs import (
-    admission,
     audited,
+    deletion,
     estimation,
-    inspector,
+    groups,
     lifecycle,
+    metric_series,
     queries,
     quotas,
-    removal,
     rollups,
-    series,
+    submission,
 )
-from app.core.jobs.states import JobStatus
+from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.views import view, views
 from app.core.spec.job import MethodType
 from app.core.spec.reports import Source
@@ -66,7 +66,7 @@ def create_job(
     except InvalidRequest as problem:
         raise body.as_sent(problem) from None
     with database.transaction() as session:
-        examined = admission.examine(
+        examined = submission.examine(
             session,
             caller.project_id,
             asked,
@@ -74,7 +74,7 @@ def create_job(
             settings.model_aliases,
             settings.trackers,
             caller.limits.priority,
-            admission.Teachers(settings.teacher_address, settings.private_hosts),
+            submission.Teachers(settings.teacher_address, settings.private_hosts),
         )
         if examined.problems:
             raise body.as_sent(examined.problems[0])
@@ -167,7 +167,7 @@ def delete_job(caller: Caller, job_id: JobId, database: Db, store: Store) -> Job
     """Delete a finished job with its checkpoints and result files. The model that it published goes first."""
     with database.transaction() as session:
         audited.delete(session, caller.actor, job_id)
-    store.discard(removal.blobs_of(job_id))
+    store.discard(deletion.blobs_of(job_id))
     return JobDeleted(id=job_id)
 
 
@@ -249,11 +249,11 @@ def job_metrics(
         int,
         Query(
             ge=10,
-            le=series.MAX_POINTS,
+            le=metric_series.MAX_POINTS,
             description="At most so many steps. Of more, the last one of each stretch and, for each of `names`, the "
             "steps of its least and greatest value are given.",
         ),
-    ] = series.DEFAULT_POINTS,
+    ] = metric_series.DEFAULT_POINTS,
     step_from: Annotated[int, Query(ge=0, le=MAX_STEP, description="The first step.")] = 0,
     step_to: Annotated[int, Query(ge=0, le=MAX_STEP, description="The last step.")] = MAX_STEP,
     output: Annotated[
@@ -272,8 +272,10 @@ def job_metrics(
                 media_type="text/csv",
                 headers={"content-disposition": f'attachment; filename="{job.id}.csv"'},
             )
-        series.check_names(session, job.id, wanted)
-        found, is_sampled = series.sampled(session, job.id, names=wanted, points=points, first=step_from, last=step_to)
+        metric_series.check_names(session, job.id, wanted)
+        found, is_sampled = metric_series.sampled(
+            session, job.id, names=wanted, points=points, first=step_from, last=step_to
+        )
     return MetricSeries.of(job_id, found, wanted, is_sampled=is_sampled)
 
 
@@ -289,17 +291,17 @@ def job_groups(
         int | None, Query(ge=0, le=MAX_STEP, description="The groups of this row alone, as members call it.")
     ] = None,
     source: Annotated[Source | None, Query(description="Sort by members of this source alone.")] = None,
-    sort: Annotated[inspector.Order, Query(description="What comes first.")] = inspector.Order.step,
+    sort: Annotated[groups.Order, Query(description="What comes first.")] = groups.Order.step,
     after: After = None,
     limit: Limit = 100,
 ) -> GroupList:
     """The groups of one step or several: who said what, what it earned and how it was weighted."""
     with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
-        steps = inspector.steps(session, job.id)
+        steps = groups.steps(session, job.id)
         shown = step if step is not None or step_from is not None else max(steps, default=None)
         first, last = (shown or 0, shown or 0) if step_from is None else (step_from, step_to)
-        found, more = inspector.page(
+        found, more = groups.page(
             session, job.id, first=first, last=last, row=row, source=source, order=sort, after=after, limit=limit
         )
     return GroupList.of(job_id, None if step_from is not None else shown, steps, found, more)

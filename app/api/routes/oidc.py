@@ -11,7 +11,7 @@ from app.auth.id_tokens import IdTokens
 from app.auth.scopes import needs
 from app.core.accounts import oidc
 from app.core.accounts.scopes import Scope
-from app.core.egress import check_url
+from app.core.egress.client import check_url
 from app.core.errors import AuthenticationFailed
 
 router = APIRouter(prefix="/oidc", tags=["CI systems"])

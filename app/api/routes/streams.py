@@ -8,13 +8,13 @@ from starlette.responses import StreamingResponse
 
 from app.api.deps import Db, Strict
 from app.api.ids import MAX_ID, FileId, JobId
-from app.api.live import Hub
+from app.api.sse import Hub
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
 from app.core.db import Database
 from app.core.files import uploads
-from app.core.jobs import live, queries
+from app.core.jobs import changes, queries
 
 router = APIRouter()
 
@@ -93,4 +93,4 @@ def _find(database: Database, project_id: str, file_id: str) -> None:
 def _begin(database: Database, project_id: str, job_id: str, last_event_id: str | None) -> int:
     with database.reading() as session:
         job = queries.get_job(session, project_id, job_id)
-        return live.seq_of(session, job.id, last_event_id) if last_event_id else 0
+        return changes.seq_of(session, job.id, last_event_id) if last_event_id else 0

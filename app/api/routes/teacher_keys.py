@@ -9,7 +9,7 @@ from app.api.schemas.teacher_keys import SetTeacherKey, TeacherKeyDeleted, Teach
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
-from app.core.egress import check_url
+from app.core.egress.client import check_url
 from app.core.teachers import keys
 
 router = APIRouter(prefix="/teacher_keys", tags=["Teachers"])

@@ -17,11 +17,11 @@ from app.core.chat import tokenizer
 from app.core.chat.tokenizer import UnusableTokenizer
 from app.core.errors import InvalidRequest
 from app.core.files import uploads
-from app.core.files.report import FileReport
 from app.core.files.tables import File
-from app.core.jobs import admission, linting
-from app.core.jobs.admission import Examined
+from app.core.files.validation_report import FileReport
+from app.core.jobs import lint_queue, submission
 from app.core.jobs.overlap import find_overlap
+from app.core.jobs.submission import Examined
 from app.core.lint.report import LintReport
 from app.core.models import registry, weights
 from app.core.settings import Settings
@@ -50,7 +50,7 @@ def validate_job(
         problems = [Problem(code="invalid_request", message=message, param=param) for message, param in found]
         return Validation(valid=False, errors=problems, plan=None)
     with database.transaction() as session:
-        examined = admission.examine(
+        examined = submission.examine(
             session,
             caller.project_id,
             asked.application(),
@@ -58,7 +58,7 @@ def validate_job(
             settings.model_aliases,
             settings.trackers,
             caller.limits.priority,
-            admission.Teachers(settings.teacher_address, settings.private_hosts),
+            submission.Teachers(settings.teacher_address, settings.private_hosts),
         )
         if examined.problems:
             wrong = map(asked.as_sent, examined.problems)
@@ -110,7 +110,7 @@ def _long_rows(
 
 def _no_contrast(asked: CreateJob, examined: Examined, lint: LintReport) -> list[Problem]:
     try:
-        linting.refuse_if_nothing(lint, examined.spec)
+        lint_queue.refuse_if_nothing(lint, examined.spec)
     except InvalidRequest as error:
         sent = asked.as_sent(error)
         return [Problem(code=sent.code, message=sent.message, param=sent.param)]

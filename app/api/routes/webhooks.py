@@ -25,7 +25,7 @@ from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core import broker, ids
 from app.core.accounts.scopes import Scope
-from app.core.egress import EgressFailed, check_url
+from app.core.egress.client import EgressFailed, check_url
 from app.core.errors import InvalidRequest
 from app.core.webhooks import deliveries, endpoints
 from app.core.webhooks.events import EventType

@@ -9,8 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from app.api.ids import MAX_ID, MAX_MODEL_NAME
 from app.core.errors import InvalidRequest
-from app.core.jobs.admission import Application
-from app.core.jobs.states import MAX_PRIORITY, MIN_PRIORITY
+from app.core.jobs.state_machine import MAX_PRIORITY, MIN_PRIORITY
+from app.core.jobs.submission import Application
 from app.core.spec.frozen import Frozen
 from app.core.spec.gates import MAX_GATES, AliasName, GateText
 from app.core.spec.graders import Grader

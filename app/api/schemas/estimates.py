@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from app.core.estimates.estimate import Estimate, Range
-from app.core.estimates.verdict import Forecast, OnWorker, Verdict
+from app.core.estimates.worker_fit import Forecast, OnWorker, Verdict
 
 
 class WorkerEstimate(BaseModel):

@@ -8,14 +8,14 @@ from pydantic import BaseModel, Field
 from app.api.pagination import Item
 from app.core import ids
 from app.core.estimates.estimate import Estimate
-from app.core.estimates.measured import Measured
-from app.core.jobs.series import Point
-from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.estimates.measurements import Measured
+from app.core.jobs.metric_series import Point
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent
 from app.core.jobs.views import JobView
 from app.core.spec.gates import parse
 from app.core.spec.job import Hyperparameters, JobSpec
-from app.core.spec.teaching import Spent
+from app.core.spec.teacher_answers import Spent
 
 
 def _unix(moment: datetime) -> int:

@@ -8,7 +8,7 @@ from app.api.pagination import Item
 from app.core.accounts.limits import MAX_BYTES, MAX_GPU_HOURS, MAX_JOBS, MAX_REQUESTS_PER_MINUTE, Limits, limits_of
 from app.core.accounts.tables import Project
 from app.core.jobs.quotas import Usage
-from app.core.jobs.states import MAX_PRIORITY, MIN_PRIORITY
+from app.core.jobs.state_machine import MAX_PRIORITY, MIN_PRIORITY
 from app.core.spec.frozen import Frozen
 
 

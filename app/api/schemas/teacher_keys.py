@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field, SecretStr
 
 from app.api.pagination import Item
 from app.core.spec.frozen import Frozen
-from app.core.spec.teaching import BaseUrl
+from app.core.spec.teacher_answers import BaseUrl
 from app.core.teachers.tables import TeacherKey
 
 

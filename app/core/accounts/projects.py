@@ -7,7 +7,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.core import ids
-from app.core.accounts import audit, keyring
+from app.core.accounts import api_key_admin, audit
 from app.core.accounts.api_keys import DEFAULT_PROJECT
 from app.core.accounts.audit import Action, Actor
 from app.core.accounts.tables import ApiKey, Project
@@ -67,7 +67,7 @@ def update_project(
 
     Raises `NotFound`, and `InvalidRequest` for archiving the project that the installation needs for itself.
     """
-    administrators = keyring.lock_administrators(session) if archived else []
+    administrators = api_key_admin.lock_administrators(session) if archived else []
     project = get_project(session, project_id, lock=True)
     before = audit.snapshot(project, *_AUDITED)
     if archived:
@@ -89,4 +89,4 @@ def _check_archivable(project: Project, administrators: list[ApiKey]) -> None:
         message = f"'{DEFAULT_PROJECT}' is the project of the installation's own key; it cannot be archived."
         raise InvalidRequest(message, param="archived")
     if administrators and all(key.project_id == project.id for key in administrators):
-        raise keyring.last_administrator(f"'{project.name}' has the last administrator's key")
+        raise api_key_admin.last_administrator(f"'{project.name}' has the last administrator's key")

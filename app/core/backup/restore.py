@@ -22,7 +22,7 @@ from app.core.backup.contents import Manifest
 from app.core.backup.dump import Progress, Told
 from app.core.db import Database
 from app.core.errors import BadSetup, DatabaseUnavailable, GrouptuneError
-from app.core.jobs.states import TERMINAL
+from app.core.jobs.state_machine import TERMINAL
 from app.core.jobs.tables import Job
 from app.core.storage.blobs import BlobStore, check_key
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from app.core.estimates.work import BASE_SAMPLES, Work
+from app.core.estimates.workload import BASE_SAMPLES, Work
 from app.core.models.shape import Shape
 from app.core.spec.graders import BaseGrader, parts
 from app.core.spec.hardware import Hardware, data_sheet

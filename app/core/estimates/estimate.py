@@ -7,9 +7,9 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from app.core.estimates import cost, work
-from app.core.estimates.fit import Factor, Observation, Z, fit
-from app.core.estimates.work import Data, Lengths
+from app.core.estimates import cost, workload
+from app.core.estimates.calibration import Factor, Observation, Z, fit
+from app.core.estimates.workload import Data, Lengths
 from app.core.models.shape import Shape
 from app.core.spec.frozen import Frozen
 from app.core.spec.hardware import Hardware
@@ -137,14 +137,14 @@ def estimate(asked: Asked, hardware: Hardware | None, observations: Sequence[Obs
 class _Case:
     """Everything `z` standard deviations above what is expected."""
 
-    work: work.Work
+    work: workload.Work
     seconds: dict[str, float]
     memory: float
     least_memory: float
 
     @classmethod
     def of(cls, asked: Asked, hardware: Hardware | None, observations: Sequence[Observation], z: float) -> "_Case":
-        counted = work.count(asked.spec, asked.plan, asked.data, _lengths(asked, observations, z))
+        counted = workload.count(asked.spec, asked.plan, asked.data, _lengths(asked, observations, z))
         if hardware is None:
             return cls(counted, {}, 0.0, 0.0)
 

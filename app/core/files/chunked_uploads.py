@@ -1,6 +1,6 @@
 """Files that arrive in parts: blobs first, outside of any transaction, then rows; assembled without holding them.
 
-Removes no blobs of uploads that are over: `worker.expiry` does, so that a crash in between leaves nothing behind.
+Removes no blobs of uploads that are over: `worker.maintenance.expiry` does, so that a crash leaves nothing behind.
 """
 
 import hashlib

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import BinaryIO, Final, NamedTuple
 
-from app.core.files.report import FileReport, RowPlace
+from app.core.files.validation_report import FileReport, RowPlace
 from app.core.spec.rows import MAX_LINE_BYTES
 
 SAMPLED_ROWS: Final = 1_024

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import BinaryIO, Final
 
 from app.core.files.reading import line_content
-from app.core.files.report import RowPlace
+from app.core.files.validation_report import RowPlace
 from app.core.spec.rows import MAX_LINE_BYTES, Row, parse_row
 
 SAMPLED_ROWS: Final = 64

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from app.core.files.duplicates import PromptIndex, Repeats
 from app.core.files.reading import lines
-from app.core.files.repeats import PromptIndex, Repeats
-from app.core.files.report import FileReport, Issue, LongRow, RowPlace, TeacherResponses, broken
+from app.core.files.validation_report import FileReport, Issue, LongRow, RowPlace, TeacherResponses, broken
 from app.core.spec.rows import Row, RowError, parse_row
 
 MAX_FILE_BYTES: Final = 2_000_000_000

@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any, Final
 
-from app.core.graders.fences import unfenced
+from app.core.graders.code_blocks import unfenced
 from app.core.graders.templates import render
 from app.core.graders.types import ErrorType, GraderFailure, Sample, Scored, TokenUsage, Tools
 from app.core.spec.graders import Judge, LabelModelGrader, ScoreModelGrader

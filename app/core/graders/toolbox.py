@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import pydantic_monty as monty
 from standardwebhooks import Webhook
 
-from app.core.addresses import PrivateHosts
-from app.core.asking import MAX_ANSWER_BYTES, ChatServer, NoUsableAnswer, Patience, ask
-from app.core.egress import AddressRefused, Answer, Egress
+from app.core.egress.client import AddressRefused, Answer, Egress
+from app.core.egress.ip_policy import PrivateHosts
+from app.core.egress.json_client import MAX_ANSWER_BYTES, ChatServer, NoUsableAnswer, Patience, ask
 from app.core.graders.isolated import IsolatedPool, default_workers
 from app.core.graders.types import ErrorType, GraderFailure
 

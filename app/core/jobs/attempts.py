@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.core.accounts.tables import ProjectUsage
 from app.core.jobs.events import Event, clean
-from app.core.jobs.states import AttemptOutcome, JobStatus
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from app.core.jobs.tables import Job, JobAttempt
 from app.core.jobs.transitions import transition
 

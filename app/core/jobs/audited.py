@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.core.accounts import audit
 from app.core.accounts.audit import Action, Actor
-from app.core.jobs import lifecycle, removal, traces
+from app.core.jobs import deletion, lifecycle, traces
 from app.core.jobs.queries import job_of_project
 from app.core.jobs.tables import Job
 
@@ -40,7 +40,7 @@ def prioritise(session: Session, actor: Actor, job_id: str, priority: int) -> Jo
 
 def delete(session: Session, actor: Actor, job_id: str) -> Job:
     """`removal.delete_job` in the actor's project."""
-    job = removal.delete_job(session, actor.project_id, job_id)
+    job = deletion.delete_job(session, actor.project_id, job_id)
     before = audit.snapshot(job, "status", "training_file", "validation_file", "fine_tuned_model")
     audit.record(session, actor, Action.job_delete, job.id, before=before)
     return job

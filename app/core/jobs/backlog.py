@@ -3,9 +3,9 @@
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.core.jobs.states import TERMINAL, JobStatus
+from app.core.jobs.state_machine import TERMINAL, JobStatus
 from app.core.jobs.tables import Job
-from app.core.metrics import Backlog
+from app.core.prometheus import Backlog
 
 
 def read(session: Session) -> Backlog:

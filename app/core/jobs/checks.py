@@ -5,9 +5,9 @@ from collections.abc import Collection
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest
-from app.core.files.report import FileReport
 from app.core.files.tables import File, FileStatus
 from app.core.files.uploads import TRAINING_PURPOSE, find_file
+from app.core.files.validation_report import FileReport
 from app.core.spec.graders import BaseGrader, missing_fields
 from app.core.spec.job import GroupMethod, JobSpec, MethodType
 

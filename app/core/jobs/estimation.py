@@ -12,14 +12,14 @@ from sqlalchemy.orm import Session
 from app.core.chat.tokenizer import ChatTokenizer, UnusableTokenizer, load
 from app.core.db import Database
 from app.core.errors import GrouptuneError, InvalidRequest
+from app.core.estimates.calibration import Observation
 from app.core.estimates.estimate import Asked, Texts, estimate
-from app.core.estimates.fit import Observation
-from app.core.estimates.measured import Measured
-from app.core.estimates.verdict import Forecast, forecast
-from app.core.estimates.work import Data
-from app.core.files.report import FileReport, RowPlace
+from app.core.estimates.measurements import Measured
+from app.core.estimates.worker_fit import Forecast, forecast
+from app.core.estimates.workload import Data
 from app.core.files.sampling import sample_rows
 from app.core.files.tables import File
+from app.core.files.validation_report import FileReport, RowPlace
 from app.core.jobs.leases import Claim, update_owned
 from app.core.jobs.queries import job_file, job_of_project
 from app.core.jobs.tables import Job

@@ -6,7 +6,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from app.core.errors import InvalidRequest
 from app.core.files.tables import File
 from app.core.files.uploads import get_file
-from app.core.jobs.states import TERMINAL
+from app.core.jobs.state_machine import TERMINAL
 from app.core.jobs.tables import Job
 
 

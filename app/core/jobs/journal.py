@@ -17,7 +17,7 @@ from app.core.jobs.leases import Claim, lost
 from app.core.jobs.step_events import metrics_event, shown
 from app.core.jobs.tables import Job
 from app.core.spec.reports import Evaluated, Groups, Message, Metrics, Started, TeacherAnswers
-from app.core.teachers import answers
+from app.core.teachers import answer_cache
 
 # Rows come as one JSON text: psycopg would escape each quote in an array of texts, which takes longer than all else.
 # The guarded UPDATE holds the job's row and feeds the INSERT: with a lost lease it inserts nothing. A step
@@ -133,7 +133,7 @@ class Journal:
             self._evaluated(session, report)
         elif isinstance(report, TeacherAnswers):
             leases.update_owned(session, self._claim, teacher_usage=report.spent.model_dump())
-            answers.keep(session, self._claim.project_id, report.answers)
+            answer_cache.keep(session, self._claim.project_id, report.answers)
         return []
 
     def _started(self, session: Session, report: Started) -> None:

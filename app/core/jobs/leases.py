@@ -10,7 +10,7 @@ from app.core.accounts.tables import Project
 from app.core.errors import LostLease
 from app.core.jobs.attempts import charge_crash, close_attempt
 from app.core.jobs.events import Event, append
-from app.core.jobs.states import AttemptOutcome, JobStatus, StopRequest
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus, StopRequest
 from app.core.jobs.tables import Job, JobAttempt
 from app.core.jobs.transitions import transition
 from app.core.spec.job import JobSpec

@@ -8,12 +8,12 @@ from sqlalchemy.orm import Session
 from app.core import ids
 from app.core.errors import InvalidRequest
 from app.core.files.tables import File, FileStatus
-from app.core.jobs import linting
+from app.core.jobs import lint_queue
 from app.core.jobs.checks import check_validated
 from app.core.jobs.events import Event, append
 from app.core.jobs.overlap import find_overlap
 from app.core.jobs.queries import job_of_project
-from app.core.jobs.states import TERMINAL, JobStatus, StopRequest
+from app.core.jobs.state_machine import TERMINAL, JobStatus, StopRequest
 from app.core.jobs.tables import Job
 from app.core.jobs.transitions import transition
 from app.core.spec.job import JobSpec
@@ -43,7 +43,7 @@ def create(
         training_file=training_file,
         validation_file=validation_file,
         priority=priority,
-        lint_due=linting.is_due(spec),
+        lint_due=lint_queue.is_due(spec),
     )
     session.add(job)
     session.flush()
@@ -85,14 +85,14 @@ def _admit(session: Session, job: Job, *, has_signal: bool = False) -> Job:
             if file_id not in files:
                 raise InvalidRequest(f"The file '{file_id}' is gone.", param=param, code="file_not_found")
             check_validated(spec, files[file_id], param)
-        linting.check(job)
+        lint_queue.check(job)
     except InvalidRequest as error:
         event = Event(f"The job failed: {error.message}", level="error", data={"code": error.code})
         details = {"code": error.code, "message": error.message, "param": error.param}
         return transition(session, job.id, _VALIDATING, JobStatus.failed, event, error=details)
     if any(file.status != FileStatus.processed for file in files.values()):
         return job
-    if job.lint_due and linting.decides(spec) and not has_signal:
+    if job.lint_due and lint_queue.decides(spec) and not has_signal:
         return job
     event = Event("Files validated, moving job to queued state")
     if overlap := find_overlap(session, job.training_file, job.validation_file):

@@ -5,10 +5,10 @@ from typing import Final
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from app.core.estimates import measured
+from app.core.estimates import measurements
 from app.core.estimates.cost import Seconds
 from app.core.estimates.estimate import Asked
-from app.core.estimates.measured import Measured
+from app.core.estimates.measurements import Measured
 from app.core.jobs.leases import Claim, update_owned
 from app.core.jobs.tables import JobAttempt
 from app.core.spec.hardware import Hardware
@@ -53,9 +53,9 @@ def measure(session: Session, job_id: str, asked: Asked, hardware: Hardware) -> 
         before = attempts[0].setup.total_seconds()
         rest = max(0.0, seconds - before - found.steps_seconds)
         parts = Seconds(before, found.rollout or 0.0, found.grading or 0.0, found.update or 0.0, rest)
-    asked = measured.shortened(asked, found.steps)
+    asked = measurements.shortened(asked, found.steps)
     means = {name: getattr(found, name) for name in ("prompt", "expert", "teacher", "own")}
-    lengths = measured.mean_lengths(asked, means)
+    lengths = measurements.mean_lengths(asked, means)
     return Measured.of(
         asked,
         hardware,

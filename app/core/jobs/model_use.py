@@ -4,7 +4,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest, PermissionDenied
-from app.core.jobs.states import TERMINAL
+from app.core.jobs.state_machine import TERMINAL
 from app.core.jobs.tables import Checkpoint, Job
 from app.core.models.adapters import find_adapter, get_own
 from app.core.models.aliases import names_of

@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.core.files.repeats import PromptIndex
+from app.core.files.duplicates import PromptIndex
 from app.core.files.tables import File
 
 _SHOWN: Final = 5

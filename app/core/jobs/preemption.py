@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.core.jobs.events import Event, append
 from app.core.jobs.leases import NO_LIMIT
-from app.core.jobs.states import JobStatus, StopRequest
+from app.core.jobs.state_machine import JobStatus, StopRequest
 from app.core.jobs.tables import Job
 
 # In the order of claims. `room` is how many more jobs the project may run.

@@ -7,7 +7,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from app.core.estimates.estimate import Estimate
-from app.core.jobs.states import JobStatus
+from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Job
 
 PACE_STEPS: Final = 20

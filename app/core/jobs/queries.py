@@ -8,9 +8,9 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from app.core.errors import InvalidRequest, NotFound
 from app.core.files.tables import File
-from app.core.jobs.states import JobStatus
+from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent, Metric
-from app.core.spec.teaching import Spent
+from app.core.spec.teacher_answers import Spent
 
 _Row = TypeVar("_Row", JobEvent, Checkpoint)
 _SEEN: Final = aliased(Job)

@@ -11,7 +11,7 @@ from app.core.accounts.tables import ProjectUsage
 from app.core.errors import InvalidRequest, QuotaExceeded
 from app.core.files.tables import File
 from app.core.jobs.attempts import THIS_MONTH
-from app.core.jobs.states import JobStatus
+from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Job
 
 QUEUED: Final = (JobStatus.validating_files, JobStatus.queued, JobStatus.paused)

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.db import Base
-from app.core.jobs.states import MAX_PRIORITY, MIN_PRIORITY, AttemptOutcome, JobStatus, StopRequest
+from app.core.jobs.state_machine import MAX_PRIORITY, MIN_PRIORITY, AttemptOutcome, JobStatus, StopRequest
 
 
 def _one_of(column: str, values: type[JobStatus] | type[StopRequest] | type[AttemptOutcome]) -> str:

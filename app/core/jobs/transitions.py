@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.core.errors import LostLease
 from app.core.jobs.events import Event, append
-from app.core.jobs.states import TERMINAL, TRANSITIONS, JobStatus
+from app.core.jobs.state_machine import TERMINAL, TRANSITIONS, JobStatus
 from app.core.jobs.tables import Job
 from app.core.webhooks.events import EventType, emit
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from app.core.files.report import Issue
+from app.core.files.validation_report import Issue
 from app.core.spec.frozen import Frozen
 from app.core.spec.job import GroupMix
 

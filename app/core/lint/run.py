@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from app.core.files.report import FileReport
 from app.core.files.validation import read_rows
+from app.core.files.validation_report import FileReport
 from app.core.graders.registry import waits
 from app.core.graders.run import Grade, GraderPool, Sample
 from app.core.lint.report import LintReport

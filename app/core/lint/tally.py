@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import comb, isfinite
 from typing import Final, NamedTuple
 
-from app.core.files.report import Issue
+from app.core.files.validation_report import Issue
 from app.core.graders.types import Grade
 from app.core.lint.report import AnswerCount, GroupCount, LintReport
 from app.core.spec.contrast import ZERO_VARIANCE_RANGE

@@ -12,7 +12,7 @@ from app.core.spec.frozen import Frozen
 from app.core.spec.gates import MAX_GATES, AliasName, GateText
 from app.core.spec.graders import Grader
 from app.core.spec.integrations import MAX_INTEGRATIONS, Integration
-from app.core.spec.teaching import BaseUrl, Spent, TeacherBudget, TeacherModel
+from app.core.spec.teacher_answers import BaseUrl, Spent, TeacherBudget, TeacherModel
 
 Auto = Literal["auto"]
 BasePrecision = Literal["native", "4bit"]

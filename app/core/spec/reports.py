@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from app.core.spec.frozen import Frozen
-from app.core.spec.teaching import Provenance, Spent, TeacherAnswer
+from app.core.spec.teacher_answers import Provenance, Spent, TeacherAnswer
 
 
 class Source(StrEnum):

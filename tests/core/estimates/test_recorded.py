@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import pytest
 
+from app.core.estimates.calibration import Observation
 from app.core.estimates.cost import Seconds
 from app.core.estimates.estimate import Asked, Estimate, Texts, estimate
-from app.core.estimates.fit import Observation
-from app.core.estimates.measured import mean_lengths, ratios, shortened
-from app.core.estimates.work import Data
+from app.core.estimates.measurements import mean_lengths, ratios, shortened
+from app.core.estimates.workload import Data
 from app.core.models.shape import Shape
 from app.core.spec.hardware import Hardware
 from app.core.spec.job import JobSpec

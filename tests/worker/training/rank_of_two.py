@@ -10,7 +10,7 @@ from torch import distributed
 from tests.worker.training.architectures import random_policy
 from tests.worker.training.test_optimizer import mixed_groups
 from tests.worker.training.updates import gradient
-from worker.training.world import World
+from worker.training.distributed import World
 
 if __name__ == "__main__":
     run_dir, model_dir, rank = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

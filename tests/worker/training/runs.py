@@ -28,7 +28,7 @@ from app.core.spec.job import (
 )
 from app.core.spec.reports import Metrics, Report, TrainerExit, report_adapter
 from tests.tiny_model import write_rows
-from worker.training.run import run
+from worker.training.setup import run
 
 REPOSITORY: Final = Path(__file__).parents[3]
 STEPS: Final = 8

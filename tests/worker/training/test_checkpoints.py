@@ -12,9 +12,9 @@ from tests.worker.training.architectures import LORA
 from tests.worker.training.conftest import ModelDirectory
 from tests.worker.training.updates import group, updater
 from worker.training import checkpoints
+from worker.training.best_adapter import Selection
 from worker.training.model import Policy, load_policy
 from worker.training.optimizer import new_optimizer
-from worker.training.selection import Selection
 from worker.training.types import JobFailure
 
 STATE = {"step": 3, "trained_tokens": 44}

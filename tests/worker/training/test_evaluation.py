@@ -20,7 +20,7 @@ from tests.worker.training.architectures import randomise
 from tests.worker.training.runs import Job, of_kind
 from worker.training.evaluation import SAMPLES_SHOWN, Evaluator, pass_at_k
 from worker.training.model import Policy
-from worker.training.rollout import Sampler, generator
+from worker.training.rollouts.sampler import Sampler, generator
 from worker.training.types import Prompt
 
 SAMPLING = Sampling(max_tokens=5, temperature=1.7, top_p=0.9)

@@ -7,12 +7,12 @@ import pytest
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import Source
-from app.core.spec.teaching import Provenance
+from app.core.spec.teacher_answers import Provenance
 from tests.worker.training import chat_templates
 from tests.worker.training.architectures import randomise
 from worker.training.groups import build_groups, given_members, rollout_member
 from worker.training.model import Policy
-from worker.training.rollout import Sampler, generator
+from worker.training.rollouts.sampler import Sampler, generator
 from worker.training.types import Completion, Prompt, PromptGroup, Taught
 
 MIX = GroupMix(expert=1, teacher=2, self_=3)

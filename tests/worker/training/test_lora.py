@@ -15,9 +15,9 @@ from tests.worker.training.architectures import random_policy, randomise
 from tests.worker.training.conftest import ModelDirectory
 from worker.training import checkpoints, lora
 from worker.training.batching import pack
+from worker.training.best_adapter import Selection
 from worker.training.model import Policy, load_policy
 from worker.training.optimizer import new_optimizer
-from worker.training.selection import Selection
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 

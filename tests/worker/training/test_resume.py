@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from app.core.spec.job import Evaluation, Lora
 from app.core.spec.reports import CheckpointSaved, Evaluated, Finished, Groups, Metrics, Report, Started, TrainerExit
 from tests.worker.training.runs import STEPS, Job, of_kind, read_until, sha256, steady, trainer_process
-from worker.training import checkpoints, groups, loop, rollout
+from worker.training import checkpoints, groups, trainer
 from worker.training.batching import DataOrder
+from worker.training.rollouts import sampler
 
 KINDS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "gft": ("gft", {}),
@@ -86,13 +87,13 @@ def test_negative_control_random_numbers_that_begin_anew_end_elsewhere(
     epoch = STEPS // 2
 
     def anew(seed: int, kind: int, step: int, *rest: int) -> torch.Generator:
-        return rollout.generator(seed, kind, step - epoch, *rest)
+        return sampler.generator(seed, kind, step - epoch, *rest)
 
     right = DataOrder.step
     if stream == "data order":
         monkeypatch.setattr(DataOrder, "step", lambda order, step: right(order, step - epoch))
     else:
-        monkeypatch.setattr(groups if stream == "rollouts" else loop, "generator", anew)
+        monkeypatch.setattr(groups if stream == "rollouts" else trainer, "generator", anew)
     forgetful = whole.job.beside(f"anew-{stream}")
     assert forgetful.run(resume_from=whole.job.checkpoint(epoch), **whole.options)[0] is TrainerExit.succeeded
     assert forgetful.adapter_after(epoch + 1) != whole.job.adapter_after(epoch + 1)

@@ -20,7 +20,7 @@ from worker.training.groups import build_groups
 from worker.training.metrics import group_records
 from worker.training.model import Policy
 from worker.training.rewards import MAX_ERROR_RATE, WINDOW, GraderHealth, Grading, imitate_groups
-from worker.training.rollout import Sampler
+from worker.training.rollouts.sampler import Sampler
 from worker.training.types import JobFailure, Member, Prompt, PromptGroup
 
 # Reads a field of the response as JSON: a response that is not JSON cannot be graded.

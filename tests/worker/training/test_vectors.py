@@ -15,7 +15,7 @@ from tests.worker.training.conftest import ModelDirectory
 from tests.worker.training.golden import CASES, VECTORS
 from tests.worker.training.updates import PLENTY, gradient, updater
 from worker.training import attention
-from worker.training import head as head_module
+from worker.training import lm_head as head_module
 from worker.training.types import PromptGroup
 
 REPOSITORY: Final = Path(__file__).parents[3]

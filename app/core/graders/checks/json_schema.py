@@ -6,7 +6,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from referencing import Registry
 
-from app.core.graders.fences import unfenced
+from app.core.graders.code_blocks import unfenced
 
 
 def check(schema: dict[str, Any], text: str) -> dict[str, Any]:

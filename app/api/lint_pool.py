@@ -1,0 +1,105 @@
+"""Lints files while their callers wait: a few at once, each within its budget."""
+
+import threading
+from typing import Final
+
+from app.core.db import Database
+from app.core.errors import InvalidRequest, Overloaded
+from app.core.files import uploads
+from app.core.files.tables import File, FileStatus
+from app.core.files.validation_report import FileReport
+from app.core.graders.run import GraderPool
+from app.core.graders.toolbox import Toolbox
+from app.core.jobs import checks, lint_queue
+from app.core.lint.report import LintReport
+from app.core.lint.run import BEFORE_ACCEPTING, WHILE_WAITING, Budget, lint_file
+from app.core.spec.graders import BaseGrader
+from app.core.spec.job import GroupMethod, GroupMix, JobSpec
+from app.core.spec.rows import RowError
+from app.core.storage.blobs import BlobStore
+
+AT_ONCE: Final = 4
+"""Each holds a thread of the server for seconds."""
+
+
+class Linter:
+    """Lints with the server's own graders. Thread-safe."""
+
+    def __init__(self, database: Database, store: BlobStore, tools: Toolbox) -> None:
+        self._database = database
+        self._store = store
+        self._tools = tools
+        self._slots = threading.BoundedSemaphore(AT_ONCE)
+
+    def lint(
+        self,
+        file: File,
+        grader: BaseGrader,
+        mix: GroupMix,
+        budget: Budget = WHILE_WAITING,
+        *,
+        until_signal: bool = False,
+    ) -> LintReport:
+        """The report on a stored file.
+
+        Raises `InvalidRequest` unless it is valid training data, and `Overloaded` while too many lints run.
+        """
+        counts = _counts(file)
+        if not self._slots.acquire(blocking=False):
+            raise Overloaded("The server lints other files now; try again in a few seconds.")
+        try:
+            with (
+                self._store.as_file(file.rows[0], lambda: None) as path,
+                GraderPool(grader, tools=self._tools) as pool,
+            ):
+                return lint_file(path, counts, pool, mix, budget, until_signal=until_signal)
+        except RowError as error:
+            raise InvalidRequest(f"The file '{file.id}' has errors. {error}", code="invalid_file") from error
+        finally:
+            self._slots.release()
+
+    def of_job(self, project_id: str, spec: JobSpec, training_file: str) -> LintReport | None:
+        """The report on a job's training file; None where there is none yet. Raises as `checks.check_file`."""
+        file = self._ready(project_id, spec, training_file)
+        if file is None or not isinstance(spec.settings, GroupMethod) or not lint_queue.is_due(spec):
+            return None
+        try:
+            return self.lint(file, spec.settings.grader, spec.settings.group)
+        except Overloaded:
+            return None
+
+    def sees_signal(self, project_id: str, spec: JobSpec, training_file: str) -> bool:
+        """Whether a job that could train nothing is seen to train something; False leaves it to a worker's lint.
+
+        Raises `InvalidRequest` with the code `no_contrast` when all rows were graded and none would teach anything,
+        and as `checks.check_file`.
+        """
+        if not lint_queue.decides(spec) or not isinstance(spec.settings, GroupMethod):
+            return False
+        file = self._ready(project_id, spec, training_file)
+        if file is None:
+            return False
+        try:
+            report = self.lint(file, spec.settings.grader, spec.settings.group, BEFORE_ACCEPTING, until_signal=True)
+        except Overloaded:
+            return False
+        if report.rows_graded == report.rows:
+            lint_queue.refuse_if_nothing(report, spec)
+        return report.signal_share_limit > 0
+
+    def _ready(self, project_id: str, spec: JobSpec, file_id: str) -> File | None:
+        with self._database.transaction() as session:
+            checks.check_file(session, project_id, spec, file_id, "training_file")
+            file = uploads.get_file(session, project_id, file_id)
+        return file if file.status == FileStatus.processed and file.report is not None else None
+
+
+def _counts(file: File) -> FileReport:
+    if file.purpose != uploads.TRAINING_PURPOSE:
+        message = f"The file '{file.id}' has the purpose '{file.purpose}'; upload it with '{uploads.TRAINING_PURPOSE}'."
+        raise InvalidRequest(message, code="invalid_file")
+    if file.status == FileStatus.uploaded:
+        raise InvalidRequest(f"The file '{file.id}' is not validated yet; wait until its `status` is `processed`.")
+    if file.status == FileStatus.error or file.report is None:
+        raise InvalidRequest(f"The file '{file.id}' has errors. {file.status_details}", code="invalid_file")
+    return FileReport.model_validate(file.report)

@@ -1,0 +1,1 @@
+"""ASGI middleware: request ids, tracing, metrics, body limits, idempotency."""

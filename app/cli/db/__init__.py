@@ -1,0 +1,1 @@
+"""`grouptune db`: schema, first key, backup and restore."""

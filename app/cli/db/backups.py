@@ -1,0 +1,45 @@
+"""Backups as files. Loads SQLAlchemy, so `app.cli.db.commands` imports it only on use."""
+
+import os
+from pathlib import Path
+
+from app.core.backup import dump as dumping
+from app.core.backup import restore as restoring
+from app.core.backup.archive import MODE
+from app.core.backup.dump import Dumped, Told
+from app.core.backup.restore import Restored
+from app.core.db import Database
+from app.core.settings import Settings
+from app.core.storage.blobs import BlobStore
+from app.core.storage.opening import open_store
+
+
+def dump(database_url: str, config: Settings, path: Path, tell: Told) -> Dumped:
+    """Writes the backup beside `path` and renames it once it is complete and on the disk."""
+    draft = path.with_name(f"{path.name}.partial")
+    database = Database(database_url, pool_size=2)
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, MODE), "wb") as out:
+            dumped = dumping.dump(database, _store(config), out, tell)
+            out.flush()
+            os.fsync(out.fileno())
+        draft.rename(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    finally:
+        database.dispose()
+    return dumped
+
+
+def restore(database_url: str, config: Settings, path: Path, tell: Told, *, replace: bool) -> Restored:
+    """Puts the backup at `path` back."""
+    database = Database(database_url, pool_size=2)
+    try:
+        return restoring.restore(database, _store(config), path, tell, replace=replace)
+    finally:
+        database.dispose()
+
+
+def _store(config: Settings) -> BlobStore:
+    return open_store(config.storage_dir, config.storage_url, config.storage_address, config.storage_region)

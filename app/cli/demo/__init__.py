@@ -1,0 +1,1 @@
+"""`grouptune demo`: from an empty machine to a fine-tuned model."""

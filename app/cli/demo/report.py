@@ -1,0 +1,123 @@
+"""The outcome of a demo: before and after on held-out problems, as a table and as JSON."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from app.cli.jobs.live_panel import clock
+from app.client import Json
+
+SHOWN_SAMPLES: Final = 4
+TABLE_COLUMNS: Final = 78
+_MEASURES: Final = (("accuracy", "eval/accuracy"), ("reward", "eval/reward"), ("mean_tokens", "eval/mean_length"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A succeeded demo job and where its parts are."""
+
+    job: Json
+    seed: int
+    seconds: float
+    """From the command's start to the job's end."""
+    adapter: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json FILE`; accuracies are shares from 0 to 1."""
+        return {
+            "before": self.measures("before"),
+            "after": self.measures("after"),
+            "seed": self.seed,
+            "seconds": round(self.seconds, 1),
+            "job_id": self.job["id"],
+            "fine_tuned_model": self.job["fine_tuned_model"],
+            "adapter": str(self.adapter),
+            "samples": self.samples(),
+        }
+
+    def measures(self, when: str) -> dict[str, float | None]:
+        """Accuracy, mean reward and mean response tokens `before` or `after` training."""
+        values = (self.job["evaluation"] or {}).get(when, {}).get("values", {})
+        return {name: values.get(key) for name, key in _MEASURES}
+
+    def samples(self) -> list[dict[str, Any]]:
+        """The same held-out problems answered before and after."""
+        evaluation = self.job["evaluation"] or {}
+        before, after = (evaluation.get(when, {}).get("samples", []) for when in ("before", "after"))
+        return [
+            {
+                "prompt": old["prompt"],
+                "reference": old["reference"],
+                "before": {"response": old["response"], "reward": old["reward"]},
+                "after": {"response": new["response"], "reward": new["reward"]},
+            }
+            for old, new in zip(before, after, strict=False)
+            if old["prompt"] == new["prompt"]
+        ]
+
+    def __rich__(self) -> RenderableType:
+        return Group(self._table(), Text(), *self._answers())
+
+    def _table(self) -> Table:
+        before, after = self.measures("before"), self.measures("after")
+        table = Table(title="Held-out problems, never trained on", title_justify="left", title_style="bold")
+        table.add_column("")
+        table.add_column("before", justify="right")
+        table.add_column("after", justify="right", style="bold green")
+        shown = (
+            ("solved", "accuracy", ".0%"),
+            ("mean reward", "reward", ".2f"),
+            ("tokens an answer", "mean_tokens", ".1f"),
+        )
+        for label, name, form in shown:
+            table.add_row(label, _format(before[name], form), _format(after[name], form))
+        return table
+
+    def _answers(self) -> list[RenderableType]:
+        parts: list[RenderableType] = []
+        # Problems that training solved tell the most.
+        ranked = sorted(self.samples(), key=lambda one: _gain(one), reverse=True)
+        for sample in ranked[:SHOWN_SAMPLES]:
+            grid = Table.grid(padding=(0, 1))
+            grid.add_column(width=8, style="dim", no_wrap=True)
+            grid.add_column(width=TABLE_COLUMNS - 12, overflow="fold")
+            grid.add_row("", f"[bold]{escape(sample['prompt'])}[/bold]")
+            for when in ("before", "after"):
+                answer = sample[when]
+                mark = "[green]✓[/green]" if (answer["reward"] or 0) >= 1 else "[red]✗[/red]"
+                grid.add_row(when, f"{mark} {escape(_flat(answer['response']))}")
+            parts += [grid, Text()]
+        return parts
+
+
+def print_outcome(outcome: Outcome, base_url: str, options: str, console: Console) -> None:
+    """Everything that a person wants to know at the end of the demo; `options` lead a command to this server."""
+    job = outcome.job
+    console.print()
+    console.print(outcome, soft_wrap=False)
+    console.print(f"Trained in {clock(outcome.seconds)} with seed {outcome.seed}, start-up included.\n")
+    rows = (
+        ("model", job["fine_tuned_model"]),
+        ("adapter", str(outcome.adapter)),
+        ("API", base_url),
+        ("groups", f"grouptune jobs groups {job['id']} --step 1{options}"),
+    )
+    for label, value in rows:  # no table: that would break a long path in two, and nobody could copy it
+        console.print(f"[dim]{label:7}[/dim]  {escape(value)}", soft_wrap=True)
+
+
+def _gain(sample: dict[str, Any]) -> float:
+    return float((sample["after"]["reward"] or 0) - (sample["before"]["reward"] or 0))
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _format(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,1 @@
+"""`grouptune doctor`: check an installation."""

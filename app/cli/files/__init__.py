@@ -1,0 +1,1 @@
+"""`grouptune files`: upload, generate, preview and lint data files."""

@@ -1,0 +1,1 @@
+"""`grouptune jobs`: create, follow and inspect fine-tuning jobs."""

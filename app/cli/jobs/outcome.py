@@ -1,0 +1,124 @@
+"""What came of a job, for who was not there: a Markdown table for people, JUnit's XML and metrics for CI systems."""
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from app.cli.jobs.live_panel import clock
+from app.client import Json
+from app.core.jobs.state_machine import TERMINAL
+
+VERDICTS: Final = {True: "passed", False: "failed", None: "not decided"}
+COUNTED: Final = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
+"""Attribute of a suite -> the elements that it counts."""
+_NO_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What no XML document can hold, not even escaped."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A job that has ended, or one that was not waited for any longer."""
+
+    job: Json
+    values: dict[str, float]
+    """Metrics of its last step."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the last step, and the held-out ones of the published model."""
+        return self.values | self._held_out("after")
+
+    @property
+    def seconds(self) -> int | None:
+        """From creation to the end; None before it."""
+        finished = self.job["finished_at"]
+        return None if finished is None else finished - self.job["created_at"]
+
+    def markdown(self) -> str:
+        """Tables: the job, its held-out results, its gates."""
+        job, progress = self.job, self.job["progress"]
+        rows = {
+            "Status": job["status"],
+            "Job": f"`{job['id']}`",
+            "Base model": job["model"],
+            "Model": job["fine_tuned_model"],
+            "Steps": f"{progress['step']}/{progress['total_steps'] or '?'}",
+            "Duration": None if self.seconds is None else clock(self.seconds),
+            "Error": (job["error"] or {}).get("message"),
+        }
+        parts = [_table(("Fine-tuning", ""), [(name, value) for name, value in rows.items() if value is not None])]
+        before, after = self._held_out("before"), self._held_out("after")
+        held_out = [(name, _number(before.get(name)), _number(value)) for name, value in after.items()]
+        if held_out:
+            parts.append(_table(("Held out", "before", "after"), held_out))
+        gates = [(one["gate"], VERDICTS[one["passed"]], _number(one["value"]), one["reason"]) for one in job["gates"]]
+        if gates:
+            parts.append(_table(("Gate", "", "value", "reason"), gates))
+        return "\n\n".join(parts) + "\n"
+
+    def junit(self) -> str:
+        """One test case for the job and one for each gate.
+
+        A job that misses a gate was trained all right: the gate's case fails, the job's does not.
+        """
+        suite = ET.Element("testsuite", name="grouptune")
+        created = datetime.fromtimestamp(self.job["created_at"], UTC)
+        suite.set("timestamp", created.strftime("%Y-%m-%dT%H:%M:%S"))
+        self._job_case(suite)
+        for gate in self.job["gates"]:
+            case = ET.SubElement(suite, "testcase", classname="grouptune.gates", name=_xml(gate["gate"]), time="0")
+            reason = _xml(gate["reason"] or "The job ended before its gates were decided.")
+            if gate["passed"] is None:
+                ET.SubElement(case, "skipped", message=reason)
+            elif not gate["passed"]:
+                ET.SubElement(case, "failure", type="gate_failed", message=reason)
+            else:
+                ET.SubElement(case, "system-out").text = reason
+        for total, kind in COUNTED.items():
+            suite.set(total, str(sum(1 for _ in suite.iter(kind))))
+        suite.set("time", str(self.seconds or 0))
+        root = ET.Element("testsuites")
+        root.append(suite)
+        ET.indent(root)
+        return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+    def _job_case(self, suite: ET.Element) -> None:
+        job, status = self.job, self.job["status"]
+        case = ET.SubElement(suite, "testcase", classname="grouptune", name="job", time=str(self.seconds or 0))
+        error = job["error"] or {}
+        if status not in TERMINAL:
+            kind, message = "timeout", f"{job['id']} has not ended in time; it is {status} and goes on."
+        elif status == "cancelled":
+            kind, message = "cancelled", f"{job['id']} was cancelled."
+        elif error.get("code", "gate_failed") != "gate_failed":
+            kind, message = error["code"], error["message"]
+        else:
+            ET.SubElement(case, "system-out").text = f"{job['id']} {job['fine_tuned_model'] or ''}".strip()
+            return
+        ET.SubElement(case, "error", type=kind, message=_xml(message))
+
+    def _held_out(self, when: str) -> dict[str, float]:
+        values = ((self.job["evaluation"] or {}).get(when) or {}).get("values", {})
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str | None, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *([_cell(cell or "") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Text in one line without markup that could end the cell or begin HTML."""
+    flat = " ".join(text.split())
+    return flat.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _xml(text: str) -> str:
+    return _NO_XML.sub("\ufffd", text)

@@ -1,0 +1,1 @@
+"""`grouptune keys`: manage API keys."""

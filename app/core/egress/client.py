@@ -1,0 +1,299 @@
+"""The only way out to addresses that a client names: webhooks, teachers, judges, reward endpoints.
+
+A host is resolved once, every answer is checked, and the connection goes to the address that was checked, so a
+name cannot change its mind in between. TLS still verifies the name. No redirects, no cookies, no proxies from the
+environment, `https` only (but for hosts that the operator allows), limits on time and size.
+"""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from contextvars import ContextVar
+from dataclasses import dataclass
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpcore
+import httpx
+
+from app.core.egress.ip_policy import Address, PrivateHosts, literal, why_refused
+from app.core.errors import GrouptuneError, InvalidRequest
+
+MAX_URL: Final = 2048
+MAX_PORT: Final = 65_535
+USER_AGENT: Final = "grouptune"
+
+Resolve = Callable[[str, int], list[str]]
+"""Host and port -> its addresses. Raises `OSError`."""
+Connect = Callable[[str, int, float | None], httpcore.NetworkStream]
+"""Address, port and limit in seconds -> an open connection. Raises `httpcore.ConnectError` and `ConnectTimeout`."""
+
+
+class AddressRefused(InvalidRequest):
+    """Requests to this address are not allowed."""
+
+    code = "address_not_allowed"
+
+
+class EgressFailed(GrouptuneError):
+    """The other server could not be reached, or did not answer in time. Trying again may help."""
+
+    code = "no_answer"
+
+
+class AnswerTooLarge(EgressFailed):
+    """The other server's answer is larger than what is taken from it. Trying again does not help."""
+
+    code = "answer_too_large"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back. A redirect is an answer like any other: nobody follows it."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Case does not matter."""
+    body: bytes
+    was_cut: bool = False
+
+
+@dataclass(frozen=True)
+class _Call:
+    deadline: float
+    """Of the monotonic clock."""
+    is_plain: bool
+
+    def left(self, timeout: float | None = None) -> float:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise httpcore.ReadTimeout("the time for the whole request is over")
+        return left if timeout is None else min(left, timeout)
+
+
+_call: ContextVar[_Call] = ContextVar("call")
+"""The request of this thread, for the connection below httpx: its own limits count from byte to byte only."""
+
+
+def system_resolve(host: str, port: int) -> list[str]:
+    """What the system's resolver says, each address once."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[4][0]) for address in found))
+
+
+def dial(address: str, port: int, timeout: float | None) -> httpcore.NetworkStream:
+    """Opens a TCP connection."""
+    return httpcore.SyncBackend().connect_tcp(address, port, timeout)
+
+
+def check_url(url: str, allowed: PrivateHosts, param: str | None = None) -> httpx.URL:
+    """What can be said of a URL before its name is resolved, for a clear answer when a client sends it.
+
+    Raises `AddressRefused`, with `param` as the field to change.
+    """
+
+    def refuse(reason: str) -> AddressRefused:
+        return AddressRefused(f"The URL {reason}.", param=param)
+
+    try:
+        parsed = httpx.URL(url) if len(url) <= MAX_URL else None
+    except httpx.InvalidURL as error:
+        raise refuse(f"cannot be read ({error})") from error
+    if parsed is None:
+        raise refuse(f"has more than {MAX_URL} characters")
+    if parsed.port is not None and not 0 < parsed.port <= MAX_PORT:
+        raise refuse(f"cannot be read (its port {parsed.port} is not between 1 and {MAX_PORT})")
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise refuse("must begin with https:// and name a host")
+    if parsed.userinfo or parsed.fragment:
+        raise refuse("must have neither a user and password nor a fragment (#...)")
+    address = literal(parsed.host)
+    named = allowed.name_is_allowed(parsed.host) or (address is not None and allowed.address_is_allowed(address))
+    if named:
+        return parsed
+    if address is not None and (reason := why_refused(address)):
+        raise refuse(f"names {reason}, {parsed.host}; only the operator can allow it (GROUPTUNE_ALLOWED_PRIVATE_HOSTS)")
+    # Behind a name may be an address that the operator allows: known when it is resolved.
+    if parsed.scheme == "http" and (address is not None or not allowed.networks):
+        raise refuse("must begin with https://")
+    return parsed
+
+
+class Egress:
+    """A pool of checked connections, for any number of threads. A context manager: closed at its end."""
+
+    def __init__(
+        self,
+        allowed: PrivateHosts | None = None,
+        *,
+        resolve: Resolve = system_resolve,
+        connect: Connect = dial,
+        ssl_context: ssl.SSLContext | None = None,
+        max_connections: int = 10,
+    ) -> None:
+        """`allowed` comes from the operator's settings, never from a client."""
+        self.allowed = allowed or PrivateHosts()
+        context = ssl_context or httpx.create_ssl_context()  # certifi's roots, or those of SSL_CERT_FILE
+        self._transport = httpx.HTTPTransport(verify=context, trust_env=False)
+        # httpx passes everything to its pool but the backend, which opens the connections.
+        self._transport._pool = httpcore.ConnectionPool(
+            ssl_context=context,
+            max_connections=max_connections,
+            max_keepalive_connections=max_connections,
+            keepalive_expiry=30.0,
+            network_backend=_PinnedBackend(self.allowed, resolve, connect),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._transport.close()
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        content: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float,
+        max_bytes: int,
+        cut: bool = False,
+    ) -> Answer:
+        """One request and its whole answer, of any status, within `timeout_seconds` from the name to the last byte.
+
+        An answer of more than `max_bytes` is an error, or with `cut` is read so far only. Raises `AddressRefused`,
+        `EgressFailed` and its `AnswerTooLarge`.
+        """
+        parsed = check_url(url, self.allowed)
+        own = {"user-agent": USER_AGENT, "accept-encoding": "identity"}
+        request = httpx.Request(
+            method,
+            parsed,
+            headers={**own, **(headers or {})},
+            content=content,
+            extensions={"timeout": httpx.Timeout(timeout_seconds).as_dict()},
+        )
+        token = _call.set(_Call(time.monotonic() + timeout_seconds, is_plain=parsed.scheme == "http"))
+        try:
+            response = self._transport.handle_request(request)
+            try:
+                return _read(response, max_bytes, cut=cut)
+            finally:
+                response.close()
+        except httpx.TimeoutException as error:
+            raise EgressFailed(f"{parsed.host} did not answer within {timeout_seconds:g} s") from error
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise EgressFailed(f"{parsed.host} cannot be reached: {error or type(error).__name__}") from error
+        finally:
+            _call.reset(token)
+
+
+def _read(response: httpx.Response, max_bytes: int, *, cut: bool) -> Answer:
+    body = bytearray()
+    for chunk in response.iter_raw():
+        body += chunk
+        if len(body) > max_bytes:
+            if not cut:
+                raise AnswerTooLarge(f"The answer has more than {max_bytes} bytes.")
+            return Answer(response.status_code, response.headers, bytes(body[:max_bytes]), was_cut=True)
+    if not cut and response.headers.get("content-encoding", "identity") != "identity":
+        raise EgressFailed("The answer is compressed, although the request asked for it as it is.")
+    return Answer(response.status_code, response.headers, bytes(body))
+
+
+class _PinnedBackend(httpcore.NetworkBackend):
+    """Opens connections for the pool, to checked addresses only."""
+
+    def __init__(self, allowed: PrivateHosts, resolve: Resolve, connect: Connect) -> None:
+        self._allowed = allowed
+        self._resolve = resolve
+        self._connect = connect
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        call = _call.get()
+        failure: httpcore.NetworkError | httpcore.TimeoutException = httpcore.ConnectError("it has no address")
+        for address in self._addresses(host, port, call):
+            try:
+                return _TimedStream(self._connect(address, port, call.left(timeout)))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    def _addresses(self, host: str, port: int, call: _Call) -> list[str]:
+        """The host's addresses. Raises `AddressRefused` if one of them is not allowed, whatever the others are."""
+        try:
+            found = _within(call.left(), lambda: self._resolve(host, port))
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout("its name was not resolved in time") from error
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError(f"its name was not resolved ({error})") from error
+        for text in found:
+            self._check(host, ip_address(text), call)
+        return found
+
+    def _check(self, host: str, address: Address, call: _Call) -> None:
+        if self._allowed.name_is_allowed(host) or self._allowed.address_is_allowed(address):
+            return
+        if reason := why_refused(address):
+            raise AddressRefused(
+                f"{host} is {reason}, {address}; only the operator can allow it (GROUPTUNE_ALLOWED_PRIVATE_HOSTS)."
+            )
+        if call.is_plain:
+            raise AddressRefused(f"{host} is reached through https:// only.")
+
+
+class _TimedStream(httpcore.NetworkStream):
+    """A connection on which no step lasts longer than its request may, however slowly the bytes drip."""
+
+    def __init__(self, inner: httpcore.NetworkStream) -> None:
+        self._inner = inner
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, _call.get().left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, _call.get().left(timeout))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _TimedStream(self._inner.start_tls(ssl_context, server_hostname, _call.get().left(timeout)))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+def _within(seconds: float, work: Callable[[], list[str]]) -> list[str]:
+    """`work` in a thread that nobody waits for any longer. The system's resolver takes no limit."""
+    future: Future[list[str]] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="resolve", daemon=True).start()
+    return future.result(seconds)

@@ -1,0 +1,180 @@
+"""How the owner of a running job ends its attempt: one transaction's work each, `LostLease` on zero rows."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Final
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.core import ids
+from app.core.accounts import audit
+from app.core.accounts.audit import Action, Actor
+from app.core.accounts.tables import Project
+from app.core.files.uploads import Received
+from app.core.jobs import gates, results
+from app.core.jobs.attempts import backoff, charge_crash, close_attempt, fail_running
+from app.core.jobs.events import Event, append
+from app.core.jobs.gates import Verdict
+from app.core.jobs.leases import Claim, lost
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus, StopRequest
+from app.core.jobs.tables import Job
+from app.core.jobs.transitions import transition
+from app.core.models import aliases
+from app.core.models.tables import TrainedModel
+from app.core.spec.reports import Finished
+
+Ending = Callable[[Session], object]
+"""What a runner does in the transaction that ends its attempt."""
+
+_RUNNING: Final = frozenset({JobStatus.running})
+
+
+def succeed(
+    session: Session, claim: Claim, finished: Finished, blob: str, base_model: str, metrics_csv: Received
+) -> str:
+    """Publishes the adapter stored below `blob` and the result file, and ends the job; returns the model's id.
+
+    A job whose gates do not all pass fails; its model is kept, but is not what the job hands on.
+    """
+    job = _own(session, claim)
+    project = session.scalars(select(Project.name).where(Project.id == claim.project_id)).one()
+    model = ids.fine_tuned_model(base_model, project, claim.spec.suffix, claim.job_id)
+    verdicts = gates.decide(session, job, finished.published_step)
+    session.add(
+        TrainedModel(id=model, project_id=claim.project_id, job_id=claim.job_id, base_model=base_model, blob=blob)
+    )
+    results.add_file(session, claim.project_id, metrics_csv)
+    written: dict[str, Any] = {
+        "result_files": [metrics_csv.file_id],
+        "step": finished.step,
+        "trained_tokens": finished.trained_tokens,
+    }
+    if verdicts:
+        written["gates"] = [asdict(verdict) for verdict in verdicts]
+    append(session, claim.job_id, *map(_gate_event, verdicts))
+    if failed := [verdict for verdict in verdicts if not verdict.passed]:
+        reasons = "; ".join(f"{verdict.gate}: {verdict.reason}" for verdict in failed)
+        message = f"{len(failed)} of {len(verdicts)} gates failed. {reasons}. The model is kept as {model}."
+        fail_running(session, job, "gate_failed", message, param="gates", **written)
+    else:
+        _publish(session, claim, finished, model, written)
+    close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.succeeded, None)
+    return model
+
+
+def _publish(session: Session, claim: Claim, finished: Finished, model: str, written: dict[str, Any]) -> None:
+    session.flush()
+    published = {"fine_tuned_model": model, "step": finished.published_step, "reason": finished.reason}
+    events = [Event(f"New fine-tuned model created: {model}", data=published)]
+    if (name := claim.spec.alias) is not None:
+        there = aliases.find_alias(session, claim.project_id, name)
+        before = None if there is None else audit.snapshot(there, "model")
+        aliases.move(session, claim.project_id, name, model)
+        actor = Actor(claim.project_id)
+        audit.record(session, actor, Action.alias_move, name, before=before, after={"model": model})
+        events.append(Event(f"The alias {name} names {model} now", data={"alias": name, "before": before}))
+    events.append(Event("The job has successfully completed"))
+    transition(
+        session,
+        claim.job_id,
+        _RUNNING,
+        JobStatus.succeeded,
+        *events,
+        epoch=claim.epoch,
+        fine_tuned_model=model,
+        **written,
+    )
+
+
+def _gate_event(verdict: Verdict) -> Event:
+    said = f"{verdict.gate} ({verdict.reason})"
+    data = {"gate": asdict(verdict)}
+    if verdict.passed:
+        return Event(f"Gate passed: {said}", data=data)
+    return Event(f"Gate failed: {said}", level="warn", data=data)
+
+
+def fail(session: Session, claim: Claim, code: str, message: str, param: str | None = None) -> None:
+    """Ends the job with an error that trying again would not cure."""
+    job = _own(session, claim)
+    close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.failed, message)
+    fail_running(session, job, code, message, param=param)
+
+
+def crash(session: Session, claim: Claim, reason: str, log_tail: str) -> None:
+    """Charges one crash: queued again after a back-off, or failed once the budget is used up."""
+    charge_crash(session, _own(session, claim), AttemptOutcome.crashed, reason, log_tail)
+
+
+def wait_for_dependency(session: Session, claim: Claim, reason: str) -> None:
+    """Queues the job again after a back-off that grows with its attempts; its crash budget is not charged."""
+    wait = backoff(claim.epoch)
+    event = Event(f"{reason}; trying again in {wait.total_seconds():.0f} s", level="warn")
+    transition(
+        session,
+        claim.job_id,
+        _RUNNING,
+        JobStatus.queued,
+        event,
+        epoch=claim.epoch,
+        eligible_at=func.now() + wait,
+    )
+    close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.dependency_down, reason)
+
+
+def gpu_fault(session: Session, claim: Claim, reason: str, log_tail: str) -> None:
+    """As a crash: a job that breaks one GPU after the other must not get to all of them."""
+    charge_crash(session, _own(session, claim), AttemptOutcome.gpu_fault, reason, log_tail)
+
+
+def drain(session: Session, claim: Claim) -> None:
+    """Hands the job back because its worker shuts down: to the front of the queue, at no charge."""
+    event = Event("The worker is shutting down; the job goes on with another one")
+    _hand_back(session, claim, event, AttemptOutcome.drained, "The worker shut down")
+
+
+def preempt(session: Session, claim: Claim) -> None:
+    """Hands the job back because one of a higher priority waits: to the front of its equals, at no charge."""
+    event = Event("The job makes room for one of a higher priority; it goes on from its last checkpoint")
+    _hand_back(session, claim, event, AttemptOutcome.preempted, "A job of a higher priority took the place")
+
+
+def _hand_back(session: Session, claim: Claim, event: Event, outcome: AttemptOutcome, reason: str) -> None:
+    transition(
+        session,
+        claim.job_id,
+        _RUNNING,
+        JobStatus.queued,
+        event,
+        epoch=claim.epoch,
+        eligible_at=Job.created_at,
+    )
+    close_attempt(session, claim.job_id, claim.epoch, outcome, reason)
+
+
+def stop(session: Session, claim: Claim, request: StopRequest) -> None:
+    """Ends the attempt as it was asked to."""
+    if request is StopRequest.preempt:
+        preempt(session, claim)
+        return
+    if request is StopRequest.cancel:
+        target, outcome, message = JobStatus.cancelled, AttemptOutcome.cancelled, "The job was cancelled"
+    else:
+        target, outcome = JobStatus.paused, AttemptOutcome.paused
+        message = "The job is paused; resume continues from its last checkpoint"
+    transition(session, claim.job_id, _RUNNING, target, Event(message), epoch=claim.epoch)
+    close_attempt(session, claim.job_id, claim.epoch, outcome, None)
+
+
+def _own(session: Session, claim: Claim) -> Job:
+    """The job's row, locked. Raises `LostLease`."""
+    job = session.scalars(
+        select(Job)
+        .where(Job.id == claim.job_id, Job.epoch == claim.epoch, Job.status == JobStatus.running)
+        .with_for_update(),
+        execution_options={"populate_existing": True},
+    ).one_or_none()
+    if job is None:
+        raise lost(claim)
+    return job

@@ -1,0 +1,86 @@
+"""`DELETE /v1/fine_tuning/jobs/{id}`: finished jobs alone, with everything of theirs, and nothing that is needed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import BadRequestError, NotFoundError, OpenAI
+from sqlalchemy import text
+
+from app.core import ids
+from app.core.files.uploads import Received
+from app.core.jobs import leases, lifecycle, outcomes
+from app.core.spec.reports import Finished
+from tests.api.routes.test_models import publish_checkpoint, write_adapter
+from tests.api.server import Server
+from tests.setup_jobs import make_job, supervised
+
+
+def delete(client: OpenAI, job_id: str) -> Any:
+    return client.delete(f"/fine_tuning/jobs/{job_id}", cast_to=dict[str, Any])
+
+
+def succeeded(server: Server, directory: Path) -> tuple[str, str, str]:
+    """A job that has published a model and a result file: their ids."""
+    with server.database.transaction() as session:
+        job = make_job(session, server.project_id)
+        claim = leases.claim(session, "w", 60)
+        assert claim is not None
+        blob, csv = f"jobs/{job.id}/a1/adapter", ids.file_id()
+        server.store.put_tree(blob, write_adapter(directory))
+        server.store.write(f"jobs/{job.id}/a1/{csv}", [b"step\n"])
+        finished = Finished(step=0, path="/x", trained_tokens=1, published_step=0, reason="the last step")
+        received = Received(csv, f"jobs/{job.id}/a1/{csv}", 5, "0" * 64)
+        model = outcomes.succeed(session, claim, finished, blob, "tiny", received)
+    return job.id, model, csv
+
+
+def test_a_job_goes_after_its_model_with_everything_of_it(server: Server, client: OpenAI, tmp_path: Path) -> None:
+    job_id, model, csv = succeeded(server, tmp_path / "adapter")
+    with pytest.raises(BadRequestError, match=model) as caught:
+        delete(client, job_id)
+    assert caught.value.code == "job_in_use"
+    assert client.models.delete(model).deleted
+    assert server.store.list(f"jobs/{job_id}") == [f"jobs/{job_id}/a1/{csv}"]
+    assert delete(client, job_id) == {"id": job_id, "object": "fine_tuning.job", "deleted": True}
+    assert server.store.list(f"jobs/{job_id}") == []
+    for read in (client.fine_tuning.jobs.retrieve, client.fine_tuning.jobs.list_events):
+        with pytest.raises(NotFoundError):
+            read(job_id)
+    with pytest.raises(NotFoundError):
+        client.files.retrieve(csv)
+    with pytest.raises(NotFoundError):
+        delete(client, job_id)
+    with server.database.transaction() as session:
+        action = text("SELECT before->>'status' FROM audit_log WHERE action = 'job.delete' AND object_id = :id")
+        assert session.scalar(action, {"id": job_id}) == "succeeded"
+
+
+def test_an_unfinished_job_is_refused(server: Server, client: OpenAI) -> None:
+    with server.database.transaction() as session:
+        job = make_job(session, server.project_id)
+    with pytest.raises(BadRequestError, match="cancel it") as caught:
+        delete(client, job.id)
+    assert caught.value.code == "job_in_use"
+    client.fine_tuning.jobs.cancel(job.id)
+    assert delete(client, job.id)["deleted"]
+
+
+def test_a_checkpoint_that_another_job_starts_from_keeps_its_job(
+    server: Server, client: OpenAI, tmp_path: Path
+) -> None:
+    name = publish_checkpoint(server, tmp_path / "checkpoint")
+    job_id = client.models.retrieve(name).to_dict()["job_id"]
+    assert isinstance(job_id, str)
+    with server.database.transaction() as session:
+        other = make_job(session, server.project_id, supervised().model_copy(update={"model": name}))
+    with pytest.raises(BadRequestError, match=other.id) as caught:
+        delete(client, job_id)
+    assert caught.value.code == "model_in_use"
+    assert server.store.list(f"jobs/{job_id}")
+    with server.database.transaction() as session:
+        lifecycle.cancel(session, server.project_id, other.id)
+    assert delete(client, job_id)["deleted"]
+    assert server.store.list(f"jobs/{job_id}") == []
+    with pytest.raises(NotFoundError):
+        client.models.retrieve(name)

@@ -1,0 +1,226 @@
+"""Models through the official SDK."""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import BadRequestError, NotFoundError, OpenAI
+from openai.types import ModelDeleted
+
+from app.core import ids
+from app.core.jobs import checkpoints, leases, lifecycle, outcomes
+from app.core.jobs.checkpoints import StoredCheckpoint
+from app.core.jobs.state_machine import StopRequest
+from app.core.models.tables import TrainedModel
+from app.core.settings import Settings
+from app.core.storage.blobs import SUMS
+from tests.api.jobs import create
+from tests.api.server import Server, new_project, serve, variant
+from tests.setup_jobs import make_job
+
+
+def write_adapter(directory: Path) -> Path:
+    """PEFT's two files, with random weights."""
+    directory.mkdir()
+    (directory / "adapter_config.json").write_text("{}")
+    (directory / "adapter_model.safetensors").write_bytes(os.urandom(1_500_000))
+    return directory
+
+
+def publish(server: Server, directory: Path, base: str = "tiny") -> str:
+    """Puts a trained adapter in place, as the end of a job does; returns its name."""
+    write_adapter(directory)
+    with server.database.transaction() as session:
+        job = make_job(session, server.project_id)
+        lifecycle.cancel(session, server.project_id, job.id)
+        name = ids.fine_tuned_model(base, "default", None, job.id)
+        blob = f"jobs/{job.id}/a1/adapter"
+        server.store.put_tree(blob, directory)
+        session.add(TrainedModel(id=name, project_id=server.project_id, job_id=job.id, base_model=base, blob=blob))
+    return name
+
+
+def publish_checkpoint(
+    server: Server, directory: Path, base: str = "tiny", step: int = 4, has_adapter: bool = True
+) -> str:
+    """Puts a checkpoint in place, as a running job does, and ends the job; returns the checkpoint's name."""
+    write_adapter(directory)
+    (directory / "README.md").write_text("# card")
+    (directory / "optimizer_state.safetensors").write_bytes(b"moments")
+    with server.database.transaction() as session:
+        job = make_job(session, server.project_id)
+        job.spec = job.spec | {"model": base}
+        session.flush()
+        claim = leases.claim(session, "test", 60)
+        assert claim is not None
+        blob = f"jobs/{job.id}/a1/checkpoints/step-{step}"
+        server.store.put_tree(blob, directory)
+        checkpoints.record(session, claim, StoredCheckpoint(step, blob, {"loss": 1.0}, has_adapter))
+        outcomes.stop(session, claim, StopRequest.cancel)
+    client = server.client()
+    name = client.fine_tuning.jobs.checkpoints.list(job.id).data[0].fine_tuned_model_checkpoint
+    assert name == f"ft:{base}:default::{job.id[-8:]}:ckpt-step-{step}"
+    return name
+
+
+def download(client: OpenAI, model: str) -> dict[str, bytes]:
+    """Name and content of each file of the tar."""
+    response = client.models.with_raw_response.retrieve(f"{model}/download")
+    assert response.headers["content-type"] == "application/x-tar"
+    assert ".tar" in response.headers["content-disposition"]
+    with tarfile.open(fileobj=io.BytesIO(response.content)) as archive:
+        content = {member.name: archive.extractfile(member) for member in archive}
+        return {name: stream.read() for name, stream in content.items() if stream is not None}
+
+
+def test_lists_pulled_base_models_and_own_adapters(server: Server, client: OpenAI, tmp_path: Path) -> None:
+    name = publish(server, tmp_path / "adapter")
+    models = {model.id: model for model in client.models.list()}
+    assert set(models) == {"tiny", name}
+    assert models["tiny"].owned_by == "system"
+    assert models[name].owned_by == server.project_id
+    stranger = server.client(api_key=new_project(server.database, "stranger")[1])
+    assert [model.id for model in stranger.models.list()] == ["tiny"]
+
+
+def test_names_with_slashes_and_colons(server: Server, client: OpenAI, tmp_path: Path) -> None:
+    name = publish(server, tmp_path / "adapter", base="Qwen/Qwen3-0.6B")
+    assert name.startswith("ft:Qwen/Qwen3-0.6B:default::")
+    assert client.models.retrieve(name).id == name
+    assert client.models.retrieve("tiny").object == "model"
+    with pytest.raises(NotFoundError, match="not on this server yet") as caught:
+        client.models.retrieve("Qwen/Qwen3-0.6B")
+    assert caught.value.code == "model_not_found"
+    with pytest.raises(NotFoundError, match="Known here"):
+        client.models.retrieve("org/unknown")
+    with pytest.raises(NotFoundError):
+        client.models.retrieve("../../etc")
+
+
+def test_delete(server: Server, client: OpenAI, tmp_path: Path) -> None:
+    name = publish(server, tmp_path / "adapter", base="Qwen/Qwen3-0.6B")
+    stranger = server.client(api_key=new_project(server.database, "stranger")[1])
+    with pytest.raises(NotFoundError):
+        stranger.models.delete(name)
+    deleted = client.models.delete(name)
+    assert isinstance(deleted, ModelDeleted)
+    assert deleted.id == name
+    with pytest.raises(NotFoundError):
+        client.models.delete(name)
+    with pytest.raises(BadRequestError, match="base model"):
+        client.models.delete("tiny")
+
+
+def test_download_is_a_tar_of_the_adapter(server: Server, tmp_path: Path) -> None:
+    client = server.client()
+    name = publish(server, tmp_path / "adapter", base="Qwen/Qwen3-0.6B")
+    found = download(client, name)
+    assert found.pop(SUMS)
+    assert found == {file.name: file.read_bytes() for file in (tmp_path / "adapter").iterdir()}
+    stranger = server.client(api_key=new_project(server.database, "stranger")[1])
+    for client_, model in ((stranger, name), (client, "tiny")):
+        with pytest.raises(NotFoundError) as caught:
+            download(client_, model)
+        assert caught.value.code == "model_not_found"
+
+
+def test_a_checkpoint_is_a_model_of_its_own(server: Server, client: OpenAI, tmp_path: Path, training_file: str) -> None:
+    name = publish_checkpoint(server, tmp_path / "checkpoint")
+    found: Any = client.models.retrieve(name)
+    assert (found.id, found.base_model, found.step) == (name, "tiny", 4)
+    assert name in {model.id for model in client.models.list()}
+    files = download(client, name)
+    assert set(files) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert files["adapter_model.safetensors"] == (tmp_path / "checkpoint/adapter_model.safetensors").read_bytes()
+    assert create(client, training_file, model=name).model == name
+
+
+def test_a_checkpoint_without_an_adapter_is_named_but_not_offered(
+    server: Server, client: OpenAI, tmp_path: Path, training_file: str
+) -> None:
+    name = publish_checkpoint(server, tmp_path / "checkpoint", has_adapter=False)
+    assert client.models.retrieve(name).id == name
+    assert name not in {model.id for model in client.models.list()}
+    with pytest.raises(BadRequestError) as caught:
+        download(client, name)
+    assert caught.value.code == "adapter_missing"
+    with pytest.raises(BadRequestError) as caught:
+        create(client, training_file, model=name)
+    assert (caught.value.code, caught.value.param) == ("adapter_missing", "model")
+
+
+def test_a_checkpoint_goes_when_its_job_has_ended(server: Server, client: OpenAI, tmp_path: Path) -> None:
+    name = publish_checkpoint(server, tmp_path / "checkpoint")
+    with server.database.transaction() as session:
+        model = session.get_one(TrainedModel, name)
+        job_id, blob = model.job_id, model.blob
+    assert client.models.delete(name).deleted
+    assert client.fine_tuning.jobs.checkpoints.list(job_id).data == []
+    assert server.store.list(blob) == []
+
+
+def test_the_checkpoint_of_a_live_job_stays(server: Server, client: OpenAI, tmp_path: Path) -> None:
+    with server.database.transaction() as session:
+        job = make_job(session, server.project_id)
+        claim = leases.claim(session, "test", 60)
+        assert claim is not None
+        checkpoints.record(session, claim, StoredCheckpoint(4, "blob", {}, has_adapter=True))
+    name = client.fine_tuning.jobs.checkpoints.list(job.id).data[0].fine_tuned_model_checkpoint
+    with pytest.raises(BadRequestError, match=job.id) as caught:
+        client.models.delete(name)
+    assert caught.value.code == "model_in_use"
+
+
+def test_a_model_that_a_live_job_starts_from_stays_until_that_job_ends(
+    server: Server, client: OpenAI, tmp_path: Path, training_file: str
+) -> None:
+    name = publish(server, tmp_path / "adapter")
+    job = create(client, training_file, model=name)
+    with pytest.raises(BadRequestError, match=job.id) as caught:
+        client.models.delete(name)
+    assert (caught.value.code, caught.value.param) == ("model_in_use", "model")
+    client.fine_tuning.jobs.cancel(job.id)
+    assert client.models.delete(name).id == name
+
+
+def test_trackers_that_the_operator_allows_are_kept_and_strict_clients_see_openai_s(
+    server: Server, api_settings: Settings, training_file: str
+) -> None:
+    wandb = {"type": "wandb", "wandb": {"project": "x", "name": None, "entity": None, "tags": ["a"]}}
+    mlflow = {"type": "mlflow", "mlflow": {"experiment": "x"}}
+    with serve(variant(api_settings, trackers=("wandb", "mlflow"))) as url:
+        there = server.client().with_options(base_url=f"{url}/v1")
+        job = create(there, training_file, integrations=[wandb, mlflow])
+        assert [one.type for one in job.integrations or ()] == ["wandb", "mlflow"]
+        strict = server.client(strict=True).with_options(base_url=f"{url}/v1").fine_tuning.jobs.retrieve(job.id)
+        [shown] = strict.integrations or []
+        assert (shown.type, shown.wandb.project, shown.wandb.tags) == ("wandb", "x", ["a"])
+        with pytest.raises(BadRequestError, match="use mlflow or wandb") as caught:
+            create(there, training_file, integrations=[mlflow, {"type": "tensorboard"}])
+        assert (caught.value.code, caught.value.param) == ("tracker_not_available", "integrations.1.type")
+        assert create(there, training_file, integrations=[]).integrations is None
+
+
+def test_aliases_stand_for_base_models(
+    server: Server, api_settings: Settings, training_file: str, client: OpenAI
+) -> None:
+    aliases = {"gpt-4o-mini": "tiny", "gpt-4.1-nano-2025-04-14": "tiny", "gpt-4.1": "absent"}
+    with serve(variant(api_settings, model_aliases=aliases)) as url:
+        there = client.with_options(base_url=f"{url}/v1")
+        for name in ("gpt-4o-mini", "gpt-4o-mini-2024-07-18", "gpt-4.1-nano-2025-04-14", "tiny"):
+            assert there.models.retrieve(name).id == "tiny"
+            job = create(there, training_file, model=name)
+            assert job.model == "tiny"
+        (tiny,) = there.models.list()
+        assert (tiny.id, tiny.aliases) == ("tiny", ["gpt-4.1-nano-2025-04-14", "gpt-4o-mini"])  # type: ignore[attr-defined]
+        for name in ("gpt-4.1-nano", "gpt-4.1", "gpt-4o-mini-2024"):
+            with pytest.raises(NotFoundError, match="Known here") as caught:
+                there.models.retrieve(name)
+            assert caught.value.code == "model_not_found"
+            with pytest.raises(BadRequestError):
+                create(there, training_file, model=name)
+        with pytest.raises(BadRequestError, match="base model"):
+            there.models.delete("gpt-4o-mini-2024-07-18")

@@ -1,0 +1,238 @@
+"""Server-sent events over real sockets: every event once, in order, whatever breaks."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from app.api import sse
+from app.core.jobs import leases, lifecycle
+from app.core.jobs.events import Event, append
+from app.core.jobs.journal import Journal
+from app.core.jobs.leases import Claim
+from app.core.jobs.tables import Job, JobEvent
+from app.core.spec.reports import Message, Metrics
+from tests.api.server import Server, new_project
+from tests.setup_jobs import make_job
+
+SSE = dict[str, Any]
+
+
+@contextmanager
+def following(server: Server, path: str, last: str | None = None, **headers: str) -> Iterator[Iterator[SSE]]:
+    """The messages of a stream, comments left out."""
+    headers |= {"authorization": f"Bearer {server.api_key}"} | ({"last-event-id": last} if last else {})
+    with httpx.stream("GET", f"{server.url}/v1{path}", headers=headers, timeout=20) as answer:
+        assert answer.status_code == 200, answer.read()
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["cache-control"] == "no-store"
+        yield _messages(answer.iter_lines())
+
+
+def _messages(lines: Iterator[str]) -> Iterator[SSE]:
+    message: SSE = {}
+    for line in lines:
+        if line.startswith(":"):
+            continue
+        if not line:
+            if message:
+                yield message
+            message = {}
+            continue
+        name, _, value = line.partition(": ")
+        message[name] = json.loads(value) if name == "data" else value
+
+
+def running(server: Server) -> Claim:
+    with server.database.transaction() as session:
+        make_job(session, server.project_id)
+        claim = leases.claim(session, "w", 600)
+        assert claim is not None
+        return claim
+
+
+def say(server: Server, claim: Claim, *words: str) -> None:
+    with server.database.transaction() as session:
+        leases.hold(session, claim)
+        append(session, claim.job_id, *map(Event, words))
+
+
+def cancel(server: Server, job_id: str) -> None:
+    with server.database.transaction() as session:
+        lifecycle.cancel(session, server.project_id, job_id)
+
+
+def ids_in_order(server: Server, job_id: str) -> list[str]:
+    with server.database.transaction() as session:
+        return list(session.scalars(select(JobEvent.id).where(JobEvent.job_id == job_id).order_by(JobEvent.seq)))
+
+
+def test_a_job_is_followed_from_its_first_event_to_its_end(server: Server) -> None:
+    with server.database.transaction() as session:
+        job = make_job(session, server.project_id).id
+    with following(server, f"/fine_tuning/jobs/{job}/stream") as messages:
+        state = next(messages)
+        assert (state["event"], state["data"]["id"], state["data"]["status"]) == ("state", job, "queued")
+        assert "id" not in state
+        first = list(islice(messages, 3))
+        assert first[0]["data"]["message"] == f"Created fine-tuning job: {job}"
+        cancel(server, job)
+        state, last, end = list(messages)
+    assert (state["event"], state["data"]["status"]) == ("state", "cancelled")
+    assert last["data"]["message"] == "The job was cancelled"
+    assert (end["event"], end["data"]) == ("end", {"status": "cancelled"})
+    assert [one["id"] for one in [*first, last]] == ids_in_order(server, job)
+    shown = {event.id: event.to_dict() for event in server.client().fine_tuning.jobs.list_events(job)}
+    for one in first:
+        assert shown[one["id"]] == one["data"]
+
+
+def test_metrics_come_as_they_are_written(server: Server) -> None:
+    claim = running(server)
+    journal = Journal(server.database, claim)
+    with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream") as messages:
+        for one in messages:
+            if one["event"] == "message" and one["data"]["message"] == "Fine-tuning job started":
+                break
+        journal.metrics([Metrics(step=1, values={"loss": 0.5, "reward": float("nan")})])
+        seen = list(islice(messages, 2))
+        assert {one["event"] for one in seen} == {"state", "metrics"}
+        (metrics,) = [one["data"] for one in seen if one["event"] == "metrics"]
+        assert (metrics["type"], metrics["data"]["loss"], metrics["data"]["reward"]) == ("metrics", 0.5, None)
+        journal.message(Message(message="two\nlines"))
+        assert next(messages)["data"]["message"] == "two\nlines"
+
+
+def test_a_stream_that_is_cut_fifty_times_has_every_event_once_and_in_order(server: Server) -> None:
+    claim = running(server)
+    seen: list[str] = []
+    for cut in range(50):
+        say(server, claim, *(f"{cut}.{number}" for number in range(3)))
+        with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream", seen[-1] if seen else None) as messages:
+            events = (one["id"] for one in messages if "id" in one)
+            seen += islice(events, 1 + cut % 4)  # and the connection breaks
+    with server.database.transaction() as session:
+        lifecycle.cancel(session, server.project_id, claim.job_id)
+    with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream", seen[-1]) as messages:
+        wanted = len(ids_in_order(server, claim.job_id))
+        seen += (one["id"] for one in islice((one for one in messages if "id" in one), wanted - len(seen)))
+    assert seen == ids_in_order(server, claim.job_id)
+
+
+def test_more_events_than_one_batch_come_all(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "BATCH", 7)
+    claim = running(server)
+    say(server, claim, *map(str, range(30)))
+    wanted = ids_in_order(server, claim.job_id)
+    with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream") as messages:
+        assert [one["id"] for one in islice((one for one in messages if "id" in one), len(wanted))] == wanted
+
+
+def test_silence_is_filled_with_comments(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "HEARTBEAT_SECONDS", 0.05)
+    claim = running(server)
+    headers = {"authorization": f"Bearer {server.api_key}"}
+    url = f"{server.url}/v1/fine_tuning/jobs/{claim.job_id}/stream"
+    with httpx.stream("GET", url, headers=headers, timeout=20) as answer:
+        assert ": still here" in (line for line in answer.iter_lines())
+
+
+def test_a_strict_stream_keeps_to_openais_words(server: Server) -> None:
+    with server.database.transaction() as session:
+        job = make_job(session, server.project_id).id
+        lifecycle.pause(session, server.project_id, job)
+    headers = {"x-grouptune-strict-enums": "true"}
+    with following(server, f"/fine_tuning/jobs/{job}/stream", **headers) as messages:
+        assert next(messages)["data"]["status"] == "queued"
+    with following(server, f"/fine_tuning/jobs/{job}/stream") as messages:
+        assert next(messages)["data"]["status"] == "paused"
+
+
+def test_an_unknown_last_event_is_refused(server: Server) -> None:
+    claim = running(server)
+    headers = {"authorization": f"Bearer {server.api_key}", "last-event-id": "ftevent-x"}
+    answer = httpx.get(f"{server.url}/v1/fine_tuning/jobs/{claim.job_id}/stream", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "Last-Event-ID")
+
+
+def test_a_projects_jobs_are_followed_together_and_nobody_elses(server: Server) -> None:
+    with server.database.transaction() as session:
+        first = make_job(session, server.project_id).id
+    stranger, _ = new_project(server.database, "stranger")
+    with following(server, "/fine_tuning/stream") as messages:
+        assert next(messages)["data"]["id"] == first
+        with server.database.transaction() as session:
+            theirs = make_job(session, stranger).id
+            second = make_job(session, server.project_id).id
+        new = next(messages)["data"]
+        assert (new["id"], new["status"]) == (second, "queued")
+        cancel(server, first)
+        changed = next(messages)["data"]
+        assert (changed["id"], changed["status"]) == (first, "cancelled")
+        assert theirs not in (new["id"], changed["id"])
+
+
+def test_a_file_is_followed_until_it_is_validated_or_gone(server: Server) -> None:
+    client = server.client()
+    upload = client.files.create(file=b'{"prompt": "1+1="}\n', purpose="fine-tune")
+    with following(server, f"/files/{upload.id}/stream") as messages:
+        assert next(messages)["data"] == client.files.retrieve(upload.id).to_dict()
+        server.validate_files()
+        state, end = list(messages)
+    assert (state["event"], state["data"]["status"]) == ("state", "processed")
+    assert (end["event"], end["data"]) == ("end", {"status": "processed"})
+    waiting = client.files.create(file=b"{}", purpose="fine-tune")
+    with following(server, f"/files/{waiting.id}/stream") as messages:
+        assert next(messages)["data"]["status"] == "uploaded"
+        client.files.delete(waiting.id)
+        assert [one["data"] for one in messages] == [{"status": "deleted"}]
+    assert httpx.get(f"{server.url}/v1/files/{waiting.id}/stream", headers=dict(client.auth_headers)).status_code == 404
+
+
+def test_a_broken_database_connection_is_survived(server: Server) -> None:
+    claim = running(server)
+    with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream") as messages:
+        events = (one["data"]["message"] for one in messages if "id" in one)
+        assert "Fine-tuning job started" in events
+        with server.database.transaction() as session:
+            session.connection().exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        with server.database.transaction() as session:
+            assert session.get(Job, claim.job_id) is not None
+        say(server, claim, "still there")
+        assert next(events) == "still there"
+
+
+def test_a_server_that_stops_waits_for_nobody_who_looks_on(server: Server) -> None:
+    claim = running(server)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = server.database.engine.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port)]
+    environment = os.environ | {"DATABASE_URL": url, "GROUPTUNE_STATE_DIR": str(server.settings.state_dir)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert any("running on" in line for line in process.stderr)
+            headers = {"authorization": f"Bearer {server.api_key}"}
+            path = f"http://127.0.0.1:{port}/v1/fine_tuning/jobs/{claim.job_id}/stream"
+            with httpx.stream("GET", path, headers=headers, timeout=20) as answer:
+                lines = answer.iter_lines()
+                assert next(lines) == "event: state"
+                process.send_signal(signal.SIGTERM)
+                assert "event: end" not in list(lines)
+            process.wait(10)  # uvicorn by itself would wait for the stream for ever
+        finally:
+            process.kill()

@@ -1,0 +1,75 @@
+"""The demo's data is honest, and its outcome is told as it was."""
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from app.api.schemas.create_job import CreateJob
+from app.cli.demo import data
+from app.cli.demo.report import Outcome, print_outcome
+
+JOB: dict[str, Any] = {
+    "id": "ftjob-1",
+    "fine_tuned_model": "ft:smollm2-135m-instruct:default:demo:abcdefgh",
+    "evaluation": {
+        when: {
+            "values": {"eval/accuracy": accuracy, "eval/reward": accuracy, "eval/mean_length": 12.5},
+            "samples": [{"prompt": "What is 17 + 48?", "response": answer, "reward": reward, "reference": "65"}],
+        }
+        for when, accuracy, answer, reward in (("before", 0.1, "It is 56.", 0.0), ("after", 0.75, "It is 65.", 1.0))
+    },
+}
+
+
+def test_held_out_problems_are_never_trained_on_not_even_the_other_way_round() -> None:
+    for seed in range(5):
+        train, heldout = data.problems(seed)
+        assert (len(train), len(heldout)) == (data.TRAIN_ROWS, data.HELDOUT_ROWS)
+        pairs = [frozenset((problem.a, problem.b)) for problem in (*train, *heldout)]
+        assert len(set(pairs)) == len(pairs)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
+    written = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        data.write_dataset(tmp_path / f"{name}.train", tmp_path / f"{name}.heldout", seed=seed)
+        written.append((tmp_path / f"{name}.train").read_bytes())
+    assert written[0] == written[1] != written[2]
+
+
+def test_the_expert_is_right_and_each_teacher_as_often_as_it_says(tmp_path: Path) -> None:
+    data.write_dataset(tmp_path / "train", tmp_path / "heldout", seed=3)
+    rows = [json.loads(line) for line in (tmp_path / "train").read_text().splitlines()]
+    assert all(row["messages"][-1]["content"].endswith(f"= {row['reference_answer']}.") for row in rows)
+    for teacher, reliability in enumerate(data.TEACHER_RELIABILITY):
+        right = [row["teacher_responses"][teacher].endswith(f"= {row['reference_answer']}.") for row in rows]
+        assert abs(sum(right) / len(right) - reliability) < 0.08
+
+
+def test_the_api_takes_the_demo_job() -> None:
+    assert CreateJob.model_validate(data.demo_job("file-1", "file-2", 7)).seed == 7
+
+
+def test_the_outcome_says_before_and_after_in_json_and_on_the_terminal() -> None:
+    outcome = Outcome(JOB, seed=7, seconds=125.0, adapter=Path(f"/{'state/' * 15}jobs/ftjob-1/a1/adapter"))
+    told = json.loads(json.dumps(outcome.to_json()))
+    assert (told["before"]["accuracy"], told["after"]["accuracy"], told["seed"]) == (0.1, 0.75, 7)
+    assert told["samples"][0]["after"] == {"response": "It is 65.", "reward": 1.0}
+    console = Console(file=StringIO(), width=80)
+    print_outcome(outcome, "http://127.0.0.1:8000/v1", " --state-dir /state", console)
+    assert isinstance(console.file, StringIO)
+    shown = console.file.getvalue()
+    assert f"adapter  {outcome.adapter}\n" in shown, "a path must stay in one piece"
+    for part in (
+        "10%",
+        "75%",
+        "It is 65.",
+        "/a1/adapter",
+        "http://127.0.0.1:8000/v1",
+        JOB["fine_tuned_model"],
+        "ftjob-1 --step 1 --state-dir /state",
+    ):
+        assert part in shown

@@ -1,0 +1,151 @@
+"""Following a job over its stream of server-sent events, whatever becomes of the connection."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from app.cli.jobs import watcher
+from app.cli.jobs.watcher import Snapshot, WaitTimeout, patiently, watch
+from app.client import ApiError, Client, ServerUnreachable
+from tests.http_server import Received, Reply, http_server
+
+LINES_OF_OTHERS = "one\u2028two\u0085three\u2029four"
+"""Python takes these for ends of lines, JSON and server-sent events do not."""
+
+
+def message(name: str, data: dict[str, Any], event_id: str | None = None) -> str:
+    begin = "" if event_id is None else f"id: {event_id}\n"
+    return f"{begin}event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def state(status: str) -> str:
+    return message("state", {"id": "ftjob-1", "status": status})
+
+
+def event(event_id: str, text: str = "") -> str:
+    return message("message", {"id": event_id, "message": text}, event_id)
+
+
+def stream(*parts: str) -> Reply:
+    return Reply("".join(parts).encode(), headers={"content-type": "text/event-stream; charset=utf-8"})
+
+
+@contextmanager
+def answering(*replies: Reply | Callable[[Received], Reply]) -> Iterator[tuple[Client, list[Received]]]:
+    """A server that gives these answers one after the other, the last one again and again."""
+    seen: list[Received] = []
+
+    def answer(request: Received) -> Reply:
+        reply = replies[min(len(seen), len(replies) - 1)]
+        seen.append(request)
+        return reply if isinstance(reply, Reply) else reply(request)
+
+    with ExitStack() as open_now:
+        url = open_now.enter_context(http_server(answer))
+        yield open_now.enter_context(Client(f"{url}/v1", "key")), seen
+
+
+def no_pause(_seconds: float) -> None:
+    """Reconnects at once."""
+
+
+def followed(client: Client) -> list[Snapshot]:
+    return list(watch(client, "ftjob-1", pause=no_pause))
+
+
+def events_of(snapshots: list[Snapshot]) -> list[str]:
+    return [one["id"] for snapshot in snapshots for one in snapshot.events]
+
+
+def test_a_stream_that_breaks_goes_on_behind_its_last_event() -> None:
+    whole = (
+        stream(state("running"), event("e1"), event("e2", LINES_OF_OTHERS), ": still here\n\n"),
+        Reply(status=503, body=b'{"error": {"message": "The database is away"}}'),
+        stream(state("succeeded"), event("e3")),
+        stream(state("succeeded"), event("e4"), message("end", {"status": "succeeded"})),
+    )
+    with answering(*whole) as (client, seen):
+        snapshots = followed(client)
+    assert events_of(snapshots) == ["e1", "e2", "e3", "e4"]
+    assert [one["message"] for s in snapshots for one in s.events if one["id"] == "e2"] == [LINES_OF_OTHERS]
+    assert [request.headers.get("last-event-id") for request in seen] == [None, "e2", "e2", "e3"]
+    assert {request.path for request in seen} == {"/v1/fine_tuning/jobs/ftjob-1/stream"}
+
+
+def test_only_the_last_snapshot_is_final_and_has_the_last_events() -> None:
+    last = stream(state("running"), event("e1"), state("failed"), event("e2"), message("end", {"status": "failed"}))
+    with answering(last) as (client, _):
+        snapshots = followed(client)
+    assert [one.is_final for one in snapshots] == [False, False, True]
+    assert [one["id"] for one in snapshots[-1].events] == ["e2"]
+
+
+def test_the_place_in_the_queue_is_asked_for_while_nothing_else_changes() -> None:
+    moved = Reply(json.dumps({"id": "ftjob-1", "status": "queued", "queue_position": 2}).encode())
+    end = stream(state("cancelled"), message("end", {"status": "cancelled"}))
+    with answering(stream(state("queued"), ": still here\n\n"), moved, end) as (client, seen):
+        snapshots = followed(client)
+    assert [one.job.get("queue_position") for one in snapshots] == [None, 2, None]
+    assert seen[1].path == "/v1/fine_tuning/jobs/ftjob-1"
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (Reply(status=404, body=b'{"error": {"message": "There is no job"}}'), ApiError),
+        (Reply(status=401, body=b'{"error": {"message": "no key"}}'), ApiError),
+    ],
+)
+def test_a_refusal_is_not_ridden_out(reply: Reply, error: type[Exception]) -> None:
+    with answering(reply) as (client, seen), pytest.raises(error):
+        followed(client)
+    assert len(seen) == 1
+
+
+def test_a_request_is_sent_again_while_the_server_is_away_and_a_long_absence_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watcher, "TOLD_SECONDS", -1.0)
+    away = Reply(b'{"error": {"message": "The database is away."}}', 503)
+    told: list[str] = []
+    with answering(away, away, Reply(b'{"id": "ftjob-1"}')) as (client, seen):
+        job = patiently(lambda: client.post("/fine_tuning/jobs", {}), pause=no_pause, tell=told.append)
+    assert (job, len(seen)) == ({"id": "ftjob-1"}, 3)
+    assert told == ["The database is away. Trying again for up to 5 minutes."]
+    refused = Reply(b'{"error": {"message": "no"}}', 400)
+    with answering(refused) as (client, seen), pytest.raises(ApiError):
+        patiently(lambda: client.get("/models"), pause=no_pause)
+    assert len(seen) == 1
+
+
+def test_waiting_gives_up_once_the_server_was_away_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "AWAY_SECONDS", 0.2)
+    tries = 0
+
+    def count(seconds: float) -> None:
+        nonlocal tries
+        tries += 1
+
+    begun = time.monotonic()
+    with Client("http://127.0.0.1:9/v1", "key") as client, pytest.raises(ServerUnreachable):
+        list(watch(client, "ftjob-1", pause=count))
+    assert tries > 1
+    assert time.monotonic() - begun > 0.2
+
+
+def test_the_time_to_wait_ends_in_the_middle_of_silence() -> None:
+    is_over = threading.Event()
+
+    def silent(_request: Received) -> Reply:
+        assert is_over.wait(60)  # the server says nothing until the client has given up
+        return stream(state("running"))
+
+    with answering(silent) as (client, _):
+        with pytest.raises(WaitTimeout):
+            list(watch(client, "ftjob-1", pause=no_pause, timeout_seconds=0.5))
+        is_over.set()

@@ -1,0 +1,57 @@
+"""`grouptune keys` against a running installation."""
+
+import json
+from typing import Any
+
+from app.cli.ui.exits import ExitCode
+from tests.cli.conftest import Run
+
+
+def keys(grouptune: Run, *words: str) -> dict[str, Any]:
+    return {key["id"]: key for key in json.loads(grouptune("keys", "list", *words, "--json").stdout)}
+
+
+def test_a_minted_key_is_printed_once_and_does_what_its_scopes_say(grouptune: Run) -> None:
+    done = grouptune("keys", "create", "ci", "--scope", "files:read", "--scope", "jobs:*", "--expires", "90d")
+    assert done.returncode == ExitCode.ok, done.stderr
+    text = done.stdout.strip()
+    key_id = text.split("_")[2]
+    assert f"{key_id} (ci)" in done.stderr
+    assert "files:read" in done.stderr
+    key = keys(grouptune)[key_id]
+    assert (key["status"], key["scopes"]) == ("active", ["jobs:*", "files:read"])
+    assert key["expires_at"] - key["created_at"] == 90 * 86_400
+    assert text not in grouptune("keys", "list").stdout
+    assert grouptune("jobs", "list", GROUPTUNE_API_KEY=text).returncode == ExitCode.ok
+    refused = grouptune("models", "list", GROUPTUNE_API_KEY=text)
+    assert refused.returncode == ExitCode.auth
+    assert "models:read" in refused.stderr
+    assert grouptune("keys", "list", GROUPTUNE_API_KEY=text).returncode == ExitCode.auth
+
+
+def test_a_rotated_key_and_a_revoked_key(grouptune: Run) -> None:
+    old = json.loads(grouptune("keys", "create", "laptop", "--json").stdout)
+    done = grouptune("keys", "rotate", old["id"], "--grace", "0s")
+    assert done.returncode == ExitCode.ok, done.stderr
+    text = done.stdout.strip()
+    new_id = text.split("_")[2]
+    assert grouptune("files", "list", GROUPTUNE_API_KEY=text).returncode == ExitCode.ok
+    ended = grouptune("files", "list", GROUPTUNE_API_KEY=old["key"])
+    assert ended.returncode == ExitCode.auth
+    assert "expired" in ended.stderr
+    assert grouptune("keys", "revoke", new_id).stderr == f"{new_id} is revoked.\n"
+    assert grouptune("files", "list", GROUPTUNE_API_KEY=text).returncode == ExitCode.auth
+    assert not {old["id"], new_id} & keys(grouptune).keys()
+    ended_keys = keys(grouptune, "--all")
+    assert [ended_keys[one]["status"] for one in (old["id"], new_id)] == ["expired", "revoked"]
+
+
+def test_what_cannot_be_done_is_told(grouptune: Run) -> None:
+    wrong = grouptune("keys", "create", "x", "--scope", "files:eat")
+    assert (wrong.returncode, wrong.stdout) == (ExitCode.error, "")
+    assert "use some of files:*" in wrong.stderr
+    assert "(scopes)" in wrong.stderr
+    nobody = grouptune("keys", "revoke", "nobody12")
+    assert nobody.returncode == ExitCode.error
+    assert "no API key 'nobody12'" in nobody.stderr
+    assert grouptune("keys", "create", "x", "--expires", "soon").returncode == ExitCode.usage

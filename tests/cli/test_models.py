@@ -1,0 +1,63 @@
+"""`grouptune models download` and `merge`: from a job of the server to files that others load."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from app.cli.ui.exits import ExitCode
+from tests.cli.conftest import Run
+
+IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
+
+
+def logits(directory: Path) -> torch.Tensor:
+    model: Any = AutoModelForCausalLM.from_pretrained(directory)
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=IDS).logits
+    return found
+
+
+def test_a_trained_model_becomes_a_plain_one(
+    grouptune: Run, job_file: Callable[..., Path], tmp_path: Path, tiny_models: Path
+) -> None:
+    job_id = grouptune("jobs", "create", "--file", job_file(learning_rate_multiplier=500), "--wait").stdout.strip()
+    name = json.loads(grouptune("jobs", "show", job_id, "--json").stdout)["fine_tuned_model"]
+    fetched = tmp_path / "adapters" / "one"
+    assert grouptune("models", "download", name, fetched).stdout == f"{fetched}\n"
+    files = {path.name for path in fetched.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= files
+    assert list(fetched.parent.iterdir()) == [fetched]
+    assert "exists already" in grouptune("models", "download", name, fetched).stderr
+    target = tmp_path / "models" / "merged"
+    done = grouptune("models", "merge", name, target)
+    assert done.returncode == ExitCode.ok, done.stderr
+    assert done.stdout == f"{target}\n"
+    assert f"Downloading {name}" in done.stderr
+    assert "14 layers were merged in float32" in done.stderr
+    assert "survives the rounding" in done.stderr
+    assert f"# {name}\n" in (target / "README.md").read_text()
+    assert not torch.equal(logits(target), logits(tiny_models / "tiny"))
+    assert AutoTokenizer.from_pretrained(target).chat_template
+
+    again = grouptune("models", "merge", name, target)
+    assert again.returncode == ExitCode.error
+    assert "exists already" in again.stderr
+    assert list(target.parent.iterdir()) == [target]
+
+    absent = grouptune("models", "merge", name, tmp_path / "new", "--models-dir", tmp_path)
+    assert absent.returncode == ExitCode.error
+    assert "There is no base model 'tiny'" in absent.stderr
+
+
+@pytest.mark.parametrize("verb", ["download", "merge"])
+@pytest.mark.parametrize(("name", "why"), [("tiny", "tiny is a base model"), ("ft:tiny:nobody", "ft:tiny:nobody")])
+def test_other_names_are_refused(verb: str, name: str, why: str, grouptune: Run, tmp_path: Path) -> None:
+    done = grouptune("models", verb, name, tmp_path / "new")
+    assert done.returncode == ExitCode.error
+    assert why in done.stderr
+    assert not list(tmp_path.iterdir())

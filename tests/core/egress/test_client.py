@@ -1,0 +1,332 @@
+"""Requests to loopback servers under made-up names: the resolver is a dict, the connector records what it dials."""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpcore
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from app.core.egress.client import AddressRefused, AnswerTooLarge, Egress, EgressFailed, check_url, dial
+from app.core.egress.ip_policy import PrivateHosts
+
+PUBLIC = "93.184.215.14"
+Handle = Callable[[socket.socket, bytes], None]
+"""Gets the connection and the request's head."""
+
+
+@contextmanager
+def tcp_server(handle: Handle, context: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Listens on the loopback, one thread a connection; yields its port."""
+    with ExitStack() as running:
+        listener = running.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def serve() -> None:
+            while True:
+                try:
+                    raw, _ = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=answer, args=(raw,), daemon=True).start()
+
+        def answer(raw: socket.socket) -> None:
+            try:
+                connection = context.wrap_socket(raw, server_side=True) if context else raw
+                with connection:
+                    while head := read_head(connection):
+                        handle(connection, head)
+            except OSError:
+                raw.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        running.callback(thread.join, 5)
+        running.callback(listener.shutdown, socket.SHUT_RDWR)
+        yield listener.getsockname()[1]
+
+
+def read_head(connection: socket.socket) -> bytes:
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        if not (byte := connection.recv(1)):
+            return b""
+        head += byte
+    return head
+
+
+def reply(body: bytes = b"ok", *headers: str, status: str = "200 OK") -> Handle:
+    lines = [f"HTTP/1.1 {status}", f"content-length: {len(body)}", *headers, "", ""]
+
+    def handle(connection: socket.socket, _head: bytes) -> None:
+        connection.sendall("\r\n".join(lines).encode() + body)
+
+    return handle
+
+
+class World:
+    """A resolver of its own, and a connector that reaches `port` of the loopback whatever it is asked to dial."""
+
+    def __init__(self, port: int = 0, **names: list[str]) -> None:
+        self.names = {name.replace("_", "."): addresses for name, addresses in names.items()}
+        self.port = port
+        self.resolved: list[str] = []
+        self.dialled: list[tuple[str, int]] = []
+
+    def resolve(self, host: str, _port: int) -> list[str]:
+        self.resolved.append(host)
+        if host not in self.names:
+            raise socket.gaierror(-2, "Name or service not known")
+        return self.names[host]
+
+    def connect(self, address: str, port: int, timeout: float | None) -> httpcore.NetworkStream:
+        self.dialled.append((address, port))
+        return dial("127.0.0.1", self.port, timeout)
+
+    def egress(self, *allowed: str, ssl_context: ssl.SSLContext | None = None) -> Egress:
+        return Egress(PrivateHosts.parse(allowed), resolve=self.resolve, connect=self.connect, ssl_context=ssl_context)
+
+
+def get(egress: Egress, url: str, *, seconds: float = 5, max_bytes: int = 1000, cut: bool = False) -> bytes:
+    with egress:
+        return egress.request("GET", url, timeout_seconds=seconds, max_bytes=max_bytes, cut=cut).body
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's context for hooks.example, and a client's that trusts its certificate alone."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hooks.example")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("hooks.example")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem: Path = tmp_path_factory.mktemp("tls") / "both.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    pem.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(pem)
+    return server, ssl.create_default_context(cafile=str(pem))
+
+
+def test_it_dials_the_address_that_it_checked_and_keeps_the_name(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    heads: list[bytes] = []
+    names: list[str | None] = []
+    server, client = tls
+    server.sni_callback = lambda _socket, name, _context: names.append(name)
+
+    def handle(connection: socket.socket, head: bytes) -> None:
+        heads.append(head.lower())
+        reply()(connection, head)
+
+    with tcp_server(handle, server) as port:
+        world = World(port, hooks_example=[PUBLIC])
+        assert get(world.egress(ssl_context=client), "https://hooks.example/a?b=c") == b"ok"
+    assert (world.resolved, world.dialled) == (["hooks.example"], [(PUBLIC, 443)])
+    assert names == ["hooks.example"]
+    assert b"\r\nhost: hooks.example\r\n" in heads[0]
+    assert heads[0].startswith(b"get /a?b=c http/1.1")
+
+
+def test_a_certificate_of_another_name_is_refused(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    with tcp_server(reply(), tls[0]) as port:
+        world = World(port, other_example=[PUBLIC])
+        with pytest.raises(EgressFailed, match=r"other\.example cannot be reached.*(?i:certificate)"):
+            get(world.egress(ssl_context=tls[1]), "https://other.example/")
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [["127.0.0.1"], ["169.254.169.254"], ["::1"], ["64:ff9b::a00:1"], [PUBLIC, "10.0.0.1"], ["10.0.0.1", PUBLIC]],
+)
+def test_a_name_with_one_address_inside_is_never_dialled(addresses: list[str]) -> None:
+    world = World(evil_example=addresses)
+    with pytest.raises(AddressRefused, match="only the operator"):
+        get(world.egress(), "https://evil.example/")
+    assert world.dialled == []
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "localhost", "127.1"])
+def test_other_spellings_of_the_loopback_are_refused(host: str) -> None:
+    with Egress() as egress, pytest.raises((AddressRefused, EgressFailed)) as caught:
+        egress.request("GET", f"https://{host}/", timeout_seconds=5, max_bytes=10)
+    assert isinstance(caught.value, AddressRefused) or "not resolved" in caught.value.message
+
+
+def test_a_name_is_resolved_once_so_it_cannot_change_its_mind() -> None:
+    answers = [[PUBLIC], ["127.0.0.1"]]
+    with tcp_server(reply()) as port:
+        world = World(port)
+        egress = Egress(
+            PrivateHosts.parse(["rebind.example"]), resolve=lambda _h, _p: answers.pop(0), connect=world.connect
+        )
+        assert get(egress, "http://rebind.example/") == b"ok"
+    assert world.dialled == [(PUBLIC, 80)]
+    assert answers == [["127.0.0.1"]]
+
+
+def test_the_next_address_is_tried_when_one_does_not_listen() -> None:
+    with tcp_server(reply()) as port:
+        world = World(port, two_example=["10.0.0.1", "10.0.0.2"])
+
+        def connect(address: str, to: int, timeout: float | None) -> httpcore.NetworkStream:
+            if address == "10.0.0.1":
+                raise httpcore.ConnectError("refused")
+            return world.connect(address, to, timeout)
+
+        egress = Egress(PrivateHosts.parse(["10.0.0.0/8"]), resolve=world.resolve, connect=connect)
+        assert get(egress, "http://two.example/") == b"ok"
+
+
+@pytest.mark.parametrize("allowed", ["judge.internal", "10.0.0.0/8"])
+def test_the_operator_can_allow_private_hosts(allowed: str) -> None:
+    with tcp_server(reply()) as port:
+        world = World(port, judge_internal=["10.0.0.1"])
+        assert get(world.egress(allowed), "http://judge.internal:8000/") == b"ok"
+        assert world.dialled == [("10.0.0.1", 8000)]
+
+
+def test_a_public_host_is_not_asked_in_plain_text() -> None:
+    world = World(hooks_example=[PUBLIC])
+    with pytest.raises(AddressRefused, match="https"):
+        get(world.egress(), "http://hooks.example/")
+    with pytest.raises(AddressRefused, match="https"):  # known once it is resolved
+        get(world.egress("10.0.0.0/8"), "http://hooks.example/")
+    assert world.dialled == []
+
+
+def test_redirects_are_answers_and_proxies_and_cookies_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    heads: list[bytes] = []
+
+    def handle(connection: socket.socket, head: bytes) -> None:
+        heads.append(head.lower())
+        answer = reply(b"", "location: http://127.0.0.1/inside", "set-cookie: a=b", status="302 Found")
+        answer(connection, head)
+
+    with tcp_server(handle) as port, World(port, a_internal=["10.0.0.1"]).egress("a.internal") as egress:
+        for _ in range(2):
+            answer = egress.request("GET", "http://a.internal/", timeout_seconds=5, max_bytes=10)
+            assert (answer.status, answer.headers["Location"]) == (302, "http://127.0.0.1/inside")
+    assert len(heads) == 2
+    assert b"cookie" not in heads[1]
+
+
+def test_too_large_answers_are_refused_or_cut() -> None:
+    with tcp_server(reply(b"x" * 5000)) as port:
+        world = World(port, a_internal=["10.0.0.1"])
+        with pytest.raises(AnswerTooLarge):
+            get(world.egress("a.internal"), "http://a.internal/", max_bytes=4999)
+        assert get(world.egress("a.internal"), "http://a.internal/", max_bytes=7, cut=True) == b"x" * 7
+
+
+def test_compressed_answers_are_refused() -> None:
+    with tcp_server(reply(b"\x1f\x8b", "content-encoding: gzip")) as port:
+        world = World(port, a_internal=["10.0.0.1"])
+        with pytest.raises(EgressFailed, match="compressed"):
+            get(world.egress("a.internal"), "http://a.internal/")
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_an_answer_that_drips_ends_when_the_time_is_over(part: str) -> None:
+    stop = threading.Event()
+
+    def handle(connection: socket.socket, _head: bytes) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n" + (b"\r\n" if part == "body" else b"x: "))
+        while not stop.wait(0.02):
+            connection.sendall(b"x")
+
+    with tcp_server(handle) as port:
+        world = World(port, a_internal=["10.0.0.1"])
+        begun = time.monotonic()
+        with pytest.raises(EgressFailed, match=r"within 0\.3 s"):
+            get(world.egress("a.internal"), "http://a.internal/", seconds=0.3, max_bytes=10**6)
+        assert time.monotonic() - begun < 60  # all of it would take half an hour
+        stop.set()
+
+
+def test_a_resolver_that_hangs_ends_when_the_time_is_over() -> None:
+    release = threading.Event()
+
+    def resolve(_host: str, _port: int) -> list[str]:
+        release.wait(20)
+        return [PUBLIC]
+
+    with pytest.raises(EgressFailed, match=r"within 0\.2 s"):
+        get(Egress(resolve=resolve), "https://slow.example/", seconds=0.2)
+    release.set()
+
+
+def test_what_is_away_is_told_as_such() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        free = listener.getsockname()[1]
+    world = World(free, a_internal=["10.0.0.1"])
+    with pytest.raises(EgressFailed, match=r"a\.internal cannot be reached"):
+        get(world.egress("a.internal"), "http://a.internal/")
+    with pytest.raises(EgressFailed, match="not resolved"):
+        get(world.egress(), "https://nowhere.example/")
+    with (
+        tcp_server(lambda connection, _head: connection.sendall(b"SSH-2.0\r\n\r\n")) as port,
+        pytest.raises(EgressFailed, match="cannot be reached"),
+    ):
+        get(World(port, a_internal=["10.0.0.1"]).egress("a.internal"), "http://a.internal/")
+
+
+def test_connections_are_used_again() -> None:
+    with tcp_server(reply()) as port:
+        world = World(port, a_internal=["10.0.0.1"])
+        with world.egress("a.internal") as egress:
+            for _ in range(3):
+                egress.request("POST", "http://a.internal/", content=b"{}", timeout_seconds=5, max_bytes=10)
+    assert len(world.dialled) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("", "must begin with https://"),
+        ("ftp://a.example/", "must begin with https://"),
+        ("file:///etc/passwd", "must begin with https://"),
+        ("https:///x", "must begin with https://"),
+        ("http://a.example/", "must begin with https://"),
+        ("http://93.184.215.14/", "must begin with https://"),
+        ("https://user:secret@a.example/", "user and password"),
+        ("https://a.example/#top", "fragment"),
+        ("https://127.0.0.1/", "loopback"),
+        ("https://[::1]:8080/", "loopback"),
+        ("https://[::ffff:10.0.0.1]/", "private"),
+        ("https://169.254.169.254/latest/meta-data", "link-local"),
+        ("https://a.example:99999/", "cannot be read"),
+        ("https://a.example/" + "x" * 2048, "2048 characters"),
+    ],
+)
+def test_urls_that_cannot_work_are_refused_at_once(url: str, reason: str) -> None:
+    with pytest.raises(AddressRefused, match=reason) as caught:
+        check_url(url, PrivateHosts(), "url")
+    assert (caught.value.param, caught.value.status) == ("url", 400)
+
+
+def test_urls_that_may_work_pass() -> None:
+    allowed = PrivateHosts.parse(["10.0.0.0/8", "judge.internal"])
+    for url in ("https://a.example:8443/x?y", "https://93.184.215.14/", "http://10.0.0.1/", "http://judge.internal/"):
+        assert str(check_url(url, allowed)) == url
+    assert check_url("http://may-be-inside.example/", allowed).scheme == "http"

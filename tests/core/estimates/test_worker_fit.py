@@ -1,0 +1,91 @@
+"""Whether a job fits on the workers that there are."""
+
+import pytest
+
+from app.core.estimates.calibration import Observation
+from app.core.estimates.estimate import Asked, Texts
+from app.core.estimates.worker_fit import Verdict, forecast
+from app.core.estimates.workload import Data
+from app.core.models.shape import Shape
+from app.core.spec.hardware import Hardware
+from app.core.spec.job import JobSpec
+from app.core.spec.plan import resolve
+from tests.core.estimates.test_workload import gft
+
+SEVEN_B = Shape(7_600_000_000, 15_200_000_000, 28, 3584, 18944, 512, 152_000)
+
+
+def gpu(name: str, gigabytes: float, processes: int = 1) -> Hardware:
+    memory = round(gigabytes * 1e9)
+    return Hardware(
+        accelerator=name,
+        accelerators=processes,
+        accelerator_memory_bytes=memory,
+        processes=processes,
+        memory_bytes=64 * 10**9,
+    )
+
+
+def asked(spec: JobSpec) -> Asked:
+    plan = resolve(spec, rows=1000, held_out_rows=0, parameters=SEVEN_B.parameters)
+    return Asked(spec, "7b", plan, Data(1000, 0, 1.0, 3.0), Texts(1200, 400, 400, "characters"), SEVEN_B)
+
+
+JOB = asked(gft(hyperparameters={"batch_size": 8, "n_epochs": 1}))
+SMALL, LARGE = gpu("NVIDIA L4", 16), gpu("NVIDIA H100 80GB HBM3", 85)
+
+
+def test_a_worker_with_too_little_memory_is_passed_over() -> None:
+    found = forecast(JOB, [("small:1", SMALL), ("large:1", LARGE)], [])
+    assert [(one.name, one.verdict) for one in found.workers] == [("large:1", "fits"), ("small:1", "does_not_fit")]
+    assert (found.verdict, found.estimate.device) == (Verdict.fits, LARGE.device)
+    assert "85 GB of NVIDIA H100 80GB HBM3 (worker large:1)" in found.reason
+
+
+def test_where_it_fits_nowhere_the_reason_says_what_to_do() -> None:
+    found = forecast(JOB, [("small:1", SMALL), ("smaller:1", gpu("NVIDIA L4", 8))], [])
+    assert found.verdict is Verdict.does_not_fit
+    assert "no worker has more than the 16 GB of NVIDIA L4 (worker small:1): use base_precision '4bit'" in found.reason
+    quantised = asked(gft(hyperparameters={"batch_size": 8, "n_epochs": 1, "base_precision": "4bit"}))
+    assert forecast(quantised, [("small:1", SMALL)], []).verdict is Verdict.tight
+
+
+def test_where_micro_batches_must_shrink_it_is_tight_until_jobs_have_shown_that_they_need_not() -> None:
+    needed = forecast(JOB, [("w:1", LARGE)], []).estimate
+    assert needed.peak_memory_bytes is not None
+    assert needed.least_memory_bytes is not None
+    assert needed.least_memory_bytes.expected < needed.peak_memory_bytes.expected
+    room = gpu("NVIDIA H100", (needed.peak_memory_bytes.expected + needed.peak_memory_bytes.high) / 2e9 + 1.2)
+    assert forecast(JOB, [("w:1", room)], []).verdict is Verdict.tight
+    seen = [Observation("7b", room.device, {"memory": 0.0}) for _ in range(20)]
+    assert forecast(JOB, [("w:1", room)], seen).verdict is Verdict.fits
+
+
+def test_without_a_worker_there_are_tokens_and_no_time() -> None:
+    found = forecast(JOB, [], [])
+    assert (found.verdict, found.workers) == (Verdict.no_worker, ())
+    assert (found.estimate.seconds, found.estimate.peak_memory_bytes, found.estimate.device) == (None, None, None)
+    assert found.estimate.tokens.prompt.expected == pytest.approx(1000 * 300)
+    assert found.estimate.rollouts == 4000
+
+
+def test_of_two_that_it_fits_on_the_faster_one_comes_first_and_more_gpus_are_faster() -> None:
+    slow, two = gpu("NVIDIA A100-SXM4-80GB", 85), gpu("NVIDIA H100 80GB HBM3", 85, processes=2)
+    found = forecast(JOB, [("a:1", slow), ("b:1", LARGE), ("c:1", two)], [])
+    assert [one.name for one in found.workers] == ["c:1", "b:1", "a:1"]
+
+
+def test_the_range_narrows_with_every_job_and_holds_its_middle() -> None:
+    widths = []
+    for jobs in (0, 1, 10):
+        ratios = dict.fromkeys(("setup", "rollout", "grading", "update", "rest", "given_tokens", "own_tokens"), 0.3)
+        seen = [Observation("7b", LARGE.device, ratios) for _ in range(jobs)]
+        found = forecast(JOB, [("w:1", LARGE)], seen).estimate
+        assert found.seconds is not None
+        assert found.parts is not None
+        assert found.seconds.low < found.seconds.expected < found.seconds.high
+        assert sum(found.parts.values()) == pytest.approx(found.seconds.expected)
+        assert found.based_on.same_jobs == jobs
+        widths.append(found.seconds.high / found.seconds.low)
+    assert widths == sorted(widths, reverse=True)
+    assert widths[2] < widths[0] / 3

@@ -1,0 +1,173 @@
+"""An installation learns from its jobs: what one took changes what the next is expected to take, and when it ends."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session
+
+from app.core.db import Database
+from app.core.estimates.estimate import Asked, Estimate, estimate
+from app.core.jobs import estimation, measuring, outcomes, progress
+from app.core.jobs import leases as claims
+from app.core.jobs.estimation import Files
+from app.core.jobs.journal import Journal, entry
+from app.core.jobs.leases import Claim
+from app.core.jobs.tables import Job, JobAttempt, Metric
+from app.core.spec.hardware import Hardware
+from app.core.spec.job import JobSpec
+from app.core.spec.reports import Finished, Metrics, Started
+from app.core.storage.local import LocalBlobStore
+from tests.core.estimates.test_workload import gft
+from tests.setup_jobs import make_job, make_project, metrics_csv, stored_file
+
+BOX = Hardware(processor="Box", cores=1, threads=1, memory_bytes=16 * 10**9)
+STEP: dict[str, float | None] = {
+    "gft/timing/rollout": 6.0,
+    "gft/timing/grading": 1.0,
+    "gft/timing/update": 3.0,
+    "step_time": 10.0,
+    "gft/peak_memory_bytes": 7e8,
+    "gft/prompt_length": 30.0,
+    "gft/expert/length": 3.0,
+    "gft/teacher/length": 3.0,
+    "gft/self/length": 8.0,
+}
+
+
+class Lab:
+    """One project, one file, and jobs that take what a test says."""
+
+    def __init__(self, database: Database, models_dir: Path, directory: Path) -> None:
+        self.database = database
+        self.models_dir = models_dir
+        self.store = LocalBlobStore(directory / "store")
+        self.spec: JobSpec = gft(sampling={"max_tokens": 16}, hyperparameters={"batch_size": 4, "n_epochs": 2})
+        with database.transaction() as session:
+            self.project = make_project(session)
+            self.file = stored_file(session, self.store, self.project, directory)
+
+    def asked(self) -> Asked:
+        return estimation.ask(self.store, self.spec, "tiny", Files(self.file, None), self.models_dir)
+
+    def claim(self) -> Claim:
+        with self.database.transaction() as session:
+            make_job(session, self.project, self.spec, self.file)
+            claim = claims.claim(session, "w", 60, device=BOX.device)
+            assert claim is not None
+            estimation.keep_for(session, claim, self.asked(), BOX)
+            return claim
+
+    def train(self, claim: Claim, steps: int) -> None:
+        """The first step begins 20 s after the claim; each takes 10 s, the last one was now."""
+        plan = self.asked().plan
+        started = Started(
+            total_steps=plan.total_steps,
+            resumed_from_step=0,
+            batch_size=plan.batch_size,
+            n_epochs=plan.n_epochs,
+            learning_rate=1.0,
+            learning_rate_multiplier=1.0,
+        )
+        journal = Journal(self.database, claim)
+        journal.record([entry(started)])
+        for step in range(1, steps + 1):
+            journal.metrics([Metrics(step=step, values=STEP | {"num_tokens": 100.0 * step}, trained_tokens=100 * step)])
+        with self.database.transaction() as session:
+            ago = _ago(20 + 10 * steps)
+            session.execute(update(JobAttempt).values(started_at=ago, training_at=_ago(10 * steps)))
+            for step in range(1, steps + 1):
+                session.execute(update(Metric).where(Metric.step == step).values(created_at=_ago(10 * (steps - step))))
+
+    def job(self, session: Session, claim: Claim) -> Job:
+        return session.get_one(Job, claim.job_id, populate_existing=True)
+
+
+def _ago(seconds: float) -> Any:
+    return func.now() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+@pytest.fixture
+def lab(database: Database, tiny_models: Path, tmp_path: Path) -> Lab:
+    return Lab(database, tiny_models, tmp_path)
+
+
+def test_the_next_estimate_is_what_the_last_job_took(lab: Lab) -> None:
+    claim = lab.claim()
+    lab.train(claim, 4)
+    with lab.database.transaction() as session:
+        before = lab.job(session, claim).estimate
+        measuring.keep(session, claim, lab.asked(), BOX)
+        assert estimation.observations(session) == []  # not finished yet
+        finished = Finished(step=4, path="/x", trained_tokens=400, published_step=4, reason="the last step")
+        outcomes.succeed(session, claim, finished, "jobs/x/a1/adapter", "tiny", metrics_csv())
+    with lab.database.transaction() as session:
+        took = lab.job(session, claim).measured
+        after = estimate(lab.asked(), BOX, estimation.observations(session))
+    assert took is not None
+    assert took["seconds"] == pytest.approx(60, abs=1)
+    parts = {"setup": 20, "rollout": 24, "grading": 4, "update": 12, "rest": 0}
+    assert took["parts"] == pytest.approx(parts, abs=1)
+    assert (took["steps"], took["attempts"], took["trained_tokens"]) == (4, 1, 400)
+    assert took["mean_tokens"] == {"prompt": 30, "expert": 3, "teacher": 3, "own": 8}
+    assert before is not None
+    assert (before["based_on"]["same_jobs"], after.based_on.same_jobs) == (0, 1)
+    assert after.seconds is not None
+    assert abs(after.seconds.expected - 60) < abs(before["seconds"]["expected"] - 60) / 2
+    assert after.seconds.low < 60 < after.seconds.high
+    # `<|im_start|>user`, a line's end, four characters, `<|im_end|>`, ... : the model's own tokenizer counts 23.
+    assert (after.tokens.prompt.low, after.tokens.prompt.high, after.based_on.tokens) == (16 * 23, 16 * 23, "tokenizer")
+    assert after.peak_memory_bytes is not None
+    assert after.peak_memory_bytes.expected == pytest.approx(7e8, rel=0.15)
+
+
+def test_an_attempt_that_was_interrupted_says_nothing_of_its_parts(lab: Lab) -> None:
+    claim = lab.claim()
+    with lab.database.transaction() as session:
+        outcomes.drain(session, claim)
+        again = claims.claim(session, "w", 60, device=BOX.device)
+        assert again is not None
+    lab.train(again, 4)
+    with lab.database.transaction() as session:
+        took = measuring.measure(session, again.job_id, lab.asked(), BOX)
+    assert took is not None
+    assert (took.attempts, took.parts) == (2, None)
+    assert set(took.ratios) == {"memory", "own_tokens"}
+
+
+def eta(session: Session, job: Job) -> float | None:
+    return progress.eta_seconds(session, [job]).get(job.id)
+
+
+def test_the_end_is_foretold_from_the_first_second_and_then_by_the_pace(lab: Lab) -> None:
+    claim = lab.claim()
+    with lab.database.transaction() as session:
+        made = Estimate.model_validate(lab.job(session, claim).estimate)
+        assert made.seconds is not None
+        assert made.parts is not None
+        first = eta(session, lab.job(session, claim))
+        assert first == pytest.approx(made.seconds.expected, abs=2)
+        session.execute(update(JobAttempt).values(started_at=_ago(made.parts["setup"] + 3600)))
+        late = eta(session, lab.job(session, claim))
+        a_step = (made.seconds.expected - made.parts["setup"]) / made.steps
+        assert late == pytest.approx(4 * a_step)
+    lab.train(claim, 3)
+    with lab.database.transaction() as session:
+        # Two steps of pace: a tenth of the trust.
+        blended = 0.1 * 10 + 0.9 * a_step
+        assert eta(session, lab.job(session, claim)) == pytest.approx(blended, rel=0.01)
+        session.execute(update(Job).values(estimate=None))
+        assert eta(session, lab.job(session, claim)) == pytest.approx(10, rel=0.01)
+        outcomes.drain(session, claim)
+        assert eta(session, lab.job(session, claim)) is None
+
+
+def test_an_estimate_for_another_device_is_made_anew_by_the_worker_that_claims(lab: Lab) -> None:
+    claim = lab.claim()
+    with lab.database.transaction() as session:
+        other = BOX.model_copy(update={"threads": 8})
+        estimation.keep_for(session, claim, lab.asked(), other)
+        kept = lab.job(session, claim).estimate
+        assert kept is not None
+        assert kept["device"] == "Box, 8 threads"

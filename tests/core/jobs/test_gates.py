@@ -1,0 +1,240 @@
+"""Gates: what can be asked for, and how it is decided."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from app.core import ids
+from app.core.db import Database
+from app.core.errors import InvalidRequest
+from app.core.jobs import gates, leases, lifecycle, outcomes
+from app.core.jobs.gates import check_measurable, decide
+from app.core.jobs.leases import Claim
+from app.core.jobs.state_machine import JobStatus
+from app.core.jobs.tables import Job, JobEvent
+from app.core.models import aliases
+from app.core.models.tables import TrainedModel
+from app.core.spec.gates import Gate, parse
+from app.core.spec.job import JobSpec
+from app.core.spec.reports import Finished
+from tests.setup_jobs import make_file, make_project, metrics_csv, supervised
+
+GRADER = {
+    "type": "string_check",
+    "name": "exact",
+    "input": "{{sample.output_text}}",
+    "operation": "eq",
+    "reference": "4",
+}
+FINISHED = Finished(step=4, path="/x", trained_tokens=9, published_step=4, reason="best")
+
+
+@pytest.mark.parametrize(
+    ("text", "gate"),
+    [
+        ("eval/accuracy >= 0.8", Gate("eval/accuracy", ">=", 0.8)),
+        ("eval/accuracy>=.8", Gate("eval/accuracy", ">=", 0.8)),
+        ("  eval/loss  <  1e-1 ", Gate("eval/loss", "<", 0.1)),
+        ("eval/pass@16 > -2", Gate("eval/pass@16", ">", -2.0)),
+        ("eval/reward no worse than alias prod by 0.01", Gate("eval/reward", ">=", None, "prod", 0.01)),
+        ("no worse than alias prod by 0.01", Gate("eval/reward", ">=", None, "prod", 0.01)),
+        ("eval/loss no worse than alias v1.2", Gate("eval/loss", "<=", None, "v1.2", 0.0)),
+    ],
+)
+def test_what_a_gate_may_say(text: str, gate: Gate) -> None:
+    assert parse(text) == gate
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "accuracy >= 0.8",
+            "eval/accuracy",
+            "eval/accuracy = 1",
+            "eval/accuracy >= nan",
+            "eval/accuracy >= 8 or so",
+        ),
+        *("no worse than prod", "no worse than alias PROD", "no worse than alias prod by -1", "eval/pass@0 > 1"),
+    ],
+)
+def test_anything_else_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match=r"eval/accuracy >= 0\.8|cannot be negative"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "passes"),
+    [
+        ("eval/accuracy >= 0.8", 0.8, True),
+        ("eval/accuracy > 0.8", 0.8, False),
+        ("eval/loss <= 1", 1.0, True),
+        ("eval/loss < 1", 1.0, False),
+        ("eval/accuracy >= 0.8", None, False),
+        ("eval/loss < 1", float("-inf"), False),
+        ("eval/accuracy >= 0", float("nan"), False),
+    ],
+)
+def test_what_is_good_enough(text: str, value: float | None, passes: bool) -> None:
+    assert parse(text).passes(value) is passes
+
+
+def test_a_margin_gives_way_in_the_direction_that_is_worse() -> None:
+    assert parse("eval/reward no worse than alias a by 0.1").against(0.5).bound == pytest.approx(0.4)
+    assert parse("eval/loss no worse than alias a by 0.1").against(0.5).bound == pytest.approx(0.6)
+
+
+def gated(*texts: str, alias: str | None = None, **settings: Any) -> JobSpec:
+    plain = supervised().model_dump(mode="json", by_alias=True)
+    plain["settings"] |= {"grader": GRADER} | settings
+    return JobSpec.model_validate(plain | {"gates": texts, "alias": alias})
+
+
+@pytest.mark.parametrize(
+    ("spec", "validation_file", "message"),
+    [
+        (gated("eval/loss < 1"), None, "send a validation_file"),
+        (gated("eval/loss < 1", "eval/accuracy > 0", grader=None), "file-1", "needs a grader"),
+        (
+            gated("eval/loss < 1", "eval/pass@8 > 0", evaluation={"pass_samples": 4}),
+            "file-1",
+            "pass_samples, which is 4",
+        ),
+    ],
+)
+def test_a_gate_on_what_will_not_be_measured_is_refused(
+    spec: JobSpec, validation_file: str | None, message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        check_measurable(spec, validation_file)
+    assert caught.value.param == f"gates.{len(spec.gates) - 1}"
+
+
+def test_gates_on_what_is_measured_are_accepted() -> None:
+    spec = gated("eval/loss < 1", "eval/accuracy > 0", "eval/pass@4 > 0", evaluation={"pass_samples": 4})
+    check_measurable(spec, "file-1")
+
+
+def test_a_spec_holds_gates_that_can_be_read_only() -> None:
+    with pytest.raises(ValidationError, match="is no gate"):
+        gated("fast")
+
+
+def running(session: Session, project: str, spec: JobSpec, sha256: str = "0" * 64, **evaluation: float) -> Claim:
+    """A job in its first attempt that has measured this at step 4, and something hopeless before."""
+    training, validation = make_file(session, project), make_file(session, project)
+    validation.sha256 = sha256
+    job = lifecycle.create(
+        session, project_id=project, spec=spec, training_file=training.id, validation_file=validation.id
+    )
+    claim = leases.claim(session, "w", 60)
+    assert claim is not None
+    assert claim.job_id == job.id
+    values = {f"eval/{name}": value for name, value in evaluation.items()}
+    points = [{"step": 0, "values": dict.fromkeys(values, 0.0)}, {"step": 4, "values": values}]
+    job.evaluation = {"before": points[0], "after": points[1], "history": points}
+    session.flush()
+    return claim
+
+
+def finish(session: Session, claim: Claim) -> Job:
+    outcomes.succeed(session, claim, FINISHED, f"jobs/{claim.job_id}/a1/adapter", "tiny", metrics_csv())
+    return session.get_one(Job, claim.job_id, populate_existing=True)
+
+
+def events(session: Session, job_id: str) -> list[str]:
+    rows = session.query(JobEvent).where(JobEvent.job_id == job_id).order_by(JobEvent.seq)
+    return [row.message for row in rows]
+
+
+def test_a_job_that_passes_its_gates_succeeds_and_moves_its_alias(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        claim = running(session, project, gated("eval/accuracy >= 0.8", alias="prod"), accuracy=0.85)
+        job = finish(session, claim)
+        assert job.status == JobStatus.succeeded
+        assert job.gates is not None
+        assert [one["passed"] for one in job.gates] == [True]
+        assert aliases.get_alias(session, project, "prod").model == job.fine_tuned_model
+        told = events(session, job.id)
+        assert "Gate passed: eval/accuracy >= 0.8 (eval/accuracy is 0.85, >= 0.8)" in told
+        assert f"The alias prod names {job.fine_tuned_model} now" in told
+
+
+def test_a_job_that_misses_a_gate_fails_keeps_its_model_and_moves_nothing(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        spec = gated("eval/accuracy >= 0.8", "eval/loss < 2", alias="prod")
+        job = finish(session, running(session, project, spec, accuracy=0.75, loss=1.5))
+        assert (job.status, job.fine_tuned_model) == (JobStatus.failed, None)
+        assert job.error is not None
+        assert (job.error["code"], job.error["param"]) == ("gate_failed", "gates")
+        assert "1 of 2 gates failed. eval/accuracy >= 0.8: eval/accuracy is 0.75, not >= 0.8" in job.error["message"]
+        model = session.query(TrainedModel).where(TrainedModel.job_id == job.id).one()
+        assert model.id in job.error["message"]
+        assert aliases.list_aliases(session, project) == []
+        assert len(job.result_files) == 1
+
+
+def test_a_gate_against_an_alias_compares_with_the_model_that_it_names(database: Database) -> None:
+    relative = "eval/reward no worse than alias prod by 0.05"
+    with database.transaction() as session:
+        project = make_project(session)
+        first = finish(session, running(session, project, gated(relative, alias="prod"), reward=0.5))
+        assert first.gates is not None
+        assert first.gates[0]["reason"] == "there is no alias prod yet to be worse than"
+        worse = finish(session, running(session, project, gated(relative, alias="prod"), reward=0.4))
+        assert worse.status == JobStatus.failed
+        assert worse.gates is not None
+        assert worse.gates[0]["bound"] == pytest.approx(0.45)
+        near = finish(session, running(session, project, gated(relative, alias="prod"), reward=0.46))
+        assert near.status == JobStatus.succeeded
+        assert aliases.get_alias(session, project, "prod").model == near.fine_tuned_model
+
+
+def test_models_measured_on_other_rows_are_not_compared(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        finish(session, running(session, project, gated(alias="prod"), reward=0.5))
+        claim = running(session, project, gated("no worse than alias prod"), sha256="1" * 64, reward=0.9)
+        (verdict,) = decide(session, session.get_one(Job, claim.job_id), 4)
+        assert not verdict.passed
+        assert "other held-out rows" in verdict.reason
+
+
+def test_what_was_not_measured_passes_no_gate(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        claim = running(session, project, gated("eval/accuracy >= 0", "no worse than alias prod"))
+        verdicts = decide(session, session.get_one(Job, claim.job_id), 4)
+        assert [verdict.passed for verdict in verdicts] == [False, False]
+        assert verdicts[0].reason == "eval/accuracy was not measured"
+
+
+def test_the_results_of_the_published_step_count_not_later_ones(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        claim = running(session, project, gated("eval/accuracy >= 0.8"), accuracy=0.9)
+        job = session.get_one(Job, claim.job_id)
+        assert job.evaluation is not None
+        later = {"step": 8, "values": {"eval/accuracy": 0.1}}
+        job.evaluation = job.evaluation | {"history": [*job.evaluation["history"], later]}
+        session.flush()
+        assert gates.decide(session, job, 4)[0].value == 0.9
+        assert gates.decide(session, job, 8)[0].value == 0.1
+
+
+def test_an_alias_cannot_take_the_name_of_a_base_model(tiny_models: Any) -> None:
+    for name in ("tiny", "smollm2-135m-instruct", "gpt-4o-mini"):
+        with pytest.raises(InvalidRequest, match="names a base model"):
+            aliases.check_name(name, tiny_models, {"gpt-4o-mini": "tiny"})
+    aliases.check_name("prod", tiny_models, {"gpt-4o-mini": "tiny"})
+
+
+def test_ids_of_models_are_no_aliases() -> None:
+    model = ids.fine_tuned_model("tiny", "default", None, ids.job_id())
+    with pytest.raises(ValueError, match="is no gate"):
+        parse(f"no worse than alias {model}")

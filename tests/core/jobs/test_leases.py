@@ -1,0 +1,203 @@
+"""One owner a job: claims, heartbeats, expiry, fencing, fairness and the crash budget."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from app.core.db import Database
+from app.core.errors import LostLease
+from app.core.files import uploads
+from app.core.jobs import attempts, leases, lifecycle, outcomes, queries
+from app.core.jobs.leases import Claim
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus
+from app.core.jobs.tables import Job, JobAttempt
+from app.core.models.tables import TrainedModel
+from app.core.spec.reports import Finished
+from tests.setup_jobs import make_job, make_project, make_queue, metrics_csv
+
+FINISHED = Finished(step=3, path="/x", trained_tokens=9, published_step=3, reason="the last step")
+
+
+def claimed(session: Session, worker: str = "w") -> Claim:
+    claim = leases.claim(session, worker, 60)
+    assert claim is not None
+    return claim
+
+
+def let_lease_end(session: Session, job_id: str) -> None:
+    session.execute(update(Job).where(Job.id == job_id).values(lease_until=func.now() - func.make_interval(0, 0, 0, 1)))
+
+
+def test_a_claim_is_a_new_epoch_an_attempt_and_an_event(database: Database) -> None:
+    with database.transaction() as session:
+        job = make_job(session, make_project(session))
+        claim = claimed(session)
+        session.refresh(job)
+        assert (claim.job_id, claim.epoch, job.status, job.lease_owner) == (job.id, 1, JobStatus.running, "w")
+        assert job.started_at is not None
+        assert [attempt.worker for attempt in queries.list_attempts(session, job.id)] == ["w"]
+        events, _ = queries.list_events(session, job.id, after=None, limit=1)
+        assert events[0].message == "Fine-tuning job started"
+        assert leases.claim(session, "w", 60) is None
+
+
+def test_concurrent_claims_take_different_jobs(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        for _ in range(8):
+            make_job(session, project)
+    barrier = threading.Barrier(12)
+
+    def one(number: int) -> str | None:
+        barrier.wait()
+        with database.transaction() as session:
+            claim = leases.claim(session, f"w{number}", 60)
+        return claim.job_id if claim else None
+
+    with ThreadPoolExecutor(12) as pool:
+        taken = [job for job in pool.map(one, range(12)) if job]
+    assert len(taken) == len(set(taken)) == 8
+
+
+def test_a_claim_finds_a_job_behind_any_number_that_others_are_claiming(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        make_queue(session, make_job(session, project), leases.FIRST)
+    with database.transaction() as others, database.transaction() as session:
+        first = select(Job.id).order_by(Job.eligible_at).limit(leases.FIRST).with_for_update()
+        held = set(others.scalars(first))
+        assert len(held) == leases.FIRST
+        claim = claimed(session)
+        assert claim.job_id not in held
+        assert leases.claim(session, "w", 60) is None
+
+
+def test_priority_then_fairness_then_age(database: Database) -> None:
+    with database.transaction() as session:
+        a, b = make_project(session, "a"), make_project(session, "b")
+        old, older = make_job(session, a), make_job(session, a)
+        lone, urgent = make_job(session, b), make_job(session, a)
+        urgent.priority = 5
+        older.eligible_at = func.now() - func.make_interval(0, 0, 0, 1)
+    order = []
+    for _ in range(4):
+        with database.transaction() as session:
+            order.append(claimed(session).job_id)
+    assert order == [urgent.id, lone.id, older.id, old.id]
+
+
+def test_a_job_in_back_off_is_not_claimed(database: Database) -> None:
+    with database.transaction() as session:
+        job = make_job(session, make_project(session))
+        job.eligible_at = func.now() + func.make_interval(0, 0, 0, 1)
+        session.flush()
+        assert leases.claim(session, "w", 60) is None
+        assert not queries.any_queued(session)
+
+
+def test_an_expired_job_is_queued_again_and_its_old_owner_fenced(database: Database) -> None:
+    with database.transaction() as session:
+        job = make_job(session, make_project(session))
+        old = claimed(session)
+        assert leases.expire(session) == 0
+        let_lease_end(session, job.id)
+        assert leases.expire(session) == 1
+        session.refresh(job)
+        assert (job.status, job.crashes, job.lease_owner) == (JobStatus.queued, 1, None)
+        assert queries.list_attempts(session, job.id)[0].outcome == AttemptOutcome.lost_lease
+        job.eligible_at = func.now()
+        session.flush()
+        new = claimed(session, "other")
+        assert new.epoch == old.epoch + 1
+    for write in (
+        lambda s: leases.heartbeat(s, old, 60),
+        lambda s: leases.stop_requested(s, old),
+        lambda s: leases.hold(s, old),
+        lambda s: outcomes.succeed(s, old, FINISHED, "blob", "tiny", metrics_csv()),
+        lambda s: outcomes.fail(s, old, "code", "message"),
+        lambda s: outcomes.crash(s, old, "reason", ""),
+        lambda s: outcomes.drain(s, old),
+        lambda s: outcomes.wait_for_dependency(s, old, "reason"),
+    ):
+        with pytest.raises(LostLease), database.transaction() as session:
+            write(session)
+    with database.transaction() as session:
+        assert leases.heartbeat(session, new, 60) is None
+        assert session.scalar(select(func.count()).select_from(TrainedModel)) == 0
+        assert queries.list_attempts(session, job.id)[1].outcome is None
+
+
+@pytest.mark.parametrize(
+    ("ask", "status"), [(lifecycle.cancel, JobStatus.cancelled), (lifecycle.pause, JobStatus.paused)]
+)
+def test_an_expired_job_does_what_it_was_asked(database: Database, ask: object, status: JobStatus) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        job = make_job(session, project)
+        claimed(session)
+        ask(session, project, job.id)  # type: ignore[operator]
+        let_lease_end(session, job.id)
+        leases.expire(session)
+        session.refresh(job)
+        assert (job.status, job.crashes) == (status, 0)
+
+
+def test_three_crashes_without_progress_fail_the_job(database: Database) -> None:
+    with database.transaction() as session:
+        job = make_job(session, make_project(session))
+        for crash in range(1, attempts.MAX_CRASHES + 1):
+            outcomes.crash(session, claimed(session), "The trainer was killed by SIGSEGV", "Segmentation fault")
+            session.refresh(job)
+            assert job.crashes == crash
+            job.eligible_at = func.now()
+            session.flush()
+        assert job.status == JobStatus.failed
+        assert job.error is not None
+        assert job.error["code"] == "crashed_repeatedly"
+        assert "Segmentation fault" in job.error["message"]
+        ended = [attempt.outcome for attempt in queries.list_attempts(session, job.id)]
+        assert ended == [AttemptOutcome.crashed] * 3
+
+
+def test_back_off_grows_and_is_capped() -> None:
+    for failures, longest in ((1, 10), (2, 20), (3, 40), (50, 600)):
+        waits = [attempts.backoff(failures).total_seconds() for _ in range(200)]
+        assert min(waits) >= 0
+        assert longest / 2 < max(waits) <= longest
+
+
+def test_success_publishes_the_model(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        job = make_job(session, project)
+        csv = metrics_csv()
+        model = outcomes.succeed(session, claimed(session), FINISHED, "jobs/x/a1/adapter", "tiny", csv)
+        session.refresh(job)
+        assert job.result_files == [csv.file_id]
+        assert uploads.get_file(session, project, csv.file_id).purpose == "fine-tune-results"
+        assert model == f"ft:tiny:default::{job.id[-8:]}"
+        assert (job.status, job.fine_tuned_model, job.trained_tokens) == (JobStatus.succeeded, model, 9)
+        assert session.get_one(TrainedModel, model).blob == "jobs/x/a1/adapter"
+        events, _ = queries.list_events(session, job.id, after=None, limit=2)
+        assert [event.message for event in events] == [
+            "The job has successfully completed",
+            f"New fine-tuned model created: {model}",
+        ]
+
+
+def test_a_drained_job_goes_first_and_is_not_charged(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        job = make_job(session, project)
+        claim = claimed(session)
+    with database.transaction() as session:
+        make_job(session, project)
+    with database.transaction() as session:
+        outcomes.drain(session, claim)
+    with database.transaction() as session:
+        assert claimed(session).job_id == job.id
+        assert session.get_one(Job, job.id).crashes == 0
+        assert session.get_one(JobAttempt, (job.id, 1)).outcome == AttemptOutcome.drained

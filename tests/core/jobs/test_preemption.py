@@ -1,0 +1,132 @@
+"""A job of a higher priority takes the place of a lower one, and of nobody else."""
+
+import pytest
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session
+
+from app.core.accounts.tables import Project
+from app.core.db import Database
+from app.core.errors import InvalidRequest
+from app.core.jobs import leases, lifecycle, outcomes, preemption, queries
+from app.core.jobs.leases import Claim
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus, StopRequest
+from app.core.jobs.tables import Job
+from tests.setup_jobs import make_job, make_project
+
+PATIENCE = 15.0
+
+
+def queued(session: Session, project: str, priority: int = 0, waited_seconds: float = 60.0) -> Job:
+    job = make_job(session, project)
+    job.priority = priority
+    job.eligible_at = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, waited_seconds)
+    session.flush()
+    return job
+
+
+def running(session: Session, project: str, priority: int = 0) -> tuple[Job, Claim]:
+    job = queued(session, project, priority)
+    claim = leases.claim(session, "w", 60)
+    assert claim is not None
+    assert claim.job_id == job.id
+    session.refresh(job)
+    return job, claim
+
+
+def asked(session: Session, *jobs: Job) -> list[str | None]:
+    for job in jobs:
+        session.refresh(job)
+    return [job.stop_request for job in jobs]
+
+
+@pytest.fixture
+def project(database: Database) -> str:
+    with database.transaction() as session:
+        return make_project(session)
+
+
+def test_the_lowest_priority_that_has_run_the_least_gives_way_and_goes_on_later(
+    database: Database, project: str
+) -> None:
+    with database.transaction() as session:
+        (far, _), (near, claim), (high, _) = (running(session, project, n) for n in (0, 0, 9))
+        far.step, near.step = 40, 3
+        urgent = queued(session, make_project(session, "other"), 5)
+        assert preemption.make_room(session, PATIENCE) == 1
+        assert asked(session, far, near, high) == [None, "preempt", None]
+        assert preemption.make_room(session, PATIENCE) == 0  # its place is already being made
+        assert leases.heartbeat(session, claim, 60) is StopRequest.preempt
+        outcomes.stop(session, claim, StopRequest.preempt)
+        session.refresh(near)
+        assert (near.status, near.crashes, near.stop_request) == (JobStatus.queued, 0, None)
+        [attempt] = queries.list_attempts(session, near.id)
+        assert (attempt.outcome, attempt.reason) == (
+            AttemptOutcome.preempted,
+            "A job of a higher priority took the place",
+        )
+        said = [event.message for event in queries.list_events(session, near.id, after=None, limit=2)[0]]
+        assert said[1] == "A job of priority 5 waits and this one 0: it makes room after a checkpoint"
+        assert urgent.id not in "".join(said)  # of another project
+        order = [claim.job_id for claim in (leases.claim(session, "w", 60), leases.claim(session, "w", 60)) if claim]
+        assert order == [urgent.id, near.id]
+
+
+def test_nobody_gives_way_to_an_equal_or_to_one_that_an_idle_worker_may_still_take(
+    database: Database, project: str
+) -> None:
+    with database.transaction() as session:
+        job, _ = running(session, project, 5)
+        queued(session, project, 5)
+        queued(session, project, 9, waited_seconds=1)
+        assert preemption.make_room(session, PATIENCE) == 0
+        assert asked(session, job) == [None]
+
+
+def test_each_that_waits_gets_one_place(database: Database, project: str) -> None:
+    with database.transaction() as session:
+        jobs = [running(session, project)[0] for _ in range(3)]
+        lifecycle.pause(session, project, jobs[0].id)
+        queued(session, project, 1)
+        queued(session, project, 2)
+        assert preemption.make_room(session, PATIENCE) == 1
+        assert sorted(map(str, asked(session, *jobs))) == ["None", "pause", "preempt"]
+
+
+def test_a_project_at_its_limit_gets_a_place_only_from_a_job_of_its_own(database: Database, project: str) -> None:
+    with database.transaction() as session:
+        full = make_project(session, "full")
+        session.execute(update(Project).where(Project.id == full).values(max_running_jobs=1))
+        other, _ = running(session, project)
+        own, claim = running(session, full, 3)
+        queued(session, full, 5)
+        assert preemption.make_room(session, PATIENCE) == 1
+        assert asked(session, other, own) == [None, "preempt"]
+        lifecycle.cancel(session, full, own.id)  # what a client asks goes before
+        assert leases.heartbeat(session, claim, 60) is StopRequest.cancel
+        outcomes.stop(session, claim, StopRequest.cancel)
+        session.execute(update(Project).where(Project.id == full).values(max_running_jobs=0))
+        assert preemption.make_room(session, PATIENCE) == 0
+
+
+def test_one_whose_worker_is_lost_while_it_makes_room_is_charged(database: Database, project: str) -> None:
+    with database.transaction() as session:
+        job, _ = running(session, project)
+        queued(session, project, 5)
+        assert preemption.make_room(session, PATIENCE) == 1
+        job.lease_until = func.now() - func.make_interval(0, 0, 0, 1)
+        session.flush()
+        assert leases.expire(session) == 1
+        session.refresh(job)
+        assert (job.status, job.crashes) == (JobStatus.queued, 1)
+
+
+def test_a_priority_can_be_changed_until_the_job_has_ended(database: Database, project: str) -> None:
+    with database.transaction() as session:
+        first, second = queued(session, project), queued(session, project)
+        lifecycle.prioritise(session, project, second.id, 7)
+        assert queries.queue_positions(session, [first, second]) == {second.id: 1, first.id: 2}
+        [event], _ = queries.list_events(session, second.id, after=None, limit=1)
+        assert event.message == "The job's priority is 7 now; it was 0"
+        lifecycle.cancel(session, project, second.id)
+        with pytest.raises(InvalidRequest, match="already been cancelled"):
+            lifecycle.prioritise(session, project, second.id, 8)

@@ -1,0 +1,111 @@
+"""What has had its time goes: row and blob, unless a live job needs it."""
+
+import pytest
+from sqlalchemy import func, update
+
+from app.core.db import Database
+from app.core.files import chunked_uploads
+from app.core.files.tables import File, Upload, UploadPart
+from app.core.files.uploads import find_file
+from app.core.jobs import lifecycle
+from app.core.jobs.tables import Job
+from app.core.settings import Settings
+from tests.setup_jobs import make_file
+from tests.waiting import eventually
+from tests.worker.conftest import Bench, Plant
+from worker import celery_app
+from worker.celery_app import COLLECT_SECONDS, COLLECT_TASK, DEFAULT_QUEUE, EXPIRY_TASK, SWEEP_TASK
+from worker.maintenance.expiry import remove_expired
+
+
+def let_expire(database: Database, file_id: str) -> None:
+    with database.transaction() as session:
+        session.execute(update(File).where(File.id == file_id).values(expires_at=func.now()))
+
+
+def test_an_expired_file_goes_with_its_blob(bench: Bench) -> None:
+    with bench.database.transaction() as session:
+        over, kept = (make_file(session, bench.project) for _ in range(2))
+        session.execute(
+            update(File).where(File.id == kept.id).values(expires_at=func.now() + func.make_interval(0, 0, 0, 1))
+        )
+    for file in (over, kept):
+        bench.store.write(file.blob, [b"{}"])
+    let_expire(bench.database, over.id)
+    remove_expired(bench.database, bench.store)
+    assert not bench.store.exists(over.blob)
+    assert bench.store.exists(kept.blob)
+    with bench.database.transaction() as session:
+        assert session.get(File, over.id) is None
+        assert session.get(File, kept.id) is not None
+
+
+def test_a_live_job_keeps_its_expired_file_and_trains_on_it(bench: Bench) -> None:
+    training = bench.job().training_file
+    let_expire(bench.database, training)
+    remove_expired(bench.database, bench.store)
+    with bench.database.transaction() as session:
+        assert find_file(session, bench.project, training) is None
+        assert session.get(File, training) is not None
+    assert bench.run("train:2").status == "succeeded"
+    remove_expired(bench.database, bench.store)
+    with bench.database.transaction() as session:
+        assert session.get(File, training) is None
+
+
+def test_a_job_that_waits_for_an_expired_file_still_starts(bench: Bench) -> None:
+    with bench.database.transaction() as session:
+        session.execute(update(Job).values(status="validating_files"))
+    let_expire(bench.database, bench.job().training_file)
+    remove_expired(bench.database, bench.store)
+    with bench.database.transaction() as session:
+        assert lifecycle.admit_validated(session) == 1
+    assert bench.status() == "queued"
+
+
+def test_a_blob_that_is_gone_already_does_not_stop_the_round(bench: Bench) -> None:
+    with bench.database.transaction() as session:
+        file = make_file(session, bench.project)
+    let_expire(bench.database, file.id)
+    remove_expired(bench.database, bench.store)
+    with bench.database.transaction() as session:
+        assert session.get(File, file.id) is None
+
+
+def test_uploads_expire_and_what_crashes_left_of_their_parts_goes_too(bench: Bench) -> None:
+    with bench.database.transaction() as session:
+        upload, pending = (
+            chunked_uploads.create_upload(
+                session, bench.project, size=2, filename="f", purpose="batch", file_seconds=None, max_bytes=9
+            )
+            for _ in range(2)
+        )
+        session.execute(update(Upload).where(Upload.id == upload.id).values(expires_at=func.now()))
+        session.add(UploadPart(id="part_1", upload_id=upload.id, bytes=1))
+    bench.store.write(chunked_uploads.part_blob(upload.id, "part_1"), [b"1"])
+    bench.store.write(chunked_uploads.part_blob(upload.id, "part_without_row"), [b"1"])
+    bench.store.write(chunked_uploads.part_blob(pending.id, "part_2"), [b"1"])
+    for _ in range(2):
+        remove_expired(bench.database, bench.store)
+    assert bench.store.list("uploads") == [f"uploads/{pending.id}/part_2"]
+    with bench.database.transaction() as session:
+        assert session.get(UploadPart, "part_1") is None
+        assert session.get_one(Upload, upload.id).status == "expired"
+        assert session.get_one(Upload, pending.id).status == "pending"
+
+
+def test_the_beat_rings_for_all_rounds(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", broker_url)
+    schedule = celery_app.create(Settings(sweep_seconds=7)).conf.beat_schedule
+    rounds = {entry["task"]: entry["schedule"] for entry in schedule.values()}
+    assert rounds == {SWEEP_TASK: 7, EXPIRY_TASK: 7, COLLECT_TASK: COLLECT_SECONDS}
+    assert {entry["options"]["queue"] for entry in schedule.values()} == {DEFAULT_QUEUE}
+
+
+def test_a_worker_removes_expired_files_by_itself(plant: Plant) -> None:
+    with plant.database.transaction() as session:
+        file = make_file(session, plant.project)
+    plant.store.write(file.blob, [b"{}"])
+    let_expire(plant.database, file.id)
+    with plant.default_worker():
+        eventually(lambda: not plant.store.exists(file.blob), 60.0)

@@ -1,0 +1,83 @@
+"""Files are read by a process of its own: what they hold may end that process, but neither the worker nor the file."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import parquet as pq
+
+from app.core.files.tables import File, FileStatus
+from app.core.files.validation_report import FileReport
+from app.core.jobs import leases
+from app.core.storage.local import LocalBlobStore
+from tests.setup_jobs import make_file
+from tests.worker.conftest import Bench
+from worker.file_validation import Limits, validate_one
+from worker.maintenance import expiry
+from worker.workspace import Inputs, Workspace
+
+
+def validated(bench: Bench, write: Callable[[Path], object], limits: Limits) -> File:
+    """The row of a file with that content after its validation."""
+    with bench.database.transaction() as session:
+        file = make_file(session, bench.project, status=FileStatus.uploaded)
+    assert isinstance(bench.store, LocalBlobStore)
+    path = bench.store.path(file.blob)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path)
+    assert validate_one(bench.database, bench.store, limits)
+    with bench.database.transaction() as session:
+        return session.get_one(File, file.id)
+
+
+def test_hostile_files_end_within_their_limits_and_are_told_of(bench: Bench) -> None:
+    def blank(path: Path) -> None:
+        path.write_bytes(b"\n" * 40_000_000)
+
+    silent = validated(bench, blank, Limits(silent_seconds=0))
+    assert silent.status == FileStatus.error
+    assert silent.status_details == (
+        "The validation made no progress for 0 s and was stopped; upload the rows as JSONL, or split the file."
+    )
+    busy = validated(bench, blank, Limits(seconds=1))
+    assert busy.status == FileStatus.error
+    assert busy.status_details is not None
+    assert "SIGXCPU" in busy.status_details or "longer than 1 s" in busy.status_details
+
+    def bomb(path: Path) -> None:
+        """One text, stored once and named a thousand times."""
+        column = pa.DictionaryArray.from_arrays(pa.array([0] * 128, pa.int8()), pa.array(["x" * 1_000_000]))
+        pq.write_table(pa.table({f"c{n}": column for n in range(8)}), path)
+
+    packed = validated(bench, bomb, Limits(memory_bytes=1 << 30))
+    assert packed.status == FileStatus.error
+    assert packed.status_details == (
+        "The validation needed more than 1.1 GB of memory and was stopped; upload the rows as JSONL, or split."
+    )
+
+
+def test_a_parquet_file_is_trained_on_as_rows_of_its_own_that_go_when_it_goes(bench: Bench) -> None:
+    table = pa.table({"prompt": ["a", "b", "a"], "completion": ["1", "2", "1"]})
+    file = validated(bench, lambda path: pq.write_table(table, path), Limits())
+    assert (file.status, file.status_details) == (
+        FileStatus.processed,
+        "3 rows: 3 with a demonstration, 0 with teacher responses, 0 prompt-only, 1 duplicates",
+    )
+    assert FileReport.model_validate(file.report).warnings[0].line == 3
+    blob, _ = file.rows
+    assert blob != file.blob
+    with bench.database.transaction() as session:
+        claim = leases.claim(session, "test", 60)
+    assert claim is not None
+    workspace = Workspace(bench.settings.runs_dir, bench.store, claim)
+    workspace.create()
+    workspace.fill(Inputs("tiny", None, file, None, ()), bench.settings.models_dir / "tiny", bench.settings)
+    trained_on = (workspace.path / "training_file.jsonl").read_text().splitlines()
+    assert [json.loads(line)["completion"] for line in trained_on] == ["1", "2", "1"]
+    with bench.database.transaction() as session:
+        row = session.get_one(File, file.id)
+        row.expires_at = row.created_at
+    expiry.remove_expired(bench.database, bench.store)
+    assert not bench.store.exists(blob)
+    assert not bench.store.exists(file.blob)

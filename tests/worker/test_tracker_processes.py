@@ -1,0 +1,212 @@
+"""Trackers get a job's metrics, each through its own library; none of them can fail, hold up or outlive the job."""
+
+import json
+import sqlite3
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+from sqlalchemy import text
+from tensorboardX.proto.event_pb2 import Event
+
+from app.core.jobs import queries
+from app.core.jobs.state_machine import JobStatus
+from tests.http_server import Received, Reply, http_server
+from tests.processes import descendants
+from tests.waiting import eventually
+from tests.worker.conftest import Bench
+from worker import tracker_processes
+
+WANDB = {"type": "wandb", "wandb": {"project": "arithmetic", "tags": ["ci"]}}
+MLFLOW = {"type": "mlflow", "mlflow": {"experiment": "arithmetic"}}
+TENSORBOARD = {"type": "tensorboard"}
+TRACKIO = {"type": "trackio", "trackio": {"project": "arithmetic"}}
+
+Tracked = Callable[..., Bench]
+
+
+@pytest.fixture
+def tracked(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracked:
+    """Gives the bench's job these trackers, on a worker that has all of them set up to write below `tmp_path`."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+
+    def give(*integrations: dict[str, Any], allowed: tuple[str, ...] = (), **spec: Any) -> Bench:
+        with bench.database.transaction() as session:
+            changed = json.dumps({"integrations": integrations} | spec)
+            session.execute(text("UPDATE jobs SET spec = spec || CAST(:changed AS jsonb)"), {"changed": changed})
+        names = allowed or tuple(str(one["type"]) for one in integrations)
+        settings = {"trackers": names, "tensorboard_dir": tmp_path / "tensorboard"}
+        return replace(bench, settings=bench.settings.model_copy(update=settings))
+
+    return give
+
+
+def warnings(bench: Bench) -> list[str]:
+    with bench.database.transaction() as session:
+        events, _ = queries.list_events(session, bench.job_id, after=None, limit=100)
+    return [event.message for event in events if event.level == "warn"]
+
+
+def scalars(directory: Path) -> Iterator[tuple[str, int, float]]:
+    """What TensorBoard's files hold: records of a length, its checksum, the data and its checksum."""
+    for path in sorted(directory.rglob("events.out.*")):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            at += 16 + length
+            for value in event.summary.value:
+                yield value.tag, event.step, value.simple_value
+
+
+def children() -> list[psutil.Process]:
+    return descendants("worker.trackers")
+
+
+def test_every_tracker_gets_every_finite_value_of_every_step(tracked: Tracked, tmp_path: Path) -> None:
+    bench = tracked(WANDB, MLFLOW, TENSORBOARD, TRACKIO)
+    assert bench.run("train:4").status == JobStatus.succeeded
+    assert warnings(bench) == []
+    steps = {1: 1.0, 2: 1 / 2, 3: 1 / 3, 4: 1 / 4}
+
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("arithmetic")
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id])
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert {metric.step: metric.value for metric in history} == steps
+    assert (run.info.status, run.data.tags["grouptune.job"]) == ("FINISHED", bench.job_id)
+    assert run.data.params["model"] == "tiny"
+    assert set(run.data.metrics) == {"loss"}, "a reward that is no number is left out"
+
+    found = list(scalars(tmp_path / "tensorboard" / bench.project / bench.job_id))
+    assert [(tag, step) for tag, step, _ in found] == [("loss", step) for step in steps]
+    assert [value for *_, value in found] == pytest.approx(list(steps.values()))
+
+    [offline] = tmp_path.glob("wandb/offline-run-*")
+    assert offline.name.endswith(bench.job_id)
+    assert b"loss" in next(offline.glob("*.wandb")).read_bytes()
+
+    with sqlite3.connect(tmp_path / "trackio" / "arithmetic.db") as database:
+        rows = database.execute("SELECT step, metrics FROM metrics ORDER BY step").fetchall()
+    assert {step: json.loads(metrics)["loss"] for step, metrics in rows} == pytest.approx(steps)
+    assert children() == []
+
+
+def test_an_attempt_that_resumes_goes_on_in_the_same_run(tracked: Tracked, tmp_path: Path) -> None:
+    bench = tracked(MLFLOW, TENSORBOARD)
+    bench.run("crash:3")
+    client = MlflowClient()
+    found = client.get_experiment_by_name("arithmetic")
+    assert found is not None
+    experiment = found.experiment_id
+    [run] = client.search_runs([experiment])
+    assert (run.info.status, run.data.tags["grouptune.outcome"]) == ("RUNNING", "crashed")
+    bench.run("train:4")
+    [run] = client.search_runs([experiment])
+    assert run.info.status == "FINISHED"
+    assert {one.step for one in client.get_metric_history(run.info.run_id, "loss")} == {1, 2, 3, 4}
+    assert {step for _, step, _ in scalars(tmp_path / "tensorboard")} == {1, 2, 3, 4}
+
+
+def test_a_tracker_that_refuses_is_told_of_once_and_costs_nothing(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with http_server(lambda request: Reply(b'{"error_code": "PERMISSION_DENIED", "message": "no"}', 403)) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        bench = tracked(MLFLOW, TENSORBOARD)
+        thread = bench.start("until_stopped")
+        eventually(lambda: warnings(bench))
+        bench.drain.begin()
+        thread.join(30)
+    assert bench.job().step > 0
+    [warning] = warnings(bench)
+    assert warning.startswith("The tracker mlflow failed and gets no more metrics; the job goes on. ")
+    assert "PERMISSION_DENIED" in warning
+
+
+def test_a_tracker_that_hangs_is_killed_and_holds_nothing_up(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracker_processes, "GRACE_SECONDS", 0.2)
+    asked, closed = threading.Event(), threading.Event()
+
+    def hang(_request: Received) -> Reply:
+        asked.set()
+        closed.wait(60)
+        return Reply()
+
+    with http_server(hang) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        bench = tracked(MLFLOW)
+        thread = bench.start("until_stopped")
+        assert asked.wait(60), "it hangs in its first request"
+        before = bench.job().step
+        eventually(lambda: bench.job().step > before)
+        bench.drain.begin()
+        thread.join(30)
+        assert not thread.is_alive()
+        eventually(lambda: not children())  # killed, which nobody waits for
+        closed.set()
+
+
+def test_what_does_not_fit_into_the_queue_is_dropped(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracker_processes, "SPOOLED", 2)
+    monkeypatch.setattr(tracker_processes, "GRACE_SECONDS", 0.2)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    bench = tracked(MLFLOW)
+    assert bench.run("train:300").step == 300
+
+
+def test_a_tracker_that_the_operator_took_away_is_told_and_the_job_runs(tracked: Tracked) -> None:
+    bench = tracked(WANDB, TENSORBOARD, allowed=("tensorboard",))
+    assert bench.run("train:2").status == JobStatus.succeeded
+    [warning] = warnings(bench)
+    assert warning == "The tracker wandb is not set up on this worker (GROUPTUNE_TRACKERS); the job goes on."
+
+
+def test_a_tracker_that_cannot_be_started_is_told_of_and_costs_nothing(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker_processes, "sys", SimpleNamespace(executable="/nowhere/python"))
+    bench = tracked(TENSORBOARD)
+    assert bench.run("train:2").status == JobStatus.succeeded
+    [warning] = warnings(bench)
+    assert warning.startswith("The tracker tensorboard could not be started; the job goes on. ")
+    assert "/nowhere/python" in warning
+
+
+def test_a_job_longer_than_an_argument_may_be_reaches_its_trackers(tracked: Tracked, tmp_path: Path) -> None:
+    """Linux ends the words of a command at 128 KiB each, and a grader may have 256 kB."""
+    source = "def grade(sample, item):\n    return 1.0\n" + "# a word about it\n" * 10_000
+    bench = tracked(TENSORBOARD, method="gft", settings={"grader": {"type": "python", "source": source}})
+    assert bench.run("train:2").status == JobStatus.succeeded
+    assert warnings(bench) == []
+    assert {step for _, step, _ in scalars(tmp_path / "tensorboard")} == {1, 2}
+
+
+def test_trackers_hold_no_secret_of_the_runner_and_the_trainer_none_of_theirs(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "canary")
+    monkeypatch.setenv("DATABASE_URL", "canary")
+    bench = tracked(TENSORBOARD)
+    thread = bench.start("until_stopped")
+    [tracker] = children()
+    assert "DATABASE_URL" not in tracker.environ()
+    assert tracker.environ()["WANDB_API_KEY"] == "canary"
+    [trainer] = descendants("protocol_trainer")
+    assert not {"DATABASE_URL", "WANDB_API_KEY"} & trainer.environ().keys()
+    bench.drain.begin()
+    thread.join(30)
+    assert children() == []

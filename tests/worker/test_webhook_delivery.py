@@ -1,0 +1,48 @@
+"""A webhook of a job that real Celery workers run."""
+
+import json
+from queue import SimpleQueue
+from typing import Final
+
+from standardwebhooks import Webhook
+
+from app.core.accounts.audit import Actor
+from app.core.jobs.state_machine import JobStatus
+from app.core.secrets import KeyRing, new_key
+from app.core.webhooks import endpoints
+from app.core.webhooks.events import EventType
+from tests.http_server import Received, Reply, http_server
+from tests.worker.conftest import Plant
+
+HEARD: Final = {EventType.running, EventType.checkpoint_created, EventType.succeeded}
+
+
+def test_a_job_that_workers_run_is_heard_of_from_its_start_to_its_end(plant: Plant) -> None:
+    got: SimpleQueue[Received] = SimpleQueue()
+    key = new_key()
+    plant.environment |= {"GROUPTUNE_SECRET_KEYS": key, "GROUPTUNE_ALLOWED_PRIVATE_HOSTS": "127.0.0.1"}
+
+    def answer(request: Received) -> Reply:
+        got.put(request)
+        return Reply()
+
+    with http_server(answer) as url:
+        job_id = plant.submit(max_steps=3)
+        with plant.database.transaction() as session:
+            _, secret = endpoints.create(
+                session,
+                Actor(plant.project),
+                KeyRing((key,)),
+                name="ci",
+                url=url,
+                event_types=sorted(HEARD),
+            )
+        with plant.default_worker(), plant.train_worker():
+            plant.wait_for(job_id, JobStatus.succeeded)
+            heard: set[str] = set()
+            while heard != HEARD:
+                request = got.get(timeout=30)
+                Webhook(secret).verify(request.body, dict(request.headers))
+                event = json.loads(request.body)
+                assert event["data"] == {"id": job_id}
+                heard.add(event["type"])

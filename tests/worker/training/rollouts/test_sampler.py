@@ -1,0 +1,256 @@
+"""The sampler against transformers' `generate`, against the trainer, and against exact probabilities."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from app.core.spec.job import Lora, Sampling
+from app.core.spec.reports import Source
+from tests.worker.training import plain
+from tests.worker.training.architectures import END, PAD, VOCABULARY, random_policy, randomise
+from tests.worker.training.conftest import ModelDirectory
+from tests.worker.training.updates import updater
+from worker.training import batching
+from worker.training.model import Policy
+from worker.training.rollouts import sampler
+from worker.training.rollouts.sampler import Sampler, generator
+from worker.training.types import Completion, Member, Prompt, PromptGroup
+
+PROMPTS = [(5, 6, 7, 8, 9, 10, 11), (12,), (13, 14, 3, 4), (8, 8, 8, 8, 8, 8, 8, 8, 8, 8)]
+"""Ragged: all but the longest are padded on the left."""
+
+
+def in_process(policy: Policy) -> Sampler:
+    return Sampler(policy, END, PAD)
+
+
+def draw(policy: Policy, count: int = 4, seed: int = 0, step: int = 1, **sampling: Any) -> list[list[Completion]]:
+    options: dict[str, Any] = {"max_tokens": 12} | sampling
+    return in_process(policy).sample(PROMPTS, count, Sampling(**options), generator(seed, 1, step))
+
+
+def ids(drawn: Sequence[Sequence[Completion]]) -> list[list[tuple[int, ...]]]:
+    return [[completion.ids for completion in row] for row in drawn]
+
+
+@pytest.mark.parametrize("head", [(), (15, 3, 16, 17, 9, 18)], ids=["nothing shared", "shared head"])
+def test_greedy_decoding_is_transformers_generate(
+    head: tuple[int, ...],
+    policy: Policy,
+    architecture: str,
+    model_directory: ModelDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when what all prompts begin with, more than the sliding window, is prefilled once."""
+    monkeypatch.setattr(batching, "WORTH_SHARING", 1)
+    model = plain.plain_copy(model_directory(architecture), policy)
+    prompts = [head + prompt for prompt in PROMPTS]
+    found = in_process(policy).sample(prompts, 1, Sampling(max_tokens=12), None)
+    for prompt, [completion] in zip(prompts, found, strict=True):
+        expected = model.generate(
+            input_ids=torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=12,
+            eos_token_id=END,
+            pad_token_id=PAD,
+        )[0, len(prompt) :].tolist()
+        assert list(completion.ids) == expected
+
+
+def as_groups(drawn: list[list[Completion]]) -> list[PromptGroup]:
+    """Each row's completions as a group with advantages of 1 and -1 in turn."""
+    groups = []
+    for prompt_ids, row in zip(PROMPTS, drawn, strict=True):
+        members = [
+            Member(Source.self, one.ids, "", one.finished, one.logprobs, advantage=(-1.0) ** k)
+            for k, one in enumerate(row)
+        ]
+        groups.append(PromptGroup(Prompt(1, "", prompt_ids, None, (), {}), members))
+    return groups
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0.6}, {"temperature": 1.3, "top_p": 0.8}], ids=str)
+def test_sampled_logprobs_are_the_trainers(sampling: dict[str, Any], policy: Policy) -> None:
+    groups = as_groups(draw(policy, **sampling))
+    updater(policy, temperature=sampling["temperature"], token_budget=60).update(groups, 0.0)
+    for member in (member for group in groups for member in group.members):
+        assert len(member.trainer_logprobs) == len(member.ids)
+        assert member.sampled_logprobs == pytest.approx(member.trainer_logprobs, abs=1e-5)
+
+
+def test_draws_depend_on_seed_and_step_alone(llama: Policy) -> None:
+    first = draw(llama)
+    torch.manual_seed(99)
+    torch.rand(1000)
+    assert draw(llama) == first
+    assert ids(draw(llama, step=2)) != ids(first)
+    assert ids(draw(llama, seed=1)) != ids(first)
+    assert all(len({completion.ids for completion in row}) > 1 for row in first)
+
+
+def test_what_all_prompts_begin_with_is_prefilled_once(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    hidden = llama.hidden
+
+    def counted(ids_B_T: Tensor, *arguments: Any, **options: Any) -> Any:
+        seen.append(tuple(ids_B_T.shape))
+        return hidden(ids_B_T, *arguments, **options)
+
+    engine = in_process(llama)
+    monkeypatch.setattr(llama, "hidden", counted)
+    engine.sample([(3,) * 20 + prompt for prompt in PROMPTS * 2], 3, Sampling(max_tokens=1), generator(0))
+    assert seen == [(1, 20), (8, 10)]
+    seen.clear()
+    engine.sample(PROMPTS, 1, Sampling(max_tokens=1), None)
+    assert seen == [(4, 10)]
+
+
+def test_many_prompts_are_decoded_in_parts_and_come_back_in_order(
+    llama: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ids(in_process(llama).sample(PROMPTS, 1, Sampling(max_tokens=6), None))
+    for limit in (1, 3):
+        monkeypatch.setattr(sampler, "MAX_SEQUENCES", limit)
+        assert ids(in_process(llama).sample(PROMPTS, 1, Sampling(max_tokens=6), None)) == whole
+        assert [len(row) for row in draw(llama, count=2)] == [2, 2, 2, 2]
+
+
+def test_the_end_token_finishes_and_a_truncated_answer_has_none(llama: Policy) -> None:
+    drawn = [completion for row in draw(llama, count=16, temperature=2.0) for completion in row]
+    finished = [completion for completion in drawn if completion.finished]
+    truncated = [completion for completion in drawn if not completion.finished]
+    assert len(finished) > 5
+    assert len(truncated) > 5
+    for completion in finished:
+        assert completion.ids.index(END) == len(completion.ids) - 1 < 12
+    for completion in truncated:
+        assert END not in completion.ids
+        assert len(completion.ids) == 12
+    assert all(len(completion.logprobs) == len(completion.ids) for completion in drawn)
+
+
+def test_sequences_that_go_on_are_not_disturbed_by_those_that_end(llama: Policy) -> None:
+    """Each greedy answer alone, with nobody beside it that could finish first."""
+    together = in_process(llama).sample(PROMPTS, 1, Sampling(max_tokens=12), None)
+    for prompt, [completion] in zip(PROMPTS, together, strict=True):
+        [[alone]] = in_process(llama).sample([prompt], 1, Sampling(max_tokens=12), None)
+        assert alone.ids == completion.ids
+        assert alone.logprobs == pytest.approx(completion.logprobs, abs=1e-5)
+    assert len({len(completion.ids) for [completion] in together}) > 1
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_one_token_is_enough(count: int, llama: Policy) -> None:
+    drawn = draw(llama, count=count, max_tokens=1)
+    assert [[len(completion.ids) for completion in row] for row in drawn] == [[1] * count] * len(PROMPTS)
+    assert all(one.finished == (one.ids == (END,)) for row in drawn for one in row)
+
+
+def test_a_changed_adapter_changes_the_next_draw(llama: Policy) -> None:
+    before = draw(llama)
+    randomise(llama, seed=77)
+    after = draw(llama)
+    assert abs(after[0][0].logprobs[0] - before[0][0].logprobs[0]) > 1e-3
+    assert ids(after) != ids(before)
+
+
+def test_lora_dropout_does_not_reach_the_sampler(model_directory: ModelDirectory) -> None:
+    policy = random_policy(model_directory("llama"), Lora(r=4, alpha=8, dropout=0.5))
+    torch.manual_seed(1)
+    first = draw(policy)
+    torch.manual_seed(2)
+    assert draw(policy) == first
+
+
+def distribution() -> Tensor:
+    """Over 700 tokens in three blocks: peaks at both ends, a block's border, a long tail, and zeros everywhere."""
+    random = torch.Generator().manual_seed(1)
+    weights_V = torch.rand(700, generator=random) ** 6
+    weights_V[torch.rand(700, generator=random) < 0.5] = 0
+    weights_V[256:512] = 0  # a block without any mass
+    weights_V[[0, 255, 512, 699]] = torch.tensor([20.0, 10, 15, 5])
+    return weights_V / weights_V.sum()
+
+
+def test_draws_follow_the_exact_probabilities() -> None:
+    count, p_V = 40_000, distribution()
+    drawn = torch.cat([sampler._draw(p_V.expand(4000, -1), generator(5, part)) for part in range(count // 4000)])
+    seen_V = torch.bincount(drawn.squeeze(1), minlength=700).double()
+    assert seen_V[p_V == 0].sum() == 0
+    expected_V = count * p_V.double()
+    often = expected_V >= 5
+    rest = expected_V[~often].sum()
+    statistic = float(((seen_V - expected_V)[often] ** 2 / expected_V[often]).sum())
+    statistic += float((seen_V[~often].sum() - rest) ** 2 / rest)
+    freedom = int(often.sum())
+    assert statistic < freedom + 5 * math.sqrt(2 * freedom)
+
+
+def test_a_lone_token_is_always_drawn_and_never_a_token_without_mass() -> None:
+    rows_B_V = torch.zeros(700, 700).fill_diagonal_(1e-30)
+    assert torch.equal(sampler._draw(rows_B_V, generator(0)).squeeze(1), torch.arange(700))
+
+
+def test_rounding_does_not_point_past_the_last_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest uniform number there is, over probabilities of so many sizes that sums in another order differ."""
+    rows_B_V = torch.rand(3000, 300, generator=generator(1)) ** 20
+    rows_B_V /= rows_B_V.sum(-1, keepdim=True)
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, 1 - 2**-53, dtype=torch.float64))
+    tokens_B_1 = sampler._draw(rows_B_V, generator(0))
+    assert int(tokens_B_1.max()) < 300
+    assert bool((rows_B_V.gather(1, tokens_B_1) > 0).all())
+
+
+def test_the_smallest_number_draws_the_first_token_with_mass(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows_B_V = torch.zeros(2, 700)
+    rows_B_V[0, [300, 301, 600]] = torch.tensor([0.2, 0.5, 0.3])  # behind a block without mass, and inside its own
+    rows_B_V[1, [0, 699]] = 0.5
+    monkeypatch.setattr(torch, "rand", lambda *size, **options: torch.zeros(*size, dtype=options["dtype"]))
+    assert sampler._draw(rows_B_V, generator(0)).squeeze(1).tolist() == [300, 0]
+
+
+@pytest.mark.parametrize(("top_p", "kept"), [(1.0, 4), (0.95, 4), (0.9, 3), (0.7, 2), (0.5, 1), (0.01, 1)])
+def test_nucleus_is_the_smallest_set_with_the_mass(top_p: float, kept: int) -> None:
+    p_B_V = torch.tensor([[0.125, 0.5, 0.0625, 0.3125], [0.5, 0.3125, 0.125, 0.0625]], dtype=torch.float64)
+    cut_B_V = sampler._nucleus(p_B_V, top_p)
+    assert (cut_B_V > 0).sum(-1).tolist() == [kept, kept]
+    most = p_B_V.sort(-1, descending=True).values[:, :kept]
+    assert torch.equal(cut_B_V.sort(-1, descending=True).values[:, :kept], most)
+    assert torch.equal(cut_B_V[cut_B_V > 0], p_B_V[cut_B_V > 0])
+
+
+def test_nothing_outside_the_nucleus_is_sampled(llama: Policy, model_directory: ModelDirectory) -> None:
+    model = plain.plain_copy(model_directory("llama"), llama)
+    for prompt, row in zip(PROMPTS, draw(llama, top_p=0.5, count=8), strict=True):
+        for completion in row:
+            _assert_in_nucleus(model, prompt, completion.ids, 0.5)
+
+
+@torch.no_grad()
+def _assert_in_nucleus(model: Any, prompt: tuple[int, ...], response: tuple[int, ...], top_p: float) -> None:
+    whole = torch.tensor([[*prompt, *response]])
+    p_R_V = model(input_ids=whole, use_cache=False).logits[0, len(prompt) - 1 : -1].softmax(-1)
+    assert p_R_V.shape[-1] == VOCABULARY
+    chosen_R = p_R_V.gather(-1, torch.tensor(response).unsqueeze(-1))
+    better_R = torch.where(p_R_V > chosen_R, p_R_V, 0.0).sum(-1)
+    assert bool((better_R < top_p + 1e-5).all())
+
+
+def test_generators_are_functions_of_all_their_arguments() -> None:
+    first = torch.rand(4, generator=generator(1, 2, 3))
+    assert torch.equal(torch.rand(4, generator=generator(1, 2, 3)), first)
+    for other in ((2, 2, 3), (1, 3, 3), (1, 2, 4)):
+        assert not torch.equal(torch.rand(4, generator=generator(*other)), first)
+
+
+def test_logprobs_are_before_the_cut_of_top_p(llama: Policy, model_directory: ModelDirectory) -> None:
+    model = plain.plain_copy(model_directory("llama"), llama)
+    [[first, *_], *_] = draw(llama, top_p=0.3)
+    with torch.no_grad():
+        expected = plain.sequence_logprobs(model, PROMPTS[0], first.ids)
+    assert first.logprobs == pytest.approx(expected.tolist(), abs=1e-5)

@@ -1,0 +1,241 @@
+"""Every way in which a server can fail, and whether the job fails with it or waits."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.core.spec.job import Sampling
+from app.core.spec.reports import TrainerExit
+from tests.worker.training.rollouts.vllm_server import VllmServer
+from worker.training.model import Policy
+from worker.training.rollouts import vllm_client
+from worker.training.rollouts.sampler import generator
+from worker.training.rollouts.vllm_client import VllmClient
+from worker.training.rollouts.vllm_sampler import VllmSampler, serving
+from worker.training.types import Completion, JobFailure
+
+WAITS = TrainerExit.dependency_down
+FAILS = TrainerExit.bad_config
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_client, "RETRY_SECONDS", (0.01, 0.01))
+
+
+@pytest.fixture
+def server(chat_directory: Path) -> Iterator[VllmServer]:
+    with VllmServer(chat_directory) as running:
+        yield running
+
+
+class Rollouts:
+    """Asks a server for little."""
+
+    def __init__(self, policy: Policy, directory: Path) -> None:
+        self.policy = policy
+        self.directory = directory
+
+    def draw(self, url: str, before: Callable[[], object] = lambda: None, key: str | None = None) -> list[Completion]:
+        """Two answers to one prompt; `before` is called once the server was found fit."""
+        with self.over(url, key) as sampler:
+            before()
+            return self.sample(sampler)
+
+    def over(self, url: str, key: str | None = None) -> AbstractContextManager[VllmSampler]:
+        client = VllmClient(url, key)
+        return serving(self.policy, 2, client, base_name="tiny", run_name="job", directory=self.directory)
+
+    def sample(self, sampler: VllmSampler) -> list[Completion]:
+        [drawn] = sampler.sample([(1, 50)], 2, Sampling(max_tokens=4), generator(0))
+        return drawn
+
+    def failure(self, url: str, before: Callable[[], object] = lambda: None, key: str | None = None) -> JobFailure:
+        with pytest.raises(JobFailure) as caught:
+            self.draw(url, before, key)
+        return caught.value
+
+
+@pytest.fixture
+def rollouts(chat_policy: Policy, tmp_path: Path) -> Rollouts:
+    return Rollouts(chat_policy, tmp_path)
+
+
+def test_what_passes_is_tried_again(server: VllmServer, rollouts: Rollouts) -> None:
+    expected = rollouts.draw(server.url)
+    for status in (429, 502, 503):
+        server.answers.extend([(status, "busy")] * 2)  # the tries to load the adapter
+        assert rollouts.draw(server.url) == expected
+    assert server.adapters == {}
+
+
+def test_a_url_may_end_as_that_of_the_openai_sdk_does(server: VllmServer, rollouts: Rollouts) -> None:
+    assert rollouts.draw(f"{server.url}/v1/") == rollouts.draw(server.url)
+
+
+def test_a_server_that_is_down_is_waited_for(rollouts: Rollouts) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        failure = rollouts.failure(f"http://127.0.0.1:{unused.getsockname()[1]}")
+    assert (failure.exit_code, failure.code) == (WAITS, "rollout_server_away")
+    assert "ConnectError" in str(failure)
+
+
+def test_a_server_that_stays_busy_is_waited_for(server: VllmServer, rollouts: Rollouts) -> None:
+    failure = rollouts.failure(server.url, lambda: server.answers.extend([(503, {"error": {"message": "busy"}})] * 3))
+    assert failure.exit_code == WAITS
+    assert str(failure).endswith("is away (503: busy)")
+
+
+def test_a_server_that_never_answers_is_waited_for(
+    server: VllmServer, rollouts: Rollouts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_client, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(vllm_client, "CONNECT_SECONDS", 0.2)
+    failure = rollouts.failure(server.url, lambda: setattr(server, "silent", threading.Event()))
+    assert failure.exit_code == WAITS
+    assert "ReadTimeout" in str(failure)
+
+
+def test_a_server_that_was_restarted_is_waited_for(server: VllmServer, rollouts: Rollouts) -> None:
+    with rollouts.over(server.url) as sampler:
+        rollouts.sample(sampler)
+        server.adapters.clear()
+        with pytest.raises(JobFailure, match="it has lost the adapter") as caught:
+            rollouts.sample(sampler)
+    assert caught.value.exit_code == WAITS
+
+
+def test_a_load_whose_answer_got_lost_is_not_repeated_in_vain(server: VllmServer, rollouts: Rollouts) -> None:
+    """The adapter is there, and a second load under its name is refused."""
+    expected = rollouts.draw(server.url)
+    assert rollouts.draw(server.url, lambda: setattr(server, "lost", 1)) == expected
+    assert server.adapters == {}
+
+
+@pytest.mark.parametrize(("status", "exit_code"), [(500, FAILS), (503, WAITS)])
+def test_a_refused_first_adapter_fails_the_job(
+    server: VllmServer, rollouts: Rollouts, status: int, exit_code: int
+) -> None:
+    failure = rollouts.failure(server.url, lambda: server.answers.extend([(status, "no")] * 3))
+    assert failure.exit_code == exit_code
+
+
+def test_a_rank_above_the_servers_is_told_in_its_words(server: VllmServer, rollouts: Rollouts) -> None:
+    server.max_lora_rank = 1
+    failure = rollouts.failure(server.url)
+    assert (failure.exit_code, failure.code) == (FAILS, "rollout_server_refused")
+    assert "LoRA rank 4 is greater than max_lora_rank 1. It needs" in str(failure)
+    assert "--max-lora-rank" in str(failure)
+
+
+def test_a_later_500_is_the_servers_own_trouble(server: VllmServer, rollouts: Rollouts) -> None:
+    with rollouts.over(server.url) as sampler:
+        rollouts.sample(sampler)
+        rollouts.policy.version = 1
+        server.answers.extend([(200, "unloaded"), *[(500, {"error": {"message": "EngineCore died"}})] * 3])
+        with pytest.raises(JobFailure, match="EngineCore died") as caught:
+            rollouts.sample(sampler)
+    assert caught.value.exit_code == WAITS
+
+
+def test_a_server_that_may_not_load_adapters_is_told_how_to_start(server: VllmServer, rollouts: Rollouts) -> None:
+    server.runtime_lora = False
+    failure = rollouts.failure(server.url)
+    assert failure.exit_code == FAILS
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True" in str(failure)
+
+
+def test_a_wrong_base_model_is_named(server: VllmServer, rollouts: Rollouts) -> None:
+    server.name = "another"
+    failure = rollouts.failure(server.url)
+    assert (failure.exit_code, failure.code) == (FAILS, "rollout_server_unfit")
+    assert "it serves another, not the job's base model: start it with --served-model-name tiny" in str(failure)
+
+
+def test_a_key_is_sent_and_a_wrong_one_refused(server: VllmServer, rollouts: Rollouts) -> None:
+    server.api_key = "secret"
+    assert rollouts.draw(server.url, key="secret")
+    failure = rollouts.failure(server.url, key="secret2")
+    assert failure.exit_code == FAILS
+    assert "401: Unauthorized. Check" in str(failure)
+    assert "secret2" not in str(failure)
+
+
+def test_a_context_that_is_too_short_is_told_in_the_servers_words(server: VllmServer, rollouts: Rollouts) -> None:
+    server.max_model_len = 5
+    failure = rollouts.failure(server.url)
+    assert failure.exit_code == FAILS
+    assert "maximum context length is 5 tokens. Its --max-model-len" in str(failure)
+
+
+def test_an_old_server_without_token_ids_is_refused(server: VllmServer, rollouts: Rollouts) -> None:
+    server.hidden = ("token_ids", "prompt_token_ids")
+    failure = rollouts.failure(server.url)
+    assert failure.exit_code == FAILS
+    assert "vLLM 0.10.2" in str(failure)
+
+
+def answer(**changes: Any) -> dict[str, Any]:
+    """A good answer to what `Rollouts` asks, but for the changes to its choices."""
+    choice = {
+        "index": 0,
+        "finish_reason": "length",
+        "token_ids": [9, 9, 9, 9],
+        "prompt_token_ids": [1, 50],
+        "logprobs": {"token_logprobs": [-1.0] * 4},
+    } | changes
+    return {"model": "grouptune-job-v0", "choices": [choice, choice | {"index": 1}]}
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ("<html>", "not vLLM's"),
+        ({"choices": []}, "model: Field required"),
+        (answer(logprobs=None), "choices.0.logprobs"),
+        (answer(logprobs={"token_logprobs": [None] * 4}), "choices.0.logprobs.token_logprobs.0"),
+        (answer(logprobs={"token_logprobs": [-1.0] * 3}), "3 log-probabilities"),
+        (answer(token_ids=[9, 2, 9, 9]), "after 4 of 4"),
+        (answer(token_ids=[9, 9], logprobs={"token_logprobs": [-1.0] * 2}), "after 2 of 4"),
+        (answer(token_ids=[], logprobs={"token_logprobs": []}), "after 0 of 4"),
+        (answer(prompt_token_ids=[7, 1, 50]), "changed the prompt"),
+        (answer() | {"model": "tiny"}, "it gave 2 of tiny"),
+        (answer() | {"choices": answer()["choices"][:1]}, "it gave 1 of grouptune-job-v0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_answer_that_cannot_be_trained_on_fails_the_job(
+    server: VllmServer, rollouts: Rollouts, broken: object, words: str
+) -> None:
+    loaded = (200, "Success")
+    failure = rollouts.failure(server.url, lambda: server.answers.extend([loaded, (200, broken)]))
+    assert (failure.exit_code, failure.code) == (FAILS, "rollout_server_unfit")
+    assert words in str(failure)
+
+
+def test_the_answer_that_the_broken_ones_are_made_of_is_good(server: VllmServer, rollouts: Rollouts) -> None:
+    drawn = rollouts.draw(server.url, lambda: server.answers.extend([(200, "Success"), (200, answer())]))
+    assert drawn == [Completion((9, 9, 9, 9), (-1.0,) * 4, finished=False)] * 2
+
+
+def test_an_aborted_answer_is_waited_for(server: VllmServer, rollouts: Rollouts) -> None:
+    broken = answer(finish_reason="abort")
+    failure = rollouts.failure(server.url, lambda: server.answers.extend([(200, "Success"), (200, broken)]))
+    assert failure.exit_code == WAITS
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"error": {"message": "words"}}, {"object": "error", "message": "words"}, {"detail": "words"}, {"error": "words"}],
+    ids=json.dumps,
+)
+def test_the_servers_words_are_found_in_every_envelope(server: VllmServer, rollouts: Rollouts, body: object) -> None:
+    failure = rollouts.failure(server.url, lambda: server.answers.append((400, body)))
+    assert "400: words. It needs" in str(failure)

@@ -1,0 +1,117 @@
+"""Whole runs whose rollouts a server draws."""
+
+import dataclasses
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.core.spec.reports import Evaluated, Failed, Finished, Groups, Message, Metrics, Report, Source, TrainerExit
+from tests import tiny_model
+from tests.worker.training.rollouts.vllm_server import VllmServer
+from tests.worker.training.runs import STEPS, Job, of_kind, read_until, trainer_process
+from tests.worker.training.test_distributed import two
+from worker.training.rollouts import vllm_client
+
+GAP = "sampling/sampling_logp_difference/max"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that so small an adapter can move."""
+    return tiny_model.build(tmp_path_factory.mktemp("spread") / "tiny", spread=0.3)
+
+
+@pytest.fixture
+def server(base: Path) -> Iterator[VllmServer]:
+    with VllmServer(base) as running:
+        yield running
+
+
+@pytest.fixture
+def job(base: Path, server: VllmServer, tmp_path: Path) -> Job:
+    return Job(tmp_path / "run", base, rollout_url=server.url)
+
+
+def names(rank: int, last: int) -> list[str]:
+    return [f"grouptune-ftjob-test-a1-r{rank}-v{version}" for version in range(last + 1)]
+
+
+def versions(reports: list[Report]) -> dict[int, set[int | None]]:
+    """The adapter versions of each step's rollouts."""
+    return {
+        report.step: {
+            member.adapter_version
+            for group in report.groups
+            for member in group.members
+            if member.source is Source.self
+        }
+        for report in of_kind(reports, Groups)
+    }
+
+
+def test_a_job_is_rolled_out_by_the_adapter_of_every_step(
+    job: Job, server: VllmServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.api_key = "s3cr3t"
+    monkeypatch.setenv("GROUPTUNE_ROLLOUT_API_KEY", "s3cr3t")
+    code, reports = job.run()
+    assert code is TrainerExit.succeeded
+    assert len(of_kind(reports, Finished)) == 1
+    assert of_kind(reports, Message) == []
+    assert versions(reports) == {step: {step - 1} for step in range(1, STEPS + 1)}
+    gaps = [row.values[GAP] for row in of_kind(reports, Metrics) if row.values.get(GAP) is not None]
+    assert len(gaps) >= STEPS / 2
+    assert all(gap is not None and gap < 1e-4 for gap in gaps)
+    assert all(one.values["eval/forward_kl"] is not None for one in of_kind(reports, Evaluated))
+    assert server.names == names(0, STEPS)
+    assert server.adapters == {}
+    assert {request["model"] for request in server.requests} == {*names(0, STEPS), "tiny"}
+    assert list((job.run_dir / "rollouts").iterdir()) == []
+    assert not any(b"s3cr3t" in path.read_bytes() for path in job.run_dir.rglob("*") if path.is_file())
+
+
+def test_a_server_that_keeps_the_first_adapter_is_noticed(job: Job, server: VllmServer) -> None:
+    server.stale = True
+    code, reports = job.run(learning_rate_multiplier=1000.0)
+    assert code is TrainerExit.succeeded
+    [alarm] = [one for one in of_kind(reports, Message) if one.level == "warn"]
+    assert "sampler and trainer disagree about log-probabilities" in alarm.message
+
+
+def test_a_stopped_run_leaves_nothing_on_the_server(job: Job, server: VllmServer) -> None:
+    job.write(n_epochs=50)
+    with trainer_process(job) as process:
+        read_until(process, Metrics, 2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == TrainerExit.stopped
+    assert len(server.names) >= 2
+    assert server.adapters == {}
+
+
+def test_a_server_that_is_lost_is_waited_for_by_the_queue(
+    job: Job, server: VllmServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_client, "RETRY_SECONDS", (0.01,))
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        lost = dataclasses.replace(job, rollout_url=f"http://127.0.0.1:{unused.getsockname()[1]}")
+        code, [*_, failed] = lost.run()
+        assert code is TrainerExit.dependency_down
+        assert isinstance(failed, Failed)
+        assert failed.code == "rollout_server_away"
+        # What learns from given answers alone asks no server, not even to evaluate.
+        assert dataclasses.replace(lost, method="supervised").run()[0] is TrainerExit.succeeded
+    assert server.requests == []
+
+
+def test_two_processes_have_an_adapter_each(job: Job, server: VllmServer) -> None:
+    job.write()
+    with trainer_process(two(job)) as process:
+        process.communicate(timeout=100)
+    assert process.returncode == TrainerExit.succeeded, (job.run_dir / "trainer.log").read_text()
+    assert [name for name in server.names if "-r0-" in name] == names(0, STEPS)
+    assert [name for name in server.names if "-r1-" in name] == names(1, STEPS - 1)  # rank 0 alone evaluates
+    assert server.adapters == {}

@@ -1,0 +1,383 @@
+"""Runs whose teacher members come from a real server: what is asked, paid, kept, shown, and what goes wrong."""
+
+import json
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from app.core.chat.tokenizer import ChatTokenizer
+from app.core.egress.json_client import Patience
+from app.core.spec.job import GroupMix, Hyperparameters, Sampling
+from app.core.spec.job import Teacher as TeacherSpec
+from app.core.spec.reports import (
+    CheckpointSaved,
+    Failed,
+    Finished,
+    Groups,
+    MemberRecord,
+    Message,
+    Metrics,
+    Report,
+    Source,
+    TeacherAnswers,
+    TrainerExit,
+)
+from app.core.spec.teacher_answers import Spent, TeacherBudget
+from tests import tiny_model
+from tests.http_server import Reply, free_port
+from tests.teacher import Answer, Teacher, adds, said, teacher
+from tests.worker.training.runs import Job, of_kind, parse, read_until, trainer_process
+from worker.training.batching import DataOrder
+from worker.training.teachers import factory
+from worker.training.teachers.answers import Lessons
+from worker.training.teachers.factory import TEACHER_API_KEY
+from worker.training.tokenize import load_prompts
+
+MIX = GroupMix(expert=1, teacher=2, self_=1)
+ROWS = 8
+
+
+def write_rows(path: Path, own: Mapping[int, list[str]] | None = None) -> Path:
+    """Additions; `own` are teacher responses that rows bring, by number."""
+    with path.open("w", encoding="utf-8") as out:
+        for number in range(ROWS):
+            chat = [{"role": "user", "content": f"{number}+1="}, {"role": "assistant", "content": str(number + 1)}]
+            row = {"messages": chat, "reference_answer": str(number + 1)}
+            out.write(json.dumps(row | {"teacher_responses": (own or {}).get(number, [])}) + "\n")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three tries, and no long pauses between them."""
+    monkeypatch.setattr(factory, "PATIENCE", Patience(attempts=3, longest_wait_seconds=0.05))
+    monkeypatch.setenv(TEACHER_API_KEY, "canary-key")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "rows.jsonl")
+
+
+@pytest.fixture
+def base(tmp_path: Path, chat_directory: Path) -> Job:
+    return Job(tmp_path / "run", chat_directory, "gft")
+
+
+def asking(job: Job, url: str, **fields: Any) -> Job:
+    """The job with a teacher at `url`."""
+    return job.beside(
+        fields.pop("name", "asking"), trainer={"teacher_url": url, "allowed_private_hosts": ("127.0.0.1",), **fields}
+    )
+
+
+def options(data: Path, **fields: Any) -> dict[str, Any]:
+    """Of a run over two epochs."""
+    group = fields.pop("group", MIX)
+    spec = TeacherSpec(model="teacher", base_url="http://127.0.0.1/v1", **fields)
+    return {"training": data, "group": group, "teacher": spec, "eval_interval": 100}
+
+
+def run(job: Job, asked: Teacher, data: Path, **fields: Any) -> tuple[TrainerExit, list[Report]]:
+    return asking(job, asked.url).run(**options(data, **fields))
+
+
+def taught(reports: list[Report]) -> dict[int, list[MemberRecord]]:
+    """The teacher members by the line of their row, as they are in the last epoch."""
+    return {
+        group.row: [member for member in group.members if member.source is Source.teacher]
+        for report in of_kind(reports, Groups)
+        for group in report.groups
+    }
+
+
+def failure(reports: list[Report]) -> Failed:
+    [failed] = of_kind(reports, Failed)
+    return failed
+
+
+def events(reports: list[Report]) -> list[str]:
+    return [report.message for report in of_kind(reports, Message)]
+
+
+def test_a_teacher_writes_what_the_rows_do_not_bring_and_is_never_asked_twice(tmp_path: Path, base: Job) -> None:
+    data = write_rows(tmp_path / "own.jsonl", {0: ["one"], 1: ["one", "two", "three"]})
+    with teacher() as asked:
+        code, reports = run(base, asked, data)
+        assert code is TrainerExit.succeeded
+        assert asked.questions == {f"{number}+1=": 1 for number in range(ROWS) if number != 1}
+        assert {request.headers["authorization"] for request in asked.requests} == {"Bearer canary-key"}
+        first = next(body for body in asked.bodies if body["messages"][-1]["content"] == "2+1=")
+        assert (first["model"], first["n"], first["max_tokens"], first["temperature"]) == ("teacher", 2, 6, 1.0)
+
+        members = taught(reports)
+        assert [member.text for member in members[1]] == ["one", "1"]  # the row's own, then one that was asked for
+        assert len(members[2]) == 2  # of three of its own
+        assert {member.teacher and member.teacher.provider for member in members[2]} == {"file"}
+        assert [member.text for member in members[3]] == ["3", "4"]
+        origin = members[3][0].teacher
+        assert origin is not None
+        assert (origin.model, origin.provider, origin.cached) == ("teacher-2026", "127.0.0.1", False)
+        assert (origin.prompt_tokens, origin.completion_tokens) == (10, 2)
+        assert all(row.values["gft/timing/teacher"] is not None for row in of_kind(reports, Metrics)[1:])
+        assert of_kind(reports, Metrics)[-1].values["gft/teacher/reward"] is not None
+
+        kept = of_kind(reports, TeacherAnswers)
+        assert kept[-1].spent == Spent(requests=7, tokens=13 * 12)
+        assert "13 answers are wanted, 0 of them are known" in " ".join(events(reports))
+        assert "7 of 7 rows, 7 requests and 156 tokens so far" in events(reports)[-1]
+
+        # What the project has kept is used again, also by a job that wants more of it.
+        known = tmp_path / "known.jsonl"
+        known.write_text("".join(one.model_dump_json() + "\n" for report in kept for one in report.answers))
+        again = asking(base, asked.url, name="again", teacher_answers_path=str(known), teacher_spent=kept[-1].spent)
+        asked.requests.clear()
+        code, reports = again.run(**options(data))
+        assert (code, asked.requests) == (TrainerExit.succeeded, [])
+        assert [(member.text, member.teacher and member.teacher.cached) for member in taught(reports)[3]] == [
+            ("3", True),
+            ("4", True),
+        ]
+        assert of_kind(reports, TeacherAnswers) == []
+        more = again.beside("more")
+        code, reports = more.run(**options(data, group=GroupMix(expert=1, teacher=3, self_=1)))
+        assert code is TrainerExit.succeeded
+        assert {body["messages"][-1]["content"]: body.get("n", 1) for body in asked.bodies}["2+1="] == 1
+        assert of_kind(reports, TeacherAnswers)[-1].spent.requests == 7 + len(asked.requests)
+        for path in base.run_dir.parent.rglob("spec.json"):
+            assert "canary-key" not in path.read_text()
+
+
+def flaky() -> Answer:
+    """Each question is refused twice before it is answered: too many requests, then an outage."""
+    seen: dict[str, int] = {}
+
+    def answer(question: str, body: dict[str, Any]) -> Reply:
+        seen[question] = seen.get(question, 0) + 1
+        if seen[question] == 1:
+            return Reply(b'{"error": "slow down"}', 429, {"retry-after": "0.01"})
+        return Reply(b"oops", 503) if seen[question] == 2 else adds(question, body)
+
+    return answer
+
+
+def without_n(question: str, body: dict[str, Any]) -> Reply:
+    """As newer OpenAI models and smaller servers are: no `max_tokens`, no `n`."""
+    if "max_tokens" in body:
+        return Reply(b'{"error": {"message": "Use max_completion_tokens instead of max_tokens"}}', 400)
+    return Reply(b'{"error": "n must be 1"}', 422) if "n" in body else adds(question, body)
+
+
+def one_at_a_time(question: str, body: dict[str, Any]) -> Reply:
+    """Takes `n` and gives one answer all the same."""
+    return adds(question, {})
+
+
+@pytest.mark.parametrize("answer", [flaky(), without_n, one_at_a_time], ids=["flaky", "without_n", "one_at_a_time"])
+def test_servers_that_are_busy_or_know_less_are_asked_until_all_is_there(base: Job, data: Path, answer: Answer) -> None:
+    with teacher(answer) as asked:
+        code, reports = run(base, asked, data)
+    assert code is TrainerExit.succeeded
+    assert {row: len(members) for row, members in taught(reports).items()} == dict.fromkeys(range(1, ROWS + 1), 2)
+    spent = of_kind(reports, TeacherAnswers)[-1].spent
+    assert spent == Spent(requests=len(asked.requests), tokens=12 * 2 * ROWS)
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent"),
+    [
+        # One answer is set aside as its prompt and 6 tokens, and costs 12; two cost 24.
+        (TeacherBudget(tokens=100), lambda told: told.tokens <= 100),
+        (TeacherBudget(requests=3), lambda told: told.requests == 3),
+    ],
+    ids=["tokens", "requests"],
+)
+def test_a_spent_budget_is_told_and_the_job_goes_on(base: Job, data: Path, budget: TeacherBudget, spent: Any) -> None:
+    with teacher() as asked:
+        code, reports = run(base, asked, data, budget=budget)
+    assert code is TrainerExit.succeeded
+    assert spent(of_kind(reports, TeacherAnswers)[-1].spent)
+    rows = [row for row, members in taught(reports).items() if members]
+    assert 0 < len(rows) < ROWS
+    [warning] = [one for one in of_kind(reports, Message) if "budget is spent" in one.message]
+    assert warning.level == "warn"
+
+
+def test_a_budget_counts_what_earlier_attempts_have_spent(base: Job, data: Path) -> None:
+    with teacher() as asked:
+        before = {"teacher_spent": Spent(requests=3, tokens=99)}
+        code, reports = asking(base, asked.url, **before).run(**options(data, budget=TeacherBudget(requests=3)))
+    assert (code, asked.requests) == (TrainerExit.succeeded, [])
+    assert not any(taught(reports).values())
+
+
+def test_without_contrast_a_spent_budget_ends_the_job_and_says_what_to_raise(base: Job, data: Path) -> None:
+    with teacher() as asked:
+        given = GroupMix(expert=1, teacher=2, self_=0)
+        code, reports = run(base, asked, data, budget=TeacherBudget(requests=2), group=given)
+    assert code is TrainerExit.bad_config
+    failed = failure(reports)
+    assert (failed.code, failed.param) == ("teacher_budget_spent", "method.gft.teacher.budget")
+    assert "raise teacher.budget, or set group.self" in failed.message
+
+
+def hostile(question: str, body: dict[str, Any]) -> Reply:
+    """Something else for each row but the last two."""
+    number = int(question[0])
+    replies = [
+        Reply(b"x" * 5_000_000),
+        Reply(b'{"choices": ['),
+        said("", ""),
+        said("9\x00", "9\ud800", model="\x00" * 500, usage={"prompt_tokens": -5, "completion_tokens": True}),
+        said("1234", "5678", finish="length"),
+        said("8" * 500, "6"),
+    ]
+    return replies[number] if number < len(replies) else adds(question, body)
+
+
+def test_hostile_answers_are_left_out_and_told(base: Job, data: Path) -> None:
+    with teacher(hostile) as asked:
+        code, reports = run(base, asked, data)
+    assert code is TrainerExit.succeeded
+    texts = {row: [member.text for member in members] for row, members in taught(reports).items()}
+    assert texts == {1: [], 2: [], 3: [], 4: ["9\ufffd", "9?"], 5: [], 6: ["6"], 7: ["7", "8"], 8: ["8", "9"]}
+    kept = [one for report in of_kind(reports, TeacherAnswers) for one in report.answers]
+    assert {one.content: one.finished for one in kept}["1234"] is False  # paid for, so that it is not asked for again
+    assert all(len(one.model) <= 256 and "\0" not in one.model for one in kept)
+    assert "goes without (more) teacher answers" in " ".join(events(reports))
+    last = [one.data for one in of_kind(reports, Message) if one.data and "failed_rows" in one.data][-1]
+    assert last is not None
+    assert (last["failed_rows"], last["of"]) == (3, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "name", "message"),
+    [
+        (Reply(b"no canary-key", 401), TrainerExit.bad_config, "teacher_refused", "answered 401: no [key]. Check its"),
+        (Reply(b"<html>"), TrainerExit.bad_config, "teacher_unusable", "did not answer with JSON: <html>"),
+        (Reply(b"later", 503), TrainerExit.dependency_down, "teacher_away", "answered 503: later"),
+    ],
+)
+def test_a_teacher_that_never_answers_ends_the_attempt(
+    base: Job, data: Path, reply: Reply, code: TrainerExit, name: str, message: str
+) -> None:
+    with teacher(lambda *_: reply) as asked:
+        found, reports = run(base, asked, data)
+    failed = failure(reports)
+    assert (found, failed.code, failed.param) == (code, name, "method.gft.teacher")
+    assert message in failed.message
+    assert "canary-key" not in failed.message
+
+
+def test_an_address_that_is_not_allowed_is_refused_and_one_that_is_silent_is_waited_for(base: Job, data: Path) -> None:
+    silent = f"http://127.0.0.1:{free_port()}/v1"
+    code, reports = asking(base, silent, allowed_private_hosts=()).run(**options(data))
+    assert (code, failure(reports).code) == (TrainerExit.bad_config, "teacher_refused")
+    code, reports = asking(base, silent, name="silent").run(**options(data))
+    assert (code, failure(reports).code) == (TrainerExit.dependency_down, "teacher_away")
+    code, reports = asking(base, silent, name="theirs", allowed_private_hosts=(), teacher_is_operators=True).run(
+        **options(data)
+    )
+    assert code is TrainerExit.dependency_down  # the operator's may be anywhere
+
+
+@pytest.fixture
+def slow(base: Job, data: Path, chat_tokenizer: ChatTokenizer) -> Iterator[tuple[Teacher, Event, Event]]:
+    """Answers at once about the rows of the first step, about others when told to; and says when all were asked."""
+    go_on, asked_ahead = Event(), Event()
+    prompts = load_prompts(data, chat_tokenizer, Hyperparameters(), 6, lambda _: None)
+    first = {prompt.text for prompt in DataOrder(prompts, 2, 2, base.seed).step(1)}
+
+    def answer(question: str, body: dict[str, Any]) -> Reply:
+        if len(asked.questions) == ROWS:  # the last one to arrive may be one of the first step's
+            asked_ahead.set()
+        if question not in first:
+            go_on.wait(60)
+        return adds(question, body)
+
+    with teacher(answer) as asked:
+        yield asked, go_on, asked_ahead
+        go_on.set()
+
+
+def test_answers_for_coming_steps_are_asked_for_while_training_goes_on(
+    base: Job, data: Path, slow: tuple[Teacher, Event, Event]
+) -> None:
+    asked, go_on, asked_ahead = slow
+    job = asking(base, asked.url)
+    job.write(**options(data))
+    with trainer_process(job) as process:
+        read_until(process, Metrics, 1)  # the first step is made
+        assert asked_ahead.wait(20)  # and the next ones' answers were asked for, and are not there
+        go_on.set()
+        assert process.stdout is not None
+        rest = parse(process.stdout.read())
+        assert process.wait() == TrainerExit.succeeded
+    assert {row: len(members) for row, members in taught(rest).items()} == dict.fromkeys(range(1, ROWS + 1), 2)
+
+
+def test_a_run_that_waits_for_its_teacher_stops_at_once_when_asked_to(
+    base: Job, data: Path, slow: tuple[Teacher, Event, Event]
+) -> None:
+    asked, _, asked_ahead = slow
+    job = asking(base, asked.url)
+    job.write(**options(data))
+    with trainer_process(job) as process:
+        read_until(process, Metrics, 1)
+        assert asked_ahead.wait(20)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        rest = parse(process.stdout.read())
+        assert process.wait() == TrainerExit.stopped
+    assert of_kind(rest, CheckpointSaved)[-1].step == 1
+    assert of_kind(rest, Finished) == []
+
+
+def test_the_key_of_a_question_is_its_content(base: Job, data: Path, chat_tokenizer: ChatTokenizer) -> None:
+    """Another model, sampling, place or prompt is another question; the job's seed and name are not part of it."""
+
+    def keys(job: Job, place: str, **fields: Any) -> set[str]:
+        trainer = asking(job, place).write(**options(data, **fields))
+        lessons = Lessons(trainer, chat_tokenizer, lambda _: None)
+        prompts = load_prompts(data, chat_tokenizer, trainer.spec.hyperparameters, 6, lambda _: None)
+        return {key for prompt in prompts for key in lessons.keys(prompt)}
+
+    one = keys(base, "https://a/v1")
+    assert len(one) == 2 * ROWS
+    assert keys(base.beside("other", seed=8), "https://a/v1") == one
+    assert keys(base, "https://a/v1", group=GroupMix(expert=1, teacher=1, self_=1)) < one
+    assert keys(base, "https://b/v1").isdisjoint(one)
+    assert keys(base, "https://a/v1", sampling=Sampling(temperature=0.5)).isdisjoint(one)
+
+
+def test_a_base_model_of_ours_teaches_before_the_training_and_goes_on_where_it_was_stopped(
+    base: Job, data: Path, tmp_path: Path
+) -> None:
+    other = tiny_model.build(tmp_path / "bigger", seed=5)
+    for number, model in enumerate((other, base.base)):
+        job = base.beside(f"local-{number}", trainer={"teacher_model_dir": str(model)})
+        wanted = options(data, sampling=Sampling(max_tokens=6, temperature=2.0))
+        code, reports = job.run(**wanted)
+        assert code is TrainerExit.succeeded
+        kept = [one for report in of_kind(reports, TeacherAnswers) for one in report.answers]
+        assert len({one.key for one in kept}) == 2 * ROWS
+        assert {(one.provider, one.model) for one in kept} == {("local", model.name)}
+        first = next(index for index, report in enumerate(reports) if isinstance(report, Groups))
+        assert not any(isinstance(report, TeacherAnswers) for report in reports[first:])
+        # Sixteen random answers of six characters: few come to their end, and those that were cut off are left out.
+        finished = {one.content for one in kept if one.finished and one.content.strip()}
+        assert {member.text for members in taught(reports).values() for member in members} <= finished
+
+        # What a stopped run has kept is taken as it is, and what it lacks is drawn as it would have been.
+        half = tmp_path / f"half-{number}.jsonl"
+        half.write_text("".join(one.model_dump_json() + "\n" for one in kept[::2]))
+        again = job.beside(f"again-{number}", trainer={**job.trainer, "teacher_answers_path": str(half)})
+        code, more = again.run(**wanted)
+        assert code is TrainerExit.succeeded
+        drawn = {one.key: one.content for report in of_kind(more, TeacherAnswers) for one in report.answers}
+        assert drawn == {one.key: one.content for one in kept[1::2]}
+        assert again.published == job.published

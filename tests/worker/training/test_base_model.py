@@ -1,0 +1,117 @@
+"""The frozen base in 4 bits: what it needs, and that it trains right where bitsandbytes is installed."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from app.core.spec.job import Lora
+from app.core.spec.reports import Failed, Message, TrainerExit
+from tests.worker.training import architectures, plain
+from tests.worker.training.architectures import randomise
+from tests.worker.training.conftest import ModelDirectory
+from tests.worker.training.runs import Job, of_kind
+from worker.training.batching import pack
+from worker.training.lora import fused_layers
+from worker.training.merge.model import merge
+from worker.training.merge.report import MergeRefused
+from worker.training.model import Policy, load_policy
+from worker.training.types import JobFailure
+
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra `quantized`)"
+)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:bitsandbytes")
+
+PROMPT = tuple(range(3, 12))
+RESPONSES = [(5, 9, 4), (7, 3, 8, 6)]
+
+
+def policy_of(directory: Path, lora: Lora = architectures.LORA) -> Policy:
+    return randomise(load_policy(directory, lora, seed=0, precision="4bit"))
+
+
+def dequantised(policy: Policy, source: Path, target: Path) -> Path:
+    """The base model of `source` with the values that the 4-bit layers of `policy` stand for."""
+    from bitsandbytes.functional import dequantize_4bit  # noqa: PLC0415 - optional
+
+    base: Any = plain.plain_base(source)
+    layers = dict(base.named_modules())
+    for name, layer in policy.causal.named_modules():
+        if name.endswith("base_layer"):
+            weight: Any = layer.weight
+            values = dequantize_4bit(weight.data, weight.quant_state)
+            layers[name.removesuffix(".base_layer")].weight.data.copy_(values)
+    base.save_pretrained(target)
+    return target
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("lora", [architectures.LORA, Lora(r=4, alpha=8, use_dora=True)], ids=["lora", "dora"])
+def test_gradients_are_those_of_the_values_that_the_bits_stand_for(
+    lora: Lora, tmp_path: Path, model_directory: ModelDirectory
+) -> None:
+    source = model_directory("llama")
+    policy = policy_of(source, lora)
+    reference = load_policy(dequantised(policy, source, tmp_path / "values"), lora, seed=0)
+    with torch.no_grad():
+        for name, value in reference.trained.items():
+            value.copy_(policy.trained[name])
+        policy.logprobs(pack([(PROMPT, RESPONSES)], policy.device), 1.0)  # a pass without gradient comes first
+    found, expected = (
+        plain.gradients(one.model, one.logprobs(pack([(PROMPT, RESPONSES)], one.device), 1.0)[0].sum())
+        for one in (policy, reference)
+    )
+    assert plain.distance(found, expected) < 0.05  # bf16 products against fp32
+
+
+@needs_bitsandbytes
+def test_adapter_is_fp32_and_pefts_own_and_the_head_stays_whole(model_directory: ModelDirectory) -> None:
+    native, policy = load_policy(model_directory("qwen2"), Lora(), seed=0), policy_of(model_directory("qwen2"))
+    assert {value.dtype for value in policy.trained.values()} == {torch.float32}
+    assert not fused_layers(policy.model)
+    kinds = {type(layer).__name__ for name, layer in policy.causal.named_modules() if name.endswith("base_layer")}
+    assert kinds == {"Linear4bit"}
+    assert type(policy.causal.get_output_embeddings()) is nn.Linear
+    assert torch.equal(policy.head.weight_V_H, native.head.weight_V_H)
+    assert policy.base_parameters == native.base_parameters
+    assert policy.causal.get_memory_footprint() < native.causal.get_memory_footprint()
+
+
+@needs_bitsandbytes
+def test_a_run_in_4_bits_says_so_and_its_adapter_merges_into_the_whole_base(
+    tmp_path: Path, chat_directory: Path
+) -> None:
+    job = Job(tmp_path / "run", chat_directory)
+    code, reports = job.run(base_precision="4bit")
+    assert code == TrainerExit.succeeded
+    assert any("held in 4bit" in one.message for one in of_kind(reports, Message))
+    merge(job.run_dir / "adapter", chat_directory, tmp_path / "merged", "merged", lambda _line: None)
+    policy_of(chat_directory).causal.save_pretrained(tmp_path / "quantised")
+    with pytest.raises(MergeRefused, match="is quantised"):
+        merge(job.run_dir / "adapter", tmp_path / "quantised", tmp_path / "no", "no", lambda _line: None)
+
+
+@needs_bitsandbytes
+def test_a_device_without_4_bit_layers_is_refused(
+    model_directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bitsandbytes.supported_torch_devices", {"cuda"})
+    with pytest.raises(JobFailure, match="has no 4-bit layers for devices of type cpu") as caught:
+        policy_of(model_directory("llama"))
+    assert (caught.value.exit_code, caught.value.code) == (TrainerExit.bad_config, "quantization_unavailable")
+
+
+def test_a_worker_without_bitsandbytes_refuses_the_job(
+    tmp_path: Path, chat_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # what Python does for a package that is not there
+    code, reports = Job(tmp_path / "run", chat_directory).run(base_precision="4bit")
+    [failed] = of_kind(reports, Failed)
+    assert (code, failed.code) == (TrainerExit.bad_config, "quantization_unavailable")
+    assert failed.param == "method.hyperparameters.base_precision"
+    assert "grouptune[quantized]" in failed.message

@@ -1,0 +1,77 @@
+"""Which adapter is published, and when a run stops early."""
+
+import pytest
+import torch
+
+from app.core.spec.reports import Evaluated
+from tests.worker.training.architectures import randomise
+from worker.training.best_adapter import Selection
+from worker.training.model import Policy
+
+
+def take(selection: Selection, policy: Policy, step: int, score: float | None, name: str = "eval/reward") -> bool:
+    """One evaluation of an adapter that is random in its step."""
+    randomise(policy, seed=step)
+    policy.version = step
+    return selection.take(Evaluated(step=step, values={name: score}), policy)
+
+
+def published(selection: Selection, policy: Policy) -> int:
+    """The step whose adapter is restored; checks that its weights are."""
+    selection.restore(policy)
+    found = {name: value.detach().clone() for name, value in policy.trained.items()}
+    randomise(policy, seed=policy.version)
+    assert all(torch.equal(found[name], value) for name, value in policy.trained.items())
+    return policy.version
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [([0.1, 0.5, 0.3], 2), ([0.5, 0.1], 1), ([0.2, 0.4, 0.4], 3), ([0.1, None, 0.05], 1), ([0.0, 0.0], 2)],
+)
+def test_the_best_evaluation_is_published_of_equals_the_later(
+    scores: list[float | None], best: int, llama: Policy
+) -> None:
+    selection = Selection()
+    for step, score in enumerate(scores, start=1):
+        take(selection, llama, step, score)
+    assert published(selection, llama) == best
+
+
+def test_the_untrained_model_is_never_published(llama: Policy) -> None:
+    selection = Selection()
+    assert not take(selection, llama, 0, 0.9)
+    assert take(selection, llama, 1, 0.1)
+    assert published(selection, llama) == 1
+    assert "before training it was 0.9, so training did not help" in selection.reason(1)
+
+
+def test_without_a_grader_the_lowest_loss_wins(llama: Policy) -> None:
+    selection = Selection()
+    for step, loss in enumerate([2.0, 0.5, 0.8], start=1):
+        take(selection, llama, step, loss, "eval/loss")
+    assert published(selection, llama) == 2
+    assert "held-out loss 0.5 at step 2 is the best of 3 evaluations" in selection.reason(3)
+
+
+def test_without_evaluations_the_last_adapter_is_published(llama: Policy) -> None:
+    llama.version = 9
+    randomise(llama, seed=9)
+    assert published(Selection(), llama) == 9
+    assert "no held-out evaluation" in Selection().reason(9)
+
+
+def test_patience_counts_evaluations_without_a_better_score(llama: Policy) -> None:
+    selection = Selection(patience=2)
+    stops = []
+    for step, score in enumerate([0.3, 0.2, 0.4, 0.4, 0.1], start=1):
+        take(selection, llama, step, score)
+        stops.append(selection.should_stop)
+    assert stops == [False, False, False, False, True]
+
+
+def test_without_patience_nothing_stops(llama: Policy) -> None:
+    selection = Selection()
+    for step in range(1, 20):
+        take(selection, llama, step, 1.0 - step / 20)
+    assert not selection.should_stop

@@ -1,0 +1,156 @@
+"""Two processes make the step that one makes, and end together."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from app.core.spec.reports import Failed, Finished, Metrics, TrainerExit
+from tests.processes import command_line
+from tests.tiny_model import write_rows
+from tests.waiting import all_end
+from tests.worker.training import plain
+from tests.worker.training.conftest import ModelDirectory
+from tests.worker.training.runs import REPOSITORY, STEPS, Job, of_kind, parse, read_until, trainer_process
+from tests.worker.training.test_optimizer import mixed_groups
+from tests.worker.training.updates import gradient
+from worker.training.batching import DataOrder
+from worker.training.distributed import World
+from worker.training.model import Policy
+from worker.training.types import Prompt
+
+
+def test_one_process_keeps_everything_to_itself() -> None:
+    world = World()
+    assert world.share([1, 2, 3]) == [1, 2, 3]
+    assert (world.sum(5), world.gather("x")) == (5, ["x"])
+
+
+def test_shares_are_disjoint_and_complete() -> None:
+    items = list(range(7))
+    shares = [World(rank, 3).share(items) for rank in range(3)]
+    assert sorted(item for share in shares for item in share) == items
+    assert {len(share) for share in shares} == {2, 3}
+
+
+def test_two_processes_have_the_gradient_of_one(llama: Policy, model_directory: ModelDirectory, tmp_path: Path) -> None:
+    expected, alone = gradient(llama, mixed_groups(), tau=0.3)
+    command = [sys.executable, "-m", "tests.worker.training.rank_of_two", str(tmp_path), str(model_directory("llama"))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen([*command, rank], cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
+    told = [process.communicate(timeout=90)[0].split() for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0]
+    for rank, (tokens, loss) in enumerate(told):
+        assert int(tokens) == alone.trained_tokens
+        assert float(loss) == pytest.approx(alone.loss, abs=1e-6)
+        assert plain.distance(load_file(tmp_path / f"gradient-{rank}.safetensors"), expected) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "told"),
+    [
+        ("sys.exit(69)", 69, "ended with exit code 69"),
+        ("os.kill(os.getpid(), 9)", 1, "was killed by SIGKILL"),
+    ],
+)
+def test_rank_0_ends_as_the_rank_that_failed_and_hands_on_what_it_said(
+    ending: str, code: int, told: str, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    rank = f"import os, sys; print('its report', flush=True); {ending}"
+    watcher = f"""
+import pathlib, subprocess, sys
+from worker.training.world import _end_with
+said = pathlib.Path({str(said)!r})
+with said.open("wb") as out:
+    process = subprocess.Popen([sys.executable, "-c", {rank!r}], stdout=out)
+_end_with(process, 3, said, sys.stdout)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", watcher], cwd=REPOSITORY, timeout=60, check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (code, "its report\n")
+    assert done.stderr == f"Process 3 of the trainer {told}\n"
+
+
+def two(job: Job) -> Job:
+    """The job's spec for two processes."""
+    path = job.run_dir / "spec.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"processes": 2}))
+    return job
+
+
+@pytest.fixture
+def job(tmp_path: Path, chat_directory: Path) -> Job:
+    return Job(tmp_path / "run", chat_directory)
+
+
+def test_a_run_of_two_reports_once_and_publishes(job: Job) -> None:
+    job.write()
+    with trainer_process(two(job)) as process:
+        out, _ = process.communicate(timeout=100)
+    assert process.returncode == TrainerExit.succeeded, (job.run_dir / "trainer.log").read_text()
+    reports = parse(out)
+    assert [row.step for row in of_kind(reports, Metrics)] == list(range(STEPS + 1))
+    assert len(of_kind(reports, Finished)) == 1
+    assert (job.run_dir / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_dead_rank_ends_the_trainer_and_a_stop_ends_both(job: Job) -> None:
+    job.write(n_epochs=50)
+    with trainer_process(two(job)) as process:
+        read_until(process, Metrics, 1)
+        family = psutil.Process(process.pid).children(recursive=True)
+        [other] = [child for child in family if "worker.training" in command_line(child)]
+        other.kill()
+        assert process.wait(20) == 1
+        assert all_end(family, 10)
+    log = (job.run_dir / "trainer.log").read_text()
+    assert log.splitlines()[-1] == "Process 1 of the trainer was killed by SIGKILL"
+    assert "Traceback" not in log  # of rank 0, which lost its partner
+    again = dataclasses.replace(job, run_dir=job.run_dir.with_name("stopped"))
+    again.write(n_epochs=50)
+    with trainer_process(two(again)) as process:
+        read_until(process, Metrics, 1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == TrainerExit.stopped
+
+
+def rows_of(rank: int, job: Job) -> set[int]:
+    """Lines of the training file that process `rank` of two gets in the first epoch."""
+    order = DataOrder([Prompt(line, "", (1,), None, (), {}) for line in range(1, 9)], 2, 2, job.seed)
+    world = World(rank, 2)
+    return {prompt.line for step in range(1, STEPS // 2 + 1) for prompt in world.share(order.step(step))}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_job_fails_with_the_words_of_the_process_that_failed(rank: int, job: Job, tmp_path: Path) -> None:
+    """Rows without a reference cannot be graded; all of them fall to one process."""
+    ungradable = rows_of(rank, job)
+    assert len(ungradable) == 4
+    rows = [json.loads(line) for line in write_rows(tmp_path / "rows.jsonl", 8).read_text().splitlines()]
+    for line in ungradable:
+        del rows[line - 1]["reference_answer"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    job.write(training=tmp_path / "rows.jsonl")
+    with trainer_process(two(job)) as process:
+        family = psutil.Process(process.pid)
+        out, _ = process.communicate(timeout=100)
+    assert process.returncode == TrainerExit.bad_data
+    reports = parse(out)
+    [failed] = of_kind(reports, Failed)
+    assert failed is reports[-1]
+    assert failed.code == "grader_errors"
+    assert failed.message.endswith("item.reference_answer does not exist in this row")
+    assert not family.is_running()
+    assert "Traceback" not in (job.run_dir / "trainer.log").read_text()

@@ -1,0 +1,42 @@
+"""Broken hardware is told from broken programs."""
+
+from pathlib import Path
+
+import pytest
+
+from app.core.spec.reports import Failed, TrainerExit
+from tests.worker.training.runs import Job, of_kind
+from worker.training.failures import is_gpu_fault
+from worker.training.optimizer import Updater
+
+ECC = "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be reported later"
+
+
+@pytest.mark.parametrize(
+    ("said", "broken"),
+    [
+        (ECC, True),
+        ("CUDA error: unknown error", True),
+        ("HIP error: no CUDA-capable device is detected", True),
+        ("CUDA error: device-side assert triggered", False),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", False),
+        ("unknown error", False),
+    ],
+)
+def test_only_the_drivers_words_for_hardware_count(said: str, broken: bool) -> None:
+    assert is_gpu_fault(RuntimeError(said)) is broken
+
+
+def test_a_run_on_a_broken_gpu_ends_with_79_and_says_what_the_driver_said(
+    tmp_path: Path, chat_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise RuntimeError(ECC)
+
+    monkeypatch.setattr(Updater, "update", breaks)
+    code, reports = Job(tmp_path / "run", chat_directory, "supervised").run()
+    assert code is TrainerExit.gpu_fault
+    assert [(one.code, one.message) for one in of_kind(reports, Failed)] == [
+        ("gpu_fault", "The GPU is broken: CUDA error: uncorrectable ECC error encountered")
+    ]

@@ -1,0 +1,74 @@
+"""`python -m worker.file_validation_process FILE DIRECTORY SECONDS BYTES`: validates one file within limits.
+
+Writes a JSON object a line to standard output: `{"done", "total"}` now and then, last `{"report"}` or `{"failed"}`.
+Into DIRECTORY go `prompts`, the index of the prompts, and, of a Parquet file, its rows as `rows.jsonl`.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from app.core.files import parquet
+from app.core.files.validation import Validated, validate_rows
+from app.core.files.validation_report import broken
+from worker import parent_death
+
+PROMPTS: Final = "prompts"
+ROWS: Final = "rows.jsonl"
+TELL_SECONDS: Final = 1.0
+
+
+def tell(message: dict[str, Any]) -> None:
+    """One line for the parent."""
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+class _Progress:
+    """Tells at most once a second."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + TELL_SECONDS
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + TELL_SECONDS
+            tell({"done": done, "total": total})
+
+
+def _validate(path: Path, directory: Path) -> Validated:
+    progress = _Progress()
+    if not parquet.is_parquet(path):
+        return validate_rows(path, progress=progress)
+    rows = directory / ROWS
+    parquet.to_jsonl(path, rows, progress)
+    return validate_rows(rows, progress=progress)
+
+
+def main() -> int:
+    """Entry point; returns the exit code."""
+    path, directory, seconds, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    if parent := os.environ.get("GROUPTUNE_PARENT_PID"):
+        parent_death.die_with(int(parent))
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # SIGXCPU, which tells more, before SIGKILL
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        validated = _validate(path, directory)
+    except parquet.UnreadableParquet as error:
+        tell({"report": broken(path.stat().st_size, str(error)).model_dump(mode="json")})
+        return 0
+    except MemoryError:
+        tell({"failed": "memory"})
+        return 0
+    (directory / PROMPTS).write_bytes(validated.prompts.to_bytes())
+    tell({"report": validated.report.model_dump(mode="json")})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

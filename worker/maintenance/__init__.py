@@ -1,0 +1,1 @@
+"""Periodic clean-up of expired and orphaned data."""

@@ -1,0 +1,54 @@
+"""Removes what has had its time: expired files, the parts of uploads that are over, answers kept for retries,
+webhook deliveries that are over, answers of teachers that nobody has used for long.
+
+Blobs go before their rows, in one transaction a thing: after a crash in between the next round does it again, and
+until then clients see neither.
+"""
+
+import structlog
+
+from app.core.accounts import idempotency
+from app.core.db import Database
+from app.core.files import chunked_uploads
+from app.core.jobs import file_use
+from app.core.storage.blobs import BlobStore
+from app.core.teachers import answer_cache
+from app.core.webhooks import deliveries
+
+log = structlog.get_logger(__name__)
+
+
+def remove_expired(database: Database, store: BlobStore) -> None:
+    """One round. Raises `DatabaseUnavailable`."""
+    while _remove_file(database, store):
+        pass
+    with database.transaction() as session:
+        chunked_uploads.expire(session)
+        idempotency.forget_old(session)
+        deliveries.forget_old(session)
+        answer_cache.forget_old(session)
+    while _remove_parts(database, store):
+        pass
+
+
+def _remove_file(database: Database, store: BlobStore) -> bool:
+    with database.transaction() as session:
+        file = file_use.next_expired(session)
+        if file is None:
+            return False
+        for blob in file.blobs:
+            store.delete(blob)
+        session.delete(file)
+    log.info("file.expired", file=file.id)
+    return True
+
+
+def _remove_parts(database: Database, store: BlobStore) -> bool:
+    with database.transaction() as session:
+        upload = chunked_uploads.next_unswept(session)
+        if upload is None:
+            return False
+        store.delete_tree(chunked_uploads.parts_prefix(upload.id))
+        chunked_uploads.forget_parts(session, upload)
+    log.info("upload.swept", upload=upload.id, status=upload.status)
+    return True

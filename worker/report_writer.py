@@ -1,0 +1,180 @@
+"""Carries a trainer's reports to the journal: in batches of a second, events at once, nothing lost."""
+
+import queue
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import structlog
+from pydantic import ValidationError
+
+from app.core.errors import DatabaseUnavailable
+from app.core.jobs.checkpoints import StoredCheckpoint
+from app.core.jobs.journal import Entry, Journal, entry
+from app.core.jobs.leases import Claim
+from app.core.models.adapters import ADAPTER_FILES
+from app.core.prometheus import GRADER_ERRORS, STEP_SECONDS
+from app.core.spec.reports import (
+    CheckpointSaved,
+    Evaluated,
+    Failed,
+    Finished,
+    Groups,
+    Message,
+    Metrics,
+    Report,
+    TeacherAnswers,
+    report_adapter,
+)
+from app.core.storage.blobs import BlobStore, StorageUnavailable
+from worker.child_process import Child
+from worker.process_control import Control
+
+log = structlog.get_logger(__name__)
+
+BATCH_SECONDS: Final = 1.0
+BATCH_ROWS: Final = 100
+RETRY_SECONDS: Final = 1.0
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class Told:
+    """What the trainer said about its end."""
+
+    finished: Finished | None = None
+    failed: Failed | None = None
+
+
+def insist(control: Control, work: Callable[[], _T]) -> _T:
+    """The result of `work`, tried until the database is there. Raises `LostLease` once fenced."""
+    while True:
+        control.check()
+        try:
+            return work()
+        except DatabaseUnavailable:
+            log.warning("journal.database_unavailable")
+            control.pause_for(RETRY_SECONDS)
+
+
+class Relay:
+    """The reports of one attempt on their way; `read` and `carry` run in two threads."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        store: BlobStore,
+        claim: Claim,
+        control: Control,
+        track: Callable[[Metrics | Evaluated], None],
+    ) -> None:
+        """`track` gets every measurement as it comes; it neither waits nor raises."""
+        self._journal = journal
+        self._store = store
+        self._prefix = f"jobs/{claim.job_id}/a{claim.epoch}/checkpoints"
+        self._control = control
+        self._track = track
+        self._method = str(claim.spec.method)
+        self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
+        # Spool while Postgres is away. The fence ends the trainer, and with it what can pile up here.
+        self._pending: list[Entry] = []
+        self._flush_at = 0.0
+        self._stored: set[int] = set()
+        self._told = Told()
+
+    def read(self, child: Child) -> None:
+        """Reads all lines of the child; keeps the pipe empty whatever the journal does."""
+        try:
+            for line in child.lines():
+                try:
+                    self._reports.put(report_adapter.validate_json(line))
+                except ValidationError as error:
+                    log.warning(
+                        "trainer.bad_line",
+                        line=line[:200].decode(errors="replace"),
+                        errors=error.error_count(),
+                    )
+        finally:
+            self._reports.put(None)
+
+    def carry(self) -> Told:
+        """Writes reports until the trainer has ended and all is written. Raises `LostLease`."""
+        while True:
+            timeout = max(0.0, self._flush_at - time.monotonic()) if self._pending else None
+            try:
+                report = self._reports.get(timeout=timeout)
+            except queue.Empty:
+                self._flush()
+                continue
+            if report is None:
+                break
+            self._take(report)
+        insist(self._control, self._write)
+        return self._told
+
+    def _take(self, report: Report) -> None:
+        if isinstance(report, Finished):
+            self._told.finished = report
+        elif isinstance(report, Failed):
+            self._told.failed = report
+        elif isinstance(report, CheckpointSaved):
+            self._add(self._store_checkpoint(report))
+        else:
+            if isinstance(report, Metrics):
+                self._count(report)
+            if isinstance(report, Metrics | Evaluated):
+                self._track(report)
+            self._add(entry(report))
+
+    def _count(self, report: Metrics) -> None:
+        seconds, errors = report.values.get("step_time"), report.values.get("gft/grader_errors")
+        if seconds is not None and seconds >= 0:
+            STEP_SECONDS.labels(self._method).observe(seconds)
+        if errors is not None and errors > 0:
+            GRADER_ERRORS.inc(errors)
+
+    def _add(self, one: Entry | None) -> None:
+        if one is None:
+            return
+        if not self._pending:
+            self._flush_at = time.monotonic() + BATCH_SECONDS
+        self._pending.append(one)
+        waits = isinstance(one.report, Metrics | Groups | TeacherAnswers) and len(self._pending) < BATCH_ROWS
+        if not waits or time.monotonic() >= self._flush_at:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Tries once; what is not written stays for the next try."""
+        self._control.check()
+        try:
+            self._write()
+        except DatabaseUnavailable:
+            log.warning("journal.database_unavailable", spooled=len(self._pending))
+            self._flush_at = time.monotonic() + RETRY_SECONDS
+
+    def _write(self) -> None:
+        for blob in self._journal.record(self._pending):
+            self._store.discard(blob)
+        self._pending.clear()
+
+    def _store_checkpoint(self, report: CheckpointSaved) -> Entry | None:
+        """Copies a checkpoint into the store; a full disk costs the checkpoint, not the job."""
+        if report.step in self._stored:
+            return None
+        blob = f"{self._prefix}/step-{report.step:08d}"
+        try:
+            files = self._store.put_tree(blob, Path(report.path))
+        except (OSError, StorageUnavailable) as error:
+            log.warning("checkpoint.not_stored", step=report.step, error=str(error))
+            self._store.discard(blob)
+            return entry(
+                Message(level="warn", message=f"The checkpoint at step {report.step} could not be stored: {error}")
+            )
+        self._stored.add(report.step)
+        shutil.rmtree(report.path, ignore_errors=True)
+        has_adapter = files.keys() >= set(ADAPTER_FILES)
+        return entry(StoredCheckpoint(report.step, blob, report.metrics, has_adapter))

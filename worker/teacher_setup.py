@@ -1,0 +1,87 @@
+"""What an attempt needs for its job's teacher: where it is, the key for it, and what it has answered before."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from app.core.db import Database
+from app.core.errors import BadSetup, InvalidRequest
+from app.core.jobs import queries
+from app.core.jobs.leases import Claim
+from app.core.secrets import KeyRing
+from app.core.settings import Settings
+from app.core.spec.job import Teacher
+from app.core.spec.teacher_answers import Spent, TeacherAnswer
+from app.core.teachers import answer_cache, keys, locations
+from app.core.teachers.locations import Place
+
+TEACHER_API_KEY: Final = "GROUPTUNE_TEACHER_API_KEY"
+"""Environment variable of the trainer; the key is written nowhere."""
+ANSWERS_NAME: Final = "teacher_answers.jsonl"
+
+Known = list[TeacherAnswer]
+Look = Callable[[], Known]
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """The teacher of one attempt."""
+
+    teacher: Teacher
+    place: Place
+    api_key: str | None
+    spent: Spent
+    database: Database
+    claim: Claim
+
+    @classmethod
+    def of(cls, database: Database, claim: Claim, settings: Settings) -> "Teaching | None":
+        """That of a claimed job, if it has one. Raises `InvalidRequest`, and `DatabaseUnavailable`."""
+        teacher = claim.spec.teacher
+        if teacher is None:
+            return None
+        place = locations.find(teacher, settings.models_dir, settings.teacher_address)
+        with database.transaction() as session:
+            spent = queries.teacher_usage(session, claim.job_id)
+            secret = keys.secret_for(session, claim.project_id, teacher.base_url) if teacher.base_url else None
+        if place.is_operators and settings.teacher_api_key is not None:
+            api_key: str | None = settings.teacher_api_key.get_secret_value()
+        else:
+            api_key = None if secret is None else _decrypted(secret, settings)
+        return cls(teacher, place, api_key, spent, database, claim)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the trainer gets besides its spec."""
+        return {} if self.api_key is None else {TEACHER_API_KEY: self.api_key}
+
+    def fill(self, directory: Path, training: Path, insist: Callable[[Look], Known]) -> dict[str, Any]:
+        """Writes the answers that are known into `directory`; returns fields of `TrainerSpec`."""
+        identity = self.teacher.identity(self.place.name, self.claim.spec.settings.sampling)
+        target = directory / ANSWERS_NAME
+        with target.open("w", encoding="utf-8") as out:
+            for wanted in answer_cache.questions(training, identity, self.claim.spec.group):
+                for one in insist(partial(self._known, wanted)):
+                    out.write(one.model_dump_json() + "\n")
+        base = self.place.base_model
+        return {
+            "teacher_url": self.place.url,
+            "teacher_is_operators": self.place.is_operators,
+            "teacher_model_dir": None if base is None else str(base.directory.absolute()),
+            "teacher_answers_path": str(target),
+            "teacher_spent": self.spent,
+        }
+
+    def _known(self, wanted: list[str]) -> Known:
+        with self.database.transaction() as session:
+            return answer_cache.known(session, self.claim.project_id, wanted)
+
+
+def _decrypted(secret: bytes, settings: Settings) -> str:
+    plain = settings.secret_keys.get_secret_value() if settings.secret_keys else None
+    try:
+        return KeyRing.load(plain, settings.secret_keys_file).decrypt(secret)
+    except BadSetup as error:
+        raise InvalidRequest(f"The key for the teacher cannot be read. {error.message}", code=error.code) from error

@@ -1,0 +1,1 @@
+"""`python -m worker.training.merge`: merge an adapter into its base model."""

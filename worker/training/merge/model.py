@@ -1,0 +1,179 @@
+"""`python -m worker.training.merge ADAPTER BASE TARGET`: base model and adapter as one plain transformers model.
+
+The target directory is complete or absent: what was written is loaded again and compared with the unmerged model
+before it is renamed into place. Progress goes to standard error, what was found to standard output.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import transformers
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from worker.training.merge.layers import Rounding, layers_of, merge_layer
+from worker.training.merge.report import Comparison, Merged, MergeRefused, card
+
+_KEPT: Final = (
+    *(
+        "tokenizer*",
+        "vocab*",
+        "merges.txt",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template*",
+        "*.model",
+    ),
+    *("LICENSE*", "NOTICE*"),
+)
+"""Files of the base model that go along byte for byte: a tokenizer that is loaded and saved again may differ."""
+
+_PROBES: Final = 4
+_PROBE_TOKENS: Final = 32
+
+
+def merge(adapter: Path, base: Path, target: Path, name: str, progress: Callable[[str], None]) -> Merged:
+    """Writes the merged model into the new directory `target`; `name` is its title in the card.
+
+    Raises `MergeRefused` for a quantised base, an adapter of another model, a target that exists, and a result whose
+    log-probabilities are not those of the unmerged model.
+    """
+    _check_directories(adapter, base, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _staging(target) as directory:
+        progress(f"Loading {base.name} and its adapter")
+        model = _load(adapter, base)
+        causal: Any = model.get_base_model()
+        dtype = causal.dtype
+        ids_B_T = probe_ids(causal.config.get_text_config().vocab_size)
+        unmerged = logprobs(model, ids_B_T)
+        with model.disable_adapter():
+            without = logprobs(model, ids_B_T)
+        progress("Merging")
+        rounding = _merge_into(model, directory)
+        _copy_tokenizer(base, directory)
+        del model, causal  # one model in memory at a time
+        progress("Comparing with the unmerged model")
+        comparison = Comparison.of(logprobs(load(directory), ids_B_T), unmerged, without, dtype)
+        comparison.check()
+        merged = Merged(name, base.name, dtype, rounding, comparison)
+        (directory / "README.md").write_text(card(merged), encoding="utf-8")
+        directory.rename(target)
+    return merged
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write to; what still lies there at the end is deleted, after SIGTERM too."""
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+
+        def end(*_: object) -> None:
+            shutil.rmtree(temporary, ignore_errors=True)
+            os._exit(128 + signal.SIGTERM)  # libraries that catch everything would catch SystemExit
+
+        before = signal.signal(signal.SIGTERM, end)
+        try:
+            yield Path(temporary) / "merged"
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _check_directories(adapter: Path, base: Path, target: Path) -> None:
+    if target.exists() or target.is_symlink():
+        raise MergeRefused(f"{target} exists already: name a new directory.")
+    for directory, needed in ((base, "config.json"), (adapter, "adapter_config.json")):
+        if not (directory / needed).is_file():
+            raise MergeRefused(f"{directory} has no {needed}.")
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    if quantised := config.get("quantization_config"):
+        raise MergeRefused(
+            f"{base.name} is quantised ({quantised.get('quant_method', 'unknown method')}), and rounding to so few "
+            "bits would swallow most of the adapter: merge into the full-precision model that it was made from, then "
+            "quantise the result."
+        )
+
+
+def load(directory: Path) -> Any:
+    """The model of `directory` in its own dtype, by plain transformers."""
+    return AutoModelForCausalLM.from_pretrained(directory, dtype="auto", local_files_only=True).eval()
+
+
+def _load(adapter: Path, base: Path) -> PeftModel:
+    """Base and adapter by plain PEFT. Every tensor of the adapter has found its place, else `MergeRefused`."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about missing keys, which raise below
+            model = PeftModel.from_pretrained(load(base), str(adapter))
+        with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
+            there = set(file.keys())
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise MergeRefused(f"The adapter does not fit {base.name}: {error}") from error
+    if lost := there ^ set(get_peft_model_state_dict(model, save_embedding_layers=False)):
+        raise MergeRefused(f"The adapter does not fit {base.name}: {len(lost)} tensors have no counterpart there.")
+    return model.eval()
+
+
+def _merge_into(model: PeftModel, directory: Path) -> Rounding:
+    """Merges layer after layer and writes weights and config."""
+    rounding = Rounding()
+    for label, layer in layers_of(model).items():
+        merge_layer(label, layer, rounding)
+    plain: Any = model.unload()
+    inputs, outputs = plain.get_input_embeddings(), plain.get_output_embeddings()
+    if outputs is None or inputs.weight is not outputs.weight:  # an adapter on the embeddings alone parts them
+        plain.config.tie_word_embeddings = False
+    plain.save_pretrained(directory)
+    return rounding
+
+
+def _copy_tokenizer(base: Path, directory: Path) -> None:
+    for pattern in _KEPT:
+        for path in base.glob(pattern):
+            if path.is_file():
+                shutil.copyfile(path, directory / path.name)
+
+
+def probe_ids(vocabulary: int) -> Tensor:
+    """Fixed token sequences [B, T] all over the vocabulary."""
+    return torch.randint(vocabulary, (_PROBES, _PROBE_TOKENS), generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def logprobs(model: Any, ids_B_T: Tensor) -> Tensor:
+    """Log-probabilities [B, T, V] of every token at every place, fp32."""
+    logits: Tensor = model(input_ids=ids_B_T, use_cache=False).logits
+    return logits.float().log_softmax(-1)
+
+
+def main() -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m worker.training.merge", description=__doc__)
+    for name in ("adapter", "base", "target"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--name", default=None, help="title of the model card; the target's name by default")
+    arguments = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
+    name = arguments.name or arguments.target.name
+    try:
+        merged = merge(arguments.adapter, arguments.base, arguments.target, name, _tell)
+    except (MergeRefused, OSError, SafetensorError) as error:
+        _tell(f"error: {error}")
+        return 1
+    print("\n".join(merged.lines()))  # noqa: T201 - a program's output
+    return 0
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - a program's output

@@ -1,0 +1,1 @@
+"""Rollouts of the current policy: in this process or on a vLLM server."""

@@ -1,0 +1,211 @@
+"""The in-process sampler: prompts are prefilled once, their KV repeated to all samples, many decoded together.
+
+It runs the very model that is trained, adapter and all, so nothing can be stale. Finished sequences leave the batch;
+the head sees the last position only. The random numbers are a pure function of (seed, step), so that a resumed run
+draws the same.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import DynamicCache
+
+from app.core.spec.job import Sampling
+from app.core.spec.plan import MAX_SEQUENCES
+from worker.training.batching import shared_length
+from worker.training.interfaces import Drawn
+from worker.training.lm_head import Head
+from worker.training.model import Policy
+from worker.training.rollouts.decoding import Decoder
+from worker.training.types import Completion
+
+ROWS_A_THREAD: Final = 48
+"""A decoding step is hundreds of small products; with fewer rows, waking another thread costs more than it brings."""
+_BLOCK: Final = 256
+
+
+@contextmanager
+def _threads_for(rows: int) -> Iterator[None]:
+    """Within it a CPU uses no more threads than a decoding step of so many sequences keeps busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(threads, rows // ROWS_A_THREAD)))
+    yield
+    torch.set_num_threads(threads)
+
+
+def generator(seed: int, *stream: int) -> torch.Generator:
+    """A CPU generator that depends on nothing but its arguments."""
+    state = np.random.SeedSequence([seed, *stream]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+
+
+class Sampler:
+    """Draws completions from the policy as it is now."""
+
+    def __init__(self, policy: Policy, end_id: int, pad_id: int) -> None:
+        self.policy = policy
+        self.end_id = end_id
+        self.pad_id = pad_id
+        self._decoder = Decoder(policy)
+
+    @property
+    def needs_cores(self) -> bool:
+        return self.policy.device.type == "cpu"
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        count: int,
+        sampling: Sampling,
+        random: torch.Generator | None,
+        drawn: Drawn | None = None,
+    ) -> list[list[Completion]]:
+        """`count` completions for each prompt, in order. Without `random` decoding is greedy."""
+        done: list[list[Completion]] = []
+        per_batch = max(1, MAX_SEQUENCES // count)
+        with self._decoder.head() as head:
+            for start in range(0, len(prompts), per_batch):
+                batch = prompts[start : start + per_batch]
+                flat = self._decode(head, batch, count, sampling, random, _offset(drawn, start, count))
+                done.extend(flat[i * count : (i + 1) * count] for i in range(len(batch)))
+        return done
+
+    def _decode(
+        self,
+        head: Head,
+        prompts: Sequence[tuple[int, ...]],
+        count: int,
+        sampling: Sampling,
+        random: torch.Generator | None,
+        finished: Callable[[int, Completion], None],
+    ) -> list[Completion]:
+        cache, hidden_B_H, attention_B_T = self._prefill(prompts)
+        cache.batch_repeat_interleave(count)
+        hidden_B_H = hidden_B_H.repeat_interleave(count, 0)
+        attention_B_T = attention_B_T.repeat_interleave(count, 0)
+        live = list(range(len(prompts) * count))
+        tokens: list[list[int]] = [[] for _ in live]
+        logprobs: list[list[float]] = [[] for _ in live]
+        whole: dict[int, Completion] = {}
+        for position in range(sampling.max_tokens):
+            chosen_B, logprob_B = _choose(head.logits(hidden_B_H, torch.float32), sampling, random)
+            chosen, chosen_logprobs = chosen_B.tolist(), logprob_B.tolist()
+            for sequence, token, logprob in zip(live, chosen, chosen_logprobs, strict=True):
+                tokens[sequence].append(token)
+                logprobs[sequence].append(logprob)
+                if token == self.end_id or position + 1 == sampling.max_tokens:
+                    whole[sequence] = Completion(
+                        tuple(tokens[sequence]), tuple(logprobs[sequence]), token == self.end_id
+                    )
+                    finished(sequence, whole[sequence])
+            going = [i for i, token in enumerate(chosen) if token != self.end_id]
+            if not going or position + 1 == sampling.max_tokens:
+                break
+            if len(going) < len(live):
+                keep = torch.tensor(going, device=self.policy.device)
+                cache.batch_select_indices(keep)
+                attention_B_T, chosen_B = attention_B_T[keep], chosen_B[keep]
+                live = [live[i] for i in going]
+            attention_B_T = torch.cat([attention_B_T, attention_B_T.new_ones(len(live), 1)], dim=1)
+            with _threads_for(len(live)):
+                hidden_B_H = self._step(chosen_B, attention_B_T, cache)
+        return [whole[sequence] for sequence in range(len(tokens))]
+
+    def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[Any, Tensor, Tensor]:
+        """Cache, last hidden states [B, H] and attention mask [B, T] of the prompts, padded on the left.
+
+        What all prompts begin with is computed once; the padding is then behind it.
+        """
+        device = self.policy.device
+        cache: Any = DynamicCache(config=self.policy.causal.config)
+        # A sliding window counts places in the cache: padding between the tokens would push some out of it.
+        shared = 0 if any(cache.is_sliding) else shared_length(prompts)
+        if shared:
+            head_1_S = torch.tensor([prompts[0][:shared]], device=device)
+            cache = self.policy.hidden(
+                head_1_S, torch.ones_like(head_1_S), past_key_values=cache, use_cache=True
+            ).past_key_values
+            cache.batch_repeat_interleave(len(prompts))
+        rests = [prompt[shared:] for prompt in prompts]
+        width = max(len(rest) for rest in rests)
+        ids_B_T = torch.tensor([[self.pad_id] * (width - len(rest)) + list(rest) for rest in rests], device=device)
+        attention_B_T = torch.tensor(
+            [[1] * shared + [0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=device
+        )
+        output = self.policy.hidden(
+            ids_B_T,
+            attention_B_T,
+            position_ids=(attention_B_T.cumsum(1) - 1).clamp(min=0)[:, shared:],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.past_key_values, output.last_hidden_state[:, -1], attention_B_T
+
+    def _step(self, tokens_B: Tensor, attention_B_T: Tensor, cache: Any) -> Tensor:
+        output = self.policy.hidden(
+            tokens_B.unsqueeze(1),
+            attention_B_T,
+            position_ids=attention_B_T.sum(1, keepdim=True) - 1,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        hidden: Tensor = output.last_hidden_state[:, -1]
+        return hidden
+
+
+def _offset(drawn: Drawn | None, start: int, count: int) -> Callable[[int, Completion], None]:
+    """Tells `drawn` of the sequences of a batch whose first prompt is `start`."""
+    if drawn is None:
+        return lambda _sequence, _completion: None
+    return lambda sequence, completion: drawn(start + sequence // count, sequence % count, completion)
+
+
+def _choose(logits_B_V: Tensor, sampling: Sampling, random: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Next tokens [B] and their log p [B] at the sampling temperature, before any top-p cut. Changes the logits."""
+    if sampling.temperature != 1:
+        logits_B_V /= sampling.temperature
+    # A tenth of the time of logsumexp. The log of a chosen token's p is exact enough: no p that is drawn is near 0.
+    probabilities_B_V = logits_B_V.softmax(-1)
+    if random is None:
+        chosen_B_1 = logits_B_V.argmax(-1, keepdim=True)
+    else:
+        chosen_B_1 = _draw(_nucleus(probabilities_B_V, sampling.top_p), random)
+    return chosen_B_1.squeeze(-1), probabilities_B_V.gather(-1, chosen_B_1).log_().squeeze(-1)
+
+
+def _nucleus(probabilities_B_V: Tensor, top_p: float) -> Tensor:
+    """Probabilities, cut to the smallest set of tokens that holds `top_p` of the mass."""
+    if top_p >= 1:
+        return probabilities_B_V
+    ordered, order = probabilities_B_V.sort(-1, descending=True)
+    before = ordered.cumsum(-1) - ordered
+    ordered = ordered.masked_fill(before >= top_p, 0.0)
+    return torch.zeros_like(probabilities_B_V).scatter_(-1, order, ordered)
+
+
+def _draw(probabilities_B_V: Tensor, random: torch.Generator) -> Tensor:
+    """One token a row, [B, 1], by inverting the cumulative distribution with one uniform number.
+
+    The vocabulary is searched block by block, then within the block, so that no cumulative sum over all of it is built.
+    The numbers come from a CPU generator on every device: a run's draws do not depend on the accelerator.
+    """
+    padded = functional.pad(probabilities_B_V, (0, -probabilities_B_V.shape[-1] % _BLOCK))
+    blocks_B_C_S = padded.view(len(padded), -1, _BLOCK)
+    masses_B_C = blocks_B_C_S.sum(-1).double()
+    ends_B_C = masses_B_C.cumsum(-1)
+    uniform_B_1 = torch.rand(len(padded), 1, generator=random, dtype=torch.float64).to(padded.device)
+    target_B_1 = uniform_B_1 * ends_B_C[:, -1:]
+    block_B_1 = torch.searchsorted(ends_B_C, target_B_1, right=True).clamp(max=ends_B_C.shape[-1] - 1)
+    rest_B_1 = target_B_1 - (ends_B_C - masses_B_C).gather(-1, block_B_1)
+    chosen_B_S = blocks_B_C_S.gather(1, block_B_1.unsqueeze(-1).expand(-1, -1, _BLOCK)).squeeze(1)
+    within_B_1 = torch.searchsorted(chosen_B_S.double().cumsum(-1), rest_B_1, right=True)
+    # Rounding may point past the last token with any mass; the most probable of the block stands in for it.
+    token_B_1 = within_B_1.clamp(max=_BLOCK - 1)
+    token_B_1 = torch.where(chosen_B_S.gather(-1, token_B_1) > 0, token_B_1, chosen_B_S.argmax(-1, keepdim=True))
+    return block_B_1 * _BLOCK + token_B_1

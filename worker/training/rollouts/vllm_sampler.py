@@ -1,0 +1,181 @@
+"""The sampler over a vLLM server: same questions, same answers as the one in this process, drawn on another GPU.
+
+The server gets the adapter as files, under a new name for every version: under one name it would reuse the KV of the
+version before. Each prompt is a request of its own, because all prompts of one request would share their seed.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from app.core.spec.job import Sampling
+from app.core.spec.reports import TrainerExit
+from worker.training.export import save_adapter
+from worker.training.interfaces import Drawn
+from worker.training.model import Policy
+from worker.training.rollouts.vllm_client import CONCURRENT_REQUESTS, Choice, VllmClient
+from worker.training.types import Completion, JobFailure
+
+NAME_PREFIX: Final = "grouptune-"
+"""Names of adapters that belong to runs begin so."""
+_SEEDS: Final = 1 << 53
+"""Beyond it not every reader of JSON keeps an integer as it is."""
+
+
+@contextmanager
+def serving(
+    policy: Policy, end_id: int, client: VllmClient, *, base_name: str, run_name: str, directory: Path
+) -> Iterator["VllmSampler"]:
+    """The sampler of a server that was found fit; at the end of the block the server has no adapter of it.
+
+    `run_name` is unique over jobs, attempts and processes. The server must see `directory` under the same path. Raises
+    `JobFailure` when the server cannot serve this policy.
+    """
+    with client:
+        _check(policy, client, base_name)
+        sampler = VllmSampler(policy, end_id, client, base_name=base_name, run_name=run_name, directory=directory)
+        try:
+            yield sampler
+        finally:
+            sampler.unload()
+
+
+def _check(policy: Policy, client: VllmClient, base_name: str) -> None:
+    config: Any = policy.model.peft_config["default"]
+    if config.use_dora:
+        raise JobFailure(
+            TrainerExit.bad_config,
+            "rollout_server_unfit",
+            "vLLM serves no DoRA adapters: set use_dora to false, or unset GROUPTUNE_ROLLOUT_URL on the worker.",
+            "method.hyperparameters.lora.use_dora",
+        )
+    served = client.models()
+    names = [model.id for model in served]
+    if base_name not in names:
+        raise client.unfit(
+            f"it serves {', '.join(names)}, not the job's base model: start it with --served-model-name {base_name}"
+        )
+    for model in served:  # what runs that were killed could not unload; their files are gone
+        if model.id.startswith(NAME_PREFIX) and model.root and not Path(model.root).exists():
+            client.unload(model.id)
+
+
+class VllmSampler:
+    """Draws completions from the policy as it is now; what it loads on the server for that, `unload` unloads.
+
+    Log p is at the sampling temperature, that of greedy answers at 1: vLLM knows no temperature for them.
+    """
+
+    def __init__(
+        self, policy: Policy, end_id: int, client: VllmClient, *, base_name: str, run_name: str, directory: Path
+    ) -> None:
+        self.policy = policy
+        self.end_id = end_id
+        self._client = client
+        self._base_name = base_name
+        self._run_name = run_name
+        self._directory = directory
+        self._loaded: list[str] = []
+
+    @property
+    def needs_cores(self) -> bool:
+        return False
+
+    def sample(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        count: int,
+        sampling: Sampling,
+        random: torch.Generator | None,
+        drawn: Drawn | None = None,
+    ) -> list[list[Completion]]:
+        """`count` completions for each prompt, in order. Without `random` decoding is greedy.
+
+        The same state of `random` asks for the same draws. Raises `JobFailure` when the server does not deliver.
+        """
+        if not prompts:
+            return []
+        model = self._base_name if self.policy.is_base else self._adapter()
+        seeds: list[int | None] = [None] * len(prompts)
+        if random is not None:
+            seeds = torch.randint(_SEEDS, (len(prompts),), generator=random).tolist()
+
+        def complete(index: int) -> list[Completion]:
+            completions = self._complete(model, count, sampling, prompts[index], seeds[index])
+            if drawn is not None:
+                for number, one in enumerate(completions):
+                    drawn(index, number, one)
+            return completions
+
+        with ThreadPoolExecutor(min(len(prompts), CONCURRENT_REQUESTS), "rollout") as threads:
+            return list(threads.map(complete, range(len(prompts))))
+
+    def _adapter(self) -> str:
+        """The name under which the server has the policy's adapter as it is now."""
+        name = f"{NAME_PREFIX}{self._run_name}-v{self.policy.version}"
+        if name not in self._loaded:
+            self.unload()
+            path = save_adapter(self._directory / name, self.policy, self._base_name)
+            self._loaded.append(name)  # also if the answer gets lost
+            self._client.load(name, str(path))
+        return name
+
+    def unload(self) -> None:
+        """Rids the server of our adapters and removes their files; what fails is tried again by the next call."""
+        for name in [name for name in self._loaded if self._client.unload(name)]:
+            self._loaded.remove(name)
+            shutil.rmtree(self._directory / name, ignore_errors=True)
+
+    def _complete(
+        self, model: str, count: int, sampling: Sampling, prompt: tuple[int, ...], seed: int | None
+    ) -> list[Completion]:
+        answers = self._client.complete(self._request(model, count, sampling, prompt, seed))
+        if answers.model != model or len(answers.choices) != count:
+            raise self._client.unfit(f"asked for {count} of {model}, it gave {len(answers.choices)} of {answers.model}")
+        choices = sorted(answers.choices, key=lambda choice: choice.index)
+        return [self._completion(choice, prompt, sampling.max_tokens) for choice in choices]
+
+    def _request(
+        self, model: str, count: int, sampling: Sampling, prompt: tuple[int, ...], seed: int | None
+    ) -> dict[str, Any]:
+        return {
+            "model": model,
+            "prompt": prompt,
+            "n": count,
+            "max_tokens": sampling.max_tokens,
+            "temperature": 0.0 if seed is None else sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": seed,
+            "logprobs": 0,  # of the sampled token alone
+            "return_token_ids": True,
+            # Our end token ends an answer, and no other that the model's configuration may name.
+            "stop_token_ids": [self.end_id],
+            "ignore_eos": True,
+            # What is not said the server takes from the model's generation_config.json.
+            "top_k": -1,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+        }
+
+    def _completion(self, choice: Choice, prompt: tuple[int, ...], max_tokens: int) -> Completion:
+        """A completion whose ids are the sampled ones. Raises `JobFailure` for anything else."""
+        ids, logprobs = choice.token_ids, choice.logprobs.token_logprobs
+        if ids is None:
+            raise self._client.unfit("it returns no token ids; vLLM 0.10.2 is the first that does")
+        if choice.finish_reason not in ("stop", "length"):
+            raise self._client.away(f"an answer ended with '{choice.finish_reason}'")
+        finished = self.end_id in ids
+        whole = ids.index(self.end_id) == len(ids) - 1 if finished else len(ids) == max_tokens
+        if not whole or len(logprobs) != len(ids) or choice.prompt_token_ids != list(prompt):
+            raise self._client.unfit(
+                f"it ended an answer after {len(ids)} of {max_tokens} tokens, with {len(logprobs)} log-probabilities, "
+                "or changed the prompt; start it with --generation-config vllm"
+            )
+        return Completion(tuple(ids), tuple(logprobs), finished)

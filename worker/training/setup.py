@@ -1,0 +1,219 @@
+"""Puts a run together from its directory and turns its end into an exit code."""
+
+import json
+import os
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Final, TextIO
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from app.core.chat.tokenizer import ChatTokenizer
+from app.core.graders.run import GraderPool, Outside
+from app.core.spec.job import GroupMethod, JobSpec, TrainerSpec
+from app.core.spec.plan import TOKEN_BUDGET, resolve
+from app.core.spec.reports import Failed, Message, Report, TrainerExit
+from worker.training.batching import DataOrder
+from worker.training.best_adapter import Selection
+from worker.training.distributed import PeerLost, World, join
+from worker.training.evaluation import Evaluator
+from worker.training.failures import diagnose
+from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
+from worker.training.model import Policy, load_policy
+from worker.training.optimizer import Updater, new_optimizer
+from worker.training.rollouts.sampler import Sampler
+from worker.training.rollouts.vllm_client import VllmClient
+from worker.training.rollouts.vllm_sampler import serving
+from worker.training.teachers.factory import teaching
+from worker.training.tokenize import load_prompts, load_tokenizer
+from worker.training.trainer import Run, Stopped
+from worker.training.types import JobFailure, Prompt
+
+WARNINGS_SHOWN = 20
+JUDGE_API_KEY: Final = "GROUPTUNE_JUDGE_API_KEY"
+SIGNING_SECRET: Final = "GROUPTUNE_GRADER_SIGNING_SECRET"  # noqa: S105
+ROLLOUT_API_KEY: Final = "GROUPTUNE_ROLLOUT_API_KEY"
+"""Environment variable: keys are not written to spec.json."""
+
+
+def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
+    """Runs the job of `run_dir` and returns how it ended."""
+
+    trainer = TrainerSpec.model_validate(json.loads((run_dir / "spec.json").read_text(encoding="utf-8")))
+    world = join(run_dir, trainer.processes, reports)
+
+    telling = threading.Lock()  # teachers answer in other threads
+
+    def report(one: Report) -> None:
+        if world.rank == 0 or isinstance(one, Failed):  # else each step would be told by all
+            with telling:
+                reports.write(one.model_dump_json() + "\n")
+                reports.flush()
+
+    try:
+        _set_up(trainer, world, run_dir, report, stop)
+    except Stopped:
+        return TrainerExit.stopped
+    except PeerLost:
+        world.await_end()
+        raise
+    except JobFailure as told:
+        report(Failed(code=told.code, message=str(told), param=told.param))
+        return TrainerExit(told.exit_code)
+    except (OSError, MemoryError, RuntimeError, SafetensorError) as error:
+        failure = diagnose(error)
+        if failure is None:
+            raise
+        report(Failed(code=failure.code, message=str(failure)))
+        return TrainerExit(failure.exit_code)
+    return TrainerExit.succeeded
+
+
+def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter, stop: StopFlag) -> None:
+    spec = trainer.spec
+    torch.set_num_threads(trainer.threads or os.cpu_count() or 1)
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    # Else every new tensor is filled before it is written, to make reads of unwritten memory repeatable.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    transformers.utils.logging.disable_progress_bar()
+    base_dir = Path(trainer.base_model_dir)
+    tokenizer = load_tokenizer(base_dir)
+    prompts, held_out = _load_data(trainer, tokenizer, report)
+    start = Path(trainer.adapter_path) if trainer.adapter_path else None
+    wanted = spec.hyperparameters
+    policy = load_policy(base_dir, wanted.lora, spec.seed, adapter=start, precision=wanted.base_precision)
+    if wanted.base_precision != "native":
+        size = policy.causal.get_memory_footprint() / 1e9
+        report(Message(message=f"The base model is held in {wanted.base_precision}, with its adapter {size:.3g} GB"))
+    plan = resolve(
+        spec,
+        rows=len(prompts),
+        held_out_rows=len(held_out),
+        parameters=policy.base_parameters,
+    )
+    order = DataOrder(prompts, plan.batch_size, plan.n_epochs, spec.seed)
+    with (
+        _sampler(trainer, policy, tokenizer, world, run_dir) as sampler,
+        GraderPool(spec.settings.grader, _outside(trainer)) if spec.settings.grader else nullcontext() as pool,
+        teaching(trainer, order, plan.total_steps, policy, tokenizer, world, report) as teachers,
+    ):
+        run = Run(
+            trainer=trainer,
+            plan=plan,
+            policy=policy,
+            tokenizer=tokenizer,
+            sampler=sampler,
+            updater=_updater(spec, policy, report, world),
+            order=order,
+            pool=pool,
+            evaluator=_evaluator(spec, held_out[: plan.eval_samples], sampler, tokenizer, pool),
+            selection=Selection(spec.settings.evaluation.patience),
+            run_dir=run_dir,
+            report=report,
+            stop=stop,
+            base_name=base_dir.name,
+            teachers=teachers,
+            world=world,
+        )
+        if trainer.resume_from is not None:
+            run.resume(Path(trainer.resume_from))
+        run.train()
+
+
+def _outside(trainer: TrainerSpec) -> Outside:
+    return Outside(
+        judge_url=trainer.judge_url,
+        judge_api_key=os.environ.get(JUDGE_API_KEY),
+        allowed_private_hosts=trainer.allowed_private_hosts,
+        signing_secret=os.environ.get(SIGNING_SECRET),
+    )
+
+
+def _sampler(
+    trainer: TrainerSpec, policy: Policy, tokenizer: ChatTokenizer, world: World, run_dir: Path
+) -> AbstractContextManager[RolloutEngine]:
+    """The configured server for jobs that learn from rollouts; what others sample for evaluations needs none."""
+    if trainer.rollout_url is None or trainer.spec.group.self_ == 0:
+        return nullcontext(Sampler(policy, tokenizer.end_id, tokenizer.pad_id))
+    return serving(
+        policy,
+        tokenizer.end_id,
+        VllmClient(trainer.rollout_url, os.environ.get(ROLLOUT_API_KEY)),
+        base_name=Path(trainer.base_model_dir).name,
+        # Each process has an adapter of its own on the server, so that none has to wait for another.
+        run_name=f"{trainer.job_id}-a{trainer.attempt}-r{world.rank}",
+        directory=run_dir / "rollouts",
+    )
+
+
+def _updater(spec: JobSpec, policy: Policy, report: Reporter, world: World) -> Updater:
+    def tell(budget: int) -> None:
+        report(Message(level="warn", message=f"Out of memory: micro-batches now hold at most {budget} tokens"))
+
+    settings = spec.settings
+    grouped = isinstance(settings, GroupMethod)
+    return Updater(
+        policy,
+        new_optimizer(policy),
+        tau=spec.tau,
+        temperature=settings.sampling.temperature if grouped else 1.0,
+        zero_variance=settings.zero_variance if isinstance(settings, GroupMethod) else "count",
+        kl_coefficient=settings.kl_coefficient if isinstance(settings, GroupMethod) else 0.0,
+        token_budget=TOKEN_BUDGET,
+        on_shrink=tell,
+        world=world,
+    )
+
+
+def _evaluator(
+    spec: JobSpec, held_out: list[Prompt], sampler: RolloutEngine, tokenizer: ChatTokenizer, pool: GraderPool | None
+) -> Evaluator | None:
+    if not held_out:
+        return None
+    settings = spec.settings
+    return Evaluator(
+        held_out,
+        settings.evaluation,
+        settings.sampling,
+        sampler,
+        tokenizer,
+        pool,
+        seed=spec.seed,
+        token_budget=TOKEN_BUDGET,
+    )
+
+
+def _load_data(trainer: TrainerSpec, tokenizer: ChatTokenizer, report: Reporter) -> tuple[list[Prompt], list[Prompt]]:
+    """Usable training rows and held-out rows. Raises `JobFailure` when the method has nothing to train on."""
+    spec = trainer.spec
+    warnings: list[str] = []
+    room = spec.settings.sampling.max_tokens
+    training = Path(trainer.training_path)
+    prompts = load_prompts(training, tokenizer, spec.hyperparameters, room if spec.group.self_ else 1, warnings.append)
+    prompts = [prompt for prompt in prompts if _has_members(prompt, spec)]
+    held_out: list[Prompt] = []
+    if trainer.validation_path is not None:
+        held_out = load_prompts(Path(trainer.validation_path), tokenizer, spec.hyperparameters, room, warnings.append)
+    for warning in warnings[:WARNINGS_SHOWN]:
+        report(Message(level="warn", message=warning))
+    if len(warnings) > WARNINGS_SHOWN:
+        report(
+            Message(level="warn", message=f"{len(warnings) - WARNINGS_SHOWN} more rows were dropped for their length")
+        )
+    if not prompts:
+        raise JobFailure(
+            TrainerExit.bad_data,
+            "no_usable_rows",
+            f"No row of the training file can be used by method '{spec.method}': see the job's warnings.",
+            "training_file",
+        )
+    return prompts, held_out
+
+
+def _has_members(prompt: Prompt, spec: JobSpec) -> bool:
+    group = spec.group
+    taught = group.teacher and (prompt.teachers or spec.teacher is not None)
+    return bool(group.self_ or (group.expert and prompt.expert is not None) or taught)

@@ -1,0 +1,1 @@
+"""Teacher answers: who writes them, their budget, and prefetching."""

@@ -1,0 +1,70 @@
+"""Chooses who writes a run's teacher members: a server, a base model of this installation, or nobody."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+from urllib.parse import urlsplit
+
+from app.core.chat.tokenizer import ChatTokenizer
+from app.core.egress.ip_policy import PrivateHosts
+from app.core.egress.json_client import ChatServer, Patience
+from app.core.spec.job import TrainerSpec
+from worker.training.batching import DataOrder
+from worker.training.distributed import World
+from worker.training.interfaces import Reporter, Teachers
+from worker.training.model import Policy
+from worker.training.teachers.answers import Lessons
+from worker.training.teachers.budget import Purse
+from worker.training.teachers.local_model import ModelTeachers
+from worker.training.teachers.prefetch import AT_ONCE, AskAhead
+from worker.training.teachers.server import TeacherServer
+
+TEACHER_API_KEY: Final = "GROUPTUNE_TEACHER_API_KEY"
+"""Environment variable: the key is not written to spec.json."""
+PATIENCE: Final = Patience(attempts=6, longest_wait_seconds=60.0)
+TIMEOUT_SECONDS: Final = 300.0
+"""For a whole answer: models that think take minutes."""
+
+
+@contextmanager
+def teaching(
+    trainer: TrainerSpec,
+    order: DataOrder,
+    total_steps: int,
+    policy: Policy,
+    tokenizer: ChatTokenizer,
+    world: World,
+    report: Reporter,
+) -> Iterator[Teachers | None]:
+    """The teachers of a run over `order`; None for a job without any."""
+    teacher = trainer.spec.teacher
+    if teacher is None:
+        yield None
+        return
+    lessons = Lessons(trainer, tokenizer, report)
+    if trainer.teacher_url is None:
+        yield ModelTeachers(trainer, teacher, lessons, policy, order, total_steps, world)
+        return
+    host = urlsplit(trainer.teacher_url).hostname or ""
+    # Whom the operator has named may be anywhere.
+    allowed = (host,) if trainer.teacher_is_operators else trainer.allowed_private_hosts
+    sampling = teacher.sampling or trainer.spec.settings.sampling
+    with ChatServer(
+        trainer.teacher_url,
+        os.environ.get(TEACHER_API_KEY),
+        PrivateHosts.parse(allowed),
+        whom="the teacher",
+        patience=PATIENCE,
+        timeout_seconds=TIMEOUT_SECONDS,
+        max_connections=AT_ONCE,
+    ) as chat:
+        server = TeacherServer(chat, teacher.model, sampling, lambda text: len(tokenizer.response_ids(text)))
+        purse = Purse(teacher.budget, trainer.teacher_spent)
+        asking = AskAhead(
+            lessons, server, purse, order, total_steps, trainer.spec.group, sampling, is_asking=world.rank == 0
+        )
+        try:
+            yield asking
+        finally:
+            asking.close()

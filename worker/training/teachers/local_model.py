@@ -1,0 +1,149 @@
+"""Teacher members that a base model of this installation writes: decoded before training, by the trainer's own sampler.
+
+Which rows are decoded together depends on the order of the data alone, and the draws on that and the seed, so that a
+run that was interrupted in the middle of it ends with the same answers.
+"""
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from app.core.chat.templates import TemplateRefused
+from app.core.chat.tokenizer import ChatTokenizer
+from app.core.spec.job import Lora, Teacher, TrainerSpec
+from app.core.spec.plan import MAX_SEQUENCES
+from app.core.spec.reports import TrainerExit
+from app.core.spec.teacher_answers import Spent, TeacherAnswer, share, storable
+from worker.training.batching import DataOrder
+from worker.training.distributed import World
+from worker.training.interfaces import StopFlag
+from worker.training.model import Policy, load_policy
+from worker.training.rollouts.sampler import Sampler, generator
+from worker.training.teachers.answers import LOCAL, Lessons
+from worker.training.tokenize import load_tokenizer
+from worker.training.types import JobFailure, Prompt, Taught
+
+_STREAM: Final = 6
+
+
+class ModelTeachers:
+    """Decodes with a base model, all processes together."""
+
+    def __init__(
+        self,
+        trainer: TrainerSpec,
+        teacher: Teacher,
+        lessons: Lessons,
+        student: Policy,
+        order: DataOrder,
+        total_steps: int,
+        world: World,
+    ) -> None:
+        """`trainer` names the model's directory. The student's own base is used where it is the same, as it is held."""
+        self._trainer = trainer
+        self._directory = Path(trainer.teacher_model_dir or "")
+        self._sampling = teacher.sampling or trainer.spec.settings.sampling
+        self._limit = teacher.budget.tokens
+        self._lessons = lessons
+        self._student = student
+        self._order = order
+        self._total_steps = total_steps
+        self._world = world
+        self._is_done = False
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def begin(self, step: int) -> None:
+        """Everything is decoded at once, by `prepare`."""
+
+    def prepare(self, step: int, stop: StopFlag) -> None:
+        """Before the first step decodes all that is missing from it on; returns early when the run is to stop."""
+        if self._is_done:
+            return
+        rows = {one.line: one for coming in range(step, self._total_steps + 1) for one in self._order.step(coming)}
+        wanting = [prompt for prompt in rows.values() if self._lessons.keys(prompt)]
+        size = max(1, MAX_SEQUENCES // max(1, self._trainer.spec.group.teacher))
+        batches = [wanting[start : start + size] for start in range(0, len(wanting), size)]
+        missing = [number for number, batch in enumerate(batches) if any(map(self._lessons.missing, batch))]
+        self._is_done = not missing or self._decode_all(batches, missing, stop)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # of the teacher's memory
+
+    def taught(self, prompts: Sequence[Prompt]) -> dict[int, tuple[Taught, ...]]:
+        """The teacher's answers by the line of their row."""
+        return {prompt.line: self._lessons.taught(prompt) for prompt in prompts}
+
+    def _decode_all(self, batches: Sequence[Sequence[Prompt]], missing: Sequence[int], stop: StopFlag) -> bool:
+        rows = sum(len(batches[number]) for number in missing)
+        self._lessons.say(f"Teacher: {self._directory.name} answers {rows:,} rows before training", of=rows)
+        spent, done = self._trainer.teacher_spent, 0
+        with self._teacher() as (policy, tokenizer):
+            sampler = Sampler(policy, tokenizer.end_id, tokenizer.pad_id)
+            for start in range(0, len(missing), self._world.size):
+                if self._world.sum(stop.is_set()):
+                    return False
+                if self._limit is not None and spent.tokens >= self._limit:
+                    message = f"The teacher's budget is spent: {spent.tokens:,} tokens. {rows - done:,} rows go without"
+                    self._lessons.say(message, warn=True, tokens=spent.tokens)
+                    return True
+                mine = self._world.share(missing[start : start + self._world.size])
+                written = [one for number in mine for one in self._decode(sampler, tokenizer, number, batches[number])]
+                answers = [one for share in self._world.gather(written) for one in share]
+                used = sum(one.prompt_tokens + one.completion_tokens for one in answers)
+                spent = Spent(requests=spent.requests, tokens=spent.tokens + used)
+                self._lessons.add(answers, spent.model_copy)
+                done += sum(len(batches[number]) for number in missing[start : start + self._world.size])
+                self._lessons.say(f"Teacher: {done:,} of {rows:,} rows", rows=done, of=rows, tokens=spent.tokens)
+        return True
+
+    @contextmanager
+    def _teacher(self) -> Iterator[tuple[Policy, ChatTokenizer]]:
+        tokenizer = load_tokenizer(self._directory)
+        is_students = self._directory == Path(self._trainer.base_model_dir)
+        if is_students and self._trainer.spec.hyperparameters.base_precision == "native":
+            yield self._student, tokenizer
+        else:
+            yield load_policy(self._directory, Lora(r=1, alpha=1), seed=0), tokenizer
+
+    def _decode(
+        self, sampler: Sampler, tokenizer: ChatTokenizer, number: int, batch: Sequence[Prompt]
+    ) -> list[TeacherAnswer]:
+        """What is missing to the rows of batch `number`."""
+        prompts = [_prompt_ids(tokenizer, prompt) for prompt in batch]
+        count = max(len(self._lessons.keys(prompt)) for prompt in batch)
+        random = generator(self._trainer.spec.seed, _STREAM, number)
+        with sampler.policy.base_only():
+            drawn = sampler.sample(prompts, count, self._sampling, random)
+        now, written = datetime.now(UTC), []
+        for prompt, ids, completions in zip(batch, prompts, drawn, strict=True):
+            keys, missing = self._lessons.keys(prompt), set(self._lessons.missing(prompt))
+            for place, (key, one) in enumerate(zip(keys, completions, strict=False)):
+                if key in missing:
+                    written.append(
+                        TeacherAnswer(
+                            key=key,
+                            content=storable(tokenizer.text(one.ids)),
+                            finished=one.finished,
+                            model=self._directory.name,
+                            provider=LOCAL,
+                            answered_at=now,
+                            prompt_tokens=share(len(ids), len(keys), place),
+                            completion_tokens=len(one.ids),
+                        )
+                    )
+        return written
+
+
+def _prompt_ids(tokenizer: ChatTokenizer, prompt: Prompt) -> tuple[int, ...]:
+    try:
+        return tokenizer.prompt_ids(list(prompt.messages), list(prompt.tools) or None)
+    except TemplateRefused as error:
+        message = f"line {prompt.line}: the teacher's chat template refuses it: {error.message}"
+        raise JobFailure(TrainerExit.bad_data, "teacher_refused", message, "method.gft.teacher.model") from error
