@@ -92,7 +92,7 @@ def _keep_logging(**_: Any) -> None:
 
 
 @signals.worker_ready.connect
-def _ring_for_leftovers(**_: Any) -> None:
+def _notify_leftovers(**_: Any) -> None:
     """Whatever was queued while no worker ran has nobody left to ring for it."""
     app.send_task(TRAIN_TASK, queue=TRAIN_QUEUE)
     app.send_task(VALIDATE_TASK, queue=DEFAULT_QUEUE)

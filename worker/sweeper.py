@@ -35,10 +35,10 @@ def sweep(database: Database, app: Celery, settings: Settings) -> None:
     with database.transaction() as session:
         files_wait, webhooks_due = validation_claims.any_waiting(session), deliveries.any_due(session)
     if files_wait:
-        ring(app, VALIDATE_TASK)
-    ring_linting(database, app)
+        notify(app, VALIDATE_TASK)
+    notify_linting(database, app)
     if webhooks_due:
-        ring(app, WEBHOOK_TASK)
+        notify(app, WEBHOOK_TASK)
 
 
 def admit(database: Database, app: Celery) -> None:
@@ -47,18 +47,18 @@ def admit(database: Database, app: Celery) -> None:
         lifecycle.admit_validated(session)
         queued = queries.any_queued(session)
     if queued:
-        ring(app, TRAIN_TASK)
+        notify(app, TRAIN_TASK)
 
 
-def ring_linting(database: Database, app: Celery) -> None:
+def notify_linting(database: Database, app: Celery) -> None:
     """Rings for jobs whose training file waits for its lint."""
     with database.transaction() as session:
         due = lint_queue.any_due(session)
     if due:
-        ring(app, LINT_TASK)
+        notify(app, LINT_TASK)
 
 
-def ring(app: Celery, task: str) -> None:
+def notify(app: Celery, task: str) -> None:
     """Sends one message unless one waits already: while all slots are busy, they would pile up."""
     try:
         if _waiting(app, _QUEUES[task]) == 0:

@@ -9,7 +9,7 @@ from celery import Task
 from kombu.exceptions import OperationalError
 
 from app.core import settings
-from app.core.broker import LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK, ring_training, ring_webhooks
+from app.core.broker import LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK, notify_training, notify_webhooks
 from app.core.db import Database
 from app.core.egress.client import Egress
 from app.core.egress.ip_policy import PrivateHosts
@@ -63,16 +63,16 @@ def _egress() -> Egress:
     return Egress(PrivateHosts.parse(_settings().allowed_private_hosts), max_connections=webhook_delivery.AT_ONCE)
 
 
-def _ring() -> None:
+def _notify_training() -> None:
     url = _settings().redis_url
     if url is not None:
-        ring_training(url)
+        notify_training(url)
 
 
-def _ring_webhooks() -> None:
+def _notify_webhooks() -> None:
     url = _settings().redis_url
     if url is not None:
-        ring_webhooks(url)
+        notify_webhooks(url)
 
 
 def _claim() -> Claim | None:
@@ -90,7 +90,7 @@ def _claim() -> Claim | None:
         )
         more = queries.any_queued(session)
     if claim is not None and more:
-        _ring()
+        _notify_training()
     return claim
 
 
@@ -121,8 +121,8 @@ def run_next(self: Task) -> None:
     runner.run()
     if runner.gpu_is_broken:
         _quarantine(self.request.hostname)
-    _ring()
-    _ring_webhooks()
+    _notify_training()
+    _notify_webhooks()
 
 
 @app.task(name=VALIDATE_TASK)
@@ -131,7 +131,7 @@ def validate_next() -> None:
     try:
         while file_validation.validate_one(_database(), _store()):
             sweeper.admit(_database(), app)
-        sweeper.ring_linting(_database(), app)
+        sweeper.notify_linting(_database(), app)
     except DatabaseUnavailable:
         log.warning("validate.database_unavailable")
     except StorageUnavailable as error:
@@ -157,7 +157,7 @@ def deliver_webhooks() -> None:
     """Sends what is due, one batch a task, so that other short tasks get their turn between two."""
     try:
         if webhook_delivery.deliver_batch(_database(), _egress(), _key_ring()):
-            _ring_webhooks()
+            _notify_webhooks()
     except DatabaseUnavailable:
         log.warning("webhooks.database_unavailable")
     except BadSetup as error:

@@ -1,4 +1,4 @@
-"""Rings the workers through Celery. A message says "there is work", never what the work is."""
+"""Notifies workers through Celery. A message says that there may be work, never which work."""
 
 import threading
 from functools import lru_cache
@@ -30,40 +30,46 @@ def _app(url: str) -> Celery:
     return app
 
 
-class _Bell:
-    """Sends messages of one kind. While the broker is away one thread tries, for all who ring meanwhile."""
+class _Notifier:
+    """Sends messages of one kind, from one thread at a time.
+
+    Each attempt to reach a broker that is down takes seconds. One thread therefore sends the messages of all callers;
+    the other callers return at once instead of piling up in front of the socket.
+    """
 
     def __init__(self, url: str, task: str, queue: str) -> None:
         self._url, self._task, self._queue = url, task, queue
         self._lock = threading.Lock()
-        self._wanted = 0
-        self._is_ringing = False
+        self._pending = 0
+        self._is_sending = False
 
-    def ring(self) -> None:
-        """Returns at once if another thread is at it: that one rings for this one too."""
+    def notify(self) -> None:
+        """Send one message, or leave it to the thread that is already sending."""
         with self._lock:
-            self._wanted += 1
-            if self._is_ringing:
+            self._pending += 1
+            if self._is_sending:
                 return
-            self._is_ringing = True
+            self._is_sending = True
         try:
-            while self._next():
+            while self._take_pending():
                 if not self._send():
+                    # The broker is down: one more attempt stands for all messages that are still pending.
                     with self._lock:
-                        self._wanted = min(self._wanted, 1)
+                        self._pending = min(self._pending, 1)
         except BaseException:
             with self._lock:
-                self._is_ringing = False  # whatever it was, the next one tries
+                self._is_sending = False  # otherwise no caller would ever send again
             raise
 
-    def _next(self) -> bool:
+    def _take_pending(self) -> bool:
+        """Claim one pending message. Without one, stop sending, under the same lock so that no message is missed."""
         with self._lock:
-            self._is_ringing = self._wanted > 0
-            self._wanted -= self._is_ringing
-            return self._is_ringing
+            self._is_sending = self._pending > 0
+            self._pending -= self._is_sending
+            return self._is_sending
 
     def _send(self) -> bool:
-        """A lost broker is no error: the sweeper rings again for whatever still waits."""
+        """Return whether the broker took the message. A lost message is no error: the sweeper sends it again."""
         try:
             _app(self._url).send_task(self._task, queue=self._queue, retry=False)
         except OperationalError as error:
@@ -73,42 +79,38 @@ class _Bell:
 
 
 @lru_cache(maxsize=16)
-def _bell(url: str, task: str, queue: str) -> _Bell:
-    return _Bell(url, task, queue)
+def _notifier(url: str, task: str, queue: str) -> _Notifier:
+    return _Notifier(url, task, queue)
 
 
-def _ring(url: str, task: str, queue: str) -> None:
-    _bell(url, task, queue).ring()
+def notify_training(url: str) -> None:
+    """Notify training workers that a job may be eligible."""
+    _notifier(url, TRAIN_TASK, "train").notify()
 
 
-def ring_training(url: str) -> None:
-    """Says that a job may be eligible."""
-    _ring(url, TRAIN_TASK, "train")
+def notify_validation(url: str) -> None:
+    """Notify workers that an uploaded file needs validation."""
+    _notifier(url, VALIDATE_TASK, "default").notify()
 
 
-def ring_validation(url: str) -> None:
-    """Says that a file waits for its validation."""
-    _ring(url, VALIDATE_TASK, "default")
+def notify_linting(url: str) -> None:
+    """Notify workers that a job's training file needs linting."""
+    _notifier(url, LINT_TASK, "default").notify()
 
 
-def ring_linting(url: str) -> None:
-    """Says that a job's training file waits for its lint."""
-    _ring(url, LINT_TASK, "default")
-
-
-def ring_webhooks(url: str) -> None:
-    """Says that a webhook delivery may be due."""
-    _ring(url, WEBHOOK_TASK, "default")
+def notify_webhooks(url: str) -> None:
+    """Notify workers that a webhook delivery may be due."""
+    _notifier(url, WEBHOOK_TASK, "default").notify()
 
 
 class BrokerUnavailable(GrouptuneError):
-    """The broker is away."""
+    """The broker cannot be reached."""
 
     code = "broker_unavailable"
 
 
 def check(url: str) -> None:
-    """Raises `BrokerUnavailable` that says why, unless the broker answers."""
+    """Raise `BrokerUnavailable`, with the reason, unless the broker answers."""
     with _app(url).connection_for_write() as connection:
         try:
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)

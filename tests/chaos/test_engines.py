@@ -88,7 +88,7 @@ def test_row_5_the_broker_forgets(plant: Plant, clock: Clock) -> None:
     with plant.default_worker(), plant.quick_worker("one"), plant.quick_worker("two"), _client(plant) as client:
         while counts(plant).get(JobStatus.succeeded, 0) < total:
             for _ in range(MESSAGES):
-                broker.ring_training(plant.broker_url)
+                broker.notify_training(plant.broker_url)
             time.sleep(random.uniform(0, 2))  # noqa: S311 - anywhere in the life of a message
             client.flushall()
             flushes += 1

@@ -106,7 +106,7 @@ def test_row_20_jobs_are_cancelled(plant: Plant, clock: Clock) -> None:
         while clock.go_on():
             behaviour = random.choice(["hang", "until_stopped", "train_slowly:100"])  # noqa: S311
             job_id = plant.tell(behaviour)
-            broker.ring_training(plant.broker_url)
+            broker.notify_training(plant.broker_url)
             queued = plant.tell("train:3", priority=-1)
             eventually(lambda job_id=job_id: plant.job(job_id).status == JobStatus.running, 30.0)  # type: ignore[misc]
             time.sleep(random.uniform(0, 1.5))  # noqa: S311

@@ -21,7 +21,7 @@ def test_a_worker_is_there_from_its_start_to_its_end(plant: Plant) -> None:
         job_id = plant.submit(max_steps=2000, n_epochs=50, checkpoint_interval=1000)
 
         def is_rung_and_runs() -> bool:
-            broker.ring_training(plant.broker_url)  # more than once: the killed worker may have taken the message along
+            broker.notify_training(plant.broker_url)  # repeated: the killed worker may have taken a message
             return plant.job(job_id).step > 0
 
         eventually(is_rung_and_runs, 90.0)

@@ -37,7 +37,7 @@ def test_a_worker_whose_gpu_is_broken_takes_no_more_jobs(plant: Plant) -> None:
         eventually(lambda: b"gpu.quarantined" in (plant.directory / "broken.log").read_bytes())
         with plant.database.transaction() as session:
             lifecycle.cancel(session, plant.project, victim)  # after its back-off it would break the next one too
-        broker.ring_training(plant.broker_url)
+        broker.notify_training(plant.broker_url)
         with plant.quick_worker("whole") as whole:
             plant.wait_for(other, JobStatus.succeeded)
             [attempt] = plant.attempts(other)

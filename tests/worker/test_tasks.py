@@ -56,12 +56,12 @@ def test_an_upload_becomes_a_model_once_however_often_workers_are_rung(plant: Pl
     good = create(plant, upload(plant), max_steps=3)
     bad = create(plant, upload(plant, "no json\n"), max_steps=3)
     with plant.default_worker(), plant.train_worker("one"), plant.train_worker("two"):
-        broker.ring_validation(plant.broker_url)
+        broker.notify_validation(plant.broker_url)
         failed = plant.wait_for(bad, JobStatus.failed)
         assert failed.error is not None
         assert "line 1:" in failed.error["message"]
         for _ in range(10):
-            broker.ring_training(plant.broker_url)
+            broker.notify_training(plant.broker_url)
         job = plant.wait_for(good, JobStatus.succeeded)
     assert outcomes(plant, good) == [AttemptOutcome.succeeded]
     with plant.database.transaction() as session:
@@ -100,7 +100,7 @@ def test_a_killed_worker_takes_its_children_along_and_another_goes_on(plant: Pla
 def test_a_lost_message_costs_a_sweep_and_a_drain_costs_no_step(plant: Plant) -> None:
     with plant.default_worker(), plant.train_worker() as worker:
         job_id = plant.submit(max_steps=2000, n_epochs=50, checkpoint_interval=1000)
-        broker.ring_training(plant.broker_url)
+        broker.notify_training(plant.broker_url)
         with redis.Redis(unix_socket_path=plant.broker_url.removeprefix("redis+socket://")) as client:
             client.flushall()
         plant.wait_for_step(job_id, 5)

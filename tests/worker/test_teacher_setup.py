@@ -93,7 +93,7 @@ def test_kill_9_costs_no_answer_that_was_paid_for_and_other_jobs_get_them_for_no
             assert CANARY.encode() not in kept.secret
             assert (kept.hint, kept.origin) == ("...6789", asked.url.removesuffix("/v1"))
         job_id = submit(plant, asked.url)
-        broker.ring_training(plant.broker_url)
+        broker.notify_training(plant.broker_url)
         # What was answered is in the database before anything else happens.
         eventually(lambda: stored(plant) == ROWS and len(held) == ROWS // 2, 90)
         [trainer] = trainers(job_id)
@@ -101,7 +101,7 @@ def test_kill_9_costs_no_answer_that_was_paid_for_and_other_jobs_get_them_for_no
         go_on.set()
         eventually(lambda: plant.job(job_id).crashes == 1, 30)
         plant.end_back_off(job_id)
-        broker.ring_training(plant.broker_url)
+        broker.notify_training(plant.broker_url)
         job = plant.wait_for(job_id, JobStatus.succeeded)
         assert set(asked.questions) == {f"{n}+1=" for n in range(ROWS)}
         assert {question for question, count in asked.questions.items() if count > 1} <= held
@@ -112,7 +112,7 @@ def test_kill_9_costs_no_answer_that_was_paid_for_and_other_jobs_get_them_for_no
         assert job.teacher_usage["tokens"] == 24 * ROWS
         before = len(asked.requests)
         other = submit(plant, asked.url)
-        broker.ring_training(plant.broker_url)
+        broker.notify_training(plant.broker_url)
         assert plant.wait_for(other, JobStatus.succeeded).teacher_usage is None
         assert len(asked.requests) == before
     with plant.database.transaction() as session:
@@ -133,7 +133,7 @@ def test_a_key_that_cannot_be_read_fails_the_job_and_says_what_to_set(plant: Pla
             keys.put(session, Actor(plant.project), KeyRing((new_key(),)), asked.url, CANARY)
         job_id = submit(plant, asked.url)
         with plant.train_worker():
-            broker.ring_training(plant.broker_url)
+            broker.notify_training(plant.broker_url)
             failed = plant.wait_for(job_id, JobStatus.failed)
     assert failed.error is not None
     assert failed.error["code"] == "bad_setup"

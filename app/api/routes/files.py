@@ -64,7 +64,7 @@ def upload_file(
         store.delete(received.blob)
         raise
     if settings.redis_url is not None:
-        after.add_task(broker.ring_validation, settings.redis_url)
+        after.add_task(broker.notify_validation, settings.redis_url)
     return FileObject.of(file, strict=strict)
 
 

@@ -92,10 +92,10 @@ def create_job(
         audited.note_created(session, caller.actor, job)
         answer = JobObject.of(view(session, job), strict=strict)
     if settings.redis_url is not None:
-        ring = broker.ring_training if job.status == JobStatus.queued else broker.ring_validation
-        after.add_task(ring, settings.redis_url)
+        notify = broker.notify_training if job.status == JobStatus.queued else broker.notify_validation
+        after.add_task(notify, settings.redis_url)
         if job.lint_due:
-            after.add_task(broker.ring_linting, settings.redis_url)
+            after.add_task(broker.notify_linting, settings.redis_url)
     note = partial(estimation.note, models_dir=settings.models_dir, alive_seconds=settings.lease_seconds)
     after.add_task(note, database, store, project_id=caller.project_id, job_id=job.id)
     return answer
@@ -179,7 +179,7 @@ def cancel_job(
     with database.transaction() as session:
         answer = JobObject.of(view(session, audited.cancel(session, caller.actor, job_id)), strict=strict)
     if settings.redis_url is not None:
-        after.add_task(broker.ring_webhooks, settings.redis_url)
+        after.add_task(broker.notify_webhooks, settings.redis_url)
     return answer
 
 
@@ -191,7 +191,7 @@ def pause_job(
     with database.transaction() as session:
         answer = JobObject.of(view(session, audited.pause(session, caller.actor, job_id)), strict=strict)
     if settings.redis_url is not None:
-        after.add_task(broker.ring_webhooks, settings.redis_url)
+        after.add_task(broker.notify_webhooks, settings.redis_url)
     return answer
 
 
@@ -208,7 +208,7 @@ def resume_job(
     with database.transaction() as session:
         answer = JobObject.of(view(session, audited.resume(session, caller.actor, job_id)), strict=strict)
     if settings.redis_url is not None:
-        after.add_task(broker.ring_training, settings.redis_url)
+        after.add_task(broker.notify_training, settings.redis_url)
     return answer
 
 

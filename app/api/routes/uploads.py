@@ -100,7 +100,7 @@ def complete_upload(
     if done.upload.file_id != received.file_id:
         store.delete(received.blob)
     elif settings.redis_url is not None:
-        after.add_task(broker.ring_validation, settings.redis_url)
+        after.add_task(broker.notify_validation, settings.redis_url)
     return UploadObject.of(done.upload, done.file, strict=strict)
 
 

@@ -157,5 +157,5 @@ def replay_delivery(
     with database.transaction() as session:
         found = DeliveryObject.of(endpoints.replay(session, caller.actor, endpoint_id, delivery_id))
     if settings.redis_url is not None:
-        broker.ring_webhooks(settings.redis_url)
+        broker.notify_webhooks(settings.redis_url)
     return found
