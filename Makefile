@@ -92,6 +92,10 @@ format: setup ## Format the code and apply the safe fixes
 typecheck: setup ## Check types
 	@$(BIN)/mypy
 
+.PHONY: hooks
+hooks: setup web ## Check style before every commit (installs a git pre-commit hook)
+	@$(BIN)/pre-commit install
+
 .PHONY: clean
 clean: ## Remove .venv, caches and build products; never the data of an installation
 	@rm -rf $(VENV) $(WEB)/dist $(WEB)/node_modules build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,49 @@
+"""The files that contributors and GitHub read: CONTRIBUTING.md, workflows, templates and pre-commit hooks."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+
+ROOT: Final = Path(__file__).parents[1]
+GITHUB: Final = ROOT / ".github"
+SCHEMAS: Final = {
+    "workflows/ci.yml": "github-workflows",
+    "ISSUE_TEMPLATE/bug_report.yml": "github-issue-forms",
+    "ISSUE_TEMPLATE/feature_request.yml": "github-issue-forms",
+    "ISSUE_TEMPLATE/config.yml": "github-issue-config",
+}
+"""File in .github -> the built-in schema of check-jsonschema for it."""
+
+
+def run_tool(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a program of this environment in the repository's root."""
+    command = [str(Path(sys.executable).with_name(name)), *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_github_accepts_the_file(name: str) -> None:
+    done = run_tool("check-jsonschema", "--builtin-schema", f"vendor.{SCHEMAS[name]}", GITHUB / name)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_github_file_has_a_schema() -> None:
+    assert {str(path.relative_to(GITHUB)) for path in GITHUB.rglob("*.yml")} == set(SCHEMAS)
+
+
+def test_workflow_runs_the_ci_script() -> None:
+    steps = yaml.safe_load((GITHUB / "workflows/ci.yml").read_text())["jobs"]["test"]["steps"]
+    commands = " ".join(step.get("run", "") for step in steps)
+    script = re.search(r"\S*\.ci/\S+", commands)
+    assert script
+    assert (ROOT / script.group()).stat().st_mode & 0o100
+
+
+def test_pre_commit_config_is_valid() -> None:
+    done = run_tool("pre-commit", "validate-config", ROOT / ".pre-commit-config.yaml")
+    assert done.returncode == 0, done.stdout
