@@ -3,9 +3,9 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { number } from "../format";
-import { bounds, smooth, valueAt } from "../series";
+import { bounds, smooth, valueAt } from "../chartSpecs";
 import { onTheme, theme, token } from "../theme";
-import { drawLine, drawMarks } from "./strokes";
+import { drawLine, drawMarks } from "./chartDrawing";
 
 export interface Line {
   label: string;

@@ -3,7 +3,7 @@ import type { ComponentChildren } from "preact";
 import { useLocation } from "preact-iso";
 import { useContext, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { get, JOBS, query } from "../api";
-import { PLACES } from "../places";
+import { PLACES } from "../routes";
 import { SessionContext } from "../session";
 import type { Job, Page } from "../types";
 

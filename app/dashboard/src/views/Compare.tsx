@@ -2,16 +2,16 @@
 import { useLocation } from "preact-iso";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type ApiError, get, JOBS } from "../api";
-import { Empty, Failure, Loading, Status, useTitle } from "../components/Basics";
+import { Empty, Failure, Loading, Status, useTitle } from "../components/primitives";
 import { Chart, type Line, type Zoom } from "../components/Chart";
 import { ChartControls } from "../components/ChartControls";
-import { type Curves, stage, useCurves, useSeen, useTables } from "../curves";
+import { type Curves, stage, useCurves, useSeen, useTables } from "../jobMetrics";
 import { number } from "../format";
-import { useProject } from "../live";
-import { charts, isHeldOut, type Table } from "../series";
-import { chosen, type Flat, flatten } from "../settings";
+import { useProject } from "../liveData";
+import { charts, isHeldOut, type Table } from "../chartSpecs";
+import { chosen, type Flat, flatten } from "../jobSettings";
 import type { Job } from "../types";
-import { heldOut } from "./HeldOut";
+import { heldOut } from "./HeldOutResults";
 import { MAX_COMPARED, nameOf } from "./Jobs";
 
 const NAMES = ["reward", "eval/reward", "eval/accuracy", "eval/loss", "eval/forward_kl", "entropy", "loss", "grad_norm", "completions/mean_length", "gft/rectified_frac", "frac_reward_zero_std", "step_time"];

@@ -1,14 +1,14 @@
 // One file: what is wrong with it, line by line and to be mended here, and what its rows look like.
 import { useRoute } from "preact-iso";
 import { useEffect, useState } from "preact/hooks";
-import { Chip, Copy, Failure, Loading, Status, Time, useTitle } from "../components/Basics";
+import { Chip, Copy, Failure, Loading, Status, Time, useTitle } from "../components/primitives";
 import { bytes, plural } from "../format";
-import { useFile, useGet } from "../live";
-import { asText, type Lines, linesOf, parsed, type Row, talkOf } from "../rows";
+import { useFile, useGet } from "../liveData";
+import { asText, type Lines, linesOf, parsed, type Row, talkOf } from "../dataFile";
 import { useCan } from "../session";
 import type { FileReport, Finding } from "../types";
-import { Mend } from "./Mend";
-import { Tokens } from "./Tokens";
+import { Mend } from "./FixRows";
+import { Tokens } from "./TokenizedRows";
 
 const READ_BYTES = 4_000_000;
 const SHOWN_WARNINGS = 3;

@@ -2,11 +2,11 @@
 import { useLocation } from "preact-iso";
 import { useRef, useState } from "preact/hooks";
 import { type ApiError, remove, upload } from "../api";
-import { Bar, Empty, Failure, Loading, Status, Time, useTitle } from "../components/Basics";
+import { Bar, Empty, Failure, Loading, Status, Time, useTitle } from "../components/primitives";
 import { Confirm } from "../components/Dialogs";
-import { Cell, Column, Rows } from "../components/Rows";
+import { Cell, Column, Rows } from "../components/VirtualTable";
 import { bytes, percent } from "../format";
-import { useGet, useValidated } from "../live";
+import { useGet, useValidated } from "../liveData";
 import { useCan } from "../session";
 import type { FileObject, Page } from "../types";
 

@@ -1,10 +1,10 @@
 // A grader as JSON: something to start from, and a try of it on the file's own answers before anything is trained.
 import { useState } from "preact/hooks";
 import { type ApiError, post } from "../api";
-import { Chip, Failure } from "../components/Basics";
+import { Chip, Failure } from "../components/primitives";
 import { number } from "../format";
-import { answersOf, linesOf, parsed } from "../rows";
-import { TEMPLATES, written } from "./graders";
+import { answersOf, linesOf, parsed } from "../dataFile";
+import { TEMPLATES, written } from "./graderTemplates";
 
 const READ_BYTES = 200_000;
 const TRIED_ROWS = 3;

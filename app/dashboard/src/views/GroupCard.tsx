@@ -1,5 +1,5 @@
 // One group: its prompt, where its answers lie on the line of rewards, and each of them with what it earned and how it pulls.
-import { Bar, Chip } from "../components/Basics";
+import { Bar, Chip } from "../components/primitives";
 import { absolute, number, percent, plural, signed } from "../format";
 import type { Group, Member, Provenance, Source } from "../types";
 

@@ -2,14 +2,14 @@
 import { useLocation } from "preact-iso";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, query } from "../api";
-import { Empty, Failure, Loading } from "../components/Basics";
-import { useKeys } from "../keys";
-import { isFinal, useGet } from "../live";
+import { Empty, Failure, Loading } from "../components/primitives";
+import { useKeys } from "../shortcuts";
+import { isFinal, useGet } from "../liveData";
 import type { Group, Groups, Job } from "../types";
 import { GroupCard } from "./GroupCard";
-import { JobLintNote } from "./LintNote";
+import { JobLintNote } from "./LintSummary";
 import { Regrade } from "./Regrade";
-import { StepStrip } from "./StepStrip";
+import { StepStrip } from "./RewardStrip";
 
 const PAGE = 20;
 const DRAG_MS = 60;

@@ -2,19 +2,19 @@
 import { useLocation, useRoute } from "preact-iso";
 import { useState } from "preact/hooks";
 import { type ApiError, JOBS, post } from "../api";
-import { Copy, Failure, Loading, Status, Time, useTitle } from "../components/Basics";
+import { Copy, Failure, Loading, Status, Time, useTitle } from "../components/primitives";
 import { Confirm } from "../components/Dialogs";
 import { duration } from "../format";
-import { isFinal, useJob } from "../live";
+import { isFinal, useJob } from "../liveData";
 import { useCan } from "../session";
 import type { Job, JobEvent } from "../types";
-import { Attempts } from "./Attempts";
-import { Checkpoints, Download } from "./Checkpoints";
-import { Config } from "./Config";
-import { Events } from "./Events";
+import { Attempts } from "./AttemptsTab";
+import { Checkpoints, Download } from "./CheckpointsTab";
+import { Config } from "./ConfigTab";
+import { Events } from "./EventsTab";
 import { GroupsTab } from "./GroupsTab";
 import { nameOf, Progress } from "./Jobs";
-import { Overview } from "./Overview";
+import { Overview } from "./OverviewTab";
 
 const TABS = [
   ["", "Overview"],

@@ -2,13 +2,13 @@
 import { useLocation } from "preact-iso";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { get, JOBS, post, query } from "../api";
-import { Bar, Code, Empty, Failure, Loading, Status, Time, useTitle } from "../components/Basics";
+import { Bar, Code, Empty, Failure, Loading, Status, Time, useTitle } from "../components/primitives";
 import { Sparkline } from "../components/Chart";
 import { Confirm } from "../components/Dialogs";
-import { Cell, Column, Rows } from "../components/Rows";
+import { Cell, Column, Rows } from "../components/VirtualTable";
 import { duration, number, plural } from "../format";
-import { useKeys } from "../keys";
-import { isFinal, useJobs } from "../live";
+import { useKeys } from "../shortcuts";
+import { isFinal, useJobs } from "../liveData";
 import { useCan } from "../session";
 import type { Job, Series } from "../types";
 

@@ -1,11 +1,11 @@
 import { useState } from "preact/hooks";
 import { type ApiError, remove } from "../api";
-import { Empty, Failure, Loading, Time, useTitle } from "../components/Basics";
+import { Empty, Failure, Loading, Time, useTitle } from "../components/primitives";
 import { Confirm } from "../components/Dialogs";
-import { useGet } from "../live";
+import { useGet } from "../liveData";
 import { useCan } from "../session";
 import type { Model } from "../types";
-import { Download } from "./Checkpoints";
+import { Download } from "./CheckpointsTab";
 
 interface Alias {
   id: string;

@@ -2,18 +2,18 @@
 import { useLocation } from "preact-iso";
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, post } from "../api";
-import { Code, Empty, Failure, Loading, useTitle } from "../components/Basics";
-import { Count, Field, Text } from "../components/Fields";
+import { Code, Empty, Failure, Loading, useTitle } from "../components/primitives";
+import { Count, Field, Text } from "../components/FormFields";
 import { number } from "../format";
-import { useGet } from "../live";
+import { useGet } from "../liveData";
 import { useCan } from "../session";
-import { chosen, snippets } from "../settings";
+import { chosen, snippets } from "../jobSettings";
 import type { FileObject, FileReport, Job, Model, Page, Validation } from "../types";
-import { type Draft, draftOf, EMPTY, METHODS, requestOf } from "./draft";
-import { Forecast } from "./Forecast";
-import { LintNote } from "./LintNote";
+import { type Draft, draftOf, EMPTY, METHODS, requestOf } from "./jobForm";
+import { Forecast } from "./Estimate";
+import { LintNote } from "./LintSummary";
 import { GraderField } from "./GraderField";
-import { gradable, written } from "./graders";
+import { gradable, written } from "./graderTemplates";
 import { TeacherField } from "./TeacherField";
 import { TrackersField } from "./TrackersField";
 

@@ -1,4 +1,4 @@
-import { Empty, useTitle } from "../components/Basics";
+import { Empty, useTitle } from "../components/primitives";
 
 export function NotFound() {
   useTitle("Not found");

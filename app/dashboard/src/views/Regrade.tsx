@@ -2,14 +2,14 @@
 // and as they would be.
 import { useState } from "preact/hooks";
 import { type ApiError, JOBS, post } from "../api";
-import { Chip, Failure } from "../components/Basics";
+import { Chip, Failure } from "../components/primitives";
 import { number, percent, plural, signed } from "../format";
-import { useGet } from "../live";
+import { useGet } from "../liveData";
 import { useCan } from "../session";
 import type { FileReport, Job, Regraded, RegradedGroup } from "../types";
 import { GraderField } from "./GraderField";
-import { gradable } from "./graders";
-import { JobLintNote } from "./LintNote";
+import { gradable } from "./graderTemplates";
+import { JobLintNote } from "./LintSummary";
 
 const SHOWN = 10;
 const MAX_GROUPS = 100;

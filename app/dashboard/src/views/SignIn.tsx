@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import { type ApiError, post } from "../api";
-import { useTitle } from "../components/Basics";
+import { useTitle } from "../components/primitives";
 import type { Session } from "../types";
 
 export function SignIn({ problem, done }: { problem: string | undefined; done: (session: Session) => void }) {

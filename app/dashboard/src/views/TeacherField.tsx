@@ -1,11 +1,11 @@
 // Who is asked for the teacher members that the file's rows do not bring, and whether there is a key for that server.
 import { useState } from "preact/hooks";
 import { type ApiError, post } from "../api";
-import { Text } from "../components/Fields";
-import { Failure } from "../components/Basics";
-import { useGet } from "../live";
+import { Text } from "../components/FormFields";
+import { Failure } from "../components/primitives";
+import { useGet } from "../liveData";
 import type { Model, Page, TeacherKey } from "../types";
-import type { Asked } from "./draft";
+import type { Asked } from "./jobForm";
 
 const KEYS = "/v1/teacher_keys";
 

@@ -1,5 +1,5 @@
 // Which trackers get a job's metrics as well, and under which names.
-import { Text } from "../components/Fields";
+import { Text } from "../components/FormFields";
 import { changed, type Integration, settingsOf, toggled, TRACKERS } from "./trackers";
 
 export function TrackersField({ value, set }: { value: Integration[]; set: (value: Integration[]) => void }) {

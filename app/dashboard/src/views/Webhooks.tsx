@@ -1,10 +1,10 @@
 // Who hears of the project's jobs, and what was sent to them.
 import { useState } from "preact/hooks";
 import { type ApiError, get, post, query, remove } from "../api";
-import { Code, Empty, Failure, Loading, Time, useTitle } from "../components/Basics";
+import { Code, Empty, Failure, Loading, Time, useTitle } from "../components/primitives";
 import { Confirm, Dialog } from "../components/Dialogs";
 import { plural } from "../format";
-import { useGet, useProject } from "../live";
+import { useGet, useProject } from "../liveData";
 import { useCan } from "../session";
 import type { Delivery, Endpoint, NewEndpoint, Page } from "../types";
 

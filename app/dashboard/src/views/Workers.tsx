@@ -1,7 +1,7 @@
 // The machines that train: what they have, and what they are at.
-import { Bar, Empty, Failure, Loading, Time, useTitle } from "../components/Basics";
+import { Bar, Empty, Failure, Loading, Time, useTitle } from "../components/primitives";
 import { bytes, plural } from "../format";
-import { useGet, useProject } from "../live";
+import { useGet, useProject } from "../liveData";
 import type { Page, Worker } from "../types";
 import { useState } from "preact/hooks";
 

@@ -2,9 +2,9 @@
 import { useLocation } from "preact-iso";
 import { useState } from "preact/hooks";
 import { type ApiError, upload } from "../api";
-import { Failure } from "../components/Basics";
+import { Failure } from "../components/primitives";
 import { plural } from "../format";
-import { flaw, type Lines, mended } from "../rows";
+import { flaw, type Lines, mended } from "../dataFile";
 import type { FileObject, Finding } from "../types";
 
 interface Props {

@@ -1,9 +1,9 @@
 // A file's rows as a model reads them: tokens, which of them are trained, and how long the rows are.
 import { useState } from "preact/hooks";
 import { type ApiError, get, query } from "../api";
-import { Chip, Failure, Loading } from "../components/Basics";
+import { Chip, Failure, Loading } from "../components/primitives";
 import { plural } from "../format";
-import { useGet } from "../live";
+import { useGet } from "../liveData";
 import type { FilePreview, Model, PreviewRow, TokenDistribution } from "../types";
 
 const PAGE = 6;

@@ -1,6 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import { type ApiError, get, query } from "../api";
-import { Failure, Loading, Time, useTitle } from "../components/Basics";
+import { Failure, Loading, Time, useTitle } from "../components/primitives";
 import type { AuditEntry, Page } from "../types";
 
 export function Audit() {

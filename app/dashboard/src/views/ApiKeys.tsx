@@ -1,8 +1,8 @@
 import { useState } from "preact/hooks";
 import { type ApiError, post, remove } from "../api";
-import { Code, Failure, Loading, Time, useTitle } from "../components/Basics";
+import { Code, Failure, Loading, Time, useTitle } from "../components/primitives";
 import { Confirm, Dialog } from "../components/Dialogs";
-import { useGet } from "../live";
+import { useGet } from "../liveData";
 import type { Key, NewKey, Page } from "../types";
 
 const GRANTS: [string, string[] | undefined][] = [

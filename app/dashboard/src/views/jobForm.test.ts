@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { draftOf, EMPTY, requestOf } from "./draft";
+import { draftOf, EMPTY, requestOf } from "./jobForm";
 
 describe("the form of a job", () => {
   it("sends only what was filled in", () => {

@@ -1,7 +1,7 @@
 // What a training file would teach in groups, by the job's own grader.
 import { JOBS } from "../api";
 import { percent, plural } from "../format";
-import { useGet } from "../live";
+import { useGet } from "../liveData";
 import type { Job, JobLint, Lint } from "../types";
 
 /** What was found in the file of a job; its lines lead to their groups, once there are some. */

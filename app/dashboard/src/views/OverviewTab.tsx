@@ -1,15 +1,15 @@
 // The curves of a job, and what it could do before and after.
 import { useMemo, useRef, useState } from "preact/hooks";
 import { JOBS } from "../api";
-import { Empty, Failure, Loading } from "../components/Basics";
+import { Empty, Failure, Loading } from "../components/primitives";
 import { Chart, type Zoom } from "../components/Chart";
 import { ChartControls } from "../components/ChartControls";
-import { type Curves, stage, useCurves, useSeen, useTables } from "../curves";
+import { type Curves, stage, useCurves, useSeen, useTables } from "../jobMetrics";
 import { plural } from "../format";
-import { isFinal, useGet } from "../live";
-import { type ChartSpec, charts, colour, isHeldOut, label } from "../series";
+import { isFinal, useGet } from "../liveData";
+import { type ChartSpec, charts, colour, isHeldOut, label } from "../chartSpecs";
 import type { Attempt, Job } from "../types";
-import { BeforeAfter } from "./HeldOut";
+import { BeforeAfter } from "./HeldOutResults";
 
 export function Overview({ job }: { job: Job }) {
   const { curves, error } = useCurves(job);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { append, bounds, charts, colour, label, smooth, valueAt } from "./series";
+import { append, bounds, charts, colour, label, smooth, valueAt } from "./chartSpecs";
 
 describe("charts", () => {
   it("puts the sources of a metric into one chart and forgets none", () => {

@@ -1,7 +1,7 @@
 import { useMemo, useState } from "preact/hooks";
-import { Code, Loading } from "../components/Basics";
-import { useGet } from "../live";
-import { chosen, defaults, flatten, snippets } from "../settings";
+import { Code, Loading } from "../components/primitives";
+import { useGet } from "../liveData";
+import { chosen, defaults, flatten, snippets } from "../jobSettings";
 import type { Job } from "../types";
 
 const SCHEMAS: Record<string, string> = { gft: "GroupMethod", reinforcement: "Reinforcement", supervised: "ImitationMethod", dft: "ImitationMethod" };

@@ -3,8 +3,8 @@ import { type RefObject } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, query } from "./api";
 import type { Zoom } from "./components/Chart";
-import { isFinal } from "./live";
-import { append, type Table } from "./series";
+import { isFinal } from "./liveData";
+import { append, type Table } from "./chartSpecs";
 import type { Job, Series } from "./types";
 
 /** Steps that a chart asks for at most. */

@@ -1,10 +1,10 @@
 // The way of the reward over all steps, above the slider that picks one of them.
 import { useMemo } from "preact/hooks";
 import { JOBS, query } from "../api";
-import { stage } from "../curves";
+import { stage } from "../jobMetrics";
 import { number } from "../format";
-import { useGet } from "../live";
-import { bounds, valueAt } from "../series";
+import { useGet } from "../liveData";
+import { bounds, valueAt } from "../chartSpecs";
 import type { Job, Series } from "../types";
 
 const POINTS = 400;

@@ -1,11 +1,11 @@
 // Every time that a worker took the job up: how far it came, why it ended, and what was lost in between.
 import { useEffect, useState } from "preact/hooks";
 import { JOBS } from "../api";
-import { Empty, Failure, Loading, Time } from "../components/Basics";
+import { Empty, Failure, Loading, Time } from "../components/primitives";
 import { duration, plural } from "../format";
-import { isFinal, useGet } from "../live";
+import { isFinal, useGet } from "../liveData";
 import type { Attempt, Job } from "../types";
-import { Journey, look } from "./Journey";
+import { Journey, look } from "./AttemptTimeline";
 
 const REASONS: Record<string, string> = {
   succeeded: "Training was finished",

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { defaults, flatten, snippets } from "./settings";
+import { defaults, flatten, snippets } from "./jobSettings";
 
 describe("settings", () => {
   it("flattens to dotted paths", () => {

@@ -1,6 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, query } from "../api";
-import { Failure, Loading, Time } from "../components/Basics";
+import { Failure, Loading, Time } from "../components/primitives";
 import type { Job, JobEvent, Page } from "../types";
 
 const ICONS: Record<string, string> = { info: "", warn: "⚠ ", error: "✕ " };

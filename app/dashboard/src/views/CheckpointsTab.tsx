@@ -1,7 +1,7 @@
-import { Copy, Empty, Failure, Loading, Time } from "../components/Basics";
+import { Copy, Empty, Failure, Loading, Time } from "../components/primitives";
 import { JOBS } from "../api";
 import { number } from "../format";
-import { isFinal, useGet } from "../live";
+import { isFinal, useGet } from "../liveData";
 import type { Checkpoint, Job, Page } from "../types";
 
 export function Checkpoints({ job }: { job: Job }) {
