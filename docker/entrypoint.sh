@@ -1,6 +1,6 @@
 #!/bin/sh
-# Secrets may come as files: NAME_FILE names one, and the command finds its content in NAME.
-# (GROUPTUNE_SECRET_KEYS_FILE is not here: the processes read that file themselves.)
+# Reads secrets from files: if NAME_FILE is set, NAME is set to the content of that file before the command starts.
+# (GROUPTUNE_SECRET_KEYS_FILE is not listed: the processes read that file themselves.)
 set -eu
 for name in DATABASE_URL REDIS_URL AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN \
     GROUPTUNE_METRICS_TOKEN GROUPTUNE_JUDGE_API_KEY GROUPTUNE_GRADER_SIGNING_SECRET GROUPTUNE_ROLLOUT_API_KEY; do

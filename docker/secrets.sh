@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes the secrets of compose.yaml, each in a file of the directory `secrets` beside this script; keeps what is there.
-# The directory is closed to others. The files are not: their containers run as other users and see nothing but them.
+# Creates the secrets for compose.yaml, one file each in the directory `secrets` next to this script. Keeps existing files.
+# Other users cannot enter the directory. The files are world-readable because the containers run as other users; a
+# container sees only the files mounted into it.
 set -eu
 umask 077
 cd "$(dirname "$0")"
@@ -8,7 +9,7 @@ mkdir -p secrets
 cd secrets
 
 random() { head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
-keep() { # NAME: writes standard input there unless it exists
+keep() { # NAME: writes standard input to the file NAME unless it exists
     if [ -e "$1" ]; then cat >/dev/null; else cat >"$1.new"; chmod 444 "$1.new"; mv "$1.new" "$1"; fi
 }
 
@@ -22,4 +23,4 @@ random | head -c 40 | keep s3_secret_key
 random | keep metrics_token
 random | keep grafana_password
 head -c 32 /dev/urandom | base64 | tr '+/' '-_' | keep secret_keys
-echo "The secrets are in $(pwd). Back up secret_keys apart from the database."
+echo "The secrets are in $(pwd). Back up secret_keys separately from the database."

@@ -1,8 +1,8 @@
-# A worker, without a web framework. From the root of the repository:
+# The worker image, without a web framework. Build it from the root of the repository:
 #   docker build -f docker/worker.Dockerfile -t grouptune-worker .
-# For machines without a GPU, gigabytes smaller:
+# For machines without a GPU (gigabytes smaller):
 #   --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu --build-arg EXTRAS=worker,s3
-# To pin the bases by digest: --build-arg PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm@sha256:...
+# To pin the base images by digest: --build-arg PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm@sha256:...
 ARG NODE_IMAGE=docker.io/library/node:24-bookworm-slim
 ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
@@ -38,9 +38,9 @@ LABEL org.opencontainers.image.title="grouptune-worker" org.opencontainers.image
 ENV PATH=/opt/grouptune/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/var/lib/grouptune \
     GROUPTUNE_STATE_DIR=/var/lib/grouptune GROUPTUNE_MODELS_DIR=/var/lib/grouptune-models \
     GROUPTUNE_WORKER_METRICS_PORT=9200 NVIDIA_DRIVER_CAPABILITIES=compute,utility
-# The base comes without the standard library's bytecode: every process would compile it, half a second of each start.
+# The base image has no bytecode for the standard library. Without this, every process compiles it: half a second per start.
 RUN python -m compileall -q "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
-# Volumes that are mounted here for the first time take this owner over.
+# A volume that is mounted here for the first time takes over this owner.
 RUN install -d -o 10001 -g 10001 /var/lib/grouptune /var/lib/grouptune-models
 COPY docker/entrypoint.sh /usr/local/bin/grouptune-entrypoint
 COPY --from=build /opt/grouptune /opt/grouptune
@@ -48,8 +48,8 @@ USER 10001:10001
 WORKDIR /var/lib/grouptune
 EXPOSE 9200
 ENTRYPOINT ["grouptune-entrypoint"]
-# One worker trains one job at a time; the queue `default` has another command (compose.yaml).
+# One worker trains one job at a time. The worker of the queue `default` has another command (compose.yaml).
 CMD ["celery", "-A", "worker.celery_app", "worker", "-Q", "train", "-n", "train@%h", "-P", "threads", "-c", "1", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]
-# It serves its metrics once it has reached the broker.
+# The worker serves metrics only after it has connected to the broker.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:9200/metrics', timeout=4)"]

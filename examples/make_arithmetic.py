@@ -1,4 +1,4 @@
-"""Writes the data set of the demo, `arithmetic.train.jsonl` and `arithmetic.heldout.jsonl`, beside this script.
+"""Writes the demo's data set, `arithmetic.train.jsonl` and `arithmetic.heldout.jsonl`, next to this script.
 
 python examples/make_arithmetic.py [SEED]
 """

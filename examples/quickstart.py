@@ -1,4 +1,4 @@
-"""A GFT job with nothing but OpenAI's SDK: upload, wait, create, poll, read the events.
+"""A GFT job with OpenAI's SDK only: upload, wait, create, poll, read the events.
 
 OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=gt_live_... python quickstart.py [MODEL] [MAX_STEPS]
 """
@@ -20,7 +20,7 @@ settings = {"sampling": {"max_tokens": 64}, "hyperparameters": {"batch_size": 8,
 job = client.fine_tuning.jobs.create(
     model=model,
     training_file=file.id,
-    method={"type": "gft", "gft": {"grader": grader, **settings}},  # type: ignore[arg-type] # gft is ours
+    method={"type": "gft", "gft": {"grader": grader, **settings}},  # type: ignore[arg-type] # not in OpenAI's types
 )
 while job.status not in ("succeeded", "failed", "cancelled"):
     time.sleep(1)

@@ -1,4 +1,4 @@
-"""The schema: up, down and up again, and nothing that the tables have and the migrations lack."""
+"""Migrations: upgrade, downgrade, upgrade again, and agreement with the table definitions."""
 
 from alembic import command
 from sqlalchemy import create_engine, inspect, text
@@ -16,7 +16,7 @@ def _tables(url: str) -> set[str]:
         engine.dispose()
 
 
-def test_up_down_and_up_again(migrated_url: str) -> None:
+def test_upgrade_downgrade_upgrade(migrated_url: str) -> None:
     expected = {table.name for table in metadata.sorted_tables}
     assert _tables(migrated_url) == expected
     assert migrate.current_is_head(migrated_url)
@@ -30,11 +30,11 @@ def test_up_down_and_up_again(migrated_url: str) -> None:
     assert _tables(migrated_url) == expected
 
 
-def test_migrations_describe_the_tables(migrated_url: str) -> None:
+def test_migrations_match_tables(migrated_url: str) -> None:
     command.check(migrate.config(migrated_url))
 
 
-def test_keys_from_before_scopes_keep_what_they_could_do(migrated_url: str) -> None:
+def test_keys_without_scopes_keep_their_rights(migrated_url: str) -> None:
     command.downgrade(migrate.config(migrated_url), "0001")
     engine = create_engine(migrated_url)
     try:
@@ -52,7 +52,7 @@ def test_keys_from_before_scopes_keep_what_they_could_do(migrated_url: str) -> N
                 )
         migrate.upgrade(migrated_url)
         with engine.begin() as connection:
-            found = connection.execute(text("SELECT name, scopes FROM api_keys ORDER BY name")).all()
-        assert [(row.name, row.scopes) for row in found] == [("bootstrap", list(ALL)), ("laptop", list(DEFAULT))]
+            rows = connection.execute(text("SELECT name, scopes FROM api_keys ORDER BY name")).all()
+        assert [(row.name, row.scopes) for row in rows] == [("bootstrap", list(ALL)), ("laptop", list(DEFAULT))]
     finally:
         engine.dispose()

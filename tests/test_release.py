@@ -1,4 +1,4 @@
-"""What is released: built from the source distribution, installed away from the repository, and started there."""
+"""The release: a wheel is built from the source distribution, installed outside the repository and started there."""
 
 import json
 import os
@@ -17,21 +17,21 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from the source distribution, with no npm on PATH."""
+    """The wheel, built from the source distribution without npm on PATH."""
     out = tmp_path_factory.mktemp("release")
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out)]
     subprocess.run([*build, "--sdist", str(ROOT)], check=True, capture_output=True, timeout=60)
-    [source] = out.glob("*.tar.gz")
-    with tarfile.open(source) as archive:
+    [sdist] = out.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
         archive.extractall(out / "source", filter="data")
-    [unpacked] = (out / "source").iterdir()
+    [sources] = (out / "source").iterdir()
     environment = os.environ | {"PATH": "/usr/bin/nothing"}
-    subprocess.run([*build, "--wheel", str(unpacked)], check=True, capture_output=True, timeout=60, env=environment)
-    [found] = out.glob("*.whl")
-    return found
+    subprocess.run([*build, "--wheel", str(sources)], check=True, capture_output=True, timeout=60, env=environment)
+    [wheel] = out.glob("*.whl")
+    return wheel
 
 
-def test_the_wheel_holds_dashboard_and_migrations_and_not_what_they_are_made_from(wheel: Path) -> None:
+def test_wheel_has_build_output_but_no_sources(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert "app/dashboard/dist/index.html" in names
@@ -39,25 +39,25 @@ def test_the_wheel_holds_dashboard_and_migrations_and_not_what_they_are_made_fro
     scripts = {f"migrations/versions/{path.name}" for path in (ROOT / "migrations" / "versions").glob("*.py")}
     assert scripts <= names
     assert "migrations/script.py.mako" in names
-    strange = [name for name in names if name.startswith("app/dashboard/") and "/dist/" not in name]
-    assert strange == []
+    unexpected = [name for name in names if name.startswith("app/dashboard/") and "/dist/" not in name]
+    assert unexpected == []
     assert [name for name in names if name.startswith(("tests/", "docs/")) or "node_modules" in name] == []
 
 
-def test_it_runs_without_the_repository(wheel: Path, tmp_path: Path) -> None:
-    target, away = tmp_path / "installed", tmp_path / "away"
-    away.mkdir()
+def test_wheel_runs_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
+    target, directory = tmp_path / "installed", tmp_path / "directory"
+    directory.mkdir()
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
     subprocess.run(pip, check=True, capture_output=True, timeout=60)
-    state = away / "state"
-    # Before the editable installation, in all processes that it starts.
-    environment = os.environ | {"PYTHONPATH": str(target), "GROUPTUNE_MODELS_DIR": str(away / "models")}
-    where = [sys.executable, "-c", "import app, migrations, worker; print(app.__file__, migrations.__path__, worker)"]
-    told = subprocess.run(where, check=True, capture_output=True, text=True, env=environment, cwd=away).stdout
-    assert str(ROOT) not in told
+    state = directory / "state"
+    # Takes precedence over the editable installation, also in child processes.
+    environment = os.environ | {"PYTHONPATH": str(target), "GROUPTUNE_MODELS_DIR": str(directory / "models")}
+    imports = [sys.executable, "-c", "import app, migrations, worker; print(app.__file__, migrations.__path__, worker)"]
+    locations = subprocess.run(imports, check=True, capture_output=True, text=True, env=environment, cwd=directory).stdout
+    assert str(ROOT) not in locations
     command = [str(target / "bin" / "grouptune"), "up", "--state-dir", str(state)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=away, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(command, cwd=directory, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout is not None
         try:
             base_url = process.stdout.readline().strip()
@@ -72,5 +72,5 @@ def test_it_runs_without_the_repository(wheel: Path, tmp_path: Path) -> None:
             assert listed.status_code == 200
         finally:
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+            _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr

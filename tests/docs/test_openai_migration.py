@@ -1,4 +1,4 @@
-"""The script of docs/openai-migration.md, taken from the page, against a running installation."""
+"""Runs the script of docs/openai-migration.md against a running installation."""
 
 import csv
 import os
@@ -18,13 +18,13 @@ MODEL = "smollm2-135m-instruct"
 
 
 def diff() -> list[str]:
-    found = re.search(r"```diff\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert found is not None
-    return found.group(1).splitlines()
+    block = re.search(r"```diff\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert block is not None
+    return block.group(1).splitlines()
 
 
 def migrated(stack: Any) -> tuple[str, dict[str, str]]:
-    """As on the page, with the address, key and model of the tests."""
+    """The changed script, with the address, key and model of the tests."""
     text = "\n".join(line[1:] for line in diff() if not line.startswith("-"))
     assert ADDRESS in text
     assert MODEL in text
@@ -33,7 +33,7 @@ def migrated(stack: Any) -> tuple[str, dict[str, str]]:
 
 
 def untouched(stack: Any) -> tuple[str, dict[str, str]]:
-    """OpenAI's script, given the environment and OpenAI's encoding of result files."""
+    """The original script, with address and key in the environment and OpenAI's encoding of result files."""
     text = "\n".join(line[1:] for line in diff() if not line.startswith("+"))
     assert "gpt-4o-mini-2024-07-18" in text
     text = text.replace("job.result_files[0])", 'job.result_files[0], extra_query={"encoding": "base64"})')
@@ -41,7 +41,7 @@ def untouched(stack: Any) -> tuple[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("version", [migrated, untouched], ids=["migrated", "untouched"])
-def test_the_script_runs_to_its_result_file(stack: Any, tmp_path: Path, version: Any) -> None:
+def test_script_prints_its_result_file(stack: Any, tmp_path: Path, version: Any) -> None:
     write_rows(tmp_path / "train.jsonl", 8)
     text, environment = version(stack)
     command = [sys.executable, "-c", text]

@@ -1,4 +1,4 @@
-"""The shipped examples do what they say, against a running installation."""
+"""Tests of examples/, against a running installation."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 DATA = ("arithmetic.train.jsonl", "arithmetic.heldout.jsonl")
 
 
-def test_the_shipped_data_is_what_the_script_makes(tmp_path: Path) -> None:
+def test_shipped_data_matches_script(tmp_path: Path) -> None:
     write_dataset(tmp_path / DATA[0], tmp_path / DATA[1], seed=DEFAULT_SEED)
     for name in DATA:
         assert (EXAMPLES / name).read_bytes() == (tmp_path / name).read_bytes(), "run examples/make_arithmetic.py"
@@ -35,7 +35,7 @@ def test_quickstart_trains(stack: Any) -> None:
     assert lines[-1].startswith("succeeded ft:tiny:")
 
 
-def test_the_example_job_is_one_that_the_api_takes() -> None:
+def test_example_job_is_valid() -> None:
     body = yaml.safe_load((EXAMPLES / "job.yaml").read_text())
     assert CreateJob.model_validate(body).model == "smollm2-135m-instruct"
     assert (EXAMPLES / body["training_file"]).is_file()
