@@ -53,8 +53,8 @@ def test_wheel_runs_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
     # Takes precedence over the editable installation, also in child processes.
     environment = os.environ | {"PYTHONPATH": str(target), "GROUPTUNE_MODELS_DIR": str(directory / "models")}
     imports = [sys.executable, "-c", "import app, migrations, worker; print(app.__file__, migrations.__path__, worker)"]
-    locations = subprocess.run(imports, check=True, capture_output=True, text=True, env=environment, cwd=directory).stdout
-    assert str(ROOT) not in locations
+    paths = subprocess.run(imports, check=True, capture_output=True, text=True, env=environment, cwd=directory).stdout
+    assert str(ROOT) not in paths
     command = [str(target / "bin" / "grouptune"), "up", "--state-dir", str(state)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=directory, env=environment, stdout=pipe, stderr=pipe, text=True) as process:

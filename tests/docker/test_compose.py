@@ -1,4 +1,4 @@
-"""docker/compose.yaml holds together, and lets no service have more than it needs."""
+"""docker/compose.yaml: it is consistent, and each service has only the privileges it needs."""
 
 import re
 import stat
@@ -14,30 +14,30 @@ from cryptography.fernet import Fernet
 DOCKER: Final = Path(__file__).parents[2] / "docker"
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 SERVICES: Final[dict[str, dict[str, Any]]] = COMPOSE["services"]
-OWN: Final = ("proxy-volume", "s3-volume")
-"""They give a volume to the user who runs the next service, as root, without a network, once."""
-ROOT_ONLY_FOR: Final = {"proxy-volume": ["CHOWN"], "s3-volume": ["CHOWN"], "proxy": ["NET_BIND_SERVICE"]}
+CHOWN_SERVICES: Final = ("proxy-volume", "s3-volume")
+"""Run once, as root and without a network, to give a volume to the user of the next service."""
+ADDED_CAPABILITIES: Final = {"proxy-volume": ["CHOWN"], "s3-volume": ["CHOWN"], "proxy": ["NET_BIND_SERVICE"]}
 _VARIABLE: Final = re.compile(r"\$\{(\w+):-([^}]*)\}")
 
 
 def rendered(text: str) -> str:
-    """With the defaults of its variables."""
+    """Replace each variable by its default."""
     return _VARIABLE.sub(r"\2", text)
 
 
 def mounts(service: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(source, target) for source, target, *_ in (one.split(":") for one in service.get("volumes", ()))]
+    return [(source, target) for source, target, *_ in (volume.split(":") for volume in service.get("volumes", ()))]
 
 
-def made_secrets(directory: Path) -> dict[str, Path]:
-    """What secrets.sh makes in a copy of it."""
+def make_secrets(directory: Path) -> dict[str, Path]:
+    """Run a copy of secrets.sh in `directory` and return the files it creates."""
     script = directory / "secrets.sh"
     script.write_bytes((DOCKER / "secrets.sh").read_bytes())
     subprocess.run(["sh", str(script)], check=True, capture_output=True)
     return {path.name: path for path in (directory / "secrets").iterdir()}
 
 
-def test_every_field_is_one_that_compose_knows(tmp_path: Path) -> None:
+def test_compose_file_matches_schema(tmp_path: Path) -> None:
     check = [str(Path(sys.executable).with_name("check-jsonschema")), "--builtin-schema", "vendor.compose-spec"]
     done = subprocess.run([*check, str(DOCKER / "compose.yaml")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -47,7 +47,7 @@ def test_every_field_is_one_that_compose_knows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_what_a_service_refers_to_exists(name: str) -> None:
+def test_service_references_exist(name: str) -> None:
     service = SERVICES[name]
     assert set(service.get("depends_on", ())) <= set(SERVICES)
     assert set(service.get("secrets", ())) <= set(COMPOSE["secrets"])
@@ -62,35 +62,35 @@ def test_what_a_service_refers_to_exists(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_no_service_can_change_its_image_gain_rights_or_be_root(name: str) -> None:
+def test_service_is_unprivileged(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert service.get("cap_add", []) == ROOT_ONLY_FOR.get(name, [])
-    if name in OWN:
+    assert service.get("cap_add", []) == ADDED_CAPABILITIES.get(name, [])
+    if name in CHOWN_SERVICES:
         assert (service["user"], service["network_mode"]) == ("0:0", "none")
     elif "user" in service:
         assert int(service["user"].partition(":")[0]) > 0
-    else:  # an image of ours, which says USER
+    else:  # our own images set USER
         assert rendered(service["image"]) in ("grouptune-api", "grouptune-worker")
 
 
-@pytest.mark.parametrize("name", sorted(set(SERVICES) - {*OWN, "migrate"}))
-def test_a_service_that_stays_tells_whether_it_is_well(name: str) -> None:
-    ours = "build" in SERVICES[name]  # the image has a check
-    assert ours or "test" in SERVICES[name]["healthcheck"]
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - {*CHOWN_SERVICES, "migrate"}))
+def test_long_running_service_has_health_check(name: str) -> None:
+    built_here = "build" in SERVICES[name]  # our images have a health check
+    assert built_here or "test" in SERVICES[name]["healthcheck"]
 
 
-def test_images_of_others_have_a_version_and_can_be_replaced() -> None:
-    others = {service["image"] for service in SERVICES.values() if "build" not in service}
-    for image in others:
-        assert _VARIABLE.fullmatch(image), f"{image}: an operator pins it by a digest in a variable"
+def test_external_images_have_version_and_variable() -> None:
+    images = {service["image"] for service in SERVICES.values() if "build" not in service}
+    for image in images:
+        assert _VARIABLE.fullmatch(image), f"{image}: use a variable, so that an operator can pin a digest"
         assert re.fullmatch(r"[a-z.]+/[\w./-]+:.*\d.*", rendered(image))
         assert not rendered(image).endswith(":latest")
 
 
-def test_nothing_is_published_beyond_this_machine_and_engines_have_no_way_out() -> None:
+def test_ports_are_local_and_engines_are_isolated() -> None:
     ports = [rendered(port) for service in SERVICES.values() for port in service.get("ports", ())]
     assert ports
     assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
@@ -99,33 +99,33 @@ def test_nothing_is_published_beyond_this_machine_and_engines_have_no_way_out() 
         assert SERVICES[engine]["networks"] == ["data"]
 
 
-def test_the_script_makes_every_secret_once(tmp_path: Path) -> None:
-    made = made_secrets(tmp_path)
-    assert set(made) == {Path(one["file"]).name for one in COMPOSE["secrets"].values()}
+def test_secrets_script_creates_each_secret_once(tmp_path: Path) -> None:
+    files = make_secrets(tmp_path)
+    assert set(files) == {Path(secret["file"]).name for secret in COMPOSE["secrets"].values()}
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == stat.S_IRWXU
-    before = {name: path.read_text() for name, path in made.items()}
+    before = {name: path.read_text() for name, path in files.items()}
     assert all(before.values())
     Fernet(before["secret_keys"].strip())
     assert before["postgres_password"] in before["database_url"]
     assert before["valkey_password"] in before["redis_url"]
     assert before["valkey.conf"] == f"requirepass {before['valkey_password']}\n"
-    again = made_secrets(tmp_path)
+    again = make_secrets(tmp_path)
     assert {name: path.read_text() for name, path in again.items()} == before
     other = tmp_path / "other"
     other.mkdir()
-    assert made_secrets(other)["metrics_token"].read_text() != before["metrics_token"]
+    assert make_secrets(other)["metrics_token"].read_text() != before["metrics_token"]
 
 
-def test_prometheus_asks_the_services_that_there_are_on_the_ports_that_they_have() -> None:
-    scraped = yaml.safe_load((DOCKER / "prometheus.yml").read_text())["scrape_configs"]
-    asked = {(name, one["port"]) for job in scraped for one in job["dns_sd_configs"] for name in one["names"]}
+def test_prometheus_scrapes_existing_services() -> None:
+    jobs = yaml.safe_load((DOCKER / "prometheus.yml").read_text())["scrape_configs"]
+    targets = {(name, dns["port"]) for job in jobs for dns in job["dns_sd_configs"] for name in dns["names"]}
     workers = {name for name in SERVICES if name.startswith("worker-")}
-    assert asked == {("api", 8000)} | {(name, 9200) for name in workers}
+    assert targets == {("api", 8000)} | {(name, 9200) for name in workers}
     for name in workers:
         assert SERVICES[name]["environment"]["GROUPTUNE_WORKER_METRICS_PORT"] == "9200"
 
 
-def test_alerts_ask_for_metrics_that_exist() -> None:
+def test_alerts_use_existing_metrics() -> None:
     rules = yaml.safe_load((DOCKER / "alerts.yml").read_text())["groups"][0]["rules"]
     named = {name for rule in rules for name in re.findall(r"grouptune_\w+", rule["expr"])}
     documented = (DOCKER.parent / "docs" / "observability.md").read_text()

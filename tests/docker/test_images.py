@@ -1,4 +1,4 @@
-"""The Dockerfiles and the scripts beside them, as far as they can be checked without an engine."""
+"""The Dockerfiles and shell scripts of docker/, checked without a container engine."""
 
 import fnmatch
 import os
@@ -25,31 +25,31 @@ def entrypoint(*command: str, **environment: str) -> "subprocess.CompletedProces
 
 
 def ignored(path: str, patterns: list[str]) -> bool:
-    """Whether the last pattern that fits `path`, or a directory above it, leaves it out."""
-    verdict = False
-    ways = [path, *map(str, Path(path).parents)][:-1]
+    """Whether the last pattern that matches `path`, or a directory above it, excludes it."""
+    excluded = False
+    candidates = [path, *map(str, Path(path).parents)][:-1]
     for pattern in patterns:
         plain = pattern.removeprefix("!").removeprefix("**/")
-        if any(fnmatch.fnmatch(way, plain) or fnmatch.fnmatch(Path(way).name, plain) for way in ways):
-            verdict = not pattern.startswith("!")
-    return verdict
+        if any(fnmatch.fnmatch(name, plain) or fnmatch.fnmatch(Path(name).name, plain) for name in candidates):
+            excluded = not pattern.startswith("!")
+    return excluded
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_hadolint_finds_nothing(path: Path) -> None:
+def test_hadolint_passes(path: Path) -> None:
     done = subprocess.run([TOOLS / "hadolint", path], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_shellcheck_finds_nothing(path: Path) -> None:
+def test_shellcheck_passes(path: Path) -> None:
     done = subprocess.run([TOOLS / "shellcheck", path], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
     assert os.access(path, os.X_OK)
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_what_is_copied_is_in_the_repository_and_sent_to_the_build(path: Path) -> None:
+def test_copied_files_are_tracked_and_not_ignored(path: Path) -> None:
     patterns = [line for line in Path(f"{path}.dockerignore").read_text().splitlines() if not line.startswith("#")]
     copied = re.findall(r"^COPY ((?!--from).*) \S+$", path.read_text(), re.MULTILINE)
     sources = [source for words in copied for source in words.split()]
@@ -62,25 +62,25 @@ def test_what_is_copied_is_in_the_repository_and_sent_to_the_build(path: Path) -
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_an_image_is_no_root_and_says_whether_it_is_well(path: Path) -> None:
+def test_image_sets_user_and_health_check(path: Path) -> None:
     last = path.read_text().rpartition("\nFROM ")[2]
     assert re.search(r"^USER 10001:10001$", last, re.MULTILINE)
     assert re.search(r"^HEALTHCHECK ", last, re.MULTILINE)
 
 
-def test_the_api_s_image_has_no_torch_and_the_worker_s_no_web_framework() -> None:
-    """tests/test_architecture.py holds that neither process loads the other's; here: that it is not installed."""
+def test_api_image_has_no_torch_worker_no_web() -> None:
+    """Not installed; tests/test_architecture.py checks that neither process imports the packages of the other."""
     extras = {path.stem: re.findall(r"ARG EXTRAS=(\S+)", path.read_text())[0].split(",") for path in DOCKERFILES}
-    there = {name: closure(*given) for name, given in extras.items()}
+    packages = {name: closure(*names) for name, names in extras.items()}
     engine, web = {"torch", "transformers", "peft", "accelerate"}, {"fastapi", "starlette", "uvicorn"}
-    assert web <= there["api"]
-    assert engine <= there["worker"]
-    assert not engine & there["api"]
-    assert not web & there["worker"]
-    assert {"celery", "redis", "psycopg", "psycopg-binary"} <= there["api"] & there["worker"]
+    assert web <= packages["api"]
+    assert engine <= packages["worker"]
+    assert not engine & packages["api"]
+    assert not web & packages["worker"]
+    assert {"celery", "redis", "psycopg", "psycopg-binary"} <= packages["api"] & packages["worker"]
 
 
-def test_secrets_may_come_as_files(tmp_path: Path) -> None:
+def test_entrypoint_reads_secret_files(tmp_path: Path) -> None:
     secret = tmp_path / "url"
     secret.write_text("postgresql://a'b\"c $HOME\n")
     done = entrypoint("printenv", "DATABASE_URL", DATABASE_URL_FILE=str(secret))
@@ -88,7 +88,7 @@ def test_secrets_may_come_as_files(tmp_path: Path) -> None:
     assert entrypoint("printenv", "DATABASE_URL_FILE", DATABASE_URL_FILE=str(secret)).returncode == 1
 
 
-def test_a_secret_twice_and_a_file_that_is_missing_are_refused(tmp_path: Path) -> None:
+def test_entrypoint_refuses_duplicate_or_missing(tmp_path: Path) -> None:
     both = entrypoint("true", REDIS_URL="redis://x", REDIS_URL_FILE=str(tmp_path / "url"))
     assert (both.returncode, both.stderr) == (78, "Set REDIS_URL or REDIS_URL_FILE, not both.\n")
     missing = entrypoint("true", REDIS_URL_FILE=str(tmp_path / "url"))

@@ -1,4 +1,4 @@
-"""docker/kubernetes: what the cluster's API would accept, without a field that it does not know, and fits together."""
+"""docker/kubernetes: the manifests match the API's schema, without unknown fields, and are consistent."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from tests.docker.test_compose import SERVICES
 
 KUBERNETES: Final = Path(__file__).parents[2] / "docker" / "kubernetes"
 SCHEMAS: Final[dict[str, Any]] = json.loads((Path(__file__).parent / "schemas" / "kubernetes-1.34.json").read_text())
-NOT_OF_THE_CORE: Final = ("kustomization.yaml", "scaled-object.yaml")
+NON_CORE_FILES: Final = ("kustomization.yaml", "scaled-object.yaml")
 
 Manifest = dict[str, Any]
 
@@ -24,65 +24,69 @@ def documents(path: Path) -> list[Manifest]:
 
 
 def manifests() -> list[Manifest]:
-    paths = (path for path in sorted(KUBERNETES.rglob("*.yaml")) if path.name not in NOT_OF_THE_CORE)
-    return [one for path in paths for one in documents(path)]
+    paths = (path for path in sorted(KUBERNETES.rglob("*.yaml")) if path.name not in NON_CORE_FILES)
+    return [manifest for path in paths for manifest in documents(path)]
 
 
-def named(one: Manifest) -> str:
-    return f"{one['kind']} {one['metadata']['name']}"
+def full_name(manifest: Manifest) -> str:
+    return f"{manifest['kind']} {manifest['metadata']['name']}"
 
 
 def pods() -> list[tuple[str, Manifest]]:
-    return [(named(one), one["spec"]["template"]["spec"]) for one in manifests() if "template" in one.get("spec", {})]
+    return [
+        (full_name(manifest), manifest["spec"]["template"]["spec"])
+        for manifest in manifests()
+        if "template" in manifest.get("spec", {})
+    ]
 
 
-def complaints(manifest: Manifest) -> list[str]:
+def schema_errors(manifest: Manifest) -> list[str]:
     kind = SCHEMAS["kinds"][f"{manifest['apiVersion']}/{manifest['kind']}"]
     schema = {"$ref": f"#/$defs/{kind}", "$defs": SCHEMAS["$defs"]}
     errors = jsonschema.Draft202012Validator(schema).iter_errors(manifest)
     return [f"{error.json_path}: {error.message}" for error in errors]
 
 
-@pytest.mark.parametrize("manifest", manifests(), ids=named)
-def test_every_field_is_one_that_kubernetes_knows(manifest: Manifest) -> None:
-    assert complaints(manifest) == []
+@pytest.mark.parametrize("manifest", manifests(), ids=full_name)
+def test_manifest_matches_schema(manifest: Manifest) -> None:
+    assert schema_errors(manifest) == []
 
 
-def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
-    manifest = next(one for one in manifests() if one["kind"] == "Deployment")
+def test_unknown_field_is_an_error() -> None:
+    manifest = next(manifest for manifest in manifests() if manifest["kind"] == "Deployment")
     manifest["spec"]["template"]["spec"]["containers"][0]["readinesProbe"] = {}
-    [complaint] = complaints(manifest)
-    assert "readinesProbe" in complaint
+    [error] = schema_errors(manifest)
+    assert "readinesProbe" in error
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl renders what it would apply")
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl to render the manifests")
 @pytest.mark.parametrize("name", ["base", "autoscaling"])
-def test_what_is_rendered_is_valid_and_belongs_together(name: str) -> None:
+def test_rendered_manifests_are_consistent(name: str) -> None:
     done = subprocess.run(["kubectl", "kustomize", KUBERNETES / name], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    rendered = {named(one): one for one in yaml.safe_load_all(done.stdout)}
+    rendered = {full_name(manifest): manifest for manifest in yaml.safe_load_all(done.stdout)}
     train = rendered["Deployment grouptune-worker-train"]
     if name == "autoscaling":
-        scaled = rendered.pop("ScaledObject grouptune-worker-train")
-        assert scaled["spec"]["scaleTargetRef"]["name"] == train["metadata"]["name"]
-        assert "replicas" not in train["spec"], "two would set it"
-    assert {one for one, manifest in rendered.items() if complaints(manifest)} == set()
-    [config] = [one["metadata"]["name"] for one in rendered.values() if one["kind"] == "ConfigMap"]
-    for one in rendered.values():
-        if one["kind"] == "Deployment":
-            assert one["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/part-of"] == "grouptune"
-            [container] = one["spec"]["template"]["spec"]["containers"]
+        scaled_object = rendered.pop("ScaledObject grouptune-worker-train")
+        assert scaled_object["spec"]["scaleTargetRef"]["name"] == train["metadata"]["name"]
+        assert "replicas" not in train["spec"], "KEDA sets the replicas"
+    assert {name for name, manifest in rendered.items() if schema_errors(manifest)} == set()
+    [config] = [manifest["metadata"]["name"] for manifest in rendered.values() if manifest["kind"] == "ConfigMap"]
+    for manifest in rendered.values():
+        if manifest["kind"] == "Deployment":
+            assert manifest["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/part-of"] == "grouptune"
+            [container] = manifest["spec"]["template"]["spec"]["containers"]
             assert container["envFrom"][0] == {"configMapRef": {"name": config}}
             assert container["image"].endswith(":0.1.0")
 
 
-def test_every_manifest_of_the_base_is_in_its_list() -> None:
+def test_base_lists_all_its_manifests() -> None:
     listed = set(documents(KUBERNETES / "base" / "kustomization.yaml")[0]["resources"])
     assert listed == {path.name for path in (KUBERNETES / "base").glob("*.yaml")} - {"kustomization.yaml"}
 
 
 @pytest.mark.parametrize(("name", "pod"), pods(), ids=[name for name, _ in pods()])
-def test_pods_are_closed_and_mount_what_they_declare(name: str, pod: Manifest) -> None:
+def test_pod_is_unprivileged_and_mounts_its_volumes(name: str, pod: Manifest) -> None:
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["automountServiceAccountToken"] is False
     for container in pod["containers"]:
@@ -93,37 +97,39 @@ def test_pods_are_closed_and_mount_what_they_declare(name: str, pod: Manifest) -
         }
         assert container["resources"]["requests"]
         assert container["resources"]["limits"]["memory"]
-        assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
 
 
-def test_selectors_choose_the_pods_of_their_own_manifest() -> None:
+def test_selectors_match_labels_of_their_manifest() -> None:
     labels = {
-        one["metadata"]["name"]: one["metadata"].get("labels") for one in manifests() if one["kind"] == "Deployment"
+        manifest["metadata"]["name"]: manifest["metadata"].get("labels")
+        for manifest in manifests()
+        if manifest["kind"] == "Deployment"
     }
-    for one in manifests():
-        selector = one.get("spec", {}).get("selector")
-        if selector is not None and one["kind"] != "PersistentVolumeClaim":
-            assert selector.get("matchLabels", selector) == labels[one["metadata"]["name"]]
+    for manifest in manifests():
+        selector = manifest.get("spec", {}).get("selector")
+        if selector is not None and manifest["kind"] != "PersistentVolumeClaim":
+            assert selector.get("matchLabels", selector) == labels[manifest["metadata"]["name"]]
 
 
-def test_workers_run_the_commands_of_the_compose_file() -> None:
+def test_commands_match_compose_file() -> None:
     commands = {name: pod["containers"][0].get("args") for name, pod in pods()}
     assert commands["Deployment grouptune-worker-train"] == SERVICES["worker-gpu"]["command"]
     assert commands["Deployment grouptune-worker-default"] == SERVICES["worker-default"]["command"]
     assert commands["Job grouptune-migrate"] == SERVICES["migrate"]["command"]
 
 
-def test_the_clock_of_the_sweeps_runs_once() -> None:
-    """Celery's beat has no lock: two of them would ring twice."""
-    [default] = [one for one in manifests() if one["metadata"]["name"] == "grouptune-worker-default"]
+def test_beat_runs_once() -> None:
+    """Celery's beat has no lock: two of them would send each task twice."""
+    [default] = [manifest for manifest in manifests() if manifest["metadata"]["name"] == "grouptune-worker-default"]
     assert "--beat" in default["spec"]["template"]["spec"]["containers"][0]["args"]
     assert (default["spec"]["replicas"], default["spec"]["strategy"]) == (1, {"type": "Recreate"})
     assert "replicas" not in SERVICES["worker-default"].get("deploy", {})
 
 
-def test_scaling_follows_a_metric_that_exists() -> None:
-    [scaled] = documents(KUBERNETES / "autoscaling" / "scaled-object.yaml")
-    [trigger] = scaled["spec"]["triggers"]
+def test_autoscaling_uses_existing_metric() -> None:
+    [scaled_object] = documents(KUBERNETES / "autoscaling" / "scaled-object.yaml")
+    [trigger] = scaled_object["spec"]["triggers"]
     assert "grouptune_jobs{" in trigger["metadata"]["query"]
     assert "`grouptune_jobs`" in (KUBERNETES.parents[1] / "docs" / "observability.md").read_text()
-    assert scaled["spec"]["scaleTargetRef"]["name"] in {one["metadata"]["name"] for one in manifests()}
+    assert scaled_object["spec"]["scaleTargetRef"]["name"] in {manifest["metadata"]["name"] for manifest in manifests()}
