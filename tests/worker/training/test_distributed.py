@@ -70,7 +70,7 @@ def test_rank_0_ends_as_the_rank_that_failed_and_hands_on_what_it_said(
     rank = f"import os, sys; print('its report', flush=True); {ending}"
     watcher = f"""
 import pathlib, subprocess, sys
-from worker.training.world import _end_with
+from worker.training.distributed import _end_with
 said = pathlib.Path({str(said)!r})
 with said.open("wb") as out:
     process = subprocess.Popen([sys.executable, "-c", {rank!r}], stdout=out)
