@@ -5,11 +5,11 @@ import threading
 from app.core.spec.teacher_answers import Spent, TeacherBudget
 
 
-class BudgetSpent(Exception):
+class BudgetExceeded(Exception):
     """Nothing more may be asked."""
 
 
-class Purse:
+class BudgetLedger:
     """What a job may still spend, for any number of threads."""
 
     def __init__(self, budget: TeacherBudget, spent: Spent) -> None:
@@ -29,7 +29,7 @@ class Purse:
     def set_aside(self, prompt_tokens: int, answer_tokens: int, wanted: int) -> int:
         """How many of `wanted` answers may be asked for now; their tokens, at most, are set aside.
 
-        Waits while answers under way may cost less than was set aside for them. Raises `BudgetSpent` when even one
+        Waits while answers under way may cost less than was set aside for them. Raises `BudgetExceeded` when even one
         answer is too much.
         """
         with self._changed:
@@ -43,7 +43,7 @@ class Purse:
                     self.is_empty = True
                     break
                 self._changed.wait()
-            raise BudgetSpent
+            raise BudgetExceeded
 
     def settle(self, prompt_tokens: int, answer_tokens: int, count: int, used: int) -> None:
         """Replaces what was set aside by what was used."""
@@ -53,11 +53,11 @@ class Purse:
             self._changed.notify_all()
 
     def count_request(self) -> None:
-        """Before each request. Raises `BudgetSpent`."""
+        """Before each request. Raises `BudgetExceeded`."""
         with self._changed:
             if self._budget.requests is not None and self._requests >= self._budget.requests:
                 self.is_empty = True
-                raise BudgetSpent
+                raise BudgetExceeded
             self._requests += 1
 
     def close(self) -> None:

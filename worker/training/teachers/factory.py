@@ -15,7 +15,7 @@ from worker.training.distributed import World
 from worker.training.interfaces import Reporter, Teachers
 from worker.training.model import Policy
 from worker.training.teachers.answers import Lessons
-from worker.training.teachers.budget import Purse
+from worker.training.teachers.budget import BudgetLedger
 from worker.training.teachers.local_model import ModelTeachers
 from worker.training.teachers.prefetch import AT_ONCE, AskAhead
 from worker.training.teachers.server import TeacherServer
@@ -60,9 +60,9 @@ def teaching(
         max_connections=AT_ONCE,
     ) as chat:
         server = TeacherServer(chat, teacher.model, sampling, lambda text: len(tokenizer.response_ids(text)))
-        purse = Purse(teacher.budget, trainer.teacher_spent)
+        ledger = BudgetLedger(teacher.budget, trainer.teacher_spent)
         asking = AskAhead(
-            lessons, server, purse, order, total_steps, trainer.spec.group, sampling, is_asking=world.rank == 0
+            lessons, server, ledger, order, total_steps, trainer.spec.group, sampling, is_asking=world.rank == 0
         )
         try:
             yield asking

@@ -16,7 +16,7 @@ from app.core.spec.reports import TrainerExit
 from worker.training.batching import DataOrder
 from worker.training.interfaces import StopFlag
 from worker.training.teachers.answers import Lessons
-from worker.training.teachers.budget import BudgetSpent, Purse
+from worker.training.teachers.budget import BudgetExceeded, BudgetLedger
 from worker.training.teachers.server import Answered, TeacherServer
 from worker.training.types import JobFailure, Prompt, Taught
 
@@ -39,7 +39,7 @@ class AskAhead:
         self,
         lessons: Lessons,
         server: TeacherServer,
-        purse: Purse,
+        ledger: BudgetLedger,
         order: DataOrder,
         total_steps: int,
         mix: GroupMix,
@@ -50,7 +50,7 @@ class AskAhead:
         """`is_asking` is False in all processes of a run but the first, whose answers go for all."""
         self._lessons = lessons
         self._server = server
-        self._purse = purse
+        self._ledger = ledger
         self._order = order
         self._total_steps = total_steps
         self._mix = mix
@@ -73,7 +73,7 @@ class AskAhead:
 
     def close(self) -> None:
         """Nothing more is asked."""
-        self._purse.close()
+        self._ledger.close()
         for _ in range(AT_ONCE):
             self._rows.put(None)
 
@@ -126,7 +126,7 @@ class AskAhead:
         while (prompt := self._rows.get()) is not None:
             try:
                 self._ask(prompt)
-            except BudgetSpent:
+            except BudgetExceeded:
                 pass  # the row goes without; `_tell` says so
             except Exception as error:  # the boundary of a thread: what goes wrong ends the run, and not in silence
                 self._fail(JobFailure(TrainerExit.bad_config, "teacher_failed", f"{type(error).__name__}: {error}"))
@@ -135,19 +135,19 @@ class AskAhead:
                 self._changed.notify_all()
 
     def _ask(self, prompt: Prompt) -> None:
-        """All that is missing for a row. Raises `BudgetSpent`."""
+        """All that is missing for a row. Raises `BudgetExceeded`."""
         while (keys := self._lessons.missing(prompt)) and self._failure is None:
             read, most = len(prompt.ids), self._sampling.max_tokens
-            count = self._purse.set_aside(read, most, len(keys))
+            count = self._ledger.set_aside(read, most, len(keys))
             answered = Answered((), 0)
             try:
-                answered = self._server.ask(prompt, keys[:count], self._purse.count_request)
+                answered = self._server.ask(prompt, keys[:count], self._ledger.count_request)
                 failure: NoUsableAnswer | AddressRefused = NoUsableAnswer(answered.problem or "the teacher is silent")
             except (NoUsableAnswer, AddressRefused) as error:
                 failure = error
             finally:
-                self._purse.settle(read, most, count, answered.tokens)
-                self._lessons.add(answered.answers, lambda: self._purse.spent)
+                self._ledger.settle(read, most, count, answered.tokens)
+                self._lessons.add(answered.answers, lambda: self._ledger.spent)
             if not answered.answers:
                 self._note_failure(prompt, failure)
                 return
@@ -180,7 +180,7 @@ class AskAhead:
         done, total = len(self._settled), len(self._to_ask)
         if total and done * 10 // total > self._told * 10 // total:
             self._told = done
-            spent, failed, unusable = self._purse.spent, self._failed_rows, self._lessons.unusable
+            spent, failed, unusable = self._ledger.spent, self._failed_rows, self._lessons.unusable
             self._lessons.say(
                 f"Teacher: {done:,} of {total:,} rows, {spent.requests:,} requests and {spent.tokens:,} tokens so far",
                 rows=done,
@@ -190,9 +190,9 @@ class AskAhead:
                 failed_rows=failed,
                 unusable_answers=unusable,
             )
-        if self._purse.is_empty and not self._told_empty:
+        if self._ledger.is_empty and not self._told_empty:
             self._told_empty = True
-            spent = self._purse.spent
+            spent = self._ledger.spent
             self._lessons.say(
                 f"The teacher's budget is spent: {spent.requests:,} requests, {spent.tokens:,} tokens. Rows that were "
                 "not asked about go on with the answers that they have",
@@ -203,7 +203,7 @@ class AskAhead:
 
     def _check_contrast(self, prompts: Sequence[Prompt]) -> None:
         """Raises `JobFailure` for a row that would be alone with its demonstration for want of budget."""
-        if not self._purse.is_empty or self._mix.self_:
+        if not self._ledger.is_empty or self._mix.self_:
             return
         for prompt in prompts:
             given = int(bool(self._mix.expert and prompt.expert is not None)) + len(prompt.teachers)
