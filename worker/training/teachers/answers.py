@@ -18,7 +18,7 @@ LOCAL = "local"
 """Provider of what a base model of this installation has written."""
 
 
-class Lessons:
+class TeacherAnswerCache:
     """The teacher's answers of one run. Thread-safe."""
 
     def __init__(self, trainer: TrainerSpec, tokenizer: ChatTokenizer, report: Reporter) -> None:

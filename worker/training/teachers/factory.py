@@ -14,7 +14,7 @@ from worker.training.batching import DataOrder
 from worker.training.distributed import World
 from worker.training.interfaces import Reporter, Teachers
 from worker.training.model import Policy
-from worker.training.teachers.answers import Lessons
+from worker.training.teachers.answers import TeacherAnswerCache
 from worker.training.teachers.budget import BudgetLedger
 from worker.training.teachers.local_model import ModelTeachers
 from worker.training.teachers.prefetch import AT_ONCE, AskAhead
@@ -42,9 +42,9 @@ def teaching(
     if teacher is None:
         yield None
         return
-    lessons = Lessons(trainer, tokenizer, report)
+    cache = TeacherAnswerCache(trainer, tokenizer, report)
     if trainer.teacher_url is None:
-        yield ModelTeachers(trainer, teacher, lessons, policy, order, total_steps, world)
+        yield ModelTeachers(trainer, teacher, cache, policy, order, total_steps, world)
         return
     host = urlsplit(trainer.teacher_url).hostname or ""
     # Whom the operator has named may be anywhere.
@@ -62,7 +62,7 @@ def teaching(
         server = TeacherServer(chat, teacher.model, sampling, lambda text: len(tokenizer.response_ids(text)))
         ledger = BudgetLedger(teacher.budget, trainer.teacher_spent)
         asking = AskAhead(
-            lessons, server, ledger, order, total_steps, trainer.spec.group, sampling, is_asking=world.rank == 0
+            cache, server, ledger, order, total_steps, trainer.spec.group, sampling, is_asking=world.rank == 0
         )
         try:
             yield asking

@@ -24,7 +24,7 @@ from worker.training.distributed import World
 from worker.training.interfaces import StopFlag
 from worker.training.model import Policy, load_policy
 from worker.training.rollouts.sampler import Sampler, generator
-from worker.training.teachers.answers import LOCAL, Lessons
+from worker.training.teachers.answers import LOCAL, TeacherAnswerCache
 from worker.training.tokenize import load_tokenizer
 from worker.training.types import JobFailure, Prompt, Taught
 
@@ -38,7 +38,7 @@ class ModelTeachers:
         self,
         trainer: TrainerSpec,
         teacher: Teacher,
-        lessons: Lessons,
+        cache: TeacherAnswerCache,
         student: Policy,
         order: DataOrder,
         total_steps: int,
@@ -49,7 +49,7 @@ class ModelTeachers:
         self._directory = Path(trainer.teacher_model_dir or "")
         self._sampling = teacher.sampling or trainer.spec.settings.sampling
         self._limit = teacher.budget.tokens
-        self._lessons = lessons
+        self._cache = cache
         self._student = student
         self._order = order
         self._total_steps = total_steps
@@ -67,10 +67,10 @@ class ModelTeachers:
         if self._is_done:
             return
         rows = {one.line: one for coming in range(step, self._total_steps + 1) for one in self._order.step(coming)}
-        wanting = [prompt for prompt in rows.values() if self._lessons.keys(prompt)]
+        wanting = [prompt for prompt in rows.values() if self._cache.keys(prompt)]
         size = max(1, MAX_SEQUENCES // max(1, self._trainer.spec.group.teacher))
         batches = [wanting[start : start + size] for start in range(0, len(wanting), size)]
-        missing = [number for number, batch in enumerate(batches) if any(map(self._lessons.missing, batch))]
+        missing = [number for number, batch in enumerate(batches) if any(map(self._cache.missing, batch))]
         self._is_done = not missing or self._decode_all(batches, missing, stop)
         gc.collect()
         if torch.cuda.is_available():
@@ -78,11 +78,11 @@ class ModelTeachers:
 
     def taught(self, prompts: Sequence[Prompt]) -> dict[int, tuple[Taught, ...]]:
         """The teacher's answers by the line of their row."""
-        return {prompt.line: self._lessons.taught(prompt) for prompt in prompts}
+        return {prompt.line: self._cache.taught(prompt) for prompt in prompts}
 
     def _decode_all(self, batches: Sequence[Sequence[Prompt]], missing: Sequence[int], stop: StopFlag) -> bool:
         rows = sum(len(batches[number]) for number in missing)
-        self._lessons.say(f"Teacher: {self._directory.name} answers {rows:,} rows before training", of=rows)
+        self._cache.say(f"Teacher: {self._directory.name} answers {rows:,} rows before training", of=rows)
         spent, done = self._trainer.teacher_spent, 0
         with self._teacher() as (policy, tokenizer):
             sampler = Sampler(policy, tokenizer.end_id, tokenizer.pad_id)
@@ -91,16 +91,16 @@ class ModelTeachers:
                     return False
                 if self._limit is not None and spent.tokens >= self._limit:
                     message = f"The teacher's budget is spent: {spent.tokens:,} tokens. {rows - done:,} rows go without"
-                    self._lessons.say(message, warn=True, tokens=spent.tokens)
+                    self._cache.say(message, warn=True, tokens=spent.tokens)
                     return True
                 mine = self._world.share(missing[start : start + self._world.size])
                 written = [one for number in mine for one in self._decode(sampler, tokenizer, number, batches[number])]
                 answers = [one for share in self._world.gather(written) for one in share]
                 used = sum(one.prompt_tokens + one.completion_tokens for one in answers)
                 spent = Spent(requests=spent.requests, tokens=spent.tokens + used)
-                self._lessons.add(answers, spent.model_copy)
+                self._cache.add(answers, spent.model_copy)
                 done += sum(len(batches[number]) for number in missing[start : start + self._world.size])
-                self._lessons.say(f"Teacher: {done:,} of {rows:,} rows", rows=done, of=rows, tokens=spent.tokens)
+                self._cache.say(f"Teacher: {done:,} of {rows:,} rows", rows=done, of=rows, tokens=spent.tokens)
         return True
 
     @contextmanager
@@ -117,13 +117,13 @@ class ModelTeachers:
     ) -> list[TeacherAnswer]:
         """What is missing to the rows of batch `number`."""
         prompts = [_prompt_ids(tokenizer, prompt) for prompt in batch]
-        count = max(len(self._lessons.keys(prompt)) for prompt in batch)
+        count = max(len(self._cache.keys(prompt)) for prompt in batch)
         random = generator(self._trainer.spec.seed, _STREAM, number)
         with sampler.policy.base_only():
             drawn = sampler.sample(prompts, count, self._sampling, random)
         now, written = datetime.now(UTC), []
         for prompt, ids, completions in zip(batch, prompts, drawn, strict=True):
-            keys, missing = self._lessons.keys(prompt), set(self._lessons.missing(prompt))
+            keys, missing = self._cache.keys(prompt), set(self._cache.missing(prompt))
             for place, (key, one) in enumerate(zip(keys, completions, strict=False)):
                 if key in missing:
                     written.append(

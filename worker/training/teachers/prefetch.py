@@ -15,7 +15,7 @@ from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import TrainerExit
 from worker.training.batching import DataOrder
 from worker.training.interfaces import StopFlag
-from worker.training.teachers.answers import Lessons
+from worker.training.teachers.answers import TeacherAnswerCache
 from worker.training.teachers.budget import BudgetExceeded, BudgetLedger
 from worker.training.teachers.server import Answered, TeacherServer
 from worker.training.types import JobFailure, Prompt, Taught
@@ -37,7 +37,7 @@ class AskAhead:
 
     def __init__(
         self,
-        lessons: Lessons,
+        cache: TeacherAnswerCache,
         server: TeacherServer,
         ledger: BudgetLedger,
         order: DataOrder,
@@ -48,7 +48,7 @@ class AskAhead:
         is_asking: bool,
     ) -> None:
         """`is_asking` is False in all processes of a run but the first, whose answers go for all."""
-        self._lessons = lessons
+        self._cache = cache
         self._server = server
         self._ledger = ledger
         self._order = order
@@ -111,14 +111,14 @@ class AskAhead:
 
     def taught(self, prompts: Sequence[Prompt]) -> dict[int, tuple[Taught, ...]]:
         """The teacher's answers by the line of their row."""
-        return {prompt.line: self._lessons.taught(prompt) for prompt in prompts}
+        return {prompt.line: self._cache.taught(prompt) for prompt in prompts}
 
     def _count_rows(self, step: int) -> None:
         prompts = {one.line: one for coming in range(step, self._total_steps + 1) for one in self._order.step(coming)}
-        self._to_ask = {line: prompt for line, prompt in prompts.items() if self._lessons.missing(prompt)}
-        wanted = sum(len(self._lessons.keys(prompt)) for prompt in prompts.values())
-        cached = self._lessons.cached(list(prompts.values()))
-        self._lessons.say(
+        self._to_ask = {line: prompt for line, prompt in prompts.items() if self._cache.missing(prompt)}
+        wanted = sum(len(self._cache.keys(prompt)) for prompt in prompts.values())
+        cached = self._cache.cached(list(prompts.values()))
+        self._cache.say(
             f"Teacher: {wanted:,} answers are wanted, {cached:,} of them are known", wanted=wanted, known=cached
         )
 
@@ -136,7 +136,7 @@ class AskAhead:
 
     def _ask(self, prompt: Prompt) -> None:
         """All that is missing for a row. Raises `BudgetExceeded`."""
-        while (keys := self._lessons.missing(prompt)) and self._failure is None:
+        while (keys := self._cache.missing(prompt)) and self._failure is None:
             read, most = len(prompt.ids), self._sampling.max_tokens
             count = self._ledger.set_aside(read, most, len(keys))
             answered = Answered((), 0)
@@ -147,7 +147,7 @@ class AskAhead:
                 failure = error
             finally:
                 self._ledger.settle(read, most, count, answered.tokens)
-                self._lessons.add(answered.answers, lambda: self._ledger.spent)
+                self._cache.add(answered.answers, lambda: self._ledger.spent)
             if not answered.answers:
                 self._note_failure(prompt, failure)
                 return
@@ -168,7 +168,7 @@ class AskAhead:
             message = f"The teacher's answers cannot be used: {error}"
             self._fail(JobFailure(TrainerExit.bad_config, "teacher_unusable", message, _PARAM))
         elif is_first:
-            self._lessons.say(f"line {prompt.line}: goes without (more) teacher answers: {error}", warn=True)
+            self._cache.say(f"line {prompt.line}: goes without (more) teacher answers: {error}", warn=True)
 
     def _fail(self, failure: JobFailure) -> None:
         with self._changed:
@@ -180,8 +180,8 @@ class AskAhead:
         done, total = len(self._settled), len(self._to_ask)
         if total and done * 10 // total > self._told * 10 // total:
             self._told = done
-            spent, failed, unusable = self._ledger.spent, self._failed_rows, self._lessons.unusable
-            self._lessons.say(
+            spent, failed, unusable = self._ledger.spent, self._failed_rows, self._cache.unusable
+            self._cache.say(
                 f"Teacher: {done:,} of {total:,} rows, {spent.requests:,} requests and {spent.tokens:,} tokens so far",
                 rows=done,
                 of=total,
@@ -193,7 +193,7 @@ class AskAhead:
         if self._ledger.is_empty and not self._told_empty:
             self._told_empty = True
             spent = self._ledger.spent
-            self._lessons.say(
+            self._cache.say(
                 f"The teacher's budget is spent: {spent.requests:,} requests, {spent.tokens:,} tokens. Rows that were "
                 "not asked about go on with the answers that they have",
                 warn=True,
@@ -207,7 +207,7 @@ class AskAhead:
             return
         for prompt in prompts:
             given = int(bool(self._mix.expert and prompt.expert is not None)) + len(prompt.teachers)
-            if given + len(self._lessons.taught(prompt)) < 2:
+            if given + len(self._cache.taught(prompt)) < 2:
                 raise JobFailure(
                     TrainerExit.bad_config,
                     "teacher_budget_spent",

@@ -33,7 +33,7 @@ from tests.teacher import Answer, Teacher, adds, said, teacher
 from tests.worker.training.runs import Job, of_kind, parse, read_until, trainer_process
 from worker.training.batching import DataOrder
 from worker.training.teachers import factory
-from worker.training.teachers.answers import Lessons
+from worker.training.teachers.answers import TeacherAnswerCache
 from worker.training.teachers.factory import TEACHER_API_KEY
 from worker.training.tokenize import load_prompts
 
@@ -342,9 +342,9 @@ def test_the_key_of_a_question_is_its_content(base: Job, data: Path, chat_tokeni
 
     def keys(job: Job, place: str, **fields: Any) -> set[str]:
         trainer = asking(job, place).write(**options(data, **fields))
-        lessons = Lessons(trainer, chat_tokenizer, lambda _: None)
+        cache = TeacherAnswerCache(trainer, chat_tokenizer, lambda _: None)
         prompts = load_prompts(data, chat_tokenizer, trainer.spec.hyperparameters, 6, lambda _: None)
-        return {key for prompt in prompts for key in lessons.keys(prompt)}
+        return {key for prompt in prompts for key in cache.keys(prompt)}
 
     one = keys(base, "https://a/v1")
     assert len(one) == 2 * ROWS
