@@ -118,10 +118,10 @@ class Evaluator:
     def _sample(self, prompts: Sequence[Prompt], count: int, random: torch.Generator | None) -> list[list[Completion]]:
         return self.sampler.sample([prompt.ids for prompt in prompts], count, self.sampling, random)
 
-    def _grade(self, pool: GraderPool, answered: Sequence[tuple[Prompt, Completion]]) -> list[Grade]:
+    def _grade(self, pool: GraderPool, pairs: Sequence[tuple[Prompt, Completion]]) -> list[Grade]:
         texts = [
             (Sample(output_text=self.tokenizer.text(one.ids), finished=one.finished), prompt.item)
-            for prompt, one in answered
+            for prompt, one in pairs
         ]
         return list(pool.grade_many(texts))
 

@@ -8,7 +8,7 @@ import torch
 from app.core.spec.job import Sampling
 from app.core.spec.reports import Report
 from worker.training.model import Policy
-from worker.training.types import Completion, Prompt, Taught
+from worker.training.types import Completion, Prompt, UsableAnswer
 
 
 class Reporter(Protocol):
@@ -61,7 +61,7 @@ class Teachers(Protocol):
     def prepare(self, step: int, stop: StopFlag) -> None:
         """Returns once all is there that `step` will get, or the run is to stop. Raises `JobFailure`."""
 
-    def taught(self, prompts: Sequence[Prompt]) -> dict[int, tuple[Taught, ...]]:
+    def answers(self, prompts: Sequence[Prompt]) -> dict[int, tuple[UsableAnswer, ...]]:
         """The teacher's answers by the line of their row; those that rank 0 has go for all processes."""
 
     def close(self) -> None:

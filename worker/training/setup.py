@@ -215,5 +215,5 @@ def _load_data(trainer: TrainerSpec, tokenizer: ChatTokenizer, report: Reporter)
 
 def _has_members(prompt: Prompt, spec: JobSpec) -> bool:
     group = spec.group
-    taught = group.teacher and (prompt.teachers or spec.teacher is not None)
-    return bool(group.self_ or (group.expert and prompt.expert is not None) or taught)
+    has_teacher = group.teacher and (prompt.teachers or spec.teacher is not None)
+    return bool(group.self_ or (group.expert and prompt.expert is not None) or has_teacher)

@@ -14,7 +14,7 @@ from app.core.spec.job import Hyperparameters
 from app.core.spec.reports import TrainerExit
 from app.core.spec.rows import Row, RowError, parse_row
 from app.core.spec.teacher_answers import Provenance
-from worker.training.types import JobFailure, Prompt, Taught
+from worker.training.types import JobFailure, Prompt, UsableAnswer
 
 FROM_FILE: Final = "file"
 """Provider of the answers that rows bring."""
@@ -78,7 +78,7 @@ def _prompt(
 
     expert = row.expert if row.expert is not None and fits(row.expert, "the demonstration was") else None
     teachers = tuple(
-        Taught(answer.content, Provenance(model=answer.model, provider=FROM_FILE))
+        UsableAnswer(answer.content, Provenance(model=answer.model, provider=FROM_FILE))
         for answer in row.teacher
         if fits(answer.content, "a teacher response was")
     )

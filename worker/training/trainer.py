@@ -122,8 +122,8 @@ class Run:
         """This process's prompts of a step, with the teacher's answers."""
         prompts = self.order.step(step)
         if self.teachers is not None:
-            taught = self.world.gather(self.teachers.taught(prompts))[0]
-            prompts = [replace(one, teachers=one.teachers + taught[one.line]) for one in prompts]
+            answers = self.world.gather(self.teachers.answers(prompts))[0]
+            prompts = [replace(one, teachers=one.teachers + answers[one.line]) for one in prompts]
         return self.world.share(prompts)
 
     def _one_step(self, health: GraderHealth, waited: float | None) -> None:

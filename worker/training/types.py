@@ -8,7 +8,7 @@ from app.core.spec.teacher_answers import Provenance
 
 
 @dataclass(frozen=True)
-class Taught:
+class UsableAnswer:
     """A teacher's answer to a prompt."""
 
     text: str
@@ -26,7 +26,7 @@ class Prompt:
     ids: tuple[int, ...]
     """The rendered chat up to and including the generation prompt."""
     expert: str | None
-    teachers: tuple[Taught, ...]
+    teachers: tuple[UsableAnswer, ...]
     item: dict[str, Any]
     """The row's fields, as graders read them."""
     messages: tuple[dict[str, Any], ...] = ()

@@ -13,7 +13,7 @@ from tests.worker.training.architectures import randomise
 from worker.training.groups import build_groups, given_members, rollout_member
 from worker.training.model import Policy
 from worker.training.rollouts.sampler import Sampler, generator
-from worker.training.types import Completion, Prompt, PromptGroup, Taught
+from worker.training.types import Completion, Prompt, PromptGroup, UsableAnswer
 
 MIX = GroupMix(expert=1, teacher=2, self_=3)
 SAMPLING = Sampling(max_tokens=5)
@@ -26,7 +26,7 @@ def prompts(chat_tokenizer: ChatTokenizer) -> list[Prompt]:
     def prompt(line: int, question: str, expert: str | None, *teachers: str) -> Prompt:
         ids = chat_tokenizer.prompt_ids([{"role": "user", "content": question}])
         origin = Provenance(model=None, provider="file")
-        return Prompt(line, question, ids, expert, tuple(Taught(text, origin) for text in teachers), {})
+        return Prompt(line, question, ids, expert, tuple(UsableAnswer(text, origin) for text in teachers), {})
 
     return [
         prompt(1, "1+1=", "2", "a", "b", "c", "d", "e"),

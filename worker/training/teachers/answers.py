@@ -12,7 +12,7 @@ from app.core.spec.job import TrainerSpec
 from app.core.spec.reports import Message, TeacherAnswers
 from app.core.spec.teacher_answers import Spent, TeacherAnswer, answer_key, question
 from worker.training.interfaces import Reporter
-from worker.training.types import Prompt, Taught
+from worker.training.types import Prompt, UsableAnswer
 
 LOCAL = "local"
 """Provider of what a base model of this installation has written."""
@@ -34,7 +34,7 @@ class TeacherAnswerCache:
         self._lock = threading.Lock()
         self._keys: dict[int, list[str]] = {}
         self._answers: dict[str, TeacherAnswer] = {}
-        self._usable: dict[str, Taught | None] = {}
+        self._usable: dict[str, UsableAnswer | None] = {}
         self._known = _read(trainer.teacher_answers_path)
         self._answers |= {one.key: one for one in self._known}
         self._cached = set(self._answers)
@@ -64,18 +64,18 @@ class TeacherAnswerCache:
             self._report(TeacherAnswers(answers=tuple(answers), spent=spent()))
             self._answers |= {one.key: one for one in answers}
 
-    def taught(self, prompt: Prompt) -> tuple[Taught, ...]:
+    def usable(self, prompt: Prompt) -> tuple[UsableAnswer, ...]:
         """The answers to the prompt that can be trained on."""
-        return tuple(found for key in self.keys(prompt) if (found := self._taught(prompt, key)) is not None)
+        return tuple(found for key in self.keys(prompt) if (found := self._usable_answer(prompt, key)) is not None)
 
-    def _taught(self, prompt: Prompt, key: str) -> Taught | None:
+    def _usable_answer(self, prompt: Prompt, key: str) -> UsableAnswer | None:
         answer = self._answers.get(key)
         if answer is None:
             return None
         if key not in self._usable:
             fits = answer.finished and bool(answer.content.strip()) and self._fits(prompt, answer.content)
-            taught = Taught(answer.content, answer.provenance(cached=key in self._cached))
-            self._usable[key] = taught if fits else None
+            usable = UsableAnswer(answer.content, answer.provenance(cached=key in self._cached))
+            self._usable[key] = usable if fits else None
             self.unusable += not fits
         return self._usable[key]
 

@@ -26,7 +26,7 @@ from worker.training.model import Policy, load_policy
 from worker.training.rollouts.sampler import Sampler, generator
 from worker.training.teachers.answers import LOCAL, TeacherAnswerCache
 from worker.training.tokenize import load_tokenizer
-from worker.training.types import JobFailure, Prompt, Taught
+from worker.training.types import JobFailure, Prompt, UsableAnswer
 
 _STREAM: Final = 6
 
@@ -76,9 +76,9 @@ class ModelTeachers:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # of the teacher's memory
 
-    def taught(self, prompts: Sequence[Prompt]) -> dict[int, tuple[Taught, ...]]:
+    def answers(self, prompts: Sequence[Prompt]) -> dict[int, tuple[UsableAnswer, ...]]:
         """The teacher's answers by the line of their row."""
-        return {prompt.line: self._cache.taught(prompt) for prompt in prompts}
+        return {prompt.line: self._cache.usable(prompt) for prompt in prompts}
 
     def _decode_all(self, batches: Sequence[Sequence[Prompt]], missing: Sequence[int], stop: StopFlag) -> bool:
         rows = sum(len(batches[number]) for number in missing)

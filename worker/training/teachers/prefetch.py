@@ -17,8 +17,8 @@ from worker.training.batching import DataOrder
 from worker.training.interfaces import StopFlag
 from worker.training.teachers.answers import TeacherAnswerCache
 from worker.training.teachers.budget import BudgetExceeded, BudgetLedger
-from worker.training.teachers.server import Answered, TeacherServer
-from worker.training.types import JobFailure, Prompt, Taught
+from worker.training.teachers.server import AnswerBatch, TeacherServer
+from worker.training.types import JobFailure, Prompt, UsableAnswer
 
 AT_ONCE: Final = 16
 """Requests under way together."""
@@ -109,9 +109,9 @@ class AskAhead:
         if is_ready:
             self._check_contrast(prompts)
 
-    def taught(self, prompts: Sequence[Prompt]) -> dict[int, tuple[Taught, ...]]:
+    def answers(self, prompts: Sequence[Prompt]) -> dict[int, tuple[UsableAnswer, ...]]:
         """The teacher's answers by the line of their row."""
-        return {prompt.line: self._cache.taught(prompt) for prompt in prompts}
+        return {prompt.line: self._cache.usable(prompt) for prompt in prompts}
 
     def _count_rows(self, step: int) -> None:
         prompts = {one.line: one for coming in range(step, self._total_steps + 1) for one in self._order.step(coming)}
@@ -139,16 +139,16 @@ class AskAhead:
         while (keys := self._cache.missing(prompt)) and self._failure is None:
             read, most = len(prompt.ids), self._sampling.max_tokens
             count = self._ledger.set_aside(read, most, len(keys))
-            answered = Answered((), 0)
+            batch = AnswerBatch((), 0)
             try:
-                answered = self._server.ask(prompt, keys[:count], self._ledger.count_request)
-                failure: NoUsableAnswer | AddressRefused = NoUsableAnswer(answered.problem or "the teacher is silent")
+                batch = self._server.ask(prompt, keys[:count], self._ledger.count_request)
+                failure: NoUsableAnswer | AddressRefused = NoUsableAnswer(batch.problem or "the teacher is silent")
             except (NoUsableAnswer, AddressRefused) as error:
                 failure = error
             finally:
-                self._ledger.settle(read, most, count, answered.tokens)
-                self._cache.add(answered.answers, lambda: self._ledger.spent)
-            if not answered.answers:
+                self._ledger.settle(read, most, count, batch.tokens)
+                self._cache.add(batch.answers, lambda: self._ledger.spent)
+            if not batch.answers:
                 self._note_failure(prompt, failure)
                 return
             self._failures = 0
@@ -207,7 +207,7 @@ class AskAhead:
             return
         for prompt in prompts:
             given = int(bool(self._mix.expert and prompt.expert is not None)) + len(prompt.teachers)
-            if given + len(self._cache.taught(prompt)) < 2:
+            if given + len(self._cache.usable(prompt)) < 2:
                 raise JobFailure(
                     TrainerExit.bad_config,
                     "teacher_budget_spent",

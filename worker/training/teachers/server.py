@@ -19,7 +19,7 @@ _CANNOT: Final = frozenset({400, 422})
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnswerBatch:
     """What a request has brought."""
 
     answers: tuple[TeacherAnswer, ...]
@@ -40,7 +40,7 @@ class TeacherServer:
         self._limit = "max_tokens"
         self._takes_n = True
 
-    def ask(self, prompt: Prompt, keys: Sequence[str], before_each: Callable[[], None]) -> Answered:
+    def ask(self, prompt: Prompt, keys: Sequence[str], before_each: Callable[[], None]) -> AnswerBatch:
         """At most one answer a key, for the first of them. Raises `NoUsableAnswer`, and what `before_each` raises."""
         body = self._complete(prompt, len(keys), before_each)
         choices = body.get("choices")
@@ -65,7 +65,7 @@ class TeacherServer:
             )
             for number, (key, (text, finished)) in enumerate(zip(keys, texts, strict=False))
         )
-        return Answered(answers, read + written, problem)
+        return AnswerBatch(answers, read + written, problem)
 
     def _complete(self, prompt: Prompt, count: int, before_each: Callable[[], None]) -> dict[str, Any]:
         while True:

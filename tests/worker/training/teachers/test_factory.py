@@ -86,13 +86,17 @@ def run(job: Job, asked: Teacher, data: Path, **fields: Any) -> tuple[TrainerExi
     return asking(job, asked.url).run(**options(data, **fields))
 
 
-def taught(reports: list[Report]) -> dict[int, list[MemberRecord]]:
+def teacher_members(reports: list[Report]) -> dict[int, list[MemberRecord]]:
     """The teacher members by the line of their row, as they are in the last epoch."""
     return {
         group.row: [member for member in group.members if member.source is Source.teacher]
         for report in of_kind(reports, Groups)
         for group in report.groups
     }
+
+
+def member_counts(reports: list[Report]) -> dict[int, int]:
+    return {row: len(members) for row, members in teacher_members(reports).items()}
 
 
 def failure(reports: list[Report]) -> Failed:
@@ -114,7 +118,7 @@ def test_a_teacher_writes_what_the_rows_do_not_bring_and_is_never_asked_twice(tm
         first = next(body for body in asked.bodies if body["messages"][-1]["content"] == "2+1=")
         assert (first["model"], first["n"], first["max_tokens"], first["temperature"]) == ("teacher", 2, 6, 1.0)
 
-        members = taught(reports)
+        members = teacher_members(reports)
         assert [member.text for member in members[1]] == ["one", "1"]  # the row's own, then one that was asked for
         assert len(members[2]) == 2  # of three of its own
         assert {member.teacher and member.teacher.provider for member in members[2]} == {"file"}
@@ -138,7 +142,7 @@ def test_a_teacher_writes_what_the_rows_do_not_bring_and_is_never_asked_twice(tm
         asked.requests.clear()
         code, reports = again.run(**options(data))
         assert (code, asked.requests) == (TrainerExit.succeeded, [])
-        assert [(member.text, member.teacher and member.teacher.cached) for member in taught(reports)[3]] == [
+        assert [(member.text, member.teacher and member.teacher.cached) for member in teacher_members(reports)[3]] == [
             ("3", True),
             ("4", True),
         ]
@@ -153,7 +157,7 @@ def test_a_teacher_writes_what_the_rows_do_not_bring_and_is_never_asked_twice(tm
 
 
 def flaky() -> Answer:
-    """Each question is refused twice before it is answered: too many requests, then an outage."""
+    """Each question is refused twice before it is batch: too many requests, then an outage."""
     seen: dict[str, int] = {}
 
     def answer(question: str, body: dict[str, Any]) -> Reply:
@@ -182,7 +186,7 @@ def test_servers_that_are_busy_or_know_less_are_asked_until_all_is_there(base: J
     with teacher(answer) as asked:
         code, reports = run(base, asked, data)
     assert code is TrainerExit.succeeded
-    assert {row: len(members) for row, members in taught(reports).items()} == dict.fromkeys(range(1, ROWS + 1), 2)
+    assert member_counts(reports) == dict.fromkeys(range(1, ROWS + 1), 2)
     spent = of_kind(reports, TeacherAnswers)[-1].spent
     assert spent == Spent(requests=len(asked.requests), tokens=12 * 2 * ROWS)
 
@@ -201,7 +205,7 @@ def test_a_spent_budget_is_told_and_the_job_goes_on(base: Job, data: Path, budge
         code, reports = run(base, asked, data, budget=budget)
     assert code is TrainerExit.succeeded
     assert spent(of_kind(reports, TeacherAnswers)[-1].spent)
-    rows = [row for row, members in taught(reports).items() if members]
+    rows = [row for row, members in teacher_members(reports).items() if members]
     assert 0 < len(rows) < ROWS
     [warning] = [one for one in of_kind(reports, Message) if "budget is spent" in one.message]
     assert warning.level == "warn"
@@ -212,7 +216,7 @@ def test_a_budget_counts_what_earlier_attempts_have_spent(base: Job, data: Path)
         before = {"teacher_spent": Spent(requests=3, tokens=99)}
         code, reports = asking(base, asked.url, **before).run(**options(data, budget=TeacherBudget(requests=3)))
     assert (code, asked.requests) == (TrainerExit.succeeded, [])
-    assert not any(taught(reports).values())
+    assert not any(teacher_members(reports).values())
 
 
 def test_without_contrast_a_spent_budget_ends_the_job_and_says_what_to_raise(base: Job, data: Path) -> None:
@@ -243,7 +247,7 @@ def test_hostile_answers_are_left_out_and_told(base: Job, data: Path) -> None:
     with teacher(hostile) as asked:
         code, reports = run(base, asked, data)
     assert code is TrainerExit.succeeded
-    texts = {row: [member.text for member in members] for row, members in taught(reports).items()}
+    texts = {row: [member.text for member in members] for row, members in teacher_members(reports).items()}
     assert texts == {1: [], 2: [], 3: [], 4: ["9\ufffd", "9?"], 5: [], 6: ["6"], 7: ["7", "8"], 8: ["8", "9"]}
     kept = [one for report in of_kind(reports, TeacherAnswers) for one in report.answers]
     assert {one.content: one.finished for one in kept}["1234"] is False  # paid for, so that it is not asked for again
@@ -257,9 +261,9 @@ def test_hostile_answers_are_left_out_and_told(base: Job, data: Path) -> None:
 @pytest.mark.parametrize(
     ("reply", "code", "name", "message"),
     [
-        (Reply(b"no canary-key", 401), TrainerExit.bad_config, "teacher_refused", "answered 401: no [key]. Check its"),
+        (Reply(b"no canary-key", 401), TrainerExit.bad_config, "teacher_refused", "batch 401: no [key]. Check its"),
         (Reply(b"<html>"), TrainerExit.bad_config, "teacher_unusable", "did not answer with JSON: <html>"),
-        (Reply(b"later", 503), TrainerExit.dependency_down, "teacher_away", "answered 503: later"),
+        (Reply(b"later", 503), TrainerExit.dependency_down, "teacher_away", "batch 503: later"),
     ],
 )
 def test_a_teacher_that_never_answers_ends_the_attempt(
@@ -317,7 +321,7 @@ def test_answers_for_coming_steps_are_asked_for_while_training_goes_on(
         assert process.stdout is not None
         rest = parse(process.stdout.read())
         assert process.wait() == TrainerExit.succeeded
-    assert {row: len(members) for row, members in taught(rest).items()} == dict.fromkeys(range(1, ROWS + 1), 2)
+    assert member_counts(rest) == dict.fromkeys(range(1, ROWS + 1), 2)
 
 
 def test_a_run_that_waits_for_its_teacher_stops_at_once_when_asked_to(
@@ -370,7 +374,7 @@ def test_a_base_model_of_ours_teaches_before_the_training_and_goes_on_where_it_w
         assert not any(isinstance(report, TeacherAnswers) for report in reports[first:])
         # Sixteen random answers of six characters: few come to their end, and those that were cut off are left out.
         finished = {one.content for one in kept if one.finished and one.content.strip()}
-        assert {member.text for members in taught(reports).values() for member in members} <= finished
+        assert {member.text for members in teacher_members(reports).values() for member in members} <= finished
 
         # What a stopped run has kept is taken as it is, and what it lacks is drawn as it would have been.
         half = tmp_path / f"half-{number}.jsonl"
