@@ -16,8 +16,8 @@ from worker.training.interfaces import Reporter, Teachers
 from worker.training.model import Policy
 from worker.training.teachers.answers import TeacherAnswerCache
 from worker.training.teachers.budget import BudgetLedger
-from worker.training.teachers.local_model import ModelTeachers
-from worker.training.teachers.prefetch import AT_ONCE, AskAhead
+from worker.training.teachers.local_model import LocalTeacher
+from worker.training.teachers.prefetch import AT_ONCE, TeacherPrefetcher
 from worker.training.teachers.server import TeacherServer
 
 TEACHER_API_KEY: Final = "GROUPTUNE_TEACHER_API_KEY"
@@ -44,7 +44,7 @@ def teaching(
         return
     cache = TeacherAnswerCache(trainer, tokenizer, report)
     if trainer.teacher_url is None:
-        yield ModelTeachers(trainer, teacher, cache, policy, order, total_steps, world)
+        yield LocalTeacher(trainer, teacher, cache, policy, order, total_steps, world)
         return
     host = urlsplit(trainer.teacher_url).hostname or ""
     # Whom the operator has named may be anywhere.
@@ -61,10 +61,10 @@ def teaching(
     ) as chat:
         server = TeacherServer(chat, teacher.model, sampling, lambda text: len(tokenizer.response_ids(text)))
         ledger = BudgetLedger(teacher.budget, trainer.teacher_spent)
-        asking = AskAhead(
-            cache, server, ledger, order, total_steps, trainer.spec.group, sampling, is_asking=world.rank == 0
+        prefetcher = TeacherPrefetcher(
+            cache, server, ledger, order, total_steps, trainer.spec.group, sampling, is_first_rank=world.rank == 0
         )
         try:
-            yield asking
+            yield prefetcher
         finally:
-            asking.close()
+            prefetcher.close()

@@ -31,7 +31,7 @@ from worker.training.types import JobFailure, Prompt, UsableAnswer
 _STREAM: Final = 6
 
 
-class ModelTeachers:
+class LocalTeacher:
     """Decodes with a base model, all processes together."""
 
     def __init__(

@@ -32,7 +32,7 @@ _LISTEN_SECONDS: Final = 0.2
 _PARAM: Final = "method.gft.teacher"
 
 
-class AskAhead:
+class TeacherPrefetcher:
     """Asks one server. A context manager; its threads are daemons, since an answer may take minutes."""
 
     def __init__(
@@ -45,9 +45,9 @@ class AskAhead:
         mix: GroupMix,
         sampling: Sampling,
         *,
-        is_asking: bool,
+        is_first_rank: bool,
     ) -> None:
-        """`is_asking` is False in all processes of a run but the first, whose answers go for all."""
+        """`is_first_rank` is False in all processes of a run but the first, whose answers go for all."""
         self._cache = cache
         self._server = server
         self._ledger = ledger
@@ -67,8 +67,8 @@ class AskAhead:
         self._failure: JobFailure | None = None
         self._told = 0
         self._told_empty = False
-        self._is_asking = is_asking
-        for number in range(AT_ONCE if is_asking else 0):
+        self._is_first_rank = is_first_rank
+        for number in range(AT_ONCE if is_first_rank else 0):
             threading.Thread(target=self._work, name=f"teacher-{number}", daemon=True).start()
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class AskAhead:
 
     def begin(self, step: int) -> None:
         """Goes on asking for the steps from `step` on; waits for nothing."""
-        if not self._is_asking:
+        if not self._is_first_rank:
             return
         if self._asked_up_to == 0:
             self._asked_up_to = step - 1
