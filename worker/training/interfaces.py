@@ -52,7 +52,7 @@ class RolloutEngine(Protocol):
         """
 
 
-class Teachers(Protocol):
+class TeacherAnswerSource(Protocol):
     """Sees to it that the teacher's answers are there when a step needs them."""
 
     def begin(self, step: int) -> None:

@@ -27,7 +27,7 @@ from worker.training.optimizer import Updater, new_optimizer
 from worker.training.rollouts.sampler import Sampler
 from worker.training.rollouts.vllm_client import VllmClient
 from worker.training.rollouts.vllm_sampler import serving
-from worker.training.teachers.factory import teaching
+from worker.training.teachers.factory import open_teachers
 from worker.training.tokenize import load_prompts, load_tokenizer
 from worker.training.trainer import Run, Stopped
 from worker.training.types import JobFailure, Prompt
@@ -98,7 +98,7 @@ def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter,
     with (
         _sampler(trainer, policy, tokenizer, world, run_dir) as sampler,
         GraderPool(spec.settings.grader, _outside(trainer)) if spec.settings.grader else nullcontext() as pool,
-        teaching(trainer, order, plan.total_steps, policy, tokenizer, world, report) as teachers,
+        open_teachers(trainer, order, plan.total_steps, policy, tokenizer, world, report) as teachers,
     ):
         run = Run(
             trainer=trainer,

@@ -23,7 +23,7 @@ from worker.training.distributed import World
 from worker.training.divergence import Watch
 from worker.training.evaluation import Evaluator
 from worker.training.groups import build_groups
-from worker.training.interfaces import Reporter, RolloutEngine, StopFlag, Teachers
+from worker.training.interfaces import Reporter, RolloutEngine, StopFlag, TeacherAnswerSource
 from worker.training.memory import peak_bytes
 from worker.training.model import Policy
 from worker.training.optimizer import Updater, learning_rate
@@ -57,7 +57,7 @@ class Run:
     report: Reporter
     stop: StopFlag
     base_name: str
-    teachers: Teachers | None = None
+    teachers: TeacherAnswerSource | None = None
     world: World = field(default_factory=World)
     watch: Watch = field(init=False)
     _peak_flops: float | None = field(init=False)

@@ -12,7 +12,7 @@ from app.core.egress.json_client import ChatServer, Patience
 from app.core.spec.job import TrainerSpec
 from worker.training.batching import DataOrder
 from worker.training.distributed import World
-from worker.training.interfaces import Reporter, Teachers
+from worker.training.interfaces import Reporter, TeacherAnswerSource
 from worker.training.model import Policy
 from worker.training.teachers.answers import TeacherAnswerCache
 from worker.training.teachers.budget import BudgetLedger
@@ -28,7 +28,7 @@ TIMEOUT_SECONDS: Final = 300.0
 
 
 @contextmanager
-def teaching(
+def open_teachers(
     trainer: TrainerSpec,
     order: DataOrder,
     total_steps: int,
@@ -36,7 +36,7 @@ def teaching(
     tokenizer: ChatTokenizer,
     world: World,
     report: Reporter,
-) -> Iterator[Teachers | None]:
+) -> Iterator[TeacherAnswerSource | None]:
     """The teachers of a run over `order`; None for a job without any."""
     teacher = trainer.spec.teacher
     if teacher is None:
