@@ -16,7 +16,7 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worker.training.recompute import kept_for
+from worker.training.recompute import rebuild_plan
 
 
 def _product(
@@ -36,12 +36,12 @@ class _LoraProduct(torch.autograd.Function):
         a_R_I: Tensor,
         b_O_R: Tensor,
         cast: tuple[Tensor, Tensor, float],
-        kept_for_x: tuple[Callable[[Sequence[Tensor]], Tensor], tuple[Tensor, ...]],
+        plan_for_x: tuple[Callable[[Sequence[Tensor]], Tensor], tuple[Tensor, ...]],
     ) -> Tensor:
         down_R_I, up_O_R, scaling = cast
         x_N_I = x.reshape(-1, x.shape[-1])
         y_N_O, hidden_N_R = _product(x_N_I, weight_O_I, bias_O, down_R_I, up_O_R)
-        context.x_of, kept = kept_for_x
+        context.rebuild_x, kept = plan_for_x
         context.save_for_backward(hidden_N_R, weight_O_I, down_R_I, up_O_R, *kept)
         context.scaling = scaling
         context.dtypes = a_R_I.dtype, b_O_R.dtype
@@ -50,7 +50,7 @@ class _LoraProduct(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
         hidden_N_R, weight_O_I, down_R_I, up_O_R, *kept = context.saved_tensors
-        x_N_I = context.x_of(kept).reshape(-1, weight_O_I.shape[1])
+        x_N_I = context.rebuild_x(kept).reshape(-1, weight_O_I.shape[1])
         y_N_O = gradients[0].reshape(-1, weight_O_I.shape[0])
         hidden_gradient_N_R = y_N_O @ up_O_R
         x_gradient = None
@@ -118,7 +118,7 @@ class Fused:
         if not torch.is_grad_enabled():  # sampling needs none of autograd's bookkeeping
             y_N_O, _ = _product(x.reshape(-1, x.shape[-1]), base.weight, base.bias, cast[0], cast[1])
             return y_N_O.view(*x.shape[:-1], -1)
-        result: Tensor = _LoraProduct.apply(x, base.weight, base.bias, a, b, cast, kept_for(x))
+        result: Tensor = _LoraProduct.apply(x, base.weight, base.bias, a, b, cast, rebuild_plan(x))
         return result
 
     def _in_precision(self, dtype: torch.dtype, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, float]:

@@ -16,7 +16,7 @@ from worker.training import lora as lora_product
 from worker.training.base_model import load_base
 from worker.training.batching import Packed, pack
 from worker.training.lm_head import Head, token_logprobs
-from worker.training.recompute import lighten
+from worker.training.recompute import recompute_activations
 from worker.training.types import JobFailure
 
 _PROBE_TOLERANCE: Final = 0.25
@@ -173,7 +173,7 @@ def load_policy(
     base = load_base(directory, device, dtype, precision)
     model = _new_adapter(base, lora, seed) if adapter is None else _old_adapter(base, lora, adapter)
     lora_product.fuse(model)
-    lighten(model)
+    recompute_activations(model)
     policy = Policy(model, device)
     policy.verify()
     return policy

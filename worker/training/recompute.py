@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 Function = Callable[..., Tensor]
-_AGAIN: Final = "_grouptune_again"
+_RECOMPUTE: Final = "_grouptune_recompute"
 
 
-class Again:
+class Recompute:
     """A function of tensors that the backward pass computes once more, for all who need the result or its gradient."""
 
     def __init__(self, function: Function) -> None:
@@ -41,14 +41,14 @@ class Again:
 
 class _Recomputed(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, again: Again, function: Function, *inputs: Tensor) -> Tensor:
+    def forward(context: Any, recompute: Recompute, function: Function, *inputs: Tensor) -> Tensor:
         context.save_for_backward(*inputs)
-        context.again = again
+        context.recompute = recompute
         return function(*inputs)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *context.again.gradients(context.saved_tensors, gradients[0])
+        return None, None, *context.recompute.gradients(context.saved_tensors, gradients[0])
 
 
 def recomputed(function: Function, *inputs: Tensor) -> Tensor:
@@ -58,16 +58,16 @@ def recomputed(function: Function, *inputs: Tensor) -> Tensor:
     """
     if not torch.is_grad_enabled():
         return function(*inputs)
-    again = Again(function)
-    output: Tensor = _Recomputed.apply(again, function, *inputs)
+    recompute = Recompute(function)
+    output: Tensor = _Recomputed.apply(recompute, function, *inputs)
     if output.requires_grad:
-        setattr(output, _AGAIN, (again, inputs))
+        setattr(output, _RECOMPUTE, (recompute, inputs))
     return output
 
 
-def kept_for(value: Tensor) -> tuple[Callable[[Sequence[Tensor]], Tensor], tuple[Tensor, ...]]:
+def rebuild_plan(value: Tensor) -> tuple[Callable[[Sequence[Tensor]], Tensor], tuple[Tensor, ...]]:
     """How to have `value` in the backward pass: the tensors to keep, and what makes it of them."""
-    found: tuple[Again, tuple[Tensor, ...]] | None = getattr(value, _AGAIN, None)
+    found: tuple[Recompute, tuple[Tensor, ...]] | None = getattr(value, _RECOMPUTE, None)
     return (_itself, (value,)) if found is None else (found[0].value, found[1])
 
 
@@ -75,16 +75,16 @@ def _itself(kept: Sequence[Tensor]) -> Tensor:
     return kept[0]
 
 
-def lighten(model: nn.Module) -> None:
+def recompute_activations(model: nn.Module) -> None:
     """Norms and gated MLPs of a model with frozen norms keep only what they are given, from now on, in place."""
     for module in list(model.modules()):
         if _is_norm(module):
-            module.forward = _Light(module.forward)
-        elif _is_gated(module):
-            module.forward = _Gated(module)
+            module.forward = _RecomputedNorm(module.forward)
+        elif _is_gated_mlp(module):
+            module.forward = _RecomputedGatedMlp(module)
 
 
-class _Light:
+class _RecomputedNorm:
     def __init__(self, forward: Callable[..., Tensor]) -> None:
         self._forward = forward
 
@@ -92,7 +92,7 @@ class _Light:
         return recomputed(self._forward, x)
 
 
-class _Gated:
+class _RecomputedGatedMlp:
     """down(act(gate(x)) * up(x)), which is what such an MLP computes."""
 
     def __init__(self, mlp: Any) -> None:
@@ -114,12 +114,12 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _is_gated(module: Any) -> bool:
-    """Whether the module computes what `_Gated` does, seen on a few numbers."""
+def _is_gated_mlp(module: Any) -> bool:
+    """Whether the module computes what `_RecomputedGatedMlp` does, seen on a few numbers."""
     if not all(isinstance(getattr(module, name, None), nn.Module) for name in ("gate_proj", "up_proj", "down_proj")):
         return False
     if not callable(getattr(module, "act_fn", None)):
         return False
     weight = module.gate_proj.weight
     x = torch.linspace(-2, 2, weight.shape[-1], dtype=weight.dtype, device=weight.device)[None, None]
-    return torch.equal(_Gated(module)(x), module(x))
+    return torch.equal(_RecomputedGatedMlp(module)(x), module(x))

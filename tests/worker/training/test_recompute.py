@@ -12,25 +12,25 @@ from transformers import AutoModelForCausalLM
 from tests.worker.training import architectures
 from tests.worker.training.architectures import ARCHITECTURES, LORA, random_policy
 from worker.training.batching import pack
-from worker.training.recompute import kept_for, lighten, recomputed
+from worker.training.recompute import rebuild_plan, recompute_activations, recomputed
 
 
 class _Cubed(torch.autograd.Function):
     """x^3 as a consumer that asks how to have its input again."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, kept_for_x: Any) -> Tensor:
-        context.x_of, kept = kept_for_x
+    def forward(context: Any, x: Tensor, plan_for_x: Any) -> Tensor:
+        context.rebuild_x, kept = plan_for_x
         context.save_for_backward(*kept)
         return x**3
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * 3 * context.x_of(context.saved_tensors) ** 2, None
+        return gradients[0] * 3 * context.rebuild_x(context.saved_tensors) ** 2, None
 
 
 def cubed(x: Tensor) -> Tensor:
-    result: Tensor = _Cubed.apply(x, kept_for(x))
+    result: Tensor = _Cubed.apply(x, rebuild_plan(x))
     return result
 
 
@@ -88,7 +88,7 @@ def test_nothing_is_remembered_without_gradients() -> None:
     x, y = leaves()
     with torch.no_grad():
         z = recomputed(Counted(), x, y)
-    assert kept_for(z)[1] == (z,)
+    assert rebuild_plan(z)[1] == (z,)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma", "gemma2", "mistral", "granite"])
@@ -131,7 +131,7 @@ def test_a_lightened_model_computes_the_same_to_the_last_bit(name: str) -> None:
     model: Any = factory.from_config(ARCHITECTURES[name]()).requires_grad_(False).eval()
     ids = torch.arange(3, 20)[None]
     expected = model(input_ids=ids).logits
-    lighten(model)
+    recompute_activations(model)
     assert torch.equal(model(input_ids=ids).logits, expected)
 
 
@@ -153,12 +153,12 @@ def test_an_mlp_that_computes_something_else_stays_as_it_is() -> None:
     module = _Reversed().requires_grad_(False)
     x = torch.randn(2, 4)
     expected = module(x)
-    lighten(module)
+    recompute_activations(module)
     assert torch.equal(module(x), expected)
 
 
 def test_a_norm_that_is_trained_stays_as_it_is() -> None:
     norm = nn.LayerNorm(4)
-    lighten(norm)
+    recompute_activations(norm)
     norm(torch.randn(2, 4)).sum().backward()
     assert norm.weight.grad is not None
