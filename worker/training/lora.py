@@ -63,7 +63,7 @@ class _LoraProduct(torch.autograd.Function):
         return x_gradient, None, None, a_gradient, b_gradient, None, None
 
 
-class Parts(NamedTuple):
+class LoraMatrices(NamedTuple):
     """The matrices of a layer, the adapter's in the base's precision and None while it is disabled."""
 
     weight_O_I: Tensor
@@ -73,7 +73,7 @@ class Parts(NamedTuple):
     """s B."""
 
 
-class Fused:
+class FusedLora:
     """A PEFT layer's forward, fused; holds the adapter in the base's precision until the adapter changes."""
 
     def __init__(self, layer: LoraLinear, adapter: str) -> None:
@@ -81,31 +81,31 @@ class Fused:
         self._adapter = adapter
         self._unfused = layer.forward
         self._cast: tuple[tuple[int, int], tuple[Tensor, Tensor, float]] | None = None
-        self._answers: tuple[Callable[[Tensor, int], Tensor], int] | None = None
+        self._replacement: tuple[Callable[[Tensor, int], Tensor], int] | None = None
 
     @contextmanager
-    def answered_by(self, product: Callable[[Tensor, int], Tensor], index: int) -> Iterator[None]:
+    def replaced_by(self, product: Callable[[Tensor, int], Tensor], index: int) -> Iterator[None]:
         """Within it `product(x, index)` is this layer's output."""
-        self._answers = product, index
+        self._replacement = product, index
         try:
             yield
         finally:
-            self._answers = None
+            self._replacement = None
 
-    def parts(self, dtype: torch.dtype) -> Parts:
+    def parts(self, dtype: torch.dtype) -> LoraMatrices:
         """What the layer computes with, for inputs of `dtype`."""
         layer, adapter = self._layer, self._adapter
         base: Any = layer.get_base_layer()
         if layer.disable_adapters:
-            return Parts(base.weight, base.bias, None, None)
+            return LoraMatrices(base.weight, base.bias, None, None)
         a: Any = layer.lora_A[adapter].weight
         b: Any = layer.lora_B[adapter].weight
         down_R_I, up_O_R, _ = self._in_precision(dtype, a, b)
-        return Parts(base.weight, base.bias, down_R_I, up_O_R)
+        return LoraMatrices(base.weight, base.bias, down_R_I, up_O_R)
 
     def __call__(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        if self._answers is not None:
-            product, index = self._answers
+        if self._replacement is not None:
+            product, index = self._replacement
             return product(x, index)
         layer, adapter = self._layer, self._adapter
         if layer.disable_adapters or layer.merged:
@@ -136,14 +136,14 @@ def fuse(model: nn.Module, adapter: str = "default") -> int:
     fused = 0
     for layer in list(model.modules()):
         if type(layer) is LoraLinear and _is_plain(layer, adapter):
-            layer.forward = Fused(layer, adapter)  # type: ignore[method-assign] # shadowing it is the point
+            layer.forward = FusedLora(layer, adapter)  # type: ignore[method-assign] # shadowing it is the point
             fused += 1
     return fused
 
 
-def fused_layers(model: nn.Module) -> dict[nn.Module, Fused]:
+def fused_layers(model: nn.Module) -> dict[nn.Module, FusedLora]:
     """The layers that `fuse` changed, and what they do now."""
-    return {layer: layer.forward for layer in model.modules() if isinstance(layer.forward, Fused)}
+    return {layer: layer.forward for layer in model.modules() if isinstance(layer.forward, FusedLora)}
 
 
 def _is_plain(layer: LoraLinear, adapter: str) -> bool:

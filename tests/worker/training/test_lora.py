@@ -146,7 +146,7 @@ def difference(policy: Policy, directory: Path) -> float:
 def test_every_linear_layer_of_the_policy_is_fused(llama: Policy) -> None:
     layers = [module for module in llama.model.modules() if type(module) is LoraLinear]
     assert len(layers) == 2 * 7
-    assert all(isinstance(layer.forward, lora.Fused) for layer in layers)
+    assert all(isinstance(layer.forward, lora.FusedLora) for layer in layers)
 
 
 def test_an_optimiser_step_is_seen_at_once(llama: Policy, model_directory: ModelDirectory) -> None:

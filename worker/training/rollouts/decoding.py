@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.training.lm_head import Head
-from worker.training.lora import Fused, fused_layers
+from worker.training.lora import FusedLora, fused_layers
 from worker.training.model import Policy
 
 
@@ -34,10 +34,10 @@ class PackedWeight:
         return y
 
 
-class Siblings:
-    """Fused layers that are handed the same tensor one after another; the first one's call computes for all."""
+class FusedProjections:
+    """FusedLora layers that are handed the same tensor one after another; the first one's call computes for all."""
 
-    def __init__(self, layers: Sequence[Fused], dtype: torch.dtype) -> None:
+    def __init__(self, layers: Sequence[FusedLora], dtype: torch.dtype) -> None:
         parts = [layer.parts(dtype) for layer in layers]
         self._sizes = [part.weight_O_I.shape[0] for part in parts]
         downs = [part.down_R_I for part in parts if part.down_R_I is not None]
@@ -83,11 +83,11 @@ class PackedHead(Head):
 
 
 class Decoder:
-    """Knows which layers of a policy are siblings."""
+    """Knows which layers of a policy are projections."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._families = _families(policy) if can_pack(policy) else []
+        self._layers_by_input = _layers_by_input(policy) if can_pack(policy) else []
 
     @contextmanager
     def head(self) -> Iterator[Head]:
@@ -97,10 +97,10 @@ class Decoder:
             yield head
             return
         with ExitStack() as restored:
-            for family in self._families:
-                siblings = Siblings(family, head.weight_V_H.dtype)
-                for index, layer in enumerate(family):
-                    restored.enter_context(layer.answered_by(siblings.product, index))
+            for layers in self._layers_by_input:
+                projections = FusedProjections(layers, head.weight_V_H.dtype)
+                for index, layer in enumerate(layers):
+                    restored.enter_context(layer.replaced_by(projections.product, index))
             yield PackedHead(head.weight_V_H, head.scale, head.softcap, PackedWeight(head.weight_V_H))
 
 
@@ -113,10 +113,10 @@ def can_pack(policy: Policy) -> bool:
 
 
 @torch.no_grad()
-def _families(policy: Policy) -> list[list[Fused]]:
+def _layers_by_input(policy: Policy) -> list[list[FusedLora]]:
     """The policy's fused layers in the order of a forward pass, those with the same input together."""
     fused = fused_layers(policy.model)
-    calls: list[tuple[Fused, Tensor]] = []  # holds the inputs, so that no two have the same identity
+    calls: list[tuple[FusedLora, Tensor]] = []  # holds the inputs, so that no two have the same identity
 
     def seen(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         calls.append((fused[layer], arguments[0]))
@@ -126,12 +126,12 @@ def _families(policy: Policy) -> list[list[Fused]]:
             watched.callback(layer.register_forward_pre_hook(seen).remove)
         one = torch.zeros(1, 1, dtype=torch.long, device=policy.device)
         policy.hidden(one, torch.ones_like(one), use_cache=False)
-    families: list[list[Fused]] = []
+    groups: list[list[FusedLora]] = []
     before = None
     for called, x in calls:
         if x is before:
-            families[-1].append(called)
+            groups[-1].append(called)
         else:
-            families.append([called])
+            groups.append([called])
         before = x
-    return families
+    return groups

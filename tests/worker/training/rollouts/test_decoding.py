@@ -41,8 +41,8 @@ def test_in_bf16_they_round_where_the_layers_round(tmp_path_factory: pytest.Temp
 
 
 def test_layers_with_the_same_input_become_one_product(llama: Policy) -> None:
-    families = [len(family) for family in Decoder(llama)._families]
-    assert families == [3, 1, 2, 1] * 2  # query, key and value; output; gate and up; down
+    sizes = [len(layers) for layers in Decoder(llama)._layers_by_input]
+    assert sizes == [3, 1, 2, 1] * 2  # query, key and value; output; gate and up; down
 
 
 def test_each_product_is_made_once_for_all_its_layers(llama: Policy) -> None:
@@ -73,7 +73,7 @@ def test_the_base_model_alone_is_packed_without_the_adapter(llama: Policy) -> No
 def test_layers_that_are_not_fused_keep_their_own_forward(lora: Lora, model_directory: ModelDirectory) -> None:
     policy = random_policy(model_directory("llama"), lora)
     decoder = Decoder(policy)
-    assert decoder._families == []
+    assert decoder._layers_by_input == []
     assert torch.allclose(logits(policy, decoder), logits(policy, None), atol=1e-5)
 
 
