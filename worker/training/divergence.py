@@ -15,7 +15,7 @@ GIVE_UP_AFTER: Final = 5
 _GAP: Final = "sampling/sampling_logp_difference"
 
 
-class Watch:
+class DivergenceMonitor:
     """Speaks once about a sampling gap, and about every skipped step until it gives up."""
 
     def __init__(self, report: Reporter) -> None:

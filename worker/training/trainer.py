@@ -20,7 +20,7 @@ from worker.training import checkpoints, export, metrics
 from worker.training.batching import DataOrder
 from worker.training.best_adapter import Selection
 from worker.training.distributed import World
-from worker.training.divergence import Watch
+from worker.training.divergence import DivergenceMonitor
 from worker.training.evaluation import Evaluator
 from worker.training.groups import build_groups
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag, TeacherAnswerSource
@@ -59,13 +59,13 @@ class Run:
     base_name: str
     teachers: TeacherAnswerSource | None = None
     world: World = field(default_factory=World)
-    watch: Watch = field(init=False)
+    divergence: DivergenceMonitor = field(init=False)
     _peak_flops: float | None = field(init=False)
     step: int = 0
     trained_tokens: int = 0
 
     def __post_init__(self) -> None:
-        self.watch = Watch(self.report)
+        self.divergence = DivergenceMonitor(self.report)
         self._peak_flops = peak_flops(self.policy.device)
 
     def resume(self, checkpoint: Path) -> None:
@@ -165,7 +165,7 @@ class Run:
             timings["gft/timing/teacher"] = waited
         groups = [group for share in self.world.gather(groups) for group in share]
         values = metrics.step_metrics(groups, update, self._grader_name) | timings
-        self.watch.note(step, values)
+        self.divergence.note(step, values)
         self.report(Groups(step=step, groups=metrics.group_records(groups)))
         last = step == self.plan.total_steps
         if last or step % self.plan.eval_interval == 0:

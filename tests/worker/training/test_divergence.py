@@ -1,11 +1,11 @@
-"""What the watch says, how often, and when it gives up."""
+"""What the monitor says, how often, and when it gives up."""
 
 import math
 
 import pytest
 
 from app.core.spec.reports import Report, TrainerExit
-from worker.training.divergence import GAP_ALARM, GIVE_UP_AFTER, Watch
+from worker.training.divergence import GAP_ALARM, GIVE_UP_AFTER, DivergenceMonitor
 from worker.training.types import JobFailure
 
 
@@ -16,9 +16,9 @@ def values(gap: float | None = 0.0, norm: float = 1.0) -> dict[str, float | None
 
 def test_a_gap_is_told_once_and_names_the_step() -> None:
     told: list[Report] = []
-    watch = Watch(told.append)
+    monitor = DivergenceMonitor(told.append)
     for step, gap in enumerate([0.0, None, GAP_ALARM, 0.3, 0.4], start=1):
-        watch.note(step, values(gap))
+        monitor.note(step, values(gap))
     [message] = told
     assert message.kind == "message"
     assert message.level == "warn"
@@ -27,13 +27,13 @@ def test_a_gap_is_told_once_and_names_the_step() -> None:
 
 def test_a_skipped_step_is_told_and_many_in_a_row_end_the_job() -> None:
     told: list[Report] = []
-    watch = Watch(told.append)
+    monitor = DivergenceMonitor(told.append)
     for step in range(1, GIVE_UP_AFTER):
-        watch.note(step, values(norm=math.nan))
-    watch.note(GIVE_UP_AFTER, values())
+        monitor.note(step, values(norm=math.nan))
+    monitor.note(GIVE_UP_AFTER, values())
     for step in range(GIVE_UP_AFTER - 1):
-        watch.note(step, values(norm=math.inf))
+        monitor.note(step, values(norm=math.inf))
     assert len(told) == 2 * (GIVE_UP_AFTER - 1)
     with pytest.raises(JobFailure, match="lower hyperparameters") as caught:
-        watch.note(99, values(norm=math.nan))
+        monitor.note(99, values(norm=math.nan))
     assert caught.value.exit_code == TrainerExit.diverged
