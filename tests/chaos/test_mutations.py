@@ -51,8 +51,8 @@ MUTATIONS: Final = {
     ),
     "a data order that a resumed run begins anew": Mutation(
         "worker/training/trainer.py",
-        "self.world.share(self.order.step(step))",
-        "self.world.share(self.order.step(step - self.__dict__.setdefault('_first', step) + 1))",
+        "prompts = self.order.step(step)",
+        "prompts = self.order.step(step - self.__dict__.setdefault('_first', step) + 1)",
         _RESUMED,
     ),
     "moments of AdamW that are not restored": Mutation(

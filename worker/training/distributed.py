@@ -39,7 +39,7 @@ class PeerLost(Exception):
 
 
 @dataclass(frozen=True)
-class World:
+class Ranks:
     """Rank and number of the processes. With one, nothing here communicates."""
 
     rank: int = 0
@@ -87,14 +87,14 @@ def _talking() -> Iterator[None]:
         raise PeerLost(f"Another process of the trainer is gone: {error}") from error
 
 
-def join(run_dir: Path, size: int, reports: TextIO) -> World:
-    """Enters the world of `size` processes; as rank 0 also starts the others.
+def join(run_dir: Path, size: int, reports: TextIO) -> Ranks:
+    """Enters the ranks of `size` processes; as rank 0 also starts the others.
 
     When one of them dies the rank that waits for it would hang, so rank 0 then ends the whole trainer: as a crash, or
     as the failure that the other one reported, which goes to `reports`.
     """
     if size == 1:
-        return World()
+        return Ranks()
     rank = int(os.environ.get(RANK, "0"))
     if rank == 0:
         (run_dir / _MEETING_POINT).unlink(missing_ok=True)
@@ -109,7 +109,7 @@ def join(run_dir: Path, size: int, reports: TextIO) -> World:
         world_size=size,
         timeout=_PATIENCE,
     )
-    return World(rank, size)
+    return Ranks(rank, size)
 
 
 def _start(run_dir: Path, rank: int, reports: TextIO) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 import torch
 
 from worker.training.batching import MicroBatch, micro_batches
-from worker.training.distributed import World
+from worker.training.distributed import Ranks
 from worker.training.loss import kl_estimate, token_loss
 from worker.training.memory import is_out_of_memory
 from worker.training.model import Policy
@@ -54,7 +54,7 @@ class UpdateResult:
 
 
 class Updater:
-    """Turns graded groups into one optimiser step, the same in all processes of `world`."""
+    """Turns graded groups into one optimiser step, the same in all processes of `ranks`."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Updater:
         kl_coefficient: float,
         token_budget: int,
         on_shrink: Callable[[int], None],
-        world: World | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """`on_shrink` is told the new `token_budget` when a micro-batch did not fit into memory."""
         self.policy = policy
@@ -78,7 +78,7 @@ class Updater:
         self.kl_coefficient = kl_coefficient
         self.token_budget = token_budget
         self.on_shrink = on_shrink
-        self.world = world or World()
+        self.ranks = ranks or Ranks()
 
     def denominator(self, groups: list[PromptGroup]) -> int:
         """N: tokens of all graded members of the step; groups without contrast count unless told to drop."""
@@ -96,15 +96,15 @@ class Updater:
         one, leaves adapter and optimiser untouched. Raises `RuntimeError` for a rollout of another adapter version.
         """
         self._assert_on_policy(groups)
-        tokens = self.world.sum(self.denominator(groups))
+        tokens = self.ranks.sum(self.denominator(groups))
         live = [(group.prompt, trained) for group in groups if (trained := [m for m in group.graded if m.advantage])]
         self.optimizer.zero_grad(set_to_none=True)
-        if not self.world.sum(len(live)):
+        if not self.ranks.sum(len(live)):
             return UpdateResult(0.0, 0.0, tokens, 0, None, applied=False)
         loss, packed, unshared = self._within_memory(live, tokens) if live else (0.0, 0, 0)
         dedup = unshared / packed if packed else None
-        self.world.sum_gradients(self.policy.trained.values())
-        loss = sum(self.world.gather(loss))
+        self.ranks.sum_gradients(self.policy.trained.values())
+        loss = sum(self.ranks.gather(loss))
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.policy.trained.values()), MAX_GRAD_NORM))
         if not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)

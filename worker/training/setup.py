@@ -18,7 +18,7 @@ from app.core.spec.plan import TOKEN_BUDGET, resolve
 from app.core.spec.reports import Failed, Message, Report, TrainerExit
 from worker.training.batching import DataOrder
 from worker.training.best_adapter import Selection
-from worker.training.distributed import PeerLost, World, join
+from worker.training.distributed import PeerLost, Ranks, join
 from worker.training.evaluation import Evaluator
 from worker.training.failures import diagnose
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
@@ -43,22 +43,22 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
     """Runs the job of `run_dir` and returns how it ended."""
 
     trainer = TrainerSpec.model_validate(json.loads((run_dir / "spec.json").read_text(encoding="utf-8")))
-    world = join(run_dir, trainer.processes, reports)
+    ranks = join(run_dir, trainer.processes, reports)
 
     telling = threading.Lock()  # teachers answer in other threads
 
     def report(one: Report) -> None:
-        if world.rank == 0 or isinstance(one, Failed):  # else each step would be told by all
+        if ranks.rank == 0 or isinstance(one, Failed):  # else each step would be told by all
             with telling:
                 reports.write(one.model_dump_json() + "\n")
                 reports.flush()
 
     try:
-        _set_up(trainer, world, run_dir, report, stop)
+        _set_up(trainer, ranks, run_dir, report, stop)
     except Stopped:
         return TrainerExit.stopped
     except PeerLost:
-        world.await_end()
+        ranks.await_end()
         raise
     except JobFailure as told:
         report(Failed(code=told.code, message=str(told), param=told.param))
@@ -72,7 +72,7 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
     return TrainerExit.succeeded
 
 
-def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter, stop: StopFlag) -> None:
+def _set_up(trainer: TrainerSpec, ranks: Ranks, run_dir: Path, report: Reporter, stop: StopFlag) -> None:
     spec = trainer.spec
     torch.set_num_threads(trainer.threads or os.cpu_count() or 1)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
@@ -96,9 +96,9 @@ def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter,
     )
     order = DataOrder(prompts, plan.batch_size, plan.n_epochs, spec.seed)
     with (
-        _sampler(trainer, policy, tokenizer, world, run_dir) as sampler,
+        _sampler(trainer, policy, tokenizer, ranks, run_dir) as sampler,
         GraderPool(spec.settings.grader, _outside(trainer)) if spec.settings.grader else nullcontext() as pool,
-        open_teachers(trainer, order, plan.total_steps, policy, tokenizer, world, report) as teachers,
+        open_teachers(trainer, order, plan.total_steps, policy, tokenizer, ranks, report) as teachers,
     ):
         run = Run(
             trainer=trainer,
@@ -106,7 +106,7 @@ def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter,
             policy=policy,
             tokenizer=tokenizer,
             sampler=sampler,
-            updater=_updater(spec, policy, report, world),
+            updater=_updater(spec, policy, report, ranks),
             order=order,
             pool=pool,
             evaluator=_evaluator(spec, held_out[: plan.eval_samples], sampler, tokenizer, pool),
@@ -116,7 +116,7 @@ def _set_up(trainer: TrainerSpec, world: World, run_dir: Path, report: Reporter,
             stop=stop,
             base_name=base_dir.name,
             teachers=teachers,
-            world=world,
+            ranks=ranks,
         )
         if trainer.resume_from is not None:
             run.resume(Path(trainer.resume_from))
@@ -133,7 +133,7 @@ def _outside(trainer: TrainerSpec) -> Outside:
 
 
 def _sampler(
-    trainer: TrainerSpec, policy: Policy, tokenizer: ChatTokenizer, world: World, run_dir: Path
+    trainer: TrainerSpec, policy: Policy, tokenizer: ChatTokenizer, ranks: Ranks, run_dir: Path
 ) -> AbstractContextManager[RolloutEngine]:
     """The configured server for jobs that learn from rollouts; what others sample for evaluations needs none."""
     if trainer.rollout_url is None or trainer.spec.group.self_ == 0:
@@ -144,12 +144,12 @@ def _sampler(
         VllmClient(trainer.rollout_url, os.environ.get(ROLLOUT_API_KEY)),
         base_name=Path(trainer.base_model_dir).name,
         # Each process has an adapter of its own on the server, so that none has to wait for another.
-        run_name=f"{trainer.job_id}-a{trainer.attempt}-r{world.rank}",
+        run_name=f"{trainer.job_id}-a{trainer.attempt}-r{ranks.rank}",
         directory=run_dir / "rollouts",
     )
 
 
-def _updater(spec: JobSpec, policy: Policy, report: Reporter, world: World) -> Updater:
+def _updater(spec: JobSpec, policy: Policy, report: Reporter, ranks: Ranks) -> Updater:
     def tell(budget: int) -> None:
         report(Message(level="warn", message=f"Out of memory: micro-batches now hold at most {budget} tokens"))
 
@@ -164,7 +164,7 @@ def _updater(spec: JobSpec, policy: Policy, report: Reporter, world: World) -> U
         kl_coefficient=settings.kl_coefficient if isinstance(settings, GroupMethod) else 0.0,
         token_budget=TOKEN_BUDGET,
         on_shrink=tell,
-        world=world,
+        ranks=ranks,
     )
 
 

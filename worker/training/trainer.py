@@ -19,7 +19,7 @@ from app.core.spec.reports import CheckpointSaved, Finished, Groups, Message, Me
 from worker.training import checkpoints, export, metrics
 from worker.training.batching import DataOrder
 from worker.training.best_adapter import Selection
-from worker.training.distributed import World
+from worker.training.distributed import Ranks
 from worker.training.divergence import DivergenceMonitor
 from worker.training.evaluation import Evaluator
 from worker.training.groups import build_groups
@@ -58,7 +58,7 @@ class Run:
     stop: StopFlag
     base_name: str
     teachers: TeacherAnswerSource | None = None
-    world: World = field(default_factory=World)
+    ranks: Ranks = field(default_factory=Ranks)
     divergence: DivergenceMonitor = field(init=False)
     _peak_flops: float | None = field(init=False)
     step: int = 0
@@ -83,9 +83,9 @@ class Run:
         if self.step == 0 and (before := self._evaluate()):
             self.report(Metrics(step=0, values=before))
         # All processes must leave the loop at the same step, so each asks the others.
-        while self.step < self.plan.total_steps and not self.world.sum(self.selection.should_stop):
+        while self.step < self.plan.total_steps and not self.ranks.sum(self.selection.should_stop):
             waited = self._wait_for_teachers()
-            if self.world.sum(self.stop.is_set()):
+            if self.ranks.sum(self.stop.is_set()):
                 self._checkpoint({})
                 raise Stopped
             self._one_step(health, waited)
@@ -96,7 +96,7 @@ class Run:
             patience = self.selection.patience
             early = f"Stopped early at step {self.step}: {patience} evaluations without a better held-out reward"
             self.report(Message(message=early))
-        if self.world.rank != 0:
+        if self.ranks.rank != 0:
             return
         self.selection.restore(self.policy)
         adapter = export.export_adapter(self.run_dir / "adapter", self.policy, self.trainer, self.base_name)
@@ -122,9 +122,9 @@ class Run:
         """This process's prompts of a step, with the teacher's answers."""
         prompts = self.order.step(step)
         if self.teachers is not None:
-            answers = self.world.gather(self.teachers.answers(prompts))[0]
+            answers = self.ranks.gather(self.teachers.answers(prompts))[0]
             prompts = [replace(one, teachers=one.teachers + answers[one.line]) for one in prompts]
-        return self.world.share(prompts)
+        return self.ranks.share(prompts)
 
     def _one_step(self, health: GraderHealth, waited: float | None) -> None:
         step = self.step + 1
@@ -163,7 +163,7 @@ class Run:
         }
         if waited is not None:
             timings["gft/timing/teacher"] = waited
-        groups = [group for share in self.world.gather(groups) for group in share]
+        groups = [group for share in self.ranks.gather(groups) for group in share]
         values = metrics.step_metrics(groups, update, self._grader_name) | timings
         self.divergence.note(step, values)
         self.report(Groups(step=step, groups=metrics.group_records(groups)))
@@ -185,12 +185,12 @@ class Run:
             self.tokenizer,
             spec.seed,
             step,
-            self.world.rank,
+            self.ranks.rank,
         )
 
     def _evaluate(self) -> dict[str, float | None]:
         """Values of an evaluation by rank 0; none elsewhere or without held-out rows."""
-        if self.evaluator is None or self.world.rank != 0:
+        if self.evaluator is None or self.ranks.rank != 0:
             return {}
         evaluated = self.evaluator.evaluate(self.step)
         best = self.selection.take(evaluated, self.policy)
@@ -198,7 +198,7 @@ class Run:
         return evaluated.values
 
     def _checkpoint(self, values: dict[str, float | None]) -> None:
-        if self.world.rank != 0:
+        if self.ranks.rank != 0:
             return
         state: dict[str, Any] = {"step": self.step, "trained_tokens": self.trained_tokens}
         path = self.run_dir / "checkpoints" / f"step-{self.step:08d}"

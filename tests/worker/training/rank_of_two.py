@@ -10,15 +10,15 @@ from torch import distributed
 from tests.worker.training.architectures import random_policy
 from tests.worker.training.test_optimizer import mixed_groups
 from tests.worker.training.updates import gradient
-from worker.training.distributed import World
+from worker.training.distributed import Ranks
 
 if __name__ == "__main__":
     run_dir, model_dir, rank = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{run_dir / 'meet'}", rank=rank, world_size=2)
-    world = World(rank, 2)
-    mine = world.share(mixed_groups())
-    found, result = gradient(random_policy(model_dir), mine, tau=0.3, token_budget=20, world=world)
+    ranks = Ranks(rank, 2)
+    mine = ranks.share(mixed_groups())
+    found, result = gradient(random_policy(model_dir), mine, tau=0.3, token_budget=20, ranks=ranks)
     save_file(found, run_dir / f"gradient-{rank}.safetensors")
     print(result.trained_tokens, repr(result.loss))  # noqa: T201 - what the test reads
     distributed.destroy_process_group()

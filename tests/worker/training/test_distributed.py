@@ -22,20 +22,20 @@ from tests.worker.training.runs import REPOSITORY, STEPS, Job, of_kind, parse, r
 from tests.worker.training.test_optimizer import mixed_groups
 from tests.worker.training.updates import gradient
 from worker.training.batching import DataOrder
-from worker.training.distributed import World
+from worker.training.distributed import Ranks
 from worker.training.model import Policy
 from worker.training.types import Prompt
 
 
 def test_one_process_keeps_everything_to_itself() -> None:
-    world = World()
-    assert world.share([1, 2, 3]) == [1, 2, 3]
-    assert (world.sum(5), world.gather("x")) == (5, ["x"])
+    ranks = Ranks()
+    assert ranks.share([1, 2, 3]) == [1, 2, 3]
+    assert (ranks.sum(5), ranks.gather("x")) == (5, ["x"])
 
 
 def test_shares_are_disjoint_and_complete() -> None:
     items = list(range(7))
-    shares = [World(rank, 3).share(items) for rank in range(3)]
+    shares = [Ranks(rank, 3).share(items) for rank in range(3)]
     assert sorted(item for share in shares for item in share) == items
     assert {len(share) for share in shares} == {2, 3}
 
@@ -129,8 +129,8 @@ def test_a_dead_rank_ends_the_trainer_and_a_stop_ends_both(job: Job) -> None:
 def rows_of(rank: int, job: Job) -> set[int]:
     """Lines of the training file that process `rank` of two gets in the first epoch."""
     order = DataOrder([Prompt(line, "", (1,), None, (), {}) for line in range(1, 9)], 2, 2, job.seed)
-    world = World(rank, 2)
-    return {prompt.line for step in range(1, STEPS // 2 + 1) for prompt in world.share(order.step(step))}
+    ranks = Ranks(rank, 2)
+    return {prompt.line for step in range(1, STEPS // 2 + 1) for prompt in ranks.share(order.step(step))}
 
 
 @pytest.mark.parametrize("rank", [0, 1])

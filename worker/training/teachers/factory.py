@@ -11,7 +11,7 @@ from app.core.egress.ip_policy import PrivateHosts
 from app.core.egress.json_client import ChatServer, Patience
 from app.core.spec.job import TrainerSpec
 from worker.training.batching import DataOrder
-from worker.training.distributed import World
+from worker.training.distributed import Ranks
 from worker.training.interfaces import Reporter, TeacherAnswerSource
 from worker.training.model import Policy
 from worker.training.teachers.answers import TeacherAnswerCache
@@ -34,7 +34,7 @@ def open_teachers(
     total_steps: int,
     policy: Policy,
     tokenizer: ChatTokenizer,
-    world: World,
+    ranks: Ranks,
     report: Reporter,
 ) -> Iterator[TeacherAnswerSource | None]:
     """The teachers of a run over `order`; None for a job without any."""
@@ -44,7 +44,7 @@ def open_teachers(
         return
     cache = TeacherAnswerCache(trainer, tokenizer, report)
     if trainer.teacher_url is None:
-        yield LocalTeacher(trainer, teacher, cache, policy, order, total_steps, world)
+        yield LocalTeacher(trainer, teacher, cache, policy, order, total_steps, ranks)
         return
     host = urlsplit(trainer.teacher_url).hostname or ""
     # Whom the operator has named may be anywhere.
@@ -62,7 +62,7 @@ def open_teachers(
         server = TeacherServer(chat, teacher.model, sampling, lambda text: len(tokenizer.response_ids(text)))
         ledger = BudgetLedger(teacher.budget, trainer.teacher_spent)
         prefetcher = TeacherPrefetcher(
-            cache, server, ledger, order, total_steps, trainer.spec.group, sampling, is_first_rank=world.rank == 0
+            cache, server, ledger, order, total_steps, trainer.spec.group, sampling, is_first_rank=ranks.rank == 0
         )
         try:
             yield prefetcher

@@ -20,7 +20,7 @@ from app.core.spec.plan import MAX_SEQUENCES
 from app.core.spec.reports import TrainerExit
 from app.core.spec.teacher_answers import Spent, TeacherAnswer, share, storable
 from worker.training.batching import DataOrder
-from worker.training.distributed import World
+from worker.training.distributed import Ranks
 from worker.training.interfaces import StopFlag
 from worker.training.model import Policy, load_policy
 from worker.training.rollouts.sampler import Sampler, generator
@@ -42,7 +42,7 @@ class LocalTeacher:
         student: Policy,
         order: DataOrder,
         total_steps: int,
-        world: World,
+        ranks: Ranks,
     ) -> None:
         """`trainer` names the model's directory. The student's own base is used where it is the same, as it is held."""
         self._trainer = trainer
@@ -53,7 +53,7 @@ class LocalTeacher:
         self._student = student
         self._order = order
         self._total_steps = total_steps
-        self._world = world
+        self._ranks = ranks
         self._is_done = False
 
     def close(self) -> None:
@@ -86,20 +86,20 @@ class LocalTeacher:
         spent, done = self._trainer.teacher_spent, 0
         with self._teacher() as (policy, tokenizer):
             sampler = Sampler(policy, tokenizer.end_id, tokenizer.pad_id)
-            for start in range(0, len(missing), self._world.size):
-                if self._world.sum(stop.is_set()):
+            for start in range(0, len(missing), self._ranks.size):
+                if self._ranks.sum(stop.is_set()):
                     return False
                 if self._limit is not None and spent.tokens >= self._limit:
                     message = f"The teacher's budget is spent: {spent.tokens:,} tokens. {rows - done:,} rows go without"
                     self._cache.say(message, warn=True, tokens=spent.tokens)
                     return True
-                mine = self._world.share(missing[start : start + self._world.size])
+                mine = self._ranks.share(missing[start : start + self._ranks.size])
                 written = [one for number in mine for one in self._decode(sampler, tokenizer, number, batches[number])]
-                answers = [one for share in self._world.gather(written) for one in share]
+                answers = [one for share in self._ranks.gather(written) for one in share]
                 used = sum(one.prompt_tokens + one.completion_tokens for one in answers)
                 spent = Spent(requests=spent.requests, tokens=spent.tokens + used)
                 self._cache.add(answers, spent.model_copy)
-                done += sum(len(batches[number]) for number in missing[start : start + self._world.size])
+                done += sum(len(batches[number]) for number in missing[start : start + self._ranks.size])
                 self._cache.say(f"Teacher: {done:,} of {rows:,} rows", rows=done, of=rows, tokens=spent.tokens)
         return True
 
