@@ -16,7 +16,7 @@ from worker.training.batching import pack
 from worker.training.model import load_policy
 from worker.training.optimizer import Updater, new_optimizer
 from worker.training.rollouts.sampler import Sampler, generator
-from worker.training.types import Member, Prompt, PromptGroup
+from worker.training.types import GroupMember, Prompt, PromptGroup
 
 
 def build(case: Case, model_dir: Path, _contender: str) -> Callable[[], object]:
@@ -43,7 +43,7 @@ def build(case: Case, model_dir: Path, _contender: str) -> Callable[[], object]:
         PromptGroup(
             Prompt(1, "", prompt, None, (), {}),
             [
-                Member(Source.teacher, ids, "", True, advantage=one)
+                GroupMember(Source.teacher, ids, "", True, advantage=one)
                 for ids, one in zip(several, advantages, strict=True)
             ],
         )

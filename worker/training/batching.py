@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worker.training.attention import Layout, Segment, level
-from worker.training.types import Member, Prompt
+from worker.training.types import GroupMember, Prompt
 
 _ORDER_STREAM = 0
 WORTH_SHARING: Final = 64
@@ -62,14 +62,14 @@ class Packed:
 class MicroBatch:
     """Packed groups and whose tokens they are."""
 
-    sequences: tuple[tuple[Prompt, Member], ...]
+    sequences: tuple[tuple[Prompt, GroupMember], ...]
     packed: Packed
     unshared_tokens: int
     """How many tokens there would be if every response brought its own prompt."""
 
 
 def micro_batches(
-    groups: Sequence[tuple[Prompt, Sequence[Member]]], token_budget: int, device: torch.device
+    groups: Sequence[tuple[Prompt, Sequence[GroupMember]]], token_budget: int, device: torch.device
 ) -> Iterator[MicroBatch]:
     """Groups of like length together, each batch at most `token_budget` packed tokens.
 
@@ -78,7 +78,7 @@ def micro_batches(
     """
     parts = [part for prompt, members in groups for part in _within_budget(prompt, members, token_budget)]
     parts.sort(key=lambda part: (len(part[0].ids), max(len(member.ids) for member in part[1])))
-    batch: list[tuple[Prompt, list[Member]]] = []
+    batch: list[tuple[Prompt, list[GroupMember]]] = []
     size = 0
     for part in parts:
         cost = _cost(*part)
@@ -91,12 +91,14 @@ def micro_batches(
         yield _micro_batch(batch, device)
 
 
-def _cost(prompt: Prompt, members: Sequence[Member]) -> int:
+def _cost(prompt: Prompt, members: Sequence[GroupMember]) -> int:
     return len(prompt.ids) + sum(len(member.ids) - 1 for member in members)
 
 
-def _within_budget(prompt: Prompt, members: Sequence[Member], budget: int) -> Iterator[tuple[Prompt, list[Member]]]:
-    part: list[Member] = []
+def _within_budget(
+    prompt: Prompt, members: Sequence[GroupMember], budget: int
+) -> Iterator[tuple[Prompt, list[GroupMember]]]:
+    part: list[GroupMember] = []
     for member in members:
         if part and _cost(prompt, [*part, member]) > budget:
             yield prompt, part
@@ -106,7 +108,7 @@ def _within_budget(prompt: Prompt, members: Sequence[Member], budget: int) -> It
         yield prompt, part
 
 
-def _micro_batch(parts: Sequence[tuple[Prompt, Sequence[Member]]], device: torch.device) -> MicroBatch:
+def _micro_batch(parts: Sequence[tuple[Prompt, Sequence[GroupMember]]], device: torch.device) -> MicroBatch:
     sequences = tuple((prompt, member) for prompt, members in parts for member in members)
     return MicroBatch(
         sequences,

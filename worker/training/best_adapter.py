@@ -10,7 +10,7 @@ from worker.training.model import Policy
 
 
 @dataclass
-class Selection:
+class BestAdapter:
     """The best evaluation after the first step; of equals the later one.
 
     The score is the mean held-out reward; for a job without a grader, the negative loss on held-out demonstrations.

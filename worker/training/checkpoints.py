@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app.core.spec.reports import TrainerExit
-from worker.training.best_adapter import Selection
+from worker.training.best_adapter import BestAdapter
 from worker.training.model import Policy
 from worker.training.types import JobFailure
 
@@ -28,7 +28,7 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def save(
-    directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: dict[str, Any], selection: Selection
+    directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: dict[str, Any], best_adapter: BestAdapter
 ) -> Path:
     """Writes a checkpoint at `directory`: complete or absent, whenever the process dies.
 
@@ -39,9 +39,9 @@ def save(
     temporary.mkdir(parents=True)
     save_file({name: value.detach().cpu().contiguous() for name, value in policy.trained.items()}, temporary / _ADAPTER)
     save_file(_moments(policy, optimizer), temporary / _OPTIMIZER)
-    if selection.adapter and selection.step != policy.version:
-        save_file({name: value.contiguous() for name, value in selection.adapter.items()}, temporary / _BEST)
-    whole = state | {"selection": selection.state()}
+    if best_adapter.adapter and best_adapter.step != policy.version:
+        save_file({name: value.contiguous() for name, value in best_adapter.adapter.items()}, temporary / _BEST)
+    whole = state | {"selection": best_adapter.state()}
     (temporary / _STATE).write_text(json.dumps(whole, indent=2), encoding="utf-8")
     digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
     (temporary / MANIFEST).write_text(json.dumps(digests, indent=2), encoding="utf-8")
@@ -54,8 +54,10 @@ def save(
     return directory
 
 
-def load(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, selection: Selection) -> dict[str, Any]:
-    """Restores adapter, moments and selection in place and returns the state.
+def load(
+    directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, best_adapter: BestAdapter
+) -> dict[str, Any]:
+    """Restores adapter, moments and best_adapter in place and returns the state.
 
     Raises `JobFailure` if a file was damaged.
     """
@@ -78,10 +80,10 @@ def load(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, sele
                 }
     state: dict[str, Any] = json.loads((directory / _STATE).read_text(encoding="utf-8"))
     for name, value in state["selection"].items():
-        setattr(selection, name, value)
-    if selection.step is not None:
+        setattr(best_adapter, name, value)
+    if best_adapter.step is not None:
         best = directory / _BEST
-        selection.adapter = load_file(best) if best.exists() else adapter
+        best_adapter.adapter = load_file(best) if best.exists() else adapter
     return state
 
 

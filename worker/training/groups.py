@@ -10,13 +10,13 @@ from app.core.spec.reports import Source
 from app.core.spec.teacher_answers import Provenance
 from worker.training.interfaces import RolloutEngine
 from worker.training.rollouts.sampler import generator
-from worker.training.types import Completion, Member, Prompt, PromptGroup
+from worker.training.types import Completion, GroupMember, Prompt, PromptGroup
 
 _ROLLOUT_STREAM = 1
 _TEACHER_STREAM = 2
 
 
-def given_members(prompt: Prompt, mix: GroupMix, tokenizer: ChatTokenizer, seed: int, step: int) -> list[Member]:
+def given_members(prompt: Prompt, mix: GroupMix, tokenizer: ChatTokenizer, seed: int, step: int) -> list[GroupMember]:
     """Expert and teacher members of a row; of more teacher responses than asked for, a seeded choice."""
     given: list[tuple[Source, str, Provenance | None]] = []
     if mix.expert and prompt.expert is not None:
@@ -27,14 +27,14 @@ def given_members(prompt: Prompt, mix: GroupMix, tokenizer: ChatTokenizer, seed:
         teachers = tuple(teachers[i] for i in sorted(random.permutation(len(teachers))[: mix.teacher]))
     given.extend((Source.teacher, one.text, one.origin) for one in teachers)
     return [
-        Member(source, tokenizer.response_ids(text), text, finished=True, teacher=origin)
+        GroupMember(source, tokenizer.response_ids(text), text, finished=True, teacher=origin)
         for source, text, origin in given
     ]
 
 
-def rollout_member(completion: Completion, tokenizer: ChatTokenizer, version: int) -> Member:
+def rollout_member(completion: Completion, tokenizer: ChatTokenizer, version: int) -> GroupMember:
     """A rollout: its sampled ids are kept as they are, the text is for graders and people only."""
-    return Member(
+    return GroupMember(
         Source.self,
         completion.ids,
         tokenizer.text(completion.ids),
@@ -53,7 +53,7 @@ def build_groups(
     seed: int,
     step: int,
     rank: int = 0,
-    appeared: Callable[[Prompt, Member], None] = lambda _prompt, _member: None,
+    appeared: Callable[[Prompt, GroupMember], None] = lambda _prompt, _member: None,
 ) -> list[PromptGroup]:
     """One group a prompt, all rollouts decoded in one call; a row with fewer answers has a smaller group.
 
@@ -66,7 +66,7 @@ def build_groups(
             appeared(group.prompt, member)
     if mix.self_:
         random = generator(seed, _ROLLOUT_STREAM, step, rank)
-        rollouts: dict[tuple[int, int], Member] = {}
+        rollouts: dict[tuple[int, int], GroupMember] = {}
 
         def drawn(index: int, number: int, completion: Completion) -> None:
             member = rollout_member(completion, tokenizer, sampler.policy.version)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from app.core.spec.reports import GroupRecord, MemberRecord, Source
 from worker.training.optimizer import UpdateResult, all_members
-from worker.training.types import Member, PromptGroup
+from worker.training.types import GroupMember, PromptGroup
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -13,7 +13,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return statistics.fmean(kept) if kept else None
 
 
-def _sampling_gap(members: list[Member]) -> dict[str, float | None]:
+def _sampling_gap(members: list[GroupMember]) -> dict[str, float | None]:
     """Distance of the sampler's log-probs from the trainer's, over rollouts that took part in the update."""
     gaps = [
         abs(sampled - trained)
@@ -26,7 +26,7 @@ def _sampling_gap(members: list[Member]) -> dict[str, float | None]:
     }
 
 
-def _per_source(source: Source, members: list[Member]) -> dict[str, float | None]:
+def _per_source(source: Source, members: list[GroupMember]) -> dict[str, float | None]:
     mine = [member for member in members if member.source == source]
     if not mine:
         return {}
@@ -40,7 +40,7 @@ def _per_source(source: Source, members: list[Member]) -> dict[str, float | None
     }
 
 
-def _per_grader(grader: str, members: list[Member]) -> dict[str, float | None]:
+def _per_grader(grader: str, members: list[GroupMember]) -> dict[str, float | None]:
     """The job's grader, and a multi's parts by their keys."""
     by_name = {grader: [member.reward for member in members if member.reward is not None]}
     for name in sorted({name for member in members for name in member.scores} - {grader}):
@@ -110,7 +110,7 @@ def group_records(groups: list[PromptGroup]) -> tuple[GroupRecord, ...]:
     )
 
 
-def _member_record(member: Member) -> MemberRecord:
+def _member_record(member: GroupMember) -> MemberRecord:
     return MemberRecord(
         source=member.source,
         text=member.text,

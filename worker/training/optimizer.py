@@ -12,9 +12,9 @@ from worker.training.distributed import Ranks
 from worker.training.loss import kl_estimate, token_loss
 from worker.training.memory import is_out_of_memory
 from worker.training.model import Policy
-from worker.training.types import Member, Prompt, PromptGroup
+from worker.training.types import GroupMember, Prompt, PromptGroup
 
-Live = Sequence[tuple[Prompt, Sequence[Member]]]
+Live = Sequence[tuple[Prompt, Sequence[GroupMember]]]
 """Prompts with those of their members that have an advantage."""
 
 WARMUP_SHARE: Final = 0.03
@@ -180,6 +180,6 @@ class Updater:
             member.trainer_logprobs = logprobs_N[mine].tolist()
 
 
-def all_members(groups: list[PromptGroup]) -> list[Member]:
+def all_members(groups: list[PromptGroup]) -> list[GroupMember]:
     """Every member of every group, in order."""
     return [member for group in groups for member in group.members]

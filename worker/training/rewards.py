@@ -9,7 +9,7 @@ from app.core.graders.run import Grade, GraderPool, Sample
 from app.core.spec.advantages import group_advantages
 from app.core.spec.contrast import has_contrast
 from app.core.spec.reports import TrainerExit
-from worker.training.types import JobFailure, Member, Prompt, PromptGroup
+from worker.training.types import GroupMember, JobFailure, Prompt, PromptGroup
 
 WINDOW: Final = 200
 """Grades that the error rate is taken over."""
@@ -50,10 +50,10 @@ class Grading:
         self._pool = pool
         self._is_eager = pool.waits or has_idle_cores
         self._lock = threading.Lock()
-        self._waiting: list[tuple[Prompt, Member]] = []
-        self._sent: list[tuple[list[Member], Future[list[Grade]]]] = []
+        self._waiting: list[tuple[Prompt, GroupMember]] = []
+        self._sent: list[tuple[list[GroupMember], Future[list[Grade]]]] = []
 
-    def add(self, prompt: Prompt, member: Member) -> None:
+    def add(self, prompt: Prompt, member: GroupMember) -> None:
         """Takes a member in; from any thread."""
         with self._lock:
             self._waiting.append((prompt, member))

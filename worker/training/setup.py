@@ -17,7 +17,7 @@ from app.core.spec.job import GroupMethod, JobSpec, TrainerSpec
 from app.core.spec.plan import TOKEN_BUDGET, resolve
 from app.core.spec.reports import Failed, Message, Report, TrainerExit
 from worker.training.batching import DataOrder
-from worker.training.best_adapter import Selection
+from worker.training.best_adapter import BestAdapter
 from worker.training.distributed import PeerLost, Ranks, join
 from worker.training.evaluation import Evaluator
 from worker.training.failures import diagnose
@@ -29,7 +29,7 @@ from worker.training.rollouts.vllm_client import VllmClient
 from worker.training.rollouts.vllm_sampler import serving
 from worker.training.teachers.factory import open_teachers
 from worker.training.tokenize import load_prompts, load_tokenizer
-from worker.training.trainer import Run, Stopped
+from worker.training.trainer import Stopped, Trainer
 from worker.training.types import JobFailure, Prompt
 
 WARNINGS_SHOWN = 20
@@ -42,8 +42,8 @@ ROLLOUT_API_KEY: Final = "GROUPTUNE_ROLLOUT_API_KEY"
 def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
     """Runs the job of `run_dir` and returns how it ended."""
 
-    trainer = TrainerSpec.model_validate(json.loads((run_dir / "spec.json").read_text(encoding="utf-8")))
-    ranks = join(run_dir, trainer.processes, reports)
+    trainer_spec = TrainerSpec.model_validate(json.loads((run_dir / "spec.json").read_text(encoding="utf-8")))
+    ranks = join(run_dir, trainer_spec.processes, reports)
 
     telling = threading.Lock()  # teachers answer in other threads
 
@@ -54,7 +54,7 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
                 reports.flush()
 
     try:
-        _set_up(trainer, ranks, run_dir, report, stop)
+        _set_up(trainer_spec, ranks, run_dir, report, stop)
     except Stopped:
         return TrainerExit.stopped
     except PeerLost:
@@ -72,17 +72,17 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
     return TrainerExit.succeeded
 
 
-def _set_up(trainer: TrainerSpec, ranks: Ranks, run_dir: Path, report: Reporter, stop: StopFlag) -> None:
-    spec = trainer.spec
-    torch.set_num_threads(trainer.threads or os.cpu_count() or 1)
+def _set_up(trainer_spec: TrainerSpec, ranks: Ranks, run_dir: Path, report: Reporter, stop: StopFlag) -> None:
+    spec = trainer_spec.spec
+    torch.set_num_threads(trainer_spec.threads or os.cpu_count() or 1)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     # Else every new tensor is filled before it is written, to make reads of unwritten memory repeatable.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     transformers.utils.logging.disable_progress_bar()
-    base_dir = Path(trainer.base_model_dir)
+    base_dir = Path(trainer_spec.base_model_dir)
     tokenizer = load_tokenizer(base_dir)
-    prompts, held_out = _load_data(trainer, tokenizer, report)
-    start = Path(trainer.adapter_path) if trainer.adapter_path else None
+    prompts, held_out = _load_data(trainer_spec, tokenizer, report)
+    start = Path(trainer_spec.adapter_path) if trainer_spec.adapter_path else None
     wanted = spec.hyperparameters
     policy = load_policy(base_dir, wanted.lora, spec.seed, adapter=start, precision=wanted.base_precision)
     if wanted.base_precision != "native":
@@ -96,12 +96,12 @@ def _set_up(trainer: TrainerSpec, ranks: Ranks, run_dir: Path, report: Reporter,
     )
     order = DataOrder(prompts, plan.batch_size, plan.n_epochs, spec.seed)
     with (
-        _sampler(trainer, policy, tokenizer, ranks, run_dir) as sampler,
-        GraderPool(spec.settings.grader, _outside(trainer)) if spec.settings.grader else nullcontext() as pool,
-        open_teachers(trainer, order, plan.total_steps, policy, tokenizer, ranks, report) as teachers,
+        _sampler(trainer_spec, policy, tokenizer, ranks, run_dir) as sampler,
+        GraderPool(spec.settings.grader, _outside(trainer_spec)) if spec.settings.grader else nullcontext() as pool,
+        open_teachers(trainer_spec, order, plan.total_steps, policy, tokenizer, ranks, report) as teachers,
     ):
-        run = Run(
-            trainer=trainer,
+        trainer = Trainer(
+            trainer_spec=trainer_spec,
             plan=plan,
             policy=policy,
             tokenizer=tokenizer,
@@ -110,7 +110,7 @@ def _set_up(trainer: TrainerSpec, ranks: Ranks, run_dir: Path, report: Reporter,
             order=order,
             pool=pool,
             evaluator=_evaluator(spec, held_out[: plan.eval_samples], sampler, tokenizer, pool),
-            selection=Selection(spec.settings.evaluation.patience),
+            best_adapter=BestAdapter(spec.settings.evaluation.patience),
             run_dir=run_dir,
             report=report,
             stop=stop,
@@ -118,33 +118,33 @@ def _set_up(trainer: TrainerSpec, ranks: Ranks, run_dir: Path, report: Reporter,
             teachers=teachers,
             ranks=ranks,
         )
-        if trainer.resume_from is not None:
-            run.resume(Path(trainer.resume_from))
-        run.train()
+        if trainer_spec.resume_from is not None:
+            trainer.resume(Path(trainer_spec.resume_from))
+        trainer.train()
 
 
-def _outside(trainer: TrainerSpec) -> Outside:
+def _outside(trainer_spec: TrainerSpec) -> Outside:
     return Outside(
-        judge_url=trainer.judge_url,
+        judge_url=trainer_spec.judge_url,
         judge_api_key=os.environ.get(JUDGE_API_KEY),
-        allowed_private_hosts=trainer.allowed_private_hosts,
+        allowed_private_hosts=trainer_spec.allowed_private_hosts,
         signing_secret=os.environ.get(SIGNING_SECRET),
     )
 
 
 def _sampler(
-    trainer: TrainerSpec, policy: Policy, tokenizer: ChatTokenizer, ranks: Ranks, run_dir: Path
+    trainer_spec: TrainerSpec, policy: Policy, tokenizer: ChatTokenizer, ranks: Ranks, run_dir: Path
 ) -> AbstractContextManager[RolloutEngine]:
     """The configured server for jobs that learn from rollouts; what others sample for evaluations needs none."""
-    if trainer.rollout_url is None or trainer.spec.group.self_ == 0:
+    if trainer_spec.rollout_url is None or trainer_spec.spec.group.self_ == 0:
         return nullcontext(Sampler(policy, tokenizer.end_id, tokenizer.pad_id))
     return serving(
         policy,
         tokenizer.end_id,
-        VllmClient(trainer.rollout_url, os.environ.get(ROLLOUT_API_KEY)),
-        base_name=Path(trainer.base_model_dir).name,
+        VllmClient(trainer_spec.rollout_url, os.environ.get(ROLLOUT_API_KEY)),
+        base_name=Path(trainer_spec.base_model_dir).name,
         # Each process has an adapter of its own on the server, so that none has to wait for another.
-        run_name=f"{trainer.job_id}-a{trainer.attempt}-r{ranks.rank}",
+        run_name=f"{trainer_spec.job_id}-a{trainer_spec.attempt}-r{ranks.rank}",
         directory=run_dir / "rollouts",
     )
 
@@ -186,17 +186,21 @@ def _evaluator(
     )
 
 
-def _load_data(trainer: TrainerSpec, tokenizer: ChatTokenizer, report: Reporter) -> tuple[list[Prompt], list[Prompt]]:
+def _load_data(
+    trainer_spec: TrainerSpec, tokenizer: ChatTokenizer, report: Reporter
+) -> tuple[list[Prompt], list[Prompt]]:
     """Usable training rows and held-out rows. Raises `JobFailure` when the method has nothing to train on."""
-    spec = trainer.spec
+    spec = trainer_spec.spec
     warnings: list[str] = []
     room = spec.settings.sampling.max_tokens
-    training = Path(trainer.training_path)
+    training = Path(trainer_spec.training_path)
     prompts = load_prompts(training, tokenizer, spec.hyperparameters, room if spec.group.self_ else 1, warnings.append)
     prompts = [prompt for prompt in prompts if _has_members(prompt, spec)]
     held_out: list[Prompt] = []
-    if trainer.validation_path is not None:
-        held_out = load_prompts(Path(trainer.validation_path), tokenizer, spec.hyperparameters, room, warnings.append)
+    if trainer_spec.validation_path is not None:
+        held_out = load_prompts(
+            Path(trainer_spec.validation_path), tokenizer, spec.hyperparameters, room, warnings.append
+        )
     for warning in warnings[:WARNINGS_SHOWN]:
         report(Message(level="warn", message=warning))
     if len(warnings) > WARNINGS_SHOWN:

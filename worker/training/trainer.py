@@ -18,7 +18,7 @@ from app.core.spec.plan import Plan
 from app.core.spec.reports import CheckpointSaved, Finished, Groups, Message, Metrics, Started
 from worker.training import checkpoints, export, metrics
 from worker.training.batching import DataOrder
-from worker.training.best_adapter import Selection
+from worker.training.best_adapter import BestAdapter
 from worker.training.distributed import Ranks
 from worker.training.divergence import DivergenceMonitor
 from worker.training.evaluation import Evaluator
@@ -40,10 +40,10 @@ class Stopped(Exception):
 
 
 @dataclass
-class Run:
+class Trainer:
     """One job's run over loaded parts. `step` counts finished optimiser steps."""
 
-    trainer: TrainerSpec
+    trainer_spec: TrainerSpec
     plan: Plan
     policy: Policy
     tokenizer: ChatTokenizer
@@ -52,7 +52,7 @@ class Run:
     order: DataOrder
     pool: GraderPool | None
     evaluator: Evaluator | None
-    selection: Selection
+    best_adapter: BestAdapter
     run_dir: Path
     report: Reporter
     stop: StopFlag
@@ -70,7 +70,7 @@ class Run:
 
     def resume(self, checkpoint: Path) -> None:
         """Goes on after the step of `checkpoint`. Raises `JobFailure` when it was damaged."""
-        state = checkpoints.load(checkpoint, self.policy, self.updater.optimizer, self.selection)
+        state = checkpoints.load(checkpoint, self.policy, self.updater.optimizer, self.best_adapter)
         self.step = self.policy.version = int(state["step"])
         self.trained_tokens = int(state["trained_tokens"])
 
@@ -83,7 +83,7 @@ class Run:
         if self.step == 0 and (before := self._evaluate()):
             self.report(Metrics(step=0, values=before))
         # All processes must leave the loop at the same step, so each asks the others.
-        while self.step < self.plan.total_steps and not self.ranks.sum(self.selection.should_stop):
+        while self.step < self.plan.total_steps and not self.ranks.sum(self.best_adapter.should_stop):
             waited = self._wait_for_teachers()
             if self.ranks.sum(self.stop.is_set()):
                 self._checkpoint({})
@@ -93,20 +93,20 @@ class Run:
 
     def _publish(self) -> None:
         if self.step < self.plan.total_steps:
-            patience = self.selection.patience
+            patience = self.best_adapter.patience
             early = f"Stopped early at step {self.step}: {patience} evaluations without a better held-out reward"
             self.report(Message(message=early))
         if self.ranks.rank != 0:
             return
-        self.selection.restore(self.policy)
-        adapter = export.export_adapter(self.run_dir / "adapter", self.policy, self.trainer, self.base_name)
+        self.best_adapter.restore(self.policy)
+        adapter = export.export_adapter(self.run_dir / "adapter", self.policy, self.trainer_spec, self.base_name)
         self.report(
             Finished(
                 step=self.step,
                 path=str(adapter),
                 trained_tokens=self.trained_tokens,
                 published_step=self.policy.version,
-                reason=self.selection.reason(self.step),
+                reason=self.best_adapter.reason(self.step),
             )
         )
 
@@ -142,9 +142,9 @@ class Run:
             grading.finish(groups, health)
         graded = time.monotonic()
         rate = learning_rate(
-            step, self.plan.total_steps, self.plan.learning_rate, self.trainer.spec.hyperparameters.lr_schedule
+            step, self.plan.total_steps, self.plan.learning_rate, self.trainer_spec.spec.hyperparameters.lr_schedule
         )
-        dropout_seed = generator(self.trainer.spec.seed, _DROPOUT_STREAM, step).initial_seed()
+        dropout_seed = generator(self.trainer_spec.spec.seed, _DROPOUT_STREAM, step).initial_seed()
         with self.policy.dropping(dropout_seed):
             update = self.updater.update(groups, rate)
         updated = time.monotonic()
@@ -175,7 +175,7 @@ class Run:
             self._checkpoint(values)
 
     def _groups(self, step: int, grading: Grading | None) -> list[PromptGroup]:
-        spec = self.trainer.spec
+        spec = self.trainer_spec.spec
         build = partial(build_groups, appeared=grading.add) if grading else build_groups
         return build(
             self._prompts(step),
@@ -193,7 +193,7 @@ class Run:
         if self.evaluator is None or self.ranks.rank != 0:
             return {}
         evaluated = self.evaluator.evaluate(self.step)
-        best = self.selection.take(evaluated, self.policy)
+        best = self.best_adapter.take(evaluated, self.policy)
         self.report(evaluated.model_copy(update={"best": best}))
         return evaluated.values
 
@@ -202,16 +202,16 @@ class Run:
             return
         state: dict[str, Any] = {"step": self.step, "trained_tokens": self.trained_tokens}
         path = self.run_dir / "checkpoints" / f"step-{self.step:08d}"
-        checkpoints.save(path, self.policy, self.updater.optimizer, state, self.selection)
+        checkpoints.save(path, self.policy, self.updater.optimizer, state, self.best_adapter)
         self.report(CheckpointSaved(step=self.step, path=str(path), metrics=values))
 
     @property
     def _imitates(self) -> bool:
-        return self.trainer.spec.method in (MethodType.supervised, MethodType.dft)
+        return self.trainer_spec.spec.method in (MethodType.supervised, MethodType.dft)
 
     @property
     def _grader_name(self) -> str | None:
-        grader = self.trainer.spec.settings.grader
+        grader = self.trainer_spec.spec.settings.grader
         return None if grader is None or self._imitates else grader.name
 
     def _started(self) -> Started:

@@ -35,7 +35,7 @@ class Prompt:
 
 
 @dataclass
-class Member:
+class GroupMember:
     """One response. `ids` are the trained tokens, byte for byte what was sampled or given."""
 
     source: Source
@@ -67,11 +67,11 @@ class PromptGroup:
     """A prompt with all its members; never split over optimiser steps."""
 
     prompt: Prompt
-    members: list[Member]
+    members: list[GroupMember]
     zero_variance: bool = False
 
     @property
-    def graded(self) -> list[Member]:
+    def graded(self) -> list[GroupMember]:
         return [member for member in self.members if member.advantage is not None]
 
 

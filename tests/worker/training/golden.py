@@ -20,7 +20,7 @@ from app.core.spec.contrast import has_contrast
 from app.core.spec.reports import Source
 from tests.worker.training import architectures, plain
 from worker.training.model import Policy
-from worker.training.types import Member, Prompt, PromptGroup
+from worker.training.types import GroupMember, Prompt, PromptGroup
 
 VECTORS: Final = Path(__file__).with_name("gft_vectors.json")
 CASES: Final[dict[str, dict[str, Any]]] = {
@@ -103,7 +103,9 @@ def _group(case: Mapping[str, Any]) -> PromptGroup:
     # Long enough that groups with the same prompt share all but its end.
     prompt = Prompt(1, "", 2 * tuple(range(kinds, architectures.VOCABULARY)), None, (), {})
     members = [
-        Member(Source.self, (kinds + k, *(t for t, kept in zip(tokens, mask, strict=True) if kept)), "", finished=True)
+        GroupMember(
+            Source.self, (kinds + k, *(t for t, kept in zip(tokens, mask, strict=True) if kept)), "", finished=True
+        )
         for k, (tokens, mask) in enumerate(zip(case["tokens"], case["mask"], strict=True))
     ]
     for member, reward, advantage in zip(members, case["rewards"], group_advantages(case["rewards"]), strict=True):

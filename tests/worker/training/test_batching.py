@@ -10,7 +10,7 @@ from app.core.spec.reports import Source
 from tests.worker.training.architectures import VOCABULARY
 from worker.training.batching import DataOrder, MicroBatch, micro_batches, pack, shared_length
 from worker.training.model import Policy
-from worker.training.types import Member, Prompt
+from worker.training.types import GroupMember, Prompt
 
 CPU = torch.device("cpu")
 
@@ -54,7 +54,7 @@ def test_packing_by_hand() -> None:
     assert batch.response_N.tolist() == [0, 0, 0, 1, 2, 2]
 
 
-Groups = list[tuple[Prompt, list[Member]]]
+Groups = list[tuple[Prompt, list[GroupMember]]]
 
 
 def random_groups(seed: int = 0) -> Groups:
@@ -67,7 +67,7 @@ def random_groups(seed: int = 0) -> Groups:
 
     groups = []
     for line, size in enumerate((4, 1, 2, 3, 4), start=1):
-        members = [Member(Source.self, ids(1, 9), f"{line}.{k}", finished=True) for k in range(size)]
+        members = [GroupMember(Source.self, ids(1, 9), f"{line}.{k}", finished=True) for k in range(size)]
         groups.append((Prompt(line, "", ids(2, 10), None, (), {}), members))
     return groups
 

@@ -5,20 +5,20 @@ import torch
 
 from app.core.spec.reports import Evaluated
 from tests.worker.training.architectures import randomise
-from worker.training.best_adapter import Selection
+from worker.training.best_adapter import BestAdapter
 from worker.training.model import Policy
 
 
-def take(selection: Selection, policy: Policy, step: int, score: float | None, name: str = "eval/reward") -> bool:
+def take(best_adapter: BestAdapter, policy: Policy, step: int, score: float | None, name: str = "eval/reward") -> bool:
     """One evaluation of an adapter that is random in its step."""
     randomise(policy, seed=step)
     policy.version = step
-    return selection.take(Evaluated(step=step, values={name: score}), policy)
+    return best_adapter.take(Evaluated(step=step, values={name: score}), policy)
 
 
-def published(selection: Selection, policy: Policy) -> int:
+def published(best_adapter: BestAdapter, policy: Policy) -> int:
     """The step whose adapter is restored; checks that its weights are."""
-    selection.restore(policy)
+    best_adapter.restore(policy)
     found = {name: value.detach().clone() for name, value in policy.trained.items()}
     randomise(policy, seed=policy.version)
     assert all(torch.equal(found[name], value) for name, value in policy.trained.items())
@@ -32,46 +32,46 @@ def published(selection: Selection, policy: Policy) -> int:
 def test_the_best_evaluation_is_published_of_equals_the_later(
     scores: list[float | None], best: int, llama: Policy
 ) -> None:
-    selection = Selection()
+    best_adapter = BestAdapter()
     for step, score in enumerate(scores, start=1):
-        take(selection, llama, step, score)
-    assert published(selection, llama) == best
+        take(best_adapter, llama, step, score)
+    assert published(best_adapter, llama) == best
 
 
 def test_the_untrained_model_is_never_published(llama: Policy) -> None:
-    selection = Selection()
-    assert not take(selection, llama, 0, 0.9)
-    assert take(selection, llama, 1, 0.1)
-    assert published(selection, llama) == 1
-    assert "before training it was 0.9, so training did not help" in selection.reason(1)
+    best_adapter = BestAdapter()
+    assert not take(best_adapter, llama, 0, 0.9)
+    assert take(best_adapter, llama, 1, 0.1)
+    assert published(best_adapter, llama) == 1
+    assert "before training it was 0.9, so training did not help" in best_adapter.reason(1)
 
 
 def test_without_a_grader_the_lowest_loss_wins(llama: Policy) -> None:
-    selection = Selection()
+    best_adapter = BestAdapter()
     for step, loss in enumerate([2.0, 0.5, 0.8], start=1):
-        take(selection, llama, step, loss, "eval/loss")
-    assert published(selection, llama) == 2
-    assert "held-out loss 0.5 at step 2 is the best of 3 evaluations" in selection.reason(3)
+        take(best_adapter, llama, step, loss, "eval/loss")
+    assert published(best_adapter, llama) == 2
+    assert "held-out loss 0.5 at step 2 is the best of 3 evaluations" in best_adapter.reason(3)
 
 
 def test_without_evaluations_the_last_adapter_is_published(llama: Policy) -> None:
     llama.version = 9
     randomise(llama, seed=9)
-    assert published(Selection(), llama) == 9
-    assert "no held-out evaluation" in Selection().reason(9)
+    assert published(BestAdapter(), llama) == 9
+    assert "no held-out evaluation" in BestAdapter().reason(9)
 
 
 def test_patience_counts_evaluations_without_a_better_score(llama: Policy) -> None:
-    selection = Selection(patience=2)
+    best_adapter = BestAdapter(patience=2)
     stops = []
     for step, score in enumerate([0.3, 0.2, 0.4, 0.4, 0.1], start=1):
-        take(selection, llama, step, score)
-        stops.append(selection.should_stop)
+        take(best_adapter, llama, step, score)
+        stops.append(best_adapter.should_stop)
     assert stops == [False, False, False, False, True]
 
 
 def test_without_patience_nothing_stops(llama: Policy) -> None:
-    selection = Selection()
+    best_adapter = BestAdapter()
     for step in range(1, 20):
-        take(selection, llama, step, 1.0 - step / 20)
-    assert not selection.should_stop
+        take(best_adapter, llama, step, 1.0 - step / 20)
+    assert not best_adapter.should_stop

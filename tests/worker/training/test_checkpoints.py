@@ -12,7 +12,7 @@ from tests.worker.training.architectures import LORA
 from tests.worker.training.conftest import ModelDirectory
 from tests.worker.training.updates import group, updater
 from worker.training import checkpoints
-from worker.training.best_adapter import Selection
+from worker.training.best_adapter import BestAdapter
 from worker.training.model import Policy, load_policy
 from worker.training.optimizer import new_optimizer
 from worker.training.types import JobFailure
@@ -32,10 +32,10 @@ def optimizer(llama: Policy) -> torch.optim.AdamW:
 def test_adapter_moments_and_state_come_back_exactly(
     llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path, model_directory: ModelDirectory
 ) -> None:
-    saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, Selection())
+    saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, BestAdapter())
     fresh = load_policy(model_directory("llama"), LORA, seed=1)
     again = new_optimizer(fresh)
-    assert checkpoints.load(saved, fresh, again, Selection()).items() >= STATE.items()
+    assert checkpoints.load(saved, fresh, again, BestAdapter()).items() >= STATE.items()
     for name, value in llama.trained.items():
         assert torch.equal(fresh.trained[name], value)
         kept, restored = optimizer.state[value], again.state[fresh.trained[name]]
@@ -50,18 +50,18 @@ def test_adapter_moments_and_state_come_back_exactly(
 def test_the_best_adapter_so_far_comes_back_too(
     best_is_current: bool, llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path, model_directory: ModelDirectory
 ) -> None:
-    selection = Selection(patience=4)
+    best_adapter = BestAdapter(patience=4)
     llama.version = 2
-    assert selection.take(Evaluated(step=2, values={"eval/reward": 0.5}), llama)
+    assert best_adapter.take(Evaluated(step=2, values={"eval/reward": 0.5}), llama)
     best = {name: value.detach().clone() for name, value in llama.trained.items()}
     if not best_is_current:
         updater(llama, optimizer).update([group([1.0, 0.0], seed=5)], 1e-3)
         llama.version = 3
-        assert not selection.take(Evaluated(step=3, values={"eval/reward": 0.4}), llama)
-    saved = checkpoints.save(tmp_path / "step", llama, optimizer, STATE, selection)
-    restored, fresh = Selection(patience=4), load_policy(model_directory("llama"), LORA, seed=1)
+        assert not best_adapter.take(Evaluated(step=3, values={"eval/reward": 0.4}), llama)
+    saved = checkpoints.save(tmp_path / "step", llama, optimizer, STATE, best_adapter)
+    restored, fresh = BestAdapter(patience=4), load_policy(model_directory("llama"), LORA, seed=1)
     checkpoints.load(saved, fresh, new_optimizer(fresh), restored)
-    assert restored.state() == selection.state()
+    assert restored.state() == best_adapter.state()
     assert restored.state()["stale"] == (0 if best_is_current else 1)
     fresh.version = llama.version
     restored.restore(fresh)
@@ -70,10 +70,10 @@ def test_the_best_adapter_so_far_comes_back_too(
 
 
 def test_a_damaged_best_adapter_is_refused(llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path) -> None:
-    selection = Selection()
-    selection.take(Evaluated(step=2, values={"eval/reward": 0.5}), llama)
+    best_adapter = BestAdapter()
+    best_adapter.take(Evaluated(step=2, values={"eval/reward": 0.5}), llama)
     llama.version = 3
-    saved = checkpoints.save(tmp_path / "step", llama, optimizer, STATE, selection)
+    saved = checkpoints.save(tmp_path / "step", llama, optimizer, STATE, best_adapter)
     (saved / "best_adapter.safetensors").unlink()
     _assert_refused(saved, llama, "best_adapter")
 
@@ -81,7 +81,7 @@ def test_a_damaged_best_adapter_is_refused(llama: Policy, optimizer: torch.optim
 def test_the_manifest_names_every_file_and_nothing_else_is_left(
     llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path
 ) -> None:
-    saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, Selection())
+    saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, BestAdapter())
     manifest = json.loads((saved / checkpoints.MANIFEST).read_text())
     assert {path.name for path in saved.iterdir()} == {*manifest, checkpoints.MANIFEST}
     assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
@@ -104,7 +104,7 @@ def test_everything_is_on_disk_before_it_gets_its_name(
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "rename", renamed)
-    saved = checkpoints.save(tmp_path / "step-1", llama, optimizer, STATE, Selection())
+    saved = checkpoints.save(tmp_path / "step-1", llama, optimizer, STATE, BestAdapter())
     files = {path.name for path in saved.iterdir()}
     assert set(done[: len(files)]) == files
     assert done[len(files) :] == [".step-1.partial", ".step-1.partial becomes step-1", tmp_path.name]
@@ -113,10 +113,10 @@ def test_everything_is_on_disk_before_it_gets_its_name(
 def test_what_a_dying_process_left_is_written_over(llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path) -> None:
     (tmp_path / ".step-3.partial").mkdir()
     (tmp_path / ".step-3.partial" / "junk").write_text("x")
-    checkpoints.save(tmp_path / "step-3", llama, optimizer, {"step": 2}, Selection())
-    saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, Selection())
+    checkpoints.save(tmp_path / "step-3", llama, optimizer, {"step": 2}, BestAdapter())
+    saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, BestAdapter())
     assert not (saved / "junk").exists()
-    assert checkpoints.load(saved, llama, new_optimizer(llama), Selection())["step"] == 3
+    assert checkpoints.load(saved, llama, new_optimizer(llama), BestAdapter())["step"] == 3
 
 
 @pytest.mark.parametrize("name", ["adapter_state.safetensors", "optimizer_state.safetensors", "state.json"])
@@ -124,7 +124,7 @@ def test_what_a_dying_process_left_is_written_over(llama: Policy, optimizer: tor
 def test_a_damaged_file_is_refused_by_name(
     name: str, damage: str, llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path
 ) -> None:
-    saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, Selection())
+    saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, BestAdapter())
     content = bytearray((saved / name).read_bytes())
     content[-3] ^= 1
     (saved / name).unlink()
@@ -137,7 +137,7 @@ def test_a_damaged_file_is_refused_by_name(
 def test_a_checkpoint_without_a_whole_manifest_is_refused(
     manifest: str | None, llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path
 ) -> None:
-    saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, Selection())
+    saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, BestAdapter())
     (saved / checkpoints.MANIFEST).unlink()
     if manifest is not None:
         (saved / checkpoints.MANIFEST).write_text(manifest)
@@ -147,6 +147,6 @@ def test_a_checkpoint_without_a_whole_manifest_is_refused(
 def _assert_refused(saved: Path, policy: Policy, name: str) -> None:
     before = {key: value.detach().clone() for key, value in policy.trained.items()}
     with pytest.raises(JobFailure, match=name) as caught:
-        checkpoints.load(saved, policy, new_optimizer(policy), Selection())
+        checkpoints.load(saved, policy, new_optimizer(policy), BestAdapter())
     assert (caught.value.exit_code, caught.value.code) == (TrainerExit.bad_data, "damaged_checkpoint")
     assert all(torch.equal(policy.trained[key], value) for key, value in before.items())

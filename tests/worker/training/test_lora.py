@@ -15,7 +15,7 @@ from tests.worker.training.architectures import random_policy, randomise
 from tests.worker.training.conftest import ModelDirectory
 from worker.training import checkpoints, lora
 from worker.training.batching import pack
-from worker.training.best_adapter import Selection
+from worker.training.best_adapter import BestAdapter
 from worker.training.model import Policy, load_policy
 from worker.training.optimizer import new_optimizer
 
@@ -164,11 +164,11 @@ def test_an_optimiser_step_is_seen_at_once(llama: Policy, model_directory: Model
 
 def test_a_restored_checkpoint_is_seen_at_once(llama: Policy, model_directory: ModelDirectory, tmp_path: Path) -> None:
     directory = model_directory("llama")
-    kept = checkpoints.save(tmp_path / "kept", llama, new_optimizer(llama), {}, Selection())
+    kept = checkpoints.save(tmp_path / "kept", llama, new_optimizer(llama), {}, BestAdapter())
     before = llama.causal(input_ids=IDS).logits.detach()
     randomise(llama, seed=6)
     assert float((llama.causal(input_ids=IDS).logits - before).detach().abs().max()) > 0.1
-    checkpoints.load(kept, llama, new_optimizer(llama), Selection())
+    checkpoints.load(kept, llama, new_optimizer(llama), BestAdapter())
     assert torch.equal(llama.causal(input_ids=IDS).logits.detach(), before)
     assert difference(llama, directory) < 1e-5
 

@@ -7,15 +7,15 @@ import pytest
 from app.core.spec.reports import Source
 from worker.training.metrics import group_records, step_metrics
 from worker.training.optimizer import UpdateResult
-from worker.training.types import Member, Prompt, PromptGroup
+from worker.training.types import GroupMember, Prompt, PromptGroup
 
 UPDATE = UpdateResult(
     loss=0.25, grad_norm=1.5, trained_tokens=20, packed_tokens=30, prefix_dedup_ratio=2.0, applied=True
 )
 
 
-def member(source: Source, length: int, **values: object) -> Member:
-    made = Member(source, tuple(range(length)), f"{source} {length}", finished=True)
+def member(source: Source, length: int, **values: object) -> GroupMember:
+    made = GroupMember(source, tuple(range(length)), f"{source} {length}", finished=True)
     for name, value in values.items():
         setattr(made, name, value)
     return made

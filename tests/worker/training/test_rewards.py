@@ -21,7 +21,7 @@ from worker.training.metrics import group_records
 from worker.training.model import Policy
 from worker.training.rewards import MAX_ERROR_RATE, WINDOW, GraderHealth, Grading, imitate_groups
 from worker.training.rollouts.sampler import Sampler
-from worker.training.types import JobFailure, Member, Prompt, PromptGroup
+from worker.training.types import GroupMember, JobFailure, Prompt, PromptGroup
 
 # Reads a field of the response as JSON: a response that is not JSON cannot be graded.
 GRADER = StringCheckGrader(
@@ -39,7 +39,7 @@ def pool() -> Iterator[GraderPool]:
 def group(*texts: str, reference: str | None = "4") -> PromptGroup:
     """The first text is the demonstration, the second a teacher's, the rest are rollouts."""
     sources = [Source.expert, Source.teacher, *[Source.self] * len(texts)]
-    members = [Member(source, (1, 2), text, finished=True) for source, text in zip(sources, texts, strict=False)]
+    members = [GroupMember(source, (1, 2), text, finished=True) for source, text in zip(sources, texts, strict=False)]
     item = {} if reference is None else {"reference_answer": reference}
     return PromptGroup(Prompt(1, "2+2=", (1,), RIGHT, (), item), members)
 
@@ -200,7 +200,7 @@ def test_rollouts_are_graded_elsewhere_while_others_are_still_being_written(
         return Reply(b'{"results": [{"reward": 0.5}]}')
 
     sampler = Sampler(randomise(chat_policy), chat_tokenizer.end_id, chat_tokenizer.pad_id)
-    drawn: list[Member] = []
+    drawn: list[GroupMember] = []
     step = sampler._step
 
     def listening(*arguments: Any) -> Any:
@@ -215,7 +215,7 @@ def test_rollouts_are_graded_elsewhere_while_others_are_still_being_written(
     ):
         grading = Grading(pool)
 
-        def appeared(of: Prompt, member: Member) -> None:
+        def appeared(of: Prompt, member: GroupMember) -> None:
             drawn.append(member)
             grading.add(of, member)
 

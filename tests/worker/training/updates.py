@@ -12,7 +12,7 @@ from app.core.spec.reports import Source
 from tests.worker.training.architectures import END, VOCABULARY
 from worker.training.model import Policy
 from worker.training.optimizer import MAX_GRAD_NORM, Updater, UpdateResult
-from worker.training.types import Member, Prompt, PromptGroup
+from worker.training.types import GroupMember, Prompt, PromptGroup
 
 PLENTY: Final = 100_000
 """A token budget that holds everything in one micro-batch."""
@@ -66,7 +66,7 @@ def group(rewards: Sequence[float | None], *, seed: int = 0, lengths: Sequence[i
     random = torch.Generator().manual_seed(seed)
     prompt = Prompt(seed + 1, f"prompt {seed}", ids(random, 5 + seed % 3), None, (), {})
     members = [
-        Member(Source.self, ids(random, lengths[k % len(lengths)]), f"{seed}.{k}", finished=True)
+        GroupMember(Source.self, ids(random, lengths[k % len(lengths)]), f"{seed}.{k}", finished=True)
         for k in range(len(rewards))
     ]
     for member, reward, advantage in zip(members, rewards, group_advantages(rewards), strict=True):

@@ -21,13 +21,13 @@ LOCAL = "local"
 class TeacherAnswerCache:
     """The teacher's answers of one run. Thread-safe."""
 
-    def __init__(self, trainer: TrainerSpec, tokenizer: ChatTokenizer, report: Reporter) -> None:
+    def __init__(self, trainer_spec: TrainerSpec, tokenizer: ChatTokenizer, report: Reporter) -> None:
         """With the answers that the runner knew. Raises `ValueError` for a job without a teacher."""
-        teacher, settings = trainer.spec.teacher, trainer.spec.settings
+        teacher, settings = trainer_spec.spec.teacher, trainer_spec.spec.settings
         if teacher is None:
             raise ValueError("the job has no teacher")
-        self._identity = teacher.identity(trainer.teacher_url or LOCAL, settings.sampling)
-        self._wanted = trainer.spec.group.teacher
+        self._identity = teacher.identity(trainer_spec.teacher_url or LOCAL, settings.sampling)
+        self._wanted = trainer_spec.spec.group.teacher
         self._max_length = settings.hyperparameters.max_length
         self._tokenizer = tokenizer
         self._report = report
@@ -35,7 +35,7 @@ class TeacherAnswerCache:
         self._keys: dict[int, list[str]] = {}
         self._answers: dict[str, TeacherAnswer] = {}
         self._usable: dict[str, UsableAnswer | None] = {}
-        self._known = _read(trainer.teacher_answers_path)
+        self._known = _read(trainer_spec.teacher_answers_path)
         self._answers |= {one.key: one for one in self._known}
         self._cached = set(self._answers)
         self.unusable = 0

@@ -29,7 +29,7 @@ TIMEOUT_SECONDS: Final = 300.0
 
 @contextmanager
 def open_teachers(
-    trainer: TrainerSpec,
+    trainer_spec: TrainerSpec,
     order: DataOrder,
     total_steps: int,
     policy: Policy,
@@ -38,20 +38,20 @@ def open_teachers(
     report: Reporter,
 ) -> Iterator[TeacherAnswerSource | None]:
     """The teachers of a run over `order`; None for a job without any."""
-    teacher = trainer.spec.teacher
+    teacher = trainer_spec.spec.teacher
     if teacher is None:
         yield None
         return
-    cache = TeacherAnswerCache(trainer, tokenizer, report)
-    if trainer.teacher_url is None:
-        yield LocalTeacher(trainer, teacher, cache, policy, order, total_steps, ranks)
+    cache = TeacherAnswerCache(trainer_spec, tokenizer, report)
+    if trainer_spec.teacher_url is None:
+        yield LocalTeacher(trainer_spec, teacher, cache, policy, order, total_steps, ranks)
         return
-    host = urlsplit(trainer.teacher_url).hostname or ""
+    host = urlsplit(trainer_spec.teacher_url).hostname or ""
     # Whom the operator has named may be anywhere.
-    allowed = (host,) if trainer.teacher_is_operators else trainer.allowed_private_hosts
-    sampling = teacher.sampling or trainer.spec.settings.sampling
+    allowed = (host,) if trainer_spec.teacher_is_operators else trainer_spec.allowed_private_hosts
+    sampling = teacher.sampling or trainer_spec.spec.settings.sampling
     with ChatServer(
-        trainer.teacher_url,
+        trainer_spec.teacher_url,
         os.environ.get(TEACHER_API_KEY),
         PrivateHosts.parse(allowed),
         whom="the teacher",
@@ -60,9 +60,9 @@ def open_teachers(
         max_connections=AT_ONCE,
     ) as chat:
         server = TeacherServer(chat, teacher.model, sampling, lambda text: len(tokenizer.response_ids(text)))
-        ledger = BudgetLedger(teacher.budget, trainer.teacher_spent)
+        ledger = BudgetLedger(teacher.budget, trainer_spec.teacher_spent)
         prefetcher = TeacherPrefetcher(
-            cache, server, ledger, order, total_steps, trainer.spec.group, sampling, is_first_rank=ranks.rank == 0
+            cache, server, ledger, order, total_steps, trainer_spec.spec.group, sampling, is_first_rank=ranks.rank == 0
         )
         try:
             yield prefetcher

@@ -36,7 +36,7 @@ class LocalTeacher:
 
     def __init__(
         self,
-        trainer: TrainerSpec,
+        trainer_spec: TrainerSpec,
         teacher: Teacher,
         cache: TeacherAnswerCache,
         student: Policy,
@@ -44,10 +44,10 @@ class LocalTeacher:
         total_steps: int,
         ranks: Ranks,
     ) -> None:
-        """`trainer` names the model's directory. The student's own base is used where it is the same, as it is held."""
-        self._trainer = trainer
-        self._directory = Path(trainer.teacher_model_dir or "")
-        self._sampling = teacher.sampling or trainer.spec.settings.sampling
+        """`trainer_spec` names the model directory; the student is reused where the base model is the same."""
+        self._trainer_spec = trainer_spec
+        self._directory = Path(trainer_spec.teacher_model_dir or "")
+        self._sampling = teacher.sampling or trainer_spec.spec.settings.sampling
         self._limit = teacher.budget.tokens
         self._cache = cache
         self._student = student
@@ -68,7 +68,7 @@ class LocalTeacher:
             return
         rows = {one.line: one for coming in range(step, self._total_steps + 1) for one in self._order.step(coming)}
         wanting = [prompt for prompt in rows.values() if self._cache.keys(prompt)]
-        size = max(1, MAX_SEQUENCES // max(1, self._trainer.spec.group.teacher))
+        size = max(1, MAX_SEQUENCES // max(1, self._trainer_spec.spec.group.teacher))
         batches = [wanting[start : start + size] for start in range(0, len(wanting), size)]
         missing = [number for number, batch in enumerate(batches) if any(map(self._cache.missing, batch))]
         self._is_done = not missing or self._decode_all(batches, missing, stop)
@@ -83,7 +83,7 @@ class LocalTeacher:
     def _decode_all(self, batches: Sequence[Sequence[Prompt]], missing: Sequence[int], stop: StopFlag) -> bool:
         rows = sum(len(batches[number]) for number in missing)
         self._cache.say(f"Teacher: {self._directory.name} answers {rows:,} rows before training", of=rows)
-        spent, done = self._trainer.teacher_spent, 0
+        spent, done = self._trainer_spec.teacher_spent, 0
         with self._teacher() as (policy, tokenizer):
             sampler = Sampler(policy, tokenizer.end_id, tokenizer.pad_id)
             for start in range(0, len(missing), self._ranks.size):
@@ -106,8 +106,8 @@ class LocalTeacher:
     @contextmanager
     def _teacher(self) -> Iterator[tuple[Policy, ChatTokenizer]]:
         tokenizer = load_tokenizer(self._directory)
-        is_students = self._directory == Path(self._trainer.base_model_dir)
-        if is_students and self._trainer.spec.hyperparameters.base_precision == "native":
+        is_students = self._directory == Path(self._trainer_spec.base_model_dir)
+        if is_students and self._trainer_spec.spec.hyperparameters.base_precision == "native":
             yield self._student, tokenizer
         else:
             yield load_policy(self._directory, Lora(r=1, alpha=1), seed=0), tokenizer
@@ -118,7 +118,7 @@ class LocalTeacher:
         """What is missing to the rows of batch `number`."""
         prompts = [_prompt_ids(tokenizer, prompt) for prompt in batch]
         count = max(len(self._cache.keys(prompt)) for prompt in batch)
-        random = generator(self._trainer.spec.seed, _STREAM, number)
+        random = generator(self._trainer_spec.spec.seed, _STREAM, number)
         with sampler.policy.base_only():
             drawn = sampler.sample(prompts, count, self._sampling, random)
         now, written = datetime.now(UTC), []

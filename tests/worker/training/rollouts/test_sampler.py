@@ -18,7 +18,7 @@ from worker.training import batching
 from worker.training.model import Policy
 from worker.training.rollouts import sampler
 from worker.training.rollouts.sampler import Sampler, generator
-from worker.training.types import Completion, Member, Prompt, PromptGroup
+from worker.training.types import Completion, GroupMember, Prompt, PromptGroup
 
 PROMPTS = [(5, 6, 7, 8, 9, 10, 11), (12,), (13, 14, 3, 4), (8, 8, 8, 8, 8, 8, 8, 8, 8, 8)]
 """Ragged: all but the longest are padded on the left."""
@@ -67,7 +67,7 @@ def as_groups(drawn: list[list[Completion]]) -> list[PromptGroup]:
     groups = []
     for prompt_ids, row in zip(PROMPTS, drawn, strict=True):
         members = [
-            Member(Source.self, one.ids, "", one.finished, one.logprobs, advantage=(-1.0) ** k)
+            GroupMember(Source.self, one.ids, "", one.finished, one.logprobs, advantage=(-1.0) ** k)
             for k, one in enumerate(row)
         ]
         groups.append(PromptGroup(Prompt(1, "", prompt_ids, None, (), {}), members))
