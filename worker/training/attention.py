@@ -24,7 +24,7 @@ SMALL_SCORES: Final = 256 * 1024
 their fused kernel; above it the fused kernel's memory, which does not grow with the scores, counts more."""
 
 
-Span = tuple[int, int]
+TokenSpan = tuple[int, int]
 """First token and length."""
 
 
@@ -32,12 +32,12 @@ Span = tuple[int, int]
 class Segment:
     """Tokens of a packed batch, one after another, that continue the tokens of `prefix`."""
 
-    span: Span
-    prefix: tuple[Span, ...] = ()
+    span: TokenSpan
+    prefix: tuple[TokenSpan, ...] = ()
 
 
 @dataclass(frozen=True)
-class Level:
+class SegmentLevel:
     """N segments, none of which continues another, padded to L tokens and P tokens of prefix.
 
     Gathered copies are padded on the right with token 0, whose contribution is masked or dropped.
@@ -74,7 +74,7 @@ class Level:
         return (seen if window is None else seen & (distance_N_L_K < window)).unsqueeze(1)
 
 
-Layout = tuple[Level, ...]
+Layout = tuple[SegmentLevel, ...]
 """Where the tokens of a packed batch are: the segments of each level follow one another, level after level."""
 
 
@@ -84,12 +84,12 @@ def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
-def level(segments: Sequence[Segment], device: torch.device) -> Level:
+def segment_level(segments: Sequence[Segment], device: torch.device) -> SegmentLevel:
     """The level of these segments, each of at least one token."""
     index, slots = _padded([(segment.span,) for segment in segments])
     prefix_index, _ = _padded([segment.prefix for segment in segments])
     lengths = [sum(length for _, length in segment.prefix) for segment in segments]
-    return Level(
+    return SegmentLevel(
         index.to(device),
         slots.to(device),
         prefix_index.to(device),
@@ -97,7 +97,7 @@ def level(segments: Sequence[Segment], device: torch.device) -> Level:
     )
 
 
-def _padded(rows: Sequence[tuple[Span, ...]]) -> tuple[Tensor, Tensor]:
+def _padded(rows: Sequence[tuple[TokenSpan, ...]]) -> tuple[Tensor, Tensor]:
     """Token indices [len(rows), longest], padded with 0, and the flat places of the real ones."""
     width = max((sum(length for _, length in spans) for spans in rows), default=0)
     index = torch.zeros(len(rows), width, dtype=torch.long)

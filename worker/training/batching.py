@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.training.attention import Layout, Segment, level
+from worker.training.attention import Layout, Segment, segment_level
 from worker.training.types import GroupMember, Prompt
 
 _ORDER_STREAM = 0
@@ -157,7 +157,7 @@ def pack(groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], device
     return Packed(
         ids_1_T=torch.tensor([ids], device=device),
         positions_1_T=torch.tensor([positions], device=device),
-        layout=tuple(level(segments, device) for segments in levels if segments),
+        layout=tuple(segment_level(segments, device) for segments in levels if segments),
         predictor_N=torch.tensor(predictor, device=device),
         tokens_N=torch.tensor(tokens, device=device),
         response_N=torch.tensor(owner, device=device),

@@ -10,7 +10,7 @@ from tests.worker.training import plain
 from tests.worker.training.architectures import VOCABULARY, WINDOW, random_policy
 from tests.worker.training.conftest import ModelDirectory
 from worker.training import attention, batching
-from worker.training.attention import Segment, level
+from worker.training.attention import Segment, segment_level
 from worker.training.batching import pack
 from worker.training.model import Policy
 
@@ -105,7 +105,7 @@ def test_a_response_sees_neither_other_responses_nor_other_prompts(name: str, mo
 
 def visible(segments: list[Segment], window: int | None = None) -> list[list[list[int]]]:
     """1 is visible; columns are prefix, then own tokens."""
-    mask: list[list[list[int]]] = level(segments, CPU).mask(window)[:, 0].int().tolist()
+    mask: list[list[list[int]]] = segment_level(segments, CPU).mask(window)[:, 0].int().tolist()
     return mask
 
 
@@ -121,7 +121,7 @@ def test_masks_by_hand() -> None:
 
 def test_a_segment_continues_all_spans_of_its_prefix() -> None:
     """A head of 2 tokens, a prompt's rest of 1 at place 5, a response at places 9 and 10."""
-    made = level([Segment((9, 2), ((0, 2), (5, 1)))], CPU)
+    made = segment_level([Segment((9, 2), ((0, 2), (5, 1)))], CPU)
     assert made.prefix_index_N_P.tolist() == [[0, 1, 5]]
     assert made.index_N_L.tolist() == [[9, 10]]
     assert made.mask(None)[0, 0].int().tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]

@@ -37,7 +37,7 @@ class ServedModel(BaseModel):
     """Where it was loaded from."""
 
 
-class Logprobs(BaseModel):
+class ChoiceLogprobs(BaseModel):
     """Log p of the tokens of an answer."""
 
     token_logprobs: list[float]
@@ -48,13 +48,13 @@ class Choice(BaseModel):
 
     index: int
     finish_reason: str
-    logprobs: Logprobs
+    logprobs: ChoiceLogprobs
     token_ids: list[int] | None = None
     """With the end token; None from a vLLM before 0.10.2."""
     prompt_token_ids: list[int] | None = None
 
 
-class Answers(BaseModel):
+class CompletionResponse(BaseModel):
     """The answers to one prompt and the name of the model that gave them."""
 
     model: str
@@ -65,7 +65,7 @@ class _ModelList(BaseModel):
     data: list[ServedModel]
 
 
-_Answer = TypeVar("_Answer", bound=BaseModel)
+_Response = TypeVar("_Response", bound=BaseModel)
 
 
 class VllmClient:
@@ -115,9 +115,9 @@ class VllmClient:
             return False
         return answer.is_success or answer.status_code == 404
 
-    def complete(self, request: dict[str, Any]) -> Answers:
+    def complete(self, request: dict[str, Any]) -> CompletionResponse:
         """The answers to one prompt."""
-        return self._parsed(Answers, self._ask(_COMPLETE, request))
+        return self._parsed(CompletionResponse, self._ask(_COMPLETE, request))
 
     def unfit(self, why: str) -> JobFailure:
         """The failure to raise when the server does something else than it must."""
@@ -159,7 +159,7 @@ class VllmClient:
             f"The rollout server {self.url} refused: {words.rstrip('.')}. {_ADVICE[path]}",
         )
 
-    def _parsed(self, kind: type[_Answer], answer: httpx.Response) -> _Answer:
+    def _parsed(self, kind: type[_Response], answer: httpx.Response) -> _Response:
         try:
             return kind.model_validate_json(answer.content)
         except ValidationError as error:
