@@ -87,7 +87,7 @@ class Evaluator:
         of_base, base_logprob = self._base_answers()
         completions = [drawn[0] for drawn in self._sample(self.prompts, 1, None)] if self.pool else []
         experts = [
-            None if one.expert is None else _Scored(self.tokenizer.response_ids(one.expert), 1.0)
+            None if one.demonstration is None else _Scored(self.tokenizer.response_ids(one.demonstration), 1.0)
             for one in self.prompts
         ]
         answers = [_Scored(one.ids, self.sampling.temperature) for one in completions]

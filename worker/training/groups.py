@@ -19,9 +19,9 @@ _TEACHER_STREAM = 2
 def given_members(prompt: Prompt, mix: GroupMix, tokenizer: ChatTokenizer, seed: int, step: int) -> list[GroupMember]:
     """Expert and teacher members of a row; of more teacher responses than asked for, a seeded choice."""
     given: list[tuple[Source, str, Provenance | None]] = []
-    if mix.expert and prompt.expert is not None:
-        given.append((Source.expert, prompt.expert, None))
-    teachers = prompt.teachers
+    if mix.expert and prompt.demonstration is not None:
+        given.append((Source.expert, prompt.demonstration, None))
+    teachers = prompt.teacher_answers
     if len(teachers) > mix.teacher:
         random = np.random.default_rng([seed, _TEACHER_STREAM, step, prompt.line])
         teachers = tuple(teachers[i] for i in sorted(random.permutation(len(teachers))[: mix.teacher]))

@@ -123,7 +123,7 @@ class Trainer:
         prompts = self.order.step(step)
         if self.teachers is not None:
             answers = self.ranks.gather(self.teachers.answers(prompts))[0]
-            prompts = [replace(one, teachers=one.teachers + answers[one.line]) for one in prompts]
+            prompts = [replace(one, teacher_answers=one.teacher_answers + answers[one.line]) for one in prompts]
         return self.ranks.share(prompts)
 
     def _one_step(self, health: GraderHealth, waited: float | None) -> None:

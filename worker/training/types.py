@@ -25,8 +25,8 @@ class Prompt:
     """The last user message, for people."""
     ids: tuple[int, ...]
     """The rendered chat up to and including the generation prompt."""
-    expert: str | None
-    teachers: tuple[UsableAnswer, ...]
+    demonstration: str | None
+    teacher_answers: tuple[UsableAnswer, ...]
     item: dict[str, Any]
     """The row's fields, as graders read them."""
     messages: tuple[dict[str, Any], ...] = ()

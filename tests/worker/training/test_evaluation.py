@@ -101,7 +101,7 @@ def test_loss_entropy_and_forward_kl_are_those_of_single_forward_passes(
     rows = [prompt(chat, line, "42" * (line % 3), reference_answer="4") for line in range(1, 7)]
     values = evaluator(rows, sampler, chat, pool, token_budget=token_budget).evaluate(1).values
     model = plain.plain_copy(chat_directory, sampler.policy)
-    pairs = [(row.ids, [chat.response_ids(row.expert or "")]) for row in rows]
+    pairs = [(row.ids, [chat.response_ids(row.demonstration or "")]) for row in rows]
     temperature = SAMPLING.temperature
     with torch.no_grad():
         assert values["eval/loss"] == pytest.approx(-float(plain.logprobs(model, pairs).mean()), abs=1e-5)

@@ -226,8 +226,8 @@ def test_rows_become_prompts_with_their_line_numbers(tmp_path: Path, chat_tokeni
     prompts, warnings = load(tmp_path / "rows.jsonl", *rows, chat=chat_tokenizer)
     assert warnings == []
     assert [prompt.line for prompt in prompts] == [1, 3, 4]
-    assert [prompt.expert for prompt in prompts] == ["4", None, "5"]
-    assert [one.text for one in prompts[2].teachers] == ["4", "four"]
+    assert [prompt.demonstration for prompt in prompts] == ["4", None, "5"]
+    assert [one.text for one in prompts[2].teacher_answers] == ["4", "four"]
     assert prompts[1].item["reference_answer"] == "4"
     assert {prompt.text for prompt in prompts} == {"2+2="}
     assert chat_tokenizer.text(prompts[0].ids) == "<|im_start|>user\n2+2=<|im_end|>\n<|im_start|>assistant\n"
@@ -240,8 +240,8 @@ def test_a_demonstration_that_does_not_fit_is_dropped_whole_and_named(
     prompt_length = len(chat_tokenizer.prompt_ids([{"role": "user", "content": "2+2="}]))
     rows = [row("x" * 9), row("x" * 10, teacher_responses=["4", "y" * 10])]
     prompts, warnings = load(tmp_path / "rows.jsonl", *rows, max_length=prompt_length + 10, chat=chat_tokenizer)
-    assert [prompt.expert for prompt in prompts] == ["x" * 9, None]  # 9 characters and the end token fit exactly
-    assert [one.text for one in prompts[1].teachers] == ["4"]
+    assert [prompt.demonstration for prompt in prompts] == ["x" * 9, None]  # 9 characters and the end token fit exactly
+    assert [one.text for one in prompts[1].teacher_answers] == ["4"]
     assert len(warnings) == 2
     assert all(warning.startswith("line 2: ") for warning in warnings)
     assert f"{prompt_length + 11} tokens with its prompt exceed max_length {prompt_length + 10}" in warnings[0]

@@ -46,7 +46,7 @@ class TeacherAnswerCache:
         if prompt.line not in self._keys:
             asked = question(self._identity, prompt.messages, prompt.tools)
             self._keys[prompt.line] = [
-                answer_key(asked, number) for number in range(max(0, self._wanted - len(prompt.teachers)))
+                answer_key(asked, number) for number in range(max(0, self._wanted - len(prompt.teacher_answers)))
             ]
         return self._keys[prompt.line]
 

@@ -206,7 +206,7 @@ class TeacherPrefetcher:
         if not self._ledger.is_empty or self._mix.self_:
             return
         for prompt in prompts:
-            given = int(bool(self._mix.expert and prompt.expert is not None)) + len(prompt.teachers)
+            given = int(bool(self._mix.expert and prompt.demonstration is not None)) + len(prompt.teacher_answers)
             if given + len(self._cache.usable(prompt)) < 2:
                 raise JobFailure(
                     TrainerExit.bad_config,
