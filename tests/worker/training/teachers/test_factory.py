@@ -157,7 +157,7 @@ def test_a_teacher_writes_what_the_rows_do_not_bring_and_is_never_asked_twice(tm
 
 
 def flaky() -> Answer:
-    """Each question is refused twice before it is batch: too many requests, then an outage."""
+    """Each question is refused twice before it is answered: too many requests, then an outage."""
     seen: dict[str, int] = {}
 
     def answer(question: str, body: dict[str, Any]) -> Reply:
@@ -261,9 +261,9 @@ def test_hostile_answers_are_left_out_and_told(base: Job, data: Path) -> None:
 @pytest.mark.parametrize(
     ("reply", "code", "name", "message"),
     [
-        (Reply(b"no canary-key", 401), TrainerExit.bad_config, "teacher_refused", "batch 401: no [key]. Check its"),
+        (Reply(b"no canary-key", 401), TrainerExit.bad_config, "teacher_refused", "answered 401: no [key]. Check its"),
         (Reply(b"<html>"), TrainerExit.bad_config, "teacher_unusable", "did not answer with JSON: <html>"),
-        (Reply(b"later", 503), TrainerExit.dependency_down, "teacher_away", "batch 503: later"),
+        (Reply(b"later", 503), TrainerExit.dependency_down, "teacher_away", "answered 503: later"),
     ],
 )
 def test_a_teacher_that_never_answers_ends_the_attempt(
