@@ -1,13 +1,13 @@
 // A data file's lines, as far as a page needs them.
 
-export interface Lines {
+export interface FileLines {
   lines: string[];
   /** All of the file was read. */
   isWhole: boolean;
 }
 
 /** The lines of a file, as far as `limit` bytes. */
-export async function linesOf(id: string, limit: number): Promise<Lines> {
+export async function readLines(id: string, limit: number): Promise<FileLines> {
   const answer = await fetch(`/v1/files/${id}/content`);
   if (!answer.ok) return { lines: [], isWhole: false };
   const reader = answer.body?.getReader();
@@ -32,7 +32,7 @@ export interface Message {
 export type Row = Record<string, unknown>;
 
 /** A line as the row that it is; null if it is none. */
-export function parsed(line: string): Row | null {
+export function parseRow(line: string): Row | null {
   try {
     const value: unknown = JSON.parse(line);
     return value !== null && typeof value === "object" && !Array.isArray(value) ? (value as Row) : null;
@@ -42,7 +42,7 @@ export function parsed(line: string): Row | null {
 }
 
 /** Why a line is no row, in a browser's words; null if it is one. */
-export function flaw(line: string): string | null {
+export function rowProblem(line: string): string | null {
   try {
     const value: unknown = JSON.parse(line);
     return value !== null && typeof value === "object" && !Array.isArray(value) ? null : "A row is one JSON object.";
@@ -54,7 +54,7 @@ export function flaw(line: string): string | null {
 export const asText = (value: unknown): string => (typeof value === "string" ? value : JSON.stringify(value));
 
 /** A row's talk, in either form. */
-export function talkOf(row: Row): Message[] {
+export function messagesOf(row: Row): Message[] {
   if (Array.isArray(row.messages)) return row.messages as Message[];
   const own = row.completion === undefined ? [] : [{ role: "assistant", content: row.completion }];
   return [{ role: "user", content: row.prompt ?? "" }, ...own];
@@ -62,7 +62,7 @@ export function talkOf(row: Row): Message[] {
 
 /** The answers that a row brings along: its demonstration and its teachers'. */
 export function answersOf(row: Row): { source: "expert" | "teacher"; text: string }[] {
-  const last = talkOf(row).at(-1);
+  const last = messagesOf(row).at(-1);
   const teachers = Array.isArray(row.teacher_responses) ? (row.teacher_responses as unknown[]) : [];
   return [
     ...(last?.role === "assistant" ? [{ source: "expert" as const, text: asText(last.content) }] : []),
@@ -71,6 +71,6 @@ export function answersOf(row: Row): { source: "expert" | "teacher"; text: strin
 }
 
 /** The file's lines with some of them replaced; a null leaves its line out. */
-export function mended(lines: string[], changes: ReadonlyMap<number, string | null>): string {
+export function applyChanges(lines: string[], changes: ReadonlyMap<number, string | null>): string {
   return lines.flatMap((line, index) => changes.get(index + 1) === null ? [] : [changes.get(index + 1) ?? line]).join("\n");
 }

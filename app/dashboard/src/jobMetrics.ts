@@ -14,17 +14,17 @@ const SHARED_POINTS = 2000;
 const LEAST_POINTS = 250;
 const GROWTH = 1.02;
 
-export interface Curves {
+export interface JobMetrics {
   table: Table;
   /** The table lacks steps: only its names are to be relied on. */
   isSampled: boolean;
 }
 
 /** All series of a job; while it runs, only what is new is asked for. */
-export function useCurves(job: Job): { curves: Curves | undefined; error: ApiError | undefined } {
-  const [curves, setCurves] = useState<Curves>();
+export function useJobMetrics(job: Job): { curves: JobMetrics | undefined; error: ApiError | undefined } {
+  const [curves, setCurves] = useState<JobMetrics>();
   const [error, setError] = useState<ApiError>();
-  const known = useRef<{ key: string; curves?: Curves; busy?: boolean; again?: boolean }>({ key: "" });
+  const known = useRef<{ key: string; curves?: JobMetrics; busy?: boolean; again?: boolean }>({ key: "" });
   const key = `${job.id}/${job.attempt}`;
   useEffect(() => {
     if (known.current.key !== key) known.current = { key };
@@ -67,12 +67,12 @@ export function stage(job: Job): number {
   return isFinal(job) ? -1 : Math.floor(Math.log(job.progress.step + 1) / Math.log(GROWTH));
 }
 
-/** What a chart shows of `names` for each of these runs; nothing is asked for while it is not `isSeen`. */
-export function useTables(runs: { job: Job; curves: Curves }[], names: string[], zoom: Zoom | undefined, isSeen: boolean): Table[] {
+/** What a chart shows of `names` for each of these runs; nothing is asked for while it is not `isVisible`. */
+export function useChartTables(runs: { job: Job; curves: JobMetrics }[], names: string[], zoom: Zoom | undefined, isVisible: boolean): Table[] {
   const [finer, setFiner] = useState<Record<string, Table>>({});
   const asked = useRef(new Map<string, string>());
   useEffect(() => {
-    if (!isSeen) return;
+    if (!isVisible) return;
     const points = Math.min(POINTS, Math.max(LEAST_POINTS, Math.floor(SHARED_POINTS / runs.length)));
     for (const { job, curves } of runs) {
       if (!curves.isSampled) continue;
@@ -86,20 +86,20 @@ export function useTables(runs: { job: Job; curves: Curves }[], names: string[],
         () => asked.current.delete(job.id), // what was there stays; the next step asks again
       );
     }
-  }, [runs, names.join(), zoom?.[0], zoom?.[1], isSeen]);
+  }, [runs, names.join(), zoom?.[0], zoom?.[1], isVisible]);
   return runs.map(({ job, curves }) => (curves.isSampled ? (finer[job.id] ?? EMPTY) : curves.table));
 }
 
 const EMPTY: Table = { steps: [], series: {} };
 
 /** Whether an element is in sight, or near it. */
-export function useSeen(element: RefObject<HTMLElement>): boolean {
-  const [isSeen, setSeen] = useState(false);
+export function useIsVisible(element: RefObject<HTMLElement>): boolean {
+  const [isVisible, setSeen] = useState(false);
   useEffect(() => {
     if (!element.current) return;
     const observer = new IntersectionObserver((found) => setSeen(found.at(-1)?.isIntersecting ?? false), { rootMargin: "200px" });
     observer.observe(element.current);
     return () => observer.disconnect();
   }, []);
-  return isSeen;
+  return isVisible;
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { defaults, flatten, snippets } from "./jobSettings";
+import { schemaDefaults, flatten, requestSnippets } from "./jobSettings";
 
 describe("settings", () => {
   it("flattens to dotted paths", () => {
@@ -10,10 +10,10 @@ describe("settings", () => {
       Method: { properties: { tau: { default: 0.7 }, group: { $ref: "#/x/Group", default: { self: 4 } }, grader: {} } },
       Group: { properties: { expert: { default: 1 }, self: { default: 2 } } },
     };
-    expect(defaults(schemas, "Method")).toEqual({ tau: 0.7, group: { expert: 1, self: 4 } });
+    expect(schemaDefaults(schemas, "Method")).toEqual({ tau: 0.7, group: { expert: 1, self: 4 } });
   });
   it("writes the request for a shell and for Python", () => {
-    const { curl, python } = snippets({ model: "it's", flag: true, none: null, text: "is true, null" }, "http://h");
+    const { curl, python } = requestSnippets({ model: "it's", flag: true, none: null, text: "is true, null" }, "http://h");
     expect(curl).toContain(`"it'\\''s"`);
     expect(python).toContain('"flag": True');
     expect(python).toContain('"none": None');

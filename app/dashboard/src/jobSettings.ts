@@ -1,12 +1,12 @@
 // A job's settings as flat paths: to compare them with each other and with the defaults.
 import type { Job } from "./types";
-import { type Integration, said } from "./views/trackers";
+import { type Integration, withoutUnset } from "./views/trackers";
 
-export type Flat = Record<string, string>;
+export type FlatSettings = Record<string, string>;
 
-export function flatten(value: unknown, path = ""): Flat {
+export function flatten(value: unknown, path = ""): FlatSettings {
   if (value !== null && typeof value === "object" && !Array.isArray(value)) {
-    const found: Flat = {};
+    const found: FlatSettings = {};
     for (const [key, inner] of Object.entries(value)) Object.assign(found, flatten(inner, path ? `${path}.${key}` : key));
     return found;
   }
@@ -14,7 +14,7 @@ export function flatten(value: unknown, path = ""): Flat {
 }
 
 /** What a person chose for this job. */
-export function chosen(job: Job): Record<string, unknown> {
+export function requestFromJob(job: Job): Record<string, unknown> {
   const method = job.method as Record<string, unknown>;
   return {
     model: job.model,
@@ -27,7 +27,7 @@ export function chosen(job: Job): Record<string, unknown> {
     ...(job.gates.length ? { gates: job.gates.map((one) => one.gate) } : {}),
     ...(job.alias ? { alias: job.alias } : {}),
     ...(job.priority ? { priority: job.priority } : {}),
-    ...(job.integrations ? { integrations: said(job.integrations as Integration[]) } : {}),
+    ...(job.integrations ? { integrations: withoutUnset(job.integrations as Integration[]) } : {}),
   };
 }
 
@@ -40,13 +40,13 @@ interface Schema {
 }
 
 /** The defaults that an OpenAPI document gives for the properties of one of its schemas. */
-export function defaults(schemas: Record<string, Schema>, name: string): unknown {
+export function schemaDefaults(schemas: Record<string, Schema>, name: string): unknown {
   const found: Record<string, unknown> = {};
   for (const [key, property] of Object.entries(schemas[name]?.properties ?? {})) {
     const inner = property.$ref?.split("/").pop();
     if (inner !== undefined && schemas[inner]?.properties) {
       const own = property.default;
-      const below = defaults(schemas, inner) as Record<string, unknown>;
+      const below = schemaDefaults(schemas, inner) as Record<string, unknown>;
       found[key] = own !== null && typeof own === "object" ? { ...below, ...own } : below;
     } else if (property.default !== undefined) found[key] = property.default;
   }
@@ -68,7 +68,7 @@ function python(value: unknown, indent = ""): string {
 }
 
 /** The request that makes such a job, for three kinds of people. */
-export function snippets(body: unknown, origin: string): { curl: string; python: string; cli: string } {
+export function requestSnippets(body: unknown, origin: string): { curl: string; python: string; cli: string } {
   const json = JSON.stringify(body, null, 2);
   const quoted = json.replaceAll("'", "'\\''");
   return {

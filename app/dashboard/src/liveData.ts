@@ -44,7 +44,7 @@ export function useGet<T>(path: string | null, version: number | string = 0): Lo
 const MAX_FOLLOWED = 4;
 
 /** Calls `done` once one of these files is validated; browsers have few connections, so not all of many are followed. */
-export function useValidated(ids: string[], done: () => void): void {
+export function useFileValidation(ids: string[], done: () => void): void {
   const handler = useRef(done);
   handler.current = done;
   useEffect(() => {
@@ -63,7 +63,7 @@ export function useValidated(ids: string[], done: () => void): void {
 /** A file that stays current until it is validated. */
 export function useFile(id: string): Loaded<FileObject> {
   const file = useGet<FileObject>(`/v1/files/${id}`);
-  useValidated(file.value?.status === "uploaded" ? [id] : [], file.reload);
+  useFileValidation(file.value?.status === "uploaded" ? [id] : [], file.reload);
   return file;
 }
 
@@ -117,7 +117,7 @@ export function useJob(id: string, onEvent: (event: JobEvent) => void): LiveJob 
 }
 
 /** Passes on the project's jobs as they change, in batches; one stream however many jobs are looked at. */
-export function useProject(onJobs: (jobs: Job[]) => void): void {
+export function useProjectStream(onJobs: (jobs: Job[]) => void): void {
   const handler = useRef(onJobs);
   handler.current = onJobs;
   useEffect(() => {
@@ -189,7 +189,7 @@ export function useJobs(filter: JobFilter): {
     asking.current = { after: null, busy: false };
     more();
   }, [filter.search, filter.status, filter.method]);
-  useProject((changed) => merge(changed.filter((job) => known.has(job.id) || fits(job, filter))));
+  useProjectStream((changed) => merge(changed.filter((job) => known.has(job.id) || matchesFilter(job, filter))));
 
   const jobs = useMemo(() => {
     const fitting = [...known.values()].filter((job) => !filter.status || job.status === filter.status);
@@ -199,7 +199,7 @@ export function useJobs(filter: JobFilter): {
 }
 
 /** Whether a job that the stream tells of belongs into a list; the server decides alike. */
-function fits(job: Job, { search, status, method }: JobFilter): boolean {
+function matchesFilter(job: Job, { search, status, method }: JobFilter): boolean {
   const names = [job.id, job.model, job.user_provided_suffix, job.fine_tuned_model, JSON.stringify(job.metadata ?? {})];
   return (
     (!status || job.status === status) &&

@@ -5,19 +5,19 @@ import { ErrorBoundary, LocationProvider, Route, Router, useLocation } from "pre
 import { useEffect, useState } from "preact/hooks";
 import { ApiError, get, post, remove, signedOut } from "./api";
 import { Loading } from "./components/primitives";
-import { Help, Palette } from "./components/Dialogs";
-import { useKeys } from "./shortcuts";
-import { type Place, PLACES } from "./routes";
+import { ShortcutHelp, CommandPalette } from "./components/Dialogs";
+import { useShortcuts } from "./shortcuts";
+import { type NavPage, NAV_PAGES } from "./routes";
 import { SessionContext, useCan } from "./session";
 import { theme, toggleTheme } from "./theme";
 import type { Session } from "./types";
-import { Audit } from "./views/AuditLog";
+import { AuditLog } from "./views/AuditLog";
 import { Compare } from "./views/Compare";
 import { FilePage } from "./views/FilePage";
 import { Files } from "./views/Files";
 import { JobPage } from "./views/JobPage";
 import { Jobs } from "./views/Jobs";
-import { Keys } from "./views/ApiKeys";
+import { ApiKeys } from "./views/ApiKeys";
 import { Models } from "./views/Models";
 import { NewJob } from "./views/NewJob";
 import { NotFound } from "./views/NotFound";
@@ -62,7 +62,7 @@ function App() {
 }
 
 /** Whether a page is a place's own, or one below it. */
-function isAt(path: string, { to, below }: Place): boolean {
+function isAt(path: string, { to, below }: NavPage): boolean {
   return (path === "/ui" ? "/ui/" : path) === to || (below ?? [to]).some((one) => path.startsWith(one));
 }
 
@@ -71,12 +71,12 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
   const [shade, setShade] = useState(theme());
   const { route, path } = useLocation();
   const writesJobs = useCan("jobs:write");
-  useKeys({
+  useShortcuts({
     "ctrl-k": () => setOpen("palette"),
     "?": () => setOpen("help"),
     n: () => writesJobs && route("/ui/new"),
   });
-  const places = PLACES.filter(({ scope }) => session.scopes?.includes(scope));
+  const places = NAV_PAGES.filter(({ scope }) => session.scopes?.includes(scope));
   return (
     <>
       <a class="skip" href="#main">
@@ -132,14 +132,14 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
             <Route path="/ui/models" component={Models} />
             <Route path="/ui/workers" component={Workers} />
             <Route path="/ui/webhooks" component={Webhooks} />
-            <Route path="/ui/keys" component={Keys} />
-            <Route path="/ui/audit" component={Audit} />
+            <Route path="/ui/keys" component={ApiKeys} />
+            <Route path="/ui/audit" component={AuditLog} />
             <Route default component={NotFound} />
           </Router>
         </ErrorBoundary>
       </main>
-      {open === "palette" && <Palette close={() => setOpen(undefined)} />}
-      {open === "help" && <Help close={() => setOpen(undefined)} />}
+      {open === "palette" && <CommandPalette close={() => setOpen(undefined)} />}
+      {open === "help" && <ShortcutHelp close={() => setOpen(undefined)} />}
     </>
   );
 }

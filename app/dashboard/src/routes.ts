@@ -1,6 +1,6 @@
 // The pages that stand in the header and the palette, and the scope that each needs.
 
-export interface Place {
+export interface NavPage {
   name: string;
   to: string;
   scope: string;
@@ -8,7 +8,7 @@ export interface Place {
   below?: string[];
 }
 
-export const PLACES: Place[] = [
+export const NAV_PAGES: NavPage[] = [
   { name: "Jobs", to: "/ui/", scope: "jobs:read", below: ["/ui/jobs", "/ui/compare", "/ui/new"] },
   { name: "Files", to: "/ui/files", scope: "files:read" },
   { name: "Models", to: "/ui/models", scope: "models:read" },

@@ -6,7 +6,7 @@ type Keys = Record<string, (event: KeyboardEvent) => void>;
 const isField = (target: EventTarget | null): boolean =>
   target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
 
-export function useKeys(keys: Keys): void {
+export function useShortcuts(keys: Keys): void {
   const current = useRef(keys);
   current.current = keys;
   useLayoutEffect(() => {

@@ -29,7 +29,7 @@ interface ChartProps {
   markers?: number[];
   smoothing: number;
   /** In sight, or near it: what is not is drawn once nothing changes any more. */
-  isSeen: boolean;
+  isVisible: boolean;
   zoom: Zoom | undefined;
   onZoom: (zoom: Zoom | undefined) => void;
 }
@@ -51,7 +51,7 @@ const tick = (value: number): string => {
 };
 
 export function Chart(props: ChartProps) {
-  const { title, hint, unit, steps, lines, markers = [], smoothing, isSeen, zoom } = props;
+  const { title, hint, unit, steps, lines, markers = [], smoothing, isVisible, zoom } = props;
   const box = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot>();
   const [shade, setShade] = useState(theme());
@@ -77,13 +77,13 @@ export function Chart(props: ChartProps) {
   }, [shape, shade]);
   useEffect(() => {
     const draw = () => plot.current?.setData(data);
-    if (!isSeen) {
+    if (!isVisible) {
       const timer = setTimeout(draw, UNSEEN_MS);
       return () => clearTimeout(timer);
     }
     const frame = requestAnimationFrame(draw); // however often it changes
     return () => cancelAnimationFrame(frame);
-  }, [data, isSeen, markers.length, zoom?.[0], zoom?.[1]]);
+  }, [data, isVisible, markers.length, zoom?.[0], zoom?.[1]]);
 
   const summary = lines.map((line) => `${line.label} ${number(valueAt(line.values, Infinity))}`).join(", ");
   const restarts = markers.filter((step) => step <= (steps.at(-1) ?? 0));

@@ -3,7 +3,7 @@ import type { ComponentChildren } from "preact";
 import { useLocation } from "preact-iso";
 import { useContext, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { get, JOBS, query } from "../api";
-import { PLACES } from "../routes";
+import { NAV_PAGES } from "../routes";
 import { SessionContext } from "../session";
 import type { Job, Page } from "../types";
 
@@ -35,7 +35,7 @@ export function Dialog({
 }
 
 /** Asks before something that cannot be undone. */
-export function Confirm({
+export function ConfirmDialog({
   title,
   text,
   action,
@@ -71,7 +71,7 @@ export function Confirm({
   );
 }
 
-export function Palette({ close }: { close: () => void }) {
+export function CommandPalette({ close }: { close: () => void }) {
   const [text, setText] = useState("");
   const [chosen, setChosen] = useState(0);
   const [jobs, setJobs] = useState<Job[]>([]);
@@ -91,7 +91,7 @@ export function Palette({ close }: { close: () => void }) {
     };
   }, [text]);
   const found = useMemo(() => {
-    const places = [...PLACES, NEW_JOB]
+    const places = [...NAV_PAGES, NEW_JOB]
       .filter(({ scope }) => scopes?.includes(scope))
       .map(({ name, to }) => ({ name, path: to, note: "" }));
     const named = jobs.map((job) => ({
@@ -159,7 +159,7 @@ const HELP = [
   ["?", "This list"],
 ] as const;
 
-export function Help({ close }: { close: () => void }) {
+export function ShortcutHelp({ close }: { close: () => void }) {
   return (
     <Dialog title="Keys" close={close}>
       <h2>Keys</h2>

@@ -22,7 +22,7 @@ interface TextProps {
   list?: string;
 }
 
-export function Text({ label, name, value, placeholder, set, kind, list }: TextProps) {
+export function TextField({ label, name, value, placeholder, set, kind, list }: TextProps) {
   return (
     <label class="field">
       <span>{label}</span>
@@ -39,7 +39,7 @@ export function Text({ label, name, value, placeholder, set, kind, list }: TextP
   );
 }
 
-export function Count(props: { label: string; value: number; max: number; set: (value: number) => void }) {
+export function NumberField(props: { label: string; value: number; max: number; set: (value: number) => void }) {
   return (
     <label class="field short">
       <span>{props.label}</span>

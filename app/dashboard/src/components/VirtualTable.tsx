@@ -4,7 +4,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 
 const SPARE = 8;
 
-export function Rows<T>({
+export function VirtualTable<T>({
   items,
   height,
   columns,
@@ -67,7 +67,7 @@ export function Rows<T>({
   );
 }
 
-export const Column = ({ children }: { children?: ComponentChildren }) => <div role="columnheader">{children}</div>;
+export const ColumnHeader = ({ children }: { children?: ComponentChildren }) => <div role="columnheader">{children}</div>;
 export const Cell = ({ children, name }: { children?: ComponentChildren; name?: string }) => (
   <div role="cell" class={name}>
     {children}

@@ -17,7 +17,7 @@ const STATES: Record<string, { icon: string; text: string; tone: string }> = {
   error: { icon: "✕", text: "Has errors", tone: "bad" },
 };
 
-export function Status({ value }: { value: string }) {
+export function StatusBadge({ value }: { value: string }) {
   const state = STATES[value] ?? { icon: "•", text: value, tone: "mute" };
   return (
     <span class={`pill ${state.tone}`}>
@@ -27,7 +27,7 @@ export function Status({ value }: { value: string }) {
 }
 
 /** A time as "5 min. ago", the moment itself on hover; it grows old by itself. */
-export function Time({ at }: { at: number | null | undefined }) {
+export function RelativeTime({ at }: { at: number | null | undefined }) {
   const [, tick] = useState(0);
   useEffect(() => {
     const timer = setInterval(() => tick((old) => old + 1), 10_000);
@@ -41,7 +41,7 @@ export function Time({ at }: { at: number | null | undefined }) {
   );
 }
 
-export function Failure({ error, retry }: { error: ApiError; retry?: () => void }) {
+export function ErrorNotice({ error, retry }: { error: ApiError; retry?: () => void }) {
   return (
     <div class="notice bad" role="alert">
       <strong>That did not work.</strong> {error.message}
@@ -62,7 +62,7 @@ export function Loading({ what }: { what: string }) {
   );
 }
 
-export function Empty({ title, children }: { title: string; children: ComponentChildren }) {
+export function EmptyState({ title, children }: { title: string; children: ComponentChildren }) {
   return (
     <section class="empty">
       <h2>{title}</h2>
@@ -71,7 +71,7 @@ export function Empty({ title, children }: { title: string; children: ComponentC
   );
 }
 
-export function Copy({ text, label = "Copy" }: { text: string; label?: string }) {
+export function CopyButton({ text, label = "Copy" }: { text: string; label?: string }) {
   const [done, setDone] = useState(false);
   useEffect(() => {
     if (!done) return;
@@ -85,19 +85,19 @@ export function Copy({ text, label = "Copy" }: { text: string; label?: string })
   );
 }
 
-export function Code({ text, title }: { text: string; title?: string }) {
+export function CodeBlock({ text, title }: { text: string; title?: string }) {
   return (
     <figure class="code">
       <figcaption>
         <span>{title}</span>
-        <Copy text={text} />
+        <CopyButton text={text} />
       </figcaption>
       <pre tabIndex={0}>{text}</pre>
     </figure>
   );
 }
 
-export function Bar({ share, label }: { share: number; label: string }) {
+export function Meter({ share, label }: { share: number; label: string }) {
   return (
     <span class="bar" role="img" aria-label={label}>
       <span style={{ width: `${Math.min(100, Math.max(0, share * 100))}%` }} />
@@ -105,7 +105,7 @@ export function Bar({ share, label }: { share: number; label: string }) {
   );
 }
 
-export function Chip({ source }: { source: string }) {
+export function SourceChip({ source }: { source: string }) {
   return <span class={`chip ${source}`}>{source}</span>;
 }
 

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { type ApiError, post, remove } from "../api";
-import { Code, Failure, Loading, Time, useTitle } from "../components/primitives";
-import { Confirm, Dialog } from "../components/Dialogs";
+import { CodeBlock, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
+import { ConfirmDialog, Dialog } from "../components/Dialogs";
 import { useGet } from "../liveData";
 import type { Key, NewKey, Page } from "../types";
 
@@ -11,13 +11,13 @@ const GRANTS: [string, string[] | undefined][] = [
   ["Run jobs (CI)", ["files:*", "jobs:*", "models:read"]],
 ];
 
-export function Keys() {
+export function ApiKeys() {
   const { value, error, reload } = useGet<Page<Key>>("/v1/api_keys?limit=100");
   const [doomed, setDoomed] = useState<Key>();
   const [isNew, setNew] = useState(false);
   const [failed, setFailed] = useState<ApiError>();
   useTitle("API keys");
-  if (error) return <Failure error={error} retry={reload} />;
+  if (error) return <ErrorNotice error={error} retry={reload} />;
   if (!value) return <Loading what="the keys" />;
   return (
     <>
@@ -27,7 +27,7 @@ export function Keys() {
           New key
         </button>
       </div>
-      {failed && <Failure error={failed} />}
+      {failed && <ErrorNotice error={failed} />}
       <div class="scroll" tabIndex={0} role="region" aria-label="API keys">
         <table>
           <thead>
@@ -53,10 +53,10 @@ export function Keys() {
                 <td class="text">{one.scopes.join(", ")}</td>
                 <td>{one.status}</td>
                 <td>
-                  <Time at={one.last_used_at} />
+                  <RelativeTime at={one.last_used_at} />
                 </td>
                 <td>
-                  <Time at={one.created_at} />
+                  <RelativeTime at={one.created_at} />
                 </td>
                 <td>
                   {one.revoked_at === null && (
@@ -71,7 +71,7 @@ export function Keys() {
         </table>
       </div>
       {isNew && (
-        <Create
+        <CreateKeyDialog
           close={() => {
             setNew(false);
             reload();
@@ -79,7 +79,7 @@ export function Keys() {
         />
       )}
       {doomed && (
-        <Confirm
+        <ConfirmDialog
           title={`Revoke ${doomed.name}?`}
           text="Whatever uses this key is refused from now on, and browsers that signed in with it are signed out."
           action="Revoke the key"
@@ -91,7 +91,7 @@ export function Keys() {
   );
 }
 
-function Create({ close }: { close: () => void }) {
+function CreateKeyDialog({ close }: { close: () => void }) {
   const [name, setName] = useState("");
   const [grant, setGrant] = useState(0);
   const [made, setMade] = useState<NewKey>();
@@ -107,7 +107,7 @@ function Create({ close }: { close: () => void }) {
       {made ? (
         <>
           <p>Copy it now: it is shown only this once.</p>
-          <Code title={made.name} text={made.key} />
+          <CodeBlock title={made.name} text={made.key} />
           <div class="row end">
             <button type="button" class="primary" onClick={close}>
               Done
@@ -130,7 +130,7 @@ function Create({ close }: { close: () => void }) {
               ))}
             </select>
           </label>
-          {error && <Failure error={error} />}
+          {error && <ErrorNotice error={error} />}
           <div class="row end">
             <button type="button" onClick={close}>
               Close

@@ -8,7 +8,7 @@ const TICKS = [0, 0.25, 0.5, 0.75, 1];
 /** A band of less than this share of the width has no room for its outcome beside its number. */
 const NARROW = 0.1;
 
-const LOOKS: Record<string, { icon: string; tone: string; text: string }> = {
+const OUTCOME_STYLES: Record<string, { icon: string; tone: string; text: string }> = {
   succeeded: { icon: "✓", tone: "good", text: "succeeded" },
   failed: { icon: "✕", tone: "bad", text: "failed" },
   crashed: { icon: "⚡", tone: "bad", text: "crashed" },
@@ -21,19 +21,19 @@ const LOOKS: Record<string, { icon: string; tone: string; text: string }> = {
   cancelled: { icon: "⊘", tone: "mute", text: "cancelled" },
 };
 
-export function look(outcome: string | null): { icon: string; tone: string; text: string } {
+export function outcomeStyle(outcome: string | null): { icon: string; tone: string; text: string } {
   if (outcome === null) return { icon: "▶", tone: "run", text: "running" };
-  return LOOKS[outcome] ?? { icon: "•", tone: "mute", text: outcome };
+  return OUTCOME_STYLES[outcome] ?? { icon: "•", tone: "mute", text: outcome };
 }
 
 /** What an attempt did, in a sentence. */
-function told(one: Attempt, took: number): string {
+function describeAttempt(one: Attempt, took: number): string {
   const reached = one.last_step === null ? "no step" : `to step ${one.last_step}`;
   const steps = one.training_at === null ? "loading" : `from step ${one.resumed_from_step} ${reached}`;
-  return `Attempt ${one.epoch}: ${steps} in ${duration(took)}, ${look(one.outcome).text}${one.reason ? `: ${one.reason}` : ""}`;
+  return `Attempt ${one.epoch}: ${steps} in ${duration(took)}, ${outcomeStyle(one.outcome).text}${one.reason ? `: ${one.reason}` : ""}`;
 }
 
-export function Journey({ job, attempts, now }: { job: Job; attempts: Attempt[]; now: number }) {
+export function AttemptTimeline({ job, attempts, now }: { job: Job; attempts: Attempt[]; now: number }) {
   const trained = attempts.filter((one) => one.training_at !== null);
   const begin = job.created_at;
   const end = Math.max(begin + 1, job.finished_at ?? now);
@@ -50,9 +50,9 @@ export function Journey({ job, attempts, now }: { job: Job; attempts: Attempt[];
         <span>step {total.toLocaleString("en-US")}</span>
         <span>0</span>
       </div>
-      <div class="plot" role="img" aria-label={attempts.map((one) => told(one, ended(one) - one.started_at)).join(". ")}>
+      <div class="plot" role="img" aria-label={attempts.map((one) => describeAttempt(one, ended(one) - one.started_at)).join(". ")}>
         {attempts.map((one) => (
-          <div key={one.epoch} class={`band ${look(one.outcome).tone}`} style={place(one)} title={told(one, ended(one) - one.started_at)} />
+          <div key={one.epoch} class={`band ${outcomeStyle(one.outcome).tone}`} style={place(one)} title={describeAttempt(one, ended(one) - one.started_at)} />
         ))}
         <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none" aria-hidden="true">
           {trained.map((one, index) => {
@@ -66,9 +66,9 @@ export function Journey({ job, attempts, now }: { job: Job; attempts: Attempt[];
           })}
         </svg>
         {attempts.map((one) => (
-          <span key={one.epoch} class={`mark ${look(one.outcome).tone}`} style={place(one)}>
-            {look(one.outcome).icon} {one.epoch}
-            {share(ended(one)) - share(one.started_at) > NARROW && ` ${look(one.outcome).text}`}
+          <span key={one.epoch} class={`mark ${outcomeStyle(one.outcome).tone}`} style={place(one)}>
+            {outcomeStyle(one.outcome).icon} {one.epoch}
+            {share(ended(one)) - share(one.started_at) > NARROW && ` ${outcomeStyle(one.outcome).text}`}
           </span>
         ))}
       </div>

@@ -1,11 +1,11 @@
 // Every time that a worker took the job up: how far it came, why it ended, and what was lost in between.
 import { useEffect, useState } from "preact/hooks";
 import { JOBS } from "../api";
-import { Empty, Failure, Loading, Time } from "../components/primitives";
+import { EmptyState, ErrorNotice, Loading, RelativeTime } from "../components/primitives";
 import { duration, plural } from "../format";
 import { isFinal, useGet } from "../liveData";
 import type { Attempt, Job } from "../types";
-import { Journey, look } from "./AttemptTimeline";
+import { AttemptTimeline, outcomeStyle } from "./AttemptTimeline";
 
 const REASONS: Record<string, string> = {
   succeeded: "Training was finished",
@@ -13,7 +13,7 @@ const REASONS: Record<string, string> = {
   cancelled: "The job was cancelled",
 };
 
-export function Attempts({ job }: { job: Job }) {
+export function AttemptsTab({ job }: { job: Job }) {
   // While a job runs, each step moves the end of its line.
   const { value, error, reload } = useGet<{ data: Attempt[] }>(`${JOBS}/${job.id}/attempts`, `${job.attempt} ${job.status} ${job.progress.step}`);
   const [now, setNow] = useState(Date.now() / 1000);
@@ -22,24 +22,24 @@ export function Attempts({ job }: { job: Job }) {
     const timer = setInterval(() => setNow(Date.now() / 1000), 1000);
     return () => clearInterval(timer);
   }, [job.status]);
-  if (error && !value) return <Failure error={error} retry={reload} />;
+  if (error && !value) return <ErrorNotice error={error} retry={reload} />;
   if (!value) return <Loading what="the attempts" />;
   const attempts = value.data;
   if (!attempts.length) {
     return (
-      <Empty title="No attempts yet">
+      <EmptyState title="No attempts yet">
         <p>
           {isFinal(job)
             ? "No worker had taken this job up when it ended."
             : "A free worker takes the job up by itself. Crashes, stops and resumes will show here."}
         </p>
-      </Empty>
+      </EmptyState>
     );
   }
   return (
     <>
-      <Sums job={job} attempts={attempts} now={now} />
-      <Journey job={job} attempts={attempts} now={now} />
+      <AttemptTotals job={job} attempts={attempts} now={now} />
+      <AttemptTimeline job={job} attempts={attempts} now={now} />
       <div class="scroll" tabIndex={0} role="region" aria-label="Attempts">
         <table>
           <thead>
@@ -55,7 +55,7 @@ export function Attempts({ job }: { job: Job }) {
           </thead>
           <tbody>
             {attempts.map((one) => (
-              <Row key={one.epoch} attempt={one} again={doneAgain(one, attempts)} now={now} />
+              <AttemptRow key={one.epoch} attempt={one} again={repeatedSteps(one, attempts)} now={now} />
             ))}
           </tbody>
         </table>
@@ -65,15 +65,15 @@ export function Attempts({ job }: { job: Job }) {
 }
 
 /** Steps of an attempt that the next one that trained had to do again. */
-function doneAgain(one: Attempt, attempts: Attempt[]): number {
+function repeatedSteps(one: Attempt, attempts: Attempt[]): number {
   const next = attempts.find((other) => other.epoch > one.epoch && other.training_at !== null);
   return next && one.last_step !== null ? Math.max(0, one.last_step - next.resumed_from_step) : 0;
 }
 
-function Sums({ job, attempts, now }: { job: Job; attempts: Attempt[]; now: number }) {
+function AttemptTotals({ job, attempts, now }: { job: Job; attempts: Attempt[]; now: number }) {
   const end = job.finished_at ?? now;
   const training = attempts.reduce((sum, one) => sum + (one.ended_at ?? end) - one.started_at, 0);
-  const again = attempts.reduce((sum, one) => sum + doneAgain(one, attempts), 0);
+  const again = attempts.reduce((sum, one) => sum + repeatedSteps(one, attempts), 0);
   const tiles = [
     ["attempts", String(attempts.length), "each goes on from the last checkpoint"],
     ["with a worker", duration(training), "loading, training, evaluating"],
@@ -93,14 +93,14 @@ function Sums({ job, attempts, now }: { job: Job; attempts: Attempt[]; now: numb
   );
 }
 
-function Row({ attempt, again, now }: { attempt: Attempt; again: number; now: number }) {
+function AttemptRow({ attempt, again, now }: { attempt: Attempt; again: number; now: number }) {
   const { outcome, last_step: last, resumed_from_step: first } = attempt;
   return (
     <tr>
       <td>{attempt.epoch}</td>
       <td>
-        <span class={`pill ${look(outcome).tone}`}>
-          <span aria-hidden="true">{look(outcome).icon}</span> {look(outcome).text}
+        <span class={`pill ${outcomeStyle(outcome).tone}`}>
+          <span aria-hidden="true">{outcomeStyle(outcome).icon}</span> {outcomeStyle(outcome).text}
         </span>
       </td>
       <td class="nowrap">
@@ -108,7 +108,7 @@ function Row({ attempt, again, now }: { attempt: Attempt; again: number; now: nu
         {again > 0 && <small> · {again} of them again later</small>}
       </td>
       <td>
-        <Time at={attempt.started_at} />
+        <RelativeTime at={attempt.started_at} />
       </td>
       <td class="nowrap">{duration((attempt.ended_at ?? now) - attempt.started_at)}</td>
       <td class="cut">

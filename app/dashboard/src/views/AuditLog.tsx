@@ -1,9 +1,9 @@
 import { useEffect, useState } from "preact/hooks";
 import { type ApiError, get, query } from "../api";
-import { Failure, Loading, Time, useTitle } from "../components/primitives";
+import { ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
 import type { AuditEntry, Page } from "../types";
 
-export function Audit() {
+export function AuditLog() {
   const [entries, setEntries] = useState<AuditEntry[]>();
   const [after, setAfter] = useState<string | null>(null);
   const [error, setError] = useState<ApiError>();
@@ -14,7 +14,7 @@ export function Audit() {
       setAfter(page.has_more ? page.last_id : null);
     }, setError);
   useEffect(() => void load(null), []);
-  if (error) return <Failure error={error} />;
+  if (error) return <ErrorNotice error={error} />;
   if (!entries) return <Loading what="the audit log" />;
   return (
     <>
@@ -37,11 +37,11 @@ export function Audit() {
             {entries.map((one) => (
               <tr key={one.id}>
                 <td class="nowrap">
-                  <Time at={one.created_at} />
+                  <RelativeTime at={one.created_at} />
                 </td>
                 <td>{one.action}</td>
                 <td>
-                  <What id={one.object_id} />
+                  <AuditedObject id={one.object_id} />
                 </td>
                 <td class="nowrap">{one.actor.key_id ?? "the installation"}</td>
                 <td>{one.actor.ip ?? "–"}</td>
@@ -65,7 +65,7 @@ export function Audit() {
 const PAGES: Record<string, string> = { ftjob: "/ui/jobs/", file: "/ui/files/" };
 
 /** The object, with a link where it has a page. */
-function What({ id }: { id: string }) {
+function AuditedObject({ id }: { id: string }) {
   const page = PAGES[id.split("-")[0] ?? ""];
   return page ? (
     <a href={page + id}>

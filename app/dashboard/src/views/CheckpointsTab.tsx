@@ -1,28 +1,28 @@
-import { Copy, Empty, Failure, Loading, Time } from "../components/primitives";
+import { CopyButton, EmptyState, ErrorNotice, Loading, RelativeTime } from "../components/primitives";
 import { JOBS } from "../api";
 import { number } from "../format";
 import { isFinal, useGet } from "../liveData";
 import type { Checkpoint, Job, Page } from "../types";
 
-export function Checkpoints({ job }: { job: Job }) {
+export function CheckpointsTab({ job }: { job: Job }) {
   const { value, error, reload } = useGet<Page<Checkpoint>>(`${JOBS}/${job.id}/checkpoints?limit=100`, job.progress.step);
-  if (error) return <Failure error={error} retry={reload} />;
+  if (error) return <ErrorNotice error={error} retry={reload} />;
   if (!value) return <Loading what="the checkpoints" />;
   return (
     <>
       {job.fine_tuned_model && (
         <p class="notice good">
-          ✓ The trained model is <code>{job.fine_tuned_model}</code> <Copy text={job.fine_tuned_model} />
+          ✓ The trained model is <code>{job.fine_tuned_model}</code> <CopyButton text={job.fine_tuned_model} />
         </p>
       )}
       {!value.data.length ? (
-        <Empty title="No checkpoints yet">
+        <EmptyState title="No checkpoints yet">
           <p>
             {isFinal(job)
               ? "This job ended before its first one."
               : "A job writes one every few steps, and one whenever it is paused or its worker stops."}
           </p>
-        </Empty>
+        </EmptyState>
       ) : (
         <div class="scroll" tabIndex={0} role="region" aria-label="Checkpoints">
         <table>
@@ -43,13 +43,13 @@ export function Checkpoints({ job }: { job: Job }) {
                 <tr key={one.id}>
                   <td>{one.step_number}</td>
                   <td>
-                    <Time at={one.created_at} />
+                    <RelativeTime at={one.created_at} />
                   </td>
                   <td>{number(metrics["eval/reward"])}</td>
                   <td>{number(metrics["eval/loss"])}</td>
                   <td>{number(metrics.reward)}</td>
                   <td class="text">
-                    <code title={one.fine_tuned_model_checkpoint}>{one.fine_tuned_model_checkpoint}</code> <Copy text={one.fine_tuned_model_checkpoint} />
+                    <code title={one.fine_tuned_model_checkpoint}>{one.fine_tuned_model_checkpoint}</code> <CopyButton text={one.fine_tuned_model_checkpoint} />
                   </td>
                 </tr>
               );
@@ -62,7 +62,7 @@ export function Checkpoints({ job }: { job: Job }) {
   );
 }
 
-export function Download({ model, small = false }: { model: string; small?: boolean }) {
+export function DownloadAdapter({ model, small = false }: { model: string; small?: boolean }) {
   return (
     <a class={`button ${small ? "small" : "primary"}`} href={`/v1/models/${encodeURIComponent(model)}/download`} download>
       Download adapter

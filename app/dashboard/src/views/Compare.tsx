@@ -2,16 +2,16 @@
 import { useLocation } from "preact-iso";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type ApiError, get, JOBS } from "../api";
-import { Empty, Failure, Loading, Status, useTitle } from "../components/primitives";
+import { EmptyState, ErrorNotice, Loading, StatusBadge, useTitle } from "../components/primitives";
 import { Chart, type Line, type Zoom } from "../components/Chart";
 import { ChartControls } from "../components/ChartControls";
-import { type Curves, stage, useCurves, useSeen, useTables } from "../jobMetrics";
+import { type JobMetrics, stage, useJobMetrics, useIsVisible, useChartTables } from "../jobMetrics";
 import { number } from "../format";
-import { useProject } from "../liveData";
+import { useProjectStream } from "../liveData";
 import { charts, isHeldOut, type Table } from "../chartSpecs";
-import { chosen, type Flat, flatten } from "../jobSettings";
+import { requestFromJob, type FlatSettings, flatten } from "../jobSettings";
 import type { Job } from "../types";
-import { heldOut } from "./HeldOutResults";
+import { heldOutResults } from "./HeldOutResults";
 import { MAX_COMPARED, nameOf } from "./Jobs";
 
 const NAMES = ["reward", "eval/reward", "eval/accuracy", "eval/loss", "eval/forward_kl", "entropy", "loss", "grad_norm", "completions/mean_length", "gft/rectified_frac", "frac_reward_zero_std", "step_time"];
@@ -22,11 +22,11 @@ export function Compare() {
   useTitle("Compare");
   if (ids.length < 2) {
     return (
-      <Empty title="Choose the jobs to compare">
+      <EmptyState title="Choose the jobs to compare">
         <p>
           Select two to eight of them in the <a href="/ui/">list of jobs</a> (<kbd>x</kbd>), then press Compare.
         </p>
-      </Empty>
+      </EmptyState>
     );
   }
   return <Compared key={ids.join()} ids={ids} />;
@@ -34,12 +34,12 @@ export function Compare() {
 
 interface Run {
   job: Job;
-  curves: Curves;
+  curves: JobMetrics;
 }
 
 function Compared({ ids }: { ids: string[] }) {
   const [jobs, setJobs] = useState<Record<string, Job>>({});
-  const [curves, setCurves] = useState<Record<string, Curves>>({});
+  const [curves, setCurves] = useState<Record<string, JobMetrics>>({});
   const [error, setError] = useState<ApiError>();
   const [smoothing, setSmoothing] = useState(0);
   const [zoom, setZoom] = useState<Zoom>();
@@ -47,19 +47,19 @@ function Compared({ ids }: { ids: string[] }) {
   useEffect(() => {
     for (const id of ids) get<Job>(`${JOBS}/${id}`).then(note, setError);
   }, []);
-  useProject((changed) => changed.filter((job) => ids.includes(job.id)).forEach(note));
+  useProjectStream((changed) => changed.filter((job) => ids.includes(job.id)).forEach(note));
   const known = ids.map((id) => jobs[id]).filter((one): one is Job => one !== undefined);
   const runs = useMemo(
-    () => known.flatMap((job) => (curves[job.id] ? [{ job, curves: curves[job.id] as Curves }] : [])),
+    () => known.flatMap((job) => (curves[job.id] ? [{ job, curves: curves[job.id] as JobMetrics }] : [])),
     [curves, known.map(stage).join()],
   );
-  if (error) return <Failure error={error} />;
+  if (error) return <ErrorNotice error={error} />;
   const isReady = runs.length === ids.length;
   const last = Math.max(1, ...runs.map((run) => run.curves.table.steps.at(-1) ?? 0));
   return (
     <>
       {known.map((job) => (
-        <Follow key={job.id} job={job} note={(found) => setCurves((old) => ({ ...old, [job.id]: found }))} fail={setError} />
+        <MetricsLoader key={job.id} job={job} note={(found) => setCurves((old) => ({ ...old, [job.id]: found }))} fail={setError} />
       ))}
       <div class="title">
         <h1>Compare {ids.length} jobs</h1>
@@ -72,7 +72,7 @@ function Compared({ ids }: { ids: string[] }) {
           <ChartControls {...{ smoothing, setSmoothing, zoom, setZoom, last }} />
           <div class="charts">
             {NAMES.filter((name) => runs.some(({ curves: one }) => one.table.series[name]?.some((value) => value !== null))).map((name) => (
-              <Overlay key={name} {...{ name, runs, smoothing, zoom, setZoom }} />
+              <ComparisonChart key={name} {...{ name, runs, smoothing, zoom, setZoom }} />
             ))}
           </div>
           <Differences jobs={known} />
@@ -83,8 +83,8 @@ function Compared({ ids }: { ids: string[] }) {
 }
 
 /** Keeps the curves of a job current. */
-function Follow({ job, note, fail }: { job: Job; note: (curves: Curves) => void; fail: (error: ApiError) => void }) {
-  const { curves, error } = useCurves(job);
+function MetricsLoader({ job, note, fail }: { job: Job; note: (curves: JobMetrics) => void; fail: (error: ApiError) => void }) {
+  const { curves, error } = useJobMetrics(job);
   useEffect(() => curves && note(curves), [curves]);
   useEffect(() => error && fail(error), [error]);
   return null;
@@ -92,7 +92,7 @@ function Follow({ job, note, fail }: { job: Job; note: (curves: Curves) => void;
 
 /** How the jobs stand: the best of each held-out result is marked. */
 function Results({ jobs }: { jobs: Job[] }) {
-  const found = jobs.map(heldOut);
+  const found = jobs.map(heldOutResults);
   const columns = [...new Map(found.flat().map((one) => [one.name, one.title]))];
   const best = (name: string): number => {
     const gains = found.map((one) => one.find((result) => result.name === name)?.gain ?? 0);
@@ -121,7 +121,7 @@ function Results({ jobs }: { jobs: Job[] }) {
                 <i class={`swatch c${index}`} /> <a href={`/ui/jobs/${job.id}`}>{nameOf(job)}</a>
               </td>
               <td>
-                <Status value={job.status} />
+                <StatusBadge value={job.status} />
               </td>
               <td>{job.progress.step.toLocaleString("en-US")}</td>
               {columns.map(([name]) => {
@@ -150,17 +150,17 @@ interface OverlayProps {
   setZoom: (zoom: Zoom | undefined) => void;
 }
 
-function Overlay({ name, runs, smoothing, zoom, setZoom }: OverlayProps) {
+function ComparisonChart({ name, runs, smoothing, zoom, setZoom }: OverlayProps) {
   const place = useRef<HTMLDivElement>(null);
-  const isSeen = useSeen(place);
-  const tables = useTables(runs, [name], zoom, isSeen);
+  const isVisible = useIsVisible(place);
+  const tables = useChartTables(runs, [name], zoom, isVisible);
   const { steps, lines } = useMemo(() => overlaid(name, runs, tables), [name, runs, ...tables]);
   const { main, rest } = charts([name]);
   const spec = main[0] ?? rest[0];
   const { hint, unit, isShare } = spec ?? {};
   return (
     <div ref={place}>
-      <Chart title={TITLES[name] ?? spec?.title ?? name} {...{ hint, unit, isShare, steps, lines, smoothing, isSeen, zoom }} onZoom={setZoom} />
+      <Chart title={TITLES[name] ?? spec?.title ?? name} {...{ hint, unit, isShare, steps, lines, smoothing, isVisible, zoom }} onZoom={setZoom} />
     </div>
   );
 }
@@ -181,8 +181,8 @@ function overlaid(name: string, runs: Run[], tables: Table[]): { steps: number[]
 }
 
 /** A job's settings under the same paths whatever its method is called; a grader stays one piece. */
-function settingsOf(job: Job): Flat {
-  const { method, ...rest } = chosen(job) as { method: Record<string, unknown> };
+function settingsOf(job: Job): FlatSettings {
+  const { method, ...rest } = requestFromJob(job) as { method: Record<string, unknown> };
   const type = String(method.type);
   const { grader, ...settings } = method[type] as Record<string, unknown>;
   const whole = grader ? { grader: JSON.stringify(grader, null, 1).replace(/^\{\n|\n\}$/g, "") } : {};

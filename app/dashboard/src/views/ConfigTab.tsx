@@ -1,7 +1,7 @@
 import { useMemo, useState } from "preact/hooks";
-import { Code, Loading } from "../components/primitives";
+import { CodeBlock, Loading } from "../components/primitives";
 import { useGet } from "../liveData";
-import { chosen, defaults, flatten, snippets } from "../jobSettings";
+import { requestFromJob, schemaDefaults, flatten, requestSnippets } from "../jobSettings";
 import type { Job } from "../types";
 
 const SCHEMAS: Record<string, string> = { gft: "GroupMethod", reinforcement: "Reinforcement", supervised: "ImitationMethod", dft: "ImitationMethod" };
@@ -11,12 +11,12 @@ const FORMS = [
   ["curl", "curl"],
 ] as const;
 
-export function Config({ job }: { job: Job }) {
+export function ConfigTab({ job }: { job: Job }) {
   const [form, setForm] = useState<"cli" | "python" | "curl">("cli");
-  const document = useGet<{ components: { schemas: Parameters<typeof defaults>[0] } }>("/openapi.json");
+  const document = useGet<{ components: { schemas: Parameters<typeof schemaDefaults>[0] } }>("/openapi.json");
   const type = String((job.method as { type: string }).type);
   const rows = useMemo(() => {
-    const usual = document.value ? flatten(defaults(document.value.components.schemas, SCHEMAS[type] ?? "")) : {};
+    const usual = document.value ? flatten(schemaDefaults(document.value.components.schemas, SCHEMAS[type] ?? "")) : {};
     const { grader, ...method } = (job.method as Record<string, Record<string, unknown>>)[type] ?? {};
     const used = job.hyperparameters as Record<string, unknown>;
     const own = Object.entries({ ...(grader ? { grader: JSON.stringify(grader, null, 2) } : {}), ...flatten(method) });
@@ -27,7 +27,7 @@ export function Config({ job }: { job: Job }) {
     });
   }, [job, document.value]);
   const others = Object.entries(flatten({ seed: job.seed, alias: job.alias ?? undefined, ...(job.metadata ? { metadata: job.metadata } : {}) }));
-  const text = snippets(chosen(job), location.origin)[form];
+  const text = requestSnippets(requestFromJob(job), location.origin)[form];
   return (
     <div class="halves">
       <section>
@@ -58,7 +58,7 @@ export function Config({ job }: { job: Job }) {
             </button>
           ))}
         </div>
-        <Code text={text} title={FORMS.find(([name]) => name === form)?.[1] ?? ""} />
+        <CodeBlock text={text} title={FORMS.find(([name]) => name === form)?.[1] ?? ""} />
       </section>
     </div>
   );

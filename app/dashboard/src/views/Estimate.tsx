@@ -2,14 +2,14 @@
 import { useEffect, useState } from "preact/hooks";
 import { JOBS, post } from "../api";
 import { bytes, duration, number, plural } from "../format";
-import type { Estimate, EstimateRange } from "../types";
+import type { EstimateRange, JobEstimate } from "../types";
 
 /** The server's estimate of a request that it has found valid; none while there is none. */
-export function Forecast({ text }: { text: string }) {
-  const [made, setMade] = useState<{ of: string; estimate: Estimate }>();
+export function Estimate({ text }: { text: string }) {
+  const [made, setMade] = useState<{ of: string; estimate: JobEstimate }>();
   useEffect(() => {
     let current = true;
-    post<Estimate>(JOBS.replace("/jobs", "/estimate"), JSON.parse(text)).then(
+    post<JobEstimate>(JOBS.replace("/jobs", "/estimate"), JSON.parse(text)).then(
       (estimate) => current && setMade({ of: text, estimate }),
       () => undefined, // the form stands without it
     );

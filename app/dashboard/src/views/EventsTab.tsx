@@ -1,11 +1,11 @@
 import { useEffect, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, query } from "../api";
-import { Failure, Loading, Time } from "../components/primitives";
+import { ErrorNotice, Loading, RelativeTime } from "../components/primitives";
 import type { Job, JobEvent, Page } from "../types";
 
 const ICONS: Record<string, string> = { info: "", warn: "⚠ ", error: "✕ " };
 
-export function Events({ job, fresh }: { job: Job; fresh: JobEvent[] }) {
+export function EventsTab({ job, fresh }: { job: Job; fresh: JobEvent[] }) {
   const [old, setOld] = useState<{ events: JobEvent[]; after: string | null }>();
   const [error, setError] = useState<ApiError>();
   const [withSteps, setWithSteps] = useState(false);
@@ -19,7 +19,7 @@ export function Events({ job, fresh }: { job: Job; fresh: JobEvent[] }) {
       setError,
     );
   useEffect(() => void load(null), [job.id]);
-  if (error && !old) return <Failure error={error} />;
+  if (error && !old) return <ErrorNotice error={error} />;
   if (!old) return <Loading what="the events" />;
   const known = new Set(old.events.map((one) => one.id));
   const events = [...fresh.filter((one) => !known.has(one.id)), ...old.events];
@@ -33,7 +33,7 @@ export function Events({ job, fresh }: { job: Job; fresh: JobEvent[] }) {
       <ol class="events">
         {shown.map((one) => (
           <li key={one.id} class={one.level}>
-            <Time at={one.created_at} />
+            <RelativeTime at={one.created_at} />
             <span>
               {ICONS[one.level]}
               {one.message}

@@ -1,14 +1,14 @@
-// One file: what is wrong with it, line by line and to be mended here, and what its rows look like.
+// One file: its errors line by line, with an editor to fix them, and its rows.
 import { useRoute } from "preact-iso";
 import { useEffect, useState } from "preact/hooks";
-import { Chip, Copy, Failure, Loading, Status, Time, useTitle } from "../components/primitives";
+import { SourceChip, CopyButton, ErrorNotice, Loading, StatusBadge, RelativeTime, useTitle } from "../components/primitives";
 import { bytes, plural } from "../format";
 import { useFile, useGet } from "../liveData";
-import { asText, type Lines, linesOf, parsed, type Row, talkOf } from "../dataFile";
+import { asText, type FileLines, readLines, parseRow, type Row, messagesOf } from "../dataFile";
 import { useCan } from "../session";
 import type { FileReport, Finding } from "../types";
-import { Mend } from "./FixRows";
-import { Tokens } from "./TokenizedRows";
+import { FixRows } from "./FixRows";
+import { TokenizedRows } from "./TokenizedRows";
 
 const READ_BYTES = 4_000_000;
 const SHOWN_WARNINGS = 3;
@@ -29,19 +29,19 @@ interface Report {
 
 export function FilePage() {
   const { params } = useRoute();
-  return <OneFile key={params.id} id={params.id ?? ""} />;
+  return <FileView key={params.id} id={params.id ?? ""} />;
 }
 
-function OneFile({ id }: { id: string }) {
+function FileView({ id }: { id: string }) {
   const file = useFile(id);
   const isData = file.value?.purpose === "fine-tune";
   const report = useGet<FileReport>(isData ? `/v1/files/${id}/report` : null, file.value?.status);
-  const [read, setRead] = useState<Lines>();
+  const [read, setRead] = useState<FileLines>();
   const writes = useCan("files:write");
   useTitle(file.value?.filename ?? "File");
   useEffect(() => {
     let current = true;
-    linesOf(id, READ_BYTES).then(
+    readLines(id, READ_BYTES).then(
       (found) => current && setRead(found),
       () => current && setRead({ lines: [], isWhole: false }),
     );
@@ -49,7 +49,7 @@ function OneFile({ id }: { id: string }) {
       current = false;
     };
   }, [id]);
-  if (file.error) return <Failure error={file.error} retry={file.reload} />;
+  if (file.error) return <ErrorNotice error={file.error} retry={file.reload} />;
   if (!file.value) return <Loading what="the file" />;
   const found = report.value?.report as Report | null | undefined;
   return (
@@ -57,7 +57,7 @@ function OneFile({ id }: { id: string }) {
       <div class="title">
         <div>
           <p class="soft crumbs">
-            <a href="/ui/files">Files</a> / {id} <Copy text={id} label="Copy id" />
+            <a href="/ui/files">Files</a> / {id} <CopyButton text={id} label="Copy id" />
           </p>
           <h1>{file.value.filename}</h1>
         </div>
@@ -73,16 +73,16 @@ function OneFile({ id }: { id: string }) {
         </div>
       </div>
       <div class="facts">
-        <Status value={file.value.status} />
+        <StatusBadge value={file.value.status} />
         <span>{bytes(file.value.bytes)}</span>
         <span>
-          uploaded <Time at={file.value.created_at} />
+          uploaded <RelativeTime at={file.value.created_at} />
         </span>
       </div>
       {found && <Counts report={found} />}
       {!found && file.value.status === "uploaded" && <Loading what="the report: every line is being checked" />}
       {found && found.error_count > 0 && (
-        <Mend
+        <FixRows
           findings={found.errors}
           count={found.error_count}
           read={read}
@@ -91,7 +91,7 @@ function OneFile({ id }: { id: string }) {
         />
       )}
       {found && found.warning_count > 0 && <Warnings report={found} lines={read?.lines ?? []} />}
-      {isData && file.value.status === "processed" && <Tokens id={id} />}
+      {isData && file.value.status === "processed" && <TokenizedRows id={id} />}
       {read && isData && file.value.status === "error" && <Preview lines={read.lines} />}
       {read && !isData && <pre class="panel">{read.lines.slice(0, 200).join("\n")}</pre>}
     </>
@@ -172,7 +172,7 @@ function Warnings({ report, lines }: { report: Report; lines: string[] }) {
 function Preview({ lines }: { lines: string[] }) {
   const [shown, setShown] = useState(SHOWN_ROWS);
   const rows = lines
-    .map((line, index) => ({ number: index + 1, row: parsed(line) }))
+    .map((line, index) => ({ number: index + 1, row: parseRow(line) }))
     .filter((one): one is { number: number; row: Row } => one.row !== null);
   if (!rows.length) return null;
   return (
@@ -192,21 +192,21 @@ function Preview({ lines }: { lines: string[] }) {
 
 function RowCard({ line, row }: { line: number; row: Row }) {
   const { messages: _messages, prompt: _prompt, completion: _completion, teacher_responses: teacher, ...rest } = row;
-  const talk = talkOf(row);
+  const talk = messagesOf(row);
   const last = talk.at(-1)?.role === "assistant" ? talk.length - 1 : -1;
   return (
     <article class="talk" aria-label={`Row of line ${line}`}>
       <span class="soft">Line {line}</span>
       {talk.map((message, index) => (
         <div key={index} class={`turn ${index === last ? "trained" : ""}`}>
-          {index === last ? <Chip source="expert" /> : <span class="chip">{String(message?.role)}</span>}
+          {index === last ? <SourceChip source="expert" /> : <span class="chip">{String(message?.role)}</span>}
           <span>{asText(message?.content)}</span>
         </div>
       ))}
       {Array.isArray(teacher) &&
         teacher.map((one, index) => (
           <div key={`teacher-${index}`} class="turn trained">
-            <Chip source="teacher" />
+            <SourceChip source="teacher" />
             <span>{asText((one as { content?: unknown } | null)?.content ?? one)}</span>
           </div>
         ))}

@@ -2,11 +2,11 @@
 import { useLocation } from "preact-iso";
 import { useRef, useState } from "preact/hooks";
 import { type ApiError, remove, upload } from "../api";
-import { Bar, Empty, Failure, Loading, Status, Time, useTitle } from "../components/primitives";
-import { Confirm } from "../components/Dialogs";
-import { Cell, Column, Rows } from "../components/VirtualTable";
+import { Meter, EmptyState, ErrorNotice, Loading, StatusBadge, RelativeTime, useTitle } from "../components/primitives";
+import { ConfirmDialog } from "../components/Dialogs";
+import { Cell, ColumnHeader, VirtualTable } from "../components/VirtualTable";
 import { bytes, percent } from "../format";
-import { useGet, useValidated } from "../liveData";
+import { useGet, useFileValidation } from "../liveData";
 import { useCan } from "../session";
 import type { FileObject, Page } from "../types";
 
@@ -21,11 +21,11 @@ export function Files() {
   const writes = useCan("files:write");
   useTitle("Files");
   const files = value?.data ?? [];
-  useValidated(
+  useFileValidation(
     files.filter((file) => file.status === "uploaded").map((file) => file.id),
     reload,
   );
-  if (error && !value) return <Failure error={error} retry={reload} />;
+  if (error && !value) return <ErrorNotice error={error} retry={reload} />;
   if (!value) return <Loading what="the files" />;
   return (
     <>
@@ -41,34 +41,34 @@ export function Files() {
         </a>
       </nav>
       {writes && !isResults && <Upload />}
-      {failed && <Failure error={failed} />}
+      {failed && <ErrorNotice error={failed} />}
       {!files.length && isResults ? (
-        <Empty title="No results yet">
+        <EmptyState title="No results yet">
           <p>A job that succeeds writes its metrics, step by step, into a CSV file here.</p>
-        </Empty>
+        </EmptyState>
       ) : !files.length ? (
-        <Empty title="No files yet">
+        <EmptyState title="No files yet">
           <p>
             A data file has one JSON object a line, as OpenAI's: <code>{'{"messages": [{"role": "user", "content": "…"}, …]}'}</code>.
             Add <code>teacher_responses</code> for a teacher's answers, and any field that your grader reads.
           </p>
-        </Empty>
+        </EmptyState>
       ) : (
-        <Rows
+        <VirtualTable
           items={files}
           height={ROW}
           label="Files"
           rowClass={() => "file"}
           columns={
             <>
-              <Column>File</Column>
-              <Column>State</Column>
-              <Column>What it holds</Column>
-              <Column>Size</Column>
-              <Column>Age</Column>
-              <Column>
+              <ColumnHeader>File</ColumnHeader>
+              <ColumnHeader>State</ColumnHeader>
+              <ColumnHeader>What it holds</ColumnHeader>
+              <ColumnHeader>Size</ColumnHeader>
+              <ColumnHeader>Age</ColumnHeader>
+              <ColumnHeader>
                 <span class="hidden">Delete</span>
-              </Column>
+              </ColumnHeader>
             </>
           }
           render={(file) => (
@@ -77,12 +77,12 @@ export function Files() {
                 <a href={`/ui/files/${file.id}`}>{file.filename}</a>
               </Cell>
               <Cell>
-                <Status value={file.status} />
+                <StatusBadge value={file.status} />
               </Cell>
               <Cell name="cut wide">{file.status_details ?? (isResults ? "metrics by step, as CSV" : "")}</Cell>
               <Cell>{bytes(file.bytes)}</Cell>
               <Cell>
-                <Time at={file.created_at} />
+                <RelativeTime at={file.created_at} />
               </Cell>
               <Cell>
                 {writes && (
@@ -96,7 +96,7 @@ export function Files() {
         />
       )}
       {doomed && (
-        <Confirm
+        <ConfirmDialog
           title={`Delete ${doomed.filename}?`}
           text="Finished jobs keep what they learnt from it; they cannot be run again on it."
           action="Delete the file"
@@ -153,10 +153,10 @@ function Upload() {
         </>
       ) : (
         <span role="status">
-          Uploading {percent(share)} <Bar share={share} label={`Uploaded ${percent(share)}`} />
+          Uploading {percent(share)} <Meter share={share} label={`Uploaded ${percent(share)}`} />
         </span>
       )}
-      {error && <Failure error={error} />}
+      {error && <ErrorNotice error={error} />}
     </div>
   );
 }

@@ -2,9 +2,9 @@
 import { useLocation } from "preact-iso";
 import { useState } from "preact/hooks";
 import { type ApiError, upload } from "../api";
-import { Failure } from "../components/primitives";
+import { ErrorNotice } from "../components/primitives";
 import { plural } from "../format";
-import { flaw, type Lines, mended } from "../dataFile";
+import { rowProblem, type FileLines, applyChanges } from "../dataFile";
 import type { FileObject, Finding } from "../types";
 
 interface Props {
@@ -12,24 +12,24 @@ interface Props {
   /** Of all errors, of which the report lists the first. */
   count: number;
   /** The file, once it is read. */
-  read: Lines | undefined;
+  read: FileLines | undefined;
   writes: boolean;
   filename: string;
 }
 
-export function Mend({ findings, count, read, writes, filename }: Props) {
+export function FixRows({ findings, count, read, writes, filename }: Props) {
   const [changes, setChanges] = useState<ReadonlyMap<number, string | null>>(new Map());
   const [error, setError] = useState<ApiError>();
   const [busy, setBusy] = useState(false);
   const { route } = useLocation();
   const numbers = [...new Set(findings.map((one) => one.line))];
   const change = (line: number, text: string | null) => setChanges(new Map([...changes, [line, text]]));
-  const canMend = writes && read?.isWhole === true && count === findings.length;
+  const canFix = writes && read?.isWhole === true && count === findings.length;
   const send = () => {
     if (!read) return;
     setBusy(true);
     setError(undefined);
-    upload<FileObject>(new File([mended(read.lines, changes)], filename), () => undefined)
+    upload<FileObject>(new File([applyChanges(read.lines, changes)], filename), () => undefined)
       .then((made) => route(`/ui/files/${made.id}`), setError)
       .finally(() => setBusy(false));
   };
@@ -37,7 +37,7 @@ export function Mend({ findings, count, read, writes, filename }: Props) {
     <section class="findings bad">
       <h2>{plural(count, "error")}</h2>
       <p>
-        {canMend
+        {canFix
           ? "Correct the lines here, or leave them out; the corrected file is uploaded as a new one."
           : "Correct these lines in your file and upload it again."}
       </p>
@@ -57,7 +57,7 @@ export function Mend({ findings, count, read, writes, filename }: Props) {
                   : {one.message}
                 </p>
               ))}
-            {canMend ? (
+            {canFix ? (
               <Editor line={line} text={changes.get(line)} original={read.lines[line - 1] ?? ""} change={(text) => change(line, text)} />
             ) : (
               read?.lines[line - 1] !== undefined && (
@@ -70,8 +70,8 @@ export function Mend({ findings, count, read, writes, filename }: Props) {
         ))}
       </ol>
       {count > findings.length && <p>And {plural(count - findings.length, "more")}.</p>}
-      {error && <Failure error={error} />}
-      {canMend && (
+      {error && <ErrorNotice error={error} />}
+      {canFix && (
         <p>
           <button type="button" class="primary" disabled={!changes.size || busy} onClick={send}>
             {busy ? "Uploading …" : "Upload the corrected file"}
@@ -92,7 +92,7 @@ interface EditorProps {
 function Editor({ line, text, original, change }: EditorProps) {
   const isOut = text === null;
   const shown = text ?? original;
-  const problem = isOut || text === undefined ? null : flaw(shown);
+  const problem = isOut || text === undefined ? null : rowProblem(shown);
   return (
     <>
       <textarea

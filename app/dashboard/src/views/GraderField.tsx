@@ -1,13 +1,13 @@
 // A grader as JSON: something to start from, and a try of it on the file's own answers before anything is trained.
 import { useState } from "preact/hooks";
 import { type ApiError, post } from "../api";
-import { Chip, Failure } from "../components/primitives";
+import { SourceChip, ErrorNotice } from "../components/primitives";
 import { number } from "../format";
-import { answersOf, linesOf, parsed } from "../dataFile";
-import { TEMPLATES, written } from "./graderTemplates";
+import { answersOf, readLines, parseRow } from "../dataFile";
+import { TEMPLATES, graderFromTemplate } from "./graderTemplates";
 
 const READ_BYTES = 200_000;
-const TRIED_ROWS = 3;
+const GRADED_ROWS = 3;
 const RUN = "/v1/fine_tuning/alpha/graders/run";
 
 interface Run {
@@ -15,7 +15,7 @@ interface Run {
   metadata: { error: string | null };
 }
 
-interface Tried {
+interface GradedAnswer {
   line: number;
   source: string;
   text: string;
@@ -32,18 +32,18 @@ interface Props {
 }
 
 export function GraderField({ value, set, file, fields, problem }: Props) {
-  const [tried, setTried] = useState<{ of: string; rows: Tried[] }>();
+  const [tried, setTried] = useState<{ of: string; rows: GradedAnswer[] }>();
   const [error, setError] = useState<ApiError>();
   const [busy, setBusy] = useState(false);
   const start = (event: Event) => {
     const select = event.currentTarget as HTMLSelectElement;
-    set(written(Number(select.value), fields));
+    set(graderFromTemplate(Number(select.value), fields));
     select.value = "";
   };
   const attempt = () => {
     setBusy(true);
     setError(undefined);
-    trial(JSON.parse(value), file)
+    gradeAnswers(JSON.parse(value), file)
       .then((rows) => setTried({ of: value, rows }), setError)
       .finally(() => setBusy(false));
   };
@@ -84,22 +84,22 @@ export function GraderField({ value, set, file, fields, problem }: Props) {
           {problem}
         </p>
       )}
-      {error && <Failure error={error} />}
+      {error && <ErrorNotice error={error} />}
       {tried && tried.of === value && <Grades rows={tried.rows} />}
     </div>
   );
 }
 
 /** Grades what the first rows of the file bring along. */
-async function trial(grader: unknown, file: string): Promise<Tried[]> {
-  const { lines } = await linesOf(file, READ_BYTES);
+async function gradeAnswers(grader: unknown, file: string): Promise<GradedAnswer[]> {
+  const { lines } = await readLines(file, READ_BYTES);
   const rows = lines.flatMap((line, index) => {
-    const row = parsed(line);
+    const row = parseRow(line);
     return row ? [{ line: index + 1, row }] : [];
   });
   const wanted = rows
     .filter(({ row }) => answersOf(row).length)
-    .slice(0, TRIED_ROWS)
+    .slice(0, GRADED_ROWS)
     .flatMap(({ line, row }) => answersOf(row).map((answer) => ({ line, row, ...answer })));
   return Promise.all(
     wanted.map(async ({ line, row, source, text }) => {
@@ -109,7 +109,7 @@ async function trial(grader: unknown, file: string): Promise<Tried[]> {
   );
 }
 
-function Grades({ rows }: { rows: Tried[] }) {
+function Grades({ rows }: { rows: GradedAnswer[] }) {
   if (!rows.length) return <p class="soft">The first rows of this file bring no answers along: nothing to grade.</p>;
   const isFlat = new Set(rows.map((one) => one.reward)).size === 1 && rows.length > 1;
   return (
@@ -128,7 +128,7 @@ function Grades({ rows }: { rows: Tried[] }) {
               <tr key={index}>
                 <td>{one.line}</td>
                 <td class="text">
-                  <Chip source={one.source} /> {one.text.slice(0, 200)}
+                  <SourceChip source={one.source} /> {one.text.slice(0, 200)}
                 </td>
                 <td>{one.error ? <span class="problem">✕ {one.error}</span> : <b>{number(one.reward)}</b>}</td>
               </tr>

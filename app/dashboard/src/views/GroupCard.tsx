@@ -1,11 +1,11 @@
 // One group: its prompt, where its answers lie on the line of rewards, and each of them with what it earned and how it pulls.
-import { Bar, Chip } from "../components/primitives";
+import { Meter, SourceChip } from "../components/primitives";
 import { absolute, number, percent, plural, signed } from "../format";
 import type { Group, Member, Provenance, Source } from "../types";
 
 const SOURCES: Source[] = ["expert", "teacher", "self"];
 /** Marks that have room beside each other on the line of rewards. */
-const PILES = 50;
+const CLUSTERS = 50;
 const MARK_PX = 18;
 const SHAPES: Record<Source, string> = { expert: "◆", teacher: "■", self: "●" };
 
@@ -50,7 +50,7 @@ export function GroupCard({ group, total, withStep, source, byReward, follow }: 
           const rewards = rewardsOf(group.members.filter((member) => member.source === one));
           return rewards.length > 0 && (
             <span key={one} class="soft">
-              <Chip source={one} /> {number(mean(rewards))}
+              <SourceChip source={one} /> {number(mean(rewards))}
             </span>
           );
         })}
@@ -79,7 +79,7 @@ export function GroupCard({ group, total, withStep, source, byReward, follow }: 
 }
 
 /** Rewards closer together than `width` are one mark, with their number. */
-function piles(rewards: number[], width: number): [reward: number, count: number][] {
+function clusterRewards(rewards: number[], width: number): [reward: number, count: number][] {
   const found: [number, number][] = [];
   for (const reward of [...rewards].sort((a, b) => a - b)) {
     const last = found.at(-1);
@@ -95,9 +95,9 @@ function RewardLine({ members, middle }: { members: Member[]; middle: number }) 
   const [low, high] = [Math.min(...rewards), Math.max(...rewards)];
   const place = (reward: number) => `${((reward - low) / (high - low)) * 100}%`;
   const text = members.map((one) => `${one.source} ${number(one.reward)}`).join(", ");
-  const near = (high - low) / PILES;
+  const near = (high - low) / CLUSTERS;
   const marks = SOURCES.flatMap((source) =>
-    piles(rewardsOf(members.filter((one) => one.source === source)), near).map(([reward, count]) => ({ source, reward, count })),
+    clusterRewards(rewardsOf(members.filter((one) => one.source === source)), near).map(([reward, count]) => ({ source, reward, count })),
   );
   return (
     <div class="reward-line" role="img" aria-label={`Rewards: ${text}; mean ${number(middle)}`}>
@@ -126,7 +126,7 @@ function MemberCard({ member, strongest, total, dim }: { member: Member; stronge
   return (
     <li class={`member ${dim ? "dim" : ""}`}>
       <header>
-        <Chip source={member.source} />
+        <SourceChip source={member.source} />
         <span>
           reward <b>{number(member.reward)}</b>
         </span>
@@ -134,7 +134,7 @@ function MemberCard({ member, strongest, total, dim }: { member: Member; stronge
       {member.advantage === null ? (
         <p class="problem">Left out of its group: {member.error ?? "it has no grade."}</p>
       ) : (
-        <Pull advantage={member.advantage} strongest={strongest} />
+        <AdvantageBar advantage={member.advantage} strongest={strongest} />
       )}
       <pre tabIndex={0} role="region" aria-label={`Answer of ${member.source}`}>
         {member.text || "(empty)"}
@@ -145,20 +145,20 @@ function MemberCard({ member, strongest, total, dim }: { member: Member; stronge
         {!member.finished && <span title="It reached max_tokens before its end.">✂ cut off</span>}
         <span title="Mean probability that the model gives to its tokens">p {number(member.mean_p)}</span>
         <span title="Share of its tokens that are less probable than tau: their weight is bounded to their probability">
-          <Bar share={member.rectified_frac ?? 0} label={`rectified ${percent(member.rectified_frac)}`} /> {percent(member.rectified_frac)}{" "}
+          <Meter share={member.rectified_frac ?? 0} label={`rectified ${percent(member.rectified_frac)}`} /> {percent(member.rectified_frac)}{" "}
           rectified
         </span>
         {member.adapter_version !== null && (
           <span title="Optimiser steps that the adapter had seen when it wrote this">adapter {member.adapter_version}</span>
         )}
-        {member.teacher && <Origin of={member.teacher} />}
+        {member.teacher && <TeacherOrigin of={member.teacher} />}
       </footer>
     </li>
   );
 }
 
 /** How hard and which way an answer pulls, against the strongest of its group. */
-function Pull({ advantage, strongest }: { advantage: number; strongest: number }) {
+function AdvantageBar({ advantage, strongest }: { advantage: number; strongest: number }) {
   const width = (Math.abs(advantage) / strongest) * 50;
   const effect = advantage > 0 ? "made likelier" : advantage < 0 ? "made less likely" : "no effect";
   return (
@@ -184,7 +184,7 @@ function Scores({ scores }: { scores: [string, number][] }) {
           <>
             <dt title={name}>{name}</dt>
             <dd>
-              {areShares && <Bar share={score} label={`${name} ${number(score)}`} />}
+              {areShares && <Meter share={score} label={`${name} ${number(score)}`} />}
               <b>{number(score)}</b>
             </dd>
           </>
@@ -194,7 +194,7 @@ function Scores({ scores }: { scores: [string, number][] }) {
 }
 
 /** Who wrote a teacher's answer, and what it has cost. */
-function Origin({ of }: { of: Provenance }) {
+function TeacherOrigin({ of }: { of: Provenance }) {
   if (of.answered_at === null) return <span title="The row of the training file brings it">{of.model ? `by ${of.model}, from the file` : "from the file"}</span>;
   const cost = `${plural(of.prompt_tokens ?? 0, "token")} read and ${of.completion_tokens ?? 0} written`;
   return (

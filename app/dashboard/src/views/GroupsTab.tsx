@@ -2,14 +2,14 @@
 import { useLocation } from "preact-iso";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, query } from "../api";
-import { Empty, Failure, Loading } from "../components/primitives";
-import { useKeys } from "../shortcuts";
+import { EmptyState, ErrorNotice, Loading } from "../components/primitives";
+import { useShortcuts } from "../shortcuts";
 import { isFinal, useGet } from "../liveData";
 import type { Group, Groups, Job } from "../types";
 import { GroupCard } from "./GroupCard";
-import { JobLintNote } from "./LintSummary";
+import { JobLintSummary } from "./LintSummary";
 import { Regrade } from "./Regrade";
-import { StepStrip } from "./RewardStrip";
+import { RewardStrip } from "./RewardStrip";
 
 const PAGE = 20;
 const DRAG_MS = 60;
@@ -20,7 +20,7 @@ const ORDERS = [
   ["advantage", "strongest pull first"],
 ] as const;
 
-interface Asked {
+interface GroupsQuery {
   step: string;
   sort: string;
   source: string;
@@ -38,8 +38,8 @@ function totalOf(job: Job): string {
 export function GroupsTab({ job }: { job: Job }) {
   const { query: address, route, path } = useLocation();
   const { step = "", sort = "", source = "", scope = "", row = "" } = address as Record<string, string>;
-  const asked: Asked = { step, sort, source, scope, row };
-  const go = (changed: Partial<Asked>) => route(query(path, { ...asked, ...changed }), true);
+  const asked: GroupsQuery = { step, sort, source, scope, row };
+  const go = (changed: Partial<GroupsQuery>) => route(query(path, { ...asked, ...changed }), true);
   const follows = !step && !scope && !row;
   const where = row ? { row, step_from: 0 } : scope ? { step_from: 0 } : { step };
   const wanted = query(`${JOBS}/${job.id}/groups`, { ...where, sort, source, limit: PAGE });
@@ -48,9 +48,9 @@ export function GroupsTab({ job }: { job: Job }) {
   const [problem, setProblem] = useState<ApiError>();
   const [isWhole, setWhole] = useState(false);
   const [byReward, setByReward] = useState(false);
-  useKeys({ j: () => toGroup(1), k: () => toGroup(-1) });
+  useShortcuts({ j: () => toGroup(1), k: () => toGroup(-1) });
 
-  if (error && !value) return <Failure error={error} />;
+  if (error && !value) return <ErrorNotice error={error} />;
   if (!value) return <Loading what="the groups" />;
   if (!value.steps.length) return <NoGroups job={job} />;
   const more = later?.of === value ? later : undefined;
@@ -103,7 +103,7 @@ export function GroupsTab({ job }: { job: Job }) {
         </button>
       </div>
       <Regrade job={job} step={scope || row ? undefined : (value.step ?? undefined)} />
-      {problem && <Failure error={problem} />}
+      {problem && <ErrorNotice error={problem} />}
       <div class={isWhole ? "groups whole" : "groups"}>
         {groups.map((group) => (
           <GroupCard
@@ -133,7 +133,7 @@ function toGroup(by: number): void {
   next?.scrollIntoView({ block: "start" });
 }
 
-function Steps({ job, groups, go, follows }: { job: Job; groups: Groups; go: (changed: Partial<Asked>) => void; follows: boolean }) {
+function Steps({ job, groups, go, follows }: { job: Job; groups: Groups; go: (changed: Partial<GroupsQuery>) => void; follows: boolean }) {
   const { steps, step: shown } = groups;
   // While it is dragged the slider is ahead of the address, which is ahead of what is loaded.
   const [dragged, setDragged] = useState<number>();
@@ -149,10 +149,10 @@ function Steps({ job, groups, go, follows }: { job: Job; groups: Groups; go: (ch
     timer.current = setTimeout(() => go({ step: String(next) }), DRAG_MS);
   };
   const pick = (step: number) => to(Math.max(0, steps.findLastIndex((one) => one <= Math.round(step))));
-  useKeys({ ArrowLeft: () => to(at - 1), ArrowRight: () => to(at + 1) });
+  useShortcuts({ ArrowLeft: () => to(at - 1), ArrowRight: () => to(at + 1) });
   return (
     <section class="steps" aria-label="Steps">
-      <StepStrip job={job} steps={steps} shown={steps[at] ?? 0} pick={pick} />
+      <RewardStrip job={job} steps={steps} shown={steps[at] ?? 0} pick={pick} />
       <input
         type="range"
         aria-label="Step"
@@ -182,13 +182,13 @@ function Steps({ job, groups, go, follows }: { job: Job; groups: Groups; go: (ch
 
 function NoGroups({ job }: { job: Job }) {
   return (
-    <Empty title="No groups yet">
-      <JobLintNote job={job} />
+    <EmptyState title="No groups yet">
+      <JobLintSummary job={job} />
       <p>
         {isFinal(job)
           ? "This job recorded none: it ended before its first step."
           : "Groups appear with the first step: each prompt with all its answers, what they earned, and how strongly each one pulls."}
       </p>
-    </Empty>
+    </EmptyState>
   );
 }

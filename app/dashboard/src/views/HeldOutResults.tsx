@@ -20,7 +20,7 @@ const RESULTS: { name: RegExp; title: string; less?: boolean; isNeutral?: boolea
   { name: /^eval\/entropy$/, title: "entropy", isNeutral: true },
 ];
 
-export interface HeldOut {
+export interface HeldOutResult {
   name: string;
   title: string;
   before: number | undefined;
@@ -30,7 +30,7 @@ export interface HeldOut {
 }
 
 /** A job's held-out results before and after training. */
-export function heldOut(job: Job): HeldOut[] {
+export function heldOutResults(job: Job): HeldOutResult[] {
   const { before, after } = (job.evaluation ?? {}) as { before?: Result; after?: Result };
   const flat = (result: Result | undefined): Record<string, unknown> => (result?.values ?? result ?? {}) as Record<string, unknown>;
   const [old, fresh] = [flat(before), flat(after)];
@@ -44,9 +44,9 @@ export function heldOut(job: Job): HeldOut[] {
   );
 }
 
-export function BeforeAfter({ job }: { job: Job }) {
+export function HeldOutResults({ job }: { job: Job }) {
   const { before, after } = (job.evaluation ?? {}) as { before?: Result; after?: Result };
-  const results = heldOut(job);
+  const results = heldOutResults(job);
   if (!results.length) return null;
   return (
     <section aria-label="Held-out results">

@@ -2,19 +2,19 @@
 import { useLocation, useRoute } from "preact-iso";
 import { useState } from "preact/hooks";
 import { type ApiError, JOBS, post } from "../api";
-import { Copy, Failure, Loading, Status, Time, useTitle } from "../components/primitives";
-import { Confirm } from "../components/Dialogs";
+import { CopyButton, ErrorNotice, Loading, StatusBadge, RelativeTime, useTitle } from "../components/primitives";
+import { ConfirmDialog } from "../components/Dialogs";
 import { duration } from "../format";
 import { isFinal, useJob } from "../liveData";
 import { useCan } from "../session";
 import type { Job, JobEvent } from "../types";
-import { Attempts } from "./AttemptsTab";
-import { Checkpoints, Download } from "./CheckpointsTab";
-import { Config } from "./ConfigTab";
-import { Events } from "./EventsTab";
+import { AttemptsTab } from "./AttemptsTab";
+import { CheckpointsTab, DownloadAdapter } from "./CheckpointsTab";
+import { ConfigTab } from "./ConfigTab";
+import { EventsTab } from "./EventsTab";
 import { GroupsTab } from "./GroupsTab";
 import { nameOf, Progress } from "./Jobs";
-import { Overview } from "./OverviewTab";
+import { OverviewTab } from "./OverviewTab";
 
 const TABS = [
   ["", "Overview"],
@@ -32,11 +32,11 @@ export function JobPage() {
   const [fresh, setFresh] = useState<JobEvent[]>([]);
   const { job, error, isConnected } = useJob(id, (event) => setFresh((old) => [event, ...old].slice(0, 500)));
   useTitle(job ? nameOf(job) : "Job");
-  if (error) return <Failure error={error} />;
+  if (error) return <ErrorNotice error={error} />;
   if (!job) return <Loading what="the job" />;
   return (
     <>
-      <Head job={job} isConnected={isConnected} />
+      <JobHeader job={job} isConnected={isConnected} />
       <nav class="tabs" aria-label="About this job">
         {TABS.map(([name, title]) => (
           <a
@@ -48,24 +48,24 @@ export function JobPage() {
           </a>
         ))}
       </nav>
-      {tab === "" && <Overview job={job} />}
+      {tab === "" && <OverviewTab job={job} />}
       {tab === "groups" && <GroupsTab job={job} />}
-      {tab === "events" && <Events job={job} fresh={fresh} />}
-      {tab === "checkpoints" && <Checkpoints job={job} />}
-      {tab === "config" && <Config job={job} />}
-      {tab === "attempts" && <Attempts job={job} />}
+      {tab === "events" && <EventsTab job={job} fresh={fresh} />}
+      {tab === "checkpoints" && <CheckpointsTab job={job} />}
+      {tab === "config" && <ConfigTab job={job} />}
+      {tab === "attempts" && <AttemptsTab job={job} />}
     </>
   );
 }
 
 /** What the job must reach, what became of that, and the name that its model gets. */
-function Promises({ job }: { job: Job }) {
+function Gates({ job }: { job: Job }) {
   if (!job.gates.length && !job.alias) return null;
   return (
     <ul class="gates" aria-label="Gates">
       {job.gates.map((gate) => (
         <li key={gate.gate}>
-          <Verdict passed={gate.passed} /> <code>{gate.gate}</code> <span class="soft">{gate.reason}</span>
+          <GateStatus passed={gate.passed} /> <code>{gate.gate}</code> <span class="soft">{gate.reason}</span>
         </li>
       ))}
       {job.alias && (
@@ -84,12 +84,12 @@ function Promises({ job }: { job: Job }) {
   );
 }
 
-function Verdict({ passed }: { passed: boolean | null | undefined }) {
+function GateStatus({ passed }: { passed: boolean | null | undefined }) {
   if (passed === null || passed === undefined) return <span class="pill wait">◌ gate open</span>;
   return <span class={`pill ${passed ? "good" : "bad"}`}>{passed ? "✓ gate passed" : "✕ gate failed"}</span>;
 }
 
-function Head({ job, isConnected }: { job: Job; isConnected: boolean }) {
+function JobHeader({ job, isConnected }: { job: Job; isConnected: boolean }) {
   const writes = useCan("jobs:write");
   const reads = useCan("models:read");
   const { route } = useLocation();
@@ -112,12 +112,12 @@ function Head({ job, isConnected }: { job: Job; isConnected: boolean }) {
       <div class="title">
         <div>
           <p class="soft crumbs">
-            <a href="/ui/">Jobs</a> / {job.id} <Copy text={job.id} label="Copy id" />
+            <a href="/ui/">Jobs</a> / {job.id} <CopyButton text={job.id} label="Copy id" />
           </p>
           <h1>{nameOf(job)}</h1>
         </div>
         <div class="row">
-          {job.fine_tuned_model && reads && <Download model={job.fine_tuned_model} />}
+          {job.fine_tuned_model && reads && <DownloadAdapter model={job.fine_tuned_model} />}
           {writes && (
             <>
               {["running", "queued"].includes(job.status) && (
@@ -143,13 +143,13 @@ function Head({ job, isConnected }: { job: Job; isConnected: boolean }) {
         </div>
       </div>
       <div class="facts">
-        <Status value={job.status} />
+        <StatusBadge value={job.status} />
         <Progress job={job} />
         <span>
           <b>{job.model}</b> · {String((job.method as { type: string }).type)}
         </span>
         <span>
-          created <Time at={job.created_at} />
+          created <RelativeTime at={job.created_at} />
           {took && ` · took ${took}`}
           {!took && expected !== undefined && job.progress.step === 0 && ` · should take about ${duration(expected)}`}
         </span>
@@ -164,10 +164,10 @@ function Head({ job, isConnected }: { job: Job; isConnected: boolean }) {
           <strong>{job.error.code}</strong> {job.error.message}
         </div>
       )}
-      {error && <Failure error={error} />}
-      <Promises job={job} />
+      {error && <ErrorNotice error={error} />}
+      <Gates job={job} />
       {asking && (
-        <Confirm
+        <ConfirmDialog
           title="Cancel this job?"
           text="What it has learnt so far stays in its checkpoints. A cancelled job cannot be resumed; pause it if you want to go on later."
           action="Cancel the job"

@@ -2,12 +2,12 @@
 import { useLocation } from "preact-iso";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { get, JOBS, post, query } from "../api";
-import { Bar, Code, Empty, Failure, Loading, Status, Time, useTitle } from "../components/primitives";
+import { Meter, CodeBlock, EmptyState, ErrorNotice, Loading, StatusBadge, RelativeTime, useTitle } from "../components/primitives";
 import { Sparkline } from "../components/Chart";
-import { Confirm } from "../components/Dialogs";
-import { Cell, Column, Rows } from "../components/VirtualTable";
+import { ConfirmDialog } from "../components/Dialogs";
+import { Cell, ColumnHeader, VirtualTable } from "../components/VirtualTable";
 import { duration, number, plural } from "../format";
-import { useKeys } from "../shortcuts";
+import { useShortcuts } from "../shortcuts";
 import { isFinal, useJobs } from "../liveData";
 import { useCan } from "../session";
 import type { Job, Series } from "../types";
@@ -50,7 +50,7 @@ export function Jobs() {
     document.querySelector(`[aria-rowindex="${next + 2}"]`)?.scrollIntoView({ block: "nearest" });
   };
   const current = jobs[row];
-  useKeys({
+  useShortcuts({
     "/": () => find.current?.focus(),
     j: () => move(1),
     k: () => move(-1),
@@ -70,7 +70,7 @@ export function Jobs() {
   };
 
   const isFiltered = Boolean(q || search || status || method);
-  if (error && !jobs.length) return <Failure error={error} retry={more} />;
+  if (error && !jobs.length) return <ErrorNotice error={error} retry={more} />;
   if (!jobs.length && !isFiltered) return isLoading ? <Loading what="the jobs" /> : <Welcome />;
   return (
     <>
@@ -140,7 +140,7 @@ export function Jobs() {
           </button>
         </div>
       )}
-      <Rows
+      <VirtualTable
         items={jobs}
         height={ROW}
         label="Jobs"
@@ -148,15 +148,15 @@ export function Jobs() {
         rowClass={(job, index) => `job ${index === row ? "here" : ""} ${picked.has(job.id) ? "picked" : ""}`}
         columns={
           <>
-            <Column>
+            <ColumnHeader>
               <span class="hidden">Selected</span>
-            </Column>
-            <Column>Job</Column>
-            <Column>Status</Column>
-            <Column>Reward or loss</Column>
-            <Column>Progress</Column>
-            <Column>Model</Column>
-            <Column>Age</Column>
+            </ColumnHeader>
+            <ColumnHeader>Job</ColumnHeader>
+            <ColumnHeader>Status</ColumnHeader>
+            <ColumnHeader>Reward or loss</ColumnHeader>
+            <ColumnHeader>Progress</ColumnHeader>
+            <ColumnHeader>Model</ColumnHeader>
+            <ColumnHeader>Age</ColumnHeader>
           </>
         }
         render={(job) => <JobRow job={job} picked={picked.has(job.id)} pick={() => pick(job.id)} />}
@@ -176,7 +176,7 @@ export function Jobs() {
         </p>
       )}
       {asking && (
-        <Confirm
+        <ConfirmDialog
           title={`Cancel ${plural(cancellable.length, "job")}?`}
           text="What they have learnt so far stays in their checkpoints. A cancelled job cannot be resumed."
           action="Cancel them"
@@ -199,7 +199,7 @@ function JobRow({ job, picked, pick }: { job: Job; picked: boolean; pick: () => 
         <small>{methodOf(job)}</small>
       </Cell>
       <Cell>
-        <Status value={job.status} />
+        <StatusBadge value={job.status} />
       </Cell>
       <Cell>
         <Trend job={job} />
@@ -209,7 +209,7 @@ function JobRow({ job, picked, pick }: { job: Job; picked: boolean; pick: () => 
       </Cell>
       <Cell name="cut">{job.model}</Cell>
       <Cell>
-        <Time at={job.created_at} />
+        <RelativeTime at={job.created_at} />
       </Cell>
     </>
   );
@@ -225,7 +225,7 @@ export function Progress({ job, isShort = false }: { job: Job; isShort?: boolean
   if (!total_steps) return <span class="soft">{isFinal(job) ? "–" : "Not started"}</span>;
   return (
     <span class="progress">
-      <Bar share={step / total_steps} label={`Step ${step} of ${total_steps}`} />
+      <Meter share={step / total_steps} label={`Step ${step} of ${total_steps}`} />
       <small>
         {step} / {total_steps}
         {eta_seconds !== null && job.status === "running" ? ` · ${duration(eta_seconds)} left` : ""}
@@ -284,12 +284,12 @@ job = client.fine_tuning.jobs.create(
         "input": "{{sample.output_text}}", "reference": "{{item.answer}}"}}},
 )`;
   return (
-    <Empty title="No jobs yet">
+    <EmptyState title="No jobs yet">
       <p>
         A job takes a base model, a file of examples and a grader, and teaches the model to earn higher grades.{" "}
         <a href="/ui/files">Upload a file</a>, then <a href="/ui/new">create a job</a>, or use OpenAI's SDK as you know it:
       </p>
-      <Code title="Python" text={python} />
-    </Empty>
+      <CodeBlock title="Python" text={python} />
+    </EmptyState>
   );
 }

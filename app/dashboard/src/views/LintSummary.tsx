@@ -5,15 +5,15 @@ import { useGet } from "../liveData";
 import type { Job, JobLint, Lint } from "../types";
 
 /** What was found in the file of a job; its lines lead to their groups, once there are some. */
-export function JobLintNote({ job, hasGroups = false }: { job: Job; hasGroups?: boolean }) {
+export function JobLintSummary({ job, hasGroups = false }: { job: Job; hasGroups?: boolean }) {
   const { value } = useGet<JobLint>(`${JOBS}/${job.id}/lint`, job.status);
   const toLine = hasGroups ? (line: number) => `/ui/jobs/${job.id}/groups?row=${line}` : undefined;
-  if (value?.report) return <LintNote lint={value.report} file={job.training_file} toLine={toLine} />;
+  if (value?.report) return <LintSummary lint={value.report} file={job.training_file} toLine={toLine} />;
   return value?.status === "none" && hasGroups ? <p class="soft">The file was not looked through. {value.reason}</p> : null;
 }
 
 /** How much of a file teaches something in groups, and who fails the grader. */
-export function LintNote({ lint, file, toLine }: { lint: Lint; file: string; toLine?: ((line: number) => string) | undefined }) {
+export function LintSummary({ lint, file, toLine }: { lint: Lint; file: string; toLine?: ((line: number) => string) | undefined }) {
   const { experts } = lint;
   const failed = experts.graded - experts.passed;
   const isGood = lint.signal_share_limit >= 0.5 && !failed && !lint.error_count;

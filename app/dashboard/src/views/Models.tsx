@@ -1,11 +1,11 @@
 import { useState } from "preact/hooks";
 import { type ApiError, remove } from "../api";
-import { Empty, Failure, Loading, Time, useTitle } from "../components/primitives";
-import { Confirm } from "../components/Dialogs";
+import { EmptyState, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
+import { ConfirmDialog } from "../components/Dialogs";
 import { useGet } from "../liveData";
 import { useCan } from "../session";
 import type { Model } from "../types";
-import { Download } from "./CheckpointsTab";
+import { DownloadAdapter } from "./CheckpointsTab";
 
 interface Alias {
   id: string;
@@ -19,7 +19,7 @@ export function Models() {
   const [failed, setFailed] = useState<ApiError>();
   const writes = useCan("models:write");
   useTitle("Models");
-  if (error) return <Failure error={error} retry={reload} />;
+  if (error) return <ErrorNotice error={error} retry={reload} />;
   if (!value) return <Loading what="the models" />;
   const trained = value.data.filter((one) => one.base_model);
   const bases = value.data.filter((one) => !one.base_model);
@@ -29,14 +29,14 @@ export function Models() {
       <div class="title">
         <h1>Models</h1>
       </div>
-      {failed && <Failure error={failed} />}
+      {failed && <ErrorNotice error={failed} />}
       <h2>Trained here</h2>
       {!trained.length ? (
-        <Empty title="Nothing trained yet">
+        <EmptyState title="Nothing trained yet">
           <p>
             A job that succeeds puts its adapter here. <a href="/ui/new">Create one.</a>
           </p>
-        </Empty>
+        </EmptyState>
       ) : (
         <div class="scroll" tabIndex={0} role="region" aria-label="Trained models">
           <table>
@@ -65,10 +65,10 @@ export function Models() {
                   <td>{one.base_model}</td>
                   <td>{one.job_id && <a href={`/ui/jobs/${one.job_id}`}>{one.step ? `step ${one.step}` : "open"}</a>}</td>
                   <td>
-                    <Time at={one.created} />
+                    <RelativeTime at={one.created} />
                   </td>
                   <td class="nowrap">
-                    <Download model={one.id} small />{" "}
+                    <DownloadAdapter model={one.id} small />{" "}
                     {writes && (
                       <button type="button" class="small" onClick={() => setDoomed(one.id)} aria-label={`Delete ${one.id}`}>
                         Delete
@@ -95,7 +95,7 @@ export function Models() {
         ))}
       </ul>
       {doomed && (
-        <Confirm
+        <ConfirmDialog
           title="Delete this model?"
           text={`${doomed} cannot be had again, except by training it again.`}
           action="Delete the model"

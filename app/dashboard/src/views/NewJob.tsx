@@ -2,18 +2,18 @@
 import { useLocation } from "preact-iso";
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, post } from "../api";
-import { Code, Empty, Failure, Loading, useTitle } from "../components/primitives";
-import { Count, Field, Text } from "../components/FormFields";
+import { CodeBlock, EmptyState, ErrorNotice, Loading, useTitle } from "../components/primitives";
+import { NumberField, Field, TextField } from "../components/FormFields";
 import { number } from "../format";
 import { useGet } from "../liveData";
 import { useCan } from "../session";
-import { chosen, snippets } from "../jobSettings";
+import { requestFromJob, requestSnippets } from "../jobSettings";
 import type { FileObject, FileReport, Job, Model, Page, Validation } from "../types";
-import { type Draft, draftOf, EMPTY, METHODS, requestOf } from "./jobForm";
-import { Forecast } from "./Estimate";
-import { LintNote } from "./LintSummary";
+import { type JobForm, formFromRequest, EMPTY_FORM, METHODS, requestFromForm } from "./jobForm";
+import { Estimate } from "./Estimate";
+import { LintSummary } from "./LintSummary";
 import { GraderField } from "./GraderField";
-import { gradable, written } from "./graderTemplates";
+import { gradableFields, graderFromTemplate } from "./graderTemplates";
 import { TeacherField } from "./TeacherField";
 import { TrackersField } from "./TrackersField";
 
@@ -21,34 +21,34 @@ const PAUSE_MS = 350;
 
 export function NewJob() {
   useTitle("New job");
-  if (useCan("jobs:write")) return <Form />;
+  if (useCan("jobs:write")) return <NewJobForm />;
   return (
-    <Empty title="Your key only reads">
+    <EmptyState title="Your key only reads">
       <p>Creating jobs needs a key with the scope jobs:write. Sign in with another one, or ask an administrator.</p>
-    </Empty>
+    </EmptyState>
   );
 }
 
-function Form() {
+function NewJobForm() {
   const { query: address, route } = useLocation();
   const models = useGet<{ data: Model[] }>("/v1/models");
   const files = useGet<Page<FileObject>>("/v1/files?purpose=fine-tune");
-  const [draft, setDraft] = useState<Draft>({ ...EMPTY, training_file: address.training_file ?? "" });
+  const [form, setForm] = useState<JobForm>({ ...EMPTY_FORM, training_file: address.training_file ?? "" });
   const [problem, setProblem] = useState<ApiError>();
   const [sending, setSending] = useState(false);
-  const report = useGet<FileReport>(draft.training_file ? `/v1/files/${draft.training_file}/report` : null);
+  const report = useGet<FileReport>(form.training_file ? `/v1/files/${form.training_file}/report` : null);
   useEffect(() => {
-    if (address.from) get<Job>(`${JOBS}/${address.from}`).then((job) => setDraft(draftOf(chosen(job))), setProblem);
+    if (address.from) get<Job>(`${JOBS}/${address.from}`).then((job) => setForm(formFromRequest(requestFromJob(job))), setProblem);
   }, [address.from]);
   const bases = (models.value?.data ?? []).filter((one) => !one.base_model);
   const ready = (files.value?.data ?? []).filter((one) => one.status === "processed");
   useEffect(() => {
     const [base, file] = [bases[0]?.id, ready[0]?.id];
-    setDraft((old) => ({ ...old, model: old.model || base || "", training_file: old.training_file || file || "" }));
+    setForm((old) => ({ ...old, model: old.model || base || "", training_file: old.training_file || file || "" }));
   }, [models.value, files.value]);
-  const { body, error: broken } = useMemo(() => requestOf(draft), [draft]);
-  const checked = useValidation(broken || !draft.model || !draft.training_file ? null : body);
-  const set = (changed: Partial<Draft>) => setDraft((old) => ({ ...old, ...changed }));
+  const { body, error: broken } = useMemo(() => requestFromForm(form), [form]);
+  const checked = useValidation(broken || !form.model || !form.training_file ? null : body);
+  const set = (changed: Partial<JobForm>) => setForm((old) => ({ ...old, ...changed }));
   const send = (event: Event) => {
     event.preventDefault();
     setSending(true);
@@ -57,16 +57,16 @@ function Form() {
       .then((job) => route(`/ui/jobs/${job.id}`), setProblem)
       .finally(() => setSending(false));
   };
-  const fields = gradable(report.value?.report);
+  const fields = gradableFields(report.value?.report);
   // The form begins with what fits the file: a grader of its fields, or imitation where it has none to grade by.
   useEffect(() => {
     if (!report.value?.report || address.from) return;
-    const fitting = fields.length ? { grader: written(0, fields) } : { method: "supervised" as const };
-    setDraft((old) => (old.grader === EMPTY.grader ? { ...old, ...fitting } : old));
+    const fitting = fields.length ? { grader: graderFromTemplate(0, fields) } : { method: "supervised" as const };
+    setForm((old) => (old.grader === EMPTY_FORM.grader ? { ...old, ...fitting } : old));
   }, [report.value]);
-  if (models.error) return <Failure error={models.error} retry={models.reload} />;
+  if (models.error) return <ErrorNotice error={models.error} retry={models.reload} />;
   if (!models.value || !files.value) return <Loading what="models and files" />;
-  const isGroup = draft.method === "gft" || draft.method === "reinforcement";
+  const isGroup = form.method === "gft" || form.method === "reinforcement";
   return (
     <>
       <div class="title">
@@ -75,27 +75,27 @@ function Form() {
       <div class="halves">
         <form onSubmit={send} class="form">
           <Field label="Base model" id="model">
-            <select id="model" value={draft.model} onChange={(event) => set({ model: event.currentTarget.value })}>
+            <select id="model" value={form.model} onChange={(event) => set({ model: event.currentTarget.value })}>
               {bases.map((one) => (
                 <option key={one.id}>{one.id}</option>
               ))}
             </select>
             {!bases.length && <p class="problem">No base model is here yet: run `grouptune models pull` on the server.</p>}
           </Field>
-          <FileField label="Training file" id="training" files={ready} value={draft.training_file} set={(training_file) => set({ training_file })} />
+          <FileField label="Training file" id="training" files={ready} value={form.training_file} set={(training_file) => set({ training_file })} />
           <FileField
             label="Held-out file"
             id="validation"
             files={ready}
-            value={draft.validation_file}
+            value={form.validation_file}
             set={(validation_file) => set({ validation_file })}
             none="none: nothing is measured before and after"
           />
           <fieldset class="choices">
             <legend>Method</legend>
             {METHODS.map(({ name, title, text }) => (
-              <label key={name} class={draft.method === name ? "chosen" : ""}>
-                <input type="radio" name="method" checked={draft.method === name} onChange={() => set({ method: name })} />
+              <label key={name} class={form.method === name ? "chosen" : ""}>
+                <input type="radio" name="method" checked={form.method === name} onChange={() => set({ method: name })} />
                 <span>
                   <b>{title}</b> {text}
                 </span>
@@ -105,61 +105,61 @@ function Form() {
           {isGroup && (
             <>
               <GraderField
-                value={draft.grader}
+                value={form.grader}
                 set={(grader) => set({ grader })}
-                file={draft.training_file}
+                file={form.training_file}
                 fields={fields}
                 problem={broken}
               />
               <fieldset class="row">
                 <legend>Answers in a group</legend>
-                {draft.method === "gft" && (
+                {form.method === "gft" && (
                   <>
-                    <Count label="expert" value={draft.expert} max={1} set={(expert) => set({ expert })} />
-                    <Count label="teacher" value={draft.teacher} max={32} set={(teacher) => set({ teacher })} />
+                    <NumberField label="expert" value={form.expert} max={1} set={(expert) => set({ expert })} />
+                    <NumberField label="teacher" value={form.teacher} max={32} set={(teacher) => set({ teacher })} />
                   </>
                 )}
-                <Count label="self" value={draft.self} max={64} set={(self) => set({ self })} />
+                <NumberField label="self" value={form.self} max={64} set={(self) => set({ self })} />
               </fieldset>
-              {draft.method === "gft" && draft.teacher > 0 && (
-                <TeacherField value={draft.asked} set={(asked) => set({ asked })} bases={bases} count={draft.teacher} />
+              {form.method === "gft" && form.teacher > 0 && (
+                <TeacherField value={form.teacher_settings} set={(teacher_settings) => set({ teacher_settings })} bases={bases} count={form.teacher} />
               )}
             </>
           )}
           <fieldset class="row">
             <legend>How long</legend>
-            <Text label="Epochs" value={draft.n_epochs} placeholder="auto" set={(n_epochs) => set({ n_epochs })} />
-            <Text label="Steps at most" value={draft.max_steps} placeholder="no limit" set={(max_steps) => set({ max_steps })} />
+            <TextField label="Epochs" value={form.n_epochs} placeholder="auto" set={(n_epochs) => set({ n_epochs })} />
+            <TextField label="Steps at most" value={form.max_steps} placeholder="no limit" set={(max_steps) => set({ max_steps })} />
           </fieldset>
           <details>
             <summary>More settings</summary>
             <div class="row wrap">
-              <Text label="Batch size" value={draft.batch_size} placeholder="auto" set={(batch_size) => set({ batch_size })} />
-              <Text label="Learning-rate multiplier" value={draft.learning_rate_multiplier} placeholder="auto" set={(learning_rate_multiplier) => set({ learning_rate_multiplier })} />
-              <Text label="LoRA rank" value={draft.lora_r} placeholder="16" set={(lora_r) => set({ lora_r })} />
-              {draft.method === "gft" && <Text label="tau" value={draft.tau} placeholder="0.7" set={(tau) => set({ tau })} />}
-              <Text label="Tokens an answer, at most" value={draft.max_tokens} placeholder="256" set={(max_tokens) => set({ max_tokens })} />
-              <Text label="Seed" value={draft.seed} placeholder="random" set={(seed) => set({ seed })} />
-              <Text label="Gate" value={draft.gate} placeholder="eval/accuracy >= 0.8" set={(gate) => set({ gate })} kind="text" />
-              <Text label="Alias of the result" value={draft.alias} placeholder="prod" set={(alias) => set({ alias })} kind="text" />
+              <TextField label="Batch size" value={form.batch_size} placeholder="auto" set={(batch_size) => set({ batch_size })} />
+              <TextField label="Learning-rate multiplier" value={form.learning_rate_multiplier} placeholder="auto" set={(learning_rate_multiplier) => set({ learning_rate_multiplier })} />
+              <TextField label="LoRA rank" value={form.lora_r} placeholder="16" set={(lora_r) => set({ lora_r })} />
+              {form.method === "gft" && <TextField label="tau" value={form.tau} placeholder="0.7" set={(tau) => set({ tau })} />}
+              <TextField label="Tokens an answer, at most" value={form.max_tokens} placeholder="256" set={(max_tokens) => set({ max_tokens })} />
+              <TextField label="Seed" value={form.seed} placeholder="random" set={(seed) => set({ seed })} />
+              <TextField label="Gate" value={form.gate} placeholder="eval/accuracy >= 0.8" set={(gate) => set({ gate })} kind="text" />
+              <TextField label="Alias of the result" value={form.alias} placeholder="prod" set={(alias) => set({ alias })} kind="text" />
             </div>
           </details>
-          <TrackersField value={draft.integrations} set={(integrations) => set({ integrations })} />
-          <Text label="Name (suffix)" value={draft.suffix} placeholder="my-first-run" set={(suffix) => set({ suffix })} kind="text" />
-          {problem && <Failure error={problem} />}
-          <Verdict checked={checked?.found} />
-          {checked?.found.lint && <LintNote lint={checked.found.lint} file={draft.training_file} />}
-          {checked?.found.plan && <Forecast text={checked.of} />}
+          <TrackersField value={form.integrations} set={(integrations) => set({ integrations })} />
+          <TextField label="Name (suffix)" value={form.suffix} placeholder="my-first-run" set={(suffix) => set({ suffix })} kind="text" />
+          {problem && <ErrorNotice error={problem} />}
+          <ValidationResult checked={checked?.found} />
+          {checked?.found.lint && <LintSummary lint={checked.found.lint} file={form.training_file} />}
+          {checked?.found.plan && <Estimate text={checked.of} />}
           <button type="submit" class="primary" disabled={sending || Boolean(broken) || checked?.found.valid === false}>
             {sending ? "Creating …" : "Create the job"}
           </button>
         </form>
         <section aria-label="The request">
           <h2>The request</h2>
-          <Code title="POST /v1/fine_tuning/jobs" text={JSON.stringify(body, null, 2)} />
+          <CodeBlock title="POST /v1/fine_tuning/jobs" text={JSON.stringify(body, null, 2)} />
           <details>
             <summary>As a command</summary>
-            <Code title="Shell" text={snippets(body, location.origin).cli} />
+            <CodeBlock title="Shell" text={requestSnippets(body, location.origin).cli} />
           </details>
         </section>
       </div>
@@ -200,7 +200,7 @@ function useValidation(body: unknown): Checked | undefined {
   return checked;
 }
 
-function Verdict({ checked }: { checked: Validation | undefined }) {
+function ValidationResult({ checked }: { checked: Validation | undefined }) {
   if (!checked) return null;
   if (!checked.valid) {
     return (

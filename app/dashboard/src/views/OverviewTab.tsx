@@ -1,18 +1,18 @@
 // The curves of a job, and what it could do before and after.
 import { useMemo, useRef, useState } from "preact/hooks";
 import { JOBS } from "../api";
-import { Empty, Failure, Loading } from "../components/primitives";
+import { EmptyState, ErrorNotice, Loading } from "../components/primitives";
 import { Chart, type Zoom } from "../components/Chart";
 import { ChartControls } from "../components/ChartControls";
-import { type Curves, stage, useCurves, useSeen, useTables } from "../jobMetrics";
+import { type JobMetrics, stage, useJobMetrics, useIsVisible, useChartTables } from "../jobMetrics";
 import { plural } from "../format";
 import { isFinal, useGet } from "../liveData";
 import { type ChartSpec, charts, colour, isHeldOut, label } from "../chartSpecs";
 import type { Attempt, Job } from "../types";
-import { BeforeAfter } from "./HeldOutResults";
+import { HeldOutResults } from "./HeldOutResults";
 
-export function Overview({ job }: { job: Job }) {
-  const { curves, error } = useCurves(job);
+export function OverviewTab({ job }: { job: Job }) {
+  const { curves, error } = useJobMetrics(job);
   const [smoothing, setSmoothing] = useState(0);
   const [zoom, setZoom] = useState<Zoom>();
   const [isOpen, setOpen] = useState(false);
@@ -27,16 +27,16 @@ export function Overview({ job }: { job: Job }) {
     return charts(filled.map(([name]) => name));
   }, [table]);
   const run = useMemo(() => (curves ? [{ job, curves }] : []), [curves, stage(job)]);
-  if (error && !table) return <Failure error={error} />;
+  if (error && !table) return <ErrorNotice error={error} />;
   if (!table) return <Loading what="the curves" />;
   const panel = (spec: ChartSpec) => (
-    <Panel key={spec.title} spec={spec} run={run} markers={markers} smoothing={smoothing} zoom={zoom} setZoom={setZoom} />
+    <MetricChart key={spec.title} spec={spec} run={run} markers={markers} smoothing={smoothing} zoom={zoom} setZoom={setZoom} />
   );
   return (
     <>
-      <BeforeAfter job={job} />
+      <HeldOutResults job={job} />
       {(table.steps.at(-1) ?? 0) === 0 ? (
-        <Empty title={isFinal(job) ? "No step was finished" : "No steps yet"}>
+        <EmptyState title={isFinal(job) ? "No step was finished" : "No steps yet"}>
           <p>
             {isFinal(job) ? (
               <>
@@ -46,7 +46,7 @@ export function Overview({ job }: { job: Job }) {
               "The curves appear with the first step. Loading the model and the evaluation before training come first."
             )}
           </p>
-        </Empty>
+        </EmptyState>
       ) : (
         <>
           <ChartControls smoothing={smoothing} setSmoothing={setSmoothing} zoom={zoom} setZoom={setZoom} last={table.steps.at(-1) ?? 0}>
@@ -69,17 +69,17 @@ export function Overview({ job }: { job: Job }) {
 
 interface PanelProps {
   spec: ChartSpec;
-  run: { job: Job; curves: Curves }[];
+  run: { job: Job; curves: JobMetrics }[];
   markers: number[];
   smoothing: number;
   zoom: Zoom | undefined;
   setZoom: (zoom: Zoom | undefined) => void;
 }
 
-function Panel({ spec, run, markers, smoothing, zoom, setZoom }: PanelProps) {
+function MetricChart({ spec, run, markers, smoothing, zoom, setZoom }: PanelProps) {
   const place = useRef<HTMLDivElement>(null);
-  const isSeen = useSeen(place);
-  const [table] = useTables(run, spec.names, zoom, isSeen);
+  const isVisible = useIsVisible(place);
+  const [table] = useChartTables(run, spec.names, zoom, isVisible);
   const lines = useMemo(
     () =>
       spec.names.map((name, position) => ({
@@ -93,7 +93,7 @@ function Panel({ spec, run, markers, smoothing, zoom, setZoom }: PanelProps) {
   const { title, hint, unit, isShare } = spec;
   return (
     <div ref={place}>
-      <Chart {...{ title, hint, unit, isShare, lines, markers, smoothing, isSeen, zoom }} steps={table?.steps ?? []} onZoom={setZoom} />
+      <Chart {...{ title, hint, unit, isShare, lines, markers, smoothing, isVisible, zoom }} steps={table?.steps ?? []} onZoom={setZoom} />
     </div>
   );
 }

@@ -2,14 +2,14 @@
 // and as they would be.
 import { useState } from "preact/hooks";
 import { type ApiError, JOBS, post } from "../api";
-import { Chip, Failure } from "../components/primitives";
+import { SourceChip, ErrorNotice } from "../components/primitives";
 import { number, percent, plural, signed } from "../format";
 import { useGet } from "../liveData";
 import { useCan } from "../session";
 import type { FileReport, Job, Regraded, RegradedGroup } from "../types";
 import { GraderField } from "./GraderField";
-import { gradable } from "./graderTemplates";
-import { JobLintNote } from "./LintSummary";
+import { gradableFields } from "./graderTemplates";
+import { JobLintSummary } from "./LintSummary";
 
 const SHOWN = 10;
 const MAX_GROUPS = 100;
@@ -21,13 +21,13 @@ export function Regrade({ job, step }: { job: Job; step: number | undefined }) {
   return (
     <details onToggle={(event) => setOpen(event.currentTarget.open)}>
       <summary>{writes ? "What the file teaches, and another grader on these answers" : "What the file teaches"}</summary>
-      {isOpen && <JobLintNote job={job} hasGroups />}
-      {isOpen && writes && <Trial job={job} step={step} />}
+      {isOpen && <JobLintSummary job={job} hasGroups />}
+      {isOpen && writes && <RegradeForm job={job} step={step} />}
     </details>
   );
 }
 
-function Trial({ job, step }: { job: Job; step: number | undefined }) {
+function RegradeForm({ job, step }: { job: Job; step: number | undefined }) {
   const method = job.method as Record<string, unknown>;
   const { grader } = method[String(method.type)] as { grader: unknown };
   const [text, setText] = useState(JSON.stringify(grader, null, 2));
@@ -35,7 +35,7 @@ function Trial({ job, step }: { job: Job; step: number | undefined }) {
   const [error, setError] = useState<ApiError>();
   const [busy, setBusy] = useState(false);
   const report = useGet<FileReport>(`/v1/files/${job.training_file}/report`);
-  const fields = gradable(report.value?.report);
+  const fields = gradableFields(report.value?.report);
   const { value, problem } = parse(text);
   const run = () => {
     setBusy(true);
@@ -52,8 +52,8 @@ function Trial({ job, step }: { job: Job; step: number | undefined }) {
         {busy ? "Grading …" : step === undefined ? `Grade ${MAX_GROUPS} groups of all steps with it` : `Grade step ${step} with it`}
       </button>
       <small> Nothing is stored, and the job keeps its rewards.</small>
-      {error && <Failure error={error} />}
-      {found && <Found found={found} />}
+      {error && <ErrorNotice error={error} />}
+      {found && <RegradeResult found={found} />}
     </section>
   );
 }
@@ -66,7 +66,7 @@ function parse(text: string): { value: unknown; problem: string | undefined } {
   }
 }
 
-function Found({ found }: { found: Regraded }) {
+function RegradeResult({ found }: { found: Regraded }) {
   const { summary } = found;
   const groups = [...found.data].sort((a, b) => shift(b) - shift(a)).slice(0, SHOWN);
   return (
@@ -113,7 +113,7 @@ function Found({ found }: { found: Regraded }) {
             </tr>
           </thead>
           {groups.map((group) => (
-            <Both key={group.id} group={group} />
+            <GroupComparison key={group.id} group={group} />
           ))}
         </table>
       </div>
@@ -128,7 +128,7 @@ const shift = (group: RegradedGroup): number =>
 
 const advantage = (value: number | null): string => (value === null ? "–" : signed(value));
 
-function Both({ group }: { group: RegradedGroup }) {
+function GroupComparison({ group }: { group: RegradedGroup }) {
   return (
     <tbody>
       <tr>
@@ -139,7 +139,7 @@ function Both({ group }: { group: RegradedGroup }) {
       {group.members.map((one, index) => (
         <tr key={index}>
           <td class="text">
-            <Chip source={one.source} /> {one.text.slice(0, 200)}
+            <SourceChip source={one.source} /> {one.text.slice(0, 200)}
           </td>
           <td class="figure">{number(one.reward_before)}</td>
           <td class="figure">{one.error ? <span class="problem">✕ {one.error}</span> : <b>{number(one.reward_after)}</b>}</td>

@@ -24,7 +24,7 @@ interface Strip {
   pick: (step: number) => void;
 }
 
-export function StepStrip({ job, steps, shown, pick }: Strip) {
+export function RewardStrip({ job, steps, shown, pick }: Strip) {
   const [first, last] = [steps[0] ?? 0, steps.at(-1) ?? 0];
   const path = query(`${JOBS}/${job.id}/metrics`, { points: POINTS, names: [...NAMES, FLAT].join(), step_from: first, step_to: last });
   const { value } = useGet<Series>(last > first ? path : null, stage(job));

@@ -1,24 +1,24 @@
 // Who is asked for the teacher members that the file's rows do not bring, and whether there is a key for that server.
 import { useState } from "preact/hooks";
 import { type ApiError, post } from "../api";
-import { Text } from "../components/FormFields";
-import { Failure } from "../components/primitives";
+import { TextField } from "../components/FormFields";
+import { ErrorNotice } from "../components/primitives";
 import { useGet } from "../liveData";
 import type { Model, Page, TeacherKey } from "../types";
-import type { Asked } from "./jobForm";
+import type { TeacherForm } from "./jobForm";
 
 const KEYS = "/v1/teacher_keys";
 
 interface TeacherProps {
-  value: Asked;
-  set: (value: Asked) => void;
+  value: TeacherForm;
+  set: (value: TeacherForm) => void;
   bases: Model[];
   /** How many teacher answers a group has. */
   count: number;
 }
 
 export function TeacherField({ value, set, bases, count }: TeacherProps) {
-  const change = (changed: Partial<Asked>) => set({ ...value, ...changed });
+  const change = (changed: Partial<TeacherForm>) => set({ ...value, ...changed });
   return (
     <details>
       <summary>Teacher: {value.model ? `asks ${value.model}` : "the file's own answers alone"}</summary>
@@ -27,7 +27,7 @@ export function TeacherField({ value, set, bases, count }: TeacherProps) {
         of any OpenAI-compatible server.
       </p>
       <div class="row wrap">
-        <Text label="Model" name="Teacher model" kind="text" list="teachers" value={value.model} placeholder="nobody" set={(model) => change({ model })} />
+        <TextField label="Model" name="Teacher model" kind="text" list="teachers" value={value.model} placeholder="nobody" set={(model) => change({ model })} />
         <datalist id="teachers">
           {bases.map((one) => (
             <option key={one.id} value={one.id} />
@@ -35,14 +35,14 @@ export function TeacherField({ value, set, bases, count }: TeacherProps) {
         </datalist>
         {value.model && (
           <>
-            <Text label="Address of its server" kind="url" value={value.base_url} placeholder="this server" set={(base_url) => change({ base_url })} />
-            <Text label="Temperature" name="Teacher temperature" value={value.temperature} placeholder="as the job's" set={(temperature) => change({ temperature })} />
-            <Text label="Tokens it may cost" value={value.tokens} placeholder="no limit" set={(tokens) => change({ tokens })} />
-            <Text label="Requests at most" value={value.requests} placeholder="no limit" set={(requests) => change({ requests })} />
+            <TextField label="Address of its server" kind="url" value={value.base_url} placeholder="this server" set={(base_url) => change({ base_url })} />
+            <TextField label="Temperature" name="Teacher temperature" value={value.temperature} placeholder="as the job's" set={(temperature) => change({ temperature })} />
+            <TextField label="Tokens it may cost" value={value.tokens} placeholder="no limit" set={(tokens) => change({ tokens })} />
+            <TextField label="Requests at most" value={value.requests} placeholder="no limit" set={(requests) => change({ requests })} />
           </>
         )}
       </div>
-      {value.model && value.base_url && <KeyOf base={value.base_url} />}
+      {value.model && value.base_url && <TeacherKeyField base={value.base_url} />}
     </details>
   );
 }
@@ -53,7 +53,7 @@ function originOf(base: string): string | null {
   return url?.protocol.startsWith("http") ? url.origin : null;
 }
 
-function KeyOf({ base }: { base: string }) {
+function TeacherKeyField({ base }: { base: string }) {
   const keys = useGet<Page<TeacherKey>>(KEYS);
   const [text, setText] = useState("");
   const [error, setError] = useState<ApiError>();
@@ -84,7 +84,7 @@ function KeyOf({ base }: { base: string }) {
           </button>
         </div>
       )}
-      {error && <Failure error={error} />}
+      {error && <ErrorNotice error={error} />}
     </>
   );
 }

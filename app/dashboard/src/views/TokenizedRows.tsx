@@ -1,14 +1,14 @@
 // A file's rows as a model reads them: tokens, which of them are trained, and how long the rows are.
 import { useState } from "preact/hooks";
 import { type ApiError, get, query } from "../api";
-import { Chip, Failure, Loading } from "../components/primitives";
+import { SourceChip, ErrorNotice, Loading } from "../components/primitives";
 import { plural } from "../format";
 import { useGet } from "../liveData";
 import type { FilePreview, Model, PreviewRow, TokenDistribution } from "../types";
 
 const PAGE = 6;
 
-export function Tokens({ id }: { id: string }) {
+export function TokenizedRows({ id }: { id: string }) {
   const models = useGet<{ data: Model[] }>("/v1/models");
   const [model, setModel] = useState("");
   const [later, setLater] = useState<{ of: FilePreview; rows: PreviewRow[]; hasMore: boolean }>();
@@ -16,7 +16,7 @@ export function Tokens({ id }: { id: string }) {
   const path = query(`/v1/files/${id}/preview`, { model, limit: PAGE });
   const { value, error } = useGet<FilePreview>(path);
   const bases = (models.value?.data ?? []).filter((one) => !one.base_model);
-  if (error && !value) return <Failure error={error} />;
+  if (error && !value) return <ErrorNotice error={error} />;
   if (!value) return <Loading what="the tokens" />;
   const more = later?.of === value ? later : undefined;
   const rows = [...value.data, ...(more?.rows ?? [])];
@@ -45,7 +45,7 @@ export function Tokens({ id }: { id: string }) {
       {rows.map((row) => (
         <TokenRow key={row.line} row={row} />
       ))}
-      {failed && <Failure error={failed} />}
+      {failed && <ErrorNotice error={failed} />}
       {(more ? more.hasMore : value.has_more) && (
         <button type="button" onClick={() => void load()}>
           Show more rows
@@ -63,7 +63,7 @@ function TokenRow({ row }: { row: PreviewRow }) {
       {row.spans.map((span, index) => (
         <div key={index} class="turn tokens">
           <span>
-            {span.source === "prompt" ? <span class="chip">prompt</span> : <Chip source={span.source} />}{" "}
+            {span.source === "prompt" ? <span class="chip">prompt</span> : <SourceChip source={span.source} />}{" "}
             <small>{plural(span.tokens, "token")}</small>
             {!span.fits && <small class="problem">✕ too long: left out</small>}
           </span>

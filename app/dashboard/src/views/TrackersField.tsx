@@ -1,6 +1,6 @@
 // Which trackers get a job's metrics as well, and under which names.
-import { Text } from "../components/FormFields";
-import { changed, type Integration, settingsOf, toggled, TRACKERS } from "./trackers";
+import { TextField } from "../components/FormFields";
+import { setTrackerSetting, type Integration, settingsOf, toggleTracker, TRACKERS } from "./trackers";
 
 export function TrackersField({ value, set }: { value: Integration[]; set: (value: Integration[]) => void }) {
   const names = TRACKERS.filter(({ type }) => value.some((one) => one.type === type)).map((one) => one.title);
@@ -14,19 +14,19 @@ export function TrackersField({ value, set }: { value: Integration[]; set: (valu
           return (
             <div key={tracker.type}>
               <label class={mine ? "chosen" : ""}>
-                <input type="checkbox" checked={mine !== undefined} onChange={() => set(toggled(value, tracker))} />
+                <input type="checkbox" checked={mine !== undefined} onChange={() => set(toggleTracker(value, tracker))} />
                 {tracker.title}
               </label>
               {mine && tracker.fields.length > 0 && (
                 <div class="row wrap">
                   {tracker.fields.map(([name, title]) => (
-                    <Text
+                    <TextField
                       key={name}
                       kind="text"
                       label={title}
                       name={`${tracker.title}: ${title}`}
                       value={String(settingsOf(mine)[name] ?? "")}
-                      set={(text) => set(changed(value, tracker, name, text))}
+                      set={(text) => set(setTrackerSetting(value, tracker, name, text))}
                     />
                   ))}
                 </div>

@@ -1,10 +1,10 @@
 // Who hears of the project's jobs, and what was sent to them.
 import { useState } from "preact/hooks";
 import { type ApiError, get, post, query, remove } from "../api";
-import { Code, Empty, Failure, Loading, Time, useTitle } from "../components/primitives";
-import { Confirm, Dialog } from "../components/Dialogs";
+import { CodeBlock, EmptyState, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
+import { ConfirmDialog, Dialog } from "../components/Dialogs";
 import { plural } from "../format";
-import { useGet, useProject } from "../liveData";
+import { useGet, useProjectStream } from "../liveData";
 import { useCan } from "../session";
 import type { Delivery, Endpoint, NewEndpoint, Page } from "../types";
 
@@ -17,8 +17,8 @@ export function Webhooks() {
   const writes = useCan("webhooks:write");
   useTitle("Webhooks");
   // What is sent follows what happens to jobs.
-  useProject(() => setVersion((old) => old + 1));
-  if (error && !value) return <Failure error={error} retry={reload} />;
+  useProjectStream(() => setVersion((old) => old + 1));
+  if (error && !value) return <ErrorNotice error={error} retry={reload} />;
   if (!value) return <Loading what="the webhooks" />;
   return (
     <>
@@ -31,18 +31,18 @@ export function Webhooks() {
         )}
       </div>
       {!value.data.length && (
-        <Empty title="Nobody hears of your jobs yet">
+        <EmptyState title="Nobody hears of your jobs yet">
           <p>
             A webhook is an address of yours that is told when a job ends, starts or is paused: signed, and again and again
             until it answers. {writes && "Make one, then send it a test."}
           </p>
-        </Empty>
+        </EmptyState>
       )}
       {value.data.map((one) => (
-        <OneEndpoint key={one.id} endpoint={one} version={version} writes={writes} changed={reload} />
+        <EndpointCard key={one.id} endpoint={one} version={version} writes={writes} changed={reload} />
       ))}
       {isNew && (
-        <Create
+        <CreateWebhookDialog
           close={() => {
             setNew(false);
             reload();
@@ -63,7 +63,7 @@ interface OneProps {
   changed: () => void;
 }
 
-function OneEndpoint({ endpoint, version, writes, changed }: OneProps) {
+function EndpointCard({ endpoint, version, writes, changed }: OneProps) {
   const [said, setSaid] = useState<string>();
   const [error, setError] = useState<ApiError>();
   const [asking, setAsking] = useState(false);
@@ -101,17 +101,17 @@ function OneEndpoint({ endpoint, version, writes, changed }: OneProps) {
       </header>
       <p class="soft">
         hears of {endpoint.event_types.map(short).join(", ")} · secret <code>{endpoint.signing_secret_hint}</code> · made{" "}
-        <Time at={endpoint.created_at} />
+        <RelativeTime at={endpoint.created_at} />
       </p>
       {said && (
         <p class="notice" role="status">
           {said}
         </p>
       )}
-      {error && <Failure error={error} />}
+      {error && <ErrorNotice error={error} />}
       <Deliveries {...{ path, version, writes }} />
       {asking && (
-        <Confirm
+        <ConfirmDialog
           title={`Delete ${endpoint.name}?`}
           text="It hears nothing more, and what was sent to it is forgotten."
           action="Delete the webhook"
@@ -133,7 +133,7 @@ function Deliveries({ path, version, writes }: { path: string; version: number; 
   const { value, error, reload } = useGet<Page<Delivery>>(`${path}/deliveries?limit=20`, version);
   const [later, setLater] = useState<Delivery[]>([]);
   const [failed, setFailed] = useState<ApiError>();
-  if (error && !value) return <Failure error={error} retry={reload} />;
+  if (error && !value) return <ErrorNotice error={error} retry={reload} />;
   if (!value) return <Loading what="the deliveries" />;
   if (!value.data.length) return <p class="soft">Nothing was sent yet. Tests are not listed.</p>;
   const known = new Set(value.data.map((one) => one.id));
@@ -145,7 +145,7 @@ function Deliveries({ path, version, writes }: { path: string; version: number; 
     );
   return (
     <>
-      {failed && <Failure error={failed} />}
+      {failed && <ErrorNotice error={failed} />}
       <div class="scroll" tabIndex={0} role="region" aria-label="Deliveries">
         <table>
           <thead>
@@ -169,10 +169,10 @@ function Deliveries({ path, version, writes }: { path: string; version: number; 
                   <span class={`pill ${STATES[one.state]?.tone}`}>{STATES[one.state]?.text ?? one.state}</span>
                 </td>
                 <td class="nowrap">
-                  <Time at={one.created_at} />
+                  <RelativeTime at={one.created_at} />
                 </td>
                 <td>
-                  <Tries delivery={one} />
+                  <DeliveryAttempts delivery={one} />
                 </td>
                 <td>
                   {writes && one.state !== "pending" && (
@@ -204,7 +204,7 @@ function jobOf(payload: string) {
   return id ? <a href={`/ui/jobs/${id}`}>{id}</a> : null;
 }
 
-function Tries({ delivery }: { delivery: Delivery }) {
+function DeliveryAttempts({ delivery }: { delivery: Delivery }) {
   const last = delivery.tries.at(-1);
   return (
     <details>
@@ -215,13 +215,13 @@ function Tries({ delivery }: { delivery: Delivery }) {
       <ul class="plain">
         {delivery.tries.map((one) => (
           <li key={one.at}>
-            <Time at={one.at} /> · {one.status_code ?? "no answer"} · {one.seconds.toFixed(1)} s{" "}
+            <RelativeTime at={one.at} /> · {one.status_code ?? "no answer"} · {one.seconds.toFixed(1)} s{" "}
             <code>{one.error ?? one.answer.slice(0, 200)}</code>
           </li>
         ))}
         {delivery.due_at !== null && (
           <li>
-            next try: <Time at={delivery.due_at} />
+            next try: <RelativeTime at={delivery.due_at} />
           </li>
         )}
       </ul>
@@ -229,7 +229,7 @@ function Tries({ delivery }: { delivery: Delivery }) {
   );
 }
 
-function Create({ close }: { close: () => void }) {
+function CreateWebhookDialog({ close }: { close: () => void }) {
   const types = useGet<{ data: string[] }>("/v1/webhook_event_types");
   const [name, setName] = useState("");
   const [url, setUrl] = useState("https://");
@@ -251,7 +251,7 @@ function Create({ close }: { close: () => void }) {
       <Dialog title="The signing secret" close={close}>
         <h2>The signing secret</h2>
         <p>Your server checks with it that a message is from here. It is shown this once.</p>
-        <Code title={made.name} text={made.signing_secret} />
+        <CodeBlock title={made.name} text={made.signing_secret} />
         <div class="row end">
           <button type="button" class="primary" onClick={close}>
             I have kept it
@@ -280,7 +280,7 @@ function Create({ close }: { close: () => void }) {
             </label>
           ))}
         </fieldset>
-        {error && <Failure error={error} />}
+        {error && <ErrorNotice error={error} />}
         <div class="row end">
           <button type="button" onClick={close}>
             Close

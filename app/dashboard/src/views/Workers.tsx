@@ -1,7 +1,7 @@
 // The machines that train: what they have, and what they are at.
-import { Bar, Empty, Failure, Loading, Time, useTitle } from "../components/primitives";
+import { Meter, EmptyState, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
 import { bytes, plural } from "../format";
-import { useGet, useProject } from "../liveData";
+import { useGet, useProjectStream } from "../liveData";
 import type { Page, Worker } from "../types";
 import { useState } from "preact/hooks";
 
@@ -17,9 +17,9 @@ export function Workers() {
   const [version, setVersion] = useState(0);
   const { value, error, reload } = useGet<Page<Worker>>("/v1/workers", version);
   // A worker's state changes with the jobs.
-  useProject(() => setVersion((old) => old + 1));
+  useProjectStream(() => setVersion((old) => old + 1));
   useTitle("Workers");
-  if (error && !value) return <Failure error={error} retry={reload} />;
+  if (error && !value) return <ErrorNotice error={error} retry={reload} />;
   if (!value) return <Loading what="the workers" />;
   return (
     <>
@@ -30,23 +30,23 @@ export function Workers() {
         </button>
       </div>
       {!value.data.length && (
-        <Empty title="No worker is here">
+        <EmptyState title="No worker is here">
           <p>
             Jobs wait in the queue until one is. <code>grouptune up</code> starts them with the service; on other machines the worker
             image does.
           </p>
-        </Empty>
+        </EmptyState>
       )}
       <div class="cards">
         {value.data.map((one) => (
-          <OneWorker key={one.id} worker={one} />
+          <WorkerCard key={one.id} worker={one} />
         ))}
       </div>
     </>
   );
 }
 
-function OneWorker({ worker }: { worker: Worker }) {
+function WorkerCard({ worker }: { worker: Worker }) {
   const { hardware } = worker;
   const state = STATES[worker.status] ?? { tone: "mute", icon: "•", text: worker.status, hint: "" };
   const elsewhere = worker.running_jobs - worker.jobs.length;
@@ -80,7 +80,7 @@ function OneWorker({ worker }: { worker: Worker }) {
           <>
             <dt>at work</dt>
             <dd>
-              <Bar share={worker.running_jobs / Math.max(1, worker.slots)} label={`${worker.running_jobs} of ${worker.slots}`} />{" "}
+              <Meter share={worker.running_jobs / Math.max(1, worker.slots)} label={`${worker.running_jobs} of ${worker.slots}`} />{" "}
               {worker.running_jobs} of {worker.slots}
             </dd>
           </>
@@ -105,7 +105,7 @@ function OneWorker({ worker }: { worker: Worker }) {
         )}
         <dt>heard of</dt>
         <dd>
-          <Time at={worker.last_seen} />, up since <Time at={worker.started_at} />
+          <RelativeTime at={worker.last_seen} />, up since <RelativeTime at={worker.started_at} />
         </dd>
       </dl>
     </article>

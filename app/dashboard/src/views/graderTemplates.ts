@@ -1,15 +1,15 @@
-// Graders to start from, written for the fields that a file has.
+// Graders to start from, graderFromTemplate for the fields that a file has.
 
 const OF_ROWS = ["messages", "prompt", "completion", "teacher_responses", "tools"];
 
 /** The fields that every row of a file has for graders to read, by the file's report. */
-export function gradable(report: { rows?: number; item_fields?: Record<string, number> } | null | undefined): string[] {
+export function gradableFields(report: { rows?: number; item_fields?: Record<string, number> } | null | undefined): string[] {
   const everywhere = Object.entries(report?.item_fields ?? {}).filter(([, rows]) => rows === report?.rows);
   return everywhere.map(([name]) => name).filter((one) => !OF_ROWS.includes(one));
 }
 
 /** The field that most likely holds what is right. */
-export function referenceOf(fields: string[]): string {
+export function guessReferenceField(fields: string[]): string {
   return fields.find((one) => /answer|reference|label|target|solution|expected/i.test(one)) ?? fields[0] ?? "reference_answer";
 }
 
@@ -58,6 +58,6 @@ export const TEMPLATES: { title: string; make: (reference: string) => Grader }[]
 ];
 
 /** A template for a file with these fields, as it stands in the form. */
-export function written(template: number, fields: string[]): string {
-  return JSON.stringify(TEMPLATES[template]?.make(`{{item.${referenceOf(fields)}}}`), null, 2);
+export function graderFromTemplate(template: number, fields: string[]): string {
+  return JSON.stringify(TEMPLATES[template]?.make(`{{item.${guessReferenceField(fields)}}}`), null, 2);
 }

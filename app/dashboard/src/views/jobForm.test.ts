@@ -1,9 +1,9 @@
 import { describe, expect, it } from "vitest";
-import { draftOf, EMPTY, requestOf } from "./jobForm";
+import { formFromRequest, EMPTY_FORM, requestFromForm } from "./jobForm";
 
 describe("the form of a job", () => {
   it("sends only what was filled in", () => {
-    const { body } = requestOf({ ...EMPTY, model: "m", training_file: "f", method: "supervised", n_epochs: "3" });
+    const { body } = requestFromForm({ ...EMPTY_FORM, model: "m", training_file: "f", method: "supervised", n_epochs: "3" });
     expect(body).toEqual({
       model: "m",
       training_file: "f",
@@ -11,7 +11,7 @@ describe("the form of a job", () => {
     });
   });
   it("says where the grader is no JSON", () => {
-    expect(requestOf({ ...EMPTY, grader: "{" }).error).toMatch(/no JSON/);
+    expect(requestFromForm({ ...EMPTY_FORM, grader: "{" }).error).toMatch(/no JSON/);
   });
   it("clones a job with all its settings", () => {
     const method = {
@@ -28,7 +28,7 @@ describe("the form of a job", () => {
     };
     const integrations = [{ type: "wandb", wandb: { project: "sums", tags: ["nightly"] } }, { type: "tensorboard" }];
     const rest = { suffix: "s", gates: ["g >= 1", "h <= 2"], metadata: { team: "a" }, priority: 3, integrations };
-    const { body } = requestOf(draftOf({ model: "m", training_file: "f", method, ...rest }));
+    const { body } = requestFromForm(formFromRequest({ model: "m", training_file: "f", method, ...rest }));
     const { batch_size: _, ...hyperparameters } = method.gft.hyperparameters;
     expect(body).toEqual({
       model: "m",
@@ -38,9 +38,9 @@ describe("the form of a job", () => {
     });
   });
   it("leaves out what another method has no use for", () => {
-    const asked = { ...EMPTY.asked, model: "large" };
-    const draft = { ...EMPTY, asked, rest: { kl_coefficient: 0.1, evaluation: { patience: 2 } } };
-    const settings = (changed: object) => Object.values(requestOf({ ...draft, ...changed }).body.method as object)[1];
+    const teacher_settings = { ...EMPTY_FORM.teacher_settings, model: "large" };
+    const form = { ...EMPTY_FORM, teacher_settings, rest: { kl_coefficient: 0.1, evaluation: { patience: 2 } } };
+    const settings = (changed: object) => Object.values(requestFromForm({ ...form, ...changed }).body.method as object)[1];
     expect(settings({})).toMatchObject({ teacher: { model: "large" }, kl_coefficient: 0.1 });
     expect(settings({ teacher: 0 })).not.toHaveProperty("teacher");
     expect(settings({ method: "supervised" })).toEqual({ evaluation: { patience: 2 } });

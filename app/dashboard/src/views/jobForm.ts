@@ -5,8 +5,8 @@ export type MethodName = "gft" | "supervised" | "reinforcement" | "dft";
 
 import type { Integration } from "./trackers";
 
-/** Who is asked for the answers of a teacher; nobody without a model. */
-export interface Asked {
+/** Who is teacher_settings for the answers of a teacher; nobody without a model. */
+export interface TeacherForm {
   model: string;
   base_url: string;
   temperature: string;
@@ -16,7 +16,7 @@ export interface Asked {
   sampling: Plain;
 }
 
-export interface Draft {
+export interface JobForm {
   model: string;
   training_file: string;
   validation_file: string;
@@ -25,7 +25,7 @@ export interface Draft {
   expert: number;
   teacher: number;
   self: number;
-  asked: Asked;
+  teacher_settings: TeacherForm;
   n_epochs: string;
   max_steps: string;
   batch_size: string;
@@ -58,9 +58,9 @@ const GRADER = {
   answer: "last_number",
 };
 
-export const NOBODY: Asked = { model: "", base_url: "", temperature: "", tokens: "", requests: "", sampling: {} };
+export const NO_TEACHER: TeacherForm = { model: "", base_url: "", temperature: "", tokens: "", requests: "", sampling: {} };
 
-export const EMPTY: Draft = {
+export const EMPTY_FORM: JobForm = {
   model: "",
   training_file: "",
   validation_file: "",
@@ -69,7 +69,7 @@ export const EMPTY: Draft = {
   expert: 1,
   teacher: 3,
   self: 4,
-  asked: NOBODY,
+  teacher_settings: NO_TEACHER,
   n_epochs: "",
   max_steps: "",
   batch_size: "",
@@ -87,7 +87,7 @@ export const EMPTY: Draft = {
 };
 
 /** Settings that only methods with groups have. */
-const OF_GROUPS = ["kl_coefficient", "zero_variance"];
+const GROUP_ONLY_SETTINGS = ["kl_coefficient", "zero_variance"];
 
 /** A number if it is one, else as it is, for the server to refuse by its own words. */
 const value = (text: string): unknown => (text.trim() !== "" && !Number.isNaN(Number(text)) ? Number(text) : text.trim());
@@ -95,71 +95,71 @@ const filled = (pairs: Record<string, string>): Plain =>
   Object.fromEntries(Object.entries(pairs).flatMap(([key, text]) => (text.trim() ? [[key, value(text)]] : [])));
 const object = (found: unknown): Plain => (found !== null && typeof found === "object" ? (found as Plain) : {});
 
-export function requestOf(draft: Draft): { body: Plain; error?: string } {
-  const isGroup = draft.method === "gft" || draft.method === "reinforcement";
+export function requestFromForm(form: JobForm): { body: Plain; error?: string } {
+  const isGroup = form.method === "gft" || form.method === "reinforcement";
   let grader: unknown;
   let error: string | undefined;
   if (isGroup) {
     try {
-      grader = JSON.parse(draft.grader);
+      grader = JSON.parse(form.grader);
     } catch (problem) {
       error = `This is no JSON: ${(problem as Error).message}`;
     }
   }
-  const rest = Object.fromEntries(Object.entries(draft.rest).filter(([name]) => isGroup || !OF_GROUPS.includes(name)));
-  const lora = { ...object(object(rest.hyperparameters).lora), ...filled({ r: draft.lora_r }) };
+  const rest = Object.fromEntries(Object.entries(form.rest).filter(([name]) => isGroup || !GROUP_ONLY_SETTINGS.includes(name)));
+  const lora = { ...object(object(rest.hyperparameters).lora), ...filled({ r: form.lora_r }) };
   const hyperparameters: Plain = {
     ...object(rest.hyperparameters),
     ...filled({
-      n_epochs: draft.n_epochs,
-      max_steps: draft.max_steps,
-      batch_size: draft.batch_size,
-      learning_rate_multiplier: draft.learning_rate_multiplier,
+      n_epochs: form.n_epochs,
+      max_steps: form.max_steps,
+      batch_size: form.batch_size,
+      learning_rate_multiplier: form.learning_rate_multiplier,
     }),
     ...(Object.keys(lora).length ? { lora } : {}),
   };
-  const sampling = { ...object(rest.sampling), ...filled({ max_tokens: draft.max_tokens }) };
-  const group = draft.method === "gft" ? { expert: draft.expert, teacher: draft.teacher, self: draft.self } : { self: draft.self };
+  const sampling = { ...object(rest.sampling), ...filled({ max_tokens: form.max_tokens }) };
+  const group = form.method === "gft" ? { expert: form.expert, teacher: form.teacher, self: form.self } : { self: form.self };
   const settings: Plain = {
     ...rest,
     ...(isGroup ? { grader: grader ?? null, group } : {}),
-    ...(draft.method === "gft" ? { ...filled({ tau: draft.tau }), ...teacherOf(draft) } : {}),
+    ...(form.method === "gft" ? { ...filled({ tau: form.tau }), ...teacherOf(form) } : {}),
     ...(Object.keys(sampling).length ? { sampling } : {}),
     ...(Object.keys(hyperparameters).length ? { hyperparameters } : {}),
   };
-  const { gates: further, ...others } = draft.others;
-  const gates = [draft.gate.trim(), ...((further as string[] | undefined) ?? [])].filter(Boolean);
+  const { gates: further, ...others } = form.others;
+  const gates = [form.gate.trim(), ...((further as string[] | undefined) ?? [])].filter(Boolean);
   const body: Plain = {
-    model: draft.model,
-    training_file: draft.training_file,
-    ...(draft.validation_file ? { validation_file: draft.validation_file } : {}),
-    method: { type: draft.method, [draft.method]: settings },
-    ...filled({ seed: draft.seed }),
-    ...(draft.suffix.trim() ? { suffix: draft.suffix.trim() } : {}),
+    model: form.model,
+    training_file: form.training_file,
+    ...(form.validation_file ? { validation_file: form.validation_file } : {}),
+    method: { type: form.method, [form.method]: settings },
+    ...filled({ seed: form.seed }),
+    ...(form.suffix.trim() ? { suffix: form.suffix.trim() } : {}),
     ...(gates.length ? { gates } : {}),
-    ...(draft.alias.trim() ? { alias: draft.alias.trim() } : {}),
+    ...(form.alias.trim() ? { alias: form.alias.trim() } : {}),
     ...others,
-    ...(draft.integrations.length ? { integrations: draft.integrations } : {}),
+    ...(form.integrations.length ? { integrations: form.integrations } : {}),
   };
   return error === undefined ? { body } : { body, error };
 }
 
-/** Nobody is asked for answers that no group has. */
-function teacherOf({ asked, teacher }: Draft): Plain {
-  if (!asked.model.trim() || teacher === 0) return {};
-  const sampling = { ...asked.sampling, ...filled({ temperature: asked.temperature }) };
-  const budget = filled({ tokens: asked.tokens, requests: asked.requests });
+/** Nobody is teacher_settings for answers that no group has. */
+function teacherOf({ teacher_settings, teacher }: JobForm): Plain {
+  if (!teacher_settings.model.trim() || teacher === 0) return {};
+  const sampling = { ...teacher_settings.sampling, ...filled({ temperature: teacher_settings.temperature }) };
+  const budget = filled({ tokens: teacher_settings.tokens, requests: teacher_settings.requests });
   return {
     teacher: {
-      model: asked.model.trim(),
-      ...(asked.base_url.trim() ? { base_url: asked.base_url.trim() } : {}),
+      model: teacher_settings.model.trim(),
+      ...(teacher_settings.base_url.trim() ? { base_url: teacher_settings.base_url.trim() } : {}),
       ...(Object.keys(sampling).length ? { sampling } : {}),
       ...(Object.keys(budget).length ? { budget } : {}),
     },
   };
 }
 
-function askedOf(teacher: Plain): Asked {
+function teacherFromRequest(teacher: Plain): TeacherForm {
   const { temperature, ...sampling } = object(teacher.sampling);
   const { tokens, requests } = object(teacher.budget);
   const named = { model: text(teacher.model), base_url: text(teacher.base_url) };
@@ -169,7 +169,7 @@ function askedOf(teacher: Plain): Asked {
 const text = (found: unknown): string => (found === undefined || found === null || found === "auto" ? "" : String(found));
 
 /** The form of a job that exists; its seed is drawn anew. */
-export function draftOf(body: Record<string, unknown>): Draft {
+export function formFromRequest(body: Record<string, unknown>): JobForm {
   const method = object(body.method);
   const name = String(method.type) as MethodName;
   const { grader, group, tau, teacher, sampling, hyperparameters, ...rest } = object(method[name]);
@@ -179,16 +179,16 @@ export function draftOf(body: Record<string, unknown>): Draft {
   const mix = object(group);
   const [gate, ...gates] = (body.gates as string[] | undefined) ?? [];
   return {
-    ...EMPTY,
+    ...EMPTY_FORM,
     model: text(body.model),
     training_file: text(body.training_file),
     validation_file: text(body.validation_file),
     method: name,
-    grader: grader === undefined ? EMPTY.grader : JSON.stringify(grader, null, 2),
+    grader: grader === undefined ? EMPTY_FORM.grader : JSON.stringify(grader, null, 2),
     expert: Number(mix.expert ?? 1),
     teacher: Number(mix.teacher ?? 3),
     self: Number(mix.self ?? 4),
-    asked: askedOf(object(teacher)),
+    teacher_settings: teacherFromRequest(object(teacher)),
     n_epochs: text(n_epochs),
     max_steps: text(max_steps),
     batch_size: text(batch_size),

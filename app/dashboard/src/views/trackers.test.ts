@@ -1,21 +1,21 @@
 import { describe, expect, it } from "vitest";
-import { changed, said, toggled, TRACKERS } from "./trackers";
+import { setTrackerSetting, withoutUnset, toggleTracker, TRACKERS } from "./trackers";
 
 const [wandb, mlflow, , tensorboard] = TRACKERS as [(typeof TRACKERS)[0], (typeof TRACKERS)[0], (typeof TRACKERS)[0], (typeof TRACKERS)[0]];
 
 describe("the trackers of a job", () => {
   it("come with the name that they need, and go", () => {
-    const both = toggled(toggled([], mlflow), tensorboard);
+    const both = toggleTracker(toggleTracker([], mlflow), tensorboard);
     expect(both).toEqual([{ type: "mlflow", mlflow: { experiment: "grouptune" } }, { type: "tensorboard" }]);
-    expect(toggled(both, mlflow)).toEqual([{ type: "tensorboard" }]);
+    expect(toggleTracker(both, mlflow)).toEqual([{ type: "tensorboard" }]);
   });
   it("lose an emptied setting, but for the one that they need", () => {
-    const made = changed(toggled([], wandb), wandb, "entity", "team");
+    const made = setTrackerSetting(toggleTracker([], wandb), wandb, "entity", "team");
     expect(made).toEqual([{ type: "wandb", wandb: { project: "grouptune", entity: "team" } }]);
-    expect(changed(changed(made, wandb, "entity", ""), wandb, "project", "")).toEqual([{ type: "wandb", wandb: { project: "" } }]);
+    expect(setTrackerSetting(setTrackerSetting(made, wandb, "entity", ""), wandb, "project", "")).toEqual([{ type: "wandb", wandb: { project: "" } }]);
   });
-  it("are cloned without what was not said", () => {
+  it("are cloned without what was not withoutUnset", () => {
     const shown = [{ type: "wandb", wandb: { project: "p", name: null, entity: null, tags: [] } }, { type: "tensorboard" }];
-    expect(said(shown)).toEqual([{ type: "wandb", wandb: { project: "p" } }, { type: "tensorboard" }]);
+    expect(withoutUnset(shown)).toEqual([{ type: "wandb", wandb: { project: "p" } }, { type: "tensorboard" }]);
   });
 });

@@ -21,14 +21,14 @@ export const TRACKERS: Tracker[] = [
 export const settingsOf = (one: Integration | undefined): Settings => (one?.[one.type] as Settings | undefined) ?? {};
 
 /** With this tracker or, where it is there already, without it. */
-export function toggled(integrations: Integration[], { type, fields }: Tracker): Integration[] {
+export function toggleTracker(integrations: Integration[], { type, fields }: Tracker): Integration[] {
   if (integrations.some((one) => one.type === type)) return integrations.filter((one) => one.type !== type);
   const [needed] = fields;
   return [...integrations, needed ? { type, [type]: { [needed[0]]: "grouptune" } } : { type }];
 }
 
 /** With a setting of a tracker; an empty one is left out, unless the tracker needs it. */
-export function changed(integrations: Integration[], { type, fields }: Tracker, name: string, text: string): Integration[] {
+export function setTrackerSetting(integrations: Integration[], { type, fields }: Tracker, name: string, text: string): Integration[] {
   return integrations.map((one) => {
     if (one.type !== type) return one;
     const { [name]: _, ...rest } = settingsOf(one);
@@ -36,8 +36,8 @@ export function changed(integrations: Integration[], { type, fields }: Tracker, 
   });
 }
 
-/** As a job shows them, without what was not said. */
-export function said(integrations: Integration[]): Integration[] {
+/** As a job shows them, without what was not withoutUnset. */
+export function withoutUnset(integrations: Integration[]): Integration[] {
   return integrations.map(({ type, ...rest }) => {
     const settings = Object.entries(settingsOf({ type, ...rest }));
     const own = settings.filter(([, value]) => value !== null && !(Array.isArray(value) && !value.length));
