@@ -10,7 +10,7 @@ from app.core.files.tables import File, FileStatus
 from app.core.files.validation_report import FileReport
 from app.core.graders.run import GraderPool
 from app.core.graders.toolbox import Toolbox
-from app.core.jobs import checks, lint_queue
+from app.core.jobs import lint_queue, submission
 from app.core.lint.report import LintReport
 from app.core.lint.run import BEFORE_ACCEPTING, WHILE_WAITING, Budget, lint_file
 from app.core.spec.graders import BaseGrader
@@ -59,7 +59,7 @@ class Linter:
             self._slots.release()
 
     def of_job(self, project_id: str, spec: JobSpec, training_file: str) -> LintReport | None:
-        """The report on a job's training file; None where there is none yet. Raises as `checks.check_file`."""
+        """The report on a job's training file; None where there is none yet. Raises as `submission.check_file`."""
         file = self._ready(project_id, spec, training_file)
         if file is None or not isinstance(spec.settings, GroupMethod) or not lint_queue.is_due(spec):
             return None
@@ -72,7 +72,7 @@ class Linter:
         """Whether a job that could train nothing is seen to train something; False leaves it to a worker's lint.
 
         Raises `InvalidRequest` with the code `no_contrast` when all rows were graded and none would teach anything,
-        and as `checks.check_file`.
+        and as `submission.check_file`.
         """
         if not lint_queue.decides(spec) or not isinstance(spec.settings, GroupMethod):
             return False
@@ -89,7 +89,7 @@ class Linter:
 
     def _ready(self, project_id: str, spec: JobSpec, file_id: str) -> File | None:
         with self._database.transaction() as session:
-            checks.check_file(session, project_id, spec, file_id, "training_file")
+            submission.check_file(session, project_id, spec, file_id, "training_file")
             file = uploads.get_file(session, project_id, file_id)
         return file if file.status == FileStatus.processed and file.report is not None else None
 

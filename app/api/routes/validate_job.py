@@ -20,8 +20,7 @@ from app.core.files import uploads
 from app.core.files.tables import File
 from app.core.files.validation_report import FileReport
 from app.core.jobs import lint_queue, submission
-from app.core.jobs.overlap import find_overlap
-from app.core.jobs.submission import Examined
+from app.core.jobs.submission import Examined, find_overlap
 from app.core.lint.report import LintReport
 from app.core.models import registry, weights
 from app.core.settings import Settings

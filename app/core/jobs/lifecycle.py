@@ -9,11 +9,10 @@ from app.core import ids
 from app.core.errors import InvalidRequest
 from app.core.files.tables import File, FileStatus
 from app.core.jobs import lint_queue
-from app.core.jobs.checks import check_validated
 from app.core.jobs.events import Event, append
-from app.core.jobs.overlap import find_overlap
 from app.core.jobs.queries import job_of_project
 from app.core.jobs.state_machine import TERMINAL, JobStatus, StopRequest
+from app.core.jobs.submission import check_validated, find_overlap
 from app.core.jobs.tables import Job
 from app.core.jobs.transitions import transition
 from app.core.spec.job import JobSpec
@@ -34,7 +33,7 @@ def create(
     """A new job, queued at once when its files are validated already and no lint has to decide on it.
 
     `has_signal` says that its groups were seen to teach something. Ring the workers after the commit: training if it
-    is queued, validation if not, and linting if that is due. Call `checks.check_file` before.
+    is queued, validation if not, and linting if that is due. Call `submission.check_file` before.
     """
     job = Job(
         id=ids.job_id(),
