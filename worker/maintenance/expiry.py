@@ -10,7 +10,7 @@ import structlog
 from app.core.accounts import idempotency
 from app.core.db import Database
 from app.core.files import chunked_uploads
-from app.core.jobs import file_use
+from app.core.jobs import deletion
 from app.core.storage.blobs import BlobStore
 from app.core.teachers import answer_cache
 from app.core.webhooks import deliveries
@@ -33,7 +33,7 @@ def remove_expired(database: Database, store: BlobStore) -> None:
 
 def _remove_file(database: Database, store: BlobStore) -> bool:
     with database.transaction() as session:
-        file = file_use.next_expired(session)
+        file = deletion.next_expired(session)
         if file is None:
             return False
         for blob in file.blobs:

@@ -23,7 +23,7 @@ from app.core.accounts.scopes import Scope
 from app.core.files import uploads
 from app.core.files.tables import FileStatus
 from app.core.jobs import quotas
-from app.core.jobs.file_use import delete_file
+from app.core.jobs.deletion import delete_file
 
 MAX_FILES: Final = 10_000
 AUDITED: Final = ("filename", "purpose", "bytes", "sha256")

@@ -15,7 +15,7 @@ from app.core.accounts import audit
 from app.core.accounts.audit import Action
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest, NotFound
-from app.core.jobs.model_use import delete_model
+from app.core.jobs.deletion import delete_model
 from app.core.models import adapters, registry
 from app.core.models.tables import TrainedModel
 from app.core.settings import Settings

@@ -10,7 +10,7 @@ from app.core.errors import InvalidRequest, NotFound, PayloadTooLarge
 from app.core.files import uploads
 from app.core.files.tables import File
 from app.core.jobs import lifecycle
-from app.core.jobs.file_use import delete_file
+from app.core.jobs.deletion import delete_file
 from app.core.storage.local import LocalBlobStore
 from tests.setup_jobs import make_file, make_job, make_project
 

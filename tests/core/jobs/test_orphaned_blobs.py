@@ -19,9 +19,8 @@ from app.core.files.tables import File, Upload, UploadStatus
 from app.core.files.uploads import Received
 from app.core.jobs import checkpoints, deletion, invariants, leases, lifecycle, orphaned_blobs, outcomes
 from app.core.jobs.checkpoints import StoredCheckpoint
-from app.core.jobs.file_use import delete_file
+from app.core.jobs.deletion import delete_file, delete_model
 from app.core.jobs.leases import Claim
-from app.core.jobs.model_use import delete_model
 from app.core.jobs.tables import Job
 from app.core.models.tables import TrainedModel
 from app.core.spec.reports import Finished
