@@ -10,7 +10,7 @@ from sqlalchemy import text
 from app.core.accounts import api_keys, scopes
 from app.core.accounts.tables import Project
 from app.core.db import Database
-from app.core.jobs import leases, rollups
+from app.core.jobs import leases, metric_series
 from app.core.jobs.journal import Journal, entry
 from app.core.spec.job import GroupMethod, JobSpec, MethodType
 from app.core.spec.reports import Started
@@ -103,7 +103,7 @@ def seed(database: Database, jobs: int, running: int, told: Callable[[str], None
         with database.transaction() as session:
             key_of = {"job_id": long_job, "names": list(NAMES), "first": first, "last": first + CHUNK - 1}
             session.execute(_METRICS, key_of)
-            rollups.refresh(session, long_job, first, first + CHUNK - 1)
+            metric_series.refresh_rollups(session, long_job, first, first + CHUNK - 1)
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
     return Seeded(key, ids, waited_for, long_job, claims)

@@ -22,7 +22,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_metric_rollups_job_id_jobs")),
         sa.PrimaryKeyConstraint("job_id", "name", "block", name=op.f("pk_metric_rollups")),
     )
-    # As `app.core.jobs.rollups` does from now on: whole blocks of 50 steps.
+    # As `app.core.jobs.metric_series` does from now on: whole blocks of 50 steps.
     op.execute(
         """
         INSERT INTO metric_rollups (job_id, name, block, low_step, low, high_step, high)

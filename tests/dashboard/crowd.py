@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app.core.jobs import lifecycle, rollups
+from app.core.jobs import lifecycle, metric_series
 from app.core.jobs.tables import Job
 from tests.setup_jobs import make_job, supervised
 
@@ -52,7 +52,7 @@ def crowd(session: Session, project_id: str) -> Crowd:
     runs = [template.id, *(f"ftjob-{number:024}" for number in range(1, RUNS))]
     for number, job_id in enumerate(runs):
         session.execute(_METRICS, {"id": job_id, "run": number, "steps": STEPS})
-        rollups.refresh(session, job_id, 1, STEPS)
+        metric_series.refresh_rollups(session, job_id, 1, STEPS)
     session.execute(
         Job.__table__.update().where(Job.id.in_(runs)).values(step=STEPS, total_steps=STEPS)  # type: ignore[attr-defined]
     )

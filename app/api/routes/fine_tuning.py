@@ -35,7 +35,6 @@ from app.core.jobs import (
     metric_series,
     queries,
     quotas,
-    rollups,
     submission,
 )
 from app.core.jobs.state_machine import JobStatus
@@ -265,7 +264,7 @@ def job_metrics(
     with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
         if output == "csv":
-            columns = wanted or rollups.names(session, job.id)
+            columns = wanted or metric_series.metric_names(session, job.id)
             lines = csv_lines(database, job.id, columns, step_from, step_to)
             return StreamingResponse(
                 lines,

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.core import ids
 from app.core.db import Database
-from app.core.jobs import checkpoints, leases, rollups
+from app.core.jobs import checkpoints, leases, metric_series
 from app.core.jobs.checkpoints import StoredCheckpoint
 from app.core.jobs.events import Event, append, clean, dump
 from app.core.jobs.leases import Claim, lost
@@ -114,7 +114,7 @@ class Journal:
         )
         if written.rowcount == 0:  # type: ignore[attr-defined] # a text() INSERT has a CursorResult
             raise lost(self._claim)
-        rollups.refresh(session, self._claim.job_id, min(by_step), max(by_step))
+        metric_series.refresh_rollups(session, self._claim.job_id, min(by_step), max(by_step))
 
     def _groups(self, session: Session, reports: list[Groups]) -> None:
         records = {(report.step, group.idx): group for report in reports for group in report.groups}

@@ -1,4 +1,11 @@
-"""Metrics for charts: at most so many steps, chosen in Postgres so that no extreme is lost."""
+"""Metric series for charts, and the roll-ups that make them cheap to read.
+
+A series has at most the requested number of points. Postgres chooses the steps so that no extreme is lost.
+
+A roll-up holds the least and the greatest value of one metric in a block of steps, so that a chart of a million steps
+needs few rows. Roll-ups are written in the same transaction as the metrics. A block gets its roll-up when its last step
+is written; when a resumed attempt writes steps again, their blocks are rolled up again.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -7,8 +14,62 @@ from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest
-from app.core.jobs import rollups
 from app.core.jobs.tables import Metric
+
+BLOCK: Final = 50
+"""Steps: block `n` holds the steps `n * BLOCK` to `n * BLOCK + BLOCK - 1`."""
+
+ROLL_UP: Final = f"""
+    INSERT INTO metric_rollups (job_id, name, block, low_step, low, high_step, high)
+    SELECT job_id, name, step / {BLOCK},
+           (array_agg(step ORDER BY value, step) FILTER (WHERE value IS NOT NULL))[1], min(value),
+           (array_agg(step ORDER BY value DESC, step) FILTER (WHERE value IS NOT NULL))[1], max(value)
+    FROM metrics, LATERAL jsonb_each_text(values) AS one(name, written), LATERAL CAST(written AS float8) AS value
+    WHERE job_id = :job_id AND step BETWEEN :first AND :last
+    GROUP BY job_id, name, step / {BLOCK}
+    ON CONFLICT (job_id, name, block) DO UPDATE
+    SET low_step = excluded.low_step, low = excluded.low, high_step = excluded.high_step, high = excluded.high
+"""  # noqa: S608 - of a constant
+_ROLL_UP: Final = text(ROLL_UP)
+_LATEST: Final = text("SELECT max(step) FROM metrics WHERE job_id = :job_id")
+
+# A loose index scan: one look at the index for each name, however many blocks there are.
+_NAMES: Final = text(
+    """
+    WITH RECURSIVE found AS (
+        (SELECT name FROM metric_rollups WHERE job_id = :job_id ORDER BY name LIMIT 1)
+        UNION ALL
+        SELECT (
+            SELECT name FROM metric_rollups
+            WHERE job_id = :job_id AND metric_rollups.name > found.name ORDER BY name LIMIT 1
+        )
+        FROM found WHERE name IS NOT NULL
+    )
+    SELECT name FROM found WHERE name IS NOT NULL
+    UNION
+    SELECT name FROM metrics, jsonb_object_keys(values) AS name
+    WHERE job_id = :job_id AND step >= :tail
+    ORDER BY 1
+    """
+)
+
+
+def refresh_rollups(session: Session, job_id: str, first: int, last: int) -> None:
+    """Rolls up the whole blocks that the steps `first` to `last`, just written, are in."""
+    latest = session.scalar(_LATEST, {"job_id": job_id})
+    begin = first // BLOCK * BLOCK
+    # Of the blocks touched those count whose last step is there, be it from this batch or an earlier attempt.
+    end = min(last // BLOCK, ((latest or 0) + 1) // BLOCK - 1) * BLOCK + BLOCK - 1
+    if begin < end:
+        session.execute(_ROLL_UP, {"job_id": job_id, "first": begin, "last": end})
+
+
+def metric_names(session: Session, job_id: str) -> list[str]:
+    """Every name that any step of the job has, in order."""
+    latest = session.scalar(_LATEST, {"job_id": job_id})
+    tail = 0 if latest is None else (latest + 1) // BLOCK * BLOCK
+    return list(session.scalars(_NAMES, {"job_id": job_id, "tail": tail}))
+
 
 Point = tuple[int, dict[str, float | None]]
 """A step and values of it, by name."""
@@ -83,12 +144,12 @@ def width(count: int, points: int, names: int) -> int:
     # Stretches begin at multiples of their width: one more than fits may be touched. The first step comes on top.
     stretches = max(1, (points - 1) // (2 * names + 1) - 1)
     width = -(-count // stretches)
-    return -(-width // rollups.BLOCK) * rollups.BLOCK if width >= rollups.BLOCK else width
+    return -(-width // BLOCK) * BLOCK if width >= BLOCK else width
 
 
 def _blocks(first: int, last: int, width: int) -> dict[str, int]:
     """Where the whole blocks between two steps begin and end; none (nowhere) where stretches are narrower than one."""
-    size = rollups.BLOCK
+    size = BLOCK
     begin, end = -(-first // size) * size, (last + 1) // size * size
     if width < size or end <= begin:
         begin = end = first
@@ -97,7 +158,7 @@ def _blocks(first: int, last: int, width: int) -> dict[str, int]:
 
 def check_names(session: Session, job_id: str, names: Sequence[str]) -> None:
     """Raises `InvalidRequest` for a name that the job has not measured, once it has measured anything."""
-    known = rollups.names(session, job_id)
+    known = metric_names(session, job_id)
     for name in names if known else ():
         if name not in known:
             raise InvalidRequest(f"This job has no metric '{name}'; it has: {', '.join(known)}.", param="names")

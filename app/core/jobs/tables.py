@@ -172,7 +172,7 @@ class Metric(Base):
 
 
 class MetricRollup(Base):
-    """The least and the greatest value of one metric in a block of steps; see `rollups`."""
+    """The least and the greatest value of one metric in a block of steps; see `metric_series`."""
 
     __tablename__ = "metric_rollups"
 

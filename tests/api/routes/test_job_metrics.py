@@ -8,7 +8,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 from sqlalchemy import text
 
-from app.core.jobs import rollups
+from app.core.jobs import metric_series
 from app.core.jobs.tables import Group, Metric
 from tests.api.server import Server
 from tests.setup_jobs import make_job
@@ -35,7 +35,7 @@ def long_job(server: Server, job: str) -> str:
     """
     with server.database.transaction() as session:
         session.execute(text(series), {"job": job, "peak": PEAK, "pit": PIT, "steps": STEPS})
-        rollups.refresh(session, job, 1, STEPS)
+        metric_series.refresh_rollups(session, job, 1, STEPS)
     return job
 
 

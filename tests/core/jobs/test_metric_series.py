@@ -6,13 +6,13 @@ import pytest
 from sqlalchemy import text
 
 from app.core.db import Database
-from app.core.jobs import leases, metric_series, rollups
+from app.core.jobs import leases, metric_series
 from app.core.jobs.journal import Journal
 from app.core.jobs.leases import Claim
 from app.core.spec.reports import Metrics
 from tests.setup_jobs import make_job, make_project
 
-SIZE = rollups.BLOCK
+SIZE = metric_series.BLOCK
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_names_without_numbers_and_rare_ones_are_known(database: Database, claim
         )
     journal.metrics([Metrics(step=2 * SIZE, values={"loss": 1.0, "new": 1.0})])
     with database.transaction() as session:
-        assert rollups.names(session, claim.job_id) == ["eval/reward", "loss", "new", "nothing"]
+        assert metric_series.metric_names(session, claim.job_id) == ["eval/reward", "loss", "new", "nothing"]
     assert blocks(database, "nothing") == {0: (None,) * 4, 1: (None,) * 4}
 
 
