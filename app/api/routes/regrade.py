@@ -12,7 +12,7 @@ from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest
 from app.core.graders.regrade import regrade
-from app.core.jobs import queries, stored_groups, submission
+from app.core.jobs import groups, queries, submission
 from app.core.storage.blobs import BlobMissing
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
@@ -28,9 +28,9 @@ def regrade_job(caller: Caller, job_id: JobId, body: Regrade, database: Db, stor
         job = queries.get_job(session, caller.project_id, job_id)
         file = queries.job_file(session, caller.project_id, job.training_file, "training_file")
         submission.check_fields(body.grader, file, "grader")
-        available, chosen = stored_groups.choose(session, job.id, body.step_from, body.step_to, body.limit)
+        available, chosen = groups.choose(session, job.id, body.step_from, body.step_to, body.limit)
     try:
-        groups = stored_groups.with_items(store, file.rows[0], chosen)
+        stored = groups.with_items(store, file.rows[0], chosen)
     except BlobMissing as error:
         raise InvalidRequest(error.message, param="training_file", code="file_not_found") from error
-    return Regraded.of(job_id, available, len(groups), regrade(body.grader, groups, graders, LIMIT_SECONDS))
+    return Regraded.of(job_id, available, len(stored), regrade(body.grader, stored, graders, LIMIT_SECONDS))
