@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.core.accounts import audit
 from app.core.accounts.audit import Action, Actor
-from app.core.jobs import deletion, lifecycle, traces
+from app.core.jobs import deletion, events, lifecycle
 from app.core.jobs.queries import job_of_project
 from app.core.jobs.tables import Job
 
@@ -51,7 +51,7 @@ def note_created(session: Session, actor: Actor, job: Job) -> None:
     after = audit.snapshot(job, "status", "training_file", "validation_file")
     after |= {name: job.spec.get(name) for name in ("model", "method")}
     audit.record(session, actor, Action.job_create, job.id, after=after)
-    traces.keep(session, job.id)
+    events.keep_trace(session, job.id)
     event.listen(session, "after_commit", lambda _: log.info("job.created", job=job.id), once=True)
 
 

@@ -1,14 +1,20 @@
-"""Appends to a job's events. `seq` is dense because the caller's transaction already holds the job's row."""
+"""Job events: appending them, the metrics event of a step, and the trace kept in the first event.
+
+`seq` has no gaps because the caller's transaction already holds the job's row.
+"""
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from sqlalchemy import text
 from sqlalchemy import text as sql
 from sqlalchemy.orm import Session
 
-from app.core import ids
+from app.core import ids, tracing
+from app.core.spec.reports import Metrics
 
 Level = Literal["info", "warn", "error"]
 
@@ -76,3 +82,70 @@ def clean(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [clean(item) for item in value]
     return value
+
+
+_REWARDS: Final = re.compile(r"rewards/(.+)/mean")
+"""The mean of a grader, or of a part of a multi."""
+NOT_MEASURED: Final = ("full_valid_mean_parse_error", "reasoning_tokens_mean", "valid_reasoning_tokens_mean")
+"""Of OpenAI's fields: no model that is trained here hides its reasoning, and no answer has to parse."""
+
+
+def metrics_event(report: Metrics, total_steps: int | None, event_id: str) -> Event:
+    """The event of a step; values that it does not have are null."""
+    values = report.values
+    payload: dict[str, Any] = {
+        **values,
+        **dict.fromkeys(NOT_MEASURED),
+        "step": report.step,
+        "total_steps": total_steps,
+        "train_loss": values.get("loss"),
+        "train_mean_reward": values.get("reward"),
+        "full_valid_mean_reward": values.get("eval/reward"),
+        "mean_unresponsive_rewards": values.get("gft/grader_errors"),
+        "completion_tokens_mean": values.get("completions/mean_length"),
+        "model_graders_token_usage": {},
+        "scores": {
+            "train_reward_mean": values.get("reward"),
+            "valid_reward_mean": values.get("eval/reward"),
+            "graders": [
+                {"name": found[1], "train_reward_mean": value, "valid_reward_mean": None}
+                for name, value in values.items()
+                if (found := _REWARDS.fullmatch(name))
+            ],
+        },
+        "usage": {"graders": [], "samples": {}},
+        "errors": {"graders": [{"train_other_error_count": values.get("gft/grader_errors")}]},
+        "timing": {
+            "step": {
+                "sampling": values.get("gft/timing/rollout"),
+                "training": values.get("gft/timing/update"),
+                "eval": None,
+                "full_iteration": values.get("step_time"),
+            },
+            "graders": [{"train_execution_latency_mean": values.get("gft/timing/grading")}],
+        },
+    }
+    told = shown({"training loss": values.get("loss"), "reward": values.get("reward")})
+    place = f"{report.step}/{total_steps}" if total_steps else str(report.step)
+    return Event(f"Step {place}: {told}" if told else f"Step {place}", "info", "metrics", payload, event_id)
+
+
+def shown(values: dict[str, float | None]) -> str:
+    """`loss=0.25, reward=1` of the values that are finite numbers."""
+    return ", ".join(
+        f"{name}={value:.4g}" for name, value in values.items() if value is not None and math.isfinite(value)
+    )
+
+
+_KEEP: Final = text(
+    """
+    UPDATE job_events SET data = coalesce(data, '{}') || jsonb_build_object('traceparent', CAST(:traceparent AS text))
+    WHERE job_id = :job_id AND seq = 1
+    """
+)
+
+
+def keep_trace(session: Session, job_id: str) -> None:
+    """In the transaction that creates the job; nothing where nothing is traced. `leases.claim` reads it."""
+    if (traceparent := tracing.current()) is not None:
+        session.execute(_KEEP, {"job_id": job_id, "traceparent": traceparent})

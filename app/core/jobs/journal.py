@@ -12,9 +12,8 @@ from app.core import ids
 from app.core.db import Database
 from app.core.jobs import checkpoints, leases, metric_series
 from app.core.jobs.checkpoints import StoredCheckpoint
-from app.core.jobs.events import Event, append, clean, dump
+from app.core.jobs.events import Event, append, clean, dump, metrics_event, shown
 from app.core.jobs.leases import Claim, lost
-from app.core.jobs.step_events import metrics_event, shown
 from app.core.jobs.tables import Job
 from app.core.spec.reports import Evaluated, Groups, Message, Metrics, Started, TeacherAnswers
 from app.core.teachers import answer_cache
