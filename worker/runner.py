@@ -20,7 +20,7 @@ from app.core.db import Database
 from app.core.errors import DatabaseUnavailable, InvalidRequest, LostLease
 from app.core.estimates.estimate import Asked
 from app.core.files.uploads import Received
-from app.core.jobs import attempts, estimation, measuring, outcomes, queries, results
+from app.core.jobs import attempts, estimation, outcomes, queries, results
 from app.core.jobs.journal import Journal, entry
 from app.core.jobs.leases import Claim
 from app.core.jobs.state_machine import AttemptOutcome, StopRequest
@@ -267,7 +267,7 @@ class Runner:
         self._store.put_tree(blob, Path(finished.path))
         metrics_csv = insist(self._control, self._store_metrics)
         if (asked := self._asked) is not None:
-            self._write(lambda s: measuring.keep(s, self._claim, asked, own_hardware()))
+            self._write(lambda s: estimation.keep_measured(s, self._claim, asked, own_hardware()))
         self._write(lambda s: outcomes.succeed(s, self._claim, finished, blob, base_model, metrics_csv))
         log.info("job.succeeded")
 

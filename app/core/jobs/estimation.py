@@ -1,4 +1,4 @@
-"""Estimates of jobs over what the installation knows: their files, their model, its workers, its finished jobs."""
+"""Estimates of jobs from their files, models, workers and earlier jobs, and measurements of finished jobs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Final, Literal
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from app.core.chat.tokenizer import ChatTokenizer, UnusableTokenizer, load
 from app.core.db import Database
 from app.core.errors import GrouptuneError, InvalidRequest
+from app.core.estimates import measurements
 from app.core.estimates.calibration import Observation
+from app.core.estimates.cost import Seconds
 from app.core.estimates.estimate import Asked, Texts, estimate
 from app.core.estimates.measurements import Measured
 from app.core.estimates.worker_fit import Forecast, forecast
@@ -22,7 +24,7 @@ from app.core.files.tables import File
 from app.core.files.validation_report import FileReport, RowPlace
 from app.core.jobs.leases import Claim, update_owned
 from app.core.jobs.queries import job_file, job_of_project
-from app.core.jobs.tables import Job
+from app.core.jobs.tables import Job, JobAttempt
 from app.core.models import registry
 from app.core.models.adapters import starting_point
 from app.core.models.registry import BaseModel
@@ -192,3 +194,58 @@ def observations(session: Session) -> list[Observation]:
     done = (Job.measured.is_not(None), Job.finished_at.is_not(None))
     latest = select(Job.measured).where(*done).order_by(Job.finished_at.desc()).limit(JOBS)
     return [Measured.model_validate(found).observation for found in session.scalars(latest)]
+
+
+_REPORTED: Final = text(
+    """
+    SELECT count(*) AS steps,
+           sum(CAST(values->>'gft/timing/rollout' AS float8)) AS rollout,
+           sum(CAST(values->>'gft/timing/grading' AS float8)) AS grading,
+           sum(CAST(values->>'gft/timing/update' AS float8)) AS update,
+           sum(CAST(values->>'step_time' AS float8)) AS steps_seconds,
+           max(CAST(values->>'gft/peak_memory_bytes' AS float8)) AS peak_memory,
+           max(CAST(values->>'num_tokens' AS float8)) AS trained_tokens,
+           avg(CAST(values->>'gft/prompt_length' AS float8)) AS prompt,
+           avg(CAST(values->>'gft/expert/length' AS float8)) AS expert,
+           avg(CAST(values->>'gft/teacher/length' AS float8)) AS teacher,
+           avg(CAST(values->>'gft/self/length' AS float8)) AS own
+    FROM metrics WHERE job_id = :job_id AND step > 0
+    """
+)
+
+
+def keep_measured(session: Session, claim: Claim, asked: Asked, hardware: Hardware) -> None:
+    """Writes down what a job took that ends now, for later estimates. Raises `LostLease`."""
+    if (found := measure(session, claim.job_id, asked, hardware)) is not None:
+        update_owned(session, claim, measured=found.model_dump(mode="json"))
+
+
+def measure(session: Session, job_id: str, asked: Asked, hardware: Hardware) -> Measured | None:
+    """What the job took until now; None for one that reported no step."""
+    found = session.execute(_REPORTED, {"job_id": job_id}).one()
+    if found.steps == 0:
+        return None
+    took = func.coalesce(JobAttempt.ended_at, func.now()) - JobAttempt.started_at
+    setup = JobAttempt.training_at - JobAttempt.started_at
+    attempts = session.execute(
+        select(took.label("took"), setup.label("setup")).where(JobAttempt.job_id == job_id)
+    ).all()
+    seconds = sum(one.took.total_seconds() for one in attempts)
+    parts = None
+    if len(attempts) == 1 and attempts[0].setup is not None and found.steps_seconds is not None:
+        before = attempts[0].setup.total_seconds()
+        rest = max(0.0, seconds - before - found.steps_seconds)
+        parts = Seconds(before, found.rollout or 0.0, found.grading or 0.0, found.update or 0.0, rest)
+    asked = measurements.shortened(asked, found.steps)
+    means = {name: getattr(found, name) for name in ("prompt", "expert", "teacher", "own")}
+    lengths = measurements.mean_lengths(asked, means)
+    return Measured.of(
+        asked,
+        hardware,
+        attempts=len(attempts),
+        seconds=seconds,
+        parts=parts,
+        lengths=lengths,
+        trained_tokens=found.trained_tokens,
+        peak_memory=found.peak_memory,
+    )

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.core.db import Database
 from app.core.estimates.estimate import Asked, Estimate, estimate
-from app.core.jobs import estimation, measuring, outcomes, progress
+from app.core.jobs import estimation, outcomes, progress
 from app.core.jobs import leases as claims
 from app.core.jobs.estimation import Files
 from app.core.jobs.journal import Journal, entry
@@ -98,7 +98,7 @@ def test_the_next_estimate_is_what_the_last_job_took(lab: Lab) -> None:
     lab.train(claim, 4)
     with lab.database.transaction() as session:
         before = lab.job(session, claim).estimate
-        measuring.keep(session, claim, lab.asked(), BOX)
+        estimation.keep_measured(session, claim, lab.asked(), BOX)
         assert estimation.observations(session) == []  # not finished yet
         finished = Finished(step=4, path="/x", trained_tokens=400, published_step=4, reason="the last step")
         outcomes.succeed(session, claim, finished, "jobs/x/a1/adapter", "tiny", metrics_csv())
@@ -130,7 +130,7 @@ def test_an_attempt_that_was_interrupted_says_nothing_of_its_parts(lab: Lab) -> 
         assert again is not None
     lab.train(again, 4)
     with lab.database.transaction() as session:
-        took = measuring.measure(session, again.job_id, lab.asked(), BOX)
+        took = estimation.measure(session, again.job_id, lab.asked(), BOX)
     assert took is not None
     assert (took.attempts, took.parts) == (2, None)
     assert set(took.ratios) == {"memory", "own_tokens"}
