@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from app.api.schemas.jobs import JobObject
 from app.core.db import Database
 from app.core.jobs import queries
-from app.core.jobs.views import JobView, views
+from app.core.jobs.queries import JobDetails
 
 BATCH: Final = 200
 """Jobs a read: some milliseconds."""
@@ -35,7 +35,7 @@ class JobReader:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._pages = CapacityLimiter(PAGES_AT_ONCE)
-        self._waiting: dict[Named, asyncio.Future[JobView | None]] = {}
+        self._waiting: dict[Named, asyncio.Future[JobDetails | None]] = {}
         self._reading: asyncio.Task[None] | None = None
 
     async def get(self, project_id: str, job_id: str, *, strict: bool, samples: bool = True) -> JobObject:
@@ -46,10 +46,10 @@ class JobReader:
             if self._reading is None:
                 self._reading = asyncio.create_task(self._read_on())
         # Shielded, since others may wait for the same: one who goes away leaves it to them.
-        view = await asyncio.shield(self._waiting[named])
-        if view is None:
+        details = await asyncio.shield(self._waiting[named])
+        if details is None:
             raise queries.no_job(job_id)
-        return JobObject.of(view, strict=strict, samples=samples)
+        return JobObject.of(details, strict=strict, samples=samples)
 
     async def page(self, read: Callable[[Any], T]) -> T:
         """What `read` makes of a session, in a thread. Raises as `read` and as `Database.reading`."""
@@ -74,7 +74,7 @@ class JobReader:
                     future.set_result(found.get(named))
         self._reading = None
 
-    def _read(self, wanted: list[Named]) -> dict[Named, JobView]:
+    def _read(self, wanted: list[Named]) -> dict[Named, JobDetails]:
         with self._database.reading() as session:
             jobs = queries.find_jobs(session, wanted)
-            return {(one.job.project_id, one.job.id): one for one in views(session, jobs)}
+            return {(one.job.project_id, one.job.id): one for one in queries.list_details(session, jobs)}

@@ -1,15 +1,15 @@
 """Workers appear when they are ready, say that they drain, and leave; what was killed is seen to be lost."""
 
 from app.core import broker
-from app.core.jobs import fleet, queries
+from app.core.jobs import queries
 from app.core.workers.tables import WorkerState
 from tests.waiting import eventually
 from tests.worker.conftest import Plant
 
 
-def members(plant: Plant, alive_seconds: float = 6.0) -> list[fleet.Member]:
+def members(plant: Plant, alive_seconds: float = 6.0) -> list[queries.WorkerJobs]:
     with plant.database.transaction() as session:
-        return fleet.members(session, plant.project, alive_seconds)
+        return queries.list_worker_jobs(session, plant.project, alive_seconds)
 
 
 def test_a_worker_is_there_from_its_start_to_its_end(plant: Plant) -> None:
@@ -29,7 +29,7 @@ def test_a_worker_is_there_from_its_start_to_its_end(plant: Plant) -> None:
         [busy] = [one for one in members(plant, 2.5) if one.seen.is_alive]
         assert (busy.running, busy.own_jobs) == (1, (job_id,))
         with plant.database.transaction() as session:
-            assert fleet.members(session, "another", 6.0)[0].own_jobs == ()
+            assert queries.list_worker_jobs(session, "another", 6.0)[0].own_jobs == ()
             [attempt] = queries.list_attempts(session, job_id)
         assert attempt.device == busy.seen.hardware.device
         seen = {str(one.seen.worker.state) for one in members(plant)}

@@ -38,7 +38,6 @@ from app.core.jobs import (
     submission,
 )
 from app.core.jobs.state_machine import JobStatus
-from app.core.jobs.views import view, views
 from app.core.spec.job import MethodType
 from app.core.spec.reports import Source
 
@@ -89,7 +88,7 @@ def create_job(
             has_signal=has_signal,
         )
         audited.note_created(session, caller.actor, job)
-        answer = JobObject.of(view(session, job), strict=strict)
+        answer = JobObject.of(queries.job_details(session, job), strict=strict)
     if settings.redis_url is not None:
         notify = broker.notify_training if job.status == JobStatus.queued else broker.notify_validation
         after.add_task(notify, settings.redis_url)
@@ -141,7 +140,9 @@ async def list_jobs(
             method=method,
             search=search,
         )
-        return page([JobObject.of(one, strict=strict, samples=False) for one in views(session, found)], more)
+        return page(
+            [JobObject.of(one, strict=strict, samples=False) for one in queries.list_details(session, found)], more
+        )
 
     return await jobs.page(read)
 
@@ -158,7 +159,7 @@ def update_job(caller: Caller, job_id: JobId, body: UpdateJob, database: Db, str
     quotas.check_priority(body.priority, caller.limits.priority)
     with database.transaction() as session:
         job = audited.prioritise(session, caller.actor, job_id, body.priority)
-        return JobObject.of(view(session, job), strict=strict)
+        return JobObject.of(queries.job_details(session, job), strict=strict)
 
 
 @router.delete("/{job_id}", dependencies=[needs(Scope.jobs_write)])
@@ -176,7 +177,9 @@ def cancel_job(
 ) -> JobObject:
     """Cancel a job that is not finished; a running one ends within seconds."""
     with database.transaction() as session:
-        answer = JobObject.of(view(session, audited.cancel(session, caller.actor, job_id)), strict=strict)
+        answer = JobObject.of(
+            queries.job_details(session, audited.cancel(session, caller.actor, job_id)), strict=strict
+        )
     if settings.redis_url is not None:
         after.add_task(broker.notify_webhooks, settings.redis_url)
     return answer
@@ -188,7 +191,7 @@ def pause_job(
 ) -> JobObject:
     """Pause a job; a running one writes a checkpoint first."""
     with database.transaction() as session:
-        answer = JobObject.of(view(session, audited.pause(session, caller.actor, job_id)), strict=strict)
+        answer = JobObject.of(queries.job_details(session, audited.pause(session, caller.actor, job_id)), strict=strict)
     if settings.redis_url is not None:
         after.add_task(broker.notify_webhooks, settings.redis_url)
     return answer
@@ -205,7 +208,9 @@ def resume_job(
 ) -> JobObject:
     """Queue a paused job again; it goes on from its last checkpoint."""
     with database.transaction() as session:
-        answer = JobObject.of(view(session, audited.resume(session, caller.actor, job_id)), strict=strict)
+        answer = JobObject.of(
+            queries.job_details(session, audited.resume(session, caller.actor, job_id)), strict=strict
+        )
     if settings.redis_url is not None:
         after.add_task(broker.notify_training, settings.redis_url)
     return answer

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from app.api.deps import Config, Db
 from app.core.db import Database
 from app.core.errors import AuthenticationFailed, DatabaseUnavailable, PermissionDenied
-from app.core.jobs import backlog
+from app.core.jobs import queries
 from app.core.prometheus import CONTENT_TYPE, Backlog, exposition
 
 router = APIRouter(tags=["Health"])
@@ -46,6 +46,6 @@ def check_reader(request: Request, token: str | None) -> None:
 def _backlog(database: Database) -> Backlog | None:
     try:
         with database.reading() as session:
-            return backlog.read(session)
+            return queries.backlog(session)
     except DatabaseUnavailable:
         return None

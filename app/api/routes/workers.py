@@ -8,7 +8,7 @@ from app.api.schemas.workers import WorkerObject
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
-from app.core.jobs import fleet
+from app.core.jobs import queries
 
 router = APIRouter(prefix="/workers", tags=["Workers"])
 
@@ -18,5 +18,9 @@ def list_workers(caller: Caller, database: Db, settings: Config) -> Page[WorkerO
     """List all workers of the installation, by name. Of their jobs only this project's are named."""
     with database.reading() as session:
         return page(
-            [WorkerObject.of(one) for one in fleet.members(session, caller.project_id, settings.lease_seconds)], False
+            [
+                WorkerObject.of(one)
+                for one in queries.list_worker_jobs(session, caller.project_id, settings.lease_seconds)
+            ],
+            False,
         )

@@ -10,9 +10,9 @@ from app.core import ids
 from app.core.estimates.estimate import Estimate
 from app.core.estimates.measurements import Measured
 from app.core.jobs.metric_series import Point
+from app.core.jobs.queries import JobDetails
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent
-from app.core.jobs.views import JobView
 from app.core.spec.gates import parse
 from app.core.spec.job import Hyperparameters, JobSpec
 from app.core.spec.teacher_answers import Spent
@@ -94,9 +94,9 @@ class JobObject(Item):
     paused: bool = Field(description="The same as status `paused`, for clients whose enum lacks it.")
 
     @classmethod
-    def of(cls, view: JobView, *, strict: bool, samples: bool = True) -> "JobObject":
+    def of(cls, details: JobDetails, *, strict: bool, samples: bool = True) -> "JobObject":
         """The wire form; `strict` keeps to OpenAI's enums, lists go without the `samples` of evaluations."""
-        job, eta, finish = view.job, view.eta_seconds, view.estimated_finish
+        job, eta, finish = details.job, details.eta_seconds, details.estimated_finish
         spec = JobSpec.model_validate(job.spec)
         paused = job.status == JobStatus.paused
         return cls(
@@ -121,7 +121,7 @@ class JobObject(Item):
             metadata=spec.metadata,
             user_provided_suffix=spec.suffix,
             progress=Progress(step=job.step, total_steps=job.total_steps, eta_seconds=eta),
-            queue_position=view.queue_position,
+            queue_position=details.queue_position,
             priority=job.priority,
             attempt=job.epoch,
             evaluation=job.evaluation if samples else _without_samples(job.evaluation),

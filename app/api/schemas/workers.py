@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from app.api.pagination import Item
-from app.core.jobs.fleet import Member
+from app.core.jobs.queries import WorkerJobs
 from app.core.workers.tables import WorkerState
 
 
@@ -51,7 +51,7 @@ class WorkerObject(Item):
     last_seen: int = Field(description="Unix seconds.")
 
     @classmethod
-    def of(cls, member: Member) -> "WorkerObject":
+    def of(cls, member: WorkerJobs) -> "WorkerObject":
         """The wire form."""
         worker, hardware = member.seen.worker, member.seen.hardware
         return cls(
@@ -67,7 +67,7 @@ class WorkerObject(Item):
         )
 
 
-def _status(member: Member) -> WorkerStatus:
+def _status(member: WorkerJobs) -> WorkerStatus:
     if not member.seen.is_alive:
         return WorkerStatus.lost
     if (state := member.seen.worker.state) != WorkerState.ready:

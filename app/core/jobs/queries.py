@@ -1,6 +1,8 @@
 """Reads of jobs and what belongs to them. Lists page by the id of the last item seen."""
 
+import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from sqlalchemy import ARRAY, Text, any_, func, literal, or_, select, text, tuple_
@@ -8,9 +10,12 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from app.core.errors import InvalidRequest, NotFound
 from app.core.files.tables import File
-from app.core.jobs.state_machine import JobStatus
+from app.core.jobs.progress import eta_seconds
+from app.core.jobs.state_machine import TERMINAL, JobStatus
 from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent, Metric
+from app.core.prometheus import Backlog
 from app.core.spec.teacher_answers import Spent
+from app.core.workers.presence import Seen, list_workers
 
 _Row = TypeVar("_Row", JobEvent, Checkpoint)
 _SEEN: Final = aliased(Job)
@@ -181,3 +186,70 @@ def any_queued(session: Session) -> bool:
 def teacher_usage(session: Session, job_id: str) -> Spent:
     """What all attempts have spent on the job's teacher."""
     return Spent.model_validate(session.scalar(select(Job.teacher_usage).where(Job.id == job_id)) or {})
+
+
+@dataclass(frozen=True)
+class JobDetails:
+    """A job with the values that its own row does not hold: its place in the queue and its expected end."""
+
+    job: Job
+    queue_position: int | None
+    """1 is the next job; None unless the job is queued."""
+    eta_seconds: float | None
+    """Seconds to the last step; None unless the job runs and has an estimate or a pace."""
+    estimated_finish: float | None
+    """`eta_seconds` as a time, in Unix seconds."""
+
+
+def job_details(session: Session, job: Job) -> JobDetails:
+    """Return the details of one job."""
+    return list_details(session, [job])[0]
+
+
+def list_details(session: Session, jobs: Sequence[Job]) -> list[JobDetails]:
+    """Return the details of several jobs, in their order."""
+    positions = queue_positions(session, jobs)
+    etas = eta_seconds(session, jobs)
+    return [_details(job, positions.get(job.id), etas.get(job.id)) for job in jobs]
+
+
+def _details(job: Job, position: int | None, eta: float | None) -> JobDetails:
+    return JobDetails(job, position, eta, None if eta is None else time.time() + eta)
+
+
+@dataclass(frozen=True)
+class WorkerJobs:
+    """A worker and the jobs that it runs."""
+
+    seen: Seen
+    running: int
+    """Number of jobs, of all projects."""
+    own_jobs: tuple[str, ...]
+    """Ids of the jobs of the requesting project. A project must not see the ids of other projects' jobs."""
+
+
+def list_worker_jobs(session: Session, project_id: str, alive_seconds: float) -> list[WorkerJobs]:
+    """Return all workers by name. A worker is alive if it reported within the last `alive_seconds`."""
+    running = select(Job.lease_owner, Job.id, Job.project_id).where(Job.status == JobStatus.running).order_by(Job.id)
+    rows = session.execute(running).all()
+    return [
+        WorkerJobs(
+            seen,
+            sum(row.lease_owner == seen.worker.name for row in rows),
+            tuple(row.id for row in rows if row.lease_owner == seen.worker.name and row.project_id == project_id),
+        )
+        for seen in list_workers(session, alive_seconds)
+    ]
+
+
+def backlog(session: Session) -> Backlog:
+    """Count the unfinished jobs of all projects, by status, and how long the oldest queued job has waited.
+
+    Times are by the database's clock. Two cheap queries: Prometheus runs them at each scrape.
+    """
+    live = [status for status in JobStatus if status not in TERMINAL]
+    counted = select(Job.status, func.count()).where(Job.status.in_(live)).group_by(Job.status)
+    counts = dict.fromkeys(map(str, live), 0) | {row[0]: row[1] for row in session.execute(counted)}
+    age = func.extract("epoch", func.now() - func.min(Job.eligible_at))
+    waiting = select(func.coalesce(age, 0)).where(Job.status == JobStatus.queued, Job.eligible_at <= func.now())
+    return Backlog(counts, float(session.scalars(waiting).one()))
