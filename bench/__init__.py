@@ -1,1 +1,1 @@
-"""Measurements and checks that run by hand, each a script of its own."""
+"""Benchmarks and checks that developers run by hand; each module is a script."""

@@ -1,4 +1,4 @@
-"""What `bench/train.py` compares, and how a contender is timed. Knows neither torch nor a contender."""
+"""The cases of `bench/train.py` and the timing of one contender. Imports neither torch nor any contender."""
 
 import argparse
 import json
@@ -17,12 +17,12 @@ VOCABULARY: Final = 40_000
 LEARNING_RATE: Final = 1e-5
 
 Build = Callable[["Case", Path, str], Callable[[], object]]
-"""Loads a model and returns one optimiser step, or one call of a sampler; the last argument is the contender."""
+"""(case, model directory, contender) -> a function that runs one optimiser step, or one call of a sampler."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison: `prompts` groups of `members` responses a step; lengths in tokens."""
+    """One comparison: `prompts` groups of `members` responses per step; lengths in tokens."""
 
     name: str
     kind: str
@@ -32,7 +32,7 @@ class Case:
     prompt_tokens: int
     response_tokens: int
     must: float
-    """Peer's time over ours that has to be reached."""
+    """Goal: the other framework's time divided by Grouptune's."""
     contenders: tuple[str, ...] = ("ours", "trl", "trl-no-checkpointing")
 
 
@@ -45,18 +45,18 @@ CASES: Final = (
 
 
 def tokens(case: Case) -> tuple[list[tuple[int, ...]], list[list[tuple[int, ...]]]]:
-    """The same random prompts and responses for every contender."""
-    draw = random.Random(0)  # noqa: S311 - test data
+    """Return random prompts, and the responses to each; the same for every contender."""
+    rng = random.Random(0)  # noqa: S311 - test data
 
     def ids(count: int) -> tuple[int, ...]:
-        return tuple(draw.randrange(100, VOCABULARY) for _ in range(count))
+        return tuple(rng.randrange(100, VOCABULARY) for _ in range(count))
 
     prompts = [ids(case.prompt_tokens) for _ in range(case.prompts)]
     return prompts, [[ids(case.response_tokens) for _ in range(case.members)] for _ in prompts]
 
 
 def measure(build: Build) -> None:
-    """Runs the contender that the command line names; prints seconds of each timed step and its peak memory."""
+    """Run the contender named on the command line; print the seconds of each timed step and the peak memory as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("contender")
     parser.add_argument("case")

@@ -1,9 +1,9 @@
-"""Runs a file of golden vectors through the engine's own functions: `python bench/check_vectors.py FILE`.
+"""Checks the engine's own functions against a file of golden vectors: `python bench/check_vectors.py FILE`.
 
-A case gives logits, tokens, mask, rewards and tau, and what must come out: advantages, log-probs, coefficients, loss
-and the loss's gradient by the logits. The engine never sees logits from outside, so each case passes through the output
-head as an identity matrix: hidden states are logits then. Prints the largest error of each quantity over all cases;
-ends with 1 when one is above 1e-9, with 2 when the file cannot be used.
+A case contains logits, tokens, mask, rewards and tau, and the expected advantages, log-probs, coefficients, loss and
+gradient of the loss with respect to the logits. The engine takes hidden states, not logits, so each case uses an
+identity matrix as output head: hidden states then equal logits. Prints the largest error of each quantity over all
+cases. The exit code is 1 if an error exceeds 1e-9, and 2 if the file cannot be used.
 """
 
 import json
@@ -26,7 +26,7 @@ USAGE: Final = "usage: python bench/check_vectors.py FILE"
 
 
 def errors(case: Mapping[str, Any]) -> dict[str, float]:
-    """Largest absolute error of each quantity of one case, in float64. Raises `KeyError` for a missing field."""
+    """Return the largest absolute error of each quantity (float64). Raises `KeyError` for a missing field."""
     expected = {
         name: torch.tensor(case[name], dtype=torch.float64)
         for name in ("advantages", "token_logprob", "coefficient", "loss", "grad_logits")
@@ -47,14 +47,14 @@ def errors(case: Mapping[str, Any]) -> dict[str, float]:
     )
     (gradient_K_T_V,) = torch.autograd.grad(loss, logits_K_T_V)
     coefficients_K_T = coefficient(logprobs_N, case["tau"]).view_as(mask_K_T)
-    found: dict[str, Tensor] = {
+    actual: dict[str, Tensor] = {
         "advantages": advantages_K,
         "token_logprob": logprobs_N.detach().view_as(mask_K_T),
         "coefficient": coefficients_K_T,
         "loss": loss.detach(),
         "grad_logits": gradient_K_T_V,
     }
-    result = {name: float((found[name] - expected[name]).abs().max()) for name in expected}
+    result = {name: float((actual[name] - expected[name]).abs().max()) for name in expected}
     if "rectified_frac" in case:
         rectified = ((logprobs_N.detach().exp().view_as(mask_K_T) < case["tau"]) * mask_K_T).sum() / mask_K_T.sum()
         result["rectified_frac"] = abs(float(rectified) - case["rectified_frac"])
@@ -65,7 +65,7 @@ def errors(case: Mapping[str, Any]) -> dict[str, float]:
 
 
 def main(arguments: list[str]) -> int:
-    """Checks every case of the file; returns the exit code."""
+    """Check every case of the file; return the exit code."""
     if len(arguments) != 1:
         print(USAGE, file=sys.stderr)
         return 2
@@ -76,12 +76,12 @@ def main(arguments: list[str]) -> int:
         print(f"{arguments[0]} is not a file of golden vectors: {error!r}\n{USAGE}", file=sys.stderr)
         return 2
     if not by_case:
-        print(f"{arguments[0]} holds no cases.", file=sys.stderr)
+        print(f"{arguments[0]} contains no cases.", file=sys.stderr)
         return 2
     largest: dict[str, tuple[float, str]] = {}
     for name, quantities in by_case.items():
         for quantity, value in quantities.items():
-            # NaN compares false with everything, so it is asked for by name.
+            # NaN compares false with everything, so it needs its own test: `value != value`.
             if quantity not in largest or value > largest[quantity][0] or value != value:
                 largest[quantity] = (value, name)
     print(f"{len(by_case)} cases, largest error of each quantity (allowed: {TOLERANCE:g})")

@@ -1,7 +1,8 @@
-"""A load generator for HTTP/1.1 on the loopback: `python -m bench.load SPEC_FILE`; prints what it measured as JSON.
+"""A load generator for HTTP/1.1 on the loopback: `python -m bench.load SPEC_FILE`. Prints its measurements as JSON.
 
-A hundred times cheaper than a client library, so that on two cores it is the server that is measured. Latency counts
-from the moment when a request was *due*: a server that stalls is not spared the requests that had to wait meanwhile.
+It is a hundred times cheaper than a client library, so that on two cores it measures the server and not itself.
+Latency counts from the moment when a request was *due*, so a stall of the server also counts for the requests that had
+to wait for it.
 """
 
 import asyncio
@@ -16,73 +17,75 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-END_OF_HEAD = b"\r\n\r\n"
+END_OF_HEADERS = b"\r\n\r\n"
 
 
 @dataclass
-class Measured:
-    """Latencies in milliseconds, and what was not answered with 2xx."""
+class Measurement:
+    """Latencies in milliseconds, and the number of requests without a 2xx response."""
 
     milliseconds: list[float] = field(default_factory=list)
     errors: int = 0
     first_error: str | None = None
     seconds: float = 0.0
 
-    def fail(self, why: str) -> None:
+    def add_error(self, reason: str) -> None:
         self.errors += 1
-        self.first_error = self.first_error or why[:300]
+        self.first_error = self.first_error or reason[:300]
 
 
 class Connection(asyncio.Protocol):
-    """One kept-alive connection, one request at a time."""
+    """One keep-alive connection with one request at a time."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._body_at = -1
         self._length = 0
-        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._response: asyncio.Future[tuple[int, bytes]] | None = None
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
 
-    async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer. Raises ConnectionError."""
+    async def send(self, request: bytes) -> tuple[int, bytes]:
+        """Send a request and return the status and body of its response. Raises ConnectionError."""
         if self.transport is None or self.transport.is_closing():
             raise ConnectionError("the connection is closed")
-        self._answer = asyncio.get_running_loop().create_future()
+        self._response = asyncio.get_running_loop().create_future()
         self.transport.write(request)
-        return await self._answer
+        return await self._response
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         if self._body_at < 0:
-            end = self._buffer.find(END_OF_HEAD)
+            end = self._buffer.find(END_OF_HEADERS)
             if end < 0:
                 return
-            self._body_at = end + len(END_OF_HEAD)
-            head = bytes(self._buffer[:end]).lower()
-            start = head.find(b"content-length:")
-            self._length = int(head[start + 15 :].split(b"\r\n", 1)[0]) if start >= 0 else 0
-        if len(self._buffer) < self._body_at + self._length or self._answer is None:
+            self._body_at = end + len(END_OF_HEADERS)
+            headers = bytes(self._buffer[:end]).lower()
+            start = headers.find(b"content-length:")
+            self._length = int(headers[start + 15 :].split(b"\r\n", 1)[0]) if start >= 0 else 0
+        if len(self._buffer) < self._body_at + self._length or self._response is None:
             return
         status = int(self._buffer[9:12])
         body = bytes(self._buffer[self._body_at : self._body_at + self._length])
         self._buffer.clear()
         self._body_at = -1
-        if not self._answer.done():
-            self._answer.set_result((status, body))
+        if not self._response.done():
+            self._response.set_result((status, body))
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ConnectionError(str(error or "the server closed the connection")))
+        if self._response is not None and not self._response.done():
+            self._response.set_exception(ConnectionError(str(error or "the server closed the connection")))
 
 
 class Stream(asyncio.Protocol):
-    """A reader of server-sent events whose data carry the time at which they were written."""
+    """A reader of server-sent events. Their data contain the time at which they were written (`sent`)."""
 
-    def __init__(self, request: bytes, measured: Measured, opened: asyncio.Event, arrived: asyncio.Semaphore) -> None:
-        """`opened` is set once it is, `arrived` is released with every event."""
+    def __init__(
+        self, request: bytes, measured: Measurement, opened: asyncio.Event, arrived: asyncio.Semaphore
+    ) -> None:
+        """`opened` is set when the stream is open; `arrived` is released for every event."""
         self._request, self._measured, self._opened, self._arrived = request, measured, opened, arrived
         self._rest = b""
 
@@ -106,30 +109,30 @@ class Stream(asyncio.Protocol):
 
 
 def request(spec: dict[str, Any], target: dict[str, Any]) -> bytes:
-    """One request as it goes over the wire. `target`: path, and method and body if it is no GET."""
+    """Encode one request. `target`: the path, and for a request other than GET the method and the body."""
     address = urlsplit(spec["url"])
     body = json.dumps(target["body"]).encode() if "body" in target else b""
-    head = [f"{target.get('method', 'GET')} {target['path']} HTTP/1.1", f"host: {address.netloc}"]
-    head += [f"{name}: {value}" for name, value in spec["headers"].items()]
+    lines = [f"{target.get('method', 'GET')} {target['path']} HTTP/1.1", f"host: {address.netloc}"]
+    lines += [f"{name}: {value}" for name, value in spec["headers"].items()]
     if body:
-        head += ["content-type: application/json", f"content-length: {len(body)}"]
-    return "\r\n".join(head).encode() + END_OF_HEAD + body
+        lines += ["content-type: application/json", f"content-length: {len(body)}"]
+    return "\r\n".join(lines).encode() + END_OF_HEADERS + body
 
 
-async def _one(connection: Connection, wire: bytes, due: float, measured: Measured) -> None:
+async def _send(connection: Connection, wire: bytes, due: float, measured: Measurement) -> None:
     try:
-        status, body = await connection.ask(wire)
+        status, body = await connection.send(wire)
     except ConnectionError as error:
-        measured.fail(str(error))
+        measured.add_error(str(error))
         return
     measured.milliseconds.append((time.perf_counter() - due) * 1000)
     if not 200 <= status < 300:
-        measured.fail(f"{status}: {body.decode(errors='replace')}")
+        measured.add_error(f"{status}: {body.decode(errors='replace')}")
 
 
-async def poll(spec: dict[str, Any]) -> Measured:
-    """`clients` clients ask once a second, each at a moment of its own, for `seconds`."""
-    measured, connections = Measured(), await _connect(spec)
+async def poll(spec: dict[str, Any]) -> Measurement:
+    """For `seconds`, let `clients` clients each send one request per second, spread evenly over the second."""
+    measured, connections = Measurement(), await _connect(spec)
     begun = time.perf_counter() + 0.5
 
     async def poller(number: int, connection: Connection) -> None:
@@ -137,35 +140,35 @@ async def poll(spec: dict[str, Any]) -> Measured:
         for second in range(spec["seconds"]):
             due = begun + second + number / len(connections)
             await asyncio.sleep(due - time.perf_counter())
-            await _one(connection, wire, due, measured)
+            await _send(connection, wire, due, measured)
 
-    await asyncio.gather(*(poller(number, one) for number, one in enumerate(connections)))
+    await asyncio.gather(*(poller(number, connection) for number, connection in enumerate(connections)))
     measured.seconds = time.perf_counter() - begun
     return measured
 
 
-async def saturate(spec: dict[str, Any]) -> Measured:
-    """`clients` clients ask again as soon as they have an answer, for `seconds`."""
-    measured, connections = Measured(), await _connect(spec)
+async def saturate(spec: dict[str, Any]) -> Measurement:
+    """For `seconds`, let `clients` clients each send the next request as soon as they have a response."""
+    measured, connections = Measurement(), await _connect(spec)
     begun = time.perf_counter()
 
     async def client(number: int, connection: Connection) -> None:
         turn = number
         while (due := time.perf_counter()) - begun < spec["seconds"]:
-            await _one(connection, request(spec, spec["targets"][turn % len(spec["targets"])]), due, measured)
+            await _send(connection, request(spec, spec["targets"][turn % len(spec["targets"])]), due, measured)
             turn += len(connections)
 
-    await asyncio.gather(*(client(number, one) for number, one in enumerate(connections)))
+    await asyncio.gather(*(client(number, connection) for number, connection in enumerate(connections)))
     measured.seconds = time.perf_counter() - begun
     return measured
 
 
-async def follow(spec: dict[str, Any]) -> Measured:
-    """`clients` streams; says `ready` once all are open, and reads until `events` have arrived.
+async def follow(spec: dict[str, Any]) -> Measurement:
+    """Open `clients` streams, print `ready` when all are open, and read until `events` events have arrived.
 
-    What is missing a second after its input has ended does not come any more.
+    The caller closes standard input after the last event. Events that are missing a second later count as lost.
     """
-    measured, arrived = Measured(), asyncio.Semaphore(0)
+    measured, arrived = Measurement(), asyncio.Semaphore(0)
     address, loop = urlsplit(spec["url"]), asyncio.get_running_loop()
     opened = [asyncio.Event() for _ in range(spec["clients"])]
     for number, event in enumerate(opened):
@@ -192,11 +195,11 @@ async def _connect(spec: dict[str, Any]) -> list[Connection]:
 
 
 def main() -> None:
-    """Runs the way that the spec names."""
+    """Run the mode that the spec names."""
     spec = json.loads(Path(sys.argv[1]).read_text())
-    ways = {"poll": poll, "saturate": saturate, "follow": follow}
+    modes = {"poll": poll, "saturate": saturate, "follow": follow}
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        measured = runner.run(ways[spec["way"]](spec))
+        measured = runner.run(modes[spec["mode"]](spec))
     print(json.dumps(vars(measured)))
 
 

@@ -1,4 +1,4 @@
-"""The engine as a contender of `bench/train.py`, and its check against a plain forward pass."""
+"""Grouptune's engine as a contender of `bench/train.py`, and a check of it against a plain forward pass."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ from worker.training.types import GroupMember, Prompt, PromptGroup
 
 
 def build(case: Case, model_dir: Path, _contender: str) -> Callable[[], object]:
-    """One optimiser step, or one call of the sampler."""
+    """Load the model; return a function that runs one optimiser step, or one call of the sampler."""
     policy = load_policy(model_dir, Lora(), 0)
     prompts, responses = tokens(case)
     if case.kind == "rollout":
@@ -43,17 +43,17 @@ def build(case: Case, model_dir: Path, _contender: str) -> Callable[[], object]:
         PromptGroup(
             Prompt(1, "", prompt, None, (), {}),
             [
-                GroupMember(Source.teacher, ids, "", True, advantage=one)
-                for ids, one in zip(several, advantages, strict=True)
+                GroupMember(Source.teacher, ids, "", True, advantage=advantage)
+                for ids, advantage in zip(members, advantages, strict=True)
             ],
         )
-        for prompt, several in zip(prompts, responses, strict=True)
+        for prompt, members in zip(prompts, responses, strict=True)
     ]
     return lambda: updater.update(groups, LEARNING_RATE)
 
 
 def check(model_dir: Path) -> dict[str, float]:
-    """Largest difference of log-probs and of gradients (relative to the largest) from a plain fp32 forward pass."""
+    """Return the largest differences from a plain fp32 forward pass: of log-probs, and relative ones of gradients."""
     case = Case("check", "group", 2, 4, 48, 24, 0)
     policy = load_policy(model_dir, Lora(), 0, dtype=torch.float32)
     with torch.no_grad():
@@ -63,18 +63,18 @@ def check(model_dir: Path) -> dict[str, float]:
     prompts, responses = tokens(case)
     packed = pack(list(zip(prompts, responses, strict=True)), policy.device)
     weights = torch.linspace(-1, 1, len(packed.tokens_N))
-    found, _ = policy.logprobs(packed, 1.0)
-    gradients = torch.autograd.grad((found * weights).sum(), list(policy.trained.values()))
+    logprobs, _ = policy.logprobs(packed, 1.0)
+    gradients = torch.autograd.grad((logprobs * weights).sum(), list(policy.trained.values()))
     expected = []
-    for prompt, several in zip(prompts, responses, strict=True):
-        for response in several:
+    for prompt, members in zip(prompts, responses, strict=True):
+        for response in members:
             logits = policy.causal(input_ids=torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
             expected.append(logits.log_softmax(-1).gather(-1, torch.tensor(response)[:, None]).squeeze(-1))
     plain = torch.cat(expected)
     plain_gradients = torch.autograd.grad((plain * weights).sum(), list(policy.trained.values()))
-    scale = max(float(one.abs().max()) for one in plain_gradients)
+    scale = max(float(gradient.abs().max()) for gradient in plain_gradients)
     difference = max(float((a - b).abs().max()) for a, b in zip(gradients, plain_gradients, strict=True))
-    return {"logprobs": float((found - plain).abs().max()), "gradients": difference / scale}
+    return {"logprobs": float((logprobs - plain).abs().max()), "gradients": difference / scale}
 
 
 if __name__ == "__main__":

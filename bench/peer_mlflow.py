@@ -1,4 +1,4 @@
-"""The peer of the service benchmark: an MLflow tracking server with as many runs and points, over the same Postgres."""
+"""An MLflow tracking server for the service benchmark, with the same number of runs and points on the same Postgres."""
 
 import subprocess
 import sys
@@ -10,10 +10,10 @@ from sqlalchemy import create_engine, make_url, text
 
 DATABASE: Final = "mlflow"
 BATCH: Final = 1_000
-"""Points a request, the most that MLflow takes."""
+"""Points per request, the most that MLflow accepts."""
 ENVIRONMENT: Final = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 WRITERS: Final = 32
-"""Runs that points are written to, so that writers do not wait for each other."""
+"""Number of runs that points are written to, so that writers do not wait for each other."""
 
 
 class Target(TypedDict):
@@ -26,7 +26,7 @@ class Target(TypedDict):
 
 @dataclass(frozen=True)
 class Peer:
-    """Where its data is and what to ask it for."""
+    """The server's store and the requests of each case."""
 
     store: str
     retrieve: list[Target]
@@ -62,18 +62,18 @@ _POINTS: Final = text(
 
 
 def prepare(postgres_url: str, python: str, *, jobs: int, points: int) -> Peer:
-    """A database of its own on the same server with MLflow's schema, `jobs` runs, and one series of `points`."""
+    """Create a database with MLflow's schema on the same Postgres, with `jobs` runs and one series of `points`."""
     server = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {DATABASE}"))
     server.dispose()
     url = make_url(postgres_url).set(database=DATABASE)
     store = f"postgresql+psycopg2://{url.username}@/{DATABASE}?host={quote(str(url.query['host']), safe='/')}"
-    # Opening its store makes the schema and the default experiment.
-    opening = (
+    # Opening the store creates the schema and the default experiment.
+    open_store = (
         "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as S; S(sys.argv[1], '/tmp')"
     )
-    done = subprocess.run([python, "-c", opening, store], capture_output=True, text=True, check=False)
+    done = subprocess.run([python, "-c", open_store, store], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"MLflow could not prepare its database:\n{done.stderr[-2000:]}")
     engine = create_engine(url)
@@ -106,7 +106,7 @@ def _post(path: str, body: dict[str, Any]) -> Target:
 
 
 def _batch(run: str, turn: int) -> dict[str, Any]:
-    names = [f"metric-{one}" for one in range(20)]
+    names = [f"metric-{number}" for number in range(20)]
     steps = range(turn * BATCH, turn * BATCH + BATCH // len(names))
     points = [
         {"key": name, "value": step * 0.001, "timestamp": 1700000000000 + step, "step": step}
@@ -117,6 +117,6 @@ def _batch(run: str, turn: int) -> dict[str, Any]:
 
 
 def command(python: str, peer: Peer, port: int) -> tuple[str, ...]:
-    """How its server is started: with its own defaults."""
+    """The command that starts the server, with MLflow's defaults."""
     address = ("--host", "127.0.0.1", "--port", str(port))
     return (python, "-m", "mlflow", "server", "--backend-store-uri", peer.store, *address)

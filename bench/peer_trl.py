@@ -1,4 +1,4 @@
-"""TRL as a contender of `bench/train.py`: its losses on the given completions, and its way of generating."""
+"""TRL as a contender of `bench/train.py`: its losses on given completions, and `generate`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +12,14 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from bench.cases import LEARNING_RATE, Case, measure, tokens
 
-NOWHERE = "/tmp/grouptune-bench"  # noqa: S108 - TRL wants a directory, and writes nothing there
+OUTPUT_DIR = "/tmp/grouptune-bench"  # noqa: S108 - TRL requires a directory but writes nothing there
 LORA = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def build(case: Case, model_dir: Path, contender: str) -> Callable[[], object]:
-    """One optimiser step of TRL's trainer, checkpointing activations by default, or one call of `generate`."""
+    """Load the model; return a function that runs one optimiser step of TRL's trainer, or one call of `generate`.
+
+    The contender `trl` checkpoints activations, which is TRL's default."""
     checkpointing = contender == "trl"
     model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)
     if case.kind == "rollout":
@@ -31,7 +33,7 @@ def build(case: Case, model_dir: Path, contender: str) -> Callable[[], object]:
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
-    if checkpointing:  # as `Trainer.train` does, which is not called here
+    if checkpointing:  # normally done by `Trainer.train`, which is not called here
         trainer.model.activation_checkpointing_enable()
 
     def step() -> None:
@@ -47,7 +49,7 @@ def build(case: Case, model_dir: Path, contender: str) -> Callable[[], object]:
 
 def _grpo(case: Case, model: Any, tokenizer: Any, checkpointing: bool) -> Any:
     arguments = GRPOConfig(
-        output_dir=NOWHERE,
+        output_dir=OUTPUT_DIR,
         per_device_train_batch_size=case.prompts * case.members,
         num_generations=case.members,
         max_completion_length=case.response_tokens,
@@ -69,7 +71,7 @@ def _grpo(case: Case, model: Any, tokenizer: Any, checkpointing: bool) -> Any:
 
 def _sft(model: Any, tokenizer: Any, checkpointing: bool) -> Any:
     arguments = SFTConfig(
-        output_dir=NOWHERE,
+        output_dir=OUTPUT_DIR,
         gradient_checkpointing=checkpointing,
         report_to="none",
         save_strategy="no",
@@ -82,7 +84,7 @@ def _sft(model: Any, tokenizer: Any, checkpointing: bool) -> Any:
 def _group_batch(case: Case) -> dict[str, Any]:
     prompts, responses = tokens(case)
     prompt_ids = torch.tensor([prompt for prompt in prompts for _ in range(case.members)])
-    completion_ids = torch.tensor([ids for several in responses for ids in several])
+    completion_ids = torch.tensor([ids for members in responses for ids in members])
     return {
         "prompt_ids": prompt_ids,
         "prompt_mask": torch.ones_like(prompt_ids),
@@ -95,7 +97,7 @@ def _group_batch(case: Case) -> dict[str, Any]:
 
 def _supervised_batch(case: Case) -> dict[str, Any]:
     prompts, responses = tokens(case)
-    ids = torch.tensor([[*prompt, *several[0]] for prompt, several in zip(prompts, responses, strict=True)])
+    ids = torch.tensor([[*prompt, *members[0]] for prompt, members in zip(prompts, responses, strict=True)])
     labels = ids.clone()
     labels[:, : case.prompt_tokens] = -100
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}

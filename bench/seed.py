@@ -1,4 +1,4 @@
-"""Fills a database with jobs and metrics as a busy installation has them. In SQL: what is measured is reading them."""
+"""Fills a database with the jobs and metrics of a busy installation. Uses SQL, because only reads are measured."""
 
 import json
 from collections.abc import Callable
@@ -20,16 +20,16 @@ NAMES: Final = (
     *("entropy", "completions/mean_length", "completions/clipped_ratio", "gft/rectified_frac", "tokens_per_second"),
     *(f"gft/{what}/{source}" for what in ("reward", "advantage", "nll") for source in ("expert", "teacher", "self")),
 )
-"""What a step of a gft job measures, roughly."""
+"""Roughly the metrics of one step of a gft job."""
 LONG: Final = 1_000_000
-"""Steps of one job: a series of so many points."""
+"""Number of steps of the longest job, and so of points in its series."""
 SHORT: Final = 100
-"""Steps of each running job."""
+"""Number of steps of each running job."""
 CHUNK: Final = 50_000
 LEASE_SECONDS: Final = 86_400.0
-"""Outlives the benchmark."""
+"""Longer than the benchmark."""
 
-# Every sixth job is queued, the others have ended, in every way.
+# Every sixth job is queued; the others have ended, with every final status.
 _JOBS: Final = text(
     """
     INSERT INTO jobs (id, project_id, status, spec, training_file, priority, epoch, crashes, step, total_steps,
@@ -42,7 +42,7 @@ _JOBS: Final = text(
            CASE WHEN status <> 'queued' THEN now() END
     FROM generate_series(1, CAST(:jobs AS int)) AS n,
          LATERAL (SELECT (ARRAY['queued', 'succeeded', 'succeeded', 'succeeded', 'failed', 'cancelled'])[n % 6 + 1]
-                  AS status) AS one
+                  AS status) AS choice
     """
 )
 _EVENTS: Final = text(
@@ -63,28 +63,28 @@ _METRICS: Final = text(
 
 
 @dataclass(frozen=True)
-class Seeded:
-    """What there is to ask for."""
+class SeededData:
+    """Ids and credentials of the seeded data, for requests."""
 
     api_key: str
     jobs: list[str]
-    """Of every status, in no order."""
+    """Ids of all jobs, of every status, in random order."""
     unfinished: list[str]
-    """Queued and running ones: what is polled."""
+    """Ids of queued and running jobs, which clients poll."""
     long_job: str
     running: list[leases.Claim]
 
 
 def spec() -> JobSpec:
-    """A gft job as scripts send it."""
+    """The spec of a typical gft job."""
     grader = {"type": "math", "name": "answer", "reference": "{{item.reference_answer}}"}
     settings = GroupMethod.model_validate({"grader": grader})
     return JobSpec(model="tiny", method=MethodType.gft, settings=settings, seed=7, metadata={"team": "bench"})
 
 
-def seed(database: Database, jobs: int, running: int, told: Callable[[str], None]) -> Seeded:
-    """`jobs` jobs of one project, `running` of them with steps and an owner, one with a million steps."""
-    told(f"{jobs:,} jobs")
+def seed(database: Database, jobs: int, running: int, show_progress: Callable[[str], None]) -> SeededData:
+    """Create `jobs` jobs of one project: `running` of them run and have some steps, one has a million steps."""
+    show_progress(f"{jobs:,} jobs")
     with database.transaction() as session:
         session.add(Project(id="proj_bench", name="bench", max_requests_per_minute=1_000_000, max_queued_jobs=100_000))
         session.flush()
@@ -97,26 +97,26 @@ def seed(database: Database, jobs: int, running: int, told: Callable[[str], None
         long_job: str = session.execute(done).scalar_one()
         ids = list(session.scalars(text("SELECT id FROM jobs ORDER BY md5(id)")))
         unfinished = text("SELECT id FROM jobs WHERE status IN ('queued', 'running') ORDER BY md5(id)")
-        waited_for = list(session.scalars(unfinished))
+        unfinished_ids = list(session.scalars(unfinished))
     for first in range(1, LONG, CHUNK):
-        told(f"{first:,} of {LONG:,} steps")
+        show_progress(f"{first:,} of {LONG:,} steps")
         with database.transaction() as session:
-            key_of = {"job_id": long_job, "names": list(NAMES), "first": first, "last": first + CHUNK - 1}
-            session.execute(_METRICS, key_of)
+            values = {"job_id": long_job, "names": list(NAMES), "first": first, "last": first + CHUNK - 1}
+            session.execute(_METRICS, values)
             metric_series.refresh_rollups(session, long_job, first, first + CHUNK - 1)
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
-    return Seeded(key, ids, waited_for, long_job, claims)
+    return SeededData(key, ids, unfinished_ids, long_job, claims)
 
 
 def _start(database: Database) -> leases.Claim:
-    """A worker takes a job up and makes some steps."""
+    """Claim a job as a worker and add some steps."""
     with database.transaction() as session:
         claim = leases.claim(session, "bench", LEASE_SECONDS)
         if claim is None:
             raise RuntimeError("no job is queued")
-        names = {"job_id": claim.job_id, "names": list(NAMES), "first": 1, "last": SHORT}
-        session.execute(_METRICS, names)
+        values = {"job_id": claim.job_id, "names": list(NAMES), "first": 1, "last": SHORT}
+        session.execute(_METRICS, values)
     started = Started(
         total_steps=1000,
         resumed_from_step=0,

@@ -1,9 +1,9 @@
-"""Validation of data files beside what people use instead: `grouptune bench validation [--json FILE]`.
+"""Compares the validation of data files with common alternatives: `grouptune bench validation [--json FILE]`.
 
-Each contender reads the same file in a process of its own, on one core, and its processor time and peak memory are
-compared. `checks` is the usual script around fine-tuning files: every line through json.loads, then roles and
-contents. `datasets` is Hugging Face's JSON loader (`pip install 'grouptune[bench]'`): it infers a schema and names
-neither lines nor duplicates.
+Each contender reads the same file in a separate process, on one core; processor time and peak memory are compared.
+`checks` is the usual script for fine-tuning files: it parses every line with json.loads, then checks roles and
+contents. `datasets` is Hugging Face's JSON loader (`pip install 'grouptune[bench]'`): it infers a schema and reports
+neither line numbers nor duplicates.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PACKAGES: Final = ("pydantic", "datasets", "pyarrow")
 
 @dataclass(frozen=True)
 class Case:
-    """One file: `rows` rows whose question and answer have about so many words."""
+    """One file: its number of rows, and the approximate number of words of each question and answer."""
 
     name: str
     rows: int
@@ -47,12 +47,12 @@ CASES: Final = (Case("simple rows", 300_000, 6, 6), Case("a gigabyte", 400_000, 
 
 
 def write(case: Case, path: Path) -> None:
-    """The same rows at every run: chat, one field for the grader."""
-    draw = random.Random(0)  # noqa: S311 - test data
+    """Write chat rows with one field for the grader; the same rows in every run."""
+    rng = random.Random(0)  # noqa: S311 - test data
     words = [f"word{number % 1000}" for number in range(20_000)]
 
     def text(count: int) -> str:
-        start = draw.randrange(len(words) - count)
+        start = rng.randrange(len(words) - count)
         return " ".join(words[start : start + count])
 
     with path.open("w", encoding="utf-8") as out:
@@ -63,7 +63,7 @@ def write(case: Case, path: Path) -> None:
 
 
 def ours(path: Path) -> int:
-    """The whole validation: strict JSON, every field, duplicates, the index of prompts, the report."""
+    """Run the full validation: strict JSON, every field, duplicates, the index of prompts, the report."""
     report = validate_rows(path).report
     if not report.valid or report.duplicate_rows:
         sys.exit(f"unexpected: {report.summary()}")
@@ -71,26 +71,26 @@ def ours(path: Path) -> int:
 
 
 def checks(path: Path) -> int:
-    """The usual script: all in memory, then a count of what looks wrong."""
+    """Run the usual script: load everything into memory, then count the problems."""
     with path.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    wrong: Counter[str] = Counter()
+    problems: Counter[str] = Counter()
     for row in rows:
         messages = row.get("messages") if isinstance(row, dict) else None
         if not messages:
-            wrong["no messages"] += 1
+            problems["no messages"] += 1
             continue
         for message in messages:
-            wrong["keys"] += "role" not in message or "content" not in message
-            wrong["role"] += message.get("role") not in ("system", "user", "assistant", "tool")
-            wrong["content"] += not isinstance(message.get("content"), str) or not message["content"]
-        wrong["no answer"] += not any(message.get("role") == "assistant" for message in messages)
-    return len(rows) - max(wrong.values(), default=0)
+            problems["keys"] += "role" not in message or "content" not in message
+            problems["role"] += message.get("role") not in ("system", "user", "assistant", "tool")
+            problems["content"] += not isinstance(message.get("content"), str) or not message["content"]
+        problems["no answer"] += not any(message.get("role") == "assistant" for message in messages)
+    return len(rows) - max(problems.values(), default=0)
 
 
 def loader(path: Path) -> int:
-    """Hugging Face's loader, into a cache of its own."""
-    datasets = import_module("datasets")  # a peer that may be absent
+    """Load the file with Hugging Face's loader, into a temporary cache."""
+    datasets = import_module("datasets")  # optional
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory(dir=path.parent) as cache:
         return int(datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=cache).num_rows)
@@ -100,20 +100,20 @@ CONTENDERS: Final[dict[str, Callable[[Path], int]]] = {"ours": ours, "checks": c
 
 
 def measure(contender: str, path: Path) -> None:
-    """Runs one contender in this process, held to one core; prints what it took."""
+    """Run one contender in this process, pinned to one core; print its time and memory as JSON."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with redirect_stdout(sys.stderr), redirect_stderr(sys.stderr):
         if contender == "datasets":
             import_module("datasets")  # imports are not measured
         began, cpu = time.perf_counter(), time.process_time()
         rows = CONTENDERS[contender](path)
-        taken = {"rows": rows, "seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
+        result = {"rows": rows, "seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps(taken | {"peak_mib": peak}))
+    print(json.dumps(result | {"peak_mib": peak}))
 
 
-def start(contender: str, path: Path) -> dict[str, Any]:
-    """The same in a process of its own."""
+def run_contender(contender: str, path: Path) -> dict[str, Any]:
+    """Run `measure` in a separate process and return its result."""
     done = subprocess.run(
         [sys.executable, "-m", "bench.validation", "--measure", contender, str(path)],
         cwd=ROOT,
@@ -123,12 +123,12 @@ def start(contender: str, path: Path) -> dict[str, Any]:
     )
     if done.returncode != 0:
         sys.exit(f"{contender} failed:\n{done.stderr[-2000:]}")
-    taken: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return taken
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def compare(case: Case, directory: Path, rounds: int) -> Iterator[dict[str, Any]]:
-    """Each contender's best round, which is told as soon as it is known."""
+    """Yield the best round of each contender as soon as it is measured."""
     path = directory / "rows.jsonl"
     write(case, path)
     size = path.stat().st_size
@@ -137,7 +137,7 @@ def compare(case: Case, directory: Path, rounds: int) -> Iterator[dict[str, Any]
         if name == "datasets" and find_spec("datasets") is None:
             print("  datasets is not installed: pip install 'grouptune[bench]'")
             continue
-        best = min((start(name, path) for _ in range(rounds)), key=lambda taken: taken["cpu_seconds"])
+        best = min((run_contender(name, path) for _ in range(rounds)), key=lambda result: result["cpu_seconds"])
         rate = best["rows"] / best["cpu_seconds"]
         verdict = ""
         if name == "ours":
@@ -153,13 +153,13 @@ def compare(case: Case, directory: Path, rounds: int) -> Iterator[dict[str, Any]
 
 
 def main() -> None:
-    """Prints the table; with `--json` also writes every number."""
+    """Print the table; with `--json` also write every number to a file."""
     parser = argparse.ArgumentParser(
         "grouptune bench validation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every number there")
-    parser.add_argument("--rounds", type=int, default=2, help="runs of each contender (default: %(default)s)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only cases with this in their names")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every number to FILE")
+    parser.add_argument("--rounds", type=int, default=2, help="runs per contender (default: %(default)s)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="run only cases whose name contains TEXT")
     parser.add_argument("--measure", nargs=2, metavar=("CONTENDER", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
