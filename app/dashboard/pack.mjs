@@ -1,5 +1,5 @@
 // Packs what the browser loads, says how large it is, and fails when the script outgrows its budget.
-import { copyFileSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { copyFileSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 
 const BUDGET = 120_000; // bytes of JavaScript, packed

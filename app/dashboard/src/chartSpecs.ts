@@ -40,8 +40,18 @@ const RULES: Rule[] = [
     isShare: true,
     names: ["frac_reward_zero_std"],
   },
-  { title: "Entropy", hint: "A fast fall means that answers become all alike.", unit: "nats", names: ["entropy", "eval/entropy"] },
-  { title: "Forward KL", hint: "How far the model has moved from its base.", unit: "nats", names: ["eval/forward_kl", "kl"] },
+  {
+    title: "Entropy",
+    hint: "A fast fall means that answers become all alike.",
+    unit: "nats",
+    names: ["entropy", "eval/entropy"],
+  },
+  {
+    title: "Forward KL",
+    hint: "How far the model has moved from its base.",
+    unit: "nats",
+    names: ["eval/forward_kl", "kl"],
+  },
   {
     title: "Rectified share",
     hint: "Tokens that are less probable than tau: their weight is bounded.",
@@ -49,7 +59,12 @@ const RULES: Rule[] = [
     isShare: true,
     names: ["gft/rectified_frac", /^gft\/(expert|teacher|self)\/rectified_frac$/],
   },
-  { title: "Held-out loss", hint: "Of the demonstrations that are never trained on.", unit: "nats a token", names: ["eval/loss"] },
+  {
+    title: "Held-out loss",
+    hint: "Of the demonstrations that are never trained on.",
+    unit: "nats a token",
+    names: ["eval/loss"],
+  },
   { title: "Loss", hint: "With centred advantages it hovers near 0: look at the reward.", names: ["loss"] },
   { title: "Gradient norm", hint: "Before it is clipped to 1.", names: ["grad_norm"] },
   {
@@ -73,7 +88,10 @@ export function charts(names: string[]): { main: ChartSpec[]; rest: ChartSpec[] 
     found.forEach((name) => left.delete(name));
     if (found.length) main.push({ unit: "", isShare: false, ...rule, names: found });
   }
-  return { main, rest: [...left].sort().map((name) => ({ title: name, hint: "", unit: "", isShare: false, names: [name] })) };
+  return {
+    main,
+    rest: [...left].sort().map((name) => ({ title: name, hint: "", unit: "", isShare: false, names: [name] })),
+  };
 }
 
 const LABELS: Record<string, string> = {
@@ -91,7 +109,9 @@ export function label(name: string): string {
   if (source) return source[1] as string;
   const grader = /^rewards\/(.+)\/mean$/.exec(name);
   if (grader) return grader[1] as string;
-  return (LABELS[name] ?? name.replace(/^(gft\/timing|gft|completions)\//, "")).replace(/^eval\//, "held-out ").replaceAll("_", " ");
+  return (LABELS[name] ?? name.replace(/^(gft\/timing|gft|completions)\//, ""))
+    .replace(/^eval\//, "held-out ")
+    .replaceAll("_", " ");
 }
 
 export const isHeldOut = (name: string): boolean => name.startsWith("eval/");

@@ -66,11 +66,16 @@ export function answersOf(row: Row): { source: "expert" | "teacher"; text: strin
   const teachers = Array.isArray(row.teacher_responses) ? (row.teacher_responses as unknown[]) : [];
   return [
     ...(last?.role === "assistant" ? [{ source: "expert" as const, text: asText(last.content) }] : []),
-    ...teachers.map((one) => ({ source: "teacher" as const, text: asText((one as { content?: unknown } | null)?.content ?? one) })),
+    ...teachers.map((one) => ({
+      source: "teacher" as const,
+      text: asText((one as { content?: unknown } | null)?.content ?? one),
+    })),
   ];
 }
 
 /** The file's lines with some of them replaced; a null leaves its line out. */
 export function applyChanges(lines: string[], changes: ReadonlyMap<number, string | null>): string {
-  return lines.flatMap((line, index) => changes.get(index + 1) === null ? [] : [changes.get(index + 1) ?? line]).join("\n");
+  return lines
+    .flatMap((line, index) => (changes.get(index + 1) === null ? [] : [changes.get(index + 1) ?? line]))
+    .join("\n");
 }

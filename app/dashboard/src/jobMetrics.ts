@@ -1,10 +1,10 @@
 // The series behind charts. Short runs are read whole and grow; of long ones each chart asks for its own, thinned out.
-import { type RefObject } from "preact";
+import type { RefObject } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, query } from "./api";
+import { append, type Table } from "./chartSpecs";
 import type { Zoom } from "./components/Chart";
 import { isFinal } from "./liveData";
-import { append, type Table } from "./chartSpecs";
 import type { Job, Series } from "./types";
 
 /** Steps that a chart asks for at most. */
@@ -68,7 +68,12 @@ export function stage(job: Job): number {
 }
 
 /** What a chart shows of `names` for each of these runs; nothing is asked for while it is not `isVisible`. */
-export function useChartTables(runs: { job: Job; curves: JobMetrics }[], names: string[], zoom: Zoom | undefined, isVisible: boolean): Table[] {
+export function useChartTables(
+  runs: { job: Job; curves: JobMetrics }[],
+  names: string[],
+  zoom: Zoom | undefined,
+  isVisible: boolean,
+): Table[] {
   const [finer, setFiner] = useState<Record<string, Table>>({});
   const asked = useRef(new Map<string, string>());
   useEffect(() => {
@@ -77,7 +82,12 @@ export function useChartTables(runs: { job: Job; curves: JobMetrics }[], names: 
     for (const { job, curves } of runs) {
       if (!curves.isSampled) continue;
       const wanted = names.filter((name) => name in curves.table.series);
-      const path = query(`${JOBS}/${job.id}/metrics`, { names: wanted.join(), points, step_from: zoom?.[0], step_to: zoom?.[1] });
+      const path = query(`${JOBS}/${job.id}/metrics`, {
+        names: wanted.join(),
+        points,
+        step_from: zoom?.[0],
+        step_to: zoom?.[1],
+      });
       const version = `${path} ${stage(job)}`;
       if (!wanted.length || asked.current.get(job.id) === version) continue;
       asked.current.set(job.id, version);
@@ -97,7 +107,9 @@ export function useIsVisible(element: RefObject<HTMLElement>): boolean {
   const [isVisible, setSeen] = useState(false);
   useEffect(() => {
     if (!element.current) return;
-    const observer = new IntersectionObserver((found) => setSeen(found.at(-1)?.isIntersecting ?? false), { rootMargin: "200px" });
+    const observer = new IntersectionObserver((found) => setSeen(found.at(-1)?.isIntersecting ?? false), {
+      rootMargin: "200px",
+    });
     observer.observe(element.current);
     return () => observer.disconnect();
   }, []);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { schemaDefaults, flatten, requestSnippets } from "./jobSettings";
+import { flatten, requestSnippets, schemaDefaults } from "./jobSettings";
 
 describe("settings", () => {
   it("flattens to dotted paths", () => {
@@ -13,7 +13,10 @@ describe("settings", () => {
     expect(schemaDefaults(schemas, "Method")).toEqual({ tau: 0.7, group: { expert: 1, self: 4 } });
   });
   it("writes the request for a shell and for Python", () => {
-    const { curl, python } = requestSnippets({ model: "it's", flag: true, none: null, text: "is true, null" }, "http://h");
+    const { curl, python } = requestSnippets(
+      { model: "it's", flag: true, none: null, text: "is true, null" },
+      "http://h",
+    );
     expect(curl).toContain(`"it'\\''s"`);
     expect(python).toContain('"flag": True');
     expect(python).toContain('"none": None');

@@ -7,7 +7,8 @@ export type FlatSettings = Record<string, string>;
 export function flatten(value: unknown, path = ""): FlatSettings {
   if (value !== null && typeof value === "object" && !Array.isArray(value)) {
     const found: FlatSettings = {};
-    for (const [key, inner] of Object.entries(value)) Object.assign(found, flatten(inner, path ? `${path}.${key}` : key));
+    for (const [key, inner] of Object.entries(value))
+      Object.assign(found, flatten(inner, path ? `${path}.${key}` : key));
     return found;
   }
   return { [path]: typeof value === "string" ? value : JSON.stringify(value) };
@@ -57,7 +58,10 @@ const PYTHON: Record<string, string> = { true: "True", false: "False", null: "No
 
 /** A JSON value as Python writes it. */
 function python(value: unknown, indent = ""): string {
-  if (value === null || typeof value !== "object") return PYTHON[String(value)] && typeof value !== "string" ? (PYTHON[String(value)] as string) : JSON.stringify(value);
+  if (value === null || typeof value !== "object")
+    return PYTHON[String(value)] && typeof value !== "string"
+      ? (PYTHON[String(value)] as string)
+      : JSON.stringify(value);
   const deeper = `${indent}    `;
   const [open, close] = Array.isArray(value) ? ["[", "]"] : ["{", "}"];
   const items = Array.isArray(value)

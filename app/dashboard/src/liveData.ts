@@ -1,6 +1,6 @@
 // What the server pushes. The browser reconnects by itself and sends `Last-Event-ID`.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { ApiError, get, JOBS, query } from "./api";
+import { type ApiError, get, JOBS, query } from "./api";
 import type { FileObject, Job, JobEvent, Page } from "./types";
 
 export interface Loaded<T> {
@@ -101,7 +101,9 @@ export function useJob(id: string, onEvent: (event: JobEvent) => void): LiveJob 
         source.addEventListener("end", () => {
           source?.close();
           // The stream's states go without sample answers; the last one is read whole.
-          get<Job>(`${JOBS}/${id}`).then((whole) => !left && setState({ job: whole, error: undefined, isConnected: true }));
+          get<Job>(`${JOBS}/${id}`).then(
+            (whole) => !left && setState({ job: whole, error: undefined, isConnected: true }),
+          );
         });
         source.onopen = () => setState((old) => ({ ...old, isConnected: true }));
         source.onerror = () => setState((old) => ({ ...old, isConnected: false }));

@@ -1,23 +1,23 @@
 import "./theme";
 import "./styles.css";
 import { render } from "preact";
-import { ErrorBoundary, LocationProvider, Route, Router, useLocation } from "preact-iso";
 import { useEffect, useState } from "preact/hooks";
-import { ApiError, get, post, remove, signedOut } from "./api";
+import { ErrorBoundary, LocationProvider, Route, Router, useLocation } from "preact-iso";
+import { type ApiError, get, post, remove, signedOut } from "./api";
+import { CommandPalette, ShortcutHelp } from "./components/Dialogs";
 import { Loading } from "./components/primitives";
-import { ShortcutHelp, CommandPalette } from "./components/Dialogs";
-import { useShortcuts } from "./shortcuts";
-import { type NavPage, NAV_PAGES } from "./routes";
+import { NAV_PAGES, type NavPage } from "./routes";
 import { SessionContext, useCan } from "./session";
+import { useShortcuts } from "./shortcuts";
 import { theme, toggleTheme } from "./theme";
 import type { Session } from "./types";
+import { ApiKeys } from "./views/ApiKeys";
 import { AuditLog } from "./views/AuditLog";
 import { Compare } from "./views/Compare";
 import { FilePage } from "./views/FilePage";
 import { Files } from "./views/Files";
 import { JobPage } from "./views/JobPage";
 import { Jobs } from "./views/Jobs";
-import { ApiKeys } from "./views/ApiKeys";
 import { Models } from "./views/Models";
 import { NewJob } from "./views/NewJob";
 import { NotFound } from "./views/NotFound";
@@ -55,7 +55,10 @@ function App() {
   return (
     <SessionContext.Provider value={session}>
       <LocationProvider scope="/ui">
-        <Shell session={session} leave={() => void remove(SESSION).then(() => setSession({ ...session, signed_in: false }))} />
+        <Shell
+          session={session}
+          leave={() => void remove(SESSION).then(() => setSession({ ...session, signed_in: false }))}
+        />
       </LocationProvider>
     </SessionContext.Provider>
   );

@@ -2,8 +2,8 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import { number } from "../format";
 import { bounds, smooth, valueAt } from "../chartSpecs";
+import { number } from "../format";
 import { onTheme, theme, token } from "../theme";
 import { drawLine, drawMarks } from "./chartDrawing";
 
@@ -56,8 +56,14 @@ export function Chart(props: ChartProps) {
   const plot = useRef<uPlot>();
   const [shade, setShade] = useState(theme());
   const [at, setAt] = useState<number | null>(null);
-  const drawn = useMemo(() => lines.map((line) => smooth(line.values, line.isExact ? 0 : smoothing)), [lines, smoothing]);
-  const data = useMemo(() => [steps, ...lines.map((line) => line.values), ...drawn] as uPlot.AlignedData, [steps, lines, drawn]);
+  const drawn = useMemo(
+    () => lines.map((line) => smooth(line.values, line.isExact ? 0 : smoothing)),
+    [lines, smoothing],
+  );
+  const data = useMemo(
+    () => [steps, ...lines.map((line) => line.values), ...drawn] as uPlot.AlignedData,
+    [steps, lines, drawn],
+  );
   const shape = lines.map((line) => `${line.label}:${line.colour}:${isSparse(line.values)}`).join("|");
   const current = useRef(props);
   current.current = props;
@@ -93,7 +99,9 @@ export function Chart(props: ChartProps) {
         <h3>
           {title} {unit && <small>{unit}</small>}
         </h3>
-        <span class="at">{at !== null && steps[at] !== undefined ? `step ${steps[at].toLocaleString("en-US")}` : ""}</span>
+        <span class="at">
+          {at !== null && steps[at] !== undefined ? `step ${steps[at].toLocaleString("en-US")}` : ""}
+        </span>
         {hint && <p class="hint">{hint}</p>}
       </figcaption>
       <div ref={box} role="img" aria-label={`${title}. Latest: ${summary}`} />
@@ -155,7 +163,8 @@ function optionsOf(current: { current: ChartProps }, width: number, setAt: (at: 
 }
 
 /** A single step has a place of its own, too. */
-const spread = (low: number, high: number): [number, number] => (low === high ? [Math.max(0, low - 1), high + 1] : [low, high]);
+const spread = (low: number, high: number): [number, number] =>
+  low === high ? [Math.max(0, low - 1), high + 1] : [low, high];
 
 function zoomTo(self: uPlot, onZoom: ChartProps["onZoom"]): void {
   const { left, width } = self.select;
@@ -175,7 +184,13 @@ export function Sparkline({ values, label }: { values: number[]; label: string }
   });
   return (
     <svg class="spark" viewBox="0 0 100 24" role="img" aria-label={label} preserveAspectRatio="none">
-      <polyline points={points.join(" ")} fill="none" stroke="currentColor" stroke-width="1.6" vector-effect="non-scaling-stroke" />
+      <polyline
+        points={points.join(" ")}
+        fill="none"
+        stroke="currentColor"
+        stroke-width="1.6"
+        vector-effect="non-scaling-stroke"
+      />
     </svg>
   );
 }

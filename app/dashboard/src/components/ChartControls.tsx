@@ -32,9 +32,23 @@ export function ChartControls({ smoothing, setSmoothing, zoom, setZoom, last, ch
       <fieldset class="row">
         <legend class="hidden">Steps that are shown</legend>
         Steps
-        <input class="short" type="number" min="0" aria-label="From step" value={from} onChange={(event) => set(Number(event.currentTarget.value), to)} />
+        <input
+          class="short"
+          type="number"
+          min="0"
+          aria-label="From step"
+          value={from}
+          onChange={(event) => set(Number(event.currentTarget.value), to)}
+        />
         to
-        <input class="short" type="number" min="1" aria-label="To step" value={to} onChange={(event) => set(from, Number(event.currentTarget.value))} />
+        <input
+          class="short"
+          type="number"
+          min="1"
+          aria-label="To step"
+          value={to}
+          onChange={(event) => set(from, Number(event.currentTarget.value))}
+        />
         {zoom ? (
           <button type="button" onClick={() => setZoom(undefined)}>
             Show the whole run

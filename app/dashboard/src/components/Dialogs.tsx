@@ -1,7 +1,7 @@
 // Dialogs over the page: questions, the command palette, the keys.
 import type { ComponentChildren } from "preact";
-import { useLocation } from "preact-iso";
 import { useContext, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useLocation } from "preact-iso";
 import { get, JOBS, query } from "../api";
 import { NAV_PAGES } from "../routes";
 import { SessionContext } from "../session";
@@ -10,15 +10,7 @@ import type { Job, Page } from "../types";
 const TYPING_MS = 120;
 const NEW_JOB = { name: "New job", to: "/ui/new", scope: "jobs:write" };
 
-export function Dialog({
-  title,
-  close,
-  children,
-}: {
-  title: string;
-  close: () => void;
-  children: ComponentChildren;
-}) {
+export function Dialog({ title, close, children }: { title: string; close: () => void; children: ComponentChildren }) {
   const dialog = useRef<HTMLDialogElement>(null);
   // Before the next key is handled: what is typed right after the shortcut belongs to the dialog.
   useLayoutEffect(() => dialog.current?.showModal(), []);
@@ -100,7 +92,10 @@ export function CommandPalette({ close }: { close: () => void }) {
       note: `${job.id} · ${job.status}`,
     }));
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-    return [...places.filter((one) => words.every((word) => one.name.toLowerCase().includes(word))), ...named].slice(0, 12);
+    return [...places.filter((one) => words.every((word) => one.name.toLowerCase().includes(word))), ...named].slice(
+      0,
+      12,
+    );
   }, [text, jobs, scopes]);
   const go = (path: string) => {
     close();

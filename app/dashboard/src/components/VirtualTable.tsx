@@ -67,7 +67,9 @@ export function VirtualTable<T>({
   );
 }
 
-export const ColumnHeader = ({ children }: { children?: ComponentChildren }) => <div role="columnheader">{children}</div>;
+export const ColumnHeader = ({ children }: { children?: ComponentChildren }) => (
+  <div role="columnheader">{children}</div>
+);
 export const Cell = ({ children, name }: { children?: ComponentChildren; name?: string }) => (
   <div role="cell" class={name}>
     {children}

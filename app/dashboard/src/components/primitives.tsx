@@ -79,7 +79,11 @@ export function CopyButton({ text, label = "Copy" }: { text: string; label?: str
     return () => clearTimeout(timer);
   }, [done]);
   return (
-    <button type="button" class="small" onClick={() => void navigator.clipboard.writeText(text).then(() => setDone(true))}>
+    <button
+      type="button"
+      class="small"
+      onClick={() => void navigator.clipboard.writeText(text).then(() => setDone(true))}
+    >
       <span aria-live="polite">{done ? "Copied ✓" : label}</span>
     </button>
   );

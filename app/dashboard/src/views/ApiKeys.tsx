@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { type ApiError, post, remove } from "../api";
-import { CodeBlock, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
 import { ConfirmDialog, Dialog } from "../components/Dialogs";
+import { CodeBlock, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
 import { useGet } from "../liveData";
 import type { Key, NewKey, Page } from "../types";
 
@@ -60,7 +60,12 @@ export function ApiKeys() {
                 </td>
                 <td>
                   {one.revoked_at === null && (
-                    <button type="button" class="small" aria-label={`Revoke ${one.name}`} onClick={() => setDoomed(one)}>
+                    <button
+                      type="button"
+                      class="small"
+                      aria-label={`Revoke ${one.name}`}
+                      onClick={() => setDoomed(one)}
+                    >
                       Revoke
                     </button>
                   )}
@@ -118,7 +123,14 @@ function CreateKeyDialog({ close }: { close: () => void }) {
         <form class="form" onSubmit={send}>
           <label class="field">
             <span>What it is for</span>
-            <input type="text" required maxLength={64} value={name} placeholder="nightly CI" onInput={(event) => setName(event.currentTarget.value)} />
+            <input
+              type="text"
+              required
+              maxLength={64}
+              value={name}
+              placeholder="nightly CI"
+              onInput={(event) => setName(event.currentTarget.value)}
+            />
           </label>
           <label class="field">
             <span>What it may do</span>

@@ -43,24 +43,50 @@ export function AttemptTimeline({ job, attempts, now }: { job: Job; attempts: At
   const y = (step: number) => HEIGHT - 6 - (step / total) * (HEIGHT - 12);
   const ended = (one: Attempt) => one.ended_at ?? end;
   const reached = (one: Attempt) => one.last_step ?? one.resumed_from_step;
-  const place = (one: Attempt) => ({ left: `${share(one.started_at) * 100}%`, width: `${(share(ended(one)) - share(one.started_at)) * 100}%` });
+  const place = (one: Attempt) => ({
+    left: `${share(one.started_at) * 100}%`,
+    width: `${(share(ended(one)) - share(one.started_at)) * 100}%`,
+  });
   return (
     <figure class="journey">
       <div class="scale" aria-hidden="true">
         <span>step {total.toLocaleString("en-US")}</span>
         <span>0</span>
       </div>
-      <div class="plot" role="img" aria-label={attempts.map((one) => describeAttempt(one, ended(one) - one.started_at)).join(". ")}>
+      <div
+        class="plot"
+        role="img"
+        aria-label={attempts.map((one) => describeAttempt(one, ended(one) - one.started_at)).join(". ")}
+      >
         {attempts.map((one) => (
-          <div key={one.epoch} class={`band ${outcomeStyle(one.outcome).tone}`} style={place(one)} title={describeAttempt(one, ended(one) - one.started_at)} />
+          <div
+            key={one.epoch}
+            class={`band ${outcomeStyle(one.outcome).tone}`}
+            style={place(one)}
+            title={describeAttempt(one, ended(one) - one.started_at)}
+          />
         ))}
         <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none" aria-hidden="true">
           {trained.map((one, index) => {
             const next = trained[index + 1];
             return (
               <g key={one.epoch}>
-                <line class="climb" x1={x(one.started_at)} y1={y(one.resumed_from_step)} x2={x(ended(one))} y2={y(reached(one))} />
-                {next && <line class="fall" x1={x(ended(one))} y1={y(reached(one))} x2={x(next.started_at)} y2={y(next.resumed_from_step)} />}
+                <line
+                  class="climb"
+                  x1={x(one.started_at)}
+                  y1={y(one.resumed_from_step)}
+                  x2={x(ended(one))}
+                  y2={y(reached(one))}
+                />
+                {next && (
+                  <line
+                    class="fall"
+                    x1={x(ended(one))}
+                    y1={y(reached(one))}
+                    x2={x(next.started_at)}
+                    y2={y(next.resumed_from_step)}
+                  />
+                )}
               </g>
             );
           })}
@@ -78,7 +104,8 @@ export function AttemptTimeline({ job, attempts, now }: { job: Job; attempts: At
         ))}
       </div>
       <figcaption class="soft">
-        Solid: steps of an attempt. Dashed: without a worker; where it falls, steps since the last checkpoint are done again.
+        Solid: steps of an attempt. Dashed: without a worker; where it falls, steps since the last checkpoint are done
+        again.
       </figcaption>
     </figure>
   );

@@ -15,7 +15,10 @@ const REASONS: Record<string, string> = {
 
 export function AttemptsTab({ job }: { job: Job }) {
   // While a job runs, each step moves the end of its line.
-  const { value, error, reload } = useGet<{ data: Attempt[] }>(`${JOBS}/${job.id}/attempts`, `${job.attempt} ${job.status} ${job.progress.step}`);
+  const { value, error, reload } = useGet<{ data: Attempt[] }>(
+    `${JOBS}/${job.id}/attempts`,
+    `${job.attempt} ${job.status} ${job.progress.step}`,
+  );
   const [now, setNow] = useState(Date.now() / 1000);
   useEffect(() => {
     if (isFinal(job)) return;
@@ -104,7 +107,11 @@ function AttemptRow({ attempt, again, now }: { attempt: Attempt; again: number; 
         </span>
       </td>
       <td class="nowrap">
-        {attempt.training_at === null ? "none: it was loading" : last === null || last <= first ? `none after ${first}` : `${first + 1} – ${last}`}
+        {attempt.training_at === null
+          ? "none: it was loading"
+          : last === null || last <= first
+            ? `none after ${first}`
+            : `${first + 1} – ${last}`}
         {again > 0 && <small> · {again} of them again later</small>}
       </td>
       <td>

@@ -88,8 +88,7 @@ function Changes({ before, after }: { before: Snapshot; after: Snapshot }) {
     <small>
       {changed.map((name) => (
         <div key={name}>
-          {name}{" "}
-          {before && <del>{shown(before[name])}</del>}
+          {name} {before && <del>{shown(before[name])}</del>}
           {before && after && " → "}
           {after && <b>{shown(after[name])}</b>}
         </div>

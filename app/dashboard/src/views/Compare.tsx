@@ -1,20 +1,34 @@
 // Up to eight jobs over each other, and in what they differ.
-import { useLocation } from "preact-iso";
+
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useLocation } from "preact-iso";
 import { type ApiError, get, JOBS } from "../api";
-import { EmptyState, ErrorNotice, Loading, StatusBadge, useTitle } from "../components/primitives";
+import { charts, isHeldOut, type Table } from "../chartSpecs";
 import { Chart, type Line, type Zoom } from "../components/Chart";
 import { ChartControls } from "../components/ChartControls";
-import { type JobMetrics, stage, useJobMetrics, useIsVisible, useChartTables } from "../jobMetrics";
+import { EmptyState, ErrorNotice, Loading, StatusBadge, useTitle } from "../components/primitives";
 import { number } from "../format";
+import { type JobMetrics, stage, useChartTables, useIsVisible, useJobMetrics } from "../jobMetrics";
+import { type FlatSettings, flatten, requestFromJob } from "../jobSettings";
 import { useProjectStream } from "../liveData";
-import { charts, isHeldOut, type Table } from "../chartSpecs";
-import { requestFromJob, type FlatSettings, flatten } from "../jobSettings";
 import type { Job } from "../types";
 import { heldOutResults } from "./HeldOutResults";
 import { MAX_COMPARED, nameOf } from "./Jobs";
 
-const NAMES = ["reward", "eval/reward", "eval/accuracy", "eval/loss", "eval/forward_kl", "entropy", "loss", "grad_norm", "completions/mean_length", "gft/rectified_frac", "frac_reward_zero_std", "step_time"];
+const NAMES = [
+  "reward",
+  "eval/reward",
+  "eval/accuracy",
+  "eval/loss",
+  "eval/forward_kl",
+  "entropy",
+  "loss",
+  "grad_norm",
+  "completions/mean_length",
+  "gft/rectified_frac",
+  "frac_reward_zero_std",
+  "step_time",
+];
 
 export function Compare() {
   const { query: asked } = useLocation();
@@ -59,7 +73,12 @@ function Compared({ ids }: { ids: string[] }) {
   return (
     <>
       {known.map((job) => (
-        <MetricsLoader key={job.id} job={job} note={(found) => setCurves((old) => ({ ...old, [job.id]: found }))} fail={setError} />
+        <MetricsLoader
+          key={job.id}
+          job={job}
+          note={(found) => setCurves((old) => ({ ...old, [job.id]: found }))}
+          fail={setError}
+        />
       ))}
       <div class="title">
         <h1>Compare {ids.length} jobs</h1>
@@ -71,7 +90,9 @@ function Compared({ ids }: { ids: string[] }) {
           <Results jobs={known} />
           <ChartControls {...{ smoothing, setSmoothing, zoom, setZoom, last }} />
           <div class="charts">
-            {NAMES.filter((name) => runs.some(({ curves: one }) => one.table.series[name]?.some((value) => value !== null))).map((name) => (
+            {NAMES.filter((name) =>
+              runs.some(({ curves: one }) => one.table.series[name]?.some((value) => value !== null)),
+            ).map((name) => (
               <ComparisonChart key={name} {...{ name, runs, smoothing, zoom, setZoom }} />
             ))}
           </div>
@@ -83,7 +104,15 @@ function Compared({ ids }: { ids: string[] }) {
 }
 
 /** Keeps the curves of a job current. */
-function MetricsLoader({ job, note, fail }: { job: Job; note: (curves: JobMetrics) => void; fail: (error: ApiError) => void }) {
+function MetricsLoader({
+  job,
+  note,
+  fail,
+}: {
+  job: Job;
+  note: (curves: JobMetrics) => void;
+  fail: (error: ApiError) => void;
+}) {
   const { curves, error } = useJobMetrics(job);
   useEffect(() => curves && note(curves), [curves]);
   useEffect(() => error && fail(error), [error]);
@@ -130,7 +159,9 @@ function Results({ jobs }: { jobs: Job[] }) {
                   <td key={name} class="figure">
                     {best(name) === index && <span title="The largest gain">★ </span>}
                     <b>{number(result?.after ?? result?.before)}</b>{" "}
-                    {result?.before !== undefined && result.after !== undefined && <small>from {number(result.before)}</small>}
+                    {result?.before !== undefined && result.after !== undefined && (
+                      <small>from {number(result.before)}</small>
+                    )}
                   </td>
                 );
               })}
@@ -160,12 +191,20 @@ function ComparisonChart({ name, runs, smoothing, zoom, setZoom }: OverlayProps)
   const { hint, unit, isShare } = spec ?? {};
   return (
     <div ref={place}>
-      <Chart title={TITLES[name] ?? spec?.title ?? name} {...{ hint, unit, isShare, steps, lines, smoothing, isVisible, zoom }} onZoom={setZoom} />
+      <Chart
+        title={TITLES[name] ?? spec?.title ?? name}
+        {...{ hint, unit, isShare, steps, lines, smoothing, isVisible, zoom }}
+        onZoom={setZoom}
+      />
     </div>
   );
 }
 
-const TITLES: Record<string, string> = { reward: "Reward", "eval/reward": "Held-out reward", "eval/accuracy": "Held-out accuracy" };
+const TITLES: Record<string, string> = {
+  reward: "Reward",
+  "eval/reward": "Held-out reward",
+  "eval/accuracy": "Held-out accuracy",
+};
 
 /** The runs' lines over all the steps that any of them has. */
 function overlaid(name: string, runs: Run[], tables: Table[]): { steps: number[]; lines: Line[] } {

@@ -1,10 +1,15 @@
 import { useMemo, useState } from "preact/hooks";
 import { CodeBlock, Loading } from "../components/primitives";
+import { flatten, requestFromJob, requestSnippets, schemaDefaults } from "../jobSettings";
 import { useGet } from "../liveData";
-import { requestFromJob, schemaDefaults, flatten, requestSnippets } from "../jobSettings";
 import type { Job } from "../types";
 
-const SCHEMAS: Record<string, string> = { gft: "GroupMethod", reinforcement: "Reinforcement", supervised: "ImitationMethod", dft: "ImitationMethod" };
+const SCHEMAS: Record<string, string> = {
+  gft: "GroupMethod",
+  reinforcement: "Reinforcement",
+  supervised: "ImitationMethod",
+  dft: "ImitationMethod",
+};
 const FORMS = [
   ["cli", "Command line"],
   ["python", "Python"],
@@ -26,7 +31,9 @@ export function ConfigTab({ job }: { job: Job }) {
       return { path, value: isAuto ? `auto: ${decided}` : value, usual: usual[path], differs: usual[path] !== value };
     });
   }, [job, document.value]);
-  const others = Object.entries(flatten({ seed: job.seed, alias: job.alias ?? undefined, ...(job.metadata ? { metadata: job.metadata } : {}) }));
+  const others = Object.entries(
+    flatten({ seed: job.seed, alias: job.alias ?? undefined, ...(job.metadata ? { metadata: job.metadata } : {}) }),
+  );
   const text = requestSnippets(requestFromJob(job), location.origin)[form];
   return (
     <div class="halves">

@@ -27,8 +27,8 @@ export function EventsTab({ job, fresh }: { job: Job; fresh: JobEvent[] }) {
   return (
     <>
       <label class="row">
-        <input type="checkbox" checked={withSteps} onChange={(event) => setWithSteps(event.currentTarget.checked)} /> with
-        every step
+        <input type="checkbox" checked={withSteps} onChange={(event) => setWithSteps(event.currentTarget.checked)} />{" "}
+        with every step
       </label>
       <ol class="events">
         {shown.map((one) => (

@@ -1,10 +1,19 @@
 // One file: its errors line by line, with an editor to fix them, and its rows.
-import { useRoute } from "preact-iso";
+
 import { useEffect, useState } from "preact/hooks";
-import { SourceChip, CopyButton, ErrorNotice, Loading, StatusBadge, RelativeTime, useTitle } from "../components/primitives";
+import { useRoute } from "preact-iso";
+import {
+  CopyButton,
+  ErrorNotice,
+  Loading,
+  RelativeTime,
+  SourceChip,
+  StatusBadge,
+  useTitle,
+} from "../components/primitives";
+import { asText, type FileLines, messagesOf, parseRow, type Row, readLines } from "../dataFile";
 import { bytes, plural } from "../format";
 import { useFile, useGet } from "../liveData";
-import { asText, type FileLines, readLines, parseRow, type Row, messagesOf } from "../dataFile";
 import { useCan } from "../session";
 import type { FileReport, Finding } from "../types";
 import { FixRows } from "./FixRows";

@@ -1,12 +1,13 @@
 // Data files: upload, state, size.
-import { useLocation } from "preact-iso";
+
 import { useRef, useState } from "preact/hooks";
+import { useLocation } from "preact-iso";
 import { type ApiError, remove, upload } from "../api";
-import { Meter, EmptyState, ErrorNotice, Loading, StatusBadge, RelativeTime, useTitle } from "../components/primitives";
 import { ConfirmDialog } from "../components/Dialogs";
+import { EmptyState, ErrorNotice, Loading, Meter, RelativeTime, StatusBadge, useTitle } from "../components/primitives";
 import { Cell, ColumnHeader, VirtualTable } from "../components/VirtualTable";
 import { bytes, percent } from "../format";
-import { useGet, useFileValidation } from "../liveData";
+import { useFileValidation, useGet } from "../liveData";
 import { useCan } from "../session";
 import type { FileObject, Page } from "../types";
 
@@ -15,7 +16,9 @@ const ROW = 48;
 export function Files() {
   const { query: asked } = useLocation();
   const isResults = asked.show === "results";
-  const { value, error, reload } = useGet<Page<FileObject>>(`/v1/files?purpose=${isResults ? "fine-tune-results" : "fine-tune"}`);
+  const { value, error, reload } = useGet<Page<FileObject>>(
+    `/v1/files?purpose=${isResults ? "fine-tune-results" : "fine-tune"}`,
+  );
   const [doomed, setDoomed] = useState<FileObject>();
   const [failed, setFailed] = useState<ApiError>();
   const writes = useCan("files:write");
@@ -49,8 +52,9 @@ export function Files() {
       ) : !files.length ? (
         <EmptyState title="No files yet">
           <p>
-            A data file has one JSON object a line, as OpenAI's: <code>{'{"messages": [{"role": "user", "content": "…"}, …]}'}</code>.
-            Add <code>teacher_responses</code> for a teacher's answers, and any field that your grader reads.
+            A data file has one JSON object a line, as OpenAI's:{" "}
+            <code>{'{"messages": [{"role": "user", "content": "…"}, …]}'}</code>. Add <code>teacher_responses</code> for
+            a teacher's answers, and any field that your grader reads.
           </p>
         </EmptyState>
       ) : (
@@ -86,7 +90,12 @@ export function Files() {
               </Cell>
               <Cell>
                 {writes && (
-                  <button type="button" class="small" aria-label={`Delete ${file.filename}`} onClick={() => setDoomed(file)}>
+                  <button
+                    type="button"
+                    class="small"
+                    aria-label={`Delete ${file.filename}`}
+                    onClick={() => setDoomed(file)}
+                  >
                     Delete
                   </button>
                 )}

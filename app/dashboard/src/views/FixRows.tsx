@@ -1,10 +1,11 @@
 // The lines that are wrong, to be corrected in place; what comes of it is uploaded as a new file.
-import { useLocation } from "preact-iso";
+
 import { useState } from "preact/hooks";
+import { useLocation } from "preact-iso";
 import { type ApiError, upload } from "../api";
 import { ErrorNotice } from "../components/primitives";
+import { applyChanges, type FileLines, rowProblem } from "../dataFile";
 import { plural } from "../format";
-import { rowProblem, type FileLines, applyChanges } from "../dataFile";
 import type { FileObject, Finding } from "../types";
 
 interface Props {
@@ -58,7 +59,12 @@ export function FixRows({ findings, count, read, writes, filename }: Props) {
                 </p>
               ))}
             {canFix ? (
-              <Editor line={line} text={changes.get(line)} original={read.lines[line - 1] ?? ""} change={(text) => change(line, text)} />
+              <Editor
+                line={line}
+                text={changes.get(line)}
+                original={read.lines[line - 1] ?? ""}
+                change={(text) => change(line, text)}
+              />
             ) : (
               read?.lines[line - 1] !== undefined && (
                 <pre tabIndex={0} role="region" aria-label={`Line ${line}`}>

@@ -1,10 +1,10 @@
 // A grader as JSON: something to start from, and a try of it on the file's own answers before anything is trained.
 import { useState } from "preact/hooks";
 import { type ApiError, post } from "../api";
-import { SourceChip, ErrorNotice } from "../components/primitives";
+import { ErrorNotice, SourceChip } from "../components/primitives";
+import { answersOf, parseRow, readLines } from "../dataFile";
 import { number } from "../format";
-import { answersOf, readLines, parseRow } from "../dataFile";
-import { TEMPLATES, graderFromTemplate } from "./graderTemplates";
+import { graderFromTemplate, TEMPLATES } from "./graderTemplates";
 
 const READ_BYTES = 200_000;
 const GRADED_ROWS = 3;
@@ -136,7 +136,9 @@ function Grades({ rows }: { rows: GradedAnswer[] }) {
           </tbody>
         </table>
       </div>
-      {isFlat && !rows[0]?.error && <p class="soft">All have the same reward. That is fine if these answers are equally good.</p>}
+      {isFlat && !rows[0]?.error && (
+        <p class="soft">All have the same reward. That is fine if these answers are equally good.</p>
+      )}
     </>
   );
 }

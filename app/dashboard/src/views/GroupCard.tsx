@@ -17,7 +17,10 @@ function spread(members: Member[]): { mean: number; std: number } | null {
   const rewards = rewardsOf(members);
   if (rewards.length < 2) return null;
   const middle = mean(rewards);
-  return { mean: middle, std: Math.sqrt(rewards.reduce((sum, one) => sum + (one - middle) ** 2, 0) / (rewards.length - 1)) };
+  return {
+    mean: middle,
+    std: Math.sqrt(rewards.reduce((sum, one) => sum + (one - middle) ** 2, 0) / (rewards.length - 1)),
+  };
 }
 
 interface Card {
@@ -34,7 +37,9 @@ interface Card {
 export function GroupCard({ group, total, withStep, source, byReward, follow }: Card) {
   const whole = spread(group.members);
   const strongest = Math.max(1e-9, ...group.members.map((one) => Math.abs(one.advantage ?? 0)));
-  const members = byReward ? [...group.members].sort((a, b) => (b.reward ?? -Infinity) - (a.reward ?? -Infinity)) : group.members;
+  const members = byReward
+    ? [...group.members].sort((a, b) => (b.reward ?? -Infinity) - (a.reward ?? -Infinity))
+    : group.members;
   return (
     <article class="group" aria-label={`Group of line ${group.row} at step ${group.step}`} tabIndex={-1}>
       <header>
@@ -43,19 +48,25 @@ export function GroupCard({ group, total, withStep, source, byReward, follow }: 
         </h3>
         {whole && (
           <span class="soft">
-            mean reward <b>{number(whole.mean)}</b> ± <b title="Standard deviation over the group">{number(whole.std)}</b>
+            mean reward <b>{number(whole.mean)}</b> ±{" "}
+            <b title="Standard deviation over the group">{number(whole.std)}</b>
           </span>
         )}
         {SOURCES.map((one) => {
           const rewards = rewardsOf(group.members.filter((member) => member.source === one));
-          return rewards.length > 0 && (
-            <span key={one} class="soft">
-              <SourceChip source={one} /> {number(mean(rewards))}
-            </span>
+          return (
+            rewards.length > 0 && (
+              <span key={one} class="soft">
+                <SourceChip source={one} /> {number(mean(rewards))}
+              </span>
+            )
           );
         })}
         {group.zero_variance && (
-          <span class="pill hold" title="No answer is better than another, so there is nothing to learn from this group.">
+          <span
+            class="pill hold"
+            title="No answer is better than another, so there is nothing to learn from this group."
+          >
             <span aria-hidden="true">=</span> All rewards alike: trains nothing
           </span>
         )}
@@ -97,7 +108,11 @@ function RewardLine({ members, middle }: { members: Member[]; middle: number }) 
   const text = members.map((one) => `${one.source} ${number(one.reward)}`).join(", ");
   const near = (high - low) / CLUSTERS;
   const marks = SOURCES.flatMap((source) =>
-    clusterRewards(rewardsOf(members.filter((one) => one.source === source)), near).map(([reward, count]) => ({ source, reward, count })),
+    clusterRewards(rewardsOf(members.filter((one) => one.source === source)), near).map(([reward, count]) => ({
+      source,
+      reward,
+      count,
+    })),
   );
   return (
     <div class="reward-line" role="img" aria-label={`Rewards: ${text}; mean ${number(middle)}`}>
@@ -110,7 +125,12 @@ function RewardLine({ members, middle }: { members: Member[]; middle: number }) 
           const here = marks.filter((other) => Math.abs(other.reward - reward) <= near);
           const shift = (here.indexOf(mark) - (here.length - 1) / 2) * MARK_PX;
           return (
-            <i key={`${source}${reward}`} class={`dot ${source}`} style={{ left: `calc(${place(reward)} + ${shift}px)` }} title={`${source}: ${number(reward)}`}>
+            <i
+              key={`${source}${reward}`}
+              class={`dot ${source}`}
+              style={{ left: `calc(${place(reward)} + ${shift}px)` }}
+              title={`${source}: ${number(reward)}`}
+            >
               {SHAPES[source]}
               {count > 1 && <sup>{count}</sup>}
             </i>
@@ -122,7 +142,17 @@ function RewardLine({ members, middle }: { members: Member[]; middle: number }) 
   );
 }
 
-function MemberCard({ member, strongest, total, dim }: { member: Member; strongest: number; total: string; dim: boolean }) {
+function MemberCard({
+  member,
+  strongest,
+  total,
+  dim,
+}: {
+  member: Member;
+  strongest: number;
+  total: string;
+  dim: boolean;
+}) {
   return (
     <li class={`member ${dim ? "dim" : ""}`}>
       <header>
@@ -145,11 +175,13 @@ function MemberCard({ member, strongest, total, dim }: { member: Member; stronge
         {!member.finished && <span title="It reached max_tokens before its end.">✂ cut off</span>}
         <span title="Mean probability that the model gives to its tokens">p {number(member.mean_p)}</span>
         <span title="Share of its tokens that are less probable than tau: their weight is bounded to their probability">
-          <Meter share={member.rectified_frac ?? 0} label={`rectified ${percent(member.rectified_frac)}`} /> {percent(member.rectified_frac)}{" "}
-          rectified
+          <Meter share={member.rectified_frac ?? 0} label={`rectified ${percent(member.rectified_frac)}`} />{" "}
+          {percent(member.rectified_frac)} rectified
         </span>
         {member.adapter_version !== null && (
-          <span title="Optimiser steps that the adapter had seen when it wrote this">adapter {member.adapter_version}</span>
+          <span title="Optimiser steps that the adapter had seen when it wrote this">
+            adapter {member.adapter_version}
+          </span>
         )}
         {member.teacher && <TeacherOrigin of={member.teacher} />}
       </footer>
@@ -164,7 +196,10 @@ function AdvantageBar({ advantage, strongest }: { advantage: number; strongest: 
   return (
     <div class="pull" title={effect}>
       <span class="axis" role="img" aria-label={`Advantage ${signed(advantage)}: ${effect}`}>
-        <span class={advantage < 0 ? "down" : "up"} style={{ width: `${width}%`, left: advantage < 0 ? `${50 - width}%` : "50%" }} />
+        <span
+          class={advantage < 0 ? "down" : "up"}
+          style={{ width: `${width}%`, left: advantage < 0 ? `${50 - width}%` : "50%" }}
+        />
       </span>
       <b>
         {advantage > 0 ? "▲" : advantage < 0 ? "▼" : "="} {signed(advantage)}
@@ -195,7 +230,12 @@ function Scores({ scores }: { scores: [string, number][] }) {
 
 /** Who wrote a teacher's answer, and what it has cost. */
 function TeacherOrigin({ of }: { of: Provenance }) {
-  if (of.answered_at === null) return <span title="The row of the training file brings it">{of.model ? `by ${of.model}, from the file` : "from the file"}</span>;
+  if (of.answered_at === null)
+    return (
+      <span title="The row of the training file brings it">
+        {of.model ? `by ${of.model}, from the file` : "from the file"}
+      </span>
+    );
   const cost = `${plural(of.prompt_tokens ?? 0, "token")} read and ${of.completion_tokens ?? 0} written`;
   return (
     <span title={`Answered ${absolute(Date.parse(of.answered_at) / 1000)}; its share of the request: ${cost}`}>

@@ -1,10 +1,11 @@
 // The inspector: who said what, what it earned, and how hard each answer pulls.
-import { useLocation } from "preact-iso";
+
 import { useEffect, useRef, useState } from "preact/hooks";
+import { useLocation } from "preact-iso";
 import { type ApiError, get, JOBS, query } from "../api";
 import { EmptyState, ErrorNotice, Loading } from "../components/primitives";
-import { useShortcuts } from "../shortcuts";
 import { isFinal, useGet } from "../liveData";
+import { useShortcuts } from "../shortcuts";
 import type { Group, Groups, Job } from "../types";
 import { GroupCard } from "./GroupCard";
 import { JobLintSummary } from "./LintSummary";
@@ -58,16 +59,19 @@ export function GroupsTab({ job }: { job: Job }) {
   const after = more ? more.after : value.has_more ? value.last_id : null;
   const load = () =>
     get<Groups>(query(wanted, {}) + `&after=${after}`).then(
-      (next) => setLater({ of: value, groups: [...(more?.groups ?? []), ...next.data], after: next.has_more ? next.last_id : null }),
+      (next) =>
+        setLater({
+          of: value,
+          groups: [...(more?.groups ?? []), ...next.data],
+          after: next.has_more ? next.last_id : null,
+        }),
       setProblem,
     );
   return (
     <>
       {row ? (
         <p class="notice row">
-          <span>
-            Line {row} of the training file, at every step that trained on it.
-          </span>
+          <span>Line {row} of the training file, at every step that trained on it.</span>
           <button type="button" onClick={() => go({ row: "" })}>
             Back to all lines
           </button>
@@ -128,12 +132,23 @@ export function GroupsTab({ job }: { job: Job }) {
 /** Moves the focus to the next group, or the one before. */
 function toGroup(by: number): void {
   const all = [...document.querySelectorAll<HTMLElement>(".group")];
-  const next = all[Math.min(all.length - 1, all.findIndex((one) => one.contains(document.activeElement)) + by)] ?? all[0];
+  const next =
+    all[Math.min(all.length - 1, all.findIndex((one) => one.contains(document.activeElement)) + by)] ?? all[0];
   next?.focus({ preventScroll: true });
   next?.scrollIntoView({ block: "start" });
 }
 
-function Steps({ job, groups, go, follows }: { job: Job; groups: Groups; go: (changed: Partial<GroupsQuery>) => void; follows: boolean }) {
+function Steps({
+  job,
+  groups,
+  go,
+  follows,
+}: {
+  job: Job;
+  groups: Groups;
+  go: (changed: Partial<GroupsQuery>) => void;
+  follows: boolean;
+}) {
   const { steps, step: shown } = groups;
   // While it is dragged the slider is ahead of the address, which is ahead of what is loaded.
   const [dragged, setDragged] = useState<number>();
@@ -148,7 +163,13 @@ function Steps({ job, groups, go, follows }: { job: Job; groups: Groups; go: (ch
     clearTimeout(timer.current);
     timer.current = setTimeout(() => go({ step: String(next) }), DRAG_MS);
   };
-  const pick = (step: number) => to(Math.max(0, steps.findLastIndex((one) => one <= Math.round(step))));
+  const pick = (step: number) =>
+    to(
+      Math.max(
+        0,
+        steps.findLastIndex((one) => one <= Math.round(step)),
+      ),
+    );
   useShortcuts({ ArrowLeft: () => to(at - 1), ArrowRight: () => to(at + 1) });
   return (
     <section class="steps" aria-label="Steps">

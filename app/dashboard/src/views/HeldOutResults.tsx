@@ -32,15 +32,24 @@ export interface HeldOutResult {
 /** A job's held-out results before and after training. */
 export function heldOutResults(job: Job): HeldOutResult[] {
   const { before, after } = (job.evaluation ?? {}) as { before?: Result; after?: Result };
-  const flat = (result: Result | undefined): Record<string, unknown> => (result?.values ?? result ?? {}) as Record<string, unknown>;
+  const flat = (result: Result | undefined): Record<string, unknown> =>
+    (result?.values ?? result ?? {}) as Record<string, unknown>;
   const [old, fresh] = [flat(before), flat(after)];
   const value = (found: unknown): number | undefined => (typeof found === "number" ? found : undefined);
   return RESULTS.flatMap(({ name, title, less, isNeutral }) =>
-    [...new Set([...Object.keys(old), ...Object.keys(fresh)])].filter((one) => name.test(one)).map((one) => {
-      const [from, to] = [value(old[one]), value(fresh[one])];
-      const change = from === undefined || to === undefined || isNeutral ? 0 : (to - from) * (less ? -1 : 1);
-      return { name: one, title: title || one.replace("eval/", ""), before: from, after: to, gain: Math.abs(change) < 1e-9 ? 0 : change };
-    }),
+    [...new Set([...Object.keys(old), ...Object.keys(fresh)])]
+      .filter((one) => name.test(one))
+      .map((one) => {
+        const [from, to] = [value(old[one]), value(fresh[one])];
+        const change = from === undefined || to === undefined || isNeutral ? 0 : (to - from) * (less ? -1 : 1);
+        return {
+          name: one,
+          title: title || one.replace("eval/", ""),
+          before: from,
+          after: to,
+          gain: Math.abs(change) < 1e-9 ? 0 : change,
+        };
+      }),
   );
 }
 

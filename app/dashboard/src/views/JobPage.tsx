@@ -1,9 +1,10 @@
 // One job: what it does, why it learns, and what one can do with it.
-import { useLocation, useRoute } from "preact-iso";
+
 import { useState } from "preact/hooks";
+import { useLocation, useRoute } from "preact-iso";
 import { type ApiError, JOBS, post } from "../api";
-import { CopyButton, ErrorNotice, Loading, StatusBadge, RelativeTime, useTitle } from "../components/primitives";
 import { ConfirmDialog } from "../components/Dialogs";
+import { CopyButton, ErrorNotice, Loading, RelativeTime, StatusBadge, useTitle } from "../components/primitives";
 import { duration } from "../format";
 import { isFinal, useJob } from "../liveData";
 import { useCan } from "../session";

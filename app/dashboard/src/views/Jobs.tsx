@@ -1,15 +1,25 @@
 // All jobs of the project, live.
-import { useLocation } from "preact-iso";
+
 import { useEffect, useRef, useState } from "preact/hooks";
+import { useLocation } from "preact-iso";
 import { get, JOBS, post, query } from "../api";
-import { Meter, CodeBlock, EmptyState, ErrorNotice, Loading, StatusBadge, RelativeTime, useTitle } from "../components/primitives";
 import { Sparkline } from "../components/Chart";
 import { ConfirmDialog } from "../components/Dialogs";
+import {
+  CodeBlock,
+  EmptyState,
+  ErrorNotice,
+  Loading,
+  Meter,
+  RelativeTime,
+  StatusBadge,
+  useTitle,
+} from "../components/primitives";
 import { Cell, ColumnHeader, VirtualTable } from "../components/VirtualTable";
 import { duration, number, plural } from "../format";
-import { useShortcuts } from "../shortcuts";
 import { isFinal, useJobs } from "../liveData";
 import { useCan } from "../session";
+import { useShortcuts } from "../shortcuts";
 import type { Job, Series } from "../types";
 
 const ROW = 60;
@@ -287,7 +297,8 @@ job = client.fine_tuning.jobs.create(
     <EmptyState title="No jobs yet">
       <p>
         A job takes a base model, a file of examples and a grader, and teaches the model to earn higher grades.{" "}
-        <a href="/ui/files">Upload a file</a>, then <a href="/ui/new">create a job</a>, or use OpenAI's SDK as you know it:
+        <a href="/ui/files">Upload a file</a>, then <a href="/ui/new">create a job</a>, or use OpenAI's SDK as you know
+        it:
       </p>
       <CodeBlock title="Python" text={python} />
     </EmptyState>

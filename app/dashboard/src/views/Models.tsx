@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { type ApiError, remove } from "../api";
-import { EmptyState, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
 import { ConfirmDialog } from "../components/Dialogs";
+import { EmptyState, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
 import { useGet } from "../liveData";
 import { useCan } from "../session";
 import type { Model } from "../types";
@@ -23,7 +23,8 @@ export function Models() {
   if (!value) return <Loading what="the models" />;
   const trained = value.data.filter((one) => one.base_model);
   const bases = value.data.filter((one) => !one.base_model);
-  const named = (model: string) => (aliases.value?.data ?? []).filter((one) => one.model === model).map((one) => one.id);
+  const named = (model: string) =>
+    (aliases.value?.data ?? []).filter((one) => one.model === model).map((one) => one.id);
   return (
     <>
       <div class="title">
@@ -63,14 +64,21 @@ export function Models() {
                     ))}
                   </td>
                   <td>{one.base_model}</td>
-                  <td>{one.job_id && <a href={`/ui/jobs/${one.job_id}`}>{one.step ? `step ${one.step}` : "open"}</a>}</td>
+                  <td>
+                    {one.job_id && <a href={`/ui/jobs/${one.job_id}`}>{one.step ? `step ${one.step}` : "open"}</a>}
+                  </td>
                   <td>
                     <RelativeTime at={one.created} />
                   </td>
                   <td class="nowrap">
                     <DownloadAdapter model={one.id} small />{" "}
                     {writes && (
-                      <button type="button" class="small" onClick={() => setDoomed(one.id)} aria-label={`Delete ${one.id}`}>
+                      <button
+                        type="button"
+                        class="small"
+                        onClick={() => setDoomed(one.id)}
+                        aria-label={`Delete ${one.id}`}
+                      >
                         Delete
                       </button>
                     )}

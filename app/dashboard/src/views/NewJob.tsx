@@ -1,19 +1,20 @@
 // The common case as a form, which shows the request that it will send.
-import { useLocation } from "preact-iso";
+
 import { useEffect, useMemo, useState } from "preact/hooks";
+import { useLocation } from "preact-iso";
 import { type ApiError, get, JOBS, post } from "../api";
+import { Field, NumberField, TextField } from "../components/FormFields";
 import { CodeBlock, EmptyState, ErrorNotice, Loading, useTitle } from "../components/primitives";
-import { NumberField, Field, TextField } from "../components/FormFields";
 import { number } from "../format";
+import { requestFromJob, requestSnippets } from "../jobSettings";
 import { useGet } from "../liveData";
 import { useCan } from "../session";
-import { requestFromJob, requestSnippets } from "../jobSettings";
 import type { FileObject, FileReport, Job, Model, Page, Validation } from "../types";
-import { type JobForm, formFromRequest, EMPTY_FORM, METHODS, requestFromForm } from "./jobForm";
 import { Estimate } from "./Estimate";
-import { LintSummary } from "./LintSummary";
 import { GraderField } from "./GraderField";
 import { gradableFields, graderFromTemplate } from "./graderTemplates";
+import { EMPTY_FORM, formFromRequest, type JobForm, METHODS, requestFromForm } from "./jobForm";
+import { LintSummary } from "./LintSummary";
 import { TeacherField } from "./TeacherField";
 import { TrackersField } from "./TrackersField";
 
@@ -38,7 +39,8 @@ function NewJobForm() {
   const [sending, setSending] = useState(false);
   const report = useGet<FileReport>(form.training_file ? `/v1/files/${form.training_file}/report` : null);
   useEffect(() => {
-    if (address.from) get<Job>(`${JOBS}/${address.from}`).then((job) => setForm(formFromRequest(requestFromJob(job))), setProblem);
+    if (address.from)
+      get<Job>(`${JOBS}/${address.from}`).then((job) => setForm(formFromRequest(requestFromJob(job))), setProblem);
   }, [address.from]);
   const bases = (models.value?.data ?? []).filter((one) => !one.base_model);
   const ready = (files.value?.data ?? []).filter((one) => one.status === "processed");
@@ -80,9 +82,17 @@ function NewJobForm() {
                 <option key={one.id}>{one.id}</option>
               ))}
             </select>
-            {!bases.length && <p class="problem">No base model is here yet: run `grouptune models pull` on the server.</p>}
+            {!bases.length && (
+              <p class="problem">No base model is here yet: run `grouptune models pull` on the server.</p>
+            )}
           </Field>
-          <FileField label="Training file" id="training" files={ready} value={form.training_file} set={(training_file) => set({ training_file })} />
+          <FileField
+            label="Training file"
+            id="training"
+            files={ready}
+            value={form.training_file}
+            set={(training_file) => set({ training_file })}
+          />
           <FileField
             label="Held-out file"
             id="validation"
@@ -95,7 +105,12 @@ function NewJobForm() {
             <legend>Method</legend>
             {METHODS.map(({ name, title, text }) => (
               <label key={name} class={form.method === name ? "chosen" : ""}>
-                <input type="radio" name="method" checked={form.method === name} onChange={() => set({ method: name })} />
+                <input
+                  type="radio"
+                  name="method"
+                  checked={form.method === name}
+                  onChange={() => set({ method: name })}
+                />
                 <span>
                   <b>{title}</b> {text}
                 </span>
@@ -122,30 +137,75 @@ function NewJobForm() {
                 <NumberField label="self" value={form.self} max={64} set={(self) => set({ self })} />
               </fieldset>
               {form.method === "gft" && form.teacher > 0 && (
-                <TeacherField value={form.teacher_settings} set={(teacher_settings) => set({ teacher_settings })} bases={bases} count={form.teacher} />
+                <TeacherField
+                  value={form.teacher_settings}
+                  set={(teacher_settings) => set({ teacher_settings })}
+                  bases={bases}
+                  count={form.teacher}
+                />
               )}
             </>
           )}
           <fieldset class="row">
             <legend>How long</legend>
             <TextField label="Epochs" value={form.n_epochs} placeholder="auto" set={(n_epochs) => set({ n_epochs })} />
-            <TextField label="Steps at most" value={form.max_steps} placeholder="no limit" set={(max_steps) => set({ max_steps })} />
+            <TextField
+              label="Steps at most"
+              value={form.max_steps}
+              placeholder="no limit"
+              set={(max_steps) => set({ max_steps })}
+            />
           </fieldset>
           <details>
             <summary>More settings</summary>
             <div class="row wrap">
-              <TextField label="Batch size" value={form.batch_size} placeholder="auto" set={(batch_size) => set({ batch_size })} />
-              <TextField label="Learning-rate multiplier" value={form.learning_rate_multiplier} placeholder="auto" set={(learning_rate_multiplier) => set({ learning_rate_multiplier })} />
+              <TextField
+                label="Batch size"
+                value={form.batch_size}
+                placeholder="auto"
+                set={(batch_size) => set({ batch_size })}
+              />
+              <TextField
+                label="Learning-rate multiplier"
+                value={form.learning_rate_multiplier}
+                placeholder="auto"
+                set={(learning_rate_multiplier) => set({ learning_rate_multiplier })}
+              />
               <TextField label="LoRA rank" value={form.lora_r} placeholder="16" set={(lora_r) => set({ lora_r })} />
-              {form.method === "gft" && <TextField label="tau" value={form.tau} placeholder="0.7" set={(tau) => set({ tau })} />}
-              <TextField label="Tokens an answer, at most" value={form.max_tokens} placeholder="256" set={(max_tokens) => set({ max_tokens })} />
+              {form.method === "gft" && (
+                <TextField label="tau" value={form.tau} placeholder="0.7" set={(tau) => set({ tau })} />
+              )}
+              <TextField
+                label="Tokens an answer, at most"
+                value={form.max_tokens}
+                placeholder="256"
+                set={(max_tokens) => set({ max_tokens })}
+              />
               <TextField label="Seed" value={form.seed} placeholder="random" set={(seed) => set({ seed })} />
-              <TextField label="Gate" value={form.gate} placeholder="eval/accuracy >= 0.8" set={(gate) => set({ gate })} kind="text" />
-              <TextField label="Alias of the result" value={form.alias} placeholder="prod" set={(alias) => set({ alias })} kind="text" />
+              <TextField
+                label="Gate"
+                value={form.gate}
+                placeholder="eval/accuracy >= 0.8"
+                set={(gate) => set({ gate })}
+                kind="text"
+              />
+              <TextField
+                label="Alias of the result"
+                value={form.alias}
+                placeholder="prod"
+                set={(alias) => set({ alias })}
+                kind="text"
+              />
             </div>
           </details>
           <TrackersField value={form.integrations} set={(integrations) => set({ integrations })} />
-          <TextField label="Name (suffix)" value={form.suffix} placeholder="my-first-run" set={(suffix) => set({ suffix })} kind="text" />
+          <TextField
+            label="Name (suffix)"
+            value={form.suffix}
+            placeholder="my-first-run"
+            set={(suffix) => set({ suffix })}
+            kind="text"
+          />
           {problem && <ErrorNotice error={problem} />}
           <ValidationResult checked={checked?.found} />
           {checked?.found.lint && <LintSummary lint={checked.found.lint} file={form.training_file} />}
@@ -188,7 +248,11 @@ function useValidation(body: unknown): Checked | undefined {
         (found) => current && setChecked({ of: text, found }),
         (error: ApiError) => {
           const errors = [{ code: error.code, message: error.message, param: error.param }];
-          if (current) setChecked({ of: text, found: { object: "fine_tuning.job.validation", valid: false, errors, warnings: [], plan: null } });
+          if (current)
+            setChecked({
+              of: text,
+              found: { object: "fine_tuning.job.validation", valid: false, errors, warnings: [], plan: null },
+            });
         },
       );
     }, PAUSE_MS);
@@ -218,10 +282,10 @@ function ValidationResult({ checked }: { checked: Validation | undefined }) {
     <>
       <p class="notice good" role="status">
         ✓ Ready.{" "}
-      {plan
-        ? `${plan.rows.toLocaleString("en-US")} rows, ${plan.total_steps.toLocaleString("en-US")} steps, learning rate ${number(plan.learning_rate)}.`
-        : "The plan follows once the file is validated."}
-    </p>
+        {plan
+          ? `${plan.rows.toLocaleString("en-US")} rows, ${plan.total_steps.toLocaleString("en-US")} steps, learning rate ${number(plan.learning_rate)}.`
+          : "The plan follows once the file is validated."}
+      </p>
       {checked.warnings.length > 0 && (
         <ul class="notice hold plain" role="status">
           {checked.warnings.map((one) => (
@@ -233,7 +297,14 @@ function ValidationResult({ checked }: { checked: Validation | undefined }) {
   );
 }
 
-function FileField(props: { label: string; id: string; files: FileObject[]; value: string; set: (id: string) => void; none?: string }) {
+function FileField(props: {
+  label: string;
+  id: string;
+  files: FileObject[];
+  value: string;
+  set: (id: string) => void;
+  none?: string;
+}) {
   return (
     <Field label={props.label} id={props.id}>
       <select id={props.id} value={props.value} onChange={(event) => props.set(event.currentTarget.value)}>

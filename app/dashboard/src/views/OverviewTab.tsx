@@ -1,13 +1,13 @@
 // The curves of a job, and what it could do before and after.
 import { useMemo, useRef, useState } from "preact/hooks";
 import { JOBS } from "../api";
-import { EmptyState, ErrorNotice, Loading } from "../components/primitives";
+import { type ChartSpec, charts, colour, isHeldOut, label } from "../chartSpecs";
 import { Chart, type Zoom } from "../components/Chart";
 import { ChartControls } from "../components/ChartControls";
-import { type JobMetrics, stage, useJobMetrics, useIsVisible, useChartTables } from "../jobMetrics";
+import { EmptyState, ErrorNotice, Loading } from "../components/primitives";
 import { plural } from "../format";
+import { type JobMetrics, stage, useChartTables, useIsVisible, useJobMetrics } from "../jobMetrics";
 import { isFinal, useGet } from "../liveData";
-import { type ChartSpec, charts, colour, isHeldOut, label } from "../chartSpecs";
 import type { Attempt, Job } from "../types";
 import { HeldOutResults } from "./HeldOutResults";
 
@@ -30,7 +30,15 @@ export function OverviewTab({ job }: { job: Job }) {
   if (error && !table) return <ErrorNotice error={error} />;
   if (!table) return <Loading what="the curves" />;
   const panel = (spec: ChartSpec) => (
-    <MetricChart key={spec.title} spec={spec} run={run} markers={markers} smoothing={smoothing} zoom={zoom} setZoom={setZoom} />
+    <MetricChart
+      key={spec.title}
+      spec={spec}
+      run={run}
+      markers={markers}
+      smoothing={smoothing}
+      zoom={zoom}
+      setZoom={setZoom}
+    />
   );
   return (
     <>
@@ -40,7 +48,8 @@ export function OverviewTab({ job }: { job: Job }) {
           <p>
             {isFinal(job) ? (
               <>
-                The job ended before its first step. Its <a href={`/ui/jobs/${job.id}/events`}>events</a> say how it went.
+                The job ended before its first step. Its <a href={`/ui/jobs/${job.id}/events`}>events</a> say how it
+                went.
               </>
             ) : (
               "The curves appear with the first step. Loading the model and the evaluation before training come first."
@@ -49,7 +58,13 @@ export function OverviewTab({ job }: { job: Job }) {
         </EmptyState>
       ) : (
         <>
-          <ChartControls smoothing={smoothing} setSmoothing={setSmoothing} zoom={zoom} setZoom={setZoom} last={table.steps.at(-1) ?? 0}>
+          <ChartControls
+            smoothing={smoothing}
+            setSmoothing={setSmoothing}
+            zoom={zoom}
+            setZoom={setZoom}
+            last={table.steps.at(-1) ?? 0}
+          >
             <a class="button" href={`${JOBS}/${job.id}/metrics?format=csv`} download={`${job.id}.csv`}>
               Download CSV
             </a>
@@ -93,7 +108,11 @@ function MetricChart({ spec, run, markers, smoothing, zoom, setZoom }: PanelProp
   const { title, hint, unit, isShare } = spec;
   return (
     <div ref={place}>
-      <Chart {...{ title, hint, unit, isShare, lines, markers, smoothing, isVisible, zoom }} steps={table?.steps ?? []} onZoom={setZoom} />
+      <Chart
+        {...{ title, hint, unit, isShare, lines, markers, smoothing, isVisible, zoom }}
+        steps={table?.steps ?? []}
+        onZoom={setZoom}
+      />
     </div>
   );
 }

@@ -2,7 +2,7 @@
 // and as they would be.
 import { useState } from "preact/hooks";
 import { type ApiError, JOBS, post } from "../api";
-import { SourceChip, ErrorNotice } from "../components/primitives";
+import { ErrorNotice, SourceChip } from "../components/primitives";
 import { number, percent, plural, signed } from "../format";
 import { useGet } from "../liveData";
 import { useCan } from "../session";
@@ -20,7 +20,9 @@ export function Regrade({ job, step }: { job: Job; step: number | undefined }) {
   const writes = useCan("jobs:write");
   return (
     <details onToggle={(event) => setOpen(event.currentTarget.open)}>
-      <summary>{writes ? "What the file teaches, and another grader on these answers" : "What the file teaches"}</summary>
+      <summary>
+        {writes ? "What the file teaches, and another grader on these answers" : "What the file teaches"}
+      </summary>
       {isOpen && <JobLintSummary job={job} hasGroups />}
       {isOpen && writes && <RegradeForm job={job} step={step} />}
     </details>
@@ -49,7 +51,11 @@ function RegradeForm({ job, step }: { job: Job; step: number | undefined }) {
     <section class="panel regrade" aria-label="Another grader">
       <GraderField value={text} set={setText} file={job.training_file} fields={fields} problem={problem} />
       <button type="button" class="primary" disabled={busy || problem !== undefined} onClick={run}>
-        {busy ? "Grading …" : step === undefined ? `Grade ${MAX_GROUPS} groups of all steps with it` : `Grade step ${step} with it`}
+        {busy
+          ? "Grading …"
+          : step === undefined
+            ? `Grade ${MAX_GROUPS} groups of all steps with it`
+            : `Grade step ${step} with it`}
       </button>
       <small> Nothing is stored, and the job keeps its rewards.</small>
       {error && <ErrorNotice error={error} />}
@@ -87,7 +93,9 @@ function RegradeResult({ found }: { found: Regraded }) {
         <div class="tile">
           <span>advantages that change sides</span>
           <strong>{summary.changed_signs.toLocaleString("en-US")}</strong>
-          <small>of {plural(summary.compared_advantages, "answer")} in {plural(summary.groups, "group")}</small>
+          <small>
+            of {plural(summary.compared_advantages, "answer")} in {plural(summary.groups, "group")}
+          </small>
         </div>
         <div class="tile">
           <span>rank correlation</span>
@@ -100,7 +108,9 @@ function RegradeResult({ found }: { found: Regraded }) {
           ✕ It cannot grade {plural(summary.errors_after, "answer")}. {summary.error_samples[0]}
         </p>
       )}
-      {found.ungraded_groups > 0 && <p class="soft">{plural(found.ungraded_groups, "group")} were not graded in time.</p>}
+      {found.ungraded_groups > 0 && (
+        <p class="soft">{plural(found.ungraded_groups, "group")} were not graded in time.</p>
+      )}
       <div class="scroll" tabIndex={0} role="region" aria-label="Both grades">
         <table>
           <thead>
@@ -142,7 +152,9 @@ function GroupComparison({ group }: { group: RegradedGroup }) {
             <SourceChip source={one.source} /> {one.text.slice(0, 200)}
           </td>
           <td class="figure">{number(one.reward_before)}</td>
-          <td class="figure">{one.error ? <span class="problem">✕ {one.error}</span> : <b>{number(one.reward_after)}</b>}</td>
+          <td class="figure">
+            {one.error ? <span class="problem">✕ {one.error}</span> : <b>{number(one.reward_after)}</b>}
+          </td>
           <td class="figure">{advantage(one.advantage_before)}</td>
           <td class="figure">
             <b>{advantage(one.advantage_after)}</b>

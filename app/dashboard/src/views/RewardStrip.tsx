@@ -1,10 +1,10 @@
 // The way of the reward over all steps, above the slider that picks one of them.
 import { useMemo } from "preact/hooks";
 import { JOBS, query } from "../api";
-import { stage } from "../jobMetrics";
-import { number } from "../format";
-import { useGet } from "../liveData";
 import { bounds, valueAt } from "../chartSpecs";
+import { number } from "../format";
+import { stage } from "../jobMetrics";
+import { useGet } from "../liveData";
 import type { Job, Series } from "../types";
 
 const POINTS = 400;
@@ -26,7 +26,12 @@ interface Strip {
 
 export function RewardStrip({ job, steps, shown, pick }: Strip) {
   const [first, last] = [steps[0] ?? 0, steps.at(-1) ?? 0];
-  const path = query(`${JOBS}/${job.id}/metrics`, { points: POINTS, names: [...NAMES, FLAT].join(), step_from: first, step_to: last });
+  const path = query(`${JOBS}/${job.id}/metrics`, {
+    points: POINTS,
+    names: [...NAMES, FLAT].join(),
+    step_from: first,
+    step_to: last,
+  });
   const { value } = useGet<Series>(last > first ? path : null, stage(job));
   const x = (step: number) => ((step - first) / Math.max(1, last - first)) * 1000;
   const drawn = useMemo(() => (value ? draw(value, x) : undefined), [value, first, last]);
@@ -72,7 +77,11 @@ function draw(table: Series, x: (step: number) => number): { lines: string[]; fl
   const [low, high] = bounds(all.length ? Math.min(...all) : null, all.length ? Math.max(...all) : null);
   const y = (value: number) => HEIGHT - ((value - low) / (high - low)) * HEIGHT;
   const lines = values.map((own) =>
-    own.flatMap((value, index) => (value === null ? [] : [`${x(table.steps[index] as number).toFixed(1)},${y(value).toFixed(1)}`])).join(" "),
+    own
+      .flatMap((value, index) =>
+        value === null ? [] : [`${x(table.steps[index] as number).toFixed(1)},${y(value).toFixed(1)}`],
+      )
+      .join(" "),
   );
   const width = 1000 / Math.max(1, table.steps.length);
   const flat = (table.series[FLAT] ?? []).flatMap((share, index): Box[] =>

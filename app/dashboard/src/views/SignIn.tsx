@@ -43,8 +43,8 @@ export function SignIn({ problem, done }: { problem: string | undefined; done: (
         </button>
       </form>
       <p id="key-help">
-        On the machine that runs the server, <code>grouptune dashboard</code> prints a link that signs you in. Others ask
-        an administrator for a key: <code>grouptune keys create</code>.
+        On the machine that runs the server, <code>grouptune dashboard</code> prints a link that signs you in. Others
+        ask an administrator for a key: <code>grouptune keys create</code>.
       </p>
     </main>
   );

@@ -23,11 +23,19 @@ export function TeacherField({ value, set, bases, count }: TeacherProps) {
     <details>
       <summary>Teacher: {value.model ? `asks ${value.model}` : "the file's own answers alone"}</summary>
       <p class="soft">
-        Where a row brings fewer than {count} teacher answers, this model is asked for the rest: one of this server's base models, or one
-        of any OpenAI-compatible server.
+        Where a row brings fewer than {count} teacher answers, this model is asked for the rest: one of this server's
+        base models, or one of any OpenAI-compatible server.
       </p>
       <div class="row wrap">
-        <TextField label="Model" name="Teacher model" kind="text" list="teachers" value={value.model} placeholder="nobody" set={(model) => change({ model })} />
+        <TextField
+          label="Model"
+          name="Teacher model"
+          kind="text"
+          list="teachers"
+          value={value.model}
+          placeholder="nobody"
+          set={(model) => change({ model })}
+        />
         <datalist id="teachers">
           {bases.map((one) => (
             <option key={one.id} value={one.id} />
@@ -35,10 +43,32 @@ export function TeacherField({ value, set, bases, count }: TeacherProps) {
         </datalist>
         {value.model && (
           <>
-            <TextField label="Address of its server" kind="url" value={value.base_url} placeholder="this server" set={(base_url) => change({ base_url })} />
-            <TextField label="Temperature" name="Teacher temperature" value={value.temperature} placeholder="as the job's" set={(temperature) => change({ temperature })} />
-            <TextField label="Tokens it may cost" value={value.tokens} placeholder="no limit" set={(tokens) => change({ tokens })} />
-            <TextField label="Requests at most" value={value.requests} placeholder="no limit" set={(requests) => change({ requests })} />
+            <TextField
+              label="Address of its server"
+              kind="url"
+              value={value.base_url}
+              placeholder="this server"
+              set={(base_url) => change({ base_url })}
+            />
+            <TextField
+              label="Temperature"
+              name="Teacher temperature"
+              value={value.temperature}
+              placeholder="as the job's"
+              set={(temperature) => change({ temperature })}
+            />
+            <TextField
+              label="Tokens it may cost"
+              value={value.tokens}
+              placeholder="no limit"
+              set={(tokens) => change({ tokens })}
+            />
+            <TextField
+              label="Requests at most"
+              value={value.requests}
+              placeholder="no limit"
+              set={(requests) => change({ requests })}
+            />
           </>
         )}
       </div>
@@ -77,7 +107,12 @@ function TeacherKeyField({ base }: { base: string }) {
         <div class="row">
           <label class="field">
             <span>The project's key for {origin}, if it wants one</span>
-            <input type="password" autocomplete="off" value={text} onInput={(event) => setText(event.currentTarget.value)} />
+            <input
+              type="password"
+              autocomplete="off"
+              value={text}
+              onInput={(event) => setText(event.currentTarget.value)}
+            />
           </label>
           <button type="button" disabled={!text} onClick={store}>
             Store the key

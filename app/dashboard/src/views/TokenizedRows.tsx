@@ -1,7 +1,7 @@
 // A file's rows as a model reads them: tokens, which of them are trained, and how long the rows are.
 import { useState } from "preact/hooks";
 import { type ApiError, get, query } from "../api";
-import { SourceChip, ErrorNotice, Loading } from "../components/primitives";
+import { ErrorNotice, Loading, SourceChip } from "../components/primitives";
 import { plural } from "../format";
 import { useGet } from "../liveData";
 import type { FilePreview, Model, PreviewRow, TokenDistribution } from "../types";
@@ -40,7 +40,8 @@ export function TokenizedRows({ id }: { id: string }) {
       </div>
       {value.lengths && <Lengths preview={value} />}
       <p class="soft">
-        <span class="token trained">trained on</span> <span class="token">only read</span> · hover over a token for its number
+        <span class="token trained">trained on</span> <span class="token">only read</span> · hover over a token for its
+        number
       </p>
       {rows.map((row) => (
         <TokenRow key={row.line} row={row} />
@@ -116,7 +117,11 @@ function Histogram({ title, of }: { title: string; of: TokenDistribution }) {
       </figcaption>
       <div class="bins" role="img" aria-label={`${title}: median ${of.median} tokens, longest ${of.max}`}>
         {of.bins.map((bin) => (
-          <i key={bin.start} style={{ height: `${(bin.count / most) * 100}%` }} title={`${bin.start} to ${bin.end - 1} tokens: ${bin.count}`} />
+          <i
+            key={bin.start}
+            style={{ height: `${(bin.count / most) * 100}%` }}
+            title={`${bin.start} to ${bin.end - 1} tokens: ${bin.count}`}
+          />
         ))}
       </div>
       <div class="ticks" aria-hidden="true">

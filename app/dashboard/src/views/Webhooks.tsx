@@ -1,8 +1,8 @@
 // Who hears of the project's jobs, and what was sent to them.
 import { useState } from "preact/hooks";
 import { type ApiError, get, post, query, remove } from "../api";
-import { CodeBlock, EmptyState, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
 import { ConfirmDialog, Dialog } from "../components/Dialogs";
+import { CodeBlock, EmptyState, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
 import { plural } from "../format";
 import { useGet, useProjectStream } from "../liveData";
 import { useCan } from "../session";
@@ -33,8 +33,8 @@ export function Webhooks() {
       {!value.data.length && (
         <EmptyState title="Nobody hears of your jobs yet">
           <p>
-            A webhook is an address of yours that is told when a job ends, starts or is paused: signed, and again and again
-            until it answers. {writes && "Make one, then send it a test."}
+            A webhook is an address of yours that is told when a job ends, starts or is paused: signed, and again and
+            again until it answers. {writes && "Make one, then send it a test."}
           </p>
         </EmptyState>
       )}
@@ -72,7 +72,10 @@ function EndpointCard({ endpoint, version, writes, changed }: OneProps) {
     setSaid(undefined);
     setError(undefined);
     post<{ status_code: number }>(`${path}/test`, { event_type: endpoint.event_types[0] }).then(
-      (answer) => setSaid(`It answered ${answer.status_code}${answer.status_code < 300 ? " ✓" : ": only 2xx counts as delivered"}.`),
+      (answer) =>
+        setSaid(
+          `It answered ${answer.status_code}${answer.status_code < 300 ? " ✓" : ": only 2xx counts as delivered"}.`,
+        ),
       setError,
     );
   };
@@ -100,8 +103,8 @@ function EndpointCard({ endpoint, version, writes, changed }: OneProps) {
         )}
       </header>
       <p class="soft">
-        hears of {endpoint.event_types.map(short).join(", ")} · secret <code>{endpoint.signing_secret_hint}</code> · made{" "}
-        <RelativeTime at={endpoint.created_at} />
+        hears of {endpoint.event_types.map(short).join(", ")} · secret <code>{endpoint.signing_secret_hint}</code> ·
+        made <RelativeTime at={endpoint.created_at} />
       </p>
       {said && (
         <p class="notice" role="status">
@@ -233,7 +236,9 @@ function CreateWebhookDialog({ close }: { close: () => void }) {
   const types = useGet<{ data: string[] }>("/v1/webhook_event_types");
   const [name, setName] = useState("");
   const [url, setUrl] = useState("https://");
-  const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set(["succeeded", "failed", "cancelled"].map((one) => `fine_tuning.job.${one}`)));
+  const [chosen, setChosen] = useState<ReadonlySet<string>>(
+    new Set(["succeeded", "failed", "cancelled"].map((one) => `fine_tuning.job.${one}`)),
+  );
   const [made, setMade] = useState<NewEndpoint>();
   const [error, setError] = useState<ApiError>();
   const toggle = (type: string) => {
@@ -266,7 +271,14 @@ function CreateWebhookDialog({ close }: { close: () => void }) {
       <form class="form" onSubmit={send}>
         <label class="field">
           <span>Name</span>
-          <input type="text" required maxLength={128} value={name} placeholder="deployments" onInput={(event) => setName(event.currentTarget.value)} />
+          <input
+            type="text"
+            required
+            maxLength={128}
+            value={name}
+            placeholder="deployments"
+            onInput={(event) => setName(event.currentTarget.value)}
+          />
         </label>
         <label class="field">
           <span>Address</span>

@@ -1,16 +1,32 @@
 // The machines that train: what they have, and what they are at.
-import { Meter, EmptyState, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
+
+import { useState } from "preact/hooks";
+import { EmptyState, ErrorNotice, Loading, Meter, RelativeTime, useTitle } from "../components/primitives";
 import { bytes, plural } from "../format";
 import { useGet, useProjectStream } from "../liveData";
 import type { Page, Worker } from "../types";
-import { useState } from "preact/hooks";
 
 const STATES: Record<string, { tone: string; icon: string; text: string; hint: string }> = {
   idle: { tone: "good", icon: "○", text: "Free", hint: "It takes the next job of the queue." },
   busy: { tone: "run", icon: "▶", text: "Busy", hint: "It is at work." },
-  draining: { tone: "hold", icon: "↻", text: "Stopping", hint: "It takes no more jobs; what it trains goes on elsewhere." },
-  quarantined: { tone: "bad", icon: "⚡", text: "GPU broken", hint: "It takes no jobs. Check its GPU, then restart it." },
-  lost: { tone: "bad", icon: "✕", text: "Lost", hint: "Nothing was heard of it for longer than a lease; its jobs go on elsewhere." },
+  draining: {
+    tone: "hold",
+    icon: "↻",
+    text: "Stopping",
+    hint: "It takes no more jobs; what it trains goes on elsewhere.",
+  },
+  quarantined: {
+    tone: "bad",
+    icon: "⚡",
+    text: "GPU broken",
+    hint: "It takes no jobs. Check its GPU, then restart it.",
+  },
+  lost: {
+    tone: "bad",
+    icon: "✕",
+    text: "Lost",
+    hint: "Nothing was heard of it for longer than a lease; its jobs go on elsewhere.",
+  },
 };
 
 export function Workers() {
@@ -32,8 +48,8 @@ export function Workers() {
       {!value.data.length && (
         <EmptyState title="No worker is here">
           <p>
-            Jobs wait in the queue until one is. <code>grouptune up</code> starts them with the service; on other machines the worker
-            image does.
+            Jobs wait in the queue until one is. <code>grouptune up</code> starts them with the service; on other
+            machines the worker image does.
           </p>
         </EmptyState>
       )}
@@ -80,7 +96,10 @@ function WorkerCard({ worker }: { worker: Worker }) {
           <>
             <dt>at work</dt>
             <dd>
-              <Meter share={worker.running_jobs / Math.max(1, worker.slots)} label={`${worker.running_jobs} of ${worker.slots}`} />{" "}
+              <Meter
+                share={worker.running_jobs / Math.max(1, worker.slots)}
+                label={`${worker.running_jobs} of ${worker.slots}`}
+              />{" "}
               {worker.running_jobs} of {worker.slots}
             </dd>
           </>

@@ -3,37 +3,74 @@
 const OF_ROWS = ["messages", "prompt", "completion", "teacher_responses", "tools"];
 
 /** The fields that every row of a file has for graders to read, by the file's report. */
-export function gradableFields(report: { rows?: number; item_fields?: Record<string, number> } | null | undefined): string[] {
+export function gradableFields(
+  report: { rows?: number; item_fields?: Record<string, number> } | null | undefined,
+): string[] {
   const everywhere = Object.entries(report?.item_fields ?? {}).filter(([, rows]) => rows === report?.rows);
   return everywhere.map(([name]) => name).filter((one) => !OF_ROWS.includes(one));
 }
 
 /** The field that most likely holds what is right. */
 export function guessReferenceField(fields: string[]): string {
-  return fields.find((one) => /answer|reference|label|target|solution|expected/i.test(one)) ?? fields[0] ?? "reference_answer";
+  return (
+    fields.find((one) => /answer|reference|label|target|solution|expected/i.test(one)) ??
+    fields[0] ??
+    "reference_answer"
+  );
 }
 
 type Grader = Record<string, unknown>;
 
 export const TEMPLATES: { title: string; make: (reference: string) => Grader }[] = [
-  { title: "The last number is right", make: (reference) => ({ type: "math", name: "answer", reference, answer: "last_number" }) },
-  { title: "The expression is equal", make: (reference) => ({ type: "math", name: "answer", reference, answer: "expression" }) },
+  {
+    title: "The last number is right",
+    make: (reference) => ({ type: "math", name: "answer", reference, answer: "last_number" }),
+  },
+  {
+    title: "The expression is equal",
+    make: (reference) => ({ type: "math", name: "answer", reference, answer: "expression" }),
+  },
   {
     title: "The text is exactly that",
-    make: (reference) => ({ type: "string_check", name: "exact", input: "{{sample.output_text}}", operation: "eq", reference }),
+    make: (reference) => ({
+      type: "string_check",
+      name: "exact",
+      input: "{{sample.output_text}}",
+      operation: "eq",
+      reference,
+    }),
   },
   {
     title: "The text contains it",
-    make: (reference) => ({ type: "string_check", name: "contains", input: "{{sample.output_text}}", operation: "ilike", reference }),
+    make: (reference) => ({
+      type: "string_check",
+      name: "contains",
+      input: "{{sample.output_text}}",
+      operation: "ilike",
+      reference,
+    }),
   },
   {
     title: "How alike the texts are",
-    make: (reference) => ({ type: "text_similarity", name: "alike", input: "{{sample.output_text}}", evaluation_metric: "rouge_l", reference }),
+    make: (reference) => ({
+      type: "text_similarity",
+      name: "alike",
+      input: "{{sample.output_text}}",
+      evaluation_metric: "rouge_l",
+      reference,
+    }),
   },
-  { title: "It matches a pattern", make: () => ({ type: "regex", name: "pattern", pattern: "[0-9]+$", match: "search" }) },
+  {
+    title: "It matches a pattern",
+    make: () => ({ type: "regex", name: "pattern", pattern: "[0-9]+$", match: "search" }),
+  },
   {
     title: "It is JSON of a shape",
-    make: () => ({ type: "json_schema", name: "shape", schema: { type: "object", required: ["answer"], properties: { answer: { type: "string" } } } }),
+    make: () => ({
+      type: "json_schema",
+      name: "shape",
+      schema: { type: "object", required: ["answer"], properties: { answer: { type: "string" } } },
+    }),
   },
   {
     title: "My own Python",
@@ -50,7 +87,11 @@ export const TEMPLATES: { title: string; make: (reference: string) => Grader }[]
       name: "both",
       graders: {
         right: { type: "math", name: "right", reference, answer: "last_number" },
-        short: { type: "python", name: "short", source: 'def grade(sample, item):\n    return max(0.0, 1 - len(sample["output_text"]) / 500)' },
+        short: {
+          type: "python",
+          name: "short",
+          source: 'def grade(sample, item):\n    return max(0.0, 1 - len(sample["output_text"]) / 500)',
+        },
       },
       calculate_output: "0.9 * right + 0.1 * short",
     }),

@@ -1,9 +1,15 @@
 import { describe, expect, it } from "vitest";
-import { formFromRequest, EMPTY_FORM, requestFromForm } from "./jobForm";
+import { EMPTY_FORM, formFromRequest, requestFromForm } from "./jobForm";
 
 describe("the form of a job", () => {
   it("sends only what was filled in", () => {
-    const { body } = requestFromForm({ ...EMPTY_FORM, model: "m", training_file: "f", method: "supervised", n_epochs: "3" });
+    const { body } = requestFromForm({
+      ...EMPTY_FORM,
+      model: "m",
+      training_file: "f",
+      method: "supervised",
+      n_epochs: "3",
+    });
     expect(body).toEqual({
       model: "m",
       training_file: "f",
@@ -20,7 +26,12 @@ describe("the form of a job", () => {
         grader: { type: "math" },
         group: { expert: 1, teacher: 2, self: 5 },
         tau: 0.3,
-        teacher: { model: "large", base_url: "https://api.example.com/v1", sampling: { temperature: 0.8, max_tokens: 512 }, budget: { tokens: 5000 } },
+        teacher: {
+          model: "large",
+          base_url: "https://api.example.com/v1",
+          sampling: { temperature: 0.8, max_tokens: 512 },
+          budget: { tokens: 5000 },
+        },
         kl_coefficient: 0.1,
         sampling: { temperature: 0.7, max_tokens: 64 },
         hyperparameters: { batch_size: "auto", max_steps: 14, lr_schedule: "cosine", lora: { r: 8, alpha: 16 } },
@@ -40,7 +51,8 @@ describe("the form of a job", () => {
   it("leaves out what another method has no use for", () => {
     const teacher_settings = { ...EMPTY_FORM.teacher_settings, model: "large" };
     const form = { ...EMPTY_FORM, teacher_settings, rest: { kl_coefficient: 0.1, evaluation: { patience: 2 } } };
-    const settings = (changed: object) => Object.values(requestFromForm({ ...form, ...changed }).body.method as object)[1];
+    const settings = (changed: object) =>
+      Object.values(requestFromForm({ ...form, ...changed }).body.method as object)[1];
     expect(settings({})).toMatchObject({ teacher: { model: "large" }, kl_coefficient: 0.1 });
     expect(settings({ teacher: 0 })).not.toHaveProperty("teacher");
     expect(settings({ method: "supervised" })).toEqual({ evaluation: { patience: 2 } });

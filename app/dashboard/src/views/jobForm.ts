@@ -45,7 +45,11 @@ export interface JobForm {
 }
 
 export const METHODS: { name: MethodName; title: string; text: string }[] = [
-  { name: "gft", title: "GFT", text: "compares expert, teacher and own answers: learns from examples and from its own tries" },
+  {
+    name: "gft",
+    title: "GFT",
+    text: "compares expert, teacher and own answers: learns from examples and from its own tries",
+  },
   { name: "supervised", title: "Supervised", text: "imitates the examples" },
   { name: "reinforcement", title: "Reinforcement", text: "learns from its own graded tries alone" },
   { name: "dft", title: "DFT", text: "imitates, each token weighted by its probability" },
@@ -58,7 +62,14 @@ const GRADER = {
   answer: "last_number",
 };
 
-export const NO_TEACHER: TeacherForm = { model: "", base_url: "", temperature: "", tokens: "", requests: "", sampling: {} };
+export const NO_TEACHER: TeacherForm = {
+  model: "",
+  base_url: "",
+  temperature: "",
+  tokens: "",
+  requests: "",
+  sampling: {},
+};
 
 export const EMPTY_FORM: JobForm = {
   model: "",
@@ -90,7 +101,8 @@ export const EMPTY_FORM: JobForm = {
 const GROUP_ONLY_SETTINGS = ["kl_coefficient", "zero_variance"];
 
 /** A number if it is one, else as it is, for the server to refuse by its own words. */
-const value = (text: string): unknown => (text.trim() !== "" && !Number.isNaN(Number(text)) ? Number(text) : text.trim());
+const value = (text: string): unknown =>
+  text.trim() !== "" && !Number.isNaN(Number(text)) ? Number(text) : text.trim();
 const filled = (pairs: Record<string, string>): Plain =>
   Object.fromEntries(Object.entries(pairs).flatMap(([key, text]) => (text.trim() ? [[key, value(text)]] : [])));
 const object = (found: unknown): Plain => (found !== null && typeof found === "object" ? (found as Plain) : {});
@@ -106,7 +118,9 @@ export function requestFromForm(form: JobForm): { body: Plain; error?: string } 
       error = `This is no JSON: ${(problem as Error).message}`;
     }
   }
-  const rest = Object.fromEntries(Object.entries(form.rest).filter(([name]) => isGroup || !GROUP_ONLY_SETTINGS.includes(name)));
+  const rest = Object.fromEntries(
+    Object.entries(form.rest).filter(([name]) => isGroup || !GROUP_ONLY_SETTINGS.includes(name)),
+  );
   const lora = { ...object(object(rest.hyperparameters).lora), ...filled({ r: form.lora_r }) };
   const hyperparameters: Plain = {
     ...object(rest.hyperparameters),
@@ -119,7 +133,8 @@ export function requestFromForm(form: JobForm): { body: Plain; error?: string } 
     ...(Object.keys(lora).length ? { lora } : {}),
   };
   const sampling = { ...object(rest.sampling), ...filled({ max_tokens: form.max_tokens }) };
-  const group = form.method === "gft" ? { expert: form.expert, teacher: form.teacher, self: form.self } : { self: form.self };
+  const group =
+    form.method === "gft" ? { expert: form.expert, teacher: form.teacher, self: form.self } : { self: form.self };
   const settings: Plain = {
     ...rest,
     ...(isGroup ? { grader: grader ?? null, group } : {}),
@@ -166,7 +181,8 @@ function teacherFromRequest(teacher: Plain): TeacherForm {
   return { ...named, temperature: text(temperature), tokens: text(tokens), requests: text(requests), sampling };
 }
 
-const text = (found: unknown): string => (found === undefined || found === null || found === "auto" ? "" : String(found));
+const text = (found: unknown): string =>
+  found === undefined || found === null || found === "auto" ? "" : String(found);
 
 /** The form of a job that exists; its seed is drawn anew. */
 export function formFromRequest(body: Record<string, unknown>): JobForm {

@@ -12,9 +12,31 @@ interface Tracker {
 
 const RUN = "Run (the job's id if empty)";
 export const TRACKERS: Tracker[] = [
-  { type: "wandb", title: "Weights & Biases", fields: [["project", "Project"], ["entity", "Team"], ["name", RUN]] },
-  { type: "mlflow", title: "MLflow", fields: [["experiment", "Experiment"], ["run_name", RUN]] },
-  { type: "trackio", title: "Trackio", fields: [["project", "Project"], ["name", RUN]] },
+  {
+    type: "wandb",
+    title: "Weights & Biases",
+    fields: [
+      ["project", "Project"],
+      ["entity", "Team"],
+      ["name", RUN],
+    ],
+  },
+  {
+    type: "mlflow",
+    title: "MLflow",
+    fields: [
+      ["experiment", "Experiment"],
+      ["run_name", RUN],
+    ],
+  },
+  {
+    type: "trackio",
+    title: "Trackio",
+    fields: [
+      ["project", "Project"],
+      ["name", RUN],
+    ],
+  },
   { type: "tensorboard", title: "TensorBoard", fields: [] },
 ];
 
@@ -28,7 +50,12 @@ export function toggleTracker(integrations: Integration[], { type, fields }: Tra
 }
 
 /** With a setting of a tracker; an empty one is left out, unless the tracker needs it. */
-export function setTrackerSetting(integrations: Integration[], { type, fields }: Tracker, name: string, text: string): Integration[] {
+export function setTrackerSetting(
+  integrations: Integration[],
+  { type, fields }: Tracker,
+  name: string,
+  text: string,
+): Integration[] {
   return integrations.map((one) => {
     if (one.type !== type) return one;
     const { [name]: _, ...rest } = settingsOf(one);
