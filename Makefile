@@ -79,14 +79,16 @@ pictures: setup web ## Train the demo model and take the screenshots for README 
 	@GROUPTUNE_PICTURES=docs $(BIN)/pytest -m pictures -q tests/dashboard/test_pictures.py $(ARGS)
 
 .PHONY: lint
-lint: setup ## Check style and formatting
+lint: setup $(WEB)/node_modules/.package-lock.json ## Check style and formatting
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . || { echo "Some files are not formatted. Run: make format" >&2; exit 1; }
+	@$(WITH_NODE); cd $(WEB) && npm run -s lint
 
 .PHONY: format
-format: setup ## Format the code and apply the safe fixes
+format: setup $(WEB)/node_modules/.package-lock.json ## Format the code and apply the safe fixes
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+	@$(WITH_NODE); cd $(WEB) && npm run -s format
 
 .PHONY: typecheck
 typecheck: setup ## Check types

@@ -85,7 +85,7 @@ export function charts(names: string[]): { main: ChartSpec[]; rest: ChartSpec[] 
     const found = rule.names.flatMap((want) =>
       names.filter((name) => (typeof want === "string" ? name === want : want.test(name))),
     );
-    found.forEach((name) => left.delete(name));
+    for (const name of found) left.delete(name);
     if (found.length) main.push({ unit: "", isShare: false, ...rule, names: found });
   }
   return {

@@ -37,7 +37,11 @@ export function useGet<T>(path: string | null, version: number | string = 0): Lo
     };
     load();
   }, [path, version, round]);
-  useEffect(() => () => void (flight.current = { path: null, isBusy: false, again: false }), []);
+  useEffect(() => {
+    return () => {
+      flight.current = { path: null, isBusy: false, again: false };
+    };
+  }, []);
   return { value: state.value, error: state.error, reload: () => setRound((old) => old + 1) };
 }
 
@@ -56,7 +60,9 @@ export function useFileValidation(ids: string[], done: () => void): void {
       });
       return source;
     });
-    return () => sources.forEach((source) => source.close());
+    return () => {
+      for (const source of sources) source.close();
+    };
   }, [ids.join()]);
 }
 

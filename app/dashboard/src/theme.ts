@@ -14,7 +14,7 @@ export function theme(): Theme {
 
 function show(): void {
   document.documentElement.dataset.theme = theme();
-  listeners.forEach((listener) => listener());
+  for (const listener of listeners) listener();
 }
 
 export function toggleTheme(): void {

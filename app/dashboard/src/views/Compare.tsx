@@ -213,7 +213,9 @@ function overlaid(name: string, runs: Run[], tables: Table[]): { steps: number[]
   const lines = runs.map(({ job }, index) => {
     const values = new Array<number | null>(steps.length).fill(null);
     const table = tables[index];
-    table?.series[name]?.forEach((value, own) => (values[place.get(table.steps[own] as number) as number] = value));
+    for (const [row, value] of (table?.series[name] ?? []).entries()) {
+      values[place.get(table?.steps[row] as number) as number] = value;
+    }
     return { label: nameOf(job), colour: index, values, isExact: isHeldOut(name) };
   });
   return { steps, lines };

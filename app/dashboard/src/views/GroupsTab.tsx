@@ -58,7 +58,7 @@ export function GroupsTab({ job }: { job: Job }) {
   const groups = [...value.data, ...(more?.groups ?? [])];
   const after = more ? more.after : value.has_more ? value.last_id : null;
   const load = () =>
-    get<Groups>(query(wanted, {}) + `&after=${after}`).then(
+    get<Groups>(`${wanted}&after=${after}`).then(
       (next) =>
         setLater({
           of: value,
