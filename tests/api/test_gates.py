@@ -53,7 +53,7 @@ def test_a_job_without_gates_has_none(client: OpenAI, training_file: str) -> Non
 @pytest.mark.parametrize(
     ("body", "param", "message"),
     [
-        ({"gates": ["fast"]}, "gates.0", "is no gate"),
+        ({"gates": ["fast"]}, "gates.0", "is not a gate"),
         ({"gates": [ACCURACY]}, "gates.0", "send a validation_file"),
         ({"gates": [ACCURACY] * 17}, "gates", "16"),
         ({"alias": "Prod!"}, "alias", "pattern"),

@@ -6,8 +6,7 @@ from concurrent.futures import Future
 from typing import Final
 
 from app.core.graders.run import Grade, GraderPool, Sample
-from app.core.spec.advantages import group_advantages
-from app.core.spec.contrast import has_contrast
+from app.core.spec.advantages import group_advantages, has_contrast
 from app.core.spec.reports import TrainerExit
 from worker.training.types import GroupMember, JobFailure, Prompt, PromptGroup
 

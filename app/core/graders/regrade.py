@@ -11,8 +11,7 @@ from app.core.graders.registry import waits
 from app.core.graders.run import grade
 from app.core.graders.toolbox import CONNECTIONS, Toolbox
 from app.core.graders.types import Grade, Sample
-from app.core.spec.advantages import group_advantages
-from app.core.spec.contrast import has_contrast
+from app.core.spec.advantages import group_advantages, has_contrast
 from app.core.spec.graders import BaseGrader
 from app.core.spec.reports import GroupRecord, MemberRecord
 

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from app.core.files.validation_report import Issue
 from app.core.graders.types import Grade
 from app.core.lint.report import AnswerCount, GroupCount, LintReport
-from app.core.spec.contrast import ZERO_VARIANCE_RANGE
+from app.core.spec.advantages import ZERO_VARIANCE_RANGE
 from app.core.spec.job import GroupMix
 from app.core.spec.rows import Row
 

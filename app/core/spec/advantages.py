@@ -2,25 +2,30 @@
 
     A_k = (R_k - mean_G R) / (std_G R + eps)        std is the sample standard deviation (n - 1)
 
-Mean and std run over the whole hybrid group: sources are never normalised apart. The trainer and
-whoever grades its groups again use this one function.
+Mean and standard deviation cover the whole hybrid group; sources are never normalised separately. The trainer, lint
+and regrading share these functions.
 """
 
 import math
 from collections.abc import Sequence
 from typing import Final
 
-from app.core.spec.contrast import has_contrast
-
 EPSILON: Final = 1e-6
+ZERO_VARIANCE_RANGE: Final = 1e-6
+"""Largest difference between rewards that counts as float noise rather than a signal."""
+
+
+def has_contrast(rewards: Sequence[float]) -> bool:
+    """Return whether the rewards of a group differ; a group of one always trains (A = R)."""
+    return len(rewards) == 1 or (len(rewards) > 1 and max(rewards) - min(rewards) > ZERO_VARIANCE_RANGE)
 
 
 def group_advantages(rewards: Sequence[float | None]) -> list[float | None]:
-    """Advantage of each member, in order.
+    """Return the advantage of each member, in order.
 
-    A member whose grade failed (`None`) leaves the group: it gets `None`, the others are normalised over the rest.
+    A member whose grade failed (`None`) leaves the group: it gets `None`, and the others are normalised without it.
     Degenerate cases: a group of one has A = R; without contrast A = 0 for all. Raises `ValueError` on a non-finite
-    reward, which the graders must have turned into `None`.
+    reward; graders turn those into `None` first.
     """
     graded = [reward for reward in rewards if reward is not None]
     if not all(math.isfinite(reward) for reward in graded):

@@ -1,6 +1,7 @@
-"""The formula of a `multi` grader: `+ - * / ^`, numbers, names, parentheses and a few functions. Parsed, never run.
+"""Parser for the formula of a `multi` grader: `+ - * / ^`, numbers, names, parentheses and a few functions.
 
-`^` is a power and binds to the right, as in mathematics: `-2^2` is -4, `2^3^2` is 512.
+The formula is never executed as Python. `^` is power and binds to the right, as in mathematics: `-2^2` is -4,
+`2^3^2` is 512.
 """
 
 import math
@@ -29,7 +30,7 @@ _OPERATORS: Final[Mapping[str, Callable[[float, float], float]]] = {
     "-": lambda left, right: left - right,
     "*": lambda left, right: left * right,
     "/": lambda left, right: left / right,
-    # math.pow stays with floats: `9^9^9^9` overflows at once instead of counting digits.
+    # math.pow stays with floats: `9^9^9^9` overflows at once instead of computing a huge integer.
     "^": math.pow,
 }
 
@@ -41,24 +42,30 @@ class Formula:
     """A parsed formula."""
 
     names: frozenset[str]
-    """The variables it reads."""
+    """The variables that the formula reads."""
     evaluate: Evaluate
-    """Its value. Raises `ArithmeticError` or `ValueError` where it has none (division by zero, log of 0)."""
+    """Computes the value. Raises `ArithmeticError` or `ValueError` where it is undefined (1 / 0, log of 0)."""
 
 
 def parse_formula(text: str) -> Formula:
-    """Raises `ValueError` saying what is wrong and where."""
+    """Parse a formula. Raises `ValueError` that names the problem and its position."""
     if len(text) > MAX_LENGTH:
         raise ValueError(f"the formula has more than {MAX_LENGTH} characters")
     parser = _Parser(text)
     evaluate = parser.sum(0)
     if parser.word:
-        raise ValueError(f"the formula is whole before {parser.word!r} at character {parser.at}")
+        raise ValueError(
+            f"the formula is complete before {parser.word!r} at character {parser.at}; add an operator or remove the rest"
+        )
     return Formula(frozenset(parser.names), evaluate)
 
 
+def _shown(word: str) -> str:
+    return repr(word) if word else "its end"
+
+
 class _Parser:
-    """Recursive descent. `word` is the next token, empty at the end; `at` counts its characters from 1."""
+    """Recursive descent parser. `word` is the next token, empty at the end; `at` is its position, from 1."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -76,14 +83,14 @@ class _Parser:
         match = _TOKEN.match(self._text, self._end)
         if match is None:
             at = len(self._text) - len(rest.lstrip()) + 1
-            raise ValueError(f"the formula cannot have {rest.lstrip()[0]!r}, at character {at}")
+            raise ValueError(f"the formula has an invalid character {rest.lstrip()[0]!r} at character {at}; remove it")
         self.word = match[1] or match[2] or match[3]
         self._end = match.end()
         self.at = self._end - len(self.word) + 1
 
     def _take(self, word: str) -> None:
         if self.word != word:
-            raise ValueError(f"the formula needs {word!r} at character {self.at}, not {self.word or 'its end'!r}")
+            raise ValueError(f"the formula needs {word!r} at character {self.at}, but has {_shown(self.word)} there")
         self._next()
 
     def sum(self, depth: int) -> Evaluate:
@@ -132,7 +139,9 @@ class _Parser:
             number = float(word)
             return lambda _variables: number
         if not (word[:1].isalpha() or word[:1] == "_"):
-            raise ValueError(f"the formula needs a number, a name or '(' at character {at}, not {word or 'its end'!r}")
+            raise ValueError(
+                f"the formula needs a number, a name or '(' at character {at}, but has {_shown(word)} there"
+            )
         self._next()
         if self.word == "(":
             return self._call(word, at, depth)
@@ -142,7 +151,7 @@ class _Parser:
     def _call(self, name: str, at: int, depth: int) -> Evaluate:
         if name not in _FUNCTIONS:
             known = ", ".join(_FUNCTIONS)
-            raise ValueError(f"the formula's function {name!r} at character {at} does not exist; there are {known}")
+            raise ValueError(f"the formula calls an unknown function {name!r} at character {at}; use one of {known}")
         self._take("(")
         arguments = [self.sum(depth + 1)]
         while self.word == ",":

@@ -1,4 +1,4 @@
-"""Gates: what a job's held-out results must reach for the job to succeed. The grammar, and nothing of the database.
+"""Gates: conditions on a job's held-out results that must hold for the job to succeed. The grammar only.
 
     eval/accuracy >= 0.8
     eval/loss < 1.2
@@ -44,24 +44,24 @@ class Gate:
     metric: str
     sign: str
     bound: float | None
-    """What the metric is compared with; None while it is that of `alias`, by at most `margin`."""
+    """The limit of the metric; None for a relative gate, whose limit is the value of `alias` with a `margin`."""
     alias: str | None = None
     margin: float = 0.0
 
     def against(self, value: float) -> "Gate":
-        """The absolute gate that this one is, while the model behind its alias has `value`."""
+        """Return the absolute gate of a relative one, given the `value` of the model that the alias names."""
         room = self.margin if self.metric in LOWER_IS_BETTER else -self.margin
         return Gate(self.metric, self.sign, value + room)
 
     def passes(self, value: float | None) -> bool:
-        """Whether a measured value is good enough; one that was not measured, or is no number, never is."""
+        """Return whether a measured value passes. A missing or non-finite value never does."""
         if value is None or self.bound is None or not math.isfinite(value):
             return False
         return _SIGNS[self.sign](value, self.bound)
 
 
 def parse(text: str) -> Gate:
-    """The gate that `text` spells. Raises `ValueError` saying what one looks like."""
+    """Parse a gate. Raises `ValueError` with the expected form."""
     plain = " ".join(text.split())
     if found := _ABSOLUTE.fullmatch(plain):
         return Gate(found["metric"], found["sign"], float(found["bound"]))
@@ -71,8 +71,8 @@ def parse(text: str) -> Gate:
             raise ValueError(f"'{text}': the margin after `by` cannot be negative")
         return Gate(metric, "<=" if metric in LOWER_IS_BETTER else ">=", None, found["alias"], margin)
     raise ValueError(
-        f"'{text}' is no gate. Write a held-out metric, a comparison and a number (eval/accuracy >= 0.8), or compare "
-        "with a model that an alias names (eval/reward no worse than alias prod by 0.01). Metrics: eval/reward, "
+        f"'{text}' is not a gate. Write a held-out metric, a comparison and a number (eval/accuracy >= 0.8), or "
+        "compare with the model of an alias (eval/reward no worse than alias prod by 0.01). Metrics: eval/reward, "
         "eval/accuracy, eval/pass@k, eval/loss, eval/entropy, eval/forward_kl, eval/mean_length, eval/clipped_ratio, "
         "eval/grader_errors"
     )

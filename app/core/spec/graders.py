@@ -1,6 +1,6 @@
-"""The graders that a job may ask for; `app.core.graders` does the scoring.
+"""The graders that a job may use. `app.core.graders` computes the rewards.
 
-A new type is one class here, one entry in `Leaf`, and one function in `app.core.graders.registry`.
+A new type needs one class here, one entry in `Leaf`, and one function in `app.core.graders.registry`.
 """
 
 import ast
@@ -34,26 +34,26 @@ ANSWER: Final = "{{sample.output_text}}"
 
 
 class BaseGrader(BaseModel):
-    """What all graders have in common."""
+    """Base class of all graders."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     template_fields: ClassVar[tuple[str, ...]] = ()
-    """Fields that are templates."""
+    """Names of the fields that are templates."""
 
     def templates(self) -> dict[str, str]:
-        """Each template by its path inside the grader."""
+        """Return each template by its path inside the grader."""
         return {field: getattr(self, field) for field in self.template_fields}
 
 
 Operation = Annotated[
     Literal["eq", "ne", "like", "ilike"],
-    BeforeValidator(lambda value: "ne" if value == "neq" else value),  # OpenAI's guide says neq
+    BeforeValidator(lambda value: "ne" if value == "neq" else value),  # OpenAI's guide spells it neq
 ]
 
 
 class StringCheckGrader(BaseGrader):
-    """1 when the operation holds between the two texts, else 0."""
+    """Reward 1 when the operation holds between the two texts, else 0."""
 
     template_fields: ClassVar = ("input", "reference")
 
@@ -66,7 +66,7 @@ class StringCheckGrader(BaseGrader):
 
 
 class TextSimilarityGrader(BaseGrader):
-    """How alike two texts are, from 0 to 1."""
+    """The similarity of two texts, from 0 to 1."""
 
     template_fields: ClassVar = ("input", "reference")
 
@@ -78,18 +78,18 @@ class TextSimilarityGrader(BaseGrader):
         "fuzzy_match", "bleu", "gleu", "meteor", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"
     ]
     pass_threshold: Threshold | None = None
-    """From here on an answer passes (`eval/accuracy`); the reward stays the similarity."""
+    """The lowest similarity that passes (`eval/accuracy`); the reward stays the similarity."""
 
     @field_validator("evaluation_metric", mode="before")
     @classmethod
     def _no_embeddings(cls, value: object) -> object:
         if value == "cosine":
-            raise ValueError("'cosine' compares embeddings and is for evals only, as at OpenAI; use 'rouge_l'")
+            raise ValueError("'cosine' compares embeddings and is for evals only, at OpenAI too; use 'rouge_l'")
         return value
 
 
 class MathGrader(BaseGrader):
-    """1 when the input's final answer equals the reference mathematically (math-verify), else 0."""
+    """Reward 1 when the input's final answer equals the reference mathematically (math-verify), else 0."""
 
     template_fields: ClassVar = ("input", "reference")
 
@@ -97,17 +97,17 @@ class MathGrader(BaseGrader):
     name: Name = "math"
     input: Template = ANSWER
     reference: Template
-    """The right answer: a number, LaTeX, or a solution that ends in one."""
+    """The correct answer: a number, LaTeX, or a solution that ends in one."""
     answer: Literal["expression", "last_number"] = "expression"
-    """What counts as the input's answer: the expression that math-verify finds, or the last number in it.
+    """How to find the answer in the input: the expression that math-verify extracts, or the last number.
 
-    Found expressions are evaluated, so "60 + 92" equals 152: a model can learn to repeat the question. Where answers
-    are numbers, `last_number` (as GSM8K is usually scored) does not pay for that.
+    Extracted expressions are evaluated, so "60 + 92" equals 152, and a model can learn to repeat the question. Where
+    answers are numbers, `last_number` (the usual scoring of GSM8K) does not reward that.
     """
 
 
 class RegexGrader(BaseGrader):
-    """1 when the pattern (Python's syntax) is found in the input, else 0."""
+    """Reward 1 when the pattern (Python syntax) matches in the input, else 0."""
 
     template_fields: ClassVar = ("input",)
 
@@ -116,7 +116,7 @@ class RegexGrader(BaseGrader):
     input: Template = ANSWER
     pattern: Annotated[str, Field(min_length=1, max_length=4000)]
     match: Literal["search", "full"] = "search"
-    """`full`: the whole input must match, but for white space around it."""
+    """`full`: the whole input must match, except for surrounding white space."""
     ignore_case: bool = False
 
     @field_validator("pattern")
@@ -125,12 +125,12 @@ class RegexGrader(BaseGrader):
         try:
             re.compile(pattern)
         except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"is no regular expression: {error}") from error
+            raise ValueError(f"is not a regular expression: {error}") from error
         return pattern
 
 
 class JsonSchemaGrader(BaseGrader):
-    """1 when the input is JSON that fits the schema (draft 2020-12), else 0."""
+    """Reward 1 when the input is JSON that matches the schema (draft 2020-12), else 0."""
 
     template_fields: ClassVar = ("input",)
 
@@ -148,34 +148,34 @@ class JsonSchemaGrader(BaseGrader):
                 raise ValueError(f"has more than {MAX_SCHEMA_BYTES:,} bytes")
             jsonschema.Draft202012Validator.check_schema(schema)
         except jsonschema.SchemaError as error:
-            raise ValueError(f"is no JSON schema: {error.json_path}: {error.message[:200]}") from error
+            raise ValueError(f"is not a JSON schema: {error.json_path}: {error.message[:200]}") from error
         except RecursionError as error:
             raise ValueError("is nested too deeply") from error
         return schema
 
 
 class ReasoningGymGrader(BaseGrader):
-    """What reasoning-gym's verifier gives the answer, from 0 to 1; for rows of `grouptune files generate`."""
+    """The score of reasoning-gym's verifier, from 0 to 1; for rows of `grouptune files generate`."""
 
     template_fields: ClassVar = ("input", "entry")
 
     type: Literal["reasoning_gym"] = "reasoning_gym"
     name: Name = "reasoning_gym"
     input: Template = ANSWER
-    """Of it, what stands between the last `<answer>` and `</answer>` counts, or all without them."""
+    """The text between the last `<answer>` and `</answer>` is scored, or the whole input without these tags."""
     entry: Template = "{{item.reasoning_gym}}"
-    """What the verifier needs: the row's `dataset`, `answer` and `metadata`."""
+    """The verifier's input: the row's `dataset`, `answer` and `metadata`."""
     pass_threshold: Threshold | None = None
 
 
 class PythonGrader(BaseGrader):
-    """What `def grade(sample, item)` of the source returns; it runs in a sandbox without files or network."""
+    """The return value of `def grade(sample, item)`. The source runs in a sandbox without files or network."""
 
     type: Literal["python"] = "python"
     name: Name = "python"
     source: Annotated[str, Field(min_length=1, max_length=MAX_SOURCE_BYTES)]
     image_tag: Annotated[str, Field(max_length=128)] | None = None
-    """OpenAI's; accepted, and without effect."""
+    """Accepted for compatibility with OpenAI; has no effect."""
     pass_threshold: Threshold | None = None
 
     @field_validator("source")
@@ -186,19 +186,21 @@ class PythonGrader(BaseGrader):
         try:
             tree = ast.parse(source)
         except SyntaxError as error:
-            raise ValueError(f"is no Python: line {error.lineno}: {error.msg}") from error
+            raise ValueError(f"is not valid Python: line {error.lineno}: {error.msg}") from error
         except (ValueError, RecursionError, MemoryError) as error:
-            raise ValueError(f"cannot be read as Python: {error or 'it is nested too deeply'}") from error
+            raise ValueError(f"cannot be parsed as Python: {error or 'it is nested too deeply'}") from error
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name == "grade":
                 if len(node.args.posonlyargs) + len(node.args.args) != 2:
-                    raise ValueError(f"line {node.lineno}: write 'def grade(sample, item):', with these two arguments")
+                    raise ValueError(
+                        f"line {node.lineno}: `grade` must take exactly two arguments; write 'def grade(sample, item):'"
+                    )
                 return source
-        raise ValueError("defines no function 'grade'; write 'def grade(sample, item): ... return <number>'")
+        raise ValueError("does not define the function 'grade'; write 'def grade(sample, item): ... return <number>'")
 
 
 class JudgeText(BaseModel):
-    """A part of a judge's message."""
+    """One part of a judge message."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -209,12 +211,12 @@ class JudgeText(BaseModel):
     @classmethod
     def _is_text(cls, kind: object) -> object:
         if kind in ("input_image", "input_audio"):
-            raise ValueError("answers are text here, and so is what a judge reads: use 'input_text'")
+            raise ValueError("only text is supported in judge messages; use 'input_text'")
         return kind
 
 
 class JudgeMessage(BaseModel):
-    """One message to the judge."""
+    """One message to the judge model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -223,7 +225,7 @@ class JudgeMessage(BaseModel):
     type: Literal["message"] = "message"
 
     def texts(self) -> tuple[str, ...]:
-        """The templates of its content, in order."""
+        """Return the templates of the content, in order."""
         if isinstance(self.content, str):
             return (self.content,)
         parts = (self.content,) if isinstance(self.content, JudgeText) else self.content
@@ -231,7 +233,7 @@ class JudgeMessage(BaseModel):
 
 
 class SamplingParams(BaseModel):
-    """How a judge answers."""
+    """Sampling settings of the judge model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -239,15 +241,15 @@ class SamplingParams(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_completions_tokens: Annotated[int, Field(ge=1, le=131_072)] | None = None
-    """Spelt as OpenAI spells it."""
+    """OpenAI's spelling."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
 
 
 class Judge(BaseGrader):
-    """What the graders that ask another model have in common."""
+    """Base class of the graders that call a judge model."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
-    """A model of the server that the operator has named as judge."""
+    """A model on the judge server that the operator configured."""
     input: Annotated[tuple[JudgeMessage, ...], Field(min_length=1, max_length=MAX_MESSAGES)]
     sampling_params: SamplingParams | None = None
 
@@ -260,7 +262,7 @@ class Judge(BaseGrader):
 
 
 class ScoreModelGrader(Judge):
-    """The number that a judge gives, clipped to the range."""
+    """The number that the judge returns, clipped to the range."""
 
     type: Literal["score_model"] = "score_model"
     name: Name = "score_model"
@@ -271,12 +273,12 @@ class ScoreModelGrader(Judge):
     @classmethod
     def _rises(cls, limits: tuple[float, float]) -> tuple[float, float]:
         if limits[0] >= limits[1]:
-            raise ValueError("its first number must be less than its second")
+            raise ValueError("the first number must be less than the second")
         return limits
 
 
 class LabelModelGrader(Judge):
-    """1 when the label that a judge chooses is a passing one, else 0."""
+    """Reward 1 when the judge chooses a passing label, else 0."""
 
     type: Literal["label_model"] = "label_model"
     name: Name = "label_model"
@@ -286,20 +288,20 @@ class LabelModelGrader(Judge):
     @model_validator(mode="after")
     def _passing_exist(self) -> Self:
         if unknown := set(self.passing_labels) - set(self.labels):
-            raise ValueError(f"passing_labels has {sorted(unknown)[0]!r}, which is not in labels")
+            raise ValueError(f"passing_labels contains {sorted(unknown)[0]!r}, which is not in labels")
         return self
 
 
 class EndpointGrader(BaseGrader):
-    """The reward that an HTTP server of yours answers with (docs/graders.md)."""
+    """The reward that your own HTTP server returns (docs/graders.md)."""
 
     type: Literal["endpoint"] = "endpoint"
     name: Name = "endpoint"
     url: Annotated[str, Field(max_length=2048)]
     batch_size: Annotated[int, Field(ge=1, le=256)] = 1
-    """Answers in one request at most."""
+    """Most answers in one request."""
     timeout_seconds: Annotated[float, Field(gt=0, le=120)] = 30.0
-    """For a request, from the connection to the last byte."""
+    """Time limit of one request, from connecting to the last byte."""
     pass_threshold: Threshold | None = None
 
     @field_validator("url")
@@ -326,7 +328,7 @@ PartName = Annotated[str, Field(pattern=r"^[^\W\d]\w{0,63}$")]
 
 
 class MultiGrader(BaseGrader):
-    """Several graders and a formula over their rewards, each by its key: `0.8 * right + 0.2 * short`."""
+    """Several graders, by key, and a formula over their rewards: `0.8 * right + 0.2 * short`."""
 
     type: Literal["multi"] = "multi"
     name: Name = "multi"
@@ -337,14 +339,14 @@ class MultiGrader(BaseGrader):
     @field_validator("graders", mode="before")
     @classmethod
     def _by_name(cls, sent: object) -> object:
-        """OpenAI's guide sends them by key, its reference a list, its SDK's type a single one."""
+        """Accept the three forms of OpenAI: by key (guide), a list (reference), a single grader (type of the SDK)."""
         if isinstance(sent, Mapping) and isinstance(sent.get("type"), str):
             sent = [sent]
         if not isinstance(sent, list | tuple):
             return sent
         named = {str(one.get("name", one.get("type"))): one for one in sent if isinstance(one, Mapping)}
         if len(named) != len(sent):
-            raise ValueError("each grader of the list needs a name of its own")
+            raise ValueError("each grader in the list needs a distinct name")
         return named
 
     @model_validator(mode="after")
@@ -354,7 +356,7 @@ class MultiGrader(BaseGrader):
         except ValueError as error:
             raise ValueError(f"calculate_output: {error}") from error
         if unknown := sorted(names - set(self.graders)):
-            raise ValueError(f"calculate_output reads {unknown[0]!r}; the graders are {', '.join(self.graders)}")
+            raise ValueError(f"calculate_output uses {unknown[0]!r}, but the graders are {', '.join(self.graders)}")
         return self
 
     def templates(self) -> dict[str, str]:
@@ -382,14 +384,14 @@ Grader = Annotated[
 
 
 def parts(grader: BaseGrader) -> tuple[BaseGrader, ...]:
-    """The graders that score answers themselves: a multi's own, or the grader."""
+    """Return the graders that score answers: the parts of a multi grader, or the grader itself."""
     return tuple(grader.graders.values()) if isinstance(grader, MultiGrader) else (grader,)
 
 
 def missing_fields(grader: BaseGrader, item_fields: Collection[str]) -> list[tuple[str, str]]:
-    """(path of the template, field) for each `item` field that `grader` reads and the rows do not all have.
+    """Return (path of the template, field) for each `item` field that the grader reads and some row lacks.
 
-    `item_fields` are the fields that every row has; only the first step of a path can be known from them.
+    `item_fields` are the fields that every row has; only the first step of a path can be checked against them.
     """
     missing = {
         (param, str(variable.path[0])): None

@@ -1,4 +1,4 @@
-"""What a worker trains on, as it reports it, and what data sheets say of such devices. Asks no machine."""
+"""The hardware that a worker trains on, as the worker reports it, and data sheet values of GPUs. No detection here."""
 
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -15,41 +15,41 @@ class Hardware(Frozen):
     """One worker's share of a machine."""
 
     accelerator: str | None = None
-    """Name of its GPUs; None when it trains on the CPU."""
+    """Name of the GPUs; None when the worker trains on the CPU."""
     accelerators: Annotated[int, Field(ge=0)] = 0
     accelerator_memory_bytes: _Bytes | None = None
-    """Of one GPU, the smallest of them."""
+    """Memory of the smallest GPU."""
     processor: str = "CPU"
     cores: _Count = 1
-    """That this process may use."""
+    """Cores that this process may use."""
     threads: _Count = 1
-    """Of a trainer on the CPU."""
+    """Threads of a trainer on the CPU."""
     processes: _Count = 1
-    """That train a job together, one a GPU."""
+    """Processes that train one job together, one per GPU."""
     memory_bytes: _Bytes
-    """Of the machine or of the container, whichever is less."""
+    """Memory of the machine or of the container, whichever is less."""
 
     @property
     def device(self) -> str:
-        """What jobs that are trained alike have in common: `NVIDIA L4`, `2 x NVIDIA L4`, `AMD EPYC, 2 threads`."""
+        """A name shared by all hardware with equal speed: `NVIDIA L4`, `2 x NVIDIA L4`, `AMD EPYC, 2 threads`."""
         if self.accelerator is None:
             return f"{self.processor}, {self.threads} thread{'s' * (self.threads != 1)}"
         return self.accelerator if self.processes == 1 else f"{self.processes} x {self.accelerator}"
 
     @property
     def trainer_memory_bytes(self) -> int:
-        """What one trainer process may fill."""
+        """Memory available to one trainer process."""
         return self.accelerator_memory_bytes or self.memory_bytes
 
 
 @dataclass(frozen=True)
 class DataSheet:
-    """Peaks of one device."""
+    """Peak rates of one device."""
 
     flops: float
-    """Dense bf16 products a second, without sparsity."""
+    """Dense bf16 multiply-adds per second, without sparsity."""
     bytes_per_second: float
-    """Of its memory."""
+    """Memory bandwidth."""
 
 
 DATA_SHEETS: Final = {
@@ -64,9 +64,9 @@ DATA_SHEETS: Final = {
     "A10G": DataSheet(70e12, 0.6e12),
     "RTX 4090": DataSheet(165e12, 1.0e12),
 }
-"""By part of the device's name, from NVIDIA's data sheets; the first that fits counts."""
+"""By a part of the device's name, from NVIDIA's data sheets; the first match counts."""
 
 
 def data_sheet(accelerator: str) -> DataSheet | None:
-    """The peaks of a GPU, or None where no data sheet is known."""
+    """Return the peak rates of a GPU, or None if its data sheet is unknown."""
     return next((sheet for part, sheet in DATA_SHEETS.items() if part in accelerator), None)

@@ -1,4 +1,4 @@
-"""Trackers that a job's metrics go to besides this service. Where they are is for the operator to say."""
+"""External trackers that also receive a job's metrics. The operator configures their addresses."""
 
 from typing import Annotated, Literal
 
@@ -11,11 +11,11 @@ Tags = Annotated[tuple[Name, ...], Field(max_length=32)]
 
 
 class WandbSettings(Frozen):
-    """As at OpenAI."""
+    """OpenAI's fields."""
 
     project: Annotated[Name, Field(description="The project of the run.")]
-    name: Annotated[Name | None, Field(description="The job's id if absent.")] = None
-    entity: Annotated[Name | None, Field(description="A team; the key's own if absent.")] = None
+    name: Annotated[Name | None, Field(description="Defaults to the job's id.")] = None
+    entity: Annotated[Name | None, Field(description="A team. Defaults to the team of the API key.")] = None
     tags: Tags = ()
 
 
@@ -27,10 +27,10 @@ class WandbIntegration(Frozen):
 
 
 class MlflowSettings(Frozen):
-    """What a run of MLflow is called."""
+    """Names of an MLflow run."""
 
-    experiment: Annotated[Name, Field(description="Made if there is none.")]
-    run_name: Annotated[Name | None, Field(description="The job's id if absent.")] = None
+    experiment: Annotated[Name, Field(description="Created if it does not exist.")]
+    run_name: Annotated[Name | None, Field(description="Defaults to the job's id.")] = None
 
 
 class MlflowIntegration(Frozen):
@@ -41,16 +41,16 @@ class MlflowIntegration(Frozen):
 
 
 class TensorboardIntegration(Frozen):
-    """Event files in a directory of the worker."""
+    """TensorBoard event files in a directory of the worker."""
 
     type: Literal["tensorboard"]
 
 
 class TrackioSettings(Frozen):
-    """What a run of Trackio is called."""
+    """Names of a Trackio run."""
 
     project: Annotated[Name, Field(description="The project of the run.")]
-    name: Annotated[Name | None, Field(description="The job's id if absent.")] = None
+    name: Annotated[Name | None, Field(description="Defaults to the job's id.")] = None
 
 
 class TrackioIntegration(Frozen):

@@ -1,4 +1,4 @@
-"""What a job is asked to do: the method and its knobs, validated before anything is stored.
+"""The job spec: the method and its settings, validated before anything is stored.
 
 The same objects travel from the API through Postgres to the trainer; nothing else describes a job.
 """
@@ -20,7 +20,7 @@ ModuleName = Annotated[str, Field(max_length=128)]
 
 
 class MethodType(StrEnum):
-    """Corners of the one loss; see docs/method.md."""
+    """Special cases of the one loss; see docs/method.md."""
 
     supervised = "supervised"
     dft = "dft"
@@ -29,12 +29,12 @@ class MethodType(StrEnum):
 
 
 class GroupMix(Frozen):
-    """How many members of each source a group has at most; a row with fewer teacher answers has a smaller group."""
+    """The largest number of members per source in a group. A row with fewer teacher answers has a smaller group."""
 
     expert: Annotated[int, Field(ge=0, le=1)] = 1
     """The row's own demonstration."""
     teacher: Annotated[int, Field(ge=0, le=32)] = 3
-    """The row's `teacher_responses`, and what the job's `teacher` is asked for where a row has fewer."""
+    """The row's `teacher_responses`; the job's `teacher` supplies the rest where a row has fewer."""
     self_: Annotated[int, Field(ge=0, le=64, alias="self")] = 4
     """Rollouts of the current policy."""
 
@@ -44,7 +44,7 @@ class GroupMix(Frozen):
 
 
 class Sampling(Frozen):
-    """How rollouts are drawn. Log-probs use the same temperature everywhere."""
+    """Sampling settings of rollouts. All log-probs use the same temperature."""
 
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -52,18 +52,18 @@ class Sampling(Frozen):
 
 
 class Teacher(Frozen):
-    """A stronger model that is asked for the teacher members that the rows do not bring."""
+    """A stronger model that writes the teacher answers that the rows lack."""
 
     model: TeacherModel
-    """A model of the server at `base_url`; without one a base model of this installation, or of the operator's."""
+    """A model of the server at `base_url`; else a base model of this installation or of the operator's server."""
     base_url: BaseUrl | None = None
-    """Address of an OpenAI-compatible server, up to `/v1`. The project's key for it is stored apart (teacher keys)."""
+    """Base URL of an OpenAI-compatible server, up to `/v1`. Its API key is one of the project's teacher keys."""
     sampling: Sampling | None = None
-    """The job's own `sampling` unless set."""
+    """Defaults to the job's own `sampling`."""
     budget: TeacherBudget = TeacherBudget()
 
     def identity(self, place: str, default: Sampling) -> dict[str, object]:
-        """What its answers depend on besides the prompt; `place` is the server's address or `local`."""
+        """Return what its answers depend on in addition to the prompt; `place` is the server's address or `local`."""
         return {"place": place, "model": self.model, **(self.sampling or default).model_dump()}
 
 
@@ -77,55 +77,55 @@ class Lora(Frozen):
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     use_dora: bool = False
-    """Weight-decomposed LoRA (DoRA): direction and magnitude apart; slower."""
+    """Weight-decomposed LoRA (DoRA): trains direction and magnitude separately; slower."""
     use_rslora: bool = False
-    """Scales by alpha / sqrt(r) instead of alpha / r, which keeps high ranks trainable."""
+    """Scale by alpha / sqrt(r) instead of alpha / r, which keeps high ranks trainable."""
 
 
 class Hyperparameters(Frozen):
-    """Batching, learning rate, evaluation. `auto` values are filled in by `resolve`."""
+    """Batching, learning rate, evaluation intervals. `resolve` in `plan` fills in `auto` values."""
 
     batch_size: Annotated[int, Field(ge=1, le=256)] | Auto = "auto"
     """Prompts (groups) per optimiser step."""
     learning_rate_multiplier: Annotated[float, Field(gt=0, le=1000)] | Auto = "auto"
-    """Times the base learning rate of the method (`BASE_LEARNING_RATE`)."""
+    """Multiplied by the base learning rate of the method (`BASE_LEARNING_RATE`)."""
     n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto = "auto"
     max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Ends training early; the schedule knows it."""
+    """Ends training early; the learning-rate schedule takes it into account."""
     lora: Lora = Lora()
     base_precision: BasePrecision = "native"
-    """How the frozen base is held: as its files say, or as 4-bit NF4 (QLoRA), a quarter of bf16's memory and slower."""
+    """Precision of the frozen base: as stored, or 4-bit NF4 (QLoRA): a quarter of bf16's memory, but slower."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
     eval_interval: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = "auto"
     eval_samples: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = "auto"
     """Held-out rows used by each evaluation."""
     checkpoint_interval: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = "auto"
     max_length: Annotated[int, Field(ge=16, le=131_072)] = 2048
-    """Prompt plus response, in tokens; longer demonstrations are dropped with a warning."""
+    """Prompt plus response, in tokens; longer demonstrations are skipped with a warning."""
 
 
 class Evaluation(Frozen):
-    """How held-out rows are used; when is `hyperparameters.eval_interval`."""
+    """How held-out rows are evaluated; `hyperparameters.eval_interval` says how often."""
 
     pass_samples: Annotated[int, Field(ge=0, le=64)] = 0
-    """Sampled answers a row, for `eval/pass@k`; 0 leaves these out. The greedy answer is always graded."""
+    """Sampled answers per row for `eval/pass@k`; 0 skips them. The greedy answer is always graded."""
     patience: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """Training ends early after so many evaluations without a better mean reward; null means never."""
+    """Training ends after this many evaluations in a row without a better mean reward; null means never."""
 
 
 class GroupMethod(Frozen):
-    """The settings of a method that learns from groups (`gft`, `reinforcement`)."""
+    """Settings of the methods that learn from groups (`gft`, `reinforcement`)."""
 
     grader: Grader
     group: GroupMix = GroupMix()
     tau: Annotated[float, Field(ge=0, le=1)] = 0.7
-    """Tokens less probable than this are weighted by their probability (DCR)."""
+    """Tokens with a probability below tau are weighted by that probability (DCR)."""
     kl_coefficient: Annotated[float, Field(ge=0, le=10)] = 0.0
     zero_variance: Literal["count", "drop"] = "count"
     """Whether tokens of groups without contrast count in the loss's denominator."""
     sampling: Sampling = Sampling()
     teacher: Teacher | None = None
-    """Who is asked for teacher members; without one the rows' own `teacher_responses` are all there are."""
+    """The model that writes missing teacher answers; without it only the rows' own `teacher_responses` are used."""
     hyperparameters: Hyperparameters = Hyperparameters()
     evaluation: Evaluation = Evaluation()
 
@@ -135,7 +135,7 @@ class GroupMethod(Frozen):
         if group.self_ == 0 and group.teacher == 0:
             raise ValueError(
                 "an expert-only group has no contrast and would train nothing: set group.self to at least 1 "
-                "(4 is the default), or use method.type 'supervised'"
+                "(the default is 4), or use method.type 'supervised'"
             )
         if group.size < 2:
             raise ValueError("a group needs at least 2 members to have advantages: raise group.teacher or group.self")
@@ -146,43 +146,43 @@ class GroupMethod(Frozen):
     def _is_asked(cls, teacher: Teacher | None, info: ValidationInfo) -> Teacher | None:
         group = info.data.get("group")
         if teacher is not None and isinstance(group, GroupMix) and group.teacher == 0:
-            raise ValueError("would never be asked: set group.teacher to at least 1, or leave `teacher` out")
+            raise ValueError("would never be used: set group.teacher to at least 1, or remove `teacher`")
         return teacher
 
 
 class ImitationMethod(Frozen):
-    """The settings of a method that learns from demonstrations only (`supervised`, `dft`)."""
+    """Settings of the methods that learn only from demonstrations (`supervised`, `dft`)."""
 
     grader: Grader | None = None
-    """Only for held-out evaluation."""
+    """Used only for held-out evaluation."""
     sampling: Sampling = Sampling()
     hyperparameters: Hyperparameters = Hyperparameters()
     evaluation: Evaluation = Evaluation()
 
 
 class JobSpec(Frozen):
-    """Everything that a job is asked to do, as accepted by `POST /v1/fine_tuning/jobs`."""
+    """Everything that describes a job, as accepted by `POST /v1/fine_tuning/jobs`."""
 
     model: str
-    """A base model that the registry knows, or a trained model of the project, whose adapter is trained further."""
+    """A base model in the registry, or a trained model of the project, whose adapter is trained further."""
     method: MethodType
     settings: GroupMethod | ImitationMethod
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)]
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     metadata: dict[str, str] | None = None
     gates: Annotated[tuple[GateText, ...], Field(max_length=MAX_GATES)] = ()
-    """What the published model's held-out results must reach; else the job fails."""
+    """Conditions on the published model's held-out results; the job fails if one does not hold."""
     alias: AliasName | None = None
-    """Names the published model once the job has succeeded."""
+    """This alias points to the published model once the job has succeeded."""
     integrations: Annotated[tuple[Integration, ...], Field(max_length=MAX_INTEGRATIONS)] = ()
-    """Trackers that its metrics go to as well."""
+    """Trackers that also receive the job's metrics."""
     typed_form: bool = False
-    """The client sent a gft job as method `reinforcement` plus the extra field `gft`, and is shown it so."""
+    """The client sent a gft job as method `reinforcement` plus the extra field `gft`; responses use the same form."""
 
     @field_validator("settings", mode="before")
     @classmethod
     def _of_the_method(cls, settings: object, info: ValidationInfo) -> object:
-        """Both kinds of settings can look alike; the method says which of them is meant."""
+        """Both kinds of settings can have the same fields; the method selects the kind."""
         kind = ImitationMethod if info.data.get("method") in (MethodType.supervised, MethodType.dft) else GroupMethod
         if isinstance(settings, GroupMethod | ImitationMethod) and not isinstance(settings, kind):
             raise ValueError(f"method '{info.data.get('method')}' needs {kind.__name__}")
@@ -194,7 +194,7 @@ class JobSpec(Frozen):
 
     @property
     def tau(self) -> float:
-        """Threshold of the bounded coefficient: the method's own corner, or what a gft job chose."""
+        """Threshold of the bounded coefficient: fixed by the method, or chosen by a gft job."""
         match self.method:
             case MethodType.gft:
                 return self.settings.tau if isinstance(self.settings, GroupMethod) else 0.0
@@ -223,37 +223,37 @@ BASE_LEARNING_RATE: Final[dict[MethodType, float]] = {
 
 
 class TrainerSpec(Frozen):
-    """`RUN_DIR/spec.json`: all that the trainer subprocess needs to know; paths are absolute."""
+    """`RUN_DIR/spec.json`: everything that the trainer subprocess needs; paths are absolute."""
 
     job_id: str
     attempt: int = 1
-    """Counts the attempts at the job."""
+    """The number of this attempt at the job, from 1."""
     spec: JobSpec
     base_model_dir: str
     """Directory with config, tokenizer and safetensors of the base model."""
     adapter_path: str | None = None
-    """Directory of the PEFT adapter to start from; None starts with a new one."""
+    """Directory of the PEFT adapter to start from; None creates a new adapter."""
     training_path: str
     validation_path: str | None
     resume_from: str | None = None
     """Directory of a checkpoint of this job."""
     threads: int = 0
-    """CPU threads of each process; 0 takes all cores."""
+    """CPU threads of each process; 0 uses all cores."""
     processes: int = 1
-    """Processes that share each step's groups, one a GPU."""
+    """Processes that share each step's groups, one per GPU."""
     rollout_url: str | None = None
-    """Address of the vLLM server that draws the rollouts; None draws them in the trainer."""
+    """URL of the vLLM server that samples rollouts; None samples them in the trainer."""
     judge_url: str | None = None
-    """Address of the server that graders ask."""
+    """URL of the server that runs judge models."""
     allowed_private_hosts: tuple[str, ...] = ()
-    """What `endpoint` graders and teachers may reach although it is not public."""
+    """Private hosts that `endpoint` graders and teachers may reach."""
     teacher_url: str | None = None
-    """Address of the server that is asked for teacher members."""
+    """URL of the server that writes teacher answers."""
     teacher_is_operators: bool = False
-    """The operator named that server, so it may be anywhere."""
+    """Whether the operator configured that server, which may then have any address."""
     teacher_model_dir: str | None = None
-    """Directory of the base model that writes them instead."""
+    """Directory of the base model that writes teacher answers instead."""
     teacher_answers_path: str | None = None
-    """JSONL of the `TeacherAnswer`s to this job's questions that are known already."""
+    """JSONL file of the stored `TeacherAnswer`s to this job's questions."""
     teacher_spent: Spent = Spent()
-    """What earlier attempts have used of the teacher's budget."""
+    """The part of the teacher budget that earlier attempts used."""

@@ -1,4 +1,4 @@
-"""Fills in every `auto` from the data and the model. The rules are written down here and nowhere else."""
+"""Resolves every `auto` from the data and the model. All rules for defaults are here."""
 
 import math
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ _MAX_MULTIPLIER: Final = 30.0
 TOKEN_BUDGET: Final = 4096
 """Packed tokens of a micro-batch."""
 MAX_SEQUENCES: Final = 128
-"""Sequences that a trainer decodes together; bounds the KV cache."""
+"""Most sequences that a trainer decodes at once; bounds the KV cache."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Decided values: no `auto` and no None left."""
+    """Resolved values: no `auto` and no None left."""
 
     batch_size: int
     """Prompts per optimiser step."""
@@ -30,10 +30,10 @@ class Plan:
 
 
 def learning_rate_multiplier(spec: JobSpec, parameters: int) -> float:
-    """Smaller models want a higher rate.
+    """Return the default multiplier; smaller models need a higher rate.
 
-    Group methods: (7e9 / parameters) ** 0.85, so 1 at 7B, 3.7 at 1.5B and 30 (the cap) at 135M, where 3e-4 was found
-    to learn well. Imitation starts ten times higher, so it scales with the power 0.25.
+    Group methods: (7e9 / parameters) ** 0.85, so 1 at 7B, 3.7 at 1.5B and 30 (the cap) at 135M, where 3e-4 learned well
+    in tests. The base rate of imitation methods is ten times higher, so their power is only 0.25.
     """
     power = 0.85 if isinstance(spec.settings, GroupMethod) else 0.25
     scaled: float = (_REFERENCE_PARAMETERS / parameters) ** power
@@ -41,10 +41,10 @@ def learning_rate_multiplier(spec: JobSpec, parameters: int) -> float:
 
 
 def resolve(spec: JobSpec, *, rows: int, held_out_rows: int, parameters: int) -> Plan:
-    """The plan of a job over `rows` usable training rows and a base model of `parameters` weights.
+    """Return the plan of a job with `rows` usable training rows and a base model of `parameters` weights.
 
     auto: batch_size is a hundredth of the rows, between 4 and 32; n_epochs aims at 200 steps, between 1 and 10;
-    evaluation and checkpoint ten times a run; 200 held-out rows.
+    ten evaluations and checkpoints per run; 200 held-out rows.
     """
     wanted = spec.hyperparameters
     batch_size = min(32, max(4, rows // 100)) if wanted.batch_size == "auto" else wanted.batch_size

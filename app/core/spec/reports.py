@@ -1,4 +1,4 @@
-"""What the trainer tells its runner: one JSON object a line on its standard output."""
+"""Reports from the trainer to its runner: one JSON object per line on standard output."""
 
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ class Source(StrEnum):
 
 
 class TrainerExit(IntEnum):
-    """Exit codes of the trainer; anything else is a crash."""
+    """Exit codes of the trainer; any other code is a crash."""
 
     succeeded = 0
     bad_config = 64
@@ -27,13 +27,13 @@ class TrainerExit(IntEnum):
     dependency_down = 69
     out_of_memory = 71
     stopped = 75
-    """A stop request (SIGTERM) was honoured: a checkpoint is written."""
+    """The trainer received a stop request (SIGTERM) and wrote a checkpoint."""
     gpu_fault = 79
-    """The GPU is broken, as far as its driver can tell; no job should be given to it."""
+    """The GPU driver reports a fault; the worker must not take more jobs on this GPU."""
 
 
 class MemberRecord(Frozen):
-    """One response of a group, for the inspector."""
+    """One answer of a group, for the inspector."""
 
     source: Source
     text: str
@@ -41,17 +41,17 @@ class MemberRecord(Frozen):
     reward: float | None
     advantage: float | None
     rectified_frac: float | None
-    """Share of its tokens with p < tau."""
+    """Fraction of its tokens with p < tau."""
     mean_p: float | None
     finished: bool
     adapter_version: int | None = None
-    """Optimiser steps the adapter had seen when it wrote this (rollouts only)."""
+    """Optimiser steps of the adapter that sampled it (rollouts only)."""
     error: str | None = None
-    """Why it could not be graded."""
+    """Why grading failed."""
     scores: dict[str, float] = Field(default_factory=dict)
-    """Reward by grader, where several had a part in it."""
+    """Reward per grader, if several contributed."""
     teacher: Provenance | None = None
-    """Who wrote it (teacher members only)."""
+    """Origin of the answer (teacher answers only)."""
 
 
 class GroupRecord(Frozen):
@@ -104,16 +104,16 @@ class Message(Frozen):
 
 
 class TeacherAnswers(Frozen):
-    """What a teacher has answered, for the project's store of answers."""
+    """A teacher's answers, for the project's answer cache."""
 
     kind: Literal["teacher_answers"] = "teacher_answers"
     answers: tuple[TeacherAnswer, ...]
     spent: Spent
-    """By all attempts so far."""
+    """Total of all attempts so far."""
 
 
 class CheckpointSaved(Frozen):
-    """A complete checkpoint lies at `path` (absolute)."""
+    """A complete checkpoint exists at `path` (absolute)."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     step: int
@@ -128,13 +128,13 @@ class Evaluated(Frozen):
     step: int
     values: dict[str, float | None]
     best: bool = False
-    """At least as good as all after the first step: what would be published if training ended here."""
+    """The best evaluation after the first step: its adapter would be published if training ended here."""
     samples: tuple[dict[str, Any], ...] = ()
     """`{"prompt", "response", "reward", "reference"}`; the same rows at every evaluation."""
 
 
 class Finished(Frozen):
-    """Training is complete; the adapter lies at `path` (absolute) in PEFT format."""
+    """Training is complete; the adapter is at `path` (absolute) in PEFT format."""
 
     kind: Literal["finished"] = "finished"
     step: int
@@ -147,7 +147,7 @@ class Finished(Frozen):
 
 
 class Failed(Frozen):
-    """The job cannot go on; the exit code says which class of failure."""
+    """The job cannot continue; the exit code gives the class of failure."""
 
     kind: Literal["failed"] = "failed"
     code: str

@@ -1,6 +1,6 @@
-"""One line of a training or validation file, parsed and normalised. Knows no files, tokens or graders.
+"""Parses and normalises one line of a training or validation file. No file access, tokens or grading here.
 
-OpenAI's supervised and reinforcement files are valid as they are; `prompt`/`completion` is a short form.
+OpenAI's supervised and reinforcement files are valid without changes; `prompt`/`completion` is a short form.
 """
 
 import json
@@ -19,10 +19,10 @@ _KNOWN: Final = frozenset({"role", "content", "weight", *_KEPT})
 
 
 class RowError(ValueError):
-    """A row that cannot be used; `str()` starts with its line number and says how to fix it."""
+    """An unusable row; `str()` starts with its line number and says how to fix it."""
 
     def __init__(self, line: int, param: str | None, message: str) -> None:
-        """`line` counts from 1; `param` is the path of the field, None when it concerns the whole line."""
+        """`line` counts from 1; `param` is the path of the field, or None if the error concerns the whole line."""
         super().__init__(f"line {line}: {message}")
         self.line = line
         self.param = param
@@ -30,7 +30,7 @@ class RowError(ValueError):
 
 
 class _Refused(Exception):
-    """A RowError that does not know its line yet."""
+    """A RowError whose line is not known yet."""
 
     def __init__(self, param: str | None, message: str) -> None:
         super().__init__(message)
@@ -39,43 +39,45 @@ class _Refused(Exception):
 
 
 class TeacherResponse(BaseModel):
-    """One answer distilled from a stronger model."""
+    """One answer of a stronger model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     content: Annotated[str, Field(min_length=1)]
     model: str | None = None
-    """Who wrote it, for the reports only."""
+    """The model that wrote it; only for reports."""
 
 
 class Row(BaseModel):
-    """One prompt with what is known about its answers."""
+    """One prompt with its known answers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt_messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    """Everything before the demonstration, ready for a chat template: `content` is text (None beside
-    `tool_calls`), `developer` is called `system`, and `weight` is gone."""
+    """Everything before the demonstration, ready for a chat template: `content` is text (None next to
+    `tool_calls`), `developer` becomes `system`, and `weight` is removed.
+    """
     expert: str | None = None
     """The demonstration; None in prompt-only rows."""
     teacher: tuple[TeacherResponse, ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     item: dict[str, Any]
-    """What graders read as `item.*`: every field but `teacher_responses` and `tools`, as written;
-    `messages` is there for the short form too."""
+    """What graders read as `item.*`: every field as written except `teacher_responses` and `tools`;
+    `messages` is set for the short form too.
+    """
     unused_demonstration: str | None = None
-    """Why the final assistant message is not imitated, where there is one."""
+    """Why the final assistant message is not trained, if the row has one."""
 
     @property
     def characters(self) -> int:
-        """Of the prompt and the longest answer."""
+        """Total of the prompt and the longest answer."""
         longest = max([len(answer.content) for answer in self.teacher], default=0)
         prompt = sum([len(message["content"] or "") for message in self.prompt_messages])
         return prompt + max(longest, len(self.expert or ""))
 
 
 def parse_row(raw: bytes | str, line: int) -> Row:
-    """The row on line `line` (from 1). Raises RowError, and nothing else, for what is not a usable row."""
+    """Parse the row on line `line` (from 1). Raises only RowError."""
     try:
         return _row(_load(raw))
     except _Refused as refused:
@@ -83,7 +85,7 @@ def parse_row(raw: bytes | str, line: int) -> Row:
 
 
 def quoted(text: str, limit: int = 60) -> str:
-    """Untrusted text for an error message: shortened and escaped."""
+    """Return untrusted text shortened and escaped for an error message."""
     return ascii(text if len(text) <= limit else text[: limit - 3] + "...")
 
 
@@ -121,9 +123,9 @@ def _load(raw: bytes | str) -> dict[str, Any]:
         raise _Refused(None, f"invalid JSON at column {error.colno}: {error.msg}; {hint}") from None
     except RecursionError:
         raise _too_deep() from None
-    except ValueError:  # CPython's limit on the digits of an int, a guard against quadratic time
+    except ValueError:  # CPython limits the digits of an int to prevent quadratic parsing time
         raise _Refused(None, "a number has too many digits; write it as a string") from None
-    # A line without this many brackets cannot be too deep, which spares nearly every line the walk.
+    # A line with fewer brackets than MAX_DEPTH cannot be too deep; this saves the walk for nearly every line.
     if text.count("{") + text.count("[") > MAX_DEPTH:
         _check_depth(value)
     if not isinstance(value, dict):
@@ -140,7 +142,7 @@ def _text(raw: bytes | str) -> str:
             raise _Refused(None, f"the line has more than {MAX_LINE_BYTES:,} bytes; shorten or split the row")
         return encoded.decode()
     except UnicodeEncodeError:
-        raise _Refused(None, "the line holds a lone surrogate; drop the character") from None
+        raise _Refused(None, "the line contains a lone surrogate; remove the character") from None
     except UnicodeDecodeError as error:
         raise _Refused(None, f"byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
 
@@ -168,7 +170,7 @@ def _check_surrogates(row: dict[str, Any]) -> None:
             json.dumps([name, value], ensure_ascii=False).encode()
         except UnicodeEncodeError:
             shown = quoted(name)[1:-1]
-            raise _Refused(shown, f"`{shown}` holds half a surrogate pair; write both or none") from None
+            raise _Refused(shown, f"`{shown}` contains half a surrogate pair; write both halves or neither") from None
 
 
 def _row(raw: dict[str, Any]) -> Row:
@@ -180,7 +182,7 @@ def _row(raw: dict[str, Any]) -> Row:
     if messages[-1]["role"] == "assistant":
         expert, unused = _demonstration(messages.pop(), written[-1])
         if not messages:
-            raise _Refused("messages", "only an assistant message; add the user message before it")
+            raise _Refused("messages", "the row has only an assistant message; add the user message before it")
     elif all(message["role"] == "system" for message in messages):
         raise _Refused("messages", "the row has neither an assistant nor a user message; add one")
     return Row(
@@ -206,13 +208,13 @@ def _short_form(raw: dict[str, Any]) -> list[dict[str, Any]]:
         if value is not None and not isinstance(value, str):
             raise _Refused(name, f"`{name}` must be a string; use `messages` for a conversation")
         if value is not None and not value.strip():
-            raise _Refused(name, f"`{name}` is empty; fill it in or drop the row")
+            raise _Refused(name, f"`{name}` is empty; fill it in or remove the row")
     answer = [] if completion is None else [{"role": "assistant", "content": completion}]
     return [{"role": "user", "content": prompt}, *answer]
 
 
 def _plain(message: object) -> dict[str, Any] | None:
-    """What nearly every message is, without a look at what it is not; None leaves it to `_message`."""
+    """Return the message if it has the most common form; None means that `_message` must check it."""
     if isinstance(message, dict) and len(message) == 2:
         role, content = message.get("role"), message.get("content")
         if role in ("user", "assistant", "system") and isinstance(content, str) and content.strip():
@@ -237,7 +239,7 @@ def _message(message: object, param: str) -> dict[str, Any]:
     kept = {name: message[name] for name in _KEPT if message.get(name) is not None}
     may_be_empty = calls is not None or role == "tool"
     content = _content(message.get("content"), f"{param}.content", optional=may_be_empty)
-    # `developer` is OpenAI's newer word for `system`; chat templates of open models know only the latter.
+    # `developer` is OpenAI's newer name for `system`; chat templates of open models only support the latter.
     return {"role": "system" if role == "developer" else role, "content": content, **kept}
 
 
@@ -259,22 +261,22 @@ def _content(content: object, param: str, *, optional: bool) -> str | None:
     if content is not None and not isinstance(content, str):
         raise _Refused(param, f"`{param}` must be a string or a list of text blocks")
     if not optional and (content is None or not content.strip()):
-        raise _Refused(param, f"`{param}` is empty; fill it in or drop the message")
+        raise _Refused(param, f"`{param}` is empty; fill it in or remove the message")
     return content
 
 
 def _block(block: object, param: str) -> str:
     text = block.get("text") if isinstance(block, dict) and block.get("type") == "text" else None
     if not isinstance(text, str):
-        raise _Refused(param, f'`{param}` must be {{"type": "text", "text": "..."}}: only text is trained on')
+        raise _Refused(param, f'`{param}` must be {{"type": "text", "text": "..."}}: only text can be trained')
     return text
 
 
 def _demonstration(message: dict[str, Any], written: dict[str, Any]) -> tuple[str | None, str | None]:
     if written.get("weight") == 0:
-        return None, "the final assistant message has weight 0 and is not imitated; the row is prompt-only"
+        return None, "the final assistant message has weight 0 and is not trained; the row is prompt-only"
     if message.get("tool_calls"):
-        return None, "the final assistant message calls tools and is not imitated; the row is prompt-only"
+        return None, "the final assistant message calls tools and is not trained; the row is prompt-only"
     return message["content"], None
 
 
@@ -290,10 +292,10 @@ def _teacher(responses: object) -> tuple[TeacherResponse, ...]:
 def _teacher_response(response: object, param: str) -> TeacherResponse:
     fields = {"content": response} if isinstance(response, str) else response
     if not isinstance(fields, dict) or not fields.keys() <= {"content", "model"}:
-        raise _Refused(param, f"`{param}` must be a string, or an object with `content` and maybe `model`")
+        raise _Refused(param, f"`{param}` must be a string, or an object with `content` and optionally `model`")
     content, model = fields.get("content"), fields.get("model")
     if not isinstance(content, str) or not content.strip():
-        raise _Refused(param, f"`{param}` is empty or not text; fill it in or drop it")
+        raise _Refused(param, f"`{param}` is empty or not text; fill it in or remove it")
     if model is not None and not isinstance(model, str):
         raise _Refused(f"{param}.model", f"`{param}.model` must be a string")
     return TeacherResponse(content=content, model=model)

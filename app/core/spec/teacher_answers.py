@@ -1,4 +1,4 @@
-"""What is asked of a teacher and what it answers, as runner and trainer tell each other."""
+"""Questions to teachers and their answers, exchanged between runner and trainer."""
 
 import hashlib
 import json
@@ -17,19 +17,19 @@ TeacherModel = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 def _plain(url: str) -> str:
-    """Without the slash at its end, so that one server has one name."""
+    """Remove the trailing slash, so that one server has one name."""
     parts = urlsplit(url)
     if parts.username or parts.password:
-        raise ValueError("must not hold a user or password: store the key with `grouptune teachers set-key`")
+        raise ValueError("must not contain a user or password: store the key with `grouptune teachers set-key`")
     if parts.query or parts.fragment:
-        raise ValueError("must end in its path (usually /v1), without ? or #")
+        raise ValueError("must end with its path (usually /v1), without ? or #")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must begin with https:// and name a host, such as https://api.example.com/v1")
+        raise ValueError("must start with https:// and name a host, such as https://api.example.com/v1")
     return url.rstrip("/")
 
 
 def storable(text: str) -> str:
-    """Whatever a model writes, as Postgres takes it: NUL and half surrogate pairs replaced."""
+    """Return model output in a form that Postgres accepts: NUL and half surrogate pairs are replaced."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
@@ -37,43 +37,43 @@ BaseUrl = Annotated[str, Field(max_length=2048), AfterValidator(_plain)]
 
 
 class TeacherBudget(Frozen):
-    """What a job may spend on its teacher, over all its attempts. What is null has no limit."""
+    """The limits on a job's use of its teacher, over all attempts. null means no limit."""
 
     tokens: Annotated[int, Field(ge=1, le=MAX_BUDGET)] | None = None
-    """Tokens that the teacher reads and writes."""
+    """Input and output tokens of the teacher."""
     requests: Annotated[int, Field(ge=1, le=MAX_BUDGET)] | None = None
-    """Requests, repeated ones included."""
+    """Requests, including retries."""
 
 
 class Spent(Frozen):
-    """What a job has spent on its teacher; answers that were known cost nothing."""
+    """A job's use of its teacher. Stored answers cost nothing."""
 
     requests: int = 0
     tokens: int = 0
 
 
 class Provenance(Frozen):
-    """Where a teacher's answer comes from."""
+    """The origin of a teacher answer."""
 
     model: str | None
-    """As the one who answered calls it; in rows whatever they say."""
+    """The model name that the teacher reports; in rows, the name that the row gives."""
     provider: str
-    """Host of the server, `local` for a base model of this installation, `file` for what the row brought."""
+    """Host of the server, `local` for a base model of this installation, `file` for an answer of the row."""
     answered_at: datetime | None = None
     cached: bool = False
-    """It was there before the job asked: from an earlier attempt, or another job of the project."""
+    """The answer was stored before the job requested it: by an earlier attempt, or by another job of the project."""
     prompt_tokens: int | None = None
-    """Its share of what the request read; None for what the row brought."""
+    """Its share of the request's input tokens; None for an answer of the row."""
     completion_tokens: int | None = None
 
 
 class TeacherAnswer(Frozen):
-    """One answer under the key of its question."""
+    """One answer, stored under the key of its question."""
 
     key: str
     content: str
     finished: bool
-    """False when it was cut off: it is kept, so that nobody pays for it again, and not trained on."""
+    """False when the answer was cut off: it is stored, so that it is not paid for again, but not trained."""
     model: str
     provider: str
     answered_at: datetime
@@ -81,7 +81,7 @@ class TeacherAnswer(Frozen):
     completion_tokens: int
 
     def provenance(self, *, cached: bool) -> Provenance:
-        """What the inspector shows of it."""
+        """The fields that the inspector shows."""
         return Provenance(
             model=self.model,
             provider=self.provider,
@@ -93,19 +93,19 @@ class TeacherAnswer(Frozen):
 
 
 def share(total: int, parts: int, number: int) -> int:
-    """Part `number` (from 0) of `parts` numbers that add up to `total`."""
+    """Return part `number` (from 0) when `total` is split into `parts` integers."""
     return (total + parts - 1 - number) // parts
 
 
 def question(
     teacher: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
 ) -> str:
-    """Content address of a question to a teacher: who is asked, how it samples, and the whole prompt."""
+    """Return the content address of a question: the teacher, its sampling settings, and the whole prompt."""
     whole = {"teacher": teacher, "messages": messages, "tools": tools}
     text = json.dumps(whole, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def answer_key(question: str, number: int) -> str:
-    """Content address of the answer `number` (from 0) to a question."""
+    """Return the content address of answer `number` (from 0) to a question."""
     return hashlib.sha256(f"{question}/{number}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The syntax of graders' templates, `{{ item.x }}` and `{{ sample.output_text }}`; they are filled in core.graders."""
+"""The syntax of grader templates, `{{ item.x }}` and `{{ sample.output_text }}`. `app.core.graders` renders them."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SAMPLE_FIELDS: Final = ("output_text", "output_json", "output_tools", "choices")
 
 @dataclass(frozen=True)
 class Variable:
-    """A reference like `item.answers[0]`: the namespace and the steps below it."""
+    """A reference such as `item.answers[0]`: the namespace and the path below it."""
 
     namespace: Literal["item", "sample"]
     path: tuple[str | int, ...]
@@ -26,21 +26,21 @@ class Variable:
         return self.namespace + "".join(steps)
 
 
-@lru_cache(maxsize=256)  # a job's are the same for every answer that is graded and every time that it is shown
+@lru_cache(maxsize=256)  # A job renders the same templates for every answer, so the parse is cached.
 def parse_template(template: str) -> tuple[str | Variable, ...]:
-    """Literal text and variables in order. Raises ValueError saying what is wrong with which expression."""
+    """Return literal text and variables in order. Raises ValueError that names the invalid expression."""
     parts: list[str | Variable] = []
     end = 0
     for match in _EXPRESSION.finditer(template):
         parts += [template[end : match.start()], _variable(match[1])]
         end = match.end()
     if "{{" in template[end:]:
-        raise ValueError("the template opens '{{' and never closes it; add '}}'")
+        raise ValueError("the template has '{{' without a matching '}}'; add '}}'")
     return tuple(part for part in (*parts, template[end:]) if part != "")
 
 
 def variables(template: str) -> tuple[Variable, ...]:
-    """The variables that `template` refers to, in order. Raises ValueError as `parse_template` does."""
+    """Return the variables of `template`, in order. Raises ValueError as `parse_template` does."""
     return tuple(part for part in parse_template(template) if isinstance(part, Variable))
 
 
@@ -52,10 +52,12 @@ def _variable(expression: str) -> Variable:
     path = tuple(int(step[2]) if step[2] else step[1] or step[4] for step in _STEP.finditer(match[2]))
     if match[1] == "item":
         if not path or not isinstance(path[0], str):
-            raise ValueError(f"{shown} names no field of the row; write, say, {{{{item.reference_answer}}}}")
+            raise ValueError(
+                f"{shown} does not name a field of the row; write, for example, {{{{item.reference_answer}}}}"
+            )
         return Variable("item", path)
     if not path or path[0] not in SAMPLE_FIELDS:
-        raise ValueError(f"{shown} does not exist; sample has {', '.join(SAMPLE_FIELDS)}")
+        raise ValueError(f"{shown} does not exist; the fields of sample are {', '.join(SAMPLE_FIELDS)}")
     return Variable("sample", path)
 
 
@@ -65,4 +67,4 @@ def _checked_template(template: str) -> str:
 
 
 Template = Annotated[str, Field(max_length=100_000), AfterValidator(_checked_template)]
-"""Text with `{{ item.x }}` and `{{ sample.output_text }}` in it."""
+"""Text with placeholders such as `{{ item.x }}` and `{{ sample.output_text }}`."""

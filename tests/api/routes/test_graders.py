@@ -89,7 +89,7 @@ def test_a_grader_is_validated_and_echoed(client: OpenAI) -> None:
         (
             {"type": "multi", "graders": {"exact": EXACT}, "calculate_output": "exakt"},
             "grader",
-            "reads 'exakt'; the graders are exact",
+            "uses 'exakt', but the graders are exact",
         ),
     ],
 )

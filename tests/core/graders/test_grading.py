@@ -67,7 +67,7 @@ def test_names_and_math_input_have_defaults() -> None:
         ({"type": "vibes"}, "string_check"),
         ({"type": "math"}, "reference"),
         ({"type": "math", "reference": "4", "tolerance": 1}, "tolerance"),
-        ({"type": "math", "reference": "{{item}}"}, "names no field of the row"),
+        ({"type": "math", "reference": "{{item}}"}, "does not name a field of the row"),
         ({"type": "math", "reference": "{{item.a"}, "add '}}'"),
         ({"type": "string_check", "input": "a", "reference": "b", "operation": "is"}, "operation"),
     ],

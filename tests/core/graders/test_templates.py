@@ -61,14 +61,14 @@ def test_response_that_is_not_json_has_no_output_json() -> None:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{{item}}", "names no field of the row"),
-        ("{{item[0]}}", "names no field of the row"),
+        ("{{item}}", "does not name a field of the row"),
+        ("{{item[0]}}", "does not name a field of the row"),
         ("{{items.x}}", r"\{\{items.x\}\} is not a variable; write \{\{item.field\}\}"),
         ("{{item.x | upper}}", "is not a variable"),
         ("{{item.__class__()}}", "is not a variable"),
         ("{{}}", "is not a variable"),
-        ("a {{item.x", "never closes it"),
-        ("{{sample.text}}", "sample has output_text, output_json, output_tools, choices"),
+        ("a {{item.x", "without a matching"),
+        ("{{sample.text}}", "the fields of sample are output_text, output_json, output_tools, choices"),
         ("{{" + "x" * 5000 + "}}", "is not a variable"),
     ],
 )

@@ -119,7 +119,7 @@ def test_gates_on_what_is_measured_are_accepted() -> None:
 
 
 def test_a_spec_holds_gates_that_can_be_read_only() -> None:
-    with pytest.raises(ValidationError, match="is no gate"):
+    with pytest.raises(ValidationError, match="is not a gate"):
         gated("fast")
 
 
@@ -236,5 +236,5 @@ def test_an_alias_cannot_take_the_name_of_a_base_model(tiny_models: Any) -> None
 
 def test_ids_of_models_are_no_aliases() -> None:
     model = ids.fine_tuned_model("tiny", "default", None, ids.job_id())
-    with pytest.raises(ValueError, match="is no gate"):
+    with pytest.raises(ValueError, match="is not a gate"):
         parse(f"no worse than alias {model}")

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.spec.advantages import group_advantages
-from app.core.spec.contrast import has_contrast
+from app.core.spec.advantages import group_advantages, has_contrast
 
 rewards = st.lists(st.floats(-10, 10), min_size=2, max_size=32)
 

@@ -6,8 +6,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from app.core.spec.advantages import group_advantages
-from app.core.spec.contrast import has_contrast
+from app.core.spec.advantages import group_advantages, has_contrast
 from app.core.spec.reports import Source
 from tests.worker.training.architectures import END, VOCABULARY
 from worker.training.model import Policy
