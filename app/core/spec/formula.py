@@ -54,9 +54,7 @@ def parse_formula(text: str) -> Formula:
     parser = _Parser(text)
     evaluate = parser.sum(0)
     if parser.word:
-        raise ValueError(
-            f"the formula is complete before {parser.word!r} at character {parser.at}; add an operator or remove the rest"
-        )
+        raise ValueError(f"the formula is complete before {parser.word!r} at character {parser.at}; remove the rest")
     return Formula(frozenset(parser.names), evaluate)
 
 
