@@ -130,7 +130,7 @@ def test_row_6_the_broker_is_away(plant: Plant, clock: Clock, monkeypatch: pytes
         finally:
             valkey.stop()
     assert waited <= 20
-    clock.note(away_s=round(away), posts=len(took), errors=0, post_p95_ms=round(1000 * quantile(took, 0.95)))
+    clock.note(outage_s=round(away), posts=len(took), errors=0, post_p95_ms=round(1000 * quantile(took, 0.95)))
     clock.note(first_job_started_after_s=round(waited, 1))
 
 
@@ -187,8 +187,8 @@ def test_row_7_postgres_is_killed(
             postgres.stop()
             postgres.remove_data()
     assert answers.keys() <= {200, 503}, answers
-    clock.note(jobs=total, kills=len(away), attempts=attempts, rows_lost_or_doubled=0)
-    clock.note(answers_200=answers[200], answers_503=answers[503], answers_500=answers[500])
+    clock.note(jobs=total, kills=len(away), attempts=attempts, rows_lost_or_duplicated=0)
+    clock.note(responses_200=answers[200], responses_503=answers[503], responses_500=answers[500])
     clock.times("Postgres back after", away)
 
 

@@ -36,7 +36,7 @@ def test_row_12_the_api_is_killed_in_uploads(server: Server, clock: Clock) -> No
         kills += 1
         whole = check_files(server, content)
         assert whole >= answered
-    clock.note(kills=kills, files_answered_with_200=answered, files_there_and_whole=whole, files_in_part=0)
+    clock.note(kills=kills, uploads_with_200=answered, complete_files=whole, partial_files=0)
 
 
 def test_row_15_a_crowd_asks(server: Server, clock: Clock) -> None:
@@ -56,7 +56,7 @@ def test_row_15_a_crowd_asks(server: Server, clock: Clock) -> None:
     assert heard.streams == WATCHERS
     assert not [status for status in heard.statuses if status != 200], heard.statuses
     assert rss < 600e6
-    clock.note(pollers=POLLERS, streams=WATCHERS, answers=len(heard.seconds), errors=0)
+    clock.note(pollers=POLLERS, streams=WATCHERS, responses=len(heard.seconds), errors=0)
     clock.note(p50_ms=round(1000 * quantile(heard.seconds, 0.5)), p95_ms=round(1000 * quantile(heard.seconds, 0.95)))
     clock.note(api_rss_mb=round(rss / 1e6))
 

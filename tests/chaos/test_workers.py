@@ -41,8 +41,8 @@ def test_row_1_trainers_are_killed(bench: Bench, tiny_models: Path, tmp_path: Pa
         repeated += [before - after for before, after in zip(reached, resumed, strict=True)]
         jobs, kills = jobs + 1, kills + KILLS
     assert max(repeated) <= 20 + 100  # the interval, and what was reported while the checkpoint was on its way
-    clock.note(kills=kills, jobs_of_600_steps=jobs, adapters_that_differ=0, metric_rows_lost_or_doubled=0)
-    clock.note(steps_repeated_at_most=max(repeated))
+    clock.note(kills=kills, jobs_of_600_steps=jobs, different_adapters=0, metric_rows_lost_or_duplicated=0)
+    clock.note(most_steps_repeated=max(repeated))
 
 
 def test_row_2_workers_are_killed(plant: Plant, clock: Clock) -> None:

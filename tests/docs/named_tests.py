@@ -1,4 +1,4 @@
-"""What pages say of tests: names as `module::test`, and tables."""
+"""Helpers for pages that name tests as `module::test` and list them in tables."""
 
 import ast
 import re
@@ -11,14 +11,14 @@ NAME: Final = re.compile(r"`(test_\w+)::(test_\w+)`")
 
 
 def table_rows(page: Path, columns: int) -> list[list[str]]:
-    """The cells of the page's tables with so many columns and a number in the first one."""
+    """Return the cells of all table rows that have `columns` columns and start with a number."""
     lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [row for row in rows if len(row) == columns and row[0].isdecimal()]
 
 
-def defined() -> set[tuple[str, str]]:
-    """Every test there is, by module and function."""
+def existing_tests() -> set[tuple[str, str]]:
+    """Return (module, function) of every test in the repository."""
     return {
         (path.stem, node.name)
         for path in TESTS.rglob("test_*.py")

@@ -1,31 +1,31 @@
-"""docs/exactness.md names every trap and only tests that exist."""
+"""docs/exactness.md lists every trap and names only tests that exist."""
 
 import re
 from typing import Final
 
-from tests.docs.named_tests import DOCS, NAME, defined, table_rows
+from tests.docs.named_tests import DOCS, NAME, existing_tests, table_rows
 
 PAGE: Final = DOCS / "exactness.md"
 TRAPS: Final = 21
 
 
-def test_every_test_that_it_names_exists() -> None:
+def test_named_tests_exist() -> None:
     named = set(NAME.findall(PAGE.read_text(encoding="utf-8")))
     assert len(named) > 2 * TRAPS
-    assert named - defined() == set()
+    assert named - existing_tests() == set()
 
 
-def test_nothing_that_looks_like_a_test_is_named_in_another_way() -> None:
-    """Such a name would not be checked."""
+def test_tests_are_named_in_one_form_only() -> None:
+    """A name in another form would not be checked."""
     rest = NAME.sub("", PAGE.read_text(encoding="utf-8")).replace("tests/docs/test_exactness.py", "")
     assert re.findall(r"\btest_\w+", rest) == []
 
 
-def test_every_trap_has_a_promise_a_test_and_the_change_that_turned_it_red() -> None:
+def test_every_trap_has_promise_tests_and_bugs() -> None:
     rows = table_rows(PAGE, 4)
     assert [row[0] for row in rows] == [str(trap) for trap in range(1, TRAPS + 1)]
-    for _, promise, tests, change in rows:
+    for _, promise, tests, bugs in rows:
         assert promise
-        assert change
+        assert bugs
         assert NAME.findall(tests)
         assert NAME.sub("", tests).strip() == ""

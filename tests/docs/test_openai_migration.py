@@ -1,4 +1,4 @@
-"""Runs the script of docs/openai-migration.md against a running installation."""
+"""Runs the script from docs/openai-migration.md against a running installation."""
 
 import csv
 import os
@@ -24,7 +24,7 @@ def diff() -> list[str]:
 
 
 def migrated(stack: Any) -> tuple[str, dict[str, str]]:
-    """The changed script, with the address, key and model of the tests."""
+    """Return the migrated script with the test server's address, key and model, and its environment."""
     text = "\n".join(line[1:] for line in diff() if not line.startswith("-"))
     assert ADDRESS in text
     assert MODEL in text
@@ -33,7 +33,7 @@ def migrated(stack: Any) -> tuple[str, dict[str, str]]:
 
 
 def untouched(stack: Any) -> tuple[str, dict[str, str]]:
-    """The original script, with address and key in the environment and OpenAI's encoding of result files."""
+    """Return the original script, which reads its address from the environment and result files as base64."""
     text = "\n".join(line[1:] for line in diff() if not line.startswith("+"))
     assert "gpt-4o-mini-2024-07-18" in text
     text = text.replace("job.result_files[0])", 'job.result_files[0], extra_query={"encoding": "base64"})')
