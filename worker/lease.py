@@ -14,7 +14,7 @@ from app.core.jobs import leases
 from app.core.jobs.leases import Claim
 from app.core.jobs.state_machine import StopRequest
 from app.core.settings import Settings
-from worker.process_control import Control, Stop
+from worker.process_control import Control
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +76,7 @@ class LeaseKeeper:
                     self._control.fence(error.message)
                 return
             if request is not None:
-                self._control.request(Stop[request])
+                self._control.request(request)
 
     def _heartbeat(self) -> StopRequest | None:
         with self._database.transaction() as session:

@@ -3,23 +3,14 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import IntEnum
 
 import structlog
 
 from app.core.errors import LostLease
+from app.core.jobs.state_machine import StopRequest
 from worker.child_process import Child
 
 log = structlog.get_logger(__name__)
-
-
-class Stop(IntEnum):
-    """Why the trainer is asked to stop; the greater one wins."""
-
-    drain = 1
-    preempt = 2
-    pause = 3
-    cancel = 4
 
 
 class Control:
@@ -33,7 +24,7 @@ class Control:
         self._child: Child | None = None
         self._timer: threading.Timer | None = None
         self._fenced = threading.Event()
-        self.reason: Stop | None = None
+        self.reason: StopRequest | None = None
 
     @contextmanager
     def running(self, child: Child) -> Iterator[Child]:
@@ -52,13 +43,13 @@ class Control:
             child.kill()
             child.wait()
 
-    def request(self, reason: Stop) -> None:
+    def request(self, reason: StopRequest) -> None:
         """Asks for a stop: a cancelled job keeps nothing and is killed; others may save first."""
         with self._lock:
-            if self.reason is not None and self.reason >= reason:
+            if not reason.outranks(self.reason):
                 return
             self.reason = reason
-            log.info("attempt.stopping", reason=reason.name)
+            log.info("attempt.stopping", reason=str(reason))
             self._apply()
 
     def fence(self, why: str) -> None:
@@ -83,7 +74,7 @@ class Control:
         child = self._child
         if child is None:
             return
-        if self._fenced.is_set() or self.reason is Stop.cancel:
+        if self._fenced.is_set() or self.reason is StopRequest.cancel:
             child.kill()
         elif self.reason is not None and self._timer is None:
             child.terminate()

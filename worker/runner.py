@@ -34,7 +34,7 @@ from worker import tracing
 from worker.child_process import Child, describe_exit, log_tail
 from worker.lease import LeaseKeeper
 from worker.presence import own_hardware
-from worker.process_control import Control, Drain, Stop
+from worker.process_control import Control, Drain
 from worker.report_writer import Relay, Told, insist
 from worker.teacher_setup import Teaching
 from worker.tracker_processes import Tracking
@@ -105,7 +105,7 @@ class Runner:
             log.info("attempt.started")
             keeper = LeaseKeeper(self._database, self._claim, self._settings, self._control, self._claimed_at)
             try:
-                with keeper, self._drain.telling(lambda: self._control.request(Stop.drain)):
+                with keeper, self._drain.telling(lambda: self._control.request(StopRequest.drain)):
                     self._attempt()
             except LostLease as error:
                 log.warning("attempt.lost", error=error.message)
@@ -243,15 +243,15 @@ class Runner:
     def _conclude(self, code: int, told: Told, base_model: str) -> None:
         self._control.check()
         reason = self._control.reason
-        log.info("trainer.ended", exit_code=code, stop=reason and reason.name)
-        if reason is Stop.cancel:
+        log.info("trainer.ended", exit_code=code, stop=reason and str(reason))
+        if reason is StopRequest.cancel:
             self._stopped(reason)
         elif code == TrainerExit.succeeded and told.finished is not None:
             self._succeed(told.finished, base_model)
         elif code in FATAL:
             self._fail(TrainerExit(code), told)
         elif reason is not None or code == TrainerExit.stopped:
-            self._stopped(reason or Stop.drain)
+            self._stopped(reason or StopRequest.drain)
         elif code == TrainerExit.dependency_down:
             raise _DependencyDown(told.failed.message if told.failed else "Something that the job needs is away")
         elif code == TrainerExit.gpu_fault:
@@ -285,11 +285,8 @@ class Runner:
         message = failed.message if failed else f"The trainer gave up.\n{log_tail(self._workspace.log)}"
         self._write(lambda s: outcomes.fail(s, self._claim, name, message, failed.param if failed else None))
 
-    def _stopped(self, reason: Stop) -> None:
-        if reason is Stop.drain:
-            self._write(lambda s: outcomes.drain(s, self._claim))
-        else:
-            self._write(lambda s: outcomes.stop(s, self._claim, StopRequest[reason.name]))
+    def _stopped(self, reason: StopRequest) -> None:
+        self._write(lambda s: outcomes.stop(s, self._claim, reason))
 
     def _say(self, message: Message) -> None:
         insist(self._control, partial(self._journal.record, [entry(message)]))

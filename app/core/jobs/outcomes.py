@@ -154,15 +154,19 @@ def _hand_back(session: Session, claim: Claim, event: Event, outcome: AttemptOut
 
 
 def stop(session: Session, claim: Claim, request: StopRequest) -> None:
-    """Ends the attempt as it was asked to."""
-    if request is StopRequest.preempt:
-        preempt(session, claim)
-        return
-    if request is StopRequest.cancel:
-        target, outcome, message = JobStatus.cancelled, AttemptOutcome.cancelled, "The job was cancelled"
-    else:
-        target, outcome = JobStatus.paused, AttemptOutcome.paused
-        message = "The job is paused; resume continues from its last checkpoint"
+    """Ends the attempt as the request says."""
+    match request:
+        case StopRequest.drain:
+            drain(session, claim)
+            return
+        case StopRequest.preempt:
+            preempt(session, claim)
+            return
+        case StopRequest.cancel:
+            target, outcome, message = JobStatus.cancelled, AttemptOutcome.cancelled, "The job was cancelled"
+        case StopRequest.pause:
+            target, outcome = JobStatus.paused, AttemptOutcome.paused
+            message = "The job is paused. Resume it to continue from its last checkpoint."
     transition(session, claim.job_id, _RUNNING, target, Event(message), epoch=claim.epoch)
     close_attempt(session, claim.job_id, claim.epoch, outcome, None)
 

@@ -32,12 +32,27 @@ TERMINAL: Final = frozenset(status for status, following in TRANSITIONS.items() 
 
 
 class StopRequest(StrEnum):
-    """What is asked of a running job; the runner reads it with each heartbeat."""
+    """Why a running attempt must stop, the strongest reason first.
+
+    A job stores the requests in `STORED_STOP_REQUESTS`; its runner polls for them. `drain` comes from the worker.
+    """
 
     cancel = "cancel"
+    """A client cancelled the job."""
     pause = "pause"
+    """A client paused the job."""
     preempt = "preempt"
-    """Nobody's wish: a queued job of a higher priority waits for a place."""
+    """A queued job of a higher priority needs the place."""
+    drain = "drain"
+    """The worker shuts down."""
+
+    def outranks(self, other: "StopRequest | None") -> bool:
+        """Return whether this request replaces `other`."""
+        order = list(StopRequest)
+        return other is None or order.index(self) < order.index(other)
+
+
+STORED_STOP_REQUESTS: Final = (StopRequest.cancel, StopRequest.pause, StopRequest.preempt)
 
 
 class AttemptOutcome(StrEnum):

@@ -1,6 +1,8 @@
 """Jobs, their attempts, events, metrics, groups and checkpoints."""
 
+from collections.abc import Iterable
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -22,10 +24,16 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.db import Base
-from app.core.jobs.state_machine import MAX_PRIORITY, MIN_PRIORITY, AttemptOutcome, JobStatus, StopRequest
+from app.core.jobs.state_machine import (
+    MAX_PRIORITY,
+    MIN_PRIORITY,
+    STORED_STOP_REQUESTS,
+    AttemptOutcome,
+    JobStatus,
+)
 
 
-def _one_of(column: str, values: type[JobStatus] | type[StopRequest] | type[AttemptOutcome]) -> str:
+def _one_of(column: str, values: Iterable[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
@@ -86,7 +94,7 @@ class Job(Base):
 
     __table_args__ = (
         CheckConstraint(_one_of("status", JobStatus), name="status"),
-        CheckConstraint(_one_of("stop_request", StopRequest), name="stop_request"),
+        CheckConstraint(_one_of("stop_request", STORED_STOP_REQUESTS), name="stop_request"),
         CheckConstraint(f"priority BETWEEN {MIN_PRIORITY} AND {MAX_PRIORITY}", name="priority"),
         CheckConstraint("(status = 'running') = (lease_owner IS NOT NULL)", name="lease_iff_running"),
         CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name="lease_whole"),
