@@ -21,7 +21,7 @@ import torch
 from torch import distributed
 
 from app.core.spec.reports import TrainerExit
-from worker.training.memory import is_out_of_memory
+from worker.training.out_of_memory import is_out_of_memory
 
 RANK: Final = "GROUPTUNE_RANK"
 _MEETING_POINT: Final = "rendezvous"

@@ -4,7 +4,7 @@ import errno
 from typing import Final
 
 from app.core.spec.reports import TrainerExit
-from worker.training.memory import is_out_of_memory
+from worker.training.out_of_memory import is_out_of_memory
 from worker.training.types import JobFailure
 
 _DRIVERS: Final = ("CUDA error: ", "HIP error: ")

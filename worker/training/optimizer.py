@@ -10,8 +10,8 @@ import torch
 from worker.training.batching import MicroBatch, micro_batches
 from worker.training.distributed import Ranks
 from worker.training.loss import kl_estimate, token_loss
-from worker.training.memory import is_out_of_memory
 from worker.training.model import Policy
+from worker.training.out_of_memory import is_out_of_memory
 from worker.training.types import GroupMember, Prompt, PromptGroup
 
 Live = Sequence[tuple[Prompt, Sequence[GroupMember]]]

@@ -24,9 +24,9 @@ from worker.training.divergence import DivergenceMonitor
 from worker.training.evaluation import Evaluator
 from worker.training.groups import build_groups
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag, TeacherAnswerSource
-from worker.training.memory import peak_bytes
 from worker.training.model import Policy
 from worker.training.optimizer import Updater, learning_rate
+from worker.training.out_of_memory import peak_bytes
 from worker.training.rewards import GraderHealth, Grading, imitate_groups
 from worker.training.rollouts.sampler import generator
 from worker.training.throughput import mfu, peak_flops

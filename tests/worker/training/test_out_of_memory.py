@@ -8,8 +8,8 @@ import torch
 from tests.worker.training import plain
 from tests.worker.training.test_optimizer import mixed_groups
 from tests.worker.training.updates import gradient
-from worker.training.memory import is_out_of_memory
 from worker.training.model import Policy
+from worker.training.out_of_memory import is_out_of_memory
 
 IMPOSSIBLE_BYTES = 1 << 60
 
