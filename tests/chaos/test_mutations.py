@@ -56,7 +56,10 @@ MUTATIONS: Final = {
         _RESUMED,
     ),
     "moments of AdamW that are not restored": Mutation(
-        "worker/training/checkpoints.py", "            if kept:\n", "            if kept and not kept:\n", _RESUMED
+        "worker/training/checkpoints.py",
+        "            if stored:\n",
+        "            if stored and not stored:\n",
+        _RESUMED,
     ),
     "a checkpoint that is renamed before it is synced": Mutation(
         "worker/training/checkpoints.py",

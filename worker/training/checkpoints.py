@@ -1,7 +1,7 @@
-"""Checkpoints: the adapter, AdamW's moments and the step. safetensors and JSON only, no pickle.
+"""Checkpoints: the adapter, AdamW's moments and the step, as safetensors and JSON, never pickle.
 
-Data order, rollouts and dropout are pure functions of (seed, step), so there is no generator state to keep: adapter,
-moments and step are everything a run needs to go on bit for bit.
+Data order, rollouts and dropout are pure functions of (seed, step), so no generator state is stored: adapter, moments
+and step are all that a run needs to resume bit for bit.
 """
 
 import hashlib
@@ -30,9 +30,9 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 def save(
     directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: dict[str, Any], best_adapter: BestAdapter
 ) -> Path:
-    """Writes a checkpoint at `directory`: complete or absent, whenever the process dies.
+    """Writes a checkpoint to `directory` and returns it. After a crash the checkpoint is complete or absent.
 
-    Files are written and synced in a temporary directory, the sha256 manifest last, then renamed into place.
+    Files are written to a temporary directory with a sha256 manifest, synced, and the directory is renamed into place.
     """
     temporary = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -57,30 +57,29 @@ def save(
 def load(
     directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, best_adapter: BestAdapter
 ) -> dict[str, Any]:
-    """Restores adapter, moments and best_adapter in place and returns the state.
+    """Restores adapter, AdamW moments and best adapter in place and returns the state.
 
-    Raises `JobFailure` if a file was damaged.
+    Raises `JobFailure` if a file is damaged or missing; nothing is restored then.
     """
     damaged = _damaged(directory)
     if damaged is not None:
         raise JobFailure(
-            TrainerExit.bad_data, "damaged_checkpoint", f"{damaged} of checkpoint {directory.name} does not match"
+            TrainerExit.bad_data,
+            "damaged_checkpoint",
+            f"Checkpoint {directory.name} is damaged: {damaged} is missing or does not match its sha256",
         )
     adapter = load_file(directory / _ADAPTER)
     moments = load_file(directory / _OPTIMIZER)
     with torch.no_grad():
         for name, parameter in policy.trained.items():
             parameter.copy_(adapter[name])
-            kept = {
-                key: moments[f"{name}|{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}|{key}" in moments
-            }
-            if kept:
+            stored = {key: moments[f"{name}|{key}"] for key in _MOMENTS if f"{name}|{key}" in moments}
+            if stored:
                 optimizer.state[parameter] = {
-                    key: value.to(parameter.device) if key != "step" else value for key, value in kept.items()
+                    key: value.to(parameter.device) if key != "step" else value for key, value in stored.items()
                 }
     state: dict[str, Any] = json.loads((directory / _STATE).read_text(encoding="utf-8"))
-    for name, value in state["selection"].items():
-        setattr(best_adapter, name, value)
+    best_adapter.load_state(state["selection"])
     if best_adapter.step is not None:
         best = directory / _BEST
         best_adapter.adapter = load_file(best) if best.exists() else adapter
@@ -88,7 +87,7 @@ def load(
 
 
 def _damaged(directory: Path) -> str | None:
-    """The first file that is missing or not what the manifest says, the manifest itself included."""
+    """Returns the name of the first file that is missing or differs from the manifest (which may be the manifest)."""
     try:
         digests = dict(json.loads((directory / MANIFEST).read_bytes()))
         expected: dict[str, str] = digests | {name: digests[name] for name in (_ADAPTER, _OPTIMIZER, _STATE)}

@@ -1,4 +1,4 @@
-"""Which adapter is published, and when a run stops early."""
+"""Selection of the published adapter."""
 
 import pytest
 import torch
@@ -59,19 +59,3 @@ def test_without_evaluations_the_last_adapter_is_published(llama: Policy) -> Non
     randomise(llama, seed=9)
     assert published(BestAdapter(), llama) == 9
     assert "no held-out evaluation" in BestAdapter().reason(9)
-
-
-def test_patience_counts_evaluations_without_a_better_score(llama: Policy) -> None:
-    best_adapter = BestAdapter(patience=2)
-    stops = []
-    for step, score in enumerate([0.3, 0.2, 0.4, 0.4, 0.1], start=1):
-        take(best_adapter, llama, step, score)
-        stops.append(best_adapter.should_stop)
-    assert stops == [False, False, False, False, True]
-
-
-def test_without_patience_nothing_stops(llama: Policy) -> None:
-    best_adapter = BestAdapter()
-    for step in range(1, 20):
-        take(best_adapter, llama, step, 1.0 - step / 20)
-    assert not best_adapter.should_stop

@@ -13,6 +13,7 @@ from tests.worker.training.conftest import ModelDirectory
 from tests.worker.training.updates import group, updater
 from worker.training import checkpoints
 from worker.training.best_adapter import BestAdapter
+from worker.training.early_stopping import EarlyStopping
 from worker.training.model import Policy, load_policy
 from worker.training.optimizer import new_optimizer
 from worker.training.types import JobFailure
@@ -50,7 +51,7 @@ def test_adapter_moments_and_state_come_back_exactly(
 def test_the_best_adapter_so_far_comes_back_too(
     best_is_current: bool, llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path, model_directory: ModelDirectory
 ) -> None:
-    best_adapter = BestAdapter(patience=4)
+    best_adapter = BestAdapter(EarlyStopping(patience=4))
     llama.version = 2
     assert best_adapter.take(Evaluated(step=2, values={"eval/reward": 0.5}), llama)
     best = {name: value.detach().clone() for name, value in llama.trained.items()}
@@ -59,7 +60,7 @@ def test_the_best_adapter_so_far_comes_back_too(
         llama.version = 3
         assert not best_adapter.take(Evaluated(step=3, values={"eval/reward": 0.4}), llama)
     saved = checkpoints.save(tmp_path / "step", llama, optimizer, STATE, best_adapter)
-    restored, fresh = BestAdapter(patience=4), load_policy(model_directory("llama"), LORA, seed=1)
+    restored, fresh = BestAdapter(EarlyStopping(patience=4)), load_policy(model_directory("llama"), LORA, seed=1)
     checkpoints.load(saved, fresh, new_optimizer(fresh), restored)
     assert restored.state() == best_adapter.state()
     assert restored.state()["stale"] == (0 if best_is_current else 1)
