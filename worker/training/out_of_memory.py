@@ -1,21 +1,45 @@
-"""Memory of every device: the most that was used, and telling that there was too little from other failures."""
+"""Out-of-memory recovery: halve the token budget of a micro-batch and repeat the pass."""
 
-import resource
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
 
+Result = TypeVar("Result")
+
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed. torch's CPU allocator raises a plain RuntimeError that names itself."""
+    """Returns whether an allocation failed. torch's CPU allocator raises a plain RuntimeError that names itself."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and _CPU_ALLOCATOR in str(error)
     )
 
 
-def peak_bytes(device: torch.device) -> int:
-    """The most memory that was in use at once: of the GPU, or of this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+class TokenBudget:
+    """The most packed tokens that a micro-batch may hold. Halved after each out-of-memory error, never raised again."""
+
+    def __init__(self, tokens: int, on_shrink: Callable[[int], None]) -> None:
+        """`on_shrink` receives the new budget in tokens."""
+        self.tokens = tokens
+        self._on_shrink = on_shrink
+
+    def run(self, attempt: Callable[[int], Result], *, shortest: int, reset: Callable[[], None]) -> Result:
+        """Returns `attempt(tokens)`; after an out-of-memory error calls `reset`, halves the budget and tries again.
+
+        Re-raises the error once the budget is no larger than `shortest`, the tokens of the shortest sequence: each
+        sequence is a micro-batch of its own by then, and a smaller budget would change nothing.
+        """
+        while True:
+            try:
+                return attempt(self.tokens)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or self.tokens <= shortest:
+                    raise
+            # Outside the except clause: the exception's traceback keeps the failed pass's tensors alive.
+            reset()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.tokens //= 2
+            self._on_shrink(self.tokens)

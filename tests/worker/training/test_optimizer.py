@@ -14,7 +14,7 @@ from tests.worker.training import plain
 from tests.worker.training.conftest import ModelDirectory
 from tests.worker.training.updates import PLENTY, Recorder, gradient, group, imitated, updater
 from worker.training.model import Policy
-from worker.training.optimizer import learning_rate, new_optimizer
+from worker.training.optimizer import new_optimizer
 from worker.training.types import PromptGroup
 
 
@@ -253,14 +253,3 @@ def test_a_rollout_of_another_adapter_version_is_refused(llama: Policy) -> None:
     with pytest.raises(RuntimeError, match=r"version 2 .* version 3"):
         updater(llama, recorder).update([current, stale], 1e-3)
     assert recorder.gradients is None
-
-
-def test_learning_rate_warms_up_and_stays_or_falls_to_a_tenth() -> None:
-    rates = [learning_rate(step, 100, 1e-3, "constant") for step in range(1, 101)]
-    assert rates[:4] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3])
-    assert set(rates[3:]) == {1e-3}
-    falling = [learning_rate(step, 100, 1e-3, "cosine") for step in range(1, 101)]
-    assert falling[:3] == rates[:3]
-    assert falling[2:] == sorted(falling[2:], reverse=True)
-    assert falling[-1] == pytest.approx(1e-4)
-    assert learning_rate(1, 1, 1e-3, "cosine") == learning_rate(1, 1, 1e-3, "constant") == 1e-3
