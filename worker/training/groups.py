@@ -1,4 +1,4 @@
-"""Hybrid groups: the row's demonstration, its teacher responses and the policy's own rollouts."""
+"""Hybrid groups: a row's demonstration, its teacher answers, and rollouts of the current policy."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,24 +16,31 @@ _ROLLOUT_STREAM = 1
 _TEACHER_STREAM = 2
 
 
-def given_members(prompt: Prompt, mix: GroupMix, tokenizer: ChatTokenizer, seed: int, step: int) -> list[GroupMember]:
-    """Expert and teacher members of a row; of more teacher responses than asked for, a seeded choice."""
-    given: list[tuple[Source, str, Provenance | None]] = []
+def written_members(prompt: Prompt, mix: GroupMix, tokenizer: ChatTokenizer, seed: int, step: int) -> list[GroupMember]:
+    """Returns the demonstration and teacher members of a row.
+
+    Of more teacher answers than `mix.teacher`, each step takes a seeded random choice, so all of them get trained on.
+    """
+    texts: list[tuple[Source, str, Provenance | None]] = []
     if mix.expert and prompt.demonstration is not None:
-        given.append((Source.expert, prompt.demonstration, None))
-    teachers = prompt.teacher_answers
-    if len(teachers) > mix.teacher:
+        texts.append((Source.expert, prompt.demonstration, None))
+    answers = prompt.teacher_answers
+    if len(answers) > mix.teacher:
         random = np.random.default_rng([seed, _TEACHER_STREAM, step, prompt.line])
-        teachers = tuple(teachers[i] for i in sorted(random.permutation(len(teachers))[: mix.teacher]))
-    given.extend((Source.teacher, one.text, one.origin) for one in teachers)
+        answers = tuple(answers[i] for i in sorted(random.permutation(len(answers))[: mix.teacher]))
+    texts.extend((Source.teacher, answer.text, answer.origin) for answer in answers)
     return [
         GroupMember(source, tokenizer.response_ids(text), text, finished=True, teacher=origin)
-        for source, text, origin in given
+        for source, text, origin in texts
     ]
 
 
 def rollout_member(completion: Completion, tokenizer: ChatTokenizer, version: int) -> GroupMember:
-    """A rollout: its sampled ids are kept as they are, the text is for graders and people only."""
+    """Returns a completion as a rollout member of adapter `version`.
+
+    Keeps the sampled ids: the tokenizer may encode the same text differently, and log p is that of the sampled ids.
+    The text is for graders and display only.
+    """
     return GroupMember(
         Source.self,
         completion.ids,
@@ -53,27 +60,29 @@ def build_groups(
     seed: int,
     step: int,
     rank: int = 0,
-    appeared: Callable[[Prompt, GroupMember], None] = lambda _prompt, _member: None,
+    on_member: Callable[[Prompt, GroupMember], None] = lambda _prompt, _member: None,
 ) -> list[PromptGroup]:
-    """One group a prompt, all rollouts decoded in one call; a row with fewer answers has a smaller group.
+    """Returns one group per prompt. Samples the rollouts of all prompts in one call.
 
-    `rank` is that of the process: each draws numbers of its own for its share of the step. `appeared` hears of each
-    member as soon as it is whole, rollouts from any thread.
+    A row with fewer answers than `mix` asks for has a smaller group. Each `rank` has its own random stream. Calls
+    `on_member` for each member as soon as it is complete; for rollouts from any thread.
     """
-    groups = [PromptGroup(prompt, given_members(prompt, mix, tokenizer, seed, step)) for prompt in prompts]
+    groups = [PromptGroup(prompt, written_members(prompt, mix, tokenizer, seed, step)) for prompt in prompts]
     for group in groups:
         for member in group.members:
-            appeared(group.prompt, member)
+            on_member(group.prompt, member)
     if mix.self_:
         random = generator(seed, _ROLLOUT_STREAM, step, rank)
         rollouts: dict[tuple[int, int], GroupMember] = {}
 
-        def drawn(index: int, number: int, completion: Completion) -> None:
+        def on_completion(index: int, number: int, completion: Completion) -> None:
             member = rollout_member(completion, tokenizer, sampler.policy.version)
             rollouts[index, number] = member
-            appeared(prompts[index], member)
+            on_member(prompts[index], member)
 
-        sampler.sample([prompt.ids for prompt in prompts], mix.self_, sampling, random, drawn)
+        sampler.sample([prompt.ids for prompt in prompts], mix.self_, sampling, random, on_completion)
+        # Completions finish in any order; members are added in a fixed one, so that a resumed run builds the same
+        # group.
         for index, group in enumerate(groups):
             group.members.extend(rollouts[index, number] for number in range(mix.self_))
     return groups

@@ -1,4 +1,4 @@
-"""What the loop asks of the world outside: where to report to, whether to stop, completions of the policy, teachers."""
+"""Interfaces of the trainer loop: reporter, stop flag, rollout engine, source of teacher answers."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -12,25 +12,25 @@ from worker.training.types import Completion, Prompt, UsableAnswer
 
 
 class Reporter(Protocol):
-    """Receives what happened, in order."""
+    """Receives the trainer's reports in order."""
 
     def __call__(self, report: Report, /) -> None:
-        """Delivers one report; must not fail the run."""
+        """Delivers one report. Must not raise."""
 
 
 class StopFlag(Protocol):
-    """Asked once per optimiser step."""
+    """A stop request, checked once per optimiser step."""
 
     def is_set(self) -> bool:
-        """Whether the run should checkpoint and stop now."""
+        """Returns whether the run should write a checkpoint and stop now."""
 
 
-Drawn = Callable[[int, int, Completion], None]
-"""(index of the prompt, index among its completions, completion), from any thread."""
+CompletionCallback = Callable[[int, int, Completion], None]
+"""(prompt index, index among the prompt's completions, completion). Called from any thread."""
 
 
 class RolloutEngine(Protocol):
-    """Draws completions from the policy as it is at that moment, wherever that is computed."""
+    """Samples completions from the current policy, in this process or on a server."""
 
     policy: Policy
 
@@ -44,25 +44,25 @@ class RolloutEngine(Protocol):
         count: int,
         sampling: Sampling,
         random: torch.Generator | None,
-        drawn: Drawn | None = None,
+        on_completion: CompletionCallback | None = None,
     ) -> list[list[Completion]]:
-        """`count` completions for each prompt, in order. Without `random` decoding is greedy.
+        """Samples `count` completions for each prompt and returns them in order. Decodes greedily without `random`.
 
-        `drawn` hears of each completion as soon as it is whole, while others are still being written.
+        Calls `on_completion` for each completion as soon as it is finished, while others are still being generated.
         """
 
 
 class TeacherAnswerSource(Protocol):
-    """Sees to it that the teacher's answers are there when a step needs them."""
+    """Provides the teacher answers of a run before the step that needs them."""
 
     def begin(self, step: int) -> None:
-        """Goes on getting answers for `step` and those after it; waits for nothing."""
+        """Starts or continues to fetch answers for `step` and later steps. Does not block."""
 
     def prepare(self, step: int, stop: StopFlag) -> None:
-        """Returns once all is there that `step` will get, or the run is to stop. Raises `JobFailure`."""
+        """Blocks until every answer that `step` will get has arrived, or `stop` is set. Raises `JobFailure`."""
 
     def answers(self, prompts: Sequence[Prompt]) -> dict[int, tuple[UsableAnswer, ...]]:
-        """The teacher's answers by the line of their row; those that rank 0 has go for all processes."""
+        """Returns the teacher answers by the line of their row. All ranks use the answers of rank 0."""
 
     def close(self) -> None:
-        """Nothing more is asked."""
+        """Stops sending requests."""

@@ -1,11 +1,42 @@
-"""The numbers of one optimiser step, under TRL's names where they exist and `gft/` where they are ours."""
+"""The metrics of one optimiser step: TRL's names where TRL has the metric, `gft/` for Grouptune's own."""
 
+import resource
 import statistics
 from collections.abc import Iterable
+from typing import Final
 
+import torch
+
+from app.core.spec.hardware import data_sheet
 from app.core.spec.reports import GroupRecord, MemberRecord, Source
 from worker.training.optimizer import UpdateResult, all_members
 from worker.training.types import GroupMember, PromptGroup
+
+FLOPS_A_TOKEN_AND_PARAMETER: Final = 4
+"""2 in the forward pass, 2 in the backward pass: a frozen base model has no weight gradients. Adapter FLOPs are left
+out."""
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Returns the peak bf16 rate of the device in FLOP/s, or None for CPUs and GPUs without a data sheet."""
+    if device.type != "cuda":
+        return None
+    sheet = data_sheet(torch.cuda.get_device_name(device))
+    return None if sheet is None else sheet.flops
+
+
+def mfu(parameters: int, tokens: int, seconds: float, peak: float | None) -> float | None:
+    """Returns the model FLOPs utilisation (0..1) of an update of `tokens` packed tokens; shared tokens count once."""
+    if peak is None:
+        return None
+    return FLOPS_A_TOKEN_AND_PARAMETER * parameters * tokens / (seconds * peak)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Returns the peak memory in bytes: of the GPU, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -14,7 +45,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _sampling_gap(members: list[GroupMember]) -> dict[str, float | None]:
-    """Distance of the sampler's log-probs from the trainer's, over rollouts that took part in the update."""
+    """Returns mean and maximum of |sampler log p - trainer log p| over the tokens of trained rollouts, in nats."""
     gaps = [
         abs(sampled - trained)
         for member in members
@@ -27,21 +58,21 @@ def _sampling_gap(members: list[GroupMember]) -> dict[str, float | None]:
 
 
 def _per_source(source: Source, members: list[GroupMember]) -> dict[str, float | None]:
-    mine = [member for member in members if member.source == source]
-    if not mine:
+    of_source = [member for member in members if member.source == source]
+    if not of_source:
         return {}
     return {
-        f"gft/{source}/reward": _mean(m.reward for m in mine),
-        f"gft/{source}/advantage": _mean(m.advantage for m in mine),
-        f"gft/{source}/nll": _mean(m.mean_nll for m in mine),
-        f"gft/{source}/mean_p": _mean(m.mean_p for m in mine),
-        f"gft/{source}/rectified_frac": _mean(m.rectified_frac for m in mine),
-        f"gft/{source}/length": _mean(float(len(m.ids)) for m in mine),
+        f"gft/{source}/reward": _mean(m.reward for m in of_source),
+        f"gft/{source}/advantage": _mean(m.advantage for m in of_source),
+        f"gft/{source}/nll": _mean(m.mean_nll for m in of_source),
+        f"gft/{source}/mean_p": _mean(m.mean_p for m in of_source),
+        f"gft/{source}/rectified_frac": _mean(m.rectified_frac for m in of_source),
+        f"gft/{source}/length": _mean(float(len(m.ids)) for m in of_source),
     }
 
 
 def _per_grader(grader: str, members: list[GroupMember]) -> dict[str, float | None]:
-    """The job's grader, and a multi's parts by their keys."""
+    """Returns mean and std of the rewards of the job's grader, and of each part of a multi grader by its key."""
     by_name = {grader: [member.reward for member in members if member.reward is not None]}
     for name in sorted({name for member in members for name in member.scores} - {grader}):
         by_name[name] = [member.scores[name] for member in members if name in member.scores]
@@ -53,7 +84,7 @@ def _per_grader(grader: str, members: list[GroupMember]) -> dict[str, float | No
 
 
 def step_metrics(groups: list[PromptGroup], update: UpdateResult, grader: str | None) -> dict[str, float | None]:
-    """All values of one step, except timings; `grader` names the reward series."""
+    """Returns all values of one step except timings; `grader` is the name of the reward series."""
     members = all_members(groups)
     rewards = [member.reward for member in members if member.reward is not None]
     rollouts = [member for member in members if member.source is Source.self]
@@ -90,14 +121,14 @@ def step_metrics(groups: list[PromptGroup], update: UpdateResult, grader: str | 
             None if m.reward is None else float(m.reward <= 0) for m in members if m.source is Source.expert
         ),
     }
-    demo, own = values.get("gft/expert/reward"), values.get("gft/self/reward")
-    if demo is not None and own is not None:
-        values["gft/reward_gap"] = demo - own
+    demonstration, rollout = values.get("gft/expert/reward"), values.get("gft/self/reward")
+    if demonstration is not None and rollout is not None:
+        values["gft/reward_gap"] = demonstration - rollout
     return values
 
 
 def group_records(groups: list[PromptGroup]) -> tuple[GroupRecord, ...]:
-    """What the inspector shows of a step."""
+    """Returns the groups of a step for the group inspector."""
     return tuple(
         GroupRecord(
             idx=idx,

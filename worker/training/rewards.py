@@ -1,4 +1,4 @@
-"""Grades every member of every group, the expert too, and sets the advantages. Watches the graders' health."""
+"""Rewards and advantages: grades every group member, demonstrations included, and tracks grader errors."""
 
 import threading
 from collections import deque
@@ -11,77 +11,80 @@ from app.core.spec.reports import TrainerExit
 from worker.training.types import GroupMember, JobFailure, Prompt, PromptGroup
 
 WINDOW: Final = 200
-"""Grades that the error rate is taken over."""
+"""Number of recent grades over which the error rate is computed."""
 MAX_ERROR_RATE: Final = 0.10
 
 
 class GraderHealth:
-    """Fails the job when more than a tenth of the recent grades are errors."""
+    """Fails the job when more than 10 % of the recent grades are errors."""
 
     def __init__(self) -> None:
         self._recent: deque[bool] = deque(maxlen=WINDOW)
         self.errors = 0
 
     def note(self, grade: Grade) -> None:
-        """Counts one grade; raises `JobFailure` with the grader's own words once too many fail."""
+        """Counts one grade. Raises `JobFailure` with the grader's own message once too many have failed."""
         failed = grade.reward is None
         self._recent.append(failed)
         self.errors += failed
-        # Also before the window is full: so many errors fail it whatever comes, and a short job never fills it.
+        # The limit is absolute (20 errors), so it also applies before the window is full. A short job never fills it.
         if sum(self._recent) > MAX_ERROR_RATE * WINDOW:
             raise JobFailure(
                 TrainerExit.bad_data,
                 "grader_errors",
-                f"{sum(self._recent)} of the last {len(self._recent)} grades failed; the newest said: {grade.error}",
+                f"{sum(self._recent)} of the last {len(self._recent)} grades failed. Latest error: {grade.error}",
                 "method.grader",
             )
 
 
 class Grading:
-    """Grades the members of one step.
+    """Grades the members of one step, overlapping with sampling where that costs the sampler nothing.
 
-    Those that other machines grade go out as they appear, so that waiting for them hides behind the rollouts. So does
-    what this machine grades itself, unless the rollouts need its cores: then it begins when they are done.
+    Graders on other machines receive members as they complete, so their latency hides behind sampling. Graders on this
+    machine wait until sampling is done, unless it leaves the CPU cores idle.
     """
 
     def __init__(self, pool: GraderPool, *, has_idle_cores: bool = False) -> None:
-        """`has_idle_cores`: the rollouts are drawn elsewhere, so that this machine can grade beside them too."""
+        """`has_idle_cores`: sampling runs elsewhere, so local graders can run at the same time."""
         self._pool = pool
         self._is_eager = pool.waits or has_idle_cores
         self._lock = threading.Lock()
-        self._waiting: list[tuple[Prompt, GroupMember]] = []
-        self._sent: list[tuple[list[GroupMember], Future[list[Grade]]]] = []
+        self._pending: list[tuple[Prompt, GroupMember]] = []
+        self._submitted: list[tuple[list[GroupMember], Future[list[Grade]]]] = []
 
     def add(self, prompt: Prompt, member: GroupMember) -> None:
-        """Takes a member in; from any thread."""
+        """Adds a member to grade. Thread-safe."""
         with self._lock:
-            self._waiting.append((prompt, member))
-            if self._is_eager and len(self._waiting) >= self._pool.batch_size:
-                self._send()
+            self._pending.append((prompt, member))
+            if self._is_eager and len(self._pending) >= self._pool.batch_size:
+                self._submit()
 
-    def _send(self) -> None:
-        members, self._waiting = self._waiting, []
+    def _submit(self) -> None:
+        members, self._pending = self._pending, []
         pairs = [(Sample(output_text=member.text, finished=member.finished), prompt.item) for prompt, member in members]
         chunks = self._pool.submit(pairs)
         size = self._pool.batch_size
         for number, chunk in enumerate(chunks):
-            self._sent.append(([member for _, member in members[number * size : (number + 1) * size]], chunk))
+            self._submitted.append(([member for _, member in members[number * size : (number + 1) * size]], chunk))
 
     def finish(self, groups: list[PromptGroup], health: GraderHealth) -> None:
-        """Sets reward and advantage of each member of `groups`, which were all taken in.
+        """Waits for all grades and sets reward and advantage of every member of `groups`.
 
-        A member whose grade failed keeps `None` for both and leaves its group; it is never rewarded 0.
+        Every member must have been added before. A member whose grade failed keeps None for both and leaves its group;
+        it never gets reward 0.
         """
         with self._lock:
-            self._send()
-        for members, chunk in self._sent:
+            self._submit()
+        for members, chunk in self._submitted:
             for member, grade in zip(members, chunk.result(), strict=True):
                 health.note(grade)
                 member.reward, member.error, member.scores = grade.reward, grade.error, dict(grade.scores)
-        _compare(groups)
+        _set_group_advantages(groups)
 
 
-def _compare(groups: list[PromptGroup]) -> None:
+def _set_group_advantages(groups: list[PromptGroup]) -> None:
+    # A_k = (R_k - mean_G R) / (std_G R + eps), over the whole hybrid group: normalising each source on its own would
+    # hide that demonstrations are better or worse than rollouts.
     for group in groups:
         rewards = [member.reward for member in group.members]
         for member, advantage in zip(group.members, group_advantages(rewards), strict=True):
@@ -89,8 +92,8 @@ def _compare(groups: list[PromptGroup]) -> None:
         group.zero_variance = not has_contrast([reward for reward in rewards if reward is not None])
 
 
-def imitate_groups(groups: list[PromptGroup]) -> None:
-    """The advantage of supervised and dft: 1 for every demonstration."""
+def set_imitation_advantages(groups: list[PromptGroup]) -> None:
+    """Sets A = 1 for every member: supervised and dft train on demonstrations only and grade nothing."""
     for group in groups:
         for member in group.members:
             member.advantage = 1.0

@@ -1,4 +1,4 @@
-"""Puts a run together from its directory and turns its end into an exit code."""
+"""Run set-up: reads spec.json, loads model, data and services, runs the trainer, and returns an exit code."""
 
 import json
 import os
@@ -19,6 +19,7 @@ from app.core.spec.reports import Failed, Message, Report, TrainerExit
 from worker.training.batching import DataOrder
 from worker.training.best_adapter import BestAdapter
 from worker.training.distributed import PeerLost, Ranks, join
+from worker.training.early_stopping import EarlyStopping
 from worker.training.evaluation import Evaluator
 from worker.training.failures import diagnose
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
@@ -36,47 +37,48 @@ WARNINGS_SHOWN = 20
 JUDGE_API_KEY: Final = "GROUPTUNE_JUDGE_API_KEY"
 SIGNING_SECRET: Final = "GROUPTUNE_GRADER_SIGNING_SECRET"  # noqa: S105
 ROLLOUT_API_KEY: Final = "GROUPTUNE_ROLLOUT_API_KEY"
-"""Environment variable: keys are not written to spec.json."""
+"""Names of environment variables: secrets are never written to spec.json."""
 
 
 def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
-    """Runs the job of `run_dir` and returns how it ended."""
+    """Runs the job of `run_dir`, writes its reports as JSON lines, and returns the exit code."""
 
     trainer_spec = TrainerSpec.model_validate(json.loads((run_dir / "spec.json").read_text(encoding="utf-8")))
     ranks = join(run_dir, trainer_spec.processes, reports)
 
-    telling = threading.Lock()  # teachers answer in other threads
+    write_lock = threading.Lock()  # threads that fetch teacher answers report too
 
-    def report(one: Report) -> None:
-        if ranks.rank == 0 or isinstance(one, Failed):  # else each step would be told by all
-            with telling:
-                reports.write(one.model_dump_json() + "\n")
+    def write_report(report: Report) -> None:
+        if ranks.rank == 0 or isinstance(report, Failed):  # other ranks would repeat every step
+            with write_lock:
+                reports.write(report.model_dump_json() + "\n")
                 reports.flush()
 
     try:
-        _set_up(trainer_spec, ranks, run_dir, report, stop)
+        _train(trainer_spec, ranks, run_dir, write_report, stop)
     except Stopped:
         return TrainerExit.stopped
     except PeerLost:
         ranks.await_end()
         raise
-    except JobFailure as told:
-        report(Failed(code=told.code, message=str(told), param=told.param))
-        return TrainerExit(told.exit_code)
-    except (OSError, MemoryError, RuntimeError, SafetensorError) as error:
-        failure = diagnose(error)
-        if failure is None:
-            raise
-        report(Failed(code=failure.code, message=str(failure)))
+    except JobFailure as failure:
+        write_report(Failed(code=failure.code, message=str(failure), param=failure.param))
         return TrainerExit(failure.exit_code)
+    except (OSError, MemoryError, RuntimeError, SafetensorError) as error:
+        machine_failure = diagnose(error)
+        if machine_failure is None:
+            raise
+        write_report(Failed(code=machine_failure.code, message=str(machine_failure)))
+        return TrainerExit(machine_failure.exit_code)
     return TrainerExit.succeeded
 
 
-def _set_up(trainer_spec: TrainerSpec, ranks: Ranks, run_dir: Path, report: Reporter, stop: StopFlag) -> None:
+def _train(trainer_spec: TrainerSpec, ranks: Ranks, run_dir: Path, report: Reporter, stop: StopFlag) -> None:
     spec = trainer_spec.spec
     torch.set_num_threads(trainer_spec.threads or os.cpu_count() or 1)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
-    # Else every new tensor is filled before it is written, to make reads of unwritten memory repeatable.
+    # Deterministic mode also fills every new tensor, so that reads of uninitialised memory repeat. No code here reads
+    # uninitialised memory, and the filling costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     transformers.utils.logging.disable_progress_bar()
     base_dir = Path(trainer_spec.base_model_dir)
@@ -87,7 +89,7 @@ def _set_up(trainer_spec: TrainerSpec, ranks: Ranks, run_dir: Path, report: Repo
     policy = load_policy(base_dir, wanted.lora, spec.seed, adapter=start, precision=wanted.base_precision)
     if wanted.base_precision != "native":
         size = policy.causal.get_memory_footprint() / 1e9
-        report(Message(message=f"The base model is held in {wanted.base_precision}, with its adapter {size:.3g} GB"))
+        report(Message(message=f"Base model loaded in {wanted.base_precision}: {size:.3g} GB including the adapter"))
     plan = resolve(
         spec,
         rows=len(prompts),
@@ -110,11 +112,10 @@ def _set_up(trainer_spec: TrainerSpec, ranks: Ranks, run_dir: Path, report: Repo
             order=order,
             pool=pool,
             evaluator=_evaluator(spec, held_out[: plan.eval_samples], sampler, tokenizer, pool),
-            best_adapter=BestAdapter(spec.settings.evaluation.patience),
+            best_adapter=BestAdapter(EarlyStopping(spec.settings.evaluation.patience)),
             run_dir=run_dir,
             report=report,
             stop=stop,
-            base_name=base_dir.name,
             teachers=teachers,
             ranks=ranks,
         )
@@ -135,7 +136,7 @@ def _outside(trainer_spec: TrainerSpec) -> Outside:
 def _sampler(
     trainer_spec: TrainerSpec, policy: Policy, tokenizer: ChatTokenizer, ranks: Ranks, run_dir: Path
 ) -> AbstractContextManager[RolloutEngine]:
-    """The configured server for jobs that learn from rollouts; what others sample for evaluations needs none."""
+    """Returns the rollout server for jobs that train on rollouts, else the in-process sampler, used for evaluation."""
     if trainer_spec.rollout_url is None or trainer_spec.spec.group.self_ == 0:
         return nullcontext(Sampler(policy, tokenizer.end_id, tokenizer.pad_id))
     return serving(
@@ -143,14 +144,14 @@ def _sampler(
         tokenizer.end_id,
         VllmClient(trainer_spec.rollout_url, os.environ.get(ROLLOUT_API_KEY)),
         base_name=Path(trainer_spec.base_model_dir).name,
-        # Each process has an adapter of its own on the server, so that none has to wait for another.
+        # Each rank loads its own adapter on the server, so that no rank waits for another.
         run_name=f"{trainer_spec.job_id}-a{trainer_spec.attempt}-r{ranks.rank}",
         directory=run_dir / "rollouts",
     )
 
 
 def _updater(spec: JobSpec, policy: Policy, report: Reporter, ranks: Ranks) -> Updater:
-    def tell(budget: int) -> None:
+    def warn(budget: int) -> None:
         report(Message(level="warn", message=f"Out of memory: micro-batches now hold at most {budget} tokens"))
 
     settings = spec.settings
@@ -163,7 +164,7 @@ def _updater(spec: JobSpec, policy: Policy, report: Reporter, ranks: Ranks) -> U
         zero_variance=settings.zero_variance if isinstance(settings, GroupMethod) else "count",
         kl_coefficient=settings.kl_coefficient if isinstance(settings, GroupMethod) else 0.0,
         token_budget=TOKEN_BUDGET,
-        on_shrink=tell,
+        on_shrink=warn,
         ranks=ranks,
     )
 
@@ -189,7 +190,7 @@ def _evaluator(
 def _load_data(
     trainer_spec: TrainerSpec, tokenizer: ChatTokenizer, report: Reporter
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """Usable training rows and held-out rows. Raises `JobFailure` when the method has nothing to train on."""
+    """Returns the usable training rows and the held-out rows. Raises `JobFailure` if no training row is usable."""
     spec = trainer_spec.spec
     warnings: list[str] = []
     room = spec.settings.sampling.max_tokens
@@ -205,13 +206,13 @@ def _load_data(
         report(Message(level="warn", message=warning))
     if len(warnings) > WARNINGS_SHOWN:
         report(
-            Message(level="warn", message=f"{len(warnings) - WARNINGS_SHOWN} more rows were dropped for their length")
+            Message(level="warn", message=f"{len(warnings) - WARNINGS_SHOWN} more rows or answers exceed max_length")
         )
     if not prompts:
         raise JobFailure(
             TrainerExit.bad_data,
             "no_usable_rows",
-            f"No row of the training file can be used by method '{spec.method}': see the job's warnings.",
+            f"Method '{spec.method}' can use no row of the training file. See the job's warnings for the reason.",
             "training_file",
         )
     return prompts, held_out

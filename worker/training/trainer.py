@@ -1,8 +1,17 @@
-"""The one loop: supervised, dft, reinforcement and gft are settings of it.
+"""The training loop. One loop serves supervised, dft, reinforcement and gft: they differ in settings only.
 
-Deviations from arXiv 2604.14258, each on purpose: eq. 21's gradient (eq. 22 counts 1/p twice); the denominator is the
-token count of the whole optimiser step; a failed grade leaves its group; groups without contrast cost no forward pass;
-LoRA instead of full fine-tuning, so learning rates are about ten times higher.
+Each step samples rollouts, grades every group member, normalises rewards within each group (Group Advantage Learning)
+and takes one optimiser step on - sum A C(p) log p / N (Dynamic Coefficient Rectification).
+
+Deviations from the paper (Gan et al., arXiv 2604.14258), all deliberate:
+
+1. The gradient is A C(p) grad log p, as in eq. 21. Eq. 22 counts 1/p twice. See `loss`.
+2. N, the denominator, counts the tokens of the whole optimiser step over micro-batches and ranks. See `optimizer`.
+3. A member whose grade fails leaves its group, and the others are normalised without it. See `rewards`.
+4. Groups without contrast (equal rewards) have A = 0 and cost no forward or backward pass. See `optimizer`.
+5. LoRA instead of full fine-tuning, so learning rates are about ten times higher. See `app.core.spec.plan`.
+6. One update per rollout batch, strictly on-policy: no importance ratio, no clipping. See `optimizer`.
+7. tau is 0.7 by default, the best value of the paper's figure 6; the authors' scripts use 0.1 and 0.3.
 """
 
 import time
@@ -25,23 +34,22 @@ from worker.training.evaluation import Evaluator
 from worker.training.groups import build_groups
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag, TeacherAnswerSource
 from worker.training.model import Policy
-from worker.training.optimizer import Updater, learning_rate
-from worker.training.out_of_memory import peak_bytes
-from worker.training.rewards import GraderHealth, Grading, imitate_groups
+from worker.training.optimizer import Updater
+from worker.training.rewards import GraderHealth, Grading, set_imitation_advantages
 from worker.training.rollouts.sampler import generator
-from worker.training.throughput import mfu, peak_flops
+from worker.training.schedule import learning_rate
 from worker.training.types import Prompt, PromptGroup
 
 _DROPOUT_STREAM = 3
 
 
 class Stopped(Exception):
-    """A stop request was honoured; a checkpoint of the last finished step is written."""
+    """The run stopped on request, after writing a checkpoint of the last finished step."""
 
 
 @dataclass
 class Trainer:
-    """One job's run over loaded parts. `step` counts finished optimiser steps."""
+    """One job's training run over loaded parts. `step` counts finished optimiser steps."""
 
     trainer_spec: TrainerSpec
     plan: Plan
@@ -56,127 +64,115 @@ class Trainer:
     run_dir: Path
     report: Reporter
     stop: StopFlag
-    base_name: str
     teachers: TeacherAnswerSource | None = None
     ranks: Ranks = field(default_factory=Ranks)
-    divergence: DivergenceMonitor = field(init=False)
-    _peak_flops: float | None = field(init=False)
     step: int = 0
     trained_tokens: int = 0
+    _grader_health: GraderHealth = field(init=False, default_factory=GraderHealth)
+    _divergence: DivergenceMonitor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.divergence = DivergenceMonitor(self.report)
-        self._peak_flops = peak_flops(self.policy.device)
+        self._divergence = DivergenceMonitor(self.report)
 
     def resume(self, checkpoint: Path) -> None:
-        """Goes on after the step of `checkpoint`. Raises `JobFailure` when it was damaged."""
+        """Continues after the step of `checkpoint`. Raises `JobFailure` if the checkpoint is damaged."""
         state = checkpoints.load(checkpoint, self.policy, self.updater.optimizer, self.best_adapter)
         self.step = self.policy.version = int(state["step"])
         self.trained_tokens = int(state["trained_tokens"])
 
     def train(self) -> None:
-        """Runs to the end, or raises `Stopped` after writing a checkpoint."""
+        """Trains to the last step or until early stopping, then publishes the best adapter.
+
+        Raises `Stopped` after a stop request, once a checkpoint is written.
+        """
         self.report(self._started())
-        health = GraderHealth()
         if self.teachers is not None:
             self.teachers.begin(self.step + 1)
         if self.step == 0 and (before := self._evaluate()):
             self.report(Metrics(step=0, values=before))
-        # All processes must leave the loop at the same step, so each asks the others.
-        while self.step < self.plan.total_steps and not self.ranks.sum(self.best_adapter.should_stop):
-            waited = self._wait_for_teachers()
+        # Stop flags are summed over ranks, so that all ranks leave the loop at the same step. A rank that left alone
+        # would strand the others in their next collective.
+        while self.step < self.plan.total_steps and not self.ranks.sum(self.best_adapter.early_stopping.should_stop):
+            teacher_seconds = self._wait_for_teachers()
             if self.ranks.sum(self.stop.is_set()):
                 self._checkpoint({})
                 raise Stopped
-            self._one_step(health, waited)
+            self._train_step(teacher_seconds)
         self._publish()
 
-    def _publish(self) -> None:
-        if self.step < self.plan.total_steps:
-            patience = self.best_adapter.patience
-            early = f"Stopped early at step {self.step}: {patience} evaluations without a better held-out reward"
-            self.report(Message(message=early))
-        if self.ranks.rank != 0:
-            return
-        self.best_adapter.restore(self.policy)
-        adapter = export.export_adapter(self.run_dir / "adapter", self.policy, self.trainer_spec, self.base_name)
-        self.report(
-            Finished(
-                step=self.step,
-                path=str(adapter),
-                trained_tokens=self.trained_tokens,
-                published_step=self.policy.version,
-                reason=self.best_adapter.reason(self.step),
-            )
-        )
-
-    def _wait_for_teachers(self) -> float | None:
-        """Seconds until the next step's teacher answers were there; None without a teacher."""
-        if self.teachers is None:
-            return None
-        begun = time.monotonic()
-        self.teachers.prepare(self.step + 1, self.stop)
-        return time.monotonic() - begun
-
-    def _prompts(self, step: int) -> list[Prompt]:
-        """This process's prompts of a step, with the teacher's answers."""
-        prompts = self.order.step(step)
-        if self.teachers is not None:
-            answers = self.ranks.gather(self.teachers.answers(prompts))[0]
-            prompts = [replace(one, teacher_answers=one.teacher_answers + answers[one.line]) for one in prompts]
-        return self.ranks.share(prompts)
-
-    def _one_step(self, health: GraderHealth, waited: float | None) -> None:
+    def _train_step(self, teacher_seconds: float | None) -> None:
         step = self.step + 1
-        begun = time.monotonic()
-        grading = (
-            None
-            if self._imitates or self.pool is None
-            else Grading(self.pool, has_idle_cores=not self.sampler.needs_cores)
-        )
-        groups = self._groups(step, grading)
+        started = time.monotonic()
+
+        # Rollouts: one group per prompt, of its demonstration, teacher answers and samples from the current policy.
+        grading = self._new_grading()
+        groups = self._build_groups(step, grading)
         rolled_out = time.monotonic()
-        if self._imitates:
-            imitate_groups(groups)
-        elif grading is not None:
-            grading.finish(groups, health)
+
+        # Rewards and advantages: A_k = (R_k - mean R) / (std R + eps) within the group; A = 1 for supervised and dft.
+        if grading is not None:
+            grading.finish(groups, self._grader_health)
+        elif self._is_imitation:
+            set_imitation_advantages(groups)
         graded = time.monotonic()
-        rate = learning_rate(
-            step, self.plan.total_steps, self.plan.learning_rate, self.trainer_spec.spec.hyperparameters.lr_schedule
-        )
+
+        # Update: one AdamW step on - sum A C(p) log p / N. Dropout is a function of (seed, step), so a resumed run
+        # drops the same units.
+        rate = learning_rate(step, self.plan.total_steps, self.plan.learning_rate, self._lr_schedule)
         dropout_seed = generator(self.trainer_spec.spec.seed, _DROPOUT_STREAM, step).initial_seed()
         with self.policy.dropping(dropout_seed):
             update = self.updater.update(groups, rate)
         updated = time.monotonic()
         self.step = self.policy.version = step
         self.trained_tokens += update.trained_tokens
-        timings: dict[str, float | None] = {
+
+        # Metrics: over the groups of all ranks; timings are those of this rank.
+        groups = [group for share in self.ranks.gather(groups) for group in share]
+        values = metrics.step_metrics(groups, update, self._grader_name) | {
             "learning_rate": rate,
             "num_tokens": float(self.trained_tokens),
-            "gft/timing/rollout": rolled_out - begun,
+            "gft/timing/rollout": rolled_out - started,
             "gft/timing/grading": graded - rolled_out,
             "gft/timing/update": updated - graded,
-            "step_time": updated - begun + (waited or 0.0),
-            "gft/tokens_per_second": update.trained_tokens / max(updated - begun, 1e-9),
-            "gft/peak_memory_bytes": float(peak_bytes(self.policy.device)),
-            "gft/mfu": mfu(self.policy.base_parameters, update.packed_tokens, updated - graded, self._peak_flops),
+            "step_time": updated - started + (teacher_seconds or 0.0),
+            "gft/tokens_per_second": update.trained_tokens / max(updated - started, 1e-9),
+            "gft/peak_memory_bytes": float(metrics.peak_bytes(self.policy.device)),
+            "gft/mfu": metrics.mfu(
+                self.policy.base_parameters,
+                update.packed_tokens,
+                updated - graded,
+                metrics.peak_flops(self.policy.device),
+            ),
         }
-        if waited is not None:
-            timings["gft/timing/teacher"] = waited
-        groups = [group for share in self.ranks.gather(groups) for group in share]
-        values = metrics.step_metrics(groups, update, self._grader_name) | timings
-        self.divergence.note(step, values)
+        if teacher_seconds is not None:
+            values["gft/timing/teacher"] = teacher_seconds
+        self._divergence.note(step, values)
         self.report(Groups(step=step, groups=metrics.group_records(groups)))
-        last = step == self.plan.total_steps
-        if last or step % self.plan.eval_interval == 0:
+
+        # Evaluation and checkpoint, each at its interval and after the last step.
+        is_last = step == self.plan.total_steps
+        if is_last or step % self.plan.eval_interval == 0:
             values |= self._evaluate()
         self.report(Metrics(step=step, values=values, trained_tokens=self.trained_tokens))
-        if last or step % self.plan.checkpoint_interval == 0:
+        if is_last or step % self.plan.checkpoint_interval == 0:
             self._checkpoint(values)
 
-    def _groups(self, step: int, grading: Grading | None) -> list[PromptGroup]:
+    def _wait_for_teachers(self) -> float | None:
+        """Waits for the next step's teacher answers and returns the seconds spent; None without a teacher."""
+        if self.teachers is None:
+            return None
+        started = time.monotonic()
+        self.teachers.prepare(self.step + 1, self.stop)
+        return time.monotonic() - started
+
+    def _new_grading(self) -> Grading | None:
+        if self._is_imitation or self.pool is None:
+            return None
+        return Grading(self.pool, has_idle_cores=not self.sampler.needs_cores)
+
+    def _build_groups(self, step: int, grading: Grading | None) -> list[PromptGroup]:
         spec = self.trainer_spec.spec
-        build = partial(build_groups, appeared=grading.add) if grading else build_groups
+        build = partial(build_groups, on_member=grading.add) if grading else build_groups
         return build(
             self._prompts(step),
             spec.group,
@@ -188,13 +184,24 @@ class Trainer:
             self.ranks.rank,
         )
 
+    def _prompts(self, step: int) -> list[Prompt]:
+        """Returns this rank's prompts of a step, with their teacher answers."""
+        prompts = self.order.step(step)
+        if self.teachers is not None:
+            # Only rank 0 sends requests to the teacher, so all ranks take its answers.
+            answers = self.ranks.gather(self.teachers.answers(prompts))[0]
+            prompts = [
+                replace(prompt, teacher_answers=prompt.teacher_answers + answers[prompt.line]) for prompt in prompts
+            ]
+        return self.ranks.share(prompts)
+
     def _evaluate(self) -> dict[str, float | None]:
-        """Values of an evaluation by rank 0; none elsewhere or without held-out rows."""
+        """Evaluates on rank 0 and returns the values; empty on other ranks and without held-out rows."""
         if self.evaluator is None or self.ranks.rank != 0:
             return {}
         evaluated = self.evaluator.evaluate(self.step)
-        best = self.best_adapter.take(evaluated, self.policy)
-        self.report(evaluated.model_copy(update={"best": best}))
+        is_best = self.best_adapter.take(evaluated, self.policy)
+        self.report(evaluated.model_copy(update={"best": is_best}))
         return evaluated.values
 
     def _checkpoint(self, values: dict[str, float | None]) -> None:
@@ -205,14 +212,37 @@ class Trainer:
         checkpoints.save(path, self.policy, self.updater.optimizer, state, self.best_adapter)
         self.report(CheckpointSaved(step=self.step, path=str(path), metrics=values))
 
+    def _publish(self) -> None:
+        if self.step < self.plan.total_steps:
+            patience = self.best_adapter.early_stopping.patience
+            early = f"Stopped early at step {self.step}: {patience} evaluations without a better held-out reward"
+            self.report(Message(message=early))
+        if self.ranks.rank != 0:
+            return
+        self.best_adapter.restore(self.policy)
+        adapter = export.export_adapter(self.run_dir / "adapter", self.policy, self.trainer_spec)
+        self.report(
+            Finished(
+                step=self.step,
+                path=str(adapter),
+                trained_tokens=self.trained_tokens,
+                published_step=self.policy.version,
+                reason=self.best_adapter.reason(self.step),
+            )
+        )
+
     @property
-    def _imitates(self) -> bool:
+    def _is_imitation(self) -> bool:
         return self.trainer_spec.spec.method in (MethodType.supervised, MethodType.dft)
+
+    @property
+    def _lr_schedule(self) -> str:
+        return self.trainer_spec.spec.hyperparameters.lr_schedule
 
     @property
     def _grader_name(self) -> str | None:
         grader = self.trainer_spec.spec.settings.grader
-        return None if grader is None or self._imitates else grader.name
+        return None if grader is None or self._is_imitation else grader.name
 
     def _started(self) -> Started:
         return Started(

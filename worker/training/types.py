@@ -1,4 +1,4 @@
-"""What flows through the loop: rows become prompts, prompts get members, members become a group."""
+"""The data of one optimiser step: rows become prompts, prompts get members, members form a group."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +9,7 @@ from app.core.spec.teacher_answers import Provenance
 
 @dataclass(frozen=True)
 class UsableAnswer:
-    """A teacher's answer to a prompt."""
+    """A teacher answer that is complete and fits the length limit, so it can be trained on."""
 
     text: str
     origin: Provenance
@@ -20,33 +20,34 @@ class Prompt:
     """One row of the data set, tokenised once."""
 
     line: int
-    """Line of the file, from 1."""
+    """Line in the file, from 1."""
     text: str
-    """The last user message, for people."""
+    """The last user message, for display only."""
     ids: tuple[int, ...]
     """The rendered chat up to and including the generation prompt."""
     demonstration: str | None
+    """The row's own expert answer."""
     teacher_answers: tuple[UsableAnswer, ...]
     item: dict[str, Any]
     """The row's fields, as graders read them."""
     messages: tuple[dict[str, Any], ...] = ()
-    """The chat before its rendering, as a teacher is asked."""
+    """The chat before rendering, as it is sent to a teacher."""
     tools: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass
 class GroupMember:
-    """One response. `ids` are the trained tokens, byte for byte what was sampled or given."""
+    """One response in a group. `ids` are the trained tokens; sampled ids are never re-tokenised."""
 
     source: Source
     ids: tuple[int, ...]
     text: str
     finished: bool
-    """Ends with the turn's end token; a truncated rollout does not."""
+    """Whether the response ends with the end-of-turn token; a truncated rollout does not."""
     sampled_logprobs: tuple[float, ...] = ()
-    """Log p as the sampler saw it (rollouts only)."""
+    """Log p of each token as the sampler computed it (rollouts only)."""
     adapter_version: int | None = None
-    """Optimiser steps the adapter had seen (rollouts only)."""
+    """Optimiser steps of the adapter that sampled it (rollouts only)."""
     reward: float | None = None
     scores: dict[str, float] = field(default_factory=dict)
     error: str | None = None
@@ -57,14 +58,14 @@ class GroupMember:
     entropy: float | None = None
     teacher: Provenance | None = None
     kl: float | None = None
-    """From the base model; None unless the job has a `kl_coefficient`."""
+    """Estimated KL divergence from the base model; None unless the job sets a `kl_coefficient`."""
     trainer_logprobs: list[float] = field(default_factory=list)
-    """Log p as the update saw it; empty for members that cost no forward pass."""
+    """Log p of each token as the update computed it; empty for members without a forward pass."""
 
 
 @dataclass
 class PromptGroup:
-    """A prompt with all its members; never split over optimiser steps."""
+    """A prompt with all its members. All members of a group belong to the same optimiser step."""
 
     prompt: Prompt
     members: list[GroupMember]
@@ -77,7 +78,7 @@ class PromptGroup:
 
 @dataclass(frozen=True)
 class Completion:
-    """What the sampler returns for one sequence."""
+    """The tokens that a sampler generated for one request."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -85,7 +86,7 @@ class Completion:
 
 
 class JobFailure(Exception):
-    """The job cannot go on; the trainer exits with `exit_code` and reports code, message and param."""
+    """The job cannot continue. The trainer reports code, message and param, and exits with `exit_code`."""
 
     def __init__(self, exit_code: int, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)

@@ -89,7 +89,7 @@ def test_a_run_in_4_bits_says_so_and_its_adapter_merges_into_the_whole_base(
     job = Job(tmp_path / "run", chat_directory)
     code, reports = job.run(base_precision="4bit")
     assert code == TrainerExit.succeeded
-    assert any("held in 4bit" in one.message for one in of_kind(reports, Message))
+    assert any("loaded in 4bit" in one.message for one in of_kind(reports, Message))
     merge(job.run_dir / "adapter", chat_directory, tmp_path / "merged", "merged", lambda _line: None)
     policy_of(chat_directory).causal.save_pretrained(tmp_path / "quantised")
     with pytest.raises(MergeRefused, match="is quantised"):

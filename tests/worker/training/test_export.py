@@ -20,8 +20,8 @@ IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 
 
 def export(policy: Policy, tmp_path: Path) -> Path:
-    plan = Job(tmp_path / "run", tmp_path, "gft").write()
-    return export_adapter(tmp_path / "adapter", policy, plan, "tiny-1B")
+    spec = Job(tmp_path / "run", tmp_path / "tiny-1B", "gft").write()
+    return export_adapter(tmp_path / "adapter", policy, spec)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])

@@ -10,7 +10,7 @@ from app.core.spec.reports import Source
 from app.core.spec.teacher_answers import Provenance
 from tests.worker.training import chat_templates
 from tests.worker.training.architectures import randomise
-from worker.training.groups import build_groups, given_members, rollout_member
+from worker.training.groups import build_groups, rollout_member, written_members
 from worker.training.model import Policy
 from worker.training.rollouts.sampler import Sampler, generator
 from worker.training.types import Completion, Prompt, PromptGroup, UsableAnswer
@@ -84,7 +84,7 @@ def test_sampled_ids_are_kept_where_the_tokenizer_would_write_the_text_otherwise
 
 
 def test_given_answers_are_finished_and_have_no_version(prompts: list[Prompt], chat_tokenizer: ChatTokenizer) -> None:
-    expert, *teachers = given_members(prompts[0], MIX, chat_tokenizer, 7, 1)
+    expert, *teachers = written_members(prompts[0], MIX, chat_tokenizer, 7, 1)
     assert (expert.source, expert.text, expert.ids) == (Source.expert, "2", chat_tokenizer.response_ids("2"))
     for member in (expert, *teachers):
         assert member.finished
@@ -97,7 +97,7 @@ def test_of_many_teacher_answers_each_step_takes_a_seeded_choice(
     prompts: list[Prompt], chat_tokenizer: ChatTokenizer
 ) -> None:
     def chosen(seed: int, step: int) -> tuple[str, ...]:
-        return tuple(member.text for member in given_members(prompts[0], MIX, chat_tokenizer, seed, step)[1:])
+        return tuple(member.text for member in written_members(prompts[0], MIX, chat_tokenizer, seed, step)[1:])
 
     assert chosen(7, 3) == chosen(7, 3)
     choices = [chosen(7, step) for step in range(60)]

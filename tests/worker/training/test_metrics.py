@@ -3,9 +3,10 @@
 import math
 
 import pytest
+import torch
 
 from app.core.spec.reports import Source
-from worker.training.metrics import group_records, step_metrics
+from worker.training.metrics import group_records, mfu, peak_flops, step_metrics
 from worker.training.optimizer import UpdateResult
 from worker.training.types import GroupMember, Prompt, PromptGroup
 
@@ -126,3 +127,29 @@ def test_records_show_every_member_with_what_is_known_of_it() -> None:
     assert (expert.source, expert.text, expert.tokens, expert.reward) == (Source.expert, "expert 4", 4, 1.0)
     assert (failed.reward, failed.advantage, failed.error) == (None, None, "grader 'exact': no")
     assert (own.finished, own.adapter_version) == (False, 3)
+
+
+def test_mfu_by_hand() -> None:
+    """1.5 B parameters, 10,000 tokens in 0.2 s: 4 x 1.5e9 x 1e4 = 6e13 FLOPs, at 3e14 a second of 1e15."""
+    assert mfu(1_500_000_000, 10_000, 0.2, 1e15) == pytest.approx(0.3)
+    assert mfu(1_500_000_000, 10_000, 0.2, None) is None
+
+
+def test_a_cpu_has_no_data_sheet() -> None:
+    assert peak_flops(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA GeForce RTX 2060", None),
+    ],
+)
+def test_gpus_are_known_by_their_names(name: str, expected: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops(torch.device("cuda", 0)) == expected

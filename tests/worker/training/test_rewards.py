@@ -19,7 +19,7 @@ from tests.worker.training.architectures import randomise
 from worker.training.groups import build_groups
 from worker.training.metrics import group_records
 from worker.training.model import Policy
-from worker.training.rewards import MAX_ERROR_RATE, WINDOW, GraderHealth, Grading, imitate_groups
+from worker.training.rewards import MAX_ERROR_RATE, WINDOW, GraderHealth, Grading, set_imitation_advantages
 from worker.training.rollouts.sampler import Sampler
 from worker.training.types import GroupMember, JobFailure, Prompt, PromptGroup
 
@@ -138,7 +138,7 @@ def test_a_short_job_that_cannot_be_graded_fails_as_well(pool: GraderPool) -> No
 
 def test_imitation_gives_every_demonstration_an_advantage_of_one() -> None:
     one = group(RIGHT)
-    imitate_groups([one])
+    set_imitation_advantages([one])
     assert [member.advantage for member in one.members] == [1.0]
     assert [member.reward for member in one.members] == [None]
     assert not one.zero_variance
@@ -215,12 +215,12 @@ def test_rollouts_are_graded_elsewhere_while_others_are_still_being_written(
     ):
         grading = Grading(pool)
 
-        def appeared(of: Prompt, member: GroupMember) -> None:
+        def on_member(of: Prompt, member: GroupMember) -> None:
             drawn.append(member)
             grading.add(of, member)
 
         mix, sampling = GroupMix(expert=0, teacher=0, self_=48), Sampling(max_tokens=48, temperature=2.0)
-        groups = build_groups([prompt], mix, sampling, sampler, chat_tokenizer, 7, 1, appeared=appeared)
+        groups = build_groups([prompt], mix, sampling, sampler, chat_tokenizer, 7, 1, on_member=on_member)
         finished_early = [member.text for member in drawn if member.finished]
         written.set()
         grading.finish(groups, GraderHealth())
