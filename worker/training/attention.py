@@ -1,9 +1,16 @@
 """Attention over a tree of shared prefixes, plugged into transformers' attention interface.
 
-A packed batch is one row of tokens: what all prompts begin with (a system prompt, the template's head), then the rest
-of each prompt, then the responses. Everything but attention works on tokens one by one, so what is shared is paid once
-in the forward and backward pass. In attention a token sees its own segment up to itself and the segments that it
-continues, nothing else.
+A packed batch is one row of tokens (`batching.Packed`): the prefix of all prompts, such as a system prompt, then the
+rest of each prompt, then the responses. Everything except attention works token by token, so a shared prefix costs its
+forward and backward pass only once. In attention a token attends to
+
+    its own segment, up to and including itself     (causal)
+    all segments of its prefix                      (a response: the shared prefix and its own prompt's rest)
+    nothing else                                    (no other response, no other prompt)
+
+With a sliding window it attends to the last `window` of these positions only. Attention therefore runs level by level:
+the segments of one level become the rows of one padded batch, each with a gathered copy of its prefix's keys and values
+in front.
 """
 
 from collections.abc import Sequence
@@ -20,17 +27,17 @@ from worker.training.recompute import recomputed
 
 IMPLEMENTATION: Final = "grouptune"
 SMALL_SCORES: Final = 256 * 1024
-"""Up to so many scores a head (queries x keys), a CPU was 1.2 to 13 times faster with plain matrix products than with
-their fused kernel; above it the fused kernel's memory, which does not grow with the scores, counts more."""
+"""Scores per head (queries x keys) up to which a CPU uses plain matrix products: measured 1.2 to 13 times faster than
+torch's fused kernel. Above it the fused kernel wins, because its memory does not grow with the scores."""
 
 
 TokenSpan = tuple[int, int]
-"""First token and length."""
+"""First token in the packed row, and number of tokens."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Tokens of a packed batch, one after another, that continue the tokens of `prefix`."""
+    """Consecutive tokens of a packed batch that continue the tokens of the spans in `prefix`."""
 
     span: TokenSpan
     prefix: tuple[TokenSpan, ...] = ()
@@ -38,54 +45,61 @@ class Segment:
 
 @dataclass(frozen=True)
 class SegmentLevel:
-    """N segments, none of which continues another, padded to L tokens and P tokens of prefix.
+    """N segments that do not continue each other, padded to L own tokens and P prefix tokens.
 
-    Gathered copies are padded on the right with token 0, whose contribution is masked or dropped.
+    Padding is on the right, with index 0. Padded prefix tokens are masked; padded own tokens are causally invisible to
+    real ones, and their own outputs are dropped.
     """
 
     index_N_L: Tensor
     slots: Tensor
-    """Places in [N * L] of the real tokens, in packed order."""
+    """Indices of the real tokens in the flattened [N * L], in packed order."""
     prefix_index_N_P: Tensor
     prefix_length_N: Tensor
     _masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """The mask as what is added to scores; made once for all layers."""
+        """Returns the mask as a bias that is added to the scores. Cached, since all layers share it."""
         if (window, dtype) not in self._masks:
             self._masks[window, dtype] = _bias(self.mask(window), dtype)
         return self._masks[window, dtype]
 
     def mask(self, window: int | None) -> Tensor:
-        """Who may see whom, True for yes, [N, 1, L, P + L], or [1, 1, L, L] without prefixes.
+        """Returns which keys each query may attend to: True where visible, [N, 1, L, P + L], or [1, 1, L, L] if P = 0.
 
         With a sliding `window` only the last `window` positions are visible, the token itself included.
         """
         device = self.index_N_L.device
         width = self.prefix_index_N_P.shape[1]
+        # Positions count from the start of the prefix. Segment n has lengths[n] real prefix tokens, so its own token i
+        # is at position lengths[n] + i, and prefix token j is at position j.
         lengths_N_1 = self.prefix_length_N[:, None] if width else torch.zeros(1, 1, dtype=torch.long, device=device)
         own_1_L = torch.arange(self.index_N_L.shape[1], device=device)[None]
         before_1_P = torch.arange(width, device=device)[None]
         position_N_L = lengths_N_1 + own_1_L
         key_N_K = torch.cat([before_1_P.expand(len(lengths_N_1), -1), position_N_L], 1)
+        # Keys: P prefix slots, of which the first lengths[n] are real, then L own slots. Padded own slots need no
+        # masking here, because they come after every real query.
         real_N_K = torch.cat([before_1_P < lengths_N_1, torch.ones_like(position_N_L, dtype=torch.bool)], 1)
         distance_N_L_K = position_N_L[:, :, None] - key_N_K[:, None]
-        seen = real_N_K[:, None] & (distance_N_L_K >= 0)
-        return (seen if window is None else seen & (distance_N_L_K < window)).unsqueeze(1)
+        visible = real_N_K[:, None] & (distance_N_L_K >= 0)  # causal: no key after the query
+        return (visible if window is None else visible & (distance_N_L_K < window)).unsqueeze(1)
 
 
 Layout = tuple[SegmentLevel, ...]
-"""Where the tokens of a packed batch are: the segments of each level follow one another, level after level."""
+"""The levels of a packed batch, in packed order. Within a level, segments follow one another."""
 
 
 def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where the mask is True, elsewhere the lowest finite number: a padded query that sees nothing becomes a mean,
-    where -inf would make it NaN."""
+    """Returns 0 where the mask is True and the lowest finite number elsewhere.
+
+    Not -inf: the softmax of a padded query that sees nothing would be NaN, whereas equal finite scores give a mean.
+    """
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 def segment_level(segments: Sequence[Segment], device: torch.device) -> SegmentLevel:
-    """The level of these segments, each of at least one token."""
+    """Returns the level of these segments, each of at least one token."""
     index, slots = _padded([(segment.span,) for segment in segments])
     prefix_index, _ = _padded([segment.prefix for segment in segments])
     lengths = [sum(length for _, length in segment.prefix) for segment in segments]
@@ -98,7 +112,7 @@ def segment_level(segments: Sequence[Segment], device: torch.device) -> SegmentL
 
 
 def _padded(rows: Sequence[tuple[TokenSpan, ...]]) -> tuple[Tensor, Tensor]:
-    """Token indices [len(rows), longest], padded with 0, and the flat places of the real ones."""
+    """Returns token indices [len(rows), longest], padded with 0, and the flat indices of the real ones."""
     width = max((sum(length for _, length in spans) for spans in rows), default=0)
     index = torch.zeros(len(rows), width, dtype=torch.long)
     real = torch.zeros(len(rows), width, dtype=torch.bool)
@@ -122,13 +136,14 @@ def attend(
     layout: Layout | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention function: query [B, H, Q, D], key and value [B, Hkv, L, D] to [B, Q, H, D].
+    """Attention function for transformers: query [B, H, Q, D], key and value [B, Hkv, L, D] to output [B, Q, H, D].
 
-    With `layout` B is 1 and the tokens are packed; `attention_mask` is not read then.
+    With `layout` the tokens are packed: B is 1 and `attention_mask` is ignored. Only query, key and value are saved for
+    the backward pass, which recomputes the attention weights.
     """
     options = _Options(scaling if scaling is not None else query.shape[-1] ** -0.5, dropout, softcap)
     if layout is None:
-        return _scores(query, key, value, attention_mask, options).transpose(1, 2), None
+        return _attention(query, key, value, attention_mask, options).transpose(1, 2), None
 
     def packed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return _packed(query, key, value, layout, sliding_window, options)
@@ -139,18 +154,21 @@ def attend(
 def _packed(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, options: "_Options"
 ) -> Tensor:
-    query_T, key_T, value_T = (one[0].transpose(0, 1) for one in (query, key, value))
-    parts = []
-    for part in layout:
-        keys, values = _rows(key_T, part.index_N_L), _rows(value_T, part.index_N_L)
-        if part.prefix_index_N_P.numel():
-            keys = torch.cat([_rows(key_T, part.prefix_index_N_P), keys], 2)
-            values = torch.cat([_rows(value_T, part.prefix_index_N_P), values], 2)
-        queries = _rows(query_T, part.index_N_L)
-        bias = part.bias(window, _precision(query) if _is_small(queries, keys) else query.dtype)
-        seen = _scores(queries, keys, values, bias, options)
-        parts.append(seen.transpose(1, 2).flatten(0, 1)[part.slots])
-    return torch.cat(parts).unsqueeze(0)
+    """Attention of a packed row, level by level; returns [1, T, H, D] in packed order."""
+    query_T, key_T, value_T = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, D]
+    outputs = []
+    for level in layout:
+        keys, values = _rows(key_T, level.index_N_L), _rows(value_T, level.index_N_L)
+        if level.prefix_index_N_P.numel():  # prepend each segment's prefix: [N, Hkv, P + L, D]
+            keys = torch.cat([_rows(key_T, level.prefix_index_N_P), keys], 2)
+            values = torch.cat([_rows(value_T, level.prefix_index_N_P), values], 2)
+        queries = _rows(query_T, level.index_N_L)
+        bias = level.bias(window, _score_dtype(query) if _is_small(queries, keys) else query.dtype)
+        output = _attention(queries, keys, values, bias, options)
+        # [N, H, L, D] -> [N * L, H, D], then only the real tokens. Levels are in packed order, so `cat` restores the
+        # row.
+        outputs.append(output.transpose(1, 2).flatten(0, 1)[level.slots])
+    return torch.cat(outputs).unsqueeze(0)
 
 
 @dataclass(frozen=True)
@@ -161,14 +179,17 @@ class _Options:
 
 
 def _rows(tokens_T_H_D: Tensor, index_N_L: Tensor) -> Tensor:
-    """Tokens by index as [N, H, L, D]."""
+    """Gathers tokens by index as [N, H, L, D]."""
     gathered = tokens_T_H_D.index_select(0, index_N_L.flatten())
     return gathered.view(*index_N_L.shape, *tokens_T_H_D.shape[1:]).transpose(1, 2)
 
 
-def _scores(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: _Options) -> Tensor:
-    """Attention of [B, H, Q, D] over [B, Hkv, L, D]; `mask` is True where visible, or what is added to the scores; None
-    means causal (or one query)."""
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: _Options) -> Tensor:
+    """Returns attention of [B, H, Q, D] over [B, Hkv, L, D].
+
+    `mask` is boolean (True where visible) or a bias added to the scores. None means causal, or a single query.
+    """
+    # The fused kernel has no soft cap.
     if options.softcap is not None or _is_small(query, key):
         return _by_products(query, key, value, mask, options)
     repeats = query.shape[1] // key.shape[1]
@@ -184,17 +205,21 @@ def _is_small(query: Tensor, key: Tensor) -> bool:
     return query.device.type == "cpu" and query.shape[2] * key.shape[2] <= SMALL_SCORES
 
 
-def _precision(query: Tensor) -> torch.dtype:
-    """Of scores that are written out."""
+def _score_dtype(query: Tensor) -> torch.dtype:
+    """Returns the precision of scores in `_by_products`: at least fp32."""
     return torch.promote_types(query.dtype, torch.float32)
 
 
 def _by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: _Options) -> Tensor:
-    """The same, written out; query heads that share a key head go through one product."""
+    """Returns the same as `_attention`, with the scores computed by plain matrix products.
+
+    Grouped-query attention: the H / Hkv query heads that share a key head are stacked along the query axis, so one
+    product serves all of them and keys are not repeated.
+    """
     batch, heads, queries, width = query.shape
     shared = key.shape[1]
     grouped = query.reshape(batch, shared, heads // shared * queries, width)
-    scores = (grouped @ key.transpose(2, 3)).to(_precision(query)) * options.scaling
+    scores = (grouped @ key.transpose(2, 3)).to(_score_dtype(query)) * options.scaling
     if options.softcap is not None:
         scores = options.softcap * torch.tanh(scores / options.softcap)
     scores = scores.view(batch, heads, queries, -1)

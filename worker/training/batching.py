@@ -1,4 +1,7 @@
-"""Order of the data and micro-batches. Both are pure functions of their arguments, so a resumed run repeats them."""
+"""Data order, micro-batches, and packing: many responses in one row of tokens, with shared prefixes stored once.
+
+Everything here is a pure function of its arguments, so a resumed run repeats it.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,12 +18,12 @@ from worker.training.types import GroupMember, Prompt
 
 _ORDER_STREAM = 0
 WORTH_SHARING: Final = 64
-"""Tokens that prompts must have in common, repetitions counted, before they share them: a level more costs each layer a
-few small operations."""
+"""Tokens that sharing must save before all prompts share a prefix: the level costs each layer a few small
+operations."""
 
 
 class DataOrder:
-    """Which prompts each optimiser step sees: every epoch a fresh seeded permutation, cut into steps."""
+    """The prompts of each optimiser step: a new seeded permutation per epoch, cut into steps."""
 
     def __init__(self, prompts: Sequence[Prompt], batch_size: int, n_epochs: int, seed: int) -> None:
         self.prompts = prompts
@@ -35,7 +38,7 @@ class DataOrder:
         return [int(index) for index in permutation]
 
     def step(self, step: int) -> list[Prompt]:
-        """The prompts of step 1, 2, ...; the last step of an epoch may hold fewer."""
+        """Returns the prompts of step 1, 2, ...; the last step of an epoch may have fewer than `batch_size`."""
         epoch, position = divmod(step - 1, self.steps_per_epoch)
         chosen = self._permutation(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
         return [self.prompts[i] for i in chosen]
@@ -43,40 +46,47 @@ class DataOrder:
 
 @dataclass(frozen=True)
 class Packed:
-    """What the prompts begin with, the rest of each, then the responses: T tokens in all, N of them trained.
+    """A row of T packed tokens, N of which are predicted and trained on.
 
-    A response's last token predicts nothing that is trained, so it is not among the T.
+    The row is a tree of shared prefixes, written level by level. Two prompts with a common system prompt S, rests P1
+    and P2, and responses a, b (to P1) and c (to P2) become
+
+        tokens:     S S S | P1 P1 | P2 | a a | b | c c c        each response without its last token
+        positions:  0 1 2 | 3  4  | 3  | 5 6 | 5 | 4 5 6        as if each sequence stood alone
+
+    A response's last token is trained but predicts nothing, so it is a target only and not among the T inputs.
     """
 
     ids_1_T: Tensor
     positions_1_T: Tensor
     layout: Layout
     predictor_N: Tensor
-    """Which of the T states predicts each trained token."""
+    """For each trained token, the index of the state among T that predicts it."""
     tokens_N: Tensor
     response_N: Tensor
-    """Which response, in order, each trained token belongs to."""
+    """For each trained token, the number of its response, in packing order."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Packed groups and whose tokens they are."""
+    """Packed groups, and the member that each response belongs to."""
 
     sequences: tuple[tuple[Prompt, GroupMember], ...]
     packed: Packed
     unshared_tokens: int
-    """How many tokens there would be if every response brought its own prompt."""
+    """Tokens without prefix sharing: every response with its own copy of the prompt."""
 
 
 def micro_batches(
     groups: Sequence[tuple[Prompt, Sequence[GroupMember]]], token_budget: int, device: torch.device
 ) -> Iterator[MicroBatch]:
-    """Groups of like length together, each batch at most `token_budget` packed tokens.
+    """Yields micro-batches of at most `token_budget` packed tokens, of groups of similar length.
 
-    A group larger than the budget is cut into parts that repeat its prompt; one response too long for it is a batch of
-    its own. The gradient does not depend on the cut.
+    A group larger than the budget is cut into parts that repeat its prompt. A response longer than the budget is a
+    micro-batch of its own. The gradient does not depend on the cut: the loss divides by N of the whole step.
     """
     parts = [part for prompt, members in groups for part in _within_budget(prompt, members, token_budget)]
+    # Attention pads each level to its longest segment, so groups of similar length waste the least.
     parts.sort(key=lambda part: (len(part[0].ids), max(len(member.ids) for member in part[1])))
     batch: list[tuple[Prompt, list[GroupMember]]] = []
     size = 0
@@ -92,6 +102,7 @@ def micro_batches(
 
 
 def _cost(prompt: Prompt, members: Sequence[GroupMember]) -> int:
+    """Returns the packed tokens of a prompt with these members: the prompt once, each response minus its last token."""
     return len(prompt.ids) + sum(len(member.ids) - 1 for member in members)
 
 
@@ -118,42 +129,53 @@ def _micro_batch(parts: Sequence[tuple[Prompt, Sequence[GroupMember]]], device: 
 
 
 def shared_length(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with, if that is worth sharing; leaves each prompt a token of its own."""
-    alike = takewhile(lambda column: len(set(column)) == 1, zip(*(prompt[:-1] for prompt in prompts), strict=False))
-    length = sum(1 for _ in alike)
+    """Returns the length of the prefix that all prompts share, or 0 if sharing it saves too little.
+
+    Leaves each prompt its last token: the state of that token predicts the first token of its responses.
+    """
+    common = takewhile(lambda column: len(set(column)) == 1, zip(*(prompt[:-1] for prompt in prompts), strict=False))
+    length = sum(1 for _ in common)
     return length if length * (len(prompts) - 1) >= WORTH_SHARING else 0
 
 
 def pack(groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], device: torch.device) -> Packed:
-    """Packs (prompt ids, ids of the responses to it). Raises `ValueError` for an empty prompt or response."""
+    """Packs groups of (prompt ids, ids of the responses to it) into one row; see `Packed` for the layout.
+
+    Raises `ValueError` for an empty prompt or response.
+    """
     if not all(prompt and all(responses) for prompt, responses in groups):
         raise ValueError("an empty prompt has no token to predict a response from, an empty response none to train")
+    # Level 0: the prefix of all prompts, once.
     shared = shared_length([prompt for prompt, _ in groups])
     root = ((0, shared),) if shared else ()
     ids = list(groups[0][0][:shared])
     positions = list(range(shared))
+    # Level 1: the rest of each prompt. It attends to level 0.
     prompts: list[Segment] = []
     for prompt, _ in groups:
         prompts.append(Segment((len(ids), len(prompt) - shared), root))
         ids.extend(prompt[shared:])
         positions.extend(range(shared, len(prompt)))
+    # Level 2: the responses. Each attends to level 0 and to its own prompt's rest, never to another response.
     predictor: list[int] = []
     tokens: list[int] = []
     owner: list[int] = []
-    answers: list[Segment] = []
+    response_segments: list[Segment] = []
     responses = [(group, response) for group, (_, several) in enumerate(groups) for response in several]
     for number, (group, response) in enumerate(responses):
         inputs = len(response) - 1
-        prompt, asked = groups[group][0], prompts[group].span
-        predictor.append(sum(asked) - 1)
+        prompt, prompt_span = groups[group][0], prompts[group].span
+        # The prompt's last token predicts the response's first token, and each response token predicts the next one.
+        predictor.append(sum(prompt_span) - 1)
         predictor.extend(range(len(ids), len(ids) + inputs))
         tokens.extend(response)
         owner.extend([number] * len(response))
         if inputs:
-            answers.append(Segment((len(ids), inputs), (*root, asked)))
+            response_segments.append(Segment((len(ids), inputs), (*root, prompt_span)))
+        # Positions continue the whole prompt, as if no other response were in the row.
         positions.extend(range(len(prompt), len(prompt) + inputs))
         ids.extend(response[:-1])
-    levels = [[Segment(span) for span in root], prompts, answers]
+    levels = [[Segment(span) for span in root], prompts, response_segments]
     return Packed(
         ids_1_T=torch.tensor([ids], device=device),
         positions_1_T=torch.tensor([positions], device=device),
