@@ -1,7 +1,12 @@
-"""Log-probabilities of given tokens from hidden states, without ever holding all logits.
+"""Log-probabilities of given tokens from hidden states, computed in chunks: no [N, vocabulary] tensor is ever stored.
 
-The output head is frozen and every row's loss has one weight, so d(log p)/dh is computed chunk by chunk in the forward
-pass and scaled by row in the backward: two head products instead of three, no stored [rows, vocabulary] tensor.
+The output head W is frozen, so the only gradient is that of the hidden states. With logits z = W h and token y,
+
+    d(log p_y)/dh = W_y - sum_v p_v W_v
+
+needs nothing from later layers: the loss multiplies each row by one number. So the forward pass computes it chunk by
+chunk, while the chunk's probabilities exist, and stores [N, H]. The backward pass only scales the rows. That takes two
+products with W; recomputing the logits in the backward pass would take three.
 """
 
 from dataclasses import dataclass
@@ -11,12 +16,13 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS: Final = 4 * 1024 * 1024
-"""Logits that exist at a time; in fp32 16 MiB, small enough for a CPU's cache."""
+"""Logits per chunk: 16 MiB in fp32, small enough for a CPU's cache."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A frozen output head: logits = cap(scale x h W^T), where cap(l) = softcap x tanh(l / softcap) if there is one."""
+    """A frozen output head: logits = cap(scale * h W^T), with cap(l) = softcap * tanh(l / softcap), or l without
+    one."""
 
     weight_V_H: Tensor
     scale: float = 1.0
@@ -24,14 +30,14 @@ class Head:
 
     def __post_init__(self) -> None:
         if self.weight_V_H.requires_grad:
-            raise ValueError("the output head is trained; its gradient would silently be missing")
+            raise ValueError("the output head must be frozen: its gradient would silently be missing")
 
     def product(self, hidden_N_H: Tensor) -> Tensor:
-        """h W^T, [N, V]."""
+        """Returns h W^T, [N, V]."""
         return hidden_N_H @ self.weight_V_H.T
 
     def logits(self, hidden_N_H: Tensor, precision: torch.dtype) -> Tensor:
-        """[N, V] in `precision`, a tensor of its own."""
+        """Returns the logits [N, V] in `precision`, as a new tensor that the caller may modify."""
         logits_N_V = self.product(hidden_N_H).to(precision)
         if self.scale != 1:
             logits_N_V *= self.scale
@@ -54,15 +60,17 @@ class _FrozenHead(torch.autograd.Function):
             part = slice(start, start + rows)
             tokens = tokens_N[part]
             logits = head.logits(hidden_N_H[part], precision)
-            # The soft cap is a function of the logit at temperature 1; its slope is 1 - (logit / cap)^2.
+            # The cap applies before the temperature. With l the capped logit, its slope is 1 - tanh^2 = 1 - (l /
+            # cap)^2.
             slope = None if head.softcap is None else 1 - (logits / head.softcap) ** 2
             if temperature != 1:
                 logits /= temperature
             logprobs = logits.log_softmax(-1)
             logprobs_N[part] = logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-            probabilities = torch.exp(logprobs, out=logits)  # the logits' memory is warm, and done with
+            probabilities = torch.exp(logprobs, out=logits)  # reuse the memory of the logits
             entropies_N[part] = _entropy(probabilities, logprobs)
             if gradient_N_H is not None:
+                # d(log p_y)/dh = (scale / temperature) (slope_y W_y - sum_v p_v slope_v W_v)
                 chosen = weight_V_H[tokens]
                 if slope is not None:
                     chosen = chosen * slope.gather(-1, tokens.unsqueeze(-1)).to(chosen.dtype)
@@ -76,22 +84,23 @@ class _FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        # gradients[0] is dL/d(log p), one number per row; the entropies are not differentiable.
         (gradient_N_H,) = context.saved_tensors
         return gradient_N_H * gradients[0].unsqueeze(-1).to(gradient_N_H.dtype), None, None, None
 
 
 def _entropy(probabilities_N_V: Tensor, logprobs_N_V: Tensor) -> Tensor:
-    """Of each row; tokens that the model forbids (log p = -inf) have no share in it."""
+    """Returns the entropy of each row in nats. Forbidden tokens (log p = -inf, p = 0) contribute 0."""
     mean_N: Tensor = torch.linalg.vecdot(probabilities_N_V, logprobs_N_V)
-    if mean_N.isnan().any():
+    if mean_N.isnan().any():  # 0 * -inf; rare, so the copy below is made only then
         mean_N = torch.linalg.vecdot(probabilities_N_V, logprobs_N_V.nan_to_num(neginf=0.0))
     return -mean_N
 
 
 def token_logprobs(hidden_N_H: Tensor, head: Head, tokens_N: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log p of `tokens_N` and the entropy of each row's distribution, both [N], fp32 or better.
+    """Returns log p of `tokens_N` and the entropy of each row's distribution, both [N], in nats, fp32 or better.
 
-    hidden_N_H: the states that predict the tokens. Log p uses the sampling `temperature`. Only log p has a gradient.
+    hidden_N_H holds the states that predict the tokens. Both use the sampling `temperature`. Only log p has a gradient.
     """
     result: tuple[Tensor, Tensor] = _FrozenHead.apply(hidden_N_H, head, tokens_N, temperature)
     return result

@@ -1,10 +1,10 @@
-"""The LoRA product in two matrix calls each way, in the base model's precision, for the adapters that PEFT builds.
+"""A fused LoRA product in the base model's precision, for the adapters that PEFT builds: two matrix calls each way.
 
     y = x W^T + b + s (x A^T) B^T
 
-PEFT's own forward casts x to the adapter's fp32 and back and keeps three more tensors of x's and y's size for the
-backward pass; here x and x A^T are all that is kept. Parameters, file format and everything unusual (DoRA, dropout,
-quantised bases) stay PEFT's.
+PEFT's own forward casts x to the adapter's fp32 and back, and saves three more tensors of the size of x and y for the
+backward pass. This one saves x and x A^T only. Parameters and file format stay PEFT's, and so does everything unusual
+(DoRA, dropout, quantised base models).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +22,19 @@ from worker.training.recompute import rebuild_plan
 def _product(
     x_N_I: Tensor, weight_O_I: Tensor, bias_O: Tensor | None, down_R_I: Tensor, up_O_R: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """Returns y = x W^T + b + h (s B)^T and h = x A^T, with `down` = A and `up` = s B."""
     hidden_N_R = x_N_I @ down_R_I.T
     return functional.linear(x_N_I, weight_O_I, bias_O).addmm_(hidden_N_R, up_O_R.T), hidden_N_R
 
 
 class _LoraProduct(torch.autograd.Function):
+    """The product with its gradient. W and b are frozen and get none.
+
+    With g = dL/dy and h = x A^T:
+
+        dL/dx = g W + (g s B) A        dL/dA = (g s B)^T x        dL/dB = s g^T h
+    """
+
     @staticmethod
     def forward(
         context: Any,
@@ -38,43 +46,49 @@ class _LoraProduct(torch.autograd.Function):
         cast: tuple[Tensor, Tensor, float],
         plan_for_x: tuple[Callable[[Sequence[Tensor]], Tensor], tuple[Tensor, ...]],
     ) -> Tensor:
+        # A and B are arguments only so that autograd asks for their gradient; the product uses the cast copies.
         down_R_I, up_O_R, scaling = cast
         x_N_I = x.reshape(-1, x.shape[-1])
         y_N_O, hidden_N_R = _product(x_N_I, weight_O_I, bias_O, down_R_I, up_O_R)
-        context.rebuild_x, kept = plan_for_x
-        context.save_for_backward(hidden_N_R, weight_O_I, down_R_I, up_O_R, *kept)
+        # If x is itself recomputed (a norm's output), save the inputs that rebuild it instead of x.
+        context.rebuild_x, saved = plan_for_x
+        context.save_for_backward(hidden_N_R, weight_O_I, down_R_I, up_O_R, *saved)
         context.scaling = scaling
         context.dtypes = a_R_I.dtype, b_O_R.dtype
         return y_N_O.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
-        hidden_N_R, weight_O_I, down_R_I, up_O_R, *kept = context.saved_tensors
-        x_N_I = context.rebuild_x(kept).reshape(-1, weight_O_I.shape[1])
-        y_N_O = gradients[0].reshape(-1, weight_O_I.shape[0])
-        hidden_gradient_N_R = y_N_O @ up_O_R
+        hidden_N_R, weight_O_I, down_R_I, up_O_R, *saved = context.saved_tensors
+        x_N_I = context.rebuild_x(saved).reshape(-1, weight_O_I.shape[1])
+        gradient_N_O = gradients[0].reshape(-1, weight_O_I.shape[0])
+        hidden_gradient_N_R = gradient_N_O @ up_O_R  # g s B
         x_gradient = None
         if context.needs_input_grad[0]:
-            x_gradient = (y_N_O @ weight_O_I).addmm_(hidden_gradient_N_R, down_R_I)
+            x_gradient = (gradient_N_O @ weight_O_I).addmm_(hidden_gradient_N_R, down_R_I)
             x_gradient = x_gradient.view(*gradients[0].shape[:-1], -1)
         a_dtype, b_dtype = context.dtypes
         a_gradient = (hidden_gradient_N_R.T @ x_N_I).to(a_dtype)
-        b_gradient = (y_N_O.T @ hidden_N_R).to(b_dtype) * context.scaling
+        b_gradient = (gradient_N_O.T @ hidden_N_R).to(b_dtype) * context.scaling  # h has no s, so multiply by it here
         return x_gradient, None, None, a_gradient, b_gradient, None, None
 
 
 class LoraMatrices(NamedTuple):
-    """The matrices of a layer, the adapter's in the base's precision and None while it is disabled."""
+    """The matrices of one layer. A and s B are in the base model's precision, and None while the adapter is off."""
 
     weight_O_I: Tensor
     bias_O: Tensor | None
     down_R_I: Tensor | None
+    """A."""
     up_O_R: Tensor | None
     """s B."""
 
 
 class FusedLora:
-    """A PEFT layer's forward, fused; holds the adapter in the base's precision until the adapter changes."""
+    """A PEFT layer's forward pass, fused.
+
+    Caches the adapter in the base model's precision until the adapter changes.
+    """
 
     def __init__(self, layer: LoraLinear, adapter: str) -> None:
         self._layer = layer
@@ -85,15 +99,15 @@ class FusedLora:
 
     @contextmanager
     def replaced_by(self, product: Callable[[Tensor, int], Tensor], index: int) -> Iterator[None]:
-        """Within it `product(x, index)` is this layer's output."""
+        """Makes `product(x, index)` this layer's output within the block."""
         self._replacement = product, index
         try:
             yield
         finally:
             self._replacement = None
 
-    def parts(self, dtype: torch.dtype) -> LoraMatrices:
-        """What the layer computes with, for inputs of `dtype`."""
+    def matrices(self, dtype: torch.dtype) -> LoraMatrices:
+        """Returns the matrices that the layer uses for inputs of `dtype`."""
         layer, adapter = self._layer, self._adapter
         base: Any = layer.get_base_layer()
         if layer.disable_adapters:
@@ -115,14 +129,15 @@ class FusedLora:
         a: Any = layer.lora_A[adapter].weight
         b: Any = layer.lora_B[adapter].weight
         cast = self._in_precision(x.dtype, a, b)
-        if not torch.is_grad_enabled():  # sampling needs none of autograd's bookkeeping
+        if not torch.is_grad_enabled():  # sampling skips autograd's bookkeeping
             y_N_O, _ = _product(x.reshape(-1, x.shape[-1]), base.weight, base.bias, cast[0], cast[1])
             return y_N_O.view(*x.shape[:-1], -1)
         result: Tensor = _LoraProduct.apply(x, base.weight, base.bias, a, b, cast, rebuild_plan(x))
         return result
 
     def _in_precision(self, dtype: torch.dtype, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, float]:
-        # torch counts the in-place changes of a tensor; the optimiser and a restored checkpoint both make some.
+        """Returns A, s B and s; A and s B in `dtype`, from the cache if the adapter has not changed."""
+        # torch increments `_version` at each in-place change: by the optimiser, and by a restored checkpoint.
         versions = a._version, b._version
         if self._cast is None or self._cast[0] != versions or self._cast[1][0].dtype != dtype:
             scaling = self._layer.scaling[self._adapter]
@@ -132,7 +147,7 @@ class FusedLora:
 
 
 def fuse(model: nn.Module, adapter: str = "default") -> int:
-    """Fuses every plain LoRA layer of a PEFT model in place and returns how many there were."""
+    """Fuses every plain LoRA layer of a PEFT model in place and returns the number of fused layers."""
     fused = 0
     for layer in list(model.modules()):
         if type(layer) is LoraLinear and _is_plain(layer, adapter):
@@ -142,7 +157,7 @@ def fuse(model: nn.Module, adapter: str = "default") -> int:
 
 
 def fused_layers(model: nn.Module) -> dict[nn.Module, FusedLora]:
-    """The layers that `fuse` changed, and what they do now."""
+    """Returns the layers that `fuse` changed, with their fused forward pass."""
     return {layer: layer.forward for layer in model.modules() if isinstance(layer.forward, FusedLora)}
 
 

@@ -11,30 +11,32 @@ from torch import Tensor
 
 
 def coefficient(logprobs: Tensor, tau: float) -> Tensor:
-    """C(p) for log-probabilities of any shape; detached, p comes from exp(log p) and no second softmax."""
+    """Returns C(p) for log-probabilities of any shape, without gradient."""
+    # Detached: with a gradient through C the update would be A (C + p C' log p) grad log p instead of A C grad log p.
+    # p = exp(log p) of the sampled token, at the sampling temperature; a second softmax is not needed.
     p = logprobs.detach().exp()
     return torch.where(p >= tau, torch.ones_like(p), p)
 
 
 def token_loss(logprobs_N: Tensor, advantages_N: Tensor, mask_N: Tensor, tau: float, denominator: float) -> Tensor:
-    """The summed loss of some tokens over `denominator`, a scalar.
+    """Returns - sum A C(p) log p / N over some tokens of a step, a scalar.
 
-    logprobs_N, advantages_N, mask_N: log p, the advantage of the token's sequence, and 1 where it is trained, all of
-    one shape. `denominator` is N, the number of trained tokens of the *whole* optimiser step, so that micro-batches
-    and ranks add up to the same gradient. Raises `ValueError` unless it is positive.
+    logprobs_N, advantages_N and mask_N have one shape: log p, the advantage of the token's sequence, and 1 where the
+    token is trained. `denominator` is N, the number of trained tokens of the *whole* optimiser step, so that the losses
+    and gradients of micro-batches and ranks simply add up. Raises `ValueError` unless it is positive.
     """
     if denominator <= 0:
         raise ValueError("the denominator is the number of trained tokens of the step and must be positive")
     weights = advantages_N * coefficient(logprobs_N, tau) * mask_N
-    # torch.where keeps an -inf log p behind the mask from turning 0 x inf into NaN.
+    # torch.where, not the mask alone: a masked token with log p = -inf would give 0 * -inf = NaN.
     terms = torch.where(mask_N > 0, weights * logprobs_N, torch.zeros_like(logprobs_N))
     return -terms.sum() / denominator
 
 
 def kl_estimate(logprobs_N: Tensor, reference_N: Tensor) -> Tensor:
-    """Estimated KL divergence from the base model of each token, [N].
+    """Returns the estimated KL divergence of the policy from the base model per token, [N], in nats.
 
-    The k3 estimator that GRPO uses, exp(d) - d - 1 with d = log p_base - log p: never negative, 0 where both agree.
+    The k3 estimator of GRPO, exp(d) - d - 1 with d = log p_base - log p: never negative, and 0 where both agree.
     """
     difference_N = reference_N - logprobs_N
     return difference_N.exp() - difference_N - 1

@@ -1,8 +1,14 @@
-"""What the backward pass computes again instead of keeping: everything cheap between a frozen model's matrix products.
+"""Activation recomputation: saves the inputs of the cheap operations and repeats them in the backward pass.
 
-Of each layer only the stream between the blocks and the results of its matrix products are kept. Norms, activations
-and attention's weights come from those in a small part of the time that the products take; whole-layer checkpoints
-would repeat the products too.
+In a frozen model with LoRA, the matrix products take nearly all of the time, but norms, activation functions and
+attention weights take much of the memory. So each layer saves its residual stream and the results of its matrix
+products, and recomputes the rest from them. Checkpointing whole layers would save more memory, but would repeat the
+matrix products too.
+
+Example, a gated MLP, down(act(gate(x)) * up(x)):
+
+    saved:       gate(x) and up(x), the results of matrix products
+    recomputed:  act(gate(x)) * up(x), which the down projection needs for its LoRA gradient
 """
 
 from collections.abc import Callable, Sequence
@@ -16,32 +22,38 @@ _RECOMPUTE: Final = "_grouptune_recompute"
 
 
 class Recompute:
-    """A function of tensors that the backward pass computes once more, for all who need the result or its gradient."""
+    """A function that the backward pass repeats once, however many consumers need its result or its gradient."""
 
     def __init__(self, function: Function) -> None:
         self._function = function
         self._graph: tuple[list[Tensor], Tensor] | None = None
 
-    def value(self, kept: Sequence[Tensor]) -> Tensor:
-        """The result for the tensors `kept`."""
+    def value(self, saved: Sequence[Tensor]) -> Tensor:
+        """Returns the function's result for its inputs `saved`, computed at most once per backward pass."""
         if self._graph is None:
-            inputs = [value.detach().requires_grad_(value.requires_grad) for value in kept]
+            # Detached inputs cut this small graph off from the forward graph, which autograd is walking right now.
+            inputs = [value.detach().requires_grad_(value.requires_grad) for value in saved]
             with torch.enable_grad():
                 self._graph = inputs, self._function(*inputs)
         return self._graph[1].detach()
 
-    def gradients(self, kept: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
-        """Of each of `kept`, None where none is needed. The result is let go."""
-        self.value(kept)
-        assert self._graph is not None  # noqa: S101 - for the type checker: `value` has just made it
+    def gradients(self, saved: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
+        """Returns the gradient for each of `saved`, None where none is needed, and frees the result.
+
+        `gradient` is dL/d(result). Autograd calls this after all consumers of the result, since their gradients add up
+        to `gradient`; so the result is not needed any more.
+        """
+        self.value(saved)
+        assert self._graph is not None  # noqa: S101 - for the type checker: `value` has just set it
         (inputs, output), self._graph = self._graph, None
-        found = iter(torch.autograd.grad(output, [value for value in inputs if value.requires_grad], gradient))
-        return [next(found) if value.requires_grad else None for value in inputs]
+        gradients = iter(torch.autograd.grad(output, [value for value in inputs if value.requires_grad], gradient))
+        return [next(gradients) if value.requires_grad else None for value in inputs]
 
 
 class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, recompute: Recompute, function: Function, *inputs: Tensor) -> Tensor:
+        # torch disables gradients inside forward, so `function` saves nothing here.
         context.save_for_backward(*inputs)
         context.recompute = recompute
         return function(*inputs)
@@ -52,31 +64,35 @@ class _Recomputed(torch.autograd.Function):
 
 
 def recomputed(function: Function, *inputs: Tensor) -> Tensor:
-    """`function(*inputs)`, of which only the inputs are kept for the backward pass.
+    """Returns `function(*inputs)`, saving only the inputs for the backward pass.
 
-    The function must give the same result each time and train nothing but its inputs.
+    The function must be deterministic and must have no trained parameters: only its inputs get a gradient.
     """
     if not torch.is_grad_enabled():
         return function(*inputs)
     recompute = Recompute(function)
     output: Tensor = _Recomputed.apply(recompute, function, *inputs)
     if output.requires_grad:
-        setattr(output, _RECOMPUTE, (recompute, inputs))
+        setattr(output, _RECOMPUTE, (recompute, inputs))  # for `rebuild_plan`
     return output
 
 
 def rebuild_plan(value: Tensor) -> tuple[Callable[[Sequence[Tensor]], Tensor], tuple[Tensor, ...]]:
-    """How to have `value` in the backward pass: the tensors to keep, and what makes it of them."""
-    found: tuple[Recompute, tuple[Tensor, ...]] | None = getattr(value, _RECOMPUTE, None)
-    return (_itself, (value,)) if found is None else (found[0].value, found[1])
+    """Returns how to get `value` in the backward pass: a function, and the tensors to save as its argument.
+
+    For a result of `recomputed` these are its inputs, which are saved already, so a consumer that saves them instead
+    of `value` adds no memory. For any other tensor it is the tensor itself.
+    """
+    plan: tuple[Recompute, tuple[Tensor, ...]] | None = getattr(value, _RECOMPUTE, None)
+    return (_itself, (value,)) if plan is None else (plan[0].value, plan[1])
 
 
-def _itself(kept: Sequence[Tensor]) -> Tensor:
-    return kept[0]
+def _itself(saved: Sequence[Tensor]) -> Tensor:
+    return saved[0]
 
 
 def recompute_activations(model: nn.Module) -> None:
-    """Norms and gated MLPs of a model with frozen norms keep only what they are given, from now on, in place."""
+    """Makes the frozen norms and gated MLPs of a model save only their inputs. Changes the model in place."""
     for module in list(model.modules()):
         if _is_norm(module):
             module.forward = _RecomputedNorm(module.forward)
@@ -93,7 +109,7 @@ class _RecomputedNorm:
 
 
 class _RecomputedGatedMlp:
-    """down(act(gate(x)) * up(x)), which is what such an MLP computes."""
+    """Computes down(act(gate(x)) * up(x)) and recomputes the elementwise part."""
 
     def __init__(self, mlp: Any) -> None:
         self._mlp = mlp
@@ -115,7 +131,10 @@ def _is_norm(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def _is_gated_mlp(module: Any) -> bool:
-    """Whether the module computes what `_RecomputedGatedMlp` does, seen on a few numbers."""
+    """Returns whether the module computes what `_RecomputedGatedMlp` does, tested on a few numbers.
+
+    The attribute names alone are no proof: an architecture may combine the same parts differently.
+    """
     if not all(isinstance(getattr(module, name, None), nn.Module) for name in ("gate_proj", "up_proj", "down_proj")):
         return False
     if not callable(getattr(module, "act_fn", None)):
