@@ -1,1 +1,1 @@
-"""Rollouts of the current policy: in this process or on a vLLM server."""
+"""Rollouts of the current policy, sampled in this process or by a vLLM server."""

@@ -1,8 +1,8 @@
-"""The in-process sampler: prompts are prefilled once, their KV repeated to all samples, many decoded together.
+"""The in-process sampler: prefills each prompt once, repeats its KV cache for all samples, decodes them as one batch.
 
-It runs the very model that is trained, adapter and all, so nothing can be stale. Finished sequences leave the batch;
-the head sees the last position only. The random numbers are a pure function of (seed, step), so that a resumed run
-draws the same.
+It runs the model that is being trained, adapter included, so rollouts are never stale. Finished sequences leave the
+batch, and the output head is applied to the last position only. The random numbers are a pure function of
+(seed, step), so a resumed run samples the same rollouts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,20 +18,21 @@ from transformers import DynamicCache
 from app.core.spec.job import Sampling
 from app.core.spec.plan import MAX_SEQUENCES
 from worker.training.batching import shared_length
-from worker.training.interfaces import Drawn
+from worker.training.interfaces import CompletionCallback
 from worker.training.lm_head import Head
 from worker.training.model import Policy
 from worker.training.rollouts.decoding import Decoder
 from worker.training.types import Completion
 
 ROWS_A_THREAD: Final = 48
-"""A decoding step is hundreds of small products; with fewer rows, waking another thread costs more than it brings."""
+"""Sequences per CPU thread. A decoding step is hundreds of small products; with fewer sequences per thread, waking the
+thread costs more than it saves."""
 _BLOCK: Final = 256
 
 
 @contextmanager
 def _threads_for(rows: int) -> Iterator[None]:
-    """Within it a CPU uses no more threads than a decoding step of so many sequences keeps busy."""
+    """Limits torch to the threads that a decoding step of `rows` sequences can keep busy, within the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, min(threads, rows // ROWS_A_THREAD)))
     yield
@@ -39,13 +40,13 @@ def _threads_for(rows: int) -> Iterator[None]:
 
 
 def generator(seed: int, *stream: int) -> torch.Generator:
-    """A CPU generator that depends on nothing but its arguments."""
+    """Returns a CPU generator whose state depends on the arguments only."""
     state = np.random.SeedSequence([seed, *stream]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 
 
 class Sampler:
-    """Draws completions from the policy as it is now."""
+    """Samples completions from the current policy."""
 
     def __init__(self, policy: Policy, end_id: int, pad_id: int) -> None:
         self.policy = policy
@@ -64,17 +65,17 @@ class Sampler:
         count: int,
         sampling: Sampling,
         random: torch.Generator | None,
-        drawn: Drawn | None = None,
+        on_completion: CompletionCallback | None = None,
     ) -> list[list[Completion]]:
-        """`count` completions for each prompt, in order. Without `random` decoding is greedy."""
-        done: list[list[Completion]] = []
+        """Samples `count` completions for each prompt and returns them in order. Decodes greedily without `random`."""
+        results: list[list[Completion]] = []
         per_batch = max(1, MAX_SEQUENCES // count)
         with self._decoder.head() as head:
             for start in range(0, len(prompts), per_batch):
                 batch = prompts[start : start + per_batch]
-                flat = self._decode(head, batch, count, sampling, random, _offset(drawn, start, count))
-                done.extend(flat[i * count : (i + 1) * count] for i in range(len(batch)))
-        return done
+                flat = self._decode(head, batch, count, sampling, random, _by_prompt(on_completion, start, count))
+                results.extend(flat[i * count : (i + 1) * count] for i in range(len(batch)))
+        return results
 
     def _decode(
         self,
@@ -83,16 +84,18 @@ class Sampler:
         count: int,
         sampling: Sampling,
         random: torch.Generator | None,
-        finished: Callable[[int, Completion], None],
+        on_finished: Callable[[int, Completion], None],
     ) -> list[Completion]:
+        """Returns the completions of one batch; sequence i belongs to prompt i // count."""
         cache, hidden_B_H, attention_B_T = self._prefill(prompts)
+        # KV repeat: each prompt is prefilled once and its cache is copied to its `count` samples.
         cache.batch_repeat_interleave(count)
         hidden_B_H = hidden_B_H.repeat_interleave(count, 0)
         attention_B_T = attention_B_T.repeat_interleave(count, 0)
-        live = list(range(len(prompts) * count))
+        live = list(range(len(prompts) * count))  # row of the batch -> number of its sequence
         tokens: list[list[int]] = [[] for _ in live]
         logprobs: list[list[float]] = [[] for _ in live]
-        whole: dict[int, Completion] = {}
+        completions: dict[int, Completion] = {}
         for position in range(sampling.max_tokens):
             chosen_B, logprob_B = _choose(head.logits(hidden_B_H, torch.float32), sampling, random)
             chosen, chosen_logprobs = chosen_B.tolist(), logprob_B.tolist()
@@ -100,36 +103,37 @@ class Sampler:
                 tokens[sequence].append(token)
                 logprobs[sequence].append(logprob)
                 if token == self.end_id or position + 1 == sampling.max_tokens:
-                    whole[sequence] = Completion(
+                    completions[sequence] = Completion(
                         tuple(tokens[sequence]), tuple(logprobs[sequence]), token == self.end_id
                     )
-                    finished(sequence, whole[sequence])
-            going = [i for i, token in enumerate(chosen) if token != self.end_id]
-            if not going or position + 1 == sampling.max_tokens:
+                    on_finished(sequence, completions[sequence])
+            unfinished = [i for i, token in enumerate(chosen) if token != self.end_id]
+            if not unfinished or position + 1 == sampling.max_tokens:
                 break
-            if len(going) < len(live):
-                keep = torch.tensor(going, device=self.policy.device)
+            if len(unfinished) < len(live):  # drop finished sequences from cache and batch
+                keep = torch.tensor(unfinished, device=self.policy.device)
                 cache.batch_select_indices(keep)
                 attention_B_T, chosen_B = attention_B_T[keep], chosen_B[keep]
-                live = [live[i] for i in going]
+                live = [live[i] for i in unfinished]
             attention_B_T = torch.cat([attention_B_T, attention_B_T.new_ones(len(live), 1)], dim=1)
             with _threads_for(len(live)):
                 hidden_B_H = self._step(chosen_B, attention_B_T, cache)
-        return [whole[sequence] for sequence in range(len(tokens))]
+        return [completions[sequence] for sequence in range(len(tokens))]
 
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[Any, Tensor, Tensor]:
-        """Cache, last hidden states [B, H] and attention mask [B, T] of the prompts, padded on the left.
+        """Returns KV cache, last hidden states [B, H] and attention mask [B, T] of the prompts.
 
-        What all prompts begin with is computed once; the padding is then behind it.
+        The prefix that all prompts share is computed once, and its cache is copied to every row. The rest of each
+        prompt is padded on the left, so a row reads: shared prefix, padding, rest.
         """
         device = self.policy.device
         cache: Any = DynamicCache(config=self.policy.causal.config)
-        # A sliding window counts places in the cache: padding between the tokens would push some out of it.
+        # A sliding-window cache evicts by slot, not by position: padding in the middle would evict real tokens.
         shared = 0 if any(cache.is_sliding) else shared_length(prompts)
         if shared:
-            head_1_S = torch.tensor([prompts[0][:shared]], device=device)
+            prefix_1_S = torch.tensor([prompts[0][:shared]], device=device)
             cache = self.policy.hidden(
-                head_1_S, torch.ones_like(head_1_S), past_key_values=cache, use_cache=True
+                prefix_1_S, torch.ones_like(prefix_1_S), past_key_values=cache, use_cache=True
             ).past_key_values
             cache.batch_repeat_interleave(len(prompts))
         rests = [prompt[shared:] for prompt in prompts]
@@ -141,6 +145,7 @@ class Sampler:
         output = self.policy.hidden(
             ids_B_T,
             attention_B_T,
+            # Positions count real tokens only, so padding does not shift them.
             position_ids=(attention_B_T.cumsum(1) - 1).clamp(min=0)[:, shared:],
             past_key_values=cache,
             use_cache=True,
@@ -148,6 +153,7 @@ class Sampler:
         return output.past_key_values, output.last_hidden_state[:, -1], attention_B_T
 
     def _step(self, tokens_B: Tensor, attention_B_T: Tensor, cache: Any) -> Tensor:
+        """Appends one token to each sequence and returns its hidden state [B, H]."""
         output = self.policy.hidden(
             tokens_B.unsqueeze(1),
             attention_B_T,
@@ -159,18 +165,22 @@ class Sampler:
         return hidden
 
 
-def _offset(drawn: Drawn | None, start: int, count: int) -> Callable[[int, Completion], None]:
-    """Tells `drawn` of the sequences of a batch whose first prompt is `start`."""
-    if drawn is None:
+def _by_prompt(on_completion: CompletionCallback | None, start: int, count: int) -> Callable[[int, Completion], None]:
+    """Wraps `on_completion` for a batch that begins at prompt `start`: maps a sequence to its prompt and sample."""
+    if on_completion is None:
         return lambda _sequence, _completion: None
-    return lambda sequence, completion: drawn(start + sequence // count, sequence % count, completion)
+    return lambda sequence, completion: on_completion(start + sequence // count, sequence % count, completion)
 
 
 def _choose(logits_B_V: Tensor, sampling: Sampling, random: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Next tokens [B] and their log p [B] at the sampling temperature, before any top-p cut. Changes the logits."""
+    """Returns the next tokens [B] and their log p [B] at the sampling temperature, before top-p. Modifies the logits.
+
+    Log p ignores the top-p cut because the trainer's log p has none either.
+    """
     if sampling.temperature != 1:
         logits_B_V /= sampling.temperature
-    # A tenth of the time of logsumexp. The log of a chosen token's p is exact enough: no p that is drawn is near 0.
+    # softmax, then log of the one chosen p, takes a tenth of the time of logsumexp. It is exact enough, because a
+    # token that gets sampled has a p far above the underflow range.
     probabilities_B_V = logits_B_V.softmax(-1)
     if random is None:
         chosen_B_1 = logits_B_V.argmax(-1, keepdim=True)
@@ -180,32 +190,34 @@ def _choose(logits_B_V: Tensor, sampling: Sampling, random: torch.Generator | No
 
 
 def _nucleus(probabilities_B_V: Tensor, top_p: float) -> Tensor:
-    """Probabilities, cut to the smallest set of tokens that holds `top_p` of the mass."""
+    """Returns the probabilities, zeroed outside the smallest set of tokens that holds `top_p` of the mass."""
     if top_p >= 1:
         return probabilities_B_V
     ordered, order = probabilities_B_V.sort(-1, descending=True)
-    before = ordered.cumsum(-1) - ordered
+    before = ordered.cumsum(-1) - ordered  # mass of all more probable tokens
     ordered = ordered.masked_fill(before >= top_p, 0.0)
     return torch.zeros_like(probabilities_B_V).scatter_(-1, order, ordered)
 
 
 def _draw(probabilities_B_V: Tensor, random: torch.Generator) -> Tensor:
-    """One token a row, [B, 1], by inverting the cumulative distribution with one uniform number.
+    """Samples one token per row, [B, 1], by inverting the cumulative distribution at one uniform number.
 
-    The vocabulary is searched block by block, then within the block, so that no cumulative sum over all of it is built.
-    The numbers come from a CPU generator on every device: a run's draws do not depend on the accelerator.
+    Searches the block sums first and then within one block, so no cumulative sum over the whole vocabulary is built.
+    The uniform numbers come from a CPU generator on every device, so samples do not depend on the accelerator.
     """
     padded = functional.pad(probabilities_B_V, (0, -probabilities_B_V.shape[-1] % _BLOCK))
     blocks_B_C_S = padded.view(len(padded), -1, _BLOCK)
     masses_B_C = blocks_B_C_S.sum(-1).double()
     ends_B_C = masses_B_C.cumsum(-1)
     uniform_B_1 = torch.rand(len(padded), 1, generator=random, dtype=torch.float64).to(padded.device)
+    # The target is scaled by the total mass, so unnormalised probabilities (after top-p) need no division.
     target_B_1 = uniform_B_1 * ends_B_C[:, -1:]
     block_B_1 = torch.searchsorted(ends_B_C, target_B_1, right=True).clamp(max=ends_B_C.shape[-1] - 1)
     rest_B_1 = target_B_1 - (ends_B_C - masses_B_C).gather(-1, block_B_1)
     chosen_B_S = blocks_B_C_S.gather(1, block_B_1.unsqueeze(-1).expand(-1, -1, _BLOCK)).squeeze(1)
     within_B_1 = torch.searchsorted(chosen_B_S.double().cumsum(-1), rest_B_1, right=True)
-    # Rounding may point past the last token with any mass; the most probable of the block stands in for it.
+    # The two sums round differently, so the target can lie past the last token with mass. Take the block's most
+    # probable token then.
     token_B_1 = within_B_1.clamp(max=_BLOCK - 1)
     token_B_1 = torch.where(chosen_B_S.gather(-1, token_B_1) > 0, token_B_1, chosen_B_S.argmax(-1, keepdim=True))
     return block_B_1 * _BLOCK + token_B_1

@@ -16,7 +16,7 @@ import torch
 from app.core.spec.job import Sampling
 from app.core.spec.reports import TrainerExit
 from worker.training.export import save_adapter
-from worker.training.interfaces import Drawn
+from worker.training.interfaces import CompletionCallback
 from worker.training.model import Policy
 from worker.training.rollouts.vllm_client import CONCURRENT_REQUESTS, Choice, VllmClient
 from worker.training.types import Completion, JobFailure
@@ -92,7 +92,7 @@ class VllmSampler:
         count: int,
         sampling: Sampling,
         random: torch.Generator | None,
-        drawn: Drawn | None = None,
+        on_completion: CompletionCallback | None = None,
     ) -> list[list[Completion]]:
         """`count` completions for each prompt, in order. Without `random` decoding is greedy.
 
@@ -107,9 +107,9 @@ class VllmSampler:
 
         def complete(index: int) -> list[Completion]:
             completions = self._complete(model, count, sampling, prompts[index], seeds[index])
-            if drawn is not None:
-                for number, one in enumerate(completions):
-                    drawn(index, number, one)
+            if on_completion is not None:
+                for number, completion in enumerate(completions):
+                    on_completion(index, number, completion)
             return completions
 
         with ThreadPoolExecutor(min(len(prompts), CONCURRENT_REQUESTS), "rollout") as threads:
