@@ -10,8 +10,6 @@ Deviations from the paper (Gan et al., arXiv 2604.14258), all deliberate:
 3. A member whose grade fails leaves its group, and the others are normalised without it. See `rewards`.
 4. Groups without contrast (equal rewards) have A = 0 and cost no forward or backward pass. See `optimizer`.
 5. LoRA instead of full fine-tuning, so learning rates are about ten times higher. See `app.core.spec.plan`.
-6. One update per rollout batch, strictly on-policy: no importance ratio, no clipping. See `optimizer`.
-7. tau is 0.7 by default, the best value of the paper's figure 6; the authors' scripts use 0.1 and 0.3.
 """
 
 import time
