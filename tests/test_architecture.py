@@ -120,7 +120,7 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "reasoning_gym": "app.core.graders.checks.reasoning_gym app.sources.reasoning_gym_rows",
         "jsonschema": "app.core.graders.checks.json_schema app.core.spec.graders",
         "referencing": "app.core.graders.checks.json_schema",
-        "pydantic_monty": "app.core.graders.toolbox",
+        "pydantic_monty": "app.core.graders.python_sandbox",
         "standardwebhooks": "app.core.graders.toolbox app.core.webhooks.deliveries",
         # command line and outgoing HTTP
         "typer": "app.cli",

@@ -47,7 +47,7 @@ def test_a_broker_that_was_away_for_long_is_found_again_within_seconds(
 
 def test_messages_do_not_pile_up(app: Celery, broker: redis.Redis) -> None:
     for _ in range(3):
-        sweeper.ring(app, TRAIN_TASK)
+        sweeper.notify(app, TRAIN_TASK)
     assert broker.llen("train") == 1
 
 

@@ -1,1 +1,1 @@
-"""How graders score a response; what they are is in `app.core.spec.graders`. Start with `run`."""
+"""Computes rewards with the graders of `app.core.spec.graders`. Start with `run`."""

@@ -1,8 +1,8 @@
-"""Models like to put their JSON into a code fence."""
+"""Extracts JSON that a model wrapped in a Markdown code block."""
 
 
 def unfenced(text: str) -> str:
-    """What stands between ``` and ```, if that is the whole text."""
+    """Return the content of a ``` code block, if the whole text is one."""
     text = text.strip()
     if not (text.startswith("```") and text.endswith("```") and "\n" in text):
         return text

@@ -1,4 +1,4 @@
-"""Graders that ask a reward server, several answers a request."""
+"""The `endpoint` grader: requests rewards from a reward server, several answers per request."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from app.core.spec.graders import EndpointGrader
 
 
 def endpoint(grader: EndpointGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> float:
-    """The server's reward for one answer."""
+    """Return the server's reward for one answer."""
     [result] = endpoint_many(grader, [(sample, item)], tools)
     if isinstance(result, GraderFailure):
         raise result
@@ -18,7 +18,7 @@ def endpoint(grader: EndpointGrader, sample: Sample, item: dict[str, Any], tools
 def endpoint_many(
     grader: EndpointGrader, pairs: Sequence[tuple[Sample, dict[str, Any]]], tools: Tools
 ) -> list[float | GraderFailure]:
-    """The server's reward for each answer, or why it has none. Raises GraderFailure when the whole request fails."""
+    """Return a reward or an error per answer. Raises GraderFailure when the whole request fails."""
     body = {
         "type": "grouptune.grade",
         "grader": grader.name,
@@ -28,7 +28,7 @@ def endpoint_many(
     results = answer.get("results") if isinstance(answer, dict) else None
     if not isinstance(results, list) or len(results) != len(pairs):
         expected = f'{{"results": [{{"reward": <number>}}, ...]}} with {len(pairs)} results'
-        raise GraderFailure(f"the server at {grader.url} must answer {expected}")
+        raise GraderFailure(f"the server at {grader.url} must return {expected}")
     return [_reward(result) for result in results]
 
 
@@ -37,4 +37,4 @@ def _reward(result: Any) -> float | GraderFailure:
     if isinstance(reward, int | float) and not isinstance(reward, bool):
         return float(reward)
     said = result.get("error") if isinstance(result, dict) else result
-    return GraderFailure(f"the server gave no reward: {said!s:.200}")
+    return GraderFailure(f"the server returned no reward: {said!s:.200}")

@@ -1,6 +1,6 @@
-"""Killable workers for checks that can hang or eat memory. The other end of the sockets is `isolated_server`.
+"""A pool of killable processes for checks that can hang or exhaust memory. `isolated_server` is their side.
 
-A call over its limit costs its worker's life and nothing else: the server forks a new one in milliseconds.
+A call over its limit loses only its worker: the fork server starts a new one within milliseconds.
 """
 
 import contextlib
@@ -19,25 +19,25 @@ from typing import Any, Final, Self
 from app.core.graders.types import ErrorType, GraderFailure
 
 COMMAND: Final = struct.Struct("!cI")
-"""Between pool and server: a command (echoed in the answer) and the worker's pid."""
+"""Message between pool and server: a command (echoed in the reply) and the worker's pid."""
 SPAWN: Final = b"s"
 KILL: Final = b"k"
 
 _LENGTH: Final = struct.Struct("!I")
 _START_SECONDS: Final = 60.0
-"""Importing may be slow on a cold disk; it does not count against a call's limit."""
+"""Time to import the check on a cold disk; it does not count against a call's limit."""
 _STOP_SECONDS: Final = 5.0
 
 
 def default_workers() -> int:
-    """Processes at once, where nobody says how many."""
+    """Default number of processes at once."""
     return min(4, os.cpu_count() or 1)
 
 
 class IsolatedPool:
     """Runs one check (a module of `app.core.graders.checks`) in at most `workers` processes at once.
 
-    It starts none before it must. A call that takes longer than `limit_seconds` is killed and raises GraderFailure.
+    Processes start on first use. A call that takes longer than `limit_seconds` is killed and raises GraderFailure.
     Thread-safe.
     """
 
@@ -57,16 +57,16 @@ class IsolatedPool:
         self.close()
 
     def call(self, *arguments: Any) -> Any:
-        """What the check makes of `arguments`, which must be JSON. Raises GraderFailure."""
+        """Run the check on `arguments`, which must be JSON, and return its result. Raises GraderFailure."""
         slot = self._slots.get()
         try:
-            if slot is not None and slot.is_dead():  # while idle, so this call is not to blame
+            if slot is not None and slot.is_dead():  # the worker died while idle, so this call is not the cause
                 self._server.kill(slot)
                 slot = None
             worker, slot = slot or self._spawn(), None
             try:
                 verdict = worker.ask(arguments, self.limit_seconds)
-            except BaseException as error:  # also Ctrl-C: the next call must not read this call's answer
+            except BaseException as error:  # also on Ctrl-C: the next call must not read this call's reply
                 self._server.kill(worker)
                 if isinstance(error, OSError | EOFError):
                     raise self._failure(error) from error
@@ -79,10 +79,10 @@ class IsolatedPool:
         return verdict["value"]
 
     def close(self) -> None:
-        """Ends all processes, also in the middle of a check; a later call starts them anew."""
+        """End all processes, even during a check; a later call starts new ones."""
         self._server.stop()
         idle = [self._slots.get() for _ in range(self.workers)]
-        self._server.stop()  # a call that waited for a slot may have started another
+        self._server.stop()  # a call that waited for a slot may have started another server
         for worker in idle:
             if worker is not None:
                 worker.peer.close()
@@ -100,7 +100,7 @@ class IsolatedPool:
         if isinstance(error, TimeoutError):
             message = f"the {self.check} check took longer than {self.limit_seconds:g} s and was killed"
             return GraderFailure(message, ErrorType.unresponsive)
-        return GraderFailure(f"the worker of the {self.check} check died, perhaps for want of memory")
+        return GraderFailure(f"the worker of the {self.check} check died, perhaps because it ran out of memory")
 
 
 class _Worker:
@@ -109,11 +109,11 @@ class _Worker:
         self.pid = pid
 
     def is_dead(self) -> bool:
-        """Between requests there is nothing to read but the end."""
+        """Return whether the connection is closed: between requests there is nothing else to read."""
         return bool(select.select([self.peer], [], [], 0)[0])
 
     def ask(self, request: object, limit_seconds: float) -> Any:
-        """The answer. Raises TimeoutError, EOFError (it died) or OSError."""
+        """Return the worker's reply. Raises TimeoutError, EOFError (the worker died) or OSError."""
         deadline = time.monotonic() + limit_seconds
         self.peer.settimeout(limit_seconds)
         send(self.peer, request)
@@ -122,12 +122,12 @@ class _Worker:
     def receive(self, deadline: float) -> Any:
         answer = receive(self.peer, deadline)
         if answer is None:
-            raise EOFError("the worker is gone")
+            raise EOFError("the worker has ended")
         return answer
 
 
 class _Server:
-    """The fork server: started at the first spawn, and again when it has died."""
+    """Return the fork server, which starts at the first spawn and again after it died."""
 
     def __init__(self, check: str) -> None:
         self._check = check
@@ -136,7 +136,7 @@ class _Server:
         self._control: socket.socket | None = None
 
     def spawn(self) -> _Worker:
-        """A worker that is ready. Raises OSError or EOFError."""
+        """Return a worker that is ready. Raises OSError or EOFError."""
         ours, theirs = socket.socketpair()
         try:
             with self._lock, theirs:
@@ -150,12 +150,14 @@ class _Server:
         return worker
 
     def kill(self, worker: _Worker) -> None:
-        """Ends and reaps `worker`, through its parent, the server: only that knows the pid is not reused."""
+        """Kill and reap `worker` through its parent, the fork server: only a parent can rule out a reused pid."""
         worker.peer.close()
         with self._lock:
             if self._control is None or not self._alive():
-                return  # its workers died with it
-            with contextlib.suppress(OSError, EOFError):  # then the server is stopped, which also ends it
+                return  # the server died, and its workers with it
+            with contextlib.suppress(
+                OSError, EOFError
+            ):  # on an error `_exchange` stops the server, and its workers with it
                 self._exchange(self._control, KILL, worker.pid, [])
 
     def stop(self) -> None:
@@ -167,9 +169,9 @@ class _Server:
             socket.send_fds(control, [COMMAND.pack(command, pid)], fds)
             answer = _exactly(control, COMMAND.size, None)
             if not answer:
-                raise EOFError("the fork server ended; its message is on standard error")
+                raise EOFError("the fork server ended; see its message on standard error")
             return int(COMMAND.unpack(answer)[1])
-        except BaseException:  # also Ctrl-C: the rest of this exchange must not be read as the next one's
+        except BaseException:  # also on Ctrl-C: the rest of this exchange must not be read as the reply to the next one
             self._stop()
             raise
 
@@ -194,7 +196,7 @@ class _Server:
 
     def _stop(self) -> None:
         if self._control is not None:
-            self._control.close()  # the server ends when it reads the end of this
+            self._control.close()  # the server ends when it reads end-of-file here
             self._control = None
         if self._process is not None:
             try:
@@ -206,24 +208,24 @@ class _Server:
 
 
 def _environment() -> dict[str, str]:
-    """No secrets, since it evaluates what a model wrote; a fixed hash seed, as sympy's order needs one."""
+    """Return an environment without secrets (checks process model output) and with the hash seed that sympy needs."""
     return {
         "PATH": os.environ.get("PATH", ""),
         "LANG": "C.UTF-8",
         "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
         "PYTHONHASHSEED": "0",
-        "OPENBLAS_NUM_THREADS": "1",  # its threads would not survive the forks, and need memory for each core
+        "OPENBLAS_NUM_THREADS": "1",  # BLAS threads would not survive the forks, and take memory for each core
     }
 
 
 def send(peer: socket.socket, value: object) -> None:
-    """One length-prefixed JSON value. Raises OSError."""
+    """Send one length-prefixed JSON value. Raises OSError."""
     data = json.dumps(value).encode()
     peer.sendall(_LENGTH.pack(len(data)) + data)
 
 
 def receive(peer: socket.socket, deadline: float | None = None) -> Any:
-    """The next value, None when the peer is gone. Raises TimeoutError at `deadline` (of time.monotonic)."""
+    """Receive the next value; None when the peer closed. Raises TimeoutError at `deadline` (of time.monotonic)."""
     header = _exactly(peer, _LENGTH.size, deadline)
     data = header and _exactly(peer, _LENGTH.unpack(header)[0], deadline)
     return json.loads(data) if data else None

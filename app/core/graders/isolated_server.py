@@ -1,7 +1,7 @@
-"""The process that imports a check once and forks workers on request: `python -m ... CHECK FD PARENT_PID`.
+"""The fork server: imports a check once and forks workers on request: `python -m ... CHECK FD PARENT_PID`.
 
-Importing sympy or nltk takes about a second, a fork milliseconds, so a worker that hangs is killed and replaced.
-The parent cannot fork its own workers: it has threads, and often torch. Never import this module elsewhere.
+Importing sympy or nltk takes about a second and a fork milliseconds, so a hanging worker is cheap to kill and replace.
+The pool's own process cannot fork workers: it has threads, and often torch. Never import this module elsewhere.
 """
 
 import ctypes
@@ -28,9 +28,9 @@ Check = Callable[..., dict[str, Any]]
 
 
 def serve(control: socket.socket, parent_pid: int, check: Check) -> None:
-    """Forks and kills on command until the parent is gone; its workers go with this process.
+    """Fork and kill workers on command until the parent is gone; the workers end with this process.
 
-    No PDEATHSIG here: it fires when the *thread* that started us ends, and that may be a short-lived one.
+    PDEATHSIG is no option here: it fires when the parent *thread* ends, and a short-lived thread may have started us.
     """
     children: set[int] = set()
     while os.getppid() == parent_pid:
@@ -75,20 +75,20 @@ def _work(requests: socket.socket, server_pid: int, check: Check) -> NoReturn:
 def _verdict(check: Check, arguments: list[Any]) -> dict[str, Any]:
     try:
         return check(*arguments)
-    except Exception as error:  # whatever a library raises is that answer's error, and not the end of the worker
+    except Exception as error:  # an exception of a library is the result of this call; the worker must survive it
         return {"error": f"{type(error).__name__}: {str(error)[:200]}"}
 
 
 def _die_with_parent(parent_pid: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before the line above
+    if os.getppid() != parent_pid:  # the worker died before the line above
         os._exit(0)
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for our parent; we end when it does
-    logging.disable(logging.CRITICAL)  # math-verify warns that time-outs are off, which is the point of this module
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C; this process ends when the parent does
+    logging.disable(logging.CRITICAL)  # math-verify warns that its time-outs are off; the pool's kill replaces them
     check = importlib.import_module(f"app.core.graders.checks.{sys.argv[1]}").check
     control = socket.socket(fileno=int(sys.argv[2]))
     gc.freeze()

@@ -1,6 +1,6 @@
-"""The math grader: is the final answer of a response mathematically equal to the reference?
+"""The `math` grader: is the final answer of a response mathematically equal to the reference?
 
-Plain numbers are compared here; everything else goes to math-verify, which can hang on hostile input and so
+Plain numbers are compared here; everything else goes to math-verify, which can hang on hostile input and therefore
 runs only behind `tools.isolated` (see `isolated`). This module does not import it.
 """
 
@@ -12,15 +12,15 @@ from app.core.graders.templates import render
 from app.core.graders.types import Sample, Tools
 from app.core.spec.graders import MathGrader
 
-# Only numbers that math-verify compares exactly: it rounds floats to 6 decimals and holds 15 digits.
+# Only numbers that math-verify compares exactly: it rounds floats to 6 decimals and keeps 15 digits.
 _NUMBER: Final = r"(-?(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,6})?)"
-# A sign belongs to the number unless something stands before it: "5-3" ends in 3, "x = -3" in -3.
+# A sign belongs to the number unless an operand precedes it: "5-3" ends in 3, "x = -3" in -3.
 _ANY_NUMBER: Final = re.compile(r"(?:(?<![\w.)}])-)?\d+(?:,\d{3})*(?:\.\d+)?")
 _PLAIN: Final = re.compile(rf"{_NUMBER}|\\boxed\{{{_NUMBER}\}}")
 
 
 def math(grader: MathGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> float:
-    """1.0 or 0.0. A response without an answer is wrong; a reference without one raises GraderFailure."""
+    """Return 1.0 or 0.0. A response without an answer is wrong; a reference without one raises GraderFailure."""
     answer = render(grader.input, sample, item)
     reference = render(grader.reference, sample, item)
     if grader.answer == "last_number":
@@ -32,13 +32,13 @@ def math(grader: MathGrader, sample: Sample, item: dict[str, Any], tools: Tools)
 
 
 def last_number(text: str) -> str:
-    """The last number of a text, without thousands separators; empty when there is none."""
+    """Return the last number of a text, without thousands separators; empty if there is none."""
     found = _ANY_NUMBER.findall(text)
     return found[-1].replace(",", "") if found else ""
 
 
 def equal_plain(reference: str, answer: str) -> bool | None:
-    """Whether two plain or boxed numbers are equal, as math-verify would say; None when it must decide."""
+    """Return whether two plain or boxed numbers are equal as math-verify would decide; None if it must decide."""
     numbers = (_plain(reference), _plain(answer))
     if numbers[0] is None or numbers[1] is None:
         return None

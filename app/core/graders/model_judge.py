@@ -1,4 +1,4 @@
-"""Graders that ask another model."""
+"""The graders that call a judge model: `score_model` and `label_model`."""
 
 import json
 import math
@@ -21,22 +21,24 @@ _STEPS: Final = {
 
 
 def score_model(grader: ScoreModelGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> Scored:
-    """The judge's number, clipped to the range. An answer without one is an error, and never a reward of 0."""
+    """Return the judge's number, clipped to the range. A reply without a number is an error, never a reward of 0."""
     low, high = grader.range
     asked = f'Answer with JSON alone: {{"steps": [...], "result": <a number from {low:g} to {high:g}>}}.'
     answer, usage = _ask(grader, sample, item, tools, asked, {"type": "number"})
     if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer):
-        raise GraderFailure(f"the judge's result is {answer!r:.100}, and no number", ErrorType.judge_parse)
+        raise GraderFailure(f"the judge's result is {answer!r:.100}, which is not a number", ErrorType.judge_parse)
     return Scored(min(high, max(low, float(answer))), usage)
 
 
 def label_model(grader: LabelModelGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> Scored:
-    """1.0 when the judge's label is a passing one, else 0.0; a label that does not exist is an error."""
+    """Return 1.0 when the judge's label passes, else 0.0; an unknown label is an error."""
     labels = list(grader.labels)
     asked = f'Answer with JSON alone: {{"steps": [...], "result": <one of {json.dumps(labels)}>}}.'
     answer, usage = _ask(grader, sample, item, tools, asked, {"type": "string", "enum": labels})
     if answer not in grader.labels:
-        raise GraderFailure(f"the judge's label is {answer!r:.100}, and none of {labels}", ErrorType.judge_parse)
+        raise GraderFailure(
+            f"the judge's label is {answer!r:.100}, which is not one of {labels}", ErrorType.judge_parse
+        )
     return Scored(float(answer in grader.passing_labels), usage)
 
 
@@ -59,7 +61,7 @@ def _ask(
 
 
 def _messages(grader: Judge, sample: Sample, item: dict[str, Any], asked: str) -> list[dict[str, str]]:
-    """The grader's messages; how to answer is said in the first system message, where every chat template has it."""
+    """Return the grader's messages; the first system message gains the answer format."""
     sent = [
         {"role": message.role, "content": "".join(render(text, sample, item) for text in message.texts())}
         for message in grader.input
@@ -81,18 +83,18 @@ def _result(answer: dict[str, Any]) -> Any:
         message = answer["choices"][0]["message"]
         refusal, content = message.get("refusal"), message.get("content")
     except (LookupError, TypeError, AttributeError):
-        raise GraderFailure("the judge's answer is no chat completion", ErrorType.judge_server) from None
+        raise GraderFailure("the judge's reply is not a chat completion", ErrorType.judge_server) from None
     if refusal:
         raise GraderFailure(f"the judge refused: {refusal!s:.200}", ErrorType.judge_refusal)
     try:
         return json.loads(unfenced(str(content)))["result"]
     except (ValueError, RecursionError, LookupError, TypeError):
-        message = f"the judge's answer is no JSON with a result: {content!s:.200}"
+        message = f"the judge's reply is not JSON with a result: {content!s:.200}"
         raise GraderFailure(message, ErrorType.judge_parse) from None
 
 
 def _usage(answer: dict[str, Any]) -> TokenUsage:
-    """What the server says; some say nothing."""
+    """Return the token usage that the server reports; some servers report none."""
     told = answer.get("usage")
     told = told if isinstance(told, dict) else {}
     details = told.get("prompt_tokens_details")

@@ -1,4 +1,4 @@
-"""Grades the stored members of groups anew, and says what would have become of their advantages. Knows no SQL."""
+"""Regrades stored groups with another grader and recomputes their advantages. No SQL here."""
 
 import statistics
 from bisect import bisect_left, bisect_right
@@ -20,7 +20,7 @@ ERRORS_SHOWN: Final = 3
 
 @dataclass(frozen=True)
 class StoredGroup:
-    """A group as training left it, and the row of the training file that it answers."""
+    """A group as stored by training, and its row of the training file."""
 
     id: str
     step: int
@@ -30,7 +30,7 @@ class StoredGroup:
 
 @dataclass(frozen=True)
 class MemberPair:
-    """A member before and after; None for what could not be graded."""
+    """A member's reward and advantage before and after; None where grading failed."""
 
     before: MemberRecord
     reward: float | None
@@ -40,7 +40,7 @@ class MemberPair:
 
 @dataclass(frozen=True)
 class RegradedGroup:
-    """A group with both grades of each member."""
+    """A group with both grades of every member."""
 
     group: StoredGroup
     members: tuple[MemberPair, ...]
@@ -58,7 +58,7 @@ class SourceMeans:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the other grader would have changed."""
+    """Summary of the changes that the other grader makes."""
 
     groups: int
     members: int
@@ -68,16 +68,16 @@ class Summary:
     sources: dict[str, SourceMeans]
     no_contrast_before: float | None
     no_contrast_after: float | None
-    """Shares of the groups."""
+    """Fractions of the groups."""
     rank_correlation: float | None
-    """Spearman's, over members that both graders graded; None where one of them gives all the same reward."""
+    """Spearman correlation over members that both graders graded; None if one of them gives equal rewards to all."""
     compared_advantages: int
     changed_signs: int
-    """Advantages that turn from above zero to below or the other way round."""
+    """Number of advantages that change sign."""
 
 
 def regrade(grader: BaseGrader, groups: Sequence[StoredGroup], tools: Toolbox, seconds: float) -> list[RegradedGroup]:
-    """The groups that were graded within so many seconds, in order; a group is graded whole or not at all."""
+    """Return the groups graded within the time limit, in order; a group is graded completely or not at all."""
     threads = ThreadPoolExecutor(CONNECTIONS if waits(grader) else tools.workers, thread_name_prefix="regrade")
     try:
         asked = [
@@ -98,7 +98,7 @@ def regrade(grader: BaseGrader, groups: Sequence[StoredGroup], tools: Toolbox, s
 
 
 def _compared(group: StoredGroup, grades: Sequence[Grade]) -> RegradedGroup:
-    """Members that could not be graded leave the group, as in training."""
+    """Compute advantages; members that could not be graded leave the group, as in training."""
     rewards = [one.reward for one in grades]
     return RegradedGroup(
         group,
@@ -111,7 +111,7 @@ def _compared(group: StoredGroup, grades: Sequence[Grade]) -> RegradedGroup:
 
 
 def summarise(groups: Sequence[RegradedGroup]) -> Summary:
-    """The numbers over all groups."""
+    """Summarise all groups."""
     pairs = [pair for group in groups for pair in group.members]
     both = [(pair.before.reward, pair.reward) for pair in pairs if pair.before.reward is not None]
     ranked = [(before, after) for before, after in both if after is not None]
@@ -147,12 +147,12 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Spearman's: how alike two orders are, from -1 to 1; equal values share their mean rank. None without an order."""
+    """Return Spearman's rank correlation, from -1 to 1; ties share their mean rank. None if one side is constant."""
     if len(pairs) < 2:
         return None
     try:
         return statistics.correlation(*(_ranks([pair[side] for pair in pairs]) for side in (0, 1)))
-    except statistics.StatisticsError:  # all alike
+    except statistics.StatisticsError:  # all values are equal
         return None
 
 

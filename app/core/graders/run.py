@@ -1,4 +1,4 @@
-"""Grades responses: one with `grade`, many at once with `GraderPool`. A failure is never a reward of 0."""
+"""Grades answers: one with `grade`, many at once with `GraderPool`. A failure is never a reward of 0."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,23 +16,23 @@ from app.core.spec.graders import BaseGrader, EndpointGrader, MultiGrader
 __all__ = ["Grade", "GraderPool", "Outside", "Sample", "Toolbox", "grade"]
 
 ROUNDING: Final = 1e-9
-"""A sum of parts that reaches the threshold but for rounding has reached it."""
+"""Tolerance of thresholds, for sums of parts that miss a threshold only by rounding."""
 
 Pair = tuple[Sample, dict[str, Any]]
-"""A response, and the row that it answers."""
+"""An answer, and the row that it answers."""
 
 
 def grade(grader: BaseGrader, sample: Sample, item: dict[str, Any], tools: Tools | None = None) -> Grade:
-    """What `grader` makes of `sample`, answering the row `item`. Never raises for what it is given to grade.
+    """Grade `sample` as an answer to the row `item`. Never raises: every failure becomes the grade's error.
 
-    `tools` default to ones shared by the whole process, which start nothing before they must.
+    The default `tools` are shared by the whole process and start their processes on first use.
     """
     tools = tools or _shared_tools()
     if isinstance(grader, MultiGrader):
         return _combined(grader, {key: grade(part, sample, item, tools) for key, part in grader.graders.items()})
     try:
         found = GRADERS[str(getattr(grader, "type", ""))](grader, sample, item, tools)
-    except Exception as error:  # the boundary: whatever a grader raises is that sample's error
+    except Exception as error:  # error boundary: an exception of any grader is an error of this sample only
         return _failed(grader, error)
     return _grade(grader, found)
 
@@ -49,19 +49,19 @@ class GraderPool:
         limit_seconds: float = 5.0,
         tools: Toolbox | None = None,
     ) -> None:
-        """`limit_seconds` of wall time a check; `workers` processes at most (default: cores, to 4).
+        """Each check may take `limit_seconds` of wall time; at most `workers` processes (default: cores, up to 4).
 
-        With `tools` it works with those, which stay open, and the other arguments have no effect.
+        Given `tools` are used and stay open; the other arguments then have no effect.
         """
         self.grader = grader
         self._owns_tools = tools is None
         self._tools = tools or Toolbox(outside, workers=workers, limit_seconds=limit_seconds)
         self.waits = waits(grader)
-        """Whether grading is mostly waiting for others: then it can go on beside other work."""
+        """Whether grading mostly waits for other machines and can overlap with other work."""
         threads = CONNECTIONS if self.waits else self._tools.workers
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="grader")
         self.batch_size = grader.batch_size if isinstance(grader, EndpointGrader) else 1
-        """Answers that are graded together at most."""
+        """Most answers that are graded together."""
 
     def __enter__(self) -> Self:
         return self
@@ -70,16 +70,16 @@ class GraderPool:
         self.close()
 
     def submit(self, pairs: Sequence[Pair]) -> list[Future[list[Grade]]]:
-        """Begins to grade; each result holds the grades of the next `batch_size` pairs, in order."""
+        """Start grading; each future holds the grades of the next `batch_size` pairs, in order."""
         chunks = [pairs[start : start + self.batch_size] for start in range(0, len(pairs), self.batch_size)]
         return [self._threads.submit(self._grade, chunk) for chunk in chunks]
 
     def grade_many(self, pairs: Sequence[Pair]) -> list[Grade]:
-        """One grade for each (sample, item), in their order."""
+        """Return one grade per (sample, item), in order."""
         return [found for chunk in self.submit(pairs) for found in chunk.result()]
 
     def close(self) -> None:
-        """Ends threads and processes. With tools of others, threads end when their grade does."""
+        """End threads and processes. Shared tools stay open, and threads end after their current grade."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._owns_tools:
             self._tools.close()
@@ -90,7 +90,7 @@ class GraderPool:
             return [grade(self.grader, sample, item, self._tools) for sample, item in pairs]
         try:
             found = endpoint_many(self.grader, pairs, self._tools)
-        except Exception as error:  # the boundary, as in `grade`
+        except Exception as error:  # error boundary, as in `grade`
             return [_failed(self.grader, error) for _ in pairs]
         return [
             _failed(self.grader, one) if isinstance(one, GraderFailure) else _grade(self.grader, one) for one in found
@@ -99,11 +99,11 @@ class GraderPool:
 
 @cache
 def _shared_tools() -> Toolbox:
-    return Toolbox()  # its processes see when this one ends
+    return Toolbox()  # its processes end with this process
 
 
 def _combined(grader: MultiGrader, found: Mapping[str, Grade]) -> Grade:
-    """The formula over the parts. A part without a reward leaves the whole without one."""
+    """Apply the formula to the parts. If one part has no reward, the whole has none."""
     usage: dict[str, TokenUsage] = {}
     for part in found.values():
         for model, tokens in part.usage.items():
@@ -124,7 +124,7 @@ def _grade(grader: BaseGrader, found: float | Scored, rewards: Mapping[str, floa
     reward = found.reward if isinstance(found, Scored) else found
     usage = dict(found.usage) if isinstance(found, Scored) else {}
     if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
-        failure = GraderFailure(f"returned {reward!r} where a finite number is needed")
+        failure = GraderFailure(f"returned {reward!r}; return a finite number")
         return _failed(grader, failure).model_copy(update={"usage": usage})
     threshold = getattr(grader, "pass_threshold", None)
     return Grade(
@@ -136,9 +136,9 @@ def _grade(grader: BaseGrader, found: float | Scored, rewards: Mapping[str, floa
 
 
 def _failed(grader: BaseGrader, error: Exception) -> Grade:
-    told = str(error) if isinstance(error, GraderFailure) else f"{type(error).__name__}: {error}"
+    message = str(error) if isinstance(error, GraderFailure) else f"{type(error).__name__}: {error}"
     error_type = error.error_type if isinstance(error, GraderFailure) else ErrorType.other
-    return Grade(reward=None, error=f"grader {_name(grader)!r}: {told}", error_type=error_type)
+    return Grade(reward=None, error=f"grader {_name(grader)!r}: {message}", error_type=error_type)
 
 
 def _name(grader: BaseGrader) -> str:

@@ -1,4 +1,4 @@
-"""Fills `{{ item.x }}` and `{{ sample.output_text }}` into templates; their syntax is in the spec."""
+"""Renders grader templates with `{{ item.x }}` and `{{ sample.output_text }}`."""
 
 import json
 from functools import lru_cache
@@ -13,10 +13,10 @@ _parse = lru_cache(maxsize=256)(parse_template)
 
 
 def render(template: str, sample: Sample, item: dict[str, Any]) -> str:
-    """`template` with its variables filled in: text as it is, anything else as JSON.
+    """Return `template` with its variables replaced: text as it is, anything else as JSON.
 
-    Raises GraderFailure when a variable does not exist or is null: an empty reference would grade
-    everything wrong (or right) and nobody would notice.
+    Raises GraderFailure when a variable is missing or null: an empty reference would silently grade every answer as
+    wrong (or right).
     """
     parts = _parse(template)
     return "".join(part if isinstance(part, str) else _resolve(part, sample, item) for part in parts)
@@ -44,7 +44,7 @@ def _sample_field(name: str, sample: Sample) -> Any:
     try:
         return json.loads(sample.output_text)
     except (ValueError, RecursionError):
-        message = "the response is not JSON, which sample.output_json needs"
+        message = "sample.output_json requires a JSON response, and this one is not JSON"
         if sample.is_cut_off:
             raise GraderFailure(f"{message}: it was cut off", ErrorType.truncated) from None
         raise GraderFailure(message, ErrorType.sample_parse) from None

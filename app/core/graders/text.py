@@ -1,4 +1,4 @@
-"""Graders that compare text."""
+"""The graders that compare text: `string_check`, `text_similarity`, `regex` and `json_schema`."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from app.core.spec.graders import JsonSchemaGrader, RegexGrader, StringCheckGrad
 
 
 def string_check(grader: StringCheckGrader, sample: Sample, item: dict[str, Any], _tools: Tools) -> float:
-    """1.0 or 0.0. `like` and `ilike` are containment, as at OpenAI, not SQL patterns."""
+    """Return 1.0 or 0.0. `like` and `ilike` test containment, as at OpenAI; they are not SQL patterns."""
     text = render(grader.input, sample, item)
     reference = render(grader.reference, sample, item)
     match grader.operation:
@@ -23,18 +23,18 @@ def string_check(grader: StringCheckGrader, sample: Sample, item: dict[str, Any]
 
 
 def text_similarity(grader: TextSimilarityGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> float:
-    """From 0 to 1, by the metric."""
+    """Return the similarity by the chosen metric, from 0 to 1."""
     text = render(grader.input, sample, item)
     reference = render(grader.reference, sample, item)
     return float(tools.isolated("similarity", grader.evaluation_metric, text, reference))
 
 
 def regex(grader: RegexGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> float:
-    """1.0 or 0.0."""
+    """Return 1.0 or 0.0."""
     text = render(grader.input, sample, item)
     return float(tools.isolated("regex", grader.pattern, text, grader.match, grader.ignore_case))
 
 
 def json_schema(grader: JsonSchemaGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> float:
-    """1.0 or 0.0; text that is no JSON fits no schema."""
+    """Return 1.0 or 0.0; text that is not JSON matches no schema."""
     return float(tools.isolated("json_schema", grader.json_schema, render(grader.input, sample, item)))

@@ -1,4 +1,4 @@
-"""What goes into a grader and what comes out."""
+"""Input and output types of graders."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ErrorType(StrEnum):
-    """Why a sample has no reward; the names are those of OpenAI's grader-run answer."""
+    """Why a sample has no reward; the names are those of OpenAI's grader-run response."""
 
     formula_parse = "formula_parse_error"
     invalid_variable = "invalid_variable_error"
@@ -26,7 +26,7 @@ class ErrorType(StrEnum):
 
 
 class GraderFailure(Exception):
-    """A grader could not score a sample; the message says why."""
+    """A grader could not score a sample; the message gives the reason."""
 
     def __init__(self, message: str, error_type: ErrorType = ErrorType.other) -> None:
         super().__init__(message)
@@ -34,20 +34,20 @@ class GraderFailure(Exception):
 
 
 class Sample(BaseModel):
-    """What the model wrote. `sample.output_json` in templates is `output_text` parsed as JSON."""
+    """The model's output. `sample.output_json` in templates is `output_text` parsed as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     output_text: str
     output_tools: tuple[dict[str, Any], ...] = ()
     choices: tuple[dict[str, Any], ...] = ()
-    """As sent; `all_choices` is what graders read."""
+    """The choices as sent; graders read `all_choices`."""
     finished: bool = True
-    """False for an answer that `max_tokens` has cut off."""
+    """False for an answer that `max_tokens` cut off."""
 
     @property
     def all_choices(self) -> tuple[dict[str, Any], ...]:
-        """Those that were sent, else the answer as the only one."""
+        """Return the choices as sent, or else the answer as the only choice."""
         message = {"role": "assistant", "content": self.output_text}
         reason = "stop" if self.finished else "length"
         return self.choices or ({"index": 0, "finish_reason": reason, "message": message},)
@@ -57,7 +57,7 @@ class Sample(BaseModel):
         return any(choice.get("finish_reason") == "length" for choice in self.all_choices)
 
     def for_code(self) -> dict[str, Any]:
-        """As Python graders and endpoints get it; `output_json` only where the text is JSON."""
+        """Return the sample as Python graders and endpoints receive it; `output_json` only if the text is JSON."""
         sent: dict[str, Any] = {
             "output_text": self.output_text,
             "output_tools": list(self.output_tools),
@@ -71,7 +71,7 @@ class Sample(BaseModel):
 
 
 class TokenUsage(BaseModel):
-    """Tokens that a judge has read and written."""
+    """Input and output tokens of a judge."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -89,44 +89,44 @@ class TokenUsage(BaseModel):
 
 @dataclass(frozen=True)
 class Scored:
-    """A reward, and what a judge needed for it."""
+    """A reward, and the token usage of its judge."""
 
     reward: float
     usage: Mapping[str, TokenUsage] = field(default_factory=dict)
-    """By the judge's model."""
+    """By the name of the judge model."""
 
 
 class Grade(BaseModel):
-    """A finite reward, or why there is none: exactly one of `reward` and `error` is None."""
+    """A finite reward or an error: exactly one of `reward` and `error` is None."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     reward: float | None
     error: str | None = None
     scores: dict[str, float] = Field(default_factory=dict)
-    """Reward by the name of each grader that had a part in it; of a multi's parts by their keys."""
+    """Reward by name of each contributing grader; for the parts of a multi grader, by their keys."""
     error_type: ErrorType | None = None
     usage: dict[str, TokenUsage] = Field(default_factory=dict)
-    """Tokens by the judges' models."""
+    """Token usage by judge model."""
     passed: bool = False
-    """Whether it reaches the grader's `pass_threshold`, or without one its full reward of 1."""
+    """Whether the reward reaches the grader's `pass_threshold`, or the full reward of 1 without a threshold."""
 
 
 class Tools(Protocol):
-    """What graders may use of the outside world; injected, so that they stay pure. All raise GraderFailure."""
+    """External resources for graders, injected so that graders stay pure. All methods raise GraderFailure."""
 
     def isolated(self, check: str, *arguments: Any) -> Any:
-        """What a module of `app.core.graders.checks` makes of the arguments, in bounded time and memory."""
+        """Run a module of `app.core.graders.checks` on the arguments, in bounded time and memory."""
         ...
 
     def python(self, source: str, sample: dict[str, Any], item: dict[str, Any]) -> Any:
-        """What `grade(sample, item)` of the source returns, from a sandbox."""
+        """Return `grade(sample, item)` of the source, run in a sandbox."""
         ...
 
     def chat(self, body: dict[str, Any]) -> dict[str, Any]:
-        """A judge's answer to a chat completion request."""
+        """Send a chat completion request to the judge and return its reply."""
         ...
 
     def post(self, url: str, body: dict[str, Any], timeout_seconds: float) -> Any:
-        """What a reward server answers, as JSON."""
+        """Send a request to a reward server and return its JSON reply."""
         ...

@@ -10,15 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 import jsonschema
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    HttpUrl,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl, field_validator, model_validator
 
 from app.core.spec.formula import MAX_LENGTH, parse_formula
 from app.core.spec.templates import Template, variables
@@ -344,7 +336,7 @@ class MultiGrader(BaseGrader):
             sent = [sent]
         if not isinstance(sent, list | tuple):
             return sent
-        named = {str(one.get("name", one.get("type"))): one for one in sent if isinstance(one, Mapping)}
+        named = {str(part.get("name", part.get("type"))): part for part in sent if isinstance(part, Mapping)}
         if len(named) != len(sent):
             raise ValueError("each grader in the list needs a distinct name")
         return named

@@ -125,7 +125,7 @@ def test_reference_without_an_answer_is_an_error_and_not_a_zero(pool: GraderPool
     [found] = pool.grade_many([(Sample(output_text="maybe 4?"), {"answer": "no idea"})])
     assert found.reward is None
     assert found.error is not None
-    assert "the reference 'no idea' holds no mathematical answer" in found.error
+    assert "the reference 'no idea' contains no mathematical answer" in found.error
 
 
 numbers = st.from_regex(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?", fullmatch=True) | st.sampled_from(

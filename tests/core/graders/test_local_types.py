@@ -126,7 +126,7 @@ def test_python_gets_sample_and_item(tools: Toolbox) -> None:
     ("body", "error_type", "message"),
     [
         ("    return 1 / 0", ErrorType.python_runtime, "ZeroDivisionError: division by zero (line 2)"),
-        ("    return 'good'", ErrorType.python_runtime, "returned str, where a number is needed"),
+        ("    return 'good'", ErrorType.python_runtime, "returned str; return a number"),
         ("    return float('nan')", ErrorType.other, "finite number"),
         ("    import numpy", ErrorType.python_runtime, "No module named 'numpy'"),
         ("    return open('/etc/passwd').read()", ErrorType.python_runtime, "Permission denied"),

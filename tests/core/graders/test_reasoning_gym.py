@@ -55,7 +55,7 @@ def test_a_row_without_what_the_verifier_needs_is_an_error(pool: GraderPool) -> 
     grades = pool.grade_many([(Sample(output_text="1"), item) for item in items])
     assert [grade.reward for grade in grades] == [None] * 4
     assert [grade.error_type for grade in grades[:3]] == [ErrorType.invalid_variable] * 3
-    assert "no object with answer, dataset, metadata" in str(grades[1].error)
+    assert "must be an object with answer, dataset, metadata" in str(grades[1].error)
     assert "'nothing' not registered" in str(grades[3].error)
 
 
@@ -81,7 +81,7 @@ def test_a_verifier_that_would_run_text_as_code_is_stopped(verifiers: IsolatedPo
     entry = json.loads(json.dumps(create_dataset(name, seed=7, size=1)[0]))
     in_row = name == "number_sorting"
     entry |= {"dataset": name} | ({"answer": code} if in_row else {})
-    with pytest.raises(GraderFailure, match="runs answers as code, which is refused"):
+    with pytest.raises(GraderFailure, match="tried to run the answer as code, which is not allowed"):
         verifiers.call(entry, '["1"]' if in_row else code)
     assert not proof.exists()
 

@@ -89,16 +89,16 @@ def test_labels(label: str, reward: float) -> None:
 @pytest.mark.parametrize(
     ("fields", "reply", "error_type", "message"),
     [
-        (SCORE, completion("I would say 7"), ErrorType.judge_parse, "no JSON with a result: I would say 7"),
-        (SCORE, completion({"result": "seven"}), ErrorType.judge_parse, "is 'seven', and no number"),
-        (SCORE, completion('{"result": NaN}'), ErrorType.judge_parse, "no number"),
-        (SCORE, completion({"score": 7}), ErrorType.judge_parse, "no JSON with a result"),
+        (SCORE, completion("I would say 7"), ErrorType.judge_parse, "not JSON with a result: I would say 7"),
+        (SCORE, completion({"result": "seven"}), ErrorType.judge_parse, "is 'seven', which is not a number"),
+        (SCORE, completion('{"result": NaN}'), ErrorType.judge_parse, "not a number"),
+        (SCORE, completion({"score": 7}), ErrorType.judge_parse, "not JSON with a result"),
         (SCORE, completion("", refusal="I cannot"), ErrorType.judge_refusal, "refused: I cannot"),
-        (LABEL, completion({"result": "great"}), ErrorType.judge_parse, "none of ['good', 'fair', 'bad']"),
+        (LABEL, completion({"result": "great"}), ErrorType.judge_parse, "not one of ['good', 'fair', 'bad']"),
         (SCORE, Reply(b'{"error": "no such model"}', 404), ErrorType.judge_server, "answered 404"),
         (SCORE, Reply(b"<html>"), ErrorType.judge_server, "did not answer with JSON"),
         (SCORE, Reply(b"[]"), ErrorType.judge_server, "no JSON object"),
-        (SCORE, Reply(b"{}"), ErrorType.judge_server, "no chat completion"),
+        (SCORE, Reply(b"{}"), ErrorType.judge_server, "not a chat completion"),
         (SCORE, Reply(status=302, headers={"location": "/x"}), ErrorType.judge_server, "answered 302"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_server_may_grade_some_and_not_others() -> None:
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        (Reply(b'{"results": []}'), 'must answer {"results"'),
+        (Reply(b'{"results": []}'), 'must return {"results"'),
         (Reply(b'{"results": [{"reward": NaN}]}'), "finite number"),
         (Reply(b"no", 400), "answered 400: no"),
         (Reply(b"x" * 5_000_000), "more than"),

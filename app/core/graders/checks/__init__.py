@@ -1,1 +1,1 @@
-"""Checks that a hostile answer can make endless: each module's `check` runs in a process that is killed in time."""
+"""Checks that a hostile answer can make run forever: each `check` runs in a process with a time limit."""

@@ -1,4 +1,4 @@
-"""JSON against a schema. Patterns in the schema backtrack for ever on the wrong text, references can go in circles."""
+"""Validates JSON against a schema. Patterns can backtrack forever, and references can form cycles."""
 
 import json
 from typing import Any
@@ -10,10 +10,10 @@ from app.core.graders.code_blocks import unfenced
 
 
 def check(schema: dict[str, Any], text: str) -> dict[str, Any]:
-    """Whether the text is JSON that fits the schema; fenced code counts as what is in the fence."""
+    """Return whether the text is JSON that matches the schema; a code block counts as its content."""
     try:
         value = json.loads(unfenced(text))
     except (ValueError, RecursionError):
         return {"value": False}
-    # An empty registry: without one, a reference to another document would be fetched.
+    # An empty registry: with the default one, a reference to another document would be downloaded.
     return {"value": Draft202012Validator(schema, registry=Registry()).is_valid(value)}

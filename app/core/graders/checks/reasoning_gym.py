@@ -1,4 +1,4 @@
-"""reasoning-gym's verifiers. Some of them would evaluate an answer as Python: that is refused here."""
+"""reasoning-gym's verifiers. Some evaluate an answer as Python code; this module refuses that."""
 
 import json
 import sys
@@ -11,33 +11,33 @@ from reasoning_gym import create_dataset
 Verify = Callable[[str, dict[str, Any]], float]
 
 
-class _Watch:
-    """Sees and prevents that text is run as code while a verifier works."""
+class _ExecGuard:
+    """Detects and prevents the execution of text as code while a verifier runs."""
 
     active = False
     refused = False
 
     @classmethod
-    def hear(cls, event: str, arguments: tuple[Any, ...]) -> None:
-        # `eval` and `exec` of a text; modules that are imported, and functions that libraries make, have other names.
+    def audit(cls, event: str, arguments: tuple[Any, ...]) -> None:
+        # Code from `eval` and `exec` of text has this file name; imported modules and generated functions do not.
         if event == "exec" and cls.active and getattr(arguments[0], "co_filename", "") == "<string>":
             cls.refused = True
-            raise RuntimeError("text is not run as code here")
+            raise RuntimeError("running text as code is not allowed here")
 
 
-sys.addaudithook(_Watch.hear)
+sys.addaudithook(_ExecGuard.audit)
 
 
 def check(entry: dict[str, Any], answer: str) -> dict[str, Any]:
-    """The verifier's reward, from 0 to 1; an error where it would have to run text as code."""
+    """Return the verifier's reward, from 0 to 1, or an error if it tries to run text as code."""
     verify = _verifier(str(entry["dataset"]), json.dumps(entry.get("config") or {}))
-    _Watch.active, _Watch.refused = True, False
+    _ExecGuard.active, _ExecGuard.refused = True, False
     try:
         reward = verify(answer, entry)
     finally:
-        _Watch.active = False
-    if _Watch.refused:
-        return {"error": f"the verifier of {entry['dataset']} runs answers as code, which is refused"}
+        _ExecGuard.active = False
+    if _ExecGuard.refused:
+        return {"error": f"the verifier of {entry['dataset']} tried to run the answer as code, which is not allowed"}
     return {"value": float(reward)}
 
 

@@ -1,4 +1,4 @@
-"""How alike two texts are. The longest common subsequence of two long answers takes minutes."""
+"""Text similarity. The longest common subsequence of two long answers can take minutes."""
 
 from functools import cache
 from typing import Any
@@ -12,7 +12,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 
 def check(metric: str, text: str, reference: str) -> dict[str, Any]:
-    """The similarity of the text to the reference, from 0 to 1."""
+    """Return the similarity of the text to the reference, from 0 to 1."""
     if metric == "fuzzy_match":
         return {"value": fuzz.ratio(text, reference) / 100}
     if metric.startswith("rouge_"):
@@ -27,7 +27,7 @@ def check(metric: str, text: str, reference: str) -> dict[str, Any]:
 def _of_words(metric: str, expected: list[str], words: list[str]) -> float:
     match metric:
         case "bleu":
-            # Of n-grams that an answer is too short to have none can be missing.
+            # Count only n-grams that both texts are long enough to contain.
             longest = min(4, len(words), len(expected))
             weights = [1 / longest] * longest
             smoothing = SmoothingFunction().method1
@@ -36,7 +36,7 @@ def _of_words(metric: str, expected: list[str], words: list[str]) -> float:
             return float(sentence_gleu([expected], words))
         case "meteor":
             return float(single_meteor_score(expected, words, wordnet=_NoSynonyms()))
-    raise ValueError(f"there is no metric {metric!r}")
+    raise ValueError(f"unknown metric {metric!r}")
 
 
 @cache
@@ -45,7 +45,7 @@ def _rouge(kind: str) -> RougeScorer:
 
 
 class _NoSynonyms:
-    """METEOR matches words and stems here: synonyms need WordNet's files, and a reward must not depend on them."""
+    """METEOR matches words and stems only: WordNet needs extra files, on which a reward must not depend."""
 
     def synsets(self, _word: str) -> list[Any]:
         return []
