@@ -6,6 +6,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app.core import ids
+from app.core.accounts.audit import Actor
 from app.core.accounts.tables import Project
 from app.core.files.tables import File, FileStatus
 from app.core.files.uploads import Received
@@ -89,7 +90,7 @@ def make_job(session: Session, project_id: str, spec: JobSpec | None = None, fil
     training = file or make_file(session, project_id)
     return lifecycle.create(
         session,
-        project_id=project_id,
+        Actor(project_id),
         spec=spec or supervised(),
         training_file=training.id,
         validation_file=None,

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import event
 
 from app.api.job_reader import JobReader
+from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import DatabaseUnavailable, NotFound
 from app.core.jobs import lifecycle
@@ -68,7 +69,7 @@ def test_who_asks_during_a_read_is_told_of_what_happened_before_it_asked(databas
         first = asyncio.create_task(reader.get(project, job, strict=False))
         await asyncio.to_thread(reading.wait)  # the first read has its answer
         with database.transaction() as session:
-            lifecycle.cancel(session, project, job)
+            lifecycle.cancel(session, Actor(project), job)
         second = asyncio.create_task(reader.get(project, job, strict=False))
         await asyncio.sleep(0)  # until it has asked
         go_on.set()

@@ -25,7 +25,7 @@ def test_a_job_goes_before_others_and_can_be_moved(client: OpenAI, training_file
     assert [(job.priority, job.queue_position) for job in (first, second, third)] == [(0, 1), (5, 1), (-100, 3)]
     moved = prioritise(client, third.id, 6)
     assert (moved["priority"], moved["queue_position"]) == (6, 1)
-    assert client.fine_tuning.jobs.list_events(third.id).data[0].message == "The job's priority is 6 now; it was -100"
+    assert client.fine_tuning.jobs.list_events(third.id).data[0].message == "Priority changed from -100 to 6"
     client.fine_tuning.jobs.cancel(first.id)
     with pytest.raises(BadRequestError, match="already been cancelled"):
         prioritise(client, first.id, 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from app.core import broker
+from app.core.accounts.audit import Actor
 from app.core.jobs import invariants, lifecycle, queries
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from tests.chaos.clock import Clock
@@ -114,7 +115,7 @@ def test_row_20_jobs_are_cancelled(plant: Plant, clock: Clock) -> None:
             for one, times in ((queued, waiting), (job_id, running)):
                 begun = time.monotonic()
                 with plant.database.transaction() as session:
-                    lifecycle.cancel(session, plant.project, one)
+                    lifecycle.cancel(session, Actor(plant.project), one)
                 plant.wait_for(one, JobStatus.cancelled)
                 times.append(time.monotonic() - begun)
             assert all_end(family, 5.0)

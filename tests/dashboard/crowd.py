@@ -6,6 +6,7 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from app.core.accounts.audit import Actor
 from app.core.jobs import lifecycle, metric_series
 from app.core.jobs.tables import Job
 from tests.setup_jobs import make_job, supervised
@@ -46,7 +47,7 @@ class Crowd:
 def crowd(session: Session, project_id: str) -> Crowd:
     """`JOBS` cancelled jobs, which no worker wants; the newest `RUNS` of them have `STEPS` steps each."""
     template = make_job(session, project_id, supervised().model_copy(update={"suffix": "run-0"}))
-    lifecycle.cancel(session, project_id, template.id)
+    lifecycle.cancel(session, Actor(project_id), template.id)
     session.flush()
     session.execute(_COPIES, {"id": template.id, "count": JOBS - 1})
     runs = [template.id, *(f"ftjob-{number:024}" for number in range(1, RUNS))]

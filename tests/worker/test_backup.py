@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, make_url, text
 
+from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.jobs import lifecycle, queries
 from app.core.jobs.state_machine import JobStatus
@@ -53,7 +54,7 @@ def test_a_paused_job_goes_on_in_the_restored_installation(plant: Plant, tmp_pat
         plant.wait_for(done, JobStatus.succeeded)
         plant.wait_for_step(paused, 1)
         with plant.database.transaction() as session:
-            lifecycle.pause(session, plant.project, paused)
+            lifecycle.pause(session, Actor(plant.project), paused)
         stopped_at = plant.wait_for(paused, JobStatus.paused).step
     assert 0 < stopped_at < STEPS
     backup = tmp_path / "installation.tar"
@@ -68,7 +69,7 @@ def test_a_paused_job_goes_on_in_the_restored_installation(plant: Plant, tmp_pat
         assert "Restored" in restored.stderr
         assert grouptune(there, "db", "restore", backup).returncode == 1  # nor does this
         with there.database.transaction() as session:
-            lifecycle.resume(session, plant.project, paused)
+            lifecycle.resume(session, Actor(plant.project), paused)
         with there.train_worker("restored"):
             job = there.wait_for(paused, JobStatus.succeeded)
         with there.database.transaction() as session:

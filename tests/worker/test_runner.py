@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from app.core.accounts.audit import Actor
 from app.core.files.tables import File
 from app.core.files.uploads import get_file
 from app.core.jobs import lifecycle, queries
@@ -93,7 +94,7 @@ def test_a_model_that_is_no_longer_shared_cannot_be_started_from(bench: Bench) -
     with bench.database.transaction() as session:
         owner = make_project(session, "owner")
         job = make_job(session, owner)
-        lifecycle.cancel(session, owner, job.id)
+        lifecycle.cancel(session, Actor(owner), job.id)
         name = "ft:tiny:owner::12345678"
         session.add(TrainedModel(id=name, project_id=owner, job_id=job.id, base_model="tiny", blob="b"))
         session.flush()
@@ -201,7 +202,7 @@ def test_cancel_kills_the_trainer_and_its_children(bench: Bench) -> None:
     thread = bench.start("hang")
     pids = [int(pid) for pid in (bench.run_dir().parent / "pids").read_text().split()]
     with bench.database.transaction() as session:
-        lifecycle.cancel(session, bench.project, bench.job_id)
+        lifecycle.cancel(session, Actor(bench.project), bench.job_id)
     thread.join(5)
     assert bench.status() is JobStatus.cancelled
     assert not [pid for pid in pids if is_alive(pid)]
@@ -211,13 +212,13 @@ def test_cancel_kills_the_trainer_and_its_children(bench: Bench) -> None:
 def test_pause_keeps_a_checkpoint_and_resume_goes_on(bench: Bench) -> None:
     thread = bench.start("until_stopped")
     with bench.database.transaction() as session:
-        lifecycle.pause(session, bench.project, bench.job_id)
+        lifecycle.pause(session, Actor(bench.project), bench.job_id)
     thread.join(10)
     assert bench.status() is JobStatus.paused
     reached = bench.job().step
     with bench.database.transaction() as session:
         assert queries.latest_checkpoints(session, bench.job_id)[0].step == reached
-        lifecycle.resume(session, bench.project, bench.job_id)
+        lifecycle.resume(session, Actor(bench.project), bench.job_id)
     assert bench.run(f"train:{reached + 3}").status == JobStatus.succeeded
     with bench.database.transaction() as session:
         assert queries.list_attempts(session, bench.job_id)[1].resumed_from_step == reached
@@ -227,7 +228,7 @@ def test_pause_keeps_a_checkpoint_and_resume_goes_on(bench: Bench) -> None:
 def test_a_pause_kills_a_trainer_that_does_not_stop(bench: Bench) -> None:
     thread = bench.start("hang")
     with bench.database.transaction() as session:
-        lifecycle.pause(session, bench.project, bench.job_id)
+        lifecycle.pause(session, Actor(bench.project), bench.job_id)
     thread.join(10)
     assert bench.status() is JobStatus.paused
 

@@ -3,6 +3,7 @@
 import psutil
 
 from app.core import broker
+from app.core.accounts.audit import Actor
 from app.core.jobs import lifecycle
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from tests.waiting import eventually
@@ -36,7 +37,9 @@ def test_a_worker_whose_gpu_is_broken_takes_no_more_jobs(plant: Plant) -> None:
     with plant.default_worker(), plant.quick_worker("broken") as broken:
         eventually(lambda: b"gpu.quarantined" in (plant.directory / "broken.log").read_bytes())
         with plant.database.transaction() as session:
-            lifecycle.cancel(session, plant.project, victim)  # after its back-off it would break the next one too
+            lifecycle.cancel(
+                session, Actor(plant.project), victim
+            )  # after its back-off it would break the next one too
         broker.notify_training(plant.broker_url)
         with plant.quick_worker("whole") as whole:
             plant.wait_for(other, JobStatus.succeeded)

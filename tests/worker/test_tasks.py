@@ -6,6 +6,7 @@ from pathlib import Path
 import redis
 
 from app.core import broker
+from app.core.accounts.audit import Actor
 from app.core.files.tables import File, FileStatus
 from app.core.jobs import groups, lifecycle, queries
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus
@@ -28,7 +29,7 @@ def create(plant: Plant, file_id: str, **hyperparameters: int) -> str:
     with plant.database.transaction() as session:
         return lifecycle.create(
             session,
-            project_id=plant.project,
+            Actor(plant.project),
             spec=supervised(batch_size=2, **hyperparameters),
             training_file=file_id,
             validation_file=None,

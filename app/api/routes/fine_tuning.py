@@ -27,7 +27,6 @@ from app.core import broker
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest
 from app.core.jobs import (
-    audited,
     deletion,
     estimation,
     groups,
@@ -80,14 +79,13 @@ def create_job(
         quotas.check_queued_jobs(session, caller.project_id, caller.limits.queued_jobs)
         job = lifecycle.create(
             session,
-            project_id=caller.project_id,
+            caller.actor,
             spec=examined.spec,
             training_file=body.training_file,
             validation_file=body.validation_file,
             priority=body.priority,
             has_signal=has_signal,
         )
-        audited.note_created(session, caller.actor, job)
         answer = JobObject.of(queries.job_details(session, job), strict=strict)
     if settings.redis_url is not None:
         notify = broker.notify_training if job.status == JobStatus.queued else broker.notify_validation
@@ -158,7 +156,7 @@ def update_job(caller: Caller, job_id: JobId, body: UpdateJob, database: Db, str
     """Change the priority of a job that is not finished."""
     quotas.check_priority(body.priority, caller.limits.priority)
     with database.transaction() as session:
-        job = audited.prioritise(session, caller.actor, job_id, body.priority)
+        job = lifecycle.prioritise(session, caller.actor, job_id, body.priority)
         return JobObject.of(queries.job_details(session, job), strict=strict)
 
 
@@ -166,7 +164,7 @@ def update_job(caller: Caller, job_id: JobId, body: UpdateJob, database: Db, str
 def delete_job(caller: Caller, job_id: JobId, database: Db, store: Store) -> JobDeleted:
     """Delete a finished job with its checkpoints and result files. The model that it published goes first."""
     with database.transaction() as session:
-        audited.delete(session, caller.actor, job_id)
+        deletion.delete_job(session, caller.actor, job_id)
     store.discard(deletion.blobs_of(job_id))
     return JobDeleted(id=job_id)
 
@@ -178,7 +176,7 @@ def cancel_job(
     """Cancel a job that is not finished; a running one ends within seconds."""
     with database.transaction() as session:
         answer = JobObject.of(
-            queries.job_details(session, audited.cancel(session, caller.actor, job_id)), strict=strict
+            queries.job_details(session, lifecycle.cancel(session, caller.actor, job_id)), strict=strict
         )
     if settings.redis_url is not None:
         after.add_task(broker.notify_webhooks, settings.redis_url)
@@ -191,7 +189,9 @@ def pause_job(
 ) -> JobObject:
     """Pause a job; a running one writes a checkpoint first."""
     with database.transaction() as session:
-        answer = JobObject.of(queries.job_details(session, audited.pause(session, caller.actor, job_id)), strict=strict)
+        answer = JobObject.of(
+            queries.job_details(session, lifecycle.pause(session, caller.actor, job_id)), strict=strict
+        )
     if settings.redis_url is not None:
         after.add_task(broker.notify_webhooks, settings.redis_url)
     return answer
@@ -209,7 +209,7 @@ def resume_job(
     """Queue a paused job again; it goes on from its last checkpoint."""
     with database.transaction() as session:
         answer = JobObject.of(
-            queries.job_details(session, audited.resume(session, caller.actor, job_id)), strict=strict
+            queries.job_details(session, lifecycle.resume(session, caller.actor, job_id)), strict=strict
         )
     if settings.redis_url is not None:
         after.add_task(broker.notify_training, settings.redis_url)

@@ -8,6 +8,8 @@ from typing import Final
 from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from app.core.accounts import audit
+from app.core.accounts.audit import Action, Actor
 from app.core.errors import InvalidRequest, PermissionDenied
 from app.core.files.tables import File
 from app.core.files.uploads import get_file
@@ -82,12 +84,13 @@ def _in_use(reason: str) -> InvalidRequest:
 _PARTS: Final = (Checkpoint, Group, Metric, MetricRollup, JobEvent, JobAttempt)
 
 
-def delete_job(session: Session, project_id: str, job_id: str) -> Job:
+def delete_job(session: Session, actor: Actor, job_id: str) -> Job:
     """Deletes the rows of a job, its checkpoints and result files; remove `blobs_of` it after the commit.
 
     Raises `NotFound`, and `InvalidRequest` for a job that is not finished, whose published model is still there, or
     one of whose checkpoints somebody needs (see `delete_model`).
     """
+    project_id = actor.project_id
     job = job_of_project(session, project_id, job_id, lock=True)
     if job.status not in TERMINAL:
         raise InvalidRequest(f"Job {job_id} is {job.status}; cancel it or wait for its end first.", code="job_in_use")
@@ -99,8 +102,10 @@ def delete_job(session: Session, project_id: str, job_id: str) -> Job:
     session.execute(delete(File).where(File.id.in_(job.result_files), File.project_id == project_id))
     for part in _PARTS:
         session.execute(delete(part).where(part.job_id == job_id))
+    before = audit.snapshot(job, "status", "training_file", "validation_file", "fine_tuned_model")
     session.delete(job)
     session.flush()
+    audit.record(session, actor, Action.job_delete, job.id, before=before)
     return job
 
 

@@ -1,15 +1,24 @@
-"""What clients and validated files do to a job. Each function is one guarded change and its event."""
+"""What clients and validated files do to a job: each function makes one guarded change.
 
+The change, its event and its entry in the audit log are written in the caller's transaction.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
+import structlog
+from sqlalchemy import event as sql_event
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.core import ids
+from app.core.accounts import audit
+from app.core.accounts.audit import Action, Actor
 from app.core.errors import InvalidRequest
 from app.core.files.tables import File, FileStatus
 from app.core.jobs import lint_queue
-from app.core.jobs.events import Event, append
+from app.core.jobs.events import Event, append, keep_trace
 from app.core.jobs.queries import job_of_project
 from app.core.jobs.state_machine import TERMINAL, JobStatus, StopRequest
 from app.core.jobs.submission import check_validated, find_overlap
@@ -17,27 +26,30 @@ from app.core.jobs.tables import Job
 from app.core.jobs.transitions import transition
 from app.core.spec.job import JobSpec
 
+log = structlog.get_logger(__name__)
+
 _VALIDATING: Final = frozenset({JobStatus.validating_files})
 
 
 def create(
     session: Session,
+    actor: Actor,
     *,
-    project_id: str,
     spec: JobSpec,
     training_file: str,
     validation_file: str | None,
     priority: int = 0,
     has_signal: bool = False,
 ) -> Job:
-    """A new job, queued at once when its files are validated already and no lint has to decide on it.
+    """Create a job in the actor's project. It is queued at once if its files are validated and no lint must decide.
 
-    `has_signal` says that its groups were seen to teach something. Ring the workers after the commit: training if it
-    is queued, validation if not, and linting if that is due. Call `submission.check_file` before.
+    Validate the request first (`submission.validate_request`). `has_signal` means that a lint has already found a
+    group that teaches something. After the commit, notify the workers: training if the job is queued, otherwise
+    validation; and linting if `job.lint_due`.
     """
     job = Job(
         id=ids.job_id(),
-        project_id=project_id,
+        project_id=actor.project_id,
         spec=spec.model_dump(mode="json", by_alias=True),
         training_file=training_file,
         validation_file=validation_file,
@@ -50,11 +62,20 @@ def create(
     if validation_file is not None:
         files += f" and validation file: {validation_file}"
     append(session, job.id, Event(f"Created fine-tuning job: {job.id}"), Event(files))
-    return _admit(session, job, has_signal=has_signal)
+    keep_trace(session, job.id)
+    job = _admit(session, job, has_signal=has_signal)
+    after = audit.snapshot(job, "status", "training_file", "validation_file")
+    after |= {name: job.spec.get(name) for name in ("model", "method")}
+    audit.record(session, actor, Action.job_create, job.id, after=after)
+    sql_event.listen(session, "after_commit", lambda _: log.info("job.created", job=job.id), once=True)
+    return job
 
 
 def admit_validated(session: Session) -> int:
-    """Queues or fails the jobs whose files are validated, and linted where that decides; returns how many moved."""
+    """Queue or fail each job whose files are validated and whose lint, if it decides, is done; return how many moved.
+
+    A job that another transaction has locked is skipped: that transaction admits it.
+    """
     waiting = session.scalars(
         select(Job)
         .where(Job.status == JobStatus.validating_files)
@@ -66,23 +87,23 @@ def admit_validated(session: Session) -> int:
 
 
 def _admit(session: Session, job: Job, *, has_signal: bool = False) -> Job:
-    """Moves a job whose row the caller holds on from `validating_files`, if its files are ready."""
+    """Move a job out of `validating_files` if its files are ready. The caller holds the job's row."""
     spec = JobSpec.model_validate(job.spec)
-    wanted = {"training_file": job.training_file, "validation_file": job.validation_file}
-    named = {param: file_id for param, file_id in wanted.items() if file_id is not None}
-    # FOR SHARE: a validation that ends meanwhile waits for this transaction and then admits the job itself.
-    found = session.scalars(
+    params = {"training_file": job.training_file, "validation_file": job.validation_file}
+    file_ids = {param: file_id for param, file_id in params.items() if file_id is not None}
+    # FOR SHARE: a validation that ends at the same time waits for this transaction, and then admits the job itself.
+    rows = session.scalars(
         select(File)
-        .where(File.id.in_(named.values()), File.project_id == job.project_id)
+        .where(File.id.in_(file_ids.values()), File.project_id == job.project_id)
         .order_by(File.id)
         .with_for_update(read=True),
         execution_options={"populate_existing": True},
     )
-    files = {file.id: file for file in found}
+    files = {file.id: file for file in rows}
     try:
-        for param, file_id in named.items():
+        for param, file_id in file_ids.items():
             if file_id not in files:
-                raise InvalidRequest(f"The file '{file_id}' is gone.", param=param, code="file_not_found")
+                raise InvalidRequest(f"The file '{file_id}' was deleted.", param=param, code="file_not_found")
             check_validated(spec, files[file_id], param)
         lint_queue.check(job)
     except InvalidRequest as error:
@@ -99,59 +120,68 @@ def _admit(session: Session, job: Job, *, has_signal: bool = False) -> Job:
     return transition(session, job.id, _VALIDATING, JobStatus.queued, event, eligible_at=func.now())
 
 
-def cancel(session: Session, project_id: str, job_id: str) -> Job:
-    """Cancels a job: at once, or within seconds if it is running (its runner reads the request).
+def cancel(session: Session, actor: Actor, job_id: str) -> Job:
+    """Cancel a job: at once, or within seconds if it is running (its runner polls for the request).
 
     Raises `NotFound`, and `InvalidRequest` for a finished job.
     """
-    job = _live(session, project_id, job_id, "cancel")
-    if job.status == JobStatus.running:
-        return _request(session, job, StopRequest.cancel, "Cancelling the job")
-    return transition(session, job.id, {JobStatus(job.status)}, JobStatus.cancelled, Event("The job was cancelled"))
-
-
-def pause(session: Session, project_id: str, job_id: str) -> Job:
-    """Pauses a job: at once, or after a checkpoint if it is running; asking again changes nothing.
-
-    Raises `NotFound`, and `InvalidRequest` for a job that is finished or still validates its files.
-    """
-    job = _live(session, project_id, job_id, "pause")
-    if job.status == JobStatus.paused:
-        return job
-    if job.status == JobStatus.running:
-        return _request(session, job, StopRequest.pause, "Pausing the job after a checkpoint")
-    if job.status == JobStatus.validating_files:
-        raise InvalidRequest(f"Job {job_id} is still validating its files; pause it once it is queued.")
-    return transition(session, job.id, {JobStatus.queued}, JobStatus.paused, Event("The job is paused"))
-
-
-def resume(session: Session, project_id: str, job_id: str) -> Job:
-    """Queues a paused job again; it goes on from its last checkpoint. Ring training after the commit.
-
-    Raises `NotFound`, and `InvalidRequest` for a job that is not paused.
-    """
-    job = _live(session, project_id, job_id, "resume")
-    if job.status != JobStatus.paused:
-        raise InvalidRequest(f"Job {job_id} is {job.status}, not paused; only a paused job can be resumed.")
-    event = Event("The job is queued again and goes on from its last checkpoint")
-    return transition(session, job.id, {JobStatus.paused}, JobStatus.queued, event, eligible_at=func.now(), crashes=0)
-
-
-def prioritise(session: Session, project_id: str, job_id: str, priority: int) -> Job:
-    """Moves a job in the queue; one that runs keeps its place until a job of a higher priority needs it.
-
-    Raises `NotFound`, and `InvalidRequest` for a finished job.
-    """
-    job = _live(session, project_id, job_id, "put first or last")
-    if job.priority != priority:
-        append(session, job.id, Event(f"The job's priority is {priority} now; it was {job.priority}"))
-        job.priority = priority
-        session.flush()
+    job = _lock_unfinished(session, actor, job_id, "cancel")
+    with _audited(session, actor, Action.job_cancel, job):
+        if job.status == JobStatus.running:
+            _request_stop(session, job, StopRequest.cancel, "Cancelling the job")
+        else:
+            event = Event("The job was cancelled")
+            transition(session, job.id, {JobStatus(job.status)}, JobStatus.cancelled, event)
     return job
 
 
-def _live(session: Session, project_id: str, job_id: str, verb: str) -> Job:
-    job = job_of_project(session, project_id, job_id, lock=True)
+def pause(session: Session, actor: Actor, job_id: str) -> Job:
+    """Pause a job: at once, or after a checkpoint if it is running. Pausing a paused job changes nothing.
+
+    Raises `NotFound`, and `InvalidRequest` for a job that is finished or still validates its files.
+    """
+    job = _lock_unfinished(session, actor, job_id, "pause")
+    if job.status == JobStatus.validating_files:
+        raise InvalidRequest(f"Job {job_id} is still validating its files. Pause it once it is queued.")
+    with _audited(session, actor, Action.job_pause, job):
+        if job.status == JobStatus.running:
+            _request_stop(session, job, StopRequest.pause, "Pausing the job after a checkpoint")
+        elif job.status == JobStatus.queued:
+            transition(session, job.id, {JobStatus.queued}, JobStatus.paused, Event("The job is paused"))
+    return job
+
+
+def resume(session: Session, actor: Actor, job_id: str) -> Job:
+    """Queue a paused job again; it resumes from its last checkpoint. Notify the training workers after the commit.
+
+    Raises `NotFound`, and `InvalidRequest` for a job that is not paused.
+    """
+    job = _lock_unfinished(session, actor, job_id, "resume")
+    if job.status != JobStatus.paused:
+        raise InvalidRequest(f"Job {job_id} is {job.status}, not paused. Only a paused job can be resumed.")
+    with _audited(session, actor, Action.job_resume, job):
+        event = Event("The job is queued again and will resume from its last checkpoint")
+        transition(session, job.id, {JobStatus.paused}, JobStatus.queued, event, eligible_at=func.now(), crashes=0)
+    return job
+
+
+def prioritise(session: Session, actor: Actor, job_id: str, priority: int) -> Job:
+    """Change a job's priority. A running job keeps running until a job of a higher priority needs its place.
+
+    Raises `NotFound`, and `InvalidRequest` for a finished job.
+    """
+    job = _lock_unfinished(session, actor, job_id, "change")
+    with _audited(session, actor, Action.job_update, job, "priority"):
+        if job.priority != priority:
+            append(session, job.id, Event(f"Priority changed from {job.priority} to {priority}"))
+            job.priority = priority
+            session.flush()
+    return job
+
+
+def _lock_unfinished(session: Session, actor: Actor, job_id: str, verb: str) -> Job:
+    """Return the job with its row locked: no other transaction can change it before the caller does."""
+    job = job_of_project(session, actor.project_id, job_id, lock=True)
     if job.status in TERMINAL:
         raise InvalidRequest(f"Job {job_id} has already {_ENDED[JobStatus(job.status)]}; there is nothing to {verb}.")
     return job
@@ -164,11 +194,19 @@ _ENDED: Final = {
 }
 
 
-def _request(session: Session, job: Job, request: StopRequest, message: str) -> Job:
-    """Notes a stop request on a running job, whose row the caller holds; cancel wins over pause."""
+@contextmanager
+def _audited(session: Session, actor: Actor, action: Action, job: Job, *columns: str) -> Iterator[None]:
+    """Record what the block changes in `columns` (by default status and stop request). The caller holds the row."""
+    columns = columns or ("status", "stop_request")
+    before = audit.snapshot(job, *columns)
+    yield
+    audit.record(session, actor, action, job.id, before=before, after=audit.snapshot(job, *columns))
+
+
+def _request_stop(session: Session, job: Job, request: StopRequest, message: str) -> None:
+    """Store a stop request on a running job, unless an equal or a stronger client request is already stored."""
     if job.stop_request in (request, StopRequest.cancel):
-        return job
+        return
     job.stop_request = request
     session.flush()
     append(session, job.id, Event(message))
-    return job

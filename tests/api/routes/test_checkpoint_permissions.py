@@ -9,6 +9,7 @@ import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI, PermissionDeniedError
 
+from app.core.accounts.audit import Actor
 from app.core.jobs.lifecycle import cancel
 from tests.api.jobs import create, refused
 from tests.api.routes.test_models import download, publish, publish_checkpoint
@@ -145,7 +146,7 @@ def test_a_shared_model_can_be_used_until_it_is_revoked(
     with pytest.raises(NotFoundError):
         guest.models.retrieve(model)
     with server.database.transaction() as session:
-        cancel(session, other, job.id)
+        cancel(session, Actor(other), job.id)
     with pytest.raises(BadRequestError, match="no fine-tuned model"):
         create(guest, file, model=model)
 

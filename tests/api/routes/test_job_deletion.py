@@ -8,6 +8,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from sqlalchemy import text
 
 from app.core import ids
+from app.core.accounts.audit import Actor
 from app.core.files.uploads import Received
 from app.core.jobs import leases, lifecycle, outcomes
 from app.core.spec.reports import Finished
@@ -79,7 +80,7 @@ def test_a_checkpoint_that_another_job_starts_from_keeps_its_job(
     assert caught.value.code == "model_in_use"
     assert server.store.list(f"jobs/{job_id}")
     with server.database.transaction() as session:
-        lifecycle.cancel(session, server.project_id, other.id)
+        lifecycle.cancel(session, Actor(server.project_id), other.id)
     assert delete(client, job_id)["deleted"]
     assert server.store.list(f"jobs/{job_id}") == []
     with pytest.raises(NotFoundError):

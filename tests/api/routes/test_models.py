@@ -11,6 +11,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from openai.types import ModelDeleted
 
 from app.core import ids
+from app.core.accounts.audit import Actor
 from app.core.jobs import checkpoints, leases, lifecycle, outcomes
 from app.core.jobs.checkpoints import StoredCheckpoint
 from app.core.jobs.state_machine import StopRequest
@@ -35,7 +36,7 @@ def publish(server: Server, directory: Path, base: str = "tiny") -> str:
     write_adapter(directory)
     with server.database.transaction() as session:
         job = make_job(session, server.project_id)
-        lifecycle.cancel(session, server.project_id, job.id)
+        lifecycle.cancel(session, Actor(server.project_id), job.id)
         name = ids.fine_tuned_model(base, "default", None, job.id)
         blob = f"jobs/{job.id}/a1/adapter"
         server.store.put_tree(blob, directory)

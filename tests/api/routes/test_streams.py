@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import select
 
 from app.api import sse
+from app.core.accounts.audit import Actor
 from app.core.jobs import leases, lifecycle
 from app.core.jobs.events import Event, append
 from app.core.jobs.journal import Journal
@@ -69,7 +70,7 @@ def say(server: Server, claim: Claim, *words: str) -> None:
 
 def cancel(server: Server, job_id: str) -> None:
     with server.database.transaction() as session:
-        lifecycle.cancel(session, server.project_id, job_id)
+        lifecycle.cancel(session, Actor(server.project_id), job_id)
 
 
 def ids_in_order(server: Server, job_id: str) -> list[str]:
@@ -122,7 +123,7 @@ def test_a_stream_that_is_cut_fifty_times_has_every_event_once_and_in_order(serv
             events = (one["id"] for one in messages if "id" in one)
             seen += islice(events, 1 + cut % 4)  # and the connection breaks
     with server.database.transaction() as session:
-        lifecycle.cancel(session, server.project_id, claim.job_id)
+        lifecycle.cancel(session, Actor(server.project_id), claim.job_id)
     with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream", seen[-1]) as messages:
         wanted = len(ids_in_order(server, claim.job_id))
         seen += (one["id"] for one in islice((one for one in messages if "id" in one), wanted - len(seen)))
@@ -150,7 +151,7 @@ def test_silence_is_filled_with_comments(server: Server, monkeypatch: pytest.Mon
 def test_a_strict_stream_keeps_to_openais_words(server: Server) -> None:
     with server.database.transaction() as session:
         job = make_job(session, server.project_id).id
-        lifecycle.pause(session, server.project_id, job)
+        lifecycle.pause(session, Actor(server.project_id), job)
     headers = {"x-grouptune-strict-enums": "true"}
     with following(server, f"/fine_tuning/jobs/{job}/stream", **headers) as messages:
         assert next(messages)["data"]["status"] == "queued"

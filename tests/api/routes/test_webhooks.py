@@ -12,6 +12,7 @@ from openai import BadRequestError, InvalidWebhookSignatureError, NotFoundError,
 from sqlalchemy import text
 from standardwebhooks import Webhook
 
+from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.egress.client import Egress
 from app.core.egress.ip_policy import PrivateHosts
@@ -86,7 +87,7 @@ def listen(client: OpenAI, url: str, *event_types: str) -> Any:
 def cancel_a_job(server: Server) -> str:
     with server.database.transaction() as session:
         job = make_job(session, server.project_id)
-        lifecycle.cancel(session, server.project_id, job.id)
+        lifecycle.cancel(session, Actor(server.project_id), job.id)
         return job.id
 
 
@@ -296,8 +297,8 @@ def test_extras_go_to_those_who_asked_for_them(
     with server.database.transaction() as session:
         session.execute(text("UPDATE jobs SET lease_until = now() - interval '1 s'"))
         assert leases.expire(session) == 1
-        lifecycle.pause(session, server.project_id, job.id)
-        lifecycle.cancel(session, server.project_id, job.id)
+        lifecycle.pause(session, Actor(server.project_id), job.id)
+        lifecycle.cancel(session, Actor(server.project_id), job.id)
     while postman.deliver():
         pass
     told = sorted((one.path, json.loads(one.body)["type"].rpartition(".")[2]) for one in receiver.got)
@@ -311,7 +312,7 @@ def test_another_projects_jobs_are_not_heard(
     project_id, _ = new_project(server.database, "other")
     with server.database.transaction() as session:
         job = make_job(session, project_id)
-        lifecycle.cancel(session, project_id, job.id)
+        lifecycle.cancel(session, Actor(project_id), job.id)
     assert postman.deliver() is False
 
 
@@ -323,7 +324,7 @@ def test_an_event_of_a_transition_that_is_rolled_back_is_never_sent(
     def cancel_and_fail() -> None:
         with server.database.transaction() as session:
             job = make_job(session, server.project_id)
-            lifecycle.cancel(session, server.project_id, job.id)
+            lifecycle.cancel(session, Actor(server.project_id), job.id)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

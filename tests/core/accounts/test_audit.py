@@ -9,7 +9,7 @@ from app.core.accounts.audit import Action, Actor
 from app.core.accounts.tables import AuditEntry
 from app.core.db import Database
 from app.core.errors import InvalidRequest
-from app.core.jobs import audited, leases
+from app.core.jobs import leases, lifecycle
 from tests.setup_jobs import make_job, make_project
 
 ACTOR = Actor("proj_1", key_id="AbCd1234", ip="192.0.2.1", request_id="req_1")
@@ -52,12 +52,11 @@ def test_a_job_is_recorded_with_what_was_there_before(database: Database) -> Non
         project = make_project(session)
         actor = Actor(project, key_id="AbCd1234")
         job = make_job(session, project)
-        audited.note_created(session, actor, job)
-        audited.pause(session, actor, job.id)
-        audited.pause(session, actor, job.id)  # paused already: no change
-        audited.resume(session, actor, job.id)
+        lifecycle.pause(session, actor, job.id)
+        lifecycle.pause(session, actor, job.id)  # paused already: no change
+        lifecycle.resume(session, actor, job.id)
         assert leases.claim(session, "w", 60) is not None
-        audited.cancel(session, actor, job.id)
+        lifecycle.cancel(session, actor, job.id)
         entries, _ = audit.list_entries(session, after=None, limit=9, object_id=job.id)
     told = [(entry.action, entry.before, entry.after) for entry in entries[::-1]]
     queued, paused = ({"status": status, "stop_request": None} for status in ("queued", "paused"))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import InvalidRequest, NotFound, PayloadTooLarge
 from app.core.files import uploads
@@ -106,7 +107,7 @@ def test_a_file_in_use_is_kept_until_its_job_has_ended(database: Database) -> No
     with database.transaction() as session, pytest.raises(InvalidRequest, match=job.id):
         delete_file(session, project, file.id)
     with database.transaction() as session:
-        lifecycle.cancel(session, project, job.id)
+        lifecycle.cancel(session, Actor(project), job.id)
         assert delete_file(session, project, file.id).blob == file.blob
     with database.transaction() as session:
         assert session.get(File, file.id) is None

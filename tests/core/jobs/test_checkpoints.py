@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.jobs import checkpoints, leases, lifecycle, queries
 from app.core.jobs.checkpoints import StoredCheckpoint
@@ -91,7 +92,7 @@ def test_a_checkpoint_that_a_live_job_starts_from_stays_until_that_job_ends(data
         job = make_job(session, claim.project_id, supervised().model_copy(update={"model": name(claim, 10)}))
     assert record(database, claim, 20, 30) == []
     with database.transaction() as session:
-        lifecycle.cancel(session, claim.project_id, job.id)
+        lifecycle.cancel(session, Actor(claim.project_id), job.id)
     assert sorted(record(database, claim, 40)) == ["blob-10", "blob-20"]
 
 

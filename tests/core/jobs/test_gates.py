@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.core import ids
+from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import InvalidRequest
 from app.core.jobs import gates, leases, lifecycle, outcomes
@@ -127,9 +128,7 @@ def running(session: Session, project: str, spec: JobSpec, sha256: str = "0" * 6
     """A job in its first attempt that has measured this at step 4, and something hopeless before."""
     training, validation = make_file(session, project), make_file(session, project)
     validation.sha256 = sha256
-    job = lifecycle.create(
-        session, project_id=project, spec=spec, training_file=training.id, validation_file=validation.id
-    )
+    job = lifecycle.create(session, Actor(project), spec=spec, training_file=training.id, validation_file=validation.id)
     claim = leases.claim(session, "w", 60)
     assert claim is not None
     assert claim.job_id == job.id

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import LostLease
 from app.core.files import uploads
@@ -138,7 +139,7 @@ def test_an_expired_job_does_what_it_was_asked(database: Database, ask: object, 
         project = make_project(session)
         job = make_job(session, project)
         claimed(session)
-        ask(session, project, job.id)  # type: ignore[operator]
+        ask(session, Actor(project), job.id)  # type: ignore[operator]
         let_lease_end(session, job.id)
         leases.expire(session)
         session.refresh(job)

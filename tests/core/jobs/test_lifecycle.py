@@ -8,6 +8,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import InvalidRequest, LostLease, NotFound
 from app.core.files.tables import FileStatus
@@ -82,8 +83,8 @@ def test_cancel_ends_a_job_that_does_not_run(database: Database, status: JobStat
         file = make_file(session, project, status=FileStatus.uploaded if waits else FileStatus.processed)
         job = make_job(session, project, file=file)
         if status is JobStatus.paused:
-            lifecycle.pause(session, project, job.id)
-        cancelled = lifecycle.cancel(session, project, job.id)
+            lifecycle.pause(session, Actor(project), job.id)
+        cancelled = lifecycle.cancel(session, Actor(project), job.id)
         assert cancelled.status == JobStatus.cancelled
         assert cancelled.finished_at is not None
 
@@ -94,10 +95,10 @@ def test_cancel_asks_the_runner_of_a_running_job_and_wins_over_pause(database: D
         job = make_job(session, project)
         claim = leases.claim(session, "w", 60)
         assert claim is not None
-        assert lifecycle.pause(session, project, job.id).status == JobStatus.running
+        assert lifecycle.pause(session, Actor(project), job.id).status == JobStatus.running
         assert leases.heartbeat(session, claim, 60) is StopRequest.pause
-        lifecycle.cancel(session, project, job.id)
-        lifecycle.pause(session, project, job.id)
+        lifecycle.cancel(session, Actor(project), job.id)
+        lifecycle.pause(session, Actor(project), job.id)
         assert leases.stop_requested(session, claim) is StopRequest.cancel
 
 
@@ -105,10 +106,10 @@ def test_a_paused_job_is_claimed_only_after_resume(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         job = make_job(session, project)
-        lifecycle.pause(session, project, job.id)
-        assert lifecycle.pause(session, project, job.id).status == JobStatus.paused
+        lifecycle.pause(session, Actor(project), job.id)
+        assert lifecycle.pause(session, Actor(project), job.id).status == JobStatus.paused
         assert leases.claim(session, "w", 60) is None
-        assert lifecycle.resume(session, project, job.id).status == JobStatus.queued
+        assert lifecycle.resume(session, Actor(project), job.id).status == JobStatus.queued
         assert leases.claim(session, "w", 60) is not None
 
 
@@ -116,10 +117,10 @@ def test_terminal_states_never_change(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         job = make_job(session, project)
-        lifecycle.cancel(session, project, job.id)
+        lifecycle.cancel(session, Actor(project), job.id)
         for change in (lifecycle.cancel, lifecycle.pause, lifecycle.resume):
             with pytest.raises(InvalidRequest, match="has already been cancelled"):
-                change(session, project, job.id)
+                change(session, Actor(project), job.id)
         assert messages(session, job.id)[-1] == "The job was cancelled"
 
 
@@ -128,9 +129,9 @@ def test_only_fitting_states_pause_and_resume(database: Database) -> None:
         project = make_project(session)
         waiting = make_job(session, project, file=make_file(session, project, status=FileStatus.uploaded))
         with pytest.raises(InvalidRequest, match="still validating"):
-            lifecycle.pause(session, project, waiting.id)
-        with pytest.raises(InvalidRequest, match="only a paused job"):
-            lifecycle.resume(session, project, waiting.id)
+            lifecycle.pause(session, Actor(project), waiting.id)
+        with pytest.raises(InvalidRequest, match="Only a paused job"):
+            lifecycle.resume(session, Actor(project), waiting.id)
 
 
 def test_another_projects_job_does_not_exist(database: Database) -> None:
@@ -138,7 +139,7 @@ def test_another_projects_job_does_not_exist(database: Database) -> None:
         job = make_job(session, make_project(session))
         other = make_project(session, "other")
         with pytest.raises(NotFound) as caught:
-            lifecycle.cancel(session, other, job.id)
+            lifecycle.cancel(session, Actor(other), job.id)
         assert caught.value.param is None
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.core import ids
+from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import InvalidRequest
 from app.core.files import chunked_uploads
@@ -137,10 +138,14 @@ class Retention(RuleBasedStateMachine):
         found = list(self.session.scalars(select(what.id).order_by(what.id)))
         if not found:
             return
-        change = {File: delete_file, TrainedModel: delete_model, Job: deletion.delete_job}[what]
+        chosen = found[pick % len(found)]
         savepoint = self.session.begin_nested()
         try:
-            change(self.session, self.project, found[pick % len(found)])
+            if what is Job:
+                deletion.delete_job(self.session, Actor(self.project), chosen)
+            else:
+                change = delete_file if what is File else delete_model
+                change(self.session, self.project, chosen)
             savepoint.commit()
         except InvalidRequest:
             savepoint.rollback()
@@ -149,7 +154,7 @@ class Retention(RuleBasedStateMachine):
     def cancel_everything_that_waits(self, pick: int) -> None:
         self.collected = False
         for job in list(self.session.scalars(select(Job).where(Job.status == "queued"))):
-            lifecycle.cancel(self.session, self.project, job.id)
+            lifecycle.cancel(self.session, Actor(self.project), job.id)
         self.session.execute(update(Upload).values(status=UploadStatus.cancelled, is_swept=True))
 
     @rule()

@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
+from app.core.accounts.audit import Actor
 from app.core.accounts.tables import Project
 from app.core.db import Database
 from app.core.errors import InvalidRequest
@@ -85,7 +86,7 @@ def test_nobody_gives_way_to_an_equal_or_to_one_that_an_idle_worker_may_still_ta
 def test_each_that_waits_gets_one_place(database: Database, project: str) -> None:
     with database.transaction() as session:
         jobs = [running(session, project)[0] for _ in range(3)]
-        lifecycle.pause(session, project, jobs[0].id)
+        lifecycle.pause(session, Actor(project), jobs[0].id)
         queued(session, project, 1)
         queued(session, project, 2)
         assert preemption.make_room(session, PATIENCE) == 1
@@ -101,7 +102,7 @@ def test_a_project_at_its_limit_gets_a_place_only_from_a_job_of_its_own(database
         queued(session, full, 5)
         assert preemption.make_room(session, PATIENCE) == 1
         assert asked(session, other, own) == [None, "preempt"]
-        lifecycle.cancel(session, full, own.id)  # what a client asks goes before
+        lifecycle.cancel(session, Actor(full), own.id)  # what a client asks goes before
         assert leases.heartbeat(session, claim, 60) is StopRequest.cancel
         outcomes.stop(session, claim, StopRequest.cancel)
         session.execute(update(Project).where(Project.id == full).values(max_running_jobs=0))
@@ -123,10 +124,10 @@ def test_one_whose_worker_is_lost_while_it_makes_room_is_charged(database: Datab
 def test_a_priority_can_be_changed_until_the_job_has_ended(database: Database, project: str) -> None:
     with database.transaction() as session:
         first, second = queued(session, project), queued(session, project)
-        lifecycle.prioritise(session, project, second.id, 7)
+        lifecycle.prioritise(session, Actor(project), second.id, 7)
         assert queries.queue_positions(session, [first, second]) == {second.id: 1, first.id: 2}
         [event], _ = queries.list_events(session, second.id, after=None, limit=1)
-        assert event.message == "The job's priority is 7 now; it was 0"
-        lifecycle.cancel(session, project, second.id)
+        assert event.message == "Priority changed from 0 to 7"
+        lifecycle.cancel(session, Actor(project), second.id)
         with pytest.raises(InvalidRequest, match="already been cancelled"):
-            lifecycle.prioritise(session, project, second.id, 8)
+            lifecycle.prioritise(session, Actor(project), second.id, 8)

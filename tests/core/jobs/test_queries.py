@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import update
 
+from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import InvalidRequest, NotFound
 from app.core.jobs import leases, lifecycle, queries
@@ -48,7 +49,7 @@ def test_jobs_are_found_by_state_method_and_what_they_are_called(database: Datab
         project = make_project(session)
         named = make_job(session, project, supervised().model_copy(update={"suffix": "Sums_1"}))
         tagged = make_job(session, project, supervised().model_copy(update={"metadata": {"team": "tutors"}}))
-        lifecycle.cancel(session, project, tagged.id)
+        lifecycle.cancel(session, Actor(project), tagged.id)
         for query, found in (
             ({"search": "sums_"}, [named]),
             ({"search": "sumsX1"}, []),

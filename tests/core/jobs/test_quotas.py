@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from app.core.accounts.audit import Actor
 from app.core.accounts.tables import Project, ProjectUsage
 from app.core.db import Database
 from app.core.errors import QuotaExceeded
@@ -84,7 +85,7 @@ def test_a_job_too_many_is_refused_with_the_limit_and_what_to_do(database: Datab
     with database.transaction() as session:
         project = make_project(session)
         jobs = [make_job(session, project) for _ in range(3)]
-        lifecycle.pause(session, project, jobs[0].id)
+        lifecycle.pause(session, Actor(project), jobs[0].id)
         assert leases.claim(session, "w", 60) is not None
         assert quotas.usage(session, project) == quotas.Usage(
             running_jobs=1, queued_jobs=2, stored_bytes=3, gpu_hours=0.0

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
+from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import InvalidRequest, LostLease
 from app.core.jobs import invariants, leases, lifecycle, outcomes, preemption
@@ -70,7 +71,7 @@ class JobMachine(RuleBasedStateMachine):
     def ask(self, change, pick) -> None:  # type: ignore[no-untyped-def]
         if jobs := self._jobs():
             with suppress(InvalidRequest):
-                change(self.session, self.project, jobs[pick % len(jobs)].id)
+                change(self.session, Actor(self.project), jobs[pick % len(jobs)].id)
 
     @rule(name=st.sampled_from(sorted(ENDINGS)), pick=st.integers(0, 20))
     def end(self, name: str, pick: int) -> None:

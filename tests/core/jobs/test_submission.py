@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import InvalidRequest
 from app.core.files.tables import File, FileStatus
@@ -129,7 +130,7 @@ def test_an_event_names_the_lines_that_both_files_have(database: Database, tmp_p
         training = file_of(session, project, tmp_path / "t", *(str(n) for n in range(30)))
         held_out = file_of(session, project, tmp_path / "h", "new", "", *(str(n) for n in range(6)))
         job = lifecycle.create(
-            session, project_id=project, spec=supervised(), training_file=training.id, validation_file=held_out.id
+            session, Actor(project), spec=supervised(), training_file=training.id, validation_file=held_out.id
         )
         [event] = session.scalars(select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.level == "warn"))
         assert event.message == (
