@@ -11,7 +11,7 @@ from app.core.accounts import api_keys, scopes
 from app.core.accounts.tables import Project
 from app.core.db import Database
 from app.core.jobs import leases, metric_series
-from app.core.jobs.journal import Journal, entry
+from app.core.jobs.journal import Journal, JournalEntry
 from app.core.spec.job import GroupMethod, JobSpec, MethodType
 from app.core.spec.reports import Started
 
@@ -125,5 +125,5 @@ def _start(database: Database) -> leases.Claim:
         learning_rate=1e-5,
         learning_rate_multiplier=1.0,
     )
-    Journal(database, claim).record([entry(started)])
+    Journal(database, claim).record([JournalEntry(started)])
     return claim

@@ -28,7 +28,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.logging": "",
         "app.core.prometheus": "",
         "app.core.secrets": "app.core.errors",
-        "app.core.egress": "app.core.errors",
+        "app.core.retry": "",
+        "app.core.egress": "app.core.errors app.core.retry",
         "app.core.settings": "app.core.egress",
         "app.core.broker": "app.core.errors",
         "app.core.db": "app.core.errors",
@@ -36,7 +37,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.migrate": "app.core.errors",
         # slices of core, bottom up
         "app.core.spec": "",
-        "app.core.graders": "app.core.egress app.core.spec",
+        "app.core.graders": "app.core.egress app.core.retry app.core.spec",
         "app.core.chat": "app.core.errors app.core.spec",
         "app.core.workers": "app.core.db app.core.spec",
         "app.core.accounts": "app.core.db app.core.errors app.core.ids",
@@ -73,7 +74,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # workers; nothing in app imports them
         "worker": "app.core worker.trackers.protocol",
         "worker.trackers": "",
-        "worker.training": "app.core.chat app.core.egress app.core.spec app.core.graders",
+        "worker.training": "app.core.chat app.core.egress app.core.spec app.core.graders app.core.retry",
         "migrations": "app.core.tables",
     }.items()
 }

@@ -30,7 +30,7 @@ TAIL_BYTES: Final = 4000
 TAIL_LINES: Final = 30
 
 
-class Child:
+class ChildProcess:
     """A started subprocess. Its spawning thread must live as long: PR_SET_PDEATHSIG follows the thread."""
 
     def __init__(

@@ -26,8 +26,8 @@ from app.core.files.validation_claims import FileClaim, Finding
 from app.core.files.validation_report import FileReport
 from app.core.jobs.events import clean
 from app.core.prometheus import FILES_VALIDATED
-from app.core.storage.blobs import BlobMissing, BlobStore, Stored, read
-from worker.child_process import Child, describe_exit, log_tail
+from app.core.storage.blobs import BlobMissing, BlobStore, StoredBlob, read
+from worker.child_process import ChildProcess, describe_exit, log_tail
 from worker.file_validation_process import PROMPTS, ROWS
 
 log = structlog.get_logger(__name__)
@@ -39,7 +39,7 @@ _TICK_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True)
-class Limits:
+class ValidationLimits:
     """What the process that reads a file may use."""
 
     seconds: int = 1800
@@ -50,7 +50,7 @@ class Limits:
     """Address space, libraries included."""
 
 
-DEFAULT_LIMITS: Final = Limits()
+DEFAULT_LIMITS: Final = ValidationLimits()
 
 
 class _TakenOver(Exception):
@@ -83,7 +83,7 @@ class _Verdict:
     details: str | None
     report: FileReport | None = None
     prompts: bytes | None = None
-    rows: tuple[str, Stored] | None = None
+    rows: tuple[str, StoredBlob] | None = None
     """Blob of the rows of a Parquet file."""
 
 
@@ -91,7 +91,7 @@ class _Stopped(Exception):
     """The process was ended, or ended itself, before it had a verdict; the message is for the file's owner."""
 
 
-def validate_one(database: Database, store: BlobStore, limits: Limits = DEFAULT_LIMITS) -> bool:
+def validate_one(database: Database, store: BlobStore, limits: ValidationLimits = DEFAULT_LIMITS) -> bool:
     """Validates the oldest waiting file and stores its report; False when none waits."""
     with database.transaction() as session:
         claimed = validation_claims.claim_next(session, CLAIM_SECONDS)
@@ -128,7 +128,7 @@ def _settle(database: Database, claim: FileClaim, verdict: _Verdict) -> bool:
     return settled
 
 
-def _validate(store: BlobStore, claim: _Claim, limits: Limits) -> _Verdict:
+def _validate(store: BlobStore, claim: _Claim, limits: ValidationLimits) -> _Verdict:
     file_id, blob = claim.current.file_id, claim.current.blob
     if claim.current.purpose != TRAINING_PURPOSE:
         return _Verdict(FileStatus.processed, None)
@@ -149,7 +149,7 @@ def _validate(store: BlobStore, claim: _Claim, limits: Limits) -> _Verdict:
         return _Verdict(FileStatus.processed, report.summary(), report, (directory / PROMPTS).read_bytes(), rows)
 
 
-def _store_rows(store: BlobStore, rows: Path, blob: str, claim: _Claim) -> tuple[str, Stored] | None:
+def _store_rows(store: BlobStore, rows: Path, blob: str, claim: _Claim) -> tuple[str, StoredBlob] | None:
     if not rows.is_file():
         return None
 
@@ -161,10 +161,10 @@ def _store_rows(store: BlobStore, rows: Path, blob: str, claim: _Claim) -> tuple
     return blob, store.write(blob, chunks())
 
 
-def _run(path: Path, directory: Path, claim: _Claim, limits: Limits) -> FileReport:
+def _run(path: Path, directory: Path, claim: _Claim, limits: ValidationLimits) -> FileReport:
     """What the process finds. Raises `_Stopped` and `_TakenOver`."""
     words = (str(path), str(directory), str(limits.seconds), str(limits.memory_bytes))
-    child = Child([sys.executable, "-m", "worker.file_validation_process", *words], directory / "log")
+    child = ChildProcess([sys.executable, "-m", "worker.file_validation_process", *words], directory / "log")
     try:
         answer = _answer(child, claim, limits)
     finally:
@@ -182,7 +182,7 @@ def _run(path: Path, directory: Path, claim: _Claim, limits: Limits) -> FileRepo
     )
 
 
-def _answer(child: Child, claim: _Claim, limits: Limits) -> dict[str, Any] | None:
+def _answer(child: ChildProcess, claim: _Claim, limits: ValidationLimits) -> dict[str, Any] | None:
     """The last word of the process; None when it ends without one. Raises `_Stopped` past the limits."""
     lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     threading.Thread(target=_forward, args=(child, lines), daemon=True).start()
@@ -204,7 +204,7 @@ def _answer(child: Child, claim: _Claim, limits: Limits) -> dict[str, Any] | Non
         _check_time(ends_at, silent_at, limits)
 
 
-def _check_time(ends_at: float, silent_at: float, limits: Limits) -> None:
+def _check_time(ends_at: float, silent_at: float, limits: ValidationLimits) -> None:
     now = time.monotonic()
     if now > ends_at:
         raise _Stopped(f"The validation took longer than {limits.seconds:,} s and was stopped; split the file.")
@@ -215,7 +215,7 @@ def _check_time(ends_at: float, silent_at: float, limits: Limits) -> None:
         )
 
 
-def _forward(child: Child, lines: "queue.SimpleQueue[bytes | None]") -> None:
+def _forward(child: ChildProcess, lines: "queue.SimpleQueue[bytes | None]") -> None:
     for line in child.lines():
         lines.put(line)
     lines.put(None)

@@ -14,7 +14,7 @@ from app.core.jobs import leases
 from app.core.jobs.leases import Claim
 from app.core.jobs.state_machine import StopRequest
 from app.core.settings import Settings
-from worker.process_control import Control
+from worker.process_control import ProcessControl
 
 log = structlog.get_logger(__name__)
 
@@ -26,7 +26,7 @@ class LeaseKeeper:
     """Heartbeats in a thread; a second one watches the first, which a hung database may hold up."""
 
     def __init__(
-        self, database: Database, claim: Claim, settings: Settings, control: Control, claimed_at: float
+        self, database: Database, claim: Claim, settings: Settings, control: ProcessControl, claimed_at: float
     ) -> None:
         """`claimed_at` is the monotonic clock just before the claim."""
         self._database = database

@@ -8,12 +8,12 @@ import structlog
 
 from app.core.errors import LostLease
 from app.core.jobs.state_machine import StopRequest
-from worker.child_process import Child
+from worker.child_process import ChildProcess
 
 log = structlog.get_logger(__name__)
 
 
-class Control:
+class ProcessControl:
     """The switch of one attempt."""
 
     def __init__(self, grace_seconds: float) -> None:
@@ -21,13 +21,13 @@ class Control:
         self._grace_seconds = grace_seconds
         # Reentrant, because a signal handler may find its own thread inside.
         self._lock = threading.RLock()
-        self._child: Child | None = None
+        self._child: ChildProcess | None = None
         self._timer: threading.Timer | None = None
         self._fenced = threading.Event()
         self.reason: StopRequest | None = None
 
     @contextmanager
-    def running(self, child: Child) -> Iterator[Child]:
+    def running(self, child: ChildProcess) -> Iterator[ChildProcess]:
         """Puts `child` under control for a block, which it does not outlive."""
         with self._lock:
             self._child = child
@@ -100,7 +100,7 @@ class Drain:
             listener()
 
     @contextmanager
-    def telling(self, listener: Callable[[], None]) -> Iterator[None]:
+    def subscribe(self, listener: Callable[[], None]) -> Iterator[None]:
         """Calls `listener` when the drain begins during the block, or at once if it has."""
         with self._lock:
             self._listeners.append(listener)

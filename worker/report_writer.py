@@ -13,10 +13,11 @@ from pydantic import ValidationError
 
 from app.core.errors import DatabaseUnavailable
 from app.core.jobs.checkpoints import StoredCheckpoint
-from app.core.jobs.journal import Entry, Journal, entry
+from app.core.jobs.journal import Journal, JournalEntry
 from app.core.jobs.leases import Claim
 from app.core.models.adapters import ADAPTER_FILES
 from app.core.prometheus import GRADER_ERRORS, STEP_SECONDS
+from app.core.retry import RetryPolicy, retry
 from app.core.spec.reports import (
     CheckpointSaved,
     Evaluated,
@@ -30,38 +31,42 @@ from app.core.spec.reports import (
     report_adapter,
 )
 from app.core.storage.blobs import BlobStore, StorageUnavailable
-from worker.child_process import Child
-from worker.process_control import Control
+from worker.child_process import ChildProcess
+from worker.process_control import ProcessControl
 
 log = structlog.get_logger(__name__)
 
 BATCH_SECONDS: Final = 1.0
 BATCH_ROWS: Final = 100
 RETRY_SECONDS: Final = 1.0
+_RETRY_POLICY: Final = RetryPolicy(attempts=None, longest_wait_seconds=RETRY_SECONDS)
 
 _T = TypeVar("_T")
 
 
 @dataclass
-class Told:
+class TrainerOutcome:
     """What the trainer said about its end."""
 
     finished: Finished | None = None
     failed: Failed | None = None
 
 
-def insist(control: Control, work: Callable[[], _T]) -> _T:
-    """The result of `work`, tried until the database is there. Raises `LostLease` once fenced."""
-    while True:
+def retry_until_available(control: ProcessControl, work: Callable[[], _T]) -> _T:
+    """Return the result of `work`, retried until the database is available. Raises `LostLease` once fenced."""
+
+    def attempt() -> _T:
         control.check()
-        try:
-            return work()
-        except DatabaseUnavailable:
-            log.warning("journal.database_unavailable")
-            control.pause_for(RETRY_SECONDS)
+        return work()
+
+    def wait(seconds: float) -> None:
+        log.warning("journal.database_unavailable")
+        control.pause_for(seconds)
+
+    return retry(attempt, _RETRY_POLICY, is_retryable=lambda error: isinstance(error, DatabaseUnavailable), wait=wait)
 
 
-class Relay:
+class ReportWriter:
     """The reports of one attempt on their way; `read` and `carry` run in two threads."""
 
     def __init__(
@@ -69,7 +74,7 @@ class Relay:
         journal: Journal,
         store: BlobStore,
         claim: Claim,
-        control: Control,
+        control: ProcessControl,
         track: Callable[[Metrics | Evaluated], None],
     ) -> None:
         """`track` gets every measurement as it comes; it neither waits nor raises."""
@@ -81,12 +86,12 @@ class Relay:
         self._method = str(claim.spec.method)
         self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
         # Spool while Postgres is away. The fence ends the trainer, and with it what can pile up here.
-        self._pending: list[Entry] = []
+        self._pending: list[JournalEntry] = []
         self._flush_at = 0.0
         self._stored: set[int] = set()
-        self._told = Told()
+        self._outcome = TrainerOutcome()
 
-    def read(self, child: Child) -> None:
+    def read(self, child: ChildProcess) -> None:
         """Reads all lines of the child; keeps the pipe empty whatever the journal does."""
         try:
             for line in child.lines():
@@ -101,7 +106,7 @@ class Relay:
         finally:
             self._reports.put(None)
 
-    def carry(self) -> Told:
+    def run(self) -> TrainerOutcome:
         """Writes reports until the trainer has ended and all is written. Raises `LostLease`."""
         while True:
             timeout = max(0.0, self._flush_at - time.monotonic()) if self._pending else None
@@ -112,23 +117,23 @@ class Relay:
                 continue
             if report is None:
                 break
-            self._take(report)
-        insist(self._control, self._write)
-        return self._told
+            self._handle(report)
+        retry_until_available(self._control, self._write)
+        return self._outcome
 
-    def _take(self, report: Report) -> None:
+    def _handle(self, report: Report) -> None:
         if isinstance(report, Finished):
-            self._told.finished = report
+            self._outcome.finished = report
         elif isinstance(report, Failed):
-            self._told.failed = report
+            self._outcome.failed = report
         elif isinstance(report, CheckpointSaved):
-            self._add(self._store_checkpoint(report))
+            self._append(self._store_checkpoint(report))
         else:
             if isinstance(report, Metrics):
                 self._count(report)
             if isinstance(report, Metrics | Evaluated):
                 self._track(report)
-            self._add(entry(report))
+            self._append(JournalEntry(report))
 
     def _count(self, report: Metrics) -> None:
         seconds, errors = report.values.get("step_time"), report.values.get("gft/grader_errors")
@@ -137,7 +142,7 @@ class Relay:
         if errors is not None and errors > 0:
             GRADER_ERRORS.inc(errors)
 
-    def _add(self, one: Entry | None) -> None:
+    def _append(self, one: JournalEntry | None) -> None:
         if one is None:
             return
         if not self._pending:
@@ -161,7 +166,7 @@ class Relay:
             self._store.discard(blob)
         self._pending.clear()
 
-    def _store_checkpoint(self, report: CheckpointSaved) -> Entry | None:
+    def _store_checkpoint(self, report: CheckpointSaved) -> JournalEntry | None:
         """Copies a checkpoint into the store; a full disk costs the checkpoint, not the job."""
         if report.step in self._stored:
             return None
@@ -171,10 +176,10 @@ class Relay:
         except (OSError, StorageUnavailable) as error:
             log.warning("checkpoint.not_stored", step=report.step, error=str(error))
             self._store.discard(blob)
-            return entry(
+            return JournalEntry(
                 Message(level="warn", message=f"The checkpoint at step {report.step} could not be stored: {error}")
             )
         self._stored.add(report.step)
         shutil.rmtree(report.path, ignore_errors=True)
         has_adapter = files.keys() >= set(ADAPTER_FILES)
-        return entry(StoredCheckpoint(report.step, blob, report.metrics, has_adapter))
+        return JournalEntry(StoredCheckpoint(report.step, blob, report.metrics, has_adapter))

@@ -21,7 +21,7 @@ from app.core.errors import DatabaseUnavailable, InvalidRequest, LostLease
 from app.core.estimates.estimate import Asked
 from app.core.files.uploads import Received
 from app.core.jobs import attempts, estimation, outcomes, queries, results
-from app.core.jobs.journal import Journal, entry
+from app.core.jobs.journal import Journal, JournalEntry
 from app.core.jobs.leases import Claim
 from app.core.jobs.state_machine import AttemptOutcome, StopRequest
 from app.core.models import registry
@@ -31,13 +31,13 @@ from app.core.settings import Settings
 from app.core.spec.reports import Finished, Message, TrainerExit
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from worker import tracing
-from worker.child_process import Child, describe_exit, log_tail
+from worker.child_process import ChildProcess, describe_exit, log_tail
 from worker.lease import LeaseKeeper
 from worker.presence import own_hardware
-from worker.process_control import Control, Drain
-from worker.report_writer import Relay, Told, insist
-from worker.teacher_setup import Teaching
-from worker.tracker_processes import Tracking
+from worker.process_control import Drain, ProcessControl
+from worker.report_writer import ReportWriter, TrainerOutcome, retry_until_available
+from worker.teacher_setup import TeacherSetup
+from worker.tracker_processes import TrackerProcesses
 from worker.workspace import Inputs, Workspace
 
 log = structlog.get_logger(__name__)
@@ -83,13 +83,13 @@ class Runner:
         self._drain = drain
         self._tracer = tracing.tracer()
         self._trainer_command = trainer_command
-        self._control = Control(settings.cancel_grace_seconds * SAVE_GRACE_FACTOR)
+        self._control = ProcessControl(settings.cancel_grace_seconds * SAVE_GRACE_FACTOR)
         self._journal = Journal(database, claim)
         self._workspace = Workspace(settings.runs_dir, store, claim)
-        self._tracking: Tracking | None = None
+        self._trackers: TrackerProcesses | None = None
         self.gpu_is_broken = False
         """Known after `run`: whether this worker should take no other job."""
-        self._teaching: Teaching | None = None
+        self._teacher: TeacherSetup | None = None
         self._asked: Asked | None = None
 
     def run(self) -> None:
@@ -105,7 +105,7 @@ class Runner:
             log.info("attempt.started")
             keeper = LeaseKeeper(self._database, self._claim, self._settings, self._control, self._claimed_at)
             try:
-                with keeper, self._drain.telling(lambda: self._control.request(StopRequest.drain)):
+                with keeper, self._drain.subscribe(lambda: self._control.request(StopRequest.drain)):
                     self._attempt()
             except LostLease as error:
                 log.warning("attempt.lost", error=error.message)
@@ -115,8 +115,8 @@ class Runner:
                 span.set(grouptune__outcome=outcome)
                 if outcome in BROKEN:
                     span.fail(outcome)
-                if self._tracking is not None:
-                    self._tracking.close(outcome)
+                if self._trackers is not None:
+                    self._trackers.close(outcome)
                 self._workspace.clear()
 
     def _count(self) -> str:
@@ -140,9 +140,9 @@ class Runner:
                 self._stopped(self._control.reason)
                 return
             with self._tracer.span("attempt.train"):
-                code, told = self._train()
+                code, outcome = self._train()
             with self._tracer.span("attempt.conclude"):
-                self._conclude(code, told, base_model)
+                self._conclude(code, outcome, base_model)
         except LostLease:
             raise
         except InvalidRequest as error:
@@ -156,7 +156,7 @@ class Runner:
                 self._crashed(error)
             else:
                 self._wait(f"The worker's disk is full: {error}")
-        # The boundary of an attempt: whatever went wrong is charged to the job and told in its events.
+        # The boundary of an attempt: whatever went wrong is charged to the job and reported in its events.
         except Exception as error:
             self._crashed(error)
 
@@ -170,20 +170,20 @@ class Runner:
 
     def _prepare(self) -> str:
         """Fills the workspace; returns the base model's canonical name."""
-        inputs = insist(self._control, self._inputs)
+        inputs = retry_until_available(self._control, self._inputs)
         model = registry.resolve(inputs.base_model, self._settings.models_dir)
         if not model.is_pulled:
             self._pull(model.name)
-        teaching = self._teaching = insist(
-            self._control, lambda: Teaching.of(self._database, self._claim, self._settings)
+        teacher = self._teacher = retry_until_available(
+            self._control, lambda: TeacherSetup.of(self._database, self._claim, self._settings)
         )
-        if teaching is None:
+        if teacher is None:
             damaged = self._workspace.fill(inputs, model.directory, self._settings)
         else:
-            base = teaching.place.base_model
+            base = teacher.place.base_model
             if base is not None and not base.is_pulled:
                 self._pull(base.name)
-            fill = partial(teaching.fill, insist=partial(insist, self._control))
+            fill = partial(teacher.fill, insist=partial(retry_until_available, self._control))
             damaged = self._workspace.fill(inputs, model.directory, self._settings, fill)
         for sentence in damaged:
             self._say(Message(level="warn", message=sentence))
@@ -202,7 +202,7 @@ class Runner:
         self._say(Message(message=f"Downloading base model {name}"))
         models_dir = str(self._settings.models_dir)
         argv = (sys.executable, "-m", "worker.base_models", "pull", name, "--models-dir", models_dir)
-        with self._control.running(Child(argv, self._workspace.log)) as child:
+        with self._control.running(ChildProcess(argv, self._workspace.log)) as child:
             for line in child.lines():
                 log.info("base_model.pulled", directory=line.decode(errors="replace").strip())
             code = child.wait()
@@ -223,40 +223,40 @@ class Runner:
                 tuple(queries.latest_checkpoints(session, self._claim.job_id)),
             )
 
-    def _train(self) -> tuple[int, Told]:
-        tracking = self._tracking = Tracking(self._claim, self._settings, self._workspace.path, self._complain)
-        relay = Relay(self._journal, self._store, self._claim, self._control, tracking.offer)
+    def _train(self) -> tuple[int, TrainerOutcome]:
+        trackers = self._trackers = TrackerProcesses(self._claim, self._settings, self._workspace.path, self._complain)
+        writer = ReportWriter(self._journal, self._store, self._claim, self._control, trackers.offer)
         # Started in this thread, which outlives the trainer: that one dies when its spawning thread does.
         argv = (*self._trainer_command, str(self._workspace.path))
-        child = Child(argv, self._workspace.log, added=self._teaching.environment if self._teaching else None)
+        child = ChildProcess(argv, self._workspace.log, added=self._teacher.environment if self._teacher else None)
         with self._control.running(child):
             reader = threading.Thread(
                 target=contextvars.copy_context().run,
-                args=(relay.read, child),
+                args=(writer.read, child),
                 name=f"reader-{self._claim.job_id}",
                 daemon=True,
             )
             reader.start()
-            told = relay.carry()
-            return child.wait(), told
+            outcome = writer.run()
+            return child.wait(), outcome
 
-    def _conclude(self, code: int, told: Told, base_model: str) -> None:
+    def _conclude(self, code: int, outcome: TrainerOutcome, base_model: str) -> None:
         self._control.check()
         reason = self._control.reason
         log.info("trainer.ended", exit_code=code, stop=reason and str(reason))
         if reason is StopRequest.cancel:
             self._stopped(reason)
-        elif code == TrainerExit.succeeded and told.finished is not None:
-            self._succeed(told.finished, base_model)
+        elif code == TrainerExit.succeeded and outcome.finished is not None:
+            self._succeed(outcome.finished, base_model)
         elif code in FATAL:
-            self._fail(TrainerExit(code), told)
+            self._fail(TrainerExit(code), outcome)
         elif reason is not None or code == TrainerExit.stopped:
             self._stopped(reason or StopRequest.drain)
         elif code == TrainerExit.dependency_down:
-            raise _DependencyDown(told.failed.message if told.failed else "Something that the job needs is away")
+            raise _DependencyDown(outcome.failed.message if outcome.failed else "Something that the job needs is away")
         elif code == TrainerExit.gpu_fault:
             self.gpu_is_broken = True
-            fault = told.failed.message if told.failed else "The GPU is broken"
+            fault = outcome.failed.message if outcome.failed else "The GPU is broken"
             self._write(lambda s: outcomes.gpu_fault(s, self._claim, fault, log_tail(self._workspace.log)))
         else:
             sentence = f"The trainer {describe_exit(code)}"
@@ -265,7 +265,7 @@ class Runner:
     def _succeed(self, finished: Finished, base_model: str) -> None:
         blob = f"jobs/{self._claim.job_id}/a{self._claim.epoch}/adapter"
         self._store.put_tree(blob, Path(finished.path))
-        metrics_csv = insist(self._control, self._store_metrics)
+        metrics_csv = retry_until_available(self._control, self._store_metrics)
         if (asked := self._asked) is not None:
             self._write(lambda s: estimation.keep_measured(s, self._claim, asked, own_hardware()))
         self._write(lambda s: outcomes.succeed(s, self._claim, finished, blob, base_model, metrics_csv))
@@ -279,8 +279,8 @@ class Runner:
         stored = self._store.write(blob, results.csv_chunks(metrics))
         return Received(file_id, blob, stored.bytes, stored.sha256)
 
-    def _fail(self, code: TrainerExit, told: Told) -> None:
-        failed = told.failed
+    def _fail(self, code: TrainerExit, outcome: TrainerOutcome) -> None:
+        failed = outcome.failed
         name = failed.code if failed else FATAL[code]
         message = failed.message if failed else f"The trainer gave up.\n{log_tail(self._workspace.log)}"
         self._write(lambda s: outcomes.fail(s, self._claim, name, message, failed.param if failed else None))
@@ -289,7 +289,7 @@ class Runner:
         self._write(lambda s: outcomes.stop(s, self._claim, reason))
 
     def _say(self, message: Message) -> None:
-        insist(self._control, partial(self._journal.record, [entry(message)]))
+        retry_until_available(self._control, partial(self._journal.record, [JournalEntry(message)]))
 
     def _complain(self, sentence: str) -> None:
         """A warning in the job's events, if they can be written just now."""
@@ -303,4 +303,4 @@ class Runner:
             with self._database.transaction() as session:
                 ending(session)
 
-        insist(self._control, once)
+        retry_until_available(self._control, once)

@@ -26,7 +26,7 @@ Look = Callable[[], Known]
 
 
 @dataclass(frozen=True)
-class Teaching:
+class TeacherSetup:
     """The teacher of one attempt."""
 
     teacher: Teacher
@@ -37,7 +37,7 @@ class Teaching:
     claim: Claim
 
     @classmethod
-    def of(cls, database: Database, claim: Claim, settings: Settings) -> "Teaching | None":
+    def of(cls, database: Database, claim: Claim, settings: Settings) -> "TeacherSetup | None":
         """That of a claimed job, if it has one. Raises `InvalidRequest`, and `DatabaseUnavailable`."""
         teacher = claim.spec.teacher
         if teacher is None:

@@ -16,8 +16,8 @@ import structlog
 from app.core.jobs.leases import Claim
 from app.core.settings import Settings
 from app.core.spec.reports import Evaluated, Metrics
-from worker.child_process import CREDENTIALS, Child
-from worker.trackers.protocol import Line, Wanted
+from worker.child_process import CREDENTIALS, ChildProcess
+from worker.trackers.protocol import TrackerLine, TrackerRunSpec
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +27,7 @@ GRACE_SECONDS: Final = 10.0
 """For sending the rest, after the attempt's end is written."""
 
 
-class Tracking:
+class TrackerProcesses:
     """All trackers of an attempt."""
 
     def __init__(self, claim: Claim, settings: Settings, directory: Path, complain: Callable[[str], None]) -> None:
@@ -39,7 +39,7 @@ class Tracking:
             if one.type not in settings.trackers:
                 complain(f"The tracker {one.type} is not set up on this worker (GROUPTUNE_TRACKERS); the job goes on.")
                 continue
-            wanted = Wanted(
+            wanted = TrackerRunSpec(
                 job_id=claim.job_id,
                 project_id=claim.project_id,
                 settings=one.model_dump(mode="json"),
@@ -57,12 +57,12 @@ class Tracking:
         values = {name: value for name, value in report.values.items() if value is not None and math.isfinite(value)}
         if values and (isinstance(report, Evaluated) or report.step > 0):
             for feed in self._feeds:
-                feed.offer(Line(step=report.step, values=values))
+                feed.offer(TrackerLine(step=report.step, values=values))
 
     def close(self, outcome: str) -> None:
         """Tells all of them the end, and kills those that take long over it."""
         for feed in self._feeds:
-            feed.offer(Line(outcome=outcome))
+            feed.offer(TrackerLine(outcome=outcome))
         deadline = time.monotonic() + GRACE_SECONDS  # for all of them: the next job waits for this worker
         for feed in self._feeds:
             feed.close(max(0.0, deadline - time.monotonic()))
@@ -71,20 +71,20 @@ class Tracking:
 class _Feed:
     """One tracker: its process, a queue in front of it, and a thread for each end of it."""
 
-    def __init__(self, wanted: Wanted, log_path: Path, complain: Callable[[str], None]) -> None:
+    def __init__(self, wanted: TrackerRunSpec, log_path: Path, complain: Callable[[str], None]) -> None:
         self._name = str(wanted.settings["type"])
         self._complain = complain
-        self._lines: queue.Queue[Line] = queue.Queue(SPOOLED)
+        self._lines: queue.Queue[TrackerLine] = queue.Queue(SPOOLED)
         self._dropped = 0
         # By its input: a job with a long grader is longer than an argument may be.
         self._wanted = wanted.model_dump_json()
         argv = (sys.executable, "-m", "worker.trackers")
-        self._child = Child(argv, log_path, withheld=CREDENTIALS, with_input=True)
+        self._child = ChildProcess(argv, log_path, withheld=CREDENTIALS, with_input=True)
         for work in (self._write, self._read):
             run = contextvars.copy_context().run
             threading.Thread(target=run, args=(work,), name=f"tracker-{self._name}", daemon=True).start()
 
-    def offer(self, line: Line) -> None:
+    def offer(self, line: TrackerLine) -> None:
         """Puts it into the queue, if there is room."""
         try:
             self._lines.put_nowait(line)

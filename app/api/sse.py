@@ -24,12 +24,14 @@ from app.core.files import uploads
 from app.core.files.tables import FileStatus
 from app.core.jobs import changes
 from app.core.jobs.changes import Pulse
+from app.core.retry import RetryPolicy, retry_async
 
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS: Final = 0.05
 AWAY_SECONDS: Final = 1.0
 """Between questions while the database is away."""
+_RETRY_POLICY: Final = RetryPolicy(attempts=None, longest_wait_seconds=AWAY_SECONDS)
 HEARTBEAT_SECONDS: Final = 15.0
 """A comment after so much silence keeps proxies from closing the connection."""
 BATCH: Final = 200
@@ -202,7 +204,7 @@ class Hub:
 
     async def _state(self, project_id: str, job_id: str, *, strict: bool) -> str:
         read = partial(self._reader.get, project_id, job_id, strict=strict, samples=False)
-        shown = await _until_there(read)
+        shown = await _retry_read(read)
         return _message("state", shown.model_dump(mode="json"))
 
     async def _file(self, project_id: str, file_id: str, *, strict: bool) -> str:
@@ -210,16 +212,13 @@ class Hub:
             with self._database.reading() as session:
                 return FileObject.of(uploads.get_file(session, project_id, file_id), strict=strict)
 
-        shown = await _until_there(partial(run_in_threadpool, read))
+        shown = await _retry_read(partial(run_in_threadpool, read))
         return _message("state", shown.model_dump(mode="json"))
 
 
-async def _until_there(ask: Callable[[], Awaitable[T]]) -> T:
-    while True:
-        try:
-            return await ask()
-        except DatabaseUnavailable:
-            await asyncio.sleep(AWAY_SECONDS)
+async def _retry_read(read: Callable[[], Awaitable[T]]) -> T:
+    """Return the result of `read`, retried until the database is available."""
+    return await retry_async(read, _RETRY_POLICY, is_retryable=lambda error: isinstance(error, DatabaseUnavailable))
 
 
 def _differing(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:

@@ -31,7 +31,7 @@ def current() -> str | None:
     return _CURRENT.get()
 
 
-class Span:
+class TraceSpan:
     """What happens just now. This one is not traced."""
 
     traceparent: str | None = None
@@ -55,12 +55,14 @@ class Tracer:
     is_on = False
 
     @contextmanager
-    def span(self, name: str, *, parent: str | None = None, kind: Kind = "internal", **values: Value) -> Iterator[Span]:
+    def span(
+        self, name: str, *, parent: str | None = None, kind: Kind = "internal", **values: Value
+    ) -> Iterator[TraceSpan]:
         """A span for the block, below the one around it, or below `parent`, a `traceparent` from elsewhere.
 
         An exception marks it as an error and passes.
         """
-        yield Span()
+        yield TraceSpan()
 
     def close(self) -> None:
         """Sends what is left, within `FLUSH_SECONDS`."""
@@ -107,7 +109,9 @@ class _Exporting(Tracer):
         log.info("tracing.on", service=name)
 
     @contextmanager
-    def span(self, name: str, *, parent: str | None = None, kind: Kind = "internal", **values: Value) -> Iterator[Span]:
+    def span(
+        self, name: str, *, parent: str | None = None, kind: Kind = "internal", **values: Value
+    ) -> Iterator[TraceSpan]:
         span = _Recorded(self._tracer, name, parent or current(), kind)
         span.set(**values)
         token = _CURRENT.set(span.traceparent)
@@ -129,7 +133,7 @@ class _Exporting(Tracer):
             log.warning("tracing.not_sent", reason="the collector does not take the last spans")
 
 
-class _Recorded(Span):
+class _Recorded(TraceSpan):
     def __init__(self, tracer: Any, name: str, parent: str | None, kind: Kind) -> None:
         from opentelemetry.trace import SpanKind  # noqa: PLC0415 - optional
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415

@@ -18,9 +18,9 @@ from app.core.prometheus import API, WORKER, Backlog, exposition
 from tests.http_server import free_port
 from tests.waiting import eventually
 from tests.worker.conftest import Bench, Plant
-from worker.child_process import Child
-from worker.process_control import Control
-from worker.report_writer import Relay
+from worker.child_process import ChildProcess
+from worker.process_control import ProcessControl
+from worker.report_writer import ReportWriter
 
 DASHBOARD = Path(__file__).parents[2] / "docker" / "grafana" / "grouptune.json"
 
@@ -44,11 +44,13 @@ def test_answers_that_could_not_be_graded_and_times_of_steps_are_counted(bench: 
     with bench.database.transaction() as session:
         claim = leases.claim(session, "test", 60)
     assert claim is not None
-    relay = Relay(Journal(bench.database, claim), bench.store, claim, Control(1.0), lambda _: None)
+    writer = ReportWriter(Journal(bench.database, claim), bench.store, claim, ProcessControl(1.0), lambda _: None)
     told = {"kind": "metrics", "step": 1, "values": {"step_time": 0.5, "gft/grader_errors": 3.0}, "trained_tokens": 1}
     errors, seconds = counted()
-    relay.read(Child((sys.executable, "-c", "import sys; print(sys.argv[1])", json.dumps(told)), tmp_path / "log"))
-    relay.carry()
+    writer.read(
+        ChildProcess((sys.executable, "-c", "import sys; print(sys.argv[1])", json.dumps(told)), tmp_path / "log")
+    )
+    writer.run()
     assert counted() == (errors + 3, seconds + 0.5)
 
 

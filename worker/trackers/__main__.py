@@ -1,6 +1,7 @@
-"""`python -m worker.trackers`: one tracker's process. Standard input is lines of JSON: `Wanted`, then each `Line`.
+"""`python -m worker.trackers`: the process of one tracker.
 
-Ends with its input. Writes one line, why, to standard output when it fails; everything else goes to standard error.
+Standard input is JSON lines: a `TrackerRunSpec`, then `TrackerLine`s. The process ends with its input. When it fails it
+writes one line with the reason to standard output; all other output goes to standard error.
 """
 
 import os
@@ -10,28 +11,28 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Final
 
-from worker.trackers.protocol import Line, Wanted
+from worker.trackers.protocol import TrackerLine, TrackerRunSpec
 
 LINGER_SECONDS: Final = 60.0
-"""How long sending the rest may take once the input has ended: the runner may be dead, and nobody waits."""
+"""Limit for sending the remaining values after the input has ended: the runner may be dead."""
 
 
 def main() -> int:
-    """Returns the exit code."""
-    told = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # libraries print
+    """Run the tracker; return the exit code."""
+    failures = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not look like a failure
     try:
-        _carry(Wanted.model_validate_json(sys.stdin.readline()))
-    # Whatever a library raises is told, and costs nothing but this tracker.
+        _log_run(TrackerRunSpec.model_validate_json(sys.stdin.readline()))
+    # A boundary: a failing tracker library is reported to the runner and stops this tracker only.
     except Exception as error:
-        told.write(" ".join(f"{type(error).__name__}: {error}".split())[:500] + "\n")
-        told.flush()
+        failures.write(" ".join(f"{type(error).__name__}: {error}".split())[:500] + "\n")
+        failures.flush()
         raise
     return 0
 
 
-def _carry(wanted: Wanted) -> None:
-    run = import_module(f"worker.trackers.{wanted.settings['type']}_run").begin(wanted)
+def _log_run(spec: TrackerRunSpec) -> None:
+    run = import_module(f"worker.trackers.{spec.settings['type']}_run").begin(spec)
     outcome = "interrupted"
     for line in _lines():
         if line.outcome is not None:
@@ -44,9 +45,9 @@ def _carry(wanted: Wanted) -> None:
     run.end(outcome)
 
 
-def _lines() -> Iterator[Line]:
+def _lines() -> Iterator[TrackerLine]:
     for text in sys.stdin:
-        yield Line.model_validate_json(text)
+        yield TrackerLine.model_validate_json(text)
 
 
 if __name__ == "__main__":

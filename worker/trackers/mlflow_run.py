@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from worker.trackers.protocol import Run, Wanted
+from worker.trackers.protocol import TrackerRun, TrackerRunSpec
 
 JOB_TAG: Final = "grouptune.job"
 STATUS: Final = {"succeeded": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
@@ -21,7 +21,7 @@ MAX_PARAM: Final = 500
 class MlflowRun:
     """The run with the job's tag."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: TrackerRunSpec) -> None:
         named = wanted.settings["mlflow"]
         self._client = MlflowClient()
         experiment = _experiment(self._client, named["experiment"])
@@ -48,7 +48,7 @@ class MlflowRun:
             self._client.set_terminated(self._id, STATUS[outcome])
 
 
-def begin(wanted: Wanted) -> Run:
+def begin(wanted: TrackerRunSpec) -> TrackerRun:
     """Opens or resumes the run."""
     return MlflowRun(wanted)
 

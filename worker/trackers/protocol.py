@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict
 
 
-class Wanted(BaseModel):
+class TrackerRunSpec(BaseModel):
     """A run at a tracker."""
 
     model_config = ConfigDict(frozen=True)
@@ -23,7 +23,7 @@ class Wanted(BaseModel):
     tensorboard_dir: str
 
 
-class Line(BaseModel):
+class TrackerLine(BaseModel):
     """One line of standard input: values of a step, or how the attempt ended."""
 
     step: int = 0
@@ -31,7 +31,7 @@ class Line(BaseModel):
     outcome: str | None = None
 
 
-class Run(Protocol):
+class TrackerRun(Protocol):
     """An open run. Whatever it raises ends its process and is told in the job's events."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-from worker.trackers.protocol import Run, Wanted
+from worker.trackers.protocol import TrackerRun, TrackerRunSpec
 
 
 class TensorboardRun:
     """A new event file for each attempt, in the job's directory."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: TrackerRunSpec) -> None:
         self._directory = str(Path(wanted.tensorboard_dir) / wanted.project_id / wanted.job_id)
         self._writer: SummaryWriter | None = None
 
@@ -28,6 +28,6 @@ class TensorboardRun:
             self._writer.close()
 
 
-def begin(wanted: Wanted) -> Run:
+def begin(wanted: TrackerRunSpec) -> TrackerRun:
     """Begins an event file with the first values."""
     return TensorboardRun(wanted)

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 import trackio
 
-from worker.trackers.protocol import Run, Wanted
+from worker.trackers.protocol import TrackerRun, TrackerRunSpec
 
 
 class TrackioRun:
     """A run that a resumed attempt goes on with."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: TrackerRunSpec) -> None:
         named = wanted.settings["trackio"]
         self._run = trackio.init(
             project=named["project"],
@@ -29,6 +29,6 @@ class TrackioRun:
         self._run.finish()
 
 
-def begin(wanted: Wanted) -> Run:
+def begin(wanted: TrackerRunSpec) -> TrackerRun:
     """Opens or resumes the run."""
     return TrackioRun(wanted)

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 
 import wandb
 
-from worker.trackers.protocol import Run, Wanted
+from worker.trackers.protocol import TrackerRun, TrackerRunSpec
 
 
 class WandbRun:
     """A run that a resumed attempt goes on with."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: TrackerRunSpec) -> None:
         named = wanted.settings["wandb"]
         self._run = wandb.init(
             project=named["project"],
@@ -36,6 +36,6 @@ class WandbRun:
         self._run.finish(exit_code=1 if outcome == "failed" else 0)
 
 
-def begin(wanted: Wanted) -> Run:
+def begin(wanted: TrackerRunSpec) -> TrackerRun:
     """Opens or resumes the run."""
     return WandbRun(wanted)

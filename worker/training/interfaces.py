@@ -24,6 +24,9 @@ class StopFlag(Protocol):
     def is_set(self) -> bool:
         """Returns whether the run should write a checkpoint and stop now."""
 
+    def wait(self, timeout: float) -> bool:
+        """Block until the run should stop, at most `timeout` seconds; return whether it should."""
+
 
 CompletionCallback = Callable[[int, int, Completion], None]
 """(prompt index, index among the prompt's completions, completion). Called from any thread."""

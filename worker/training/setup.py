@@ -98,7 +98,7 @@ def _train(trainer_spec: TrainerSpec, ranks: Ranks, run_dir: Path, report: Repor
     )
     order = DataOrder(prompts, plan.batch_size, plan.n_epochs, spec.seed)
     with (
-        _sampler(trainer_spec, policy, tokenizer, ranks, run_dir) as sampler,
+        _sampler(trainer_spec, policy, tokenizer, ranks, run_dir, stop) as sampler,
         GraderPool(spec.settings.grader, _outside(trainer_spec)) if spec.settings.grader else nullcontext() as pool,
         open_teachers(trainer_spec, order, plan.total_steps, policy, tokenizer, ranks, report) as teachers,
     ):
@@ -134,7 +134,7 @@ def _outside(trainer_spec: TrainerSpec) -> Outside:
 
 
 def _sampler(
-    trainer_spec: TrainerSpec, policy: Policy, tokenizer: ChatTokenizer, ranks: Ranks, run_dir: Path
+    trainer_spec: TrainerSpec, policy: Policy, tokenizer: ChatTokenizer, ranks: Ranks, run_dir: Path, stop: StopFlag
 ) -> AbstractContextManager[RolloutEngine]:
     """Returns the rollout server for jobs that train on rollouts, else the in-process sampler, used for evaluation."""
     if trainer_spec.rollout_url is None or trainer_spec.spec.group.self_ == 0:
@@ -142,7 +142,7 @@ def _sampler(
     return serving(
         policy,
         tokenizer.end_id,
-        VllmClient(trainer_spec.rollout_url, os.environ.get(ROLLOUT_API_KEY)),
+        VllmClient(trainer_spec.rollout_url, os.environ.get(ROLLOUT_API_KEY), stop),
         base_name=Path(trainer_spec.base_model_dir).name,
         # Each rank loads its own adapter on the server, so that no rank waits for another.
         run_name=f"{trainer_spec.job_id}-a{trainer_spec.attempt}-r{ranks.rank}",

@@ -6,15 +6,15 @@ from pathlib import Path
 from app.core.backup import dump as dumping
 from app.core.backup import restore as restoring
 from app.core.backup.archive import MODE
-from app.core.backup.dump import Dumped, Told
-from app.core.backup.restore import Restored
+from app.core.backup.dump import DumpResult, ProgressListener
+from app.core.backup.restore import RestoreResult
 from app.core.db import Database
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore
 from app.core.storage.opening import open_store
 
 
-def dump(database_url: str, config: Settings, path: Path, tell: Told) -> Dumped:
+def dump(database_url: str, config: Settings, path: Path, tell: ProgressListener) -> DumpResult:
     """Writes the backup beside `path` and renames it once it is complete and on the disk."""
     draft = path.with_name(f"{path.name}.partial")
     database = Database(database_url, pool_size=2)
@@ -32,7 +32,7 @@ def dump(database_url: str, config: Settings, path: Path, tell: Told) -> Dumped:
     return dumped
 
 
-def restore(database_url: str, config: Settings, path: Path, tell: Told, *, replace: bool) -> Restored:
+def restore(database_url: str, config: Settings, path: Path, tell: ProgressListener, *, replace: bool) -> RestoreResult:
     """Puts the backup at `path` back."""
     database = Database(database_url, pool_size=2)
     try:

@@ -11,7 +11,7 @@ from app.cli import installation
 from app.cli.ui.console import Progress
 from app.cli.worker_module import ModuleFailed, run_module
 from app.core.doctor import database, machine, services
-from app.core.doctor.finding import Finding, Level, failed, ok, warning
+from app.core.doctor.finding import DoctorFinding, FindingLevel, failed, ok, warning
 from app.core.errors import DatabaseUnavailable, GrouptuneError
 from app.core.settings import Settings
 from app.core.storage.opening import open_store
@@ -23,7 +23,7 @@ from app.local.valkey import EmbeddedValkey
 GB: Final = 1e9
 
 
-def run(config: Settings, progress: Progress, *, history: bool) -> Iterator[Finding]:
+def run(config: Settings, progress: Progress, *, history: bool) -> Iterator[DoctorFinding]:
     """One finding after the other; an embedded Postgres that is stopped runs meanwhile."""
     with ExitStack() as running:
         url = config.database_url
@@ -46,7 +46,7 @@ def run(config: Settings, progress: Progress, *, history: bool) -> Iterator[Find
             yield from _history(config, url)
 
 
-def _services(config: Settings, progress: Progress) -> Iterator[Finding]:
+def _services(config: Settings, progress: Progress) -> Iterator[DoctorFinding]:
     progress("Broker")
     broker_url = config.redis_url or EmbeddedValkey(config.state_dir).find_running()
     if broker_url is None:
@@ -62,7 +62,7 @@ def _services(config: Settings, progress: Progress) -> Iterator[Finding]:
         yield services.check_store(store, config.storage_url or str(config.storage_dir))
 
 
-def _machine(config: Settings, url: str | None) -> Iterator[Finding]:
+def _machine(config: Settings, url: str | None) -> Iterator[DoctorFinding]:
     places = {
         "state": config.state_dir,
         "base models": config.models_dir,
@@ -77,7 +77,7 @@ def _machine(config: Settings, url: str | None) -> Iterator[Finding]:
     yield from machine.check_private_files(config.state_dir)
 
 
-def _gpu(config: Settings) -> Iterator[Finding]:
+def _gpu(config: Settings) -> Iterator[DoctorFinding]:
     try:
         found: dict[str, Any] = json.loads(run_module(["worker.training.devices"], lambda _: None))
     except ModuleFailed as error:
@@ -107,7 +107,7 @@ def _gpu(config: Settings) -> Iterator[Finding]:
     yield ok("gpu", f"torch {found['torch']}: " + (names or f"no GPU, jobs train on {found['cpus']} CPU cores"))
 
 
-def _history(config: Settings, url: str) -> Iterator[Finding]:
+def _history(config: Settings, url: str) -> Iterator[DoctorFinding]:
     try:
         found = installation.breaches(url, config)
     except (DatabaseUnavailable, GrouptuneError) as error:
@@ -120,7 +120,11 @@ def _history(config: Settings, url: str) -> Iterator[Finding]:
         yield ok("history", "everything that ever happened to every job holds the invariants, and no blob is missing")
 
 
-def worst(findings: list[Finding]) -> Level:
+def worst(findings: list[DoctorFinding]) -> FindingLevel:
     """What all of them come to."""
     levels = {finding.level for finding in findings}
-    return next(level for level in (Level.failed, Level.warning, Level.ok) if level in levels or level is Level.ok)
+    return next(
+        level
+        for level in (FindingLevel.failed, FindingLevel.warning, FindingLevel.ok)
+        if level in levels or level is FindingLevel.ok
+    )

@@ -10,11 +10,13 @@ from typing import Final, TypeVar
 from app.client import ApiError, Client, Json, ServerSentEvent, ServerUnreachable
 from app.core.errors import GrouptuneError
 from app.core.jobs.state_machine import TERMINAL
+from app.core.retry import RetryPolicy, retry
 
 SILENCE_SECONDS: Final = 30.0
 """Two of the server's heartbeats; after that the connection is taken for lost."""
 SHORTEST_SILENCE_SECONDS: Final = 0.05
 RECONNECT_SECONDS: Final = 1.0
+_RETRY_POLICY: Final = RetryPolicy(attempts=None, longest_wait_seconds=RECONNECT_SECONDS)
 FILE_POLL_SECONDS: Final = 0.25
 AWAY_SECONDS: Final = 300.0
 """How long a server may be away before waiting gives up."""
@@ -74,12 +76,14 @@ class _Absence:
 def patiently(ask: Callable[[], Answer], *, pause: Pause = time.sleep, tell: Tell = _silently) -> Answer:
     """What `ask` returns, asked again while the server is away. Raises what it raised last after `AWAY_SECONDS`."""
     absence = _Absence(tell)
-    while True:
-        try:
-            return ask()
-        except (ServerUnreachable, ApiError) as error:
-            absence.ride_out(error)
-        pause(RECONNECT_SECONDS)
+
+    def is_retryable(error: Exception) -> bool:
+        if isinstance(error, ServerUnreachable | ApiError):
+            absence.ride_out(error)  # raises unless the server may still come back
+            return True
+        return False
+
+    return retry(ask, _RETRY_POLICY, is_retryable=is_retryable, wait=pause)
 
 
 def watch(

@@ -24,7 +24,7 @@ class BackupDamaged(GrouptuneError):
     code = "backup_damaged"
 
 
-class Writer:
+class BackupWriter:
     """Appends members to `out`; `close` makes the file complete."""
 
     def __init__(self, out: BinaryIO) -> None:
@@ -64,7 +64,7 @@ class _Hashing(io.RawIOBase):
         return data
 
 
-class Member:
+class BackupMember:
     """One member of a backup that is being read."""
 
     def __init__(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> None:
@@ -104,7 +104,7 @@ def _read(content: IO[bytes]) -> bytes:
         raise BackupDamaged("The backup ends too early; make or copy it again.") from error
 
 
-class Reader:
+class BackupReader:
     """The members of the backup at `path`, in order; all of them are whole once the iteration ends."""
 
     def __init__(self, tar: tarfile.TarFile) -> None:
@@ -121,11 +121,11 @@ class Reader:
         with tar:
             yield cls(tar)
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[BackupMember]:
         """Raises `BackupDamaged` for what is missing, unexpected or changed: after the last member at the latest."""
         found: dict[str, str] = {}
         while (info := self._next()) is not None:
-            member = Member(self._tar, info)
+            member = BackupMember(self._tar, info)
             if info.name == SUMS:
                 _compare(found, member.content().decode())
                 return

@@ -33,7 +33,7 @@ class Manifest(Frozen):
 
 
 @dataclass(frozen=True)
-class Named:
+class ReferencedBlob:
     """A blob that a row names."""
 
     place: str
@@ -90,9 +90,9 @@ _HELD: Final = {
 }
 
 
-def named(session: Session) -> list[Named]:
+def named(session: Session) -> list[ReferencedBlob]:
     """All blobs that the database names, by place."""
-    return [Named(row.place, row.is_tree, row.sha256) for row in session.execute(_NAMED)]
+    return [ReferencedBlob(row.place, row.is_tree, row.sha256) for row in session.execute(_NAMED)]
 
 
 def still_named(session: Session, place: str) -> bool:

@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from app.core import migrate
 from app.core.backup import contents
-from app.core.backup.archive import Writer
-from app.core.backup.contents import Manifest, Named
+from app.core.backup.archive import BackupWriter
+from app.core.backup.contents import Manifest, ReferencedBlob
 from app.core.db import Database
 from app.core.errors import BadSetup, DatabaseUnavailable
 from app.core.storage.blobs import SUMS, BlobMissing, BlobStore, StorageUnavailable
@@ -26,11 +26,11 @@ from app.core.tables import metadata
 PART_BYTES: Final = 4 << 20
 """A table's rows are written in members of about that size."""
 
-Told = Callable[["Progress"], None]
+ProgressListener = Callable[["BackupProgress"], None]
 
 
 @dataclass
-class Progress:
+class BackupProgress:
     """How far it is: `done` of `total` steps (a dump's are blobs and tables, a restore's bytes), and the bytes."""
 
     total: int = 0
@@ -39,7 +39,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Dumped:
+class DumpResult:
     """What was written."""
 
     blobs: int
@@ -52,9 +52,9 @@ class Dumped:
 class _Dump:
     database: Database
     store: BlobStore
-    writer: Writer
-    tell: Told
-    progress: Progress = field(default_factory=Progress)
+    writer: BackupWriter
+    tell: ProgressListener
+    progress: BackupProgress = field(default_factory=BackupProgress)
     gone: list[str] = field(default_factory=list)
     """Places that were deleted meanwhile."""
     problems: list[str] = field(default_factory=list)
@@ -63,7 +63,7 @@ class _Dump:
         self.progress.bytes += count
         self.tell(self.progress)
 
-    def blob(self, named: Named) -> None:
+    def blob(self, named: ReferencedBlob) -> None:
         try:
             self._tree(named.place) if named.is_tree else self._one(named.place, named.sha256)
         except BlobMissing as error:
@@ -111,7 +111,7 @@ class _Dump:
         self.moved()
 
 
-def dump(database: Database, store: BlobStore, out: BinaryIO, tell: Told) -> Dumped:
+def dump(database: Database, store: BlobStore, out: BinaryIO, tell: ProgressListener) -> DumpResult:
     """Writes the backup to `out`, which is complete on return.
 
     Raises `BadSetup` unless the schema is current, `DatabaseUnavailable`, `StorageUnavailable` and `OSError`.
@@ -125,14 +125,14 @@ def dump(database: Database, store: BlobStore, out: BinaryIO, tell: Told) -> Dum
             raise BadSetup("The database schema is not current; run `grouptune db upgrade`, then back up.")
         manifest = _manifest(session)
         named = contents.named(session)
-        work = _Dump(database, store, Writer(out), tell, Progress(len(named) + len(manifest.tables)))
+        work = _Dump(database, store, BackupWriter(out), tell, BackupProgress(len(named) + len(manifest.tables)))
         work.writer.add_bytes(contents.MANIFEST, manifest.model_dump_json(indent=2).encode())
         for blob in named:
             work.blob(blob)
         for name, columns in manifest.tables.items():
             work.table(session, name, columns)
         work.writer.close()
-    return Dumped(len(named) - len(work.gone), work.progress.bytes, work.problems)
+    return DumpResult(len(named) - len(work.gone), work.progress.bytes, work.problems)
 
 
 def _manifest(session: Session) -> Manifest:

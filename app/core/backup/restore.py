@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 
 from app.core import migrate
 from app.core.backup import contents
-from app.core.backup.archive import BackupDamaged, Member, Reader
+from app.core.backup.archive import BackupDamaged, BackupMember, BackupReader
 from app.core.backup.contents import Manifest
-from app.core.backup.dump import Progress, Told
+from app.core.backup.dump import BackupProgress, ProgressListener
 from app.core.db import Database
 from app.core.errors import BadSetup, DatabaseUnavailable, GrouptuneError
 from app.core.jobs.state_machine import TERMINAL
@@ -41,7 +41,7 @@ class NotEmpty(GrouptuneError):
 
 
 @dataclass(frozen=True)
-class Restored:
+class RestoreResult:
     """What was put back."""
 
     manifest: Manifest
@@ -57,7 +57,7 @@ class _Blobs:
         self._written: list[str] = []
         self.count = 0
 
-    def put(self, member: Member) -> None:
+    def put(self, member: BackupMember) -> None:
         key = check_key(member.name.removeprefix(contents.BLOBS))
         self.count += 1
         if self._store.exists(key):
@@ -74,7 +74,9 @@ class _Blobs:
             self._store.discard(key)
 
 
-def restore(database: Database, store: BlobStore, path: Path, tell: Told, *, replace: bool) -> Restored:
+def restore(
+    database: Database, store: BlobStore, path: Path, tell: ProgressListener, *, replace: bool
+) -> RestoreResult:
     """Restores the backup at `path`; nothing has changed when it raises.
 
     Raises `NotEmpty` for a database with jobs, files or anything else that people would miss, unless `replace`;
@@ -83,7 +85,7 @@ def restore(database: Database, store: BlobStore, path: Path, tell: Told, *, rep
     """
     blobs = _Blobs(store)
     try:
-        with Reader.opened(path) as reader, database.transaction() as session:
+        with BackupReader.opened(path) as reader, database.transaction() as session:
             restored = _load(session, blobs, reader, path.stat().st_size, tell, replace=replace)
     except BaseException:
         blobs.take_back()
@@ -93,7 +95,9 @@ def restore(database: Database, store: BlobStore, path: Path, tell: Told, *, rep
     return restored
 
 
-def _load(session: Session, blobs: _Blobs, reader: Reader, size: int, tell: Told, *, replace: bool) -> Restored:
+def _load(
+    session: Session, blobs: _Blobs, reader: BackupReader, size: int, tell: ProgressListener, *, replace: bool
+) -> RestoreResult:
     connection = session.connection()
     members = iter(reader)
     manifest = _manifest(next(members, None))
@@ -101,7 +105,7 @@ def _load(session: Session, blobs: _Blobs, reader: Reader, size: int, tell: Told
     if not replace and (held := contents.held(session, tables)):
         raise NotEmpty(f"The database holds {', '.join(held)}. To throw that away and restore, add --replace.")
     _prepare(connection, manifest.revision)
-    progress = Progress(size)
+    progress = BackupProgress(size)
     for member in members:
         if member.name.startswith(contents.BLOBS):
             blobs.put(member)
@@ -112,10 +116,10 @@ def _load(session: Session, blobs: _Blobs, reader: Reader, size: int, tell: Told
         tell(progress)
     _set_identities(session)
     migrate.upgrade_on(connection, "head")
-    return Restored(manifest, blobs.count, progress.bytes)
+    return RestoreResult(manifest, blobs.count, progress.bytes)
 
 
-def _manifest(member: Member | None) -> Manifest:
+def _manifest(member: BackupMember | None) -> Manifest:
     if member is None or member.name != contents.MANIFEST:
         raise BackupDamaged("This is no backup of Grouptune: it does not begin with a manifest.")
     try:
@@ -143,7 +147,7 @@ def _prepare(connection: Connection, revision: str) -> None:
     migrate.upgrade_on(connection, revision)
 
 
-def _copy(connection: Connection, manifest: Manifest, member: Member) -> None:
+def _copy(connection: Connection, manifest: Manifest, member: BackupMember) -> None:
     name, _, _ = member.name.removeprefix(contents.TABLES).partition("/")
     if not member.name.startswith(contents.TABLES) or name not in manifest.tables:
         raise BackupDamaged(f"The backup has a member '{member.name}' that its manifest does not know.")

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.core import migrate
 from app.core.db import Database
-from app.core.doctor.finding import Finding, Level, failed, ok, warning
+from app.core.doctor.finding import DoctorFinding, FindingLevel, failed, ok, warning
 from app.core.errors import DatabaseUnavailable
 from app.core.workers import presence
 
@@ -29,50 +29,58 @@ QUEUES: Final = {"train": "jobs", "default": "validations, webhooks and sweeps"}
 class _Setting(NamedTuple):
     name: str
     wrong: str
-    level: Level
+    level: FindingLevel
     meaning: str
     fix: str
 
 
 _SETTINGS: Final = (
     _Setting(
-        "fsync", "off", Level.failed, "a crash of the machine can destroy the database", "set fsync = on and restart it"
+        "fsync",
+        "off",
+        FindingLevel.failed,
+        "a crash of the machine can destroy the database",
+        "set fsync = on and restart it",
     ),
     _Setting(
         "full_page_writes",
         "off",
-        Level.failed,
+        FindingLevel.failed,
         "a crash of the machine can destroy the database",
         "set full_page_writes = on",
     ),
     _Setting(
         "synchronous_commit",
         "off",
-        Level.warning,
+        FindingLevel.warning,
         "the last accepted jobs are lost in a crash",
         "set synchronous_commit = on",
     ),
     _Setting(
         "data_checksums",
         "off",
-        Level.warning,
+        FindingLevel.warning,
         "damage on its disk goes unnoticed",
         "stop it and run pg_checksums --enable",
     ),
     _Setting(
         "default_transaction_read_only",
         "on",
-        Level.failed,
+        FindingLevel.failed,
         "nothing can be written",
         "set default_transaction_read_only = off for this role and database",
     ),
     _Setting(
-        "transaction_read_only", "on", Level.failed, "nothing can be written", "name the primary server in DATABASE_URL"
+        "transaction_read_only",
+        "on",
+        FindingLevel.failed,
+        "nothing can be written",
+        "name the primary server in DATABASE_URL",
     ),
 )
 
 
-def check(url: str, alive_seconds: float) -> Iterator[Finding]:
+def check(url: str, alive_seconds: float) -> Iterator[DoctorFinding]:
     """All of it, without a connection the first line alone. Workers must have been heard of so lately."""
     try:
         parsed = make_url(url)
@@ -93,7 +101,7 @@ def check(url: str, alive_seconds: float) -> Iterator[Finding]:
         database.dispose()
 
 
-def _check(session: Session, place: str, alive_seconds: float) -> Iterator[Finding]:
+def _check(session: Session, place: str, alive_seconds: float) -> Iterator[DoctorFinding]:
     rows = session.execute(text("SELECT name, setting FROM pg_settings"))
     settings: dict[str, str] = {row.name: row.setting for row in rows}
     flaws = list(_flaws(settings))
@@ -101,11 +109,11 @@ def _check(session: Session, place: str, alive_seconds: float) -> Iterator[Findi
     schema = _schema(session)
     yield schema
     yield _clock(session)
-    if schema.level is Level.ok:
+    if schema.level is FindingLevel.ok:
         yield _workers(session, alive_seconds)
 
 
-def _flaws(settings: dict[str, str]) -> Iterator[Finding]:
+def _flaws(settings: dict[str, str]) -> Iterator[DoctorFinding]:
     version = settings["server_version"]
     if int(settings["server_version_num"]) < OLDEST:
         yield failed("postgres", f"Postgres {version} is too old", "upgrade it to 15 or newer")
@@ -117,7 +125,7 @@ def _flaws(settings: dict[str, str]) -> Iterator[Finding]:
         )
     for one in _SETTINGS:
         if settings.get(one.name) == one.wrong:
-            yield Finding("postgres", one.level, f"{one.name} is {one.wrong}: {one.meaning}", one.fix)
+            yield DoctorFinding("postgres", one.level, f"{one.name} is {one.wrong}: {one.meaning}", one.fix)
     if int(settings["max_connections"]) < FEW_CONNECTIONS:
         yield warning(
             "postgres",
@@ -126,7 +134,7 @@ def _flaws(settings: dict[str, str]) -> Iterator[Finding]:
         )
 
 
-def _schema(session: Session) -> Finding:
+def _schema(session: Session) -> DoctorFinding:
     found, wanted = migrate.revision(session.connection()), migrate.head()
     if found == wanted:
         return ok("migrations", f"the schema is {found}, the newest")
@@ -137,7 +145,7 @@ def _schema(session: Session) -> Finding:
     return failed("migrations", f"the schema is {found or 'empty'}, not {wanted}", "run `grouptune db upgrade`")
 
 
-def _clock(session: Session) -> Finding:
+def _clock(session: Session) -> DoctorFinding:
     begun = time.time()
     there: Any = session.scalar(text("SELECT extract(epoch FROM clock_timestamp())"))
     here = (begun + time.time()) / 2
@@ -150,7 +158,7 @@ def _clock(session: Session) -> Finding:
     return ok("clock", said)
 
 
-def _workers(session: Session, alive_seconds: float) -> Finding:
+def _workers(session: Session, alive_seconds: float) -> DoctorFinding:
     alive = [seen for seen in presence.list_workers(session, alive_seconds) if seen.is_alive]
     queues = {queue for seen in alive for queue in seen.worker.queues}
     if missing := sorted(QUEUES.keys() - queues):

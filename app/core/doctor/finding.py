@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Level(StrEnum):
+class FindingLevel(StrEnum):
     """How bad it is."""
 
     ok = "ok"
@@ -15,25 +15,25 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class DoctorFinding:
     """One line of the report."""
 
     check: str
     """Stable name of the check, `postgres`, `disk`, ..."""
-    level: Level
+    level: FindingLevel
     message: str
     """What is so."""
     fix: str | None = None
     """What to do about it; None when nothing is wrong."""
 
 
-def ok(check: str, message: str) -> Finding:
-    return Finding(check, Level.ok, message)
+def ok(check: str, message: str) -> DoctorFinding:
+    return DoctorFinding(check, FindingLevel.ok, message)
 
 
-def warning(check: str, message: str, fix: str) -> Finding:
-    return Finding(check, Level.warning, message, fix)
+def warning(check: str, message: str, fix: str) -> DoctorFinding:
+    return DoctorFinding(check, FindingLevel.warning, message, fix)
 
 
-def failed(check: str, message: str, fix: str) -> Finding:
-    return Finding(check, Level.failed, message, fix)
+def failed(check: str, message: str, fix: str) -> DoctorFinding:
+    return DoctorFinding(check, FindingLevel.failed, message, fix)

@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import select
 
 from app.core.db import Database
-from app.core.doctor.finding import Finding, Level, failed, ok, warning
+from app.core.doctor.finding import DoctorFinding, FindingLevel, failed, ok, warning
 from app.core.errors import BadSetup, DatabaseUnavailable
 from app.core.models import registry, weights
 from app.core.secrets import SETTING, KeyRing
@@ -22,7 +22,7 @@ FEW_INODES: Final = 0.02
 PRIVATE_FILES: Final = ("secret_keys", "api_key", "connection.json")
 
 
-def check_disks(places: Mapping[str, Path]) -> Iterator[Finding]:
+def check_disks(places: Mapping[str, Path]) -> Iterator[DoctorFinding]:
     """Free space; `places` by what lies there. One line a file system."""
     seen: dict[int, list[str]] = {}
     paths: dict[int, Path] = {}
@@ -35,7 +35,7 @@ def check_disks(places: Mapping[str, Path]) -> Iterator[Finding]:
         yield _disk(" and ".join(names), paths[device])
 
 
-def _disk(what: str, path: Path) -> Finding:
+def _disk(what: str, path: Path) -> DoctorFinding:
     usage, counts = shutil.disk_usage(path), os.statvfs(path)
     said = f"{usage.free / GB:.1f} of {usage.total / GB:.1f} GB free at {path} ({what})"
     fix = f"free space there (`du -xh --max-depth 2 {path}`), or move {what} to another disk"
@@ -53,7 +53,7 @@ def _nearest(path: Path) -> Path:
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
-def check_models(directory: Path) -> Iterator[Finding]:
+def check_models(directory: Path) -> Iterator[DoctorFinding]:
     """The base models that are there, and whether more can be fetched."""
     pulled = [model for model in registry.list_base_models(directory) if model.is_pulled]
     for model in pulled:
@@ -71,7 +71,7 @@ def check_models(directory: Path) -> Iterator[Finding]:
     yield ok("models", f"{', '.join(model.name for model in pulled)} in {directory}")
 
 
-def check_keys(ring_text: str | None, ring_file: Path | None, database_url: str | None) -> Finding:
+def check_keys(ring_text: str | None, ring_file: Path | None, database_url: str | None) -> DoctorFinding:
     """Can secrets be encrypted, and can those that are stored be decrypted."""
     try:
         ring = KeyRing.load(ring_text, ring_file)
@@ -80,7 +80,7 @@ def check_keys(ring_text: str | None, ring_file: Path | None, database_url: str 
     except BadSetup as error:
         is_absent = not ring_text and ring_file is None
         fix = f"set {SETTING} or {SETTING}_FILE as SECURITY.md says, with the key that was used before if there was one"
-        return Finding("keys", Level.warning if is_absent else Level.failed, error.message, fix)
+        return DoctorFinding("keys", FindingLevel.warning if is_absent else FindingLevel.failed, error.message, fix)
     return ok("keys", f"secrets can be encrypted; {count} stored secret{'s' * (count != 1)} can be decrypted")
 
 
@@ -99,7 +99,7 @@ def _decrypt_all(ring: KeyRing, database_url: str) -> int:
     return len(stored)
 
 
-def check_private_files(state_dir: Path) -> Iterator[Finding]:
+def check_private_files(state_dir: Path) -> Iterator[DoctorFinding]:
     """Files with keys that others can read."""
     for name in PRIVATE_FILES:
         path = state_dir / name

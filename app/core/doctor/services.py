@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from app.core import broker
-from app.core.doctor.finding import Finding, failed, ok, warning
+from app.core.doctor.finding import DoctorFinding, failed, ok, warning
 from app.core.storage.blobs import BlobMissing, BlobStore, StorageUnavailable
 
 PROBE_BYTES: Final = 1 << 16
@@ -13,7 +13,7 @@ STORE_SKEW_SECONDS: Final = 600.0
 """The orphan grace, by which the store's clock must be right, is an hour at least."""
 
 
-def check_broker(url: str) -> Finding:
+def check_broker(url: str) -> DoctorFinding:
     """Is it there."""
     try:
         broker.check(url)
@@ -23,7 +23,7 @@ def check_broker(url: str) -> Finding:
     return ok("broker", "it answers")
 
 
-def check_store(store: BlobStore, place: str) -> Finding:
+def check_store(store: BlobStore, place: str) -> DoctorFinding:
     """Writes, lists, reads and deletes a probe. What a crash leaves of it is collected as an orphan."""
     key, content = f"uploads/doctor-{secrets.token_hex(8)}/probe", secrets.token_bytes(PROBE_BYTES)
     fix = "correct GROUPTUNE_STORAGE_URL, the AWS_ variables or the rights (docs/storage.md), or free space"

@@ -45,14 +45,14 @@ class EgressFailed(GrouptuneError):
     code = "no_answer"
 
 
-class AnswerTooLarge(EgressFailed):
+class ResponseTooLarge(EgressFailed):
     """The other server's answer is larger than what is taken from it. Trying again does not help."""
 
     code = "answer_too_large"
 
 
 @dataclass(frozen=True)
-class Answer:
+class EgressResponse:
     """What came back. A redirect is an answer like any other: nobody follows it."""
 
     status: int
@@ -170,11 +170,11 @@ class Egress:
         timeout_seconds: float,
         max_bytes: int,
         cut: bool = False,
-    ) -> Answer:
+    ) -> EgressResponse:
         """One request and its whole answer, of any status, within `timeout_seconds` from the name to the last byte.
 
         An answer of more than `max_bytes` is an error, or with `cut` is read so far only. Raises `AddressRefused`,
-        `EgressFailed` and its `AnswerTooLarge`.
+        `EgressFailed` and its `ResponseTooLarge`.
         """
         parsed = check_url(url, self.allowed)
         own = {"user-agent": USER_AGENT, "accept-encoding": "identity"}
@@ -200,17 +200,17 @@ class Egress:
             _call.reset(token)
 
 
-def _read(response: httpx.Response, max_bytes: int, *, cut: bool) -> Answer:
+def _read(response: httpx.Response, max_bytes: int, *, cut: bool) -> EgressResponse:
     body = bytearray()
     for chunk in response.iter_raw():
         body += chunk
         if len(body) > max_bytes:
             if not cut:
-                raise AnswerTooLarge(f"The answer has more than {max_bytes} bytes.")
-            return Answer(response.status_code, response.headers, bytes(body[:max_bytes]), was_cut=True)
+                raise ResponseTooLarge(f"The answer has more than {max_bytes} bytes.")
+            return EgressResponse(response.status_code, response.headers, bytes(body[:max_bytes]), was_cut=True)
     if not cut and response.headers.get("content-encoding", "identity") != "identity":
         raise EgressFailed("The answer is compressed, although the request asked for it as it is.")
-    return Answer(response.status_code, response.headers, bytes(body))
+    return EgressResponse(response.status_code, response.headers, bytes(body))
 
 
 class _PinnedBackend(httpcore.NetworkBackend):

@@ -1,81 +1,81 @@
-"""Other servers that answer with JSON, asked patiently: again after a while where that may help.
+"""JSON requests to other servers (judges, reward servers, teachers), with retries.
 
-For judges, reward servers and teachers; what an answer means is for them to say.
+The callers interpret the responses.
 """
 
 import json
-import random
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import replace
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
-from app.core.egress.client import Answer, AnswerTooLarge, Egress, EgressFailed
+from app.core.egress.client import Egress, EgressFailed, EgressResponse, ResponseTooLarge
 from app.core.egress.ip_policy import PrivateHosts
+from app.core.retry import RetryPolicy, is_retryable_status, retry, retry_after_seconds
 
-MAX_ANSWER_BYTES: Final = 4 * 1024**2
-_MAY_PASS: Final = frozenset({408, 409, 425, 429})
-"""Statuses below 500 after which trying again may help."""
-_SHOWN: Final = 300
-LEAST_SECRET: Final = 8
-"""Characters of a key; a shorter one is no secret, and may be part of any word."""
+MAX_RESPONSE_BYTES: Final = 4 * 1024**2
+_SHOWN_BYTES: Final = 300
+MIN_SECRET_LENGTH: Final = 8
+"""Characters of a key. A shorter key may be part of any word, so it is not masked in responses."""
 
 
-class NoUsableAnswer(Exception):
-    """A server was asked, and did not answer as it should; the message says what it did."""
+class NoUsableResponse(Exception):
+    """A server sent no usable response; the message says what it did instead."""
 
-    def __init__(self, message: str, *, status: int | None = None, may_pass: bool = False) -> None:
-        """`status` is that of the last answer, None without one; `may_pass`: trying again later may help."""
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        is_retryable: bool = False,
+        requested_wait_seconds: float = 0.0,
+    ) -> None:
+        """`status` is the HTTP status of the last response, None without one.
+
+        `is_retryable`: a later attempt may succeed. `requested_wait_seconds` comes from the header `Retry-After`.
+        """
         super().__init__(message)
         self.status = status
-        self.may_pass = may_pass
+        self.is_retryable = is_retryable
+        self.requested_wait_seconds = requested_wait_seconds
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How often a request is tried, and how long a server may ask to wait."""
+def request_with_retries(
+    send: Callable[[], EgressResponse], server_name: str, closing: threading.Event, policy: RetryPolicy
+) -> Any:
+    """Return the JSON of a 2xx response. Other responses are retried where that may help, until `closing` is set.
 
-    attempts: int
-    longest_wait_seconds: float
-
-
-def ask(send: Callable[[], Answer], whom: str, closing: threading.Event, patience: Patience) -> Any:
-    """The JSON of a 2xx answer; again after a while when trying again may help, and nobody closes.
-
-    Raises `NoUsableAnswer`. `send` may raise what egress raises, and anything else to end the asking; `AddressRefused`
-    ends it too.
+    Raises `NoUsableResponse`, and whatever `send` raises except `EgressFailed`.
     """
-    failure = NoUsableAnswer(f"{whom} was not asked to the end", may_pass=True)
-    asked_to_wait = 0.0
-    for attempt in range(patience.attempts):
-        if attempt:
-            wait = random.uniform(0.5, 1) * 2 ** (attempt - 1)  # noqa: S311
-            if closing.wait(max(min(wait, patience.longest_wait_seconds), asked_to_wait)):
-                break
+
+    def attempt() -> Any:
         try:
-            answer = send()
-        except AnswerTooLarge as error:
-            raise NoUsableAnswer(f"{whom} failed: {error.message}") from error
+            response = send()
+        except ResponseTooLarge as error:
+            raise NoUsableResponse(f"{server_name} failed: {error.message}") from error
         except EgressFailed as error:
-            failure, asked_to_wait = NoUsableAnswer(f"{whom} failed: {error.message}", may_pass=True), 0.0
-            continue
-        if 200 <= answer.status < 300:
-            return _json(answer, whom)
-        passing = answer.status in _MAY_PASS or answer.status >= 500
-        failure = NoUsableAnswer(
-            f"{whom} answered {answer.status}: {_start(answer)}", status=answer.status, may_pass=passing
+            raise NoUsableResponse(f"{server_name} failed: {error.message}", is_retryable=True) from error
+        if 200 <= response.status < 300:
+            return _json(response, server_name)
+        raise NoUsableResponse(
+            f"{server_name} answered {response.status}: {_start(response)}",
+            status=response.status,
+            is_retryable=is_retryable_status(response.status),
+            requested_wait_seconds=retry_after_seconds(response.headers),
         )
-        if not passing:
-            break
-        asked_to_wait = min(patience.longest_wait_seconds, _asked_to_wait(answer.headers))
-    raise failure
+
+    return retry(
+        attempt,
+        policy,
+        is_retryable=lambda error: isinstance(error, NoUsableResponse) and error.is_retryable,
+        requested_seconds=lambda error: error.requested_wait_seconds if isinstance(error, NoUsableResponse) else 0.0,
+        wait=closing.wait,
+    )
 
 
 class ChatServer:
-    """An OpenAI-compatible server; for any number of threads. A context manager."""
+    """Client for an OpenAI-compatible server, for any number of threads. A context manager."""
 
     def __init__(
         self,
@@ -83,20 +83,20 @@ class ChatServer:
         api_key: str | None,
         allowed: PrivateHosts,
         *,
-        whom: str,
-        patience: Patience,
+        server_name: str,
+        retry_policy: RetryPolicy,
         timeout_seconds: float,
         max_connections: int,
     ) -> None:
-        """`url` is its base address, up to `/v1`; `whom` names it in errors ("the teacher")."""
+        """`url` is the base URL, up to `/v1`; `server_name` names the server in errors ("the teacher")."""
         self.host = urlsplit(url).hostname or ""
         self._url = f"{url.rstrip('/')}/chat/completions"
         self._headers = {"content-type": "application/json"} | (
             {"authorization": f"Bearer {api_key}"} if api_key else {}
         )
-        self._key = (api_key or "").encode() if len(api_key or "") >= LEAST_SECRET else b""
-        self._whom = whom
-        self._patience = patience
+        self._key = (api_key or "").encode() if len(api_key or "") >= MIN_SECRET_LENGTH else b""
+        self._server_name = server_name
+        self._retry_policy = retry_policy
         self._timeout_seconds = timeout_seconds
         self._egress = Egress(allowed, max_connections=max_connections)
         self._closing = threading.Event()
@@ -108,53 +108,42 @@ class ChatServer:
         self.close()
 
     def close(self) -> None:
-        """Ends the waiting between tries, then the connections."""
+        """Stop waiting between attempts, then close the connections."""
         self._closing.set()
         self._egress.close()
 
     def complete(self, body: Mapping[str, Any], before_each: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """A chat completion. `before_each` is called before every try. Raises `NoUsableAnswer` and `AddressRefused`."""
+        """Return a chat completion. Calls `before_each` before every attempt.
+
+        Raises `NoUsableResponse` and `AddressRefused`.
+        """
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
 
-        def send() -> Answer:
+        def send() -> EgressResponse:
             before_each()
-            answer = self._egress.request(
+            response = self._egress.request(
                 "POST",
                 self._url,
                 content=content,
                 headers=self._headers,
                 timeout_seconds=self._timeout_seconds,
-                max_bytes=MAX_ANSWER_BYTES,
+                max_bytes=MAX_RESPONSE_BYTES,
             )
-            # A server that repeats the key it was sent must not bring it into events, logs and answers.
-            return replace(answer, body=answer.body.replace(self._key, b"[key]")) if self._key else answer
+            # A server may repeat the key that it was sent; mask it before it gets into events, logs and error messages.
+            return replace(response, body=response.body.replace(self._key, b"[key]")) if self._key else response
 
-        answer = ask(send, self._whom, self._closing, self._patience)
-        if not isinstance(answer, dict):
-            raise NoUsableAnswer(f"the answer of {self._whom} is no JSON object")
-        return answer
+        completion = request_with_retries(send, self._server_name, self._closing, self._retry_policy)
+        if not isinstance(completion, dict):
+            raise NoUsableResponse(f"the response of {self._server_name} is not a JSON object")
+        return completion
 
 
-def _json(answer: Answer, whom: str) -> Any:
+def _json(response: EgressResponse, server_name: str) -> Any:
     try:
-        return json.loads(answer.body)
+        return json.loads(response.body)
     except (ValueError, RecursionError):
-        raise NoUsableAnswer(f"{whom} did not answer with JSON: {_start(answer)}") from None
+        raise NoUsableResponse(f"{server_name} did not answer with JSON: {_start(response)}") from None
 
 
-def _start(answer: Answer) -> str:
-    return answer.body[:_SHOWN].decode("utf-8", "replace")
-
-
-def _asked_to_wait(headers: Mapping[str, str]) -> float:
-    """Seconds, from `retry-after-ms` or `retry-after` (seconds or a date); 0 where neither can be read."""
-    try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        text = headers.get("retry-after", "0")
-        try:
-            return max(0.0, float(text))
-        except ValueError:
-            return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):  # no number, no date, or a date without a zone
-        return 0.0
+def _start(response: EgressResponse) -> str:
+    return response.body[:_SHOWN_BYTES].decode("utf-8", "replace")

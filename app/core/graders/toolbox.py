@@ -10,16 +10,22 @@ from urllib.parse import urlsplit
 
 from standardwebhooks import Webhook
 
-from app.core.egress.client import AddressRefused, Answer, Egress
+from app.core.egress.client import AddressRefused, Egress, EgressResponse
 from app.core.egress.ip_policy import PrivateHosts
-from app.core.egress.json_client import MAX_ANSWER_BYTES, ChatServer, NoUsableAnswer, Patience, ask
+from app.core.egress.json_client import (
+    MAX_RESPONSE_BYTES,
+    ChatServer,
+    NoUsableResponse,
+    request_with_retries,
+)
 from app.core.graders.isolated import IsolatedPool, default_workers
 from app.core.graders.python_sandbox import PythonSandbox
 from app.core.graders.types import ErrorType, GraderFailure
+from app.core.retry import RetryPolicy
 
 CONNECTIONS: Final = 64
 """Most concurrent requests to judges and reward servers."""
-PATIENCE: Final = Patience(attempts=4, longest_wait_seconds=20.0)
+RETRY_POLICY: Final = RetryPolicy(attempts=4, longest_wait_seconds=20.0)
 JUDGE_TIMEOUT_SECONDS: Final = 120.0
 
 
@@ -99,7 +105,7 @@ class Toolbox:
         judge = self._judge_server()
         try:
             return judge.complete(body)
-        except (NoUsableAnswer, AddressRefused) as error:
+        except (NoUsableResponse, AddressRefused) as error:
             raise GraderFailure(str(error), ErrorType.judge_server) from error
 
     def _judge_server(self) -> ChatServer:
@@ -115,8 +121,8 @@ class Toolbox:
                     PrivateHosts.parse(
                         (urlsplit(url).hostname or "",)
                     ),  # the operator configured it, so it may have any address
-                    whom="the judge",
-                    patience=PATIENCE,
+                    server_name="the judge",
+                    retry_policy=RETRY_POLICY,
                     timeout_seconds=JUDGE_TIMEOUT_SECONDS,
                     max_connections=CONNECTIONS,
                 )
@@ -129,19 +135,19 @@ class Toolbox:
         name = f"grade_{hashlib.sha256(content).hexdigest()[:32]}"
         closing, egress = self._closing, self._connections()
 
-        def send() -> Answer:
+        def send() -> EgressResponse:
             return egress.request(
                 "POST",
                 url,
                 content=content,
                 headers={"content-type": "application/json", **self._signature(name, content)},
                 timeout_seconds=timeout_seconds,
-                max_bytes=MAX_ANSWER_BYTES,
+                max_bytes=MAX_RESPONSE_BYTES,
             )
 
         try:
-            return ask(send, f"the server at {urlsplit(url).hostname}", closing, PATIENCE)
-        except (NoUsableAnswer, AddressRefused) as error:
+            return request_with_retries(send, f"the server at {urlsplit(url).hostname}", closing, RETRY_POLICY)
+        except (NoUsableResponse, AddressRefused) as error:
             raise GraderFailure(str(error)) from error
 
     def _signature(self, name: str, content: bytes) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Writes what a trainer reports, each batch in one transaction that only the job's owner can commit."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final
 
@@ -48,16 +48,11 @@ Writable = Started | Metrics | Groups | Message | TeacherAnswers | StoredCheckpo
 
 
 @dataclass(frozen=True)
-class Entry:
+class JournalEntry:
     """One report with the id of its event, so that writing it again cannot double the event."""
 
     report: Writable
-    event_id: str
-
-
-def entry(report: Writable) -> Entry:
-    """A report that is ready to be written, as often as it takes."""
-    return Entry(report, ids.event_id())
+    event_id: str = field(default_factory=ids.event_id)
 
 
 class Journal:
@@ -68,7 +63,7 @@ class Journal:
         self._claim = claim
         self._total_steps: int | None = None
 
-    def record(self, entries: Sequence[Entry]) -> list[str]:
+    def record(self, entries: Sequence[JournalEntry]) -> list[str]:
         """Writes the entries in order in one transaction; after an error all of them may be written again.
 
         Returns the blobs of checkpoints that newer ones replaced: nothing points to them any more. Those stay that
@@ -94,11 +89,11 @@ class Journal:
 
     def metrics(self, reports: Sequence[Metrics]) -> None:
         """Upserts the values of steps and appends one event a step."""
-        self.record([entry(report) for report in reports])
+        self.record([JournalEntry(report) for report in reports])
 
     def message(self, report: Message) -> None:
         """Appends an event."""
-        self.record([entry(report)])
+        self.record([JournalEntry(report)])
 
     def _metrics(self, session: Session, reports: list[Metrics]) -> None:
         by_step = {report.step: report for report in reports}
@@ -166,7 +161,7 @@ class Journal:
     def _key(self) -> dict[str, Any]:
         return {"job_id": self._claim.job_id, "epoch": self._claim.epoch}
 
-    def _event(self, one: Entry) -> Event | None:
+    def _event(self, one: JournalEntry) -> Event | None:
         report = one.report
         if isinstance(report, Metrics):
             return metrics_event(report, self._total_steps, one.event_id) if report.step > 0 else None

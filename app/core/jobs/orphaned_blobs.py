@@ -16,7 +16,7 @@ from app.core.files.tables import File, Upload, UploadStatus
 from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Checkpoint, Job
 from app.core.models.tables import TrainedModel
-from app.core.storage.blobs import BlobStore, Listed
+from app.core.storage.blobs import BlobStore, ListedBlob
 
 PREFIXES: Final = ("files", "jobs", "uploads")
 """Where this installation writes; whatever else lies in the store is not ours."""
@@ -36,7 +36,7 @@ def old_blobs(store: BlobStore, before: datetime) -> Iterator[list[str]]:
     yield from _batches(_older(found, before))
 
 
-def _older(found: Iterable[Listed], before: datetime) -> Iterator[str]:
+def _older(found: Iterable[ListedBlob], before: datetime) -> Iterator[str]:
     return (listed.key for listed in found if listed.written_at < before)
 
 

@@ -45,7 +45,7 @@ class StorageUnavailable(GrouptuneError):
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredBlob:
     """What was written."""
 
     bytes: int
@@ -53,7 +53,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedBlob:
     """A blob that is there, and when it was written by the store's clock."""
 
     key: str
@@ -76,7 +76,7 @@ class BlobStore(ABC):
     """
 
     @abstractmethod
-    def write(self, key: str, chunks: Iterable[bytes]) -> Stored:
+    def write(self, key: str, chunks: Iterable[bytes]) -> StoredBlob:
         """Stores the chunks under a new key; nothing is visible before all of it is stored.
 
         Raises `FileExistsError` when the key is taken, and whatever `chunks` raises, leaving no trace.
@@ -95,7 +95,7 @@ class BlobStore(ABC):
         """Whether there is a blob under exactly this key."""
 
     @abstractmethod
-    def scan(self, prefix: str) -> Iterator[Listed]:
+    def scan(self, prefix: str) -> Iterator[ListedBlob]:
         """All blobs below `prefix`, in any order."""
 
     @abstractmethod
@@ -126,7 +126,7 @@ class BlobStore(ABC):
         """All keys below `prefix`, sorted; empty when there are none."""
         return sorted(listed.key for listed in self.scan(prefix))
 
-    def put_tree(self, prefix: str, directory: Path) -> dict[str, Stored]:
+    def put_tree(self, prefix: str, directory: Path) -> dict[str, StoredBlob]:
         """Stores all files of `directory` below `prefix`, their digests last; returns them by path.
 
         Raises `FileExistsError` when a file is there already.

@@ -11,7 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from app.core.storage.blobs import INCOMING, SUMS, BlobMissing, BlobStore, Listed, StorageUnavailable, Stored, check_key
+from app.core.storage.blobs import (
+    INCOMING,
+    SUMS,
+    BlobMissing,
+    BlobStore,
+    ListedBlob,
+    StorageUnavailable,
+    StoredBlob,
+    check_key,
+)
 
 
 class LocalBlobStore(BlobStore):
@@ -24,7 +33,7 @@ class LocalBlobStore(BlobStore):
         """Where `key` lies or would lie. Raises `ValueError` for a key that would leave the store."""
         return self._root.joinpath(*check_key(key).split("/"))
 
-    def write(self, key: str, chunks: Iterable[bytes]) -> Stored:
+    def write(self, key: str, chunks: Iterable[bytes]) -> StoredBlob:
         target = self.path(key)
         incoming = self._root / INCOMING
         incoming.mkdir(parents=True, exist_ok=True)
@@ -41,7 +50,7 @@ class LocalBlobStore(BlobStore):
             # A hard link, unlike a rename, fails when the name is taken.
             os.link(out.name, target)
         _sync_directory(target.parent)
-        return Stored(size, digest.hexdigest())
+        return StoredBlob(size, digest.hexdigest())
 
     def open(self, key: str) -> BinaryIO:
         try:
@@ -60,14 +69,14 @@ class LocalBlobStore(BlobStore):
     def exists(self, key: str) -> bool:
         return self.path(key).is_file()
 
-    def scan(self, prefix: str) -> Iterator[Listed]:
+    def scan(self, prefix: str) -> Iterator[ListedBlob]:
         base = self.path(prefix)
         for path in base.rglob("*"):
             # Others write and delete meanwhile.
             with contextlib.suppress(FileNotFoundError):
                 if path.is_file():
                     written_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-                    yield Listed(f"{prefix}/{path.relative_to(base).as_posix()}", written_at)
+                    yield ListedBlob(f"{prefix}/{path.relative_to(base).as_posix()}", written_at)
 
     def delete(self, key: str) -> None:
         with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):

@@ -25,9 +25,9 @@ from app.core.storage.blobs import (
     SUMS,
     BlobMissing,
     BlobStore,
-    Listed,
+    ListedBlob,
     StorageUnavailable,
-    Stored,
+    StoredBlob,
     check_key,
 )
 
@@ -75,7 +75,7 @@ class S3BlobStore(BlobStore):
         )
         self._name = f"s3://{bucket.name}"
 
-    def write(self, key: str, chunks: Iterable[bytes]) -> Stored:
+    def write(self, key: str, chunks: Iterable[bytes]) -> StoredBlob:
         counted = _Counted(chunks)
         stream = iter(counted)
         first = b"".join(_up_to(stream, PART_BYTES))
@@ -87,7 +87,7 @@ class S3BlobStore(BlobStore):
                     self._write_parts(key, chain([first], stream))
             except AlreadyExistsError as error:
                 raise FileExistsError(f"The blob '{key}' is there already.") from error
-        return Stored(counted.size, counted.digest.hexdigest())
+        return StoredBlob(counted.size, counted.digest.hexdigest())
 
     def _write_parts(self, key: str, chunks: Iterator[bytes]) -> None:
         # S3 cannot be asked for multipart uploads to new keys alone; ours hold a random id or a lease's epoch.
@@ -121,11 +121,11 @@ class S3BlobStore(BlobStore):
                 return False
         return True
 
-    def scan(self, prefix: str) -> Iterator[Listed]:
+    def scan(self, prefix: str) -> Iterator[ListedBlob]:
         with self._telling(check_key(prefix)):
             for page in obstore.list(self._store, prefix=prefix):
                 for found in page:
-                    yield Listed(found["path"], found["last_modified"])
+                    yield ListedBlob(found["path"], found["last_modified"])
 
     def delete(self, key: str) -> None:
         with self._telling(check_key(key)):

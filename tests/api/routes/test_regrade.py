@@ -7,7 +7,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 
 from app.core.jobs import leases
-from app.core.jobs.journal import Journal, entry
+from app.core.jobs.journal import Journal, JournalEntry
 from app.core.spec.reports import GroupRecord, Groups, MemberRecord, Source
 from tests.api.jobs import GRADER
 from tests.api.server import Server
@@ -43,7 +43,7 @@ def trained(server: Server, tmp_path: Path) -> str:
             )
             for idx, row in enumerate((1 + step % 8, 8))
         ]
-        Journal(server.database, claim).record([entry(Groups(step=step, groups=tuple(records)))])
+        Journal(server.database, claim).record([JournalEntry(Groups(step=step, groups=tuple(records)))])
     return job.id
 
 

@@ -18,7 +18,7 @@ from app.core import migrate
 from app.core.db import Database
 from app.core.doctor import database as database_checks
 from app.core.doctor import machine, services
-from app.core.doctor.finding import Finding, Level
+from app.core.doctor.finding import DoctorFinding, FindingLevel
 from app.core.secrets import KeyRing, new_key
 from app.core.storage.blobs import BlobMissing
 from app.core.storage.local import LocalBlobStore
@@ -29,17 +29,17 @@ from tests.setup_jobs import make_file, make_job, make_project
 CHECKS = ("postgres", "migrations", "clock", "workers", "broker", "storage", "disk", "models", "keys", "gpu")
 
 
-def doctor(*words: str, **environment: str | None) -> tuple[int, dict[str, Finding], str]:
+def doctor(*words: str, **environment: str | None) -> tuple[int, dict[str, DoctorFinding], str]:
     """Exit code, the worst finding of each check, and everything as text."""
     command = [sys.executable, "-m", "app.cli", "doctor", "--json", *words]
     merged = {name: value for name, value in (os.environ | environment).items() if value is not None}
     done = subprocess.run(command, env=merged, capture_output=True, text=True, timeout=100, check=False)
     report = json.loads(done.stdout)
-    found: dict[str, Finding] = {}
+    found: dict[str, DoctorFinding] = {}
     for one in report["findings"]:
-        finding = Finding(one["check"], Level(one["level"]), one["message"], one["fix"])
-        assert (finding.fix is None) == (finding.level is Level.ok), finding
-        if finding.check not in found or finding.level is Level.failed:
+        finding = DoctorFinding(one["check"], FindingLevel(one["level"]), one["message"], one["fix"])
+        assert (finding.fix is None) == (finding.level is FindingLevel.ok), finding
+        if finding.check not in found or finding.level is FindingLevel.failed:
             found[finding.check] = finding
     assert report["status"] == str(checks.worst(list(found.values())))
     return done.returncode, found, done.stdout
@@ -48,7 +48,7 @@ def doctor(*words: str, **environment: str | None) -> tuple[int, dict[str, Findi
 def test_a_running_installation_is_well(stack: Stack) -> None:
     own = {"GROUPTUNE_STATE_DIR": str(stack.state_dir), "DATABASE_URL": None, "REDIS_URL": None}
     code, found, _ = doctor("--history", **own)
-    bad = [finding for finding in found.values() if finding.level is Level.failed]
+    bad = [finding for finding in found.values() if finding.level is FindingLevel.failed]
     assert (code, [finding for finding in bad if finding.check != "disk"]) == (1 if bad else 0, [])
     assert set(found) == {*CHECKS, "history"}
     assert found["workers"].message.startswith("2 are there")
@@ -62,7 +62,7 @@ def test_nothing_there_is_told_and_makes_nothing(tmp_path: Path) -> None:
     code, found, _ = doctor("--state-dir", str(nowhere), **unset, GROUPTUNE_STORAGE_URL=None)
     assert code == 1
     assert "grouptune up" in (found["postgres"].fix or "")
-    assert found["keys"].level is Level.warning
+    assert found["keys"].level is FindingLevel.warning
     assert set(found) == {"postgres", "disk", "models", "keys", "gpu"}
     assert not nowhere.exists()
 
@@ -75,7 +75,7 @@ def test_what_is_unreachable_is_named_without_its_password(tmp_path: Path) -> No
         GROUPTUNE_STATE_DIR=str(tmp_path),
     )
     assert code == 1
-    assert found["postgres"].level is found["broker"].level is Level.failed
+    assert found["postgres"].level is found["broker"].level is FindingLevel.failed
     assert "127.0.0.1/there cannot be reached" in found["postgres"].message
     assert "hunter2" not in everything
 
@@ -92,7 +92,7 @@ def test_history_names_the_broken_job_and_what_is_broken(
     blob.touch()
     own = {"DATABASE_URL": migrated_url, "REDIS_URL": broker_url, "GROUPTUNE_STATE_DIR": str(tmp_path)}
     _, found, _ = doctor("--history", **own)
-    assert found["history"].level is Level.ok
+    assert found["history"].level is FindingLevel.ok
     with database.transaction() as session:
         session.execute(text("DELETE FROM job_events WHERE seq = 1"))
     code, found, _ = doctor("--history", **own)
@@ -118,15 +118,15 @@ def odd_database(migrated_url: str) -> Iterator[str]:
 
 def test_settings_that_lose_data_are_found(odd_database: str) -> None:
     said = {finding.message.partition(":")[0]: finding.level for finding in database_checks.check(odd_database, 60)}
-    assert said["synchronous_commit is off"] is Level.warning
-    assert said["default_transaction_read_only is on"] is Level.failed
-    assert said["the database's encoding is SQL_ASCII"] is Level.failed
-    assert said["the schema is empty, not " + migrate.head()] is Level.failed
+    assert said["synchronous_commit is off"] is FindingLevel.warning
+    assert said["default_transaction_read_only is on"] is FindingLevel.failed
+    assert said["the database's encoding is SQL_ASCII"] is FindingLevel.failed
+    assert said["the schema is empty, not " + migrate.head()] is FindingLevel.failed
 
 
 def test_a_clock_that_is_wrong_is_found(migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time
-    for away, level in ((20, Level.warning), (400, Level.failed), (0, Level.ok)):
+    for away, level in ((20, FindingLevel.warning), (400, FindingLevel.failed), (0, FindingLevel.ok)):
         monkeypatch.setattr(time, "time", lambda away=away: now() + away)
         found = {finding.check: finding for finding in database_checks.check(migrated_url, 60)}
         assert found["clock"].level is level
@@ -134,13 +134,13 @@ def test_a_clock_that_is_wrong_is_found(migrated_url: str, monkeypatch: pytest.M
 
 def test_models_that_are_not_whole_are_found(tiny_models: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_models, tmp_path / "models")
-    assert [finding.level for finding in machine.check_models(tmp_path / "models")] == [Level.ok]
+    assert [finding.level for finding in machine.check_models(tmp_path / "models")] == [FindingLevel.ok]
     weights = tmp_path / "models" / "tiny" / "model.safetensors"
     whole = weights.read_bytes()
     for content in (whole[:-1], whole[:4], b"", b"\0" * 100):
         weights.write_bytes(content)
         first = next(machine.check_models(tmp_path / "models"))
-        assert (first.level, str(weights.parent) in (first.fix or "")) == (Level.failed, True)
+        assert (first.level, str(weights.parent) in (first.fix or "")) == (FindingLevel.failed, True)
 
 
 class _Forgetful(LocalBlobStore):
@@ -149,11 +149,11 @@ class _Forgetful(LocalBlobStore):
 
 
 def test_a_store_that_does_not_keep_what_it_takes_is_found(tmp_path: Path) -> None:
-    assert services.check_store(LocalBlobStore(tmp_path), "here").level is Level.ok
+    assert services.check_store(LocalBlobStore(tmp_path), "here").level is FindingLevel.ok
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-    assert services.check_store(_Forgetful(tmp_path), "here").level is Level.failed
+    assert services.check_store(_Forgetful(tmp_path), "here").level is FindingLevel.failed
     (tmp_path / "file").touch()
-    assert services.check_store(LocalBlobStore(tmp_path / "file"), "here").level is Level.failed
+    assert services.check_store(LocalBlobStore(tmp_path / "file"), "here").level is FindingLevel.failed
 
 
 def test_a_key_that_is_missing_or_open_to_all_is_found(database: Database, migrated_url: str, tmp_path: Path) -> None:
@@ -168,10 +168,10 @@ def test_a_key_that_is_missing_or_open_to_all_is_found(database: Database, migra
             {"project": project, "secret": KeyRing((key,)).encrypt("whsec_x")},
         )
     good = machine.check_keys(key, None, migrated_url)
-    assert (good.level, "1 stored secret can" in good.message) == (Level.ok, True)
-    assert machine.check_keys(new_key(), None, migrated_url).level is Level.failed
-    assert machine.check_keys("short", None, migrated_url).level is Level.failed
-    assert machine.check_keys(None, None, None).level is Level.warning
+    assert (good.level, "1 stored secret can" in good.message) == (FindingLevel.ok, True)
+    assert machine.check_keys(new_key(), None, migrated_url).level is FindingLevel.failed
+    assert machine.check_keys("short", None, migrated_url).level is FindingLevel.failed
+    assert machine.check_keys(None, None, None).level is FindingLevel.warning
     (tmp_path / "secret_keys").write_text(key)
     (tmp_path / "secret_keys").chmod(0o644)
-    assert [finding.level for finding in machine.check_private_files(tmp_path)] == [Level.warning]
+    assert [finding.level for finding in machine.check_private_files(tmp_path)] == [FindingLevel.warning]

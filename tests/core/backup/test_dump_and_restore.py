@@ -15,10 +15,10 @@ from app.core.accounts import api_key_admin, api_keys, audit
 from app.core.accounts.audit import Action, Actor
 from app.core.backup import dump as dumping
 from app.core.backup import restore as restoring
-from app.core.backup.archive import BackupDamaged, Reader, Writer
+from app.core.backup.archive import BackupDamaged, BackupReader, BackupWriter
 from app.core.backup.contents import MANIFEST, Manifest
-from app.core.backup.dump import Dumped
-from app.core.backup.restore import NotEmpty, Restored
+from app.core.backup.dump import DumpResult
+from app.core.backup.restore import NotEmpty, RestoreResult
 from app.core.db import Database
 from app.core.errors import BadSetup
 from app.core.files import chunked_uploads
@@ -122,12 +122,12 @@ def installation(database: Database, stores: tuple[BlobStore, ...], tmp_path: Pa
         return make_installation(session, stores[0], tmp_path)
 
 
-def dump(database: Database, store: BlobStore, path: Path) -> Dumped:
+def dump(database: Database, store: BlobStore, path: Path) -> DumpResult:
     with path.open("wb") as out:
         return dumping.dump(database, store, out, lambda _: None)
 
 
-def restore(database: Database, store: BlobStore, path: Path, *, replace: bool = False) -> Restored:
+def restore(database: Database, store: BlobStore, path: Path, *, replace: bool = False) -> RestoreResult:
     return restoring.restore(database, store, path, lambda _: None, replace=replace)
 
 
@@ -289,7 +289,7 @@ def small_backup(path: Path, revision: str, created_at: str = "2026-01-01T00:00:
         {"version": "9.9", "revision": revision, "created_at": created_at, "tables": tables}
     )
     with path.open("wb") as out:
-        writer = Writer(out)
+        writer = BackupWriter(out)
         writer.add_bytes(MANIFEST, manifest.model_dump_json().encode())
         writer.add_bytes("tables/projects/000000", b"proj_1\told\n")
         writer.close()
@@ -309,8 +309,8 @@ def test_an_older_backup_gets_the_newest_schema_and_a_newer_one_is_refused(targe
 @pytest.mark.parametrize("name", ["blobs/../../x", "blobs//x", "tables/pg_authid/000000", "x"])
 def test_members_name_nothing_outside(target: Database, tmp_path: Path, name: str) -> None:
     path = tmp_path / "backup"
-    with Reader.opened(small_backup(tmp_path / "good", migrate.head())) as reader, path.open("wb") as out:
-        writer = Writer(out)
+    with BackupReader.opened(small_backup(tmp_path / "good", migrate.head())) as reader, path.open("wb") as out:
+        writer = BackupWriter(out)
         for member in reader:
             writer.add_bytes(member.name, member.content())
         writer.add_bytes(name, b"x")

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from app.core.egress.client import AddressRefused, AnswerTooLarge, Egress, EgressFailed, check_url, dial
+from app.core.egress.client import AddressRefused, Egress, EgressFailed, ResponseTooLarge, check_url, dial
 from app.core.egress.ip_policy import PrivateHosts
 
 PUBLIC = "93.184.215.14"
@@ -234,7 +234,7 @@ def test_redirects_are_answers_and_proxies_and_cookies_are_ignored(monkeypatch: 
 def test_too_large_answers_are_refused_or_cut() -> None:
     with tcp_server(reply(b"x" * 5000)) as port:
         world = World(port, a_internal=["10.0.0.1"])
-        with pytest.raises(AnswerTooLarge):
+        with pytest.raises(ResponseTooLarge):
             get(world.egress("a.internal"), "http://a.internal/", max_bytes=4999)
         assert get(world.egress("a.internal"), "http://a.internal/", max_bytes=7, cut=True) == b"x" * 7
 

@@ -97,7 +97,7 @@ def test_labels(label: str, reward: float) -> None:
         (LABEL, completion({"result": "great"}), ErrorType.judge_parse, "not one of ['good', 'fair', 'bad']"),
         (SCORE, Reply(b'{"error": "no such model"}', 404), ErrorType.judge_server, "answered 404"),
         (SCORE, Reply(b"<html>"), ErrorType.judge_server, "did not answer with JSON"),
-        (SCORE, Reply(b"[]"), ErrorType.judge_server, "no JSON object"),
+        (SCORE, Reply(b"[]"), ErrorType.judge_server, "is not a JSON object"),
         (SCORE, Reply(b"{}"), ErrorType.judge_server, "not a chat completion"),
         (SCORE, Reply(status=302, headers={"location": "/x"}), ErrorType.judge_server, "answered 302"),
     ],

@@ -12,7 +12,7 @@ from app.core.estimates.estimate import Asked, Estimate, estimate
 from app.core.jobs import estimation, outcomes, progress
 from app.core.jobs import leases as claims
 from app.core.jobs.estimation import Files
-from app.core.jobs.journal import Journal, entry
+from app.core.jobs.journal import Journal, JournalEntry
 from app.core.jobs.leases import Claim
 from app.core.jobs.tables import Job, JobAttempt, Metric
 from app.core.spec.hardware import Hardware
@@ -71,7 +71,7 @@ class Lab:
             learning_rate_multiplier=1.0,
         )
         journal = Journal(self.database, claim)
-        journal.record([entry(started)])
+        journal.record([JournalEntry(started)])
         for step in range(1, steps + 1):
             journal.metrics([Metrics(step=step, values=STEP | {"num_tokens": 100.0 * step}, trained_tokens=100 * step)])
         with self.database.transaction() as session:

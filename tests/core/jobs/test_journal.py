@@ -11,7 +11,7 @@ from app.core.db import Database
 from app.core.errors import LostLease
 from app.core.jobs import groups, leases, queries
 from app.core.jobs.checkpoints import StoredCheckpoint
-from app.core.jobs.journal import Journal, entry
+from app.core.jobs.journal import Journal, JournalEntry
 from app.core.jobs.leases import Claim
 from app.core.jobs.tables import Group, Job, JobEvent, Metric
 from app.core.spec.reports import (
@@ -59,7 +59,7 @@ OPENAI_FIELDS = {
 
 def test_metrics_are_upserted_and_told_in_openais_shape(database: Database, claim: Claim) -> None:
     journal = Journal(database, claim)
-    journal.record([entry(STARTED)])
+    journal.record([JournalEntry(STARTED)])
     journal.metrics(
         [
             Metrics(step=2, values={"loss": 0.5}),
@@ -109,9 +109,11 @@ def test_text_that_postgres_cannot_hold_is_shown_with_a_stand_in(database: Datab
     sample = {"prompt": bad, "response": bad, "reward": 0.0, "reference": bad}
     Journal(database, claim).record(
         [
-            entry(Groups(step=1, groups=(GroupRecord(idx=0, row=1, prompt=bad, members=(), zero_variance=True),))),
-            entry(Evaluated(step=0, values={}, samples=(sample,))),
-            entry(Message(message=bad, data={bad: [bad]})),
+            JournalEntry(
+                Groups(step=1, groups=(GroupRecord(idx=0, row=1, prompt=bad, members=(), zero_variance=True),))
+            ),
+            JournalEntry(Evaluated(step=0, values={}, samples=(sample,))),
+            JournalEntry(Message(message=bad, data={bad: [bad]})),
         ]
     )
     with database.transaction() as session:
@@ -138,7 +140,7 @@ def test_a_lost_lease_writes_nothing(database: Database, claim: Claim) -> None:
         StoredCheckpoint(1, "blob", {}),
     ):
         with pytest.raises(LostLease):
-            Journal(database, claim).record([entry(report)])
+            Journal(database, claim).record([JournalEntry(report)])
     with database.transaction() as session:
         assert session.scalar(select(func.count()).select_from(JobEvent)) == before
         assert session.scalar(select(func.count()).select_from(Metric)) == 0
@@ -147,7 +149,11 @@ def test_a_lost_lease_writes_nothing(database: Database, claim: Claim) -> None:
 
 def test_a_batch_written_twice_is_there_once(database: Database, claim: Claim) -> None:
     journal = Journal(database, claim)
-    batch = [entry(Message(message="one")), entry(Metrics(step=1, values={})), entry(Message(message="two"))]
+    batch = [
+        JournalEntry(Message(message="one")),
+        JournalEntry(Metrics(step=1, values={})),
+        JournalEntry(Message(message="two")),
+    ]
     journal.record(batch)
     journal.record(batch)
     with database.transaction() as session:
@@ -161,7 +167,9 @@ def test_the_first_evaluation_is_before_and_the_best_is_after(database: Database
     journal = Journal(database, claim)
     for step, reward, best in ((0, 0.1, False), (10, 0.5, True), (20, 0.9, True), (30, 0.7, False)):
         sample = {"prompt": "p", "response": "r", "reward": reward, "reference": "x"}
-        journal.record([entry(Evaluated(step=step, values={"eval/reward": reward}, samples=(sample,), best=best))])
+        journal.record(
+            [JournalEntry(Evaluated(step=step, values={"eval/reward": reward}, samples=(sample,), best=best))]
+        )
     evaluation = fetch_job(database, claim).evaluation
     assert evaluation is not None
     assert (evaluation["before"]["step"], evaluation["after"]["step"]) == (0, 20)
@@ -188,7 +196,7 @@ def test_groups_are_kept_by_step(database: Database, claim: Claim) -> None:
     group = GroupRecord(idx=0, row=1, prompt="1+1", members=(member,), zero_variance=False)
     journal = Journal(database, claim)
     for _ in range(2):
-        journal.record([entry(Groups(step=4, groups=(group,))), entry(Groups(step=5, groups=(group,)))])
+        journal.record([JournalEntry(Groups(step=4, groups=(group,))), JournalEntry(Groups(step=5, groups=(group,)))])
     with database.transaction() as session:
         assert groups.steps(session, claim.job_id) == [4, 5]
         last = groups_of(session, claim.job_id, step=5)
@@ -198,7 +206,7 @@ def test_groups_are_kept_by_step(database: Database, claim: Claim) -> None:
 
 def test_the_last_two_checkpoints_are_kept(database: Database, claim: Claim) -> None:
     journal = Journal(database, claim)
-    forgotten = [journal.record([entry(StoredCheckpoint(n, f"blob-{n}", {"loss": 1.0}))]) for n in (10, 20, 30)]
+    forgotten = [journal.record([JournalEntry(StoredCheckpoint(n, f"blob-{n}", {"loss": 1.0}))]) for n in (10, 20, 30)]
     assert forgotten == [[], [], ["blob-10"]]
     with database.transaction() as session:
         assert [row.step for row in queries.latest_checkpoints(session, claim.job_id)] == [30, 20]

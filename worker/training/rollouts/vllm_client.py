@@ -1,22 +1,25 @@
 """vLLM's HTTP API, as far as rollouts need it. What may pass is tried again; what will not says what to do about it."""
 
-import time
+import threading
 from typing import Any, Final, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from app.core.retry import RetryPolicy, is_retryable_status, retry, retry_after_seconds
 from app.core.spec.reports import TrainerExit
+from worker.training.interfaces import StopFlag
 from worker.training.types import JobFailure
 
-RETRY_SECONDS: tuple[float, ...] = (1, 2, 4, 8, 15)
-"""Pauses between the tries of a request. A server that stays away longer is waited for in the queue."""
+RETRY_POLICY = RetryPolicy(attempts=6, longest_wait_seconds=15.0)
+"""Rides out about half a minute. If the server is down for longer, the job waits in the queue instead."""
 ANSWER_SECONDS: float = 600
 """A request may have to wait for its turn behind those of other jobs."""
 CONNECT_SECONDS: Final = 10.0
 CONCURRENT_REQUESTS: Final = 128
 
-_TRANSIENT: Final = frozenset({429, 500, 502, 503, 504})
+_PERMANENT: Final = frozenset({501})
+"""Server errors that another attempt does not cure: vLLM's answer to features that it was started without."""
 _MODELS: Final = "models"
 _LOAD: Final = "load_lora_adapter"
 _UNLOAD: Final = "unload_lora_adapter"
@@ -68,13 +71,24 @@ class _ModelList(BaseModel):
 _Response = TypeVar("_Response", bound=BaseModel)
 
 
+class _TransientFailure(Exception):
+    """A failure after which another attempt may succeed."""
+
+    def __init__(self, message: str, wait_seconds: float = 0.0) -> None:
+        """`wait_seconds` is the wait that the server requested."""
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
+
+
 class VllmClient:
     """One server, for any number of threads. A context manager.
 
     Raises `JobFailure` from every method but `unload`: `dependency_down` for what may pass, else `bad_config`.
     """
 
-    def __init__(self, url: str, api_key: str | None) -> None:
+    def __init__(self, url: str, api_key: str | None, stop: StopFlag | None = None) -> None:
+        """Once `stop` is set, failed requests are not retried any more."""
+        self._stop = stop or threading.Event()
         self.url = url.rstrip("/").removesuffix("/v1")
         self._http = httpx.Client(
             base_url=f"{self.url}/v1/",
@@ -93,14 +107,14 @@ class VllmClient:
 
     def models(self) -> list[ServedModel]:
         """What the server has, adapters included."""
-        return self._parsed(_ModelList, self._ask(_MODELS)).data
+        return self._parsed(_ModelList, self._request(_MODELS)).data
 
     def load(self, name: str, path: str) -> None:
         """Makes the adapter of the directory `path` a model called `name`; the server reads the files itself."""
-        # An adapter that the server cannot take is answered with 500. Once it took one of this run, that is not why.
-        transient = _TRANSIENT if self._has_loaded else _TRANSIENT - {500}
+        # vLLM answers 500 for an adapter that it cannot load. After the first loaded adapter 500 has other causes.
+        permanent = _PERMANENT if self._has_loaded else _PERMANENT | {500}
         try:
-            self._ask(_LOAD, {"lora_name": name, "lora_path": path}, transient)
+            self._request(_LOAD, {"lora_name": name, "lora_path": path}, permanent)
         except JobFailure as failure:
             # Refused because it is there: the answer to an earlier try got lost.
             if failure.exit_code != TrainerExit.bad_config or name not in [model.id for model in self.models()]:
@@ -117,7 +131,7 @@ class VllmClient:
 
     def complete(self, request: dict[str, Any]) -> CompletionResponse:
         """The answers to one prompt."""
-        return self._parsed(CompletionResponse, self._ask(_COMPLETE, request))
+        return self._parsed(CompletionResponse, self._request(_COMPLETE, request))
 
     def unfit(self, why: str) -> JobFailure:
         """The failure to raise when the server does something else than it must."""
@@ -131,23 +145,34 @@ class VllmClient:
             TrainerExit.dependency_down, "rollout_server_away", f"The rollout server {self.url} is away ({why})"
         )
 
-    def _ask(
-        self, path: str, body: dict[str, Any] | None = None, transient: frozenset[int] = _TRANSIENT
+    def _request(
+        self, path: str, body: dict[str, Any] | None = None, permanent: frozenset[int] = _PERMANENT
     ) -> httpx.Response:
-        trouble = ""
-        for pause in (0, *RETRY_SECONDS):
-            time.sleep(pause)
+        """Return the 2xx response; transient failures are retried until the run is stopped."""
+
+        def attempt() -> httpx.Response:
             try:
-                answer = self._http.request("GET" if body is None else "POST", path, json=body)
+                response = self._http.request("GET" if body is None else "POST", path, json=body)
             except httpx.RequestError as error:
-                trouble = f"{type(error).__name__}: {error}"
-                continue
-            if answer.is_success:
-                return answer
-            if answer.status_code not in transient:
-                raise self._refusal(path, answer)
-            trouble = f"{answer.status_code}: {_words(answer)}"
-        raise self.away(trouble)
+                raise _TransientFailure(f"{type(error).__name__}: {error}") from error
+            if response.is_success:
+                return response
+            if response.status_code in permanent or not is_retryable_status(response.status_code):
+                raise self._refusal(path, response)
+            raise _TransientFailure(
+                f"{response.status_code}: {_words(response)}", retry_after_seconds(response.headers)
+            )
+
+        try:
+            return retry(
+                attempt,
+                RETRY_POLICY,
+                is_retryable=lambda error: isinstance(error, _TransientFailure),
+                requested_seconds=lambda error: error.wait_seconds if isinstance(error, _TransientFailure) else 0.0,
+                wait=self._stop.wait,
+            )
+        except _TransientFailure as failure:
+            raise self.away(str(failure)) from failure
 
     def _refusal(self, path: str, answer: httpx.Response) -> JobFailure:
         words = f"{path} was answered with {answer.status_code}: {_words(answer)}"

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.egress.ip_policy import PrivateHosts
-from app.core.egress.json_client import ChatServer, Patience
+from app.core.egress.json_client import ChatServer
+from app.core.retry import RetryPolicy
 from app.core.spec.job import TrainerSpec
 from worker.training.batching import DataOrder
 from worker.training.distributed import Ranks
@@ -22,7 +23,7 @@ from worker.training.teachers.server import TeacherServer
 
 TEACHER_API_KEY: Final = "GROUPTUNE_TEACHER_API_KEY"
 """Environment variable: the key is not written to spec.json."""
-PATIENCE: Final = Patience(attempts=6, longest_wait_seconds=60.0)
+RETRY_POLICY: Final = RetryPolicy(attempts=6, longest_wait_seconds=60.0)
 TIMEOUT_SECONDS: Final = 300.0
 """For a whole answer: models that think take minutes."""
 
@@ -54,8 +55,8 @@ def open_teachers(
         trainer_spec.teacher_url,
         os.environ.get(TEACHER_API_KEY),
         PrivateHosts.parse(allowed),
-        whom="the teacher",
-        patience=PATIENCE,
+        server_name="the teacher",
+        retry_policy=RETRY_POLICY,
         timeout_seconds=TIMEOUT_SECONDS,
         max_connections=AT_ONCE,
     ) as chat:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from app.core.egress.client import AddressRefused
-from app.core.egress.json_client import NoUsableAnswer
+from app.core.egress.json_client import NoUsableResponse
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import TrainerExit
 from worker.training.batching import DataOrder
@@ -142,8 +142,8 @@ class TeacherPrefetcher:
             batch = AnswerBatch((), 0)
             try:
                 batch = self._server.ask(prompt, keys[:count], self._ledger.count_request)
-                failure: NoUsableAnswer | AddressRefused = NoUsableAnswer(batch.problem or "the teacher is silent")
-            except (NoUsableAnswer, AddressRefused) as error:
+                failure: NoUsableResponse | AddressRefused = NoUsableResponse(batch.problem or "the teacher is silent")
+            except (NoUsableResponse, AddressRefused) as error:
                 failure = error
             finally:
                 self._ledger.settle(read, most, count, batch.tokens)
@@ -153,7 +153,7 @@ class TeacherPrefetcher:
                 return
             self._failures = 0
 
-    def _note_failure(self, prompt: Prompt, error: NoUsableAnswer | AddressRefused) -> None:
+    def _note_failure(self, prompt: Prompt, error: NoUsableResponse | AddressRefused) -> None:
         with self._changed:
             self._failures += 1
             self._failed_rows += 1
@@ -162,7 +162,7 @@ class TeacherPrefetcher:
         if isinstance(error, AddressRefused) or error.status in REFUSALS:
             advice = "Check its model and base_url, and the project's key for it (`grouptune teachers`)."
             self._fail(JobFailure(TrainerExit.bad_config, "teacher_refused", f"{_capital(error)}. {advice}", _PARAM))
-        elif is_over and error.may_pass:
+        elif is_over and error.is_retryable:
             self._fail(JobFailure(TrainerExit.dependency_down, "teacher_away", _capital(error), _PARAM))
         elif is_over:
             message = f"The teacher's answers cannot be used: {error}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from app.core.egress.json_client import ChatServer, NoUsableAnswer
+from app.core.egress.json_client import ChatServer, NoUsableResponse
 from app.core.spec.job import Sampling
 from app.core.spec.teacher_answers import TeacherAnswer, share, storable
 from worker.training.types import Prompt
@@ -41,11 +41,11 @@ class TeacherServer:
         self._takes_n = True
 
     def ask(self, prompt: Prompt, keys: Sequence[str], before_each: Callable[[], None]) -> AnswerBatch:
-        """At most one answer a key, for the first of them. Raises `NoUsableAnswer`, and what `before_each` raises."""
+        """At most one answer a key, for the first of them. Raises `NoUsableResponse`, and what `before_each` raises."""
         body = self._complete(prompt, len(keys), before_each)
         choices = body.get("choices")
         if not isinstance(choices, list) or not choices:
-            raise NoUsableAnswer("the teacher's answer is no chat completion with choices")
+            raise NoUsableResponse("the teacher's answer is no chat completion with choices")
         texts, problem = _texts(choices[: len(keys)])
         usage = body.get("usage")
         told = usage if isinstance(usage, dict) else {}
@@ -72,7 +72,7 @@ class TeacherServer:
             sent = self._request(prompt, count)
             try:
                 return self._chat.complete(sent, before_each)
-            except NoUsableAnswer as error:
+            except NoUsableResponse as error:
                 if error.status not in _CANNOT or not self._can_do_without(sent, str(error)):
                     raise
 
@@ -108,18 +108,18 @@ def _texts(choices: Sequence[Any]) -> tuple[list[tuple[str, bool]], str | None]:
     for choice in choices:
         try:
             found.append(_content(choice))
-        except NoUsableAnswer as error:
+        except NoUsableResponse as error:
             problem = str(error)
     return found, problem
 
 
 def _content(choice: Any) -> tuple[str, bool]:
-    """An answer and whether it came to its end by itself. Raises `NoUsableAnswer` for what is no text."""
+    """An answer and whether it came to its end by itself. Raises `NoUsableResponse` for what is no text."""
     message = choice.get("message") if isinstance(choice, dict) else None
     text = message.get("content") if isinstance(message, dict) else None
     if not isinstance(text, str) or not text.strip():
         refusal = message.get("refusal") if isinstance(message, dict) else None
-        raise NoUsableAnswer(
+        raise NoUsableResponse(
             f"the teacher refused: {refusal!s:.200}" if refusal else "the teacher's answer has no text"
         )
     return storable(text), choice.get("finish_reason") not in (

@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from app.core.retry import RetryPolicy
 from app.core.spec.job import Sampling
 from app.core.spec.reports import TrainerExit
 from tests.worker.training.rollouts.vllm_server import VllmServer
@@ -26,7 +28,7 @@ FAILS = TrainerExit.bad_config
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_client, "RETRY_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(vllm_client, "RETRY_POLICY", RetryPolicy(attempts=3, longest_wait_seconds=0.01))
 
 
 @pytest.fixture
@@ -73,6 +75,25 @@ def test_what_passes_is_tried_again(server: VllmServer, rollouts: Rollouts) -> N
         server.answers.extend([(status, "busy")] * 2)  # the tries to load the adapter
         assert rollouts.draw(server.url) == expected
     assert server.adapters == {}
+
+
+def test_retry_after_is_honoured(server: VllmServer, rollouts: Rollouts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_client, "RETRY_POLICY", RetryPolicy(2, longest_wait_seconds=5, first_wait_seconds=0.01))
+    server.retry_after = "0.5"
+    server.answers.append((429, "busy"))
+    begun = time.monotonic()
+    rollouts.draw(server.url)
+    assert time.monotonic() - begun >= 0.5
+
+
+def test_stop_flag_ends_the_retries(server: VllmServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_client, "RETRY_POLICY", RetryPolicy(3, longest_wait_seconds=60, first_wait_seconds=60))
+    server.answers.append((503, "busy"))
+    stop = threading.Event()
+    threading.Timer(0.1, stop.set).start()
+    with VllmClient(server.url, None, stop) as client, pytest.raises(JobFailure, match="503: busy") as caught:
+        client.complete({})
+    assert caught.value.exit_code == WAITS
 
 
 def test_a_url_may_end_as_that_of_the_openai_sdk_does(server: VllmServer, rollouts: Rollouts) -> None:

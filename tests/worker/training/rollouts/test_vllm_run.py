@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.core.retry import RetryPolicy
 from app.core.spec.reports import Evaluated, Failed, Finished, Groups, Message, Metrics, Report, Source, TrainerExit
 from tests import tiny_model
 from tests.worker.training.rollouts.vllm_server import VllmServer
@@ -94,7 +95,7 @@ def test_a_stopped_run_leaves_nothing_on_the_server(job: Job, server: VllmServer
 def test_a_server_that_is_lost_is_waited_for_by_the_queue(
     job: Job, server: VllmServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm_client, "RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr(vllm_client, "RETRY_POLICY", RetryPolicy(attempts=2, longest_wait_seconds=0.01))
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         lost = dataclasses.replace(job, rollout_url=f"http://127.0.0.1:{unused.getsockname()[1]}")

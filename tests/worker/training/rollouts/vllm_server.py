@@ -41,6 +41,8 @@ class VllmServer:
     """Given to the next POST requests instead of what they ask for."""
     lost: int = 0
     """So many of the next POST requests are done, but answered by a proxy that gave up."""
+    retry_after: str | None = None
+    """Header of its errors."""
     silent: threading.Event | None = None
     """Nothing is answered before it is set."""
 
@@ -196,6 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(BrokenPipeError, ConnectionResetError):  # of a client that has given up
             self.send_response(status)
             self.send_header("content-length", str(len(content)))
+            if status >= 400 and self.server_of.retry_after is not None:
+                self.send_header("retry-after", self.server_of.retry_after)
             self.end_headers()
             self.wfile.write(content)
 

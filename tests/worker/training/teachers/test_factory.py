@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.core.chat.tokenizer import ChatTokenizer
-from app.core.egress.json_client import Patience
+from app.core.retry import RetryPolicy
 from app.core.spec.job import GroupMix, Hyperparameters, Sampling
 from app.core.spec.job import Teacher as TeacherSpec
 from app.core.spec.reports import (
@@ -54,7 +54,7 @@ def write_rows(path: Path, own: Mapping[int, list[str]] | None = None) -> Path:
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three tries, and no long pauses between them."""
-    monkeypatch.setattr(factory, "PATIENCE", Patience(attempts=3, longest_wait_seconds=0.05))
+    monkeypatch.setattr(factory, "RETRY_POLICY", RetryPolicy(attempts=3, longest_wait_seconds=0.05))
     monkeypatch.setenv(TEACHER_API_KEY, "canary-key")
 
 
