@@ -168,7 +168,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.id_tokens = IdTokens(app.state.egress)
     app.state.graders = Toolbox(_outside(settings), limit_seconds=GRADER_LIMIT_SECONDS)
     app.state.store = open_store(
-        settings.storage_dir, settings.storage_url, settings.storage_address, settings.storage_region
+        settings.storage_dir, settings.storage_url, settings.storage_endpoint, settings.storage_region
     )
     app.state.linter = Linter(database, app.state.store, app.state.graders)
     for routes in V1:
@@ -191,7 +191,7 @@ def _outside(settings: Settings) -> Outside:
     """What graders may reach, as the trainer's do."""
     key, secret = settings.judge_api_key, settings.grader_signing_secret
     return Outside(
-        judge_url=str(settings.judge_url) if settings.judge_url else None,
+        judge_url=settings.judge_url,
         judge_api_key=key.get_secret_value() if key else None,
         allowed_private_hosts=settings.allowed_private_hosts,
         signing_secret=secret.get_secret_value() if secret else None,

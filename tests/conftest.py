@@ -129,9 +129,6 @@ def stack(short_dir: Path, tiny_models: Path) -> Iterator[Stack]:
         "GROUPTUNE_MODEL_ALIASES": "gpt-4o-mini=tiny",
         "GROUPTUNE_ALLOWED_PRIVATE_HOSTS": "127.0.0.1",
         "GROUPTUNE_LEASE_SECONDS": "6",
-        "GROUPTUNE_HEARTBEAT_SECONDS": "1",
-        "GROUPTUNE_FENCE_SECONDS": "4.5",
-        "GROUPTUNE_SWEEP_SECONDS": "1.5",
         "GROUPTUNE_TRAINER_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }

@@ -48,7 +48,7 @@ def _database() -> Database:
 def _store() -> BlobStore:
     """Opened by the first task, as the database is."""
     config = _settings()
-    return open_store(config.storage_dir, config.storage_url, config.storage_address, config.storage_region)
+    return open_store(config.storage_dir, config.storage_url, config.storage_endpoint, config.storage_region)
 
 
 @lru_cache(maxsize=1)

@@ -42,7 +42,7 @@ class TeacherSetup:
         teacher = claim.spec.teacher
         if teacher is None:
             return None
-        place = locations.find(teacher, settings.models_dir, settings.teacher_address)
+        place = locations.find(teacher, settings.models_dir, settings.teacher_url)
         with database.transaction() as session:
             spent = queries.teacher_usage(session, claim.job_id)
             secret = keys.secret_for(session, claim.project_id, teacher.base_url) if teacher.base_url else None

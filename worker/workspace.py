@@ -75,8 +75,8 @@ class Workspace:
             resume_from=str(resume_from) if resume_from else None,
             threads=settings.trainer_threads,
             processes=settings.trainer_processes,
-            rollout_url=str(settings.rollout_url) if settings.rollout_url else None,
-            judge_url=str(settings.judge_url) if settings.judge_url else None,
+            rollout_url=settings.rollout_url,
+            judge_url=settings.judge_url,
             allowed_private_hosts=settings.allowed_private_hosts,
             **teach(self.path, training),
         )

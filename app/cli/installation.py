@@ -31,7 +31,7 @@ def is_current(database_url: str) -> bool:
 
 def breaches(database_url: str, config: Settings) -> list[invariants.Breach]:
     """What the history of all jobs breaks of the job machine's invariants, seen at one moment."""
-    store = open_store(config.storage_dir, config.storage_url, config.storage_address, config.storage_region)
+    store = open_store(config.storage_dir, config.storage_url, config.storage_endpoint, config.storage_region)
     with _opened(database_url) as database, database.transaction() as session:
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         return invariants.breaches(session, store.exists)

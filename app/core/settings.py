@@ -1,103 +1,135 @@
-"""Configuration from the environment. Every process of one installation sees the same values."""
+"""Configuration from the environment. Every process of one installation reads the same values."""
 
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, Self
 
 from platformdirs import user_cache_path, user_data_path
-from pydantic import AliasChoices, Field, HttpUrl, SecretStr, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    Field,
+    HttpUrl,
+    SecretStr,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.core.egress.ip_policy import PrivateHosts
 
 TRACKERS: Final = ("wandb", "mlflow", "tensorboard", "trackio")
+_LEASE_SECONDS: Final = 60.0
+_MAX_SWEEP_SECONDS: Final = 15.0
+_HTTP_URL: Final[TypeAdapter[HttpUrl]] = TypeAdapter(HttpUrl)
+
+BaseUrl = Annotated[str, AfterValidator(lambda url: str(_HTTP_URL.validate_python(url)).rstrip("/"))]
+"""An HTTP URL without a slash at its end."""
+
+
+def _share_of_lease(share: float, limit: float = float("inf")) -> Any:
+    """Return a field that defaults to a share of `lease_seconds`, which must be declared before it."""
+    # Pydantic passes the fields that are already valid; `lease_seconds` is missing if it was invalid itself.
+    return Field(gt=0, default_factory=lambda data: min(data.get("lease_seconds", _LEASE_SECONDS) * share, limit))
 
 
 class Settings(BaseSettings):
-    """Values come from `GROUPTUNE_<NAME>`; the two engines also from `DATABASE_URL` and `REDIS_URL`."""
+    """Values come from `GROUPTUNE_<NAME>`; those of the two engines also from `DATABASE_URL` and `REDIS_URL`."""
 
     model_config = SettingsConfigDict(env_prefix="GROUPTUNE_", frozen=True, extra="ignore")
 
     database_url: str | None = Field(
         default=None, validation_alias=AliasChoices("DATABASE_URL", "GROUPTUNE_DATABASE_URL")
     )
-    """SQLAlchemy URL of Postgres; empty means the embedded one."""
+    """SQLAlchemy URL of Postgres; without it the embedded Postgres is used."""
     redis_url: str | None = Field(default=None, validation_alias=AliasChoices("REDIS_URL", "GROUPTUNE_REDIS_URL"))
-    """Broker URL in Celery's form; empty means the embedded Valkey."""
+    """Broker URL in Celery's form; without it the embedded Valkey is used."""
     state_dir: Path = Field(default_factory=lambda: user_data_path("grouptune"))
-    """Where the installation keeps its data: blobs, runs, logs, the embedded Postgres."""
+    """Directory for the installation's data: blobs, runs, logs, the embedded Postgres."""
     storage_url: str | None = None
-    """`s3://bucket/prefix` keeps blobs in an S3-compatible store (docs/storage.md); else they are in `state_dir`."""
-    storage_endpoint: HttpUrl | None = None
-    """Address of an S3-compatible store that is not AWS, such as `http://minio:9000`."""
+    """`s3://bucket/prefix` stores blobs in an S3-compatible bucket (docs/storage.md); otherwise in `state_dir`."""
+    storage_endpoint: BaseUrl | None = None
+    """URL of an S3-compatible store other than AWS, such as `http://minio:9000`."""
     storage_region: str = "us-east-1"
     models_dir: Path = Field(default_factory=lambda: user_cache_path("grouptune") / "models")
     """Cache of base models as bf16 safetensors."""
 
     secret_keys: SecretStr | None = None
-    """Fernet keys that encrypt secrets in the database, separated by commas; the first one encrypts."""
+    """Fernet keys, separated by commas, for secrets in the database. The first one encrypts, all of them decrypt."""
     secret_keys_file: Path | None = None
-    """The same in a file. `grouptune up` makes one and keeps it in the state directory."""
+    """A file with such keys. `grouptune up` creates one in the state directory."""
     allowed_private_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Host names, addresses and networks, separated by commas, that requests for clients (webhooks, teachers,
-    graders) may go to although they are not public: `judge.internal,10.1.0.0/16,127.0.0.1`."""
+    """Host names, addresses and networks, separated by commas, that requests on behalf of clients (webhooks, teachers,
+    graders) may reach although they are not public: `judge.internal,10.1.0.0/16,127.0.0.1`."""
 
-    judge_url: HttpUrl | None = None
-    """Base address, up to `/v1`, of an OpenAI-compatible server for graders that ask a model (docs/graders.md).
+    judge_url: BaseUrl | None = None
+    """Base URL, up to `/v1`, of an OpenAI-compatible server for model graders (docs/graders.md).
 
-    Its key, if it has one, is in `GROUPTUNE_JUDGE_API_KEY`, which the trainer reads itself.
+    The trainer reads the key of this server from `GROUPTUNE_JUDGE_API_KEY` itself.
     """
     judge_api_key: SecretStr | None = None
-    teacher_url: HttpUrl | None = None
-    """Base address, up to `/v1`, of an OpenAI-compatible server for teachers without a `base_url` of their own."""
+    teacher_url: BaseUrl | None = None
+    """Base URL, up to `/v1`, of an OpenAI-compatible server for teachers without a `base_url` of their own."""
     teacher_api_key: SecretStr | None = None
-    """Its key, which goes to that server alone."""
+    """The key of that server; it is sent to no other server."""
     grader_signing_secret: SecretStr | None = None
-    """`whsec_...`: requests of `endpoint` graders are signed with it. The trainer reads it itself too."""
+    """`whsec_...`: signs the requests of `endpoint` graders. The trainer reads it from the environment too."""
 
     max_requests_per_minute: Annotated[int, Field(ge=1)] = 30_000
-    """This and the next five hold for projects without a limit of their own."""
+    """This limit and the next five apply to projects without limits of their own."""
     max_running_jobs: Annotated[int, Field(ge=0)] = 1_000
     max_queued_jobs: Annotated[int, Field(ge=0)] = 1_000
     max_stored_bytes: Annotated[int, Field(ge=0)] = 10**12
     max_priority: Annotated[int, Field(ge=-100, le=100)] = 100
-    """The highest priority that a project's jobs may have; 0 lets them only stand back for others."""
+    """The highest priority of a project's jobs; with 0 they can only have a lower priority than others."""
     max_gpu_hours: Annotated[int, Field(ge=0)] = 10**9
-    """In a calendar month."""
+    """Per calendar month."""
 
     trackers: Annotated[tuple[str, ...], NoDecode] = ()
     """Trackers that jobs may send their metrics to, separated by commas (docs/trackers.md): `wandb,mlflow`."""
     tensorboard_dir: Path | None = None
-    """Where jobs with the tracker `tensorboard` write; `tensorboard/` of `state_dir` unless set."""
+    """Directory of the tracker `tensorboard`; by default `tensorboard/` in `state_dir`."""
     model_aliases: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict)
-    """Other names of base models, as `gpt-4o-mini=smollm2-135m-instruct,...`: for scripts that name OpenAI's."""
+    """Other names of base models, such as `gpt-4o-mini=smollm2-135m-instruct,...`, for scripts with OpenAI's names."""
     max_file_bytes: Annotated[int, Field(gt=0)] = 2 * 1024**3
     max_upload_bytes: Annotated[int, Field(gt=0)] = 8 * 1024**3
-    """Size of a file that is uploaded in parts."""
+    """Limit for a file that is uploaded in parts."""
     orphan_grace_seconds: Annotated[float, Field(ge=3600)] = 86_400.0
-    """Blobs that nothing names are removed once they are so old (docs/retention.md)."""
-    metrics_token: SecretStr | None = None
-    """Bearer token for the API's `/metrics`; without one only this machine may read them (docs/observability.md)."""
-    worker_metrics_port: Annotated[int, Field(ge=0, le=65_000)] = 0
-    """First of ten ports; each worker serves its metrics on one that is free. 0 means not at all."""
-    worker_metrics_host: str = "127.0.0.1"
-    lease_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """How long a claim lives without a heartbeat, by the database's clock."""
-    heartbeat_seconds: Annotated[float, Field(gt=0)] = 10.0
-    fence_seconds: Annotated[float, Field(gt=0)] = 45.0
-    """A runner without a good heartbeat for so long kills its own trainer (monotonic clock)."""
-    sweep_seconds: Annotated[float, Field(gt=0)] = 15.0
-    cancel_grace_seconds: Annotated[float, Field(gt=0)] = 8.0
-    """A trainer that has not ended so long after a stop request is killed."""
-    trainer_threads: Annotated[int, Field(ge=0)] = 0
-    """Threads of a CPU trainer; 0 takes all cores."""
-    trainer_processes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes that train a job together: the number of GPUs that this worker gives to each job."""
-    rollout_url: HttpUrl | None = None
-    """Address of a vLLM server that draws the rollouts (docs/rollouts.md); without one the trainer draws them.
+    """Age at which blobs that no row refers to are removed (docs/retention.md).
 
-    Its key, if it has one, is in `GROUPTUNE_ROLLOUT_API_KEY`, which the trainer reads itself.
+    At least an hour: a blob is written before its row, and no request or attempt takes longer to write the row.
+    """
+    metrics_token: SecretStr | None = None
+    """Bearer token for the API's `/metrics`; without one only this machine can read it (docs/observability.md)."""
+    worker_metrics_port: Annotated[int, Field(ge=0, le=65_000)] = 0
+    """First of ten ports; each worker serves its metrics on the first free one. 0 turns this off."""
+    worker_metrics_host: str = "127.0.0.1"
+    lease_seconds: Annotated[float, Field(gt=0)] = _LEASE_SECONDS
+    """How long a claim lasts without a heartbeat, by the database's clock.
+
+    The next three intervals follow from it; usually only this one needs to be set.
+    """
+    heartbeat_seconds: float = _share_of_lease(1 / 6)
+    """How often a worker renews its lease."""
+    fence_seconds: float = _share_of_lease(3 / 4)
+    """A runner without a confirmed heartbeat for so long kills its own trainer (monotonic clock).
+
+    Less than `lease_seconds`: the trainer must be dead before another worker can claim the job.
+    """
+    sweep_seconds: float = _share_of_lease(1 / 4, limit=_MAX_SWEEP_SECONDS)
+    """How often expired leases, expired files and lost messages are looked for."""
+    cancel_grace_seconds: Annotated[float, Field(gt=0)] = 8.0
+    """How long a trainer may take to end after a stop request before it is killed."""
+    trainer_threads: Annotated[int, Field(ge=0)] = 0
+    """Threads of a trainer on a CPU; 0 means all cores."""
+    trainer_processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that train one job together: the number of GPUs that this worker gives to each job."""
+    rollout_url: BaseUrl | None = None
+    """URL of a vLLM server that generates the rollouts (docs/rollouts.md); without it the trainer generates them.
+
+    The trainer reads the key of this server from `GROUPTUNE_ROLLOUT_API_KEY` itself.
     """
 
     @field_validator("storage_url")
@@ -114,24 +146,41 @@ class Settings(BaseSettings):
             return value
         pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
         if broken := [alias for alias, _, model in pairs if not alias.strip() or not model.strip()]:
-            raise ValueError(f"write 'alias=base-model', separated by commas; look at {broken[0]!r}")
+            raise ValueError(f"write 'alias=base-model', separated by commas; {broken[0]!r} is not of this form")
         return {alias.strip(): model.strip() for alias, _, model in pairs}
 
     @field_validator("trackers", mode="before")
     @classmethod
     def _trackers(cls, value: object) -> object:
-        names = [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value
+        names = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
         if isinstance(names, list | tuple) and (unknown := [name for name in names if name not in TRACKERS]):
-            raise ValueError(f"there is no tracker {unknown[0]!r}; write some of {', '.join(TRACKERS)}")
+            raise ValueError(f"{unknown[0]!r} is not a tracker; use one or more of {', '.join(TRACKERS)}")
         return names
 
     @field_validator("allowed_private_hosts", mode="before")
     @classmethod
     def _hosts(cls, value: object) -> object:
-        entries = [one for one in value.split(",") if one.strip()] if isinstance(value, str) else value
+        entries = [host for host in value.split(",") if host.strip()] if isinstance(value, str) else value
         if isinstance(entries, list | tuple):
             PrivateHosts.parse(map(str, entries))
         return entries
+
+    @model_validator(mode="after")
+    def _check_intervals(self) -> Self:
+        """Refuse intervals that would let two workers train the same job."""
+        heartbeat, fence, lease = self.heartbeat_seconds, self.fence_seconds, self.lease_seconds
+        if not heartbeat < fence < lease:
+            raise ValueError(
+                f"GROUPTUNE_HEARTBEAT_SECONDS ({heartbeat:g}) must be less than GROUPTUNE_FENCE_SECONDS ({fence:g}), "
+                f"and that less than GROUPTUNE_LEASE_SECONDS ({lease:g}), so that a trainer is dead before another "
+                "worker can claim its job; set only GROUPTUNE_LEASE_SECONDS, and the others follow from it"
+            )
+        if self.sweep_seconds > lease:
+            raise ValueError(
+                f"GROUPTUNE_SWEEP_SECONDS ({self.sweep_seconds:g}) must not exceed GROUPTUNE_LEASE_SECONDS "
+                f"({lease:g}), because jobs of dead workers would wait too long; set only GROUPTUNE_LEASE_SECONDS"
+            )
+        return self
 
     @cached_property
     def private_hosts(self) -> PrivateHosts:
@@ -141,21 +190,11 @@ class Settings(BaseSettings):
     def storage_dir(self) -> Path:
         return self.state_dir / "storage"
 
-    @property
-    def storage_address(self) -> str | None:
-        """`storage_endpoint` as text without the slash that its type adds."""
-        return None if self.storage_endpoint is None else str(self.storage_endpoint).rstrip("/")
-
-    @property
-    def teacher_address(self) -> str | None:
-        """`teacher_url` as text without the slash that its type adds."""
-        return None if self.teacher_url is None else str(self.teacher_url).rstrip("/")
-
     @cached_property
     def runs_dir(self) -> Path:
         return self.state_dir / "runs"
 
 
 def load() -> Settings:
-    """Reads the environment now."""
+    """Read the environment now."""
     return Settings()

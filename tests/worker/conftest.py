@@ -91,8 +91,6 @@ def bench(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         state_dir=tmp_path / "state",
         models_dir=tmp_path / "models",
         lease_seconds=6.0,
-        heartbeat_seconds=0.5,
-        fence_seconds=3.0,
         cancel_grace_seconds=1.0,
     )
     (settings.models_dir / "tiny").mkdir(parents=True)
@@ -202,9 +200,6 @@ def plant(database: Database, migrated_url: str, broker_url: str, tiny_models: P
         "GROUPTUNE_STATE_DIR": str(state_dir),
         "GROUPTUNE_MODELS_DIR": str(tiny_models),
         "GROUPTUNE_LEASE_SECONDS": "6",
-        "GROUPTUNE_HEARTBEAT_SECONDS": "1",
-        "GROUPTUNE_FENCE_SECONDS": "4.5",
-        "GROUPTUNE_SWEEP_SECONDS": "1.5",
         "GROUPTUNE_TRAINER_THREADS": "1",
     }
     with redis.Redis(unix_socket_path=broker_url.removeprefix("redis+socket://")) as broker:

@@ -185,7 +185,7 @@ def test_the_trainer_is_told_the_rollout_server_but_its_key_is_not_written(
 ) -> None:
     monkeypatch.setenv("GROUPTUNE_ROLLOUT_URL", "http://vllm:8100/v1")
     monkeypatch.setenv("GROUPTUNE_ROLLOUT_API_KEY", "s3cr3t")
-    assert str(Settings().rollout_url) == "http://vllm:8100/v1"
+    assert Settings().rollout_url == "http://vllm:8100/v1"
     bench.settings = bench.settings.model_copy(update={"rollout_url": Settings().rollout_url})
     assert bench.run("train:1").status == JobStatus.succeeded
     written = (bench.run_dir() / "spec.json").read_text()

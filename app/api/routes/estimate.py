@@ -26,7 +26,7 @@ def estimate_job(caller: Caller, body: CreateJob, database: Db, store: Store, se
             settings.model_aliases,
             settings.trackers,
             caller.limits.priority,
-            submission.Teachers(settings.teacher_address, settings.private_hosts),
+            submission.Teachers(settings.teacher_url, settings.private_hosts),
         )
         if examined.problems or examined.base_model is None:
             raise body.as_sent(examined.problems[0])

@@ -71,7 +71,7 @@ def create_job(
             settings.model_aliases,
             settings.trackers,
             caller.limits.priority,
-            submission.Teachers(settings.teacher_address, settings.private_hosts),
+            submission.Teachers(settings.teacher_url, settings.private_hosts),
         )
         if examined.problems:
             raise body.as_sent(examined.problems[0])

@@ -57,7 +57,7 @@ def validate_job(
             settings.model_aliases,
             settings.trackers,
             caller.limits.priority,
-            submission.Teachers(settings.teacher_address, settings.private_hosts),
+            submission.Teachers(settings.teacher_url, settings.private_hosts),
         )
         if examined.problems:
             wrong = map(asked.as_sent, examined.problems)

@@ -42,4 +42,4 @@ def restore(database_url: str, config: Settings, path: Path, tell: ProgressListe
 
 
 def _store(config: Settings) -> BlobStore:
-    return open_store(config.storage_dir, config.storage_url, config.storage_address, config.storage_region)
+    return open_store(config.storage_dir, config.storage_url, config.storage_endpoint, config.storage_region)

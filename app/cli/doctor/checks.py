@@ -55,7 +55,7 @@ def _services(config: Settings, progress: Progress) -> Iterator[DoctorFinding]:
         yield services.check_broker(broker_url)
     progress("Storage")
     try:
-        store = open_store(config.storage_dir, config.storage_url, config.storage_address, config.storage_region)
+        store = open_store(config.storage_dir, config.storage_url, config.storage_endpoint, config.storage_region)
     except GrouptuneError as error:
         yield failed("storage", str(error), "install what it names where the API and the workers run")
     else:

@@ -41,7 +41,7 @@ def lint_here(path: Path, body: Json) -> Json:
     configuration = settings.load()
     key = configuration.judge_api_key
     outside = Outside(
-        judge_url=str(configuration.judge_url) if configuration.judge_url else None,
+        judge_url=configuration.judge_url,
         judge_api_key=key.get_secret_value() if key else None,
         allowed_private_hosts=configuration.allowed_private_hosts,
     )

@@ -20,7 +20,6 @@ from app.core.storage.blobs import BlobStore, ListedBlob
 
 PREFIXES: Final = ("files", "jobs", "uploads")
 """Where this installation writes; whatever else lies in the store is not ours."""
-MIN_GRACE_SECONDS: Final = 3600.0
 _BATCH: Final = 500
 
 

@@ -1,0 +1,49 @@
+"""`app.core.settings`: defaults that follow from others, and combinations that are refused."""
+
+import pytest
+from pydantic import ValidationError
+
+from app.core.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LEASE", "HEARTBEAT", "FENCE", "SWEEP"):
+        monkeypatch.delenv(f"GROUPTUNE_{name}_SECONDS", raising=False)
+
+
+def intervals(settings: Settings) -> tuple[float, float, float, float]:
+    return settings.heartbeat_seconds, settings.sweep_seconds, settings.fence_seconds, settings.lease_seconds
+
+
+def test_intervals_follow_from_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert intervals(Settings()) == pytest.approx((10, 15, 45, 60))
+    monkeypatch.setenv("GROUPTUNE_LEASE_SECONDS", "6")
+    assert intervals(Settings()) == pytest.approx((1, 1.5, 4.5, 6))
+    monkeypatch.setenv("GROUPTUNE_LEASE_SECONDS", "600")
+    assert intervals(Settings()) == pytest.approx((100, 15, 450, 600))
+    monkeypatch.setenv("GROUPTUNE_FENCE_SECONDS", "300")
+    assert intervals(Settings()) == pytest.approx((100, 15, 300, 600))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lease_seconds": 10, "fence_seconds": 45}, r"FENCE_SECONDS \(45\).*LEASE_SECONDS \(10\).*set only"),
+        ({"fence_seconds": 60}, r"FENCE_SECONDS \(60\).*LEASE_SECONDS \(60\)"),
+        ({"heartbeat_seconds": 50}, r"HEARTBEAT_SECONDS \(50\) must be less than GROUPTUNE_FENCE_SECONDS \(45\)"),
+        ({"lease_seconds": 10, "sweep_seconds": 11}, r"SWEEP_SECONDS \(11\) must not exceed"),
+        ({"lease_seconds": 0}, "greater than 0"),
+        ({"heartbeat_seconds": 0}, "greater than 0"),
+        ({"orphan_grace_seconds": 3599}, "greater than or equal to 3600"),
+        ({"storage_endpoint": "minio:9000"}, "URL scheme should be"),
+    ],
+)
+def test_unsafe_settings_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Settings.model_validate(values)
+
+
+def test_urls_have_no_slash_at_their_end() -> None:
+    settings = Settings.model_validate({"storage_endpoint": "http://minio:9000", "teacher_url": "http://t/v1/"})
+    assert (settings.storage_endpoint, settings.teacher_url) == ("http://minio:9000", "http://t/v1")
