@@ -7,7 +7,7 @@ import typer
 from app.cli.connection import StateDir, connect
 from app.cli.files.commands import AsJson
 from app.cli.ui.console import note, write_json, write_line, write_table
-from app.cli.ui.durations import seconds
+from app.cli.ui.options import seconds
 from app.client import path_segment
 
 app = typer.Typer(help="CI systems that get keys without secrets.", no_args_is_help=True)

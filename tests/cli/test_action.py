@@ -18,7 +18,7 @@ import yaml
 
 from app.cli.ui.exits import ExitCode
 from tests.cli.conftest import ROOT, Run
-from tests.cli.test_ci import outputs, verdicts
+from tests.cli.jobs.test_wait import outputs, verdicts
 from tests.dependencies import closure
 from tests.issuer import Issuer, running_issuer
 

@@ -13,13 +13,13 @@ import typer
 
 from app.cli.connection import StateDir, connect
 from app.cli.files.commands import AsJson
+from app.cli.jobs.job_report import VERDICTS, Outcome
 from app.cli.jobs.live_panel import JobView, follow
-from app.cli.jobs.outcome import VERDICTS, Outcome
 from app.cli.jobs.watcher import WaitTimeout, watch
 from app.cli.ui import github
 from app.cli.ui.console import err, fail, note, write_json, write_line
-from app.cli.ui.durations import seconds
 from app.cli.ui.exits import ExitCode, after_job
+from app.cli.ui.options import seconds
 from app.client import Client, Json
 from app.core.errors import GrouptuneError
 

@@ -8,7 +8,7 @@ from app.cli.connection import StateDir, connect
 from app.cli.files.commands import AsJson, age, moment
 from app.cli.keys.exchange import exchange
 from app.cli.ui.console import note, write_json, write_line, write_table
-from app.cli.ui.durations import seconds
+from app.cli.ui.options import seconds
 from app.client import Json, path_segment
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)

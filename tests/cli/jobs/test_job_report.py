@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.cli.jobs.outcome import Outcome
+from app.cli.jobs.job_report import Outcome
 from app.cli.ui import github
 
 PASSED = {
