@@ -1,10 +1,10 @@
-"""The `grouptune` command. It speaks to a server through the public API, and can start one on this machine."""
+"""The `grouptune` command: a client of the public API that can also start a server on this machine."""
 
 from app.cli.root import app
 
 
 def main() -> None:
-    """Entry point; exits with a code of `app.cli.ui.exits`."""
+    """Run the command line; exits with a code of `app.cli.ui.exits`."""
     app()
 
 

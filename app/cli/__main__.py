@@ -1,4 +1,4 @@
-"""`python -m app.cli` is the `grouptune` command."""
+"""Runs the `grouptune` command: `python -m app.cli`."""
 
 from app.cli import main
 

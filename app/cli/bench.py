@@ -1,4 +1,4 @@
-"""`grouptune bench`: the engine measured on the user's own machine."""
+"""`grouptune bench`: measures the training engine and the file validation on this machine."""
 
 import subprocess
 import sys
@@ -9,27 +9,31 @@ import typer
 
 from app.core.errors import BadSetup
 
-app = typer.Typer(help="Measure the engine on this machine.", no_args_is_help=True)
+app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
 
 
-_PASSED_ON: Final[dict[str, Any]] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_PASS_ARGUMENTS_ON: Final[dict[str, Any]] = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
 
 
-@app.command("train", context_settings=_PASSED_ON, add_help_option=False)
+@app.command("train", context_settings=_PASS_ARGUMENTS_ON, add_help_option=False)
 def train(context: typer.Context) -> None:
-    """Time training steps and rollouts beside TRL's; takes a while. Options: grouptune bench train --help."""
+    """Compare training steps and rollouts with TRL; takes minutes. Options: grouptune bench train --help."""
     if find_spec("torch") is None:
-        raise BadSetup("Measuring needs the training libraries: pip install 'grouptune[worker,bench]'")
+        raise BadSetup("The benchmark needs the training libraries. Run pip install 'grouptune[worker,bench]'.")
     _run("train", context)
 
 
-@app.command("validation", context_settings=_PASSED_ON, add_help_option=False)
+@app.command("validation", context_settings=_PASS_ARGUMENTS_ON, add_help_option=False)
 def validation(context: typer.Context) -> None:
-    """Time the validation of data files beside usual scripts. Options: grouptune bench validation --help."""
+    """Compare file validation with common scripts. Options: grouptune bench validation --help."""
     _run("validation", context)
 
 
 def _run(module: str, context: typer.Context) -> NoReturn:
-    # A process of its own: measuring needs what the command line does not load, such as torch.
+    # A separate process, because the command line itself must not import torch.
     done = subprocess.run([sys.executable, "-m", f"bench.{module}", *context.args], check=False)
     raise typer.Exit(done.returncode)

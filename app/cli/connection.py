@@ -1,77 +1,79 @@
-"""Finds the server that a command speaks to."""
+"""Finds the server that a command talks to, and loads this machine's settings."""
 
 import json
 import os
 import re
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-import typer
-
-from app.cli import configuration
 from app.cli.ui.exits import NoCredentials
 from app.client import Client, ServerUnreachable
 
+if TYPE_CHECKING:
+    from app.core.settings import Settings
+
 CONNECTION_NAME: Final = "connection.json"
 _KEY: Final = re.compile(r"[!-~]+")
-
-StateDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--state-dir",
-        metavar="DIR",
-        help="Use the server that runs from this directory.",
-        show_default=False,
-        file_okay=False,
-    ),
-]
+"""Printable ASCII without spaces: what an HTTP header can hold."""
 
 
-class Connection(NamedTuple):
-    """Where a server is and the key to it."""
+class ServerConnection(NamedTuple):
+    """Address of a server and an API key for it."""
 
     base_url: str
     """Ends in `/v1`."""
     api_key: str
 
 
-def find(state_dir: Path | None) -> Connection:
-    """The state directory that was asked for, else GROUPTUNE_URL, else the default state directory.
+def find(state_dir: Path | None) -> ServerConnection:
+    """Find the server: `state_dir` if given, else GROUPTUNE_URL, else the default state directory.
 
-    Raises `ServerUnreachable` when none of them names a server, `NoCredentials` for a URL without a key.
+    Raises `ServerUnreachable` when no server can be found, `NoCredentials` for GROUPTUNE_URL without a usable key.
     """
     url = url_from_environment()
     if state_dir is None and url:
         key = os.environ.get("GROUPTUNE_API_KEY", "").strip()
         if not key:
             raise NoCredentials
-        if not _KEY.fullmatch(key):  # a header could not hold it
-            raise NoCredentials("GROUPTUNE_API_KEY has a space or a character that no key has: copy the key again.")
-        return Connection(url, key)
-    return read(state_dir or configuration.load().state_dir)
+        if not _KEY.fullmatch(key):
+            raise NoCredentials(
+                "GROUPTUNE_API_KEY contains a space or another character that no key contains. Copy the key again."
+            )
+        return ServerConnection(url, key)
+    return read(state_dir or load_settings().state_dir)
 
 
 def url_from_environment() -> str | None:
-    """GROUPTUNE_URL with `/v1` at its end; None if it is not set."""
+    """GROUPTUNE_URL, completed to end in `/v1`; None if it is not set."""
     root = os.environ.get("GROUPTUNE_URL", "").strip().rstrip("/")
     return None if not root else root if root.endswith("/v1") else f"{root}/v1"
 
 
-def read(state_dir: Path) -> Connection:
-    """The server that runs from `state_dir`. Raises `ServerUnreachable` when there is none."""
+def read(state_dir: Path) -> ServerConnection:
+    """Read the connection of the server that runs from `state_dir`. Raises `ServerUnreachable` when none does."""
     path = state_dir / CONNECTION_NAME
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Connection(found["base_url"], found["api_key"])
+        connection = json.loads(path.read_text(encoding="utf-8"))
+        return ServerConnection(connection["base_url"], connection["api_key"])
     except FileNotFoundError:
         raise ServerUnreachable(
-            f"No server runs from {state_dir}. Start one with `grouptune up`, or set GROUPTUNE_URL and "
+            f"No server is running from {state_dir}. Start one with `grouptune up`, or set GROUPTUNE_URL and "
             "GROUPTUNE_API_KEY."
         ) from None
     except (ValueError, KeyError, TypeError):
-        raise ServerUnreachable(f"{path} is damaged; start the server again with `grouptune up`.") from None
+        raise ServerUnreachable(f"{path} is damaged. Restart the server with `grouptune up`.") from None
 
 
 def connect(state_dir: Path | None) -> Client:
-    """A client of the server that `find` finds; closed by its `with` block."""
+    """Open a client for the server that `find` returns; its `with` block closes it."""
     return Client(*find(state_dir))
+
+
+def load_settings(state_dir: Path | None = None) -> "Settings":
+    """Load the settings of this machine, with another state directory if one is given.
+
+    Imported on use: most commands only talk to a server, and importing pydantic would double their start-up time.
+    """
+    settings: Settings = import_module("app.core.settings").load()
+    return settings if state_dir is None else settings.model_copy(update={"state_dir": state_dir.absolute()})

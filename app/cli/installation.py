@@ -1,4 +1,4 @@
-"""Prepares the database of a local installation. Loads SQLAlchemy, so other commands import it only on use."""
+"""Prepares and checks the database of an installation. Imports SQLAlchemy, so commands import it on use."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,48 +14,44 @@ from app.core.settings import Settings
 from app.core.storage.opening import open_store
 
 ONLY_BOOTSTRAP: Final = (
-    "The only API key is the installation's own, so it listens on this machine alone. Start it without --host, mint "
-    "a key with `grouptune keys create NAME`, then start it again with --host."
+    "The installation's own API key is the only one, so the server may listen on this machine only. Start it without "
+    "--host, create a key with `grouptune keys create NAME`, then restart it with --host."
 )
 
 
 def upgrade(database_url: str) -> None:
-    """Brings the schema to the newest version; safe to repeat."""
+    """Upgrade the schema to the newest version; safe to repeat."""
     migrate.upgrade(database_url)
 
 
-def is_current(database_url: str) -> bool:
-    """Whether no migration is missing. Raises `DatabaseUnavailable`."""
-    return migrate.current_is_head(database_url)
-
-
 def breaches(database_url: str, config: Settings) -> list[invariants.Breach]:
-    """What the history of all jobs breaks of the job machine's invariants, seen at one moment."""
+    """Return the invariants that the history of any job violates, read from one snapshot of the database."""
     store = open_store(config.storage_dir, config.storage_url, config.storage_endpoint, config.storage_region)
-    with _opened(database_url) as database, database.transaction() as session:
+    with _open(database_url) as database, database.transaction() as session:
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         return invariants.breaches(session, store.exists)
 
 
 def bootstrap(database_url: str, existing: str | None) -> str:
-    """The API key of project `default`, a new one unless `existing` is valid."""
-    with _opened(database_url) as database, database.transaction() as session:
+    """Return an API key of project `default`: `existing` if it is valid, else a new one."""
+    with _open(database_url) as database, database.transaction() as session:
         return ensure_bootstrap(session, existing)
 
 
 def bootstrap_for_network(database_url: str, existing: str | None) -> str:
-    """The same for an API that other machines can reach. Raises `BadSetup` while nobody has made a key of their own.
+    """Like `bootstrap`, for an API that other machines can reach. Raises `BadSetup` until an operator creates a key.
 
-    The installation's key lies in a file beside the data and can do everything: it is not for the network.
+    The installation's own key has every scope and is stored in a file next to the data, so it must not be needed
+    over the network.
     """
-    with _opened(database_url) as database, database.transaction() as session:
+    with _open(database_url) as database, database.transaction() as session:
         if not any_minted(session):
             raise BadSetup(ONLY_BOOTSTRAP)
     return bootstrap(database_url, existing)
 
 
 @contextmanager
-def _opened(database_url: str) -> Iterator[Database]:
+def _open(database_url: str) -> Iterator[Database]:
     database = Database(database_url, pool_size=1)
     try:
         yield database

@@ -1,4 +1,4 @@
-"""The tree of commands."""
+"""The root command and its subcommands."""
 
 import sys
 from importlib.metadata import version
@@ -12,29 +12,26 @@ from app.cli.db import commands as db
 from app.cli.demo.command import demo
 from app.cli.doctor.command import doctor
 from app.cli.files import commands as files
-from app.cli.files.generate import generate
-from app.cli.files.lint import lint
-from app.cli.files.pull import pull
 from app.cli.jobs import commands as jobs
 from app.cli.keys import commands as keys
 from app.cli.ui.console import write_line
-from app.cli.ui.exits import Boundary
+from app.cli.ui.exits import ErrorBoundary
 from app.cli.up import up
-from app.cli.workers import workers
+from app.cli.workers import list_workers
 
 app = typer.Typer(
     name="grouptune",
-    cls=Boundary,
-    help="Self-hosted fine-tuning: start a service, upload data, run jobs.",
+    cls=ErrorBoundary,
+    help="Self-hosted fine-tuning: start the service, upload data, run jobs.",
     no_args_is_help=True,
-    # Without a terminal help and usage errors are plain text.
+    # Help and usage errors are plain text without a terminal.
     rich_markup_mode="rich" if sys.stdout.isatty() else None,
-    pretty_exceptions_show_locals=False,  # they would show API keys
+    pretty_exceptions_show_locals=False,  # local variables can contain API keys
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         write_line(f"grouptune {version('grouptune')}")
         raise typer.Exit
 
@@ -46,17 +43,14 @@ def _root(
         typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Nothing to do before a command."""
+    """Declare the options of the root command."""
 
 
 app.command()(up)
 app.command()(demo)
 app.command()(dashboard)
 app.command()(doctor)
-app.command()(workers)
-files.app.command()(lint)
-files.app.command()(generate)
-files.app.command()(pull)
+app.command("workers")(list_workers)
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")

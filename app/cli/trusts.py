@@ -1,39 +1,40 @@
-"""`grouptune trusts`: whose CI tokens are traded for keys. Needs a key with the scope `admin`."""
+"""`grouptune trusts`: manages the CI repositories whose ID tokens can be exchanged for keys. Needs scope `admin`."""
 
 from typing import Annotated, Any
 
 import typer
 
-from app.cli.connection import StateDir, connect
-from app.cli.files.commands import AsJson
+from app.cli.connection import connect
 from app.cli.ui.console import note, write_json, write_line, write_table
-from app.cli.ui.options import seconds
+from app.cli.ui.options import AsJson, StateDir, duration_seconds
 from app.client import path_segment
 
-app = typer.Typer(help="CI systems that get keys without secrets.", no_args_is_help=True)
+app = typer.Typer(help="Manage CI repositories that get API keys without a stored secret.", no_args_is_help=True)
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Begins the names of its keys.")],
+    name: Annotated[str, typer.Argument(help="Name; the names of issued keys start with it.")],
     provider: Annotated[str, typer.Option(help="github or gitlab.")],
-    repository_id: Annotated[str, typer.Option(help="The repository's number, not its name.")],
-    audience: Annotated[str, typer.Option(help="What its tokens must be made for, such as this server's address.")],
-    ref: Annotated[str | None, typer.Option(help="Such as refs/heads/main; every ref if absent.")] = None,
+    repository_id: Annotated[str, typer.Option(help="Numeric id of the repository, not its name.")],
+    audience: Annotated[str, typer.Option(help="Required audience of the tokens, such as the address of this server.")],
+    ref: Annotated[str | None, typer.Option(help="Git ref, such as refs/heads/main. Default: every ref.")] = None,
     scope: Annotated[
         list[str] | None,
-        typer.Option(metavar="SCOPE", help="Repeat it. files:*, jobs:* and models:read if absent."),
+        typer.Option(metavar="SCOPE", help="Scope of issued keys. Repeatable. Default: files:*, jobs:*, models:read."),
     ] = None,
-    issuer: Annotated[str | None, typer.Option(help="For a GitHub or GitLab server of your own.")] = None,
-    project: Annotated[str | None, typer.Option(metavar="ID", help="Your own key's if absent.")] = None,
+    issuer: Annotated[str | None, typer.Option(help="URL of a self-hosted GitHub or GitLab.")] = None,
+    project: Annotated[
+        str | None, typer.Option(metavar="ID", help="Project id. Default: the project of your own key.")
+    ] = None,
     lasts: Annotated[
-        Any, typer.Option(parser=seconds, metavar="DURATION", help="How long a key lives; 15m if absent.")
+        Any, typer.Option(parser=duration_seconds, metavar="DURATION", help="Lifetime of issued keys. Default: 15m.")
     ] = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Trust a repository; prints the trust's id."""
-    wanted = {
+    """Trust a repository and print the id of the trust."""
+    body = {
         "name": name,
         "provider": provider,
         "repository_id": repository_id,
@@ -45,18 +46,21 @@ def create(
         "key_seconds": None if lasts is None else int(lasts),
     }
     with connect(state_dir) as client:
-        trust = client.post("/oidc/trusts", {field: value for field, value in wanted.items() if value is not None})
+        trust = client.post("/oidc/trusts", {field: value for field, value in body.items() if value is not None})
     if as_json:
         write_json(trust)
         return
-    where = trust["ref"] or "every ref"
-    note(f"Tokens of {provider} repository {repository_id} ({where}) are traded for keys of {trust['project_id']}.")
+    ref_text = trust["ref"] or "every ref"
+    note(
+        f"ID tokens of {provider} repository {repository_id} ({ref_text}) can be exchanged for keys of "
+        f"{trust['project_id']}."
+    )
     write_line(trust["id"])
 
 
 @app.command("list")
 def list_trusts(state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    """List what is trusted."""
+    """List the trusted repositories."""
     with connect(state_dir) as client:
         trusts = list(client.pages("/oidc/trusts"))
     if as_json:
@@ -67,26 +71,26 @@ def list_trusts(state_dir: StateDir = None, as_json: AsJson = False) -> None:
         columns,
         [
             (
-                one["id"],
-                one["name"],
-                one["provider"],
-                one["repository_id"],
-                one["ref"] or "*",
-                one["audience"],
-                one["project_id"],
-                " ".join(one["scopes"]),
+                trust["id"],
+                trust["name"],
+                trust["provider"],
+                trust["repository_id"],
+                trust["ref"] or "*",
+                trust["audience"],
+                trust["project_id"],
+                " ".join(trust["scopes"]),
             )
-            for one in trusts
+            for trust in trusts
         ],
-        empty="No CI system is trusted.",
+        empty="No trusted repositories. Add one with `grouptune trusts create`.",
     )
 
 
 @app.command()
 def delete(
-    trust_id: Annotated[str, typer.Argument(metavar="TRUST", help="Its id, trust_...")], state_dir: StateDir = None
+    trust_id: Annotated[str, typer.Argument(metavar="TRUST", help="Trust id: trust_...")], state_dir: StateDir = None
 ) -> None:
-    """Trust it no longer. Keys that it got live out their time."""
+    """Delete a trust. Keys that were already issued stay valid until they expire."""
     with connect(state_dir) as client:
         client.delete(f"/oidc/trusts/{path_segment(trust_id)}")
-    note(f"{trust_id} is gone.")
+    note(f"{trust_id} is deleted.")

@@ -1,36 +1,29 @@
-"""`grouptune up`, and the stack as every command starts it."""
+"""`grouptune up`: starts the whole service on this machine."""
 
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.markup import escape
 
-from app.cli import configuration
+from app.cli.connection import load_settings
 from app.cli.dashboard import link
-from app.cli.ui.console import Progress, Steps, err, note, write_line
+from app.cli.ui.console import ReportProgress, StatusLine, err, note, write_line
+from app.cli.ui.options import Host, InstallationDir, Port
 from app.client import Client, is_loopback
 
 if TYPE_CHECKING:
     from app.local.stack import Stack
 
-InstallationDir = Annotated[
-    Path | None,
-    typer.Option("--state-dir", metavar="DIR", help="Where the installation keeps its data.", file_okay=False),
-]
-Host = Annotated[str, typer.Option(help="Address to listen on.")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on; a free one if absent.", min=1, max=65535)]
 
+def make_stack(state_dir: Path | None, host: str, port: int | None, progress: ReportProgress) -> "Stack":
+    """Build the stack of `state_dir` (None: the configured directory) without starting it.
 
-def make_stack(state_dir: Path | None, host: str, port: int | None, progress: Progress) -> "Stack":
-    """The installation in `state_dir` (the configured one if None), not started yet.
-
-    On a `host` that other machines can reach it starts only once a key was minted for them.
+    On a `host` that other machines can reach, it starts only if an operator has created an API key.
     """
-    config = configuration.load()
-    # SQLAlchemy and psycopg take half a second to load, which the client commands need not pay.
+    config = load_settings()
+    # Imported here: SQLAlchemy and psycopg take half a second to load, which would slow down client commands.
     installation = import_module("app.cli.installation")
     stack: type[Stack] = import_module("app.local.stack").Stack
     return stack(
@@ -46,9 +39,9 @@ def make_stack(state_dir: Path | None, host: str, port: int | None, progress: Pr
 
 
 def up(state_dir: InstallationDir = None, host: Host = "127.0.0.1", port: Port = None) -> None:
-    """Start Postgres, Valkey, the API and the workers; Ctrl-C stops them all."""
-    with suppress(KeyboardInterrupt), Steps() as tell, make_stack(state_dir, host, port, tell) as stack:
-        tell.settle()
+    """Start Postgres, Valkey, the API and the workers. Ctrl-C stops them."""
+    with suppress(KeyboardInterrupt), StatusLine() as progress, make_stack(state_dir, host, port, progress) as stack:
+        progress.settle()
         announce(stack)
         write_line(stack.base_url)
         stack.wait()
@@ -56,20 +49,20 @@ def up(state_dir: InstallationDir = None, host: Host = "127.0.0.1", port: Port =
 
 
 def announce(stack: "Stack") -> None:
-    """Says where the API is and how a script reaches it."""
+    """Print the addresses of the API and the dashboard, and a code snippet for clients."""
     err.print(f"[bold green]Grouptune is up.[/bold green] API: [bold]{escape(stack.base_url)}[/bold]")
     with Client(stack.base_url, stack.api_key) as client:
-        err.print("The dashboard, signed in once, within ten minutes:")
+        err.print("Dashboard (the link signs in one browser, within ten minutes):")
         err.print(f"    [bold]{escape(link(client))}[/bold]\n", soft_wrap=True)
     key, logs = (escape(str(path)) for path in (stack.key_path, stack.state_dir / "logs"))
-    err.print(f"The API key is in {key}, the logs are in {logs}.\n")
+    err.print(f"API key: {key}\nLogs:    {logs}\n", soft_wrap=True)
     for line in snippet(stack.base_url, stack.key_path).splitlines():
         err.print(f"    [cyan]{escape(line)}[/cyan]")
-    err.print("\nCtrl-C stops everything.")
+    err.print("\nPress Ctrl-C to stop.")
 
 
 def snippet(base_url: str, key_path: Path) -> str:
-    """Python lines that reach this server with OpenAI's SDK, to be copied."""
+    """Return Python code, to copy, that uploads a file to this server with OpenAI's SDK."""
     return (
         "from pathlib import Path\n"
         "from openai import OpenAI\n\n"

@@ -1,4 +1,4 @@
-"""Runs a module of the worker as a process of its own: its work needs torch, which the command line does not load."""
+"""Runs a worker module in a separate process, because it needs torch, which the command line does not import."""
 
 import os
 import signal
@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from app.cli.ui.console import Progress
+from app.cli.ui.console import ReportProgress
 
 KEPT_LINES: Final = 20
 STOP_SECONDS: Final = 5.0
 
 
 class ModuleFailed(Exception):
-    """The process failed; the text says why: the end of its standard error."""
+    """The process failed. The message is the end of its standard error."""
 
 
-def run_module(words: Sequence[str], progress: Progress) -> str:
-    """Standard output of `python -m WORDS...`; each line of its standard error goes to `progress`.
+def run_module(words: Sequence[str], progress: ReportProgress) -> str:
+    """Run `python -m WORDS...` and return its standard output; `progress` gets each line of its standard error.
 
-    Raises `ModuleFailed`. Whatever ends this early ends the process and its children too.
+    Raises `ModuleFailed`. Any exception, KeyboardInterrupt included, also ends the process and its children.
     """
     argv = [sys.executable, "-m", *words]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
@@ -31,10 +31,10 @@ def run_module(words: Sequence[str], progress: Progress) -> str:
             argv, stdout=output, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
         )
         try:
-            kept: deque[str] = deque(maxlen=KEPT_LINES)
+            tail: deque[str] = deque(maxlen=KEPT_LINES)
             for line in process.stderr or ():
-                kept.append(line.rstrip())
-                progress(kept[-1])
+                tail.append(line.rstrip())
+                progress(tail[-1])
             code = process.wait()
         except BaseException:
             _stop(process)
@@ -42,12 +42,13 @@ def run_module(words: Sequence[str], progress: Progress) -> str:
         output.seek(0)
         if code == 0:
             return output.read()
-    reason = "\n".join(["", *kept]).rpartition("\nerror: ")[2].strip()
-    raise ModuleFailed(reason or f"it ended with code {code}")
+    # Prefer the text behind the last `error: ` line over the whole tail.
+    reason = "\n".join(["", *tail]).rpartition("\nerror: ")[2].strip()
+    raise ModuleFailed(reason or f"the process ended with code {code}")
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:
-    """Ends the process and whatever it started (pip)."""
+    """End the process group: the process and its children, such as pip."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):

@@ -1,28 +1,29 @@
-"""`grouptune workers`: which machines train, what they have, and what they are at."""
+"""`grouptune workers`: lists the workers, their hardware and their load."""
 
-from app.cli.connection import StateDir, connect
-from app.cli.files.commands import AsJson, age, human_bytes
+from app.cli.connection import connect
 from app.cli.ui.console import write_json, write_table
+from app.cli.ui.formatting import age, human_bytes
+from app.cli.ui.options import AsJson, StateDir
 
 
-def workers(state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    """List the workers with their hardware and what they do."""
+def list_workers(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    """List the workers with their hardware and load."""
     with connect(state_dir) as client:
-        found = client.get("/workers")["data"]
+        workers = client.get("/workers")["data"]
     if as_json:
-        write_json(found)
+        write_json(workers)
         return
     rows = [
         (
-            one["id"],
-            one["status"],
-            ",".join(one["queues"]),
-            f"{one['running_jobs']}/{one['slots']}",
-            human_bytes(one["hardware"]["accelerator_memory_bytes"] or one["hardware"]["memory_bytes"]),
-            age(one["last_seen"]),
-            one["hardware"]["device"],
+            worker["id"],
+            worker["status"],
+            ",".join(worker["queues"]),
+            f"{worker['running_jobs']}/{worker['slots']}",
+            human_bytes(worker["hardware"]["accelerator_memory_bytes"] or worker["hardware"]["memory_bytes"]),
+            age(worker["last_seen"]),
+            worker["hardware"]["device"],
         )
-        for one in found
+        for worker in workers
     ]
     columns = ("id", "status", "queues", "jobs", "memory", "seen", "device")
-    write_table(columns, rows, empty="No worker is there: grouptune up starts one.")
+    write_table(columns, rows, empty="No workers are running. Start one with `grouptune up`.")

@@ -1,1 +1,1 @@
-"""Where training rows come from besides uploads, one module a source. Slow imports stay inside functions."""
+"""Sources of training rows other than uploads, one module per source. Slow imports stay inside functions."""

@@ -1,4 +1,4 @@
-"""The command as people and scripts run it: a process of its own against a running installation."""
+"""Fixtures that run `grouptune` as a separate process against a running server."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start_grouptune(stack: Any) -> Start:
-    """Starts `grouptune WORDS...` with the installation of the tests in the environment; None unsets a variable."""
+    """Start `grouptune WORDS...` with the test server in its environment; None unsets a variable."""
     environment = os.environ | {"GROUPTUNE_URL": stack.base_url, "GROUPTUNE_API_KEY": stack.api_key}
 
     def start(*words: object, **changed: str | None) -> "subprocess.Popen[str]":
@@ -34,7 +34,7 @@ def start_grouptune(stack: Any) -> Start:
 
 @pytest.fixture
 def grouptune(start_grouptune: Start) -> Run:
-    """Runs `grouptune WORDS...` likewise, to its end; `stdin` is what it can read."""
+    """Run `grouptune WORDS...` to its end; `stdin` is its standard input."""
 
     def run(*words: object, stdin: str = "", **changed: str | None) -> "subprocess.CompletedProcess[str]":
         with start_grouptune(*words, **changed) as process:
@@ -49,7 +49,7 @@ def grouptune(start_grouptune: Start) -> Run:
 
 @pytest.fixture
 def job_file(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a job of two short steps on the model `tiny`, and the data beside it."""
+    """Write a job of two short steps on the model `tiny`, and its data next to it."""
 
     def write(*, rows: int = 16, **hyperparameters: int) -> Path:
         write_rows(tmp_path / "train.jsonl", rows)
@@ -69,7 +69,7 @@ def job_file(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def long_job(grouptune: Run, job_file: Callable[..., Path]) -> Iterator[Callable[[], str]]:
-    """Creates jobs of thousands of steps and returns their ids; the end of the test cancels them."""
+    """Create jobs of thousands of steps and return their ids; the end of the test cancels them."""
     ids: list[str] = []
 
     def create() -> str:

@@ -1,4 +1,4 @@
-"""action.yml, the GitLab template and the shell example, run as their runners run them, against a live server."""
+"""action.yml, the GitLab template and the shell example, run as CI runners do, against a running server."""
 
 import json
 import os
@@ -36,7 +36,7 @@ SYSTEM_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 
 class Runner:
-    """Runs the steps of the action, each as a process, and keeps what they hand on."""
+    """Runs the steps of the action as processes and passes their outputs on."""
 
     def __init__(self, directory: Path, run_id: str, **environment: str) -> None:
         self._directory = directory
@@ -59,8 +59,8 @@ class Runner:
         }
 
     def run(self, **inputs: str) -> "subprocess.CompletedProcess[str]":
-        """All steps until one fails."""
-        given = {name: str(one.get("default", "")) for name, one in ACTION["inputs"].items()} | {
+        """Run the steps until one fails."""
+        given = {name: str(entry.get("default", "")) for name, entry in ACTION["inputs"].items()} | {
             name.replace("_", "-"): value for name, value in inputs.items()
         }
         values = {"github": self._github, "inputs": {name: self.evaluated(text, {}) for name, text in given.items()}}
@@ -81,11 +81,11 @@ class Runner:
         return subprocess.run(argv, cwd=self._directory, env=whole, capture_output=True, text=True, timeout=300)
 
     def evaluated(self, text: str, values: dict[str, dict[str, str]]) -> str:
-        known = values or {"github": self._github}
-        return _EXPRESSION.sub(lambda match: known[match[1]][match[2]], text)
+        contexts = values or {"github": self._github}
+        return _EXPRESSION.sub(lambda match: contexts[match[1]][match[2]], text)
 
     def outputs(self) -> dict[str, str]:
-        """The step's, and so the action's."""
+        """Return the outputs of the step, which are those of the action."""
         return outputs({name: str(path) for name, path in self.files.items()})
 
 
@@ -97,14 +97,14 @@ SCRIPTS: Final = {
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_shellcheck_finds_nothing(name: str) -> None:
+def test_scripts_pass_shellcheck(name: str) -> None:
     shell, script = SCRIPTS[name]
     command = [str(TOOLS / "shellcheck"), "--shell", shell, "-"]
     done = subprocess.run(command, input=script, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_the_files_are_what_github_and_gitlab_take(tmp_path: Path) -> None:
+def test_files_match_the_ci_schemas(tmp_path: Path) -> None:
     pipeline = {".grouptune": GITLAB, "fine-tune": {"extends": ".grouptune", "variables": {"JOB": "job.yaml"}}}
     (tmp_path / "gitlab.yml").write_text(yaml.safe_dump(pipeline))
     for schema, path in (("github-actions", ROOT / "action.yml"), ("gitlab-ci", tmp_path / "gitlab.yml")):
@@ -115,21 +115,21 @@ def test_the_files_are_what_github_and_gitlab_take(tmp_path: Path) -> None:
 
 @pytest.fixture
 def runner(tmp_path: Path) -> Callable[..., Runner]:
-    """Makes the runner of a run's next attempt."""
+    """Return a factory for runners; each is one attempt of a workflow run."""
     return lambda run_id, **environment: Runner(tmp_path / uuid.uuid4().hex, run_id, **environment)
 
 
-def test_every_expression_names_an_input_or_what_a_runner_knows() -> None:
-    found = re.findall(r"\$\{\{ ?(.*?) ?\}\}", (ROOT / "action.yml").read_text())
+def test_expressions_use_known_names() -> None:
+    expressions = re.findall(r"\$\{\{ ?(.*?) ?\}\}", (ROOT / "action.yml").read_text())
     known = {f"inputs.{name}" for name in ACTION["inputs"]} | {f"github.{name}" for name in (*GITHUB, "run_id")}
     steps = {f"steps.fine-tune.outputs.{name}" for name in ACTION["outputs"]}
-    assert set(found) <= known | steps
-    assert steps <= set(found)
+    assert set(expressions) <= known | steps
+    assert steps <= set(expressions)
     for step in ACTION["runs"]["steps"]:
         assert "${{" not in step["run"], "an input would be read as a piece of the script"
 
 
-def test_the_action_runs_a_job_and_a_run_again_attaches_to_it(
+def test_rerun_attaches_to_the_same_job(
     runner: Callable[..., Runner], job_file: Callable[..., Path], stack: Any
 ) -> None:
     path, run_id = job_file(), uuid.uuid4().hex
@@ -139,24 +139,22 @@ def test_the_action_runs_a_job_and_a_run_again_attaches_to_it(
     data = str(path.parent / "train.jsonl")
     done = first.run(**inputs, gates=gates, validation_file=data, junit=str(path.parent / "out.xml"))
     assert done.returncode == ExitCode.ok, done.stderr
-    said = first.outputs()
-    assert done.stdout.strip() == said["job-id"]
-    assert said["model"].startswith("ft:tiny:")
-    assert json.loads(said["metrics"])["eval/loss"] > 0
+    first_outputs = first.outputs()
+    assert done.stdout.strip() == first_outputs["job-id"]
+    assert first_outputs["model"].startswith("ft:tiny:")
+    assert json.loads(first_outputs["metrics"])["eval/loss"] > 0
     assert verdicts(path.parent / "out.xml") == {
         "job": "system-out",
         "eval/loss >= 0": "system-out",
         "eval/loss < 100": "system-out",
     }
-    assert f"| Model | {said['model']} |" in first.files["GITHUB_STEP_SUMMARY"].read_text()
+    assert f"| Model | {first_outputs['model']} |" in first.files["GITHUB_STEP_SUMMARY"].read_text()
     second = runner(run_id)
     assert second.run(**inputs, gates=gates, validation_file=data).returncode == ExitCode.ok
-    assert second.outputs()["job-id"] == said["job-id"]
+    assert second.outputs()["job-id"] == first_outputs["job-id"]
 
 
-def test_a_missed_gate_fails_the_step_and_the_outputs_tell_why(
-    runner: Callable[..., Runner], job_file: Callable[..., Path], stack: Any
-) -> None:
+def test_missed_gate_fails_the_step(runner: Callable[..., Runner], job_file: Callable[..., Path], stack: Any) -> None:
     path, run_id = job_file(), uuid.uuid4().hex
     running = runner(run_id)
     data = str(path.parent / "train.jsonl")
@@ -172,20 +170,20 @@ def test_a_missed_gate_fails_the_step_and_the_outputs_tell_why(
 
 @pytest.fixture
 def issuer(grouptune: Run) -> Iterator[Issuer]:
-    """One that the server trusts."""
+    """Run a token issuer that the server trusts."""
     with running_issuer() as running:
-        made = grouptune(
+        created = grouptune(
             *("trusts", "create", "models", "--provider", "github", "--repository-id", 1234),
             *("--audience", "https://grouptune.example", "--issuer", running.url, "--ref", "refs/heads/main"),
         )
-        assert made.returncode == ExitCode.ok, made.stderr
+        assert created.returncode == ExitCode.ok, created.stderr
         yield running
-        gone = grouptune("trusts", "delete", made.stdout.strip())
-        assert gone.returncode == ExitCode.ok, gone.stderr
-        assert made.stdout.strip() not in grouptune("trusts", "list").stdout
+        deleted = grouptune("trusts", "delete", created.stdout.strip())
+        assert deleted.returncode == ExitCode.ok, deleted.stderr
+        assert created.stdout.strip() not in grouptune("trusts", "list").stdout
 
 
-def test_without_a_key_the_action_trades_the_job_s_identity_and_hides_what_it_gets(
+def test_action_exchanges_and_masks_a_token(
     runner: Callable[..., Runner], job_file: Callable[..., Path], stack: Any, issuer: Issuer
 ) -> None:
     identity = {
@@ -208,7 +206,7 @@ def test_without_a_key_the_action_trades_the_job_s_identity_and_hides_what_it_ge
     assert "permissions: {id-token: write}" in none.stderr
 
 
-def test_the_action_installs_the_client_without_torch(runner: Callable[..., Runner], tmp_path: Path) -> None:
+def test_action_installs_the_client_without_torch(runner: Callable[..., Runner], tmp_path: Path) -> None:
     place = tmp_path / "bin"
     place.mkdir()
     (place / "python3").symlink_to(psutil.Process().exe())
@@ -218,17 +216,17 @@ def test_the_action_installs_the_client_without_torch(runner: Callable[..., Runn
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
     pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-    # What pip finds there it need not fetch.
-    there = {"PYTHONPATH": sysconfig.get_path("purelib"), "PATH": f"{place}:{SYSTEM_PATH}"}
-    running = runner("1", **there, **pip)
+    # pip does not download packages that are already installed there.
+    installed = {"PYTHONPATH": sysconfig.get_path("purelib"), "PATH": f"{place}:{SYSTEM_PATH}"}
+    running = runner("1", **installed, **pip)
     done = running.step(ACTION["runs"]["steps"][0], {"github": {"action_path": str(source)}, "inputs": {}})
     assert done.returncode == 0, done.stderr
     [added] = running.files["GITHUB_PATH"].read_text().split()
     where = [f"{added}/python", "-c", "import app.cli; print(app.__file__)"]
-    told = subprocess.run(where, env=there, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert told == f"{source}/app/__init__.py\n"
+    location = subprocess.run(where, env=installed, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert location == f"{source}/app/__init__.py\n"
     help_of = [f"{added}/grouptune", "jobs", "create", "--help"]
-    checked = subprocess.run(help_of, env=there, cwd=tmp_path, capture_output=True, text=True)
+    checked = subprocess.run(help_of, env=installed, cwd=tmp_path, capture_output=True, text=True)
     assert "--idempotency-key" in checked.stdout, checked.stderr
     client = closure()
     assert {"typer", "httpx"} <= client
@@ -241,9 +239,7 @@ def sh(script: str, directory: Path, **environment: str) -> "subprocess.Complete
     return subprocess.run(argv, cwd=directory, env=whole | environment, capture_output=True, text=True, timeout=120)
 
 
-def test_the_gitlab_template_trades_a_token_and_leaves_a_report(
-    job_file: Callable[..., Path], stack: Any, grouptune: Run
-) -> None:
+def test_gitlab_template_leaves_a_report(job_file: Callable[..., Path], stack: Any, grouptune: Run) -> None:
     path = job_file()
     with running_issuer() as issuer:
         trust = grouptune(
@@ -263,15 +259,15 @@ def test_the_gitlab_template_trades_a_token_and_leaves_a_report(
             "CI_PIPELINE_ID": uuid.uuid4().hex,
         }
         done = sh("\n".join(GITLAB["script"]), path.parent, **own | given)
-        nobody = sh("\n".join(GITLAB["script"]), path.parent, **own | given | {"GROUPTUNE_ID_TOKEN": ""})
-    assert (nobody.returncode, nobody.stdout) == (ExitCode.auth, "")
+        without_token = sh("\n".join(GITLAB["script"]), path.parent, **own | given | {"GROUPTUNE_ID_TOKEN": ""})
+    assert (without_token.returncode, without_token.stdout) == (ExitCode.auth, "")
     assert done.returncode == ExitCode.ok, done.stderr
     assert verdicts(path.parent / GITLAB["artifacts"]["reports"]["junit"]) == {"job": "system-out"}
     for name in GITLAB["artifacts"]["paths"]:
         assert (path.parent / name).is_file()
 
 
-def test_the_shell_example_attaches_to_the_job_of_its_commit(job_file: Callable[..., Path], stack: Any) -> None:
+def test_shell_example_reuses_the_commit_s_job(job_file: Callable[..., Path], stack: Any) -> None:
     path = job_file()
     made = "git init -q && git -c user.name=x -c user.email=x@y commit -q --allow-empty -m " + uuid.uuid4().hex
     assert sh(made, path.parent).returncode == 0

@@ -1,4 +1,4 @@
-"""Who may make the service listen to other machines."""
+"""The API key that an installation needs before it may listen on the network."""
 
 import pytest
 
@@ -9,14 +9,14 @@ from app.core.db import Database
 from app.core.errors import BadSetup
 
 
-def test_only_a_key_that_somebody_has_made_opens_the_door(database: Database, migrated_url: str) -> None:
+def test_network_needs_a_key_of_the_operator(database: Database, migrated_url: str) -> None:
     own = installation.bootstrap(migrated_url, None)
     assert installation.bootstrap(migrated_url, own) == own
     with pytest.raises(BadSetup, match="grouptune keys create NAME"):
         installation.bootstrap_for_network(migrated_url, own)
     with database.transaction() as session:
         actor = Actor(api_keys.authenticate(session, own).project.id, key_id=own.split("_")[2])
-        made = api_key_admin.mint(
+        created = api_key_admin.mint(
             session,
             actor,
             project_id=actor.project_id,
@@ -27,6 +27,6 @@ def test_only_a_key_that_somebody_has_made_opens_the_door(database: Database, mi
         )
     assert installation.bootstrap_for_network(migrated_url, own) == own
     with database.transaction() as session:
-        api_key_admin.revoke(session, actor, made.key.id)
+        api_key_admin.revoke(session, actor, created.key.id)
     with pytest.raises(BadSetup):
         installation.bootstrap_for_network(migrated_url, own)

@@ -1,4 +1,4 @@
-"""Logs of a whole installation: one JSON object a line, whoever logs, with the ids of what it is about."""
+"""Logs of a whole installation: every process logs one JSON object per line, with request and job ids."""
 
 import json
 import re
@@ -14,13 +14,13 @@ from tests.waiting import eventually
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """What is logged; Celery's banner on standard output is no log."""
+    """Parse the log lines; Celery's banner on standard output is skipped."""
     text = path.read_text()
-    assert not re.search(r"^(\[\d{4}-|INFO:|WARNING:|ERROR:)", text, re.MULTILINE), "a library logs its own way"
+    assert not re.search(r"^(\[\d{4}-|INFO:|WARNING:|ERROR:)", text, re.MULTILINE), "a library uses its own log format"
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
-def test_every_line_says_what_it_is_about(stack: Stack, grouptune: Run, job_file: Callable[..., Path]) -> None:
+def test_log_lines_have_ids(stack: Stack, grouptune: Run, job_file: Callable[..., Path]) -> None:
     created = grouptune("jobs", "create", "-f", job_file(), "--wait")
     assert created.returncode == 0, created.stderr
     job_id = created.stdout.strip()

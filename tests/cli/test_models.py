@@ -1,4 +1,4 @@
-"""`grouptune models download` and `merge`: from a job of the server to files that others load."""
+"""`grouptune models`: adapters and merged models that other libraries can load."""
 
 import json
 from collections.abc import Callable
@@ -18,13 +18,11 @@ IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 def logits(directory: Path) -> torch.Tensor:
     model: Any = AutoModelForCausalLM.from_pretrained(directory)
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=IDS).logits
-    return found
+        values: torch.Tensor = model(input_ids=IDS).logits
+    return values
 
 
-def test_a_trained_model_becomes_a_plain_one(
-    grouptune: Run, job_file: Callable[..., Path], tmp_path: Path, tiny_models: Path
-) -> None:
+def test_download_and_merge(grouptune: Run, job_file: Callable[..., Path], tmp_path: Path, tiny_models: Path) -> None:
     job_id = grouptune("jobs", "create", "--file", job_file(learning_rate_multiplier=500), "--wait").stdout.strip()
     name = json.loads(grouptune("jobs", "show", job_id, "--json").stdout)["fine_tuned_model"]
     fetched = tmp_path / "adapters" / "one"
@@ -55,9 +53,15 @@ def test_a_trained_model_becomes_a_plain_one(
 
 
 @pytest.mark.parametrize("verb", ["download", "merge"])
-@pytest.mark.parametrize(("name", "why"), [("tiny", "tiny is a base model"), ("ft:tiny:nobody", "ft:tiny:nobody")])
-def test_other_names_are_refused(verb: str, name: str, why: str, grouptune: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "reason"), [("tiny", "tiny is a base model"), ("ft:tiny:missing", "ft:tiny:missing")])
+def test_other_models_are_refused(verb: str, name: str, reason: str, grouptune: Run, tmp_path: Path) -> None:
     done = grouptune("models", verb, name, tmp_path / "new")
     assert done.returncode == ExitCode.error
-    assert why in done.stderr
+    assert reason in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_pull_of_unknown_base_model(grouptune: Run) -> None:
+    done = grouptune("models", "pull", "gpt-9")
+    assert done.returncode == ExitCode.error
+    assert "smollm2-135m-instruct" in done.stderr

@@ -1,4 +1,4 @@
-"""`grouptune teachers` against a running installation."""
+"""`grouptune teachers` against a running server."""
 
 import json
 
@@ -6,16 +6,16 @@ from app.cli.ui.exits import ExitCode
 from tests.cli.conftest import Run
 
 
-def test_a_key_is_read_from_standard_input_listed_by_its_end_and_forgotten(grouptune: Run) -> None:
+def test_set_list_and_remove_a_key(grouptune: Run) -> None:
     key = "sk-canary-0123456789"
     done = grouptune("teachers", "set-key", "http://127.0.0.1:9/v1", stdin=key + "\n")
     assert done.returncode == ExitCode.ok, done.stderr
-    assert "...6789 goes to http://127.0.0.1:9 alone" in done.stderr
+    assert "...6789 is sent only to http://127.0.0.1:9." in done.stderr
     listed = grouptune("teachers", "list")
     assert "http://127.0.0.1:9" in listed.stdout
     assert key not in listed.stdout + done.stderr
-    [kept] = json.loads(grouptune("teachers", "list", "--json").stdout)
-    assert grouptune("teachers", "remove", kept["id"]).stderr == f"{kept['id']} is forgotten.\n"
+    [stored] = json.loads(grouptune("teachers", "list", "--json").stdout)
+    assert grouptune("teachers", "remove", stored["id"]).stderr == f"{stored['id']} is deleted.\n"
     assert json.loads(grouptune("teachers", "list", "--json").stdout) == []
     refused = grouptune("teachers", "set-key", "https://10.0.0.1/v1", stdin=key + "\n")
     assert refused.returncode == ExitCode.error

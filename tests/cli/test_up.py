@@ -1,4 +1,4 @@
-"""`grouptune demo` and `grouptune up` as processes: what they print, what they leave, what the next start finds."""
+"""`grouptune up` and `grouptune demo` as processes: output, cleanup and restart."""
 
 import json
 import os
@@ -28,19 +28,19 @@ __all__ = ["used_state_dir"]
 
 
 class Installation(NamedTuple):
-    """A state directory, and the environment that its processes are known by."""
+    """A state directory, and an environment that identifies its processes."""
 
     state: Path
     environment: dict[str, str]
 
     def start(self, *words: str) -> "subprocess.Popen[str]":
-        """`grouptune WORDS...` for this installation."""
+        """Start `grouptune WORDS...` for this installation."""
         argv = [sys.executable, "-m", "app.cli", *words, "--state-dir", str(self.state)]
         pipe = subprocess.PIPE
         return subprocess.Popen(argv, cwd=ROOT, env=self.environment, stdout=pipe, stderr=pipe, text=True)
 
     def processes(self) -> list[psutil.Process]:
-        """All that run for it, whoever their parents are by now."""
+        """Return all processes of this installation, including orphaned ones."""
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def _is_ours(self, process: psutil.Process) -> bool:
@@ -58,7 +58,7 @@ def installation(used_state_dir: Path, tiny_models: Path) -> Installation:
 
 
 class Demo(NamedTuple):
-    """What a finished `grouptune demo` wrote."""
+    """Report and standard error of a finished `grouptune demo`."""
 
     report: dict[str, Any]
     said: str
@@ -66,7 +66,7 @@ class Demo(NamedTuple):
 
 @pytest.fixture(scope="module")
 def demo(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """The demo on the model `tiny`, run to its end."""
+    """Run the demo on the model `tiny` to its end."""
     path = tmp_path_factory.mktemp("demo") / "report.json"
     words = ("demo", "--model", "tiny", "--seed", "11", "--json", str(path), "--no-keep")
     with installation.start(*words) as process:
@@ -77,7 +77,7 @@ def demo(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
 
 @contextmanager
 def up(installation: Installation) -> Iterator["tuple[subprocess.Popen[str], OpenAI]"]:
-    """A started installation and a client of it; ends with Ctrl-C."""
+    """Start an installation and yield it with a client; stops it with Ctrl-C."""
     with installation.start("up") as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -95,14 +95,14 @@ def up(installation: Installation) -> Iterator["tuple[subprocess.Popen[str], Ope
             assert said.endswith("Stopped.\n")
 
 
-def test_the_demo_tells_what_it_did(demo: Demo, installation: Installation) -> None:
+def test_demo_prints_a_report(demo: Demo, installation: Installation) -> None:
     for when in ("before", "after"):
         assert 0 <= demo.report[when]["accuracy"] <= 1
         assert demo.report[when]["mean_tokens"] > 0
     assert demo.report["seed"] == 11
     assert demo.report["fine_tuned_model"].startswith("ft:tiny:default:demo:")
     assert (Path(demo.report["adapter"]) / "adapter_model.safetensors").stat().st_size > 0
-    # The rows of its own seed, which the server has counted.
+    # The server counts the rows that the demo generated.
     expected = f"{data.TRAIN_ROWS} rows", f"{data.HELDOUT_ROWS} rows"
     progress = "held-out problems solved at step 0", "reward", "Held-out problems, never trained on"
     for part in (*expected, *progress, demo.report["adapter"], demo.report["job_id"], "/v1"):
@@ -110,7 +110,7 @@ def test_the_demo_tells_what_it_did(demo: Demo, installation: Installation) -> N
 
 
 @pytest.mark.usefixtures("demo")
-def test_the_demo_leaves_nothing_running(installation: Installation) -> None:
+def test_demo_leaves_no_process(installation: Installation) -> None:
     eventually(lambda: not installation.processes(), 5)
     assert not (installation.state / "connection.json").exists()
 
@@ -133,7 +133,7 @@ def test_up_finds_what_was_there_and_ctrl_c_stops_all_of_it(
         everyone = family(process.pid)
         assert len(everyone) > 6
         unseen = [command_line(one) for one in set(everyone) - set(installation.processes())]
-        # Backends overwrite their environment with their title; they end with the postmaster, which is seen.
+        # Postgres backends overwrite their environment with their title; they end with the postmaster, which is listed.
         blind = [words for words in unseen if words and not words[0].startswith("postgres: ")]
         assert blind == []
     assert_all_end(everyone)
@@ -142,7 +142,7 @@ def test_up_finds_what_was_there_and_ctrl_c_stops_all_of_it(
 
 
 @pytest.mark.usefixtures("demo")
-def test_an_installation_with_its_own_key_alone_does_not_listen_to_other_machines(installation: Installation) -> None:
+def test_network_listener_needs_another_key(installation: Installation) -> None:
     with installation.start("up", "--host", "0.0.0.0") as refused:  # noqa: S104 - it never listens
         _, said = refused.communicate(timeout=60)
     assert refused.returncode == 1
@@ -151,10 +151,10 @@ def test_an_installation_with_its_own_key_alone_does_not_listen_to_other_machine
 
 
 def interrupted_demo(installation: Installation) -> str:
-    """Id of the job of a demo that used the running server and was ended by Ctrl-C."""
+    """Interrupt a demo on the running server with Ctrl-C; returns the id of its job."""
     with installation.start("demo", "--model", "tiny") as process:
         assert process.stderr is not None
-        assert process.stderr.readline() == f"Using the server that runs from {installation.state}\n"
+        assert process.stderr.readline() == f"Using the server that already runs from {installation.state}\n"
         for line in process.stderr:
             if line.startswith("ftjob-"):
                 break

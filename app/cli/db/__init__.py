@@ -1,1 +1,1 @@
-"""`grouptune db`: schema, first key, backup and restore."""
+"""`grouptune db`: database schema, first API key, backup and restore."""

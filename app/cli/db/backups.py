@@ -1,4 +1,4 @@
-"""Backups as files. Loads SQLAlchemy, so `app.cli.db.commands` imports it only on use."""
+"""Writes and restores backup files. Imports SQLAlchemy, so `app.cli.db.commands` imports this module on use."""
 
 import os
 from pathlib import Path
@@ -14,13 +14,13 @@ from app.core.storage.blobs import BlobStore
 from app.core.storage.opening import open_store
 
 
-def dump(database_url: str, config: Settings, path: Path, tell: ProgressListener) -> DumpResult:
-    """Writes the backup beside `path` and renames it once it is complete and on the disk."""
+def dump(database_url: str, config: Settings, path: Path, report_progress: ProgressListener) -> DumpResult:
+    """Write the backup to a temporary file and rename it to `path` once it is complete and synced to disk."""
     draft = path.with_name(f"{path.name}.partial")
     database = Database(database_url, pool_size=2)
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, MODE), "wb") as out:
-            dumped = dumping.dump(database, _store(config), out, tell)
+            dumped = dumping.dump(database, _store(config), out, report_progress)
             out.flush()
             os.fsync(out.fileno())
         draft.rename(path)
@@ -32,11 +32,13 @@ def dump(database_url: str, config: Settings, path: Path, tell: ProgressListener
     return dumped
 
 
-def restore(database_url: str, config: Settings, path: Path, tell: ProgressListener, *, replace: bool) -> RestoreResult:
-    """Puts the backup at `path` back."""
+def restore(
+    database_url: str, config: Settings, path: Path, report_progress: ProgressListener, *, replace: bool
+) -> RestoreResult:
+    """Restore the backup at `path`."""
     database = Database(database_url, pool_size=2)
     try:
-        return restoring.restore(database, _store(config), path, tell, replace=replace)
+        return restoring.restore(database, _store(config), path, report_progress, replace=replace)
     finally:
         database.dispose()
 

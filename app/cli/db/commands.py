@@ -1,4 +1,4 @@
-"""`grouptune db`: the schema of an installation with a Postgres of its own; backups of every installation."""
+"""`grouptune db`: schema and first API key for an external Postgres, backups for every installation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,60 +9,65 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from app.cli import configuration
-from app.cli.files.commands import human_bytes
-from app.cli.ui.console import Steps, err, fail, note, write_line
+from app.cli.connection import load_settings
+from app.cli.ui.console import StatusLine, err, fail, note, write_line
 from app.cli.ui.exits import ExitCode
-from app.cli.up import InstallationDir
+from app.cli.ui.formatting import human_bytes
+from app.cli.ui.options import InstallationDir
 from app.core.errors import BadSetup
 
 if TYPE_CHECKING:
     from app.core.settings import Settings
 
-app = typer.Typer(help="Look after the database.", no_args_is_help=True)
+app = typer.Typer(help="Upgrade, back up and restore the database.", no_args_is_help=True)
 
 
 @app.callback()
 def _db() -> None:
-    """Look after the database."""
+    """Upgrade, back up and restore the database."""
 
 
 @app.command()
 def upgrade() -> None:
-    """Bring the schema of DATABASE_URL to the newest version. `grouptune up` does so by itself."""
-    import_module("app.cli.installation").upgrade(_url("The embedded Postgres is upgraded by `grouptune up`."))
-    note("The schema is current.")
+    """Upgrade the schema of the database at DATABASE_URL. `grouptune up` does this automatically."""
+    import_module("app.cli.installation").upgrade(_url("`grouptune up` upgrades the embedded Postgres automatically."))
+    note("The schema is up to date.")
 
 
 @app.command("admin-key")
 def admin_key() -> None:
-    """Mint an API key with every scope in DATABASE_URL and print it: the first one, or when all others are lost."""
-    url = _url("`grouptune up` keeps a key of its own in the state directory.")
+    """Create an API key with every scope in the database at DATABASE_URL, and print it.
+
+    Use it for the first key, or when all other keys are lost.
+    """
+    url = _url("`grouptune up` keeps its own API key in the state directory.")
     text = import_module("app.cli.installation").bootstrap(url, None)
-    note("A key of project default with every scope. It is shown once; mint others with it: grouptune keys create.")
+    note(
+        "This key of project default has every scope. It is shown only once. Create others: grouptune keys create NAME."
+    )
     write_line(text)
 
 
 @app.command()
 def dump(
-    path: Annotated[Path, typer.Argument(help="The backup: one file, a tar.", dir_okay=False)],
+    path: Annotated[Path, typer.Argument(help="Backup file to write (a tar archive).", dir_okay=False)],
     state_dir: InstallationDir = None,
 ) -> None:
-    """Back up the database and every blob that it names, while the service runs or while it is stopped.
+    """Back up the database and every blob it refers to. Works while the service runs or is stopped.
 
-    The exit code is 1 when a blob is missing or has changed; the backup then holds everything else.
+    Exit with code 1 if a blob is missing or damaged; the backup then contains everything else.
     """
     if path.exists():
-        raise BadSetup(f"{path} is there already; choose another name.")
-    config = for_installation(state_dir)
+        raise BadSetup(f"{path} exists already. Choose another name.")
+    config = load_settings(state_dir)
     if config.database_url is None and not import_module("app.local.database").has_database(config.state_dir):
-        raise BadSetup(f"There is no installation in {config.state_dir}; set DATABASE_URL or --state-dir.")
-    with database_of(config) as url, _bar("Backing up") as tell:
-        dumped = import_module("app.cli.db.backups").dump(url, config, path, tell)
+        raise BadSetup(f"{config.state_dir} contains no installation. Set DATABASE_URL or --state-dir.")
+    with database_of(config) as url, _bar("Backing up") as progress:
+        dumped = import_module("app.cli.db.backups").dump(url, config, path, progress)
     for problem in dumped.problems:
         fail(problem)
-    note(f"{dumped.blobs:,} blobs and the database: {human_bytes(dumped.bytes)}.")
-    note("The keys that encrypt webhook secrets are not in it (GROUPTUNE_SECRET_KEYS): keep them in another place.")
+    note(f"Backed up the database and {dumped.blobs:,} blobs: {human_bytes(dumped.bytes)}.")
+    note("The backup does not contain GROUPTUNE_SECRET_KEYS, which encrypt webhook secrets. Store them separately.")
     write_line(str(path))
     if dumped.problems:
         raise typer.Exit(ExitCode.error)
@@ -70,58 +75,57 @@ def dump(
 
 @app.command()
 def restore(
-    path: Annotated[Path, typer.Argument(help="What `grouptune db dump` wrote.", exists=True, dir_okay=False)],
-    replace: Annotated[bool, typer.Option("--replace", help="Throw away what the database holds.")] = False,
+    path: Annotated[
+        Path, typer.Argument(help="Backup file written by `grouptune db dump`.", exists=True, dir_okay=False)
+    ],
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the contents of the database.")] = False,
     state_dir: InstallationDir = None,
 ) -> None:
-    """Put a backup back into an empty installation. Stop the API and the workers before.
+    """Restore a backup into an empty installation. Stop the API and the workers first.
 
-    Nothing changes unless all of it is right. The exit code is 1 when what was backed up had flaws itself.
+    The database changes only if the whole backup is valid. Exit with code 1 if the restored data breaks an invariant.
     """
-    config = for_installation(state_dir)
+    config = load_settings(state_dir)
     with database_of(config, alone=True) as url:
-        with _bar("Restoring") as tell:
-            restored = import_module("app.cli.db.backups").restore(url, config, path, tell, replace=replace)
-        found = import_module("app.cli.installation").breaches(url, config)
-    for breach in found:
-        fail(f"{breach.subject}: it does not hold that {breach.invariant}")
-    made = restored.manifest
-    note(f"Restored {restored.blobs:,} blobs and the database as of {made.created_at:%Y-%m-%d %H:%M:%S} UTC.")
-    note("Running jobs go on from their last checkpoints once workers are there. `grouptune doctor` checks the rest.")
-    if found:
+        with _bar("Restoring") as progress:
+            restored = import_module("app.cli.db.backups").restore(url, config, path, progress, replace=replace)
+        breaches = import_module("app.cli.installation").breaches(url, config)
+    for breach in breaches:
+        fail(f"{breach.subject}: violated invariant: {breach.invariant}")
+    manifest = restored.manifest
+    note(f"Restored the database and {restored.blobs:,} blobs as of {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC.")
+    note("Running jobs resume from their last checkpoints once workers start. Check the rest with `grouptune doctor`.")
+    if breaches:
         raise typer.Exit(ExitCode.error)
-
-
-def for_installation(state_dir: Path | None) -> "Settings":
-    """The configuration, with another state directory if one was asked for."""
-    config = configuration.load()
-    return config if state_dir is None else config.model_copy(update={"state_dir": state_dir.absolute()})
 
 
 @contextmanager
 def database_of(config: "Settings", *, alone: bool = False) -> Iterator[str]:
-    """DATABASE_URL, else that of the embedded Postgres, which is started if need be (for `alone` always)."""
+    """Yield DATABASE_URL, else the URL of the embedded Postgres, which is started if it is not running.
+
+    With `alone`, raise `AlreadyRunning` if it is running.
+    """
     if config.database_url is not None:
         yield config.database_url
         return
     embedded_url = import_module("app.local.database").embedded_url
-    with Steps() as progress, embedded_url(config.state_dir.absolute(), progress, alone=alone) as url:
+    with StatusLine() as progress, embedded_url(config.state_dir.absolute(), progress, alone=alone) as url:
         progress.settle()
         yield url
 
 
 @contextmanager
 def _bar(title: str) -> Iterator[Any]:
-    """A callback for `app.core.backup.dump.Progress`."""
+    """Show a progress bar; yields the callback that updates it with each progress value of a backup."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[size]}"))
     with Progress(*columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal, transient=True) as bar:
         task = bar.add_task(title, total=None, size="")
         yield lambda at: bar.update(task, total=at.total, completed=at.done, size=human_bytes(at.bytes))
 
 
-def _url(otherwise: str) -> str:
-    """DATABASE_URL. Raises `BadSetup` without one, which says what holds for the embedded Postgres."""
-    url = configuration.load().database_url
+def _url(embedded_hint: str) -> str:
+    """Return DATABASE_URL. Raises `BadSetup` without it; `embedded_hint` says what applies to an embedded Postgres."""
+    url = load_settings().database_url
     if url is None:
-        raise BadSetup(f"Set DATABASE_URL. {otherwise}")
+        raise BadSetup(f"Set DATABASE_URL. {embedded_hint}")
     return url

@@ -1,1 +1,1 @@
-"""`grouptune demo`: from an empty machine to a fine-tuned model."""
+"""`grouptune demo`: starts everything and fine-tunes a small model."""

@@ -1,7 +1,7 @@
-"""The demo's data and job: two-digit additions with right answers, right and wrong teacher answers.
+"""The demo's data and job: two-digit additions with a correct demonstration and partly wrong teacher answers.
 
-Pure functions of a seed, so that the demo needs no files besides the package. Held-out problems never occur in
-the training rows, nor do their commuted twins.
+Pure functions of a seed, so the package ships no data files. Neither a held-out problem nor its commuted form
+(b + a) occurs in the training rows.
 """
 
 import json
@@ -20,8 +20,8 @@ TEACHER_RELIABILITY: Final = (0.8, 0.5, 0.2)
 PROMPT: Final = "What is {a} + {b}?"
 
 
-class Problem(NamedTuple):
-    """One addition of two numbers with two digits."""
+class Addition(NamedTuple):
+    """An addition of two two-digit numbers."""
 
     a: int
     b: int
@@ -31,24 +31,24 @@ class Problem(NamedTuple):
         return self.a + self.b
 
 
-class Problems(NamedTuple):
-    """Both halves of the data set; no unordered pair of numbers is in both, or twice in one."""
+class Additions(NamedTuple):
+    """Training and held-out problems; each unordered pair of numbers occurs at most once overall."""
 
-    train: tuple[Problem, ...]
-    heldout: tuple[Problem, ...]
+    train: tuple[Addition, ...]
+    heldout: tuple[Addition, ...]
 
 
-def problems(seed: int) -> Problems:
-    """Distinct problems, the same for the same seed."""
+def problems(seed: int) -> Additions:
+    """Draw distinct problems; deterministic for a seed."""
     rng = random.Random(seed)  # noqa: S311 - a data set, not a secret
     pairs = [(a, b) for a in range(SMALLEST, LARGEST + 1) for b in range(a, LARGEST + 1)]
     drawn = rng.sample(pairs, TRAIN_ROWS + HELDOUT_ROWS)
-    shuffled = [Problem(*rng.sample(pair, 2)) for pair in drawn]
-    return Problems(tuple(shuffled[:TRAIN_ROWS]), tuple(shuffled[TRAIN_ROWS:]))
+    shuffled = [Addition(*rng.sample(pair, 2)) for pair in drawn]
+    return Additions(tuple(shuffled[:TRAIN_ROWS]), tuple(shuffled[TRAIN_ROWS:]))
 
 
-def row(problem: Problem, rng: random.Random) -> dict[str, Any]:
-    """One line of the data set: the prompt, an expert's answer, three teacher answers, the truth for the grader."""
+def row(problem: Addition, rng: random.Random) -> dict[str, Any]:
+    """Build one row: prompt, demonstration, three teacher answers, and the reference answer for the grader."""
     return {
         "messages": [
             {"role": "user", "content": PROMPT.format(a=problem.a, b=problem.b)},
@@ -60,16 +60,16 @@ def row(problem: Problem, rng: random.Random) -> dict[str, Any]:
 
 
 def write_dataset(train_path: Path, heldout_path: Path, *, seed: int) -> None:
-    """Writes both files as JSON lines, byte for byte the same for the same seed."""
+    """Write both files as JSONL, byte for byte the same for the same seed."""
     rng = random.Random(seed + 1)  # noqa: S311 - a data set, not a secret
-    both = problems(seed)
-    for path, chosen in ((train_path, both.train), (heldout_path, both.heldout)):
-        lines = (json.dumps(row(problem, rng)) + "\n" for problem in chosen)
+    dataset = problems(seed)
+    for path, part in ((train_path, dataset.train), (heldout_path, dataset.heldout)):
+        lines = (json.dumps(row(problem, rng)) + "\n" for problem in part)
         path.write_text("".join(lines), encoding="utf-8")
 
 
 def demo_job(training_file: str, validation_file: str, seed: int) -> dict[str, Any]:
-    """Body of `POST /v1/fine_tuning/jobs` for the two uploaded files."""
+    """Build the body of `POST /v1/fine_tuning/jobs` for the two uploaded files."""
     return {
         "model": BASE_MODEL,
         "training_file": training_file,
@@ -86,7 +86,7 @@ def demo_job(training_file: str, validation_file: str, seed: int) -> dict[str, A
                     "answer": "last_number",
                 },
                 "group": {"expert": 1, "teacher": 3, "self": 4},
-                # Cooler than 1, where many rollouts of a model this small were seen to be gibberish.
+                # At temperature 1, many rollouts of a model this small are gibberish.
                 "sampling": {"temperature": 0.7, "max_tokens": 64},
                 "hyperparameters": {
                     "batch_size": 8,
@@ -102,18 +102,18 @@ def demo_job(training_file: str, validation_file: str, seed: int) -> dict[str, A
     }
 
 
-def _answer(problem: Problem, total: int) -> str:
+def _answer(problem: Addition, total: int) -> str:
     return f"{problem.a} + {problem.b} = {total}."
 
 
-def _teachers(problem: Problem, rng: random.Random) -> Sequence[str]:
-    """Three teachers: one mostly right, one often wrong, one seldom right."""
+def _teachers(problem: Addition, rng: random.Random) -> Sequence[str]:
+    """Answers of three teachers: one is mostly right, one half the time, one rarely."""
     return [
-        _answer(problem, problem.answer if rng.random() < reliability else _slipped(problem, rng))
+        _answer(problem, problem.answer if rng.random() < reliability else _wrong_sum(problem, rng))
         for reliability in TEACHER_RELIABILITY
     ]
 
 
-def _slipped(problem: Problem, rng: random.Random) -> int:
-    """A plausible wrong sum: a forgotten or invented carry, or one off."""
+def _wrong_sum(problem: Addition, rng: random.Random) -> int:
+    """Return a plausible wrong sum: a missed or extra carry, or off by one."""
     return problem.answer + rng.choice((-10, 10, -1, 1))

@@ -1,4 +1,4 @@
-"""The outcome of a demo: before and after on held-out problems, as a table and as JSON."""
+"""Report of a demo: results on held-out problems before and after training, as a table and as JSON."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.jobs.live_panel import clock
+from app.cli.ui.formatting import clock, one_line
 from app.client import Json
 
 SHOWN_SAMPLES: Final = 4
@@ -18,17 +18,17 @@ _MEASURES: Final = (("accuracy", "eval/accuracy"), ("reward", "eval/reward"), ("
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A succeeded demo job and where its parts are."""
+class DemoReport:
+    """Results of a succeeded demo job."""
 
     job: Json
     seed: int
     seconds: float
-    """From the command's start to the job's end."""
+    """Seconds from the start of the command to the end of the job."""
     adapter: Path
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json FILE`; accuracies are shares from 0 to 1."""
+        """Return the content of `--json FILE`; accuracies are shares from 0 to 1."""
         return {
             "before": self.measures("before"),
             "after": self.measures("after"),
@@ -41,12 +41,12 @@ class Outcome:
         }
 
     def measures(self, when: str) -> dict[str, float | None]:
-        """Accuracy, mean reward and mean response tokens `before` or `after` training."""
+        """Return accuracy, mean reward and mean response length `before` or `after` training."""
         values = (self.job["evaluation"] or {}).get(when, {}).get("values", {})
         return {name: values.get(key) for name, key in _MEASURES}
 
     def samples(self) -> list[dict[str, Any]]:
-        """The same held-out problems answered before and after."""
+        """Return the held-out problems that were answered both before and after training."""
         evaluation = self.job["evaluation"] or {}
         before, after = (evaluation.get(when, {}).get("samples", []) for when in ("before", "after"))
         return [
@@ -72,7 +72,7 @@ class Outcome:
         shown = (
             ("solved", "accuracy", ".0%"),
             ("mean reward", "reward", ".2f"),
-            ("tokens an answer", "mean_tokens", ".1f"),
+            ("tokens per answer", "mean_tokens", ".1f"),
         )
         for label, name, form in shown:
             table.add_row(label, _format(before[name], form), _format(after[name], form))
@@ -80,8 +80,8 @@ class Outcome:
 
     def _answers(self) -> list[RenderableType]:
         parts: list[RenderableType] = []
-        # Problems that training solved tell the most.
-        ranked = sorted(self.samples(), key=lambda one: _gain(one), reverse=True)
+        # Problems whose reward improved most come first: they show best what training changed.
+        ranked = sorted(self.samples(), key=_gain, reverse=True)
         for sample in ranked[:SHOWN_SAMPLES]:
             grid = Table.grid(padding=(0, 1))
             grid.add_column(width=8, style="dim", no_wrap=True)
@@ -90,33 +90,29 @@ class Outcome:
             for when in ("before", "after"):
                 answer = sample[when]
                 mark = "[green]✓[/green]" if (answer["reward"] or 0) >= 1 else "[red]✗[/red]"
-                grid.add_row(when, f"{mark} {escape(_flat(answer['response']))}")
+                grid.add_row(when, f"{mark} {escape(one_line(answer['response']))}")
             parts += [grid, Text()]
         return parts
 
 
-def print_outcome(outcome: Outcome, base_url: str, options: str, console: Console) -> None:
-    """Everything that a person wants to know at the end of the demo; `options` lead a command to this server."""
-    job = outcome.job
+def print_report(report: DemoReport, base_url: str, options: str, console: Console) -> None:
+    """Print the report; `options` are the command-line options that select this server."""
+    job = report.job
     console.print()
-    console.print(outcome, soft_wrap=False)
-    console.print(f"Trained in {clock(outcome.seconds)} with seed {outcome.seed}, start-up included.\n")
+    console.print(report, soft_wrap=False)
+    console.print(f"Trained in {clock(report.seconds)}, including start-up, with seed {report.seed}.\n")
     rows = (
         ("model", job["fine_tuned_model"]),
-        ("adapter", str(outcome.adapter)),
+        ("adapter", str(report.adapter)),
         ("API", base_url),
         ("groups", f"grouptune jobs groups {job['id']} --step 1{options}"),
     )
-    for label, value in rows:  # no table: that would break a long path in two, and nobody could copy it
+    for label, value in rows:  # not a table: it would break a long path over two lines, which prevents copying
         console.print(f"[dim]{label:7}[/dim]  {escape(value)}", soft_wrap=True)
 
 
 def _gain(sample: dict[str, Any]) -> float:
     return float((sample["after"]["reward"] or 0) - (sample["before"]["reward"] or 0))
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _format(value: float | None, form: str) -> str:

@@ -1,1 +1,1 @@
-"""`grouptune doctor`: check an installation."""
+"""`grouptune doctor`: checks an installation."""

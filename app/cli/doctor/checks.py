@@ -1,4 +1,4 @@
-"""All checks of `grouptune doctor`. Loads SQLAlchemy, so that module imports it only on use."""
+"""Runs all checks of `grouptune doctor`. Imports SQLAlchemy, so the command imports this module on use."""
 
 import json
 import tempfile
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.cli import installation
-from app.cli.ui.console import Progress
+from app.cli.ui.console import ReportProgress
 from app.cli.worker_module import ModuleFailed, run_module
 from app.core.doctor import database, machine, services
 from app.core.doctor.finding import DoctorFinding, FindingLevel, failed, ok, warning
@@ -23,20 +23,20 @@ from app.local.valkey import EmbeddedValkey
 GB: Final = 1e9
 
 
-def run(config: Settings, progress: Progress, *, history: bool) -> Iterator[DoctorFinding]:
-    """One finding after the other; an embedded Postgres that is stopped runs meanwhile."""
+def run(config: Settings, progress: ReportProgress, *, history: bool) -> Iterator[DoctorFinding]:
+    """Yield the findings; a stopped embedded Postgres is started for the duration of the checks."""
     with ExitStack() as running:
         url = config.database_url
         if url is None and not has_database(config.state_dir):
             fix = "start one with `grouptune up`, or set DATABASE_URL or --state-dir"
-            yield failed("postgres", f"there is no installation in {config.state_dir}", fix)
+            yield failed("postgres", f"{config.state_dir} contains no installation", fix)
         else:
             try:
                 url = url or running.enter_context(embedded_url(config.state_dir.absolute(), progress))
                 progress("Postgres")
                 yield from database.check(url, config.lease_seconds)
             except LocalStackError as error:
-                yield failed("postgres", str(error), f"look at {config.state_dir / 'logs' / 'postgres.log'}")
+                yield failed("postgres", str(error), f"read {config.state_dir / 'logs' / 'postgres.log'}")
             yield from _services(config, progress)
         yield from _machine(config, url)
         progress("GPU")
@@ -46,18 +46,20 @@ def run(config: Settings, progress: Progress, *, history: bool) -> Iterator[Doct
             yield from _history(config, url)
 
 
-def _services(config: Settings, progress: Progress) -> Iterator[DoctorFinding]:
+def _services(config: Settings, progress: ReportProgress) -> Iterator[DoctorFinding]:
     progress("Broker")
     broker_url = config.redis_url or EmbeddedValkey(config.state_dir).find_running()
     if broker_url is None:
-        yield warning("broker", "the embedded Valkey does not run: the service is stopped", "start it: `grouptune up`")
+        yield warning(
+            "broker", "the service is stopped: the embedded Valkey is not running", "start it with `grouptune up`"
+        )
     else:
         yield services.check_broker(broker_url)
     progress("Storage")
     try:
         store = open_store(config.storage_dir, config.storage_url, config.storage_endpoint, config.storage_region)
     except GrouptuneError as error:
-        yield failed("storage", str(error), "install what it names where the API and the workers run")
+        yield failed("storage", str(error), "install the missing package on the machines of the API and the workers")
     else:
         yield services.check_store(store, config.storage_url or str(config.storage_dir))
 
@@ -79,49 +81,50 @@ def _machine(config: Settings, url: str | None) -> Iterator[DoctorFinding]:
 
 def _gpu(config: Settings) -> Iterator[DoctorFinding]:
     try:
-        found: dict[str, Any] = json.loads(run_module(["worker.training.devices"], lambda _: None))
+        report: dict[str, Any] = json.loads(run_module(["worker.training.devices"], lambda _: None))
     except ModuleFailed as error:
         reason = str(error).strip().rpartition("\n")[2]
         if "No module named" in reason:
-            fix = "pip install 'grouptune[worker]' where workers run; a machine with the API alone needs it not"
+            fix = "run pip install 'grouptune[worker]', unless this machine runs only the API"
             yield warning("gpu", f"this machine cannot train: {reason}", fix)
         else:
             yield failed(
-                "gpu", f"torch cannot be loaded: {reason}", "install the pinned versions (constraints.txt) again"
+                "gpu", f"torch cannot be imported: {reason}", "reinstall the pinned versions (constraints.txt)"
             )
         return
-    for sentence in found["trouble"]:
-        yield warning("gpu", sentence, "install the driver, and the torch built for it; until then jobs use the CPU")
-    working = [device for device in found["devices"] if device["error"] is None]
-    for device in found["devices"]:
+    for problem in report["trouble"]:
+        yield warning("gpu", problem, "install the driver and a matching build of torch; until then, jobs use the CPU")
+    working = [device for device in report["devices"] if device["error"] is None]
+    for device in report["devices"]:
         if device["error"] is not None:
-            yield failed(
-                "gpu", f"{device['name']}: {device['error']}", "look at `nvidia-smi`; reset or exclude that GPU"
-            )
-    if len(found["devices"]) and len(working) < config.trainer_processes:
-        fix = "set GROUPTUNE_TRAINER_PROCESSES to the number of GPUs that each job gets"
-        yield failed("gpu", f"{len(working)} GPUs for {config.trainer_processes} processes a job", fix)
+            yield failed("gpu", f"{device['name']}: {device['error']}", "check `nvidia-smi`; reset or exclude this GPU")
+    if report["devices"] and len(working) < config.trainer_processes:
+        fix = "set GROUPTUNE_TRAINER_PROCESSES to the number of GPUs per job"
+        yield failed("gpu", f"{len(working)} working GPUs, but jobs use {config.trainer_processes} processes", fix)
     names = ", ".join(
-        f"{one['name']} ({one['free_bytes'] / GB:.0f} of {one['bytes'] / GB:.0f} GB free)" for one in working
+        f"{device['name']} ({device['free_bytes'] / GB:.0f} of {device['bytes'] / GB:.0f} GB free)"
+        for device in working
     )
-    yield ok("gpu", f"torch {found['torch']}: " + (names or f"no GPU, jobs train on {found['cpus']} CPU cores"))
+    yield ok("gpu", f"torch {report['torch']}: " + (names or f"no GPU; jobs train on {report['cpus']} CPU cores"))
 
 
 def _history(config: Settings, url: str) -> Iterator[DoctorFinding]:
     try:
-        found = installation.breaches(url, config)
+        breaches = installation.breaches(url, config)
     except (DatabaseUnavailable, GrouptuneError) as error:
-        yield failed("history", str(error), "mend what is above, then look again")
+        yield failed("history", str(error), "fix the problems above, then check again")
         return
-    fix = "restore a backup, or delete what is named; if no lost disk or half a restore explains it, report it"
-    for breach in found:
-        yield failed("history", f"{breach.subject}: it does not hold that {breach.invariant}", fix)
-    if not found:
-        yield ok("history", "everything that ever happened to every job holds the invariants, and no blob is missing")
+    fix = (
+        "restore a backup, or delete the named object; report a bug unless a lost disk or a partial restore explains it"
+    )
+    for breach in breaches:
+        yield failed("history", f"{breach.subject}: violated invariant: {breach.invariant}", fix)
+    if not breaches:
+        yield ok("history", "the history of every job satisfies the invariants, and no blob is missing")
 
 
 def worst(findings: list[DoctorFinding]) -> FindingLevel:
-    """What all of them come to."""
+    """Return the worst level among the findings."""
     levels = {finding.level for finding in findings}
     return next(
         level

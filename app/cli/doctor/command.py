@@ -1,4 +1,4 @@
-"""`grouptune doctor`: checks an installation, and says how to mend what it finds."""
+"""`grouptune doctor`: checks an installation and suggests a fix for each problem."""
 
 from dataclasses import asdict
 from importlib import import_module
@@ -7,36 +7,43 @@ from typing import Annotated, Any, Final
 import typer
 from rich.markup import escape
 
-from app.cli.db.commands import for_installation
-from app.cli.ui.console import Steps, note, out, write_json, write_line
+from app.cli.connection import load_settings
+from app.cli.ui.console import StatusLine, note, out, write_json, write_line
 from app.cli.ui.exits import ExitCode
-from app.cli.up import InstallationDir
+from app.cli.ui.options import AsJson, InstallationDir
 
 STYLES: Final = {"ok": "green", "warning": "yellow", "failed": "bold red"}
+SUMMARIES: Final = {
+    "ok": "All checks passed.",
+    "warning": "The installation works; check the warnings.",
+    "failed": "Some checks failed.",
+}
 
 
 def doctor(
-    history: Annotated[bool, typer.Option("--history", help="Also check all that ever happened to every job.")] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="Also check the whole history of every job for violated invariants.")
+    ] = False,
     state_dir: InstallationDir = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Check an installation: the configured one, with DATABASE_URL or embedded. Run it where workers run, too.
+    """Check the installation at DATABASE_URL, or the embedded one. Run it on the workers' machines as well.
 
-    The exit code is 1 when something has failed; warnings leave it at 0.
+    Exit with code 1 if a check fails; warnings alone exit with 0.
     """
-    checkup = import_module("app.cli.doctor.checks")
+    checks = import_module("app.cli.doctor.checks")
     findings: list[Any] = []
-    with Steps() as progress:
-        for finding in checkup.run(for_installation(state_dir), progress, history=history):
+    with StatusLine() as progress:
+        for finding in checks.run(load_settings(state_dir), progress, history=history):
             findings.append(finding)
             if not as_json:
                 _show(finding)
-    verdict = str(checkup.worst(findings))
+    status = str(checks.worst(findings))
     if as_json:
-        write_json({"status": verdict, "findings": [asdict(finding) for finding in findings]})
+        write_json({"status": status, "findings": [asdict(finding) for finding in findings]})
     else:
-        note({"ok": "All is well.", "warning": "It works; look at the warnings."}.get(verdict, "Not all is well."))
-    if verdict == "failed":
+        note(SUMMARIES[status])
+    if status == "failed":
         raise typer.Exit(ExitCode.error)
 
 
@@ -45,8 +52,6 @@ def _show(finding: Any) -> None:
     if out.is_terminal:
         out.print(f"[{STYLES[level]}]{level:8}[/] [bold]{finding.check:11}[/] {escape(finding.message)}")
         if finding.fix:
-            out.print(f"{'':21}[dim]to mend it: {escape(finding.fix)}[/dim]")
+            out.print(f"{'':21}[dim]fix: {escape(finding.fix)}[/dim]")
         return
-    write_line(
-        "\t".join((level, finding.check, finding.message, *([f"to mend it: {finding.fix}"] if finding.fix else [])))
-    )
+    write_line("\t".join((level, finding.check, finding.message, *([f"fix: {finding.fix}"] if finding.fix else []))))

@@ -1,1 +1,1 @@
-"""`grouptune files`: upload, generate, preview and lint data files."""
+"""`grouptune files`: manages training and validation files."""

@@ -1,4 +1,4 @@
-"""`grouptune files generate`: rows that are made here, with a grader that checks answers to them."""
+"""`grouptune files generate`: generates rows on this machine, with a grader for their answers."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -6,41 +6,49 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 
-from app.cli.connection import StateDir
 from app.cli.files.row_output import Output, Upload, deliver
 from app.cli.ui.console import note, write_table
+from app.cli.ui.options import StateDir
 from app.sources import reasoning_gym_rows as gym
 
 
 def generate(
-    source: Annotated[Literal["reasoning-gym"] | None, typer.Argument(help="Lists the data sets if absent.")] = None,
-    name: Annotated[str | None, typer.Argument(help="A data set of the source.")] = None,
-    rows: Annotated[int, typer.Option(min=1, max=gym.MAX_ROWS, help="With distinct questions.")] = 500,
-    seed: Annotated[int, typer.Option(min=0, max=gym.MAX_SEED, help="Other seeds give other rows.")] = 0,
+    source: Annotated[
+        Literal["reasoning-gym"] | None, typer.Argument(help="Source of data sets. Omit it to list the data sets.")
+    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of a data set.")] = None,
+    rows: Annotated[
+        int, typer.Option(min=1, max=gym.MAX_ROWS, help="Number of rows, each with a different question.")
+    ] = 500,
+    seed: Annotated[
+        int, typer.Option(min=0, max=gym.MAX_SEED, help="Random seed; each seed gives different rows.")
+    ] = 0,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="How hard: a field of the data set; repeatable."),
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="Set a field of the data set, such as its difficulty. Repeatable."
+        ),
     ] = None,
     output: Output = None,
     upload: Upload = False,
     state_dir: StateDir = None,
 ) -> None:
-    """Generate a data set; prints the file's path, or with --upload its id. Without a name it lists what there is."""
+    """Generate a data set and print its path, or its file id with --upload. Without a name, list the data sets."""
     if source is None or name is None:
-        write_table(("data set", "kind", "what it asks"), gym.data_sets(), empty="")
+        write_table(("data set", "category", "description"), gym.data_sets(), empty="")
         return
     deliver(gym.rows(name, rows, seed, _settings(setting or [])), name, output, upload, state_dir)
-    note(f"Its grader: {json.dumps(gym.GRADER)}")
+    note(f"Grader for these rows: {json.dumps(gym.GRADER)}")
 
 
-def _settings(given: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for one in given:
-        name, equals, value = one.partition("=")
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise typer.BadParameter(f"{one!r} is no setting; write FIELD=VALUE.", param_hint="--set")
+            raise typer.BadParameter(f"{pair!r} is not a setting. Write FIELD=VALUE.", param_hint="--set")
         try:
-            found[name] = yaml.safe_load(value)
+            settings[name] = yaml.safe_load(value)
         except yaml.YAMLError:
-            found[name] = value
-    return found
+            settings[name] = value
+    return settings

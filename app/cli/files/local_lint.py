@@ -1,4 +1,4 @@
-"""Lints a file on this machine, with the spec and the graders, which the other commands do without."""
+"""Lints a file on this machine. Imports the job spec and the graders, which no other command needs."""
 
 import tempfile
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ from app.core.files.validation import validate_file
 from app.core.spec.graders import Grader
 from app.core.spec.job import GroupMix
 
-MOST_ANSWERS: Final = 20_000
-MOST_SECONDS: Final = 600.0
+MAX_ANSWERS: Final = 20_000
+MAX_SECONDS: Final = 600.0
 
 
 class GradersMissing(GrouptuneError):
-    """Linting a path needs the graders: `pip install 'grouptune[graders]'`. Or upload the file and lint its id."""
+    """Linting a path needs the graders. Run `pip install 'grouptune[graders]'`, or upload the file and lint its id."""
 
     code = "graders_missing"
 
 
-def lint_here(path: Path, body: Json) -> Json:
-    """The same as the server's answer, made by this process."""
+def lint_path(path: Path, body: Json) -> Json:
+    """Lint a local file; returns what `POST /files/{id}/lint` would return. Raises `InvalidRequest`."""
     try:
         from app.core.graders.registry import waits  # noqa: PLC0415 - an extra, and slow to import
         from app.core.graders.run import GraderPool, Outside  # noqa: PLC0415
@@ -37,7 +37,7 @@ def lint_here(path: Path, body: Json) -> Json:
     grader: Any = _valid(TypeAdapter(Grader), body["grader"], "grader")
     mix = _valid(TypeAdapter(GroupMix), body["group"], "group")
     if waits(grader) and not body["remote"]:
-        raise InvalidRequest("This grader asks another machine for each answer: add --remote if that is wanted.")
+        raise InvalidRequest("This grader calls another server for each answer. Add --remote to allow that.")
     configuration = settings.load()
     key = configuration.judge_api_key
     outside = Outside(
@@ -49,13 +49,13 @@ def lint_here(path: Path, body: Json) -> Json:
         counts = validate_file(rows)
         if not counts.valid:
             raise InvalidRequest(f"{path}: {counts.summary()}", code="invalid_file")
-        report = lint_file(rows, counts, pool, mix, Budget(MOST_ANSWERS, MOST_SECONDS))
+        report = lint_file(rows, counts, pool, mix, Budget(MAX_ANSWERS, MAX_SECONDS))
     return {"summary": report.summary(), "report": report.model_dump(mode="json", by_alias=True)}
 
 
 @contextmanager
 def _as_jsonl(path: Path) -> Iterator[Path]:
-    """The file, or the rows of a Parquet file as one."""
+    """Yield the path itself, or for a Parquet file the path of a temporary JSONL copy."""
     if not parquet.is_parquet(path):
         yield path
         return
@@ -66,7 +66,9 @@ def _as_jsonl(path: Path) -> Iterator[Path]:
         except parquet.UnreadableParquet as error:
             raise InvalidRequest(f"{path}: {error}", code="invalid_file") from error
         except ModuleNotFoundError as error:
-            raise InvalidRequest(f"{path}: Parquet is read with pyarrow: pip install 'grouptune[data]'.") from error
+            raise InvalidRequest(
+                f"{path}: reading Parquet needs pyarrow. Run pip install 'grouptune[data]'."
+            ) from error
         yield rows
 
 
@@ -74,8 +76,8 @@ def _valid(adapter: TypeAdapter[Any], value: Any, name: str) -> Any:
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        told = (
-            f"{'.'.join(map(str, (name, *one['loc'])))}: {one['msg'].removeprefix('Value error, ')}"
-            for one in error.errors()
+        messages = (
+            f"{'.'.join(map(str, (name, *detail['loc'])))}: {detail['msg'].removeprefix('Value error, ')}"
+            for detail in error.errors()
         )
-        raise InvalidRequest("; ".join(told)) from None
+        raise InvalidRequest("; ".join(messages)) from None

@@ -1,15 +1,18 @@
-"""How rows look as a model reads them: coloured by source on a terminal, labelled lines without one."""
+"""`grouptune files preview`: rows as a model reads them, coloured on a terminal, as labelled lines elsewhere."""
 
 import json
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Final
+from typing import Annotated, Final
 
+import typer
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
-from app.cli.ui.console import note, out, write_line
+from app.cli.connection import connect
+from app.cli.ui.console import note, out, write_json, write_line
+from app.cli.ui.options import AsJson, StateDir
 from app.client import Json
 
 _COLOURS: Final = {"prompt": "dim", "expert": "green", "teacher": "cyan"}
@@ -17,11 +20,38 @@ _BAR_COLUMNS: Final = 32
 _VISIBLE: Final = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | dict.fromkeys(
     range(127, 160), "\ufffd"
 )
-"""A row must not steer the terminal: control characters become pictures of themselves."""
+"""Control characters to visible symbols, so that a row cannot send escape sequences to the terminal."""
+
+
+def preview(
+    file_id: Annotated[str, typer.Argument(metavar="FILE", help="File id: file-...")],
+    model: Annotated[
+        str | None, typer.Option(help="Base model whose tokenizer to use. Default: the first available one.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Maximum number of rows.")] = 5,
+    after: Annotated[int, typer.Option(min=0, help="Start after this line.")] = 0,
+    max_length: Annotated[
+        int | None, typer.Option(min=16, help="The job's max_length in tokens; rows that exceed it are marked.")
+    ] = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show rows as a model is trained on them: their tokens, which tokens are trained, and the lengths of rows."""
+    params: dict[str, str | int] = {"limit": limit, "after": after}
+    if model is not None:
+        params["model"] = model
+    if max_length is not None:
+        params["max_length"] = max_length
+    with connect(state_dir) as client:
+        answer = client.get(f"/files/{file_id}/preview", **params)
+    if as_json:
+        write_json(answer)
+    else:
+        show(answer)
 
 
 def show(answer: Json) -> None:
-    """Prints the rows of a preview and, with the first page, how long rows are."""
+    """Print the rows of a preview; the first page also has the distribution of row lengths."""
     for row in answer["data"]:
         if out.is_terminal:
             out.print(_panel(row), soft_wrap=False)
@@ -29,23 +59,23 @@ def show(answer: Json) -> None:
             for line in _lines(row):
                 write_line(line)
     if not answer["data"]:
-        note("No rows there.")
+        note("No rows after this line.")
     if (lengths := answer["lengths"]) is not None:
         for line in _lengths(lengths, answer):
             note(line)
     if answer["has_more"]:
-        note(f"More: --after {answer['data'][-1]['line']}")
+        note(f"Show more with --after {answer['data'][-1]['line']}")
 
 
 def _title(span: Json, number: int) -> str:
     name = span["source"] + (f" {number}" if span["source"] == "teacher" else "")
     author = f" ({span['model']})" if span["model"] else ""
-    use = "read only" if span["source"] == "prompt" else "trained on"
+    use = "context only" if span["source"] == "prompt" else "trained on"
     return f"{name}{author}: {span['tokens']:,} tokens, {use if span['fits'] else 'TOO LONG, dropped'}"
 
 
 def _titles(row: Json) -> Iterator[tuple[str, Json]]:
-    """Each span with its heading; teachers are counted."""
+    """Yield each span with its heading; teacher answers are numbered."""
     teachers = 0
     for span in row["spans"]:
         teachers += span["source"] == "teacher"
@@ -59,7 +89,7 @@ def _panel(row: Json) -> RenderableType:
         if not span["fits"]:
             colour += " strike"
         parts.append(Text(title, style="bold" if span["fits"] else "bold red"))
-        # Neighbouring tokens are told apart by an underline, never by colour alone.
+        # Every second token is underlined, so that token boundaries are visible without colours.
         body = Text()
         for index, text in enumerate(span["texts"]):
             body.append(text.translate(_VISIBLE), style=f"{colour} underline" if index % 2 else colour)
@@ -84,24 +114,24 @@ def _lengths(lengths: Json, answer: Json) -> Iterator[str]:
         return
     share = "all" if lengths["measured_rows"] == lengths["rows"] else f"{lengths['measured_rows']:,} of"
     yield (
-        f"Tokens a row with {answer['model']} ({share} {lengths['rows']:,} rows): "
-        f"median {whole['median']:,}, 95% up to {whole['p95']:,}, longest {whole['max']:,}"
+        f"Tokens per row with {answer['model']} ({share} {lengths['rows']:,} rows): "
+        f"median {whole['median']:,}, 95th percentile {whole['p95']:,}, longest {whole['max']:,}"
     )
     yield from _bars(whole["bins"])
     limit = f"{answer['max_length']:,}"
     if lengths["too_long"]:
-        yield f"{lengths['too_long']:,} of {lengths['measured_rows']:,} rows are over max_length {limit}."
-    for one in lengths["longest_too_long"]:
-        yield f"line {one['line']}: {one['tokens']:,} tokens are over max_length {limit}"
+        yield f"{lengths['too_long']:,} of {lengths['measured_rows']:,} rows exceed max_length {limit}."
+    for row in lengths["longest_too_long"]:
+        yield f"line {row['line']}: {row['tokens']:,} tokens exceed max_length {limit}"
 
 
 def _bars(bins: list[Json]) -> Iterator[str]:
-    """A bar for each bin; a stretch of empty ones is one line."""
-    most = max(one["count"] for one in bins)
-    for is_empty, run in groupby(bins, key=lambda one: one["count"] == 0):
+    """Draw a histogram: one line per bin, and one line per run of empty bins."""
+    most = max(entry["count"] for entry in bins)
+    for is_empty, run in groupby(bins, key=lambda entry: entry["count"] == 0):
         if is_empty:
             yield f"{'...':>7}"
             continue
-        for one in run:
-            bar = "█" * -(-_BAR_COLUMNS * one["count"] // most)
-            yield f"{one['start']:>7,} {bar:<{_BAR_COLUMNS}} {one['count']:,}"
+        for entry in run:
+            bar = "█" * -(-_BAR_COLUMNS * entry["count"] // most)  # rounded up: a bin with rows has a bar
+            yield f"{entry['start']:>7,} {bar:<{_BAR_COLUMNS}} {entry['count']:,}"

@@ -1,4 +1,4 @@
-"""Puts rows that a command made where they are wanted: into a new file, or onto the server."""
+"""Delivers the rows of `files generate` and `files pull`: to a new local file, or uploaded to the server."""
 
 import json
 import tempfile
@@ -10,27 +10,29 @@ from typing import Annotated
 import typer
 
 from app.cli.connection import connect
-from app.cli.files.commands import send
-from app.cli.ui.console import Steps, write_line
+from app.cli.files.upload import send
+from app.cli.ui.console import StatusLine, write_line
 from app.client import Json
 from app.core.errors import InvalidRequest
 
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="PATH", help="New file; NAME.jsonl here if absent.", dir_okay=False),
+    typer.Option(
+        "--output", "-o", metavar="PATH", help="New file. Default: NAME.jsonl in this directory.", dir_okay=False
+    ),
 ]
-Upload = Annotated[bool, typer.Option("--upload", help="Upload the rows; prints the file's id.")]
+Upload = Annotated[bool, typer.Option("--upload", help="Upload the rows instead, and print the file id.")]
 
 
 def deliver(rows: Iterable[Json], name: str, output: Path | None, upload: bool, state_dir: Path | None) -> None:
-    """Writes the rows to a new file, or to the server; prints where they are. Leaves nothing when that fails."""
+    """Write the rows to a new file, or upload them; prints the path or the file id. Leaves no file on failure."""
     if not upload:
         path = output or Path(f"{name}.jsonl")
         _write(path, rows)
         write_line(str(path))
         return
     with connect(state_dir) as client, _place(output, name) as path:
-        client.get("/files", limit=1)  # before the work is done, whether it can be delivered
+        client.get("/files", limit=1)  # check the connection and the key before spending time on the rows
         _write(path, rows)
         write_line(send(client, path)["id"])
 
@@ -46,18 +48,18 @@ def _place(output: Path | None, name: str) -> Iterator[Path]:
 
 def _write(path: Path, rows: Iterable[Json]) -> None:
     if path.exists():
-        raise InvalidRequest(f"{path} exists already: name another file with --output.")
+        raise InvalidRequest(f"{path} exists already. Name another file with --output.")
     unfinished = path.with_name(f".{path.name}.part")
     count = 0
     try:
-        with unfinished.open("w", encoding="utf-8") as file, Steps() as tell:
+        with unfinished.open("w", encoding="utf-8") as file, StatusLine() as progress:
             for count, row in enumerate(rows, start=1):
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
                 if count % 1000 == 0:
-                    tell(f"{count:,} rows")
-            tell(f"{count:,} rows")
+                    progress(f"{count:,} rows")
+            progress(f"{count:,} rows")
         if count == 0:
-            raise InvalidRequest("There are no rows.")
+            raise InvalidRequest("The data set has no rows.")
         unfinished.rename(path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -1,48 +1,49 @@
-"""`grouptune jobs`: list fine-tuning jobs, look at them, stop them; `create` and `wait` have files of their own."""
+"""`grouptune jobs`: list, show, inspect and control jobs. The longer commands have modules of their own."""
 
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from app.cli.connection import StateDir, connect
-from app.cli.files.commands import AsJson, age, moment
+from app.cli.connection import connect
 from app.cli.jobs.create import create
-from app.cli.jobs.estimate import estimate_job as estimate
-from app.cli.jobs.estimate import estimated, took
+from app.cli.jobs.estimate import estimate_job, estimated_cost, measured_cost
 from app.cli.jobs.live_panel import event_line
-from app.cli.jobs.regrade import regrade_job as regrade
-from app.cli.jobs.wait import JobId, print_job, wait_for_job
+from app.cli.jobs.regrade import regrade_job
+from app.cli.jobs.wait import print_job, wait_for_job
 from app.cli.ui.console import note, write_json, write_line, write_table
+from app.cli.ui.formatting import age, moment, number, one_line
+from app.cli.ui.options import AsJson, JobId, StateDir
 from app.client import Json
 
-app = typer.Typer(help="Fine-tuning jobs.", no_args_is_help=True)
+app = typer.Typer(help="Create, follow and control fine-tuning jobs.", no_args_is_help=True)
 app.command()(create)
 app.command("wait")(wait_for_job)
-app.command("estimate")(estimate)
-app.command("regrade")(regrade)
+app.command("estimate")(estimate_job)
+app.command("regrade")(regrade_job)
 
 SHOWN_METRICS: Final = ("loss", "reward", "gft/expert/reward", "gft/teacher/reward", "gft/self/reward", "eval/accuracy")
-MOST_POINTS: Final = 5000
+MAX_POINTS: Final = 5000
 TEXT_COLUMNS: Final = 100
+_NO_JOBS: Final = "No jobs yet. Create one with `grouptune jobs create -f job.yaml`."
 AFTER_CHANGE: Final = {"cancel": "cancelled", "pause": "paused", "resume": "queued"}
-"""Verb -> the status that it leads to."""
+"""Action to the status that it leads to."""
 
 
 @app.command("list")
 def list_jobs(
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs, newest first.")] = 20,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """List jobs."""
+    """List the jobs."""
     with connect(state_dir) as client:
         jobs = list(client.pages("/fine_tuning/jobs", limit=limit))
     if as_json:
         write_json(jobs)
         return
     rows = [(job["id"], job["status"], _steps(job), age(job["created_at"]), job["model"]) for job in jobs]
-    write_table(("id", "status", "step", "age", "model"), rows, empty="No jobs yet: grouptune jobs create -f job.yaml")
+    write_table(("id", "status", "step", "age", "model"), rows, empty=_NO_JOBS)
 
 
 @app.command()
@@ -65,12 +66,12 @@ def show(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> 
         ("validation file", job["validation_file"]),
         ("created", moment(job["created_at"])),
         ("finished", moment(job["finished_at"]) if job["finished_at"] else None),
-        ("estimated", estimated(job)),
-        ("took", took(job)),
+        ("estimated", estimated_cost(job)),
+        ("took", measured_cost(job)),
         ("held-out accuracy", _accuracy(job)),
         *(
-            (f"gate {'passed' if one['passed'] else 'failed'}" if one["reason"] else "gate", one["gate"])
-            for one in job["gates"]
+            (f"gate {'passed' if gate['passed'] else 'failed'}" if gate["reason"] else "gate", gate["gate"])
+            for gate in job["gates"]
         ),
         ("alias", job["alias"]),
         ("error", error.get("message")),
@@ -81,66 +82,71 @@ def show(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> 
 @app.command()
 def events(
     job_id: JobId,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many of the latest.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of events, counted from the latest.")] = 50,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what happened, the latest last."""
+    """Show the events of a job, the latest last."""
     with connect(state_dir) as client:
-        found = list(client.pages(f"/fine_tuning/jobs/{job_id}/events", limit=limit))[::-1]
+        latest_first = list(client.pages(f"/fine_tuning/jobs/{job_id}/events", limit=limit))
     if as_json:
-        write_json(found)
+        write_json(latest_first[::-1])
         return
-    for event in found:
+    for event in reversed(latest_first):
         write_line(event_line(event))
 
 
-@app.command()
-def metrics(
+@app.command("metrics")
+def show_metrics(
     job_id: JobId,
-    names: Annotated[str | None, typer.Option(help="Comma-separated; `jobs metrics --json` has all.")] = None,
+    names: Annotated[
+        str | None, typer.Option(help="Comma-separated metric names. `jobs metrics --json` lists all.")
+    ] = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the values of every step."""
-    asked = [name.strip() for name in names.split(",")] if names else []
+    """Show the metrics of every step."""
+    requested = [name.strip() for name in names.split(",")] if names else []
     with connect(state_dir) as client:
-        query: dict[str, str | int] = {"points": MOST_POINTS} | ({"names": ",".join(asked)} if asked else {})
-        found = client.get(f"/fine_tuning/jobs/{job_id}/metrics", **query)
-    if found["is_sampled"]:
-        note(f"{len(found['steps'])} of the steps, the extremes of --names among them; all of them: format=csv")
+        query: dict[str, str | int] = {"points": MAX_POINTS} | ({"names": ",".join(requested)} if requested else {})
+        metrics = client.get(f"/fine_tuning/jobs/{job_id}/metrics", **query)
+    if metrics["is_sampled"]:
+        note(
+            f"Showing {len(metrics['steps'])} steps, including the extremes of --names. "
+            f"GET /v1/fine_tuning/jobs/{job_id}/metrics?format=csv returns all of them."
+        )
     if as_json:
-        write_json(found)
+        write_json(metrics)
         return
-    columns = [name for name in asked or SHOWN_METRICS if name in found["series"]]
-    series = [found["series"][name] for name in columns]
-    rows = [(step, *(_number(one[index]) for one in series)) for index, step in enumerate(found["steps"])]
+    columns = [name for name in requested or SHOWN_METRICS if name in metrics["series"]]
+    series = [metrics["series"][name] for name in columns]
+    rows = [(step, *(number(values[index]) for values in series)) for index, step in enumerate(metrics["steps"])]
     write_table(("step", *(name.removeprefix("gft/") for name in columns)), rows, empty="No steps yet.")
 
 
 @app.command()
 def groups(
     job_id: JobId,
-    step: Annotated[int | None, typer.Option(min=0, help="The latest step if absent.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many groups.")] = 3,
+    step: Annotated[int | None, typer.Option(min=0, help="Step to show. Default: the latest.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of groups.")] = 3,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the groups of one step: who said what, what it earned and how it was weighted."""
+    """Show the groups of one step: each answer with its source, reward and advantage."""
     with connect(state_dir) as client:
-        found = client.get(f"/fine_tuning/jobs/{job_id}/groups", **({} if step is None else {"step": step}))
+        page = client.get(f"/fine_tuning/jobs/{job_id}/groups", **({} if step is None else {"step": step}))
     if as_json:
-        write_json(found)
+        write_json(page)
         return
-    for group in found["data"][:limit]:
-        note(f"\nStep {found['step']}, row {group['row']}: {_short(group['prompt'])}")
+    for group in page["data"][:limit]:
+        note(f"\nStep {page['step']}, row {group['row']}: {_shorten(group['prompt'])}")
         rows = [
-            (member["source"], _number(member["reward"]), _number(member["advantage"]), _short(member["text"]))
+            (member["source"], number(member["reward"]), number(member["advantage"]), _shorten(member["text"]))
             for member in group["members"]
         ]
         write_table(("source", "reward", "advantage", "response"), rows, empty="")
-    if not found["data"]:
-        note("No groups yet." if step is None else f"No groups of step {step}.")
+    if not page["data"]:
+        note("No groups yet." if step is None else f"Step {step} has no groups.")
 
 
 @app.command()
@@ -157,16 +163,16 @@ def pause(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) ->
 
 @app.command()
 def resume(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    """Queue a paused job again."""
+    """Put a paused job back into the queue."""
     _change(job_id, "resume", state_dir, as_json)
 
 
-def _change(job_id: str, verb: str, state_dir: Path | None, as_json: bool) -> None:
+def _change(job_id: str, action: str, state_dir: Path | None, as_json: bool) -> None:
     with connect(state_dir) as client:
-        job = client.post(f"/fine_tuning/jobs/{job_id}/{verb}")
-    target = AFTER_CHANGE[verb]
-    # A worker that trains reads the request at its next step.
-    pending = f"is still {job['status']}, and will be {target} in a moment"
+        job = client.post(f"/fine_tuning/jobs/{job_id}/{action}")
+    target = AFTER_CHANGE[action]
+    # The worker of a running job acts on the request at its next step.
+    pending = f"is still {job['status']} and will be {target} in a moment"
     note(f"{job['id']} {pending if job['status'] != target else f'is {target}'}.")
     print_job(job, as_json)
 
@@ -179,14 +185,10 @@ def _steps(job: Json) -> str:
 def _accuracy(job: Json) -> str | None:
     evaluation = job["evaluation"] or {}
     points = [evaluation[when]["values"].get("eval/accuracy") for when in ("before", "after") if when in evaluation]
-    known = [f"{point:.1%}" for point in points if point is not None]
-    return " -> ".join(known) or None
+    measured = [f"{point:.1%}" for point in points if point is not None]
+    return " -> ".join(measured) or None
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _short(text: str) -> str:
-    flat = " ".join(text.split())
+def _shorten(text: str) -> str:
+    flat = one_line(text)
     return flat if len(flat) <= TEXT_COLUMNS else f"{flat[: TEXT_COLUMNS - 3]}..."

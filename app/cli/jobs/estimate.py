@@ -1,4 +1,4 @@
-"""`grouptune jobs estimate`: what a job would take, and whether it fits on a worker, before anything runs."""
+"""`grouptune jobs estimate`: predicts time, memory and tokens of a job, and whether it fits on a worker."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,98 +6,91 @@ from typing import Annotated
 
 import typer
 
-from app.cli.connection import StateDir, connect
-from app.cli.files.commands import AsJson, human_bytes
+from app.cli.connection import connect
 from app.cli.jobs import job_file
 from app.cli.jobs.create import send_valid
-from app.cli.jobs.live_panel import clock
 from app.cli.ui.console import fail, write_json, write_table
 from app.cli.ui.exits import ExitCode
+from app.cli.ui.formatting import clock, human_bytes
+from app.cli.ui.options import AsJson, StateDir, TrainingFile, ValidationFile
 from app.client import Json
 
 
 def estimate_job(
-    file: Annotated[Path, typer.Option("--file", "-f", help="The job as YAML or JSON.", exists=True, dir_okay=False)],
-    training_file: Annotated[
-        str | None, typer.Option("--training-file", metavar="PATH", help="In place of the job's own; path or id.")
-    ] = None,
-    validation_file: Annotated[
-        str | None, typer.Option("--validation-file", metavar="PATH", help="In place of the job's own; path or id.")
-    ] = None,
+    file: Annotated[
+        Path, typer.Option("--file", "-f", help="YAML or JSON file with the job.", exists=True, dir_okay=False)
+    ],
+    training_file: TrainingFile = None,
+    validation_file: ValidationFile = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Estimate a job: tokens, time, memory, and whether it fits on a worker; if not, the exit code is 1."""
+    """Estimate tokens, time and memory of a job. Exit with code 1 if it does not fit on a worker."""
     body = job_file.with_files(job_file.read(file), training_file=training_file, validation_file=validation_file)
     with connect(state_dir) as client:
         body = job_file.with_uploads(body, file.parent, lambda path: send_valid(client, path, None, None))
-        found = client.post("/fine_tuning/estimate", body)
+        estimate = client.post("/fine_tuning/estimate", body)
     if as_json:
-        write_json(found)
+        write_json(estimate)
     else:
-        _show(found)
-    if found["verdict"] == "does_not_fit":
-        fail(found["reason"])
+        _show(estimate)
+    if estimate["verdict"] == "does_not_fit":
+        fail(estimate["reason"])
         raise typer.Exit(ExitCode.error)
 
 
-def _show(found: Json) -> None:
-    tokens, parts, basis = found["tokens"], found["parts"] or {}, found["based_on"]
-    jobs = f"finished jobs on this device: {basis['same_jobs']} of this model, {basis['device_jobs']} of others"
+def estimated_cost(job: Json) -> str | None:
+    """Format the estimated time and memory of a job, for `jobs show`."""
+    estimate = job["estimate"]
+    if estimate is None or estimate["seconds"] is None:
+        return None
+    memory = human_bytes(estimate["peak_memory_bytes"]["expected"])
+    return f"{_range(estimate['seconds'], clock)}, {memory} on {estimate['device']}"
+
+
+def measured_cost(job: Json) -> str | None:
+    """Format the measured time and memory of a job, and the error of its estimate, for `jobs show`."""
+    measured, estimate = job["measured"], job["estimate"]
+    if measured is None:
+        return None
+    memory = measured["peak_memory_bytes"]
+    cost = clock(measured["seconds"]) + ("" if memory is None else f", {human_bytes(memory)}")
+    if estimate is None or estimate["seconds"] is None:
+        return cost
+    expected, seconds = estimate["seconds"], measured["seconds"]
+    error = seconds / expected["expected"] - 1
+    place = "within" if expected["low"] <= seconds <= expected["high"] else "outside"
+    return f"{cost}: {abs(error):.0%} {'longer' if error > 0 else 'shorter'} than expected, {place} the range"
+
+
+def _show(estimate: Json) -> None:
+    tokens, parts, basis = estimate["tokens"], estimate["parts"] or {}, estimate["based_on"]
+    jobs = f"finished jobs on this device: {basis['same_jobs']} with this model, {basis['device_jobs']} with others"
     rows = [
-        ("device", found["device"]),
-        ("time", duration(found["seconds"])),
+        ("device", estimate["device"]),
+        ("time", _range(estimate["seconds"], clock)),
         *((f"  {part}", clock(seconds)) for part, seconds in parts.items()),
-        ("peak memory", spread(found["peak_memory_bytes"], human_bytes)),
-        ("steps", f"{found['steps']:,}"),
-        ("prompt tokens", spread(tokens["prompt"], number)),
-        ("response tokens", spread(tokens["response"], number)),
-        ("trained tokens", spread(tokens["trained"], number)),
-        ("rollouts", f"{found['rollouts']:,}"),
-        ("grader calls", f"{found['grader_calls']:,}"),
-        ("teacher requests", f"{found['teacher_requests']:,}"),
-        ("learnt from", jobs),
-        ("verdict", f"{found['verdict'].replace('_', ' ')}. {found['reason']}"),
+        ("peak memory", _range(estimate["peak_memory_bytes"], human_bytes)),
+        ("steps", f"{estimate['steps']:,}"),
+        ("prompt tokens", _range(tokens["prompt"], _whole)),
+        ("response tokens", _range(tokens["response"], _whole)),
+        ("trained tokens", _range(tokens["trained"], _whole)),
+        ("rollouts", f"{estimate['rollouts']:,}"),
+        ("grader calls", f"{estimate['grader_calls']:,}"),
+        ("teacher requests", f"{estimate['teacher_requests']:,}"),
+        ("based on", jobs),
+        ("verdict", f"{estimate['verdict'].replace('_', ' ')}. {estimate['reason']}"),
     ]
-    write_table(("what", "expected"), [row for row in rows if row[1] is not None], empty="")
+    write_table(("quantity", "estimate"), [row for row in rows if row[1] is not None], empty="")
 
 
-def duration(seconds: Json | None) -> str | None:
-    """`4:07 (3:00 to 6:10)`."""
-    return spread(seconds, clock)
-
-
-def number(value: float) -> str:
-    """To the whole."""
-    return f"{value:,.0f}"
-
-
-def spread(value: Json | None, shown: Callable[[float], str]) -> str | None:
-    """What is expected, and its range if it is no single number."""
+def _range(value: Json | None, form: Callable[[float], str]) -> str | None:
+    """Format an estimate, with its range unless that is a single number: `4:07 (3:00 to 6:10)`."""
     if value is None:
         return None
-    low, expected, high = (shown(value[name]) for name in ("low", "expected", "high"))
+    low, expected, high = (form(value[name]) for name in ("low", "expected", "high"))
     return expected if low == high else f"{expected} ({low} to {high})"
 
 
-def estimated(job: Json) -> str | None:
-    """What a job was expected to take, for `jobs show`."""
-    made = job["estimate"]
-    if made is None or made["seconds"] is None:
-        return None
-    return f"{duration(made['seconds'])}, {human_bytes(made['peak_memory_bytes']['expected'])} on {made['device']}"
-
-
-def took(job: Json) -> str | None:
-    """What it took, and how far the estimate was off."""
-    found, made = job["measured"], job["estimate"]
-    if found is None:
-        return None
-    memory = found["peak_memory_bytes"]
-    told = clock(found["seconds"]) + ("" if memory is None else f", {human_bytes(memory)}")
-    if made is None or made["seconds"] is None:
-        return told
-    expected, seconds = made["seconds"], found["seconds"]
-    off = seconds / expected["expected"] - 1
-    where = "within" if expected["low"] <= seconds <= expected["high"] else "outside of"
-    return f"{told}: {abs(off):.0%} {'longer' if off > 0 else 'shorter'} than expected, {where} the range"
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"

@@ -1,4 +1,4 @@
-"""What came of a job, for who was not there: a Markdown table for people, JUnit's XML and metrics for CI systems."""
+"""Reports how a job ended: Markdown tables for people, JUnit XML and metrics for CI systems."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -7,38 +7,38 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from app.cli.jobs.live_panel import clock
+from app.cli.ui.formatting import clock, number, one_line
 from app.client import Json
 from app.core.jobs.state_machine import TERMINAL
 
 VERDICTS: Final = {True: "passed", False: "failed", None: "not decided"}
 COUNTED: Final = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
-"""Attribute of a suite -> the elements that it counts."""
+"""Attribute of a test suite to the element that it counts."""
 _NO_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What no XML document can hold, not even escaped."""
+"""Characters that an XML document cannot contain, not even escaped."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A job that has ended, or one that was not waited for any longer."""
+class JobReport:
+    """Report of a job that has ended, or that had not ended when the wait timed out."""
 
     job: Json
     values: dict[str, float]
-    """Metrics of its last step."""
+    """Metrics of the last step."""
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Of the last step, and the held-out ones of the published model."""
+        """Metrics of the last step, overridden by the held-out metrics of the published model."""
         return self.values | self._held_out("after")
 
     @property
     def seconds(self) -> int | None:
-        """From creation to the end; None before it."""
+        """Seconds from creation to the end; None while the job has not ended."""
         finished = self.job["finished_at"]
         return None if finished is None else finished - self.job["created_at"]
 
     def markdown(self) -> str:
-        """Tables: the job, its held-out results, its gates."""
+        """Render tables of the job, its held-out results and its gates."""
         job, progress = self.job, self.job["progress"]
         rows = {
             "Status": job["status"],
@@ -51,18 +51,21 @@ class Outcome:
         }
         parts = [_table(("Fine-tuning", ""), [(name, value) for name, value in rows.items() if value is not None])]
         before, after = self._held_out("before"), self._held_out("after")
-        held_out = [(name, _number(before.get(name)), _number(value)) for name, value in after.items()]
+        held_out = [(name, number(before.get(name), missing=""), number(value)) for name, value in after.items()]
         if held_out:
             parts.append(_table(("Held out", "before", "after"), held_out))
-        gates = [(one["gate"], VERDICTS[one["passed"]], _number(one["value"]), one["reason"]) for one in job["gates"]]
+        gates = [
+            (gate["gate"], VERDICTS[gate["passed"]], number(gate["value"], missing=""), gate["reason"])
+            for gate in job["gates"]
+        ]
         if gates:
             parts.append(_table(("Gate", "", "value", "reason"), gates))
         return "\n\n".join(parts) + "\n"
 
     def junit(self) -> str:
-        """One test case for the job and one for each gate.
+        """Render JUnit XML with one test case for the job and one per gate.
 
-        A job that misses a gate was trained all right: the gate's case fails, the job's does not.
+        A job that missed a gate was trained successfully, so only the test case of the gate fails.
         """
         suite = ET.Element("testsuite", name="grouptune")
         created = datetime.fromtimestamp(self.job["created_at"], UTC)
@@ -70,7 +73,7 @@ class Outcome:
         self._job_case(suite)
         for gate in self.job["gates"]:
             case = ET.SubElement(suite, "testcase", classname="grouptune.gates", name=_xml(gate["gate"]), time="0")
-            reason = _xml(gate["reason"] or "The job ended before its gates were decided.")
+            reason = _xml(gate["reason"] or "The job ended before this gate was evaluated.")
             if gate["passed"] is None:
                 ET.SubElement(case, "skipped", message=reason)
             elif not gate["passed"]:
@@ -90,7 +93,7 @@ class Outcome:
         case = ET.SubElement(suite, "testcase", classname="grouptune", name="job", time=str(self.seconds or 0))
         error = job["error"] or {}
         if status not in TERMINAL:
-            kind, message = "timeout", f"{job['id']} has not ended in time; it is {status} and goes on."
+            kind, message = "timeout", f"{job['id']} did not end in time. It is {status} and continues."
         elif status == "cancelled":
             kind, message = "cancelled", f"{job['id']} was cancelled."
         elif error.get("code", "gate_failed") != "gate_failed":
@@ -111,13 +114,8 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str | None, ...]]) -> str
 
 
 def _cell(text: str) -> str:
-    """Text in one line without markup that could end the cell or begin HTML."""
-    flat = " ".join(text.split())
-    return flat.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    """Put text on one line and escape what could end the cell or start HTML."""
+    return one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
 def _xml(text: str) -> str:

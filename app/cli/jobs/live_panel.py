@@ -1,11 +1,10 @@
-"""How a running job looks: a live panel on a terminal, plain lines without one."""
+"""Shows a running job: a live panel on a terminal, plain lines elsewhere."""
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
@@ -18,55 +17,57 @@ from rich.text import Text
 
 from app.cli.jobs.watcher import Snapshot
 from app.cli.ui.console import err
+from app.cli.ui.formatting import clock, time_of_day
 from app.client import Json
 
 SOURCES: Final = ("expert", "teacher", "self")
 SMOOTHED_STEPS: Final = 5
-"""Rewards are shown as the mean of so many steps: those of one step are a handful of answers."""
+"""Rewards are averaged over this many steps, because one step has only a few answers."""
 PLAIN_EVERY_STEPS: Final = 5
+"""Without a terminal, one line per this many steps."""
 SPARK_POINTS: Final = 24
 PANEL_COLUMNS: Final = 78
-STEPS: Final = ("step", "total_steps")
-"""Beside the metrics of a step."""
+NOT_METRICS: Final = ("step", "total_steps")
+"""Fields of a `metrics` event that are not metrics."""
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _COLOURS: Final = {"running": "green", "succeeded": "green", "failed": "red", "cancelled": "yellow"}
 
 
 @dataclass
-class JobView:
-    """What is known about a job from its snapshots."""
+class LivePanel:
+    """Panel of one job, built up from its snapshots."""
 
     title: str
-    began: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
     job: Json = field(default_factory=dict)
     rewards: dict[str, deque[float]] = field(default_factory=dict)
     accuracy: dict[int, float] = field(default_factory=dict)
-    """Step -> share of held-out problems solved."""
+    """Step to the share of held-out problems solved."""
     values: dict[str, float] = field(default_factory=dict)
     """Metrics of the latest step."""
-    latest: str = ""
+    latest_message: str = ""
     eta_at: float | None = None
-    """Monotonic time of the expected end."""
+    """Expected end, in monotonic time."""
 
-    def take(self, snapshot: Snapshot) -> None:
-        """Brings the view up to date."""
+    def update(self, snapshot: Snapshot) -> None:
+        """Apply a snapshot and its events."""
         self.job = snapshot.job
         eta = snapshot.job["progress"]["eta_seconds"]
         self.eta_at = None if eta is None else time.monotonic() + eta
         for event in snapshot.events:
-            self._take_event(event)
+            self._apply(event)
 
-    def _take_event(self, event: Json) -> None:
+    def _apply(self, event: Json) -> None:
         data = event["data"] or {}
         values = data.get("values", data)
         if isinstance(values, dict) and values.get("eval/accuracy") is not None and "step" in data:
             self.accuracy[data["step"]] = values["eval/accuracy"]
         if event["type"] == "message":
-            # Evaluations and checkpoints come often, and the panel shows what they say elsewhere.
-            self.latest = self.latest if "step" in data else event["message"]
+            # Skip evaluations and checkpoints: they are frequent, and other rows of the panel show them.
+            self.latest_message = self.latest_message if "step" in data else event["message"]
             return
         self.values = {
-            name: value for name, value in data.items() if isinstance(value, int | float) and name not in STEPS
+            name: value for name, value in data.items() if isinstance(value, int | float) and name not in NOT_METRICS
         }
         for source in SOURCES:
             reward = data.get(f"gft/{source}/reward")
@@ -84,15 +85,15 @@ class JobView:
 
     @property
     def status(self) -> str:
-        """The job's state in words, with its place in the queue."""
+        """The job's status as text, with its position in the queue."""
         if not self.job:
             return "starting"
         position = self.job.get("queue_position")
-        place = f", number {position} in the queue" if position and position > 1 else ""
-        return str(self.job["status"]).replace("_", " ") + place
+        suffix = f", number {position} in the queue" if position and position > 1 else ""
+        return str(self.job["status"]).replace("_", " ") + suffix
 
     def mean_rewards(self) -> Iterator[tuple[str, float]]:
-        """Recent reward by source, for the sources that have one."""
+        """Yield the smoothed reward of each source that has one."""
         for source in SOURCES:
             if values := self.rewards.get(source):
                 yield source, sum(values) / len(values)
@@ -103,10 +104,10 @@ class JobView:
         rows.add_column(ratio=1, overflow="ellipsis", no_wrap=True)
         rows.add_row("status", Text(self.status, style=_COLOURS.get(self.job.get("status", ""), "cyan")))
         rewards = "   ".join(f"[dim]{source}[/dim] {value:.2f}" for source, value in self.mean_rewards())
-        rows.add_row("reward", rewards or "[dim]after the first step[/dim]")
+        rows.add_row("reward", rewards or "[dim]available after the first step[/dim]")
         if self.job.get("validation_file"):
             rows.add_row("held-out", self._held_out())
-        rows.add_row("latest", Text(self.latest or "-"))
+        rows.add_row("latest", Text(self.latest_message or "-"))
         name = self.job.get("id", "")
         title = f"[bold]{escape(self.title)}[/bold]" + (f"  [dim]{escape(name)}[/dim]" if name != self.title else "")
         panel = Panel(
@@ -125,70 +126,62 @@ class JobView:
         line.add_column(no_wrap=True, justify="right")
         line.add_column(no_wrap=True, justify="right", style="dim")
         line.add_column(no_wrap=True, justify="right", min_width=10)
-        # A total of None would pulse; a bar at 0 says "not begun" more calmly.
+        # A total of None would make the bar pulse; an empty bar is calmer while the job waits.
         bar = ProgressBar(total=total or 1, completed=self.step, complete_style="green", finished_style="green")
         count = f"step {self.step}/{total}" if total else "waiting"
-        line.add_row(bar, count, clock(time.monotonic() - self.began), left)
+        line.add_row(bar, count, clock(time.monotonic() - self.started), left)
         return line
 
     def _held_out(self) -> str:
         points = [value for _, value in sorted(self.accuracy.items())]
         if not points:
-            return "[dim]measured before training[/dim]"
+            return "[dim]not measured yet[/dim]"
         change = f"{points[0]:.0%}" if len(points) == 1 else f"{points[0]:.0%} → [bold]{points[-1]:.0%}[/bold]"
         return f"[green]{sparkline(points)}[/green]  {change} solved"
 
 
 def sparkline(points: list[float]) -> str:
-    """Shares from 0 to 1 as bars, the latest `SPARK_POINTS` of them."""
+    """Draw the latest `SPARK_POINTS` shares, from 0 to 1, as bars."""
     return "".join(_BARS[round(min(max(point, 0.0), 1.0) * (len(_BARS) - 1))] for point in points[-SPARK_POINTS:])
 
 
-def clock(seconds: float) -> str:
-    """`4:07` or `1:02:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 def event_line(event: Json) -> str:
-    """An event for a log: local time, level unless it is info, message."""
-    moment = datetime.fromtimestamp(event["created_at"], UTC).astimezone().strftime("%H:%M:%S")
+    """Format an event for a log: local time, level unless it is `info`, message."""
     level = "" if event["level"] == "info" else f"{event['level'].upper()} "
-    return f"{moment}  {level}{event['message']}"
+    return f"{time_of_day(event['created_at'])}  {level}{event['message']}"
 
 
-def follow(snapshots: Iterable[Snapshot], view: JobView, *, events: bool = False, console: Console = err) -> Json:
-    """Shows a job until the snapshots end; returns it in its last state. `events` prints every event instead."""
-    with _display(view, console, events) as show:
+def follow(snapshots: Iterable[Snapshot], panel: LivePanel, *, events: bool = False, console: Console = err) -> Json:
+    """Show a job until the snapshots end; returns its last state. With `events`, print every event instead."""
+    with _display(panel, console, events) as print_lines:
         for snapshot in snapshots:
-            view.take(snapshot)
-            show.take(snapshot)
-    return view.job
+            panel.update(snapshot)
+            print_lines(snapshot)
+    return panel.job
 
 
-class _Lines:
-    """Plain lines: changes of the state, every fifth step, every evaluation, every warning."""
+class _PlainLines:
+    """Prints plain lines: every status change, every fifth step, every evaluation and every warning."""
 
-    def __init__(self, view: JobView, console: Console, *, all_events: bool) -> None:
-        self._view = view
+    def __init__(self, panel: LivePanel, console: Console, *, all_events: bool) -> None:
+        self._panel = panel
         self._console = console
-        self._all = all_events
+        self._all_events = all_events
         self._status = ""
 
-    def take(self, snapshot: Snapshot) -> None:
-        if self._all:
+    def __call__(self, snapshot: Snapshot) -> None:
+        if self._all_events:
             for event in snapshot.events:
-                self._tell(event_line(event))
+                self._print(event_line(event))
             return
         for event in snapshot.events:
             if line := self._line(event):
-                self._tell(line)
-        if self._view.status != self._status:
-            self._status = self._view.status
-            self._tell(f"{snapshot.job['id']}: {self._status}")
+                self._print(line)
+        if self._panel.status != self._status:
+            self._status = self._panel.status
+            self._print(f"{snapshot.job['id']}: {self._status}")
 
-    def _tell(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self._console.print(escape(line))
 
     def _line(self, event: Json) -> str:
@@ -201,7 +194,7 @@ class _Lines:
                 for source in SOURCES
                 if data.get(f"gft/{source}/reward") is not None
             )
-            eta = self._view.job["progress"]["eta_seconds"]
+            eta = self._panel.job["progress"]["eta_seconds"]
             left = "" if eta is None else f", {clock(eta)} left"
             lines.append(f"step {data['step']}/{data['total_steps']}: reward {', '.join(rewards)}{left}")
         if event["type"] == "message" and "eval/accuracy" in values:
@@ -212,17 +205,14 @@ class _Lines:
         return "\n".join(lines)
 
 
-class _Silent:
-    """Beside a live panel, which draws itself from the view."""
-
-    def take(self, snapshot: Snapshot) -> None:
-        """Nothing to add."""
+def _print_nothing(_snapshot: Snapshot) -> None:
+    """Used with a live panel, which redraws itself."""
 
 
 @contextmanager
-def _display(view: JobView, console: Console, events: bool) -> Iterator[_Lines | _Silent]:
+def _display(panel: LivePanel, console: Console, events: bool) -> Iterator[Callable[[Snapshot], None]]:
     if events or not console.is_terminal or console.is_dumb_terminal:
-        yield _Lines(view, console, all_events=events)
+        yield _PlainLines(panel, console, all_events=events)
         return
-    with Live(view, console=console, refresh_per_second=4):
-        yield _Silent()
+    with Live(panel, console=console, refresh_per_second=4):
+        yield _print_nothing

@@ -1,4 +1,4 @@
-"""Follows a job over the API until it ends, through short absences of the server. Draws nothing."""
+"""Follows a job over the API until it ends, and reconnects when the server is unavailable. Prints nothing."""
 
 import math
 import time
@@ -13,35 +13,36 @@ from app.core.jobs.state_machine import TERMINAL
 from app.core.retry import RetryPolicy, retry
 
 SILENCE_SECONDS: Final = 30.0
-"""Two of the server's heartbeats; after that the connection is taken for lost."""
+"""Two heartbeat intervals of the server; after a longer silence the connection counts as lost."""
 SHORTEST_SILENCE_SECONDS: Final = 0.05
 RECONNECT_SECONDS: Final = 1.0
 _RETRY_POLICY: Final = RetryPolicy(attempts=None, longest_wait_seconds=RECONNECT_SECONDS)
 FILE_POLL_SECONDS: Final = 0.25
-AWAY_SECONDS: Final = 300.0
-"""How long a server may be away before waiting gives up."""
-TOLD_SECONDS: Final = 5.0
-"""After so long people are told why nothing happens."""
+OUTAGE_SECONDS: Final = 300.0
+"""How long the server may be unavailable before the command gives up."""
+REPORT_AFTER_SECONDS: Final = 5.0
+"""Outages longer than this are reported to the user."""
 
 Pause = Callable[[float], object]
-"""Blocks for so many seconds; may raise to end the wait."""
-Tell = Callable[[str], object]
-Answer = TypeVar("Answer")
+"""Blocks for a number of seconds; may raise to end the wait."""
+Report = Callable[[str], object]
+"""Shows a message to the user."""
+Result = TypeVar("Result")
 
 
-def _silently(_sentence: str) -> None:
-    """Where nobody reads."""
+def _report_nothing(_message: str) -> None:
+    """The default `report` callback."""
 
 
 class WaitTimeout(GrouptuneError):
-    """The time to wait is over; the job goes on."""
+    """The wait timed out; the job continues."""
 
     code = "wait_timeout"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A job as it is now and the events since the last snapshot, the oldest first."""
+    """The current state of a job and the events since the last snapshot, oldest first."""
 
     job: Json
     events: list[Json]
@@ -51,39 +52,44 @@ class Snapshot:
         return self.job["status"] in TERMINAL
 
 
-class _Absence:
-    """Of the server: ridden out for a while, and told of when it is more than a blink."""
+class _Outage:
+    """Tracks how long the server has been unavailable, and reports an outage that is more than a hiccup."""
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, report: Report) -> None:
+        self._report = report
         self.end()
 
     def end(self) -> None:
-        """The server has answered."""
-        self._since = time.monotonic()
-        self._told = False
+        """Record that the server has answered."""
+        self._last_answer = time.monotonic()
+        self._is_reported = False
 
-    def ride_out(self, error: ServerUnreachable | ApiError) -> None:
-        """Raises the error unless it may pass and the server was there less than `AWAY_SECONDS` ago."""
-        away = time.monotonic() - self._since
-        if not error.is_temporary or away > AWAY_SECONDS:
+    def tolerate(self, error: ServerUnreachable | ApiError) -> None:
+        """Raise the error unless it is temporary and the server answered within the last `OUTAGE_SECONDS`."""
+        seconds = time.monotonic() - self._last_answer
+        if not error.is_temporary or seconds > OUTAGE_SECONDS:
             raise error
-        if away > TOLD_SECONDS and not self._told:
-            self._told = True
-            self._tell(f"{error.message.rstrip('.')}. Trying again for up to {AWAY_SECONDS / 60:g} minutes.")
+        if seconds > REPORT_AFTER_SECONDS and not self._is_reported:
+            self._is_reported = True
+            self._report(f"{error.message.rstrip('.')}. Retrying for up to {OUTAGE_SECONDS / 60:g} minutes.")
 
 
-def patiently(ask: Callable[[], Answer], *, pause: Pause = time.sleep, tell: Tell = _silently) -> Answer:
-    """What `ask` returns, asked again while the server is away. Raises what it raised last after `AWAY_SECONDS`."""
-    absence = _Absence(tell)
+def retry_until_available(
+    request: Callable[[], Result], *, pause: Pause = time.sleep, report: Report = _report_nothing
+) -> Result:
+    """Return the result of `request`, retried while the server is unavailable.
+
+    Raises the last error once the outage exceeds `OUTAGE_SECONDS`, and a permanent error at once.
+    """
+    outage = _Outage(report)
 
     def is_retryable(error: Exception) -> bool:
         if isinstance(error, ServerUnreachable | ApiError):
-            absence.ride_out(error)  # raises unless the server may still come back
+            outage.tolerate(error)  # raises unless the outage may still end
             return True
         return False
 
-    return retry(ask, _RETRY_POLICY, is_retryable=is_retryable, wait=pause)
+    return retry(request, _RETRY_POLICY, is_retryable=is_retryable, wait=pause)
 
 
 def watch(
@@ -92,64 +98,68 @@ def watch(
     *,
     pause: Pause = time.sleep,
     timeout_seconds: float | None = None,
-    tell: Tell = _silently,
+    report: Report = _report_nothing,
 ) -> Iterator[Snapshot]:
-    """Snapshots of a job, the last one of its terminal state; all together have every event once.
+    """Yield snapshots of a job until its terminal state; together they contain every event exactly once.
 
-    Raises `WaitTimeout` after `timeout_seconds`, and what the client raises once the server has been away for
-    `AWAY_SECONDS`; `tell` gets a sentence before.
+    Raises `WaitTimeout` after `timeout_seconds`, and the client's error once the server has been unavailable for
+    `OUTAGE_SECONDS`; `report` receives a message before that.
     """
     deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
-    absence = _Absence(tell)
-    stream = _Stream(client, job_id, pause, deadline, absence.end)
+    outage = _Outage(report)
+    stream = _JobStream(client, job_id, pause, deadline, outage.end)
     while True:
         try:
             yield from stream.snapshots()
         except (ServerUnreachable, ApiError) as error:
-            absence.ride_out(error)
+            outage.tolerate(error)
         if stream.has_ended:
             return
         if stream.left() <= 0:
-            raise WaitTimeout(f"{job_id} has not ended after {timeout_seconds:g} s; it goes on.")
+            raise WaitTimeout(f"{job_id} has not ended after {timeout_seconds:g} s. It continues.")
         pause(min(RECONNECT_SECONDS, stream.left()))
 
 
-class _Stream:
-    """A job's stream across as many connections as it takes."""
+class _JobStream:
+    """The event stream of a job, resumed over as many connections as necessary."""
 
-    def __init__(self, client: Client, job_id: str, pause: Pause, deadline: float, heard: Callable[[], object]) -> None:
-        """`deadline` is monotonic; `heard` is called whenever the server was heard of."""
+    def __init__(
+        self, client: Client, job_id: str, pause: Pause, deadline: float, on_message: Callable[[], object]
+    ) -> None:
+        """`deadline` is monotonic; `on_message` is called for every message of the server."""
         self.has_ended = False
         self._client = client
         self._path = f"/fine_tuning/jobs/{job_id}"
         self._pause = pause
         self._deadline = deadline
-        self._heard = heard
+        self._on_message = on_message
         self._job: Json = {}
         self._events: list[Json] = []
-        """Not in a snapshot yet."""
+        """Events that no snapshot contains yet."""
         self._last_id: str | None = None
 
     def left(self) -> float:
-        """Seconds until the time to wait is over."""
+        """Seconds until the deadline."""
         return self._deadline - time.monotonic()
 
     def snapshots(self) -> Iterator[Snapshot]:
-        """Those of one connection, which ends early when the time to wait does: its read limit is set only once."""
+        """Yield the snapshots of one connection."""
+        # The read timeout is fixed when the connection opens. Close to the deadline it must be shorter, so the
+        # loop below returns early and the caller connects again with what is left.
         silence = max(SHORTEST_SILENCE_SECONDS, min(SILENCE_SECONDS, self.left()))
         stream = self._client.stream(f"{self._path}/stream", last_id=self._last_id, silence_seconds=silence)
         with closing(stream) as messages:
             for message in messages:
-                self._heard()
-                if self._take(message):
+                self._on_message()
+                if self._apply(message):
                     events, self._events = self._events, []
                     yield Snapshot(self._job, events)
                 if self.has_ended or self.left() < silence / 2:
                     return
                 self._pause(0)
 
-    def _take(self, message: ServerSentEvent) -> bool:
-        """Notes a message; whether there is something to show. The last snapshot waits for the job's last event."""
+    def _apply(self, message: ServerSentEvent) -> bool:
+        """Apply a message; returns whether a snapshot is due. The final snapshot waits for the job's last event."""
         match message.name:
             case "state":
                 self._job = message.data
@@ -158,7 +168,7 @@ class _Stream:
                 self._events.append(message.data)
             case "end":
                 self.has_ended = True
-            case _:  # a heartbeat: the place in the queue changes although the job does not
+            case _:  # a heartbeat: the queue position can change without a change of the job
                 if self._job.get("status") != "queued":
                     return False
                 self._job = self._client.get(self._path)
@@ -168,10 +178,10 @@ class _Stream:
 def wait_for_file(
     client: Client, file_id: str, *, pause: Pause = time.sleep, timeout_seconds: float = math.inf
 ) -> Json:
-    """The file once it is validated, its `status` then `processed` or `error`; as it is after `timeout_seconds`."""
-    begun = time.monotonic()
+    """Poll a file until it is validated (`status` is `processed` or `error`), at most for `timeout_seconds`."""
+    started = time.monotonic()
     while True:
-        file = patiently(lambda: client.get(f"/files/{file_id}"), pause=pause)
-        if file["status"] in ("processed", "error") or time.monotonic() - begun > timeout_seconds:
+        file = retry_until_available(lambda: client.get(f"/files/{file_id}"), pause=pause)
+        if file["status"] in ("processed", "error") or time.monotonic() - started > timeout_seconds:
             return file
         pause(FILE_POLL_SECONDS)

@@ -1,1 +1,1 @@
-"""`grouptune keys`: manage API keys."""
+"""`grouptune keys`: manages API keys."""

@@ -1,40 +1,43 @@
-"""`grouptune keys`: mint, list, rotate and revoke API keys. Needs a key with the scope `admin`."""
+"""`grouptune keys`: creates, lists, rotates and revokes API keys. Needs a key with the scope `admin`."""
 
 from typing import Annotated, Any
 
 import typer
 
-from app.cli.connection import StateDir, connect
-from app.cli.files.commands import AsJson, age, moment
+from app.cli.connection import connect
 from app.cli.keys.exchange import exchange
 from app.cli.ui.console import note, write_json, write_line, write_table
-from app.cli.ui.options import seconds
+from app.cli.ui.formatting import age, moment
+from app.cli.ui.options import AsJson, StateDir, duration_seconds
 from app.client import Json, path_segment
 
-app = typer.Typer(help="API keys.", no_args_is_help=True)
+app = typer.Typer(help="Manage API keys.", no_args_is_help=True)
 app.command()(exchange)
 
-KeyId = Annotated[str, typer.Argument(metavar="KEY", help="The id: the eight characters after gt_live_ in its text.")]
-Project = Annotated[str | None, typer.Option(metavar="ID", help="A project's id; your own key's if absent.")]
+KeyId = Annotated[str, typer.Argument(metavar="KEY", help="Key id: the eight characters after gt_live_.")]
+Project = Annotated[str | None, typer.Option(metavar="ID", help="Project id. Default: the project of your own key.")]
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    name: Annotated[str, typer.Argument(help="Name that says what the key is for.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option(metavar="SCOPE", help="Such as files:read or jobs:*; repeat it. All but admin if absent."),
+        typer.Option(
+            metavar="SCOPE", help="Scope such as files:read or jobs:*. Repeatable. Default: all except admin."
+        ),
     ] = None,
     project: Project = None,
     expires: Annotated[
-        Any, typer.Option(parser=seconds, metavar="DURATION", help="Ends after 12h, 90d ...; never if absent.")
+        Any,
+        typer.Option(parser=duration_seconds, metavar="DURATION", help="Lifetime: 12h, 90d ... Default: unlimited."),
     ] = None,
-    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="A limit below the project's.")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Rate limit, below the project's.")] = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Mint a key and print its text, this once."""
-    wanted = {
+    """Create a key and print it. It is shown only once."""
+    body = {
         "name": name,
         "scopes": scope,
         "project_id": project,
@@ -42,31 +45,33 @@ def create(
         "requests_per_minute": requests_per_minute,
     }
     with connect(state_dir) as client:
-        key = client.post("/api_keys", {field: value for field, value in wanted.items() if value is not None})
+        key = client.post("/api_keys", {field: value for field, value in body.items() if value is not None})
     _print_new(key, as_json)
 
 
 @app.command("list")
 def list_keys(
-    project: Annotated[str | None, typer.Option(metavar="ID", help="Only this project's.")] = None,
-    ended: Annotated[bool, typer.Option("--all", help="Those that have ended, too.")] = False,
+    project: Annotated[str | None, typer.Option(metavar="ID", help="List only the keys of this project.")] = None,
+    ended: Annotated[bool, typer.Option("--all", help="Include expired and revoked keys.")] = False,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """List keys."""
-    only: dict[str, Any] = {} if project is None else {"project_id": project}
+    """List the API keys."""
+    filters: dict[str, Any] = {} if project is None else {"project_id": project}
     with connect(state_dir) as client:
-        keys = [key for key in client.pages("/api_keys", **only) if ended or key["status"] == "active"]
+        keys = [key for key in client.pages("/api_keys", **filters) if ended or key["status"] == "active"]
     if as_json:
         write_json(keys)
         return
     columns = ("id", "status", "used", "expires", "project", "name", "scopes")
-    write_table(columns, [_row(key) for key in keys], empty="No keys.")
+    write_table(
+        columns, [_row(key) for key in keys], empty="No API keys. Create one with `grouptune keys create NAME`."
+    )
 
 
 @app.command()
 def revoke(key_id: KeyId, state_dir: StateDir = None) -> None:
-    """Revoke a key at once and for good."""
+    """Revoke a key immediately and permanently."""
     with connect(state_dir) as client:
         client.delete(f"/api_keys/{path_segment(key_id)}")
     note(f"{key_id} is revoked.")
@@ -76,12 +81,12 @@ def revoke(key_id: KeyId, state_dir: StateDir = None) -> None:
 def rotate(
     key_id: KeyId,
     grace: Annotated[
-        Any, typer.Option(parser=seconds, metavar="DURATION", help="How long the old key is still good.")
+        Any, typer.Option(parser=duration_seconds, metavar="DURATION", help="How long the old key stays valid.")
     ] = "1d",
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replace a key by one with the same name, scopes and project; prints the new text, this once."""
+    """Replace a key by a new one with the same name, scopes and project, and print it. It is shown only once."""
     with connect(state_dir) as client:
         key = client.post(f"/api_keys/{path_segment(key_id)}/rotate", {"grace_seconds": int(grace)})
     _print_new(key, as_json)
@@ -91,7 +96,8 @@ def _print_new(key: Json, as_json: bool) -> None:
     if as_json:
         write_json(key)
         return
-    note(f"{key['id']} ({key['name']}) for project {key['project_id']}: {', '.join(key['scopes'])}. It is shown once.")
+    scopes = ", ".join(key["scopes"])
+    note(f"{key['id']} ({key['name']}) for project {key['project_id']}: {scopes}. It is shown only once.")
     write_line(key["key"])
 
 

@@ -1,4 +1,4 @@
-"""The two streams: results on standard output, progress and errors on standard error; plain without a terminal."""
+"""Terminal output: results on standard output, progress and errors on standard error; plain text without a terminal."""
 
 import json
 import sys
@@ -10,35 +10,38 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from app.client import Json
+
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
-Progress = Callable[[str], None]
+ReportProgress = Callable[[str], None]
+"""Shows a one-line progress message."""
 
 
 def fail(message: str, *, param: str | None = None) -> None:
-    """One error for the person who must act."""
+    """Print an error; `param` is the request field it is about."""
     where = f" [dim]({escape(param)})[/dim]" if param else ""
     err.print(f"[bold red]Error:[/bold red] {escape(message)}{where}")
 
 
 def note(message: str) -> None:
-    """A plain line beside the results."""
+    """Print a plain line on standard error, so that standard output holds only results."""
     err.print(escape(message))
 
 
 def write_json(value: Any) -> None:
-    """One JSON document as the result."""
+    """Print the result as one JSON document."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_line(text: str) -> None:
-    """One line as the result, for `$(...)`."""
+    """Print the result as one line, for `$(...)`."""
     sys.stdout.write(f"{text}\n")
 
 
 def write_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
-    """A table that fits the terminal; tab-separated lines without one."""
+    """Print a table that fits the terminal, or `empty` if it has no rows; tab-separated lines without a terminal."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not out.is_terminal:
         for line in [[column.upper() for column in columns], *cells]:
@@ -56,14 +59,32 @@ def write_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, emp
     out.print(table, soft_wrap=False)
 
 
-class Steps:
-    """A callback for one-line messages: a spinner with the latest one on a terminal, a line each without.
+def write_findings(
+    errors: Sequence[Json], warnings: Sequence[Json], *, error_count: int, warning_count: int | None = None
+) -> None:
+    """Print errors and warnings by line, and how many more exist than are listed (`warning_count` None: all listed)."""
+    findings = [("error", finding) for finding in errors] + [("warning", finding) for finding in warnings]
+    findings.sort(key=lambda pair: pair[1]["line"] or 0)
+    rows = [(finding["line"], kind, finding["param"], finding["message"]) for kind, finding in findings]
+    if rows:
+        write_table(("line", "level", "field", "message"), rows, empty="")
+    hidden = {
+        "error": error_count - len(errors),
+        "warning": 0 if warning_count is None else warning_count - len(warnings),
+    }
+    for kind, count in hidden.items():
+        if count > 0:
+            note(f"... and {count:,} more {kind}{'s' * (count != 1)}.")
 
-    A context manager; after `settle` the messages are plain lines everywhere.
+
+class StatusLine:
+    """Callback for one-line progress messages: a spinner with the latest message on a terminal, else a line each.
+
+    Use it as a context manager. After `settle`, messages are plain lines everywhere.
     """
 
     def __init__(self) -> None:
-        self._status = err.status("", spinner="dots") if _is_lively() else None
+        self._status = err.status("", spinner="dots") if _has_spinner() else None
 
     def __enter__(self) -> Self:
         if self._status is not None:
@@ -82,11 +103,11 @@ class Steps:
             self._status.update(escape(message))
 
     def settle(self) -> None:
-        """Ends the spinner; harmless when there is none."""
+        """Stop the spinner, if one is running."""
         status, self._status = self._status, None
         if status is not None:
             status.stop()
 
 
-def _is_lively() -> bool:
+def _has_spinner() -> bool:
     return err.is_terminal and not err.is_dumb_terminal

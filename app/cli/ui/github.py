@@ -1,4 +1,4 @@
-"""What a GitHub workflow shows of a command: outputs, the step's summary, and marks on rows of files."""
+"""GitHub workflow commands: step outputs, the step summary, and annotations on rows of files."""
 
 import os
 import secrets
@@ -9,48 +9,49 @@ from typing import Final
 
 from app.client import Json
 
-MOST_MARKS: Final = 10
-"""GitHub shows no more errors, and no more warnings, of one step."""
+MAX_ANNOTATIONS: Final = 10
+"""GitHub shows at most this many errors, and as many warnings, per step."""
 
 
 def is_active() -> bool:
-    """Whether this is a step of a GitHub workflow."""
+    """Whether this process runs in a step of a GitHub workflow."""
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
 def set_outputs(**values: str) -> None:
-    """Outputs of the step, `_` in their names written as `-`. Nothing outside of a workflow."""
+    """Set outputs of the step; `_` in a name becomes `-`. Does nothing outside a workflow."""
     for name, value in values.items():
-        mark = secrets.token_hex(16)  # a value cannot guess it, and so cannot end itself and begin another output
-        _append("GITHUB_OUTPUT", f"{name.replace('_', '-')}<<{mark}\n{value}\n{mark}\n")
+        # A random delimiter: a value that contained it could end itself and start another output.
+        delimiter = secrets.token_hex(16)
+        _append("GITHUB_OUTPUT", f"{name.replace('_', '-')}<<{delimiter}\n{value}\n{delimiter}\n")
 
 
 def add_summary(markdown: str) -> None:
-    """Adds to the summary of the step. Nothing outside of a workflow."""
+    """Append to the summary of the step. Does nothing outside a workflow."""
     _append("GITHUB_STEP_SUMMARY", markdown + "\n")
 
 
 def annotate(path: Path, errors: Iterable[Json], warnings: Iterable[Json]) -> None:
-    """Marks rows of the file; each complaint has `line`, `param` and `message`."""
-    place = _property(_in_workspace(path))
-    for level, found in (("error", errors), ("warning", warnings)):
-        for one in list(found)[:MOST_MARKS]:
-            where = f" ({one['param']})" if one.get("param") else ""
-            line = f",line={one['line']}" if one["line"] else ""
-            # GitHub reads commands from both streams; standard output is for results.
-            sys.stderr.write(f"::{level} file={place}{line}::{_data(str(one['message']) + where)}\n")
+    """Annotate rows of a file; each error and warning has `line`, `param` and `message`."""
+    file = _property(_in_workspace(path))
+    for level, findings in (("error", errors), ("warning", warnings)):
+        for finding in list(findings)[:MAX_ANNOTATIONS]:
+            field = f" ({finding['param']})" if finding.get("param") else ""
+            line = f",line={finding['line']}" if finding["line"] else ""
+            # GitHub reads commands from both streams; ours keeps standard output for results.
+            sys.stderr.write(f"::{level} file={file}{line}::{_data(str(finding['message']) + field)}\n")
     sys.stderr.flush()
 
 
-def mark(title: str, message: str) -> None:
-    """An error of the step that is of no file. Nothing outside of a workflow."""
+def annotate_step(title: str, message: str) -> None:
+    """Add an error that belongs to the step, not to a file. Does nothing outside a workflow."""
     if is_active():
         sys.stderr.write(f"::error title={_property(title)}::{_data(message)}\n")
         sys.stderr.flush()
 
 
 def hide(secret: str) -> None:
-    """Has the runner replace the text in all that the workflow logs from now on. Nothing outside of a workflow."""
+    """Mask a secret in all later log lines of the workflow. Does nothing outside a workflow."""
     if is_active():
         sys.stderr.write(f"::add-mask::{_data(secret)}\n")
         sys.stderr.flush()
@@ -63,11 +64,11 @@ def _append(variable: str, text: str) -> None:
 
 
 def _in_workspace(path: Path) -> str:
-    """Relative to the repository, as marks want it; as it is when it lies elsewhere."""
+    """The path relative to the repository, as annotations need it; unchanged if it lies elsewhere."""
     workspace = os.environ.get("GITHUB_WORKSPACE")
-    whole = path.resolve()
-    if workspace and whole.is_relative_to(Path(workspace).resolve()):
-        return str(whole.relative_to(Path(workspace).resolve()))
+    absolute = path.resolve()
+    if workspace and absolute.is_relative_to(Path(workspace).resolve()):
+        return str(absolute.relative_to(Path(workspace).resolve()))
     return str(path)
 
 

@@ -1,17 +1,50 @@
-"""How durations are written on the command line."""
+"""Options and arguments that several commands share."""
 
 import re
-from typing import Final
+from pathlib import Path
+from typing import Annotated, Final
 
 import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir",
+        metavar="DIR",
+        help="Use the server that was started from this state directory.",
+        show_default=False,
+        file_okay=False,
+    ),
+]
+"""For commands that talk to a running server."""
+
+InstallationDir = Annotated[
+    Path | None,
+    typer.Option("--state-dir", metavar="DIR", help="Directory that holds the installation's data.", file_okay=False),
+]
+"""For commands that start or open an installation on this machine."""
+
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on. Default: a free port.", min=1, max=65535)]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Job id: ftjob-...")]
+TrainingFile = Annotated[
+    str | None,
+    typer.Option("--training-file", metavar="PATH", help="Path or file id to use instead of the job's own."),
+]
+ValidationFile = Annotated[
+    str | None,
+    typer.Option("--validation-file", metavar="PATH", help="Path or file id to use instead of the job's own."),
+]
 
 _DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
-def seconds(text: str) -> float:
-    """`90s`, `30m`, `1h30m`, `90d` or a bare number of seconds. Raises `BadParameter`."""
-    found = _DURATION.fullmatch(text.strip().lower())
-    if found is None or not any(found.groups()):
-        raise typer.BadParameter("give a duration like 90s, 30m, 1h30m or 90d")
-    days, hours, minutes, rest = (float(part or 0) for part in found.groups())
-    return days * 86_400 + hours * 3600 + minutes * 60 + rest
+def duration_seconds(text: str) -> float:
+    """Parse `90s`, `30m`, `1h30m`, `90d` or a bare number of seconds. Raises `BadParameter`."""
+    match = _DURATION.fullmatch(text.strip().lower())
+    if match is None or not any(match.groups()):
+        raise typer.BadParameter("write a duration such as 90s, 30m, 1h30m or 90d")
+    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return days * 86_400 + hours * 3600 + minutes * 60 + seconds

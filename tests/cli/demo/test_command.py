@@ -1,4 +1,4 @@
-"""The demo's data is honest, and its outcome is told as it was."""
+"""The demo's data set, job and report."""
 
 import json
 from io import StringIO
@@ -9,7 +9,7 @@ from rich.console import Console
 
 from app.api.schemas.create_job import CreateJob
 from app.cli.demo import data
-from app.cli.demo.report import Outcome, print_outcome
+from app.cli.demo.report import DemoReport, print_report
 
 JOB: dict[str, Any] = {
     "id": "ftjob-1",
@@ -24,7 +24,7 @@ JOB: dict[str, Any] = {
 }
 
 
-def test_held_out_problems_are_never_trained_on_not_even_the_other_way_round() -> None:
+def test_held_out_problems_are_never_trained() -> None:
     for seed in range(5):
         train, heldout = data.problems(seed)
         assert (len(train), len(heldout)) == (data.TRAIN_ROWS, data.HELDOUT_ROWS)
@@ -32,7 +32,7 @@ def test_held_out_problems_are_never_trained_on_not_even_the_other_way_round() -
         assert len(set(pairs)) == len(pairs)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
+def test_data_is_deterministic_per_seed(tmp_path: Path) -> None:
     written = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         data.write_dataset(tmp_path / f"{name}.train", tmp_path / f"{name}.heldout", seed=seed)
@@ -40,7 +40,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Pa
     assert written[0] == written[1] != written[2]
 
 
-def test_the_expert_is_right_and_each_teacher_as_often_as_it_says(tmp_path: Path) -> None:
+def test_teachers_have_their_reliability(tmp_path: Path) -> None:
     data.write_dataset(tmp_path / "train", tmp_path / "heldout", seed=3)
     rows = [json.loads(line) for line in (tmp_path / "train").read_text().splitlines()]
     assert all(row["messages"][-1]["content"].endswith(f"= {row['reference_answer']}.") for row in rows)
@@ -49,20 +49,20 @@ def test_the_expert_is_right_and_each_teacher_as_often_as_it_says(tmp_path: Path
         assert abs(sum(right) / len(right) - reliability) < 0.08
 
 
-def test_the_api_takes_the_demo_job() -> None:
+def test_api_accepts_the_demo_job() -> None:
     assert CreateJob.model_validate(data.demo_job("file-1", "file-2", 7)).seed == 7
 
 
-def test_the_outcome_says_before_and_after_in_json_and_on_the_terminal() -> None:
-    outcome = Outcome(JOB, seed=7, seconds=125.0, adapter=Path(f"/{'state/' * 15}jobs/ftjob-1/a1/adapter"))
-    told = json.loads(json.dumps(outcome.to_json()))
-    assert (told["before"]["accuracy"], told["after"]["accuracy"], told["seed"]) == (0.1, 0.75, 7)
-    assert told["samples"][0]["after"] == {"response": "It is 65.", "reward": 1.0}
+def test_report_as_json_and_on_the_terminal() -> None:
+    report = DemoReport(JOB, seed=7, seconds=125.0, adapter=Path(f"/{'state/' * 15}jobs/ftjob-1/a1/adapter"))
+    content = json.loads(json.dumps(report.to_json()))
+    assert (content["before"]["accuracy"], content["after"]["accuracy"], content["seed"]) == (0.1, 0.75, 7)
+    assert content["samples"][0]["after"] == {"response": "It is 65.", "reward": 1.0}
     console = Console(file=StringIO(), width=80)
-    print_outcome(outcome, "http://127.0.0.1:8000/v1", " --state-dir /state", console)
+    print_report(report, "http://127.0.0.1:8000/v1", " --state-dir /state", console)
     assert isinstance(console.file, StringIO)
     shown = console.file.getvalue()
-    assert f"adapter  {outcome.adapter}\n" in shown, "a path must stay in one piece"
+    assert f"adapter  {report.adapter}\n" in shown, "a path must stay on one line"
     for part in (
         "10%",
         "75%",

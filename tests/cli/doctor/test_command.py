@@ -1,4 +1,4 @@
-"""`grouptune doctor` over real installations, whole and broken."""
+"""`grouptune doctor` on working and broken installations."""
 
 import json
 import os
@@ -30,7 +30,7 @@ CHECKS = ("postgres", "migrations", "clock", "workers", "broker", "storage", "di
 
 
 def doctor(*words: str, **environment: str | None) -> tuple[int, dict[str, DoctorFinding], str]:
-    """Exit code, the worst finding of each check, and everything as text."""
+    """Return the exit code, the worst finding of each check, and the whole output."""
     command = [sys.executable, "-m", "app.cli", "doctor", "--json", *words]
     merged = {name: value for name, value in (os.environ | environment).items() if value is not None}
     done = subprocess.run(command, env=merged, capture_output=True, text=True, timeout=100, check=False)
@@ -45,7 +45,7 @@ def doctor(*words: str, **environment: str | None) -> tuple[int, dict[str, Docto
     return done.returncode, found, done.stdout
 
 
-def test_a_running_installation_is_well(stack: Stack) -> None:
+def test_running_installation_is_ok(stack: Stack) -> None:
     own = {"GROUPTUNE_STATE_DIR": str(stack.state_dir), "DATABASE_URL": None, "REDIS_URL": None}
     code, found, _ = doctor("--history", **own)
     bad = [finding for finding in found.values() if finding.level is FindingLevel.failed]
@@ -56,7 +56,7 @@ def test_a_running_installation_is_well(stack: Stack) -> None:
     assert "torch" in found["gpu"].message
 
 
-def test_nothing_there_is_told_and_makes_nothing(tmp_path: Path) -> None:
+def test_missing_installation(tmp_path: Path) -> None:
     nowhere = tmp_path / "none"
     unset = dict.fromkeys(("DATABASE_URL", "REDIS_URL", "GROUPTUNE_SECRET_KEYS_FILE"))
     code, found, _ = doctor("--state-dir", str(nowhere), **unset, GROUPTUNE_STORAGE_URL=None)
@@ -67,7 +67,7 @@ def test_nothing_there_is_told_and_makes_nothing(tmp_path: Path) -> None:
     assert not nowhere.exists()
 
 
-def test_what_is_unreachable_is_named_without_its_password(tmp_path: Path) -> None:
+def test_unreachable_services_hide_passwords(tmp_path: Path) -> None:
     port = free_port()
     code, found, everything = doctor(
         DATABASE_URL=f"postgresql+psycopg://me:hunter2@127.0.0.1:{port}/there",
@@ -80,7 +80,7 @@ def test_what_is_unreachable_is_named_without_its_password(tmp_path: Path) -> No
     assert "hunter2" not in everything
 
 
-def test_history_names_the_broken_job_and_what_is_broken(
+def test_history_reports_broken_invariants(
     database: Database, migrated_url: str, broker_url: str, tmp_path: Path
 ) -> None:
     with database.transaction() as session:
@@ -97,12 +97,12 @@ def test_history_names_the_broken_job_and_what_is_broken(
         session.execute(text("DELETE FROM job_events WHERE seq = 1"))
     code, found, _ = doctor("--history", **own)
     assert code == 1
-    assert f"{job.id}: it does not hold that events are numbered" in found["history"].message
+    assert f"{job.id}: violated invariant: events are numbered" in found["history"].message
 
 
 @pytest.fixture
 def odd_database(migrated_url: str) -> Iterator[str]:
-    """A database that was set up badly, without a schema."""
+    """Create a badly configured database without a schema."""
     url = make_url(migrated_url)
     admin = create_engine(url, isolation_level="AUTOCOMMIT")
     name = f"{url.database}_odd"
@@ -116,7 +116,7 @@ def odd_database(migrated_url: str) -> Iterator[str]:
     admin.dispose()
 
 
-def test_settings_that_lose_data_are_found(odd_database: str) -> None:
+def test_unsafe_database_settings(odd_database: str) -> None:
     said = {finding.message.partition(":")[0]: finding.level for finding in database_checks.check(odd_database, 60)}
     assert said["synchronous_commit is off"] is FindingLevel.warning
     assert said["default_transaction_read_only is on"] is FindingLevel.failed
@@ -124,7 +124,7 @@ def test_settings_that_lose_data_are_found(odd_database: str) -> None:
     assert said["the schema is empty, not " + migrate.head()] is FindingLevel.failed
 
 
-def test_a_clock_that_is_wrong_is_found(migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_skew(migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time
     for away, level in ((20, FindingLevel.warning), (400, FindingLevel.failed), (0, FindingLevel.ok)):
         monkeypatch.setattr(time, "time", lambda away=away: now() + away)
@@ -132,7 +132,7 @@ def test_a_clock_that_is_wrong_is_found(migrated_url: str, monkeypatch: pytest.M
         assert found["clock"].level is level
 
 
-def test_models_that_are_not_whole_are_found(tiny_models: Path, tmp_path: Path) -> None:
+def test_incomplete_models(tiny_models: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_models, tmp_path / "models")
     assert [finding.level for finding in machine.check_models(tmp_path / "models")] == [FindingLevel.ok]
     weights = tmp_path / "models" / "tiny" / "model.safetensors"
@@ -143,20 +143,20 @@ def test_models_that_are_not_whole_are_found(tiny_models: Path, tmp_path: Path) 
         assert (first.level, str(weights.parent) in (first.fix or "")) == (FindingLevel.failed, True)
 
 
-class _Forgetful(LocalBlobStore):
+class _ForgetfulBlobStore(LocalBlobStore):
     def open(self, key: str) -> Any:
         raise BlobMissing(f"The blob store holds nothing under '{key}'.")
 
 
-def test_a_store_that_does_not_keep_what_it_takes_is_found(tmp_path: Path) -> None:
+def test_blob_store_that_loses_blobs(tmp_path: Path) -> None:
     assert services.check_store(LocalBlobStore(tmp_path), "here").level is FindingLevel.ok
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-    assert services.check_store(_Forgetful(tmp_path), "here").level is FindingLevel.failed
+    assert services.check_store(_ForgetfulBlobStore(tmp_path), "here").level is FindingLevel.failed
     (tmp_path / "file").touch()
     assert services.check_store(LocalBlobStore(tmp_path / "file"), "here").level is FindingLevel.failed
 
 
-def test_a_key_that_is_missing_or_open_to_all_is_found(database: Database, migrated_url: str, tmp_path: Path) -> None:
+def test_missing_or_readable_secret_key(database: Database, migrated_url: str, tmp_path: Path) -> None:
     key = new_key()
     with database.transaction() as session:
         project = make_project(session)

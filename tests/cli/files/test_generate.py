@@ -1,4 +1,4 @@
-"""Generated rows from the command line to a trained model."""
+"""`grouptune files generate`: from generated rows to a trained model."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,12 @@ from app.cli.ui.exits import ExitCode
 from tests.cli.conftest import Run
 
 
-def test_generate_lint_and_train_with_the_rows_own_grader(grouptune: Run, tmp_path: Path) -> None:
+def test_generate_lint_and_train(grouptune: Run, tmp_path: Path) -> None:
     words = ("files", "generate", "reasoning-gym", "chain_sum", "--rows", 6, "--set", "max_digits=1")
     made = grouptune(*words, "--upload")
     assert made.returncode == ExitCode.ok, made.stderr
     file_id = made.stdout.strip()
-    grader = json.loads(made.stderr.rpartition("Its grader: ")[2])
+    grader = json.loads(made.stderr.rpartition("Grader for these rows: ")[2])
     settings = {
         "grader": grader,
         "group": {"expert": 1, "teacher": 0, "self": 2},

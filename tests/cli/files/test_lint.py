@@ -1,4 +1,4 @@
-"""`grouptune files lint`: a path on this machine, an id on the server."""
+"""`grouptune files lint` for a local path and for an uploaded file."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.cli.conftest import Run
 GRADER = {"type": "math", "reference": "{{item.right}}"}
 
 
-def test_a_path_is_linted_here_and_an_id_on_the_server(grouptune: Run, tmp_path: Path) -> None:
+def test_lint_a_path_and_an_uploaded_file(grouptune: Run, tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     rows = [("2", ["2", "3"], "2"), ("4", ["3"], "3"), ("3", ["3"], "3")]
     data.write_text(
@@ -24,26 +24,26 @@ def test_a_path_is_linted_here_and_an_id_on_the_server(grouptune: Run, tmp_path:
     grader.write_text(json.dumps(GRADER))
     job.write_text(yaml.safe_dump({"method": {"type": "gft", "gft": {"grader": GRADER, "group": {"self": 2}}}}))
 
-    nowhere = {"GROUPTUNE_URL": None, "GROUPTUNE_API_KEY": None, "GITHUB_ACTIONS": "true"}
-    here = grouptune("files", "lint", data, "--grader", grader, **nowhere)
+    no_server = {"GROUPTUNE_URL": None, "GROUPTUNE_API_KEY": None, "GITHUB_ACTIONS": "true"}
+    local = grouptune("files", "lint", data, "--grader", grader, **no_server)
     assert here.returncode == ExitCode.error
-    assert "67% of the groups differ" in here.stderr
-    assert [line.split("\t")[:3] for line in here.stdout.splitlines()[1:]] == [
+    assert "67% of the groups differ" in local.stderr
+    assert [line.split("\t")[:3] for line in local.stdout.splitlines()[1:]] == [
         ["2", "error", "completion"],
         ["3", "warning", ""],
     ]
-    assert "line=2::the demonstration fails its own grader: it earns 0" in here.stderr
+    assert "line=2::the demonstration fails its own grader: it earns 0" in local.stderr
 
     file_id = grouptune("files", "upload", data, "--wait").stdout.strip()
-    there = grouptune("files", "lint", file_id, "--grader", job, "--group", "teacher=1", "--json")
-    assert there.returncode == ExitCode.error, there.stderr
-    assert json.loads(there.stdout)["report"]["group"] == {"expert": 1, "teacher": 1, "self": 2}
+    remote = grouptune("files", "lint", file_id, "--grader", job, "--group", "teacher=1", "--json")
+    assert remote.returncode == ExitCode.error, remote.stderr
+    assert json.loads(remote.stdout)["report"]["group"] == {"expert": 1, "teacher": 1, "self": 2}
 
     grader.write_text(json.dumps({"type": "math", "refrence": "x"}))
-    for words, said in (
+    for words, message in (
         (("--grader", grader), "grader.math.reference: Field required; grader.math.refrence"),
-        (("--grader", job, "--group", "self=many"), "'self=many' is no count"),
+        (("--grader", job, "--group", "self=many"), "'self=many' is not a count"),
     ):
-        wrong = grouptune("files", "lint", data, *words)
-        assert wrong.returncode != ExitCode.ok
-        assert said in wrong.stderr.replace("\n│ ", " ")
+        invalid = grouptune("files", "lint", data, *words)
+        assert invalid.returncode != ExitCode.ok
+        assert message in invalid.stderr.replace("\n│ ", " ")

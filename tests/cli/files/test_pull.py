@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from app.cli.ui.exits import ExitCode
-from app.core.errors import InvalidRequest
-from app.sources.hub_rows import Reference
 from tests.cli.conftest import Run
 from tests.http_server import free_port
 from tests.hub_server import hub_server
@@ -32,7 +30,7 @@ def lines(*rows: tuple[str, str]) -> bytes:
 
 @pytest.fixture
 def pull(grouptune: Run, tmp_path: Path) -> Iterator[Pull]:
-    """Runs `grouptune files pull WORDS...` beside the hub; its exit code and what it wrote."""
+    """Run `grouptune files pull WORDS...` against the hub; returns exit code, standard output and error."""
     files = {"README.md": CARD, "train.jsonl": lines(*[(f"{n}+1", str(n + 1)) for n in range(9)])}
     files["test.jsonl"] = lines(("1+1", "2"), (" ", "3"))
     with hub_server({"org/sums": files}) as url:
@@ -45,19 +43,19 @@ def pull(grouptune: Run, tmp_path: Path) -> Iterator[Pull]:
         yield run
 
 
-def test_rows_of_a_data_set_become_a_validated_file(pull: Pull, grouptune: Run, tmp_path: Path) -> None:
+def test_rows_become_a_validated_file(pull: Pull, grouptune: Run, tmp_path: Path) -> None:
     columns = ("--column", "prompt=question", "--column", "completion=answer")
-    code, file_id, told = pull("hf:org/sums:main", "--rows", 4, *columns, "--drop", "level", "--upload")
-    assert code == ExitCode.ok, told
-    assert "hf:org/sums:main/train\n" in told
+    code, file_id, messages = pull("hf:org/sums:main", "--rows", 4, *columns, "--drop", "level", "--upload")
+    assert code == ExitCode.ok, messages
+    assert "hf:org/sums:main/train\n" in messages
     assert grouptune("files", "list").stdout.count("sums-train.jsonl") == 1
     report = json.loads(grouptune("files", "report", file_id, "--json").stdout)
     assert report["status"] in ("uploaded", "processed")
 
     path = tmp_path / "rows.jsonl"
-    code, _, told = pull("hf:org/sums:main/test", *columns, "-o", path)
+    code, _, messages = pull("hf:org/sums:main/test", *columns, "-o", path)
     assert code == ExitCode.error
-    assert "row 2 is no training row: `prompt` is empty" in told
+    assert "Row 2 is not a valid training row: `prompt` is empty" in messages
     assert not path.exists()
     code, shown, _ = pull("hf:org/sums:main/train", *columns, "-o", path)
     assert (code, shown) == (ExitCode.ok, str(path))
@@ -66,32 +64,15 @@ def test_rows_of_a_data_set_become_a_validated_file(pull: Pull, grouptune: Run, 
     assert len(path.read_text().splitlines()) == 9
 
 
-def test_what_is_not_clear_or_not_there_is_told_at_once(pull: Pull) -> None:
-    for words, said in (
-        (("hf:org/sums",), "several configs; write one of hf:org/sums:main, hf:org/sums:hard."),
-        (("hf:org/sums:main",), "as in: --column prompt=question --column completion=answer"),
+def test_ambiguous_and_missing_data_sets(pull: Pull) -> None:
+    for words, message in (
+        (("hf:org/sums",), "several configs. Write one of hf:org/sums:main, hf:org/sums:hard."),
+        (("hf:org/sums:main",), "for example: --column prompt=question --column completion=answer"),
         (("hf:org/nothing",), "'org/nothing' could not be read from the hub"),
     ):
-        code, _, told = pull(*words)
+        code, _, messages = pull(*words)
         assert code == ExitCode.error
-        assert said in told
-    code, _, told = pull("hf:org/sums", hub=f"http://127.0.0.1:{free_port()}")
+        assert message in messages
+    code, _, messages = pull("hf:org/sums", hub=f"http://127.0.0.1:{free_port()}")
     assert code == ExitCode.error
-    assert "Connection refused. Check the name and the network" in told
-
-
-@pytest.mark.parametrize(
-    ("text", "meant"),
-    [
-        ("hf:org/name", ("org/name", None, None)),
-        ("hf:name", ("name", None, None)),
-        ("hf:org/name:main", ("org/name", "main", None)),
-        ("hf:org/name/test", ("org/name", None, "test")),
-        ("hf:org/name:main/test", ("org/name", "main", "test")),
-    ],
-)
-def test_a_reference_names_data_set_config_and_split(text: str, meant: tuple[str, str | None, str | None]) -> None:
-    assert Reference.parse(text) == Reference(*meant)
-    for wrong in (f"{text} ", text.removeprefix("hf:"), "hf:", "hf:../x/y/z"):
-        with pytest.raises(InvalidRequest, match="names no data set"):
-            Reference.parse(wrong)
+    assert "Connection refused. Check the name and the network" in messages

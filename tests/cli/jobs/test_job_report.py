@@ -1,13 +1,11 @@
-"""The outcome of a job as Markdown, as JUnit's XML and as marks in a GitHub workflow."""
+"""The report of a job as Markdown and as JUnit XML."""
 
 import xml.etree.ElementTree as ET
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.cli.jobs.job_report import Outcome
-from app.cli.ui import github
+from app.cli.jobs.job_report import JobReport
 
 PASSED = {
     "gate": "eval/loss < 9",
@@ -21,7 +19,7 @@ MISSED = {"gate": "eval/accuracy >= 0.8", "metric": "", "value": 0.25, "bound": 
 OPEN = {"gate": "eval/reward > 0", "metric": "", "value": None, "bound": None, "passed": None, "reason": None}
 
 
-def outcome(**changed: Any) -> Outcome:
+def report(**changed: Any) -> JobReport:
     job: dict[str, Any] = {
         "id": "ftjob-1",
         "status": "succeeded",
@@ -37,35 +35,35 @@ def outcome(**changed: Any) -> Outcome:
         "gates": [],
         "error": None,
     }
-    return Outcome(job | changed, {"loss": 0.5, "eval/accuracy": 0.5})
+    return JobReport(job | changed, {"loss": 0.5, "eval/accuracy": 0.5})
 
 
-def suite(outcome: Outcome) -> ET.Element:
-    root = ET.fromstring(outcome.junit())  # noqa: S314 - our own
+def suite(report: JobReport) -> ET.Element:
+    root = ET.fromstring(report.junit())  # noqa: S314 - our own
     assert root.tag == "testsuites"
-    [found] = root
-    return found
+    [element] = root
+    return element
 
 
-def cases(outcome: Outcome) -> dict[str, list[str]]:
-    """Test case -> the tags inside."""
-    return {case.attrib["name"]: [part.tag for part in case] for case in suite(outcome)}
+def cases(report: JobReport) -> dict[str, list[str]]:
+    """Map each test case to its child tags."""
+    return {case.attrib["name"]: [part.tag for part in case] for case in suite(report)}
 
 
-def test_metrics_are_those_of_the_last_step_and_of_the_published_model() -> None:
-    assert outcome().metrics == {"loss": 0.5, "eval/accuracy": 0.75}
-    assert outcome(evaluation=None).metrics == {"loss": 0.5, "eval/accuracy": 0.5}
+def test_metrics_prefer_the_published_model() -> None:
+    assert report().metrics == {"loss": 0.5, "eval/accuracy": 0.75}
+    assert report(evaluation=None).metrics == {"loss": 0.5, "eval/accuracy": 0.5}
 
 
-def test_every_gate_is_a_test_case_beside_the_job() -> None:
-    both = outcome(gates=[PASSED, MISSED], status="failed", error={"code": "gate_failed", "message": "missed"})
+def test_each_gate_is_a_test_case() -> None:
+    both = report(gates=[PASSED, MISSED], status="failed", error={"code": "gate_failed", "message": "missed"})
     assert cases(both) == {"job": ["system-out"], PASSED["gate"]: ["system-out"], MISSED["gate"]: ["failure"]}
     counts = {name: suite(both).attrib[name] for name in ("tests", "failures", "errors", "skipped", "time")}
     assert counts == {"tests": "3", "failures": "1", "errors": "0", "skipped": "0", "time": "247"}
 
 
 @pytest.mark.parametrize(
-    ("changed", "kind", "said"),
+    ("changed", "kind", "message"),
     [
         (
             {"status": "failed", "error": {"code": "out_of_memory", "message": "no memory"}},
@@ -73,26 +71,24 @@ def test_every_gate_is_a_test_case_beside_the_job() -> None:
             "no memory",
         ),
         ({"status": "cancelled"}, "cancelled", "was cancelled"),
-        ({"status": "running", "finished_at": None}, "timeout", "running and goes on"),
+        ({"status": "running", "finished_at": None}, "timeout", "running and continues"),
     ],
 )
-def test_a_job_that_did_not_succeed_is_an_error_and_its_gates_are_skipped(
-    changed: dict[str, Any], kind: str, said: str
-) -> None:
-    done = outcome(gates=[OPEN], fine_tuned_model=None, evaluation=None, **changed)
+def test_unsuccessful_job_is_an_error(changed: dict[str, Any], kind: str, message: str) -> None:
+    done = report(gates=[OPEN], fine_tuned_model=None, evaluation=None, **changed)
     assert cases(done) == {"job": ["error"], OPEN["gate"]: ["skipped"]}
     [error] = suite(done).iter("error")
     assert error.attrib["type"] == kind
-    assert said in error.attrib["message"]
+    assert message in error.attrib["message"]
 
 
-def test_what_no_xml_can_hold_is_replaced() -> None:
-    done = outcome(status="failed", error={"code": "x", "message": "a\x1b[31m\x00<b>&\ud800\n"})
-    assert [one.attrib["message"] for one in suite(done).iter("error")] == ["a\ufffd[31m\ufffd<b>&\ufffd\n"]
+def test_invalid_xml_characters_are_replaced() -> None:
+    done = report(status="failed", error={"code": "x", "message": "a\x1b[31m\x00<b>&\ud800\n"})
+    assert [error.attrib["message"] for error in suite(done).iter("error")] == ["a\ufffd[31m\ufffd<b>&\ufffd\n"]
 
 
-def test_the_table_says_what_came_of_job_gates_and_held_out_rows() -> None:
-    lines = outcome(gates=[PASSED, MISSED]).markdown().splitlines()
+def test_markdown_tables() -> None:
+    lines = report(gates=[PASSED, MISSED]).markdown().splitlines()
     for line in (
         "| Status | succeeded |",
         "| Model | ft:tiny:p::1 |",
@@ -105,59 +101,6 @@ def test_the_table_says_what_came_of_job_gates_and_held_out_rows() -> None:
         assert line in lines, lines
 
 
-def test_an_error_cannot_break_out_of_its_cell() -> None:
-    lines = outcome(error={"code": "x", "message": "a | b\n\n# c <img src=x>"}).markdown().splitlines()
+def test_error_is_escaped_in_its_cell() -> None:
+    lines = report(error={"code": "x", "message": "a | b\n\n# c <img src=x>"}).markdown().splitlines()
     assert "| Error | a \\| b # c &lt;img src=x> |" in lines
-
-
-@pytest.fixture
-def workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The environment of a step, its workspace below the returned directory."""
-    (tmp_path / "work").mkdir()
-    monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path / "work"))
-    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary"))
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path
-
-
-def test_marks_name_the_file_within_the_repository(workflow: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path = workflow / "work" / "a,b" / "rows.jsonl"
-    found: list[dict[str, Any]] = [
-        {"line": 17, "param": "messages", "message": "50% wrong\nhere"},
-        {"line": None, "param": None, "message": "x"},
-    ]
-    github.annotate(path, found, [{"line": 3, "param": None, "message": "long"}])
-    github.annotate(workflow / "elsewhere.jsonl", [{"line": 1, "param": None, "message": "y"}] * 12, [])
-    out, err = capfd.readouterr()
-    lines = err.splitlines()
-    assert lines[:3] == [
-        "::error file=a%2Cb/rows.jsonl,line=17::50%25 wrong%0Ahere (messages)",
-        "::error file=a%2Cb/rows.jsonl::x",
-        "::warning file=a%2Cb/rows.jsonl,line=3::long",
-    ]
-    assert lines[3:] == [f"::error file={workflow}/elsewhere.jsonl,line=1::y"] * 10
-    assert out == ""
-
-
-def test_a_value_cannot_begin_another_output(workflow: Path) -> None:
-    github.set_outputs(job_id="ftjob-1\nmodel<<EOF\nfake\nEOF", model="")
-    first, *lines = (workflow / "output").read_text().splitlines()
-    name, mark = first.split("<<")
-    assert name == "job-id"
-    assert lines[:5] == ["ftjob-1", "model<<EOF", "fake", "EOF", mark]
-    assert lines[5].startswith("model<<")
-    assert lines[5] != f"model<<{mark}"
-
-
-def test_summaries_add_up_and_nothing_is_written_outside_of_a_workflow(
-    workflow: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    github.add_summary("one")
-    github.add_summary("two")
-    assert (workflow / "summary").read_text() == "one\ntwo\n"
-    monkeypatch.delenv("GITHUB_ACTIONS")
-    github.set_outputs(model="x")
-    github.hide("secret")
-    assert not (workflow / "output").exists()

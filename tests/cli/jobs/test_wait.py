@@ -1,4 +1,4 @@
-"""The command in CI: what a step of a workflow gets, and how waiting ends."""
+"""`grouptune jobs wait` and `create --wait` in CI: outputs, reports, timeouts and interrupts."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ from tests.waiting import eventually
 
 @pytest.fixture
 def step(tmp_path: Path) -> dict[str, str]:
-    """The environment of a step of a GitHub workflow."""
+    """Return the environment of a step of a GitHub workflow."""
     return {
         "GITHUB_ACTIONS": "true",
         "GITHUB_WORKSPACE": str(tmp_path),
@@ -29,17 +29,17 @@ def step(tmp_path: Path) -> dict[str, str]:
 
 
 def outputs(step: dict[str, str]) -> dict[str, str]:
-    """The outputs of a step, as the runner reads them; the last value of a name holds."""
-    found: dict[str, str] = {}
+    """Parse the outputs of a step as the runner does; the last value of a name wins."""
+    values: dict[str, str] = {}
     lines = iter(Path(step["GITHUB_OUTPUT"]).read_text().splitlines())
     for line in lines:
-        name, mark = line.split("<<")
-        found[name] = "\n".join(iter(lambda: next(lines), mark))
-    return found
+        name, delimiter = line.split("<<")
+        values[name] = "\n".join(iter(lambda: next(lines), delimiter))
+    return values
 
 
 def verdicts(path: Path) -> dict[str, str]:
-    """Test case -> the tag that says how it went."""
+    """Map each test case to the tag of its result."""
     root = ET.parse(path).getroot()  # noqa: S314 - our own
     return {case.attrib["name"]: case[0].tag for case in root.iter("testcase")}
 
@@ -48,7 +48,7 @@ def status_of(grouptune: Run, job_id: str) -> str:
     return str(json.loads(grouptune("jobs", "show", job_id, "--json").stdout)["status"])
 
 
-def test_a_workflow_s_step_gets_outputs_summary_and_test_cases(
+def test_step_gets_outputs_and_reports(
     grouptune: Run, job_file: Callable[..., Path], tmp_path: Path, step: dict[str, str]
 ) -> None:
     path = job_file()
@@ -58,9 +58,9 @@ def test_a_workflow_s_step_gets_outputs_summary_and_test_cases(
     done = grouptune("jobs", "create", "-f", path, *files, *gates, *reports, "--wait", "--json", **step)
     assert done.returncode == ExitCode.gate_failed, done.stderr
     job = json.loads(done.stdout)
-    said = outputs(step)
-    assert (said["job-id"], said["model"]) == (job["id"], "")
-    metrics = json.loads(said["metrics"])
+    step_outputs = outputs(step)
+    assert (step_outputs["job-id"], step_outputs["model"]) == (job["id"], "")
+    metrics = json.loads(step_outputs["metrics"])
     assert metrics["eval/loss"] == job["evaluation"]["after"]["values"]["eval/loss"]
     assert "loss" in metrics
     assert verdicts(tmp_path / "reports" / "out.xml") == {
@@ -71,19 +71,18 @@ def test_a_workflow_s_step_gets_outputs_summary_and_test_cases(
     summary = (tmp_path / "out.md").read_text()
     assert f"| Job | `{job['id']}` |" in summary
     assert (tmp_path / "summary.md").read_text() == summary + "\n"
-    marks = [line for line in done.stderr.splitlines() if line.startswith("::")]
-    [mark] = marks
-    assert mark.startswith("::error title=Gate failed::eval/loss < -1 (eval/loss is ")
+    [annotation] = [line for line in done.stderr.splitlines() if line.startswith("::")]
+    assert annotation.startswith("::error title=Gate failed::eval/loss < -1 (eval/loss is ")
     assert "Gate passed: eval/loss >= 0 (" in done.stderr
     assert (job["status"], job["error"]["code"]) == ("failed", "gate_failed")
     shown = grouptune("jobs", "show", job["id"]).stdout
     assert "gate passed\teval/loss >= 0\n" in shown
     assert "gate failed\teval/loss < -1\n" in shown
-    said_in_events = [one["message"] for one in json.loads(grouptune("jobs", "events", job["id"], "--json").stdout)]
-    assert any(line.startswith("Gate failed: eval/loss < -1 (") for line in said_in_events)
+    messages = [event["message"] for event in json.loads(grouptune("jobs", "events", job["id"], "--json").stdout)]
+    assert any(line.startswith("Gate failed: eval/loss < -1 (") for line in messages)
 
 
-def test_bad_rows_are_marked_where_they_are(
+def test_invalid_rows_are_annotated(
     grouptune: Run, job_file: Callable[..., Path], tmp_path: Path, step: dict[str, str]
 ) -> None:
     path = job_file()
@@ -96,44 +95,42 @@ def test_bad_rows_are_marked_where_they_are(
     assert not (tmp_path / "output").exists()
 
 
-def test_reports_need_somebody_who_waits(grouptune: Run, job_file: Callable[..., Path], tmp_path: Path) -> None:
+def test_reports_need_wait(grouptune: Run, job_file: Callable[..., Path], tmp_path: Path) -> None:
     done = grouptune("jobs", "create", "-f", job_file(), "--junit", tmp_path / "out.xml")
     assert (done.returncode, done.stdout) == (ExitCode.usage, "")
-    assert "add --wait" in done.stderr
+    assert "Add --wait" in done.stderr
 
 
-def test_a_key_without_the_scope_and_a_key_that_is_wrong_are_told_apart_from_other_errors(
-    grouptune: Run, job_file: Callable[..., Path]
-) -> None:
+def test_key_errors_have_an_exit_code(grouptune: Run, job_file: Callable[..., Path]) -> None:
     reader = grouptune("keys", "create", "reader", "--scope", "jobs:read").stdout.strip()
     for key in (reader, "gt_live_wrong"):
         refused = grouptune("jobs", "create", "-f", job_file(), "--wait", GROUPTUNE_API_KEY=key)
         assert (refused.returncode, refused.stdout) == (ExitCode.auth, "")
 
 
-def test_waiting_that_times_out_reports_a_job_that_goes_on(
+def test_timeout_reports_a_continuing_job(
     grouptune: Run, long_job: Callable[[], str], tmp_path: Path, step: dict[str, str]
 ) -> None:
     job_id = long_job()
     done = grouptune("jobs", "wait", job_id, "--timeout", "2s", "--junit", tmp_path / "out.xml", **step)
     assert (done.returncode, done.stdout) == (ExitCode.timeout, f"{job_id}\n"), done.stderr
-    assert f"{job_id} has not ended after 2 s; it goes on." in done.stderr
+    assert f"{job_id} has not ended after 2 s. It continues." in done.stderr
     assert verdicts(tmp_path / "out.xml") == {"job": "error"}
     assert outputs(step)["job-id"] == job_id
     assert status_of(grouptune, job_id) in ("queued", "running")
 
 
-def test_waiting_outlives_a_server_that_is_killed_and_so_does_beginning(
+def test_wait_and_create_survive_a_server_kill(
     grouptune: Run, start_grouptune: Start, long_job: Callable[[], str], job_file: Callable[..., Path], stack: Any
 ) -> None:
     job_id = long_job()
     path = job_file()
     with start_grouptune("jobs", "wait", job_id, "--follow") as waiting:
         assert waiting.stderr is not None
-        said = waiting.stderr.readline()
+        output = waiting.stderr.readline()
         [api] = descendants("uvicorn")
         api.send_signal(signal.SIGKILL)
-        beginning = start_grouptune("jobs", "create", "-f", path, "--wait")
+        creating = start_grouptune("jobs", "create", "-f", path, "--wait")
         health = stack.base_url.removesuffix("/v1") + "/readyz"
 
         def is_back() -> bool:
@@ -145,26 +142,26 @@ def test_waiting_outlives_a_server_that_is_killed_and_so_does_beginning(
         api.wait(10)
         eventually(is_back, 60)
         grouptune("jobs", "cancel", job_id)
-        said += waiting.stderr.read()
-        assert waiting.wait(60) == ExitCode.job_cancelled, said
+        output += waiting.stderr.read()
+        assert waiting.wait(60) == ExitCode.job_cancelled, output
         assert waiting.stdout is not None
         assert waiting.stdout.read() == f"{job_id}\n"
-    with beginning:
-        assert beginning.stderr is not None
-        begun = next(line.split()[1] for line in beginning.stderr if line.startswith("Created "))
-        grouptune("jobs", "cancel", begun)
-        created, progress = beginning.communicate(timeout=90)
-    assert (beginning.returncode, created) == (ExitCode.job_cancelled, f"{begun}\n"), progress
-    # An absence of more than a blink is told of, too.
-    told = [line.partition("  ")[2] for line in said.splitlines() if "Trying again" not in line]
-    happened = json.loads(grouptune("jobs", "events", job_id, "--limit", "100000", "--json").stdout)
-    assert told == [one["message"] for one in happened]
+    with creating:
+        assert creating.stderr is not None
+        created = next(line.split()[1] for line in creating.stderr if line.startswith("Created "))
+        grouptune("jobs", "cancel", created)
+        printed, progress = creating.communicate(timeout=90)
+    assert (creating.returncode, printed) == (ExitCode.job_cancelled, f"{created}\n"), progress
+    # A longer outage adds a "Retrying" line.
+    followed = [line.partition("  ")[2] for line in output.splitlines() if "Retrying" not in line]
+    events = json.loads(grouptune("jobs", "events", job_id, "--limit", "100000", "--json").stdout)
+    assert followed == [event["message"] for event in events]
 
 
-def test_a_step_that_is_stopped_cancels_its_job_when_told_to(
+def test_sigterm_cancels_the_job_on_request(
     grouptune: Run, start_grouptune: Start, long_job: Callable[[], str]
 ) -> None:
-    """By SIGTERM, as CI systems stop steps; test_commands has Ctrl-C."""
+    """CI systems stop steps with SIGTERM; test_create covers Ctrl-C."""
     job_id = long_job()
     with start_grouptune("jobs", "wait", job_id, "--cancel-on-interrupt") as waiting:
         assert waiting.stderr is not None

@@ -1,4 +1,4 @@
-"""Following a job over its stream of server-sent events, whatever becomes of the connection."""
+"""Following a job over server-sent events, across broken connections and outages."""
 
 import json
 import threading
@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from app.cli.jobs import watcher
-from app.cli.jobs.watcher import Snapshot, WaitTimeout, patiently, watch
+from app.cli.jobs.watcher import Snapshot, WaitTimeout, retry_until_available, watch
 from app.client import ApiError, Client, ServerUnreachable
 from tests.http_server import Received, Reply, http_server
 
-LINES_OF_OTHERS = "one\u2028two\u0085three\u2029four"
-"""Python takes these for ends of lines, JSON and server-sent events do not."""
+UNICODE_LINE_ENDS = "one\u2028two\u0085three\u2029four"
+"""`str.splitlines` splits at these characters; JSON and server-sent events do not."""
 
 
 def message(name: str, data: dict[str, Any], event_id: str | None = None) -> str:
@@ -37,7 +37,7 @@ def stream(*parts: str) -> Reply:
 
 @contextmanager
 def answering(*replies: Reply | Callable[[Received], Reply]) -> Iterator[tuple[Client, list[Received]]]:
-    """A server that gives these answers one after the other, the last one again and again."""
+    """Run a server that sends these replies in order and then repeats the last one."""
     seen: list[Received] = []
 
     def answer(request: Received) -> Reply:
@@ -51,7 +51,7 @@ def answering(*replies: Reply | Callable[[Received], Reply]) -> Iterator[tuple[C
 
 
 def no_pause(_seconds: float) -> None:
-    """Reconnects at once."""
+    """Reconnect without waiting."""
 
 
 def followed(client: Client) -> list[Snapshot]:
@@ -59,12 +59,12 @@ def followed(client: Client) -> list[Snapshot]:
 
 
 def events_of(snapshots: list[Snapshot]) -> list[str]:
-    return [one["id"] for snapshot in snapshots for one in snapshot.events]
+    return [event["id"] for snapshot in snapshots for event in snapshot.events]
 
 
-def test_a_stream_that_breaks_goes_on_behind_its_last_event() -> None:
+def test_broken_stream_resumes_after_last_event() -> None:
     whole = (
-        stream(state("running"), event("e1"), event("e2", LINES_OF_OTHERS), ": still here\n\n"),
+        stream(state("running"), event("e1"), event("e2", UNICODE_LINE_ENDS), ": still here\n\n"),
         Reply(status=503, body=b'{"error": {"message": "The database is away"}}'),
         stream(state("succeeded"), event("e3")),
         stream(state("succeeded"), event("e4"), message("end", {"status": "succeeded"})),
@@ -72,25 +72,25 @@ def test_a_stream_that_breaks_goes_on_behind_its_last_event() -> None:
     with answering(*whole) as (client, seen):
         snapshots = followed(client)
     assert events_of(snapshots) == ["e1", "e2", "e3", "e4"]
-    assert [one["message"] for s in snapshots for one in s.events if one["id"] == "e2"] == [LINES_OF_OTHERS]
+    assert [event["message"] for s in snapshots for event in s.events if event["id"] == "e2"] == [UNICODE_LINE_ENDS]
     assert [request.headers.get("last-event-id") for request in seen] == [None, "e2", "e2", "e3"]
     assert {request.path for request in seen} == {"/v1/fine_tuning/jobs/ftjob-1/stream"}
 
 
-def test_only_the_last_snapshot_is_final_and_has_the_last_events() -> None:
+def test_only_the_last_snapshot_is_final() -> None:
     last = stream(state("running"), event("e1"), state("failed"), event("e2"), message("end", {"status": "failed"}))
     with answering(last) as (client, _):
         snapshots = followed(client)
-    assert [one.is_final for one in snapshots] == [False, False, True]
-    assert [one["id"] for one in snapshots[-1].events] == ["e2"]
+    assert [each.is_final for each in snapshots] == [False, False, True]
+    assert [event["id"] for event in snapshots[-1].events] == ["e2"]
 
 
-def test_the_place_in_the_queue_is_asked_for_while_nothing_else_changes() -> None:
+def test_queue_position_is_polled() -> None:
     moved = Reply(json.dumps({"id": "ftjob-1", "status": "queued", "queue_position": 2}).encode())
     end = stream(state("cancelled"), message("end", {"status": "cancelled"}))
     with answering(stream(state("queued"), ": still here\n\n"), moved, end) as (client, seen):
         snapshots = followed(client)
-    assert [one.job.get("queue_position") for one in snapshots] == [None, 2, None]
+    assert [each.job.get("queue_position") for each in snapshots] == [None, 2, None]
     assert seen[1].path == "/v1/fine_tuning/jobs/ftjob-1"
 
 
@@ -101,48 +101,50 @@ def test_the_place_in_the_queue_is_asked_for_while_nothing_else_changes() -> Non
         (Reply(status=401, body=b'{"error": {"message": "no key"}}'), ApiError),
     ],
 )
-def test_a_refusal_is_not_ridden_out(reply: Reply, error: type[Exception]) -> None:
+def test_permanent_error_is_not_retried(reply: Reply, error: type[Exception]) -> None:
     with answering(reply) as (client, seen), pytest.raises(error):
         followed(client)
     assert len(seen) == 1
 
 
-def test_a_request_is_sent_again_while_the_server_is_away_and_a_long_absence_is_told_of_once(
+def test_outage_is_retried_and_reported_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watcher, "TOLD_SECONDS", -1.0)
+    monkeypatch.setattr(watcher, "REPORT_AFTER_SECONDS", -1.0)
     away = Reply(b'{"error": {"message": "The database is away."}}', 503)
-    told: list[str] = []
+    messages: list[str] = []
     with answering(away, away, Reply(b'{"id": "ftjob-1"}')) as (client, seen):
-        job = patiently(lambda: client.post("/fine_tuning/jobs", {}), pause=no_pause, tell=told.append)
+        job = retry_until_available(
+            lambda: client.post("/fine_tuning/jobs", {}), pause=no_pause, report=messages.append
+        )
     assert (job, len(seen)) == ({"id": "ftjob-1"}, 3)
-    assert told == ["The database is away. Trying again for up to 5 minutes."]
+    assert messages == ["The database is away. Retrying for up to 5 minutes."]
     refused = Reply(b'{"error": {"message": "no"}}', 400)
     with answering(refused) as (client, seen), pytest.raises(ApiError):
-        patiently(lambda: client.get("/models"), pause=no_pause)
+        retry_until_available(lambda: client.get("/models"), pause=no_pause)
     assert len(seen) == 1
 
 
-def test_waiting_gives_up_once_the_server_was_away_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watcher, "AWAY_SECONDS", 0.2)
+def test_wait_gives_up_after_a_long_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "OUTAGE_SECONDS", 0.2)
     tries = 0
 
     def count(seconds: float) -> None:
         nonlocal tries
         tries += 1
 
-    begun = time.monotonic()
+    started = time.monotonic()
     with Client("http://127.0.0.1:9/v1", "key") as client, pytest.raises(ServerUnreachable):
         list(watch(client, "ftjob-1", pause=count))
     assert tries > 1
-    assert time.monotonic() - begun > 0.2
+    assert time.monotonic() - started > 0.2
 
 
-def test_the_time_to_wait_ends_in_the_middle_of_silence() -> None:
+def test_timeout_during_silence() -> None:
     is_over = threading.Event()
 
     def silent(_request: Received) -> Reply:
-        assert is_over.wait(60)  # the server says nothing until the client has given up
+        assert is_over.wait(60)  # stay silent until the client has given up
         return stream(state("running"))
 
     with answering(silent) as (client, _):

@@ -1,4 +1,4 @@
-"""`grouptune keys` against a running installation."""
+"""`grouptune keys` against a running server."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ def keys(grouptune: Run, *words: str) -> dict[str, Any]:
     return {key["id"]: key for key in json.loads(grouptune("keys", "list", *words, "--json").stdout)}
 
 
-def test_a_minted_key_is_printed_once_and_does_what_its_scopes_say(grouptune: Run) -> None:
+def test_created_key_has_its_scopes(grouptune: Run) -> None:
     done = grouptune("keys", "create", "ci", "--scope", "files:read", "--scope", "jobs:*", "--expires", "90d")
     assert done.returncode == ExitCode.ok, done.stderr
     text = done.stdout.strip()
@@ -29,7 +29,7 @@ def test_a_minted_key_is_printed_once_and_does_what_its_scopes_say(grouptune: Ru
     assert grouptune("keys", "list", GROUPTUNE_API_KEY=text).returncode == ExitCode.auth
 
 
-def test_a_rotated_key_and_a_revoked_key(grouptune: Run) -> None:
+def test_rotate_and_revoke(grouptune: Run) -> None:
     old = json.loads(grouptune("keys", "create", "laptop", "--json").stdout)
     done = grouptune("keys", "rotate", old["id"], "--grace", "0s")
     assert done.returncode == ExitCode.ok, done.stderr
@@ -43,15 +43,15 @@ def test_a_rotated_key_and_a_revoked_key(grouptune: Run) -> None:
     assert grouptune("files", "list", GROUPTUNE_API_KEY=text).returncode == ExitCode.auth
     assert not {old["id"], new_id} & keys(grouptune).keys()
     ended_keys = keys(grouptune, "--all")
-    assert [ended_keys[one]["status"] for one in (old["id"], new_id)] == ["expired", "revoked"]
+    assert [ended_keys[key_id]["status"] for key_id in (old["id"], new_id)] == ["expired", "revoked"]
 
 
-def test_what_cannot_be_done_is_told(grouptune: Run) -> None:
+def test_invalid_requests(grouptune: Run) -> None:
     wrong = grouptune("keys", "create", "x", "--scope", "files:eat")
     assert (wrong.returncode, wrong.stdout) == (ExitCode.error, "")
     assert "use some of files:*" in wrong.stderr
     assert "(scopes)" in wrong.stderr
-    nobody = grouptune("keys", "revoke", "nobody12")
-    assert nobody.returncode == ExitCode.error
-    assert "no API key 'nobody12'" in nobody.stderr
+    unknown = grouptune("keys", "revoke", "unknown1")
+    assert unknown.returncode == ExitCode.error
+    assert "no API key 'unknown1'" in unknown.stderr
     assert grouptune("keys", "create", "x", "--expires", "soon").returncode == ExitCode.usage

@@ -1,0 +1,40 @@
+"""`grouptune files upload`, `list`, `report` and `preview` against a running server."""
+
+import json
+from pathlib import Path
+
+from app.cli.ui.exits import ExitCode
+from tests.api.jobs import broken_at_17
+from tests.cli.conftest import Run
+from tests.tiny_model import write_rows
+
+
+def test_upload_list_report_and_preview(grouptune: Run, tmp_path: Path) -> None:
+    done = grouptune("files", "upload", write_rows(tmp_path / "rows.jsonl", 4), "--wait")
+    assert done.returncode == ExitCode.ok, done.stderr
+    file_id = done.stdout.strip()
+    listed = json.loads(grouptune("files", "list", "--json").stdout)
+    [file] = [entry for entry in listed if entry["id"] == file_id]
+    assert (file["filename"], file["status"]) == ("rows.jsonl", "processed")
+    report = grouptune("files", "report", file_id)
+    assert "4 rows" in report.stderr
+    preview = grouptune("files", "preview", file_id, "--model", "tiny", "--limit", 1, "--max-length", 40)
+    lines = preview.stdout.splitlines()
+    assert lines[0] == (
+        'line 1 prompt: 23 tokens, context only: "<|im_start|>user\\n0+0=<|im_end|>\\n<|im_start|>assistant\\n"'
+    )
+    assert lines[1] == 'line 1 expert: 2 tokens, trained on: "0<|im_end|>"'
+    assert [line.split(":")[0] for line in lines[2:]] == ["line 1 teacher 1", "line 1 teacher 2", "line 1 teacher 3"]
+    assert "Tokens per row with tiny (all 4 rows): median " in preview.stderr
+    assert preview.stderr.endswith("Show more with --after 1\n")
+
+
+def test_invalid_file_reports_the_line(grouptune: Run, tmp_path: Path) -> None:
+    path = tmp_path / "broken.jsonl"
+    path.write_bytes(broken_at_17())
+    done = grouptune("files", "upload", path, "--wait")
+    assert done.returncode == ExitCode.error
+    assert "line 17" in done.stderr
+    report = grouptune("files", "report", done.stdout.strip())
+    assert report.returncode == ExitCode.error
+    assert "17\terror\t" in report.stdout
