@@ -26,7 +26,7 @@ def test_lint_a_path_and_an_uploaded_file(grouptune: Run, tmp_path: Path) -> Non
 
     no_server = {"GROUPTUNE_URL": None, "GROUPTUNE_API_KEY": None, "GITHUB_ACTIONS": "true"}
     local = grouptune("files", "lint", data, "--grader", grader, **no_server)
-    assert here.returncode == ExitCode.error
+    assert local.returncode == ExitCode.error
     assert "67% of the groups differ" in local.stderr
     assert [line.split("\t")[:3] for line in local.stdout.splitlines()[1:]] == [
         ["2", "error", "completion"],
