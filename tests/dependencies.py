@@ -1,4 +1,4 @@
-"""What an installation of this project brings along, by the metadata of what is installed here."""
+"""The dependencies of this project, from the metadata of the packages installed here."""
 
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires
@@ -11,30 +11,34 @@ PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text
 
 
 def closure(*extras: str) -> set[str]:
-    """Names of all distributions that `grouptune[EXTRAS]` installs."""
-    offered: dict[str, list[str]] = PROJECT["optional-dependencies"]
-    texts = [*PROJECT["dependencies"], *(text for extra in extras for text in offered[extra])]
-    todo, seen = [Requirement(text) for text in texts], set()
+    """Return the names of all distributions that `grouptune[EXTRAS]` installs."""
+    optional: dict[str, list[str]] = PROJECT["optional-dependencies"]
+    texts = [*PROJECT["dependencies"], *(text for extra in extras for text in optional[extra])]
+    queue, seen = [Requirement(text) for text in texts], set()
     names: set[str] = set()
-    while todo:
-        one = todo.pop()
-        found = str(canonicalize_name(one.name)), frozenset(one.extras)
-        if found in seen:
+    while queue:
+        requirement = queue.pop()
+        key = str(canonicalize_name(requirement.name)), frozenset(requirement.extras)
+        if key in seen:
             continue
-        seen.add(found)
-        if one.name == PROJECT["name"]:
-            todo += [Requirement(text) for extra in one.extras for text in offered[extra]]
+        seen.add(key)
+        if requirement.name == PROJECT["name"]:
+            queue += [Requirement(text) for extra in requirement.extras for text in optional[extra]]
             continue
-        names.add(found[0])
-        todo += _wanted(*found)
+        names.add(key[0])
+        queue += _requirements(*key)
     return names
 
 
-def _wanted(name: str, extras: frozenset[str]) -> list[Requirement]:
-    """What a distribution with these extras asks for; nothing is known of one that is not installed here."""
+def _requirements(name: str, extras: frozenset[str]) -> list[Requirement]:
+    """Return what a distribution requires with these extras; nothing if it is not installed here."""
     try:
-        found = [Requirement(text) for text in requires(name) or ()]
+        requirements = [Requirement(text) for text in requires(name) or ()]
     except PackageNotFoundError:
         return []
-    asked = [{"extra": extra} for extra in {"", *extras}]
-    return [one for one in found if one.marker is None or any(map(one.marker.evaluate, asked))]
+    environments = [{"extra": extra} for extra in {"", *extras}]
+    return [
+        requirement
+        for requirement in requirements
+        if requirement.marker is None or any(map(requirement.marker.evaluate, environments))
+    ]

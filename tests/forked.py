@@ -1,4 +1,4 @@
-"""Processes of our own code that tests kill: forked from a server that has imported it already, in milliseconds."""
+"""Starts processes that tests kill, forked in milliseconds from a server that has already imported our code."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -10,7 +10,7 @@ _CONTEXT.set_forkserver_preload(["app.main", "worker.runner"])
 
 
 def start(target: Callable[..., object], *arguments: Any) -> ForkServerProcess:
-    """Runs a function of a module in a process of its own."""
+    """Run a module-level function in a new process."""
     process = _CONTEXT.Process(target=target, args=arguments)
     process.start()
     return process

@@ -1,4 +1,4 @@
-"""A real HTTP server on 127.0.0.1 that answers as a test says."""
+"""A real HTTP server on 127.0.0.1 whose responses a test defines."""
 
 import socket
 import sys
@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass(frozen=True)
 class Received:
-    """A request."""
+    """A request that the server received."""
 
     path: str
     headers: Mapping[str, str]
@@ -20,7 +20,7 @@ class Received:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer."""
+    """The response to a request."""
 
     body: bytes = b"{}"
     status: int = 200
@@ -29,7 +29,7 @@ class Reply:
 
 @contextmanager
 def http_server(answer: Callable[[Received], Reply], port: int = 0) -> Iterator[str]:
-    """Its base address. Each request has a thread of its own. It listens on the port, or on a free one."""
+    """Run a server and yield its base address. Each request has its own thread. Port 0 means any free port."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -52,7 +52,7 @@ def http_server(answer: Callable[[Received], Reply], port: int = 0) -> Iterator[
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, request: object, client_address: object) -> None:
-            """A client that hangs up is no error of the test's server; others are printed."""
+            """Ignore clients that disconnect; print all other errors."""
             if not isinstance(sys.exception(), ConnectionError):
                 super().handle_error(request, client_address)  # type: ignore[arg-type]
 
@@ -69,7 +69,7 @@ def http_server(answer: Callable[[Received], Reply], port: int = 0) -> Iterator[
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """Return a port on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

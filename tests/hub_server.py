@@ -1,4 +1,4 @@
-"""A real HTTP server that speaks as much of the Hugging Face hub's protocol as reading a data set needs."""
+"""A real HTTP server with the part of the Hugging Face hub's protocol that reading a data set needs."""
 
 import hashlib
 import json
@@ -14,9 +14,9 @@ _COMMIT: Final = "0123456789abcdef0123456789abcdef01234567"
 
 @contextmanager
 def hub_server(data_sets: Mapping[str, Mapping[str, bytes]]) -> Iterator[str]:
-    """Its address (`HF_ENDPOINT`), while it serves these data sets: id -> path -> content."""
-    serving = type("Serving", (_Handler,), {"data_sets": data_sets})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), serving)
+    """Serve these data sets (id -> path -> content); yield the address for `HF_ENDPOINT`."""
+    handler = type("Handler", (_Handler,), {"data_sets": data_sets})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
@@ -32,31 +32,31 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     data_sets: ClassVar[Mapping[str, Mapping[str, bytes]]]
 
-    def answer(self) -> None:
+    def respond(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         path = self.path.partition("?")[0]
         for name, files in self.data_sets.items():
             if path.startswith(f"/api/datasets/{name}"):
-                return self._told(_api(name, files, path.removeprefix(f"/api/datasets/{name}"), body))
+                return self._send_json(_api(name, files, path.removeprefix(f"/api/datasets/{name}"), body))
             if match := re.fullmatch(rf"/datasets/{name}/resolve/[^/]+/(.+)", path):
-                return self._content(files.get(match[1]))
-        return self._told(None)
+                return self._send_content(files.get(match[1]))
+        return self._send_json(None)
 
-    do_GET = do_HEAD = do_POST = answer
+    do_GET = do_HEAD = do_POST = respond
 
-    def _told(self, value: Any) -> None:
+    def _send_json(self, value: Any) -> None:
         missing = json.dumps({"error": "Repository not found"}).encode()
         headers = {"x-error-code": "RepoNotFound"} if value is None else {}
         self._send(404 if value is None else 200, missing if value is None else json.dumps(value).encode(), headers)
 
-    def _content(self, content: bytes | None) -> None:
+    def _send_content(self, content: bytes | None) -> None:
         if content is None:
             return self._send(404, b"", {"x-error-code": "EntryNotFound"})
         headers = {"etag": f'"{_digest(content)}"', "x-repo-commit": _COMMIT, "accept-ranges": "bytes"}
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
-        if asked is None:
+        requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
+        if requested is None:
             return self._send(200, content, headers)
-        start, end = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+        start, end = int(requested[1]), min(int(requested[2] or len(content)), len(content) - 1)
         headers["content-range"] = f"bytes {start}-{end}/{len(content)}"
         return self._send(206, content[start : end + 1], headers)
 
@@ -73,23 +73,27 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _api(name: str, files: Mapping[str, bytes], path: str, body: bytes) -> Any:
-    """What the hub's API says of a data set at `path` below its own; None for 404."""
+    """Return the hub API's response for a data set; `path` is relative to the data set's own, None means 404."""
     if path == "" or path.startswith("/revision/"):
-        siblings = [{"rfilename": one} for one in files]
+        siblings = [{"rfilename": name} for name in files]
         return {"id": name, "sha": _COMMIT, "private": False, "siblings": siblings, "tags": [], "downloads": 0}
     if path.startswith("/paths-info/"):
-        asked = json.loads(body)["paths"] if body.startswith(b"{") else []
-        return [entry for entry in _tree(files) if entry["path"] in asked]
+        requested = json.loads(body)["paths"] if body.startswith(b"{") else []
+        return [entry for entry in _tree(files) if entry["path"] in requested]
     if match := re.fullmatch(r"/tree/[^/]+(?:/(.*))?", path):
-        below = f"{match[1]}/" if match[1] else ""
-        return [one for one in _tree(files) if one["path"].startswith(below) and "/" not in one["path"][len(below) :]]
+        folder = f"{match[1]}/" if match[1] else ""
+        return [
+            entry
+            for entry in _tree(files)
+            if entry["path"].startswith(folder) and "/" not in entry["path"].removeprefix(folder)
+        ]
     return None
 
 
 def _tree(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
     folders = {path.rpartition("/")[0] for path in files if "/" in path}
-    found: list[dict[str, Any]] = [{"type": "directory", "path": one, "oid": _COMMIT, "size": 0} for one in folders]
-    return found + [
+    entries: list[dict[str, Any]] = [{"type": "directory", "path": path, "oid": _COMMIT, "size": 0} for path in folders]
+    return entries + [
         {"type": "file", "path": path, "oid": _digest(content), "size": len(content)} for path, content in files.items()
     ]
 

@@ -1,4 +1,4 @@
-"""Reads who imports whom from the syntax trees of the three packages. Knows no rule."""
+"""Reads the imports of the three packages from their syntax trees. Contains no rules."""
 
 import ast
 import sys
@@ -13,7 +13,7 @@ ROOTS: Final = ("app", "worker", "migrations")
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module, by whom and where."""
+    """An import: the importing module, the imported module, and the line."""
 
     importer: str
     target: str
@@ -21,22 +21,22 @@ class Import:
 
 
 def within(package: str, module: str) -> bool:
-    """Whether a module is a package or lies in it."""
+    """Whether a module is `package` itself or inside it."""
     return f"{module}.".startswith(f"{package}.")
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """Every module of the three packages, by dotted name."""
-    found = {}
+    """Return the path of every module of the three packages, by dotted name."""
+    paths = {}
     for package in ROOTS:
         for path in sorted((root / package).rglob("*.py")):
             parts = path.relative_to(root).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+            paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return paths
 
 
 def _imported_names(node: ast.AST, package: str) -> Iterator[tuple[str, str | None]]:
-    """(module, name or None) of one node; `importlib.import_module("x")` counts as well."""
+    """Yield (module, name or None) for a node. `importlib.import_module("x")` counts as well."""
     match node:
         case ast.Import(names=names):
             yield from ((alias.name, None) for alias in names)
@@ -53,19 +53,19 @@ def _imported_names(node: ast.AST, package: str) -> Iterator[tuple[str, str | No
 
 
 def imports(root: Path) -> Iterator[Import]:
-    """All imports of the tree but the standard library's; deferred ones and those for type checkers too."""
-    known = modules(root)
-    for importer, path in known.items():
+    """Yield all imports except those of the standard library; including deferred and type-checking-only imports."""
+    paths = modules(root)
+    for importer, path in paths.items():
         package = importer if path.name == "__init__.py" else importer.rpartition(".")[0]
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
             for module, name in _imported_names(node, package):
-                target = f"{module}.{name}" if f"{module}.{name}" in known else module
+                target = f"{module}.{name}" if f"{module}.{name}" in paths else module
                 if target.partition(".")[0] not in sys.stdlib_module_names:
                     yield Import(importer, target, getattr(node, "lineno", 0))
 
 
 def cycle(edges: dict[str, set[str]]) -> list[str]:
-    """The modules of some cycle, or nothing."""
+    """Return the modules of some cycle, or an empty list."""
     try:
         TopologicalSorter(edges).prepare()
     except CycleError as error:

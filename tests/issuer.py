@@ -1,4 +1,4 @@
-"""A CI system's issuer of ID tokens on 127.0.0.1, with keys of its own."""
+"""An OIDC issuer on 127.0.0.1, like that of a CI system, with its own keys."""
 
 import json
 import time
@@ -25,13 +25,13 @@ def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
 
 @dataclass
 class Issuer:
-    """What it signs with, and how often it was asked for that."""
+    """An issuer with its signing keys. `key_requests` counts the requests for its public keys."""
 
     url: str = ""
     keys: dict[str, Key] = field(
         default_factory=lambda: {"k1": rsa_key(), "e1": ec.generate_private_key(ec.SECP256R1())}
     )
-    asked: int = 0
+    key_requests: int = 0
     is_away: bool = False
     claims_to_be: str | None = None
 
@@ -39,15 +39,15 @@ class Issuer:
         if self.is_away:
             return Reply(b"", 500)
         if request.path == "/.well-known/openid-configuration":
-            about = {"issuer": self.claims_to_be or self.url, "jwks_uri": f"{self.url}/jwks"}
-            return Reply(json.dumps(about).encode())
+            configuration = {"issuer": self.claims_to_be or self.url, "jwks_uri": f"{self.url}/jwks"}
+            return Reply(json.dumps(configuration).encode())
         if request.path == "/jwks":
-            self.asked += 1
+            self.key_requests += 1
             return Reply(json.dumps({"keys": [self._public(name) for name in self.keys]}).encode())
-        asked = parse_qs(urlsplit(request.path).query)  # as a runner's own token service
-        if asked.get("api-version") != ["2.0"] or request.headers["authorization"] != "Bearer runner":
+        query = parse_qs(urlsplit(request.path).query)  # the token service of a GitHub runner
+        if query.get("api-version") != ["2.0"] or request.headers["authorization"] != "Bearer runner":
             return Reply(b"", 401)
-        token = self.token(aud=asked["audience"][0])
+        token = self.token(aud=query["audience"][0])
         return Reply(json.dumps({"value": token}).encode())
 
     def _public(self, name: str) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Issuer:
         return public | {"kid": name, "use": "sig"}
 
     def token(self, key: str = "k1", *, drop: str = "", **changed: Any) -> str:
-        """A token of a run of repository 1234 on main."""
+        """Sign a token for a run of repository 1234 on main; `changed` replaces claims, `drop` removes one."""
         now = int(time.time())
         claims = {
             "iss": self.url,

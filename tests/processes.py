@@ -1,4 +1,4 @@
-"""Looks at other processes, which may end meanwhile."""
+"""Inspects other processes, which may end at any time."""
 
 import os
 
@@ -6,7 +6,7 @@ import psutil
 
 
 def command_line(process: psutil.Process) -> list[str]:
-    """Its words; none once it has ended."""
+    """Return the words of the command line; empty if the process has ended."""
     try:
         return process.cmdline()
     except psutil.NoSuchProcess:
@@ -14,6 +14,6 @@ def command_line(process: psutil.Process) -> list[str]:
 
 
 def descendants(word: str) -> list[psutil.Process]:
-    """What runs below this process with the word in its command line."""
-    everyone = psutil.Process(os.getpid()).children(recursive=True)
-    return [one for one in everyone if any(word in part for part in command_line(one))]
+    """Return all descendants of this process that have `word` in their command line."""
+    processes = psutil.Process(os.getpid()).children(recursive=True)
+    return [process for process in processes if any(word in part for part in command_line(process))]

@@ -1,4 +1,4 @@
-"""An S3-compatible server over real HTTP on this machine (moto), with a bucket."""
+"""A local S3-compatible server over real HTTP (moto), with a bucket."""
 
 import random
 import threading
@@ -17,7 +17,7 @@ BUCKET: Final = "blobs"
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """Address of a running server."""
+    """Run a server; yield its address."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -30,7 +30,7 @@ def s3_server() -> Iterator[str]:
 
 
 def s3_client(address: str) -> Any:
-    """AWS's own client, to look at what the server holds."""
+    """Return AWS's own client, to inspect the content of the server."""
     return boto3.client(
         "s3",
         endpoint_url=address,
@@ -41,20 +41,20 @@ def s3_client(address: str) -> Any:
 
 
 class FlakyS3:
-    """The same server over the same buckets, which fails when it is told to."""
+    """The same server with the same buckets, which fails on request."""
 
     def __init__(self) -> None:
-        self.away = False
-        self.share = 0.0
-        """Of requests that are answered with a 503."""
-        self.refused = 0
+        self.is_unavailable = False
+        self.failure_share = 0.0
+        """Share of requests that get a 503."""
+        self.failures = 0
         self._moto = DomainDispatcherApplication(create_backend_app)
-        self._random = random.Random(7)  # noqa: S311 - no secret
+        self._random = random.Random(7)  # noqa: S311 - not security-relevant
         self.address = ""
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
-        if self.away or self._random.random() < self.share:
-            self.refused += 1
+        if self.is_unavailable or self._random.random() < self.failure_share:
+            self.failures += 1
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response("503 Service Unavailable", [("content-length", "0")])
             return [b""]
@@ -63,7 +63,7 @@ class FlakyS3:
 
 @contextmanager
 def flaky_s3_server() -> Iterator[FlakyS3]:
-    """A running one, with the bucket."""
+    """Run a `FlakyS3` with the bucket."""
     flaky = FlakyS3()
     server = make_server("127.0.0.1", 0, flaky, threaded=True, request_handler=MotoRequestHandler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -71,7 +71,7 @@ def flaky_s3_server() -> Iterator[FlakyS3]:
     flaky.address = f"http://127.0.0.1:{server.server_port}"
     try:
         client = s3_client(flaky.address)
-        if BUCKET not in {one["Name"] for one in client.list_buckets()["Buckets"]}:
+        if BUCKET not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
             client.create_bucket(Bucket=BUCKET)
         yield flaky
     finally:

@@ -1,4 +1,4 @@
-"""Puts projects, files and jobs straight into a database, for tests that start there."""
+"""Inserts projects, files and jobs directly into a database, without the API."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.tiny_model import write_rows
 
 
 def make_project(session: Session, name: str = "default") -> str:
-    """A project; returns its id."""
+    """Insert a project; return its id."""
     project = Project(id=ids.project_id(), name=name)
     session.add(project)
     session.flush()
@@ -27,7 +27,7 @@ def make_project(session: Session, name: str = "default") -> str:
 
 
 def supervised(**hyperparameters: int) -> JobSpec:
-    """A supervised job on the base model `tiny`."""
+    """Return the spec of a supervised job on the base model `tiny`."""
     settings = ImitationMethod(hyperparameters=Hyperparameters.model_validate(hyperparameters))
     return JobSpec(model="tiny", method=MethodType.supervised, settings=settings, seed=7)
 
@@ -40,7 +40,7 @@ def make_file(
     report: dict[str, object] | None = None,
     purpose: str = "fine-tune",
 ) -> File:
-    """A file's row, without a blob."""
+    """Insert a file's row, without a blob."""
     file_id = ids.file_id()
     file = File(
         id=file_id,
@@ -59,13 +59,13 @@ def make_file(
 
 
 def metrics_csv() -> Received:
-    """What a runner stores before it ends a job, without a blob."""
+    """Return the result file that a runner stores before it ends a job, without a blob."""
     file_id = ids.file_id()
     return Received(file_id, f"jobs/x/{file_id}", 1, "0" * 64)
 
 
 def stored_file(session: Session, store: BlobStore, project_id: str, scratch: Path, rows: int = 8) -> File:
-    """A validated file of addition rows with its blob."""
+    """Insert a validated file of addition rows, with its blob."""
     path = write_rows(scratch / f"{ids.file_id()}.jsonl", rows)
     report = validate_file(path)
     file = make_file(session, project_id, report=report.model_dump(mode="json"))
@@ -75,18 +75,18 @@ def stored_file(session: Session, store: BlobStore, project_id: str, scratch: Pa
 
 
 def make_queue(session: Session, job: Job, count: int) -> None:
-    """So many queued jobs like this one, each a second older than the one before."""
+    """Insert `count` queued copies of `job`, each a second older than the previous one."""
     columns = "project_id, status, spec, training_file, priority, epoch, crashes, step"
-    more = text(
+    statement = text(
         f"INSERT INTO jobs (id, {columns}, created_at, eligible_at) SELECT 'ftjob-' || n, {columns}, "  # noqa: S608
         "created_at - n * interval '1 s', eligible_at - n * interval '1 s' "
         "FROM jobs, generate_series(1, :count) AS n WHERE id = :id"
     )
-    session.execute(more, {"id": job.id, "count": count})
+    session.execute(statement, {"id": job.id, "count": count})
 
 
 def make_job(session: Session, project_id: str, spec: JobSpec | None = None, file: File | None = None) -> Job:
-    """A queued job."""
+    """Insert a queued job."""
     training = file or make_file(session, project_id)
     return lifecycle.create(
         session,

@@ -1,4 +1,4 @@
-"""A disk that is soon full."""
+"""A small file system, for tests of a full disk."""
 
 import subprocess
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ import pytest
 
 @contextmanager
 def small_disk(directory: Path, *, kibibytes: int) -> Iterator[Path]:
-    """A tmpfs of this size at `directory`; the test is skipped where nothing may be mounted."""
+    """Mount a tmpfs of this size at `directory`. Skips the test if mounting is not allowed."""
     directory.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k,mode=0755", "tmpfs", str(directory)]
-    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip(f"a small disk needs the right to mount one: {mounted.stderr.strip()}")
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"mounting a tmpfs is not allowed: {done.stderr.strip()}")
     try:
         yield directory
     finally:
@@ -23,7 +23,7 @@ def small_disk(directory: Path, *, kibibytes: int) -> Iterator[Path]:
 
 
 def fill(directory: Path) -> Path:
-    """Takes all the space; returns the file to delete for making room again."""
+    """Fill the file system; return the file to delete to free the space again."""
     ballast = directory / "ballast"
     with ballast.open("wb", buffering=0) as out:
         try:

@@ -1,4 +1,4 @@
-"""A teacher: a real chat completion server that answers as a test says, and remembers what it was asked."""
+"""A teacher: a real chat completion server whose responses a test defines, and which records its requests."""
 
 import json
 import threading
@@ -11,12 +11,12 @@ from typing import Any
 from tests.http_server import Received, Reply, http_server
 
 Answer = Callable[[str, dict[str, Any]], Reply]
-"""(the last user message, the request's body) -> what it is answered."""
+"""(last user message, body of the request) -> response."""
 
 
 @dataclass
 class Teacher:
-    """What was asked."""
+    """A running server and the requests it received."""
 
     url: str = ""
     requests: list[Received] = field(default_factory=list)
@@ -25,16 +25,16 @@ class Teacher:
     @property
     def bodies(self) -> list[dict[str, Any]]:
         with self.lock:
-            return [json.loads(one.body) for one in self.requests]
+            return [json.loads(request.body) for request in self.requests]
 
     @property
     def questions(self) -> Counter[str]:
-        """How many requests there were about each prompt."""
+        """Number of requests for each prompt."""
         return Counter(body["messages"][-1]["content"] for body in self.bodies)
 
 
-def said(*texts: str, finish: str = "stop", **more: Any) -> Reply:
-    """A completion; each answer costs 10 tokens to read and 2 to write unless `usage` says otherwise."""
+def chat_completion(*texts: str, finish: str = "stop", **more: Any) -> Reply:
+    """Build a chat completion. By default, `usage` counts 10 prompt tokens and 2 completion tokens per text."""
     choices = [
         {"index": index, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
         for index, text in enumerate(texts)
@@ -43,23 +43,23 @@ def said(*texts: str, finish: str = "stop", **more: Any) -> Reply:
     return Reply(json.dumps({"model": "teacher-2026", "choices": choices, "usage": usage, **more}).encode())
 
 
-def adds(question: str, body: dict[str, Any]) -> Reply:
-    """The sum, and as many wrong ones as are wanted besides."""
+def answer_sums(question: str, body: dict[str, Any]) -> Reply:
+    """Return the sum, followed by wrong sums up to the requested number of answers."""
     total = sum(int(number) for number in question.rstrip("=").split("+"))
-    return said(*[str(total + number) for number in range(body.get("n", 1))])
+    return chat_completion(*[str(total + number) for number in range(body.get("n", 1))])
 
 
 @contextmanager
-def teacher(answer: Answer = adds) -> Iterator[Teacher]:
-    """One that runs."""
-    asked = Teacher()
+def teacher(answer: Answer = answer_sums) -> Iterator[Teacher]:
+    """Run a teacher on a free port."""
+    server = Teacher()
 
     def reply(request: Received) -> Reply:
         body = json.loads(request.body)
-        with asked.lock:
-            asked.requests.append(request)
+        with server.lock:
+            server.requests.append(request)
         return answer(body["messages"][-1]["content"], body)
 
     with http_server(reply) as url:
-        asked.url = f"{url}/v1"
-        yield asked
+        server.url = f"{url}/v1"
+        yield server

@@ -1,4 +1,4 @@
-"""Builds a tiny random Llama with a character-level chat tokenizer: real files, made in a second."""
+"""Builds a tiny random Llama with a character-level chat tokenizer, as real files, in a second."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ CHARACTERS = [chr(code) for code in range(32, 127)] + ["\n", "\t"]
 
 
 def character_tokenizer() -> Tokenizer:
-    """One token a character."""
+    """Return a tokenizer with one token per character."""
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *CHARACTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))  # noqa: S106 - a token
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -24,7 +24,7 @@ def character_tokenizer() -> Tokenizer:
 
 
 def write_tokenizer(directory: Path) -> None:
-    """The files that tell how the tiny model reads chats, without a model."""
+    """Write the tokenizer and chat template of the tiny model, without a model."""
     character_tokenizer().save(str(directory / "tokenizer.json"))
     config = {
         "eos_token": "<|im_end|>",
@@ -36,11 +36,11 @@ def write_tokenizer(directory: Path) -> None:
 
 
 def build(directory: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0, spread: float = 0.02) -> Path:
-    """Writes config, tokenizer and random fp32 safetensors into `directory`; returns it.
+    """Write config, tokenizer and random fp32 safetensors to `directory`; return it.
 
-    Weights have the standard deviation `spread`; 0.3 makes a model that so small an adapter can teach something.
+    Weights have the standard deviation `spread`. With 0.3, even the tiny adapter can learn something.
     """
-    import torch  # noqa: PLC0415 - only the tests that need a model pay for torch
+    import torch  # noqa: PLC0415 - only tests that need a model import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: PLC0415
 
     tokenizer = character_tokenizer()
@@ -76,7 +76,7 @@ def build(directory: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0, 
 
 
 def write_rows(path: Path, count: int, *, start: int = 0) -> Path:
-    """Writes `count` addition rows in the service's format; `start` separates training from held-out rows."""
+    """Write `count` addition rows in the service's format; `start` separates training from held-out rows."""
     with path.open("w", encoding="utf-8") as out:
         for number in range(start, start + count):
             a, b = number % 9, (number // 9) % 9

@@ -1,4 +1,4 @@
-"""Waits for what other processes do."""
+"""Waits for other processes."""
 
 import os
 import select
@@ -13,16 +13,16 @@ POLL_SECONDS = 0.05
 
 
 def eventually(condition: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
-    """Waits until `condition` is true; polls, because what it looks at belongs to another process."""
+    """Wait until `condition` is true. Polls, because the condition depends on other processes."""
     pause = threading.Event()
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, f"the condition was not true after {seconds} s"
         pause.wait(POLL_SECONDS)
 
 
 def all_end(processes: Iterable[psutil.Process], seconds: float) -> bool:
-    """Whether all of them end in time. By pidfd: psutil would also wait for init to reap the orphans."""
+    """Whether all processes end in time. Uses pidfds, because psutil would also wait for init to reap orphans."""
     deadline = time.monotonic() + seconds
     return all(_ends(process, deadline) for process in processes)
 

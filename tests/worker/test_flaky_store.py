@@ -49,11 +49,11 @@ def assert_whole(job: Bench) -> None:
 def test_a_store_that_goes_away_while_a_job_trains_is_waited_for(job: Bench, flaky: FlakyS3) -> None:
     thread = job.start("train_slowly:40")
     eventually(lambda: job.job().step >= 8)
-    flaky.away = True
+    flaky.is_unavailable = True
     thread.join(60)
     assert not thread.is_alive()
     assert (job.status(), job.job().crashes) == (JobStatus.queued, 0)
-    flaky.away = False
+    flaky.is_unavailable = False
     assert job.run("train:40").status == JobStatus.succeeded
     with job.database.transaction() as session:
         first, second = queries.list_attempts(session, job.job_id)
@@ -63,7 +63,7 @@ def test_a_store_that_goes_away_while_a_job_trains_is_waited_for(job: Bench, fla
 
 
 def test_errors_at_random_are_not_even_noticed(job: Bench, flaky: FlakyS3) -> None:
-    flaky.share = 0.05
+    flaky.failure_share = 0.05
     assert job.run("train:40").status == JobStatus.succeeded
-    assert flaky.refused > 0
+    assert flaky.failures > 0
     assert_whole(job)

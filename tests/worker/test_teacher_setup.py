@@ -21,7 +21,7 @@ from app.core.teachers import answer_cache, keys
 from app.core.teachers.tables import StoredAnswer, TeacherKey
 from tests.http_server import Reply
 from tests.setup_jobs import make_file, make_job
-from tests.teacher import adds, teacher
+from tests.teacher import answer_sums, teacher
 from tests.waiting import eventually
 from tests.worker.conftest import Plant
 from tests.worker.test_tasks import trainers
@@ -84,7 +84,7 @@ def test_kill_9_costs_no_answer_that_was_paid_for_and_other_jobs_get_them_for_no
                 (at_once if len(at_once) < ROWS // 2 else held).add(question)
         if question in held:
             go_on.wait(90)
-        return adds(question, body)
+        return answer_sums(question, body)
 
     with teacher(answer) as asked, plant.train_worker(), plant.default_worker():
         with plant.database.transaction() as session:

@@ -160,7 +160,7 @@ def test_what_expired_is_forgotten(server: Server, admin: httpx.Client, issuer: 
 def test_an_issuer_that_nobody_trusts_is_never_asked(server: Server, issuer: Issuer) -> None:
     status, code, message = refusal(exchange(server, issuer.token()))
     assert (status, code, message) == (401, "oidc_not_trusted", f"This server trusts no tokens of '{issuer.url}'.")
-    assert issuer.asked == 0
+    assert issuer.key_requests == 0
 
 
 def test_keys_are_asked_for_once_and_not_for_every_invented_key_id(
@@ -170,7 +170,7 @@ def test_keys_are_asked_for_once_and_not_for_every_invented_key_id(
     for number in range(5):
         assert exchange(server, issuer.token()).status_code == 200
         assert refusal(exchange(server, issuer.token(f"invented{number}")))[1] == "oidc_token_invalid"
-    assert issuer.asked == 1
+    assert issuer.key_requests == 1
 
 
 def test_an_issuer_that_is_away_or_says_it_is_another_is_a_503(

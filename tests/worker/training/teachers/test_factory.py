@@ -29,7 +29,7 @@ from app.core.spec.reports import (
 from app.core.spec.teacher_answers import Spent, TeacherBudget
 from tests import tiny_model
 from tests.http_server import Reply, free_port
-from tests.teacher import Answer, Teacher, adds, said, teacher
+from tests.teacher import Answer, Teacher, answer_sums, chat_completion, teacher
 from tests.worker.training.runs import Job, of_kind, parse, read_until, trainer_process
 from worker.training.batching import DataOrder
 from worker.training.teachers import factory
@@ -164,7 +164,7 @@ def flaky() -> Answer:
         seen[question] = seen.get(question, 0) + 1
         if seen[question] == 1:
             return Reply(b'{"error": "slow down"}', 429, {"retry-after": "0.01"})
-        return Reply(b"oops", 503) if seen[question] == 2 else adds(question, body)
+        return Reply(b"oops", 503) if seen[question] == 2 else answer_sums(question, body)
 
     return answer
 
@@ -173,12 +173,12 @@ def without_n(question: str, body: dict[str, Any]) -> Reply:
     """As newer OpenAI models and smaller servers are: no `max_tokens`, no `n`."""
     if "max_tokens" in body:
         return Reply(b'{"error": {"message": "Use max_completion_tokens instead of max_tokens"}}', 400)
-    return Reply(b'{"error": "n must be 1"}', 422) if "n" in body else adds(question, body)
+    return Reply(b'{"error": "n must be 1"}', 422) if "n" in body else answer_sums(question, body)
 
 
 def one_at_a_time(question: str, body: dict[str, Any]) -> Reply:
     """Takes `n` and gives one answer all the same."""
-    return adds(question, {})
+    return answer_sums(question, {})
 
 
 @pytest.mark.parametrize("answer", [flaky(), without_n, one_at_a_time], ids=["flaky", "without_n", "one_at_a_time"])
@@ -235,12 +235,12 @@ def hostile(question: str, body: dict[str, Any]) -> Reply:
     replies = [
         Reply(b"x" * 5_000_000),
         Reply(b'{"choices": ['),
-        said("", ""),
-        said("9\x00", "9\ud800", model="\x00" * 500, usage={"prompt_tokens": -5, "completion_tokens": True}),
-        said("1234", "5678", finish="length"),
-        said("8" * 500, "6"),
+        chat_completion("", ""),
+        chat_completion("9\x00", "9\ud800", model="\x00" * 500, usage={"prompt_tokens": -5, "completion_tokens": True}),
+        chat_completion("1234", "5678", finish="length"),
+        chat_completion("8" * 500, "6"),
     ]
-    return replies[number] if number < len(replies) else adds(question, body)
+    return replies[number] if number < len(replies) else answer_sums(question, body)
 
 
 def test_hostile_answers_are_left_out_and_told(base: Job, data: Path) -> None:
@@ -301,7 +301,7 @@ def slow(base: Job, data: Path, chat_tokenizer: ChatTokenizer) -> Iterator[tuple
             asked_ahead.set()
         if question not in first:
             go_on.wait(60)
-        return adds(question, body)
+        return answer_sums(question, body)
 
     with teacher(answer) as asked:
         yield asked, go_on, asked_ahead
