@@ -3,9 +3,10 @@
 Async, though they wait for nothing: FastAPI sends plain functions through the thread pool.
 """
 
+from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import Depends, Header, Request
+from fastapi import BackgroundTasks, Depends, Header, Request
 
 from app.api.job_reader import JobReader
 from app.api.lint_pool import Linter
@@ -14,6 +15,7 @@ from app.auth.key_cache import Identities
 from app.core.db import Database
 from app.core.egress.client import Egress
 from app.core.graders.toolbox import Toolbox
+from app.core.jobs.submission import SubmissionLimits
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore
@@ -73,6 +75,36 @@ Known = Annotated[Identities, Depends(_identities)]
 Graders = Annotated[Toolbox, Depends(_graders)]
 Jobs = Annotated[JobReader, Depends(_jobs)]
 Lints = Annotated[Linter, Depends(_linter)]
+
+
+class WorkerNotifier:
+    """Notifies workers after the response is sent, so that an unreachable broker delays no client."""
+
+    def __init__(self, settings: Config, tasks: BackgroundTasks) -> None:
+        self._url = settings.redis_url
+        self._tasks = tasks
+
+    def add(self, notify: Callable[[str], None]) -> None:
+        """Call `notify`, one of `broker.notify_*`, after the response; without a broker do nothing."""
+        if self._url is not None:
+            self._tasks.add_task(notify, self._url)
+
+
+Notifier = Annotated[WorkerNotifier, Depends()]
+
+
+async def _job_limits(caller: Caller, settings: Config) -> SubmissionLimits:
+    return SubmissionLimits(
+        models_dir=settings.models_dir,
+        model_aliases=settings.model_aliases,
+        trackers=settings.trackers,
+        max_priority=caller.limits.priority,
+        teacher_url=settings.teacher_url,
+        private_hosts=settings.private_hosts,
+    )
+
+
+JobLimits = Annotated[SubmissionLimits, Depends(_job_limits)]
 
 
 async def _strict(

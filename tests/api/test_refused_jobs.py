@@ -14,8 +14,8 @@ REFUSED: dict[str, tuple[dict[str, Any], Any, str, str]] = {
     "unknown model": ({"model": "gpt-4o"}, None, "model", "Known here: .*tiny"),
     "longer model than a file's name": ({"model": "m" * 500}, None, "model", "Known here: .*tiny"),
     "endless model": ({"model": "m" * 5000}, None, "model", "at most 512 characters"),
-    "missing file": ({"training_file": "file-none"}, None, "training_file", "Upload one"),
-    "missing validation file": ({"validation_file": "file-none"}, None, "validation_file", "Upload one"),
+    "missing file": ({"training_file": "file-none"}, None, "training_file", "Upload a file"),
+    "missing validation file": ({"validation_file": "file-none"}, None, "validation_file", "Upload a file"),
     "no grader": (
         {},
         {"type": "gft", "gft": {}},

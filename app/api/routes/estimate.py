@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.api.deps import Config, Db, Store
+from app.api.deps import Config, Db, JobLimits, Store
 from app.api.schemas.create_job import CreateJob
 from app.api.schemas.estimates import EstimateObject
 from app.auth.bearer import Caller
@@ -14,23 +14,16 @@ router = APIRouter(prefix="/fine_tuning", tags=["Fine-tuning"])
 
 
 @router.post("/estimate", dependencies=[needs(Scope.jobs_write)])
-def estimate_job(caller: Caller, body: CreateJob, database: Db, store: Store, settings: Config) -> EstimateObject:
+def estimate_job(
+    caller: Caller, body: CreateJob, database: Db, store: Store, settings: Config, limits: JobLimits
+) -> EstimateObject:
     """Estimate a job without creating it: its tokens, time, memory, and whether it fits on a worker. The body is that
     of creating it."""
     with database.transaction() as session:
-        examined = submission.examine(
-            session,
-            caller.project_id,
-            body.application(),
-            settings.models_dir,
-            settings.model_aliases,
-            settings.trackers,
-            caller.limits.priority,
-            submission.Teachers(settings.teacher_url, settings.private_hosts),
-        )
-        if examined.problems or examined.base_model is None:
-            raise body.as_sent(examined.problems[0])
+        validated = submission.validate_request(session, caller.project_id, body.to_request(), limits)
+        if validated.problems or validated.base_model is None:
+            raise body.as_sent(validated.problems[0])
         files = estimation.files_of(session, caller.project_id, body.training_file, body.validation_file)
-    asked = estimation.ask(store, examined.spec, examined.base_model, files, settings.models_dir)
+    asked = estimation.ask(store, validated.spec, validated.base_model, files, settings.models_dir)
     with database.reading() as session:
         return EstimateObject.of(estimation.on_workers(session, asked, settings.lease_seconds))

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Annotated, BinaryIO, Final, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, BackgroundTasks, Query
+from fastapi import APIRouter, Query
 from starlette.responses import StreamingResponse
 
-from app.api.deps import Config, Db, Store, Strict
+from app.api.deps import Config, Db, Notifier, Store, Strict
 from app.api.ids import MAX_ID, FileId
 from app.api.multipart import FILE_BODY, UploadedFile
 from app.api.pagination import After, Page, page
@@ -41,7 +41,7 @@ def upload_file(
     database: Db,
     store: Store,
     settings: Config,
-    after: BackgroundTasks,
+    notifier: Notifier,
     strict: Strict = False,
 ) -> FileObject:
     """Upload a data file. A worker validates it next: poll until `status` is `processed` or `error`."""
@@ -63,8 +63,7 @@ def upload_file(
     except BaseException:
         store.delete(received.blob)
         raise
-    if settings.redis_url is not None:
-        after.add_task(broker.notify_validation, settings.redis_url)
+    notifier.add(broker.notify_validation)
     return FileObject.of(file, strict=strict)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
 from starlette.responses import StreamingResponse
 
-from app.api.deps import Config, Db, Jobs, Lints, Store, Strict
+from app.api.deps import Config, Db, JobLimits, Jobs, Lints, Notifier, Store, Strict
 from app.api.ids import JobId
 from app.api.metrics_csv import csv_lines
 from app.api.pagination import After, Limit, Page, page
@@ -22,9 +22,11 @@ from app.api.schemas.jobs import (
     MetricSeries,
 )
 from app.auth.bearer import Caller
+from app.auth.principal import Principal
 from app.auth.scopes import needs
 from app.core import broker
 from app.core.accounts.scopes import Scope
+from app.core.db import Database
 from app.core.errors import InvalidRequest
 from app.core.jobs import (
     deletion,
@@ -53,47 +55,38 @@ def create_job(
     store: Store,
     settings: Config,
     lints: Lints,
-    after: BackgroundTasks,
+    limits: JobLimits,
+    notifier: Notifier,
+    tasks: BackgroundTasks,
     strict: Strict = False,
 ) -> JobObject:
     """Create a job. Everything that can be checked is checked before it is accepted."""
-    asked = body.application()
+    request = body.to_request()
     try:
-        has_signal = lints.sees_signal(caller.project_id, asked.to_spec(body.model), body.training_file)
+        has_signal = lints.sees_signal(caller.project_id, request.spec, body.training_file)
     except InvalidRequest as problem:
         raise body.as_sent(problem) from None
     with database.transaction() as session:
-        examined = submission.examine(
-            session,
-            caller.project_id,
-            asked,
-            settings.models_dir,
-            settings.model_aliases,
-            settings.trackers,
-            caller.limits.priority,
-            submission.Teachers(settings.teacher_url, settings.private_hosts),
-        )
-        if examined.problems:
-            raise body.as_sent(examined.problems[0])
+        validated = submission.validate_request(session, caller.project_id, request, limits)
+        if validated.problems:
+            raise body.as_sent(validated.problems[0])
         quotas.check_gpu_hours(session, caller.project_id, caller.limits.gpu_hours)
         quotas.check_queued_jobs(session, caller.project_id, caller.limits.queued_jobs)
         job = lifecycle.create(
             session,
             caller.actor,
-            spec=examined.spec,
+            spec=validated.spec,
             training_file=body.training_file,
             validation_file=body.validation_file,
             priority=body.priority,
             has_signal=has_signal,
         )
         answer = JobObject.of(queries.job_details(session, job), strict=strict)
-    if settings.redis_url is not None:
-        notify = broker.notify_training if job.status == JobStatus.queued else broker.notify_validation
-        after.add_task(notify, settings.redis_url)
-        if job.lint_due:
-            after.add_task(broker.notify_linting, settings.redis_url)
+    notifier.add(broker.notify_training if job.status == JobStatus.queued else broker.notify_validation)
+    if job.lint_due:
+        notifier.add(broker.notify_linting)
     note = partial(estimation.note, models_dir=settings.models_dir, alive_seconds=settings.lease_seconds)
-    after.add_task(note, database, store, project_id=caller.project_id, job_id=job.id)
+    tasks.add_task(note, database, store, project_id=caller.project_id, job_id=job.id)
     return answer
 
 
@@ -170,50 +163,35 @@ def delete_job(caller: Caller, job_id: JobId, database: Db, store: Store) -> Job
 
 
 @router.post("/{job_id}/cancel", dependencies=[needs(Scope.jobs_write)])
-def cancel_job(
-    caller: Caller, job_id: JobId, database: Db, settings: Config, after: BackgroundTasks, strict: Strict = False
-) -> JobObject:
+def cancel_job(caller: Caller, job_id: JobId, database: Db, notifier: Notifier, strict: Strict = False) -> JobObject:
     """Cancel a job that is not finished; a running one ends within seconds."""
-    with database.transaction() as session:
-        answer = JobObject.of(
-            queries.job_details(session, lifecycle.cancel(session, caller.actor, job_id)), strict=strict
-        )
-    if settings.redis_url is not None:
-        after.add_task(broker.notify_webhooks, settings.redis_url)
+    answer = _change_job(lifecycle.cancel, caller, job_id, database, strict=strict)
+    notifier.add(broker.notify_webhooks)
     return answer
 
 
 @router.post("/{job_id}/pause", dependencies=[needs(Scope.jobs_write)])
-def pause_job(
-    caller: Caller, job_id: JobId, database: Db, settings: Config, after: BackgroundTasks, strict: Strict = False
-) -> JobObject:
+def pause_job(caller: Caller, job_id: JobId, database: Db, notifier: Notifier, strict: Strict = False) -> JobObject:
     """Pause a job; a running one writes a checkpoint first."""
-    with database.transaction() as session:
-        answer = JobObject.of(
-            queries.job_details(session, lifecycle.pause(session, caller.actor, job_id)), strict=strict
-        )
-    if settings.redis_url is not None:
-        after.add_task(broker.notify_webhooks, settings.redis_url)
+    answer = _change_job(lifecycle.pause, caller, job_id, database, strict=strict)
+    notifier.add(broker.notify_webhooks)
     return answer
 
 
 @router.post("/{job_id}/resume", dependencies=[needs(Scope.jobs_write)])
-def resume_job(
-    caller: Caller,
-    job_id: JobId,
-    database: Db,
-    settings: Config,
-    after: BackgroundTasks,
-    strict: Strict = False,
-) -> JobObject:
-    """Queue a paused job again; it goes on from its last checkpoint."""
-    with database.transaction() as session:
-        answer = JobObject.of(
-            queries.job_details(session, lifecycle.resume(session, caller.actor, job_id)), strict=strict
-        )
-    if settings.redis_url is not None:
-        after.add_task(broker.notify_training, settings.redis_url)
+def resume_job(caller: Caller, job_id: JobId, database: Db, notifier: Notifier, strict: Strict = False) -> JobObject:
+    """Queue a paused job again; it resumes from its last checkpoint."""
+    answer = _change_job(lifecycle.resume, caller, job_id, database, strict=strict)
+    notifier.add(broker.notify_training)
     return answer
+
+
+def _change_job(
+    change: lifecycle.Change, caller: Principal, job_id: str, database: Database, *, strict: bool
+) -> JobObject:
+    with database.transaction() as session:
+        job = change(session, caller.actor, job_id)
+        return JobObject.of(queries.job_details(session, job), strict=strict)
 
 
 @router.get("/{job_id}/events", dependencies=[needs(Scope.jobs_read)])

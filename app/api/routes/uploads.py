@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Request
+from fastapi import APIRouter, Depends, Request
 
-from app.api.deps import Config, Db, Store, Strict
+from app.api.deps import Config, Db, Notifier, Store, Strict
 from app.api.ids import UploadId
 from app.api.multipart import PART_BODY, Sent, part_form
 from app.api.routes.files import AUDITED
@@ -75,7 +75,7 @@ def complete_upload(
     database: Db,
     store: Store,
     settings: Config,
-    after: BackgroundTasks,
+    notifier: Notifier,
     strict: Strict = False,
 ) -> UploadObject:
     """Make the file of its parts, in the order of `part_ids`. The same request again gets the same answer."""
@@ -99,8 +99,8 @@ def complete_upload(
         raise
     if done.upload.file_id != received.file_id:
         store.delete(received.blob)
-    elif settings.redis_url is not None:
-        after.add_task(broker.notify_validation, settings.redis_url)
+    else:
+        notifier.add(broker.notify_validation)
     return UploadObject.of(done.upload, done.file, strict=strict)
 
 

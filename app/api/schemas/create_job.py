@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from app.api.ids import MAX_ID, MAX_MODEL_NAME
 from app.core.errors import InvalidRequest
 from app.core.jobs.state_machine import MAX_PRIORITY, MIN_PRIORITY
-from app.core.jobs.submission import Application
+from app.core.jobs.submission import JobRequest
 from app.core.spec.frozen import Frozen
 from app.core.spec.gates import MAX_GATES, AliasName, GateText
 from app.core.spec.graders import Grader
@@ -200,19 +200,18 @@ class CreateJob(Frozen):
             return param
         return ".".join(filter(None, ("gft" if head in extra else "method.reinforcement", head, rest)))
 
-    def application(self) -> Application:
-        """What is asked for, for the checks."""
-        return Application(self.model, self.to_spec, self.training_file, self.validation_file, self.priority)
+    def to_request(self) -> JobRequest:
+        """Return the request to validate. A missing seed is drawn here, so call this once per request."""
+        return JobRequest(self._spec(), self.training_file, self.validation_file, self.priority)
 
     def as_sent(self, error: InvalidRequest) -> InvalidRequest:
         """The same error, its `param` where the client put the field."""
         error.param = self.path_as_sent(error.param or "", {"gft": self.gft}) or None
         return error
 
-    def to_spec(self, model: str) -> JobSpec:
-        """The spec of a job on the base model `model` (its canonical name)."""
+    def _spec(self) -> JobSpec:
         return JobSpec(
-            model=model,
+            model=self.model,
             method=MethodType(self.method.type),
             settings=self.method.settings,
             seed=secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed,

@@ -3,7 +3,7 @@
 The change, its event and its entry in the audit log are written in the caller's transaction.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -27,6 +27,9 @@ from app.core.jobs.transitions import transition
 from app.core.spec.job import JobSpec
 
 log = structlog.get_logger(__name__)
+
+Change = Callable[[Session, Actor, str], Job]
+"""Changes the job with this id in the actor's project: `cancel`, `pause` or `resume`."""
 
 _VALIDATING: Final = frozenset({JobStatus.validating_files})
 

@@ -1,6 +1,9 @@
-"""What is checked about a job before it is accepted: creating raises the first problem, validating lists all."""
+"""Validation of a job before it is accepted: creating a job raises the first problem, validating it lists all.
 
-from collections.abc import Callable, Collection, Mapping
+The checks against data files run again once the files are validated (`lifecycle.admit_validated`).
+"""
+
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,24 +25,93 @@ from app.core.spec.graders import BaseGrader, missing_fields
 from app.core.spec.job import GroupMethod, JobSpec, MethodType
 from app.core.teachers import locations
 
+_SHOWN_LINES: Final = 5
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A job as a client requests it."""
+
+    spec: JobSpec
+    """Its `model` is the name that the client sent: a base model, an alias or a trained model."""
+    training_file: str
+    validation_file: str | None
+    priority: int
+
+
+@dataclass(frozen=True)
+class SubmissionLimits:
+    """What the operator and the project's limits allow a job to use."""
+
+    models_dir: Path
+    model_aliases: Mapping[str, str]
+    """The operator's aliases of base models."""
+    trackers: Collection[str]
+    max_priority: int
+    teacher_url: str | None
+    """Address of the operator's own teacher server."""
+    private_hosts: PrivateHosts
+    """Private addresses at which a teacher may run."""
+
+
+@dataclass(frozen=True)
+class ValidatedJob:
+    """The result of validating a job request. The job can be created if there are no problems."""
+
+    spec: JobSpec
+    """Its `model` is canonical: a base model's full name or a trained model's id."""
+    base_model: str | None
+    """Canonical name; None if the requested model does not exist."""
+    problems: list[InvalidRequest]
+
+
+def validate_request(session: Session, project_id: str, request: JobRequest, limits: SubmissionLimits) -> ValidatedJob:
+    """Validate a request against models, files and limits. The model cannot be deleted until the transaction ends."""
+    problems: list[InvalidRequest] = []
+    spec, base_model = request.spec, None
+    models_dir = limits.models_dir
+    try:
+        base_model, adapter = starting_point(session, project_id, spec.model, models_dir, limits.model_aliases)
+        spec = spec.model_copy(update={"model": base_model if adapter is None else adapter.id})
+    except InvalidRequest as error:
+        problems.append(error)
+    checks = [
+        partial(gates.check_measurable, spec, request.validation_file),
+        partial(check_trackers, spec, limits.trackers),
+        partial(quotas.check_priority, request.priority, limits.max_priority),
+    ]
+    if spec.teacher is not None:
+        checks.append(partial(locations.check, spec.teacher, models_dir, limits.teacher_url, limits.private_hosts))
+    if spec.alias is not None:
+        checks.append(partial(aliases.check_name, spec.alias, models_dir, limits.model_aliases))
+    for param, file_id in (("training_file", request.training_file), ("validation_file", request.validation_file)):
+        if file_id is not None:
+            checks.append(partial(check_file, session, project_id, spec, file_id, param))
+    for check in checks:
+        try:
+            check()
+        except InvalidRequest as error:
+            problems.append(error)
+    return ValidatedJob(spec, base_model, problems)
+
 
 def check_file(session: Session, project_id: str, spec: JobSpec, file_id: str, param: str) -> None:
-    """Raises `InvalidRequest` with `param` when the job cannot use the file.
+    """Raise `InvalidRequest` with `param` if the job cannot use the file.
 
-    A file that is not validated yet is taken on trust; `lifecycle.admit_validated` checks it later. One of another
-    project does not exist here.
+    A file that is not validated yet passes; `lifecycle.admit_validated` checks it later. A file of another project
+    counts as missing.
     """
     file = find_file(session, project_id, file_id)
     if file is None:
         raise InvalidRequest(
-            f"There is no file '{file_id}' in this project. Upload one with purpose '{TRAINING_PURPOSE}' and send its "
-            "id.",
+            f"The file '{file_id}' does not exist in this project. Upload a file with purpose '{TRAINING_PURPOSE}' "
+            "and send its id.",
             param=param,
             code="file_not_found",
         )
     if file.purpose != TRAINING_PURPOSE:
         raise InvalidRequest(
-            f"The file '{file_id}' has the purpose '{file.purpose}'; upload it with purpose '{TRAINING_PURPOSE}'.",
+            f"The file '{file_id}' has the purpose '{file.purpose}'. Upload it with purpose '{TRAINING_PURPOSE}'.",
             param=param,
             code="invalid_file",
         )
@@ -47,20 +119,20 @@ def check_file(session: Session, project_id: str, spec: JobSpec, file_id: str, p
 
 
 def check_trackers(spec: JobSpec, allowed: Collection[str]) -> None:
-    """Raises `InvalidRequest` for the first tracker that the operator does not allow."""
-    for at, one in enumerate(spec.integrations):
-        if one.type not in allowed:
-            offered = f"use {' or '.join(sorted(allowed))}, or leave it out" if allowed else "leave it out"
+    """Raise `InvalidRequest` for the first tracker that the operator does not allow."""
+    for index, integration in enumerate(spec.integrations):
+        if integration.type not in allowed:
+            offered = f"Use {' or '.join(sorted(allowed))}, leave it out," if allowed else "Leave it out,"
             raise InvalidRequest(
-                f"The tracker '{one.type}' is not set up on this server: {offered}, or ask the operator for it "
-                "(GROUPTUNE_TRACKERS). GET /v1/fine_tuning/jobs/{id}/metrics has the same numbers.",
-                param=f"integrations.{at}.type",
+                f"The tracker '{integration.type}' is not set up on this server. {offered} or ask the operator to "
+                "allow it (GROUPTUNE_TRACKERS). GET /v1/fine_tuning/jobs/{id}/metrics returns the same numbers.",
+                param=f"integrations.{index}.type",
                 code="tracker_not_available",
             )
 
 
 def check_validated(spec: JobSpec, file: File, param: str) -> None:
-    """Raises `InvalidRequest` when the file's report, if any yet, says that `spec` cannot train on it."""
+    """Raise `InvalidRequest` if the file's validation report shows that the job cannot use the file."""
     if file.status == FileStatus.error:
         raise InvalidRequest(f"The file '{file.id}' has errors. {_first_error(file)}", param=param, code="invalid_file")
     if file.status != FileStatus.processed or file.report is None:
@@ -68,7 +140,7 @@ def check_validated(spec: JobSpec, file: File, param: str) -> None:
     report = FileReport.model_validate(file.report)
     if param == "training_file":
         _check_rows(spec, file.id, report)
-    _check_grader(spec, file.id, report, param)
+    _check_job_grader(spec, file.id, report, param)
 
 
 def _first_error(file: File) -> str:
@@ -78,15 +150,17 @@ def _first_error(file: File) -> str:
 
 
 def _check_rows(spec: JobSpec, file_id: str, report: FileReport) -> None:
+    """Raise unless some rows can form a group that trains: with a demonstration, a teacher answer or rollouts."""
     group = spec.group
-    teachers = report.rows if spec.teacher else report.teacher_rows
-    has_rows = (group.expert and report.expert_rows) or (group.teacher and teachers) or group.self_
-    if has_rows and report.rows:
-        if group.teacher and not teachers and not group.self_:
+    teacher_rows = report.rows if spec.teacher else report.teacher_rows
+    can_train = (group.expert and report.expert_rows) or (group.teacher and teacher_rows) or group.self_
+    if can_train and report.rows:
+        # A demonstration alone in its group has no advantage: there is nothing to compare it with.
+        if group.teacher and not teacher_rows and not group.self_:
             raise InvalidRequest(
-                f"group.teacher is {group.teacher}, but the file '{file_id}' brings no `teacher_responses`, so that "
-                "each demonstration would be alone in its group: name a `teacher` to ask, add `teacher_responses` to "
-                "the rows, or set group.self to at least 1.",
+                f"group.teacher is {group.teacher}, but the file '{file_id}' has no `teacher_responses`, so each "
+                "demonstration would be alone in its group. Set a `teacher`, add `teacher_responses` to the rows, or "
+                "set group.self to at least 1.",
                 param="method.gft.teacher",
                 code="missing_teacher",
             )
@@ -103,16 +177,16 @@ def _check_rows(spec: JobSpec, file_id: str, report: FileReport) -> None:
     )
 
 
-def _check_grader(spec: JobSpec, file_id: str, report: FileReport, param: str) -> None:
+def _check_job_grader(spec: JobSpec, file_id: str, report: FileReport, param: str) -> None:
     grader = spec.settings.grader
-    # Demonstrations are learnt without a grader: there it reads the held-out rows only.
+    # Imitation methods learn the training file without the grader; it grades the held-out rows only.
     if grader is None or (param == "training_file" and not isinstance(spec.settings, GroupMethod)):
         return
     _check_fields(grader, file_id, report, f"method.{spec.method}.grader")
 
 
 def check_fields(grader: BaseGrader, file: File, param: str) -> None:
-    """Raises `InvalidRequest` below `param` when the grader reads a field that some rows of the file lack."""
+    """Raise `InvalidRequest` below `param` if the grader reads a field that some rows of the file lack."""
     if file.report is not None:
         _check_fields(grader, file.id, FileReport.model_validate(file.report), param)
 
@@ -124,37 +198,38 @@ def _check_fields(grader: BaseGrader, file_id: str, report: FileReport, param: s
         return
     path, field = missing[0]
     having = report.item_fields.get(field, 0)
+    usable = ", ".join(sorted(everywhere)) or "no field is in every row"
     raise InvalidRequest(
-        f"The grader reads item.{field}, which {having:,} of {report.rows:,} rows of the file '{file_id}' "
-        "have. "
-        f"Add it to every row, or use one of: {', '.join(sorted(everywhere)) or 'none is in every row'}.",
+        f"The grader reads item.{field}, which {having:,} of {report.rows:,} rows of the file '{file_id}' have. "
+        f"Add it to every row, or use one of: {usable}.",
         param=f"{param}.{path}",
         code="missing_item_field",
     )
 
 
-_SHOWN: Final = 5
-
-
 @dataclass(frozen=True)
-class Overlap:
-    """Held-out rows whose prompt is trained on."""
+class PromptOverlap:
+    """Held-out rows whose prompt is also in the training file."""
 
     held_out_rows: int
     shared: tuple[tuple[int, int], ...]
-    """A line of the held-out file and the first one of the training file with its prompt."""
+    """A line of the held-out file and the first line of the training file with its prompt."""
 
     def __str__(self) -> str:
-        places = ", ".join(f"line {line} is line {there} there" for line, there in self.shared[:_SHOWN])
-        more = ", ..." if len(self.shared) > _SHOWN else ""
+        lines = ", ".join(f"line {held_out} is training line {line}" for held_out, line in self.shared[:_SHOWN_LINES])
+        more = ", ..." if len(self.shared) > _SHOWN_LINES else ""
         return (
-            f"{len(self.shared):,} of {self.held_out_rows:,} held-out rows have a prompt that the training file has "
-            f"too ({places}{more}): results on them look better than they are. Drop them from one of the files."
+            f"{len(self.shared):,} of {self.held_out_rows:,} held-out rows have a prompt that is also in the training "
+            f"file ({lines}{more}), so the held-out results will look too good. Remove these rows from one of the "
+            "files."
         )
 
 
-def find_overlap(session: Session, training_file: str, validation_file: str | None) -> Overlap | None:
-    """None when they share no prompt, and while one of them has no index: it is not validated yet, or was before."""
+def find_overlap(session: Session, training_file: str, validation_file: str | None) -> PromptOverlap | None:
+    """Compare the prompts of both files by the hashes that their validation stored.
+
+    None if they share no prompt, or if a file has no hashes: it is not validated yet, or an older version validated it.
+    """
     if validation_file is None:
         return None
     files = select(File.id, File.prompts).where(File.id.in_([training_file, validation_file]))
@@ -163,76 +238,4 @@ def find_overlap(session: Session, training_file: str, validation_file: str | No
     if training is None or held_out is None:
         return None
     shared = held_out.shared_with(training)
-    return Overlap(len(held_out), tuple(shared)) if shared else None
-
-
-@dataclass(frozen=True)
-class Application:
-    """A job that somebody asks for; its model is named as they name it."""
-
-    model: str
-    to_spec: Callable[[str], JobSpec]
-    """The spec on the model with this canonical name."""
-    training_file: str
-    validation_file: str | None
-    priority: int
-
-
-@dataclass(frozen=True)
-class Teachers:
-    """Where the operator lets teachers be."""
-
-    operators_url: str | None
-    allowed_private_hosts: PrivateHosts
-
-
-@dataclass(frozen=True)
-class Examined:
-    """What an application means, and what is wrong with it."""
-
-    spec: JobSpec
-    base_model: str | None
-    """Canonical name; None when there is no such model."""
-    problems: list[InvalidRequest]
-
-
-def examine(
-    session: Session,
-    project_id: str,
-    asked: Application,
-    models_dir: Path,
-    operator_aliases: Mapping[str, str],
-    trackers: Collection[str],
-    max_priority: int,
-    teachers: Teachers,
-) -> Examined:
-    """Checks an application against models, files and the project's limit of priority.
-
-    Until the transaction ends nobody deletes its model.
-    """
-    problems: list[InvalidRequest] = []
-    base, model = None, asked.model
-    try:
-        base, adapter = starting_point(session, project_id, asked.model, models_dir, operator_aliases)
-        model = base if adapter is None else adapter.id
-    except InvalidRequest as error:
-        problems.append(error)
-    spec = asked.to_spec(model)
-    wanted = [partial(gates.check_measurable, spec, asked.validation_file)]
-    wanted.append(partial(check_trackers, spec, trackers))
-    wanted.append(partial(quotas.check_priority, asked.priority, max_priority))
-    if spec.teacher is not None:
-        wanted.append(
-            partial(locations.check, spec.teacher, models_dir, teachers.operators_url, teachers.allowed_private_hosts)
-        )
-    if spec.alias is not None:
-        wanted.append(partial(aliases.check_name, spec.alias, models_dir, operator_aliases))
-    wanted.append(partial(check_file, session, project_id, spec, asked.training_file, "training_file"))
-    if asked.validation_file is not None:
-        wanted.append(partial(check_file, session, project_id, spec, asked.validation_file, "validation_file"))
-    for one in wanted:
-        try:
-            one()
-        except InvalidRequest as error:
-            problems.append(error)
-    return Examined(spec, base, problems)
+    return PromptOverlap(len(held_out), tuple(shared)) if shared else None

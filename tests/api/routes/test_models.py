@@ -199,7 +199,7 @@ def test_trackers_that_the_operator_allows_are_kept_and_strict_clients_see_opena
         strict = server.client(strict=True).with_options(base_url=f"{url}/v1").fine_tuning.jobs.retrieve(job.id)
         [shown] = strict.integrations or []
         assert (shown.type, shown.wandb.project, shown.wandb.tags) == ("wandb", "x", ["a"])
-        with pytest.raises(BadRequestError, match="use mlflow or wandb") as caught:
+        with pytest.raises(BadRequestError, match="Use mlflow or wandb") as caught:
             create(there, training_file, integrations=[mlflow, {"type": "tensorboard"}])
         assert (caught.value.code, caught.value.param) == ("tracker_not_available", "integrations.1.type")
         assert create(there, training_file, integrations=[]).integrations is None

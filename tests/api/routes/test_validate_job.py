@@ -97,7 +97,7 @@ def test_shared_prompts_and_rows_that_are_too_long_are_warned_of(server: Server,
     long, shared = (one["message"] for one in found["warnings"])
     assert long.startswith("1 of 2 training rows have more than 64 tokens (line 2 has 111): ")
     assert shared.startswith(
-        "1 of 2 held-out rows have a prompt that the training file has too (line 2 is line 2 there)"
+        "1 of 2 held-out rows have a prompt that is also in the training file (line 2 is training line 2)"
     )
     with server.database.transaction() as session:
         assert lifecycle.admit_validated(session) == 1

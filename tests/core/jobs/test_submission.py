@@ -106,7 +106,7 @@ def test_an_expert_alone_in_its_group_is_refused_and_the_message_names_the_teach
     given = GroupMix(expert=1, teacher=2, self_=0)
     error = refusal(database, gft(group=given), report(tmp_path, FULL))
     assert (error.code, error.param) == ("missing_teacher", "method.gft.teacher")
-    assert "name a `teacher` to ask, add `teacher_responses`" in error.message
+    assert "Set a `teacher`, add `teacher_responses`" in error.message
     with database.transaction() as session:
         project = make_project(session, "other")
         file = make_file(session, project, report=report(tmp_path, FULL))
@@ -134,9 +134,9 @@ def test_an_event_names_the_lines_that_both_files_have(database: Database, tmp_p
         )
         [event] = session.scalars(select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.level == "warn"))
         assert event.message == (
-            "6 of 7 held-out rows have a prompt that the training file has too (line 3 is line 1 there, line 4 is line "
-            "2 there, line 5 is line 3 there, line 6 is line 4 there, line 7 is line 5 there, ...): results on them "
-            "look better than they are. Drop them from one of the files."
+            "6 of 7 held-out rows have a prompt that is also in the training file (line 3 is training line 1, line 4 "
+            "is training line 2, line 5 is training line 3, line 6 is training line 4, line 7 is training line 5, "
+            "...), so the held-out results will look too good. Remove these rows from one of the files."
         )
         assert event.data == {"code": "held_out_overlap"}
         other = file_of(session, project, tmp_path / "o", "new")
