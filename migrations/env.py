@@ -1,4 +1,4 @@
-"""Runs the migrations over one connection, under a lock that keeps two processes from migrating at once."""
+"""Runs the migrations on one connection, holding a lock so that two processes never migrate at once."""
 
 import os
 
@@ -8,21 +8,21 @@ from sqlalchemy import Connection, create_engine, pool, text
 from app.core.tables import metadata
 
 LOCK_KEY = 7_203_114_501
-"""Any number that no other advisory lock of this database uses."""
+"""An arbitrary number that no other advisory lock of this database uses."""
 
 
 def _url() -> str:
     url = context.config.attributes.get("database_url") or os.environ.get("DATABASE_URL")
     if not url:
-        raise SystemExit("Set DATABASE_URL to the database that should be migrated.")
+        raise SystemExit("DATABASE_URL is not set. Set it to the database to migrate.")
     return str(url)
 
 
 def run() -> None:
-    """Applies what alembic's command asks for, each run in one transaction: the caller's, if it gave a connection."""
-    given = context.config.attributes.get("connection")
-    if given is not None:
-        _run_on(given)
+    """Run alembic's command in one transaction: the caller's, if the caller passed a connection."""
+    connection = context.config.attributes.get("connection")
+    if connection is not None:
+        _run_on(connection)
         return
     engine = create_engine(_url(), poolclass=pool.NullPool)
     with engine.connect() as connection, connection.begin():

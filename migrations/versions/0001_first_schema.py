@@ -1,4 +1,4 @@
-"""The first schema: projects, keys, files, jobs and what belongs to them, models."""
+"""The first schema: projects, keys, files, jobs with their dependent tables, models."""
 
 import sqlalchemy as sa
 from alembic import op

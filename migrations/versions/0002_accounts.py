@@ -16,7 +16,7 @@ LIMITS = (
     ("max_queued_jobs", sa.Integer(), 0),
     ("max_stored_bytes", sa.BigInteger(), 0),
 )
-# What keys could do until now, and what the installation's own key needs from now on.
+# The rights that keys had before scopes, and the scopes that the installation's own key needs from now on.
 EVERYTHING = '["files:*", "jobs:*", "models:*", "webhooks:*", "inference"]'
 BOOTSTRAP = '["files:*", "jobs:*", "models:*", "webhooks:*", "inference", "admin"]'
 

@@ -1,4 +1,4 @@
-"""Files expire and arrive in parts, jobs have result files, checkpoints are models that can be shared."""
+"""Expiry of files, uploads in parts, result files of jobs, and checkpoints as models that can be shared."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -43,7 +43,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("model", "project_id", name=op.f("uq_checkpoint_permissions_model_project_id")),
     )
     op.create_index(op.f("ix_checkpoint_permissions_project_id"), "checkpoint_permissions", ["project_id"])
-    # The checkpoints of earlier jobs get their names; they were stored without an adapter in PEFT's format.
+    # Name the checkpoints of earlier jobs. They were stored without an adapter in PEFT's format.
     op.execute(
         """
         INSERT INTO models (id, project_id, job_id, step, base_model, blob, has_adapter, created_at)

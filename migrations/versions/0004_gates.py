@@ -1,4 +1,4 @@
-"""Jobs have gates, models have aliases."""
+"""Gates of jobs and aliases of models."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Requests that take effect once."""
+"""Idempotency keys and their stored responses."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""CI systems whose tokens are traded for API keys, and the tokens that were."""
+"""Trusted CI identities whose OIDC tokens can be exchanged for API keys, and the tokens already exchanged."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Projects whose clients check answers against OpenAI's enums."""
+"""The project setting `strict_enums`, for clients that validate responses against OpenAI's enums."""
 
 import sqlalchemy as sa
 from alembic import op

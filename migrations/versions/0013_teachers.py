@@ -1,4 +1,4 @@
-"""Teachers: their keys, what they have answered, and what a job has spent on them."""
+"""Teacher keys, teacher answers, and what a job has spent on its teacher."""
 
 import sqlalchemy as sa
 from alembic import op

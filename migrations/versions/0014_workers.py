@@ -1,4 +1,4 @@
-"""Workers report themselves; jobs keep what they were expected to take, and what they took."""
+"""A table of running workers; the estimated and the measured cost of jobs."""
 
 import sqlalchemy as sa
 from alembic import op

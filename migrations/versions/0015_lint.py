@@ -1,4 +1,4 @@
-"""What linting a job's training file found."""
+"""The lint report of a job's training file."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Metrics are rolled up in blocks of steps, for charts of long jobs; the queue has an index in the order of turns."""
+"""Metric rollups in blocks of steps, for charts of long jobs; an index of the queue in claim order."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -22,7 +22,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_metric_rollups_job_id_jobs")),
         sa.PrimaryKeyConstraint("job_id", "name", "block", name=op.f("pk_metric_rollups")),
     )
-    # As `app.core.jobs.metric_series` does from now on: whole blocks of 50 steps.
+    # The same blocks of 50 steps that `app.core.jobs.metric_series` writes from now on.
     op.execute(
         """
         INSERT INTO metric_rollups (job_id, name, block, low_step, low, high_step, high)

@@ -1,4 +1,4 @@
-"""What projects use in a month, and how much that may be."""
+"""Monthly usage of projects, and its limit."""
 
 import sqlalchemy as sa
 from alembic import op

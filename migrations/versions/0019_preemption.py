@@ -1,4 +1,4 @@
-"""Priorities within the limits of projects, and more words for why an attempt ended and what a worker is."""
+"""The project limit for priorities, and more values for attempt outcomes and worker states."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""A claim reads the first of each project's queue from an index, not the whole queue."""
+"""An index from which a claim reads the first job of each project instead of the whole queue."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,1 +1,1 @@
-"""One file a migration, numbered in order."""
+"""One module per migration, numbered in order."""
