@@ -1,4 +1,4 @@
-"""`make chaos`: real parts are killed for as long as the clock says; what was found goes to docs/reliability.md."""
+"""`make chaos`: tests that kill real components for a given time and write their figures to docs/reliability.md."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.worker.conftest import bench, plant
 
 __all__ = ["api_settings", "api_url", "bench", "plant", "server"]
 
-_FOUND: dict[int, Clock] = {}
+_RESULTS: dict[int, Clock] = {}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,12 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def clock(request: pytest.FixtureRequest) -> Iterator[Clock]:
-    """The clock of the row in the test's name; its figures are kept when the test passes."""
+    """Return the clock of the row in the test's name; its figures are stored if the test passes."""
     clock = Clock(int(request.node.name.removeprefix("test_row_").partition("_")[0]))
     yield clock
     clock.stop()
     if request.node.stash.get(_PASSED, False):
-        _FOUND[clock.row] = clock
+        _RESULTS[clock.row] = clock
 
 
 _PASSED = pytest.StashKey[bool]()
@@ -47,15 +47,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_sessionfinish() -> None:
-    """Writes what was found; rows that did not run, or failed, keep the figures of the last time."""
-    if not _FOUND:
+    """Write the figures of this run. Rows that failed or did not run keep their previous figures."""
+    if not _RESULTS:
         return
-    known = json.loads(report.RESULTS.read_text(encoding="utf-8")) if report.RESULTS.exists() else {"rows": {}}
+    previous = json.loads(report.RESULTS.read_text(encoding="utf-8")) if report.RESULTS.exists() else {"rows": {}}
     machine = f"{os.cpu_count()} threads, {_processor()}, Python {platform.python_version()}"
-    rows = known["rows"] if known.get("machine") == machine else {}
-    rows |= {str(row): clock.figures for row, clock in _FOUND.items()}
-    found = {"machine": machine, "rows": {row: rows[row] for row in sorted(rows, key=int)}}
-    report.RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    rows = previous["rows"] if previous.get("machine") == machine else {}
+    rows |= {str(row): clock.figures for row, clock in _RESULTS.items()}
+    results = {"machine": machine, "rows": {row: rows[row] for row in sorted(rows, key=int)}}
+    report.RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     report.update()
 
 

@@ -1,4 +1,4 @@
-"""The broker forgets everything and goes away; Postgres is killed with -9 while jobs run and clients ask."""
+"""Chaos tests of the engines: the broker is flushed and stopped; Postgres is killed with -9 under load."""
 
 import os
 import random
@@ -38,12 +38,12 @@ STEPS = 3
 MESSAGES = 10
 POSTS = 100
 JOB_SECONDS = 3.0
-"""Of the clock for each job, at least."""
+"""Time per job, at least."""
 
 
 @contextmanager
 def api(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of a server of its own process on the plant's engines."""
+    """Run an API process on the plant's engines; yield its URL."""
     for name, value in plant.environment.items():
         monkeypatch.setenv(name, value)
     values = Settings().model_dump(mode="json", exclude_none=True, exclude={"database_url", "redis_url"})
@@ -51,14 +51,14 @@ def api(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     port = free_port()
     process = forked.start(serve, values, port)
     try:
-        eventually(lambda: _answers(port), 30.0)
+        eventually(lambda: _responds(port), 30.0)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()
         process.join()
 
 
-def _answers(port: int) -> bool:
+def _responds(port: int) -> bool:
     try:
         return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
     except httpx.HTTPError:
@@ -67,21 +67,21 @@ def _answers(port: int) -> bool:
 
 def counts(plant: Plant) -> dict[str, int]:
     with plant.database.transaction() as session:
-        found = session.execute(select(Job.status, func.count()).group_by(Job.status))
-        return {row[0]: row[1] for row in found}
+        rows = session.execute(select(Job.status, func.count()).group_by(Job.status))
+        return {row[0]: row[1] for row in rows}
 
 
-def assert_all_ended_well(plant: Plant, jobs: list[str]) -> int:
-    """Every job has succeeded, with every row once; returns how many attempts it took."""
+def assert_all_succeeded(plant: Plant, jobs: list[str]) -> int:
+    """Assert that every job succeeded, with every row once; return the number of attempts."""
     with plant.database.transaction() as session:
         assert invariants.breaches(session, plant.store.exists) == []
         for job_id in jobs:
             assert session.get_one(Job, job_id).status == JobStatus.succeeded
-            assert [one.step for one in queries.list_metrics(session, job_id)] == list(range(1, STEPS + 1))
+            assert [row.step for row in queries.list_metrics(session, job_id)] == list(range(1, STEPS + 1))
         return session.scalar(select(func.count()).select_from(JobAttempt)) or 0
 
 
-def test_row_5_the_broker_forgets(plant: Plant, clock: Clock) -> None:
+def test_row_5_broker_flushed(plant: Plant, clock: Clock) -> None:
     total = max(30, min(200, int(clock.seconds / 0.6)))
     jobs = [plant.tell(f"train:{STEPS}") for _ in range(total)]
     flushes = 0
@@ -89,10 +89,10 @@ def test_row_5_the_broker_forgets(plant: Plant, clock: Clock) -> None:
         while counts(plant).get(JobStatus.succeeded, 0) < total:
             for _ in range(MESSAGES):
                 broker.notify_training(plant.broker_url)
-            time.sleep(random.uniform(0, 2))  # noqa: S311 - anywhere in the life of a message
+            time.sleep(random.uniform(0, 2))  # noqa: S311 - at any moment in the life of a message
             client.flushall()
             flushes += 1
-    attempts = assert_all_ended_well(plant, jobs)
+    attempts = assert_all_succeeded(plant, jobs)
     assert attempts == total
     clock.note(jobs=total, flushes=flushes, attempts=attempts, jobs_lost_or_run_twice=0)
 
@@ -101,7 +101,7 @@ def _client(plant: Plant) -> redis.Redis:
     return redis.Redis(unix_socket_path=plant.broker_url.removeprefix("redis+socket://"))
 
 
-def test_row_6_the_broker_is_away(plant: Plant, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_6_broker_down(plant: Plant, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory(prefix="gt-") as scratch:
         valkey = EmbeddedValkey(Path(scratch))
         valkey.start()
@@ -113,24 +113,26 @@ def test_row_6_the_broker_is_away(plant: Plant, clock: Clock, monkeypatch: pytes
         try:
             with plant.default_worker(), plant.quick_worker(), api(plant, monkeypatch) as url:
                 valkey.stop()
-                begun = time.monotonic()
-                took: list[float] = []
+                start = time.monotonic()
+                times: list[float] = []
                 with httpx.Client(headers={"authorization": f"Bearer {key}"}) as client:
-                    while len(took) < POSTS or time.monotonic() - begun < min(clock.seconds, 600):
+                    while len(times) < POSTS or time.monotonic() - start < min(clock.seconds, 600):
                         sent = time.monotonic()
-                        answer = client.post(f"{url}/v1/fine_tuning/jobs", json=body)
-                        took.append(time.monotonic() - sent)
-                        assert answer.status_code == 200, answer.text
-                        time.sleep(0.02 if len(took) < POSTS else 1.0)  # the pace of clients while it stays away
-                away = time.monotonic() - begun
+                        response = client.post(f"{url}/v1/fine_tuning/jobs", json=body)
+                        times.append(time.monotonic() - sent)
+                        assert response.status_code == 200, response.text
+                        time.sleep(
+                            0.02 if len(times) < POSTS else 1.0
+                        )  # slower after the first posts, until the outage ends
+                outage = time.monotonic() - start
                 valkey.start()
-                back = time.monotonic()
+                restarted = time.monotonic()
                 eventually(lambda: _started(plant), 60.0)
-                waited = time.monotonic() - back
+                waited = time.monotonic() - restarted
         finally:
             valkey.stop()
     assert waited <= 20
-    clock.note(outage_s=round(away), posts=len(took), errors=0, post_p95_ms=round(1000 * quantile(took, 0.95)))
+    clock.note(outage_s=round(outage), posts=len(times), errors=0, post_p95_ms=round(1000 * quantile(times, 0.95)))
     clock.note(first_job_started_after_s=round(waited, 1))
 
 
@@ -139,9 +141,7 @@ def _started(plant: Plant) -> bool:
         return bool(session.scalar(select(func.count()).select_from(JobAttempt)))
 
 
-def test_row_7_postgres_is_killed(
-    plant: Plant, tiny_models: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_row_7_postgres_killed(plant: Plant, tiny_models: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory(prefix="gt-") as scratch:
         Path(scratch).chmod(0o711)
         postgres = EmbeddedPostgres(Path(scratch) / "pg")
@@ -159,8 +159,8 @@ def test_row_7_postgres_is_killed(
         )
         total = max(20, min(100, int(clock.seconds / JOB_SECONDS)))
         jobs = [plant.tell(f"train:{STEPS}") for _ in range(total)]
-        answers, over = Counter[int](), threading.Event()
-        away: list[float] = []
+        statuses, stop = Counter[int](), threading.Event()
+        outages: list[float] = []
         try:
             with (
                 plant.default_worker(),
@@ -168,38 +168,38 @@ def test_row_7_postgres_is_killed(
                 plant.quick_worker("two"),
                 api(plant, monkeypatch) as url,
             ):
-                asker = threading.Thread(target=_ask, args=(url, key, answers, over))
-                asker.start()
-                while len(away) < 3 or not _all_succeeded(plant, total):
-                    if _within(lambda: len(away) >= 3 and _all_succeeded(plant, total), random.uniform(5, 20)):  # noqa: S311
+                client = threading.Thread(target=_send_requests, args=(url, key, statuses, stop))
+                client.start()
+                while len(outages) < 3 or not _all_succeeded(plant, total):
+                    if _within(lambda: len(outages) >= 3 and _all_succeeded(plant, total), random.uniform(5, 20)):  # noqa: S311
                         break
-                    begun = time.monotonic()
+                    start = time.monotonic()
                     os.kill(postgres.pid, signal.SIGKILL)
-                    postgres.stop()  # takes note of its end
+                    postgres.stop()  # collects the exit status
                     postgres.start()
-                    away.append(time.monotonic() - begun)
-                over.set()
-                asker.join()
-            attempts = assert_all_ended_well(plant, jobs)
+                    outages.append(time.monotonic() - start)
+                stop.set()
+                client.join()
+            attempts = assert_all_succeeded(plant, jobs)
         finally:
-            over.set()
+            stop.set()
             database.dispose()
             postgres.stop()
             postgres.remove_data()
-    assert answers.keys() <= {200, 503}, answers
-    clock.note(jobs=total, kills=len(away), attempts=attempts, rows_lost_or_duplicated=0)
-    clock.note(responses_200=answers[200], responses_503=answers[503], responses_500=answers[500])
-    clock.times("Postgres back after", away)
+    assert statuses.keys() <= {200, 503}, statuses
+    clock.note(jobs=total, kills=len(outages), attempts=attempts, rows_lost_or_duplicated=0)
+    clock.note(responses_200=statuses[200], responses_503=statuses[503], responses_500=statuses[500])
+    clock.times("Postgres back after", outages)
 
 
-def _ask(url: str, key: str, answers: Counter[int], over: threading.Event) -> None:
-    """What a dashboard does."""
+def _send_requests(url: str, key: str, statuses: Counter[int], stop: threading.Event) -> None:
+    """Send reads and writes, like a dashboard, and count the statuses."""
     with httpx.Client(headers={"authorization": f"Bearer {key}"}, timeout=60) as client:
-        while not over.wait(0.05):
-            answers[client.get(f"{url}/v1/fine_tuning/jobs").status_code] += 1
+        while not stop.wait(0.05):
+            statuses[client.get(f"{url}/v1/fine_tuning/jobs").status_code] += 1
             graders = f"{url}/v1/fine_tuning/alpha/graders/validate"
             headers = {"x-stainless-retry-count": "0"}
-            answers[client.post(graders, json={"grader": GRADER}, headers=headers).status_code] += 1
+            statuses[client.post(graders, json={"grader": GRADER}, headers=headers).status_code] += 1
 
 
 def _all_succeeded(plant: Plant, total: int) -> bool:
@@ -207,7 +207,7 @@ def _all_succeeded(plant: Plant, total: int) -> bool:
 
 
 def _within(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether it comes true in time; polls, because what it looks at belongs to other processes."""
+    """Whether the condition becomes true in time. Polls, because it depends on other processes."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():

@@ -1,4 +1,4 @@
-"""Uploads that a kill cuts, many clients, long queues, and random histories for as long as there is time."""
+"""Chaos tests of the API and the state machine: uploads cut by a kill, many clients, long queues, random histories."""
 
 import random
 import time
@@ -22,24 +22,24 @@ from tests.waiting import eventually
 POLLERS = 1000
 WATCHERS = 200
 REPLICAS = 2
-"""Of the API, as docker/compose.yaml has it."""
-LONG = 10_000
-EXAMPLES = 100
+"""Number of API processes, as in docker/compose.yaml."""
+QUEUE_LENGTH = 10_000
+HISTORIES = 100
 
 
-def test_row_12_the_api_is_killed_in_uploads(server: Server, clock: Clock) -> None:
+def test_row_12_api_killed_during_upload(server: Server, clock: Clock) -> None:
     content = b"".join(b'{"n": %d}\n' % number for number in range(150_000))
-    kills = answered = 0
-    while clock.go_on():
-        share = random.choice([1.0, random.random()])  # noqa: S311 - half of them after the last byte
-        answered += upload_and_kill(server, share, content)
+    kills = accepted = 0
+    while clock.has_time():
+        share = random.choice([1.0, random.random()])  # noqa: S311 - kill half of the uploads after the last byte
+        accepted += upload_and_kill(server, share, content)
         kills += 1
-        whole = check_files(server, content)
-        assert whole >= answered
-    clock.note(kills=kills, uploads_with_200=answered, complete_files=whole, partial_files=0)
+        complete = check_files(server, content)
+        assert complete >= accepted
+    clock.note(kills=kills, uploads_with_200=accepted, complete_files=complete, partial_files=0)
 
 
-def test_row_15_a_crowd_asks(server: Server, clock: Clock) -> None:
+def test_row_15_many_clients(server: Server, clock: Clock) -> None:
     with server.database.transaction() as session:
         job_id = make_job(session, server.project_id).id
     ports = tuple(free_port() for _ in range(REPLICAS))
@@ -47,51 +47,53 @@ def test_row_15_a_crowd_asks(server: Server, clock: Clock) -> None:
     try:
         eventually(lambda: all(map(listens, ports)), 30.0)
         crowd = Crowd(ports, new_key(server.database, server.project_id), job_id, POLLERS, WATCHERS)
-        heard = crowd.go(max(10.0, min(clock.seconds, 60.0)))
+        responses = crowd.run(max(10.0, min(clock.seconds, 60.0)))
         rss = max(psutil.Process(process.pid).memory_info().rss for process in processes)
     finally:
         for process in processes:
             process.kill()
             process.join()
-    assert heard.streams == WATCHERS
-    assert not [status for status in heard.statuses if status != 200], heard.statuses
+    assert responses.streams == WATCHERS
+    assert not [status for status in responses.statuses if status != 200], responses.statuses
     assert rss < 600e6
-    clock.note(pollers=POLLERS, streams=WATCHERS, responses=len(heard.seconds), errors=0)
-    clock.note(p50_ms=round(1000 * quantile(heard.seconds, 0.5)), p95_ms=round(1000 * quantile(heard.seconds, 0.95)))
+    clock.note(pollers=POLLERS, streams=WATCHERS, responses=len(responses.seconds), errors=0)
+    clock.note(
+        p50_ms=round(1000 * quantile(responses.seconds, 0.5)), p95_ms=round(1000 * quantile(responses.seconds, 0.95))
+    )
     clock.note(api_rss_mb=round(rss / 1e6))
 
 
-def test_row_16_the_queue_is_long(server: Server, clock: Clock) -> None:
+def test_row_16_long_queue(server: Server, clock: Clock) -> None:
     with server.database.transaction() as session:
-        make_queue(session, make_job(session, server.project_id), LONG - 1)
+        make_queue(session, make_job(session, server.project_id), QUEUE_LENGTH - 1)
     with server.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("ANALYZE jobs"))
     listed, claimed = [], []
     client = server.client()
-    while clock.go_on() or clock.rounds < 50:
-        begun = time.monotonic()
+    while clock.has_time() or clock.rounds < 50:
+        start = time.monotonic()
         assert len(client.fine_tuning.jobs.list(limit=20).data) == 20
-        listed.append(time.monotonic() - begun)
-        begun = time.monotonic()
+        listed.append(time.monotonic() - start)
+        start = time.monotonic()
         with server.database.transaction() as session:
             assert leases.claim(session, "w", 60) is not None
-        claimed.append(time.monotonic() - begun)
-    clock.note(queued=LONG, list_p95_ms=round(1000 * quantile(listed, 0.95), 1))
+        claimed.append(time.monotonic() - start)
+    clock.note(queued=QUEUE_LENGTH, list_p95_ms=round(1000 * quantile(listed, 0.95), 1))
     clock.note(claim_p95_ms=round(1000 * quantile(claimed, 0.95), 1))
 
 
-def test_row_18_histories_are_random(database: Database, clock: Clock) -> None:
-    examples = 0
-    while clock.go_on():
+def test_row_18_random_histories(database: Database, clock: Clock) -> None:
+    histories = 0
+    while clock.has_time():
         run_state_machine_as_test(
-            lambda: JobMachine(database),  # type: ignore[arg-type] # any factory will do
+            lambda: JobMachine(database),  # type: ignore[arg-type] # any factory works
             settings=settings(
-                max_examples=EXAMPLES,
+                max_examples=HISTORIES,
                 stateful_step_count=30,
                 deadline=None,
                 database=None,
                 suppress_health_check=list(HealthCheck),
             ),
         )
-        examples += EXAMPLES
-    clock.note(histories=examples, invariants_broken=0)
+        histories += HISTORIES
+    clock.note(histories=histories, invariants_broken=0)

@@ -1,4 +1,4 @@
-"""Sabotage is noticed: what each promise rests on is taken away from a copy of the sources, and a named test fails."""
+"""Mutation tests: each mutation breaks one guarantee in a copy of the sources, and a named test must fail."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ FAILED: Final = 1
 
 @dataclass(frozen=True)
 class Mutation:
-    """A change to one file, and the test that must see it."""
+    """A change to one file, and the test that must fail."""
 
     file: str
     before: str
@@ -34,61 +34,61 @@ _SYNCED: Final = "tests/worker/training/test_checkpoints.py::test_everything_is_
 _BLOB: Final = "tests/core/storage/test_durability.py::test_a_blob_is_synced_before_it_is_named_and_its_directory_after"
 
 MUTATIONS: Final = {
-    "a worker's writes without their epoch": Mutation(
+    "a worker writes without checking the attempt": Mutation(
         "app/core/jobs/leases.py",
         "Job.id == claim.job_id, Job.epoch == claim.epoch, ",
         "Job.id == claim.job_id, ",
         _FENCED,
     ),
-    "the end of an attempt without its epoch": Mutation(
+    "an attempt ends without checking the attempt": Mutation(
         "app/core/jobs/transitions.py", "guarded = guarded.where(Job.epoch == epoch)", "pass", _FENCED
     ),
-    "random numbers that a resumed run begins anew": Mutation(
+    "a resumed run does not restore random numbers": Mutation(
         "worker/training/rollouts/sampler.py",
         "np.random.SeedSequence([seed, *stream])",
         "np.random.SeedSequence(torch.randint(2**31, (4,)).tolist())",
         _RESUMED,
     ),
-    "a data order that a resumed run begins anew": Mutation(
+    "a resumed run restarts the data order": Mutation(
         "worker/training/trainer.py",
         "prompts = self.order.step(step)",
         "prompts = self.order.step(step - self.__dict__.setdefault('_first', step) + 1)",
         _RESUMED,
     ),
-    "moments of AdamW that are not restored": Mutation(
+    "a resumed run does not restore the moments of AdamW": Mutation(
         "worker/training/checkpoints.py",
         "            if stored:\n",
         "            if stored and not stored:\n",
         _RESUMED,
     ),
-    "a checkpoint that is renamed before it is synced": Mutation(
+    "a checkpoint is renamed before it is synced": Mutation(
         "worker/training/checkpoints.py",
         "    for path in temporary.iterdir():\n        _sync(path)\n    _sync(temporary)\n",
         "",
         _SYNCED,
     ),
-    "a checkpoint that is written in its place": Mutation(
+    "a checkpoint is written in place": Mutation(
         "worker/training/checkpoints.py",
         'temporary = directory.with_name(f".{directory.name}.partial")',
         "temporary = directory",
         _SYNCED,
     ),
-    "a blob that is named before it is synced": Mutation(
+    "a blob is renamed before it is synced": Mutation(
         "app/core/storage/local.py", "            os.fsync(out.fileno())\n", "", _BLOB
     ),
-    "requests whose key nobody looks up": Mutation(
+    "idempotency keys are ignored": Mutation(
         "app/api/middleware/idempotency.py",
         "        if key is None and (multipart",
         "        if key is not None or (multipart",
         "tests/api/middleware/test_idempotency.py::test_a_hundred_at_once_make_one_job",
     ),
-    "retries of the SDK that nobody recognises": Mutation(
+    "retries of the SDK are not recognised": Mutation(
         "app/core/accounts/idempotency.py",
         "    if attempt > 0:",
         "    if attempt > 999:",
         "tests/api/middleware/test_idempotency.py::test_one_create_against_a_slow_server_sends_three_requests_and_makes_one_job",
     ),
-    "events without their place behind the last one": Mutation(
+    "events are not deduplicated": Mutation(
         "app/core/jobs/events.py",
         "AND NOT EXISTS (SELECT FROM job_events AS known WHERE known.id = e.id)",
         "",
@@ -99,13 +99,13 @@ MUTATIONS: Final = {
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sources, for the tests to spoil."""
+    """A copy of the sources, for the tests to modify."""
     root = tmp_path_factory.mktemp("copy")
-    left_out = shutil.ignore_patterns("node_modules", "__pycache__")
+    ignored = shutil.ignore_patterns("node_modules", "__pycache__")
     for name in COPIED:
         source = REPOSITORY / name
         if source.is_dir():
-            shutil.copytree(source, root / name, ignore=left_out)
+            shutil.copytree(source, root / name, ignore=ignored)
         elif source.exists():
             shutil.copy(source, root / name)
     return root
@@ -118,18 +118,18 @@ def run(root: Path, *tests: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
-def test_unspoilt_sources_pass(copy: Path) -> None:
-    """Else the failures below would prove nothing."""
+def test_unmodified_sources_pass(copy: Path) -> None:
+    """Otherwise the failures below would prove nothing."""
     done = run(copy, *sorted({mutation.test for mutation in MUTATIONS.values()}))
     assert done.returncode == 0, done.stdout[-3000:]
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_sabotage_is_noticed(copy: Path, name: str) -> None:
+def test_mutation_is_detected(copy: Path, name: str) -> None:
     mutation = MUTATIONS[name]
     path = copy / mutation.file
     source = path.read_text(encoding="utf-8")
-    assert source.count(mutation.before) == 1, "the sources have changed: say anew what to take away"
+    assert source.count(mutation.before) == 1, "the sources have changed: update the mutation"
     path.write_text(source.replace(mutation.before, mutation.after), encoding="utf-8")
     try:
         done = run(copy, mutation.test)
