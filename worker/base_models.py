@@ -1,6 +1,6 @@
-"""`python -m worker.base_models pull NAME`: brings a base model into the cache as bf16 safetensors, once.
+"""`python -m worker.base_models pull NAME`: downloads a base model into the cache, as bf16 safetensors.
 
-Progress goes to standard error, the finished directory to standard output.
+Prints progress to standard error and the model's directory to standard output.
 """
 
 import argparse
@@ -16,14 +16,15 @@ from filelock import FileLock
 from app.core import settings
 from app.core.errors import GrouptuneError
 from app.core.models import registry, sources
+from app.core.spec.trainer_environment import PARENT_PID
 from worker import parent_death
 
 
 def pull(name: str, models_dir: Path, progress: Callable[[str], None]) -> Path:
-    """Directory of the base model `name`, fetched and converted if it is not there yet.
+    """Return the directory of the base model `name`; download and convert the model unless it is in the cache.
 
-    A lock serialises concurrent pulls; the finished directory is renamed into place, so that it is either complete
-    or absent. Raises `InvalidRequest` for an unknown name, `ModelUnavailable` when no source delivers.
+    A lock serialises concurrent pulls. The finished directory is renamed into place, so that it is either complete
+    or absent. Raises `InvalidRequest` for an unknown name, `ModelUnavailable` when every source fails.
     """
     model = registry.resolve(name, models_dir)
     models_dir.mkdir(parents=True, exist_ok=True)
@@ -41,13 +42,13 @@ def pull(name: str, models_dir: Path, progress: Callable[[str], None]) -> Path:
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Run the command; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m worker.base_models", description=__doc__)
     parser.add_argument("command", choices=["pull"])
     parser.add_argument("name")
     parser.add_argument("--models-dir", type=Path, default=None)
     arguments = parser.parse_args()
-    if parent := os.environ.get("GROUPTUNE_PARENT_PID"):  # a job's runner waits for this
+    if parent := os.environ.get(PARENT_PID):  # started by a job's runner
         parent_death.die_with(int(parent))
     models_dir = arguments.models_dir or settings.load().models_dir
     try:

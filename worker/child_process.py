@@ -1,54 +1,43 @@
-"""One subprocess in its own session: its output line by line, a polite stop, a kill that spares no child."""
+"""A subprocess in its own session: read line by line, stopped with SIGTERM, or killed together with its children."""
 
 import contextlib
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
-CREDENTIALS: Final = frozenset(
-    {
-        *("DATABASE_URL", "REDIS_URL", "GROUPTUNE_DATABASE_URL", "GROUPTUNE_REDIS_URL", "PGPASSWORD", "PGPASSFILE"),
-        *("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"),
-        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_WEB_IDENTITY_TOKEN_FILE"),
-        *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
-        *("GROUPTUNE_SECRET_KEYS", "GROUPTUNE_SECRET_KEYS_FILE", "GROUPTUNE_TEACHER_API_KEY"),
-    }
-)
-"""Only the runner holds them. Of teachers' keys it hands on the one that belongs to the job's teacher."""
-TRACKER_CREDENTIALS: Final = frozenset(
-    {
-        *("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "TRACKIO_WRITE_TOKEN"),
-        *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "DATABRICKS_TOKEN"),
-    }
-)
-"""Only trackers get them: the trainer has no use for them."""
+from app.core.spec.trainer_environment import PARENT_PID, SYSTEM_ENVIRONMENT
+
 TAIL_BYTES: Final = 4000
 TAIL_LINES: Final = 30
 
 
 class ChildProcess:
-    """A started subprocess. Its spawning thread must live as long: PR_SET_PDEATHSIG follows the thread."""
+    """A started subprocess.
+
+    The thread that creates it must live as long as the subprocess: the kernel sends the signal of PR_SET_PDEATHSIG
+    (`worker.parent_death`) when the creating *thread* ends, not when its process does.
+    """
 
     def __init__(
         self,
         argv: Sequence[str],
         log: Path,
         *,
-        withheld: Collection[str] = CREDENTIALS | TRACKER_CREDENTIALS,
-        added: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
         with_input: bool = False,
     ) -> None:
-        """Starts `argv` with standard error appended to `log`, without the variables `withheld` and with those `added`.
+        """Start `argv` with standard error appended to `log`.
 
-        Raises `OSError` when it cannot be started.
+        `environment` is complete: nothing else is inherited. By default it is `SYSTEM_ENVIRONMENT` of this process.
+        Raises `OSError` when the program cannot be started.
         """
-        environment = {name: value for name, value in os.environ.items() if name not in withheld}
-        environment |= added or {}
-        environment |= {"OMP_WAIT_POLICY": "PASSIVE", "GROUPTUNE_PARENT_PID": str(os.getpid())}
+        variables = dict(SYSTEM_ENVIRONMENT.select(os.environ) if environment is None else environment)
+        # Threads that wait for work must not spin: several processes share the cores of a worker.
+        variables |= {"OMP_WAIT_POLICY": "PASSIVE", PARENT_PID: str(os.getpid())}
         self.log = log
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
@@ -56,17 +45,19 @@ class ChildProcess:
                 stdin=subprocess.PIPE if with_input else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=environment,
+                env=variables,
+                # A new session is also a new process group, which `killpg` reaches with all descendants.
                 start_new_session=True,
             )
         self._lock = threading.Lock()
         self._reaped = False
-        # What the child started dies with it, and with that its ends of the pipe close.
         self._watcher = threading.Thread(target=self._watch, name=f"child-{self._process.pid}", daemon=True)
         self._watcher.start()
 
     def _watch(self) -> None:
-        # WNOWAIT leaves the zombie, which keeps the number of its process group from being reused.
+        """Wait for the process to end, then kill its descendants, which closes their ends of the pipe."""
+        # WNOWAIT leaves the process a zombie. While it is one, the kernel does not reuse its pid, which is also the id
+        # of the process group, so that `killpg` cannot hit a stranger's group.
         os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         with self._lock:
             self._signal_group(signal.SIGKILL)
@@ -74,37 +65,37 @@ class ChildProcess:
             self._reaped = True
 
     def lines(self) -> Iterator[bytes]:
-        """What it writes, line by line, until it has ended."""
+        """Yield the lines of its standard output until it has ended."""
         if self._process.stdout is None:
             return
         with self._process.stdout as stream:
             yield from stream
 
     def input(self) -> IO[bytes]:
-        """Its standard input, if it has one; for one thread."""
+        """Return its standard input, for use by one thread. Raises `ValueError` without `with_input`."""
         if self._process.stdin is None:
-            raise ValueError("it was started without an input")
+            raise ValueError("the process was started without `with_input`")
         return self._process.stdin
 
     def ends_within(self, seconds: float) -> bool:
-        """Whether it ends in time."""
+        """Wait for the end at most so long; return whether the process has ended."""
         self._watcher.join(seconds)
         return not self._watcher.is_alive()
 
     def terminate(self) -> None:
-        """Asks the process (not its children) to stop."""
+        """Send SIGTERM to the process, not to its children."""
         with self._lock:
             if not self._reaped:
                 self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kills the process and all that it started, even while they are stopped."""
+        """Kill the process and all its descendants, even stopped ones."""
         with self._lock:
             if not self._reaped:
                 self._signal_group(signal.SIGKILL)
 
     def wait(self) -> int:
-        """Its exit code once it has ended; minus the signal's number when a signal ended it."""
+        """Wait for the end; return the exit code, or minus the number of the signal that ended the process."""
         self._watcher.join()
         return int(self._process.returncode)
 
@@ -114,7 +105,7 @@ class ChildProcess:
 
 
 def log_tail(log: Path) -> str:
-    """The last lines of a log, for the person who must find out what happened; empty when there is none."""
+    """Return the last lines of a log, for error messages; empty without a log."""
     if not log.is_file():
         return ""
     with log.open("rb") as stream:
@@ -123,7 +114,7 @@ def log_tail(log: Path) -> str:
 
 
 def describe_exit(code: int) -> str:
-    """An exit code in words."""
+    """Describe an exit code of `ChildProcess.wait` in words."""
     if code < 0:
         with contextlib.suppress(ValueError):
             return f"was killed by {signal.Signals(-code).name}"

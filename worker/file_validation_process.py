@@ -15,6 +15,7 @@ from typing import Any, Final
 from app.core.files import parquet
 from app.core.files.validation import Validated, validate_rows
 from app.core.files.validation_report import broken
+from app.core.spec.trainer_environment import PARENT_PID
 from worker import parent_death
 
 PROMPTS: Final = "prompts"
@@ -52,7 +53,7 @@ def _validate(path: Path, directory: Path) -> Validated:
 def main() -> int:
     """Entry point; returns the exit code."""
     path, directory, seconds, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    if parent := os.environ.get("GROUPTUNE_PARENT_PID"):
+    if parent := os.environ.get(PARENT_PID):
         parent_death.die_with(int(parent))
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # SIGXCPU, which tells more, before SIGKILL

@@ -6,6 +6,7 @@ The training is a subprocess that gets no secrets but the keys of the servers th
 import contextlib
 import contextvars
 import errno
+import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from app.core.models.adapters import starting_point
 from app.core.prometheus import ATTEMPTS, LEASE_LOSSES
 from app.core.settings import Settings
 from app.core.spec.reports import Finished, Message, TrainerExit
+from app.core.spec.trainer_environment import DOWNLOAD_ENVIRONMENT, TRAINER_ENVIRONMENT
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from worker import tracing
 from worker.child_process import ChildProcess, describe_exit, log_tail
@@ -202,7 +204,8 @@ class Runner:
         self._say(Message(message=f"Downloading base model {name}"))
         models_dir = str(self._settings.models_dir)
         argv = (sys.executable, "-m", "worker.base_models", "pull", name, "--models-dir", models_dir)
-        with self._control.running(ChildProcess(argv, self._workspace.log)) as child:
+        child = ChildProcess(argv, self._workspace.log, environment=DOWNLOAD_ENVIRONMENT.select(os.environ))
+        with self._control.running(child):
             for line in child.lines():
                 log.info("base_model.pulled", directory=line.decode(errors="replace").strip())
             code = child.wait()
@@ -228,7 +231,8 @@ class Runner:
         writer = ReportWriter(self._journal, self._store, self._claim, self._control, trackers.offer)
         # Started in this thread, which outlives the trainer: that one dies when its spawning thread does.
         argv = (*self._trainer_command, str(self._workspace.path))
-        child = ChildProcess(argv, self._workspace.log, added=self._teacher.environment if self._teacher else None)
+        environment = TRAINER_ENVIRONMENT.select(os.environ) | (self._teacher.environment if self._teacher else {})
+        child = ChildProcess(argv, self._workspace.log, environment=environment)
         with self._control.running(child):
             reader = threading.Thread(
                 target=contextvars.copy_context().run,

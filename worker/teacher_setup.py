@@ -14,11 +14,10 @@ from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.spec.job import Teacher
 from app.core.spec.teacher_answers import Spent, TeacherAnswer
+from app.core.spec.trainer_environment import TEACHER_API_KEY
 from app.core.teachers import answer_cache, keys, locations
 from app.core.teachers.locations import Place
 
-TEACHER_API_KEY: Final = "GROUPTUNE_TEACHER_API_KEY"
-"""Environment variable of the trainer; the key is written nowhere."""
 ANSWERS_NAME: Final = "teacher_answers.jsonl"
 
 Known = list[TeacherAnswer]

@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import math
+import os
 import queue
 import sys
 import threading
@@ -16,7 +17,8 @@ import structlog
 from app.core.jobs.leases import Claim
 from app.core.settings import Settings
 from app.core.spec.reports import Evaluated, Metrics
-from worker.child_process import CREDENTIALS, ChildProcess
+from app.core.spec.trainer_environment import TRACKERS_ENVIRONMENT
+from worker.child_process import ChildProcess
 from worker.trackers.protocol import TrackerLine, TrackerRunSpec
 
 log = structlog.get_logger(__name__)
@@ -79,7 +81,7 @@ class _Feed:
         # By its input: a job with a long grader is longer than an argument may be.
         self._wanted = wanted.model_dump_json()
         argv = (sys.executable, "-m", "worker.trackers")
-        self._child = ChildProcess(argv, log_path, withheld=CREDENTIALS, with_input=True)
+        self._child = ChildProcess(argv, log_path, environment=TRACKERS_ENVIRONMENT.select(os.environ), with_input=True)
         for work in (self._write, self._read):
             run = contextvars.copy_context().run
             threading.Thread(target=run, args=(work,), name=f"tracker-{self._name}", daemon=True).start()

@@ -5,7 +5,7 @@ import os
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Final, TextIO
+from typing import TextIO
 
 import torch
 import transformers
@@ -16,6 +16,7 @@ from app.core.graders.run import GraderPool, Outside
 from app.core.spec.job import GroupMethod, JobSpec, TrainerSpec
 from app.core.spec.plan import TOKEN_BUDGET, resolve
 from app.core.spec.reports import Failed, Message, Report, TrainerExit
+from app.core.spec.trainer_environment import JUDGE_API_KEY, ROLLOUT_API_KEY, SIGNING_SECRET
 from worker.training.batching import DataOrder
 from worker.training.best_adapter import BestAdapter
 from worker.training.distributed import PeerLost, Ranks, join
@@ -34,10 +35,6 @@ from worker.training.trainer import Stopped, Trainer
 from worker.training.types import JobFailure, Prompt
 
 WARNINGS_SHOWN = 20
-JUDGE_API_KEY: Final = "GROUPTUNE_JUDGE_API_KEY"
-SIGNING_SECRET: Final = "GROUPTUNE_GRADER_SIGNING_SECRET"  # noqa: S105
-ROLLOUT_API_KEY: Final = "GROUPTUNE_ROLLOUT_API_KEY"
-"""Names of environment variables: secrets are never written to spec.json."""
 
 
 def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:

@@ -11,6 +11,7 @@ from app.core.egress.ip_policy import PrivateHosts
 from app.core.egress.json_client import ChatServer
 from app.core.retry import RetryPolicy
 from app.core.spec.job import TrainerSpec
+from app.core.spec.trainer_environment import TEACHER_API_KEY
 from worker.training.batching import DataOrder
 from worker.training.distributed import Ranks
 from worker.training.interfaces import Reporter, TeacherAnswerSource
@@ -21,8 +22,6 @@ from worker.training.teachers.local_model import LocalTeacher
 from worker.training.teachers.prefetch import AT_ONCE, TeacherPrefetcher
 from worker.training.teachers.server import TeacherServer
 
-TEACHER_API_KEY: Final = "GROUPTUNE_TEACHER_API_KEY"
-"""Environment variable: the key is not written to spec.json."""
 RETRY_POLICY: Final = RetryPolicy(attempts=6, longest_wait_seconds=60.0)
 TIMEOUT_SECONDS: Final = 300.0
 """For a whole answer: models that think take minutes."""

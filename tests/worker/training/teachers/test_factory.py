@@ -27,6 +27,7 @@ from app.core.spec.reports import (
     TrainerExit,
 )
 from app.core.spec.teacher_answers import Spent, TeacherBudget
+from app.core.spec.trainer_environment import TEACHER_API_KEY
 from tests import tiny_model
 from tests.http_server import Reply, free_port
 from tests.teacher import Answer, Teacher, answer_sums, chat_completion, teacher
@@ -34,7 +35,6 @@ from tests.worker.training.runs import Job, of_kind, parse, read_until, trainer_
 from worker.training.batching import DataOrder
 from worker.training.teachers import factory
 from worker.training.teachers.answers import TeacherAnswerCache
-from worker.training.teachers.factory import TEACHER_API_KEY
 from worker.training.tokenize import load_prompts
 
 MIX = GroupMix(expert=1, teacher=2, self_=1)
