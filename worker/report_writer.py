@@ -80,7 +80,7 @@ class ReportWriter:
         """`track` gets every measurement as it comes; it neither waits nor raises."""
         self._journal = journal
         self._store = store
-        self._prefix = f"jobs/{claim.job_id}/a{claim.epoch}/checkpoints"
+        self._prefix = f"jobs/{claim.job_id}/a{claim.attempt}/checkpoints"
         self._control = control
         self._track = track
         self._method = str(claim.spec.method)

@@ -98,10 +98,10 @@ class Runner:
         """Returns when the attempt has ended, however it did; raises nothing that a claim could cause."""
         claim = self._claim
         with (
-            structlog.contextvars.bound_contextvars(job=claim.job_id, attempt=claim.epoch),
+            structlog.contextvars.bound_contextvars(job=claim.job_id, attempt=claim.attempt),
             self._tracer.span("attempt", parent=claim.traceparent, kind="consumer") as span,
         ):
-            span.set(grouptune__job=claim.job_id, grouptune__attempt=claim.epoch, grouptune__project=claim.project_id)
+            span.set(grouptune__job=claim.job_id, grouptune__attempt=claim.attempt, grouptune__project=claim.project_id)
             span.set(grouptune__model=claim.spec.model, grouptune__method=str(claim.spec.method))
             span.set(grouptune__waited_seconds=claim.waited_seconds)
             log.info("attempt.started")
@@ -126,7 +126,7 @@ class Runner:
         try:
             with self._database.transaction() as session:
                 # One without an outcome has lost its lease, and no sweep has said so yet.
-                outcome = attempts.outcome_of(session, self._claim.job_id, self._claim.epoch) or "lost_lease"
+                outcome = attempts.outcome_of(session, self._claim.job_id, self._claim.attempt) or "lost_lease"
         except DatabaseUnavailable:
             outcome = "unknown"
         ATTEMPTS.labels(outcome).inc()
@@ -267,7 +267,7 @@ class Runner:
             self._write(lambda s: outcomes.crash(s, self._claim, sentence, log_tail(self._workspace.log)))
 
     def _succeed(self, finished: Finished, base_model: str) -> None:
-        blob = f"jobs/{self._claim.job_id}/a{self._claim.epoch}/adapter"
+        blob = f"jobs/{self._claim.job_id}/a{self._claim.attempt}/adapter"
         self._store.put_tree(blob, Path(finished.path))
         metrics_csv = retry_until_available(self._control, self._store_metrics)
         if (asked := self._asked) is not None:
@@ -277,7 +277,7 @@ class Runner:
 
     def _store_metrics(self) -> Received:
         file_id = ids.file_id()
-        blob = f"jobs/{self._claim.job_id}/a{self._claim.epoch}/{file_id}"
+        blob = f"jobs/{self._claim.job_id}/a{self._claim.attempt}/{file_id}"
         with self._database.transaction() as session:
             metrics = queries.list_metrics(session, self._claim.job_id)
         stored = self._store.write(blob, results.csv_chunks(metrics))

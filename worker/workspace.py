@@ -35,10 +35,10 @@ class Inputs:
 
 
 class Workspace:
-    """`RUNS_DIR/<job>/a<epoch>`."""
+    """`RUNS_DIR/<job>/a<attempt>`."""
 
     def __init__(self, runs_dir: Path, store: BlobStore, claim: Claim) -> None:
-        self.path = (runs_dir / claim.job_id / f"a{claim.epoch}").absolute()
+        self.path = (runs_dir / claim.job_id / f"a{claim.attempt}").absolute()
         self.log = self.path / LOG_NAME
         self._store = store
         self._claim = claim
@@ -66,7 +66,7 @@ class Workspace:
         training = self._fetch(inputs.training, "training_file")
         spec = TrainerSpec(
             job_id=self._claim.job_id,
-            attempt=self._claim.epoch,
+            attempt=self._claim.attempt,
             spec=self._claim.spec,
             base_model_dir=str(base_model_dir.absolute()),
             adapter_path=str(adapter) if adapter else None,

@@ -226,7 +226,7 @@ def _differing(old: Mapping[str, object], new: Mapping[str, object]) -> list[str
 
 
 def _state(pulse: Pulse) -> tuple[object, ...]:
-    return pulse.status, pulse.step, pulse.epoch, pulse.stop_request
+    return pulse.status, pulse.step, pulse.attempt, pulse.stop_request
 
 
 def _message(event: str, data: dict[str, Any], event_id: str | None = None) -> str:

@@ -36,12 +36,12 @@ _BLOB: Final = "tests/core/storage/test_durability.py::test_a_blob_is_synced_bef
 MUTATIONS: Final = {
     "a worker writes without checking the attempt": Mutation(
         "app/core/jobs/leases.py",
-        "Job.id == claim.job_id, Job.epoch == claim.epoch, ",
+        "Job.id == claim.job_id, Job.attempt == claim.attempt, ",
         "Job.id == claim.job_id, ",
         _FENCED,
     ),
     "an attempt ends without checking the attempt": Mutation(
-        "app/core/jobs/transitions.py", "guarded = guarded.where(Job.epoch == epoch)", "pass", _FENCED
+        "app/core/jobs/transitions.py", "guarded = guarded.where(Job.attempt == attempt)", "pass", _FENCED
     ),
     "a resumed run does not restore random numbers": Mutation(
         "worker/training/rollouts/sampler.py",

@@ -58,7 +58,7 @@ def test_row_2_worker_killed(plant: Plant, clock: Clock) -> None:
                 step = plant.job(job_id).step
                 eventually(lambda step=step: plant.job(job_id).step > step, 30.0)  # type: ignore[misc]
                 time.sleep(random.uniform(0, 2))  # noqa: S311 - at any moment between heartbeats
-                attempt = plant.job(job_id).epoch
+                attempt = plant.job(job_id).attempt
                 owner, other = (
                     (first, second) if str(plant.job(job_id).lease_owner).endswith(f":{first.pid}") else (second, first)
                 )
@@ -67,7 +67,7 @@ def test_row_2_worker_killed(plant: Plant, clock: Clock) -> None:
                 os.kill(owner.pid, signal.SIGKILL)
                 assert all_end(family, 5.0)
                 death_times.append(time.monotonic() - start)
-                eventually(lambda attempt=attempt: plant.job(job_id).epoch > attempt, 60.0)  # type: ignore[misc]
+                eventually(lambda attempt=attempt: plant.job(job_id).attempt > attempt, 60.0)  # type: ignore[misc]
                 restart_times.append(time.monotonic() - start)
                 assert other.drain() == 0  # if killed before a step, it would delay the next round by a backoff
     assert max(restart_times) / LEASE_SECONDS <= TARGET_SECONDS + 2 / LEASE_SECONDS
@@ -82,8 +82,8 @@ def test_row_4_worker_drained(plant: Plant, clock: Clock) -> None:
     drain_times = []
     while clock.has_time():
         with plant.quick_worker() as worker:
-            attempt = plant.job(job_id).epoch
-            eventually(lambda attempt=attempt: plant.job(job_id).epoch > attempt, 30.0)  # type: ignore[misc]
+            attempt = plant.job(job_id).attempt
+            eventually(lambda attempt=attempt: plant.job(job_id).attempt > attempt, 30.0)  # type: ignore[misc]
             if random.random() < 0.8:  # noqa: S311 - drain the others before their first step
                 step = plant.job(job_id).step
                 eventually(lambda step=step: plant.job(job_id).step > step, 30.0)  # type: ignore[misc]

@@ -296,4 +296,4 @@ def job_attempts(caller: Caller, job_id: JobId, database: Db) -> AttemptList:
         job = queries.get_job(session, caller.project_id, job_id)
         attempts = queries.list_attempts(session, job.id)
         reached = queries.last_steps(session, job.id)
-    return AttemptList(data=[AttemptObject.of(one, reached.get(one.epoch)) for one in attempts])
+    return AttemptList(data=[AttemptObject.of(one, reached.get(one.attempt)) for one in attempts])

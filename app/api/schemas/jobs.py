@@ -123,7 +123,7 @@ class JobObject(Item):
             progress=Progress(step=job.step, total_steps=job.total_steps, eta_seconds=eta),
             queue_position=details.queue_position,
             priority=job.priority,
-            attempt=job.epoch,
+            attempt=job.attempt,
             evaluation=job.evaluation if samples else _without_samples(job.evaluation),
             gates=_gates(job, spec),
             alias=spec.alias,
@@ -283,7 +283,7 @@ class AttemptObject(BaseModel):
     def of(cls, attempt: JobAttempt, last_step: int | None) -> "AttemptObject":
         """The wire form of a row."""
         return cls(
-            epoch=attempt.epoch,
+            epoch=attempt.attempt,
             worker=attempt.worker,
             started_at=_unix(attempt.started_at),
             ended_at=_unix(attempt.ended_at) if attempt.ended_at else None,

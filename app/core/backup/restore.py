@@ -181,8 +181,8 @@ def _set_identities(session: Session) -> None:
 
 def _remove_later_attempts(session: Session, store: BlobStore) -> None:
     """What attempts after the backup have stored: the next ones get their numbers, and blobs are never overwritten."""
-    for job_id, epoch in session.execute(select(Job.id, Job.epoch).where(Job.status.not_in(TERMINAL))):
+    for job_id, attempt in session.execute(select(Job.id, Job.attempt).where(Job.status.not_in(TERMINAL))):
         for key in store.list(f"jobs/{job_id}"):
             found = _ATTEMPT.match(key)
-            if found is not None and int(found[1]) > epoch:
+            if found is not None and int(found[1]) > attempt:
                 store.delete(key)

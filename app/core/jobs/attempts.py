@@ -29,17 +29,17 @@ def backoff(failures: int) -> timedelta:
     return timedelta(seconds=random.uniform(0, longest))  # noqa: S311
 
 
-def outcome_of(session: Session, job_id: str, epoch: int) -> str | None:
+def outcome_of(session: Session, job_id: str, attempt: int) -> str | None:
     """How an attempt ended; None while it has not, or when its job is gone."""
-    of_it = select(JobAttempt.outcome).where(JobAttempt.job_id == job_id, JobAttempt.epoch == epoch)
+    of_it = select(JobAttempt.outcome).where(JobAttempt.job_id == job_id, JobAttempt.attempt == attempt)
     return session.scalar(of_it)
 
 
-def close_attempt(session: Session, job_id: str, epoch: int, outcome: AttemptOutcome, reason: str | None) -> None:
+def close_attempt(session: Session, job_id: str, attempt: int, outcome: AttemptOutcome, reason: str | None) -> None:
     """Writes down why an attempt ended, and what it used; the first answer stays."""
     ended = session.execute(
         update(JobAttempt)
-        .where(JobAttempt.job_id == job_id, JobAttempt.epoch == epoch, JobAttempt.outcome.is_(None))
+        .where(JobAttempt.job_id == job_id, JobAttempt.attempt == attempt, JobAttempt.outcome.is_(None))
         .values(outcome=outcome, reason=clean(reason), ended_at=func.now())
         .returning(extract("epoch", JobAttempt.ended_at - JobAttempt.started_at) * JobAttempt.processes),
         execution_options={"synchronize_session": False},
@@ -61,7 +61,7 @@ def charge_crash(session: Session, job: Job, outcome: AttemptOutcome, reason: st
     Raises `LostLease` when the attempt no longer owns the job.
     """
     crashes = job.crashes + 1
-    close_attempt(session, job.id, job.epoch, outcome, reason)
+    close_attempt(session, job.id, job.attempt, outcome, reason)
     if crashes >= MAX_CRASHES:
         message = f"The job crashed {crashes} times without progress. The last time: {reason}."
         fail_running(session, job, "crashed_repeatedly", f"{message}\n{log_tail}".strip(), crashes=crashes)
@@ -79,7 +79,7 @@ def charge_crash(session: Session, job: Job, outcome: AttemptOutcome, reason: st
         {JobStatus.running},
         JobStatus.queued,
         event,
-        epoch=job.epoch,
+        attempt=job.attempt,
         crashes=crashes,
         eligible_at=func.now() + wait,
     )
@@ -102,7 +102,7 @@ def fail_running(
         {JobStatus.running},
         JobStatus.failed,
         Event(f"The job failed: {message}", level="error", data={"code": code, "param": param}),
-        epoch=job.epoch,
+        attempt=job.attempt,
         error=clean({"code": code, "message": message, "param": param}),
         crashes=job.crashes if crashes is None else crashes,
         **changes,

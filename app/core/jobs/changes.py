@@ -21,7 +21,7 @@ class Pulse:
     job_id: str
     status: str
     step: int
-    epoch: int
+    attempt: int
     stop_request: str | None
     last_seq: int
     """Of its newest event."""
@@ -46,7 +46,7 @@ def pulses_of_project(session: Session, project_id: str) -> list[Pulse]:
 
 def _pulses(session: Session, job_ids: list[str]) -> list[Pulse]:
     newest = select(func.coalesce(func.max(JobEvent.seq), 0)).where(JobEvent.job_id == Job.id).scalar_subquery()
-    columns = (Job.id, Job.status, Job.step, Job.epoch, Job.stop_request, newest)
+    columns = (Job.id, Job.status, Job.step, Job.attempt, Job.stop_request, newest)
     return [Pulse(*row) for row in session.execute(select(*columns).where(Job.id.in_(job_ids)))]
 
 

@@ -78,7 +78,7 @@ def record(session: Session, claim: Claim, stored: StoredCheckpoint) -> list[str
     """
     key = {"job_id": claim.job_id, "step": stored.step, "blob": stored.blob}
     session.execute(
-        _CHECKPOINT, key | {"id": ids.checkpoint_id(), "epoch": claim.epoch, "metrics": dump(stored.metrics)}
+        _CHECKPOINT, key | {"id": ids.checkpoint_id(), "epoch": claim.attempt, "metrics": dump(stored.metrics)}
     )
     base_model = ids.base_of(claim.spec.model)
     project = session.scalars(select(Project.name).where(Project.id == claim.project_id)).one()

@@ -20,7 +20,7 @@ class Breach:
 
 
 INVARIANTS: Final = {
-    "epochs are 1, 2, 3, ... without a gap": """
+    "attempts are 1, 2, 3, ... without a gap": """
         SELECT jobs.id FROM jobs LEFT JOIN job_attempts AS a ON a.job_id = jobs.id GROUP BY jobs.id
         HAVING count(a.epoch) <> jobs.epoch OR coalesce(max(a.epoch), 0) <> jobs.epoch
     """,

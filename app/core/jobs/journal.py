@@ -159,7 +159,7 @@ class Journal:
 
     @property
     def _key(self) -> dict[str, Any]:
-        return {"job_id": self._claim.job_id, "epoch": self._claim.epoch}
+        return {"job_id": self._claim.job_id, "epoch": self._claim.attempt}
 
     def _event(self, one: JournalEntry) -> Event | None:
         report = one.report

@@ -64,7 +64,7 @@ class Claim:
 
     job_id: str
     project_id: str
-    epoch: int
+    attempt: int
     spec: JobSpec
     training_file: str
     validation_file: str | None
@@ -94,7 +94,7 @@ def claim(
     row = _take(session, {"worker": worker, "lease_seconds": lease_seconds, **limits})
     if row is None:
         return None
-    session.add(JobAttempt(job_id=row.id, epoch=row.epoch, worker=worker, device=device, processes=processes))
+    session.add(JobAttempt(job_id=row.id, attempt=row.epoch, worker=worker, device=device, processes=processes))
     session.flush()
     append(session, row.id, Event("Fine-tuning job started", data={"attempt": row.epoch, "worker": worker}))
     emit(session, row.project_id, EventType.running, row.id)
@@ -137,7 +137,7 @@ def _within_limit(session: Session, project_id: str, default: int) -> bool:
 
 
 def _owned(claim: Claim) -> tuple[Any, ...]:
-    return Job.id == claim.job_id, Job.epoch == claim.epoch, Job.status == JobStatus.running
+    return Job.id == claim.job_id, Job.attempt == claim.attempt, Job.status == JobStatus.running
 
 
 def update_owned(session: Session, claim: Claim, **values: Any) -> None:
@@ -155,7 +155,7 @@ def hold(session: Session, claim: Claim) -> None:
 
 def lost(claim: Claim) -> LostLease:
     """The error that says so."""
-    return LostLease(f"Attempt {claim.epoch} no longer owns job {claim.job_id}.")
+    return LostLease(f"Attempt {claim.attempt} no longer owns job {claim.job_id}.")
 
 
 def heartbeat(session: Session, claim: Claim, lease_seconds: float) -> StopRequest | None:
@@ -180,7 +180,7 @@ def note_training(session: Session, claim: Claim, step: int) -> None:
     """Writes down that the attempt's first step begins now, and after which step of the job."""
     session.execute(
         update(JobAttempt)
-        .where(JobAttempt.job_id == claim.job_id, JobAttempt.epoch == claim.epoch)
+        .where(JobAttempt.job_id == claim.job_id, JobAttempt.attempt == claim.attempt)
         .values(resumed_from_step=step, training_at=func.now()),
         execution_options={"synchronize_session": False},
     )
@@ -203,8 +203,8 @@ def expire(session: Session) -> int:
         if job.stop_request in (None, StopRequest.preempt):
             charge_crash(session, job, AttemptOutcome.lost_lease, reason)
             continue
-        close_attempt(session, job.id, job.epoch, AttemptOutcome.lost_lease, reason)
+        close_attempt(session, job.id, job.attempt, AttemptOutcome.lost_lease, reason)
         target = JobStatus.cancelled if job.stop_request == StopRequest.cancel else JobStatus.paused
         event = Event(f"{reason}; the job is {target}, as requested", level="warn")
-        transition(session, job.id, {JobStatus.running}, target, event, epoch=job.epoch)
+        transition(session, job.id, {JobStatus.running}, target, event, attempt=job.attempt)
     return len(expired)

@@ -57,7 +57,7 @@ def _needed(session: Session, places: set[str]) -> set[str]:
     needed: set[str] = set()
     for blob in (File.blob, File.rows_blob, TrainedModel.blob, Checkpoint.blob):
         needed.update(session.scalars(select(blob).where(blob.in_(names))))
-    attempt = func.concat("jobs/", Job.id, "/a", Job.epoch)
+    attempt = func.concat("jobs/", Job.id, "/a", Job.attempt)
     needed.update(session.scalars(select(attempt).where(Job.status == JobStatus.running, attempt.in_(names))))
     upload = func.concat("uploads/", Upload.id)
     # Parts of those that are over and not swept yet are removed with their rows, by `worker.maintenance.expiry`.

@@ -59,7 +59,7 @@ def succeed(
         fail_running(session, job, "gate_failed", message, param="gates", **written)
     else:
         _publish(session, claim, finished, model, written)
-    close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.succeeded, None)
+    close_attempt(session, claim.job_id, claim.attempt, AttemptOutcome.succeeded, None)
     return model
 
 
@@ -81,7 +81,7 @@ def _publish(session: Session, claim: Claim, finished: Finished, model: str, wri
         _RUNNING,
         JobStatus.succeeded,
         *events,
-        epoch=claim.epoch,
+        attempt=claim.attempt,
         fine_tuned_model=model,
         **written,
     )
@@ -98,7 +98,7 @@ def _gate_event(verdict: Verdict) -> Event:
 def fail(session: Session, claim: Claim, code: str, message: str, param: str | None = None) -> None:
     """Ends the job with an error that trying again would not cure."""
     job = _own(session, claim)
-    close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.failed, message)
+    close_attempt(session, claim.job_id, claim.attempt, AttemptOutcome.failed, message)
     fail_running(session, job, code, message, param=param)
 
 
@@ -109,7 +109,7 @@ def crash(session: Session, claim: Claim, reason: str, log_tail: str) -> None:
 
 def wait_for_dependency(session: Session, claim: Claim, reason: str) -> None:
     """Queues the job again after a back-off that grows with its attempts; its crash budget is not charged."""
-    wait = backoff(claim.epoch)
+    wait = backoff(claim.attempt)
     event = Event(f"{reason}; trying again in {wait.total_seconds():.0f} s", level="warn")
     transition(
         session,
@@ -117,10 +117,10 @@ def wait_for_dependency(session: Session, claim: Claim, reason: str) -> None:
         _RUNNING,
         JobStatus.queued,
         event,
-        epoch=claim.epoch,
+        attempt=claim.attempt,
         eligible_at=func.now() + wait,
     )
-    close_attempt(session, claim.job_id, claim.epoch, AttemptOutcome.dependency_down, reason)
+    close_attempt(session, claim.job_id, claim.attempt, AttemptOutcome.dependency_down, reason)
 
 
 def gpu_fault(session: Session, claim: Claim, reason: str, log_tail: str) -> None:
@@ -147,10 +147,10 @@ def _hand_back(session: Session, claim: Claim, event: Event, outcome: AttemptOut
         _RUNNING,
         JobStatus.queued,
         event,
-        epoch=claim.epoch,
+        attempt=claim.attempt,
         eligible_at=Job.created_at,
     )
-    close_attempt(session, claim.job_id, claim.epoch, outcome, reason)
+    close_attempt(session, claim.job_id, claim.attempt, outcome, reason)
 
 
 def stop(session: Session, claim: Claim, request: StopRequest) -> None:
@@ -167,15 +167,15 @@ def stop(session: Session, claim: Claim, request: StopRequest) -> None:
         case StopRequest.pause:
             target, outcome = JobStatus.paused, AttemptOutcome.paused
             message = "The job is paused. Resume it to continue from its last checkpoint."
-    transition(session, claim.job_id, _RUNNING, target, Event(message), epoch=claim.epoch)
-    close_attempt(session, claim.job_id, claim.epoch, outcome, None)
+    transition(session, claim.job_id, _RUNNING, target, Event(message), attempt=claim.attempt)
+    close_attempt(session, claim.job_id, claim.attempt, outcome, None)
 
 
 def _own(session: Session, claim: Claim) -> Job:
     """The job's row, locked. Raises `LostLease`."""
     job = session.scalars(
         select(Job)
-        .where(Job.id == claim.job_id, Job.epoch == claim.epoch, Job.status == JobStatus.running)
+        .where(Job.id == claim.job_id, Job.attempt == claim.attempt, Job.status == JobStatus.running)
         .with_for_update(),
         execution_options={"populate_existing": True},
     ).one_or_none()

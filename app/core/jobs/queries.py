@@ -125,21 +125,21 @@ def list_metrics(session: Session, job_id: str) -> list[Metric]:
 
 def list_attempts(session: Session, job_id: str) -> list[JobAttempt]:
     """All attempts, the first one first."""
-    return list(session.scalars(select(JobAttempt).where(JobAttempt.job_id == job_id).order_by(JobAttempt.epoch)))
+    return list(session.scalars(select(JobAttempt).where(JobAttempt.job_id == job_id).order_by(JobAttempt.attempt)))
 
 
 def last_steps(session: Session, job_id: str) -> dict[int, int]:
-    """The last step that each attempt reported, by epoch, from the events of its time; without those that made none."""
+    """Return attempt -> its last reported step, from the events of its time. Attempts without a step are left out."""
     during = (JobEvent.created_at >= JobAttempt.started_at) & (
         JobAttempt.ended_at.is_(None) | (JobEvent.created_at <= JobAttempt.ended_at)
     )
     reached = (
-        select(JobAttempt.epoch, func.max(JobEvent.data["step"].as_integer()).label("last"))
+        select(JobAttempt.attempt, func.max(JobEvent.data["step"].as_integer()).label("last"))
         .join(JobEvent, (JobEvent.job_id == JobAttempt.job_id) & (JobEvent.type == "metrics") & during)
         .where(JobAttempt.job_id == job_id)
-        .group_by(JobAttempt.epoch)
+        .group_by(JobAttempt.attempt)
     )
-    return {row.epoch: row.last for row in session.execute(reached)}
+    return {row.attempt: row.last for row in session.execute(reached)}
 
 
 def latest_checkpoints(session: Session, job_id: str) -> list[Checkpoint]:

@@ -38,7 +38,7 @@ def _one_of(column: str, values: Iterable[StrEnum]) -> str:
 
 
 class Job(Base):
-    """The truth about a job. Its status changes only through `transitions`, guarded by status and epoch."""
+    """The truth about a job. Its status changes only through `transitions`, guarded by status and attempt."""
 
     __tablename__ = "jobs"
 
@@ -51,8 +51,8 @@ class Job(Base):
     validation_file: Mapped[str | None] = mapped_column(String(64))
     priority: Mapped[int] = mapped_column(Integer, default=0)
 
-    epoch: Mapped[int] = mapped_column(Integer, default=0)
-    """Fencing token: grows with each claim; every write of an attempt carries it."""
+    attempt: Mapped[int] = mapped_column("epoch", Integer, default=0)
+    """Number of the newest attempt and fencing token: each claim adds one, and every write of an attempt checks it."""
     lease_owner: Mapped[str | None] = mapped_column(String(255))
     lease_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     stop_request: Mapped[str | None] = mapped_column(String(16))
@@ -131,7 +131,7 @@ class JobAttempt(Base):
     __tablename__ = "job_attempts"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
-    epoch: Mapped[int] = mapped_column(Integer, primary_key=True)
+    attempt: Mapped[int] = mapped_column("epoch", Integer, primary_key=True)
     worker: Mapped[str] = mapped_column(String(255))
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     ended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -214,7 +214,7 @@ class Checkpoint(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger, Identity(), unique=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
-    epoch: Mapped[int] = mapped_column(Integer)
+    attempt: Mapped[int] = mapped_column("epoch", Integer)
     step: Mapped[int] = mapped_column(Integer)
     blob: Mapped[str] = mapped_column(String(255))
     """Key prefix of its files in the blob store."""

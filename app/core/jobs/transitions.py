@@ -27,12 +27,12 @@ def transition(
     sources: Iterable[JobStatus],
     target: JobStatus,
     *events: Event,
-    epoch: int | None = None,
+    attempt: int | None = None,
     **values: Any,
 ) -> Job:
     """Moves a job from one of `sources` to `target` and appends `events`; `values` are further columns.
 
-    `epoch` guards what a worker does: its attempt must still own the job. Raises `LostLease` when no row
+    `attempt` guards what a worker does: its attempt must still own the job. Raises `LostLease` when no row
     matched, `ValueError` for a move that `TRANSITIONS` does not know.
     """
     sources = frozenset(sources)
@@ -43,8 +43,8 @@ def transition(
     if target in TERMINAL:
         values["finished_at"] = func.now()
     guarded = update(Job).where(Job.id == job_id, Job.status.in_(sources))
-    if epoch is not None:
-        guarded = guarded.where(Job.epoch == epoch)
+    if attempt is not None:
+        guarded = guarded.where(Job.attempt == attempt)
     job = session.scalars(
         guarded.values(status=target, **values).returning(Job),
         execution_options={"synchronize_session": False, "populate_existing": True},

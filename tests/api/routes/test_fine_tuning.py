@@ -267,9 +267,9 @@ def test_what_training_leaves_behind_is_served(server: Server, client: OpenAI, t
                 Metric(job_id=job_id, step=2, values={"loss": 2.0, "kl": 0.1}),
                 Group(job_id=job_id, step=1, idx=0, record={"idx": 0, "prompt": "old", "members": []}),
                 Group(job_id=job_id, step=2, idx=0, record={"idx": 0, "prompt": "new", "members": []}),
-                JobAttempt(job_id=job_id, epoch=1, worker="w", resumed_from_step=0),
+                JobAttempt(job_id=job_id, attempt=1, worker="w", resumed_from_step=0),
                 *[
-                    Checkpoint(id=f"ftckpt_{n}", job_id=job_id, epoch=1, step=n, blob=f"b{n}", metrics={"loss": 2.0})
+                    Checkpoint(id=f"ftckpt_{n}", job_id=job_id, attempt=1, step=n, blob=f"b{n}", metrics={"loss": 2.0})
                     for n in range(1, 13)
                 ],
             ]

@@ -36,7 +36,7 @@ def test_an_honest_history_has_no_breach(session: Session) -> None:
 @pytest.mark.parametrize(
     ("invariant", "damage"),
     [
-        ("epochs are 1, 2, 3, ... without a gap", "UPDATE jobs SET epoch = epoch + 1 WHERE status = 'queued'"),
+        ("attempts are 1, 2, 3, ... without a gap", "UPDATE jobs SET epoch = epoch + 1 WHERE status = 'queued'"),
         (
             "only the newest attempt of a running job is open",
             "UPDATE job_attempts SET outcome = NULL WHERE outcome = 'drained'; "

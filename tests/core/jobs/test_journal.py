@@ -129,7 +129,7 @@ def test_text_that_postgres_cannot_hold_is_shown_with_a_stand_in(database: Datab
 def test_a_lost_lease_writes_nothing(database: Database, claim: Claim) -> None:
     with database.transaction() as session:
         before = session.scalar(select(func.count()).select_from(JobEvent))
-        session.execute(update(Job).values(epoch=claim.epoch + 1))
+        session.execute(update(Job).values(attempt=claim.attempt + 1))
     record = GroupRecord(idx=0, row=1, prompt="p", members=(), zero_variance=False)
     for report in (
         STARTED,

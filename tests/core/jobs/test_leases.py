@@ -37,7 +37,7 @@ def test_a_claim_is_a_new_epoch_an_attempt_and_an_event(database: Database) -> N
         job = make_job(session, make_project(session))
         claim = claimed(session)
         session.refresh(job)
-        assert (claim.job_id, claim.epoch, job.status, job.lease_owner) == (job.id, 1, JobStatus.running, "w")
+        assert (claim.job_id, claim.attempt, job.status, job.lease_owner) == (job.id, 1, JobStatus.running, "w")
         assert job.started_at is not None
         assert [attempt.worker for attempt in queries.list_attempts(session, job.id)] == ["w"]
         events, _ = queries.list_events(session, job.id, after=None, limit=1)
@@ -112,7 +112,7 @@ def test_an_expired_job_is_queued_again_and_its_old_owner_fenced(database: Datab
         job.eligible_at = func.now()
         session.flush()
         new = claimed(session, "other")
-        assert new.epoch == old.epoch + 1
+        assert new.attempt == old.attempt + 1
     for write in (
         lambda s: leases.heartbeat(s, old, 60),
         lambda s: leases.stop_requested(s, old),

@@ -100,14 +100,14 @@ class Retention(RuleBasedStateMachine):
     @rule(pick=PICK)
     def write_what_is_not_named_yet(self, pick: int) -> None:
         if claim := self.own(pick):
-            key = f"jobs/{claim.job_id}/a{claim.epoch}/adapter/{uuid4().hex}"
+            key = f"jobs/{claim.job_id}/a{claim.attempt}/adapter/{uuid4().hex}"
             self.at_work[self.write(key)] = claim
 
     @rule(pick=PICK)
     def checkpoint(self, pick: int) -> None:
         if claim := self.own(pick):
             self.steps += 1
-            blob = self.write_tree(f"jobs/{claim.job_id}/a{claim.epoch}/checkpoints/step-{self.steps}")
+            blob = self.write_tree(f"jobs/{claim.job_id}/a{claim.attempt}/checkpoints/step-{self.steps}")
             # What this forgets is left in the store, as a crash after the commit leaves it.
             checkpoints.record(self.session, claim, StoredCheckpoint(self.steps, blob, {}, has_adapter=True))
 
@@ -118,7 +118,7 @@ class Retention(RuleBasedStateMachine):
             return
         self.claims.remove(claim)
         self.collected = False
-        prefix = f"jobs/{claim.job_id}/a{claim.epoch}"
+        prefix = f"jobs/{claim.job_id}/a{claim.attempt}"
         if how == "succeed":
             csv = ids.file_id()
             stored = Received(csv, self.write(f"{prefix}/{csv}"), 1, "0" * 64)
@@ -182,7 +182,7 @@ class Retention(RuleBasedStateMachine):
         trees = set(self.session.scalars(select(TrainedModel.blob)))
         for upload in self.session.scalars(select(Upload).where(Upload.status == UploadStatus.pending)):
             trees.add(f"uploads/{upload.id}")
-        trees |= {f"jobs/{claim.job_id}/a{claim.epoch}" for claim in self.claims}
+        trees |= {f"jobs/{claim.job_id}/a{claim.attempt}" for claim in self.claims}
         for key in [key for prefix in orphaned_blobs.PREFIXES for key in self.store.list(prefix)]:
             assert key in named | self.young or any(key.startswith(f"{tree}/") for tree in trees), key
 

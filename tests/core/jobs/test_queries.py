@@ -68,10 +68,10 @@ def test_an_attempt_reached_the_last_step_of_its_own_time(database: Database) ->
     start = datetime(2026, 1, 1, tzinfo=UTC)
     with database.transaction() as session:
         job = make_job(session, make_project(session))
-        for epoch, steps in ((1, (1, 2, 3)), (2, (2, 3, 4, 5)), (3, ())):
-            begin = start + timedelta(minutes=epoch)
-            ended = begin + timedelta(seconds=50) if epoch < 3 else None
-            session.add(JobAttempt(job_id=job.id, epoch=epoch, worker="w", started_at=begin, ended_at=ended))
+        for attempt, steps in ((1, (1, 2, 3)), (2, (2, 3, 4, 5)), (3, ())):
+            begin = start + timedelta(minutes=attempt)
+            ended = begin + timedelta(seconds=50) if attempt < 3 else None
+            session.add(JobAttempt(job_id=job.id, attempt=attempt, worker="w", started_at=begin, ended_at=ended))
             append(session, job.id, *(Event(f"{step}", "info", "metrics", {"step": step}) for step in steps))
             session.flush()
             session.execute(

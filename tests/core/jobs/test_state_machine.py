@@ -79,7 +79,7 @@ class JobMachine(RuleBasedStateMachine):
             return
         claim = self.claims[pick % len(self.claims)]
         owns = any(
-            job.id == claim.job_id and job.epoch == claim.epoch and job.status == "running" for job in self._jobs()
+            job.id == claim.job_id and job.attempt == claim.attempt and job.status == "running" for job in self._jobs()
         )
         lost = False
         try:
