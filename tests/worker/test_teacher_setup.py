@@ -117,7 +117,7 @@ def test_kill_9_costs_no_answer_that_was_paid_for_and_other_jobs_get_them_for_no
         assert len(asked.requests) == before
     with plant.database.transaction() as session:
         messages = [event.message for event in queries.list_events(session, other, after=None, limit=100)[0]]
-        assert "Teacher: 48 answers are wanted, 48 of them are known" in messages
+        assert "Teacher: the job needs 48 answers, 48 of them are cached" in messages
         answer_cache.forget_old(session)
         assert stored(plant) == 2 * ROWS
         session.execute(text("UPDATE teacher_answers SET used_at = now() - interval '91 days'"))

@@ -1,1 +1,1 @@
-"""Teacher answers: who writes them, their budget, and prefetching."""
+"""Teacher answers: where they come from, which ones a run needs, their budget, and prefetching."""

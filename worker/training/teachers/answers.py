@@ -1,6 +1,6 @@
-"""Which answers a run's prompts want from the teacher, which of them are there, and what becomes of them.
+"""Tracks which teacher answers a run needs, which it has, and which of those it can train on.
 
-A row's own `teacher_responses` come first; the teacher is asked for what is missing to `group.teacher`.
+A row's own `teacher_responses` come first. The teacher supplies what is missing to `group.teacher` answers.
 """
 
 import threading
@@ -15,76 +15,74 @@ from worker.training.interfaces import Reporter
 from worker.training.types import Prompt, UsableAnswer
 
 LOCAL = "local"
-"""Provider of what a base model of this installation has written."""
+"""Provider name of answers by a base model of this installation."""
 
 
 class TeacherAnswerCache:
-    """The teacher's answers of one run. Thread-safe."""
+    """The teacher answers of one run, by content address. Thread-safe."""
 
     def __init__(self, trainer_spec: TrainerSpec, tokenizer: ChatTokenizer, report: Reporter) -> None:
-        """With the answers that the runner knew. Raises `ValueError` for a job without a teacher."""
+        """Loads the answers that the runner stored before the run. Raises `ValueError` for a job without a teacher."""
         teacher, settings = trainer_spec.spec.teacher, trainer_spec.spec.settings
         if teacher is None:
             raise ValueError("the job has no teacher")
         self._identity = teacher.identity(trainer_spec.teacher_url or LOCAL, settings.sampling)
-        self._wanted = trainer_spec.spec.group.teacher
+        self._per_prompt = trainer_spec.spec.group.teacher
         self._max_length = settings.hyperparameters.max_length
         self._tokenizer = tokenizer
         self._report = report
         self._lock = threading.Lock()
         self._keys: dict[int, list[str]] = {}
-        self._answers: dict[str, TeacherAnswer] = {}
         self._usable: dict[str, UsableAnswer | None] = {}
-        self._known = _read(trainer_spec.teacher_answers_path)
-        self._answers |= {one.key: one for one in self._known}
+        self._answers = {answer.key: answer for answer in _read(trainer_spec.teacher_answers_path)}
         self._cached = set(self._answers)
         self.unusable = 0
-        """Answers that were cut off, or are too long with their prompt."""
+        """Number of answers that were truncated, empty, or too long together with their prompt."""
 
     def keys(self, prompt: Prompt) -> list[str]:
-        """Of all answers that the prompt wants from the teacher."""
+        """Returns the keys of all answers that the prompt needs from the teacher."""
         if prompt.line not in self._keys:
-            asked = question(self._identity, prompt.messages, prompt.tools)
+            address = question(self._identity, prompt.messages, prompt.tools)
             self._keys[prompt.line] = [
-                answer_key(asked, number) for number in range(max(0, self._wanted - len(prompt.teacher_answers)))
+                answer_key(address, number) for number in range(max(0, self._per_prompt - len(prompt.teacher_answers)))
             ]
         return self._keys[prompt.line]
 
     def missing(self, prompt: Prompt) -> list[str]:
-        """Keys of the answers that are still to be had."""
+        """Returns the keys of the answers that the prompt needs and the run does not have."""
         return [key for key in self.keys(prompt) if key not in self._answers]
 
     def cached(self, prompts: Sequence[Prompt]) -> int:
-        """How many answers to these prompts were there before the run."""
+        """Returns the number of answers to these prompts that existed before the run."""
         return sum(key in self._cached for prompt in prompts for key in self.keys(prompt))
 
     def add(self, answers: Sequence[TeacherAnswer], spent: Callable[[], Spent]) -> None:
-        """Takes answers in and hands them on for the project, with what was spent so far."""
-        with self._lock:  # so that what was spent only grows from one report to the next
+        """Adds answers and reports them to the runner, with the budget spent so far, for the project to store."""
+        with self._lock:  # reports leave in the order of `spent`, so the reported total never decreases
             self._report(TeacherAnswers(answers=tuple(answers), spent=spent()))
-            self._answers |= {one.key: one for one in answers}
+            self._answers |= {answer.key: answer for answer in answers}
 
     def usable(self, prompt: Prompt) -> tuple[UsableAnswer, ...]:
-        """The answers to the prompt that can be trained on."""
-        return tuple(found for key in self.keys(prompt) if (found := self._usable_answer(prompt, key)) is not None)
+        """Returns the answers to the prompt that can be trained on."""
+        return tuple(usable for key in self.keys(prompt) if (usable := self._usable_answer(prompt, key)) is not None)
 
     def _usable_answer(self, prompt: Prompt, key: str) -> UsableAnswer | None:
         answer = self._answers.get(key)
         if answer is None:
             return None
         if key not in self._usable:
-            fits = answer.finished and bool(answer.content.strip()) and self._fits(prompt, answer.content)
+            is_usable = answer.finished and bool(answer.content.strip()) and self._fits(prompt, answer.content)
             usable = UsableAnswer(answer.content, answer.provenance(cached=key in self._cached))
-            self._usable[key] = usable if fits else None
-            self.unusable += not fits
+            self._usable[key] = usable if is_usable else None
+            self.unusable += not is_usable
         return self._usable[key]
 
     def _fits(self, prompt: Prompt, text: str) -> bool:
-        """As demonstrations: what is too long is left out, for cut off it would lose its answer."""
+        """Returns whether the answer fits `max_length`. As with demonstrations, cutting it would cut off its result."""
         return len(prompt.ids) + len(self._tokenizer.response_ids(text)) <= self._max_length
 
-    def say(self, message: str, *, warn: bool = False, **data: int) -> None:
-        """An event of the job."""
+    def report_event(self, message: str, *, warn: bool = False, **data: int) -> None:
+        """Reports an event of the job."""
         self._report(Message(level="warn" if warn else "info", message=message, data=data or None))
 
 

@@ -1,4 +1,4 @@
-"""Chooses who writes a run's teacher members: a server, a base model of this installation, or nobody."""
+"""Opens the source of a run's teacher answers: a server, a base model of this installation, or none."""
 
 import os
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from worker.training.model import Policy
 from worker.training.teachers.answers import TeacherAnswerCache
 from worker.training.teachers.budget import BudgetLedger
 from worker.training.teachers.local_model import LocalTeacher
-from worker.training.teachers.prefetch import AT_ONCE, TeacherPrefetcher
+from worker.training.teachers.prefetch import CONCURRENT_REQUESTS, TeacherPrefetcher
 from worker.training.teachers.server import TeacherServer
 
 RETRY_POLICY: Final = RetryPolicy(attempts=6, longest_wait_seconds=60.0)
 TIMEOUT_SECONDS: Final = 300.0
-"""For a whole answer: models that think take minutes."""
+"""Per request, including the whole answer: reasoning models take minutes."""
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def open_teachers(
     ranks: Ranks,
     report: Reporter,
 ) -> Iterator[TeacherAnswerSource | None]:
-    """The teachers of a run over `order`; None for a job without any."""
+    """Yields the source of teacher answers for a run over `order`; None for a job without a teacher."""
     teacher = trainer_spec.spec.teacher
     if teacher is None:
         yield None
@@ -47,7 +47,7 @@ def open_teachers(
         yield LocalTeacher(trainer_spec, teacher, cache, policy, order, total_steps, ranks)
         return
     host = urlsplit(trainer_spec.teacher_url).hostname or ""
-    # Whom the operator has named may be anywhere.
+    # A server that the operator configured may be in a private network.
     allowed = (host,) if trainer_spec.teacher_is_operators else trainer_spec.allowed_private_hosts
     sampling = teacher.sampling or trainer_spec.spec.settings.sampling
     with ChatServer(
@@ -57,7 +57,7 @@ def open_teachers(
         server_name="the teacher",
         retry_policy=RETRY_POLICY,
         timeout_seconds=TIMEOUT_SECONDS,
-        max_connections=AT_ONCE,
+        max_connections=CONCURRENT_REQUESTS,
     ) as chat:
         server = TeacherServer(chat, teacher.model, sampling, lambda text: len(tokenizer.response_ids(text)))
         ledger = BudgetLedger(teacher.budget, trainer_spec.teacher_spent)

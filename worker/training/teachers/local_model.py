@@ -1,7 +1,7 @@
-"""Teacher members that a base model of this installation writes: decoded before training, by the trainer's own sampler.
+"""Teacher answers from a base model of this installation, sampled before training by the trainer's own sampler.
 
-Which rows are decoded together depends on the order of the data alone, and the draws on that and the seed, so that a
-run that was interrupted in the middle of it ends with the same answers.
+Batches depend on the data order only, and samples on batch and seed only, so a run that is interrupted while it samples
+resumes with the same answers.
 """
 
 import gc
@@ -32,7 +32,7 @@ _STREAM: Final = 6
 
 
 class LocalTeacher:
-    """Decodes with a base model, all processes together."""
+    """Samples all teacher answers with a base model; the ranks share the batches."""
 
     def __init__(
         self,
@@ -57,32 +57,41 @@ class LocalTeacher:
         self._is_done = False
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: no connection is open."""
 
     def begin(self, step: int) -> None:
-        """Everything is decoded at once, by `prepare`."""
+        """Does nothing: `prepare` samples all answers before the first step."""
 
     def prepare(self, step: int, stop: StopFlag) -> None:
-        """Before the first step decodes all that is missing from it on; returns early when the run is to stop."""
+        """Before the run's first step, samples every missing answer of it and all later steps.
+
+        Returns early on `stop`.
+        """
         if self._is_done:
             return
-        rows = {one.line: one for coming in range(step, self._total_steps + 1) for one in self._order.step(coming)}
-        wanting = [prompt for prompt in rows.values() if self._cache.keys(prompt)]
+        rows = {
+            prompt.line: prompt for coming in range(step, self._total_steps + 1) for prompt in self._order.step(coming)
+        }
+        # All rows that need answers, not only those that lack them: batches must not depend on what is cached, or a
+        # resumed run would sample other answers.
+        needing = [prompt for prompt in rows.values() if self._cache.keys(prompt)]
         size = max(1, MAX_SEQUENCES // max(1, self._trainer_spec.spec.group.teacher))
-        batches = [wanting[start : start + size] for start in range(0, len(wanting), size)]
+        batches = [needing[start : start + size] for start in range(0, len(needing), size)]
         missing = [number for number, batch in enumerate(batches) if any(map(self._cache.missing, batch))]
-        self._is_done = not missing or self._decode_all(batches, missing, stop)
+        self._is_done = not missing or self._sample_all(batches, missing, stop)
         gc.collect()
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # of the teacher's memory
+            torch.cuda.empty_cache()  # return the teacher's memory
 
     def answers(self, prompts: Sequence[Prompt]) -> dict[int, tuple[UsableAnswer, ...]]:
-        """The teacher's answers by the line of their row."""
+        """Returns the teacher answers by the line of their row."""
         return {prompt.line: self._cache.usable(prompt) for prompt in prompts}
 
-    def _decode_all(self, batches: Sequence[Sequence[Prompt]], missing: Sequence[int], stop: StopFlag) -> bool:
+    def _sample_all(self, batches: Sequence[Sequence[Prompt]], missing: Sequence[int], stop: StopFlag) -> bool:
         rows = sum(len(batches[number]) for number in missing)
-        self._cache.say(f"Teacher: {self._directory.name} answers {rows:,} rows before training", of=rows)
+        self._cache.report_event(
+            f"Teacher: {self._directory.name} answers {rows:,} rows before training starts", of=rows
+        )
         spent, done = self._trainer_spec.teacher_spent, 0
         with self._teacher() as (policy, tokenizer):
             sampler = Sampler(policy, tokenizer.end_id, tokenizer.pad_id)
@@ -90,17 +99,22 @@ class LocalTeacher:
                 if self._ranks.sum(stop.is_set()):
                     return False
                 if self._limit is not None and spent.tokens >= self._limit:
-                    message = f"The teacher's budget is spent: {spent.tokens:,} tokens. {rows - done:,} rows go without"
-                    self._cache.say(message, warn=True, tokens=spent.tokens)
+                    message = (
+                        f"The teacher budget is exhausted: {spent.tokens:,} tokens. {rows - done:,} rows get no "
+                        "teacher answers"
+                    )
+                    self._cache.report_event(message, warn=True, tokens=spent.tokens)
                     return True
-                mine = self._ranks.share(missing[start : start + self._ranks.size])
-                written = [one for number in mine for one in self._decode(sampler, tokenizer, number, batches[number])]
-                answers = [one for share in self._ranks.gather(written) for one in share]
-                used = sum(one.prompt_tokens + one.completion_tokens for one in answers)
+                numbers = self._ranks.share(missing[start : start + self._ranks.size])
+                sampled = [
+                    answer for number in numbers for answer in self._sample(sampler, tokenizer, number, batches[number])
+                ]
+                answers = [answer for share in self._ranks.gather(sampled) for answer in share]
+                used = sum(answer.prompt_tokens + answer.completion_tokens for answer in answers)
                 spent = Spent(requests=spent.requests, tokens=spent.tokens + used)
                 self._cache.add(answers, spent.model_copy)
                 done += sum(len(batches[number]) for number in missing[start : start + self._ranks.size])
-                self._cache.say(f"Teacher: {done:,} of {rows:,} rows", rows=done, of=rows, tokens=spent.tokens)
+                self._cache.report_event(f"Teacher: {done:,} of {rows:,} rows", rows=done, of=rows, tokens=spent.tokens)
         return True
 
     @contextmanager
@@ -112,38 +126,38 @@ class LocalTeacher:
         else:
             yield load_policy(self._directory, Lora(r=1, alpha=1), seed=0), tokenizer
 
-    def _decode(
+    def _sample(
         self, sampler: Sampler, tokenizer: ChatTokenizer, number: int, batch: Sequence[Prompt]
     ) -> list[TeacherAnswer]:
-        """What is missing to the rows of batch `number`."""
+        """Returns the missing answers for the rows of batch `number`."""
         prompts = [_prompt_ids(tokenizer, prompt) for prompt in batch]
         count = max(len(self._cache.keys(prompt)) for prompt in batch)
         random = generator(self._trainer_spec.spec.seed, _STREAM, number)
         with sampler.policy.base_only():
-            drawn = sampler.sample(prompts, count, self._sampling, random)
-        now, written = datetime.now(UTC), []
-        for prompt, ids, completions in zip(batch, prompts, drawn, strict=True):
+            samples = sampler.sample(prompts, count, self._sampling, random)
+        now, answers = datetime.now(UTC), []
+        for prompt, ids, completions in zip(batch, prompts, samples, strict=True):
             keys, missing = self._cache.keys(prompt), set(self._cache.missing(prompt))
-            for place, (key, one) in enumerate(zip(keys, completions, strict=False)):
+            for place, (key, completion) in enumerate(zip(keys, completions, strict=False)):
                 if key in missing:
-                    written.append(
+                    answers.append(
                         TeacherAnswer(
                             key=key,
-                            content=storable(tokenizer.text(one.ids)),
-                            finished=one.finished,
+                            content=storable(tokenizer.text(completion.ids)),
+                            finished=completion.finished,
                             model=self._directory.name,
                             provider=LOCAL,
                             answered_at=now,
                             prompt_tokens=share(len(ids), len(keys), place),
-                            completion_tokens=len(one.ids),
+                            completion_tokens=len(completion.ids),
                         )
                     )
-        return written
+        return answers
 
 
 def _prompt_ids(tokenizer: ChatTokenizer, prompt: Prompt) -> tuple[int, ...]:
     try:
         return tokenizer.prompt_ids(list(prompt.messages), list(prompt.tools) or None)
     except TemplateRefused as error:
-        message = f"line {prompt.line}: the teacher's chat template refuses it: {error.message}"
+        message = f"line {prompt.line}: the teacher's chat template rejects the row: {error.message}"
         raise JobFailure(TrainerExit.bad_data, "teacher_refused", message, "method.gft.teacher.model") from error

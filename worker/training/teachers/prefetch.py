@@ -1,7 +1,7 @@
-"""Teacher members that a server writes, asked for ahead of the training so that it seldom waits.
+"""Prefetches teacher answers from a server, so that training seldom waits for them.
 
-Rows are asked about in the order in which the steps need them, a few steps ahead and no further: a job that ends early
-has not paid for the rest.
+Requests rows in the order in which the steps need them and only a few steps ahead, so that a job that ends early does
+not pay for the rest.
 """
 
 import queue
@@ -20,20 +20,20 @@ from worker.training.teachers.budget import BudgetExceeded, BudgetLedger
 from worker.training.teachers.server import AnswerBatch, TeacherServer
 from worker.training.types import JobFailure, Prompt, UsableAnswer
 
-AT_ONCE: Final = 16
-"""Requests under way together."""
-AHEAD_ROWS: Final = 64
-"""Rows that are asked about before a step needs them, and at least those of two steps."""
+CONCURRENT_REQUESTS: Final = 16
+"""Requests in flight at the same time, each in its own thread."""
+PREFETCH_ROWS: Final = 64
+"""Rows to request before a step needs them; always at least the rows of two steps."""
 MAX_FAILURES: Final = 8
-"""Rows in a row without an answer: then it is the teacher, and not the rows."""
+"""Consecutive rows without an answer after which the teacher is at fault, not the rows."""
 REFUSALS: Final = frozenset({401, 403, 404})
-"""Statuses that no other row would change."""
-_LISTEN_SECONDS: Final = 0.2
+"""Statuses that every other row would get too."""
+_POLL_SECONDS: Final = 0.2
 _PARAM: Final = "method.gft.teacher"
 
 
 class TeacherPrefetcher:
-    """Asks one server. A context manager; its threads are daemons, since an answer may take minutes."""
+    """Sends requests to one server from daemon threads, since an answer may take minutes. Must be closed."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class TeacherPrefetcher:
         *,
         is_first_rank: bool,
     ) -> None:
-        """`is_first_rank` is False in all processes of a run but the first, whose answers go for all."""
+        """Only the first rank sends requests; its answers are used on all ranks."""
         self._cache = cache
         self._server = server
         self._ledger = ledger
@@ -55,133 +55,144 @@ class TeacherPrefetcher:
         self._total_steps = total_steps
         self._mix = mix
         self._sampling = sampling
-        self._ahead = max(2, -(-AHEAD_ROWS // order.batch_size))
-        self._asked_up_to = 0
+        self._steps_ahead = max(2, -(-PREFETCH_ROWS // order.batch_size))
+        self._requested_up_to = 0
         self._rows: queue.SimpleQueue[Prompt | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
-        self._begun: set[int] = set()
+        self._requested: set[int] = set()
+        """Lines of rows that are queued, in flight or settled."""
         self._settled: set[int] = set()
-        self._to_ask: dict[int, Prompt] = {}
-        self._failures = 0
+        """Lines of rows that will get no further answers: complete, failed, or over budget."""
+        self._needed: dict[int, Prompt] = {}
+        """Rows with missing answers, by line."""
+        self._consecutive_failures = 0
         self._failed_rows = 0
         self._failure: JobFailure | None = None
-        self._told = 0
-        self._told_empty = False
+        self._reported_rows = 0
+        self._has_reported_exhaustion = False
         self._is_first_rank = is_first_rank
-        for number in range(AT_ONCE if is_first_rank else 0):
+        for number in range(CONCURRENT_REQUESTS if is_first_rank else 0):
             threading.Thread(target=self._work, name=f"teacher-{number}", daemon=True).start()
 
     def close(self) -> None:
-        """Nothing more is asked."""
+        """Stops sending requests."""
         self._ledger.close()
-        for _ in range(AT_ONCE):
+        for _ in range(CONCURRENT_REQUESTS):
             self._rows.put(None)
 
     def begin(self, step: int) -> None:
-        """Goes on asking for the steps from `step` on; waits for nothing."""
+        """Queues requests for `step` and the next steps. Does not block."""
         if not self._is_first_rank:
             return
-        if self._asked_up_to == 0:
-            self._asked_up_to = step - 1
-            self._count_rows(step)
-        until = min(self._total_steps, step + self._ahead)
-        for coming in range(self._asked_up_to + 1, until + 1):
+        if self._requested_up_to == 0:
+            self._requested_up_to = step - 1
+            self._find_missing(step)
+        until = min(self._total_steps, step + self._steps_ahead)
+        for coming in range(self._requested_up_to + 1, until + 1):
             for prompt in self._order.step(coming):
-                if prompt.line in self._to_ask and prompt.line not in self._begun:
-                    self._begun.add(prompt.line)
+                if prompt.line in self._needed and prompt.line not in self._requested:
+                    self._requested.add(prompt.line)
                     self._rows.put(prompt)
-        self._asked_up_to = max(self._asked_up_to, until)
+        self._requested_up_to = max(self._requested_up_to, until)
 
     def prepare(self, step: int, stop: StopFlag) -> None:
-        """Returns once all is there that `step` will get, or the run is to stop. Raises `JobFailure`."""
+        """Blocks until the rows of `step` are settled or `stop` is set. Raises `JobFailure`."""
         self.begin(step)
         prompts = self._order.step(step)
-        needed = {prompt.line for prompt in prompts} & self._to_ask.keys()
+        needed = {prompt.line for prompt in prompts} & self._needed.keys()
         while True:
             with self._changed:
                 if self._failure is not None:
                     raise self._failure
-                self._changed.wait_for(lambda: needed <= self._settled or self._failure, _LISTEN_SECONDS)
+                self._changed.wait_for(lambda: needed <= self._settled or self._failure, _POLL_SECONDS)
                 is_ready = needed <= self._settled
-            self._tell()
+            self._report_progress()
             if is_ready or stop.is_set():
                 break
         if is_ready:
             self._check_contrast(prompts)
 
     def answers(self, prompts: Sequence[Prompt]) -> dict[int, tuple[UsableAnswer, ...]]:
-        """The teacher's answers by the line of their row."""
+        """Returns the teacher answers by the line of their row."""
         return {prompt.line: self._cache.usable(prompt) for prompt in prompts}
 
-    def _count_rows(self, step: int) -> None:
-        prompts = {one.line: one for coming in range(step, self._total_steps + 1) for one in self._order.step(coming)}
-        self._to_ask = {line: prompt for line, prompt in prompts.items() if self._cache.missing(prompt)}
+    def _find_missing(self, step: int) -> None:
+        """Collects the rows of `step` and all later steps that lack teacher answers."""
+        prompts = {
+            prompt.line: prompt for coming in range(step, self._total_steps + 1) for prompt in self._order.step(coming)
+        }
+        self._needed = {line: prompt for line, prompt in prompts.items() if self._cache.missing(prompt)}
         wanted = sum(len(self._cache.keys(prompt)) for prompt in prompts.values())
         cached = self._cache.cached(list(prompts.values()))
-        self._cache.say(
-            f"Teacher: {wanted:,} answers are wanted, {cached:,} of them are known", wanted=wanted, known=cached
+        self._cache.report_event(
+            f"Teacher: the job needs {wanted:,} answers, {cached:,} of them are cached", wanted=wanted, known=cached
         )
 
     def _work(self) -> None:
         while (prompt := self._rows.get()) is not None:
             try:
-                self._ask(prompt)
+                self._request(prompt)
             except BudgetExceeded:
-                pass  # the row goes without; `_tell` says so
-            except Exception as error:  # the boundary of a thread: what goes wrong ends the run, and not in silence
+                pass  # the row gets no teacher answers; `_report_progress` reports it
+            except Exception as error:  # thread boundary: an error must fail the run, not vanish
                 self._fail(JobFailure(TrainerExit.bad_config, "teacher_failed", f"{type(error).__name__}: {error}"))
             with self._changed:
                 self._settled.add(prompt.line)
                 self._changed.notify_all()
 
-    def _ask(self, prompt: Prompt) -> None:
-        """All that is missing for a row. Raises `BudgetExceeded`."""
+    def _request(self, prompt: Prompt) -> None:
+        """Requests answers until none is missing for the row. Raises `BudgetExceeded`.
+
+        A server may return fewer answers than requested, hence the loop.
+        """
         while (keys := self._cache.missing(prompt)) and self._failure is None:
-            read, most = len(prompt.ids), self._sampling.max_tokens
-            count = self._ledger.set_aside(read, most, len(keys))
+            prompt_tokens, max_tokens = len(prompt.ids), self._sampling.max_tokens
+            count = self._ledger.reserve(prompt_tokens, max_tokens, len(keys))
             batch = AnswerBatch((), 0)
             try:
                 batch = self._server.ask(prompt, keys[:count], self._ledger.count_request)
-                failure: NoUsableResponse | AddressRefused = NoUsableResponse(batch.problem or "the teacher is silent")
+                failure: NoUsableResponse | AddressRefused = NoUsableResponse(
+                    batch.problem or "the teacher returned no answer"
+                )
             except (NoUsableResponse, AddressRefused) as error:
                 failure = error
             finally:
-                self._ledger.settle(read, most, count, batch.tokens)
+                self._ledger.settle(prompt_tokens, max_tokens, count, batch.tokens)
                 self._cache.add(batch.answers, lambda: self._ledger.spent)
             if not batch.answers:
                 self._note_failure(prompt, failure)
                 return
-            self._failures = 0
+            self._consecutive_failures = 0
 
     def _note_failure(self, prompt: Prompt, error: NoUsableResponse | AddressRefused) -> None:
         with self._changed:
-            self._failures += 1
+            self._consecutive_failures += 1
             self._failed_rows += 1
             is_first = self._failed_rows == 1
-            is_over = self._failures >= max(2, min(MAX_FAILURES, len(self._to_ask)))
+            is_over = self._consecutive_failures >= max(2, min(MAX_FAILURES, len(self._needed)))
         if isinstance(error, AddressRefused) or error.status in REFUSALS:
-            advice = "Check its model and base_url, and the project's key for it (`grouptune teachers`)."
-            self._fail(JobFailure(TrainerExit.bad_config, "teacher_refused", f"{_capital(error)}. {advice}", _PARAM))
+            advice = "Check the teacher's model and base_url, and the project's key for it (`grouptune teachers`)."
+            self._fail(JobFailure(TrainerExit.bad_config, "teacher_refused", f"{_sentence(error)}. {advice}", _PARAM))
         elif is_over and error.is_retryable:
-            self._fail(JobFailure(TrainerExit.dependency_down, "teacher_away", _capital(error), _PARAM))
+            self._fail(JobFailure(TrainerExit.dependency_down, "teacher_away", _sentence(error), _PARAM))
         elif is_over:
-            message = f"The teacher's answers cannot be used: {error}"
+            message = f"The teacher's answers are unusable: {error}"
             self._fail(JobFailure(TrainerExit.bad_config, "teacher_unusable", message, _PARAM))
         elif is_first:
-            self._cache.say(f"line {prompt.line}: goes without (more) teacher answers: {error}", warn=True)
+            self._cache.report_event(f"line {prompt.line}: no further teacher answers for this row: {error}", warn=True)
 
     def _fail(self, failure: JobFailure) -> None:
         with self._changed:
             self._failure = self._failure or failure
             self._changed.notify_all()
 
-    def _tell(self) -> None:
-        """Progress at each tenth of the rows, and once that the budget is spent."""
-        done, total = len(self._settled), len(self._to_ask)
-        if total and done * 10 // total > self._told * 10 // total:
-            self._told = done
+    def _report_progress(self) -> None:
+        """Reports progress at each tenth of the rows, and once that the budget is exhausted."""
+        done, total = len(self._settled), len(self._needed)
+        if total and done * 10 // total > self._reported_rows * 10 // total:
+            self._reported_rows = done
             spent, failed, unusable = self._ledger.spent, self._failed_rows, self._cache.unusable
-            self._cache.say(
+            self._cache.report_event(
                 f"Teacher: {done:,} of {total:,} rows, {spent.requests:,} requests and {spent.tokens:,} tokens so far",
                 rows=done,
                 of=total,
@@ -190,33 +201,34 @@ class TeacherPrefetcher:
                 failed_rows=failed,
                 unusable_answers=unusable,
             )
-        if self._ledger.is_empty and not self._told_empty:
-            self._told_empty = True
+        if self._ledger.is_exhausted and not self._has_reported_exhaustion:
+            self._has_reported_exhaustion = True
             spent = self._ledger.spent
-            self._cache.say(
-                f"The teacher's budget is spent: {spent.requests:,} requests, {spent.tokens:,} tokens. Rows that were "
-                "not asked about go on with the answers that they have",
+            self._cache.report_event(
+                f"The teacher budget is exhausted: {spent.requests:,} requests, {spent.tokens:,} tokens. The remaining "
+                "rows train with the answers that they have",
                 warn=True,
                 requests=spent.requests,
                 tokens=spent.tokens,
             )
 
     def _check_contrast(self, prompts: Sequence[Prompt]) -> None:
-        """Raises `JobFailure` for a row that would be alone with its demonstration for want of budget."""
-        if not self._ledger.is_empty or self._mix.self_:
+        """Raises `JobFailure` if the exhausted budget leaves a group with fewer than 2 members: it has no
+        advantages."""
+        if not self._ledger.is_exhausted or self._mix.self_:
             return
         for prompt in prompts:
-            given = int(bool(self._mix.expert and prompt.demonstration is not None)) + len(prompt.teacher_answers)
-            if given + len(self._cache.usable(prompt)) < 2:
+            members = int(bool(self._mix.expert and prompt.demonstration is not None)) + len(prompt.teacher_answers)
+            if members + len(self._cache.usable(prompt)) < 2:
                 raise JobFailure(
                     TrainerExit.bad_config,
                     "teacher_budget_spent",
-                    f"The teacher's budget is spent, and the group of line {prompt.line} has nothing to compare: raise "
-                    "teacher.budget, or set group.self to at least 1.",
+                    f"The teacher budget is exhausted and the group of line {prompt.line} has fewer than 2 members, so "
+                    "it has no advantages: raise teacher.budget, or set group.self to at least 1.",
                     f"{_PARAM}.budget",
                 )
 
 
-def _capital(error: Exception) -> str:
+def _sentence(error: Exception) -> str:
     text = str(error).rstrip(".")
     return text[:1].upper() + text[1:]

@@ -1,6 +1,7 @@
-"""Asks a chat completion server for several answers to a prompt. Servers differ; what one refuses is not sent again.
+"""Requests several answers to a prompt from a chat completion server, and adapts to what the server supports.
 
-Some take no `n`, some give fewer answers than asked for, newer models want `max_completion_tokens`.
+Some servers reject `n`, some return fewer answers than requested, and newer models require `max_completion_tokens`. A
+field that the server rejected is not sent again.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,25 +15,25 @@ from app.core.spec.teacher_answers import TeacherAnswer, share, storable
 from worker.training.types import Prompt
 
 MAX_NAME: Final = 256
-_CANNOT: Final = frozenset({400, 422})
-"""Statuses with which servers refuse a field that they do not know."""
+_FIELD_REJECTED: Final = frozenset({400, 422})
+"""Statuses with which servers reject a field that they do not support."""
 
 
 @dataclass(frozen=True)
 class AnswerBatch:
-    """What a request has brought."""
+    """The answers of one request."""
 
     answers: tuple[TeacherAnswer, ...]
     tokens: int
     problem: str | None = None
-    """What is wrong with answers that are not among them; they have cost their tokens all the same."""
+    """Why some choices are not in `answers`; their tokens count as used all the same."""
 
 
 class TeacherServer:
-    """One teacher, for any number of threads."""
+    """One teacher model on a server. Thread-safe."""
 
     def __init__(self, chat: ChatServer, model: str, sampling: Sampling, count_tokens: Callable[[str], int]) -> None:
-        """`count_tokens` is for servers that do not say what an answer has cost."""
+        """`count_tokens` is for servers that report no token usage."""
         self._chat = chat
         self._model = model
         self._sampling = sampling
@@ -41,16 +42,21 @@ class TeacherServer:
         self._takes_n = True
 
     def ask(self, prompt: Prompt, keys: Sequence[str], before_each: Callable[[], None]) -> AnswerBatch:
-        """At most one answer a key, for the first of them. Raises `NoUsableResponse`, and what `before_each` raises."""
+        """Returns at most one answer for each of `keys`, in order; the server may return fewer.
+
+        Calls `before_each` before every request. Raises `NoUsableResponse`, and whatever `before_each` raises.
+        """
         body = self._complete(prompt, len(keys), before_each)
         choices = body.get("choices")
         if not isinstance(choices, list) or not choices:
-            raise NoUsableResponse("the teacher's answer is no chat completion with choices")
+            raise NoUsableResponse("the teacher's response is not a chat completion with choices")
         texts, problem = _texts(choices[: len(keys)])
         usage = body.get("usage")
-        told = usage if isinstance(usage, dict) else {}
-        read = _count(told.get("prompt_tokens"), len(prompt.ids))
-        written = _count(told.get("completion_tokens"), sum(self._count_tokens(text) for text, _ in texts))
+        reported = usage if isinstance(usage, dict) else {}
+        prompt_tokens = _count(reported.get("prompt_tokens"), len(prompt.ids))
+        completion_tokens = _count(
+            reported.get("completion_tokens"), sum(self._count_tokens(text) for text, _ in texts)
+        )
         now, model = datetime.now(UTC), body.get("model")
         answers = tuple(
             TeacherAnswer(
@@ -60,12 +66,12 @@ class TeacherServer:
                 model=storable(model[:MAX_NAME]) if isinstance(model, str) and model else self._model,
                 provider=self._chat.host,
                 answered_at=now,
-                prompt_tokens=share(read, len(texts), number),
-                completion_tokens=share(written, len(texts), number),
+                prompt_tokens=share(prompt_tokens, len(texts), number),
+                completion_tokens=share(completion_tokens, len(texts), number),
             )
             for number, (key, (text, finished)) in enumerate(zip(keys, texts, strict=False))
         )
-        return AnswerBatch(answers, read + written, problem)
+        return AnswerBatch(answers, prompt_tokens + completion_tokens, problem)
 
     def _complete(self, prompt: Prompt, count: int, before_each: Callable[[], None]) -> dict[str, Any]:
         while True:
@@ -73,11 +79,11 @@ class TeacherServer:
             try:
                 return self._chat.complete(sent, before_each)
             except NoUsableResponse as error:
-                if error.status not in _CANNOT or not self._can_do_without(sent, str(error)):
+                if error.status not in _FIELD_REJECTED or not self._drop_rejected_field(sent, str(error)):
                     raise
 
-    def _can_do_without(self, sent: dict[str, Any], refusal: str) -> bool:
-        """Whether another form of the request may be taken; from now on that one is sent."""
+    def _drop_rejected_field(self, sent: dict[str, Any], refusal: str) -> bool:
+        """Changes the form of all further requests. Returns False if no other form is left to try."""
         if "max_tokens" in sent and "max_completion_tokens" in refusal:
             self._limit = "max_completion_tokens"
             return True
@@ -103,18 +109,18 @@ class TeacherServer:
 
 
 def _texts(choices: Sequence[Any]) -> tuple[list[tuple[str, bool]], str | None]:
-    """The answers that are text, and what is wrong with another one."""
-    found, problem = [], None
+    """Returns text and completeness of each usable choice, and the problem of an unusable one, if any."""
+    texts, problem = [], None
     for choice in choices:
         try:
-            found.append(_content(choice))
+            texts.append(_content(choice))
         except NoUsableResponse as error:
             problem = str(error)
-    return found, problem
+    return texts, problem
 
 
 def _content(choice: Any) -> tuple[str, bool]:
-    """An answer and whether it came to its end by itself. Raises `NoUsableResponse` for what is no text."""
+    """Returns the text of a choice and whether it is complete. Raises `NoUsableResponse` if the choice has no text."""
     message = choice.get("message") if isinstance(choice, dict) else None
     text = message.get("content") if isinstance(message, dict) else None
     if not isinstance(text, str) or not text.strip():
@@ -130,7 +136,7 @@ def _content(choice: Any) -> tuple[str, bool]:
     )
 
 
-def _count(told: Any, otherwise: int) -> int:
-    """Tokens as the server says; negative, absurd and missing numbers are none."""
-    usable = isinstance(told, int) and not isinstance(told, bool) and 0 <= told < 2**31
-    return told if usable else otherwise
+def _count(reported: Any, default: int) -> int:
+    """Returns the token count that the server reports, or `default` if it is missing, negative or absurdly large."""
+    is_valid = isinstance(reported, int) and not isinstance(reported, bool) and 0 <= reported < 2**31
+    return reported if is_valid else default

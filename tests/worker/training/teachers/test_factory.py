@@ -132,7 +132,7 @@ def test_a_teacher_writes_what_the_rows_do_not_bring_and_is_never_asked_twice(tm
 
         kept = of_kind(reports, TeacherAnswers)
         assert kept[-1].spent == Spent(requests=7, tokens=13 * 12)
-        assert "13 answers are wanted, 0 of them are known" in " ".join(events(reports))
+        assert "the job needs 13 answers, 0 of them are cached" in " ".join(events(reports))
         assert "7 of 7 rows, 7 requests and 156 tokens so far" in events(reports)[-1]
 
         # What the project has kept is used again, also by a job that wants more of it.
@@ -207,7 +207,7 @@ def test_a_spent_budget_is_told_and_the_job_goes_on(base: Job, data: Path, budge
     assert spent(of_kind(reports, TeacherAnswers)[-1].spent)
     rows = [row for row, members in teacher_members(reports).items() if members]
     assert 0 < len(rows) < ROWS
-    [warning] = [one for one in of_kind(reports, Message) if "budget is spent" in one.message]
+    [warning] = [one for one in of_kind(reports, Message) if "budget is exhausted" in one.message]
     assert warning.level == "warn"
 
 
@@ -252,7 +252,7 @@ def test_hostile_answers_are_left_out_and_told(base: Job, data: Path) -> None:
     kept = [one for report in of_kind(reports, TeacherAnswers) for one in report.answers]
     assert {one.content: one.finished for one in kept}["1234"] is False  # paid for, so that it is not asked for again
     assert all(len(one.model) <= 256 and "\0" not in one.model for one in kept)
-    assert "goes without (more) teacher answers" in " ".join(events(reports))
+    assert "no further teacher answers for this row" in " ".join(events(reports))
     last = [one.data for one in of_kind(reports, Message) if one.data and "failed_rows" in one.data][-1]
     assert last is not None
     assert (last["failed_rows"], last["of"]) == (3, ROWS)
@@ -261,7 +261,7 @@ def test_hostile_answers_are_left_out_and_told(base: Job, data: Path) -> None:
 @pytest.mark.parametrize(
     ("reply", "code", "name", "message"),
     [
-        (Reply(b"no canary-key", 401), TrainerExit.bad_config, "teacher_refused", "answered 401: no [key]. Check its"),
+        (Reply(b"no canary-key", 401), TrainerExit.bad_config, "teacher_refused", "answered 401: no [key]. Check"),
         (Reply(b"<html>"), TrainerExit.bad_config, "teacher_unusable", "did not answer with JSON: <html>"),
         (Reply(b"later", 503), TrainerExit.dependency_down, "teacher_away", "answered 503: later"),
     ],
