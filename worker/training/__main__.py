@@ -1,7 +1,7 @@
 """`python -m worker.training RUN_DIR`: the trainer subprocess.
 
-Reads RUN_DIR/spec.json, writes one JSON report a line to standard output and everything else to standard error. SIGTERM
-asks it to checkpoint and stop after the current step. Exit codes are `TrainerExit`.
+Reads RUN_DIR/spec.json. Writes reports to standard output, one JSON object per line, and everything else to standard
+error. SIGTERM makes it write a checkpoint and stop after the current step. Exit codes are `TrainerExit`.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _die_with_parent() -> None:
-    """A runner that is killed takes its trainer along. Set before the slow imports, hence first in this file."""
+    """Makes the kernel kill this process when its runner dies. Called before the slow imports, to leave no gap."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = os.environ.get("GROUPTUNE_PARENT_PID")
     if parent is not None and os.getppid() != int(parent):
@@ -25,20 +25,20 @@ def _die_with_parent() -> None:
 
 
 def _claim_stdout() -> TextIO:
-    """Keeps standard output for reports: whatever a library prints goes to standard error instead."""
+    """Returns standard output for reports, and redirects whatever libraries print to standard error."""
     reports = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     return reports
 
 
 def main() -> int:
-    """Runs the job of the directory named on the command line; returns the exit code."""
+    """Runs the job of the directory named on the command line and returns the exit code."""
     _die_with_parent()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     reports = _claim_stdout()
-    gc.disable()  # what imports make stays: looking through it again and again is a tenth of the start
-    from worker.training.setup import run  # noqa: PLC0415 - seconds of imports, after the lines above
+    gc.disable()  # imported objects live forever; collecting during imports takes a tenth of the start-up time
+    from worker.training.setup import run  # noqa: PLC0415 - takes seconds, so it comes last
 
     gc.freeze()
     gc.enable()

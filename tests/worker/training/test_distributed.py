@@ -70,11 +70,11 @@ def test_rank_0_ends_as_the_rank_that_failed_and_hands_on_what_it_said(
     rank = f"import os, sys; print('its report', flush=True); {ending}"
     watcher = f"""
 import pathlib, subprocess, sys
-from worker.training.distributed import _end_with
+from worker.training.distributed import _exit_with
 said = pathlib.Path({str(said)!r})
 with said.open("wb") as out:
     process = subprocess.Popen([sys.executable, "-c", {rank!r}], stdout=out)
-_end_with(process, 3, said, sys.stdout)
+_exit_with(process, 3, said, sys.stdout)
 """
     done = subprocess.run(
         [sys.executable, "-c", watcher], cwd=REPOSITORY, timeout=60, check=False, capture_output=True, text=True
