@@ -1,4 +1,4 @@
-"""Loads the frozen base model, in its own precision or quantised to 4 bits by bitsandbytes (QLoRA)."""
+"""Loading the frozen base model, in its own precision or quantised to 4 bits by bitsandbytes (QLoRA)."""
 
 import importlib
 from pathlib import Path
@@ -16,10 +16,10 @@ _PARAM: Final = "method.hyperparameters.base_precision"
 
 
 def load_base(directory: Path, device: torch.device, dtype: torch.dtype | None, precision: BasePrecision) -> Any:
-    """The model of `directory` on `device`, in its own dtype or `dtype`.
+    """Returns the model of `directory` on `device`, in its own dtype or in `dtype`.
 
-    "4bit" keeps the linear layers, but not the head, as NF4 with doubly quantised scales and computes in bf16
-    (Dettmers et al., arXiv 2305.14314). Raises `JobFailure` when that is not possible here.
+    "4bit" stores the linear layers except the output head as NF4 with double-quantised scales, and computes in bf16
+    (Dettmers et al., arXiv 2305.14314). Raises `JobFailure` if this machine cannot do that.
     """
     options: dict[str, Any] = {
         "dtype": dtype or "auto",
@@ -37,14 +37,14 @@ def load_base(directory: Path, device: torch.device, dtype: torch.dtype | None, 
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
     try:
-        # Layer after layer goes to the device and is quantised there: the whole model never lies there unquantised.
+        # device_map quantises layer by layer on the device, so the device never holds the whole unquantised model.
         model: Any = AutoModelForCausalLM.from_pretrained(directory, device_map={"": device}, **options)
-    except (ImportError, ValueError) as error:  # versions that do not go together; a base quantised otherwise
+    except (ImportError, ValueError) as error:  # incompatible versions, or a base model with another quantisation
         raise _unavailable(f"The base model cannot be loaded in 4 bits: {error}") from error
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
-            # Else bitsandbytes 0.50 repacks the weight in the first pass without gradient, and a later pass with one
-            # goes through a product that has no backward: the layer's gradient is lost without an error.
+            # bitsandbytes 0.50 would repack the weight in the first pass without gradient. A later pass with gradient
+            # would then use a product without a backward function, and lose the layer's gradient silently.
             layer.support_avx512bf16_for_cpu = False
     return model
 
@@ -54,12 +54,13 @@ def _check_bitsandbytes(device: torch.device) -> None:
         bitsandbytes = importlib.import_module("bitsandbytes")
     except ImportError as error:
         raise _unavailable(
-            "base_precision '4bit' needs bitsandbytes, which the worker lacks: install grouptune[quantized] there, or "
-            "leave base_precision out."
+            "base_precision '4bit' needs bitsandbytes, which the worker does not have: install grouptune[quantized] on "
+            "the worker, or omit base_precision."
         ) from error
     if device.type not in bitsandbytes.supported_torch_devices:
         raise _unavailable(
-            f"bitsandbytes {bitsandbytes.__version__} has no 4-bit layers for devices of type {device.type}."
+            f"bitsandbytes {bitsandbytes.__version__} has no 4-bit layers for devices of type {device.type}: omit "
+            "base_precision."
         )
 
 

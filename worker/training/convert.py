@@ -1,4 +1,5 @@
-"""`python -m worker.training.convert SOURCE TARGET`: any transformers checkpoint or GGUF file to bf16 safetensors."""
+"""`python -m worker.training.convert SOURCE TARGET`: converts a transformers checkpoint or GGUF file to bf16
+safetensors."""
 
 import sys
 from pathlib import Path
@@ -11,13 +12,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 def convert(source: Path, target: Path) -> None:
     """Writes config, tokenizer and bf16 safetensors of `source` (directory or .gguf file) into `target`.
 
-    GGUF weights are de-quantised; the quantisation note is dropped from the config, since it is no longer true.
+    GGUF weights are dequantised, and the quantization_config is removed from the config, since it no longer applies.
     """
     options = {"gguf_file": source.name} if source.is_file() else {}
     directory = source.parent if source.is_file() else source
     tokenizer = AutoTokenizer.from_pretrained(directory, **options)
     model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, **options)
-    # A model of the same config without the loader's quantiser takes the weights; save_pretrained refuses otherwise.
+    # save_pretrained rejects a model that was loaded by a quantiser, so move the weights to a model without one.
     if getattr(model.config, "quantization_config", None) is not None:
         weights = model.state_dict()
         del model.config.quantization_config

@@ -1,6 +1,6 @@
-"""`python -m worker.training.devices`: what torch finds on this machine, as one JSON object on standard output.
+"""`python -m worker.training.devices`: prints torch's devices on this machine as one JSON object.
 
-Each GPU is put to work for a moment: a driver that is seen is not yet one that computes.
+Runs a small product on each GPU, because a visible driver does not prove that the GPU computes.
 """
 
 import json
@@ -14,13 +14,13 @@ import torch
 
 
 def describe() -> dict[str, Any]:
-    """`torch` and `cuda` versions, `cpus`, `devices`, and in `trouble` why a GPU that is there cannot be used."""
+    """Returns `torch` and `cuda` versions, `cpus`, `devices`, and in `trouble` the reasons why a GPU is unusable."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         usable = torch.cuda.is_available()
-    trouble = [str(one.message).partition("\n")[0] for one in caught]
+    trouble = [str(warning.message).partition("\n")[0] for warning in caught]
     if not usable and not trouble and Path("/dev/nvidia0").exists():
-        trouble = ["there is an NVIDIA GPU, but this torch was built without CUDA or may not use it"]
+        trouble = ["this machine has an NVIDIA GPU, but torch was built without CUDA or has no access to the GPU"]
     devices = [_device(index) for index in range(torch.cuda.device_count())] if usable else []
     return {
         "torch": torch.__version__,
@@ -33,15 +33,15 @@ def describe() -> dict[str, Any]:
 
 def _device(index: int) -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(index)
-    found: dict[str, Any] = {"name": properties.name, "bytes": properties.total_memory, "error": None}
+    device: dict[str, Any] = {"name": properties.name, "bytes": properties.total_memory, "error": None}
     try:
-        found["free_bytes"] = torch.cuda.mem_get_info(index)[0]
+        device["free_bytes"] = torch.cuda.mem_get_info(index)[0]
         ones = torch.ones(64, 64, device=f"cuda:{index}", dtype=torch.bfloat16)
         if float((ones @ ones).sum()) != 64.0**3:
-            found["error"] = "it computes wrong results"
+            device["error"] = "it computes wrong results"
     except RuntimeError as error:
-        found["error"] = str(error).partition("\n")[0]
-    return found
+        device["error"] = str(error).partition("\n")[0]
+    return device
 
 
 if __name__ == "__main__":

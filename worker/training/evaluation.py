@@ -1,4 +1,4 @@
-"""Held-out evaluation: rows that are never trained on, the same prompts and draws at every step."""
+"""Held-out evaluation on rows that are never trained on, with the same prompts and random numbers at every step."""
 
 import math
 import statistics
@@ -21,22 +21,23 @@ from worker.training.types import Completion, Prompt
 
 SAMPLES_SHOWN: Final = 8
 BASE_SAMPLES: Final = 16
-"""Answers of the base model that the forward KL is estimated on, one a prompt."""
+"""Number of base-model answers that the forward KL is estimated on, one per prompt."""
 _PASS_STREAM: Final = 4
 _BASE_STREAM: Final = 5
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of `k` answers passes, from `passed` of `samples` >= k (Chen et al.
+    """Returns an unbiased estimate of the chance that at least one of `k` answers passes, from `passed` of `samples` >=
+    k.
 
-    2021, arXiv 2107.03374): 1 - C(n - c, k) / C(n, k).
+    1 - C(n - c, k) / C(n, k) for c passed of n samples (Chen et al. 2021, arXiv 2107.03374).
     """
     return 1.0 - math.comb(samples - passed, k) / math.comb(samples, k)
 
 
 @dataclass
-class _Scored:
-    """A response, and what the policy makes of each of its tokens once it has been scored."""
+class _ScoredResponse:
+    """A response with the log p and entropy of each of its tokens, in nats, once it has been scored."""
 
     ids: tuple[int, ...]
     temperature: float
@@ -44,19 +45,24 @@ class _Scored:
     entropies: Sequence[float] = ()
 
 
-_Rows = Sequence[tuple[tuple[int, ...], Sequence[_Scored]]]
-"""Prompts with their responses."""
+_Rows = Sequence[tuple[tuple[int, ...], Sequence[_ScoredResponse]]]
+"""Prompt ids with the responses to them."""
 
 
 class Evaluator:
-    """Evaluates the policy as it is.
+    """Evaluates the current policy.
 
-    `eval/loss` is the mean negative log-likelihood per token of the held-out demonstrations. With a grader,
-    `eval/reward` is the mean over graded greedy answers, `eval/accuracy` the share of all that pass (with full reward,
-    or the grader's `pass_threshold`); an answer that could not be graded counts as not passed and in
-    `eval/grader_errors`. `eval/entropy` is the policy's, over its
-    greedy answers. `eval/forward_kl` estimates KL(base || policy) per token on answers that the base model wrote: how
-    much of what it could say is being forgotten.
+    eval/loss        mean negative log-likelihood per token of the held-out demonstrations
+    eval/forward_kl  KL(base || policy) per token, estimated on answers of the base model: how much the policy forgets
+
+    With a grader, over one greedy answer per prompt:
+
+    eval/reward         mean over the graded answers
+    eval/accuracy       share of all answers that pass (full reward, or the grader's `pass_threshold`); an answer whose
+                        grade failed does not pass
+    eval/grader_errors  number of answers whose grade failed
+    eval/entropy        mean entropy of the policy per token
+    eval/pass@k         chance that one of k sampled answers passes, for powers of two up to `pass_samples`
     """
 
     def __init__(
@@ -83,19 +89,21 @@ class Evaluator:
         self._base: tuple[list[Completion], float] | None = None
 
     def evaluate(self, step: int) -> Evaluated:
-        """All values and a few answers to look at; `best` is left for the caller to decide."""
-        of_base, base_logprob = self._base_answers()
-        completions = [drawn[0] for drawn in self._sample(self.prompts, 1, None)] if self.pool else []
-        experts = [
-            None if one.demonstration is None else _Scored(self.tokenizer.response_ids(one.demonstration), 1.0)
-            for one in self.prompts
+        """Returns all values and a few sample answers. The caller decides `best`."""
+        base_completions, base_logprob = self._base_answers()
+        completions = [row[0] for row in self._sample(self.prompts, 1, None)] if self.pool else []
+        demonstrations = [
+            None
+            if prompt.demonstration is None
+            else _ScoredResponse(self.tokenizer.response_ids(prompt.demonstration), 1.0)
+            for prompt in self.prompts
         ]
-        answers = [_Scored(one.ids, self.sampling.temperature) for one in completions]
-        base = [_Scored(one.ids, self.sampling.temperature) for one in of_base]
-        # All that is said about a row is scored in one pass over its prompt.
-        self._score([[one for one in row if one] for row in zip_longest(experts, answers, base)])
+        answers = [_ScoredResponse(completion.ids, self.sampling.temperature) for completion in completions]
+        base = [_ScoredResponse(completion.ids, self.sampling.temperature) for completion in base_completions]
+        # Score all responses to a prompt in one pass, so that they share its prefix.
+        self._score([[response for response in row if response] for row in zip_longest(demonstrations, answers, base)])
         values = {
-            "eval/loss": _mean_nll([one for one in experts if one]),
+            "eval/loss": _mean_nll([response for response in demonstrations if response]),
             "eval/forward_kl": base_logprob - _mean_logprob(base),
         }
         if self.pool is None:
@@ -107,21 +115,21 @@ class Evaluator:
             "eval/reward": statistics.fmean(graded) if graded else None,
             "eval/accuracy": sum(grade.passed for grade in grades) / len(self.prompts),
             "eval/grader_errors": float(len(rewards) - len(graded)),
-            "eval/mean_length": statistics.fmean(len(one.ids) for one in completions),
-            "eval/clipped_ratio": statistics.fmean(0.0 if one.finished else 1.0 for one in completions),
-            "eval/entropy": statistics.fmean(entropy for one in answers for entropy in one.entropies),
+            "eval/mean_length": statistics.fmean(len(completion.ids) for completion in completions),
+            "eval/clipped_ratio": statistics.fmean(0.0 if completion.finished else 1.0 for completion in completions),
+            "eval/entropy": statistics.fmean(entropy for answer in answers for entropy in answer.entropies),
             **self._pass_values(self.pool),
         }
         shown = list(zip(self.prompts, completions, rewards, strict=True))[:SAMPLES_SHOWN]
-        return Evaluated(step=step, values=values, samples=tuple(self._shown(*one) for one in shown))
+        return Evaluated(step=step, values=values, samples=tuple(self._sample_record(*sample) for sample in shown))
 
     def _sample(self, prompts: Sequence[Prompt], count: int, random: torch.Generator | None) -> list[list[Completion]]:
         return self.sampler.sample([prompt.ids for prompt in prompts], count, self.sampling, random)
 
     def _grade(self, pool: GraderPool, pairs: Sequence[tuple[Prompt, Completion]]) -> list[Grade]:
         texts = [
-            (Sample(output_text=self.tokenizer.text(one.ids), finished=one.finished), prompt.item)
-            for prompt, one in pairs
+            (Sample(output_text=self.tokenizer.text(completion.ids), finished=completion.finished), prompt.item)
+            for prompt, completion in pairs
         ]
         return list(pool.grade_many(texts))
 
@@ -129,57 +137,63 @@ class Evaluator:
         count = self.wanted.pass_samples
         if count == 0:
             return {}
-        drawn = self._sample(self.prompts, count, generator(self.seed, _PASS_STREAM))
-        flat = [(prompt, one) for prompt, several in zip(self.prompts, drawn, strict=True) for one in several]
+        samples = self._sample(self.prompts, count, generator(self.seed, _PASS_STREAM))
+        flat = [(prompt, completion) for prompt, row in zip(self.prompts, samples, strict=True) for completion in row]
         passes = [grade.passed for grade in self._grade(pool, flat)]
         passed = [sum(passes[start : start + count]) for start in range(0, len(passes), count)]
         ks = sorted({1 << power for power in range(count.bit_length())} | {count})
-        return {f"eval/pass@{k}": statistics.fmean(pass_at_k(count, one, k) for one in passed) for k in ks}
+        return {f"eval/pass@{k}": statistics.fmean(pass_at_k(count, number, k) for number in passed) for k in ks}
 
     def _base_answers(self) -> tuple[list[Completion], float]:
-        """The base model's answers to the first prompts and the log p it gives them, a token."""
+        """Returns the base model's answers to the first prompts and its mean log p per token of them."""
         if self._base is None:
             prompts = self.prompts[:BASE_SAMPLES]
-            # Drawn again when a run resumes: the draws depend on the seed alone, and the base model never changes.
+            # A resumed run samples them again and gets the same: they depend on the seed and the frozen base only.
             with self.policy.base_only():
-                drawn = [one[0] for one in self._sample(prompts, 1, generator(self.seed, _BASE_STREAM))]
-                scored = [_Scored(one.ids, self.sampling.temperature) for one in drawn]
-                self._score([[one] for one in scored])
-            self._base = drawn, _mean_logprob(scored)
+                completions = [row[0] for row in self._sample(prompts, 1, generator(self.seed, _BASE_STREAM))]
+                scored = [_ScoredResponse(completion.ids, self.sampling.temperature) for completion in completions]
+                self._score([[response] for response in scored])
+            self._base = completions, _mean_logprob(scored)
         return self._base
 
     @torch.no_grad()
-    def _score(self, responses: Sequence[Sequence[_Scored]]) -> None:
-        """Fills in log p and entropy of each token of these responses to the first, second, ... prompt."""
+    def _score(self, responses: Sequence[Sequence[_ScoredResponse]]) -> None:
+        """Sets log p and entropy of each token; `responses[i]` are the responses to prompt i."""
         rows: _Rows = [
-            (prompt.ids, several) for prompt, several in zip(self.prompts, responses, strict=False) if several
+            (prompt.ids, to_prompt) for prompt, to_prompt in zip(self.prompts, responses, strict=False) if to_prompt
         ]
         while rows:
             part, rows = self._within_budget(rows)
-            packed = pack([(prompt, [one.ids for one in several]) for prompt, several in part], self.policy.device)
-            scored = [one for _, several in part for one in several]
-            places = torch.arange(len(packed.tokens_N), device=self.policy.device).split(
-                [len(one.ids) for one in scored]
+            packed = pack(
+                [(prompt, [response.ids for response in to_prompt]) for prompt, to_prompt in part], self.policy.device
+            )
+            scored = [response for _, to_prompt in part for response in to_prompt]
+            # Indices of each response's tokens among the N trained tokens.
+            indices = torch.arange(len(packed.tokens_N), device=self.policy.device).split(
+                [len(response.ids) for response in scored]
             )
             states_N_H = self.policy.predicting_states(packed)
-            for temperature in {one.temperature for one in scored}:
-                mine = [i for i, one in enumerate(scored) if one.temperature == temperature]
-                index = torch.cat([places[i] for i in mine])
+            # One trunk pass serves all; the head runs once per temperature (1 for demonstrations, else the sampler's).
+            for temperature in {response.temperature for response in scored}:
+                at_temperature = [i for i, response in enumerate(scored) if response.temperature == temperature]
+                index = torch.cat([indices[i] for i in at_temperature])
                 scores = token_logprobs(states_N_H[index], self.policy.head, packed.tokens_N[index], temperature)
-                sizes = [len(places[i]) for i in mine]
-                for i, logprobs, entropies in zip(mine, *(score.split(sizes) for score in scores), strict=True):
+                sizes = [len(indices[i]) for i in at_temperature]
+                for i, logprobs, entropies in zip(
+                    at_temperature, *(score.split(sizes) for score in scores), strict=True
+                ):
                     scored[i].logprobs, scored[i].entropies = logprobs.tolist(), entropies.tolist()
 
     def _within_budget(self, rows: _Rows) -> tuple[_Rows, _Rows]:
-        """As many of the rows as fit into a pass, at least one, and the others."""
+        """Splits off as many rows as fit into one pass, at least one; returns them and the rest."""
         tokens = 0
-        for count, (prompt, several) in enumerate(rows):
-            tokens += len(prompt) + sum(len(one.ids) for one in several)
+        for count, (prompt, responses) in enumerate(rows):
+            tokens += len(prompt) + sum(len(response.ids) for response in responses)
             if count and tokens > self.token_budget:
                 return rows[:count], rows[count:]
         return rows, []
 
-    def _shown(self, prompt: Prompt, completion: Completion, reward: float | None) -> dict[str, Any]:
+    def _sample_record(self, prompt: Prompt, completion: Completion, reward: float | None) -> dict[str, Any]:
         return {
             "prompt": prompt.text,
             "response": self.tokenizer.text(completion.ids),
@@ -189,9 +203,9 @@ class Evaluator:
         }
 
 
-def _mean_logprob(scored: Sequence[_Scored]) -> float:
-    return statistics.fmean(logprob for one in scored for logprob in one.logprobs)
+def _mean_logprob(scored: Sequence[_ScoredResponse]) -> float:
+    return statistics.fmean(logprob for response in scored for logprob in response.logprobs)
 
 
-def _mean_nll(scored: Sequence[_Scored]) -> float | None:
+def _mean_nll(scored: Sequence[_ScoredResponse]) -> float | None:
     return -_mean_logprob(scored) if scored else None

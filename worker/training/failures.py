@@ -1,4 +1,4 @@
-"""Tells what is wrong with the machine from what is wrong with the program or its data."""
+"""Diagnosis of machine failures: a broken GPU, a full disk, too little memory. Anything else is a crash."""
 
 import errno
 from typing import Final
@@ -18,11 +18,12 @@ _BROKEN: Final = (
     "system not yet initialized",
     "unknown error",
 )
-"""From `cudaGetErrorString`; a fallen-off GPU is an unknown error. Illegal addresses and asserts are a program's."""
+"""Texts of `cudaGetErrorString`. A GPU that fell off the bus reports an unknown error. Illegal addresses and failed
+asserts are not listed: they are program errors."""
 
 
 def diagnose(error: BaseException) -> JobFailure | None:
-    """What an error that no step foresaw means for the job; None for one that only a crash can be."""
+    """Returns the job failure for an unhandled error, or None if the error is a crash of the program."""
     if is_gpu_fault(error):
         return JobFailure(TrainerExit.gpu_fault, "gpu_fault", f"The GPU is broken: {str(error).splitlines()[0]}")
     if is_disk_full(error):
@@ -36,11 +37,14 @@ def diagnose(error: BaseException) -> JobFailure | None:
 
 
 def is_gpu_fault(error: BaseException) -> bool:
-    """Whether another job would fail on this GPU as well: only the driver's own words for hardware count."""
-    said = str(error)
-    return any(driver in said for driver in _DRIVERS) and any(words in said for words in _BROKEN)
+    """Returns whether the GPU itself is faulty, so that other jobs would fail on it too.
+
+    Only the driver's own error texts for hardware count.
+    """
+    message = str(error)
+    return any(driver in message for driver in _DRIVERS) and any(text in message for text in _BROKEN)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether there was no room for a file. safetensors tells it in words alone."""
+    """Returns whether a file did not fit on the disk. safetensors gives no errno, only a message."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)

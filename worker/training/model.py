@@ -1,4 +1,4 @@
-"""The policy: a frozen base model with a LoRA adapter, its trunk and its head."""
+"""The policy: a frozen base model with a LoRA adapter, split into trunk (hidden states) and output head."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from worker.training.recompute import recompute_activations
 from worker.training.types import JobFailure
 
 _PROBE_TOLERANCE: Final = 0.25
-"""Nats; bf16 rounding of a deep model stays well below, a missing scale or cap does not."""
+"""In nats. bf16 rounding in a deep model stays well below it; a missing scale or cap exceeds it."""
 
 
 class Policy:
@@ -31,13 +31,13 @@ class Policy:
         self.device = device
         self.version = 0
         self.is_base = False
-        """Within `base_only`: the adapter is off."""
+        """Whether the adapter is off, within `base_only`."""
         causal: Any = model.get_base_model()
         self.trunk: Any = causal.base_model
-        """Embeddings and layers; returns the last hidden states."""
+        """Embeddings and layers; its output is the last hidden states."""
         self.causal: Any = causal
         self.head = _head(causal)
-        model.eval()  # the base model's own dropout never runs: it would make log-probs irreproducible
+        model.eval()  # no base-model dropout: sampler and trainer must compute the same log-probs
         self._dropouts = [
             dropout
             for layer in model.modules()
@@ -47,18 +47,18 @@ class Policy:
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
-        """The adapter's parameters by name, fp32, in a fixed order."""
+        """The adapter's parameters by name: fp32, in a fixed order."""
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
     @property
     def base_parameters(self) -> int:
-        """How many parameters the frozen base has."""
-        trained, total = self.model.get_nb_trainable_parameters()  # knows how many a packed 4-bit weight holds
+        """The number of parameters of the frozen base model."""
+        trained, total = self.model.get_nb_trainable_parameters()  # counts packed 4-bit weights correctly
         return total - trained
 
     @contextmanager
     def dropping(self, seed: int) -> Iterator[None]:
-        """Within it LoRA dropout is on, for updates alone; what it drops depends on `seed`."""
+        """Turns LoRA dropout on within the block, for an update. `seed` determines what is dropped."""
         torch.manual_seed(seed)
         for dropout in self._dropouts:
             dropout.train()
@@ -67,15 +67,15 @@ class Policy:
             dropout.eval()
 
     def hidden(self, ids_B_T: Tensor, attention_B_T: Tensor, **options: Any) -> Any:
-        """The trunk's output for padded ids."""
+        """Returns the trunk's output for padded ids."""
         return self.trunk(input_ids=ids_B_T, attention_mask=attention_B_T, **options)
 
     def packed_hidden(self, batch: Packed) -> Tensor:
-        """Last hidden states [T, H] of packed groups."""
+        """Returns the last hidden states [T, H] of packed groups."""
         output = self.trunk(
             input_ids=batch.ids_1_T,
             position_ids=batch.positions_1_T,
-            # transformers hands a 4D mask on as it is; the layout says who sees whom.
+            # transformers passes a 4D mask through unchanged. `attend` ignores it and masks by the layout instead.
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device),
             use_cache=False,
             layout=batch.layout,
@@ -85,7 +85,7 @@ class Policy:
 
     @contextmanager
     def base_only(self) -> Iterator[None]:
-        """Within it the policy is the base model."""
+        """Turns the adapter off within the block, so that the policy is the base model."""
         with self.model.disable_adapter():
             self.is_base = True
             try:
@@ -94,36 +94,36 @@ class Policy:
                 self.is_base = False
 
     def predicting_states(self, batch: Packed) -> Tensor:
-        """The hidden states [N, H] that predict each trained token."""
+        """Returns the hidden states [N, H] that predict each trained token."""
         return self.packed_hidden(batch).index_select(0, batch.predictor_N)
 
     def logprobs(self, batch: Packed, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log p of each trained token and the entropy of its distribution, both [N], at a sampling temperature."""
+        """Returns log p of each trained token and the entropy of its distribution, both [N], at `temperature`."""
         return token_logprobs(self.predicting_states(batch), self.head, batch.tokens_N, temperature)
 
     @torch.no_grad()
     def verify(self) -> None:
-        """Checks on a few tokens that trunk, shared prefix and head together are the model.
+        """Checks on a few tokens that trunk, shared prefix and output head together compute the model's own log-probs.
 
-        Architectures differ in what they do to attention scores and logits. One that does something unknown here would
-        train on wrong probabilities without a sign of it; this raises `JobFailure` instead.
+        Architectures modify attention scores and logits in different ways. An unsupported way would silently train on
+        wrong probabilities; this raises `JobFailure` instead.
         """
         vocabulary = self.head.weight_V_H.shape[0]
         prompt, *responses = (tuple((7 * i + k) % vocabulary for i in range(1, 7)) for k in (0, 3, 11))
         batch = pack([(prompt, responses)], self.device)
-        found_N, _ = self.logprobs(batch, 1.0)
+        packed_N, _ = self.logprobs(batch, 1.0)
         expected: list[Tensor] = []
         for response in responses:
             ids = torch.tensor([[*prompt, *response]], device=self.device)
             logits = self.causal(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
             expected.append(logits.float().log_softmax(-1).gather(-1, ids[0, len(prompt) :, None]).squeeze(-1))
-        error = float((found_N - torch.cat(expected)).abs().max())
+        error = float((packed_N - torch.cat(expected)).abs().max())
         if not error < _PROBE_TOLERANCE:
             raise JobFailure(
                 TrainerExit.bad_config,
                 "unsupported_architecture",
-                f"Models of type '{self.causal.config.model_type}' cannot be trained yet: log-probabilities come out "
-                f"{error:.2g} off the model's own.",
+                f"Models of type '{self.causal.config.model_type}' are not supported: the trainer's log-probabilities "
+                f"differ from the model's own by {error:.2g} nats. Choose another model.",
                 "model",
             )
 
@@ -134,14 +134,15 @@ def _head(causal: Any) -> Head:
         raise JobFailure(
             TrainerExit.bad_config,
             "trained_head",
-            "The output head must stay frozen: take it out of hyperparameters.lora.target_modules.",
+            "The output head must stay frozen: remove it from hyperparameters.lora.target_modules.",
             "method.hyperparameters.lora.target_modules",
         )
     if not linear.weight.is_floating_point():
         raise JobFailure(
             TrainerExit.bad_config,
             "unsupported_architecture",
-            "The base model's output head is quantised, but log-probabilities need it in full precision.",
+            "The base model's output head is quantised, but log-probabilities need it in full precision. Choose a base "
+            "model with an unquantised head.",
             "model",
         )
     config = causal.config.get_text_config()
@@ -151,7 +152,7 @@ def _head(causal: Any) -> Head:
 
 
 def pick_device() -> torch.device:
-    """This process's CUDA device, else the CPU."""
+    """Returns this rank's CUDA device, or the CPU without one."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
@@ -163,15 +164,15 @@ def load_policy(
     adapter: Path | None = None,
     precision: BasePrecision = "native",
 ) -> Policy:
-    """Loads the base model of `directory` in its own dtype (or `dtype`) with an fp32 LoRA adapter on it.
+    """Loads the base model of `directory` in its own dtype (or `dtype`) with an fp32 LoRA adapter.
 
-    The adapter is that of the directory `adapter`, or a new one whose initial values depend on `seed` alone. Raises
-    `JobFailure` for target modules that the model lacks, for an adapter of another shape than `lora` asks for, and for
-    a precision that is not to be had here.
+    The adapter is loaded from the directory `adapter`, or is new with initial values that depend on `seed` only. Raises
+    `JobFailure` for target modules that the model lacks, an adapter whose shape differs from `lora`, and a precision
+    that this machine does not support.
     """
     device = pick_device()
     base = load_base(directory, device, dtype, precision)
-    model = _new_adapter(base, lora, seed) if adapter is None else _old_adapter(base, lora, adapter)
+    model = _new_adapter(base, lora, seed) if adapter is None else _load_adapter(base, lora, adapter)
     lora_product.fuse(model)
     recompute_activations(model)
     policy = Policy(model, device)
@@ -209,15 +210,15 @@ def _shape_of(config: Any) -> tuple[object, ...]:
     return config.r, config.lora_alpha, config.use_dora, config.use_rslora
 
 
-def _old_adapter(base: Any, lora: Lora, directory: Path) -> PeftModel:
+def _load_adapter(base: Any, lora: Lora, directory: Path) -> PeftModel:
     model = PeftModel.from_pretrained(base, str(directory), is_trainable=True, autocast_adapter_dtype=True)
-    there: Any = model.peft_config["default"]
-    if lora != Lora() and _shape(lora) != _shape_of(there):
+    loaded: Any = model.peft_config["default"]
+    if lora != Lora() and _shape(lora) != _shape_of(loaded):
         raise JobFailure(
             TrainerExit.bad_config,
             "invalid_lora",
-            f"The model to start from has r {there.r} and alpha {there.lora_alpha}: leave hyperparameters.lora out, or "
-            "give the same.",
+            f"The adapter to start from has r {loaded.r} and alpha {loaded.lora_alpha}: omit hyperparameters.lora, or "
+            "set the same values.",
             "method.hyperparameters.lora",
         )
     return model

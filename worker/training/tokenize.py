@@ -1,4 +1,4 @@
-"""Rows to prompts, by the model's own tokenizer and within the job's limits."""
+"""Tokenisation: turns rows into prompts with the model's own tokenizer, within the job's length limits."""
 
 import tempfile
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from app.core.spec.teacher_answers import Provenance
 from worker.training.types import JobFailure, Prompt, UsableAnswer
 
 FROM_FILE: Final = "file"
-"""Provider of the answers that rows bring."""
+"""Provider name of teacher answers from the training file."""
 
 
 def load_tokenizer(directory: Path) -> ChatTokenizer:
-    """The base model's tokenizer. Raises `JobFailure` for one that cannot write chats."""
+    """Returns the base model's tokenizer. Raises `JobFailure` if it cannot render chats."""
     try:
         if (directory / chat.TOKENIZER_FILE).is_file():
             return chat.load(directory)
@@ -35,11 +35,11 @@ def load_tokenizer(directory: Path) -> ChatTokenizer:
 def load_prompts(
     path: Path, tokenizer: ChatTokenizer, limits: Hyperparameters, max_new: int, warn: Callable[[str], None]
 ) -> list[Prompt]:
-    """All usable rows of a JSONL file.
+    """Returns all usable rows of a JSONL file.
 
-    A demonstration that does not fit `limits.max_length` is dropped with a line-numbered warning: cut off it would
-    lose its answer, be graded 0 and be trained down. A prompt that leaves no room for `max_new` tokens is dropped too.
-    Raises `JobFailure` for a broken row, and for one that the model's chat template refuses.
+    Drops a demonstration that exceeds `limits.max_length` with a line-numbered warning: cut off, it would lose its
+    final answer, be graded 0 and be trained down. Drops a prompt that leaves no room for `max_new` tokens too. Raises
+    `JobFailure` for an invalid row, and for a row that the model's chat template rejects.
     """
     prompts: list[Prompt] = []
     with path.open("rb") as lines:
@@ -76,11 +76,11 @@ def _prompt(
             warn(f"line {line}: {what} dropped, {length} tokens with its prompt exceed max_length {max_length}")
         return length <= max_length
 
-    expert = row.expert if row.expert is not None and fits(row.expert, "the demonstration was") else None
-    teachers = tuple(
+    demonstration = row.expert if row.expert is not None and fits(row.expert, "the demonstration was") else None
+    answers = tuple(
         UsableAnswer(answer.content, Provenance(model=answer.model, provider=FROM_FILE))
         for answer in row.teacher
-        if fits(answer.content, "a teacher response was")
+        if fits(answer.content, "a teacher answer was")
     )
     text = next((m["content"] for m in reversed(messages) if m["role"] == "user" and isinstance(m["content"], str)), "")
-    return Prompt(line, text, ids, expert, teachers, row.item, tuple(messages), row.tools)
+    return Prompt(line, text, ids, demonstration, answers, row.item, tuple(messages), row.tools)
