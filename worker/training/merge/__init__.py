@@ -1,1 +1,1 @@
-"""`python -m worker.training.merge`: merge an adapter into its base model."""
+"""`python -m worker.training.merge`: merges an adapter into its base model."""

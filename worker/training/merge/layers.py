@@ -1,4 +1,4 @@
-"""Merges one LoRA layer into its base weight: in fp32, checked there, and rounded once to the weight's dtype."""
+"""Merging one LoRA layer into its base weight: in fp32, verified there, then rounded once to the weight's dtype."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from worker.training.merge.report import MergeRefused
 
 _TOLERANCE: Final = 1e-3
-"""Of the adapter's share of a layer's output; fp32 stays below 1e-5 of it."""
+"""Allowed error, relative to the adapter's share of a layer's output; fp32 stays below 1e-5."""
 _NOISE: Final = 1e-5
-"""Of the layer's output: what fp32 may add where the adapter does next to nothing."""
+"""Allowed fp32 noise, relative to the layer's output, where the adapter changes almost nothing."""
 
 
 @dataclass
 class Rounding:
-    """What rounding made of the change D = W' - W of all weights: D^ = round(W') - W."""
+    """Rounding over all layers: D = W' - W is the change of a weight, D^ = round(W') - W what rounding leaves of it."""
 
     layers: int = 0
     wanted: float = 0.0
@@ -30,53 +30,55 @@ class Rounding:
     """Sum of (D^ - D)^2."""
 
     def add(self, weight: Tensor, merged: Tensor, rounded: Tensor) -> None:
-        """Counts one layer: the weight before, after in fp32, and after rounding."""
-        change, found = merged - weight, rounded.float() - weight
+        """Adds one layer: its weight before the merge, after it in fp32, and after rounding."""
+        change, left = merged - weight, rounded.float() - weight
         self.layers += 1
         self.wanted += float((change * change).sum(dtype=torch.float64))
-        self.kept += float((found * change).sum(dtype=torch.float64))
-        self.error += float((found - change).square().sum(dtype=torch.float64))
+        self.kept += float((left * change).sum(dtype=torch.float64))
+        self.error += float((left - change).square().sum(dtype=torch.float64))
 
     @property
     def survival(self) -> float:
-        """Share of the change that is still there, along its own direction: 1 is all of it, 0 is nothing."""
+        """Share of the change that survives, along its own direction: <D^, D> / <D, D>. 1 is all of it, 0 nothing."""
         return self.kept / self.wanted if self.wanted else 1.0
 
     @property
     def relative_error(self) -> float:
-        """Size of the rounding's error beside the size of the change."""
+        """Norm of the rounding error over the norm of the change."""
         return (self.error / self.wanted) ** 0.5 if self.wanted else 0.0
 
 
 def layers_of(model: nn.Module) -> dict[str, Any]:
-    """The layers that carry an adapter, by name. Raises `MergeRefused` for a kind that cannot be merged."""
-    found: dict[str, Any] = {name: one for name, one in model.named_modules() if isinstance(one, BaseTunerLayer)}
-    for name, layer in found.items():
+    """Returns the layers with an adapter by name. Raises `MergeRefused` for a layer type that cannot be merged."""
+    layers: dict[str, Any] = {
+        name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)
+    }
+    for name, layer in layers.items():
         kind = type(layer)
         if kind not in (LoraLinear, LoraEmbedding) or not layer.get_base_layer().weight.is_floating_point():
-            raise MergeRefused(f"{name} is a layer of kind {kind.__name__}, which cannot be merged.")
-    return found
+            raise MergeRefused(f"{name} is a layer of type {kind.__name__}, which cannot be merged.")
+    return layers
 
 
 @torch.no_grad()
 def merge_layer(name: str, layer: Any, rounding: Rounding) -> None:
-    """Replaces the weight below `layer` by the merged one, by PEFT's own formula, DoRA and rsLoRA included.
+    """Replaces the base weight of `layer` by the merged weight, with PEFT's own formula (LoRA, DoRA, rsLoRA).
 
-    Raises `MergeRefused` when the merged layer computes something else than the unmerged one.
+    Raises `MergeRefused` if the merged layer's output differs from the unmerged layer's.
     """
     base = layer.get_base_layer()
     dtype = base.weight.dtype
     before = base.weight.detach()
-    # New parameters: a head that shares the embedding's weight keeps the old one.
+    # Create new parameters, so that an output head that shares the embedding's weight keeps the old one.
     for label, value in list(base.named_parameters(recurse=False)):
         setattr(base, label, nn.Parameter(value.detach().to(torch.float32, copy=True), requires_grad=False))
     inputs = _inputs(layer)
-    alone, expected = base(inputs), layer(inputs)
+    without_adapter, expected = base(inputs), layer(inputs)
     layer.merge(safe_merge=True)
-    found = base(inputs)
-    allowed = _TOLERANCE * (expected - alone).norm() + _NOISE * alone.norm()
-    if not (found - expected).norm() <= allowed:
-        raise MergeRefused(f"{name} computes something else once merged; nothing was written.")
+    output = base(inputs)
+    allowed = _TOLERANCE * (expected - without_adapter).norm() + _NOISE * without_adapter.norm()
+    if not (output - expected).norm() <= allowed:
+        raise MergeRefused(f"{name} has a different output once merged. Nothing was written.")
     merged = base.weight.detach()
     for label, value in list(base.named_parameters(recurse=False)):
         setattr(base, label, nn.Parameter(value.detach().to(dtype), requires_grad=False))

@@ -1,7 +1,8 @@
-"""`python -m worker.training.merge ADAPTER BASE TARGET`: base model and adapter as one plain transformers model.
+"""`python -m worker.training.merge ADAPTER BASE TARGET`: merges an adapter into its base model.
 
-The target directory is complete or absent: what was written is loaded again and compared with the unmerged model
-before it is renamed into place. Progress goes to standard error, what was found to standard output.
+The result is one plain transformers model. The target directory is complete or absent: the written model is loaded
+again and compared with the unmerged model before it is renamed into place. Progress goes to standard error, findings to
+standard output.
 """
 
 import argparse
@@ -39,17 +40,17 @@ _KEPT: Final = (
     ),
     *("LICENSE*", "NOTICE*"),
 )
-"""Files of the base model that go along byte for byte: a tokenizer that is loaded and saved again may differ."""
+"""Files of the base model that are copied byte for byte: a tokenizer that is loaded and saved again may differ."""
 
 _PROBES: Final = 4
 _PROBE_TOKENS: Final = 32
 
 
 def merge(adapter: Path, base: Path, target: Path, name: str, progress: Callable[[str], None]) -> Merged:
-    """Writes the merged model into the new directory `target`; `name` is its title in the card.
+    """Writes the merged model into the new directory `target`; `name` is the title of its model card.
 
-    Raises `MergeRefused` for a quantised base, an adapter of another model, a target that exists, and a result whose
-    log-probabilities are not those of the unmerged model.
+    Raises `MergeRefused` for a quantised base model, an adapter of another model, an existing target, and a result
+    whose log-probabilities differ from those of the unmerged model.
     """
     _check_directories(adapter, base, target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,14 +78,14 @@ def merge(adapter: Path, base: Path, target: Path, name: str, progress: Callable
 
 @contextmanager
 def _staging(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to; what still lies there at the end is deleted, after SIGTERM too."""
+    """Yields a path next to `target` to write to. Deletes what is left there at the end, also after SIGTERM."""
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
 
-        def end(*_: object) -> None:
+        def on_sigterm(*_: object) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
-            os._exit(128 + signal.SIGTERM)  # libraries that catch everything would catch SystemExit
+            os._exit(128 + signal.SIGTERM)  # sys.exit would not do: some libraries catch SystemExit
 
-        before = signal.signal(signal.SIGTERM, end)
+        before = signal.signal(signal.SIGTERM, on_sigterm)
         try:
             yield Path(temporary) / "merged"
         finally:
@@ -93,46 +94,46 @@ def _staging(target: Path) -> Iterator[Path]:
 
 def _check_directories(adapter: Path, base: Path, target: Path) -> None:
     if target.exists() or target.is_symlink():
-        raise MergeRefused(f"{target} exists already: name a new directory.")
+        raise MergeRefused(f"{target} exists already: choose a new directory.")
     for directory, needed in ((base, "config.json"), (adapter, "adapter_config.json")):
         if not (directory / needed).is_file():
             raise MergeRefused(f"{directory} has no {needed}.")
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     if quantised := config.get("quantization_config"):
         raise MergeRefused(
-            f"{base.name} is quantised ({quantised.get('quant_method', 'unknown method')}), and rounding to so few "
-            "bits would swallow most of the adapter: merge into the full-precision model that it was made from, then "
+            f"{base.name} is quantised ({quantised.get('quant_method', 'unknown method')}), and rounding to so "
+            "few bits would lose most of the adapter: merge into the full-precision model that it was made from, then "
             "quantise the result."
         )
 
 
 def load(directory: Path) -> Any:
-    """The model of `directory` in its own dtype, by plain transformers."""
+    """Loads the model of `directory` in its own dtype with plain transformers."""
     return AutoModelForCausalLM.from_pretrained(directory, dtype="auto", local_files_only=True).eval()
 
 
 def _load(adapter: Path, base: Path) -> PeftModel:
-    """Base and adapter by plain PEFT. Every tensor of the adapter has found its place, else `MergeRefused`."""
+    """Loads base model and adapter with plain PEFT. Raises `MergeRefused` if an adapter tensor has no counterpart."""
     try:
         with warnings.catch_warnings(action="ignore"):  # about missing keys, which raise below
             model = PeftModel.from_pretrained(load(base), str(adapter))
         with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
-            there = set(file.keys())
+            stored = set(file.keys())
     except (ValueError, RuntimeError, SafetensorError) as error:
         raise MergeRefused(f"The adapter does not fit {base.name}: {error}") from error
-    if lost := there ^ set(get_peft_model_state_dict(model, save_embedding_layers=False)):
-        raise MergeRefused(f"The adapter does not fit {base.name}: {len(lost)} tensors have no counterpart there.")
+    if unmatched := stored ^ set(get_peft_model_state_dict(model, save_embedding_layers=False)):
+        raise MergeRefused(f"The adapter does not fit {base.name}: {len(unmatched)} tensors have no counterpart in it.")
     return model.eval()
 
 
 def _merge_into(model: PeftModel, directory: Path) -> Rounding:
-    """Merges layer after layer and writes weights and config."""
+    """Merges layer by layer and writes weights and config."""
     rounding = Rounding()
     for label, layer in layers_of(model).items():
         merge_layer(label, layer, rounding)
     plain: Any = model.unload()
     inputs, outputs = plain.get_input_embeddings(), plain.get_output_embeddings()
-    if outputs is None or inputs.weight is not outputs.weight:  # an adapter on the embeddings alone parts them
+    if outputs is None or inputs.weight is not outputs.weight:  # an adapter on the embeddings only unties them
         plain.config.tie_word_embeddings = False
     plain.save_pretrained(directory)
     return rounding
@@ -146,19 +147,19 @@ def _copy_tokenizer(base: Path, directory: Path) -> None:
 
 
 def probe_ids(vocabulary: int) -> Tensor:
-    """Fixed token sequences [B, T] all over the vocabulary."""
+    """Returns fixed token sequences [B, T] from the whole vocabulary."""
     return torch.randint(vocabulary, (_PROBES, _PROBE_TOKENS), generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
 def logprobs(model: Any, ids_B_T: Tensor) -> Tensor:
-    """Log-probabilities [B, T, V] of every token at every place, fp32."""
+    """Returns the log-probabilities [B, T, V] of every token at every position, in fp32."""
     logits: Tensor = model(input_ids=ids_B_T, use_cache=False).logits
     return logits.float().log_softmax(-1)
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Runs the command line and returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m worker.training.merge", description=__doc__)
     for name in ("adapter", "base", "target"):
         parser.add_argument(name, type=Path)
@@ -167,13 +168,13 @@ def main() -> int:
     transformers.utils.logging.disable_progress_bar()
     name = arguments.name or arguments.target.name
     try:
-        merged = merge(arguments.adapter, arguments.base, arguments.target, name, _tell)
+        merged = merge(arguments.adapter, arguments.base, arguments.target, name, _print_progress)
     except (MergeRefused, OSError, SafetensorError) as error:
-        _tell(f"error: {error}")
+        _print_progress(f"error: {error}")
         return 1
     print("\n".join(merged.lines()))  # noqa: T201 - a program's output
     return 0
 
 
-def _tell(line: str) -> None:
+def _print_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - a program's output

@@ -1,4 +1,4 @@
-"""What a merge found, for people: the difference from the unmerged model and what rounding left of the adapter."""
+"""Findings of a merge: the difference from the unmerged model, and how much of the adapter survives rounding."""
 
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 _ROUNDINGS: Final = 16
-"""Times the dtype's epsilon. Rounding moved log-probabilities by 3 to 6 epsilons of their spread in ten tiny
-architectures and in a 30-layer model, in bf16 and in fp16; it grows with the square root of the depth."""
+"""Tolerance in epsilons of the dtype. Rounding moved log-probabilities by 3 to 6 epsilons of their spread in ten tiny
+architectures and in a 30-layer model, in bf16 and in fp16. It grows with the square root of the depth."""
 _FLOOR: Final = 1e-4
-"""For fp32, where the order of the sums weighs more than the epsilon: 1e-6 to 4e-6 were measured."""
+"""Least tolerance, for fp32, where the order of sums matters more than the epsilon: 1e-6 to 4e-6 measured."""
 _SURVIVAL: Final = 0.9
-"""Below this the reader is warned."""
+"""Survival below which the report warns."""
 
 _CARD: Final = """---
 base_model: {base}
@@ -37,11 +37,11 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
 
 
 class MergeRefused(Exception):
-    """The adapter cannot be merged; nothing was written."""
+    """The adapter cannot be merged. Nothing was written."""
 
 
 class Survival(Protocol):
-    """What rounding left of the change of all merged layers."""
+    """How much of the change of all merged layers survives rounding."""
 
     layers: int
 
@@ -54,20 +54,20 @@ class Survival(Protocol):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Merged beside unmerged log-probabilities over the whole vocabulary; nats, but for `relative` and `tolerance`."""
+    """Merged and unmerged log-probabilities over the vocabulary, in nats; `relative` and `tolerance` are ratios."""
 
     rms: float
     maximum: float
     effect: float
-    """Root mean square of what the adapter changes at all."""
+    """Root mean square of the difference that the adapter makes."""
     relative: float
-    """`rms` beside the standard deviation of the log-probabilities over the vocabulary."""
+    """`rms` over the standard deviation of the log-probabilities over the vocabulary."""
     tolerance: float
-    """What `relative` may be."""
+    """The largest `relative` that rounding explains."""
 
     @classmethod
     def of(cls, merged: Tensor, unmerged: Tensor, without: Tensor, dtype: torch.dtype) -> "Comparison":
-        """From log-probabilities [B, T, V] of the merged model, the unmerged one, and the base model."""
+        """Compares log-probabilities [B, T, V] of the merged model, the unmerged model and the base model."""
         rms = float((merged - unmerged).square().mean().sqrt())
         spread = float((unmerged - unmerged.mean(-1, keepdim=True)).square().mean().sqrt())
         return cls(
@@ -79,11 +79,11 @@ class Comparison:
         )
 
     def check(self) -> None:
-        """Raises `MergeRefused` when rounding cannot explain the difference; NaN is one."""
+        """Raises `MergeRefused` if rounding cannot explain the difference, or the difference is NaN."""
         if not self.relative <= self.tolerance:
             raise MergeRefused(
-                f"The merged model is not the unmerged one: its log-probabilities are {self.rms:.2g} nats off, "
-                f"{self.relative:.2%} of their spread, where rounding explains {self.tolerance:.2%}. Nothing was "
+                f"The merged model differs from the unmerged one: its log-probabilities differ by {self.rms:.2g} nats, "
+                f"{self.relative:.2%} of their spread, and rounding explains only {self.tolerance:.2%}. Nothing was "
                 "written; use the base model with the adapter."
             )
 
@@ -99,24 +99,24 @@ class Merged:
     comparison: Comparison
 
     def lines(self) -> list[str]:
-        """Sentences for the terminal and the card."""
-        found, dtype = self.comparison, str(self.dtype).removeprefix("torch.")
+        """Returns the findings as sentences, for the terminal and the model card."""
+        comparison, dtype = self.comparison, str(self.dtype).removeprefix("torch.")
         lines = [
             f"{self.rounding.layers} layers were merged in float32 and rounded once to {dtype}.",
-            f"The log-probabilities are {found.rms:.2g} nats (RMS; at most {found.maximum:.2g}) off the unmerged "
-            f"model's: {found.relative:.2%} of their spread, where up to {found.tolerance:.2%} is rounding. The "
-            f"adapter moves them by {found.effect:.2g} nats.",
-            f"{self.rounding.survival:.1%} of the adapter's change of the weights survives the rounding (relative "
+            f"The log-probabilities differ from the unmerged model's by {comparison.rms:.2g} nats (RMS; at most "
+            f"{comparison.maximum:.2g}): {comparison.relative:.2%} of their spread, where rounding explains up to "
+            f"{comparison.tolerance:.2%}. The adapter changes them by {comparison.effect:.2g} nats.",
+            f"{self.rounding.survival:.1%} of the adapter's change to the weights survives the rounding (relative "
             f"error {self.rounding.relative_error:.2g}).",
         ]
         if self.rounding.survival < _SURVIVAL:
             lines.append(
-                f"Warning: {dtype} swallows {1 - self.rounding.survival:.0%} of so small a change. The base model with "
-                "the adapter beside it loses nothing."
+                f"Warning: rounding to {dtype} loses {1 - self.rounding.survival:.0%} of this small change. Use the "
+                "base model with the unmerged adapter to keep all of it."
             )
         return lines
 
 
 def card(merged: Merged) -> str:
-    """The model card, README.md."""
-    return _CARD.format(name=merged.name, base=merged.base, findings="\n".join(f"- {one}" for one in merged.lines()))
+    """Returns the text of the model card, README.md."""
+    return _CARD.format(name=merged.name, base=merged.base, findings="\n".join(f"- {line}" for line in merged.lines()))

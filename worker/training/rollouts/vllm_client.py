@@ -1,4 +1,7 @@
-"""vLLM's HTTP API, as far as rollouts need it. What may pass is tried again; what will not says what to do about it."""
+"""Client for the part of vLLM's HTTP API that rollouts use.
+
+Retries transient failures; other errors say how to fix them.
+"""
 
 import threading
 from typing import Any, Final, Self, TypeVar
@@ -12,9 +15,9 @@ from worker.training.interfaces import StopFlag
 from worker.training.types import JobFailure
 
 RETRY_POLICY = RetryPolicy(attempts=6, longest_wait_seconds=15.0)
-"""Rides out about half a minute. If the server is down for longer, the job waits in the queue instead."""
+"""Covers about half a minute. If the server is down for longer, the job waits in the queue instead."""
 ANSWER_SECONDS: float = 600
-"""A request may have to wait for its turn behind those of other jobs."""
+"""Long, because a request may wait behind those of other jobs."""
 CONNECT_SECONDS: Final = 10.0
 CONCURRENT_REQUESTS: Final = 128
 
@@ -26,42 +29,42 @@ _UNLOAD: Final = "unload_lora_adapter"
 _COMPLETE: Final = "completions"
 _ADVICE: Final = {
     _MODELS: "Check GROUPTUNE_ROLLOUT_URL and GROUPTUNE_ROLLOUT_API_KEY.",
-    _LOAD: "It needs VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, --enable-lora, a --max-lora-rank that is not below "
-    "hyperparameters.lora.r, and the worker's state directory at the same path.",
-    _COMPLETE: "Its --max-model-len must hold the longest prompt together with sampling.max_tokens.",
+    _LOAD: "Start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, --enable-lora, a --max-lora-rank of at least "
+    "hyperparameters.lora.r, and the worker's state directory mounted at the same path.",
+    _COMPLETE: "Its --max-model-len must hold the longest prompt plus sampling.max_tokens.",
 }
 
 
 class ServedModel(BaseModel):
-    """A base model or an adapter that the server has."""
+    """A base model or an adapter on the server."""
 
     id: str
     root: str | None = None
-    """Where it was loaded from."""
+    """The directory that it was loaded from."""
 
 
 class ChoiceLogprobs(BaseModel):
-    """Log p of the tokens of an answer."""
+    """Log p of each token of a completion."""
 
     token_logprobs: list[float]
 
 
-class Choice(BaseModel):
-    """One answer to a prompt."""
+class CompletionChoice(BaseModel):
+    """One completion of a prompt."""
 
     index: int
     finish_reason: str
     logprobs: ChoiceLogprobs
     token_ids: list[int] | None = None
-    """With the end token; None from a vLLM before 0.10.2."""
+    """Includes the end token; None from vLLM before 0.10.2."""
     prompt_token_ids: list[int] | None = None
 
 
 class CompletionResponse(BaseModel):
-    """The answers to one prompt and the name of the model that gave them."""
+    """The completions of one prompt, and the name of the model that generated them."""
 
     model: str
-    choices: list[Choice]
+    choices: list[CompletionChoice]
 
 
 class _ModelList(BaseModel):
@@ -81,9 +84,9 @@ class _TransientFailure(Exception):
 
 
 class VllmClient:
-    """One server, for any number of threads. A context manager.
+    """Connection to one vLLM server. Thread-safe; a context manager.
 
-    Raises `JobFailure` from every method but `unload`: `dependency_down` for what may pass, else `bad_config`.
+    Every method except `unload` raises `JobFailure`: `dependency_down` for transient failures, else `bad_config`.
     """
 
     def __init__(self, url: str, api_key: str | None, stop: StopFlag | None = None) -> None:
@@ -95,7 +98,7 @@ class VllmClient:
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, pool=None),
             limits=httpx.Limits(max_connections=CONCURRENT_REQUESTS),
-            trust_env=False,  # the operator named this very server; a proxy from the environment may not reach it
+            trust_env=False,  # the operator named this server; a proxy from the environment may not reach it
         )
         self._has_loaded = False
 
@@ -106,49 +109,52 @@ class VllmClient:
         self._http.close()
 
     def models(self) -> list[ServedModel]:
-        """What the server has, adapters included."""
-        return self._parsed(_ModelList, self._request(_MODELS)).data
+        """Returns the base models and adapters on the server."""
+        return self._parse(_ModelList, self._request(_MODELS)).data
 
     def load(self, name: str, path: str) -> None:
-        """Makes the adapter of the directory `path` a model called `name`; the server reads the files itself."""
-        # vLLM answers 500 for an adapter that it cannot load. After the first loaded adapter 500 has other causes.
+        """Loads the adapter in directory `path` as a model called `name`. The server reads the files itself."""
+        # vLLM answers 500 for an adapter that it cannot load. Once it has loaded
+        # one of this run, a 500 has another cause and may be transient.
         permanent = _PERMANENT if self._has_loaded else _PERMANENT | {500}
         try:
             self._request(_LOAD, {"lora_name": name, "lora_path": path}, permanent)
         except JobFailure as failure:
-            # Refused because it is there: the answer to an earlier try got lost.
+            # If the adapter is on the server, an earlier attempt succeeded and only its response was lost.
             if failure.exit_code != TrainerExit.bad_config or name not in [model.id for model in self.models()]:
                 raise
         self._has_loaded = True
 
     def unload(self, name: str) -> bool:
-        """Whether the server is rid of the adapter called `name` now. Tried once: no run depends on it."""
+        """Unloads an adapter; returns whether it is gone. Tries once, since no run depends on it."""
         try:
-            answer = self._http.post(_UNLOAD, json={"lora_name": name}, timeout=CONNECT_SECONDS)
+            response = self._http.post(_UNLOAD, json={"lora_name": name}, timeout=CONNECT_SECONDS)
         except httpx.RequestError:
             return False
-        return answer.is_success or answer.status_code == 404
+        return response.is_success or response.status_code == 404
 
     def complete(self, request: dict[str, Any]) -> CompletionResponse:
-        """The answers to one prompt."""
-        return self._parsed(CompletionResponse, self._request(_COMPLETE, request))
+        """Returns the completions of one prompt."""
+        return self._parse(CompletionResponse, self._request(_COMPLETE, request))
 
-    def unfit(self, why: str) -> JobFailure:
-        """The failure to raise when the server does something else than it must."""
+    def unfit(self, reason: str) -> JobFailure:
+        """Returns the failure for a server that behaves differently from what rollouts need."""
         return JobFailure(
-            TrainerExit.bad_config, "rollout_server_unfit", f"The rollout server {self.url} cannot be used: {why}"
+            TrainerExit.bad_config, "rollout_server_unfit", f"The rollout server {self.url} cannot be used: {reason}"
         )
 
-    def away(self, why: str) -> JobFailure:
-        """The failure to raise when trying again later may help."""
+    def away(self, reason: str) -> JobFailure:
+        """Returns the failure for a server that is unavailable, for a later attempt of the job to retry."""
         return JobFailure(
-            TrainerExit.dependency_down, "rollout_server_away", f"The rollout server {self.url} is away ({why})"
+            TrainerExit.dependency_down,
+            "rollout_server_away",
+            f"The rollout server {self.url} is unavailable ({reason})",
         )
 
     def _request(
         self, path: str, body: dict[str, Any] | None = None, permanent: frozenset[int] = _PERMANENT
     ) -> httpx.Response:
-        """Return the 2xx response; transient failures are retried until the run is stopped."""
+        """Returns the 2xx response; transient failures are retried until the run is stopped."""
 
         def attempt() -> httpx.Response:
             try:
@@ -160,7 +166,7 @@ class VllmClient:
             if response.status_code in permanent or not is_retryable_status(response.status_code):
                 raise self._refusal(path, response)
             raise _TransientFailure(
-                f"{response.status_code}: {_words(response)}", retry_after_seconds(response.headers)
+                f"{response.status_code}: {_error_text(response)}", retry_after_seconds(response.headers)
             )
 
         try:
@@ -174,30 +180,30 @@ class VllmClient:
         except _TransientFailure as failure:
             raise self.away(str(failure)) from failure
 
-    def _refusal(self, path: str, answer: httpx.Response) -> JobFailure:
-        words = f"{path} was answered with {answer.status_code}: {_words(answer)}"
-        if path == _COMPLETE and answer.status_code == 404:
-            return self.away(f"it has lost the adapter, so it was restarted; {words}")
+    def _refusal(self, path: str, response: httpx.Response) -> JobFailure:
+        details = f"{path} returned {response.status_code}: {_error_text(response)}"
+        if path == _COMPLETE and response.status_code == 404:
+            return self.away(f"it has lost the adapter, probably in a restart; {details}")
         return JobFailure(
             TrainerExit.bad_config,
             "rollout_server_refused",
-            f"The rollout server {self.url} refused: {words.rstrip('.')}. {_ADVICE[path]}",
+            f"The rollout server {self.url} rejected the request: {details.rstrip('.')}. {_ADVICE[path]}",
         )
 
-    def _parsed(self, kind: type[_Response], answer: httpx.Response) -> _Response:
+    def _parse(self, kind: type[_Response], response: httpx.Response) -> _Response:
         try:
-            return kind.model_validate_json(answer.content)
+            return kind.model_validate_json(response.content)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
-            raise self.unfit(f"its answer is not vLLM's ({where}: {first['msg']})") from error
+            raise self.unfit(f"its response is not vLLM's ({where}: {first['msg']})") from error
 
 
-def _words(answer: httpx.Response) -> str:
-    """What the server says is wrong, in the envelope of vLLM, of an older vLLM, of FastAPI, or in none."""
+def _error_text(response: httpx.Response) -> str:
+    """Returns the error message of a response: in vLLM's envelope, an older vLLM's, FastAPI's, or none."""
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError:
-        return answer.text[:500]
+        return response.text[:500]
     error = body.get("error", body) if isinstance(body, dict) else body
     return str(error.get("message", error.get("detail", error)) if isinstance(error, dict) else error)

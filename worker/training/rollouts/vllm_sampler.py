@@ -1,7 +1,7 @@
-"""The sampler over a vLLM server: same questions, same answers as the one in this process, drawn on another GPU.
+"""The vLLM sampler: the same interface as the in-process sampler, sampling on another GPU.
 
-The server gets the adapter as files, under a new name for every version: under one name it would reuse the KV of the
-version before. Each prompt is a request of its own, because all prompts of one request would share their seed.
+The server loads the adapter from files, under a new name for every version: under the same name it would reuse the KV
+cache of the previous version. Each prompt is a request of its own, because all prompts of one request share their seed.
 """
 
 import shutil
@@ -18,23 +18,23 @@ from app.core.spec.reports import TrainerExit
 from worker.training.export import save_adapter
 from worker.training.interfaces import CompletionCallback
 from worker.training.model import Policy
-from worker.training.rollouts.vllm_client import CONCURRENT_REQUESTS, Choice, VllmClient
+from worker.training.rollouts.vllm_client import CONCURRENT_REQUESTS, CompletionChoice, VllmClient
 from worker.training.types import Completion, JobFailure
 
 NAME_PREFIX: Final = "grouptune-"
-"""Names of adapters that belong to runs begin so."""
+"""Prefix of the names of adapters that runs have loaded."""
 _SEEDS: Final = 1 << 53
-"""Beyond it not every reader of JSON keeps an integer as it is."""
+"""JSON readers that use doubles keep integers below 2^53 exact."""
 
 
 @contextmanager
 def serving(
     policy: Policy, end_id: int, client: VllmClient, *, base_name: str, run_name: str, directory: Path
 ) -> Iterator["VllmSampler"]:
-    """The sampler of a server that was found fit; at the end of the block the server has no adapter of it.
+    """Checks the server and yields a sampler. Unloads the sampler's adapters at the end of the block.
 
-    `run_name` is unique over jobs, attempts and processes. The server must see `directory` under the same path. Raises
-    `JobFailure` when the server cannot serve this policy.
+    `run_name` must be unique over jobs, attempts and ranks. The server must see `directory` under the same path. Raises
+    `JobFailure` if the server cannot serve this policy.
     """
     with client:
         _check(policy, client, base_name)
@@ -60,15 +60,15 @@ def _check(policy: Policy, client: VllmClient, base_name: str) -> None:
         raise client.unfit(
             f"it serves {', '.join(names)}, not the job's base model: start it with --served-model-name {base_name}"
         )
-    for model in served:  # what runs that were killed could not unload; their files are gone
+    for model in served:  # left by runs that were killed; their files are gone
         if model.id.startswith(NAME_PREFIX) and model.root and not Path(model.root).exists():
             client.unload(model.id)
 
 
 class VllmSampler:
-    """Draws completions from the policy as it is now; what it loads on the server for that, `unload` unloads.
+    """Samples completions from the current policy, whose adapter it loads on the server; `unload` unloads it.
 
-    Log p is at the sampling temperature, that of greedy answers at 1: vLLM knows no temperature for them.
+    Log p is at the sampling temperature. For greedy completions it is at temperature 1, because vLLM has none for them.
     """
 
     def __init__(
@@ -94,9 +94,9 @@ class VllmSampler:
         random: torch.Generator | None,
         on_completion: CompletionCallback | None = None,
     ) -> list[list[Completion]]:
-        """`count` completions for each prompt, in order. Without `random` decoding is greedy.
+        """Samples `count` completions for each prompt and returns them in order. Decodes greedily without `random`.
 
-        The same state of `random` asks for the same draws. Raises `JobFailure` when the server does not deliver.
+        The same state of `random` gives the same seeds. Raises `JobFailure` if the server fails.
         """
         if not prompts:
             return []
@@ -116,17 +116,17 @@ class VllmSampler:
             return list(threads.map(complete, range(len(prompts))))
 
     def _adapter(self) -> str:
-        """The name under which the server has the policy's adapter as it is now."""
+        """Loads the policy's current adapter if needed, and returns its name on the server."""
         name = f"{NAME_PREFIX}{self._run_name}-v{self.policy.version}"
         if name not in self._loaded:
             self.unload()
             path = save_adapter(self._directory / name, self.policy, self._base_name)
-            self._loaded.append(name)  # also if the answer gets lost
+            self._loaded.append(name)  # before the request: it may succeed even if its response is lost
             self._client.load(name, str(path))
         return name
 
     def unload(self) -> None:
-        """Rids the server of our adapters and removes their files; what fails is tried again by the next call."""
+        """Unloads this run's adapters and removes their files. The next call retries what failed."""
         for name in [name for name in self._loaded if self._client.unload(name)]:
             self._loaded.remove(name)
             shutil.rmtree(self._directory / name, ignore_errors=True)
@@ -134,10 +134,12 @@ class VllmSampler:
     def _complete(
         self, model: str, count: int, sampling: Sampling, prompt: tuple[int, ...], seed: int | None
     ) -> list[Completion]:
-        answers = self._client.complete(self._request(model, count, sampling, prompt, seed))
-        if answers.model != model or len(answers.choices) != count:
-            raise self._client.unfit(f"asked for {count} of {model}, it gave {len(answers.choices)} of {answers.model}")
-        choices = sorted(answers.choices, key=lambda choice: choice.index)
+        response = self._client.complete(self._request(model, count, sampling, prompt, seed))
+        if response.model != model or len(response.choices) != count:
+            raise self._client.unfit(
+                f"requested {count} completions of {model}, it returned {len(response.choices)} of {response.model}"
+            )
+        choices = sorted(response.choices, key=lambda choice: choice.index)
         return [self._completion(choice, prompt, sampling.max_tokens) for choice in choices]
 
     def _request(
@@ -151,12 +153,12 @@ class VllmSampler:
             "temperature": 0.0 if seed is None else sampling.temperature,
             "top_p": sampling.top_p,
             "seed": seed,
-            "logprobs": 0,  # of the sampled token alone
+            "logprobs": 0,  # of the sampled token only
             "return_token_ids": True,
-            # Our end token ends an answer, and no other that the model's configuration may name.
+            # End at the tokenizer's end-of-turn token only, whatever other end tokens the model config lists.
             "stop_token_ids": [self.end_id],
             "ignore_eos": True,
-            # What is not said the server takes from the model's generation_config.json.
+            # The server takes missing parameters from the model's generation_config.json, so set all of them.
             "top_k": -1,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
@@ -164,18 +166,18 @@ class VllmSampler:
             "frequency_penalty": 0.0,
         }
 
-    def _completion(self, choice: Choice, prompt: tuple[int, ...], max_tokens: int) -> Completion:
-        """A completion whose ids are the sampled ones. Raises `JobFailure` for anything else."""
+    def _completion(self, choice: CompletionChoice, prompt: tuple[int, ...], max_tokens: int) -> Completion:
+        """Returns the completion with its sampled ids. Raises `JobFailure` if ids or log-probs are incomplete."""
         ids, logprobs = choice.token_ids, choice.logprobs.token_logprobs
         if ids is None:
-            raise self._client.unfit("it returns no token ids; vLLM 0.10.2 is the first that does")
+            raise self._client.unfit("it returns no token ids; vLLM 0.10.2 or later is required")
         if choice.finish_reason not in ("stop", "length"):
-            raise self._client.away(f"an answer ended with '{choice.finish_reason}'")
+            raise self._client.away(f"a completion ended with '{choice.finish_reason}'")
         finished = self.end_id in ids
-        whole = ids.index(self.end_id) == len(ids) - 1 if finished else len(ids) == max_tokens
-        if not whole or len(logprobs) != len(ids) or choice.prompt_token_ids != list(prompt):
+        is_complete = ids.index(self.end_id) == len(ids) - 1 if finished else len(ids) == max_tokens
+        if not is_complete or len(logprobs) != len(ids) or choice.prompt_token_ids != list(prompt):
             raise self._client.unfit(
-                f"it ended an answer after {len(ids)} of {max_tokens} tokens, with {len(logprobs)} log-probabilities, "
-                "or changed the prompt; start it with --generation-config vllm"
+                f"it ended a completion after {len(ids)} of {max_tokens} tokens, with {len(logprobs)} "
+                "log-probabilities, or changed the prompt; start it with --generation-config vllm"
             )
         return Completion(tuple(ids), tuple(logprobs), finished)

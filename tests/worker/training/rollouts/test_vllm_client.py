@@ -111,7 +111,7 @@ def test_a_server_that_is_down_is_waited_for(rollouts: Rollouts) -> None:
 def test_a_server_that_stays_busy_is_waited_for(server: VllmServer, rollouts: Rollouts) -> None:
     failure = rollouts.failure(server.url, lambda: server.answers.extend([(503, {"error": {"message": "busy"}})] * 3))
     assert failure.exit_code == WAITS
-    assert str(failure).endswith("is away (503: busy)")
+    assert str(failure).endswith("is unavailable (503: busy)")
 
 
 def test_a_server_that_never_answers_is_waited_for(
@@ -152,7 +152,7 @@ def test_a_rank_above_the_servers_is_told_in_its_words(server: VllmServer, rollo
     server.max_lora_rank = 1
     failure = rollouts.failure(server.url)
     assert (failure.exit_code, failure.code) == (FAILS, "rollout_server_refused")
-    assert "LoRA rank 4 is greater than max_lora_rank 1. It needs" in str(failure)
+    assert "LoRA rank 4 is greater than max_lora_rank 1. Start it with" in str(failure)
     assert "--max-lora-rank" in str(failure)
 
 
@@ -227,8 +227,8 @@ def answer(**changes: Any) -> dict[str, Any]:
         (answer(token_ids=[9, 9], logprobs={"token_logprobs": [-1.0] * 2}), "after 2 of 4"),
         (answer(token_ids=[], logprobs={"token_logprobs": []}), "after 0 of 4"),
         (answer(prompt_token_ids=[7, 1, 50]), "changed the prompt"),
-        (answer() | {"model": "tiny"}, "it gave 2 of tiny"),
-        (answer() | {"choices": answer()["choices"][:1]}, "it gave 1 of grouptune-job-v0"),
+        (answer() | {"model": "tiny"}, "it returned 2 of tiny"),
+        (answer() | {"choices": answer()["choices"][:1]}, "it returned 1 of grouptune-job-v0"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -259,4 +259,4 @@ def test_an_aborted_answer_is_waited_for(server: VllmServer, rollouts: Rollouts)
 )
 def test_the_servers_words_are_found_in_every_envelope(server: VllmServer, rollouts: Rollouts, body: object) -> None:
     failure = rollouts.failure(server.url, lambda: server.answers.append((400, body)))
-    assert "400: words. It needs" in str(failure)
+    assert "400: words. Start it with" in str(failure)
