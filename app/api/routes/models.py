@@ -1,11 +1,14 @@
 """`/v1/models`."""
 
 import re
+import tarfile
+from collections.abc import Collection, Iterator
+from pathlib import PurePosixPath
+from typing import Final
 
 from fastapi import APIRouter
 from starlette.responses import StreamingResponse
 
-from app.api.archive import tar_stream
 from app.api.deps import Config, Db, Store
 from app.api.ids import ModelName
 from app.api.schemas.models import ModelDeleted, ModelList, ModelObject
@@ -19,6 +22,9 @@ from app.core.jobs.deletion import delete_model
 from app.core.models import adapters, registry
 from app.core.models.tables import TrainedModel
 from app.core.settings import Settings
+from app.core.storage.blobs import BlobStore
+
+CHUNK_BYTES: Final = 1 << 20
 
 router = APIRouter(prefix="/models", tags=["Models"])
 
@@ -72,7 +78,7 @@ def download_model(caller: Caller, model: ModelName, database: Db, store: Store)
     # Of a checkpoint only these: the optimiser's state is several times as large and of no use elsewhere.
     names = None if adapter.step is None else (*adapters.ADAPTER_FILES, adapters.CARD)
     return StreamingResponse(
-        tar_stream(store, adapter.blob, names),
+        _tar_stream(store, adapter.blob, names),
         media_type="application/x-tar",
         headers={"content-disposition": f'attachment; filename="{filename}.tar"'},
     )
@@ -112,3 +118,20 @@ def _pulled(name: str, settings: Settings) -> registry.BaseModel:
             code="model_not_found",
         )
     return base
+
+
+def _tar_stream(store: BlobStore, prefix: str, names: Collection[str] | None) -> Iterator[bytes]:
+    """Yield a tar of the blobs below `prefix`, or of those in `names`, without a copy in memory or on disk."""
+    for key in store.list(prefix):
+        if names is not None and key.removeprefix(f"{prefix}/") not in names:
+            continue
+        with store.open(key) as blob:
+            size = blob.seek(0, 2)
+            blob.seek(0)
+            header = tarfile.TarInfo(str(PurePosixPath(key).relative_to(prefix)))
+            header.size = size
+            yield header.tobuf(tarfile.PAX_FORMAT)
+            while chunk := blob.read(CHUNK_BYTES):
+                yield chunk
+            yield bytes(-size % tarfile.BLOCKSIZE)  # a tar consists of 512-byte blocks
+    yield bytes(2 * tarfile.BLOCKSIZE)  # two empty blocks end it
