@@ -20,7 +20,9 @@ from openai.types import FileDeleted
 from app.core.files.uploads import get_file
 from tests.api.conftest import MAX_FILE_BYTES
 from tests.api.jobs import broken_at_17, refused
-from tests.api.server import Server, new_project
+from tests.api.server import Server, new_project, serve, variant
+from tests.small_disk import small_disk
+from tests.tiny_model import write_rows
 
 
 def test_upload_validate_download_delete(server: Server, client: OpenAI, rows: Path) -> None:
@@ -266,3 +268,18 @@ def test_the_cap_counts_bytes_when_no_length_is_declared(server: Server) -> None
 def test_nobody_without_a_key_gets_to_upload(server: Server) -> None:
     status, body = chunked(server, {}, pieces=2)
     assert (status, body["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_upload_to_a_full_disk_is_507(server: Server, tmp_path: Path) -> None:
+    """The failed upload leaves no row and no bytes, and a smaller file is accepted afterwards."""
+    rows = write_rows(tmp_path / "rows.jsonl", 1000)
+    with small_disk(tmp_path / "state" / "storage", kibibytes=64) as disk:
+        settings = variant(server.settings, state_dir=tmp_path / "state")
+        with serve(settings) as url, OpenAI(base_url=f"{url}/v1", api_key=server.api_key) as client:
+            with pytest.raises(APIStatusError) as caught:
+                client.files.create(file=rows, purpose="fine-tune")
+            assert (caught.value.status_code, caught.value.code) == (507, "storage_full")
+            assert list(client.files.list()) == []
+            assert [path for path in disk.rglob("*") if path.is_file()] == []
+            small = client.files.create(file=b'{"messages": []}', purpose="fine-tune")
+            assert client.files.content(small.id).read() == b'{"messages": []}'
