@@ -9,12 +9,12 @@ from fastapi import FastAPI
 
 from app.api import errors, examples, shutdown, static_pages
 from app.api.job_reader import JobReader
-from app.api.lint_pool import Linter
+from app.api.lint_pool import LintPool
 from app.api.middleware.body_limit import BodyLimit
 from app.api.middleware.http_metrics import HttpMetrics
 from app.api.middleware.idempotency import Idempotency
 from app.api.middleware.request_ids import RequestIds
-from app.api.middleware.tracing import Traces
+from app.api.middleware.tracing import Tracing
 from app.api.routes import (
     api_keys,
     audit_log,
@@ -43,7 +43,7 @@ from app.api.schemas.errors import ErrorEnvelope
 from app.api.sse import Hub
 from app.auth import scopes
 from app.auth.id_tokens import IdTokens
-from app.auth.key_cache import Identities
+from app.auth.key_cache import KeyCache
 from app.core import logging, tracing
 from app.core import settings as configuration
 from app.core.accounts.rate_limit import RateLimiter
@@ -58,29 +58,29 @@ from app.core.storage.opening import open_store
 
 DESCRIPTION: Final = """Self-hosted fine-tuning, wire-compatible with OpenAI's fine-tuning API.
 
-Point the `openai` SDK's `base_url` at `/v1` of this server and send one of its API keys as the bearer token.
+Set the `base_url` of the `openai` SDK to `/v1` of this server, and use one of its API keys as the bearer token.
 """
 TAGS: Final = [
     {
         "name": "Files",
-        "description": "Training and validation data: JSONL, validated line by line after the upload.",
+        "description": "Training and validation data in JSONL, validated line by line after the upload.",
     },
-    {"name": "Uploads", "description": "Files that arrive in parts."},
+    {"name": "Uploads", "description": "Files that are uploaded in parts."},
     {"name": "Fine-tuning", "description": "Jobs, their events, checkpoints, metrics, groups and attempts."},
-    {"name": "Checkpoint permissions", "description": "Which other projects may use a model or a checkpoint."},
-    {"name": "Workers", "description": "Which machines train, what they have, and what they are at."},
-    {"name": "Graders", "description": "Try a grader before a job uses it."},
-    {"name": "Teachers", "description": "Keys for the servers that jobs ask as teachers."},
+    {"name": "Checkpoint permissions", "description": "Share a model or a checkpoint with other projects."},
+    {"name": "Workers", "description": "The machines that train: their hardware, their state and their jobs."},
+    {"name": "Graders", "description": "Test a grader before a job uses it."},
+    {"name": "Teachers", "description": "API keys for the servers that jobs use as teachers."},
     {"name": "Models", "description": "Base models and trained adapters."},
-    {"name": "API keys", "description": "Mint, list, rotate and revoke keys; needs the scope `admin`."},
+    {"name": "API keys", "description": "Create, list, rotate and revoke keys. Requires the scope `admin`."},
     {
         "name": "CI systems",
-        "description": "Their ID tokens are traded for keys; whom to trust needs the scope `admin`.",
+        "description": "Exchange the ID tokens of CI systems for keys. Managing trust requires the scope `admin`.",
     },
-    {"name": "Projects", "description": "Projects and their limits; needs the scope `admin`."},
-    {"name": "Audit log", "description": "Who changed what; needs the scope `admin`."},
-    {"name": "Dashboard", "description": "Signing a browser in and out."},
-    {"name": "Webhooks", "description": "Who hears of jobs: endpoints, deliveries, tests."},
+    {"name": "Projects", "description": "Projects and their limits. Requires the scope `admin`."},
+    {"name": "Audit log", "description": "Who changed what, and when. Requires the scope `admin`."},
+    {"name": "Dashboard", "description": "Sign a browser in and out."},
+    {"name": "Webhooks", "description": "Notifications about jobs: endpoints, deliveries and tests."},
     {"name": "Health", "description": "Liveness and readiness."},
 ]
 
@@ -90,9 +90,9 @@ PUBLIC: Final = frozenset(
         *("/", "/ui", "/ui/{path:path}", "/v1/dashboard/session", "/v1/dashboard/links", "/v1/oidc/exchange"),
     }
 )
-"""Paths that need no scope: documents, signing in, and `/metrics` with a rule of its own. All others declare theirs."""
+"""Paths that need no scope: documents, signing in, and `/metrics` with its own rule. All others declare a scope."""
 
-# Routes are tried one by one, in this order: what is asked most comes first, but `/jobs/validate` before `/jobs/{id}`.
+# Routes are matched in this order: frequent requests come first, but `/jobs/validate` must precede `/jobs/{id}`.
 V1: Final = (
     validate_job,
     fine_tuning,
@@ -117,14 +117,14 @@ V1: Final = (
 )
 
 GRADER_LIMIT_SECONDS: Final = 20.0
-"""For one check of an answer, while somebody waits; the first one of a kind also imports what it needs."""
+"""Limit for grading one answer while a client waits. The first use of a grader type also imports its libraries."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The API over the installation that `settings` (default: the environment) describes.
+    """Build the API of the installation that `settings` describe; by default they come from the environment.
 
-    Connects to nothing yet: it starts, and says so in `/readyz`, while Postgres is away. Raises `BadSetup`
-    without a database URL, and for a route that declares no scope.
+    Opens no connections: the API starts even while Postgres is unavailable, and `/readyz` reports that. Raises
+    `BadSetup` without a database URL and for a route that declares no scope.
     """
     logging.configure()
     settings = settings or configuration.load()
@@ -136,7 +136,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        gc.freeze()  # what is here now stays: collections need not look at it again and again
+        gc.freeze()  # excludes all objects that exist now from garbage collection: they live as long as the process
         with shutdown.calling(app.state.hub.close):
             yield
         gc.unfreeze()
@@ -151,14 +151,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=lifespan,
-        docs_url=None,  # its page would load what it needs from elsewhere; `pages` has one that does not
+        docs_url=None,  # FastAPI's page loads scripts from elsewhere; `static_pages` serves one that does not
         redoc_url=None,
         responses={"4XX": {"model": ErrorEnvelope}, "5XX": {"model": ErrorEnvelope}},
     )
     app.state.settings = settings
     app.state.database = database
     app.state.rate_limiter = rate_limiter
-    app.state.identities = Identities()
+    app.state.key_cache = KeyCache()
     app.state.jobs = JobReader(database)
     app.state.hub = Hub(database, app.state.jobs)
     app.state.secrets = KeyRing.load(
@@ -170,7 +170,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.store = open_store(
         settings.storage_dir, settings.storage_url, settings.storage_endpoint, settings.storage_region
     )
-    app.state.linter = Linter(database, app.state.store, app.state.graders)
+    app.state.lint_pool = LintPool(database, app.state.store, app.state.graders)
     for routes in V1:
         app.include_router(routes.router, prefix="/v1")
     for router in (health.router, static_pages.router, prometheus.router):
@@ -182,13 +182,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, max_file_bytes=settings.max_file_bytes)
     app.add_middleware(HttpMetrics)
     if tracer.is_on:
-        app.add_middleware(Traces, tracer=tracer)
-    app.add_middleware(RequestIds)  # the last one added is the outermost
+        app.add_middleware(Tracing, tracer=tracer)
+    app.add_middleware(RequestIds)  # the last middleware added is the outermost one
     return app
 
 
 def _outside(settings: Settings) -> Outside:
-    """What graders may reach, as the trainer's do."""
+    """Return what graders may reach and the secrets that they use: the same as in the trainer."""
     key, secret = settings.judge_api_key, settings.grader_signing_secret
     return Outside(
         judge_url=settings.judge_url,

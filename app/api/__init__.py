@@ -1,1 +1,1 @@
-"""HTTP: OpenAI's wire format over the kernel."""
+"""The HTTP API: OpenAI's wire format on top of `app.core`."""

@@ -9,9 +9,9 @@ from typing import Annotated
 from fastapi import BackgroundTasks, Depends, Header, Request
 
 from app.api.job_reader import JobReader
-from app.api.lint_pool import Linter
+from app.api.lint_pool import LintPool
 from app.auth.bearer import Caller
-from app.auth.key_cache import Identities
+from app.auth.key_cache import KeyCache
 from app.core.db import Database
 from app.core.egress.client import Egress
 from app.core.graders.toolbox import Toolbox
@@ -51,14 +51,14 @@ async def _outgoing(request: Request) -> Egress:
     return egress
 
 
-async def _linter(request: Request) -> Linter:
-    linter: Linter = request.app.state.linter
-    return linter
+async def _lint_pool(request: Request) -> LintPool:
+    pool: LintPool = request.app.state.lint_pool
+    return pool
 
 
-async def _identities(request: Request) -> Identities:
-    known: Identities = request.app.state.identities
-    return known
+async def _key_cache(request: Request) -> KeyCache:
+    cache: KeyCache = request.app.state.key_cache
+    return cache
 
 
 async def _jobs(request: Request) -> JobReader:
@@ -71,10 +71,10 @@ Store = Annotated[BlobStore, Depends(_store)]
 Config = Annotated[Settings, Depends(_settings)]
 Secrets = Annotated[KeyRing, Depends(_secrets)]
 Outgoing = Annotated[Egress, Depends(_outgoing)]
-Known = Annotated[Identities, Depends(_identities)]
+CachedKeys = Annotated[KeyCache, Depends(_key_cache)]
 Graders = Annotated[Toolbox, Depends(_graders)]
 Jobs = Annotated[JobReader, Depends(_jobs)]
-Lints = Annotated[Linter, Depends(_linter)]
+Lints = Annotated[LintPool, Depends(_lint_pool)]
 
 
 class WorkerNotifier:

@@ -1,4 +1,4 @@
-"""OpenAI's error envelope for everything that goes wrong, whoever noticed it."""
+"""OpenAI's error envelope for every error, whether a handler, the framework or a crash caused it."""
 
 import errno
 import json
@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from app.api.validation_errors import explain
+from app.core.accounts.idempotency import InProgress
 from app.core.errors import (
     AuthenticationFailed,
     DatabaseUnavailable,
@@ -31,26 +32,26 @@ RETRY_AFTER_SECONDS: Final = 2
 
 
 class InternalError(GrouptuneError):
-    """The server made an error; its log has the details under this request's id."""
+    """The server failed because of a bug. Its log has the details under this request's id."""
 
     code = "internal_error"
 
 
 class StorageFull(GrouptuneError):
-    """The server's disk is full; free space in its state directory, then send this again."""
+    """The server's disk is full. Free space in its state directory, then send this request again."""
 
     status = 507
     code = "storage_full"
 
 
 class RouteNotFound(NotFound):
-    """There is no such route."""
+    """This route does not exist."""
 
     code = "route_not_found"
 
 
 class MethodNotAllowed(InvalidRequest):
-    """This route does not take this HTTP method."""
+    """This route does not support this HTTP method."""
 
     status = 405
     code = "method_not_allowed"
@@ -68,32 +69,32 @@ _BY_STATUS: Final[dict[int, type[GrouptuneError]]] = {
 
 
 def respond(error: GrouptuneError, headers: dict[str, str] | None = None) -> Response:
-    """The envelope of an error."""
+    """Return the error as a response in OpenAI's envelope."""
     body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
     extra = dict(headers or {})
-    if error.status == DatabaseUnavailable.status:
+    if error.status == DatabaseUnavailable.status or isinstance(error, InProgress):
         extra.setdefault("retry-after", str(RETRY_AFTER_SECONDS))
     if isinstance(error, RateLimited):
         extra["retry-after"] = str(math.ceil(error.retry_after_seconds))
         extra["retry-after-ms"] = str(math.ceil(error.retry_after_seconds * 1000))
     if isinstance(error, StorageFull | QuotaExceeded):
-        extra["x-should-retry"] = "false"  # OpenAI's clients retry 429 and 5xx; a whole file twice more
+        extra["x-should-retry"] = "false"  # OpenAI's clients retry 429 and 5xx, with the whole file each time
     if error.status == AuthenticationFailed.status:
         extra["www-authenticate"] = "Bearer"
-    # ASCII, because a message may quote half of a surrogate pair, which UTF-8 cannot hold.
+    # ASCII only: a message may quote a lone surrogate, which UTF-8 cannot encode.
     content = json.dumps({"error": body})
     return Response(content, error.status, extra, "application/json")
 
 
 def install(app: FastAPI) -> None:
-    """Registers the handlers; what even they do not know ends in `request_ids`."""
-    app.add_exception_handler(GrouptuneError, _known)
+    """Register the handlers. An exception that none of them handles ends in the middleware `request_ids`."""
+    app.add_exception_handler(GrouptuneError, _grouptune)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(OSError, _disk)
 
 
-def _known(request: Request, error: Exception) -> Response:
+def _grouptune(request: Request, error: Exception) -> Response:
     if not isinstance(error, GrouptuneError):
         raise error
     if error.status >= 500:
@@ -115,11 +116,11 @@ def _framework(request: Request, error: Exception) -> Response:
     path = request.url.path
     headers = dict(error.headers or {})
     if error.status_code == RouteNotFound.status:
-        hint = "" if path.startswith("/v1/") else " The API lies under /v1: set base_url to end in '/v1'."
-        return respond(RouteNotFound(f"There is no route {request.method} {path}.{hint}"), headers)
+        hint = "" if path.startswith("/v1/") else " All API routes start with /v1: set base_url to end in '/v1'."
+        return respond(RouteNotFound(f"The route {request.method} {path} does not exist.{hint}"), headers)
     if error.status_code == MethodNotAllowed.status:
         allowed = headers.get("allow") or headers.get("Allow") or "another method"
-        return respond(MethodNotAllowed(f"{path} does not take {request.method}; use {allowed}."), headers)
+        return respond(MethodNotAllowed(f"{path} does not support {request.method}; use {allowed}."), headers)
     kind = _BY_STATUS.get(error.status_code, InvalidRequest if error.status_code < 500 else InternalError)
     response = respond(kind(str(error.detail)), headers)
     response.status_code = error.status_code

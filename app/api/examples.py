@@ -1,4 +1,4 @@
-"""An example of every body that a client may send, for the OpenAPI document."""
+"""An example of every request body, for the OpenAPI document."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -47,11 +47,11 @@ EXAMPLES: Final[dict[str, Any]] = {
     "TestEndpoint": {"event_type": "fine_tuning.job.succeeded"},
     "SignIn": {"code": "as printed by `grouptune dashboard`"},
 }
-"""Name of the schema -> a body. A test holds each against its schema, and that none is missing."""
+"""Name of the schema -> example body. A test validates each one and checks that none is missing."""
 
 
 def added(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """The document with the examples in its schemas."""
+    """Return a function that adds the examples to the document of `openapi`."""
 
     def whole() -> dict[str, Any]:
         document = openapi()

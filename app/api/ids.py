@@ -1,4 +1,4 @@
-"""Ids in paths and queries. Longer ones are refused before the database is asked."""
+"""Ids in paths and queries. Over-long ones are rejected before the database is queried."""
 
 from typing import Annotated, Final
 
@@ -17,7 +17,9 @@ TrustId = Annotated[str, Path(max_length=MAX_ID, description="`trust_...`")]
 EndpointId = Annotated[str, Path(max_length=MAX_ID, description="`we_...`")]
 DeliveryId = Annotated[str, Path(max_length=MAX_ID, description="`wh_...`")]
 TeacherKeyId = Annotated[str, Path(max_length=MAX_ID, description="`tkey_...`")]
-KeyId = Annotated[str, Path(max_length=MAX_ID, description="The eight characters after `gt_live_` in its text.")]
+KeyId = Annotated[str, Path(max_length=MAX_ID, description="The eight characters after `gt_live_` in the key's text.")]
 ProjectId = Annotated[str, Path(max_length=MAX_ID, description="`proj_...`")]
-ModelName = Annotated[str, Path(max_length=MAX_MODEL_NAME, description="A base model, `ft:...`, or an alias.")]
-AliasPath = Annotated[str, Path(max_length=MAX_ID, pattern=rf"^{ALIAS_PATTERN}$", description="The alias' name.")]
+ModelName = Annotated[
+    str, Path(max_length=MAX_MODEL_NAME, description="A base model, a fine-tuned model (`ft:...`) or an alias.")
+]
+AliasPath = Annotated[str, Path(max_length=MAX_ID, pattern=rf"^{ALIAS_PATTERN}$", description="The name of the alias.")]

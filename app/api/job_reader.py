@@ -1,7 +1,7 @@
-"""Reads jobs for all who ask at the same time with one question to Postgres.
+"""Reads jobs for many concurrent requests with one query.
 
-Who waits for jobs polls, and a thousand who do are cheaper together: while one read is under way, the next askers
-gather, and one read serves them all. Nobody is told of a state from before their question.
+Clients that wait for a job poll it, and a thousand of them are cheaper together: while one read runs, the requests that
+arrive are collected, and the next read serves them all. A request never gets a state from before its arrival.
 """
 
 import asyncio
@@ -18,41 +18,39 @@ from app.core.jobs import queries
 from app.core.jobs.queries import JobDetails
 
 BATCH: Final = 200
-"""Jobs a read: some milliseconds."""
+"""Jobs per read; one read takes a few milliseconds."""
+PAGES_AT_ONCE: Final = 2
+"""More threads would only take turns at the interpreter lock, and every response would wait for all of them."""
 
 T = TypeVar("T")
-Named = tuple[str, str]
-"""A project's id and a job's."""
-
-
-PAGES_AT_ONCE: Final = 2
-"""More threads would but take turns at the interpreter, and each answer would wait for all of them."""
+JobKey = tuple[str, str]
+"""A project's id and a job's id."""
 
 
 class JobReader:
-    """The reads of one process; used from its event loop alone."""
+    """The job reads of one process. Use it from its event loop only."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._pages = CapacityLimiter(PAGES_AT_ONCE)
-        self._waiting: dict[Named, asyncio.Future[JobDetails | None]] = {}
+        self._waiting: dict[JobKey, asyncio.Future[JobDetails | None]] = {}
         self._reading: asyncio.Task[None] | None = None
 
     async def get(self, project_id: str, job_id: str, *, strict: bool, samples: bool = True) -> JobObject:
-        """The job as it is now. Raises `NotFound`, also for a job of another project, and as `Database.reading`."""
-        named = project_id, job_id
-        if named not in self._waiting:
-            self._waiting[named] = asyncio.get_running_loop().create_future()
+        """Return the current job. Raises `NotFound`, also for a job of another project, and as `Database.reading`."""
+        key = project_id, job_id
+        if key not in self._waiting:
+            self._waiting[key] = asyncio.get_running_loop().create_future()
             if self._reading is None:
-                self._reading = asyncio.create_task(self._read_on())
-        # Shielded, since others may wait for the same: one who goes away leaves it to them.
-        details = await asyncio.shield(self._waiting[named])
+                self._reading = asyncio.create_task(self._read_waiting())
+        # Shielded, because other requests may await the same future: a cancelled request must not cancel it.
+        details = await asyncio.shield(self._waiting[key])
         if details is None:
             raise queries.no_job(job_id)
         return JobObject.of(details, strict=strict, samples=samples)
 
     async def page(self, read: Callable[[Any], T]) -> T:
-        """What `read` makes of a session, in a thread. Raises as `read` and as `Database.reading`."""
+        """Call `read` with a session, in a thread, and return its result. Raises as `read` and `Database.reading`."""
 
         def work() -> T:
             with self._database.reading() as session:
@@ -60,21 +58,24 @@ class JobReader:
 
         return await to_thread.run_sync(work, limiter=self._pages)
 
-    async def _read_on(self) -> None:
+    async def _read_waiting(self) -> None:
         while self._waiting:
-            taken = {named: self._waiting.pop(named) for named in list(islice(self._waiting, BATCH))}
+            # Taken out before the read starts: a request that arrives during the read gets a new future, and with it
+            # the next read, because this one may not see a change that was committed in between.
+            batch = {key: self._waiting.pop(key) for key in list(islice(self._waiting, BATCH))}
             try:
-                found = await run_in_threadpool(self._read, list(taken))
-            except Exception as error:  # told to each who asked: none may be left waiting
-                for future in taken.values():
+                details = await run_in_threadpool(self._read, list(batch))
+            except Exception as error:  # passed on to every request of the batch; none may wait forever
+                for future in batch.values():
                     future.set_exception(error)
-                    future.exception()  # who asked may be gone, and nobody else takes it
+                    future.exception()  # marks it as retrieved, in case its request is gone
             else:
-                for named, future in taken.items():
-                    future.set_result(found.get(named))
+                for key, future in batch.items():
+                    future.set_result(details.get(key))
         self._reading = None
 
-    def _read(self, wanted: list[Named]) -> dict[Named, JobDetails]:
+    def _read(self, keys: list[JobKey]) -> dict[JobKey, JobDetails]:
         with self._database.reading() as session:
-            jobs = queries.find_jobs(session, wanted)
-            return {(one.job.project_id, one.job.id): one for one in queries.list_details(session, jobs)}
+            jobs = queries.find_jobs(session, keys)
+            details = queries.list_details(session, jobs)
+            return {(item.job.project_id, item.job.id): item for item in details}

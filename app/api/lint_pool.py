@@ -1,4 +1,4 @@
-"""Lints files while their callers wait: a few at once, each within its budget."""
+"""Lints files while clients wait: a few at once, each within a time budget."""
 
 import threading
 from typing import Final
@@ -19,11 +19,11 @@ from app.core.spec.rows import RowError
 from app.core.storage.blobs import BlobStore
 
 AT_ONCE: Final = 4
-"""Each holds a thread of the server for seconds."""
+"""Each lint occupies a server thread for seconds."""
 
 
-class Linter:
-    """Lints with the server's own graders. Thread-safe."""
+class LintPool:
+    """Lints files with the server's own graders. Thread-safe."""
 
     def __init__(self, database: Database, store: BlobStore, tools: Toolbox) -> None:
         self._database = database
@@ -40,13 +40,13 @@ class Linter:
         *,
         until_signal: bool = False,
     ) -> LintReport:
-        """The report on a stored file.
+        """Return the report on a stored file.
 
-        Raises `InvalidRequest` unless it is valid training data, and `Overloaded` while too many lints run.
+        Raises `InvalidRequest` if it is not valid training data, and `Overloaded` while too many lints run.
         """
         counts = _counts(file)
         if not self._slots.acquire(blocking=False):
-            raise Overloaded("The server lints other files now; try again in a few seconds.")
+            raise Overloaded("The server is linting too many other files. Try again in a few seconds.")
         try:
             with (
                 self._store.as_file(file.rows[0], lambda: None) as path,
@@ -59,7 +59,10 @@ class Linter:
             self._slots.release()
 
     def of_job(self, project_id: str, spec: JobSpec, training_file: str) -> LintReport | None:
-        """The report on a job's training file; None where there is none yet. Raises as `submission.check_file`."""
+        """Return the report on a job's training file, or None if the file cannot be linted now.
+
+        Raises as `submission.check_file`.
+        """
         file = self._ready(project_id, spec, training_file)
         if file is None or not isinstance(spec.settings, GroupMethod) or not lint_queue.is_due(spec):
             return None
@@ -69,10 +72,10 @@ class Linter:
             return None
 
     def sees_signal(self, project_id: str, spec: JobSpec, training_file: str) -> bool:
-        """Whether a job that could train nothing is seen to train something; False leaves it to a worker's lint.
+        """Return True if lint proves that the job can learn something; False leaves the decision to a worker's lint.
 
-        Raises `InvalidRequest` with the code `no_contrast` when all rows were graded and none would teach anything,
-        and as `submission.check_file`.
+        Raises `InvalidRequest` with the code `no_contrast` if all rows were graded and none would teach anything.
+        Also raises as `submission.check_file`.
         """
         if not lint_queue.decides(spec) or not isinstance(spec.settings, GroupMethod):
             return False
@@ -96,10 +99,12 @@ class Linter:
 
 def _counts(file: File) -> FileReport:
     if file.purpose != uploads.TRAINING_PURPOSE:
-        message = f"The file '{file.id}' has the purpose '{file.purpose}'; upload it with '{uploads.TRAINING_PURPOSE}'."
+        message = (
+            f"The file '{file.id}' has purpose '{file.purpose}'. Upload it with purpose '{uploads.TRAINING_PURPOSE}'."
+        )
         raise InvalidRequest(message, code="invalid_file")
     if file.status == FileStatus.uploaded:
-        raise InvalidRequest(f"The file '{file.id}' is not validated yet; wait until its `status` is `processed`.")
+        raise InvalidRequest(f"The file '{file.id}' is not validated yet. Wait until its `status` is `processed`.")
     if file.status == FileStatus.error or file.report is None:
         raise InvalidRequest(f"The file '{file.id}' has errors. {file.status_details}", code="invalid_file")
     return FileReport.model_validate(file.report)

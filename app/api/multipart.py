@@ -1,4 +1,4 @@
-"""Receives a multipart upload once its sender is known. Starlette spools it to disk: memory stays flat."""
+"""Receives multipart uploads after authentication. Starlette spools them to disk, so memory stays flat."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -32,78 +32,78 @@ FILE_BODY: Final = _request_body(
         **ExpiresAfter.model_json_schema(),
         "description": "Sent as the fields `expires_after[anchor]` and `expires_after[seconds]`.",
     },
-    file={"type": "string", "format": "binary", "description": "JSONL, one object a line."},
+    file={"type": "string", "format": "binary", "description": "JSONL, one object per line."},
 )
-"""For OpenAPI, which cannot see a form that the handler reads by itself."""
+"""For the OpenAPI document: FastAPI cannot see a form that the handler reads by itself."""
 PART_BODY: Final = _request_body(
-    ["data"], data={"type": "string", "format": "binary", "description": "A piece of the file, at most 64 MiB."}
+    ["data"], data={"type": "string", "format": "binary", "description": "A part of the file, at most 64 MiB."}
 )
 """The same for a part of an upload."""
 
 
 @dataclass(frozen=True)
-class Sent:
-    """A file part of a form."""
+class FormPart:
+    """The file part of a form."""
 
     filename: str
     stream: BinaryIO
 
     def chunks(self) -> Iterator[bytes]:
-        """The content, a MiB at a time."""
+        """Yield the content, 1 MiB at a time."""
         while chunk := self.stream.read(CHUNK_BYTES):
             yield chunk
 
 
 @dataclass(frozen=True)
-class SentFile(Sent):
-    """A file with the fields beside it."""
+class FileForm(FormPart):
+    """The file part of a form together with the form's other fields."""
 
     purpose: str | None
     expires_after: ExpiresAfter | None
 
 
-async def _file(request: Request, _caller: Caller) -> AsyncIterator[SentFile]:
-    # Depends on the caller: nobody without a key gets to send us a body.
+async def _file(request: Request, _caller: Caller) -> AsyncIterator[FileForm]:
+    # Depends on the caller, so that only authenticated clients can send a body.
     async with request.form(max_files=1, max_fields=MAX_FIELDS) as form:
         sent = _part(form, "file", "the field `purpose` and ")
         purpose = form.get("purpose")
         _refuse_unknown(form, {"purpose", "file", *EXPIRY_FIELDS})
         purpose = purpose if isinstance(purpose, str) else None
-        yield SentFile(sent.filename, sent.stream, purpose, _expires_after(form))
+        yield FileForm(sent.filename, sent.stream, purpose, _expires_after(form))
 
 
-UploadedFile = Annotated[SentFile, Depends(_file)]
+UploadedFile = Annotated[FileForm, Depends(_file)]
 
 
 @asynccontextmanager
-async def part_form(request: Request) -> AsyncIterator[Sent]:
-    """The part `data` of a form, for uploads in parts. Raises `InvalidRequest`."""
+async def part_form(request: Request) -> AsyncIterator[FormPart]:
+    """Yield the part `data` of a form, for uploads in parts. Raises `InvalidRequest`."""
     async with request.form(max_files=1, max_fields=MAX_FIELDS) as form:
         sent = _part(form, "data", "")
         _refuse_unknown(form, {"data"})
         yield sent
 
 
-def _part(form: FormData, name: str, beside: str) -> Sent:
+def _part(form: FormData, name: str, other_fields: str) -> FormPart:
     file = form.get(name)
     if not isinstance(file, UploadFile):
         raise InvalidRequest(
-            f"The part `{name}` is missing: send multipart/form-data with {beside}the part `{name}`, a file.",
+            f"The part `{name}` is missing. Send multipart/form-data with {other_fields}the part `{name}`, a file.",
             param=name,
         )
-    return Sent(file.filename or "upload", file.file)
+    return FormPart(file.filename or "upload", file.file)
 
 
-def _refuse_unknown(form: FormData, known: set[str]) -> None:
+def _refuse_unknown(form: FormData, accepted: set[str]) -> None:
     for name in form:
-        if name not in known:
+        if name not in accepted:
             raise InvalidRequest(
-                f"The field '{name}' is unknown; leave it out. Known are: {', '.join(sorted(known))}.", param=name
+                f"The field '{name}' is unknown. Remove it. Known fields: {', '.join(sorted(accepted))}.", param=name
             )
 
 
 def _expires_after(form: FormData) -> ExpiresAfter | None:
-    """OpenAI's clients flatten the object with brackets."""
+    """Return the field `expires_after`, which OpenAI's clients flatten with brackets."""
     sent = {key: form[name] for name, key in EXPIRY_FIELDS.items() if name in form}
     if not sent:
         return None
@@ -111,5 +111,5 @@ def _expires_after(form: FormData) -> ExpiresAfter | None:
         return ExpiresAfter.model_validate(sent)
     except ValidationError as error:
         raise RequestValidationError(
-            [{**one, "loc": ("form", "expires_after", *one["loc"])} for one in error.errors()]
+            [{**item, "loc": ("form", "expires_after", *item["loc"])} for item in error.errors()]
         ) from error

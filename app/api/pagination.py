@@ -1,4 +1,4 @@
-"""Cursor pages: `after` is the id of the last item seen."""
+"""Cursor pagination: `after` is the id of the last item of the previous page."""
 
 from typing import Annotated, Generic, Literal, TypeVar
 
@@ -8,12 +8,12 @@ from pydantic import BaseModel
 from app.api.ids import MAX_ID
 
 MAX_LIMIT = 100
-After = Annotated[str | None, Query(max_length=MAX_ID, description="Id of the last item of the page before this one.")]
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items a page, at most.")]
+After = Annotated[str | None, Query(max_length=MAX_ID, description="Id of the last item of the previous page.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of items per page.")]
 
 
 class Item(BaseModel):
-    """Whatever a list may hold."""
+    """An item of a list."""
 
     id: str
 
@@ -22,7 +22,7 @@ ItemT = TypeVar("ItemT", bound=Item)
 
 
 class Page(BaseModel, Generic[ItemT]):
-    """One page of a list. Ask for the next one with `after=<last_id>` while `has_more`."""
+    """One page of a list. While `has_more` is true, request the next page with `after=<last_id>`."""
 
     object: Literal["list"] = "list"
     data: list[ItemT]
@@ -32,6 +32,6 @@ class Page(BaseModel, Generic[ItemT]):
 
 
 def page(items: list[ItemT], has_more: bool) -> Page[ItemT]:
-    """The page of these items."""
+    """Return the page that contains these items."""
     first, last = (items[0].id, items[-1].id) if items else (None, None)
     return Page(data=items, has_more=has_more, first_id=first, last_id=last)

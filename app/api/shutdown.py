@@ -1,4 +1,7 @@
-"""Hears SIGTERM and SIGINT beside the server, which waits for open answers to end before it tells the app."""
+"""Handles SIGTERM and SIGINT in addition to the server.
+
+The server waits for open responses to end before it shuts the app down, so endless streams must end at the signal.
+"""
 
 import asyncio
 import signal
@@ -11,27 +14,27 @@ from typing import Any
 
 @contextmanager
 def calling(stopping: Callable[[], None]) -> Iterator[None]:
-    """Within it `stopping` is called in the running event loop as soon as the process is told to stop.
+    """Call `stopping` in the running event loop as soon as the process receives SIGTERM or SIGINT within the block.
 
-    Does nothing outside of the main thread, where Python delivers no signals.
+    Does nothing outside the main thread, where Python delivers no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def handle(number: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(stopping)
-        inner: Any = before[signal.Signals(number)]
-        if callable(inner):
-            inner(number, frame)
+        previous: Any = handlers[signal.Signals(number)]
+        if callable(previous):
+            previous(number, frame)
 
-    for number in before:
+    for number in handlers:
         signal.signal(number, handle)
     try:
         yield
     finally:
-        for number, inner in before.items():
+        for number, previous in handlers.items():
             if signal.getsignal(number) is handle:
-                signal.signal(number, inner)
+                signal.signal(number, previous)

@@ -1,7 +1,8 @@
-"""Server-sent events. One poller a process asks Postgres for all who look on; each stream reads from its own place.
+"""Server-sent events: one poller per process queries Postgres for all streams; each stream has its own position.
 
-A stream holds no queue: it keeps the number of the last event it has sent and, once woken, sends what is behind it. A
-slow reader therefore costs no memory, and a reader that comes back misses nothing.
+A stream has no queue. It remembers the sequence number of the last event that it sent and, whenever it wakes, reads the
+events after that number from Postgres. A slow client therefore costs no memory, and a client that reconnects with
+`Last-Event-ID` misses nothing: its stream starts after that event.
 """
 
 import asyncio
@@ -30,47 +31,58 @@ log = structlog.get_logger(__name__)
 
 POLL_SECONDS: Final = 0.05
 AWAY_SECONDS: Final = 1.0
-"""Between questions while the database is away."""
+"""Pause between queries while the database is unavailable."""
 _RETRY_POLICY: Final = RetryPolicy(attempts=None, longest_wait_seconds=AWAY_SECONDS)
 HEARTBEAT_SECONDS: Final = 15.0
-"""A comment after so much silence keeps proxies from closing the connection."""
+"""Silence after which a comment is sent, so that proxies do not close the connection."""
+HEARTBEAT: Final = ": still here\n\n"
 BATCH: Final = 200
+"""Events per query."""
 KEPT_BATCHES: Final = 64
+"""Batches of events that streams at the same position share."""
 
 T = TypeVar("T")
 
 
 class Hub:
-    """Wakes the streams of one process when a job that they look at has changed."""
+    """Runs the poller of one process and wakes the streams whose job, project or file has changed.
+
+    Everything but the queries runs in one event loop, so that no locks are needed: state changes only at an `await`.
+    """
 
     def __init__(self, database: Database, reader: JobReader) -> None:
         self._database, self._reader = database, reader
+        # Number of open streams by the id that they watch. The poller queries these ids and stops when none is left.
         self._jobs: Counter[str] = Counter()
         self._projects: Counter[str] = Counter()
         self._files: Counter[str] = Counter()
+        # Results of the latest poll. Streams compare them with what they have sent.
         self._pulses: dict[str, Pulse] = {}
         self._by_project: dict[str, dict[str, Pulse]] = {}
         self._file_states: dict[str, str] = {}
         self._changed: dict[str, asyncio.Event] = {}
-        """By the id of what is watched: a change wakes those alone who look at it."""
+        """By the watched id, so that a change wakes only the streams that watch it."""
         self._poller: asyncio.Task[None] | None = None
         self._shared: dict[tuple[str, int, int], asyncio.Task[list[tuple[int, str]]]] = {}
         self.is_closing = False
 
     def close(self) -> None:
-        """Ends all streams; called from the event loop when the server stops."""
+        """End all streams. Called from the event loop when the server stops."""
         self.is_closing = True
         self._wake(list(self._changed))
 
     async def job(self, project_id: str, job_id: str, seq: int, *, strict: bool) -> AsyncIterator[str]:
-        """The stream of one job from behind the event `seq`, until it has ended or the server stops."""
+        """Yield the messages of one job, starting after event number `seq`, until the job or the server ends."""
         shown: Pulse | None = None
         with self._watching(self._jobs, job_id):
             while not self.is_closing:
+                # Another stream of the job may have started the poller long ago: then the pulse is already here, and
+                # this stream sends the current state and the missing events without waiting for the next change.
                 pulse = self._pulses.get(job_id)
                 if pulse is not None and pulse != shown:
                     if shown is None or _state(pulse) != _state(shown):
                         yield await self._state(project_id, job_id, strict=strict)
+                    # A batch may also contain newer events than `pulse.last_seq`; `seq` then skips them next time.
                     while seq < pulse.last_seq:
                         events = await self._events(job_id, seq, pulse.last_seq)
                         if not events:
@@ -82,29 +94,31 @@ class Hub:
                     if pulse.is_final:
                         yield _message("end", {"status": pulse.status})
                         return
+                    # Each `yield` above may have taken long; compare with the latest pulse again before waiting.
                     continue
-                if not await self._change(job_id):
-                    yield ": still here\n\n"
+                # Nothing has been awaited since `pulse` was read, so no change can fall between reading and waiting.
+                if not await self._wait(job_id):
+                    yield HEARTBEAT
 
     async def project(self, project_id: str, *, strict: bool) -> AsyncIterator[str]:
-        """The state of each of the project's newest jobs, and again whenever one changes."""
+        """Yield the state of each of the project's newest jobs, and again whenever one changes."""
         shown: dict[str, Pulse] = {}
         with self._watching(self._projects, project_id):
             while not self.is_closing:
                 current = self._by_project.get(project_id, {})
                 fresh = [
-                    one
-                    for one in current.values()
-                    if one.job_id not in shown or _state(one) != _state(shown[one.job_id])
+                    pulse
+                    for pulse in current.values()
+                    if pulse.job_id not in shown or _state(pulse) != _state(shown[pulse.job_id])
                 ]
                 for pulse in fresh:
                     yield await self._state(project_id, pulse.job_id, strict=strict)
                 shown = dict(current)
-                if not fresh and not await self._change(project_id):
-                    yield ": still here\n\n"
+                if not fresh and not await self._wait(project_id):
+                    yield HEARTBEAT
 
     async def file(self, project_id: str, file_id: str, *, strict: bool) -> AsyncIterator[str]:
-        """The state of a file now and once it is validated; ends then, or when the file is gone."""
+        """Yield the state of a file now and after its validation; end then, or when the file is deleted."""
         shown: str | None = None
         with self._watching(self._files, file_id):
             while not self.is_closing:
@@ -112,17 +126,18 @@ class Hub:
                 if state is not None and state != shown:
                     try:
                         yield await self._file(project_id, file_id, strict=strict)
-                    except NotFound:  # deleted since it was asked for
+                    except NotFound:  # deleted since the poll
                         state = None
                     shown = state or shown or ""
                 if state not in (None, FileStatus.uploaded) or (state is None and shown is not None):
                     yield _message("end", {"status": state or "deleted"})
                     return
-                if not await self._change(file_id):
-                    yield ": still here\n\n"
+                if not await self._wait(file_id):
+                    yield HEARTBEAT
 
     @contextmanager
     def _watching(self, watched: "Counter[str]", key: str) -> Any:
+        """Count a stream that watches `key`; the first one starts the poller, the last one drops the key's results."""
         watched[key] += 1
         self._changed.setdefault(key, asyncio.Event())
         if self._poller is None:
@@ -137,8 +152,8 @@ class Hub:
                 self._by_project.pop(key, None)
                 self._file_states.pop(key, None)
 
-    async def _change(self, key: str) -> bool:
-        """Waits for the next change of what is watched; False after a silence."""
+    async def _wait(self, key: str) -> bool:
+        """Wait for the next change of `key`; return False if none comes within `HEARTBEAT_SECONDS`."""
         try:
             await asyncio.wait_for(self._changed[key].wait(), HEARTBEAT_SECONDS)
         except TimeoutError:
@@ -148,49 +163,56 @@ class Hub:
     def _wake(self, keys: Iterable[str]) -> None:
         for key in keys:
             if key in self._changed:
+                # The streams that wait now wake up; the next wait needs an event that is not set.
                 self._changed[key].set()
                 self._changed[key] = asyncio.Event()
 
     async def _poll(self) -> None:
+        """Query the watched ids every `POLL_SECONDS` and wake the streams of those that differ from the last poll."""
         try:
             while (self._jobs or self._projects or self._files) and not self.is_closing:
                 pause = POLL_SECONDS
                 try:
-                    asked = list(self._jobs), list(self._projects), list(self._files)
-                    found = await run_in_threadpool(self._ask, *asked)
+                    watched = list(self._jobs), list(self._projects), list(self._files)
+                    result = await run_in_threadpool(self._query, *watched)
                 except DatabaseUnavailable as error:
                     log.info("live.database_away", error=error.message)
                     pause = AWAY_SECONDS
                 else:
-                    pulses, by_project, file_states = found
+                    pulses, by_project, file_states = result
                     changed = _differing(self._pulses, pulses) + _differing(self._by_project, by_project)
                     changed += _differing(self._file_states, file_states)
-                    self._pulses, self._by_project, self._file_states = found
+                    self._pulses, self._by_project, self._file_states = result
                     self._wake(changed)
                 await asyncio.sleep(pause)
         finally:
             self._poller = None
 
-    def _ask(
+    def _query(
         self, jobs: list[str], projects: list[str], files: list[str]
     ) -> tuple[dict[str, Pulse], dict[str, dict[str, Pulse]], dict[str, str]]:
         with self._database.reading() as session:
-            pulses = {one.job_id: one for one in changes.pulses(session, jobs)} if jobs else {}
+            pulses = {pulse.job_id: pulse for pulse in changes.pulses(session, jobs)} if jobs else {}
             by_project = {
-                project: {one.job_id: one for one in changes.pulses_of_project(session, project)}
+                project: {pulse.job_id: pulse for pulse in changes.pulses_of_project(session, project)}
                 for project in projects
             }
             file_states = uploads.states(session, files) if files else {}
         return pulses, by_project, file_states
 
     async def _events(self, job_id: str, seq: int, last: int) -> list[tuple[int, str]]:
-        """The next events as they go over the wire; asked for once for all streams that stand at the same place."""
+        """Return the events after `seq` as (number, message), at most `BATCH`; empty if the database is unavailable.
+
+        Streams at the same position share one query and one rendering. `last`, the newest event's number, is part of
+        the key: without it a stream could get a batch that was read before that event was written, and miss the event.
+        """
         key = (job_id, seq, last)
         if key not in self._shared:
             while len(self._shared) >= KEPT_BATCHES:
-                del self._shared[next(iter(self._shared))]
+                del self._shared[next(iter(self._shared))]  # the oldest
             self._shared[key] = asyncio.create_task(run_in_threadpool(self._read_events, job_id, seq))
         try:
+            # Shielded: a client that disconnects must not cancel the query of the other streams.
             return await asyncio.shield(self._shared[key])
         except DatabaseUnavailable:
             self._shared.pop(key, None)
@@ -199,21 +221,23 @@ class Hub:
 
     def _read_events(self, job_id: str, seq: int) -> list[tuple[int, str]]:
         with self._database.reading() as session:
-            found = changes.events_after(session, job_id, seq, BATCH)
-            return [(one.seq, _message(one.type, EventObject.of(one).model_dump(mode="json"), one.id)) for one in found]
+            return [
+                (event.seq, _message(event.type, EventObject.of(event).model_dump(mode="json"), event.id))
+                for event in changes.events_after(session, job_id, seq, BATCH)
+            ]
 
     async def _state(self, project_id: str, job_id: str, *, strict: bool) -> str:
         read = partial(self._reader.get, project_id, job_id, strict=strict, samples=False)
-        shown = await _retry_read(read)
-        return _message("state", shown.model_dump(mode="json"))
+        job = await _retry_read(read)
+        return _message("state", job.model_dump(mode="json"))
 
     async def _file(self, project_id: str, file_id: str, *, strict: bool) -> str:
         def read() -> FileObject:
             with self._database.reading() as session:
                 return FileObject.of(uploads.get_file(session, project_id, file_id), strict=strict)
 
-        shown = await _retry_read(partial(run_in_threadpool, read))
-        return _message("state", shown.model_dump(mode="json"))
+        file = await _retry_read(partial(run_in_threadpool, read))
+        return _message("state", file.model_dump(mode="json"))
 
 
 async def _retry_read(read: Callable[[], Awaitable[T]]) -> T:
@@ -230,7 +254,7 @@ def _state(pulse: Pulse) -> tuple[object, ...]:
 
 
 def _message(event: str, data: dict[str, Any], event_id: str | None = None) -> str:
-    """One message; JSON has no line breaks of its own."""
+    """Render one message. JSON needs only one `data:` line, because it escapes line breaks."""
     lines = [f"event: {event}", f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}"]
     if event_id is not None:
         lines.insert(0, f"id: {event_id}")

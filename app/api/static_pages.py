@@ -1,4 +1,7 @@
-"""The built dashboard under `/ui`, where any path but a file's is a view of the one page; the reference at `/docs`."""
+"""Serves the built dashboard under `/ui` and the API reference at `/docs`.
+
+Every path below `/ui` that is not a file is a view of the single-page dashboard.
+"""
 
 import mimetypes
 from pathlib import Path
@@ -9,7 +12,7 @@ from starlette.responses import FileResponse, PlainTextResponse, RedirectRespons
 
 DIST: Final = Path(__file__).parent.parent / "dashboard" / "dist"
 ASSETS: Final = "assets/"
-"""Files below it carry a hash of what they hold in their names."""
+"""Files below this path have a hash of their content in their name."""
 POLICY: Final = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"
@@ -20,46 +23,46 @@ HEADERS: Final = {
     "referrer-policy": "no-referrer",
     "x-frame-options": "DENY",
 }
-NOT_BUILT: Final = "The dashboard is not built. In a checkout, run `make web`; wheels come with it built.\n"
+NOT_BUILT: Final = "The dashboard is not built. In a checkout, run `make web`; wheels include it.\n"
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/")
 def root() -> Response:
-    """A browser that was given the server's address alone."""
+    """Redirect a browser from the server's bare address to the dashboard."""
     return RedirectResponse("/ui/")
 
 
 @router.get("/docs")
 def docs(request: Request) -> Response:
-    """The API's reference, to read and to try."""
+    """Serve the API reference, in which requests can be tried out."""
     return page(request, "docs/index.html")
 
 
 @router.get("/ui")
 @router.get("/ui/{path:path}")
 def page(request: Request, path: str = "") -> Response:
-    """A file of the dashboard, or its page."""
-    found = _file(path)
-    if found is None:
+    """Serve a file of the dashboard, or its page."""
+    file = _file(path)
+    if file is None:
         return PlainTextResponse(NOT_BUILT, 503, HEADERS)
-    is_hashed = path.startswith(ASSETS) and found.name == Path(path).name
+    is_hashed = path.startswith(ASSETS) and file.name == Path(path).name
     headers = HEADERS | {
         "cache-control": "public, max-age=31536000, immutable" if is_hashed else "no-cache",
         "vary": "accept-encoding",
     }
-    kind = mimetypes.guess_type(found.name)[0] or "application/octet-stream"
-    packed = found.with_name(f"{found.name}.gz")
-    if "gzip" in request.headers.get("accept-encoding", "") and packed.is_file():
-        return FileResponse(packed, headers=headers | {"content-encoding": "gzip"}, media_type=kind)
-    return FileResponse(found, headers=headers, media_type=kind)
+    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    compressed = file.with_name(f"{file.name}.gz")
+    if "gzip" in request.headers.get("accept-encoding", "") and compressed.is_file():
+        return FileResponse(compressed, headers=headers | {"content-encoding": "gzip"}, media_type=kind)
+    return FileResponse(file, headers=headers, media_type=kind)
 
 
 def _file(path: str) -> Path | None:
-    """What the path names, else the page; None without a build."""
-    asked = (DIST / path).resolve()
-    if path and asked.is_relative_to(DIST.resolve()) and asked.is_file():
-        return asked
+    """Return the file that the path names, else the page; None if the dashboard is not built."""
+    requested = (DIST / path).resolve()
+    if path and requested.is_relative_to(DIST.resolve()) and requested.is_file():
+        return requested
     index = DIST / "index.html"
     return index if index.is_file() else None

@@ -1,4 +1,4 @@
-"""How long a file's rows are with a model's tokenizer, from the rows that its validation took note of."""
+"""Token lengths of a file's rows with a model's tokenizer, from the rows that the validation sampled."""
 
 from collections.abc import Iterable
 from typing import BinaryIO
@@ -12,14 +12,14 @@ from app.core.files.validation_report import FileReport
 
 
 def sampled(stream: BinaryIO, report: FileReport, chat: ChatTokenizer) -> list[RowLength]:
-    """Of rows from all over the file, of all of a small one."""
+    """Measure rows from all over the file, or all rows of a small file."""
     return _measured(reading.sampled(stream, report), chat)
 
 
 def too_long(stream: BinaryIO, report: FileReport, chat: ChatTokenizer, max_length: int) -> list[RowLength]:
-    """Those of the longest rows, by characters, that are over `max_length` tokens; longest first."""
-    over = (one for one in _measured(reading.longest(stream, report), chat) if one.total > max_length)
-    return sorted(over, key=lambda one: (-one.total, one.line))
+    """Return the rows over `max_length` tokens among the longest rows by characters; longest first."""
+    over = (row for row in _measured(reading.longest(stream, report), chat) if row.total > max_length)
+    return sorted(over, key=lambda row: (-row.total, row.line))
 
 
 def _measured(lines: Iterable[Line], chat: ChatTokenizer) -> list[RowLength]:

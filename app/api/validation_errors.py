@@ -1,4 +1,4 @@
-"""Turns pydantic's findings into one dotted path and one sentence that says how to fix it."""
+"""Turns pydantic's errors into one dotted path and one sentence that says how to fix the request."""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,23 +8,22 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 HINTS: Final = {
-    "grader": "say how answers are scored, for example "
+    "grader": "specify how answers are scored, for example "
     '{"type": "string_check", "input": "{{sample.output_text}}", "operation": "eq", '
     '"reference": "{{item.reference_answer}}"}',
     "training_file": "upload a JSONL file with purpose 'fine-tune' (POST /v1/files) and send its id",
-    "model": "name a base model; GET /v1/models lists them",
+    "model": "use the name of a base model; GET /v1/models lists them",
     "integrations": 'send a list of up to 5 like {"type": "wandb", "wandb": {"project": "..."}}',
     "suffix": "use 1 to 64 letters, digits, '.', '-' or '_'",
 }
-"""What to do, by the name of the field that is missing or wrong."""
+"""How to fix a field that is missing or wrong, by its name."""
 _SHOWN: Final = 60
-_PLACES: Final = ("body", "query", "path", "header")
 
 
 def explain(errors: Sequence[Mapping[str, Any]], body_type: Any, body: Any) -> tuple[str, str | None]:
-    """(message, param) for the errors of one request, whose JSON `body` should have been a `body_type`.
+    """Return (message, param) for the errors of one request, whose JSON `body` should have been a `body_type`.
 
-    A body type that accepts several forms says with `path_as_sent` where its client put a field.
+    A body type that accepts several forms has a method `path_as_sent`, which returns where the client put a field.
     """
     path_as_sent = getattr(body_type, "path_as_sent", lambda param, _body: param)
     by_param: dict[str, list[Mapping[str, Any]]] = {}
@@ -34,16 +33,16 @@ def explain(errors: Sequence[Mapping[str, Any]], body_type: Any, body: Any) -> t
         param = path_as_sent(param, body)
         by_param.setdefault(param, []).append(error)
         models[param] = model
-    param, found = next(iter(by_param.items()))
-    message = _sentence(param, found, models[param])
+    param, param_errors = next(iter(by_param.items()))
+    message = _sentence(param, param_errors, models[param])
     others = [f"'{other}'" for other in by_param if other != param]
     if others:
-        message += f" Also wrong: {', '.join(others[:5])}."
+        message += f" Other wrong fields: {', '.join(others[:5])}."
     return message, param or None
 
 
 def _locate(error: Mapping[str, Any], body_type: Any) -> tuple[str, type[BaseModel] | None]:
-    """The client's path to the error, without pydantic's names of union members, and the model around it."""
+    """Return the client's path to the error, without pydantic's names of union members, and the enclosing model."""
     context = error.get("ctx") or {}
     if isinstance(context.get("param"), str):
         return context["param"], None
@@ -55,17 +54,17 @@ def _locate(error: Mapping[str, Any], body_type: Any) -> tuple[str, type[BaseMod
     parent: type[BaseModel] | None = None
     for step in steps:
         members = list(_members(here))
-        models = [one for one in members if isinstance(one, type) and issubclass(one, BaseModel)]
-        tagged = [one for one in models if len(models) > 1 and _has_tag(one, step)]
+        models = [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
+        tagged = [model for model in models if len(models) > 1 and _has_tag(model, step)]
         if tagged:
             here = tagged[0]
         elif len(models) == 1:
             parent = models[0]
             path.append(str(step))
             here = _annotation(parent, step)
-        elif (inside := _inside(members)) is not None and step != "[key]":
+        elif (item := _item_type(members)) is not None and step != "[key]":
             path.append(str(step))
-            here = inside
+            here = item
     return ".".join(path), parent
 
 
@@ -80,9 +79,9 @@ def _members(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def _inside(members: list[Any]) -> Any:
-    """What the first list, tuple or object among these types holds; None without one."""
-    holders = (get_args(one) for one in members if get_origin(one) in (dict, list, tuple))
+def _item_type(members: list[Any]) -> Any:
+    """Return the item type of the first list, tuple or object among these types; None if there are none."""
+    holders = (get_args(member) for member in members if get_origin(member) in (dict, list, tuple))
     return next((args[-1] if args[-1] is not ... else args[0] for args in holders), None)
 
 
@@ -119,11 +118,11 @@ def _sentence(param: str, errors: list[Mapping[str, Any]], model: type[BaseModel
             return str(error["msg"])
         case "value_error":
             text = str(error["msg"]).removeprefix("Value error, ")
-            return f"'{param}' does not work: {text}."
+            return f"'{param}' is not valid: {text}."
         case _ if not param:
             return "The body must be a JSON object; send it with the header `content-type: application/json`."
-    wishes = dict.fromkeys(str(one["msg"]).removeprefix("Input ").removeprefix("should be ") for one in errors)
-    wanted = " or ".join(wishes)
+    expected = dict.fromkeys(str(item["msg"]).removeprefix("Input ").removeprefix("should be ") for item in errors)
+    wanted = " or ".join(expected)
     verb = "" if wanted.startswith(("should", "String should", "List should")) else "should be "
     return f"'{param}' {verb}{wanted}; you sent {_shown(error.get('input'))}{hint}."
 
@@ -131,11 +130,11 @@ def _sentence(param: str, errors: list[Mapping[str, Any]], model: type[BaseModel
 def _suggestion(field: str, model: type[BaseModel] | None) -> str:
     if model is None:
         return "; remove it."
-    known = [info.alias or name for name, info in model.model_fields.items()]
-    close = difflib.get_close_matches(field, known, n=1, cutoff=0.6)
+    names = [info.alias or name for name, info in model.model_fields.items()]
+    close = difflib.get_close_matches(field, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; known here: {', '.join(known)}."
+    return f"; known fields: {', '.join(names)}."
 
 
 def _shown(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""Who sends a request."""
+"""Authentication: who sends a request, and what that caller may do."""

@@ -1,4 +1,4 @@
-"""Finds out who sends a request, from its bearer key or its browser's session, and whether it may send one more."""
+"""Authenticates a request by its bearer key or its browser session, and charges the caller's rate limit."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPBearer
 
 from app.auth import browser
-from app.auth.key_cache import Identities
+from app.auth.key_cache import KeyCache
 from app.auth.principal import Principal
 from app.auth.rate_limit import charge
 from app.core.accounts import api_keys, browser_sessions, scopes
@@ -22,42 +22,42 @@ from app.core.errors import AuthenticationFailed
 from app.core.settings import Settings
 
 scheme: Final = HTTPBearer(auto_error=False, description="An API key of this server, `gt_live_...`")
-"""Routes that declare no scope and need a caller declare this, for the OpenAPI document."""
+"""Routes that need a caller but declare no scope declare this, so that the OpenAPI document shows it."""
 _NAMED_BY: Final = {"openai-project": "mismatched_project", "openai-organization": "mismatched_organization"}
-"""Header in which a client may name its project -> the error's code when the key has another one."""
+"""Header in which a client may name its project -> error code if the key belongs to another project."""
 
 
 async def principal(request: Request) -> Principal:
-    """The caller. Raises `AuthenticationFailed` and `RateLimited`."""
-    # Asked here, and by no dependency of this one: those are solved anew wherever the caller is needed.
+    """Return the caller. Raises `AuthenticationFailed` and `RateLimited`."""
+    # Called here instead of being a dependency: FastAPI would solve it again wherever the caller is needed.
     credentials = await scheme(request)
     database: Database = request.app.state.database
     token = None
     if credentials is not None:
-        known: Identities = request.app.state.identities
+        key_cache: KeyCache = request.app.state.key_cache
         key = credentials.credentials
-        identity = await known.of(key, partial(_found, database, api_keys.authenticate, key))
+        identity = await key_cache.get(key, partial(_authenticate, database, api_keys.authenticate, key))
     else:
         token = browser.token_of(request)
         if token is None:
             raise AuthenticationFailed
-        identity = await run_in_threadpool(_found, database, browser_sessions.authenticate, token)
+        identity = await run_in_threadpool(_authenticate, database, browser_sessions.authenticate, token)
     _check_named_project(request, identity.project)
     caller = principal_of(request, identity, strict_enums=identity.project.strict_enums and token is None)
-    # For `request_ids`, which sends them with every answer, errors included.
+    # The middleware `request_ids` adds these headers to every response, errors included.
     answer_headers: dict[str, str] = request.state.answer_headers
     answer_headers["openai-organization"] = caller.project_name
     await charge(request.app.state.rate_limiter, caller, identity.key.requests_per_minute, answer_headers)
     return caller
 
 
-def _found(database: Database, authenticate: Callable[[Any, str], Identity], sent: str) -> Identity:
+def _authenticate(database: Database, authenticate: Callable[[Any, str], Identity], sent: str) -> Identity:
     with database.reading() as session:
         return authenticate(session, sent)
 
 
 Caller = Annotated[Principal, Depends(principal)]
-"""Annotate a handler's parameter with it: the route then requires a key."""
+"""Annotate a handler's parameter with it: the route then requires a key or a session."""
 
 
 def _check_named_project(request: Request, project: Project) -> None:
@@ -66,13 +66,16 @@ def _check_named_project(request: Request, project: Project) -> None:
         if named and named not in (project.id, project.name):
             raise AuthenticationFailed(
                 f"The header '{header}' names '{named}', but this API key belongs to the project '{project.name}' "
-                f"({project.id}); leave the header out, or use a key of that project.",
+                f"({project.id}). Remove the header, or use a key of that project.",
                 code=code,
             )
 
 
 def principal_of(request: Request, identity: Identity, *, strict_enums: bool = False) -> Principal:
-    """What a handler needs to know of the caller. A browser shows our own enums, whatever the project says."""
+    """Return what a handler needs to know about the caller.
+
+    A browser always gets our own enums, whatever the project's setting.
+    """
     key, project = identity.key, identity.project
     return Principal(
         project_id=project.id,
@@ -91,7 +94,7 @@ def principal_of(request: Request, identity: Identity, *, strict_enums: bool = F
 
 
 def default_limits(settings: Settings) -> Limits:
-    """The limits of projects that have none of their own."""
+    """Return the limits of a project that has none of its own."""
     return Limits(
         requests_per_minute=settings.max_requests_per_minute,
         running_jobs=settings.max_running_jobs,

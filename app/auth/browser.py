@@ -1,4 +1,4 @@
-"""The dashboard's session: an opaque cookie, and the proof that a request comes from the dashboard itself."""
+"""The dashboard's session: an opaque cookie, and the check that a request comes from the dashboard itself."""
 
 from typing import Final
 from urllib.parse import urlsplit
@@ -13,13 +13,13 @@ SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class CrossSiteRequest(PermissionDenied):
-    """A page of another site sent this with the dashboard's cookie; use the dashboard itself, or an API key."""
+    """A page of another site sent this request with the dashboard's cookie. Use the dashboard itself, or an API key."""
 
     code = "cross_site_request"
 
 
 def token_of(request: Request) -> str | None:
-    """What the browser holds. Raises `CrossSiteRequest` for a change that another site's page asks for."""
+    """Return the browser's session token. Raises `CrossSiteRequest` for a change that another site's page requests."""
     token = request.cookies.get(_name(request))
     if token is not None:
         check_origin(request)
@@ -27,24 +27,24 @@ def token_of(request: Request) -> str | None:
 
 
 def check_origin(request: Request) -> None:
-    """Raises `CrossSiteRequest` unless the method changes nothing or the request is the dashboard's own.
+    """Raises `CrossSiteRequest` unless the method changes nothing or the dashboard itself sent the request.
 
-    By `Sec-Fetch-Site`, which no page can forge; browsers without it send `Origin` with every change.
+    Checks `Sec-Fetch-Site`, which no page can forge. Browsers without it send `Origin` with every change.
     """
     if request.method in SAFE_METHODS:
         return
     site = request.headers.get("sec-fetch-site")
     if site is None:
         origin = urlsplit(request.headers.get("origin", ""))
-        own = bool(origin.netloc) and origin.netloc == request.headers.get("host")
+        is_own = bool(origin.netloc) and origin.netloc == request.headers.get("host")
     else:
-        own = site == "same-origin"
-    if not own:
+        is_own = site == "same-origin"
+    if not is_own:
         raise CrossSiteRequest
 
 
 def remember(request: Request, response: Response, token: str) -> None:
-    """Lets the browser keep the token, out of the reach of scripts."""
+    """Store the token in the browser, out of reach of scripts."""
     response.set_cookie(
         _name(request),
         token,
@@ -56,12 +56,12 @@ def remember(request: Request, response: Response, token: str) -> None:
 
 
 def forget(request: Request, response: Response) -> None:
-    """Takes the token away again."""
+    """Delete the browser's token."""
     response.delete_cookie(_name(request), secure=_is_encrypted(request), httponly=True, samesite="lax")
 
 
 def _name(request: Request) -> str:
-    """Browsers keep a `__Host-` cookie from other hosts and from plain HTTP, where the prefix is not to be had."""
+    """Return the cookie's name. Browsers protect `__Host-` cookies from other hosts, but require HTTPS for them."""
     return f"__Host-{COOKIE}" if _is_encrypted(request) else COOKIE
 
 

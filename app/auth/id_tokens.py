@@ -1,6 +1,6 @@
-"""ID tokens of CI systems (OpenID Connect): whether one was signed by its issuer, and what it claims.
+"""ID tokens of CI systems (OpenID Connect): verifies the issuer's signature and returns the claims.
 
-Keys are fetched from issuers that an administrator trusts, never from one that only a token names.
+Keys are fetched only from issuers that an administrator trusts, never from an issuer that merely appears in a token.
 """
 
 import json
@@ -20,35 +20,35 @@ REQUIRED: Final = ("iss", "aud", "sub", "exp", "iat", "jti")
 TIMEOUT_SECONDS: Final = 10.0
 MAX_BYTES: Final = 256 * 1024
 KEPT_SECONDS: Final = 3600.0
-"""How long an issuer's keys are taken for its present ones."""
-ASK_AGAIN_SECONDS: Final = 30.0
-"""An unknown key id makes us ask again, but no oftener than this: anybody can invent key ids."""
+"""How long an issuer's keys are used before they are fetched again."""
+REFETCH_SECONDS: Final = 30.0
+"""An unknown key id triggers another fetch, but at most this often: anyone can invent key ids."""
 
 
 class IssuerUnavailable(GrouptuneError):
-    """The issuer's keys cannot be fetched; try again later."""
+    """The issuer's keys cannot be fetched. Try again later."""
 
     status = 503
     code = "oidc_issuer_unavailable"
 
 
 @dataclass
-class _Keys:
+class _IssuerKeys:
     fetched: float
-    """Monotonic."""
+    """Monotonic time in seconds."""
     by_id: dict[str, jwt.PyJWK] = field(default_factory=dict)
 
 
 class IdTokens:
-    """Verifies tokens, with a cache of their issuers' keys. Safe for threads."""
+    """Verifies tokens and caches the keys of their issuers. Thread-safe."""
 
     def __init__(self, egress: Egress) -> None:
         self._egress = egress
-        self._keys: dict[str, _Keys] = {}
+        self._keys: dict[str, _IssuerKeys] = {}
         self._lock = threading.Lock()
 
     def issuer_of(self, token: str) -> str:
-        """The issuer that a token names, not verified. Raises `AuthenticationFailed` for what is no token."""
+        """Return the issuer named in a token, unverified. Raises `AuthenticationFailed` if it is not a token."""
         try:
             claims = jwt.decode(token, options={"verify_signature": False})
         except jwt.InvalidTokenError as error:
@@ -56,13 +56,13 @@ class IdTokens:
         return str(claims.get("iss", ""))
 
     def verify(self, token: str, issuer: str) -> dict[str, Any]:
-        """The claims of a token of this issuer. Raises `AuthenticationFailed` and `IssuerUnavailable`.
+        """Return the claims of a token of this issuer. Raises `AuthenticationFailed` and `IssuerUnavailable`.
 
-        Its audience is one text, and is for the caller to check.
+        The audience is returned as one string; the caller must check it.
         """
         header = jwt.get_unverified_header(token)
         if header.get("alg") not in ALGORITHMS:
-            raise _invalid(f"it is signed by {header.get('alg')!r}, and must be by {' or '.join(ALGORITHMS)}")
+            raise _invalid(f"its algorithm is {header.get('alg')!r}, but must be {' or '.join(ALGORITHMS)}")
         key = self._key(issuer, str(header.get("kid", "")))
         try:
             claims: dict[str, Any] = jwt.decode(
@@ -74,35 +74,38 @@ class IdTokens:
                 options={"require": list(REQUIRED), "verify_aud": False, "enforce_minimum_key_length": True},
             )
         except jwt.ExpiredSignatureError as error:
-            raise _invalid("it has expired; ask the CI system for a new one") from error
+            raise _invalid("it has expired; request a new one from the CI system") from error
         except jwt.InvalidTokenError as error:
             raise _invalid(str(error)) from error
         audience = claims["aud"]
         claims["aud"] = audience[0] if isinstance(audience, list) and len(audience) == 1 else audience
         for name in ("aud", "jti"):
             if not isinstance(claims[name], str) or not 0 < len(claims[name]) <= 255 or "\0" in claims[name]:
-                raise _invalid(f"its claim '{name}' is not one text of at most 255 characters")
+                raise _invalid(f"its claim '{name}' is not a string of 1 to 255 characters")
         return claims
 
     def _key(self, issuer: str, key_id: str) -> jwt.PyJWK:
-        with self._lock:  # of those who ask at once, one fetches
-            known = self._keys.get(issuer)
-            age = float("inf") if known is None else time.monotonic() - known.fetched
-            if known is None or age > KEPT_SECONDS or (key_id not in known.by_id and age > ASK_AGAIN_SECONDS):
-                known = self._keys[issuer] = _Keys(time.monotonic(), self._fetch(issuer))
-        if key_id not in known.by_id:
+        with self._lock:  # of concurrent requests, only one fetches
+            keys = self._keys.get(issuer)
+            age = float("inf") if keys is None else time.monotonic() - keys.fetched
+            if keys is None or age > KEPT_SECONDS or (key_id not in keys.by_id and age > REFETCH_SECONDS):
+                keys = self._keys[issuer] = _IssuerKeys(time.monotonic(), self._fetch(issuer))
+        if key_id not in keys.by_id:
             raise _invalid(f"{issuer} has no key '{key_id[:64]}'")
-        return known.by_id[key_id]
+        return keys.by_id[key_id]
 
     def _fetch(self, issuer: str) -> dict[str, jwt.PyJWK]:
-        about = self._json(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
-        if about.get("issuer") != issuer or not isinstance(about.get("jwks_uri"), str):
-            raise IssuerUnavailable(f"{issuer} does not say the same of itself in its openid-configuration.")
+        url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
+        configuration = self._json(url)
+        if configuration.get("issuer") != issuer or not isinstance(configuration.get("jwks_uri"), str):
+            raise IssuerUnavailable(
+                f"The `issuer` in {url} does not match {issuer}, or `jwks_uri` is missing. Check the trust's issuer."
+            )
         keys = {}
-        for one in self._json(about["jwks_uri"]).get("keys", ()):
+        for item in self._json(configuration["jwks_uri"]).get("keys", ()):
             try:
-                key = jwt.PyJWK.from_dict(one)
-            except (jwt.PyJWTError, ValueError, TypeError, AttributeError):  # of a kind that we do not take
+                key = jwt.PyJWK.from_dict(item)
+            except (jwt.PyJWTError, ValueError, TypeError, AttributeError):  # an unsupported kind of key
                 continue
             if key.key_id and key.key_type in ("RSA", "EC") and key.public_key_use in (None, "sig"):
                 keys[key.key_id] = key
@@ -111,15 +114,15 @@ class IdTokens:
     def _json(self, url: str) -> dict[str, Any]:
         try:
             answer = self._egress.request("GET", url, timeout_seconds=TIMEOUT_SECONDS, max_bytes=MAX_BYTES)
-            found = json.loads(answer.body) if answer.status == 200 else None
+            content = json.loads(answer.body) if answer.status == 200 else None
         except (AddressRefused, EgressFailed, ValueError) as error:
             raise IssuerUnavailable(f"The keys of the token's issuer cannot be fetched: {error}") from error
-        if not isinstance(found, dict):
+        if not isinstance(content, dict):
             raise IssuerUnavailable(
-                f"The keys of the token's issuer cannot be fetched: {url} answered {answer.status}."
+                f"The keys of the token's issuer cannot be fetched: {url} returned status {answer.status}."
             )
-        return found
+        return content
 
 
 def _invalid(reason: str) -> AuthenticationFailed:
-    return AuthenticationFailed(f"The ID token is refused: {reason}.", code="oidc_token_invalid")
+    return AuthenticationFailed(f"The ID token is rejected: {reason}.", code="oidc_token_invalid")

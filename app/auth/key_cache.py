@@ -1,6 +1,7 @@
-"""Whom keys belong to, remembered for a second: who polls sends far more requests than keys ever change.
+"""A cache of the identities behind API keys: a polling client sends far more requests than keys ever change.
 
-What this process changes it forgets at once; another process of the API may take a revoked key for a second more.
+After it changes a key or a project, a process clears its own cache at once. Another API process may accept a revoked
+key for up to `KEPT_SECONDS` more.
 """
 
 import asyncio
@@ -18,52 +19,53 @@ KEPT_SECONDS: Final = 1.0
 MAX_KEPT: Final = 10_000
 
 
-class Identities:
-    """Asked from one event loop; told to forget from any thread."""
+class KeyCache:
+    """Maps the digest of a key to its identity. One event loop reads it; any thread may clear it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: dict[bytes, tuple[float, Identity]] = {}
-        self._asked: dict[bytes, asyncio.Task[Identity]] = {}
-        self._forgotten_at = 0.0
+        self._cached: dict[bytes, tuple[float, Identity]] = {}
+        self._lookups: dict[bytes, asyncio.Task[Identity]] = {}
+        self._cleared_at = 0.0
 
-    async def of(self, key: str, find: Callable[[], Identity]) -> Identity:
-        """Whom a key's text belongs to, as `find` says; called in a thread, once for all who ask meanwhile.
+    async def get(self, key: str, find: Callable[[], Identity]) -> Identity:
+        """Return the identity of a key's text from the cache, or call `find` in a thread.
 
-        Raises as `find`.
+        Concurrent requests with the same key share one call. Raises as `find`.
         """
         digest = _digest(key)
-        until, identity = self._known.get(digest, (0.0, None))
-        if identity is not None and time.monotonic() < until:
+        expires_at, identity = self._cached.get(digest, (0.0, None))
+        if identity is not None and time.monotonic() < expires_at:
             return identity
-        asked = self._asked.get(digest)
-        if asked is None:
-            asked = self._asked[digest] = asyncio.create_task(self._ask(digest, find))
-        return await asyncio.shield(asked)  # one who goes away leaves it to the others
+        lookup = self._lookups.get(digest)
+        if lookup is None:
+            lookup = self._lookups[digest] = asyncio.create_task(self._look_up(digest, find))
+        return await asyncio.shield(lookup)  # a cancelled request must not cancel the lookup that others await
 
-    async def _ask(self, digest: bytes, find: Callable[[], Identity]) -> Identity:
-        asked_at = time.monotonic()
+    async def _look_up(self, digest: bytes, find: Callable[[], Identity]) -> Identity:
+        started_at = time.monotonic()
         try:
             identity = await run_in_threadpool(find)
         finally:
-            if self._asked.get(digest) is asyncio.current_task():  # else it was forgotten, and is asked anew
-                del self._asked[digest]
-        self._put(digest, identity, asked_at)
+            # After `clear`, a newer lookup may stand here; only that one may remove itself.
+            if self._lookups.get(digest) is asyncio.current_task():
+                del self._lookups[digest]
+        self._put(digest, identity, started_at)
         return identity
 
-    def _put(self, digest: bytes, identity: Identity, asked_at: float) -> None:
+    def _put(self, digest: bytes, identity: Identity, started_at: float) -> None:
         with self._lock:
-            if len(self._known) >= MAX_KEPT:
-                self._known.clear()
-            if asked_at > self._forgotten_at:  # else the answer may be from before the change
-                self._known[digest] = (asked_at + KEPT_SECONDS, identity)
+            if len(self._cached) >= MAX_KEPT:
+                self._cached.clear()
+            if started_at > self._cleared_at:  # otherwise `find` may have read the key before the change
+                self._cached[digest] = (started_at + KEPT_SECONDS, identity)
 
-    def forget(self) -> None:
-        """After any change of keys and projects, once it is committed."""
+    def clear(self) -> None:
+        """Call it after every change of keys or projects, once the change is committed."""
         with self._lock:
-            self._forgotten_at = time.monotonic()
-            self._known.clear()
-            self._asked.clear()
+            self._cleared_at = time.monotonic()
+            self._cached.clear()
+            self._lookups.clear()
 
 
 def _digest(key: str) -> bytes:

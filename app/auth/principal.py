@@ -1,4 +1,4 @@
-"""The caller of a request, once known."""
+"""The authenticated caller of a request."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,15 @@ from app.core.accounts.scopes import Scope
 
 @dataclass(frozen=True)
 class Principal:
-    """On whose behalf a request acts; every query is scoped by `project_id`."""
+    """The project and key on whose behalf a request acts. Every query is scoped by `project_id`."""
 
     project_id: str
     project_name: str
     key_id: str
     scopes: frozenset[Scope]
     limits: Limits
-    """What the project may use."""
+    """The project's limits."""
     strict_enums: bool
-    """Whether answers keep to OpenAI's enums when the request does not say."""
+    """Whether responses use only OpenAI's enum values when the request does not specify it."""
     actor: Actor
     """The same caller, for the audit log."""

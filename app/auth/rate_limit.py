@@ -1,4 +1,4 @@
-"""Charges a request to its caller's buckets and says so in OpenAI's headers."""
+"""Charges requests to the rate limits of project and key, and reports the balance in OpenAI's headers."""
 
 from typing import Final
 
@@ -13,15 +13,15 @@ _KEY: Final = "key"
 
 
 async def charge(limiter: RateLimiter, caller: Principal, key_limit: int | None, headers: dict[str, str]) -> None:
-    """Takes one request from the project's bucket, and from the key's if it has a limit of its own.
+    """Take one request from the project's bucket and, if the key has its own limit, from the key's bucket.
 
-    Adds `x-ratelimit-*-requests` of the tighter one to `headers`. Raises `RateLimited`.
+    Adds the `x-ratelimit-*-requests` headers of the tighter bucket to `headers`. Raises `RateLimited`.
     """
     buckets = {f"{_PROJECT}:{caller.project_id}": caller.limits.requests_per_minute}
     if key_limit is not None:
         buckets[f"{_KEY}:{caller.key_id}"] = key_limit
     allowance = limiter.take_held(buckets)
-    if allowance is None and limiter.counts():  # a thread costs more than all else here
+    if allowance is None and limiter.counts():  # switching to a thread costs more than everything else here
         allowance = await run_in_threadpool(limiter.take, buckets)
     if allowance is None:
         return
@@ -33,7 +33,7 @@ async def charge(limiter: RateLimiter, caller: Principal, key_limit: int | None,
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI writes it: `120ms`, `1s`, `6m0s`."""
+    """Format seconds as OpenAI does: `120ms`, `1s`, `6m0s`."""
     if seconds < 1:
         return f"{round(seconds * 1000)}ms"
     minutes, rest = divmod(round(seconds), 60)
@@ -43,10 +43,10 @@ def duration(seconds: float) -> str:
 def _refusal(caller: Principal, allowance: Allowance) -> RateLimited:
     of_key = allowance.name.startswith(_KEY)
     who = f"API key '{caller.key_id}'" if of_key else f"project '{caller.project_name}'"
-    raise_it = "use a key without a limit of its own" if of_key else "ask an administrator for a higher limit"
+    remedy = "use a key without a limit of its own" if of_key else "ask an administrator for a higher limit"
     error = RateLimited(
-        f"The {who} may send {allowance.limit:,} requests a minute (requests_per_minute); send this again in "
-        f"{duration(allowance.wait_seconds)}, send fewer, or {raise_it}."
+        f"The {who} may send {allowance.limit:,} requests a minute (requests_per_minute). Retry in "
+        f"{duration(allowance.wait_seconds)}, send fewer requests, or {remedy}."
     )
     error.retry_after_seconds = allowance.wait_seconds
     return error

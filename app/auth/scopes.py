@@ -1,4 +1,4 @@
-"""Every route declares the scope that it needs; an app with a route that declares none is never composed."""
+"""Scopes: every route declares the scope that it needs, or the app refuses to start."""
 
 from collections.abc import Callable, Collection
 from typing import Any, Final
@@ -11,33 +11,33 @@ from app.core.accounts.scopes import Scope
 from app.core.errors import BadSetup, PermissionDenied
 
 SCHEME: Final = "HTTPBearer"
-"""Its name in the OpenAPI document."""
+"""Name of the security scheme in the OpenAPI document."""
 
 
 class _Needs:
-    """Dependency: the caller's key has the scope. Raises `PermissionDenied`."""
+    """A dependency that requires the caller's key to have a scope. Raises `PermissionDenied`."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
 
-    # Async, though it waits for nothing: FastAPI sends plain functions through the thread pool.
+    # Async although it awaits nothing: FastAPI runs plain functions in the thread pool.
     async def __call__(self, caller: Caller) -> None:
         if self.scope not in caller.scopes:
             raise PermissionDenied(
-                f"This needs an API key with the scope '{self.scope}', which '{caller.key_id}' lacks; "
-                "use another key, or ask an administrator for one (grouptune keys create)."
+                f"This request needs an API key with the scope '{self.scope}', which '{caller.key_id}' lacks. "
+                "Use another key, or get one from an administrator (grouptune keys create)."
             )
 
 
 def needs(scope: Scope) -> params.Depends:
-    """For a route's `dependencies`: refuses callers without the scope, before its body is read."""
+    """Return an entry for a route's `dependencies` that rejects callers without the scope, before the body is read."""
     return params.Depends(_Needs(scope))
 
 
 def declared(context: RouteContext) -> list[Scope]:
-    """The scopes that a route declares: one, if all is well."""
-    needed = (one.dependency for one in getattr(context, "dependencies", ()))
-    return [one.scope for one in needed if isinstance(one, _Needs)]
+    """Return the scopes that a route declares; a correct route declares one."""
+    dependencies = (item.dependency for item in getattr(context, "dependencies", ()))
+    return [dependency.scope for dependency in dependencies if isinstance(dependency, _Needs)]
 
 
 def check(app: FastAPI, public: Collection[str]) -> None:
@@ -46,13 +46,13 @@ def check(app: FastAPI, public: Collection[str]) -> None:
         scopes, is_public = declared(context), context.path in public
         if len(scopes) != (0 if is_public else 1):
             raise BadSetup(
-                f"The route {sorted(context.methods or ())} {context.path} declares {scopes or 'no scope'}: give it "
-                "`dependencies=[needs(Scope...)]`, once, or make its path public."
+                f"The route {sorted(context.methods or ())} {context.path} declares {scopes or 'no scope'}. Give it "
+                "exactly one `dependencies=[needs(Scope...)]`, or add its path to PUBLIC."
             )
 
 
 def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """The app's `openapi`, with each operation's scope in its `security`."""
+    """Return the app's `openapi` function, extended by each operation's scope in `security`."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:

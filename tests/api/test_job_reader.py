@@ -1,4 +1,4 @@
-"""Those who ask at the same time share a read, and each still gets what is true for it."""
+"""Concurrent requests share a read, and each still gets its own project's current state."""
 
 import asyncio
 import threading
@@ -17,72 +17,73 @@ from tests.setup_jobs import make_job, make_project
 
 @pytest.fixture
 def reads(database: Database) -> Iterator[list[str]]:
-    """The statements that read whole jobs, as they are sent."""
-    seen: list[str] = []
+    """The statements that read whole jobs, recorded as they are sent."""
+    statements: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
         if "jobs.spec" in statement:
-            seen.append(statement)
+            statements.append(statement)
 
     event.listen(database.engine, "before_cursor_execute", note)
-    yield seen
+    yield statements
     event.remove(database.engine, "before_cursor_execute", note)
 
 
-def test_all_who_ask_meanwhile_share_one_read_and_none_sees_another_projects_job(
-    database: Database, reads: list[str]
-) -> None:
+def test_concurrent_requests_share_one_read(database: Database, reads: list[str]) -> None:
+    """A job of another project is not found, although the same read returns it."""
     with database.transaction() as session:
-        mine, other = make_project(session), make_project(session, "other")
-        jobs = [make_job(session, mine).id for _ in range(30)]
+        own, other = make_project(session), make_project(session, "other")
+        jobs = [make_job(session, own).id for _ in range(30)]
         foreign = make_job(session, other).id
-    asked = [(mine, job) for job in jobs] + [(mine, foreign), (other, foreign), (mine, "ftjob-none"), (mine, jobs[0])]
+    requested = [(own, job) for job in jobs] + [(own, foreign), (other, foreign), (own, "ftjob-none"), (own, jobs[0])]
 
-    async def ask() -> list[object]:
+    async def run() -> list[object]:
         reader = JobReader(database)
-        questions = (reader.get(project, job, strict=False) for project, job in asked)
-        return await asyncio.gather(*questions, return_exceptions=True)
+        requests = (reader.get(project, job, strict=False) for project, job in requested)
+        return await asyncio.gather(*requests, return_exceptions=True)
 
     reads.clear()
-    *found, unseen, seen, missing, again = asyncio.run(ask())
-    assert [one.id for one in found] == jobs  # type: ignore[attr-defined]
-    assert sorted(one.queue_position for one in found) == sorted(set(range(1, 32)) - {seen.queue_position})  # type: ignore[attr-defined]
-    assert isinstance(unseen, NotFound)
+    *own_jobs, hidden, visible, missing, repeated = asyncio.run(run())
+    assert [job.id for job in own_jobs] == jobs  # type: ignore[attr-defined]
+    assert sorted(job.queue_position for job in own_jobs) == sorted(set(range(1, 32)) - {visible.queue_position})  # type: ignore[attr-defined]
+    assert isinstance(hidden, NotFound)
     assert isinstance(missing, NotFound)
-    assert (seen.id, again.id) == (foreign, jobs[0])  # type: ignore[attr-defined]
+    assert (visible.id, repeated.id) == (foreign, jobs[0])  # type: ignore[attr-defined]
     assert len(reads) == 1
 
 
-def test_who_asks_during_a_read_is_told_of_what_happened_before_it_asked(database: Database) -> None:
+def test_request_during_a_read_gets_a_newer_one(database: Database) -> None:
+    """It may not get the state from before it was sent."""
     with database.transaction() as session:
         project = make_project(session)
         job = make_job(session, project).id
-    reading, go_on = threading.Event(), threading.Event()
+    reading, proceed = threading.Event(), threading.Event()
 
     def hold(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
         if "jobs.spec" in statement and not reading.is_set():
             reading.set()
-            go_on.wait()
+            proceed.wait()
 
-    async def ask() -> tuple[str, str]:
+    async def run() -> tuple[str, str]:
         reader = JobReader(database)
         first = asyncio.create_task(reader.get(project, job, strict=False))
-        await asyncio.to_thread(reading.wait)  # the first read has its answer
+        await asyncio.to_thread(reading.wait)  # the first query has returned
         with database.transaction() as session:
             lifecycle.cancel(session, Actor(project), job)
         second = asyncio.create_task(reader.get(project, job, strict=False))
-        await asyncio.sleep(0)  # until it has asked
-        go_on.set()
+        await asyncio.sleep(0)  # lets the second request register
+        proceed.set()
         return (await first).status, (await second).status
 
     event.listen(database.engine, "after_cursor_execute", hold)
     try:
-        assert asyncio.run(ask()) == ("queued", "cancelled")
+        assert asyncio.run(run()) == ("queued", "cancelled")
     finally:
         event.remove(database.engine, "after_cursor_execute", hold)
 
 
-def test_everybody_hears_that_the_database_is_away_and_the_next_question_is_asked_anew(database: Database) -> None:
+def test_all_requests_get_the_database_error(database: Database) -> None:
+    """The next request reads again."""
     with database.transaction() as session:
         project = make_project(session)
         jobs = [make_job(session, project).id for _ in range(3)]
@@ -93,16 +94,16 @@ def test_everybody_hears_that_the_database_is_away_and_the_next_question_is_aske
             refused.set()
             raise DatabaseUnavailable
 
-    async def ask() -> None:
+    async def run() -> None:
         reader = JobReader(database)
         answers = await asyncio.gather(
             *(reader.get(project, job, strict=False) for job in jobs), return_exceptions=True
         )
-        assert [type(one) for one in answers] == [DatabaseUnavailable] * 3
+        assert [type(answer) for answer in answers] == [DatabaseUnavailable] * 3
         assert (await reader.get(project, jobs[0], strict=False)).id == jobs[0]
 
     event.listen(database.engine, "before_cursor_execute", refuse)
     try:
-        asyncio.run(ask())
+        asyncio.run(run())
     finally:
         event.remove(database.engine, "before_cursor_execute", refuse)

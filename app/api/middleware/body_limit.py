@@ -1,4 +1,4 @@
-"""Middleware that bounds request bodies by the bytes that really arrive; the header may lie or be absent."""
+"""Limits request bodies by the bytes that actually arrive: `content-length` may be wrong or absent."""
 
 import re
 from contextlib import suppress
@@ -11,15 +11,15 @@ from app.core.errors import PayloadTooLarge
 from app.core.files.chunked_uploads import MAX_PART_BYTES
 
 JSON_BYTES: Final = 8 * 1024**2
-"""Enough for any job; graders with source code included."""
+"""Enough for any job, including graders with source code."""
 FORM_OVERHEAD_BYTES: Final = 64 * 1024
-"""Boundaries and small fields around a file."""
+"""For the boundaries and small fields around a file."""
 UPLOAD_PATH: Final = "/v1/files"
 PART_PATH: Final = re.compile(r"/v1/uploads/[^/]+/parts")
 
 
 class _Exceeded(Exception):
-    """Unwinds the handler; the client never sees it."""
+    """Unwinds the handler. The client never sees it."""
 
 
 class BodyLimit:
@@ -48,23 +48,23 @@ class BodyLimit:
             return message
 
         async def guarded_send(message: Message) -> None:
-            if not exceeded:  # else the framework's own answer to `_Exceeded` gives way to ours
+            if not exceeded:  # otherwise the framework's response to `_Exceeded` would precede ours
                 await send(message)
 
         if not exceeded:
             with suppress(_Exceeded):
                 await self._app(scope, bounded_receive, guarded_send)
         if exceeded:
-            # Nothing is sent before a handler has read its body. The server discards its rest by itself.
+            # Handlers send nothing before they have read the body. The server discards the rest of the body by itself.
             error = PayloadTooLarge(
                 f"The request body is larger than the {limit:,} bytes that {scope['path']} accepts; {advice}."
             )
             await respond(error)(scope, receive, send)
 
     def _limit(self, path: str) -> tuple[int, str]:
-        """Bytes that a body may have, and what to do about more."""
+        """Return the maximum number of bytes of a body, and advice for larger ones."""
         if path == UPLOAD_PATH:
-            return self._max_upload, "split the file, send it in parts (/v1/uploads), or raise GROUPTUNE_MAX_FILE_BYTES"
+            return self._max_upload, "split it, upload it in parts (/v1/uploads), or raise GROUPTUNE_MAX_FILE_BYTES"
         if PART_PATH.fullmatch(path):
             return MAX_PART_BYTES + FORM_OVERHEAD_BYTES, "send smaller parts"
         return JSON_BYTES, "shorten it"

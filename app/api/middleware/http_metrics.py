@@ -1,4 +1,4 @@
-"""Middleware: counts requests by route template, never by path, which clients choose."""
+"""Counts requests by route template. Paths are not used: clients choose them, so their number is unlimited."""
 
 import time
 from typing import Any, Final
@@ -13,7 +13,7 @@ PREFIX: Final = "/v1"
 
 
 class HttpMetrics:
-    """ASGI middleware."""
+    """ASGI middleware that observes the time to the start of each response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -25,7 +25,7 @@ class HttpMetrics:
         started = time.perf_counter()
 
         async def observing(message: Message) -> None:
-            # At the beginning of the answer: a stream's end says how long its client stayed.
+            # Observed when the response starts: for a stream, its end would measure how long the client stayed.
             if message["type"] == "http.response.start":
                 method = scope["method"] if scope["method"] in METHODS else "OTHER"
                 labels = (method, template(scope), f"{message['status'] // 100}xx")
@@ -36,11 +36,11 @@ class HttpMetrics:
 
 
 def template(scope: Scope) -> str:
-    """The route's path with its parameters' names; one word for whatever no route takes."""
+    """Return the route's path with the names of its parameters, or `UNMATCHED` if no route matches."""
     route: Any = scope.get("route")
     path = getattr(route, "path_format", None) or getattr(route, "path", None)
     if not path:
         return UNMATCHED
-    # A router's routes know nothing of the prefix that it was included with.
+    # The routes of a router do not contain the prefix that the router was included with.
     prefix = PREFIX if scope["path"].startswith(f"{PREFIX}/") and not path.startswith(PREFIX) else ""
     return f"{prefix}{path}"

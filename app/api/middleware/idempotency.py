@@ -1,7 +1,10 @@
-"""Middleware: a POST with an `Idempotency-Key`, and a retry of OpenAI's SDK, takes effect once and is answered alike.
+"""Middleware: a POST that is sent again takes effect once; every repetition gets the first one's response.
 
-The key's rules are in docs/idempotency.md. Multipart bodies are told apart by path and length alone: their boundary is
-random, so that equal uploads differ in their bytes, and hashing them would mean to hold them back.
+A repetition is recognised by its `Idempotency-Key` or, without one, by the retry count that OpenAI's SDK sends. The
+rules are in docs/idempotency.md.
+
+Multipart bodies are compared by path and length only. Their boundary is random, so equal uploads differ in their bytes,
+and a hash of the body would require holding the whole upload back.
 """
 
 import asyncio
@@ -28,11 +31,11 @@ from app.core.errors import AuthenticationFailed, DatabaseUnavailable, Grouptune
 
 MAX_KEY: Final = 255
 WAIT_SECONDS: Final = 60.0
-"""How long a request waits for the first one's answer."""
-FIRST_LOOK_SECONDS: Final = 0.05
-LAST_LOOK_SECONDS: Final = 1.0
+"""How long a repetition waits for the response of the first request."""
+FIRST_POLL_SECONDS: Final = 0.05
+LAST_POLL_SECONDS: Final = 1.0
 SECRET: Final = re.compile(r"/v1/(api_keys(/[^/]+/rotate)?|webhook_endpoints(/[^/]+/rotate_secret)?|oidc/exchange)/?")
-"""Routes whose answers show a secret once; those are never kept."""
+"""Routes whose responses show a secret once; these responses are never stored."""
 
 T = TypeVar("T")
 
@@ -40,7 +43,7 @@ log = structlog.get_logger(__name__)
 
 
 class AnswerNotKept(GrouptuneError):
-    """The first request with this Idempotency-Key succeeded, and its answer held a secret, which is shown only once."""
+    """The first request succeeded; its secret is shown only once. List the keys; rotate the new one if it is lost."""
 
     status = 409
     type = "invalid_request_error"
@@ -48,7 +51,7 @@ class AnswerNotKept(GrouptuneError):
 
 
 class Idempotency:
-    """ASGI middleware; inside of `BodyLimit`, because it holds JSON bodies."""
+    """ASGI middleware. It must run inside `BodyLimit`, because it holds JSON bodies in memory."""
 
     def __init__(self, app: ASGIApp, database: Database) -> None:
         self._app = app
@@ -63,58 +66,72 @@ class Idempotency:
         multipart = headers.get("content-type", "").startswith("multipart/")
         secret = SECRET.fullmatch(scope["path"]) is not None
         count = headers.get("x-stainless-retry-count", "")
+        # Without a key only JSON requests of OpenAI's SDK are tracked; it sends a retry count. Uploads are too large to
+        # compare, and a response with a secret could not be returned again anyway.
         if key is None and (multipart or secret or not re.fullmatch(r"\d{1,3}", count)):
             await self._app(scope, receive, send)
             return
         if key is not None and not 0 < len(key) <= MAX_KEY:
-            error = InvalidRequest(f"An Idempotency-Key has 1 to {MAX_KEY} characters.", param="Idempotency-Key")
+            error = InvalidRequest(f"The Idempotency-Key must have 1 to {MAX_KEY} characters.", param="Idempotency-Key")
             await respond(error)(scope, receive, send)
             return
         body = headers.get("content-length", "").encode()
         if not multipart:
-            body = await _whole(receive)
-            receive = _again(body, receive)
+            body = await _read_body(receive)
+            receive = _replay_body(body, receive)
         fingerprint = hashlib.sha256(b"\0".join((scope["path"].encode(), scope["query_string"], body))).digest()
-        await self._once(_Sent(_token(headers), key, fingerprint, int(count or 0), secret), scope, receive, send)
+        await self._once(_PostRequest(_token(headers), key, fingerprint, int(count or 0), secret), scope, receive, send)
 
-    async def _once(self, sent: "_Sent", scope: Scope, receive: Receive, send: Send) -> None:
+    async def _once(self, request: "_PostRequest", scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            found = await self._find(sent)
-        except AuthenticationFailed:  # the route says so, with its own words
+            found = await self._find(request)
+        except AuthenticationFailed:  # the route's own check says what is wrong with the key
             await self._app(scope, receive, send)
             return
         except GrouptuneError as error:
-            response = respond(error, {"retry-after": "2"} if isinstance(error, InProgress) else None)
-            await response(scope, receive, send)
+            await respond(error)(scope, receive, send)
             return
         if isinstance(found, Answer):
             await _replay(found)(scope, receive, send)
             return
-        await self._run(found.row_id, sent, scope, receive, send)
+        await self._run(found.row_id, request, scope, receive, send)
 
-    async def _find(self, sent: "_Sent") -> Answer | Reserved:
-        """The answer of the first request, waited for, or leave to run."""
-        begun, pause = time.monotonic(), FIRST_LOOK_SECONDS
+    async def _find(self, request: "_PostRequest") -> Answer | Reserved:
+        """Return the first request's response, waiting for it if necessary, or a reservation to run this one.
+
+        Raises `InProgress` after `WAIT_SECONDS`, and as `idempotency.look_up`.
+        """
+        started, pause = time.monotonic(), FIRST_POLL_SECONDS
         look_up = partial(
-            idempotency.look_up, token=sent.token, key=sent.key, fingerprint=sent.fingerprint, attempt=sent.attempt
+            idempotency.look_up,
+            token=request.token,
+            key=request.key,
+            fingerprint=request.fingerprint,
+            attempt=request.attempt,
         )
         found = await self._transaction(look_up)
         while isinstance(found, Running):
-            if time.monotonic() - begun > WAIT_SECONDS:
+            if time.monotonic() - started > WAIT_SECONDS:
                 raise InProgress
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads the waiting, no secret
-            pause = min(2 * pause, LAST_LOOK_SECONDS)
-            seen = await self._transaction(partial(idempotency.look, row_id=found.row_id))
-            found = await self._transaction(look_up) if seen is None else seen
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
+            pause = min(2 * pause, LAST_POLL_SECONDS)
+            current = await self._transaction(partial(idempotency.look, row_id=found.row_id))
+            # The row disappears when the first request fails. Then this one looks up again: of all repetitions that
+            # wait, one gets the reservation and runs; the others wait for that one.
+            found = await self._transaction(look_up) if current is None else current
         return found
 
-    async def _run(self, row_id: int, sent: "_Sent", scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs the request; its answer goes out once it is kept."""
+    async def _run(self, row_id: int, request: "_PostRequest", scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the request and send its response once that is stored.
+
+        In the other order, a process that dies in between would leave a request that succeeded without a stored
+        response, and a repetition would run it a second time.
+        """
         start: Message = {}
         body = bytearray()
         settled = False
 
-        async def keeping(message: Message) -> None:
+        async def store_and_send(message: Message) -> None:
             nonlocal start, settled
             if message["type"] == "http.response.start":
                 start = message
@@ -124,21 +141,21 @@ class Idempotency:
                 return
             settled = True
             if 200 <= start["status"] < 300:
-                answer = Answer(start["status"], None if sent.secret else bytes(body))
+                answer = Answer(start["status"], None if request.secret else bytes(body))
                 await self._settle(partial(idempotency.keep, row_id=row_id, answer=answer))
-            else:
+            else:  # a failed request leaves no row, so that a repetition runs
                 await self._settle(partial(idempotency.release, row_id=row_id))
             await send(start)
             await send({"type": "http.response.body", "body": bytes(body)})
 
         try:
-            await self._app(scope, receive, keeping)
+            await self._app(scope, receive, store_and_send)
         finally:
-            if not settled:
+            if not settled:  # the handler raised, or the client went away
                 await self._settle(partial(idempotency.release, row_id=row_id))
 
     async def _settle(self, work: Callable[..., None]) -> None:
-        """Writes down what became of the request. If Postgres goes away just now its answer is good all the same."""
+        """Store the outcome of the request. If Postgres is unavailable, only log it: the request itself is done."""
         try:
             await self._transaction(work)
         except DatabaseUnavailable as error:
@@ -153,15 +170,19 @@ class Idempotency:
 
 
 @dataclass(frozen=True)
-class _Sent:
-    """A request as far as it tells it from others."""
+class _PostRequest:
+    """What identifies a request among others."""
 
     token: str
     """The text of the API key."""
     key: str | None
+    """The `Idempotency-Key`."""
     fingerprint: bytes
+    """SHA-256 of path, query and body."""
     attempt: int
+    """The SDK's retry count; 0 for the first request."""
     secret: bool
+    """Whether its response shows a secret."""
 
 
 def _token(headers: Headers) -> str:
@@ -175,7 +196,7 @@ def _replay(answer: Answer) -> Response:
     return Response(answer.body, answer.status, {"idempotent-replayed": "true"}, "application/json")
 
 
-async def _whole(receive: Receive) -> bytes:
+async def _read_body(receive: Receive) -> bytes:
     parts = []
     while True:
         message = await receive()
@@ -184,15 +205,15 @@ async def _whole(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that begins with the whole body."""
-    told = False
+def _replay_body(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that yields the whole body first, then whatever the server sends (a disconnect)."""
+    replayed = False
 
-    async def replayed() -> Message:
-        nonlocal told
-        if told:
+    async def replay() -> Message:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        told = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return replayed
+    return replay

@@ -1,4 +1,4 @@
-"""Outermost middleware: each request's id and headers, and an envelope for what nobody caught."""
+"""The outermost middleware: request ids, common headers, the request log, and an envelope for uncaught exceptions."""
 
 import time
 
@@ -14,11 +14,11 @@ log = structlog.get_logger(__name__)
 
 OPENAI_VERSION = "2020-10-01"
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Asked all the time; their answers are told only when something is wrong."""
+"""Polled all the time; logged only when the response is not 200."""
 
 
 class RequestIds:
-    """ASGI middleware."""
+    """ASGI middleware that assigns an id to each request."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -30,7 +30,7 @@ class RequestIds:
         request_id = ids.request_id()
         started = time.perf_counter()
         status: int | None = None
-        # What only a handler knows of its answer's headers; they also go with errors.
+        # Headers that only a handler can compute, such as rate limits; error responses include them too.
         answer_headers: dict[str, str] = {}
         scope.setdefault("state", {}).update(request_id=request_id, answer_headers=answer_headers)
 
@@ -51,27 +51,27 @@ class RequestIds:
                 await self._app(scope, receive, send_with_headers)
             except ClientDisconnect:
                 log.info("request.abandoned", path=scope["path"])
-            # The boundary: whatever it is, the client gets an envelope and the log a traceback.
+            # The outer boundary: whatever the exception, the client gets an envelope and the log a traceback.
             except Exception:
                 log.exception("request.crashed", method=scope["method"], path=scope["path"])
                 if status is not None:
                     raise
                 await respond(InternalError())(scope, receive, send_with_headers)
             finally:
-                _tell(scope, status, time.perf_counter() - started)
+                _log_request(scope, status, time.perf_counter() - started)
 
 
-def _tell(scope: Scope, status: int | None, seconds: float) -> None:
-    """The line about a request. Its query is left out: clients put what is theirs into it."""
+def _log_request(scope: Scope, status: int | None, seconds: float) -> None:
+    """Log a request without its query, which may contain private data."""
     if scope["path"] in PROBES and status == 200:
         return
     job = scope.get("path_params", {}).get("job_id")
-    about = {} if job is None else {"job": job}
+    fields = {} if job is None else {"job": job}
     log.info(
         "request.answered",
         method=scope["method"],
         path=scope["path"],
         status=status,
         seconds=round(seconds, 4),
-        **about,
+        **fields,
     )

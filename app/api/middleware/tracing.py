@@ -1,4 +1,4 @@
-"""Middleware: a span for each request of the API, within the client's trace if it sends a `traceparent`."""
+"""Records a span for each API request, as part of the client's trace if it sends a `traceparent`."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -6,8 +6,8 @@ from app.api.middleware.http_metrics import PREFIX, template
 from app.core.tracing import Tracer
 
 
-class Traces:
-    """ASGI middleware."""
+class Tracing:
+    """ASGI middleware that records the spans."""
 
     def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
         self._app = app
@@ -22,7 +22,7 @@ class Traces:
             span.set(http__request__method=scope["method"], grouptune__request=scope["state"]["request_id"])
 
             async def observing(message: Message) -> None:
-                # Over when the answer begins: a stream's end says how long its client stayed.
+                # The span ends when the response starts: a stream's end would measure how long the client stayed.
                 if message["type"] == "http.response.start":
                     route = template(scope)
                     span.rename(f"{scope['method']} {route}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Query
 
-from app.api.deps import Db, Known
+from app.api.deps import CachedKeys, Db
 from app.api.ids import MAX_ID, KeyId
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.api_keys import CreateKey, KeyObject, KeyRevoked, NewKeyObject, RotateKey
@@ -54,21 +54,25 @@ def retrieve_key(key_id: KeyId, database: Db) -> KeyObject:
 
 
 @router.delete("/{key_id}")
-def revoke_key(caller: Caller, key_id: KeyId, database: Db, known: Known) -> KeyRevoked:
+def revoke_key(caller: Caller, key_id: KeyId, database: Db, cached_keys: CachedKeys) -> KeyRevoked:
     """Revoke a key at once and for good."""
     with database.transaction() as session:
         api_key_admin.revoke(session, caller.actor, key_id)
-    known.forget()
+    cached_keys.clear()
     return KeyRevoked(id=key_id)
 
 
 @router.post("/{key_id}/rotate")
 def rotate_key(
-    caller: Caller, key_id: KeyId, database: Db, known: Known, body: Annotated[RotateKey | None, Body()] = None
+    caller: Caller,
+    key_id: KeyId,
+    database: Db,
+    cached_keys: CachedKeys,
+    body: Annotated[RotateKey | None, Body()] = None,
 ) -> NewKeyObject:
     """Replace a key by one like it; the old one stays good for a while (a day if not said otherwise)."""
     grace = timedelta(seconds=(body or RotateKey()).grace_seconds)
     with database.transaction() as session:
         answer = NewKeyObject.made(api_key_admin.rotate(session, caller.actor, key_id, grace))
-    known.forget()
+    cached_keys.clear()
     return answer

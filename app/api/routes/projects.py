@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.api.deps import Config, Db, Known
+from app.api.deps import CachedKeys, Config, Db
 from app.api.ids import ProjectId
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.projects import CreateProject, ProjectObject, UpdateProject
@@ -41,12 +41,12 @@ def retrieve_project(project_id: ProjectId, database: Db, settings: Config) -> P
 
 @router.post("/{project_id}")
 def update_project(
-    caller: Caller, project_id: ProjectId, body: UpdateProject, database: Db, settings: Config, known: Known
+    caller: Caller, project_id: ProjectId, body: UpdateProject, database: Db, settings: Config, cached_keys: CachedKeys
 ) -> ProjectObject:
     """Change a project's settings, archive it or bring it back."""
     with database.transaction() as session:
         columns = body.columns()
         project = projects.update_project(session, caller.actor, project_id, archived=body.archived, settings=columns)
         answer = ProjectObject.of(project, default_limits(settings), quotas.usage(session, project.id))
-    known.forget()
+    cached_keys.clear()
     return answer

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request
 
 from app.api.deps import Config, Db, Notifier, Store, Strict
 from app.api.ids import UploadId
-from app.api.multipart import PART_BODY, Sent, part_form
+from app.api.multipart import PART_BODY, FormPart, part_form
 from app.api.routes.files import AUDITED
 from app.api.schemas.files import CompleteUpload, CreateUpload, UploadObject, UploadPartObject
 from app.auth.bearer import Caller
@@ -47,14 +47,14 @@ def _pending(caller: Caller, upload_id: UploadId, database: Db) -> str:
         return chunked_uploads.get_pending(session, caller.project_id, upload_id).id
 
 
-async def _part(request: Request, _upload_id: Annotated[str, Depends(_pending)]) -> AsyncIterator[Sent]:
+async def _part(request: Request, _upload_id: Annotated[str, Depends(_pending)]) -> AsyncIterator[FormPart]:
     async with part_form(request) as sent:
         yield sent
 
 
 @router.post("/{upload_id}/parts", openapi_extra=PART_BODY, dependencies=[needs(Scope.files_write)])
 def add_part(
-    caller: Caller, upload_id: UploadId, sent: Annotated[Sent, Depends(_part)], database: Db, store: Store
+    caller: Caller, upload_id: UploadId, sent: Annotated[FormPart, Depends(_part)], database: Db, store: Store
 ) -> UploadPartObject:
     """Add a part of at most 64 MiB; several may be sent at once, in any order."""
     stored = chunked_uploads.receive_part(store, upload_id, sent.chunks())

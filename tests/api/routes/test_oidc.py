@@ -102,9 +102,9 @@ def test_a_token_of_another_audience_repository_or_ref_is_refused(
         ({"drop": "jti"}, '"jti"'),
         ({"drop": "exp"}, '"exp"'),
         ({"iat": int(time.time()) + 3600}, "not yet valid"),
-        ({"aud": [AUDIENCE, "https://other.example"]}, "'aud' is not one text"),
-        ({"aud": 7}, "'aud' is not one text"),
-        ({"jti": "x" * 256}, "'jti' is not one text"),
+        ({"aud": [AUDIENCE, "https://other.example"]}, "'aud' is not a string"),
+        ({"aud": 7}, "'aud' is not a string"),
+        ({"jti": "x" * 256}, "'jti' is not a string"),
         ({"key": "unknown"}, "has no key 'unknown'"),
     ],
 )

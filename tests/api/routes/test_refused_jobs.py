@@ -20,7 +20,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Any, str, str]] = {
         {},
         {"type": "gft", "gft": {}},
         "method.gft.grader",
-        "is missing: say how answers are scored",
+        "is missing: specify how answers are scored",
     ),
     "no settings": ({}, {"type": "gft"}, "method.gft.grader", "is missing"),
     "no grader for rl": ({}, {"type": "reinforcement"}, "method.reinforcement.grader", "is missing"),
