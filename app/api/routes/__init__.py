@@ -1,1 +1,1 @@
-"""Handlers: each parses, calls the kernel inside one transaction, and shapes the answer."""
+"""Route handlers: each parses the request, calls `app.core` in one transaction, and builds the response."""

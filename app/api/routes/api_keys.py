@@ -1,4 +1,4 @@
-"""`/v1/api_keys`: administrators mint, list, rotate and revoke the keys of all projects."""
+"""`/v1/api_keys`: administrators create, list, rotate and revoke the keys of all projects."""
 
 from datetime import timedelta
 from typing import Annotated
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/api_keys", tags=["API keys"], dependencies=[needs(Sc
 
 @router.post("")
 def create_key(caller: Caller, body: CreateKey, database: Db) -> NewKeyObject:
-    """Mint a key. The answer holds its text, which cannot be had again."""
+    """Create a key. Only this response contains the key's text."""
     with database.transaction() as session:
         made = api_key_admin.mint(
             session,
@@ -38,9 +38,9 @@ def list_keys(
     database: Db,
     after: After = None,
     limit: Limit = 20,
-    project_id: Annotated[str | None, Query(max_length=MAX_ID, description="All projects' keys if absent.")] = None,
+    project_id: Annotated[str | None, Query(max_length=MAX_ID, description="Keys of all projects if absent.")] = None,
 ) -> Page[KeyObject]:
-    """List keys, newest first, with those that have ended."""
+    """List keys, newest first, including expired and revoked ones."""
     with database.reading() as session:
         keys, more = api_key_admin.list_keys(session, after=after, limit=limit, project_id=project_id)
     return page([KeyObject.of(key) for key in keys], more)
@@ -48,14 +48,14 @@ def list_keys(
 
 @router.get("/{key_id}")
 def retrieve_key(key_id: KeyId, database: Db) -> KeyObject:
-    """One key, without its secret."""
+    """Retrieve a key, without its secret."""
     with database.reading() as session:
         return KeyObject.of(api_key_admin.get_key(session, key_id))
 
 
 @router.delete("/{key_id}")
 def revoke_key(caller: Caller, key_id: KeyId, database: Db, cached_keys: CachedKeys) -> KeyRevoked:
-    """Revoke a key at once and for good."""
+    """Revoke a key immediately and permanently."""
     with database.transaction() as session:
         api_key_admin.revoke(session, caller.actor, key_id)
     cached_keys.clear()
@@ -70,7 +70,10 @@ def rotate_key(
     cached_keys: CachedKeys,
     body: Annotated[RotateKey | None, Body()] = None,
 ) -> NewKeyObject:
-    """Replace a key by one like it; the old one stays good for a while (a day if not said otherwise)."""
+    """Replace a key with a new one that has the same settings.
+
+    The old key stays valid for a grace period, by default one day.
+    """
     grace = timedelta(seconds=(body or RotateKey()).grace_seconds)
     with database.transaction() as session:
         answer = NewKeyObject.made(api_key_admin.rotate(session, caller.actor, key_id, grace))

@@ -21,12 +21,16 @@ def list_audit_log(
     database: Db,
     after: After = None,
     limit: Limit = 20,
-    project_id: Annotated[str | None, Query(max_length=MAX_ID, description="Of the objects.")] = None,
-    action: Annotated[Action | None, Query(description="Such as `job.cancel`.")] = None,
-    object_id: Annotated[str | None, Query(max_length=MAX_MODEL_NAME, description="What was changed.")] = None,
-    key_id: Annotated[str | None, Query(max_length=MAX_ID, description="Of who did it.")] = None,
+    project_id: Annotated[
+        str | None, Query(max_length=MAX_ID, description="Only changes of this project's objects.")
+    ] = None,
+    action: Annotated[Action | None, Query(description="Only this kind of change, such as `job.cancel`.")] = None,
+    object_id: Annotated[
+        str | None, Query(max_length=MAX_MODEL_NAME, description="Only changes of this object.")
+    ] = None,
+    key_id: Annotated[str | None, Query(max_length=MAX_ID, description="Only changes made with this key.")] = None,
 ) -> Page[AuditObject]:
-    """List changes, newest first; all filters that are given must match."""
+    """List changes, newest first. Filters are combined: an entry must match all of them."""
     with database.reading() as session:
         entries, more = audit.list_entries(
             session,

@@ -1,6 +1,6 @@
 """`/v1/fine_tuning/checkpoints/{model}/permissions`: share a model or a checkpoint with other projects.
 
-Names of models hold ':' and '/', so `{checkpoint:path}` takes whatever lies between.
+Model names contain ':' and '/', so the path parameter is `{checkpoint:path}`.
 """
 
 from typing import Annotated, Literal
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/fine_tuning/checkpoints", tags=["Checkpoint permissi
 def grant_permissions(
     caller: Caller, checkpoint: ModelName, body: GrantPermissions, database: Db
 ) -> Page[PermissionObject]:
-    """Let other projects use a model or checkpoint of this one: list it, download it, start jobs from it."""
+    """Let other projects use a model or checkpoint of this project: list it, download it and start jobs from it."""
     with database.transaction() as session:
         granted = permissions.grant(session, caller.project_id, checkpoint, body.project_ids)
         for one in granted:
@@ -42,9 +42,9 @@ def list_permissions(
     after: After = None,
     limit: Limit = 10,
     order: Annotated[Literal["ascending", "descending"], Query(description="By time.")] = "descending",
-    project_id: Annotated[str | None, Query(max_length=MAX_ID, description="Only this project's.")] = None,
+    project_id: Annotated[str | None, Query(max_length=MAX_ID, description="Only permissions of this project.")] = None,
 ) -> Page[PermissionObject]:
-    """List who may use a model or checkpoint of this project, the newest permission first unless `ascending`."""
+    """List the permissions for a model or checkpoint of this project, newest first unless `order` is `ascending`."""
     with database.reading() as session:
         found, more = permissions.list_permissions(
             session,
@@ -62,7 +62,7 @@ def list_permissions(
 def revoke_permission(
     caller: Caller, checkpoint: ModelName, permission_id: PermissionId, database: Db
 ) -> PermissionDeleted:
-    """Take a permission back. Attempts that train already go on; later ones of the other project do not start."""
+    """Revoke a permission. Attempts that already train continue; later attempts of the other project do not start."""
     with database.transaction() as session:
         permissions.revoke(session, caller.project_id, checkpoint, permission_id)
         before = {"permission": permission_id}

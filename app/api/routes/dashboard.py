@@ -1,4 +1,4 @@
-"""`/v1/dashboard`: signing a browser in and out. All else that the dashboard does, it does through the public API."""
+"""`/v1/dashboard`: signs a browser in and out. For everything else the dashboard uses the public API."""
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -28,7 +28,7 @@ def sign_in(body: SignIn, request: Request, response: Response, database: Db) ->
 
 @router.get("/session")
 def current_session(request: Request, database: Db) -> SessionObject:
-    """Whether this browser is signed in, and as whom."""
+    """Return whether this browser is signed in, and with which key and project."""
     token = browser.token_of(request)
     if token is None:
         return SessionObject(signed_in=False)
@@ -53,7 +53,7 @@ def sign_out(request: Request, response: Response, database: Db) -> SessionEnded
 
 @router.post("/links", dependencies=[Depends(bearer.scheme)])
 def make_link(caller: Caller, database: Db) -> LinkObject:
-    """A link that signs one browser in on behalf of this key, within ten minutes."""
+    """Create a link that signs one browser in with this key. It is valid for ten minutes."""
     with database.transaction() as session:
         code, expires_at = browser_sessions.make_link(session, caller.key_id)
     return LinkObject(code=code, expires_at=int(expires_at.timestamp()))

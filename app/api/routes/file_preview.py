@@ -1,4 +1,4 @@
-"""`GET /v1/files/{id}/preview`: rows through a model's own chat template, with its tokens and the loss mask."""
+"""`GET /v1/files/{id}/preview`: rows rendered by a model's chat template, with their tokens and loss mask."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -30,7 +30,7 @@ from app.core.spec.job import Hyperparameters
 
 DEFAULT_MAX_LENGTH: Final = Hyperparameters().max_length
 MAX_PAGE_TOKENS: Final = 100_000
-"""A page ends early once it shows so many."""
+"""A page ends early once it shows this many tokens."""
 
 router = APIRouter()
 
@@ -44,21 +44,25 @@ def preview_file(
     settings: Config,
     model: Annotated[
         str | None,
-        Query(max_length=MAX_MODEL_NAME, description="As in a job; the first base model that is there if absent."),
+        Query(
+            max_length=MAX_MODEL_NAME, description="A model as in a job; the first base model on this server if absent."
+        ),
     ] = None,
-    after: Annotated[int, Query(ge=0, le=MAX_FILE_BYTES, description="Rows behind this line.")] = 0,
-    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Rows, at most; fewer of very long ones.")] = 10,
+    after: Annotated[int, Query(ge=0, le=MAX_FILE_BYTES, description="Only rows after this line.")] = 0,
+    limit: Annotated[
+        int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of rows; pages of very long rows have fewer.")
+    ] = 10,
     max_length: Annotated[
         int | None,
         Query(
             ge=16,
             le=131_072,
-            description="A job's `hyperparameters.max_length`, 2,048 if absent, or the model's own limit if that is "
-            "less: longer rows are marked.",
+            description="Marks rows with more tokens than this. If absent, 2,048, the default of a job's "
+            "`hyperparameters.max_length`. A smaller limit of the model takes precedence.",
         ),
     ] = None,
 ) -> FilePreview:
-    """See rows as a model is trained on them: tokens, loss mask, sources, and how long the rows are."""
+    """Preview rows as a model is trained on them: tokens, loss mask, sources and row lengths."""
     with database.transaction() as session:
         file = uploads.get_file(session, caller.project_id, file_id)
     base = _base_model(database, caller.project_id, model, settings)
@@ -86,30 +90,31 @@ def _base_model(database: Database, project_id: str, name: str | None, settings:
         model = registry.resolve(found, settings.models_dir)
         if model.is_pulled:
             return model
-        missing = f"The base model '{model.name}' is not here yet"
+        problem = f"The base model '{model.name}' is not on this server yet"
     else:
         pulled = [one for one in registry.list_base_models(settings.models_dir) if one.is_pulled]
         if pulled:
             return pulled[0]
-        missing, name = "No base model is here yet", "NAME"
+        problem, name = "No base model is on this server yet", "NAME"
     raise InvalidRequest(
-        f"{missing}, so its tokenizer cannot be asked: grouptune models pull {name}",
+        f"{problem}, so its tokenizer cannot be used. Download it: grouptune models pull {name}",
         param="model",
         code="model_not_pulled",
     )
 
 
 def _report(file: File) -> FileReport:
-    """Of a file whose rows can be shown. Raises `InvalidRequest`."""
+    """Return the report of a file whose rows can be shown. Raises `InvalidRequest`."""
     match file.status:
         case FileStatus.uploaded:
-            raise InvalidRequest("The file is not validated yet; wait until it is `processed`.", code="file_not_ready")
+            raise InvalidRequest("The file is not validated yet. Wait until it is `processed`.", code="file_not_ready")
         case FileStatus.error:
             details = file.status_details or "see its report"
             raise InvalidRequest(f"The file has errors: {details}", code="invalid_file")
     if file.report is None:
         raise InvalidRequest(
-            f"Files with the purpose '{file.purpose}' hold no rows; '{uploads.TRAINING_PURPOSE}' files do.",
+            f"Files with the purpose '{file.purpose}' contain no rows. Use a file with purpose "
+            f"'{uploads.TRAINING_PURPOSE}'.",
             code="invalid_file",
         )
     return FileReport.model_validate(file.report)
@@ -118,7 +123,7 @@ def _report(file: File) -> FileReport:
 def _shown(
     lines: Iterable[Line], chat: ChatTokenizer, limit: int, max_length: int
 ) -> tuple[list[preview.ShownRow], bool]:
-    """At most `limit` rows and whether there are more."""
+    """Return at most `limit` rows, and whether more follow."""
     rows: list[preview.ShownRow] = []
     tokens = 0
     for line in islice(lines, limit + 1):

@@ -1,4 +1,4 @@
-"""`/v1/files`."""
+"""`/v1/files`: upload, list, retrieve, download and delete files."""
 
 import base64
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ from app.core.jobs.deletion import delete_file
 MAX_FILES: Final = 10_000
 AUDITED: Final = ("filename", "purpose", "bytes", "sha256")
 CHUNK_BYTES: Final = 3 << 18
-"""Divisible by three, so that each chunk becomes base64 without padding in between."""
+"""Divisible by three, so that every chunk but the last becomes base64 without padding."""
 
 router = APIRouter(prefix="/files", tags=["Files"])
 router.include_router(file_preview.router)
@@ -44,7 +44,7 @@ def upload_file(
     notifier: Notifier,
     strict: Strict = False,
 ) -> FileObject:
-    """Upload a data file. A worker validates it next: poll until `status` is `processed` or `error`."""
+    """Upload a data file. A worker validates it afterwards: poll until `status` is `processed` or `error`."""
     purpose = uploads.check_purpose(sent.purpose)
     expiry = None if sent.expires_after is None else sent.expires_after.seconds
     received = uploads.receive(store, sent.chunks(), max_bytes=settings.max_file_bytes)
@@ -72,9 +72,9 @@ def list_files(
     caller: Caller,
     database: Db,
     after: After = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_FILES, description="Items a page, at most.")] = MAX_FILES,
+    limit: Annotated[int, Query(ge=1, le=MAX_FILES, description="Maximum number of items per page.")] = MAX_FILES,
     order: Annotated[Literal["asc", "desc"], Query(description="By time.")] = "desc",
-    purpose: Annotated[str | None, Query(max_length=MAX_ID, description="Only files with it.")] = None,
+    purpose: Annotated[str | None, Query(max_length=MAX_ID, description="Only files with this purpose.")] = None,
     strict: Strict = False,
 ) -> Page[FileObject]:
     """List this project's files, newest first unless `order` is `asc`."""
@@ -87,7 +87,7 @@ def list_files(
 
 @router.get("/{file_id}", dependencies=[needs(Scope.files_read)])
 def retrieve_file(caller: Caller, file_id: FileId, database: Db, strict: Strict = False) -> FileObject:
-    """One file."""
+    """Retrieve a file."""
     with database.reading() as session:
         return FileObject.of(uploads.get_file(session, caller.project_id, file_id), strict=strict)
 
@@ -109,7 +109,7 @@ def remove_file(caller: Caller, file_id: FileId, database: Db, store: Store) -> 
     responses={
         200: {
             "content": {"application/octet-stream": {}, "text/plain": {"schema": {"type": "string"}}},
-            "description": "The bytes as they were uploaded, or their base64.",
+            "description": "The bytes as they were uploaded, or their base64 encoding.",
         }
     },
     dependencies=[needs(Scope.files_read)],
@@ -120,7 +120,7 @@ def file_content(
     database: Db,
     store: Store,
     encoding: Annotated[
-        Literal["base64"] | None, Query(description="As OpenAI encodes result files; plain bytes if absent.")
+        Literal["base64"] | None, Query(description="OpenAI's encoding of result files; the plain bytes if absent.")
     ] = None,
 ) -> StreamingResponse:
     """Download a file."""
@@ -144,9 +144,9 @@ def _chunks(stream: BinaryIO) -> Iterator[bytes]:
 
 @router.get("/{file_id}/report", dependencies=[needs(Scope.files_read)])
 def file_report(caller: Caller, file_id: FileId, database: Db) -> FileReportObject:
-    """What the validation found, line by line."""
+    """Return the validation report with its errors and warnings by line."""
     with database.reading() as session:
         file = uploads.get_file(session, caller.project_id, file_id)
-    # Places are offsets for our own readers.
+    # `places` are offsets for the preview and lint, not for clients.
     report = None if file.report is None else {name: one for name, one in file.report.items() if name != "places"}
     return FileReportObject(file_id=file.id, status=FileStatus(file.status), summary=file.status_details, report=report)

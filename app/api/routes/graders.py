@@ -1,4 +1,4 @@
-"""`/v1/fine_tuning/alpha/graders`: look at a grader, and try it on an answer, before a job does."""
+"""`/v1/fine_tuning/alpha/graders`: validate a grader, and run it on an answer, before a job uses it."""
 
 import time
 
@@ -15,13 +15,13 @@ router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["Graders"])
 
 @router.post("/validate", dependencies=[needs(Scope.jobs_write)])
 def validate_grader(body: ValidateGrader) -> ValidGrader:
-    """Check a grader: its fields, templates, formula, source, schema or pattern. Nothing is run."""
+    """Validate a grader: its fields, templates, formula, source, schema or pattern. Nothing is run."""
     return ValidGrader(grader=body.grader.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
 @router.post("/run", dependencies=[needs(Scope.jobs_write)])
 def run_grader(body: RunGrader, graders: Graders) -> GraderRun:
-    """Grade one answer, exactly as a job would."""
+    """Grade one answer exactly as a job would."""
     started = time.perf_counter()
     found = grade(body.grader, body.as_sample(), body.item, graders)
     return GraderRun.of(body.grader, found, time.perf_counter() - started)

@@ -20,20 +20,20 @@ class NotReady(GrouptuneError):
 
 
 class Health(BaseModel):
-    """All is well."""
+    """The server is healthy."""
 
     status: str = "ok"
 
 
 @router.get("/healthz")
 def healthz() -> Health:
-    """The process answers."""
+    """Report that the process responds."""
     return Health()
 
 
 @router.get("/readyz")
 def readyz(settings: Config, store: Store) -> Health:
-    """Postgres is reachable, its schema is current, and the storage can be written."""
+    """Report whether Postgres is reachable, its schema is current, and the storage is writable."""
     problems = [*_database_problems(settings), *_storage_problems(store)]
     if problems:
         raise NotReady(" ".join(problems))
@@ -44,7 +44,7 @@ def _database_problems(settings: Settings) -> list[str]:
     try:
         current = migrate.current_is_head(settings.database_url or "")
     except DatabaseUnavailable:
-        return ["Postgres cannot be reached; check DATABASE_URL and that it runs."]
+        return ["Postgres is unreachable; check DATABASE_URL and that Postgres runs."]
     return [] if current else ["The database schema is not current; run `grouptune db upgrade`."]
 
 

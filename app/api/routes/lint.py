@@ -1,4 +1,4 @@
-"""What a file's expert and teacher answers would teach, before a job starts and beside the job."""
+"""Lint: what a file's expert and teacher answers would teach, before a job is created and after."""
 
 from fastapi import APIRouter
 
@@ -18,16 +18,16 @@ router = APIRouter()
 
 @router.post("/files/{file_id}/lint", tags=["Files"], dependencies=[needs(Scope.jobs_write)])
 def lint_file(caller: Caller, file_id: FileId, body: LintFile, database: Db, lints: Lints) -> FileLint:
-    """Grade the file's expert and teacher answers: who fails the grader, and which groups would teach nothing.
+    """Grade the file's expert and teacher answers, and report which of them fail and which groups would teach nothing.
 
-    Of large files a sample is graded, and what 15 seconds are enough for; the report says so.
+    A large file is sampled, and grading stops after 15 seconds; the report says so.
     """
     with database.transaction() as session:
         file = uploads.get_file(session, caller.project_id, file_id)
     if waits(body.grader) and not body.remote:
         raise InvalidRequest(
-            "This grader asks another machine for each answer, which may cost money; send `remote: true` if that is "
-            "wanted.",
+            "This grader sends a request to another server for each answer, which may cost money. Send `remote: true` "
+            "to allow that.",
             param="remote",
         )
     report = lints.lint(file, body.grader, body.group)
@@ -36,6 +36,6 @@ def lint_file(caller: Caller, file_id: FileId, body: LintFile, database: Db, lin
 
 @router.get("/fine_tuning/jobs/{job_id}/lint", tags=["Fine-tuning"], dependencies=[needs(Scope.jobs_read)])
 def job_lint(caller: Caller, job_id: JobId, database: Db) -> JobLint:
-    """What linting the training file found. A worker does it right after the job is created."""
+    """Return the lint report of a job's training file. A worker creates it right after the job is created."""
     with database.reading() as session:
         return JobLint.of(queries.get_job(session, caller.project_id, job_id))

@@ -17,21 +17,21 @@ router = APIRouter(prefix="/model_aliases", tags=["Models"])
 
 @router.get("", dependencies=[needs(Scope.models_read)])
 def list_aliases(caller: Caller, database: Db) -> AliasList:
-    """The project's aliases by name, and which model each of them names."""
+    """List the project's aliases by name, each with its model."""
     with database.reading() as session:
         return AliasList(data=[AliasObject.of(alias) for alias in aliases.list_aliases(session, caller.project_id)])
 
 
 @router.get("/{alias}", dependencies=[needs(Scope.models_read)])
 def retrieve_alias(caller: Caller, alias: AliasPath, database: Db) -> AliasObject:
-    """One alias."""
+    """Retrieve an alias."""
     with database.reading() as session:
         return AliasObject.of(aliases.get_alias(session, caller.project_id, alias))
 
 
 @router.put("/{alias}", dependencies=[needs(Scope.models_write)])
 def move_alias(caller: Caller, alias: AliasPath, body: MoveAlias, database: Db, settings: Config) -> AliasObject:
-    """Make an alias name one of the project's models; it is created if there is none. Jobs and downloads follow it."""
+    """Point an alias to one of the project's models, creating the alias if needed. Jobs and downloads follow it."""
     aliases.check_name(alias, settings.models_dir, settings.model_aliases)
     with database.transaction() as session:
         there = aliases.find_alias(session, caller.project_id, alias)
@@ -44,7 +44,7 @@ def move_alias(caller: Caller, alias: AliasPath, body: MoveAlias, database: Db, 
 
 @router.delete("/{alias}", dependencies=[needs(Scope.models_write)])
 def delete_alias(caller: Caller, alias: AliasPath, database: Db) -> AliasDeleted:
-    """Delete an alias; the model stays."""
+    """Delete an alias. The model is not deleted."""
     with database.transaction() as session:
         removed = aliases.remove(session, caller.project_id, alias)
         before = audit.snapshot(removed, "model")

@@ -1,4 +1,4 @@
-"""`/v1/models`."""
+"""`/v1/models`: base models, fine-tuned models and checkpoints."""
 
 import re
 import tarfile
@@ -38,7 +38,7 @@ def _base(model: registry.BaseModel, settings: Settings) -> ModelObject:
 def _is_alias(alias: str, model: registry.BaseModel, settings: Settings) -> bool:
     try:
         return registry.resolve(alias, settings.models_dir, settings.model_aliases).name == model.name
-    except InvalidRequest:  # of a model that is not there
+    except InvalidRequest:  # the alias names a model that does not exist
         return False
 
 
@@ -55,27 +55,27 @@ def _trained(adapter: TrainedModel) -> ModelObject:
 
 @router.get("", dependencies=[needs(Scope.models_read)])
 def list_models(caller: Caller, database: Db, settings: Config) -> ModelList:
-    """The base models that are there, and the fine-tuned models and checkpoints that this project may use."""
+    """List the base models on this server, and the fine-tuned models and checkpoints that this project may use."""
     with database.reading() as session:
         trained = adapters.list_adapters(session, caller.project_id)
     bases = [model for model in registry.list_base_models(settings.models_dir) if model.is_pulled]
     return ModelList(data=[*(_base(model, settings) for model in bases), *map(_trained, trained)])
 
 
-# Names hold '/' and ':', so `{model:path}` takes all: this route comes before the one without a tail.
+# `{model:path}` matches everything, because names contain '/' and ':'. So this route precedes the one without a suffix.
 @router.get(
     "/{model:path}/download",
     response_class=StreamingResponse,
-    responses={200: {"content": {"application/x-tar": {}}, "description": "The adapter's files as a tar."}},
+    responses={200: {"content": {"application/x-tar": {}}, "description": "The adapter's files as a tar archive."}},
     dependencies=[needs(Scope.models_read)],
 )
 def download_model(caller: Caller, model: ModelName, database: Db, store: Store) -> StreamingResponse:
-    """Download a fine-tuned model or a checkpoint: PEFT adapter, its config and its README, as a tar."""
+    """Download a fine-tuned model or a checkpoint as a tar archive: the PEFT adapter, its config and its README."""
     with database.reading() as session:
         adapter = adapters.get_adapter(session, caller.project_id, model)
     adapters.check_files(adapter)
     filename = re.sub(r"[^A-Za-z0-9._-]+", "-", adapter.id).strip("-")
-    # Of a checkpoint only these: the optimiser's state is several times as large and of no use elsewhere.
+    # Checkpoints also contain the optimizer's state, which is several times as large and of no use elsewhere.
     names = None if adapter.step is None else (*adapters.ADAPTER_FILES, adapters.CARD)
     return StreamingResponse(
         _tar_stream(store, adapter.blob, names),
@@ -86,7 +86,7 @@ def download_model(caller: Caller, model: ModelName, database: Db, store: Store)
 
 @router.get("/{model:path}", dependencies=[needs(Scope.models_read)])
 def retrieve_model(caller: Caller, model: ModelName, database: Db, settings: Config) -> ModelObject:
-    """One model: by its name here, its hub id or an alias."""
+    """Retrieve a model by its name, its Hugging Face id or an alias."""
     with database.reading() as session:
         adapter = adapters.find_adapter(session, caller.project_id, model)
     return _trained(adapter) if adapter is not None else _base(_pulled(model, settings), settings)
@@ -94,10 +94,12 @@ def retrieve_model(caller: Caller, model: ModelName, database: Db, settings: Con
 
 @router.delete("/{model:path}", name="delete_model", dependencies=[needs(Scope.models_write)])
 def remove_model(caller: Caller, model: ModelName, database: Db, store: Store, settings: Config) -> ModelDeleted:
-    """Delete a fine-tuned model, or a checkpoint of a finished job. Base models are the installation's and stay."""
+    """Delete a fine-tuned model, or a checkpoint of a finished job. Base models cannot be deleted."""
     known = {base.name for base in registry.list_base_models(settings.models_dir)}
     if registry.unaliased(model, settings.model_aliases) in known:
-        raise InvalidRequest(f"'{model}' is a base model; only fine-tuned models can be deleted.", param="model")
+        raise InvalidRequest(
+            f"'{model}' is a base model. Only fine-tuned models and checkpoints can be deleted.", param="model"
+        )
     with database.transaction() as session:
         adapter = delete_model(session, caller.project_id, model)
         before = audit.snapshot(adapter, "base_model", "job_id", "blob")
@@ -113,7 +115,7 @@ def _pulled(name: str, settings: Settings) -> registry.BaseModel:
         raise NotFound(error.message, param="model", code="model_not_found") from error
     if not base.is_pulled:
         raise NotFound(
-            f"The base model '{base.name}' is not on this server yet; a job that uses it fetches it.",
+            f"The base model '{base.name}' is not on this server yet. The first job that uses it downloads it.",
             param="model",
             code="model_not_found",
         )

@@ -1,4 +1,4 @@
-"""`/v1/oidc`: CI systems trade their ID tokens for keys; administrators say which ones may."""
+"""`/v1/oidc`: CI systems exchange their ID tokens for keys; administrators choose which repositories to trust."""
 
 from fastapi import APIRouter, Request
 
@@ -19,13 +19,19 @@ router = APIRouter(prefix="/oidc", tags=["CI systems"])
 
 @router.post("/exchange")
 def exchange(request: Request, body: Exchange, database: Db) -> ExchangedKey:
-    """Trade a CI system's ID token for a key of the project that trusts its repository, once and without a key."""
+    """Exchange a CI system's ID token for a key of the project that trusts its repository.
+
+    Needs no key. Each token can be exchanged once.
+    """
     tokens: IdTokens = request.app.state.id_tokens
     issuer = tokens.issuer_of(body.token)
     with database.transaction() as session:
         known = oidc.is_trusted_issuer(session, issuer)
     if not known:
-        raise AuthenticationFailed(f"This server trusts no tokens of '{issuer[:255]}'.", code="oidc_not_trusted")
+        raise AuthenticationFailed(
+            f"No project trusts tokens of '{issuer[:255]}'. An administrator can add a trust: grouptune trusts create.",
+            code="oidc_not_trusted",
+        )
     claims = tokens.verify(body.token, issuer)
     ip = request.client.host if request.client else None
     with database.transaction() as session:
@@ -34,7 +40,7 @@ def exchange(request: Request, body: Exchange, database: Db) -> ExchangedKey:
 
 @router.post("/trusts", dependencies=[needs(Scope.admin)])
 def create_trust(request: Request, caller: Caller, body: CreateTrust, database: Db) -> TrustObject:
-    """Trust a repository's CI system."""
+    """Trust the CI system of a repository."""
     terms = body.terms()
     check_url(terms.issuer, request.app.state.egress.allowed, "issuer")
     with database.transaction() as session:
@@ -44,7 +50,7 @@ def create_trust(request: Request, caller: Caller, body: CreateTrust, database: 
 
 @router.get("/trusts", dependencies=[needs(Scope.admin)])
 def list_trusts(database: Db, after: After = None, limit: Limit = 20) -> Page[TrustObject]:
-    """List all projects' trusts, newest first."""
+    """List the trusts of all projects, newest first."""
     with database.reading() as session:
         found, more = oidc.list_trusts(session, after=after, limit=limit)
         return page([TrustObject.of(one) for one in found], more)
@@ -52,7 +58,7 @@ def list_trusts(database: Db, after: After = None, limit: Limit = 20) -> Page[Tr
 
 @router.delete("/trusts/{trust_id}", dependencies=[needs(Scope.admin)])
 def delete_trust(caller: Caller, trust_id: TrustId, database: Db) -> TrustDeleted:
-    """Trust it no longer. Keys that it got live out their time; revoke them to end them at once."""
+    """Delete a trust. Keys that it issued stay valid until they expire; revoke them to end them at once."""
     with database.transaction() as session:
         oidc.delete_trust(session, caller.actor, trust_id)
     return TrustDeleted(id=trust_id)

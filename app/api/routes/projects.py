@@ -1,4 +1,4 @@
-"""`/v1/projects`: administrators make, limit and archive projects."""
+"""`/v1/projects`: administrators create, limit and archive projects."""
 
 from fastapi import APIRouter
 
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/projects", tags=["Projects"], dependencies=[needs(Sc
 
 @router.post("")
 def create_project(caller: Caller, body: CreateProject, database: Db, settings: Config) -> ProjectObject:
-    """Create a project. Mint a key for it next."""
+    """Create a project. Create a key for it next."""
     with database.transaction() as session:
         project = projects.create_project(session, caller.actor, body.name, body.columns())
         return ProjectObject.of(project, default_limits(settings), quotas.usage(session, project.id))
@@ -25,7 +25,7 @@ def create_project(caller: Caller, body: CreateProject, database: Db, settings: 
 
 @router.get("")
 def list_projects(database: Db, settings: Config, after: After = None, limit: Limit = 20) -> Page[ProjectObject]:
-    """List projects, newest first, archived ones too."""
+    """List projects, newest first, including archived ones."""
     with database.reading() as session:
         found, more = projects.list_projects(session, after=after, limit=limit)
     return page([ProjectObject.of(project, default_limits(settings)) for project in found], more)
@@ -33,7 +33,7 @@ def list_projects(database: Db, settings: Config, after: After = None, limit: Li
 
 @router.get("/{project_id}")
 def retrieve_project(project_id: ProjectId, database: Db, settings: Config) -> ProjectObject:
-    """One project with what it uses of its limits."""
+    """Retrieve a project with its usage."""
     with database.reading() as session:
         project = projects.get_project(session, project_id)
         return ProjectObject.of(project, default_limits(settings), quotas.usage(session, project.id))
@@ -43,7 +43,7 @@ def retrieve_project(project_id: ProjectId, database: Db, settings: Config) -> P
 def update_project(
     caller: Caller, project_id: ProjectId, body: UpdateProject, database: Db, settings: Config, cached_keys: CachedKeys
 ) -> ProjectObject:
-    """Change a project's settings, archive it or bring it back."""
+    """Change a project's settings, archive it or restore it."""
     with database.transaction() as session:
         columns = body.columns()
         project = projects.update_project(session, caller.actor, project_id, archived=body.archived, settings=columns)

@@ -1,6 +1,7 @@
-"""`/metrics`, for Prometheus: outside of `/v1`, and under a rule of its own instead of API keys.
+"""`/metrics` for Prometheus: outside `/v1`, with its own access rule instead of API keys.
 
-With `GROUPTUNE_METRICS_TOKEN` whoever sends it; without, this machine alone, as long as no proxy speaks for another.
+If `GROUPTUNE_METRICS_TOKEN` is set, requests must send it. Otherwise only requests from this machine are accepted, and
+none that passed a proxy, because a proxy on this machine may forward the requests of others.
 """
 
 import hmac
@@ -23,13 +24,13 @@ FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 @router.get("/metrics", include_in_schema=False)
 def metrics(request: Request, settings: Config, database: Db) -> Response:
-    """Everything that this process counts, and the backlog."""
+    """Return the counters of this process, and the backlog of jobs."""
     check_reader(request, settings.metrics_token.get_secret_value() if settings.metrics_token else None)
     return Response(exposition(lambda: _backlog(database)), headers={"content-type": CONTENT_TYPE})
 
 
 def check_reader(request: Request, token: str | None) -> None:
-    """Raises `AuthenticationFailed` for a wrong token, `PermissionDenied` for strangers when there is none."""
+    """Raises `AuthenticationFailed` for a wrong token; without a token, `PermissionDenied` for remote clients."""
     if token is not None:
         sent = request.headers.get("authorization", "")
         if not hmac.compare_digest(sent.encode(), f"Bearer {token}".encode()):
@@ -38,8 +39,8 @@ def check_reader(request: Request, token: str | None) -> None:
     is_proxied = any(name in request.headers for name in FORWARDED)
     if is_proxied or request.client is None or not ip_address(request.client.host).is_loopback:
         raise PermissionDenied(
-            "Without GROUPTUNE_METRICS_TOKEN the metrics are for this machine alone; set it, and send it as a bearer "
-            "token."
+            "Without GROUPTUNE_METRICS_TOKEN, metrics are available on this machine only. Set it, and send it as a "
+            "bearer token."
         )
 
 

@@ -1,4 +1,4 @@
-"""`POST /v1/fine_tuning/jobs/{id}/regrade`: what would another grader have made of what was said?"""
+"""`POST /v1/fine_tuning/jobs/{id}/regrade`: rewards and advantages of stored answers under another grader."""
 
 from typing import Final
 
@@ -18,12 +18,12 @@ from app.core.storage.blobs import BlobMissing
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
 
 LIMIT_SECONDS: Final = 45.0
-"""Clients wait for the answer."""
+"""Short, because the client waits for the response."""
 
 
 @router.post("/{job_id}/regrade", dependencies=[needs(Scope.jobs_write)])
 def regrade_job(caller: Caller, job_id: JobId, body: Regrade, database: Db, store: Store, graders: Graders) -> Regraded:
-    """Grade stored groups with another grader: rewards and advantages as they were, and as they would have been."""
+    """Grade stored groups with another grader, and compare its rewards and advantages with the original ones."""
     with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
         file = queries.job_file(session, caller.project_id, job.training_file, "training_file")

@@ -1,4 +1,4 @@
-"""Server-sent events: what a job, a project's jobs, or a file do while somebody looks on."""
+"""Server-sent events of a job, of a project's jobs, or of a file."""
 
 from typing import Annotated, Any, Final
 
@@ -37,16 +37,19 @@ async def stream_job(
     request: Request,
     database: Db,
     last_event_id: Annotated[
-        str | None, Header(max_length=MAX_ID, description="Go on behind this event; all of them if absent.")
+        str | None, Header(max_length=MAX_ID, description="Continue after this event. If absent, all events are sent.")
     ] = None,
     after: Annotated[
-        str | None, Query(max_length=MAX_ID, description="The same, for browsers: they cannot send the header first.")
+        str | None,
+        Query(
+            max_length=MAX_ID, description="The same for browsers, which cannot set the header on the first request."
+        ),
     ] = None,
     strict: Strict = False,
 ) -> StreamingResponse:
-    """Follow a job: `message` and `metrics` are its events under their ids, `state` the job itself, `end` is the last.
+    """Stream a job: `message` and `metrics` are its events with their ids, `state` is the job, and `end` comes last.
 
-    A client that comes back with `Last-Event-ID` gets every event exactly once, in order.
+    A client that reconnects with `Last-Event-ID` gets every event exactly once, in order.
     """
     seq = await run_in_threadpool(_begin, database, caller.project_id, job_id, last_event_id or after)
     hub: Hub = request.app.state.hub
@@ -62,7 +65,7 @@ async def stream_job(
     dependencies=[needs(Scope.jobs_read)],
 )
 async def stream_jobs(caller: Caller, request: Request, strict: Strict = False) -> StreamingResponse:
-    """Follow the project's 200 newest jobs: `state` carries each of them, and again whenever it changes. Never ends."""
+    """Stream the project's 200 newest jobs. `state` is a job, sent first and after every change. Never ends."""
     hub: Hub = request.app.state.hub
     stream = hub.project(caller.project_id, strict=strict)
     return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
@@ -78,7 +81,7 @@ async def stream_jobs(caller: Caller, request: Request, strict: Strict = False) 
 async def stream_file(
     caller: Caller, file_id: FileId, request: Request, database: Db, strict: Strict = False
 ) -> StreamingResponse:
-    """Follow a file until it is validated: `state` is the file now and then, `end` the last message."""
+    """Stream a file until it is validated. `state` is the file before and after, and `end` comes last."""
     await run_in_threadpool(_find, database, caller.project_id, file_id)
     hub: Hub = request.app.state.hub
     stream = hub.file(caller.project_id, file_id, strict=strict)

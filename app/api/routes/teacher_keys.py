@@ -1,4 +1,4 @@
-"""`/v1/teacher_keys`: the project's keys for the servers that its jobs ask as teachers."""
+"""`/v1/teacher_keys`: the project's keys for the servers that its jobs use as teachers."""
 
 from fastapi import APIRouter
 
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/teacher_keys", tags=["Teachers"])
 def set_teacher_key(
     caller: Caller, body: SetTeacherKey, database: Db, secrets: Secrets, outgoing: Outgoing
 ) -> TeacherKeyObject:
-    """Store the key for a server; one that is there for it is replaced."""
+    """Store the key for a server, replacing the previous one."""
     check_url(body.base_url, outgoing.allowed, "base_url")
     with database.transaction() as session:
         made = keys.put(session, caller.actor, secrets, body.base_url, body.api_key.get_secret_value())
@@ -28,14 +28,14 @@ def set_teacher_key(
 
 @router.get("", dependencies=[needs(Scope.jobs_read)])
 def list_teacher_keys(caller: Caller, database: Db) -> Page[TeacherKeyObject]:
-    """List the keys, without their text."""
+    """List the keys, without their secrets."""
     with database.transaction() as session:
         return page([TeacherKeyObject.of(one) for one in keys.list_keys(session, caller.project_id)], False)
 
 
 @router.delete("/{key_id}", dependencies=[needs(Scope.jobs_write)])
 def delete_teacher_key(caller: Caller, key_id: TeacherKeyId, database: Db) -> TeacherKeyDeleted:
-    """Forget a key. Attempts that run keep theirs."""
+    """Delete a key. Running attempts keep the key that they started with."""
     with database.transaction() as session:
         keys.delete(session, caller.actor, key_id)
     return TeacherKeyDeleted(id=key_id)

@@ -1,4 +1,4 @@
-"""`/v1/uploads`: files that arrive in parts."""
+"""`/v1/uploads`: files that are uploaded in parts."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -26,7 +26,7 @@ router = APIRouter(prefix="/uploads", tags=["Uploads"])
 def create_upload(
     caller: Caller, body: CreateUpload, database: Db, settings: Config, strict: Strict = False
 ) -> UploadObject:
-    """Start a file that will arrive in parts within the next hour."""
+    """Start an upload in parts. It must be completed within an hour."""
     with database.transaction() as session:
         quotas.check_stored_bytes(session, caller.project_id, body.bytes, caller.limits.stored_bytes)
         upload = chunked_uploads.create_upload(
@@ -42,7 +42,7 @@ def create_upload(
 
 
 def _pending(caller: Caller, upload_id: UploadId, database: Db) -> str:
-    """Checked before the part is taken from the wire."""
+    """Check the upload before the body of the part is received."""
     with database.transaction() as session:
         return chunked_uploads.get_pending(session, caller.project_id, upload_id).id
 
@@ -56,7 +56,7 @@ async def _part(request: Request, _upload_id: Annotated[str, Depends(_pending)])
 def add_part(
     caller: Caller, upload_id: UploadId, sent: Annotated[FormPart, Depends(_part)], database: Db, store: Store
 ) -> UploadPartObject:
-    """Add a part of at most 64 MiB; several may be sent at once, in any order."""
+    """Add a part of at most 64 MiB. Parts may be sent concurrently and in any order."""
     stored = chunked_uploads.receive_part(store, upload_id, sent.chunks())
     try:
         with database.transaction() as session:
@@ -78,7 +78,7 @@ def complete_upload(
     notifier: Notifier,
     strict: Strict = False,
 ) -> UploadObject:
-    """Make the file of its parts, in the order of `part_ids`. The same request again gets the same answer."""
+    """Assemble the file from its parts, in the order of `part_ids`. A repeated request gets the same response."""
     project_id, part_ids = caller.project_id, body.part_ids
     with database.transaction() as session:
         done = chunked_uploads.find_completed(session, project_id, upload_id, part_ids)
@@ -106,7 +106,7 @@ def complete_upload(
 
 @router.post("/{upload_id}/cancel", dependencies=[needs(Scope.files_write)])
 def cancel_upload(caller: Caller, upload_id: UploadId, database: Db, strict: Strict = False) -> UploadObject:
-    """Give up a pending upload; its parts are removed."""
+    """Cancel a pending upload and delete its parts."""
     with database.transaction() as session:
         upload = chunked_uploads.cancel(session, caller.project_id, upload_id)
     return UploadObject.of(upload, None, strict=strict)

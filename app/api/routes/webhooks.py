@@ -1,4 +1,4 @@
-"""`/v1/webhook_endpoints`: who hears of what, tests, deliveries."""
+"""`/v1/webhook_endpoints`: endpoints for events about jobs, their deliveries and tests."""
 
 import json
 import time
@@ -39,7 +39,7 @@ MAX_ANSWER_BYTES = 512
 def create_endpoint(
     caller: Caller, body: CreateEndpoint, database: Db, secrets: Secrets, outgoing: Outgoing
 ) -> NewEndpointObject:
-    """Make an endpoint. The answer holds its signing secret, which cannot be had again."""
+    """Create an endpoint. Only this response contains its signing secret."""
     check_url(body.url, outgoing.allowed, "url")
     with database.transaction() as session:
         made, secret = endpoints.create(
@@ -58,13 +58,13 @@ def list_endpoints(caller: Caller, database: Db, after: After = None, limit: Lim
 
 @router.get("/webhook_event_types", dependencies=[needs(Scope.webhooks_read)])
 def list_event_types() -> EventTypeList:
-    """What an endpoint can hear of."""
+    """List the event types that an endpoint can subscribe to."""
     return EventTypeList(data=[str(one) for one in EventType])
 
 
 @router.get("/webhook_endpoints/{endpoint_id}", dependencies=[needs(Scope.webhooks_read)])
 def retrieve_endpoint(caller: Caller, endpoint_id: EndpointId, database: Db) -> EndpointObject:
-    """One endpoint, without its secret."""
+    """Retrieve an endpoint, without its secret."""
     with database.reading() as session:
         return EndpointObject.of(endpoints.get_endpoint(session, caller.project_id, endpoint_id))
 
@@ -73,7 +73,7 @@ def retrieve_endpoint(caller: Caller, endpoint_id: EndpointId, database: Db) -> 
 def update_endpoint(
     caller: Caller, endpoint_id: EndpointId, body: UpdateEndpoint, database: Db, outgoing: Outgoing
 ) -> EndpointObject:
-    """Change an endpoint. One that was disabled for answering 410 hears again."""
+    """Change an endpoint. This also enables an endpoint again that was disabled because it returned 410."""
     if body.url is not None:
         check_url(body.url, outgoing.allowed, "url")
     with database.transaction() as session:
@@ -99,7 +99,7 @@ def rotate_secret(
     secrets: Secrets,
     body: Annotated[RotateSecret | None, Body()] = None,
 ) -> NewEndpointObject:
-    """Replace the signing secret; the old one signs as well for a day, if wanted."""
+    """Replace the signing secret. On request, deliveries carry a signature with the old secret as well, for one day."""
     keep = (body or RotateSecret()).keep_old_secret_active_for_24_hours
     with database.transaction() as session:
         changed, secret = endpoints.rotate_secret(session, caller.actor, secrets, endpoint_id, keep_old=keep)
@@ -110,7 +110,7 @@ def rotate_secret(
 def test_endpoint(
     caller: Caller, endpoint_id: EndpointId, body: TestEndpoint, database: Db, secrets: Secrets, outgoing: Outgoing
 ) -> EndpointTested:
-    """Send an event of a job that does not exist, now, and say what the endpoint answered."""
+    """Send an event about a job that does not exist, and return the endpoint's status code."""
     with database.transaction() as session:
         endpoint = endpoints.get_endpoint(session, caller.project_id, endpoint_id)
         url, signing = endpoint.url, deliveries.secrets_of(endpoint, secrets, endpoint.old_secret_until)
@@ -132,8 +132,8 @@ def test_endpoint(
             max_bytes=MAX_ANSWER_BYTES,
             cut=True,
         )
-    except EgressFailed as error:  # no 5xx of ours, which clients would send again
-        raise InvalidRequest(f"The endpoint was not reached: {error.message}.", code=error.code) from error
+    except EgressFailed as error:  # not one of our 5xx, which clients would retry
+        raise InvalidRequest(f"The endpoint could not be reached: {error.message}.", code=error.code) from error
     return EndpointTested(webhook_endpoint_id=endpoint_id, event_type=str(body.event_type), status_code=answer.status)
 
 
@@ -141,7 +141,7 @@ def test_endpoint(
 def list_deliveries(
     caller: Caller, endpoint_id: EndpointId, database: Db, after: After = None, limit: Limit = 20
 ) -> Page[DeliveryObject]:
-    """List what was sent or waits to be, newest first, with each try."""
+    """List deliveries, pending ones included, newest first, each with its tries."""
     with database.reading() as session:
         found, more = endpoints.list_deliveries(session, caller.project_id, endpoint_id, after=after, limit=limit)
         return page([DeliveryObject.of(one) for one in found], more)
@@ -153,7 +153,7 @@ def list_deliveries(
 def replay_delivery(
     caller: Caller, endpoint_id: EndpointId, delivery_id: DeliveryId, database: Db, settings: Config
 ) -> DeliveryObject:
-    """Send a delivery again, under its own id."""
+    """Send a delivery again under its original id."""
     with database.transaction() as session:
         found = DeliveryObject.of(endpoints.replay(session, caller.actor, endpoint_id, delivery_id))
     if settings.redis_url is not None:

@@ -1,4 +1,4 @@
-"""`/v1/workers`: which machines train, what they have, and what they are at."""
+"""`/v1/workers`: the machines that train, their hardware, their state and their jobs."""
 
 from fastapi import APIRouter
 
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/workers", tags=["Workers"])
 
 @router.get("", dependencies=[needs(Scope.jobs_read)])
 def list_workers(caller: Caller, database: Db, settings: Config) -> Page[WorkerObject]:
-    """List all workers of the installation, by name. Of their jobs only this project's are named."""
+    """List all workers of the installation by name, each with this project's jobs on it."""
     with database.reading() as session:
         return page(
             [

@@ -1,1 +1,1 @@
-"""Shapes on the wire."""
+"""Request and response bodies as pydantic models."""

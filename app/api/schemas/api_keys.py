@@ -1,4 +1,4 @@
-"""API keys on the wire."""
+"""Bodies of `/v1/api_keys`."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -20,22 +20,26 @@ Granted = Annotated[tuple[Grant, ...], Field(min_length=1, max_length=32), After
 
 
 class CreateKey(Frozen):
-    """A key to make."""
+    """A key to create."""
 
-    name: Annotated[str, Field(min_length=1, max_length=64, description="What it is for.")]
-    project_id: Annotated[str | None, Field(max_length=64, description="Your own key's project if absent.")] = None
-    scopes: Annotated[Granted, Field(description=f"Some of {', '.join(GRANTABLE)}; all but admin if absent.")] = DEFAULT
-    expires_in_seconds: Annotated[int | None, Field(ge=60, le=MAX_LIFE_SECONDS, description="Never if absent.")] = None
+    name: Annotated[str, Field(min_length=1, max_length=64, description="What the key is for.")]
+    project_id: Annotated[str | None, Field(max_length=64, description="The project of your own key if absent.")] = None
+    scopes: Annotated[Granted, Field(description=f"Any of {', '.join(GRANTABLE)}; all except admin if absent.")] = (
+        DEFAULT
+    )
+    expires_in_seconds: Annotated[
+        int | None, Field(ge=60, le=MAX_LIFE_SECONDS, description="If absent, the key does not expire.")
+    ] = None
     requests_per_minute: Annotated[
-        int | None, Field(ge=1, le=MAX_REQUESTS_PER_MINUTE, description="A limit below the project's.")
+        int | None, Field(ge=1, le=MAX_REQUESTS_PER_MINUTE, description="A lower limit than the project's.")
     ] = None
 
 
 class RotateKey(Frozen):
-    """How a key is replaced."""
+    """Options of a key rotation."""
 
     grace_seconds: Annotated[
-        int, Field(ge=0, le=MAX_GRACE_SECONDS, description="How long the old one is still good.")
+        int, Field(ge=0, le=MAX_GRACE_SECONDS, description="How long the old key stays valid.")
     ] = 86_400
 
 
@@ -45,36 +49,38 @@ class KeyObject(Item):
     object: Literal["api_key"] = "api_key"
     name: str
     project_id: str
-    redacted: str = Field(description="What its text looks like.")
+    redacted: str = Field(description="The key's text without its secret.")
     scopes: list[str]
     status: Status
     requests_per_minute: int | None
     created_at: int = Field(description="Unix seconds.")
-    created_by: str | None = Field(description="The key that made it; null for the installation's own.")
+    created_by: str | None = Field(
+        description="Id of the key that created it; null if the operator did on the command line."
+    )
     expires_at: int | None
-    last_used_at: int | None = Field(description="To the minute.")
-    replaced_by: str | None = Field(description="What a rotation made of it.")
+    last_used_at: int | None = Field(description="Accurate to the minute.")
+    replaced_by: str | None = Field(description="Id of the key that replaced it by rotation.")
     revoked_at: int | None
 
     @classmethod
     def of(cls, key: ApiKey) -> "KeyObject":
-        """The wire form of a row."""
+        """Return the wire form of a row."""
         return cls.model_validate(_fields(key))
 
 
 class NewKeyObject(KeyObject):
-    """A key that was just made, with its text, which no later answer shows again."""
+    """A new key with its text, which no later response contains."""
 
-    key: str = Field(description="Send it as `Authorization: Bearer ...`; keep it, it is shown once.")
+    key: str = Field(description="Send it as `Authorization: Bearer ...`. Store it now: it is shown only once.")
 
     @classmethod
     def made(cls, made: NewKey) -> "NewKeyObject":
-        """The wire form of a new key."""
+        """Return the wire form of a new key."""
         return cls.model_validate(_fields(made.key) | {"key": made.text})
 
 
 class KeyRevoked(BaseModel):
-    """The key is refused from now on; its row stays."""
+    """The key is revoked; its record is kept."""
 
     id: str
     object: Literal["api_key"] = "api_key"

@@ -1,4 +1,4 @@
-"""The audit log on the wire."""
+"""Bodies of `/v1/audit_log`."""
 
 from typing import Any, Literal
 
@@ -9,12 +9,12 @@ from app.core.accounts.tables import AuditEntry
 
 
 class AuditActor(BaseModel):
-    """Who did it."""
+    """The key, project and address that made a change."""
 
-    key_id: str | None = Field(description="Null: the installation itself.")
+    key_id: str | None = Field(description="Null if the operator made the change on the command line.")
     project_id: str
     ip: str | None
-    request_id: str | None = Field(description="The answer's `x-request-id`.")
+    request_id: str | None = Field(description="The `x-request-id` of the response.")
 
 
 class AuditObject(Item):
@@ -24,14 +24,14 @@ class AuditObject(Item):
     created_at: int = Field(description="Unix seconds.")
     action: str
     object_id: str
-    project_id: str = Field(description="The object's project.")
+    project_id: str = Field(description="The project that the object belongs to.")
     actor: AuditActor
     before: dict[str, Any] | None
     after: dict[str, Any] | None
 
     @classmethod
     def of(cls, entry: AuditEntry) -> "AuditObject":
-        """The wire form of a row."""
+        """Return the wire form of a row."""
         return cls(
             id=entry.id,
             created_at=int(entry.created_at.timestamp()),

@@ -1,4 +1,4 @@
-"""Checkpoint permissions on the wire."""
+"""Bodies of `/v1/fine_tuning/checkpoints/{model}/permissions`."""
 
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ from app.core.models.tables import CheckpointPermission
 
 
 class GrantPermissions(BaseModel):
-    """Who else may use a model."""
+    """The projects that may use a model."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -18,21 +18,21 @@ class GrantPermissions(BaseModel):
 
 
 class PermissionObject(Item):
-    """One project may use one model of another."""
+    """The permission of one project to use one model of another."""
 
     object: Literal["checkpoint.permission"] = "checkpoint.permission"
     created_at: int = Field(description="Unix seconds.")
-    project_id: str = Field(description="The project that may use it.")
+    project_id: str = Field(description="The project that may use the model.")
 
     @classmethod
     def of(cls, permission: CheckpointPermission) -> "PermissionObject":
-        """The wire form of a row."""
+        """Return the wire form of a row."""
         created_at = int(permission.created_at.timestamp())
         return cls(id=permission.id, created_at=created_at, project_id=permission.project_id)
 
 
 class PermissionDeleted(BaseModel):
-    """The permission is gone."""
+    """The permission is revoked."""
 
     id: str
     object: Literal["checkpoint.permission"] = "checkpoint.permission"

@@ -1,4 +1,4 @@
-"""Signing in to the dashboard, on the wire."""
+"""Bodies of `/v1/dashboard`."""
 
 from typing import Annotated, Literal, Self
 
@@ -9,10 +9,10 @@ from app.core.spec.frozen import Frozen
 
 
 class SignIn(Frozen):
-    """What a person signs in with: one of the two."""
+    """Credentials for signing in: an API key or the code of a link."""
 
     api_key: Annotated[str | None, Field(max_length=128)] = None
-    code: Annotated[str | None, Field(max_length=128, description="Of a sign-in link.")] = None
+    code: Annotated[str | None, Field(max_length=128, description="The code of a sign-in link.")] = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -22,18 +22,18 @@ class SignIn(Frozen):
 
 
 class SessionObject(BaseModel):
-    """Whether this browser is signed in, and as whom."""
+    """Whether this browser is signed in, and with which key and project."""
 
     object: Literal["dashboard.session"] = "dashboard.session"
     signed_in: bool
     project_id: str | None = None
     project: str | None = Field(default=None, description="Its name.")
     key_id: str | None = None
-    scopes: list[str] = Field(default=[], description="What the key behind the session may do.")
+    scopes: list[str] = Field(default=[], description="Scopes of the session's key.")
 
     @classmethod
     def of(cls, caller: Principal) -> "SessionObject":
-        """The wire form of who is signed in."""
+        """Return the wire form of a signed-in caller."""
         return cls(
             signed_in=True,
             project_id=caller.project_id,
@@ -55,7 +55,7 @@ class LinkObject(BaseModel):
 
     object: Literal["dashboard.link"] = "dashboard.link"
     code: str = Field(
-        description="Append it as `#code=...` to the address of any page of the dashboard; browsers send that part to "
-        "nobody."
+        description="Append it as `#code=...` to the address of any dashboard page; browsers do not send that part to "
+        "a server."
     )
     expires_at: int = Field(description="Unix seconds.")

@@ -4,15 +4,18 @@ from pydantic import BaseModel, Field
 
 
 class ErrorBody(BaseModel):
-    """What went wrong and what to do about it."""
+    """What is wrong and how to fix it."""
 
-    message: str = Field(description="A sentence for the person who must act.")
-    type: str = Field(description="`invalid_request_error` for the client's errors, `server_error` for the server's.")
-    param: str | None = Field(description="Dotted path of the field that is wrong, such as `method.gft.group.self`.")
-    code: str | None = Field(description="A stable word for programs; docs/errors.md lists them.")
+    message: str = Field(description="What is wrong and how to fix it, for people.")
+    type: str = Field(
+        description="`invalid_request_error`: change the request. `rate_limit_error`: wait. `insufficient_quota`: the "
+        "project has used up a limit. `server_error`: the server failed."
+    )
+    param: str | None = Field(description="Dotted path of the wrong field, such as `method.gft.group.self`.")
+    code: str | None = Field(description="Stable identifier for programs; docs/errors.md lists all codes.")
 
 
 class ErrorEnvelope(BaseModel):
-    """The body of every answer whose status is 400 or more."""
+    """The body of every response with a status of 400 or more."""
 
     error: ErrorBody

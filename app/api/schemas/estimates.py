@@ -1,4 +1,4 @@
-"""Estimates on the wire."""
+"""Bodies of `/v1/fine_tuning/estimate`."""
 
 from typing import Literal
 
@@ -9,18 +9,18 @@ from app.core.estimates.worker_fit import Forecast, OnWorker, Verdict
 
 
 class WorkerEstimate(BaseModel):
-    """The job on one worker."""
+    """The estimate of a job on one worker."""
 
     id: str
     device: str
-    memory_bytes: int = Field(description="That one trainer process may fill.")
+    memory_bytes: int = Field(description="The memory that one trainer process may use.")
     verdict: Verdict
     seconds: Range | None
     peak_memory_bytes: Range | None
 
     @classmethod
     def of(cls, one: OnWorker) -> "WorkerEstimate":
-        """The wire form."""
+        """Return the wire form."""
         return cls(
             id=one.name,
             device=one.hardware.device,
@@ -32,16 +32,16 @@ class WorkerEstimate(BaseModel):
 
 
 class EstimateObject(Estimate):
-    """What a job would take on the workers that there are, best on the first of them."""
+    """The estimate of a job on the available workers; the best worker comes first."""
 
     object: Literal["fine_tuning.estimate"] = "fine_tuning.estimate"
-    verdict: Verdict = Field(description="`tight`: what is expected fits, the high end of the memory does not.")
+    verdict: Verdict = Field(description="`tight`: the expected memory fits, the upper end of its range does not.")
     reason: str
     workers: list[WorkerEstimate]
 
     @classmethod
     def of(cls, made: Forecast) -> "EstimateObject":
-        """The wire form."""
+        """Return the wire form."""
         return cls.model_validate(
             {
                 **dict(made.estimate),

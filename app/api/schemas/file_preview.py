@@ -1,4 +1,4 @@
-"""`GET /v1/files/{id}/preview` on the wire."""
+"""Bodies of `/v1/files/{id}/preview`."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,18 +14,22 @@ class TokenSpan(BaseModel):
     """A prompt, or one response to it, token by token."""
 
     source: Source
-    model: str | None = Field(description="Who wrote a teacher's response, where the row says so.")
-    tokens: int = Field(description="How many there are; of more than 4,096 the rest is not shown.")
-    fits: bool = Field(description="Within `max_length`, a response together with its prompt; else training drops it.")
+    model: str | None = Field(description="The teacher model of a response, if the row names it.")
+    tokens: int = Field(description="Number of tokens; the lists below end after 4,096.")
+    fits: bool = Field(
+        description="Whether the prompt, or a response together with its prompt, fits `max_length`. Training leaves "
+        "out what does not."
+    )
     ids: list[int]
     texts: list[str] = Field(
-        description="What each token adds; together the rendered text. A character of several tokens is the first's."
+        description="The text of each token; together they are the rendered text. A character that spans several "
+        "tokens belongs to the first one."
     )
-    mask: list[Literal[0, 1]] = Field(description="The loss mask: 1 where a token is trained on.")
+    mask: list[Literal[0, 1]] = Field(description="The loss mask: 1 for tokens that are trained on.")
 
     @classmethod
     def of(cls, span: Span) -> "TokenSpan":
-        """The wire form."""
+        """Return the wire form."""
         shown = span.piece
         return cls.model_construct(
             source=span.source,
@@ -41,18 +45,18 @@ class TokenSpan(BaseModel):
 class PreviewRow(BaseModel):
     """One row as the model reads it."""
 
-    line: int = Field(description="Of the file, from 1; of a Parquet file the row.")
+    line: int = Field(description="Line of the file, from 1; for a Parquet file, the row.")
     spans: list[TokenSpan] = Field(description="The prompt, then each response.")
-    error: str | None = Field(description="Why the row cannot be rendered; then there are no spans.")
+    error: str | None = Field(description="Why the row cannot be rendered; `spans` is empty then.")
 
     @classmethod
     def of(cls, row: ShownRow) -> "PreviewRow":
-        """The wire form."""
+        """Return the wire form."""
         return cls.model_construct(line=row.line, spans=[TokenSpan.of(span) for span in row.spans], error=row.error)
 
 
 class TokenBin(BaseModel):
-    """A bar of a histogram."""
+    """One bar of a histogram."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -62,42 +66,42 @@ class TokenBin(BaseModel):
 
 
 class TokenDistribution(BaseModel):
-    """Token counts as numbers and as a histogram."""
+    """Statistics and a histogram of token counts."""
 
     model_config = ConfigDict(from_attributes=True)
 
-    count: int = Field(description="How many were measured.")
+    count: int = Field(description="Number of measured texts.")
     total: int
     min: int
     median: int
     p95: int
     max: int
-    bins: list[TokenBin] = Field(description="Of equal width, from 0 on.")
+    bins: list[TokenBin] = Field(description="Bars of equal width, from 0.")
 
 
 class LongLine(BaseModel):
-    """A row over the limit."""
+    """A row that exceeds the limit."""
 
     line: int
     tokens: int
 
 
 class TokenLengths(BaseModel):
-    """How long the rows are for this model."""
+    """Token lengths of the rows for this model."""
 
-    measured_rows: int = Field(description="All rows of a small file, at most 1,024 from all over a large one.")
-    rows: int = Field(description="Of the file.")
-    row: TokenDistribution | None = Field(description="Prompt with its longest response.")
+    measured_rows: int = Field(description="All rows of a small file; of a large one, at most 1,024 from all over it.")
+    rows: int = Field(description="Number of rows in the file.")
+    row: TokenDistribution | None = Field(description="Lengths of the prompt with its longest response.")
     prompt: TokenDistribution | None
-    response: TokenDistribution | None = Field(description="Each response by itself.")
-    too_long: int = Field(description="Measured rows over `max_length`.")
+    response: TokenDistribution | None = Field(description="Lengths of the single responses.")
+    too_long: int = Field(description="Number of measured rows over `max_length`.")
     longest_too_long: list[LongLine] = Field(
-        description="Those of the file's 32 longest rows, by characters, that are over `max_length`; longest first."
+        description="Rows over `max_length` among the file's 32 longest rows by characters; longest first."
     )
 
     @classmethod
     def of(cls, found: Sequence[RowLength], over: Sequence[RowLength], rows: int, max_length: int) -> "TokenLengths":
-        """From measured rows and those of the file's longest ones that are over the limit."""
+        """Build the statistics from measured rows and from the longest rows that exceed the limit."""
 
         def distribution(values: list[int]) -> TokenDistribution | None:
             made = Distribution.of(values)
@@ -120,7 +124,9 @@ class FilePreview(BaseModel):
     object: Literal["file.preview"] = "file.preview"
     file_id: str
     model: str = Field(description="The base model whose tokenizer and chat template render the rows.")
-    max_length: int = Field(description="Tokens that a row may have: as asked, or the model's own limit.")
+    max_length: int = Field(
+        description="Maximum number of tokens of a row: the requested limit, or the model's own if that is smaller."
+    )
     data: list[PreviewRow]
-    has_more: bool = Field(description="Send the last `line` as `after` for the next rows.")
-    lengths: TokenLengths | None = Field(description="With the first page only.")
+    has_more: bool = Field(description="If true, send the last `line` as `after` to get the next rows.")
+    lengths: TokenLengths | None = Field(description="Only in the first page.")

@@ -1,4 +1,4 @@
-"""Files and uploads on the wire."""
+"""Bodies of `/v1/files` and `/v1/uploads`."""
 
 from typing import Annotated, Any, Final, Literal
 
@@ -11,33 +11,33 @@ from app.core.files.tables import File, FileStatus, Upload, UploadPart, UploadSt
 from app.core.files.uploads import MAX_EXPIRY_SECONDS, MIN_EXPIRY_SECONDS
 
 MAX_BYTES: Final = 2**53
-"""What every JSON client can still count; the installation's own limit is far below."""
+"""The largest integer that every JSON client reads exactly; the installation's own limit is far lower."""
 _STRICT_PURPOSES: Final = {"evals": "user_data"}
-"""OpenAI takes this purpose and lacks it in its answers; typed clients refuse it there."""
+"""OpenAI accepts this purpose in requests but not in responses, so typed clients reject it there."""
 
 
 class ExpiresAfter(BaseModel):
-    """When a file goes by itself."""
+    """When a file expires."""
 
     anchor: Literal["created_at"]
     seconds: Annotated[int, Field(ge=MIN_EXPIRY_SECONDS, le=MAX_EXPIRY_SECONDS)]
 
 
 class FileObject(Item):
-    """An uploaded file, or one that a job wrote."""
+    """An uploaded file, or a result file of a job."""
 
     object: Literal["file"] = "file"
     bytes: int
     created_at: int = Field(description="Unix seconds.")
     filename: str
     purpose: str
-    status: FileStatus = Field(description="`uploaded` until it is validated, then `processed` or `error`.")
-    status_details: str | None = Field(description="What the validation found, with the line of the first error.")
-    expires_at: int | None = Field(description="From then on there is no such file; null means it stays.")
+    status: FileStatus = Field(description="`uploaded` until the file is validated, then `processed` or `error`.")
+    status_details: str | None = Field(description="Summary of the validation, with the line of the first error.")
+    expires_at: int | None = Field(description="Unix seconds at which the file is deleted; null if it does not expire.")
 
     @classmethod
     def of(cls, file: File, *, strict: bool) -> "FileObject":
-        """The wire form of a row; `strict` keeps to OpenAI's enums."""
+        """Return the wire form of a row; `strict` uses only OpenAI's enum values."""
         return cls(
             id=file.id,
             bytes=file.bytes,
@@ -51,7 +51,7 @@ class FileObject(Item):
 
 
 class FileDeleted(BaseModel):
-    """The file is gone."""
+    """The file is deleted."""
 
     id: str
     object: Literal["file"] = "file"
@@ -59,63 +59,67 @@ class FileDeleted(BaseModel):
 
 
 class FileReportObject(BaseModel):
-    """Everything that the validation found, by line."""
+    """The full validation report."""
 
     object: Literal["file.report"] = "file.report"
     file_id: str
     status: FileStatus
     summary: str | None = Field(description="The file's `status_details`.")
     report: dict[str, Any] | None = Field(
-        description="Null until the file is validated: `valid`, `rows`, `errors` and `warnings` (each with "
-        "`line`, `param`, `message`), `error_count`, `item_fields`, `duplicate_rows`, the `longest` rows and how "
+        description="Null until the file is validated. Contains `valid`, `rows`, `errors` and `warnings` (each with "
+        "`line`, `param` and `message`), `error_count`, `item_fields`, `duplicate_rows`, the `longest` rows, and how "
         "many rows have demonstrations or teacher responses."
     )
 
 
 class CreateUpload(BaseModel):
-    """A file that will arrive in parts."""
+    """A file to upload in parts."""
 
     model_config = ConfigDict(extra="forbid")
 
-    bytes: Annotated[int, Field(gt=0, le=MAX_BYTES, description="Size of the whole file.")]
+    bytes: Annotated[int, Field(gt=0, le=MAX_BYTES, description="Size of the whole file in bytes.")]
     filename: Annotated[str, Field(min_length=1, max_length=1024)]
-    mime_type: Annotated[str, Field(min_length=1, max_length=255, description="Taken as it is: no type is refused.")]
+    mime_type: Annotated[
+        str, Field(min_length=1, max_length=255, description="Any type is accepted; it is not checked.")
+    ]
     purpose: Annotated[str, Field(max_length=MAX_ID)]
     expires_after: ExpiresAfter | None = None
 
 
 class CompleteUpload(BaseModel):
-    """Which parts make the file."""
+    """The parts that make up the file."""
 
     model_config = ConfigDict(extra="forbid")
 
     part_ids: Annotated[
         list[Annotated[str, Field(max_length=MAX_ID)]],
-        Field(min_length=1, max_length=MAX_PARTS, description="In the file's order."),
+        Field(min_length=1, max_length=MAX_PARTS, description="Ids of the parts, in the file's order."),
     ]
     md5: Annotated[
         str | None,
         Field(
-            max_length=32, pattern="^[0-9A-Fa-f]{32}$", description="Of the whole file, hexadecimal: checked if sent."
+            max_length=32,
+            pattern="^[0-9A-Fa-f]{32}$",
+            description="MD5 of the whole file in hexadecimal; checked if present.",
         ),
     ] = None
 
 
 class UploadObject(Item):
-    """A file that arrives in parts."""
+    """An upload in parts."""
 
     object: Literal["upload"] = "upload"
     bytes: int = Field(description="As announced.")
     created_at: int
-    expires_at: int = Field(description="When the upload expires if it is not completed by then.")
+    expires_at: int = Field(description="The announced size.")
     filename: str
     purpose: str
     status: UploadStatus
-    file: FileObject | None = Field(description="Set once the upload is completed.")
+    file: FileObject | None = Field(description="Set when the upload is completed.")
 
     @classmethod
     def of(cls, upload: Upload, file: File | None, *, strict: bool) -> "UploadObject":
-        """The wire form of a row and of the file that it became."""
+        """Return the wire form of an upload and of its file, if completed."""
         return cls(
             id=upload.id,
             bytes=upload.bytes,
@@ -129,7 +133,7 @@ class UploadObject(Item):
 
 
 class UploadPartObject(BaseModel):
-    """A piece of an upload."""
+    """One part of an upload."""
 
     id: str
     object: Literal["upload.part"] = "upload.part"
@@ -138,5 +142,5 @@ class UploadPartObject(BaseModel):
 
     @classmethod
     def of(cls, part: UploadPart) -> "UploadPartObject":
-        """The wire form of a row."""
+        """Return the wire form of a row."""
         return cls(id=part.id, created_at=int(part.created_at.timestamp()), upload_id=part.upload_id)

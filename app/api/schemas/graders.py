@@ -1,4 +1,4 @@
-"""Trying a grader before a job uses it, in OpenAI's shapes."""
+"""Bodies of `/v1/fine_tuning/alpha/graders`, in OpenAI's format."""
 
 from typing import Annotated, Any, Final
 
@@ -12,19 +12,19 @@ SentObject = Annotated[dict[str, Any], Field(max_length=1000)]
 
 
 class ValidateGrader(BaseModel):
-    """A grader to be looked at."""
+    """A grader to validate."""
 
     grader: Grader
 
 
 class ValidGrader(BaseModel):
-    """The grader as a job would keep it."""
+    """The grader as a job would store it."""
 
     grader: dict[str, Any]
 
 
 class SentSample(BaseModel):
-    """What the model said besides its text; there is no other way to try a grader that reads it."""
+    """Other parts of the model's output, for graders that read them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,12 +37,12 @@ class RunGrader(BaseModel):
 
     grader: Grader
     model_sample: Annotated[str, Field(max_length=MAX_SAMPLE)]
-    """The answer's text; where it is JSON, graders find it as `sample.output_json` too."""
+    """The answer's text. If it is JSON, graders can also read it as `sample.output_json`."""
     item: SentObject = {}
     sample: SentSample = SentSample()
 
     def as_sample(self) -> Sample:
-        """What graders get."""
+        """Return the sample in the form that graders read."""
         return Sample(
             output_text=self.model_sample,
             output_tools=tuple(self.sample.output_tools),
@@ -51,7 +51,7 @@ class RunGrader(BaseModel):
 
 
 class RunErrors(BaseModel):
-    """One flag is set when the answer could not be graded."""
+    """The flag of one error is set if the answer could not be graded."""
 
     formula_parse_error: bool = False
     sample_parse_error: bool = False
@@ -70,7 +70,7 @@ class RunErrors(BaseModel):
 
     @classmethod
     def of(cls, grade: Grade) -> "RunErrors":
-        """The flag of the grade's error, with its details where OpenAI has a field for them."""
+        """Set the flag of the grade's error, with details where OpenAI has a field for them."""
         if grade.error_type is None:
             return cls()
         details: dict[ErrorType, dict[str, str | None]] = {
@@ -82,7 +82,7 @@ class RunErrors(BaseModel):
 
 
 class RunMetadata(BaseModel):
-    """How it went."""
+    """Details of the run."""
 
     name: str
     type: str
@@ -93,21 +93,21 @@ class RunMetadata(BaseModel):
     sampled_model_name: str | None
     errors: RunErrors
     error: str | None
-    """What went wrong, in words."""
+    """Error message for people."""
 
 
 class GraderRun(BaseModel):
     """The answer's reward."""
 
     reward: float
-    """0 where `metadata.errors` says that there is none; in a job such an answer leaves its group instead."""
+    """0 if `metadata.errors` has an error; in a job such an answer leaves its group instead."""
     sub_rewards: dict[str, float]
     model_grader_token_usage_per_model: dict[str, dict[str, int]]
     metadata: RunMetadata
 
     @classmethod
     def of(cls, grader: BaseGrader, grade: Grade, seconds: float) -> "GraderRun":
-        """The wire form of a grade."""
+        """Return the wire form of a grade."""
         name, kind = getattr(grader, "name", "grader"), getattr(grader, "type", "grader")
         judges = [part.model for part in parts(grader) if isinstance(part, Judge)]
         used = sum(tokens.prompt_tokens + tokens.completion_tokens for tokens in grade.usage.values())

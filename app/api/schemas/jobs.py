@@ -1,4 +1,4 @@
-"""Fine-tuning jobs on the wire: OpenAI's object with every required field, and what we add to it."""
+"""Bodies of `/v1/fine_tuning/jobs`: OpenAI's object with every required field, and Grouptune's additions."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -31,22 +31,22 @@ class JobError(BaseModel):
 
 
 class Progress(BaseModel):
-    """How far a job is."""
+    """The progress of a job."""
 
     step: int
     total_steps: int | None = Field(description="Null until the job has started.")
     eta_seconds: float | None = Field(
-        description="Seconds to the end: as estimated at first, then by the pace of the latest steps."
+        description="Seconds to the end: estimated at first, then extrapolated from the latest steps."
     )
 
 
 class GateVerdict(BaseModel):
-    """A gate of a job and, once training is finished, what became of it."""
+    """A gate of a job and, when training is finished, its result."""
 
     gate: str = Field(description="As sent.")
     metric: str
-    value: float | None = Field(default=None, description="Of the published model.")
-    bound: float | None = Field(default=None, description="What it was compared with.")
+    value: float | None = Field(default=None, description="The published model's value.")
+    bound: float | None = Field(default=None, description="The value that it was compared with.")
     passed: bool | None = Field(default=None, description="Null until training is finished.")
     reason: str | None = None
 
@@ -61,41 +61,47 @@ class JobObject(Item):
     model: str
     fine_tuned_model: str | None = Field(description="Set for succeeded jobs.")
     organization_id: str = Field(description="The project that the job belongs to.")
-    status: str = Field(description="OpenAI's states and `paused`.")
+    status: str = Field(description="One of OpenAI's states, or `paused`.")
     training_file: str
     validation_file: str | None
     result_files: list[str]
-    hyperparameters: dict[str, Any] = Field(description="`auto` until the job has started, then the values in use.")
+    hyperparameters: dict[str, Any] = Field(description="`auto` until the job has started, then the actual values.")
     trained_tokens: int | None
-    teacher_usage: Spent | None = Field(description="Spent on the job's teacher by all attempts; null before.")
+    teacher_usage: Spent | None = Field(
+        description="What all attempts have spent on the job's teacher; null before the first request."
+    )
     error: JobError | None
     seed: int
-    integrations: list[Any] | None = Field(description="Trackers that the metrics go to as well.")
+    integrations: list[Any] | None = Field(description="Trackers that also receive the metrics.")
     method: dict[str, Any] = Field(description="As sent, with defaults filled in.")
     metadata: dict[str, str] | None
     user_provided_suffix: str | None
     progress: Progress
-    queue_position: int | None = Field(description="1 is the next one; null unless queued.")
-    priority: int = Field(description="Higher goes first; a running job of a lower one may have to make room.")
-    attempt: int = Field(description="How many times a worker has taken the job up.")
+    queue_position: int | None = Field(description="1 for the job that starts next; null unless queued.")
+    priority: int = Field(
+        description="Jobs with a higher priority start first and may preempt a running job with a lower one."
+    )
+    attempt: int = Field(description="Number of times that a worker has started the job.")
     evaluation: dict[str, Any] | None = Field(
-        description="Held-out results before and after training; in lists without the sample answers."
+        description="Held-out results before and after training; lists leave out the sample answers."
     )
-    gates: list[GateVerdict] = Field(description="What the held-out results must reach for the job to succeed.")
-    alias: str | None = Field(description="Names the trained model once the job has succeeded.")
+    gates: list[GateVerdict] = Field(
+        description="Conditions on the held-out results that must hold for the job to succeed."
+    )
+    alias: str | None = Field(description="Alias that names the trained model once the job has succeeded.")
     estimate: Estimate | None = Field(
-        description="What it was expected to take; null while its files or its model are not known."
+        description="Estimated time, memory and tokens; null until the job's files and model are available."
     )
-    measured: Measured | None = Field(description="What it took, once it has trained to its end.")
+    measured: Measured | None = Field(description="Measured time, memory and tokens; set when training is finished.")
     stop_request: str | None = Field(
-        description="`cancel` or `pause`: asked for while a worker trains, which does it at its next step. `preempt`: "
-        "a job of a higher priority is about to take its place."
+        description="`cancel` or `pause`: requested while a worker trains; the worker stops at its next step. "
+        "`preempt`: a job with a higher priority is about to replace it."
     )
-    paused: bool = Field(description="The same as status `paused`, for clients whose enum lacks it.")
+    paused: bool = Field(description="True if the status is `paused`, for clients whose enum lacks that value.")
 
     @classmethod
     def of(cls, details: JobDetails, *, strict: bool, samples: bool = True) -> "JobObject":
-        """The wire form; `strict` keeps to OpenAI's enums, lists go without the `samples` of evaluations."""
+        """Return the wire form; `strict` uses only OpenAI's enum values, `samples` includes those of evaluations."""
         job, eta, finish = details.job, details.eta_seconds, details.estimated_finish
         spec = JobSpec.model_validate(job.spec)
         paused = job.status == JobStatus.paused
@@ -172,7 +178,7 @@ def _method(spec: JobSpec, *, strict: bool) -> dict[str, Any]:
 
 
 class EventObject(Item):
-    """Something that happened to a job."""
+    """An event of a job."""
 
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
     created_at: int
@@ -183,7 +189,7 @@ class EventObject(Item):
 
     @classmethod
     def of(cls, event: JobEvent) -> "EventObject":
-        """The wire form of a row."""
+        """Return the wire form of a row."""
         return cls.model_validate(
             {
                 "id": event.id,
@@ -197,18 +203,18 @@ class EventObject(Item):
 
 
 class CheckpointObject(Item):
-    """A checkpoint that training can go on from."""
+    """A checkpoint from which training can resume."""
 
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
     created_at: int
     fine_tuned_model_checkpoint: str
     fine_tuning_job_id: str
     step_number: int
-    metrics: dict[str, Any] = Field(description="OpenAI's `step` and `train_loss`, and all values of that step.")
+    metrics: dict[str, Any] = Field(description="OpenAI's `step` and `train_loss`, and all other metrics of that step.")
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, job: Job, project: str) -> "CheckpointObject":
-        """The wire form of a row; its name begins with that of the model that the job publishes or would have."""
+        """Return the wire form of a row. Its name starts with the name of the job's model, published or not."""
         spec = JobSpec.model_validate(job.spec)
         model = ids.fine_tuned_model(ids.base_of(spec.model), project, spec.suffix, job.id)
         return cls(
@@ -222,17 +228,17 @@ class CheckpointObject(Item):
 
 
 class MetricSeries(BaseModel):
-    """Values by step, one list a name; null where a step has no such value or it was no number."""
+    """Metrics by step, one list per name; null where a step has no such metric or its value is not a number."""
 
     object: Literal["fine_tuning.job.metrics"] = "fine_tuning.job.metrics"
     job_id: str
     steps: list[int]
     series: dict[str, list[float | None]]
-    is_sampled: bool = Field(description="Whether steps were left out to stay at `points`.")
+    is_sampled: bool = Field(description="Whether steps were left out because of `points`.")
 
     @classmethod
     def of(cls, job_id: str, points: list[Point], names: list[str], *, is_sampled: bool) -> "MetricSeries":
-        """The series called `names`, all if there are none."""
+        """Return the series called `names`, or all series if `names` is empty."""
         known = sorted({name for _, values in points for name in values})
         return cls(
             job_id=job_id,
@@ -243,14 +249,15 @@ class MetricSeries(BaseModel):
 
 
 class GroupList(BaseModel):
-    """Groups of one step or of several."""
+    """Groups of one or several steps."""
 
     object: Literal["list"] = "list"
     job_id: str
-    step: int | None = Field(description="Null for several, and when the job has recorded no groups yet.")
-    steps: list[int] = Field(description="The latest steps that have groups, 10,000 at most.")
+    step: int | None = Field(description="Null for a range of steps, and if the job has recorded no groups yet.")
+    steps: list[int] = Field(description="The latest steps that have groups, at most 10,000.")
     data: list[dict[str, Any]] = Field(
-        description="Prompt and members: source, text, reward, advantage, share of rectified tokens."
+        description="Prompt and members. Each member has its source, text, reward, advantage and share of rectified "
+        "tokens."
     )
     has_more: bool
     first_id: str | None
@@ -260,28 +267,28 @@ class GroupList(BaseModel):
     def of(
         cls, job_id: str, step: int | None, steps: list[int], groups: list[dict[str, Any]], more: bool
     ) -> "GroupList":
-        """The wire form of a page."""
+        """Return the wire form of a page."""
         ends = (groups[0]["id"], groups[-1]["id"]) if groups else (None, None)
         return cls(job_id=job_id, step=step, steps=steps, data=groups, has_more=more, first_id=ends[0], last_id=ends[1])
 
 
 class AttemptObject(BaseModel):
-    """One time that a worker took the job up."""
+    """One attempt of a worker to run the job."""
 
     object: Literal["fine_tuning.job.attempt"] = "fine_tuning.job.attempt"
     epoch: int
     worker: str
     started_at: int
     ended_at: int | None
-    outcome: AttemptOutcome | None = Field(description="Null while it runs. See docs/reliability.md.")
+    outcome: AttemptOutcome | None = Field(description="Null while the attempt runs. See docs/reliability.md.")
     reason: str | None
-    training_at: int | None = Field(description="When its first step began; null if it ended before, while loading.")
+    training_at: int | None = Field(description="When its first step started; null if it ended while loading.")
     resumed_from_step: int
-    last_step: int | None = Field(description="The last one that it reported; null if it ended before its first.")
+    last_step: int | None = Field(description="The last step that it reported; null if it ended before its first step.")
 
     @classmethod
     def of(cls, attempt: JobAttempt, last_step: int | None) -> "AttemptObject":
-        """The wire form of a row."""
+        """Return the wire form of a row."""
         return cls(
             epoch=attempt.attempt,
             worker=attempt.worker,
@@ -296,14 +303,14 @@ class AttemptObject(BaseModel):
 
 
 class AttemptList(BaseModel):
-    """All attempts, the first one first."""
+    """All attempts, oldest first."""
 
     object: Literal["list"] = "list"
     data: list[AttemptObject]
 
 
 class JobDeleted(BaseModel):
-    """The job is gone."""
+    """The job is deleted."""
 
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"

@@ -1,4 +1,4 @@
-"""Lints on the wire."""
+"""Bodies of the lint routes."""
 
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ from app.core.spec.job import GroupMix, JobSpec
 
 
 class LintFile(BaseModel):
-    """What the file's answers are graded with, and the groups that they would be in."""
+    """The grader, and the groups that the file's answers would be in."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -20,7 +20,7 @@ class LintFile(BaseModel):
     group: GroupMix = GroupMix()
     remote: Annotated[
         bool,
-        Field(description="Also with graders that ask another machine (judges, endpoints): each answer is a request."),
+        Field(description="Allow graders that call another server (judges, endpoints). Each answer costs a request."),
     ] = False
 
 
@@ -34,22 +34,25 @@ class FileLint(BaseModel):
 
 
 class JobLint(BaseModel):
-    """What linting a job's training file found."""
+    """The lint report of a job's training file."""
 
     object: Literal["fine_tuning.job.lint"] = "fine_tuning.job.lint"
     job_id: str
-    status: Literal["pending", "done", "none"] = Field(description="`none`: this job's file is not linted.")
-    reason: str | None = Field(description="Why there is none.")
+    status: Literal["pending", "done", "none"] = Field(description="`none`: the job's file is not linted.")
+    reason: str | None = Field(description="Why the status is `none`.")
     summary: str | None
     report: LintReport | None
 
     @classmethod
     def of(cls, job: Job) -> "JobLint":
-        """The wire form of what a job's row knows."""
+        """Return the wire form of a job's lint state."""
         if job.lint is not None:
             report = LintReport.model_validate(job.lint)
             return cls(job_id=job.id, status="done", reason=None, summary=report.summary(), report=report)
         if job.lint_due and job.finished_at is None:
             return cls(job_id=job.id, status="pending", reason=None, summary=None, report=None)
-        reason = why_not(JobSpec.model_validate(job.spec)) or "It ended before that, or its events say why."
+        reason = (
+            why_not(JobSpec.model_validate(job.spec))
+            or "The job ended before its file was linted, or its events say why."
+        )
         return cls(job_id=job.id, status="none", reason=reason, summary=None, report=None)

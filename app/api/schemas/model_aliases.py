@@ -1,4 +1,4 @@
-"""Model aliases on the wire."""
+"""Bodies of `/v1/model_aliases`."""
 
 from typing import Annotated, Literal
 
@@ -9,26 +9,26 @@ from app.core.models.tables import ModelAlias
 
 
 class MoveAlias(BaseModel):
-    """Which model the alias is to name."""
+    """The model that the alias should name."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: Annotated[
-        str, Field(max_length=MAX_MODEL_NAME, description="A fine-tuned model or checkpoint of the project.")
+        str, Field(max_length=MAX_MODEL_NAME, description="A fine-tuned model or checkpoint of this project.")
     ]
 
 
 class AliasObject(BaseModel):
-    """A name for a model; it can stand wherever a model's id can."""
+    """A name for a model, accepted wherever a model's id is."""
 
-    id: str = Field(description="The alias itself.")
+    id: str = Field(description="The alias.")
     object: Literal["model_alias"] = "model_alias"
     model: str = Field(description="The model that it names.")
     moved_at: int = Field(description="Unix seconds.")
 
     @classmethod
     def of(cls, alias: ModelAlias) -> "AliasObject":
-        """The wire form of a row."""
+        """Return the wire form of a row."""
         return cls(id=alias.name, model=alias.model, moved_at=int(alias.moved_at.timestamp()))
 
 
@@ -40,7 +40,7 @@ class AliasList(BaseModel):
 
 
 class AliasDeleted(BaseModel):
-    """The alias is gone."""
+    """The alias is deleted."""
 
     id: str
     object: Literal["model_alias"] = "model_alias"

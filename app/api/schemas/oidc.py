@@ -1,4 +1,4 @@
-"""Trust in CI systems, and the trade of their tokens for keys, on the wire."""
+"""Bodies of `/v1/oidc`: trust in CI systems, and the exchange of their tokens for keys."""
 
 from typing import Annotated, Literal
 
@@ -18,38 +18,47 @@ MAX_KEY_SECONDS = 21_600
 
 
 class CreateTrust(Frozen):
-    """Whose tokens are traded for keys."""
+    """A repository whose tokens can be exchanged for keys."""
 
-    name: Annotated[str, Field(min_length=1, max_length=64, description="Begins the names of its keys.")]
-    provider: Annotated[Provider, Field(description="Whose claims its tokens carry.")]
+    name: Annotated[str, Field(min_length=1, max_length=64, description="Prefix of the names of its keys.")]
+    provider: Annotated[Provider, Field(description="The CI system, which determines the claims of its tokens.")]
     repository_id: Annotated[
         str,
         Field(
             pattern=r"^[0-9]{1,32}$",
             max_length=32,
-            description="The repository's number (GitHub: `gh api repos/OWNER/NAME --jq .id`; GitLab: project's id). "
-            "Not its name, which can be given to somebody else.",
+            description="The repository's numeric id (GitHub: `gh api repos/OWNER/NAME --jq .id`; GitLab: the project "
+            "id). Not its name, which another owner can take over.",
         ),
     ]
     ref: Annotated[
         str | None,
         Field(pattern=r"^refs/.+", max_length=255, description="Such as `refs/heads/main`; every ref if absent."),
     ] = None
-    audience: Annotated[str, Field(min_length=1, max_length=255, description="What the token must be made for.")]
+    audience: Annotated[str, Field(min_length=1, max_length=255, description="The audience that tokens must have.")]
     issuer: Annotated[
         str | None,
-        Field(pattern=r"^https?://", max_length=255, description="For servers of your own; the public one if absent."),
+        Field(
+            pattern=r"^https?://",
+            max_length=255,
+            description="For a self-hosted CI system; the provider's public issuer if absent.",
+        ),
     ] = None
-    project_id: Annotated[str | None, Field(max_length=64, description="Your own key's project if absent.")] = None
-    scopes: Annotated[Granted, Field(description=f"Some of {', '.join(GRANTABLE)}, but not admin.")] = GRANTED
+    project_id: Annotated[str | None, Field(max_length=64, description="The project of your own key if absent.")] = None
+    scopes: Annotated[Granted, Field(description=f"Any of {', '.join(GRANTABLE)}, except admin.")] = GRANTED
     key_seconds: Annotated[
-        int, Field(ge=60, le=MAX_KEY_SECONDS, description="How long a key lives: as long as a step waits for its job.")
+        int,
+        Field(
+            ge=60,
+            le=MAX_KEY_SECONDS,
+            description="How long a key is valid: at least as long as a CI step waits for its job.",
+        ),
     ] = KEY_SECONDS
 
     def terms(self) -> Terms:
-        """What is stored. Raises `InvalidRequest` for scopes that no CI system gets."""
+        """Return the terms to store. Raises `InvalidRequest` for scopes that CI systems must not get."""
         if Scope.admin in expand(self.scopes):
-            raise InvalidRequest("No CI system gets the scope 'admin'; leave it out.", param="scopes")
+            raise InvalidRequest("CI systems cannot get the scope 'admin'. Remove it.", param="scopes")
         return Terms(
             provider=self.provider,
             issuer=(self.issuer or ISSUERS[self.provider]).rstrip("/"),
@@ -62,7 +71,7 @@ class CreateTrust(Frozen):
 
 
 class TrustObject(Item):
-    """A repository whose CI system is trusted."""
+    """A trusted repository."""
 
     object: Literal["oidc.trust"] = "oidc.trust"
     name: str
@@ -79,13 +88,13 @@ class TrustObject(Item):
 
     @classmethod
     def of(cls, trust: OidcTrust) -> "TrustObject":
-        """The wire form of a row."""
+        """Return the wire form of a row."""
         columns = {name: getattr(trust, name) for name in cls.model_fields if name not in ("object", "created_at")}
         return cls.model_validate(columns | {"created_at": int(trust.created_at.timestamp())})
 
 
 class TrustDeleted(BaseModel):
-    """It is trusted no longer."""
+    """The trust is deleted."""
 
     id: str
     object: Literal["oidc.trust"] = "oidc.trust"
@@ -93,13 +102,13 @@ class TrustDeleted(BaseModel):
 
 
 class Exchange(Frozen):
-    """A token to trade."""
+    """A token to exchange."""
 
     token: Annotated[str, Field(min_length=1, max_length=MAX_TOKEN, description="The CI system's ID token (a JWT).")]
 
 
 class ExchangedKey(BaseModel):
-    """A key for a short while."""
+    """A short-lived key."""
 
     object: Literal["oidc.key"] = "oidc.key"
     api_key: str = Field(description="Send it as `Authorization: Bearer ...`.")
@@ -109,7 +118,7 @@ class ExchangedKey(BaseModel):
 
     @classmethod
     def of(cls, made: NewKey) -> "ExchangedKey":
-        """The wire form of a key that was just made."""
+        """Return the wire form of a new key."""
         ends = made.key.expires_at
         return cls(
             api_key=made.text,

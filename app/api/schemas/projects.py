@@ -1,4 +1,4 @@
-"""Projects on the wire."""
+"""Bodies of `/v1/projects`."""
 
 from typing import Annotated, Any, Literal
 
@@ -16,26 +16,30 @@ class ProjectLimits(Frozen):
     """A project's own limits; null means the installation's default."""
 
     requests_per_minute: Annotated[int | None, Field(ge=1, le=MAX_REQUESTS_PER_MINUTE)] = None
-    running_jobs: Annotated[int | None, Field(ge=0, le=MAX_JOBS, description="More wait in the queue.")] = None
+    running_jobs: Annotated[int | None, Field(ge=0, le=MAX_JOBS, description="Further jobs wait in the queue.")] = None
     queued_jobs: Annotated[
-        int | None, Field(ge=0, le=MAX_JOBS, description="Jobs that validate, are queued or are paused.")
+        int | None, Field(ge=0, le=MAX_JOBS, description="Limit of jobs that are being validated, queued or paused.")
     ] = None
-    stored_bytes: Annotated[int | None, Field(ge=0, le=MAX_BYTES, description="Of uploaded files.")] = None
+    stored_bytes: Annotated[
+        int | None, Field(ge=0, le=MAX_BYTES, description="Limit of the bytes of uploaded files.")
+    ] = None
     priority: Annotated[
-        int | None, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY, description="The highest one that its jobs may have.")
+        int | None, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY, description="Highest priority that its jobs may have.")
     ] = None
     gpu_hours: Annotated[
         int | None,
-        Field(ge=0, le=MAX_GPU_HOURS, description="In a calendar month (UTC); a trainer on a CPU counts as one GPU."),
+        Field(
+            ge=0, le=MAX_GPU_HOURS, description="Limit per calendar month (UTC); a trainer on a CPU counts as one GPU."
+        ),
     ] = None
 
     def columns(self) -> dict[str, int | None]:
-        """The limits that were sent, by their columns."""
+        """Return the limits in the request, by their columns."""
         return {f"max_{name}": getattr(self, name) for name in self.model_fields_set}
 
 
 class CreateProject(Frozen):
-    """A project to make."""
+    """A project to create."""
 
     name: Annotated[
         str,
@@ -43,59 +47,63 @@ class CreateProject(Frozen):
             min_length=1,
             max_length=64,
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-            description="Part of its models' names, so it never changes.",
+            description="Part of the names of its models, so it cannot be changed.",
         ),
     ]
     limits: ProjectLimits = ProjectLimits()
-    strict_enums: Annotated[bool, Field(description="Answers keep to OpenAI's enums, for clients that check them.")] = (
-        False
-    )
+    strict_enums: Annotated[
+        bool, Field(description="Whether responses use only OpenAI's enum values, for clients that check them.")
+    ] = False
 
     def columns(self) -> dict[str, int | bool | None]:
-        """What a row gets."""
+        """Return the column values of a new row."""
         return {"strict_enums": self.strict_enums, **self.limits.columns()}
 
 
 class UpdateProject(Frozen):
-    """What to change; what is left out stays."""
+    """Changes to a project. Fields that are absent keep their value."""
 
-    archived: Annotated[bool | None, Field(description="True: its keys are refused. False: they work again.")] = None
-    limits: Annotated[ProjectLimits | None, Field(description="Those that are sent; null: the default.")] = None
+    archived: Annotated[bool | None, Field(description="True rejects its keys; false accepts them again.")] = None
+    limits: Annotated[ProjectLimits | None, Field(description="Limits to change; null restores the default.")] = None
     strict_enums: Annotated[
-        bool | None, Field(description="Answers keep to OpenAI's enums, for clients that check them.")
+        bool | None, Field(description="Whether responses use only OpenAI's enum values, for clients that check them.")
     ] = None
 
     def columns(self) -> dict[str, int | bool | None]:
-        """The settings that were sent, by their columns."""
+        """Return the settings in the request, by their columns."""
         strict = {} if self.strict_enums is None else {"strict_enums": self.strict_enums}
         return {**strict, **(self.limits.columns() if self.limits else {})}
 
 
 class ProjectUsage(BaseModel):
-    """What a project has now."""
+    """The current usage of a project."""
 
     running_jobs: int
     queued_jobs: int
     stored_bytes: int
-    gpu_hours: float = Field(description="Of attempts that have ended this month.")
+    gpu_hours: float = Field(description="By attempts that ended this month.")
 
 
 class ProjectObject(Item):
-    """What files, jobs, models and keys belong to."""
+    """A project: the owner of files, jobs, models and keys."""
 
     object: Literal["project"] = "project"
     name: str
     status: Literal["active", "archived"]
     created_at: int = Field(description="Unix seconds.")
     archived_at: int | None
-    strict_enums: bool = Field(description="Answers keep to OpenAI's enums when a request does not say.")
-    limits: ProjectLimits = Field(description="Its own; null where the installation's default holds.")
+    strict_enums: bool = Field(
+        description="Whether responses use only OpenAI's enum values unless a request says otherwise."
+    )
+    limits: ProjectLimits = Field(
+        description="The project's own limits; null where the installation's default applies."
+    )
     effective_limits: ProjectLimits = Field(description="What holds.")
-    usage: ProjectUsage | None = Field(description="Null in lists.")
+    usage: ProjectUsage | None = Field(description="The limits that apply.")
 
     @classmethod
     def of(cls, project: Project, default: Limits, usage: Usage | None = None) -> "ProjectObject":
-        """The wire form of a row."""
+        """Return the wire form of a row."""
         own = {name: getattr(project, f"max_{name}") for name in ProjectLimits.model_fields}
         return cls(
             id=project.id,

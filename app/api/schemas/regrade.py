@@ -1,4 +1,4 @@
-"""What another grader would have made of a job's stored groups, on the wire."""
+"""Bodies of `/v1/fine_tuning/jobs/{id}/regrade`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,30 +14,35 @@ MAX_STEP: Final = 2_147_483_647
 
 
 class Regrade(BaseModel):
-    """A grader, and the groups that it is to grade."""
+    """A grader, and the groups to grade with it."""
 
     grader: Grader
     step_from: Annotated[int, Field(ge=0, le=MAX_STEP, description="The first step.")] = 0
     step_to: Annotated[int, Field(ge=0, le=MAX_STEP, description="The last step.")] = MAX_STEP
     limit: Annotated[
-        int, Field(ge=1, le=MAX_GROUPS, description="Groups at most; of more, some from all over the steps.")
+        int,
+        Field(
+            ge=1,
+            le=MAX_GROUPS,
+            description="Maximum number of groups. If there are more, some from all over the steps are chosen.",
+        ),
     ] = 100
 
 
 class RegradedMember(BaseModel):
-    """A member with the job's grade and the other one."""
+    """A member with the job's grade and the other grader's."""
 
     source: str
     text: str
     reward_before: float | None
-    reward_after: float | None = Field(description="Null when it could not be graded: it would have left the group.")
+    reward_after: float | None = Field(description="Null if it could not be graded; it would have left the group.")
     advantage_before: float | None
     advantage_after: float | None
     error: str | None = Field(description="Why the other grader could not grade it.")
 
     @classmethod
     def of(cls, pair: MemberPair) -> "RegradedMember":
-        """The wire form."""
+        """Return the wire form."""
         return cls(
             source=str(pair.before.source),
             text=pair.before.text,
@@ -70,36 +75,41 @@ class SourceRewards(BaseModel):
 
 
 class RegradeSummary(BaseModel):
-    """What the other grader would have changed."""
+    """Differences between the two graders over all groups."""
 
     groups: int
     members: int
     errors_before: int
-    errors_after: int = Field(description="Members that the other grader could not grade; never counted as reward 0.")
+    errors_after: int = Field(
+        description="Members that the other grader could not grade; they never count as reward 0."
+    )
     error_samples: list[str]
     sources: dict[str, SourceRewards] = Field(description="Mean reward by source.")
-    no_contrast_before: float | None = Field(description="Share of the groups whose members all had one reward.")
+    no_contrast_before: float | None = Field(
+        description="Share of the groups in which all members had the same reward."
+    )
     no_contrast_after: float | None
     rank_correlation: float | None = Field(
-        description="Spearman's, over members that both graders graded; null where one of them does not tell any apart."
+        description="Spearman's rank correlation over members that both graders graded; null if one of them gave all "
+        "the same reward."
     )
     compared_advantages: int
-    changed_signs: int = Field(description="Advantages that turn from above zero to below, or the other way round.")
+    changed_signs: int = Field(description="Advantages whose sign differs between the graders.")
 
 
 class Regraded(BaseModel):
-    """The groups with both grades, and the numbers over all of them."""
+    """The groups with both grades, and a summary."""
 
     object: Literal["fine_tuning.job.regrade"] = "fine_tuning.job.regrade"
     job_id: str
-    available_groups: int = Field(description="Of these steps.")
-    ungraded_groups: int = Field(description="Of those chosen, how many were not done in time; ask for fewer.")
+    available_groups: int = Field(description="Number of groups in these steps.")
+    ungraded_groups: int = Field(description="Chosen groups that were not graded in time; request fewer.")
     summary: RegradeSummary
     data: list[RegradedGroupObject]
 
     @classmethod
     def of(cls, job_id: str, available: int, chosen: int, groups: Sequence[RegradedGroup]) -> "Regraded":
-        """The wire form of `groups`, the graded ones of `chosen` of `available`."""
+        """Return the wire form of `groups`, those graded among `chosen` of `available` groups."""
         return cls(
             job_id=job_id,
             available_groups=available,

@@ -1,4 +1,4 @@
-"""A project's keys for teachers on the wire."""
+"""Bodies of `/v1/teacher_keys`."""
 
 from typing import Annotated, Literal
 
@@ -11,24 +11,26 @@ from app.core.teachers.tables import TeacherKey
 
 
 class SetTeacherKey(Frozen):
-    """A key and where it belongs."""
+    """A key and the server that it is for."""
 
-    base_url: Annotated[BaseUrl, Field(description="As in `teacher.base_url`; the key goes to all paths of its host.")]
-    api_key: Annotated[SecretStr, Field(min_length=1, max_length=4096, description="Stored encrypted, never shown.")]
+    base_url: Annotated[
+        BaseUrl, Field(description="As in `teacher.base_url`. The key is sent to all paths of its host.")
+    ]
+    api_key: Annotated[SecretStr, Field(min_length=1, max_length=4096, description="Stored encrypted and never shown.")]
 
 
 class TeacherKeyObject(Item):
-    """A key without its text."""
+    """A teacher key without its secret."""
 
     object: Literal["teacher_key"] = "teacher_key"
-    origin: str = Field(description="The only server that it is sent to.")
+    origin: str = Field(description="The only server that receives the key.")
     api_key_hint: str
     created_at: int
     updated_at: int
 
     @classmethod
     def of(cls, key: TeacherKey) -> "TeacherKeyObject":
-        """The wire form of a row."""
+        """Return the wire form of a row."""
         return cls(
             id=key.id,
             origin=key.origin,
@@ -39,7 +41,7 @@ class TeacherKeyObject(Item):
 
 
 class TeacherKeyDeleted(BaseModel):
-    """It is gone."""
+    """The key is deleted."""
 
     id: str
     object: Literal["teacher_key.deleted"] = "teacher_key.deleted"

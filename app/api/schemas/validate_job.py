@@ -1,4 +1,4 @@
-"""What a job would be, on the wire."""
+"""Bodies of `/v1/fine_tuning/jobs/validate`."""
 
 from dataclasses import asdict
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from app.core.spec.plan import Plan
 
 
 class Problem(BaseModel):
-    """One thing that is wrong with a request."""
+    """A problem of a request."""
 
     code: str | None
     message: str
@@ -19,19 +19,19 @@ class Problem(BaseModel):
 
 
 class JobPlan(BaseModel):
-    """Every `auto` with its value. Rows that turn out too long are dropped later: it can get a little smaller."""
+    """Every `auto`, resolved. The number of steps can shrink a little: rows that are too long are dropped later."""
 
     model: str
-    parameters: int = Field(description="Weights of the base model.")
+    parameters: int = Field(description="Number of parameters of the base model.")
     rows: int
     held_out_rows: int
     total_steps: int
     learning_rate: float
-    method: dict[str, Any] = Field(description="As sent, with defaults and the values of `auto` filled in.")
+    method: dict[str, Any] = Field(description="As sent, with defaults and resolved `auto` values.")
 
     @classmethod
     def of(cls, spec: JobSpec, plan: Plan, parameters: int, rows: int, held_out_rows: int) -> "JobPlan":
-        """The wire form of a plan."""
+        """Return the wire form of a plan."""
         decided = asdict(plan)
         total_steps, learning_rate = decided.pop("total_steps"), decided.pop("learning_rate")
         settings = spec.settings.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -48,22 +48,23 @@ class JobPlan(BaseModel):
 
 
 class Validation(BaseModel):
-    """Whether a job could be created as it is."""
+    """Whether the job could be created."""
 
     object: Literal["fine_tuning.job.validation"] = "fine_tuning.job.validation"
     valid: bool
     errors: list[Problem]
     warnings: list[Problem] = Field(
         default=[],
-        description="What a valid job would better not have: `held_out_overlap`, held-out prompts that are trained on; "
-        "`rows_too_long`, rows over `max_length` or the model's own limit; or why its tokenizer cannot be asked.",
+        description="Flaws of a valid job: `held_out_overlap`, held-out prompts that are also trained on; "
+        "`rows_too_long`, rows over `max_length` or the model's own limit; or why the model's tokenizer cannot be "
+        "used.",
     )
     plan: JobPlan | None = Field(
-        description="Null if there are errors, and while the training file is validated or the model is not known well "
-        "enough."
+        description="Null if the job has errors, while the training file is not validated, and if the model's size is "
+        "unknown."
     )
     lint: LintReport | None = Field(
         default=None,
-        description="What the training file's answers would teach; null if there are errors, while the file is "
-        "validated, and for jobs whose file is not linted (`GET /v1/fine_tuning/jobs/{id}/lint` would say why).",
+        description="What the training file's answers would teach. Null if the job has errors, while the file is not "
+        "validated, and for jobs whose file is not linted (`GET /v1/fine_tuning/jobs/{id}/lint` says why).",
     )

@@ -1,4 +1,4 @@
-"""Webhook endpoints on the wire, in OpenAI's shapes."""
+"""Bodies of `/v1/webhook_endpoints`, in OpenAI's format."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -11,12 +11,16 @@ from app.core.webhooks.events import EventType
 from app.core.webhooks.tables import WebhookDelivery, WebhookEndpoint
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
-Url = Annotated[str, Field(max_length=2048, description="`https://`, and public unless the operator allows its host.")]
-EventTypes = Annotated[tuple[EventType, ...], Field(min_length=1, max_length=32, description="What it hears of.")]
+Url = Annotated[
+    str, Field(max_length=2048, description="Must be `https://` and public, unless the operator allows its host.")
+]
+EventTypes = Annotated[
+    tuple[EventType, ...], Field(min_length=1, max_length=32, description="The events to subscribe to.")
+]
 
 
 class CreateEndpoint(Frozen):
-    """A new endpoint."""
+    """An endpoint to create."""
 
     name: Name
     url: Url
@@ -24,7 +28,7 @@ class CreateEndpoint(Frozen):
 
 
 class UpdateEndpoint(Frozen):
-    """What is to change."""
+    """Changes to an endpoint."""
 
     name: Name | None = None
     url: Url | None = None
@@ -32,13 +36,13 @@ class UpdateEndpoint(Frozen):
 
 
 class RotateSecret(Frozen):
-    """How the secret is replaced."""
+    """Options of a secret rotation."""
 
     keep_old_secret_active_for_24_hours: bool = False
 
 
 class TestEndpoint(Frozen):
-    """Which event to send."""
+    """The event to send."""
 
     __test__ = False
 
@@ -55,11 +59,11 @@ class EndpointObject(Item):
     created_at: int
     updated_at: int
     signing_secret_hint: str
-    disabled_at: int | None = Field(description="It has answered 410 Gone; an update makes it hear again.")
+    disabled_at: int | None = Field(description="Set when the endpoint returned 410 Gone; an update enables it again.")
 
     @classmethod
     def of(cls, endpoint: WebhookEndpoint, **more: Any) -> "EndpointObject":
-        """The wire form of a row."""
+        """Return the wire form of a row."""
         return cls(
             id=endpoint.id,
             name=endpoint.name,
@@ -74,13 +78,13 @@ class EndpointObject(Item):
 
 
 class NewEndpointObject(EndpointObject):
-    """An endpoint whose secret is shown this once."""
+    """An endpoint with its secret, which is shown only once."""
 
     signing_secret: str
 
 
 class EndpointDeleted(BaseModel):
-    """It is gone."""
+    """The endpoint is deleted."""
 
     id: str
     object: Literal["webhook_endpoint.deleted"] = "webhook_endpoint.deleted"
@@ -88,7 +92,7 @@ class EndpointDeleted(BaseModel):
 
 
 class EndpointTested(BaseModel):
-    """What the endpoint answered."""
+    """The result of a test."""
 
     object: Literal["webhook_endpoint.test"] = "webhook_endpoint.test"
     webhook_endpoint_id: str
@@ -98,14 +102,14 @@ class EndpointTested(BaseModel):
 
 
 class EventTypeList(BaseModel):
-    """What can be heard of."""
+    """The event types that can be subscribed to."""
 
     object: Literal["list"] = "list"
     data: list[str]
 
 
 class Try(BaseModel):
-    """One try of a delivery."""
+    """One try to deliver an event."""
 
     at: int
     status_code: int | None
@@ -115,7 +119,7 @@ class Try(BaseModel):
 
 
 class DeliveryObject(Item):
-    """One event for one endpoint."""
+    """The delivery of one event to one endpoint."""
 
     object: Literal["webhook_delivery"] = "webhook_delivery"
     event_type: str
@@ -123,12 +127,12 @@ class DeliveryObject(Item):
     state: Literal["pending", "delivered", "parked"]
     created_at: int
     delivered_at: int | None
-    due_at: int | None = Field(description="When it is tried next.")
+    due_at: int | None = Field(description="When the next try is due.")
     tries: list[Try]
 
     @classmethod
     def of(cls, delivery: WebhookDelivery) -> "DeliveryObject":
-        """The wire form of a row."""
+        """Return the wire form of a row."""
         return cls.model_validate(
             {
                 "id": delivery.id,

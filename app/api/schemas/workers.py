@@ -1,4 +1,4 @@
-"""Workers on the wire."""
+"""Bodies of `/v1/workers`."""
 
 from enum import StrEnum
 from typing import Literal
@@ -11,7 +11,7 @@ from app.core.workers.tables import WorkerState
 
 
 class WorkerStatus(StrEnum):
-    """What a worker does."""
+    """The state of a worker."""
 
     idle = "idle"
     busy = "busy"
@@ -21,17 +21,17 @@ class WorkerStatus(StrEnum):
 
 
 class HardwareObject(BaseModel):
-    """What a worker trains on."""
+    """The hardware that a worker trains on."""
 
-    device: str = Field(description="What jobs that were trained alike have in common; estimates are fitted by it.")
-    accelerator: str | None = Field(description="Name of its GPUs; null when it trains on the CPU.")
+    device: str = Field(description="Identifies comparable hardware; estimates are calibrated by it.")
+    accelerator: str | None = Field(description="Name of the GPUs; null if the worker trains on the CPU.")
     accelerators: int
-    accelerator_memory_bytes: int | None = Field(description="Of one GPU.")
+    accelerator_memory_bytes: int | None = Field(description="Memory of one GPU.")
     processor: str
-    cores: int = Field(description="That the worker may use.")
-    threads: int = Field(description="Of a trainer on the CPU.")
-    processes: int = Field(description="That train a job together, one a GPU.")
-    memory_bytes: int = Field(description="Of the machine or the container.")
+    cores: int = Field(description="CPU cores that the worker may use.")
+    threads: int = Field(description="CPU threads of one trainer.")
+    processes: int = Field(description="Processes that train a job together, one per GPU.")
+    memory_bytes: int = Field(description="Memory of the machine or the container.")
 
 
 class WorkerObject(Item):
@@ -39,20 +39,20 @@ class WorkerObject(Item):
 
     object: Literal["worker"] = "worker"
     status: WorkerStatus = Field(
-        description="`lost`: not heard of for longer than a lease; forgotten after a day. `quarantined`: its GPU is "
-        "broken, and it takes no job until it is restarted."
+        description="`lost`: no heartbeat for longer than a lease; removed after a day. `quarantined`: its GPU is "
+        "faulty, and it takes no jobs until it is restarted."
     )
-    queues: list[str] = Field(description="Jobs are trained by those with `train`.")
-    slots: int = Field(description="Tasks that it runs at once.")
-    running_jobs: int = Field(description="Of all projects.")
-    jobs: list[str] = Field(description="Ids of those that are this project's.")
+    queues: list[str] = Field(description="Workers with the queue `train` train jobs.")
+    slots: int = Field(description="Number of tasks that it runs at once.")
+    running_jobs: int = Field(description="Running jobs of all projects.")
+    jobs: list[str] = Field(description="Ids of this project's jobs on the worker.")
     hardware: HardwareObject
     started_at: int = Field(description="Unix seconds.")
     last_seen: int = Field(description="Unix seconds.")
 
     @classmethod
     def of(cls, member: WorkerJobs) -> "WorkerObject":
-        """The wire form."""
+        """Return the wire form."""
         worker, hardware = member.seen.worker, member.seen.hardware
         return cls(
             id=worker.name,
