@@ -122,9 +122,9 @@ def _sentence(param: str, errors: list[Mapping[str, Any]], model: type[BaseModel
         case _ if not param:
             return "The body must be a JSON object; send it with the header `content-type: application/json`."
     expected = dict.fromkeys(str(item["msg"]).removeprefix("Input ").removeprefix("should be ") for item in errors)
-    wanted = " or ".join(expected)
-    verb = "" if wanted.startswith(("should", "String should", "List should")) else "should be "
-    return f"'{param}' {verb}{wanted}; you sent {_shown(error.get('input'))}{hint}."
+    expectation = " or ".join(expected)
+    verb = "" if expectation.startswith(("should", "String should", "List should")) else "should be "
+    return f"'{param}' {verb}{expectation}; you sent {_shown(error.get('input'))}{hint}."
 
 
 def _suggestion(field: str, model: type[BaseModel] | None) -> str:

@@ -21,7 +21,7 @@ router = APIRouter(prefix="/api_keys", tags=["API keys"], dependencies=[needs(Sc
 def create_key(caller: Caller, body: CreateKey, database: Db) -> NewKeyObject:
     """Create a key. Only this response contains the key's text."""
     with database.transaction() as session:
-        made = api_key_admin.mint(
+        new_key = api_key_admin.mint(
             session,
             caller.actor,
             project_id=body.project_id or caller.project_id,
@@ -30,7 +30,7 @@ def create_key(caller: Caller, body: CreateKey, database: Db) -> NewKeyObject:
             requests_per_minute=body.requests_per_minute,
             expires_in=None if body.expires_in_seconds is None else timedelta(seconds=body.expires_in_seconds),
         )
-        return NewKeyObject.made(made)
+        return NewKeyObject.made(new_key)
 
 
 @router.get("")

@@ -28,10 +28,10 @@ def grant_permissions(
     """Let other projects use a model or checkpoint of this project: list it, download it and start jobs from it."""
     with database.transaction() as session:
         granted = permissions.grant(session, caller.project_id, checkpoint, body.project_ids)
-        for one in granted:
-            after_change = audit.snapshot(one, "project_id")
+        for permission in granted:
+            after_change = audit.snapshot(permission, "project_id")
             audit.record(session, caller.actor, Action.permission_grant, checkpoint, after=after_change)
-    return page([PermissionObject.of(one) for one in granted], has_more=False)
+    return page([PermissionObject.of(permission) for permission in granted], has_more=False)
 
 
 @router.get("/{checkpoint:path}/permissions", dependencies=[needs(Scope.models_read)])
@@ -46,7 +46,7 @@ def list_permissions(
 ) -> Page[PermissionObject]:
     """List the permissions for a model or checkpoint of this project, newest first unless `order` is `ascending`."""
     with database.reading() as session:
-        found, more = permissions.list_permissions(
+        granted, more = permissions.list_permissions(
             session,
             caller.project_id,
             checkpoint,
@@ -55,7 +55,7 @@ def list_permissions(
             newest_first=order == "descending",
             of_project=project_id,
         )
-    return page([PermissionObject.of(one) for one in found], more)
+    return page([PermissionObject.of(permission) for permission in granted], more)
 
 
 @router.delete("/{checkpoint:path}/permissions/{permission_id}", dependencies=[needs(Scope.models_write)])

@@ -86,13 +86,13 @@ def preview_file(
 def _base_model(database: Database, project_id: str, name: str | None, settings: Settings) -> registry.BaseModel:
     if name is not None:
         with database.transaction() as session:
-            found, _ = starting_point(session, project_id, name, settings.models_dir, settings.model_aliases)
-        model = registry.resolve(found, settings.models_dir)
+            base_name, _ = starting_point(session, project_id, name, settings.models_dir, settings.model_aliases)
+        model = registry.resolve(base_name, settings.models_dir)
         if model.is_pulled:
             return model
         problem = f"The base model '{model.name}' is not on this server yet"
     else:
-        pulled = [one for one in registry.list_base_models(settings.models_dir) if one.is_pulled]
+        pulled = [base for base in registry.list_base_models(settings.models_dir) if base.is_pulled]
         if pulled:
             return pulled[0]
         problem, name = "No base model is on this server yet", "NAME"
@@ -135,6 +135,6 @@ def _shown(
 
 
 def _lengths(stream: BinaryIO, report: FileReport, chat: ChatTokenizer, max_length: int) -> TokenLengths:
-    found = token_lengths.sampled(stream, report, chat)
+    measured = token_lengths.sampled(stream, report, chat)
     longest = token_lengths.too_long(stream, report, chat, max_length)
-    return TokenLengths.of(found, longest, report.rows, max_length)
+    return TokenLengths.of(measured, longest, report.rows, max_length)

@@ -148,5 +148,5 @@ def file_report(caller: Caller, file_id: FileId, database: Db) -> FileReportObje
     with database.reading() as session:
         file = uploads.get_file(session, caller.project_id, file_id)
     # `places` are offsets for the preview and lint, not for clients.
-    report = None if file.report is None else {name: one for name, one in file.report.items() if name != "places"}
+    report = None if file.report is None else {name: value for name, value in file.report.items() if name != "places"}
     return FileReportObject(file_id=file.id, status=FileStatus(file.status), summary=file.status_details, report=report)

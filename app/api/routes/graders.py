@@ -23,5 +23,5 @@ def validate_grader(body: ValidateGrader) -> ValidGrader:
 def run_grader(body: RunGrader, graders: Graders) -> GraderRun:
     """Grade one answer exactly as a job would."""
     started = time.perf_counter()
-    found = grade(body.grader, body.as_sample(), body.item, graders)
-    return GraderRun.of(body.grader, found, time.perf_counter() - started)
+    graded = grade(body.grader, body.as_sample(), body.item, graders)
+    return GraderRun.of(body.grader, graded, time.perf_counter() - started)

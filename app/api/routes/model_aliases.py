@@ -34,8 +34,8 @@ def move_alias(caller: Caller, alias: AliasPath, body: MoveAlias, database: Db, 
     """Point an alias to one of the project's models, creating the alias if needed. Jobs and downloads follow it."""
     aliases.check_name(alias, settings.models_dir, settings.model_aliases)
     with database.transaction() as session:
-        there = aliases.find_alias(session, caller.project_id, alias)
-        before = None if there is None else audit.snapshot(there, "model")
+        current = aliases.find_alias(session, caller.project_id, alias)
+        before = None if current is None else audit.snapshot(current, "model")
         moved = aliases.move(session, caller.project_id, alias, body.model)
         after = audit.snapshot(moved, "model")
         audit.record(session, caller.actor, Action.alias_move, alias, before=before, after=after)

@@ -26,8 +26,8 @@ def exchange(request: Request, body: Exchange, database: Db) -> ExchangedKey:
     tokens: IdTokens = request.app.state.id_tokens
     issuer = tokens.issuer_of(body.token)
     with database.transaction() as session:
-        known = oidc.is_trusted_issuer(session, issuer)
-    if not known:
+        is_trusted = oidc.is_trusted_issuer(session, issuer)
+    if not is_trusted:
         raise AuthenticationFailed(
             f"No project trusts tokens of '{issuer[:255]}'. An administrator can add a trust: grouptune trusts create.",
             code="oidc_not_trusted",
@@ -44,16 +44,16 @@ def create_trust(request: Request, caller: Caller, body: CreateTrust, database: 
     terms = body.terms()
     check_url(terms.issuer, request.app.state.egress.allowed, "issuer")
     with database.transaction() as session:
-        made = oidc.create_trust(session, caller.actor, body.project_id or caller.project_id, body.name, terms)
-        return TrustObject.of(made)
+        trust = oidc.create_trust(session, caller.actor, body.project_id or caller.project_id, body.name, terms)
+        return TrustObject.of(trust)
 
 
 @router.get("/trusts", dependencies=[needs(Scope.admin)])
 def list_trusts(database: Db, after: After = None, limit: Limit = 20) -> Page[TrustObject]:
     """List the trusts of all projects, newest first."""
     with database.reading() as session:
-        found, more = oidc.list_trusts(session, after=after, limit=limit)
-        return page([TrustObject.of(one) for one in found], more)
+        trusts, more = oidc.list_trusts(session, after=after, limit=limit)
+        return page([TrustObject.of(trust) for trust in trusts], more)
 
 
 @router.delete("/trusts/{trust_id}", dependencies=[needs(Scope.admin)])

@@ -27,8 +27,8 @@ def create_project(caller: Caller, body: CreateProject, database: Db, settings: 
 def list_projects(database: Db, settings: Config, after: After = None, limit: Limit = 20) -> Page[ProjectObject]:
     """List projects, newest first, including archived ones."""
     with database.reading() as session:
-        found, more = projects.list_projects(session, after=after, limit=limit)
-    return page([ProjectObject.of(project, default_limits(settings)) for project in found], more)
+        page_projects, more = projects.list_projects(session, after=after, limit=limit)
+    return page([ProjectObject.of(project, default_limits(settings)) for project in page_projects], more)
 
 
 @router.get("/{project_id}")

@@ -22,15 +22,15 @@ def set_teacher_key(
     """Store the key for a server, replacing the previous one."""
     check_url(body.base_url, outgoing.allowed, "base_url")
     with database.transaction() as session:
-        made = keys.put(session, caller.actor, secrets, body.base_url, body.api_key.get_secret_value())
-        return TeacherKeyObject.of(made)
+        key = keys.put(session, caller.actor, secrets, body.base_url, body.api_key.get_secret_value())
+        return TeacherKeyObject.of(key)
 
 
 @router.get("", dependencies=[needs(Scope.jobs_read)])
 def list_teacher_keys(caller: Caller, database: Db) -> Page[TeacherKeyObject]:
     """List the keys, without their secrets."""
     with database.transaction() as session:
-        return page([TeacherKeyObject.of(one) for one in keys.list_keys(session, caller.project_id)], False)
+        return page([TeacherKeyObject.of(key) for key in keys.list_keys(session, caller.project_id)], False)
 
 
 @router.delete("/{key_id}", dependencies=[needs(Scope.jobs_write)])

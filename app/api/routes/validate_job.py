@@ -1,4 +1,4 @@
-"""`POST /v1/fine_tuning/jobs/validate`: what creating a job would say, without creating it."""
+"""`POST /v1/fine_tuning/jobs/validate`: the checks of job creation, without creating a job."""
 
 from typing import Annotated, Any, Final
 
@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from app.api import token_lengths
 from app.api.deps import Config, Db, JobLimits, Lints, Store
 from app.api.schemas.create_job import CreateJob
-from app.api.schemas.validate_job import JobPlan, Problem, Validation
+from app.api.schemas.validate_job import JobPlan, Validation, ValidationProblem
 from app.api.validation_errors import explain
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
@@ -35,38 +35,39 @@ router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
 @router.post("/validate", dependencies=[needs(Scope.jobs_write)])
 def validate_job(
     caller: Caller,
-    body: Annotated[dict[str, Any], Body(description="The same as for `POST /v1/fine_tuning/jobs`.", max_length=64)],
+    body: Annotated[dict[str, Any], Body(description="The body of `POST /v1/fine_tuning/jobs`.", max_length=64)],
     database: Db,
     store: Store,
     settings: Config,
     lints: Lints,
     limits: JobLimits,
 ) -> Validation:
-    """Check a job without creating it: every problem at once, or what each `auto` stands for and a lint of its file."""
+    """Check a job without creating it: list all problems, or resolve every `auto` and lint the training file."""
     try:
         job = CreateJob.model_validate(body)
     except ValidationError as error:
-        found = [explain([{**one, "loc": ("body", *one["loc"])}], CreateJob, body) for one in error.errors()]
-        problems = [Problem(code="invalid_request", message=message, param=param) for message, param in found]
+        explained = [explain([{**item, "loc": ("body", *item["loc"])}], CreateJob, body) for item in error.errors()]
+        problems = [
+            ValidationProblem(code="invalid_request", message=message, param=param) for message, param in explained
+        ]
         return Validation(valid=False, errors=problems, plan=None)
     with database.transaction() as session:
         validated = submission.validate_request(session, caller.project_id, job.to_request(), limits)
         if validated.problems:
-            wrong = map(job.as_sent, validated.problems)
-            problems = [Problem(code=one.code, message=one.message, param=one.param) for one in wrong]
+            problems = [_problem(job.as_sent(problem)) for problem in validated.problems]
             return Validation(valid=False, errors=problems, plan=None)
-        files = (job.training_file, job.validation_file)
-        found_files = [uploads.find_file(session, caller.project_id, one) if one else None for one in files]
+        file_ids = (job.training_file, job.validation_file)
+        files = [uploads.find_file(session, caller.project_id, file_id) if file_id else None for file_id in file_ids]
         overlap = find_overlap(session, job.training_file, job.validation_file)
     reports = [
-        None if one is None or one.report is None else FileReport.model_validate(one.report) for one in found_files
+        None if file is None or file.report is None else FileReport.model_validate(file.report) for file in files
     ]
     plan = _plan(validated, reports[0], reports[1], settings)
     lint = lints.of_job(caller.project_id, validated.spec, job.training_file)
     problems = [] if lint is None else _no_contrast(job, validated, lint)
-    warnings = _long_rows(validated, found_files[0], reports[0], store, settings)
+    warnings = _long_rows(validated, files[0], reports[0], store, settings)
     if overlap is not None:
-        warnings.append(Problem(code="held_out_overlap", message=str(overlap), param="validation_file"))
+        warnings.append(ValidationProblem(code="held_out_overlap", message=str(overlap), param="validation_file"))
     return Validation(
         valid=not problems, errors=problems, warnings=warnings, plan=None if problems else plan, lint=lint
     )
@@ -74,8 +75,8 @@ def validate_job(
 
 def _long_rows(
     validated: ValidatedJob, file: File | None, report: FileReport | None, store: BlobStore, settings: Settings
-) -> list[Problem]:
-    """Nothing while the file is validated or the model is not there."""
+) -> list[ValidationProblem]:
+    """Return a warning about rows that are too long; none while the file is being validated or the model is missing."""
     if file is None or report is None or validated.base_model is None:
         return []
     model = registry.resolve(validated.base_model, settings.models_dir)
@@ -85,33 +86,36 @@ def _long_rows(
     try:
         chat = tokenizer.load(model.directory)
     except UnusableTokenizer as error:
-        return [Problem(code=error.code, message=error.message, param="model")]
+        return [ValidationProblem(code=error.code, message=error.message, param="model")]
     with store.open(file.rows[0]) as stream:
         over = token_lengths.too_long(stream, report, chat, limit)
     if not over:
         return []
-    shown = ", ".join(f"line {one.line} has {one.total:,}" for one in over[:_SHOWN_ROWS])
+    shown = ", ".join(f"line {row.line} has {row.total:,}" for row in over[:_SHOWN_ROWS])
     count = f"{len(over)} or more" if len(over) == len(report.longest) < report.rows else f"{len(over)}"
     message = (
-        f"{count} of {report.rows:,} training rows have more than {limit:,} tokens ({shown}): what does not fit is "
-        "left out of training. Shorten them, or raise hyperparameters.max_length."
+        f"{count} of {report.rows:,} training rows have more than {limit:,} tokens ({shown}). Training leaves "
+        "out what does not fit. Shorten them, or raise hyperparameters.max_length."
     )
-    return [Problem(code="rows_too_long", message=message, param="training_file")]
+    return [ValidationProblem(code="rows_too_long", message=message, param="training_file")]
 
 
-def _no_contrast(job: CreateJob, validated: ValidatedJob, lint: LintReport) -> list[Problem]:
+def _no_contrast(job: CreateJob, validated: ValidatedJob, lint: LintReport) -> list[ValidationProblem]:
     try:
         lint_queue.refuse_if_nothing(lint, validated.spec)
     except InvalidRequest as error:
-        sent = job.as_sent(error)
-        return [Problem(code=sent.code, message=sent.message, param=sent.param)]
+        return [_problem(job.as_sent(error))]
     return []
+
+
+def _problem(error: InvalidRequest) -> ValidationProblem:
+    return ValidationProblem(code=error.code, message=error.message, param=error.param)
 
 
 def _plan(
     validated: ValidatedJob, training: FileReport | None, validation: FileReport | None, settings: Settings
 ) -> JobPlan | None:
-    """None while a number that it follows from is not known: rows of a file, weights of a model."""
+    """Return the plan; None while the number of rows or the size of the model is unknown."""
     if training is None or validated.base_model is None:
         return None
     model = registry.resolve(validated.base_model, settings.models_dir)
@@ -119,5 +123,5 @@ def _plan(
     if parameters is None:
         return None
     held_out = 0 if validation is None else validation.rows
-    found = resolve(validated.spec, rows=training.rows, held_out_rows=held_out, parameters=parameters)
-    return JobPlan.of(validated.spec, found, parameters, training.rows, held_out)
+    plan = resolve(validated.spec, rows=training.rows, held_out_rows=held_out, parameters=parameters)
+    return JobPlan.of(validated.spec, plan, parameters, training.rows, held_out)

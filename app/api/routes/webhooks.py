@@ -42,24 +42,24 @@ def create_endpoint(
     """Create an endpoint. Only this response contains its signing secret."""
     check_url(body.url, outgoing.allowed, "url")
     with database.transaction() as session:
-        made, secret = endpoints.create(
+        endpoint, secret = endpoints.create(
             session, caller.actor, secrets, name=body.name, url=body.url, event_types=body.event_types
         )
-        return NewEndpointObject.model_validate(EndpointObject.of(made).model_dump() | {"signing_secret": secret})
+        return NewEndpointObject.model_validate(EndpointObject.of(endpoint).model_dump() | {"signing_secret": secret})
 
 
 @router.get("/webhook_endpoints", dependencies=[needs(Scope.webhooks_read)])
 def list_endpoints(caller: Caller, database: Db, after: After = None, limit: Limit = 20) -> Page[EndpointObject]:
     """List the project's endpoints, newest first."""
     with database.reading() as session:
-        found, more = endpoints.list_endpoints(session, caller.project_id, after=after, limit=limit)
-        return page([EndpointObject.of(one) for one in found], more)
+        page_endpoints, more = endpoints.list_endpoints(session, caller.project_id, after=after, limit=limit)
+        return page([EndpointObject.of(endpoint) for endpoint in page_endpoints], more)
 
 
 @router.get("/webhook_event_types", dependencies=[needs(Scope.webhooks_read)])
 def list_event_types() -> EventTypeList:
     """List the event types that an endpoint can subscribe to."""
-    return EventTypeList(data=[str(one) for one in EventType])
+    return EventTypeList(data=[str(event_type) for event_type in EventType])
 
 
 @router.get("/webhook_endpoints/{endpoint_id}", dependencies=[needs(Scope.webhooks_read)])
@@ -143,8 +143,10 @@ def list_deliveries(
 ) -> Page[DeliveryObject]:
     """List deliveries, pending ones included, newest first, each with its tries."""
     with database.reading() as session:
-        found, more = endpoints.list_deliveries(session, caller.project_id, endpoint_id, after=after, limit=limit)
-        return page([DeliveryObject.of(one) for one in found], more)
+        page_deliveries, more = endpoints.list_deliveries(
+            session, caller.project_id, endpoint_id, after=after, limit=limit
+        )
+        return page([DeliveryObject.of(delivery) for delivery in page_deliveries], more)
 
 
 @router.post(
@@ -155,7 +157,7 @@ def replay_delivery(
 ) -> DeliveryObject:
     """Send a delivery again under its original id."""
     with database.transaction() as session:
-        found = DeliveryObject.of(endpoints.replay(session, caller.actor, endpoint_id, delivery_id))
+        delivery = DeliveryObject.of(endpoints.replay(session, caller.actor, endpoint_id, delivery_id))
     if settings.redis_url is not None:
         broker.notify_webhooks(settings.redis_url)
-    return found
+    return delivery

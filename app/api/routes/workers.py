@@ -19,8 +19,8 @@ def list_workers(caller: Caller, database: Db, settings: Config) -> Page[WorkerO
     with database.reading() as session:
         return page(
             [
-                WorkerObject.of(one)
-                for one in queries.list_worker_jobs(session, caller.project_id, settings.lease_seconds)
+                WorkerObject.of(worker)
+                for worker in queries.list_worker_jobs(session, caller.project_id, settings.lease_seconds)
             ],
             False,
         )

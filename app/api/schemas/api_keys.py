@@ -74,9 +74,9 @@ class NewKeyObject(KeyObject):
     key: str = Field(description="Send it as `Authorization: Bearer ...`. Store it now: it is shown only once.")
 
     @classmethod
-    def made(cls, made: NewKey) -> "NewKeyObject":
+    def made(cls, new_key: NewKey) -> "NewKeyObject":
         """Return the wire form of a new key."""
-        return cls.model_validate(_fields(made.key) | {"key": made.text})
+        return cls.model_validate(_fields(new_key.key) | {"key": new_key.text})
 
 
 class KeyRevoked(BaseModel):

@@ -19,15 +19,15 @@ class WorkerEstimate(BaseModel):
     peak_memory_bytes: Range | None
 
     @classmethod
-    def of(cls, one: OnWorker) -> "WorkerEstimate":
+    def of(cls, item: OnWorker) -> "WorkerEstimate":
         """Return the wire form."""
         return cls(
-            id=one.name,
-            device=one.hardware.device,
-            memory_bytes=one.hardware.trainer_memory_bytes,
-            verdict=one.verdict,
-            seconds=one.estimate.seconds,
-            peak_memory_bytes=one.estimate.peak_memory_bytes,
+            id=item.name,
+            device=item.hardware.device,
+            memory_bytes=item.hardware.trainer_memory_bytes,
+            verdict=item.verdict,
+            seconds=item.estimate.seconds,
+            peak_memory_bytes=item.estimate.peak_memory_bytes,
         )
 
 
@@ -40,13 +40,13 @@ class EstimateObject(Estimate):
     workers: list[WorkerEstimate]
 
     @classmethod
-    def of(cls, made: Forecast) -> "EstimateObject":
+    def of(cls, forecast: Forecast) -> "EstimateObject":
         """Return the wire form."""
         return cls.model_validate(
             {
-                **dict(made.estimate),
-                "verdict": made.verdict,
-                "reason": made.reason,
-                "workers": [WorkerEstimate.of(one) for one in made.workers],
+                **dict(forecast.estimate),
+                "verdict": forecast.verdict,
+                "reason": forecast.reason,
+                "workers": [WorkerEstimate.of(item) for item in forecast.workers],
             }
         )

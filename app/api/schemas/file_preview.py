@@ -100,21 +100,23 @@ class TokenLengths(BaseModel):
     )
 
     @classmethod
-    def of(cls, found: Sequence[RowLength], over: Sequence[RowLength], rows: int, max_length: int) -> "TokenLengths":
+    def of(
+        cls, measured: Sequence[RowLength], over: Sequence[RowLength], total_rows: int, max_length: int
+    ) -> "TokenLengths":
         """Build the statistics from measured rows and from the longest rows that exceed the limit."""
 
         def distribution(values: list[int]) -> TokenDistribution | None:
-            made = Distribution.of(values)
-            return None if made is None else TokenDistribution.model_validate(made)
+            statistics = Distribution.of(values)
+            return None if statistics is None else TokenDistribution.model_validate(statistics)
 
         return cls(
-            measured_rows=len(found),
-            rows=rows,
-            row=distribution([one.total for one in found]),
-            prompt=distribution([one.prompt for one in found]),
-            response=distribution([answer for one in found for answer in one.answers]),
-            too_long=sum(one.total > max_length for one in found),
-            longest_too_long=[LongLine(line=one.line, tokens=one.total) for one in over],
+            measured_rows=len(measured),
+            rows=total_rows,
+            row=distribution([row.total for row in measured]),
+            prompt=distribution([row.prompt for row in measured]),
+            response=distribution([answer for row in measured for answer in row.answers]),
+            too_long=sum(row.total > max_length for row in measured),
+            longest_too_long=[LongLine(line=row.line, tokens=row.total) for row in over],
         )
 
 

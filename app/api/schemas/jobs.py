@@ -147,7 +147,7 @@ def _gates(job: Job, spec: JobSpec) -> list[GateVerdict]:
 
 
 def _integrations(spec: JobSpec, *, strict: bool) -> list[dict[str, Any]] | None:
-    shown = [one.model_dump(mode="json") for one in spec.integrations if not strict or one.type == "wandb"]
+    shown = [item.model_dump(mode="json") for item in spec.integrations if not strict or item.type == "wandb"]
     return shown or None
 
 
@@ -160,10 +160,10 @@ def _without_samples(evaluation: dict[str, Any] | None) -> dict[str, Any] | None
     }
 
 
-def _hyperparameters(job: Job, asked: Hyperparameters) -> dict[str, Any]:
+def _hyperparameters(job: Job, requested: Hyperparameters) -> dict[str, Any]:
     resolved = job.hyperparameters or {}
     names = ("batch_size", "learning_rate_multiplier", "n_epochs")
-    return {name: resolved.get(name, getattr(asked, name)) for name in names}
+    return {name: resolved.get(name, getattr(requested, name)) for name in names}
 
 
 def _method(spec: JobSpec, *, strict: bool) -> dict[str, Any]:
@@ -239,11 +239,11 @@ class MetricSeries(BaseModel):
     @classmethod
     def of(cls, job_id: str, points: list[Point], names: list[str], *, is_sampled: bool) -> "MetricSeries":
         """Return the series called `names`, or all series if `names` is empty."""
-        known = sorted({name for _, values in points for name in values})
+        all_names = sorted({name for _, values in points for name in values})
         return cls(
             job_id=job_id,
             steps=[step for step, _ in points],
-            series={name: [values.get(name) for _, values in points] for name in (names or known)},
+            series={name: [values.get(name) for _, values in points] for name in (names or all_names)},
             is_sampled=is_sampled,
         )
 

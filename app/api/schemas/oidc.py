@@ -117,12 +117,12 @@ class ExchangedKey(BaseModel):
     expires_at: int = Field(description="Unix seconds.")
 
     @classmethod
-    def of(cls, made: NewKey) -> "ExchangedKey":
+    def of(cls, new_key: NewKey) -> "ExchangedKey":
         """Return the wire form of a new key."""
-        ends = made.key.expires_at
+        ends = new_key.key.expires_at
         return cls(
-            api_key=made.text,
-            project_id=made.key.project_id,
-            scopes=made.key.scopes,
+            api_key=new_key.text,
+            project_id=new_key.key.project_id,
+            scopes=new_key.key.scopes,
             expires_at=int(ends.timestamp()) if ends else 0,
         )

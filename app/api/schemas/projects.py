@@ -75,7 +75,7 @@ class UpdateProject(Frozen):
         return {**strict, **(self.limits.columns() if self.limits else {})}
 
 
-class ProjectUsage(BaseModel):
+class ProjectUsageObject(BaseModel):
     """The current usage of a project."""
 
     running_jobs: int
@@ -99,7 +99,7 @@ class ProjectObject(Item):
         description="The project's own limits; null where the installation's default applies."
     )
     effective_limits: ProjectLimits = Field(description="What holds.")
-    usage: ProjectUsage | None = Field(description="The limits that apply.")
+    usage: ProjectUsageObject | None = Field(description="The limits that apply.")
 
     @classmethod
     def of(cls, project: Project, default: Limits, usage: Usage | None = None) -> "ProjectObject":
@@ -114,7 +114,7 @@ class ProjectObject(Item):
             strict_enums=project.strict_enums,
             limits=ProjectLimits(**own),
             effective_limits=_wire(ProjectLimits, limits_of(project, default)),
-            usage=None if usage is None else _wire(ProjectUsage, usage),
+            usage=None if usage is None else _wire(ProjectUsageObject, usage),
         )
 
 

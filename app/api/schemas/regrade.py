@@ -115,18 +115,18 @@ class Regraded(BaseModel):
             available_groups=available,
             ungraded_groups=chosen - len(groups),
             summary=RegradeSummary.model_validate(asdict(summarise(groups))),
-            data=[_group(one) for one in groups],
+            data=[_group(group) for group in groups],
         )
 
 
-def _group(one: RegradedGroup) -> RegradedGroupObject:
-    record = one.group.record
+def _group(regraded: RegradedGroup) -> RegradedGroupObject:
+    record = regraded.group.record
     return RegradedGroupObject(
-        id=one.group.id,
-        step=one.group.step,
+        id=regraded.group.id,
+        step=regraded.group.step,
         row=record.row,
         prompt=record.prompt,
         contrast_before=not record.zero_variance,
-        contrast_after=one.has_contrast,
-        members=[RegradedMember.of(pair) for pair in one.members],
+        contrast_after=regraded.has_contrast,
+        members=[RegradedMember.of(pair) for pair in regraded.members],
     )

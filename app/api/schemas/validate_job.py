@@ -10,7 +10,7 @@ from app.core.spec.job import JobSpec
 from app.core.spec.plan import Plan
 
 
-class Problem(BaseModel):
+class ValidationProblem(BaseModel):
     """A problem of a request."""
 
     code: str | None
@@ -52,8 +52,8 @@ class Validation(BaseModel):
 
     object: Literal["fine_tuning.job.validation"] = "fine_tuning.job.validation"
     valid: bool
-    errors: list[Problem]
-    warnings: list[Problem] = Field(
+    errors: list[ValidationProblem]
+    warnings: list[ValidationProblem] = Field(
         default=[],
         description="Flaws of a valid job: `held_out_overlap`, held-out prompts that are also trained on; "
         "`rows_too_long`, rows over `max_length` or the model's own limit; or why the model's tokenizer cannot be "

@@ -108,7 +108,7 @@ class EventTypeList(BaseModel):
     data: list[str]
 
 
-class Try(BaseModel):
+class DeliveryTry(BaseModel):
     """One try to deliver an event."""
 
     at: int
@@ -128,7 +128,7 @@ class DeliveryObject(Item):
     created_at: int
     delivered_at: int | None
     due_at: int | None = Field(description="When the next try is due.")
-    tries: list[Try]
+    tries: list[DeliveryTry]
 
     @classmethod
     def of(cls, delivery: WebhookDelivery) -> "DeliveryObject":
