@@ -95,7 +95,7 @@ def test_shared_prompts_and_rows_that_are_too_long_are_warned_of(server: Server,
         ("held_out_overlap", "validation_file"),
     ]
     long, shared = (one["message"] for one in found["warnings"])
-    assert long.startswith("1 of 2 training rows have more than 64 tokens (line 2 has 111): ")
+    assert long.startswith("1 of 2 training rows have more than 64 tokens (line 2 has 111). ")
     assert shared.startswith(
         "1 of 2 held-out rows have a prompt that is also in the training file (line 2 is training line 2)"
     )
