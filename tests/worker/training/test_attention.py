@@ -48,7 +48,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("head", [0, 3, 9])
-def test_packed_logprobs_and_gradients_are_those_of_single_forward_passes(
+def test_packed_equals_single_forward_passes(
     head: int, policy: Policy, architecture: str, model_directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without and with a head that all prompts share, shorter and longer than the sliding window."""
@@ -63,15 +63,13 @@ def test_packed_logprobs_and_gradients_are_those_of_single_forward_passes(
     assert plain.distance(found, plain.gradients(model, (weights_N * expected_N).sum())) < 1e-5
 
 
-def test_logprobs_at_another_temperature_are_those_of_single_forward_passes(
-    policy: Policy, architecture: str, model_directory: ModelDirectory
-) -> None:
+def test_packed_logprobs_at_a_temperature(policy: Policy, architecture: str, model_directory: ModelDirectory) -> None:
     groups = random_groups()
     expected_N = plain.logprobs(plain.plain_copy(model_directory(architecture), policy), groups, 0.6)
     assert float((engine_logprobs(policy, groups, 0.6) - expected_N).detach().abs().max()) < 1e-5
 
 
-def test_the_comparison_sees_prompts_windows_and_caps(model_directory: ModelDirectory) -> None:
+def test_comparison_detects_window_and_cap(model_directory: ModelDirectory) -> None:
     """Guards the tests above: on these models and groups each of the three moves the log-probs."""
 
     def of(directory: Path, **changes: object) -> Tensor:
@@ -92,7 +90,7 @@ def test_the_comparison_sees_prompts_windows_and_caps(model_directory: ModelDire
 
 @pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("name", ["llama", "mistral"])
-def test_a_response_sees_neither_other_responses_nor_other_prompts(name: str, model_directory: ModelDirectory) -> None:
+def test_response_is_independent_of_the_batch(name: str, model_directory: ModelDirectory) -> None:
     policy = random_policy(model_directory(name))
     first, *rest = random_groups()
     others = [(first[0], [first[1][0], *random_groups(seed=9)[0][1]]), *random_groups(seed=7)[1:]]
@@ -119,7 +117,7 @@ def test_masks_by_hand() -> None:
     assert visible(responses, 2)[1][0] == [0, 1, 1, 0, 0]
 
 
-def test_a_segment_continues_all_spans_of_its_prefix() -> None:
+def test_segment_continues_its_whole_prefix() -> None:
     """A head of 2 tokens, a prompt's rest of 1 at place 5, a response at places 9 and 10."""
     made = segment_level([Segment((9, 2), ((0, 2), (5, 1)))], CPU)
     assert made.prefix_index_N_P.tolist() == [[0, 1, 5]]
@@ -127,13 +125,13 @@ def test_a_segment_continues_all_spans_of_its_prefix() -> None:
     assert made.mask(None)[0, 0].int().tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
 
 
-def test_padding_of_a_shorter_prompt_is_invisible() -> None:
+def test_prompt_padding_is_invisible() -> None:
     """Prompts of 1 and 3 tokens: the first group's responses must not see the two padded places."""
     rows = visible([Segment((4, 1), ((0, 1),)), Segment((5, 1), ((1, 3),))])
     assert [row[0] for row in rows] == [[1, 0, 0, 1], [1, 1, 1, 1]]
 
 
-def test_a_prompt_without_responses_disturbs_nobody(llama: Policy) -> None:
+def test_prompt_without_responses_is_harmless(llama: Policy) -> None:
     first, second = random_groups()[:2]
     with torch.no_grad():
         alone = engine_logprobs(llama, [second])
@@ -141,14 +139,14 @@ def test_a_prompt_without_responses_disturbs_nobody(llama: Policy) -> None:
     assert torch.allclose(beside, alone, atol=1e-5, rtol=0)
 
 
-def test_groups_of_single_tokens_need_no_response_rows(llama: Policy, model_directory: ModelDirectory) -> None:
+def test_single_token_responses_need_no_rows(llama: Policy, model_directory: ModelDirectory) -> None:
     groups = random_groups([(4, (1, 1)), (6, (1,))])
     assert pack(groups, CPU).ids_1_T.shape == (1, 10)
     expected = plain.logprobs(plain.plain_copy(model_directory("llama"), llama), groups)
     assert torch.allclose(engine_logprobs(llama, groups), expected, atol=1e-5, rtol=0)
 
 
-def test_both_paths_agree_on_grouped_heads_and_missing_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_paths_agree_without_a_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a layout, as the sampler calls it: causal over the whole row, or one query over the cache."""
     module = torch.nn.Module()
     for queries in (6, 1):

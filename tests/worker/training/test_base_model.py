@@ -52,9 +52,7 @@ def dequantised(policy: Policy, source: Path, target: Path) -> Path:
 
 @needs_bitsandbytes
 @pytest.mark.parametrize("lora", [architectures.LORA, Lora(r=4, alpha=8, use_dora=True)], ids=["lora", "dora"])
-def test_gradients_are_those_of_the_values_that_the_bits_stand_for(
-    lora: Lora, tmp_path: Path, model_directory: ModelDirectory
-) -> None:
+def test_4bit_gradients_equal_dequantised_ones(lora: Lora, tmp_path: Path, model_directory: ModelDirectory) -> None:
     source = model_directory("llama")
     policy = policy_of(source, lora)
     reference = load_policy(dequantised(policy, source, tmp_path / "values"), lora, seed=0)
@@ -70,7 +68,7 @@ def test_gradients_are_those_of_the_values_that_the_bits_stand_for(
 
 
 @needs_bitsandbytes
-def test_adapter_is_fp32_and_pefts_own_and_the_head_stays_whole(model_directory: ModelDirectory) -> None:
+def test_4bit_base_keeps_fp32_adapter_and_head(model_directory: ModelDirectory) -> None:
     native, policy = load_policy(model_directory("qwen2"), Lora(), seed=0), policy_of(model_directory("qwen2"))
     assert {value.dtype for value in policy.trained.values()} == {torch.float32}
     assert not fused_layers(policy.model)
@@ -83,9 +81,7 @@ def test_adapter_is_fp32_and_pefts_own_and_the_head_stays_whole(model_directory:
 
 
 @needs_bitsandbytes
-def test_a_run_in_4_bits_says_so_and_its_adapter_merges_into_the_whole_base(
-    tmp_path: Path, chat_directory: Path
-) -> None:
+def test_4bit_run_merges_into_the_full_base(tmp_path: Path, chat_directory: Path) -> None:
     job = Job(tmp_path / "run", chat_directory)
     code, reports = job.run(base_precision="4bit")
     assert code == TrainerExit.succeeded
@@ -97,7 +93,7 @@ def test_a_run_in_4_bits_says_so_and_its_adapter_merges_into_the_whole_base(
 
 
 @needs_bitsandbytes
-def test_a_device_without_4_bit_layers_is_refused(
+def test_device_without_4bit_layers_is_rejected(
     model_directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bitsandbytes.supported_torch_devices", {"cuda"})
@@ -106,7 +102,7 @@ def test_a_device_without_4_bit_layers_is_refused(
     assert (caught.value.exit_code, caught.value.code) == (TrainerExit.bad_config, "quantization_unavailable")
 
 
-def test_a_worker_without_bitsandbytes_refuses_the_job(
+def test_missing_bitsandbytes_fails_the_job(
     tmp_path: Path, chat_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # what Python does for a package that is not there

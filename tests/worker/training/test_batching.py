@@ -23,7 +23,7 @@ def lines(order: DataOrder, steps: Sequence[int]) -> list[int]:
     return [prompt.line for step in steps for prompt in order.step(step)]
 
 
-def test_every_epoch_is_a_permutation_of_its_own() -> None:
+def test_every_epoch_has_its_own_permutation() -> None:
     order = DataOrder(prompts(10), batch_size=4, n_epochs=3, seed=1)
     assert (order.steps_per_epoch, order.total_steps) == (3, 9)
     epochs = [lines(order, range(first, first + 3)) for first in (1, 4, 7)]
@@ -32,14 +32,14 @@ def test_every_epoch_is_a_permutation_of_its_own() -> None:
     assert [len(order.step(step)) for step in range(1, 10)] == [4, 4, 2] * 3
 
 
-def test_order_depends_on_seed_and_step_alone() -> None:
+def test_order_depends_on_seed_and_step_only() -> None:
     first, again, other = (DataOrder(prompts(50), 8, 2, seed) for seed in (3, 3, 4))
     assert lines(again, [9]) == lines(first, [9])  # asked for the ninth step first
     assert lines(again, range(1, 15)) == lines(first, range(1, 15))
     assert lines(other, range(1, 8)) != lines(first, range(1, 8))
 
 
-def test_batch_larger_than_the_data_is_all_of_it() -> None:
+def test_batch_is_at_most_the_whole_data() -> None:
     order = DataOrder(prompts(3), batch_size=8, n_epochs=2, seed=0)
     assert order.total_steps == 2
     assert sorted(lines(order, [2])) == [1, 2, 3]
@@ -81,7 +81,7 @@ def packed_tokens(batch: MicroBatch) -> int:
 
 
 @pytest.mark.parametrize("budget", [1, 12, 20, 40, 10_000])
-def test_budget_holds_and_every_member_is_in_one_batch(budget: int) -> None:
+def test_budget_holds_for_every_micro_batch(budget: int) -> None:
     groups = random_groups()
     cut = batches(groups, budget)
     names = [member.text for batch in cut for _, member in batch.sequences]
@@ -113,7 +113,7 @@ def logprobs_by_member(policy: Policy, groups: Groups, budget: int) -> dict[str,
 
 
 @torch.no_grad()
-def test_logprobs_depend_neither_on_order_nor_on_the_cut(llama: Policy) -> None:
+def test_logprobs_ignore_order_and_cut(llama: Policy) -> None:
     groups = random_groups()
     reversed_groups = [(prompt, members[::-1]) for prompt, members in reversed(groups)]
     whole = logprobs_by_member(llama, groups, 10_000)
@@ -125,7 +125,7 @@ def test_logprobs_depend_neither_on_order_nor_on_the_cut(llama: Policy) -> None:
         assert all(torch.allclose(part, whole[name], atol=1e-5, rtol=0) for name, part in found.items())
 
 
-def test_prompts_share_what_they_all_begin_with_when_it_is_worth_a_level() -> None:
+def test_prefix_is_shared_when_long_enough() -> None:
     head = list(range(3, 43))
     assert shared_length([[*head, 50], [*head, 51, 52]]) == 0  # 40 tokens saved
     assert shared_length([[*head, 50], [*head, 51, 52], [*head, 53]]) == 40
@@ -138,7 +138,7 @@ def test_prompts_share_what_they_all_begin_with_when_it_is_worth_a_level() -> No
 
 
 @pytest.mark.parametrize("bad", [((), [(5, 2)]), ((5,), [(6, 2), ()]), ((5,), [()])])
-def test_a_batch_that_would_train_nothing_or_everything_is_refused(
+def test_empty_prompt_or_response_is_rejected(
     bad: tuple[tuple[int, ...], list[tuple[int, ...]]],
 ) -> None:
     """The prompt is what is not trained, the response what is; in another place each would shift the other."""

@@ -29,16 +29,14 @@ def published(best_adapter: BestAdapter, policy: Policy) -> int:
     ("scores", "best"),
     [([0.1, 0.5, 0.3], 2), ([0.5, 0.1], 1), ([0.2, 0.4, 0.4], 3), ([0.1, None, 0.05], 1), ([0.0, 0.0], 2)],
 )
-def test_the_best_evaluation_is_published_of_equals_the_later(
-    scores: list[float | None], best: int, llama: Policy
-) -> None:
+def test_best_evaluation_is_published(scores: list[float | None], best: int, llama: Policy) -> None:
     best_adapter = BestAdapter()
     for step, score in enumerate(scores, start=1):
         take(best_adapter, llama, step, score)
     assert published(best_adapter, llama) == best
 
 
-def test_the_untrained_model_is_never_published(llama: Policy) -> None:
+def test_untrained_model_is_never_published(llama: Policy) -> None:
     best_adapter = BestAdapter()
     assert not take(best_adapter, llama, 0, 0.9)
     assert take(best_adapter, llama, 1, 0.1)
@@ -46,7 +44,7 @@ def test_the_untrained_model_is_never_published(llama: Policy) -> None:
     assert "before training it was 0.9, so training did not help" in best_adapter.reason(1)
 
 
-def test_without_a_grader_the_lowest_loss_wins(llama: Policy) -> None:
+def test_lowest_loss_wins_without_a_grader(llama: Policy) -> None:
     best_adapter = BestAdapter()
     for step, loss in enumerate([2.0, 0.5, 0.8], start=1):
         take(best_adapter, llama, step, loss, "eval/loss")
@@ -54,7 +52,7 @@ def test_without_a_grader_the_lowest_loss_wins(llama: Policy) -> None:
     assert "held-out loss 0.5 at step 2 is the best of 3 evaluations" in best_adapter.reason(3)
 
 
-def test_without_evaluations_the_last_adapter_is_published(llama: Policy) -> None:
+def test_last_adapter_without_evaluations(llama: Policy) -> None:
     llama.version = 9
     randomise(llama, seed=9)
     assert published(BestAdapter(), llama) == 9

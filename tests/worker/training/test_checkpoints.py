@@ -30,7 +30,7 @@ def optimizer(llama: Policy) -> torch.optim.AdamW:
     return made
 
 
-def test_adapter_moments_and_state_come_back_exactly(
+def test_adapter_moments_and_state_round_trip(
     llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path, model_directory: ModelDirectory
 ) -> None:
     saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, BestAdapter())
@@ -48,7 +48,7 @@ def test_adapter_moments_and_state_come_back_exactly(
 
 
 @pytest.mark.parametrize("best_is_current", [True, False])
-def test_the_best_adapter_so_far_comes_back_too(
+def test_best_adapter_is_restored(
     best_is_current: bool, llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path, model_directory: ModelDirectory
 ) -> None:
     best_adapter = BestAdapter(EarlyStopping(patience=4))
@@ -70,7 +70,7 @@ def test_the_best_adapter_so_far_comes_back_too(
     assert all(torch.equal(fresh.trained[name], value) for name, value in best.items())
 
 
-def test_a_damaged_best_adapter_is_refused(llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path) -> None:
+def test_damaged_best_adapter_is_rejected(llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path) -> None:
     best_adapter = BestAdapter()
     best_adapter.take(Evaluated(step=2, values={"eval/reward": 0.5}), llama)
     llama.version = 3
@@ -79,16 +79,14 @@ def test_a_damaged_best_adapter_is_refused(llama: Policy, optimizer: torch.optim
     _assert_refused(saved, llama, "best_adapter")
 
 
-def test_the_manifest_names_every_file_and_nothing_else_is_left(
-    llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path
-) -> None:
+def test_manifest_names_every_file(llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path) -> None:
     saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, BestAdapter())
     manifest = json.loads((saved / checkpoints.MANIFEST).read_text())
     assert {path.name for path in saved.iterdir()} == {*manifest, checkpoints.MANIFEST}
     assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
 
 
-def test_everything_is_on_disk_before_it_gets_its_name(
+def test_files_are_synced_before_the_rename(
     llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a power cut there is the whole checkpoint or none."""
@@ -111,7 +109,7 @@ def test_everything_is_on_disk_before_it_gets_its_name(
     assert done[len(files) :] == [".step-1.partial", ".step-1.partial becomes step-1", tmp_path.name]
 
 
-def test_what_a_dying_process_left_is_written_over(llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path) -> None:
+def test_partial_checkpoint_is_overwritten(llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path) -> None:
     (tmp_path / ".step-3.partial").mkdir()
     (tmp_path / ".step-3.partial" / "junk").write_text("x")
     checkpoints.save(tmp_path / "step-3", llama, optimizer, {"step": 2}, BestAdapter())
@@ -122,7 +120,7 @@ def test_what_a_dying_process_left_is_written_over(llama: Policy, optimizer: tor
 
 @pytest.mark.parametrize("name", ["adapter_state.safetensors", "optimizer_state.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "missing"])
-def test_a_damaged_file_is_refused_by_name(
+def test_damaged_file_is_rejected_by_name(
     name: str, damage: str, llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path
 ) -> None:
     saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, BestAdapter())
@@ -135,7 +133,7 @@ def test_a_damaged_file_is_refused_by_name(
 
 
 @pytest.mark.parametrize("manifest", [None, "", "[]", "{}"])
-def test_a_checkpoint_without_a_whole_manifest_is_refused(
+def test_incomplete_manifest_is_rejected(
     manifest: str | None, llama: Policy, optimizer: torch.optim.AdamW, tmp_path: Path
 ) -> None:
     saved = checkpoints.save(tmp_path / "step-3", llama, optimizer, STATE, BestAdapter())

@@ -27,7 +27,7 @@ from worker.training.model import Policy
 from worker.training.types import Prompt
 
 
-def test_one_process_keeps_everything_to_itself() -> None:
+def test_single_rank_does_not_communicate() -> None:
     ranks = Ranks()
     assert ranks.share([1, 2, 3]) == [1, 2, 3]
     assert (ranks.sum(5), ranks.gather("x")) == (5, ["x"])
@@ -40,7 +40,7 @@ def test_shares_are_disjoint_and_complete() -> None:
     assert {len(share) for share in shares} == {2, 3}
 
 
-def test_two_processes_have_the_gradient_of_one(llama: Policy, model_directory: ModelDirectory, tmp_path: Path) -> None:
+def test_two_ranks_have_the_gradient_of_one(llama: Policy, model_directory: ModelDirectory, tmp_path: Path) -> None:
     expected, alone = gradient(llama, mixed_groups(), tau=0.3)
     command = [sys.executable, "-m", "tests.worker.training.rank_of_two", str(tmp_path), str(model_directory("llama"))]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -63,9 +63,7 @@ def test_two_processes_have_the_gradient_of_one(llama: Policy, model_directory: 
         ("os.kill(os.getpid(), 9)", 1, "was killed by SIGKILL"),
     ],
 )
-def test_rank_0_ends_as_the_rank_that_failed_and_hands_on_what_it_said(
-    ending: str, code: int, told: str, tmp_path: Path
-) -> None:
+def test_rank_0_exits_with_the_failed_ranks_code(ending: str, code: int, told: str, tmp_path: Path) -> None:
     said = tmp_path / "said"
     rank = f"import os, sys; print('its report', flush=True); {ending}"
     watcher = f"""
@@ -95,7 +93,7 @@ def job(tmp_path: Path, chat_directory: Path) -> Job:
     return Job(tmp_path / "run", chat_directory)
 
 
-def test_a_run_of_two_reports_once_and_publishes(job: Job) -> None:
+def test_two_ranks_report_once_and_publish(job: Job) -> None:
     job.write()
     with trainer_process(two(job)) as process:
         out, _ = process.communicate(timeout=100)
@@ -106,7 +104,7 @@ def test_a_run_of_two_reports_once_and_publishes(job: Job) -> None:
     assert (job.run_dir / "adapter" / "adapter_model.safetensors").is_file()
 
 
-def test_a_dead_rank_ends_the_trainer_and_a_stop_ends_both(job: Job) -> None:
+def test_dead_rank_and_stop_end_all_ranks(job: Job) -> None:
     job.write(n_epochs=50)
     with trainer_process(two(job)) as process:
         read_until(process, Metrics, 1)
@@ -134,7 +132,7 @@ def rows_of(rank: int, job: Job) -> set[int]:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_the_job_fails_with_the_words_of_the_process_that_failed(rank: int, job: Job, tmp_path: Path) -> None:
+def test_job_fails_with_the_failed_ranks_error(rank: int, job: Job, tmp_path: Path) -> None:
     """Rows without a reference cannot be graded; all of them fall to one process."""
     ungradable = rows_of(rank, job)
     assert len(ungradable) == 4

@@ -14,7 +14,7 @@ def values(gap: float | None = 0.0, norm: float = 1.0) -> dict[str, float | None
     return {f"{name}/mean": gap, f"{name}/max": gap, "grad_norm": norm}
 
 
-def test_a_gap_is_told_once_and_names_the_step() -> None:
+def test_sampling_gap_warns_once() -> None:
     told: list[Report] = []
     monitor = DivergenceMonitor(told.append)
     for step, gap in enumerate([0.0, None, GAP_ALARM, 0.3, 0.4], start=1):
@@ -25,7 +25,7 @@ def test_a_gap_is_told_once_and_names_the_step() -> None:
     assert message.message.startswith("Step 4: sampler and trainer disagree about log-probabilities by 0.3 nats")
 
 
-def test_a_skipped_step_is_told_and_many_in_a_row_end_the_job() -> None:
+def test_non_finite_steps_warn_and_then_fail() -> None:
     told: list[Report] = []
     monitor = DivergenceMonitor(told.append)
     for step in range(1, GIVE_UP_AFTER):

@@ -15,7 +15,7 @@ def take(best_adapter: BestAdapter, policy: Policy, step: int, score: float) -> 
     return best_adapter.early_stopping.should_stop
 
 
-def test_patience_counts_evaluations_without_a_better_score(llama: Policy) -> None:
+def test_patience_counts_stale_evaluations(llama: Policy) -> None:
     best_adapter = BestAdapter(EarlyStopping(patience=2))
     scores = [0.3, 0.2, 0.4, 0.4, 0.1]
     stops = [take(best_adapter, llama, step, score) for step, score in enumerate(scores, start=1)]

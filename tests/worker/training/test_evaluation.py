@@ -78,7 +78,7 @@ def test_values_and_samples(sampler: Sampler, chat: ChatTokenizer, pool: GraderP
     assert found.samples[0]["response"] == found.samples[0]["reference"] == rows[0].item["reference_answer"]
 
 
-def test_it_is_the_same_every_time(sampler: Sampler, chat: ChatTokenizer, pool: GraderPool) -> None:
+def test_evaluation_is_deterministic(sampler: Sampler, chat: ChatTokenizer, pool: GraderPool) -> None:
     rows = held_out(chat, sampler)
     first = evaluator(rows, sampler, chat, pool, pass_samples=3).evaluate(0)
     torch.manual_seed(123)
@@ -95,7 +95,7 @@ def test_nothing_graded_is_null(sampler: Sampler, chat: ChatTokenizer, pool: Gra
 
 
 @pytest.mark.parametrize("token_budget", [1, 60, 10_000])
-def test_loss_entropy_and_forward_kl_are_those_of_single_forward_passes(
+def test_values_equal_single_forward_passes(
     token_budget: int, sampler: Sampler, chat: ChatTokenizer, pool: GraderPool, chat_directory: Path
 ) -> None:
     rows = [prompt(chat, line, "42" * (line % 3), reference_answer="4") for line in range(1, 7)]
@@ -124,15 +124,13 @@ def entropy(model: Any, prompt_ids: tuple[int, ...], response: tuple[int, ...], 
     return torch.as_tensor(-(all_R_V.exp() * all_R_V).sum(-1))
 
 
-def test_untrained_adapter_has_forgotten_nothing(chat_policy: Policy, chat: ChatTokenizer, pool: GraderPool) -> None:
+def test_forward_kl_is_zero_before_training(chat_policy: Policy, chat: ChatTokenizer, pool: GraderPool) -> None:
     fresh = Sampler(chat_policy, chat.end_id, chat.pad_id)
     values = evaluator([prompt(chat, line) for line in range(5)], fresh, chat, pool).evaluate(0).values
     assert values["eval/forward_kl"] == pytest.approx(0, abs=1e-6)
 
 
-def test_forward_kl_is_on_the_same_answers_of_the_base_model_while_the_policy_moves(
-    sampler: Sampler, chat: ChatTokenizer, pool: GraderPool
-) -> None:
+def test_forward_kl_uses_fixed_base_answers(sampler: Sampler, chat: ChatTokenizer, pool: GraderPool) -> None:
     rows = [prompt(chat, line) for line in range(5)]
     early = evaluator(rows, sampler, chat, pool)
     early.evaluate(0)
@@ -141,7 +139,7 @@ def test_forward_kl_is_on_the_same_answers_of_the_base_model_while_the_policy_mo
     assert early.evaluate(1).values["eval/forward_kl"] == pytest.approx(late.evaluate(1).values["eval/forward_kl"])
 
 
-def test_without_a_grader_there_is_the_loss_alone(sampler: Sampler, chat: ChatTokenizer) -> None:
+def test_only_the_loss_without_a_grader(sampler: Sampler, chat: ChatTokenizer) -> None:
     found = evaluator([prompt(chat, 1, "2")], sampler, chat, None).evaluate(2)
     assert set(found.values) == {"eval/loss", "eval/forward_kl"}
     assert found.samples == ()
@@ -165,9 +163,7 @@ def test_pass_at_k_is_unbiased(samples: int, passed: int, k: int, expected: floa
     assert pass_at_k(samples, passed, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
 
 
-def test_pass_at_k_is_taken_at_powers_of_two_and_the_whole(
-    sampler: Sampler, chat: ChatTokenizer, pool: GraderPool
-) -> None:
+def test_pass_at_k_for_powers_of_two(sampler: Sampler, chat: ChatTokenizer, pool: GraderPool) -> None:
     rows = [prompt(chat, line, reference_answer="") for line in range(1, 4)]
     values = evaluator(rows, sampler, chat, pool, pass_samples=6).evaluate(0).values
     found = {name: value for name, value in values.items() if name.startswith("eval/pass@")}
@@ -178,7 +174,7 @@ def test_pass_at_k_is_taken_at_powers_of_two_and_the_whole(
     assert found["eval/pass@6"] == pytest.approx(sum(one > 0 for one in passed) / 3)
 
 
-def test_a_policy_that_learns_its_rows_is_seen_to(tmp_path: Path) -> None:
+def test_memorised_rows_raise_accuracy(tmp_path: Path) -> None:
     """Template, training, sampling and grading fit together: two answers are learnt by heart."""
     rows = [
         {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}

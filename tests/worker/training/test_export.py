@@ -25,7 +25,7 @@ def export(policy: Policy, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
-def test_plain_peft_gives_the_trainers_logits(name: str, tmp_path: Path, model_directory: ModelDirectory) -> None:
+def test_plain_peft_gives_the_same_logits(name: str, tmp_path: Path, model_directory: ModelDirectory) -> None:
     policy = random_policy(model_directory(name))
     base = plain.plain_base(model_directory(name))
     without = base(input_ids=IDS).logits.detach()
@@ -36,9 +36,7 @@ def test_plain_peft_gives_the_trainers_logits(name: str, tmp_path: Path, model_d
     assert not torch.allclose(found, without, atol=0.1)
 
 
-def test_merged_into_the_base_it_gives_the_same_logits(
-    llama: Policy, tmp_path: Path, model_directory: ModelDirectory
-) -> None:
+def test_merged_adapter_gives_the_same_logits(llama: Policy, tmp_path: Path, model_directory: ModelDirectory) -> None:
     base = plain.plain_base(model_directory("llama"))
     loaded: PeftModel = PeftModel.from_pretrained(base, str(export(llama, tmp_path)))
     merged = loaded.merge_and_unload()
@@ -54,7 +52,7 @@ def test_weights_are_fp32_on_a_bf16_base_too(tmp_path: Path, model_directory: Mo
     assert len(weights) == len(policy.trained)
 
 
-def test_no_path_of_the_training_machine_is_published(llama: Policy, tmp_path: Path) -> None:
+def test_export_contains_no_local_path(llama: Policy, tmp_path: Path) -> None:
     adapter = export(llama, tmp_path)
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tiny-1B"
@@ -70,7 +68,7 @@ def test_no_path_of_the_training_machine_is_published(llama: Policy, tmp_path: P
     assert "gft" in card
 
 
-def test_export_asks_nobody_on_the_network(
+def test_export_sends_no_network_request(
     tmp_path: Path, model_directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*address: object) -> None:

@@ -24,11 +24,11 @@ ECC = "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might
         ("unknown error", False),
     ],
 )
-def test_only_the_drivers_words_for_hardware_count(said: str, broken: bool) -> None:
+def test_only_driver_hardware_errors_count(said: str, broken: bool) -> None:
     assert is_gpu_fault(RuntimeError(said)) is broken
 
 
-def test_a_run_on_a_broken_gpu_ends_with_79_and_says_what_the_driver_said(
+def test_broken_gpu_exits_79_with_driver_error(
     tmp_path: Path, chat_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def breaks(*_: object) -> None:

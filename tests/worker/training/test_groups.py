@@ -46,7 +46,7 @@ def build(
     return build_groups(prompts, mix, SAMPLING, sampler, tokenizer, 7, step)
 
 
-def test_a_row_with_fewer_answers_has_a_smaller_group(
+def test_fewer_answers_give_a_smaller_group(
     prompts: list[Prompt], sampler: Sampler, chat_tokenizer: ChatTokenizer
 ) -> None:
     groups = build(prompts, sampler, chat_tokenizer)
@@ -59,7 +59,7 @@ def test_a_row_with_fewer_answers_has_a_smaller_group(
     assert [group.prompt.line for group in groups] == [1, 2, 3]
 
 
-def test_rollouts_keep_the_sampled_ids_and_are_stamped_with_the_adapter_version(
+def test_rollouts_keep_ids_and_adapter_version(
     prompts: list[Prompt], sampler: Sampler, chat_tokenizer: ChatTokenizer
 ) -> None:
     sampler.policy.version = 41
@@ -72,7 +72,7 @@ def test_rollouts_keep_the_sampled_ids_and_are_stamped_with_the_adapter_version(
         assert {member.adapter_version for member in own} == {41}
 
 
-def test_sampled_ids_are_kept_where_the_tokenizer_would_write_the_text_otherwise() -> None:
+def test_sampled_ids_are_not_retokenised() -> None:
     """Tokens that a model may choose one by one though its tokenizer has a longer one for them."""
     chat = chat_templates.chat(chat_templates.CHATML)
     cut_off = tuple(chat.backend.encode(letter).ids[0] for letter in "answer")
@@ -83,7 +83,7 @@ def test_sampled_ids_are_kept_where_the_tokenizer_would_write_the_text_otherwise
         assert rollout_member(Completion(ids, (-1.0,) * len(ids), finished), chat, 3).ids == ids
 
 
-def test_given_answers_are_finished_and_have_no_version(prompts: list[Prompt], chat_tokenizer: ChatTokenizer) -> None:
+def test_written_members_have_no_version(prompts: list[Prompt], chat_tokenizer: ChatTokenizer) -> None:
     expert, *teachers = written_members(prompts[0], MIX, chat_tokenizer, 7, 1)
     assert (expert.source, expert.text, expert.ids) == (Source.expert, "2", chat_tokenizer.response_ids("2"))
     for member in (expert, *teachers):
@@ -93,9 +93,7 @@ def test_given_answers_are_finished_and_have_no_version(prompts: list[Prompt], c
         assert member.sampled_logprobs == ()
 
 
-def test_of_many_teacher_answers_each_step_takes_a_seeded_choice(
-    prompts: list[Prompt], chat_tokenizer: ChatTokenizer
-) -> None:
+def test_surplus_teacher_answers_are_sampled(prompts: list[Prompt], chat_tokenizer: ChatTokenizer) -> None:
     def chosen(seed: int, step: int) -> tuple[str, ...]:
         return tuple(member.text for member in written_members(prompts[0], MIX, chat_tokenizer, seed, step)[1:])
 
@@ -106,9 +104,7 @@ def test_of_many_teacher_answers_each_step_takes_a_seeded_choice(
     assert choices != [chosen(8, step) for step in range(60)]
 
 
-def test_sources_that_the_mix_leaves_out_stay_out(
-    prompts: list[Prompt], sampler: Sampler, chat_tokenizer: ChatTokenizer
-) -> None:
+def test_mix_leaves_out_sources(prompts: list[Prompt], sampler: Sampler, chat_tokenizer: ChatTokenizer) -> None:
     own = build(prompts, sampler, chat_tokenizer, mix=GroupMix(expert=0, teacher=0, self_=2))
     assert {member.source for group in own for member in group.members} == {Source.self}
     given = build(prompts, sampler, chat_tokenizer, mix=GroupMix(expert=1, teacher=0, self_=0))

@@ -248,7 +248,7 @@ def cancellation(method: Method, model: Any, one: Batch) -> float:
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
-def test_every_step_of_a_run_is_the_plain_step_of_its_method(trained: Trained, step: int) -> None:
+def test_every_step_equals_the_plain_step(trained: Trained, step: int) -> None:
     """Same loss, same clipped gradient (the moments hold it), same weights."""
     told, sequences = trained.values[step], batch(trained, step)
     model, optimizer = model_at(trained, step - 1)
@@ -272,7 +272,7 @@ def test_every_step_of_a_run_is_the_plain_step_of_its_method(trained: Trained, s
 
 
 @pytest.mark.parametrize("trained", ["supervised"], indirect=True)
-def test_a_supervised_loss_is_the_one_that_transformers_computes(trained: Trained) -> None:
+def test_supervised_loss_equals_transformers(trained: Trained) -> None:
     """Its own loss function over `labels`, as its Trainer calls it."""
     for step in range(1, STEPS + 1):
         model, _ = model_at(trained, step - 1)
@@ -297,7 +297,7 @@ def members(trained: Trained, source: Source) -> list[MemberRecord]:
 
 
 @pytest.mark.parametrize("trained", ["reinforcement", "gft", "gft with grades that fail"], indirect=True)
-def test_these_groups_hold_what_the_comparison_is_for(trained: Trained) -> None:
+def test_groups_cover_the_compared_cases(trained: Trained) -> None:
     """Of many sizes, with and without contrast, rectified or not; failed grades in the one kind that has them."""
     groups = [group for step in trained.groups.values() for group in step]
     flat = [group for group in groups if group.zero_variance]

@@ -34,7 +34,7 @@ def by_autograd(hidden_N_H: Tensor, head: Head, tokens_N: Tensor, temperature: f
 @pytest.mark.parametrize("rows_at_a_time", [1, 4, 100])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.5, None), (1.0, 2.0), (3.0, 1.5)])
-def test_values_and_gradient_are_those_of_autograd(
+def test_values_and_gradient_equal_autograd(
     rows_at_a_time: int, temperature: float, scale: float, softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", rows_at_a_time * VOCABULARY)
@@ -50,7 +50,7 @@ def test_values_and_gradient_are_those_of_autograd(
     assert torch.allclose(found, expected, atol=1e-12, rtol=0)
 
 
-def test_bf16_states_give_fp32_logprobs_and_bf16_gradients() -> None:
+def test_bf16_states_give_fp32_logprobs() -> None:
     hidden_N_H, weight_V_H, tokens_N = states(torch.bfloat16)
     logprobs_N, entropies_N = token_logprobs(hidden_N_H, Head(weight_V_H), tokens_N, 0.6)
     assert (logprobs_N.dtype, entropies_N.dtype) == (torch.float32, torch.float32)
@@ -63,7 +63,7 @@ def test_bf16_states_give_fp32_logprobs_and_bf16_gradients() -> None:
     assert float((found - expected).norm() / expected.norm()) < 0.02
 
 
-def test_forbidden_tokens_leave_logprobs_and_entropy_finite() -> None:
+def test_forbidden_tokens_keep_values_finite() -> None:
     """A vocabulary with tokens that the model can never say: their logits are -inf."""
     hidden_N_H, weight_V_H, tokens_N = states()
     hidden_N_H = hidden_N_H.detach().abs()
@@ -91,7 +91,7 @@ def saved_sizes(work: Callable[[], Any]) -> list[int]:
     return sizes
 
 
-def test_no_tensor_of_the_vocabulary_is_kept_for_the_backward_pass() -> None:
+def test_no_vocabulary_tensor_is_saved() -> None:
     hidden_N_H, weight_V_H, tokens_N = states()
     head = Head(weight_V_H)
     kept = saved_sizes(lambda: token_logprobs(hidden_N_H, head, tokens_N, 0.6))
@@ -113,6 +113,6 @@ def test_states_without_gradient_get_none() -> None:
     assert not logprobs_N.requires_grad
 
 
-def test_a_trained_head_is_refused() -> None:
+def test_trained_head_is_rejected() -> None:
     with pytest.raises(ValueError, match="its gradient would silently be missing"):
         Head(torch.zeros(VOCABULARY, WIDTH, requires_grad=True))

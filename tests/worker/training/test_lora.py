@@ -64,7 +64,7 @@ def value_and_gradients(model: Any, dtype: torch.dtype = torch.float32) -> tuple
     return y.detach(), dict(zip(wanted, torch.autograd.grad((weights * y).sum(), list(wanted.values())), strict=True))
 
 
-def test_output_and_gradients_are_those_of_peft() -> None:
+def test_output_and_gradients_equal_peft() -> None:
     found, found_gradients = value_and_gradients(fused())
     expected, expected_gradients = value_and_gradients(adapted())
     assert torch.allclose(found, expected, atol=1e-6)
@@ -73,13 +73,13 @@ def test_output_and_gradients_are_those_of_peft() -> None:
         assert torch.allclose(found_gradients[name], gradient, atol=1e-5), name
 
 
-def test_input_without_gradient_still_trains_the_adapter() -> None:
+def test_detached_input_still_trains_the_adapter() -> None:
     x = torch.randn(7, 6)
     found, expected = (plain.gradients(model, model(x).square().sum()) for model in (fused(), adapted()))
     assert plain.distance(found, expected) < 1e-6
 
 
-def test_only_inputs_and_their_projections_are_kept() -> None:
+def test_only_inputs_and_projections_are_saved() -> None:
     model = fused()
     sizes: list[int] = []
 
@@ -93,7 +93,7 @@ def test_only_inputs_and_their_projections_are_kept() -> None:
     assert sum(size for size in sizes if size >= 100) == 100 * 6 + 100 * 3
 
 
-def test_bf16_base_keeps_a_fp32_adapter_and_comes_close_to_fp32() -> None:
+def test_bf16_base_with_fp32_adapter_is_accurate() -> None:
     model = fused(torch.bfloat16)
     found, gradients = value_and_gradients(model, torch.bfloat16)
     expected, exact = value_and_gradients(adapted())
@@ -125,11 +125,11 @@ def test_merged_adapter_is_not_added_twice() -> None:
 @pytest.mark.parametrize(
     "options", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True, "target_modules": ["first"]}]
 )
-def test_unusual_layers_stay_pefts(options: dict[str, Any]) -> None:
+def test_unusual_layers_are_not_fused(options: dict[str, Any]) -> None:
     assert lora.fuse(adapted(**options)) == 0
 
 
-def test_a_base_that_is_trained_stays_pefts() -> None:
+def test_trained_base_is_not_fused() -> None:
     model = adapted()
     for value in model.parameters():
         value.requires_grad_()
@@ -143,13 +143,13 @@ def difference(policy: Policy, directory: Path) -> float:
         return float((policy.causal(input_ids=IDS).logits - model(input_ids=IDS).logits).abs().max())
 
 
-def test_every_linear_layer_of_the_policy_is_fused(llama: Policy) -> None:
+def test_every_linear_layer_is_fused(llama: Policy) -> None:
     layers = [module for module in llama.model.modules() if type(module) is LoraLinear]
     assert len(layers) == 2 * 7
     assert all(isinstance(layer.forward, lora.FusedLora) for layer in layers)
 
 
-def test_an_optimiser_step_is_seen_at_once(llama: Policy, model_directory: ModelDirectory) -> None:
+def test_optimiser_step_takes_effect(llama: Policy, model_directory: ModelDirectory) -> None:
     directory = model_directory("llama")
     assert difference(llama, directory) < 1e-5
     optimizer = new_optimizer(llama)
@@ -162,7 +162,7 @@ def test_an_optimiser_step_is_seen_at_once(llama: Policy, model_directory: Model
     assert difference(llama, directory) < 1e-5
 
 
-def test_a_restored_checkpoint_is_seen_at_once(llama: Policy, model_directory: ModelDirectory, tmp_path: Path) -> None:
+def test_restored_checkpoint_takes_effect(llama: Policy, model_directory: ModelDirectory, tmp_path: Path) -> None:
     directory = model_directory("llama")
     kept = checkpoints.save(tmp_path / "kept", llama, new_optimizer(llama), {}, BestAdapter())
     before = llama.causal(input_ids=IDS).logits.detach()
@@ -173,7 +173,7 @@ def test_a_restored_checkpoint_is_seen_at_once(llama: Policy, model_directory: M
     assert difference(llama, directory) < 1e-5
 
 
-def test_bf16_policy_comes_close_to_fp32(model_directory: ModelDirectory, tmp_path: Path) -> None:
+def test_bf16_policy_is_close_to_fp32(model_directory: ModelDirectory, tmp_path: Path) -> None:
     policy = randomise(load_policy(model_directory("llama"), architectures.LORA, seed=0, dtype=torch.bfloat16))
     assert {value.dtype for value in policy.trained.values()} == {torch.float32}
     exact = random_policy(model_directory("llama"))
@@ -182,7 +182,7 @@ def test_bf16_policy_comes_close_to_fp32(model_directory: ModelDirectory, tmp_pa
     assert float((found - expected).norm() / expected.norm()) < 0.05
 
 
-def test_dropout_is_on_for_updates_alone_and_depends_on_their_seed(model_directory: ModelDirectory) -> None:
+def test_dropout_only_in_updates_and_seeded(model_directory: ModelDirectory) -> None:
     policy = random_policy(model_directory("llama"), Lora(r=4, alpha=8, dropout=0.5))
     batch = pack([((5, 6, 7), [(8, 9, 10)])], policy.device)
 

@@ -49,7 +49,7 @@ def test_tau_1_with_advantage_1_is_dft() -> None:
     assert torch.allclose(gradient(loss, logits_N_V), gradient(expected, logits_N_V), atol=1e-12)
 
 
-def test_gradient_is_advantage_times_coefficient_times_that_of_log_p() -> None:
+def test_gradient_is_advantage_times_coefficient() -> None:
     logits_N_V, tokens_N = logits_and_tokens()
     advantages_N = torch.linspace(-2, 2, ROWS, dtype=torch.float64)
     tau = 0.3
@@ -62,7 +62,7 @@ def test_gradient_is_advantage_times_coefficient_times_that_of_log_p() -> None:
     assert torch.allclose(found, expected, atol=1e-12)
 
 
-def test_coefficient_is_1_from_tau_on_and_p_below() -> None:
+def test_coefficient_is_1_from_tau_else_p() -> None:
     p = torch.tensor([0.1, 0.6999, 0.7, 0.9, 1.0], dtype=torch.float64)
     tau = float(p.log().exp()[2])
     found = coefficient(p.log().requires_grad_(), tau)
@@ -70,13 +70,13 @@ def test_coefficient_is_1_from_tau_on_and_p_below() -> None:
     assert not found.requires_grad
 
 
-def test_centred_advantages_at_equal_log_p_cost_nothing() -> None:
+def test_centred_advantages_sum_to_zero_loss() -> None:
     advantages = torch.tensor(group_advantages([1.0, 0.0, 0.0, 0.5]), dtype=torch.float64)
     logprobs_N = torch.full((4,), -0.4, dtype=torch.float64)
     assert float(token_loss(logprobs_N, advantages, torch.ones(4), 0.0, 4)) == pytest.approx(0, abs=1e-12)
 
 
-def test_masked_tokens_have_neither_value_nor_gradient() -> None:
+def test_masked_tokens_have_no_gradient() -> None:
     logits_N_V, tokens_N = logits_and_tokens()
     mask_N = torch.tensor([1.0, 0, 1, 1, 0, 0, 1, 1, 1], dtype=torch.float64)
     loss = token_loss(logprobs(logits_N_V, tokens_N), 2 * ones(), mask_N, 0.0, 6)
@@ -87,14 +87,14 @@ def test_masked_tokens_have_neither_value_nor_gradient() -> None:
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.7, 1.0])
-def test_an_impossible_token_behind_the_mask_does_no_harm(tau: float) -> None:
+def test_masked_impossible_token_is_harmless(tau: float) -> None:
     logprobs_N = torch.tensor([-0.5, -math.inf, -1.0], requires_grad=True)
     loss = token_loss(logprobs_N, torch.ones(3), torch.tensor([1.0, 0, 1]), tau, 2)
     assert loss.isfinite()
     assert gradient(loss, logprobs_N).isfinite().all()
 
 
-def test_parts_over_one_denominator_add_up_to_the_whole() -> None:
+def test_parts_with_one_denominator_add_up() -> None:
     logits_N_V, tokens_N = logits_and_tokens()
     whole = token_loss(logprobs(logits_N_V, tokens_N), ones(), ones(), 0.7, ROWS)
     parts = sum(
@@ -105,6 +105,6 @@ def test_parts_over_one_denominator_add_up_to_the_whole() -> None:
 
 
 @pytest.mark.parametrize("denominator", [0, -1])
-def test_nothing_to_divide_by_is_refused(denominator: float) -> None:
+def test_non_positive_denominator_is_rejected(denominator: float) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         token_loss(torch.zeros(1), torch.ones(1), torch.ones(1), 0.0, denominator)

@@ -24,7 +24,7 @@ def test_only_reports_reach_standard_output() -> None:
     assert done.stderr.splitlines() == ["a library prints", "a program prints"]
 
 
-def test_a_trainer_whose_runner_is_gone_does_not_start() -> None:
+def test_orphaned_trainer_does_not_start() -> None:
     environment = os.environ | {"GROUPTUNE_PARENT_PID": "1"}
     command = [sys.executable, "-m", "worker.training", "/does/not/exist"]
     done = subprocess.run(

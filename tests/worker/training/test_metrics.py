@@ -88,24 +88,24 @@ def test_values_by_hand(name: str, expected: float) -> None:
     assert values()[name] == pytest.approx(expected)
 
 
-def test_a_source_that_cost_no_forward_pass_has_no_likelihood() -> None:
+def test_source_without_forward_pass_has_no_nll() -> None:
     assert values()["gft/self/nll"] is None
 
 
-def test_an_absent_source_has_no_series() -> None:
+def test_absent_source_has_no_series() -> None:
     only_self = [PromptGroup(one.prompt, [m for m in one.members if m.source is Source.self]) for one in groups()]
     found = step_metrics(only_self, UPDATE, "exact")
     assert not any(name.startswith(("gft/expert", "gft/teacher")) for name in found)
     assert "gft/reward_gap" not in found
 
 
-def test_imitation_without_a_grader_has_no_reward_series() -> None:
+def test_no_reward_series_without_a_grader() -> None:
     found = step_metrics(groups(), UPDATE, None)
     assert not {"reward", "reward_std", "frac_reward_zero_std"} & set(found)
     assert found["loss"] == 0.25
 
 
-def test_nothing_graded_is_null_and_never_zero_or_nan() -> None:
+def test_ungraded_step_reports_null() -> None:
     failed = [
         PromptGroup(one.prompt, [member(m.source, 2, error="no") for m in one.members], zero_variance=True)
         for one in groups()
@@ -119,7 +119,7 @@ def test_nothing_graded_is_null_and_never_zero_or_nan() -> None:
     assert not any(value is not None and math.isnan(value) for value in found.values())
 
 
-def test_records_show_every_member_with_what_is_known_of_it() -> None:
+def test_records_show_every_member() -> None:
     first, second = group_records(groups())
     assert (first.idx, first.row, first.prompt, first.zero_variance) == (0, 9, "2+2=", False)
     assert (second.idx, second.zero_variance) == (1, True)

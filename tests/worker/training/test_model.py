@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 IDS = torch.tensor([[5, 6, 7, 8]])
 
 
-def test_fresh_adapter_depends_on_the_seed_alone_and_changes_nothing(model_directory: ModelDirectory) -> None:
+def test_new_adapter_depends_on_the_seed_only(model_directory: ModelDirectory) -> None:
     directory = model_directory("llama")
     first = load_policy(directory, LORA, seed=1)
     torch.rand(10)
@@ -32,7 +32,7 @@ def test_fresh_adapter_depends_on_the_seed_alone_and_changes_nothing(model_direc
         assert torch.allclose(first.causal(input_ids=IDS).logits, base(input_ids=IDS).logits, atol=1e-5)
 
 
-def test_only_the_adapter_is_trained_and_it_is_fp32(model_directory: ModelDirectory) -> None:
+def test_only_the_fp32_adapter_is_trained(model_directory: ModelDirectory) -> None:
     policy = load_policy(model_directory("llama"), LORA, seed=0, dtype=torch.bfloat16)
     assert policy.trained
     assert all("lora_" in name and value.dtype == torch.float32 for name, value in policy.trained.items())
@@ -40,7 +40,7 @@ def test_only_the_adapter_is_trained_and_it_is_fp32(model_directory: ModelDirect
     assert not any("lm_head" in name for name in policy.trained)
 
 
-def test_a_model_is_loaded_in_its_own_precision(tmp_path: Path) -> None:
+def test_model_keeps_its_own_precision(tmp_path: Path) -> None:
     policy = load_policy(build(tmp_path / "bf16", "llama", torch.bfloat16), LORA, seed=0)
     assert policy.head.weight_V_H.dtype == torch.bfloat16
     assert {value.dtype for value in policy.trained.values()} == {torch.float32}
@@ -51,7 +51,7 @@ def test_target_modules_are_taken_by_name(model_directory: ModelDirectory) -> No
     assert {name.split(".")[-4] for name in policy.trained} == {"q_proj", "up_proj"}
 
 
-def test_target_modules_that_the_model_lacks_are_a_configuration_error(model_directory: ModelDirectory) -> None:
+def test_unknown_target_modules_are_rejected(model_directory: ModelDirectory) -> None:
     with pytest.raises(JobFailure, match="c_attn") as caught:
         load_policy(model_directory("llama"), Lora(target_modules=("c_attn",)), seed=0)
     failure = caught.value
@@ -60,7 +60,7 @@ def test_target_modules_that_the_model_lacks_are_a_configuration_error(model_dir
 
 
 @pytest.mark.parametrize("lora", [Lora(r=4, alpha=8, use_dora=True), Lora(r=4, alpha=8, use_rslora=True)], ids=repr)
-def test_variants_of_lora_give_pefts_own_logprobs(lora: Lora, model_directory: ModelDirectory) -> None:
+def test_lora_variants_equal_peft(lora: Lora, model_directory: ModelDirectory) -> None:
     policy = random_policy(model_directory("llama"), lora)
     model = plain.plain_copy(model_directory("llama"), policy)
     groups = [([5, 6, 7], [[8, 9, 2], [10, 2]]), ([11], [[3]])]
@@ -70,7 +70,7 @@ def test_variants_of_lora_give_pefts_own_logprobs(lora: Lora, model_directory: M
     assert plain.distance(found, expected) < 1e-5
 
 
-def test_training_goes_on_from_an_adapter(model_directory: ModelDirectory, tmp_path: Path) -> None:
+def test_training_continues_from_an_adapter(model_directory: ModelDirectory, tmp_path: Path) -> None:
     directory = model_directory("llama")
     before = random_policy(directory)
     before.model.save_pretrained(str(tmp_path), save_embedding_layers=False)
@@ -81,7 +81,7 @@ def test_training_goes_on_from_an_adapter(model_directory: ModelDirectory, tmp_p
     assert torch.equal(after.logprobs(pack(groups, CPU), 1.0)[0], before.logprobs(pack(groups, CPU), 1.0)[0])
 
 
-def test_an_adapter_of_another_shape_is_refused(model_directory: ModelDirectory, tmp_path: Path) -> None:
+def test_adapter_of_another_shape_is_rejected(model_directory: ModelDirectory, tmp_path: Path) -> None:
     directory = model_directory("llama")
     random_policy(directory).model.save_pretrained(str(tmp_path), save_embedding_layers=False)
     with pytest.raises(JobFailure, match="has r 4 and alpha 8") as caught:
@@ -89,13 +89,13 @@ def test_an_adapter_of_another_shape_is_refused(model_directory: ModelDirectory,
     assert (caught.value.exit_code, caught.value.param) == (TrainerExit.bad_config, "method.hyperparameters.lora")
 
 
-def test_an_adapter_on_the_head_is_refused(model_directory: ModelDirectory) -> None:
+def test_adapter_on_the_head_is_rejected(model_directory: ModelDirectory) -> None:
     with pytest.raises(JobFailure, match="must stay frozen") as caught:
         load_policy(model_directory("llama"), Lora(r=2, alpha=4, target_modules=("q_proj", "lm_head")), seed=0)
     assert caught.value.code == "trained_head"
 
 
-def test_a_model_that_does_more_to_its_logits_than_is_known_is_refused(llama: Policy) -> None:
+def test_unsupported_logit_change_is_rejected(llama: Policy) -> None:
     llama.verify()
     handle = llama.causal.lm_head.register_forward_hook(lambda _, __, logits: 1.5 * logits)
     with pytest.raises(JobFailure, match="Models of type 'llama' are not supported") as caught:
@@ -105,7 +105,7 @@ def test_a_model_that_does_more_to_its_logits_than_is_known_is_refused(llama: Po
     llama.verify()
 
 
-def test_a_model_that_hands_attention_other_scores_is_refused(llama: Policy) -> None:
+def test_unsupported_attention_is_rejected(llama: Policy) -> None:
     """Rotated positions differ between packed groups and whole sequences, as with an architecture of absolute ones."""
     embedding = llama.trunk.rotary_emb
     handle = embedding.register_forward_pre_hook(

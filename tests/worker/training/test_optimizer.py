@@ -84,7 +84,7 @@ def test_supervised_step_is_plain_cross_entropy(llama: Policy, model: Any) -> No
     assert result.trained_tokens == 14
 
 
-def test_adamw_moves_the_adapter_as_torchs_own(llama: Policy, model: Any) -> None:
+def test_adamw_equals_torch(llama: Policy, model: Any) -> None:
     """Two steps: the second has moments. Clipped at 1, no weight decay, the rate of the call."""
     ours = updater(llama, new_optimizer(llama))
     theirs = torch.optim.AdamW(list(plain.trained(model).values()), weight_decay=0.0)
@@ -102,7 +102,7 @@ def test_adamw_moves_the_adapter_as_torchs_own(llama: Policy, model: Any) -> Non
 
 
 @pytest.mark.parametrize("budget", [1, 10, 20, 30])
-def test_gradient_and_loss_do_not_depend_on_micro_batches(budget: int, llama: Policy) -> None:
+def test_gradient_ignores_micro_batches(budget: int, llama: Policy) -> None:
     whole, expected = gradient(llama, mixed_groups(), tau=0.3)
     parts, result = gradient(llama, mixed_groups(), tau=0.3, token_budget=budget)
     assert plain.distance(parts, whole) < 1e-6
@@ -110,7 +110,7 @@ def test_gradient_and_loss_do_not_depend_on_micro_batches(budget: int, llama: Po
     assert result.trained_tokens == expected.trained_tokens
 
 
-def test_gradient_depends_neither_on_the_order_of_groups_nor_of_members(llama: Policy) -> None:
+def test_gradient_ignores_group_and_member_order(llama: Policy) -> None:
     groups = mixed_groups()
     whole, _ = gradient(llama, groups, tau=0.3)
     for one in groups:
@@ -122,7 +122,7 @@ def tokens_of(*groups: PromptGroup) -> int:
     return sum(len(member.ids) for one in groups for member in one.members)
 
 
-def test_groups_without_contrast_cost_no_forward_pass(llama: Policy) -> None:
+def test_zero_variance_costs_no_forward_pass(llama: Policy) -> None:
     seen: list[int] = []
     handle = llama.trunk.register_forward_pre_hook(
         lambda _, __, options: seen.append(options["input_ids"].numel()), with_kwargs=True
@@ -135,7 +135,7 @@ def test_groups_without_contrast_cost_no_forward_pass(llama: Policy) -> None:
     assert all(member.mean_nll is None for member in flat.members)
 
 
-def test_groups_without_contrast_count_in_n_or_not(llama: Policy) -> None:
+def test_zero_variance_counts_in_n_or_not(llama: Policy) -> None:
     flat, live = group([1.0, 1.0, 1.0], seed=1), group([1.0, 0.0], seed=2)
     alone, _ = gradient(llama, [live])
     counted, result = gradient(llama, [flat, live])
@@ -148,7 +148,7 @@ def test_groups_without_contrast_count_in_n_or_not(llama: Policy) -> None:
 
 
 @pytest.mark.parametrize("zero_variance", ["count", "drop"])
-def test_a_step_without_contrast_changes_nothing_at_all(zero_variance: str, llama: Policy) -> None:
+def test_step_without_contrast_changes_nothing(zero_variance: str, llama: Policy) -> None:
     optimizer = new_optimizer(llama)
     updater(llama, optimizer).update([group([1.0, 0.0])], 1e-3)
     before = state_of(llama, optimizer)
@@ -171,14 +171,14 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_a_member_whose_grade_failed_is_not_in_n(llama: Policy) -> None:
+def test_failed_grade_does_not_count_in_n(llama: Policy) -> None:
     one = group([1.0, None, 0.0], lengths=[2, 5, 3])
     assert gradient(llama, [one])[1].trained_tokens == 2 + 3
     assert one.members[1].mean_nll is None
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
-def test_a_gradient_that_is_not_finite_skips_the_step(bad: float, llama: Policy) -> None:
+def test_non_finite_gradient_skips_the_step(bad: float, llama: Policy) -> None:
     optimizer = new_optimizer(llama)
     engine = updater(llama, optimizer)
     assert engine.update([group([1.0, 0.0])], 1e-3).applied
@@ -194,7 +194,7 @@ def test_a_gradient_that_is_not_finite_skips_the_step(bad: float, llama: Policy)
 
 
 @pytest.mark.parametrize("budget", [1, PLENTY])
-def test_single_tokens_and_truncated_members_are_trained_like_others(budget: int, llama: Policy, model: Any) -> None:
+def test_single_token_and_truncated_members_train(budget: int, llama: Policy, model: Any) -> None:
     """Empty answers (the end token alone), `max_tokens` 1, and answers that were cut off."""
     groups = [group([1.0, 0.0, 0.0], lengths=[1]), group([0.0, 1.0], seed=1, lengths=[6])]
     for member in groups[1].members:
@@ -205,7 +205,7 @@ def test_single_tokens_and_truncated_members_are_trained_like_others(budget: int
     assert plain.distance(found, plain.gradients(model, loss)) < 1e-5
 
 
-def test_kl_pulls_towards_the_base_model(llama: Policy, model: Any) -> None:
+def test_kl_gradient_by_hand(llama: Policy, model: Any) -> None:
     """Over the same N as the rest of the loss: every token of the step, whatever the micro-batches."""
     live, flat = mixed_groups(), group([1.0, 1.0], seed=8)
     found, result = gradient(llama, [*live, flat], kl_coefficient=0.5, temperature=0.6, token_budget=20)
@@ -222,7 +222,7 @@ def test_kl_pulls_towards_the_base_model(llama: Policy, model: Any) -> None:
     assert plain.distance(found, plain.gradients(model, loss)) < 1e-5
 
 
-def test_members_are_annotated_with_what_the_update_saw(llama: Policy, model: Any) -> None:
+def test_update_annotates_members(llama: Policy, model: Any) -> None:
     one = group([1.0, 0.0])
     gradient(llama, [one], tau=0.3, token_budget=1)
     for member in one.members:
@@ -235,14 +235,14 @@ def test_members_are_annotated_with_what_the_update_saw(llama: Policy, model: An
         assert 0 < member.entropy < math.log(24)
 
 
-def test_dedup_ratio_is_tokens_without_sharing_over_tokens_with_it(llama: Policy) -> None:
+def test_prefix_dedup_ratio_by_hand(llama: Policy) -> None:
     one = group([1.0, 0.0, 0.0], lengths=[3])
     prompt = len(one.prompt.ids)
     assert gradient(llama, [one])[1].prefix_dedup_ratio == (3 * prompt + 6) / (prompt + 6)
     assert gradient(llama, [one], token_budget=1)[1].prefix_dedup_ratio == 1
 
 
-def test_a_rollout_of_another_adapter_version_is_refused(llama: Policy) -> None:
+def test_off_policy_rollout_is_rejected(llama: Policy) -> None:
     llama.version = 3
     current, stale = group([1.0, 0.0]), group([1.0, 0.0], seed=1)
     for member in current.members:

@@ -24,7 +24,7 @@ def fail_above(policy: Policy, tokens: int) -> Any:
     return policy.trunk.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-def test_the_gradient_survives_the_cut_and_the_new_budget_is_told(llama: Policy) -> None:
+def test_halved_budget_keeps_the_gradient(llama: Policy) -> None:
     expected, _ = gradient(llama, mixed_groups(), tau=0.3)
     told: list[int] = []
     hook = fail_above(llama, 20)
@@ -35,7 +35,7 @@ def test_the_gradient_survives_the_cut_and_the_new_budget_is_told(llama: Policy)
     assert plain.distance(found, expected) < 1e-6
 
 
-def test_what_cannot_be_cut_further_is_raised(llama: Policy) -> None:
+def test_smallest_batch_reraises_the_error(llama: Policy) -> None:
     hook = fail_above(llama, 0)
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator") as caught:
         gradient(llama, mixed_groups(), tau=0.3)
@@ -43,7 +43,7 @@ def test_what_cannot_be_cut_further_is_raised(llama: Policy) -> None:
     assert is_out_of_memory(caught.value)
 
 
-def test_other_errors_are_not_taken_for_it() -> None:
+def test_other_errors_are_not_out_of_memory() -> None:
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not is_out_of_memory(ValueError("DefaultCPUAllocator"))
     assert is_out_of_memory(MemoryError())

@@ -52,7 +52,7 @@ def leaves() -> tuple[Tensor, Tensor]:
     return x.requires_grad_(), y.requires_grad_()
 
 
-def test_gradients_are_those_of_keeping_everything() -> None:
+def test_gradients_equal_saving_everything() -> None:
     x, y = leaves()
     z = recomputed(Counted(), x, y)
     found = torch.autograd.grad((cubed(z) + 2 * cubed(z)).sum(), (x, y))
@@ -61,7 +61,7 @@ def test_gradients_are_those_of_keeping_everything() -> None:
         assert torch.allclose(one, other, atol=1e-12)
 
 
-def test_one_backward_pass_computes_once_for_all_who_need_it_and_lets_go() -> None:
+def test_backward_recomputes_once_and_frees() -> None:
     x, y = leaves()
     function = Counted()
     z = recomputed(function, x, y)
@@ -77,14 +77,14 @@ def test_one_backward_pass_computes_once_for_all_who_need_it_and_lets_go() -> No
     assert torch.allclose(x.grad, 2 * again, atol=1e-12)  # type: ignore[arg-type] # it has one
 
 
-def test_an_input_without_gradient_gets_none() -> None:
+def test_detached_input_gets_no_gradient() -> None:
     x, y = leaves()
     recomputed(Counted(), x, y.detach()).sum().backward()
     assert x.grad is not None
     assert y.grad is None
 
 
-def test_nothing_is_remembered_without_gradients() -> None:
+def test_nothing_is_saved_without_gradients() -> None:
     x, y = leaves()
     with torch.no_grad():
         z = recomputed(Counted(), x, y)
@@ -92,7 +92,7 @@ def test_nothing_is_remembered_without_gradients() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma", "gemma2", "mistral", "granite"])
-def test_a_layer_keeps_its_stream_and_the_results_of_its_products(tmp_path: Path, name: str) -> None:
+def test_layer_saves_residuals_and_products_only(tmp_path: Path, name: str) -> None:
     policy = random_policy(architectures.build(tmp_path / name, name))
     random = torch.Generator().manual_seed(1)
     prompt = torch.randint(3, 24, (30,), generator=random).tolist()
@@ -125,7 +125,7 @@ def test_a_layer_keeps_its_stream_and_the_results_of_its_products(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
-def test_a_lightened_model_computes_the_same_to_the_last_bit(name: str) -> None:
+def test_recomputing_model_is_bit_identical(name: str) -> None:
     factory: Any = AutoModelForCausalLM
     torch.manual_seed(2)
     model: Any = factory.from_config(ARCHITECTURES[name]()).requires_grad_(False).eval()
@@ -149,7 +149,7 @@ class _Reversed(nn.Module):
         return hidden
 
 
-def test_an_mlp_that_computes_something_else_stays_as_it_is() -> None:
+def test_other_mlp_is_left_unchanged() -> None:
     module = _Reversed().requires_grad_(False)
     x = torch.randn(2, 4)
     expected = module(x)
@@ -157,7 +157,7 @@ def test_an_mlp_that_computes_something_else_stays_as_it_is() -> None:
     assert torch.equal(module(x), expected)
 
 
-def test_a_norm_that_is_trained_stays_as_it_is() -> None:
+def test_trained_norm_is_left_unchanged() -> None:
     norm = nn.LayerNorm(4)
     recompute_activations(norm)
     norm(torch.randn(2, 4)).sum().backward()

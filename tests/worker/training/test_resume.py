@@ -52,7 +52,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
-def test_resumed_at_any_step_it_ends_in_the_same_adapter_bit_for_bit(whole: Whole, step: int) -> None:
+def test_resume_at_any_step_is_bit_for_bit(whole: Whole, step: int) -> None:
     again = whole.job.beside(f"from-{step}")
     code, resumed = again.run(resume_from=whole.job.checkpoint(step), **whole.options)
     assert code is TrainerExit.succeeded
@@ -67,12 +67,12 @@ def test_resumed_at_any_step_it_ends_in_the_same_adapter_bit_for_bit(whole: Whol
     assert of_kind(resumed, Evaluated) == [one for one in of_kind(whole.reports, Evaluated) if one.step > step]
 
 
-def test_every_step_of_the_run_moved_the_adapter(whole: Whole) -> None:
+def test_every_step_changes_the_adapter(whole: Whole) -> None:
     """Were these equal, the test above would prove nothing."""
     assert len({whole.job.adapter_after(step) for step in range(1, STEPS + 1)}) == STEPS
 
 
-def test_negative_control_other_random_numbers_end_elsewhere(whole: Whole) -> None:
+def test_negative_control_other_seed(whole: Whole) -> None:
     reseeded = whole.job.beside("reseeded", seed=8)
     assert reseeded.run(resume_from=whole.job.checkpoint(4), **whole.options)[0] is TrainerExit.succeeded
     assert reseeded.adapter_after(5) != whole.job.adapter_after(5)
@@ -80,9 +80,7 @@ def test_negative_control_other_random_numbers_end_elsewhere(whole: Whole) -> No
 
 @pytest.mark.parametrize("whole", ["all that is random"], indirect=True)
 @pytest.mark.parametrize("stream", ["data order", "rollouts", "dropout"])
-def test_negative_control_random_numbers_that_begin_anew_end_elsewhere(
-    stream: str, whole: Whole, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_negative_control_restarted_generators(stream: str, whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a trainer with a generator's state would do that forgot to keep it: the numbers of step 1 at step 5."""
     epoch = STEPS // 2
 
@@ -99,7 +97,7 @@ def test_negative_control_random_numbers_that_begin_anew_end_elsewhere(
     assert forgetful.adapter_after(epoch + 1) != whole.job.adapter_after(epoch + 1)
 
 
-def test_negative_control_lost_moments_end_elsewhere(whole: Whole) -> None:
+def test_negative_control_lost_moments(whole: Whole) -> None:
     forgetful = whole.job.beside("forgetful")
     bare = forgetful.run_dir.with_name("bare")
     shutil.copytree(whole.job.checkpoint(4), bare)
@@ -111,7 +109,7 @@ def test_negative_control_lost_moments_end_elsewhere(whole: Whole) -> None:
     assert forgetful.adapter_after(5) != whole.job.adapter_after(5)
 
 
-def test_killed_process_is_resumed_bit_for_bit_and_no_metric_is_missing_or_doubled(whole: Whole) -> None:
+def test_killed_run_resumes_bit_for_bit(whole: Whole) -> None:
     victim = whole.job.beside("killed")
     victim.write(**whole.options)
     with trainer_process(victim) as process:
@@ -128,9 +126,7 @@ def test_killed_process_is_resumed_bit_for_bit_and_no_metric_is_missing_or_doubl
     assert steady([*kept, *after]) == steady(whole.reports)
 
 
-def test_supervised_then_gft_then_reinforcement_each_start_from_the_exact_weights_before(
-    tmp_path: Path, chat_directory: Path
-) -> None:
+def test_warm_start_has_the_published_weights(tmp_path: Path, chat_directory: Path) -> None:
     adapter: Path | None = None
     before: Evaluated | None = None
     for method in ("supervised", "gft", "reinforcement"):

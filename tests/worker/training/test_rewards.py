@@ -54,7 +54,7 @@ def graded(pool: GraderPool, *groups: PromptGroup) -> GraderHealth:
     return health
 
 
-def test_every_member_is_graded_the_expert_too(pool: GraderPool) -> None:
+def test_demonstrations_are_graded_too(pool: GraderPool) -> None:
     one = group(WRONG, RIGHT, WRONG, RIGHT)
     graded(pool, one)
     assert [member.reward for member in one.members] == [0.0, 1.0, 0.0, 1.0]
@@ -65,13 +65,13 @@ def test_every_member_is_graded_the_expert_too(pool: GraderPool) -> None:
     assert expert.scores == {"exact": 0.0}
 
 
-def test_each_member_is_graded_against_its_own_row(pool: GraderPool) -> None:
+def test_members_are_graded_by_their_own_row(pool: GraderPool) -> None:
     four, five = group(RIGHT, WRONG), group(RIGHT, WRONG, reference="5")
     graded(pool, four, five)
     assert [[member.reward for member in one.members] for one in (four, five)] == [[1.0, 0.0], [0.0, 1.0]]
 
 
-def test_a_failed_grade_leaves_its_group_and_is_no_zero(pool: GraderPool) -> None:
+def test_failed_grade_leaves_its_group(pool: GraderPool) -> None:
     one = group(RIGHT, BROKEN, WRONG, RIGHT)
     health = graded(pool, one)
     failed = one.members[1]
@@ -84,7 +84,7 @@ def test_a_failed_grade_leaves_its_group_and_is_no_zero(pool: GraderPool) -> Non
     assert health.errors == 1
 
 
-def test_a_group_that_cannot_be_graded_trains_nothing_and_is_counted(pool: GraderPool) -> None:
+def test_ungradable_group_trains_nothing(pool: GraderPool) -> None:
     lost, kept = group(RIGHT, WRONG, reference=None), group(RIGHT, WRONG)
     health = graded(pool, lost, kept)
     assert lost.graded == []
@@ -95,14 +95,14 @@ def test_a_group_that_cannot_be_graded_trains_nothing_and_is_counted(pool: Grade
 
 
 @pytest.mark.parametrize("texts", [(RIGHT, RIGHT, RIGHT), (WRONG, WRONG)])
-def test_equal_rewards_are_marked_and_have_no_advantage(pool: GraderPool, texts: tuple[str, ...]) -> None:
+def test_equal_rewards_have_no_advantage(pool: GraderPool, texts: tuple[str, ...]) -> None:
     one = group(*texts)
     graded(pool, one)
     assert one.zero_variance
     assert [member.advantage for member in one.members] == [0.0] * len(texts)
 
 
-def test_contrast_is_judged_without_the_failed_member(pool: GraderPool) -> None:
+def test_contrast_ignores_failed_members(pool: GraderPool) -> None:
     one = group(RIGHT, BROKEN, RIGHT)
     graded(pool, one)
     assert one.zero_variance
@@ -112,7 +112,7 @@ OK = Grade(reward=0.0)
 FAILED = Grade(reward=None, error="grader 'exact': division by zero")
 
 
-def test_more_than_a_tenth_of_errors_fails_the_job_in_the_graders_words() -> None:
+def test_too_many_grader_errors_fail_the_job() -> None:
     health = GraderHealth()
     allowed = int(MAX_ERROR_RATE * WINDOW)
     for grade in [OK] * (WINDOW - allowed) + [FAILED] * allowed:
@@ -123,20 +123,20 @@ def test_more_than_a_tenth_of_errors_fails_the_job_in_the_graders_words() -> Non
     assert f"{allowed + 1} of the last {WINDOW} grades" in str(caught.value)
 
 
-def test_a_tenth_of_errors_is_borne_for_ever() -> None:
+def test_a_tenth_of_errors_is_tolerated() -> None:
     health = GraderHealth()
     for number in range(5 * WINDOW):
         health.note(FAILED if number % 10 == 0 else OK)
     assert health.errors == WINDOW // 2
 
 
-def test_a_short_job_that_cannot_be_graded_fails_as_well(pool: GraderPool) -> None:
+def test_short_ungradable_job_fails(pool: GraderPool) -> None:
     """Fewer grades than the window holds, and not one of them is a reward."""
     with pytest.raises(JobFailure, match="not JSON"):
         graded(pool, *[group(*[BROKEN] * 8) for _ in range(4)])
 
 
-def test_imitation_gives_every_demonstration_an_advantage_of_one() -> None:
+def test_imitation_advantage_is_one() -> None:
     one = group(RIGHT)
     set_imitation_advantages([one])
     assert [member.advantage for member in one.members] == [1.0]
@@ -144,7 +144,7 @@ def test_imitation_gives_every_demonstration_an_advantage_of_one() -> None:
     assert not one.zero_variance
 
 
-def test_what_other_machines_grade_is_out_before_the_rollouts_are_done_and_a_multis_parts_are_kept() -> None:
+def test_remote_grading_starts_during_rollouts() -> None:
     arrived: SimpleQueue[str] = SimpleQueue()
 
     def answer(request: Received) -> Reply:
@@ -167,7 +167,7 @@ def test_what_other_machines_grade_is_out_before_the_rollouts_are_done_and_a_mul
     assert record.members[1].scores == {"server": 0.5, "exact": 0.0, "multi": 0.5}
 
 
-def test_what_this_machine_grades_waits_for_the_rollouts(pool: GraderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_grading_waits_for_rollouts(pool: GraderPool, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
     submit = pool.submit
 
@@ -184,7 +184,7 @@ def test_what_this_machine_grades_waits_for_the_rollouts(pool: GraderPool, monke
     assert sent == [2]
 
 
-def test_rollouts_are_graded_elsewhere_while_others_are_still_being_written(
+def test_remote_grading_overlaps_sampling(
     chat_policy: Policy, chat_tokenizer: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sampler waits, in the middle of its work, until the server has a rollout; the server, until it is done."""
@@ -230,9 +230,7 @@ def test_rollouts_are_graded_elsewhere_while_others_are_still_being_written(
     assert [member.reward for member in groups[0].members] == [0.5] * 48
 
 
-def test_a_machine_with_idle_cores_grades_beside_the_rollouts(
-    pool: GraderPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_cores_grade_during_rollouts(pool: GraderPool, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
     submit = pool.submit
 

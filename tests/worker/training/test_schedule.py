@@ -5,7 +5,7 @@ import pytest
 from worker.training.schedule import learning_rate
 
 
-def test_learning_rate_warms_up_and_stays_or_falls_to_a_tenth() -> None:
+def test_learning_rate_by_hand() -> None:
     rates = [learning_rate(step, 100, 1e-3, "constant") for step in range(1, 101)]
     assert rates[:4] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3])
     assert set(rates[3:]) == {1e-3}

@@ -53,7 +53,7 @@ def test_reports_come_in_order(whole: tuple[Job, list[Report]]) -> None:
     assert started.learning_rate == pytest.approx(1e-3 if job.method == "gft" else 1e-2)
 
 
-def test_metrics_are_one_row_a_step_and_carry_the_evaluations(whole: tuple[Job, list[Report]]) -> None:
+def test_one_metrics_row_a_step_with_evaluations(whole: tuple[Job, list[Report]]) -> None:
     _, reports = whole
     rows = steady(reports)
     assert list(rows) == list(range(STEPS + 1))
@@ -84,7 +84,7 @@ def test_every_row_is_seen_once_an_epoch(whole: tuple[Job, list[Report]]) -> Non
     assert sorted(rows[:8]) == sorted(rows[8:]) == list(range(1, 9))
 
 
-def test_stop_request_is_a_checkpoint_of_the_last_step_and_exit_code_75(tmp_path: Path, chat_directory: Path) -> None:
+def test_stop_request_checkpoints_and_exits_75(tmp_path: Path, chat_directory: Path) -> None:
     job = Job(tmp_path / "stopped", chat_directory)
     job.write(n_epochs=50)
     with trainer_process(job) as process:
@@ -100,7 +100,7 @@ def test_stop_request_is_a_checkpoint_of_the_last_step_and_exit_code_75(tmp_path
     assert of_kind(after, Finished) == []
 
 
-def test_broken_row_ends_the_process_with_65_and_names_the_line(tmp_path: Path, chat_directory: Path) -> None:
+def test_invalid_row_exits_65_and_names_the_line(tmp_path: Path, chat_directory: Path) -> None:
     job = Job(tmp_path / "broken", chat_directory)
     job.write()
     with (job.run_dir / "training.jsonl").open("a", encoding="utf-8") as rows:
@@ -119,7 +119,7 @@ def job(tmp_path: Path, chat_directory: Path) -> Job:
     return Job(tmp_path / "run", chat_directory)
 
 
-def test_unknown_lora_target_is_a_configuration_error(job: Job) -> None:
+def test_unknown_lora_target_is_bad_config(job: Job) -> None:
     code, reports = job.run(lora={"r": 4, "alpha": 8, "target_modules": ["q_proj_of_another_model"]})
     assert code is TrainerExit.bad_config
     [failed] = reports
@@ -127,7 +127,7 @@ def test_unknown_lora_target_is_a_configuration_error(job: Job) -> None:
     assert (failed.code, failed.param) == ("invalid_lora", "method.hyperparameters.lora.target_modules")
 
 
-def test_without_progress_a_patient_run_ends_early_and_says_so(job: Job) -> None:
+def test_run_stops_early_without_progress(job: Job) -> None:
     code, reports = job.run(patience=1, learning_rate_multiplier=0.001)
     assert code is TrainerExit.succeeded
     *_, message, finished = reports
@@ -138,7 +138,7 @@ def test_without_progress_a_patient_run_ends_early_and_says_so(job: Job) -> None
     assert list(steady(reports)) == list(range(7))
 
 
-def test_rows_that_do_not_fit_are_told_before_the_start(job: Job, tmp_path: Path) -> None:
+def test_too_long_rows_are_reported_first(job: Job, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     fine = {"messages": [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}]}
     long = {"messages": [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2" * 42}]}
@@ -153,7 +153,7 @@ def test_rows_that_do_not_fit_are_told_before_the_start(job: Job, tmp_path: Path
     assert {group.row for report in of_kind(reports, Groups) for group in report.groups} == {1, 3}
 
 
-def test_data_without_a_usable_row_is_refused(job: Job, tmp_path: Path) -> None:
+def test_data_without_usable_rows_is_rejected(job: Job, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"messages": [{"role": "user", "content": "1+1="}]}\n', encoding="utf-8")
     code, [*_, failed] = Job(job.run_dir, job.base, "supervised").run(training=rows)
@@ -162,7 +162,7 @@ def test_data_without_a_usable_row_is_refused(job: Job, tmp_path: Path) -> None:
     assert failed.code == "no_usable_rows"
 
 
-def test_grader_that_fails_everywhere_fails_the_job_with_its_message(job: Job, tmp_path: Path) -> None:
+def test_failing_grader_fails_the_job(job: Job, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     chat = [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}]
     rows.write_text("\n".join([json.dumps({"messages": chat})] * 8), encoding="utf-8")
@@ -173,7 +173,7 @@ def test_grader_that_fails_everywhere_fails_the_job_with_its_message(job: Job, t
     assert "item.reference_answer does not exist in this row" in reports[-1].message
 
 
-def test_a_damaged_checkpoint_is_refused(whole: tuple[Job, list[Report]], tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_rejected(whole: tuple[Job, list[Report]], tmp_path: Path) -> None:
     job, _ = whole
     for name in ("adapter_state.safetensors", "optimizer_state.safetensors", "state.json"):
         damaged = tmp_path / name
@@ -188,7 +188,7 @@ def test_a_damaged_checkpoint_is_refused(whole: tuple[Job, list[Report]], tmp_pa
         assert name in failed.message
 
 
-def test_published_adapter_is_that_of_the_best_evaluation(whole: tuple[Job, list[Report]]) -> None:
+def test_published_adapter_is_the_best_one(whole: tuple[Job, list[Report]]) -> None:
     job, reports = whole
     scores = {one.step: one.values["eval/reward"] or 0.0 for one in of_kind(reports, Evaluated) if one.step > 0}
     best = max(scores, key=lambda step: (scores[step], step))

@@ -36,7 +36,7 @@ def family(request: pytest.FixtureRequest) -> Family:
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_trained_tokens_are_exactly_the_answer_and_one_end(family: Family, answer: str) -> None:
+def test_trained_tokens_are_answer_and_one_end(family: Family, answer: str) -> None:
     raw = tokenizer(family)
     chat = ours(raw)
     ids = chat.response_ids(answer)
@@ -48,12 +48,12 @@ def test_trained_tokens_are_exactly_the_answer_and_one_end(family: Family, answe
     assert chat.text(ids) == answer
 
 
-def test_the_end_of_a_turn_may_differ_from_the_tokenizers_eos() -> None:
+def test_end_of_turn_may_differ_from_eos() -> None:
     raw = tokenizer(LLAMA_3)
     assert ours(raw).end_id == raw.convert_tokens_to_ids("<|eot_id|>") != raw.eos_token_id
 
 
-def test_special_tokens_written_out_in_a_demonstration_are_only_text(family: Family) -> None:
+def test_special_tokens_in_a_demonstration_are_text(family: Family) -> None:
     """A demonstration about chat formats must neither end early nor open a turn."""
     raw = tokenizer(family)
     chat = ours(raw)
@@ -64,7 +64,7 @@ def test_special_tokens_written_out_in_a_demonstration_are_only_text(family: Fam
     assert chat.text(ids) == text
 
 
-def test_a_models_own_words_stay_single_tokens() -> None:
+def test_added_tokens_stay_single_tokens() -> None:
     """`<think>` and `<tool_call>` are added tokens too, but part of what a model says."""
     raw = tokenizer(CHATML)
     raw.add_tokens(["<think>"])
@@ -73,7 +73,7 @@ def test_a_models_own_words_stay_single_tokens() -> None:
     assert chat.text(chat.response_ids("<think>4")) == "<think>4"
 
 
-def test_prompt_is_the_rendered_chat_with_the_templates_bos_alone(family: Family) -> None:
+def test_prompt_has_only_the_templates_bos(family: Family) -> None:
     raw = tokenizer(family)
     chat = ours(raw)
     chat.response_ids(family.end)  # reading text as text must not last
@@ -85,12 +85,12 @@ def test_prompt_is_the_rendered_chat_with_the_templates_bos_alone(family: Family
         assert ids[0] == raw.bos_token_id
 
 
-def test_bos_is_not_put_into_the_response(family: Family) -> None:
+def test_response_has_no_bos(family: Family) -> None:
     raw = tokenizer(family)
     assert raw.bos_token_id is None or raw.bos_token_id not in ours(raw).response_ids("42")
 
 
-def test_a_saved_tokenizer_reads_chats_as_transformers_does(family: Family, tmp_path: Path) -> None:
+def test_saved_tokenizer_equals_transformers(family: Family, tmp_path: Path) -> None:
     """Also what shows it: the texts of the tokens are the rendered chat and the answer, character by character."""
     tokenizer(family).save_pretrained(tmp_path)
     theirs: Any = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
@@ -126,7 +126,7 @@ TOOLS_TEMPLATE = """
 {%- if add_generation_prompt %}\n<|im_start|>assistant\n{% endif %}"""
 
 
-def test_templates_with_tools_namespaces_and_macros_render_as_in_transformers(tmp_path: Path) -> None:
+def test_tool_templates_render_as_transformers(tmp_path: Path) -> None:
     raw = tokenizer(CHATML)
     raw.chat_template = {"default": CHATML.template, "tool_use": TOOLS_TEMPLATE}
     raw.save_pretrained(tmp_path)
@@ -149,7 +149,7 @@ def test_templates_with_tools_namespaces_and_macros_render_as_in_transformers(tm
         assert chat.prompt_ids(shown, given) == tuple(theirs(rendered, add_special_tokens=False)["input_ids"])
 
 
-def test_a_row_that_the_template_refuses_is_named_with_the_templates_words(tmp_path: Path) -> None:
+def test_row_rejected_by_the_template_is_named(tmp_path: Path) -> None:
     raw = tokenizer(CHATML)
     raw.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('No system role') }}{% endif %}" + (
         CHATML.template
@@ -160,26 +160,26 @@ def test_a_row_that_the_template_refuses_is_named_with_the_templates_words(tmp_p
 
 
 @pytest.mark.parametrize("template", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ 1 / 0 }}"])
-def test_templates_run_in_a_sandbox_and_never_crash_the_caller(template: str) -> None:
+def test_templates_run_in_a_sandbox(template: str) -> None:
     raw = tokenizer(CHATML)
     raw.chat_template = template
     with pytest.raises(UnusableTokenizer, match="template refuses"):
         ours(raw)
 
 
-def test_padding_with_the_end_token_trains_it_once_all_the_same() -> None:
+def test_end_token_is_trained_once_as_padding() -> None:
     raw = tokenizer(CHATML, pad="<|im_end|>")
     chat = ours(raw)
     assert chat.pad_id == chat.end_id == raw.pad_token_id
     assert chat.response_ids("42").count(chat.end_id) == 1
 
 
-def test_without_a_pad_token_the_end_token_pads() -> None:
+def test_end_token_pads_without_pad_token() -> None:
     chat = ours(tokenizer(PLAIN))
     assert chat.pad_id == chat.end_id
 
 
-def test_text_drops_the_end_of_a_finished_response_only() -> None:
+def test_text_drops_only_the_end_token() -> None:
     chat = ours(tokenizer(CHATML))
     finished = chat.response_ids("42")
     assert chat.text(finished) == "42"
@@ -188,7 +188,7 @@ def test_text_drops_the_end_of_a_finished_response_only() -> None:
     assert chat.text([chat.end_id]) == ""
 
 
-def test_a_tokenizer_without_chat_template_is_refused_with_advice(tmp_path: Path) -> None:
+def test_tokenizer_without_template_is_rejected(tmp_path: Path) -> None:
     raw = tokenizer(PLAIN)
     raw.chat_template = None
     raw.save_pretrained(tmp_path)
@@ -198,7 +198,7 @@ def test_a_tokenizer_without_chat_template_is_refused_with_advice(tmp_path: Path
     assert caught.value.param == "model"
 
 
-def test_a_model_that_does_not_say_how_a_turn_ends_is_refused() -> None:
+def test_model_without_end_of_turn_is_rejected() -> None:
     raw = tokenizer(PLAIN)
     raw.eos_token = None
     with pytest.raises(UnusableTokenizer, match="which token ends a turn"):
@@ -221,7 +221,7 @@ def load(
     return load_prompts(path, chat, limits, max_new, warnings.append), warnings
 
 
-def test_rows_become_prompts_with_their_line_numbers(tmp_path: Path, chat_tokenizer: ChatTokenizer) -> None:
+def test_prompts_keep_their_line_numbers(tmp_path: Path, chat_tokenizer: ChatTokenizer) -> None:
     rows = [row("4"), b"", row(None, reference_answer="4"), row("5", teacher_responses=["4", {"content": "four"}])]
     prompts, warnings = load(tmp_path / "rows.jsonl", *rows, chat=chat_tokenizer)
     assert warnings == []
@@ -233,9 +233,7 @@ def test_rows_become_prompts_with_their_line_numbers(tmp_path: Path, chat_tokeni
     assert chat_tokenizer.text(prompts[0].ids) == "<|im_start|>user\n2+2=<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_a_demonstration_that_does_not_fit_is_dropped_whole_and_named(
-    tmp_path: Path, chat_tokenizer: ChatTokenizer
-) -> None:
+def test_too_long_demonstration_is_dropped(tmp_path: Path, chat_tokenizer: ChatTokenizer) -> None:
     """Cut off, it would lose its answer, be graded 0 and be trained down."""
     prompt_length = len(chat_tokenizer.prompt_ids([{"role": "user", "content": "2+2="}]))
     rows = [row("x" * 9), row("x" * 10, teacher_responses=["4", "y" * 10])]
@@ -247,7 +245,7 @@ def test_a_demonstration_that_does_not_fit_is_dropped_whole_and_named(
     assert f"{prompt_length + 11} tokens with its prompt exceed max_length {prompt_length + 10}" in warnings[0]
 
 
-def test_a_prompt_that_leaves_no_room_is_dropped_and_named(tmp_path: Path, chat_tokenizer: ChatTokenizer) -> None:
+def test_prompt_without_room_is_dropped(tmp_path: Path, chat_tokenizer: ChatTokenizer) -> None:
     rows = [row("4"), row("4", question="1" * 60)]
     prompts, warnings = load(tmp_path / "rows.jsonl", *rows, max_length=64, max_new=8, chat=chat_tokenizer)
     assert [prompt.line for prompt in prompts] == [1]
@@ -255,7 +253,7 @@ def test_a_prompt_that_leaves_no_room_is_dropped_and_named(tmp_path: Path, chat_
     assert warnings[0].startswith("line 2: dropped, the prompt's ")
 
 
-def test_a_broken_row_fails_the_job_with_its_line(tmp_path: Path, chat_tokenizer: ChatTokenizer) -> None:
+def test_invalid_row_fails_with_its_line(tmp_path: Path, chat_tokenizer: ChatTokenizer) -> None:
     with pytest.raises(JobFailure, match=r"^line 2: ") as caught:
         load(tmp_path / "rows.jsonl", row("4"), b'{"messages": []}', chat=chat_tokenizer)
     failure = caught.value

@@ -33,7 +33,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize("name", LIVE)
-def test_loss_and_gradient_through_the_whole_engine(name: str, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_and_gradient_of_golden_vectors(name: str, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packed with a shared prompt, either attention, any chunk of the head, one micro-batch or several."""
     one = golden.realise(name, base)
     precision = one.policy.head.weight_V_H.dtype
@@ -61,7 +61,7 @@ def test_loss_and_gradient_through_the_whole_engine(name: str, base: Path, monke
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in LIVE])
-def test_vectors_without_contrast_cost_nothing(name: str, model_directory: ModelDirectory) -> None:
+def test_vectors_without_contrast_are_skipped(name: str, model_directory: ModelDirectory) -> None:
     case = golden.CASES[name]
     assert case["loss"] == 0
     one = golden.realise(name, model_directory(golden.ARCHITECTURE))
@@ -71,9 +71,7 @@ def test_vectors_without_contrast_cost_nothing(name: str, model_directory: Model
 
 @pytest.mark.parametrize("rows_at_a_time", [1, 2, 7])
 @pytest.mark.parametrize("name", list(CASES))
-def test_the_head_gives_them_in_chunks_of_any_size(
-    name: str, rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_head_values_in_chunks_of_any_size(name: str, rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = len(CASES[name]["logits"][0][0])
     monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", rows_at_a_time * kinds)
     assert max(check_vectors.errors(CASES[name]).values()) <= check_vectors.TOLERANCE
@@ -123,12 +121,12 @@ def test_not_a_number_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"cases": []}', '{"cases": [{"name": "empty"}]}', "\0"])
-def test_junk_is_no_file_of_vectors(content: str, tmp_path: Path) -> None:
+def test_junk_file_exits_with_2(content: str, tmp_path: Path) -> None:
     path = tmp_path / "junk.json"
     path.write_text(content, encoding="utf-8")
     assert check_vectors.main([str(path)]) == 2
 
 
 @pytest.mark.parametrize("arguments", [[], ["one", "two"], ["/does/not/exist"]])
-def test_wrong_arguments_are_told_from_wrong_numbers(arguments: list[str]) -> None:
+def test_wrong_arguments_exit_with_2(arguments: list[str]) -> None:
     assert check_vectors.main(arguments) == 2

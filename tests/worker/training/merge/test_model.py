@@ -101,7 +101,7 @@ def test_every_kind_of_adapter_merges(
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")  # what is tested here
-def test_an_adapter_on_shared_embeddings_leaves_the_head_alone(adapter: Adapter, tmp_path: Path) -> None:
+def test_tied_embeddings_leave_the_head_unchanged(adapter: Adapter, tmp_path: Path) -> None:
     base = architectures.build(tmp_path / "tiny-1B", "gemma")
     assert load(base).config.tie_word_embeddings
     source = adapter(base, Lora(r=4, alpha=8, target_modules=("embed_tokens",)))
@@ -122,9 +122,7 @@ def test_weights_are_rounded_once(base: Path, adapter: Adapter, tmp_path: Path) 
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_the_tokenizer_comes_along_and_the_card_says_what_was_found(
-    chat_directory: Path, adapter: Adapter, tmp_path: Path
-) -> None:
+def test_merge_copies_tokenizer_and_writes_card(chat_directory: Path, adapter: Adapter, tmp_path: Path) -> None:
     merged = run(adapter(chat_directory), chat_directory, tmp_path)
     assert {path.name for path in (tmp_path / "merged").iterdir()} >= {"config.json", "model.safetensors", "README.md"}
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
@@ -138,7 +136,7 @@ def test_the_tokenizer_comes_along_and_the_card_says_what_was_found(
     assert str(tmp_path) not in text
 
 
-def test_what_rounding_swallows_is_reported(base: Path, adapter: Adapter, tmp_path: Path) -> None:
+def test_rounding_loss_is_reported(base: Path, adapter: Adapter, tmp_path: Path) -> None:
     large = run(adapter(base, scale=0.15), base, tmp_path / "large")
     small = run(adapter(base, scale=0.002), base, tmp_path / "small")
     assert large.rounding.survival > 0.99
@@ -147,7 +145,7 @@ def test_what_rounding_swallows_is_reported(base: Path, adapter: Adapter, tmp_pa
     assert "Warning" not in "\n".join(large.lines())
 
 
-def test_survival_is_the_part_of_the_change_that_is_still_there() -> None:
+def test_survival_by_hand() -> None:
     rounding = Rounding()
     weight = torch.tensor([1.0, 1.0])
     merged = torch.tensor([1.0 + 2**-7, 1.0 + 2**-9])  # one step of bf16, and a quarter of one
@@ -157,7 +155,7 @@ def test_survival_is_the_part_of_the_change_that_is_still_there() -> None:
     assert (Rounding().survival, Rounding().relative_error) == (1.0, 0.0)
 
 
-def test_wrong_scaling_is_refused_in_every_layer(
+def test_wrong_scaling_is_rejected(
     base: Path, adapter: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = LoraLinear.get_delta_weight
@@ -168,9 +166,7 @@ def test_wrong_scaling_is_refused_in_every_layer(
 
 
 @pytest.mark.parametrize("precision", list(DTYPES))
-def test_a_model_merged_with_another_scaling_is_told_from_rounding(
-    precision: str, adapter: Adapter, tmp_path: Path
-) -> None:
+def test_wrong_scaling_differs_from_rounding(precision: str, adapter: Adapter, tmp_path: Path) -> None:
     dtype = DTYPES[precision]
     base = architectures.build(tmp_path / "tiny-1B", "qwen2", dtype)
     source = adapter(base)
@@ -189,14 +185,14 @@ def test_a_model_merged_with_another_scaling_is_told_from_rounding(
     assert wrong.relative > 2 * wrong.tolerance
 
 
-def test_a_model_that_computes_nan_is_refused() -> None:
+def test_nan_model_is_rejected() -> None:
     one = torch.zeros(1, 2, 3).log_softmax(-1)
     spread = torch.tensor([0.0, 1.0, 2.0]) + one
     with pytest.raises(MergeRefused):
         Comparison.of(spread * float("nan"), spread, one, torch.float32).check()
 
 
-def test_a_file_that_was_damaged_while_written_is_refused(
+def test_damaged_merge_is_rejected(
     base: Path, adapter: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is compared is what lies on the disk: here transformers loses a norm."""
@@ -213,7 +209,7 @@ def test_a_file_that_was_damaged_while_written_is_refused(
     assert nothing_is_left(tmp_path)
 
 
-def test_a_quantised_base_is_refused(base: Path, adapter: Adapter, tmp_path: Path) -> None:
+def test_quantised_base_is_rejected(base: Path, adapter: Adapter, tmp_path: Path) -> None:
     source = adapter(base)
     config = json.loads((base / "config.json").read_text())
     quantised = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
@@ -223,20 +219,20 @@ def test_a_quantised_base_is_refused(base: Path, adapter: Adapter, tmp_path: Pat
     assert nothing_is_left(tmp_path)
 
 
-def test_an_existing_target_is_refused(base: Path, adapter: Adapter, tmp_path: Path) -> None:
+def test_existing_target_is_rejected(base: Path, adapter: Adapter, tmp_path: Path) -> None:
     (tmp_path / "merged").mkdir()
     with pytest.raises(MergeRefused, match="exists already"):
         run(adapter(base), base, tmp_path)
     assert not list((tmp_path / "merged").iterdir())
 
 
-def test_an_adapter_of_another_model_is_refused(base: Path, adapter: Adapter, tmp_path: Path) -> None:
+def test_adapter_of_another_model_is_rejected(base: Path, adapter: Adapter, tmp_path: Path) -> None:
     other = architectures.build(tmp_path / "other", "gpt2")
     with pytest.raises(MergeRefused, match="does not fit tiny-1B"):
         run(adapter(other), base, tmp_path)
 
 
-def test_an_adapter_that_lacks_a_tensor_is_refused(base: Path, adapter: Adapter, tmp_path: Path) -> None:
+def test_adapter_with_missing_tensor_is_rejected(base: Path, adapter: Adapter, tmp_path: Path) -> None:
     path = adapter(base) / "adapter_model.safetensors"
     tensors = load_file(path)
     tensors.popitem()
@@ -254,7 +250,7 @@ def start(*words: object) -> "subprocess.Popen[str]":
     )
 
 
-def test_the_process_prints_what_was_found_or_one_line_why_not(base: Path, adapter: Adapter, tmp_path: Path) -> None:
+def test_merge_prints_findings_or_one_error(base: Path, adapter: Adapter, tmp_path: Path) -> None:
     source = adapter(base)
     with start(source, base, tmp_path / "merged", "--name", "mine") as process:
         out, err = process.communicate(timeout=100)
@@ -267,7 +263,7 @@ def test_the_process_prints_what_was_found_or_one_line_why_not(base: Path, adapt
     assert err.splitlines()[-1].startswith("error: ")
 
 
-def test_a_merge_that_is_ended_leaves_nothing(base: Path, adapter: Adapter, tmp_path: Path) -> None:
+def test_sigterm_leaves_nothing(base: Path, adapter: Adapter, tmp_path: Path) -> None:
     with start(adapter(base), base, tmp_path / "merged") as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("Loading")

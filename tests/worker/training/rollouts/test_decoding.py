@@ -23,14 +23,14 @@ def logits(policy: Policy, decoder: Decoder | None) -> Tensor:
             return head.logits(policy.hidden(IDS, torch.ones_like(IDS)).last_hidden_state, torch.float32)
 
 
-def test_packed_products_are_the_layers_own(policy: Policy) -> None:
+def test_packed_products_equal_the_layers(policy: Policy) -> None:
     """In fp32, on every architecture: biases, fused and unfused layers, tied heads, scales and caps."""
     assert can_pack(policy)
     assert torch.allclose(logits(policy, Decoder(policy)), logits(policy, None), atol=1e-5)
 
 
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no bf16 products")
-def test_in_bf16_they_round_where_the_layers_round(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_bf16_rounds_like_the_layers(tmp_path_factory: pytest.TempPathFactory) -> None:
     directory = architectures.build(tmp_path_factory.mktemp("bf16") / "llama", "llama", torch.bfloat16)
     policy = random_policy(directory)
     packed, plain = logits(policy, Decoder(policy)), logits(policy, None)
@@ -40,19 +40,19 @@ def test_in_bf16_they_round_where_the_layers_round(tmp_path_factory: pytest.Temp
         assert float((plain - logits(policy, None)).abs().max()) > 0.5  # the adapter is not what was lost in rounding
 
 
-def test_layers_with_the_same_input_become_one_product(llama: Policy) -> None:
+def test_layers_with_one_input_share_a_product(llama: Policy) -> None:
     sizes = [len(layers) for layers in Decoder(llama)._layers_by_input]
     assert sizes == [3, 1, 2, 1] * 2  # query, key and value; output; gate and up; down
 
 
-def test_each_product_is_made_once_for_all_its_layers(llama: Policy) -> None:
+def test_each_product_runs_once(llama: Policy) -> None:
     decoder = Decoder(llama)
     with torch.no_grad(), torch.autograd.profiler.profile() as made, decoder.head():
         llama.hidden(IDS, torch.ones_like(IDS))
     assert sum(event.name == "mkldnn::_linear_pointwise" for event in made.function_events) == 8
 
 
-def test_the_adapter_is_the_one_of_now(llama: Policy) -> None:
+def test_packed_adapter_is_current(llama: Policy) -> None:
     decoder = Decoder(llama)
     before = logits(llama, decoder)
     architectures.randomise(llama, seed=77)
@@ -61,7 +61,7 @@ def test_the_adapter_is_the_one_of_now(llama: Policy) -> None:
     assert torch.allclose(after, logits(llama, None), atol=1e-5)
 
 
-def test_the_base_model_alone_is_packed_without_the_adapter(llama: Policy) -> None:
+def test_base_only_packs_without_the_adapter(llama: Policy) -> None:
     decoder = Decoder(llama)
     with llama.base_only():
         base = logits(llama, decoder)
@@ -70,14 +70,14 @@ def test_the_base_model_alone_is_packed_without_the_adapter(llama: Policy) -> No
 
 
 @pytest.mark.parametrize("lora", [Lora(r=4, alpha=8, use_dora=True), Lora(r=4, alpha=8, dropout=0.5)], ids=str)
-def test_layers_that_are_not_fused_keep_their_own_forward(lora: Lora, model_directory: ModelDirectory) -> None:
+def test_unfused_layers_keep_their_forward(lora: Lora, model_directory: ModelDirectory) -> None:
     policy = random_policy(model_directory("llama"), lora)
     decoder = Decoder(policy)
     assert decoder._layers_by_input == []
     assert torch.allclose(logits(policy, decoder), logits(policy, None), atol=1e-5)
 
 
-def test_after_an_error_the_layers_are_themselves_again(llama: Policy) -> None:
+def test_layers_are_restored_after_an_error(llama: Policy) -> None:
     expected = logits(llama, None)
     with pytest.raises(KeyError), Decoder(llama).head():
         raise KeyError

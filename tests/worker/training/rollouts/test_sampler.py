@@ -38,7 +38,7 @@ def ids(drawn: Sequence[Sequence[Completion]]) -> list[list[tuple[int, ...]]]:
 
 
 @pytest.mark.parametrize("head", [(), (15, 3, 16, 17, 9, 18)], ids=["nothing shared", "shared head"])
-def test_greedy_decoding_is_transformers_generate(
+def test_greedy_decoding_equals_generate(
     head: tuple[int, ...],
     policy: Policy,
     architecture: str,
@@ -75,7 +75,7 @@ def as_groups(drawn: list[list[Completion]]) -> list[PromptGroup]:
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0.6}, {"temperature": 1.3, "top_p": 0.8}], ids=str)
-def test_sampled_logprobs_are_the_trainers(sampling: dict[str, Any], policy: Policy) -> None:
+def test_sampled_logprobs_equal_the_trainers(sampling: dict[str, Any], policy: Policy) -> None:
     groups = as_groups(draw(policy, **sampling))
     updater(policy, temperature=sampling["temperature"], token_budget=60).update(groups, 0.0)
     for member in (member for group in groups for member in group.members):
@@ -83,7 +83,7 @@ def test_sampled_logprobs_are_the_trainers(sampling: dict[str, Any], policy: Pol
         assert member.sampled_logprobs == pytest.approx(member.trainer_logprobs, abs=1e-5)
 
 
-def test_draws_depend_on_seed_and_step_alone(llama: Policy) -> None:
+def test_samples_depend_on_seed_and_step_only(llama: Policy) -> None:
     first = draw(llama)
     torch.manual_seed(99)
     torch.rand(1000)
@@ -93,7 +93,7 @@ def test_draws_depend_on_seed_and_step_alone(llama: Policy) -> None:
     assert all(len({completion.ids for completion in row}) > 1 for row in first)
 
 
-def test_what_all_prompts_begin_with_is_prefilled_once(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_prefix_is_prefilled_once(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
     hidden = llama.hidden
 
@@ -110,9 +110,7 @@ def test_what_all_prompts_begin_with_is_prefilled_once(llama: Policy, monkeypatc
     assert seen == [(4, 10)]
 
 
-def test_many_prompts_are_decoded_in_parts_and_come_back_in_order(
-    llama: Policy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_batches_are_split_and_stay_in_order(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ids(in_process(llama).sample(PROMPTS, 1, Sampling(max_tokens=6), None))
     for limit in (1, 3):
         monkeypatch.setattr(sampler, "MAX_SEQUENCES", limit)
@@ -120,7 +118,7 @@ def test_many_prompts_are_decoded_in_parts_and_come_back_in_order(
         assert [len(row) for row in draw(llama, count=2)] == [2, 2, 2, 2]
 
 
-def test_the_end_token_finishes_and_a_truncated_answer_has_none(llama: Policy) -> None:
+def test_end_token_finishes_a_completion(llama: Policy) -> None:
     drawn = [completion for row in draw(llama, count=16, temperature=2.0) for completion in row]
     finished = [completion for completion in drawn if completion.finished]
     truncated = [completion for completion in drawn if not completion.finished]
@@ -134,7 +132,7 @@ def test_the_end_token_finishes_and_a_truncated_answer_has_none(llama: Policy) -
     assert all(len(completion.logprobs) == len(completion.ids) for completion in drawn)
 
 
-def test_sequences_that_go_on_are_not_disturbed_by_those_that_end(llama: Policy) -> None:
+def test_finished_sequences_do_not_disturb_others(llama: Policy) -> None:
     """Each greedy answer alone, with nobody beside it that could finish first."""
     together = in_process(llama).sample(PROMPTS, 1, Sampling(max_tokens=12), None)
     for prompt, [completion] in zip(PROMPTS, together, strict=True):
@@ -145,13 +143,13 @@ def test_sequences_that_go_on_are_not_disturbed_by_those_that_end(llama: Policy)
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_one_token_is_enough(count: int, llama: Policy) -> None:
+def test_max_tokens_one(count: int, llama: Policy) -> None:
     drawn = draw(llama, count=count, max_tokens=1)
     assert [[len(completion.ids) for completion in row] for row in drawn] == [[1] * count] * len(PROMPTS)
     assert all(one.finished == (one.ids == (END,)) for row in drawn for one in row)
 
 
-def test_a_changed_adapter_changes_the_next_draw(llama: Policy) -> None:
+def test_changed_adapter_changes_samples(llama: Policy) -> None:
     before = draw(llama)
     randomise(llama, seed=77)
     after = draw(llama)
@@ -159,7 +157,7 @@ def test_a_changed_adapter_changes_the_next_draw(llama: Policy) -> None:
     assert ids(after) != ids(before)
 
 
-def test_lora_dropout_does_not_reach_the_sampler(model_directory: ModelDirectory) -> None:
+def test_sampler_uses_no_dropout(model_directory: ModelDirectory) -> None:
     policy = random_policy(model_directory("llama"), Lora(r=4, alpha=8, dropout=0.5))
     torch.manual_seed(1)
     first = draw(policy)
@@ -177,7 +175,7 @@ def distribution() -> Tensor:
     return weights_V / weights_V.sum()
 
 
-def test_draws_follow_the_exact_probabilities() -> None:
+def test_samples_follow_the_probabilities() -> None:
     count, p_V = 40_000, distribution()
     drawn = torch.cat([sampler._draw(p_V.expand(4000, -1), generator(5, part)) for part in range(count // 4000)])
     seen_V = torch.bincount(drawn.squeeze(1), minlength=700).double()
@@ -191,12 +189,12 @@ def test_draws_follow_the_exact_probabilities() -> None:
     assert statistic < freedom + 5 * math.sqrt(2 * freedom)
 
 
-def test_a_lone_token_is_always_drawn_and_never_a_token_without_mass() -> None:
+def test_only_token_with_mass_is_sampled() -> None:
     rows_B_V = torch.zeros(700, 700).fill_diagonal_(1e-30)
     assert torch.equal(sampler._draw(rows_B_V, generator(0)).squeeze(1), torch.arange(700))
 
 
-def test_rounding_does_not_point_past_the_last_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounding_stays_within_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest uniform number there is, over probabilities of so many sizes that sums in another order differ."""
     rows_B_V = torch.rand(3000, 300, generator=generator(1)) ** 20
     rows_B_V /= rows_B_V.sum(-1, keepdim=True)
@@ -206,7 +204,7 @@ def test_rounding_does_not_point_past_the_last_token(monkeypatch: pytest.MonkeyP
     assert bool((rows_B_V.gather(1, tokens_B_1) > 0).all())
 
 
-def test_the_smallest_number_draws_the_first_token_with_mass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smallest_number_samples_first_with_mass(monkeypatch: pytest.MonkeyPatch) -> None:
     rows_B_V = torch.zeros(2, 700)
     rows_B_V[0, [300, 301, 600]] = torch.tensor([0.2, 0.5, 0.3])  # behind a block without mass, and inside its own
     rows_B_V[1, [0, 699]] = 0.5
@@ -215,7 +213,7 @@ def test_the_smallest_number_draws_the_first_token_with_mass(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("top_p", "kept"), [(1.0, 4), (0.95, 4), (0.9, 3), (0.7, 2), (0.5, 1), (0.01, 1)])
-def test_nucleus_is_the_smallest_set_with_the_mass(top_p: float, kept: int) -> None:
+def test_nucleus_is_the_smallest_set(top_p: float, kept: int) -> None:
     p_B_V = torch.tensor([[0.125, 0.5, 0.0625, 0.3125], [0.5, 0.3125, 0.125, 0.0625]], dtype=torch.float64)
     cut_B_V = sampler._nucleus(p_B_V, top_p)
     assert (cut_B_V > 0).sum(-1).tolist() == [kept, kept]
@@ -241,14 +239,14 @@ def _assert_in_nucleus(model: Any, prompt: tuple[int, ...], response: tuple[int,
     assert bool((better_R < top_p + 1e-5).all())
 
 
-def test_generators_are_functions_of_all_their_arguments() -> None:
+def test_generator_depends_on_every_argument() -> None:
     first = torch.rand(4, generator=generator(1, 2, 3))
     assert torch.equal(torch.rand(4, generator=generator(1, 2, 3)), first)
     for other in ((2, 2, 3), (1, 3, 3), (1, 2, 4)):
         assert not torch.equal(torch.rand(4, generator=generator(*other)), first)
 
 
-def test_logprobs_are_before_the_cut_of_top_p(llama: Policy, model_directory: ModelDirectory) -> None:
+def test_logprobs_ignore_top_p(llama: Policy, model_directory: ModelDirectory) -> None:
     model = plain.plain_copy(model_directory("llama"), llama)
     [[first, *_], *_] = draw(llama, top_p=0.3)
     with torch.no_grad():

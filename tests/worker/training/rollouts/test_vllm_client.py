@@ -69,7 +69,7 @@ def rollouts(chat_policy: Policy, tmp_path: Path) -> Rollouts:
     return Rollouts(chat_policy, tmp_path)
 
 
-def test_what_passes_is_tried_again(server: VllmServer, rollouts: Rollouts) -> None:
+def test_transient_failures_are_retried(server: VllmServer, rollouts: Rollouts) -> None:
     expected = rollouts.draw(server.url)
     for status in (429, 502, 503):
         server.answers.extend([(status, "busy")] * 2)  # the tries to load the adapter
@@ -96,11 +96,11 @@ def test_stop_flag_ends_the_retries(server: VllmServer, monkeypatch: pytest.Monk
     assert caught.value.exit_code == WAITS
 
 
-def test_a_url_may_end_as_that_of_the_openai_sdk_does(server: VllmServer, rollouts: Rollouts) -> None:
+def test_url_may_end_in_v1(server: VllmServer, rollouts: Rollouts) -> None:
     assert rollouts.draw(f"{server.url}/v1/") == rollouts.draw(server.url)
 
 
-def test_a_server_that_is_down_is_waited_for(rollouts: Rollouts) -> None:
+def test_unreachable_server_is_dependency_down(rollouts: Rollouts) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         failure = rollouts.failure(f"http://127.0.0.1:{unused.getsockname()[1]}")
@@ -108,13 +108,13 @@ def test_a_server_that_is_down_is_waited_for(rollouts: Rollouts) -> None:
     assert "ConnectError" in str(failure)
 
 
-def test_a_server_that_stays_busy_is_waited_for(server: VllmServer, rollouts: Rollouts) -> None:
+def test_busy_server_is_dependency_down(server: VllmServer, rollouts: Rollouts) -> None:
     failure = rollouts.failure(server.url, lambda: server.answers.extend([(503, {"error": {"message": "busy"}})] * 3))
     assert failure.exit_code == WAITS
     assert str(failure).endswith("is unavailable (503: busy)")
 
 
-def test_a_server_that_never_answers_is_waited_for(
+def test_silent_server_is_dependency_down(
     server: VllmServer, rollouts: Rollouts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm_client, "ANSWER_SECONDS", 0.2)
@@ -124,7 +124,7 @@ def test_a_server_that_never_answers_is_waited_for(
     assert "ReadTimeout" in str(failure)
 
 
-def test_a_server_that_was_restarted_is_waited_for(server: VllmServer, rollouts: Rollouts) -> None:
+def test_restarted_server_is_dependency_down(server: VllmServer, rollouts: Rollouts) -> None:
     with rollouts.over(server.url) as sampler:
         rollouts.sample(sampler)
         server.adapters.clear()
@@ -133,7 +133,7 @@ def test_a_server_that_was_restarted_is_waited_for(server: VllmServer, rollouts:
     assert caught.value.exit_code == WAITS
 
 
-def test_a_load_whose_answer_got_lost_is_not_repeated_in_vain(server: VllmServer, rollouts: Rollouts) -> None:
+def test_lost_load_response_is_no_failure(server: VllmServer, rollouts: Rollouts) -> None:
     """The adapter is there, and a second load under its name is refused."""
     expected = rollouts.draw(server.url)
     assert rollouts.draw(server.url, lambda: setattr(server, "lost", 1)) == expected
@@ -141,14 +141,14 @@ def test_a_load_whose_answer_got_lost_is_not_repeated_in_vain(server: VllmServer
 
 
 @pytest.mark.parametrize(("status", "exit_code"), [(500, FAILS), (503, WAITS)])
-def test_a_refused_first_adapter_fails_the_job(
+def test_rejected_first_adapter_fails_the_job(
     server: VllmServer, rollouts: Rollouts, status: int, exit_code: int
 ) -> None:
     failure = rollouts.failure(server.url, lambda: server.answers.extend([(status, "no")] * 3))
     assert failure.exit_code == exit_code
 
 
-def test_a_rank_above_the_servers_is_told_in_its_words(server: VllmServer, rollouts: Rollouts) -> None:
+def test_too_high_lora_rank_is_reported(server: VllmServer, rollouts: Rollouts) -> None:
     server.max_lora_rank = 1
     failure = rollouts.failure(server.url)
     assert (failure.exit_code, failure.code) == (FAILS, "rollout_server_refused")
@@ -156,7 +156,7 @@ def test_a_rank_above_the_servers_is_told_in_its_words(server: VllmServer, rollo
     assert "--max-lora-rank" in str(failure)
 
 
-def test_a_later_500_is_the_servers_own_trouble(server: VllmServer, rollouts: Rollouts) -> None:
+def test_500_after_a_load_is_transient(server: VllmServer, rollouts: Rollouts) -> None:
     with rollouts.over(server.url) as sampler:
         rollouts.sample(sampler)
         rollouts.policy.version = 1
@@ -166,21 +166,21 @@ def test_a_later_500_is_the_servers_own_trouble(server: VllmServer, rollouts: Ro
     assert caught.value.exit_code == WAITS
 
 
-def test_a_server_that_may_not_load_adapters_is_told_how_to_start(server: VllmServer, rollouts: Rollouts) -> None:
+def test_server_without_runtime_lora_fails(server: VllmServer, rollouts: Rollouts) -> None:
     server.runtime_lora = False
     failure = rollouts.failure(server.url)
     assert failure.exit_code == FAILS
     assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True" in str(failure)
 
 
-def test_a_wrong_base_model_is_named(server: VllmServer, rollouts: Rollouts) -> None:
+def test_wrong_base_model_is_named(server: VllmServer, rollouts: Rollouts) -> None:
     server.name = "another"
     failure = rollouts.failure(server.url)
     assert (failure.exit_code, failure.code) == (FAILS, "rollout_server_unfit")
     assert "it serves another, not the job's base model: start it with --served-model-name tiny" in str(failure)
 
 
-def test_a_key_is_sent_and_a_wrong_one_refused(server: VllmServer, rollouts: Rollouts) -> None:
+def test_wrong_api_key_is_rejected(server: VllmServer, rollouts: Rollouts) -> None:
     server.api_key = "secret"
     assert rollouts.draw(server.url, key="secret")
     failure = rollouts.failure(server.url, key="secret2")
@@ -189,14 +189,14 @@ def test_a_key_is_sent_and_a_wrong_one_refused(server: VllmServer, rollouts: Rol
     assert "secret2" not in str(failure)
 
 
-def test_a_context_that_is_too_short_is_told_in_the_servers_words(server: VllmServer, rollouts: Rollouts) -> None:
+def test_too_short_context_is_reported(server: VllmServer, rollouts: Rollouts) -> None:
     server.max_model_len = 5
     failure = rollouts.failure(server.url)
     assert failure.exit_code == FAILS
     assert "maximum context length is 5 tokens. Its --max-model-len" in str(failure)
 
 
-def test_an_old_server_without_token_ids_is_refused(server: VllmServer, rollouts: Rollouts) -> None:
+def test_server_without_token_ids_is_rejected(server: VllmServer, rollouts: Rollouts) -> None:
     server.hidden = ("token_ids", "prompt_token_ids")
     failure = rollouts.failure(server.url)
     assert failure.exit_code == FAILS
@@ -232,21 +232,19 @@ def answer(**changes: Any) -> dict[str, Any]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_an_answer_that_cannot_be_trained_on_fails_the_job(
-    server: VllmServer, rollouts: Rollouts, broken: object, words: str
-) -> None:
+def test_malformed_response_fails_the_job(server: VllmServer, rollouts: Rollouts, broken: object, words: str) -> None:
     loaded = (200, "Success")
     failure = rollouts.failure(server.url, lambda: server.answers.extend([loaded, (200, broken)]))
     assert (failure.exit_code, failure.code) == (FAILS, "rollout_server_unfit")
     assert words in str(failure)
 
 
-def test_the_answer_that_the_broken_ones_are_made_of_is_good(server: VllmServer, rollouts: Rollouts) -> None:
+def test_unbroken_response_is_accepted(server: VllmServer, rollouts: Rollouts) -> None:
     drawn = rollouts.draw(server.url, lambda: server.answers.extend([(200, "Success"), (200, answer())]))
     assert drawn == [Completion((9, 9, 9, 9), (-1.0,) * 4, finished=False)] * 2
 
 
-def test_an_aborted_answer_is_waited_for(server: VllmServer, rollouts: Rollouts) -> None:
+def test_aborted_completion_is_dependency_down(server: VllmServer, rollouts: Rollouts) -> None:
     broken = answer(finish_reason="abort")
     failure = rollouts.failure(server.url, lambda: server.answers.extend([(200, "Success"), (200, broken)]))
     assert failure.exit_code == WAITS
@@ -257,6 +255,6 @@ def test_an_aborted_answer_is_waited_for(server: VllmServer, rollouts: Rollouts)
     [{"error": {"message": "words"}}, {"object": "error", "message": "words"}, {"detail": "words"}, {"error": "words"}],
     ids=json.dumps,
 )
-def test_the_servers_words_are_found_in_every_envelope(server: VllmServer, rollouts: Rollouts, body: object) -> None:
+def test_error_text_is_read_from_every_envelope(server: VllmServer, rollouts: Rollouts, body: object) -> None:
     failure = rollouts.failure(server.url, lambda: server.answers.append((400, body)))
     assert "400: words. Start it with" in str(failure)

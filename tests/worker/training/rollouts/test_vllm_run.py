@@ -53,9 +53,7 @@ def versions(reports: list[Report]) -> dict[int, set[int | None]]:
     }
 
 
-def test_a_job_is_rolled_out_by_the_adapter_of_every_step(
-    job: Job, server: VllmServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rollouts_use_the_adapter_of_every_step(job: Job, server: VllmServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.api_key = "s3cr3t"
     monkeypatch.setenv("GROUPTUNE_ROLLOUT_API_KEY", "s3cr3t")
     code, reports = job.run()
@@ -74,7 +72,7 @@ def test_a_job_is_rolled_out_by_the_adapter_of_every_step(
     assert not any(b"s3cr3t" in path.read_bytes() for path in job.run_dir.rglob("*") if path.is_file())
 
 
-def test_a_server_that_keeps_the_first_adapter_is_noticed(job: Job, server: VllmServer) -> None:
+def test_stale_adapter_on_the_server_raises_alarm(job: Job, server: VllmServer) -> None:
     server.stale = True
     code, reports = job.run(learning_rate_multiplier=1000.0)
     assert code is TrainerExit.succeeded
@@ -82,7 +80,7 @@ def test_a_server_that_keeps_the_first_adapter_is_noticed(job: Job, server: Vllm
     assert "sampler and trainer disagree about log-probabilities" in alarm.message
 
 
-def test_a_stopped_run_leaves_nothing_on_the_server(job: Job, server: VllmServer) -> None:
+def test_stopped_run_unloads_its_adapters(job: Job, server: VllmServer) -> None:
     job.write(n_epochs=50)
     with trainer_process(job) as process:
         read_until(process, Metrics, 2)
@@ -92,9 +90,7 @@ def test_a_stopped_run_leaves_nothing_on_the_server(job: Job, server: VllmServer
     assert server.adapters == {}
 
 
-def test_a_server_that_is_lost_is_waited_for_by_the_queue(
-    job: Job, server: VllmServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lost_server_is_dependency_down(job: Job, server: VllmServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_client, "RETRY_POLICY", RetryPolicy(attempts=2, longest_wait_seconds=0.01))
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -108,7 +104,7 @@ def test_a_server_that_is_lost_is_waited_for_by_the_queue(
     assert server.requests == []
 
 
-def test_two_processes_have_an_adapter_each(job: Job, server: VllmServer) -> None:
+def test_each_rank_has_its_own_adapter(job: Job, server: VllmServer) -> None:
     job.write()
     with trainer_process(two(job)) as process:
         process.communicate(timeout=100)

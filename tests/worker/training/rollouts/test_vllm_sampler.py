@@ -64,7 +64,7 @@ def assert_logprobs(model: Any, drawn: list[list[Completion]], temperature: floa
                 assert one.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-def test_greedy_answers_and_their_logprobs_are_those_of_the_sampler_in_process(
+def test_greedy_equals_the_in_process_sampler(
     sampler: VllmSampler, policy: Policy, chat_tokenizer: ChatTokenizer
 ) -> None:
     local = Sampler(policy, chat_tokenizer.end_id, chat_tokenizer.pad_id)
@@ -79,7 +79,7 @@ def test_greedy_answers_and_their_logprobs_are_those_of_the_sampler_in_process(
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7])
-def test_logprobs_are_at_the_sampling_temperature(
+def test_logprobs_use_the_sampling_temperature(
     temperature: float, sampler: VllmSampler, policy: Policy, chat_directory: Path
 ) -> None:
     model = plain.plain_copy(chat_directory, policy)
@@ -88,7 +88,7 @@ def test_logprobs_are_at_the_sampling_temperature(
     assert_logprobs(model, drawn, temperature)
 
 
-def test_the_same_seed_and_step_ask_for_the_same_draws_and_equal_prompts_for_different_ones(
+def test_samples_depend_on_seed_step_and_prompt(
     sampler: VllmSampler,
 ) -> None:
     first = draw(sampler)
@@ -100,7 +100,7 @@ def test_the_same_seed_and_step_ask_for_the_same_draws_and_equal_prompts_for_dif
     assert {completion.ids for completion in one}.isdisjoint(completion.ids for completion in other)
 
 
-def test_the_end_token_is_kept_once_and_a_truncated_answer_has_none(sampler: VllmSampler) -> None:
+def test_end_token_once_and_none_when_truncated(sampler: VllmSampler) -> None:
     drawn = [one for completions in draw(sampler, count=40, temperature=2.0) for one in completions]
     finished = [one for one in drawn if one.finished]
     truncated = [one for one in drawn if not one.finished]
@@ -112,7 +112,7 @@ def test_the_end_token_is_kept_once_and_a_truncated_answer_has_none(sampler: Vll
     assert len(short[0].ids) == len(short[0].logprobs) == 1
 
 
-def test_nothing_is_left_to_the_servers_defaults(sampler: VllmSampler, server: VllmServer) -> None:
+def test_request_sets_every_sampling_parameter(sampler: VllmSampler, server: VllmServer) -> None:
     draw(sampler, count=3, temperature=0.7, top_p=0.9)
     sampler.sample(PROMPTS[:1], 1, Sampling(temperature=0.7, max_tokens=5), None)
     *_, greedy = server.requests
@@ -138,7 +138,7 @@ def test_nothing_is_left_to_the_servers_defaults(sampler: VllmSampler, server: V
     assert (greedy["temperature"], greedy["seed"], greedy["max_tokens"]) == (0.0, None, 5)
 
 
-def test_only_a_new_version_is_loaded_and_then_the_old_one_goes(
+def test_new_version_replaces_the_old_adapter(
     sampler: VllmSampler, policy: Policy, server: VllmServer, tmp_path: Path
 ) -> None:
     assert sampler.sample([], 4, Sampling(), generator(0)) == []
@@ -152,7 +152,7 @@ def test_only_a_new_version_is_loaded_and_then_the_old_one_goes(
     assert server.names == [f"grouptune-job-a1-r0-v{version}" for version in (0, 1, 5)]
 
 
-def test_the_base_model_answers_for_the_policy_without_its_adapter(
+def test_base_only_samples_the_base_model(
     sampler: VllmSampler, policy: Policy, server: VllmServer, chat_directory: Path
 ) -> None:
     with policy.base_only():
@@ -163,7 +163,7 @@ def test_the_base_model_answers_for_the_policy_without_its_adapter(
     assert server.names == ["grouptune-job-a1-r0-v0"]
 
 
-def test_a_run_that_fails_leaves_nothing_on_the_server(server: VllmServer, policy: Policy, tmp_path: Path) -> None:
+def test_failed_run_unloads_its_adapters(server: VllmServer, policy: Policy, tmp_path: Path) -> None:
     with over(server, policy, tmp_path) as entered:
         draw(entered)
         assert server.adapters
@@ -175,7 +175,7 @@ def test_a_run_that_fails_leaves_nothing_on_the_server(server: VllmServer, polic
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_killed_runs_left_is_unloaded_by_the_next_one(server: VllmServer, policy: Policy, tmp_path: Path) -> None:
+def test_adapters_of_killed_runs_are_unloaded(server: VllmServer, policy: Policy, tmp_path: Path) -> None:
     for name in ("grouptune-killed-v3", "grouptune-alive-v0", "of-the-operator"):
         server.adapters[name] = str(save_adapter(tmp_path / name, policy, "tiny")), None
     shutil.rmtree(tmp_path / "grouptune-killed-v3")
@@ -184,9 +184,7 @@ def test_what_killed_runs_left_is_unloaded_by_the_next_one(server: VllmServer, p
         assert list(server.adapters) == ["grouptune-alive-v0", "of-the-operator"]
 
 
-def test_an_adapter_that_could_not_be_unloaded_is_unloaded_at_the_end(
-    server: VllmServer, policy: Policy, tmp_path: Path
-) -> None:
+def test_failed_unload_is_retried_at_the_end(server: VllmServer, policy: Policy, tmp_path: Path) -> None:
     with over(server, policy, tmp_path) as entered:
         draw(entered)
         policy.version = 1
@@ -196,7 +194,7 @@ def test_an_adapter_that_could_not_be_unloaded_is_unloaded_at_the_end(
     assert server.adapters == {}
 
 
-def test_dora_is_refused_at_the_start(server: VllmServer, chat_directory: Path, tmp_path: Path) -> None:
+def test_dora_is_rejected(server: VllmServer, chat_directory: Path, tmp_path: Path) -> None:
     dora = load_policy(chat_directory, Lora(r=4, alpha=8, use_dora=True), seed=0)
     with pytest.raises(JobFailure, match="vLLM serves no DoRA adapters") as caught, over(server, dora, tmp_path):
         pass

@@ -108,7 +108,7 @@ def events(reports: list[Report]) -> list[str]:
     return [report.message for report in of_kind(reports, Message)]
 
 
-def test_a_teacher_writes_what_the_rows_do_not_bring_and_is_never_asked_twice(tmp_path: Path, base: Job) -> None:
+def test_teacher_fills_missing_answers_once(tmp_path: Path, base: Job) -> None:
     data = write_rows(tmp_path / "own.jsonl", {0: ["one"], 1: ["one", "two", "three"]})
     with teacher() as asked:
         code, reports = run(base, asked, data)
@@ -182,7 +182,7 @@ def one_at_a_time(question: str, body: dict[str, Any]) -> Reply:
 
 
 @pytest.mark.parametrize("answer", [flaky(), without_n, one_at_a_time], ids=["flaky", "without_n", "one_at_a_time"])
-def test_servers_that_are_busy_or_know_less_are_asked_until_all_is_there(base: Job, data: Path, answer: Answer) -> None:
+def test_busy_and_limited_servers_give_all_answers(base: Job, data: Path, answer: Answer) -> None:
     with teacher(answer) as asked:
         code, reports = run(base, asked, data)
     assert code is TrainerExit.succeeded
@@ -200,7 +200,7 @@ def test_servers_that_are_busy_or_know_less_are_asked_until_all_is_there(base: J
     ],
     ids=["tokens", "requests"],
 )
-def test_a_spent_budget_is_told_and_the_job_goes_on(base: Job, data: Path, budget: TeacherBudget, spent: Any) -> None:
+def test_exhausted_budget_warns_and_continues(base: Job, data: Path, budget: TeacherBudget, spent: Any) -> None:
     with teacher() as asked:
         code, reports = run(base, asked, data, budget=budget)
     assert code is TrainerExit.succeeded
@@ -211,7 +211,7 @@ def test_a_spent_budget_is_told_and_the_job_goes_on(base: Job, data: Path, budge
     assert warning.level == "warn"
 
 
-def test_a_budget_counts_what_earlier_attempts_have_spent(base: Job, data: Path) -> None:
+def test_budget_counts_earlier_attempts(base: Job, data: Path) -> None:
     with teacher() as asked:
         before = {"teacher_spent": Spent(requests=3, tokens=99)}
         code, reports = asking(base, asked.url, **before).run(**options(data, budget=TeacherBudget(requests=3)))
@@ -219,7 +219,7 @@ def test_a_budget_counts_what_earlier_attempts_have_spent(base: Job, data: Path)
     assert not any(teacher_members(reports).values())
 
 
-def test_without_contrast_a_spent_budget_ends_the_job_and_says_what_to_raise(base: Job, data: Path) -> None:
+def test_exhausted_budget_without_contrast_fails(base: Job, data: Path) -> None:
     with teacher() as asked:
         given = GroupMix(expert=1, teacher=2, self_=0)
         code, reports = run(base, asked, data, budget=TeacherBudget(requests=2), group=given)
@@ -243,7 +243,7 @@ def hostile(question: str, body: dict[str, Any]) -> Reply:
     return replies[number] if number < len(replies) else answer_sums(question, body)
 
 
-def test_hostile_answers_are_left_out_and_told(base: Job, data: Path) -> None:
+def test_hostile_answers_are_reported(base: Job, data: Path) -> None:
     with teacher(hostile) as asked:
         code, reports = run(base, asked, data)
     assert code is TrainerExit.succeeded
@@ -266,7 +266,7 @@ def test_hostile_answers_are_left_out_and_told(base: Job, data: Path) -> None:
         (Reply(b"later", 503), TrainerExit.dependency_down, "teacher_away", "answered 503: later"),
     ],
 )
-def test_a_teacher_that_never_answers_ends_the_attempt(
+def test_failing_teacher_ends_the_attempt(
     base: Job, data: Path, reply: Reply, code: TrainerExit, name: str, message: str
 ) -> None:
     with teacher(lambda *_: reply) as asked:
@@ -277,7 +277,7 @@ def test_a_teacher_that_never_answers_ends_the_attempt(
     assert "canary-key" not in failed.message
 
 
-def test_an_address_that_is_not_allowed_is_refused_and_one_that_is_silent_is_waited_for(base: Job, data: Path) -> None:
+def test_disallowed_and_unreachable_addresses(base: Job, data: Path) -> None:
     silent = f"http://127.0.0.1:{free_port()}/v1"
     code, reports = asking(base, silent, allowed_private_hosts=()).run(**options(data))
     assert (code, failure(reports).code) == (TrainerExit.bad_config, "teacher_refused")
@@ -308,9 +308,7 @@ def slow(base: Job, data: Path, chat_tokenizer: ChatTokenizer) -> Iterator[tuple
         go_on.set()
 
 
-def test_answers_for_coming_steps_are_asked_for_while_training_goes_on(
-    base: Job, data: Path, slow: tuple[Teacher, Event, Event]
-) -> None:
+def test_answers_are_prefetched_during_training(base: Job, data: Path, slow: tuple[Teacher, Event, Event]) -> None:
     asked, go_on, asked_ahead = slow
     job = asking(base, asked.url)
     job.write(**options(data))
@@ -324,9 +322,7 @@ def test_answers_for_coming_steps_are_asked_for_while_training_goes_on(
     assert member_counts(rest) == dict.fromkeys(range(1, ROWS + 1), 2)
 
 
-def test_a_run_that_waits_for_its_teacher_stops_at_once_when_asked_to(
-    base: Job, data: Path, slow: tuple[Teacher, Event, Event]
-) -> None:
+def test_stop_while_waiting_for_the_teacher(base: Job, data: Path, slow: tuple[Teacher, Event, Event]) -> None:
     asked, _, asked_ahead = slow
     job = asking(base, asked.url)
     job.write(**options(data))
@@ -341,7 +337,7 @@ def test_a_run_that_waits_for_its_teacher_stops_at_once_when_asked_to(
     assert of_kind(rest, Finished) == []
 
 
-def test_the_key_of_a_question_is_its_content(base: Job, data: Path, chat_tokenizer: ChatTokenizer) -> None:
+def test_question_key_is_a_content_address(base: Job, data: Path, chat_tokenizer: ChatTokenizer) -> None:
     """Another model, sampling, place or prompt is another question; the job's seed and name are not part of it."""
 
     def keys(job: Job, place: str, **fields: Any) -> set[str]:
@@ -358,9 +354,7 @@ def test_the_key_of_a_question_is_its_content(base: Job, data: Path, chat_tokeni
     assert keys(base, "https://a/v1", sampling=Sampling(temperature=0.5)).isdisjoint(one)
 
 
-def test_a_base_model_of_ours_teaches_before_the_training_and_goes_on_where_it_was_stopped(
-    base: Job, data: Path, tmp_path: Path
-) -> None:
+def test_local_teacher_resumes_with_same_answers(base: Job, data: Path, tmp_path: Path) -> None:
     other = tiny_model.build(tmp_path / "bigger", seed=5)
     for number, model in enumerate((other, base.base)):
         job = base.beside(f"local-{number}", trainer={"teacher_model_dir": str(model)})
