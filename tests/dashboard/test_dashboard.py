@@ -23,6 +23,20 @@ def status(page: Page, text: str) -> None:
     expect(page.locator(".facts .pill").first).to_contain_text(text, timeout=90_000)
 
 
+LAST_STEP = "Number(document.querySelector('[aria-label=\"To step\"]').value)"
+
+
+def shown_step(page: Page) -> int:
+    """Returns the last step that the charts of a job show."""
+    return int(page.get_by_label("To step").input_value())
+
+
+def chart_labels(page: Page) -> list[str | None]:
+    """Returns the label of each chart, which names its metrics and their latest values."""
+    charts = page.locator("figure.chart [role=img]")
+    return [chart.get_attribute("aria-label") for chart in charts.all()]
+
+
 def make_job(client: OpenAI, file: str, suffix: str, **hyperparameters: int) -> str:
     job = client.fine_tuning.jobs.create(
         model="tiny",
@@ -178,6 +192,33 @@ def test_a_running_job_crashes_is_paused_resumed_and_cancelled(
     picture(page, "attempts")
     page.get_by_role("link", name="Overview").click()
     expect(page.locator(".legend").first).to_contain_text("resumed 2 times")
+
+
+def test_charts_follow_stream_without_requests(page: Page, sign_in: SignIn, client: OpenAI, training_file: str) -> None:
+    """Counts requests for metrics over at least ten live steps, then compares the charts with freshly loaded ones."""
+    job = make_job(client, training_file, "followed", n_epochs=50)
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url) if "/metrics?" in request.url else None)
+    sign_in(page, f"/ui/jobs/{job}")
+    progress = page.locator(".facts .progress")
+    expect(progress).to_contain_text(re.compile(r"[1-9]\d* / 200"), timeout=60_000)
+    expect(page.locator("figure.chart").first).to_be_visible()
+    first = shown_step(page)
+    page.wait_for_function(f"{LAST_STEP} >= {first + 10}", timeout=60_000)
+    assert len(requests) == 1, requests
+    page.get_by_role("link", name="Groups").click()
+    expect(page.locator(".strip")).to_be_visible()
+    page.get_by_role("link", name="Overview").click()
+    expect(page.locator("figure.chart").first).to_be_visible()
+    assert len(requests) == 1, requests
+    client.fine_tuning.jobs.cancel(job)
+    status(page, "Cancelled")
+    series = client.get(f"/fine_tuning/jobs/{job}/metrics", cast_to=object)
+    page.wait_for_function(f"{LAST_STEP} == {series['steps'][-1]}")  # type: ignore[index]
+    followed = chart_labels(page)
+    page.reload()
+    expect(page.locator("figure.chart").first).to_be_visible()
+    assert chart_labels(page) == followed
 
 
 def test_two_jobs_are_found_by_keyboard_and_compared(

@@ -76,73 +76,128 @@ export function useFile(id: string): Loaded<FileObject> {
 const FINAL = new Set(["succeeded", "failed", "cancelled"]);
 export const isFinal = (job: Job): boolean => FINAL.has(job.status);
 
+/** A stream that the server refused, as while a proxy finds no server, is opened again after this time. */
+const REOPEN_MS = 3000;
+/** Messages that arrive together are handled together. Timers, unlike frames, also run in hidden tabs. */
+const BATCH_MS = 16;
+
+/** Collects items for a moment, then hands them over in their order. */
+function batched<T>(handle: (items: T[]) => void): { add: (item: T) => void; cancel: () => void } {
+  let items: T[] = [];
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const flush = () => {
+    timer = undefined;
+    const batch = items;
+    items = [];
+    handle(batch);
+  };
+  return {
+    add: (item) => {
+      items.push(item);
+      timer ??= setTimeout(flush, BATCH_MS);
+    },
+    cancel: () => clearTimeout(timer),
+  };
+}
+
+interface JobStreamHandlers {
+  onEvents?: (events: JobEvent[]) => void;
+  onState?: (job: Job) => void;
+  onConnection?: (isConnected: boolean) => void;
+  onEnd?: () => void;
+}
+
+/** The id of a job's newest event, to follow the job from; undefined before its first one. */
+export async function lastEventId(id: string): Promise<string | undefined> {
+  return (await get<Page<JobEvent>>(`${JOBS}/${id}/events?limit=1`)).data[0]?.id;
+}
+
+/**
+ * Subscribes to a job's stream behind the event `after`; returns a function that ends the subscription. No event is lost or
+ * repeated: whether the browser reconnects (with `Last-Event-ID`) or the stream is opened again here, the server continues
+ * behind the last event that arrived.
+ */
+export function followJob(id: string, after: string | undefined, handlers: JobStreamHandlers): () => void {
+  const events = batched<JobEvent>((batch) => handlers.onEvents?.(batch));
+  let last = after;
+  let source: EventSource;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const open = () => {
+    source = new EventSource(query(`${JOBS}/${id}/stream`, { after: last }));
+    source.addEventListener("state", (message) => handlers.onState?.(JSON.parse(message.data) as Job));
+    const receive = (message: MessageEvent) => {
+      last = message.lastEventId || last;
+      events.add(JSON.parse(message.data) as JobEvent);
+    };
+    source.addEventListener("message", receive);
+    source.addEventListener("metrics", receive);
+    source.addEventListener("end", () => {
+      source.close();
+      handlers.onEnd?.();
+    });
+    source.onopen = () => handlers.onConnection?.(true);
+    source.onerror = () => {
+      handlers.onConnection?.(false);
+      if (source.readyState === EventSource.CLOSED) timer = setTimeout(open, REOPEN_MS);
+    };
+  };
+  open();
+  return () => {
+    source.close();
+    clearTimeout(timer);
+    events.cancel();
+  };
+}
+
 export interface LiveJob {
   job: Job | undefined;
   error: ApiError | undefined;
   isConnected: boolean;
 }
 
-/** A job that stays current; `onEvent` gets its events from now on. */
-export function useJob(id: string, onEvent: (event: JobEvent) => void): LiveJob {
+/** A job that stays current; `onEvents` receives its events from now on, in order. */
+export function useJob(id: string, onEvents: (events: JobEvent[]) => void): LiveJob {
   const [state, setState] = useState<LiveJob>({ job: undefined, error: undefined, isConnected: false });
-  const handler = useRef(onEvent);
-  handler.current = onEvent;
+  const handler = useRef(onEvents);
+  handler.current = onEvents;
   useEffect(() => {
-    let source: EventSource | undefined;
-    let left = false;
-    setState({ job: undefined, error: undefined, isConnected: false });
-    Promise.all([get<Job>(`${JOBS}/${id}`), get<Page<JobEvent>>(`${JOBS}/${id}/events?limit=1`)]).then(
-      ([job, last]) => {
-        if (left) return;
-        setState({ job, error: undefined, isConnected: true });
+    let stop: (() => void) | undefined;
+    let hasLeft = false;
+    const show = (job: Job) => !hasLeft && setState({ job, error: undefined, isConnected: true });
+    Promise.all([get<Job>(`${JOBS}/${id}`), lastEventId(id)]).then(
+      ([job, after]) => {
+        if (hasLeft) return;
+        show(job);
         if (isFinal(job)) return;
-        source = new EventSource(query(`${JOBS}/${id}/stream`, { after: last.data[0]?.id }));
-        source.addEventListener("state", (event) => {
-          const next = JSON.parse(event.data) as Job;
-          setState({ job: next, error: undefined, isConnected: true });
+        stop = followJob(id, after, {
+          onState: show,
+          onEvents: (events) => handler.current(events),
+          onConnection: (isConnected) => setState((old) => ({ ...old, isConnected })),
+          // The states in the stream lack sample answers, so the final one is requested.
+          onEnd: () => void get<Job>(`${JOBS}/${id}`).then(show),
         });
-        const pass = (event: MessageEvent) => handler.current(JSON.parse(event.data) as JobEvent);
-        source.addEventListener("message", pass);
-        source.addEventListener("metrics", pass);
-        source.addEventListener("end", () => {
-          source?.close();
-          // The stream's states go without sample answers; the last one is read whole.
-          get<Job>(`${JOBS}/${id}`).then(
-            (whole) => !left && setState({ job: whole, error: undefined, isConnected: true }),
-          );
-        });
-        source.onopen = () => setState((old) => ({ ...old, isConnected: true }));
-        source.onerror = () => setState((old) => ({ ...old, isConnected: false }));
       },
-      (error: ApiError) => !left && setState({ job: undefined, error, isConnected: false }),
+      (error: ApiError) => !hasLeft && setState({ job: undefined, error, isConnected: false }),
     );
     return () => {
-      left = true;
-      source?.close();
+      hasLeft = true;
+      stop?.();
     };
   }, [id]);
   return state;
 }
 
-/** Passes on the project's jobs as they change, in batches; one stream however many jobs are looked at. */
+/** Passes on the project's jobs as they change, in batches; one stream serves any number of jobs. */
 export function useProjectStream(onJobs: (jobs: Job[]) => void): void {
   const handler = useRef(onJobs);
   handler.current = onJobs;
   useEffect(() => {
     const source = new EventSource("/v1/fine_tuning/stream");
-    let waiting: Job[] = [];
-    let frame = 0;
-    source.addEventListener("state", (event) => {
-      waiting.push(JSON.parse(event.data) as Job);
-      frame ||= requestAnimationFrame(() => {
-        handler.current(waiting);
-        waiting = [];
-        frame = 0;
-      });
-    });
+    const jobs = batched<Job>((batch) => handler.current(batch));
+    source.addEventListener("state", (message) => jobs.add(JSON.parse(message.data) as Job));
     return () => {
       source.close();
-      cancelAnimationFrame(frame);
+      jobs.cancel();
     };
   }, []);
 }

@@ -2,7 +2,7 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import { bounds, smooth, valueAt } from "../chartSpecs";
+import { bounds, smooth, valueAt } from "../chartMath";
 import { number } from "../format";
 import { onTheme, theme, token } from "../theme";
 import { drawLine, drawMarks } from "./chartDrawing";

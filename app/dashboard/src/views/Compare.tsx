@@ -3,14 +3,15 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { useLocation } from "preact-iso";
 import { type ApiError, get, JOBS } from "../api";
-import { charts, isHeldOut, type Table } from "../chartSpecs";
+import { charts, isHeldOut } from "../chartSpecs";
 import { Chart, type Line, type Zoom } from "../components/Chart";
 import { ChartControls } from "../components/ChartControls";
 import { EmptyState, ErrorNotice, Loading, StatusBadge, useTitle } from "../components/primitives";
 import { number } from "../format";
-import { type JobMetrics, stage, useChartTables, useIsVisible, useJobMetrics } from "../jobMetrics";
+import { chartVersion, useChartTables, useIsVisible, useJobMetrics, useStreamedRows } from "../jobMetrics";
 import { type FlatSettings, flatten, requestFromJob } from "../jobSettings";
-import { useProjectStream } from "../liveData";
+import { isFinal, useProjectStream } from "../liveData";
+import type { JobMetrics, MetricTable } from "../metricTable";
 import type { Job } from "../types";
 import { heldOutResults } from "./HeldOutResults";
 import { MAX_COMPARED, nameOf } from "./Jobs";
@@ -46,14 +47,20 @@ export function Compare() {
   return <Compared key={ids.join()} ids={ids} />;
 }
 
+/**
+ * Live jobs whose streams are followed; metrics of others are requested. Browsers open six connections to a server, for all
+ * tabs together.
+ */
+const MAX_STREAMED = 3;
+
 interface Run {
   job: Job;
-  curves: JobMetrics;
+  metrics: JobMetrics;
 }
 
 function Compared({ ids }: { ids: string[] }) {
   const [jobs, setJobs] = useState<Record<string, Job>>({});
-  const [curves, setCurves] = useState<Record<string, JobMetrics>>({});
+  const [metrics, setMetrics] = useState<Record<string, JobMetrics>>({});
   const [error, setError] = useState<ApiError>();
   const [smoothing, setSmoothing] = useState(0);
   const [zoom, setZoom] = useState<Zoom>();
@@ -64,19 +71,31 @@ function Compared({ ids }: { ids: string[] }) {
   useProjectStream((changed) => changed.filter((job) => ids.includes(job.id)).forEach(note));
   const known = ids.map((id) => jobs[id]).filter((one): one is Job => one !== undefined);
   const runs = useMemo(
-    () => known.flatMap((job) => (curves[job.id] ? [{ job, curves: curves[job.id] as JobMetrics }] : [])),
-    [curves, known.map(stage).join()],
+    () => known.flatMap((job) => (metrics[job.id] ? [{ job, metrics: metrics[job.id] as JobMetrics }] : [])),
+    [metrics, known.map(chartVersion).join()],
+  );
+  const loaded = known.length === ids.length ? known : [];
+  const streamed = useMemo(
+    () =>
+      new Set(
+        loaded
+          .filter((job) => !isFinal(job))
+          .map((job) => job.id)
+          .slice(0, MAX_STREAMED),
+      ),
+    [loaded.length],
   );
   if (error) return <ErrorNotice error={error} />;
   const isReady = runs.length === ids.length;
-  const last = Math.max(1, ...runs.map((run) => run.curves.table.steps.at(-1) ?? 0));
+  const last = Math.max(1, ...runs.map((run) => run.metrics.table.steps.at(-1) ?? 0));
   return (
     <>
-      {known.map((job) => (
+      {loaded.map((job) => (
         <MetricsLoader
           key={job.id}
           job={job}
-          note={(found) => setCurves((old) => ({ ...old, [job.id]: found }))}
+          isStreamed={streamed.has(job.id)}
+          note={(loaded) => setMetrics((old) => ({ ...old, [job.id]: loaded }))}
           fail={setError}
         />
       ))}
@@ -91,7 +110,7 @@ function Compared({ ids }: { ids: string[] }) {
           <ChartControls {...{ smoothing, setSmoothing, zoom, setZoom, last }} />
           <div class="charts">
             {NAMES.filter((name) =>
-              runs.some(({ curves: one }) => one.table.series[name]?.some((value) => value !== null)),
+              runs.some((run) => run.metrics.table.series[name]?.some((value) => value !== null)),
             ).map((name) => (
               <ComparisonChart key={name} {...{ name, runs, smoothing, zoom, setZoom }} />
             ))}
@@ -103,18 +122,25 @@ function Compared({ ids }: { ids: string[] }) {
   );
 }
 
-/** Keeps the curves of a job current. */
+/** Keeps the metrics of a job current: by its stream, else by requests that become rarer as the job gets longer. */
 function MetricsLoader({
   job,
+  isStreamed,
   note,
   fail,
 }: {
   job: Job;
-  note: (curves: JobMetrics) => void;
+  isStreamed: boolean;
+  note: (metrics: JobMetrics) => void;
   fail: (error: ApiError) => void;
 }) {
-  const { curves, error } = useJobMetrics(job);
-  useEffect(() => curves && note(curves), [curves]);
+  const { streamed, isReady } = useStreamedRows(job.id, isStreamed);
+  const { metrics, error } = useJobMetrics(
+    isReady ? job.id : null,
+    streamed,
+    isStreamed ? "streamed" : chartVersion(job),
+  );
+  useEffect(() => metrics && note(metrics), [metrics]);
   useEffect(() => error && fail(error), [error]);
   return null;
 }
@@ -207,7 +233,7 @@ const TITLES: Record<string, string> = {
 };
 
 /** The runs' lines over all the steps that any of them has. */
-function overlaid(name: string, runs: Run[], tables: Table[]): { steps: number[]; lines: Line[] } {
+function overlaid(name: string, runs: Run[], tables: MetricTable[]): { steps: number[]; lines: Line[] } {
   const steps = [...new Set(tables.flatMap((table) => table.steps))].sort((a, b) => a - b);
   const place = new Map(steps.map((step, index) => [step, index]));
   const lines = runs.map(({ job }, index) => {

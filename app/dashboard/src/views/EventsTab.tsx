@@ -5,7 +5,7 @@ import type { Job, JobEvent, Page } from "../types";
 
 const ICONS: Record<string, string> = { info: "", warn: "⚠ ", error: "✕ " };
 
-export function EventsTab({ job, fresh }: { job: Job; fresh: JobEvent[] }) {
+export function EventsTab({ job, newEvents }: { job: Job; newEvents: JobEvent[] }) {
   const [old, setOld] = useState<{ events: JobEvent[]; after: string | null }>();
   const [error, setError] = useState<ApiError>();
   const [withSteps, setWithSteps] = useState(false);
@@ -22,7 +22,7 @@ export function EventsTab({ job, fresh }: { job: Job; fresh: JobEvent[] }) {
   if (error && !old) return <ErrorNotice error={error} />;
   if (!old) return <Loading what="the events" />;
   const known = new Set(old.events.map((one) => one.id));
-  const events = [...fresh.filter((one) => !known.has(one.id)), ...old.events];
+  const events = [...newEvents.filter((one) => !known.has(one.id)), ...old.events];
   const shown = events.filter((one) => withSteps || one.type !== "metrics");
   return (
     <>

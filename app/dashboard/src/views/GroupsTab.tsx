@@ -5,6 +5,7 @@ import { useLocation } from "preact-iso";
 import { type ApiError, get, JOBS, query } from "../api";
 import { EmptyState, ErrorNotice, Loading } from "../components/primitives";
 import { isFinal, useGet } from "../liveData";
+import type { JobMetrics } from "../metricTable";
 import { useShortcuts } from "../shortcuts";
 import type { Group, Groups, Job } from "../types";
 import { GroupCard } from "./GroupCard";
@@ -36,7 +37,7 @@ function totalOf(job: Job): string {
   return settings?.grader?.name ?? "";
 }
 
-export function GroupsTab({ job }: { job: Job }) {
+export function GroupsTab({ job, metrics }: { job: Job; metrics: JobMetrics | undefined }) {
   const { query: address, route, path } = useLocation();
   const { step = "", sort = "", source = "", scope = "", row = "" } = address as Record<string, string>;
   const asked: GroupsQuery = { step, sort, source, scope, row };
@@ -77,7 +78,7 @@ export function GroupsTab({ job }: { job: Job }) {
           </button>
         </p>
       ) : (
-        !scope && <Steps job={job} groups={value} go={go} follows={follows} />
+        !scope && <Steps {...{ job, metrics, go, follows }} groups={value} />
       )}
       <div class="row controls">
         {!row && (
@@ -140,11 +141,13 @@ function toGroup(by: number): void {
 
 function Steps({
   job,
+  metrics,
   groups,
   go,
   follows,
 }: {
   job: Job;
+  metrics: JobMetrics | undefined;
   groups: Groups;
   go: (changed: Partial<GroupsQuery>) => void;
   follows: boolean;
@@ -173,7 +176,7 @@ function Steps({
   useShortcuts({ ArrowLeft: () => to(at - 1), ArrowRight: () => to(at + 1) });
   return (
     <section class="steps" aria-label="Steps">
-      <RewardStrip job={job} steps={steps} shown={steps[at] ?? 0} pick={pick} />
+      <RewardStrip {...{ job, metrics }} steps={steps} shown={steps[at] ?? 0} pick={pick} />
       <input
         type="range"
         aria-label="Step"

@@ -1,12 +1,14 @@
 // One job: what it does, why it learns, and what one can do with it.
 
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import { useLocation, useRoute } from "preact-iso";
 import { type ApiError, JOBS, post } from "../api";
 import { ConfirmDialog } from "../components/Dialogs";
 import { CopyButton, ErrorNotice, Loading, RelativeTime, StatusBadge, useTitle } from "../components/primitives";
 import { duration } from "../format";
+import { useJobMetrics } from "../jobMetrics";
 import { isFinal, useJob } from "../liveData";
+import { addRows, NO_ROWS, rowsOf } from "../metricTable";
 import { useCan } from "../session";
 import type { Job, JobEvent } from "../types";
 import { AttemptsTab } from "./AttemptsTab";
@@ -17,6 +19,7 @@ import { GroupsTab } from "./GroupsTab";
 import { nameOf, Progress } from "./Jobs";
 import { OverviewTab } from "./OverviewTab";
 
+const KEPT_EVENTS = 500;
 const TABS = [
   ["", "Overview"],
   ["groups", "Groups"],
@@ -28,10 +31,20 @@ const TABS = [
 
 export function JobPage() {
   const { params } = useRoute();
-  const id = params.id ?? "";
-  const tab = params.tab ?? "";
-  const [fresh, setFresh] = useState<JobEvent[]>([]);
-  const { job, error, isConnected } = useJob(id, (event) => setFresh((old) => [event, ...old].slice(0, 500)));
+  return <JobView key={params.id} id={params.id ?? ""} tab={params.tab ?? ""} />;
+}
+
+function JobView({ id, tab }: { id: string; tab: string }) {
+  const [newEvents, setNewEvents] = useState<JobEvent[]>([]);
+  const [streamed, setStreamed] = useState(NO_ROWS);
+  const { job, error, isConnected } = useJob(id, (events) => {
+    setNewEvents((old) => [...[...events].reverse(), ...old].slice(0, KEPT_EVENTS));
+    setStreamed((old) => addRows(old, events.flatMap(rowsOf)));
+  });
+  // The history is requested once: for the first tab that draws it, and only after the stream is subscribed to.
+  const hasCharts = useRef(false);
+  hasCharts.current ||= job !== undefined && (tab === "" || tab === "groups");
+  const { metrics, error: metricsError } = useJobMetrics(hasCharts.current ? id : null, streamed);
   useTitle(job ? nameOf(job) : "Job");
   if (error) return <ErrorNotice error={error} />;
   if (!job) return <Loading what="the job" />;
@@ -49,9 +62,9 @@ export function JobPage() {
           </a>
         ))}
       </nav>
-      {tab === "" && <OverviewTab job={job} />}
-      {tab === "groups" && <GroupsTab job={job} />}
-      {tab === "events" && <EventsTab job={job} fresh={fresh} />}
+      {tab === "" && <OverviewTab job={job} metrics={metrics} error={metricsError} />}
+      {tab === "groups" && <GroupsTab job={job} metrics={metrics} />}
+      {tab === "events" && <EventsTab job={job} newEvents={newEvents} />}
       {tab === "checkpoints" && <CheckpointsTab job={job} />}
       {tab === "config" && <ConfigTab job={job} />}
       {tab === "attempts" && <AttemptsTab job={job} />}

@@ -1,18 +1,24 @@
 // The curves of a job, and what it could do before and after.
 import { useMemo, useRef, useState } from "preact/hooks";
-import { JOBS } from "../api";
+import { type ApiError, JOBS } from "../api";
 import { type ChartSpec, charts, colour, isHeldOut, label } from "../chartSpecs";
 import { Chart, type Zoom } from "../components/Chart";
 import { ChartControls } from "../components/ChartControls";
 import { EmptyState, ErrorNotice, Loading } from "../components/primitives";
 import { plural } from "../format";
-import { type JobMetrics, stage, useChartTables, useIsVisible, useJobMetrics } from "../jobMetrics";
+import { chartVersion, useChartTables, useIsVisible } from "../jobMetrics";
 import { isFinal, useGet } from "../liveData";
+import type { JobMetrics } from "../metricTable";
 import type { Attempt, Job } from "../types";
 import { HeldOutResults } from "./HeldOutResults";
 
-export function OverviewTab({ job }: { job: Job }) {
-  const { curves, error } = useJobMetrics(job);
+interface OverviewProps {
+  job: Job;
+  metrics: JobMetrics | undefined;
+  error: ApiError | undefined;
+}
+
+export function OverviewTab({ job, metrics, error }: OverviewProps) {
   const [smoothing, setSmoothing] = useState(0);
   const [zoom, setZoom] = useState<Zoom>();
   const [isOpen, setOpen] = useState(false);
@@ -21,14 +27,14 @@ export function OverviewTab({ job }: { job: Job }) {
     () => (attempts.value?.data ?? []).filter((one) => one.epoch > 1).map((one) => one.resumed_from_step),
     [attempts.value],
   );
-  const table = curves?.table;
+  const table = metrics?.table;
   const specs = useMemo(() => {
     const filled = Object.entries(table?.series ?? {}).filter(([, values]) => values.some((one) => one !== null));
     return charts(filled.map(([name]) => name));
   }, [table]);
-  const run = useMemo(() => (curves ? [{ job, curves }] : []), [curves, stage(job)]);
+  const run = useMemo(() => (metrics ? [{ job, metrics }] : []), [metrics, chartVersion(job)]);
   if (error && !table) return <ErrorNotice error={error} />;
-  if (!table) return <Loading what="the curves" />;
+  if (!table) return <Loading what="the metrics" />;
   const panel = (spec: ChartSpec) => (
     <MetricChart
       key={spec.title}
@@ -84,7 +90,7 @@ export function OverviewTab({ job }: { job: Job }) {
 
 interface PanelProps {
   spec: ChartSpec;
-  run: { job: Job; curves: JobMetrics }[];
+  run: { job: Job; metrics: JobMetrics }[];
   markers: number[];
   smoothing: number;
   zoom: Zoom | undefined;

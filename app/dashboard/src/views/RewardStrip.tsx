@@ -1,10 +1,11 @@
 // The way of the reward over all steps, above the slider that picks one of them.
 import { useMemo } from "preact/hooks";
 import { JOBS, query } from "../api";
-import { bounds, valueAt } from "../chartSpecs";
+import { bounds, valueAt } from "../chartMath";
 import { number } from "../format";
-import { stage } from "../jobMetrics";
+import { chartVersion } from "../jobMetrics";
 import { useGet } from "../liveData";
+import { between, type JobMetrics, type MetricTable } from "../metricTable";
 import type { Job, Series } from "../types";
 
 const POINTS = 400;
@@ -17,14 +18,15 @@ const LEGEND = [
   ["flat", "share of groups without contrast"],
 ] as const;
 
-interface Strip {
+interface StripProps {
   job: Job;
+  metrics: JobMetrics | undefined;
   steps: number[];
   shown: number;
   pick: (step: number) => void;
 }
 
-export function RewardStrip({ job, steps, shown, pick }: Strip) {
+export function RewardStrip({ job, metrics, steps, shown, pick }: StripProps) {
   const [first, last] = [steps[0] ?? 0, steps.at(-1) ?? 0];
   const path = query(`${JOBS}/${job.id}/metrics`, {
     points: POINTS,
@@ -32,7 +34,14 @@ export function RewardStrip({ job, steps, shown, pick }: Strip) {
     step_from: first,
     step_to: last,
   });
-  const { value } = useGet<Series>(last > first ? path : null, stage(job));
+  // More steps than it has room for are thinned out by the server.
+  const isLong = metrics !== undefined && (metrics.isSampled || steps.length > POINTS);
+  const thinned = useGet<Series>(isLong && last > first ? path : null, chartVersion(job));
+  const whole = useMemo(
+    () => metrics && !isLong && between(metrics.table, first, last),
+    [metrics, isLong, first, last],
+  );
+  const value = isLong ? thinned.value : whole;
   const x = (step: number) => ((step - first) / Math.max(1, last - first)) * 1000;
   const drawn = useMemo(() => (value ? draw(value, x) : undefined), [value, first, last]);
   if (!drawn || !value) return null;
@@ -71,7 +80,7 @@ export function RewardStrip({ job, steps, shown, pick }: Strip) {
 
 type Box = [left: number, width: number, height: number];
 
-function draw(table: Series, x: (step: number) => number): { lines: string[]; flat: Box[] } {
+function draw(table: MetricTable, x: (step: number) => number): { lines: string[]; flat: Box[] } {
   const values = NAMES.map((name) => table.series[name] ?? []);
   const all = values.flat().filter((one): one is number => one !== null);
   const [low, high] = bounds(all.length ? Math.min(...all) : null, all.length ? Math.max(...all) : null);
