@@ -1,11 +1,11 @@
-// Packs what the browser loads, says how large it is, and fails when the script outgrows its budget.
+// Compresses the built scripts and styles, prints the size of the scripts, and fails if it exceeds the budget.
 import { copyFileSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 
-const BUDGET = 120_000; // bytes of JavaScript, packed
+const BUDGET = 120_000; // bytes of compressed JavaScript
 const DIR = "dist/assets";
 let script = 0;
-for (const name of readdirSync(DIR).filter((one) => /\.(js|css)$/.test(one))) {
+for (const name of readdirSync(DIR).filter((name) => /\.(js|css)$/.test(name))) {
   const packed = gzipSync(readFileSync(`${DIR}/${name}`), { level: 9 });
   writeFileSync(`${DIR}/${name}.gz`, packed);
   if (name.endsWith(".js")) script += packed.length;
@@ -13,7 +13,7 @@ for (const name of readdirSync(DIR).filter((one) => /\.(js|css)$/.test(one))) {
 console.log(`JavaScript: ${(script / 1000).toFixed(1)} kB gzip of ${BUDGET / 1000} kB`);
 if (script > BUDGET) process.exit(1);
 
-// The API's reference is a page of its own, outside of the budget: nobody waits for it who does not ask for it.
+// The API reference is a separate page, so it does not count towards the budget.
 for (const name of ["swagger-ui-bundle.js", "swagger-ui.css"]) {
   copyFileSync(`node_modules/swagger-ui-dist/${name}`, `dist/docs/${name}`);
   writeFileSync(`dist/docs/${name}.gz`, gzipSync(readFileSync(`dist/docs/${name}`), { level: 9 }));

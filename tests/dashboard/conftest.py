@@ -1,7 +1,7 @@
-"""A real browser before a whole running installation. Whatever it complains of fails the test.
+"""A real browser and a running installation. Errors and warnings in the browser fail the test.
 
-`GROUPTUNE_TEST_BROWSER` names the Chromium to use; without it one is looked for on PATH, and without one these tests
-are skipped. `GROUPTUNE_SCREENSHOTS` names a directory for pictures of the pages.
+`GROUPTUNE_TEST_BROWSER` names the Chromium to use. By default it is searched on PATH; without one, these tests are
+skipped. `GROUPTUNE_SCREENSHOTS` names a directory for screenshots of the pages.
 """
 
 import os
@@ -25,23 +25,23 @@ TIMEOUT_MS: Final = 20_000
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     named = os.environ.get("GROUPTUNE_TEST_BROWSER")
-    found = shutil.which(named) if named else next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        assert named is None, f"there is no {named}"
-        pytest.skip("no Chromium on PATH: apt install chromium")
-    assert (DIST / "index.html").exists(), "the dashboard is not built: make web"
-    # Chromium has no sandbox for root, who runs the tests in containers.
+    executable = shutil.which(named) if named else next(filter(None, map(shutil.which, NAMES)), None)
+    if executable is None:
+        assert named is None, f"{named} is not on PATH"
+        pytest.skip("Chromium is not on PATH: apt install chromium")
+    assert (DIST / "index.html").exists(), "the dashboard is not built: run make web"
+    # Chromium's sandbox does not work for root, which runs the tests in containers.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    expect.set_options(timeout=TIMEOUT_MS)  # a busy machine is slow, not wrong
+    expect.set_options(timeout=TIMEOUT_MS)  # a busy machine may be slow
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+        browser = playwright.chromium.launch(executable_path=executable, args=arguments)
         yield browser
         browser.close()
 
 
 @pytest.fixture
 def root(stack: Stack) -> str:
-    """The address of the installation."""
+    """Base URL of the installation."""
     return stack.base_url.removesuffix("/v1")
 
 
@@ -53,7 +53,7 @@ def client(stack: Stack) -> Iterator[OpenAI]:
 
 @pytest.fixture
 def sign_in(root: str, stack: Stack) -> Callable[..., None]:
-    """Opens a page with a one-time link, as `grouptune dashboard` prints it."""
+    """Opens a page with a one-time link like those of `grouptune dashboard`."""
 
     def go(page: Page, path: str = "/ui/", key: str | None = None) -> None:
         headers = {"authorization": f"Bearer {key or stack.api_key}"}
@@ -74,7 +74,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(context: BrowserContext) -> Iterator[Page]:
-    """A tab that must stay clean: no error in its console, no violated policy, nothing asked of another server."""
+    """A tab that fails the test on console errors, policy violations and requests to other servers."""
     page = context.new_page()
     complaints: list[Any] = []
     page.on(
@@ -92,11 +92,11 @@ def _is_foreign(url: str) -> bool:
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Callable[[Page, str], None]:
-    """Takes a picture of a whole page."""
+    """Takes a screenshot of a whole page."""
     directory = Path(os.environ.get("GROUPTUNE_SCREENSHOTS") or tmp_path)
 
     def take(page: Page, name: str) -> None:
-        page.evaluate("scrollTo(0, 0)")  # what sticks would be in the middle
+        page.evaluate("scrollTo(0, 0)")  # else sticky elements are in the middle
         page.screenshot(path=directory / f"{name}.png", full_page=True)
 
     return take

@@ -1,4 +1,4 @@
-"""What only an old installation has: thousands of jobs, and runs of 50,000 steps, straight into Postgres."""
+"""Writes data like that of an old installation into Postgres: thousands of jobs and runs of 50,000 steps."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +15,7 @@ JOBS: Final = 10_000
 STEPS: Final = 50_000
 RUNS: Final = 8
 
-# Copies of a job that differ in id, age and name; the ids are as long as real ones.
+# Copies of a job with other ids, ages and names; the ids are as long as real ones.
 _COPIES: Final = text(
     """
     INSERT INTO jobs
@@ -39,13 +39,13 @@ _METRICS: Final = text(
 
 @dataclass(frozen=True)
 class Crowd:
-    """Ids of the runs that have metrics."""
+    """The ids of the runs with metrics."""
 
     runs: list[str]
 
 
 def crowd(session: Session, project_id: str) -> Crowd:
-    """`JOBS` cancelled jobs, which no worker wants; the newest `RUNS` of them have `STEPS` steps each."""
+    """Creates `JOBS` cancelled jobs, which no worker claims; the newest `RUNS` of them have `STEPS` steps each."""
     template = make_job(session, project_id, supervised().model_copy(update={"suffix": "run-0"}))
     lifecycle.cancel(session, Actor(project_id), template.id)
     session.flush()

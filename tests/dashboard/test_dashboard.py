@@ -1,4 +1,4 @@
-"""The dashboard as a person uses it, in a real Chromium."""
+"""The dashboard as users see it, in a real Chromium."""
 
 import json
 import re
@@ -19,11 +19,8 @@ Picture = Callable[[Page, str], None]
 
 
 def status(page: Page, text: str) -> None:
-    """Waits, without a reload, until the job's page says so."""
+    """Waits until the job page shows this status, without a reload."""
     expect(page.locator(".facts .pill").first).to_contain_text(text, timeout=90_000)
-
-
-LAST_STEP = "Number(document.querySelector('[aria-label=\"To step\"]').value)"
 
 
 def shown_step(page: Page) -> int:
@@ -58,9 +55,7 @@ def training_file(client: OpenAI, tmp_path: Path) -> str:
     return file.id
 
 
-def test_from_a_broken_file_to_a_downloaded_adapter(
-    page: Page, sign_in: SignIn, picture: Picture, tmp_path: Path
-) -> None:
+def test_broken_file_to_downloaded_adapter(page: Page, sign_in: SignIn, picture: Picture, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jsonl"
     broken.write_bytes(broken_at_17())
     sign_in(page, "/ui/files")
@@ -71,7 +66,7 @@ def test_from_a_broken_file_to_a_downloaded_adapter(
     line.fill('{"messages": [{"role": "user", "content": "1+1="}]')
     expect(page.locator(".findings .problem")).to_be_visible()
     line.fill('{"prompt": "1+1=", "completion": "2"}')
-    expect(page.get_by_text("This is a JSON object")).to_be_visible()
+    expect(page.get_by_text("Valid JSON object")).to_be_visible()
     picture(page, "broken-file")
     page.get_by_role("button", name="Upload the corrected file").click()
     expect(page.locator(".facts")).to_contain_text("Ready")
@@ -86,42 +81,42 @@ def test_from_a_broken_file_to_a_downloaded_adapter(
     expect(row.locator(".turn").nth(0).locator(".token.trained")).to_have_count(0)
     expect(page.get_by_role("img", name=re.compile("longest answer: median"))).to_be_visible()
     picture(page, "file-tokens")
-    page.get_by_role("link", name="Train on it").click()
-    page.get_by_label("Start from a grader").select_option(label="The text is exactly that")
+    page.get_by_role("link", name="Train on this file").click()
+    page.get_by_label("Grader template").select_option(label="Text is equal")
     expect(page.get_by_label("Grader (JSON)")).to_have_value(re.compile("{{item.reference_answer}}"))
-    page.get_by_role("button", name="Try it on the file's answers").click()
+    page.get_by_role("button", name="Test on answers in the file").click()
     expect(page.get_by_role("region", name="Grades").get_by_role("row")).to_have_count(1 + 3 * 4)
     page.get_by_label("Grader (JSON)").fill(json.dumps(GRADER))
     page.get_by_label("teacher", exact=True).fill("2")
     page.get_by_label("self", exact=True).fill("2")
-    page.get_by_label("Steps at most").fill("6")
+    page.get_by_label("Max steps").fill("6")
     page.get_by_label("Name (suffix)").fill("from-the-form")
     page.get_by_text("More settings").click()
-    page.get_by_label("Tokens an answer, at most").fill("8")
+    page.get_by_label("Max tokens per answer").fill("8")
     page.get_by_label("Batch size").fill("4")
     page.get_by_text("Trackers").click()
     page.get_by_label("MLflow", exact=True).check()
     page.get_by_label("MLflow: Experiment").fill("sums")
-    request = page.get_by_role("region", name="The request").locator("pre").first
+    request = page.get_by_role("region", name="Request", exact=True).locator("pre").first
     expect(request).to_contain_text('"experiment": "sums"')
     expect(page.get_by_role("alert")).to_contain_text("'mlflow' is not set up on this server")
     page.get_by_label("MLflow", exact=True).uncheck()
-    page.get_by_text("Teacher: the file's own answers alone").click()
+    page.get_by_text("Teacher: answers from the file only").click()
     page.get_by_label("Teacher model").fill("large")
-    page.get_by_label("Address of its server").fill("file:///v1")
+    page.get_by_label("Server URL").fill("file:///v1")
     expect(page.get_by_role("alert")).to_contain_text("must begin with https://")
-    page.get_by_label("Address of its server").fill("http://127.0.0.1:9/v1")
-    page.get_by_label("The project's key for http://127.0.0.1:9").fill("sk-teacher-1234")
-    page.get_by_role("button", name="Store the key").click()
-    expect(page.get_by_text("✓ http://127.0.0.1:9 gets the project's key")).to_be_visible()
+    page.get_by_label("Server URL").fill("http://127.0.0.1:9/v1")
+    page.get_by_label("API key for http://127.0.0.1:9").fill("sk-teacher-1234")
+    page.get_by_role("button", name="Store key").click()
+    expect(page.get_by_text("✓ Requests to http://127.0.0.1:9 use the project's key")).to_be_visible()
     page.get_by_label("Teacher model").fill("tiny")
-    page.get_by_label("Address of its server").fill("")
-    page.get_by_label("Tokens it may cost").fill("1000")
-    expect(page.get_by_text("Ready.")).to_be_visible()
-    expect(page.get_by_role("region", name="Estimate")).to_contain_text("takes about")
-    expect(page.get_by_text("What the file teaches:")).to_be_visible()
+    page.get_by_label("Server URL").fill("")
+    page.get_by_label("Token budget").fill("1000")
+    expect(page.get_by_text("✓ Valid.")).to_be_visible()
+    expect(page.get_by_role("region", name="Estimate")).to_contain_text("duration")
+    expect(page.get_by_text("Training signal:")).to_be_visible()
     picture(page, "new-job")
-    page.get_by_role("button", name="Create the job").click()
+    page.get_by_role("button", name="Create job").click()
 
     expect(page.get_by_role("heading", name="from-the-form")).to_be_visible()
     status(page, "Succeeded")
@@ -133,13 +128,13 @@ def test_from_a_broken_file_to_a_downloaded_adapter(
     expect(page.locator(".group")).to_have_count(4)
     expect(page.locator(".member")).to_have_count(20)
     expect(page.locator(".steps .now")).to_have_text("Step 6")
-    page.get_by_text("What the file teaches, and another grader").click()
-    expect(page.get_by_text("of the groups the known answers differ in reward")).to_be_visible()
-    other = page.get_by_role("region", name="Another grader")
+    page.get_by_text("Lint of the file, and regrading").click()
+    expect(page.get_by_text("the answers in the file differ in reward")).to_be_visible()
+    other = page.get_by_role("region", name="Regrade", exact=True)
     other.get_by_label("Grader (JSON)").fill(json.dumps({"type": "regex", "name": "any", "pattern": "^"}))
-    other.get_by_role("button", name="Grade step 6 with it").click()
+    other.get_by_role("button", name="Regrade step 6").click()
     expect(other.locator(".tile", has_text="groups without contrast").locator("strong")).to_have_text("100 %")
-    expect(other.get_by_role("region", name="Both grades").get_by_role("row")).to_have_count(1 + 4 * (1 + 5))
+    expect(other.get_by_role("region", name="Comparison of grades").get_by_role("row")).to_have_count(1 + 4 * (1 + 5))
     picture(page, "regrade")
     other.get_by_label("Grader (JSON)").blur()
     page.keyboard.press("ArrowLeft")
@@ -152,7 +147,7 @@ def test_from_a_broken_file_to_a_downloaded_adapter(
     picture(page, "groups")
 
     page.get_by_role("link", name="Attempts").click()
-    expect(page.locator(".journey .mark")).to_have_count(1)
+    expect(page.locator(".attempt-timeline .mark")).to_have_count(1)
     page.get_by_role("link", name="Events").click()
     expect(page.get_by_text("The job has successfully completed")).to_be_visible()
     page.get_by_role("link", name="Config").click()
@@ -164,37 +159,37 @@ def test_from_a_broken_file_to_a_downloaded_adapter(
     assert download.value.path().stat().st_size > 1000
 
     page.get_by_role("button", name="Clone").click()
-    expect(page.get_by_text("Teacher: asks tiny")).to_be_visible()
+    expect(page.get_by_text("Teacher: tiny")).to_be_visible()
     expect(request).to_contain_text('"tokens": 1000')
 
 
-def test_a_running_job_crashes_is_paused_resumed_and_cancelled(
+def test_job_crash_pause_resume_cancel(
     page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, training_file: str
 ) -> None:
     job = make_job(client, training_file, "to-be-cancelled", n_epochs=50)
     sign_in(page, f"/ui/jobs/{job}")
     expect(page.locator(".progress").first).to_contain_text(re.compile(r"[1-9]\d* / 200"), timeout=60_000)
     page.get_by_role("link", name="Attempts").click()
-    expect(page.locator(".journey .mark")).to_have_count(1)
-    (trainer,) = (one for one in descendants(job) if "worker.training" in " ".join(command_line(one)))
+    expect(page.locator(".attempt-timeline .mark")).to_have_count(1)
+    (trainer,) = (process for process in descendants(job) if "worker.training" in " ".join(command_line(process)))
     trainer.kill()
-    expect(page.locator(".journey .mark").first).to_contain_text("⚡")
-    expect(page.locator(".journey .mark")).to_have_count(2, timeout=60_000)
+    expect(page.locator(".attempt-timeline .mark").first).to_contain_text("⚡")
+    expect(page.locator(".attempt-timeline .mark")).to_have_count(2, timeout=60_000)
     expect(page.get_by_role("row", name=re.compile("crashed.*SIGKILL"))).to_be_visible()
     page.get_by_role("button", name="Pause").click()
     status(page, "Paused")
     page.get_by_role("button", name="Resume").click()
     status(page, "Running")
     page.get_by_role("button", name="Cancel", exact=True).click()
-    page.get_by_role("button", name="Cancel the job").click()
+    page.get_by_role("button", name="Cancel job").click()
     status(page, "Cancelled")
-    expect(page.locator(".journey .mark")).to_have_count(3)
+    expect(page.locator(".attempt-timeline .mark")).to_have_count(3)
     picture(page, "attempts")
     page.get_by_role("link", name="Overview").click()
     expect(page.locator(".legend").first).to_contain_text("resumed 2 times")
 
 
-def test_charts_follow_stream_without_requests(page: Page, sign_in: SignIn, client: OpenAI, training_file: str) -> None:
+def test_charts_follow_stream(page: Page, sign_in: SignIn, client: OpenAI, training_file: str) -> None:
     """Counts requests for metrics over at least ten live steps, then compares the charts with freshly loaded ones."""
     job = make_job(client, training_file, "followed", n_epochs=50)
     requests: list[str] = []
@@ -204,7 +199,7 @@ def test_charts_follow_stream_without_requests(page: Page, sign_in: SignIn, clie
     expect(progress).to_contain_text(re.compile(r"[1-9]\d* / 200"), timeout=60_000)
     expect(page.locator("figure.chart").first).to_be_visible()
     first = shown_step(page)
-    page.wait_for_function(f"{LAST_STEP} >= {first + 10}", timeout=60_000)
+    eventually(lambda: shown_step(page) >= first + 10, 60.0)
     assert len(requests) == 1, requests
     page.get_by_role("link", name="Groups").click()
     expect(page.locator(".strip")).to_be_visible()
@@ -214,14 +209,15 @@ def test_charts_follow_stream_without_requests(page: Page, sign_in: SignIn, clie
     client.fine_tuning.jobs.cancel(job)
     status(page, "Cancelled")
     series = client.get(f"/fine_tuning/jobs/{job}/metrics", cast_to=object)
-    page.wait_for_function(f"{LAST_STEP} == {series['steps'][-1]}")  # type: ignore[index]
+    last = series["steps"][-1]  # type: ignore[index]
+    eventually(lambda: shown_step(page) == last, 20.0)
     followed = chart_labels(page)
     page.reload()
     expect(page.locator("figure.chart").first).to_be_visible()
     assert chart_labels(page) == followed
 
 
-def test_two_jobs_are_found_by_keyboard_and_compared(
+def test_compare_jobs_by_keyboard(
     page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, training_file: str
 ) -> None:
     for suffix, steps in (("short-run", 2), ("long-run", 4)):
@@ -250,12 +246,10 @@ def test_two_jobs_are_found_by_keyboard_and_compared(
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Files")).to_be_visible()
     page.keyboard.press("?")
-    expect(page.get_by_role("heading", name="Keys")).to_be_visible()
+    expect(page.get_by_role("heading", name="Keyboard shortcuts")).to_be_visible()
 
 
-def test_a_read_only_key_gives_a_read_only_dashboard(
-    page: Page, sign_in: SignIn, client: OpenAI, training_file: str
-) -> None:
+def test_read_only_key(page: Page, sign_in: SignIn, client: OpenAI, training_file: str) -> None:
     body = {"name": "reader", "scopes": ["files:read", "jobs:read", "models:read"]}
     key = client.post("/api_keys", body=body, cast_to=object)["key"]  # type: ignore[index]
     job = make_job(client, training_file, "read-only", max_steps=2)
@@ -274,7 +268,7 @@ def test_a_read_only_key_gives_a_read_only_dashboard(
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()
 
 
-def test_the_reference_needs_nothing_from_elsewhere(page: Page, root: str) -> None:
+def test_api_reference_is_self_contained(page: Page, root: str) -> None:
     page.goto(f"{root}/docs")
     create = page.locator("#operations-Fine-tuning-create_job_v1_fine_tuning_jobs_post")
     create.scroll_into_view_if_needed()

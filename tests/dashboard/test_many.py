@@ -1,4 +1,4 @@
-"""Ten thousand jobs, fifty thousand steps: what a page asks for and what it holds stay small."""
+"""Requests and DOM stay small with 10,000 jobs and 50,000 steps."""
 
 import json
 import re
@@ -17,10 +17,10 @@ from tests.dashboard.test_dashboard import SignIn
 
 MAX_POINTS: Final = 1000
 MAX_ROWS: Final = 60
-"""In the page at once, whatever the list's length: what is in sight and some spare ones."""
+"""Most rows in the DOM for a list of any length: the visible ones and some around them."""
 
 PIECE: Final = 17
-"""Points of a wide line that are stroked at once: what longer ones cost grows faster than they do."""
+"""Points per stroke of a wide line: the cost of a stroke grows faster than its length."""
 WATCH: Final = """() => {
     const drawn = new Map(), pen = CanvasRenderingContext2D.prototype
     const { clearRect, beginPath, lineTo, stroke } = pen
@@ -48,32 +48,32 @@ DRAG: Final = """async slider => {
     }
     await new Promise(requestAnimationFrame)
 }"""
-"""Ten frames with five moves each."""
+"""Moves the slider in ten frames, five times each."""
 CATCHES_UP: Final = """async () => {
     const last = [...document.querySelectorAll('canvas')].at(-1)
     while (!strokes.drawn.has(last)) await new Promise(requestAnimationFrame)
 }"""
 
 
-class Asked:
-    """The answers about metrics that a page gets."""
+class MetricResponses:
+    """Records the responses to a page's requests for metrics."""
 
     def __init__(self, page: Page) -> None:
         self.answers: list[Response] = []
         page.on("response", lambda answer: self.answers.append(answer) if "/metrics?" in answer.url else None)
 
     def steps(self) -> list[int]:
-        """How many steps each of them has."""
+        """Returns the number of steps in each response."""
         return [len(json.loads(answer.body())["steps"]) for answer in self.answers]
 
     def query(self, name: str) -> set[str]:
-        """All values that a parameter had."""
+        """Returns all values of a query parameter."""
         return {parse_qs(urlsplit(answer.url).query).get(name, [""])[0] for answer in self.answers}
 
 
 @pytest.fixture(scope="module")
 def crowded(stack: Stack) -> Iterator[tuple[str, Crowd]]:
-    """The key of a project with very much in it, and what that is."""
+    """The key of a project with many jobs and steps, and the ids of its runs."""
     database = Database(stack.database_url)
     project_id, key = new_project(database, "crowded")
     with database.transaction() as session:
@@ -82,15 +82,15 @@ def crowded(stack: Stack) -> Iterator[tuple[str, Crowd]]:
     database.dispose()
 
 
-def test_ten_thousand_jobs_are_a_list_like_any_other(page: Page, sign_in: SignIn, crowded: tuple[str, Crowd]) -> None:
+def test_list_of_10000_jobs(page: Page, sign_in: SignIn, crowded: tuple[str, Crowd]) -> None:
     key, _ = crowded
     sign_in(page, "/ui/", key)
     rows = page.locator(".cells.job")
     table = page.get_by_role("table", name="Jobs")
     expect(rows.first).to_contain_text("run-0")
-    for known in range(200, 1001, 100):
+    for loaded in range(200, 1001, 100):
         page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
-        expect(table).to_have_attribute("aria-rowcount", re.compile(rf"^({known + 1}|{known + 101})$"))
+        expect(table).to_have_attribute("aria-rowcount", re.compile(rf"^({loaded + 1}|{loaded + 101})$"))
         assert rows.count() <= MAX_ROWS
     page.keyboard.press("/")
     page.keyboard.type(f"run-{JOBS - 1}")
@@ -100,11 +100,9 @@ def test_ten_thousand_jobs_are_a_list_like_any_other(page: Page, sign_in: SignIn
     expect(page.get_by_role("heading", name=f"run-{JOBS - 1}")).to_be_visible()
 
 
-def test_fifty_thousand_steps_are_thinned_out_and_looked_into(
-    page: Page, sign_in: SignIn, crowded: tuple[str, Crowd]
-) -> None:
+def test_zoom_into_50000_steps(page: Page, sign_in: SignIn, crowded: tuple[str, Crowd]) -> None:
     key, made = crowded
-    asked = Asked(page)
+    metrics = MetricResponses(page)
     sign_in(page, f"/ui/jobs/{made.runs[0]}", key)
     spike = page.locator("figure.chart", has_text="Gradient norm")
     spike.scroll_into_view_if_needed()
@@ -112,11 +110,11 @@ def test_fifty_thousand_steps_are_thinned_out_and_looked_into(
     expect(chart).to_have_attribute("aria-label", re.compile(r"grad norm \d"))
     expect(page.get_by_label("To step")).to_have_value(str(STEPS))
     page.wait_for_load_state("networkidle")
-    assert max(asked.steps()) <= MAX_POINTS
-    of_spike = [answer for answer in asked.answers if "names=grad_norm" in answer.url]
-    assert max(json.loads(of_spike[0].body())["series"]["grad_norm"]) == 99, "an extreme is never lost"
+    assert max(metrics.steps()) <= MAX_POINTS
+    of_spike = [answer for answer in metrics.answers if "names=grad_norm" in answer.url]
+    assert max(json.loads(of_spike[0].body())["series"]["grad_norm"]) == 99, "sampling keeps extremes"
 
-    asked.answers.clear()
+    metrics.answers.clear()
     page.get_by_label("To step").fill("31500")
     page.get_by_label("To step").press("Enter")
     page.get_by_label("From step").fill("31200")
@@ -124,31 +122,29 @@ def test_fifty_thousand_steps_are_thinned_out_and_looked_into(
     with page.expect_response(lambda answer: "step_from=31200" in answer.url) as whole:
         spike.scroll_into_view_if_needed()
     assert json.loads(whole.value.body())["steps"] == list(range(31200, 31501))
-    page.get_by_role("button", name="Show the whole run").click()
+    page.get_by_role("button", name="Show all steps").click()
     expect(page.get_by_label("To step")).to_have_value(str(STEPS))
 
 
-def test_eight_long_runs_lie_over_each_other(page: Page, sign_in: SignIn, crowded: tuple[str, Crowd]) -> None:
+def test_compare_eight_long_runs(page: Page, sign_in: SignIn, crowded: tuple[str, Crowd]) -> None:
     key, made = crowded
-    asked = Asked(page)
+    metrics = MetricResponses(page)
     sign_in(page, f"/ui/compare?ids={','.join(made.runs)}", key)
     expect(page.get_by_role("heading", name=f"Compare {RUNS} jobs")).to_be_visible()
     legend = page.locator("figure.chart").first.locator(".legend b")
     expect(legend).to_have_count(RUNS)
     expect(legend.last).to_have_text(re.compile(r"\d"))
     page.wait_for_load_state("networkidle")
-    assert max(asked.steps()) <= MAX_POINTS
-    assert asked.query("points") == {str(MAX_POINTS), str(2 * MAX_POINTS // RUNS)}
-    of_reward = [json.loads(answer.body()) for answer in asked.answers if "names=reward" in answer.url]
-    assert {one["job_id"] for one in of_reward} == set(made.runs)
+    assert max(metrics.steps()) <= MAX_POINTS
+    assert metrics.query("points") == {str(MAX_POINTS), str(2 * MAX_POINTS // RUNS)}
+    of_reward = [json.loads(answer.body()) for answer in metrics.answers if "names=reward" in answer.url]
+    assert {series["job_id"] for series in of_reward} == set(made.runs)
     chart = page.locator("figure.chart").first.locator(".u-over")
     chart.hover()
     expect(page.locator("figure.chart .at").nth(1)).to_have_text(re.compile(r"step [\d,]+"))
 
 
-def test_only_charts_in_sight_are_drawn_and_each_once_a_frame(
-    page: Page, sign_in: SignIn, crowded: tuple[str, Crowd]
-) -> None:
+def test_visible_charts_draw_once_a_frame(page: Page, sign_in: SignIn, crowded: tuple[str, Crowd]) -> None:
     key, made = crowded
     page.set_viewport_size({"width": 600, "height": 500})
     sign_in(page, f"/ui/compare?ids={','.join(made.runs)}", key)
@@ -162,9 +158,9 @@ def test_only_charts_in_sight_are_drawn_and_each_once_a_frame(
     page.wait_for_load_state("networkidle")
     page.evaluate(WATCH)
     page.get_by_label("Smoothing").evaluate(DRAG)
-    draws = page.evaluate("[...document.querySelectorAll('canvas')].map(one => strokes.drawn.get(one) ?? 0)")
+    draws = page.evaluate("[...document.querySelectorAll('canvas')].map(canvas => strokes.drawn.get(canvas) ?? 0)")
     assert 1 <= draws[0] <= 12
-    assert draws[-1] <= 1  # once, if this machine has stood still meanwhile
+    assert draws[-1] <= 1  # once, if the machine was stalled
     charts.last.scroll_into_view_if_needed()
     page.evaluate(CATCHES_UP)
     assert page.evaluate("strokes.longest") == PIECE

@@ -1,4 +1,4 @@
-"""Every page, in both themes and two widths: seen by axe and by a camera."""
+"""Every page in both themes and two widths, checked by axe and captured in screenshots."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tests.dashboard.test_dashboard import Picture, SignIn
 from tests.tiny_model import write_rows
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.timeout(300)  # the jobs of the tour are trained within the first test
+pytestmark = pytest.mark.timeout(300)  # the first test trains the jobs
 AXE: Final = Path(__file__).parents[2] / "app/dashboard/node_modules/axe-core/axe.min.js"
 WIDE: Final = {"width": 1360, "height": 900}
 PHONE: Final = {"width": 400, "height": 900}
@@ -40,7 +40,7 @@ GRADER: Final = {
 
 @dataclass(frozen=True)
 class Tour:
-    """What the pages show."""
+    """Ids of the objects that the pages show."""
 
     job: str
     failed: str
@@ -48,11 +48,11 @@ class Tour:
     broken: str
 
     def pages(self) -> dict[str, str]:
-        """Path of each page by its picture's name."""
+        """Returns the path of each page by the name of its screenshot."""
         tabs = ("groups", "events", "checkpoints", "config", "attempts")
         return {
             "jobs": "/ui/",
-            "jobs-none": "/ui/?q=nothing-is-called-so",
+            "jobs-none": "/ui/?q=no-such-job",
             "overview": f"/ui/jobs/{self.job}",
             **{tab: f"/ui/jobs/{self.job}/{tab}" for tab in tabs},
             "groups-line": f"/ui/jobs/{self.job}/groups?row=3",
@@ -75,7 +75,7 @@ class Tour:
 
 @pytest.fixture(scope="module")
 def tour(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tour]:
-    """A job with a grader of several parts, gates and an alias; one that misses its gate; files; a webhook."""
+    """A job with a multi-part grader, gates and an alias; a job that fails its gate; files; a webhook."""
     scratch = tmp_path_factory.mktemp("tour")
     with OpenAI(base_url=stack.base_url, api_key=stack.api_key) as client:
         file = client.files.create(file=write_rows(scratch / "sums.jsonl", 32), purpose="fine-tune").id
@@ -112,51 +112,47 @@ def tour(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tou
 
 
 def settle(page: Page) -> None:
-    """Until everything that the page asked for is shown."""
+    """Waits until the page has loaded its data."""
     page.locator("main h1, main h2").first.wait_for()
     expect(page.locator(".loading")).to_have_count(0)
 
 
 def violations(page: Page) -> list[tuple[str, ...]]:
-    """What axe finds serious or critical."""
+    """Returns the serious and critical findings of axe."""
     page.evaluate(AXE.read_text())
     result = page.evaluate("axe.run({resultTypes: ['violations']})")
     return [
-        (one["id"], one["nodes"][0]["html"][:200], one["nodes"][0].get("failureSummary", "")[:300])
-        for one in result["violations"]
-        if one["impact"] in ("serious", "critical")
+        (rule["id"], rule["nodes"][0]["html"][:200], rule["nodes"][0].get("failureSummary", "")[:300])
+        for rule in result["violations"]
+        if rule["impact"] in ("serious", "critical")
     ]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_page_is_accessible_in_both_themes_and_widths(
-    theme: str, page: Page, root: str, sign_in: SignIn, picture: Picture, tour: Tour
-) -> None:
+def test_pages_are_accessible(theme: str, page: Page, root: str, sign_in: SignIn, picture: Picture, tour: Tour) -> None:
     page.emulate_media(color_scheme="dark" if theme == "dark" else "light", reduced_motion="reduce")
     sign_in(page)
-    found: list[Any] = []
+    findings: list[Any] = []
     for name, path in tour.pages().items():
         page.set_viewport_size(WIDE)  # type: ignore[arg-type]
         page.goto(root + path)
         settle(page)
-        found += [(path, *one) for one in violations(page)]
+        findings += [(path, *violation) for violation in violations(page)]
         moving = (
             "[...document.querySelectorAll('*')].filter(one => parseFloat(getComputedStyle(one).transitionDuration))"
         )
         if page.evaluate(f"{moving}.length"):
-            found.append((path, "moves although motion is reduced"))
+            findings.append((path, "animates although reduced motion is requested"))
         picture(page, f"{name}-{theme}")
         page.set_viewport_size(PHONE)  # type: ignore[arg-type]
         overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         if overflow > 0:
-            found.append((path, "wider than a phone by", overflow))
+            findings.append((path, "wider than a phone by", overflow))
         picture(page, f"{name}-{theme}-narrow")
-    assert not found, "\n".join(map(str, found))
+    assert not findings, "\n".join(map(str, findings))
 
 
-def test_whatever_the_keyboard_reaches_shows_that_it_has_the_focus(
-    page: Page, root: str, sign_in: SignIn, tour: Tour
-) -> None:
+def test_focus_is_visible(page: Page, root: str, sign_in: SignIn, tour: Tour) -> None:
     sign_in(page)
     for path in (f"/ui/jobs/{tour.job}/groups", "/ui/new"):
         page.goto(root + path)

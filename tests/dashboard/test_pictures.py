@@ -1,4 +1,4 @@
-"""`make pictures`: the pictures of README and docs, from a real model that learns to add, whose trainer dies once."""
+"""`make pictures`: screenshots for README and docs, of a model that learns to add and whose trainer crashes once."""
 
 import os
 import re
@@ -42,7 +42,7 @@ GRADER: Final = {
 
 @pytest.fixture(scope="module")
 def stack(short_dir: Path) -> Iterator[Stack]:
-    """An installation with the model that `make demo` trains."""
+    """An installation with the base model of `make demo`."""
     pull(BASE_MODEL, settings.load().models_dir, print)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"LEASE": "6", "HEARTBEAT": "1", "FENCE": "4.5", "SWEEP": "1.5"}.items():
@@ -52,7 +52,7 @@ def stack(short_dir: Path) -> Iterator[Stack]:
 
 
 def job_body(train: str, held_out: str) -> dict[str, Any]:
-    """The demo's job with a grader of two parts, more looks at the held-out rows, a gate and an alias."""
+    """Returns the demo's job with a two-part grader, more evaluations, a gate and an alias."""
     body = demo_job(train, held_out, SEED)
     method = body["method"]["gft"] | {"grader": GRADER}
     intervals = {"eval_interval": 4, "checkpoint_interval": 4}
@@ -63,7 +63,7 @@ def job_body(train: str, held_out: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def job(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Id of the job, which has just begun."""
+    """The id of the job, which has just started."""
     train, held_out = (tmp_path_factory.mktemp("sums") / f"arithmetic.{part}.jsonl" for part in ("train", "heldout"))
     write_dataset(train, held_out, seed=SEED)
     with OpenAI(base_url=stack.base_url, api_key=stack.api_key) as client:
@@ -74,7 +74,7 @@ def job(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def take(page: Page, name: str, height: int) -> None:
-    """Takes the top of a page, whole rows of pixels, into the directory that `GROUPTUNE_PICTURES` names."""
+    """Saves a screenshot of the top of a page in the directory `GROUPTUNE_PICTURES`."""
     page.set_viewport_size({"width": WIDTH, "height": height})
     expect(page.locator(".loading")).to_have_count(0)
     page.wait_for_load_state("networkidle")
@@ -85,11 +85,11 @@ def take(page: Page, name: str, height: int) -> None:
     assert path.stat().st_size < MAX_BYTES
 
 
-def test_a_model_learns_to_add_although_its_trainer_dies(page: Page, sign_in: SignIn, root: str, job: str) -> None:
+def test_model_learns_despite_crash(page: Page, sign_in: SignIn, root: str, job: str) -> None:
     sign_in(page, f"/ui/jobs/{job}/attempts")
     progress = page.locator(".facts .progress")
     expect(progress).to_contain_text(re.compile(rf"1[0-3] / {STEPS}"), timeout=PATIENCE_MS)
-    (trainer,) = (one for one in descendants(job) if "worker.training" in " ".join(command_line(one)))
+    (trainer,) = (process for process in descendants(job) if "worker.training" in " ".join(command_line(process)))
     trainer.kill()
     expect(page.locator(".facts .pill").first).to_contain_text("Succeeded", timeout=PATIENCE_MS)
     expect(page.get_by_role("row", name=re.compile("crashed.*SIGKILL"))).to_be_visible()

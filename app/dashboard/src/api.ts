@@ -1,4 +1,4 @@
-// The public API, as any other client sees it; the session's cookie stands for the key.
+// Requests to the public API, the same one that other clients use. The session cookie replaces the API key.
 import type { Page } from "./types";
 
 export class ApiError extends Error {
@@ -12,30 +12,36 @@ export class ApiError extends Error {
   }
 }
 
-/** Tells the page that the session has ended. */
+/** Dispatches `out` when a request shows that the session has ended. */
 export const signedOut = new EventTarget();
 
 export async function api<T>(method: string, path: string, body?: unknown): Promise<T> {
-  let answer: Response;
+  let response: Response;
   try {
-    answer = await fetch(path, {
+    response = await fetch(path, {
       method,
       headers: body === undefined ? {} : { "content-type": "application/json" },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     });
   } catch {
-    throw new ApiError("The server cannot be reached. Is it running? What you see may be out of date.", 0, null, null);
+    throw new ApiError(
+      "Cannot reach the server. Check that it is running. This page may be out of date.",
+      0,
+      null,
+      null,
+    );
   }
-  if (answer.ok) return (await answer.json()) as T;
-  throw await failure(answer);
+  if (response.ok) return (await response.json()) as T;
+  throw await failure(response);
 }
 
-export async function failure(answer: Response): Promise<ApiError> {
-  const sent = (await answer.json().catch(() => null)) as { error?: Record<string, string | null> } | null;
+export async function failure(response: Response): Promise<ApiError> {
+  const sent = (await response.json().catch(() => null)) as { error?: Record<string, string | null> } | null;
   const error = sent?.error ?? {};
-  if (answer.status === 401) signedOut.dispatchEvent(new Event("out"));
-  const message = error.message ?? `The server answered ${answer.status}. Try again; its log says more.`;
-  return new ApiError(message, answer.status, error.code ?? null, error.param ?? null);
+  if (response.status === 401) signedOut.dispatchEvent(new Event("out"));
+  const message =
+    error.message ?? `The server returned status ${response.status}. Try again; if it persists, see the server's log.`;
+  return new ApiError(message, response.status, error.code ?? null, error.param ?? null);
 }
 
 export const get = <T>(path: string): Promise<T> => api<T>("GET", path);
@@ -44,7 +50,7 @@ export const remove = <T>(path: string): Promise<T> => api<T>("DELETE", path);
 
 export const JOBS = "/v1/fine_tuning/jobs";
 
-/** A path with its query; undefined and empty values are left out. */
+/** Returns a path with a query string; omits undefined, null and empty values. */
 export function query(path: string, values: Record<string, string | number | null | undefined>): string {
   const search = new URLSearchParams();
   for (const [name, value] of Object.entries(values)) {
@@ -54,19 +60,19 @@ export function query(path: string, values: Record<string, string | number | nul
   return text ? `${path}?${text}` : path;
 }
 
-/** Everything that a list has, page after page. */
+/** Returns all items of a list, requesting page after page. */
 export async function all<T>(path: string, limit = 100): Promise<T[]> {
-  const found: T[] = [];
+  const items: T[] = [];
   let after: string | null = null;
   do {
     const page: Page<T> = await get(query(path, { limit, after }));
-    found.push(...page.data);
+    items.push(...page.data);
     after = page.has_more ? page.last_id : null;
   } while (after);
-  return found;
+  return items;
 }
 
-/** Uploads a file; `progress` gets the share that is sent, from 0 to 1. */
+/** Uploads a file; calls `progress` with the share that is sent, from 0 to 1. */
 export function upload<T>(file: File, progress: (share: number) => void): Promise<T> {
   const form = new FormData();
   form.set("purpose", "fine-tune");

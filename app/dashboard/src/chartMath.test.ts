@@ -2,15 +2,15 @@ import { describe, expect, it } from "vitest";
 import { bounds, smooth, valueAt } from "./chartMath";
 
 describe("smooth", () => {
-  it("starts at the first value and leaves gaps alone", () => {
+  it("starts at the first value and keeps gaps", () => {
     expect(smooth([4, null, 4], 0.9)).toEqual([4, null, 4]);
-    const found = smooth([0, 10], 0.5);
-    expect(found[1]).toBeCloseTo(10 / 1.5);
+    const values = smooth([0, 10], 0.5);
+    expect(values[1]).toBeCloseTo(10 / 1.5);
   });
 });
 
 describe("an axis", () => {
-  it("has air around its values, also around a single one", () => {
+  it("pads its values, even equal ones", () => {
     expect(bounds(0, 1)).toEqual([-0.08, 1.08]);
     expect(bounds(5, 5)).toEqual([4.5, 5.5]);
     expect(bounds(0.998, 1, true)).toEqual([-0.02, 1.02]);
@@ -19,7 +19,7 @@ describe("an axis", () => {
 });
 
 describe("the value at a step", () => {
-  it("is the last one that was measured", () => {
+  it("is the last measured one", () => {
     expect(valueAt([1, null, null, 4], 2)).toBe(1);
     expect(valueAt([1, null, null, 4], Infinity)).toBe(4);
     expect(valueAt([null, 2], 0)).toBeNull();

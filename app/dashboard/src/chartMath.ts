@@ -1,19 +1,19 @@
 // Arithmetic of charts: smoothing, values under the cursor, bounds of an axis.
 
-/** Exponential moving average, unbiased at its beginning; gaps stay gaps. */
+/** Exponential moving average with bias correction at the start; null values stay null. */
 export function smooth(values: (number | null)[], weight: number): (number | null)[] {
   if (weight <= 0) return values;
   let mean = 0;
-  let seen = 0;
+  let weights = 0;
   return values.map((value) => {
     if (value === null) return null;
     mean = mean * weight + (1 - weight) * value;
-    seen = seen * weight + (1 - weight);
-    return mean / seen;
+    weights = weights * weight + (1 - weight);
+    return mean / weights;
   });
 }
 
-/** The value at an index, or the last one before it: series that are measured at other steps have gaps there. */
+/** Returns the value at an index, or the last value before it: a series has gaps at steps where it is not measured. */
 export function valueAt(values: (number | null)[], index: number): number | null {
   for (let at = Math.min(index, values.length - 1); at >= 0; at -= 1) {
     const value = values[at];
@@ -22,11 +22,11 @@ export function valueAt(values: (number | null)[], index: number): number | null
   return null;
 }
 
-/** Bounds of an axis with some air; values that are all alike lie in its middle. */
+/** Returns the bounds of an axis with padding; equal values lie in its middle. */
 export function bounds(low: number | null, high: number | null, isShare = false): [number, number] {
   if (isShare) return [-0.02, 1.02];
   if (low === null || high === null) return [0, 1];
   if (low === 0 && high === 0) return [-0.02, 1];
-  const air = low === high ? Math.abs(low) * 0.1 : (high - low) * 0.08;
-  return [low - air, high + air];
+  const padding = low === high ? Math.abs(low) * 0.1 : (high - low) * 0.08;
+  return [low - padding, high + padding];
 }

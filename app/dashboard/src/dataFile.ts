@@ -1,16 +1,16 @@
-// A data file's lines, as far as a page needs them.
+// Reads and parses the lines of a data file.
 
 export interface FileLines {
   lines: string[];
-  /** All of the file was read. */
+  /** Whether the whole file was read. */
   isWhole: boolean;
 }
 
-/** The lines of a file, as far as `limit` bytes. */
+/** Reads the lines in the first `limit` bytes of a file. */
 export async function readLines(id: string, limit: number): Promise<FileLines> {
-  const answer = await fetch(`/v1/files/${id}/content`);
-  if (!answer.ok) return { lines: [], isWhole: false };
-  const reader = answer.body?.getReader();
+  const response = await fetch(`/v1/files/${id}/content`);
+  if (!response.ok) return { lines: [], isWhole: false };
+  const reader = response.body?.getReader();
   const decoder = new TextDecoder();
   let text = "";
   let size = 0;
@@ -31,7 +31,7 @@ export interface Message {
 
 export type Row = Record<string, unknown>;
 
-/** A line as the row that it is; null if it is none. */
+/** Parses a line as a row; null if it is not a JSON object. */
 export function parseRow(line: string): Row | null {
   try {
     const value: unknown = JSON.parse(line);
@@ -41,11 +41,11 @@ export function parseRow(line: string): Row | null {
   }
 }
 
-/** Why a line is no row, in a browser's words; null if it is one. */
+/** Returns why a line is not a valid row; null if it is. */
 export function rowProblem(line: string): string | null {
   try {
     const value: unknown = JSON.parse(line);
-    return value !== null && typeof value === "object" && !Array.isArray(value) ? null : "A row is one JSON object.";
+    return value !== null && typeof value === "object" && !Array.isArray(value) ? null : "A row must be a JSON object.";
   } catch (problem) {
     return (problem as Error).message;
   }
@@ -53,27 +53,27 @@ export function rowProblem(line: string): string | null {
 
 export const asText = (value: unknown): string => (typeof value === "string" ? value : JSON.stringify(value));
 
-/** A row's talk, in either form. */
+/** Returns the messages of a row in either format. */
 export function messagesOf(row: Row): Message[] {
   if (Array.isArray(row.messages)) return row.messages as Message[];
   const own = row.completion === undefined ? [] : [{ role: "assistant", content: row.completion }];
   return [{ role: "user", content: row.prompt ?? "" }, ...own];
 }
 
-/** The answers that a row brings along: its demonstration and its teachers'. */
+/** Returns the answers in a row: its demonstration and its teacher answers. */
 export function answersOf(row: Row): { source: "expert" | "teacher"; text: string }[] {
   const last = messagesOf(row).at(-1);
   const teachers = Array.isArray(row.teacher_responses) ? (row.teacher_responses as unknown[]) : [];
   return [
     ...(last?.role === "assistant" ? [{ source: "expert" as const, text: asText(last.content) }] : []),
-    ...teachers.map((one) => ({
+    ...teachers.map((answer) => ({
       source: "teacher" as const,
-      text: asText((one as { content?: unknown } | null)?.content ?? one),
+      text: asText((answer as { content?: unknown } | null)?.content ?? answer),
     })),
   ];
 }
 
-/** The file's lines with some of them replaced; a null leaves its line out. */
+/** Returns the file with lines replaced by number; null removes a line. */
 export function applyChanges(lines: string[], changes: ReadonlyMap<number, string | null>): string {
   return lines
     .flatMap((line, index) => (changes.get(index + 1) === null ? [] : [changes.get(index + 1) ?? line]))

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { ago, bytes, duration, number, signed } from "./format";
 
 describe("format", () => {
-  it("tells how long ago", () => {
+  it("shows the age of a time", () => {
     expect(ago(1000, 1004)).toBe("just now");
     expect(ago(1000, 1000 + 125)).toMatch(/^2\s?m.* ago$/);
     expect(ago(1000, 1000 + 3 * 86_400)).toMatch(/^3\s?d.* ago$/);

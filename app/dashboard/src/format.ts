@@ -1,4 +1,4 @@
-// Numbers and times as people read them.
+// Formats numbers, sizes and times.
 
 const UNITS: [Intl.RelativeTimeFormatUnit, number][] = [
   ["day", 86_400],
@@ -7,7 +7,7 @@ const UNITS: [Intl.RelativeTimeFormatUnit, number][] = [
 ];
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "always", style: "narrow" });
 
-/** Unix seconds as "5 min. ago". */
+/** Formats Unix seconds as "5 min. ago". */
 export function ago(seconds: number, now = Date.now() / 1000): string {
   const past = now - seconds;
   for (const [unit, size] of UNITS) {
@@ -20,7 +20,7 @@ export function absolute(seconds: number): string {
   return new Date(seconds * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 }
 
-/** Seconds as "1 h 05 min", "3 min 20 s" or "12 s". */
+/** Formats seconds as "1 h 05 min", "3 min 20 s" or "12 s". */
 export function duration(seconds: number): string {
   const whole = Math.max(0, Math.round(seconds));
   const pad = (value: number) => String(value).padStart(2, "0");
@@ -40,7 +40,7 @@ export function bytes(count: number): string {
   return `${unit === 0 ? value : value.toFixed(value < 10 ? 1 : 0)} ${units[unit]}`;
 }
 
-/** Three significant digits; "–" for what is not there. */
+/** Formats a number with three significant digits; "–" for a missing value. */
 export function number(value: number | null | undefined): string {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (value === 0) return "0";

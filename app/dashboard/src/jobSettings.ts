@@ -1,4 +1,4 @@
-// A job's settings as flat paths: to compare them with each other and with the defaults.
+// A job's settings as flat paths, to compare jobs with each other and with the defaults; and as a request.
 import type { Job } from "./types";
 import { type Integration, withoutUnset } from "./views/trackers";
 
@@ -6,15 +6,15 @@ export type FlatSettings = Record<string, string>;
 
 export function flatten(value: unknown, path = ""): FlatSettings {
   if (value !== null && typeof value === "object" && !Array.isArray(value)) {
-    const found: FlatSettings = {};
+    const flat: FlatSettings = {};
     for (const [key, inner] of Object.entries(value))
-      Object.assign(found, flatten(inner, path ? `${path}.${key}` : key));
-    return found;
+      Object.assign(flat, flatten(inner, path ? `${path}.${key}` : key));
+    return flat;
   }
   return { [path]: typeof value === "string" ? value : JSON.stringify(value) };
 }
 
-/** What a person chose for this job. */
+/** Returns the request that would create this job. */
 export function requestFromJob(job: Job): Record<string, unknown> {
   const method = job.method as Record<string, unknown>;
   return {
@@ -25,7 +25,7 @@ export function requestFromJob(job: Job): Record<string, unknown> {
     seed: job.seed,
     ...(job.user_provided_suffix ? { suffix: job.user_provided_suffix } : {}),
     ...(job.metadata ? { metadata: job.metadata } : {}),
-    ...(job.gates.length ? { gates: job.gates.map((one) => one.gate) } : {}),
+    ...(job.gates.length ? { gates: job.gates.map(({ gate }) => gate) } : {}),
     ...(job.alias ? { alias: job.alias } : {}),
     ...(job.priority ? { priority: job.priority } : {}),
     ...(job.integrations ? { integrations: withoutUnset(job.integrations as Integration[]) } : {}),
@@ -40,23 +40,23 @@ interface Schema {
   anyOf?: Schema[];
 }
 
-/** The defaults that an OpenAPI document gives for the properties of one of its schemas. */
+/** Returns the default values of the properties of an OpenAPI schema. */
 export function schemaDefaults(schemas: Record<string, Schema>, name: string): unknown {
-  const found: Record<string, unknown> = {};
+  const values: Record<string, unknown> = {};
   for (const [key, property] of Object.entries(schemas[name]?.properties ?? {})) {
     const inner = property.$ref?.split("/").pop();
     if (inner !== undefined && schemas[inner]?.properties) {
       const own = property.default;
       const below = schemaDefaults(schemas, inner) as Record<string, unknown>;
-      found[key] = own !== null && typeof own === "object" ? { ...below, ...own } : below;
-    } else if (property.default !== undefined) found[key] = property.default;
+      values[key] = own !== null && typeof own === "object" ? { ...below, ...own } : below;
+    } else if (property.default !== undefined) values[key] = property.default;
   }
-  return found;
+  return values;
 }
 
 const PYTHON: Record<string, string> = { true: "True", false: "False", null: "None" };
 
-/** A JSON value as Python writes it. */
+/** Formats a JSON value as a Python literal. */
 function python(value: unknown, indent = ""): string {
   if (value === null || typeof value !== "object")
     return PYTHON[String(value)] && typeof value !== "string"
@@ -65,13 +65,13 @@ function python(value: unknown, indent = ""): string {
   const deeper = `${indent}    `;
   const [open, close] = Array.isArray(value) ? ["[", "]"] : ["{", "}"];
   const items = Array.isArray(value)
-    ? value.map((one) => python(one, deeper))
-    : Object.entries(value).map(([key, one]) => `${JSON.stringify(key)}: ${python(one, deeper)}`);
+    ? value.map((item) => python(item, deeper))
+    : Object.entries(value).map(([key, item]) => `${JSON.stringify(key)}: ${python(item, deeper)}`);
   if (!items.length) return open + close;
-  return `${open}\n${items.map((one) => `${deeper}${one},\n`).join("")}${indent}${close}`;
+  return `${open}\n${items.map((item) => `${deeper}${item},\n`).join("")}${indent}${close}`;
 }
 
-/** The request that makes such a job, for three kinds of people. */
+/** Returns code that sends a job request, in three languages. */
 export function requestSnippets(body: unknown, origin: string): { curl: string; python: string; cli: string } {
   const json = JSON.stringify(body, null, 2);
   const quoted = json.replaceAll("'", "'\\''");

@@ -1,4 +1,4 @@
-// What the server pushes. The browser reconnects by itself and sends `Last-Event-ID`.
+// Data that stays current: requests that repeat on changes, and the server's event streams.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, query } from "./api";
 import type { FileObject, Job, JobEvent, Page } from "./types";
@@ -10,8 +10,8 @@ export interface Loaded<T> {
 }
 
 /**
- * The answer to a GET, asked for again whenever `path` or `version` changes; null asks for nothing. The old answer stays until
- * the new one is there, and a version that changes faster than answers come is asked for once more, not once a change.
+ * The response to a GET, which is repeated whenever `path` or `version` changes; null requests nothing. The old response
+ * stays until the new one arrives. While a request is in flight, any number of changes cause one more request.
  */
 export function useGet<T>(path: string | null, version: number | string = 0): Loaded<T> {
   const [state, setState] = useState<{ value?: T; error?: ApiError }>({});
@@ -20,19 +20,19 @@ export function useGet<T>(path: string | null, version: number | string = 0): Lo
   useEffect(() => {
     if (path === null) return;
     if (flight.current.path !== path) flight.current = { path, isBusy: false, again: false };
-    const mine = flight.current;
+    const request = flight.current;
     const load = () => {
-      mine.again = mine.isBusy;
-      if (mine.isBusy) return;
-      mine.isBusy = true;
+      request.again = request.isBusy;
+      if (request.isBusy) return;
+      request.isBusy = true;
       get<T>(path)
         .then(
-          (value) => flight.current === mine && setState({ value }),
-          (error: ApiError) => flight.current === mine && setState((old) => ({ ...old, error })),
+          (value) => flight.current === request && setState({ value }),
+          (error: ApiError) => flight.current === request && setState((old) => ({ ...old, error })),
         )
         .finally(() => {
-          mine.isBusy = false;
-          if (mine.again && flight.current === mine) load();
+          request.isBusy = false;
+          if (request.again && flight.current === request) load();
         });
     };
     load();
@@ -47,7 +47,7 @@ export function useGet<T>(path: string | null, version: number | string = 0): Lo
 
 const MAX_FOLLOWED = 4;
 
-/** Calls `done` once one of these files is validated; browsers have few connections, so not all of many are followed. */
+/** Calls `done` when one of these files is validated. Follows the first few only: browsers limit connections to a server. */
 export function useFileValidation(ids: string[], done: () => void): void {
   const handler = useRef(done);
   handler.current = done;
@@ -66,7 +66,7 @@ export function useFileValidation(ids: string[], done: () => void): void {
   }, [ids.join()]);
 }
 
-/** A file that stays current until it is validated. */
+/** A file, kept current until it is validated. */
 export function useFile(id: string): Loaded<FileObject> {
   const file = useGet<FileObject>(`/v1/files/${id}`);
   useFileValidation(file.value?.status === "uploaded" ? [id] : [], file.reload);
@@ -202,14 +202,14 @@ export function useProjectStream(onJobs: (jobs: Job[]) => void): void {
   }, []);
 }
 
-/** What a list of jobs is limited to; empty texts limit nothing. */
+/** Filter of a list of jobs; empty strings match all jobs. */
 export interface JobFilter {
   search: string;
   status: string;
   method: string;
 }
 
-/** The project's jobs that fit, as far as they were asked for, newest first; kept current by one stream. */
+/** The loaded pages of the project's jobs that match a filter, newest first; kept current by one stream. */
 export function useJobs(filter: JobFilter): {
   jobs: Job[];
   isLoading: boolean;
@@ -217,56 +217,56 @@ export function useJobs(filter: JobFilter): {
   error: ApiError | undefined;
   more: () => void;
 } {
-  const [known, setKnown] = useState<Map<string, Job>>(new Map());
+  const [loaded, setLoaded] = useState<Map<string, Job>>(new Map());
   const [state, setState] = useState<{ isLoading: boolean; hasMore: boolean; error?: ApiError }>({
     isLoading: true,
     hasMore: false,
   });
-  // Of an older filter's answers nothing is shown.
-  const asking = useRef<{ after: string | null; busy: boolean }>({ after: null, busy: false });
-  const merge = (jobs: Job[]) => setKnown((old) => new Map([...old, ...jobs.map((job) => [job.id, job] as const)]));
+  // Responses to an older filter are dropped.
+  const request = useRef<{ after: string | null; busy: boolean }>({ after: null, busy: false });
+  const merge = (jobs: Job[]) => setLoaded((old) => new Map([...old, ...jobs.map((job) => [job.id, job] as const)]));
 
   const more = () => {
-    const mine = asking.current;
-    if (mine.busy) return;
-    mine.busy = true;
+    const current = request.current;
+    if (current.busy) return;
+    current.busy = true;
     setState((old) => ({ ...old, isLoading: true }));
-    get<Page<Job>>(query(JOBS, { ...filter, limit: 100, after: mine.after })).then(
+    get<Page<Job>>(query(JOBS, { ...filter, limit: 100, after: current.after })).then(
       (page) => {
-        if (asking.current !== mine) return;
-        if (mine.after === null) setKnown(new Map());
+        if (request.current !== current) return;
+        if (current.after === null) setLoaded(new Map());
         merge(page.data);
-        mine.busy = false;
-        mine.after = page.last_id ?? mine.after;
+        current.busy = false;
+        current.after = page.last_id ?? current.after;
         setState({ isLoading: false, hasMore: page.has_more });
       },
       (error: ApiError) => {
-        if (asking.current !== mine) return;
-        mine.busy = false;
+        if (request.current !== current) return;
+        current.busy = false;
         setState({ isLoading: false, hasMore: false, error });
       },
     );
   };
 
   useEffect(() => {
-    asking.current = { after: null, busy: false };
+    request.current = { after: null, busy: false };
     more();
   }, [filter.search, filter.status, filter.method]);
-  useProjectStream((changed) => merge(changed.filter((job) => known.has(job.id) || matchesFilter(job, filter))));
+  useProjectStream((changed) => merge(changed.filter((job) => loaded.has(job.id) || matchesFilter(job, filter))));
 
   const jobs = useMemo(() => {
-    const fitting = [...known.values()].filter((job) => !filter.status || job.status === filter.status);
+    const fitting = [...loaded.values()].filter((job) => !filter.status || job.status === filter.status);
     return fitting.sort((a, b) => b.created_at - a.created_at || (a.id < b.id ? 1 : -1));
-  }, [known, filter.status]);
+  }, [loaded, filter.status]);
   return { jobs, error: state.error, isLoading: state.isLoading, hasMore: state.hasMore, more };
 }
 
-/** Whether a job that the stream tells of belongs into a list; the server decides alike. */
+/** Whether a job from the stream matches the filter, by the server's rules. */
 function matchesFilter(job: Job, { search, status, method }: JobFilter): boolean {
   const names = [job.id, job.model, job.user_provided_suffix, job.fine_tuned_model, JSON.stringify(job.metadata ?? {})];
   return (
     (!status || job.status === status) &&
     (!method || (job.method as { type: string }).type === method) &&
-    names.some((one) => one?.toLowerCase().includes(search.toLowerCase()))
+    names.some((name) => name?.toLowerCase().includes(search.toLowerCase()))
   );
 }

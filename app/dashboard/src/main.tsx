@@ -28,8 +28,8 @@ import { Workers } from "./views/Workers";
 const SESSION = "/v1/dashboard/session";
 const LINK = "#code=";
 
-/** Signs in with the code of the address, if there is one, which then leaves the address. */
-async function begin(): Promise<Session> {
+/** Signs in with the one-time code in the URL, if any, and removes it from the URL; else returns the current session. */
+async function startSession(): Promise<Session> {
   if (!location.hash.startsWith(LINK)) return get<Session>(SESSION);
   const code = location.hash.slice(LINK.length);
   history.replaceState(null, "", location.pathname + location.search);
@@ -40,7 +40,7 @@ function App() {
   const [session, setSession] = useState<Session>();
   const [error, setError] = useState<string>();
   useEffect(() => {
-    begin().then(setSession, (problem: ApiError) => {
+    startSession().then(setSession, (problem: ApiError) => {
       setError(problem.message);
       setSession({ object: "dashboard.session", signed_in: false, scopes: [] });
     });
@@ -64,9 +64,9 @@ function App() {
   );
 }
 
-/** Whether a page is a place's own, or one below it. */
+/** Whether `path` is this page or one of its sub-pages. */
 function isAt(path: string, { to, below }: NavPage): boolean {
-  return (path === "/ui" ? "/ui/" : path) === to || (below ?? [to]).some((one) => path.startsWith(one));
+  return (path === "/ui" ? "/ui/" : path) === to || (below ?? [to]).some((prefix) => path.startsWith(prefix));
 }
 
 function Shell({ session, leave }: { session: Session; leave: () => void }) {
@@ -79,25 +79,25 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
     "?": () => setOpen("help"),
     n: () => writesJobs && route("/ui/new"),
   });
-  const places = NAV_PAGES.filter(({ scope }) => session.scopes?.includes(scope));
+  const pages = NAV_PAGES.filter(({ scope }) => session.scopes?.includes(scope));
   return (
     <>
       <a class="skip" href="#main">
-        Skip to the content
+        Skip to content
       </a>
       <header class="top">
         <a class="brand" href="/ui/">
           <img src="/ui/icon.svg" alt="" width="24" height="24" /> Grouptune
         </a>
         <nav aria-label="Pages">
-          {places.map((place) => (
-            <a key={place.to} href={place.to} aria-current={isAt(path, place) ? "page" : undefined}>
-              {place.name}
+          {pages.map((page) => (
+            <a key={page.to} href={page.to} aria-current={isAt(path, page) ? "page" : undefined}>
+              {page.name}
             </a>
           ))}
         </nav>
         <div class="tools">
-          <span class="project" title="The project of your key">
+          <span class="project" title="Your key's project">
             {session.project}
             {!writesJobs && " · read only"}
           </span>
@@ -114,7 +114,7 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
           >
             {shade === "dark" ? "☀" : "☾"}
           </button>
-          <button type="button" onClick={() => setOpen("help")} aria-label="Keys">
+          <button type="button" onClick={() => setOpen("help")} aria-label="Keyboard shortcuts">
             ?
           </button>
           <button type="button" onClick={leave}>

@@ -83,7 +83,9 @@ export function merge(older: MetricTable, newer: MetricTable): MetricTable {
   // Both parts are sorted, and mostly one follows the other: the engine's merge sort then takes linear time.
   const order = [...kept, ...added].sort((a, b) => a.step - b.step);
   const series: MetricTable["series"] = {};
-  for (const name of new Set([...Object.keys(older.series), ...Object.keys(newer.series)])) {
+  const names = new Set([...Object.keys(older.series), ...Object.keys(newer.series)]);
+  // In the server's order: a chart's colours depend on it.
+  for (const name of [...names].sort()) {
     const [before, after] = [older.series[name], newer.series[name]];
     series[name] = order.map(({ row, isNewer }) => (isNewer ? after : before)?.[row] ?? null);
   }

@@ -1,10 +1,10 @@
-// The pages that stand in the header and the palette, and the scope that each needs.
+// The pages in the header and the command palette, with the scope that each one needs.
 
 export interface NavPage {
   name: string;
   to: string;
   scope: string;
-  /** How the paths of pages below it begin; like its own unless said. */
+  /** Path prefixes of its sub-pages; by default its own path. */
   below?: string[];
 }
 

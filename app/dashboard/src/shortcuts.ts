@@ -1,4 +1,4 @@
-// Keyboard: one handler a view; letters typed into fields are left alone.
+// Keyboard shortcuts of a view. Keys typed into form fields and open dialogs are ignored.
 import { useLayoutEffect, useRef } from "preact/hooks";
 
 type Keys = Record<string, (event: KeyboardEvent) => void>;

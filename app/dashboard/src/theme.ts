@@ -1,4 +1,4 @@
-// Light or dark: as the system says, until a person says otherwise.
+// Light or dark theme: the system's preference, unless the user has chosen one.
 
 const KEY = "grouptune-theme";
 const listeners = new Set<() => void>();
@@ -7,8 +7,8 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 export type Theme = "light" | "dark";
 
 export function theme(): Theme {
-  const kept = localStorage.getItem(KEY);
-  if (kept === "light" || kept === "dark") return kept;
+  const stored = localStorage.getItem(KEY);
+  if (stored === "light" || stored === "dark") return stored;
   return dark.matches ? "dark" : "light";
 }
 
@@ -30,6 +30,6 @@ export function onTheme(listener: () => void): () => void {
 dark.addEventListener("change", show);
 show();
 
-/** A colour of the style sheet, for canvases. */
+/** Returns a colour variable of the style sheet, for canvases. */
 export const token = (name: string): string =>
   getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();

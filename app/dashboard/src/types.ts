@@ -1,4 +1,4 @@
-// The API's own shapes; schema.d.ts is generated from its OpenAPI document (`make web-check`).
+// Types of the API's objects; schema.d.ts is generated from the OpenAPI document (`make web-check`).
 import type { components } from "./schema";
 
 type Schemas = components["schemas"];
@@ -38,7 +38,7 @@ export interface Page<T> {
 
 export type Source = "expert" | "teacher" | "self";
 
-/** Who wrote a teacher's answer; of what a row brings only the model is known, if that. */
+/** Origin of a teacher answer. For an answer from the training file at most the model is given. */
 export interface Provenance {
   model: string | null;
   provider: string;
@@ -48,7 +48,7 @@ export interface Provenance {
   completion_tokens: number | null;
 }
 
-/** One response of a group. */
+/** One answer of a group. */
 export interface Member {
   scores?: Record<string, number>;
   source: Source;
@@ -60,7 +60,7 @@ export interface Member {
   mean_p: number | null;
   finished: boolean;
   adapter_version: number | null;
-  /** Of teacher members; absent in groups of older versions. */
+  /** Set for teacher answers; absent in groups that older versions stored. */
   teacher?: Provenance | null;
   error: string | null;
 }

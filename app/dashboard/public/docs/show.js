@@ -1,4 +1,4 @@
-// Not in the page itself: its policy lets no inline script run.
+// A separate file, because the page's content security policy forbids inline scripts.
 SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#reference",

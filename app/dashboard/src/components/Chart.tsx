@@ -1,4 +1,4 @@
-// A line chart (uPlot) that follows the theme, its width and new values; all charts of a page share cursor and zoom.
+// A line chart (uPlot) that adapts to the theme, its width and new values. All charts of a page share cursor and zoom.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
@@ -11,11 +11,11 @@ export interface Line {
   label: string;
   colour: number;
   values: (number | null)[];
-  /** Measured seldom and with care, such as held-out results: never smoothed. */
+  /** Rare, exact measurements such as held-out results: never smoothed. */
   isExact?: boolean;
 }
 
-/** First and last step that are shown. */
+/** First and last visible step. */
 export type Zoom = readonly [number, number];
 
 interface ChartProps {
@@ -25,10 +25,10 @@ interface ChartProps {
   isShare?: boolean;
   steps: number[];
   lines: Line[];
-  /** Steps from which an attempt went on. */
+  /** Steps from which an attempt resumed. */
   markers?: number[];
   smoothing: number;
-  /** In sight, or near it: what is not is drawn once nothing changes any more. */
+  /** In or near the viewport. A chart outside it is redrawn only once its values have stopped changing. */
   isVisible: boolean;
   zoom: Zoom | undefined;
   onZoom: (zoom: Zoom | undefined) => void;
@@ -40,11 +40,11 @@ const PALETTE = 8;
 const SPARSE = 60;
 const WIDTH = 1.8;
 const FAINT = "40"; // alpha of the values behind their smoothed line
-/** Steps between ticks: there are no halves of a step. */
+/** Steps between ticks: whole numbers only. */
 const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6];
 const FONT = "11px system-ui, sans-serif";
 
-const isSparse = (values: (number | null)[]): boolean => values.filter((one) => one !== null).length <= SPARSE;
+const isSparse = (values: (number | null)[]): boolean => values.filter((value) => value !== null).length <= SPARSE;
 const tick = (value: number): string => {
   if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return number(value);
   return Number(value.toPrecision(6)).toLocaleString("en-US", { maximumFractionDigits: 6 });
@@ -72,13 +72,13 @@ export function Chart(props: ChartProps) {
   useEffect(() => {
     const element = box.current;
     if (!element) return;
-    const made = new uPlot(optionsOf(current, element.clientWidth || 320, setAt), data, element);
-    plot.current = made;
-    const observer = new ResizeObserver(() => made.setSize({ width: element.clientWidth, height: HEIGHT }));
+    const chart = new uPlot(optionsOf(current, element.clientWidth || 320, setAt), data, element);
+    plot.current = chart;
+    const observer = new ResizeObserver(() => chart.setSize({ width: element.clientWidth, height: HEIGHT }));
     observer.observe(element);
     return () => {
       observer.disconnect();
-      made.destroy();
+      chart.destroy();
     };
   }, [shape, shade]);
   useEffect(() => {
@@ -87,7 +87,7 @@ export function Chart(props: ChartProps) {
       const timer = setTimeout(draw, UNSEEN_MS);
       return () => clearTimeout(timer);
     }
-    const frame = requestAnimationFrame(draw); // however often it changes
+    const frame = requestAnimationFrame(draw); // at most once a frame, however often the data changes
     return () => cancelAnimationFrame(frame);
   }, [data, isVisible, markers.length, zoom?.[0], zoom?.[1]]);
 
@@ -113,7 +113,7 @@ export function Chart(props: ChartProps) {
           </li>
         ))}
         {restarts.length > 0 && (
-          <li title="Steps from which another attempt went on">
+          <li title="Steps from which another attempt resumed">
             <i class="swatch restart" /> resumed {restarts.length > 1 && `${restarts.length} times`}
           </li>
         )}
@@ -130,7 +130,7 @@ function optionsOf(current: { current: ChartProps }, width: number, setAt: (at: 
   const axis = { stroke: token("soft"), grid, ticks: { ...grid, size: 4 }, font: FONT, gap: 4 };
   const series = (index: number, isDrawn: boolean): uPlot.Series => ({
     stroke: colours[index] as string,
-    paths: () => null, // by `draw`
+    paths: () => null, // the hook `drawSeries` draws the line
     points: { show: isDrawn && isSparse(lines[index]?.values ?? []), size: 5 },
   });
   const draw = (self: uPlot, index: number) => {
@@ -162,7 +162,7 @@ function optionsOf(current: { current: ChartProps }, width: number, setAt: (at: 
   };
 }
 
-/** A single step has a place of its own, too. */
+/** Widens the range of a single step, which would have no width. */
 const spread = (low: number, high: number): [number, number] =>
   low === high ? [Math.max(0, low - 1), high + 1] : [low, high];
 

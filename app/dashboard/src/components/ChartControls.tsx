@@ -1,4 +1,4 @@
-// What holds for all charts of a page: how smooth they are, and which steps they show.
+// Controls for all charts of a page: smoothing and the range of steps.
 import type { ComponentChildren } from "preact";
 import { percent } from "../format";
 import type { Zoom } from "./Chart";
@@ -30,7 +30,7 @@ export function ChartControls({ smoothing, setSmoothing, zoom, setZoom, last, ch
         <output class="soft">{percent(smoothing)}</output>
       </label>
       <fieldset class="row">
-        <legend class="hidden">Steps that are shown</legend>
+        <legend class="hidden">Range of steps</legend>
         Steps
         <input
           class="short"
@@ -51,10 +51,10 @@ export function ChartControls({ smoothing, setSmoothing, zoom, setZoom, last, ch
         />
         {zoom ? (
           <button type="button" onClick={() => setZoom(undefined)}>
-            Show the whole run
+            Show all steps
           </button>
         ) : (
-          <small>or drag over a chart</small>
+          <small>or drag across a chart to zoom in</small>
         )}
       </fieldset>
       {children}

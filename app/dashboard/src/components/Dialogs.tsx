@@ -1,18 +1,19 @@
-// Dialogs over the page: questions, the command palette, the keys.
+// Dialogs: the base component, confirmations, the command palette and the list of shortcuts.
 import type { ComponentChildren } from "preact";
 import { useContext, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { useLocation } from "preact-iso";
-import { get, JOBS, query } from "../api";
+import { type ApiError, get, JOBS, query } from "../api";
 import { NAV_PAGES } from "../routes";
 import { SessionContext } from "../session";
 import type { Job, Page } from "../types";
+import { CodeBlock, ErrorNotice } from "./primitives";
 
 const TYPING_MS = 120;
 const NEW_JOB = { name: "New job", to: "/ui/new", scope: "jobs:write" };
 
 export function Dialog({ title, close, children }: { title: string; close: () => void; children: ComponentChildren }) {
   const dialog = useRef<HTMLDialogElement>(null);
-  // Before the next key is handled: what is typed right after the shortcut belongs to the dialog.
+  // A layout effect opens it before the next key is handled, so text typed right after the shortcut goes to the dialog.
   useLayoutEffect(() => dialog.current?.showModal(), []);
   return (
     <dialog
@@ -26,7 +27,7 @@ export function Dialog({ title, close, children }: { title: string; close: () =>
   );
 }
 
-/** Asks before something that cannot be undone. */
+/** Asks for confirmation of an action that cannot be undone. */
 export function ConfirmDialog({
   title,
   text,
@@ -46,7 +47,7 @@ export function ConfirmDialog({
       <p>{text}</p>
       <div class="row end">
         <button type="button" onClick={close}>
-          Keep it
+          Go back
         </button>
         <button
           type="button"
@@ -57,6 +58,67 @@ export function ConfirmDialog({
           }}
         >
           {action}
+        </button>
+      </div>
+    </Dialog>
+  );
+}
+
+interface FormDialogProps {
+  title: string;
+  /** Label of the button that sends the form. */
+  action: string;
+  isDisabled?: boolean;
+  error: ApiError | undefined;
+  send: () => void;
+  close: () => void;
+  children: ComponentChildren;
+}
+
+/** A form in a dialog. */
+export function FormDialog({ title, action, isDisabled = false, error, send, close, children }: FormDialogProps) {
+  const submit = (event: Event) => {
+    event.preventDefault();
+    send();
+  };
+  return (
+    <Dialog title={title} close={close}>
+      <h2>{title}</h2>
+      <form class="form" onSubmit={submit}>
+        {children}
+        {error && <ErrorNotice error={error} />}
+        <div class="row end">
+          <button type="button" onClick={close}>
+            Close
+          </button>
+          <button type="submit" class="primary" disabled={isDisabled}>
+            {action}
+          </button>
+        </div>
+      </form>
+    </Dialog>
+  );
+}
+
+interface SecretDialogProps {
+  title: string;
+  name: string;
+  secret: string;
+  close: () => void;
+  /** What the secret is for. */
+  children: ComponentChildren;
+}
+
+/** Shows a secret that the server returns only once. */
+export function SecretDialog({ title, name, secret, close, children }: SecretDialogProps) {
+  return (
+    <Dialog title={title} close={close}>
+      <h2>{title}</h2>
+      <p>{children} Copy it now: it is shown only once.</p>
+      <CodeBlock title={name} text={secret} />
+      <div class="row end">
+        <button type="button" class="primary" onClick={close}>
+          Done
         </button>
       </div>
     </Dialog>
@@ -82,8 +144,8 @@ export function CommandPalette({ close }: { close: () => void }) {
       clearTimeout(timer);
     };
   }, [text]);
-  const found = useMemo(() => {
-    const places = [...NAV_PAGES, NEW_JOB]
+  const results = useMemo(() => {
+    const pages = [...NAV_PAGES, NEW_JOB]
       .filter(({ scope }) => scopes?.includes(scope))
       .map(({ name, to }) => ({ name, path: to, note: "" }));
     const named = jobs.map((job) => ({
@@ -92,7 +154,7 @@ export function CommandPalette({ close }: { close: () => void }) {
       note: `${job.id} · ${job.status}`,
     }));
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-    return [...places.filter((one) => words.every((word) => one.name.toLowerCase().includes(word))), ...named].slice(
+    return [...pages.filter((page) => words.every((word) => page.name.toLowerCase().includes(word))), ...named].slice(
       0,
       12,
     );
@@ -103,8 +165,8 @@ export function CommandPalette({ close }: { close: () => void }) {
   };
   const press = (event: KeyboardEvent) => {
     const move = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (move) setChosen((old) => (old + move + found.length) % Math.max(1, found.length));
-    else if (event.key === "Enter" && found[chosen]) go(found[chosen].path);
+    if (move) setChosen((old) => (old + move + results.length) % Math.max(1, results.length));
+    else if (event.key === "Enter" && results[chosen]) go(results[chosen].path);
     else return;
     event.preventDefault();
   };
@@ -117,7 +179,7 @@ export function CommandPalette({ close }: { close: () => void }) {
         role="combobox"
         aria-expanded="true"
         aria-controls="palette"
-        aria-activedescendant={found[chosen] ? `palette-${chosen}` : undefined}
+        aria-activedescendant={results[chosen] ? `palette-${chosen}` : undefined}
         value={text}
         onInput={(event) => {
           setText(event.currentTarget.value);
@@ -126,38 +188,38 @@ export function CommandPalette({ close }: { close: () => void }) {
         onKeyDown={press}
       />
       <ul id="palette" class="palette" role="listbox" aria-label="Pages and jobs">
-        {found.map((one, index) => (
+        {results.map((result, index) => (
           <li
-            key={one.path}
+            key={result.path}
             id={`palette-${index}`}
             role="option"
             aria-selected={index === chosen}
-            onClick={() => go(one.path)}
+            onClick={() => go(result.path)}
           >
-            <span>{one.name}</span> <small>{one.note}</small>
+            <span>{result.name}</span> <small>{result.note}</small>
           </li>
         ))}
       </ul>
-      {!found.length && <p>Nothing is called so.</p>}
+      {!results.length && <p>No page or job matches.</p>}
     </Dialog>
   );
 }
 
 const HELP = [
-  ["/", "Find"],
+  ["/", "Search"],
   ["j  k", "Next, previous row or group"],
   ["Enter", "Open"],
   ["x", "Select"],
   ["n", "New job"],
   ["←  →", "Previous, next step (groups)"],
   ["Ctrl K", "Go to a page or a job"],
-  ["?", "This list"],
+  ["?", "Show this list"],
 ] as const;
 
 export function ShortcutHelp({ close }: { close: () => void }) {
   return (
-    <Dialog title="Keys" close={close}>
-      <h2>Keys</h2>
+    <Dialog title="Keyboard shortcuts" close={close}>
+      <h2>Keyboard shortcuts</h2>
       <dl class="keys">
         {HELP.map(([key, text]) => (
           <>

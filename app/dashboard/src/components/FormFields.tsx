@@ -1,4 +1,4 @@
-// Labelled inputs of forms.
+// Labelled form inputs.
 import type { ComponentChildren } from "preact";
 
 export function Field(props: { label: string; id: string; children: ComponentChildren }) {
@@ -12,13 +12,13 @@ export function Field(props: { label: string; id: string; children: ComponentChi
 
 interface TextProps {
   label: string;
-  /** What it is called where its label says too little. */
+  /** Accessible name, if the label alone is ambiguous. */
   name?: string;
   value: string;
   placeholder?: string;
   set: (value: string) => void;
   kind?: "text" | "url";
-  /** Id of a list of values to choose from. */
+  /** Id of a datalist with suggestions. */
   list?: string;
 }
 

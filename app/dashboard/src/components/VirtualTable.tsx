@@ -1,8 +1,9 @@
-// A list of any length, of which only the rows in sight exist.
+// A table of any length that renders only the rows in or near the viewport.
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 
-const SPARE = 8;
+/** Rows rendered above and below the viewport. */
+const OVERSCAN_ROWS = 8;
 
 export function VirtualTable<T>({
   items,
@@ -22,26 +23,26 @@ export function VirtualTable<T>({
   nearEnd?: () => void;
 }) {
   const body = useRef<HTMLDivElement>(null);
-  const [sight, setSight] = useState({ first: 0, last: 40 });
+  const [visible, setVisible] = useState({ first: 0, last: 40 });
   useEffect(() => {
-    const look = () => {
+    const measure = () => {
       const top = -(body.current?.getBoundingClientRect().top ?? 0);
-      const first = Math.max(0, Math.floor(top / height) - SPARE);
-      const last = Math.ceil((top + innerHeight) / height) + SPARE;
-      setSight((old) => (old.first === first && old.last === last ? old : { first, last }));
+      const first = Math.max(0, Math.floor(top / height) - OVERSCAN_ROWS);
+      const last = Math.ceil((top + innerHeight) / height) + OVERSCAN_ROWS;
+      setVisible((old) => (old.first === first && old.last === last ? old : { first, last }));
     };
-    look();
-    addEventListener("scroll", look, { passive: true });
-    addEventListener("resize", look);
+    measure();
+    addEventListener("scroll", measure, { passive: true });
+    addEventListener("resize", measure);
     return () => {
-      removeEventListener("scroll", look);
-      removeEventListener("resize", look);
+      removeEventListener("scroll", measure);
+      removeEventListener("resize", measure);
     };
   }, [height, items.length]);
   useEffect(() => {
-    if (sight.last >= items.length) nearEnd?.();
-  }, [sight.last, items.length]);
-  const shown = items.slice(sight.first, sight.last);
+    if (visible.last >= items.length) nearEnd?.();
+  }, [visible.last, items.length]);
+  const shown = items.slice(visible.first, visible.last);
   return (
     <div class="rows" role="table" aria-label={label} aria-rowcount={items.length + 1}>
       <div class="cells head" role="row" aria-rowindex={1}>
@@ -49,7 +50,7 @@ export function VirtualTable<T>({
       </div>
       <div ref={body} role="rowgroup" style={{ height: `${items.length * height}px`, position: "relative" }}>
         {shown.map((item, offset) => {
-          const index = sight.first + offset;
+          const index = visible.first + offset;
           return (
             <div
               key={index}

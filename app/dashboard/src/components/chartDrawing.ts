@@ -1,14 +1,14 @@
-// How a chart's lines get onto its canvas: uPlot knows the scales, this draws.
+// Draws a chart's lines and markers onto its canvas, with uPlot's scales.
 import type uPlot from "uplot";
 import { token } from "../theme";
 
 /**
- * Points that are stroked at once. A browser without a GPU needs a hundred times as long for a line that goes up and down
- * a thousand times as for its pieces: where the edges of one path cross, it sorts them anew in every row of pixels.
+ * Points per stroke. Without a GPU, one path that goes up and down a thousand times takes a hundred times as long as its
+ * pieces: the rasteriser sorts the crossing edges of a path for every row of pixels.
  */
 const PIECE = 16;
 
-/** A line through the values that are there, `width` wide in CSS pixels; 0 is as thin as the screen can. */
+/** Draws a line through all values but null, `width` CSS pixels wide; 0 is the thinnest line of the screen. */
 export function drawLine(self: uPlot, index: number, colour: string, width: number): void {
   const { ctx, bbox, data } = self;
   const [steps, values] = [data[0], data[index]];
@@ -38,7 +38,7 @@ export function drawLine(self: uPlot, index: number, colour: string, width: numb
   ctx.restore();
 }
 
-/** Dashed lines where an attempt took the job up again. */
+/** Draws a dashed vertical line at each step from which an attempt resumed. */
 export function drawMarks(self: uPlot, markers: number[]): void {
   if (!markers.length) return;
   const { ctx, bbox } = self;

@@ -1,4 +1,4 @@
-// Small parts that every view uses.
+// Small components that all views use.
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import type { ApiError } from "../api";
@@ -26,7 +26,7 @@ export function StatusBadge({ value }: { value: string }) {
   );
 }
 
-/** A time as "5 min. ago", the moment itself on hover; it grows old by itself. */
+/** A time such as "5 min. ago" that updates itself, with the exact time on hover. */
 export function RelativeTime({ at }: { at: number | null | undefined }) {
   const [, tick] = useState(0);
   useEffect(() => {
@@ -44,7 +44,7 @@ export function RelativeTime({ at }: { at: number | null | undefined }) {
 export function ErrorNotice({ error, retry }: { error: ApiError; retry?: () => void }) {
   return (
     <div class="notice bad" role="alert">
-      <strong>That did not work.</strong> {error.message}
+      <strong>Something went wrong.</strong> {error.message}
       {retry && (
         <button type="button" onClick={retry}>
           Try again
@@ -113,7 +113,7 @@ export function SourceChip({ source }: { source: string }) {
   return <span class={`chip ${source}`}>{source}</span>;
 }
 
-/** Sets the window's title while a view is shown. */
+/** Sets the window's title while a view is mounted. */
 export function useTitle(title: string): void {
   useEffect(() => {
     document.title = `${title} · Grouptune`;

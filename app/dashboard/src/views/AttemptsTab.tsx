@@ -1,6 +1,7 @@
-// Every time that a worker took the job up: how far it came, why it ended, and what was lost in between.
+// The attempts of a job: the steps of each, why it ended, and which steps were repeated.
 import { useEffect, useState } from "preact/hooks";
 import { JOBS } from "../api";
+import { DataTable } from "../components/DataTable";
 import { EmptyState, ErrorNotice, Loading, RelativeTime } from "../components/primitives";
 import { duration, plural } from "../format";
 import { isFinal, useGet } from "../liveData";
@@ -8,13 +9,13 @@ import type { Attempt, Job } from "../types";
 import { AttemptTimeline, outcomeStyle } from "./AttemptTimeline";
 
 const REASONS: Record<string, string> = {
-  succeeded: "Training was finished",
-  paused: "It was paused on request",
+  succeeded: "Training finished",
+  paused: "The job was paused",
   cancelled: "The job was cancelled",
 };
 
 export function AttemptsTab({ job }: { job: Job }) {
-  // While a job runs, each step moves the end of its line.
+  // Each step of a running job moves the end of its line.
   const { value, error, reload } = useGet<{ data: Attempt[] }>(
     `${JOBS}/${job.id}/attempts`,
     `${job.attempt} ${job.status} ${job.progress.step}`,
@@ -33,8 +34,8 @@ export function AttemptsTab({ job }: { job: Job }) {
       <EmptyState title="No attempts yet">
         <p>
           {isFinal(job)
-            ? "No worker had taken this job up when it ended."
-            : "A free worker takes the job up by itself. Crashes, stops and resumes will show here."}
+            ? "The job ended before a worker started it."
+            : "A free worker starts the job automatically. Each start, crash and resume appears here."}
         </p>
       </EmptyState>
     );
@@ -43,45 +44,33 @@ export function AttemptsTab({ job }: { job: Job }) {
     <>
       <AttemptTotals job={job} attempts={attempts} now={now} />
       <AttemptTimeline job={job} attempts={attempts} now={now} />
-      <div class="scroll" tabIndex={0} role="region" aria-label="Attempts">
-        <table>
-          <thead>
-            <tr>
-              <th>Attempt</th>
-              <th>Outcome</th>
-              <th>Steps</th>
-              <th>Started</th>
-              <th>Took</th>
-              <th>Worker</th>
-              <th>Why it ended</th>
-            </tr>
-          </thead>
-          <tbody>
-            {attempts.map((one) => (
-              <AttemptRow key={one.epoch} attempt={one} again={repeatedSteps(one, attempts)} now={now} />
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <DataTable
+        label="Attempts"
+        columns={["Attempt", "Outcome", "Steps", "Started", "Duration", "Worker", "Why it ended"]}
+      >
+        {attempts.map((attempt) => (
+          <AttemptRow key={attempt.epoch} attempt={attempt} repeated={repeatedSteps(attempt, attempts)} now={now} />
+        ))}
+      </DataTable>
     </>
   );
 }
 
-/** Steps of an attempt that the next one that trained had to do again. */
-function repeatedSteps(one: Attempt, attempts: Attempt[]): number {
-  const next = attempts.find((other) => other.epoch > one.epoch && other.training_at !== null);
-  return next && one.last_step !== null ? Math.max(0, one.last_step - next.resumed_from_step) : 0;
+/** Returns how many steps of an attempt the next training attempt repeated. */
+function repeatedSteps(attempt: Attempt, attempts: Attempt[]): number {
+  const next = attempts.find((other) => other.epoch > attempt.epoch && other.training_at !== null);
+  return next && attempt.last_step !== null ? Math.max(0, attempt.last_step - next.resumed_from_step) : 0;
 }
 
 function AttemptTotals({ job, attempts, now }: { job: Job; attempts: Attempt[]; now: number }) {
   const end = job.finished_at ?? now;
-  const training = attempts.reduce((sum, one) => sum + (one.ended_at ?? end) - one.started_at, 0);
-  const again = attempts.reduce((sum, one) => sum + repeatedSteps(one, attempts), 0);
+  const training = attempts.reduce((sum, attempt) => sum + (attempt.ended_at ?? end) - attempt.started_at, 0);
+  const repeated = attempts.reduce((sum, attempt) => sum + repeatedSteps(attempt, attempts), 0);
   const tiles = [
-    ["attempts", String(attempts.length), "each goes on from the last checkpoint"],
+    ["attempts", String(attempts.length), "each resumes from the last checkpoint"],
     ["with a worker", duration(training), "loading, training, evaluating"],
-    ["without one", duration(end - job.created_at - training), "queued, paused, between attempts"],
-    ["done twice", plural(again, "step"), "since the last checkpoint before a stop"],
+    ["without a worker", duration(end - job.created_at - training), "queued, paused, between attempts"],
+    ["repeated", plural(repeated, "step"), "trained after the last checkpoint, then lost"],
   ] as const;
   return (
     <div class="tiles">
@@ -96,7 +85,7 @@ function AttemptTotals({ job, attempts, now }: { job: Job; attempts: Attempt[]; 
   );
 }
 
-function AttemptRow({ attempt, again, now }: { attempt: Attempt; again: number; now: number }) {
+function AttemptRow({ attempt, repeated, now }: { attempt: Attempt; repeated: number; now: number }) {
   const { outcome, last_step: last, resumed_from_step: first } = attempt;
   return (
     <tr>
@@ -108,11 +97,11 @@ function AttemptRow({ attempt, again, now }: { attempt: Attempt; again: number; 
       </td>
       <td class="nowrap">
         {attempt.training_at === null
-          ? "none: it was loading"
+          ? "none (loading)"
           : last === null || last <= first
             ? `none after ${first}`
             : `${first + 1} – ${last}`}
-        {again > 0 && <small> · {again} of them again later</small>}
+        {repeated > 0 && <small> · {repeated} repeated later</small>}
       </td>
       <td>
         <RelativeTime at={attempt.started_at} />

@@ -1,5 +1,7 @@
+// The audit log: who changed what, newest entries first.
 import { useEffect, useState } from "preact/hooks";
 import { type ApiError, get, query } from "../api";
+import { DataTable } from "../components/DataTable";
 import { ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
 import type { AuditEntry, Page } from "../types";
 
@@ -8,9 +10,9 @@ export function AuditLog() {
   const [after, setAfter] = useState<string | null>(null);
   const [error, setError] = useState<ApiError>();
   useTitle("Audit log");
-  const load = (behind: string | null) =>
-    get<Page<AuditEntry>>(query("/v1/audit_log", { limit: 50, after: behind })).then((page) => {
-      setEntries((old) => [...(behind ? (old ?? []) : []), ...page.data]);
+  const load = (older: string | null) =>
+    get<Page<AuditEntry>>(query("/v1/audit_log", { limit: 50, after: older })).then((page) => {
+      setEntries((old) => [...(older ? (old ?? []) : []), ...page.data]);
       setAfter(page.has_more ? page.last_id : null);
     }, setError);
   useEffect(() => void load(null), []);
@@ -21,38 +23,24 @@ export function AuditLog() {
       <div class="title">
         <h1>Audit log</h1>
       </div>
-      <div class="scroll" tabIndex={0} role="region" aria-label="Audit log">
-        <table>
-          <thead>
-            <tr>
-              <th>When</th>
-              <th>What</th>
-              <th>Object</th>
-              <th>By key</th>
-              <th>From</th>
-              <th>What changed</th>
-            </tr>
-          </thead>
-          <tbody>
-            {entries.map((one) => (
-              <tr key={one.id}>
-                <td class="nowrap">
-                  <RelativeTime at={one.created_at} />
-                </td>
-                <td>{one.action}</td>
-                <td>
-                  <AuditedObject id={one.object_id} />
-                </td>
-                <td class="nowrap">{one.actor.key_id ?? "the installation"}</td>
-                <td>{one.actor.ip ?? "–"}</td>
-                <td class="text">
-                  <Changes before={one.before} after={one.after} />
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <DataTable label="Audit log" columns={["Time", "Action", "Object", "Key", "Address", "Changes"]}>
+        {entries.map((entry) => (
+          <tr key={entry.id}>
+            <td class="nowrap">
+              <RelativeTime at={entry.created_at} />
+            </td>
+            <td>{entry.action}</td>
+            <td>
+              <AuditedObject id={entry.object_id} />
+            </td>
+            <td class="nowrap">{entry.actor.key_id ?? "the installation"}</td>
+            <td>{entry.actor.ip ?? "–"}</td>
+            <td class="text">
+              <Changes before={entry.before} after={entry.after} />
+            </td>
+          </tr>
+        ))}
+      </DataTable>
       {after && (
         <button type="button" onClick={() => void load(after)}>
           Show older entries
@@ -64,7 +52,7 @@ export function AuditLog() {
 
 const PAGES: Record<string, string> = { ftjob: "/ui/jobs/", file: "/ui/files/" };
 
-/** The object, with a link where it has a page. */
+/** The id of the changed object, linked if the object has a page. */
 function AuditedObject({ id }: { id: string }) {
   const page = PAGES[id.split("-")[0] ?? ""];
   return page ? (
@@ -80,7 +68,7 @@ type Snapshot = Record<string, unknown> | null | undefined;
 
 const shown = (value: unknown): string => (typeof value === "string" ? value : JSON.stringify(value));
 
-/** Each field that is new, gone or different. */
+/** Each field that was added, removed or changed. */
 function Changes({ before, after }: { before: Snapshot; after: Snapshot }) {
   const names = [...new Set([...Object.keys(before ?? {}), ...Object.keys(after ?? {})])];
   const changed = names.filter((name) => shown(before?.[name] ?? null) !== shown(after?.[name] ?? null));

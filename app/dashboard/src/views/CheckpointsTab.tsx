@@ -1,4 +1,6 @@
+// The checkpoints of a job and its trained model.
 import { JOBS } from "../api";
+import { DataTable } from "../components/DataTable";
 import { CopyButton, EmptyState, ErrorNotice, Loading, RelativeTime } from "../components/primitives";
 import { number } from "../format";
 import { isFinal, useGet } from "../liveData";
@@ -22,45 +24,34 @@ export function CheckpointsTab({ job }: { job: Job }) {
         <EmptyState title="No checkpoints yet">
           <p>
             {isFinal(job)
-              ? "This job ended before its first one."
-              : "A job writes one every few steps, and one whenever it is paused or its worker stops."}
+              ? "The job ended before its first checkpoint."
+              : "The trainer writes a checkpoint every few steps, and whenever the job is paused or its worker stops."}
           </p>
         </EmptyState>
       ) : (
-        <div class="scroll" tabIndex={0} role="region" aria-label="Checkpoints">
-          <table>
-            <thead>
-              <tr>
-                <th>Step</th>
-                <th>Written</th>
-                <th>Held-out reward</th>
-                <th>Held-out loss</th>
-                <th>Reward</th>
-                <th>Name</th>
+        <DataTable
+          label="Checkpoints"
+          columns={["Step", "Written", "Held-out reward", "Held-out loss", "Reward", "Name"]}
+        >
+          {value.data.map((checkpoint) => {
+            const metrics = checkpoint.metrics as Record<string, number | null>;
+            return (
+              <tr key={checkpoint.id}>
+                <td>{checkpoint.step_number}</td>
+                <td>
+                  <RelativeTime at={checkpoint.created_at} />
+                </td>
+                <td>{number(metrics["eval/reward"])}</td>
+                <td>{number(metrics["eval/loss"])}</td>
+                <td>{number(metrics.reward)}</td>
+                <td class="text">
+                  <code title={checkpoint.fine_tuned_model_checkpoint}>{checkpoint.fine_tuned_model_checkpoint}</code>{" "}
+                  <CopyButton text={checkpoint.fine_tuned_model_checkpoint} />
+                </td>
               </tr>
-            </thead>
-            <tbody>
-              {value.data.map((one) => {
-                const metrics = one.metrics as Record<string, number | null>;
-                return (
-                  <tr key={one.id}>
-                    <td>{one.step_number}</td>
-                    <td>
-                      <RelativeTime at={one.created_at} />
-                    </td>
-                    <td>{number(metrics["eval/reward"])}</td>
-                    <td>{number(metrics["eval/loss"])}</td>
-                    <td>{number(metrics.reward)}</td>
-                    <td class="text">
-                      <code title={one.fine_tuned_model_checkpoint}>{one.fine_tuned_model_checkpoint}</code>{" "}
-                      <CopyButton text={one.fine_tuned_model_checkpoint} />
-                    </td>
-                  </tr>
-                );
-              })}
-            </tbody>
-          </table>
-        </div>
+            );
+          })}
+        </DataTable>
       )}
     </>
   );

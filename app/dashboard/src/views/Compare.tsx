@@ -1,4 +1,4 @@
-// Up to eight jobs over each other, and in what they differ.
+// Compares up to eight jobs: held-out results, charts and settings.
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { useLocation } from "preact-iso";
@@ -32,14 +32,14 @@ const NAMES = [
 ];
 
 export function Compare() {
-  const { query: asked } = useLocation();
-  const ids = [...new Set((asked.ids ?? "").split(",").filter(Boolean))].slice(0, MAX_COMPARED);
+  const { query: params } = useLocation();
+  const ids = [...new Set((params.ids ?? "").split(",").filter(Boolean))].slice(0, MAX_COMPARED);
   useTitle("Compare");
   if (ids.length < 2) {
     return (
-      <EmptyState title="Choose the jobs to compare">
+      <EmptyState title="Choose jobs to compare">
         <p>
-          Select two to eight of them in the <a href="/ui/">list of jobs</a> (<kbd>x</kbd>), then press Compare.
+          Select two to eight jobs in the <a href="/ui/">list of jobs</a> (<kbd>x</kbd>), then choose Compare.
         </p>
       </EmptyState>
     );
@@ -64,17 +64,17 @@ function Compared({ ids }: { ids: string[] }) {
   const [error, setError] = useState<ApiError>();
   const [smoothing, setSmoothing] = useState(0);
   const [zoom, setZoom] = useState<Zoom>();
-  const note = (job: Job) => setJobs((old) => ({ ...old, [job.id]: job }));
+  const updateJob = (job: Job) => setJobs((old) => ({ ...old, [job.id]: job }));
   useEffect(() => {
-    for (const id of ids) get<Job>(`${JOBS}/${id}`).then(note, setError);
+    for (const id of ids) get<Job>(`${JOBS}/${id}`).then(updateJob, setError);
   }, []);
-  useProjectStream((changed) => changed.filter((job) => ids.includes(job.id)).forEach(note));
-  const known = ids.map((id) => jobs[id]).filter((one): one is Job => one !== undefined);
+  useProjectStream((changed) => changed.filter((job) => ids.includes(job.id)).forEach(updateJob));
+  const shownJobs = ids.map((id) => jobs[id]).filter((job): job is Job => job !== undefined);
   const runs = useMemo(
-    () => known.flatMap((job) => (metrics[job.id] ? [{ job, metrics: metrics[job.id] as JobMetrics }] : [])),
-    [metrics, known.map(chartVersion).join()],
+    () => shownJobs.flatMap((job) => (metrics[job.id] ? [{ job, metrics: metrics[job.id] as JobMetrics }] : [])),
+    [metrics, shownJobs.map(chartVersion).join()],
   );
-  const loaded = known.length === ids.length ? known : [];
+  const loaded = shownJobs.length === ids.length ? shownJobs : [];
   const streamed = useMemo(
     () =>
       new Set(
@@ -106,7 +106,7 @@ function Compared({ ids }: { ids: string[] }) {
         <Loading what="the jobs" />
       ) : (
         <>
-          <Results jobs={known} />
+          <Results jobs={shownJobs} />
           <ChartControls {...{ smoothing, setSmoothing, zoom, setZoom, last }} />
           <div class="charts">
             {NAMES.filter((name) =>
@@ -115,7 +115,7 @@ function Compared({ ids }: { ids: string[] }) {
               <ComparisonChart key={name} {...{ name, runs, smoothing, zoom, setZoom }} />
             ))}
           </div>
-          <Differences jobs={known} />
+          <Differences jobs={shownJobs} />
         </>
       )}
     </>
@@ -145,14 +145,14 @@ function MetricsLoader({
   return null;
 }
 
-/** How the jobs stand: the best of each held-out result is marked. */
+/** The held-out results of the jobs; a star marks the largest gain of each. */
 function Results({ jobs }: { jobs: Job[] }) {
-  const found = jobs.map(heldOutResults);
-  const columns = [...new Map(found.flat().map((one) => [one.name, one.title]))];
+  const results = jobs.map(heldOutResults);
+  const columns = [...new Map(results.flat().map((result) => [result.name, result.title]))];
   const best = (name: string): number => {
-    const gains = found.map((one) => one.find((result) => result.name === name)?.gain ?? 0);
+    const gains = results.map((own) => own.find((result) => result.name === name)?.gain ?? 0);
     const most = Math.max(...gains);
-    return most > 0 && gains.filter((one) => one === most).length === 1 ? gains.indexOf(most) : -1;
+    return most > 0 && gains.filter((gain) => gain === most).length === 1 ? gains.indexOf(most) : -1;
   };
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label="Results">
@@ -180,10 +180,10 @@ function Results({ jobs }: { jobs: Job[] }) {
               </td>
               <td>{job.progress.step.toLocaleString("en-US")}</td>
               {columns.map(([name]) => {
-                const result = found[index]?.find((one) => one.name === name);
+                const result = results[index]?.find((own) => own.name === name);
                 return (
                   <td key={name} class="figure">
-                    {best(name) === index && <span title="The largest gain">★ </span>}
+                    {best(name) === index && <span title="Largest gain">★ </span>}
                     <b>{number(result?.after ?? result?.before)}</b>{" "}
                     {result?.before !== undefined && result.after !== undefined && (
                       <small>from {number(result.before)}</small>
@@ -232,7 +232,7 @@ const TITLES: Record<string, string> = {
   "eval/accuracy": "Held-out accuracy",
 };
 
-/** The runs' lines over all the steps that any of them has. */
+/** Returns one line per run over the union of their steps. */
 function overlaid(name: string, runs: Run[], tables: MetricTable[]): { steps: number[]; lines: Line[] } {
   const steps = [...new Set(tables.flatMap((table) => table.steps))].sort((a, b) => a - b);
   const place = new Map(steps.map((step, index) => [step, index]));
@@ -247,7 +247,7 @@ function overlaid(name: string, runs: Run[], tables: MetricTable[]): { steps: nu
   return { steps, lines };
 }
 
-/** A job's settings under the same paths whatever its method is called; a grader stays one piece. */
+/** Returns a job's settings under paths that do not depend on its method; a grader stays in one piece. */
 function settingsOf(job: Job): FlatSettings {
   const { method, ...rest } = requestFromJob(job) as { method: Record<string, unknown> };
   const type = String(method.type);
@@ -259,15 +259,15 @@ function settingsOf(job: Job): FlatSettings {
 function Differences({ jobs }: { jobs: Job[] }) {
   const [everything, setEverything] = useState(false);
   const settings = jobs.map(settingsOf);
-  const paths = [...new Set(settings.flatMap((one) => Object.keys(one)))].sort();
-  const differs = (path: string) => new Set(settings.map((one) => one[path])).size > 1;
+  const paths = [...new Set(settings.flatMap((own) => Object.keys(own)))].sort();
+  const differs = (path: string) => new Set(settings.map((own) => own[path])).size > 1;
   const shown = paths.filter((path) => everything || differs(path));
   return (
     <section>
-      <h2>In what they differ</h2>
+      <h2>Differences</h2>
       <label class="row">
         <input type="checkbox" checked={everything} onChange={(event) => setEverything(event.currentTarget.checked)} />
-        also those that are the same
+        show equal settings too
       </label>
       {shown.length === 0 ? (
         <p class="soft">These jobs have the same settings.</p>
@@ -288,9 +288,9 @@ function Differences({ jobs }: { jobs: Job[] }) {
               {shown.map((path) => (
                 <tr key={path} class={differs(path) ? "changed" : ""}>
                   <td>{path}</td>
-                  {settings.map((one, index) => (
+                  {settings.map((own, index) => (
                     <td key={index} class="text">
-                      {one[path] ?? "–"}
+                      {own[path] ?? "–"}
                     </td>
                   ))}
                 </tr>

@@ -1,3 +1,4 @@
+// The settings of a job next to the defaults, and code that creates the same job again.
 import { useMemo, useState } from "preact/hooks";
 import { CodeBlock, Loading } from "../components/primitives";
 import { flatten, requestFromJob, requestSnippets, schemaDefaults } from "../jobSettings";
@@ -21,14 +22,21 @@ export function ConfigTab({ job }: { job: Job }) {
   const document = useGet<{ components: { schemas: Parameters<typeof schemaDefaults>[0] } }>("/openapi.json");
   const type = String((job.method as { type: string }).type);
   const rows = useMemo(() => {
-    const usual = document.value ? flatten(schemaDefaults(document.value.components.schemas, SCHEMAS[type] ?? "")) : {};
+    const byDefault = document.value
+      ? flatten(schemaDefaults(document.value.components.schemas, SCHEMAS[type] ?? ""))
+      : {};
     const { grader, ...method } = (job.method as Record<string, Record<string, unknown>>)[type] ?? {};
     const used = job.hyperparameters as Record<string, unknown>;
     const own = Object.entries({ ...(grader ? { grader: JSON.stringify(grader, null, 2) } : {}), ...flatten(method) });
     return own.map(([path, value]) => {
-      const decided = used[path.replace("hyperparameters.", "")];
-      const isAuto = value === "auto" && decided !== undefined && decided !== "auto";
-      return { path, value: isAuto ? `auto: ${decided}` : value, usual: usual[path], differs: usual[path] !== value };
+      const resolved = used[path.replace("hyperparameters.", "")];
+      const isAuto = value === "auto" && resolved !== undefined && resolved !== "auto";
+      return {
+        path,
+        value: isAuto ? `auto: ${resolved}` : value,
+        byDefault: byDefault[path],
+        differs: byDefault[path] !== value,
+      };
     });
   }, [job, document.value]);
   const others = Object.entries(
@@ -43,7 +51,7 @@ export function ConfigTab({ job }: { job: Job }) {
           Training file <a href={`/ui/files/${job.training_file}`}>{job.training_file}</a>
           {job.validation_file && (
             <>
-              , held out <a href={`/ui/files/${job.validation_file}`}>{job.validation_file}</a>
+              , held-out file <a href={`/ui/files/${job.validation_file}`}>{job.validation_file}</a>
             </>
           )}
           {others.filter(([, value]) => value).map(([name, value]) => `, ${name} ${value}`)}.
@@ -51,14 +59,14 @@ export function ConfigTab({ job }: { job: Job }) {
         {!document.value && <Loading what="the defaults" />}
         {document.value && (
           <>
-            <Settings title="Not the default" rows={rows.filter((one) => one.differs)} />
-            <Settings title="As always" rows={rows.filter((one) => !one.differs)} />
+            <Settings title="Changed" rows={rows.filter((row) => row.differs)} />
+            <Settings title="Default" rows={rows.filter((row) => !row.differs)} />
           </>
         )}
       </section>
       <section>
-        <h2>The same again</h2>
-        <div class="row" role="group" aria-label="As">
+        <h2>Create the same job again</h2>
+        <div class="row" role="group" aria-label="Format">
           {FORMS.map(([name, title]) => (
             <button key={name} type="button" aria-pressed={form === name} onClick={() => setForm(name)}>
               {title}
@@ -74,12 +82,12 @@ export function ConfigTab({ job }: { job: Job }) {
 interface Setting {
   path: string;
   value: string;
-  usual: string | undefined;
+  byDefault: string | undefined;
 }
 
 function Settings({ title, rows }: { title: string; rows: Setting[] }) {
   if (!rows.length) return null;
-  const differ = title !== "As always";
+  const differ = title !== "Default";
   return (
     <table class="settings">
       <thead>
@@ -90,11 +98,11 @@ function Settings({ title, rows }: { title: string; rows: Setting[] }) {
         </tr>
       </thead>
       <tbody>
-        {rows.map(({ path, value, usual }) => (
+        {rows.map(({ path, value, byDefault }) => (
           <tr key={path} class={differ ? "changed" : ""}>
             <td>{path}</td>
             <td class={path === "grader" ? "text code-cell" : "text"}>{value}</td>
-            {differ && <td class="soft">{usual ?? "–"}</td>}
+            {differ && <td class="soft">{byDefault ?? "–"}</td>}
           </tr>
         ))}
       </tbody>

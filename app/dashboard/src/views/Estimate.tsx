@@ -1,40 +1,40 @@
-// What a job would take, before it is created.
+// Estimated time, memory and tokens of a job before it is created.
 import { useEffect, useState } from "preact/hooks";
 import { JOBS, post } from "../api";
 import { bytes, duration, number, plural } from "../format";
 import type { EstimateRange, JobEstimate } from "../types";
 
-/** The server's estimate of a request that it has found valid; none while there is none. */
+/** The server's estimate of a valid request, given as text; empty until the estimate arrives. */
 export function Estimate({ text }: { text: string }) {
-  const [made, setMade] = useState<{ of: string; estimate: JobEstimate }>();
+  const [result, setResult] = useState<{ of: string; estimate: JobEstimate }>();
   useEffect(() => {
     let current = true;
     post<JobEstimate>(JOBS.replace("/jobs", "/estimate"), JSON.parse(text)).then(
-      (estimate) => current && setMade({ of: text, estimate }),
-      () => undefined, // the form stands without it
+      (estimate) => current && setResult({ of: text, estimate }),
+      () => undefined, // the form works without an estimate
     );
     return () => {
       current = false;
     };
   }, [text]);
-  if (!made) return null;
-  const { estimate } = made;
+  if (!result) return null;
+  const { estimate } = result;
   const { based_on: basis } = estimate;
   const grounds = basis.same_jobs
-    ? `Estimated from ${plural(basis.same_jobs, "finished job")} of this model on such a machine`
+    ? `Estimated from ${plural(basis.same_jobs, "finished job")} of this model on this kind of machine`
     : basis.device_jobs
-      ? `Estimated from ${plural(basis.device_jobs, "finished job")} of other models on such a machine`
-      : "A guess until a first job has finished here";
+      ? `Estimated from ${plural(basis.device_jobs, "finished job")} of other models on this kind of machine`
+      : "A rough guess: no job has finished here yet";
   return (
-    <section class={`estimate ${made.of === text ? "" : "old"}`} aria-label="Estimate">
+    <section class={`estimate ${result.of === text ? "" : "old"}`} aria-label="Estimate">
       <div class="tiles">
-        <Tile title="takes about" range={estimate.seconds} show={duration} none="unknown" />
-        <Tile title="memory at its peak" range={estimate.peak_memory_bytes} show={bytes} none="unknown" />
+        <Tile title="duration" range={estimate.seconds} show={duration} none="unknown" />
+        <Tile title="peak memory" range={estimate.peak_memory_bytes} show={bytes} none="unknown" />
         <Tile title="tokens" range={estimate.tokens.response} show={number} none="–" />
         <div class="tile">
-          <span>answers to be written</span>
+          <span>rollouts</span>
           <strong>{number(estimate.rollouts)}</strong>
-          <small>{plural(estimate.grader_calls, "grade")}</small>
+          <small>{plural(estimate.grader_calls, "grading call")}</small>
         </div>
       </div>
       <p class={estimate.verdict === "fits" ? "good" : "problem"}>

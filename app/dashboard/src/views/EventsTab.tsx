@@ -1,3 +1,4 @@
+// The events of a job, newest first: loaded pages and events from the stream.
 import { useEffect, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, query } from "../api";
 import { ErrorNotice, Loading, RelativeTime } from "../components/primitives";
@@ -12,8 +13,8 @@ export function EventsTab({ job, newEvents }: { job: Job; newEvents: JobEvent[] 
   const load = (after: string | null) =>
     get<Page<JobEvent>>(query(`${JOBS}/${job.id}/events`, { limit: 100, after })).then(
       (page) =>
-        setOld((known) => ({
-          events: [...(after ? (known?.events ?? []) : []), ...page.data],
+        setOld((loaded) => ({
+          events: [...(after ? (loaded?.events ?? []) : []), ...page.data],
           after: page.has_more ? page.last_id : null,
         })),
       setError,
@@ -21,22 +22,22 @@ export function EventsTab({ job, newEvents }: { job: Job; newEvents: JobEvent[] 
   useEffect(() => void load(null), [job.id]);
   if (error && !old) return <ErrorNotice error={error} />;
   if (!old) return <Loading what="the events" />;
-  const known = new Set(old.events.map((one) => one.id));
-  const events = [...newEvents.filter((one) => !known.has(one.id)), ...old.events];
-  const shown = events.filter((one) => withSteps || one.type !== "metrics");
+  const loadedIds = new Set(old.events.map((event) => event.id));
+  const events = [...newEvents.filter((event) => !loadedIds.has(event.id)), ...old.events];
+  const shown = events.filter((event) => withSteps || event.type !== "metrics");
   return (
     <>
       <label class="row">
         <input type="checkbox" checked={withSteps} onChange={(event) => setWithSteps(event.currentTarget.checked)} />{" "}
-        with every step
+        Show every step
       </label>
       <ol class="events">
-        {shown.map((one) => (
-          <li key={one.id} class={one.level}>
-            <RelativeTime at={one.created_at} />
+        {shown.map((event) => (
+          <li key={event.id} class={event.level}>
+            <RelativeTime at={event.created_at} />
             <span>
-              {ICONS[one.level]}
-              {one.message}
+              {ICONS[event.level]}
+              {event.message}
             </span>
           </li>
         ))}

@@ -51,7 +51,7 @@ function FileView({ id }: { id: string }) {
   useEffect(() => {
     let current = true;
     readLines(id, READ_BYTES).then(
-      (found) => current && setRead(found),
+      (lines) => current && setRead(lines),
       () => current && setRead({ lines: [], isWhole: false }),
     );
     return () => {
@@ -60,7 +60,7 @@ function FileView({ id }: { id: string }) {
   }, [id]);
   if (file.error) return <ErrorNotice error={file.error} retry={file.reload} />;
   if (!file.value) return <Loading what="the file" />;
-  const found = report.value?.report as Report | null | undefined;
+  const summary = report.value?.report as Report | null | undefined;
   return (
     <>
       <div class="title">
@@ -76,7 +76,7 @@ function FileView({ id }: { id: string }) {
           </a>
           {isData && file.value.status === "processed" && (
             <a class="button primary" href={`/ui/new?training_file=${id}`}>
-              Train on it
+              Train on this file
             </a>
           )}
         </div>
@@ -88,18 +88,18 @@ function FileView({ id }: { id: string }) {
           uploaded <RelativeTime at={file.value.created_at} />
         </span>
       </div>
-      {found && <Counts report={found} />}
-      {!found && file.value.status === "uploaded" && <Loading what="the report: every line is being checked" />}
-      {found && found.error_count > 0 && (
+      {summary && <Counts report={summary} />}
+      {!summary && file.value.status === "uploaded" && <Loading what="the report while every line is checked" />}
+      {summary && summary.error_count > 0 && (
         <FixRows
-          findings={found.errors}
-          count={found.error_count}
+          findings={summary.errors}
+          count={summary.error_count}
           read={read}
           writes={writes}
           filename={file.value.filename}
         />
       )}
-      {found && found.warning_count > 0 && <Warnings report={found} lines={read?.lines ?? []} />}
+      {summary && summary.warning_count > 0 && <Warnings report={summary} lines={read?.lines ?? []} />}
       {isData && file.value.status === "processed" && <TokenizedRows id={id} />}
       {read && isData && file.value.status === "error" && <Preview lines={read.lines} />}
       {read && !isData && <pre class="panel">{read.lines.slice(0, 200).join("\n")}</pre>}
@@ -111,8 +111,8 @@ function Counts({ report }: { report: Report }) {
   const kinds: [string, number][] = [
     ["usable rows", report.rows],
     ["with a demonstration", report.expert_rows],
-    ["with teachers' answers", report.teacher_rows],
-    ["with a prompt alone", report.prompt_only_rows],
+    ["with teacher answers", report.teacher_rows],
+    ["with a prompt only", report.prompt_only_rows],
   ];
   const fields = Object.entries(report.item_fields).filter(([name]) => name !== "messages");
   return (
@@ -127,7 +127,7 @@ function Counts({ report }: { report: Report }) {
       </div>
       {fields.length > 0 && (
         <p>
-          Your grader can read{" "}
+          Graders can read{" "}
           {fields.map(([name, count], index) => (
             <>
               {index > 0 && ", "}
@@ -142,20 +142,20 @@ function Counts({ report }: { report: Report }) {
 }
 
 function Warnings({ report, lines }: { report: Report; lines: string[] }) {
-  const item = (one: Finding, index: number) => (
+  const item = (finding: Finding, index: number) => (
     <li key={index}>
       <p>
-        <b>Line {one.line}</b>
-        {one.param && (
+        <b>Line {finding.line}</b>
+        {finding.param && (
           <>
-            , <code>{one.param}</code>
+            , <code>{finding.param}</code>
           </>
         )}
-        : {one.message}
+        : {finding.message}
       </p>
-      {lines[one.line - 1] !== undefined && (
-        <pre tabIndex={0} role="region" aria-label={`Line ${one.line}`}>
-          {(lines[one.line - 1] ?? "").slice(0, 600)}
+      {lines[finding.line - 1] !== undefined && (
+        <pre tabIndex={0} role="region" aria-label={`Line ${finding.line}`}>
+          {(lines[finding.line - 1] ?? "").slice(0, 600)}
         </pre>
       )}
     </li>
@@ -163,7 +163,7 @@ function Warnings({ report, lines }: { report: Report; lines: string[] }) {
   return (
     <section class="findings">
       <h2>{plural(report.warning_count, "warning")}</h2>
-      <p>Training works all the same.</p>
+      <p>Training is still possible.</p>
       <ol>{report.warnings.slice(0, SHOWN_WARNINGS).map(item)}</ol>
       {report.warnings.length > SHOWN_WARNINGS && (
         <details>
@@ -182,7 +182,7 @@ function Preview({ lines }: { lines: string[] }) {
   const [shown, setShown] = useState(SHOWN_ROWS);
   const rows = lines
     .map((line, index) => ({ number: index + 1, row: parseRow(line) }))
-    .filter((one): one is { number: number; row: Row } => one.row !== null);
+    .filter((line): line is { number: number; row: Row } => line.row !== null);
   if (!rows.length) return null;
   return (
     <section aria-label="Rows">
@@ -213,10 +213,10 @@ function RowCard({ line, row }: { line: number; row: Row }) {
         </div>
       ))}
       {Array.isArray(teacher) &&
-        teacher.map((one, index) => (
+        teacher.map((answer, index) => (
           <div key={`teacher-${index}`} class="turn trained">
             <SourceChip source="teacher" />
-            <span>{asText((one as { content?: unknown } | null)?.content ?? one)}</span>
+            <span>{asText((answer as { content?: unknown } | null)?.content ?? answer)}</span>
           </div>
         ))}
       {Object.keys(rest).length > 0 && (

@@ -1,4 +1,4 @@
-// Data files: upload, state, size.
+// The project's data files and the result files of jobs.
 
 import { useRef, useState } from "preact/hooks";
 import { useLocation } from "preact-iso";
@@ -14,12 +14,12 @@ import type { FileObject, Page } from "../types";
 const ROW = 48;
 
 export function Files() {
-  const { query: asked } = useLocation();
-  const isResults = asked.show === "results";
+  const { query: params } = useLocation();
+  const isResults = params.show === "results";
   const { value, error, reload } = useGet<Page<FileObject>>(
     `/v1/files?purpose=${isResults ? "fine-tune-results" : "fine-tune"}`,
   );
-  const [doomed, setDoomed] = useState<FileObject>();
+  const [toDelete, setToDelete] = useState<FileObject>();
   const [failed, setFailed] = useState<ApiError>();
   const writes = useCan("files:write");
   useTitle("Files");
@@ -35,26 +35,26 @@ export function Files() {
       <div class="title">
         <h1>Files</h1>
       </div>
-      <nav class="tabs" aria-label="Kinds of files">
+      <nav class="tabs" aria-label="Kind of file">
         <a href="/ui/files" aria-current={isResults ? undefined : "page"}>
           Data
         </a>
         <a href="/ui/files?show=results" aria-current={isResults ? "page" : undefined}>
-          Results of jobs
+          Job results
         </a>
       </nav>
       {writes && !isResults && <Upload />}
       {failed && <ErrorNotice error={failed} />}
       {!files.length && isResults ? (
         <EmptyState title="No results yet">
-          <p>A job that succeeds writes its metrics, step by step, into a CSV file here.</p>
+          <p>When a job succeeds, a CSV file with its metrics by step appears here.</p>
         </EmptyState>
       ) : !files.length ? (
         <EmptyState title="No files yet">
           <p>
-            A data file has one JSON object a line, as OpenAI's:{" "}
+            Upload a JSONL file in OpenAI's format, with one JSON object per line:{" "}
             <code>{'{"messages": [{"role": "user", "content": "…"}, …]}'}</code>. Add <code>teacher_responses</code> for
-            a teacher's answers, and any field that your grader reads.
+            teacher answers, and any fields that your grader reads.
           </p>
         </EmptyState>
       ) : (
@@ -67,7 +67,7 @@ export function Files() {
             <>
               <ColumnHeader>File</ColumnHeader>
               <ColumnHeader>State</ColumnHeader>
-              <ColumnHeader>What it holds</ColumnHeader>
+              <ColumnHeader>Content</ColumnHeader>
               <ColumnHeader>Size</ColumnHeader>
               <ColumnHeader>Age</ColumnHeader>
               <ColumnHeader>
@@ -94,7 +94,7 @@ export function Files() {
                     type="button"
                     class="small"
                     aria-label={`Delete ${file.filename}`}
-                    onClick={() => setDoomed(file)}
+                    onClick={() => setToDelete(file)}
                   >
                     Delete
                   </button>
@@ -104,13 +104,13 @@ export function Files() {
           )}
         />
       )}
-      {doomed && (
+      {toDelete && (
         <ConfirmDialog
-          title={`Delete ${doomed.filename}?`}
-          text="Finished jobs keep what they learnt from it; they cannot be run again on it."
-          action="Delete the file"
-          act={() => void remove(`/v1/files/${doomed.id}`).then(reload, setFailed)}
-          close={() => setDoomed(undefined)}
+          title={`Delete ${toDelete.filename}?`}
+          text="Finished jobs keep their models, but cannot be run again on this file."
+          action="Delete file"
+          act={() => void remove(`/v1/files/${toDelete.id}`).then(reload, setFailed)}
+          close={() => setToDelete(undefined)}
         />
       )}
     </>
@@ -128,7 +128,7 @@ function Upload() {
     setError(undefined);
     setShare(0);
     upload<FileObject>(file, setShare)
-      .then((made) => route(`/ui/files/${made.id}`), setError)
+      .then((created) => route(`/ui/files/${created.id}`), setError)
       .finally(() => setShare(undefined));
   };
   return (
@@ -158,7 +158,7 @@ function Upload() {
             accept=".jsonl,.json,application/jsonl"
             onChange={(event) => send(event.currentTarget.files?.[0])}
           />
-          <span class="soft">or drop it here. Every line is checked.</span>
+          <span class="soft">or drop it here. The server checks every line.</span>
         </>
       ) : (
         <span role="status">

@@ -1,4 +1,4 @@
-// The lines that are wrong, to be corrected in place; what comes of it is uploaded as a new file.
+// Editor for the invalid lines of a file; uploads the corrected file as a new file.
 
 import { useState } from "preact/hooks";
 import { useLocation } from "preact-iso";
@@ -10,9 +10,9 @@ import type { FileObject, Finding } from "../types";
 
 interface Props {
   findings: Finding[];
-  /** Of all errors, of which the report lists the first. */
+  /** Number of all errors; the report lists only the first ones. */
   count: number;
-  /** The file, once it is read. */
+  /** The content of the file; undefined while it loads. */
   read: FileLines | undefined;
   writes: boolean;
   filename: string;
@@ -23,7 +23,7 @@ export function FixRows({ findings, count, read, writes, filename }: Props) {
   const [error, setError] = useState<ApiError>();
   const [busy, setBusy] = useState(false);
   const { route } = useLocation();
-  const numbers = [...new Set(findings.map((one) => one.line))];
+  const numbers = [...new Set(findings.map((finding) => finding.line))];
   const change = (line: number, text: string | null) => setChanges(new Map([...changes, [line, text]]));
   const canFix = writes && read?.isWhole === true && count === findings.length;
   const send = () => {
@@ -31,7 +31,7 @@ export function FixRows({ findings, count, read, writes, filename }: Props) {
     setBusy(true);
     setError(undefined);
     upload<FileObject>(new File([applyChanges(read.lines, changes)], filename), () => undefined)
-      .then((made) => route(`/ui/files/${made.id}`), setError)
+      .then((created) => route(`/ui/files/${created.id}`), setError)
       .finally(() => setBusy(false));
   };
   return (
@@ -39,23 +39,23 @@ export function FixRows({ findings, count, read, writes, filename }: Props) {
       <h2>{plural(count, "error")}</h2>
       <p>
         {canFix
-          ? "Correct the lines here, or leave them out; the corrected file is uploaded as a new one."
-          : "Correct these lines in your file and upload it again."}
+          ? "Correct these lines or remove them. The corrected file is uploaded as a new file."
+          : "Correct these lines in your file, then upload it again."}
       </p>
       <ol>
         {numbers.map((line) => (
           <li key={line}>
             {findings
-              .filter((one) => one.line === line)
-              .map((one) => (
-                <p key={one.message}>
-                  <b>Line {one.line}</b>
-                  {one.param && (
+              .filter((finding) => finding.line === line)
+              .map((finding) => (
+                <p key={finding.message}>
+                  <b>Line {finding.line}</b>
+                  {finding.param && (
                     <>
-                      , <code>{one.param}</code>
+                      , <code>{finding.param}</code>
                     </>
                   )}
-                  : {one.message}
+                  : {finding.message}
                 </p>
               ))}
             {canFix ? (
@@ -96,26 +96,27 @@ interface EditorProps {
 }
 
 function Editor({ line, text, original, change }: EditorProps) {
-  const isOut = text === null;
+  const isRemoved = text === null;
   const shown = text ?? original;
-  const problem = isOut || text === undefined ? null : rowProblem(shown);
+  const problem = isRemoved || text === undefined ? null : rowProblem(shown);
   return (
     <>
       <textarea
         aria-label={`Line ${line}`}
         rows={Math.min(8, Math.ceil(shown.length / 110) + 1)}
         spellcheck={false}
-        disabled={isOut}
+        disabled={isRemoved}
         value={shown}
         onInput={(event) => change(event.currentTarget.value.replaceAll("\n", " "))}
       />
       <div class="row">
         <label class="row">
-          <input type="checkbox" checked={isOut} onChange={() => change(isOut ? original : null)} /> leave this line out
+          <input type="checkbox" checked={isRemoved} onChange={() => change(isRemoved ? original : null)} /> Remove this
+          line
         </label>
-        {text !== undefined && !isOut && (
+        {text !== undefined && !isRemoved && (
           <span class={problem ? "problem" : "good"} role="status">
-            {problem ?? "✓ This is a JSON object."}
+            {problem ?? "✓ Valid JSON object."}
           </span>
         )}
       </div>

@@ -1,6 +1,7 @@
-// A grader as JSON: something to start from, and a try of it on the file's own answers before anything is trained.
+// A grader as JSON, with templates and a test on the answers in the training file.
 import { useState } from "preact/hooks";
 import { type ApiError, post } from "../api";
+import { DataTable } from "../components/DataTable";
 import { ErrorNotice, SourceChip } from "../components/primitives";
 import { answersOf, parseRow, readLines } from "../dataFile";
 import { number } from "../format";
@@ -32,7 +33,7 @@ interface Props {
 }
 
 export function GraderField({ value, set, file, fields, problem }: Props) {
-  const [tried, setTried] = useState<{ of: string; rows: GradedAnswer[] }>();
+  const [graded, setGraded] = useState<{ of: string; rows: GradedAnswer[] }>();
   const [error, setError] = useState<ApiError>();
   const [busy, setBusy] = useState(false);
   const start = (event: Event) => {
@@ -40,20 +41,20 @@ export function GraderField({ value, set, file, fields, problem }: Props) {
     set(graderFromTemplate(Number(select.value), fields));
     select.value = "";
   };
-  const attempt = () => {
+  const test = () => {
     setBusy(true);
     setError(undefined);
     gradeAnswers(JSON.parse(value), file)
-      .then((rows) => setTried({ of: value, rows }), setError)
+      .then((rows) => setGraded({ of: value, rows }), setError)
       .finally(() => setBusy(false));
   };
   return (
     <div class="field">
       <div class="row between">
         <label for="grader">Grader (JSON)</label>
-        <select aria-label="Start from a grader" value="" onChange={start}>
+        <select aria-label="Grader template" value="" onChange={start}>
           <option value="" disabled>
-            Start from …
+            Choose a template …
           </option>
           {TEMPLATES.map(({ title }, index) => (
             <option key={title} value={index}>
@@ -72,11 +73,11 @@ export function GraderField({ value, set, file, fields, problem }: Props) {
       <div class="row between">
         <p class="soft">
           {fields.length
-            ? `This file's rows have ${fields.map((one) => `{{item.${one}}}`).join(", ")}.`
-            : "It reads {{sample.output_text}} and the row's own fields, as {{item.field}}."}
+            ? `All rows of this file have ${fields.map((field) => `{{item.${field}}}`).join(", ")}.`
+            : "A grader reads the answer as {{sample.output_text}} and fields of the row as {{item.field}}."}
         </p>
-        <button type="button" disabled={Boolean(problem) || !file || busy} onClick={attempt}>
-          {busy ? "Grading …" : "Try it on the file's answers"}
+        <button type="button" disabled={Boolean(problem) || !file || busy} onClick={test}>
+          {busy ? "Grading …" : "Test on answers in the file"}
         </button>
       </div>
       {problem && (
@@ -85,12 +86,12 @@ export function GraderField({ value, set, file, fields, problem }: Props) {
         </p>
       )}
       {error && <ErrorNotice error={error} />}
-      {tried && tried.of === value && <Grades rows={tried.rows} />}
+      {graded && graded.of === value && <Grades rows={graded.rows} />}
     </div>
   );
 }
 
-/** Grades what the first rows of the file bring along. */
+/** Grades the answers in the first rows of the file. */
 async function gradeAnswers(grader: unknown, file: string): Promise<GradedAnswer[]> {
   const { lines } = await readLines(file, READ_BYTES);
   const rows = lines.flatMap((line, index) => {
@@ -110,34 +111,23 @@ async function gradeAnswers(grader: unknown, file: string): Promise<GradedAnswer
 }
 
 function Grades({ rows }: { rows: GradedAnswer[] }) {
-  if (!rows.length) return <p class="soft">The first rows of this file bring no answers along: nothing to grade.</p>;
-  const isFlat = new Set(rows.map((one) => one.reward)).size === 1 && rows.length > 1;
+  if (!rows.length) return <p class="soft">The first rows of this file contain no answers to grade.</p>;
+  const isFlat = new Set(rows.map((row) => row.reward)).size === 1 && rows.length > 1;
   return (
     <>
-      <div class="scroll" tabIndex={0} role="region" aria-label="Grades">
-        <table>
-          <thead>
-            <tr>
-              <th>Line</th>
-              <th>Answer</th>
-              <th>Reward</th>
-            </tr>
-          </thead>
-          <tbody>
-            {rows.map((one, index) => (
-              <tr key={index}>
-                <td>{one.line}</td>
-                <td class="text">
-                  <SourceChip source={one.source} /> {one.text.slice(0, 200)}
-                </td>
-                <td>{one.error ? <span class="problem">✕ {one.error}</span> : <b>{number(one.reward)}</b>}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <DataTable label="Grades" columns={["Line", "Answer", "Reward"]}>
+        {rows.map((row, index) => (
+          <tr key={index}>
+            <td>{row.line}</td>
+            <td class="text">
+              <SourceChip source={row.source} /> {row.text.slice(0, 200)}
+            </td>
+            <td>{row.error ? <span class="problem">✕ {row.error}</span> : <b>{number(row.reward)}</b>}</td>
+          </tr>
+        ))}
+      </DataTable>
       {isFlat && !rows[0]?.error && (
-        <p class="soft">All have the same reward. That is fine if these answers are equally good.</p>
+        <p class="soft">All answers have the same reward. That is fine if they are equally good.</p>
       )}
     </>
   );

@@ -1,42 +1,42 @@
-// One group: its prompt, where its answers lie on the line of rewards, and each of them with what it earned and how it pulls.
+// One group: its prompt, its rewards on a line, and each answer with its reward and advantage.
 import { Meter, SourceChip } from "../components/primitives";
 import { absolute, number, percent, plural, signed } from "../format";
 import type { Group, Member, Provenance, Source } from "../types";
 
 const SOURCES: Source[] = ["expert", "teacher", "self"];
-/** Marks that have room beside each other on the line of rewards. */
+/** Number of marks that fit next to each other on the line of rewards. */
 const CLUSTERS = 50;
 const MARK_PX = 18;
 const SHAPES: Record<Source, string> = { expert: "◆", teacher: "■", self: "●" };
 
-const mean = (values: number[]): number => values.reduce((sum, one) => sum + one, 0) / values.length;
-const rewardsOf = (members: Member[]): number[] => members.flatMap((one) => (one.reward === null ? [] : [one.reward]));
+const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+const rewardsOf = (members: Member[]): number[] => members.flatMap(({ reward }) => (reward === null ? [] : [reward]));
 
-/** Mean and sample standard deviation of the rewards; null for fewer than two. */
+/** Returns the mean and sample standard deviation of the rewards; null for fewer than two. */
 function spread(members: Member[]): { mean: number; std: number } | null {
   const rewards = rewardsOf(members);
   if (rewards.length < 2) return null;
   const middle = mean(rewards);
   return {
     mean: middle,
-    std: Math.sqrt(rewards.reduce((sum, one) => sum + (one - middle) ** 2, 0) / (rewards.length - 1)),
+    std: Math.sqrt(rewards.reduce((sum, reward) => sum + (reward - middle) ** 2, 0) / (rewards.length - 1)),
   };
 }
 
 interface Card {
   group: Group;
-  /** Name of the grader whose score is the reward itself. */
+  /** Name of the grader whose score is the reward. */
   total: string;
   withStep: boolean;
   source: string;
   byReward: boolean;
-  /** Shows this line of the training file at all steps. */
+  /** Shows this line of the training file at every step. */
   follow?: (() => void) | undefined;
 }
 
 export function GroupCard({ group, total, withStep, source, byReward, follow }: Card) {
   const whole = spread(group.members);
-  const strongest = Math.max(1e-9, ...group.members.map((one) => Math.abs(one.advantage ?? 0)));
+  const strongest = Math.max(1e-9, ...group.members.map((member) => Math.abs(member.advantage ?? 0)));
   const members = byReward
     ? [...group.members].sort((a, b) => (b.reward ?? -Infinity) - (a.reward ?? -Infinity))
     : group.members;
@@ -52,22 +52,19 @@ export function GroupCard({ group, total, withStep, source, byReward, follow }: 
             <b title="Standard deviation over the group">{number(whole.std)}</b>
           </span>
         )}
-        {SOURCES.map((one) => {
-          const rewards = rewardsOf(group.members.filter((member) => member.source === one));
+        {SOURCES.map((origin) => {
+          const rewards = rewardsOf(group.members.filter((member) => member.source === origin));
           return (
             rewards.length > 0 && (
-              <span key={one} class="soft">
-                <SourceChip source={one} /> {number(mean(rewards))}
+              <span key={origin} class="soft">
+                <SourceChip source={origin} /> {number(mean(rewards))}
               </span>
             )
           );
         })}
         {group.zero_variance && (
-          <span
-            class="pill hold"
-            title="No answer is better than another, so there is nothing to learn from this group."
-          >
-            <span aria-hidden="true">=</span> All rewards alike: trains nothing
+          <span class="pill hold" title="No answer is better than another, so this group trains nothing.">
+            <span aria-hidden="true">=</span> Equal rewards: trains nothing
           </span>
         )}
         {follow && (
@@ -89,26 +86,26 @@ export function GroupCard({ group, total, withStep, source, byReward, follow }: 
   );
 }
 
-/** Rewards closer together than `width` are one mark, with their number. */
+/** Clusters rewards that are closer together than `width`; returns the first reward and the size of each cluster. */
 function clusterRewards(rewards: number[], width: number): [reward: number, count: number][] {
-  const found: [number, number][] = [];
+  const clusters: [number, number][] = [];
   for (const reward of [...rewards].sort((a, b) => a - b)) {
-    const last = found.at(-1);
+    const last = clusters.at(-1);
     if (last && reward - last[0] < width) last[1] += 1;
-    else found.push([reward, 1]);
+    else clusters.push([reward, 1]);
   }
-  return found;
+  return clusters;
 }
 
-/** Where the answers lie between the least and the greatest reward; what is right of the mean is pulled up. */
+/** The rewards of the answers on a line from lowest to highest. Answers right of the mean become more likely. */
 function RewardLine({ members, middle }: { members: Member[]; middle: number }) {
   const rewards = rewardsOf(members);
   const [low, high] = [Math.min(...rewards), Math.max(...rewards)];
   const place = (reward: number) => `${((reward - low) / (high - low)) * 100}%`;
-  const text = members.map((one) => `${one.source} ${number(one.reward)}`).join(", ");
+  const text = members.map((member) => `${member.source} ${number(member.reward)}`).join(", ");
   const near = (high - low) / CLUSTERS;
   const marks = SOURCES.flatMap((source) =>
-    clusterRewards(rewardsOf(members.filter((one) => one.source === source)), near).map(([reward, count]) => ({
+    clusterRewards(rewardsOf(members.filter((member) => member.source === source)), near).map(([reward, count]) => ({
       source,
       reward,
       count,
@@ -121,7 +118,7 @@ function RewardLine({ members, middle }: { members: Member[]; middle: number }) 
         <i class="mean" style={{ left: place(middle) }} title={`mean ${number(middle)}`} />
         {marks.map((mark) => {
           const { source, reward, count } = mark;
-          // Several sources at one place stand side by side.
+          // Marks of several sources at the same reward are placed side by side.
           const here = marks.filter((other) => Math.abs(other.reward - reward) <= near);
           const shift = (here.indexOf(mark) - (here.length - 1) / 2) * MARK_PX;
           return (
@@ -162,7 +159,7 @@ function MemberCard({
         </span>
       </header>
       {member.advantage === null ? (
-        <p class="problem">Left out of its group: {member.error ?? "it has no grade."}</p>
+        <p class="problem">Not in the group: {member.error ?? "it has no reward."}</p>
       ) : (
         <AdvantageBar advantage={member.advantage} strongest={strongest} />
       )}
@@ -172,14 +169,14 @@ function MemberCard({
       <Scores scores={Object.entries(member.scores ?? {}).filter(([name]) => name !== total)} />
       <footer class="soft">
         <span>{plural(member.tokens, "token")}</span>
-        {!member.finished && <span title="It reached max_tokens before its end.">✂ cut off</span>}
-        <span title="Mean probability that the model gives to its tokens">p {number(member.mean_p)}</span>
-        <span title="Share of its tokens that are less probable than tau: their weight is bounded to their probability">
+        {!member.finished && <span title="It reached max_tokens before it was finished.">✂ cut off</span>}
+        <span title="Mean probability of its tokens under the model">p {number(member.mean_p)}</span>
+        <span title="Share of its tokens with a probability below tau; their weight is limited to their probability">
           <Meter share={member.rectified_frac ?? 0} label={`rectified ${percent(member.rectified_frac)}`} />{" "}
           {percent(member.rectified_frac)} rectified
         </span>
         {member.adapter_version !== null && (
-          <span title="Optimiser steps that the adapter had seen when it wrote this">
+          <span title="Number of optimizer steps of the adapter that sampled this answer">
             adapter {member.adapter_version}
           </span>
         )}
@@ -189,10 +186,10 @@ function MemberCard({
   );
 }
 
-/** How hard and which way an answer pulls, against the strongest of its group. */
+/** Direction and strength of an advantage, relative to the strongest one of the group. */
 function AdvantageBar({ advantage, strongest }: { advantage: number; strongest: number }) {
   const width = (Math.abs(advantage) / strongest) * 50;
-  const effect = advantage > 0 ? "made likelier" : advantage < 0 ? "made less likely" : "no effect";
+  const effect = advantage > 0 ? "made more likely" : advantage < 0 ? "made less likely" : "no effect";
   return (
     <div class="pull" title={effect}>
       <span class="axis" role="img" aria-label={`Advantage ${signed(advantage)}: ${effect}`}>
@@ -228,18 +225,18 @@ function Scores({ scores }: { scores: [string, number][] }) {
   );
 }
 
-/** Who wrote a teacher's answer, and what it has cost. */
+/** The origin and cost of a teacher answer. */
 function TeacherOrigin({ of }: { of: Provenance }) {
   if (of.answered_at === null)
     return (
-      <span title="The row of the training file brings it">
+      <span title="This answer is part of the row in the training file">
         {of.model ? `by ${of.model}, from the file` : "from the file"}
       </span>
     );
-  const cost = `${plural(of.prompt_tokens ?? 0, "token")} read and ${of.completion_tokens ?? 0} written`;
+  const cost = `${plural(of.prompt_tokens ?? 0, "prompt token")} and ${plural(of.completion_tokens ?? 0, "completion token")}`;
   return (
-    <span title={`Answered ${absolute(Date.parse(of.answered_at) / 1000)}; its share of the request: ${cost}`}>
-      by {of.model} ({of.provider}){of.cached && ", known before"}
+    <span title={`Answered ${absolute(Date.parse(of.answered_at) / 1000)}; share of the request: ${cost}`}>
+      by {of.model} ({of.provider}){of.cached && ", from the cache"}
     </span>
   );
 }

@@ -1,4 +1,4 @@
-// The inspector: who said what, what it earned, and how hard each answer pulls.
+// Inspector of groups: each answer, its source, its reward and its advantage.
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { useLocation } from "preact-iso";
@@ -16,10 +16,10 @@ import { RewardStrip } from "./RewardStrip";
 const PAGE = 20;
 const DRAG_MS = 60;
 const ORDERS = [
-  ["", "in training order"],
+  ["", "training order"],
   ["worst", "worst answer first"],
   ["best", "best answer first"],
-  ["advantage", "strongest pull first"],
+  ["advantage", "strongest advantage first"],
 ] as const;
 
 interface GroupsQuery {
@@ -30,7 +30,7 @@ interface GroupsQuery {
   row: string;
 }
 
-/** The part of a grader's scores that is the reward itself. */
+/** Returns the name of the grader whose score is the reward. */
 function totalOf(job: Job): string {
   const method = job.method as Record<string, unknown>;
   const settings = method[String(method.type)] as { grader?: { name?: string } } | undefined;
@@ -40,8 +40,8 @@ function totalOf(job: Job): string {
 export function GroupsTab({ job, metrics }: { job: Job; metrics: JobMetrics | undefined }) {
   const { query: address, route, path } = useLocation();
   const { step = "", sort = "", source = "", scope = "", row = "" } = address as Record<string, string>;
-  const asked: GroupsQuery = { step, sort, source, scope, row };
-  const go = (changed: Partial<GroupsQuery>) => route(query(path, { ...asked, ...changed }), true);
+  const current: GroupsQuery = { step, sort, source, scope, row };
+  const go = (changed: Partial<GroupsQuery>) => route(query(path, { ...current, ...changed }), true);
   const follows = !step && !scope && !row;
   const where = row ? { row, step_from: 0 } : scope ? { step_from: 0 } : { step };
   const wanted = query(`${JOBS}/${job.id}/groups`, { ...where, sort, source, limit: PAGE });
@@ -72,7 +72,7 @@ export function GroupsTab({ job, metrics }: { job: Job; metrics: JobMetrics | un
     <>
       {row ? (
         <p class="notice row">
-          <span>Line {row} of the training file, at every step that trained on it.</span>
+          <span>Line {row} of the training file at every step that trained on it.</span>
           <button type="button" onClick={() => go({ row: "" })}>
             Back to all lines
           </button>
@@ -101,10 +101,10 @@ export function GroupsTab({ job, metrics }: { job: Job; metrics: JobMetrics | un
           <option value="self">self</option>
         </select>
         <button type="button" aria-pressed={byReward} onClick={() => setByReward(!byReward)}>
-          Best answer left
+          Best answer first
         </button>
         <button type="button" aria-pressed={isWhole} onClick={() => setWhole(!isWhole)}>
-          Whole texts
+          Full texts
         </button>
       </div>
       <Regrade job={job} step={scope || row ? undefined : (value.step ?? undefined)} />
@@ -120,7 +120,7 @@ export function GroupsTab({ job, metrics }: { job: Job; metrics: JobMetrics | un
           />
         ))}
       </div>
-      {!groups.length && <p class="soft">No group has an answer of this source here.</p>}
+      {!groups.length && <p class="soft">No group here has an answer from this source.</p>}
       {after && (
         <button type="button" onClick={() => void load()}>
           Show more groups
@@ -130,11 +130,11 @@ export function GroupsTab({ job, metrics }: { job: Job; metrics: JobMetrics | un
   );
 }
 
-/** Moves the focus to the next group, or the one before. */
+/** Moves the focus to the next or previous group. */
 function toGroup(by: number): void {
   const all = [...document.querySelectorAll<HTMLElement>(".group")];
   const next =
-    all[Math.min(all.length - 1, all.findIndex((one) => one.contains(document.activeElement)) + by)] ?? all[0];
+    all[Math.min(all.length - 1, all.findIndex((group) => group.contains(document.activeElement)) + by)] ?? all[0];
   next?.focus({ preventScroll: true });
   next?.scrollIntoView({ block: "start" });
 }
@@ -153,7 +153,7 @@ function Steps({
   follows: boolean;
 }) {
   const { steps, step: shown } = groups;
-  // While it is dragged the slider is ahead of the address, which is ahead of what is loaded.
+  // While dragged, the slider is ahead of the URL, and the URL is ahead of the loaded groups.
   const [dragged, setDragged] = useState<number>();
   const timer = useRef<ReturnType<typeof setTimeout>>();
   useEffect(() => setDragged(undefined), [shown]);
@@ -170,7 +170,7 @@ function Steps({
     to(
       Math.max(
         0,
-        steps.findLastIndex((one) => one <= Math.round(step)),
+        steps.findLastIndex((other) => other <= Math.round(step)),
       ),
     );
   useShortcuts({ ArrowLeft: () => to(at - 1), ArrowRight: () => to(at + 1) });
@@ -210,8 +210,8 @@ function NoGroups({ job }: { job: Job }) {
       <JobLintSummary job={job} />
       <p>
         {isFinal(job)
-          ? "This job recorded none: it ended before its first step."
-          : "Groups appear with the first step: each prompt with all its answers, what they earned, and how strongly each one pulls."}
+          ? "The job ended before its first step."
+          : "Groups appear with the first step: each prompt with all its answers, their rewards and advantages."}
       </p>
     </EmptyState>
   );

@@ -1,4 +1,5 @@
-// What a job's model could do on rows that it never saw, before and after training.
+// Results on held-out rows before and after training.
+import { DataTable } from "../components/DataTable";
 import { number, signed } from "../format";
 import type { Job } from "../types";
 
@@ -10,13 +11,13 @@ interface Sample {
   reference?: string | null;
 }
 
-/** What is shown of an evaluation, in this order; `less` says that less is better. */
+/** The results of an evaluation that are shown, in this order; `less` means that lower is better. */
 const RESULTS: { name: RegExp; title: string; less?: boolean; isNeutral?: boolean }[] = [
   { name: /^eval\/reward$/, title: "reward" },
   { name: /^eval\/accuracy$/, title: "accuracy" },
   { name: /^eval\/pass@/, title: "" },
   { name: /^eval\/loss$/, title: "loss", less: true },
-  { name: /^eval\/forward_kl$/, title: "KL from its base", isNeutral: true },
+  { name: /^eval\/forward_kl$/, title: "KL from base model", isNeutral: true },
   { name: /^eval\/entropy$/, title: "entropy", isNeutral: true },
 ];
 
@@ -25,26 +26,26 @@ export interface HeldOutResult {
   title: string;
   before: number | undefined;
   after: number | undefined;
-  /** Above 0 for the better. */
+  /** Above 0 for an improvement. */
   gain: number;
 }
 
-/** A job's held-out results before and after training. */
+/** Returns a job's held-out results before and after training. */
 export function heldOutResults(job: Job): HeldOutResult[] {
   const { before, after } = (job.evaluation ?? {}) as { before?: Result; after?: Result };
   const flat = (result: Result | undefined): Record<string, unknown> =>
     (result?.values ?? result ?? {}) as Record<string, unknown>;
   const [old, fresh] = [flat(before), flat(after)];
-  const value = (found: unknown): number | undefined => (typeof found === "number" ? found : undefined);
+  const value = (entry: unknown): number | undefined => (typeof entry === "number" ? entry : undefined);
   return RESULTS.flatMap(({ name, title, less, isNeutral }) =>
     [...new Set([...Object.keys(old), ...Object.keys(fresh)])]
-      .filter((one) => name.test(one))
-      .map((one) => {
-        const [from, to] = [value(old[one]), value(fresh[one])];
+      .filter((key) => name.test(key))
+      .map((key) => {
+        const [from, to] = [value(old[key]), value(fresh[key])];
         const change = from === undefined || to === undefined || isNeutral ? 0 : (to - from) * (less ? -1 : 1);
         return {
-          name: one,
-          title: title || one.replace("eval/", ""),
+          name: key,
+          title: title || key.replace("eval/", ""),
           before: from,
           after: to,
           gain: Math.abs(change) < 1e-9 ? 0 : change,
@@ -80,31 +81,20 @@ export function HeldOutResults({ job }: { job: Job }) {
 function Samples({ before, after }: { before: Sample[]; after: Sample[] }) {
   return (
     <details>
-      <summary>The same held-out questions, before and after</summary>
-      <div class="scroll" tabIndex={0} role="region" aria-label="Answers before and after">
-        <table>
-          <thead>
-            <tr>
-              <th>Question</th>
-              <th>Before</th>
-              <th>After</th>
-            </tr>
-          </thead>
-          <tbody>
-            {after.map((one, index) => (
-              <tr key={index}>
-                <td class="text">{one.prompt}</td>
-                <td class="text">
-                  <b>{number(before[index]?.reward)}</b> {before[index]?.response}
-                </td>
-                <td class="text">
-                  <b>{number(one.reward)}</b> {one.response}
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <summary>Held-out samples before and after</summary>
+      <DataTable label="Answers before and after" columns={["Question", "Before", "After"]}>
+        {after.map((sample, index) => (
+          <tr key={index}>
+            <td class="text">{sample.prompt}</td>
+            <td class="text">
+              <b>{number(before[index]?.reward)}</b> {before[index]?.response}
+            </td>
+            <td class="text">
+              <b>{number(sample.reward)}</b> {sample.response}
+            </td>
+          </tr>
+        ))}
+      </DataTable>
     </details>
   );
 }

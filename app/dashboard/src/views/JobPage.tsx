@@ -1,4 +1,4 @@
-// One job: what it does, why it learns, and what one can do with it.
+// One job: its state, its controls, and a tab for each aspect.
 
 import { useRef, useState } from "preact/hooks";
 import { useLocation, useRoute } from "preact-iso";
@@ -72,7 +72,7 @@ function JobView({ id, tab }: { id: string; tab: string }) {
   );
 }
 
-/** What the job must reach, what became of that, and the name that its model gets. */
+/** The job's gates with their results, and the alias for its model. */
 function Gates({ job }: { job: Job }) {
   if (!job.gates.length && !job.alias) return null;
   return (
@@ -87,10 +87,10 @@ function Gates({ job }: { job: Job }) {
           <span class={`pill ${job.status === "succeeded" ? "good" : "mute"}`}>★ alias {job.alias}</span>{" "}
           <span class="soft">
             {job.status === "succeeded"
-              ? "was given to this model"
+              ? "points to this model"
               : isFinal(job)
-                ? "stayed where it was"
-                : "names the model once the job has succeeded"}
+                ? "was not moved"
+                : "will point to this model when the job succeeds"}
           </span>
         </li>
       )}
@@ -99,7 +99,7 @@ function Gates({ job }: { job: Job }) {
 }
 
 function GateStatus({ passed }: { passed: boolean | null | undefined }) {
-  if (passed === null || passed === undefined) return <span class="pill wait">◌ gate open</span>;
+  if (passed === null || passed === undefined) return <span class="pill wait">◌ gate pending</span>;
   return <span class={`pill ${passed ? "good" : "bad"}`}>{passed ? "✓ gate passed" : "✕ gate failed"}</span>;
 }
 
@@ -107,18 +107,18 @@ function JobHeader({ job, isConnected }: { job: Job; isConnected: boolean }) {
   const writes = useCan("jobs:write");
   const reads = useCan("models:read");
   const { route } = useLocation();
-  const [asking, setAsking] = useState(false);
+  const [isConfirming, setConfirming] = useState(false);
   const [error, setError] = useState<ApiError>();
-  const [asked, setAsked] = useState<string>();
+  const [requested, setRequested] = useState<string>();
   const act = (what: "cancel" | "pause" | "resume") => {
     setError(undefined);
-    setAsked(what);
+    setRequested(what);
     post<Job>(`${JOBS}/${job.id}/${what}`).catch((problem: ApiError) => {
-      setAsked(undefined);
+      setRequested(undefined);
       setError(problem);
     });
   };
-  const waits = asked !== undefined && !isFinal(job) && !(asked === "pause" && job.status === "paused");
+  const isPending = requested !== undefined && !isFinal(job) && !(requested === "pause" && job.status === "paused");
   const expected = job.estimate?.seconds?.expected;
   const took = job.finished_at ? duration(job.finished_at - job.created_at) : undefined;
   return (
@@ -135,8 +135,8 @@ function JobHeader({ job, isConnected }: { job: Job; isConnected: boolean }) {
           {writes && (
             <>
               {["running", "queued"].includes(job.status) && (
-                <button type="button" disabled={asked === "pause" && waits} onClick={() => act("pause")}>
-                  {asked === "pause" && waits ? "Pausing …" : "Pause"}
+                <button type="button" disabled={requested === "pause" && isPending} onClick={() => act("pause")}>
+                  {requested === "pause" && isPending ? "Pausing …" : "Pause"}
                 </button>
               )}
               {job.status === "paused" && (
@@ -148,8 +148,13 @@ function JobHeader({ job, isConnected }: { job: Job; isConnected: boolean }) {
                 Clone
               </button>
               {!isFinal(job) && (
-                <button type="button" class="danger" disabled={asked === "cancel"} onClick={() => setAsking(true)}>
-                  {asked === "cancel" ? "Cancelling …" : "Cancel"}
+                <button
+                  type="button"
+                  class="danger"
+                  disabled={requested === "cancel"}
+                  onClick={() => setConfirming(true)}
+                >
+                  {requested === "cancel" ? "Cancelling …" : "Cancel"}
                 </button>
               )}
             </>
@@ -165,11 +170,11 @@ function JobHeader({ job, isConnected }: { job: Job; isConnected: boolean }) {
         <span>
           created <RelativeTime at={job.created_at} />
           {took && ` · took ${took}`}
-          {!took && expected !== undefined && job.progress.step === 0 && ` · should take about ${duration(expected)}`}
+          {!took && expected !== undefined && job.progress.step === 0 && ` · expected to take ${duration(expected)}`}
         </span>
         {!isConnected && !isFinal(job) && (
           <span class="pill bad" role="status">
-            ⚠ Not connected; trying again
+            ⚠ Connection lost. Reconnecting …
           </span>
         )}
       </div>
@@ -180,13 +185,13 @@ function JobHeader({ job, isConnected }: { job: Job; isConnected: boolean }) {
       )}
       {error && <ErrorNotice error={error} />}
       <Gates job={job} />
-      {asking && (
+      {isConfirming && (
         <ConfirmDialog
           title="Cancel this job?"
-          text="What it has learnt so far stays in its checkpoints. A cancelled job cannot be resumed; pause it if you want to go on later."
-          action="Cancel the job"
+          text="Its checkpoints remain. A cancelled job cannot be resumed; pause the job instead to continue it later."
+          action="Cancel job"
           act={() => act("cancel")}
-          close={() => setAsking(false)}
+          close={() => setConfirming(false)}
         />
       )}
     </>

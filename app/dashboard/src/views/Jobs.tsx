@@ -1,4 +1,4 @@
-// All jobs of the project, live.
+// The project's jobs, kept current.
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { useLocation } from "preact-iso";
@@ -31,15 +31,15 @@ const methodOf = (job: Job): string => String((job.method as { type: string }).t
 export const nameOf = (job: Job): string => job.user_provided_suffix ?? job.metadata?.name ?? job.id;
 
 export function Jobs() {
-  const { query: asked, route } = useLocation();
-  const { q: search = "", status = "", method = "" } = asked as Record<string, string>;
+  const { query: params, route } = useLocation();
+  const { q: search = "", status = "", method = "" } = params as Record<string, string>;
   const { jobs, error, isLoading, hasMore, more } = useJobs({ search, status, method });
-  // The field leads and the address follows, once nobody types.
+  // The field changes at once; the URL follows when the user stops typing.
   const [q, setQ] = useState(search);
   const typing = useRef<ReturnType<typeof setTimeout>>();
   const [row, setRow] = useState(-1);
   const [picked, setPicked] = useState<ReadonlySet<string>>(new Set());
-  const [asking, setAsking] = useState(false);
+  const [isConfirming, setConfirming] = useState(false);
   const [failed, setFailed] = useState<string>();
   const find = useRef<HTMLInputElement>(null);
   const writes = useCan("jobs:write");
@@ -96,8 +96,8 @@ export function Jobs() {
         <input
           ref={find}
           type="search"
-          aria-label="Find jobs by name, model or metadata"
-          placeholder="Find by name, model or metadata  ( / )"
+          aria-label="Search jobs by name, model or metadata"
+          placeholder="Search by name, model or metadata ( / )"
           value={q}
           maxLength={200}
           onInput={(event) => {
@@ -110,16 +110,16 @@ export function Jobs() {
         />
         <select aria-label="Status" value={status} onChange={(event) => filter({ status: event.currentTarget.value })}>
           <option value="">All states</option>
-          {STATES.map((one) => (
-            <option key={one} value={one}>
-              {one.replace("_", " ")}
+          {STATES.map((state) => (
+            <option key={state} value={state}>
+              {state.replace("_", " ")}
             </option>
           ))}
         </select>
         <select aria-label="Method" value={method} onChange={(event) => filter({ method: event.currentTarget.value })}>
           <option value="">All methods</option>
-          {["gft", "reinforcement", "supervised", "dft"].map((one) => (
-            <option key={one}>{one}</option>
+          {["gft", "reinforcement", "supervised", "dft"].map((name) => (
+            <option key={name}>{name}</option>
           ))}
         </select>
         <span class="count" role="status">
@@ -141,7 +141,7 @@ export function Jobs() {
             </a>
           )}
           {writes && cancellable.length > 0 && (
-            <button type="button" class="danger" onClick={() => setAsking(true)}>
+            <button type="button" class="danger" onClick={() => setConfirming(true)}>
               Cancel {plural(cancellable.length, "job")}
             </button>
           )}
@@ -173,7 +173,7 @@ export function Jobs() {
       />
       {!jobs.length && !isLoading && (
         <p class="soft">
-          No job fits.{" "}
+          No matching jobs.{" "}
           <button
             type="button"
             onClick={() => {
@@ -185,13 +185,13 @@ export function Jobs() {
           </button>
         </p>
       )}
-      {asking && (
+      {isConfirming && (
         <ConfirmDialog
           title={`Cancel ${plural(cancellable.length, "job")}?`}
-          text="What they have learnt so far stays in their checkpoints. A cancelled job cannot be resumed."
-          action="Cancel them"
+          text="Their checkpoints remain. Cancelled jobs cannot be resumed."
+          action="Cancel jobs"
           act={() => void cancel()}
-          close={() => setAsking(false)}
+          close={() => setConfirming(false)}
         />
       )}
     </>
@@ -225,11 +225,13 @@ function JobRow({ job, picked, pick }: { job: Job; picked: boolean; pick: () => 
   );
 }
 
-/** How far a job is; `isShort` says what went wrong instead where nothing else does. */
+/** A job's progress; with `isShort`, a failed job shows its error code instead. */
 export function Progress({ job, isShort = false }: { job: Job; isShort?: boolean }) {
   const { step, total_steps, eta_seconds } = job.progress;
   if (job.status === "queued" && job.queue_position) {
-    return <span>{job.queue_position === 1 ? "Next in the queue" : `Number ${job.queue_position} in the queue`}</span>;
+    return (
+      <span>{job.queue_position === 1 ? "Next in the queue" : `Position ${job.queue_position} in the queue`}</span>
+    );
   }
   if (job.error && isShort) return <code class="problem">{job.error.code}</code>;
   if (!total_steps) return <span class="soft">{isFinal(job) ? "–" : "Not started"}</span>;
@@ -244,25 +246,26 @@ export function Progress({ job, isShort = false }: { job: Job; isShort?: boolean
   );
 }
 
-const seen = new Map<string, number[]>();
+/** Values by job, so that a list that scrolls back shows them at once. */
+const loadedValues = new Map<string, number[]>();
 
-/** The reward (of imitation: the loss) over the whole run. */
+/** Sparkline of the reward, or of the loss for imitation methods, over the whole run. */
 function Trend({ job }: { job: Job }) {
   const name = ["gft", "reinforcement"].includes(methodOf(job)) ? "reward" : "loss";
   const { step } = job.progress;
-  // A running job is asked for again every tenth of its way, not at every step.
+  // The values of a running job are requested at every tenth of its steps, not at every step.
   const stage = isFinal(job) ? step : Math.floor(step / Math.max(1, Math.ceil((job.progress.total_steps ?? 1) / 10)));
-  const [values, setValues] = useState<number[]>(seen.get(job.id) ?? []);
+  const [values, setValues] = useState<number[]>(loadedValues.get(job.id) ?? []);
   useEffect(() => {
     if (step < 2) return;
     let current = true;
     get<Series>(query(`${JOBS}/${job.id}/metrics`, { names: name, points: 40 })).then(
       (table) => {
-        const kept = (table.series[name] ?? []).filter((one): one is number => one !== null);
-        seen.set(job.id, kept);
+        const kept = (table.series[name] ?? []).filter((value): value is number => value !== null);
+        loadedValues.set(job.id, kept);
         if (current) setValues(kept);
       },
-      () => undefined, // a row without its line is still a row
+      () => undefined, // the row works without a sparkline
     );
     return () => {
       current = false;
@@ -296,9 +299,8 @@ job = client.fine_tuning.jobs.create(
   return (
     <EmptyState title="No jobs yet">
       <p>
-        A job takes a base model, a file of examples and a grader, and teaches the model to earn higher grades.{" "}
-        <a href="/ui/files">Upload a file</a>, then <a href="/ui/new">create a job</a>, or use OpenAI's SDK as you know
-        it:
+        A job trains a base model on a file of examples with a grader, so that the model earns higher rewards.{" "}
+        <a href="/ui/files">Upload a file</a>, then <a href="/ui/new">create a job</a>, or use the OpenAI SDK:
       </p>
       <CodeBlock title="Python" text={python} />
     </EmptyState>

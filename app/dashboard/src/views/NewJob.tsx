@@ -1,4 +1,4 @@
-// The common case as a form, which shows the request that it will send.
+// A form for the common settings of a job, which shows the request that it will send.
 
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { useLocation } from "preact-iso";
@@ -24,8 +24,10 @@ export function NewJob() {
   useTitle("New job");
   if (useCan("jobs:write")) return <NewJobForm />;
   return (
-    <EmptyState title="Your key only reads">
-      <p>Creating jobs needs a key with the scope jobs:write. Sign in with another one, or ask an administrator.</p>
+    <EmptyState title="Your key is read-only">
+      <p>
+        Creating jobs requires a key with the scope jobs:write. Sign in with another key, or contact an administrator.
+      </p>
     </EmptyState>
   );
 }
@@ -42,8 +44,8 @@ function NewJobForm() {
     if (address.from)
       get<Job>(`${JOBS}/${address.from}`).then((job) => setForm(formFromRequest(requestFromJob(job))), setProblem);
   }, [address.from]);
-  const bases = (models.value?.data ?? []).filter((one) => !one.base_model);
-  const ready = (files.value?.data ?? []).filter((one) => one.status === "processed");
+  const bases = (models.value?.data ?? []).filter((model) => !model.base_model);
+  const ready = (files.value?.data ?? []).filter((file) => file.status === "processed");
   useEffect(() => {
     const [base, file] = [bases[0]?.id, ready[0]?.id];
     setForm((old) => ({ ...old, model: old.model || base || "", training_file: old.training_file || file || "" }));
@@ -60,7 +62,7 @@ function NewJobForm() {
       .finally(() => setSending(false));
   };
   const fields = gradableFields(report.value?.report);
-  // The form begins with what fits the file: a grader of its fields, or imitation where it has none to grade by.
+  // The defaults depend on the file: a grader for its fields, or imitation if it has no fields to grade.
   useEffect(() => {
     if (!report.value?.report || address.from) return;
     const fitting = fields.length ? { grader: graderFromTemplate(0, fields) } : { method: "supervised" as const };
@@ -78,13 +80,11 @@ function NewJobForm() {
         <form onSubmit={send} class="form">
           <Field label="Base model" id="model">
             <select id="model" value={form.model} onChange={(event) => set({ model: event.currentTarget.value })}>
-              {bases.map((one) => (
-                <option key={one.id}>{one.id}</option>
+              {bases.map(({ id }) => (
+                <option key={id}>{id}</option>
               ))}
             </select>
-            {!bases.length && (
-              <p class="problem">No base model is here yet: run `grouptune models pull` on the server.</p>
-            )}
+            {!bases.length && <p class="problem">No base models yet. Run `grouptune models pull` on the server.</p>}
           </Field>
           <FileField
             label="Training file"
@@ -99,7 +99,7 @@ function NewJobForm() {
             files={ready}
             value={form.validation_file}
             set={(validation_file) => set({ validation_file })}
-            none="none: nothing is measured before and after"
+            none="none: no evaluation before and after training"
           />
           <fieldset class="choices">
             <legend>Method</legend>
@@ -127,7 +127,7 @@ function NewJobForm() {
                 problem={broken}
               />
               <fieldset class="row">
-                <legend>Answers in a group</legend>
+                <legend>Answers per group</legend>
                 {form.method === "gft" && (
                   <>
                     <NumberField label="expert" value={form.expert} max={1} set={(expert) => set({ expert })} />
@@ -147,10 +147,10 @@ function NewJobForm() {
             </>
           )}
           <fieldset class="row">
-            <legend>How long</legend>
+            <legend>Training length</legend>
             <TextField label="Epochs" value={form.n_epochs} placeholder="auto" set={(n_epochs) => set({ n_epochs })} />
             <TextField
-              label="Steps at most"
+              label="Max steps"
               value={form.max_steps}
               placeholder="no limit"
               set={(max_steps) => set({ max_steps })}
@@ -176,7 +176,7 @@ function NewJobForm() {
                 <TextField label="tau" value={form.tau} placeholder="0.7" set={(tau) => set({ tau })} />
               )}
               <TextField
-                label="Tokens an answer, at most"
+                label="Max tokens per answer"
                 value={form.max_tokens}
                 placeholder="256"
                 set={(max_tokens) => set({ max_tokens })}
@@ -190,7 +190,7 @@ function NewJobForm() {
                 kind="text"
               />
               <TextField
-                label="Alias of the result"
+                label="Alias for the model"
                 value={form.alias}
                 placeholder="prod"
                 set={(alias) => set({ alias })}
@@ -207,18 +207,22 @@ function NewJobForm() {
             kind="text"
           />
           {problem && <ErrorNotice error={problem} />}
-          <ValidationResult checked={checked?.found} />
-          {checked?.found.lint && <LintSummary lint={checked.found.lint} file={form.training_file} />}
-          {checked?.found.plan && <Estimate text={checked.of} />}
-          <button type="submit" class="primary" disabled={sending || Boolean(broken) || checked?.found.valid === false}>
-            {sending ? "Creating …" : "Create the job"}
+          <ValidationResult checked={checked?.validation} />
+          {checked?.validation.lint && <LintSummary lint={checked.validation.lint} file={form.training_file} />}
+          {checked?.validation.plan && <Estimate text={checked.of} />}
+          <button
+            type="submit"
+            class="primary"
+            disabled={sending || Boolean(broken) || checked?.validation.valid === false}
+          >
+            {sending ? "Creating …" : "Create job"}
           </button>
         </form>
-        <section aria-label="The request">
-          <h2>The request</h2>
+        <section aria-label="Request">
+          <h2>Request</h2>
           <CodeBlock title="POST /v1/fine_tuning/jobs" text={JSON.stringify(body, null, 2)} />
           <details>
-            <summary>As a command</summary>
+            <summary>Shell command</summary>
             <CodeBlock title="Shell" text={requestSnippets(body, location.origin).cli} />
           </details>
         </section>
@@ -228,12 +232,12 @@ function NewJobForm() {
 }
 
 interface Checked {
-  /** The request that was sent, as text. */
+  /** The validated request, as text. */
   of: string;
-  found: Validation;
+  validation: Validation;
 }
 
-/** What the server says to the request, some time after the last change. */
+/** The server's validation of a request, requested a moment after the last change. */
 function useValidation(body: unknown): Checked | undefined {
   const [checked, setChecked] = useState<Checked>();
   const text = body === null ? null : JSON.stringify(body);
@@ -245,13 +249,13 @@ function useValidation(body: unknown): Checked | undefined {
     let current = true;
     const timer = setTimeout(() => {
       post<Validation>(`${JOBS}/validate`, JSON.parse(text)).then(
-        (found) => current && setChecked({ of: text, found }),
+        (validation) => current && setChecked({ of: text, validation }),
         (error: ApiError) => {
           const errors = [{ code: error.code, message: error.message, param: error.param }];
           if (current)
             setChecked({
               of: text,
-              found: { object: "fine_tuning.job.validation", valid: false, errors, warnings: [], plan: null },
+              validation: { object: "fine_tuning.job.validation", valid: false, errors, warnings: [], plan: null },
             });
         },
       );
@@ -269,9 +273,9 @@ function ValidationResult({ checked }: { checked: Validation | undefined }) {
   if (!checked.valid) {
     return (
       <ul class="notice bad plain" role="alert">
-        {checked.errors.map((one) => (
-          <li key={one.message}>
-            {one.param && <code>{one.param}</code>} {one.message}
+        {checked.errors.map(({ message, param }) => (
+          <li key={message}>
+            {param && <code>{param}</code>} {message}
           </li>
         ))}
       </ul>
@@ -281,15 +285,15 @@ function ValidationResult({ checked }: { checked: Validation | undefined }) {
   return (
     <>
       <p class="notice good" role="status">
-        ✓ Ready.{" "}
+        ✓ Valid.{" "}
         {plan
           ? `${plan.rows.toLocaleString("en-US")} rows, ${plan.total_steps.toLocaleString("en-US")} steps, learning rate ${number(plan.learning_rate)}.`
-          : "The plan follows once the file is validated."}
+          : "The plan appears when the file is validated."}
       </p>
       {checked.warnings.length > 0 && (
         <ul class="notice hold plain" role="status">
-          {checked.warnings.map((one) => (
-            <li key={one.message}>⚠ {one.message}</li>
+          {checked.warnings.map(({ message }) => (
+            <li key={message}>⚠ {message}</li>
           ))}
         </ul>
       )}
@@ -308,10 +312,10 @@ function FileField(props: {
   return (
     <Field label={props.label} id={props.id}>
       <select id={props.id} value={props.value} onChange={(event) => props.set(event.currentTarget.value)}>
-        {(props.none || !props.files.length) && <option value="">{props.none ?? "no file is ready"}</option>}
-        {props.files.map((one) => (
-          <option key={one.id} value={one.id}>
-            {one.filename} ({one.status_details ?? one.id})
+        {(props.none || !props.files.length) && <option value="">{props.none ?? "no validated file"}</option>}
+        {props.files.map((file) => (
+          <option key={file.id} value={file.id}>
+            {file.filename} ({file.status_details ?? file.id})
           </option>
         ))}
       </select>

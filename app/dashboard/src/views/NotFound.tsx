@@ -1,11 +1,12 @@
+// The page for unknown paths.
 import { EmptyState, useTitle } from "../components/primitives";
 
 export function NotFound() {
   useTitle("Not found");
   return (
-    <EmptyState title="There is no such page">
+    <EmptyState title="Page not found">
       <p>
-        Perhaps the link is older than what it points to. <a href="/ui/">All jobs</a> are a good place to start again.
+        The page may have been removed. Go to the <a href="/ui/">list of jobs</a>.
       </p>
     </EmptyState>
   );

@@ -1,4 +1,4 @@
-// The curves of a job, and what it could do before and after.
+// Overview of a job: its held-out results before and after training, and its charts.
 import { useMemo, useRef, useState } from "preact/hooks";
 import { type ApiError, JOBS } from "../api";
 import { type ChartSpec, charts, colour, isHeldOut, label } from "../chartSpecs";
@@ -24,12 +24,13 @@ export function OverviewTab({ job, metrics, error }: OverviewProps) {
   const [isOpen, setOpen] = useState(false);
   const attempts = useGet<{ data: Attempt[] }>(`${JOBS}/${job.id}/attempts`, job.attempt);
   const markers = useMemo(
-    () => (attempts.value?.data ?? []).filter((one) => one.epoch > 1).map((one) => one.resumed_from_step),
+    () =>
+      (attempts.value?.data ?? []).filter((attempt) => attempt.epoch > 1).map((attempt) => attempt.resumed_from_step),
     [attempts.value],
   );
   const table = metrics?.table;
   const specs = useMemo(() => {
-    const filled = Object.entries(table?.series ?? {}).filter(([, values]) => values.some((one) => one !== null));
+    const filled = Object.entries(table?.series ?? {}).filter(([, values]) => values.some((value) => value !== null));
     return charts(filled.map(([name]) => name));
   }, [table]);
   const run = useMemo(() => (metrics ? [{ job, metrics }] : []), [metrics, chartVersion(job)]);
@@ -50,15 +51,14 @@ export function OverviewTab({ job, metrics, error }: OverviewProps) {
     <>
       <HeldOutResults job={job} />
       {(table.steps.at(-1) ?? 0) === 0 ? (
-        <EmptyState title={isFinal(job) ? "No step was finished" : "No steps yet"}>
+        <EmptyState title={isFinal(job) ? "No steps completed" : "No steps yet"}>
           <p>
             {isFinal(job) ? (
               <>
-                The job ended before its first step. Its <a href={`/ui/jobs/${job.id}/events`}>events</a> say how it
-                went.
+                The job ended before its first step. Its <a href={`/ui/jobs/${job.id}/events`}>events</a> explain why.
               </>
             ) : (
-              "The curves appear with the first step. Loading the model and the evaluation before training come first."
+              "Charts appear with the first step, after the model is loaded and evaluated."
             )}
           </p>
         </EmptyState>

@@ -1,5 +1,4 @@
-// What the job's grader finds in the file, and what another one would have made of the answers: rewards and advantages as they are
-// and as they would be.
+// Lint of the job's file, and a form that grades the job's answers with another grader and compares the results.
 import { useState } from "preact/hooks";
 import { type ApiError, JOBS, post } from "../api";
 import { ErrorNotice, SourceChip } from "../components/primitives";
@@ -14,15 +13,13 @@ import { JobLintSummary } from "./LintSummary";
 const SHOWN = 10;
 const MAX_GROUPS = 100;
 
-/** The steps that are looked at; undefined for all of them. */
+/** `step` is the step to grade; undefined for all steps. */
 export function Regrade({ job, step }: { job: Job; step: number | undefined }) {
   const [isOpen, setOpen] = useState(false);
   const writes = useCan("jobs:write");
   return (
     <details onToggle={(event) => setOpen(event.currentTarget.open)}>
-      <summary>
-        {writes ? "What the file teaches, and another grader on these answers" : "What the file teaches"}
-      </summary>
+      <summary>{writes ? "Lint of the file, and regrading with another grader" : "Lint of the file"}</summary>
       {isOpen && <JobLintSummary job={job} hasGroups />}
       {isOpen && writes && <RegradeForm job={job} step={step} />}
     </details>
@@ -33,7 +30,7 @@ function RegradeForm({ job, step }: { job: Job; step: number | undefined }) {
   const method = job.method as Record<string, unknown>;
   const { grader } = method[String(method.type)] as { grader: unknown };
   const [text, setText] = useState(JSON.stringify(grader, null, 2));
-  const [found, setFound] = useState<Regraded>();
+  const [result, setResult] = useState<Regraded>();
   const [error, setError] = useState<ApiError>();
   const [busy, setBusy] = useState(false);
   const report = useGet<FileReport>(`/v1/files/${job.training_file}/report`);
@@ -44,22 +41,18 @@ function RegradeForm({ job, step }: { job: Job; step: number | undefined }) {
     setError(undefined);
     const steps = step === undefined ? {} : { step_from: step, step_to: step };
     post<Regraded>(`${JOBS}/${job.id}/regrade`, { grader: value, limit: MAX_GROUPS, ...steps })
-      .then(setFound, setError)
+      .then(setResult, setError)
       .finally(() => setBusy(false));
   };
   return (
-    <section class="panel regrade" aria-label="Another grader">
+    <section class="panel regrade" aria-label="Regrade">
       <GraderField value={text} set={setText} file={job.training_file} fields={fields} problem={problem} />
       <button type="button" class="primary" disabled={busy || problem !== undefined} onClick={run}>
-        {busy
-          ? "Grading …"
-          : step === undefined
-            ? `Grade ${MAX_GROUPS} groups of all steps with it`
-            : `Grade step ${step} with it`}
+        {busy ? "Grading …" : step === undefined ? `Regrade ${MAX_GROUPS} groups of all steps` : `Regrade step ${step}`}
       </button>
-      <small> Nothing is stored, and the job keeps its rewards.</small>
+      <small> Nothing is stored; the job keeps its rewards.</small>
       {error && <ErrorNotice error={error} />}
-      {found && <RegradeResult found={found} />}
+      {result && <RegradeResult result={result} />}
     </section>
   );
 }
@@ -68,13 +61,13 @@ function parse(text: string): { value: unknown; problem: string | undefined } {
   try {
     return { value: JSON.parse(text), problem: undefined };
   } catch (problem) {
-    return { value: null, problem: `This is no JSON: ${(problem as Error).message}` };
+    return { value: null, problem: `Invalid JSON: ${(problem as Error).message}` };
   }
 }
 
-function RegradeResult({ found }: { found: Regraded }) {
-  const { summary } = found;
-  const groups = [...found.data].sort((a, b) => shift(b) - shift(a)).slice(0, SHOWN);
+function RegradeResult({ result }: { result: Regraded }) {
+  const { summary } = result;
+  const groups = [...result.data].sort((a, b) => shift(b) - shift(a)).slice(0, SHOWN);
   return (
     <>
       <div class="tiles" role="status">
@@ -91,7 +84,7 @@ function RegradeResult({ found }: { found: Regraded }) {
           <small>was {percent(summary.no_contrast_before)}</small>
         </div>
         <div class="tile">
-          <span>advantages that change sides</span>
+          <span>advantages that change sign</span>
           <strong>{summary.changed_signs.toLocaleString("en-US")}</strong>
           <small>
             of {plural(summary.compared_advantages, "answer")} in {plural(summary.groups, "group")}
@@ -100,26 +93,26 @@ function RegradeResult({ found }: { found: Regraded }) {
         <div class="tile">
           <span>rank correlation</span>
           <strong>{number(summary.rank_correlation)}</strong>
-          <small>1: both order the answers alike</small>
+          <small>1: same order of answers</small>
         </div>
       </div>
       {summary.errors_after > 0 && (
         <p class="problem">
-          ✕ It cannot grade {plural(summary.errors_after, "answer")}. {summary.error_samples[0]}
+          ✕ The grader failed on {plural(summary.errors_after, "answer")}. {summary.error_samples[0]}
         </p>
       )}
-      {found.ungraded_groups > 0 && (
-        <p class="soft">{plural(found.ungraded_groups, "group")} were not graded in time.</p>
+      {result.ungraded_groups > 0 && (
+        <p class="soft">{plural(result.ungraded_groups, "group")} could not be graded in time.</p>
       )}
-      <div class="scroll" tabIndex={0} role="region" aria-label="Both grades">
+      <div class="scroll" tabIndex={0} role="region" aria-label="Comparison of grades">
         <table>
           <thead>
             <tr>
               <th>Answer</th>
               <th class="figure">Reward</th>
-              <th class="figure">would be</th>
+              <th class="figure">New reward</th>
               <th class="figure">Advantage</th>
-              <th class="figure">would be</th>
+              <th class="figure">New advantage</th>
             </tr>
           </thead>
           {groups.map((group) => (
@@ -127,14 +120,17 @@ function RegradeResult({ found }: { found: Regraded }) {
           ))}
         </table>
       </div>
-      {found.data.length > groups.length && <small>The {SHOWN} groups in which most changes.</small>}
+      {result.data.length > groups.length && <small>The {SHOWN} groups with the largest changes.</small>}
     </>
   );
 }
 
-/** How far a group's advantages would move, in all. */
+/** Returns the total change of a group's advantages. */
 const shift = (group: RegradedGroup): number =>
-  group.members.reduce((sum, one) => sum + Math.abs((one.advantage_after ?? 0) - (one.advantage_before ?? 0)), 0);
+  group.members.reduce(
+    (sum, member) => sum + Math.abs((member.advantage_after ?? 0) - (member.advantage_before ?? 0)),
+    0,
+  );
 
 const advantage = (value: number | null): string => (value === null ? "–" : signed(value));
 
@@ -146,19 +142,19 @@ function GroupComparison({ group }: { group: RegradedGroup }) {
           Step {group.step} · line {group.row}: {group.prompt.slice(0, 120)}
         </th>
       </tr>
-      {group.members.map((one, index) => (
+      {group.members.map((member, index) => (
         <tr key={index}>
           <td class="text">
-            <SourceChip source={one.source} /> {one.text.slice(0, 200)}
+            <SourceChip source={member.source} /> {member.text.slice(0, 200)}
           </td>
-          <td class="figure">{number(one.reward_before)}</td>
+          <td class="figure">{number(member.reward_before)}</td>
           <td class="figure">
-            {one.error ? <span class="problem">✕ {one.error}</span> : <b>{number(one.reward_after)}</b>}
+            {member.error ? <span class="problem">✕ {member.error}</span> : <b>{number(member.reward_after)}</b>}
           </td>
-          <td class="figure">{advantage(one.advantage_before)}</td>
+          <td class="figure">{advantage(member.advantage_before)}</td>
           <td class="figure">
-            <b>{advantage(one.advantage_after)}</b>
-            {(one.advantage_before ?? 0) * (one.advantage_after ?? 0) < 0 && <span title="It changes sides"> ⇄</span>}
+            <b>{advantage(member.advantage_after)}</b>
+            {(member.advantage_before ?? 0) * (member.advantage_after ?? 0) < 0 && <span title="Changes sign"> ⇄</span>}
           </td>
         </tr>
       ))}

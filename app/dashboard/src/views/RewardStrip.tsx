@@ -1,4 +1,4 @@
-// The way of the reward over all steps, above the slider that picks one of them.
+// Chart of the mean reward over all steps, above the slider that selects a step.
 import { useMemo } from "preact/hooks";
 import { JOBS, query } from "../api";
 import { bounds, valueAt } from "../chartMath";
@@ -14,7 +14,7 @@ const NAMES = ["reward", "gft/self/reward"] as const;
 const FLAT = "frac_reward_zero_std";
 const LEGEND = [
   ["c3", "reward of all answers"],
-  ["c2", "of the model's own"],
+  ["c2", "reward of rollouts"],
   ["flat", "share of groups without contrast"],
 ] as const;
 
@@ -34,7 +34,7 @@ export function RewardStrip({ job, metrics, steps, shown, pick }: StripProps) {
     step_from: first,
     step_to: last,
   });
-  // More steps than it has room for are thinned out by the server.
+  // More steps than fit are thinned out by the server.
   const isLong = metrics !== undefined && (metrics.isSampled || steps.length > POINTS);
   const thinned = useGet<Series>(isLong && last > first ? path : null, chartVersion(job));
   const whole = useMemo(
@@ -82,7 +82,7 @@ type Box = [left: number, width: number, height: number];
 
 function draw(table: MetricTable, x: (step: number) => number): { lines: string[]; flat: Box[] } {
   const values = NAMES.map((name) => table.series[name] ?? []);
-  const all = values.flat().filter((one): one is number => one !== null);
+  const all = values.flat().filter((value): value is number => value !== null);
   const [low, high] = bounds(all.length ? Math.min(...all) : null, all.length ? Math.max(...all) : null);
   const y = (value: number) => HEIGHT - ((value - low) / (high - low)) * HEIGHT;
   const lines = values.map((own) =>

@@ -1,3 +1,4 @@
+// The sign-in page.
 import { useState } from "preact/hooks";
 import { type ApiError, post } from "../api";
 import { useTitle } from "../components/primitives";
@@ -43,8 +44,8 @@ export function SignIn({ problem, done }: { problem: string | undefined; done: (
         </button>
       </form>
       <p id="key-help">
-        On the machine that runs the server, <code>grouptune dashboard</code> prints a link that signs you in. Others
-        ask an administrator for a key: <code>grouptune keys create</code>.
+        On the server, run <code>grouptune dashboard</code> to get a sign-in link. Elsewhere, sign in with an API key
+        from an administrator, who creates one with <code>grouptune keys create</code>.
       </p>
     </main>
   );

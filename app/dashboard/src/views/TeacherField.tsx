@@ -1,4 +1,4 @@
-// Who is asked for the teacher members that the file's rows do not bring, and whether there is a key for that server.
+// Settings of the teacher model that writes missing teacher answers, and the key for its server.
 import { useState } from "preact/hooks";
 import { type ApiError, post } from "../api";
 import { TextField } from "../components/FormFields";
@@ -13,7 +13,7 @@ interface TeacherProps {
   value: TeacherForm;
   set: (value: TeacherForm) => void;
   bases: Model[];
-  /** How many teacher answers a group has. */
+  /** Number of teacher answers per group. */
   count: number;
 }
 
@@ -21,10 +21,10 @@ export function TeacherField({ value, set, bases, count }: TeacherProps) {
   const change = (changed: Partial<TeacherForm>) => set({ ...value, ...changed });
   return (
     <details>
-      <summary>Teacher: {value.model ? `asks ${value.model}` : "the file's own answers alone"}</summary>
+      <summary>Teacher: {value.model ? value.model : "answers from the file only"}</summary>
       <p class="soft">
-        Where a row brings fewer than {count} teacher answers, this model is asked for the rest: one of this server's
-        base models, or one of any OpenAI-compatible server.
+        If a row has fewer than {count} teacher answers, this model writes the missing ones. Use a base model of this
+        server, or a model of any OpenAI-compatible server.
       </p>
       <div class="row wrap">
         <TextField
@@ -33,18 +33,18 @@ export function TeacherField({ value, set, bases, count }: TeacherProps) {
           kind="text"
           list="teachers"
           value={value.model}
-          placeholder="nobody"
+          placeholder="none"
           set={(model) => change({ model })}
         />
         <datalist id="teachers">
-          {bases.map((one) => (
-            <option key={one.id} value={one.id} />
+          {bases.map(({ id }) => (
+            <option key={id} value={id} />
           ))}
         </datalist>
         {value.model && (
           <>
             <TextField
-              label="Address of its server"
+              label="Server URL"
               kind="url"
               value={value.base_url}
               placeholder="this server"
@@ -54,17 +54,17 @@ export function TeacherField({ value, set, bases, count }: TeacherProps) {
               label="Temperature"
               name="Teacher temperature"
               value={value.temperature}
-              placeholder="as the job's"
+              placeholder="same as the job"
               set={(temperature) => change({ temperature })}
             />
             <TextField
-              label="Tokens it may cost"
+              label="Token budget"
               value={value.tokens}
               placeholder="no limit"
               set={(tokens) => change({ tokens })}
             />
             <TextField
-              label="Requests at most"
+              label="Request budget"
               value={value.requests}
               placeholder="no limit"
               set={(requests) => change({ requests })}
@@ -77,7 +77,7 @@ export function TeacherField({ value, set, bases, count }: TeacherProps) {
   );
 }
 
-/** The address that a key belongs to; null while it is being typed. */
+/** Returns the origin that a key belongs to; null for an incomplete URL. */
 function originOf(base: string): string | null {
   const url = URL.canParse(base) ? new URL(base) : null;
   return url?.protocol.startsWith("http") ? url.origin : null;
@@ -89,7 +89,7 @@ function TeacherKeyField({ base }: { base: string }) {
   const [error, setError] = useState<ApiError>();
   const origin = originOf(base);
   if (!keys.value || !origin) return null;
-  const known = keys.value.data.find((one) => originOf(one.origin) === origin);
+  const storedKey = keys.value.data.find((key) => originOf(key.origin) === origin);
   const store = () => {
     setError(undefined);
     post(KEYS, { base_url: base, api_key: text }).then(() => {
@@ -99,14 +99,14 @@ function TeacherKeyField({ base }: { base: string }) {
   };
   return (
     <>
-      {known ? (
+      {storedKey ? (
         <p class="soft">
-          ✓ {origin} gets the project's key <code>{known.api_key_hint}</code>.
+          ✓ Requests to {origin} use the project's key <code>{storedKey.api_key_hint}</code>.
         </p>
       ) : (
         <div class="row">
           <label class="field">
-            <span>The project's key for {origin}, if it wants one</span>
+            <span>API key for {origin}, if it requires one</span>
             <input
               type="password"
               autocomplete="off"
@@ -115,7 +115,7 @@ function TeacherKeyField({ base }: { base: string }) {
             />
           </label>
           <button type="button" disabled={!text} onClick={store}>
-            Store the key
+            Store key
           </button>
         </div>
       )}

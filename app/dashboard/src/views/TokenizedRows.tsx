@@ -1,4 +1,4 @@
-// A file's rows as a model reads them: tokens, which of them are trained, and how long the rows are.
+// The rows of a file as tokens: which tokens are trained, and how long the rows are.
 import { useState } from "preact/hooks";
 import { type ApiError, get, query } from "../api";
 import { ErrorNotice, Loading, SourceChip } from "../components/primitives";
@@ -15,7 +15,7 @@ export function TokenizedRows({ id }: { id: string }) {
   const [failed, setFailed] = useState<ApiError>();
   const path = query(`/v1/files/${id}/preview`, { model, limit: PAGE });
   const { value, error } = useGet<FilePreview>(path);
-  const bases = (models.value?.data ?? []).filter((one) => !one.base_model);
+  const bases = (models.value?.data ?? []).filter((base) => !base.base_model);
   if (error && !value) return <ErrorNotice error={error} />;
   if (!value) return <Loading what="the tokens" />;
   const more = later?.of === value ? later : undefined;
@@ -28,20 +28,20 @@ export function TokenizedRows({ id }: { id: string }) {
   return (
     <section aria-label="Rows">
       <div class="row between">
-        <h2>Rows as a model reads them</h2>
+        <h2>Tokenized rows</h2>
         <label class="row">
-          by the tokenizer of
+          Tokenizer of
           <select value={model || value.model} onChange={(event) => setModel(event.currentTarget.value)}>
-            {bases.map((one) => (
-              <option key={one.id}>{one.id}</option>
+            {bases.map(({ id: base }) => (
+              <option key={base}>{base}</option>
             ))}
           </select>
         </label>
       </div>
       {value.lengths && <Lengths preview={value} />}
       <p class="soft">
-        <span class="token trained">trained on</span> <span class="token">only read</span> · hover over a token for its
-        number
+        <span class="token trained">trained</span> <span class="token">context only</span> · hover over a token for its
+        id
       </p>
       {rows.map((row) => (
         <TokenRow key={row.line} row={row} />
@@ -66,7 +66,7 @@ function TokenRow({ row }: { row: PreviewRow }) {
           <span>
             {span.source === "prompt" ? <span class="chip">prompt</span> : <SourceChip source={span.source} />}{" "}
             <small>{plural(span.tokens, "token")}</small>
-            {!span.fits && <small class="problem">✕ too long: left out</small>}
+            {!span.fits && <small class="problem">✕ too long, not used</small>}
           </span>
           <span>
             {span.texts.map((text, at) => (
@@ -88,16 +88,16 @@ function Lengths({ preview }: { preview: FilePreview }) {
   const isSample = lengths.measured_rows < lengths.rows;
   return (
     <div class="lengths">
-      <Histogram title="Prompt with its longest answer" of={lengths.row} />
+      <Histogram title="Prompt with longest answer" of={lengths.row} />
       {lengths.response && <Histogram title="Each answer" of={lengths.response} />}
       <p class={lengths.too_long ? "problem" : "soft"}>
         {lengths.too_long
-          ? `✕ ${plural(lengths.too_long, "row")} of ${lengths.measured_rows.toLocaleString("en-US")} measured are over ${limit.toLocaleString("en-US")} tokens; training leaves their long answers out. The longest: ${lengths.longest_too_long
+          ? `✕ ${plural(lengths.too_long, "row")} of ${lengths.measured_rows.toLocaleString("en-US")} measured exceed ${limit.toLocaleString("en-US")} tokens; training skips their long answers. The longest: ${lengths.longest_too_long
               .slice(0, 5)
-              .map((one) => `line ${one.line} (${one.tokens.toLocaleString("en-US")})`)
+              .map((row) => `line ${row.line} (${row.tokens.toLocaleString("en-US")})`)
               .join(", ")}.`
           : `✓ All ${lengths.measured_rows.toLocaleString("en-US")} measured rows are within ${limit.toLocaleString("en-US")} tokens.`}
-        {isSample && ` Measured: a sample of ${lengths.rows.toLocaleString("en-US")} rows.`}
+        {isSample && ` Only a sample of ${lengths.rows.toLocaleString("en-US")} rows was measured.`}
       </p>
     </div>
   );

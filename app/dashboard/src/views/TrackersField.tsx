@@ -1,29 +1,32 @@
-// Which trackers get a job's metrics as well, and under which names.
+// Experiment trackers that also receive the job's metrics, with their settings.
 import { TextField } from "../components/FormFields";
 import { type Integration, setTrackerSetting, settingsOf, TRACKERS, toggleTracker } from "./trackers";
 
 export function TrackersField({ value, set }: { value: Integration[]; set: (value: Integration[]) => void }) {
-  const names = TRACKERS.filter(({ type }) => value.some((one) => one.type === type)).map((one) => one.title);
+  const names = TRACKERS.filter(({ type }) => value.some((integration) => integration.type === type)).map(
+    (integration) => integration.title,
+  );
   return (
     <details>
       <summary>Trackers{names.length > 0 && `: ${names.join(", ")}`}</summary>
       <p class="soft">
-        Metrics are here in any case. They go to these as well, where the server's operator has set them up.
+        The dashboard always shows the metrics. They are also sent to the selected trackers that the operator has set
+        up.
       </p>
       <div class="choices">
         {TRACKERS.map((tracker) => {
-          const mine = value.find((one) => one.type === tracker.type);
+          const selected = value.find((integration) => integration.type === tracker.type);
           return (
             <div key={tracker.type}>
-              <label class={mine ? "chosen" : ""}>
+              <label class={selected ? "chosen" : ""}>
                 <input
                   type="checkbox"
-                  checked={mine !== undefined}
+                  checked={selected !== undefined}
                   onChange={() => set(toggleTracker(value, tracker))}
                 />
                 {tracker.title}
               </label>
-              {mine && tracker.fields.length > 0 && (
+              {selected && tracker.fields.length > 0 && (
                 <div class="row wrap">
                   {tracker.fields.map(([name, title]) => (
                     <TextField
@@ -31,7 +34,7 @@ export function TrackersField({ value, set }: { value: Integration[]; set: (valu
                       kind="text"
                       label={title}
                       name={`${tracker.title}: ${title}`}
-                      value={String(settingsOf(mine)[name] ?? "")}
+                      value={String(settingsOf(selected)[name] ?? "")}
                       set={(text) => set(setTrackerSetting(value, tracker, name, text))}
                     />
                   ))}

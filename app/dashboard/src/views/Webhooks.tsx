@@ -1,8 +1,9 @@
-// Who hears of the project's jobs, and what was sent to them.
+// Webhook endpoints of the project and their deliveries.
 import { useState } from "preact/hooks";
 import { type ApiError, get, post, query, remove } from "../api";
-import { ConfirmDialog, Dialog } from "../components/Dialogs";
-import { CodeBlock, EmptyState, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
+import { DataTable } from "../components/DataTable";
+import { ConfirmDialog, FormDialog, SecretDialog } from "../components/Dialogs";
+import { EmptyState, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
 import { plural } from "../format";
 import { useGet, useProjectStream } from "../liveData";
 import { useCan } from "../session";
@@ -16,7 +17,7 @@ export function Webhooks() {
   const [version, setVersion] = useState(0);
   const writes = useCan("webhooks:write");
   useTitle("Webhooks");
-  // What is sent follows what happens to jobs.
+  // Deliveries follow changes of jobs.
   useProjectStream(() => setVersion((old) => old + 1));
   if (error && !value) return <ErrorNotice error={error} retry={reload} />;
   if (!value) return <Loading what="the webhooks" />;
@@ -31,15 +32,15 @@ export function Webhooks() {
         )}
       </div>
       {!value.data.length && (
-        <EmptyState title="Nobody hears of your jobs yet">
+        <EmptyState title="No webhook endpoints yet">
           <p>
-            A webhook is an address of yours that is told when a job ends, starts or is paused: signed, and again and
-            again until it answers. {writes && "Make one, then send it a test."}
+            Add an endpoint to get notified when a job starts, pauses or ends. Notifications are signed and retried
+            until your server accepts them.
           </p>
         </EmptyState>
       )}
-      {value.data.map((one) => (
-        <EndpointCard key={one.id} endpoint={one} version={version} writes={writes} changed={reload} />
+      {value.data.map((endpoint) => (
+        <EndpointCard key={endpoint.id} endpoint={endpoint} version={version} writes={writes} changed={reload} />
       ))}
       {isNew && (
         <CreateWebhookDialog
@@ -55,26 +56,26 @@ export function Webhooks() {
 
 const short = (event: string): string => event.replace("fine_tuning.job.", "");
 
-interface OneProps {
+interface EndpointProps {
   endpoint: Endpoint;
-  /** Grows whenever something may have been sent. */
+  /** Grows whenever there may be new deliveries. */
   version: number;
   writes: boolean;
   changed: () => void;
 }
 
-function EndpointCard({ endpoint, version, writes, changed }: OneProps) {
-  const [said, setSaid] = useState<string>();
+function EndpointCard({ endpoint, version, writes, changed }: EndpointProps) {
+  const [testResult, setTestResult] = useState<string>();
   const [error, setError] = useState<ApiError>();
-  const [asking, setAsking] = useState(false);
+  const [isConfirming, setConfirming] = useState(false);
   const path = `${ENDPOINTS}/${endpoint.id}`;
   const test = () => {
-    setSaid(undefined);
+    setTestResult(undefined);
     setError(undefined);
     post<{ status_code: number }>(`${path}/test`, { event_type: endpoint.event_types[0] }).then(
       (answer) =>
-        setSaid(
-          `It answered ${answer.status_code}${answer.status_code < 300 ? " ✓" : ": only 2xx counts as delivered"}.`,
+        setTestResult(
+          `The endpoint returned ${answer.status_code}${answer.status_code < 300 ? " ✓" : "; only 2xx counts as delivered"}.`,
         ),
       setError,
     );
@@ -86,8 +87,8 @@ function EndpointCard({ endpoint, version, writes, changed }: OneProps) {
         {endpoint.disabled_at === null ? (
           <span class="pill good">✓ Active</span>
         ) : (
-          <span class="pill bad" title="An update of the endpoint makes it hear again.">
-            ✕ Disabled: it answered 410 Gone
+          <span class="pill bad" title="Update the endpoint to enable it again.">
+            ✕ Disabled: it returned 410 Gone
           </span>
         )}
         <code>{endpoint.url}</code>
@@ -96,30 +97,35 @@ function EndpointCard({ endpoint, version, writes, changed }: OneProps) {
             <button type="button" class="small" onClick={test}>
               Send a test
             </button>
-            <button type="button" class="small" aria-label={`Delete ${endpoint.name}`} onClick={() => setAsking(true)}>
+            <button
+              type="button"
+              class="small"
+              aria-label={`Delete ${endpoint.name}`}
+              onClick={() => setConfirming(true)}
+            >
               Delete
             </button>
           </span>
         )}
       </header>
       <p class="soft">
-        hears of {endpoint.event_types.map(short).join(", ")} · secret <code>{endpoint.signing_secret_hint}</code> ·
-        made <RelativeTime at={endpoint.created_at} />
+        events: {endpoint.event_types.map(short).join(", ")} · secret <code>{endpoint.signing_secret_hint}</code> ·
+        created <RelativeTime at={endpoint.created_at} />
       </p>
-      {said && (
+      {testResult && (
         <p class="notice" role="status">
-          {said}
+          {testResult}
         </p>
       )}
       {error && <ErrorNotice error={error} />}
       <Deliveries {...{ path, version, writes }} />
-      {asking && (
+      {isConfirming && (
         <ConfirmDialog
           title={`Delete ${endpoint.name}?`}
-          text="It hears nothing more, and what was sent to it is forgotten."
-          action="Delete the webhook"
+          text="It gets no more notifications, and its deliveries are deleted."
+          action="Delete webhook"
           act={() => void remove(path).then(changed, setError)}
-          close={() => setAsking(false)}
+          close={() => setConfirming(false)}
         />
       )}
     </section>
@@ -128,8 +134,8 @@ function EndpointCard({ endpoint, version, writes, changed }: OneProps) {
 
 const STATES: Record<string, { tone: string; text: string }> = {
   delivered: { tone: "good", text: "✓ delivered" },
-  pending: { tone: "wait", text: "◔ to be sent" },
-  parked: { tone: "bad", text: "✕ given up" },
+  pending: { tone: "wait", text: "◔ pending" },
+  parked: { tone: "bad", text: "✕ gave up" },
 };
 
 function Deliveries({ path, version, writes }: { path: string; version: number; writes: boolean }) {
@@ -138,9 +144,9 @@ function Deliveries({ path, version, writes }: { path: string; version: number; 
   const [failed, setFailed] = useState<ApiError>();
   if (error && !value) return <ErrorNotice error={error} retry={reload} />;
   if (!value) return <Loading what="the deliveries" />;
-  if (!value.data.length) return <p class="soft">Nothing was sent yet. Tests are not listed.</p>;
-  const known = new Set(value.data.map((one) => one.id));
-  const all = [...value.data, ...later.filter((one) => !known.has(one.id))];
+  if (!value.data.length) return <p class="soft">No deliveries yet. Tests are not listed.</p>;
+  const newestIds = new Set(value.data.map((delivery) => delivery.id));
+  const all = [...value.data, ...later.filter((delivery) => !newestIds.has(delivery.id))];
   const more = () =>
     get<Page<Delivery>>(query(`${path}/deliveries`, { limit: 20, after: all.at(-1)?.id })).then(
       (page) => setLater([...later, ...page.data]),
@@ -149,50 +155,37 @@ function Deliveries({ path, version, writes }: { path: string; version: number; 
   return (
     <>
       {failed && <ErrorNotice error={failed} />}
-      <div class="scroll" tabIndex={0} role="region" aria-label="Deliveries">
-        <table>
-          <thead>
-            <tr>
-              <th>Event</th>
-              <th>State</th>
-              <th>Written</th>
-              <th>Tries</th>
-              <th>
-                <span class="hidden">Actions</span>
-              </th>
-            </tr>
-          </thead>
-          <tbody>
-            {all.map((one) => (
-              <tr key={one.id}>
-                <td>
-                  {short(one.event_type)} {jobOf(one.payload)}
-                </td>
-                <td>
-                  <span class={`pill ${STATES[one.state]?.tone}`}>{STATES[one.state]?.text ?? one.state}</span>
-                </td>
-                <td class="nowrap">
-                  <RelativeTime at={one.created_at} />
-                </td>
-                <td>
-                  <DeliveryAttempts delivery={one} />
-                </td>
-                <td>
-                  {writes && one.state !== "pending" && (
-                    <button
-                      type="button"
-                      class="small"
-                      onClick={() => void post(`${path}/deliveries/${one.id}/replay`).then(reload, setFailed)}
-                    >
-                      Send again
-                    </button>
-                  )}
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <DataTable label="Deliveries" columns={["Event", "State", "Created", "Attempts"]} actions="Actions">
+        {all.map((delivery) => (
+          <tr key={delivery.id}>
+            <td>
+              {short(delivery.event_type)} {jobOf(delivery.payload)}
+            </td>
+            <td>
+              <span class={`pill ${STATES[delivery.state]?.tone}`}>
+                {STATES[delivery.state]?.text ?? delivery.state}
+              </span>
+            </td>
+            <td class="nowrap">
+              <RelativeTime at={delivery.created_at} />
+            </td>
+            <td>
+              <DeliveryAttempts delivery={delivery} />
+            </td>
+            <td>
+              {writes && delivery.state !== "pending" && (
+                <button
+                  type="button"
+                  class="small"
+                  onClick={() => void post(`${path}/deliveries/${delivery.id}/replay`).then(reload, setFailed)}
+                >
+                  Send again
+                </button>
+              )}
+            </td>
+          </tr>
+        ))}
+      </DataTable>
       {(later.length ? later.length % 20 === 0 : value.has_more) && (
         <button type="button" onClick={() => void more()}>
           Show older deliveries
@@ -212,19 +205,19 @@ function DeliveryAttempts({ delivery }: { delivery: Delivery }) {
   return (
     <details>
       <summary>
-        {plural(delivery.tries.length, "try").replace("trys", "tries")}
+        {plural(delivery.tries.length, "attempt")}
         {last && ` · ${last.status_code ?? last.error}`}
       </summary>
       <ul class="plain">
-        {delivery.tries.map((one) => (
-          <li key={one.at}>
-            <RelativeTime at={one.at} /> · {one.status_code ?? "no answer"} · {one.seconds.toFixed(1)} s{" "}
-            <code>{one.error ?? one.answer.slice(0, 200)}</code>
+        {delivery.tries.map((attempt) => (
+          <li key={attempt.at}>
+            <RelativeTime at={attempt.at} /> · {attempt.status_code ?? "no response"} · {attempt.seconds.toFixed(1)} s{" "}
+            <code>{attempt.error ?? attempt.answer.slice(0, 200)}</code>
           </li>
         ))}
         {delivery.due_at !== null && (
           <li>
-            next try: <RelativeTime at={delivery.due_at} />
+            next attempt: <RelativeTime at={delivery.due_at} />
           </li>
         )}
       </ul>
@@ -237,71 +230,58 @@ function CreateWebhookDialog({ close }: { close: () => void }) {
   const [name, setName] = useState("");
   const [url, setUrl] = useState("https://");
   const [chosen, setChosen] = useState<ReadonlySet<string>>(
-    new Set(["succeeded", "failed", "cancelled"].map((one) => `fine_tuning.job.${one}`)),
+    new Set(["succeeded", "failed", "cancelled"].map((status) => `fine_tuning.job.${status}`)),
   );
-  const [made, setMade] = useState<NewEndpoint>();
+  const [created, setCreated] = useState<NewEndpoint>();
   const [error, setError] = useState<ApiError>();
   const toggle = (type: string) => {
     const next = new Set(chosen);
     if (!next.delete(type)) next.add(type);
     setChosen(next);
   };
-  const send = (event: Event) => {
-    event.preventDefault();
+  const send = () => {
     setError(undefined);
-    post<NewEndpoint>(ENDPOINTS, { name, url, event_types: [...chosen] }).then(setMade, setError);
+    post<NewEndpoint>(ENDPOINTS, { name, url, event_types: [...chosen] }).then(setCreated, setError);
   };
-  if (made) {
+  if (created) {
     return (
-      <Dialog title="The signing secret" close={close}>
-        <h2>The signing secret</h2>
-        <p>Your server checks with it that a message is from here. It is shown this once.</p>
-        <CodeBlock title={made.name} text={made.signing_secret} />
-        <div class="row end">
-          <button type="button" class="primary" onClick={close}>
-            I have kept it
-          </button>
-        </div>
-      </Dialog>
+      <SecretDialog title="Signing secret" name={created.name} secret={created.signing_secret} close={close}>
+        Your server uses this secret to verify that a notification comes from here.
+      </SecretDialog>
     );
   }
   return (
-    <Dialog title="New webhook" close={close}>
-      <h2>New webhook</h2>
-      <form class="form" onSubmit={send}>
-        <label class="field">
-          <span>Name</span>
-          <input
-            type="text"
-            required
-            maxLength={128}
-            value={name}
-            placeholder="deployments"
-            onInput={(event) => setName(event.currentTarget.value)}
-          />
-        </label>
-        <label class="field">
-          <span>Address</span>
-          <input type="text" required value={url} onInput={(event) => setUrl(event.currentTarget.value)} />
-        </label>
-        <fieldset>
-          <legend>It hears of</legend>
-          {(types.value?.data ?? [...chosen]).map((type) => (
-            <label key={type} class="row">
-              <input type="checkbox" checked={chosen.has(type)} onChange={() => toggle(type)} /> {short(type)}
-            </label>
-          ))}
-        </fieldset>
-        {error && <ErrorNotice error={error} />}
-        <div class="row end">
-          <button type="button" onClick={close}>
-            Close
-          </button>
-          <button type="submit" class="primary" disabled={!chosen.size}>
-            Create the webhook
-          </button>
-        </div>
-      </form>
-    </Dialog>
+    <FormDialog
+      title="New webhook"
+      action="Create webhook"
+      isDisabled={!chosen.size}
+      error={error}
+      send={send}
+      close={close}
+    >
+      <label class="field">
+        <span>Name</span>
+        <input
+          type="text"
+          required
+          maxLength={128}
+          value={name}
+          placeholder="deployments"
+          onInput={(event) => setName(event.currentTarget.value)}
+        />
+      </label>
+      <label class="field">
+        <span>URL</span>
+        <input type="text" required value={url} onInput={(event) => setUrl(event.currentTarget.value)} />
+      </label>
+      <fieldset>
+        <legend>Events</legend>
+        {(types.value?.data ?? [...chosen]).map((type) => (
+          <label key={type} class="row">
+            <input type="checkbox" checked={chosen.has(type)} onChange={() => toggle(type)} /> {short(type)}
+          </label>
+        ))}
+      </fieldset>
+    </FormDialog>
   );
 }

@@ -1,4 +1,4 @@
-// The machines that train: what they have, and what they are at.
+// The workers: their hardware, state and jobs.
 
 import { useState } from "preact/hooks";
 import { EmptyState, ErrorNotice, Loading, Meter, RelativeTime, useTitle } from "../components/primitives";
@@ -7,32 +7,32 @@ import { useGet, useProjectStream } from "../liveData";
 import type { Page, Worker } from "../types";
 
 const STATES: Record<string, { tone: string; icon: string; text: string; hint: string }> = {
-  idle: { tone: "good", icon: "○", text: "Free", hint: "It takes the next job of the queue." },
-  busy: { tone: "run", icon: "▶", text: "Busy", hint: "It is at work." },
+  idle: { tone: "good", icon: "○", text: "Free", hint: "Starts the next job in the queue." },
+  busy: { tone: "run", icon: "▶", text: "Busy", hint: "Runs as many jobs as it has slots." },
   draining: {
     tone: "hold",
     icon: "↻",
     text: "Stopping",
-    hint: "It takes no more jobs; what it trains goes on elsewhere.",
+    hint: "Accepts no new jobs. Its running jobs resume on other workers.",
   },
   quarantined: {
     tone: "bad",
     icon: "⚡",
-    text: "GPU broken",
-    hint: "It takes no jobs. Check its GPU, then restart it.",
+    text: "GPU fault",
+    hint: "Accepts no jobs. Check its GPU, then restart the worker.",
   },
   lost: {
     tone: "bad",
     icon: "✕",
     text: "Lost",
-    hint: "Nothing was heard of it for longer than a lease; its jobs go on elsewhere.",
+    hint: "No heartbeat for longer than a lease. Its jobs resume on other workers.",
   },
 };
 
 export function Workers() {
   const [version, setVersion] = useState(0);
   const { value, error, reload } = useGet<Page<Worker>>("/v1/workers", version);
-  // A worker's state changes with the jobs.
+  // The state of workers changes with the jobs.
   useProjectStream(() => setVersion((old) => old + 1));
   useTitle("Workers");
   if (error && !value) return <ErrorNotice error={error} retry={reload} />;
@@ -42,20 +42,20 @@ export function Workers() {
       <div class="title">
         <h1>Workers</h1>
         <button type="button" onClick={reload}>
-          Look again
+          Refresh
         </button>
       </div>
       {!value.data.length && (
-        <EmptyState title="No worker is here">
+        <EmptyState title="No workers are running">
           <p>
-            Jobs wait in the queue until one is. <code>grouptune up</code> starts them with the service; on other
-            machines the worker image does.
+            Jobs wait in the queue until a worker starts. <code>grouptune up</code> starts workers with the service; on
+            other machines, run the worker image.
           </p>
         </EmptyState>
       )}
       <div class="cards">
-        {value.data.map((one) => (
-          <WorkerCard key={one.id} worker={one} />
+        {value.data.map((worker) => (
+          <WorkerCard key={worker.id} worker={worker} />
         ))}
       </div>
     </>
@@ -75,7 +75,7 @@ function WorkerCard({ worker }: { worker: Worker }) {
         </span>
       </header>
       <dl class="keys facts-list">
-        <dt>trains on</dt>
+        <dt>device</dt>
         <dd>
           {hardware.accelerator ? (
             <>
@@ -83,18 +83,18 @@ function WorkerCard({ worker }: { worker: Worker }) {
               {hardware.accelerator_memory_bytes !== null && `, ${bytes(hardware.accelerator_memory_bytes)} each`}
             </>
           ) : (
-            `the CPU, ${plural(hardware.threads, "thread")} a trainer`
+            `the CPU, ${plural(hardware.threads, "thread")} per trainer`
           )}
         </dd>
         <dt>machine</dt>
         <dd>
           {hardware.processor}, {plural(hardware.cores, "core")}, {bytes(hardware.memory_bytes)}
         </dd>
-        <dt>does</dt>
-        <dd>{worker.queues.map((one) => (one === "train" ? "training" : "short tasks")).join(", ")}</dd>
+        <dt>runs</dt>
+        <dd>{worker.queues.map((queue) => (queue === "train" ? "training" : "short tasks")).join(", ")}</dd>
         {worker.queues.includes("train") && (
           <>
-            <dt>at work</dt>
+            <dt>slots in use</dt>
             <dd>
               <Meter
                 share={worker.running_jobs / Math.max(1, worker.slots)}
@@ -106,7 +106,7 @@ function WorkerCard({ worker }: { worker: Worker }) {
         )}
         {worker.jobs.length > 0 && (
           <>
-            <dt>trains</dt>
+            <dt>jobs</dt>
             <dd>
               {worker.jobs.map((id) => (
                 <div key={id}>
@@ -118,13 +118,13 @@ function WorkerCard({ worker }: { worker: Worker }) {
         )}
         {elsewhere > 0 && (
           <>
-            <dt>and</dt>
+            <dt>other jobs</dt>
             <dd>{plural(elsewhere, "job")} of other projects</dd>
           </>
         )}
-        <dt>heard of</dt>
+        <dt>last heartbeat</dt>
         <dd>
-          <RelativeTime at={worker.last_seen} />, up since <RelativeTime at={worker.started_at} />
+          <RelativeTime at={worker.last_seen} />, started <RelativeTime at={worker.started_at} />
         </dd>
       </dl>
     </article>

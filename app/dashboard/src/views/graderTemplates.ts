@@ -1,19 +1,19 @@
-// Graders to start from, graderFromTemplate for the fields that a file has.
+// Grader templates for the fields of a file.
 
-const OF_ROWS = ["messages", "prompt", "completion", "teacher_responses", "tools"];
+const ROW_FIELDS = ["messages", "prompt", "completion", "teacher_responses", "tools"];
 
-/** The fields that every row of a file has for graders to read, by the file's report. */
+/** Returns the fields that all rows of a file have, according to its report, except those of the row format. */
 export function gradableFields(
   report: { rows?: number; item_fields?: Record<string, number> } | null | undefined,
 ): string[] {
   const everywhere = Object.entries(report?.item_fields ?? {}).filter(([, rows]) => rows === report?.rows);
-  return everywhere.map(([name]) => name).filter((one) => !OF_ROWS.includes(one));
+  return everywhere.map(([name]) => name).filter((name) => !ROW_FIELDS.includes(name));
 }
 
-/** The field that most likely holds what is right. */
+/** Returns the field that most likely holds the reference answer. */
 export function guessReferenceField(fields: string[]): string {
   return (
-    fields.find((one) => /answer|reference|label|target|solution|expected/i.test(one)) ??
+    fields.find((name) => /answer|reference|label|target|solution|expected/i.test(name)) ??
     fields[0] ??
     "reference_answer"
   );
@@ -23,15 +23,15 @@ type Grader = Record<string, unknown>;
 
 export const TEMPLATES: { title: string; make: (reference: string) => Grader }[] = [
   {
-    title: "The last number is right",
+    title: "Last number is correct",
     make: (reference) => ({ type: "math", name: "answer", reference, answer: "last_number" }),
   },
   {
-    title: "The expression is equal",
+    title: "Expression is equal",
     make: (reference) => ({ type: "math", name: "answer", reference, answer: "expression" }),
   },
   {
-    title: "The text is exactly that",
+    title: "Text is equal",
     make: (reference) => ({
       type: "string_check",
       name: "exact",
@@ -41,7 +41,7 @@ export const TEMPLATES: { title: string; make: (reference: string) => Grader }[]
     }),
   },
   {
-    title: "The text contains it",
+    title: "Text contains the reference",
     make: (reference) => ({
       type: "string_check",
       name: "contains",
@@ -51,7 +51,7 @@ export const TEMPLATES: { title: string; make: (reference: string) => Grader }[]
     }),
   },
   {
-    title: "How alike the texts are",
+    title: "Similarity of texts",
     make: (reference) => ({
       type: "text_similarity",
       name: "alike",
@@ -61,11 +61,11 @@ export const TEMPLATES: { title: string; make: (reference: string) => Grader }[]
     }),
   },
   {
-    title: "It matches a pattern",
+    title: "Text matches a pattern",
     make: () => ({ type: "regex", name: "pattern", pattern: "[0-9]+$", match: "search" }),
   },
   {
-    title: "It is JSON of a shape",
+    title: "Text is JSON with a schema",
     make: () => ({
       type: "json_schema",
       name: "shape",
@@ -73,7 +73,7 @@ export const TEMPLATES: { title: string; make: (reference: string) => Grader }[]
     }),
   },
   {
-    title: "My own Python",
+    title: "Custom Python",
     make: (reference) => ({
       type: "python",
       name: "own",
@@ -81,7 +81,7 @@ export const TEMPLATES: { title: string; make: (reference: string) => Grader }[]
     }),
   },
   {
-    title: "Several, by a formula",
+    title: "Several graders combined",
     make: (reference) => ({
       type: "multi",
       name: "both",
@@ -98,7 +98,7 @@ export const TEMPLATES: { title: string; make: (reference: string) => Grader }[]
   },
 ];
 
-/** A template for a file with these fields, as it stands in the form. */
+/** Returns a template as JSON text, for a file with these fields. */
 export function graderFromTemplate(template: number, fields: string[]): string {
   return JSON.stringify(TEMPLATES[template]?.make(`{{item.${guessReferenceField(fields)}}}`), null, 2);
 }

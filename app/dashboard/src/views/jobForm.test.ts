@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { EMPTY_FORM, formFromRequest, requestFromForm } from "./jobForm";
 
 describe("the form of a job", () => {
-  it("sends only what was filled in", () => {
+  it("sends filled fields only", () => {
     const { body } = requestFromForm({
       ...EMPTY_FORM,
       model: "m",
@@ -16,10 +16,10 @@ describe("the form of a job", () => {
       method: { type: "supervised", supervised: { hyperparameters: { n_epochs: 3 } } },
     });
   });
-  it("says where the grader is no JSON", () => {
-    expect(requestFromForm({ ...EMPTY_FORM, grader: "{" }).error).toMatch(/no JSON/);
+  it("reports an invalid grader", () => {
+    expect(requestFromForm({ ...EMPTY_FORM, grader: "{" }).error).toMatch(/Invalid JSON/);
   });
-  it("clones a job with all its settings", () => {
+  it("clones all settings of a job", () => {
     const method = {
       type: "gft",
       gft: {
@@ -48,7 +48,7 @@ describe("the form of a job", () => {
       ...rest,
     });
   });
-  it("leaves out what another method has no use for", () => {
+  it("omits settings of other methods", () => {
     const teacher_settings = { ...EMPTY_FORM.teacher_settings, model: "large" };
     const form = { ...EMPTY_FORM, teacher_settings, rest: { kl_coefficient: 0.1, evaluation: { patience: 2 } } };
     const settings = (changed: object) =>

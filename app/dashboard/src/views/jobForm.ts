@@ -1,18 +1,18 @@
-// What stands in the form, and the request that it means.
+// The values of the new-job form, and their conversion to and from a request.
 
 type Plain = Record<string, unknown>;
 export type MethodName = "gft" | "supervised" | "reinforcement" | "dft";
 
 import type { Integration } from "./trackers";
 
-/** Who is teacher_settings for the answers of a teacher; nobody without a model. */
+/** Settings of the teacher model; without a model there is none. */
 export interface TeacherForm {
   model: string;
   base_url: string;
   temperature: string;
   tokens: string;
   requests: string;
-  /** Its further ways to sample, kept when a job is cloned. */
+  /** Sampling settings without a field in the form, kept when a job is cloned. */
   sampling: Plain;
 }
 
@@ -38,9 +38,9 @@ export interface JobForm {
   alias: string;
   suffix: string;
   integrations: Integration[];
-  /** The method's settings that the form has no field for, kept when a job is cloned. */
+  /** Method settings without a field in the form, kept when a job is cloned. */
   rest: Plain;
-  /** The same of the job: further gates, metadata, priority. */
+  /** Job settings without a field in the form: more gates, metadata, priority. */
   others: Plain;
 }
 
@@ -48,11 +48,11 @@ export const METHODS: { name: MethodName; title: string; text: string }[] = [
   {
     name: "gft",
     title: "GFT",
-    text: "compares expert, teacher and own answers: learns from examples and from its own tries",
+    text: "compares demonstrations, teacher answers and rollouts: learns from examples and from its own attempts",
   },
   { name: "supervised", title: "Supervised", text: "imitates the examples" },
-  { name: "reinforcement", title: "Reinforcement", text: "learns from its own graded tries alone" },
-  { name: "dft", title: "DFT", text: "imitates, each token weighted by its probability" },
+  { name: "reinforcement", title: "Reinforcement", text: "learns from its own graded rollouts only" },
+  { name: "dft", title: "DFT", text: "imitates the examples, with each token weighted by its probability" },
 ];
 
 const GRADER = {
@@ -97,15 +97,15 @@ export const EMPTY_FORM: JobForm = {
   others: {},
 };
 
-/** Settings that only methods with groups have. */
+/** Settings of methods with groups only. */
 const GROUP_ONLY_SETTINGS = ["kl_coefficient", "zero_variance"];
 
-/** A number if it is one, else as it is, for the server to refuse by its own words. */
+/** Parses a number; other text is kept, so that the server's validation reports it. */
 const value = (text: string): unknown =>
   text.trim() !== "" && !Number.isNaN(Number(text)) ? Number(text) : text.trim();
 const filled = (pairs: Record<string, string>): Plain =>
   Object.fromEntries(Object.entries(pairs).flatMap(([key, text]) => (text.trim() ? [[key, value(text)]] : [])));
-const object = (found: unknown): Plain => (found !== null && typeof found === "object" ? (found as Plain) : {});
+const object = (item: unknown): Plain => (item !== null && typeof item === "object" ? (item as Plain) : {});
 
 export function requestFromForm(form: JobForm): { body: Plain; error?: string } {
   const isGroup = form.method === "gft" || form.method === "reinforcement";
@@ -115,7 +115,7 @@ export function requestFromForm(form: JobForm): { body: Plain; error?: string } 
     try {
       grader = JSON.parse(form.grader);
     } catch (problem) {
-      error = `This is no JSON: ${(problem as Error).message}`;
+      error = `Invalid JSON: ${(problem as Error).message}`;
     }
   }
   const rest = Object.fromEntries(
@@ -159,7 +159,7 @@ export function requestFromForm(form: JobForm): { body: Plain; error?: string } 
   return error === undefined ? { body } : { body, error };
 }
 
-/** Nobody is teacher_settings for answers that no group has. */
+/** Leaves the teacher out if no group has teacher answers. */
 function teacherOf({ teacher_settings, teacher }: JobForm): Plain {
   if (!teacher_settings.model.trim() || teacher === 0) return {};
   const sampling = { ...teacher_settings.sampling, ...filled({ temperature: teacher_settings.temperature }) };
@@ -177,14 +177,13 @@ function teacherOf({ teacher_settings, teacher }: JobForm): Plain {
 function teacherFromRequest(teacher: Plain): TeacherForm {
   const { temperature, ...sampling } = object(teacher.sampling);
   const { tokens, requests } = object(teacher.budget);
-  const named = { model: text(teacher.model), base_url: text(teacher.base_url) };
-  return { ...named, temperature: text(temperature), tokens: text(tokens), requests: text(requests), sampling };
+  const server = { model: text(teacher.model), base_url: text(teacher.base_url) };
+  return { ...server, temperature: text(temperature), tokens: text(tokens), requests: text(requests), sampling };
 }
 
-const text = (found: unknown): string =>
-  found === undefined || found === null || found === "auto" ? "" : String(found);
+const text = (item: unknown): string => (item === undefined || item === null || item === "auto" ? "" : String(item));
 
-/** The form of a job that exists; its seed is drawn anew. */
+/** Fills the form from the request of an existing job, without its seed: the clone gets a new one. */
 export function formFromRequest(body: Record<string, unknown>): JobForm {
   const method = object(body.method);
   const name = String(method.type) as MethodName;

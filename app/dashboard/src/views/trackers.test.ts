@@ -9,19 +9,19 @@ const [wandb, mlflow, , tensorboard] = TRACKERS as [
 ];
 
 describe("the trackers of a job", () => {
-  it("come with the name that they need, and go", () => {
+  it("are added with defaults and removed", () => {
     const both = toggleTracker(toggleTracker([], mlflow), tensorboard);
     expect(both).toEqual([{ type: "mlflow", mlflow: { experiment: "grouptune" } }, { type: "tensorboard" }]);
     expect(toggleTracker(both, mlflow)).toEqual([{ type: "tensorboard" }]);
   });
-  it("lose an emptied setting, but for the one that they need", () => {
-    const made = setTrackerSetting(toggleTracker([], wandb), wandb, "entity", "team");
-    expect(made).toEqual([{ type: "wandb", wandb: { project: "grouptune", entity: "team" } }]);
-    expect(setTrackerSetting(setTrackerSetting(made, wandb, "entity", ""), wandb, "project", "")).toEqual([
+  it("drop empty optional settings", () => {
+    const integrations = setTrackerSetting(toggleTracker([], wandb), wandb, "entity", "team");
+    expect(integrations).toEqual([{ type: "wandb", wandb: { project: "grouptune", entity: "team" } }]);
+    expect(setTrackerSetting(setTrackerSetting(integrations, wandb, "entity", ""), wandb, "project", "")).toEqual([
       { type: "wandb", wandb: { project: "" } },
     ]);
   });
-  it("are cloned without what was not withoutUnset", () => {
+  it("are cloned without unset settings", () => {
     const shown = [
       { type: "wandb", wandb: { project: "p", name: null, entity: null, tags: [] } },
       { type: "tensorboard" },

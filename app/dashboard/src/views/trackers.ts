@@ -1,4 +1,4 @@
-// The trackers that a job's metrics can go to, as `integrations` of the request have them.
+// The experiment trackers for a job's metrics, in the format of the request's `integrations`.
 
 type Settings = Record<string, unknown>;
 export type Integration = { type: string } & Record<string, unknown>;
@@ -6,7 +6,7 @@ export type Integration = { type: string } & Record<string, unknown>;
 interface Tracker {
   type: string;
   title: string;
-  /** Names of its settings and how the form calls them; the first one is needed. */
+  /** Its settings with their labels in the form; the first one is required. */
   fields: [name: string, title: string][];
 }
 
@@ -40,30 +40,32 @@ export const TRACKERS: Tracker[] = [
   { type: "tensorboard", title: "TensorBoard", fields: [] },
 ];
 
-export const settingsOf = (one: Integration | undefined): Settings => (one?.[one.type] as Settings | undefined) ?? {};
+export const settingsOf = (integration: Integration | undefined): Settings =>
+  (integration?.[integration.type] as Settings | undefined) ?? {};
 
-/** With this tracker or, where it is there already, without it. */
+/** Adds a tracker, or removes it if it is selected. */
 export function toggleTracker(integrations: Integration[], { type, fields }: Tracker): Integration[] {
-  if (integrations.some((one) => one.type === type)) return integrations.filter((one) => one.type !== type);
-  const [needed] = fields;
-  return [...integrations, needed ? { type, [type]: { [needed[0]]: "grouptune" } } : { type }];
+  if (integrations.some((integration) => integration.type === type))
+    return integrations.filter((integration) => integration.type !== type);
+  const [required] = fields;
+  return [...integrations, required ? { type, [type]: { [required[0]]: "grouptune" } } : { type }];
 }
 
-/** With a setting of a tracker; an empty one is left out, unless the tracker needs it. */
+/** Changes a setting of a tracker; removes an empty setting unless it is required. */
 export function setTrackerSetting(
   integrations: Integration[],
   { type, fields }: Tracker,
   name: string,
   text: string,
 ): Integration[] {
-  return integrations.map((one) => {
-    if (one.type !== type) return one;
-    const { [name]: _, ...rest } = settingsOf(one);
+  return integrations.map((integration) => {
+    if (integration.type !== type) return integration;
+    const { [name]: _, ...rest } = settingsOf(integration);
     return { type, [type]: text || fields[0]?.[0] === name ? { ...rest, [name]: text } : rest };
   });
 }
 
-/** As a job shows them, without what was not withoutUnset. */
+/** Removes the unset settings from a job's integrations. */
 export function withoutUnset(integrations: Integration[]): Integration[] {
   return integrations.map(({ type, ...rest }) => {
     const settings = Object.entries(settingsOf({ type, ...rest }));

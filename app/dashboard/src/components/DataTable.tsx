@@ -1,0 +1,33 @@
+// A table that scrolls sideways on narrow screens.
+import type { ComponentChildren } from "preact";
+
+interface DataTableProps {
+  label: string;
+  columns: string[];
+  /** Name of a last column of buttons; only screen readers get its heading. */
+  actions?: string;
+  /** The rows. */
+  children: ComponentChildren;
+}
+
+export function DataTable({ label, columns, actions, children }: DataTableProps) {
+  return (
+    <div class="scroll" tabIndex={0} role="region" aria-label={label}>
+      <table>
+        <thead>
+          <tr>
+            {columns.map((column) => (
+              <th key={column}>{column}</th>
+            ))}
+            {actions && (
+              <th>
+                <span class="hidden">{actions}</span>
+              </th>
+            )}
+          </tr>
+        </thead>
+        <tbody>{children}</tbody>
+      </table>
+    </div>
+  );
+}
