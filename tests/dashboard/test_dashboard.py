@@ -94,7 +94,7 @@ def test_broken_file_to_downloaded_adapter(page: Page, sign_in: SignIn, picture:
     page.get_by_text("More settings").click()
     page.get_by_label("Max tokens per answer").fill("8")
     page.get_by_label("Batch size").fill("4")
-    page.get_by_text("Trackers").click()
+    page.get_by_text("Trackers", exact=True).click()
     page.get_by_label("MLflow", exact=True).check()
     page.get_by_label("MLflow: Experiment").fill("sums")
     request = page.get_by_role("region", name="Request", exact=True).locator("pre").first
@@ -104,7 +104,7 @@ def test_broken_file_to_downloaded_adapter(page: Page, sign_in: SignIn, picture:
     page.get_by_text("Teacher: answers from the file only").click()
     page.get_by_label("Teacher model").fill("large")
     page.get_by_label("Server URL").fill("file:///v1")
-    expect(page.get_by_role("alert")).to_contain_text("must begin with https://")
+    expect(page.get_by_role("alert")).to_contain_text("must start with https://")
     page.get_by_label("Server URL").fill("http://127.0.0.1:9/v1")
     page.get_by_label("API key for http://127.0.0.1:9").fill("sk-teacher-1234")
     page.get_by_role("button", name="Store key").click()

@@ -54,7 +54,7 @@ export function useStreamedRows(id: string, isStreamed: boolean): { streamed: St
   return { streamed, isReady };
 }
 
-/** Changes with a job's steps, ever more rarely: one step more does not change the picture of 10,000. */
+/** Changes as a job progresses, less and less often: one more step hardly changes a chart of 10,000 steps. */
 export function chartVersion(job: Job): number {
   return isFinal(job) ? -1 : Math.floor(Math.log(job.progress.step + 1) / Math.log(GROWTH));
 }

@@ -267,7 +267,7 @@ function Differences({ jobs }: { jobs: Job[] }) {
       <h2>Differences</h2>
       <label class="row">
         <input type="checkbox" checked={everything} onChange={(event) => setEverything(event.currentTarget.checked)} />
-        show equal settings too
+        Show equal settings too
       </label>
       {shown.length === 0 ? (
         <p class="soft">These jobs have the same settings.</p>
