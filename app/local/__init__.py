@@ -1,1 +1,1 @@
-"""The embedded stack behind `grouptune up`: Postgres, Valkey and the processes of the service. Linux only."""
+"""The embedded stack of `grouptune up`: Postgres, Valkey, the API and the workers. Linux only."""

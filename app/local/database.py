@@ -1,25 +1,26 @@
-"""The embedded Postgres of an installation, for commands that need nothing else of it."""
+"""The embedded Postgres of an installation, for commands that need only the database."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from app.local.engine import ReportProgress
 from app.local.lock import AlreadyRunning, StateLock
 from app.local.placement import POINTER_NAME, make_state_dir
-from app.local.postgres import EmbeddedPostgres, Progress
+from app.local.postgres import EmbeddedPostgres
 
 
 def has_database(state_dir: Path) -> bool:
-    """Whether an embedded Postgres was ever started there."""
+    """Whether `state_dir` has an embedded Postgres, running or not."""
     return (state_dir / "postgres").is_dir() or (state_dir / POINTER_NAME).exists()
 
 
 @contextmanager
-def embedded_url(state_dir: Path, progress: Progress, *, alone: bool = False) -> Iterator[str]:
-    """URL of the embedded Postgres of `state_dir`, which is started for the block if it does not run.
+def embedded_url(state_dir: Path, progress: ReportProgress, *, alone: bool = False) -> Iterator[str]:
+    """Yield the URL of the embedded Postgres of `state_dir`, which is started for the block unless it runs already.
 
-    Nobody else starts the installation meanwhile. Raises `LocalStackError`, and for `alone` also `AlreadyRunning`
-    when it runs.
+    While this process runs it, the lock keeps others from starting the installation. Raises `LocalStackError`; with
+    `alone`, raises `AlreadyRunning` if the installation is running.
     """
     make_state_dir(state_dir)
     lock = StateLock(state_dir)

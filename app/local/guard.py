@@ -1,8 +1,9 @@
-"""Kills the process groups of a supervisor that died without stopping them.
+"""The guard process: kills the process groups of a supervisor that died without stopping them.
 
-PR_SET_PDEATHSIG reaches direct children only; a grandchild in the same group (Celery's embedded beat is one)
-would live on. Run as a script by `Supervisor` with `python -I -S`; stdin is the lifeline: `+PGID` and `-PGID`
-lines, end of file means that the supervisor is gone.
+PR_SET_PDEATHSIG reaches direct children only. A grandchild in the same group, such as Celery's embedded beat, would
+survive. `Supervisor` runs this file as a script (`python -I -S`) and holds the write end of its stdin: lines `+PGID`
+and `-PGID` add and remove groups. However the supervisor dies, kill -9 included, the kernel closes the pipe, and the
+guard reads end of file.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import sys
 
 
 def main() -> None:
+    # Ctrl-C reaches every process of the terminal, and the guard must outlive the supervisor.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     groups: set[int] = set()

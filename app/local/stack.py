@@ -1,6 +1,6 @@
-"""The whole service on one machine: the engines, the API and the two workers, started in order.
+"""The whole service on one machine: starts the engines, the API and two workers, in this order.
 
-Opens no database session and knows no tables: migrations and the first API key come in as callables.
+Contains no SQL: the caller passes functions for the migrations and the first API key.
 """
 
 import json
@@ -17,8 +17,9 @@ from typing import Self
 import httpx
 
 from app.core.secrets import new_key
+from app.local.engine import EmbeddedEngine, ReportProgress, report_nothing
 from app.local.placement import make_state_dir, write_atomically
-from app.local.postgres import EmbeddedPostgres, Progress
+from app.local.postgres import EmbeddedPostgres
 from app.local.process import ChildSpec, LocalStackError, log_tail
 from app.local.supervisor import Supervisor
 from app.local.valkey import EmbeddedValkey
@@ -29,7 +30,7 @@ READY_REQUEST_SECONDS = 5.0
 PROGRESS_EVERY_SECONDS = 10.0
 API_DRAIN_SECONDS = 5
 API_STOP_GRACE_SECONDS = 10.0
-WORKER_STOP_GRACE_SECONDS = 40.0  # a drain takes up to 30 s: one optimiser step, then a checkpoint
+WORKER_STOP_GRACE_SECONDS = 40.0  # a drain takes up to 30 s: it finishes the optimiser step and writes a checkpoint
 DEFAULT_HOST = "127.0.0.1"
 WILDCARD_HOSTS = {"": DEFAULT_HOST, "0.0.0.0": DEFAULT_HOST, "::": "[::1]"}  # noqa: S104 - compared, not bound
 SECRET_MODE = 0o600
@@ -38,21 +39,17 @@ API_KEY_NAME = "api_key"
 KEY_RING_NAME = "secret_keys"
 
 Migrate = Callable[[str], None]
-"""Brings the database behind the URL to the newest schema."""
+"""Upgrades the schema of the database at the URL."""
 Bootstrap = Callable[[str, str | None], str]
-"""Makes sure of a project and an API key; gets the key of the last run and returns the one to use."""
-
-
-def _quiet(_message: str) -> None:
-    """The default progress callback."""
+"""Ensures that a project and an API key exist; gets the key of the last run and returns the key to use."""
 
 
 class Stack:
-    """Context manager: inside, the service answers at `base_url` and `api_key` is valid.
+    """Context manager: inside the block, the service answers at `base_url` and `api_key` is valid.
 
-    Raises `LocalStackError` (with the end of the log that matters) when a part does not come up. `wait`
-    blocks until a part is lost for good; SIGINT and SIGTERM raise KeyboardInterrupt in the main thread,
-    and leaving stops all parts, the last one first.
+    Raises `LocalStackError`, with the end of the relevant log, if a part does not start. `wait` blocks until a part
+    fails permanently. SIGINT and SIGTERM raise KeyboardInterrupt in the main thread. Leaving the block stops all
+    parts, in reverse order.
     """
 
     def __init__(
@@ -65,9 +62,9 @@ class Stack:
         redis_url: str | None = None,
         host: str = DEFAULT_HOST,
         port: int | None = None,
-        progress: Progress = _quiet,
+        progress: ReportProgress = report_nothing,
     ) -> None:
-        """A URL that is given replaces the embedded engine; without `port` the kernel picks a free one."""
+        """A URL replaces the embedded engine. Without `port`, the kernel picks a free port."""
         self.state_dir = state_dir.absolute()
         self.database_url = database_url or ""
         self.redis_url = redis_url or ""
@@ -82,20 +79,20 @@ class Stack:
 
     @property
     def key_path(self) -> Path:
-        """The file with the API key."""
+        """Path of the file with the API key."""
         return self.state_dir / API_KEY_NAME
 
     @property
     def base_url(self) -> str:
-        """For an OpenAI client: `http://HOST:PORT/v1`."""
+        """Base URL for an OpenAI client: `http://HOST:PORT/v1`."""
         return f"{self._root_url}/v1"
 
     def __enter__(self) -> Self:
         make_state_dir(self.state_dir)
         with ExitStack() as resources:
             resources.enter_context(self._supervisor)
-            resources.callback(self._forget_connection)
-            self._forget_connection()
+            resources.callback(self._remove_connection)
+            self._remove_connection()
             self.port = claim_port(self.host, self.port)
             self._start_engines()
             self._progress("Migrating the database")
@@ -114,7 +111,7 @@ class Stack:
         self._resources.close()
 
     def wait(self, seconds: float | None = None) -> None:
-        """Blocks for `seconds`, or until interrupted; raises `ChildFailed` when a part keeps failing."""
+        """Block for `seconds`, or until interrupted; raises `ChildFailed` when a part fails permanently."""
         self._supervisor.wait(seconds)
 
     @property
@@ -125,21 +122,20 @@ class Stack:
     def _start_engines(self) -> None:
         if not self.database_url:
             self._progress("Starting Postgres")
-            postgres = EmbeddedPostgres(self.state_dir, progress=self._progress)
-            self._supervisor.start(postgres.spec())
-            postgres.wait_ready(self._supervisor.wait)
-            self.database_url = postgres.url
+            self.database_url = self._start_engine(EmbeddedPostgres(self.state_dir, progress=self._progress))
         if not self.redis_url:
             self._progress("Starting Valkey")
-            valkey = EmbeddedValkey(self.state_dir)
-            self._supervisor.start(valkey.spec())
-            valkey.wait_ready(self._supervisor.wait)
-            self.redis_url = valkey.url
+            self.redis_url = self._start_engine(EmbeddedValkey(self.state_dir))
+
+    def _start_engine(self, engine: EmbeddedEngine) -> str:
+        self._supervisor.start(engine.spec())
+        engine.wait_ready(self._supervisor.wait)
+        return engine.url
 
     def _prepare_api_key(self) -> None:
-        known = self.key_path.read_text().strip() if self.key_path.exists() else ""
-        self.api_key = self._bootstrap(self.database_url, known or None)
-        if self.api_key != known:
+        last_key = self.key_path.read_text().strip() if self.key_path.exists() else ""
+        self.api_key = self._bootstrap(self.database_url, last_key or None)
+        if self.api_key != last_key:
             write_atomically(self.key_path, f"{self.api_key}\n", mode=SECRET_MODE)
 
     def _prepare_secret_keys(self) -> None:
@@ -181,7 +177,9 @@ class Stack:
     def _start_python(self, name: str, stop_grace_seconds: float, module: str, *arguments: str) -> None:
         engines = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
         own = {"GROUPTUNE_STATE_DIR": str(self.state_dir), "PYTHONUNBUFFERED": "1"}
-        secret = {"GROUPTUNE_SECRET_KEYS_FILE": str(self.state_dir / KEY_RING_NAME)}  # unless the operator has one
+        secret = {
+            "GROUPTUNE_SECRET_KEYS_FILE": str(self.state_dir / KEY_RING_NAME)
+        }  # overridden by the operator's own variable
         self._supervisor.start(
             ChildSpec(
                 name=name,
@@ -193,41 +191,43 @@ class Stack:
         )
 
     def _await_service(self) -> None:
-        begun = told = time.monotonic()
+        started = last_report = time.monotonic()
         url = f"{self._root_url}/readyz"
-        # Not through a proxy from the environment: the address is local.
+        # Ignore proxies from the environment, because the address is local.
         with httpx.Client(timeout=READY_REQUEST_SECONDS, trust_env=False) as client:
             while not _is_ready(client, url):
                 now = time.monotonic()
-                if now - begun > READY_TIMEOUT_SECONDS:
+                if now - started > READY_TIMEOUT_SECONDS:
                     log = self.state_dir / "logs" / "api.log"
                     raise LocalStackError(
                         f"{url} is not ready after {READY_TIMEOUT_SECONDS:g} s. The end of {log}:\n{log_tail(log)}"
                     )
-                if now - told > PROGRESS_EVERY_SECONDS:
-                    told = now
-                    self._progress(f"Waiting for {url} ({now - begun:.0f} s)")
+                if now - last_report > PROGRESS_EVERY_SECONDS:
+                    last_report = now
+                    self._progress(f"Waiting for {url} ({now - started:.0f} s)")
                 self._supervisor.wait(READY_POLL_SECONDS)
 
     def _publish_connection(self) -> None:
         connection = {"base_url": self.base_url, "api_key": self.api_key, "pid": os.getpid()}
         write_atomically(self.state_dir / CONNECTION_NAME, json.dumps(connection) + "\n", mode=SECRET_MODE)
 
-    def _forget_connection(self) -> None:
+    def _remove_connection(self) -> None:
         with suppress(FileNotFoundError):
             (self.state_dir / CONNECTION_NAME).unlink()
 
 
 def claim_port(host: str, port: int) -> int:
-    """`port`, or for 0 one that the kernel picks. Raises `LocalStackError` when it is taken."""
+    """Return `port`, or for 0 a free port picked by the kernel. Raises `LocalStackError` if the port is in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
-        # As uvicorn does: connections of the last run that still linger are no obstacle.
+        # As uvicorn does: lingering connections of the last run (TIME_WAIT) do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise LocalStackError(f"cannot listen on {host}:{port} ({error.strerror}): choose another") from error
+            raise LocalStackError(
+                f"Cannot listen on {host}:{port} ({error.strerror}). Choose another --port or --host."
+            ) from error
         return int(probe.getsockname()[1])
 
 

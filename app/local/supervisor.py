@@ -1,8 +1,9 @@
-"""Keeps named child processes running, and leaves none behind: not after `stop`, not after its own kill -9.
+"""Keeps child processes running and leaves none behind, neither after `stop` nor after its own kill -9.
 
-One thread starts, restarts and stops all children and lives until the last one is gone, because the kernel
-ties PR_SET_PDEATHSIG to the *thread* that spawned. It sleeps in `select` on pidfds, on a
-pipe that Python's own signal handler writes to, and until the next restart.
+One thread starts, restarts and stops all children. It lives until the last child has ended, because PR_SET_PDEATHSIG
+is tied to the *thread* that started the child: if that thread ended, the kernel would kill the child. The thread sleeps
+in `select` until a pidfd is readable (a child has ended), until the wake pipe is readable (a signal or a command has
+arrived), or until the next restart is due.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Guard:
-    """The process that outlives a killed supervisor for the moment it takes to kill the children's groups."""
+    """Starts the guard process, which outlives a killed supervisor just long enough to kill its children's groups."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -41,32 +42,32 @@ class Guard:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            start_new_session=True,  # out of reach of signals to the supervisor's process group
         )
 
     def watch(self, group: int) -> None:
-        self._tell(f"+{group}\n")
+        self._write(f"+{group}\n")
 
     def forget(self, group: int) -> None:
-        self._tell(f"-{group}\n")
+        self._write(f"-{group}\n")
 
     def close(self) -> None:
-        """Call it when no child is left; waits for the guard's end."""
+        """End the guard and wait for it. Call this only when no child is left."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
         self._process.wait(GUARD_WAIT_SECONDS)
 
-    def _tell(self, line: str) -> None:
+    def _write(self, line: str) -> None:
         if self._process.stdin is not None:
-            # Broken when the guard was killed: PR_SET_PDEATHSIG still covers the children.
+            # The pipe is broken if the guard was killed. PR_SET_PDEATHSIG still covers the direct children.
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(line.encode())
                 self._process.stdin.flush()
 
 
 class _Slot:
-    """A child's place: its spec, the running process if any, and its record of failures."""
+    """State of one supervised child: its spec, its process while it runs, and its failures."""
 
     def __init__(self, spec: ChildSpec) -> None:
         self.spec = spec
@@ -76,10 +77,10 @@ class _Slot:
 
 
 class Supervisor:
-    """Context manager over the children of one state directory. Not reusable after `stop`.
+    """Context manager that supervises the children of one state directory. Not reusable after `stop`.
 
-    In the main thread it also owns SIGINT, SIGTERM and SIGHUP: the first raises KeyboardInterrupt there, so
-    that the `with` block unwinds; the second shortens the grace of every child to a second.
+    In the main thread it also handles SIGINT, SIGTERM and SIGHUP. The first signal raises KeyboardInterrupt there, so
+    that the `with` block unwinds. The second signal shortens the grace period of every child to one second.
     """
 
     def __init__(self, state_dir: Path, *, progress: Callable[[str], None] = lambda _message: None) -> None:
@@ -87,7 +88,7 @@ class Supervisor:
         self._progress = progress
         self._slots: list[_Slot] = []
         self._commands: deque[Callable[[], None]] = deque()
-        # Plain flags: a signal handler may interrupt any line, and an Event's lock would not survive that.
+        # Plain flags instead of Events: a signal handler can interrupt any line, also while it holds an Event's lock.
         self._stopping = False
         self._hurried = False
         self._interrupted = False
@@ -98,17 +99,18 @@ class Supervisor:
         self._old_handlers: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
-        """Raises `AlreadyRunning` when another supervisor has the state directory."""
+        """Take the lock and start the thread. Raises `AlreadyRunning` if another process uses the state directory."""
         self._lock.acquire()
         self._notice_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self._wake_fd, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake_fd, selectors.EVENT_READ)
         self._guard = Guard()
-        # Not a daemon thread, yet `stop` always ends it; a kill of the process ends both.
+        # A daemon, so that it cannot keep a failing interpreter alive; otherwise `stop` always joins it.
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._thread.start()
         if threading.current_thread() is threading.main_thread():
+            # Python's C signal handler writes the signal's number to this pipe, which wakes the thread's `select`.
             self._old_wakeup_fd = signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
             for number in STOP_SIGNALS:
                 self._old_handlers[number] = signal.signal(number, self._on_signal)
@@ -120,19 +122,19 @@ class Supervisor:
         self.stop()
 
     def start(self, spec: ChildSpec) -> int:
-        """Starts a child and keeps it running; returns its first pid. Raises what `before_start` raises."""
+        """Start a child and keep it running; returns its first process id. Raises what `before_start` raises."""
         result: Future[int] = Future()
         if self._stopping:
-            raise LocalStackError(f"cannot start {spec.name}: the supervisor is stopping")
+            raise LocalStackError(f"Cannot start {spec.name}: the supervisor is stopping.")
         self._commands.append(lambda: self._start_for(spec, result))
         self._wake()
         return result.result()
 
     def wait(self, seconds: float | None = None) -> None:
-        """Blocks for `seconds`, or until the stop; raises `ChildFailed` once a child has been given up.
+        """Block for `seconds`, or until the supervisor stops; raises `ChildFailed` once a child has failed permanently.
 
-        Sleeps in poll, not on a lock: a signal that comes just before a lock blocks goes unnoticed until it
-        opens.
+        Waits in `poll`, not on a lock: Python would handle a signal that arrives just before the lock blocks only
+        after the lock is released.
         """
         if not self._closed:
             poller = select.poll()
@@ -142,7 +144,7 @@ class Supervisor:
             raise self._failure
 
     def stop(self) -> None:
-        """Stops all children, the last started first. No process of theirs is left when it returns."""
+        """Stop all children in reverse order of their start. When it returns, no process of theirs is left."""
         if self._closed:
             return
         self._closed = True
@@ -166,14 +168,15 @@ class Supervisor:
             raise KeyboardInterrupt
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full is as good as written
+        with contextlib.suppress(BlockingIOError):  # a full pipe wakes the thread as well
             os.write(self._wake_writer, WAKE_BYTE)
 
     def _drain_wakes(self) -> None:
         with contextlib.suppress(BlockingIOError):
             for byte in os.read(self._wake_fd, WAKE_READ_BYTES):
                 self._signals_seen += byte in STOP_SIGNALS
-        # Counted here, not in the handler: of two signals at once, the second handler interrupts the first.
+        # Signals are counted here, not in the handler: if two arrive together, the second interrupts the handler of
+        # the first.
         if self._signals_seen >= 1:
             self._stopping = True
             self._notify()
@@ -181,20 +184,20 @@ class Supervisor:
             self._hurried = True
 
     def _notify(self) -> None:
-        os.eventfd_write(self._notice_fd, 1)  # never read: what it announces is for good
+        os.eventfd_write(self._notice_fd, 1)  # never read, so it stays readable: stopping and failing are final
 
-    # The rest runs in the supervisor's own thread.
+    # All methods below run in the supervisor's thread.
 
     def _run(self) -> None:
         try:
             self._watch()
-        except Exception as error:  # a fault of ours must not leave `wait` waiting
-            self._failure = LocalStackError(f"the supervisor failed: {error!r}")
+        except Exception as error:  # a bug here must not leave `wait` blocked forever
+            self._failure = LocalStackError(f"The supervisor failed: {error!r}")
             self._notify()
             raise
         finally:
             while self._commands:
-                self._commands.popleft()()  # each sees `_stopping` and fails its caller's future
+                self._commands.popleft()()  # sees `_stopping` and fails the future of its caller
             for slot in reversed(self._slots):
                 self._stop_slot(slot)
 
@@ -217,9 +220,9 @@ class Supervisor:
         slot = _Slot(spec)
         try:
             if self._stopping:
-                raise LocalStackError(f"cannot start {spec.name}: the supervisor is stopping")
+                raise LocalStackError(f"Cannot start {spec.name}: the supervisor is stopping.")
             pid = self._spawn(slot)
-        except Exception as error:  # handed to the caller of `start`
+        except Exception as error:  # re-raised in the caller of `start`
             result.set_exception(error)
         else:
             self._slots.append(slot)
@@ -228,7 +231,7 @@ class Supervisor:
     def _spawn(self, slot: _Slot) -> int:
         slot.restart_at = float("inf")
         slot.child = child = Child(slot.spec)
-        if slot.spec.death_signal == signal.SIGKILL:  # Postgres ends its group by itself, in order
+        if slot.spec.death_signal == signal.SIGKILL:  # Postgres ends its own group, in order
             self._guard.watch(child.pid)
         self._selector.register(child.pidfd, selectors.EVENT_READ, slot)
         return child.pid
@@ -236,7 +239,7 @@ class Supervisor:
     def _restart(self, slot: _Slot) -> None:
         try:
             self._spawn(slot)
-        except Exception as error:  # reported like a crash: there is no caller
+        except Exception as error:  # no caller to raise it in: reported like a crash
             self._give_up(slot, f"could not be restarted ({error})")
 
     def _collect(self, slot: _Slot, child: Child) -> int:
@@ -250,16 +253,16 @@ class Supervisor:
         child = slot.child
         if child is None:
             return
-        how = describe_exit(self._collect(slot, child))
+        exit_text = describe_exit(self._collect(slot, child))
         policy = slot.spec.restart
         stable = time.monotonic() - child.started_at >= policy.stable_seconds
         slot.quick_failures = 1 if stable else slot.quick_failures + 1
         if slot.quick_failures >= policy.max_quick_failures:
-            self._give_up(slot, f"ended {slot.quick_failures} times right after its start (with {how})")
+            self._give_up(slot, f"ended {slot.quick_failures} times right after its start (last with {exit_text})")
             return
         delay_seconds = policy.delay_seconds(slot.quick_failures)
         slot.restart_at = time.monotonic() + delay_seconds
-        self._progress(f"{slot.spec.name} ended with {how}; it starts again in {delay_seconds:g} s")
+        self._progress(f"{slot.spec.name} ended with {exit_text}. Restarting it in {delay_seconds:g} s.")
 
     def _give_up(self, slot: _Slot, reason: str) -> None:
         slot.restart_at = float("inf")
@@ -280,7 +283,7 @@ class Supervisor:
         if self._hurried:
             child.wait(min(HURRIED_GRACE_SECONDS, deadline - time.monotonic()))
         if not child.wait(0):
-            self._progress(f"{slot.spec.name} does not stop: killing it")
+            self._progress(f"{slot.spec.name} did not stop in time. Killing it.")
             child.kill()
             child.wait(GUARD_WAIT_SECONDS)
         self._collect(slot, child)

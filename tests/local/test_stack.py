@@ -34,7 +34,7 @@ def bootstrap(database_url: str, existing_key: str | None) -> str:
         database.dispose()
 
 
-def test_it_serves_and_leaves_nothing_but_the_key(used_state_dir: Path) -> None:
+def test_stack_serves_and_cleans_up(used_state_dir: Path) -> None:
     connection_path = used_state_dir / "connection.json"
     others = family(os.getpid())
     with Stack(used_state_dir, migrate=migrate.upgrade, bootstrap=bootstrap) as stack:
@@ -45,7 +45,7 @@ def test_it_serves_and_leaves_nothing_but_the_key(used_state_dir: Path) -> None:
             trust_env=False,
         )
         assert (answer.status_code, connection["pid"]) == (200, os.getpid())
-        assert int(answer.headers["x-ratelimit-remaining-requests"]) > 0  # counted in its own Valkey
+        assert int(answer.headers["x-ratelimit-remaining-requests"]) > 0  # the rate limit uses the embedded Valkey
         assert connection_path.stat().st_mode & 0o777 == 0o600
         processes = [process for process in family(os.getpid()) if process not in others]
     assert len(processes) > 6
@@ -57,7 +57,7 @@ def test_it_serves_and_leaves_nothing_but_the_key(used_state_dir: Path) -> None:
     assert (len(secrets_path.read_text().strip()), secrets_path.stat().st_mode & 0o777) == (44, 0o600)
 
 
-def test_a_kill_in_the_middle_of_a_job_leaves_no_process(
+def test_kill_during_a_job_leaves_no_process(
     state_dir: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GROUPTUNE_MODELS_DIR", str(tiny_models))
@@ -77,7 +77,7 @@ def test_a_kill_in_the_middle_of_a_job_leaves_no_process(
 
 
 def start_endless_job(client: OpenAI, directory: Path) -> None:
-    """Returns once its trainer makes steps, with a grader that has processes of its own."""
+    """Start a job whose grader uses processes; returns once its trainer has made a step."""
     file = client.files.create(file=write_rows(directory / "rows.jsonl", 16), purpose="fine-tune")
     grader = {"type": "math", "reference": "\\frac{ {{item.reference_answer}} }{7}"}
     settings = {"grader": grader, "sampling": {"max_tokens": 8}, "hyperparameters": {"n_epochs": 50, "batch_size": 2}}
@@ -86,8 +86,8 @@ def start_endless_job(client: OpenAI, directory: Path) -> None:
     eventually(lambda: client.fine_tuning.jobs.retrieve(job.id).to_dict()["progress"]["step"] > 0, 60.0)  # type: ignore[index]
 
 
-def test_the_key_of_the_last_run_is_offered_again_and_a_failed_start_cleans_up(used_state_dir: Path) -> None:
-    (used_state_dir / "api_key").write_text("gt_live_known\n")
+def test_failed_start_cleans_up(used_state_dir: Path) -> None:
+    (used_state_dir / "api_key").write_text("gt_live_last\n")
     offered: list[str | None] = []
     others = family(os.getpid())
 
@@ -100,15 +100,15 @@ def test_the_key_of_the_last_run_is_offered_again_and_a_failed_start_cleans_up(u
         Stack(used_state_dir, migrate=lambda _url: None, bootstrap=refuse),
     ):
         pass
-    assert offered == ["gt_live_known"]
+    assert offered == ["gt_live_last"], "the key of the last run is reused"
     assert [process for process in family(os.getpid()) if process not in others] == []
     (used_state_dir / "api_key").unlink()
 
 
-def test_a_taken_port_is_refused_before_anything_starts(state_dir: Path) -> None:
+def test_port_in_use_is_refused_first(state_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         stack = Stack(state_dir, migrate=lambda _url: None, bootstrap=lambda _url, _key: "", port=port)
-        with pytest.raises(LocalStackError, match=rf"127\.0\.0\.1:{port} .*choose another"), stack:
+        with pytest.raises(LocalStackError, match=rf"127\.0\.0\.1:{port} .*Choose another"), stack:
             pass
     assert not (state_dir / "postgres").exists()

@@ -1,4 +1,4 @@
-"""The supervisor over real processes; those that kill it run it as a program of its own (`supervised.py`)."""
+"""The supervisor with real processes. Tests that kill it run it as a separate program (`supervised.py`)."""
 
 import os
 import queue
@@ -28,7 +28,7 @@ Launch = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def launch(used_state_dir: Path) -> Iterator[Launch]:
-    """Starts `supervised.py` over `used_state_dir` and returns once it is ready."""
+    """Start `supervised.py` on `used_state_dir` and return once it is ready."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*options: str) -> subprocess.Popen[str]:
@@ -66,7 +66,7 @@ def guards_of(group: list[psutil.Process]) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("options", [("engines",), ("stubborn",)], ids=["engines", "stubborn"])
-def test_a_killed_supervisor_leaves_no_process(launch: Launch, options: tuple[str, ...]) -> None:
+def test_killed_supervisor_leaves_no_process(launch: Launch, options: tuple[str, ...]) -> None:
     program = launch(*options)
     everyone = family(program.pid)
     assert len(everyone) >= 4
@@ -75,7 +75,7 @@ def test_a_killed_supervisor_leaves_no_process(launch: Launch, options: tuple[st
     assert_all_end(everyone[1:])
 
 
-def test_killed_together_with_its_guard_the_children_still_end(launch: Launch) -> None:
+def test_children_end_without_the_guard(launch: Launch) -> None:
     program = launch()
     everyone = family(program.pid)
     direct = psutil.Process(program.pid).children()
@@ -84,13 +84,13 @@ def test_killed_together_with_its_guard_the_children_still_end(launch: Launch) -
     program.send_signal(signal.SIGKILL)
     program.wait()
     assert_all_end(direct)
-    for orphan in everyone[1:]:  # without the guard a grandchild without a death signal is beyond reach
+    for orphan in everyone[1:]:  # only the guard could end a grandchild, which has no death signal
         if orphan.is_running():
             orphan.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_signal_ends_everything_in_order(launch: Launch, used_state_dir: Path, number: signal.Signals) -> None:
+def test_stop_signal_ends_everything_in_order(launch: Launch, used_state_dir: Path, number: signal.Signals) -> None:
     program = launch("engines")
     everyone = family(program.pid)
     program.send_signal(number)
@@ -99,7 +99,7 @@ def test_a_stop_signal_ends_everything_in_order(launch: Launch, used_state_dir: 
     assert "database system is shut down" in log_tail(used_state_dir / "logs" / "postgres.log")
 
 
-def test_a_second_stop_signal_hurries(launch: Launch) -> None:
+def test_second_stop_signal_shortens_the_grace(launch: Launch) -> None:
     program = launch("stubborn")
     everyone = family(program.pid)
     program.send_signal(signal.SIGINT)
@@ -108,25 +108,25 @@ def test_a_second_stop_signal_hurries(launch: Launch) -> None:
     assert_all_end(everyone[1:])
 
 
-def test_it_starts_again_after_a_kill(launch: Launch) -> None:
+def test_restart_after_a_kill(launch: Launch) -> None:
     first = launch("engines")
     everyone = family(first.pid)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    launch("engines")  # at once: the old Postgres may still be on its way out
+    launch("engines")  # immediately: the old Postgres may still be shutting down
     assert_all_end(everyone[1:])
 
 
-def test_a_second_supervisor_is_refused(launch: Launch, used_state_dir: Path) -> None:
+def test_second_supervisor_is_refused(launch: Launch, used_state_dir: Path) -> None:
     program = launch()
     with (
-        pytest.raises(AlreadyRunning, match=rf"in use by process {program.pid}:"),
+        pytest.raises(AlreadyRunning, match=rf"in use by process {program.pid}\."),
         Supervisor(used_state_dir),
     ):
         pass
 
 
-def test_a_crashed_child_starts_again(state_dir: Path) -> None:
+def test_crashed_child_is_restarted(state_dir: Path) -> None:
     messages: queue.Queue[str] = queue.Queue()
     second_start = state_dir / "fifo"
     os.mkfifo(second_start)
@@ -138,11 +138,11 @@ def test_a_crashed_child_starts_again(state_dir: Path) -> None:
         os.kill(pid, signal.SIGSEGV)
         with second_start.open() as second:
             second.read()
-        assert messages.get(timeout=ALL_GONE_SECONDS) == "child ended with signal SIGSEGV; it starts again in 0.02 s"
+        assert messages.get(timeout=ALL_GONE_SECONDS) == "child ended with signal SIGSEGV. Restarting it in 0.02 s."
         supervisor.wait(0)
 
 
-def test_a_child_that_fails_at_every_start_is_given_up_with_its_log(state_dir: Path) -> None:
+def test_permanent_failure_includes_the_log(state_dir: Path) -> None:
     script = "import sys; sys.exit('the reason is 4711')"
     with Supervisor(state_dir) as supervisor:
         supervisor.start(child(state_dir, script))
@@ -151,7 +151,7 @@ def test_a_child_that_fails_at_every_start_is_given_up_with_its_log(state_dir: P
     assert str(failure.value).count("the reason is 4711") == FAST.max_quick_failures
 
 
-def test_what_a_crashed_child_left_in_its_group_is_killed(state_dir: Path) -> None:
+def test_group_of_a_crashed_child_is_killed(state_dir: Path) -> None:
     fifo = state_dir / "fifo"
     os.mkfifo(fifo)
     script = PARENT_OF_ONE.replace("try:", f"open({str(fifo)!r}, 'w').close()\ntry:")
@@ -175,18 +175,20 @@ def test_children_stop_in_reverse_order(state_dir: Path) -> None:
     assert messages == ["Stopping third", "Stopping second", "Stopping first"]
 
 
-def test_a_deaf_child_is_killed_after_its_grace(state_dir: Path) -> None:
+def test_unresponsive_child_is_killed(state_dir: Path) -> None:
     fifo = state_dir / "fifo"
     os.mkfifo(fifo)
-    deaf = f"import signal; signal.signal(15, signal.SIG_IGN); open({str(fifo)!r}, 'w').close(); signal.pause()"
+    ignoring = f"import signal; signal.signal(15, signal.SIG_IGN); open({str(fifo)!r}, 'w').close(); signal.pause()"
     with Supervisor(state_dir) as supervisor:
-        process = psutil.Process(supervisor.start(python_child(state_dir, "deaf", deaf, stop_grace_seconds=0.2)))
+        process = psutil.Process(
+            supervisor.start(python_child(state_dir, "ignoring", ignoring, stop_grace_seconds=0.2))
+        )
         with fifo.open() as up:
             up.read()
     assert not process.is_running()
 
 
-def test_a_program_that_does_not_exist_is_named(state_dir: Path) -> None:
+def test_missing_program_is_named(state_dir: Path) -> None:
     missing = ChildSpec(
         name="missing",
         argv=("/no/such/program",),
@@ -200,13 +202,13 @@ def test_a_program_that_does_not_exist_is_named(state_dir: Path) -> None:
             supervisor.wait(ALL_GONE_SECONDS)
 
 
-def test_nothing_starts_after_the_stop(state_dir: Path) -> None:
+def test_no_start_after_stop(state_dir: Path) -> None:
     with Supervisor(state_dir) as supervisor:
         pass
     with pytest.raises(LocalStackError, match="is stopping"):
         supervisor.start(child(state_dir, SLEEPER))
 
 
-def test_delays_grow_to_a_limit() -> None:
+def test_restart_delay_grows_to_a_limit() -> None:
     policy = RestartPolicy(first_delay_seconds=0.5, max_delay_seconds=3.0)
     assert [policy.delay_seconds(failures) for failures in (1, 2, 3, 4, 99)] == [0.5, 1.0, 2.0, 3.0, 3.0]

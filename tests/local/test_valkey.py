@@ -1,4 +1,4 @@
-"""The embedded Valkey, spoken to by Celery's transport."""
+"""The embedded Valkey, used through Celery's transport."""
 
 import shutil
 from pathlib import Path
@@ -11,22 +11,22 @@ from kombu.connection import Connection
 from app.local.valkey import EmbeddedValkey
 
 
-@pytest.mark.parametrize("name", ["plain", "long-" + "x" * 120, "with blank"])
-def test_celerys_transport_delivers_over_the_socket(state_dir: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["plain", "long-" + "x" * 120, "with space"])
+def test_celery_transport_delivers_over_the_socket(state_dir: Path, name: str) -> None:
     with (
         EmbeddedValkey(state_dir / name) as valkey,
         Connection(valkey.url) as connection,  # type: ignore[no-untyped-call]
     ):
         queue = connection.SimpleQueue("train")
-        queue.put({"ring": 1})
+        queue.put({"job": 1})
         message = queue.get(timeout=5)
         message.ack()
         queue.close()
-        assert message.payload == {"ring": 1}
-    shutil.rmtree(valkey.socket_path.parent)  # for the awkward names it is not below the state directory
+        assert message.payload == {"job": 1}
+    shutil.rmtree(valkey.socket_path.parent)  # outside the state directory for the long and unusual names
 
 
-def test_it_listens_on_no_port_and_keeps_nothing(state_dir: Path) -> None:
+def test_no_tcp_port_and_no_persistence(state_dir: Path) -> None:
     with EmbeddedValkey(state_dir) as valkey:
         with redis.Redis.from_url(f"unix://{valkey.socket_path}", decode_responses=True) as client:
             client.set("key", "value")
