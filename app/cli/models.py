@@ -41,7 +41,7 @@ class MergeFailed(GrouptuneError):
 
 @app.command("list")
 def list_models(state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    """List the server's models and the base models that can be pulled."""
+    """List models, and base models that can be pulled."""
     with connect(state_dir) as client:
         models = client.get("/models")["data"]
     if as_json:
@@ -77,7 +77,7 @@ def download_model(
     ] = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Download the PEFT adapter, config and model card of a fine-tuned model, and print their directory."""
+    """Download a fine-tuned model. Prints the directory with its PEFT adapter, config and model card."""
     target = target or Path(_FORBIDDEN.sub("-", name).strip("-."))
     if target.exists():
         raise DownloadFailed(f"{target} exists already. Name a new directory.")
@@ -98,7 +98,7 @@ def merge_model(
     ] = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Merge a fine-tuned model into its base model, for transformers, vLLM or llama.cpp's converter."""
+    """Merge a fine-tuned model into its base. The result works with transformers, vLLM and llama.cpp's converter."""
     if target.exists():  # checked before the downloads
         raise MergeFailed(f"{target} exists already. Name a new directory.")
     with tempfile.TemporaryDirectory(prefix="grouptune-") as temporary, StatusLine() as progress:

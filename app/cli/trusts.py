@@ -9,7 +9,7 @@ from app.cli.ui.console import note, write_json, write_line, write_table
 from app.cli.ui.options import AsJson, StateDir, duration_seconds
 from app.client import path_segment
 
-app = typer.Typer(help="Manage CI repositories that get API keys without a stored secret.", no_args_is_help=True)
+app = typer.Typer(help="Let CI repositories get API keys without a secret.", no_args_is_help=True)
 
 
 @app.command()

@@ -36,7 +36,7 @@ def upgrade() -> None:
 
 @app.command("admin-key")
 def admin_key() -> None:
-    """Create an API key with every scope in the database at DATABASE_URL, and print it.
+    """Create and print an API key with every scope. Needs DATABASE_URL.
 
     Use it for the first key, or when all other keys are lost.
     """

@@ -59,7 +59,7 @@ def demo(
     host: Host = "127.0.0.1",
     port: Port = None,
 ) -> None:
-    """Start the service, fine-tune a small model on arithmetic, and compare it with the base model."""
+    """Start the service and fine-tune a small model. Compares its arithmetic with that of the base model."""
     started = time.monotonic()
     directory = (state_dir or connection.load_settings().state_dir).absolute()
     with ExitStack() as running:

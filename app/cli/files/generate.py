@@ -33,7 +33,7 @@ def generate(
     upload: Upload = False,
     state_dir: StateDir = None,
 ) -> None:
-    """Generate a data set and print its path, or its file id with --upload. Without a name, list the data sets."""
+    """Generate a data set. Prints its path, or its file id with --upload. Without a name, lists the data sets."""
     if source is None or name is None:
         write_table(("data set", "category", "description"), gym.data_sets(), empty="")
         return

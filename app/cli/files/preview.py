@@ -36,7 +36,7 @@ def preview(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show rows as a model is trained on them: their tokens, which tokens are trained, and the lengths of rows."""
+    """Show rows as the trainer sees them. Prints tokens, marks which are trained, and summarizes row lengths."""
     params: dict[str, str | int] = {"limit": limit, "after": after}
     if model is not None:
         params["model"] = model

@@ -27,7 +27,10 @@ def pull(
     upload: Upload = False,
     state_dir: StateDir = None,
 ) -> None:
-    """Download rows as a training file and print its path, or its file id with --upload. Other columns are kept."""
+    """Download rows from the Hugging Face hub. Prints the path of the file, or its id with --upload.
+
+    Columns that no option mentions are kept.
+    """
     reference = hub.HubReference.parse(source)
     columns = dict(map(_pair, column or []))
     with StatusLine() as progress:

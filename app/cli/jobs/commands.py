@@ -132,7 +132,7 @@ def groups(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the groups of one step: each answer with its source, reward and advantage."""
+    """Show the groups of one step. Prints each answer with its source, reward and advantage."""
     with connect(state_dir) as client:
         page = client.get(f"/fine_tuning/jobs/{job_id}/groups", **({} if step is None else {"step": step}))
     if as_json:

@@ -86,7 +86,7 @@ def rotate(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replace a key by a new one with the same name, scopes and project, and print it. It is shown only once."""
+    """Replace a key by a new one. It has the same name, scopes and project, and is shown only once."""
     with connect(state_dir) as client:
         key = client.post(f"/api_keys/{path_segment(key_id)}/rotate", {"grace_seconds": int(grace)})
     _print_new(key, as_json)

@@ -23,7 +23,7 @@ def exchange(
         typer.Option(help="Audience of the token, as in the server's trust. Default: GROUPTUNE_URL."),
     ] = None,
 ) -> None:
-    """Exchange the ID token of this CI job for an API key and print the key.
+    """Exchange a CI job's ID token for an API key. Prints the key.
 
     GitHub jobs need `permissions: {id-token: write}`. Elsewhere, set GROUPTUNE_ID_TOKEN (GitLab: `id_tokens`). The
     server must trust the repository: see `grouptune trusts create`.
