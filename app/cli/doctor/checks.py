@@ -33,21 +33,21 @@ def run(config: Settings, progress: ReportProgress, *, history: bool) -> Iterato
         else:
             try:
                 url = url or running.enter_context(embedded_url(config.state_dir.absolute(), progress))
-                progress("Postgres")
+                progress("Checking Postgres")
                 yield from database.check(url, config.lease_seconds)
             except LocalStackError as error:
                 yield failed("postgres", str(error), f"read {config.state_dir / 'logs' / 'postgres.log'}")
             yield from _services(config, progress)
         yield from _machine(config, url)
-        progress("GPU")
+        progress("Checking the GPU")
         yield from _gpu(config)
         if history and url is not None:
-            progress("History")
+            progress("Checking the history")
             yield from _history(config, url)
 
 
 def _services(config: Settings, progress: ReportProgress) -> Iterator[DoctorFinding]:
-    progress("Broker")
+    progress("Checking the broker")
     broker_url = config.redis_url or EmbeddedValkey(config.state_dir).find_running()
     if broker_url is None:
         yield warning(
@@ -55,7 +55,7 @@ def _services(config: Settings, progress: ReportProgress) -> Iterator[DoctorFind
         )
     else:
         yield services.check_broker(broker_url)
-    progress("Storage")
+    progress("Checking the storage")
     try:
         store = open_store(config.storage_dir, config.storage_url, config.storage_endpoint, config.storage_region)
     except GrouptuneError as error:
