@@ -61,7 +61,7 @@ class Demo(NamedTuple):
     """Report and standard error of a finished `grouptune demo`."""
 
     report: dict[str, Any]
-    said: str
+    output: str
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,9 @@ def demo(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
     path = tmp_path_factory.mktemp("demo") / "report.json"
     words = ("demo", "--model", "tiny", "--seed", "11", "--json", str(path), "--no-keep")
     with installation.start(*words) as process:
-        _, said = process.communicate(timeout=110)
-    assert process.returncode == 0, said
-    return Demo(json.loads(path.read_text()), said)
+        _, output = process.communicate(timeout=110)
+    assert process.returncode == 0, output
+    return Demo(json.loads(path.read_text()), output)
 
 
 @contextmanager
@@ -89,10 +89,10 @@ def up(installation: Installation) -> Iterator["tuple[subprocess.Popen[str], Ope
             yield process, OpenAI(base_url=base_url, api_key=connection["api_key"])
         finally:
             process.send_signal(signal.SIGINT)
-            said = process.stderr.read()
-            assert process.wait(30) == 0, said
-            assert "Grouptune is up." in said
-            assert said.endswith("Stopped.\n")
+            output = process.stderr.read()
+            assert process.wait(30) == 0, output
+            assert "Grouptune is up." in output
+            assert output.endswith("Stopped.\n")
 
 
 def test_demo_prints_a_report(demo: Demo, installation: Installation) -> None:
@@ -106,7 +106,7 @@ def test_demo_prints_a_report(demo: Demo, installation: Installation) -> None:
     expected = f"{data.TRAIN_ROWS} rows", f"{data.HELDOUT_ROWS} rows"
     progress = "held-out problems solved at step 0", "reward", "Held-out problems, never trained on"
     for part in (*expected, *progress, demo.report["adapter"], demo.report["job_id"], "/v1"):
-        assert part in demo.said, (part, demo.said)
+        assert part in demo.output, (part, demo.output)
 
 
 @pytest.mark.usefixtures("demo")
@@ -132,7 +132,7 @@ def test_up_finds_what_was_there_and_ctrl_c_stops_all_of_it(
         eventually(lambda: client.fine_tuning.jobs.retrieve(interrupted).status == "cancelled")
         everyone = family(process.pid)
         assert len(everyone) > 6
-        unseen = [command_line(one) for one in set(everyone) - set(installation.processes())]
+        unseen = [command_line(process) for process in set(everyone) - set(installation.processes())]
         # Postgres backends overwrite their environment with their title; they end with the postmaster, which is listed.
         blind = [words for words in unseen if words and not words[0].startswith("postgres: ")]
         assert blind == []
@@ -144,9 +144,9 @@ def test_up_finds_what_was_there_and_ctrl_c_stops_all_of_it(
 @pytest.mark.usefixtures("demo")
 def test_network_listener_needs_another_key(installation: Installation) -> None:
     with installation.start("up", "--host", "0.0.0.0") as refused:  # noqa: S104 - it never listens
-        _, said = refused.communicate(timeout=60)
+        _, output = refused.communicate(timeout=60)
     assert refused.returncode == 1
-    assert "grouptune keys create" in said
+    assert "grouptune keys create" in output
     eventually(lambda: not installation.processes(), 5)
 
 

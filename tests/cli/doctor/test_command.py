@@ -35,48 +35,48 @@ def doctor(*words: str, **environment: str | None) -> tuple[int, dict[str, Docto
     merged = {name: value for name, value in (os.environ | environment).items() if value is not None}
     done = subprocess.run(command, env=merged, capture_output=True, text=True, timeout=100, check=False)
     report = json.loads(done.stdout)
-    found: dict[str, DoctorFinding] = {}
-    for one in report["findings"]:
-        finding = DoctorFinding(one["check"], FindingLevel(one["level"]), one["message"], one["fix"])
+    findings: dict[str, DoctorFinding] = {}
+    for entry in report["findings"]:
+        finding = DoctorFinding(entry["check"], FindingLevel(entry["level"]), entry["message"], entry["fix"])
         assert (finding.fix is None) == (finding.level is FindingLevel.ok), finding
-        if finding.check not in found or finding.level is FindingLevel.failed:
-            found[finding.check] = finding
-    assert report["status"] == str(checks.worst(list(found.values())))
-    return done.returncode, found, done.stdout
+        if finding.check not in findings or finding.level is FindingLevel.failed:
+            findings[finding.check] = finding
+    assert report["status"] == str(checks.worst(list(findings.values())))
+    return done.returncode, findings, done.stdout
 
 
 def test_running_installation_is_ok(stack: Stack) -> None:
     own = {"GROUPTUNE_STATE_DIR": str(stack.state_dir), "DATABASE_URL": None, "REDIS_URL": None}
-    code, found, _ = doctor("--history", **own)
-    bad = [finding for finding in found.values() if finding.level is FindingLevel.failed]
+    code, findings, _ = doctor("--history", **own)
+    bad = [finding for finding in findings.values() if finding.level is FindingLevel.failed]
     assert (code, [finding for finding in bad if finding.check != "disk"]) == (1 if bad else 0, [])
-    assert set(found) == {*CHECKS, "history"}
-    assert found["workers"].message.startswith("2 are there")
-    assert "tiny" in found["models"].message
-    assert "torch" in found["gpu"].message
+    assert set(findings) == {*CHECKS, "history"}
+    assert findings["workers"].message.startswith("2 are there")
+    assert "tiny" in findings["models"].message
+    assert "torch" in findings["gpu"].message
 
 
 def test_missing_installation(tmp_path: Path) -> None:
     nowhere = tmp_path / "none"
     unset = dict.fromkeys(("DATABASE_URL", "REDIS_URL", "GROUPTUNE_SECRET_KEYS_FILE"))
-    code, found, _ = doctor("--state-dir", str(nowhere), **unset, GROUPTUNE_STORAGE_URL=None)
+    code, findings, _ = doctor("--state-dir", str(nowhere), **unset, GROUPTUNE_STORAGE_URL=None)
     assert code == 1
-    assert "grouptune up" in (found["postgres"].fix or "")
-    assert found["keys"].level is FindingLevel.warning
-    assert set(found) == {"postgres", "disk", "models", "keys", "gpu"}
+    assert "grouptune up" in (findings["postgres"].fix or "")
+    assert findings["keys"].level is FindingLevel.warning
+    assert set(findings) == {"postgres", "disk", "models", "keys", "gpu"}
     assert not nowhere.exists()
 
 
 def test_unreachable_services_hide_passwords(tmp_path: Path) -> None:
     port = free_port()
-    code, found, everything = doctor(
+    code, findings, everything = doctor(
         DATABASE_URL=f"postgresql+psycopg://me:hunter2@127.0.0.1:{port}/there",
         REDIS_URL=f"redis://:hunter2@127.0.0.1:{port}/0",
         GROUPTUNE_STATE_DIR=str(tmp_path),
     )
     assert code == 1
-    assert found["postgres"].level is found["broker"].level is FindingLevel.failed
-    assert "127.0.0.1/there cannot be reached" in found["postgres"].message
+    assert findings["postgres"].level is findings["broker"].level is FindingLevel.failed
+    assert "127.0.0.1/there cannot be reached" in findings["postgres"].message
     assert "hunter2" not in everything
 
 
@@ -91,13 +91,13 @@ def test_history_reports_broken_invariants(
     blob.parent.mkdir(parents=True)
     blob.touch()
     own = {"DATABASE_URL": migrated_url, "REDIS_URL": broker_url, "GROUPTUNE_STATE_DIR": str(tmp_path)}
-    _, found, _ = doctor("--history", **own)
-    assert found["history"].level is FindingLevel.ok
+    _, findings, _ = doctor("--history", **own)
+    assert findings["history"].level is FindingLevel.ok
     with database.transaction() as session:
         session.execute(text("DELETE FROM job_events WHERE seq = 1"))
-    code, found, _ = doctor("--history", **own)
+    code, findings, _ = doctor("--history", **own)
     assert code == 1
-    assert f"{job.id}: violated invariant: events are numbered" in found["history"].message
+    assert f"{job.id}: violated invariant: events are numbered" in findings["history"].message
 
 
 @pytest.fixture
@@ -128,8 +128,8 @@ def test_clock_skew(migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time
     for away, level in ((20, FindingLevel.warning), (400, FindingLevel.failed), (0, FindingLevel.ok)):
         monkeypatch.setattr(time, "time", lambda away=away: now() + away)
-        found = {finding.check: finding for finding in database_checks.check(migrated_url, 60)}
-        assert found["clock"].level is level
+        findings = {finding.check: finding for finding in database_checks.check(migrated_url, 60)}
+        assert findings["clock"].level is level
 
 
 def test_incomplete_models(tiny_models: Path, tmp_path: Path) -> None:
