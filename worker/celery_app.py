@@ -1,7 +1,7 @@
 """The Celery application: `celery -A worker.celery_app worker -Q train -P threads -c 1`.
 
-Messages say "there is work", never what the work is, so a lost or doubled one is harmless: early
-acknowledgement, no result backend, no prefetching.
+A message says that there may be work, never which work, so a lost or duplicated message is harmless. Hence early
+acknowledgement, no result backend and no prefetching.
 """
 
 import os
@@ -26,15 +26,15 @@ SWEEP_TASK: Final = "jobs.sweep"
 EXPIRY_TASK: Final = "files.remove_expired"
 COLLECT_TASK: Final = "storage.collect_orphans"
 COLLECT_SECONDS: Final = 3600.0
-"""It lists the whole blob store."""
+"""Rare, because it lists the whole blob store."""
 _WORKER_PID: Final = os.getpid()
-"""Of the process that imported this; a forked beat inherits the number."""
+"""Pid of the process that imported this module; a forked beat inherits the value."""
 
 BROKER_RETRY_SECONDS: Final = 5.0
-"""A lost broker is looked for so often, however long it has been away; kombu's own waits grow to 30 s."""
+"""Longest interval between attempts to reach a lost broker; kombu's default interval grows to 30 s."""
 
 DRAIN: Final = Drain()
-"""Begins when this worker process is asked to shut down."""
+"""Begins when this worker process receives a shutdown request."""
 
 
 class _Connection(Connection):
@@ -48,7 +48,7 @@ class _Amqp(AMQP):  # type: ignore[misc] # celery is untyped
 
 
 def create(configuration: settings.Settings) -> Celery:
-    """An application for the broker of `configuration`."""
+    """Return a Celery application for the broker of `configuration`."""
     application = Celery("grouptune", broker=configuration.redis_url, include=["worker.tasks"], amqp=_Amqp)
     application.conf.update(
         accept_content=["json"],
@@ -88,12 +88,12 @@ PRESENCE: Final = Presence(CONFIGURATION)
 
 @signals.setup_logging.connect
 def _keep_logging(**_: Any) -> None:
-    """Celery would put handlers of its own beside ours; that somebody listens here is what stops it."""
+    """Keep Celery from adding log handlers: it adds none when this signal has a receiver."""
 
 
 @signals.worker_ready.connect
 def _notify_leftovers(**_: Any) -> None:
-    """Whatever was queued while no worker ran has nobody left to ring for it."""
+    """Look for work that was queued while no worker ran: its messages may be lost."""
     app.send_task(TRAIN_TASK, queue=TRAIN_QUEUE)
     app.send_task(VALIDATE_TASK, queue=DEFAULT_QUEUE)
     app.send_task(LINT_TASK, queue=DEFAULT_QUEUE)
@@ -131,5 +131,5 @@ def _disappear(**_: Any) -> None:
 
 @signals.beat_embedded_init.connect
 def _end_beat_with_worker(**_: Any) -> None:
-    """`-B` forks the beat; after a kill -9 of its worker it would ring for ever beside the next one's beat."""
+    """`-B` forks the beat. After a kill -9 of its worker it would run forever, next to the next worker's beat."""
     die_with(_WORKER_PID)

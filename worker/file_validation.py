@@ -1,7 +1,6 @@
-"""Validates uploaded files, one at a time, each under a claim that is renewed while the work goes on.
+"""Validates uploaded files, one at a time, each under a claim that is renewed during the work.
 
-The file is read by a process of its own, with limits and without credentials: what a client sends must not bring the
-worker down, whatever it is.
+A subprocess with limits and without credentials reads the file, so that no content can take the worker down.
 """
 
 import json
@@ -33,32 +32,32 @@ from worker.file_validation_process import PROMPTS, ROWS
 log = structlog.get_logger(__name__)
 
 CLAIM_SECONDS: Final = 60.0
-"""A worker that died holds a file no longer."""
+"""A file of a dead worker can be claimed again after this time."""
 RENEW_SECONDS: Final = 15.0
 _TICK_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True)
 class ValidationLimits:
-    """What the process that reads a file may use."""
+    """Limits of the subprocess that reads a file."""
 
     seconds: int = 1800
-    """Of its own and by the clock."""
+    """Limit of its CPU time, and of its wall-clock time."""
     silent_seconds: float = 120.0
-    """Without a sign of progress."""
+    """Longest time without a progress report."""
     memory_bytes: int = 2 << 30
-    """Address space, libraries included."""
+    """Address space, including libraries."""
 
 
 DEFAULT_LIMITS: Final = ValidationLimits()
 
 
 class _TakenOver(Exception):
-    """Another worker validates the file now."""
+    """Another worker has claimed the file."""
 
 
 class _Claim:
-    """A claim that lives as long as `keep` is called often enough."""
+    """A claim that lasts as long as `keep` is called often enough."""
 
     def __init__(self, database: Database, current: FileClaim) -> None:
         self._database = database
@@ -66,7 +65,7 @@ class _Claim:
         self.current = current
 
     def keep(self) -> None:
-        """Renews when it is time to. Raises `_TakenOver`, and `DatabaseUnavailable`."""
+        """Renew the claim when it is due. Raises `_TakenOver` and `DatabaseUnavailable`."""
         if time.monotonic() < self._renew_at:
             return
         with self._database.transaction() as session:
@@ -84,15 +83,15 @@ class _Verdict:
     report: FileReport | None = None
     prompts: bytes | None = None
     rows: tuple[str, StoredBlob] | None = None
-    """Blob of the rows of a Parquet file."""
+    """Blob with the rows of a Parquet file, as JSONL."""
 
 
 class _Stopped(Exception):
-    """The process was ended, or ended itself, before it had a verdict; the message is for the file's owner."""
+    """The subprocess ended without a result. The message is for the file's owner."""
 
 
 def validate_one(database: Database, store: BlobStore, limits: ValidationLimits = DEFAULT_LIMITS) -> bool:
-    """Validates the oldest waiting file and stores its report; False when none waits."""
+    """Validate the oldest file that needs it and store the report; return False if there is none."""
     with database.transaction() as session:
         claimed = validation_claims.claim_next(session, CLAIM_SECONDS)
     if claimed is None:
@@ -111,7 +110,7 @@ def validate_one(database: Database, store: BlobStore, limits: ValidationLimits 
 
 
 def _settle(database: Database, claim: FileClaim, verdict: _Verdict) -> bool:
-    # Cleaned, because names of fields come from the file and jsonb takes no NUL.
+    # Field names in the report come from the file, and jsonb does not accept NUL.
     report = clean(verdict.report.model_dump(mode="json")) if verdict.report else None
     blob, stored = verdict.rows or (None, None)
     finding = Finding(
@@ -142,7 +141,7 @@ def _validate(store: BlobStore, claim: _Claim, limits: ValidationLimits) -> _Ver
             rows = _store_rows(store, directory / ROWS, f"{blob}-rows-{uuid4().hex[:8]}", claim)
         except (OSError, BlobMissing) as error:
             log.warning("file.unreadable", file=file_id, error=str(error))
-            reason = error.strerror if isinstance(error, OSError) else "it is gone"
+            reason = error.strerror if isinstance(error, OSError) else "it no longer exists"
             return _Verdict(FileStatus.error, f"The stored file could not be read ({reason}); upload it again.")
         except _Stopped as stopped:
             return _Verdict(FileStatus.error, str(stopped))
@@ -162,7 +161,7 @@ def _store_rows(store: BlobStore, rows: Path, blob: str, claim: _Claim) -> tuple
 
 
 def _run(path: Path, directory: Path, claim: _Claim, limits: ValidationLimits) -> FileReport:
-    """What the process finds. Raises `_Stopped` and `_TakenOver`."""
+    """Run the subprocess and return its report. Raises `_Stopped` and `_TakenOver`."""
     words = (str(path), str(directory), str(limits.seconds), str(limits.memory_bytes))
     child = ChildProcess([sys.executable, "-m", "worker.file_validation_process", *words], directory / "log")
     try:
@@ -183,7 +182,7 @@ def _run(path: Path, directory: Path, claim: _Claim, limits: ValidationLimits) -
 
 
 def _answer(child: ChildProcess, claim: _Claim, limits: ValidationLimits) -> dict[str, Any] | None:
-    """The last word of the process; None when it ends without one. Raises `_Stopped` past the limits."""
+    """Return the last message of the subprocess, None if it ends without one. Raises `_Stopped` past the limits."""
     lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     threading.Thread(target=_forward, args=(child, lines), daemon=True).start()
     ends_at = time.monotonic() + limits.seconds

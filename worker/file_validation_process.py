@@ -1,7 +1,7 @@
 """`python -m worker.file_validation_process FILE DIRECTORY SECONDS BYTES`: validates one file within limits.
 
-Writes a JSON object a line to standard output: `{"done", "total"}` now and then, last `{"report"}` or `{"failed"}`.
-Into DIRECTORY go `prompts`, the index of the prompts, and, of a Parquet file, its rows as `rows.jsonl`.
+Writes JSON lines to standard output: progress (`{"done", "total"}`), and at the end `{"report"}` or `{"failed"}`.
+Writes to DIRECTORY: `prompts`, the index of the prompts, and `rows.jsonl`, the rows of a Parquet file.
 """
 
 import json
@@ -20,25 +20,25 @@ from worker import parent_death
 
 PROMPTS: Final = "prompts"
 ROWS: Final = "rows.jsonl"
-TELL_SECONDS: Final = 1.0
+PROGRESS_SECONDS: Final = 1.0
 
 
-def tell(message: dict[str, Any]) -> None:
-    """One line for the parent."""
+def send(message: dict[str, Any]) -> None:
+    """Write one message for the parent process."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 
 class _Progress:
-    """Tells at most once a second."""
+    """Sends progress at most once a second."""
 
     def __init__(self) -> None:
-        self._next = time.monotonic() + TELL_SECONDS
+        self._next = time.monotonic() + PROGRESS_SECONDS
 
     def __call__(self, done: int, total: int) -> None:
         if time.monotonic() >= self._next:
-            self._next = time.monotonic() + TELL_SECONDS
-            tell({"done": done, "total": total})
+            self._next = time.monotonic() + PROGRESS_SECONDS
+            send({"done": done, "total": total})
 
 
 def _validate(path: Path, directory: Path) -> Validated:
@@ -51,23 +51,23 @@ def _validate(path: Path, directory: Path) -> Validated:
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Validate the file; return the exit code."""
     path, directory, seconds, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     if parent := os.environ.get(PARENT_PID):
         parent_death.die_with(int(parent))
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # SIGXCPU, which tells more, before SIGKILL
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # SIGXCPU before SIGKILL: it names the reason
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         validated = _validate(path, directory)
     except parquet.UnreadableParquet as error:
-        tell({"report": broken(path.stat().st_size, str(error)).model_dump(mode="json")})
+        send({"report": broken(path.stat().st_size, str(error)).model_dump(mode="json")})
         return 0
     except MemoryError:
-        tell({"failed": "memory"})
+        send({"failed": "memory"})
         return 0
     (directory / PROMPTS).write_bytes(validated.prompts.to_bytes())
-    tell({"report": validated.report.model_dump(mode="json")})
+    send({"report": validated.report.model_dump(mode="json")})
     return 0
 
 

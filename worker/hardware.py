@@ -1,4 +1,4 @@
-"""What this machine, or this container of it, has to train on. Asks the driver, not torch: workers never load it."""
+"""Detects the hardware of this machine or container. Queries the GPU driver, because workers never load torch."""
 
 import os
 import subprocess
@@ -13,13 +13,13 @@ from app.core.spec.hardware import Hardware
 log = structlog.get_logger(__name__)
 
 QUERY: Final = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
-"""A line for each GPU: its name as torch says it, and MiB."""
+"""Prints a line per GPU: its name, which is the one that torch reports, and its memory in MiB."""
 QUERY_SECONDS: Final = 20.0
 _CGROUP_LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def detect(settings: Settings) -> Hardware:
-    """What this worker gives to each job."""
+    """Return the hardware that this worker gives to each job."""
     cores = len(os.sched_getaffinity(0))
     gpus = _gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
     return Hardware(
@@ -35,7 +35,7 @@ def detect(settings: Settings) -> Hardware:
 
 
 def _gpus(visible: str | None) -> list[tuple[str, int]]:
-    """Name and bytes of each GPU that a trainer would see; none without a driver."""
+    """Return name and memory (bytes) of each GPU that a trainer would see; empty without a driver."""
     if visible is not None and visible.strip() in ("", "-1"):
         return []
     chosen = () if visible is None else ("-i", visible)
@@ -50,13 +50,13 @@ def _gpus(visible: str | None) -> list[tuple[str, int]]:
 
 
 def parse_gpus(lines: str) -> list[tuple[str, int]]:
-    """The driver's lines, as `NVIDIA L4, 23034`. Raises `ValueError` for others."""
+    """Parse the driver's lines, such as `NVIDIA L4, 23034`. Raises `ValueError` for other lines."""
     pairs = [line.rpartition(",") for line in lines.splitlines() if line.strip()]
     return [(name.strip(), int(mebibytes) * 1024**2) for name, _, mebibytes in pairs]
 
 
 def processor(cpuinfo: Path) -> str:
-    """The CPU's model name."""
+    """Return the model name of the CPU."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -66,13 +66,13 @@ def processor(cpuinfo: Path) -> str:
 
 
 def memory_bytes(limits: tuple[str, ...] = _CGROUP_LIMITS) -> int:
-    """The machine's memory, or the container's limit if that is less."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    """Return the machine's memory in bytes, or the container's limit if that is lower."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in limits:
         try:
             text = Path(path).read_text(encoding="ascii").strip()
         except OSError:
             continue
-        if text.isdecimal():  # `max`: no limit
-            found.append(int(text))
-    return min(found)
+        if text.isdecimal():  # `max` means no limit
+            sizes.append(int(text))
+    return min(sizes)

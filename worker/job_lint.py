@@ -1,4 +1,4 @@
-"""Lints the training files of new jobs, one at a time, each under a claim that outlives the work."""
+"""Lints the training files of new jobs, one at a time, each under a claim that lasts longer than a lint."""
 
 import structlog
 
@@ -17,7 +17,10 @@ log = structlog.get_logger(__name__)
 
 
 def lint_one(database: Database, store: BlobStore) -> bool:
-    """Lints the next job's training file; False when none waits. Raises `DatabaseUnavailable`, `StorageUnavailable`."""
+    """Lint the next job's training file; return False if there is none.
+
+    Raises `DatabaseUnavailable` and `StorageUnavailable`.
+    """
     with database.transaction() as session:
         claim = lint_queue.claim_next(session)
     if claim is None:
@@ -37,9 +40,9 @@ def _lint(store: BlobStore, claim: LintClaim) -> tuple[LintReport | None, Event]
             report = lint_file(path, claim.counts, pool, settings.group, IN_BACKGROUND)
     except (DatabaseUnavailable, StorageUnavailable):
         raise
-    except Exception as error:  # the boundary: a lint that fails must not hold up its job
+    except Exception as error:  # a boundary: a failed lint must not block its job
         log.exception("job.lint_failed", job=claim.job_id)
-        message = f"The training file could not be linted ({type(error).__name__}: {error}); the job goes on without"
+        message = f"The training file could not be linted ({type(error).__name__}: {error}); the job runs anyway"
         return None, Event(message, level="warn")
-    worrying = report.error_count > 0 or report.signal_share_limit == 0
-    return report, Event(report.summary(), level="warn" if worrying else "info", data={"lint": report.numbers()})
+    is_worrying = report.error_count > 0 or report.signal_share_limit == 0
+    return report, Event(report.summary(), level="warn" if is_worrying else "info", data={"lint": report.numbers()})

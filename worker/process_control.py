@@ -1,4 +1,4 @@
-"""Whether an attempt's subprocess lives: stop requests, drains and lost leases meet here, from any thread."""
+"""Stops the subprocess of an attempt on a stop request, a drain or a lost lease, from any thread."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,12 +14,12 @@ log = structlog.get_logger(__name__)
 
 
 class ProcessControl:
-    """The switch of one attempt."""
+    """Controls the subprocess of one attempt."""
 
     def __init__(self, grace_seconds: float) -> None:
-        """A subprocess that is still there `grace_seconds` after a pause or a drain began is killed."""
+        """A subprocess that still runs `grace_seconds` after a pause or a drain began is killed."""
         self._grace_seconds = grace_seconds
-        # Reentrant, because a signal handler may find its own thread inside.
+        # Reentrant, because a signal handler may run in a thread that holds the lock.
         self._lock = threading.RLock()
         self._child: ChildProcess | None = None
         self._timer: threading.Timer | None = None
@@ -28,7 +28,7 @@ class ProcessControl:
 
     @contextmanager
     def running(self, child: ChildProcess) -> Iterator[ChildProcess]:
-        """Puts `child` under control for a block, which it does not outlive."""
+        """Control `child` during a block; kill it at the end of the block if it still runs."""
         with self._lock:
             self._child = child
             self._apply()
@@ -44,7 +44,7 @@ class ProcessControl:
             child.wait()
 
     def request(self, reason: StopRequest) -> None:
-        """Asks for a stop: a cancelled job keeps nothing and is killed; others may save first."""
+        """Stop the subprocess. A cancelled one is killed, because nothing of it is kept; others may save first."""
         with self._lock:
             if not reason.outranks(self.reason):
                 return
@@ -53,7 +53,7 @@ class ProcessControl:
             self._apply()
 
     def fence(self, why: str) -> None:
-        """Kills the subprocess: the job has another owner, or may have one."""
+        """Kill the subprocess, because another attempt owns the job or may own it."""
         with self._lock:
             if not self._fenced.is_set():
                 log.warning("attempt.fenced", why=why)
@@ -61,12 +61,12 @@ class ProcessControl:
             self._apply()
 
     def check(self) -> None:
-        """Raises `LostLease` once fenced: nothing may be written then."""
+        """Raise `LostLease` once fenced: from then on nothing may be written."""
         if self._fenced.is_set():
             raise LostLease
 
     def pause_for(self, seconds: float) -> None:
-        """Waits between two tries, no longer than until the fence."""
+        """Wait between two attempts of an operation; raise `LostLease` as soon as fenced."""
         self._fenced.wait(seconds)
         self.check()
 
@@ -84,7 +84,7 @@ class ProcessControl:
 
 
 class Drain:
-    """Tells every attempt of this process that it shuts down."""
+    """Notifies the attempts of this process when it shuts down."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -92,7 +92,7 @@ class Drain:
         self.begun = False
 
     def begin(self) -> None:
-        """From now on no attempt starts, and those that run hand their jobs back."""
+        """Begin the drain: no attempt starts from now on, and running attempts return their jobs to the queue."""
         with self._lock:
             self.begun = True
             listeners = list(self._listeners)
@@ -101,7 +101,7 @@ class Drain:
 
     @contextmanager
     def subscribe(self, listener: Callable[[], None]) -> Iterator[None]:
-        """Calls `listener` when the drain begins during the block, or at once if it has."""
+        """Call `listener` when the drain begins during the block, or at once if it has begun."""
         with self._lock:
             self._listeners.append(listener)
             begun = self.begun

@@ -1,4 +1,4 @@
-"""Carries a trainer's reports to the journal: in batches of a second, events at once, nothing lost."""
+"""Writes a trainer's reports to the journal: events at once, metrics in batches of a second, none lost."""
 
 import queue
 import shutil
@@ -46,7 +46,7 @@ _T = TypeVar("_T")
 
 @dataclass
 class TrainerOutcome:
-    """What the trainer said about its end."""
+    """What the trainer reported about its end."""
 
     finished: Finished | None = None
     failed: Failed | None = None
@@ -67,7 +67,7 @@ def retry_until_available(control: ProcessControl, work: Callable[[], _T]) -> _T
 
 
 class ReportWriter:
-    """The reports of one attempt on their way; `read` and `carry` run in two threads."""
+    """Receives the reports of one attempt (`read`) and writes them to the journal (`run`), in two threads."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class ReportWriter:
         control: ProcessControl,
         track: Callable[[Metrics | Evaluated], None],
     ) -> None:
-        """`track` gets every measurement as it comes; it neither waits nor raises."""
+        """`track` receives every measurement at once; it must neither block nor raise."""
         self._journal = journal
         self._store = store
         self._prefix = f"jobs/{claim.job_id}/a{claim.attempt}/checkpoints"
@@ -85,14 +85,14 @@ class ReportWriter:
         self._track = track
         self._method = str(claim.spec.method)
         self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
-        # Spool while Postgres is away. The fence ends the trainer, and with it what can pile up here.
+        # Buffer while Postgres is unavailable. The fence limits its size: it ends the trainer.
         self._pending: list[JournalEntry] = []
         self._flush_at = 0.0
         self._stored: set[int] = set()
         self._outcome = TrainerOutcome()
 
     def read(self, child: ChildProcess) -> None:
-        """Reads all lines of the child; keeps the pipe empty whatever the journal does."""
+        """Read all lines of the child, whatever the journal does: a full pipe would block the trainer."""
         try:
             for line in child.lines():
                 try:
@@ -107,7 +107,7 @@ class ReportWriter:
             self._reports.put(None)
 
     def run(self) -> TrainerOutcome:
-        """Writes reports until the trainer has ended and all is written. Raises `LostLease`."""
+        """Write reports until the trainer has ended and all of them are written. Raises `LostLease`."""
         while True:
             timeout = max(0.0, self._flush_at - time.monotonic()) if self._pending else None
             try:
@@ -142,18 +142,18 @@ class ReportWriter:
         if errors is not None and errors > 0:
             GRADER_ERRORS.inc(errors)
 
-    def _append(self, one: JournalEntry | None) -> None:
-        if one is None:
+    def _append(self, entry: JournalEntry | None) -> None:
+        if entry is None:
             return
         if not self._pending:
             self._flush_at = time.monotonic() + BATCH_SECONDS
-        self._pending.append(one)
-        waits = isinstance(one.report, Metrics | Groups | TeacherAnswers) and len(self._pending) < BATCH_ROWS
-        if not waits or time.monotonic() >= self._flush_at:
+        self._pending.append(entry)
+        can_wait = isinstance(entry.report, Metrics | Groups | TeacherAnswers) and len(self._pending) < BATCH_ROWS
+        if not can_wait or time.monotonic() >= self._flush_at:
             self._flush()
 
     def _flush(self) -> None:
-        """Tries once; what is not written stays for the next try."""
+        """Write the pending reports; keep them for the next attempt if the database is unavailable."""
         self._control.check()
         try:
             self._write()
@@ -167,7 +167,7 @@ class ReportWriter:
         self._pending.clear()
 
     def _store_checkpoint(self, report: CheckpointSaved) -> JournalEntry | None:
-        """Copies a checkpoint into the store; a full disk costs the checkpoint, not the job."""
+        """Copy a checkpoint to the store; if that fails, skip the checkpoint and warn: the job must not fail."""
         if report.step in self._stored:
             return None
         blob = f"{self._prefix}/step-{report.step:08d}"

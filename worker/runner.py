@@ -1,6 +1,6 @@
-"""Supervises one claimed job to the end of this attempt.
+"""The runner: supervises one attempt of a claimed job, from its inputs to its outcome.
 
-The training is a subprocess that gets no secrets but the keys of the servers that it asks: rollouts, judges, teacher.
+The trainer is a subprocess. Its only secrets are the keys of the servers that it calls: rollouts, judge, teacher.
 """
 
 import contextlib
@@ -46,24 +46,24 @@ log = structlog.get_logger(__name__)
 
 TRAINER: Final = (sys.executable, "-m", "worker.training")
 SAVE_GRACE_FACTOR: Final = 3.0
-"""A pause or a drain may take so many times `cancel_grace_seconds`: one step and a checkpoint."""
+"""Times `cancel_grace_seconds`: the time for a pause or a drain, which finish a step and write a checkpoint."""
 FATAL: Final = {
     TrainerExit.bad_config: "bad_config",
     TrainerExit.bad_data: "bad_data",
     TrainerExit.diverged: "diverged",
     TrainerExit.out_of_memory: "out_of_memory",
 }
-"""Exit codes that trying again would not cure, and the error's code when the trainer gave none."""
+"""Exit codes after which another attempt would fail too, with the error code to use if the trainer reported none."""
 BROKEN: Final = frozenset({AttemptOutcome.failed, AttemptOutcome.crashed, AttemptOutcome.lost_lease})
-"""Outcomes that are errors in a trace."""
+"""Outcomes that a trace shows as errors."""
 
 
 class _DependencyDown(Exception):
-    """Something that the attempt needs is away; try again later."""
+    """Something that the attempt needs is unavailable; a later attempt may succeed."""
 
 
 class Runner:
-    """One attempt at one job."""
+    """Runs one attempt of one job."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Runner:
         drain: Drain,
         trainer_command: Sequence[str] = TRAINER,
     ) -> None:
-        """`claimed_at` is the monotonic clock just before the claim; the run directory ends the command."""
+        """`claimed_at` is the monotonic time just before the claim. The run directory is appended to the command."""
         self._database = database
         self._store = store
         self._settings = settings
@@ -90,12 +90,12 @@ class Runner:
         self._workspace = Workspace(settings.runs_dir, store, claim)
         self._trackers: TrackerProcesses | None = None
         self.gpu_is_broken = False
-        """Known after `run`: whether this worker should take no other job."""
+        """Set by `run`: whether this worker should take no more jobs."""
         self._teacher: TeacherSetup | None = None
         self._asked: Asked | None = None
 
     def run(self) -> None:
-        """Returns when the attempt has ended, however it did; raises nothing that a claim could cause."""
+        """Run the attempt to its end. Failures of the job become its outcome; they are not raised."""
         claim = self._claim
         with (
             structlog.contextvars.bound_contextvars(job=claim.job_id, attempt=claim.attempt),
@@ -122,10 +122,10 @@ class Runner:
                 self._workspace.clear()
 
     def _count(self) -> str:
-        """Counts and returns the attempt's outcome, what the database says of its end; `unknown` while that is away."""
+        """Count and return the outcome that the database holds; `unknown` while the database is unavailable."""
         try:
             with self._database.transaction() as session:
-                # One without an outcome has lost its lease, and no sweep has said so yet.
+                # An attempt without an outcome has lost its lease, and no sweep has recorded that yet.
                 outcome = attempts.outcome_of(session, self._claim.job_id, self._claim.attempt) or "lost_lease"
         except DatabaseUnavailable:
             outcome = "unknown"
@@ -158,7 +158,7 @@ class Runner:
                 self._crashed(error)
             else:
                 self._wait(f"The worker's disk is full: {error}")
-        # The boundary of an attempt: whatever went wrong is charged to the job and reported in its events.
+        # The boundary of an attempt: any other error counts as a crash of the job and is reported in its events.
         except Exception as error:
             self._crashed(error)
 
@@ -171,7 +171,7 @@ class Runner:
         self._write(lambda s: outcomes.crash(s, self._claim, reason, log_tail(self._workspace.log)))
 
     def _prepare(self) -> str:
-        """Fills the workspace; returns the base model's canonical name."""
+        """Fill the workspace; return the base model's canonical name."""
         inputs = retry_until_available(self._control, self._inputs)
         model = registry.resolve(inputs.base_model, self._settings.models_dir)
         if not model.is_pulled:
@@ -185,15 +185,15 @@ class Runner:
             base = teacher.place.base_model
             if base is not None and not base.is_pulled:
                 self._pull(base.name)
-            fill = partial(teacher.fill, insist=partial(retry_until_available, self._control))
+            fill = partial(teacher.fill, retry=partial(retry_until_available, self._control))
             damaged = self._workspace.fill(inputs, model.directory, self._settings, fill)
         for sentence in damaged:
-            self._say(Message(level="warn", message=sentence))
+            self._report(Message(level="warn", message=sentence))
         self._estimate(model.name, inputs)
         return model.name
 
     def _estimate(self, base_model: str, inputs: Inputs) -> None:
-        """The job as its trainer will find it, on this machine: to say when it ends, and to learn from how it went."""
+        """Estimate the job on this machine, to predict its end and to calibrate later estimates."""
         files = estimation.Files(inputs.training, inputs.validation)
         models_dir = self._settings.models_dir
         self._asked = asked = estimation.try_ask(self._store, self._claim.spec, base_model, files, models_dir)
@@ -201,7 +201,7 @@ class Runner:
             self._write(lambda s: estimation.keep_for(s, self._claim, asked, own_hardware()))
 
     def _pull(self, name: str) -> None:
-        self._say(Message(message=f"Downloading base model {name}"))
+        self._report(Message(message=f"Downloading base model {name}"))
         models_dir = str(self._settings.models_dir)
         argv = (sys.executable, "-m", "worker.base_models", "pull", name, "--models-dir", models_dir)
         child = ChildProcess(argv, self._workspace.log, environment=DOWNLOAD_ENVIRONMENT.select(os.environ))
@@ -229,7 +229,7 @@ class Runner:
     def _train(self) -> tuple[int, TrainerOutcome]:
         trackers = self._trackers = TrackerProcesses(self._claim, self._settings, self._workspace.path, self._complain)
         writer = ReportWriter(self._journal, self._store, self._claim, self._control, trackers.offer)
-        # Started in this thread, which outlives the trainer: that one dies when its spawning thread does.
+        # Started by this thread, which outlives the trainer: the kernel kills it when the creating thread ends.
         argv = (*self._trainer_command, str(self._workspace.path))
         environment = TRAINER_ENVIRONMENT.select(os.environ) | (self._teacher.environment if self._teacher else {})
         child = ChildProcess(argv, self._workspace.log, environment=environment)
@@ -257,7 +257,9 @@ class Runner:
         elif reason is not None or code == TrainerExit.stopped:
             self._stopped(reason or StopRequest.drain)
         elif code == TrainerExit.dependency_down:
-            raise _DependencyDown(outcome.failed.message if outcome.failed else "Something that the job needs is away")
+            raise _DependencyDown(
+                outcome.failed.message if outcome.failed else "A dependency of the job is unavailable"
+            )
         elif code == TrainerExit.gpu_fault:
             self.gpu_is_broken = True
             fault = outcome.failed.message if outcome.failed else "The GPU is broken"
@@ -292,16 +294,16 @@ class Runner:
     def _stopped(self, reason: StopRequest) -> None:
         self._write(lambda s: outcomes.stop(s, self._claim, reason))
 
-    def _say(self, message: Message) -> None:
+    def _report(self, message: Message) -> None:
         retry_until_available(self._control, partial(self._journal.record, [JournalEntry(message)]))
 
     def _complain(self, sentence: str) -> None:
-        """A warning in the job's events, if they can be written just now."""
+        """Add a warning to the job's events; dropped while the database is unavailable."""
         with contextlib.suppress(LostLease, DatabaseUnavailable):
             self._journal.message(Message(level="warn", message=sentence))
 
     def _write(self, ending: outcomes.Ending) -> None:
-        """One transaction, tried until the database is there. Raises `LostLease`."""
+        """Run `ending` in a transaction, retried until the database is available. Raises `LostLease`."""
 
         def once() -> None:
             with self._database.transaction() as session:

@@ -1,4 +1,4 @@
-"""Repairs what crashes and lost messages left behind: expired leases, work that nobody was rung for. Asks for room."""
+"""The sweep: requeues jobs with expired leases, repeats lost notifications, and preempts jobs for higher priorities."""
 
 from typing import Final
 
@@ -21,7 +21,7 @@ _QUEUES: Final = {TRAIN_TASK: "train", VALIDATE_TASK: "default", LINT_TASK: "def
 
 
 def sweep(database: Database, app: Celery, settings: Settings) -> None:
-    """One round. Raises `DatabaseUnavailable`; a lost broker is logged."""
+    """Sweep once. Raises `DatabaseUnavailable`; an unreachable broker is only logged."""
     with database.transaction() as session:
         if expired := leases.expire(session):
             log.warning("sweep.leases_expired", jobs=expired)
@@ -29,8 +29,8 @@ def sweep(database: Database, app: Celery, settings: Settings) -> None:
         presence.forget_lost(session)
     with database.transaction() as session:
         limits = (settings.max_running_jobs, settings.max_gpu_hours)
-        if asked := preemption.make_room(session, settings.sweep_seconds, *limits):
-            log.info("sweep.jobs_preempted", jobs=asked)
+        if preempted := preemption.make_room(session, settings.sweep_seconds, *limits):
+            log.info("sweep.jobs_preempted", jobs=preempted)
     admit(database, app)
     with database.transaction() as session:
         files_wait, webhooks_due = validation_claims.any_waiting(session), deliveries.any_due(session)
@@ -42,7 +42,7 @@ def sweep(database: Database, app: Celery, settings: Settings) -> None:
 
 
 def admit(database: Database, app: Celery) -> None:
-    """Moves jobs on whose files are validated by now, and rings if any job is queued."""
+    """Queue the jobs whose files are validated by now; notify training workers if any job is queued."""
     with database.transaction() as session:
         lifecycle.admit_validated(session)
         queued = queries.any_queued(session)
@@ -51,7 +51,7 @@ def admit(database: Database, app: Celery) -> None:
 
 
 def notify_linting(database: Database, app: Celery) -> None:
-    """Rings for jobs whose training file waits for its lint."""
+    """Notify workers if a job's training file needs linting."""
     with database.transaction() as session:
         due = lint_queue.any_due(session)
     if due:
@@ -59,17 +59,17 @@ def notify_linting(database: Database, app: Celery) -> None:
 
 
 def notify(app: Celery, task: str) -> None:
-    """Sends one message unless one waits already: while all slots are busy, they would pile up."""
+    """Send one message, unless the queue holds one: while all slots are busy, messages would pile up."""
     try:
-        if _waiting(app, _QUEUES[task]) == 0:
+        if _queue_length(app, _QUEUES[task]) == 0:
             app.send_task(task, queue=_QUEUES[task], retry=False)
     except OperationalError as error:
         log.warning("broker.unreachable", task=task, error=str(error))
 
 
-def _waiting(app: Celery, queue: str) -> int:
+def _queue_length(app: Celery, queue: str) -> int:
     with app.connection_for_write() as connection:
-        # Raises OperationalError instead of trying for ever: the next sweep comes soon.
+        # Raises OperationalError instead of retrying forever: the next sweep comes soon.
         connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
         try:
             return int(connection.default_channel.queue_declare(queue=queue, passive=True).message_count)

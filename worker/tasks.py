@@ -1,4 +1,4 @@
-"""The Celery tasks. Each finds its work in Postgres; while that is away they leave: a sweep rings again."""
+"""The Celery tasks. Each claims its work in Postgres; without Postgres it ends, and a sweep notifies again later."""
 
 import time
 from contextlib import suppress
@@ -37,16 +37,16 @@ def _settings() -> Settings:
 
 @lru_cache(maxsize=1)
 def _database() -> Database:
-    """Opened by the first task, so that no connection is shared over a fork."""
+    """Return the database, opened by the first task so that no connection is shared across a fork."""
     url = _settings().database_url
     if url is None:
         raise BadSetup("A worker needs DATABASE_URL.")
-    return Database(url, idle_seconds=_settings().lease_seconds)  # a stopped worker locks its job no longer than that
+    return Database(url, idle_seconds=_settings().lease_seconds)  # limits how long a stopped worker locks its job
 
 
 @lru_cache(maxsize=1)
 def _store() -> BlobStore:
-    """Opened by the first task, as the database is."""
+    """Return the blob store, opened by the first task."""
     config = _settings()
     return open_store(config.storage_dir, config.storage_url, config.storage_endpoint, config.storage_region)
 
@@ -59,7 +59,7 @@ def _key_ring() -> KeyRing:
 
 @lru_cache(maxsize=1)
 def _egress() -> Egress:
-    """Its connections are kept between tasks."""
+    """Return the HTTP client for webhooks; its connections are reused between tasks."""
     return Egress(PrivateHosts.parse(_settings().allowed_private_hosts), max_connections=webhook_delivery.AT_ONCE)
 
 
@@ -76,7 +76,7 @@ def _notify_webhooks() -> None:
 
 
 def _claim() -> Claim | None:
-    """The best job; rings for the next one at once, because this slot is busy from now on."""
+    """Claim the best job; notify other workers if more jobs are queued, because this slot is busy from now on."""
     with _database().transaction() as session:
         settings = _settings()
         claim = leases.claim(
@@ -95,18 +95,18 @@ def _claim() -> Claim | None:
 
 
 def _quarantine(hostname: str) -> None:
-    """This worker takes no more jobs; it stays, so that its numbers and its log say why, until somebody restarts it."""
-    log.error("gpu.quarantined", worker=hostname, mend="check the GPU (nvidia-smi, dmesg), then restart this worker")
+    """Take no more jobs. The worker keeps running until a restart, so that its metrics and its log show why."""
+    log.error("gpu.quarantined", worker=hostname, fix="check the GPU (nvidia-smi, dmesg), then restart this worker")
     PRESENCE.quarantine()
     GPU_QUARANTINED.set(1)
-    with suppress(OperationalError):  # without a broker there are no messages that others could miss
-        # With its reply: else this worker might still take the message that is about to be sent.
+    with suppress(OperationalError):  # without a broker there are no messages to leave to other workers
+        # Wait for the reply: otherwise this worker might still take the message that is sent next.
         app.control.cancel_consumer(TRAIN_QUEUE, destination=[hostname], reply=True, timeout=5)
 
 
 @app.task(name=TRAIN_TASK, bind=True)
 def run_next(self: Task) -> None:
-    """Claims the best queued job and supervises it to the end of its attempt."""
+    """Claim the best queued job and run an attempt of it."""
     if DRAIN.begun or not PRESENCE.takes_jobs:
         return
     claimed_at = time.monotonic()
@@ -127,7 +127,7 @@ def run_next(self: Task) -> None:
 
 @app.task(name=VALIDATE_TASK)
 def validate_next() -> None:
-    """Validates files until none waits, and queues the jobs that waited for them."""
+    """Validate all files that need it; queue the jobs that waited for them."""
     try:
         while file_validation.validate_one(_database(), _store()):
             sweeper.admit(_database(), app)
@@ -135,26 +135,26 @@ def validate_next() -> None:
     except DatabaseUnavailable:
         log.warning("validate.database_unavailable")
     except StorageUnavailable as error:
-        # The claim runs out, and a sweep rings again.
+        # The claim expires, and a sweep notifies again.
         log.warning("validate.storage_unavailable", error=error.message)
 
 
 @app.task(name=LINT_TASK)
 def lint_next() -> None:
-    """Lints the training files of new jobs until none waits, and queues the jobs that waited for it."""
+    """Lint the training files of all new jobs; queue the jobs that waited for the lint."""
     try:
         while job_lint.lint_one(_database(), _store()):
             sweeper.admit(_database(), app)
     except DatabaseUnavailable:
         log.warning("lint.database_unavailable")
     except StorageUnavailable as error:
-        # The claim runs out, and a sweep rings again.
+        # The claim expires, and a sweep notifies again.
         log.warning("lint.storage_unavailable", error=error.message)
 
 
 @app.task(name=WEBHOOK_TASK)
 def deliver_webhooks() -> None:
-    """Sends what is due, one batch a task, so that other short tasks get their turn between two."""
+    """Send one batch of due deliveries, then queue another task, so that other short tasks run in between."""
     try:
         if webhook_delivery.deliver_batch(_database(), _egress(), _key_ring()):
             _notify_webhooks()
@@ -166,7 +166,7 @@ def deliver_webhooks() -> None:
 
 @app.task(name=SWEEP_TASK)
 def sweep() -> None:
-    """Repairs what crashes and lost messages left behind."""
+    """Run a sweep (`worker.sweeper`)."""
     try:
         sweeper.sweep(_database(), app, _settings())
     except DatabaseUnavailable:
@@ -175,7 +175,7 @@ def sweep() -> None:
 
 @app.task(name=EXPIRY_TASK)
 def remove_expired() -> None:
-    """Removes expired files and the parts of uploads that are over."""
+    """Remove expired data (`worker.maintenance.expiry`)."""
     try:
         expiry.remove_expired(_database(), _store())
     except DatabaseUnavailable:
@@ -186,7 +186,7 @@ def remove_expired() -> None:
 
 @app.task(name=COLLECT_TASK)
 def collect_orphans() -> None:
-    """Removes blobs that nothing needs."""
+    """Remove blobs that no row refers to."""
     try:
         orphaned_blobs.collect(_database(), _store(), _settings().orphan_grace_seconds)
     except DatabaseUnavailable:

@@ -1,4 +1,4 @@
-"""What an attempt needs for its job's teacher: where it is, the key for it, and what it has answered before."""
+"""Prepares an attempt's teacher: its location, its API key, and the cached teacher answers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from app.core.teachers.locations import Place
 
 ANSWERS_NAME: Final = "teacher_answers.jsonl"
 
-Known = list[TeacherAnswer]
-Look = Callable[[], Known]
+Answers = list[TeacherAnswer]
+Lookup = Callable[[], Answers]
 
 
 @dataclass(frozen=True)
 class TeacherSetup:
-    """The teacher of one attempt."""
+    """The teacher of one attempt, ready to be passed to the trainer."""
 
     teacher: Teacher
     place: Place
@@ -37,7 +37,7 @@ class TeacherSetup:
 
     @classmethod
     def of(cls, database: Database, claim: Claim, settings: Settings) -> "TeacherSetup | None":
-        """That of a claimed job, if it has one. Raises `InvalidRequest`, and `DatabaseUnavailable`."""
+        """Return the teacher of a claimed job, if any. Raises `InvalidRequest` and `DatabaseUnavailable`."""
         teacher = claim.spec.teacher
         if teacher is None:
             return None
@@ -53,17 +53,20 @@ class TeacherSetup:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the trainer gets besides its spec."""
+        """Variables that the trainer gets in addition to those it inherits."""
         return {} if self.api_key is None else {TEACHER_API_KEY: self.api_key}
 
-    def fill(self, directory: Path, training: Path, insist: Callable[[Look], Known]) -> dict[str, Any]:
-        """Writes the answers that are known into `directory`; returns fields of `TrainerSpec`."""
+    def fill(self, directory: Path, training: Path, retry: Callable[[Lookup], Answers]) -> dict[str, Any]:
+        """Write the cached answers into `directory`; return fields of `TrainerSpec`.
+
+        `retry` calls a function until the database is available.
+        """
         identity = self.teacher.identity(self.place.name, self.claim.spec.settings.sampling)
         target = directory / ANSWERS_NAME
         with target.open("w", encoding="utf-8") as out:
-            for wanted in answer_cache.questions(training, identity, self.claim.spec.group):
-                for one in insist(partial(self._known, wanted)):
-                    out.write(one.model_dump_json() + "\n")
+            for keys_of_batch in answer_cache.questions(training, identity, self.claim.spec.group):
+                for answer in retry(partial(self._cached, keys_of_batch)):
+                    out.write(answer.model_dump_json() + "\n")
         base = self.place.base_model
         return {
             "teacher_url": self.place.url,
@@ -73,7 +76,7 @@ class TeacherSetup:
             "teacher_spent": self.spent,
         }
 
-    def _known(self, wanted: list[str]) -> Known:
+    def _cached(self, wanted: list[str]) -> Answers:
         with self.database.transaction() as session:
             return answer_cache.known(session, self.claim.project_id, wanted)
 

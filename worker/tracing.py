@@ -1,4 +1,4 @@
-"""This process' tracer: spans of attempts, sent before a worker ends."""
+"""The tracer of a worker process. Spans of attempts are sent before the worker ends."""
 
 from functools import lru_cache
 
@@ -10,7 +10,7 @@ from app.core.tracing import Tracer
 
 @lru_cache(maxsize=1)
 def tracer() -> Tracer:
-    """Loaded by the first attempt, so that nothing of it is shared over a fork."""
+    """Return the tracer, loaded by the first attempt so that it is not shared across a fork."""
     loaded = tracing.load("grouptune-worker")
     if loaded.is_on:
         signals.worker_shutdown.connect(lambda **_: loaded.close(), weak=False)

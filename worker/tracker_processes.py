@@ -1,4 +1,4 @@
-"""Feeds the trackers of one attempt. Nothing here waits for a tracker or fails with one."""
+"""Sends the metrics of one attempt to its trackers. No call blocks on a tracker or fails with it."""
 
 import contextlib
 import contextvars
@@ -24,62 +24,63 @@ from worker.trackers.protocol import TrackerLine, TrackerRunSpec
 log = structlog.get_logger(__name__)
 
 SPOOLED: Final = 10_000
-"""Lines that wait for a slow tracker; more are dropped."""
+"""Lines that are buffered for a slow tracker; further lines are dropped."""
 GRACE_SECONDS: Final = 10.0
-"""For sending the rest, after the attempt's end is written."""
+"""Time for sending the remaining lines, after the attempt's outcome is stored."""
 
 
 class TrackerProcesses:
-    """All trackers of an attempt."""
+    """The tracker processes of an attempt, one for each tracker."""
 
     def __init__(self, claim: Claim, settings: Settings, directory: Path, complain: Callable[[str], None]) -> None:
-        """`directory` is the attempt's; `complain` tells the job's events of a tracker that failed."""
-        where = settings.tensorboard_dir or settings.state_dir / "tensorboard"
+        """`directory` is the attempt's. `complain` adds a warning about a failed tracker to the job's events."""
+        tensorboard_dir = settings.tensorboard_dir or settings.state_dir / "tensorboard"
         config = claim.spec.model_dump(mode="json", by_alias=True, exclude={"integrations", "typed_form"})
         self._feeds = []
-        for one in claim.spec.integrations:
-            if one.type not in settings.trackers:
-                complain(f"The tracker {one.type} is not set up on this worker (GROUPTUNE_TRACKERS); the job goes on.")
+        for integration in claim.spec.integrations:
+            if integration.type not in settings.trackers:
+                name = integration.type
+                complain(f"The tracker {name} is not set up on this worker (GROUPTUNE_TRACKERS); the job continues.")
                 continue
-            wanted = TrackerRunSpec(
+            spec = TrackerRunSpec(
                 job_id=claim.job_id,
                 project_id=claim.project_id,
-                settings=one.model_dump(mode="json"),
+                settings=integration.model_dump(mode="json"),
                 config=config,
                 directory=str(directory),
-                tensorboard_dir=str(where.absolute()),
+                tensorboard_dir=str(tensorboard_dir.absolute()),
             )
             try:
-                self._feeds.append(_Feed(wanted, directory / f"{one.type}.log", complain))
+                self._feeds.append(_Feed(spec, directory / f"{integration.type}.log", complain))
             except OSError as error:
-                complain(f"The tracker {one.type} could not be started; the job goes on. {error}")
+                complain(f"The tracker {integration.type} could not be started; the job continues. {error}")
 
     def offer(self, report: Metrics | Evaluated) -> None:
-        """Values of a step, for whoever has room for them."""
+        """Queue the values of a step for every tracker; drop them where the queue is full."""
         values = {name: value for name, value in report.values.items() if value is not None and math.isfinite(value)}
         if values and (isinstance(report, Evaluated) or report.step > 0):
             for feed in self._feeds:
                 feed.offer(TrackerLine(step=report.step, values=values))
 
     def close(self, outcome: str) -> None:
-        """Tells all of them the end, and kills those that take long over it."""
+        """Send the outcome to all trackers; kill those that do not end in time."""
         for feed in self._feeds:
             feed.offer(TrackerLine(outcome=outcome))
-        deadline = time.monotonic() + GRACE_SECONDS  # for all of them: the next job waits for this worker
+        deadline = time.monotonic() + GRACE_SECONDS  # shared by all trackers: the next job waits for this worker
         for feed in self._feeds:
             feed.close(max(0.0, deadline - time.monotonic()))
 
 
 class _Feed:
-    """One tracker: its process, a queue in front of it, and a thread for each end of it."""
+    """One tracker: its process, its queue, and a thread each for its input and its output."""
 
-    def __init__(self, wanted: TrackerRunSpec, log_path: Path, complain: Callable[[str], None]) -> None:
-        self._name = str(wanted.settings["type"])
+    def __init__(self, spec: TrackerRunSpec, log_path: Path, complain: Callable[[str], None]) -> None:
+        self._name = str(spec.settings["type"])
         self._complain = complain
         self._lines: queue.Queue[TrackerLine] = queue.Queue(SPOOLED)
         self._dropped = 0
-        # By its input: a job with a long grader is longer than an argument may be.
-        self._wanted = wanted.model_dump_json()
+        # Sent through standard input: a job with a long grader exceeds the size limit of an argument.
+        self._spec_line = spec.model_dump_json()
         argv = (sys.executable, "-m", "worker.trackers")
         self._child = ChildProcess(argv, log_path, environment=TRACKERS_ENVIRONMENT.select(os.environ), with_input=True)
         for work in (self._write, self._read):
@@ -87,14 +88,14 @@ class _Feed:
             threading.Thread(target=run, args=(work,), name=f"tracker-{self._name}", daemon=True).start()
 
     def offer(self, line: TrackerLine) -> None:
-        """Puts it into the queue, if there is room."""
+        """Queue a line; drop it if the queue is full."""
         try:
             self._lines.put_nowait(line)
         except queue.Full:
             self._dropped += 1
 
     def close(self, seconds: float) -> None:
-        """Waits so long for what is under way."""
+        """Wait so long for the end of the process, then kill it."""
         if not self._child.ends_within(seconds):
             log.warning("tracker.killed", tracker=self._name)
             self._child.kill()
@@ -102,8 +103,8 @@ class _Feed:
             log.warning("tracker.dropped", tracker=self._name, lines=self._dropped)
 
     def _write(self) -> None:
-        with contextlib.suppress(OSError), self._child.input() as pipe:  # it has failed, which `_read` tells
-            pipe.write(self._wanted.encode() + b"\n")
+        with contextlib.suppress(OSError), self._child.input() as pipe:  # the tracker has failed, which `_read` reports
+            pipe.write(self._spec_line.encode() + b"\n")
             while True:
                 line = self._lines.get()
                 pipe.write(line.model_dump_json().encode() + b"\n")
@@ -115,4 +116,4 @@ class _Feed:
         for line in self._child.lines():
             reason = line.decode(errors="replace").strip()
             log.warning("tracker.failed", tracker=self._name, error=reason)
-            self._complain(f"The tracker {self._name} failed and gets no more metrics; the job goes on. {reason}")
+            self._complain(f"The tracker {self._name} failed and gets no more metrics; the job continues. {reason}")

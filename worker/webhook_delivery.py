@@ -1,4 +1,4 @@
-"""Sends due webhook deliveries, several at once, each under a claim that a killed worker holds no longer."""
+"""Sends due webhook deliveries, several at once, each under a claim that expires if the worker dies."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,20 +17,20 @@ log = structlog.get_logger(__name__)
 
 AT_ONCE: Final = 16
 TIMEOUT_SECONDS: Final = 10.0
-"""From the name to the last byte."""
+"""Limit for a whole request, from name resolution to the last byte of the response."""
 CLAIM_SECONDS: Final = 60.0
 ANSWER_BYTES: Final = 512
 
 
 def deliver_batch(database: Database, egress: Egress, ring: KeyRing) -> bool:
-    """Sends up to 16 due deliveries; False when none was due. Raises `DatabaseUnavailable`, and `BadSetup`."""
+    """Send up to 16 due deliveries; return False if none was due. Raises `DatabaseUnavailable` and `BadSetup`."""
     with database.transaction() as session:
         batch = deliveries.claim(session, ring, limit=AT_ONCE, seconds=CLAIM_SECONDS)
     if not batch:
         return False
     with ThreadPoolExecutor(len(batch), "webhook") as threads:
         tries = threads.map(lambda outgoing: send(egress, outgoing), batch)
-        # Each as soon as it is there, in order: at most one time-out later than it came.
+        # Stored in order as results arrive: at most one timeout later than each result.
         for outgoing, tried in zip(batch, tries, strict=True):
             with database.transaction() as session:
                 state = deliveries.settle(session, outgoing.id, tried)
@@ -40,7 +40,7 @@ def deliver_batch(database: Database, egress: Egress, ring: KeyRing) -> bool:
 
 
 def send(egress: Egress, outgoing: Outgoing) -> Tried:
-    """One try; what goes wrong is in its answer."""
+    """Make one attempt; errors are in the returned value."""
     started = time.monotonic()
     try:
         answer = egress.request(

@@ -1,4 +1,4 @@
-"""The directory of one attempt: its inputs, verified, and `spec.json`. The trainer sees nothing else."""
+"""The directory of one attempt: its verified inputs and `spec.json`, which is all that the trainer reads."""
 
 import shutil
 from collections.abc import Callable
@@ -23,7 +23,7 @@ LOG_NAME: Final = "trainer.log"
 
 @dataclass(frozen=True)
 class Inputs:
-    """Rows that say what the attempt trains on."""
+    """What the attempt trains on."""
 
     base_model: str
     adapter: str | None
@@ -31,7 +31,7 @@ class Inputs:
     training: File
     validation: File | None
     checkpoints: tuple[Checkpoint, ...]
-    """To resume from, best first."""
+    """Checkpoints to resume from, newest first."""
 
 
 class Workspace:
@@ -44,7 +44,7 @@ class Workspace:
         self._claim = claim
 
     def create(self) -> None:
-        """An empty directory; what attempts that were killed left of their inputs goes."""
+        """Create the directory; remove inputs that killed attempts left behind."""
         self.path.mkdir(parents=True, exist_ok=True)
         for attempt in self.path.parent.iterdir():
             _clear(attempt)
@@ -56,9 +56,9 @@ class Workspace:
         settings: Settings,
         teach: Callable[[Path, Path], dict[str, Any]] = lambda _directory, _training: {},
     ) -> list[str]:
-        """Fetches everything and writes `spec.json`; returns a sentence for each checkpoint that was damaged.
+        """Fetch all inputs and write `spec.json`; return a sentence for each damaged checkpoint.
 
-        `teach` gets this directory and the training file, and gives the fields for the job's teacher.
+        `teach` gets this directory and the training file; it returns the fields for the job's teacher.
         Raises `InvalidRequest` when a data file or the adapter to start from is missing or damaged.
         """
         resume_from, damaged = self._fetch_checkpoint(inputs.checkpoints)
@@ -84,7 +84,7 @@ class Workspace:
         return damaged
 
     def clear(self) -> None:
-        """Removes everything but the log and the spec."""
+        """Remove everything except the log and the spec."""
         _clear(self.path)
 
     def _fetch(self, file: File, param: str) -> Path:
@@ -115,7 +115,7 @@ class Workspace:
         return target
 
     def _fetch_checkpoint(self, checkpoints: tuple[Checkpoint, ...]) -> tuple[Path | None, list[str]]:
-        """The newest checkpoint that is whole, and what was wrong with newer ones."""
+        """Return the newest complete checkpoint, and a sentence for each newer one that is damaged."""
         damaged: list[str] = []
         for checkpoint in checkpoints:
             target = self.path / "resume" / f"step-{checkpoint.step:08d}"
@@ -123,7 +123,7 @@ class Workspace:
                 self._store.fetch_tree(checkpoint.blob, target)
             except BlobCorrupt as error:
                 log.warning("checkpoint.damaged", step=checkpoint.step, error=error.message)
-                damaged.append(f"The checkpoint at step {checkpoint.step} is damaged and not used: {error.message}")
+                damaged.append(f"The checkpoint at step {checkpoint.step} is damaged and skipped: {error.message}")
             else:
                 return target, damaged
         return None, damaged

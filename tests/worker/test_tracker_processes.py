@@ -133,7 +133,7 @@ def test_a_tracker_that_refuses_is_told_of_once_and_costs_nothing(
         thread.join(30)
     assert bench.job().step > 0
     [warning] = warnings(bench)
-    assert warning.startswith("The tracker mlflow failed and gets no more metrics; the job goes on. ")
+    assert warning.startswith("The tracker mlflow failed and gets no more metrics; the job continues. ")
     assert "PERMISSION_DENIED" in warning
 
 
@@ -172,7 +172,7 @@ def test_a_tracker_that_the_operator_took_away_is_told_and_the_job_runs(tracked:
     bench = tracked(WANDB, TENSORBOARD, allowed=("tensorboard",))
     assert bench.run("train:2").status == JobStatus.succeeded
     [warning] = warnings(bench)
-    assert warning == "The tracker wandb is not set up on this worker (GROUPTUNE_TRACKERS); the job goes on."
+    assert warning == "The tracker wandb is not set up on this worker (GROUPTUNE_TRACKERS); the job continues."
 
 
 def test_a_tracker_that_cannot_be_started_is_told_of_and_costs_nothing(
@@ -182,7 +182,7 @@ def test_a_tracker_that_cannot_be_started_is_told_of_and_costs_nothing(
     bench = tracked(TENSORBOARD)
     assert bench.run("train:2").status == JobStatus.succeeded
     [warning] = warnings(bench)
-    assert warning.startswith("The tracker tensorboard could not be started; the job goes on. ")
+    assert warning.startswith("The tracker tensorboard could not be started; the job continues. ")
     assert "/nowhere/python" in warning
 
 

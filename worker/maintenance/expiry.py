@@ -1,8 +1,8 @@
-"""Removes what has had its time: expired files, the parts of uploads that are over, answers kept for retries,
-webhook deliveries that are over, answers of teachers that nobody has used for long.
+"""Removes expired data: files, parts of finished uploads, stored responses for idempotent retries, finished webhook
+deliveries, and teacher answers that have not been used for long.
 
-Blobs go before their rows, in one transaction a thing: after a crash in between the next round does it again, and
-until then clients see neither.
+A blob is deleted before its row, in one transaction per object: after a crash in between, the next round deletes both
+again, and until then clients see neither.
 """
 
 import structlog
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 def remove_expired(database: Database, store: BlobStore) -> None:
-    """One round. Raises `DatabaseUnavailable`."""
+    """Remove all expired data once. Raises `DatabaseUnavailable`."""
     while _remove_file(database, store):
         pass
     with database.transaction() as session:

@@ -1,4 +1,4 @@
-"""Removes blobs that crashes and failed removals left behind, once they are old enough that nothing can need them."""
+"""Removes blobs that crashes and failed removals left behind, once no row can refer to them any more."""
 
 import structlog
 
@@ -10,7 +10,7 @@ log = structlog.get_logger(__name__)
 
 
 def collect(database: Database, store: BlobStore, grace_seconds: float) -> int:
-    """One round; returns how many blobs it removed. Raises `DatabaseUnavailable` and `StorageUnavailable`."""
+    """Remove orphaned blobs once; return their number. Raises `DatabaseUnavailable` and `StorageUnavailable`."""
     with database.transaction() as session:
         before = orphaned_blobs.written_before(session, grace_seconds)
     store.remove_incomplete(before)

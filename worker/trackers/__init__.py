@@ -1,1 +1,1 @@
-"""Trackers that a job's metrics go to: each in a process of its own, fed through its standard input."""
+"""Experiment trackers: each one is a process that receives a job's metrics through its standard input."""

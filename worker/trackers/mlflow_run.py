@@ -1,4 +1,4 @@
-"""MLflow. The server comes from the worker's environment: MLFLOW_TRACKING_URI and its credentials."""
+"""MLflow. The worker's environment names the server: MLFLOW_TRACKING_URI and its credentials."""
 
 import re
 import time
@@ -13,32 +13,32 @@ from worker.trackers.protocol import TrackerRun, TrackerRunSpec
 
 JOB_TAG: Final = "grouptune.job"
 STATUS: Final = {"succeeded": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
-"""Outcome of an attempt -> status of the run; every other attempt is followed by another one."""
+"""Outcome of an attempt -> final status of the run. Other outcomes leave the run open: another attempt follows."""
 _FORBIDDEN: Final = re.compile(r"[^\w\-. :/]")
 MAX_PARAM: Final = 500
 
 
 class MlflowRun:
-    """The run with the job's tag."""
+    """The MLflow run with the job's tag."""
 
-    def __init__(self, wanted: TrackerRunSpec) -> None:
-        named = wanted.settings["mlflow"]
+    def __init__(self, spec: TrackerRunSpec) -> None:
+        settings = spec.settings["mlflow"]
         self._client = MlflowClient()
-        experiment = _experiment(self._client, named["experiment"])
-        found = self._client.search_runs([experiment], f"tags.`{JOB_TAG}` = '{wanted.job_id}'", max_results=1)
+        experiment = _experiment(self._client, settings["experiment"])
+        found = self._client.search_runs([experiment], f"tags.`{JOB_TAG}` = '{spec.job_id}'", max_results=1)
         if found:
             self._id = found[0].info.run_id
             self._client.set_terminated(self._id, "RUNNING")
             return
-        tags = {JOB_TAG: wanted.job_id, "grouptune.project": wanted.project_id}
-        run = self._client.create_run(experiment, run_name=named.get("run_name") or wanted.job_id, tags=tags)
+        tags = {JOB_TAG: spec.job_id, "grouptune.project": spec.project_id}
+        run = self._client.create_run(experiment, run_name=settings.get("run_name") or spec.job_id, tags=tags)
         self._id = run.info.run_id
-        params = [Param(name, str(value)[:MAX_PARAM]) for name, value in _flat(wanted.config)]
+        params = [Param(name, str(value)[:MAX_PARAM]) for name, value in _flat(spec.config)]
         self._client.log_batch(self._id, params=params[:100])
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
-        # MLflow takes no `@`, as in eval/pass@4.
+        # MLflow does not accept `@`, as in eval/pass@4.
         metrics = [Metric(_FORBIDDEN.sub("_", name), value, now, step) for name, value in values.items()]
         self._client.log_batch(self._id, metrics=metrics)
 
@@ -48,9 +48,9 @@ class MlflowRun:
             self._client.set_terminated(self._id, STATUS[outcome])
 
 
-def begin(wanted: TrackerRunSpec) -> TrackerRun:
-    """Opens or resumes the run."""
-    return MlflowRun(wanted)
+def begin(spec: TrackerRunSpec) -> TrackerRun:
+    """Open or resume the run."""
+    return MlflowRun(spec)
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
@@ -58,7 +58,7 @@ def _experiment(client: MlflowClient, name: str) -> str:
     if found is None:
         try:
             return str(client.create_experiment(name))
-        except MlflowException:  # another job was faster
+        except MlflowException:  # another job created it first
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise

@@ -1,4 +1,4 @@
-"""What a tracker's process is told, and what each tracker can do."""
+"""Messages to a tracker process, and the interface of each tracker."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -7,24 +7,24 @@ from pydantic import BaseModel, ConfigDict
 
 
 class TrackerRunSpec(BaseModel):
-    """A run at a tracker."""
+    """The run that a tracker process opens."""
 
     model_config = ConfigDict(frozen=True)
 
     job_id: str
-    """Also the run's id: an attempt that resumes goes on in the run of the one before."""
+    """Also the run's id: an attempt that resumes continues the run of the previous attempt."""
     project_id: str
     settings: dict[str, Any]
     """The integration, as in the job."""
     config: dict[str, Any]
     """The job's spec."""
     directory: str
-    """For files of its own, gone after the attempt."""
+    """For the tracker's own files; removed after the attempt."""
     tensorboard_dir: str
 
 
 class TrackerLine(BaseModel):
-    """One line of standard input: values of a step, or how the attempt ended."""
+    """One line of standard input: the values of a step, or the outcome of the attempt."""
 
     step: int = 0
     values: dict[str, float] = {}
@@ -32,10 +32,10 @@ class TrackerLine(BaseModel):
 
 
 class TrackerRun(Protocol):
-    """An open run. Whatever it raises ends its process and is told in the job's events."""
+    """An open run. An exception ends the tracker process and is reported in the job's events."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Finite values of a step; steps that were logged before may come again after a resume."""
+        """Log finite values of a step; after a resume, steps that were logged before may come again."""
 
     def end(self, outcome: str) -> None:
-        """The attempt ended so (`succeeded`, `failed`, `paused` ...); returns once all is sent."""
+        """End the run with the attempt's outcome (`succeeded`, `failed`, `paused` ...); return once all is sent."""

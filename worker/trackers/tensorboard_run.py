@@ -11,13 +11,13 @@ from worker.trackers.protocol import TrackerRun, TrackerRunSpec
 class TensorboardRun:
     """A new event file for each attempt, in the job's directory."""
 
-    def __init__(self, wanted: TrackerRunSpec) -> None:
-        self._directory = str(Path(wanted.tensorboard_dir) / wanted.project_id / wanted.job_id)
+    def __init__(self, spec: TrackerRunSpec) -> None:
+        self._directory = str(Path(spec.tensorboard_dir) / spec.project_id / spec.job_id)
         self._writer: SummaryWriter | None = None
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         if self._writer is None:
-            # What an earlier attempt wrote from this step on is shown no more.
+            # Hides the values that an earlier attempt wrote from this step on.
             self._writer = SummaryWriter(self._directory, purge_step=step)
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
@@ -28,6 +28,6 @@ class TensorboardRun:
             self._writer.close()
 
 
-def begin(wanted: TrackerRunSpec) -> TrackerRun:
-    """Begins an event file with the first values."""
-    return TensorboardRun(wanted)
+def begin(spec: TrackerRunSpec) -> TrackerRun:
+    """Open the run; its event file begins with the first values."""
+    return TensorboardRun(spec)

@@ -1,4 +1,4 @@
-"""Trackio. Where it keeps runs is in the worker's environment: TRACKIO_DIR, TRACKIO_SPACE_ID, TRACKIO_SERVER_URL."""
+"""Trackio. The worker's environment says where runs are stored: TRACKIO_DIR, TRACKIO_SPACE_ID, TRACKIO_SERVER_URL."""
 
 from collections.abc import Mapping
 
@@ -8,14 +8,14 @@ from worker.trackers.protocol import TrackerRun, TrackerRunSpec
 
 
 class TrackioRun:
-    """A run that a resumed attempt goes on with."""
+    """A run that resumed attempts continue."""
 
-    def __init__(self, wanted: TrackerRunSpec) -> None:
-        named = wanted.settings["trackio"]
+    def __init__(self, spec: TrackerRunSpec) -> None:
+        settings = spec.settings["trackio"]
         self._run = trackio.init(
-            project=named["project"],
-            name=named.get("name") or wanted.job_id,
-            config=wanted.config,
+            project=settings["project"],
+            name=settings.get("name") or spec.job_id,
+            config=spec.config,
             resume="allow",
             embed=False,
             auto_log_cpu=False,
@@ -29,6 +29,6 @@ class TrackioRun:
         self._run.finish()
 
 
-def begin(wanted: TrackerRunSpec) -> TrackerRun:
-    """Opens or resumes the run."""
-    return TrackioRun(wanted)
+def begin(spec: TrackerRunSpec) -> TrackerRun:
+    """Open or resume the run."""
+    return TrackioRun(spec)

@@ -1,4 +1,4 @@
-"""Weights & Biases. Key and server are in the worker's environment: WANDB_API_KEY, WANDB_BASE_URL, WANDB_MODE."""
+"""Weights & Biases. The worker's environment holds key and server: WANDB_API_KEY, WANDB_BASE_URL, WANDB_MODE."""
 
 import os
 from collections.abc import Mapping
@@ -9,20 +9,20 @@ from worker.trackers.protocol import TrackerRun, TrackerRunSpec
 
 
 class WandbRun:
-    """A run that a resumed attempt goes on with."""
+    """A run that resumed attempts continue."""
 
-    def __init__(self, wanted: TrackerRunSpec) -> None:
-        named = wanted.settings["wandb"]
+    def __init__(self, spec: TrackerRunSpec) -> None:
+        settings = spec.settings["wandb"]
         self._run = wandb.init(
-            project=named["project"],
-            name=named.get("name") or wanted.job_id,
-            entity=named.get("entity"),
-            tags=list(named.get("tags", ())),
-            id=wanted.job_id,
+            project=settings["project"],
+            name=settings.get("name") or spec.job_id,
+            entity=settings.get("entity"),
+            tags=list(settings.get("tags", ())),
+            id=spec.job_id,
             resume="allow",
-            config=wanted.config,
-            dir=os.environ.get("WANDB_DIR", wanted.directory),
-            # Nothing of the machine: the run is the job's.
+            config=spec.config,
+            dir=os.environ.get("WANDB_DIR", spec.directory),
+            # No data about the machine: the run describes the job.
             settings=wandb.Settings(
                 console="off", silent=True, disable_git=True, save_code=False, x_disable_stats=True, x_disable_meta=True
             ),
@@ -36,6 +36,6 @@ class WandbRun:
         self._run.finish(exit_code=1 if outcome == "failed" else 0)
 
 
-def begin(wanted: TrackerRunSpec) -> TrackerRun:
-    """Opens or resumes the run."""
-    return WandbRun(wanted)
+def begin(spec: TrackerRunSpec) -> TrackerRun:
+    """Open or resume the run."""
+    return WandbRun(spec)
