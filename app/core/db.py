@@ -25,7 +25,7 @@ NAMING_CONVENTION = {
 }
 
 _ENCODING: Final = {"client_encoding": "utf8"}
-"""A database without an encoding (SQL_ASCII) would else answer in bytes."""
+"""Without it a database without an encoding (SQL_ASCII) returns bytes."""
 _IDLE_TOO_LONG: Final = "25P03"
 _KEEPALIVE: Final = {
     "keepalives_idle": 30,
@@ -33,7 +33,7 @@ _KEEPALIVE: Final = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-"""Seconds, milliseconds: a machine that vanished without a word is noticed within a minute."""
+"""In seconds, the last one in milliseconds: a database machine that disappears is detected within a minute."""
 
 
 class Base(DeclarativeBase):
@@ -53,10 +53,10 @@ class Database:
     def __init__(
         self, url: str, *, pool_size: int = 10, pool_wait_seconds: float = 10.0, idle_seconds: float = 60.0
     ) -> None:
-        """At most three times `pool_size` connections; a transaction waits so long for a free one.
+        """Open at most three times `pool_size` connections; a transaction waits `pool_wait_seconds` for a free one.
 
-        Postgres ends a transaction in which nothing is asked for `idle_seconds`: its process may be stopped, or its
-        machine, and what it has locked would stay so.
+        Postgres ends a transaction that is idle for `idle_seconds`: the process or its machine may have stopped, and
+        its locks would be held forever.
         """
         self.engine: Engine = create_engine(
             url,
@@ -71,31 +71,31 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """One transaction: committed at the end of the block, rolled back by any exception.
+        """Open a transaction: committed at the end of the block, rolled back by any exception.
 
-        Raises `DatabaseUnavailable` when Postgres cannot be reached or goes away meanwhile, `Overloaded` when no
-        connection gets free, `Unstorable` for text that Postgres does not take.
+        Raises `DatabaseUnavailable` when Postgres cannot be reached or is lost during the block, `Overloaded` when no
+        connection becomes free, `Unstorable` for text that Postgres does not accept.
         """
         with _translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session for reads alone: each statement is a transaction of its own, which halves the round trips.
+        """Open a read-only session: each statement is its own transaction, which halves the round trips.
 
-        Raises as `transaction`.
+        Raises the same errors as `transaction`.
         """
         with _translated(), Session(self._autocommit, expire_on_commit=False, autoflush=False) as session:
             yield session
 
     def dispose(self) -> None:
-        """Closes the pool."""
+        """Close the pool."""
         self.engine.dispose()
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Raises our own errors instead of the library's."""
+    """Translate the library's errors into ours."""
     try:
         yield
     except (OperationalError, InterfaceError) as error:
@@ -118,9 +118,9 @@ def _limit_idle(milliseconds: int, connection: DBAPIConnection, _record: object)
 
 
 def _check_alive(connection: DBAPIConnection, _record: object, _proxy: object) -> None:
-    """Has the pool replace a connection that Postgres has closed meanwhile, without a question to Postgres.
+    """Make the pool replace a connection that Postgres has closed, without a query to Postgres.
 
-    Between statements there is nothing to read but the end of the connection, or the message that announces it.
+    Between statements nothing can be readable except the end of the connection, or the message that announces it.
     """
     poller = select.poll()
     poller.register(connection.fileno(), select.POLLIN)

@@ -1,4 +1,4 @@
-"""One tree of coded errors. The API turns them into OpenAI's envelope; the CLI prints their message."""
+"""The errors of the installation, each with a code. The API returns them in OpenAI's envelope; the CLI prints them."""
 
 from typing import ClassVar
 
@@ -11,9 +11,9 @@ class GrouptuneError(Exception):
     code: str | None = None
 
     def __init__(self, message: str | None = None, *, param: str | None = None, code: str | None = None) -> None:
-        """`message` tells the person who must act what to do; it defaults to the class's docstring.
+        """`message` says what is wrong and how to fix it; it defaults to the class's docstring.
 
-        `param` is the dotted path of the offending field, `code` a stable word for programs.
+        `param` is the dotted path of the invalid field, `code` a stable word for programs.
         """
         super().__init__(message or (type(self).__doc__ or "").strip())
         self.param = param
@@ -75,7 +75,7 @@ class RateLimited(GrouptuneError):
 
 
 class QuotaExceeded(GrouptuneError):
-    """The project has used up one of its limits. Waiting alone may not help, so clients are told not to retry."""
+    """The project has used up one of its limits. Waiting may not help, so clients should not retry."""
 
     status = 429
     type = "insufficient_quota"

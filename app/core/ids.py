@@ -1,4 +1,4 @@
-"""Public ids: a prefix that says what it names and 24 random characters."""
+"""Public ids: a prefix for the kind of object, and 24 random characters."""
 
 import secrets
 import string
@@ -8,7 +8,7 @@ ALPHABET: Final = string.ascii_letters + string.digits
 LENGTH: Final = 24
 _IDS: Final = len(ALPHABET) ** LENGTH
 FINE_TUNED: Final = "ft:"
-"""How the names of trained models begin."""
+"""Prefix of the names of trained models."""
 
 
 def _new(prefix: str) -> str:
@@ -30,7 +30,7 @@ def file_id() -> str:
 
 
 def upload_id() -> str:
-    """A file that arrives in parts, `upload_...`."""
+    """An upload in parts, `upload_...`."""
     return _new("upload_")
 
 
@@ -70,37 +70,37 @@ def key_id() -> str:
 
 
 def request_id() -> str:
-    """A request, `req_...`; becomes the `x-request-id` header."""
+    """A request, `req_...`, sent as the header `x-request-id`."""
     return _new("req_")
 
 
 def fine_tuned_model(base_model: str, project: str, suffix: str | None, job_id: str) -> str:
-    """`ft:<base>:<project>:<suffix>:<the job id's last 8 characters>`; without a suffix its place stays empty."""
+    """`ft:<base>:<project>:<suffix>:<the job id's last 8 characters>`; without a suffix that field is empty."""
     return f"{FINE_TUNED}{base_model}:{project}:{suffix or ''}:{job_id[-8:]}"
 
 
 def checkpoint_model(model: str, step: int) -> str:
-    """The name under which a checkpoint of the job that makes `model` can be used."""
+    """The model name of a checkpoint of the job that trains `model`."""
     return f"{model}:ckpt-step-{step}"
 
 
 def base_of(model: str) -> str:
-    """The base model that a job on `model` trains: itself, or what the fine-tuned model was trained on."""
+    """The base model of `model`: itself, or the one that a fine-tuned model was trained on."""
     return model.split(":")[1] if model.startswith(FINE_TUNED) else model
 
 
 def webhook_endpoint_id() -> str:
-    """An address that hears of jobs, `we_...`."""
+    """A webhook endpoint, `we_...`."""
     return _new("we_")
 
 
 def webhook_delivery_id() -> str:
-    """An event for one endpoint, `wh_...`."""
+    """A delivery of an event to one endpoint, `wh_...`."""
     return _new("wh_")
 
 
 def webhook_event_id() -> str:
-    """What endpoints hear of, `evt_...`."""
+    """A webhook event, `evt_...`."""
     return _new("evt_")
 
 

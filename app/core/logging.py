@@ -1,6 +1,6 @@
-"""How this installation's processes log: JSON lines on standard error, readable text on a terminal.
+"""Logging of all processes: JSON lines on standard error, readable text on a terminal.
 
-What libraries log (uvicorn, Celery, SQLAlchemy) takes the same way, with the ids of the request or attempt around it.
+Log lines of libraries (uvicorn, Celery, SQLAlchemy) get the same format, with the ids of their request or attempt.
 """
 
 import logging
@@ -10,22 +10,22 @@ from typing import Final
 import structlog
 
 TALKATIVE: Final = ("celery",)
-"""Whose messages of level INFO are worth reading; uvicorn sets its own level."""
+"""Loggers whose INFO messages are kept; uvicorn sets its own level."""
 OWN_HANDLERS: Final = ("uvicorn", "uvicorn.error")
-"""Loggers that come with handlers of their own."""
+"""Loggers that have handlers of their own, which are removed."""
 ACCESS: Final = "uvicorn.access"
-"""`request.answered` says more, and no query strings."""
+"""Silenced: our own `request.answered` has more fields, and no query strings."""
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg] # generic for type checkers alone
-    """Ours, to be told apart from others'."""
+    """Our handler; the class distinguishes it from other handlers."""
 
 
 def configure() -> None:
-    """Call once, where a process starts; again replaces it.
+    """Configure logging at the start of a process. A second call replaces the configuration.
 
-    Tracebacks are plain: structlog's default prints local variables, which hold keys and URLs with passwords,
-    and takes seconds for it.
+    Tracebacks are plain: structlog's default prints local variables, which may hold keys and URLs with passwords, and
+    takes seconds.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -50,7 +50,7 @@ def configure() -> None:
 
 def _route_libraries(handler: logging.Handler) -> None:
     root = logging.getLogger()
-    for old in [one for one in root.handlers if isinstance(one, _Handler)]:
+    for old in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
         root.removeHandler(old)
     root.addHandler(handler)
     for name in OWN_HANDLERS:

@@ -1,4 +1,4 @@
-"""Brings a database to the newest schema. The scripts are the package `migrations`, also in a wheel."""
+"""Migrates a database to the newest schema. The scripts are in the package `migrations`, which a wheel includes."""
 
 from importlib import resources
 from pathlib import Path
@@ -17,7 +17,7 @@ CONNECT_TIMEOUT_SECONDS = 5
 
 
 def config(database_url: str) -> Config:
-    """Alembic's configuration for a database, built without an ini file."""
+    """Return Alembic's configuration for a database, without an ini file."""
     settings = Config()
     settings.set_main_option("script_location", str(Path(str(resources.files("migrations")))).replace("%", "%%"))
     settings.attributes["database_url"] = database_url
@@ -25,24 +25,24 @@ def config(database_url: str) -> Config:
 
 
 def upgrade(database_url: str) -> None:
-    """Runs whatever migrations are missing. Concurrent calls wait for each other; safe to repeat."""
+    """Run all missing migrations. Concurrent calls wait for each other; repeated calls are safe."""
     command.upgrade(config(database_url), "head")
 
 
 def upgrade_on(connection: Connection, target: str) -> None:
-    """The same up to the revision `target`, in the transaction of `connection`."""
+    """Migrate up to the revision `target`, in the transaction of `connection`."""
     command.upgrade(_config_on(connection), target)
 
 
 def clear(connection: Connection) -> None:
-    """Drops all tables and what is in them, in the transaction of `connection`.
+    """Drop all tables with their rows, in the transaction of `connection`.
 
-    Raises `BadSetup` for a schema that this version does not know.
+    Raises `BadSetup` for a schema of another version.
     """
     try:
         command.downgrade(_config_on(connection), "base")
     except CommandError as error:
-        raise BadSetup(f"The database has a schema that this version of Grouptune does not know ({error}).") from error
+        raise BadSetup(f"The database schema is not one of this version of Grouptune ({error}).") from error
 
 
 def _config_on(connection: Connection) -> Config:
@@ -52,27 +52,27 @@ def _config_on(connection: Connection) -> Config:
 
 
 def head() -> str:
-    """The newest revision."""
+    """Return the newest revision."""
     return str(ScriptDirectory.from_config(config("")).get_current_head())
 
 
 def is_known(name: str) -> bool:
-    """Whether this version can migrate from the revision `name`."""
+    """Return whether this version can migrate from the revision `name`."""
     return any(script.revision == name for script in ScriptDirectory.from_config(config("")).walk_revisions())
 
 
 def revision(connection: Connection) -> str | None:
-    """The one that the database has; None without a schema."""
+    """Return the revision of the database; None without a schema."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
 def is_head(connection: Connection) -> bool:
-    """Whether nothing is missing."""
+    """Return whether the schema is current."""
     return revision(connection) == head()
 
 
 def current_is_head(database_url: str) -> bool:
-    """Whether nothing is missing. Raises `DatabaseUnavailable` when the database cannot be asked."""
+    """Return whether the schema is current. Raises `DatabaseUnavailable` when the database cannot be reached."""
     timeout = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
     engine = create_engine(database_url, poolclass=pool.NullPool, connect_args=timeout)
     try:

@@ -1,6 +1,6 @@
-"""What is counted for Prometheus. Every label has a small closed set of values: no ids, paths or names of clients.
+"""Prometheus metrics. Every label has a small closed set of values: no ids, paths or names from clients.
 
-The API and the workers are processes of their own, each with its own registry.
+The API and each worker are separate processes with separate registries.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -54,7 +54,7 @@ WEBHOOKS: Final = Counter(
 
 @dataclass(frozen=True)
 class Backlog:
-    """What waits, as the database says."""
+    """The unfinished jobs, from the database."""
 
     jobs: Mapping[str, int]
     """Jobs that are not finished, by status."""
@@ -67,34 +67,34 @@ class _BacklogCollector(Collector):
         self._read = read
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        found = self._read()
+        backlog = self._read()
         yield GaugeMetricFamily(
-            "grouptune_database_up", "Whether the API reaches Postgres.", value=float(found is not None)
+            "grouptune_database_up", "Whether the API reaches Postgres.", value=float(backlog is not None)
         )
-        if found is None:
+        if backlog is None:
             return
         jobs = GaugeMetricFamily("grouptune_jobs", "Jobs that are not finished, by status.", labels=["status"])
-        for status, count in found.jobs.items():
+        for status, count in backlog.jobs.items():
             jobs.add_metric([status], count)
         yield jobs
         yield GaugeMetricFamily(
             "grouptune_queue_oldest_seconds",
             "How long the oldest job that could run has waited.",
-            value=found.oldest_queued_seconds,
+            value=backlog.oldest_queued_seconds,
         )
 
 
 def exposition(read_backlog: Callable[[], Backlog | None]) -> bytes:
-    """What the API answers. `read_backlog` gives None while the database is away."""
+    """Return the API's metrics as text. `read_backlog` returns None while the database is unavailable."""
     backlog = CollectorRegistry()
     backlog.register(_BacklogCollector(read_backlog))
     return generate_latest(API) + generate_latest(backlog)
 
 
 def serve_worker(host: str, port: int) -> int:
-    """Serves the worker's numbers from a thread on the first free one of ten ports; returns which.
+    """Serve the worker's metrics from a thread, on the first free one of ten ports; return that port.
 
-    Several workers of one machine share their settings. Raises `OSError` when all are taken.
+    Ten ports, because all workers of a machine share the settings. Raises `OSError` when all ports are taken.
     """
     for candidate in range(port, port + PORTS_TRIED - 1):
         try:

@@ -1,7 +1,7 @@
-"""Encryption of what the database must be able to give back: webhook secrets, keys of teachers.
+"""Encryption of the secrets in the database: webhook secrets and teachers' API keys.
 
-Fernet (AES-128-CBC with HMAC-SHA256). The first key of the ring encrypts, all of them decrypt: to change keys put a
-new one in front and keep the old.
+Fernet (AES-128-CBC with HMAC-SHA256). The first key of the ring encrypts, all of them decrypt: to rotate, put a new
+key first and keep the old ones.
 """
 
 from pathlib import Path
@@ -15,15 +15,15 @@ SETTING: Final = "GROUPTUNE_SECRET_KEYS"
 
 
 def new_key() -> str:
-    """The text of a fresh key."""
+    """Return a new key."""
     return Fernet.generate_key().decode()
 
 
 class KeyRing:
-    """The installation's keys; every process of it has the same ones."""
+    """The installation's keys, the same for all of its processes."""
 
     def __init__(self, keys: tuple[str, ...]) -> None:
-        """Raises `BadSetup` when a key is malformed (its text is not shown)."""
+        """Raises `BadSetup` when a key is malformed (the error does not show the key)."""
         try:
             self._fernet = MultiFernet([Fernet(key) for key in keys]) if keys else None
         except ValueError as error:
@@ -34,7 +34,7 @@ class KeyRing:
 
     @classmethod
     def load(cls, keys: str | None, path: Path | None) -> Self:
-        """From the two settings: keys separated by commas or white space, given or in a file.
+        """Load the keys from the two settings: separated by commas or white space, given directly or in a file.
 
         Raises `BadSetup` when the file cannot be read or a key is malformed.
         """
@@ -47,11 +47,11 @@ class KeyRing:
         return cls(tuple(text.replace(",", " ").split()))
 
     def encrypt(self, text: str) -> bytes:
-        """Raises `BadSetup` without a key."""
+        """Encrypt `text`. Raises `BadSetup` without a key."""
         return self._ring.encrypt(text.encode())
 
     def decrypt(self, token: bytes) -> str:
-        """Raises `BadSetup` when none of the keys has made `token`, or it was changed."""
+        """Decrypt `token`. Raises `BadSetup` when none of the keys encrypted it, or it was changed."""
         try:
             return self._ring.decrypt(token).decode()
         except InvalidToken as error:

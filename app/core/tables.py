@@ -1,4 +1,4 @@
-"""Imports every table, so that `Base.metadata` is whole. For migrations."""
+"""Imports every table, so that `Base.metadata` is complete for migrations."""
 
 from app.core.accounts import tables as accounts
 from app.core.db import Base

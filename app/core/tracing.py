@@ -1,7 +1,7 @@
-"""Traces for OpenTelemetry: spans of requests and attempts, sent by OTLP/HTTP when the environment names a collector.
+"""OpenTelemetry traces: spans of requests and attempts, sent by OTLP/HTTP when the environment names a collector.
 
-Without `OTEL_EXPORTER_OTLP_ENDPOINT`, or without the extra `otel`, nothing is loaded and every call does nothing. With
-it spans wait in a bounded queue that a thread of its own empties: a collector that is away costs spans and no time.
+Without `OTEL_EXPORTER_OTLP_ENDPOINT`, or without the extra `otel`, nothing is loaded and every call does nothing.
+Otherwise a background thread sends the spans from a bounded queue: an unreachable collector costs spans, but no time.
 """
 
 import os
@@ -17,7 +17,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 FLUSH_SECONDS: Final = 3.0
-"""For what is left at the end of a process."""
+"""Limit for sending the remaining spans at the end of a process."""
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 Kind = Literal["internal", "server", "consumer"]
@@ -27,30 +27,30 @@ _CURRENT: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 
 def current() -> str | None:
-    """The `traceparent` of the span around this, in the words of W3C's Trace Context; None where nothing is traced."""
+    """Return the `traceparent` (W3C Trace Context) of the current span; None if nothing is traced."""
     return _CURRENT.get()
 
 
 class TraceSpan:
-    """What happens just now. This one is not traced."""
+    """A span; this base class records nothing."""
 
     traceparent: str | None = None
 
     def rename(self, name: str) -> None:
-        """For what is known only later."""
+        """Change the name, when it becomes known only during the span."""
 
     def set(self, **values: Value) -> None:
-        """Attributes; `__` in a name stands for a dot, None is left out."""
+        """Set attributes; `__` in a name stands for a dot, and None values are skipped."""
 
     def fail(self, reason: str) -> None:
-        """Marks it as an error."""
+        """Mark the span as an error."""
 
     def end(self) -> None:
-        """It is over; the end of its block says so at the latest."""
+        """End the span before the end of its block."""
 
 
 class Tracer:
-    """Makes spans. This one makes none."""
+    """Creates spans; this base class creates spans that record nothing."""
 
     is_on = False
 
@@ -58,36 +58,36 @@ class Tracer:
     def span(
         self, name: str, *, parent: str | None = None, kind: Kind = "internal", **values: Value
     ) -> Iterator[TraceSpan]:
-        """A span for the block, below the one around it, or below `parent`, a `traceparent` from elsewhere.
+        """Open a span for the block: a child of the current span, or of `parent`, a `traceparent` from elsewhere.
 
-        An exception marks it as an error and passes.
+        An exception marks the span as an error and propagates.
         """
         yield TraceSpan()
 
     def close(self) -> None:
-        """Sends what is left, within `FLUSH_SECONDS`."""
+        """Send the remaining spans, within `FLUSH_SECONDS`."""
 
 
 OFF: Final = Tracer()
 
 
 def load(service: str) -> Tracer:
-    """The tracer that the environment asks for; `OTEL_SERVICE_NAME` replaces `service`. Raises nothing."""
-    asked = any(os.environ.get(name, "").strip() for name in _ENDPOINTS)
-    if not asked or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    """Return the tracer that the environment configures; `OTEL_SERVICE_NAME` replaces `service`. Never raises."""
+    has_endpoint = any(os.environ.get(name, "").strip() for name in _ENDPOINTS)
+    if not has_endpoint or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return OFF
     try:
         return _Exporting(service)
     except ModuleNotFoundError as error:
         log.warning("tracing.not_installed", missing=error.name, fix="pip install 'grouptune[otel]'")
-    # The boundary: whatever is wrong with it, an installation runs without its traces.
+    # A boundary: an installation must run even if its tracing is broken.
     except Exception as error:
         log.warning("tracing.not_configured", error=str(error))
     return OFF
 
 
 class _Exporting(Tracer):
-    """Over OpenTelemetry's SDK, which reads all other `OTEL_` variables itself."""
+    """Creates spans with OpenTelemetry's SDK, which reads all other `OTEL_` variables itself."""
 
     is_on = True
 
@@ -99,7 +99,7 @@ class _Exporting(Tracer):
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
-        # It logs a traceback for every batch that a collector does not take.
+        # The SDK logs a traceback for every batch that it cannot send.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         name = os.environ.get("OTEL_SERVICE_NAME") or service
         resource = Resource.create({"service.name": name, "service.version": version("grouptune")})
@@ -125,7 +125,7 @@ class _Exporting(Tracer):
             span.end()
 
     def close(self) -> None:
-        # The SDK would wait for half a minute for a collector that does not answer.
+        # The SDK would wait half a minute for a collector that does not respond.
         closing = threading.Thread(target=self._provider.shutdown, name="tracing-end", daemon=True)
         closing.start()
         closing.join(FLUSH_SECONDS)
@@ -148,8 +148,8 @@ class _Recorded(TraceSpan):
         self._span.update_name(name)
 
     def set(self, **values: Value) -> None:
-        known = {name.replace("__", "."): value for name, value in values.items() if value is not None}
-        self._span.set_attributes(known)
+        attributes = {name.replace("__", "."): value for name, value in values.items() if value is not None}
+        self._span.set_attributes(attributes)
 
     def fail(self, reason: str) -> None:
         from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415 - optional

@@ -1,1 +1,1 @@
-"""Backups: the database as of one moment and every blob that it names, in one file."""
+"""Backups: a snapshot of the database and every blob that it refers to, in one file."""

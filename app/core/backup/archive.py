@@ -1,6 +1,6 @@
-"""The file of a backup: a tar whose last member lists the SHA-256 of all others, as `sha256sum` does.
+"""The backup file: a tar archive whose last member lists the SHA-256 of all others, in the format of `sha256sum`.
 
-Written and read in constant memory. Without the list the file is not complete. Knows nothing of what members mean.
+Written and read in constant memory. An archive without the list is incomplete.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ from app.core.errors import GrouptuneError
 from app.core.storage.blobs import CHUNK_BYTES, SUMS
 
 MODE: Final = 0o600
-"""Of the members too: they hold the hashes of keys and clients' data."""
+"""Mode of the file and its members, because they contain hashes of keys and data of clients."""
 
 
 class BackupDamaged(GrouptuneError):
-    """The file is not a whole backup."""
+    """The file is not a complete backup."""
 
     code = "backup_damaged"
 
@@ -32,7 +32,7 @@ class BackupWriter:
         self._digests: dict[str, str] = {}
 
     def add(self, name: str, size: int, content: BinaryIO) -> str:
-        """Writes `size` bytes of `content`; returns their SHA-256. Raises `OSError` when it has fewer."""
+        """Write `size` bytes of `content`; return their SHA-256. Raises `OSError` when `content` is shorter."""
         info = tarfile.TarInfo(name)
         info.size, info.mode = size, MODE
         hashing = _Hashing(content)
@@ -42,17 +42,17 @@ class BackupWriter:
         return self._digests[name]
 
     def add_bytes(self, name: str, content: bytes) -> None:
-        """The same for what is small."""
+        """Write a small member."""
         self.add(name, len(content), io.BytesIO(content))
 
     def close(self) -> None:
-        """Writes the list of digests."""
+        """Write the list of digests and complete the archive."""
         self.add_bytes(SUMS, "".join(f"{digest}  {name}\n" for name, digest in self._digests.items()).encode())
         self._tar.close()
 
 
 class _Hashing(io.RawIOBase):
-    """A stream that is read once, and the digest of what was read."""
+    """Wraps a stream and hashes the bytes that are read from it."""
 
     def __init__(self, source: BinaryIO) -> None:
         self._source = source
@@ -71,15 +71,15 @@ class BackupMember:
         self.name = info.name
         self.size = info.size
         self.sha256 = ""
-        """Known once `chunks` was read to its end."""
+        """Set once `chunks` was read to its end."""
         self._tar = tar
         self._info = info
 
     def chunks(self) -> Iterator[bytes]:
-        """The content; again from its start with every call. Raises `BackupDamaged` when the file ends before it."""
+        """Yield the content, from the start with every call. Raises `BackupDamaged` when the archive is truncated."""
         content = self._tar.extractfile(self._info)
         if content is None:
-            raise BackupDamaged(f"The backup has a member '{self.name}' that is no file.")
+            raise BackupDamaged(f"The backup has a member '{self.name}' that is not a file.")
         digest = hashlib.sha256()
         with content:
             while chunk := _read(content):
@@ -88,12 +88,12 @@ class BackupMember:
         self.sha256 = digest.hexdigest()
 
     def content(self) -> bytes:
-        """All of it, of a small one."""
+        """Return the whole content; only for small members."""
         return b"".join(self.chunks())
 
 
 def _forget(tar: tarfile.TarFile) -> None:
-    """The module keeps a record of every member; from Python 3.13 on `stream=True` says not to."""
+    """Free the records of members, which `tarfile` keeps; `stream=True` does that from Python 3.13 on."""
     cast("Any", tar).members.clear()
 
 
@@ -101,11 +101,11 @@ def _read(content: IO[bytes]) -> bytes:
     try:
         return content.read(CHUNK_BYTES)
     except tarfile.ReadError as error:
-        raise BackupDamaged("The backup ends too early; make or copy it again.") from error
+        raise BackupDamaged("The backup is truncated; make or copy it again.") from error
 
 
 class BackupReader:
-    """The members of the backup at `path`, in order; all of them are whole once the iteration ends."""
+    """Reads the members of a backup in order; all of them are verified once the iteration has ended."""
 
     def __init__(self, tar: tarfile.TarFile) -> None:
         self._tar = tar
@@ -113,42 +113,42 @@ class BackupReader:
     @classmethod
     @contextmanager
     def opened(cls, path: Path) -> Iterator[Self]:
-        """Raises `BackupDamaged` for a file that is no tar, `OSError` for one that cannot be read."""
+        """Open a backup. Raises `BackupDamaged` for a file that is not a tar archive, `OSError` if unreadable."""
         try:
-            tar = tarfile.open(path, "r:")  # noqa: SIM115 - closed below; its errors are told apart from the block's
+            tar = tarfile.open(path, "r:")  # noqa: SIM115 - closed below; only its own errors are translated
         except tarfile.ReadError as error:
-            raise BackupDamaged(f"{path} is no backup of Grouptune ({error}).") from error
+            raise BackupDamaged(f"{path} is not a Grouptune backup ({error}).") from error
         with tar:
             yield cls(tar)
 
     def __iter__(self) -> Iterator[BackupMember]:
-        """Raises `BackupDamaged` for what is missing, unexpected or changed: after the last member at the latest."""
-        found: dict[str, str] = {}
+        """Yield the members. Raises `BackupDamaged`, at the end at the latest, if one is missing or changed."""
+        digests: dict[str, str] = {}
         while (info := self._next()) is not None:
             member = BackupMember(self._tar, info)
             if info.name == SUMS:
-                _compare(found, member.content().decode())
+                _compare(digests, member.content().decode())
                 return
             yield member
             if not member.sha256:
                 for _ in member.chunks():
                     pass
-            found[member.name] = member.sha256
-        raise BackupDamaged(f"The backup is not complete: it does not end with {SUMS}. Make or copy it again.")
+            digests[member.name] = member.sha256
+        raise BackupDamaged(f"The backup is incomplete: it does not end with {SUMS}. Make or copy it again.")
 
     def _next(self) -> tarfile.TarInfo | None:
         try:
             info = self._tar.next()
         except (tarfile.TarError, OSError) as error:
-            raise BackupDamaged(f"The backup cannot be read on ({error}); make or copy it again.") from error
+            raise BackupDamaged(f"The backup cannot be read ({error}); make or copy it again.") from error
         _forget(self._tar)
         if info is not None and not info.isreg():
-            raise BackupDamaged(f"The backup has a member '{info.name}' that is no file.")
+            raise BackupDamaged(f"The backup has a member '{info.name}' that is not a file.")
         return info
 
 
-def _compare(found: dict[str, str], sums: str) -> None:
+def _compare(digests: dict[str, str], sums: str) -> None:
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in sums.splitlines())}
-    wrong = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
+    wrong = [name for name in expected.keys() | digests.keys() if expected.get(name) != digests.get(name)]
     if wrong:
-        raise BackupDamaged(f"The backup has changed since it was made: look at its member '{min(wrong)}'.")
+        raise BackupDamaged(f"The backup has changed since it was made, for example its member '{min(wrong)}'.")

@@ -1,4 +1,4 @@
-"""What a backup holds: every table, and the blobs that rows name. Knows neither tar nor COPY."""
+"""The contents of a backup: every table, and the blobs that rows refer to."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,36 +11,36 @@ from sqlalchemy.orm import Session
 from app.core.spec.frozen import Frozen
 
 MANIFEST: Final = "manifest.json"
-"""The first member."""
+"""Name of the first member."""
 BLOBS: Final = "blobs/"
-"""Before the blobs' keys."""
+"""Prefix of the members that are blobs; their keys follow."""
 TABLES: Final = "tables/"
-"""`tables/<name>/<number>`: rows as COPY writes them."""
+"""`tables/<name>/<number>`: rows in the format of COPY."""
 
 
 class Manifest(Frozen):
-    """What the other members are."""
+    """Describes the other members."""
 
     format: Literal[1] = 1
     version: str
-    """Of the Grouptune that made the backup."""
+    """Version of Grouptune that made the backup."""
     revision: str
-    """Of its schema."""
+    """Revision of its schema."""
     created_at: datetime
-    """The moment that the backup shows, by the database's clock."""
+    """Time of the snapshot, by the database's clock."""
     tables: dict[str, list[str]]
-    """Columns by table, every table after those that it refers to."""
+    """Columns by table. Every table comes after those that it refers to."""
 
 
 @dataclass(frozen=True)
 class ReferencedBlob:
-    """A blob that a row names."""
+    """A blob that a row refers to."""
 
     place: str
-    """Its key, of a tree its prefix."""
+    """Key of the blob, or prefix of the tree."""
     is_tree: bool
     sha256: str | None
-    """Of a file, as its row says."""
+    """Digest in the row of a file."""
 
 
 _NAMED: Final = text(
@@ -56,7 +56,7 @@ _NAMED: Final = text(
     ORDER BY place
     """
 )
-# A row that is deleted just now holds its lock until its blob is gone.
+# FOR KEY SHARE waits for a delete in progress, which holds the row's lock until the blob is removed.
 _STILL_NAMED: Final = (
     text("SELECT FROM files WHERE :place IN (blob, rows_blob) FOR KEY SHARE"),
     text("SELECT FROM models WHERE blob = :place FOR KEY SHARE"),
@@ -77,7 +77,7 @@ LEFT_OUT: Final = {
     "upload_parts": "'uploads/' || upload_id || '/' || id = ANY({gone})",
     "workers": "true",
 }
-"""Rows of a table that a backup leaves out: what they name was deleted while it was made, or is not there elsewhere."""
+"""Rows that a backup omits: their blobs were deleted during the backup, or they describe this machine's workers."""
 
 _HELD: Final = {
     "job": "jobs",
@@ -86,22 +86,22 @@ _HELD: Final = {
     "upload": "uploads",
     "webhook endpoint": "webhook_endpoints",
     "trust in a CI system": "oidc_trusts",
-    "API key that somebody has made": "api_keys WHERE created_by IS NOT NULL",
+    "API key that a user created": "api_keys WHERE created_by IS NOT NULL",
 }
 
 
 def named(session: Session) -> list[ReferencedBlob]:
-    """All blobs that the database names, by place."""
+    """Return all blobs that the database refers to, ordered by key."""
     return [ReferencedBlob(row.place, row.is_tree, row.sha256) for row in session.execute(_NAMED)]
 
 
 def still_named(session: Session, place: str) -> bool:
-    """Whether a row names the blob now."""
+    """Return whether a row refers to the blob now."""
     return any(session.execute(query, {"place": place}).first() is not None for query in _STILL_NAMED)
 
 
 def held(session: Session, tables: Collection[str]) -> list[str]:
-    """What people would miss, in words; `tables` are those that there are."""
+    """Describe the data that would be lost with this database; `tables` are the existing tables."""
     counts = {
         word: session.scalar(text(f"SELECT count(*) FROM {source}"))  # noqa: S608 - constants
         for word, source in _HELD.items()

@@ -1,7 +1,9 @@
-"""Writes a backup of a running or a stopped installation: rows of one snapshot, and every blob that they name.
+"""Writes a backup of a running or stopped installation: the rows of one snapshot, and every blob that they refer to.
 
-COPY through the driver, so that no client program of the server's version is needed. Blobs come first: what is
-deleted meanwhile is then left out of the rows.
+The rows are read in one REPEATABLE READ transaction, so they show a single moment however long the backup takes. Blobs
+are not part of that snapshot: one may be deleted during the backup, together with its row, which the snapshot still
+shows. So blobs are written first, and the rows of blobs that were deleted are omitted afterwards. Rows are exported
+with COPY through the driver, so no client program of the server's version is needed.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,14 +26,14 @@ from app.core.storage.blobs import SUMS, BlobMissing, BlobStore, StorageUnavaila
 from app.core.tables import metadata
 
 PART_BYTES: Final = 4 << 20
-"""A table's rows are written in members of about that size."""
+"""Approximate size of the members that hold a table's rows."""
 
 ProgressListener = Callable[["BackupProgress"], None]
 
 
 @dataclass
 class BackupProgress:
-    """How far it is: `done` of `total` steps (a dump's are blobs and tables, a restore's bytes), and the bytes."""
+    """Progress: `done` of `total` steps (blobs and tables of a dump, bytes of a restore), and the bytes so far."""
 
     total: int = 0
     done: int = 0
@@ -40,12 +42,12 @@ class BackupProgress:
 
 @dataclass(frozen=True)
 class DumpResult:
-    """What was written."""
+    """What a dump has written."""
 
     blobs: int
     bytes: int
     problems: list[str]
-    """What the installation itself lacks, for people; the backup holds the rest."""
+    """Data that the installation itself has lost, for the operator; the backup contains the rest."""
 
 
 @dataclass
@@ -53,15 +55,15 @@ class _Dump:
     database: Database
     store: BlobStore
     writer: BackupWriter
-    tell: ProgressListener
+    on_progress: ProgressListener
     progress: BackupProgress = field(default_factory=BackupProgress)
     gone: list[str] = field(default_factory=list)
-    """Places that were deleted meanwhile."""
+    """Keys of blobs that were deleted during the dump."""
     problems: list[str] = field(default_factory=list)
 
-    def moved(self, count: int = 0) -> None:
+    def advance(self, count: int = 0) -> None:
         self.progress.bytes += count
-        self.tell(self.progress)
+        self.on_progress(self.progress)
 
     def blob(self, named: ReferencedBlob) -> None:
         try:
@@ -74,10 +76,10 @@ class _Dump:
             else:
                 self.gone.append(named.place)
         self.progress.done += 1
-        self.moved()
+        self.advance()
 
     def _tree(self, prefix: str) -> None:
-        # Its list of digests last, so that a tree that a restore has not finished is not complete.
+        # The list of digests comes last, so that an interrupted restore leaves no tree that looks complete.
         for line in self._small(f"{prefix}/{SUMS}").splitlines():
             sha256, _, name = line.partition("  ")
             self._one(f"{prefix}/{name}", sha256)
@@ -89,30 +91,30 @@ class _Dump:
 
     def _one(self, key: str, sha256: str | None) -> None:
         try:
-            # As a file of ours: a member of a tar must not break off in the middle.
-            with self.store.as_file(key, self.moved) as path, path.open("rb") as content:
+            # Copy to a local file first: an error in the middle of a member would break the archive.
+            with self.store.as_file(key, self.advance) as path, path.open("rb") as content:
                 size = path.stat().st_size
-                found = self.writer.add(f"{contents.BLOBS}{key}", size, content)
+                digest = self.writer.add(f"{contents.BLOBS}{key}", size, content)
         except FileNotFoundError as error:
             raise BlobMissing(f"The blob store holds nothing under '{key}'.") from error
         except StorageUnavailable as error:
             if self.store.exists(key):
                 raise
             raise BlobMissing(error.message) from error
-        if sha256 not in (None, found):
-            self.problems.append(f"{key} has changed since it was stored; the backup has it as it is now.")
-        self.moved(size)
+        if sha256 not in (None, digest):
+            self.problems.append(f"{key} has changed since it was stored; the backup contains the changed blob.")
+        self.advance(size)
 
     def table(self, session: Session, name: str, columns: list[str]) -> None:
         for number, part in enumerate(_parts(_rows(session, name, columns, self.gone))):
             self.writer.add_bytes(f"{contents.TABLES}{name}/{number:06d}", part)
-            self.moved(len(part))
+            self.advance(len(part))
         self.progress.done += 1
-        self.moved()
+        self.advance()
 
 
-def dump(database: Database, store: BlobStore, out: BinaryIO, tell: ProgressListener) -> DumpResult:
-    """Writes the backup to `out`, which is complete on return.
+def dump(database: Database, store: BlobStore, out: BinaryIO, on_progress: ProgressListener) -> DumpResult:
+    """Write the backup to `out`, which is complete on return.
 
     Raises `BadSetup` unless the schema is current, `DatabaseUnavailable`, `StorageUnavailable` and `OSError`.
     """
@@ -125,7 +127,7 @@ def dump(database: Database, store: BlobStore, out: BinaryIO, tell: ProgressList
             raise BadSetup("The database schema is not current; run `grouptune db upgrade`, then back up.")
         manifest = _manifest(session)
         named = contents.named(session)
-        work = _Dump(database, store, BackupWriter(out), tell, BackupProgress(len(named) + len(manifest.tables)))
+        work = _Dump(database, store, BackupWriter(out), on_progress, BackupProgress(len(named) + len(manifest.tables)))
         work.writer.add_bytes(contents.MANIFEST, manifest.model_dump_json(indent=2).encode())
         for blob in named:
             work.blob(blob)
@@ -145,7 +147,7 @@ def _manifest(session: Session) -> Manifest:
 
 
 def _rows(session: Session, name: str, columns: list[str], gone: list[str]) -> Iterator[bytes]:
-    """The table as COPY's text, a row at a time. Raises `DatabaseUnavailable`."""
+    """Yield the rows of a table in COPY's text format. Raises `DatabaseUnavailable`."""
     left_out = sql.SQL(cast("Any", contents.LEFT_OUT.get(name, "false"))).format(gone=sql.Literal(gone))
     query = sql.SQL("COPY (SELECT {columns} FROM {table} WHERE NOT ({left_out})) TO STDOUT").format(
         columns=sql.SQL(", ").join(map(sql.Identifier, columns)), table=sql.Identifier(name), left_out=left_out

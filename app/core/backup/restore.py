@@ -1,6 +1,6 @@
-"""Puts a backup back: blobs as they come, all rows in one transaction that commits once the whole file was right.
+"""Restores a backup: blobs as they are read, and all rows in one transaction, committed once the file is verified.
 
-The database gets the schema of the backup, then its rows, then the migrations since: an older backup is no obstacle.
+The database gets the schema of the backup, then its rows, then the newer migrations, so that older backups work too.
 """
 
 import re
@@ -42,7 +42,7 @@ class NotEmpty(GrouptuneError):
 
 @dataclass(frozen=True)
 class RestoreResult:
-    """What was put back."""
+    """What a restore has written."""
 
     manifest: Manifest
     blobs: int
@@ -50,7 +50,7 @@ class RestoreResult:
 
 
 class _Blobs:
-    """Puts blobs into the store. What is there already with the same content stays."""
+    """Writes blobs to the store. Existing blobs with the same content are kept."""
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
@@ -65,30 +65,30 @@ class _Blobs:
                 pass
             if self._store.digest(key) == member.sha256:
                 return
-            self._store.delete(key)  # blobs never change: it was damaged
+            self._store.delete(key)  # blobs never change, so this one is damaged
         self._store.write(key, member.chunks())
         self._written.append(key)
 
-    def take_back(self) -> None:
+    def remove_written(self) -> None:
         for key in self._written:
             self._store.discard(key)
 
 
 def restore(
-    database: Database, store: BlobStore, path: Path, tell: ProgressListener, *, replace: bool
+    database: Database, store: BlobStore, path: Path, on_progress: ProgressListener, *, replace: bool
 ) -> RestoreResult:
-    """Restores the backup at `path`; nothing has changed when it raises.
+    """Restore the backup at `path`; an error leaves everything unchanged.
 
-    Raises `NotEmpty` for a database with jobs, files or anything else that people would miss, unless `replace`;
+    Raises `NotEmpty` for a database with jobs, files or other data of users, unless `replace`;
     `BackupDamaged`; `BadSetup` for a backup of a newer version, or while something uses the database;
     `DatabaseUnavailable` and `StorageUnavailable`.
     """
     blobs = _Blobs(store)
     try:
         with BackupReader.opened(path) as reader, database.transaction() as session:
-            restored = _load(session, blobs, reader, path.stat().st_size, tell, replace=replace)
+            restored = _load(session, blobs, reader, path.stat().st_size, on_progress, replace=replace)
     except BaseException:
-        blobs.take_back()
+        blobs.remove_written()
         raise
     with database.transaction() as session:
         _remove_later_attempts(session, store)
@@ -96,14 +96,16 @@ def restore(
 
 
 def _load(
-    session: Session, blobs: _Blobs, reader: BackupReader, size: int, tell: ProgressListener, *, replace: bool
+    session: Session, blobs: _Blobs, reader: BackupReader, size: int, on_progress: ProgressListener, *, replace: bool
 ) -> RestoreResult:
     connection = session.connection()
     members = iter(reader)
     manifest = _manifest(next(members, None))
     tables = inspect(connection).get_table_names()
     if not replace and (held := contents.held(session, tables)):
-        raise NotEmpty(f"The database holds {', '.join(held)}. To throw that away and restore, add --replace.")
+        raise NotEmpty(
+            f"The database holds {', '.join(held)}. To delete all of that and restore the backup, add --replace."
+        )
     _prepare(connection, manifest.revision)
     progress = BackupProgress(size)
     for member in members:
@@ -113,7 +115,7 @@ def _load(
             _copy(connection, manifest, member)
         progress.bytes += member.size
         progress.done = progress.bytes
-        tell(progress)
+        on_progress(progress)
     _set_identities(session)
     migrate.upgrade_on(connection, "head")
     return RestoreResult(manifest, blobs.count, progress.bytes)
@@ -121,11 +123,11 @@ def _load(
 
 def _manifest(member: BackupMember | None) -> Manifest:
     if member is None or member.name != contents.MANIFEST:
-        raise BackupDamaged("This is no backup of Grouptune: it does not begin with a manifest.")
+        raise BackupDamaged("This is not a Grouptune backup: it does not begin with a manifest.")
     try:
         manifest = Manifest.model_validate_json(member.content())
     except ValidationError as error:
-        raise BackupDamaged("The manifest of this backup is not one that this version of Grouptune reads.") from error
+        raise BackupDamaged("This version of Grouptune cannot read the manifest of this backup.") from error
     if not migrate.is_known(manifest.revision):
         raise BadSetup(
             f"The backup was made by Grouptune {manifest.version}, whose database schema ({manifest.revision}) is "
@@ -135,8 +137,8 @@ def _manifest(member: BackupMember | None) -> Manifest:
 
 
 def _prepare(connection: Connection, revision: str) -> None:
-    """Empty tables as they were at `revision`."""
-    connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))  # blobs are stored in between
+    """Create empty tables with the schema of `revision`."""
+    connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))  # blobs are stored between statements
     connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
     try:
         migrate.clear(connection)
@@ -150,7 +152,7 @@ def _prepare(connection: Connection, revision: str) -> None:
 def _copy(connection: Connection, manifest: Manifest, member: BackupMember) -> None:
     name, _, _ = member.name.removeprefix(contents.TABLES).partition("/")
     if not member.name.startswith(contents.TABLES) or name not in manifest.tables:
-        raise BackupDamaged(f"The backup has a member '{member.name}' that its manifest does not know.")
+        raise BackupDamaged(f"The backup has a member '{member.name}' that its manifest does not list.")
     query = sql.SQL("COPY {table} ({columns}) FROM STDIN").format(
         table=sql.Identifier(name), columns=sql.SQL(", ").join(map(sql.Identifier, manifest.tables[name]))
     )
@@ -166,7 +168,7 @@ def _copy(connection: Connection, manifest: Manifest, member: BackupMember) -> N
 
 
 def _set_identities(session: Session) -> None:
-    """Numbers that are given from now on come after those that were restored."""
+    """Make new identity values follow the restored ones."""
     for table, column in session.execute(_IDENTITIES).all():
         statement = sql.SQL(
             "SELECT setval(pg_get_serial_sequence({name}, {field}), max({column})) FROM {table}"
@@ -180,9 +182,9 @@ def _set_identities(session: Session) -> None:
 
 
 def _remove_later_attempts(session: Session, store: BlobStore) -> None:
-    """What attempts after the backup have stored: the next ones get their numbers, and blobs are never overwritten."""
+    """Remove blobs of attempts after the backup: new attempts reuse their numbers, and blobs are never overwritten."""
     for job_id, attempt in session.execute(select(Job.id, Job.attempt).where(Job.status.not_in(TERMINAL))):
         for key in store.list(f"jobs/{job_id}"):
-            found = _ATTEMPT.match(key)
-            if found is not None and int(found[1]) > attempt:
+            match = _ATTEMPT.match(key)
+            if match is not None and int(match[1]) > attempt:
                 store.delete(key)

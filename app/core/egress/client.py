@@ -1,8 +1,9 @@
-"""The only way out to addresses that a client names: webhooks, teachers, judges, reward endpoints.
+"""The HTTP client for all URLs that clients choose: webhooks, teachers, judges, reward endpoints.
 
-A host is resolved once, every answer is checked, and the connection goes to the address that was checked, so a
-name cannot change its mind in between. TLS still verifies the name. No redirects, no cookies, no proxies from the
-environment, `https` only (but for hosts that the operator allows), limits on time and size.
+It prevents server-side request forgery. A host is resolved once, each of its addresses is checked, and the connection
+goes to a checked address, so that DNS cannot return another address in between. TLS still verifies the name. No
+redirects, no cookies, no proxies from the environment, `https` only (except for hosts that the operator allows), and
+limits on time and size.
 """
 
 import socket
@@ -28,9 +29,9 @@ MAX_PORT: Final = 65_535
 USER_AGENT: Final = "grouptune"
 
 Resolve = Callable[[str, int], list[str]]
-"""Host and port -> its addresses. Raises `OSError`."""
+"""Host and port -> addresses of the host. Raises `OSError`."""
 Connect = Callable[[str, int, float | None], httpcore.NetworkStream]
-"""Address, port and limit in seconds -> an open connection. Raises `httpcore.ConnectError` and `ConnectTimeout`."""
+"""Address, port and timeout in seconds -> an open connection. Raises `httpcore.ConnectError` and `ConnectTimeout`."""
 
 
 class AddressRefused(InvalidRequest):
@@ -40,58 +41,57 @@ class AddressRefused(InvalidRequest):
 
 
 class EgressFailed(GrouptuneError):
-    """The other server could not be reached, or did not answer in time. Trying again may help."""
+    """The other server could not be reached, or did not respond in time. A retry may help."""
 
     code = "no_answer"
 
 
 class ResponseTooLarge(EgressFailed):
-    """The other server's answer is larger than what is taken from it. Trying again does not help."""
+    """The other server's response is larger than the limit. A retry does not help."""
 
     code = "answer_too_large"
 
 
 @dataclass(frozen=True)
 class EgressResponse:
-    """What came back. A redirect is an answer like any other: nobody follows it."""
+    """The response of the other server. A redirect is returned, not followed."""
 
     status: int
     headers: Mapping[str, str]
-    """Case does not matter."""
+    """Names are case-insensitive."""
     body: bytes
-    was_cut: bool = False
 
 
 @dataclass(frozen=True)
 class _Call:
     deadline: float
-    """Of the monotonic clock."""
+    """Monotonic time at which the request must be complete."""
     is_plain: bool
 
     def left(self, timeout: float | None = None) -> float:
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise httpcore.ReadTimeout("the time for the whole request is over")
+            raise httpcore.ReadTimeout("the time limit for the whole request has passed")
         return left if timeout is None else min(left, timeout)
 
 
 _call: ContextVar[_Call] = ContextVar("call")
-"""The request of this thread, for the connection below httpx: its own limits count from byte to byte only."""
+"""This thread's request. The connections read it: httpx' own timeouts limit each read, not the whole request."""
 
 
 def system_resolve(host: str, port: int) -> list[str]:
-    """What the system's resolver says, each address once."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[4][0]) for address in found))
+    """Resolve a host with the system's resolver; each address once."""
+    results = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(result[4][0]) for result in results))
 
 
 def dial(address: str, port: int, timeout: float | None) -> httpcore.NetworkStream:
-    """Opens a TCP connection."""
+    """Open a TCP connection."""
     return httpcore.SyncBackend().connect_tcp(address, port, timeout)
 
 
 def check_url(url: str, allowed: PrivateHosts, param: str | None = None) -> httpx.URL:
-    """What can be said of a URL before its name is resolved, for a clear answer when a client sends it.
+    """Check a URL without resolving its host, to refuse a bad one when the client sends it; return the parsed URL.
 
     Raises `AddressRefused`, with `param` as the field to change.
     """
@@ -112,19 +112,19 @@ def check_url(url: str, allowed: PrivateHosts, param: str | None = None) -> http
     if parsed.userinfo or parsed.fragment:
         raise refuse("must have neither a user and password nor a fragment (#...)")
     address = literal(parsed.host)
-    named = allowed.name_is_allowed(parsed.host) or (address is not None and allowed.address_is_allowed(address))
-    if named:
+    is_allowed = allowed.name_is_allowed(parsed.host) or (address is not None and allowed.address_is_allowed(address))
+    if is_allowed:
         return parsed
     if address is not None and (reason := why_refused(address)):
         raise refuse(f"names {reason}, {parsed.host}; only the operator can allow it (GROUPTUNE_ALLOWED_PRIVATE_HOSTS)")
-    # Behind a name may be an address that the operator allows: known when it is resolved.
+    # A name may resolve to an address that the operator allows; that is checked at the time of the request.
     if parsed.scheme == "http" and (address is not None or not allowed.networks):
         raise refuse("must begin with https://")
     return parsed
 
 
 class Egress:
-    """A pool of checked connections, for any number of threads. A context manager: closed at its end."""
+    """A pool of checked connections, for any number of threads. A context manager."""
 
     def __init__(
         self,
@@ -135,11 +135,11 @@ class Egress:
         ssl_context: ssl.SSLContext | None = None,
         max_connections: int = 10,
     ) -> None:
-        """`allowed` comes from the operator's settings, never from a client."""
+        """`allowed` comes from the operator's settings, never from clients."""
         self.allowed = allowed or PrivateHosts()
         context = ssl_context or httpx.create_ssl_context()  # certifi's roots, or those of SSL_CERT_FILE
         self._transport = httpx.HTTPTransport(verify=context, trust_env=False)
-        # httpx passes everything to its pool but the backend, which opens the connections.
+        # Replace the pool: httpx offers no parameter for the backend that opens the connections.
         self._transport._pool = httpcore.ConnectionPool(
             ssl_context=context,
             max_connections=max_connections,
@@ -157,7 +157,7 @@ class Egress:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._transport.close()
 
     def request(
@@ -171,9 +171,10 @@ class Egress:
         max_bytes: int,
         cut: bool = False,
     ) -> EgressResponse:
-        """One request and its whole answer, of any status, within `timeout_seconds` from the name to the last byte.
+        """Send one request; return the whole response, whatever its status.
 
-        An answer of more than `max_bytes` is an error, or with `cut` is read so far only. Raises `AddressRefused`,
+        `timeout_seconds` covers everything from name resolution to the last byte. A response of more than `max_bytes`
+        is an error; with `cut` its first `max_bytes` are returned. Raises `AddressRefused`,
         `EgressFailed` and its `ResponseTooLarge`.
         """
         parsed = check_url(url, self.allowed)
@@ -206,15 +207,15 @@ def _read(response: httpx.Response, max_bytes: int, *, cut: bool) -> EgressRespo
         body += chunk
         if len(body) > max_bytes:
             if not cut:
-                raise ResponseTooLarge(f"The answer has more than {max_bytes} bytes.")
-            return EgressResponse(response.status_code, response.headers, bytes(body[:max_bytes]), was_cut=True)
+                raise ResponseTooLarge(f"The response has more than {max_bytes} bytes.")
+            return EgressResponse(response.status_code, response.headers, bytes(body[:max_bytes]))
     if not cut and response.headers.get("content-encoding", "identity") != "identity":
-        raise EgressFailed("The answer is compressed, although the request asked for it as it is.")
+        raise EgressFailed("The response is compressed, although the request accepts only `identity`.")
     return EgressResponse(response.status_code, response.headers, bytes(body))
 
 
 class _PinnedBackend(httpcore.NetworkBackend):
-    """Opens connections for the pool, to checked addresses only."""
+    """Opens the pool's connections, only to checked addresses."""
 
     def __init__(self, allowed: PrivateHosts, resolve: Resolve, connect: Connect) -> None:
         self._allowed = allowed
@@ -239,16 +240,16 @@ class _PinnedBackend(httpcore.NetworkBackend):
         raise failure
 
     def _addresses(self, host: str, port: int, call: _Call) -> list[str]:
-        """The host's addresses. Raises `AddressRefused` if one of them is not allowed, whatever the others are."""
+        """Resolve the host. Raises `AddressRefused` if any of its addresses is not allowed."""
         try:
-            found = _within(call.left(), lambda: self._resolve(host, port))
+            addresses = _within(call.left(), lambda: self._resolve(host, port))
         except TimeoutError as error:
             raise httpcore.ConnectTimeout("its name was not resolved in time") from error
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError(f"its name was not resolved ({error})") from error
-        for text in found:
+        for text in addresses:
             self._check(host, ip_address(text), call)
-        return found
+        return addresses
 
     def _check(self, host: str, address: Address, call: _Call) -> None:
         if self._allowed.name_is_allowed(host) or self._allowed.address_is_allowed(address):
@@ -262,7 +263,7 @@ class _PinnedBackend(httpcore.NetworkBackend):
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A connection on which no step lasts longer than its request may, however slowly the bytes drip."""
+    """A connection whose reads and writes end at the deadline of the request, however slowly the bytes arrive."""
 
     def __init__(self, inner: httpcore.NetworkStream) -> None:
         self._inner = inner
@@ -286,7 +287,10 @@ class _TimedStream(httpcore.NetworkStream):
 
 
 def _within(seconds: float, work: Callable[[], list[str]]) -> list[str]:
-    """`work` in a thread that nobody waits for any longer. The system's resolver takes no limit."""
+    """Run `work` in a thread and wait at most so long: the system's resolver has no timeout parameter.
+
+    Raises `TimeoutError`. The thread is abandoned then.
+    """
     future: Future[list[str]] = Future()
 
     def run() -> None:

@@ -1,7 +1,7 @@
-"""Which IP addresses a request for a client may go to: public ones, and what the operator allows besides.
+"""The IP addresses that requests for clients may reach: public ones, and those that the operator allows.
 
-The ranges are written out: what `ipaddress` calls global has changed between Python versions, and holds addresses
-that lead back inside (NAT64, 6to4, Teredo).
+The ranges are listed here because `ipaddress.is_global` has changed between Python versions, and is true for addresses
+that can lead back into the private network (NAT64, 6to4, Teredo).
 """
 
 from collections.abc import Iterable
@@ -29,15 +29,15 @@ REFUSED: Final[dict[str, tuple[str, ...]]] = {
         *("2001::/23", "2002::/16", "5f00::/16"),
     ),
 }
-"""What it is called in the error -> ranges. The first that fits names it."""
+"""Description in the error -> ranges. The first matching range gives the description."""
 _REFUSED: Final = tuple((ip_network(text), name) for name, texts in REFUSED.items() for text in texts)
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
 
 
 def why_refused(address: Address) -> str | None:
-    """What is wrong with an address ("a loopback address"), or None for a public one.
+    """Describe why an address is refused ("a loopback address"); None for a public one.
 
-    An IPv4 address inside an IPv6 one (`::ffff:10.0.0.1`) is judged as itself.
+    An IPv4 address inside an IPv6 address (`::ffff:10.0.0.1`) is checked as the IPv4 address.
     """
     address = _plain(address)
     for network, name in _REFUSED:
@@ -50,43 +50,43 @@ def why_refused(address: Address) -> str | None:
 
 @dataclass(frozen=True)
 class PrivateHosts:
-    """What the operator allows besides public addresses: names of hosts, single addresses, networks."""
+    """What the operator allows in addition to public addresses: host names, single addresses, networks."""
 
     names: frozenset[str] = frozenset()
     networks: tuple[Network, ...] = ()
 
     @classmethod
     def parse(cls, entries: Iterable[str]) -> Self:
-        """From `judge.internal`, `127.0.0.1`, `10.1.0.0/16`. Raises `ValueError` for what is none of these."""
+        """Parse entries such as `judge.internal`, `127.0.0.1`, `10.1.0.0/16`. Raises `ValueError` for others."""
         names: set[str] = set()
         networks: list[Network] = []
-        for entry in (one.strip() for one in entries):
+        for entry in map(str.strip, entries):
             try:
                 networks.append(ip_network(entry))
             except ValueError:
                 if not entry or set(entry) & set("/:@*?# ") or entry.replace(".", "").isdigit():
                     raise ValueError(
-                        f"{entry!r} is neither a host name nor an address nor a network (its host bits must be 0)"
+                        f"{entry!r} is not a host name, an address or a network (the host bits of a network must be 0)"
                     ) from None
                 names.add(plain_name(entry))
         return cls(frozenset(names), tuple(networks))
 
     def name_is_allowed(self, host: str) -> bool:
-        """Whether the operator named this host; then it may have any address."""
+        """Return whether the operator allows this host, which may then have any address."""
         return plain_name(host) in self.names
 
     def address_is_allowed(self, address: Address) -> bool:
-        """Whether the address lies in a network that the operator named."""
+        """Return whether the address is in a network that the operator allows."""
         return any(_plain(address) in network for network in self.networks)
 
 
 def plain_name(host: str) -> str:
-    """A host name as it is compared: lower case, without the root's dot."""
+    """Normalise a host name for comparison: lower case, without a final dot."""
     return host.lower().rstrip(".")
 
 
 def literal(host: str) -> Address | None:
-    """The address that a URL's host spells out, or None for a name."""
+    """Return the IP address if a URL's host is one, None for a name."""
     try:
         return ip_address(host.strip("[]"))
     except ValueError:

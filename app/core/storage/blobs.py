@@ -1,6 +1,6 @@
-"""What every blob store can do. Knows no place to keep blobs: `local` and `s3` do.
+"""The interface of blob stores; `local` and `s3` implement it.
 
-A tree of files ends with its list of digests (`SHA256SUMS`): a tree without one is not complete.
+The last file of a stored tree is its list of digests (`SHA256SUMS`): a tree without the list is incomplete.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 SUMS: Final = "SHA256SUMS"
 CHUNK_BYTES: Final = 1 << 20
 INCOMING: Final = ".incoming"
-"""Where stores keep what is not complete; no key may name it."""
+"""Place for incomplete blobs; no key may contain it."""
 MAX_SUMS_BYTES: Final = 10_000_000
 
 
@@ -32,13 +32,13 @@ class BlobMissing(GrouptuneError):
 
 
 class BlobCorrupt(GrouptuneError):
-    """A stored tree is not complete or its content has changed."""
+    """A stored tree is incomplete or its content has changed."""
 
     code = "blob_corrupt"
 
 
 class StorageUnavailable(GrouptuneError):
-    """The blob store is away; try again in a few seconds."""
+    """The blob store is unavailable; try again in a few seconds."""
 
     status = 503
     code = "storage_unavailable"
@@ -46,7 +46,7 @@ class StorageUnavailable(GrouptuneError):
 
 @dataclass(frozen=True)
 class StoredBlob:
-    """What was written."""
+    """Size and digest of a written blob."""
 
     bytes: int
     sha256: str
@@ -54,14 +54,14 @@ class StoredBlob:
 
 @dataclass(frozen=True)
 class ListedBlob:
-    """A blob that is there, and when it was written by the store's clock."""
+    """A blob in the store, and when it was written by the store's clock."""
 
     key: str
     written_at: datetime
 
 
 def check_key(key: str) -> str:
-    """The key. Raises `ValueError` for one that would leave the store."""
+    """Return the key. Raises `ValueError` for a key that would point outside the store."""
     parts = key.split("/")
     if any(part in ("", ".", "..", INCOMING) or "\0" in part or "\\" in part for part in parts):
         raise ValueError(f"not a blob key: {key!r}")
@@ -71,51 +71,51 @@ def check_key(key: str) -> str:
 class BlobStore(ABC):
     """Blobs by key: relative paths with `/`, such as `jobs/ftjob-1/a1/adapter`; written once, never overwritten.
 
-    Every method raises `ValueError` for a key that would leave the store, and `StorageUnavailable` (a local store
-    `OSError`) when the place itself fails.
+    Every method raises `ValueError` for a key that would point outside the store, and `StorageUnavailable` (a
+    local store `OSError`) when the store itself fails.
     """
 
     @abstractmethod
     def write(self, key: str, chunks: Iterable[bytes]) -> StoredBlob:
-        """Stores the chunks under a new key; nothing is visible before all of it is stored.
+        """Store the chunks under a new key; the blob becomes visible once it is complete.
 
-        Raises `FileExistsError` when the key is taken, and whatever `chunks` raises, leaving no trace.
+        Raises `FileExistsError` when the key exists. Errors of `chunks` propagate and leave nothing behind.
         """
 
     @abstractmethod
     def open(self, key: str) -> BinaryIO:
-        """The blob for reading, seekable. Raises `BlobMissing`."""
+        """Open the blob for reading, seekable. Raises `BlobMissing`."""
 
     @abstractmethod
     def as_file(self, key: str, tick: Callable[[], None]) -> AbstractContextManager[Path]:
-        """The blob as a local file for a block; calls `tick` now and then while it is fetched. Raises `BlobMissing`."""
+        """Provide the blob as a local file during a block; call `tick` during a download. Raises `BlobMissing`."""
 
     @abstractmethod
     def exists(self, key: str) -> bool:
-        """Whether there is a blob under exactly this key."""
+        """Return whether a blob has exactly this key."""
 
     @abstractmethod
     def scan(self, prefix: str) -> Iterator[ListedBlob]:
-        """All blobs below `prefix`, in any order."""
+        """Yield all blobs below `prefix`, in any order."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Removes one blob; absent is fine."""
+        """Remove one blob, if it exists."""
 
     @abstractmethod
     def delete_tree(self, prefix: str) -> None:
-        """Removes everything below `prefix`, the list of digests first; absent is fine."""
+        """Remove all blobs below `prefix`, if any; the list of digests first, as an incomplete tree has none."""
 
     @abstractmethod
     def remove_incomplete(self, before: datetime) -> None:
-        """Removes what writers that were killed before that left of blobs that never appeared."""
+        """Remove the incomplete blobs that writers left behind when they were killed before that time."""
 
     @abstractmethod
     def check_writable(self) -> None:
-        """Writes and removes a little. Raises `StorageUnavailable` that says why that failed."""
+        """Write and remove a probe. Raises `StorageUnavailable` with the reason if that fails."""
 
     def discard(self, place: str) -> None:
-        """Removes a blob, or all below a prefix, that nothing names; what fails now is collected as an orphan later."""
+        """Remove a blob, or all below a prefix, that no row refers to. If that fails, it is collected as an orphan."""
         try:
             self.delete(place)
             self.delete_tree(place)
@@ -123,24 +123,24 @@ class BlobStore(ABC):
             log.warning("blob.not_removed", place=place, error=str(error))
 
     def list(self, prefix: str) -> list[str]:
-        """All keys below `prefix`, sorted; empty when there are none."""
+        """Return all keys below `prefix`, sorted."""
         return sorted(listed.key for listed in self.scan(prefix))
 
     def put_tree(self, prefix: str, directory: Path) -> dict[str, StoredBlob]:
-        """Stores all files of `directory` below `prefix`, their digests last; returns them by path.
+        """Store all files of `directory` below `prefix`, then the list of digests; return the files by path.
 
-        Raises `FileExistsError` when a file is there already.
+        Raises `FileExistsError` when a file exists already.
         """
         files = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
         stored = {name: self.write(f"{prefix}/{name}", read(files[name])) for name in sorted(files) if name != SUMS}
-        sums = "".join(f"{one.sha256}  {name}\n" for name, one in stored.items())
+        sums = "".join(f"{file.sha256}  {name}\n" for name, file in stored.items())
         self.write(f"{prefix}/{SUMS}", [sums.encode()])
         return stored
 
     def fetch_tree(self, prefix: str, destination: Path) -> None:
-        """Copies a stored tree into `destination` (made if absent) and verifies every digest.
+        """Copy a stored tree into `destination` (created if necessary) and verify every digest.
 
-        Raises `BlobCorrupt` when the list of digests is absent, or a file is, or does not match it.
+        Raises `BlobCorrupt` when the list of digests or a file is missing, or a file does not match its digest.
         """
         try:
             with self.open(f"{prefix}/{SUMS}") as blob:
@@ -152,19 +152,19 @@ class BlobStore(ABC):
             target = destination.joinpath(*PurePosixPath(name).parts)
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                found = self.fetch(f"{prefix}/{name}", target)
+                digest: str | None = self.fetch(f"{prefix}/{name}", target)
             except BlobMissing:
-                found = None
-            if found != expected:
+                digest = None
+            if digest != expected:
                 raise BlobCorrupt(f"The file '{name}' of the tree '{prefix}' is missing or has changed.")
 
     def fetch(self, key: str, target: Path) -> str:
-        """Copies a blob to a local path and returns its SHA-256 (hexadecimal). Raises `BlobMissing`."""
+        """Copy a blob to a local path; return its SHA-256 (hexadecimal). Raises `BlobMissing`."""
         with target.open("wb") as out:
             return self.digest(key, out.write)
 
     def digest(self, key: str, take: Callable[[bytes], object] = len) -> str:
-        """The SHA-256 (hexadecimal) of a blob as it is now; `take` gets all of its chunks. Raises `BlobMissing`."""
+        """Compute the SHA-256 (hexadecimal) of a blob; pass all its chunks to `take`. Raises `BlobMissing`."""
         digest = hashlib.sha256()
         with self.open(key) as source:
             while chunk := source.read(CHUNK_BYTES):
@@ -174,7 +174,7 @@ class BlobStore(ABC):
 
 
 def read(path: Path) -> Iterator[bytes]:
-    """A local file in chunks."""
+    """Yield a local file in chunks."""
     with path.open("rb") as source:
         while chunk := source.read(CHUNK_BYTES):
             yield chunk

@@ -1,4 +1,4 @@
-"""Blobs in a local directory: written once, synced, renamed into place, never overwritten."""
+"""Blobs in a local directory: written and synced under a temporary name, then linked to their key."""
 
 import contextlib
 import hashlib
@@ -30,7 +30,7 @@ class LocalBlobStore(BlobStore):
         self._root = root
 
     def path(self, key: str) -> Path:
-        """Where `key` lies or would lie. Raises `ValueError` for a key that would leave the store."""
+        """Return the path of `key`. Raises `ValueError` for a key that would point outside the store."""
         return self._root.joinpath(*check_key(key).split("/"))
 
     def write(self, key: str, chunks: Iterable[bytes]) -> StoredBlob:
@@ -47,7 +47,7 @@ class LocalBlobStore(BlobStore):
             out.flush()
             os.fsync(out.fileno())
             target.parent.mkdir(parents=True, exist_ok=True)
-            # A hard link, unlike a rename, fails when the name is taken.
+            # A hard link, unlike a rename, fails when the name exists.
             os.link(out.name, target)
         _sync_directory(target.parent)
         return StoredBlob(size, digest.hexdigest())
@@ -72,7 +72,7 @@ class LocalBlobStore(BlobStore):
     def scan(self, prefix: str) -> Iterator[ListedBlob]:
         base = self.path(prefix)
         for path in base.rglob("*"):
-            # Others write and delete meanwhile.
+            # Other processes may delete files during the scan.
             with contextlib.suppress(FileNotFoundError):
                 if path.is_file():
                     written_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)

@@ -1,4 +1,4 @@
-"""Opens the blob store that an installation is configured for."""
+"""Opens the configured blob store."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,9 +9,9 @@ from app.core.storage.local import LocalBlobStore
 
 
 def open_store(directory: Path, url: str | None, endpoint: str | None, region: str) -> BlobStore:
-    """The store at `url` (`s3://bucket/prefix`), or in `directory` without one. Connects to nothing yet.
+    """Return the store at `url` (`s3://bucket/prefix`), or in `directory` without a URL; does not connect.
 
-    Raises `BadSetup` for an S3 store without the package that speaks to it.
+    Raises `BadSetup` for an S3 store if the S3 package is not installed.
     """
     if url is None:
         return LocalBlobStore(directory)

@@ -1,6 +1,6 @@
 """Blobs in an S3-compatible bucket, streamed both ways in constant memory.
 
-Credentials come from the environment (`AWS_ACCESS_KEY_ID`, ...) or the machine's role, never from our settings.
+Credentials come from the environment (`AWS_ACCESS_KEY_ID`, ...) or the machine's role, not from our settings.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Config
 
 PART_BYTES: Final = 8 << 20
-"""Of a multipart upload and of a ranged read; S3 takes 10,000 parts, so blobs of up to 78 GiB."""
+"""Size of a part of a multipart upload, and of a ranged read. S3 allows 10,000 parts, so a blob can have 78 GiB."""
 PARTS_AT_ONCE: Final = 4
 RETRIES: Final = 5
 RETRY_TIMEOUT: Final = timedelta(seconds=30)
@@ -44,21 +44,21 @@ RETRY_TIMEOUT: Final = timedelta(seconds=30)
 
 @dataclass(frozen=True)
 class Bucket:
-    """Where to find it."""
+    """Location of a bucket."""
 
     name: str
     prefix: str | None
-    """All keys lie below it."""
+    """Prefix of all keys."""
     region: str
     endpoint: str | None
-    """Of a store that is not AWS; None means AWS."""
+    """URL of a store other than AWS; None means AWS."""
 
 
 class S3BlobStore(BlobStore):
     """A bucket, or a prefix of one, as a blob store."""
 
     def __init__(self, bucket: Bucket) -> None:
-        # AWS addresses buckets by host name, most others by path.
+        # AWS addresses buckets by host name, most other stores by path.
         config: S3Config = {
             "region": bucket.region,
             "virtual_hosted_style_request": bucket.endpoint is None,
@@ -76,27 +76,29 @@ class S3BlobStore(BlobStore):
         self._name = f"s3://{bucket.name}"
 
     def write(self, key: str, chunks: Iterable[bytes]) -> StoredBlob:
-        counted = _Counted(chunks)
+        # Only blobs of at least one full part are worth a multipart upload, which takes three requests or more.
+        counted = _HashedChunks(chunks)
         stream = iter(counted)
         first = b"".join(_up_to(stream, PART_BYTES))
-        with self._telling(check_key(key)):
+        with self._translated(check_key(key)):
             try:
                 if len(first) < PART_BYTES:
                     obstore.put(self._store, key, first, mode="create", use_multipart=False)
                 else:
                     self._write_parts(key, chain([first], stream))
             except AlreadyExistsError as error:
-                raise FileExistsError(f"The blob '{key}' is there already.") from error
+                raise FileExistsError(f"The blob '{key}' exists already.") from error
         return StoredBlob(counted.size, counted.digest.hexdigest())
 
     def _write_parts(self, key: str, chunks: Iterator[bytes]) -> None:
-        # S3 cannot be asked for multipart uploads to new keys alone; ours hold a random id or a lease's epoch.
+        # A multipart upload cannot be restricted to new keys, so check before it. No two writers use the same key: keys
+        # contain a random id or the number of an attempt. Parts become visible together, when the upload completes.
         if self.exists(key):
-            raise FileExistsError(f"The blob '{key}' is there already.")
+            raise FileExistsError(f"The blob '{key}' exists already.")
         obstore.put(self._store, key, chunks, use_multipart=True, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
 
     def open(self, key: str) -> BinaryIO:
-        with self._telling(check_key(key)):
+        with self._translated(check_key(key)):
             try:
                 reader = obstore.open_reader(self._store, key, buffer_size=PART_BYTES)
             except FileNotFoundError as error:
@@ -114,7 +116,7 @@ class S3BlobStore(BlobStore):
             yield Path(copy.name)
 
     def exists(self, key: str) -> bool:
-        with self._telling(check_key(key)):
+        with self._translated(check_key(key)):
             try:
                 obstore.head(self._store, key)
             except FileNotFoundError:
@@ -122,50 +124,50 @@ class S3BlobStore(BlobStore):
         return True
 
     def scan(self, prefix: str) -> Iterator[ListedBlob]:
-        with self._telling(check_key(prefix)):
+        with self._translated(check_key(prefix)):
             for page in obstore.list(self._store, prefix=prefix):
-                for found in page:
-                    yield ListedBlob(found["path"], found["last_modified"])
+                for entry in page:
+                    yield ListedBlob(entry["path"], entry["last_modified"])
 
     def delete(self, key: str) -> None:
-        with self._telling(check_key(key)):
+        with self._translated(check_key(key)):
             obstore.delete(self._store, key)
 
     def delete_tree(self, prefix: str) -> None:
         self.delete(f"{prefix}/{SUMS}")
         keys = self.list(prefix)
-        with self._telling(prefix):
+        with self._translated(prefix):
             if keys:
                 obstore.delete(self._store, keys)
 
     def remove_incomplete(self, before: datetime) -> None:
-        """Only probes: uploads that broke are the bucket's own rule's (docs/storage.md)."""
-        with self._telling(INCOMING):
+        """Remove old probes. A lifecycle rule of the bucket removes incomplete uploads (docs/storage.md)."""
+        with self._translated(INCOMING):
             for page in obstore.list(self._store, prefix=INCOMING):
-                if old := [found["path"] for found in page if found["last_modified"] < before]:
+                if old := [entry["path"] for entry in page if entry["last_modified"] < before]:
                     obstore.delete(self._store, old)
 
     def check_writable(self) -> None:
         probe = f"{INCOMING}/{uuid.uuid4().hex}"
-        with self._telling(probe):
+        with self._translated(probe):
             obstore.put(self._store, probe, b"ok", use_multipart=False)
             obstore.delete(self._store, probe)
 
     @contextmanager
-    def _telling(self, key: str) -> Iterator[None]:
-        """Turns the client's errors into ours. What the caller's chunks raise passes."""
+    def _translated(self, key: str) -> Iterator[None]:
+        """Translate the client's errors into ours. Errors of the caller's chunks propagate."""
         try:
             yield
-        except FileNotFoundError as error:  # obstore's: without the key's own handling it is the bucket
-            raise _away(self._name, key, error) from error
+        except FileNotFoundError as error:  # from obstore; callers handle a missing key, so this is a missing bucket
+            raise _unavailable(self._name, key, error) from error
         except AlreadyExistsError:
             raise
         except BaseError as error:
-            raise _away(self._name, key, error) from error
+            raise _unavailable(self._name, key, error) from error
 
 
-class _Counted:
-    """Size and digest of what passes."""
+class _HashedChunks:
+    """Passes chunks on, and counts and hashes their bytes."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = chunks
@@ -180,7 +182,7 @@ class _Counted:
 
 
 def _up_to(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """The first chunks, until they have `size` bytes or end."""
+    """Yield the first chunks, until they have at least `size` bytes."""
     taken = 0
     while taken < size and (chunk := next(chunks, None)) is not None:
         taken += len(chunk)
@@ -188,7 +190,7 @@ def _up_to(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
 
 
 class _Raw(io.RawIOBase):
-    """A blob's ranged reads as Python's file."""
+    """A Python file over ranged reads of a blob."""
 
     def __init__(self, reader: "ReadableFile", store: str) -> None:
         self._reader = reader
@@ -211,12 +213,12 @@ class _Raw(io.RawIOBase):
         try:
             data = self._reader.read(len(view))
         except (BaseError, OSError) as error:
-            raise _away(self._store, "a blob", error) from error
+            raise _unavailable(self._store, "a blob", error) from error
         view[: len(data)] = data
         return len(data)
 
 
-def _away(store: str, key: str, error: Exception) -> StorageUnavailable:
+def _unavailable(store: str, key: str, error: Exception) -> StorageUnavailable:
     reason = str(error).partition("\n")[0][:300]
     return StorageUnavailable(
         f"The blob store {store} cannot be used for '{key}' ({reason}); check the bucket, GROUPTUNE_STORAGE_ENDPOINT "
