@@ -1,1 +1,1 @@
-"""Checks of an installation, for `grouptune doctor`. They change nothing that lasts."""
+"""Checks of an installation, for `grouptune doctor`. They leave no changes behind."""

@@ -1,4 +1,4 @@
-"""Postgres: is it there, fit to hold the truth, its schema current, its clock like ours; and who works for it."""
+"""Checks of Postgres: reachable, safe settings, current schema, synchronous clock; and of the registered workers."""
 
 import time
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ OLDEST: Final = 150_000
 FEW_CONNECTIONS: Final = 100
 SKEW_SECONDS: Final = 5.0
 BAD_SKEW_SECONDS: Final = 300.0
-"""So much do webhook signatures and ID tokens tolerate."""
+"""The tolerance of webhook signatures and ID tokens."""
 
 
 QUEUES: Final = {"train": "jobs", "default": "validations, webhooks and sweeps"}
-"""Queue -> what waits while nobody takes it."""
+"""Queue -> the work that waits while no worker consumes the queue."""
 
 
 class _Setting(NamedTuple):
@@ -81,13 +81,15 @@ _SETTINGS: Final = (
 
 
 def check(url: str, alive_seconds: float) -> Iterator[DoctorFinding]:
-    """All of it, without a connection the first line alone. Workers must have been heard of so lately."""
+    """Run all checks; without a connection only the first. Heartbeats older than `alive_seconds` do not count."""
     try:
         parsed = make_url(url)
         database = Database(url, pool_size=1)
     except (ArgumentError, ModuleNotFoundError) as error:
         yield failed(
-            "postgres", f"DATABASE_URL is no such URL ({error})", "write postgresql+psycopg://USER:PASSWORD@HOST/NAME"
+            "postgres",
+            f"DATABASE_URL is not a valid URL ({error})",
+            "write postgresql+psycopg://USER:PASSWORD@HOST/NAME",
         )
         return
     place = f"{parsed.host or parsed.query.get('host') or 'localhost'}/{parsed.database}"
@@ -121,41 +123,45 @@ def _flaws(settings: dict[str, str]) -> Iterator[DoctorFinding]:
         yield failed(
             "postgres",
             f"the database's encoding is {settings['server_encoding']}",
-            "create it anew with ENCODING 'UTF8' and restore a backup",
+            "create the database again with ENCODING 'UTF8' and restore a backup",
         )
-    for one in _SETTINGS:
-        if settings.get(one.name) == one.wrong:
-            yield DoctorFinding("postgres", one.level, f"{one.name} is {one.wrong}: {one.meaning}", one.fix)
+    for setting in _SETTINGS:
+        if settings.get(setting.name) == setting.wrong:
+            yield DoctorFinding(
+                "postgres", setting.level, f"{setting.name} is {setting.wrong}: {setting.meaning}", setting.fix
+            )
     if int(settings["max_connections"]) < FEW_CONNECTIONS:
         yield warning(
             "postgres",
-            f"max_connections is {settings['max_connections']}; the API and every worker take up to 30 each",
+            f"max_connections is {settings['max_connections']}; the API and every worker use up to 30 each",
             "set max_connections = 300",
         )
 
 
 def _schema(session: Session) -> DoctorFinding:
-    found, wanted = migrate.revision(session.connection()), migrate.head()
-    if found == wanted:
-        return ok("migrations", f"the schema is {found}, the newest")
-    if found is not None and not migrate.is_known(found):
+    current, newest = migrate.revision(session.connection()), migrate.head()
+    if current == newest:
+        return ok("migrations", f"the schema is {current}, the newest")
+    if current is not None and not migrate.is_known(current):
         return failed(
-            "migrations", f"the schema is {found}, newer than this version", "install the version that the API runs"
+            "migrations", f"the schema is {current}, newer than this version", "install the version that the API runs"
         )
-    return failed("migrations", f"the schema is {found or 'empty'}, not {wanted}", "run `grouptune db upgrade`")
+    return failed("migrations", f"the schema is {current or 'empty'}, not {newest}", "run `grouptune db upgrade`")
 
 
 def _clock(session: Session) -> DoctorFinding:
     begun = time.time()
-    there: Any = session.scalar(text("SELECT extract(epoch FROM clock_timestamp())"))
-    here = (begun + time.time()) / 2
-    skew = float(there) - here
-    said = f"this machine is {abs(skew):.1f} s {'behind' if skew > 0 else 'ahead of'} the database"
+    database_time: Any = session.scalar(text("SELECT extract(epoch FROM clock_timestamp())"))
+    own_time = (begun + time.time()) / 2
+    skew = float(database_time) - own_time
+    message = f"this machine is {abs(skew):.1f} s {'behind' if skew > 0 else 'ahead of'} the database"
     if abs(skew) >= BAD_SKEW_SECONDS:
-        return failed("clock", f"{said}: webhooks, ID tokens and S3 are refused", "synchronise both clocks (NTP)")
+        return failed(
+            "clock", f"{message}: webhooks, ID tokens and S3 requests are rejected", "synchronise both clocks (NTP)"
+        )
     if abs(skew) >= SKEW_SECONDS:
-        return warning("clock", said, "synchronise both clocks (NTP)")
-    return ok("clock", said)
+        return warning("clock", message, "synchronise both clocks (NTP)")
+    return ok("clock", message)
 
 
 def _workers(session: Session, alive_seconds: float) -> DoctorFinding:
@@ -164,6 +170,6 @@ def _workers(session: Session, alive_seconds: float) -> DoctorFinding:
     if missing := sorted(QUEUES.keys() - queues):
         waiting = " and ".join(QUEUES[queue] for queue in missing)
         fix = f"start a worker for the queue {' and one for '.join(missing)}: `grouptune up`, or see docs/operations.md"
-        return warning("workers", f"nobody takes the queue {' or '.join(missing)}: {waiting} wait", fix)
+        return warning("workers", f"no worker consumes the queue {' or '.join(missing)}: {waiting} wait", fix)
     names = ", ".join(f"{seen.worker.name} ({'+'.join(seen.worker.queues)}, {seen.hardware.device})" for seen in alive)
-    return ok("workers", f"{len(alive)} are there: {names}")
+    return ok("workers", f"{len(alive)} running: {names}")

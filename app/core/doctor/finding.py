@@ -1,30 +1,30 @@
-"""What a check says."""
+"""The result of a check."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class FindingLevel(StrEnum):
-    """How bad it is."""
+    """Severity of a finding."""
 
     ok = "ok"
     warning = "warning"
-    """It works, but not as well or as safely as it should."""
+    """It works, but less well or less safely than it should."""
     failed = "failed"
     """Jobs or clients fail because of it."""
 
 
 @dataclass(frozen=True)
 class DoctorFinding:
-    """One line of the report."""
+    """One finding: a line of the report."""
 
     check: str
     """Stable name of the check, `postgres`, `disk`, ..."""
     level: FindingLevel
     message: str
-    """What is so."""
+    """What the check found."""
     fix: str | None = None
-    """What to do about it; None when nothing is wrong."""
+    """How to fix it; None when nothing is wrong."""
 
 
 def ok(check: str, message: str) -> DoctorFinding:

@@ -1,4 +1,4 @@
-"""This machine: room on its disks, the cache of base models, the keys that encrypt secrets."""
+"""Checks of this machine: free disk space, the cache of base models, the keys that encrypt secrets."""
 
 import os
 import shutil
@@ -23,74 +23,74 @@ PRIVATE_FILES: Final = ("secret_keys", "api_key", "connection.json")
 
 
 def check_disks(places: Mapping[str, Path]) -> Iterator[DoctorFinding]:
-    """Free space; `places` by what lies there. One line a file system."""
+    """Check the free space, with one finding per file system. `places` maps the use of a directory to its path."""
     seen: dict[int, list[str]] = {}
     paths: dict[int, Path] = {}
     for name, path in places.items():
-        there = _nearest(path)
-        device = there.stat().st_dev
+        existing = _nearest(path)
+        device = existing.stat().st_dev
         seen.setdefault(device, []).append(name)
-        paths.setdefault(device, there)
+        paths.setdefault(device, existing)
     for device, names in seen.items():
         yield _disk(" and ".join(names), paths[device])
 
 
 def _disk(what: str, path: Path) -> DoctorFinding:
     usage, counts = shutil.disk_usage(path), os.statvfs(path)
-    said = f"{usage.free / GB:.1f} of {usage.total / GB:.1f} GB free at {path} ({what})"
+    message = f"{usage.free / GB:.1f} of {usage.total / GB:.1f} GB free at {path} ({what})"
     fix = f"free space there (`du -xh --max-depth 2 {path}`), or move {what} to another disk"
     if usage.free < TOO_LITTLE_BYTES:
-        return failed("disk", said, fix)
+        return failed("disk", message, fix)
     if usage.free < LITTLE_BYTES:
-        return warning("disk", said, fix)
+        return warning("disk", message, fix)
     if counts.f_files and counts.f_favail / counts.f_files < FEW_INODES:
         return warning("disk", f"the file system at {path} ({what}) has hardly any inodes left", fix)
-    return ok("disk", said)
+    return ok("disk", message)
 
 
 def _nearest(path: Path) -> Path:
-    """The path, or what is there of it."""
+    """Return the path, or its nearest parent that exists."""
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
 def check_models(directory: Path) -> Iterator[DoctorFinding]:
-    """The base models that are there, and whether more can be fetched."""
+    """Check the cached base models, and whether more can be downloaded."""
     pulled = [model for model in registry.list_base_models(directory) if model.is_pulled]
     for model in pulled:
         if (damage := weights.damage(model.directory)) is not None:
-            again = f", then `grouptune models pull {model.name}`" if model.entry else " and put it there again"
+            again = f", then `grouptune models pull {model.name}`" if model.entry else " and copy it there again"
             yield failed("models", f"{model.name}: {damage}", f"remove {model.directory}{again}")
     if not os.access(_nearest(directory), os.W_OK | os.X_OK):
         yield warning(
-            "models", f"{directory} cannot be written: no base model can be fetched", "give this user the right"
+            "models", f"{directory} is not writable: no base model can be downloaded", "make it writable for this user"
         )
     if not pulled:
-        fix = "fetch one: `grouptune models pull smollm2-135m-instruct`; else the first job does"
+        fix = "download one with `grouptune models pull smollm2-135m-instruct`; otherwise the first job does"
         yield warning("models", f"no base model in {directory}", fix)
         return
     yield ok("models", f"{', '.join(model.name for model in pulled)} in {directory}")
 
 
 def check_keys(ring_text: str | None, ring_file: Path | None, database_url: str | None) -> DoctorFinding:
-    """Can secrets be encrypted, and can those that are stored be decrypted."""
+    """Check that secrets can be encrypted, and that the stored ones can be decrypted."""
     try:
         ring = KeyRing.load(ring_text, ring_file)
         count = 0 if database_url is None else _decrypt_all(ring, database_url)
         ring.encrypt("probe")
     except BadSetup as error:
         is_absent = not ring_text and ring_file is None
-        fix = f"set {SETTING} or {SETTING}_FILE as SECURITY.md says, with the key that was used before if there was one"
+        fix = f"set {SETTING} or {SETTING}_FILE as SECURITY.md says, with the previous key if there was one"
         return DoctorFinding("keys", FindingLevel.warning if is_absent else FindingLevel.failed, error.message, fix)
     return ok("keys", f"secrets can be encrypted; {count} stored secret{'s' * (count != 1)} can be decrypted")
 
 
 def _decrypt_all(ring: KeyRing, database_url: str) -> int:
-    """How many secrets are stored. Raises `BadSetup` when one cannot be decrypted."""
+    """Return the number of stored secrets. Raises `BadSetup` when one cannot be decrypted."""
     database = Database(database_url, pool_size=1)
     try:
         with database.transaction() as session:
             stored = session.scalars(select(WebhookEndpoint.secret)).all()
-    except DatabaseUnavailable:  # another line says so
+    except DatabaseUnavailable:  # another finding reports it
         return 0
     finally:
         database.dispose()
@@ -100,8 +100,8 @@ def _decrypt_all(ring: KeyRing, database_url: str) -> int:
 
 
 def check_private_files(state_dir: Path) -> Iterator[DoctorFinding]:
-    """Files with keys that others can read."""
+    """Report files with keys that other users can read."""
     for name in PRIVATE_FILES:
         path = state_dir / name
         if path.exists() and path.stat().st_mode & 0o077:
-            yield warning("keys", f"{path} can be read by others", f"chmod 600 {path}")
+            yield warning("keys", f"{path} can be read by other users", f"chmod 600 {path}")

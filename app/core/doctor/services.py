@@ -1,4 +1,4 @@
-"""The broker and the blob store."""
+"""Checks of the broker and the blob store."""
 
 import secrets
 from datetime import UTC, datetime
@@ -10,21 +10,21 @@ from app.core.storage.blobs import BlobMissing, BlobStore, StorageUnavailable
 
 PROBE_BYTES: Final = 1 << 16
 STORE_SKEW_SECONDS: Final = 600.0
-"""The orphan grace, by which the store's clock must be right, is an hour at least."""
+"""Well below the orphan grace, which depends on the store's clock and is at least an hour."""
 
 
 def check_broker(url: str) -> DoctorFinding:
-    """Is it there."""
+    """Check that the broker responds."""
     try:
         broker.check(url)
     except broker.BrokerUnavailable as error:
-        fix = "start Valkey or Redis, or correct REDIS_URL; jobs wait meanwhile, none is lost"
+        fix = "start Valkey or Redis, or correct REDIS_URL; jobs wait until then, and none is lost"
         return failed("broker", error.message, fix)
-    return ok("broker", "it answers")
+    return ok("broker", "it responds")
 
 
 def check_store(store: BlobStore, place: str) -> DoctorFinding:
-    """Writes, lists, reads and deletes a probe. What a crash leaves of it is collected as an orphan."""
+    """Write, list, read and delete a probe blob. If a crash leaves it behind, it is collected as an orphan."""
     key, content = f"uploads/doctor-{secrets.token_hex(8)}/probe", secrets.token_bytes(PROBE_BYTES)
     fix = "correct GROUPTUNE_STORAGE_URL, the AWS_ variables or the rights (docs/storage.md), or free space"
     try:
@@ -37,14 +37,16 @@ def check_store(store: BlobStore, place: str) -> DoctorFinding:
             store.delete_tree(key.rpartition("/")[0])
         is_gone = not store.exists(key)
     except (OSError, StorageUnavailable, BlobMissing, StopIteration) as error:
-        return failed("storage", f"{place} cannot be used: {error or 'what was written is not listed'}", fix)
+        return failed("storage", f"{place} cannot be used: {error or 'a written blob is not listed'}", fix)
     if not is_same or not is_gone:
-        return failed("storage", f"{place} does not {'keep what is written' if not is_same else 'delete'}", fix)
+        return failed(
+            "storage", f"{place} does not {'return what was written' if not is_same else 'delete blobs'}", fix
+        )
     skew = abs((datetime.now(UTC) - written_at).total_seconds())
     if skew > STORE_SKEW_SECONDS:
         return warning(
             "storage",
-            f"the clock of {place} is {skew:.0f} s away from this machine's: orphaned blobs may go too early or late",
+            f"the clock of {place} differs from this machine's by {skew:.0f} s, so orphans may be removed too early",
             "synchronise both clocks (NTP)",
         )
     return ok("storage", f"{place}: wrote, listed, read and deleted a probe")

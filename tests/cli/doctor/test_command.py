@@ -51,7 +51,7 @@ def test_running_installation_is_ok(stack: Stack) -> None:
     bad = [finding for finding in findings.values() if finding.level is FindingLevel.failed]
     assert (code, [finding for finding in bad if finding.check != "disk"]) == (1 if bad else 0, [])
     assert set(findings) == {*CHECKS, "history"}
-    assert findings["workers"].message.startswith("2 are there")
+    assert findings["workers"].message.startswith("2 running")
     assert "tiny" in findings["models"].message
     assert "torch" in findings["gpu"].message
 

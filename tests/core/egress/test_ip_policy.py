@@ -71,5 +71,5 @@ def test_the_operator_names_hosts_addresses_and_networks() -> None:
 
 @pytest.mark.parametrize("entry", ["", "10.1.2.3/16", "http://x", "a b", "1.2.3", "user@host", "*.internal"])
 def test_what_is_neither_a_host_nor_a_network_is_not_taken(entry: str) -> None:
-    with pytest.raises(ValueError, match="neither a host name"):
+    with pytest.raises(ValueError, match="is not a host name, an address or a network"):
         PrivateHosts.parse([entry])
