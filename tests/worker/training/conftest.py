@@ -1,4 +1,4 @@
-"""Policies over tiny random models: fp32, two layers, an adapter that is not zero."""
+"""Fixtures: policies over tiny random fp32 models of two layers, with a non-zero adapter."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -18,7 +18,7 @@ ModelDirectory = Callable[[str], Path]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What peft 0.21 does with transformers 5 is not ours to mend; goes with the peft release that is silent again."""
+    """Ignores warnings that peft 0.21 causes with transformers 5. Remove with the peft release that fixes them."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _one_deterministic_thread() -> Iterator[None]:
-    """Tiny products gain nothing from more threads; a run inside a test leaves torch's settings as they were."""
+    """Uses one thread, since tiny products gain nothing from more, and restores torch's settings after a run."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def _one_deterministic_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> ModelDirectory:
-    """Directory of a random model by the name of its architecture, built on first use."""
+    """Returns the directory of a random model for an architecture name, built on first use."""
     root = tmp_path_factory.mktemp("architectures")
     return cache(lambda name: architectures.build(root / name, name))
 

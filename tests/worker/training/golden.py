@@ -1,9 +1,10 @@
 """Golden vectors as whole groups for the engine.
 
-A vector gives each response its logits; a model gives all responses to one prompt the same first distribution. So each
-response begins with a marker of its own. The markers' head rows are equal: every marker's p is 1/K, and their gradient
-is the sum of A_k, nothing. What follows a marker has a context of its own. The states of all contexts come from plain
-transformers; the head is solved for, so that these states have the vector's logits. Only N grows, by K.
+A vector prescribes the logits of each response, but a model gives all responses to one prompt the same first
+distribution. So each response begins with its own marker token, which gives the tokens after it a context of their own.
+The markers' rows in the output head are equal, so every marker has p = 1/K, and their gradients add up to the sum of
+A_k, which is 0. The states of all contexts come from plain transformers, and the output head is solved so that these
+states have the vector's logits. Only N grows, by K.
 """
 
 import json
@@ -26,9 +27,9 @@ CASES: Final[dict[str, dict[str, Any]]] = {
     case["name"]: case for case in json.loads(VECTORS.read_text(encoding="utf-8"))["cases"]
 }
 ARCHITECTURE: Final = "starcoder2"
-"""Its layers compute in float64 when asked to; RMS norms in transformers do not."""
+"""Its layers compute in float64 on request; RMS norms in transformers do not."""
 _NEVER: Final = -60.0
-"""Logit of a token that is not meant: e^-60 is nothing beside 1, even in float64."""
+"""Logit of all other tokens: e^-60 vanishes next to 1, even in float64."""
 
 
 @dataclass(frozen=True)

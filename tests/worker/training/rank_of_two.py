@@ -1,4 +1,4 @@
-"""One of two processes that share a step: `python -m ... RUN_DIR MODEL_DIR RANK`; each saves the gradient it got."""
+"""One of two ranks that share a step: `python -m ... RUN_DIR MODEL_DIR RANK`. Saves the gradient after the sum."""
 
 import sys
 from pathlib import Path
@@ -17,8 +17,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{run_dir / 'meet'}", rank=rank, world_size=2)
     ranks = Ranks(rank, 2)
-    mine = ranks.share(mixed_groups())
-    found, result = gradient(random_policy(model_dir), mine, tau=0.3, token_budget=20, ranks=ranks)
-    save_file(found, run_dir / f"gradient-{rank}.safetensors")
+    groups = ranks.share(mixed_groups())
+    summed, result = gradient(random_policy(model_dir), groups, tau=0.3, token_budget=20, ranks=ranks)
+    save_file(summed, run_dir / f"gradient-{rank}.safetensors")
     print(result.trained_tokens, repr(result.loss))  # noqa: T201 - what the test reads
     distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Whole runs of the trainer over the tiny chat model: in this process, or as the subprocess that a runner starts."""
+"""Whole trainer runs over the tiny chat model: in this process, or as a subprocess like the runner's."""
 
 import dataclasses
 import hashlib
@@ -107,7 +107,7 @@ class Job:
         return spec
 
     def run(self, *, stopped: bool = False, **options: Any) -> tuple[TrainerExit, list[Report]]:
-        """Writes the spec and runs it in this process; `stopped` asks it to stop before the first step."""
+        """Writes the spec and runs it in this process; `stopped` requests a stop before the first step."""
         self.write(**options)
         out, stop = io.StringIO(), threading.Event()
         if stopped:
@@ -115,8 +115,8 @@ class Job:
         code = run(self.run_dir, out, stop)
         return code, parse(out.getvalue())
 
-    def beside(self, name: str, **changes: Any) -> "Job":
-        """The same job in a directory of its own."""
+    def sibling(self, name: str, **changes: Any) -> "Job":
+        """Returns the same job in a directory of its own, next to this one."""
         return dataclasses.replace(self, run_dir=self.run_dir.with_name(name), **changes)
 
     @property
@@ -142,7 +142,7 @@ def of_kind(reports: list[Report], kind: type[Kind]) -> list[Kind]:
 
 
 def steady(reports: list[Report]) -> dict[int, dict[str, float | None]]:
-    """Metrics by step without those that measure the machine. Fails when a step is told twice."""
+    """Returns metrics by step without machine-dependent ones. Fails if a step is reported twice."""
     rows = of_kind(reports, Metrics)
     assert len({row.step for row in rows}) == len(rows)
     return {

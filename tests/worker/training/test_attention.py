@@ -135,8 +135,8 @@ def test_prompt_without_responses_is_harmless(llama: Policy) -> None:
     first, second = random_groups()[:2]
     with torch.no_grad():
         alone = engine_logprobs(llama, [second])
-        beside = engine_logprobs(llama, [(first[0], []), second])
-    assert torch.allclose(beside, alone, atol=1e-5, rtol=0)
+        together = engine_logprobs(llama, [(first[0], []), second])
+    assert torch.allclose(together, alone, atol=1e-5, rtol=0)
 
 
 def test_single_token_responses_need_no_rows(llama: Policy, model_directory: ModelDirectory) -> None:

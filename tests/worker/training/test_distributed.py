@@ -1,4 +1,4 @@
-"""Two processes make the step that one makes, and end together."""
+"""Two ranks take the same step as one, and end together."""
 
 import dataclasses
 import json
@@ -48,37 +48,37 @@ def test_two_ranks_have_the_gradient_of_one(llama: Policy, model_directory: Mode
         subprocess.Popen([*command, rank], cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True)
         for rank in "01"
     ]
-    told = [process.communicate(timeout=90)[0].split() for process in ranks]
+    outputs = [process.communicate(timeout=90)[0].split() for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0]
-    for rank, (tokens, loss) in enumerate(told):
+    for rank, (tokens, loss) in enumerate(outputs):
         assert int(tokens) == alone.trained_tokens
         assert float(loss) == pytest.approx(alone.loss, abs=1e-6)
         assert plain.distance(load_file(tmp_path / f"gradient-{rank}.safetensors"), expected) < 1e-6
 
 
 @pytest.mark.parametrize(
-    ("ending", "code", "told"),
+    ("ending", "code", "log"),
     [
         ("sys.exit(69)", 69, "ended with exit code 69"),
         ("os.kill(os.getpid(), 9)", 1, "was killed by SIGKILL"),
     ],
 )
-def test_rank_0_exits_with_the_failed_ranks_code(ending: str, code: int, told: str, tmp_path: Path) -> None:
-    said = tmp_path / "said"
+def test_rank_0_exits_with_the_failed_ranks_code(ending: str, code: int, log: str, tmp_path: Path) -> None:
+    report_path = tmp_path / "report"
     rank = f"import os, sys; print('its report', flush=True); {ending}"
     watcher = f"""
 import pathlib, subprocess, sys
 from worker.training.distributed import _exit_with
-said = pathlib.Path({str(said)!r})
-with said.open("wb") as out:
+report_path = pathlib.Path({str(report_path)!r})
+with report_path.open("wb") as out:
     process = subprocess.Popen([sys.executable, "-c", {rank!r}], stdout=out)
-_exit_with(process, 3, said, sys.stdout)
+_exit_with(process, 3, report_path, sys.stdout)
 """
     done = subprocess.run(
         [sys.executable, "-c", watcher], cwd=REPOSITORY, timeout=60, check=False, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (code, "its report\n")
-    assert done.stderr == f"Process 3 of the trainer {told}\n"
+    assert done.stderr == f"Process 3 of the trainer {log}\n"
 
 
 def two(job: Job) -> Job:

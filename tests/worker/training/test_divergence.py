@@ -1,4 +1,4 @@
-"""What the monitor says, how often, and when it gives up."""
+"""Warnings and the failure of the divergence monitor."""
 
 import math
 
@@ -15,25 +15,25 @@ def values(gap: float | None = 0.0, norm: float = 1.0) -> dict[str, float | None
 
 
 def test_sampling_gap_warns_once() -> None:
-    told: list[Report] = []
-    monitor = DivergenceMonitor(told.append)
+    reports: list[Report] = []
+    monitor = DivergenceMonitor(reports.append)
     for step, gap in enumerate([0.0, None, GAP_ALARM, 0.3, 0.4], start=1):
         monitor.note(step, values(gap))
-    [message] = told
+    [message] = reports
     assert message.kind == "message"
     assert message.level == "warn"
     assert message.message.startswith("Step 4: sampler and trainer disagree about log-probabilities by 0.3 nats")
 
 
 def test_non_finite_steps_warn_and_then_fail() -> None:
-    told: list[Report] = []
-    monitor = DivergenceMonitor(told.append)
+    reports: list[Report] = []
+    monitor = DivergenceMonitor(reports.append)
     for step in range(1, GIVE_UP_AFTER):
         monitor.note(step, values(norm=math.nan))
     monitor.note(GIVE_UP_AFTER, values())
     for step in range(GIVE_UP_AFTER - 1):
         monitor.note(step, values(norm=math.inf))
-    assert len(told) == 2 * (GIVE_UP_AFTER - 1)
+    assert len(reports) == 2 * (GIVE_UP_AFTER - 1)
     with pytest.raises(JobFailure, match="lower hyperparameters") as caught:
         monitor.note(99, values(norm=math.nan))
     assert caught.value.exit_code == TrainerExit.diverged

@@ -1,4 +1,4 @@
-"""The published adapter, as somebody without this software loads it."""
+"""The published adapter, loaded without Grouptune."""
 
 import json
 from pathlib import Path

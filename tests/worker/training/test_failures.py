@@ -1,4 +1,4 @@
-"""Broken hardware is told from broken programs."""
+"""Diagnosis of hardware failures."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ ECC = "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might
 
 
 @pytest.mark.parametrize(
-    ("said", "broken"),
+    ("message", "broken"),
     [
         (ECC, True),
         ("CUDA error: unknown error", True),
@@ -24,8 +24,8 @@ ECC = "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might
         ("unknown error", False),
     ],
 )
-def test_only_driver_hardware_errors_count(said: str, broken: bool) -> None:
-    assert is_gpu_fault(RuntimeError(said)) is broken
+def test_only_driver_hardware_errors_count(message: str, broken: bool) -> None:
+    assert is_gpu_fault(RuntimeError(message)) is broken
 
 
 def test_broken_gpu_exits_79_with_driver_error(

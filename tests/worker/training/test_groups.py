@@ -1,4 +1,4 @@
-"""How a step's groups come together from rows and rollouts."""
+"""Groups of a step, built from rows and rollouts."""
 
 import dataclasses
 

@@ -120,8 +120,8 @@ def answers(method: Method, row: int) -> tuple[str, str, list[str], str]:
     if method.reward is not json_alone:
         return question, expert, teachers, wanted
     # The demonstrations are right, every second teacher is not, and what is no JSON fails, as every rollout does.
-    told = [json.dumps({"answer": "no" if k % 2 else wanted}) for k, _ in enumerate(teachers)]
-    return question, json.dumps({"answer": wanted}), [*told, "no JSON"], wanted
+    answered = [json.dumps({"answer": "no" if k % 2 else wanted}) for k, _ in enumerate(teachers)]
+    return question, json.dumps({"answer": wanted}), [*answered, "no JSON"], wanted
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
@@ -250,15 +250,15 @@ def cancellation(method: Method, model: Any, one: Batch) -> float:
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
 def test_every_step_equals_the_plain_step(trained: Trained, step: int) -> None:
     """Same loss, same clipped gradient (the moments hold it), same weights."""
-    told, sequences = trained.values[step], batch(trained, step)
+    values, sequences = trained.values[step], batch(trained, step)
     model, optimizer = model_at(trained, step - 1)
     loss = loss_of(trained.method, model, sequences)
-    assert told["loss"] == pytest.approx(float(loss.detach()), abs=1e-6)
+    assert values["loss"] == pytest.approx(float(loss.detach()), abs=1e-6)
     cancelled = cancellation(trained.method, model, sequences)
     torch.autograd.backward(loss)
     norm = torch.nn.utils.clip_grad_norm_(list(plain.trained(model).values()), 1.0)
-    assert told["grad_norm"] == pytest.approx(float(norm), rel=1e-5, abs=1e-9)
-    optimizer.param_groups[0]["lr"] = told["learning_rate"]
+    assert values["grad_norm"] == pytest.approx(float(norm), rel=1e-5, abs=1e-9)
+    optimizer.param_groups[0]["lr"] = values["learning_rate"]
     if sequences.advantages_B.any():  # without any contrast the run takes no step, not even one of the moments alone
         optimizer.step()
     moments = load_file(trained.job.checkpoint(step) / "optimizer_state.safetensors")

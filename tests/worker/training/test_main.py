@@ -1,4 +1,4 @@
-"""The process around a run: whose standard output it is, and that it does not outlive its runner."""
+"""The trainer process: its standard output carries reports only, and it does not outlive its runner."""
 
 import os
 import subprocess

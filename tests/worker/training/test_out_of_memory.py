@@ -1,4 +1,4 @@
-"""A micro-batch that does not fit into memory is cut in two until it does; the step comes out the same."""
+"""Micro-batches that run out of memory are halved until they fit; the step does not change."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ IMPOSSIBLE_BYTES = 1 << 60
 
 
 def fail_above(policy: Policy, tokens: int) -> Any:
-    """Asks the real allocator for more than there is whenever a batch holds more tokens."""
+    """Makes the real allocator fail whenever a batch holds more than `tokens` tokens."""
 
     def hook(_module: Any, _arguments: Any, options: dict[str, Any]) -> None:
         if options["input_ids"].numel() > tokens:
@@ -26,12 +26,12 @@ def fail_above(policy: Policy, tokens: int) -> Any:
 
 def test_halved_budget_keeps_the_gradient(llama: Policy) -> None:
     expected, _ = gradient(llama, mixed_groups(), tau=0.3)
-    told: list[int] = []
+    budgets: list[int] = []
     hook = fail_above(llama, 20)
-    found, result = gradient(llama, mixed_groups(), tau=0.3, token_budget=160, on_shrink=told.append)
+    found, result = gradient(llama, mixed_groups(), tau=0.3, token_budget=160, on_shrink=budgets.append)
     hook.remove()
     assert result.applied
-    assert told == [80, 40, 20]
+    assert budgets == [80, 40, 20]
     assert plain.distance(found, expected) < 1e-6
 
 

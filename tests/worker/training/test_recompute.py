@@ -1,4 +1,4 @@
-"""What is kept for the backward pass, and what is computed again."""
+"""Saved and recomputed tensors of the backward pass."""
 
 import weakref
 from pathlib import Path
@@ -16,7 +16,7 @@ from worker.training.recompute import rebuild_plan, recompute_activations, recom
 
 
 class _Cubed(torch.autograd.Function):
-    """x^3 as a consumer that asks how to have its input again."""
+    """x^3 as a consumer that saves the rebuild plan of its input."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, plan_for_x: Any) -> Tensor:

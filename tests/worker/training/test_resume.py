@@ -1,4 +1,4 @@
-"""Runs that begin where another ended: at any step after a stop or a kill, bit for bit, or from a trained adapter."""
+"""Resumed runs: bit for bit at any step after a stop or a kill, and warm starts from a trained adapter."""
 
 import json
 import shutil
@@ -53,7 +53,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
 def test_resume_at_any_step_is_bit_for_bit(whole: Whole, step: int) -> None:
-    again = whole.job.beside(f"from-{step}")
+    again = whole.job.sibling(f"from-{step}")
     code, resumed = again.run(resume_from=whole.job.checkpoint(step), **whole.options)
     assert code is TrainerExit.succeeded
     assert of_kind(resumed, Started)[0].resumed_from_step == step
@@ -68,12 +68,12 @@ def test_resume_at_any_step_is_bit_for_bit(whole: Whole, step: int) -> None:
 
 
 def test_every_step_changes_the_adapter(whole: Whole) -> None:
-    """Were these equal, the test above would prove nothing."""
+    """If these were equal, the test above would prove nothing."""
     assert len({whole.job.adapter_after(step) for step in range(1, STEPS + 1)}) == STEPS
 
 
 def test_negative_control_other_seed(whole: Whole) -> None:
-    reseeded = whole.job.beside("reseeded", seed=8)
+    reseeded = whole.job.sibling("reseeded", seed=8)
     assert reseeded.run(resume_from=whole.job.checkpoint(4), **whole.options)[0] is TrainerExit.succeeded
     assert reseeded.adapter_after(5) != whole.job.adapter_after(5)
 
@@ -81,24 +81,25 @@ def test_negative_control_other_seed(whole: Whole) -> None:
 @pytest.mark.parametrize("whole", ["all that is random"], indirect=True)
 @pytest.mark.parametrize("stream", ["data order", "rollouts", "dropout"])
 def test_negative_control_restarted_generators(stream: str, whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a trainer with a generator's state would do that forgot to keep it: the numbers of step 1 at step 5."""
+    """What a trainer with stateful generators would do if it did not store their state: repeat step 1's numbers at step
+    5."""
     epoch = STEPS // 2
 
-    def anew(seed: int, kind: int, step: int, *rest: int) -> torch.Generator:
+    def restarted(seed: int, kind: int, step: int, *rest: int) -> torch.Generator:
         return sampler.generator(seed, kind, step - epoch, *rest)
 
     right = DataOrder.step
     if stream == "data order":
         monkeypatch.setattr(DataOrder, "step", lambda order, step: right(order, step - epoch))
     else:
-        monkeypatch.setattr(groups if stream == "rollouts" else trainer, "generator", anew)
-    forgetful = whole.job.beside(f"anew-{stream}")
+        monkeypatch.setattr(groups if stream == "rollouts" else trainer, "generator", restarted)
+    forgetful = whole.job.sibling(f"restarted-{stream}")
     assert forgetful.run(resume_from=whole.job.checkpoint(epoch), **whole.options)[0] is TrainerExit.succeeded
     assert forgetful.adapter_after(epoch + 1) != whole.job.adapter_after(epoch + 1)
 
 
 def test_negative_control_lost_moments(whole: Whole) -> None:
-    forgetful = whole.job.beside("forgetful")
+    forgetful = whole.job.sibling("forgetful")
     bare = forgetful.run_dir.with_name("bare")
     shutil.copytree(whole.job.checkpoint(4), bare)
     save_file({}, bare / "optimizer_state.safetensors")
@@ -110,14 +111,14 @@ def test_negative_control_lost_moments(whole: Whole) -> None:
 
 
 def test_killed_run_resumes_bit_for_bit(whole: Whole) -> None:
-    victim = whole.job.beside("killed")
+    victim = whole.job.sibling("killed")
     victim.write(**whole.options)
     with trainer_process(victim) as process:
         before = read_until(process, Metrics, 5)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     saved = of_kind(before, CheckpointSaved)[-1]
-    assert saved.step == 4  # that of step 5 may lie there, whole or in part; nobody was told
+    assert saved.step == 4  # step 5 may have a checkpoint on disk, but it was not reported
     code, after = victim.run(resume_from=Path(saved.path), **whole.options)
     assert code is TrainerExit.succeeded
     assert victim.published == whole.job.published

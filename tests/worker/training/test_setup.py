@@ -1,4 +1,4 @@
-"""Whole runs: what is reported in which order, how they end, and which adapter they publish."""
+"""Whole runs: the order of reports, exit codes, and the published adapter."""
 
 import json
 import shutil
@@ -57,10 +57,10 @@ def test_one_metrics_row_a_step_with_evaluations(whole: tuple[Job, list[Report]]
     _, reports = whole
     rows = steady(reports)
     assert list(rows) == list(range(STEPS + 1))
-    told = {report.step: report.values for report in of_kind(reports, Evaluated)}
-    assert set(told) == {0, 3, 6, 8}
+    evaluations = {report.step: report.values for report in of_kind(reports, Evaluated)}
+    assert set(evaluations) == {0, 3, 6, 8}
     for step, values in rows.items():
-        assert {name: value for name, value in values.items() if name.startswith("eval/")} == told.get(step, {})
+        assert {name: value for name, value in values.items() if name.startswith("eval/")} == evaluations.get(step, {})
     tokens = [float(row.values["num_tokens"] or 0) for row in of_kind(reports, Metrics)[1:]]
     assert tokens == sorted(tokens)
     assert tokens[-1] == of_kind(reports, Finished)[0].trained_tokens > 0
@@ -181,7 +181,7 @@ def test_damaged_checkpoint_is_rejected(whole: tuple[Job, list[Report]], tmp_pat
         content = bytearray((damaged / name).read_bytes())
         content[-3] ^= 1
         (damaged / name).write_bytes(content)
-        code, [*_, failed] = job.beside(f"damaged-{name}").run(resume_from=damaged)
+        code, [*_, failed] = job.sibling(f"damaged-{name}").run(resume_from=damaged)
         assert code is TrainerExit.bad_data
         assert isinstance(failed, Failed)
         assert failed.code == "damaged_checkpoint"

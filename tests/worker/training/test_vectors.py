@@ -1,4 +1,4 @@
-"""The golden vectors: through the whole engine, through its head, and by the program that can fail."""
+"""The golden vectors: through the whole engine, through its output head, and by the command-line check."""
 
 import json
 import subprocess

@@ -46,7 +46,7 @@ def updater(policy: Policy, optimizer: torch.optim.Optimizer | None = None, **op
 
 
 def gradient(policy: Policy, groups: list[PromptGroup], **options: Any) -> tuple[dict[str, Tensor], UpdateResult]:
-    """The gradient of one update before clipping, and what the updater said of it."""
+    """Returns the gradient of one update before clipping, and its `UpdateResult`."""
     recorder = Recorder(policy)
     result = updater(policy, recorder, **options).update(groups, rate=1.0)
     assert recorder.gradients is not None

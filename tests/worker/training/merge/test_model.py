@@ -1,4 +1,4 @@
-"""The merged model, as somebody who has transformers alone loads it, and what is refused."""
+"""The merged model as plain transformers loads it, and the merges that are rejected."""
 
 import json
 import os

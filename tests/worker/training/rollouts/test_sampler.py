@@ -133,7 +133,7 @@ def test_end_token_finishes_a_completion(llama: Policy) -> None:
 
 
 def test_finished_sequences_do_not_disturb_others(llama: Policy) -> None:
-    """Each greedy answer alone, with nobody beside it that could finish first."""
+    """Each greedy completion in a batch of its own, where no other sequence can finish first."""
     together = in_process(llama).sample(PROMPTS, 1, Sampling(max_tokens=12), None)
     for prompt, [completion] in zip(PROMPTS, together, strict=True):
         [[alone]] = in_process(llama).sample([prompt], 1, Sampling(max_tokens=12), None)
@@ -195,7 +195,7 @@ def test_only_token_with_mass_is_sampled() -> None:
 
 
 def test_rounding_stays_within_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The largest uniform number there is, over probabilities of so many sizes that sums in another order differ."""
+    """The largest uniform number, over probabilities of sizes at which sums in another order differ."""
     rows_B_V = torch.rand(3000, 300, generator=generator(1)) ** 20
     rows_B_V /= rows_B_V.sum(-1, keepdim=True)
     monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, 1 - 2**-53, dtype=torch.float64))

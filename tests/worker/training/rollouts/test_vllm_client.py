@@ -1,4 +1,4 @@
-"""Every way in which a server can fail, and whether the job fails with it or waits."""
+"""Every failure mode of a server, and whether the job fails or waits in the queue."""
 
 import json
 import socket
@@ -38,7 +38,7 @@ def server(chat_directory: Path) -> Iterator[VllmServer]:
 
 
 class Rollouts:
-    """Asks a server for little."""
+    """Requests a few short completions."""
 
     def __init__(self, policy: Policy, directory: Path) -> None:
         self.policy = policy
@@ -134,7 +134,7 @@ def test_restarted_server_is_dependency_down(server: VllmServer, rollouts: Rollo
 
 
 def test_lost_load_response_is_no_failure(server: VllmServer, rollouts: Rollouts) -> None:
-    """The adapter is there, and a second load under its name is refused."""
+    """The adapter is loaded, and a second load under its name is rejected."""
     expected = rollouts.draw(server.url)
     assert rollouts.draw(server.url, lambda: setattr(server, "lost", 1)) == expected
     assert server.adapters == {}
@@ -204,7 +204,7 @@ def test_server_without_token_ids_is_rejected(server: VllmServer, rollouts: Roll
 
 
 def answer(**changes: Any) -> dict[str, Any]:
-    """A good answer to what `Rollouts` asks, but for the changes to its choices."""
+    """A valid response to the request of `Rollouts`, with `changes` to its choices."""
     choice = {
         "index": 0,
         "finish_reason": "length",

@@ -1,4 +1,4 @@
-"""Whole runs whose rollouts a server draws."""
+"""Whole runs with rollouts from a server."""
 
 import dataclasses
 import signal
@@ -99,7 +99,7 @@ def test_lost_server_is_dependency_down(job: Job, server: VllmServer, monkeypatc
         assert code is TrainerExit.dependency_down
         assert isinstance(failed, Failed)
         assert failed.code == "rollout_server_away"
-        # What learns from given answers alone asks no server, not even to evaluate.
+        # A job that trains on demonstrations only sends no request, not even to evaluate.
         assert dataclasses.replace(lost, method="supervised").run()[0] is TrainerExit.succeeded
     assert server.requests == []
 

@@ -1,4 +1,4 @@
-"""The sampler over a server against the sampler in this process, and what it leaves on the server."""
+"""The vLLM sampler against the in-process sampler, and the adapters it leaves on the server."""
 
 import shutil
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ def draw(engine: RolloutEngine, count: int = 4, step: int = 1, **sampling: Any) 
 
 
 def assert_logprobs(model: Any, drawn: list[list[Completion]], temperature: float = 1.0) -> None:
-    """Each log p is that of a plain forward pass over the very ids."""
+    """Checks each log p against a plain forward pass over the same ids."""
     with torch.no_grad():
         for prompt, completions in zip(PROMPTS, drawn, strict=True):
             for one in completions:

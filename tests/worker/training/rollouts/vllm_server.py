@@ -1,8 +1,8 @@
-"""A server that speaks the part of vLLM's API that rollouts use, over a real model: transformers, plain PEFT, torch.
+"""A test server for the part of vLLM's API that rollouts use, over a real model: transformers, plain PEFT, torch.
 
-It shares no code with the engine. Shapes, statuses and quirks are those of vLLM 0.33: what a request leaves out comes
-from the server's own defaults, samples of one request have consecutive seeds, log-probs are those after temperature and
-top-p, an adapter's name cannot be loaded twice. Attributes make it faulty.
+It shares no code with the trainer. Shapes, statuses and quirks are those of vLLM 0.33: missing parameters come from the
+server's defaults, the samples of one request have consecutive seeds, log-probs are computed after temperature and
+top-p, and an adapter name cannot be loaded twice. Attributes inject faults.
 """
 
 import json
@@ -34,22 +34,22 @@ class VllmServer:
     max_model_len: int = 512
 
     stale: bool = False
-    """Serves the first adapter of all under every name."""
+    """Serves the first loaded adapter under every name."""
     hidden: tuple[str, ...] = ()
-    """Fields that its answers lack."""
+    """Fields that its responses lack."""
     answers: deque[Answer] = field(default_factory=deque)
-    """Given to the next POST requests instead of what they ask for."""
+    """Canned responses for the next POST requests."""
     lost: int = 0
-    """So many of the next POST requests are done, but answered by a proxy that gave up."""
+    """Number of coming POST requests that succeed but whose response is lost: a proxy answers 504."""
     retry_after: str | None = None
     """Header of its errors."""
     silent: threading.Event | None = None
-    """Nothing is answered before it is set."""
+    """Blocks all responses until it is set."""
 
     names: list[str] = field(default_factory=list)
-    """Every adapter that was ever loaded."""
+    """Names of all adapters that were loaded, in order."""
     adapters: dict[str, tuple[str, Any]] = field(default_factory=dict)
-    """Path and model of those that are loaded now."""
+    """Path and model of the adapters that are loaded now."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     """Bodies of the completion requests."""
 

@@ -1,4 +1,4 @@
-"""Runs whose teacher members come from a real server: what is asked, paid, kept, shown, and what goes wrong."""
+"""Runs with teacher answers from a real server: requests, budget, caching, reports and failures."""
 
 import json
 import signal
@@ -53,7 +53,7 @@ def write_rows(path: Path, own: Mapping[int, list[str]] | None = None) -> Path:
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three tries, and no long pauses between them."""
+    """Three attempts with short pauses."""
     monkeypatch.setattr(factory, "RETRY_POLICY", RetryPolicy(attempts=3, longest_wait_seconds=0.05))
     monkeypatch.setenv(TEACHER_API_KEY, "canary-key")
 
@@ -70,7 +70,7 @@ def base(tmp_path: Path, chat_directory: Path) -> Job:
 
 def asking(job: Job, url: str, **fields: Any) -> Job:
     """The job with a teacher at `url`."""
-    return job.beside(
+    return job.sibling(
         fields.pop("name", "asking"), trainer={"teacher_url": url, "allowed_private_hosts": ("127.0.0.1",), **fields}
     )
 
@@ -147,7 +147,7 @@ def test_teacher_fills_missing_answers_once(tmp_path: Path, base: Job) -> None:
             ("4", True),
         ]
         assert of_kind(reports, TeacherAnswers) == []
-        more = again.beside("more")
+        more = again.sibling("more")
         code, reports = more.run(**options(data, group=GroupMix(expert=1, teacher=3, self_=1)))
         assert code is TrainerExit.succeeded
         assert {body["messages"][-1]["content"]: body.get("n", 1) for body in asked.bodies}["2+1="] == 1
@@ -195,8 +195,8 @@ def test_busy_and_limited_servers_give_all_answers(base: Job, data: Path, answer
     ("budget", "spent"),
     [
         # One answer is set aside as its prompt and 6 tokens, and costs 12; two cost 24.
-        (TeacherBudget(tokens=100), lambda told: told.tokens <= 100),
-        (TeacherBudget(requests=3), lambda told: told.requests == 3),
+        (TeacherBudget(tokens=100), lambda spent: spent.tokens <= 100),
+        (TeacherBudget(requests=3), lambda spent: spent.requests == 3),
     ],
     ids=["tokens", "requests"],
 )
@@ -250,7 +250,9 @@ def test_hostile_answers_are_reported(base: Job, data: Path) -> None:
     texts = {row: [member.text for member in members] for row, members in teacher_members(reports).items()}
     assert texts == {1: [], 2: [], 3: [], 4: ["9\ufffd", "9?"], 5: [], 6: ["6"], 7: ["7", "8"], 8: ["8", "9"]}
     kept = [one for report in of_kind(reports, TeacherAnswers) for one in report.answers]
-    assert {one.content: one.finished for one in kept}["1234"] is False  # paid for, so that it is not asked for again
+    assert {one.content: one.finished for one in kept}[
+        "1234"
+    ] is False  # paid for, so it is stored and not requested again
     assert all(len(one.model) <= 256 and "\0" not in one.model for one in kept)
     assert "no further teacher answers for this row" in " ".join(events(reports))
     last = [one.data for one in of_kind(reports, Message) if one.data and "failed_rows" in one.data][-1]
@@ -291,31 +293,32 @@ def test_disallowed_and_unreachable_addresses(base: Job, data: Path) -> None:
 
 @pytest.fixture
 def slow(base: Job, data: Path, chat_tokenizer: ChatTokenizer) -> Iterator[tuple[Teacher, Event, Event]]:
-    """Answers at once about the rows of the first step, about others when told to; and says when all were asked."""
-    go_on, asked_ahead = Event(), Event()
+    """A teacher that answers the first step's rows at once and other rows after an event; sets another event when all
+    rows have been requested."""
+    release, all_requested = Event(), Event()
     prompts = load_prompts(data, chat_tokenizer, Hyperparameters(), 6, lambda _: None)
     first = {prompt.text for prompt in DataOrder(prompts, 2, 2, base.seed).step(1)}
 
     def answer(question: str, body: dict[str, Any]) -> Reply:
         if len(asked.questions) == ROWS:  # the last one to arrive may be one of the first step's
-            asked_ahead.set()
+            all_requested.set()
         if question not in first:
-            go_on.wait(60)
+            release.wait(60)
         return answer_sums(question, body)
 
     with teacher(answer) as asked:
-        yield asked, go_on, asked_ahead
-        go_on.set()
+        yield asked, release, all_requested
+        release.set()
 
 
 def test_answers_are_prefetched_during_training(base: Job, data: Path, slow: tuple[Teacher, Event, Event]) -> None:
-    asked, go_on, asked_ahead = slow
+    asked, release, all_requested = slow
     job = asking(base, asked.url)
     job.write(**options(data))
     with trainer_process(job) as process:
         read_until(process, Metrics, 1)  # the first step is made
-        assert asked_ahead.wait(20)  # and the next ones' answers were asked for, and are not there
-        go_on.set()
+        assert all_requested.wait(20)  # and the next ones' answers were asked for, and are not there
+        release.set()
         assert process.stdout is not None
         rest = parse(process.stdout.read())
         assert process.wait() == TrainerExit.succeeded
@@ -323,12 +326,12 @@ def test_answers_are_prefetched_during_training(base: Job, data: Path, slow: tup
 
 
 def test_stop_while_waiting_for_the_teacher(base: Job, data: Path, slow: tuple[Teacher, Event, Event]) -> None:
-    asked, _, asked_ahead = slow
+    asked, _, all_requested = slow
     job = asking(base, asked.url)
     job.write(**options(data))
     with trainer_process(job) as process:
         read_until(process, Metrics, 1)
-        assert asked_ahead.wait(20)
+        assert all_requested.wait(20)
         process.send_signal(signal.SIGTERM)
         assert process.stdout is not None
         rest = parse(process.stdout.read())
@@ -348,7 +351,7 @@ def test_question_key_is_a_content_address(base: Job, data: Path, chat_tokenizer
 
     one = keys(base, "https://a/v1")
     assert len(one) == 2 * ROWS
-    assert keys(base.beside("other", seed=8), "https://a/v1") == one
+    assert keys(base.sibling("other", seed=8), "https://a/v1") == one
     assert keys(base, "https://a/v1", group=GroupMix(expert=1, teacher=1, self_=1)) < one
     assert keys(base, "https://b/v1").isdisjoint(one)
     assert keys(base, "https://a/v1", sampling=Sampling(temperature=0.5)).isdisjoint(one)
@@ -357,7 +360,7 @@ def test_question_key_is_a_content_address(base: Job, data: Path, chat_tokenizer
 def test_local_teacher_resumes_with_same_answers(base: Job, data: Path, tmp_path: Path) -> None:
     other = tiny_model.build(tmp_path / "bigger", seed=5)
     for number, model in enumerate((other, base.base)):
-        job = base.beside(f"local-{number}", trainer={"teacher_model_dir": str(model)})
+        job = base.sibling(f"local-{number}", trainer={"teacher_model_dir": str(model)})
         wanted = options(data, sampling=Sampling(max_tokens=6, temperature=2.0))
         code, reports = job.run(**wanted)
         assert code is TrainerExit.succeeded
@@ -373,7 +376,7 @@ def test_local_teacher_resumes_with_same_answers(base: Job, data: Path, tmp_path
         # What a stopped run has kept is taken as it is, and what it lacks is drawn as it would have been.
         half = tmp_path / f"half-{number}.jsonl"
         half.write_text("".join(one.model_dump_json() + "\n" for one in kept[::2]))
-        again = job.beside(f"again-{number}", trainer={**job.trainer, "teacher_answers_path": str(half)})
+        again = job.sibling(f"again-{number}", trainer={**job.trainer, "teacher_answers_path": str(half)})
         code, more = again.run(**wanted)
         assert code is TrainerExit.succeeded
         drawn = {one.key: one.content for report in of_kind(more, TeacherAnswers) for one in report.answers}
