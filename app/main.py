@@ -25,6 +25,7 @@ from app.api.routes import (
     fine_tuning,
     graders,
     health,
+    job_metrics,
     lint,
     model_aliases,
     models,
@@ -96,6 +97,7 @@ PUBLIC: Final = frozenset(
 V1: Final = (
     validate_job,
     fine_tuning,
+    job_metrics,
     streams,
     estimate,
     regrade,

@@ -1,16 +1,18 @@
-"""What handlers ask for by type: the database, the blob store, the settings.
+"""Dependencies that handlers declare by type: the database, the blob store, the settings.
 
-Async, though they wait for nothing: FastAPI sends plain functions through the thread pool.
+They are async although they await nothing: FastAPI runs plain functions in the thread pool.
 """
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import BackgroundTasks, Depends, Header, Request
 
 from app.api.job_reader import JobReader
 from app.api.lint_pool import LintPool
+from app.api.sse import Hub
 from app.auth.bearer import Caller
+from app.auth.id_tokens import IdTokens
 from app.auth.key_cache import KeyCache
 from app.core.db import Database
 from app.core.egress.client import Egress
@@ -21,60 +23,26 @@ from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore
 
 
-async def _database(request: Request) -> Database:
-    database: Database = request.app.state.database
-    return database
+def _from_state(name: str) -> Any:
+    """Return a dependency on `app.state.NAME`, which `create_app` sets."""
+
+    async def read(request: Request) -> Any:
+        return getattr(request.app.state, name)
+
+    return Depends(read)
 
 
-async def _store(request: Request) -> BlobStore:
-    store: BlobStore = request.app.state.store
-    return store
-
-
-async def _settings(request: Request) -> Settings:
-    settings: Settings = request.app.state.settings
-    return settings
-
-
-async def _graders(request: Request) -> Toolbox:
-    tools: Toolbox = request.app.state.graders
-    return tools
-
-
-async def _secrets(request: Request) -> KeyRing:
-    ring: KeyRing = request.app.state.secrets
-    return ring
-
-
-async def _outgoing(request: Request) -> Egress:
-    egress: Egress = request.app.state.egress
-    return egress
-
-
-async def _lint_pool(request: Request) -> LintPool:
-    pool: LintPool = request.app.state.lint_pool
-    return pool
-
-
-async def _key_cache(request: Request) -> KeyCache:
-    cache: KeyCache = request.app.state.key_cache
-    return cache
-
-
-async def _jobs(request: Request) -> JobReader:
-    reader: JobReader = request.app.state.jobs
-    return reader
-
-
-Db = Annotated[Database, Depends(_database)]
-Store = Annotated[BlobStore, Depends(_store)]
-Config = Annotated[Settings, Depends(_settings)]
-Secrets = Annotated[KeyRing, Depends(_secrets)]
-Outgoing = Annotated[Egress, Depends(_outgoing)]
-CachedKeys = Annotated[KeyCache, Depends(_key_cache)]
-Graders = Annotated[Toolbox, Depends(_graders)]
-Jobs = Annotated[JobReader, Depends(_jobs)]
-Lints = Annotated[LintPool, Depends(_lint_pool)]
+Db = Annotated[Database, _from_state("database")]
+Store = Annotated[BlobStore, _from_state("store")]
+Config = Annotated[Settings, _from_state("settings")]
+Secrets = Annotated[KeyRing, _from_state("secrets")]
+Outgoing = Annotated[Egress, _from_state("egress")]
+CachedKeys = Annotated[KeyCache, _from_state("key_cache")]
+Tokens = Annotated[IdTokens, _from_state("id_tokens")]
+Graders = Annotated[Toolbox, _from_state("graders")]
+Jobs = Annotated[JobReader, _from_state("jobs")]
+Lints = Annotated[LintPool, _from_state("lint_pool")]
+Streams = Annotated[Hub, _from_state("hub")]
 
 
 class WorkerNotifier:
@@ -113,8 +81,8 @@ async def _strict(
         bool | None,
         Header(
             alias="x-grouptune-strict-enums",
-            description="Keep to OpenAI's enums: gft as reinforcement plus extra `gft`, paused as queued, files for "
-            "evals as user_data. As the project says (`strict_enums`) if absent.",
+            description="Use only OpenAI's enum values: gft is shown as reinforcement with an extra `gft`, paused as "
+            "queued, the purpose evals as user_data. If absent, the project's `strict_enums` applies.",
         ),
     ] = None,
 ) -> bool:
@@ -122,4 +90,4 @@ async def _strict(
 
 
 Strict = Annotated[bool, Depends(_strict)]
-"""Whether the caller checks answers against OpenAI's enums."""
+"""Whether the response uses only OpenAI's enum values, for clients that validate them."""

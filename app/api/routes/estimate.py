@@ -1,4 +1,4 @@
-"""`POST /v1/fine_tuning/estimate`: what a job would take, before it is created."""
+"""`POST /v1/fine_tuning/estimate`: time, tokens and memory of a job before it is created."""
 
 from fastapi import APIRouter
 
@@ -17,13 +17,15 @@ router = APIRouter(prefix="/fine_tuning", tags=["Fine-tuning"])
 def estimate_job(
     caller: Caller, body: CreateJob, database: Db, store: Store, settings: Config, limits: JobLimits
 ) -> EstimateObject:
-    """Estimate a job without creating it: its tokens, time, memory, and whether it fits on a worker. The body is that
-    of creating it."""
+    """Estimate a job without creating it: tokens, time, memory, and whether it fits on a worker.
+
+    The body is that of `POST /v1/fine_tuning/jobs`.
+    """
     with database.transaction() as session:
         validated = submission.validate_request(session, caller.project_id, body.to_request(), limits)
         if validated.problems or validated.base_model is None:
             raise body.as_sent(validated.problems[0])
         files = estimation.files_of(session, caller.project_id, body.training_file, body.validation_file)
-    asked = estimation.ask(store, validated.spec, validated.base_model, files, settings.models_dir)
+    workload = estimation.ask(store, validated.spec, validated.base_model, files, settings.models_dir)
     with database.reading() as session:
-        return EstimateObject.of(estimation.on_workers(session, asked, settings.lease_seconds))
+        return EstimateObject.of(estimation.on_workers(session, workload, settings.lease_seconds))

@@ -2,12 +2,11 @@
 
 from fastapi import APIRouter, Request
 
-from app.api.deps import Db
+from app.api.deps import Db, Outgoing, Tokens
 from app.api.ids import TrustId
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.oidc import CreateTrust, Exchange, ExchangedKey, TrustDeleted, TrustObject
 from app.auth.bearer import Caller
-from app.auth.id_tokens import IdTokens
 from app.auth.scopes import needs
 from app.core.accounts import oidc
 from app.core.accounts.scopes import Scope
@@ -18,12 +17,11 @@ router = APIRouter(prefix="/oidc", tags=["CI systems"])
 
 
 @router.post("/exchange")
-def exchange(request: Request, body: Exchange, database: Db) -> ExchangedKey:
+def exchange(request: Request, body: Exchange, database: Db, tokens: Tokens) -> ExchangedKey:
     """Exchange a CI system's ID token for a key of the project that trusts its repository.
 
     Needs no key. Each token can be exchanged once.
     """
-    tokens: IdTokens = request.app.state.id_tokens
     issuer = tokens.issuer_of(body.token)
     with database.transaction() as session:
         is_trusted = oidc.is_trusted_issuer(session, issuer)
@@ -39,10 +37,10 @@ def exchange(request: Request, body: Exchange, database: Db) -> ExchangedKey:
 
 
 @router.post("/trusts", dependencies=[needs(Scope.admin)])
-def create_trust(request: Request, caller: Caller, body: CreateTrust, database: Db) -> TrustObject:
+def create_trust(caller: Caller, body: CreateTrust, database: Db, outgoing: Outgoing) -> TrustObject:
     """Trust the CI system of a repository."""
     terms = body.terms()
-    check_url(terms.issuer, request.app.state.egress.allowed, "issuer")
+    check_url(terms.issuer, outgoing.allowed, "issuer")
     with database.transaction() as session:
         trust = oidc.create_trust(session, caller.actor, body.project_id or caller.project_id, body.name, terms)
         return TrustObject.of(trust)

@@ -2,13 +2,12 @@
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Query
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from app.api.deps import Db, Strict
+from app.api.deps import Db, Streams, Strict
 from app.api.ids import MAX_ID, FileId, JobId
-from app.api.sse import Hub
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
@@ -34,8 +33,8 @@ _STREAM: Final[dict[int | str, dict[str, Any]]] = {
 async def stream_job(
     caller: Caller,
     job_id: JobId,
-    request: Request,
     database: Db,
+    hub: Streams,
     last_event_id: Annotated[
         str | None, Header(max_length=MAX_ID, description="Continue after this event. If absent, all events are sent.")
     ] = None,
@@ -51,8 +50,7 @@ async def stream_job(
 
     A client that reconnects with `Last-Event-ID` gets every event exactly once, in order.
     """
-    seq = await run_in_threadpool(_begin, database, caller.project_id, job_id, last_event_id or after)
-    hub: Hub = request.app.state.hub
+    seq = await run_in_threadpool(_start_position, database, caller.project_id, job_id, last_event_id or after)
     stream = hub.job(caller.project_id, job_id, seq, strict=strict)
     return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
 
@@ -64,9 +62,8 @@ async def stream_job(
     responses=_STREAM,
     dependencies=[needs(Scope.jobs_read)],
 )
-async def stream_jobs(caller: Caller, request: Request, strict: Strict = False) -> StreamingResponse:
+async def stream_jobs(caller: Caller, hub: Streams, strict: Strict = False) -> StreamingResponse:
     """Stream the project's 200 newest jobs. `state` is a job, sent first and after every change. Never ends."""
-    hub: Hub = request.app.state.hub
     stream = hub.project(caller.project_id, strict=strict)
     return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
 
@@ -79,21 +76,20 @@ async def stream_jobs(caller: Caller, request: Request, strict: Strict = False) 
     dependencies=[needs(Scope.files_read)],
 )
 async def stream_file(
-    caller: Caller, file_id: FileId, request: Request, database: Db, strict: Strict = False
+    caller: Caller, file_id: FileId, database: Db, hub: Streams, strict: Strict = False
 ) -> StreamingResponse:
     """Stream a file until it is validated. `state` is the file before and after, and `end` comes last."""
-    await run_in_threadpool(_find, database, caller.project_id, file_id)
-    hub: Hub = request.app.state.hub
+    await run_in_threadpool(_check_file, database, caller.project_id, file_id)
     stream = hub.file(caller.project_id, file_id, strict=strict)
     return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
 
 
-def _find(database: Database, project_id: str, file_id: str) -> None:
+def _check_file(database: Database, project_id: str, file_id: str) -> None:
     with database.transaction() as session:
         uploads.get_file(session, project_id, file_id)
 
 
-def _begin(database: Database, project_id: str, job_id: str, last_event_id: str | None) -> int:
+def _start_position(database: Database, project_id: str, job_id: str, last_event_id: str | None) -> int:
     with database.reading() as session:
         job = queries.get_job(session, project_id, job_id)
         return changes.seq_of(session, job.id, last_event_id) if last_event_id else 0

@@ -1,4 +1,4 @@
-"""The body of `POST /v1/fine_tuning/jobs`, in all forms that clients send, and the `JobSpec` it means."""
+"""The body of `POST /v1/fine_tuning/jobs` in all forms that clients send, and its conversion to a `JobSpec`."""
 
 import secrets
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ from app.core.spec.job import (
 )
 
 MAX_SEED: Final = 2_147_483_647
-_TYPES: Final = ", ".join(f"'{one}'" for one in ("gft", "supervised", "dft", "reinforcement"))
+_TYPES: Final = ", ".join(f"'{name}'" for name in ("gft", "supervised", "dft", "reinforcement"))
 
 
 class PlainHyperparameters(Frozen):
-    """The deprecated top-level form; what it sets is moved into the method."""
+    """The deprecated top-level form. Its values are moved into the method."""
 
     batch_size: Annotated[int, Field(ge=1, le=256)] | Auto = "auto"
     learning_rate_multiplier: Annotated[float, Field(gt=0, le=1000)] | Auto = "auto"
@@ -48,7 +48,7 @@ class RolloutsOnly(Frozen):
 
 
 class Reinforcement(Frozen):
-    """Learns from its own graded rollouts alone."""
+    """Trains on graded rollouts of the model itself."""
 
     grader: Grader
     group: RolloutsOnly = RolloutsOnly()
@@ -60,7 +60,7 @@ class Reinforcement(Frozen):
 
 
 class Gft(Frozen):
-    """Group Fine-Tuning: expert, teacher and own answers, compared within their group."""
+    """Group Fine-Tuning: demonstrations, teacher answers and rollouts, compared within their group."""
 
     type: Literal["gft"]
     gft: GroupMethod
@@ -71,7 +71,7 @@ class Gft(Frozen):
 
 
 class Supervised(Frozen):
-    """Learns the demonstrations."""
+    """Trains on the demonstrations."""
 
     type: Literal["supervised"]
     supervised: ImitationMethod = ImitationMethod()
@@ -82,7 +82,7 @@ class Supervised(Frozen):
 
 
 class Dft(Frozen):
-    """Learns the demonstrations, each token weighted by its probability."""
+    """Trains on the demonstrations, each token weighted by its probability."""
 
     type: Literal["dft"]
     dft: ImitationMethod = ImitationMethod()
@@ -93,7 +93,7 @@ class Dft(Frozen):
 
 
 class ReinforcementForm(Frozen):
-    """As OpenAI's reinforcement fine-tuning."""
+    """OpenAI's form of reinforcement fine-tuning."""
 
     type: Literal["reinforcement"]
     reinforcement: Reinforcement
@@ -119,69 +119,82 @@ Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r
 
 
 class UpdateJob(Frozen):
-    """What can be changed about a job that is not finished."""
+    """The changeable fields of an unfinished job."""
 
     priority: Annotated[int, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY, description="See `POST /v1/fine_tuning/jobs`.")]
 
 
 class CreateJob(Frozen):
-    """A job to run. An explicit null means the same as leaving the field out."""
+    """A job to create. An explicit null means the same as an absent field."""
 
-    # `model` is a base model here, none of pydantic's.
+    # The word `model` means a base model here; nothing of pydantic's is shadowed.
     model_config = ConfigDict(protected_namespaces=())
 
     model: Annotated[
-        str, Field(min_length=1, max_length=MAX_MODEL_NAME, description="A base model, see `GET /v1/models`.")
+        str,
+        Field(
+            min_length=1,
+            max_length=MAX_MODEL_NAME,
+            description="A base model, a fine-tuned model or an alias; `GET /v1/models` lists them.",
+        ),
     ]
     training_file: Annotated[str, Field(max_length=MAX_ID, description="Id of a file with purpose `fine-tune`.")]
     validation_file: Annotated[
-        str | None, Field(max_length=MAX_ID, description="Held-out rows, measured before and after.")
+        str | None,
+        Field(
+            max_length=MAX_ID,
+            description="Id of a file with held-out rows, which are evaluated before and after training.",
+        ),
     ] = None
-    suffix: Annotated[Suffix | None, Field(description="Part of the trained model's name.")] = None
-    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Chosen at random if absent.")] = None
+    suffix: Annotated[Suffix | None, Field(description="Part of the name of the trained model.")] = None
+    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Drawn at random if absent.")] = None
     metadata: Annotated[dict[MetadataKey, MetadataValue] | None, Field(max_length=16)] = None
     integrations: Annotated[
         tuple[Integration, ...] | None,
-        Field(
-            max_length=MAX_INTEGRATIONS, description="Trackers that the metrics go to as well. See docs/trackers.md."
-        ),
+        Field(max_length=MAX_INTEGRATIONS, description="Trackers that also receive the metrics. See docs/trackers.md."),
     ] = None
     hyperparameters: Annotated[
-        PlainHyperparameters | None, Field(deprecated=True, description="Use the method's own.")
+        PlainHyperparameters | None, Field(deprecated=True, description="Use the method's `hyperparameters`.")
     ] = None
-    method: Annotated[Method, Field(description="How to train; supervised if absent.")] = Supervised(type="supervised")
+    method: Annotated[Method, Field(description="The training method; supervised if absent.")] = Supervised(
+        type="supervised"
+    )
     gates: Annotated[
         tuple[GateText, ...],
         Field(
             max_length=MAX_GATES,
-            description="What the held-out results must reach for the job to succeed, such as `eval/accuracy >= 0.8` "
-            "or `eval/reward no worse than alias prod by 0.01`; may also stand in the method. See docs/gates.md.",
+            description="Conditions on the held-out results that must hold for the job to succeed, such as "
+            "`eval/accuracy >= 0.8` or `eval/reward no worse than alias prod by 0.01`. The "
+            "method may contain them instead. See docs/gates.md.",
         ),
     ] = ()
     alias: Annotated[
-        AliasName | None, Field(description="Names the trained model once the job has succeeded, gates included.")
+        AliasName | None,
+        Field(
+            description="Alias that will name the trained model once the job has succeeded and all gates are passed."
+        ),
     ] = None
     priority: Annotated[
         int,
         Field(
             ge=MIN_PRIORITY,
             le=MAX_PRIORITY,
-            description="Higher goes first, and takes the place of a running job with a lower one when no worker is "
-            "free. At most the project's `limits.priority`.",
+            description="Jobs with a higher priority start first, and preempt a running job with a lower one if "
+            "no worker is free. At most the project's `limits.priority`.",
         ),
     ] = 0
     gft: Annotated[
         dict[str, Any] | None,
         Field(
-            description="For typed clients (`extra_body`): with method.type `reinforcement`, these fields of "
+            description="For typed clients (`extra_body`). With method.type `reinforcement`, these fields of "
             "`method.gft` turn the job into a gft job."
         ),
     ] = None
 
     @model_validator(mode="before")
     @classmethod
-    def _one_form(cls, body: Any) -> Any:
-        """Brings the older and the typed form into the canonical one; leaves the client's object alone."""
+    def _to_canonical_form(cls, body: Any) -> Any:
+        """Convert the deprecated and the typed form into the canonical form, without changing the client's object."""
         if not isinstance(body, Mapping):
             return body
         body = {key: value for key, value in body.items() if value is not None}
@@ -193,7 +206,7 @@ class CreateJob(Frozen):
 
     @staticmethod
     def path_as_sent(param: str, body: Any) -> str:
-        """Where the client of a typed form put what the canonical form calls `param`."""
+        """Return where a client of the typed form put the field that the canonical form calls `param`."""
         extra = body.get("gft") if isinstance(body, Mapping) else None
         head, _, rest = param.removeprefix("method.gft.").partition(".")
         if not isinstance(extra, Mapping) or not param.startswith("method.gft."):
@@ -205,7 +218,7 @@ class CreateJob(Frozen):
         return JobRequest(self._spec(), self.training_file, self.validation_file, self.priority)
 
     def as_sent(self, error: InvalidRequest) -> InvalidRequest:
-        """The same error, its `param` where the client put the field."""
+        """Return the same error, with the path of the field as the client sent it in `param`."""
         error.param = self.path_as_sent(error.param or "", {"gft": self.gft}) or None
         return error
 
@@ -225,19 +238,21 @@ class CreateJob(Frozen):
 
 
 def _gates_of(body: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:
-    """Moves gates that stand in the method or in the extra `gft` to the top of the body."""
-    found = {}
+    """Move gates from the method or the extra `gft` to the top level of the body."""
+    gates_by_path = {}
     for path, holder in (
         (f"method.{method['type']}.gates", method.get(str(method["type"]))),
         ("gft.gates", body.get("gft")),
     ):
         if isinstance(holder, dict) and "gates" in holder:
-            found[path] = holder.pop("gates")
-    if not found:
+            gates_by_path[path] = holder.pop("gates")
+    if not gates_by_path:
         return {}
-    if len(found) > 1 or "gates" in body:
-        raise _problem(next(iter(found)), "Gates stand in several places of this request; send them once, in `gates`.")
-    return {"gates": next(iter(found.values()))}
+    if len(gates_by_path) > 1 or "gates" in body:
+        raise _problem(
+            next(iter(gates_by_path)), "This request contains gates in several places. Send them once, in `gates`."
+        )
+    return {"gates": next(iter(gates_by_path.values()))}
 
 
 def _canonical(method: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
@@ -246,11 +261,11 @@ def _canonical(method: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     settings = method.get(kind, {})
     if not isinstance(settings, dict):
         return method
-    settings = _without_openai_knobs(settings, f"method.{kind}.hyperparameters")
+    settings = _without_openai_defaults(settings, f"method.{kind}.hyperparameters")
     settings = _with_top_level(settings, body.get("hyperparameters"), kind)
     extra = body.get("gft")
     if extra is not None and kind != "reinforcement":
-        hint = "The extra field `gft` goes with method.type 'reinforcement'; put its settings into `method.gft`."
+        hint = "The extra field `gft` requires method.type 'reinforcement'. Put its settings into `method.gft`."
         raise _problem("gft", hint)
     if isinstance(extra, dict):
         return {"type": "gft", "gft": _merged(settings, extra)}
@@ -263,9 +278,9 @@ def _problem(param: str, message: str) -> PydanticCustomError:
 
 def _refuse_unknown(kind: Any) -> None:
     if kind == "dpo":
-        raise _problem("method.type", f"Preference tuning (dpo) is not available on this server; use one of {_TYPES}.")
+        raise _problem("method.type", f"Preference tuning (dpo) is not available on this server. Use one of {_TYPES}.")
     if kind not in list(MethodType):
-        raise _problem("method.type", f"There is no method {kind!r}; use one of {_TYPES}.")
+        raise _problem("method.type", f"The method {kind!r} does not exist. Use one of {_TYPES}.")
 
 
 def _without_nulls(value: Any) -> Any:
@@ -274,24 +289,24 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-def _without_openai_knobs(settings: dict[str, Any], path: str) -> dict[str, Any]:
-    """Drops what OpenAI's clients send by default and what means nothing here; refuses other values of it."""
+def _without_openai_defaults(settings: dict[str, Any], path: str) -> dict[str, Any]:
+    """Drop fields that OpenAI's clients send by default and that have no meaning here; reject other values of them."""
     hyperparameters = settings.get("hyperparameters")
     if not isinstance(hyperparameters, dict):
         return settings
     hints = {
         "compute_multiplier": ("auto", "set the number of rollouts with `group.self` instead"),
-        "reasoning_effort": ("default", "these models have none"),
+        "reasoning_effort": ("default", "these models have no such setting"),
     }
     kept = dict(hyperparameters)
     for name, (default, hint) in hints.items():
         if name in kept and kept.pop(name) != default:
-            raise _problem(f"{path}.{name}", f"`{name}` can only be '{default}' here: {hint}.")
+            raise _problem(f"{path}.{name}", f"`{name}` must be '{default}': {hint}.")
     return settings | {"hyperparameters": kept}
 
 
 def _with_top_level(settings: dict[str, Any], top: Any, kind: str) -> dict[str, Any]:
-    """The deprecated top-level hyperparameters, moved into the method."""
+    """Move the deprecated top-level hyperparameters into the method."""
     own = settings.get("hyperparameters", {})
     if not isinstance(top, dict) or not isinstance(own, dict):
         return settings
@@ -299,18 +314,18 @@ def _with_top_level(settings: dict[str, Any], top: Any, kind: str) -> dict[str, 
         if own.get(name, "auto") not in ("auto", value):
             raise _problem(
                 f"hyperparameters.{name}",
-                f"`hyperparameters.{name}` is {value!r} and `method.{kind}.hyperparameters.{name}` is "
-                f"{own[name]!r}; send only the latter.",
+                f"`hyperparameters.{name}` is {value!r}, but `method.{kind}.hyperparameters.{name}` is "
+                f"{own[name]!r}. Send only the latter.",
             )
-    known = {name: value for name, value in top.items() if name in PlainHyperparameters.model_fields}
-    return settings | {"hyperparameters": own | known} if known else settings
+    moved = {name: value for name, value in top.items() if name in PlainHyperparameters.model_fields}
+    return settings | {"hyperparameters": own | moved} if moved else settings
 
 
 def _merged(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """`extra` over `base`, object by object; a grader is replaced as a whole."""
+    """Merge `extra` into `base`, object by object. A grader is replaced as a whole."""
     result = dict(base)
     for key, value in extra.items():
-        below = result.get(key)
-        whole = key == "grader" or not isinstance(below, dict) or not isinstance(value, dict)
-        result[key] = value if whole else _merged(below or {}, value)
+        current = result.get(key)
+        is_replaced = key == "grader" or not isinstance(current, dict) or not isinstance(value, dict)
+        result[key] = value if is_replaced else _merged(current or {}, value)
     return result

@@ -104,7 +104,7 @@ def test_deprecated_hyperparameters_are_honoured(client: OpenAI, training_file: 
     assert create(client, training_file, hyperparameters={"n_epochs": 4}).hyperparameters.n_epochs == 4
     job = create(client, training_file, gft(hyperparameters={"n_epochs": "auto"}), hyperparameters={"n_epochs": 4})
     assert job.hyperparameters.n_epochs == 4
-    with pytest.raises(BadRequestError, match=r"is 4 and .* is 5") as caught:
+    with pytest.raises(BadRequestError, match=r"is 4, but .* is 5") as caught:
         create(client, training_file, gft(hyperparameters={"n_epochs": 5}), hyperparameters={"n_epochs": 4})
     assert caught.value.param == "hyperparameters.n_epochs"
 
