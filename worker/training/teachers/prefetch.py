@@ -150,7 +150,7 @@ class TeacherPrefetcher:
             count = self._ledger.reserve(prompt_tokens, max_tokens, len(keys))
             batch = AnswerBatch((), 0)
             try:
-                batch = self._server.ask(prompt, keys[:count], self._ledger.count_request)
+                batch = self._server.request_answers(prompt, keys[:count], self._ledger.count_request)
                 failure: NoUsableResponse | AddressRefused = NoUsableResponse(
                     batch.problem or "the teacher returned no answer"
                 )

@@ -41,7 +41,7 @@ class TeacherServer:
         self._limit = "max_tokens"
         self._takes_n = True
 
-    def ask(self, prompt: Prompt, keys: Sequence[str], before_each: Callable[[], None]) -> AnswerBatch:
+    def request_answers(self, prompt: Prompt, keys: Sequence[str], before_each: Callable[[], None]) -> AnswerBatch:
         """Returns at most one answer for each of `keys`, in order; the server may return fewer.
 
         Calls `before_each` before every request. Raises `NoUsableResponse`, and whatever `before_each` raises.
