@@ -36,5 +36,5 @@ def _reward(result: Any) -> float | GraderFailure:
     reward = result.get("reward") if isinstance(result, dict) else None
     if isinstance(reward, int | float) and not isinstance(reward, bool):
         return float(reward)
-    said = result.get("error") if isinstance(result, dict) else result
-    return GraderFailure(f"the server returned no reward: {said!s:.200}")
+    error = result.get("error") if isinstance(result, dict) else result
+    return GraderFailure(f"the server returned no reward: {error!s:.200}")

@@ -33,8 +33,8 @@ def math(grader: MathGrader, sample: Sample, item: dict[str, Any], tools: Tools)
 
 def last_number(text: str) -> str:
     """Return the last number of a text, without thousands separators; empty if there is none."""
-    found = _ANY_NUMBER.findall(text)
-    return found[-1].replace(",", "") if found else ""
+    numbers = _ANY_NUMBER.findall(text)
+    return numbers[-1].replace(",", "") if numbers else ""
 
 
 def equal_plain(reference: str, answer: str) -> bool | None:

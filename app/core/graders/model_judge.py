@@ -23,8 +23,8 @@ _STEPS: Final = {
 def score_model(grader: ScoreModelGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> Scored:
     """Return the judge's number, clipped to the range. A reply without a number is an error, never a reward of 0."""
     low, high = grader.range
-    asked = f'Answer with JSON alone: {{"steps": [...], "result": <a number from {low:g} to {high:g}>}}.'
-    answer, usage = _ask(grader, sample, item, tools, asked, {"type": "number"})
+    instruction = f'Answer with JSON alone: {{"steps": [...], "result": <a number from {low:g} to {high:g}>}}.'
+    answer, usage = _ask(grader, sample, item, tools, instruction, {"type": "number"})
     if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer):
         raise GraderFailure(f"the judge's result is {answer!r:.100}, which is not a number", ErrorType.judge_parse)
     return Scored(min(high, max(low, float(answer))), usage)
@@ -33,8 +33,8 @@ def score_model(grader: ScoreModelGrader, sample: Sample, item: dict[str, Any], 
 def label_model(grader: LabelModelGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> Scored:
     """Return 1.0 when the judge's label passes, else 0.0; an unknown label is an error."""
     labels = list(grader.labels)
-    asked = f'Answer with JSON alone: {{"steps": [...], "result": <one of {json.dumps(labels)}>}}.'
-    answer, usage = _ask(grader, sample, item, tools, asked, {"type": "string", "enum": labels})
+    instruction = f'Answer with JSON alone: {{"steps": [...], "result": <one of {json.dumps(labels)}>}}.'
+    answer, usage = _ask(grader, sample, item, tools, instruction, {"type": "string", "enum": labels})
     if answer not in grader.labels:
         raise GraderFailure(
             f"the judge's label is {answer!r:.100}, which is not one of {labels}", ErrorType.judge_parse
@@ -43,7 +43,7 @@ def label_model(grader: LabelModelGrader, sample: Sample, item: dict[str, Any], 
 
 
 def _ask(
-    grader: Judge, sample: Sample, item: dict[str, Any], tools: Tools, asked: str, result: dict[str, Any]
+    grader: Judge, sample: Sample, item: dict[str, Any], tools: Tools, instruction: str, result: dict[str, Any]
 ) -> tuple[Any, dict[str, TokenUsage]]:
     schema = {
         "type": "object",
@@ -53,22 +53,22 @@ def _ask(
     }
     body = {
         "model": grader.model,
-        "messages": _messages(grader, sample, item, asked),
+        "messages": _messages(grader, sample, item, instruction),
         "response_format": {"type": "json_schema", "json_schema": {"name": "grade", "strict": True, "schema": schema}},
     } | _sampling(grader)
     answer = tools.chat(body)
     return _result(answer), {grader.model: _usage(answer)}
 
 
-def _messages(grader: Judge, sample: Sample, item: dict[str, Any], asked: str) -> list[dict[str, str]]:
+def _messages(grader: Judge, sample: Sample, item: dict[str, Any], instruction: str) -> list[dict[str, str]]:
     """Return the grader's messages; the first system message gains the answer format."""
     sent = [
         {"role": message.role, "content": "".join(render(text, sample, item) for text in message.texts())}
         for message in grader.input
     ]
     if sent[0]["role"] in ("system", "developer"):
-        return [sent[0] | {"content": f"{sent[0]['content']}\n\n{asked}"}, *sent[1:]]
-    return [{"role": "system", "content": asked}, *sent]
+        return [sent[0] | {"content": f"{sent[0]['content']}\n\n{instruction}"}, *sent[1:]]
+    return [{"role": "system", "content": instruction}, *sent]
 
 
 def _sampling(grader: Judge) -> dict[str, Any]:
@@ -95,12 +95,12 @@ def _result(answer: dict[str, Any]) -> Any:
 
 def _usage(answer: dict[str, Any]) -> TokenUsage:
     """Return the token usage that the server reports; some servers report none."""
-    told = answer.get("usage")
-    told = told if isinstance(told, dict) else {}
-    details = told.get("prompt_tokens_details")
+    usage = answer.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    details = usage.get("prompt_tokens_details")
     counts = {
-        "prompt_tokens": told.get("prompt_tokens"),
-        "completion_tokens": told.get("completion_tokens"),
+        "prompt_tokens": usage.get("prompt_tokens"),
+        "completion_tokens": usage.get("completion_tokens"),
         "cached_tokens": details.get("cached_tokens") if isinstance(details, dict) else None,
     }
     return TokenUsage(**{name: count for name, count in counts.items() if isinstance(count, int) and count >= 0})

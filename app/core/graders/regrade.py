@@ -49,7 +49,7 @@ class RegradedGroup:
 
 @dataclass(frozen=True)
 class SourceMeans:
-    """Mean rewards of one source."""
+    """Mean rewards of grade source."""
 
     members: int
     before: float | None
@@ -70,7 +70,7 @@ class Summary:
     no_contrast_after: float | None
     """Fractions of the groups."""
     rank_correlation: float | None
-    """Spearman correlation over members that both graders graded; None if one of them gives equal rewards to all."""
+    """Spearman correlation over members that both graders graded; None if grade of them gives equal rewards to all."""
     compared_advantages: int
     changed_signs: int
     """Number of advantages that change sign."""
@@ -80,17 +80,17 @@ def regrade(grader: BaseGrader, groups: Sequence[StoredGroup], tools: Toolbox, s
     """Return the groups graded within the time limit, in order; a group is graded completely or not at all."""
     threads = ThreadPoolExecutor(CONNECTIONS if waits(grader) else tools.workers, thread_name_prefix="regrade")
     try:
-        asked = [
+        pending = [
             [
                 threads.submit(grade, grader, Sample(output_text=member.text), dict(group.item), tools)
                 for member in group.record.members
             ]
             for group in groups
         ]
-        done, _ = wait([future for futures in asked for future in futures], timeout=seconds)
+        done, _ = wait([future for futures in pending for future in futures], timeout=seconds)
         return [
             _compared(group, [future.result() for future in futures])
-            for group, futures in zip(groups, asked, strict=True)
+            for group, futures in zip(groups, pending, strict=True)
             if done.issuperset(futures)
         ]
     finally:
@@ -99,12 +99,12 @@ def regrade(grader: BaseGrader, groups: Sequence[StoredGroup], tools: Toolbox, s
 
 def _compared(group: StoredGroup, grades: Sequence[Grade]) -> RegradedGroup:
     """Compute advantages; members that could not be graded leave the group, as in training."""
-    rewards = [one.reward for one in grades]
+    rewards = [grade.reward for grade in grades]
     return RegradedGroup(
         group,
         tuple(
-            MemberPair(before, one.reward, advantage, one.error)
-            for before, one, advantage in zip(group.record.members, grades, group_advantages(rewards), strict=True)
+            MemberPair(before, grade.reward, advantage, grade.error)
+            for before, grade, advantage in zip(group.record.members, grades, group_advantages(rewards), strict=True)
         ),
         has_contrast([reward for reward in rewards if reward is not None]),
     )
@@ -147,7 +147,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Return Spearman's rank correlation, from -1 to 1; ties share their mean rank. None if one side is constant."""
+    """Return Spearman's rank correlation, from -1 to 1; ties share their mean rank. None if grade side is constant."""
     if len(pairs) < 2:
         return None
     try:

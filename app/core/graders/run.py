@@ -31,10 +31,10 @@ def grade(grader: BaseGrader, sample: Sample, item: dict[str, Any], tools: Tools
     if isinstance(grader, MultiGrader):
         return _combined(grader, {key: grade(part, sample, item, tools) for key, part in grader.graders.items()})
     try:
-        found = GRADERS[str(getattr(grader, "type", ""))](grader, sample, item, tools)
+        score = GRADERS[str(getattr(grader, "type", ""))](grader, sample, item, tools)
     except Exception as error:  # error boundary: an exception of any grader is an error of this sample only
         return _failed(grader, error)
-    return _grade(grader, found)
+    return _grade(grader, score)
 
 
 class GraderPool:
@@ -76,7 +76,7 @@ class GraderPool:
 
     def grade_many(self, pairs: Sequence[Pair]) -> list[Grade]:
         """Return one grade per (sample, item), in order."""
-        return [found for chunk in self.submit(pairs) for found in chunk.result()]
+        return [grade for chunk in self.submit(pairs) for grade in chunk.result()]
 
     def close(self) -> None:
         """End threads and processes. Shared tools stay open, and threads end after their current grade."""
@@ -89,11 +89,12 @@ class GraderPool:
         if not isinstance(self.grader, EndpointGrader):
             return [grade(self.grader, sample, item, self._tools) for sample, item in pairs]
         try:
-            found = endpoint_many(self.grader, pairs, self._tools)
+            results = endpoint_many(self.grader, pairs, self._tools)
         except Exception as error:  # error boundary, as in `grade`
             return [_failed(self.grader, error) for _ in pairs]
         return [
-            _failed(self.grader, one) if isinstance(one, GraderFailure) else _grade(self.grader, one) for one in found
+            _failed(self.grader, result) if isinstance(result, GraderFailure) else _grade(self.grader, result)
+            for result in results
         ]
 
 
@@ -102,14 +103,14 @@ def _shared_tools() -> Toolbox:
     return Toolbox()  # its processes end with this process
 
 
-def _combined(grader: MultiGrader, found: Mapping[str, Grade]) -> Grade:
+def _combined(grader: MultiGrader, grades: Mapping[str, Grade]) -> Grade:
     """Apply the formula to the parts. If one part has no reward, the whole has none."""
     usage: dict[str, TokenUsage] = {}
-    for part in found.values():
+    for part in grades.values():
         for model, tokens in part.usage.items():
             usage[model] = usage.get(model, TokenUsage()) + tokens
-    rewards = {key: part.reward for key, part in found.items() if part.reward is not None}
-    failed = next((part for part in found.values() if part.reward is None), None)
+    rewards = {key: part.reward for key, part in grades.items() if part.reward is not None}
+    failed = next((part for part in grades.values() if part.reward is None), None)
     if failed is not None:
         return Grade(reward=None, error=failed.error, error_type=failed.error_type, scores=rewards, usage=usage)
     try:
@@ -120,9 +121,9 @@ def _combined(grader: MultiGrader, found: Mapping[str, Grade]) -> Grade:
     return _grade(grader, Scored(reward, usage), rewards)
 
 
-def _grade(grader: BaseGrader, found: float | Scored, rewards: Mapping[str, float] | None = None) -> Grade:
-    reward = found.reward if isinstance(found, Scored) else found
-    usage = dict(found.usage) if isinstance(found, Scored) else {}
+def _grade(grader: BaseGrader, score: float | Scored, rewards: Mapping[str, float] | None = None) -> Grade:
+    reward = score.reward if isinstance(score, Scored) else score
+    usage = dict(score.usage) if isinstance(score, Scored) else {}
     if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
         failure = GraderFailure(f"returned {reward!r}; return a finite number")
         return _failed(grader, failure).model_copy(update={"usage": usage})

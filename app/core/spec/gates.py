@@ -63,13 +63,13 @@ class Gate:
 def parse(text: str) -> Gate:
     """Parse a gate. Raises `ValueError` with the expected form."""
     plain = " ".join(text.split())
-    if found := _ABSOLUTE.fullmatch(plain):
-        return Gate(found["metric"], found["sign"], float(found["bound"]))
-    if found := _RELATIVE.fullmatch(plain):
-        metric, margin = found["metric"] or DEFAULT_METRIC, float(found["margin"] or 0)
+    if match := _ABSOLUTE.fullmatch(plain):
+        return Gate(match["metric"], match["sign"], float(match["bound"]))
+    if match := _RELATIVE.fullmatch(plain):
+        metric, margin = match["metric"] or DEFAULT_METRIC, float(match["margin"] or 0)
         if margin < 0:
             raise ValueError(f"'{text}': the margin after `by` cannot be negative")
-        return Gate(metric, "<=" if metric in LOWER_IS_BETTER else ">=", None, found["alias"], margin)
+        return Gate(metric, "<=" if metric in LOWER_IS_BETTER else ">=", None, match["alias"], margin)
     raise ValueError(
         f"'{text}' is not a gate. Write a held-out metric, a comparison and a number (eval/accuracy >= 0.8), or "
         "compare with the model of an alias (eval/reward no worse than alias prod by 0.01). Metrics: eval/reward, "

@@ -31,7 +31,7 @@ def test_value(text: str, value: float) -> None:
     assert parse_formula(text).evaluate({"a": 1.0, "b": 0.5, "größe_1": 7.0}) == pytest.approx(value)
 
 
-def test_names_are_what_it_reads() -> None:
+def test_names_are_collected() -> None:
     assert parse_formula("min(a, b) + 2*a - c_1").names == {"a", "b", "c_1"}
 
 
@@ -53,7 +53,7 @@ def test_names_are_what_it_reads() -> None:
         ("1+" * 2000 + "1", "more than 2000 characters"),
     ],
 )
-def test_what_is_wrong_and_where(text: str, message: str) -> None:
+def test_parse_error_gives_the_position(text: str, message: str) -> None:
     with pytest.raises(ValueError, match="formula") as caught:
         parse_formula(text)
     assert message in str(caught.value)
@@ -66,7 +66,7 @@ def test_without_a_value(text: str) -> None:
 
 
 @given(st.recursive(st.floats(0.1, 9).map(repr), lambda inner: st.tuples(inner, st.sampled_from("+-*/"), inner)))
-def test_says_what_python_says(tree: object) -> None:
+def test_agrees_with_python(tree: object) -> None:
     def written(node: object) -> str:
         return node if isinstance(node, str) else f"({written(node[0])}{node[1]}{written(node[2])})"  # type: ignore[index]
 

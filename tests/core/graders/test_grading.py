@@ -55,7 +55,7 @@ def test_string_check(operation: str, reference: str, text: str, reward: float) 
     assert string_check(operation, reference, text) == reward
 
 
-def test_names_and_math_input_have_defaults() -> None:
+def test_defaults_of_name_and_input() -> None:
     assert adapter.validate_python({"type": "math", "reference": "4"}) == MathGrader(
         name="math", input="{{sample.output_text}}", reference="4"
     )
@@ -72,13 +72,13 @@ def test_names_and_math_input_have_defaults() -> None:
         ({"type": "string_check", "input": "a", "reference": "b", "operation": "is"}, "operation"),
     ],
 )
-def test_invalid_grader_is_refused_when_the_job_is_created(fields: dict[str, Any], message: str) -> None:
+def test_invalid_grader_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError) as caught:
         adapter.validate_python(fields)
     assert message in str(caught.value)
 
 
-def test_missing_fields_names_template_and_field() -> None:
+def test_missing_fields_have_their_template() -> None:
     grader = StringCheckGrader(
         input="{{sample.output_text}} {{item.a}}",
         reference="{{item.b.c}}{{item.b}}{{item.d}}",
@@ -121,11 +121,11 @@ def test_math(pool: GraderPool, reference: str, text: str, reward: float) -> Non
     ]
 
 
-def test_reference_without_an_answer_is_an_error_and_not_a_zero(pool: GraderPool) -> None:
-    [found] = pool.grade_many([(Sample(output_text="maybe 4?"), {"answer": "no idea"})])
-    assert found.reward is None
-    assert found.error is not None
-    assert "the reference 'no idea' contains no mathematical answer" in found.error
+def test_math_reference_without_answer_is_an_error(pool: GraderPool) -> None:
+    [graded] = pool.grade_many([(Sample(output_text="maybe 4?"), {"answer": "no idea"})])
+    assert graded.reward is None
+    assert graded.error is not None
+    assert "the reference 'no idea' contains no mathematical answer" in graded.error
 
 
 numbers = st.from_regex(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?", fullmatch=True) | st.sampled_from(
@@ -153,23 +153,23 @@ def test_last_number_of_a_text(text: str, number: str) -> None:
     assert last_number(text) == number
 
 
-def test_repeating_the_question_is_paid_as_an_expression_but_not_as_a_last_number(pool: GraderPool) -> None:
+def test_last_number_ignores_a_repeated_question(pool: GraderPool) -> None:
     repeated, solved = Sample(output_text="60 + 92 is an expression."), Sample(output_text="60 + 92 = 152.")
-    asked = [(repeated, {"answer": "152"}), (solved, {"answer": "152"})]
-    assert [grade.reward for grade in pool.grade_many(asked)] == [1.0, 1.0]
+    answers = [(repeated, {"answer": "152"}), (solved, {"answer": "152"})]
+    assert [grade.reward for grade in pool.grade_many(answers)] == [1.0, 1.0]
     with GraderPool(MathGrader(reference="{{item.answer}}", answer="last_number")) as numbers:
-        assert [grade.reward for grade in numbers.grade_many(asked)] == [0.0, 1.0]
+        assert [grade.reward for grade in numbers.grade_many(answers)] == [0.0, 1.0]
 
 
 @settings(deadline=None)
 @given(plain, plain)
-def test_shortcut_for_plain_numbers_says_what_math_verify_says(reference: str, answer: str) -> None:
+def test_number_shortcut_agrees_with_math_verify(reference: str, answer: str) -> None:
     for text in (answer, reference):
         assert check(reference, text) == {"value": equal_plain(reference, text)}
 
 
 @pytest.mark.parametrize("text", ["1234567890", "1.0000001", ".5", "+5", "1e5", "007", "1,000", "", "\u0663", "1/2"])
-def test_shortcut_leaves_the_rest_to_math_verify(text: str) -> None:
+def test_number_shortcut_skips_other_input(text: str) -> None:
     assert equal_plain(text, "1") is None
     assert equal_plain("1", text) is None
 
@@ -180,18 +180,18 @@ def test_plain_numbers_start_no_process() -> None:
         assert opened._tools._pools == {}
 
 
-def test_grades_come_in_the_order_of_the_samples(pool: GraderPool) -> None:
+def test_grades_keep_the_sample_order(pool: GraderPool) -> None:
     pairs = [(Sample(output_text=rf"$\frac{{{n % 5}}}{{2}}$"), {"answer": "3/2"}) for n in range(40)]
-    assert [found.reward for found in pool.grade_many(pairs)] == [float(n % 5 == 3) for n in range(40)]
+    assert [graded.reward for graded in pool.grade_many(pairs)] == [float(n % 5 == 3) for n in range(40)]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, "1", True])
-def test_reward_that_is_no_finite_number_is_an_error(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_finite_reward_is_an_error(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.GRADERS, "math", lambda *_: value)
-    found = grade(MATH, Sample(output_text="4"), {"answer": "4"})
-    assert found.reward is None
-    assert found.error is not None
-    assert "finite number" in found.error
+    graded = grade(MATH, Sample(output_text="4"), {"answer": "4"})
+    assert graded.reward is None
+    assert graded.error is not None
+    assert "finite number" in graded.error
 
 
 def test_exception_in_a_grader_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,8 +200,8 @@ def test_exception_in_a_grader_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_missing_item_field_is_an_error() -> None:
-    found = grade(MATH, Sample(output_text="4"), {})
-    assert (found.reward, found.error_type) == (None, ErrorType.invalid_variable)
+    graded = grade(MATH, Sample(output_text="4"), {})
+    assert (graded.reward, graded.error_type) == (None, ErrorType.invalid_variable)
 
 
 def test_single_grade_uses_shared_workers() -> None:

@@ -1,4 +1,4 @@
-"""The processes that checks run in: killed in time, replaced, and gone with their parent."""
+"""The process pool of checks: time limits, replacement of workers, and no orphans."""
 
 import os
 import signal
@@ -31,24 +31,24 @@ def in_thread(work: Any) -> Any:
     return result[0]
 
 
-def test_hanging_check_is_killed_within_its_limit_from_a_thread_and_the_pool_serves_after_a_hundred() -> None:
+def test_pool_survives_a_hundred_hanging_checks() -> None:
     fine = (Sample(output_text=r"$\frac{1}{2}$"), {"answer": "0.5"})
     with GraderPool(MATH, workers=2, limit_seconds=0.1) as opened:
-        in_thread(lambda: opened.grade_many([fine]))  # starting up is not what is measured
+        in_thread(lambda: opened.grade_many([fine]))  # do not measure the start-up
         started = time.monotonic()
-        found = in_thread(lambda: opened.grade_many([(Sample(output_text=HANGING), {"answer": "3"})] * 100))
+        grades = in_thread(lambda: opened.grade_many([(Sample(output_text=HANGING), {"answer": "3"})] * 100))
         seconds = time.monotonic() - started
-        assert [grade_.error_type for grade_ in found] == [ErrorType.unresponsive] * 100
-        assert all(grade_.reward is None and "0.1 s and was killed" in grade_.error for grade_ in found)
+        assert [item.error_type for item in grades] == [ErrorType.unresponsive] * 100
+        assert all(item.reward is None and "0.1 s and was killed" in item.error for item in grades)
         assert seconds < 100 / 2 * 0.1 * 4
         server = opened._tools.pool("math")._server._process
         assert server is not None
-        assert children(server.pid) == []  # killed and reaped, no zombies
+        assert children(server.pid) == []  # killed and reaped: no zombies
         opened._tools.pool("math").limit_seconds = 20
-        assert [grade_.reward for grade_ in in_thread(lambda: opened.grade_many([fine] * 4))] == [1.0] * 4
+        assert [item.reward for item in in_thread(lambda: opened.grade_many([fine] * 4))] == [1.0] * 4
 
 
-def test_pool_survives_the_death_of_worker_and_server() -> None:
+def test_pool_survives_dead_processes() -> None:
     with IsolatedPool("math", workers=1, limit_seconds=20) as tools:
         assert tools.call("1/2", "$0.5$")
         server = tools._server._process
@@ -60,7 +60,7 @@ def test_pool_survives_the_death_of_worker_and_server() -> None:
             assert tools.call("1/2", "$0.5$")
 
 
-def test_interrupted_check_leaves_no_answer_behind_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_check_leaves_no_stale_reply(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -73,7 +73,7 @@ def test_interrupted_check_leaves_no_answer_behind_for_the_next(monkeypatch: pyt
         assert tools.call("1/2", "$0.6$") is False
 
 
-def test_closing_the_pool_ends_its_processes_and_is_not_final() -> None:
+def test_closed_pool_can_be_used_again() -> None:
     tools = IsolatedPool("math", workers=1, limit_seconds=20)
     assert tools.call("1/2", "$0.5$")
     server = tools._server._process
@@ -96,19 +96,19 @@ tools.call("3", r"$10^{10^{10^{10}}}$")
 """
 
 
-def test_workers_die_with_a_parent_that_is_killed_even_in_the_middle_of_a_check() -> None:
+def test_workers_die_with_a_killed_parent() -> None:
     command = [sys.executable, "-c", ORPHAN]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         server = int(parent.stdout.readline())
         family = [server, *children(server)]
-        eventually(lambda: cpu_ticks(family[1]) > 10)  # it is in the middle of the endless check
+        eventually(lambda: cpu_ticks(family[1]) > 10)  # the endless check is running
         parent.kill()
     assert len(family) == 2
     wait_until_dead(family)
 
 
-def test_workers_import_neither_torch_nor_fastapi_and_get_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_are_light_and_get_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://canary")
     with IsolatedPool("math", workers=1, limit_seconds=20) as tools:
         assert tools.call("1/2", "$0.5$")
@@ -120,7 +120,7 @@ def test_workers_import_neither_torch_nor_fastapi_and_get_no_secrets(monkeypatch
     assert loaded_by("app.core.graders.isolated_server") & {"torch", "fastapi"} == set()
 
 
-def test_grading_does_not_import_math_verify_here() -> None:
+def test_math_verify_is_not_imported() -> None:
     assert loaded_by("app.core.graders.run") & {"sympy", "math_verify", "torch", "fastapi"} == set()
 
 
@@ -135,7 +135,7 @@ def children(pid: int) -> list[int]:
 
 
 def cpu_ticks(pid: int) -> int:
-    """User time so far, in hundredths of a second."""
+    """Return the user time so far, in hundredths of a second."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
 
 
@@ -144,7 +144,7 @@ def wait_until_dead(pids: Iterable[int]) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Zombies do not count: whoever adopts an orphan reaps it in its own time."""
+    """Return whether a process lives. A zombie does not count: the process that adopts an orphan reaps it later."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

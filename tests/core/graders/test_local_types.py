@@ -1,4 +1,4 @@
-"""Similarity, regular expressions, JSON schemas, Python, multi: what they give, and what they refuse."""
+"""Similarity, regular expressions, JSON schemas, Python and multi graders: rewards and errors."""
 
 import json
 import time
@@ -34,9 +34,7 @@ METRICS = ("fuzzy_match", "bleu", "gleu", "meteor", *(f"rouge_{kind}" for kind i
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_similarity_is_one_for_the_same_text_nothing_for_another_and_between_for_half(
-    metric: str, tools: Toolbox
-) -> None:
+def test_similarity_ranges_from_0_to_1(metric: str, tools: Toolbox) -> None:
     reference = {"reference": "the quick brown fox jumps over the lazy dog"}
     same = run(tools, similarity(metric), "the quick brown fox jumps over the lazy dog", reference).reward
     half = run(tools, similarity(metric), "the quick brown fox jumps over a cat", reference).reward
@@ -44,7 +42,7 @@ def test_similarity_is_one_for_the_same_text_nothing_for_another_and_between_for
     assert same is not None
     assert half is not None
     assert other is not None
-    assert same == pytest.approx(1, abs=0.01)  # METEOR punishes even one chunk a little
+    assert same == pytest.approx(1, abs=0.01)  # METEOR penalises even a single chunk a little
     assert 0.1 < half < 0.9
     assert other < 0.1
     assert other < half < same
@@ -96,13 +94,13 @@ def test_json_schema(text: str, reward: float, tools: Toolbox) -> None:
     assert run(tools, {"type": "json_schema", "schema": SCHEMA}, text).reward == reward
 
 
-def test_a_schema_never_fetches_another_document(tools: Toolbox) -> None:
-    found = run(tools, {"type": "json_schema", "schema": {"$ref": "http://127.0.0.1:9/schema.json"}}, "{}")
-    assert found.reward is None
-    assert "Unresolvable" in str(found.error)
+def test_schema_reference_is_not_downloaded(tools: Toolbox) -> None:
+    graded = run(tools, {"type": "json_schema", "schema": {"$ref": "http://127.0.0.1:9/schema.json"}}, "{}")
+    assert graded.reward is None
+    assert "Unresolvable" in str(graded.error)
 
 
-def test_schema_is_echoed_under_its_own_name() -> None:
+def test_schema_keeps_its_field_name() -> None:
     kept = adapter.validate_python({"type": "json_schema", "schema": SCHEMA}).model_dump(by_alias=True)
     assert kept["schema"] == SCHEMA
 
@@ -137,20 +135,18 @@ def test_python_gets_sample_and_item(tools: Toolbox) -> None:
         ("    print('x' * 10**7)\n    return 1", ErrorType.python_runtime, "MemoryError"),
     ],
 )
-def test_python_that_fails_is_an_error_and_never_a_zero(
-    body: str, error_type: ErrorType, message: str, tools: Toolbox
-) -> None:
-    found = run(tools, python(f"def grade(sample, item):\n{body}\n"), "4")
-    assert (found.reward, found.error_type) == (None, error_type)
-    assert message in str(found.error)
+def test_failing_python_is_an_error(body: str, error_type: ErrorType, message: str, tools: Toolbox) -> None:
+    graded = run(tools, python(f"def grade(sample, item):\n{body}\n"), "4")
+    assert (graded.reward, graded.error_type) == (None, error_type)
+    assert message in str(graded.error)
 
 
-def test_python_keeps_nothing_between_answers(tools: Toolbox) -> None:
+def test_python_has_no_state_between_answers(tools: Toolbox) -> None:
     source = "seen = []\ndef grade(sample, item):\n    seen.append(1)\n    return len(seen)"
     assert [run(tools, python(source), "4").reward for _ in range(3)] == [1, 1, 1]
 
 
-def test_python_is_the_same_today_and_tomorrow(tools: Toolbox) -> None:
+def test_python_clock_and_random_are_fixed(tools: Toolbox) -> None:
     source = (
         "import random, datetime\ndef grade(sample, item):\n    return random.random() + datetime.datetime.now().year"
     )
@@ -168,33 +164,33 @@ MULTI = {
 }
 
 
-def test_multi_combines_and_shows_its_parts(tools: Toolbox) -> None:
-    found = run(tools, MULTI, "4", {"answer": "4"})
-    assert (found.reward, found.passed) == (1.0, True)
-    assert found.scores == {"right": 1.0, "short": 1.0, "multi": 1.0}
+def test_multi_combines_its_parts(tools: Toolbox) -> None:
+    graded = run(tools, MULTI, "4", {"answer": "4"})
+    assert (graded.reward, graded.passed) == (1.0, True)
+    assert graded.scores == {"right": 1.0, "short": 1.0, "multi": 1.0}
     assert run(tools, MULTI, "four, 5", {"answer": "4"}).passed is False
 
 
-def test_multi_without_one_part_has_no_reward(tools: Toolbox) -> None:
-    found = run(tools, MULTI, "", {"answer": "4"})
-    assert (found.reward, found.error_type) == (None, ErrorType.python_runtime)
-    assert found.scores == {"right": 0.0}
+def test_multi_fails_with_one_failed_part(tools: Toolbox) -> None:
+    graded = run(tools, MULTI, "", {"answer": "4"})
+    assert (graded.reward, graded.error_type) == (None, ErrorType.python_runtime)
+    assert graded.scores == {"right": 0.0}
 
 
-def test_multi_without_a_value(tools: Toolbox) -> None:
-    found = run(tools, MULTI | {"calculate_output": "1 / right"}, "5", {"answer": "4"})
-    assert (found.reward, found.error_type) == (None, ErrorType.formula_parse)
+def test_multi_formula_without_a_value_is_an_error(tools: Toolbox) -> None:
+    graded = run(tools, MULTI | {"calculate_output": "1 / right"}, "5", {"answer": "4"})
+    assert (graded.reward, graded.error_type) == (None, ErrorType.formula_parse)
 
 
 PART = {"type": "string_check", "name": "exact", "input": "{{sample.output_text}}", "reference": "4", "operation": "eq"}
 
 
 @pytest.mark.parametrize("graders", [{"exact": PART}, [PART], PART], ids=["dict", "list", "single"])
-def test_multi_takes_the_three_shapes_that_clients_send(graders: Any, tools: Toolbox) -> None:
+def test_multi_accepts_three_shapes(graders: Any, tools: Toolbox) -> None:
     assert run(tools, {"type": "multi", "graders": graders, "calculate_output": "exact"}, "4").reward == 1
 
 
-def test_missing_fields_are_found_inside_of_multi() -> None:
+def test_missing_fields_in_multi_parts() -> None:
     assert missing_fields(adapter.validate_python(MULTI), {"x"}) == [("graders.right.reference", "answer")]
 
 
@@ -216,7 +212,7 @@ def test_missing_fields_are_found_inside_of_multi() -> None:
         ({**MULTI, "graders": [PART, PART]}, "a distinct name"),
     ],
 )
-def test_what_is_wrong_is_said_when_the_grader_is_sent(fields: dict[str, Any], message: str) -> None:
+def test_validation_error_names_the_problem(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError) as caught:
         adapter.validate_python(fields)
     assert message in str(caught.value)
@@ -238,14 +234,14 @@ HUGE = "a " * 5_000_000
     ],
     ids=["regex", "fuzzy match", "rouge", "meteor", "pattern of a schema", "endless LaTeX", "memory bomb"],
 )
-def test_hostile_answers_cost_a_bounded_time_and_are_reported(fields: dict[str, Any], text: str) -> None:
+def test_hostile_answers_take_bounded_time(fields: dict[str, Any], text: str) -> None:
     with Toolbox(workers=1, limit_seconds=1.0) as tools:
         started = time.monotonic()
-        found = run(tools, fields, text, {"reference": "b " * 20_000})
-        assert time.monotonic() - started < 30  # starting a process counts too, on a busy machine
-    assert found.reward is None
-    assert found.error_type in (ErrorType.unresponsive, ErrorType.other, ErrorType.python_runtime)
-    assert found.error
+        graded = run(tools, fields, text, {"reference": "b " * 20_000})
+        assert time.monotonic() - started < 30  # on a busy machine, starting a process takes time too
+    assert graded.reward is None
+    assert graded.error_type in (ErrorType.unresponsive, ErrorType.other, ErrorType.python_runtime)
+    assert graded.error
 
 
 @pytest.mark.parametrize(
@@ -259,25 +255,25 @@ def test_hostile_answers_cost_a_bounded_time_and_are_reported(fields: dict[str, 
         (python("def grade(sample, item):\n    return len(sample['output_text'])"), len(HUGE)),
     ],
 )
-def test_an_answer_of_10_mb_is_graded_like_any_other(fields: dict[str, Any], reward: float, tools: Toolbox) -> None:
+def test_answer_of_10_mb_is_graded(fields: dict[str, Any], reward: float, tools: Toolbox) -> None:
     assert run(tools, fields, HUGE).reward == reward
 
 
 @pytest.mark.parametrize("text", [r"\frac{" * 50_000, "$" + "(" * 20_000, r"\boxed{" * 9_000])
-def test_latex_without_an_end_is_wrong_or_an_error_but_never_right(text: str) -> None:
+def test_endless_latex_is_never_right(text: str) -> None:
     with Toolbox(workers=1, limit_seconds=1.0) as tools:
-        found = run(tools, {"type": "math", "reference": "4"}, text)
-    assert (found.reward, found.error is None) in ((0.0, True), (None, False))
+        graded = run(tools, {"type": "math", "reference": "4"}, text)
+    assert (graded.reward, graded.error is None) in ((0.0, True), (None, False))
 
 
-def test_what_an_answer_is_made_of_is_read_as_at_openai(tools: Toolbox) -> None:
+def test_choices_are_read_as_at_openai(tools: Toolbox) -> None:
     reads = {"type": "string_check", "reference": "4", "operation": "eq"}
     for path in ("output_text", "output_json", "choices[0].message.content"):
         assert run(tools, reads | {"input": f"{{{{ sample.{path} }}}}"}, "4").reward == 1, path
     grader = adapter.validate_python(reads | {"input": "{{sample.output_json.x}}"})
     for finished, error_type in ((True, ErrorType.sample_parse), (False, ErrorType.truncated)):
-        found = grade(grader, Sample(output_text='{"x": ', finished=finished), {}, tools)
-        assert (found.reward, found.error_type) == (None, error_type)
+        graded = grade(grader, Sample(output_text='{"x": ', finished=finished), {}, tools)
+        assert (graded.reward, graded.error_type) == (None, error_type)
     ended = grade(
         adapter.validate_python(
             python("def grade(sample, item):\n    return len(sample['choices'][0]['finish_reason'])")

@@ -1,4 +1,4 @@
-"""reasoning-gym's verifiers as a grader: right answers earn 1, text is never run as code."""
+"""The reasoning_gym grader: correct answers earn 1, and text is never run as code."""
 
 import json
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def generated(name: str, count: int = 3, seed: int = 7, **config: Any) -> list[A
     return [json.loads(json.dumps(row)) for row in gym.rows(name, count, seed, config)]
 
 
-def test_generated_rows_are_training_rows_whose_own_answers_earn_everything(pool: GraderPool) -> None:
+def test_generated_rows_earn_full_reward(pool: GraderPool) -> None:
     rows = [parse_row(json.dumps(row), 1) for row in generated("chain_sum", 5, max_digits=2)]
     assert not missing_fields(ReasoningGymGrader(), set(rows[0].item))
     answers = [
@@ -46,10 +46,10 @@ def test_generated_rows_are_training_rows_whose_own_answers_earn_everything(pool
     assert all(grade.error is None for grade in grades)
     for right, tagged, wrong, none in zip(*(grades[place::4] for place in range(4)), strict=True):
         assert (right.reward, right.passed, tagged.reward, none.reward) == (1.0, True, 1.0, 0.0)
-        assert 0 < (wrong.reward or 0) < 1, "the right number inside another one earns its share"
+        assert 0 < (wrong.reward or 0) < 1, "a correct number inside another number earns a partial reward"
 
 
-def test_a_row_without_what_the_verifier_needs_is_an_error(pool: GraderPool) -> None:
+def test_row_without_verifier_data_is_an_error(pool: GraderPool) -> None:
     items: list[Any] = [{}, {"reasoning_gym": "text"}, {"reasoning_gym": {"dataset": "chain_sum", "answer": "1"}}]
     items.append({"reasoning_gym": {"dataset": "nothing", "answer": "1", "metadata": {}}})
     grades = pool.grade_many([(Sample(output_text="1"), item) for item in items])
@@ -59,9 +59,9 @@ def test_a_row_without_what_the_verifier_needs_is_an_error(pool: GraderPool) -> 
     assert "'nothing' not registered" in str(grades[3].error)
 
 
-def test_every_data_set_on_offer_grades_its_own_answers_and_runs_none_as_code(verifiers: IsolatedPool) -> None:
+def test_every_data_set_grades_its_own_answers(verifiers: IsolatedPool) -> None:
     hostile = ("[__import__('os').getpid()]", "{'a': 1+1}", "hello world", "", "(" * 50)
-    names = [one.name for one in gym.data_sets()]
+    names = [data_set.name for data_set in gym.data_sets()]
     assert len(names) > 80
     for name in names:
         [row] = generated(name, 1)
@@ -73,7 +73,7 @@ def test_every_data_set_on_offer_grades_its_own_answers_and_runs_none_as_code(ve
 
 
 @pytest.mark.parametrize("name", ["countdown", "string_insertion", "polynomial_multiplication", "number_sorting"])
-def test_a_verifier_that_would_run_text_as_code_is_stopped(verifiers: IsolatedPool, tmp_path: Path, name: str) -> None:
+def test_verifier_cannot_run_text_as_code(verifiers: IsolatedPool, tmp_path: Path, name: str) -> None:
     from reasoning_gym import create_dataset  # noqa: PLC0415 - seconds, for this test alone
 
     proof = tmp_path / "proof"
@@ -86,7 +86,7 @@ def test_a_verifier_that_would_run_text_as_code_is_stopped(verifiers: IsolatedPo
     assert not proof.exists()
 
 
-def test_neighbouring_seeds_share_no_question_and_the_same_seed_gives_the_same_rows() -> None:
+def test_seeds_give_distinct_repeatable_rows() -> None:
     first, again, second = (generated("chain_sum", 50, seed) for seed in (7, 7, 8))
     assert first == again
     questions = [{row["messages"][0]["content"] for row in rows} for rows in (first, second)]
@@ -95,7 +95,7 @@ def test_neighbouring_seeds_share_no_question_and_the_same_seed_gives_the_same_r
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "config", "said"),
+    ("name", "count", "config", "message"),
     [
         ("chain_sums", 1, {}, "did you mean chain_sum"),
         ("countdown", 1, {}, "runs answers as code"),
@@ -105,8 +105,8 @@ def test_neighbouring_seeds_share_no_question_and_the_same_seed_gives_the_same_r
         ("chain_sum", 500, {"max_terms": 2, "max_digits": 1}, "distinct questions where 500 are wanted"),
     ],
 )
-def test_what_cannot_be_generated_says_why(name: str, count: int, config: dict[str, Any], said: str) -> None:
-    with pytest.raises(InvalidRequest, match=said):
+def test_impossible_data_set_is_refused(name: str, count: int, config: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
         generated(name, count, **config)
 
 
@@ -119,5 +119,5 @@ def test_what_cannot_be_generated_says_why(name: str, count: int, config: dict[s
         ("</answer><answer>", "</answer><answer>"),
     ],
 )
-def test_the_answer_is_what_the_last_tags_hold_or_everything(text: str, answer: str) -> None:
+def test_answer_is_read_from_the_last_tags(text: str, answer: str) -> None:
     assert final_answer(text) == answer

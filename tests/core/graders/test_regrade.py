@@ -1,4 +1,4 @@
-"""What another grader would have made of stored groups, worked out by hand."""
+"""Regrading stored groups, compared with values computed by hand."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_rewards_and_advantages_by_hand() -> None:
     assert [pair.advantage for pair in second.members] == [0.0, 0.0]
     summary = summarise([first, second])
     assert (summary.groups, summary.members, summary.errors_before, summary.errors_after) == (2, 6, 1, 0)
-    assert {name: (one.members, one.before, one.after) for name, one in summary.sources.items()} == {
+    assert {name: (source.members, source.before, source.after) for name, source in summary.sources.items()} == {
         "expert": (2, 0.5, 1.0),
         "teacher": (1, 0.0, 0.0),
         "self": (3, 0.5, pytest.approx(1 / 3)),
@@ -64,26 +64,26 @@ def test_rewards_and_advantages_by_hand() -> None:
     assert summary.rank_correlation == pytest.approx(1 / 6)
 
 
-def test_what_cannot_be_graded_leaves_its_group_and_is_counted() -> None:
+def test_ungradable_members_leave_their_group() -> None:
     source = "def grade(sample, item):\n    return 1.0 if sample['output_text'] == 'no' else 1 / 0\n"
     with Toolbox() as tools:
-        found = regrade(PythonGrader(source=source), GROUPS, tools, 20.0)
-    assert [pair.reward for pair in found[0].members] == [None, 1.0, 1.0, 1.0]
-    assert [pair.advantage for pair in found[0].members] == [None, 0.0, 0.0, 0.0]
-    summary = summarise(found)
+        regraded = regrade(PythonGrader(source=source), GROUPS, tools, 20.0)
+    assert [pair.reward for pair in regraded[0].members] == [None, 1.0, 1.0, 1.0]
+    assert [pair.advantage for pair in regraded[0].members] == [None, 0.0, 0.0, 0.0]
+    summary = summarise(regraded)
     assert (summary.errors_after, summary.no_contrast_after) == (3, 1.0)
     assert "ZeroDivisionError" in summary.error_samples[0]
     assert summary.sources["expert"].after is None
 
 
-def test_a_group_is_graded_whole_or_not_at_all() -> None:
+def test_groups_are_graded_completely() -> None:
     slow = PythonGrader(source="def grade(sample, item):\n    while True:\n        pass\n")
     with Toolbox(workers=1) as tools:
         assert regrade(slow, GROUPS, tools, 0.0) == []
     assert summarise([]).no_contrast_before is None
 
 
-def test_rank_correlation_does_not_ask_how_far_apart() -> None:
+def test_rank_correlation_uses_only_ranks() -> None:
     assert rank_correlation([(0.1, 1), (0.2, 10), (0.3, 1000)]) == pytest.approx(1)
     assert rank_correlation([(1, 3), (2, 2), (3, 1)]) == pytest.approx(-1)
     assert rank_correlation([(1, 3), (1, 2)]) is None

@@ -1,4 +1,4 @@
-"""Judges and reward servers, as real HTTP servers: what they are asked, and what their answers are worth."""
+"""Judges and reward servers as real HTTP servers: requests, replies, retries and errors."""
 
 import json
 import threading
@@ -48,16 +48,16 @@ def judged(fields: dict[str, Any], answer: Callable[[Received], Reply], text: st
         return grade(adapter.validate_python(fields), Sample(output_text=text), {"truth": "5"}, tools)
 
 
-def test_what_a_judge_is_asked() -> None:
+def test_judge_request() -> None:
     seen: list[Received] = []
 
     def answer(request: Received) -> Reply:
         seen.append(request)
         return completion({"steps": [], "result": 7})
 
-    found = judged(SCORE, answer)
-    assert found.reward == 7
-    assert found.usage == {"judge-1": TokenUsage(prompt_tokens=30, completion_tokens=5, cached_tokens=20)}
+    graded = judged(SCORE, answer)
+    assert graded.reward == 7
+    assert graded.usage == {"judge-1": TokenUsage(prompt_tokens=30, completion_tokens=5, cached_tokens=20)}
     [request] = seen
     assert (request.path, request.headers["authorization"]) == ("/v1/chat/completions", "Bearer k")
     body = json.loads(request.body)
@@ -77,7 +77,7 @@ def test_what_a_judge_is_asked() -> None:
         ('```json\n{"result": 2}\n```', 2),
     ],
 )
-def test_a_judges_number_is_clipped_to_the_range(content: Any, reward: float) -> None:
+def test_judge_score_is_clipped(content: Any, reward: float) -> None:
     assert judged(SCORE, lambda _: completion(content)).reward == reward
 
 
@@ -102,33 +102,33 @@ def test_labels(label: str, reward: float) -> None:
         (SCORE, Reply(status=302, headers={"location": "/x"}), ErrorType.judge_server, "answered 302"),
     ],
 )
-def test_what_a_judge_cannot_say_is_an_error_and_never_a_zero(
+def test_unusable_judge_reply_is_an_error(
     fields: dict[str, Any], reply: Reply, error_type: ErrorType, message: str
 ) -> None:
-    found = judged(fields, lambda _: reply)
-    assert (found.reward, found.error_type) == (None, error_type)
-    assert message in str(found.error)
+    graded = judged(fields, lambda _: reply)
+    assert (graded.reward, graded.error_type) == (None, error_type)
+    assert message in str(graded.error)
 
 
-def test_a_busy_judge_is_asked_again() -> None:
+def test_busy_judge_is_retried() -> None:
     replies = [Reply(status=429, headers={"retry-after": "0.1"}), Reply(status=503), completion({"result": 3})]
     assert judged(SCORE, lambda _: replies.pop(0)).reward == 3
 
 
-def test_without_a_judge_the_operator_is_told_what_to_set() -> None:
-    found = grade(adapter.validate_python(SCORE), Sample(output_text="4"), {"truth": "5"})
-    assert (found.error_type, "GROUPTUNE_JUDGE_URL" in str(found.error)) == (ErrorType.judge_server, True)
+def test_missing_judge_error_names_the_setting() -> None:
+    graded = grade(adapter.validate_python(SCORE), Sample(output_text="4"), {"truth": "5"})
+    assert (graded.error_type, "GROUPTUNE_JUDGE_URL" in str(graded.error)) == (ErrorType.judge_server, True)
 
 
-def test_the_tokens_of_several_judges_add_up() -> None:
+def test_judge_token_usage_adds_up() -> None:
     multi = {"type": "multi", "graders": {"a": LABEL, "b": LABEL, "c": SCORE}, "calculate_output": "a + b + 0 * c"}
     scripted = completion({"result": 1})
 
     def answer(request: Received) -> Reply:
         return completion({"result": "good"}) if b"one of" in request.body else scripted
 
-    found = judged(multi, answer)
-    assert (found.reward, found.usage["judge-1"].prompt_tokens) == (2, 90)
+    graded = judged(multi, answer)
+    assert (graded.reward, graded.usage["judge-1"].prompt_tokens) == (2, 90)
 
 
 def endpoint(url: str, **fields: Any) -> Grader:
@@ -142,28 +142,28 @@ def pairs(count: int) -> list[tuple[Sample, dict[str, Any]]]:
     return [(Sample(output_text=str(number)), {"number": number}) for number in range(count)]
 
 
-def test_answers_go_to_a_reward_server_signed_and_several_at_once() -> None:
+def test_reward_requests_are_signed_batches() -> None:
     sizes: list[int] = []
 
     def answer(request: Received) -> Reply:
         sent = Webhook(SECRET).verify(request.body, dict(request.headers))
         sizes.append(len(sent["samples"]))
-        rewards = [one["item"]["number"] / (1 + int(one["sample"]["output_text"])) for one in sent["samples"]]
+        rewards = [answer["item"]["number"] / (1 + int(answer["sample"]["output_text"])) for answer in sent["samples"]]
         return Reply(json.dumps({"results": [{"reward": reward} for reward in rewards]}).encode())
 
     with http_server(answer) as url, GraderPool(endpoint(url, batch_size=4), OUTSIDE) as pool:
-        found = pool.grade_many(pairs(10))
-    assert [one.reward for one in found] == [number / (1 + number) for number in range(10)]
+        graded = pool.grade_many(pairs(10))
+    assert [grade.reward for grade in graded] == [number / (1 + number) for number in range(10)]
     assert sorted(sizes) == [2, 4, 4]
 
 
-def test_a_server_may_grade_some_and_not_others() -> None:
+def test_reward_server_may_fail_single_answers() -> None:
     results = [{"reward": 1}, {"error": "too long"}, {"reward": True}, 3]
     reply = Reply(json.dumps({"results": results}).encode())
     with http_server(lambda _: reply) as url, GraderPool(endpoint(url, batch_size=4), OUTSIDE) as pool:
-        found = pool.grade_many(pairs(4))
-    assert [one.reward for one in found] == [1, None, None, None]
-    assert "too long" in str(found[1].error)
+        graded = pool.grade_many(pairs(4))
+    assert [grade.reward for grade in graded] == [1, None, None, None]
+    assert "too long" in str(graded[1].error)
 
 
 @pytest.mark.parametrize(
@@ -175,20 +175,20 @@ def test_a_server_may_grade_some_and_not_others() -> None:
         (Reply(b"x" * 5_000_000), "more than"),
     ],
 )
-def test_a_server_that_answers_otherwise(reply: Reply, message: str) -> None:
+def test_invalid_reward_server_reply_is_an_error(reply: Reply, message: str) -> None:
     with http_server(lambda _: reply) as url, GraderPool(endpoint(url), OUTSIDE) as pool:
-        [found] = pool.grade_many(pairs(1))
-    assert (found.reward, message in str(found.error)) == (None, True), found.error
+        [graded] = pool.grade_many(pairs(1))
+    assert (graded.reward, message in str(graded.error)) == (None, True), graded.error
 
 
-def test_a_private_address_is_refused_unless_the_operator_allows_it() -> None:
+def test_private_reward_server_needs_permission() -> None:
     with http_server(lambda _: Reply()) as url, GraderPool(endpoint(url)) as pool:
-        [found] = pool.grade_many(pairs(1))
-    assert "GROUPTUNE_ALLOWED_PRIVATE_HOSTS" in str(found.error)
+        [graded] = pool.grade_many(pairs(1))
+    assert "GROUPTUNE_ALLOWED_PRIVATE_HOSTS" in str(graded.error)
 
 
-def test_slow_servers_are_asked_many_at_once() -> None:
-    """64 requests that wait for one another: one after the other, none would be answered."""
+def test_requests_to_slow_servers_overlap() -> None:
+    """The server holds 64 requests until all have arrived; sequential requests would never be answered."""
     together = threading.Barrier(64)
 
     def answer(_request: Received) -> Reply:
@@ -196,19 +196,19 @@ def test_slow_servers_are_asked_many_at_once() -> None:
         return Reply(b'{"results": [{"reward": 1}]}')
 
     with http_server(answer) as url, GraderPool(endpoint(url), OUTSIDE) as pool:
-        assert [one.reward for one in pool.grade_many(pairs(64))] == [1] * 64
+        assert [grade.reward for grade in pool.grade_many(pairs(64))] == [1] * 64
 
 
-def test_closing_ends_the_waiting_for_a_server_that_is_away() -> None:
-    asked = threading.Event()
+def test_close_ends_retries() -> None:
+    received = threading.Event()
 
     def answer(_request: Received) -> Reply:
-        asked.set()
+        received.set()
         return Reply(status=503, headers={"retry-after": "20"})
 
     with http_server(answer) as url:
         pool = GraderPool(endpoint(url), OUTSIDE)
         [pending] = pool.submit(pairs(1))
-        assert asked.wait(10)
+        assert received.wait(10)
         pool.close()
         assert pending.result(5)[0].reward is None

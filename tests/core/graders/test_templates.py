@@ -32,7 +32,7 @@ def test_render(template: str, expected: str) -> None:
     assert render(template, SAMPLE, ITEM) == expected
 
 
-def test_values_are_not_templates_themselves() -> None:
+def test_values_are_not_rendered_again() -> None:
     assert render("{{sample.output_text}}", Sample(output_text="{{item.answer}}"), ITEM) == "{{item.answer}}"
 
 
@@ -46,13 +46,13 @@ def test_values_are_not_templates_themselves() -> None:
         ("{{sample.choices[1]}}", r"sample.choices\[1\] does not exist"),
     ],
 )
-def test_unresolvable_variable_is_a_failure_and_never_an_empty_text(template: str, message: str) -> None:
+def test_missing_variable_is_a_failure(template: str, message: str) -> None:
     with pytest.raises(GraderFailure, match=message) as caught:
         render(template, SAMPLE, ITEM)
     assert caught.value.error_type is ErrorType.invalid_variable
 
 
-def test_response_that_is_not_json_has_no_output_json() -> None:
+def test_output_json_needs_json() -> None:
     with pytest.raises(GraderFailure, match="not JSON") as caught:
         render("{{sample.output_json.n}}", Sample(output_text="no"), ITEM)
     assert caught.value.error_type is ErrorType.sample_parse
@@ -72,20 +72,20 @@ def test_response_that_is_not_json_has_no_output_json() -> None:
         ("{{" + "x" * 5000 + "}}", "is not a variable"),
     ],
 )
-def test_template_error_says_how_to_write_it(template: str, message: str) -> None:
+def test_template_error_shows_the_syntax(template: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         parse_template(template)
     assert len(str(caught.value)) < 200
 
 
 def test_variables_are_listed_in_order() -> None:
-    found = variables("{{ item.a.b[0] }} {{sample.output_text}} {{item.c}}")
-    assert [str(variable) for variable in found] == ["item.a.b[0]", "sample.output_text", "item.c"]
+    read = variables("{{ item.a.b[0] }} {{sample.output_text}} {{item.c}}")
+    assert [str(variable) for variable in read] == ["item.a.b[0]", "sample.output_text", "item.c"]
 
 
 @settings(deadline=None)
 @given(st.text(alphabet="{}item.sampleoutput_text[]0'\" ", max_size=40))
-def test_any_text_is_a_template_or_a_value_error(template: str) -> None:
+def test_any_text_parses_or_raises_value_error(template: str) -> None:
     try:
         parts = parse_template(template)
     except ValueError:

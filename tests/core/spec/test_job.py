@@ -1,4 +1,4 @@
-"""The job spec comes back from JSON as it went in."""
+"""A job spec survives a round trip through JSON."""
 
 import pytest
 from pydantic import ValidationError
@@ -10,7 +10,7 @@ GRADER = MathGrader(reference="{{item.answer}}")
 
 
 @pytest.mark.parametrize("method", list(MethodType))
-def test_settings_keep_their_kind_through_json(method: MethodType) -> None:
+def test_settings_survive_json(method: MethodType) -> None:
     imitates = method in (MethodType.supervised, MethodType.dft)
     settings = ImitationMethod(grader=GRADER) if imitates else GroupMethod(grader=GRADER)
     spec = JobSpec(model="tiny", method=method, settings=settings, seed=1)

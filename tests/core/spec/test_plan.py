@@ -1,4 +1,4 @@
-"""How every `auto` is filled in."""
+"""Default values for every `auto`."""
 
 import dataclasses
 from typing import Any
@@ -31,12 +31,12 @@ def plan(job: JobSpec, *, rows: int = 1000, held_out: int = 500, parameters: int
     [(1, 1, 10, 10), (3, 3, 10, 10), (100, 4, 8, 200), (1000, 10, 2, 200), (10_000, 32, 1, 313), (401, 4, 2, 202)],
 )
 def test_batch_size_and_epochs_follow_the_rows(rows: int, batch_size: int, n_epochs: int, total_steps: int) -> None:
-    found = plan(spec(), rows=rows)
-    assert (found.batch_size, found.n_epochs, found.total_steps) == (batch_size, n_epochs, total_steps)
+    resolved = plan(spec(), rows=rows)
+    assert (resolved.batch_size, resolved.n_epochs, resolved.total_steps) == (batch_size, n_epochs, total_steps)
 
 
-def test_what_is_asked_for_is_done() -> None:
-    found = plan(
+def test_explicit_values_are_kept() -> None:
+    resolved = plan(
         spec(
             batch_size=7,
             n_epochs=3,
@@ -47,8 +47,8 @@ def test_what_is_asked_for_is_done() -> None:
         ),
         rows=70,
     )
-    assert found.learning_rate == pytest.approx(2.5e-5)
-    assert dataclasses.replace(found, learning_rate=0.0) == Plan(
+    assert resolved.learning_rate == pytest.approx(2.5e-5)
+    assert dataclasses.replace(resolved, learning_rate=0.0) == Plan(
         batch_size=7,
         n_epochs=3,
         total_steps=30,
@@ -60,23 +60,23 @@ def test_what_is_asked_for_is_done() -> None:
     )
 
 
-def test_a_batch_is_never_larger_than_the_data() -> None:
-    found = plan(spec(batch_size=64, n_epochs=2), rows=5)
-    assert (found.batch_size, found.total_steps) == (5, 2)
+def test_batch_is_at_most_the_data() -> None:
+    resolved = plan(spec(batch_size=64, n_epochs=2), rows=5)
+    assert (resolved.batch_size, resolved.total_steps) == (5, 2)
 
 
-def test_max_steps_ends_early_and_the_intervals_know_it() -> None:
-    found = plan(spec(max_steps=25))
-    assert (found.total_steps, found.eval_interval, found.checkpoint_interval) == (25, 3, 3)
+def test_max_steps_shortens_the_intervals() -> None:
+    resolved = plan(spec(max_steps=25))
+    assert (resolved.total_steps, resolved.eval_interval, resolved.checkpoint_interval) == (25, 3, 3)
     assert plan(spec(max_steps=10_000)).total_steps == 200
 
 
-def test_evaluation_and_checkpoint_come_ten_times_a_run() -> None:
+def test_ten_evaluations_and_checkpoints_per_run() -> None:
     assert (plan(spec()).eval_interval, plan(spec()).checkpoint_interval) == (20, 20)
     assert plan(spec(max_steps=1)).eval_interval == 1
 
 
-def test_held_out_rows_are_at_most_200_unless_asked_for() -> None:
+def test_held_out_rows_default_to_200() -> None:
     assert plan(spec()).eval_samples == 200
     assert plan(spec(), held_out=30).eval_samples == 30
     assert plan(spec(eval_samples=400)).eval_samples == 400
@@ -86,7 +86,7 @@ def test_held_out_rows_are_at_most_200_unless_asked_for() -> None:
 @pytest.mark.parametrize(
     ("method", "base"), [("gft", 1e-5), ("reinforcement", 1e-5), ("supervised", 1e-4), ("dft", 1e-4)]
 )
-def test_learning_rate_is_the_methods_times_the_multiplier(method: str, base: float) -> None:
+def test_learning_rate_is_base_times_multiplier(method: str, base: float) -> None:
     assert plan(spec(method, learning_rate_multiplier=3.0)).learning_rate == pytest.approx(3 * base)
     assert plan(spec(method)).learning_rate == pytest.approx(base)  # a model of 7e9 parameters
 
@@ -100,5 +100,5 @@ def test_smaller_models_get_a_higher_rate(parameters: int, group: float, imitati
     assert learning_rate_multiplier(spec("supervised"), parameters) == pytest.approx(imitation, rel=0.01)
 
 
-def test_the_multiplier_is_capped() -> None:
+def test_multiplier_is_capped() -> None:
     assert learning_rate_multiplier(spec("gft"), 1000) == learning_rate_multiplier(spec("gft"), 100) == 30

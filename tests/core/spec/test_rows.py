@@ -29,7 +29,7 @@ def test_last_assistant_message_is_the_demonstration() -> None:
     assert parsed.prompt_messages == [{"role": "system", "content": "Be brief."}, USER, ASSISTANT, USER]
 
 
-def test_short_form_is_the_same_row_as_messages() -> None:
+def test_short_form_equals_messages() -> None:
     short, long = row(prompt="2+2?", completion="4"), row(messages=[USER, ASSISTANT])
     assert (short.prompt_messages, short.expert) == (long.prompt_messages, long.expert)
     assert short.item["messages"] == [USER, ASSISTANT]
@@ -37,14 +37,14 @@ def test_short_form_is_the_same_row_as_messages() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"messages": [USER]}, {"prompt": "2+2?"}, {"prompt": "2+2?", "completion": None}])
-def test_prompt_only_rows_have_no_expert(fields: dict[str, Any]) -> None:
+def test_prompt_only_row_has_no_demonstration(fields: dict[str, Any]) -> None:
     parsed = row(**fields)
     assert parsed.prompt_messages == [USER]
     assert parsed.expert is None
     assert parsed.unused_demonstration is None
 
 
-def test_further_fields_are_what_graders_read() -> None:
+def test_extra_fields_are_grader_input() -> None:
     extra = {"reference_answer": {"value": 4}, "prompt": "kept"}
     parsed = row(messages=[USER], teacher_responses=["4"], tools=[], **extra)
     assert parsed.item == {"messages": [USER], **extra}
@@ -56,7 +56,7 @@ def test_teacher_responses_are_strings_or_objects() -> None:
     assert [(t.content, t.model) for t in parsed.teacher] == [("4", None), ("four", "big"), ("IV", None)]
 
 
-def test_openai_tool_conversation_is_valid_as_it_is() -> None:
+def test_openai_tool_conversation_is_valid() -> None:
     blocks = [{"type": "text", "text": "Use "}, {"type": "text", "text": "tools."}]
     parsed = row(
         messages=[
@@ -83,7 +83,7 @@ def test_openai_tool_conversation_is_valid_as_it_is() -> None:
     ("final", "reason"),
     [({**ASSISTANT, "weight": 0}, "weight 0"), ({"role": "assistant", "tool_calls": [CALL]}, "calls tools")],
 )
-def test_final_message_that_cannot_be_imitated_is_left_out(final: dict[str, Any], reason: str) -> None:
+def test_untrainable_final_message_is_skipped(final: dict[str, Any], reason: str) -> None:
     parsed = row(messages=[USER, final])
     assert parsed.expert is None
     assert parsed.prompt_messages == [USER]
@@ -91,7 +91,7 @@ def test_final_message_that_cannot_be_imitated_is_left_out(final: dict[str, Any]
     assert reason in parsed.unused_demonstration
 
 
-def test_demonstration_is_kept_byte_for_byte() -> None:
+def test_demonstration_keeps_every_byte() -> None:
     text = "  <think>\n\u2028é😀\u0000</think>\r\n4 "
     assert row(prompt=" q ", completion=text).expert == text
 
@@ -145,11 +145,11 @@ def test_demonstration_is_kept_byte_for_byte() -> None:
         ('{"prompt": "a", "tools": {}}', "`tools` must be a list of tool objects"),
     ],
 )
-def test_refusal_says_what_is_wrong(raw: bytes | str, message: str) -> None:
+def test_row_error_names_the_problem(raw: bytes | str, message: str) -> None:
     assert message in refusal(raw).message
 
 
-def test_refusal_names_the_field() -> None:
+def test_row_error_names_the_field() -> None:
     assert refusal('{"messages": [{"role": "user", "content": ""}]}').param == "messages[0].content"
     assert refusal("{").param is None
 
@@ -164,7 +164,7 @@ def test_depth_limit() -> None:
         assert f"nested more than {MAX_DEPTH} deep" in refusal(nested(depth)).message
 
 
-def test_many_brackets_are_not_depth() -> None:
+def test_brackets_in_text_are_not_depth() -> None:
     assert parse_row(json.dumps({"prompt": "a", "x": [{}] * 500, "y": "[{" * 100}), 1).expert is None
 
 
@@ -175,7 +175,7 @@ def test_line_limit_counts_bytes() -> None:
     assert "more than 1,000,000 bytes" in refusal(fits + " ").message
 
 
-def test_messages_do_not_echo_long_input() -> None:
+def test_row_error_shortens_long_input() -> None:
     name = "k" * 100_000
     assert len(refusal(f'{{"{name}": 1, "{name}": 2}}').message) < 200
 
@@ -203,7 +203,7 @@ row_values = st.dictionaries(
 
 @settings(deadline=None)
 @given(st.binary() | st.text() | row_values.map(json.dumps) | json_values.map(json.dumps))
-def test_anything_is_a_row_or_a_row_error(raw: bytes | str) -> None:
+def test_any_line_parses_or_raises_row_error(raw: bytes | str) -> None:
     try:
         parsed = parse_row(raw, 3)
     except RowError:
@@ -221,8 +221,8 @@ messages = st.dictionaries(
 
 @settings(deadline=None)
 @given(st.lists(messages, min_size=1, max_size=3))
-def test_the_short_way_for_plain_messages_gives_what_the_long_way_gives(written: list[dict[str, Any]]) -> None:
-    """A null field that nobody reads takes a message off the short way, and changes nothing."""
+def test_fast_path_equals_full_path(written: list[dict[str, Any]]) -> None:
+    """An unused null field takes a message off the fast path without changing the result."""
     outcomes: list[tuple[Any, ...]] = []
     for given_messages in (written, [{**message, "refusal": None} for message in written]):
         try:

@@ -35,8 +35,8 @@ def _parse(text: str) -> list[Any]:
     """Add delimiters to bare LaTeX; math-verify would otherwise read `2\\sqrt{3}` as 2."""
     text = text.strip()
     bare = _BARE.fullmatch(text) and not _DELIMITED.search(text) and not _NUMERIC.fullmatch(text)
-    found = parse(f"${text}$", parsing_timeout=None) if bare else []
-    return list(found or parse(text, parsing_timeout=None))
+    expressions = parse(f"${text}$", parsing_timeout=None) if bare else []
+    return list(expressions or parse(text, parsing_timeout=None))
 
 
 for _answer in (r"\boxed{\frac{1}{2}}", r"$x^2 + \sqrt{3}$", "the answer is 0.5"):
