@@ -19,7 +19,7 @@ import structlog
 from app.core import ids
 from app.core.db import Database
 from app.core.errors import DatabaseUnavailable, InvalidRequest, LostLease
-from app.core.estimates.estimate import Asked
+from app.core.estimates.estimate import PlannedJob
 from app.core.files.uploads import Received
 from app.core.jobs import attempts, estimation, outcomes, queries, results
 from app.core.jobs.journal import Journal, JournalEntry
@@ -92,7 +92,7 @@ class Runner:
         self.gpu_is_broken = False
         """Set by `run`: whether this worker should take no more jobs."""
         self._teacher: TeacherSetup | None = None
-        self._asked: Asked | None = None
+        self._planned_job: PlannedJob | None = None
 
     def run(self) -> None:
         """Run the attempt to its end. Failures of the job become its outcome; they are not raised."""
@@ -196,7 +196,7 @@ class Runner:
         """Estimate the job on this machine, to predict its end and to calibrate later estimates."""
         files = estimation.Files(inputs.training, inputs.validation)
         models_dir = self._settings.models_dir
-        self._asked = asked = estimation.try_ask(self._store, self._claim.spec, base_model, files, models_dir)
+        self._planned_job = asked = estimation.try_ask(self._store, self._claim.spec, base_model, files, models_dir)
         if asked is not None:
             self._write(lambda s: estimation.keep_for(s, self._claim, asked, own_hardware()))
 
@@ -272,7 +272,7 @@ class Runner:
         blob = f"jobs/{self._claim.job_id}/a{self._claim.attempt}/adapter"
         self._store.put_tree(blob, Path(finished.path))
         metrics_csv = retry_until_available(self._control, self._store_metrics)
-        if (asked := self._asked) is not None:
+        if (asked := self._planned_job) is not None:
             self._write(lambda s: estimation.keep_measured(s, self._claim, asked, own_hardware()))
         self._write(lambda s: outcomes.succeed(s, self._claim, finished, blob, base_model, metrics_csv))
         log.info("job.succeeded")

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from app.core.estimates.estimate import Estimate, Range
-from app.core.estimates.worker_fit import Forecast, OnWorker, Verdict
+from app.core.estimates.worker_fit import Forecast, MemoryFit, OnWorker
 
 
 class WorkerEstimate(BaseModel):
@@ -14,7 +14,7 @@ class WorkerEstimate(BaseModel):
     id: str
     device: str
     memory_bytes: int = Field(description="The memory that one trainer process may use.")
-    verdict: Verdict
+    verdict: MemoryFit
     seconds: Range | None
     peak_memory_bytes: Range | None
 
@@ -35,7 +35,7 @@ class EstimateObject(Estimate):
     """The estimate of a job on the available workers; the best worker comes first."""
 
     object: Literal["fine_tuning.estimate"] = "fine_tuning.estimate"
-    verdict: Verdict = Field(description="`tight`: the expected memory fits, the upper end of its range does not.")
+    verdict: MemoryFit = Field(description="`tight`: the expected memory fits, the upper end of its range does not.")
     reason: str
     workers: list[WorkerEstimate]
 

@@ -1,1 +1,1 @@
-"""How a model reads a chat: its template and its tokenizer, without transformers and torch."""
+"""Chat templates and tokenizers of models, without transformers and torch."""

@@ -1,4 +1,4 @@
-"""Rows as a model reads them: every token with its text, where it comes from and whether it is trained."""
+"""Previews of rows as the model receives them: every token with its text, source and loss mask."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,34 +9,34 @@ from app.core.chat.tokenizer import ChatTokenizer, Piece
 from app.core.spec.rows import Row, RowError, parse_row
 
 MAX_SHOWN_TOKENS: Final = 4_096
-"""Of one prompt or response; the rest is counted."""
+"""Most tokens shown per prompt or response; the rest are only counted."""
 _MAX_BINS: Final = 24
 
 
 @dataclass(frozen=True)
 class Span:
-    """The prompt, or one response to it."""
+    """The prompt, or one of its responses."""
 
     source: str
     """`prompt`, `expert` or `teacher`."""
     model: str | None
-    """Who wrote a teacher's response, where the row says so."""
+    """The model that wrote a teacher response, if the row names it."""
     piece: Piece
-    """At most `MAX_SHOWN_TOKENS`."""
+    """At most `MAX_SHOWN_TOKENS` tokens."""
     tokens: int
-    """All of them."""
+    """Number of all tokens."""
     fits: bool
-    """Whether it is within the limit, a response together with its prompt; else training drops it."""
+    """Whether it is within the length limit (a response with its prompt); training skips it otherwise."""
 
     @property
     def trained(self) -> bool:
-        """Whether the loss sees its tokens: a response's all, its end too; a prompt's never."""
+        """Whether its tokens count in the loss: those of a response including its end, never those of a prompt."""
         return self.source != "prompt"
 
 
 @dataclass(frozen=True)
 class ShownRow:
-    """One row, or why it cannot be shown."""
+    """One row, or the reason why it cannot be shown."""
 
     line: int
     spans: tuple[Span, ...] = ()
@@ -44,7 +44,7 @@ class ShownRow:
 
 
 def show(line: int, content: bytes, tokenizer: ChatTokenizer, max_length: int) -> ShownRow:
-    """The row on a line."""
+    """Preview the row on a line."""
     try:
         row = parse_row(content, line)
         prompt = tokenizer.prompt_piece(row.prompt_messages, list(row.tools) or None)
@@ -75,7 +75,7 @@ def _span(source: str, model: str | None, piece: Piece, before: int, max_length:
 
 @dataclass(frozen=True)
 class RowLength:
-    """How many tokens a row has."""
+    """Token counts of one row."""
 
     line: int
     prompt: int
@@ -83,13 +83,13 @@ class RowLength:
 
     @property
     def total(self) -> int:
-        """With its longest answer."""
+        """The prompt with its longest answer."""
         return self.prompt + max(self.answers, default=0)
 
 
 def measure(rows: Iterable[tuple[int, bytes]], tokenizer: ChatTokenizer) -> list[RowLength]:
-    """The lengths of those rows, by line number and content, that can be rendered."""
-    found = []
+    """Return the lengths of the rows, given by line number and content, that can be rendered."""
+    lengths = []
     for line, content in rows:
         try:
             row = parse_row(content, line)
@@ -97,13 +97,13 @@ def measure(rows: Iterable[tuple[int, bytes]], tokenizer: ChatTokenizer) -> list
         except (RowError, TemplateRefused):
             continue
         answers = tuple(len(tokenizer.response_ids(text)) for _, _, text in _answers(row))
-        found.append(RowLength(line, prompt, answers))
-    return found
+        lengths.append(RowLength(line, prompt, answers))
+    return lengths
 
 
 @dataclass(frozen=True)
 class Bin:
-    """How many values are at least `start` and less than `end`."""
+    """Number of values from `start` (inclusive) to `end` (exclusive)."""
 
     start: int
     end: int
@@ -112,7 +112,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Of token counts."""
+    """A histogram of token counts."""
 
     count: int
     total: int
@@ -121,11 +121,11 @@ class Distribution:
     p95: int
     max: int
     bins: tuple[Bin, ...]
-    """Of equal width, from 0 on, none left out."""
+    """Bins of equal width from 0 on, including empty ones."""
 
     @classmethod
     def of(cls, values: Sequence[int]) -> "Distribution | None":
-        """None of nothing."""
+        """Summarise token counts; None for no counts."""
         if not values:
             return None
         ordered = sorted(values)
@@ -146,7 +146,7 @@ class Distribution:
 
 
 def _width(largest: int) -> int:
-    """1, 2 or 5 times a power of ten, so that there are at most `_MAX_BINS`."""
+    """Return a bin width of 1, 2 or 5 times a power of ten that gives at most `_MAX_BINS` bins."""
     width = 1
     while True:
         for factor in (1, 2, 5):

@@ -1,4 +1,4 @@
-"""A model's chat templates, rendered as transformers renders them, in a sandbox. Knows no tokens."""
+"""Renders a model's chat templates as transformers does, in a sandbox. No tokens here."""
 
 import json
 from collections.abc import Mapping
@@ -18,37 +18,37 @@ _WITH_TOOLS: Final = "tool_use"
 
 
 class TemplateRefused(InvalidRequest):
-    """The model's chat template does not take this chat."""
+    """The model's chat template rejects this chat."""
 
     code = "template_refused"
 
 
 class ChatTemplates:
-    """The templates of one model by name; most have `default` alone."""
+    """The templates of one model, by name; most models have only `default`."""
 
     def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
-        """`special_tokens` are the variables `bos_token`, `eos_token` and so on."""
+        """`special_tokens` are variables such as `bos_token` and `eos_token`."""
         self._sources = sources
         self._special = special_tokens
 
     def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, *, for_answer: bool) -> str:
-        """The chat as text; `for_answer` opens the assistant's turn. Raises `TemplateRefused` with its reason."""
+        """Render the chat; `for_answer` opens the assistant's turn. Raises `TemplateRefused` with the reason."""
         source = self._sources.get(_WITH_TOOLS) if tools else None
-        # A key that is there and null makes many templates write "None".
+        # Remove keys with null values: many templates would write "None" for them.
         plain = [{name: value for name, value in message.items() if value is not None} for message in messages]
         try:
             template = _compile(source or self._sources[DEFAULT])
             return template.render(
                 messages=plain, tools=tools, documents=None, add_generation_prompt=for_answer, **self._special
             )
-        # Besides its own errors a template raises whatever its expressions do on data that it does not expect.
+        # In addition to its own errors, a template raises any exception of its expressions on unexpected data.
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             reason = str(error).strip() or type(error).__name__
-            raise TemplateRefused(f"the model's chat template refuses the row: {reason[:300]}") from error
+            raise TemplateRefused(f"the model's chat template rejects the row: {reason[:300]}") from error
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what an assistant says; here it changes nothing."""
+    """`{% generation %}` marks the assistant's text for other tools; here it has no effect."""
 
     tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
@@ -68,7 +68,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own filter escapes for HTML."""
+    """Jinja's own filter escapes the text for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

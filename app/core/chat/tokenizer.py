@@ -1,6 +1,6 @@
-"""Chats to token ids: the model's own chat template for the prompt, plain text and one end token for a response.
+"""Converts chats to token ids: the model's chat template for the prompt, plain text and one end token for a response.
 
-The trainer and the preview of files use this one, so that what is shown is what is trained on.
+The trainer and file previews share this tokenizer, so a preview shows exactly what is trained.
 """
 
 import json
@@ -24,26 +24,26 @@ _FLAGS: Final = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 class UnusableTokenizer(InvalidRequest):
-    """The base model's tokenizer cannot write chats."""
+    """The base model's tokenizer cannot render chats."""
 
     code = "model_without_tokenizer"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Token ids with what each of them stands for; a character of several tokens is the first one's."""
+    """Token ids with their texts; a character that spans several tokens belongs to the first of them."""
 
     ids: tuple[int, ...]
     texts: tuple[str, ...]
 
 
 class ChatTokenizer:
-    """A tokenizer with the two things that training needs: prompt ids and response ids. Thread-safe."""
+    """Produces prompt ids and response ids for training. Thread-safe."""
 
     def __init__(self, backend: Tokenizer, templates: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
         """`templates` by name, `special_tokens` by role (`eos_token`).
 
-        Raises `UnusableTokenizer` without a chat template that works, and when nothing says which token ends a turn.
+        Raises `UnusableTokenizer` if no chat template works or if the token that ends a turn is unknown.
         """
         if DEFAULT not in templates:
             raise UnusableTokenizer(
@@ -62,38 +62,38 @@ class ChatTokenizer:
         self.pad_id = self.end_id if pad is None else pad
 
     def prompt_ids(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> tuple[int, ...]:
-        """The chat up to and including the generation prompt; special tokens come from the template alone.
+        """Return the chat's ids up to and including the generation prompt. Only the template adds special tokens.
 
         Raises `TemplateRefused`.
         """
         return tuple(self._encode(self._templates.render(messages, tools, for_answer=True)).ids)
 
     def response_ids(self, text: str) -> tuple[int, ...]:
-        """The text without special tokens inside, then the end of the turn exactly once.
+        """Return the ids of the text without special tokens, then the end-of-turn token exactly once.
 
-        Special tokens that the text spells out stay text: a demonstration about chat formats must not end early.
+        Special tokens spelled out in the text stay plain text: a demonstration about chat formats must not end early.
         """
         return (*self._encode(text, as_text=True).ids, self.end_id)
 
     def prompt_piece(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> Piece:
-        """The tokens of `prompt_ids` with their texts."""
+        """Return the tokens of `prompt_ids` with their texts."""
         rendered = self._templates.render(messages, tools, for_answer=True)
         encoding = self._encode(rendered)
         return Piece(tuple(encoding.ids), _texts(encoding, rendered))
 
     def response_piece(self, text: str) -> Piece:
-        """The tokens of `response_ids` with their texts."""
+        """Return the tokens of `response_ids` with their texts."""
         encoding = self._encode(text, as_text=True)
         end = self.backend.id_to_token(self.end_id) or ""
         return Piece((*encoding.ids, self.end_id), (*_texts(encoding, text), end))
 
     def text(self, ids: Sequence[int]) -> str:
-        """What graders and people read: the response without its end token."""
+        """Return the text for graders and people: the response without its end token."""
         kept = list(ids[:-1]) if ids and ids[-1] == self.end_id else list(ids)
         return str(self.backend.decode(kept, skip_special_tokens=False))
 
     def _encode(self, text: str, *, as_text: bool = False) -> Encoding:
-        with self._lock:  # the switch belongs to the whole tokenizer
+        with self._lock:  # the setting belongs to the shared tokenizer object, hence the lock
             if self.backend.encode_special_tokens != as_text:
                 self.backend.encode_special_tokens = as_text
             return self.backend.encode(text, add_special_tokens=False)
@@ -103,29 +103,29 @@ class ChatTokenizer:
         return None if token is None else self.backend.token_to_id(token)
 
     def _find_end_id(self) -> int:
-        """The token that the template puts after an assistant's words; it may differ from the tokenizer's eos."""
+        """Return the token that the template writes after an answer; it may differ from the tokenizer's eos."""
         user, answer = {"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}
         try:
             prompt = self._templates.render([user], None, for_answer=True)
             whole = self._templates.render([user, answer], None, for_answer=False)
         except TemplateRefused as error:
-            message = f"The base model cannot be used: of a question and an answer, {error.message}"
+            message = f"The base model cannot be used: for a sample question and answer, {error.message}"
             raise UnusableTokenizer(message, param="model", code="model_without_chat_template") from error
         rest = whole[len(prompt) :] if whole.startswith(prompt) else whole[whole.rfind(_PROBE) :]
         after = self._encode(rest.partition(_PROBE)[2]).ids
         special = self.backend.get_added_tokens_decoder()
-        found = next((token for token in after if token in special), self._id("eos_token"))
-        if found is None:
+        end = next((token for token in after if token in special), self._id("eos_token"))
+        if end is None:
             raise UnusableTokenizer(
-                "Neither the chat template nor the tokenizer of the base model says which token ends a turn.",
+                "Neither the chat template nor the tokenizer of the base model defines the token that ends a turn.",
                 param="model",
                 code="model_without_end_token",
             )
-        return found
+        return end
 
 
 def _texts(encoding: Encoding, text: str) -> tuple[str, ...]:
-    """What each token covers that the ones before do not; together they are `text`."""
+    """Return the text that each token adds to the tokens before it; the parts join to `text`."""
     starts: list[int] = []
     reached = 0
     for start, end in encoding.offsets:
@@ -135,7 +135,7 @@ def _texts(encoding: Encoding, text: str) -> tuple[str, ...]:
 
 
 def load(directory: Path) -> ChatTokenizer:
-    """The tokenizer of a base model's directory; kept in memory. Raises `UnusableTokenizer`."""
+    """Return the tokenizer of a base model's directory, cached in memory. Raises `UnusableTokenizer`."""
     try:
         changed = max(path.stat().st_mtime_ns for path in directory.iterdir() if path.suffix in (".json", ".jinja"))
     except (OSError, ValueError):
@@ -147,10 +147,10 @@ def load(directory: Path) -> ChatTokenizer:
 def _load(directory: Path, _changed: int) -> ChatTokenizer:
     try:
         backend = Tokenizer.from_file(str(directory / TOKENIZER_FILE))
-    except Exception as error:  # tokenizers raises nothing narrower, also for a file that is not there
+    except Exception as error:  # tokenizers raises nothing more specific, even for a missing file
         raise UnusableTokenizer(
-            f"The base model '{directory.name}' has no {TOKENIZER_FILE} that can be read ({str(error)[:200]}); make "
-            "one with transformers: AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY).",
+            f"The base model '{directory.name}' has no readable {TOKENIZER_FILE} ({str(error)[:200]}). Create it "
+            "with transformers: AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY).",
             param="model",
         ) from error
     config = _read_json(directory / "tokenizer_config.json")
@@ -169,39 +169,39 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _content(token: object) -> str | None:
-    """A special token, which files write as its text or as an object."""
+    """Return a special token, which files store as its text or as an object."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
 
 
 def _add_missing(backend: Tokenizer, written: Mapping[str, Any], named: Mapping[str, str]) -> None:
-    """Tokens that the configuration tells of and tokenizer.json does not, in the order in which transformers adds."""
-    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    """Return tokens of the configuration that tokenizer.json lacks, in the order of transformers."""
+    present = {token.content for token in backend.get_added_tokens_decoder().values()}
     decoder = written.get("added_tokens_decoder") or {}
     added = [
-        AddedToken(one["content"], **{flag: bool(one.get(flag, flag == "normalized")) for flag in _FLAGS})
-        for _, one in sorted(decoder.items(), key=lambda pair: int(pair[0]))
-        if one["content"] not in known
+        AddedToken(entry["content"], **{flag: bool(entry.get(flag, flag == "normalized")) for flag in _FLAGS})
+        for _, entry in sorted(decoder.items(), key=lambda pair: int(pair[0]))
+        if entry["content"] not in present
     ]
     extra = written.get("extra_special_tokens") or written.get("additional_special_tokens") or []
-    known |= {token.content for token in added}
+    present |= {token.content for token in added}
     for text in [*named.values(), *map(_content, extra if isinstance(extra, list) else extra.values())]:
-        if text is not None and text not in known:
-            known.add(text)
+        if text is not None and text not in present:
+            present.add(text)
             added.append(AddedToken(text, special=True, normalized=False))
     if added:
         backend.add_tokens(added)
 
 
 def _find_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Files win over what the configuration holds."""
+    """Read the chat templates; template files take precedence over the configuration."""
     inline = config.get("chat_template")
     if isinstance(inline, list):
-        found = {one["name"]: one["template"] for one in inline}
+        templates = {entry["name"]: entry["template"] for entry in inline}
     else:
-        found = {DEFAULT: inline} if isinstance(inline, str) and inline else {}
+        templates = {DEFAULT: inline} if isinstance(inline, str) and inline else {}
     if (file := directory / "chat_template.jinja").is_file():
-        found = {DEFAULT: file.read_text(encoding="utf-8")}
+        templates = {DEFAULT: file.read_text(encoding="utf-8")}
         others = sorted((directory / "additional_chat_templates").glob("*.jinja"))
-        found |= {other.stem: other.read_text(encoding="utf-8") for other in others}
-    return found
+        templates |= {other.stem: other.read_text(encoding="utf-8") for other in others}
+    return templates

@@ -1,1 +1,1 @@
-"""What a job will take: counted work times constants fitted to finished jobs. docs/estimates.md has the model."""
+"""Estimates of jobs: counted work times constants, calibrated with finished jobs. docs/estimates.md has the model."""

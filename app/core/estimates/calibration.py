@@ -1,9 +1,9 @@
-"""How far the prior is off, learnt from finished jobs: normal distributions over log ratios, by model and device.
+"""Calibration of the prior with finished jobs: normal distributions over log ratios, by model and device.
 
     log(measured / expected) = device + model on that device + job
 
-Each term is normal with mean 0. What is known of a device from other models narrows the answer a little, jobs of the
-same model on the same device narrow it much, and without any the prior's own spread stays.
+Each term is normal with mean 0. Jobs of other models on the same device narrow the estimate a little, jobs of the
+same model on the same device narrow it much. Without any jobs, the prior's own spread remains.
 """
 
 import math
@@ -14,9 +14,9 @@ from typing import Final
 from app.core.estimates.cost import FORMULA
 
 Z: Final = 1.645
-"""Standard deviations that hold 90 % of a normal distribution between minus and plus."""
+"""Half-width of a 90 % interval of a normal distribution, in standard deviations."""
 NOISE_JOBS: Final = 4
-"""How many jobs the prior's idea of the spread between jobs is worth."""
+"""Weight of the prior's spread between jobs, in jobs."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ PRIOR: Final = {
     "given_tokens": Spread(0.3, 0.1, 0.1),
     "own_tokens": Spread(0.5, 0.3, 0.35),
 }
-"""Of what is fitted: the parts of the time, the memory, the tokens of given texts and those of rollouts."""
+"""By calibrated quantity: the parts of the time, the memory, the tokens of given texts and of rollouts."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What one finished job says."""
+    """The observations of one finished job."""
 
     base_model: str
     device: str
     ratios: Mapping[str, float]
-    """log(measured / expected), by what is fitted."""
+    """log(measured / expected) by calibrated quantity."""
     formula: int = FORMULA
 
 
@@ -60,25 +60,25 @@ class Factor:
     deviation: float
 
     def at(self, z: float) -> float:
-        """The factor `z` standard deviations above its median."""
+        """Return the factor `z` standard deviations above its median."""
         return math.exp(self.mean + z * self.deviation)
 
 
 def fit(observations: Sequence[Observation], name: str, base_model: str, device: str | None) -> Factor:
-    """The factor for the next job of `base_model` on `device`; None for what does not depend on it."""
+    """Return the factor for the next job of `base_model` on `device`; `device` is None for token counts."""
     prior = PRIOR[name]
     by_model: dict[str, list[float]] = {}
-    for one in observations:
-        if device in (None, one.device) and one.formula == FORMULA and name in one.ratios:
-            by_model.setdefault(one.base_model, []).append(one.ratios[name])
+    for job in observations:
+        if device in (None, job.device) and job.formula == FORMULA and name in job.ratios:
+            by_model.setdefault(job.base_model, []).append(job.ratios[name])
     own = by_model.pop(base_model, [])
     noise = _noise(prior, [*by_model.values(), own])
-    # The device's term, seen through each other model's mean.
+    # Estimate the device's term from the mean of each other model.
     precision, weighted = 1 / prior.device**2, 0.0
-    for seen in by_model.values():
-        weight = 1 / (prior.model**2 + noise / len(seen))
+    for ratios in by_model.values():
+        weight = 1 / (prior.model**2 + noise / len(ratios))
         precision += weight
-        weighted += weight * sum(seen) / len(seen)
+        weighted += weight * sum(ratios) / len(ratios)
     mean, variance = weighted / precision, 1 / precision + prior.model**2
     if own:
         posterior = 1 / (1 / variance + len(own) / noise)
@@ -87,7 +87,7 @@ def fit(observations: Sequence[Observation], name: str, base_model: str, device:
 
 
 def _noise(prior: Spread, groups: Sequence[Sequence[float]]) -> float:
-    """Variance between jobs that are alike: the prior's, and as many jobs as there are."""
+    """Return the variance between equal jobs: the prior's, weighted against the number of observed jobs."""
     squares, degrees = NOISE_JOBS * prior.job**2, NOISE_JOBS
     for seen in groups:
         if len(seen) > 1:

@@ -1,6 +1,6 @@
 """Seconds and bytes of counted work, from the model's shape and the device: the prior that finished jobs correct.
 
-Every constant here is a guess that has a reason; what matters is how costs grow. `fit` learns the factor of each part.
+Every constant is a rough guess; the formulas only need to scale correctly. `calibration` learns a factor per part.
 """
 
 import math
@@ -15,30 +15,30 @@ from app.core.spec.job import GroupMethod, JobSpec
 from app.core.spec.plan import MAX_SEQUENCES, TOKEN_BUDGET
 
 FORMULA: Final = 1
-"""Of these formulas: what was measured against others is not compared with them."""
+"""Version of these formulas; measurements made with other versions are ignored."""
 
 GPU_UTILISATION: Final = 0.35
-"""Of the data sheet's FLOPs, in training."""
+"""Fraction of the data sheet's FLOPs that training achieves."""
 GPU_BANDWIDTH_SHARE: Final = 0.6
 UNKNOWN_GPU_FLOPS: Final = 100e12
 UNKNOWN_GPU_BYTES: Final = 0.6e12
 FLOPS_A_THREAD: Final = 60e9
 BYTES_A_THREAD: Final = 8e9
-"""A second."""
+"""Per second."""
 MEMORY_CHANNELS: Final = 8
-"""Threads that a CPU's memory keeps busy."""
+"""Threads that saturate a CPU's memory bandwidth."""
 LAYER_SECONDS: Final = 0.5e-3
-"""A layer's forward pass in Python and launches, however small the layer is."""
+"""Seconds of Python and kernel launches in the forward pass of one layer, however small."""
 TOKEN_SECONDS: Final = 1.5e-3
-"""What else a decoded token costs, for all sequences together: the choice, the masks, the lists."""
+"""Further seconds per decoded token, for all sequences together: sampling, masks, lists."""
 BATCH_SECONDS: Final = 20e-3
-"""What else a micro-batch costs: packing, the loss, its share of the optimiser."""
+"""Further seconds per micro-batch: packing, the loss, its share of the optimiser step."""
 SCALING: Final = 0.85
-"""Of each further process."""
+"""Start-up seconds of each further process."""
 IMPORT_SECONDS: Final = 8.0
 LOAD_BYTES: Final = 0.5e9
 PULL_BYTES: Final = 20e6
-"""A second, over the network."""
+"""Bytes per second over the network."""
 GRADER_SECONDS: Final = {
     "string_check": 3e-5,
     "text_similarity": 5e-4,
@@ -50,30 +50,30 @@ GRADER_SECONDS: Final = {
     "score_model": 1.5 / 64,
     "label_model": 1.5 / 64,
 }
-"""A call; those that wait for others ask for 64 at once."""
+"""Seconds per call; graders that wait for other servers make 64 calls at once."""
 CHECKPOINT_SECONDS: Final = 0.3
 END_SECONDS: Final = 2.0
-"""The export, the trainer's end, the upload's own."""
+"""Seconds for the export, the end of the trainer, and the upload."""
 LIVE_SHARE: Final = 0.8
-"""Groups with contrast, of a method that compares."""
+"""Fraction of groups with contrast, for a method with groups."""
 
 PROCESS_BYTES: Final = 0.42e9
-"""Python, torch and transformers on a CPU."""
+"""Bytes of Python, torch and transformers on a CPU."""
 CONTEXT_BYTES: Final = 1.2e9
-"""CUDA's own and what its allocator leaves unused; the trainer's own count has neither."""
+"""Bytes of the CUDA context and unused allocator memory; the trainer's own measurement includes neither."""
 ADAPTER_BYTES: Final = 20
-"""A weight of the adapter: fp32 value, gradient, two moments, the best one so far."""
+"""Bytes per adapter weight: fp32 value, gradient, two moments, and the copy of the best adapter."""
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """By part of a job."""
+    """Seconds by part of a job."""
 
     setup: float
     """From the claim to the first step."""
     rollout: float
     grading: float
-    """Beyond the rollouts that it runs beside."""
+    """Grading time that does not overlap with the rollouts."""
     update: float
     rest: float
     """Evaluations, checkpoints and the export."""
@@ -85,14 +85,14 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Speed:
-    """What a device does in a second."""
+    """The rates of a device."""
 
     flops: float
     bytes: float
 
 
 def speed(hardware: Hardware) -> Speed:
-    """Of all processes that train a job together."""
+    """Sum of all processes that train one job together."""
     if hardware.accelerator is None:
         threads = hardware.threads
         return Speed(FLOPS_A_THREAD * threads, BYTES_A_THREAD * min(threads, MEMORY_CHANNELS))
@@ -104,7 +104,7 @@ def speed(hardware: Hardware) -> Speed:
 
 
 def seconds(spec: JobSpec, work: Work, shape: Shape, hardware: Hardware) -> Seconds:
-    """What the prior expects of each part."""
+    """Return the prior's seconds for each part."""
     device = speed(hardware)
     rollout = 0.0
     if work.own_a_group:
@@ -133,7 +133,7 @@ def seconds(spec: JobSpec, work: Work, shape: Shape, hardware: Hardware) -> Seco
 
 
 def _evaluation(spec: JobSpec, work: Work, shape: Shape, device: Speed) -> float:
-    """Of the held-out rows: their answers, drawn and graded, and a pass over what is said about them."""
+    """Seconds of one evaluation: rollouts and grading of the held-out rows, and a forward pass over their answers."""
     answers = work.answers_an_evaluation
     drawn = _decoding(work.held_out, answers // work.held_out, spec, work, shape, device) if answers else 0.0
     scored = work.held_out * (work.lengths.prompt + work.lengths.expert) + answers * work.lengths.own
@@ -143,9 +143,9 @@ def _evaluation(spec: JobSpec, work: Work, shape: Shape, device: Speed) -> float
 
 
 def _decoding(prompts: float, count: int, spec: JobSpec, work: Work, shape: Shape, device: Speed) -> float:
-    """Seconds to draw `count` answers to each of so many prompts: prefill, then token after token.
+    """Return the seconds to sample `count` answers to each prompt: prefill, then token by token.
 
-    A batch goes on until its longest answer ends; each token costs at least the time to read the weights.
+    A batch continues until its longest answer ends; each token takes at least the time to read the weights.
     """
     own = work.lengths.own
     sequences = prompts * count
@@ -168,7 +168,7 @@ def _grader_seconds(grader: BaseGrader | None) -> float:
 
 
 def adapter_weights(spec: JobSpec, shape: Shape) -> float:
-    """Weights of the LoRA adapter: r (in + out) of every adapted layer."""
+    """Number of weights of the LoRA adapter: r (in + out) for every adapted layer."""
     lora = spec.hyperparameters.lora
     hidden, kv, inner = shape.hidden, shape.kv_width, shape.intermediate
     whole = 2 * (hidden + hidden) + 2 * (hidden + kv) + 3 * (hidden + inner)
@@ -179,9 +179,9 @@ def adapter_weights(spec: JobSpec, shape: Shape) -> float:
 def memory_bytes(
     spec: JobSpec, work: Work, shape: Shape, hardware: Hardware, token_budget: float = TOKEN_BUDGET
 ) -> float:
-    """The most that a trainer process uses at once: what it counts itself (`gft/peak_memory_bytes`).
+    """Return the peak memory of a trainer process as the process measures it (`gft/peak_memory_bytes`).
 
-    `token_budget` is that of its micro-batches, which shrink to one response where they do not fit.
+    `token_budget` is the size of its micro-batches, which shrink to one response if they do not fit.
     """
     width = 4 if shape.bytes > 3 * shape.parameters else 2
     base = float(shape.bytes)
@@ -197,20 +197,20 @@ def memory_bytes(
     if sequences:
         longest = min(spec.settings.sampling.max_tokens, 2 * lengths.own)
         tokens = min(MAX_SEQUENCES, sequences) * (lengths.prompt + longest)
-        decoding = tokens * shape.layers * 2 * shape.kv_width * width * 2  # a cache is copied while it grows
+        decoding = tokens * shape.layers * 2 * shape.kv_width * width * 2  # growing a cache copies it
         if hardware.accelerator is None:
-            decoding += base  # weights in the layout that decoding likes
+            decoding += base  # a copy of the weights, packed for decoding
     process = PROCESS_BYTES if hardware.accelerator is None else 0.0
     return process + base + adapter_weights(spec, shape) * ADAPTER_BYTES + max(activations, decoding)
 
 
 def least_memory_bytes(spec: JobSpec, work: Work, shape: Shape, hardware: Hardware) -> float:
-    """The same with one response a micro-batch."""
+    """The same with one response per micro-batch."""
     lengths = work.lengths
     longest = max(lengths.expert, lengths.teacher, lengths.own)
     return memory_bytes(spec, work, shape, hardware, lengths.prompt + longest)
 
 
 def reserved_bytes(hardware: Hardware) -> float:
-    """What is not the trainer's own: CUDA's context, or the rest of the machine."""
+    """Memory in addition to the trainer's own measurement: the CUDA context, or the rest of the process."""
     return CONTEXT_BYTES if hardware.accelerator else 0.05 * hardware.memory_bytes

@@ -1,4 +1,4 @@
-"""What a job will probably take on one device, in three cases in which everything errs together."""
+"""Estimates a job on one device, in three cases (low, expected, high) in which all errors point the same way."""
 
 import math
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from app.core.spec.plan import Plan
 
 CHARACTERS_A_TOKEN: Final = 4.0
 END_TOKENS: Final = 1
-"""That a response has besides its text."""
+"""Tokens of a response in addition to its text."""
 GUESSED_DEVIATION: Final = 0.3
-"""Of a shape that was guessed from the number of weights."""
+"""Additional spread for a shape that was guessed from the number of weights."""
 
 
 class Range(Frozen):
-    """A number that is not known yet; low to high holds it nine times of ten, if the model is right."""
+    """An uncertain number: low to high covers 90 % of the cases, if the model is right."""
 
     low: float
     expected: float
@@ -34,44 +34,44 @@ class Range(Frozen):
 class Tokens(Frozen):
     """Tokens of the whole job."""
 
-    prompt: Range = Field(description="Of every group's prompt, once.")
-    response: Range = Field(description="Of all members of all groups.")
-    trained: Range = Field(description="Response tokens that the loss is a mean over.")
+    prompt: Range = Field(description="Prompt tokens; the prompt of each group counts once.")
+    response: Range = Field(description="Tokens of all members of all groups.")
+    trained: Range = Field(description="Response tokens in the denominator of the loss.")
 
 
 class Basis(Frozen):
-    """What the estimate rests on."""
+    """The data behind the estimate."""
 
-    same_jobs: int = Field(description="Finished jobs of this base model on this device.")
-    device_jobs: int = Field(description="Finished jobs of other base models on this device.")
+    same_jobs: int = Field(description="Number of finished jobs of this base model on this device.")
+    device_jobs: int = Field(description="Number of finished jobs of other base models on this device.")
     tokens: Literal["characters", "tokenizer"] = Field(description="How the file's tokens were counted.")
 
 
 class Estimate(Frozen):
-    """What a job will probably take."""
+    """The estimate of a job."""
 
     base_model: str
-    device: str | None = Field(description="Null when there is no worker to estimate for.")
+    device: str | None = Field(description="Null if there is no worker to estimate for.")
     steps: int
     groups: int
     rollouts: int
-    grader_calls: int = Field(description="Those of evaluations included.")
-    teacher_requests: int = Field(description="At most: answers that the project has already are not asked for.")
+    grader_calls: int = Field(description="Including those of evaluations.")
+    teacher_requests: int = Field(description="An upper bound: stored answers of the project are not requested again.")
     tokens: Tokens
     seconds: Range | None = Field(description="From a worker's claim to the end.")
     parts: dict[str, float] | None = Field(
-        description="The expected seconds by part: setup, rollout, grading, update and rest (evaluations, checkpoints)."
+        description="Expected seconds by part: setup, rollout, grading, update and rest (evaluations, checkpoints)."
     )
-    peak_memory_bytes: Range | None = Field(description="Of one trainer process.")
+    peak_memory_bytes: Range | None = Field(description="Memory of one trainer process.")
     least_memory_bytes: Range | None = Field(
-        description="The same with one response a micro-batch: they shrink where memory is short, which is slower."
+        description="With one response per micro-batch: micro-batches shrink if memory is short, which is slower."
     )
     based_on: Basis
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Mean size of the file's texts; 0 where there are none."""
+    """Mean size of the file's texts; 0 without texts."""
 
     prompt: float
     expert: float
@@ -79,7 +79,7 @@ class Texts:
     unit: Literal["characters", "tokens"]
 
     def lengths(self, factor: float = 1.0) -> Lengths:
-        """Mean tokens of what is given, with `factor` times as many tokens a character as usual."""
+        """Return the mean tokens of the given texts, for `factor` times the usual tokens per character."""
         if self.unit == "tokens":
             return Lengths(self.prompt, self.expert, self.teacher, 0.0)
         each = factor / CHARACTERS_A_TOKEN
@@ -88,7 +88,7 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlannedJob:
     """A job to estimate."""
 
     spec: JobSpec
@@ -99,43 +99,43 @@ class Asked:
     shape: Shape
 
 
-def prior_own(asked: Asked, given: Lengths) -> float:
-    """Mean tokens of a rollout: the geometric mean of a given answer's and of `max_tokens`."""
-    longest = asked.spec.settings.sampling.max_tokens
+def prior_own(job: PlannedJob, given: Lengths) -> float:
+    """Return the mean tokens of a rollout: the geometric mean of a given answer's length and `max_tokens`."""
+    longest = job.spec.settings.sampling.max_tokens
     shown = given.expert or given.teacher
     return min(math.sqrt(max(1.0, shown) * longest) if shown else longest / 2, longest)
 
 
-def estimate(asked: Asked, hardware: Hardware | None, observations: Sequence[Observation]) -> Estimate:
-    """The estimate for one device; without one only what does not depend on it."""
-    cases = [_Case.of(asked, hardware, observations, z) for z in (-Z, 0.0, Z)]
+def estimate(job: PlannedJob, hardware: Hardware | None, observations: Sequence[Observation]) -> Estimate:
+    """Return the estimate for one device; without a device, only what does not depend on it."""
+    cases = [_Case.of(job, hardware, observations, z) for z in (-Z, 0.0, Z)]
     expected = cases[1].work
     device = None if hardware is None else hardware.device
-    response = _range(*(one.work.response_tokens for one in cases))
+    response = _range(*(case.work.response_tokens for case in cases))
     return Estimate(
-        base_model=asked.base_model,
+        base_model=job.base_model,
         device=device,
         steps=expected.steps,
         groups=expected.groups,
         rollouts=expected.rollouts,
         grader_calls=expected.grader_calls,
         teacher_requests=expected.teacher_requests,
-        tokens=Tokens(prompt=_range(*(one.work.prompt_tokens for one in cases)), response=response, trained=response),
-        seconds=_range(*(sum(one.seconds.values()) for one in cases)) if hardware else None,
+        tokens=Tokens(prompt=_range(*(case.work.prompt_tokens for case in cases)), response=response, trained=response),
+        seconds=_range(*(sum(case.seconds.values()) for case in cases)) if hardware else None,
         parts=cases[1].seconds if hardware else None,
-        peak_memory_bytes=_range(*(one.memory for one in cases)) if hardware else None,
-        least_memory_bytes=_range(*(one.least_memory for one in cases)) if hardware else None,
+        peak_memory_bytes=_range(*(case.memory for case in cases)) if hardware else None,
+        least_memory_bytes=_range(*(case.least_memory for case in cases)) if hardware else None,
         based_on=Basis(
-            same_jobs=sum(one.device == device and one.base_model == asked.base_model for one in observations),
-            device_jobs=sum(one.device == device and one.base_model != asked.base_model for one in observations),
-            tokens="characters" if asked.texts.unit == "characters" else "tokenizer",
+            same_jobs=sum(seen.device == device and seen.base_model == job.base_model for seen in observations),
+            device_jobs=sum(seen.device == device and seen.base_model != job.base_model for seen in observations),
+            tokens="characters" if job.texts.unit == "characters" else "tokenizer",
         ),
     )
 
 
 @dataclass(frozen=True)
 class _Case:
-    """Everything `z` standard deviations above what is expected."""
+    """All quantities at `z` standard deviations above the expectation."""
 
     work: workload.Work
     seconds: dict[str, float]
@@ -143,23 +143,23 @@ class _Case:
     least_memory: float
 
     @classmethod
-    def of(cls, asked: Asked, hardware: Hardware | None, observations: Sequence[Observation], z: float) -> "_Case":
-        counted = workload.count(asked.spec, asked.plan, asked.data, _lengths(asked, observations, z))
+    def of(cls, job: PlannedJob, hardware: Hardware | None, observations: Sequence[Observation], z: float) -> "_Case":
+        counted = workload.count(job.spec, job.plan, job.data, _lengths(job, observations, z))
         if hardware is None:
             return cls(counted, {}, 0.0, 0.0)
 
         def factor(name: str) -> Factor:
-            return fit(observations, name, asked.base_model, hardware.device)
+            return fit(observations, name, job.base_model, hardware.device)
 
-        of_it = (asked.spec, counted, asked.shape, hardware)
+        inputs = (job.spec, counted, job.shape, hardware)
         return cls(
             counted,
             {
-                part: value * _widened(factor(part), asked.shape).at(z)
-                for part, value in asdict(cost.seconds(*of_it)).items()
+                part: value * _widened(factor(part), job.shape).at(z)
+                for part, value in asdict(cost.seconds(*inputs)).items()
             },
-            cost.memory_bytes(*of_it) * factor("memory").at(z),
-            cost.least_memory_bytes(*of_it) * factor("memory").at(z),
+            cost.memory_bytes(*inputs) * factor("memory").at(z),
+            cost.least_memory_bytes(*inputs) * factor("memory").at(z),
         )
 
 
@@ -169,10 +169,10 @@ def _widened(factor: Factor, shape: Shape) -> Factor:
     return Factor(factor.mean, math.hypot(factor.deviation, GUESSED_DEVIATION))
 
 
-def _lengths(asked: Asked, observations: Sequence[Observation], z: float) -> Lengths:
-    given = asked.texts.lengths(fit(observations, "given_tokens", asked.base_model, None).at(z))
-    own = prior_own(asked, given) * fit(observations, "own_tokens", asked.base_model, None).at(z)
-    return replace(given, own=min(float(asked.spec.settings.sampling.max_tokens), max(1.0, own)))
+def _lengths(job: PlannedJob, observations: Sequence[Observation], z: float) -> Lengths:
+    given = job.texts.lengths(fit(observations, "given_tokens", job.base_model, None).at(z))
+    own = prior_own(job, given) * fit(observations, "own_tokens", job.base_model, None).at(z)
+    return replace(given, own=min(float(job.spec.settings.sampling.max_tokens), max(1.0, own)))
 
 
 def _range(low: float, expected: float, high: float) -> Range:

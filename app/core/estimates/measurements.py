@@ -1,4 +1,4 @@
-"""What a finished job really took, and how far the prior was off: what later estimates learn from."""
+"""Measurements of finished jobs and their ratio to the prior, which calibrate later estimates."""
 
 import math
 from collections.abc import Mapping
@@ -9,28 +9,30 @@ from pydantic import Field
 from app.core.estimates import cost, workload
 from app.core.estimates.calibration import Observation
 from app.core.estimates.cost import FORMULA, Seconds
-from app.core.estimates.estimate import END_TOKENS, Asked, prior_own
+from app.core.estimates.estimate import END_TOKENS, PlannedJob, prior_own
 from app.core.estimates.workload import Lengths
 from app.core.spec.frozen import Frozen
 from app.core.spec.hardware import Hardware
 
 LEAST_SECONDS: float = 0.01
-"""Shorter parts are noise."""
+"""Shorter parts count as noise."""
 
 
 class Measured(Frozen):
-    """What a job really took."""
+    """The measured use of a job."""
 
     base_model: str
     device: str
     steps: int
     attempts: int
     seconds: float = Field(description="From the first claim to the end, without the time between attempts.")
-    parts: dict[str, float] | None = Field(description="By part; null when it took several attempts.")
+    parts: dict[str, float] | None = Field(description="By part; null if the job took several attempts.")
     trained_tokens: int | None
-    mean_tokens: dict[str, float] = Field(description="Of one text: prompt, expert, teacher, own (rollouts).")
+    mean_tokens: dict[str, float] = Field(
+        description="Mean tokens of one text, by kind: prompt, expert, teacher, own (rollouts)."
+    )
     peak_memory_bytes: float | None
-    ratios: dict[str, float] = Field(description="log(measured / what the uncorrected model says), by what is fitted.")
+    ratios: dict[str, float] = Field(description="log(measured / prior) by calibrated quantity.")
     formula: int = FORMULA
 
     @property
@@ -40,7 +42,7 @@ class Measured(Frozen):
     @classmethod
     def of(
         cls,
-        asked: Asked,
+        job: PlannedJob,
         hardware: Hardware,
         *,
         attempts: int,
@@ -50,62 +52,66 @@ class Measured(Frozen):
         trained_tokens: float | None,
         peak_memory: float | None,
     ) -> "Measured":
-        """With the ratios to what the prior says of `asked`, whose plan has the steps that were made."""
+        """Add the ratios to the prior for `job`, whose plan has the number of steps that actually ran."""
         return cls(
-            base_model=asked.base_model,
+            base_model=job.base_model,
             device=hardware.device,
-            steps=asked.plan.total_steps,
+            steps=job.plan.total_steps,
             attempts=attempts,
             seconds=seconds,
             parts=None if parts is None else asdict(parts),
             trained_tokens=None if trained_tokens is None else round(trained_tokens),
             mean_tokens=asdict(lengths),
             peak_memory_bytes=peak_memory,
-            ratios=ratios(asked, hardware, lengths, parts, peak_memory),
+            ratios=ratios(job, hardware, lengths, parts, peak_memory),
         )
 
 
 def ratios(
-    asked: Asked, hardware: Hardware, lengths: Lengths, parts: Seconds | None, peak_memory: float | None
+    job: PlannedJob, hardware: Hardware, lengths: Lengths, parts: Seconds | None, peak_memory: float | None
 ) -> dict[str, float]:
-    """log(measured / expected) of everything that was measured.
+    """Return log(measured / expected) for everything that was measured.
 
-    Times and memory are compared with what the prior says of the tokens that there really were, so that a file with
-    long answers does not look like a slow device.
+    Times and memory are compared with the prior for the actual token counts, so that a file with long answers does not
+    look like a slow device.
     """
-    counted = workload.count(asked.spec, asked.plan, asked.data, lengths)
+    counted = workload.count(job.spec, job.plan, job.data, lengths)
     pairs: dict[str, tuple[float, float]] = {}
     if parts is not None:
-        expected = asdict(cost.seconds(asked.spec, counted, asked.shape, hardware))
+        expected = asdict(cost.seconds(job.spec, counted, job.shape, hardware))
         pairs |= {
             name: (max(value, LEAST_SECONDS), expected[name])
             for name, value in asdict(parts).items()
             if expected[name] > LEAST_SECONDS
         }
     if peak_memory is not None:
-        pairs["memory"] = peak_memory, cost.memory_bytes(asked.spec, counted, asked.shape, hardware)
-    prior = asked.texts.lengths()
-    if asked.texts.unit == "characters":
+        pairs["memory"] = peak_memory, cost.memory_bytes(job.spec, counted, job.shape, hardware)
+    prior = job.texts.lengths()
+    if job.texts.unit == "characters":
         pairs["given_tokens"] = _given(lengths, prior), _given(prior, prior)
     if counted.own_a_group:
-        pairs["own_tokens"] = lengths.own, prior_own(asked, replace(lengths, own=0.0))
-    return {name: math.log(found / wanted) for name, (found, wanted) in pairs.items() if found > 0 and wanted > 0}
+        pairs["own_tokens"] = lengths.own, prior_own(job, replace(lengths, own=0.0))
+    return {
+        name: math.log(measured / expected)
+        for name, (measured, expected) in pairs.items()
+        if measured > 0 and expected > 0
+    }
 
 
-def shortened(asked: Asked, steps: int) -> Asked:
-    """The job as if its plan had been so many steps: it may have ended early."""
-    return replace(asked, plan=replace(asked.plan, total_steps=steps))
+def shortened(job: PlannedJob, steps: int) -> PlannedJob:
+    """Return the job with a plan of exactly this many steps; training may have ended early."""
+    return replace(job, plan=replace(job.plan, total_steps=steps))
 
 
-def mean_lengths(asked: Asked, means: Mapping[str, float | None]) -> Lengths:
-    """Measured mean tokens; what was not measured as the prior has it."""
-    given = asked.texts.lengths()
-    prior = replace(given, own=prior_own(asked, given))
-    found = {name: means.get(name) for name in ("prompt", "expert", "teacher", "own")}
-    return Lengths(**{name: getattr(prior, name) if value is None else value for name, value in found.items()})
+def mean_lengths(job: PlannedJob, means: Mapping[str, float | None]) -> Lengths:
+    """Return the measured mean tokens; the prior's value where nothing was measured."""
+    given = job.texts.lengths()
+    prior = replace(given, own=prior_own(job, given))
+    measured = {name: means.get(name) for name in ("prompt", "expert", "teacher", "own")}
+    return Lengths(**{name: getattr(prior, name) if value is None else value for name, value in measured.items()})
 
 
-def _given(lengths: Lengths, there: Lengths) -> float:
-    """Tokens of one text of each kind that there is, without those that end them."""
-    answers = [(lengths.expert, there.expert), (lengths.teacher, there.teacher)]
+def _given(lengths: Lengths, prior: Lengths) -> float:
+    """Return the mean tokens of one text by kind, without end tokens."""
+    answers = [(lengths.expert, prior.expert), (lengths.teacher, prior.teacher)]
     return lengths.prompt + sum(size - END_TOKENS for size, is_there in answers if is_there)

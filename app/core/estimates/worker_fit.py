@@ -1,4 +1,4 @@
-"""Which of the workers a job fits on, and what it will take there."""
+"""Selects the workers that can run a job, and estimates the job there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,84 +6,89 @@ from enum import StrEnum
 
 from app.core.estimates import cost
 from app.core.estimates.calibration import Observation
-from app.core.estimates.estimate import Asked, Estimate, Range, estimate
+from app.core.estimates.estimate import Estimate, PlannedJob, Range, estimate
 from app.core.spec.hardware import Hardware
 
 
-class Verdict(StrEnum):
-    """Whether a job's memory is there."""
+class MemoryFit(StrEnum):
+    """Whether the job's memory fits."""
 
     fits = "fits"
     tight = "tight"
-    """It may be too much at once, but not with smaller micro-batches, which the trainer then makes: slower."""
+    """Fits only with smaller micro-batches, to which the trainer switches; slower."""
     does_not_fit = "does_not_fit"
     no_worker = "no_worker"
 
 
 @dataclass(frozen=True)
 class OnWorker:
-    """A worker, and the job on it."""
+    """A worker, and the estimate of the job on it."""
 
     name: str
     hardware: Hardware
     estimate: Estimate
-    verdict: Verdict
+    verdict: MemoryFit
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """A job on the workers that there are."""
+    """A job on the available workers."""
 
     estimate: Estimate
-    """On the one that it fits best on, the fastest of several."""
-    verdict: Verdict
+    """The estimate on the best worker: the best fit, then the fastest."""
+    verdict: MemoryFit
     reason: str
     workers: tuple[OnWorker, ...]
-    """The best one first."""
+    """Best worker first."""
 
 
-def forecast(asked: Asked, workers: Sequence[tuple[str, Hardware]], observations: Sequence[Observation]) -> Forecast:
-    """What the job will take on each of the named workers."""
-    found = []
+def forecast(job: PlannedJob, workers: Sequence[tuple[str, Hardware]], observations: Sequence[Observation]) -> Forecast:
+    """Estimate the job on each of the named workers."""
+    candidates = []
     for name, hardware in workers:
-        there = estimate(asked, hardware, observations)
-        found.append(OnWorker(name, hardware, there, _judge(there, hardware)))
-    if not found:
-        reason = "No worker takes training jobs now: start one, and the job waits for it."
-        return Forecast(estimate(asked, None, observations), Verdict.no_worker, reason, ())
-    order = list(Verdict)
-    found.sort(key=lambda one: (order.index(one.verdict), one.estimate.seconds.expected if one.estimate.seconds else 0))
-    best = found[0]
-    if best.verdict is Verdict.does_not_fit:
-        best = max(found, key=lambda one: one.hardware.trainer_memory_bytes)
-    return Forecast(best.estimate, best.verdict, _reason(best), tuple(found))
+        expected = estimate(job, hardware, observations)
+        candidates.append(OnWorker(name, hardware, expected, _judge(expected, hardware)))
+    if not candidates:
+        reason = "No worker accepts training jobs at the moment. The job will wait in the queue; start a worker."
+        return Forecast(estimate(job, None, observations), MemoryFit.no_worker, reason, ())
+    order = list(MemoryFit)
+    candidates.sort(
+        key=lambda worker: (
+            order.index(worker.verdict),
+            worker.estimate.seconds.expected if worker.estimate.seconds else 0,
+        )
+    )
+    best = candidates[0]
+    if best.verdict is MemoryFit.does_not_fit:
+        best = max(candidates, key=lambda worker: worker.hardware.trainer_memory_bytes)
+    return Forecast(best.estimate, best.verdict, _reason(best), tuple(candidates))
 
 
-def _judge(there: Estimate, hardware: Hardware) -> Verdict:
+def _judge(estimate: Estimate, hardware: Hardware) -> MemoryFit:
     room = hardware.trainer_memory_bytes - cost.reserved_bytes(hardware)
-    whole, least = _memory(there)
+    whole, least = _memory(estimate)
     if whole.high <= room:
-        return Verdict.fits
-    return Verdict.tight if least.expected <= room else Verdict.does_not_fit
+        return MemoryFit.fits
+    return MemoryFit.tight if least.expected <= room else MemoryFit.does_not_fit
 
 
-def _memory(there: Estimate) -> tuple[Range, Range]:
-    if there.peak_memory_bytes is None or there.least_memory_bytes is None:
+def _memory(estimate: Estimate) -> tuple[Range, Range]:
+    if estimate.peak_memory_bytes is None or estimate.least_memory_bytes is None:
         raise ValueError("an estimate for a device has its memory")
-    return there.peak_memory_bytes, there.least_memory_bytes
+    return estimate.peak_memory_bytes, estimate.least_memory_bytes
 
 
-def _reason(one: OnWorker) -> str:
-    whole, least = _memory(one.estimate)
-    where = f"{_gb(one.hardware.trainer_memory_bytes)} of {one.hardware.device} (worker {one.name})"
-    match one.verdict:
-        case Verdict.fits:
-            return f"It takes {_spread(whole)} of the {where}."
-        case Verdict.tight:
-            return f"It wants {_spread(whole)} of the {where}, and gets by, slower, on {_spread(least)}."
+def _reason(worker: OnWorker) -> str:
+    whole, least = _memory(worker.estimate)
+    where = f"{_gb(worker.hardware.trainer_memory_bytes)} of {worker.hardware.device} (worker {worker.name})"
+    match worker.verdict:
+        case MemoryFit.fits:
+            return f"The job needs {_spread(whole)} of the {where}."
+        case MemoryFit.tight:
+            return f"The job needs {_spread(whole)} of the {where}. It also runs, more slowly, in {_spread(least)}."
     return (
-        f"It takes at least {_spread(least)}, and no worker has more than the {where}: use base_precision '4bit', a "
-        "smaller model, lora.r, group.self, sampling.max_tokens or max_length, or a worker with more memory."
+        f"The job needs at least {_spread(least)}, and no worker has more than the {where}. Use base_precision '4bit', "
+        "a smaller model, lora.r, group.self, sampling.max_tokens or max_length, or a worker with more memory."
     )
 
 

@@ -15,7 +15,7 @@ from app.core.errors import GrouptuneError, InvalidRequest
 from app.core.estimates import measurements
 from app.core.estimates.calibration import Observation
 from app.core.estimates.cost import Seconds
-from app.core.estimates.estimate import Asked, Texts, estimate
+from app.core.estimates.estimate import PlannedJob, Texts, estimate
 from app.core.estimates.measurements import Measured
 from app.core.estimates.worker_fit import Forecast, forecast
 from app.core.estimates.workload import Data
@@ -68,7 +68,7 @@ def files_of(session: Session, project_id: str, training: str, validation: str |
     )
 
 
-def ask(store: BlobStore, spec: JobSpec, base_model: str, files: Files, models_dir: Path) -> Asked:
+def ask(store: BlobStore, spec: JobSpec, base_model: str, files: Files, models_dir: Path) -> PlannedJob:
     """All that an estimate needs to know about a job, outside of any transaction.
 
     Raises `NotYet` before the files are validated, and `InvalidRequest` for a model of unknown size or a file that is
@@ -81,7 +81,7 @@ def ask(store: BlobStore, spec: JobSpec, base_model: str, files: Files, models_d
     held_out = 0 if reports[1] is None else FileReport.model_validate(reports[1]).rows
     model = registry.resolve(base_model, models_dir)
     shape = _shape(model)
-    return Asked(
+    return PlannedJob(
         spec=spec,
         base_model=base_model,
         plan=resolve(spec, rows=training.rows, held_out_rows=held_out, parameters=shape.parameters),
@@ -96,7 +96,7 @@ def ask(store: BlobStore, spec: JobSpec, base_model: str, files: Files, models_d
     )
 
 
-def try_ask(store: BlobStore, spec: JobSpec, base_model: str, files: Files, models_dir: Path) -> Asked | None:
+def try_ask(store: BlobStore, spec: JobSpec, base_model: str, files: Files, models_dir: Path) -> PlannedJob | None:
     """The same, None where `ask` raises: nothing fails for want of an estimate."""
     try:
         return ask(store, spec, base_model, files, models_dir)
@@ -105,7 +105,7 @@ def try_ask(store: BlobStore, spec: JobSpec, base_model: str, files: Files, mode
         return None
 
 
-def on_workers(session: Session, asked: Asked, alive_seconds: float) -> Forecast:
+def on_workers(session: Session, asked: PlannedJob, alive_seconds: float) -> Forecast:
     """What the job will take on the workers that are there."""
     there = [(one.worker.name, one.hardware) for one in list_workers(session, alive_seconds) if one.trains]
     return forecast(asked, there, observations(session))
@@ -134,7 +134,7 @@ def note(
         log.info("estimate.none", job=job_id, reason=error.message)
 
 
-def keep_for(session: Session, claim: Claim, asked: Asked, hardware: Hardware) -> None:
+def keep_for(session: Session, claim: Claim, asked: PlannedJob, hardware: Hardware) -> None:
     """Makes the estimate of a job that is claimed one for its worker's device. Raises `LostLease`."""
     kept = session.scalar(select(Job.estimate).where(Job.id == claim.job_id))
     if kept is None or kept["device"] != hardware.device:
@@ -214,13 +214,13 @@ _REPORTED: Final = text(
 )
 
 
-def keep_measured(session: Session, claim: Claim, asked: Asked, hardware: Hardware) -> None:
+def keep_measured(session: Session, claim: Claim, asked: PlannedJob, hardware: Hardware) -> None:
     """Writes down what a job took that ends now, for later estimates. Raises `LostLease`."""
     if (found := measure(session, claim.job_id, asked, hardware)) is not None:
         update_owned(session, claim, measured=found.model_dump(mode="json"))
 
 
-def measure(session: Session, job_id: str, asked: Asked, hardware: Hardware) -> Measured | None:
+def measure(session: Session, job_id: str, asked: PlannedJob, hardware: Hardware) -> Measured | None:
     """What the job took until now; None for one that reported no step."""
     found = session.execute(_REPORTED, {"job_id": job_id}).one()
     if found.steps == 0:

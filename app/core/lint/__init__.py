@@ -1,1 +1,1 @@
-"""What the answers that a data file brings along would teach: graded before a job starts. Start with `run`."""
+"""Grades the known answers of a data file before a job starts. Start with `run`."""

@@ -1,4 +1,4 @@
-"""Grades the known answers of a file's rows: all up to a cap, else a sample that is the same every time."""
+"""Grades the known answers of a file's rows: all rows up to a cap, else a fixed random sample."""
 
 import random
 import time
@@ -19,19 +19,19 @@ from app.core.spec.job import GroupMethod, GroupMix, JobSpec
 from app.core.spec.rows import Row
 
 SEED: Final = 0
-"""Of the sample: the same rows of the same file, every time."""
+"""Seed of the sample: the same file always gives the same rows."""
 ROWS_AHEAD: Final = 32
-"""Rows that are being graded at once; each has a handful of answers."""
+"""Rows graded at once; each has a handful of answers."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a lint may cost."""
+    """The cost limits of a lint."""
 
     answers: int
-    """Graded at most, about: whole rows are."""
+    """Approximate maximum of graded answers; rows are graded completely."""
     seconds: float
-    """Of wall time, after which it reports what it has."""
+    """Wall time after which the lint reports its results so far."""
 
 
 BEFORE_ACCEPTING: Final = Budget(answers=1_000, seconds=3.0)
@@ -40,16 +40,16 @@ IN_BACKGROUND: Final = Budget(answers=20_000, seconds=60.0)
 
 
 def why_not(spec: JobSpec) -> str | None:
-    """Why a job's training file is not linted; None if it is."""
+    """Return why a job's training file is not linted; None if it is."""
     settings = spec.settings
     if not isinstance(settings, GroupMethod):
         return f"The method '{spec.method}' has no groups."
     if not settings.group.expert and not settings.group.teacher:
-        return "Its groups hold the model's own answers only."
+        return "Its groups contain only rollouts."
     if waits(settings.grader):
         return (
-            "Its grader asks another machine, which may cost money: lint the file with `remote` if that is wanted "
-            "(POST /v1/files/{id}/lint)."
+            "Its grader calls another server, which may cost money. To lint the file anyway, set `remote` in "
+            "POST /v1/files/{id}/lint."
         )
     return None
 
@@ -57,10 +57,10 @@ def why_not(spec: JobSpec) -> str | None:
 def lint_file(
     path: Path, counts: FileReport, pool: GraderPool, mix: GroupMix, budget: Budget, *, until_signal: bool = False
 ) -> LintReport:
-    """The report on a valid file that `counts` describes, by the pool's grader.
+    """Lint a valid file, described by `counts`, with the pool's grader.
 
-    With `until_signal` it ends at the first group that can teach something. Raises `RowError` if the file is not
-    valid after all, and `OSError`.
+    With `until_signal` the lint ends at the first group with a training signal. Raises `RowError` if the file turns out
+    to be invalid, and `OSError`.
     """
     chosen, sample = _choose(counts, mix, budget.answers)
     tally = Tally(mix)
@@ -81,19 +81,19 @@ def lint_file(
     except TimeoutError:
         stopped = True
     finally:
-        for one in waiting:
-            one.cancel()
+        for graded in waiting:
+            graded.cancel()
     return tally.report(counts.rows, sample, stopped=stopped)
 
 
 def _choose(counts: FileReport, mix: GroupMix, most_answers: int) -> tuple[Container[int] | None, str]:
-    """Numbers of the rows to grade (None: all), and the choice in words."""
+    """Return the numbers of the rows to grade (None: all), and a description of the choice."""
     answers = counts.expert_rows * mix.expert + (counts.teacher_responses.total if mix.teacher else 0)
     if answers <= most_answers:
         return None, f"all {counts.rows:,} rows"
     size = max(1, counts.rows * most_answers // answers)
     chosen = frozenset(random.Random(SEED).sample(range(counts.rows), size))  # noqa: S311 - a sample, not a secret
-    return chosen, f"{size:,} of {counts.rows:,} rows, drawn by the seed {SEED}: the same ones every time"
+    return chosen, f"{size:,} of {counts.rows:,} rows, a fixed random sample (seed {SEED})"
 
 
 @dataclass(frozen=True)
@@ -106,17 +106,17 @@ class _Graded:
     grades: Sequence[Future[list[Grade]]]
 
     def take(self, tally: Tally, deadline: float) -> None:
-        """Counts it. Raises `TimeoutError` at the deadline (of time.monotonic)."""
-        found: list[Grade] = []
+        """Wait for the grades and count them. Raises `TimeoutError` at the deadline (of time.monotonic)."""
+        grades: list[Grade] = []
         try:
             for future in self.grades:
-                found += future.result(max(0.0, deadline - time.monotonic()))
+                grades += future.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
             self.cancel()
             raise
         if time.monotonic() > deadline:
             raise TimeoutError
-        tally.add(self.line, self.row, self.answers, found)
+        tally.add(self.line, self.row, self.answers, grades)
 
     def cancel(self) -> None:
         for future in self.grades:

@@ -1,4 +1,4 @@
-"""What each group would teach without the model's own answers, and the running counts over the rows."""
+"""The training signal of each group without rollouts, and running totals over the rows."""
 
 from collections.abc import Sequence
 from math import comb, isfinite
@@ -15,27 +15,27 @@ MAX_ISSUES: Final = 50
 
 
 class Answers(NamedTuple):
-    """What a row brings into its group, as texts."""
+    """The known answers of a row, as texts."""
 
     expert: str | None
     teachers: tuple[str, ...]
 
     @classmethod
     def of(cls, row: Row, mix: GroupMix) -> "Answers":
-        """Those that groups of this mix can hold."""
+        """Take the answers that a group of this mix can hold."""
         teachers = tuple(answer.content for answer in row.teacher) if mix.teacher else ()
         return cls(row.expert if mix.expert else None, teachers)
 
     def texts(self) -> tuple[str, ...]:
-        """All of them, the expert's first."""
+        """Return all answers, the expert's first."""
         return self.teachers if self.expert is None else (self.expert, *self.teachers)
 
 
 def chance_of_contrast(expert: float | None, teachers: Sequence[float], drawn: int) -> float:
-    """Probability that a group of the expert and `drawn` of the teachers, any as likely, differs in reward.
+    """Return the probability that the expert and `drawn` of the teacher answers, drawn uniformly, differ in reward.
 
-    All are equal with probability sum over values v of C(n_v, drawn) / C(n, drawn), where n_v of the n teachers have
-    the value v; with an expert only its own value counts. Fewer than two members never differ.
+    All rewards are equal with probability sum over values v of C(n_v, drawn) / C(n, drawn), where n_v of the n teacher
+    answers have the value v; with an expert, only the expert's value counts. Fewer than two members never differ.
     """
     drawn = min(drawn, len(teachers))
     if drawn + (expert is not None) < 2:
@@ -48,7 +48,7 @@ def chance_of_contrast(expert: float | None, teachers: Sequence[float], drawn: i
 
 
 def _counts(rewards: Sequence[float]) -> list[int]:
-    """How many rewards have each value; what float noise separates is one value."""
+    """Count the rewards by value; values within float noise count as equal."""
     counts: list[int] = []
     least = 0.0
     for reward in sorted(rewards):
@@ -61,12 +61,12 @@ def _counts(rewards: Sequence[float]) -> list[int]:
 
 
 class Tally:
-    """Running counts over the graded rows of one file."""
+    """Running totals over the graded rows of one file."""
 
     def __init__(self, mix: GroupMix) -> None:
         self.rows = 0
         self.limit = 0.0
-        """Sum over rows: 1 for each group that can teach something, the model's own answers included."""
+        """Sum over rows: 1 for each group that can have a training signal, rollouts included."""
         self._mix = mix
         self._signal = 0.0
         self._experts, self._teachers = _Source(), _Source()
@@ -74,7 +74,7 @@ class Tally:
         self._errors, self._warnings = _Issues(), _Issues()
 
     def add(self, line: int, row: Row, answers: Answers, grades: Sequence[Grade]) -> None:
-        """Counts a row; `grades` are of `answers.texts()`."""
+        """Add a row; `grades` are those of `answers.texts()`."""
         given = list(grades)
         expert = given.pop(0) if answers.expert is not None else None
         if expert is not None:
@@ -95,7 +95,7 @@ class Tally:
         elif not expert.passed:
             message = f"the demonstration fails its own grader: it earns {expert.reward:g}"
             if teachers and max(teachers) > expert.reward:
-                message += f" and a teacher's answer {max(teachers):g}, so training would move away from it"
+                message += f" and a teacher answer {max(teachers):g}, so training would move away from it"
             self._errors.add(line, param, message)
 
     def _count(self, line: int, expert: float | None, teachers: Sequence[float]) -> None:
@@ -116,7 +116,7 @@ class Tally:
         self.limit += 1.0 if self._mix.self_ else signal
 
     def report(self, rows: int, sample: str, *, stopped: bool) -> LintReport:
-        """What was counted, of a file of `rows`."""
+        """Return the totals as the report of a file with `rows` rows."""
         total = max(1, self.rows)
         return LintReport(
             rows=rows,

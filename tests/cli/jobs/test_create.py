@@ -51,7 +51,7 @@ def test_estimate_creates_no_job(grouptune: Run, job_file: Callable[..., Path]) 
     assert done.returncode == ExitCode.ok, done.stderr
     estimate = dict(line.split("\t") for line in done.stdout.splitlines())
     assert (estimate["steps"], estimate["rollouts"], estimate["grader calls"]) == ("2", "16", "32")
-    assert estimate["verdict"].startswith("fits. It takes ")
+    assert estimate["verdict"].startswith("fits. The job needs ")
     workers = {line.split("\t")[2]: line.split("\t") for line in grouptune("workers").stdout.splitlines()}
     assert workers["train"][0] in estimate["verdict"]
     assert workers["train"][-1] == workers["default"][-1] == estimate["device"]

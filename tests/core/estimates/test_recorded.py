@@ -13,7 +13,7 @@ import pytest
 
 from app.core.estimates.calibration import Observation
 from app.core.estimates.cost import Seconds
-from app.core.estimates.estimate import Asked, Estimate, Texts, estimate
+from app.core.estimates.estimate import Estimate, PlannedJob, Texts, estimate
 from app.core.estimates.measurements import mean_lengths, ratios, shortened
 from app.core.estimates.workload import Data
 from app.core.models.shape import Shape
@@ -26,7 +26,7 @@ BOX: Final = Hardware(processor="AMD EPYC", cores=2, threads=1, memory_bytes=25 
 JOBS: Final[list[Any]] = RECORDED["jobs"]
 
 
-def asked(job: Any) -> Asked:
+def asked(job: Any) -> PlannedJob:
     spec = JobSpec.model_validate(
         {"model": job["model"], "method": job["method"], "settings": job["settings"], "seed": 1}
     )
@@ -34,7 +34,7 @@ def asked(job: Any) -> Asked:
     rows, held_out = RECORDED["rows"], job["held_out_rows"]
     plan = resolve(spec, rows=rows, held_out_rows=held_out, parameters=shape.parameters)
     data = Data(rows=rows, held_out_rows=held_out, expert_share=1.0, teachers_a_row=3.0)
-    return Asked(spec, job["model"], plan, data, Texts(**RECORDED["texts"]), shape)
+    return PlannedJob(spec, job["model"], plan, data, Texts(**RECORDED["texts"]), shape)
 
 
 def observed(job: Any) -> Observation:

@@ -8,7 +8,7 @@ from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
 from app.core.db import Database
-from app.core.estimates.estimate import Asked, Estimate, estimate
+from app.core.estimates.estimate import Estimate, PlannedJob, estimate
 from app.core.jobs import estimation, outcomes, progress
 from app.core.jobs import leases as claims
 from app.core.jobs.estimation import Files
@@ -48,7 +48,7 @@ class Lab:
             self.project = make_project(session)
             self.file = stored_file(session, self.store, self.project, directory)
 
-    def asked(self) -> Asked:
+    def asked(self) -> PlannedJob:
         return estimation.ask(self.store, self.spec, "tiny", Files(self.file, None), self.models_dir)
 
     def claim(self) -> Claim:

@@ -69,7 +69,7 @@ def test_failing_experts_flat_groups_and_shares_are_told_by_line(tmp_path: Path)
     assert found.groups.model_dump() == {"contrast": 2, "same": 2, "few": 2}
     assert (found.experts.graded, found.experts.passed, found.experts.mean_reward) == (5, 3, 0.6)
     assert [(one.line, one.param) for one in found.errors] == [(3, "completion"), (6, "completion")]
-    assert "earns 0 and a teacher's answer 1, so training would move away" in found.errors[0].message
+    assert "earns 0 and a teacher answer 1, so training would move away" in found.errors[0].message
     assert [one.line for one in found.warnings] == [2, 6]
     assert "2 of 5 demonstrations fail" in found.summary()
     assert LintReport.model_validate(found.model_dump(mode="json", by_alias=True)) == found
@@ -102,7 +102,7 @@ def test_of_a_large_file_the_same_sample_is_graded_every_time(tmp_path: Path) ->
     found = [lint(tmp_path / "rows", rows, GroupMix(), budget=budget) for _ in range(2)]
     assert found[0] == found[1]
     assert found[0].rows_graded == 50
-    assert "50 of 400 rows, drawn by the seed 0" in found[0].sample
+    assert "50 of 400 rows, a fixed random sample (seed 0)" in found[0].sample
     assert all(one.line is not None and (one.line - 1) % 3 == 0 for one in found[0].errors)
 
 
@@ -129,5 +129,5 @@ def test_jobs_without_known_answers_or_with_distant_graders_are_not_linted() -> 
 
     assert why_not(gft(GroupMix())) is None
     assert "no groups" in str(why_not(supervised()))
-    assert "own answers only" in str(why_not(gft(GroupMix(expert=0, teacher=0, self_=4))))
+    assert "only rollouts" in str(why_not(gft(GroupMix(expert=0, teacher=0, self_=4))))
     assert "cost money" in str(why_not(gft(GroupMix(), EndpointGrader(url="https://x.example"))))

@@ -155,7 +155,7 @@ def test_row_rejected_by_the_template_is_named(tmp_path: Path) -> None:
         CHATML.template
     )
     system = json.dumps({"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}).encode()
-    with pytest.raises(JobFailure, match=r"^line 2: the model's chat template refuses the row: No system role$"):
+    with pytest.raises(JobFailure, match=r"^line 2: the model's chat template rejects the row: No system role$"):
         load(tmp_path / "rows.jsonl", row("4"), system, chat=ours(raw))
 
 
