@@ -163,7 +163,7 @@ function Warnings({ report, lines }: { report: Report; lines: string[] }) {
   return (
     <section class="findings">
       <h2>{plural(report.warning_count, "warning")}</h2>
-      <p>Training is still possible.</p>
+      <p>Warnings do not prevent training.</p>
       <ol>{report.warnings.slice(0, SHOWN_WARNINGS).map(item)}</ol>
       {report.warnings.length > SHOWN_WARNINGS && (
         <details>

@@ -122,7 +122,7 @@ function WorkerCard({ worker }: { worker: Worker }) {
             <dd>{plural(elsewhere, "job")} of other projects</dd>
           </>
         )}
-        <dt>last heartbeat</dt>
+        <dt>heartbeat</dt>
         <dd>
           <RelativeTime at={worker.last_seen} />, started <RelativeTime at={worker.started_at} />
         </dd>
