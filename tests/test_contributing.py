@@ -44,6 +44,20 @@ def test_workflow_runs_the_ci_script() -> None:
     assert (ROOT / script.group()).stat().st_mode & 0o100
 
 
+def test_contributing_names_existing_paths() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:app|worker|migrations|docker|bench|docs|tests)/[\w./-]*)`", text)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_contributing_locates_forty_behaviours() -> None:
+    section = (
+        (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Where is it?")[2].partition("\n## ")[0]
+    )
+    rows = [line for line in section.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) >= 40
+
+
 def test_pre_commit_config_is_valid() -> None:
     done = run_tool("pre-commit", "validate-config", ROOT / ".pre-commit-config.yaml")
     assert done.returncode == 0, done.stdout
