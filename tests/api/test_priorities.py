@@ -68,5 +68,5 @@ def test_a_preempted_job_says_so_while_and_after_it_happens(server: Server, clie
     assert (job.status, job.stop_request, job.queue_position) == ("queued", None, 2)
     attempts: Any = client.get(f"/fine_tuning/jobs/{low.id}/attempts", cast_to=object)
     assert [(one["outcome"], one["reason"]) for one in attempts["data"]] == [
-        ("preempted", "A job of a higher priority took the place")
+        ("preempted", "Preempted by a higher-priority job")
     ]

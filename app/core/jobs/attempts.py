@@ -1,4 +1,4 @@
-"""How attempts end: their outcome, the crash budget and its back-off. Knows no claims."""
+"""Ends of attempts: the outcome, the GPU time, the crash budget and its backoff. Claims are in `leases`."""
 
 import random
 from datetime import timedelta
@@ -15,7 +15,7 @@ from app.core.jobs.tables import Job, JobAttempt
 from app.core.jobs.transitions import transition
 
 MAX_CRASHES: Final = 3
-"""Crashes since the last progress that make a job fail."""
+"""A job fails after this number of crashes without progress."""
 BACKOFF_SECONDS: Final = 10.0
 MAX_BACKOFF_SECONDS: Final = 600.0
 THIS_MONTH: Final = cast(func.date_trunc("month", func.timezone("UTC", func.now())), Date)
@@ -23,20 +23,20 @@ THIS_MONTH: Final = cast(func.date_trunc("month", func.timezone("UTC", func.now(
 
 
 def backoff(failures: int) -> timedelta:
-    """A random wait of at most 10 s x 2^n (cap: 10 minutes) after `failures` (from 1) in a row."""
+    """Return a random wait below 10 s x 2^(failures - 1), capped at 10 minutes. `failures` counts from 1."""
     longest = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(failures - 1, 10))
-    # Jitter against thundering herds, no secret.
+    # Jitter spreads the retries of jobs that failed together; it is no secret.
     return timedelta(seconds=random.uniform(0, longest))  # noqa: S311
 
 
 def outcome_of(session: Session, job_id: str, attempt: int) -> str | None:
-    """How an attempt ended; None while it has not, or when its job is gone."""
-    of_it = select(JobAttempt.outcome).where(JobAttempt.job_id == job_id, JobAttempt.attempt == attempt)
-    return session.scalar(of_it)
+    """Return how an attempt ended; None if it has not ended or its job was deleted."""
+    outcome = select(JobAttempt.outcome).where(JobAttempt.job_id == job_id, JobAttempt.attempt == attempt)
+    return session.scalar(outcome)
 
 
 def close_attempt(session: Session, job_id: str, attempt: int, outcome: AttemptOutcome, reason: str | None) -> None:
-    """Writes down why an attempt ended, and what it used; the first answer stays."""
+    """Store why an attempt ended and add its GPU seconds to the project's month. Closing it again changes nothing."""
     ended = session.execute(
         update(JobAttempt)
         .where(JobAttempt.job_id == job_id, JobAttempt.attempt == attempt, JobAttempt.outcome.is_(None))
@@ -55,10 +55,10 @@ def close_attempt(session: Session, job_id: str, attempt: int, outcome: AttemptO
 
 
 def charge_crash(session: Session, job: Job, outcome: AttemptOutcome, reason: str, log_tail: str = "") -> None:
-    """Ends the running attempt of `job`, whose row the caller holds, with one crash on its budget.
+    """End the running attempt of `job`, whose row the caller holds, and charge one crash.
 
-    The job is queued again after a back-off; it fails at `MAX_CRASHES` crashes without progress in between.
-    Raises `LostLease` when the attempt no longer owns the job.
+    The job is queued again after a backoff, or fails after `MAX_CRASHES` crashes without progress. Raises `LostLease`
+    if the attempt no longer owns the job.
     """
     crashes = job.crashes + 1
     close_attempt(session, job.id, job.attempt, outcome, reason)
@@ -66,10 +66,10 @@ def charge_crash(session: Session, job: Job, outcome: AttemptOutcome, reason: st
         message = f"The job crashed {crashes} times without progress. The last time: {reason}."
         fail_running(session, job, "crashed_repeatedly", f"{message}\n{log_tail}".strip(), crashes=crashes)
         return
-    # The first lost lease has been waited for already: for as long as the lease was.
+    # After the first lost lease no wait: the job has already waited for the lease to expire.
     wait = timedelta(0) if outcome is AttemptOutcome.lost_lease and crashes == 1 else backoff(crashes)
     event = Event(
-        f"{reason}; trying again in {wait.total_seconds():.0f} s (crash {crashes} of at most {MAX_CRASHES})",
+        f"{reason}. Retrying in {wait.total_seconds():.0f} s (crash {crashes} of at most {MAX_CRASHES})",
         level="warn",
         data={"log_tail": log_tail} if log_tail else None,
     )
@@ -95,7 +95,7 @@ def fail_running(
     crashes: int | None = None,
     **changes: Any,
 ) -> None:
-    """Fails a running job whose row the caller holds; `changes` are written with it. Raises `LostLease`."""
+    """Fail a running job whose row the caller holds. `changes` are further columns to set. Raises `LostLease`."""
     transition(
         session,
         job.id,

@@ -1,4 +1,8 @@
-"""Claims, heartbeats and expiry, all by the database's clock. Whoever holds the newest epoch owns the job."""
+"""Claims, heartbeats and expiry of leases, all by the database's clock.
+
+Each claim gives a job a new attempt number, the fencing token. Only the newest attempt owns the job: every write of a
+worker checks the number, so a worker that lost its lease can change nothing.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,10 +23,24 @@ from app.core.webhooks.events import EventType, emit
 NO_LIMIT: Final = 2**31 - 1
 
 FIRST: Final = 32
-"""Of each project's queue that a claim looks at: more than are being claimed at the same moment."""
+"""Jobs at the front of each project's queue that a claim considers: more than workers claim at the same moment."""
 
-# An uncorrelated scalar subquery runs once; SKIP LOCKED makes concurrent claims take different jobs. What is asked of
-# `first` is asked of `candidate` again: Postgres checks that once more when another claim has just changed the row.
+# Finds the next job and starts it, in one statement. The subquery that picks the job does not depend on the outer row,
+# so it runs once.
+#
+#   busy       running jobs of each project, for its limit and for fairness
+#   usage      GPU seconds that each project has used in this calendar month (UTC), for its limit
+#   first      the first `depth` eligible jobs of each project's queue: a long queue costs no more than a short one
+#   candidate  the same jobs again, so that FOR UPDATE locks the chosen job only and not all that `first` reads
+#
+# Order: the highest priority first; among equals the project with the fewest running jobs, so that one project with a
+# long queue cannot starve the others; then the job that has waited longest.
+#
+# FOR UPDATE ... SKIP LOCKED skips jobs that another claim has locked, so concurrent claims take different jobs instead
+# of waiting for each other. If another claim commits between this statement's snapshot and the lock, Postgres checks
+# the conditions on `candidate` again with the new row, but not those inside `first`: that is why both state them.
+#
+# `epoch` is the attempt number. Adding one takes the job away from every earlier attempt for good.
 _CLAIM: Final = text(
     """
     UPDATE jobs
@@ -60,7 +78,7 @@ _CLAIM: Final = text(
 
 @dataclass(frozen=True)
 class Claim:
-    """One attempt at a job: the fencing token and what it is asked to do."""
+    """A claimed job: the attempt number, which is the fencing token, and what to train."""
 
     job_id: str
     project_id: str
@@ -69,9 +87,9 @@ class Claim:
     training_file: str
     validation_file: str | None
     traceparent: str | None = None
-    """The span that its creation was part of, if that was traced."""
+    """W3C traceparent of the request that created the job; None if it was not traced."""
     waited_seconds: float = 0.0
-    """Since the job could run."""
+    """Seconds between becoming eligible and the claim."""
 
 
 def claim(
@@ -84,11 +102,12 @@ def claim(
     device: str | None = None,
     processes: int = 1,
 ) -> Claim | None:
-    """Takes the best queued job: priority, then the project with the fewest running jobs, then age.
+    """Claim the next queued job by priority, then fewest running jobs of its project, then age.
 
-    Projects at their limit are passed over; `max_running_jobs` and `max_gpu_hours` (a month) are those of projects
-    without their own. `device` is what the worker trains on, in so many `processes`. None when nothing is queued and
-    eligible.
+    Projects at a limit are skipped; `max_running_jobs` and `max_gpu_hours` (a month) apply to projects without their
+    own limits. `device` and `processes` describe the worker and are stored with the attempt.
+
+    Returns None if no job is eligible.
     """
     limits = {"max_running_jobs": max_running_jobs, "max_gpu_hours": max_gpu_hours}
     row = _take(session, {"worker": worker, "lease_seconds": lease_seconds, **limits})
@@ -111,23 +130,26 @@ def claim(
 
 
 def _take(session: Session, values: dict[str, Any]) -> Row[Any] | None:
-    """The row of a job that is running from now on, its project within its limit."""
+    """Claim a job whose project stays within its limit of running jobs; return its row, or None."""
     depth: int | None = FIRST
     while True:
         savepoint = session.begin_nested()
         row = session.execute(_CLAIM, values | {"depth": depth}).one_or_none()
         if row is not None and not _within_limit(session, row.project_id, values["max_running_jobs"]):
-            # Another worker has filled the project's last place meanwhile, and committed: the next try sees it.
+            # Another worker took the project's last place after this statement's snapshot. The next try sees that.
             savepoint.rollback()
             continue
         savepoint.commit()
         if row is not None or depth is None:
             return row
-        depth = None  # others may be claiming all of the first ones
+        depth = None  # other claims may have locked all of the first jobs: search the whole queues
 
 
 def _within_limit(session: Session, project_id: str, default: int) -> bool:
-    """Whether the project's running jobs are not too many, counted one claim after the other."""
+    """Return whether the project's running jobs, with the new claim, are within its limit.
+
+    Locking the project's row makes concurrent claims of the same project count one after the other.
+    """
     own = session.scalar(
         select(Project.max_running_jobs).where(Project.id == project_id).with_for_update(key_share=True)
     )
@@ -141,25 +163,25 @@ def _owned(claim: Claim) -> tuple[Any, ...]:
 
 
 def update_owned(session: Session, claim: Claim, **values: Any) -> None:
-    """UPDATE of the job's row by its owner; it then holds the row. Raises `LostLease` on zero rows."""
+    """Update the job's row for its owner, which then holds the row lock. Raises `LostLease` if it is not the owner."""
     statement = update(Job).where(*_owned(claim)).values(**values).returning(Job.id)
     if session.execute(statement, execution_options={"synchronize_session": False}).one_or_none() is None:
         raise lost(claim)
 
 
 def hold(session: Session, claim: Claim) -> None:
-    """Locks the job's row for its owner until the transaction ends. Raises `LostLease`."""
+    """Lock the job's row for its owner until the transaction ends. Raises `LostLease` if it is not the owner."""
     if session.scalar(select(Job.id).where(*_owned(claim)).with_for_update(key_share=True)) is None:
         raise lost(claim)
 
 
 def lost(claim: Claim) -> LostLease:
-    """The error that says so."""
+    """Return the error for an attempt that no longer owns its job."""
     return LostLease(f"Attempt {claim.attempt} no longer owns job {claim.job_id}.")
 
 
 def heartbeat(session: Session, claim: Claim, lease_seconds: float) -> StopRequest | None:
-    """Extends the lease; returns what a client asked meanwhile. Raises `LostLease` on zero rows."""
+    """Extend the lease and return the pending stop request, if any. Raises `LostLease` if the job has another owner."""
     until = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, lease_seconds)
     statement = update(Job).where(*_owned(claim)).values(lease_until=until).returning(Job.stop_request)
     row = session.execute(statement, execution_options={"synchronize_session": False}).one_or_none()
@@ -169,7 +191,7 @@ def heartbeat(session: Session, claim: Claim, lease_seconds: float) -> StopReque
 
 
 def stop_requested(session: Session, claim: Claim) -> StopRequest | None:
-    """What a client asked, without touching the lease: cheap enough for every second. Raises `LostLease`."""
+    """Return the pending stop request without extending the lease; cheap enough to poll. Raises `LostLease`."""
     row = session.execute(select(Job.stop_request).where(*_owned(claim))).one_or_none()
     if row is None:
         raise lost(claim)
@@ -177,7 +199,7 @@ def stop_requested(session: Session, claim: Claim) -> StopRequest | None:
 
 
 def note_training(session: Session, claim: Claim, step: int) -> None:
-    """Writes down that the attempt's first step begins now, and after which step of the job."""
+    """Store that the attempt begins to train now, and the step of the checkpoint that it resumed from (0: none)."""
     session.execute(
         update(JobAttempt)
         .where(JobAttempt.job_id == claim.job_id, JobAttempt.attempt == claim.attempt)
@@ -187,10 +209,10 @@ def note_training(session: Session, claim: Claim, step: int) -> None:
 
 
 def expire(session: Session) -> int:
-    """Takes running jobs from owners whose lease is over; returns how many.
+    """Take running jobs away from owners whose lease has expired; return how many.
 
-    A job that a client asked to stop does so. Any other is charged one crash (it may be what kills its workers):
-    queued again, or failed when its budget is used up.
+    A job with a client's stop request stops. Any other job is charged one crash, because the job itself may be what
+    kills its workers: it is queued again, or fails once its crash budget is used up.
     """
     expired = session.scalars(
         select(Job)

@@ -1,4 +1,4 @@
-"""How the owner of a running job ends its attempt: one transaction's work each, `LostLease` on zero rows."""
+"""Ends of attempts by their owner. Each function runs in one transaction and raises `LostLease` for a lost lease."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,7 +25,7 @@ from app.core.models.tables import TrainedModel
 from app.core.spec.reports import Finished
 
 Ending = Callable[[Session], object]
-"""What a runner does in the transaction that ends its attempt."""
+"""A function of this module with its arguments: it ends an attempt in the session's transaction."""
 
 _RUNNING: Final = frozenset({JobStatus.running})
 
@@ -33,11 +33,11 @@ _RUNNING: Final = frozenset({JobStatus.running})
 def succeed(
     session: Session, claim: Claim, finished: Finished, blob: str, base_model: str, metrics_csv: Received
 ) -> str:
-    """Publishes the adapter stored below `blob` and the result file, and ends the job; returns the model's id.
+    """Publish the adapter stored below `blob` and the result file, end the job, and return the model's id.
 
-    A job whose gates do not all pass fails; its model is kept, but is not what the job hands on.
+    A job fails if one of its gates fails. Its model is kept, but not published as `fine_tuned_model`.
     """
-    job = _own(session, claim)
+    job = _lock_owned(session, claim)
     project = session.scalars(select(Project.name).where(Project.id == claim.project_id)).one()
     model = ids.fine_tuned_model(base_model, project, claim.spec.suffix, claim.job_id)
     verdicts = gates.decide(session, job, finished.published_step)
@@ -68,12 +68,12 @@ def _publish(session: Session, claim: Claim, finished: Finished, model: str, wri
     published = {"fine_tuned_model": model, "step": finished.published_step, "reason": finished.reason}
     events = [Event(f"New fine-tuned model created: {model}", data=published)]
     if (name := claim.spec.alias) is not None:
-        there = aliases.find_alias(session, claim.project_id, name)
-        before = None if there is None else audit.snapshot(there, "model")
+        alias = aliases.find_alias(session, claim.project_id, name)
+        before = None if alias is None else audit.snapshot(alias, "model")
         aliases.move(session, claim.project_id, name, model)
         actor = Actor(claim.project_id)
         audit.record(session, actor, Action.alias_move, name, before=before, after={"model": model})
-        events.append(Event(f"The alias {name} names {model} now", data={"alias": name, "before": before}))
+        events.append(Event(f"The alias {name} now points to {model}", data={"alias": name, "before": before}))
     events.append(Event("The job has successfully completed"))
     transition(
         session,
@@ -88,29 +88,29 @@ def _publish(session: Session, claim: Claim, finished: Finished, model: str, wri
 
 
 def _gate_event(verdict: Verdict) -> Event:
-    said = f"{verdict.gate} ({verdict.reason})"
+    summary = f"{verdict.gate} ({verdict.reason})"
     data = {"gate": asdict(verdict)}
     if verdict.passed:
-        return Event(f"Gate passed: {said}", data=data)
-    return Event(f"Gate failed: {said}", level="warn", data=data)
+        return Event(f"Gate passed: {summary}", data=data)
+    return Event(f"Gate failed: {summary}", level="warn", data=data)
 
 
 def fail(session: Session, claim: Claim, code: str, message: str, param: str | None = None) -> None:
-    """Ends the job with an error that trying again would not cure."""
-    job = _own(session, claim)
+    """Fail the job with an error that a retry would not fix."""
+    job = _lock_owned(session, claim)
     close_attempt(session, claim.job_id, claim.attempt, AttemptOutcome.failed, message)
     fail_running(session, job, code, message, param=param)
 
 
 def crash(session: Session, claim: Claim, reason: str, log_tail: str) -> None:
-    """Charges one crash: queued again after a back-off, or failed once the budget is used up."""
-    charge_crash(session, _own(session, claim), AttemptOutcome.crashed, reason, log_tail)
+    """Charge one crash: the job is queued again after a backoff, or fails once its crash budget is used up."""
+    charge_crash(session, _lock_owned(session, claim), AttemptOutcome.crashed, reason, log_tail)
 
 
 def wait_for_dependency(session: Session, claim: Claim, reason: str) -> None:
-    """Queues the job again after a back-off that grows with its attempts; its crash budget is not charged."""
+    """Queue the job again after a backoff that grows with its attempts. Its crash budget is not charged."""
     wait = backoff(claim.attempt)
-    event = Event(f"{reason}; trying again in {wait.total_seconds():.0f} s", level="warn")
+    event = Event(f"{reason}. Retrying in {wait.total_seconds():.0f} s", level="warn")
     transition(
         session,
         claim.job_id,
@@ -124,23 +124,23 @@ def wait_for_dependency(session: Session, claim: Claim, reason: str) -> None:
 
 
 def gpu_fault(session: Session, claim: Claim, reason: str, log_tail: str) -> None:
-    """As a crash: a job that breaks one GPU after the other must not get to all of them."""
-    charge_crash(session, _own(session, claim), AttemptOutcome.gpu_fault, reason, log_tail)
+    """Charge one crash: a job that breaks GPUs must not reach all of them."""
+    charge_crash(session, _lock_owned(session, claim), AttemptOutcome.gpu_fault, reason, log_tail)
 
 
 def drain(session: Session, claim: Claim) -> None:
-    """Hands the job back because its worker shuts down: to the front of the queue, at no charge."""
-    event = Event("The worker is shutting down; the job goes on with another one")
-    _hand_back(session, claim, event, AttemptOutcome.drained, "The worker shut down")
+    """Requeue the job because its worker shuts down: to the front of the queue, without a crash."""
+    event = Event("The worker is shutting down. Another worker will resume the job.")
+    _requeue(session, claim, event, AttemptOutcome.drained, "The worker shut down")
 
 
 def preempt(session: Session, claim: Claim) -> None:
-    """Hands the job back because one of a higher priority waits: to the front of its equals, at no charge."""
-    event = Event("The job makes room for one of a higher priority; it goes on from its last checkpoint")
-    _hand_back(session, claim, event, AttemptOutcome.preempted, "A job of a higher priority took the place")
+    """Requeue the job for a job of a higher priority: to the front of its own priority, without a crash."""
+    event = Event("Preempted by a higher-priority job. It will resume from its last checkpoint.")
+    _requeue(session, claim, event, AttemptOutcome.preempted, "Preempted by a higher-priority job")
 
 
-def _hand_back(session: Session, claim: Claim, event: Event, outcome: AttemptOutcome, reason: str) -> None:
+def _requeue(session: Session, claim: Claim, event: Event, outcome: AttemptOutcome, reason: str) -> None:
     transition(
         session,
         claim.job_id,
@@ -154,7 +154,7 @@ def _hand_back(session: Session, claim: Claim, event: Event, outcome: AttemptOut
 
 
 def stop(session: Session, claim: Claim, request: StopRequest) -> None:
-    """Ends the attempt as the request says."""
+    """End the attempt as the stop request says."""
     match request:
         case StopRequest.drain:
             drain(session, claim)
@@ -171,8 +171,8 @@ def stop(session: Session, claim: Claim, request: StopRequest) -> None:
     close_attempt(session, claim.job_id, claim.attempt, outcome, None)
 
 
-def _own(session: Session, claim: Claim) -> Job:
-    """The job's row, locked. Raises `LostLease`."""
+def _lock_owned(session: Session, claim: Claim) -> Job:
+    """Return the job with its row locked. Raises `LostLease` if the attempt no longer owns it."""
     job = session.scalars(
         select(Job)
         .where(Job.id == claim.job_id, Job.attempt == claim.attempt, Job.status == JobStatus.running)

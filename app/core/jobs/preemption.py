@@ -1,7 +1,7 @@
-"""Higher priorities take the place of lower ones: a running job is asked to save and to queue again.
+"""Preemption: a running job of a lower priority saves a checkpoint and makes room for a queued job.
 
-Only when no worker was free for it: a job that waits for less than a round of sweeps may still be claimed by one that
-nobody has rung yet.
+A queued job must have waited for `patience_seconds`, longer than one round of the sweeper. A free worker that has not
+been notified yet would otherwise claim it without preempting anything.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ from app.core.jobs.leases import NO_LIMIT
 from app.core.jobs.state_machine import JobStatus, StopRequest
 from app.core.jobs.tables import Job
 
-# In the order of claims. `room` is how many more jobs the project may run.
+# Queued jobs that have waited long enough and outrank some running job, in the order in which `leases` claims them; no
+# more of them than jobs run. `room` is the number of further jobs that the project may run.
 _WAITING: Final = text(
     """
     SELECT candidate.id, candidate.project_id, candidate.priority,
@@ -36,19 +37,19 @@ _WAITING: Final = text(
 
 
 @dataclass
-class _Places:
-    """Running jobs that may be asked, and how many leave their places anyway."""
+class _RunningJobs:
+    """Running jobs that may be preempted, and the number of places that running jobs are already leaving."""
 
     jobs: list[Job]
     leaving: int
 
     def take(self, project_id: str, priority: int, *, has_room: bool) -> Job | None:
-        """The job that gives way: the lowest priority, of those the one that has run the least."""
-        fitting = [job for job in self.jobs if job.priority < priority and (has_room or job.project_id == project_id)]
-        if not fitting:
+        """Remove and return the job to preempt: the lowest priority, and among equals the fewest steps to lose."""
+        eligible = [job for job in self.jobs if job.priority < priority and (has_room or job.project_id == project_id)]
+        if not eligible:
             return None
-        lowest = min(job.priority for job in fitting)
-        victim = max((job for job in fitting if job.priority == lowest), key=lambda job: (-job.step, job.id))
+        lowest = min(job.priority for job in eligible)
+        victim = max((job for job in eligible if job.priority == lowest), key=lambda job: (-job.step, job.id))
         self.jobs.remove(victim)
         return victim
 
@@ -56,9 +57,9 @@ class _Places:
 def make_room(
     session: Session, patience_seconds: float, max_running_jobs: int = NO_LIMIT, max_gpu_hours: int = NO_LIMIT
 ) -> int:
-    """Asks as many running jobs to give way as queued ones of higher priorities wait; returns how many.
+    """Preempt one running job for each waiting job of a higher priority; return how many.
 
-    A project at its limit of running jobs gets a place only from a job of its own.
+    For a project at its limit of running jobs, only its own jobs are preempted.
     """
     values = {
         "patience_seconds": patience_seconds,
@@ -68,34 +69,39 @@ def make_room(
     waiting = session.execute(_WAITING, values).all()
     if not waiting:
         return 0
-    running = session.scalars(
+    jobs = session.scalars(
         select(Job).where(Job.status == JobStatus.running).order_by(Job.id).with_for_update(key_share=True),
         execution_options={"populate_existing": True},
     ).all()
-    asked = [job for job in running if job.stop_request is not None]
-    places = _Places([job for job in running if job.stop_request is None], len(asked))
-    room = {one.project_id: one.room for one in waiting}
-    return sum(_place(session, one, places, room) for one in waiting)
+    stopping = sum(job.stop_request is not None for job in jobs)
+    running = _RunningJobs([job for job in jobs if job.stop_request is None], stopping)
+    room = {row.project_id: row.room for row in waiting}
+    return sum(_preempt_for(session, row, running, room) for row in waiting)
 
 
-def _place(session: Session, waiting: Row[Any], places: _Places, room: dict[str, int]) -> bool:
-    """Finds a place for one job; true when somebody was asked for it."""
+def _preempt_for(session: Session, waiting: Row[Any], running: _RunningJobs, room: dict[str, int]) -> bool:
+    """Find a place for one waiting job; return whether a running job had to be preempted for it."""
     has_room = room[waiting.project_id] > 0
-    if places.leaving and has_room:
-        places.leaving -= 1
+    if running.leaving and has_room:
+        # A running job already stops for another reason; its place will do.
+        running.leaving -= 1
         room[waiting.project_id] -= 1
         return False
-    victim = places.take(waiting.project_id, waiting.priority, has_room=has_room)
+    victim = running.take(waiting.project_id, waiting.priority, has_room=has_room)
     if victim is None:
         return False
     if victim.project_id != waiting.project_id:
         room[waiting.project_id] -= 1
     victim.stop_request = StopRequest.preempt
     session.flush()
-    said = (
-        f"Job {waiting.id} has priority {waiting.priority}"
-        if victim.project_id == waiting.project_id
-        else (f"A job of priority {waiting.priority} waits")
+    # Another project's job must not be named.
+    waiting_job = f"Job {waiting.id}" if victim.project_id == waiting.project_id else "A job of another project"
+    append(
+        session,
+        victim.id,
+        Event(
+            f"{waiting_job} with priority {waiting.priority} preempts this job with priority {victim.priority}; it "
+            "saves a checkpoint first"
+        ),
     )
-    append(session, victim.id, Event(f"{said} and this one {victim.priority}: it makes room after a checkpoint"))
     return True

@@ -1,11 +1,11 @@
-"""The job state machine as data; docs/jobs.md shows it as a diagram and a test compares the two."""
+"""The job state machine as data. docs/jobs.md shows it as a diagram, and a test compares the two."""
 
 from enum import StrEnum
 from typing import Final
 
 
 class JobStatus(StrEnum):
-    """States of a job, in OpenAI's words plus `paused`."""
+    """States of a job: OpenAI's names plus `paused`."""
 
     validating_files = "validating_files"
     queued = "queued"
@@ -67,13 +67,13 @@ class AttemptOutcome(StrEnum):
     preempted = "preempted"
     """A job of a higher priority took the place."""
     dependency_down = "dependency_down"
-    """Something that the job needs was away."""
+    """A service that the job needs was unavailable."""
     crashed = "crashed"
     gpu_fault = "gpu_fault"
-    """The GPU is broken; the worker takes no more jobs."""
+    """The GPU is broken. The worker claims no more jobs."""
     lost_lease = "lost_lease"
 
 
 MIN_PRIORITY: Final = -100
 MAX_PRIORITY: Final = 100
-"""Higher goes first; 0 is what a job has that does not say."""
+"""A higher priority goes first; the default is 0."""

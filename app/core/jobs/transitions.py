@@ -1,4 +1,7 @@
-"""The one way to change a job's status: a guarded UPDATE and its event, in the caller's transaction."""
+"""Changes of a job's status: a guarded UPDATE and its event, in the caller's transaction.
+
+Every status change goes through here but the claim: `leases.claim` picks a job and starts it in one SQL statement.
+"""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -12,13 +15,13 @@ from app.core.jobs.state_machine import TERMINAL, TRANSITIONS, JobStatus
 from app.core.jobs.tables import Job
 from app.core.webhooks.events import EventType, emit
 
-_HEARD: Final = {
+_WEBHOOK_EVENTS: Final = {
     JobStatus.succeeded: EventType.succeeded,
     JobStatus.failed: EventType.failed,
     JobStatus.cancelled: EventType.cancelled,
     JobStatus.paused: EventType.paused,
 }
-"""What webhooks hear of; `leases.claim` says that a job runs."""
+"""Target status -> the webhook event. A requeued job has its own event, and `leases.claim` emits `running`."""
 
 
 def transition(
@@ -30,14 +33,14 @@ def transition(
     attempt: int | None = None,
     **values: Any,
 ) -> Job:
-    """Moves a job from one of `sources` to `target` and appends `events`; `values` are further columns.
+    """Move a job from one of `sources` to `target` and append `events`. `values` are further columns to set.
 
-    `attempt` guards what a worker does: its attempt must still own the job. Raises `LostLease` when no row
-    matched, `ValueError` for a move that `TRANSITIONS` does not know.
+    Workers pass `attempt`: the move then happens only if that attempt still owns the job. Raises `LostLease` if no row
+    matches, and `ValueError` for a move that is not in `TRANSITIONS`.
     """
     sources = frozenset(sources)
     if unknown := [source for source in sources if target not in TRANSITIONS[source]]:
-        raise ValueError(f"there is no transition from {unknown[0]} to {target}")
+        raise ValueError(f"TRANSITIONS has no move from {unknown[0]} to {target}")
     if target is not JobStatus.running:
         values |= {"lease_owner": None, "lease_until": None, "stop_request": None}
     if target in TERMINAL:
@@ -52,7 +55,11 @@ def transition(
     if job is None:
         raise LostLease(f"Job {job_id} is no longer {' or '.join(sorted(sources))} in this attempt.")
     append(session, job_id, *events)
-    heard = EventType.requeued if sources == {JobStatus.running} and target is JobStatus.queued else _HEARD.get(target)
-    if heard is not None:
-        emit(session, job.project_id, heard, job.id)
+    webhook_event = (
+        EventType.requeued
+        if sources == {JobStatus.running} and target is JobStatus.queued
+        else _WEBHOOK_EVENTS.get(target)
+    )
+    if webhook_event is not None:
+        emit(session, job.project_id, webhook_event, job.id)
     return job

@@ -110,7 +110,7 @@ def test_passed_gates_move_the_alias(grouptune: Run, job_file: Callable[..., Pat
     job = json.loads(passed.stdout)
     assert "alias\tbest\n" in grouptune("jobs", "show", job["id"]).stdout
     messages = [event["message"] for event in json.loads(grouptune("jobs", "events", job["id"], "--json").stdout)]
-    assert f"The alias best names {job['fine_tuned_model']} now" in messages
+    assert f"The alias best now points to {job['fine_tuned_model']}" in messages
 
 
 def test_pause_resume_cancel_and_interrupt(grouptune: Run, start_grouptune: Start, long_job: Callable[[], str]) -> None:

@@ -160,7 +160,7 @@ def test_a_job_that_passes_its_gates_succeeds_and_moves_its_alias(database: Data
         assert aliases.get_alias(session, project, "prod").model == job.fine_tuned_model
         told = events(session, job.id)
         assert "Gate passed: eval/accuracy >= 0.8 (eval/accuracy is 0.85, >= 0.8)" in told
-        assert f"The alias prod names {job.fine_tuned_model} now" in told
+        assert f"The alias prod now points to {job.fine_tuned_model}" in told
 
 
 def test_a_job_that_misses_a_gate_fails_keeps_its_model_and_moves_nothing(database: Database) -> None:

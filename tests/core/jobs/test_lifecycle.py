@@ -146,7 +146,7 @@ def test_another_projects_job_does_not_exist(database: Database) -> None:
 def test_unknown_transitions_are_refused(database: Database) -> None:
     with database.transaction() as session:
         job = make_job(session, make_project(session))
-        with pytest.raises(ValueError, match="no transition from paused to succeeded"):
+        with pytest.raises(ValueError, match="no move from paused to succeeded"):
             transition(session, job.id, {JobStatus.paused}, JobStatus.succeeded, Event("x"))
         with pytest.raises(LostLease):
             transition(session, job.id, {JobStatus.paused}, JobStatus.queued, Event("x"))

@@ -63,10 +63,12 @@ def test_the_lowest_priority_that_has_run_the_least_gives_way_and_goes_on_later(
         [attempt] = queries.list_attempts(session, near.id)
         assert (attempt.outcome, attempt.reason) == (
             AttemptOutcome.preempted,
-            "A job of a higher priority took the place",
+            "Preempted by a higher-priority job",
         )
         said = [event.message for event in queries.list_events(session, near.id, after=None, limit=2)[0]]
-        assert said[1] == "A job of priority 5 waits and this one 0: it makes room after a checkpoint"
+        assert said[1] == (
+            "A job of another project with priority 5 preempts this job with priority 0; it saves a checkpoint first"
+        )
         assert urgent.id not in "".join(said)  # of another project
         order = [claim.job_id for claim in (leases.claim(session, "w", 60), leases.claim(session, "w", 60)) if claim]
         assert order == [urgent.id, near.id]
