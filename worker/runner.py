@@ -194,7 +194,7 @@ class Runner:
 
     def _estimate(self, base_model: str, inputs: Inputs) -> None:
         """Estimate the job on this machine, to predict its end and to calibrate later estimates."""
-        files = estimation.Files(inputs.training, inputs.validation)
+        files = estimation.JobFiles(inputs.training, inputs.validation)
         models_dir = self._settings.models_dir
         self._planned_job = asked = estimation.try_ask(self._store, self._claim.spec, base_model, files, models_dir)
         if asked is not None:

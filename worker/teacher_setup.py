@@ -16,7 +16,7 @@ from app.core.spec.job import Teacher
 from app.core.spec.teacher_answers import Spent, TeacherAnswer
 from app.core.spec.trainer_environment import TEACHER_API_KEY
 from app.core.teachers import answer_cache, keys, locations
-from app.core.teachers.locations import Place
+from app.core.teachers.locations import TeacherLocation
 
 ANSWERS_NAME: Final = "teacher_answers.jsonl"
 
@@ -29,7 +29,7 @@ class TeacherSetup:
     """The teacher of one attempt, ready to be passed to the trainer."""
 
     teacher: Teacher
-    place: Place
+    place: TeacherLocation
     api_key: str | None
     spent: Spent
     database: Database
@@ -64,7 +64,7 @@ class TeacherSetup:
         identity = self.teacher.identity(self.place.name, self.claim.spec.settings.sampling)
         target = directory / ANSWERS_NAME
         with target.open("w", encoding="utf-8") as out:
-            for keys_of_batch in answer_cache.questions(training, identity, self.claim.spec.group):
+            for keys_of_batch in answer_cache.question_keys(training, identity, self.claim.spec.group):
                 for answer in retry(partial(self._cached, keys_of_batch)):
                     out.write(answer.model_dump_json() + "\n")
         base = self.place.base_model
@@ -78,7 +78,7 @@ class TeacherSetup:
 
     def _cached(self, wanted: list[str]) -> Answers:
         with self.database.transaction() as session:
-            return answer_cache.known(session, self.claim.project_id, wanted)
+            return answer_cache.find(session, self.claim.project_id, wanted)
 
 
 def _decrypted(secret: bytes, settings: Settings) -> str:

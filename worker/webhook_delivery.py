@@ -11,7 +11,7 @@ from app.core.egress.client import AddressRefused, Egress, EgressFailed
 from app.core.prometheus import WEBHOOKS
 from app.core.secrets import KeyRing
 from app.core.webhooks import deliveries
-from app.core.webhooks.deliveries import Outgoing, Tried
+from app.core.webhooks.deliveries import DeliveryTry, OutgoingDelivery
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ def deliver_batch(database: Database, egress: Egress, ring: KeyRing) -> bool:
     return True
 
 
-def send(egress: Egress, outgoing: Outgoing) -> Tried:
+def send(egress: Egress, outgoing: OutgoingDelivery) -> DeliveryTry:
     """Make one attempt; errors are in the returned value."""
     started = time.monotonic()
     try:
@@ -53,6 +53,6 @@ def send(egress: Egress, outgoing: Outgoing) -> Tried:
             cut=True,
         )
     except (AddressRefused, EgressFailed) as error:
-        return Tried(None, error.message, "", time.monotonic() - started)
+        return DeliveryTry(None, error.message, "", time.monotonic() - started)
     wrong = None if 200 <= answer.status < 300 else f"the endpoint answered {answer.status}"
-    return Tried(answer.status, wrong, answer.body.decode("utf-8", "replace"), time.monotonic() - started)
+    return DeliveryTry(answer.status, wrong, answer.body.decode("utf-8", "replace"), time.monotonic() - started)

@@ -24,7 +24,7 @@ from app.core.errors import DatabaseUnavailable, NotFound
 from app.core.files import uploads
 from app.core.files.tables import FileStatus
 from app.core.jobs import changes
-from app.core.jobs.changes import Pulse
+from app.core.jobs.changes import JobSnapshot
 from app.core.retry import RetryPolicy, retry_async
 
 log = structlog.get_logger(__name__)
@@ -57,8 +57,8 @@ class Hub:
         self._projects: Counter[str] = Counter()
         self._files: Counter[str] = Counter()
         # Results of the latest poll. Streams compare them with what they have sent.
-        self._pulses: dict[str, Pulse] = {}
-        self._by_project: dict[str, dict[str, Pulse]] = {}
+        self._pulses: dict[str, JobSnapshot] = {}
+        self._by_project: dict[str, dict[str, JobSnapshot]] = {}
         self._file_states: dict[str, str] = {}
         self._changed: dict[str, asyncio.Event] = {}
         """By the watched id, so that a change wakes only the streams that watch it."""
@@ -73,7 +73,7 @@ class Hub:
 
     async def job(self, project_id: str, job_id: str, seq: int, *, strict: bool) -> AsyncIterator[str]:
         """Yield the messages of one job, starting after event number `seq`, until the job or the server ends."""
-        shown: Pulse | None = None
+        shown: JobSnapshot | None = None
         with self._watching(self._jobs, job_id):
             while not self.is_closing:
                 # Another stream of the job may have started the poller long ago: then the pulse is already here, and
@@ -102,7 +102,7 @@ class Hub:
 
     async def project(self, project_id: str, *, strict: bool) -> AsyncIterator[str]:
         """Yield the state of each of the project's newest jobs, and again whenever one changes."""
-        shown: dict[str, Pulse] = {}
+        shown: dict[str, JobSnapshot] = {}
         with self._watching(self._projects, project_id):
             while not self.is_closing:
                 current = self._by_project.get(project_id, {})
@@ -190,11 +190,11 @@ class Hub:
 
     def _query(
         self, jobs: list[str], projects: list[str], files: list[str]
-    ) -> tuple[dict[str, Pulse], dict[str, dict[str, Pulse]], dict[str, str]]:
+    ) -> tuple[dict[str, JobSnapshot], dict[str, dict[str, JobSnapshot]], dict[str, str]]:
         with self._database.reading() as session:
-            pulses = {pulse.job_id: pulse for pulse in changes.pulses(session, jobs)} if jobs else {}
+            pulses = {pulse.job_id: pulse for pulse in changes.snapshots(session, jobs)} if jobs else {}
             by_project = {
-                project: {pulse.job_id: pulse for pulse in changes.pulses_of_project(session, project)}
+                project: {pulse.job_id: pulse for pulse in changes.project_snapshots(session, project)}
                 for project in projects
             }
             file_states = uploads.states(session, files) if files else {}
@@ -249,7 +249,7 @@ def _differing(old: Mapping[str, object], new: Mapping[str, object]) -> list[str
     return [key for key in {*old, *new} if old.get(key) != new.get(key)]
 
 
-def _state(pulse: Pulse) -> tuple[object, ...]:
+def _state(pulse: JobSnapshot) -> tuple[object, ...]:
     return pulse.status, pulse.step, pulse.attempt, pulse.stop_request
 
 

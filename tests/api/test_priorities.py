@@ -37,10 +37,10 @@ def test_priorities_have_limits(server: Server, client: OpenAI, training_file: s
     assert caught.value.param == "priority"
     limit(server, priority=0)
     job = create(client, training_file)
-    with pytest.raises(BadRequestError, match="priority of 0 at most") as caught:
+    with pytest.raises(BadRequestError, match="above this project's limit of 0") as caught:
         create(client, training_file, extra_body={"priority": 1})
     assert caught.value.param == "priority"
-    with pytest.raises(BadRequestError, match="priority of 0 at most") as caught:
+    with pytest.raises(BadRequestError, match="above this project's limit of 0") as caught:
         prioritise(client, job.id, 1)
     assert caught.value.param == "priority"
     assert prioritise(client, job.id, -1)["priority"] == -1

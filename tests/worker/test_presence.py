@@ -15,8 +15,11 @@ def members(plant: Plant, alive_seconds: float = 6.0) -> list[queries.WorkerJobs
 def test_a_worker_is_there_from_its_start_to_its_end(plant: Plant) -> None:
     with plant.train_worker("kept") as kept, plant.train_worker("killed") as killed:
         eventually(lambda: len(members(plant)) == 2, 60.0)
-        assert {one.seen.worker.name.rpartition(":")[2] for one in members(plant)} == {str(kept.pid), str(killed.pid)}
-        assert all(one.seen.trains and one.seen.worker.slots == 1 for one in members(plant))
+        assert {one.presence.worker.name.rpartition(":")[2] for one in members(plant)} == {
+            str(kept.pid),
+            str(killed.pid),
+        }
+        assert all(one.presence.trains and one.presence.worker.slots == 1 for one in members(plant))
         killed.kill()
         job_id = plant.submit(max_steps=2000, n_epochs=50, checkpoint_interval=1000)
 
@@ -25,16 +28,16 @@ def test_a_worker_is_there_from_its_start_to_its_end(plant: Plant) -> None:
             return plant.job(job_id).step > 0
 
         eventually(is_rung_and_runs, 90.0)
-        eventually(lambda: [one.seen.is_alive for one in members(plant, 2.5)].count(False) == 1, 30.0)
-        [busy] = [one for one in members(plant, 2.5) if one.seen.is_alive]
+        eventually(lambda: [one.presence.is_alive for one in members(plant, 2.5)].count(False) == 1, 30.0)
+        [busy] = [one for one in members(plant, 2.5) if one.presence.is_alive]
         assert (busy.running, busy.own_jobs) == (1, (job_id,))
         with plant.database.transaction() as session:
             assert queries.list_worker_jobs(session, "another", 6.0)[0].own_jobs == ()
             [attempt] = queries.list_attempts(session, job_id)
-        assert attempt.device == busy.seen.hardware.device
-        seen = {str(one.seen.worker.state) for one in members(plant)}
+        assert attempt.device == busy.presence.hardware.device
+        seen = {str(one.presence.worker.state) for one in members(plant)}
         assert seen == {WorkerState.ready}
         assert kept.drain() == 0
     [lost] = members(plant, 0.5)
-    assert lost.seen.worker.name.endswith(f":{killed.pid}")
-    assert not lost.seen.trains
+    assert lost.presence.worker.name.endswith(f":{killed.pid}")
+    assert not lost.presence.trains

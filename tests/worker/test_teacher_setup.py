@@ -18,7 +18,7 @@ from app.core.spec.graders import StringCheckGrader
 from app.core.spec.job import GroupMethod, GroupMix, Hyperparameters, JobSpec, MethodType, Sampling, Teacher
 from app.core.spec.teacher_answers import TeacherBudget
 from app.core.teachers import answer_cache, keys
-from app.core.teachers.tables import StoredAnswer, TeacherKey
+from app.core.teachers.tables import StoredTeacherAnswer, TeacherKey
 from tests.http_server import Reply
 from tests.setup_jobs import make_file, make_job
 from tests.teacher import answer_sums, teacher
@@ -58,7 +58,7 @@ def submit(plant: Plant, url: str) -> str:
 
 def stored(plant: Plant) -> int:
     with plant.database.transaction() as session:
-        return session.scalar(select(func.count()).select_from(StoredAnswer)) or 0
+        return session.scalar(select(func.count()).select_from(StoredTeacherAnswer)) or 0
 
 
 def everything_said(plant: Plant, job_id: str) -> str:
@@ -144,6 +144,6 @@ def test_a_key_that_cannot_be_read_fails_the_job_and_says_what_to_set(plant: Pla
 def test_only_what_the_rows_ask_is_looked_up(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a"}\n\nno json\n' + '{"prompt": "b"}\n' * 600)
-    found = list(answer_cache.questions(path, {"model": "m"}, GroupMix(teacher=3)))
+    found = list(answer_cache.question_keys(path, {"model": "m"}, GroupMix(teacher=3)))
     assert [len(chunk) for chunk in found] == [3 * 498, 3 * 103]
     assert len({key for chunk in found for key in chunk}) == 6

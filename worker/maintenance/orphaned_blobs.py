@@ -17,7 +17,7 @@ def collect(database: Database, store: BlobStore, grace_seconds: float) -> int:
     removed = 0
     for keys in orphaned_blobs.old_blobs(store, before):
         with database.transaction() as session:
-            unneeded = orphaned_blobs.among(session, keys)
+            unneeded = orphaned_blobs.orphans_among(session, keys)
         for key in unneeded:
             store.delete(key)
         removed += len(unneeded)

@@ -83,7 +83,7 @@ def job_groups(
         int | None, Query(ge=0, le=MAX_STEP, description="Only groups of this row, a line of the training file.")
     ] = None,
     source: Annotated[Source | None, Query(description="Sort by the members of this source only.")] = None,
-    sort: Annotated[groups.Order, Query(description="The order of the groups.")] = groups.Order.step,
+    sort: Annotated[groups.GroupOrder, Query(description="The order of the groups.")] = groups.GroupOrder.step,
     after: After = None,
     limit: Limit = 100,
 ) -> GroupList:

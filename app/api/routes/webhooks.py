@@ -121,7 +121,7 @@ def test_endpoint(
         "type": str(body.event_type),
         "data": {"id": "ftjob-test"},
     }
-    sent = deliveries.Outgoing(ids.webhook_delivery_id(), url, json.dumps(event).encode(), signing[:1])
+    sent = deliveries.OutgoingDelivery(ids.webhook_delivery_id(), url, json.dumps(event).encode(), signing[:1])
     try:
         answer = outgoing.request(
             "POST",

@@ -53,7 +53,7 @@ class WorkerObject(Item):
     @classmethod
     def of(cls, member: WorkerJobs) -> "WorkerObject":
         """Return the wire form."""
-        worker, hardware = member.seen.worker, member.seen.hardware
+        worker, hardware = member.presence.worker, member.presence.hardware
         return cls(
             id=worker.name,
             status=_status(member),
@@ -68,8 +68,8 @@ class WorkerObject(Item):
 
 
 def _status(member: WorkerJobs) -> WorkerStatus:
-    if not member.seen.is_alive:
+    if not member.presence.is_alive:
         return WorkerStatus.lost
-    if (state := member.seen.worker.state) != WorkerState.ready:
+    if (state := member.presence.worker.state) != WorkerState.ready:
         return WorkerStatus(state)
     return WorkerStatus.busy if member.running else WorkerStatus.idle

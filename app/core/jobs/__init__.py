@@ -1,1 +1,1 @@
-"""Jobs: states, lifecycle, leases and the journal of what a run reports."""
+"""Jobs: state machine, lifecycle, leases, and the journal of what a trainer reports."""

@@ -1,4 +1,4 @@
-"""Checkpoints that lie in the blob store: kept to resume from, and models of their own for other jobs."""
+"""Stored checkpoints: jobs resume from them, and other jobs can start from them as models."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -30,7 +30,8 @@ _CHECKPOINT_MODEL: Final = text(
     WHERE models.job_id = excluded.job_id
     """
 )
-# Whoever creates a job from a checkpoint, or shares it, holds its model's row until that is there to be seen below.
+# A transaction that creates a job from a checkpoint, or shares it, holds the row of the checkpoint's model. Locking the
+# old rows first waits for such transactions, so that the next statement sees their job or permission.
 _LOCK_OLD: Final = text(
     """
     SELECT id FROM models
@@ -39,42 +40,44 @@ _LOCK_OLD: Final = text(
     FOR UPDATE
     """
 )
-_FORGET_CHECKPOINTS: Final = text(
+# `in_use` are checkpoints that are shared or that an unfinished job starts from: they stay, as do the newest ones. The
+# models of the deleted checkpoints go with them.
+_DELETE_OLD: Final = text(
     """
-    WITH wanted AS (
+    WITH in_use AS (
         SELECT step FROM models WHERE job_id = :job_id AND (
             EXISTS (SELECT FROM checkpoint_permissions WHERE model = models.id)
             OR EXISTS (SELECT FROM jobs WHERE spec->>'model' = models.id
                        AND status NOT IN ('succeeded', 'failed', 'cancelled')))
-    ), forgotten AS (
+    ), deleted AS (
         DELETE FROM checkpoints
-        WHERE job_id = :job_id AND step NOT IN (SELECT step FROM wanted WHERE step IS NOT NULL) AND step NOT IN
+        WHERE job_id = :job_id AND step NOT IN (SELECT step FROM in_use WHERE step IS NOT NULL) AND step NOT IN
             (SELECT step FROM checkpoints WHERE job_id = :job_id ORDER BY step DESC LIMIT :kept)
         RETURNING step, blob
-    ), nameless AS (
-        DELETE FROM models WHERE job_id = :job_id AND step IN (SELECT step FROM forgotten)
+    ), deleted_models AS (
+        DELETE FROM models WHERE job_id = :job_id AND step IN (SELECT step FROM deleted)
     )
-    SELECT blob FROM forgotten
+    SELECT blob FROM deleted
     """
 )
 
 
 @dataclass(frozen=True)
 class StoredCheckpoint:
-    """A checkpoint whose files lie verified in the blob store."""
+    """A checkpoint whose files are verified in the blob store."""
 
     step: int
     blob: str
     metrics: dict[str, float | None]
     has_adapter: bool = False
-    """Whether the adapter is among the files in PEFT's format, for other jobs and for downloads."""
+    """Whether the files include the adapter in PEFT's format, for other jobs and for downloads."""
 
 
 def record(session: Session, claim: Claim, stored: StoredCheckpoint) -> list[str]:
-    """Writes a checkpoint and its model down and forgets older ones; the caller holds the job's row.
+    """Store a checkpoint and its model, and delete older checkpoints. The caller holds the job's row.
 
-    Returns the blobs that nothing points to any more. Besides the newest checkpoints those stay that are shared or
-    that another live job starts from.
+    Kept are the newest checkpoints, and those that are shared or that an unfinished job starts from. Returns the blobs
+    of the deleted checkpoints.
     """
     key = {"job_id": claim.job_id, "step": stored.step, "blob": stored.blob}
     session.execute(
@@ -90,4 +93,4 @@ def record(session: Session, claim: Claim, stored: StoredCheckpoint) -> list[str
     emit(session, claim.project_id, EventType.checkpoint_created, claim.job_id)
     kept = {"job_id": claim.job_id, "kept": KEPT_CHECKPOINTS}
     session.execute(_LOCK_OLD, kept)
-    return list(session.scalars(_FORGET_CHECKPOINTS, kept))
+    return list(session.scalars(_DELETE_OLD, kept))

@@ -26,16 +26,16 @@ def _used_by_live_job(file_id: InstrumentedAttribute[str] | str) -> tuple[Column
 
 
 def delete_file(session: Session, project_id: str, file_id: str) -> File:
-    """Deletes the row and returns it; delete its blobs after the commit.
+    """Delete the file's row and return it; delete its blobs after the commit.
 
-    Raises `NotFound`, and `InvalidRequest` while a job that is not finished uses the file.
+    Raises `NotFound`, and `InvalidRequest` while an unfinished job uses the file.
     """
     file = get_file(session, project_id, file_id, lock=True)
     live = select(Job.id).where(Job.project_id == project_id, *_used_by_live_job(file_id)).limit(1)
     job_id = session.scalar(live)
     if job_id is not None:
         raise InvalidRequest(
-            f"The file '{file_id}' is used by the job {job_id}; cancel that job or wait for its end first.",
+            f"The file '{file_id}' is used by the job {job_id}. Cancel that job or wait for it to finish first.",
             code="file_in_use",
         )
     session.delete(file)
@@ -44,33 +44,34 @@ def delete_file(session: Session, project_id: str, file_id: str) -> File:
 
 
 def next_expired(session: Session) -> File | None:
-    """An expired file that no job still needs, its row locked; remove its blobs, then the row."""
+    """Return an expired file that no unfinished job uses, or None, with its row locked. Delete its blobs first."""
     in_use = select(Job.id).where(*_used_by_live_job(File.id)).exists()
     expired = select(File).where(File.expires_at <= func.now(), ~in_use).order_by(File.expires_at).limit(1)
     return session.scalars(expired.with_for_update(skip_locked=True, of=File)).one_or_none()
 
 
 def delete_model(session: Session, project_id: str, name: str) -> TrainedModel:
-    """Deletes the row, with those of its permissions and checkpoint, and returns it; delete its blobs after the commit.
+    """Delete the model's row, its permissions and its checkpoint; return the row. Delete its blobs after the commit.
 
-    Raises `NotFound`, `PermissionDenied` for a model that another project shares, and `InvalidRequest` while a job that
-    is not finished starts from the model or is the one whose checkpoint it is, or an alias names it.
+    Raises `NotFound`, `PermissionDenied` for a model that another project shares, and `InvalidRequest` while an alias
+    points to the model, an unfinished job starts from it, or the job that made it may still resume from it.
     """
     shared = find_adapter(session, project_id, name)
     if shared is not None and shared.project_id != project_id:
         raise PermissionDenied(f"The model '{name}' is shared with this project; only its owner can delete it.")
-    # Whoever creates a job from it holds its row until that job is there to be seen.
+    # A transaction that creates a job from this model holds the model's row until it commits; wait for it here, so that
+    # the query below sees that job.
     model = get_own(session, project_id, name, lock=True)
     starts = select(Job.id).where(Job.status.not_in(TERMINAL), Job.spec["model"].astext == name).limit(1)
     if (job_id := session.scalar(starts)) is not None:
         raise _in_use(f"The job {job_id} starts from the model '{name}'")
     if named := names_of(session, name):
-        message = f"The alias {named[0]} names the model '{name}'; move or delete that alias first."
+        message = f"The alias {named[0]} points to the model '{name}'. Move or delete that alias first."
         raise InvalidRequest(message, code="model_in_use", param="model")
     if model.step is not None:
         own = select(Job.id).where(Job.id == model.job_id, Job.status.not_in(TERMINAL))
         if session.scalar(own) is not None:
-            raise _in_use(f"The job {model.job_id} goes on from its checkpoint '{name}'")
+            raise _in_use(f"The job {model.job_id} may resume from its checkpoint '{name}'")
         session.execute(delete(Checkpoint).where(Checkpoint.job_id == model.job_id, Checkpoint.step == model.step))
     session.delete(model)
     session.flush()
@@ -78,25 +79,29 @@ def delete_model(session: Session, project_id: str, name: str) -> TrainedModel:
 
 
 def _in_use(reason: str) -> InvalidRequest:
-    return InvalidRequest(f"{reason}; cancel that job or wait for its end first.", code="model_in_use", param="model")
+    return InvalidRequest(
+        f"{reason}. Cancel that job or wait for it to finish first.", code="model_in_use", param="model"
+    )
 
 
 _PARTS: Final = (Checkpoint, Group, Metric, MetricRollup, JobEvent, JobAttempt)
 
 
 def delete_job(session: Session, actor: Actor, job_id: str) -> Job:
-    """Deletes the rows of a job, its checkpoints and result files; remove `blobs_of` it after the commit.
+    """Delete the rows of a job, its checkpoints and its result files; delete its blobs (`blobs_of`) after the commit.
 
-    Raises `NotFound`, and `InvalidRequest` for a job that is not finished, whose published model is still there, or
-    one of whose checkpoints somebody needs (see `delete_model`).
+    Raises `NotFound`, and `InvalidRequest` for a job that is unfinished, whose published model still exists, or one of
+    whose checkpoints is in use (see `delete_model`).
     """
     project_id = actor.project_id
     job = job_of_project(session, project_id, job_id, lock=True)
     if job.status not in TERMINAL:
-        raise InvalidRequest(f"Job {job_id} is {job.status}; cancel it or wait for its end first.", code="job_in_use")
+        raise InvalidRequest(
+            f"Job {job_id} is {job.status}. Cancel it or wait for it to finish first.", code="job_in_use"
+        )
     for name, step in session.execute(select(TrainedModel.id, TrainedModel.step).where(TrainedModel.job_id == job_id)):
         if step is None:
-            message = f"The job {job_id} published the model '{name}', which is still there; delete that model first."
+            message = f"The job {job_id} published the model '{name}', which still exists. Delete that model first."
             raise InvalidRequest(message, code="job_in_use")
         delete_model(session, project_id, name)
     session.execute(delete(File).where(File.id.in_(job.result_files), File.project_id == project_id))
@@ -110,5 +115,5 @@ def delete_job(session: Session, actor: Actor, job_id: str) -> Job:
 
 
 def blobs_of(job_id: str) -> str:
-    """Where everything lies that a job's attempts have stored."""
+    """Return the key prefix of all blobs that the attempts of a job have stored."""
     return f"jobs/{job_id}"

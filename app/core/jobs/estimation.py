@@ -39,13 +39,13 @@ from app.core.workers.presence import list_workers
 log = structlog.get_logger(__name__)
 
 JOBS: Final = 200
-"""The latest finished ones, to learn from."""
+"""Estimates are fitted to this number of the latest finished jobs."""
 MESSAGE_CHARACTERS: Final = 20
-"""What a chat template writes around a message."""
+"""Characters that a chat template adds to a message."""
 
 
-class NotYet(GrouptuneError):
-    """The data files of the job are not validated yet; wait until they are `processed`."""
+class FilesNotProcessed(GrouptuneError):
+    """The data files of the job are not validated yet. Wait until their status is `processed`."""
 
     status = 409
     type = "invalid_request_error"
@@ -53,30 +53,30 @@ class NotYet(GrouptuneError):
 
 
 @dataclass(frozen=True)
-class Files:
-    """The data of a job."""
+class JobFiles:
+    """The data files of a job."""
 
     training: File
     validation: File | None
 
 
-def files_of(session: Session, project_id: str, training: str, validation: str | None) -> Files:
-    """The files of a job. Raises `InvalidRequest` for one that is gone."""
-    return Files(
+def files_of(session: Session, project_id: str, training: str, validation: str | None) -> JobFiles:
+    """Return the files of a job. Raises `InvalidRequest` for a deleted file."""
+    return JobFiles(
         job_file(session, project_id, training, "training_file"),
         job_file(session, project_id, validation, "validation_file") if validation else None,
     )
 
 
-def ask(store: BlobStore, spec: JobSpec, base_model: str, files: Files, models_dir: Path) -> PlannedJob:
-    """All that an estimate needs to know about a job, outside of any transaction.
+def ask(store: BlobStore, spec: JobSpec, base_model: str, files: JobFiles, models_dir: Path) -> PlannedJob:
+    """Collect the inputs of an estimate. It reads files, so call it outside of transactions.
 
-    Raises `NotYet` before the files are validated, and `InvalidRequest` for a model of unknown size or a file that is
-    gone.
+    Raises `FilesNotProcessed` before the files are validated, and `InvalidRequest` for a model of unknown size or a
+    deleted file.
     """
-    reports = [None if one is None else one.report for one in (files.training, files.validation)]
+    reports = [None if file is None else file.report for file in (files.training, files.validation)]
     if reports[0] is None or (files.validation is not None and reports[1] is None):
-        raise NotYet
+        raise FilesNotProcessed
     training = FileReport.model_validate(reports[0])
     held_out = 0 if reports[1] is None else FileReport.model_validate(reports[1]).rows
     model = registry.resolve(base_model, models_dir)
@@ -96,8 +96,8 @@ def ask(store: BlobStore, spec: JobSpec, base_model: str, files: Files, models_d
     )
 
 
-def try_ask(store: BlobStore, spec: JobSpec, base_model: str, files: Files, models_dir: Path) -> PlannedJob | None:
-    """The same, None where `ask` raises: nothing fails for want of an estimate."""
+def try_ask(store: BlobStore, spec: JobSpec, base_model: str, files: JobFiles, models_dir: Path) -> PlannedJob | None:
+    """Return the inputs of an estimate, or None: no job fails because it cannot be estimated."""
     try:
         return ask(store, spec, base_model, files, models_dir)
     except GrouptuneError as error:
@@ -106,15 +106,15 @@ def try_ask(store: BlobStore, spec: JobSpec, base_model: str, files: Files, mode
 
 
 def on_workers(session: Session, asked: PlannedJob, alive_seconds: float) -> Forecast:
-    """What the job will take on the workers that are there."""
-    there = [(one.worker.name, one.hardware) for one in list_workers(session, alive_seconds) if one.trains]
-    return forecast(asked, there, observations(session))
+    """Forecast the job on the workers that are alive."""
+    alive = [(seen.worker.name, seen.hardware) for seen in list_workers(session, alive_seconds) if seen.trains]
+    return forecast(asked, alive, observations(session))
 
 
 def note(
     database: Database, store: BlobStore, models_dir: Path, alive_seconds: float, project_id: str, job_id: str
 ) -> None:
-    """Keeps an estimate with a new job, if there is enough to make one of and nobody has made one yet."""
+    """Store an estimate with a new job, unless it has one or its inputs are not known yet."""
     try:
         with database.transaction() as session:
             job = job_of_project(session, project_id, job_id)
@@ -123,30 +123,30 @@ def note(
             files = files_of(session, project_id, job.training_file, job.validation_file)
         asked = ask(store, spec, base_model, files, models_dir)
         with database.transaction() as session:
-            made = on_workers(session, asked, alive_seconds).estimate
+            new_estimate = on_workers(session, asked, alive_seconds).estimate
             session.execute(
                 update(Job)
                 .where(Job.id == job_id, Job.estimate.is_(None))
-                .values(estimate=made.model_dump(mode="json")),
+                .values(estimate=new_estimate.model_dump(mode="json")),
                 execution_options={"synchronize_session": False},
             )
-    except GrouptuneError as error:  # the worker that claims the job makes one
+    except GrouptuneError as error:  # the worker that claims the job makes the estimate
         log.info("estimate.none", job=job_id, reason=error.message)
 
 
 def keep_for(session: Session, claim: Claim, asked: PlannedJob, hardware: Hardware) -> None:
-    """Makes the estimate of a job that is claimed one for its worker's device. Raises `LostLease`."""
-    kept = session.scalar(select(Job.estimate).where(Job.id == claim.job_id))
-    if kept is None or kept["device"] != hardware.device:
-        made = estimate(asked, hardware, observations(session))
-        update_owned(session, claim, estimate=made.model_dump(mode="json"))
+    """Replace the estimate of a claimed job with one for its worker's device. Raises `LostLease`."""
+    stored = session.scalar(select(Job.estimate).where(Job.id == claim.job_id))
+    if stored is None or stored["device"] != hardware.device:
+        new_estimate = estimate(asked, hardware, observations(session))
+        update_owned(session, claim, estimate=new_estimate.model_dump(mode="json"))
 
 
 def _shape(model: BaseModel) -> Shape:
     shape = shape_of(model)
     if shape is None:
         raise InvalidRequest(
-            f"The size of the base model '{model.name}' is not known: {model.directory} has no readable safetensors.",
+            f"The size of the base model '{model.name}' is unknown: {model.directory} has no readable safetensors.",
             param="model",
             code="model_size_unknown",
         )
@@ -163,9 +163,11 @@ def _rows(store: BlobStore, file: File, report: FileReport) -> list[Row]:
 
 
 def _texts(rows: Sequence[Row], tokenizer: ChatTokenizer | None) -> Texts:
-    """Mean sizes: in tokens where the model's tokenizer is here, else in characters."""
+    """Return mean sizes in tokens if the model's tokenizer is on this machine, else in characters."""
     if tokenizer is None:
-        prompts = [sum(len(one["content"] or "") + MESSAGE_CHARACTERS for one in row.prompt_messages) for row in rows]
+        prompts = [
+            sum(len(message["content"] or "") + MESSAGE_CHARACTERS for message in row.prompt_messages) for row in rows
+        ]
     else:
         prompts = [len(tokenizer.prompt_ids(row.prompt_messages, list(row.tools) or None)) for row in rows]
 
@@ -190,10 +192,10 @@ def _mean(values: Sequence[int]) -> float:
 
 
 def observations(session: Session) -> list[Observation]:
-    """What the latest finished jobs, of all projects, say."""
-    done = (Job.measured.is_not(None), Job.finished_at.is_not(None))
-    latest = select(Job.measured).where(*done).order_by(Job.finished_at.desc()).limit(JOBS)
-    return [Measured.model_validate(found).observation for found in session.scalars(latest)]
+    """Return the measurements of the latest finished jobs of all projects."""
+    is_measured = (Job.measured.is_not(None), Job.finished_at.is_not(None))
+    latest = select(Job.measured).where(*is_measured).order_by(Job.finished_at.desc()).limit(JOBS)
+    return [Measured.model_validate(measured).observation for measured in session.scalars(latest)]
 
 
 _REPORTED: Final = text(
@@ -215,29 +217,30 @@ _REPORTED: Final = text(
 
 
 def keep_measured(session: Session, claim: Claim, asked: PlannedJob, hardware: Hardware) -> None:
-    """Writes down what a job took that ends now, for later estimates. Raises `LostLease`."""
-    if (found := measure(session, claim.job_id, asked, hardware)) is not None:
-        update_owned(session, claim, measured=found.model_dump(mode="json"))
+    """Store what a job that ends now has taken, for later estimates. Raises `LostLease`."""
+    if (measured := measure(session, claim.job_id, asked, hardware)) is not None:
+        update_owned(session, claim, measured=measured.model_dump(mode="json"))
 
 
 def measure(session: Session, job_id: str, asked: PlannedJob, hardware: Hardware) -> Measured | None:
-    """What the job took until now; None for one that reported no step."""
-    found = session.execute(_REPORTED, {"job_id": job_id}).one()
-    if found.steps == 0:
+    """Return what the job has taken until now; None if it reported no step."""
+    reported = session.execute(_REPORTED, {"job_id": job_id}).one()
+    if reported.steps == 0:
         return None
     took = func.coalesce(JobAttempt.ended_at, func.now()) - JobAttempt.started_at
     setup = JobAttempt.training_at - JobAttempt.started_at
     attempts = session.execute(
         select(took.label("took"), setup.label("setup")).where(JobAttempt.job_id == job_id)
     ).all()
-    seconds = sum(one.took.total_seconds() for one in attempts)
+    seconds = sum(attempt.took.total_seconds() for attempt in attempts)
+    # With several attempts the parts are unknown: steps that a later attempt repeated are stored once.
     parts = None
-    if len(attempts) == 1 and attempts[0].setup is not None and found.steps_seconds is not None:
+    if len(attempts) == 1 and attempts[0].setup is not None and reported.steps_seconds is not None:
         before = attempts[0].setup.total_seconds()
-        rest = max(0.0, seconds - before - found.steps_seconds)
-        parts = Seconds(before, found.rollout or 0.0, found.grading or 0.0, found.update or 0.0, rest)
-    asked = measurements.shortened(asked, found.steps)
-    means = {name: getattr(found, name) for name in ("prompt", "expert", "teacher", "own")}
+        rest = max(0.0, seconds - before - reported.steps_seconds)
+        parts = Seconds(before, reported.rollout or 0.0, reported.grading or 0.0, reported.update or 0.0, rest)
+    asked = measurements.shortened(asked, reported.steps)
+    means = {name: getattr(reported, name) for name in ("prompt", "expert", "teacher", "own")}
     lengths = measurements.mean_lengths(asked, means)
     return Measured.of(
         asked,
@@ -246,6 +249,6 @@ def measure(session: Session, job_id: str, asked: PlannedJob, hardware: Hardware
         seconds=seconds,
         parts=parts,
         lengths=lengths,
-        trained_tokens=found.trained_tokens,
-        peak_memory=found.peak_memory,
+        trained_tokens=reported.trained_tokens,
+        peak_memory=reported.peak_memory,
     )

@@ -34,12 +34,12 @@ _APPEND: Final = sql(
 
 
 _SUSPICIOUS: Final = re.compile(r"\\u(?:0000|d[89a-f])")
-"""NUL and surrogates, halves or whole pairs, as `json.dumps` writes them."""
+"""Escapes of NUL and of surrogates, single or paired, as `json.dumps` writes them."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """A sentence for people. Its id is made at once, so that a repeated write cannot double it."""
+    """A message for people. Its id is generated here, so that a repeated write cannot duplicate it."""
 
     message: str
     level: Level = "info"
@@ -49,9 +49,9 @@ class Event:
 
 
 def append(session: Session, job_id: str, *events: Event) -> None:
-    """Adds events in order; those whose id is there already are left out.
+    """Append events in order; skip those whose id is already stored.
 
-    The caller holds the job's row (by a guarded UPDATE or `leases.hold`): nobody else then picks its `seq`.
+    The caller holds the job's row (by a guarded UPDATE or `leases.hold`), so no other transaction assigns a `seq`.
     """
     if not events:
         return
@@ -60,7 +60,7 @@ def append(session: Session, job_id: str, *events: Event) -> None:
 
 
 def dump(value: Any) -> str:
-    """JSON that jsonb takes: cleaned where there is anything to clean, which the text tells faster than a walk does."""
+    """Return `value` as JSON that jsonb accepts. Searching the text is faster than cleaning every value."""
     try:
         text = json.dumps(value, allow_nan=False)
     except ValueError:  # NaN or an infinity
@@ -69,9 +69,9 @@ def dump(value: Any) -> str:
 
 
 def clean(value: Any) -> Any:
-    """`value` as Postgres takes it, at every depth: NaN and infinities as None, NUL and half surrogate pairs replaced.
+    """Return `value` as Postgres accepts it: NaN and infinities become None, NUL and lone surrogates are replaced.
 
-    The one place for it: rows and models may hold and write any character, people see a stand-in for these.
+    Applies at every depth. Rows and models may contain any character; only what is stored for people is cleaned.
     """
     if isinstance(value, float):
         return value if value - value == 0.0 else None
@@ -85,13 +85,13 @@ def clean(value: Any) -> Any:
 
 
 _REWARDS: Final = re.compile(r"rewards/(.+)/mean")
-"""The mean of a grader, or of a part of a multi."""
+"""Mean reward of a grader, or of one part of a multi grader."""
 NOT_MEASURED: Final = ("full_valid_mean_parse_error", "reasoning_tokens_mean", "valid_reasoning_tokens_mean")
-"""Of OpenAI's fields: no model that is trained here hides its reasoning, and no answer has to parse."""
+"""OpenAI's fields that stay null: models here do not hide their reasoning, and answers need not parse."""
 
 
 def metrics_event(report: Metrics, total_steps: int | None, event_id: str) -> Event:
-    """The event of a step; values that it does not have are null."""
+    """Return the event of a step: OpenAI's reinforcement payload plus all of our values; missing values are null."""
     values = report.values
     payload: dict[str, Any] = {
         **values,
@@ -108,9 +108,9 @@ def metrics_event(report: Metrics, total_steps: int | None, event_id: str) -> Ev
             "train_reward_mean": values.get("reward"),
             "valid_reward_mean": values.get("eval/reward"),
             "graders": [
-                {"name": found[1], "train_reward_mean": value, "valid_reward_mean": None}
+                {"name": match[1], "train_reward_mean": value, "valid_reward_mean": None}
                 for name, value in values.items()
-                if (found := _REWARDS.fullmatch(name))
+                if (match := _REWARDS.fullmatch(name))
             ],
         },
         "usage": {"graders": [], "samples": {}},
@@ -125,13 +125,13 @@ def metrics_event(report: Metrics, total_steps: int | None, event_id: str) -> Ev
             "graders": [{"train_execution_latency_mean": values.get("gft/timing/grading")}],
         },
     }
-    told = shown({"training loss": values.get("loss"), "reward": values.get("reward")})
+    summary = shown({"training loss": values.get("loss"), "reward": values.get("reward")})
     place = f"{report.step}/{total_steps}" if total_steps else str(report.step)
-    return Event(f"Step {place}: {told}" if told else f"Step {place}", "info", "metrics", payload, event_id)
+    return Event(f"Step {place}: {summary}" if summary else f"Step {place}", "info", "metrics", payload, event_id)
 
 
 def shown(values: dict[str, float | None]) -> str:
-    """`loss=0.25, reward=1` of the values that are finite numbers."""
+    """Return the finite values as text, such as `loss=0.25, reward=1`."""
     return ", ".join(
         f"{name}={value:.4g}" for name, value in values.items() if value is not None and math.isfinite(value)
     )
@@ -146,6 +146,9 @@ _KEEP: Final = text(
 
 
 def keep_trace(session: Session, job_id: str) -> None:
-    """In the transaction that creates the job; nothing where nothing is traced. `leases.claim` reads it."""
+    """Store the current trace in the job's first event, if there is one. `leases.claim` reads it.
+
+    The trace then spans the request that created the job and all of its attempts.
+    """
     if (traceparent := tracing.current()) is not None:
         session.execute(_KEEP, {"job_id": job_id, "traceparent": traceparent})

@@ -1,4 +1,4 @@
-"""Whether a finished training passes the gates of its job. Decided once, in the transaction that ends the job."""
+"""Gates: whether a finished training passes. Decided once, in the transaction that ends the job."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,21 +16,21 @@ from app.core.spec.job import JobSpec
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What became of one gate."""
+class GateResult:
+    """The result of one gate."""
 
     gate: str
     metric: str
     value: float | None
-    """Of the published model."""
+    """Value of the published model; None if it was not measured."""
     bound: float | None
-    """What it was compared with; None where there was nothing to compare with."""
+    """The bound that the value was compared with; None if the alias or its value is missing."""
     passed: bool
     reason: str
 
 
 def check_measurable(spec: JobSpec, validation_file: str | None) -> None:
-    """Raises `InvalidRequest` for a gate on something that this job will not measure."""
+    """Raise `InvalidRequest` for a gate on a metric that this job will not measure."""
     for index, text in enumerate(spec.gates):
         param, metric = f"gates.{index}", parse(text).metric
         if validation_file is None:
@@ -49,39 +49,39 @@ def check_measurable(spec: JobSpec, validation_file: str | None) -> None:
             raise InvalidRequest(message, param=param, code="gate_not_measured")
 
 
-def decide(session: Session, job: Job, published_step: int) -> list[Verdict]:
-    """The verdict on each gate of a job whose row the caller holds."""
+def decide(session: Session, job: Job, published_step: int) -> list[GateResult]:
+    """Decide each gate of a job whose row the caller holds."""
     values = _values_at(job, published_step)
-    return [_verdict(session, job, text, values) for text in JobSpec.model_validate(job.spec).gates]
+    return [_result(session, job, text, values) for text in JobSpec.model_validate(job.spec).gates]
 
 
 def _values_at(job: Job, step: int | None) -> dict[str, Any]:
-    """The held-out results of a step; the last ones where the step is not known."""
-    history: list[dict[str, Any]] = (job.evaluation or {}).get("history", [])
-    measured = [point for point in history if step is None or point["step"] <= step]
+    """Return the held-out results at a step, or the last results if `step` is None."""
+    evaluations: list[dict[str, Any]] = (job.evaluation or {}).get("history", [])
+    measured = [point for point in evaluations if step is None or point["step"] <= step]
     values: dict[str, Any] = measured[-1]["values"] if measured else {}
     return values
 
 
-def _verdict(session: Session, job: Job, text: str, values: dict[str, Any]) -> Verdict:
+def _result(session: Session, job: Job, text: str, values: dict[str, Any]) -> GateResult:
     gate = parse(text)
     value = values.get(gate.metric)
     if gate.alias is not None:
         compared = _compared(session, job, gate, gate.alias)
         if isinstance(compared, str):
             first = compared == ""
-            reason = f"there is no alias {gate.alias} yet to be worse than" if first else compared
-            return Verdict(text, gate.metric, value, None, first and value is not None, reason)
+            reason = f"the alias {gate.alias} does not exist yet, so any value passes" if first else compared
+            return GateResult(text, gate.metric, value, None, first and value is not None, reason)
         gate = gate.against(compared)
     if value is None:
-        return Verdict(text, gate.metric, None, gate.bound, passed=False, reason=f"{gate.metric} was not measured")
+        return GateResult(text, gate.metric, None, gate.bound, passed=False, reason=f"{gate.metric} was not measured")
     passed = gate.passes(value)
     reason = f"{gate.metric} is {value:.4g}, {'' if passed else 'not '}{gate.sign} {gate.bound:.4g}"
-    return Verdict(text, gate.metric, value, gate.bound, passed, reason)
+    return GateResult(text, gate.metric, value, gate.bound, passed, reason)
 
 
 def _compared(session: Session, job: Job, gate: Gate, name: str) -> float | str:
-    """The metric of the model behind an alias; "" without such an alias, else why there is no number."""
+    """Return the metric of the model behind an alias, "" if the alias does not exist, else why it has no value."""
     alias = find_alias(session, job.project_id, name)
     if alias is None:
         return ""
@@ -89,12 +89,12 @@ def _compared(session: Session, job: Job, gate: Gate, name: str) -> float | str:
     other = session.get_one(Job, model.job_id)
     if _rows(session, other.validation_file) != _rows(session, job.validation_file):
         return (
-            f"{alias.model}, which alias {name} names, was measured on other held-out rows than this job: use the same "
-            "validation file, or move the alias to a model that was measured on these"
+            f"{alias.model}, the model of alias {name}, was measured on other held-out rows than this job: use its "
+            "validation file, or move the alias to a model that was measured on these rows"
         )
     value = _values_at(other, _published_step(other, model)).get(gate.metric)
     if value is None:
-        return f"{gate.metric} was not measured for {alias.model}, which alias {name} names"
+        return f"{gate.metric} was not measured for {alias.model}, the model of alias {name}"
     return float(value)
 
 
@@ -106,6 +106,6 @@ def _published_step(job: Job, model: TrainedModel) -> int | None:
 
 
 def _rows(session: Session, file_id: str | None) -> str | None:
-    """What tells the contents of files apart, uploads of the same rows being the same; of a deleted one its id."""
-    found = session.scalar(select(File.sha256).where(File.id == file_id))
-    return found or file_id
+    """Return a key for the contents of a file: equal for two uploads of the same rows. For a deleted file, its id."""
+    sha256 = session.scalar(select(File.sha256).where(File.id == file_id))
+    return sha256 or file_id

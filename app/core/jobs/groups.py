@@ -19,45 +19,47 @@ from app.core.storage.blobs import BlobStore
 MAX_STEPS: Final = 10_000
 
 
-class Order(StrEnum):
-    """What comes first."""
+class GroupOrder(StrEnum):
+    """How groups are sorted."""
 
     step = "step"
-    """In the order of training."""
+    """By step and position."""
     advantage = "advantage"
-    """The largest advantage, of either sign."""
+    """Largest absolute advantage first."""
     best = "best"
-    """The highest reward."""
+    """Highest reward first."""
     worst = "worst"
-    """The lowest reward."""
+    """Lowest reward first."""
 
 
 _KEYS: Final = {
-    Order.step: None,
-    Order.advantage: "-max(abs(CAST(m->>'advantage' AS float8)))",
-    Order.best: "-max(CAST(m->>'reward' AS float8))",
-    Order.worst: "min(CAST(m->>'reward' AS float8))",
+    GroupOrder.step: None,
+    GroupOrder.advantage: "-max(abs(CAST(m->>'advantage' AS float8)))",
+    GroupOrder.best: "-max(CAST(m->>'reward' AS float8))",
+    GroupOrder.worst: "min(CAST(m->>'reward' AS float8))",
 }
-"""Smallest first; groups without such a number come last."""
+"""Sort key of a group over its members, smallest first. Groups without the number sort last."""
 
 
-def _page(order: Order) -> str:
-    of_members = f"""coalesce((
+def _page_query(order: GroupOrder) -> str:
+    # The key is an aggregate over the members, so it cannot come from an index: all groups of the range are read. The
+    # page begins after the group `after`, whose own key is found among them.
+    member_key = f"""coalesce((
             SELECT {_KEYS[order]} FROM jsonb_array_elements(record->'members') AS m
             WHERE CAST(:source AS text) IS NULL OR m->>'source' = :source
         ), CAST('Infinity' AS float8))"""  # noqa: S608 - of constants
     return f"""
-    WITH found AS (
-        SELECT step, idx, record, {of_members if _KEYS[order] else "0"} AS key
+    WITH matching AS (
+        SELECT step, idx, record, {member_key if _KEYS[order] else "0"} AS key
         FROM groups
         WHERE job_id = :job_id AND step BETWEEN :first AND :last
           AND (CAST(:row AS int) IS NULL OR CAST(record->>'row' AS int) = :row)
           AND (CAST(:source AS text) IS NULL OR record->'members' @> jsonb_build_array(
               jsonb_build_object('source', CAST(:source AS text))))
     )
-    SELECT step, idx, record FROM found
+    SELECT step, idx, record FROM matching
     WHERE CAST(:after_step AS int) IS NULL
-       OR (key, step, idx) > (SELECT key, step, idx FROM found WHERE step = :after_step AND idx = :after_idx)
+       OR (key, step, idx) > (SELECT key, step, idx FROM matching WHERE step = :after_step AND idx = :after_idx)
     ORDER BY key, step, idx LIMIT :limit
     """  # noqa: S608 - of constants
 
@@ -70,31 +72,31 @@ def page(
     last: int,
     row: int | None = None,
     source: str | None,
-    order: Order,
+    order: GroupOrder,
     after: str | None,
     limit: int,
 ) -> tuple[list[dict[str, Any]], bool]:
-    """A page of the groups of the steps `first` to `last`, each with its `id` and `step`, and whether there are more.
+    """Return a page of the groups of the steps `first` to `last`, and whether more follow.
 
-    With `row` only the groups of that line of the training file. With `source` only members of that source count
-    for the order, and groups without any are left out. Raises `InvalidRequest` with `param` "after" for what is no
-    group of this list.
+    Each group has its record's fields plus `id` and `step`. `row` selects the groups of one line of the training file.
+    With `source`, only members of that source count for the order, and groups without one are left out. Raises
+    `InvalidRequest` with `param` "after" if `after` is not a group in this list.
     """
     after_step, after_idx = _place(after)
     key = {"job_id": job_id, "first": first, "last": last, "row": row, "source": source}
     if after_step is not None:
-        known = text("SELECT EXISTS (SELECT FROM groups WHERE job_id = :job_id AND step = :step AND idx = :idx)")
-        there = session.scalar(known, {"job_id": job_id, "step": after_step, "idx": after_idx})
-        if not there or not first <= after_step <= last:
+        exists = text("SELECT EXISTS (SELECT FROM groups WHERE job_id = :job_id AND step = :step AND idx = :idx)")
+        is_group = session.scalar(exists, {"job_id": job_id, "step": after_step, "idx": after_idx})
+        if not is_group or not first <= after_step <= last:
             raise _unknown(after)
     place = {"after_step": after_step, "after_idx": after_idx, "limit": limit + 1}
-    rows = session.execute(text(_page(order)), key | place).all()
-    found = [{"id": f"{row.step}-{row.idx}", "step": row.step} | row.record for row in rows[:limit]]
-    return found, len(rows) > limit
+    rows = session.execute(text(_page_query(order)), key | place).all()
+    groups = [{"id": f"{row.step}-{row.idx}", "step": row.step} | row.record for row in rows[:limit]]
+    return groups, len(rows) > limit
 
 
 def steps(session: Session, job_id: str) -> list[int]:
-    """The latest steps that have groups, in order."""
+    """Return the latest 10,000 steps that have groups, in order."""
     latest = text("SELECT DISTINCT step FROM groups WHERE job_id = :job_id ORDER BY step DESC LIMIT :limit")
     return list(session.scalars(latest, {"job_id": job_id, "limit": MAX_STEPS}))[::-1]
 
@@ -109,7 +111,7 @@ def _place(after: str | None) -> tuple[int | None, int | None]:
 
 
 def _unknown(after: str | None) -> InvalidRequest:
-    return InvalidRequest(f"'after' names nothing in this list: {after!r}.", param="after")
+    return InvalidRequest(f"'after' is not the id of a group in this list: {after!r}.", param="after")
 
 
 Chosen = tuple[int, GroupRecord]
@@ -117,17 +119,17 @@ Chosen = tuple[int, GroupRecord]
 
 
 def choose(session: Session, job_id: str, first: int, last: int, limit: int) -> tuple[int, list[Chosen]]:
-    """How many groups the steps `first` to `last` have, and `limit` of them at most, evenly from all over."""
+    """Return the number of groups in the steps `first` to `last`, and at most `limit` of them, evenly spaced."""
     within = (Group.job_id == job_id, Group.step.between(first, last))
     places = session.execute(select(Group.step, Group.idx).where(*within).order_by(Group.step, Group.idx)).all()
     wanted = [places[number * len(places) // limit] for number in range(limit)] if len(places) > limit else places
-    of_them = tuple_(Group.step, Group.idx).in_([(step, idx) for step, idx in wanted])
-    rows = session.scalars(select(Group).where(Group.job_id == job_id, of_them).order_by(Group.step, Group.idx))
+    is_wanted = tuple_(Group.step, Group.idx).in_([(step, idx) for step, idx in wanted])
+    rows = session.scalars(select(Group).where(Group.job_id == job_id, is_wanted).order_by(Group.step, Group.idx))
     return len(places), [(row.step, GroupRecord.model_validate(row.record)) for row in rows]
 
 
 def with_items(store: BlobStore, blob: str, chosen: Sequence[Chosen]) -> list[StoredGroup]:
-    """The groups with their rows of the file `blob`. Raises `BlobMissing`."""
+    """Join the groups with their rows of the training file `blob`, to grade them again. Raises `BlobMissing`."""
     wanted = {record.row for _, record in chosen}
     items: dict[int, dict[str, Any]] = {}
     with store.open(blob) as stream:

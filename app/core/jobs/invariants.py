@@ -1,4 +1,4 @@
-"""Checks what the database says of every job against the invariants of the job machine. Reads only."""
+"""Invariants of the job state machine, checked over all jobs in the database. Reads only."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +12,15 @@ from app.core.storage.blobs import SUMS
 
 @dataclass(frozen=True)
 class Breach:
-    """An invariant that does not hold, and where."""
+    """A violated invariant and the row that violates it."""
 
     invariant: str
     subject: str
     """Id of the job, model, checkpoint or file."""
 
 
+# Each query returns nothing in a correct database. The LEFT JOINs keep jobs without attempts or steps: they count 0.
+# Numbers 1 to n without a gap have the count n and the maximum n, because the primary keys allow no duplicates.
 INVARIANTS: Final = {
     "attempts are 1, 2, 3, ... without a gap": """
         SELECT jobs.id FROM jobs LEFT JOIN job_attempts AS a ON a.job_id = jobs.id GROUP BY jobs.id
@@ -45,24 +47,24 @@ INVARIANTS: Final = {
         GROUP BY jobs.id HAVING count(metrics.step) <> jobs.step OR coalesce(max(metrics.step), 0) <> jobs.step
     """,
 }
-"""What must hold -> a query for the ids of the jobs where it does not."""
+"""Invariant -> a query that returns the ids of the jobs that violate it."""
 BLOBS: Final = {
     "the files of a model are stored": f"SELECT id, blob || '/{SUMS}' AS key FROM models",  # noqa: S608 - constant
     "the files of a checkpoint are stored": f"SELECT id, blob || '/{SUMS}' AS key FROM checkpoints",  # noqa: S608
     "a file is stored": "SELECT id, blob AS key FROM files",
     "the rows of a converted file are stored": "SELECT id, rows_blob AS key FROM files WHERE rows_blob IS NOT NULL",
 }
-"""What must hold -> a query for ids and keys that must be in the blob store."""
+"""Invariant -> a query that returns ids and the blob keys that must exist."""
 
 
 def breaches(session: Session, is_stored: Callable[[str], bool]) -> list[Breach]:
-    """Every breach in the whole database. `is_stored` tells whether the blob store holds a key.
+    """Return every breach in the whole database. `is_stored` returns whether the blob store holds a key.
 
-    Give it a session whose transaction sees one snapshot when workers are running.
+    While workers are running, pass a session whose transaction sees one snapshot.
     """
-    found = [
+    result = [
         Breach(invariant, job_id) for invariant, query in INVARIANTS.items() for job_id in session.scalars(text(query))
     ]
     for invariant, query in BLOBS.items():
-        found += [Breach(invariant, row.id) for row in session.execute(text(query)) if not is_stored(row.key)]
-    return found
+        result += [Breach(invariant, row.id) for row in session.execute(text(query)) if not is_stored(row.key)]
+    return result

@@ -1,4 +1,4 @@
-"""Writes what a trainer reports, each batch in one transaction that only the job's owner can commit."""
+"""The journal: writes a trainer's reports in batches, each in one transaction that only the job's owner can commit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,9 +18,12 @@ from app.core.jobs.tables import Job
 from app.core.spec.reports import Evaluated, Groups, Message, Metrics, Started, TeacherAnswers
 from app.core.teachers import answer_cache
 
-# Rows come as one JSON text: psycopg would escape each quote in an array of texts, which takes longer than all else.
-# The guarded UPDATE holds the job's row and feeds the INSERT: with a lost lease it inserts nothing. A step
-# further than any before is progress and clears the crash budget.
+# Guard and write in one statement. The UPDATE matches only while this attempt (`epoch`) owns the running job.
+# The INSERT takes its job id from the updated row, so after a lost lease it inserts nothing. A step
+# beyond all earlier steps is progress and resets the crash budget. A resumed attempt overwrites repeated steps.
+#
+# The rows are one JSON parameter, because psycopg would escape every quote of an array of texts, which is slower than
+# everything else here.
 _METRICS: Final = text(
     """
     WITH owned AS (
@@ -49,14 +52,14 @@ Writable = Started | Metrics | Groups | Message | TeacherAnswers | StoredCheckpo
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """One report with the id of its event, so that writing it again cannot double the event."""
+    """A report with the id of its event, so that writing it again cannot duplicate the event."""
 
     report: Writable
     event_id: str = field(default_factory=ids.event_id)
 
 
 class Journal:
-    """The journal of one attempt. Once the job has another owner, all methods raise `LostLease`."""
+    """The journal of one attempt. All methods raise `LostLease` once the attempt no longer owns the job."""
 
     def __init__(self, database: Database, claim: Claim) -> None:
         self._database = database
@@ -64,35 +67,35 @@ class Journal:
         self._total_steps: int | None = None
 
     def record(self, entries: Sequence[JournalEntry]) -> list[str]:
-        """Writes the entries in order in one transaction; after an error all of them may be written again.
+        """Write the entries in order in one transaction. After an error, all of them may be written again.
 
-        Returns the blobs of checkpoints that newer ones replaced: nothing points to them any more. Those stay that
-        another job starts from or that are shared.
+        Returns the blobs of checkpoints that newer ones replaced, for the caller to delete after the commit.
         """
-        forgotten: list[str] = []
+        obsolete: list[str] = []
         if not entries:
-            return forgotten
+            return obsolete
         with self._database.transaction() as session:
             leases.hold(session, self._claim)
-            for kind, run in groupby(entries, key=lambda one: type(one.report)):
+            # Consecutive reports of one kind are one batch, so the order of the reports and of their events is kept.
+            for kind, run in groupby(entries, key=lambda entry: type(entry.report)):
                 batch = list(run)
                 if kind is Metrics:
-                    self._metrics(session, [one.report for one in batch if isinstance(one.report, Metrics)])
+                    self._metrics(session, [entry.report for entry in batch if isinstance(entry.report, Metrics)])
                 elif kind is Groups:
-                    self._groups(session, [one.report for one in batch if isinstance(one.report, Groups)])
+                    self._groups(session, [entry.report for entry in batch if isinstance(entry.report, Groups)])
                 else:
-                    for one in batch:
-                        forgotten += self._single(session, one.report)
-                events = (self._event(one) for one in batch)
+                    for entry in batch:
+                        obsolete += self._single(session, entry.report)
+                events = (self._event(entry) for entry in batch)
                 append(session, self._claim.job_id, *(event for event in events if event is not None))
-        return forgotten
+        return obsolete
 
     def metrics(self, reports: Sequence[Metrics]) -> None:
-        """Upserts the values of steps and appends one event a step."""
+        """Write the values of steps and append one event a step."""
         self.record([JournalEntry(report) for report in reports])
 
     def message(self, report: Message) -> None:
-        """Appends an event."""
+        """Append an event."""
         self.record([JournalEntry(report)])
 
     def _metrics(self, session: Session, reports: list[Metrics]) -> None:
@@ -127,7 +130,7 @@ class Journal:
             self._evaluated(session, report)
         elif isinstance(report, TeacherAnswers):
             leases.update_owned(session, self._claim, teacher_usage=report.spent.model_dump())
-            answer_cache.keep(session, self._claim.project_id, report.answers)
+            answer_cache.store(session, self._claim.project_id, report.answers)
         return []
 
     def _started(self, session: Session, report: Started) -> None:
@@ -148,7 +151,7 @@ class Journal:
         job = session.get_one(Job, self._claim.job_id, populate_existing=True)
         result = clean(report.model_dump(mode="json", exclude={"kind"}))
         evaluation = dict(job.evaluation or {})
-        history = [one for one in evaluation.get("history", []) if one["step"] < report.step]
+        history = [earlier for earlier in evaluation.get("history", []) if earlier["step"] < report.step]
         best = result.pop("best")
         point = {"step": report.step, "values": result["values"]}
         if "before" not in evaluation or evaluation["before"]["step"] == report.step:
@@ -161,21 +164,21 @@ class Journal:
     def _key(self) -> dict[str, Any]:
         return {"job_id": self._claim.job_id, "epoch": self._claim.attempt}
 
-    def _event(self, one: JournalEntry) -> Event | None:
-        report = one.report
+    def _event(self, entry: JournalEntry) -> Event | None:
+        report = entry.report
         if isinstance(report, Metrics):
-            return metrics_event(report, self._total_steps, one.event_id) if report.step > 0 else None
+            return metrics_event(report, self._total_steps, entry.event_id) if report.step > 0 else None
         if isinstance(report, Message):
-            return Event(report.message, report.level, "message", report.data, one.event_id)
+            return Event(report.message, report.level, "message", report.data, entry.event_id)
         if isinstance(report, StoredCheckpoint):
-            return Event(f"Checkpoint created at step {report.step}", data={"step": report.step}, id=one.event_id)
+            return Event(f"Checkpoint created at step {report.step}", data={"step": report.step}, id=entry.event_id)
         if isinstance(report, Evaluated):
-            told = shown(report.values)
+            summary = shown(report.values)
             return Event(
-                f"Evaluated at step {report.step}" + (f": {told}" if told else ""),
+                f"Evaluated at step {report.step}" + (f": {summary}" if summary else ""),
                 data={"step": report.step, "values": report.values},
-                id=one.event_id,
+                id=entry.event_id,
             )
         if isinstance(report, Started) and report.resumed_from_step > 0:
-            return Event(f"Resumed from the checkpoint at step {report.resumed_from_step}", id=one.event_id)
+            return Event(f"Resumed from the checkpoint at step {report.resumed_from_step}", id=entry.event_id)
         return None

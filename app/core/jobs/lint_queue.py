@@ -1,4 +1,4 @@
-"""Which jobs' training files are to be linted, and what became of it. The grading itself is `app.core.lint`."""
+"""The queue of lints: which training files to lint, and the results. The lint itself is `app.core.lint`."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,9 +17,10 @@ from app.core.lint.run import why_not
 from app.core.spec.job import JobSpec
 
 CLAIM_SECONDS: Final = 150.0
-"""More than a lint takes; a worker that died holds it up no longer."""
+"""Longer than a lint takes. After this time another worker may take over from a worker that died."""
 
-# A job that waits for its lint comes first.
+# Jobs that cannot start before their lint come first, then the oldest. `lint_until` is the claim: it expires, and its
+# value identifies the claim when the worker settles it.
 _CLAIM: Final = text(
     """
     UPDATE jobs SET lint_until = now() + make_interval(secs => :seconds)
@@ -39,7 +40,7 @@ _CLAIM: Final = text(
 
 @dataclass(frozen=True)
 class LintClaim:
-    """One file to lint for a job; `until` tells this claim from any other."""
+    """A claimed lint of a job's training file. `until` identifies the claim."""
 
     job_id: str
     spec: JobSpec
@@ -49,36 +50,36 @@ class LintClaim:
 
 
 def is_due(spec: JobSpec) -> bool:
-    """Whether a new job's training file is to be linted."""
+    """Return whether the training file of a new job has to be linted."""
     return why_not(spec) is None
 
 
 def decides(spec: JobSpec) -> bool:
-    """Whether the lint can refuse the job: with answers that are yet to come every group may have contrast."""
+    """Return whether the lint can refuse the job. Answers of a teacher or rollouts could still give groups contrast."""
     return is_due(spec) and not spec.group.self_ and spec.teacher is None
 
 
 def check(job: Job) -> None:
-    """Raises `InvalidRequest` when the job's lint says that it would train nothing."""
+    """Raise `InvalidRequest` if the job's lint found that the job would train nothing."""
     if job.lint is not None:
         refuse_if_nothing(LintReport.model_validate(job.lint), JobSpec.model_validate(job.spec))
 
 
 def refuse_if_nothing(report: LintReport, spec: JobSpec) -> None:
-    """Raises `InvalidRequest` when no group can have contrast."""
+    """Raise `InvalidRequest` if no group can have contrast."""
     if report.teaches_nothing and decides(spec):
         raise InvalidRequest(report.refusal(), param=f"method.{spec.method}.group", code="no_contrast")
 
 
 def any_due(session: Session) -> bool:
-    """Whether a job waits for a lint that nobody works on. Its file may not be validated yet."""
+    """Return whether an unclaimed lint is due. Its file may not be validated yet."""
     free = (Job.lint_until.is_(None)) | (Job.lint_until < func.now())
     due = select(Job.id).where(Job.lint_due, Job.status.not_in(TERMINAL), free)
     return session.scalar(select(due.exists())) is True
 
 
 def claim_next(session: Session) -> LintClaim | None:
-    """Takes the next job whose file is validated; None when there is none."""
+    """Claim the next due lint whose file is validated; None if there is none."""
     values = {"seconds": CLAIM_SECONDS, "terminal": [str(status) for status in TERMINAL]}
     row = session.execute(_CLAIM, values).one_or_none()
     if row is None:
@@ -88,9 +89,9 @@ def claim_next(session: Session) -> LintClaim | None:
 
 
 def settle(session: Session, claim: LintClaim, report: LintReport | None, event: Event) -> bool:
-    """Stores the report, None for a file that could not be linted.
+    """Store the report (None for a file that could not be linted) and append the event.
 
-    False, and no change, when another worker took over or the job has ended meanwhile.
+    Returns False and changes nothing if the job has ended or another worker took over the lint.
     """
     stored = None if report is None else clean(report.model_dump(mode="json", by_alias=True))
     settled = session.scalar(

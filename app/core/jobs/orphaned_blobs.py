@@ -1,7 +1,7 @@
-"""Which blobs nothing needs: no row names them, and no attempt or upload that is under way may come to.
+"""Orphaned blobs: no row refers to them, and no running attempt or pending upload can still create such a row.
 
-A blob is written before its row, and keys are never used twice: a blob that is older than any request and belongs to
-no running attempt can no longer get a row. So the order is: list what is old, then ask the database.
+A blob is written before its row, and keys are never reused. A blob that is older than any request and belongs to no
+running attempt can therefore no longer get a row. The order matters: list old blobs first, then query the database.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,24 +19,24 @@ from app.core.models.tables import TrainedModel
 from app.core.storage.blobs import BlobStore, ListedBlob
 
 PREFIXES: Final = ("files", "jobs", "uploads")
-"""Where this installation writes; whatever else lies in the store is not ours."""
+"""Prefixes that this installation writes below. Other keys in the store are left alone."""
 _BATCH: Final = 500
 
 
 def written_before(session: Session, grace_seconds: float) -> datetime:
-    """Blobs from before that are old enough, by the database's clock."""
+    """Return the time before which a blob must have been written to be old enough, by the database's clock."""
     now: datetime = session.scalars(select(func.now())).one()
     return now - timedelta(seconds=grace_seconds)
 
 
 def old_blobs(store: BlobStore, before: datetime) -> Iterator[list[str]]:
-    """Keys of blobs that were written before that, in batches for `among`."""
-    found = (listed for prefix in PREFIXES for listed in store.scan(prefix))
-    yield from _batches(_older(found, before))
+    """Yield the keys of blobs written before `before`, in batches for `orphans_among`."""
+    blobs = (listed for prefix in PREFIXES for listed in store.scan(prefix))
+    yield from _batches(_older(blobs, before))
 
 
-def _older(found: Iterable[ListedBlob], before: datetime) -> Iterator[str]:
-    return (listed.key for listed in found if listed.written_at < before)
+def _older(blobs: Iterable[ListedBlob], before: datetime) -> Iterator[str]:
+    return (listed.key for listed in blobs if listed.written_at < before)
 
 
 def _batches(keys: Iterator[str]) -> Iterator[list[str]]:
@@ -44,15 +44,17 @@ def _batches(keys: Iterator[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def among(session: Session, keys: Sequence[str]) -> list[str]:
-    """Those of some old keys that nothing needs."""
+def orphans_among(session: Session, keys: Sequence[str]) -> list[str]:
+    """Return the keys that nothing needs, of keys from `old_blobs`."""
+    # A row may refer to a blob itself (a file) or to the tree above it (a checkpoint): for "a/b/c" look up "a", "a/b"
+    # and "a/b/c".
     above = {key: set(accumulate(key.split("/"), lambda left, right: f"{left}/{right}")) for key in keys}
     needed = _needed(session, set().union(*above.values()))
     return [key for key, places in above.items() if not places & needed]
 
 
 def _needed(session: Session, places: set[str]) -> set[str]:
-    """Keys and prefixes among `places` that a row names or that something is at work below."""
+    """Return the keys and prefixes among `places` that a row refers to or that an attempt or upload writes below."""
     names = list(places)
     needed: set[str] = set()
     for blob in (File.blob, File.rows_blob, TrainedModel.blob, Checkpoint.blob):
@@ -60,7 +62,7 @@ def _needed(session: Session, places: set[str]) -> set[str]:
     attempt = func.concat("jobs/", Job.id, "/a", Job.attempt)
     needed.update(session.scalars(select(attempt).where(Job.status == JobStatus.running, attempt.in_(names))))
     upload = func.concat("uploads/", Upload.id)
-    # Parts of those that are over and not swept yet are removed with their rows, by `worker.maintenance.expiry`.
+    # `worker.maintenance.expiry` removes the parts of ended uploads together with their rows.
     unswept = or_(Upload.status == UploadStatus.pending, Upload.is_swept.is_(False))
     needed.update(session.scalars(select(upload).where(unswept, upload.in_(names))))
     return needed

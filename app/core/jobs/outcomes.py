@@ -15,7 +15,7 @@ from app.core.files.uploads import Received
 from app.core.jobs import gates, results
 from app.core.jobs.attempts import backoff, charge_crash, close_attempt, fail_running
 from app.core.jobs.events import Event, append
-from app.core.jobs.gates import Verdict
+from app.core.jobs.gates import GateResult
 from app.core.jobs.leases import Claim, lost
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus, StopRequest
 from app.core.jobs.tables import Job
@@ -40,7 +40,7 @@ def succeed(
     job = _lock_owned(session, claim)
     project = session.scalars(select(Project.name).where(Project.id == claim.project_id)).one()
     model = ids.fine_tuned_model(base_model, project, claim.spec.suffix, claim.job_id)
-    verdicts = gates.decide(session, job, finished.published_step)
+    gate_results = gates.decide(session, job, finished.published_step)
     session.add(
         TrainedModel(id=model, project_id=claim.project_id, job_id=claim.job_id, base_model=base_model, blob=blob)
     )
@@ -50,12 +50,12 @@ def succeed(
         "step": finished.step,
         "trained_tokens": finished.trained_tokens,
     }
-    if verdicts:
-        written["gates"] = [asdict(verdict) for verdict in verdicts]
-    append(session, claim.job_id, *map(_gate_event, verdicts))
-    if failed := [verdict for verdict in verdicts if not verdict.passed]:
-        reasons = "; ".join(f"{verdict.gate}: {verdict.reason}" for verdict in failed)
-        message = f"{len(failed)} of {len(verdicts)} gates failed. {reasons}. The model is kept as {model}."
+    if gate_results:
+        written["gates"] = [asdict(result) for result in gate_results]
+    append(session, claim.job_id, *map(_gate_event, gate_results))
+    if failed := [result for result in gate_results if not result.passed]:
+        reasons = "; ".join(f"{result.gate}: {result.reason}" for result in failed)
+        message = f"{len(failed)} of {len(gate_results)} gates failed. {reasons}. The model is kept as {model}."
         fail_running(session, job, "gate_failed", message, param="gates", **written)
     else:
         _publish(session, claim, finished, model, written)
@@ -87,10 +87,10 @@ def _publish(session: Session, claim: Claim, finished: Finished, model: str, wri
     )
 
 
-def _gate_event(verdict: Verdict) -> Event:
-    summary = f"{verdict.gate} ({verdict.reason})"
-    data = {"gate": asdict(verdict)}
-    if verdict.passed:
+def _gate_event(result: GateResult) -> Event:
+    summary = f"{result.gate} ({result.reason})"
+    data = {"gate": asdict(result)}
+    if result.passed:
         return Event(f"Gate passed: {summary}", data=data)
     return Event(f"Gate failed: {summary}", level="warn", data=data)
 

@@ -1,4 +1,4 @@
-"""How long running jobs still take: at first as estimated, then more and more by the pace of their latest steps."""
+"""Remaining time of running jobs: at first from their estimate, then more and more from their latest steps."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -11,9 +11,10 @@ from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Job
 
 PACE_STEPS: Final = 20
-"""Steps that the pace is taken from; with so many of them it alone counts."""
+"""The pace is measured over this number of latest steps. Once an attempt has made them, the estimate is ignored."""
 
-# One question for all jobs of a page. A job that is gone meanwhile has no row: reads are no transaction.
+# One query for all jobs of a page: for each, its current attempt and the first and last of its latest steps. The jobs
+# may have been read outside of this transaction; a job deleted since has no row here.
 _ATTEMPTS: Final = text(
     """
     SELECT attempt.job_id, attempt.training_at, EXTRACT(epoch FROM now() - attempt.started_at) AS elapsed,
@@ -34,12 +35,12 @@ _ATTEMPTS: Final = text(
 
 
 def eta_seconds(session: Session, jobs: Sequence[Job]) -> dict[str, float]:
-    """Seconds to the end, by id; left out unless a job runs and has an estimate or made two steps in this attempt."""
+    """Return job id -> seconds to the end. A job needs to run, and an estimate or two steps in this attempt."""
     running = {job.id: job for job in jobs if job.status == JobStatus.running}
     if not running:
         return {}
-    found = session.execute(_ATTEMPTS, {"ids": list(running), "steps": PACE_STEPS + 1})
-    etas = {row.job_id: _eta(running[row.job_id], row) for row in found}
+    rows = session.execute(_ATTEMPTS, {"ids": list(running), "steps": PACE_STEPS + 1})
+    etas = {row.job_id: _eta(running[row.job_id], row) for row in rows}
     return {job_id: eta for job_id, eta in etas.items() if eta is not None}
 
 
@@ -56,10 +57,10 @@ def _eta(job: Job, attempt: Row[Any]) -> float | None:
 
 
 def _as_estimated(job: Job, attempt: Row[Any]) -> float | None:
-    made = None if job.estimate is None else Estimate.model_validate(job.estimate)
-    if made is None or made.seconds is None or made.parts is None:
+    estimate = None if job.estimate is None else Estimate.model_validate(job.estimate)
+    if estimate is None or estimate.seconds is None or estimate.parts is None:
         return None
-    setup = made.parts["setup"]
-    left = max(0, (job.total_steps or made.steps) - job.step)
+    setup = estimate.parts["setup"]
+    left = max(0, (job.total_steps or estimate.steps) - job.step)
     loading = max(0.0, setup - float(attempt.elapsed)) if attempt.training_at is None else 0.0
-    return loading + left * (made.seconds.expected - setup) / made.steps
+    return loading + left * (estimate.seconds.expected - setup) / estimate.steps

@@ -1,4 +1,4 @@
-"""Reads of jobs and what belongs to them. Lists page by the id of the last item seen."""
+"""Reads of jobs, their events, checkpoints and attempts. A page begins after the last item of the page before."""
 
 import time
 from collections.abc import Collection, Sequence
@@ -15,20 +15,20 @@ from app.core.jobs.state_machine import TERMINAL, JobStatus
 from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent, Metric
 from app.core.prometheus import Backlog
 from app.core.spec.teacher_answers import Spent
-from app.core.workers.presence import Seen, list_workers
+from app.core.workers.presence import WorkerPresence, list_workers
 
 _Row = TypeVar("_Row", JobEvent, Checkpoint)
 _SEEN: Final = aliased(Job)
-"""The last one of the page before."""
+"""The last job of the page before."""
 
 
 def get_job(session: Session, project_id: str, job_id: str) -> Job:
-    """The job. Raises `NotFound`, also for a job of another project."""
+    """Return the job. Raises `NotFound`, also for a job of another project."""
     return job_of_project(session, project_id, job_id)
 
 
 def job_of_project(session: Session, project_id: str, job_id: str, *, lock: bool = False) -> Job:
-    """The job, with its row locked until the transaction ends if asked. Raises `NotFound`."""
+    """Return the job; with `lock`, its row is locked until the transaction ends. Raises `NotFound`."""
     statement = select(Job).where(Job.id == job_id, Job.project_id == project_id)
     if lock:
         statement = statement.with_for_update(key_share=True)
@@ -39,15 +39,15 @@ def job_of_project(session: Session, project_id: str, job_id: str, *, lock: bool
 
 
 def no_job(job_id: str) -> NotFound:
-    """What to say of a job that is not there, or not the caller's."""
-    return NotFound(f"There is no fine-tuning job '{job_id}' in this project.")
+    """Return the error for a job that does not exist or belongs to another project."""
+    return NotFound(f"The fine-tuning job '{job_id}' does not exist in this project.")
 
 
 def find_jobs(session: Session, wanted: Collection[tuple[str, str]]) -> list[Job]:
-    """Those of the jobs that there are, by project and id. A job of another project is left out."""
-    named = literal([job_id for _, job_id in wanted], ARRAY(Text))
-    found = session.scalars(select(Job).where(Job.id == any_(named)))
-    return [job for job in found if (job.project_id, job.id) in wanted]
+    """Return the existing jobs among `wanted`, pairs of a project's id and a job's id."""
+    job_ids = literal([job_id for _, job_id in wanted], ARRAY(Text))
+    jobs = session.scalars(select(Job).where(Job.id == any_(job_ids)))
+    return [job for job in jobs if (job.project_id, job.id) in wanted]
 
 
 def list_jobs(
@@ -61,10 +61,10 @@ def list_jobs(
     method: str | None = None,
     search: str | None = None,
 ) -> tuple[list[Job], bool]:
-    """A page of jobs, newest first, and whether there are more; `metadata` must all match, `{}` means jobs without any.
+    """Return a page of jobs, newest first, and whether more follow.
 
-    `search` is part of the id, the name, a model or a value of the metadata, in any case. Raises `InvalidRequest`
-    with `param` "after" when there is no such job.
+    All of `metadata` must match; `{}` selects jobs without metadata. `search` is a part of the id, the suffix, a model
+    or the metadata, in upper or lower case. Raises `InvalidRequest` with `param` "after" if `after` is not such a job.
     """
     statement = select(Job).where(Job.project_id == project_id)
     if metadata is not None:
@@ -81,18 +81,18 @@ def list_jobs(
     if after is not None:
         statement = statement.where(tuple_(Job.created_at, Job.id) < place.scalar_subquery())
     rows = session.scalars(statement.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)).all()
-    if after is not None and not rows and session.scalar(place) is None:  # else nothing is behind it
+    if after is not None and not rows and session.scalar(place) is None:  # an empty page after the last job is no error
         raise _unknown(after)
     return list(rows[:limit]), len(rows) > limit
 
 
 def list_events(session: Session, job_id: str, *, after: str | None, limit: int) -> tuple[list[JobEvent], bool]:
-    """A page of events, newest first, and whether there are more. Raises `InvalidRequest` as `list_jobs`."""
+    """Return a page of events, newest first, and whether more follow. Raises as `list_jobs`."""
     return _page(session, JobEvent, JobEvent.seq, job_id, after, limit)
 
 
 def list_checkpoints(session: Session, job_id: str, *, after: str | None, limit: int) -> tuple[list[Checkpoint], bool]:
-    """A page of checkpoints, newest first, and whether there are more. Raises as `list_jobs`."""
+    """Return a page of checkpoints, newest first, and whether more follow. Raises as `list_jobs`."""
     return _page(session, Checkpoint, Checkpoint.step, job_id, after, limit)
 
 
@@ -115,16 +115,16 @@ def _page(
 
 
 def _unknown(after: str) -> InvalidRequest:
-    return InvalidRequest(f"'after' names nothing in this list: {after!r}.", param="after")
+    return InvalidRequest(f"'after' is not the id of an item in this list: {after!r}.", param="after")
 
 
 def list_metrics(session: Session, job_id: str) -> list[Metric]:
-    """All steps' values in order."""
+    """Return the metrics of all steps, in order."""
     return list(session.scalars(select(Metric).where(Metric.job_id == job_id).order_by(Metric.step)))
 
 
 def list_attempts(session: Session, job_id: str) -> list[JobAttempt]:
-    """All attempts, the first one first."""
+    """Return all attempts, the first attempt first."""
     return list(session.scalars(select(JobAttempt).where(JobAttempt.job_id == job_id).order_by(JobAttempt.attempt)))
 
 
@@ -133,21 +133,22 @@ def last_steps(session: Session, job_id: str) -> dict[int, int]:
     during = (JobEvent.created_at >= JobAttempt.started_at) & (
         JobAttempt.ended_at.is_(None) | (JobEvent.created_at <= JobAttempt.ended_at)
     )
-    reached = (
+    last_reported = (
         select(JobAttempt.attempt, func.max(JobEvent.data["step"].as_integer()).label("last"))
         .join(JobEvent, (JobEvent.job_id == JobAttempt.job_id) & (JobEvent.type == "metrics") & during)
         .where(JobAttempt.job_id == job_id)
         .group_by(JobAttempt.attempt)
     )
-    return {row.attempt: row.last for row in session.execute(reached)}
+    return {row.attempt: row.last for row in session.execute(last_reported)}
 
 
 def latest_checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
-    """The checkpoints to resume from, best first."""
+    """Return the checkpoints to resume from, the latest first."""
     return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())))
 
 
-# The whole queue is read, from `ix_jobs_turn` alone: counting what is before each job costs as much for one of them.
+# Numbers the whole queue and then picks the wanted jobs. The order is that of `ix_jobs_turn`, so Postgres reads this
+# index only and sorts nothing. Counting the jobs before each wanted job would read as much for a single job.
 _POSITIONS: Final = text(
     """
     SELECT id, position
@@ -159,32 +160,32 @@ _POSITIONS: Final = text(
 
 
 def queue_positions(session: Session, jobs: Sequence[Job]) -> dict[str, int]:
-    """How many queued jobs are tried before each of these, plus one, by id; those not queued are left out.
+    """Return job id -> position in the queue, from 1; jobs that are not queued are left out.
 
-    By priority and age: fairness between projects may let a job start earlier or later.
+    Positions are by priority and age. Fairness between projects may start a job earlier or later.
     """
-    asked = [job.id for job in jobs if job.status == JobStatus.queued]
-    if not asked:
+    queued = [job.id for job in jobs if job.status == JobStatus.queued]
+    if not queued:
         return {}
-    return {row.id: row.position for row in session.execute(_POSITIONS, {"ids": asked})}
+    return {row.id: row.position for row in session.execute(_POSITIONS, {"ids": queued})}
 
 
 def job_file(session: Session, project_id: str, file_id: str, param: str) -> File:
-    """A data file of a job. Raises `InvalidRequest` with `param` when it is gone."""
+    """Return a data file of a job. Raises `InvalidRequest` with `param` if it was deleted."""
     file = session.scalars(select(File).where(File.id == file_id, File.project_id == project_id)).one_or_none()
     if file is None:
-        raise InvalidRequest(f"The file '{file_id}' is gone.", param=param, code="file_not_found")
+        raise InvalidRequest(f"The file '{file_id}' was deleted.", param=param, code="file_not_found")
     return file
 
 
 def any_queued(session: Session) -> bool:
-    """Whether a worker may find a job to claim now; its project may be at its limit."""
+    """Return whether a job is queued and eligible now. Its project may still be at a limit."""
     eligible = select(Job.id).where(Job.status == JobStatus.queued, Job.eligible_at <= func.now())
     return session.scalar(select(eligible.exists())) is True
 
 
 def teacher_usage(session: Session, job_id: str) -> Spent:
-    """What all attempts have spent on the job's teacher."""
+    """Return what all attempts together have spent on the job's teacher."""
     return Spent.model_validate(session.scalar(select(Job.teacher_usage).where(Job.id == job_id)) or {})
 
 
@@ -221,7 +222,7 @@ def _details(job: Job, position: int | None, eta: float | None) -> JobDetails:
 class WorkerJobs:
     """A worker and the jobs that it runs."""
 
-    seen: Seen
+    presence: WorkerPresence
     running: int
     """Number of jobs, of all projects."""
     own_jobs: tuple[str, ...]
@@ -234,11 +235,11 @@ def list_worker_jobs(session: Session, project_id: str, alive_seconds: float) ->
     rows = session.execute(running).all()
     return [
         WorkerJobs(
-            seen,
-            sum(row.lease_owner == seen.worker.name for row in rows),
-            tuple(row.id for row in rows if row.lease_owner == seen.worker.name and row.project_id == project_id),
+            presence,
+            sum(row.lease_owner == presence.worker.name for row in rows),
+            tuple(row.id for row in rows if row.lease_owner == presence.worker.name and row.project_id == project_id),
         )
-        for seen in list_workers(session, alive_seconds)
+        for presence in list_workers(session, alive_seconds)
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a project uses of its limits, and refusals past them. Here, not in `core.accounts`, which knows no jobs."""
+"""Usage and limits of a project. They belong to jobs, not to `core.accounts`, which does not import jobs."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -15,23 +15,23 @@ from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Job
 
 QUEUED: Final = (JobStatus.validating_files, JobStatus.queued, JobStatus.paused)
-"""What `queued_jobs` counts. Paused jobs too: else pausing would make room for ever more."""
+"""Statuses that `queued_jobs` counts, paused jobs included: else a client could pause jobs to queue without limit."""
 
 
 @dataclass(frozen=True)
-class Usage:
-    """What a project has now."""
+class QuotaUsage:
+    """What a project uses now."""
 
     running_jobs: int
     queued_jobs: int
     stored_bytes: int
     gpu_hours: float
-    """Of attempts that have ended in this calendar month."""
+    """Hours of the attempts that ended in this calendar month."""
 
 
-def usage(session: Session, project_id: str) -> Usage:
-    """Counted, not kept: there is no number that could be wrong."""
-    return Usage(
+def usage(session: Session, project_id: str) -> QuotaUsage:
+    """Count what the project uses. Only GPU hours are stored; a stored count of jobs or bytes could become wrong."""
+    return QuotaUsage(
         running_jobs=_jobs(session, project_id, JobStatus.running),
         queued_jobs=_jobs(session, project_id, *QUEUED),
         stored_bytes=_stored_bytes(session, project_id),
@@ -40,45 +40,45 @@ def usage(session: Session, project_id: str) -> Usage:
 
 
 def check_queued_jobs(session: Session, project_id: str, limit: int) -> None:
-    """Raises `QuotaExceeded` when one more job would be too many. Holds the project's row until the commit."""
+    """Raise `QuotaExceeded` if one more job would exceed the limit. Holds the project's row until the commit."""
     project = get_project(session, project_id, lock=True)
     waiting = _jobs(session, project_id, *QUEUED)
     if waiting >= limit:
         raise QuotaExceeded(
-            f"The project '{project.name}' may have {limit:,} jobs that wait (queued_jobs: validating, queued or "
-            f"paused) and has {waiting:,}. Wait until some have started, cancel some, or ask an administrator for "
-            "a higher limit."
+            f"The project '{project.name}' has {waiting:,} waiting jobs (validating, queued or paused); its limit is "
+            f"{limit:,} (queued_jobs). Wait until some jobs start, cancel some, or ask an administrator for a higher "
+            "limit."
         )
 
 
 def check_gpu_hours(session: Session, project_id: str, limit: int) -> None:
-    """Raises `QuotaExceeded` for a project that has used its hours of this month."""
+    """Raise `QuotaExceeded` if the project has used its GPU hours of this month."""
     used = _gpu_hours(session, project_id)
     if used >= limit:
         raise QuotaExceeded(
-            f"The project may use {limit:,} GPU hours a month (gpu_hours) and has used {used:,.1f}. Wait for the next "
-            "month, or ask an administrator for a higher limit."
+            f"The project has used {used:,.1f} GPU hours this month; its limit is {limit:,} (gpu_hours). Wait for the "
+            "next month, or ask an administrator for a higher limit."
         )
 
 
 def check_stored_bytes(session: Session, project_id: str, adding: int, limit: int) -> None:
-    """Raises `QuotaExceeded` when so many more bytes are too many. Holds the project's row until the commit."""
+    """Raise `QuotaExceeded` if `adding` bytes would exceed the limit. Holds the project's row to the commit."""
     project = get_project(session, project_id, lock=True)
     stored = _stored_bytes(session, project_id)
     if stored + adding > limit:
         raise QuotaExceeded(
-            f"The project '{project.name}' may store {limit:,} bytes of files (stored_bytes), has {stored:,}, and "
-            f"this is {adding:,} more. Delete files that are not needed any more, or ask an administrator for a "
-            "higher limit."
+            f"The project '{project.name}' stores {stored:,} bytes of files and may store {limit:,} (stored_bytes); "
+            f"this file has {adding:,}. Delete files that are no longer needed, or ask an administrator for a higher "
+            "limit."
         )
 
 
 def check_priority(priority: int, limit: int) -> None:
-    """Raises `InvalidRequest` when the project's jobs may not go first so much."""
+    """Raise `InvalidRequest` if the priority is above the project's limit."""
     if priority > limit:
         raise InvalidRequest(
-            f"Jobs of this project may have a priority of {limit} at most; {priority} is more. Ask an administrator "
-            "for a higher limit (limits.priority).",
+            f"The priority {priority} is above this project's limit of {limit} (limits.priority). Lower it, or ask an "
+            "administrator for a higher limit.",
             param="priority",
         )
 
@@ -93,7 +93,7 @@ def _stored_bytes(session: Session, project_id: str) -> int:
 
 
 def _gpu_hours(session: Session, project_id: str) -> float:
-    of_it = select(ProjectUsage.gpu_seconds).where(
+    seconds = select(ProjectUsage.gpu_seconds).where(
         ProjectUsage.project_id == project_id, ProjectUsage.month == THIS_MONTH
     )
-    return (session.scalar(of_it) or 0.0) / 3600
+    return (session.scalar(seconds) or 0.0) / 3600

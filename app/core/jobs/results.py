@@ -1,4 +1,4 @@
-"""The result file of a finished job: its metrics as CSV, OpenAI's columns first."""
+"""The result file of a finished job: its metrics as CSV, with OpenAI's columns first."""
 
 import csv
 import io
@@ -14,12 +14,12 @@ from app.core.jobs.tables import Metric
 PURPOSE: Final = "fine-tune-results"
 FILENAME: Final = "step_metrics.csv"
 COLUMNS: Final = {
-    # OpenAI's, in its order. Token accuracies are not measured here: those columns are there and stay empty.
+    # OpenAI's columns, in its order. Token accuracies are not measured, so those two columns stay empty.
     "train_loss": "loss",
     "train_accuracy": "train_accuracy",
     "valid_loss": "eval/loss",
     "valid_mean_token_accuracy": "eval/mean_token_accuracy",
-    # Ours.
+    # Our own columns.
     "train_mean_reward": "reward",
     "train_reward_std": "reward_std",
     "full_valid_mean_reward": "eval/reward",
@@ -35,11 +35,11 @@ COLUMNS: Final = {
     "trained_tokens": "num_tokens",
     "step_seconds": "step_time",
 }
-"""Column behind `step` -> the metric that it shows; empty where a step has no such value."""
+"""Column after `step` -> its metric. A cell is empty if the step has no such value."""
 
 
 def csv_chunks(metrics: Iterable[Metric]) -> Iterator[bytes]:
-    """The file, a line at a time. Step 0 is the evaluation before training."""
+    """Yield the file line by line. Step 0 is the evaluation before training."""
     yield _line(["step", *COLUMNS])
     for metric in metrics:
         yield _line([metric.step, *(metric.values.get(name) for name in COLUMNS.values())])
@@ -52,7 +52,7 @@ def _line(cells: Iterable[object]) -> bytes:
 
 
 def add_file(session: Session, project_id: str, received: Received) -> File:
-    """The row of a stored result file; there is nothing to validate."""
+    """Add the row of a stored result file. It needs no validation."""
     file = File(
         id=received.file_id,
         project_id=project_id,

@@ -38,7 +38,7 @@ def _one_of(column: str, values: Iterable[StrEnum]) -> str:
 
 
 class Job(Base):
-    """The truth about a job. Its status changes only through `transitions`, guarded by status and attempt."""
+    """A job. Its status changes only through `transitions` and `leases.claim`, guarded by status and attempt."""
 
     __tablename__ = "jobs"
 
@@ -46,7 +46,7 @@ class Job(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     status: Mapped[str] = mapped_column(String(16), default=JobStatus.validating_files)
     spec: Mapped[dict[str, Any]]
-    """`JobSpec` as JSON, every `auto` still as the client sent it."""
+    """`JobSpec` as JSON; each `auto` stays as the client sent it."""
     training_file: Mapped[str] = mapped_column(String(64))
     validation_file: Mapped[str | None] = mapped_column(String(64))
     priority: Mapped[int] = mapped_column(Integer, default=0)
@@ -59,7 +59,7 @@ class Job(Base):
     crashes: Mapped[int] = mapped_column(Integer, default=0)
     """Crashed attempts since the last progress."""
     eligible_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    """Back-off: not claimed before."""
+    """The job is not claimed before this time (backoff)."""
 
     step: Mapped[int] = mapped_column(Integer, default=0)
     total_steps: Mapped[int | None] = mapped_column(Integer)
@@ -67,26 +67,26 @@ class Job(Base):
     hyperparameters: Mapped[dict[str, Any] | None]
     """Resolved values once running: batch_size, learning_rate_multiplier, n_epochs."""
     teacher_usage: Mapped[dict[str, Any] | None]
-    """`Spent` as JSON once the job has asked its teacher."""
+    """`Spent` as JSON once the job has used its teacher."""
     evaluation: Mapped[dict[str, Any] | None]
     """Held-out results: `{"before": {...}, "after": {...}}`."""
     fine_tuned_model: Mapped[str | None] = mapped_column(String(255))
     result_files: Mapped[list[str]] = mapped_column(default=list, server_default=text("'[]'::jsonb"))
-    """Ids of the files that a succeeded job wrote; a client may have deleted them since."""
+    """Ids of the files that a succeeded job wrote. A client may have deleted them."""
     gates: Mapped[list[dict[str, Any]] | None]
-    """The verdict on each gate once training is finished; None before, and without gates."""
+    """`GateResult` of each gate once training is finished; None before, and without gates."""
     error: Mapped[dict[str, Any] | None]
     """`{"code", "message", "param"}` of a failed job."""
     lint: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
-    """`LintReport` on the training file as JSON, once a worker has made it. Large, and read for itself alone."""
+    """`LintReport` on the training file as JSON, once a worker has made it. Large, so it is loaded only on access."""
     lint_due: Mapped[bool] = mapped_column(Boolean, default=False, server_default=text("false"))
-    """Whether a worker is to lint the training file."""
+    """Whether a worker still has to lint the training file."""
     lint_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """A worker lints it until then, by the database's clock."""
+    """Until then a worker has claimed the lint, by the database's clock."""
     estimate: Mapped[dict[str, Any] | None]
-    """`Estimate` as JSON, made when the job was created; None while its files or its model were not known."""
+    """`Estimate` as JSON, made when the job is created or claimed; None while its files or its model are unknown."""
     measured: Mapped[dict[str, Any] | None]
-    """`Measured` as JSON: what a job that trained to its end really took."""
+    """`Measured` as JSON: the measured time and memory of a job that trained to its end."""
 
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -139,17 +139,17 @@ class JobAttempt(Base):
     reason: Mapped[str | None] = mapped_column(Text)
     resumed_from_step: Mapped[int] = mapped_column(Integer, default=0)
     device: Mapped[str | None] = mapped_column(String(255))
-    """What its worker trains on (`Hardware.device`)."""
+    """`Hardware.device` of the worker."""
     processes: Mapped[int] = mapped_column(Integer, default=1, server_default=text("1"))
-    """That train together, one a GPU."""
+    """Number of processes that train together, one per GPU."""
     training_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When the model was loaded and the first step began."""
+    """When the first step began, after the model was loaded."""
 
     __table_args__ = (CheckConstraint(_one_of("outcome", AttemptOutcome), name="outcome"),)
 
 
 class JobEvent(Base):
-    """What happened, for people: `seq` is dense within a job, `id` stable for ever."""
+    """An event for people. `seq` has no gaps within a job; `id` never changes."""
 
     __tablename__ = "job_events"
 
@@ -188,14 +188,14 @@ class MetricRollup(Base):
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     block: Mapped[int] = mapped_column(Integer, primary_key=True)
     low_step: Mapped[int | None] = mapped_column(Integer)
-    """None, as the other three, where no step of the block has a value."""
+    """None, like the other three columns, if no step of the block has a value."""
     low: Mapped[float | None] = mapped_column(Double)
     high_step: Mapped[int | None] = mapped_column(Integer)
     high: Mapped[float | None] = mapped_column(Double)
 
 
 class Group(Base):
-    """One prompt's group at one step: who said what, what it earned, how it was weighted."""
+    """The group of one prompt at one step: each answer with its source, reward and advantage."""
 
     __tablename__ = "groups"
 
@@ -217,7 +217,7 @@ class Checkpoint(Base):
     attempt: Mapped[int] = mapped_column("epoch", Integer)
     step: Mapped[int] = mapped_column(Integer)
     blob: Mapped[str] = mapped_column(String(255))
-    """Key prefix of its files in the blob store."""
+    """Key prefix of the checkpoint's files in the blob store."""
     metrics: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 

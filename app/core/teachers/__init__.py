@@ -1,1 +1,1 @@
-"""Teachers of group members: where they are, the projects' keys for them, and what they have answered."""
+"""Teachers: their locations, the projects' keys for them, and the cache of their answers."""

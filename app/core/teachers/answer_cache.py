@@ -1,4 +1,4 @@
-"""What teachers have answered, by project and content address. It outlives attempts, jobs and workers."""
+"""Cache of teacher answers, by project and content address. It outlives attempts, jobs and workers."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 from app.core.spec.job import GroupMix
 from app.core.spec.rows import RowError, parse_row
 from app.core.spec.teacher_answers import TeacherAnswer, answer_key, question
-from app.core.teachers.tables import StoredAnswer
+from app.core.teachers.tables import StoredTeacherAnswer
 
 KEPT: Final = timedelta(days=90)
-"""Since an attempt last used it."""
+"""An answer is kept for this time after an attempt last used it."""
 AT_ONCE: Final = 500
-"""Rows that are looked up together."""
+"""Rows of a file that are looked up together."""
 
 _KEEP: Final = text(
     """
@@ -30,44 +30,44 @@ _KEEP: Final = text(
     ON CONFLICT (project_id, key) DO NOTHING
     """
 )
-"""In the order of the keys, so that two jobs with the same questions cannot wait for each other in a circle."""
+"""Inserts in the order of the keys, so that two jobs with the same questions cannot deadlock."""
 
 
-def keep(session: Session, project_id: str, answers: Sequence[TeacherAnswer]) -> None:
-    """Adds answers. The first answer to a question stays: everybody who asks it gets that one."""
+def store(session: Session, project_id: str, answers: Sequence[TeacherAnswer]) -> None:
+    """Store answers. The first answer to a question stays, and every later job gets it."""
     if not answers:
         return
     session.execute(
         _KEEP,
         {
             "project_id": project_id,
-            "keys": [one.key for one in answers],
-            "contents": [one.content for one in answers],
-            "finished": [one.finished for one in answers],
-            "models": [one.model[:256] for one in answers],
-            "providers": [one.provider[:255] for one in answers],
-            "prompt_tokens": [one.prompt_tokens for one in answers],
-            "completion_tokens": [one.completion_tokens for one in answers],
-            "answered_at": [one.answered_at for one in answers],
+            "keys": [answer.key for answer in answers],
+            "contents": [answer.content for answer in answers],
+            "finished": [answer.finished for answer in answers],
+            "models": [answer.model[:256] for answer in answers],
+            "providers": [answer.provider[:255] for answer in answers],
+            "prompt_tokens": [answer.prompt_tokens for answer in answers],
+            "completion_tokens": [answer.completion_tokens for answer in answers],
+            "answered_at": [answer.answered_at for answer in answers],
         },
     )
 
 
-def known(session: Session, project_id: str, keys: Collection[str]) -> list[TeacherAnswer]:
-    """Those answers that are there, in the order of the keys; notes that they were used."""
+def find(session: Session, project_id: str, keys: Collection[str]) -> list[TeacherAnswer]:
+    """Return the cached answers in the order of the keys, and mark them as used."""
     used = (
-        update(StoredAnswer)
-        .where(StoredAnswer.project_id == project_id, StoredAnswer.key.in_(keys))
+        update(StoredTeacherAnswer)
+        .where(StoredTeacherAnswer.project_id == project_id, StoredTeacherAnswer.key.in_(keys))
         .values(used_at=func.now())
-        .returning(StoredAnswer)
+        .returning(StoredTeacherAnswer)
     )
     rows = {row.key: row for row in session.scalars(used, execution_options={"synchronize_session": False})}
     fields = TeacherAnswer.model_fields
     return [TeacherAnswer(**{name: getattr(rows[key], name) for name in fields}) for key in keys if key in rows]
 
 
-def questions(path: Path, identity: dict[str, object], mix: GroupMix) -> Iterator[list[str]]:
-    """The keys of all that a job may ask about the rows of a JSONL file, some rows at a time."""
+def question_keys(path: Path, identity: dict[str, object], mix: GroupMix) -> Iterator[list[str]]:
+    """Yield the keys of all answers that a job may request for the rows of a JSONL file, some rows at a time."""
     keys: list[str] = []
     with path.open("rb") as lines:
         for line, raw in enumerate(lines, start=1):
@@ -84,11 +84,11 @@ def _of_row(raw: bytes, line: int, identity: dict[str, object], mix: GroupMix) -
     try:
         row = parse_row(raw, line)
     except RowError:
-        return []  # the trainer refuses it, and says so
-    asked = question(identity, row.prompt_messages, row.tools)
-    return [answer_key(asked, number) for number in range(mix.teacher)]
+        return []  # the trainer reports the bad row
+    row_question = question(identity, row.prompt_messages, row.tools)
+    return [answer_key(row_question, number) for number in range(mix.teacher)]
 
 
 def forget_old(session: Session) -> None:
-    """Removes what no attempt has used for `KEPT`."""
-    session.execute(delete(StoredAnswer).where(StoredAnswer.used_at < func.now() - KEPT))
+    """Delete answers that no attempt has used for `KEPT`."""
+    session.execute(delete(StoredTeacherAnswer).where(StoredTeacherAnswer.used_at < func.now() - KEPT))

@@ -1,4 +1,4 @@
-"""Keys of teachers and their answers."""
+"""Keys for teachers, and cached teacher answers."""
 
 from datetime import datetime
 
@@ -16,7 +16,7 @@ class TeacherKey(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     origin: Mapped[str] = mapped_column(String(512))
-    """`https://host:port`, the port only where it is not the scheme's own: the key is sent nowhere else."""
+    """`https://host:port`, without the scheme's default port. The key is sent to this origin only."""
     secret: Mapped[bytes] = mapped_column(LargeBinary)
     """Encrypted with the installation's key ring."""
     hint: Mapped[str] = mapped_column(String(16))
@@ -26,14 +26,14 @@ class TeacherKey(Base):
     __table_args__ = (UniqueConstraint("project_id", "origin"),)
 
 
-class StoredAnswer(Base):
-    """What a teacher answered to one question of a project; a job that asks the same again gets it for nothing."""
+class StoredTeacherAnswer(Base):
+    """A cached teacher answer. A job of the project that repeats the question gets it without a request."""
 
     __tablename__ = "teacher_answers"
 
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     key: Mapped[str] = mapped_column(String(64), primary_key=True)
-    """sha256 of the question and the answer's number."""
+    """SHA-256 of the question and the answer's number."""
     content: Mapped[str] = mapped_column(Text)
     finished: Mapped[bool] = mapped_column(Boolean)
     model: Mapped[str] = mapped_column(String(256))

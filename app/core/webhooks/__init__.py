@@ -1,1 +1,1 @@
-"""Webhooks: who wants to hear of what, and what has yet to be said to whom. Jobs write to it, workers deliver."""
+"""Webhooks: endpoints, their subscribed event types and their deliveries. Jobs write deliveries, workers send them."""

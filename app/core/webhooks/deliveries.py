@@ -1,4 +1,4 @@
-"""Taking due deliveries and writing down what became of them. Sending is the worker's."""
+"""Claims of due webhook deliveries, and the results of sending them. Workers do the sending."""
 
 import random
 from dataclasses import dataclass
@@ -15,16 +15,19 @@ from app.core.webhooks.tables import WebhookDelivery, WebhookEndpoint
 DELAYS: Final = tuple(
     timedelta(seconds=seconds) for seconds in (5, 300, 1800, 7200, 18_000, 36_000, 36_000, 50_400, 86_400)
 )
-"""After each failure: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 10 h, 14 h, 24 h. After one more it is parked."""
+"""After each failure: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 10 h, 14 h, 24 h. Then it is parked."""
 JITTER: Final = 0.1
 KEPT: Final = timedelta(days=30)
-"""Deliveries that are over, to be looked at and replayed."""
+"""Delivered and parked deliveries are kept for this time, to be inspected and replayed."""
 KEPT_TRIES: Final = 12
 GONE: Final = 410
 
 AT_ONCE_EACH: Final = 4
-"""Of one endpoint: a slow one leaves room for the others."""
+"""Deliveries of one endpoint that are sent at once, so that a slow endpoint leaves room for the others."""
 
+# `ahead` are the earlier pending deliveries of the same endpoint. NOT EXISTS with OFFSET each - 1 means that there are
+# fewer than `each` of them, so only the first `each` deliveries of an endpoint can be claimed, by all workers together.
+# SKIP LOCKED lets concurrent claims take different deliveries. A claim expires at `claimed_until`.
 _CLAIM: Final = text(
     """
     UPDATE webhook_deliveries SET claimed_until = now() + make_interval(secs => :seconds)
@@ -47,8 +50,8 @@ _CLAIM: Final = text(
 
 
 @dataclass(frozen=True)
-class Outgoing:
-    """A delivery that this worker sends."""
+class OutgoingDelivery:
+    """A claimed delivery with what is needed to send it."""
 
     id: str
     url: str
@@ -57,23 +60,23 @@ class Outgoing:
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What became of one try."""
+class DeliveryTry:
+    """The result of one try to send a delivery."""
 
     status_code: int | None
     error: str | None
     answer: str
-    """The first bytes of it."""
+    """The first bytes of the response body."""
     seconds: float
 
     @property
     def succeeded(self) -> bool:
-        """2xx alone: whoever redirects has not taken it."""
+        """Whether the response is 2xx. A redirect is a failure: the endpoint has not accepted the delivery."""
         return self.status_code is not None and 200 <= self.status_code < 300
 
 
 def any_due(session: Session) -> bool:
-    """Whether a delivery waits that nobody works on."""
+    """Return whether a due delivery is unclaimed."""
     free = WebhookDelivery.claimed_until.is_(None) | (WebhookDelivery.claimed_until < func.now())
     due = select(WebhookDelivery.id).where(
         WebhookDelivery.state == "pending", WebhookDelivery.due_at <= func.now(), free
@@ -81,11 +84,11 @@ def any_due(session: Session) -> bool:
     return session.scalar(select(due.exists())) is True
 
 
-def claim(session: Session, ring: KeyRing, *, limit: int, seconds: float) -> list[Outgoing]:
-    """Takes due deliveries for so long, by the database's clock; whoever dies holds them no longer.
+def claim(session: Session, ring: KeyRing, *, limit: int, seconds: float) -> list[OutgoingDelivery]:
+    """Claim due deliveries for `seconds`, by the database's clock. The claims of a worker that dies expire.
 
-    Of each endpoint the oldest few alone, so that one that is slow or has much to hear holds up nobody else.
-    Raises `BadSetup` when a secret cannot be decrypted.
+    Only the oldest few of each endpoint are claimed, so that a slow or busy endpoint does not delay the others. Raises
+    `BadSetup` if a secret cannot be decrypted.
     """
     taken = list(session.scalars(_CLAIM, {"limit": limit, "seconds": seconds, "each": AT_ONCE_EACH}))
     rows = session.execute(
@@ -95,22 +98,22 @@ def claim(session: Session, ring: KeyRing, *, limit: int, seconds: float) -> lis
     )
     now = session.scalar(select(func.now()))
     return [
-        Outgoing(delivery.id, endpoint.url, delivery.payload.encode(), secrets_of(endpoint, ring, now))
+        OutgoingDelivery(delivery.id, endpoint.url, delivery.payload.encode(), secrets_of(endpoint, ring, now))
         for delivery, endpoint in rows
     ]
 
 
 def secrets_of(endpoint: WebhookEndpoint, ring: KeyRing, now: datetime | None) -> tuple[str, ...]:
-    """The secret, and the one before while it is good. Raises `BadSetup`."""
-    found = [ring.decrypt(endpoint.secret)]
+    """Return the secret, and the old secret while it is still valid. Raises `BadSetup` if one cannot be decrypted."""
+    valid = [ring.decrypt(endpoint.secret)]
     until = endpoint.old_secret_until
     if endpoint.old_secret is not None and until is not None and now is not None and until > now:
-        found.append(ring.decrypt(endpoint.old_secret))
-    return tuple(found)
+        valid.append(ring.decrypt(endpoint.old_secret))
+    return tuple(valid)
 
 
-def signed_headers(outgoing: Outgoing, now: datetime | None = None) -> dict[str, str]:
-    """Headers of Standard Webhooks, one signature a secret; made anew for each try, as receivers refuse old ones."""
+def signed_headers(outgoing: OutgoingDelivery, now: datetime | None = None) -> dict[str, str]:
+    """Return the headers of Standard Webhooks, one signature per secret. Receivers refuse old ones: sign each try."""
     at = now or datetime.now(UTC)
     signatures = [Webhook(secret).sign(outgoing.id, at, outgoing.payload.decode()) for secret in outgoing.secrets]
     return {
@@ -121,23 +124,23 @@ def signed_headers(outgoing: Outgoing, now: datetime | None = None) -> dict[str,
     }
 
 
-def settle(session: Session, delivery_id: str, tried: Tried) -> str | None:
-    """Writes down a try; returns the new state, or None when its endpoint is gone.
+def settle(session: Session, delivery_id: str, tried: DeliveryTry) -> str | None:
+    """Store a try and return the delivery's new state, or None if its endpoint was deleted.
 
-    A failure is tried again after its delay, and after the last one parked. 410 disables the endpoint, and parks all
-    that waits for it.
+    A failed delivery is retried after its delay, and parked after the last delay. A 410 disables the endpoint and parks
+    all of its pending deliveries.
     """
     delivery = session.get(WebhookDelivery, delivery_id, with_for_update=True, populate_existing=True)
     if delivery is None:
         return None
-    note: dict[str, Any] = {
+    record: dict[str, Any] = {
         "at": int(datetime.now(UTC).timestamp()),
         "status_code": tried.status_code,
         "error": tried.error,
         "answer": tried.answer.replace("\0", ""),
         "seconds": round(tried.seconds, 3),
     }
-    delivery.tries = [*delivery.tries, note][-KEPT_TRIES:]
+    delivery.tries = [*delivery.tries, record][-KEPT_TRIES:]
     delivery.claimed_until = None
     if tried.succeeded:
         delivery.state, delivery.delivered_at = "delivered", func.now()
@@ -149,7 +152,7 @@ def settle(session: Session, delivery_id: str, tried: Tried) -> str | None:
 
 
 def forget_old(session: Session) -> None:
-    """Removes what was delivered or parked long ago."""
+    """Delete deliveries that are no longer pending and older than `KEPT`."""
     over = WebhookDelivery.state != "pending", WebhookDelivery.created_at < func.now() - KEPT
     session.execute(delete(WebhookDelivery).where(*over), execution_options={"synchronize_session": False})
 
@@ -162,7 +165,7 @@ def _fail(session: Session, delivery: WebhookDelivery, *, gone: bool) -> None:
         waiting = select(WebhookDelivery.id).where(
             WebhookDelivery.endpoint_id == delivery.endpoint_id, WebhookDelivery.state == "pending"
         )
-        # Those that are in other hands just now get a 410 of their own.
+        # Deliveries that other workers are sending now are locked; they get a 410 themselves.
         parked = WebhookDelivery.id.in_(waiting.with_for_update(skip_locked=True))
         session.execute(
             update(WebhookDelivery).where(parked).values(state="parked"),
@@ -171,5 +174,5 @@ def _fail(session: Session, delivery: WebhookDelivery, *, gone: bool) -> None:
     if gone or delivery.failures > len(DELAYS):
         delivery.state = "parked"
         return
-    spread = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 # against herds, no secret
+    spread = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 # spreads retries; no secret
     delivery.due_at = func.now() + DELAYS[delivery.failures - 1] * spread

@@ -19,7 +19,7 @@ from app.core.webhooks.events import EventType
 from app.core.webhooks.tables import WebhookDelivery, WebhookEndpoint
 
 MAX_ENDPOINTS: Final = 50
-"""Of a project."""
+"""Per project."""
 OLD_SECRET_LIFE: Final = timedelta(hours=24)
 _SECRET_BYTES: Final = 32
 _AUDITED: Final = ("name", "url", "event_types")
@@ -28,18 +28,18 @@ _AUDITED: Final = ("name", "url", "event_types")
 def create(
     session: Session, actor: Actor, ring: KeyRing, *, name: str, url: str, event_types: Sequence[EventType]
 ) -> tuple[WebhookEndpoint, str]:
-    """A new endpoint and its secret. Raises `InvalidRequest` for one too many, and without a key ring."""
+    """Create an endpoint; return it and its secret. Raises `InvalidRequest` at the limit, and without a key ring."""
     session.execute(select(Project.id).where(Project.id == actor.project_id).with_for_update(key_share=True))
     count = select(func.count()).select_from(WebhookEndpoint).where(WebhookEndpoint.project_id == actor.project_id)
     if (session.scalar(count) or 0) >= MAX_ENDPOINTS:
-        raise InvalidRequest(f"A project has at most {MAX_ENDPOINTS} webhook endpoints; delete one first.")
+        raise InvalidRequest(f"A project has at most {MAX_ENDPOINTS} webhook endpoints. Delete one first.")
     secret = new_secret()
     endpoint = WebhookEndpoint(
         id=ids.webhook_endpoint_id(),
         project_id=actor.project_id,
         name=name,
         url=url,
-        event_types=[str(one) for one in event_types],
+        event_types=[str(event_type) for event_type in event_types],
         secret=_encrypted(ring, secret),
         secret_hint=_hint(secret),
     )
@@ -50,28 +50,34 @@ def create(
 
 
 def get_endpoint(session: Session, project_id: str, endpoint_id: str) -> WebhookEndpoint:
-    """Raises `NotFound`, also for another project's."""
-    wanted = select(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id, WebhookEndpoint.project_id == project_id)
-    endpoint = session.scalars(wanted).one_or_none()
+    """Return the endpoint. Raises `NotFound`, also for an endpoint of another project."""
+    statement = select(WebhookEndpoint).where(
+        WebhookEndpoint.id == endpoint_id, WebhookEndpoint.project_id == project_id
+    )
+    endpoint = session.scalars(statement).one_or_none()
     if endpoint is None:
-        raise NotFound(f"There is no webhook endpoint '{endpoint_id}'.", code="webhook_endpoint_not_found")
+        raise NotFound(
+            f"The webhook endpoint '{endpoint_id}' does not exist in this project.", code="webhook_endpoint_not_found"
+        )
     return endpoint
 
 
 def list_endpoints(
     session: Session, project_id: str, *, after: str | None, limit: int
 ) -> tuple[list[WebhookEndpoint], bool]:
-    """A page, newest first, and whether there are more. Raises `InvalidRequest` for an unknown `after`."""
-    wanted = select(WebhookEndpoint).where(WebhookEndpoint.project_id == project_id)
+    """Return a page of endpoints, newest first, and whether more follow. Raises `InvalidRequest` for a bad `after`."""
+    statement = select(WebhookEndpoint).where(WebhookEndpoint.project_id == project_id)
     if after is not None:
         last = session.get(WebhookEndpoint, after)
         if last is None or last.project_id != project_id:
-            raise InvalidRequest(f"There is no webhook endpoint '{after}' to go on after.", param="after")
+            raise InvalidRequest(
+                f"'after' is not the id of a webhook endpoint of this project: {after!r}.", param="after"
+            )
         key = (WebhookEndpoint.created_at, WebhookEndpoint.id)
-        wanted = wanted.where(func.row(*key) < func.row(last.created_at, last.id))
-    ordered = wanted.order_by(WebhookEndpoint.created_at.desc(), WebhookEndpoint.id.desc()).limit(limit + 1)
-    found = list(session.scalars(ordered))
-    return found[:limit], len(found) > limit
+        statement = statement.where(func.row(*key) < func.row(last.created_at, last.id))
+    ordered = statement.order_by(WebhookEndpoint.created_at.desc(), WebhookEndpoint.id.desc()).limit(limit + 1)
+    rows = list(session.scalars(ordered))
+    return rows[:limit], len(rows) > limit
 
 
 def update(
@@ -83,12 +89,14 @@ def update(
     url: str | None,
     event_types: Sequence[EventType] | None,
 ) -> WebhookEndpoint:
-    """Changes what is not None; one that was disabled for its 410 is tried again. Raises `NotFound`."""
+    """Change the values that are not None, and enable an endpoint that a 410 disabled. Raises `NotFound`."""
     endpoint = get_endpoint(session, actor.project_id, endpoint_id)
     before = audit.snapshot(endpoint, *_AUDITED)
     endpoint.name = endpoint.name if name is None else name
     endpoint.url = endpoint.url if url is None else url
-    endpoint.event_types = endpoint.event_types if event_types is None else [str(one) for one in event_types]
+    endpoint.event_types = (
+        endpoint.event_types if event_types is None else [str(event_type) for event_type in event_types]
+    )
     after = audit.snapshot(endpoint, *_AUDITED)
     if after != before or endpoint.disabled_at is not None:
         endpoint.disabled_at = None
@@ -102,7 +110,7 @@ def update(
 def rotate_secret(
     session: Session, actor: Actor, ring: KeyRing, endpoint_id: str, *, keep_old: bool
 ) -> tuple[WebhookEndpoint, str]:
-    """A new secret; with `keep_old` the old one signs as well for a day. Raises `NotFound`."""
+    """Replace the secret; with `keep_old` the old secret signs as well for a day. Raises `NotFound`."""
     endpoint = get_endpoint(session, actor.project_id, endpoint_id)
     before = {"signing_secret_hint": endpoint.secret_hint}
     secret = new_secret()
@@ -118,7 +126,7 @@ def rotate_secret(
 
 
 def delete(session: Session, actor: Actor, endpoint_id: str) -> None:
-    """Deletes the endpoint and its deliveries. Raises `NotFound`."""
+    """Delete the endpoint and its deliveries. Raises `NotFound`."""
     endpoint = get_endpoint(session, actor.project_id, endpoint_id)
     audit.record(session, actor, Action.webhook_delete, endpoint.id, before=audit.snapshot(endpoint, *_AUDITED))
     session.delete(endpoint)
@@ -128,26 +136,28 @@ def delete(session: Session, actor: Actor, endpoint_id: str) -> None:
 def list_deliveries(
     session: Session, project_id: str, endpoint_id: str, *, after: str | None, limit: int
 ) -> tuple[list[WebhookDelivery], bool]:
-    """A page, newest first. Raises `NotFound`, and `InvalidRequest` for an unknown `after`."""
+    """Return a page of deliveries, newest first, and whether more follow. Raises `NotFound` and `InvalidRequest`."""
     endpoint = get_endpoint(session, project_id, endpoint_id)
-    wanted = select(WebhookDelivery).where(WebhookDelivery.endpoint_id == endpoint.id)
+    statement = select(WebhookDelivery).where(WebhookDelivery.endpoint_id == endpoint.id)
     if after is not None:
         last = session.get(WebhookDelivery, after)
         if last is None or last.endpoint_id != endpoint.id:
-            raise InvalidRequest(f"There is no delivery '{after}' to go on after.", param="after")
+            raise InvalidRequest(f"'after' is not the id of a delivery of this endpoint: {after!r}.", param="after")
         key = (WebhookDelivery.created_at, WebhookDelivery.id)
-        wanted = wanted.where(func.row(*key) < func.row(last.created_at, last.id))
-    ordered = wanted.order_by(WebhookDelivery.created_at.desc(), WebhookDelivery.id.desc()).limit(limit + 1)
-    found = list(session.scalars(ordered))
-    return found[:limit], len(found) > limit
+        statement = statement.where(func.row(*key) < func.row(last.created_at, last.id))
+    ordered = statement.order_by(WebhookDelivery.created_at.desc(), WebhookDelivery.id.desc()).limit(limit + 1)
+    rows = list(session.scalars(ordered))
+    return rows[:limit], len(rows) > limit
 
 
 def replay(session: Session, actor: Actor, endpoint_id: str, delivery_id: str) -> WebhookDelivery:
-    """Sends a delivery again, from the first try, under its own id. Raises `NotFound`."""
+    """Queue a delivery again under the same id, with all of its tries. Raises `NotFound`."""
     endpoint = get_endpoint(session, actor.project_id, endpoint_id)
     delivery = session.get(WebhookDelivery, delivery_id, with_for_update=True)
     if delivery is None or delivery.endpoint_id != endpoint.id:
-        raise NotFound(f"There is no delivery '{delivery_id}'.", code="webhook_delivery_not_found")
+        raise NotFound(
+            f"The delivery '{delivery_id}' does not exist for this endpoint.", code="webhook_delivery_not_found"
+        )
     delivery.state, delivery.failures, delivery.delivered_at = "pending", 0, None
     delivery.due_at = func.now()
     session.flush()
@@ -157,14 +167,14 @@ def replay(session: Session, actor: Actor, endpoint_id: str, delivery_id: str) -
 
 
 def new_secret() -> str:
-    """`whsec_` and 32 random bytes, as Standard Webhooks writes them."""
+    """Return a new secret in the format of Standard Webhooks: `whsec_` and 32 random bytes in base64."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
 
 
 def _encrypted(ring: KeyRing, secret: str) -> bytes:
     try:
         return ring.encrypt(secret)
-    except BadSetup as error:  # no 5xx: trying again does not help, telling the operator does
+    except BadSetup as error:  # not a 5xx: a retry does not help, the operator must fix the setup
         raise InvalidRequest(error.message, code=error.code) from error
 
 

@@ -1,4 +1,4 @@
-"""What can be heard of, and the rows that say so: written in the transaction of what happened."""
+"""Webhook event types, and the deliveries of an event: written in the transaction of the change itself."""
 
 from enum import StrEnum
 from typing import Final
@@ -10,7 +10,7 @@ from app.core import ids
 
 
 class EventType(StrEnum):
-    """OpenAI's, and ours, which are sent to endpoints that name them."""
+    """OpenAI's event types and our own. An endpoint receives the types that it subscribes to."""
 
     succeeded = "fine_tuning.job.succeeded"
     failed = "fine_tuning.job.failed"
@@ -21,7 +21,8 @@ class EventType(StrEnum):
     checkpoint_created = "fine_tuning.job.checkpoint.created"
 
 
-# A project without endpoints costs one look at an index. The payload is text: what is signed is what is sent.
+# One row per subscribed endpoint; a project without endpoints costs one index lookup. The payload is stored as text, so
+# that exactly the signed bytes are sent.
 _EMIT: Final = text(
     """
     INSERT INTO webhook_deliveries (id, endpoint_id, event_type, payload)
@@ -36,7 +37,7 @@ _EMIT: Final = text(
 
 
 def emit(session: Session, project_id: str, event_type: EventType, object_id: str) -> None:
-    """A delivery for each endpoint of the project that listens for `event_type`."""
+    """Write a delivery for each endpoint of the project that subscribes to `event_type`."""
     session.execute(
         _EMIT, {"project": project_id, "type": str(event_type), "object": object_id, "event": ids.webhook_event_id()}
     )

@@ -12,7 +12,7 @@ STATES = ("pending", "delivered", "parked")
 
 
 class WebhookEndpoint(Base):
-    """An address of a project that hears of its jobs."""
+    """An address that receives events of a project's jobs."""
 
     __tablename__ = "webhook_endpoints"
 
@@ -25,32 +25,32 @@ class WebhookEndpoint(Base):
     """Encrypted with the installation's key ring."""
     secret_hint: Mapped[str] = mapped_column(String(16))
     old_secret: Mapped[bytes | None] = mapped_column(LargeBinary)
-    """Signs as well, until `old_secret_until`."""
+    """Also signs until `old_secret_until`."""
     old_secret_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     disabled_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """It has answered 410 Gone."""
+    """When the endpoint answered 410 Gone."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
 class WebhookDelivery(Base):
-    """One event for one endpoint. It is sent until a 2xx answer, or until its time is over."""
+    """One event for one endpoint. It is retried until a 2xx response or until its last delay has passed."""
 
     __tablename__ = "webhook_deliveries"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    """The header `webhook-id`: the same in every try."""
+    """The header `webhook-id`, the same in every try."""
     endpoint_id: Mapped[str] = mapped_column(ForeignKey("webhook_endpoints.id", ondelete="CASCADE"))
     event_type: Mapped[str] = mapped_column(String(64))
     payload: Mapped[str] = mapped_column(Text)
-    """The bytes that are sent, and signed anew in every try."""
+    """The bytes to send. Each try signs them again."""
     state: Mapped[str] = mapped_column(String(16), default="pending", server_default="pending")
     failures: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
-    """Since it was written, or replayed."""
+    """Failed tries since the delivery was written or replayed."""
     due_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     claimed_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     tries: Mapped[list[dict[str, Any]]] = mapped_column(default=list, server_default=text("'[]'::jsonb"))
-    """The last of them: `{"at", "status_code", "error", "answer", "seconds"}`."""
+    """The latest tries: `{"at", "status_code", "error", "answer", "seconds"}`."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     delivered_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 

@@ -1,1 +1,1 @@
-"""Which workers there are, what they train on, and when they were last heard of."""
+"""Workers: their names, hardware and state, and when each last reported."""

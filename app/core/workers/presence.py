@@ -1,4 +1,4 @@
-"""Who is there: workers write themselves down, all times by the database's clock. Decides nothing about jobs."""
+"""Presence of workers: they report at intervals, with times by the database's clock. Leases do not depend on it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from app.core.workers.tables import Worker, WorkerState
 
 TRAIN_QUEUE: Final = "train"
 FORGOTTEN_AFTER_SECONDS: Final = 86_400.0
-"""A worker that was killed is shown as lost for so long."""
+"""A killed worker is listed as lost for this time."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A worker, and whether it was heard of lately."""
+class WorkerPresence:
+    """A worker, and whether it has reported lately."""
 
     worker: Worker
     hardware: Hardware
@@ -26,14 +26,14 @@ class Seen:
 
     @property
     def trains(self) -> bool:
-        """Whether it would take a job."""
+        """Whether the worker accepts jobs to train."""
         return self.is_alive and self.worker.state == WorkerState.ready and TRAIN_QUEUE in self.worker.queues
 
 
 def beat(
     session: Session, name: str, *, state: WorkerState, queues: Sequence[str], slots: int, hardware: Hardware
 ) -> None:
-    """Says that the worker is there."""
+    """Report that the worker is alive."""
     values = {"state": state, "queues": list(queues), "slots": slots, "hardware": hardware.model_dump(mode="json")}
     statement = insert(Worker).values(name=name, **values)
     session.execute(
@@ -42,19 +42,19 @@ def beat(
 
 
 def leave(session: Session, name: str) -> None:
-    """Says that the worker has ended."""
+    """Report that the worker has ended: remove its row."""
     session.execute(delete(Worker).where(Worker.name == name))
 
 
 def forget_lost(session: Session) -> None:
-    """Removes workers that have not been heard of for a day."""
+    """Remove workers that have not reported for a day."""
     session.execute(delete(Worker).where(Worker.last_seen < _ago(FORGOTTEN_AFTER_SECONDS)))
 
 
-def list_workers(session: Session, alive_seconds: float) -> list[Seen]:
-    """All workers by name; those count as alive that were heard of in the last `alive_seconds`."""
+def list_workers(session: Session, alive_seconds: float) -> list[WorkerPresence]:
+    """Return all workers by name. A worker is alive if it reported within the last `alive_seconds`."""
     rows = session.execute(select(Worker, Worker.last_seen > _ago(alive_seconds)).order_by(Worker.name))
-    return [Seen(worker, Hardware.model_validate(worker.hardware), alive) for worker, alive in rows]
+    return [WorkerPresence(worker, Hardware.model_validate(worker.hardware), alive) for worker, alive in rows]
 
 
 def _ago(seconds: float) -> object:

@@ -11,17 +11,17 @@ from app.core.db import Base
 
 
 class WorkerState(StrEnum):
-    """What a worker says about itself."""
+    """The state that a worker reports."""
 
     ready = "ready"
     draining = "draining"
-    """It shuts down: its jobs go back into the queue, and it takes no other."""
+    """The worker shuts down: its jobs are queued again, and it claims no more jobs."""
     quarantined = "quarantined"
-    """Its GPU is broken: it takes no job until it is restarted."""
+    """The GPU is broken: the worker claims no jobs until it is restarted."""
 
 
 class Worker(Base):
-    """A worker process, from its start to a moment after its end."""
+    """A worker process. Its row is removed when it ends, or a day after it was killed."""
 
     __tablename__ = "workers"
 
@@ -29,9 +29,9 @@ class Worker(Base):
     """`<host>:<pid>`, as in the leases of its jobs."""
     state: Mapped[str] = mapped_column(String(16))
     queues: Mapped[list[str]]
-    """Celery's; jobs are trained from `train`."""
+    """Celery queues. Workers with the queue `train` train jobs."""
     slots: Mapped[int] = mapped_column(Integer)
-    """Tasks at once."""
+    """Number of tasks that it runs at once."""
     hardware: Mapped[dict[str, Any]]
     """`Hardware` as JSON."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())

@@ -134,7 +134,7 @@ def test_a_retry_has_the_same_id_and_a_signature_of_its_own(
 
 def test_each_try_is_signed_with_its_own_time() -> None:
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105
-    outgoing = deliveries.Outgoing("wh_1", "https://x", b"{}", (secret,))
+    outgoing = deliveries.OutgoingDelivery("wh_1", "https://x", b"{}", (secret,))
     now = datetime.now(UTC)
     first, late = (deliveries.signed_headers(outgoing, at) for at in (now - timedelta(minutes=10), now))
     assert first["webhook-signature"] != late["webhook-signature"]

@@ -11,7 +11,7 @@ from app.core.db import Database
 from app.core.estimates.estimate import Estimate, PlannedJob, estimate
 from app.core.jobs import estimation, outcomes, progress
 from app.core.jobs import leases as claims
-from app.core.jobs.estimation import Files
+from app.core.jobs.estimation import JobFiles
 from app.core.jobs.journal import Journal, JournalEntry
 from app.core.jobs.leases import Claim
 from app.core.jobs.tables import Job, JobAttempt, Metric
@@ -49,7 +49,7 @@ class Lab:
             self.file = stored_file(session, self.store, self.project, directory)
 
     def asked(self) -> PlannedJob:
-        return estimation.ask(self.store, self.spec, "tiny", Files(self.file, None), self.models_dir)
+        return estimation.ask(self.store, self.spec, "tiny", JobFiles(self.file, None), self.models_dir)
 
     def claim(self) -> Claim:
         with self.database.transaction() as session:

@@ -98,7 +98,7 @@ def test_what_is_no_number_becomes_null(database: Database, claim: Claim) -> Non
 
 def groups_of(session: Session, job_id: str, step: int) -> list[dict[str, Any]]:
     found, more = groups.page(
-        session, job_id, first=step, last=step, source=None, order=groups.Order.step, after=None, limit=9
+        session, job_id, first=step, last=step, source=None, order=groups.GroupOrder.step, after=None, limit=9
     )
     assert not more
     return found

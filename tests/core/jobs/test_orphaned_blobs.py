@@ -161,7 +161,7 @@ class Retention(RuleBasedStateMachine):
     def collect(self) -> None:
         before = orphaned_blobs.written_before(self.session, GRACE_SECONDS)
         for keys in list(orphaned_blobs.old_blobs(self.store, before)):
-            for key in orphaned_blobs.among(self.session, keys):
+            for key in orphaned_blobs.orphans_among(self.session, keys):
                 self.store.delete(key)
         self.collected = True
 

@@ -87,11 +87,11 @@ def test_a_job_too_many_is_refused_with_the_limit_and_what_to_do(database: Datab
         jobs = [make_job(session, project) for _ in range(3)]
         lifecycle.pause(session, Actor(project), jobs[0].id)
         assert leases.claim(session, "w", 60) is not None
-        assert quotas.usage(session, project) == quotas.Usage(
+        assert quotas.usage(session, project) == quotas.QuotaUsage(
             running_jobs=1, queued_jobs=2, stored_bytes=3, gpu_hours=0.0
         )
         quotas.check_queued_jobs(session, project, 3)
-        with pytest.raises(QuotaExceeded, match=r"may have 2 jobs that wait \(queued_jobs.* has 2\. Wait .* cancel"):
+        with pytest.raises(QuotaExceeded, match=r"has 2 waiting jobs .* limit is 2 \(queued_jobs\)\. Wait .* cancel"):
             quotas.check_queued_jobs(session, project, 2)
         quotas.check_queued_jobs(session, make_project(session, "other"), 1)
 
@@ -122,7 +122,9 @@ def test_bytes_too_many_are_refused_and_deleted_files_make_room(database: Databa
         file.bytes = 900
         session.flush()
         quotas.check_stored_bytes(session, project, 100, 1000)
-        with pytest.raises(QuotaExceeded, match=r"1,000 bytes of files \(stored_bytes\), has 900, and this is 101"):
+        with pytest.raises(
+            QuotaExceeded, match=r"stores 900 bytes of files and may store 1,000 \(stored_bytes\); this file has 101"
+        ):
             quotas.check_stored_bytes(session, project, 101, 1000)
         session.delete(file)
         session.flush()
@@ -141,7 +143,7 @@ def test_attempts_use_gpu_hours_and_a_project_without_any_left_waits(database: D
         outcomes.fail(session, claim, "code", "message")
     with database.transaction() as session:
         assert quotas.usage(session, project).gpu_hours == pytest.approx(4.0, abs=0.01)
-        with pytest.raises(QuotaExceeded, match=r"may use 4 GPU hours a month \(gpu_hours\) and has used 4\.0"):
+        with pytest.raises(QuotaExceeded, match=r"has used 4\.0 GPU hours this month; its limit is 4 \(gpu_hours\)"):
             quotas.check_gpu_hours(session, project, 4)
         assert leases.claim(session, "w", 60) is None
         lone = make_job(session, other)

@@ -6,7 +6,7 @@ from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.secrets import KeyRing, new_key
 from app.core.webhooks import deliveries, endpoints
-from app.core.webhooks.deliveries import AT_ONCE_EACH, Tried
+from app.core.webhooks.deliveries import AT_ONCE_EACH, DeliveryTry
 from app.core.webhooks.events import EventType, emit
 from tests.setup_jobs import make_project
 
@@ -23,7 +23,7 @@ def test_an_endpoint_with_much_to_hear_leaves_room_for_others(database: Database
     with database.transaction() as session:
         emit(session, project, EventType.failed, "ftjob-10")
 
-    def claim() -> list[deliveries.Outgoing]:
+    def claim() -> list[deliveries.OutgoingDelivery]:
         with database.transaction() as session:
             return deliveries.claim(session, ring, limit=16, seconds=60)
 
@@ -34,7 +34,7 @@ def test_an_endpoint_with_much_to_hear_leaves_room_for_others(database: Database
     while held:
         with database.transaction() as session:
             for one in held:
-                deliveries.settle(session, one.id, Tried(200, None, "", 0.1))
+                deliveries.settle(session, one.id, DeliveryTry(200, None, "", 0.1))
         delivered += len(held)
         held = claim()
     assert delivered == 11
