@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from app.api.validation_errors import explain
-from app.core.accounts.idempotency import InProgress
+from app.core.accounts.idempotency import RequestInProgress
 from app.core.errors import (
     AuthenticationFailed,
     DatabaseUnavailable,
@@ -72,7 +72,7 @@ def respond(error: GrouptuneError, headers: dict[str, str] | None = None) -> Res
     """Return the error as a response in OpenAI's envelope."""
     body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
     extra = dict(headers or {})
-    if error.status == DatabaseUnavailable.status or isinstance(error, InProgress):
+    if error.status == DatabaseUnavailable.status or isinstance(error, RequestInProgress):
         extra.setdefault("retry-after", str(RETRY_AFTER_SECONDS))
     if isinstance(error, RateLimited):
         extra["retry-after"] = str(math.ceil(error.retry_after_seconds))

@@ -15,7 +15,7 @@ from app.auth.rate_limit import charge
 from app.core.accounts import api_keys, browser_sessions, scopes
 from app.core.accounts.api_keys import Identity
 from app.core.accounts.audit import Actor
-from app.core.accounts.limits import Limits, limits_of
+from app.core.accounts.limits import EffectiveLimits, limits_of
 from app.core.accounts.tables import Project
 from app.core.db import Database
 from app.core.errors import AuthenticationFailed
@@ -93,9 +93,9 @@ def principal_of(request: Request, identity: Identity, *, strict_enums: bool = F
     )
 
 
-def default_limits(settings: Settings) -> Limits:
+def default_limits(settings: Settings) -> EffectiveLimits:
     """Return the limits of a project that has none of its own."""
-    return Limits(
+    return EffectiveLimits(
         requests_per_minute=settings.max_requests_per_minute,
         running_jobs=settings.max_running_jobs,
         queued_jobs=settings.max_queued_jobs,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from app.core.accounts.audit import Actor
-from app.core.accounts.limits import Limits
+from app.core.accounts.limits import EffectiveLimits
 from app.core.accounts.scopes import Scope
 
 
@@ -15,7 +15,7 @@ class Principal:
     project_name: str
     key_id: str
     scopes: frozenset[Scope]
-    limits: Limits
+    limits: EffectiveLimits
     """The project's limits."""
     strict_enums: bool
     """Whether responses use only OpenAI's enum values when the request does not specify it."""

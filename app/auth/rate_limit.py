@@ -5,7 +5,7 @@ from typing import Final
 from fastapi.concurrency import run_in_threadpool
 
 from app.auth.principal import Principal
-from app.core.accounts.rate_limit import Allowance, RateLimiter
+from app.core.accounts.rate_limit import RateAllowance, RateLimiter
 from app.core.errors import RateLimited
 
 _PROJECT: Final = "project"
@@ -21,7 +21,7 @@ async def charge(limiter: RateLimiter, caller: Principal, key_limit: int | None,
     if key_limit is not None:
         buckets[f"{_KEY}:{caller.key_id}"] = key_limit
     allowance = limiter.take_held(buckets)
-    if allowance is None and limiter.counts():  # switching to a thread costs more than everything else here
+    if allowance is None and limiter.is_available():  # switching to a thread costs more than everything else here
         allowance = await run_in_threadpool(limiter.take, buckets)
     if allowance is None:
         return
@@ -40,7 +40,7 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest}s" if minutes else f"{rest}s"
 
 
-def _refusal(caller: Principal, allowance: Allowance) -> RateLimited:
+def _refusal(caller: Principal, allowance: RateAllowance) -> RateLimited:
     of_key = allowance.name.startswith(_KEY)
     who = f"API key '{caller.key_id}'" if of_key else f"project '{caller.project_name}'"
     remedy = "use a key without a limit of its own" if of_key else "ask an administrator for a higher limit"

@@ -24,7 +24,7 @@ def remove_expired(database: Database, store: BlobStore) -> None:
         pass
     with database.transaction() as session:
         chunked_uploads.expire(session)
-        idempotency.forget_old(session)
+        idempotency.delete_expired(session)
         deliveries.forget_old(session)
         answer_cache.forget_old(session)
     while _remove_parts(database, store):
@@ -49,6 +49,6 @@ def _remove_parts(database: Database, store: BlobStore) -> bool:
         if upload is None:
             return False
         store.delete_tree(chunked_uploads.parts_prefix(upload.id))
-        chunked_uploads.forget_parts(session, upload)
+        chunked_uploads.delete_parts(session, upload)
     log.info("upload.swept", upload=upload.id, status=upload.status)
     return True

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import respond
 from app.core.accounts import idempotency
-from app.core.accounts.idempotency import Answer, InProgress, Reserved, Running
+from app.core.accounts.idempotency import RequestInProgress, RequestRunning, Reservation, StoredResponse
 from app.core.db import Database
 from app.core.errors import AuthenticationFailed, DatabaseUnavailable, GrouptuneError, InvalidRequest
 
@@ -91,15 +91,15 @@ class Idempotency:
         except GrouptuneError as error:
             await respond(error)(scope, receive, send)
             return
-        if isinstance(found, Answer):
+        if isinstance(found, StoredResponse):
             await _replay(found)(scope, receive, send)
             return
         await self._run(found.row_id, request, scope, receive, send)
 
-    async def _find(self, request: "_PostRequest") -> Answer | Reserved:
+    async def _find(self, request: "_PostRequest") -> StoredResponse | Reservation:
         """Return the first request's response, waiting for it if necessary, or a reservation to run this one.
 
-        Raises `InProgress` after `WAIT_SECONDS`, and as `idempotency.look_up`.
+        Raises `RequestInProgress` after `WAIT_SECONDS`, and as `idempotency.look_up`.
         """
         started, pause = time.monotonic(), FIRST_POLL_SECONDS
         look_up = partial(
@@ -110,12 +110,12 @@ class Idempotency:
             attempt=request.attempt,
         )
         found = await self._transaction(look_up)
-        while isinstance(found, Running):
+        while isinstance(found, RequestRunning):
             if time.monotonic() - started > WAIT_SECONDS:
-                raise InProgress
+                raise RequestInProgress
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
             pause = min(2 * pause, LAST_POLL_SECONDS)
-            current = await self._transaction(partial(idempotency.look, row_id=found.row_id))
+            current = await self._transaction(partial(idempotency.find_response, row_id=found.row_id))
             # The row disappears when the first request fails. Then this one looks up again: of all repetitions that
             # wait, one gets the reservation and runs; the others wait for that one.
             found = await self._transaction(look_up) if current is None else current
@@ -141,8 +141,8 @@ class Idempotency:
                 return
             settled = True
             if 200 <= start["status"] < 300:
-                answer = Answer(start["status"], None if request.secret else bytes(body))
-                await self._settle(partial(idempotency.keep, row_id=row_id, answer=answer))
+                response = StoredResponse(start["status"], None if request.secret else bytes(body))
+                await self._settle(partial(idempotency.store_response, row_id=row_id, response=response))
             else:  # a failed request leaves no row, so that a repetition runs
                 await self._settle(partial(idempotency.release, row_id=row_id))
             await send(start)
@@ -190,10 +190,10 @@ def _token(headers: Headers) -> str:
     return token if scheme.lower() == "bearer" else ""
 
 
-def _replay(answer: Answer) -> Response:
-    if answer.body is None:
+def _replay(response: StoredResponse) -> Response:
+    if response.body is None:
         return respond(AnswerNotKept(param="Idempotency-Key"), {"x-should-retry": "false"})
-    return Response(answer.body, answer.status, {"idempotent-replayed": "true"}, "application/json")
+    return Response(response.body, response.status, {"idempotent-replayed": "true"}, "application/json")
 
 
 async def _read_body(receive: Receive) -> bytes:

@@ -18,7 +18,7 @@ def sign_in(body: SignIn, request: Request, response: Response, database: Db) ->
     browser.check_origin(request)
     with database.transaction() as session:
         if body.code is not None:
-            identity = api_keys.by_id(session, browser_sessions.trade_link(session, body.code))
+            identity = api_keys.get_identity(session, browser_sessions.redeem_link(session, body.code))
         else:
             identity = api_keys.authenticate(session, body.api_key or "")
         token = browser_sessions.sign_in(session, identity.key.id)
@@ -55,5 +55,5 @@ def sign_out(request: Request, response: Response, database: Db) -> SessionEnded
 def make_link(caller: Caller, database: Db) -> LinkObject:
     """Create a link that signs one browser in with this key. It is valid for ten minutes."""
     with database.transaction() as session:
-        code, expires_at = browser_sessions.make_link(session, caller.key_id)
+        code, expires_at = browser_sessions.create_link(session, caller.key_id)
     return LinkObject(code=code, expires_at=int(expires_at.timestamp()))

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from app.api.pagination import Item
 from app.api.schemas.api_keys import Granted
 from app.core.accounts.api_keys import NewKey
-from app.core.accounts.oidc import GRANTED, ISSUERS, KEY_SECONDS, Provider, Terms
+from app.core.accounts.oidc import GRANTED, ISSUERS, KEY_SECONDS, Provider, TrustTerms
 from app.core.accounts.scopes import GRANTABLE, Scope, expand
 from app.core.accounts.tables import OidcTrust
 from app.core.errors import InvalidRequest
@@ -55,11 +55,11 @@ class CreateTrust(Frozen):
         ),
     ] = KEY_SECONDS
 
-    def terms(self) -> Terms:
+    def terms(self) -> TrustTerms:
         """Return the terms to store. Raises `InvalidRequest` for scopes that CI systems must not get."""
         if Scope.admin in expand(self.scopes):
             raise InvalidRequest("CI systems cannot get the scope 'admin'. Remove it.", param="scopes")
-        return Terms(
+        return TrustTerms(
             provider=self.provider,
             issuer=(self.issuer or ISSUERS[self.provider]).rstrip("/"),
             audience=self.audience,

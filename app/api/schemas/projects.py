@@ -5,7 +5,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from app.api.pagination import Item
-from app.core.accounts.limits import MAX_BYTES, MAX_GPU_HOURS, MAX_JOBS, MAX_REQUESTS_PER_MINUTE, Limits, limits_of
+from app.core.accounts.limits import (
+    MAX_BYTES,
+    MAX_GPU_HOURS,
+    MAX_JOBS,
+    MAX_REQUESTS_PER_MINUTE,
+    EffectiveLimits,
+    limits_of,
+)
 from app.core.accounts.tables import Project
 from app.core.jobs.quotas import QuotaUsage
 from app.core.jobs.state_machine import MAX_PRIORITY, MIN_PRIORITY
@@ -102,7 +109,7 @@ class ProjectObject(Item):
     usage: ProjectUsageObject | None = Field(description="The limits that apply.")
 
     @classmethod
-    def of(cls, project: Project, default: Limits, usage: QuotaUsage | None = None) -> "ProjectObject":
+    def of(cls, project: Project, default: EffectiveLimits, usage: QuotaUsage | None = None) -> "ProjectObject":
         """Return the wire form of a row."""
         own = {name: getattr(project, f"max_{name}") for name in ProjectLimits.model_fields}
         return cls(
@@ -118,5 +125,5 @@ class ProjectObject(Item):
         )
 
 
-def _wire(model: Any, value: Limits | QuotaUsage) -> Any:
+def _wire(model: Any, value: EffectiveLimits | QuotaUsage) -> Any:
     return model.model_validate(vars(value))

@@ -26,12 +26,12 @@ from app.core.errors import AuthenticationFailed
 
 PREFIX: Final = "gt_live_"
 DEFAULT_PROJECT: Final = "default"
-SEEN_EVERY: Final = timedelta(minutes=1)
+LAST_USE_INTERVAL: Final = timedelta(minutes=1)
 """How often the last use of a key is written, at most."""
 AUDITED: Final = ("name", "scopes", "requests_per_minute", "expires_at")
 _SECRET_LENGTH: Final = 32
 _CHECKSUM_LENGTH: Final = 6
-_FORM: Final = re.compile(r"gt_live_([A-Za-z0-9]{8})_([A-Za-z0-9]{32})_([A-Za-z0-9]{6})")
+_KEY_PATTERN: Final = re.compile(r"gt_live_([A-Za-z0-9]{8})_([A-Za-z0-9]{32})_([A-Za-z0-9]{6})")
 
 
 @dataclass(frozen=True)
@@ -84,27 +84,27 @@ def create_key(
 
 def authenticate(session: Session, text: str) -> Identity:
     """The live key with this text. Raises `AuthenticationFailed` saying what is wrong with it."""
-    form = _FORM.fullmatch(text)
-    if form is None:
+    match = _KEY_PATTERN.fullmatch(text)
+    if match is None:
         raise AuthenticationFailed(f"This is no API key of this server: its keys begin with '{PREFIX}'.")
-    key_id, secret, checksum = form.groups()
+    key_id, secret, checksum = match.groups()
     if not hmac.compare_digest(_checksum(text[: -_CHECKSUM_LENGTH - 1]), checksum):
         raise AuthenticationFailed("The API key is misspelt or cut off (its checksum does not fit); copy it again.")
     row = _find(session, key_id)
-    known = row[0].secret_hash if row is not None else bytes(32)
-    if not hmac.compare_digest(known, _hash(secret)):
+    stored_hash = row[0].secret_hash if row is not None else bytes(32)
+    if not hmac.compare_digest(stored_hash, _hash(secret)):
         row = None
     return _live(session, row)
 
 
-def by_id(session: Session, key_id: str) -> Identity:
+def get_identity(session: Session, key_id: str) -> Identity:
     """The live key with this id, for who has proved to hold it before. Raises `AuthenticationFailed`."""
     return _live(session, _find(session, key_id))
 
 
 def _find(session: Session, key_id: str) -> Row[ApiKey, Project, bool, bool] | None:
     return session.execute(
-        select(ApiKey, Project, ApiKey.expires_at <= func.now(), _unseen())
+        select(ApiKey, Project, ApiKey.expires_at <= func.now(), _use_is_stale())
         .join(Project, Project.id == ApiKey.project_id)
         .where(ApiKey.id == key_id)
     ).one_or_none()
@@ -113,7 +113,7 @@ def _find(session: Session, key_id: str) -> Row[ApiKey, Project, bool, bool] | N
 def _live(session: Session, row: Row[ApiKey, Project, bool, bool] | None) -> Identity:
     if row is None or row[0].revoked_at is not None:
         raise AuthenticationFailed("This API key is unknown to this server or was revoked; ask for a new one.")
-    key, project, expired, unseen = row
+    key, project, expired, stale = row
     # Whoever holds the secret may know the rest.
     if expired and key.expires_at is not None:
         when = f"{key.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
@@ -121,8 +121,8 @@ def _live(session: Session, row: Row[ApiKey, Project, bool, bool] | None) -> Ide
     if project.archived_at is not None:
         message = f"The project '{project.name}' of this API key is archived; an administrator can bring it back."
         raise AuthenticationFailed(message, code="project_archived")
-    if unseen:
-        _see(session, key.id)
+    if stale:
+        _record_use(session, key.id)
     return Identity(key, project)
 
 
@@ -130,11 +130,11 @@ def ensure_bootstrap(session: Session, existing: str | None) -> str:
     """A live key's text with every scope: `existing` if it is one, else a new one of project 'default'."""
     if existing is not None:
         try:
-            found = authenticate(session, existing)
+            identity = authenticate(session, existing)
         except AuthenticationFailed:
             pass
         else:
-            if Scope.admin in scopes.expand(found.key.scopes):
+            if Scope.admin in scopes.expand(identity.key.scopes):
                 return existing
     session.execute(
         # Two processes may start at once; the loser reads the winner's project.
@@ -147,16 +147,18 @@ def ensure_bootstrap(session: Session, existing: str | None) -> str:
     return made.text
 
 
-def _unseen() -> ColumnElement[bool]:
-    return or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - SEEN_EVERY)
+def _use_is_stale() -> ColumnElement[bool]:
+    return or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - LAST_USE_INTERVAL)
 
 
-def _see(session: Session, key_id: str) -> None:
+def _record_use(session: Session, key_id: str) -> None:
     """Notes the use, unless another request does so right now: nobody waits for this."""
     # NO KEY: what refers to the key, as idempotent requests do, may be written meanwhile; else they would deadlock.
-    free = select(ApiKey.id).where(ApiKey.id == key_id, _unseen()).with_for_update(skip_locked=True, key_share=True)
+    unlocked = (
+        select(ApiKey.id).where(ApiKey.id == key_id, _use_is_stale()).with_for_update(skip_locked=True, key_share=True)
+    )
     session.execute(
-        update(ApiKey).where(ApiKey.id.in_(free)).values(last_used_at=func.now()),
+        update(ApiKey).where(ApiKey.id.in_(unlocked)).values(last_used_at=func.now()),
         execution_options={"synchronize_session": False},
     )
 

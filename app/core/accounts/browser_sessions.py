@@ -23,12 +23,12 @@ def sign_in(session: Session, key_id: str) -> str:
     return _begin(session, key_id, SESSION_LIFE, is_link=False)[0]
 
 
-def make_link(session: Session, key_id: str) -> tuple[str, datetime]:
+def create_link(session: Session, key_id: str) -> tuple[str, datetime]:
     """A code that can be traded for one session of the key, and until when."""
     return _begin(session, key_id, LINK_LIFE, is_link=True)
 
 
-def trade_link(session: Session, code: str) -> str:
+def redeem_link(session: Session, code: str) -> str:
     """The id of the key that the link was made for; the link is spent. Raises `AuthenticationFailed`."""
     spent = (
         delete(BrowserSession)
@@ -53,7 +53,7 @@ def authenticate(session: Session, token: str) -> Identity:
     key_id = session.scalars(live).one_or_none()
     if key_id is None:
         raise AuthenticationFailed("You are signed out; sign in again.", code="session_expired")
-    return api_keys.by_id(session, key_id)
+    return api_keys.get_identity(session, key_id)
 
 
 def sign_out(session: Session, token: str) -> None:

@@ -17,15 +17,15 @@ from app.core.accounts import api_keys
 from app.core.accounts.tables import IdempotentRequest
 from app.core.errors import GrouptuneError
 
-KEPT: Final = timedelta(hours=24)
+RETENTION: Final = timedelta(hours=24)
 """How long an answer is given again for a key."""
 RETRY_WINDOW: Final = timedelta(minutes=15)
 """How long a retry without a key is recognised; the SDK's own timeout is 10 minutes."""
-ABANDONED: Final = timedelta(minutes=10)
+ABANDONED_AFTER: Final = timedelta(minutes=10)
 """A request that has run so long without an answer was lost with its process; the next one runs."""
 
 
-class KeyReused(GrouptuneError):
+class IdempotencyKeyReused(GrouptuneError):
     """This Idempotency-Key came with another request before; send a new key for a new request."""
 
     status = 422
@@ -33,7 +33,7 @@ class KeyReused(GrouptuneError):
     code = "idempotency_key_reused"
 
 
-class InProgress(GrouptuneError):
+class RequestInProgress(GrouptuneError):
     """The first request with this Idempotency-Key still runs; send it again in a moment."""
 
     status = 409
@@ -42,34 +42,34 @@ class InProgress(GrouptuneError):
 
 
 @dataclass(frozen=True)
-class Running:
+class RequestRunning:
     """The request was sent before, and has not been answered yet."""
 
     row_id: int
 
 
 @dataclass(frozen=True)
-class Reserved:
+class Reservation:
     """The request is new: run it, then `keep` or `release`."""
 
     row_id: int
 
 
 @dataclass(frozen=True)
-class Answer:
+class StoredResponse:
     """What the first request was answered; `body` is None where it held a secret."""
 
     status: int
     body: bytes | None
 
 
-Found = Running | Reserved | Answer
+LookupResult = RequestRunning | Reservation | StoredResponse
 
 
-def look_up(session: Session, *, token: str, key: str | None, fingerprint: bytes, attempt: int) -> Found:
+def look_up(session: Session, *, token: str, key: str | None, fingerprint: bytes, attempt: int) -> LookupResult:
     """Looks a request of the API key with the text `token` up, or reserves it.
 
-    Raises `AuthenticationFailed`, so that nobody without a key of ours leaves rows here, and `KeyReused`.
+    Raises `AuthenticationFailed`, so that nobody without a key of ours leaves rows here, and `IdempotencyKeyReused`.
     """
     api_key_id = api_keys.authenticate(session, token).key.id
     if key is not None:
@@ -77,14 +77,14 @@ def look_up(session: Session, *, token: str, key: str | None, fingerprint: bytes
     return by_retry(session, api_key_id, fingerprint, attempt)
 
 
-def by_key(session: Session, api_key_id: str, key: str, fingerprint: bytes) -> Found:
-    """Looks a request with a key up, or reserves it. Raises `KeyReused` for a key that came with another request."""
-    mine = (IdempotentRequest.api_key_id == api_key_id, IdempotentRequest.key == key)
+def by_key(session: Session, api_key_id: str, key: str, fingerprint: bytes) -> LookupResult:
+    """Look up a request with a key, or reserve it. Raises `IdempotencyKeyReused`."""
+    same_key = (IdempotentRequest.api_key_id == api_key_id, IdempotentRequest.key == key)
     stale = or_(
-        IdempotentRequest.created_at < func.now() - KEPT,
-        IdempotentRequest.status.is_(None) & (IdempotentRequest.created_at < func.now() - ABANDONED),
+        IdempotentRequest.created_at < func.now() - RETENTION,
+        IdempotentRequest.status.is_(None) & (IdempotentRequest.created_at < func.now() - ABANDONED_AFTER),
     )
-    session.execute(delete(IdempotentRequest).where(*mine, stale))
+    session.execute(delete(IdempotentRequest).where(*same_key, stale))
     made = session.scalar(
         insert(IdempotentRequest)
         .values(api_key_id=api_key_id, key=key, fingerprint=fingerprint)
@@ -92,16 +92,16 @@ def by_key(session: Session, api_key_id: str, key: str, fingerprint: bytes) -> F
         .returning(IdempotentRequest.id)
     )
     if made is not None:
-        return Reserved(made)
-    row = session.scalars(select(IdempotentRequest).where(*mine)).one_or_none()
+        return Reservation(made)
+    row = session.scalars(select(IdempotentRequest).where(*same_key)).one_or_none()
     if row is None:  # released between the two statements
         return by_key(session, api_key_id, key, fingerprint)
     if row.fingerprint != fingerprint:
-        raise KeyReused(param="Idempotency-Key")
-    return _found(row)
+        raise IdempotencyKeyReused(param="Idempotency-Key")
+    return _state(row)
 
 
-def by_retry(session: Session, api_key_id: str, fingerprint: bytes, attempt: int) -> Found:
+def by_retry(session: Session, api_key_id: str, fingerprint: bytes, attempt: int) -> LookupResult:
     """Looks the request up whose `attempt`-th retry (0: none) this is by the SDK's count, or reserves it.
 
     Equal requests that were sent on purpose are not mixed up: each retry takes the oldest one that still lacks it.
@@ -123,22 +123,22 @@ def by_retry(session: Session, api_key_id: str, fingerprint: bytes, attempt: int
         if (row := session.scalars(earlier).one_or_none()) is not None:
             row.attempt = attempt
             session.flush()
-            return _found(row)
+            return _state(row)
     made = IdempotentRequest(api_key_id=api_key_id, fingerprint=fingerprint, attempt=attempt)
     session.add(made)
     session.flush()
-    return Reserved(made.id)
+    return Reservation(made.id)
 
 
-def look(session: Session, row_id: int) -> Running | Answer | None:
+def find_response(session: Session, row_id: int) -> RequestRunning | StoredResponse | None:
     """What became of a request that ran; None when it failed and has left no answer."""
     row = session.get(IdempotentRequest, row_id)
-    return None if row is None else _found(row)
+    return None if row is None else _state(row)
 
 
-def keep(session: Session, row_id: int, answer: Answer) -> None:
+def store_response(session: Session, row_id: int, response: StoredResponse) -> None:
     """Writes the answer down."""
-    values = {"status": answer.status, "body": answer.body}
+    values = {"status": response.status, "body": response.body}
     session.execute(update(IdempotentRequest).where(IdempotentRequest.id == row_id).values(values))
 
 
@@ -147,12 +147,12 @@ def release(session: Session, row_id: int) -> None:
     session.execute(delete(IdempotentRequest).where(IdempotentRequest.id == row_id))
 
 
-def forget_old(session: Session) -> int:
+def delete_expired(session: Session) -> int:
     """Deletes what is not given again any more; returns how many rows that were."""
     retries = IdempotentRequest.key.is_(None) & (IdempotentRequest.created_at < func.now() - RETRY_WINDOW)
-    old = or_(IdempotentRequest.created_at < func.now() - KEPT, retries)
+    old = or_(IdempotentRequest.created_at < func.now() - RETENTION, retries)
     return len(session.scalars(delete(IdempotentRequest).where(old).returning(IdempotentRequest.id)).all())
 
 
-def _found(row: IdempotentRequest) -> Running | Answer:
-    return Running(row.id) if row.status is None else Answer(row.status, row.body)
+def _state(row: IdempotentRequest) -> RequestRunning | StoredResponse:
+    return RequestRunning(row.id) if row.status is None else StoredResponse(row.status, row.body)

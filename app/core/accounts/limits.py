@@ -12,7 +12,7 @@ MAX_BYTES: Final = 1_000_000_000_000_000
 
 
 @dataclass(frozen=True)
-class Limits:
+class EffectiveLimits:
     """All limits of a project."""
 
     requests_per_minute: int
@@ -28,7 +28,7 @@ class Limits:
     """In a calendar month."""
 
 
-def limits_of(project: Project, default: Limits) -> Limits:
+def limits_of(project: Project, default: EffectiveLimits) -> EffectiveLimits:
     """What holds for a project."""
-    own = {field.name: getattr(project, f"max_{field.name}") for field in fields(Limits)}
-    return Limits(**{name: getattr(default, name) if value is None else value for name, value in own.items()})
+    own = {field.name: getattr(project, f"max_{field.name}") for field in fields(EffectiveLimits)}
+    return EffectiveLimits(**{name: getattr(default, name) if value is None else value for name, value in own.items()})

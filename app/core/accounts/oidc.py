@@ -39,7 +39,7 @@ _CLAIMS: Final = {Provider.github: ("repository_id", "ref"), Provider.gitlab: ("
 
 
 @dataclass(frozen=True)
-class Terms:
+class TrustTerms:
     """Whom to trust, and with what."""
 
     provider: Provider
@@ -52,7 +52,7 @@ class Terms:
     key_seconds: int
 
 
-def create_trust(session: Session, actor: Actor, project_id: str, name: str, terms: Terms) -> OidcTrust:
+def create_trust(session: Session, actor: Actor, project_id: str, name: str, terms: TrustTerms) -> OidcTrust:
     """A new trust. Raises `InvalidRequest` for a project that does not take part, and for what is trusted already."""
     project = session.get(Project, project_id, with_for_update={"read": True})
     if project is None or project.archived_at is not None:

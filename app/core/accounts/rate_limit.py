@@ -19,7 +19,7 @@ from redis.retry import Retry
 log = structlog.get_logger(__name__)
 
 TIMEOUT_SECONDS: Final = 0.25
-AWAY_SECONDS: Final = 5.0
+BROKER_PAUSE_SECONDS: Final = 5.0
 """After a failure the broker is left alone for so long, so that it delays few requests."""
 HELD_SECONDS: Final = 1.0
 """Tokens that nobody has used by then are lost."""
@@ -28,7 +28,7 @@ _PORTIONS_A_MINUTE: Final = 1200
 """What is taken at once is the share of a twentieth of a second: one token of a bucket of up to 2,399 a minute."""
 _SCHEMES: Final = {"redis": "redis", "rediss": "rediss", "redis+socket": "unix"}
 """Celery's schemes -> redis-py's."""
-_SPELLINGS: Final = {
+_QUERY_OPTIONS: Final = {
     "virtual_host=": "db=",
     "ssl_cert_reqs=CERT_REQUIRED": "ssl_cert_reqs=required",
     "ssl_cert_reqs=CERT_OPTIONAL": "ssl_cert_reqs=optional",
@@ -61,7 +61,7 @@ return answer
 
 
 @dataclass(frozen=True)
-class Allowance:
+class RateAllowance:
     """What is left of the tightest of a request's buckets."""
 
     name: str
@@ -75,15 +75,15 @@ class Allowance:
 
 
 @dataclass
-class _Held:
+class _HeldTokens:
     """Tokens that were taken and not used yet."""
 
     tokens: int
-    taken: Allowance
+    taken: RateAllowance
     until: float
 
 
-def _name(buckets: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+def _bucket_key(buckets: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
     return tuple(buckets.items())
 
 
@@ -94,64 +94,64 @@ class RateLimiter:
         """Counts nothing without a URL, or with one of a broker that is no Redis."""
         self._redis = _connect(broker_url)
         self._take = self._redis.register_script(_TAKE) if self._redis is not None else None
-        self._away_until = 0.0
+        self._paused_until = 0.0
         self._lock = threading.Lock()
-        self._asking = threading.Lock()
-        self._held: dict[tuple[tuple[str, int], ...], _Held] = {}
+        self._portion_lock = threading.Lock()
+        self._held: dict[tuple[tuple[str, int], ...], _HeldTokens] = {}
 
-    def counts(self) -> bool:
+    def is_available(self) -> bool:
         """Whether there is a broker to ask now."""
-        return self._take is not None and time.monotonic() >= self._away_until
+        return self._take is not None and time.monotonic() >= self._paused_until
 
-    def take(self, buckets: Mapping[str, int]) -> Allowance | None:
+    def take(self, buckets: Mapping[str, int]) -> RateAllowance | None:
         """Takes a token from each bucket (name -> requests a minute), or from none when one is empty.
 
         None when nothing could be counted: let the request pass.
         """
         portion = max(1, min(buckets.values()) // _PORTIONS_A_MINUTE)
         if portion == 1:
-            return self._ask(buckets, 1)
-        with self._asking:  # one thread asks for a portion, and those that waited for it have their share of it
+            return self._take_from_broker(buckets, 1)
+        with self._portion_lock:  # one thread asks for a portion, and those that waited for it have their share of it
             return self.take_held(buckets) or self._take_portion(buckets, portion)
 
-    def _take_portion(self, buckets: Mapping[str, int], portion: int) -> Allowance | None:
-        taken = self._ask(buckets, portion)
+    def _take_portion(self, buckets: Mapping[str, int], portion: int) -> RateAllowance | None:
+        taken = self._take_from_broker(buckets, portion)
         if taken is None:
             return None
         if taken.wait_seconds > 0:
-            return self._ask(buckets, 1)  # the last tokens are taken one by one
+            return self._take_from_broker(buckets, 1)  # the last tokens are taken one by one
         with self._lock:
             if len(self._held) >= MAX_HELD:
                 self._held.clear()
-            self._held[_name(buckets)] = _Held(portion - 1, taken, time.monotonic() + HELD_SECONDS)
+            self._held[_bucket_key(buckets)] = _HeldTokens(portion - 1, taken, time.monotonic() + HELD_SECONDS)
         return replace(taken, remaining=taken.remaining + portion - 1)
 
-    def take_held(self, buckets: Mapping[str, int]) -> Allowance | None:
+    def take_held(self, buckets: Mapping[str, int]) -> RateAllowance | None:
         """Takes a token of those that this process holds, without waiting for anything; None if it holds none."""
         with self._lock:
-            held = self._held.get(_name(buckets))
+            held = self._held.get(_bucket_key(buckets))
             if held is None or held.tokens == 0 or time.monotonic() > held.until:
                 return None
             held.tokens -= 1
             return replace(held.taken, remaining=held.taken.remaining + held.tokens)
 
-    def _ask(self, buckets: Mapping[str, int], tokens: int) -> Allowance | None:
+    def _take_from_broker(self, buckets: Mapping[str, int], tokens: int) -> RateAllowance | None:
         """Takes so many tokens from each bucket, or none."""
-        if self._take is None or not self.counts():
+        if self._take is None or not self.is_available():
             return None
         try:
             keys = [f"grouptune:rate:{name}" for name in buckets]
             answer: list[Any] = self._take(keys, [*buckets.values(), tokens])
         except RedisError as error:
-            self._away_until = time.monotonic() + AWAY_SECONDS
+            self._paused_until = time.monotonic() + BROKER_PAUSE_SECONDS
             log.warning("rate_limit.broker_unreachable", error=str(error))
             return None
         wait, *rest = (int(number) for number in answer)
         left = [
-            Allowance(name, limit, remaining, reset / 1e6, wait / 1e6)
+            RateAllowance(name, limit, remaining, reset / 1e6, wait / 1e6)
             for (name, limit), remaining, reset in zip(buckets.items(), rest[::2], rest[1::2], strict=True)
         ]
-        return min(left, key=lambda one: one.remaining)
+        return min(left, key=lambda allowance: allowance.remaining)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -165,7 +165,7 @@ def _connect(broker_url: str | None) -> Redis | None:
         if broker_url:
             log.warning("rate_limit.unavailable", reason=f"the broker speaks {scheme}, not Redis's protocol")
         return None
-    for celery, redis in _SPELLINGS.items():
+    for celery, redis in _QUERY_OPTIONS.items():
         rest = rest.replace(celery, redis)
     return Redis.from_url(
         f"{_SCHEMES[scheme]}://{rest}",

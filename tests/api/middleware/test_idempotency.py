@@ -161,12 +161,12 @@ def test_old_answers_are_not_given_again_and_are_swept(server: Server, training_
     client = server.client()
     first = create(client, training_file, extra_headers=keyed("k"))
     with server.database.transaction() as session:
-        aged = IdempotentRequest.created_at - idempotency.KEPT
+        aged = IdempotentRequest.created_at - idempotency.RETENTION
         session.execute(update(IdempotentRequest).values(created_at=aged))
     assert create(client, training_file, extra_headers=keyed("k")).id != first.id
     with server.database.transaction() as session:
         session.execute(update(IdempotentRequest).values(created_at=aged))
-        assert idempotency.forget_old(session) == 1
+        assert idempotency.delete_expired(session) == 1
 
 
 def test_a_request_that_was_lost_with_its_process_blocks_its_key_for_a_while_only(
@@ -177,10 +177,10 @@ def test_a_request_that_was_lost_with_its_process_blocks_its_key_for_a_while_onl
         body = b"\0".join((b"/v1/fine_tuning/jobs", b"", b"{}"))
         key_id = server.api_key.split("_")[2]
         found = idempotency.by_key(session, key_id, "k", body[:32])
-        assert isinstance(found, idempotency.Reserved)
-        assert isinstance(idempotency.by_key(session, key_id, "k", body[:32]), idempotency.Running)
+        assert isinstance(found, idempotency.Reservation)
+        assert isinstance(idempotency.by_key(session, key_id, "k", body[:32]), idempotency.RequestRunning)
         session.execute(
-            update(IdempotentRequest).values(created_at=IdempotentRequest.created_at - idempotency.ABANDONED)
+            update(IdempotentRequest).values(created_at=IdempotentRequest.created_at - idempotency.ABANDONED_AFTER)
         )
     assert create(client, training_file, extra_headers=keyed("k")).id in job_ids(client)
 

@@ -109,7 +109,7 @@ def test_a_limit_that_is_lowered_holds_at_once(limiter: RateLimiter) -> None:
 
 
 def test_a_broker_that_is_away_refuses_nobody_and_delays_few(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limit, "AWAY_SECONDS", 0.2)
+    monkeypatch.setattr(rate_limit, "BROKER_PAUSE_SECONDS", 0.2)
     with EmbeddedValkey(short_dir / "going") as valkey:
         limiter = RateLimiter(valkey.url)
         assert limiter.take({"project:a": 1}) is not None
@@ -121,7 +121,7 @@ def test_a_broker_that_is_away_refuses_nobody_and_delays_few(short_dir: Path, mo
         with capture_logs() as told:
             assert [limiter.take({"project:a": 1}) for _ in range(200)] == [None] * 200
         asked = [one for one in told if one["event"] == "rate_limit.broker_unreachable"]
-        assert 1 <= len(asked) <= 1 + (time.monotonic() - begun) / rate_limit.AWAY_SECONDS
+        assert 1 <= len(asked) <= 1 + (time.monotonic() - begun) / rate_limit.BROKER_PAUSE_SECONDS
         valkey.start()
         threading.Event().wait(0.3)
         back = limiter.take({"project:a": 1})
