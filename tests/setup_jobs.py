@@ -9,7 +9,7 @@ from app.core import ids
 from app.core.accounts.audit import Actor
 from app.core.accounts.tables import Project
 from app.core.files.tables import File, FileStatus
-from app.core.files.uploads import Received
+from app.core.files.uploads import ReceivedFile
 from app.core.files.validation import validate_file
 from app.core.jobs import lifecycle
 from app.core.jobs.tables import Job
@@ -58,10 +58,10 @@ def make_file(
     return file
 
 
-def metrics_csv() -> Received:
+def metrics_csv() -> ReceivedFile:
     """Return the result file that a runner stores before it ends a job, without a blob."""
     file_id = ids.file_id()
-    return Received(file_id, f"jobs/x/{file_id}", 1, "0" * 64)
+    return ReceivedFile(file_id, f"jobs/x/{file_id}", 1, "0" * 64)
 
 
 def stored_file(session: Session, store: BlobStore, project_id: str, scratch: Path, rows: int = 8) -> File:

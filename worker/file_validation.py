@@ -21,7 +21,7 @@ from app.core.db import Database
 from app.core.files import validation_claims
 from app.core.files.tables import FileStatus
 from app.core.files.uploads import TRAINING_PURPOSE
-from app.core.files.validation_claims import FileClaim, Finding
+from app.core.files.validation_claims import FileClaim, ValidationResult
 from app.core.files.validation_report import FileReport
 from app.core.jobs.events import clean
 from app.core.prometheus import FILES_VALIDATED
@@ -113,7 +113,7 @@ def _settle(database: Database, claim: FileClaim, verdict: _Verdict) -> bool:
     # Field names in the report come from the file, and jsonb does not accept NUL.
     report = clean(verdict.report.model_dump(mode="json")) if verdict.report else None
     blob, stored = verdict.rows or (None, None)
-    finding = Finding(
+    result = ValidationResult(
         verdict.status,
         clean(verdict.details),
         report,
@@ -122,7 +122,7 @@ def _settle(database: Database, claim: FileClaim, verdict: _Verdict) -> bool:
         rows_sha256=None if stored is None else stored.sha256,
     )
     with database.transaction() as session:
-        settled = validation_claims.settle(session, claim, finding)
+        settled = validation_claims.settle(session, claim, result)
     log.info("file.validated", file=claim.file_id, status=str(verdict.status), settled=settled)
     return settled
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.core.files import parquet
-from app.core.files.validation import Validated, validate_rows
+from app.core.files.validation import ValidatedFile, validate_rows
 from app.core.files.validation_report import broken
 from app.core.spec.trainer_environment import PARENT_PID
 from worker import parent_death
@@ -41,7 +41,7 @@ class _Progress:
             send({"done": done, "total": total})
 
 
-def _validate(path: Path, directory: Path) -> Validated:
+def _validate(path: Path, directory: Path) -> ValidatedFile:
     progress = _Progress()
     if not parquet.is_parquet(path):
         return validate_rows(path, progress=progress)

@@ -20,7 +20,7 @@ from app.core import ids
 from app.core.db import Database
 from app.core.errors import DatabaseUnavailable, InvalidRequest, LostLease
 from app.core.estimates.estimate import PlannedJob
-from app.core.files.uploads import Received
+from app.core.files.uploads import ReceivedFile
 from app.core.jobs import attempts, estimation, outcomes, queries, results
 from app.core.jobs.journal import Journal, JournalEntry
 from app.core.jobs.leases import Claim
@@ -277,13 +277,13 @@ class Runner:
         self._write(lambda s: outcomes.succeed(s, self._claim, finished, blob, base_model, metrics_csv))
         log.info("job.succeeded")
 
-    def _store_metrics(self) -> Received:
+    def _store_metrics(self) -> ReceivedFile:
         file_id = ids.file_id()
         blob = f"jobs/{self._claim.job_id}/a{self._claim.attempt}/{file_id}"
         with self._database.transaction() as session:
             metrics = queries.list_metrics(session, self._claim.job_id)
         stored = self._store.write(blob, results.csv_chunks(metrics))
-        return Received(file_id, blob, stored.bytes, stored.sha256)
+        return ReceivedFile(file_id, blob, stored.bytes, stored.sha256)
 
     def _fail(self, code: TrainerExit, outcome: TrainerOutcome) -> None:
         failed = outcome.failed

@@ -10,7 +10,7 @@ from sqlalchemy import func, update
 from app.core.broker import TRAIN_TASK
 from app.core.files import validation_claims
 from app.core.files.tables import File, FileStatus
-from app.core.files.validation_claims import Finding
+from app.core.files.validation_claims import ValidationResult
 from app.core.jobs import leases, queries
 from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Job
@@ -112,5 +112,5 @@ def test_a_file_is_held_only_while_somebody_works_on_it(bench: Bench) -> None:
         second = validation_claims.claim_next(session, 60)
         assert second is not None
         assert second.file_id == first.file_id
-        assert not validation_claims.settle(session, kept, Finding(FileStatus.processed))
-        assert validation_claims.settle(session, second, Finding(FileStatus.processed))
+        assert not validation_claims.settle(session, kept, ValidationResult(FileStatus.processed))
+        assert validation_claims.settle(session, second, ValidationResult(FileStatus.processed))

@@ -15,7 +15,7 @@ from app.core import ids
 from app.core.errors import InvalidRequest, NotFound, PayloadTooLarge
 from app.core.files import uploads
 from app.core.files.tables import File, Upload, UploadPart, UploadStatus
-from app.core.files.uploads import Received
+from app.core.files.uploads import ReceivedFile
 from app.core.files.validation import MAX_FILE_BYTES
 from app.core.storage.blobs import CHUNK_BYTES, BlobMissing, BlobStore
 
@@ -47,7 +47,7 @@ class StoredPart:
 
 
 @dataclass(frozen=True)
-class Completed:
+class CompletedUpload:
     """A completed upload and its file, None once that is deleted."""
 
     upload: Upload
@@ -149,12 +149,14 @@ def add_part(session: Session, project_id: str, upload_id: str, stored: StoredPa
     return part
 
 
-def find_completed(session: Session, project_id: str, upload_id: str, part_ids: Sequence[str]) -> Completed | None:
+def find_completed(
+    session: Session, project_id: str, upload_id: str, part_ids: Sequence[str]
+) -> CompletedUpload | None:
     """What completing the upload with these parts has given before, if it has; locks its row. Raises `NotFound`."""
     upload = _get(session, project_id, upload_id, lock=True)
     if upload.status != UploadStatus.completed or upload.part_ids != list(part_ids):
         return None
-    return Completed(upload, uploads.find_file(session, project_id, upload.file_id or ""))
+    return CompletedUpload(upload, uploads.find_file(session, project_id, upload.file_id or ""))
 
 
 def check_parts(session: Session, project_id: str, upload_id: str, part_ids: Sequence[str]) -> None:
@@ -176,7 +178,7 @@ def check_parts(session: Session, project_id: str, upload_id: str, part_ids: Seq
         )
 
 
-def assemble(store: BlobStore, upload_id: str, part_ids: Sequence[str], *, md5: str | None) -> Received:
+def assemble(store: BlobStore, upload_id: str, part_ids: Sequence[str], *, md5: str | None) -> ReceivedFile:
     """Writes checked parts one after the other into a new blob. Delete it again if no row comes to name it.
 
     Raises `UploadMismatch` when the content has another MD5 than `md5` (hexadecimal), and `UploadClosed` when the
@@ -201,12 +203,12 @@ def assemble(store: BlobStore, upload_id: str, part_ids: Sequence[str], *, md5: 
         stored = store.write(blob, chunks())
     except BlobMissing as error:
         raise UploadClosed(f"The upload '{upload_id}' was cancelled or has expired; start a new one.") from error
-    return Received(file_id, blob, stored.bytes, stored.sha256)
+    return ReceivedFile(file_id, blob, stored.bytes, stored.sha256)
 
 
 def complete(
-    session: Session, project_id: str, upload_id: str, part_ids: Sequence[str], received: Received
-) -> Completed:
+    session: Session, project_id: str, upload_id: str, part_ids: Sequence[str], received: ReceivedFile
+) -> CompletedUpload:
     """Makes the file of an assembled blob. Ring validation after the commit.
 
     When the same request was faster elsewhere, its file is returned and `received` is not used: delete its blob.
@@ -227,7 +229,7 @@ def complete(
     )
     upload.status, upload.file_id, upload.part_ids = UploadStatus.completed, file.id, list(part_ids)
     session.flush()
-    return Completed(upload, file)
+    return CompletedUpload(upload, file)
 
 
 def cancel(session: Session, project_id: str, upload_id: str) -> Upload:
@@ -252,12 +254,12 @@ def expire(session: Session) -> int:
 
 
 def next_unswept(session: Session) -> Upload | None:
-    """An upload that is over and still has parts in the store, locked; remove them, then `forget_parts`."""
+    """An upload that is over and still has parts in the store, locked; remove them, then `delete_parts`."""
     unswept = select(Upload).where(Upload.status != UploadStatus.pending, Upload.is_swept.is_(False))
     return session.scalars(unswept.order_by(Upload.id).limit(1).with_for_update(skip_locked=True)).one_or_none()
 
 
-def forget_parts(session: Session, upload: Upload) -> None:
+def delete_parts(session: Session, upload: Upload) -> None:
     """Deletes the rows of parts whose blobs are gone."""
     session.execute(delete(UploadPart).where(UploadPart.upload_id == upload.id))
     upload.is_swept = True

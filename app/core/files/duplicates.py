@@ -20,14 +20,14 @@ def prompt_key(row: Row) -> int:
 
 
 @dataclass(frozen=True)
-class Repeat:
+class DuplicateRow:
     """A line that says what an earlier one says."""
 
     line: int
     first: int
 
 
-class Repeats:
+class DuplicateFinder:
     """Collects the rows of one file: 12 bytes for each prompt and 12 for each row."""
 
     def __init__(self) -> None:
@@ -43,15 +43,15 @@ class Repeats:
         keys.append(key)
         lines.append(line)
 
-    def duplicates(self) -> list[Repeat]:
+    def duplicates(self) -> list[DuplicateRow]:
         """By line."""
-        found: list[Repeat] = []
+        found: list[DuplicateRow] = []
         for keys, lines in self._buckets:
             first: dict[int, int] = {}
             for key, line in zip(keys, lines, strict=True):
                 seen = first.setdefault(key, line)
                 if seen != line:
-                    found.append(Repeat(line, seen))
+                    found.append(DuplicateRow(line, seen))
         return sorted(found, key=lambda repeat: repeat.line)
 
 

@@ -7,10 +7,11 @@ from itertools import islice
 from typing import BinaryIO, Final, NamedTuple
 
 from app.core.files.validation_report import FileReport, RowPlace
-from app.core.spec.rows import MAX_LINE_BYTES
+from app.core.spec.rows import MAX_LINE_BYTES, Row, parse_row
 
 SAMPLED_ROWS: Final = 1_024
 SAMPLED_BYTES: Final = 4_000_000
+MAX_PARSED_ROWS: Final = 64
 _RUNS: Final = 64
 """A large file is sampled in so many runs of neighbouring rows: each costs a jump in the file."""
 _BOM: Final = b"\xef\xbb\xbf"
@@ -74,3 +75,14 @@ def longest(stream: BinaryIO, report: FileReport) -> Iterator[Line]:
         if left < 0:
             return
         yield from islice(lines(stream, place), 1)
+
+
+def sample_rows(stream: BinaryIO, places: Sequence[RowPlace]) -> list[Row]:
+    """Parses at most `MAX_PARSED_ROWS` rows, evenly spread over `places`, of a seekable JSONL file."""
+    every = -(-len(places) // MAX_PARSED_ROWS) or 1
+    rows = []
+    for place in places[::every]:
+        stream.seek(place.offset)
+        raw = stream.readline(MAX_LINE_BYTES + 3)
+        rows.append(parse_row(line_content(raw, place.line), place.line))
+    return rows

@@ -22,7 +22,7 @@ MAX_EXPIRY_SECONDS: Final = 2_592_000
 
 
 @dataclass(frozen=True)
-class Received:
+class ReceivedFile:
     """A blob that no row names yet."""
 
     file_id: str
@@ -43,7 +43,7 @@ def check_purpose(purpose: str | None) -> str:
     )
 
 
-def receive(store: BlobStore, chunks: Iterable[bytes], *, max_bytes: int) -> Received:
+def receive(store: BlobStore, chunks: Iterable[bytes], *, max_bytes: int) -> ReceivedFile:
     """Streams an upload into the store. Delete the blob again if no row comes to name it.
 
     Raises `PayloadTooLarge` past `max_bytes` and `InvalidRequest` for an empty file, leaving no blob.
@@ -51,7 +51,7 @@ def receive(store: BlobStore, chunks: Iterable[bytes], *, max_bytes: int) -> Rec
     file_id = ids.file_id()
     blob = f"files/{file_id}"
     stored = store.write(blob, _bounded(chunks, max_bytes))
-    return Received(file_id, blob, stored.bytes, stored.sha256)
+    return ReceivedFile(file_id, blob, stored.bytes, stored.sha256)
 
 
 def _bounded(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
@@ -77,7 +77,7 @@ def display_name(filename: str) -> str:
 def create_file(
     session: Session,
     project_id: str,
-    received: Received,
+    received: ReceivedFile,
     *,
     filename: str,
     purpose: str,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from app.core.files.duplicates import PromptIndex, Repeats
+from app.core.files.duplicates import DuplicateFinder, PromptIndex
 from app.core.files.reading import lines
 from app.core.files.validation_report import FileReport, Issue, LongRow, RowPlace, TeacherResponses, broken
 from app.core.spec.rows import Row, RowError, parse_row
@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Validated:
+class ValidatedFile:
     """What the validation makes of a file."""
 
     report: FileReport
@@ -49,30 +49,30 @@ def validate_file(path: Path, *, max_errors: int = 50, progress: Progress | None
     return validate_rows(path, max_errors=max_errors, progress=progress).report
 
 
-def validate_rows(path: Path, *, max_errors: int = 50, progress: Progress | None = None) -> Validated:
+def validate_rows(path: Path, *, max_errors: int = 50, progress: Progress | None = None) -> ValidatedFile:
     """The same with the index of the file's prompts."""
     total = path.stat().st_size
-    tally = _Tally(max(1, max_errors))
+    builder = _ReportBuilder(max(1, max_errors))
     if total > MAX_FILE_BYTES:
         message = f"the file has {total:,} bytes; the limit is {MAX_FILE_BYTES:,}, so split it"
-        return Validated(broken(total, message), PromptIndex())
+        return ValidatedFile(broken(total, message), PromptIndex())
     next_progress = _PROGRESS_BYTES
     with path.open("rb") as stream:
         if archive := _archive(stream):
-            return Validated(broken(total, f"the file is a {archive} archive; upload what is in it"), PromptIndex())
+            return ValidatedFile(broken(total, f"the file is a {archive} archive; upload what is in it"), PromptIndex())
         for line, offset, raw in lines(stream):
-            tally.add(line, offset, raw)
-            if tally.seen > MAX_ROWS:
-                tally.error(line, None, f"the file has more than {MAX_ROWS:,} rows; split it")
+            builder.add(line, offset, raw)
+            if builder.seen > MAX_ROWS:
+                builder.error(line, None, f"the file has more than {MAX_ROWS:,} rows; split it")
                 break
             if progress is not None and offset >= next_progress:
                 next_progress = offset + _PROGRESS_BYTES
                 progress(offset, total)
-    if tally.seen == 0:
-        tally.error(None, None, "the file holds no rows; write one JSON object a line")
+    if builder.seen == 0:
+        builder.error(None, None, "the file holds no rows; write one JSON object a line")
     if progress is not None:
         progress(total, total)
-    return Validated(tally.report(total), tally.repeats.prompts)
+    return ValidatedFile(builder.report(total), builder.duplicate_finder.prompts)
 
 
 def read_rows(path: Path, chosen: Container[int] | None = None) -> Iterator[tuple[int, Row]]:
@@ -93,7 +93,7 @@ def _archive(stream: BinaryIO) -> str | None:
     return next((name for magic, name in _ARCHIVES.items() if start.startswith(magic)), None)
 
 
-class _Places:
+class _RowSampler:
     """Evenly spread rows, never more than `MAX_PLACES`: when there are too many, every second one goes."""
 
     def __init__(self) -> None:
@@ -111,13 +111,13 @@ class _Places:
         self._rows += 1
 
 
-class _Tally:
+class _ReportBuilder:
     """Running counts over the lines of one file."""
 
     def __init__(self, max_kept: int) -> None:
         self.seen = 0
         """Lines that are not blank, usable or not."""
-        self.repeats = Repeats()
+        self.duplicate_finder = DuplicateFinder()
         self._max_kept = max_kept
         self._errors: list[Issue] = []
         self._warnings: list[Issue] = []
@@ -128,7 +128,7 @@ class _Tally:
         self._item_fields: dict[str, int] = {}
         self._blank: int | None = None
         self._longest: list[tuple[int, int, int]] = []
-        self._places = _Places()
+        self._row_sampler = _RowSampler()
 
     def add(self, line: int, offset: int, raw: bytes) -> None:
         if not raw.strip():
@@ -138,7 +138,7 @@ class _Tally:
             self.warn(self._blank, None, "blank line ignored; line numbers count it")
             self._blank = None
         self.seen += 1
-        self._places.add(line, offset)
+        self._row_sampler.add(line, offset)
         try:
             row = parse_row(raw, line)
         except RowError as error:
@@ -146,7 +146,7 @@ class _Tally:
             return
         self._count(row)
         self._measure(line, offset, row)
-        self.repeats.add(line, row)
+        self.duplicate_finder.add(line, row)
         if row.unused_demonstration is not None:
             self.warn(line, "messages", row.unused_demonstration)
 
@@ -183,7 +183,7 @@ class _Tally:
             heapq.heapreplace(self._longest, longest)
 
     def report(self, total_bytes: int) -> FileReport:
-        duplicates = self.repeats.duplicates()
+        duplicates = self.duplicate_finder.duplicates()
         for one in duplicates:
             self.warn(one.line, None, f"repeats line {one.first}: the same prompt and answers; drop one of them")
         return FileReport(
@@ -206,5 +206,5 @@ class _Tally:
                 LongRow(line=line, offset=offset, characters=characters)
                 for characters, line, offset in sorted(self._longest, key=lambda one: (-one[0], one[1]))
             ),
-            places=tuple(RowPlace(line=line, offset=offset) for line, offset in self._places.kept),
+            places=tuple(RowPlace(line=line, offset=offset) for line, offset in self._row_sampler.kept),
         )

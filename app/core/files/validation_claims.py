@@ -35,7 +35,7 @@ class FileClaim:
 
 
 @dataclass(frozen=True)
-class Finding:
+class ValidationResult:
     """What a validation found."""
 
     status: FileStatus
@@ -73,9 +73,9 @@ def _held(claim: FileClaim) -> tuple[ColumnElement[bool], ...]:
     return File.id == claim.file_id, File.status == FileStatus.uploaded, File.claimed_until == claim.until
 
 
-def settle(session: Session, claim: FileClaim, finding: Finding) -> bool:
+def settle(session: Session, claim: FileClaim, result: ValidationResult) -> bool:
     """Stores what the validation found; False, and no change, when another worker took over meanwhile."""
-    columns = asdict(finding)
+    columns = asdict(result)
     columns["status_details"] = columns.pop("details")
     settled = session.execute(
         update(File).where(*_held(claim)).values(**columns, claimed_until=None).returning(File.id),

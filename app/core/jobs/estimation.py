@@ -19,7 +19,7 @@ from app.core.estimates.estimate import PlannedJob, Texts, estimate
 from app.core.estimates.measurements import Measured
 from app.core.estimates.worker_fit import Forecast, forecast
 from app.core.estimates.workload import Data
-from app.core.files.sampling import sample_rows
+from app.core.files.reading import sample_rows
 from app.core.files.tables import File
 from app.core.files.validation_report import FileReport, RowPlace
 from app.core.jobs.leases import Claim, update_owned

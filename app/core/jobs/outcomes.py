@@ -11,7 +11,7 @@ from app.core import ids
 from app.core.accounts import audit
 from app.core.accounts.audit import Action, Actor
 from app.core.accounts.tables import Project
-from app.core.files.uploads import Received
+from app.core.files.uploads import ReceivedFile
 from app.core.jobs import gates, results
 from app.core.jobs.attempts import backoff, charge_crash, close_attempt, fail_running
 from app.core.jobs.events import Event, append
@@ -31,7 +31,7 @@ _RUNNING: Final = frozenset({JobStatus.running})
 
 
 def succeed(
-    session: Session, claim: Claim, finished: Finished, blob: str, base_model: str, metrics_csv: Received
+    session: Session, claim: Claim, finished: Finished, blob: str, base_model: str, metrics_csv: ReceivedFile
 ) -> str:
     """Publish the adapter stored below `blob` and the result file, end the job, and return the model's id.
 

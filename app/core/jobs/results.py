@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy.orm import Session
 
 from app.core.files.tables import File, FileStatus
-from app.core.files.uploads import Received
+from app.core.files.uploads import ReceivedFile
 from app.core.jobs.tables import Metric
 
 PURPOSE: Final = "fine-tune-results"
@@ -51,7 +51,7 @@ def _line(cells: Iterable[object]) -> bytes:
     return out.getvalue().encode()
 
 
-def add_file(session: Session, project_id: str, received: Received) -> File:
+def add_file(session: Session, project_id: str, received: ReceivedFile) -> File:
     """Add the row of a stored result file. It needs no validation."""
     file = File(
         id=received.file_id,

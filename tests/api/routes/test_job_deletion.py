@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from app.core import ids
 from app.core.accounts.audit import Actor
-from app.core.files.uploads import Received
+from app.core.files.uploads import ReceivedFile
 from app.core.jobs import leases, lifecycle, outcomes
 from app.core.spec.reports import Finished
 from tests.api.routes.test_models import publish_checkpoint, write_adapter
@@ -31,7 +31,7 @@ def succeeded(server: Server, directory: Path) -> tuple[str, str, str]:
         server.store.put_tree(blob, write_adapter(directory))
         server.store.write(f"jobs/{job.id}/a1/{csv}", [b"step\n"])
         finished = Finished(step=0, path="/x", trained_tokens=1, published_step=0, reason="the last step")
-        received = Received(csv, f"jobs/{job.id}/a1/{csv}", 5, "0" * 64)
+        received = ReceivedFile(csv, f"jobs/{job.id}/a1/{csv}", 5, "0" * 64)
         model = outcomes.succeed(session, claim, finished, blob, "tiny", received)
     return job.id, model, csv
 

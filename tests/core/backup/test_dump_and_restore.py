@@ -22,7 +22,7 @@ from app.core.backup.restore import NotEmpty, RestoreResult
 from app.core.db import Database
 from app.core.errors import BadSetup
 from app.core.files import chunked_uploads
-from app.core.files.uploads import Received
+from app.core.files.uploads import ReceivedFile
 from app.core.jobs import checkpoints, invariants, leases, outcomes
 from app.core.jobs.checkpoints import StoredCheckpoint
 from app.core.models import aliases
@@ -98,7 +98,7 @@ def make_installation(session: Session, store: BlobStore, scratch: Path) -> dict
     adapter = put_tree(store, scratch, f"jobs/{done.id}/a1/adapter", b"a" * BIG)
     csv = metrics_csv()
     stored = store.write(csv.blob, [b"step\n"])
-    csv = Received(csv.file_id, csv.blob, stored.bytes, stored.sha256)
+    csv = ReceivedFile(csv.file_id, csv.blob, stored.bytes, stored.sha256)
     report = Finished(path="", step=0, trained_tokens=1, published_step=0, reason="last")
     model = outcomes.succeed(session, claim, report, adapter, "tiny", csv)
     aliases.move(session, project, "prod", model)

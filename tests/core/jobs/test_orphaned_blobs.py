@@ -17,7 +17,7 @@ from app.core.db import Database
 from app.core.errors import InvalidRequest
 from app.core.files import chunked_uploads
 from app.core.files.tables import File, Upload, UploadStatus
-from app.core.files.uploads import Received
+from app.core.files.uploads import ReceivedFile
 from app.core.jobs import checkpoints, deletion, invariants, leases, lifecycle, orphaned_blobs, outcomes
 from app.core.jobs.checkpoints import StoredCheckpoint
 from app.core.jobs.deletion import delete_file, delete_model
@@ -121,7 +121,7 @@ class Retention(RuleBasedStateMachine):
         prefix = f"jobs/{claim.job_id}/a{claim.attempt}"
         if how == "succeed":
             csv = ids.file_id()
-            stored = Received(csv, self.write(f"{prefix}/{csv}"), 1, "0" * 64)
+            stored = ReceivedFile(csv, self.write(f"{prefix}/{csv}"), 1, "0" * 64)
             finished = Finished(step=1, path="/x", trained_tokens=1, published_step=1, reason="the last step")
             outcomes.succeed(self.session, claim, finished, self.write_tree(f"{prefix}/published"), "tiny", stored)
         elif how == "fail":
