@@ -21,18 +21,18 @@ def app() -> FastAPI:
     return app
 
 
-def test_an_app_whose_routes_all_declare_a_scope_is_composed(app: FastAPI) -> None:
+def test_app_with_a_scope_on_every_route_passes(app: FastAPI) -> None:
     check(app, DOCUMENT)
 
 
-def test_a_router_may_declare_for_its_routes(app: FastAPI) -> None:
+def test_router_scope_covers_its_routes(app: FastAPI) -> None:
     router = APIRouter(prefix="/keys", dependencies=[needs(Scope.admin)])
     router.add_api_route("", lambda: None)
     app.include_router(router)
     check(app, DOCUMENT)
 
 
-def test_a_route_without_a_scope_is_named(app: FastAPI) -> None:
+def test_route_without_scope_is_rejected(app: FastAPI) -> None:
     router = APIRouter(prefix="/v1/open")
     router.add_api_route("/door", lambda: None, methods=["POST"])
     app.include_router(router)
@@ -40,7 +40,7 @@ def test_a_route_without_a_scope_is_named(app: FastAPI) -> None:
         check(app, DOCUMENT)
 
 
-def test_what_is_no_api_route_is_refused_as_well(app: FastAPI) -> None:
+def test_plain_routes_and_mounts_are_rejected(app: FastAPI) -> None:
     app.add_route("/metrics", lambda _request: PlainTextResponse(""))
     with pytest.raises(BadSetup, match="/metrics declares no scope"):
         check(app, DOCUMENT)
@@ -50,7 +50,7 @@ def test_what_is_no_api_route_is_refused_as_well(app: FastAPI) -> None:
         check(app, DOCUMENT | {"/metrics"})
 
 
-def test_two_scopes_or_a_public_path_with_one_are_a_mistake(app: FastAPI) -> None:
+def test_conflicting_scopes_are_rejected(app: FastAPI) -> None:
     with pytest.raises(BadSetup, match="/v1/files declares"):
         check(app, DOCUMENT | {"/v1/files"})
     app.add_api_route("/both", lambda: None, dependencies=[needs(Scope.admin), needs(Scope.files_read)])

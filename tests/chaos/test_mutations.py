@@ -29,7 +29,7 @@ class Mutation:
 _FENCED: Final = "tests/core/jobs/test_leases.py::test_an_expired_job_is_queued_again_and_its_old_owner_fenced"
 _RESUMED: Final = "tests/worker/training/test_resume.py::test_resume_at_any_step_is_bit_for_bit[gft-4]"
 _SYNCED: Final = "tests/worker/training/test_checkpoints.py::test_files_are_synced_before_the_rename"
-_BLOB: Final = "tests/core/storage/test_durability.py::test_a_blob_is_synced_before_it_is_named_and_its_directory_after"
+_BLOB: Final = "tests/core/storage/test_durability.py::test_blob_is_synced_before_it_is_named"
 
 MUTATIONS: Final = {
     "a worker writes without checking the attempt": Mutation(

@@ -11,7 +11,7 @@ from app.core.errors import DatabaseUnavailable, Overloaded, Unstorable
 from tests.setup_jobs import make_project
 
 
-def test_an_exception_rolls_everything_back(database: Database) -> None:
+def test_exception_rolls_back_the_transaction(database: Database) -> None:
     def fail() -> None:
         with database.transaction() as session:
             make_project(session)
@@ -23,7 +23,7 @@ def test_an_exception_rolls_everything_back(database: Database) -> None:
         assert session.scalar(select(func.count()).select_from(Project)) == 0
 
 
-def test_no_free_connection_is_an_outage_that_says_busy(migrated_url: str) -> None:
+def test_exhausted_pool_is_overloaded(migrated_url: str) -> None:
     small = Database(migrated_url, pool_size=1, pool_wait_seconds=0.01)
     with ExitStack() as held:
         for _ in range(3):
@@ -34,14 +34,14 @@ def test_no_free_connection_is_an_outage_that_says_busy(migrated_url: str) -> No
     small.dispose()
 
 
-def test_a_connection_that_is_cut_is_an_outage(database: Database) -> None:
+def test_lost_connection_is_unavailable(database: Database) -> None:
     with pytest.raises(DatabaseUnavailable), database.transaction() as session:
         session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
     with database.transaction() as session:
         assert session.scalar(text("SELECT 1")) == 1
 
 
-def test_a_process_that_stops_in_a_transaction_keeps_nothing_locked(database: Database, migrated_url: str) -> None:
+def test_idle_transaction_releases_its_locks(database: Database, migrated_url: str) -> None:
     with database.transaction() as session:
         project_id = make_project(session)
     stopped = Database(migrated_url, pool_size=1, idle_seconds=0.2)
@@ -61,6 +61,6 @@ def test_a_process_that_stops_in_a_transaction_keeps_nothing_locked(database: Da
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800"])
-def test_text_that_postgres_cannot_hold_is_the_requests_fault(database: Database, name: str) -> None:
+def test_unstorable_text_is_a_request_error(database: Database, name: str) -> None:
     with pytest.raises(Unstorable), database.transaction() as session:
         make_project(session, name)

@@ -62,14 +62,14 @@ def test_event_stops_the_wait() -> None:
     assert time.monotonic() - begun < 20
 
 
-def test_requested_wait_is_honoured_up_to_the_limit() -> None:
+def test_requested_wait_is_limited() -> None:
     waits = list[float]()
     retry(Flaky(1), POLICY, is_retryable=is_timeout, wait=waits.append, requested_seconds=lambda _: 3.0)
     retry(Flaky(1), POLICY, is_retryable=is_timeout, wait=waits.append, requested_seconds=lambda _: 600.0)
     assert waits == [3.0, 5.0]
 
 
-def test_backoff_without_limit_of_attempts() -> None:
+def test_backoff_with_unlimited_attempts() -> None:
     policy = RetryPolicy(attempts=None, longest_wait_seconds=2.0)
     assert 1.0 <= policy.wait_seconds(10_000) <= 2.0
 

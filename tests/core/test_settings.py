@@ -39,11 +39,11 @@ def test_intervals_follow_from_the_lease(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"storage_endpoint": "minio:9000"}, "URL scheme should be"),
     ],
 )
-def test_unsafe_settings_are_refused(values: dict[str, object], message: str) -> None:
+def test_unsafe_settings_are_rejected(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Settings.model_validate(values)
 
 
-def test_urls_have_no_slash_at_their_end() -> None:
+def test_trailing_slashes_of_urls_are_removed() -> None:
     settings = Settings.model_validate({"storage_endpoint": "http://minio:9000", "teacher_url": "http://t/v1/"})
     assert (settings.storage_endpoint, settings.teacher_url) == ("http://minio:9000", "http://t/v1")

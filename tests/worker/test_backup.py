@@ -48,7 +48,7 @@ def other_plant(plant: Plant, directory: Path, name: str) -> Plant:
     return replace(plant, database=Database(there), store=store, directory=directory, environment=environment)
 
 
-def test_a_paused_job_goes_on_in_the_restored_installation(plant: Plant, tmp_path: Path) -> None:
+def test_paused_job_resumes_after_restore(plant: Plant, tmp_path: Path) -> None:
     done, paused = plant.submit(max_steps=3), long_job(plant)
     with plant.train_worker():
         plant.wait_for(done, JobStatus.succeeded)

@@ -26,14 +26,14 @@ def names(child: ChildProcess) -> set[str]:
     return printed
 
 
-def test_default_environment_holds_no_secret(tmp_path: Path) -> None:
+def test_default_environment_has_no_secrets(tmp_path: Path) -> None:
     assert names(ChildProcess(PRINT_NAMES, tmp_path / "log")) <= {
         *(set(os.environ) - {*SECRETS, "CUDA_VISIBLE_DEVICES", "GROUPTUNE_JUDGE_API_KEY", "HF_TOKEN", "WANDB_API_KEY"}),
         *("OMP_WAIT_POLICY", PARENT_PID),
     } - {"GROUPTUNE_TEACHER_API_KEY"}
 
 
-def test_trainer_environment_holds_its_own_keys_only(tmp_path: Path) -> None:
+def test_trainer_environment_has_only_its_keys(tmp_path: Path) -> None:
     found = names(ChildProcess(PRINT_NAMES, tmp_path / "log", environment=TRAINER_ENVIRONMENT.select(os.environ)))
     assert {"PATH", "CUDA_VISIBLE_DEVICES", "GROUPTUNE_JUDGE_API_KEY", PARENT_PID} <= found
     assert not {*SECRETS, "GROUPTUNE_TEACHER_API_KEY", "HF_TOKEN", "WANDB_API_KEY"} & found

@@ -22,9 +22,7 @@ def outcomes(bench: Bench) -> list[str | None]:
         return [attempt.outcome for attempt in queries.list_attempts(session, bench.job_id)]
 
 
-def test_a_full_run_directory_ends_the_attempt_clearly_and_the_job_resumes_once_there_is_space(
-    bench: Bench, tiny_models: Path, tmp_path: Path
-) -> None:
+def test_full_run_directory_requeues_the_job(bench: Bench, tiny_models: Path, tmp_path: Path) -> None:
     bench.run("train:1")
     job = submit(real(bench, tiny_models), tmp_path, STEPS)
     with small_disk(job.settings.runs_dir / job.job_id, kibibytes=128):
@@ -43,7 +41,7 @@ def test_a_full_run_directory_ends_the_attempt_clearly_and_the_job_resumes_once_
         assert [metric.step for metric in queries.list_metrics(session, job.job_id)] == list(range(1, STEPS + 1))
 
 
-def test_a_full_store_keeps_what_it_has_and_publishes_once_there_is_space(bench: Bench, tmp_path: Path) -> None:
+def test_full_store_keeps_its_checkpoints(bench: Bench, tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", kibibytes=64) as disk:
         store = LocalBlobStore(disk)
         with bench.database.transaction() as session:
@@ -65,7 +63,7 @@ def test_a_full_store_keeps_what_it_has_and_publishes_once_there_is_space(bench:
             assert queries.list_attempts(session, job.job_id)[-1].resumed_from_step == 2
 
 
-def test_nothing_partial_is_left_in_a_full_store(tmp_path: Path) -> None:
+def test_failed_write_leaves_no_partial_blob(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", kibibytes=32) as disk:
         store = LocalBlobStore(disk)
         with pytest.raises(OSError, match="No space left"):

@@ -73,7 +73,7 @@ def run_attempt(bench: Bench) -> Callable[[str, int], int]:
     return run
 
 
-def test_a_crash_before_or_after_any_commit_is_recovered_from(
+def test_crash_around_any_commit_is_recovered(
     bench: Bench, run_attempt: Callable[[str, int], int], tmp_path: Path
 ) -> None:
     commits = run_attempt("after_commit", 0) - ALL_WELL

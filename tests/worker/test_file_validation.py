@@ -31,7 +31,7 @@ def validated(bench: Bench, write: Callable[[Path], object], limits: ValidationL
         return session.get_one(File, file.id)
 
 
-def test_hostile_files_end_within_their_limits_and_are_told_of(bench: Bench) -> None:
+def test_hostile_files_hit_their_limits(bench: Bench) -> None:
     def blank(path: Path) -> None:
         path.write_bytes(b"\n" * 40_000_000)
 
@@ -57,7 +57,7 @@ def test_hostile_files_end_within_their_limits_and_are_told_of(bench: Bench) -> 
     )
 
 
-def test_a_parquet_file_is_trained_on_as_rows_of_its_own_that_go_when_it_goes(bench: Bench) -> None:
+def test_parquet_is_converted_to_rows(bench: Bench) -> None:
     table = pa.table({"prompt": ["a", "b", "a"], "completion": ["1", "2", "1"]})
     file = validated(bench, lambda path: pq.write_table(table, path), ValidationLimits())
     assert (file.status, file.status_details) == (

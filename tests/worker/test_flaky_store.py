@@ -46,7 +46,7 @@ def assert_whole(job: Bench) -> None:
         job.store.fetch_tree(blob, job.settings.state_dir / f"fetched-{number}")  # verifies the digests
 
 
-def test_a_store_that_goes_away_while_a_job_trains_is_waited_for(job: Bench, flaky: FlakyS3) -> None:
+def test_store_outage_requeues_the_job(job: Bench, flaky: FlakyS3) -> None:
     thread = job.start("train_slowly:40")
     eventually(lambda: job.job().step >= 8)
     flaky.is_unavailable = True
@@ -62,7 +62,7 @@ def test_a_store_that_goes_away_while_a_job_trains_is_waited_for(job: Bench, fla
     assert_whole(job)
 
 
-def test_errors_at_random_are_not_even_noticed(job: Bench, flaky: FlakyS3) -> None:
+def test_random_store_errors_are_retried(job: Bench, flaky: FlakyS3) -> None:
     flaky.failure_share = 0.05
     assert job.run("train:40").status == JobStatus.succeeded
     assert flaky.failures > 0

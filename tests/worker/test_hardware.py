@@ -18,7 +18,7 @@ esac
 """
 
 
-def test_without_a_driver_it_is_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cpu_is_reported_without_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     found = hardware.detect(Settings(trainer_threads=1))
     assert (found.accelerator, found.accelerators, found.accelerator_memory_bytes) == (None, 0, None)
@@ -27,7 +27,7 @@ def test_without_a_driver_it_is_the_processor(monkeypatch: pytest.MonkeyPatch, t
     assert found.trainer_memory_bytes == found.memory_bytes > 2**28
 
 
-def test_the_driver_names_the_gpus_that_a_trainer_would_see(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_driver_reports_the_visible_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text(DRIVER)
     program.chmod(0o755)
@@ -46,7 +46,7 @@ def test_the_driver_names_the_gpus_that_a_trainer_would_see(monkeypatch: pytest.
     assert hardware.detect(Settings()).accelerator is None
 
 
-def test_a_container_has_less_memory_than_its_machine(tmp_path: Path) -> None:
+def test_memory_respects_the_container_limit(tmp_path: Path) -> None:
     limit = tmp_path / "memory.max"
     limit.write_text("268435456\n")
     assert hardware.memory_bytes((str(limit),)) == 2**28

@@ -79,9 +79,7 @@ def assert_nothing_lost(bench: Bench, steps: int, kills: int) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_trainer_that_is_killed_at_random_steps_ends_in_the_same_adapter(
-    bench: Bench, tiny_models: Path, tmp_path: Path
-) -> None:
+def test_killed_trainer_ends_in_the_same_adapter(bench: Bench, tiny_models: Path, tmp_path: Path) -> None:
     bench.run("train:1")
     whole = submit(real(bench, tiny_models), tmp_path, STEPS)
     whole.runner("").run()

@@ -24,7 +24,7 @@ def test_heartbeats_keep_the_lease(bench: Bench) -> None:
     thread.join(10)
 
 
-def test_heartbeats_go_on_while_a_drain_waits_for_the_step_to_end(bench: Bench) -> None:
+def test_heartbeats_continue_during_a_drain(bench: Bench) -> None:
     thread = bench.start("stops_slowly:2")
     bench.drain.begin()
     begun = bench.job().lease_until
@@ -38,7 +38,7 @@ def test_heartbeats_go_on_while_a_drain_waits_for_the_step_to_end(bench: Bench) 
         assert queries.latest_checkpoints(session, bench.job_id)[0].step == job.step
 
 
-def test_an_attempt_that_lost_its_lease_leaves_and_writes_nothing(bench: Bench) -> None:
+def test_lost_lease_ends_the_attempt(bench: Bench) -> None:
     thread = bench.start("hang")
     pids = [int(pid) for pid in (bench.run_dir().parent / "pids").read_text().split()]
     with bench.database.transaction() as session:
@@ -57,7 +57,7 @@ def test_an_attempt_that_lost_its_lease_leaves_and_writes_nothing(bench: Bench) 
     assert bench.run("train:3").status == JobStatus.succeeded
 
 
-def test_an_attempt_without_a_database_fences_itself_before_its_lease_ends(bench: Bench, outage: Outage) -> None:
+def test_attempt_without_database_is_fenced(bench: Bench, outage: Outage) -> None:
     thread = bench.start("hang")
     pids = [int(pid) for pid in (bench.run_dir().parent / "pids").read_text().split()]
     away = threading.Thread(target=outage, args=(bench.settings.lease_seconds,))

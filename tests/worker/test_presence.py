@@ -12,7 +12,7 @@ def members(plant: Plant, alive_seconds: float = 6.0) -> list[queries.WorkerJobs
         return queries.list_worker_jobs(session, plant.project, alive_seconds)
 
 
-def test_a_worker_is_there_from_its_start_to_its_end(plant: Plant) -> None:
+def test_worker_is_listed_while_it_runs(plant: Plant) -> None:
     with plant.train_worker("kept") as kept, plant.train_worker("killed") as killed:
         eventually(lambda: len(members(plant)) == 2, 60.0)
         assert {one.presence.worker.name.rpartition(":")[2] for one in members(plant)} == {

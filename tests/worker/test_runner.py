@@ -40,7 +40,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_a_job_runs_to_its_published_adapter(bench: Bench) -> None:
+def test_job_publishes_its_adapter(bench: Bench) -> None:
     job = bench.run("train:5")
     assert (job.status, job.error) == (JobStatus.succeeded, None)
     assert (job.step, job.total_steps, job.trained_tokens) == (5, 5, 5)
@@ -63,7 +63,7 @@ def test_a_job_runs_to_its_published_adapter(bench: Bench) -> None:
     assert sorted(path.name for path in bench.run_dir().iterdir()) == ["spec.json", "trainer.log"]
 
 
-def test_the_metrics_are_a_result_file_when_the_job_has_succeeded(bench: Bench) -> None:
+def test_metrics_become_a_result_file(bench: Bench) -> None:
     job = bench.run("train:3")
     (file_id,) = job.result_files
     with bench.database.transaction() as session:
@@ -79,9 +79,7 @@ def test_the_metrics_are_a_result_file_when_the_job_has_succeeded(bench: Bench) 
 
 
 @pytest.mark.parametrize(("behaviour", "has_adapter"), [("train:4", False), ("train_with_adapters:4", True)])
-def test_checkpoints_get_names_and_say_whether_they_hold_an_adapter(
-    bench: Bench, behaviour: str, has_adapter: bool
-) -> None:
+def test_checkpoint_models_record_has_adapter(bench: Bench, behaviour: str, has_adapter: bool) -> None:
     job = bench.run(behaviour)
     with bench.database.transaction() as session:
         for step in (2, 4):
@@ -90,7 +88,7 @@ def test_checkpoints_get_names_and_say_whether_they_hold_an_adapter(
             assert bench.store.exists(f"{model.blob}/state.json")
 
 
-def test_a_model_that_is_no_longer_shared_cannot_be_started_from(bench: Bench) -> None:
+def test_revoked_model_fails_the_job(bench: Bench) -> None:
     with bench.database.transaction() as session:
         owner = make_project(session, "owner")
         job = make_job(session, owner)
@@ -111,11 +109,11 @@ def test_a_model_that_is_no_longer_shared_cannot_be_started_from(bench: Bench) -
     assert (failed.status, failed.error["code"], failed.error["param"]) == ("failed", "model_not_found", "model")
 
 
-def test_a_job_that_ends_otherwise_has_no_result_file(bench: Bench) -> None:
+def test_failed_job_has_no_result_file(bench: Bench) -> None:
     assert bench.run("fail:65").result_files == []
 
 
-def test_what_a_killed_runner_left_is_cleared_by_the_next_attempt(bench: Bench) -> None:
+def test_leftovers_of_a_killed_runner_are_removed(bench: Bench) -> None:
     left = bench.run_dir(0)
     (left / "resume" / "step-1").mkdir(parents=True)
     (left / "training_file.jsonl").write_text("{}")
@@ -124,7 +122,7 @@ def test_what_a_killed_runner_left_is_cleared_by_the_next_attempt(bench: Bench) 
     assert [path.name for path in left.iterdir()] == ["trainer.log"]
 
 
-def test_a_crashed_job_resumes_from_its_checkpoint(bench: Bench) -> None:
+def test_crashed_job_resumes_from_checkpoint(bench: Bench) -> None:
     job = bench.run("crash:6")
     assert (job.status, job.crashes) == (JobStatus.queued, 1)
     assert any("killed by SIGSEGV" in message for message in messages(bench))
@@ -140,7 +138,7 @@ def test_a_crashed_job_resumes_from_its_checkpoint(bench: Bench) -> None:
     assert {key.rpartition("/")[0] for key in stored if "/checkpoints/" in key} == kept
 
 
-def test_a_damaged_checkpoint_is_passed_over(bench: Bench) -> None:
+def test_damaged_checkpoint_is_skipped(bench: Bench) -> None:
     bench.run("crash:6")
     with bench.database.transaction() as session:
         newest = queries.latest_checkpoints(session, bench.job_id)[0]
@@ -151,7 +149,7 @@ def test_a_damaged_checkpoint_is_passed_over(bench: Bench) -> None:
     assert any("checkpoint at step 4 is damaged" in message for message in messages(bench))
 
 
-def test_a_poison_job_fails_with_the_end_of_its_log(bench: Bench) -> None:
+def test_poison_job_fails_with_its_log_tail(bench: Bench) -> None:
     for _ in range(3):
         job = bench.run("crash:1")
     assert job.status == JobStatus.failed
@@ -161,28 +159,26 @@ def test_a_poison_job_fails_with_the_end_of_its_log(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("code", [64, 65, 66, 71])
-def test_what_trying_again_cannot_cure_fails_at_once(bench: Bench, code: int) -> None:
+def test_permanent_failure_is_not_retried(bench: Bench, code: int) -> None:
     job = bench.run(f"fail:{code}")
     assert job.status == JobStatus.failed
     assert job.error == {"code": "no_memory", "message": "Use a smaller batch_size.", "param": "batch_size"}
     assert outcomes(bench) == [AttemptOutcome.failed]
 
 
-def test_a_trainer_that_fails_silently_is_quoted(bench: Bench) -> None:
+def test_error_quotes_the_trainers_last_output(bench: Bench) -> None:
     job = bench.run("exit:65")
     assert job.error is not None
     assert job.error["code"] == "bad_data"
     assert "last words" in job.error["message"]
 
 
-def test_a_dependency_that_is_down_is_waited_for(bench: Bench) -> None:
+def test_dependency_outage_requeues_the_job(bench: Bench) -> None:
     job = bench.run("exit:69")
     assert (job.status, job.crashes) == (JobStatus.queued, 0)
 
 
-def test_the_trainer_is_told_the_rollout_server_but_its_key_is_not_written(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rollout_key_is_not_written_to_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GROUPTUNE_ROLLOUT_URL", "http://vllm:8100/v1")
     monkeypatch.setenv("GROUPTUNE_ROLLOUT_API_KEY", "s3cr3t")
     assert Settings().rollout_url == "http://vllm:8100/v1"
@@ -194,11 +190,11 @@ def test_the_trainer_is_told_the_rollout_server_but_its_key_is_not_written(
     assert "s3cr3t" not in written
 
 
-def test_success_without_an_adapter_is_a_crash(bench: Bench) -> None:
+def test_success_without_adapter_is_a_crash(bench: Bench) -> None:
     assert bench.run("exit:0").crashes == 1
 
 
-def test_cancel_kills_the_trainer_and_its_children(bench: Bench) -> None:
+def test_cancel_kills_all_trainer_processes(bench: Bench) -> None:
     thread = bench.start("hang")
     pids = [int(pid) for pid in (bench.run_dir().parent / "pids").read_text().split()]
     with bench.database.transaction() as session:
@@ -209,7 +205,7 @@ def test_cancel_kills_the_trainer_and_its_children(bench: Bench) -> None:
     assert outcomes(bench) == [AttemptOutcome.cancelled]
 
 
-def test_pause_keeps_a_checkpoint_and_resume_goes_on(bench: Bench) -> None:
+def test_paused_job_resumes_from_checkpoint(bench: Bench) -> None:
     thread = bench.start("until_stopped")
     with bench.database.transaction() as session:
         lifecycle.pause(session, Actor(bench.project), bench.job_id)
@@ -225,7 +221,7 @@ def test_pause_keeps_a_checkpoint_and_resume_goes_on(bench: Bench) -> None:
     assert outcomes(bench) == [AttemptOutcome.paused, AttemptOutcome.succeeded]
 
 
-def test_a_pause_kills_a_trainer_that_does_not_stop(bench: Bench) -> None:
+def test_pause_kills_an_unresponsive_trainer(bench: Bench) -> None:
     thread = bench.start("hang")
     with bench.database.transaction() as session:
         lifecycle.pause(session, Actor(bench.project), bench.job_id)
@@ -233,7 +229,7 @@ def test_a_pause_kills_a_trainer_that_does_not_stop(bench: Bench) -> None:
     assert bench.status() is JobStatus.paused
 
 
-def test_drain_hands_the_job_back_without_charge(bench: Bench) -> None:
+def test_drain_requeues_the_job_without_a_crash(bench: Bench) -> None:
     thread = bench.start("until_stopped")
     bench.drain.begin()
     thread.join(10)
@@ -244,13 +240,13 @@ def test_drain_hands_the_job_back_without_charge(bench: Bench) -> None:
         assert queries.latest_checkpoints(session, bench.job_id)[0].step == job.step
 
 
-def test_a_drain_before_the_trainer_starts_hands_the_job_back(bench: Bench) -> None:
+def test_early_drain_requeues_the_job(bench: Bench) -> None:
     bench.drain.begin()
     assert bench.run("hang").status == JobStatus.queued
     assert outcomes(bench) == [AttemptOutcome.drained]
 
 
-def test_an_unknown_base_model_fails_the_job(bench: Bench) -> None:
+def test_unknown_base_model_fails_the_job(bench: Bench) -> None:
     (bench.settings.models_dir / "tiny" / "config.json").unlink()
     job = bench.run("train:1")
     assert job.error is not None
@@ -258,7 +254,7 @@ def test_an_unknown_base_model_fails_the_job(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])
-def test_a_data_file_that_is_not_what_was_uploaded_fails_the_job(bench: Bench, damage: str) -> None:
+def test_missing_or_changed_file_fails_the_job(bench: Bench, damage: str) -> None:
     with bench.database.transaction() as session:
         blob = bench.store.path(session.get_one(File, bench.job().training_file).blob)
     if damage == "missing":
@@ -270,7 +266,7 @@ def test_a_data_file_that_is_not_what_was_uploaded_fails_the_job(bench: Bench, d
     assert (job.error["code"], job.error["param"]) == ("invalid_file", "training_file")
 
 
-def test_a_store_that_refuses_writes_costs_the_checkpoint_not_the_job(bench: Bench) -> None:
+def test_failed_checkpoint_write_keeps_the_job(bench: Bench) -> None:
     # A file where the directory should go: this fails for root as well, unlike a read-only directory.
     blocked = bench.store.path(f"jobs/{bench.job_id}/a1/checkpoints")
     blocked.parent.mkdir(parents=True)
@@ -281,14 +277,14 @@ def test_a_store_that_refuses_writes_costs_the_checkpoint_not_the_job(bench: Ben
         assert queries.latest_checkpoints(session, bench.job_id) == []
 
 
-def test_the_runner_survives_a_trainer_it_cannot_start(bench: Bench) -> None:
+def test_unstartable_trainer_counts_as_a_crash(bench: Bench) -> None:
     runner = bench.runner("train:1")
     runner._trainer_command = ("/nonexistent/trainer",)
     runner.run()
     assert (bench.status(), bench.job().crashes) == (JobStatus.queued, 1)
 
 
-def test_nothing_is_lost_while_the_database_is_away(bench: Bench, outage: Outage) -> None:
+def test_database_outage_loses_no_metrics(bench: Bench, outage: Outage) -> None:
     thread = bench.start("until_stopped")
     outage(1.5)
     eventually(lambda: bench.job().step > 40)

@@ -41,7 +41,7 @@ def train(client: OpenAI, **values: Any) -> Any:
     return job
 
 
-def test_jobs_from_upload_to_download(cloud: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_from_upload_to_download_on_s3(cloud: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in cloud.environment.items():
         monkeypatch.setenv(name, value)
     settings = Settings()

@@ -10,7 +10,7 @@ from tests.waiting import eventually
 from tests.worker.conftest import Plant
 
 
-def test_a_higher_priority_takes_the_place_and_a_poison_job_leaves_the_worker_alive(plant: Plant) -> None:
+def test_preemption_and_poison_job(plant: Plant) -> None:
     long = plant.tell("until_stopped")
     with plant.default_worker(), plant.quick_worker() as worker:
         plant.wait_for_step(long, 3)
@@ -32,7 +32,7 @@ def test_a_higher_priority_takes_the_place_and_a_poison_job_leaves_the_worker_al
         assert psutil.pid_exists(worker.pid)
 
 
-def test_a_worker_whose_gpu_is_broken_takes_no_more_jobs(plant: Plant) -> None:
+def test_gpu_fault_quarantines_the_worker(plant: Plant) -> None:
     victim, other = plant.tell("fail:79", priority=1), plant.tell("train:2")
     with plant.default_worker(), plant.quick_worker("broken") as broken:
         eventually(lambda: b"gpu.quarantined" in (plant.directory / "broken.log").read_bytes())

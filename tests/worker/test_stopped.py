@@ -24,7 +24,7 @@ def written(plant: Plant) -> dict[str, list[str]]:
         }
 
 
-def test_an_attempt_that_slept_through_two_leases_writes_no_row(plant: Plant) -> None:
+def test_suspended_attempt_writes_no_row(plant: Plant) -> None:
     job_id = plant.tell(f"train_slowly:{STEPS}")
     with plant.default_worker(), plant.quick_worker("one") as one, plant.quick_worker("two") as two:
         plant.wait_for_step(job_id, 5)

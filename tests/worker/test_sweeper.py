@@ -33,7 +33,7 @@ def app(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Celery:
     return celery_app.create(Settings())
 
 
-def test_a_broker_that_was_away_for_long_is_found_again_within_seconds(
+def test_broker_reconnect_wait_is_limited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
@@ -45,27 +45,27 @@ def test_a_broker_that_was_away_for_long_is_found_again_within_seconds(
     assert max(waits) == celery_app.BROKER_RETRY_SECONDS
 
 
-def test_messages_do_not_pile_up(app: Celery, broker: redis.Redis) -> None:
+def test_repeated_notify_queues_one_message(app: Celery, broker: redis.Redis) -> None:
     for _ in range(3):
         sweeper.notify(app, TRAIN_TASK)
     assert broker.llen("train") == 1
 
 
-def test_a_sweep_rings_for_whatever_waits(bench: Bench, app: Celery, broker: redis.Redis) -> None:
+def test_sweep_notifies_for_pending_work(bench: Bench, app: Celery, broker: redis.Redis) -> None:
     with bench.database.transaction() as session:
         make_file(session, bench.project, status=FileStatus.uploaded)
     sweeper.sweep(bench.database, app, bench.settings)
     assert (broker.llen("train"), broker.llen("default")) == (1, 1)
 
 
-def test_a_sweep_without_work_is_silent(bench: Bench, app: Celery, broker: redis.Redis) -> None:
+def test_sweep_without_work_sends_nothing(bench: Bench, app: Celery, broker: redis.Redis) -> None:
     with bench.database.transaction() as session:
         session.execute(update(Job).values(eligible_at=func.now() + func.make_interval(0, 0, 0, 1)))
     sweeper.sweep(bench.database, app, bench.settings)
     assert (broker.llen("train"), broker.llen("default")) == (0, 0)
 
 
-def test_a_sweep_takes_jobs_from_dead_workers(bench: Bench, app: Celery, broker: redis.Redis) -> None:
+def test_sweep_requeues_jobs_of_dead_workers(bench: Bench, app: Celery, broker: redis.Redis) -> None:
     with bench.database.transaction() as session:
         assert leases.claim(session, "dead", 60)
         session.execute(update(Job).values(lease_until=func.now() - func.make_interval(0, 0, 0, 1)))
@@ -73,12 +73,12 @@ def test_a_sweep_takes_jobs_from_dead_workers(bench: Bench, app: Celery, broker:
     assert bench.status() is JobStatus.queued
 
 
-def test_a_lost_broker_does_not_stop_the_sweep(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_survives_a_broker_outage(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     sweeper.sweep(bench.database, celery_app.create(Settings()), bench.settings)
 
 
-def test_files_are_validated_once_and_unreadable_ones_refused(bench: Bench) -> None:
+def test_files_are_validated_once(bench: Bench) -> None:
     with bench.database.transaction() as session:
         lost = make_file(session, bench.project, status=FileStatus.uploaded)
         claimed = make_file(session, bench.project, status=FileStatus.uploaded)
@@ -97,7 +97,7 @@ def test_files_are_validated_once_and_unreadable_ones_refused(bench: Bench) -> N
         assert queries.any_queued(session)
 
 
-def test_a_file_is_held_only_while_somebody_works_on_it(bench: Bench) -> None:
+def test_validation_claim_expires(bench: Bench) -> None:
     with bench.database.transaction() as session:
         make_file(session, bench.project, status=FileStatus.uploaded)
         first = validation_claims.claim_next(session, 60)

@@ -53,7 +53,7 @@ def trainers(job_id: str) -> list[int]:
     return found
 
 
-def test_an_upload_becomes_a_model_once_however_often_workers_are_rung(plant: Plant) -> None:
+def test_repeated_notifications_train_once(plant: Plant) -> None:
     good = create(plant, upload(plant), max_steps=3)
     bad = create(plant, upload(plant, "no json\n"), max_steps=3)
     with plant.default_worker(), plant.train_worker("one"), plant.train_worker("two"):
@@ -80,7 +80,7 @@ def test_an_upload_becomes_a_model_once_however_often_workers_are_rung(plant: Pl
     assert job.trained_tokens
 
 
-def test_a_killed_worker_takes_its_children_along_and_another_goes_on(plant: Plant) -> None:
+def test_killed_worker_is_replaced(plant: Plant) -> None:
     job_id = plant.submit(n_epochs=50, checkpoint_interval=10)
     with plant.default_worker() as default, plant.train_worker("one") as one, plant.train_worker("two") as two:
         plant.wait_for_step(job_id, 20)
@@ -98,7 +98,7 @@ def test_a_killed_worker_takes_its_children_along_and_another_goes_on(plant: Pla
     assert steps == list(range(1, 201)) == list(range(1, job.step + 1))
 
 
-def test_a_lost_message_costs_a_sweep_and_a_drain_costs_no_step(plant: Plant) -> None:
+def test_lost_message_and_drain(plant: Plant) -> None:
     with plant.default_worker(), plant.train_worker() as worker:
         job_id = plant.submit(max_steps=2000, n_epochs=50, checkpoint_interval=1000)
         broker.notify_training(plant.broker_url)

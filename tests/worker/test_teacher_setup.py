@@ -70,7 +70,7 @@ def everything_said(plant: Plant, job_id: str) -> str:
     return "\n".join(rows) + "\n".join(path.read_bytes().decode(errors="replace") for path in files)
 
 
-def test_kill_9_costs_no_answer_that_was_paid_for_and_other_jobs_get_them_for_nothing(plant: Plant) -> None:
+def test_teacher_answers_survive_a_kill(plant: Plant) -> None:
     secret = new_key()
     plant.environment |= {"GROUPTUNE_SECRET_KEYS": secret, "GROUPTUNE_ALLOWED_PRIVATE_HOSTS": "127.0.0.1"}
     go_on, lock = threading.Event(), threading.Lock()
@@ -126,7 +126,7 @@ def test_kill_9_costs_no_answer_that_was_paid_for_and_other_jobs_get_them_for_no
     assert CANARY not in everything_said(plant, job_id)
 
 
-def test_a_key_that_cannot_be_read_fails_the_job_and_says_what_to_set(plant: Plant) -> None:
+def test_unreadable_teacher_key_fails_the_job(plant: Plant) -> None:
     plant.environment |= {"GROUPTUNE_ALLOWED_PRIVATE_HOSTS": "127.0.0.1"}
     with teacher() as asked:
         with plant.database.transaction() as session:
@@ -141,7 +141,7 @@ def test_a_key_that_cannot_be_read_fails_the_job_and_says_what_to_set(plant: Pla
     assert asked.requests == []
 
 
-def test_only_what_the_rows_ask_is_looked_up(tmp_path: Path) -> None:
+def test_answer_lookups_are_chunked(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a"}\n\nno json\n' + '{"prompt": "b"}\n' * 600)
     found = list(answer_cache.question_keys(path, {"model": "m"}, GroupMix(teacher=3)))

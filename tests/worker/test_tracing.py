@@ -49,7 +49,7 @@ def attributes(span: Span) -> dict[str, object]:
     return {one.key: getattr(one.value, one.value.WhichOneof("value") or "") for one in span.attributes}
 
 
-def test_a_job_is_one_trace_from_the_post_to_its_end(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_is_one_trace(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     collector = Collector()
     with http_server(collector.take) as address:
         for name, value in {ENDPOINT: address, "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=us"}.items():
@@ -102,7 +102,7 @@ def deaf_collector() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_a_collector_that_does_not_answer_holds_nobody_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unresponsive_collector_delays_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     with deaf_collector() as address:
         monkeypatch.setenv(ENDPOINT, address)
         monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "2")
@@ -120,7 +120,7 @@ def test_a_collector_that_does_not_answer_holds_nobody_up(bench: Bench, monkeypa
     assert bench.status() is JobStatus.succeeded
 
 
-def test_a_bad_configuration_costs_the_traces_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_configuration_disables_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not core_tracing.load("test").is_on
     monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")

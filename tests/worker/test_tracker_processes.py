@@ -74,7 +74,7 @@ def children() -> list[psutil.Process]:
     return descendants("worker.trackers")
 
 
-def test_every_tracker_gets_every_finite_value_of_every_step(tracked: Tracked, tmp_path: Path) -> None:
+def test_trackers_get_every_finite_value(tracked: Tracked, tmp_path: Path) -> None:
     bench = tracked(WANDB, MLFLOW, TENSORBOARD, TRACKIO)
     assert bench.run("train:4").status == JobStatus.succeeded
     assert warnings(bench) == []
@@ -104,7 +104,7 @@ def test_every_tracker_gets_every_finite_value_of_every_step(tracked: Tracked, t
     assert children() == []
 
 
-def test_an_attempt_that_resumes_goes_on_in_the_same_run(tracked: Tracked, tmp_path: Path) -> None:
+def test_resumed_attempt_continues_the_run(tracked: Tracked, tmp_path: Path) -> None:
     bench = tracked(MLFLOW, TENSORBOARD)
     bench.run("crash:3")
     client = MlflowClient()
@@ -120,9 +120,7 @@ def test_an_attempt_that_resumes_goes_on_in_the_same_run(tracked: Tracked, tmp_p
     assert {step for _, step, _ in scalars(tmp_path / "tensorboard")} == {1, 2, 3, 4}
 
 
-def test_a_tracker_that_refuses_is_told_of_once_and_costs_nothing(
-    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejected_metrics_warn_once(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with http_server(lambda request: Reply(b'{"error_code": "PERMISSION_DENIED", "message": "no"}', 403)) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
@@ -137,7 +135,7 @@ def test_a_tracker_that_refuses_is_told_of_once_and_costs_nothing(
     assert "PERMISSION_DENIED" in warning
 
 
-def test_a_tracker_that_hangs_is_killed_and_holds_nothing_up(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_tracker_is_killed(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracker_processes, "GRACE_SECONDS", 0.2)
     asked, closed = threading.Event(), threading.Event()
 
@@ -160,7 +158,7 @@ def test_a_tracker_that_hangs_is_killed_and_holds_nothing_up(tracked: Tracked, m
         closed.set()
 
 
-def test_what_does_not_fit_into_the_queue_is_dropped(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_tracker_queue_drops_metrics(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracker_processes, "SPOOLED", 2)
     monkeypatch.setattr(tracker_processes, "GRACE_SECONDS", 0.2)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -168,16 +166,14 @@ def test_what_does_not_fit_into_the_queue_is_dropped(tracked: Tracked, monkeypat
     assert bench.run("train:300").step == 300
 
 
-def test_a_tracker_that_the_operator_took_away_is_told_and_the_job_runs(tracked: Tracked) -> None:
+def test_removed_tracker_warns(tracked: Tracked) -> None:
     bench = tracked(WANDB, TENSORBOARD, allowed=("tensorboard",))
     assert bench.run("train:2").status == JobStatus.succeeded
     [warning] = warnings(bench)
     assert warning == "The tracker wandb is not set up on this worker (GROUPTUNE_TRACKERS); the job continues."
 
 
-def test_a_tracker_that_cannot_be_started_is_told_of_and_costs_nothing(
-    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unstartable_tracker_warns(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracker_processes, "sys", SimpleNamespace(executable="/nowhere/python"))
     bench = tracked(TENSORBOARD)
     assert bench.run("train:2").status == JobStatus.succeeded
@@ -186,7 +182,7 @@ def test_a_tracker_that_cannot_be_started_is_told_of_and_costs_nothing(
     assert "/nowhere/python" in warning
 
 
-def test_a_job_longer_than_an_argument_may_be_reaches_its_trackers(tracked: Tracked, tmp_path: Path) -> None:
+def test_long_spec_reaches_the_trackers(tracked: Tracked, tmp_path: Path) -> None:
     """Linux ends the words of a command at 128 KiB each, and a grader may have 256 kB."""
     source = "def grade(sample, item):\n    return 1.0\n" + "# a word about it\n" * 10_000
     bench = tracked(TENSORBOARD, method="gft", settings={"grader": {"type": "python", "source": source}})
@@ -195,9 +191,7 @@ def test_a_job_longer_than_an_argument_may_be_reaches_its_trackers(tracked: Trac
     assert {step for _, step, _ in scalars(tmp_path / "tensorboard")} == {1, 2}
 
 
-def test_trackers_hold_no_secret_of_the_runner_and_the_trainer_none_of_theirs(
-    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tracker_and_trainer_secrets_are_separate(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "canary")
     monkeypatch.setenv("DATABASE_URL", "canary")
     bench = tracked(TENSORBOARD)

@@ -17,7 +17,7 @@ from tests.worker.conftest import Plant
 HEARD: Final = {EventType.running, EventType.checkpoint_created, EventType.succeeded}
 
 
-def test_a_job_that_workers_run_is_heard_of_from_its_start_to_its_end(plant: Plant) -> None:
+def test_worker_job_sends_webhooks(plant: Plant) -> None:
     got: SimpleQueue[Received] = SimpleQueue()
     key = new_key()
     plant.environment |= {"GROUPTUNE_SECRET_KEYS": key, "GROUPTUNE_ALLOWED_PRIVATE_HOSTS": "127.0.0.1"}

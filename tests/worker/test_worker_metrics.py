@@ -29,7 +29,7 @@ def value(name: str, **labels: str) -> float:
     return WORKER.get_sample_value(name, labels) or 0.0
 
 
-def test_attempts_are_counted_by_outcome_and_steps_by_method(bench: Bench) -> None:
+def test_attempts_are_counted_by_outcome(bench: Bench) -> None:
     before = {outcome: value("grouptune_attempts_total", outcome=outcome) for outcome in ("crashed", "succeeded")}
     bench.run("crash:4")
     bench.run("train:6")
@@ -37,7 +37,7 @@ def test_attempts_are_counted_by_outcome_and_steps_by_method(bench: Bench) -> No
     assert value("grouptune_attempts_total", outcome="succeeded") == before["succeeded"] + 1
 
 
-def test_answers_that_could_not_be_graded_and_times_of_steps_are_counted(bench: Bench, tmp_path: Path) -> None:
+def test_grader_errors_and_step_times_are_counted(bench: Bench, tmp_path: Path) -> None:
     def counted() -> tuple[float, float]:
         return value("grouptune_grader_errors_total"), value("grouptune_step_seconds_sum", method="supervised")
 
@@ -54,7 +54,7 @@ def test_answers_that_could_not_be_graded_and_times_of_steps_are_counted(bench: 
     assert counted() == (errors + 3, seconds + 0.5)
 
 
-def test_a_lost_lease_is_counted(bench: Bench) -> None:
+def test_lost_lease_is_counted(bench: Bench) -> None:
     before = value("grouptune_lease_losses_total", seen_by="runner")
     attempts = value("grouptune_attempts_total", outcome="lost_lease")
     running = bench.start("until_stopped")
@@ -65,7 +65,7 @@ def test_a_lost_lease_is_counted(bench: Bench) -> None:
     assert value("grouptune_attempts_total", outcome="lost_lease") == attempts + 1
 
 
-def test_workers_of_one_machine_take_ports_in_a_row(plant: Plant) -> None:
+def test_workers_take_consecutive_ports(plant: Plant) -> None:
     port = free_port()
     plant.environment["GROUPTUNE_WORKER_METRICS_PORT"] = str(port)
     job_id = plant.submit(max_steps=3)
@@ -86,7 +86,7 @@ def test_workers_of_one_machine_take_ports_in_a_row(plant: Plant) -> None:
         assert told().count("# TYPE grouptune_attempts_total") == 2
 
 
-def test_a_worker_without_a_free_port_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_free_metrics_port_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prometheus, "PORTS_TRIED", 1)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -95,7 +95,7 @@ def test_a_worker_without_a_free_port_says_so(monkeypatch: pytest.MonkeyPatch) -
             prometheus.serve_worker("127.0.0.1", taken.getsockname()[1])
 
 
-def test_every_metric_that_the_dashboard_asks_for_exists() -> None:
+def test_dashboard_queries_existing_metrics() -> None:
     told = exposition(lambda: Backlog(dict.fromkeys(map(str, JobStatus), 1), 1.0)).decode()
     declared = set(re.findall(r"# TYPE (\S+) \S+", told))
     for registry in (API, WORKER):

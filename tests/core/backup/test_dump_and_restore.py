@@ -151,7 +151,7 @@ def breaches(database: Database, store: BlobStore) -> list[invariants.Breach]:
         return invariants.breaches(session, store.exists)
 
 
-def test_all_rows_and_blobs_come_back(
+def test_restore_brings_back_rows_and_blobs(
     database: Database, target: Database, stores: tuple[BlobStore, ...], installation: dict[str, str], tmp_path: Path
 ) -> None:
     source, destination = stores
@@ -175,7 +175,7 @@ def test_all_rows_and_blobs_come_back(
     subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=tmp_path / "unpacked", check=True)
 
 
-def test_it_knows_every_column_that_names_a_blob() -> None:
+def test_backup_covers_every_blob_column() -> None:
     columns = {f"{table.name}.{c.name}" for table in metadata.sorted_tables for c in table.columns if "blob" in c.name}
     assert columns == {"files.blob", "files.rows_blob", "models.blob", "checkpoints.blob"}
 
@@ -197,7 +197,7 @@ class _Disturbed(LocalBlobStore):
 
 
 @pytest.mark.parametrize("stores", ["local"], indirect=True)
-def test_what_is_deleted_meanwhile_is_left_out_and_what_is_lost_is_told(
+def test_deletions_during_a_dump(
     database: Database, target: Database, stores: tuple[BlobStore, ...], installation: dict[str, str], tmp_path: Path
 ) -> None:
     source, destination = stores
@@ -226,7 +226,7 @@ def test_what_is_deleted_meanwhile_is_left_out_and_what_is_lost_is_told(
 
 
 @pytest.mark.parametrize("stores", ["local"], indirect=True)
-def test_a_backup_that_is_not_whole_changes_nothing(
+def test_damaged_backup_changes_nothing(
     database: Database, target: Database, stores: tuple[BlobStore, ...], installation: dict[str, str], tmp_path: Path
 ) -> None:
     source, destination = stores
@@ -253,7 +253,7 @@ def test_a_backup_that_is_not_whole_changes_nothing(
 
 
 @pytest.mark.parametrize("stores", ["local"], indirect=True)
-def test_only_who_asks_for_it_throws_an_installation_away(
+def test_restore_replaces_only_on_request(
     database: Database, stores: tuple[BlobStore, ...], installation: dict[str, str], tmp_path: Path
 ) -> None:
     source, _ = stores
@@ -296,7 +296,7 @@ def small_backup(path: Path, revision: str, created_at: str = "2026-01-01T00:00:
     return path
 
 
-def test_an_older_backup_gets_the_newest_schema_and_a_newer_one_is_refused(target: Database, tmp_path: Path) -> None:
+def test_older_backup_is_migrated_newer_rejected(target: Database, tmp_path: Path) -> None:
     store = LocalBlobStore(tmp_path)
     with pytest.raises(BadSetup, match=r"made by Grouptune 9\.9"):
         restore(target, store, small_backup(tmp_path / "newer", "9999"))
@@ -307,7 +307,7 @@ def test_an_older_backup_gets_the_newest_schema_and_a_newer_one_is_refused(targe
 
 
 @pytest.mark.parametrize("name", ["blobs/../../x", "blobs//x", "tables/pg_authid/000000", "x"])
-def test_members_name_nothing_outside(target: Database, tmp_path: Path, name: str) -> None:
+def test_unsafe_member_names_are_rejected(target: Database, tmp_path: Path, name: str) -> None:
     path = tmp_path / "backup"
     with BackupReader.opened(small_backup(tmp_path / "good", migrate.head())) as reader, path.open("wb") as out:
         writer = BackupWriter(out)

@@ -127,7 +127,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.S
     return server, ssl.create_default_context(cafile=str(pem))
 
 
-def test_it_dials_the_address_that_it_checked_and_keeps_the_name(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+def test_connection_uses_checked_address_and_name(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     heads: list[bytes] = []
     names: list[str | None] = []
     server, client = tls
@@ -146,7 +146,7 @@ def test_it_dials_the_address_that_it_checked_and_keeps_the_name(tls: tuple[ssl.
     assert heads[0].startswith(b"get /a?b=c http/1.1")
 
 
-def test_a_certificate_of_another_name_is_refused(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+def test_certificate_of_another_name_is_rejected(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     with tcp_server(reply(), tls[0]) as port:
         world = World(port, other_example=[PUBLIC])
         with pytest.raises(EgressFailed, match=r"other\.example cannot be reached.*(?i:certificate)"):
@@ -157,7 +157,7 @@ def test_a_certificate_of_another_name_is_refused(tls: tuple[ssl.SSLContext, ssl
     "addresses",
     [["127.0.0.1"], ["169.254.169.254"], ["::1"], ["64:ff9b::a00:1"], [PUBLIC, "10.0.0.1"], ["10.0.0.1", PUBLIC]],
 )
-def test_a_name_with_one_address_inside_is_never_dialled(addresses: list[str]) -> None:
+def test_host_with_a_private_address_is_rejected(addresses: list[str]) -> None:
     world = World(evil_example=addresses)
     with pytest.raises(AddressRefused, match="only the operator"):
         get(world.egress(), "https://evil.example/")
@@ -165,13 +165,13 @@ def test_a_name_with_one_address_inside_is_never_dialled(addresses: list[str]) -
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "localhost", "127.1"])
-def test_other_spellings_of_the_loopback_are_refused(host: str) -> None:
+def test_loopback_spellings_are_rejected(host: str) -> None:
     with Egress() as egress, pytest.raises((AddressRefused, EgressFailed)) as caught:
         egress.request("GET", f"https://{host}/", timeout_seconds=5, max_bytes=10)
     assert isinstance(caught.value, AddressRefused) or "not resolved" in caught.value.message
 
 
-def test_a_name_is_resolved_once_so_it_cannot_change_its_mind() -> None:
+def test_name_is_resolved_once() -> None:
     answers = [[PUBLIC], ["127.0.0.1"]]
     with tcp_server(reply()) as port:
         world = World(port)
@@ -183,7 +183,7 @@ def test_a_name_is_resolved_once_so_it_cannot_change_its_mind() -> None:
     assert answers == [["127.0.0.1"]]
 
 
-def test_the_next_address_is_tried_when_one_does_not_listen() -> None:
+def test_next_address_is_tried() -> None:
     with tcp_server(reply()) as port:
         world = World(port, two_example=["10.0.0.1", "10.0.0.2"])
 
@@ -197,14 +197,14 @@ def test_the_next_address_is_tried_when_one_does_not_listen() -> None:
 
 
 @pytest.mark.parametrize("allowed", ["judge.internal", "10.0.0.0/8"])
-def test_the_operator_can_allow_private_hosts(allowed: str) -> None:
+def test_operator_can_allow_private_hosts(allowed: str) -> None:
     with tcp_server(reply()) as port:
         world = World(port, judge_internal=["10.0.0.1"])
         assert get(world.egress(allowed), "http://judge.internal:8000/") == b"ok"
         assert world.dialled == [("10.0.0.1", 8000)]
 
 
-def test_a_public_host_is_not_asked_in_plain_text() -> None:
+def test_plain_http_to_public_host_is_rejected() -> None:
     world = World(hooks_example=[PUBLIC])
     with pytest.raises(AddressRefused, match="https"):
         get(world.egress(), "http://hooks.example/")
@@ -213,7 +213,7 @@ def test_a_public_host_is_not_asked_in_plain_text() -> None:
     assert world.dialled == []
 
 
-def test_redirects_are_answers_and_proxies_and_cookies_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redirects_proxies_cookies_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     heads: list[bytes] = []
@@ -231,7 +231,7 @@ def test_redirects_are_answers_and_proxies_and_cookies_are_ignored(monkeypatch: 
     assert b"cookie" not in heads[1]
 
 
-def test_too_large_answers_are_refused_or_cut() -> None:
+def test_large_response_is_rejected_or_cut() -> None:
     with tcp_server(reply(b"x" * 5000)) as port:
         world = World(port, a_internal=["10.0.0.1"])
         with pytest.raises(ResponseTooLarge):
@@ -239,7 +239,7 @@ def test_too_large_answers_are_refused_or_cut() -> None:
         assert get(world.egress("a.internal"), "http://a.internal/", max_bytes=7, cut=True) == b"x" * 7
 
 
-def test_compressed_answers_are_refused() -> None:
+def test_compressed_response_is_rejected() -> None:
     with tcp_server(reply(b"\x1f\x8b", "content-encoding: gzip")) as port:
         world = World(port, a_internal=["10.0.0.1"])
         with pytest.raises(EgressFailed, match="compressed"):
@@ -247,7 +247,7 @@ def test_compressed_answers_are_refused() -> None:
 
 
 @pytest.mark.parametrize("part", ["head", "body"])
-def test_an_answer_that_drips_ends_when_the_time_is_over(part: str) -> None:
+def test_slow_response_times_out(part: str) -> None:
     stop = threading.Event()
 
     def handle(connection: socket.socket, _head: bytes) -> None:
@@ -264,7 +264,7 @@ def test_an_answer_that_drips_ends_when_the_time_is_over(part: str) -> None:
         stop.set()
 
 
-def test_a_resolver_that_hangs_ends_when_the_time_is_over() -> None:
+def test_hanging_resolver_times_out() -> None:
     release = threading.Event()
 
     def resolve(_host: str, _port: int) -> list[str]:
@@ -276,7 +276,7 @@ def test_a_resolver_that_hangs_ends_when_the_time_is_over() -> None:
     release.set()
 
 
-def test_what_is_away_is_told_as_such() -> None:
+def test_unreachable_hosts_are_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         free = listener.getsockname()[1]
     world = World(free, a_internal=["10.0.0.1"])
@@ -291,7 +291,7 @@ def test_what_is_away_is_told_as_such() -> None:
         get(World(port, a_internal=["10.0.0.1"]).egress("a.internal"), "http://a.internal/")
 
 
-def test_connections_are_used_again() -> None:
+def test_connections_are_reused() -> None:
     with tcp_server(reply()) as port:
         world = World(port, a_internal=["10.0.0.1"])
         with world.egress("a.internal") as egress:
@@ -319,13 +319,13 @@ def test_connections_are_used_again() -> None:
         ("https://a.example/" + "x" * 2048, "2048 characters"),
     ],
 )
-def test_urls_that_cannot_work_are_refused_at_once(url: str, reason: str) -> None:
+def test_unusable_urls_are_rejected(url: str, reason: str) -> None:
     with pytest.raises(AddressRefused, match=reason) as caught:
         check_url(url, PrivateHosts(), "url")
     assert (caught.value.param, caught.value.status) == ("url", 400)
 
 
-def test_urls_that_may_work_pass() -> None:
+def test_usable_urls_are_accepted() -> None:
     allowed = PrivateHosts.parse(["10.0.0.0/8", "judge.internal"])
     for url in ("https://a.example:8443/x?y", "https://93.184.215.14/", "http://10.0.0.1/", "http://judge.internal/"):
         assert str(check_url(url, allowed)) == url

@@ -44,7 +44,7 @@ from app.core.egress.ip_policy import PrivateHosts, why_refused
         ("4000::1", "not a public"),
     ],
 )
-def test_addresses_that_lead_inside_are_refused(address: str, reason: str) -> None:
+def test_non_public_addresses_are_rejected(address: str, reason: str) -> None:
     assert reason in str(why_refused(ip_address(address)))
 
 
@@ -55,11 +55,11 @@ def test_addresses_that_lead_inside_are_refused(address: str, reason: str) -> No
         *("169.253.0.1", "223.255.255.255", "2606:4700::1111", "2a00:1450::1", "::ffff:8.8.8.8"),
     ],
 )
-def test_public_addresses_pass(address: str) -> None:
+def test_public_addresses_are_accepted(address: str) -> None:
     assert why_refused(ip_address(address)) is None
 
 
-def test_the_operator_names_hosts_addresses_and_networks() -> None:
+def test_private_hosts_parse_names_and_networks() -> None:
     hosts = PrivateHosts.parse(["judge.internal", " 127.0.0.1", "10.1.0.0/16", "fd00::/8"])
     assert hosts.name_is_allowed("Judge.Internal.")
     assert not hosts.name_is_allowed("evil.judge.internal")
@@ -70,6 +70,6 @@ def test_the_operator_names_hosts_addresses_and_networks() -> None:
 
 
 @pytest.mark.parametrize("entry", ["", "10.1.2.3/16", "http://x", "a b", "1.2.3", "user@host", "*.internal"])
-def test_what_is_neither_a_host_nor_a_network_is_not_taken(entry: str) -> None:
+def test_invalid_private_host_entry_is_rejected(entry: str) -> None:
     with pytest.raises(ValueError, match="is not a host name, an address or a network"):
         PrivateHosts.parse([entry])

@@ -49,7 +49,7 @@ def content(store: BlobStore, key: str) -> bytes:
         return blob.read()
 
 
-def test_what_is_written_can_be_read(store: BlobStore) -> None:
+def test_written_blob_can_be_read(store: BlobStore) -> None:
     stored = store.write("files/one", [b"ab", b"c"])
     assert (stored.bytes, stored.sha256) == (3, sha256(b"abc").hexdigest())
     assert content(store, "files/one") == b"abc"
@@ -63,7 +63,7 @@ def test_what_is_written_can_be_read(store: BlobStore) -> None:
         store.open("files/one")
 
 
-def test_a_blob_of_many_parts_comes_back_from_any_place(store: BlobStore) -> None:
+def test_multipart_blob_can_be_read_anywhere(store: BlobStore) -> None:
     expected = b"".join(mebibytes(20))
     stored = store.write("big", mebibytes(20))
     assert (stored.bytes, stored.sha256) == (len(expected), sha256(expected).hexdigest())
@@ -76,11 +76,11 @@ def test_a_blob_of_many_parts_comes_back_from_any_place(store: BlobStore) -> Non
 
 
 @pytest.mark.parametrize("count", [0, 1, PART_BYTES // MIB])
-def test_the_sizes_at_the_edges_of_a_part_are_stored_whole(store: BlobStore, count: int) -> None:
+def test_part_boundary_sizes_are_stored_whole(store: BlobStore, count: int) -> None:
     assert store.write("edge", mebibytes(count)).bytes == len(content(store, "edge")) == count * MIB
 
 
-def test_memory_does_not_grow_with_a_blob_on_s3(s3_address: str) -> None:
+def test_s3_memory_does_not_grow_with_blobs(s3_address: str) -> None:
     # In a process of its own: the server of the tests lives in this one and keeps what it is sent.
     code = f"""
 import resource
@@ -107,7 +107,7 @@ print(work('warm', 80), work('large', 240))
     assert large - small < 100, done.stdout
 
 
-def test_a_blob_is_never_overwritten(store: BlobStore) -> None:
+def test_blob_is_never_overwritten(store: BlobStore) -> None:
     store.write("one", [b"first"])
     for chunks in ([b"second"], mebibytes(12)):
         with pytest.raises(FileExistsError):
@@ -116,7 +116,7 @@ def test_a_blob_is_never_overwritten(store: BlobStore) -> None:
 
 
 @pytest.mark.parametrize("sent", [0, 20])
-def test_an_upload_that_breaks_leaves_no_trace(store: BlobStore, sent: int, request: pytest.FixtureRequest) -> None:
+def test_broken_upload_leaves_nothing(store: BlobStore, sent: int, request: pytest.FixtureRequest) -> None:
     def chunks() -> Iterator[bytes]:
         yield from mebibytes(sent)
         raise ConnectionResetError
@@ -144,7 +144,7 @@ def test_keys_cannot_leave_the_store(store: BlobStore, key: str) -> None:
         store.write(key, [b"x"])
 
 
-def test_a_tree_comes_back_as_it_was(store: BlobStore, tree: Path, tmp_path: Path) -> None:
+def test_tree_round_trip(store: BlobStore, tree: Path, tmp_path: Path) -> None:
     assert sorted(store.put_tree("jobs/1/adapter", tree)) == ["a.txt", "sub/b.txt"]
     store.write("jobs/10", [b"a neighbour whose name begins alike"])
     store.fetch_tree("jobs/1/adapter", tmp_path / "back")
@@ -156,7 +156,7 @@ def test_a_tree_comes_back_as_it_was(store: BlobStore, tree: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("put_back", [[], [b"c"]])
-def test_a_changed_or_missing_file_is_found(
+def test_changed_or_missing_file_is_detected(
     store: BlobStore, tree: Path, tmp_path: Path, put_back: list[bytes]
 ) -> None:
     store.put_tree("t", tree)
@@ -167,14 +167,14 @@ def test_a_changed_or_missing_file_is_found(
         store.fetch_tree("t", tmp_path / "back")
 
 
-def test_an_unfinished_tree_is_not_used(store: BlobStore, tree: Path, tmp_path: Path) -> None:
+def test_incomplete_tree_is_rejected(store: BlobStore, tree: Path, tmp_path: Path) -> None:
     store.put_tree("t", tree)
     store.delete(f"t/{SUMS}")
     with pytest.raises(BlobCorrupt, match="not complete"):
         store.fetch_tree("t", tmp_path / "back")
 
 
-def test_a_blob_can_be_had_as_a_file(store: BlobStore) -> None:
+def test_blob_is_available_as_a_file(store: BlobStore) -> None:
     store.write("files/one", mebibytes(3))
     ticks: list[None] = []
     with store.as_file("files/one", lambda: ticks.append(None)) as path:
@@ -185,7 +185,7 @@ def test_a_blob_can_be_had_as_a_file(store: BlobStore) -> None:
         pass
 
 
-def test_what_nothing_names_is_discarded_whatever_it_is(store: BlobStore, tree: Path) -> None:
+def test_discard_removes_blobs_and_trees(store: BlobStore, tree: Path) -> None:
     store.write("files/one", [b"1"])
     store.put_tree("jobs/1/adapter", tree)
     for place in ("files/one", "jobs/1", "files/never-there"):
@@ -194,20 +194,20 @@ def test_what_nothing_names_is_discarded_whatever_it_is(store: BlobStore, tree: 
     store.remove_incomplete(datetime.now(UTC))
 
 
-def test_a_scan_tells_how_old_blobs_are(store: BlobStore) -> None:
+def test_scan_returns_the_write_time(store: BlobStore) -> None:
     store.write("files/one", [b"1"])
     (found,) = store.scan("files")
     assert found.key == "files/one"
     assert abs(found.written_at - datetime.now(UTC)) < timedelta(seconds=60)
 
 
-def test_a_store_that_can_be_written_says_so_and_keeps_no_trace(store: BlobStore) -> None:
+def test_writability_check_leaves_nothing(store: BlobStore) -> None:
     store.write("files/one", [b"1"])
     store.check_writable()
     assert store.list("files") == ["files/one"]
 
 
-def test_a_bucket_that_is_not_there_is_an_error_of_the_store(
+def test_missing_bucket_is_storage_unavailable(
     s3_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in CREDENTIALS.items():
@@ -219,9 +219,7 @@ def test_a_bucket_that_is_not_there_is_an_error_of_the_store(
         store.write("files/one", [b"1"])
 
 
-def test_an_address_where_nobody_listens_is_an_error_of_the_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closed_port_is_storage_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "RETRIES", 1)
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)

@@ -8,9 +8,7 @@ import pytest
 from app.core.storage.local import LocalBlobStore
 
 
-def test_a_blob_is_synced_before_it_is_named_and_its_directory_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blob_is_synced_before_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     sync, link = os.fsync, os.link
 

@@ -23,7 +23,7 @@ def let_expire(database: Database, file_id: str) -> None:
         session.execute(update(File).where(File.id == file_id).values(expires_at=func.now()))
 
 
-def test_an_expired_file_goes_with_its_blob(bench: Bench) -> None:
+def test_expired_file_and_blob_are_removed(bench: Bench) -> None:
     with bench.database.transaction() as session:
         over, kept = (make_file(session, bench.project) for _ in range(2))
         session.execute(
@@ -40,7 +40,7 @@ def test_an_expired_file_goes_with_its_blob(bench: Bench) -> None:
         assert session.get(File, kept.id) is not None
 
 
-def test_a_live_job_keeps_its_expired_file_and_trains_on_it(bench: Bench) -> None:
+def test_live_job_keeps_its_expired_file(bench: Bench) -> None:
     training = bench.job().training_file
     let_expire(bench.database, training)
     remove_expired(bench.database, bench.store)
@@ -53,7 +53,7 @@ def test_a_live_job_keeps_its_expired_file_and_trains_on_it(bench: Bench) -> Non
         assert session.get(File, training) is None
 
 
-def test_a_job_that_waits_for_an_expired_file_still_starts(bench: Bench) -> None:
+def test_job_with_an_expired_file_still_starts(bench: Bench) -> None:
     with bench.database.transaction() as session:
         session.execute(update(Job).values(status="validating_files"))
     let_expire(bench.database, bench.job().training_file)
@@ -63,7 +63,7 @@ def test_a_job_that_waits_for_an_expired_file_still_starts(bench: Bench) -> None
     assert bench.status() == "queued"
 
 
-def test_a_blob_that_is_gone_already_does_not_stop_the_round(bench: Bench) -> None:
+def test_missing_blob_does_not_stop_expiry(bench: Bench) -> None:
     with bench.database.transaction() as session:
         file = make_file(session, bench.project)
     let_expire(bench.database, file.id)
@@ -72,7 +72,7 @@ def test_a_blob_that_is_gone_already_does_not_stop_the_round(bench: Bench) -> No
         assert session.get(File, file.id) is None
 
 
-def test_uploads_expire_and_what_crashes_left_of_their_parts_goes_too(bench: Bench) -> None:
+def test_expired_upload_loses_all_its_parts(bench: Bench) -> None:
     with bench.database.transaction() as session:
         upload, pending = (
             chunked_uploads.create_upload(
@@ -94,7 +94,7 @@ def test_uploads_expire_and_what_crashes_left_of_their_parts_goes_too(bench: Ben
         assert session.get_one(Upload, pending.id).status == "pending"
 
 
-def test_the_beat_rings_for_all_rounds(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beat_schedules_all_periodic_tasks(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", broker_url)
     schedule = celery_app.create(Settings(sweep_seconds=7)).conf.beat_schedule
     rounds = {entry["task"]: entry["schedule"] for entry in schedule.values()}
@@ -102,7 +102,7 @@ def test_the_beat_rings_for_all_rounds(broker_url: str, monkeypatch: pytest.Monk
     assert {entry["options"]["queue"] for entry in schedule.values()} == {DEFAULT_QUEUE}
 
 
-def test_a_worker_removes_expired_files_by_itself(plant: Plant) -> None:
+def test_worker_removes_expired_files(plant: Plant) -> None:
     with plant.database.transaction() as session:
         file = make_file(session, plant.project)
     plant.store.write(file.blob, [b"{}"])

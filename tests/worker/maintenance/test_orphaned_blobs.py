@@ -19,7 +19,7 @@ def age(bench: Bench, *keys: str) -> None:
         os.utime(bench.store.path(key), (past, past))
 
 
-def test_it_removes_old_blobs_without_a_row_and_nothing_else(bench: Bench) -> None:
+def test_only_old_orphaned_blobs_are_removed(bench: Bench) -> None:
     with bench.database.transaction() as session:
         file = make_file(session, bench.project)
     for key in (file.blob, "files/old", "files/young", "jobs/gone/a1/adapter/x", "elsewhere/old"):
@@ -35,7 +35,7 @@ def test_it_removes_old_blobs_without_a_row_and_nothing_else(bench: Bench) -> No
     assert collect(bench.database, bench.store, GRACE_SECONDS) == 1
 
 
-def test_what_a_killed_writer_left_goes_after_the_grace(bench: Bench) -> None:
+def test_incomplete_writes_expire_after_grace(bench: Bench) -> None:
     bench.store.write("files/one", [b"x"])
     incoming = next(bench.settings.storage_dir.glob(".incoming"))
     for name, seconds in (("left", 2 * GRACE_SECONDS), ("being-written", 0.0)):
@@ -46,7 +46,7 @@ def test_what_a_killed_writer_left_goes_after_the_grace(bench: Bench) -> None:
     assert [path.name for path in incoming.iterdir()] == ["being-written"]
 
 
-def test_a_resumed_job_finds_its_checkpoint_after_a_round_with_everything_old(bench: Bench) -> None:
+def test_collection_keeps_a_queued_jobs_blobs(bench: Bench) -> None:
     assert bench.run("crash:4").status == "queued"
     keys = bench.store.list(f"jobs/{bench.job_id}")
     assert keys
