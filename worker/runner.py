@@ -196,9 +196,9 @@ class Runner:
         """Estimate the job on this machine, to predict its end and to calibrate later estimates."""
         files = estimation.JobFiles(inputs.training, inputs.validation)
         models_dir = self._settings.models_dir
-        self._planned_job = asked = estimation.try_ask(self._store, self._claim.spec, base_model, files, models_dir)
-        if asked is not None:
-            self._write(lambda s: estimation.keep_for(s, self._claim, asked, own_hardware()))
+        self._planned_job = planned = estimation.try_plan(self._store, self._claim.spec, base_model, files, models_dir)
+        if planned is not None:
+            self._write(lambda s: estimation.store_for_worker(s, self._claim, planned, own_hardware()))
 
     def _pull(self, name: str) -> None:
         self._report(Message(message=f"Downloading base model {name}"))
@@ -272,8 +272,8 @@ class Runner:
         blob = f"jobs/{self._claim.job_id}/a{self._claim.attempt}/adapter"
         self._store.put_tree(blob, Path(finished.path))
         metrics_csv = retry_until_available(self._control, self._store_metrics)
-        if (asked := self._planned_job) is not None:
-            self._write(lambda s: estimation.keep_measured(s, self._claim, asked, own_hardware()))
+        if (planned := self._planned_job) is not None:
+            self._write(lambda s: estimation.store_measured(s, self._claim, planned, own_hardware()))
         self._write(lambda s: outcomes.succeed(s, self._claim, finished, blob, base_model, metrics_csv))
         log.info("job.succeeded")
 

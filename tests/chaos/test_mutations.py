@@ -26,7 +26,7 @@ class Mutation:
     test: str
 
 
-_FENCED: Final = "tests/core/jobs/test_leases.py::test_an_expired_job_is_queued_again_and_its_old_owner_fenced"
+_FENCED: Final = "tests/core/jobs/test_leases.py::test_expired_lease_requeues_and_fences"
 _RESUMED: Final = "tests/worker/training/test_resume.py::test_resume_at_any_step_is_bit_for_bit[gft-4]"
 _SYNCED: Final = "tests/worker/training/test_checkpoints.py::test_files_are_synced_before_the_rename"
 _BLOB: Final = "tests/core/storage/test_durability.py::test_blob_is_synced_before_it_is_named"
@@ -90,7 +90,7 @@ MUTATIONS: Final = {
         "app/core/jobs/events.py",
         "AND NOT EXISTS (SELECT FROM job_events AS known WHERE known.id = e.id)",
         "",
-        "tests/core/jobs/test_journal.py::test_a_batch_written_twice_is_there_once",
+        "tests/core/jobs/test_journal.py::test_batch_written_twice_is_stored_once",
     ),
 }
 

@@ -26,6 +26,6 @@ def estimate_job(
         if validated.problems or validated.base_model is None:
             raise body.as_sent(validated.problems[0])
         files = estimation.files_of(session, caller.project_id, body.training_file, body.validation_file)
-    workload = estimation.ask(store, validated.spec, validated.base_model, files, settings.models_dir)
+    workload = estimation.plan_job(store, validated.spec, validated.base_model, files, settings.models_dir)
     with database.reading() as session:
         return EstimateObject.of(estimation.on_workers(session, workload, settings.lease_seconds))

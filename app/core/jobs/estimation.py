@@ -68,7 +68,7 @@ def files_of(session: Session, project_id: str, training: str, validation: str |
     )
 
 
-def ask(store: BlobStore, spec: JobSpec, base_model: str, files: JobFiles, models_dir: Path) -> PlannedJob:
+def plan_job(store: BlobStore, spec: JobSpec, base_model: str, files: JobFiles, models_dir: Path) -> PlannedJob:
     """Collect the inputs of an estimate. It reads files, so call it outside of transactions.
 
     Raises `FilesNotProcessed` before the files are validated, and `InvalidRequest` for a model of unknown size or a
@@ -96,19 +96,19 @@ def ask(store: BlobStore, spec: JobSpec, base_model: str, files: JobFiles, model
     )
 
 
-def try_ask(store: BlobStore, spec: JobSpec, base_model: str, files: JobFiles, models_dir: Path) -> PlannedJob | None:
+def try_plan(store: BlobStore, spec: JobSpec, base_model: str, files: JobFiles, models_dir: Path) -> PlannedJob | None:
     """Return the inputs of an estimate, or None: no job fails because it cannot be estimated."""
     try:
-        return ask(store, spec, base_model, files, models_dir)
+        return plan_job(store, spec, base_model, files, models_dir)
     except GrouptuneError as error:
         log.info("estimate.none", reason=error.message)
         return None
 
 
-def on_workers(session: Session, asked: PlannedJob, alive_seconds: float) -> Forecast:
+def on_workers(session: Session, planned: PlannedJob, alive_seconds: float) -> Forecast:
     """Forecast the job on the workers that are alive."""
     alive = [(seen.worker.name, seen.hardware) for seen in list_workers(session, alive_seconds) if seen.trains]
-    return forecast(asked, alive, observations(session))
+    return forecast(planned, alive, observations(session))
 
 
 def note(
@@ -121,9 +121,9 @@ def note(
             spec = JobSpec.model_validate(job.spec)
             base_model, _ = starting_point(session, project_id, spec.model, models_dir)
             files = files_of(session, project_id, job.training_file, job.validation_file)
-        asked = ask(store, spec, base_model, files, models_dir)
+        planned = plan_job(store, spec, base_model, files, models_dir)
         with database.transaction() as session:
-            new_estimate = on_workers(session, asked, alive_seconds).estimate
+            new_estimate = on_workers(session, planned, alive_seconds).estimate
             session.execute(
                 update(Job)
                 .where(Job.id == job_id, Job.estimate.is_(None))
@@ -134,11 +134,11 @@ def note(
         log.info("estimate.none", job=job_id, reason=error.message)
 
 
-def keep_for(session: Session, claim: Claim, asked: PlannedJob, hardware: Hardware) -> None:
+def store_for_worker(session: Session, claim: Claim, planned: PlannedJob, hardware: Hardware) -> None:
     """Replace the estimate of a claimed job with one for its worker's device. Raises `LostLease`."""
     stored = session.scalar(select(Job.estimate).where(Job.id == claim.job_id))
     if stored is None or stored["device"] != hardware.device:
-        new_estimate = estimate(asked, hardware, observations(session))
+        new_estimate = estimate(planned, hardware, observations(session))
         update_owned(session, claim, estimate=new_estimate.model_dump(mode="json"))
 
 
@@ -216,13 +216,13 @@ _REPORTED: Final = text(
 )
 
 
-def keep_measured(session: Session, claim: Claim, asked: PlannedJob, hardware: Hardware) -> None:
+def store_measured(session: Session, claim: Claim, planned: PlannedJob, hardware: Hardware) -> None:
     """Store what a job that ends now has taken, for later estimates. Raises `LostLease`."""
-    if (measured := measure(session, claim.job_id, asked, hardware)) is not None:
+    if (measured := measure(session, claim.job_id, planned, hardware)) is not None:
         update_owned(session, claim, measured=measured.model_dump(mode="json"))
 
 
-def measure(session: Session, job_id: str, asked: PlannedJob, hardware: Hardware) -> Measured | None:
+def measure(session: Session, job_id: str, planned: PlannedJob, hardware: Hardware) -> Measured | None:
     """Return what the job has taken until now; None if it reported no step."""
     reported = session.execute(_REPORTED, {"job_id": job_id}).one()
     if reported.steps == 0:
@@ -239,11 +239,11 @@ def measure(session: Session, job_id: str, asked: PlannedJob, hardware: Hardware
         before = attempts[0].setup.total_seconds()
         rest = max(0.0, seconds - before - reported.steps_seconds)
         parts = Seconds(before, reported.rollout or 0.0, reported.grading or 0.0, reported.update or 0.0, rest)
-    asked = measurements.shortened(asked, reported.steps)
+    planned = measurements.shortened(planned, reported.steps)
     means = {name: getattr(reported, name) for name in ("prompt", "expert", "teacher", "own")}
-    lengths = measurements.mean_lengths(asked, means)
+    lengths = measurements.mean_lengths(planned, means)
     return Measured.of(
-        asked,
+        planned,
         hardware,
         attempts=len(attempts),
         seconds=seconds,

@@ -146,7 +146,7 @@ _KEEP: Final = text(
 
 
 def keep_trace(session: Session, job_id: str) -> None:
-    """Store the current trace in the job's first event, if there is one. `leases.claim` reads it.
+    """Store the current trace in the job's first event, if the request is traced. `leases.claim` reads it.
 
     The trace then spans the request that created the job and all of its attempts.
     """

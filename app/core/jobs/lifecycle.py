@@ -186,7 +186,7 @@ def _lock_unfinished(session: Session, actor: Actor, job_id: str, verb: str) -> 
     """Return the job with its row locked: no other transaction can change it before the caller does."""
     job = job_of_project(session, actor.project_id, job_id, lock=True)
     if job.status in TERMINAL:
-        raise InvalidRequest(f"Job {job_id} has already {_ENDED[JobStatus(job.status)]}; there is nothing to {verb}.")
+        raise InvalidRequest(f"Job {job_id} has already {_ENDED[JobStatus(job.status)]}; it is too late to {verb} it.")
     return job
 
 

@@ -79,7 +79,7 @@ def any_due(session: Session) -> bool:
 
 
 def claim_next(session: Session) -> LintClaim | None:
-    """Claim the next due lint whose file is validated; None if there is none."""
+    """Claim the next due lint whose file is validated; None if no lint is due."""
     values = {"seconds": CLAIM_SECONDS, "terminal": [str(status) for status in TERMINAL]}
     row = session.execute(_CLAIM, values).one_or_none()
     if row is None:

@@ -155,7 +155,7 @@ def _check_rows(spec: JobSpec, file_id: str, report: FileReport) -> None:
     teacher_rows = report.rows if spec.teacher else report.teacher_rows
     can_train = (group.expert and report.expert_rows) or (group.teacher and teacher_rows) or group.self_
     if can_train and report.rows:
-        # A demonstration alone in its group has no advantage: there is nothing to compare it with.
+        # A demonstration alone in its group has no advantage: it has no other answer to be compared with.
         if group.teacher and not teacher_rows and not group.self_:
             raise InvalidRequest(
                 f"group.teacher is {group.teacher}, but the file '{file_id}' has no `teacher_responses`, so each "

@@ -1,4 +1,4 @@
-"""Checkpoints as models: named, kept while somebody needs them, forgotten with their names."""
+"""Checkpoints as models: their names, which are kept, and which are deleted with their models."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,7 +57,7 @@ def somebody_waits(database: Database) -> bool:
         return bool(session.scalar(waiting))
 
 
-def test_each_has_a_model_that_goes_with_it(database: Database, claim: Claim) -> None:
+def test_checkpoint_model_deleted_with_checkpoint(database: Database, claim: Claim) -> None:
     assert record(database, claim, 10, 20, 30) == ["blob-10"]
     with database.transaction() as session:
         assert steps(session, claim) == [30, 20]
@@ -66,7 +66,7 @@ def test_each_has_a_model_that_goes_with_it(database: Database, claim: Claim) ->
         assert model.project_id == claim.project_id
 
 
-def test_a_step_that_is_written_again_keeps_its_name(database: Database, claim: Claim) -> None:
+def test_rewritten_step_keeps_model_name(database: Database, claim: Claim) -> None:
     record(database, claim, 10)
     with database.transaction() as session:
         checkpoints.record(session, claim, StoredCheckpoint(10, "blob-of-a2", {}))
@@ -74,7 +74,7 @@ def test_a_step_that_is_written_again_keeps_its_name(database: Database, claim: 
         assert (model.blob, model.has_adapter) == ("blob-of-a2", False)
 
 
-def test_a_shared_checkpoint_stays(database: Database, claim: Claim) -> None:
+def test_shared_checkpoint_is_kept(database: Database, claim: Claim) -> None:
     record(database, claim, 10)
     with database.transaction() as session:
         other = make_project(session, "other")
@@ -86,7 +86,7 @@ def test_a_shared_checkpoint_stays(database: Database, claim: Claim) -> None:
     assert sorted(record(database, claim, 50)) == ["blob-10", "blob-30"]
 
 
-def test_a_checkpoint_that_a_live_job_starts_from_stays_until_that_job_ends(database: Database, claim: Claim) -> None:
+def test_checkpoint_used_by_live_job_is_kept(database: Database, claim: Claim) -> None:
     record(database, claim, 10)
     with database.transaction() as session:
         job = make_job(session, claim.project_id, supervised().model_copy(update={"model": name(claim, 10)}))
@@ -96,9 +96,7 @@ def test_a_checkpoint_that_a_live_job_starts_from_stays_until_that_job_ends(data
     assert sorted(record(database, claim, 40)) == ["blob-10", "blob-20"]
 
 
-def test_a_job_that_is_being_created_from_a_checkpoint_holds_it(
-    database: Database, claim: Claim, tmp_path: Path
-) -> None:
+def test_uncommitted_job_holds_its_checkpoint(database: Database, claim: Claim, tmp_path: Path) -> None:
     record(database, claim, 10, 20)
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "config.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""An installation learns from its jobs: what one took changes what the next is expected to take, and when it ends."""
+"""Estimates learn from finished jobs: a measured job changes the next estimate and the expected end."""
 
 from pathlib import Path
 from typing import Any
@@ -48,20 +48,20 @@ class Lab:
             self.project = make_project(session)
             self.file = stored_file(session, self.store, self.project, directory)
 
-    def asked(self) -> PlannedJob:
-        return estimation.ask(self.store, self.spec, "tiny", JobFiles(self.file, None), self.models_dir)
+    def planned(self) -> PlannedJob:
+        return estimation.plan_job(self.store, self.spec, "tiny", JobFiles(self.file, None), self.models_dir)
 
     def claim(self) -> Claim:
         with self.database.transaction() as session:
             make_job(session, self.project, self.spec, self.file)
             claim = claims.claim(session, "w", 60, device=BOX.device)
             assert claim is not None
-            estimation.keep_for(session, claim, self.asked(), BOX)
+            estimation.store_for_worker(session, claim, self.planned(), BOX)
             return claim
 
     def train(self, claim: Claim, steps: int) -> None:
         """The first step begins 20 s after the claim; each takes 10 s, the last one was now."""
-        plan = self.asked().plan
+        plan = self.planned().plan
         started = Started(
             total_steps=plan.total_steps,
             resumed_from_step=0,
@@ -93,18 +93,18 @@ def lab(database: Database, tiny_models: Path, tmp_path: Path) -> Lab:
     return Lab(database, tiny_models, tmp_path)
 
 
-def test_the_next_estimate_is_what_the_last_job_took(lab: Lab) -> None:
+def test_estimate_learns_from_last_job(lab: Lab) -> None:
     claim = lab.claim()
     lab.train(claim, 4)
     with lab.database.transaction() as session:
         before = lab.job(session, claim).estimate
-        estimation.keep_measured(session, claim, lab.asked(), BOX)
+        estimation.store_measured(session, claim, lab.planned(), BOX)
         assert estimation.observations(session) == []  # not finished yet
         finished = Finished(step=4, path="/x", trained_tokens=400, published_step=4, reason="the last step")
         outcomes.succeed(session, claim, finished, "jobs/x/a1/adapter", "tiny", metrics_csv())
     with lab.database.transaction() as session:
         took = lab.job(session, claim).measured
-        after = estimate(lab.asked(), BOX, estimation.observations(session))
+        after = estimate(lab.planned(), BOX, estimation.observations(session))
     assert took is not None
     assert took["seconds"] == pytest.approx(60, abs=1)
     parts = {"setup": 20, "rollout": 24, "grading": 4, "update": 12, "rest": 0}
@@ -122,7 +122,7 @@ def test_the_next_estimate_is_what_the_last_job_took(lab: Lab) -> None:
     assert after.peak_memory_bytes.expected == pytest.approx(7e8, rel=0.15)
 
 
-def test_an_attempt_that_was_interrupted_says_nothing_of_its_parts(lab: Lab) -> None:
+def test_interrupted_job_has_no_parts(lab: Lab) -> None:
     claim = lab.claim()
     with lab.database.transaction() as session:
         outcomes.drain(session, claim)
@@ -130,7 +130,7 @@ def test_an_attempt_that_was_interrupted_says_nothing_of_its_parts(lab: Lab) -> 
         assert again is not None
     lab.train(again, 4)
     with lab.database.transaction() as session:
-        took = estimation.measure(session, again.job_id, lab.asked(), BOX)
+        took = estimation.measure(session, again.job_id, lab.planned(), BOX)
     assert took is not None
     assert (took.attempts, took.parts) == (2, None)
     assert set(took.ratios) == {"memory", "own_tokens"}
@@ -140,7 +140,7 @@ def eta(session: Session, job: Job) -> float | None:
     return progress.eta_seconds(session, [job]).get(job.id)
 
 
-def test_the_end_is_foretold_from_the_first_second_and_then_by_the_pace(lab: Lab) -> None:
+def test_eta_from_estimate_then_pace(lab: Lab) -> None:
     claim = lab.claim()
     with lab.database.transaction() as session:
         made = Estimate.model_validate(lab.job(session, claim).estimate)
@@ -163,11 +163,11 @@ def test_the_end_is_foretold_from_the_first_second_and_then_by_the_pace(lab: Lab
         assert eta(session, lab.job(session, claim)) is None
 
 
-def test_an_estimate_for_another_device_is_made_anew_by_the_worker_that_claims(lab: Lab) -> None:
+def test_claim_replaces_estimate_of_other_device(lab: Lab) -> None:
     claim = lab.claim()
     with lab.database.transaction() as session:
         other = BOX.model_copy(update={"threads": 8})
-        estimation.keep_for(session, claim, lab.asked(), other)
+        estimation.store_for_worker(session, claim, lab.planned(), other)
         kept = lab.job(session, claim).estimate
         assert kept is not None
         assert kept["device"] == "Box, 8 threads"

@@ -1,4 +1,4 @@
-"""One project's long queue does not stand in the way of another's first job."""
+"""A long queue of one project does not delay the first job of another project."""
 
 from app.core.db import Database
 from app.core.jobs import leases
@@ -7,7 +7,7 @@ from tests.setup_jobs import make_job, make_project, make_queue
 LONG = 1000
 
 
-def test_the_first_job_of_a_project_starts_in_the_next_free_slot(database: Database) -> None:
+def test_first_job_of_project_starts_next(database: Database) -> None:
     with database.transaction() as session:
         a, b = make_project(session, "a"), make_project(session, "b")
         make_queue(session, make_job(session, a), LONG - 1)

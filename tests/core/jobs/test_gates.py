@@ -1,4 +1,4 @@
-"""Gates: what can be asked for, and how it is decided."""
+"""Gates: which are valid, and how they are decided."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ FINISHED = Finished(step=4, path="/x", trained_tokens=9, published_step=4, reaso
         ("eval/loss no worse than alias v1.2", Gate("eval/loss", "<=", None, "v1.2", 0.0)),
     ],
 )
-def test_what_a_gate_may_say(text: str, gate: Gate) -> None:
+def test_gate_syntax(text: str, gate: Gate) -> None:
     assert parse(text) == gate
 
 
@@ -62,7 +62,7 @@ def test_what_a_gate_may_say(text: str, gate: Gate) -> None:
         *("no worse than prod", "no worse than alias PROD", "no worse than alias prod by -1", "eval/pass@0 > 1"),
     ],
 )
-def test_anything_else_is_refused_with_an_example(text: str) -> None:
+def test_bad_gate_error_shows_example(text: str) -> None:
     with pytest.raises(ValueError, match=r"eval/accuracy >= 0\.8|cannot be negative"):
         parse(text)
 
@@ -79,11 +79,11 @@ def test_anything_else_is_refused_with_an_example(text: str) -> None:
         ("eval/accuracy >= 0", float("nan"), False),
     ],
 )
-def test_what_is_good_enough(text: str, value: float | None, passes: bool) -> None:
+def test_gate_comparison(text: str, value: float | None, passes: bool) -> None:
     assert parse(text).passes(value) is passes
 
 
-def test_a_margin_gives_way_in_the_direction_that_is_worse() -> None:
+def test_gate_margin_allows_worse_values() -> None:
     assert parse("eval/reward no worse than alias a by 0.1").against(0.5).bound == pytest.approx(0.4)
     assert parse("eval/loss no worse than alias a by 0.1").against(0.5).bound == pytest.approx(0.6)
 
@@ -106,20 +106,18 @@ def gated(*texts: str, alias: str | None = None, **settings: Any) -> JobSpec:
         ),
     ],
 )
-def test_a_gate_on_what_will_not_be_measured_is_refused(
-    spec: JobSpec, validation_file: str | None, message: str
-) -> None:
+def test_gate_on_unmeasured_metric_rejected(spec: JobSpec, validation_file: str | None, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message) as caught:
         check_measurable(spec, validation_file)
     assert caught.value.param == f"gates.{len(spec.gates) - 1}"
 
 
-def test_gates_on_what_is_measured_are_accepted() -> None:
+def test_gate_on_measured_metric_accepted() -> None:
     spec = gated("eval/loss < 1", "eval/accuracy > 0", "eval/pass@4 > 0", evaluation={"pass_samples": 4})
     check_measurable(spec, "file-1")
 
 
-def test_a_spec_holds_gates_that_can_be_read_only() -> None:
+def test_spec_rejects_invalid_gates() -> None:
     with pytest.raises(ValidationError, match="is not a gate"):
         gated("fast")
 
@@ -149,7 +147,7 @@ def events(session: Session, job_id: str) -> list[str]:
     return [row.message for row in rows]
 
 
-def test_a_job_that_passes_its_gates_succeeds_and_moves_its_alias(database: Database) -> None:
+def test_passed_gates_move_alias(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         claim = running(session, project, gated("eval/accuracy >= 0.8", alias="prod"), accuracy=0.85)
@@ -158,12 +156,12 @@ def test_a_job_that_passes_its_gates_succeeds_and_moves_its_alias(database: Data
         assert job.gates is not None
         assert [one["passed"] for one in job.gates] == [True]
         assert aliases.get_alias(session, project, "prod").model == job.fine_tuned_model
-        told = events(session, job.id)
-        assert "Gate passed: eval/accuracy >= 0.8 (eval/accuracy is 0.85, >= 0.8)" in told
-        assert f"The alias prod now points to {job.fine_tuned_model}" in told
+        messages = events(session, job.id)
+        assert "Gate passed: eval/accuracy >= 0.8 (eval/accuracy is 0.85, >= 0.8)" in messages
+        assert f"The alias prod now points to {job.fine_tuned_model}" in messages
 
 
-def test_a_job_that_misses_a_gate_fails_keeps_its_model_and_moves_nothing(database: Database) -> None:
+def test_failed_gate_keeps_model_and_alias(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         spec = gated("eval/accuracy >= 0.8", "eval/loss < 2", alias="prod")
@@ -178,7 +176,7 @@ def test_a_job_that_misses_a_gate_fails_keeps_its_model_and_moves_nothing(databa
         assert len(job.result_files) == 1
 
 
-def test_a_gate_against_an_alias_compares_with_the_model_that_it_names(database: Database) -> None:
+def test_gate_compares_with_alias_model(database: Database) -> None:
     relative = "eval/reward no worse than alias prod by 0.05"
     with database.transaction() as session:
         project = make_project(session)
@@ -194,7 +192,7 @@ def test_a_gate_against_an_alias_compares_with_the_model_that_it_names(database:
         assert aliases.get_alias(session, project, "prod").model == near.fine_tuned_model
 
 
-def test_models_measured_on_other_rows_are_not_compared(database: Database) -> None:
+def test_gate_fails_for_other_held_out_rows(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         finish(session, running(session, project, gated(alias="prod"), reward=0.5))
@@ -204,7 +202,7 @@ def test_models_measured_on_other_rows_are_not_compared(database: Database) -> N
         assert "other held-out rows" in verdict.reason
 
 
-def test_what_was_not_measured_passes_no_gate(database: Database) -> None:
+def test_unmeasured_metric_fails_gate(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         claim = running(session, project, gated("eval/accuracy >= 0", "no worse than alias prod"))
@@ -213,7 +211,7 @@ def test_what_was_not_measured_passes_no_gate(database: Database) -> None:
         assert verdicts[0].reason == "eval/accuracy was not measured"
 
 
-def test_the_results_of_the_published_step_count_not_later_ones(database: Database) -> None:
+def test_gate_uses_published_step(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         claim = running(session, project, gated("eval/accuracy >= 0.8"), accuracy=0.9)
@@ -226,14 +224,14 @@ def test_the_results_of_the_published_step_count_not_later_ones(database: Databa
         assert gates.decide(session, job, 8)[0].value == 0.1
 
 
-def test_an_alias_cannot_take_the_name_of_a_base_model(tiny_models: Any) -> None:
+def test_alias_with_base_model_name_rejected(tiny_models: Any) -> None:
     for name in ("tiny", "smollm2-135m-instruct", "gpt-4o-mini"):
         with pytest.raises(InvalidRequest, match="names a base model"):
             aliases.check_name(name, tiny_models, {"gpt-4o-mini": "tiny"})
     aliases.check_name("prod", tiny_models, {"gpt-4o-mini": "tiny"})
 
 
-def test_ids_of_models_are_no_aliases() -> None:
+def test_alias_with_model_id_rejected() -> None:
     model = ids.fine_tuned_model("tiny", "default", None, ids.job_id())
     with pytest.raises(ValueError, match="is not a gate"):
         parse(f"no worse than alias {model}")

@@ -1,4 +1,4 @@
-"""The history checker finds each breach that is planted, and none in a history without."""
+"""The invariant checker finds each planted breach, and none in a correct history."""
 
 from collections.abc import Iterator
 
@@ -29,7 +29,7 @@ def session(database: Database) -> Iterator[Session]:
         yield session
 
 
-def test_an_honest_history_has_no_breach(session: Session) -> None:
+def test_correct_history_has_no_breach(session: Session) -> None:
     assert invariants.breaches(session, everything_is_stored) == []
 
 
@@ -55,13 +55,13 @@ def test_an_honest_history_has_no_breach(session: Session) -> None:
         ("every step has its metrics", "UPDATE jobs SET step = 1"),
     ],
 )
-def test_a_planted_breach_is_found(session: Session, invariant: str, damage: str) -> None:
+def test_planted_breach_is_found(session: Session, invariant: str, damage: str) -> None:
     session.flush()
     for statement in damage.split("; "):
         session.execute(text(statement))
     assert invariant in {breach.invariant for breach in invariants.breaches(session, everything_is_stored)}
 
 
-def test_a_blob_that_is_gone_is_found(session: Session) -> None:
+def test_missing_blob_is_found(session: Session) -> None:
     found = invariants.breaches(session, lambda _key: False)
     assert {breach.invariant for breach in found} == {"a file is stored"}

@@ -1,4 +1,4 @@
-"""What a trainer reports is written once, in order, and only by the job's owner."""
+"""The journal writes a trainer's reports once, in order, and only for the job's owner."""
 
 import math
 from typing import Any
@@ -57,7 +57,7 @@ OPENAI_FIELDS = {
 }
 
 
-def test_metrics_are_upserted_and_told_in_openais_shape(database: Database, claim: Claim) -> None:
+def test_metrics_upserted_with_openai_events(database: Database, claim: Claim) -> None:
     journal = Journal(database, claim)
     journal.record([JournalEntry(STARTED)])
     journal.metrics(
@@ -86,7 +86,7 @@ def test_metrics_are_upserted_and_told_in_openais_shape(database: Database, clai
     assert job.hyperparameters == {"batch_size": 4, "learning_rate_multiplier": 2.0, "n_epochs": 2}
 
 
-def test_what_is_no_number_becomes_null(database: Database, claim: Claim) -> None:
+def test_nan_and_infinity_become_null(database: Database, claim: Claim) -> None:
     values: dict[str, float | None] = {"loss": math.nan, "reward": math.inf, "x": 1.0}
     Journal(database, claim).metrics([Metrics(step=1, values=values)])
     with database.transaction() as session:
@@ -104,7 +104,7 @@ def groups_of(session: Session, job_id: str, step: int) -> list[dict[str, Any]]:
     return found
 
 
-def test_text_that_postgres_cannot_hold_is_shown_with_a_stand_in(database: Database, claim: Claim) -> None:
+def test_unstorable_text_is_replaced(database: Database, claim: Claim) -> None:
     bad, shown = "1\0 \ud800", "1\N{REPLACEMENT CHARACTER} ?"
     sample = {"prompt": bad, "response": bad, "reward": 0.0, "reference": bad}
     Journal(database, claim).record(
@@ -126,7 +126,7 @@ def test_text_that_postgres_cannot_hold_is_shown_with_a_stand_in(database: Datab
     assert evaluation["before"]["samples"][0]["response"] == shown
 
 
-def test_a_lost_lease_writes_nothing(database: Database, claim: Claim) -> None:
+def test_lost_lease_writes_nothing(database: Database, claim: Claim) -> None:
     with database.transaction() as session:
         before = session.scalar(select(func.count()).select_from(JobEvent))
         session.execute(update(Job).values(attempt=claim.attempt + 1))
@@ -147,7 +147,7 @@ def test_a_lost_lease_writes_nothing(database: Database, claim: Claim) -> None:
         assert session.scalar(select(func.count()).select_from(Group)) == 0
 
 
-def test_a_batch_written_twice_is_there_once(database: Database, claim: Claim) -> None:
+def test_batch_written_twice_is_stored_once(database: Database, claim: Claim) -> None:
     journal = Journal(database, claim)
     batch = [
         JournalEntry(Message(message="one")),
@@ -163,7 +163,7 @@ def test_a_batch_written_twice_is_there_once(database: Database, claim: Claim) -
         assert sum(event.message == "one" for event in events) == 1
 
 
-def test_the_first_evaluation_is_before_and_the_best_is_after(database: Database, claim: Claim) -> None:
+def test_first_and_best_evaluations_are_stored(database: Database, claim: Claim) -> None:
     journal = Journal(database, claim)
     for step, reward, best in ((0, 0.1, False), (10, 0.5, True), (20, 0.9, True), (30, 0.7, False)):
         sample = {"prompt": "p", "response": "r", "reward": reward, "reference": "x"}
@@ -182,7 +182,7 @@ def test_the_first_evaluation_is_before_and_the_best_is_after(database: Database
     ]
 
 
-def test_groups_are_kept_by_step(database: Database, claim: Claim) -> None:
+def test_groups_are_stored_by_step(database: Database, claim: Claim) -> None:
     member = MemberRecord(
         source=Source.self,
         text="2",
@@ -204,7 +204,7 @@ def test_groups_are_kept_by_step(database: Database, claim: Claim) -> None:
         assert len(groups_of(session, claim.job_id, step=4)) == 1
 
 
-def test_the_last_two_checkpoints_are_kept(database: Database, claim: Claim) -> None:
+def test_last_two_checkpoints_are_kept(database: Database, claim: Claim) -> None:
     journal = Journal(database, claim)
     forgotten = [journal.record([JournalEntry(StoredCheckpoint(n, f"blob-{n}", {"loss": 1.0}))]) for n in (10, 20, 30)]
     assert forgotten == [[], [], ["blob-10"]]
@@ -212,7 +212,7 @@ def test_the_last_two_checkpoints_are_kept(database: Database, claim: Claim) -> 
         assert [row.step for row in queries.latest_checkpoints(session, claim.job_id)] == [30, 20]
 
 
-def test_only_new_steps_clear_the_crash_budget(database: Database, claim: Claim) -> None:
+def test_only_new_steps_reset_crashes(database: Database, claim: Claim) -> None:
     journal = Journal(database, claim)
     journal.metrics([Metrics(step=5, values={})])
     with database.transaction() as session:

@@ -1,4 +1,4 @@
-"""One owner a job: claims, heartbeats, expiry, fencing, fairness and the crash budget."""
+"""Leases give a job one owner: claims, heartbeats, expiry, fencing, fairness and the crash budget."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +32,7 @@ def let_lease_end(session: Session, job_id: str) -> None:
     session.execute(update(Job).where(Job.id == job_id).values(lease_until=func.now() - func.make_interval(0, 0, 0, 1)))
 
 
-def test_a_claim_is_a_new_epoch_an_attempt_and_an_event(database: Database) -> None:
+def test_claim_creates_attempt_and_event(database: Database) -> None:
     with database.transaction() as session:
         job = make_job(session, make_project(session))
         claim = claimed(session)
@@ -63,7 +63,7 @@ def test_concurrent_claims_take_different_jobs(database: Database) -> None:
     assert len(taken) == len(set(taken)) == 8
 
 
-def test_a_claim_finds_a_job_behind_any_number_that_others_are_claiming(database: Database) -> None:
+def test_claim_searches_past_locked_jobs(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         make_queue(session, make_job(session, project), leases.FIRST)
@@ -76,7 +76,7 @@ def test_a_claim_finds_a_job_behind_any_number_that_others_are_claiming(database
         assert leases.claim(session, "w", 60) is None
 
 
-def test_priority_then_fairness_then_age(database: Database) -> None:
+def test_claim_order_priority_fairness_age(database: Database) -> None:
     with database.transaction() as session:
         a, b = make_project(session, "a"), make_project(session, "b")
         old, older = make_job(session, a), make_job(session, a)
@@ -90,7 +90,7 @@ def test_priority_then_fairness_then_age(database: Database) -> None:
     assert order == [urgent.id, lone.id, older.id, old.id]
 
 
-def test_a_job_in_back_off_is_not_claimed(database: Database) -> None:
+def test_job_in_backoff_is_not_claimed(database: Database) -> None:
     with database.transaction() as session:
         job = make_job(session, make_project(session))
         job.eligible_at = func.now() + func.make_interval(0, 0, 0, 1)
@@ -99,7 +99,7 @@ def test_a_job_in_back_off_is_not_claimed(database: Database) -> None:
         assert not queries.any_queued(session)
 
 
-def test_an_expired_job_is_queued_again_and_its_old_owner_fenced(database: Database) -> None:
+def test_expired_lease_requeues_and_fences(database: Database) -> None:
     with database.transaction() as session:
         job = make_job(session, make_project(session))
         old = claimed(session)
@@ -134,7 +134,7 @@ def test_an_expired_job_is_queued_again_and_its_old_owner_fenced(database: Datab
 @pytest.mark.parametrize(
     ("ask", "status"), [(lifecycle.cancel, JobStatus.cancelled), (lifecycle.pause, JobStatus.paused)]
 )
-def test_an_expired_job_does_what_it_was_asked(database: Database, ask: object, status: JobStatus) -> None:
+def test_expired_job_obeys_stop_request(database: Database, ask: object, status: JobStatus) -> None:
     with database.transaction() as session:
         project = make_project(session)
         job = make_job(session, project)
@@ -146,7 +146,7 @@ def test_an_expired_job_does_what_it_was_asked(database: Database, ask: object, 
         assert (job.status, job.crashes) == (status, 0)
 
 
-def test_three_crashes_without_progress_fail_the_job(database: Database) -> None:
+def test_three_crashes_fail_the_job(database: Database) -> None:
     with database.transaction() as session:
         job = make_job(session, make_project(session))
         for crash in range(1, attempts.MAX_CRASHES + 1):
@@ -163,14 +163,14 @@ def test_three_crashes_without_progress_fail_the_job(database: Database) -> None
         assert ended == [AttemptOutcome.crashed] * 3
 
 
-def test_back_off_grows_and_is_capped() -> None:
+def test_backoff_grows_and_is_capped() -> None:
     for failures, longest in ((1, 10), (2, 20), (3, 40), (50, 600)):
         waits = [attempts.backoff(failures).total_seconds() for _ in range(200)]
         assert min(waits) >= 0
         assert longest / 2 < max(waits) <= longest
 
 
-def test_success_publishes_the_model(database: Database) -> None:
+def test_success_publishes_model(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         job = make_job(session, project)
@@ -189,7 +189,7 @@ def test_success_publishes_the_model(database: Database) -> None:
         ]
 
 
-def test_a_drained_job_goes_first_and_is_not_charged(database: Database) -> None:
+def test_drained_job_goes_first_without_crash(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         job = make_job(session, project)

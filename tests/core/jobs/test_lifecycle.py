@@ -1,4 +1,4 @@
-"""What clients and validated files do to a job."""
+"""Changes of a job by clients and by validated files."""
 
 import re
 from pathlib import Path
@@ -28,12 +28,12 @@ def messages(session: Session, job_id: str) -> list[str]:
     return [row.message for row in rows]
 
 
-def test_the_diagram_shows_the_transitions() -> None:
+def test_diagram_matches_transitions() -> None:
     shown = set(re.findall(r"^ +(\w+) --> (\w+)", DOCS.read_text(encoding="utf-8"), re.MULTILINE))
     assert shown == {(str(source), str(target)) for source, targets in TRANSITIONS.items() for target in targets}
 
 
-def test_a_job_on_validated_files_is_queued_at_once(database: Database) -> None:
+def test_job_with_validated_files_is_queued(database: Database) -> None:
     with database.transaction() as session:
         job = make_job(session, make_project(session))
         assert job.status == JobStatus.queued
@@ -44,7 +44,7 @@ def test_a_job_on_validated_files_is_queued_at_once(database: Database) -> None:
         ]
 
 
-def test_a_job_waits_for_its_files(database: Database) -> None:
+def test_job_waits_for_validation(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         file = make_file(session, project, status=FileStatus.uploaded)
@@ -58,7 +58,7 @@ def test_a_job_waits_for_its_files(database: Database) -> None:
         assert job.status == JobStatus.queued
 
 
-def test_a_job_on_a_broken_file_fails_with_its_reason(database: Database) -> None:
+def test_job_with_invalid_file_fails(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         file = make_file(session, project, status=FileStatus.uploaded)
@@ -76,7 +76,7 @@ def test_a_job_on_a_broken_file_fails_with_its_reason(database: Database) -> Non
 
 
 @pytest.mark.parametrize("status", [JobStatus.validating_files, JobStatus.queued, JobStatus.paused])
-def test_cancel_ends_a_job_that_does_not_run(database: Database, status: JobStatus) -> None:
+def test_cancel_queued_job(database: Database, status: JobStatus) -> None:
     with database.transaction() as session:
         project = make_project(session)
         waits = status is JobStatus.validating_files
@@ -89,7 +89,7 @@ def test_cancel_ends_a_job_that_does_not_run(database: Database, status: JobStat
         assert cancelled.finished_at is not None
 
 
-def test_cancel_asks_the_runner_of_a_running_job_and_wins_over_pause(database: Database) -> None:
+def test_cancel_running_job_overrides_pause(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         job = make_job(session, project)
@@ -102,7 +102,7 @@ def test_cancel_asks_the_runner_of_a_running_job_and_wins_over_pause(database: D
         assert leases.stop_requested(session, claim) is StopRequest.cancel
 
 
-def test_a_paused_job_is_claimed_only_after_resume(database: Database) -> None:
+def test_paused_job_is_claimed_after_resume(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         job = make_job(session, project)
@@ -113,7 +113,7 @@ def test_a_paused_job_is_claimed_only_after_resume(database: Database) -> None:
         assert leases.claim(session, "w", 60) is not None
 
 
-def test_terminal_states_never_change(database: Database) -> None:
+def test_terminal_job_never_changes(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         job = make_job(session, project)
@@ -124,7 +124,7 @@ def test_terminal_states_never_change(database: Database) -> None:
         assert messages(session, job.id)[-1] == "The job was cancelled"
 
 
-def test_only_fitting_states_pause_and_resume(database: Database) -> None:
+def test_pause_and_resume_need_fitting_status(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         waiting = make_job(session, project, file=make_file(session, project, status=FileStatus.uploaded))
@@ -134,7 +134,7 @@ def test_only_fitting_states_pause_and_resume(database: Database) -> None:
             lifecycle.resume(session, Actor(project), waiting.id)
 
 
-def test_another_projects_job_does_not_exist(database: Database) -> None:
+def test_change_job_of_other_project(database: Database) -> None:
     with database.transaction() as session:
         job = make_job(session, make_project(session))
         other = make_project(session, "other")
@@ -143,7 +143,7 @@ def test_another_projects_job_does_not_exist(database: Database) -> None:
         assert caught.value.param is None
 
 
-def test_unknown_transitions_are_refused(database: Database) -> None:
+def test_unknown_transition_raises(database: Database) -> None:
     with database.transaction() as session:
         job = make_job(session, make_project(session))
         with pytest.raises(ValueError, match="no move from paused to succeeded"):
@@ -155,7 +155,7 @@ def test_unknown_transitions_are_refused(database: Database) -> None:
 @pytest.mark.parametrize(
     "values", [{"status": "running"}, {"status": "failed"}, {"lease_owner": "w"}, {"status": "resting"}]
 )
-def test_the_database_itself_refuses_impossible_rows(database: Database, values: dict[str, str]) -> None:
+def test_constraints_reject_impossible_rows(database: Database, values: dict[str, str]) -> None:
     with database.transaction() as session:
         job = make_job(session, make_project(session))
         with pytest.raises(IntegrityError):
@@ -163,7 +163,7 @@ def test_the_database_itself_refuses_impossible_rows(database: Database, values:
         session.rollback()
 
 
-def test_the_spec_survives_the_database(database: Database) -> None:
+def test_spec_round_trip(database: Database) -> None:
     spec = supervised(max_steps=3)
     with database.transaction() as session:
         make_job(session, make_project(session), spec)

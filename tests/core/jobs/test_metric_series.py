@@ -1,4 +1,4 @@
-"""Roll-ups say what the metrics say, however these were written."""
+"""Roll-ups agree with the metrics in whatever order and batches these were written."""
 
 import random
 
@@ -35,7 +35,7 @@ def blocks(database: Database, name: str = "loss") -> dict[int, tuple[float | No
         return {row.block: tuple(row)[1:] for row in session.execute(rows, {"name": name})}
 
 
-def test_a_block_is_rolled_up_with_its_last_step_whatever_the_batches(database: Database, claim: Claim) -> None:
+def test_roll_up_follows_last_step_of_block(database: Database, claim: Claim) -> None:
     write(database, claim, 0, SIZE - 2)
     assert blocks(database) == {}
     write(database, claim, SIZE - 1, SIZE - 1)
@@ -44,7 +44,7 @@ def test_a_block_is_rolled_up_with_its_last_step_whatever_the_batches(database: 
     assert set(blocks(database)) == {0, 1, 2}
 
 
-def test_what_a_resumed_attempt_writes_again_is_rolled_up_again(database: Database, claim: Claim) -> None:
+def test_rewritten_steps_are_rolled_up_again(database: Database, claim: Claim) -> None:
     write(database, claim, 0, 2 * SIZE)
     write(database, claim, SIZE + 3, SIZE + 5, value=100.0)  # the block's last step is from the attempt before
     low_step, low, high_step, high = blocks(database)[1]
@@ -53,7 +53,7 @@ def test_what_a_resumed_attempt_writes_again_is_rolled_up_again(database: Databa
     assert blocks(database)[0] == (0, 0.0, 6, 6.0)
 
 
-def test_names_without_numbers_and_rare_ones_are_known(database: Database, claim: Claim) -> None:
+def test_metric_names_include_rare_and_null(database: Database, claim: Claim) -> None:
     journal = Journal(database, claim)
     for first in range(0, 2 * SIZE, SIZE):
         journal.metrics(
@@ -69,9 +69,7 @@ def test_names_without_numbers_and_rare_ones_are_known(database: Database, claim
 
 
 @pytest.mark.parametrize("points", [11, 40, 300])
-def test_a_chart_from_roll_ups_keeps_what_one_from_all_steps_keeps(
-    database: Database, claim: Claim, points: int
-) -> None:
+def test_roll_ups_keep_all_extremes(database: Database, claim: Claim, points: int) -> None:
     """Of every stretch the extremes and the last step, also where the range begins and ends within blocks."""
     chance = random.Random(points)  # noqa: S311 - data
     first, last = 37, 4_711

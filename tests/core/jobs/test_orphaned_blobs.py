@@ -1,4 +1,4 @@
-"""Random histories: what a file, a live job or a model needs is never collected, and what nothing needs goes."""
+"""Random histories: blobs in use are never deleted, and all orphaned blobs are."""
 
 import os
 import time

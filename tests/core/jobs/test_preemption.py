@@ -1,4 +1,4 @@
-"""A job of a higher priority takes the place of a lower one, and of nobody else."""
+"""A job of a higher priority preempts a job of a lower priority, and no other job."""
 
 import pytest
 from sqlalchemy import func, update
@@ -34,7 +34,7 @@ def running(session: Session, project: str, priority: int = 0) -> tuple[Job, Cla
     return job, claim
 
 
-def asked(session: Session, *jobs: Job) -> list[str | None]:
+def stop_requests(session: Session, *jobs: Job) -> list[str | None]:
     for job in jobs:
         session.refresh(job)
     return [job.stop_request for job in jobs]
@@ -46,15 +46,13 @@ def project(database: Database) -> str:
         return make_project(session)
 
 
-def test_the_lowest_priority_that_has_run_the_least_gives_way_and_goes_on_later(
-    database: Database, project: str
-) -> None:
+def test_preempts_lowest_priority_least_steps(database: Database, project: str) -> None:
     with database.transaction() as session:
         (far, _), (near, claim), (high, _) = (running(session, project, n) for n in (0, 0, 9))
         far.step, near.step = 40, 3
         urgent = queued(session, make_project(session, "other"), 5)
         assert preemption.make_room(session, PATIENCE) == 1
-        assert asked(session, far, near, high) == [None, "preempt", None]
+        assert stop_requests(session, far, near, high) == [None, "preempt", None]
         assert preemption.make_room(session, PATIENCE) == 0  # its place is already being made
         assert leases.heartbeat(session, claim, 60) is StopRequest.preempt
         outcomes.stop(session, claim, StopRequest.preempt)
@@ -65,37 +63,35 @@ def test_the_lowest_priority_that_has_run_the_least_gives_way_and_goes_on_later(
             AttemptOutcome.preempted,
             "Preempted by a higher-priority job",
         )
-        said = [event.message for event in queries.list_events(session, near.id, after=None, limit=2)[0]]
-        assert said[1] == (
+        messages = [event.message for event in queries.list_events(session, near.id, after=None, limit=2)[0]]
+        assert messages[1] == (
             "A job of another project with priority 5 preempts this job with priority 0; it saves a checkpoint first"
         )
-        assert urgent.id not in "".join(said)  # of another project
+        assert urgent.id not in "".join(messages)  # of another project
         order = [claim.job_id for claim in (leases.claim(session, "w", 60), leases.claim(session, "w", 60)) if claim]
         assert order == [urgent.id, near.id]
 
 
-def test_nobody_gives_way_to_an_equal_or_to_one_that_an_idle_worker_may_still_take(
-    database: Database, project: str
-) -> None:
+def test_no_preemption_for_equal_or_recent_job(database: Database, project: str) -> None:
     with database.transaction() as session:
         job, _ = running(session, project, 5)
         queued(session, project, 5)
         queued(session, project, 9, waited_seconds=1)
         assert preemption.make_room(session, PATIENCE) == 0
-        assert asked(session, job) == [None]
+        assert stop_requests(session, job) == [None]
 
 
-def test_each_that_waits_gets_one_place(database: Database, project: str) -> None:
+def test_one_preemption_per_waiting_job(database: Database, project: str) -> None:
     with database.transaction() as session:
         jobs = [running(session, project)[0] for _ in range(3)]
         lifecycle.pause(session, Actor(project), jobs[0].id)
         queued(session, project, 1)
         queued(session, project, 2)
         assert preemption.make_room(session, PATIENCE) == 1
-        assert sorted(map(str, asked(session, *jobs))) == ["None", "pause", "preempt"]
+        assert sorted(map(str, stop_requests(session, *jobs))) == ["None", "pause", "preempt"]
 
 
-def test_a_project_at_its_limit_gets_a_place_only_from_a_job_of_its_own(database: Database, project: str) -> None:
+def test_project_at_limit_preempts_own_job(database: Database, project: str) -> None:
     with database.transaction() as session:
         full = make_project(session, "full")
         session.execute(update(Project).where(Project.id == full).values(max_running_jobs=1))
@@ -103,7 +99,7 @@ def test_a_project_at_its_limit_gets_a_place_only_from_a_job_of_its_own(database
         own, claim = running(session, full, 3)
         queued(session, full, 5)
         assert preemption.make_room(session, PATIENCE) == 1
-        assert asked(session, other, own) == [None, "preempt"]
+        assert stop_requests(session, other, own) == [None, "preempt"]
         lifecycle.cancel(session, Actor(full), own.id)  # what a client asks goes before
         assert leases.heartbeat(session, claim, 60) is StopRequest.cancel
         outcomes.stop(session, claim, StopRequest.cancel)
@@ -111,7 +107,7 @@ def test_a_project_at_its_limit_gets_a_place_only_from_a_job_of_its_own(database
         assert preemption.make_room(session, PATIENCE) == 0
 
 
-def test_one_whose_worker_is_lost_while_it_makes_room_is_charged(database: Database, project: str) -> None:
+def test_lost_worker_during_preemption_is_charged(database: Database, project: str) -> None:
     with database.transaction() as session:
         job, _ = running(session, project)
         queued(session, project, 5)
@@ -123,7 +119,7 @@ def test_one_whose_worker_is_lost_while_it_makes_room_is_charged(database: Datab
         assert (job.status, job.crashes) == (JobStatus.queued, 1)
 
 
-def test_a_priority_can_be_changed_until_the_job_has_ended(database: Database, project: str) -> None:
+def test_priority_changes_until_job_ends(database: Database, project: str) -> None:
     with database.transaction() as session:
         first, second = queued(session, project), queued(session, project)
         lifecycle.prioritise(session, Actor(project), second.id, 7)

@@ -1,4 +1,4 @@
-"""Lists page stably by the last id seen; another project's rows do not exist."""
+"""Lists page stably by the last id of a page, and never show another project's rows."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +14,7 @@ from app.core.jobs.tables import JobAttempt, JobEvent
 from tests.setup_jobs import make_file, make_job, make_project, supervised
 
 
-def test_jobs_page_newest_first_while_new_ones_arrive(database: Database) -> None:
+def test_job_pages_stable_while_jobs_arrive(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
     made = []
@@ -33,7 +33,7 @@ def test_jobs_page_newest_first_while_new_ones_arrive(database: Database) -> Non
     assert seen == made[::-1]
 
 
-def test_jobs_filter_by_metadata(database: Database) -> None:
+def test_filter_jobs_by_metadata(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         spec = supervised().model_copy(update={"metadata": {"team": "a", "run": "1"}})
@@ -44,7 +44,7 @@ def test_jobs_filter_by_metadata(database: Database) -> None:
             assert [job.id for job in jobs] == [wanted.id] * found
 
 
-def test_jobs_are_found_by_state_method_and_what_they_are_called(database: Database) -> None:
+def test_filter_jobs_by_status_method_search(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         named = make_job(session, project, supervised().model_copy(update={"suffix": "Sums_1"}))
@@ -64,7 +64,7 @@ def test_jobs_are_found_by_state_method_and_what_they_are_called(database: Datab
             assert ({job.id for job in jobs}, more) == ({job.id for job in found}, False), query
 
 
-def test_an_attempt_reached_the_last_step_of_its_own_time(database: Database) -> None:
+def test_last_step_of_each_attempt(database: Database) -> None:
     start = datetime(2026, 1, 1, tzinfo=UTC)
     with database.transaction() as session:
         job = make_job(session, make_project(session))
@@ -82,7 +82,7 @@ def test_an_attempt_reached_the_last_step_of_its_own_time(database: Database) ->
         assert queries.last_steps(session, job.id) == {1: 3, 2: 5}
 
 
-def test_unknown_after_is_an_error(database: Database) -> None:
+def test_unknown_after_raises(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         job = make_job(session, project)
@@ -96,7 +96,7 @@ def test_unknown_after_is_an_error(database: Database) -> None:
                 page(session, job.id, after="ftevent-none", limit=9)
 
 
-def test_events_page_without_gap_or_double(database: Database) -> None:
+def test_event_pages_have_no_gap(database: Database) -> None:
     with database.transaction() as session:
         job = make_job(session, make_project(session))
         append(session, job.id, *(Event(str(number)) for number in range(45)))
@@ -108,7 +108,7 @@ def test_events_page_without_gap_or_double(database: Database) -> None:
         assert len(seen) == len(set(seen)) == 48
 
 
-def test_another_projects_job_is_not_found(database: Database) -> None:
+def test_get_job_of_other_project(database: Database) -> None:
     with database.transaction() as session:
         job = make_job(session, make_project(session))
         other = make_project(session, "other")

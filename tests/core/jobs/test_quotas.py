@@ -1,4 +1,4 @@
-"""Limits of projects: jobs that wait, jobs that run, bytes that are stored."""
+"""Limits of projects: waiting jobs, running jobs, stored bytes and GPU hours."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ def running(session: Session, project_id: str) -> int:
     return session.scalar(mine) or 0
 
 
-def test_a_project_at_its_limit_is_passed_over_until_a_job_ends(database: Database) -> None:
+def test_project_at_limit_is_skipped(database: Database) -> None:
     with database.transaction() as session:
         full, other = limited(session, "full", max_running_jobs=1), make_project(session, "other")
         first = make_job(session, full)
@@ -51,7 +51,7 @@ def test_a_project_at_its_limit_is_passed_over_until_a_job_ends(database: Databa
         assert last.job_id == waiting.id
 
 
-def test_the_installation_s_limit_holds_for_projects_without_one(database: Database) -> None:
+def test_default_limit_applies_without_own(database: Database) -> None:
     with database.transaction() as session:
         free, own = make_project(session, "free"), limited(session, "own", max_running_jobs=3)
         for project in (free, own):
@@ -63,7 +63,7 @@ def test_the_installation_s_limit_holds_for_projects_without_one(database: Datab
         assert (running(session, free), running(session, own)) == (2, 3)
 
 
-def test_concurrent_claims_do_not_exceed_the_limit(database: Database) -> None:
+def test_concurrent_claims_respect_limit(database: Database) -> None:
     with database.transaction() as session:
         project = limited(session, "full", max_running_jobs=3)
         for _ in range(8):
@@ -81,7 +81,7 @@ def test_concurrent_claims_do_not_exceed_the_limit(database: Database) -> None:
         assert running(session, project) == 3
 
 
-def test_a_job_too_many_is_refused_with_the_limit_and_what_to_do(database: Database) -> None:
+def test_queued_jobs_over_limit_rejected(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         jobs = [make_job(session, project) for _ in range(3)]
@@ -96,7 +96,7 @@ def test_a_job_too_many_is_refused_with_the_limit_and_what_to_do(database: Datab
         quotas.check_queued_jobs(session, make_project(session, "other"), 1)
 
 
-def test_concurrent_creations_do_not_exceed_the_limit(database: Database) -> None:
+def test_concurrent_creations_respect_limit(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
     barrier = threading.Barrier(6)
@@ -115,7 +115,7 @@ def test_concurrent_creations_do_not_exceed_the_limit(database: Database) -> Non
         assert sum(pool.map(create, range(6))) == 2
 
 
-def test_bytes_too_many_are_refused_and_deleted_files_make_room(database: Database) -> None:
+def test_stored_bytes_over_limit_rejected(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         file = make_file(session, project)
@@ -131,7 +131,7 @@ def test_bytes_too_many_are_refused_and_deleted_files_make_room(database: Databa
         quotas.check_stored_bytes(session, project, 1000, 1000)
 
 
-def test_attempts_use_gpu_hours_and_a_project_without_any_left_waits(database: Database) -> None:
+def test_project_without_gpu_hours_waits(database: Database) -> None:
     with database.transaction() as session:
         project, other = limited(session, "spender", max_gpu_hours=4), make_project(session, "other")
         waiting = {make_job(session, project).id for _ in range(2)}

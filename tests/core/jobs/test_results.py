@@ -1,4 +1,4 @@
-"""The result file: OpenAI's columns first, ours behind them, a line a step."""
+"""The result file: OpenAI's columns first, then ours, with one line per step."""
 
 import csv
 
@@ -12,14 +12,14 @@ def read(*metrics: Metric) -> list[dict[str, str]]:
     return list(csv.DictReader(b"".join(csv_chunks(metrics)).decode().splitlines()))
 
 
-def test_the_header_begins_as_openai_writes_it() -> None:
+def test_csv_header_matches_openai() -> None:
     header = next(iter(csv_chunks([]))).decode()
     assert header.startswith(f"{OPENAI},")
     assert header.endswith("\n")
     assert len(set(header.strip().split(","))) == len(COLUMNS) + 1
 
 
-def test_values_keep_their_precision_and_what_is_missing_is_empty() -> None:
+def test_csv_keeps_precision_and_gaps() -> None:
     first, second = read(
         Metric(job_id="j", step=0, values={"eval/reward": 0.25, "eval/loss": None}),
         Metric(job_id="j", step=1, values={"loss": 0.1 + 0.2, "reward": 1.0, "num_tokens": 12.0, "other": 3}),

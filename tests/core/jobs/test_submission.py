@@ -1,4 +1,4 @@
-"""A job that does not fit its files is refused with the parameter to change."""
+"""A job that does not fit its files is rejected, and the error names the parameter to change."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def refusal(database: Database, spec: JobSpec, report: dict[str, object] | None,
     return caught.value
 
 
-def test_a_fitting_job_passes(database: Database, tmp_path: Path) -> None:
+def test_fitting_file_passes(database: Database, tmp_path: Path) -> None:
     with database.transaction() as session:
         project = make_project(session)
         file: File = make_file(session, project, report=report(tmp_path, FULL, PROMPT))
@@ -57,7 +57,7 @@ def test_a_fitting_job_passes(database: Database, tmp_path: Path) -> None:
         check_file(session, project, supervised(), waiting.id, "validation_file")
 
 
-def test_a_missing_file_is_named(database: Database) -> None:
+def test_missing_file_is_named(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         file = make_file(session, make_project(session, "other"))
@@ -70,19 +70,19 @@ def test_a_missing_file_is_named(database: Database) -> None:
             assert caught.value.code == "file_not_found"
 
 
-def test_the_first_broken_line_is_quoted(database: Database, tmp_path: Path) -> None:
+def test_file_error_quotes_first_bad_line(database: Database, tmp_path: Path) -> None:
     error = refusal(database, supervised(), report(tmp_path, FULL, FULL, "text"), status=FileStatus.error)
     assert (error.param, error.code) == ("training_file", "invalid_file")
     assert "line 3:" in error.message
 
 
-def test_the_purpose_must_be_fine_tune(database: Database) -> None:
+def test_wrong_purpose_rejected(database: Database) -> None:
     error = refusal(database, supervised(), None, purpose="batch")
     assert error.param == "training_file"
     assert "'batch'" in error.message
 
 
-def test_a_field_that_rows_lack_is_named(database: Database, tmp_path: Path) -> None:
+def test_missing_grader_field_is_named(database: Database, tmp_path: Path) -> None:
     without = {"messages": FULL["messages"]}
     error = refusal(database, gft(), report(tmp_path, FULL, without))
     assert error.param == "method.gft.grader.reference"
@@ -95,14 +95,12 @@ def test_supervised_needs_demonstrations(database: Database, tmp_path: Path) -> 
     assert "demonstration" in error.message
 
 
-def test_a_group_needs_members(database: Database, tmp_path: Path) -> None:
+def test_group_without_members_rejected(database: Database, tmp_path: Path) -> None:
     spec = gft(group=GroupMix(expert=1, teacher=2, self_=0))
     assert "group.self" in refusal(database, spec, report(tmp_path, PROMPT)).message
 
 
-def test_an_expert_alone_in_its_group_is_refused_and_the_message_names_the_teacher(
-    database: Database, tmp_path: Path
-) -> None:
+def test_lone_demonstration_error_names_teacher(database: Database, tmp_path: Path) -> None:
     given = GroupMix(expert=1, teacher=2, self_=0)
     error = refusal(database, gft(group=given), report(tmp_path, FULL))
     assert (error.code, error.param) == ("missing_teacher", "method.gft.teacher")
@@ -124,7 +122,7 @@ def file_of(session: Session, project: str, path: Path, *prompts: str) -> File:
     return file
 
 
-def test_an_event_names_the_lines_that_both_files_have(database: Database, tmp_path: Path) -> None:
+def test_overlap_event_names_lines(database: Database, tmp_path: Path) -> None:
     with database.transaction() as session:
         project = make_project(session)
         training = file_of(session, project, tmp_path / "t", *(str(n) for n in range(30)))

@@ -1,4 +1,4 @@
-"""Which deliveries a worker takes."""
+"""Which deliveries a worker claims."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ from app.core.webhooks.events import EventType, emit
 from tests.setup_jobs import make_project
 
 
-def test_an_endpoint_with_much_to_hear_leaves_room_for_others(database: Database) -> None:
+def test_busy_endpoint_leaves_room_for_others(database: Database) -> None:
     ring = KeyRing((new_key(),))
     wants = {"https://busy.example/": EventType.cancelled, "https://other.example/": EventType.failed}
     with database.transaction() as session:
