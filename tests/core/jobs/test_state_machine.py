@@ -59,7 +59,7 @@ class JobMachine(RuleBasedStateMachine):
         make_job(self.session, self.project).priority = priority
 
     @rule()
-    def somebody_must_make_room(self) -> None:
+    def preempt_for_room(self) -> None:
         preemption.make_room(self.session, 0)
 
     @rule()
