@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from app.local.placement import FALLBACK_UID, can_access
+from app.local.placement import OVERFLOW_UID, can_access
 from app.local.postgres import EmbeddedPostgres
 from app.local.postgres_binaries import PostgresBinaries, available, choose
 from app.local.process import LocalStackError, ProcessUser
@@ -98,7 +98,7 @@ def test_inaccessible_binaries_are_copied(closed_state_dir: Path) -> None:
         program = Path(psutil.Process(server_pid(postgres)).exe())
         assert query(postgres, "SELECT 1") == "1"
     if os.geteuid() == 0:
-        other = ProcessUser(FALLBACK_UID, FALLBACK_UID)
+        other = ProcessUser(OVERFLOW_UID, OVERFLOW_UID)
         assert can_access(program, other, 0o5)
         assert choose([hidden], None, other).directory == program.parent
     else:
@@ -205,7 +205,7 @@ def interpreter_for(user: ProcessUser) -> str:
 
 def test_ordinary_user_needs_no_system_directory(state_dir: Path) -> None:
     as_root = os.geteuid() == 0
-    user = ProcessUser(FALLBACK_UID, FALLBACK_UID) if as_root else ProcessUser(os.geteuid(), os.getegid())
+    user = ProcessUser(OVERFLOW_UID, OVERFLOW_UID) if as_root else ProcessUser(os.geteuid(), os.getegid())
     home = state_dir / "home"
     home.mkdir(0o700)
     os.chown(home, user.uid, user.gid)
