@@ -16,7 +16,8 @@ from pathlib import Path
 from app.local.process import LocalStackError, ProcessUser
 
 SYSTEM_DIR = Path("/var/lib/grouptune")
-OVERFLOW_UID = 65534  # the unprivileged user and group of every Linux distribution
+UNPRIVILEGED_USERS = ("postgres", "nobody")
+FALLBACK_UID = 65534
 POINTER_NAME = "postgres.location"
 SOCKET_PATH_LIMIT_BYTES = 107  # sun_path of Linux, without the final NUL
 LONGEST_SOCKET_NAME = "/.s.PGSQL.5432"
@@ -45,11 +46,13 @@ def is_root() -> bool:
 
 def unprivileged_user() -> ProcessUser:
     """Return the user that runs Postgres on behalf of root."""
-    try:
-        entry = pwd.getpwnam("postgres")
-    except KeyError:
-        return ProcessUser(OVERFLOW_UID, OVERFLOW_UID)
-    return ProcessUser(entry.pw_uid, entry.pw_gid)
+    for name in UNPRIVILEGED_USERS:
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return ProcessUser(entry.pw_uid, entry.pw_gid)
+    return ProcessUser(FALLBACK_UID, FALLBACK_UID)
 
 
 def can_access(path: Path, user: ProcessUser, bits: int = 0o1) -> bool:

@@ -1,4 +1,4 @@
-"""Jobs and files that several API tests send."""
+"""Requests and files that several API tests send."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ GRADER = {
 
 
 def with_row_17(row: str) -> bytes:
-    """Twenty rows, good ones but for the seventeenth."""
+    """Return twenty rows, all valid except the seventeenth, which is `row`."""
     good = json.dumps({"messages": [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}]})
     return "\n".join([*[good] * 16, row, *[good] * 3]).encode()
 

@@ -22,12 +22,12 @@ from worker.file_validation import validate_one
 from worker.job_lint import lint_one
 
 CERTIFICATES: Final = ssl.create_default_context()
-"""Read once: each client would take longer to do so than most tests take."""
+"""Loaded once: loading them takes longer than most tests."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where it listens and what lies behind it."""
+    """A running server, its project and its storage."""
 
     url: str
     api_key: str
@@ -36,10 +36,10 @@ class Server:
     database: Database
     store: LocalBlobStore
     clients: ExitStack
-    """Closes them at the end of the test: the garbage collector would, in any order, and warn of open sockets."""
+    """Closes the clients at the end of the test; otherwise the garbage collector warns about open sockets."""
 
     def client(self, *, strict: bool = False, api_key: str | None = None, max_retries: int = 0) -> OpenAI:
-        """The official SDK; `strict` checks every answer against OpenAI's types."""
+        """Return the official SDK; `strict` validates every response against OpenAI's types."""
         return self.clients.enter_context(
             OpenAI(
                 base_url=f"{self.url}/v1",
@@ -52,12 +52,12 @@ class Server:
         )
 
     def validate_files(self) -> None:
-        """Does what the worker does with every waiting file."""
+        """Validate all waiting files, as the worker does."""
         while validate_one(self.database, self.store):
             pass
 
     def lint_jobs(self) -> None:
-        """Does what the worker does for every job whose file is validated."""
+        """Lint every job whose file is validated, as the worker does."""
         while lint_one(self.database, self.store):
             pass
         with self.database.transaction() as session:
@@ -76,7 +76,7 @@ class _Uvicorn(uvicorn.Server):
 
 @contextmanager
 def serve(settings: Settings) -> Iterator[str]:
-    """Serves the app on a free port of the loopback; yields its URL."""
+    """Serve the app on a free loopback port and yield its URL."""
     config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="warning", lifespan="on")
     server = _Uvicorn(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -91,19 +91,19 @@ def serve(settings: Settings) -> Iterator[str]:
 
 
 def variant(settings: Settings, **values: Any) -> Settings:
-    """Other settings of the same installation."""
-    known = settings.model_dump() | values
-    return Settings.model_validate({"DATABASE_URL": known.pop("database_url"), **known})
+    """Return other settings of the same installation."""
+    fields = settings.model_dump() | values
+    return Settings.model_validate({"DATABASE_URL": fields.pop("database_url"), **fields})
 
 
 def new_project(database: Database, name: str) -> tuple[str, str]:
-    """Id and key of a new project."""
+    """Create a project; return its id and a key."""
     with database.transaction() as session:
         project_id = make_project(session, name)
     return project_id, new_key(database, project_id)
 
 
 def new_key(database: Database, project_id: str, *granted: str) -> str:
-    """The text of a new key with these scopes, with all but admin if there are none."""
+    """Create a key with these scopes, or with all except admin; return its text."""
     with database.transaction() as session:
         return api_keys.create_key(session, project_id, "test", granted=granted or scopes.DEFAULT).text

@@ -16,7 +16,7 @@ from tests.waiting import eventually
 
 @pytest.fixture
 def admin(server: Server) -> OpenAI:
-    """A client that may do everything."""
+    """A client with the scope `admin`."""
     return server.client(api_key=new_key(server.database, server.project_id, *ALL))
 
 
@@ -28,7 +28,7 @@ def post(client: OpenAI, path: str, body: dict[str, Any] | None = None) -> Any:
     return client.post(path, body=body, cast_to=object)
 
 
-def test_a_minted_key_works_and_its_text_is_shown_once(server: Server, admin: OpenAI) -> None:
+def test_new_key_works_and_is_shown_once(server: Server, admin: OpenAI) -> None:
     made = post(admin, "/api_keys", {"name": "laptop"})
     assert made["scopes"] == list(DEFAULT)
     assert (made["project_id"], made["status"], made["expires_at"]) == (server.project_id, "active", None)
@@ -56,12 +56,12 @@ def test_a_key_can_do_what_its_scopes_say(server: Server, admin: OpenAI, trainin
 
 
 @pytest.mark.parametrize("path", ["/api_keys", "/projects", "/audit_log"])
-def test_a_key_without_admin_may_not_administer(server: Server, path: str) -> None:
+def test_administration_needs_the_admin_scope(server: Server, path: str) -> None:
     with pytest.raises(PermissionDeniedError, match="'admin'"):
         get(server.client(), path)
 
 
-def test_a_key_ends_when_it_was_to_end(server: Server, admin: OpenAI) -> None:
+def test_key_expires(server: Server, admin: OpenAI) -> None:
     made = post(admin, "/api_keys", {"name": "today", "expires_in_seconds": 86_400})
     assert made["expires_at"] - made["created_at"] == 86_400
     assert list(server.client(api_key=made["key"]).files.list()) == []
@@ -69,7 +69,7 @@ def test_a_key_ends_when_it_was_to_end(server: Server, admin: OpenAI) -> None:
 
 def test_a_revoked_key_is_401_at_once(server: Server, admin: OpenAI) -> None:
     made = post(admin, "/api_keys", {"name": "lost"})
-    assert list(server.client(api_key=made["key"]).files.list()) == []  # the server remembers it for a second
+    assert list(server.client(api_key=made["key"]).files.list()) == []  # the server caches the key for a second
     gone = admin.delete(f"/api_keys/{made['id']}", cast_to=object)
     assert gone == {"id": made["id"], "object": "api_key", "deleted": True}
     with pytest.raises(AuthenticationError):
@@ -77,7 +77,7 @@ def test_a_revoked_key_is_401_at_once(server: Server, admin: OpenAI) -> None:
     assert get(admin, f"/api_keys/{made['id']}")["status"] == "revoked"
 
 
-def test_other_processes_of_the_api_refuse_a_revoked_key_soon(server: Server, admin: OpenAI) -> None:
+def test_other_processes_reject_a_revoked_key(server: Server, admin: OpenAI) -> None:
     made = post(admin, "/api_keys", {"name": "lost"})
     with serve(server.settings) as url:
         other = server.client(api_key=made["key"]).with_options(base_url=f"{url}/v1")
@@ -94,7 +94,7 @@ def test_other_processes_of_the_api_refuse_a_revoked_key_soon(server: Server, ad
         eventually(is_refused, 5.0)
 
 
-def test_a_rotation_keeps_the_old_key_for_the_grace(server: Server, admin: OpenAI) -> None:
+def test_rotated_key_works_in_the_grace_period(server: Server, admin: OpenAI) -> None:
     old = post(admin, "/api_keys", {"name": "ci", "scopes": ["files:*"]})
     new = post(admin, f"/api_keys/{old['id']}/rotate")
     assert (new["name"], new["scopes"], new["project_id"]) == ("ci", ["files:*"], server.project_id)
@@ -123,7 +123,7 @@ def test_a_rotation_keeps_the_old_key_for_the_grace(server: Server, admin: OpenA
         ({"name": "x", "scope": ["admin"]}, "scope", "did you mean 'scopes'"),
     ],
 )
-def test_a_bad_key_is_refused_and_says_why(admin: OpenAI, body: dict[str, Any], param: str, message: str) -> None:
+def test_invalid_key_settings_are_refused(admin: OpenAI, body: dict[str, Any], param: str, message: str) -> None:
     with pytest.raises(BadRequestError, match=message) as caught:
         post(admin, "/api_keys", body)
     assert caught.value.param == param
@@ -153,14 +153,14 @@ def test_a_new_project_has_keys_of_its_own(server: Server, admin: OpenAI) -> Non
     made = post(admin, "/api_keys", {"name": "lab's", "project_id": lab["id"]})
     client = server.client(api_key=made["key"])
     file = client.files.create(file=b'{"messages": []}', purpose="fine-tune")
-    assert [one.id for one in client.files.list()] == [file.id]
+    assert [file.id for file in client.files.list()] == [file.id]
     assert list(server.client().files.list()) == []
     assert get(admin, f"/projects/{lab['id']}")["usage"]["stored_bytes"] == file.bytes
-    assert [one["id"] for one in get(admin, "/api_keys", project_id=lab["id"])["data"]] == [made["id"]]
-    assert [one["name"] for one in get(admin, "/projects")["data"]] == ["lab", "default"]
+    assert [key["id"] for key in get(admin, "/api_keys", project_id=lab["id"])["data"]] == [made["id"]]
+    assert [project["name"] for project in get(admin, "/projects")["data"]] == ["lab", "default"]
 
 
-def test_a_project_is_limited_and_archived_and_brought_back(server: Server, admin: OpenAI) -> None:
+def test_project_is_limited_archived_restored(server: Server, admin: OpenAI) -> None:
     lab = post(admin, "/projects", {"name": "lab"})
     client = server.client(api_key=new_key(server.database, lab["id"]))
     limited = post(admin, f"/projects/{lab['id']}", {"limits": {"stored_bytes": 5}})
@@ -175,14 +175,14 @@ def test_a_project_is_limited_and_archived_and_brought_back(server: Server, admi
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a/b", "-a", "ü", "a" * 65, "default"])
-def test_a_bad_or_taken_project_name_is_refused(admin: OpenAI, name: str) -> None:
+def test_invalid_project_name_is_refused(admin: OpenAI, name: str) -> None:
     with pytest.raises(BadRequestError) as caught:
         post(admin, "/projects", {"name": name})
     assert caught.value.param == "name"
 
 
 @pytest.mark.parametrize("header", ["organization", "project"])
-def test_a_client_that_names_another_project_is_401(server: Server, header: str) -> None:
+def test_header_with_another_project_is_401(server: Server, header: str) -> None:
     other, _ = new_project(server.database, "other")
 
     def files(named: str) -> Any:
@@ -196,7 +196,7 @@ def test_a_client_that_names_another_project_is_401(server: Server, header: str)
         assert caught.value.code == f"mismatched_{header}"
 
 
-def test_answers_name_the_project_as_the_organization(server: Server) -> None:
+def test_responses_name_the_project(server: Server) -> None:
     with_key = server.client().files.with_raw_response.list()
     assert with_key.headers["openai-organization"] == "default"
     with pytest.raises(NotFoundError) as caught:
@@ -207,7 +207,7 @@ def test_answers_name_the_project_as_the_organization(server: Server) -> None:
     assert "openai-organization" not in refused.value.response.headers
 
 
-def test_everything_that_is_changed_is_in_the_audit_log(server: Server, admin: OpenAI, rows: Path) -> None:
+def test_every_change_is_in_the_audit_log(server: Server, admin: OpenAI, rows: Path) -> None:
     client = server.client()
     training_file = client.files.create(file=rows, purpose="fine-tune").id
     server.validate_files()
@@ -217,8 +217,8 @@ def test_everything_that_is_changed_is_in_the_audit_log(server: Server, admin: O
     cancelled = client.fine_tuning.jobs.with_raw_response.cancel(job.id)
     client.files.delete(training_file)
     entries = get(admin, "/audit_log", project_id=server.project_id)["data"]
-    told = [(entry["action"], entry["object_id"]) for entry in entries]
-    assert told == [
+    changes = [(entry["action"], entry["object_id"]) for entry in entries]
+    assert changes == [
         ("file.delete", training_file),
         ("job.cancel", job.id),
         ("job.resume", job.id),
@@ -238,7 +238,7 @@ def test_everything_that_is_changed_is_in_the_audit_log(server: Server, admin: O
     assert entries[0]["after"] is None
 
 
-def test_administration_is_in_the_audit_log_and_paged(server: Server, admin: OpenAI) -> None:
+def test_administration_is_in_the_audit_log(server: Server, admin: OpenAI) -> None:
     lab = post(admin, "/projects", {"name": "lab"})
     post(admin, f"/projects/{lab['id']}", {"limits": {"queued_jobs": 3}})
     key = post(admin, "/api_keys", {"name": "ci", "project_id": lab["id"]})

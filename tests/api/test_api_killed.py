@@ -1,4 +1,4 @@
-"""kill -9 of the API in the middle of an upload: the file is absent, or complete and hashed."""
+"""kill -9 of the API during an upload: the file is absent, or complete with the right hash."""
 
 import hashlib
 import random
@@ -41,13 +41,13 @@ def free_port() -> int:
 
 
 def settings_of(server: Server) -> dict[str, Any]:
-    """For a server of its own process on the same installation; files may be larger there."""
+    """Return settings for a server process of its own on the same installation, with a higher file limit."""
     values = server.settings.model_dump(mode="json", exclude_none=True, exclude={"secret_keys", "database_url"})
     return values | {"DATABASE_URL": server.settings.database_url, "max_file_bytes": 8 << 20}
 
 
 def upload_and_kill(server: Server, share: float, content: bytes) -> bool:
-    """Sends `share` of an upload to an API of its own and kills that; whether an answer came before."""
+    """Send `share` of an upload to an API process and kill it; return whether a response arrived before."""
     port, answers = free_port(), []
     process = forked.start(serve, settings_of(server), port)
     try:
@@ -93,7 +93,7 @@ def listens(port: int) -> bool:
 
 
 def check_files(server: Server, content: bytes) -> int:
-    """Every file that there is has its whole content; returns how many."""
+    """Check that every stored file is complete; return their number."""
     with server.database.transaction() as session:
         files = session.scalars(select(File)).all()
     for file in files:
@@ -103,9 +103,9 @@ def check_files(server: Server, content: bytes) -> int:
     return len(files)
 
 
-def test_an_upload_that_a_kill_cuts_is_absent_or_whole(server: Server, tmp_path: Path) -> None:
+def test_killed_upload_is_absent_or_complete(server: Server, tmp_path: Path) -> None:
     content = b"".join(b'{"n": %d}\n' % number for number in range(150_000))
     assert upload_and_kill(server, 0.5, content) is False
     assert check_files(server, content) == 0
     answered = sum(upload_and_kill(server, 1.0, content) for _ in range(KILLS - 1))
-    assert check_files(server, content) >= answered  # what was answered with a 200 is there
+    assert check_files(server, content) >= answered  # every upload with a 200 response exists

@@ -1,4 +1,4 @@
-"""From rows to a downloaded adapter through the official SDK, with real workers over real engines."""
+"""From rows to a downloaded adapter through the official SDK, with real workers and engines."""
 
 import csv
 import io
@@ -20,12 +20,12 @@ POLL_SECONDS = 0.2
 
 @pytest.fixture
 def client(stack: Any) -> OpenAI:
-    """The official SDK against the whole running installation."""
+    """The official SDK against a whole running installation."""
     return OpenAI(base_url=f"{stack.base_url.removesuffix('/v1')}/v1", api_key=stack.api_key)
 
 
 def finished(client: OpenAI, job_id: str) -> Any:
-    """Polls as any client does, until the job has ended."""
+    """Poll the job until it has ended, as any client does."""
     eventually(lambda: client.fine_tuning.jobs.retrieve(job_id).status in FINISHED, 90.0)
     return client.fine_tuning.jobs.retrieve(job_id)
 
@@ -54,7 +54,7 @@ def test_upload_train_watch_download(client: OpenAI, tiny_models: Path, tmp_path
     assert {"before", "after"} <= set(job.evaluation)
     assert_what_it_took_is_told_and_learnt_from(client, job, {"model": "tiny", "method": method, **files})
 
-    assert_all_is_told(client, job.id)
+    assert_records_are_complete(client, job.id)
     assert client.models.retrieve(job.fine_tuned_model).id == job.fine_tuned_model
     assert_the_result_file_has_every_step(client, job.result_files)
     download = client.models.with_raw_response.retrieve(f"{job.fine_tuned_model}/download")
@@ -70,7 +70,7 @@ def test_upload_train_watch_download(client: OpenAI, tiny_models: Path, tmp_path
 def assert_what_it_took_is_told_and_learnt_from(client: OpenAI, job: Any, body: Any) -> None:
     estimate, took = job.estimate, job.measured
     assert estimate["rollouts"] == 4 * 4 * 2
-    # The model's own tokenizer has counted the file, so only the rollouts are not known beforehand.
+    # The file has been counted with the model's own tokenizer, so only the rollouts' length is unknown beforehand.
     given = job.trained_tokens - round(32 * took["mean_tokens"]["own"])
     assert 0 < given < estimate["tokens"]["trained"]["low"] <= job.trained_tokens
     assert job.trained_tokens <= estimate["tokens"]["trained"]["high"]
@@ -81,18 +81,20 @@ def assert_what_it_took_is_told_and_learnt_from(client: OpenAI, job: Any, body: 
     assert (again["verdict"], again["device"]) == ("fits", took["device"])
     assert again["based_on"]["same_jobs"] > 0
     workers: Any = client.get("/workers", cast_to=object)
-    assert [one["id"] for one in again["workers"]] == [one["id"] for one in workers["data"] if "train" in one["queues"]]
+    assert [worker["id"] for worker in again["workers"]] == [
+        worker["id"] for worker in workers["data"] if "train" in worker["queues"]
+    ]
 
 
-def assert_all_is_told(client: OpenAI, job_id: str) -> None:
-    """Events, checkpoints, metrics, groups and attempts of a job of four steps."""
+def assert_records_are_complete(client: OpenAI, job_id: str) -> None:
+    """Check events, checkpoints, metrics, groups and attempts of a job of four steps."""
     messages = [event.message for event in islice(client.fine_tuning.jobs.list_events(job_id, limit=5), 100)][::-1]
     assert messages[0] == f"Created fine-tuning job: {job_id}"
     assert "Fine-tuning job started" in messages
     assert any(message.startswith("Step 4/4: training loss=") for message in messages)
     assert messages[-1] == "The job has successfully completed"
     checkpoints = list(islice(client.fine_tuning.jobs.checkpoints.list(job_id), 10))
-    assert [one.step_number for one in checkpoints] == [4, 2]
+    assert [checkpoint.step_number for checkpoint in checkpoints] == [4, 2]
     assert isinstance(checkpoints[0].metrics.train_loss, float)
 
     path = f"/fine_tuning/jobs/{job_id}"
@@ -101,16 +103,16 @@ def assert_all_is_told(client: OpenAI, job_id: str) -> None:
     groups: Any = client.get(f"{path}/groups?step=1", cast_to=object)
     assert {member["source"] for member in groups["data"][0]["members"]} == {"expert", "teacher", "self"}
     attempts: Any = client.get(f"{path}/attempts", cast_to=object)
-    assert [(one["outcome"], one["resumed_from_step"], one["last_step"]) for one in attempts["data"]] == [
-        ("succeeded", 0, 4)
-    ]
+    assert [
+        (attempt["outcome"], attempt["resumed_from_step"], attempt["last_step"]) for attempt in attempts["data"]
+    ] == [("succeeded", 0, 4)]
 
 
 def assert_the_result_file_has_every_step(client: OpenAI, result_files: list[str]) -> None:
     (file_id,) = result_files
     file = client.files.retrieve(file_id)
     assert (file.purpose, file.status, file.filename) == ("fine-tune-results", "processed", "step_metrics.csv")
-    assert file_id in {one.id for one in client.files.list(purpose="fine-tune-results")}
+    assert file_id in {file.id for file in client.files.list(purpose="fine-tune-results")}
     rows = list(csv.DictReader(client.files.content(file_id).text.splitlines()))
     assert [row["step"] for row in rows] == ["0", "1", "2", "3", "4"]
     assert all(row["train_loss"] and row["train_mean_reward"] for row in rows[1:])
@@ -119,7 +121,7 @@ def assert_the_result_file_has_every_step(client: OpenAI, result_files: list[str
 
 
 def assert_peft_loads(base: Path, adapter: Path) -> None:
-    """Plain peft takes the adapter, and it says something else than the base model does."""
+    """Load the adapter with plain peft, and check that its output differs from the base model's."""
     import torch  # noqa: PLC0415 - slow imports, for one test
     from peft import PeftModel  # noqa: PLC0415
     from transformers import AutoModelForCausalLM  # noqa: PLC0415
@@ -132,8 +134,8 @@ def assert_peft_loads(base: Path, adapter: Path) -> None:
             assert not torch.equal(trained, model(tokens).logits)
 
 
-def test_a_running_job_shows_its_metrics_and_events_and_ends_when_cancelled(client: OpenAI, tmp_path: Path) -> None:
-    training = client.files.create(file=write_rows(tmp_path / "train.jsonl", 400), purpose="fine-tune")
+def test_running_job_is_observed_and_cancelled(client: OpenAI, tmp_path: Path) -> None:
+    training = client.files.create(file=write_rows(tmp_path / "train.jsonl", 16), purpose="fine-tune")
     endless = {"batch_size": 2, "n_epochs": 50, "checkpoint_interval": 400}
     method: Any = gft(sampling={"max_tokens": 8}, hyperparameters=endless)
     job_id = client.fine_tuning.jobs.create(model="tiny", training_file=training.id, method=method).id
@@ -156,7 +158,7 @@ def test_a_running_job_shows_its_metrics_and_events_and_ends_when_cancelled(clie
     assert client.fine_tuning.jobs.retrieve(job_id).finished_at
 
 
-def test_a_broken_file_is_found_by_the_worker_and_refused_by_the_api(client: OpenAI) -> None:
+def test_broken_file_is_refused_end_to_end(client: OpenAI) -> None:
     file = client.files.create(file=broken_at_17(), purpose="fine-tune")
     file = client.files.wait_for_processing(file.id, poll_interval=POLL_SECONDS)
     assert file.status == "error"
@@ -168,7 +170,7 @@ def test_a_broken_file_is_found_by_the_worker_and_refused_by_the_api(client: Ope
     assert len(list(client.fine_tuning.jobs.list())) == before
 
 
-def test_supervised_then_gft_then_reinforcement_each_from_the_model_before(client: OpenAI, tmp_path: Path) -> None:
+def test_methods_chain_from_model_to_model(client: OpenAI, tmp_path: Path) -> None:
     training = client.files.create(file=write_rows(tmp_path / "train.jsonl", 8), purpose="fine-tune")
     small = {"sampling": {"max_tokens": 4}, "hyperparameters": {"batch_size": 2, "max_steps": 2}}
     pipeline: list[Any] = [
@@ -186,7 +188,7 @@ def test_supervised_then_gft_then_reinforcement_each_from_the_model_before(clien
     assert model.startswith("ft:tiny:")
 
 
-def test_an_unknown_fine_tuned_model_is_refused(client: OpenAI, tmp_path: Path) -> None:
+def test_unknown_fine_tuned_model_is_refused(client: OpenAI, tmp_path: Path) -> None:
     training = client.files.create(file=write_rows(tmp_path / "train.jsonl", 8), purpose="fine-tune")
     with pytest.raises(BadRequestError, match="no fine-tuned model 'ft:tiny:default::nothere1'") as caught:
         client.fine_tuning.jobs.create(model="ft:tiny:default::nothere1", training_file=training.id)

@@ -1,4 +1,4 @@
-"""Every error is OpenAI's envelope, whoever noticed it."""
+"""Every error uses OpenAI's envelope, wherever it comes from."""
 
 import json
 import re
@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "errors.md"
 
 @pytest.fixture
 def http(server: Server) -> Any:
-    """Plain HTTP, for what no SDK would send."""
+    """A plain HTTP client, for requests that no SDK sends."""
     with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {server.api_key}"}) as client:
         yield client
 
@@ -68,7 +68,7 @@ def test_unknown_routes_and_methods(http: httpx.Client) -> None:
     assert wrong.headers["allow"]
 
 
-def test_the_sdk_with_a_base_url_that_lacks_v1_is_told_so(server: Server) -> None:
+def test_base_url_without_v1_is_explained(server: Server) -> None:
     client = OpenAI(base_url=server.url, api_key=server.api_key)
     with pytest.raises(NotFoundError, match="/v1"):
         client.models.list()
@@ -99,7 +99,7 @@ def test_a_json_body_over_the_cap_is_413(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("text", ["a\\u0000b", "\\ud800"])
-def test_text_that_postgres_cannot_hold_is_400(http: httpx.Client, text: str) -> None:
+def test_unstorable_text_is_400(http: httpx.Client, text: str) -> None:
     bodies = (
         f'{{"model": "{text}", "training_file": "x"}}',
         f'{{"model": "tiny", "training_file": "{text}"}}',
@@ -112,15 +112,15 @@ def test_text_that_postgres_cannot_hold_is_400(http: httpx.Client, text: str) ->
     assert http.get("/v1/models/%00").status_code == 400
 
 
-def test_headers_of_a_good_answer(http: httpx.Client) -> None:
+def test_headers_of_a_response(http: httpx.Client) -> None:
     response = http.get("/v1/files")
     assert response.headers["x-request-id"].startswith("req_")
     assert int(response.headers["openai-processing-ms"]) >= 0
     assert response.headers["openai-version"] == "2020-10-01"
 
 
-def test_what_nobody_foresaw_is_a_500_envelope_with_its_request_id(server: Server) -> None:
-    # A broken installation: the row is there, its blob is not.
+def test_missing_blob_is_a_500_envelope(server: Server) -> None:
+    # A broken installation: the row exists, but its blob does not.
     client = server.client()
     file = client.files.create(file=b"{}", purpose="fine-tune")
     server.store.delete(f"files/{file.id}")
@@ -131,8 +131,8 @@ def test_what_nobody_foresaw_is_a_500_envelope_with_its_request_id(server: Serve
     assert caught.value.request_id
 
 
-def test_a_crash_in_a_handler_is_an_envelope(server: Server, api_settings: Settings, tmp_path: Path) -> None:
-    # The state directory is a file, so nothing can be stored: an OSError that no handler knows.
+def test_handler_crash_is_an_envelope(server: Server, api_settings: Settings, tmp_path: Path) -> None:
+    # The state directory is a file, so nothing can be stored: an OSError that no handler expects.
     (tmp_path / "file").write_text("")
     settings = variant(api_settings, state_dir=tmp_path / "file")
     with (
@@ -144,8 +144,8 @@ def test_a_crash_in_a_handler_is_an_envelope(server: Server, api_settings: Setti
         assert envelope(client.get(f"{url}/readyz"))["code"] == "not_ready"
 
 
-def test_a_database_that_is_away_is_503_with_retry_after(server: Server, api_settings: Settings) -> None:
-    nowhere = "postgresql+psycopg://nobody@127.0.0.1:1/none"
+def test_unavailable_database_is_503(server: Server, api_settings: Settings) -> None:
+    nowhere = "postgresql+psycopg://unused@127.0.0.1:1/none"
     settings = variant(api_settings, database_url=nowhere)
     with serve(settings) as url:
         response = httpx.get(f"{url}/v1/files", headers={"authorization": f"Bearer {server.api_key}"})
@@ -157,11 +157,11 @@ def test_a_database_that_is_away_is_503_with_retry_after(server: Server, api_set
         assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
 
 
-def test_ready_when_all_is_well(server: Server) -> None:
+def test_readyz_is_ok(server: Server) -> None:
     assert httpx.get(f"{server.url}/readyz").json() == {"status": "ok"}
 
 
-def test_the_openapi_document_describes_every_operation(server: Server) -> None:
+def test_document_describes_every_operation(server: Server) -> None:
     schema = httpx.get(f"{server.url}/openapi.json").json()
     for path, verbs in schema["paths"].items():
         for verb, operation in verbs.items():
@@ -174,14 +174,14 @@ def _all(error: type[GrouptuneError]) -> set[type[GrouptuneError]]:
     return {error}.union(*map(_all, error.__subclasses__()))
 
 
-def test_every_code_that_the_api_knows_is_documented() -> None:
-    known = {
+def test_every_error_code_is_documented() -> None:
+    codes = {
         error.code
         for error in _all(GrouptuneError)
         if error.code and error.__module__.startswith(("app.core.", "app.auth.", "app.api."))
     }
     app = DOCS.parents[1] / "app"
     for source in (path for package in ("core", "auth", "api") for path in (app / package).rglob("*.py")):
-        known |= set(re.findall(r'\bcode="(\w+)"', source.read_text()))
+        codes |= set(re.findall(r'\bcode="(\w+)"', source.read_text()))
     documented = set(re.findall(r"^\| `(\w+)`", DOCS.read_text(), re.MULTILINE))
-    assert known - documented == set()
+    assert codes - documented == set()

@@ -1,4 +1,4 @@
-"""What holds for every route, found by asking the app for its routes: a new one is tested without being named here."""
+"""Rules for every route. Routes are read from the app, so that new ones are tested without being listed here."""
 
 import json
 import re
@@ -41,24 +41,26 @@ BODIES: Final[dict[Route, Any]] = {
     ("POST", "/v1/fine_tuning/jobs/{job_id}/regrade"): {"grader": {"type": "math", "reference": "1"}},
     ("POST", "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"): {"project_ids": ["proj_x"]},
 }
-"""What a route needs as its body before it looks at the ids in its path."""
+"""Bodies that routes need before they check the ids in their path."""
 INSTALLATION_WIDE: Final = {Scope.admin}
 """Routes with these scopes are for administrators, who see all projects."""
 
 
 @pytest.fixture(scope="module")
 def routes(api_settings: Settings) -> dict[Route, Scope]:
-    """All routes that need a key, with their scope."""
+    """Return all routes that need a key, with their scope."""
     contexts = iter_route_contexts(create_app(api_settings).routes)
-    found = [(method, context) for context in contexts for method in context.methods or ()]
+    operations = [(method, context) for context in contexts for method in context.methods or ()]
     return {
-        (method, str(context.path)): declared(context)[0] for method, context in found if context.path not in PUBLIC
+        (method, str(context.path)): declared(context)[0]
+        for method, context in operations
+        if context.path not in PUBLIC
     }
 
 
 @pytest.fixture(scope="module")
 def document(api_settings: Settings) -> Any:
-    """The OpenAPI document as clients get it."""
+    """The OpenAPI document that clients get."""
     return json.loads(json.dumps(create_app(api_settings).openapi()))
 
 
@@ -66,16 +68,16 @@ def path_of(route: Route, ids: dict[str, str]) -> str:
     return re.sub(r"\{(\w+)(?::path)?\}", lambda match: ids[match[1]], route[1])
 
 
-def test_every_path_outside_the_list_of_public_ones_needs_a_key(server: Server, routes: dict[Route, Scope]) -> None:
+def test_every_private_path_needs_a_key(server: Server, routes: dict[Route, Scope]) -> None:
     assert len(routes) > 25
     for method, path in routes:
         answer = httpx.request(method, server.url + path.replace("{", "").replace("}", ""))
         assert answer.status_code == 401, (method, path)
 
 
-def test_every_route_refuses_a_key_with_all_scopes_but_its_own(server: Server, routes: dict[Route, Scope]) -> None:
+def test_every_route_requires_its_scope(server: Server, routes: dict[Route, Scope]) -> None:
     for scope in sorted(set(routes.values())):
-        others = [str(one) for one in expand(ALL) if one != scope]
+        others = [str(name) for name in expand(ALL) if name != scope]
         key = new_key(server.database, server.project_id, *others)
         with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {key}"}) as http:
             for method, path in (route for route, needed in routes.items() if needed == scope):
@@ -85,7 +87,7 @@ def test_every_route_refuses_a_key_with_all_scopes_but_its_own(server: Server, r
                 assert f"'{scope}'" in error["message"]
 
 
-def test_every_scope_is_said_in_the_openapi_document(document: Any, routes: dict[Route, Scope]) -> None:
+def test_document_has_every_scope(document: Any, routes: dict[Route, Scope]) -> None:
     for (method, path), scope in routes.items():
         operation = document["paths"][path.replace(":path", "")][method.lower()]
         assert operation["security"] == [{"HTTPBearer": [scope]}], (method, path)
@@ -93,7 +95,7 @@ def test_every_scope_is_said_in_the_openapi_document(document: Any, routes: dict
 
 @pytest.fixture
 def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
-    """Ids of what another project has, by the name of the path's parameter."""
+    """Ids of another project's objects, by the name of the path parameter."""
     project_id, _ = new_project(server.database, "theirs")
     with server.database.transaction() as session:
         file = stored_file(session, server.store, project_id, tmp_path)
@@ -135,7 +137,7 @@ def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
         }
 
 
-def test_what_another_project_has_is_404_on_every_route(
+def test_foreign_objects_are_404_on_every_route(
     server: Server, routes: dict[Route, Scope], theirs: dict[str, str]
 ) -> None:
     with_ids = [route for route, scope in routes.items() if "{" in route[1] and scope not in INSTALLATION_WIDE]
@@ -152,21 +154,21 @@ def test_what_another_project_has_is_404_on_every_route(
         assert theirs["model"] not in http.get("/v1/models").text
 
 
-def test_the_same_ids_are_found_by_their_own_project(
+def test_own_objects_are_found_on_every_route(
     server: Server, routes: dict[Route, Scope], theirs: dict[str, str]
 ) -> None:
-    """Else the test above would pass with ids that do not exist."""
+    """Otherwise the test above would also pass with ids that do not exist."""
     own = new_key(server.database, theirs["project_id"])
     with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {own}"}) as http:
         for route, scope in routes.items():
             if route[0] == "GET" and "{" in route[1] and scope not in INSTALLATION_WIDE:
                 with http.stream("GET", path_of(route, theirs)) as answer:
                     assert answer.status_code == 200, route
-                    if not answer.headers["content-type"].startswith("text/event-stream"):  # those never end
+                    if not answer.headers["content-type"].startswith("text/event-stream"):  # streams never end
                         answer.read()
 
 
-def test_a_job_on_another_project_s_file_or_model_is_refused(server: Server, theirs: dict[str, str]) -> None:
+def test_files_of_other_projects_are_refused(server: Server, theirs: dict[str, str]) -> None:
     with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {server.api_key}"}) as http:
         for body, code in (
             ({"model": "tiny", "training_file": theirs["file_id"]}, "file_not_found"),
@@ -177,7 +179,7 @@ def test_a_job_on_another_project_s_file_or_model_is_refused(server: Server, the
 
 
 FREE: Final = {"CreateJob.gft"}
-"""Validated after it was merged into `method`, whose schema bounds it."""
+"""Validated after it is merged into `method`, whose schema bounds it."""
 
 
 CAPS: Final = {
@@ -187,15 +189,15 @@ CAPS: Final = {
     "array": {"maxItems"},
     "object": {"maxProperties", "properties"},
 }
-"""Type -> what bounds it, besides `enum` and `const`."""
+"""Type -> keyword that bounds it, in addition to `enum` and `const`."""
 
 
 def unbounded(document: Any) -> Iterator[str]:
-    """Every number, text and list that a client may send without a cap."""
+    """Yield every number, text and list in requests that is not bounded."""
     for path, operations in document["paths"].items():
         for verb, operation in operations.items():
-            sent = {one["name"]: one["schema"] for one in operation.get("parameters", ())}
-            sent |= {kind: one["schema"] for kind, one in operation.get("requestBody", {}).get("content", {}).items()}
+            sent = {parameter["name"]: parameter["schema"] for parameter in operation.get("parameters", ())}
+            sent |= {kind: item["schema"] for kind, item in operation.get("requestBody", {}).get("content", {}).items()}
             for name, schema in sent.items():
                 yield from _unbounded(document, schema, f"{verb} {path} {name}", set())
 
@@ -214,7 +216,7 @@ def _unbounded(document: Any, schema: Any, where: str, seen: set[str]) -> Iterat
 
 
 def _parts(schema: Any) -> Iterator[tuple[Any, str]]:
-    """The schemas inside a schema, and what they add to its name."""
+    """Yield the schemas inside a schema, with the suffix that each adds to the name."""
     for union in ("anyOf", "oneOf", "allOf"):
         yield from ((member, "") for member in schema.get(union, ()))
     yield from ((member, f".{name}") for name, member in schema.get("properties", {}).items())
@@ -227,7 +229,7 @@ def _is(schema: Any, key: str) -> bool:
     return isinstance(schema.get(key), dict)
 
 
-def test_everything_that_a_client_sends_has_a_cap(document: Any) -> None:
+def test_every_input_is_bounded(document: Any) -> None:
     assert set(unbounded(document)) == FREE
 
 
@@ -243,6 +245,6 @@ def test_everything_that_a_client_sends_has_a_cap(document: Any) -> None:
         {"type": "object"},
     ],
 )
-def test_the_search_for_caps_finds_what_has_none(schema: Any) -> None:
+def test_bounds_check_finds_unbounded_input(schema: Any) -> None:
     parameter = {"name": "x", "schema": schema}
     assert list(unbounded({"paths": {"/p": {"get": {"parameters": [parameter]}}}}))

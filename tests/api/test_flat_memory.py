@@ -1,4 +1,4 @@
-"""Large files pass through a server process of its own without staying in its memory."""
+"""Large files pass through a server process without filling its memory."""
 
 import os
 import subprocess
@@ -21,14 +21,14 @@ MAY_GROW_BYTES = 30_000_000
 
 
 class Process:
-    """A running API and what the kernel says of its memory."""
+    """A running API process and its memory as the kernel reports it."""
 
     def __init__(self, pid: int, client: OpenAI) -> None:
         self.client = client
         self._proc = Path(f"/proc/{pid}")
 
     def forget_peak(self) -> None:
-        """Its peak is from now on what it holds now."""
+        """Reset the peak to the current value."""
         (self._proc / "clear_refs").write_text("5")
 
     def peak_bytes(self) -> int:
@@ -45,7 +45,7 @@ def answers(url: str) -> bool:
 
 @pytest.fixture
 def process(api_settings: Settings, database: Database, tmp_path: Path) -> Iterator[Process]:
-    """The server as `grouptune up` starts it, warm."""
+    """The server as `grouptune up` starts it, warmed up."""
     _, key = new_project(database, "default")
     port = claim_port("127.0.0.1", 0)
     url = f"http://127.0.0.1:{port}"
@@ -68,7 +68,7 @@ def process(api_settings: Settings, database: Database, tmp_path: Path) -> Itera
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
-    """A file that no buffer can hold by accident."""
+    """Write a file that is too large to fit into any buffer by accident."""
     path = tmp_path / "large"
     with path.open("wb") as out:
         for _ in range(LARGE_BYTES // 1_000_000):
@@ -76,7 +76,7 @@ def large(tmp_path: Path) -> Path:
     return path
 
 
-def test_uploads_and_downloads_of_large_files_keep_memory_flat(process: Process, large: Path, tmp_path: Path) -> None:
+def test_large_transfers_keep_memory_flat(process: Process, large: Path, tmp_path: Path) -> None:
     process.forget_peak()
     before = process.peak_bytes()
     whole = process.client.files.create(file=large, purpose="user_data")

@@ -1,4 +1,4 @@
-"""Gates and model aliases, as a client sees them."""
+"""Gates and model aliases through the official SDK."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def move(client: OpenAI, alias: str, model: str) -> Any:
     return client.put(f"/model_aliases/{alias}", body={"model": model}, cast_to=object)
 
 
-def test_a_job_shows_its_gates_before_they_are_decided(client: OpenAI, training_file: str) -> None:
+def test_undecided_gates_are_shown(client: OpenAI, training_file: str) -> None:
     job = create(
         client,
         training_file,
@@ -60,7 +60,7 @@ def test_a_job_without_gates_has_none(client: OpenAI, training_file: str) -> Non
         ({"alias": "tiny"}, "alias", "names a base model"),
     ],
 )
-def test_what_cannot_be_decided_is_refused(
+def test_unmeasured_gates_are_refused(
     client: OpenAI, training_file: str, body: dict[str, Any], param: str, message: str
 ) -> None:
     error = refused(client, training_file, gft(), extra_body=body)
@@ -81,10 +81,10 @@ def test_an_alias_stands_for_its_model(server: Server, client: OpenAI, training_
     assert move(client, "prod", second)["model"] == second
     assert client.models.retrieve("prod").id == second
     listed: Any = client.get("/model_aliases", cast_to=object)
-    assert [(one["id"], one["model"]) for one in listed["data"]] == [("prod", second)]
+    assert [(alias["id"], alias["model"]) for alias in listed["data"]] == [("prod", second)]
 
 
-def test_a_model_that_an_alias_names_is_not_deleted(server: Server, client: OpenAI, tmp_path: Path) -> None:
+def test_model_with_an_alias_is_not_deleted(server: Server, client: OpenAI, tmp_path: Path) -> None:
     model = publish(server, tmp_path / "a")
     move(client, "prod", model)
     with pytest.raises(BadRequestError, match="move or delete that alias first") as caught:
@@ -97,7 +97,7 @@ def test_a_model_that_an_alias_names_is_not_deleted(server: Server, client: Open
     assert client.models.delete(model).deleted
 
 
-def test_an_alias_names_own_models_only(server: Server, client: OpenAI) -> None:
+def test_alias_names_only_own_models(server: Server, client: OpenAI) -> None:
     with pytest.raises(NotFoundError, match="owns no fine-tuned model"):
         move(client, "prod", "ft:tiny:other::12345678")
     with pytest.raises(BadRequestError, match="names a base model"):

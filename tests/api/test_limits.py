@@ -1,4 +1,4 @@
-"""Rate limits and quotas as clients meet them: status, headers, and how often the SDK tries again."""
+"""Rate limits and quotas: status, headers, and the retries of the SDK."""
 
 import re
 import time
@@ -19,11 +19,11 @@ from tests.api.server import Server, new_key, serve
 @pytest.fixture
 def counting(api_settings: Settings, broker_url: str) -> Iterator[list[str]]:
     """Two servers of the same installation, with a broker."""
-    known = api_settings.model_dump() | {"REDIS_URL": broker_url, "DATABASE_URL": api_settings.database_url}
+    fields = api_settings.model_dump() | {"REDIS_URL": broker_url, "DATABASE_URL": api_settings.database_url}
     for name in ("redis_url", "database_url"):
-        del known[name]
+        del fields[name]
     with ExitStack() as running:
-        yield [running.enter_context(serve(Settings.model_validate(known))) for _ in range(2)]
+        yield [running.enter_context(serve(Settings.model_validate(fields))) for _ in range(2)]
 
 
 def limit(server: Server, **limits: int) -> None:
@@ -37,7 +37,7 @@ def limit(server: Server, **limits: int) -> None:
 
 
 class Sent:
-    """Counts what a client really sends, retries included."""
+    """Counts the requests that a client sends, retries included."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -57,7 +57,7 @@ def sent() -> Iterator[Sent]:
         yield counter
 
 
-def test_the_headers_count_down_on_every_answer(server: Server, counting: list[str]) -> None:
+def test_rate_limit_headers_count_down(server: Server, counting: list[str]) -> None:
     limit(server, requests_per_minute=10)
     with httpx.Client(headers={"authorization": f"Bearer {server.api_key}"}) as http:
         answers = [
@@ -72,7 +72,7 @@ def test_the_headers_count_down_on_every_answer(server: Server, counting: list[s
         assert "retry-after" not in answer.headers
 
 
-def test_a_request_too_many_is_429_with_the_limit_and_when_to_come_back(server: Server, counting: list[str]) -> None:
+def test_request_over_the_limit_is_429(server: Server, counting: list[str]) -> None:
     limit(server, requests_per_minute=2)
     client = server.client().with_options(base_url=f"{counting[0]}/v1")
     client.files.list()
@@ -88,21 +88,21 @@ def test_a_request_too_many_is_429_with_the_limit_and_when_to_come_back(server: 
     assert headers["openai-organization"] == "default"
     with httpx.Client(base_url=counting[1]) as http:
         again = http.get("/v1/models", headers={"authorization": f"Bearer {server.api_key}"})
-        assert again.status_code == 429  # the other process knows
+        assert again.status_code == 429  # the other process shares the count
         assert http.get("/healthz").status_code == 200
 
 
-def test_the_sdk_waits_and_gets_through_by_itself(server: Server, counting: list[str], sent: Sent) -> None:
+def test_sdk_retries_after_a_rate_limit(server: Server, counting: list[str], sent: Sent) -> None:
     limit(server, requests_per_minute=60)
     client = sent.client(counting[0], server.api_key)
     begun = time.monotonic()
     for _ in range(63):
         assert client.files.list().data == []
-    assert sent.count > 63  # at least one was refused, and came again
+    assert sent.count > 63  # at least one was rejected and retried
     assert time.monotonic() - begun < 20
 
 
-def test_a_key_has_a_limit_of_its_own_below_the_project_s(server: Server, counting: list[str]) -> None:
+def test_key_has_its_own_limit(server: Server, counting: list[str]) -> None:
     slow = new_key(server.database, server.project_id)
     with server.database.transaction() as session:
         session.get_one(ApiKey, slow.split("_")[2]).requests_per_minute = 1
@@ -114,13 +114,13 @@ def test_a_key_has_a_limit_of_its_own_below_the_project_s(server: Server, counti
     assert other.files.with_raw_response.list().headers["x-ratelimit-limit-requests"] == "30000"
 
 
-def test_without_a_broker_nothing_is_counted_or_refused(server: Server) -> None:
+def test_no_rate_limit_without_a_broker(server: Server) -> None:
     limit(server, requests_per_minute=1)
     for _ in range(3):
         assert "x-ratelimit-limit-requests" not in server.client().files.with_raw_response.list().headers
 
 
-def test_a_job_too_many_is_refused_once_and_not_tried_again(server: Server, training_file: str, sent: Sent) -> None:
+def test_job_over_the_quota_is_not_retried(server: Server, training_file: str, sent: Sent) -> None:
     limit(server, queued_jobs=1)
     client = sent.client(server.url, server.api_key)
     job = create(client, training_file)
@@ -131,12 +131,12 @@ def test_a_job_too_many_is_refused_once_and_not_tried_again(server: Server, trai
     assert (caught.value.code, caught.value.type) == ("quota_exceeded", "insufficient_quota")
     assert caught.value.response.headers["x-should-retry"] == "false"
     assert "retry-after" not in caught.value.response.headers
-    assert [one.id for one in client.fine_tuning.jobs.list()] == [job.id]
+    assert [job_object.id for job_object in client.fine_tuning.jobs.list()] == [job.id]
     client.fine_tuning.jobs.cancel(job.id)
     assert create(client, training_file).status == "queued"
 
 
-def test_a_file_too_many_is_refused_once_and_leaves_nothing(server: Server, rows: Path, sent: Sent) -> None:
+def test_file_over_the_quota_leaves_nothing(server: Server, rows: Path, sent: Sent) -> None:
     size = rows.stat().st_size
     limit(server, stored_bytes=size + 10)
     client = sent.client(server.url, server.api_key)

@@ -1,4 +1,4 @@
-"""Requests made from the OpenAPI document: none is answered by a 5xx, and no answer is off its schema."""
+"""Requests generated from the OpenAPI document: no 5xx, and every response matches its schema."""
 
 import json
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ from tests.api.test_every_route import theirs
 CHECKS: Final = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 __all__ = ["theirs"]
 ENDLESS: Final = r"/stream$"
-"""These never end: tests/api/routes/test_streams.py."""
+"""Streams never end; tests/api/routes/test_streams.py tests them."""
 
 
-# Read at collection, from an app without engines: the document is the same.
+# Read at collection from an app without engines; the document is the same.
 _APP: Final = create_app(Settings.model_validate({"DATABASE_URL": "postgresql+psycopg://unused/unused"}))
 schema = schemathesis.openapi.from_dict(_APP.openapi()).exclude(path_regex=ENDLESS)
-schema.config.phases.coverage.enabled = False  # thousands of requests for each route with a large body
+schema.config.phases.coverage.enabled = False  # it would send thousands of requests to each route with a large body
 
 
 @schema.parametrize()
@@ -41,12 +41,14 @@ schema.config.phases.coverage.enabled = False  # thousands of requests for each 
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_every_answer_is_one_that_the_document_tells_of(case: Any, server: Server, theirs: dict[str, str]) -> None:
-    """About what exists, so that most requests reach what their route does."""
+def test_responses_match_the_document(case: Any, server: Server, theirs: dict[str, str]) -> None:
+    """Requests use ids that exist, so that most of them reach the handler."""
     case.path_parameters |= {name: theirs[name] for name in case.path_parameters if name in theirs}
     if isinstance(case.body, dict):
-        known = {"training_file": theirs["file_id"], "model": "tiny"}
-        case.body |= {name: known[name] for name in case.body if name in known and isinstance(case.body[name], str)}
+        existing = {"training_file": theirs["file_id"], "model": "tiny"}
+        case.body |= {
+            name: existing[name] for name in case.body if name in existing and isinstance(case.body[name], str)
+        }
     key = new_key(server.database, theirs["project_id"], *ALL)
     case.call_and_validate(base_url=server.url, headers={"authorization": f"Bearer {key}"}, checks=CHECKS)
 
@@ -60,23 +62,23 @@ def operations() -> Iterator[tuple[str, Any]]:
             yield f"{verb} {path}", operation
 
 
-def test_every_operation_and_every_parameter_is_described() -> None:
-    tags = {one["name"] for one in DOCUMENT["tags"]}
+def test_every_parameter_is_described() -> None:
+    tags = {tag["name"] for tag in DOCUMENT["tags"]}
     for name, operation in operations():
         assert operation["summary"], name
         assert operation["description"], name
         assert set(operation["tags"]) <= tags, name
-        for one in operation.get("parameters", ()):
-            assert one.get("description") or one["schema"].get("description"), (name, one["name"])
+        for parameter in operation.get("parameters", ()):
+            assert parameter.get("description") or parameter["schema"].get("description"), (name, parameter["name"])
 
 
-def test_every_body_has_an_example_that_its_schema_takes() -> None:
+def test_every_body_has_a_valid_example() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     sent = set()
     for _, operation in operations():
         schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-        for one in (schema, *schema.get("anyOf", ())):
-            sent |= {one["$ref"].rpartition("/")[2]} if "$ref" in one else set()
+        for form in (schema, *schema.get("anyOf", ())):
+            sent |= {form["$ref"].rpartition("/")[2]} if "$ref" in form else set()
     assert sent == set(EXAMPLES)
     for name in sent:
         [example] = schemas[name]["examples"]

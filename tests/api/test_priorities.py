@@ -1,4 +1,4 @@
-"""Priorities and preemption as clients see them."""
+"""Priorities and preemption through the official SDK."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def prioritise(client: OpenAI, job_id: str, priority: int) -> Any:
     return client.post(f"/fine_tuning/jobs/{job_id}", cast_to=object, body={"priority": priority})
 
 
-def test_a_job_goes_before_others_and_can_be_moved(client: OpenAI, training_file: str) -> None:
+def test_priority_sets_the_queue_position(client: OpenAI, training_file: str) -> None:
     first = create(client, training_file)
     second = create(client, training_file, extra_body={"priority": 5})
     third = create(client, training_file, extra_body={"priority": -100})
@@ -31,7 +31,7 @@ def test_a_job_goes_before_others_and_can_be_moved(client: OpenAI, training_file
         prioritise(client, first.id, 1)
 
 
-def test_priorities_have_limits(server: Server, client: OpenAI, training_file: str) -> None:
+def test_priorities_are_limited(server: Server, client: OpenAI, training_file: str) -> None:
     with pytest.raises(BadRequestError) as caught:
         create(client, training_file, extra_body={"priority": 101})
     assert caught.value.param == "priority"
@@ -52,7 +52,7 @@ def test_priorities_have_limits(server: Server, client: OpenAI, training_file: s
     assert [problem["param"] for problem in checked["errors"]] == ["priority"]
 
 
-def test_a_preempted_job_says_so_while_and_after_it_happens(server: Server, client: OpenAI, training_file: str) -> None:
+def test_preemption_is_shown(server: Server, client: OpenAI, training_file: str) -> None:
     low = create(client, training_file)
     with server.database.transaction() as session:
         claim = leases.claim(session, "w", 60)
@@ -67,6 +67,6 @@ def test_a_preempted_job_says_so_while_and_after_it_happens(server: Server, clie
     job: Any = client.fine_tuning.jobs.retrieve(low.id)
     assert (job.status, job.stop_request, job.queue_position) == ("queued", None, 2)
     attempts: Any = client.get(f"/fine_tuning/jobs/{low.id}/attempts", cast_to=object)
-    assert [(one["outcome"], one["reason"]) for one in attempts["data"]] == [
+    assert [(attempt["outcome"], attempt["reason"]) for attempt in attempts["data"]] == [
         ("preempted", "Preempted by a higher-priority job")
     ]

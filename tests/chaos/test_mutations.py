@@ -84,7 +84,7 @@ MUTATIONS: Final = {
         "app/core/accounts/idempotency.py",
         "    if attempt > 0:",
         "    if attempt > 999:",
-        "tests/api/middleware/test_idempotency.py::test_one_create_against_a_slow_server_sends_three_requests_and_makes_one_job",
+        "tests/api/middleware/test_idempotency.py::test_retries_make_one_job",
     ),
     "events are not deduplicated": Mutation(
         "app/core/jobs/events.py",

@@ -41,19 +41,15 @@ class ValidatedFile:
     """For what this file has in common with another."""
 
 
-def validate_file(
-    path: Path, *, max_errors: int = 50, max_rows: int = MAX_ROWS, progress: Progress | None = None
-) -> FileReport:
+def validate_file(path: Path, *, max_errors: int = 50, progress: Progress | None = None) -> FileReport:
     """The report on the JSONL file at `path`; bad contents are in the report, only I/O raises (OSError).
 
     At most `max_errors` (at least 1) errors and as many warnings are kept; all are counted.
     """
-    return validate_rows(path, max_errors=max_errors, max_rows=max_rows, progress=progress).report
+    return validate_rows(path, max_errors=max_errors, progress=progress).report
 
 
-def validate_rows(
-    path: Path, *, max_errors: int = 50, max_rows: int = MAX_ROWS, progress: Progress | None = None
-) -> ValidatedFile:
+def validate_rows(path: Path, *, max_errors: int = 50, progress: Progress | None = None) -> ValidatedFile:
     """The same with the index of the file's prompts."""
     total = path.stat().st_size
     builder = _ReportBuilder(max(1, max_errors))
@@ -66,8 +62,8 @@ def validate_rows(
             return ValidatedFile(broken(total, f"the file is a {archive} archive; upload what is in it"), PromptIndex())
         for line, offset, raw in lines(stream):
             builder.add(line, offset, raw)
-            if builder.seen > max_rows:
-                builder.error(line, None, f"the file has more than {max_rows:,} rows; split it")
+            if builder.seen > MAX_ROWS:
+                builder.error(line, None, f"the file has more than {MAX_ROWS:,} rows; split it")
                 break
             if progress is not None and offset >= next_progress:
                 next_progress = offset + _PROGRESS_BYTES

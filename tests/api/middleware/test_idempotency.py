@@ -1,4 +1,4 @@
-"""What is sent twice and must happen once."""
+"""Repeated requests take effect once."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -33,7 +33,7 @@ def test_the_same_key_gets_the_same_answer(client: OpenAI, training_file: str, h
     first = create(client, training_file, extra_headers={header: "build-1"})
     client.fine_tuning.jobs.cancel(first.id)
     again = create(client, training_file, extra_headers={header: "build-1"})
-    assert again.to_dict() == first.to_dict()  # as it was then
+    assert again.to_dict() == first.to_dict()  # as it was at the first response
     assert create(client, training_file, extra_headers={header: "build-2"}).id != first.id
     assert len(job_ids(client)) == 2
 
@@ -73,7 +73,7 @@ def test_a_hundred_at_once_make_one_job(server: Server, training_file: str) -> N
     assert len(job_ids(server.client())) == 1
 
 
-def test_a_request_that_failed_is_run_anew(server: Server, client: OpenAI, training_file: str) -> None:
+def test_failed_request_runs_again(server: Server, client: OpenAI, training_file: str) -> None:
     refused = client.with_options(default_headers=keyed("k"))
     with pytest.raises(Exception, match="no base model"):
         create(refused, training_file, model="nope")
@@ -81,14 +81,14 @@ def test_a_request_that_failed_is_run_anew(server: Server, client: OpenAI, train
     assert create(refused, training_file).id in job_ids(client)
 
 
-def test_keys_of_other_api_keys_are_other_keys(server: Server, training_file: str) -> None:
+def test_idempotency_keys_are_per_api_key(server: Server, training_file: str) -> None:
     other = server.client(api_key=new_key(server.database, server.project_id))
     made = {create(client, training_file, extra_headers=keyed("k")).id for client in (server.client(), other)}
     assert len(made) == 2
 
 
-def test_who_is_nobody_leaves_nothing_behind(server: Server) -> None:
-    for authorization in ("Bearer nobody", "Basic eA==", ""):
+def test_unauthenticated_request_leaves_nothing(server: Server) -> None:
+    for authorization in ("Bearer unknown", "Basic eA==", ""):
         headers = keyed("k") | {"authorization": authorization}
         answer = httpx.post(f"{server.url}/v1/fine_tuning/jobs", json={}, headers=headers)
         assert answer.status_code == 401
@@ -113,7 +113,7 @@ def test_a_file_is_stored_once(client: OpenAI) -> None:
     assert [file.id for file in client.files.list()] == [first.id]
 
 
-def test_an_answer_with_a_secret_is_never_kept(server: Server) -> None:
+def test_response_with_a_secret_is_not_stored(server: Server) -> None:
     admin = server.client(api_key=new_key(server.database, server.project_id, "admin"))
 
     def mint() -> Any:
@@ -126,17 +126,15 @@ def test_an_answer_with_a_secret_is_never_kept(server: Server) -> None:
     assert caught.value.code == "answer_not_kept"
     (row,) = rows(server)
     assert row.body is None
-    names = [one["name"] for one in admin.get("/api_keys", cast_to=object)["data"]]  # type: ignore[index]
+    names = [key["name"] for key in admin.get("/api_keys", cast_to=object)["data"]]  # type: ignore[index]
     assert names.count("ci") == 1
     assert secret
 
 
-def test_one_create_against_a_slow_server_sends_three_requests_and_makes_one_job(
-    server: Server, training_file: str
-) -> None:
+def test_retries_make_one_job(server: Server, training_file: str) -> None:
     client = server.client(max_retries=2).with_options(timeout=1.5)
     with server.database.transaction() as locking:
-        locking.execute(text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))  # the server is slow
+        locking.execute(text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))  # makes the server slow
         with ThreadPoolExecutor(1) as pool:
             made = pool.submit(create, client, training_file)
             eventually(lambda: [row.attempt for row in rows(server)] == [2], seconds=30)
@@ -145,19 +143,19 @@ def test_one_create_against_a_slow_server_sends_three_requests_and_makes_one_job
     assert job_ids(client) == {job.id}
 
 
-def test_two_equal_creates_on_purpose_make_two_jobs(client: OpenAI, training_file: str) -> None:
+def test_intended_duplicates_make_two_jobs(client: OpenAI, training_file: str) -> None:
     made = [create(client, training_file, seed=3).id for _ in range(2)]
     retried = {"x-stainless-retry-count": "1"}
     assert [create(client, training_file, seed=3, extra_headers=retried).id for _ in range(2)] == made
     assert job_ids(client) == set(made)
 
 
-def test_a_retry_whose_first_request_never_arrived_runs(client: OpenAI, training_file: str) -> None:
+def test_retry_of_an_undelivered_request_runs(client: OpenAI, training_file: str) -> None:
     job = create(client, training_file, extra_headers={"x-stainless-retry-count": "2"})
     assert job_ids(client) == {job.id}
 
 
-def test_old_answers_are_not_given_again_and_are_swept(server: Server, training_file: str) -> None:
+def test_old_responses_expire(server: Server, training_file: str) -> None:
     client = server.client()
     first = create(client, training_file, extra_headers=keyed("k"))
     with server.database.transaction() as session:
@@ -169,15 +167,13 @@ def test_old_answers_are_not_given_again_and_are_swept(server: Server, training_
         assert idempotency.delete_expired(session) == 1
 
 
-def test_a_request_that_was_lost_with_its_process_blocks_its_key_for_a_while_only(
-    server: Server, training_file: str
-) -> None:
+def test_key_of_a_lost_request_is_freed(server: Server, training_file: str) -> None:
     client = server.client()
     with server.database.transaction() as session:
         body = b"\0".join((b"/v1/fine_tuning/jobs", b"", b"{}"))
         key_id = server.api_key.split("_")[2]
-        found = idempotency.by_key(session, key_id, "k", body[:32])
-        assert isinstance(found, idempotency.Reservation)
+        reservation = idempotency.by_key(session, key_id, "k", body[:32])
+        assert isinstance(reservation, idempotency.Reservation)
         assert isinstance(idempotency.by_key(session, key_id, "k", body[:32]), idempotency.RequestRunning)
         session.execute(
             update(IdempotentRequest).values(created_at=IdempotentRequest.created_at - idempotency.ABANDONED_AFTER)
@@ -185,8 +181,8 @@ def test_a_request_that_was_lost_with_its_process_blocks_its_key_for_a_while_onl
     assert create(client, training_file, extra_headers=keyed("k")).id in job_ids(client)
 
 
-def test_an_answer_that_cannot_be_kept_is_given_all_the_same(server: Server, training_file: str) -> None:
-    """Postgres goes away when the job is there but its answer is not: a 500 would be a lie."""
+def test_response_is_sent_if_it_cannot_be_stored(server: Server, training_file: str) -> None:
+    """Postgres fails after the job is created but before its response is stored; the client still gets the response."""
     table = IdempotentRequest.__tablename__
     with server.database.transaction() as session:
         away = "BEGIN RAISE EXCEPTION 'shutting down' USING ERRCODE = '57P01'; END"

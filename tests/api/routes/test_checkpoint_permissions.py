@@ -34,16 +34,16 @@ def test_grant_list_and_revoke(server: Server, client: OpenAI, checkpoint: str) 
     other, _ = new_project(server.database, "other")
     granted = permissions_of(client).create(checkpoint, project_ids=[other])
     assert granted.object == "list"
-    (one,) = granted.data
-    assert (one.object, one.project_id) == ("checkpoint.permission", other)
-    assert one.id.startswith("cp_")
-    assert isinstance(one.created_at, int)
-    assert [found.id for found in permissions_of(client).list(checkpoint)] == [one.id]
-    deleted = permissions_of(client).delete(one.id, fine_tuned_model_checkpoint=checkpoint)
-    assert (deleted.id, deleted.object, deleted.deleted) == (one.id, "checkpoint.permission", True)
+    (permission,) = granted.data
+    assert (permission.object, permission.project_id) == ("checkpoint.permission", other)
+    assert permission.id.startswith("cp_")
+    assert isinstance(permission.created_at, int)
+    assert [item.id for item in permissions_of(client).list(checkpoint)] == [permission.id]
+    deleted = permissions_of(client).delete(permission.id, fine_tuned_model_checkpoint=checkpoint)
+    assert (deleted.id, deleted.object, deleted.deleted) == (permission.id, "checkpoint.permission", True)
     assert permissions_of(client).list(checkpoint).data == []
     with pytest.raises(NotFoundError):
-        permissions_of(client).delete(one.id, fine_tuned_model_checkpoint=checkpoint)
+        permissions_of(client).delete(permission.id, fine_tuned_model_checkpoint=checkpoint)
 
 
 def test_raw_and_quoted_names_mean_the_same(server: Server, checkpoint: str) -> None:
@@ -53,18 +53,22 @@ def test_raw_and_quoted_names_mean_the_same(server: Server, checkpoint: str) -> 
         assert httpx.get(path, headers=bearer).json()["data"] == []
 
 
-def test_pages_follow_the_last_id_in_both_orders(server: Server, client: OpenAI, checkpoint: str) -> None:
+def test_permissions_are_paged_in_both_orders(server: Server, client: OpenAI, checkpoint: str) -> None:
     others = [new_project(server.database, f"p{n}")[0] for n in range(12)]
     for other in others:
         permissions_of(client).create(checkpoint, project_ids=[other])
     listing = permissions_of(client).list(checkpoint)
     assert len(listing.data) == 10
     assert listing.has_more is True
-    newest_first = [one.project_id for one in islice(permissions_of(client).list(checkpoint, limit=5), 50)]
+    newest_first = [
+        permission.project_id for permission in islice(permissions_of(client).list(checkpoint, limit=5), 50)
+    ]
     assert newest_first == others[::-1]
     oldest_first = permissions_of(client).list(checkpoint, limit=5, order="ascending")
-    assert [one.project_id for one in islice(oldest_first, 50)] == others
-    assert [one.project_id for one in permissions_of(client).list(checkpoint, project_id=others[3])] == [others[3]]
+    assert [permission.project_id for permission in islice(oldest_first, 50)] == others
+    assert [permission.project_id for permission in permissions_of(client).list(checkpoint, project_id=others[3])] == [
+        others[3]
+    ]
     with pytest.warns(DeprecationWarning, match="list method"):
         retrieved = permissions_of(client).retrieve(checkpoint, limit=2)
     assert (retrieved.has_more, len(retrieved.data)) == (True, 2)
@@ -78,7 +82,7 @@ def test_granting_again_changes_nothing(server: Server, client: OpenAI, checkpoi
     first, second = (new_project(server.database, name)[0] for name in ("first", "second"))
     before = permissions_of(client).create(checkpoint, project_ids=[first]).data[0]
     after = permissions_of(client).create(checkpoint, project_ids=[second, first, first]).data
-    assert [one.project_id for one in after] == [second, first]
+    assert [permission.project_id for permission in after] == [second, first]
     assert after[1].id == before.id
 
 
@@ -119,7 +123,7 @@ def test_only_the_owner_shares(server: Server, client: OpenAI, checkpoint: str) 
 
 
 @pytest.mark.parametrize("make", [publish, publish_checkpoint], ids=["model", "checkpoint"])
-def test_a_shared_model_can_be_used_until_it_is_revoked(
+def test_shared_model_is_usable_until_revoked(
     server: Server, client: OpenAI, tmp_path: Path, rows: Path, make: Callable[..., str]
 ) -> None:
     model = make(server, tmp_path / "adapter")
@@ -134,7 +138,7 @@ def test_a_shared_model_can_be_used_until_it_is_revoked(
 
     permission = permissions_of(client).create(model, project_ids=[other]).data[0]
     assert guest.models.retrieve(model).owned_by == server.project_id
-    assert {one.id for one in guest.models.list()} == {"tiny", model}
+    assert {model_object.id for model_object in guest.models.list()} == {"tiny", model}
     assert set(download(guest, model)) >= {"adapter_config.json", "adapter_model.safetensors"}
     job = create(guest, file, model=model)
     assert (job.status, job.model) == ("queued", model)
@@ -151,7 +155,7 @@ def test_a_shared_model_can_be_used_until_it_is_revoked(
         create(guest, file, model=model)
 
 
-def test_a_deleted_model_takes_its_permissions_along(server: Server, client: OpenAI, tmp_path: Path) -> None:
+def test_model_deletion_removes_permissions(server: Server, client: OpenAI, tmp_path: Path) -> None:
     model = publish(server, tmp_path / "adapter")
     other, key = new_project(server.database, "other")
     permissions_of(client).create(model, project_ids=[other])

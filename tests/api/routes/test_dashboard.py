@@ -1,4 +1,4 @@
-"""Signing a browser in: by key, by link, against other sites, and until when."""
+"""Signing a browser in by key and by link, cross-site requests, and the end of sessions."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ OWN = {"sec-fetch-site": "same-origin"}
 
 @pytest.fixture
 def browser(server: Server) -> Iterator[httpx.Client]:
-    """Keeps cookies and sends no key."""
+    """A client that keeps cookies and sends no key."""
     with httpx.Client(base_url=server.url, headers=OWN) as client:
         yield client
 
@@ -26,7 +26,7 @@ def link(server: Server) -> str:
     return str(answer.raise_for_status().json()["code"])
 
 
-def test_a_key_signs_in_and_the_cookie_acts_for_it(server: Server, browser: httpx.Client) -> None:
+def test_key_signs_in(server: Server, browser: httpx.Client) -> None:
     assert browser.get(SESSION).json()["signed_in"] is False
     answer = browser.post(SESSION, json={"api_key": server.api_key})
     assert answer.json()["project_id"] == server.project_id
@@ -49,7 +49,7 @@ def test_a_link_signs_in_once(server: Server, browser: httpx.Client) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "link_expired")
 
 
-def test_a_link_is_no_session_and_a_session_no_link(server: Server, browser: httpx.Client) -> None:
+def test_links_and_sessions_are_distinct(server: Server, browser: httpx.Client) -> None:
     code = link(server)
     answer = httpx.get(f"{server.url}/v1/files", headers={"cookie": f"{COOKIE}={code}"})
     assert answer.status_code == 401
@@ -77,7 +77,7 @@ def test_a_revoked_key_ends_its_sessions(server: Server, browser: httpx.Client) 
         {},
     ],
 )
-def test_another_site_s_page_changes_nothing(server: Server, browser: httpx.Client, headers: dict[str, str]) -> None:
+def test_other_sites_change_nothing(server: Server, browser: httpx.Client, headers: dict[str, str]) -> None:
     browser.post(SESSION, json={"api_key": server.api_key})
     cookie = {"cookie": f"{COOKIE}={browser.cookies[COOKIE]}"}
     sent = httpx.post(f"{server.url}/v1/fine_tuning/jobs", headers=cookie | headers, json={})
@@ -86,7 +86,7 @@ def test_another_site_s_page_changes_nothing(server: Server, browser: httpx.Clie
     assert signing_in.status_code == 403
 
 
-def test_browsers_without_fetch_metadata_are_known_by_their_origin(server: Server, browser: httpx.Client) -> None:
+def test_origin_is_checked_without_fetch_metadata(server: Server, browser: httpx.Client) -> None:
     browser.post(SESSION, json={"api_key": server.api_key})
     headers = {"cookie": f"{COOKIE}={browser.cookies[COOKIE]}", "origin": server.url}
     assert httpx.post(f"{server.url}/v1/fine_tuning/jobs", headers=headers, json={}).status_code == 400

@@ -1,4 +1,4 @@
-"""What a job would take, asked over the wire."""
+"""Estimates over HTTP."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tests.api.server import Server
 from tests.waiting import eventually
 
 MODEL = "qwen2.5-1.5b-instruct"
-"""In the catalog, and not pulled here: 1.54 billion weights."""
+"""Add a base model that is in the catalog but not downloaded: 1.54 billion weights."""
 PHONE = Hardware(accelerator="NVIDIA T400", accelerators=1, accelerator_memory_bytes=2 * 10**9, memory_bytes=8 * 10**9)
 
 
@@ -22,28 +22,28 @@ def estimate(client: OpenAI, training_file: str, **body: Any) -> Any:
     return client.post("/fine_tuning/estimate", body=sent, cast_to=object)
 
 
-def test_every_number_and_every_worker_is_told(server: Server, client: OpenAI, training_file: str) -> None:
+def test_estimate_has_every_worker(server: Server, client: OpenAI, training_file: str) -> None:
     appear(server, "small:1", PHONE)
     appear(server, "gpu:1", GPU)
     appear(server, "leaving:1", GPU, WorkerState.draining)
-    found = estimate(client, training_file, validation_file=training_file)
-    assert (found["base_model"], found["device"], found["verdict"]) == (MODEL, "NVIDIA L4", "fits")
-    assert "of the 24 GB of NVIDIA L4 (worker gpu:1)." in found["reason"]
-    shown = [(one["id"], one["verdict"], one["memory_bytes"]) for one in found["workers"]]
+    result = estimate(client, training_file, validation_file=training_file)
+    assert (result["base_model"], result["device"], result["verdict"]) == (MODEL, "NVIDIA L4", "fits")
+    assert "of the 24 GB of NVIDIA L4 (worker gpu:1)." in result["reason"]
+    shown = [(worker["id"], worker["verdict"], worker["memory_bytes"]) for worker in result["workers"]]
     assert shown == [("gpu:1", "fits", 24 * 10**9), ("small:1", "does_not_fit", 2 * 10**9)]
     # 20 rows in 5 steps of 4, 10 times; each row a demonstration, 3 teacher answers and 4 rollouts.
-    assert (found["steps"], found["groups"], found["rollouts"]) == (50, 200, 800)
-    assert found["grader_calls"] == 200 * 8 + 11 * 20
-    assert (found["teacher_requests"], found["based_on"]["same_jobs"]) == (0, 0)
+    assert (result["steps"], result["groups"], result["rollouts"]) == (50, 200, 800)
+    assert result["grader_calls"] == 200 * 8 + 11 * 20
+    assert (result["teacher_requests"], result["based_on"]["same_jobs"]) == (0, 0)
     for name in ("seconds", "peak_memory_bytes"):
-        assert 0 < found[name]["low"] < found[name]["expected"] < found[name]["high"]
-    assert found["peak_memory_bytes"]["expected"] > 2 * 1.54e9
-    assert set(found["parts"]) == {"setup", "rollout", "grading", "update", "rest"}
-    assert found["tokens"]["trained"] == found["tokens"]["response"]
+        assert 0 < result[name]["low"] < result[name]["expected"] < result[name]["high"]
+    assert result["peak_memory_bytes"]["expected"] > 2 * 1.54e9
+    assert set(result["parts"]) == {"setup", "rollout", "grading", "update", "rest"}
+    assert result["tokens"]["trained"] == result["tokens"]["response"]
     assert list(client.fine_tuning.jobs.list()) == []
 
 
-def test_what_cannot_be_estimated_says_why(server: Server, client: OpenAI, training_file: str) -> None:
+def test_missing_estimate_is_explained(server: Server, client: OpenAI, training_file: str) -> None:
     alone = estimate(client, training_file)
     assert (alone["verdict"], alone["seconds"], alone["workers"]) == ("no_worker", None, [])
     assert alone["tokens"]["prompt"]["expected"] > 0

@@ -1,4 +1,4 @@
-"""Rows as a model reads them, and how long they are."""
+"""Previews of rows as a model reads them, and their lengths."""
 
 import io
 import json
@@ -30,8 +30,8 @@ def uploaded(server: Server, client: OpenAI, content: bytes) -> str:
     return file.id
 
 
-def preview(client: OpenAI, file_id: str, **asked: Any) -> Any:
-    return client.get(f"/files/{file_id}/preview", cast_to=object, options={"params": asked})
+def preview(client: OpenAI, file_id: str, **query: Any) -> Any:
+    return client.get(f"/files/{file_id}/preview", cast_to=object, options={"params": query})
 
 
 def jsonl(rows: list[dict[str, Any]]) -> bytes:
@@ -47,7 +47,7 @@ def as_parquet(rows: list[dict[str, Any]]) -> bytes:
     return out.getvalue()
 
 
-def test_every_token_is_shown_with_its_source_and_the_loss_mask(server: Server, client: OpenAI) -> None:
+def test_preview_shows_tokens_and_loss_mask(server: Server, client: OpenAI) -> None:
     file_id = uploaded(server, client, b"\n" + jsonl(ROWS))
     answer = preview(client, file_id, model="tiny", max_length=63)
     assert (answer["object"], answer["model"], answer["has_more"]) == ("file.preview", "tiny", False)
@@ -62,7 +62,7 @@ def test_every_token_is_shown_with_its_source_and_the_loss_mask(server: Server, 
         ["4", "<|im_end|>"],
         [1, 1],
     )
-    assert [(one["source"], one["model"], one["tokens"], one["fits"]) for one in teachers] == [
+    assert [(span["source"], span["model"], span["tokens"], span["fits"]) for span in teachers] == [
         ("teacher", None, 5, True),
         ("teacher", "big", 41, False),
     ]
@@ -71,15 +71,15 @@ def test_every_token_is_shown_with_its_source_and_the_loss_mask(server: Server, 
     assert (lengths["rows"], lengths["measured_rows"], lengths["too_long"]) == (3, 3, 1)
     assert lengths["row"]["max"] == prompt["tokens"] + 41
     assert lengths["longest_too_long"] == [{"line": 2, "tokens": prompt["tokens"] + 41}]
-    assert sum(one["count"] for one in lengths["response"]["bins"]) == lengths["response"]["count"] == 4
+    assert sum(bar["count"] for bar in lengths["response"]["bins"]) == lengths["response"]["count"] == 4
 
 
-def test_pages_go_on_behind_a_line_and_large_files_are_sampled(server: Server, client: OpenAI) -> None:
-    """Of Parquet files too, by their rows."""
+def test_preview_pages_and_samples_large_files(server: Server, client: OpenAI) -> None:
+    """Parquet files work too, with row numbers in place of lines."""
     rows = [{"prompt": f"{n}", "completion": "x" * (n % 97)} for n in range(1, 3_001)]
     rows[1_999]["completion"] = "y" * 500
     rows = [row | {"completion": row["completion"] or "z"} for row in rows]
-    found = []
+    collected = []
     for content in (jsonl(rows), as_parquet(rows)):
         file_id = uploaded(server, client, content)
         first = preview(client, file_id, limit=2, max_length=200)
@@ -95,17 +95,17 @@ def test_pages_go_on_behind_a_line_and_large_files_are_sampled(server: Server, c
         assert later["lengths"] is None
         lengths = first["lengths"]
         assert reading.SAMPLED_ROWS // 2 <= lengths["measured_rows"] <= reading.SAMPLED_ROWS
-        assert [one["line"] for one in lengths["longest_too_long"]] == [2_000]
+        assert [row["line"] for row in lengths["longest_too_long"]] == [2_000]
         assert abs(lengths["response"]["median"] - 49) <= 4
-        found.append((first["data"], later["data"], lengths))
-    assert found[0] == found[1]
+        collected.append((first["data"], later["data"], lengths))
+    assert collected[0] == collected[1]
 
 
 def test_what_cannot_be_shown_says_why(server: Server, client: OpenAI) -> None:
     waiting = client.files.create(file=jsonl(ROWS), purpose="fine-tune").id
-    for asked, code in (({}, "file_not_ready"), ({"model": "smollm2-135m-instruct"}, "model_not_pulled")):
+    for query, code in (({}, "file_not_ready"), ({"model": "smollm2-135m-instruct"}, "model_not_pulled")):
         with pytest.raises(BadRequestError) as caught:
-            preview(client, waiting, **asked)
+            preview(client, waiting, **query)
         assert caught.value.code == code
     broken = client.files.create(file=b"{\n", purpose="fine-tune").id
     other = client.files.create(file=b"{}", purpose="user_data").id
@@ -119,11 +119,11 @@ def test_what_cannot_be_shown_says_why(server: Server, client: OpenAI) -> None:
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
-def test_the_report_tells_of_duplicates_and_long_rows(server: Server, client: OpenAI) -> None:
+def test_report_has_duplicates_and_long_rows(server: Server, client: OpenAI) -> None:
     file_id = uploaded(server, client, jsonl([*ROWS, ROWS[0]]))
     report: Any = client.get(f"/files/{file_id}/report", cast_to=object)
-    found = report["report"]
-    assert found["duplicate_rows"] == 1
-    assert found["warnings"][0]["line"] == 4
-    assert found["longest"][0]["line"] == 1
-    assert "places" not in found
+    collected = report["report"]
+    assert collected["duplicate_rows"] == 1
+    assert collected["warnings"][0]["line"] == 4
+    assert collected["longest"][0]["line"] == 1
+    assert "places" not in collected

@@ -61,7 +61,7 @@ ROW = b'{"prompt": "1", "completion": "2"}'
     ],
     ids=["bytes", "stream", "pair", "triple"],
 )
-def test_whatever_the_sdk_sends_as_a_file_is_one(server: Server, client: OpenAI, sent: Any, name: str) -> None:
+def test_every_file_form_of_the_sdk(server: Server, client: OpenAI, sent: Any, name: str) -> None:
     file = client.files.create(file=sent, purpose="fine-tune")
     assert (file.filename, file.bytes) == (name, len(ROW))
     server.validate_files()
@@ -83,28 +83,28 @@ def test_fields_may_come_in_any_order(server: Server) -> None:
     assert file["expires_at"] - file["created_at"] == 7200
 
 
-def test_a_file_for_evals_keeps_its_purpose_where_the_clients_types_allow(client: OpenAI) -> None:
+def test_evals_purpose_by_strictness(client: OpenAI) -> None:
     file = client.files.create(file=ROW, purpose="evals")
     strict = "x-grouptune-strict-enums" in client.default_headers
     assert str(file.purpose) == ("user_data" if strict else "evals")
-    assert [one.id for one in client.files.list(purpose="evals")] == [file.id]
+    assert [file_object.id for file_object in client.files.list(purpose="evals")] == [file.id]
 
 
-def test_files_of_other_purposes_are_not_read_as_rows(server: Server, client: OpenAI) -> None:
+def test_files_of_other_purposes_have_no_rows(server: Server, client: OpenAI) -> None:
     file = client.files.create(file=b"\xff\x00 no rows", purpose="user_data")
     server.validate_files()
     file = client.files.retrieve(file.id)
     assert (file.status, file.status_details) == ("processed", None)
 
 
-def test_the_stored_digest_is_that_of_the_content(server: Server, client: OpenAI, rows: Path) -> None:
+def test_stored_digest_matches_the_content(server: Server, client: OpenAI, rows: Path) -> None:
     file = client.files.create(file=rows, purpose="fine-tune")
     with server.database.transaction() as session:
         row = get_file(session, server.project_id, file.id)
     assert row.sha256 == hashlib.sha256(rows.read_bytes()).hexdigest()
 
 
-def test_a_broken_line_is_named_in_status_details_and_report(server: Server, client: OpenAI) -> None:
+def test_invalid_line_is_reported(server: Server, client: OpenAI) -> None:
     file = client.files.create(file=broken_at_17(), purpose="fine-tune")
     server.validate_files()
     file = client.files.wait_for_processing(file.id, poll_interval=0.01)
@@ -116,7 +116,7 @@ def test_a_broken_line_is_named_in_status_details_and_report(server: Server, cli
     assert report["report"]["error_count"] == 1
 
 
-def test_the_report_of_a_waiting_file_is_null(client: OpenAI, rows: Path) -> None:
+def test_report_is_null_before_validation(client: OpenAI, rows: Path) -> None:
     file = client.files.create(file=rows, purpose="fine-tune")
     report = client.get(f"/files/{file.id}/report", cast_to=object)
     assert isinstance(report, dict)
@@ -137,7 +137,7 @@ def test_lists_page_through_everything_once(server: Server, client: OpenAI) -> N
     assert caught.value.param == "after"
 
 
-def test_a_page_holds_ten_thousand_files_at_most(client: OpenAI) -> None:
+def test_page_of_files_is_limited(client: OpenAI) -> None:
     assert client.files.list(limit=10_000).data == []
     for limit in (0, 10_001):
         with pytest.raises(BadRequestError) as caught:
@@ -148,7 +148,7 @@ def test_a_page_holds_ten_thousand_files_at_most(client: OpenAI) -> None:
     assert caught.value.param == "order"
 
 
-def test_content_comes_as_it_is_or_as_base64(server: Server) -> None:
+def test_content_is_plain_or_base64(server: Server) -> None:
     client = server.client()
     content = os.urandom(200_002)
     file = client.files.create(file=content, purpose="user_data")
@@ -162,7 +162,7 @@ def test_content_comes_as_it_is_or_as_base64(server: Server) -> None:
     assert httpx.get(path, headers=bearer, params={"encoding": "hex"}).json()["error"]["param"] == "encoding"
 
 
-def test_a_file_expires_so_long_after_its_creation(client: OpenAI) -> None:
+def test_file_expires_after_its_creation(client: OpenAI) -> None:
     file = client.files.create(file=ROW, purpose="fine-tune", expires_after={"anchor": "created_at", "seconds": 3600})
     assert file.expires_at is not None
     assert file.expires_at - file.created_at == 3600
@@ -181,7 +181,7 @@ def test_a_file_expires_so_long_after_its_creation(client: OpenAI) -> None:
         ({"seconds": 3600}, "expires_after.anchor"),
     ],
 )
-def test_an_expiry_that_makes_no_sense_is_refused(server: Server, client: OpenAI, expiry: Any, param: str) -> None:
+def test_invalid_expiry_is_refused(server: Server, client: OpenAI, expiry: Any, param: str) -> None:
     with pytest.raises(BadRequestError) as caught:
         client.files.create(file=ROW, purpose="fine-tune", expires_after=expiry)
     assert caught.value.param == param
@@ -201,7 +201,7 @@ def test_an_expired_file_is_gone(server: Server, client: OpenAI, training_file: 
     assert refused(client, training_file).code == "file_not_found"
 
 
-def test_files_of_another_project_do_not_exist(server: Server, client: OpenAI, rows: Path) -> None:
+def test_files_of_other_projects_are_404(server: Server, client: OpenAI, rows: Path) -> None:
     file = client.files.create(file=rows, purpose="fine-tune")
     stranger = server.client(api_key=new_project(server.database, "stranger")[1])
     assert list(stranger.files.list()) == []
@@ -218,7 +218,7 @@ def test_an_unknown_purpose_is_refused(client: OpenAI, purpose: str) -> None:
     assert caught.value.param == "purpose"
 
 
-def test_a_form_without_a_file_or_with_too_much_is_refused(client: OpenAI) -> None:
+def test_wrong_form_is_refused(client: OpenAI) -> None:
     with pytest.raises(BadRequestError, match="multipart/form-data") as caught:
         client.post("/files", body={"purpose": "fine-tune"}, cast_to=object)
     assert caught.value.param == "file"
@@ -230,7 +230,7 @@ def test_a_form_without_a_file_or_with_too_much_is_refused(client: OpenAI) -> No
     assert caught.value.param == "visible[to][]"
 
 
-def test_a_file_over_the_cap_is_413_and_leaves_nothing(server: Server, client: OpenAI) -> None:
+def test_file_over_the_limit_is_413(server: Server, client: OpenAI) -> None:
     before = server.store.list("files")
     for size in (MAX_FILE_BYTES + 1, MAX_FILE_BYTES + 100_000, 20 * MAX_FILE_BYTES):
         with pytest.raises(APIStatusError, match="GROUPTUNE_MAX_FILE_BYTES") as caught:
@@ -242,7 +242,7 @@ def test_a_file_over_the_cap_is_413_and_leaves_nothing(server: Server, client: O
 
 
 def chunked(server: Server, headers: dict[str, str], pieces: int) -> tuple[int, dict[str, dict[str, str]]]:
-    """Status and body of an upload that declares no length."""
+    """Return status and body of an upload that declares no length."""
     connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=20)
     head = (
         b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
@@ -258,14 +258,14 @@ def chunked(server: Server, headers: dict[str, str], pieces: int) -> tuple[int, 
         connection.close()
 
 
-def test_the_cap_counts_bytes_when_no_length_is_declared(server: Server) -> None:
+def test_file_limit_counts_undeclared_bytes(server: Server) -> None:
     bearer = {"authorization": f"Bearer {server.api_key}"}
     status, body = chunked(server, bearer, pieces=20)
     assert (status, body["error"]["code"]) == (413, "payload_too_large")
     assert chunked(server, bearer, pieces=2)[0] == 200
 
 
-def test_nobody_without_a_key_gets_to_upload(server: Server) -> None:
+def test_upload_without_a_key_is_refused(server: Server) -> None:
     status, body = chunked(server, {}, pieces=2)
     assert (status, body["error"]["code"]) == (401, "invalid_api_key")
 

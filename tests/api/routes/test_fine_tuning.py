@@ -1,4 +1,4 @@
-"""Fine-tuning jobs through the official SDK; no worker runs, so jobs stay where the API puts them."""
+"""Fine-tuning jobs through the official SDK. No worker runs, so jobs keep the state that the API gives them."""
 
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_the_job_object_is_whole_for_every_method(client: OpenAI, training_file: str, kind: str) -> None:
+def test_job_object_of_every_method(client: OpenAI, training_file: str, kind: str) -> None:
     created = create(client, training_file, METHODS[kind])
     retrieved: Any = client.fine_tuning.jobs.retrieve(created.id)
     listed: Any = next(iter(client.fine_tuning.jobs.list()))
@@ -51,7 +51,7 @@ def test_the_job_object_is_whole_for_every_method(client: OpenAI, training_file:
         assert job.evaluation is None
 
 
-def test_gft_settings_come_back_as_sent_with_defaults(server: Server, training_file: str) -> None:
+def test_gft_settings_are_returned_with_defaults(server: Server, training_file: str) -> None:
     client = server.client()
     job = create(client, training_file, METHODS["gft"], seed=7, suffix="sums", metadata={"a": "b"})
     method = job.to_dict()["method"]
@@ -62,7 +62,7 @@ def test_gft_settings_come_back_as_sent_with_defaults(server: Server, training_f
     assert (job.seed, job.metadata, job.user_provided_suffix) == (7, {"a": "b"}, "sums")
 
 
-def test_the_typed_form_is_a_gft_job_and_is_shown_as_sent(server: Server, client: OpenAI, training_file: str) -> None:
+def test_typed_form_creates_a_gft_job(server: Server, client: OpenAI, training_file: str) -> None:
     method = {
         "type": "reinforcement",
         "reinforcement": {"grader": GRADER, "hyperparameters": {"n_epochs": 3}},
@@ -79,7 +79,7 @@ def test_the_typed_form_is_a_gft_job_and_is_shown_as_sent(server: Server, client
     assert row.spec["settings"]["hyperparameters"]["n_epochs"] == 3
 
 
-def test_reinforcement_learns_from_rollouts_alone(server: Server, client: OpenAI, training_file: str) -> None:
+def test_reinforcement_uses_only_rollouts(server: Server, client: OpenAI, training_file: str) -> None:
     hyperparameters = {"compute_multiplier": "auto", "reasoning_effort": "default", "batch_size": 4}
     method = {
         "type": "reinforcement",
@@ -100,7 +100,7 @@ def test_explicit_nulls_equal_absent(client: OpenAI, training_file: str) -> None
     assert job.hyperparameters.n_epochs == "auto"
 
 
-def test_deprecated_hyperparameters_are_honoured(client: OpenAI, training_file: str) -> None:
+def test_deprecated_hyperparameters_are_used(client: OpenAI, training_file: str) -> None:
     assert create(client, training_file, hyperparameters={"n_epochs": 4}).hyperparameters.n_epochs == 4
     job = create(client, training_file, gft(hyperparameters={"n_epochs": "auto"}), hyperparameters={"n_epochs": 4})
     assert job.hyperparameters.n_epochs == 4
@@ -109,7 +109,7 @@ def test_deprecated_hyperparameters_are_honoured(client: OpenAI, training_file: 
     assert caught.value.param == "hyperparameters.n_epochs"
 
 
-def test_a_job_on_a_new_file_waits_for_its_validation(server: Server, client: OpenAI, rows: Path) -> None:
+def test_job_waits_for_its_files_validation(server: Server, client: OpenAI, rows: Path) -> None:
     file = client.files.create(file=rows, purpose="fine-tune")
     job = create(client, file.id, gft())
     assert (job.status, job.queue_position) == ("validating_files", None)
@@ -119,7 +119,7 @@ def test_a_job_on_a_new_file_waits_for_its_validation(server: Server, client: Op
     assert client.fine_tuning.jobs.retrieve(job.id).status == "queued"
 
 
-def test_a_job_whose_file_turns_out_broken_fails_with_a_whole_error(server: Server, client: OpenAI) -> None:
+def test_job_fails_if_its_file_is_broken(server: Server, client: OpenAI) -> None:
     file = client.files.create(file=broken_at_17(), purpose="fine-tune")
     job = create(client, file.id, gft())
     server.validate_files()
@@ -148,7 +148,7 @@ def test_pause_resume_cancel_need_no_body(server: Server, client: OpenAI, traini
     assert cancelled.error is None
 
 
-def test_a_project_s_answers_keep_to_openai_s_enums_when_it_says_so(server: Server, training_file: str) -> None:
+def test_strict_enums_of_a_project(server: Server, training_file: str) -> None:
     admin = new_key(server.database, server.project_id, *ALL)
     with httpx.Client(base_url=f"{server.url}/v1", headers={"authorization": f"Bearer {admin}"}) as http:
         changed = http.post(f"/projects/{server.project_id}", json={"strict_enums": True}).json()
@@ -172,14 +172,14 @@ def test_a_request_to_stop_is_shown(server: Server, client: OpenAI, training_fil
     assert job.stop_request is None
     with server.database.transaction() as session:
         assert leases.claim(session, "worker", 60) is not None
-    asked = client.fine_tuning.jobs.pause(job.id)
-    assert (asked.status, asked.stop_request) == ("running", "pause")  # type: ignore[attr-defined]
-    asked = client.fine_tuning.jobs.cancel(job.id)
-    assert (asked.status, asked.stop_request) == ("running", "cancel")  # type: ignore[attr-defined]
+    requested = client.fine_tuning.jobs.pause(job.id)
+    assert (requested.status, requested.stop_request) == ("running", "pause")  # type: ignore[attr-defined]
+    requested = client.fine_tuning.jobs.cancel(job.id)
+    assert (requested.status, requested.stop_request) == ("running", "cancel")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("verb", ["cancel", "pause", "resume"])
-def test_a_finished_job_is_a_400_that_no_client_retries(server: Server, training_file: str, verb: str) -> None:
+def test_change_of_a_finished_job_is_400(server: Server, training_file: str, verb: str) -> None:
     client = server.client(max_retries=2)
     job = create(client, training_file, gft())
     client.fine_tuning.jobs.cancel(job.id)
@@ -188,7 +188,7 @@ def test_a_finished_job_is_a_400_that_no_client_retries(server: Server, training
     assert caught.value.response.request.headers["x-stainless-retry-count"] == "0"
 
 
-def test_jobs_of_another_project_do_not_exist(server: Server, client: OpenAI, training_file: str) -> None:
+def test_jobs_of_other_projects_are_404(server: Server, client: OpenAI, training_file: str) -> None:
     job = create(client, training_file, gft())
     stranger = server.client(api_key=new_project(server.database, "stranger")[1])
     jobs = stranger.fine_tuning.jobs
@@ -209,11 +209,11 @@ def test_jobs_of_another_project_do_not_exist(server: Server, client: OpenAI, tr
     assert refused(stranger, training_file, gft()).param == "training_file"
 
 
-def test_jobs_page_newest_first_and_filter_by_metadata(client: OpenAI, training_file: str) -> None:
+def test_jobs_are_paged_and_filtered(client: OpenAI, training_file: str) -> None:
     created = [create(client, training_file, metadata={"n": str(n % 2), "x": "a & b"}).id for n in range(5)]
     assert [job.id for job in islice(client.fine_tuning.jobs.list(limit=2), 20)] == created[::-1]
-    found = client.fine_tuning.jobs.list(metadata={"n": "1", "x": "a & b"})
-    assert [job.id for job in found] == [created[3], created[1]]
+    page = client.fine_tuning.jobs.list(metadata={"n": "1", "x": "a & b"})
+    assert [job.id for job in page] == [created[3], created[1]]
     plain = create(client, training_file).id
     assert [job.id for job in client.fine_tuning.jobs.list(extra_query={"metadata": "null"})] == [plain]
     with pytest.raises(BadRequestError, match=r"metadata\[key\]=value"):
@@ -226,7 +226,7 @@ def test_jobs_page_newest_first_and_filter_by_metadata(client: OpenAI, training_
     assert caught.value.param == "limit"
 
 
-def test_events_page_under_inserts_without_gaps_or_doubles(server: Server, client: OpenAI, training_file: str) -> None:
+def test_event_pages_are_stable_under_inserts(server: Server, client: OpenAI, training_file: str) -> None:
     job = create(client, training_file, gft())
     with server.database.transaction() as session:
         append(session, job.id, *(Event(f"event {n}") for n in range(42)))
@@ -258,7 +258,7 @@ def test_a_fresh_job_has_empty_lists(client: OpenAI, training_file: str) -> None
         assert answer["data"] == []
 
 
-def test_what_training_leaves_behind_is_served(server: Server, client: OpenAI, training_file: str) -> None:
+def test_training_results_are_served(server: Server, client: OpenAI, training_file: str) -> None:
     job_id = create(client, training_file, gft(), suffix="sums").id
     with server.database.transaction() as session:
         session.add_all(
@@ -290,7 +290,7 @@ def test_what_training_leaves_behind_is_served(server: Server, client: OpenAI, t
     assert isinstance(attempts, dict)
     assert attempts["data"][0]["worker"] == "w"
     checkpoints = list(islice(client.fine_tuning.jobs.checkpoints.list(job_id), 50))
-    assert [one.step_number for one in checkpoints] == list(range(12, 0, -1))
+    assert [checkpoint.step_number for checkpoint in checkpoints] == list(range(12, 0, -1))
     assert checkpoints[0].metrics.train_loss == 2.0
     name = checkpoints[0].fine_tuned_model_checkpoint
     assert name == f"ft:tiny:default:sums:{job_id[-8:]}:ckpt-step-12"

@@ -23,26 +23,26 @@ def run(client: OpenAI, grader: Any, text: str, item: object = None) -> GraderRu
 
 
 def test_a_grader_is_run(client: OpenAI) -> None:
-    found = run(client, EXACT, "4")
-    assert (found.reward, found.metadata.name, found.metadata.type) == (1.0, "exact", "string_check")
-    assert found.metadata.scores == {"exact": 1.0}
-    assert found.metadata.execution_time >= 0
-    assert not any(value for name, value in found.metadata.errors.to_dict().items() if name.endswith("_error"))
+    result = run(client, EXACT, "4")
+    assert (result.reward, result.metadata.name, result.metadata.type) == (1.0, "exact", "string_check")
+    assert result.metadata.scores == {"exact": 1.0}
+    assert result.metadata.execution_time >= 0
+    assert not any(value for name, value in result.metadata.errors.to_dict().items() if name.endswith("_error"))
 
 
 def test_a_wrong_answer_is_no_error(client: OpenAI) -> None:
-    found = run(client, EXACT, "5")
-    assert (found.reward, found.metadata.errors.other_error) == (0, False)
+    result = run(client, EXACT, "5")
+    assert (result.reward, result.metadata.errors.other_error) == (0, False)
 
 
-def test_a_failure_sets_its_flag_and_says_what_happened(client: OpenAI) -> None:
-    found = run(client, EXACT, "4", {"other": 1})
-    assert found.metadata.errors.invalid_variable_error is True
-    assert "item.answer does not exist" in str(found.metadata.to_dict()["error"])
+def test_failure_sets_its_flag(client: OpenAI) -> None:
+    result = run(client, EXACT, "4", {"other": 1})
+    assert result.metadata.errors.invalid_variable_error is True
+    assert "item.answer does not exist" in str(result.metadata.to_dict()["error"])
     source = "def grade(sample, item):\n    return 1 / 0"
-    found = run(client, {"type": "python", "name": "p", "source": source}, "4")
-    assert found.metadata.errors.python_grader_runtime_error is True
-    assert "(line 2)" in str(found.metadata.errors.python_grader_runtime_error_details)
+    result = run(client, {"type": "python", "name": "p", "source": source}, "4")
+    assert result.metadata.errors.python_grader_runtime_error is True
+    assert "(line 2)" in str(result.metadata.errors.python_grader_runtime_error_details)
 
 
 def test_parts_of_a_multi_are_shown(client: OpenAI) -> None:
@@ -59,25 +59,25 @@ def test_parts_of_a_multi_are_shown(client: OpenAI) -> None:
         "graders": {"exact": EXACT, "similar": similar},
         "calculate_output": "(exact + similar) / 2",
     }
-    found = run(client, multi, "44")
-    assert found.sub_rewards == {"exact": 0.0, "similar": pytest.approx(2 / 3)}
-    assert found.reward == pytest.approx(1 / 3)
+    result = run(client, multi, "44")
+    assert result.sub_rewards == {"exact": 0.0, "similar": pytest.approx(2 / 3)}
+    assert result.reward == pytest.approx(1 / 3)
 
 
 def test_tool_calls_can_be_sent(client: OpenAI) -> None:
     grader = EXACT | {"input": "{{sample.output_tools[0].function.name}}", "reference": "search"}
-    found: Any = client.post(
+    result: Any = client.post(
         "/fine_tuning/alpha/graders/run",
         body={"grader": grader, "model_sample": "", "sample": {"output_tools": [{"function": {"name": "search"}}]}},
         cast_to=object,
     )
-    assert found["reward"] == 1
+    assert result["reward"] == 1
 
 
 def test_a_grader_is_validated_and_echoed(client: OpenAI) -> None:
     grader: Any = EXACT | {"operation": "neq"}
-    found = client.fine_tuning.alpha.graders.validate(grader=grader)
-    assert found.to_dict() == {"grader": EXACT | {"operation": "ne"}}
+    result = client.fine_tuning.alpha.graders.validate(grader=grader)
+    assert result.to_dict() == {"grader": EXACT | {"operation": "ne"}}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_grader_is_validated_and_echoed(client: OpenAI) -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_grader_is_said(client: OpenAI, grader: Any, param: str, message: str) -> None:
+def test_invalid_grader_is_explained(client: OpenAI, grader: Any, param: str, message: str) -> None:
     with pytest.raises(BadRequestError, match=r".+") as caught:
         client.fine_tuning.alpha.graders.validate(grader=grader)
     assert str(caught.value.param).startswith(param)

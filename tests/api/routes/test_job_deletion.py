@@ -1,4 +1,4 @@
-"""`DELETE /v1/fine_tuning/jobs/{id}`: finished jobs alone, with everything of theirs, and nothing that is needed."""
+"""`DELETE /v1/fine_tuning/jobs/{id}`: only finished jobs, with everything that belongs to them, and nothing in use."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def delete(client: OpenAI, job_id: str) -> Any:
 
 
 def succeeded(server: Server, directory: Path) -> tuple[str, str, str]:
-    """A job that has published a model and a result file: their ids."""
+    """Finish a job that published a model and a result file; return their ids."""
     with server.database.transaction() as session:
         job = make_job(session, server.project_id)
         claim = leases.claim(session, "w", 60)
@@ -36,7 +36,7 @@ def succeeded(server: Server, directory: Path) -> tuple[str, str, str]:
     return job.id, model, csv
 
 
-def test_a_job_goes_after_its_model_with_everything_of_it(server: Server, client: OpenAI, tmp_path: Path) -> None:
+def test_job_is_deleted_after_its_model(server: Server, client: OpenAI, tmp_path: Path) -> None:
     job_id, model, csv = succeeded(server, tmp_path / "adapter")
     with pytest.raises(BadRequestError, match=model) as caught:
         delete(client, job_id)
@@ -67,9 +67,7 @@ def test_an_unfinished_job_is_refused(server: Server, client: OpenAI) -> None:
     assert delete(client, job.id)["deleted"]
 
 
-def test_a_checkpoint_that_another_job_starts_from_keeps_its_job(
-    server: Server, client: OpenAI, tmp_path: Path
-) -> None:
+def test_base_checkpoint_keeps_its_job(server: Server, client: OpenAI, tmp_path: Path) -> None:
     name = publish_checkpoint(server, tmp_path / "checkpoint")
     job_id = client.models.retrieve(name).to_dict()["job_id"]
     assert isinstance(job_id, str)

@@ -1,4 +1,4 @@
-"""Series for charts, and the groups of a job, through the official SDK."""
+"""Metric series and groups of a job, through the official SDK."""
 
 import csv
 import math
@@ -25,7 +25,7 @@ def job(server: Server) -> str:
 
 @pytest.fixture
 def long_job(server: Server, job: str) -> str:
-    """A sine of 5,000 steps with one peak and one pit, each a single step; every tenth step is evaluated."""
+    """A sine of 5,000 steps with one peak and one pit of one step each; every tenth step is evaluated."""
     series = """
         INSERT INTO metrics (job_id, step, values)
         SELECT :job, step, jsonb_strip_nulls(jsonb_build_object(
@@ -48,41 +48,43 @@ def groups(client: OpenAI, job: str, **query: Any) -> Any:
 
 
 @pytest.mark.parametrize("points", [10, 100, 1500])
-def test_a_long_series_is_thinned_out_and_keeps_its_extremes(client: OpenAI, long_job: str, points: int) -> None:
-    found = metrics(client, long_job, names="loss", points=points)
-    assert found["is_sampled"]
-    assert points / 2 <= len(found["steps"]) <= points
-    assert found["steps"] == sorted(set(found["steps"]))
-    assert (found["steps"][0], found["steps"][-1]) == (1, STEPS)
-    by_step = dict(zip(found["steps"], found["series"]["loss"], strict=True))
+def test_sampled_series_keeps_its_extremes(client: OpenAI, long_job: str, points: int) -> None:
+    result = metrics(client, long_job, names="loss", points=points)
+    assert result["is_sampled"]
+    assert points / 2 <= len(result["steps"]) <= points
+    assert result["steps"] == sorted(set(result["steps"]))
+    assert (result["steps"][0], result["steps"][-1]) == (1, STEPS)
+    by_step = dict(zip(result["steps"], result["series"]["loss"], strict=True))
     assert (by_step[PEAK], by_step[PIT]) == (50, -50)
     for step, value in by_step.items():
         assert step in (PEAK, PIT) or value == pytest.approx(math.sin(step / 100))
 
 
-def test_all_names_asked_for_keep_their_extremes(client: OpenAI, long_job: str) -> None:
-    found = metrics(client, long_job, names="loss,eval/loss", points=60)
-    assert {PEAK, PIT, 10, STEPS} <= set(found["steps"])
-    assert len(found["steps"]) <= 60
-    assert max(value for value in found["series"]["eval/loss"] if value is not None) == STEPS
+def test_every_requested_name_keeps_extremes(client: OpenAI, long_job: str) -> None:
+    result = metrics(client, long_job, names="loss,eval/loss", points=60)
+    assert {PEAK, PIT, 10, STEPS} <= set(result["steps"])
+    assert len(result["steps"]) <= 60
+    assert max(value for value in result["series"]["eval/loss"] if value is not None) == STEPS
 
 
 def test_a_short_series_is_whole(client: OpenAI, long_job: str) -> None:
-    found = metrics(client, long_job, names="loss", step_from=101, step_to=200, points=100)
-    assert found["steps"] == list(range(101, 201))
-    assert not found["is_sampled"]
+    result = metrics(client, long_job, names="loss", step_from=101, step_to=200, points=100)
+    assert result["steps"] == list(range(101, 201))
+    assert not result["is_sampled"]
     assert len(metrics(client, long_job)["steps"]) <= 1500
 
 
-def test_a_name_that_no_step_has_is_refused_with_those_there_are(client: OpenAI, long_job: str) -> None:
+def test_unknown_metric_name_is_refused(client: OpenAI, long_job: str) -> None:
     with pytest.raises(BadRequestError, match=r"no metric 'lost'; it has: eval/loss, loss") as caught:
         metrics(client, long_job, names="loss,lost")
     assert caught.value.param == "names"
-    rare = metrics(client, long_job, names="eval/loss", step_from=1, step_to=9)  # it is there, but not in these steps
+    rare = metrics(
+        client, long_job, names="eval/loss", step_from=1, step_to=9
+    )  # the metric exists, but not in these steps
     assert rare["series"] == {"eval/loss": [None] * 9}
 
 
-def test_a_job_without_steps_has_no_names_to_refuse(client: OpenAI, job: str) -> None:
+def test_metrics_of_a_job_without_steps(client: OpenAI, job: str) -> None:
     assert metrics(client, job, names="loss")["steps"] == []
 
 
@@ -136,31 +138,29 @@ def grouped(server: Server, job: str) -> str:
         ({"step_from": 1, "row": 3, "sort": "worst"}, ["3-1", "1-1"]),
     ],
 )
-def test_groups_are_found_by_what_is_worth_looking_at(
-    client: OpenAI, grouped: str, query: dict[str, Any], ids: list[str]
-) -> None:
-    found = groups(client, grouped, **query)
-    assert [one["id"] for one in found["data"]] == ids
-    assert found["steps"] == [1, 2, 3]
-    assert all(one["prompt"] == f"{one['step']}/{one['idx']}" for one in found["data"])
+def test_groups_are_filtered_and_sorted(client: OpenAI, grouped: str, query: dict[str, Any], ids: list[str]) -> None:
+    result = groups(client, grouped, **query)
+    assert [group["id"] for group in result["data"]] == ids
+    assert result["steps"] == [1, 2, 3]
+    assert all(group["prompt"] == f"{group['step']}/{group['idx']}" for group in result["data"])
 
 
 @pytest.mark.parametrize("sort", ["step", "advantage", "best", "worst"])
-def test_pages_of_groups_have_each_one_once(client: OpenAI, grouped: str, sort: str) -> None:
+def test_group_pages_have_no_duplicates(client: OpenAI, grouped: str, sort: str) -> None:
     seen: list[str] = []
     query: dict[str, Any] = {"step_from": 1, "sort": sort, "limit": 2}
     while True:
         page = groups(client, grouped, **query)
-        seen += [one["id"] for one in page["data"]]
+        seen += [group["id"] for group in page["data"]]
         if not page["has_more"]:
             break
         query["after"] = page["last_id"]
     assert len(seen) == len(set(seen)) == 6
-    assert seen == [one["id"] for one in groups(client, grouped, step_from=1, sort=sort)["data"]]
+    assert seen == [group["id"] for group in groups(client, grouped, step_from=1, sort=sort)["data"]]
 
 
 @pytest.mark.parametrize("after", ["1-7", "9-0", "x", "1-", "1" * 30 + "-0"])
-def test_an_unknown_group_to_go_on_from_is_refused(client: OpenAI, grouped: str, after: str) -> None:
+def test_unknown_group_cursor_is_refused(client: OpenAI, grouped: str, after: str) -> None:
     with pytest.raises(BadRequestError) as caught:
         groups(client, grouped, step_from=1, after=after)
     assert caught.value.param == "after"

@@ -1,4 +1,4 @@
-"""Groups without contrast are seen before a job starts, and every job says what its file would teach."""
+"""Lint: groups without contrast are found before a job starts, and every job reports what its file would teach."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def row(expert: str, *teachers: str) -> dict[str, Any]:
 
 @pytest.fixture
 def flat_file(server: Server, client: OpenAI, tmp_path: Path) -> str:
-    """Two rows whose answers earn the same, validated."""
+    """Upload and validate two rows whose answers all get the same reward."""
     file_id = upload(client, tmp_path / "flat.jsonl", row("2", "2", "2"), row("3", "4"))
     server.validate_files()
     return file_id
@@ -36,61 +36,57 @@ def lint_of(client: OpenAI, job_id: str) -> Any:
 
 
 def test_a_file_is_linted_with_a_grader(server: Server, client: OpenAI, flat_file: str, tmp_path: Path) -> None:
-    found: Any = client.post(f"/files/{flat_file}/lint", body={"grader": GRADER, "group": FLAT}, cast_to=object)
-    report = found["report"]
+    lint: Any = client.post(f"/files/{flat_file}/lint", body={"grader": GRADER, "group": FLAT}, cast_to=object)
+    report = lint["report"]
     assert (report["rows_graded"], report["signal_share"], report["signal_share_limit"]) == (2, 0, 0)
-    assert [one["line"] for one in report["errors"]] == [2]
-    assert [one["line"] for one in report["warnings"]] == [1, 2]
+    assert [finding["line"] for finding in report["errors"]] == [2]
+    assert [finding["line"] for finding in report["warnings"]] == [1, 2]
     assert report["group"]["self"] == 0
-    assert "1 of 2 demonstrations fail" in found["summary"]
+    assert "1 of 2 demonstrations fail" in lint["summary"]
     waiting = upload(client, tmp_path / "waiting.jsonl", row("2"))
     broken = upload(client, tmp_path / "broken.jsonl", {"prompt": ""})
-    for file_id, body, said in (
+    for file_id, body, message in (
         (waiting, {"grader": GRADER}, "not validated yet"),
         (flat_file, {"grader": JUDGE}, "may cost money"),
     ):
-        with pytest.raises(BadRequestError, match=said):
+        with pytest.raises(BadRequestError, match=message):
             client.post(f"/files/{file_id}/lint", body=body, cast_to=object)
     server.validate_files()
     with pytest.raises(BadRequestError, match="line 1:"):
         client.post(f"/files/{broken}/lint", body={"grader": GRADER}, cast_to=object)
 
 
-def test_a_job_that_would_train_nothing_is_refused_with_lines(client: OpenAI, flat_file: str) -> None:
+def test_job_without_contrast_is_refused(client: OpenAI, flat_file: str) -> None:
     error = refused(client, flat_file, gft(group=FLAT))
     assert (error.code, error.param) == ("no_contrast", "method.gft.group")
     assert "line 1: all 3 known answers of the group earn 1; line 2: all 2" in error.message
     body = {"model": "tiny", "training_file": flat_file, "method": gft(group=FLAT)}
-    found: Any = client.post("/fine_tuning/jobs/validate", body=body, cast_to=object)
-    assert (found["valid"], found["errors"][0]["code"], found["lint"]["rows_graded"]) == (False, "no_contrast", 2)
+    lint: Any = client.post("/fine_tuning/jobs/validate", body=body, cast_to=object)
+    assert (lint["valid"], lint["errors"][0]["code"], lint["lint"]["rows_graded"]) == (False, "no_contrast", 2)
     typed = {"reinforcement": {"grader": GRADER}, "type": "reinforcement"}
     with pytest.raises(BadRequestError) as caught:
         create(client, flat_file, typed, extra_body={"gft": {"group": FLAT}})
     assert caught.value.param == "gft.group"
 
 
-def test_a_job_with_own_answers_is_queued_at_once_and_linted_beside(
-    server: Server, client: OpenAI, flat_file: str
-) -> None:
+def test_job_with_rollouts_is_queued_during_lint(server: Server, client: OpenAI, flat_file: str) -> None:
     job = create(client, flat_file, gft())
     assert job.status == "queued"
     assert lint_of(client, job.id)["status"] == "pending"
     server.lint_jobs()
-    found = lint_of(client, job.id)
-    assert (found["status"], found["report"]["experts"]["passed"], found["reason"]) == ("done", 1, None)
+    lint = lint_of(client, job.id)
+    assert (lint["status"], lint["report"]["experts"]["passed"], lint["reason"]) == ("done", 1, None)
     newest = client.fine_tuning.jobs.list_events(job.id).data[0]
-    assert (newest.level, newest.message) == ("warn", found["summary"])
+    assert (newest.level, newest.message) == ("warn", lint["summary"])
     assert newest.data["lint"]["signal_share_limit"] == 1  # type: ignore[index]
     imitation = create(client, flat_file, {"type": "supervised"})
     assert "no groups" in lint_of(client, imitation.id)["reason"]
 
 
-def test_a_job_created_before_its_file_is_validated_waits_for_the_lint(
-    server: Server, client: OpenAI, tmp_path: Path
-) -> None:
+def test_job_on_a_new_file_waits_for_lint(server: Server, client: OpenAI, tmp_path: Path) -> None:
     flat = upload(client, tmp_path / "flat.jsonl", row("2", "2"))
     good = upload(client, tmp_path / "good.jsonl", row("2", "3"))
-    doomed, fine = (create(client, one, gft(group=FLAT)).id for one in (flat, good))
+    doomed, fine = (create(client, file_id, gft(group=FLAT)).id for file_id in (flat, good))
     server.validate_files()
     for job_id in (doomed, fine):
         assert client.fine_tuning.jobs.retrieve(job_id).status == "validating_files"
@@ -102,7 +98,7 @@ def test_a_job_created_before_its_file_is_validated_waits_for_the_lint(
     assert create(client, good, gft(group=FLAT)).status == "queued"
 
 
-def test_a_file_that_cannot_be_linted_does_not_hold_up_its_job(server: Server, client: OpenAI, tmp_path: Path) -> None:
+def test_failed_lint_does_not_block_the_job(server: Server, client: OpenAI, tmp_path: Path) -> None:
     file_id = upload(client, tmp_path / "flat.jsonl", row("2", "2"))
     job_id = create(client, file_id, gft(group=FLAT)).id
     server.validate_files()

@@ -24,7 +24,7 @@ from tests.setup_jobs import make_job
 
 
 def write_adapter(directory: Path) -> Path:
-    """PEFT's two files, with random weights."""
+    """Write PEFT's two files, with random weights."""
     directory.mkdir()
     (directory / "adapter_config.json").write_text("{}")
     (directory / "adapter_model.safetensors").write_bytes(os.urandom(1_500_000))
@@ -32,7 +32,7 @@ def write_adapter(directory: Path) -> Path:
 
 
 def publish(server: Server, directory: Path, base: str = "tiny") -> str:
-    """Puts a trained adapter in place, as the end of a job does; returns its name."""
+    """Store a trained adapter as a finished job does; return its name."""
     write_adapter(directory)
     with server.database.transaction() as session:
         job = make_job(session, server.project_id)
@@ -47,7 +47,7 @@ def publish(server: Server, directory: Path, base: str = "tiny") -> str:
 def publish_checkpoint(
     server: Server, directory: Path, base: str = "tiny", step: int = 4, has_adapter: bool = True
 ) -> str:
-    """Puts a checkpoint in place, as a running job does, and ends the job; returns the checkpoint's name."""
+    """Store a checkpoint as a running job does, and end the job; return the checkpoint's name."""
     write_adapter(directory)
     (directory / "README.md").write_text("# card")
     (directory / "optimizer_state.safetensors").write_bytes(b"moments")
@@ -68,7 +68,7 @@ def publish_checkpoint(
 
 
 def download(client: OpenAI, model: str) -> dict[str, bytes]:
-    """Name and content of each file of the tar."""
+    """Return the name and content of each file in the tar."""
     response = client.models.with_raw_response.retrieve(f"{model}/download")
     assert response.headers["content-type"] == "application/x-tar"
     assert ".tar" in response.headers["content-disposition"]
@@ -77,7 +77,7 @@ def download(client: OpenAI, model: str) -> dict[str, bytes]:
         return {name: stream.read() for name, stream in content.items() if stream is not None}
 
 
-def test_lists_pulled_base_models_and_own_adapters(server: Server, client: OpenAI, tmp_path: Path) -> None:
+def test_models_are_listed(server: Server, client: OpenAI, tmp_path: Path) -> None:
     name = publish(server, tmp_path / "adapter")
     models = {model.id: model for model in client.models.list()}
     assert set(models) == {"tiny", name}
@@ -118,9 +118,9 @@ def test_delete(server: Server, client: OpenAI, tmp_path: Path) -> None:
 def test_download_is_a_tar_of_the_adapter(server: Server, tmp_path: Path) -> None:
     client = server.client()
     name = publish(server, tmp_path / "adapter", base="Qwen/Qwen3-0.6B")
-    found = download(client, name)
-    assert found.pop(SUMS)
-    assert found == {file.name: file.read_bytes() for file in (tmp_path / "adapter").iterdir()}
+    downloaded = download(client, name)
+    assert downloaded.pop(SUMS)
+    assert downloaded == {file.name: file.read_bytes() for file in (tmp_path / "adapter").iterdir()}
     stranger = server.client(api_key=new_project(server.database, "stranger")[1])
     for client_, model in ((stranger, name), (client, "tiny")):
         with pytest.raises(NotFoundError) as caught:
@@ -128,10 +128,10 @@ def test_download_is_a_tar_of_the_adapter(server: Server, tmp_path: Path) -> Non
         assert caught.value.code == "model_not_found"
 
 
-def test_a_checkpoint_is_a_model_of_its_own(server: Server, client: OpenAI, tmp_path: Path, training_file: str) -> None:
+def test_checkpoint_is_a_model(server: Server, client: OpenAI, tmp_path: Path, training_file: str) -> None:
     name = publish_checkpoint(server, tmp_path / "checkpoint")
-    found: Any = client.models.retrieve(name)
-    assert (found.id, found.base_model, found.step) == (name, "tiny", 4)
+    downloaded: Any = client.models.retrieve(name)
+    assert (downloaded.id, downloaded.base_model, downloaded.step) == (name, "tiny", 4)
     assert name in {model.id for model in client.models.list()}
     files = download(client, name)
     assert set(files) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
@@ -139,7 +139,7 @@ def test_a_checkpoint_is_a_model_of_its_own(server: Server, client: OpenAI, tmp_
     assert create(client, training_file, model=name).model == name
 
 
-def test_a_checkpoint_without_an_adapter_is_named_but_not_offered(
+def test_incomplete_checkpoint_is_not_a_model(
     server: Server, client: OpenAI, tmp_path: Path, training_file: str
 ) -> None:
     name = publish_checkpoint(server, tmp_path / "checkpoint", has_adapter=False)
@@ -153,7 +153,7 @@ def test_a_checkpoint_without_an_adapter_is_named_but_not_offered(
     assert (caught.value.code, caught.value.param) == ("adapter_missing", "model")
 
 
-def test_a_checkpoint_goes_when_its_job_has_ended(server: Server, client: OpenAI, tmp_path: Path) -> None:
+def test_checkpoint_of_a_finished_job_is_deleted(server: Server, client: OpenAI, tmp_path: Path) -> None:
     name = publish_checkpoint(server, tmp_path / "checkpoint")
     with server.database.transaction() as session:
         model = session.get_one(TrainedModel, name)
@@ -163,7 +163,7 @@ def test_a_checkpoint_goes_when_its_job_has_ended(server: Server, client: OpenAI
     assert server.store.list(blob) == []
 
 
-def test_the_checkpoint_of_a_live_job_stays(server: Server, client: OpenAI, tmp_path: Path) -> None:
+def test_checkpoint_of_a_running_job_is_kept(server: Server, client: OpenAI, tmp_path: Path) -> None:
     with server.database.transaction() as session:
         job = make_job(session, server.project_id)
         claim = leases.claim(session, "test", 60)
@@ -175,9 +175,7 @@ def test_the_checkpoint_of_a_live_job_stays(server: Server, client: OpenAI, tmp_
     assert caught.value.code == "model_in_use"
 
 
-def test_a_model_that_a_live_job_starts_from_stays_until_that_job_ends(
-    server: Server, client: OpenAI, tmp_path: Path, training_file: str
-) -> None:
+def test_base_of_an_unfinished_job_is_kept(server: Server, client: OpenAI, tmp_path: Path, training_file: str) -> None:
     name = publish(server, tmp_path / "adapter")
     job = create(client, training_file, model=name)
     with pytest.raises(BadRequestError, match=job.id) as caught:
@@ -187,15 +185,13 @@ def test_a_model_that_a_live_job_starts_from_stays_until_that_job_ends(
     assert client.models.delete(name).id == name
 
 
-def test_trackers_that_the_operator_allows_are_kept_and_strict_clients_see_openai_s(
-    server: Server, api_settings: Settings, training_file: str
-) -> None:
+def test_allowed_trackers_are_kept(server: Server, api_settings: Settings, training_file: str) -> None:
     wandb = {"type": "wandb", "wandb": {"project": "x", "name": None, "entity": None, "tags": ["a"]}}
     mlflow = {"type": "mlflow", "mlflow": {"experiment": "x"}}
     with serve(variant(api_settings, trackers=("wandb", "mlflow"))) as url:
         there = server.client().with_options(base_url=f"{url}/v1")
         job = create(there, training_file, integrations=[wandb, mlflow])
-        assert [one.type for one in job.integrations or ()] == ["wandb", "mlflow"]
+        assert [integration.type for integration in job.integrations or ()] == ["wandb", "mlflow"]
         strict = server.client(strict=True).with_options(base_url=f"{url}/v1").fine_tuning.jobs.retrieve(job.id)
         [shown] = strict.integrations or []
         assert (shown.type, shown.wandb.project, shown.wandb.tags) == ("wandb", "x", ["a"])

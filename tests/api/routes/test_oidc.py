@@ -1,4 +1,4 @@
-"""CI systems trade their ID tokens for keys: of repositories that an administrator trusts, each token once."""
+"""CI systems exchange ID tokens for keys: only trusted repositories, and each token once."""
 
 import time
 from collections.abc import Iterator
@@ -51,9 +51,7 @@ def refusal(answer: httpx.Response) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("key", ["k1", "e1"])
-def test_a_token_becomes_a_key_with_the_scopes_and_the_life_of_its_trust(
-    server: Server, admin: httpx.Client, issuer: Issuer, key: str
-) -> None:
+def test_token_is_exchanged_for_a_key(server: Server, admin: httpx.Client, issuer: Issuer, key: str) -> None:
     made = trust(admin, issuer, scopes=["jobs:read"], key_seconds=120).json()
     answer = exchange(server, issuer.token(key)).json()
     assert (answer["project_id"], answer["scopes"]) == (server.project_id, ["jobs:read"])
@@ -68,7 +66,7 @@ def test_a_token_becomes_a_key_with_the_scopes_and_the_life_of_its_trust(
     )
 
 
-def test_gitlab_s_claims_are_read_as_gitlab_writes_them(server: Server, admin: httpx.Client, issuer: Issuer) -> None:
+def test_gitlab_claims(server: Server, admin: httpx.Client, issuer: Issuer) -> None:
     assert trust(admin, issuer, provider="gitlab", repository_id="22").status_code == 200
     token = issuer.token(drop="repository_id", project_id="22", ref="main", ref_path="refs/heads/main")
     assert exchange(server, token).status_code == 200
@@ -77,7 +75,7 @@ def test_gitlab_s_claims_are_read_as_gitlab_writes_them(server: Server, admin: h
 
 
 @pytest.mark.parametrize(
-    ("claims", "told"),
+    ("claims", "reason"),
     [
         ({"aud": "https://other.example"}, "aud 'https://other.example'"),
         ({"repository_id": "12345"}, "repository_id '12345'"),
@@ -86,17 +84,17 @@ def test_gitlab_s_claims_are_read_as_gitlab_writes_them(server: Server, admin: h
         ({"drop": "repository_id", "repository": "acme/models"}, "No project trusts this token"),
     ],
 )
-def test_a_token_of_another_audience_repository_or_ref_is_refused(
-    server: Server, admin: httpx.Client, issuer: Issuer, claims: dict[str, Any], told: str
+def test_token_with_other_claims_is_refused(
+    server: Server, admin: httpx.Client, issuer: Issuer, claims: dict[str, Any], reason: str
 ) -> None:
     trust(admin, issuer)
     status, code, message = refusal(exchange(server, issuer.token(**claims)))
     assert (status, code) == (401, "oidc_not_trusted")
-    assert told in message
+    assert reason in message
 
 
 @pytest.mark.parametrize(
-    ("claims", "told"),
+    ("claims", "reason"),
     [
         ({"exp": int(time.time()) - 60}, "it has expired"),
         ({"drop": "jti"}, '"jti"'),
@@ -108,13 +106,13 @@ def test_a_token_of_another_audience_repository_or_ref_is_refused(
         ({"key": "unknown"}, "has no key 'unknown'"),
     ],
 )
-def test_a_token_that_does_not_hold_is_refused_and_told_why(
-    server: Server, admin: httpx.Client, issuer: Issuer, claims: dict[str, Any], told: str
+def test_invalid_token_is_refused_with_reason(
+    server: Server, admin: httpx.Client, issuer: Issuer, claims: dict[str, Any], reason: str
 ) -> None:
     trust(admin, issuer)
     status, code, message = refusal(exchange(server, issuer.token(**claims)))
     assert (status, code) == (401, "oidc_token_invalid")
-    assert told in message
+    assert reason in message
 
 
 def test_forged_signatures_are_refused(server: Server, admin: httpx.Client, issuer: Issuer) -> None:
@@ -125,7 +123,7 @@ def test_forged_signatures_are_refused(server: Server, admin: httpx.Client, issu
     forged = [
         jwt.encode(claims, rsa_key(), algorithm="RS256", headers={"kid": "k1"}),
         jwt.encode(claims, "", algorithm="none", headers={"kid": "k1"}),
-        # The public key as a shared secret: only the algorithm's name stands between the two.
+        # Uses the public key as an HMAC secret: only the check of the algorithm's name prevents this forgery.
         jwt.api_jws.PyJWS().encode(b"{}", pem.replace(b"-", b"+"), algorithm="HS256", headers={"kid": "k1"}),
         issuer.token() + "x",
         issuer.token("e1").rpartition(".")[0] + "." + issuer.token("k1").rpartition(".")[2],
@@ -138,7 +136,7 @@ def test_forged_signatures_are_refused(server: Server, admin: httpx.Client, issu
     assert exchange(server, issuer.token()).status_code == 200
 
 
-def test_of_many_who_trade_the_same_token_one_gets_a_key(server: Server, admin: httpx.Client, issuer: Issuer) -> None:
+def test_concurrent_exchanges_create_one_key(server: Server, admin: httpx.Client, issuer: Issuer) -> None:
     trust(admin, issuer)
     token = issuer.token()
     with ThreadPoolExecutor(8) as pool:
@@ -147,7 +145,7 @@ def test_of_many_who_trade_the_same_token_one_gets_a_key(server: Server, admin: 
     assert {refusal(answer)[1] for answer in answers if answer.is_error} == {"oidc_token_replayed"}
 
 
-def test_what_expired_is_forgotten(server: Server, admin: httpx.Client, issuer: Issuer) -> None:
+def test_expired_tokens_are_removed(server: Server, admin: httpx.Client, issuer: Issuer) -> None:
     trust(admin, issuer)
     assert exchange(server, issuer.token()).status_code == 200
     with server.database.transaction() as session:
@@ -157,7 +155,7 @@ def test_what_expired_is_forgotten(server: Server, admin: httpx.Client, issuer: 
         assert session.scalar(text("SELECT count(*) FROM oidc_tokens")) == 1
 
 
-def test_an_issuer_that_nobody_trusts_is_never_asked(server: Server, issuer: Issuer) -> None:
+def test_untrusted_issuer_gets_no_request(server: Server, issuer: Issuer) -> None:
     status, code, message = refusal(exchange(server, issuer.token()))
     assert (status, code) == (401, "oidc_not_trusted")
     assert message == (
@@ -166,9 +164,7 @@ def test_an_issuer_that_nobody_trusts_is_never_asked(server: Server, issuer: Iss
     assert issuer.key_requests == 0
 
 
-def test_keys_are_asked_for_once_and_not_for_every_invented_key_id(
-    server: Server, admin: httpx.Client, issuer: Issuer
-) -> None:
+def test_issuer_keys_are_fetched_once(server: Server, admin: httpx.Client, issuer: Issuer) -> None:
     trust(admin, issuer)
     for number in range(5):
         assert exchange(server, issuer.token()).status_code == 200
@@ -176,9 +172,7 @@ def test_keys_are_asked_for_once_and_not_for_every_invented_key_id(
     assert issuer.key_requests == 1
 
 
-def test_an_issuer_that_is_away_or_says_it_is_another_is_a_503(
-    server: Server, admin: httpx.Client, issuer: Issuer
-) -> None:
+def test_unusable_issuer_is_503(server: Server, admin: httpx.Client, issuer: Issuer) -> None:
     trust(admin, issuer)
     issuer.claims_to_be = "https://token.actions.githubusercontent.com"
     assert refusal(exchange(server, issuer.token()))[:2] == (503, "oidc_issuer_unavailable")
@@ -188,12 +182,12 @@ def test_an_issuer_that_is_away_or_says_it_is_another_is_a_503(
     assert exchange(server, issuer.token()).status_code == 200
 
 
-def test_trusts_are_listed_deleted_and_not_made_twice(server: Server, admin: httpx.Client, issuer: Issuer) -> None:
+def test_trusts_are_listed_and_deleted(server: Server, admin: httpx.Client, issuer: Issuer) -> None:
     first = trust(admin, issuer).json()
     assert refusal(trust(admin, issuer, name="again"))[:2] == (400, "trust_exists")
     wide = trust(admin, issuer, ref=None).json()
     assert refusal(trust(admin, issuer, ref=None))[:2] == (400, "trust_exists")
-    assert [one["id"] for one in admin.get("/oidc/trusts").json()["data"]] == [wide["id"], first["id"]]
+    assert [trust["id"] for trust in admin.get("/oidc/trusts").json()["data"]] == [wide["id"], first["id"]]
     assert admin.delete(f"/oidc/trusts/{wide['id']}").json()["deleted"] is True
     assert refusal(exchange(server, issuer.token(ref="refs/heads/x")))[1] == "oidc_not_trusted"
     assert exchange(server, issuer.token()).status_code == 200
@@ -201,9 +195,7 @@ def test_trusts_are_listed_deleted_and_not_made_twice(server: Server, admin: htt
     assert actions == ["api_key.create", "oidc_trust.delete", "oidc_trust.create", "oidc_trust.create"]
 
 
-def test_the_trust_of_the_very_ref_comes_before_the_one_of_every_ref(
-    server: Server, admin: httpx.Client, issuer: Issuer
-) -> None:
+def test_trust_of_the_exact_ref_takes_precedence(server: Server, admin: httpx.Client, issuer: Issuer) -> None:
     trust(admin, issuer, ref=None, scopes=["jobs:read"])
     trust(admin, issuer, scopes=["files:read"])
     assert exchange(server, issuer.token()).json()["scopes"] == ["files:read"]
@@ -221,19 +213,19 @@ def test_the_trust_of_the_very_ref_comes_before_the_one_of_every_ref(
         ({"project_id": "proj_none"}, "project_id"),
     ],
 )
-def test_what_cannot_be_trusted_is_refused_with_its_field(
+def test_invalid_trust_is_refused_with_its_field(
     admin: httpx.Client, issuer: Issuer, changed: dict[str, Any], param: str
 ) -> None:
     answer = trust(admin, issuer, **changed)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-def test_an_issuer_in_a_private_network_is_for_the_operator_to_allow(admin: httpx.Client) -> None:
+def test_private_issuer_must_be_allowed(admin: httpx.Client) -> None:
     answer = trust(admin, Issuer(url="https://10.0.0.1", keys={}))
     assert refusal(answer)[:2] == (400, "address_not_allowed")
 
 
-def test_a_trust_of_an_archived_project_gives_no_keys(server: Server, admin: httpx.Client, issuer: Issuer) -> None:
+def test_trust_of_an_archived_project(server: Server, admin: httpx.Client, issuer: Issuer) -> None:
     other, _ = new_project(server.database, "other")
     trust(admin, issuer, project_id=other)
     admin.post(f"/projects/{other}", json={"archived": True})

@@ -1,4 +1,4 @@
-"""`/metrics`: who may read them, what they say, and that no client can make them grow."""
+"""`/metrics`: access rules, values, and a number of series that clients cannot increase."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ Samples = dict[tuple[str, ...], float]
 
 
 def samples(url: str, name: str) -> Samples:
-    """Values of a metric by the values of its labels, in the order of their names."""
+    """Return the values of a metric by the values of its labels, in the order of the labels' names."""
     answer = httpx.get(f"{url}/metrics", trust_env=False)
     assert answer.status_code == 200, answer.text
     return {
@@ -30,11 +30,11 @@ def samples(url: str, name: str) -> Samples:
 
 
 def requests(url: str) -> Samples:
-    """Counts by method, route and status."""
+    """Return the request counts by method, route and status."""
     return samples(url, "grouptune_http_request_seconds_count")
 
 
-def test_requests_are_counted_by_template_whatever_their_paths_say(server: Server) -> None:
+def test_requests_are_counted_by_template(server: Server) -> None:
     before = requests(server.url)
     headers = {"authorization": f"Bearer {server.api_key}"}
     with httpx.Client(base_url=server.url, headers=headers, trust_env=False) as http:
@@ -56,7 +56,7 @@ def test_requests_are_counted_by_template_whatever_their_paths_say(server: Serve
     }
 
 
-def test_the_backlog_is_what_the_database_holds(server: Server) -> None:
+def test_backlog_metrics(server: Server) -> None:
     with server.database.transaction() as session:
         make_job(session, server.project_id)
         assert leases.claim(session, "w", 60) is not None
@@ -79,14 +79,14 @@ def test_an_empty_queue_has_no_age(server: Server) -> None:
     assert samples(server.url, "grouptune_queue_oldest_seconds") == {(): 0}
 
 
-def test_without_a_token_this_machine_alone_may_read_them(server: Server) -> None:
+def test_metrics_without_token_are_local(server: Server) -> None:
     assert httpx.get(f"{server.url}/metrics", trust_env=False).status_code == 200
     for header in ("x-forwarded-for", "forwarded", "x-real-ip"):
         answer = httpx.get(f"{server.url}/metrics", headers={header: "127.0.0.1"}, trust_env=False)
         assert (answer.status_code, "GROUPTUNE_METRICS_TOKEN" in answer.text) == (403, True)
 
 
-def test_with_a_token_nothing_else_opens_them(server: Server) -> None:
+def test_metrics_need_the_token_if_set(server: Server) -> None:
     settings = variant(server.settings, metrics_token=TOKEN)
     with serve(settings) as url, httpx.Client(trust_env=False) as http:
         for header in ({}, {"authorization": f"Bearer {server.api_key}"}, {"authorization": "Bearer scrape-mE"}):
@@ -96,7 +96,7 @@ def test_with_a_token_nothing_else_opens_them(server: Server) -> None:
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
-def test_strangers_are_refused_without_a_token(server: Server) -> None:
+def test_remote_clients_need_a_token(server: Server) -> None:
     for address, status in (("10.1.2.3", 403), ("::1", 200)):
         app = create_app(server.settings)
         assert asyncio.run(_get(httpx.ASGITransport(app, client=(address, 1)))) == status
@@ -108,8 +108,8 @@ async def _get(transport: httpx.ASGITransport) -> int:
         return (await http.get("/metrics")).status_code
 
 
-def test_a_database_that_is_away_is_a_number_and_no_error(server: Server) -> None:
-    gone = variant(server.settings, database_url="postgresql+psycopg://nobody@127.0.0.1:9/none")
+def test_unavailable_database_is_a_metric(server: Server) -> None:
+    gone = variant(server.settings, database_url="postgresql+psycopg://unused@127.0.0.1:9/none")
     with serve(gone) as url:
         assert samples(url, "grouptune_database_up") == {(): 0}
         assert samples(url, "grouptune_jobs") == {}

@@ -1,4 +1,4 @@
-"""What is wrong with a job is said at once, with the field's path and how to fix it."""
+"""Refused jobs: the error names the field's path and how to fix it."""
 
 import re
 from pathlib import Path
@@ -119,7 +119,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Any, str, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_bad_job_is_refused_at_once_and_says_how_to_fix_it(server: Server, rows: Path, case: str) -> None:
+def test_invalid_job_is_refused_with_advice(server: Server, rows: Path, case: str) -> None:
     client = server.client()
     file = client.files.create(file=rows, purpose="fine-tune")
     server.validate_files()
@@ -147,12 +147,12 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize("case", BAD_ROWS)
-def test_a_job_on_a_file_with_a_bad_row_is_refused_naming_the_line(server: Server, client: OpenAI, case: str) -> None:
+def test_bad_row_is_refused_with_its_line(server: Server, client: OpenAI, case: str) -> None:
     row, param, message = BAD_ROWS[case]
     file = client.files.create(file=with_row_17(row), purpose="fine-tune")
     server.validate_files()
     report: Any = client.get(f"/files/{file.id}/report", cast_to=object)
-    assert [(found["line"], found["param"]) for found in report["report"]["errors"]] == [(17, param)]
+    assert [(problem["line"], problem["param"]) for problem in report["report"]["errors"]] == [(17, param)]
     error = refused(client, file.id, gft())
     assert (error.param, error.code, error.type) == ("training_file", "invalid_file", "invalid_request_error")
     assert re.search(f"line 17: .*{message}", str(error)), str(error)

@@ -1,4 +1,4 @@
-"""Stored groups under another grader, asked over the wire."""
+"""Regrading stored groups over HTTP."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def member(source: Source, text: str, reward: float, advantage: float) -> Member
 
 @pytest.fixture
 def trained(server: Server, tmp_path: Path) -> str:
-    """Ten steps of two groups on eight rows: `a+0=`, whose answer is `a`."""
+    """Store ten steps of two groups on eight rows: `a+0=`, whose answer is `a`."""
     with server.database.transaction() as session:
         file = stored_file(session, server.store, server.project_id, tmp_path)
         job = make_job(session, server.project_id, file=file)
@@ -51,34 +51,32 @@ def regrade(client: OpenAI, job_id: str, **body: Any) -> Any:
     return client.post(f"/fine_tuning/jobs/{job_id}/regrade", body={"grader": CONTAINS} | body, cast_to=object)
 
 
-def test_groups_are_graded_against_their_own_rows(client: OpenAI, trained: str) -> None:
-    found = regrade(client, trained)
-    assert (found["available_groups"], len(found["data"]), found["ungraded_groups"]) == (20, 20, 0)
-    first = found["data"][0]
+def test_groups_are_regraded_with_their_rows(client: OpenAI, trained: str) -> None:
+    result = regrade(client, trained)
+    assert (result["available_groups"], len(result["data"]), result["ungraded_groups"]) == (20, 20, 0)
+    first = result["data"][0]
     assert (first["id"], first["step"], first["row"], first["prompt"]) == ("1-0", 1, 2, "1+0=")
-    assert [one["reward_after"] for one in first["members"]] == [1.0, 1.0, 0.0]
-    assert [one["reward_before"] for one in first["members"]] == [1.0, 0.0, 0.0]
-    assert [round(one["advantage_after"], 3) for one in first["members"]] == [0.577, 0.577, -1.155]
-    summary = found["summary"]
+    assert [member["reward_after"] for member in first["members"]] == [1.0, 1.0, 0.0]
+    assert [member["reward_before"] for member in first["members"]] == [1.0, 0.0, 0.0]
+    assert [round(member["advantage_after"], 3) for member in first["members"]] == [0.577, 0.577, -1.155]
+    summary = result["summary"]
     assert summary["sources"]["teacher"] == {"members": 20, "before": 0.0, "after": 1.0}
     assert (summary["changed_signs"], summary["compared_advantages"]) == (20, 60)
     assert summary["rank_correlation"] == pytest.approx(0.5)
 
 
-def test_some_groups_from_all_over_the_asked_steps(client: OpenAI, trained: str) -> None:
-    found = regrade(client, trained, step_from=3, step_to=6, limit=4)
-    assert (found["available_groups"], [one["step"] for one in found["data"]]) == (8, [3, 4, 5, 6])
+def test_groups_are_chosen_from_all_steps(client: OpenAI, trained: str) -> None:
+    result = regrade(client, trained, step_from=3, step_to=6, limit=4)
+    assert (result["available_groups"], [group["step"] for group in result["data"]]) == (8, [3, 4, 5, 6])
     assert regrade(client, trained, step_from=99)["summary"]["no_contrast_after"] is None
 
 
-def test_what_cannot_be_graded_is_counted_and_what_cannot_be_read_is_refused(
-    client: OpenAI, trained: str, server: Server
-) -> None:
+def test_ungradable_answers_are_counted(client: OpenAI, trained: str, server: Server) -> None:
     broken = {"type": "python", "source": "def grade(sample, item):\n    return 1 / len(sample['output_text'][1:])\n"}
-    found = regrade(client, trained, grader=broken, step_to=2)
-    assert (found["summary"]["errors_after"], found["summary"]["errors_before"]) == (8, 0)
-    assert [one["reward_after"] for one in found["data"][0]["members"]] == [None, pytest.approx(1 / 6), None]
-    assert "ZeroDivisionError" in found["summary"]["error_samples"][0]
+    result = regrade(client, trained, grader=broken, step_to=2)
+    assert (result["summary"]["errors_after"], result["summary"]["errors_before"]) == (8, 0)
+    assert [member["reward_after"] for member in result["data"][0]["members"]] == [None, pytest.approx(1 / 6), None]
+    assert "ZeroDivisionError" in result["summary"]["error_samples"][0]
     with pytest.raises(BadRequestError) as caught:
         regrade(client, trained, grader={"type": "math", "reference": "{{item.nope}}"})
     assert (caught.value.param, caught.value.code) == ("grader.reference", "missing_item_field")

@@ -1,4 +1,4 @@
-"""Server-sent events over real sockets: every event once, in order, whatever breaks."""
+"""Server-sent events over real sockets: every event once and in order, despite failures."""
 
 import json
 import os
@@ -31,7 +31,7 @@ SSE = dict[str, Any]
 
 @contextmanager
 def following(server: Server, path: str, last: str | None = None, **headers: str) -> Iterator[Iterator[SSE]]:
-    """The messages of a stream, comments left out."""
+    """Yield the messages of a stream, without comments."""
     headers |= {"authorization": f"Bearer {server.api_key}"} | ({"last-event-id": last} if last else {})
     with httpx.stream("GET", f"{server.url}/v1{path}", headers=headers, timeout=20) as answer:
         assert answer.status_code == 200, answer.read()
@@ -78,7 +78,7 @@ def ids_in_order(server: Server, job_id: str) -> list[str]:
         return list(session.scalars(select(JobEvent.id).where(JobEvent.job_id == job_id).order_by(JobEvent.seq)))
 
 
-def test_a_job_is_followed_from_its_first_event_to_its_end(server: Server) -> None:
+def test_stream_covers_a_whole_job(server: Server) -> None:
     with server.database.transaction() as session:
         job = make_job(session, server.project_id).id
     with following(server, f"/fine_tuning/jobs/{job}/stream") as messages:
@@ -92,51 +92,56 @@ def test_a_job_is_followed_from_its_first_event_to_its_end(server: Server) -> No
     assert (state["event"], state["data"]["status"]) == ("state", "cancelled")
     assert last["data"]["message"] == "The job was cancelled"
     assert (end["event"], end["data"]) == ("end", {"status": "cancelled"})
-    assert [one["id"] for one in [*first, last]] == ids_in_order(server, job)
+    assert [message["id"] for message in [*first, last]] == ids_in_order(server, job)
     shown = {event.id: event.to_dict() for event in server.client().fine_tuning.jobs.list_events(job)}
-    for one in first:
-        assert shown[one["id"]] == one["data"]
+    for message in first:
+        assert shown[message["id"]] == message["data"]
 
 
 def test_metrics_come_as_they_are_written(server: Server) -> None:
     claim = running(server)
     journal = Journal(server.database, claim)
     with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream") as messages:
-        for one in messages:
-            if one["event"] == "message" and one["data"]["message"] == "Fine-tuning job started":
+        for message in messages:
+            if message["event"] == "message" and message["data"]["message"] == "Fine-tuning job started":
                 break
         journal.metrics([Metrics(step=1, values={"loss": 0.5, "reward": float("nan")})])
         seen = list(islice(messages, 2))
-        assert {one["event"] for one in seen} == {"state", "metrics"}
-        (metrics,) = [one["data"] for one in seen if one["event"] == "metrics"]
+        assert {message["event"] for message in seen} == {"state", "metrics"}
+        (metrics,) = [message["data"] for message in seen if message["event"] == "metrics"]
         assert (metrics["type"], metrics["data"]["loss"], metrics["data"]["reward"]) == ("metrics", 0.5, None)
         journal.message(Message(message="two\nlines"))
         assert next(messages)["data"]["message"] == "two\nlines"
 
 
-def test_a_stream_that_is_cut_fifty_times_has_every_event_once_and_in_order(server: Server) -> None:
+def test_stream_cut_fifty_times_loses_no_event(server: Server) -> None:
     claim = running(server)
     seen: list[str] = []
     for cut in range(50):
         say(server, claim, *(f"{cut}.{number}" for number in range(3)))
         with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream", seen[-1] if seen else None) as messages:
-            events = (one["id"] for one in messages if "id" in one)
-            seen += islice(events, 1 + cut % 4)  # and the connection breaks
+            events = (message["id"] for message in messages if "id" in message)
+            seen += islice(events, 1 + cut % 4)  # the connection is cut here
     with server.database.transaction() as session:
         lifecycle.cancel(session, Actor(server.project_id), claim.job_id)
     with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream", seen[-1]) as messages:
         wanted = len(ids_in_order(server, claim.job_id))
-        seen += (one["id"] for one in islice((one for one in messages if "id" in one), wanted - len(seen)))
+        seen += (
+            message["id"]
+            for message in islice((message for message in messages if "id" in message), wanted - len(seen))
+        )
     assert seen == ids_in_order(server, claim.job_id)
 
 
-def test_more_events_than_one_batch_come_all(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_spans_several_batches(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "BATCH", 7)
     claim = running(server)
     say(server, claim, *map(str, range(30)))
     wanted = ids_in_order(server, claim.job_id)
     with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream") as messages:
-        assert [one["id"] for one in islice((one for one in messages if "id" in one), len(wanted))] == wanted
+        assert [
+            message["id"] for message in islice((message for message in messages if "id" in message), len(wanted))
+        ] == wanted
 
 
 def test_silence_is_filled_with_comments(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +153,7 @@ def test_silence_is_filled_with_comments(server: Server, monkeypatch: pytest.Mon
         assert ": still here" in (line for line in answer.iter_lines())
 
 
-def test_a_strict_stream_keeps_to_openais_words(server: Server) -> None:
+def test_strict_stream_uses_openai_enums(server: Server) -> None:
     with server.database.transaction() as session:
         job = make_job(session, server.project_id).id
         lifecycle.pause(session, Actor(server.project_id), job)
@@ -166,7 +171,7 @@ def test_an_unknown_last_event_is_refused(server: Server) -> None:
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "Last-Event-ID")
 
 
-def test_a_projects_jobs_are_followed_together_and_nobody_elses(server: Server) -> None:
+def test_project_stream_has_only_its_own_jobs(server: Server) -> None:
     with server.database.transaction() as session:
         first = make_job(session, server.project_id).id
     stranger, _ = new_project(server.database, "stranger")
@@ -183,7 +188,7 @@ def test_a_projects_jobs_are_followed_together_and_nobody_elses(server: Server) 
         assert theirs not in (new["id"], changed["id"])
 
 
-def test_a_file_is_followed_until_it_is_validated_or_gone(server: Server) -> None:
+def test_file_stream_ends_after_validation(server: Server) -> None:
     client = server.client()
     upload = client.files.create(file=b'{"prompt": "1+1="}\n', purpose="fine-tune")
     with following(server, f"/files/{upload.id}/stream") as messages:
@@ -196,14 +201,14 @@ def test_a_file_is_followed_until_it_is_validated_or_gone(server: Server) -> Non
     with following(server, f"/files/{waiting.id}/stream") as messages:
         assert next(messages)["data"]["status"] == "uploaded"
         client.files.delete(waiting.id)
-        assert [one["data"] for one in messages] == [{"status": "deleted"}]
+        assert [message["data"] for message in messages] == [{"status": "deleted"}]
     assert httpx.get(f"{server.url}/v1/files/{waiting.id}/stream", headers=dict(client.auth_headers)).status_code == 404
 
 
-def test_a_broken_database_connection_is_survived(server: Server) -> None:
+def test_stream_survives_a_lost_connection(server: Server) -> None:
     claim = running(server)
     with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream") as messages:
-        events = (one["data"]["message"] for one in messages if "id" in one)
+        events = (message["data"]["message"] for message in messages if "id" in message)
         assert "Fine-tuning job started" in events
         with server.database.transaction() as session:
             session.connection().exec_driver_sql(
@@ -216,7 +221,7 @@ def test_a_broken_database_connection_is_survived(server: Server) -> None:
         assert next(events) == "still there"
 
 
-def test_a_server_that_stops_waits_for_nobody_who_looks_on(server: Server) -> None:
+def test_shutdown_ends_open_streams(server: Server) -> None:
     claim = running(server)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -234,6 +239,6 @@ def test_a_server_that_stops_waits_for_nobody_who_looks_on(server: Server) -> No
                 assert next(lines) == "event: state"
                 process.send_signal(signal.SIGTERM)
                 assert "event: end" not in list(lines)
-            process.wait(10)  # uvicorn by itself would wait for the stream for ever
+            process.wait(10)  # uvicorn alone would wait for the stream forever
         finally:
             process.kill()

@@ -1,4 +1,4 @@
-"""Teachers in the API: keys are stored and never shown, and a job's teacher is checked when the job is sent."""
+"""Teacher keys are stored and never shown, and a job's teacher is checked when the job is created."""
 
 import json
 import re
@@ -17,7 +17,7 @@ CANARY = "sk-canary-0123456789"
 URL = "https://93.184.216.34/v1"
 
 
-def test_a_key_is_set_replaced_listed_and_forgotten_but_never_shown(server: Server) -> None:
+def test_key_is_managed_and_never_shown(server: Server) -> None:
     client = server.client()
 
     def post(url: str, key: str = CANARY) -> Any:
@@ -28,14 +28,14 @@ def test_a_key_is_set_replaced_listed_and_forgotten_but_never_shown(server: Serv
     assert post("https://93.184.216.34:443/other/", "short")["id"] == made["id"]  # the same server
     post("http://127.0.0.1:8080/v1")
     listed: Any = client.get("/teacher_keys", cast_to=object)
-    assert [(one["origin"], one["api_key_hint"]) for one in listed["data"]] == [
+    assert [(key["origin"], key["api_key_hint"]) for key in listed["data"]] == [
         ("http://127.0.0.1:8080", "...6789"),
         (URL.removesuffix("/v1"), "..."),
     ]
     with server.database.transaction() as session:
-        assert all(CANARY.encode() not in one.secret for one in session.scalars(select(TeacherKey)))
+        assert all(CANARY.encode() not in key.secret for key in session.scalars(select(TeacherKey)))
     with server.database.transaction() as session:
-        log = [(one.action, one.before, one.after) for one in session.scalars(select(AuditEntry))]
+        log = [(entry.action, entry.before, entry.after) for entry in session.scalars(select(AuditEntry))]
     assert [action for action, _, _ in log] == ["teacher_key.set"] * 3
     assert CANARY not in json.dumps([made, listed, log])
     client.delete(f"/teacher_keys/{made['id']}", cast_to=object)
@@ -60,7 +60,7 @@ def test_a_key_is_set_replaced_listed_and_forgotten_but_never_shown(server: Serv
         ({}, "teacher.model", "missing"),
     ],
 )
-def test_a_teacher_that_cannot_be_asked_is_refused(
+def test_unreachable_teacher_is_refused(
     server: Server, training_file: str, teacher: Any, param: str, message: str
 ) -> None:
     error = refused(server.client(), training_file, gft(teacher=teacher))
@@ -68,7 +68,7 @@ def test_a_teacher_that_cannot_be_asked_is_refused(
     assert re.search(message, str(error)), str(error)
 
 
-def test_a_teacher_that_would_never_be_asked_is_refused(server: Server, training_file: str) -> None:
+def test_unused_teacher_is_refused(server: Server, training_file: str) -> None:
     method = gft(group={"teacher": 0, "self": 4}, teacher={"model": "tiny"})
     error = refused(server.client(), training_file, method)
     assert error.param == "method.gft.teacher"
@@ -76,7 +76,7 @@ def test_a_teacher_that_would_never_be_asked_is_refused(server: Server, training
 
 
 @pytest.mark.parametrize("teacher", [{"model": "tiny"}, {"model": "m", "base_url": URL + "/"}])
-def test_a_teacher_is_taken_with_its_defaults(client: OpenAI, training_file: str, teacher: dict[str, Any]) -> None:
+def test_teacher_gets_its_defaults(client: OpenAI, training_file: str, teacher: dict[str, Any]) -> None:
     method: Any = gft(teacher=teacher | {"budget": {"tokens": 1000}})
     job = client.fine_tuning.jobs.create(model="tiny", training_file=training_file, method=method)
     assert job.method is not None

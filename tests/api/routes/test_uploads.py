@@ -1,4 +1,4 @@
-"""Files in parts through the official SDK."""
+"""Uploads in parts through the official SDK."""
 
 import asyncio
 import hashlib
@@ -27,7 +27,7 @@ def start(client: OpenAI, content: bytes = CONTENT, **fields: Any) -> UploadObje
     return client.uploads.create(bytes=len(content), **(wanted | fields))
 
 
-def test_parts_in_any_order_become_a_validated_file(server: Server, client: OpenAI) -> None:
+def test_parts_in_any_order_make_a_file(server: Server, client: OpenAI) -> None:
     upload = start(client)
     assert (upload.object, upload.status, upload.filename) == ("upload", "pending", "rows.jsonl")
     assert (upload.bytes, upload.purpose, upload.file) == (len(CONTENT), "fine-tune", None)
@@ -62,7 +62,7 @@ def test_upload_file_chunked(client: OpenAI, rows: Path, part_size: int | None) 
     assert [file.id for file in client.files.list()] == [done.file.id]
 
 
-def test_upload_file_chunked_from_memory_and_async(server: Server) -> None:
+def test_sdk_chunked_upload(server: Server) -> None:
     async def send() -> Any:
         async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key=server.api_key) as client:
             return await client.uploads.upload_file_chunked(
@@ -84,7 +84,7 @@ def test_parts_may_arrive_at_once(client: OpenAI) -> None:
     assert client.files.content(done.file.id).content == content
 
 
-def test_parts_that_do_not_make_the_file_are_refused_and_can_be_mended(client: OpenAI) -> None:
+def test_wrong_parts_are_refused_then_corrected(client: OpenAI) -> None:
     upload = start(client)
     half = client.uploads.parts.create(upload.id, data=CONTENT[:20]).id
     rest = client.uploads.parts.create(upload.id, data=CONTENT[20:]).id
@@ -107,13 +107,13 @@ def test_parts_that_do_not_make_the_file_are_refused_and_can_be_mended(client: O
     assert client.uploads.complete(upload.id, part_ids=[half, rest]).status == "completed"
 
 
-def test_completing_again_gets_the_same_file(server: Server, client: OpenAI) -> None:
+def test_repeated_completion_returns_the_file(server: Server, client: OpenAI) -> None:
     upload = start(client)
     parts = [client.uploads.parts.create(upload.id, data=CONTENT).id]
     before = server.store.list("files")
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda _: client.uploads.complete(upload.id, part_ids=parts), range(4)))
-    file_ids = {one.file.id for one in done if one.file is not None}
+    file_ids = {upload.file.id for upload in done if upload.file is not None}
     assert len(file_ids) == 1
     file_id = file_ids.pop()
     assert [file.id for file in client.files.list()] == [file_id]
@@ -127,7 +127,7 @@ def test_completing_again_gets_the_same_file(server: Server, client: OpenAI) -> 
     assert client.uploads.complete(upload.id, part_ids=parts).file is None
 
 
-def test_a_cancelled_upload_takes_nothing_more_and_its_parts_go(server: Server, client: OpenAI) -> None:
+def test_cancelled_upload_is_closed_and_emptied(server: Server, client: OpenAI) -> None:
     upload = start(client)
     part = client.uploads.parts.create(upload.id, data=CONTENT).id
     assert server.store.list(f"uploads/{upload.id}") == [f"uploads/{upload.id}/{part}"]
@@ -162,7 +162,7 @@ def test_an_upload_expires_with_its_parts(server: Server, client: OpenAI) -> Non
         client.uploads.cancel(upload.id)
 
 
-def test_a_completed_upload_keeps_no_parts_and_cannot_be_cancelled(server: Server, client: OpenAI) -> None:
+def test_completed_upload_is_final(server: Server, client: OpenAI) -> None:
     upload = start(client)
     part = client.uploads.parts.create(upload.id, data=CONTENT).id
     done = client.uploads.complete(upload.id, part_ids=[part])
@@ -175,7 +175,7 @@ def test_a_completed_upload_keeps_no_parts_and_cannot_be_cancelled(server: Serve
     assert client.files.content(done.file.id).content == CONTENT
 
 
-def test_the_file_of_an_upload_expires_as_asked(client: OpenAI) -> None:
+def test_uploaded_file_expires_as_requested(client: OpenAI) -> None:
     upload = start(client, expires_after={"anchor": "created_at", "seconds": 3600})
     part = client.uploads.parts.create(upload.id, data=CONTENT).id
     file = client.uploads.complete(upload.id, part_ids=[part]).file
@@ -195,9 +195,7 @@ def test_the_file_of_an_upload_expires_as_asked(client: OpenAI) -> None:
         ({"checksum": "x"}, "checksum"),
     ],
 )
-def test_an_upload_that_cannot_become_a_file_is_refused_at_once(
-    client: OpenAI, fields: dict[str, Any], param: str
-) -> None:
+def test_impossible_upload_is_refused(client: OpenAI, fields: dict[str, Any], param: str) -> None:
     body = {"bytes": 1, "filename": "a", "mime_type": "b", "purpose": "fine-tune"} | fields
     with pytest.raises(BadRequestError) as caught:
         client.post("/uploads", body=body, cast_to=object)
@@ -224,14 +222,14 @@ def test_bad_parts_leave_nothing(server: Server) -> None:
     assert server.store.list(f"uploads/{upload.id}") == []
 
 
-def test_a_part_of_sixty_four_mebibytes_is_the_largest(server: Server) -> None:
+def test_largest_part_is_64_mib(server: Server) -> None:
     client = server.client()
     upload = start(client, bytes(MAX_PART_BYTES), purpose="user_data")
     part = client.uploads.parts.create(upload.id, data=bytes(MAX_PART_BYTES)).id
     assert client.uploads.complete(upload.id, part_ids=[part]).status == "completed"
 
 
-def test_a_part_may_be_sent_again_but_not_for_ever(server: Server) -> None:
+def test_part_may_be_replaced_a_few_times(server: Server) -> None:
     client = server.client()
     with server.database.transaction() as session:
         upload_id = start(client).id
@@ -244,7 +242,7 @@ def test_a_part_may_be_sent_again_but_not_for_ever(server: Server) -> None:
     assert caught.value.code == "upload_mismatch"
 
 
-def test_uploads_of_another_project_do_not_exist(server: Server, client: OpenAI) -> None:
+def test_uploads_of_other_projects_are_404(server: Server, client: OpenAI) -> None:
     upload = start(client)
     part = client.uploads.parts.create(upload.id, data=CONTENT).id
     stranger = server.client(api_key=new_project(server.database, "stranger")[1])
@@ -263,7 +261,7 @@ def test_uploads_of_another_project_do_not_exist(server: Server, client: OpenAI)
     assert client.uploads.complete(upload.id, part_ids=[part]).status == "completed"
 
 
-def test_a_job_trains_on_a_file_that_came_in_parts(server: Server, client: OpenAI, rows: Path) -> None:
+def test_job_on_a_file_from_parts(server: Server, client: OpenAI, rows: Path) -> None:
     done = client.uploads.upload_file_chunked(file=rows, mime_type="application/jsonl", purpose="fine-tune")
     assert done.file is not None
     server.validate_files()

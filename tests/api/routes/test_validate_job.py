@@ -1,4 +1,4 @@
-"""What creating a job would say, without creating it."""
+"""Validation of jobs without creating them."""
 
 import json
 import struct
@@ -20,7 +20,7 @@ def validate(client: OpenAI, **body: Any) -> Any:
 
 @pytest.fixture
 def weighed(server: Server) -> Any:
-    """The base model `tiny` with a million weights in its header."""
+    """Write the base model `tiny` with a million parameters in its header."""
     path = server.settings.models_dir / "tiny" / "model.safetensors"
     header = json.dumps({"__metadata__": {}, "w": {"dtype": "F32", "shape": [1000, 1000], "data_offsets": [0, 0]}})
     path.write_bytes(struct.pack("<Q", len(header)) + header.encode())
@@ -28,10 +28,10 @@ def weighed(server: Server) -> Any:
     path.unlink()
 
 
-def test_a_good_job_is_told_what_every_auto_stands_for(client: OpenAI, training_file: str, weighed: None) -> None:
-    found = validate(client, training_file=training_file, validation_file=training_file, method=gft())
-    assert (found["valid"], found["errors"]) == (True, [])
-    plan = found["plan"]
+def test_valid_job_gets_its_plan(client: OpenAI, training_file: str, weighed: None) -> None:
+    validation = validate(client, training_file=training_file, validation_file=training_file, method=gft())
+    assert (validation["valid"], validation["errors"]) == (True, [])
+    plan = validation["plan"]
     assert (plan["rows"], plan["held_out_rows"], plan["parameters"]) == (20, 20, 1_000_000)
     chosen = plan["method"]["gft"]["hyperparameters"]
     assert (chosen["batch_size"], chosen["n_epochs"], plan["total_steps"]) == (4, 10, 50)
@@ -41,22 +41,24 @@ def test_a_good_job_is_told_what_every_auto_stands_for(client: OpenAI, training_
     assert list(client.fine_tuning.jobs.list()) == []
 
 
-def test_without_known_weights_there_is_no_plan(client: OpenAI, training_file: str) -> None:
-    found = validate(client, training_file=training_file)
-    assert (found["valid"], found["plan"]) == (True, None)
+def test_no_plan_without_known_weights(client: OpenAI, training_file: str) -> None:
+    validation = validate(client, training_file=training_file)
+    assert (validation["valid"], validation["plan"]) == (True, None)
 
 
-def test_every_problem_of_the_form_is_listed(client: OpenAI) -> None:
+def test_all_form_problems_are_listed(client: OpenAI) -> None:
     method = {"type": "gft", "gft": {"group": {"self": 999}, "grader": GRADER}}
-    found = validate(client, method=method, seed=-1)
-    assert not found["valid"]
-    assert {one["param"] for one in found["errors"]} == {"method.gft.group.self", "training_file", "seed"}
-    assert all(one["message"] for one in found["errors"])
+    validation = validate(client, method=method, seed=-1)
+    assert not validation["valid"]
+    assert {problem["param"] for problem in validation["errors"]} == {"method.gft.group.self", "training_file", "seed"}
+    assert all(problem["message"] for problem in validation["errors"])
 
 
-def test_every_problem_of_what_it_names_is_listed(client: OpenAI, training_file: str) -> None:
-    found = validate(client, model="nope", training_file="file-1", validation_file="file-2", method=gft(), alias="tiny")
-    codes = {one["param"]: one["code"] for one in found["errors"]}
+def test_all_semantic_problems_are_listed(client: OpenAI, training_file: str) -> None:
+    validation = validate(
+        client, model="nope", training_file="file-1", validation_file="file-2", method=gft(), alias="tiny"
+    )
+    codes = {problem["param"]: problem["code"] for problem in validation["errors"]}
     assert codes == {
         "model": "model_not_found",
         "alias": "invalid_request",
@@ -64,16 +66,16 @@ def test_every_problem_of_what_it_names_is_listed(client: OpenAI, training_file:
         "validation_file": "file_not_found",
     }
     gates = validate(client, training_file=training_file, method=gft(), gates=["eval/loss < 1"])
-    assert [one["param"] for one in gates["errors"]] == ["gates.0"]
+    assert [problem["param"] for problem in gates["errors"]] == ["gates.0"]
 
 
-def test_weights_are_counted_from_headers_only(tmp_path: Path) -> None:
+def test_parameters_are_counted_from_headers(tmp_path: Path) -> None:
     assert weights.count(tmp_path) is None
     (tmp_path / "a.safetensors").write_bytes(b"no header")
     assert weights.count(tmp_path) is None
 
 
-def test_shared_prompts_and_rows_that_are_too_long_are_warned_of(server: Server, client: OpenAI) -> None:
+def test_overlap_and_long_rows_are_warnings(server: Server, client: OpenAI) -> None:
     def upload(*rows: dict[str, str]) -> str:
         content = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
         return client.files.create(file=content, purpose="fine-tune").id
@@ -88,13 +90,13 @@ def test_shared_prompts_and_rows_that_are_too_long_are_warned_of(server: Server,
         method=method,  # type: ignore[arg-type] # max_length is ours
     )
     server.validate_files()
-    found = validate(client, training_file=training, validation_file=held_out, method=method)
-    assert found["valid"]
-    assert [(one["code"], one["param"]) for one in found["warnings"]] == [
+    validation = validate(client, training_file=training, validation_file=held_out, method=method)
+    assert validation["valid"]
+    assert [(problem["code"], problem["param"]) for problem in validation["warnings"]] == [
         ("rows_too_long", "training_file"),
         ("held_out_overlap", "validation_file"),
     ]
-    long, shared = (one["message"] for one in found["warnings"])
+    long, shared = (problem["message"] for problem in validation["warnings"])
     assert long.startswith("1 of 2 training rows have more than 64 tokens (line 2 has 111). ")
     assert shared.startswith(
         "1 of 2 held-out rows have a prompt that is also in the training file (line 2 is training line 2)"
@@ -102,5 +104,5 @@ def test_shared_prompts_and_rows_that_are_too_long_are_warned_of(server: Server,
     with server.database.transaction() as session:
         assert lifecycle.admit_validated(session) == 1
     events = client.fine_tuning.jobs.list_events(waiting.id).data
-    assert [one.message for one in events if one.level == "warn"] == [shared]
+    assert [event.message for event in events if event.level == "warn"] == [shared]
     assert validate(client, training_file=training, validation_file=None, method=gft())["warnings"] == []

@@ -1,4 +1,4 @@
-"""Webhooks with the real SDK, a real receiver and the worker's own delivery."""
+"""Webhooks with the official SDK, a real receiver and the worker's own delivery code."""
 
 import json
 import threading
@@ -31,7 +31,7 @@ TERMINAL = ["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.
 
 @dataclass
 class Receiver:
-    """A server that keeps what it gets, and answers as it is told."""
+    """An HTTP server that records requests and returns the configured responses."""
 
     url: str = ""
     status: int = 200
@@ -45,25 +45,25 @@ class Receiver:
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    found = Receiver()
-    with http_server(found.answer) as found.url:
-        yield found
+    result = Receiver()
+    with http_server(result.answer) as result.url:
+        yield result
 
 
 @dataclass
 class Postman:
-    """The worker's side."""
+    """The worker's side of the deliveries."""
 
     database: Database
     egress: Egress
     ring: KeyRing
 
     def deliver(self) -> bool:
-        """Sends what is due."""
+        """Send the deliveries that are due."""
         return deliver_batch(self.database, self.egress, self.ring)
 
     def later(self) -> float:
-        """Lets the time pass until the next try is due, and sends it; returns the seconds that passed."""
+        """Skip the time until the next try is due and send it; return the skipped seconds."""
         with self.database.transaction() as session:
             left = text(
                 "SELECT extract(epoch FROM min(due_at) - now()) FROM webhook_deliveries WHERE state = 'pending'"
@@ -91,9 +91,7 @@ def cancel_a_job(server: Server) -> str:
         return job.id
 
 
-def test_the_sdk_verifies_what_a_cancelled_job_sends(
-    client: OpenAI, server: Server, receiver: Receiver, postman: Postman
-) -> None:
+def test_sdk_verifies_the_signature(client: OpenAI, server: Server, receiver: Receiver, postman: Postman) -> None:
     endpoint = listen(client, f"{receiver.url}/hook")
     job_id = cancel_a_job(server)
     assert postman.deliver() is True
@@ -107,14 +105,14 @@ def test_the_sdk_verifies_what_a_cancelled_job_sends(
         client.webhooks.unwrap(request.body + b" ", dict(request.headers), secret=endpoint.signing_secret)
 
 
-def test_a_retry_has_the_same_id_and_a_signature_of_its_own(
+def test_retry_has_same_id_and_new_signature(
     client: OpenAI, server: Server, receiver: Receiver, postman: Postman
 ) -> None:
     endpoint = listen(client, receiver.url)
     cancel_a_job(server)
     receiver.status = 500
     postman.deliver()
-    assert postman.deliver() is False  # not before its time
+    assert postman.deliver() is False  # not before it is due
     [waiting] = recorded(client, endpoint.id)
     assert (waiting["state"], waiting["tries"][0]["status_code"], waiting["tries"][0]["answer"]) == (
         "pending",
@@ -132,7 +130,7 @@ def test_a_retry_has_the_same_id_and_a_signature_of_its_own(
     assert (done["state"], len(done["tries"]), done["due_at"]) == ("delivered", 2, None)
 
 
-def test_each_try_is_signed_with_its_own_time() -> None:
+def test_every_try_has_its_own_signature_time() -> None:
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105
     outgoing = deliveries.OutgoingDelivery("wh_1", "https://x", b"{}", (secret,))
     now = datetime.now(UTC)
@@ -142,11 +140,11 @@ def test_each_try_is_signed_with_its_own_time() -> None:
 
 
 def recorded(client: OpenAI, endpoint_id: str) -> list[dict[str, Any]]:
-    found: Any = client.get(f"/webhook_endpoints/{endpoint_id}/deliveries", cast_to=object)
-    return list(found["data"])
+    result: Any = client.get(f"/webhook_endpoints/{endpoint_id}/deliveries", cast_to=object)
+    return list(result["data"])
 
 
-def test_a_receiver_that_is_away_for_an_hour_then_broken_then_slow_gets_it_in_the_end(
+def test_delivery_survives_failing_receivers(
     client: OpenAI, server: Server, receiver: Receiver, postman: Postman, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port, late = free_port(), threading.Event()
@@ -170,7 +168,7 @@ def test_a_receiver_that_is_away_for_an_hour_then_broken_then_slow_gets_it_in_th
         late.set()
         postman.later()
     [done] = recorded(client, endpoint.id)
-    assert [one["status_code"] for one in done["tries"]] == [None] * 5 + [500, None, 200]
+    assert [entry["status_code"] for entry in done["tries"]] == [None] * 5 + [500, None, 200]
     assert "cannot be reached" in done["tries"][0]["error"]
     assert "did not answer within 2 s" in done["tries"][-2]["error"]
     assert done["state"] == "delivered"
@@ -182,9 +180,7 @@ def test_a_receiver_that_is_away_for_an_hour_then_broken_then_slow_gets_it_in_th
         assert Webhook(endpoint.signing_secret).verify(request.body, headers)["id"] == event.id
 
 
-def test_410_ends_what_waits_for_the_endpoint_too(
-    client: OpenAI, server: Server, receiver: Receiver, postman: Postman
-) -> None:
+def test_410_ends_pending_deliveries(client: OpenAI, server: Server, receiver: Receiver, postman: Postman) -> None:
     gone, other = listen(client, receiver.url), listen(client, f"{receiver.url}/other")
     receiver.status = 500
     cancel_a_job(server)
@@ -193,8 +189,8 @@ def test_410_ends_what_waits_for_the_endpoint_too(
     receiver.status = 410
     cancel_a_job(server)
     postman.deliver()
-    assert [one["state"] for one in recorded(client, gone.id)] == ["parked", "parked"]
-    assert [one["state"] for one in recorded(client, other.id)] == ["pending"]
+    assert [delivery["state"] for delivery in recorded(client, gone.id)] == ["parked", "parked"]
+    assert [delivery["state"] for delivery in recorded(client, other.id)] == ["pending"]
 
 
 @pytest.mark.parametrize(
@@ -214,8 +210,8 @@ def test_only_2xx_is_success_and_410_ends_it(
     receiver.status, receiver.headers = status, headers
     cancel_a_job(server)
     postman.deliver()
-    assert [one["state"] for one in recorded(client, endpoint.id)] == [state]
-    assert len(receiver.got) == 1  # nobody follows a redirect
+    assert [delivery["state"] for delivery in recorded(client, endpoint.id)] == [state]
+    assert len(receiver.got) == 1  # redirects are not followed
     cancel_a_job(server)
     gone = status == 410
     assert len(recorded(client, endpoint.id)) == (1 if gone else 2)
@@ -226,9 +222,7 @@ def test_only_2xx_is_success_and_410_ends_it(
         assert len(recorded(client, endpoint.id)) == 2
 
 
-def test_after_the_last_delay_it_is_parked_and_can_be_replayed(
-    client: OpenAI, server: Server, receiver: Receiver, postman: Postman
-) -> None:
+def test_exhausted_delivery_is_parked(client: OpenAI, server: Server, receiver: Receiver, postman: Postman) -> None:
     endpoint = listen(client, receiver.url)
     cancel_a_job(server)
     receiver.status = 503
@@ -246,11 +240,11 @@ def test_after_the_last_delay_it_is_parked_and_can_be_replayed(
     replayed: Any = client.post(f"/webhook_endpoints/{endpoint.id}/deliveries/{parked['id']}/replay", cast_to=object)
     assert replayed["state"] == "pending"
     postman.deliver()
-    assert [one["state"] for one in recorded(client, endpoint.id)] == ["delivered"]
+    assert [delivery["state"] for delivery in recorded(client, endpoint.id)] == ["delivered"]
     assert receiver.got[-1].headers["webhook-id"] == parked["id"]
 
 
-def test_while_two_secrets_are_good_both_sign(
+def test_both_secrets_sign_during_rotation(
     client: OpenAI, server: Server, receiver: Receiver, postman: Postman
 ) -> None:
     old = listen(client, receiver.url)
@@ -269,14 +263,14 @@ def test_while_two_secrets_are_good_both_sign(
         client.webhooks.unwrap(receiver.got[1].body, headers, secret=new.signing_secret)
 
 
-def test_a_worker_that_dies_with_a_delivery_in_its_hands_loses_nothing(
+def test_delivery_of_a_dead_worker_is_sent(
     client: OpenAI, server: Server, receiver: Receiver, postman: Postman
 ) -> None:
     listen(client, receiver.url)
     cancel_a_job(server)
     with server.database.transaction() as session:
         assert len(deliveries.claim(session, postman.ring, limit=16, seconds=60)) == 1
-    assert postman.deliver() is False  # another worker holds it
+    assert postman.deliver() is False  # another worker has claimed it
     with server.database.transaction() as session:
         session.execute(text("UPDATE webhook_deliveries SET claimed_until = now() - interval '1 s'"))
         assert deliveries.any_due(session) is True
@@ -284,11 +278,9 @@ def test_a_worker_that_dies_with_a_delivery_in_its_hands_loses_nothing(
     assert len(receiver.got) == 1
 
 
-def test_extras_go_to_those_who_asked_for_them(
-    client: OpenAI, server: Server, receiver: Receiver, postman: Postman
-) -> None:
+def test_extra_events_need_a_subscription(client: OpenAI, server: Server, receiver: Receiver, postman: Postman) -> None:
     extras = ("running", "requeued", "paused")
-    listen(client, f"{receiver.url}/extras", *(f"fine_tuning.job.{one}" for one in extras))
+    listen(client, f"{receiver.url}/extras", *(f"fine_tuning.job.{event_type}" for event_type in extras))
     listen(client, f"{receiver.url}/plain")
     with server.database.transaction() as session:
         job = make_job(session, server.project_id)
@@ -301,11 +293,11 @@ def test_extras_go_to_those_who_asked_for_them(
         lifecycle.cancel(session, Actor(server.project_id), job.id)
     while postman.deliver():
         pass
-    told = sorted((one.path, json.loads(one.body)["type"].rpartition(".")[2]) for one in receiver.got)
-    assert told == [("/extras", "paused"), ("/extras", "requeued"), ("/extras", "running"), ("/plain", "cancelled")]
+    received = sorted((request.path, json.loads(request.body)["type"].rpartition(".")[2]) for request in receiver.got)
+    assert received == [("/extras", "paused"), ("/extras", "requeued"), ("/extras", "running"), ("/plain", "cancelled")]
 
 
-def test_another_projects_jobs_are_not_heard(
+def test_jobs_of_other_projects_are_not_sent(
     client: OpenAI, server: Server, receiver: Receiver, postman: Postman
 ) -> None:
     listen(client, receiver.url)
@@ -316,7 +308,7 @@ def test_another_projects_jobs_are_not_heard(
     assert postman.deliver() is False
 
 
-def test_an_event_of_a_transition_that_is_rolled_back_is_never_sent(
+def test_event_of_a_rolled_back_change_is_unsent(
     client: OpenAI, server: Server, receiver: Receiver, postman: Postman
 ) -> None:
     listen(client, receiver.url)
@@ -340,7 +332,7 @@ def test_endpoints_are_managed_with_the_sdk(client: OpenAI) -> None:
     changed = client.webhooks.update(made.id, url="https://ci.example.com/other", event_types=TERMINAL[:1])  # type: ignore[arg-type]
     assert (changed.url, changed.name, changed.event_types) == ("https://ci.example.com/other", "ci", TERMINAL[:1])
     others = [listen(client, f"https://ci.example.com/{number}").id for number in range(3)]
-    assert [one.id for one in client.webhooks.list(limit=2)] == [*reversed(others), made.id]
+    assert [endpoint.id for endpoint in client.webhooks.list(limit=2)] == [*reversed(others), made.id]
     assert client.webhooks.event_types.list().data[:3] == TERMINAL
     gone = client.webhooks.delete(made.id)
     assert (gone.deleted, gone.object) == (True, "webhook_endpoint.deleted")
@@ -352,14 +344,14 @@ def test_endpoints_are_managed_with_the_sdk(client: OpenAI) -> None:
 def test_an_endpoint_is_tested(client: OpenAI, receiver: Receiver) -> None:
     endpoint = listen(client, receiver.url)
     receiver.status = 418
-    found = client.webhooks.test(endpoint.id, event_type="fine_tuning.job.failed")
-    assert (found.status_code, found.success, found.webhook_endpoint_id) == (418, True, endpoint.id)
+    result = client.webhooks.test(endpoint.id, event_type="fine_tuning.job.failed")
+    assert (result.status_code, result.success, result.webhook_endpoint_id) == (418, True, endpoint.id)
     [request] = receiver.got
     event = client.webhooks.unwrap(request.body, dict(request.headers), secret=endpoint.signing_secret)
     assert (event.type, event.data.id) == ("fine_tuning.job.failed", "ftjob-test")  # type: ignore[union-attr]
 
 
-def test_a_test_of_an_endpoint_that_is_away_is_not_repeated(client: OpenAI) -> None:
+def test_failed_endpoint_test_is_not_retried(client: OpenAI) -> None:
     with http_server(lambda _: Reply()) as url:
         pass
     endpoint = listen(client, url)
@@ -369,7 +361,7 @@ def test_a_test_of_an_endpoint_that_is_away_is_not_repeated(client: OpenAI) -> N
 
 
 @pytest.mark.parametrize("url", ["https://10.0.0.1/", "https://169.254.169.254/latest", "ftp://x.example", "hook"])
-def test_addresses_that_are_not_allowed_are_refused(url: str, client: OpenAI) -> None:
+def test_forbidden_addresses_are_refused(url: str, client: OpenAI) -> None:
     with pytest.raises(BadRequestError) as caught:
         listen(client, url)
     assert (caught.value.param, caught.value.code) == ("url", "address_not_allowed")
@@ -381,16 +373,16 @@ def test_an_unknown_event_type_is_refused(client: OpenAI) -> None:
     assert str(caught.value.param).startswith("event_types")
 
 
-def test_secrets_lie_encrypted_in_the_database(client: OpenAI, server: Server) -> None:
+def test_secrets_are_stored_encrypted(client: OpenAI, server: Server) -> None:
     endpoint = listen(client, "https://ci.example.com/")
     with server.database.transaction() as session:
         stored = session.scalar(text("SELECT secret FROM webhook_endpoints"))
-        told = session.execute(text("SELECT after::text FROM audit_log")).scalars().all()
+        audited = session.execute(text("SELECT after::text FROM audit_log")).scalars().all()
     assert endpoint.signing_secret.encode() not in stored
-    assert endpoint.signing_secret not in "".join(filter(None, told))
+    assert endpoint.signing_secret not in "".join(filter(None, audited))
 
 
-def test_without_a_key_ring_the_operator_is_named(server: Server) -> None:
+def test_missing_key_ring_is_explained(server: Server) -> None:
     with serve(variant(server.settings, secret_keys=None)) as url:
         bare = server.clients.enter_context(OpenAI(base_url=f"{url}/v1", api_key=server.api_key, max_retries=0))
         with pytest.raises(BadRequestError, match="GROUPTUNE_SECRET_KEYS"):

@@ -1,4 +1,4 @@
-"""The fleet, as a project sees it."""
+"""The list of workers, as a project sees it."""
 
 from typing import Any
 
@@ -23,35 +23,35 @@ def appear(server: Server, name: str, hardware: Hardware, state: WorkerState = W
         presence.beat(session, name, state=state, queues=["train"], slots=1, hardware=hardware)
 
 
-def test_every_worker_is_listed_with_what_it_has_and_does(server: Server, client: OpenAI) -> None:
+def test_workers_are_listed_with_details(server: Server, client: OpenAI) -> None:
     for name, state in (("a:1", WorkerState.ready), ("b:1", WorkerState.ready), ("c:1", WorkerState.draining)):
         appear(server, name, GPU, state)
     appear(server, "d:1", CPU)
     appear(server, "e:1", GPU, WorkerState.quarantined)
     with server.database.transaction() as session:
-        mine = make_job(session, server.project_id)
+        own_job = make_job(session, server.project_id)
         assert leases.claim(session, "a:1", 60) is not None
         make_job(session, make_project(session, "other"))
         assert leases.claim(session, "b:1", 60) is not None
         long_ago = func.now() - func.make_interval(0, 0, 0, 0, 1)
         session.execute(update(Worker).where(Worker.name == "d:1").values(last_seen=long_ago))
-    found: Any = client.get("/workers", cast_to=object)
-    shown = {one["id"]: one for one in found["data"]}
-    assert {name: one["status"] for name, one in shown.items()} == {
+    listed: Any = client.get("/workers", cast_to=object)
+    shown = {worker["id"]: worker for worker in listed["data"]}
+    assert {name: worker["status"] for name, worker in shown.items()} == {
         "a:1": "busy",
         "b:1": "busy",
         "c:1": "draining",
         "d:1": "lost",
         "e:1": "quarantined",
     }
-    assert (shown["a:1"]["jobs"], shown["a:1"]["running_jobs"]) == ([mine.id], 1)
+    assert (shown["a:1"]["jobs"], shown["a:1"]["running_jobs"]) == ([own_job.id], 1)
     assert (shown["b:1"]["jobs"], shown["b:1"]["running_jobs"]) == ([], 1)
     assert shown["a:1"]["hardware"]["device"] == "NVIDIA L4"
     assert shown["d:1"]["hardware"]["device"] == "AMD EPYC, 2 threads"
-    assert (found["has_more"], found["first_id"], found["last_id"]) == (False, "a:1", "e:1")
+    assert (listed["has_more"], listed["first_id"], listed["last_id"]) == (False, "a:1", "e:1")
 
 
-def test_the_lost_are_forgotten_after_a_day_and_the_leaving_at_once(server: Server) -> None:
+def test_lost_workers_are_removed_after_a_day(server: Server) -> None:
     for name in ("a:1", "b:1", "c:1"):
         appear(server, name, CPU)
     with server.database.transaction() as session:
@@ -59,4 +59,4 @@ def test_the_lost_are_forgotten_after_a_day_and_the_leaving_at_once(server: Serv
         session.execute(update(Worker).where(Worker.name == "a:1").values(last_seen=yesterday))
         presence.forget_lost(session)
         presence.leave(session, "b:1")
-        assert [one.worker.name for one in presence.list_workers(session, 60)] == ["c:1"]
+        assert [record.worker.name for record in presence.list_workers(session, 60)] == ["c:1"]
