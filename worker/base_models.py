@@ -16,7 +16,7 @@ from filelock import FileLock
 from app.core import settings
 from app.core.errors import GrouptuneError
 from app.core.models import registry, sources
-from app.core.spec.trainer_environment import PARENT_PID
+from app.core.spec.subprocess_environment import PARENT_PID
 from worker import parent_death
 
 

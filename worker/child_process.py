@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
-from app.core.spec.trainer_environment import PARENT_PID, SYSTEM_ENVIRONMENT
+from app.core.spec.subprocess_environment import PARENT_PID, SYSTEM_ENVIRONMENT
 
 TAIL_BYTES: Final = 4000
 TAIL_LINES: Final = 30

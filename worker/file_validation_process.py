@@ -15,7 +15,7 @@ from typing import Any, Final
 from app.core.files import parquet
 from app.core.files.validation import ValidatedFile, validate_rows
 from app.core.files.validation_report import broken
-from app.core.spec.trainer_environment import PARENT_PID
+from app.core.spec.subprocess_environment import PARENT_PID
 from worker import parent_death
 
 PROMPTS: Final = "prompts"

@@ -30,7 +30,7 @@ from app.core.models.adapters import starting_point
 from app.core.prometheus import ATTEMPTS, LEASE_LOSSES
 from app.core.settings import Settings
 from app.core.spec.reports import Finished, Message, TrainerExit
-from app.core.spec.trainer_environment import DOWNLOAD_ENVIRONMENT, TRAINER_ENVIRONMENT
+from app.core.spec.subprocess_environment import DOWNLOAD_ENVIRONMENT, TRAINER_ENVIRONMENT
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from worker import tracing
 from worker.child_process import ChildProcess, describe_exit, log_tail

@@ -22,7 +22,7 @@ from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.storage.opening import open_store
 from app.core.workers.presence import TRAIN_QUEUE
-from worker import file_validation, job_lint, presence, sweeper, webhook_delivery
+from worker import file_validation, job_lint, presence, sweeper, webhook_sender
 from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, PRESENCE, SWEEP_TASK, app
 from worker.maintenance import expiry, orphaned_blobs
 from worker.runner import Runner
@@ -60,7 +60,7 @@ def _key_ring() -> KeyRing:
 @lru_cache(maxsize=1)
 def _egress() -> Egress:
     """Return the HTTP client for webhooks; its connections are reused between tasks."""
-    return Egress(PrivateHosts.parse(_settings().allowed_private_hosts), max_connections=webhook_delivery.AT_ONCE)
+    return Egress(PrivateHosts.parse(_settings().allowed_private_hosts), max_connections=webhook_sender.AT_ONCE)
 
 
 def _notify_training() -> None:
@@ -156,7 +156,7 @@ def lint_next() -> None:
 def deliver_webhooks() -> None:
     """Send one batch of due deliveries, then queue another task, so that other short tasks run in between."""
     try:
-        if webhook_delivery.deliver_batch(_database(), _egress(), _key_ring()):
+        if webhook_sender.deliver_batch(_database(), _egress(), _key_ring()):
             _notify_webhooks()
     except DatabaseUnavailable:
         log.warning("webhooks.database_unavailable")

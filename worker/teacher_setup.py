@@ -13,8 +13,8 @@ from app.core.jobs.leases import Claim
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.spec.job import Teacher
+from app.core.spec.subprocess_environment import TEACHER_API_KEY
 from app.core.spec.teacher_answers import Spent, TeacherAnswer
-from app.core.spec.trainer_environment import TEACHER_API_KEY
 from app.core.teachers import answer_cache, keys, locations
 from app.core.teachers.locations import TeacherLocation
 

@@ -17,7 +17,7 @@ import structlog
 from app.core.jobs.leases import Claim
 from app.core.settings import Settings
 from app.core.spec.reports import Evaluated, Metrics
-from app.core.spec.trainer_environment import TRACKERS_ENVIRONMENT
+from app.core.spec.subprocess_environment import TRACKERS_ENVIRONMENT
 from worker.child_process import ChildProcess
 from worker.trackers.protocol import TrackerLine, TrackerRunSpec
 

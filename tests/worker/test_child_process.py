@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.spec.trainer_environment import PARENT_PID, TRAINER_ENVIRONMENT
+from app.core.spec.subprocess_environment import PARENT_PID, TRAINER_ENVIRONMENT
 from worker.child_process import ChildProcess
 
 PRINT_NAMES = (sys.executable, "-c", "import os; print(*sorted(os.environ))")

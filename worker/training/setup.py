@@ -16,7 +16,7 @@ from app.core.graders.run import GraderPool, Outside
 from app.core.spec.job import GroupMethod, JobSpec, TrainerSpec
 from app.core.spec.plan import TOKEN_BUDGET, resolve
 from app.core.spec.reports import Failed, Message, Report, TrainerExit
-from app.core.spec.trainer_environment import JUDGE_API_KEY, ROLLOUT_API_KEY, SIGNING_SECRET
+from app.core.spec.subprocess_environment import JUDGE_API_KEY, ROLLOUT_API_KEY, SIGNING_SECRET
 from worker.training.batching import DataOrder
 from worker.training.best_adapter import BestAdapter
 from worker.training.distributed import PeerLost, Ranks, join

@@ -14,7 +14,7 @@ from app.core.files.validation_report import FileReport
 from app.core.graders.registry import waits
 from app.core.graders.run import Grade, GraderPool, Sample
 from app.core.lint.report import LintReport
-from app.core.lint.tally import Answers, Tally
+from app.core.lint.training_signal import Answers, Tally
 from app.core.spec.job import GroupMethod, GroupMix, JobSpec
 from app.core.spec.rows import Row
 

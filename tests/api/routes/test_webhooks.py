@@ -23,8 +23,8 @@ from tests.api.conftest import SECRET_KEY
 from tests.api.server import Server, new_project, serve, variant
 from tests.http_server import Received, Reply, free_port, http_server
 from tests.setup_jobs import make_job
-from worker import webhook_delivery
-from worker.webhook_delivery import deliver_batch
+from worker import webhook_sender
+from worker.webhook_sender import deliver_batch
 
 TERMINAL = ["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"]
 
@@ -162,7 +162,7 @@ def test_delivery_survives_failing_receivers(
         return Reply(status=500 if len(receiver.got) == 1 else 200)
 
     with http_server(answer, port), monkeypatch.context() as patch:
-        patch.setattr(webhook_delivery, "TIMEOUT_SECONDS", 2.0)
+        patch.setattr(webhook_sender, "TIMEOUT_SECONDS", 2.0)
         for _ in range(2):
             postman.later()
         late.set()

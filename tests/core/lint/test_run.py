@@ -12,7 +12,7 @@ from app.core.files.validation import validate_file
 from app.core.graders.run import GraderPool
 from app.core.lint.report import LintReport
 from app.core.lint.run import IN_BACKGROUND, Budget, lint_file, why_not
-from app.core.lint.tally import chance_of_contrast
+from app.core.lint.training_signal import chance_of_contrast
 from app.core.spec.graders import BaseGrader, EndpointGrader, PythonGrader, StringCheckGrader
 from app.core.spec.job import GroupMethod, GroupMix, JobSpec, MethodType
 from tests.setup_jobs import supervised

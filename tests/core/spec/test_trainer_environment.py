@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.core.spec.trainer_environment import (
+from app.core.spec.subprocess_environment import (
     DOWNLOAD_ENVIRONMENT,
     SYSTEM_ENVIRONMENT,
     TRACKERS_ENVIRONMENT,

@@ -11,7 +11,7 @@ from app.core.egress.ip_policy import PrivateHosts
 from app.core.egress.json_client import ChatServer
 from app.core.retry import RetryPolicy
 from app.core.spec.job import TrainerSpec
-from app.core.spec.trainer_environment import TEACHER_API_KEY
+from app.core.spec.subprocess_environment import TEACHER_API_KEY
 from worker.training.batching import DataOrder
 from worker.training.distributed import Ranks
 from worker.training.interfaces import Reporter, TeacherAnswerSource

@@ -26,8 +26,8 @@ from app.core.spec.reports import (
     TeacherAnswers,
     TrainerExit,
 )
+from app.core.spec.subprocess_environment import TEACHER_API_KEY
 from app.core.spec.teacher_answers import Spent, TeacherBudget
-from app.core.spec.trainer_environment import TEACHER_API_KEY
 from tests import tiny_model
 from tests.http_server import Reply, free_port
 from tests.teacher import Answer, Teacher, answer_sums, chat_completion, teacher
