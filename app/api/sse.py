@@ -197,7 +197,7 @@ class Hub:
                 project: {pulse.job_id: pulse for pulse in changes.project_snapshots(session, project)}
                 for project in projects
             }
-            file_states = uploads.states(session, files) if files else {}
+            file_states = uploads.statuses(session, files) if files else {}
         return pulses, by_project, file_states
 
     async def _events(self, job_id: str, seq: int, last: int) -> list[tuple[int, str]]:

@@ -1,6 +1,11 @@
-"""Files that arrive in parts: blobs first, outside of any transaction, then rows; assembled without holding them.
+"""Chunked uploads: parts are stored one by one and assembled into a file by streaming them.
 
-Removes no blobs of uploads that are over: `worker.maintenance.expiry` does, so that a crash leaves nothing behind.
+Every step writes its blob first, outside of any transaction, and then the row that names the blob. A crash in between
+leaves a blob without a row, which the cleanup of orphaned blobs finds, but never a row whose blob is missing. It also
+keeps transactions short: none stays open while bytes arrive from a client.
+
+This module does not delete the parts of finished uploads. `worker.maintenance.expiry` does, so that a crash right after
+an upload ends cannot leave parts behind for good.
 """
 
 import hashlib
@@ -20,7 +25,7 @@ from app.core.files.validation import MAX_FILE_BYTES
 from app.core.storage.blobs import CHUNK_BYTES, BlobMissing, BlobStore
 
 UPLOAD_SECONDS: Final = 3600
-"""A pending upload expires so long after its creation."""
+"""Lifetime of a pending upload, from its creation."""
 MAX_PART_BYTES: Final = 64 * 1024**2
 MAX_PARTS: Final = 10_000
 
@@ -32,14 +37,14 @@ class UploadClosed(InvalidRequest):
 
 
 class UploadMismatch(InvalidRequest):
-    """The parts do not make the file that was announced."""
+    """The parts do not add up to the announced file."""
 
     code = "upload_mismatch"
 
 
 @dataclass(frozen=True)
 class StoredPart:
-    """A blob that no row names yet."""
+    """A part in the blob store without a row yet."""
 
     part_id: str
     blob: str
@@ -48,7 +53,7 @@ class StoredPart:
 
 @dataclass(frozen=True)
 class CompletedUpload:
-    """A completed upload and its file, None once that is deleted."""
+    """A completed upload and its file; the file is None if it was deleted since."""
 
     upload: Upload
     file: File | None
@@ -64,12 +69,13 @@ def create_upload(
     file_seconds: int | None,
     max_bytes: int,
 ) -> Upload:
-    """A pending upload of `size` bytes. Raises `InvalidRequest` for more than `max_bytes` or a bad purpose."""
+    """Create a pending upload of `size` bytes. Raises `InvalidRequest` if it is too large or `purpose` is bad."""
     uploads.check_purpose(purpose)
     limit = min(max_bytes, MAX_FILE_BYTES) if purpose == uploads.TRAINING_PURPOSE else max_bytes
     if size > limit:
         raise InvalidRequest(
-            f"A file with purpose '{purpose}' has at most {limit:,} bytes, you announced {size:,}; split it.",
+            f"A file with purpose '{purpose}' can have at most {limit:,} bytes, but the upload announces {size:,}. "
+            "Split the file.",
             param="bytes",
         )
     upload = Upload(
@@ -88,12 +94,14 @@ def create_upload(
 
 
 def get_pending(session: Session, project_id: str, upload_id: str, *, lock: bool = False) -> Upload:
-    """The upload, its row locked if asked. Raises `NotFound`, and `UploadClosed` when it takes no parts any more."""
+    """Return the upload; `lock` locks its row. Raises `NotFound`, and `UploadClosed` if it no longer accepts parts."""
     upload = _get(session, project_id, upload_id, lock=lock)
     if upload.status != UploadStatus.pending:
-        raise UploadClosed(f"The upload '{upload_id}' is {upload.status}; start a new one.")
+        raise UploadClosed(f"The upload '{upload_id}' is {upload.status}. Start a new one.")
     if session.scalar(select(Upload.expires_at <= func.now()).where(Upload.id == upload_id)):
-        raise UploadClosed(f"The upload '{upload_id}' expired {UPLOAD_SECONDS // 60} minutes after its start.")
+        raise UploadClosed(
+            f"The upload '{upload_id}' expired {UPLOAD_SECONDS // 60} minutes after its creation. Start a new one."
+        )
     return upload
 
 
@@ -108,7 +116,7 @@ def _get(session: Session, project_id: str, upload_id: str, *, lock: bool) -> Up
 
 
 def receive_part(store: BlobStore, upload_id: str, chunks: Iterable[bytes]) -> StoredPart:
-    """Streams a part into the store. Delete the blob again if no row comes to name it.
+    """Stream a part into the store. The caller deletes the blob if it adds no row for it.
 
     Raises `PayloadTooLarge` past `MAX_PART_BYTES` and `InvalidRequest` for an empty part, leaving no blob.
     """
@@ -122,16 +130,19 @@ def _bounded(chunks: Iterable[bytes]) -> Iterator[bytes]:
     for chunk in chunks:
         size += len(chunk)
         if size > MAX_PART_BYTES:
-            raise PayloadTooLarge(f"A part has at most {MAX_PART_BYTES:,} bytes; send smaller ones.", param="data")
+            raise PayloadTooLarge(
+                f"A part can have at most {MAX_PART_BYTES:,} bytes. Send smaller parts.", param="data"
+            )
         yield chunk
     if size == 0:
-        raise InvalidRequest("The part is empty; leave it out.", param="data")
+        raise InvalidRequest("The part is empty. Leave it out.", param="data")
 
 
 def add_part(session: Session, project_id: str, upload_id: str, stored: StoredPart) -> UploadPart:
-    """The row of a stored part. Raises as `get_pending`, and `UploadMismatch` when the upload holds too much.
+    """Add the row of a stored part. Raises as `get_pending`, and `UploadMismatch` if the upload holds too many bytes.
 
-    Twice what was announced fits, since a client whose connection broke sends a part again without knowing its id.
+    The parts may hold twice the announced bytes (plus one part): after a broken connection a client does not know the
+    id of the part that it sent, so it sends the part again.
     """
     upload = get_pending(session, project_id, upload_id, lock=True)
     count, size = session.execute(
@@ -139,8 +150,8 @@ def add_part(session: Session, project_id: str, upload_id: str, stored: StoredPa
     ).one()
     if count >= MAX_PARTS or size + stored.bytes > 2 * upload.bytes + MAX_PART_BYTES:
         raise UploadMismatch(
-            f"The upload '{upload_id}' holds {count:,} parts with {size:,} bytes for a file of {upload.bytes:,}; "
-            f"complete it, or start a new one with larger parts (at most {MAX_PARTS:,}).",
+            f"The upload '{upload_id}' holds {count:,} parts with {size:,} bytes for a file of {upload.bytes:,} bytes. "
+            f"Complete it, or start a new one with larger parts (at most {MAX_PARTS:,}).",
             param="data",
         )
     part = UploadPart(id=stored.part_id, upload_id=upload_id, bytes=stored.bytes)
@@ -152,7 +163,7 @@ def add_part(session: Session, project_id: str, upload_id: str, stored: StoredPa
 def find_completed(
     session: Session, project_id: str, upload_id: str, part_ids: Sequence[str]
 ) -> CompletedUpload | None:
-    """What completing the upload with these parts has given before, if it has; locks its row. Raises `NotFound`."""
+    """Lock the upload; return its result if it was completed with exactly these parts. Raises `NotFound`."""
     upload = _get(session, project_id, upload_id, lock=True)
     if upload.status != UploadStatus.completed or upload.part_ids != list(part_ids):
         return None
@@ -160,29 +171,29 @@ def find_completed(
 
 
 def check_parts(session: Session, project_id: str, upload_id: str, part_ids: Sequence[str]) -> None:
-    """Raises as `get_pending`, and `UploadMismatch` unless these parts hold exactly the announced bytes."""
+    """Check that these parts hold exactly the announced bytes. Raises as `get_pending`, and `UploadMismatch`."""
     upload = get_pending(session, project_id, upload_id)
-    found = session.execute(select(UploadPart.id, UploadPart.bytes).where(UploadPart.upload_id == upload_id))
-    sizes = {row.id: row.bytes for row in found}
-    for place, part_id in enumerate(part_ids):
+    rows = session.execute(select(UploadPart.id, UploadPart.bytes).where(UploadPart.upload_id == upload_id))
+    sizes = {row.id: row.bytes for row in rows}
+    for index, part_id in enumerate(part_ids):
         if part_id not in sizes:
-            raise UploadMismatch(f"The upload has no part '{part_id}'.", param=f"part_ids.{place}")
+            raise UploadMismatch(f"The upload has no part '{part_id}'.", param=f"part_ids.{index}")
     if len(set(part_ids)) < len(part_ids):
-        raise UploadMismatch("A part is named twice; name each one once.", param="part_ids")
+        raise UploadMismatch("`part_ids` names a part twice. Name each part once.", param="part_ids")
     total = sum(sizes[part_id] for part_id in part_ids)
     if total != upload.bytes:
         raise UploadMismatch(
-            f"These parts hold {total:,} bytes, and the upload announced {upload.bytes:,}; send what is missing or "
-            "name other parts.",
+            f"These parts hold {total:,} bytes, but the upload announced {upload.bytes:,}. Send the missing parts, or "
+            "name the right ones.",
             param="part_ids",
         )
 
 
 def assemble(store: BlobStore, upload_id: str, part_ids: Sequence[str], *, md5: str | None) -> ReceivedFile:
-    """Writes checked parts one after the other into a new blob. Delete it again if no row comes to name it.
+    """Concatenate checked parts into a new blob. The caller deletes the blob if it adds no row for it.
 
-    Raises `UploadMismatch` when the content has another MD5 than `md5` (hexadecimal), and `UploadClosed` when the
-    parts go away meanwhile; neither leaves a blob.
+    Holds one chunk in memory at a time. Raises `UploadMismatch` if the MD5 of the content is not `md5` (hexadecimal),
+    and `UploadClosed` if the parts are deleted while they are read. Neither leaves a blob.
     """
     file_id = ids.file_id()
     blob = f"files/{file_id}"
@@ -196,29 +207,29 @@ def assemble(store: BlobStore, upload_id: str, part_ids: Sequence[str], *, md5: 
                     yield chunk
         if md5 is not None and digest.hexdigest() != md5.lower():
             raise UploadMismatch(
-                f"The parts have the MD5 {digest.hexdigest()}, not {md5}; send them again.", param="md5"
+                f"The parts have the MD5 {digest.hexdigest()}, not {md5}. Send them again.", param="md5"
             )
 
     try:
         stored = store.write(blob, chunks())
     except BlobMissing as error:
-        raise UploadClosed(f"The upload '{upload_id}' was cancelled or has expired; start a new one.") from error
+        raise UploadClosed(f"The upload '{upload_id}' was cancelled or has expired. Start a new one.") from error
     return ReceivedFile(file_id, blob, stored.bytes, stored.sha256)
 
 
 def complete(
     session: Session, project_id: str, upload_id: str, part_ids: Sequence[str], received: ReceivedFile
 ) -> CompletedUpload:
-    """Makes the file of an assembled blob. Ring validation after the commit.
+    """Create the file of an assembled blob and complete the upload. Notify workers of the validation after the commit.
 
-    When the same request was faster elsewhere, its file is returned and `received` is not used: delete its blob.
-    Raises as `get_pending`.
+    If a concurrent request with the same parts was faster, this returns that request's file and does not use
+    `received`; the caller then deletes its blob. Raises as `get_pending`.
     """
     upload = _get(session, project_id, upload_id, lock=True)
     if earlier := find_completed(session, project_id, upload_id, part_ids):
         return earlier
     if upload.status != UploadStatus.pending:
-        raise UploadClosed(f"The upload '{upload_id}' is {upload.status}; start a new one.")
+        raise UploadClosed(f"The upload '{upload_id}' is {upload.status}. Start a new one.")
     file = uploads.create_file(
         session,
         project_id,
@@ -233,7 +244,7 @@ def complete(
 
 
 def cancel(session: Session, project_id: str, upload_id: str) -> Upload:
-    """Ends a pending upload; a cancelled one stays as it is. Raises as `get_pending`."""
+    """Cancel a pending upload; does nothing if it is cancelled already. Raises as `get_pending`."""
     upload = _get(session, project_id, upload_id, lock=True)
     if upload.status != UploadStatus.cancelled:
         upload = get_pending(session, project_id, upload_id)
@@ -243,34 +254,34 @@ def cancel(session: Session, project_id: str, upload_id: str) -> Upload:
 
 
 def expire(session: Session) -> int:
-    """Ends pending uploads whose time is over; returns how many."""
-    over = (
+    """Expire pending uploads past their deadline; returns their number."""
+    expired = (
         update(Upload)
         .where(Upload.status == UploadStatus.pending, Upload.expires_at <= func.now())
         .values(status=UploadStatus.expired)
         .returning(Upload.id)
     )
-    return len(session.scalars(over, execution_options={"synchronize_session": False}).all())
+    return len(session.scalars(expired, execution_options={"synchronize_session": False}).all())
 
 
 def next_unswept(session: Session) -> Upload | None:
-    """An upload that is over and still has parts in the store, locked; remove them, then `delete_parts`."""
+    """Return and lock a finished upload whose parts are still stored. Delete their blobs, then call `delete_parts`."""
     unswept = select(Upload).where(Upload.status != UploadStatus.pending, Upload.is_swept.is_(False))
     return session.scalars(unswept.order_by(Upload.id).limit(1).with_for_update(skip_locked=True)).one_or_none()
 
 
 def delete_parts(session: Session, upload: Upload) -> None:
-    """Deletes the rows of parts whose blobs are gone."""
+    """Delete the rows of parts whose blobs are deleted."""
     session.execute(delete(UploadPart).where(UploadPart.upload_id == upload.id))
     upload.is_swept = True
     session.flush()
 
 
 def parts_prefix(upload_id: str) -> str:
-    """Where the parts of an upload lie in the store."""
+    """Return the key prefix of an upload's parts in the blob store."""
     return f"uploads/{upload_id}"
 
 
 def part_blob(upload_id: str, part_id: str) -> str:
-    """Key of a part in the store."""
+    """Return the key of a part in the blob store."""
     return f"{parts_prefix(upload_id)}/{part_id}"

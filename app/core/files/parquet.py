@@ -1,4 +1,4 @@
-"""Parquet files as JSONL, one row a line, in constant memory. Needs pyarrow; judges no row: `validation` does."""
+"""Converts Parquet files to JSONL, one row a line, in constant memory. Needs pyarrow. Does not check the rows."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 
 MAGIC: Final = b"PAR1"
 MAX_RATIO: Final = 20
-"""Of what a file unpacks to and its own size."""
+"""Limit of the ratio of a file's unpacked size to its own size."""
 MIN_UNPACKED_BYTES: Final = 50_000_000
-"""Small files may unpack to so much whatever the ratio: a column with one value takes nearly nothing."""
+"""Every file may unpack to this size whatever its ratio: a column with a single value takes almost no space."""
 MAX_COLUMNS: Final = 1_000
 _BATCH_ROWS: Final = 128
 _READ_BYTES: Final = 1 << 20
 
 
 class UnreadableParquet(ValueError):
-    """A Parquet file that cannot become rows; the message says why and how to mend it."""
+    """The Parquet file cannot be converted to rows. The message states the cause and a fix."""
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether the file begins as all Parquet files do."""
+    """Return whether the file starts with Parquet's magic bytes."""
     with path.open("rb") as stream:
         return stream.read(len(MAGIC)) == MAGIC
 
 
 def to_jsonl(source: Path, target: Path, progress: Callable[[int, int], None]) -> None:
-    """Writes the rows of `source` into the new file `target`; `progress` hears of rows done and in all.
+    """Write the rows of `source` into the new file `target`; calls `progress` with the rows done and the total.
 
-    Fields that are null are left out, since a column has a value in every row: absent and null cannot be told apart.
+    Leaves out null fields: a column has a value in every row, so a Parquet file cannot distinguish absent from null.
     Raises `UnreadableParquet`.
     """
     try:
@@ -43,7 +43,7 @@ def to_jsonl(source: Path, target: Path, progress: Callable[[int, int], None]) -
         from pyarrow import parquet  # noqa: PLC0415
     except ImportError as error:
         raise UnreadableParquet(
-            "Parquet files need pyarrow on the worker (pip install 'grouptune[worker]'); or upload the rows as JSONL"
+            "Parquet files require pyarrow on the worker: pip install 'grouptune[worker]'. Or upload the rows as JSONL."
         ) from error
     try:
         with parquet.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES, memory_map=False) as file:
@@ -61,20 +61,22 @@ def _first_line(error: Exception) -> str:
 
 
 def _check(file: "ParquetFile", size: int) -> None:
-    found = file.metadata
-    if found.num_rows > MAX_ROWS:
-        raise UnreadableParquet(f"the file has {found.num_rows:,} rows; the limit is {MAX_ROWS:,}, so split it")
-    if found.num_columns > MAX_COLUMNS:
-        raise UnreadableParquet(f"the file has {found.num_columns:,} columns; the limit is {MAX_COLUMNS:,}, drop some")
-    unpacked = sum(found.row_group(index).total_byte_size for index in range(found.num_row_groups))
+    metadata = file.metadata
+    if metadata.num_rows > MAX_ROWS:
+        raise UnreadableParquet(f"the file has {metadata.num_rows:,} rows; the limit is {MAX_ROWS:,}, so split it")
+    if metadata.num_columns > MAX_COLUMNS:
+        raise UnreadableParquet(
+            f"the file has {metadata.num_columns:,} columns; the limit is {MAX_COLUMNS:,}, so drop some"
+        )
+    unpacked = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
     if unpacked > max(MAX_RATIO * size, MIN_UNPACKED_BYTES):
-        raise _too_packed(size)
+        raise _unpacks_too_large(size)
     _check_types(file.schema_arrow)
 
 
-def _too_packed(size: int) -> UnreadableParquet:
+def _unpacks_too_large(size: int) -> UnreadableParquet:
     return UnreadableParquet(
-        f"the file of {size:,} bytes unpacks to more than {MAX_RATIO} times as much; upload the rows as JSONL"
+        f"the file of {size:,} bytes unpacks to more than {MAX_RATIO} times its size; upload the rows as JSONL"
     )
 
 
@@ -82,30 +84,30 @@ def _check_types(schema: "Schema") -> None:
     names = set()
     for field in schema:
         if field.name in names:
-            raise UnreadableParquet(f"the column {quoted(field.name)} is there twice; rename one of them")
+            raise UnreadableParquet(f"two columns are named {quoted(field.name)}; rename one of them")
         names.add(field.name)
-        if wrong := next(_unwritable(field.type), None):
+        if unsupported := next(_unsupported_types(field.type), None):
             raise UnreadableParquet(
-                f"the column {quoted(field.name)} has the type {quoted(str(wrong))}, which JSON lacks; cast it to text "
-                "or a number"
+                f"the column {quoted(field.name)} has the type {quoted(str(unsupported))}, which JSON does not have; "
+                "cast it to text or to a number"
             )
 
 
-def _unwritable(kind: "DataType") -> Iterator["DataType"]:
-    """The types within `kind` that JSON has no word for."""
+def _unsupported_types(kind: "DataType") -> Iterator["DataType"]:
+    """Yield the types within `kind` that JSON cannot represent."""
     from pyarrow import types  # noqa: PLC0415 - as above
 
     if types.is_dictionary(kind):
-        yield from _unwritable(kind.value_type)
+        yield from _unsupported_types(kind.value_type)
     elif types.is_map(kind):
         if not (types.is_string(kind.key_type) or types.is_large_string(kind.key_type)):
             yield kind
-        yield from _unwritable(kind.item_type)
+        yield from _unsupported_types(kind.item_type)
     elif types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        yield from _unwritable(kind.value_type)
+        yield from _unsupported_types(kind.value_type)
     elif types.is_struct(kind):
         for index in range(kind.num_fields):
-            yield from _unwritable(kind.field(index).type)
+            yield from _unsupported_types(kind.field(index).type)
     elif not any(
         test(kind)
         for test in (
@@ -121,15 +123,15 @@ def _rows(file: "ParquetFile") -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist(maps_as_pydicts="strict")
 
 
-def _write(rows: Iterator[dict[str, Any]], target: Path, packed: int, progress: Callable[[int], None]) -> None:
-    limit = min(MAX_FILE_BYTES, max(MAX_RATIO * packed, MIN_UNPACKED_BYTES))
+def _write(rows: Iterator[dict[str, Any]], target: Path, size: int, progress: Callable[[int], None]) -> None:
+    limit = min(MAX_FILE_BYTES, max(MAX_RATIO * size, MIN_UNPACKED_BYTES))
     written = 0
     with target.open("xb") as out:
         for count, row in enumerate(rows, start=1):
             line = json.dumps(_without_nulls(row), ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
             written += len(line)
             if written > limit:
-                raise _too_packed(packed)
+                raise _unpacks_too_large(size)
             out.write(line)
             if count % _BATCH_ROWS == 0:
                 progress(count)
@@ -137,7 +139,7 @@ def _write(rows: Iterator[dict[str, Any]], target: Path, packed: int, progress: 
 
 def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_nulls(one) for name, one in value.items() if one is not None}
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_without_nulls(one) for one in value]
+        return [_without_nulls(item) for item in value]
     return value

@@ -1,5 +1,4 @@
-"""The lines of a data file with their numbers: all of them, or some from the middle by the places that its validation
-noted. Parses none."""
+"""Reads numbered lines of a data file: all of them, or some, starting at row offsets that its validation recorded."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -13,22 +12,26 @@ SAMPLED_ROWS: Final = 1_024
 SAMPLED_BYTES: Final = 4_000_000
 MAX_PARSED_ROWS: Final = 64
 _RUNS: Final = 64
-"""A large file is sampled in so many runs of neighbouring rows: each costs a jump in the file."""
+"""Number of runs of neighbouring rows that a sample of a large file consists of. Each run costs a seek."""
 _BOM: Final = b"\xef\xbb\xbf"
 
 
 class Line(NamedTuple):
-    """One line without its end; of one that is too long, only enough for `parse_row` to refuse it."""
+    """One line without its line ending. Of an overlong line, just enough for `parse_row` to refuse it."""
 
     number: int
-    """From 1."""
+    """Counted from 1."""
     offset: int
-    """Bytes before it in the file."""
+    """Position of its first byte in the file."""
     content: bytes
 
 
 def lines(stream: BinaryIO, start: RowPlace | None = None) -> Iterator[Line]:
-    """All lines from `start`, or the beginning, on; blank ones too."""
+    """Yield all lines from `start`, or from the beginning, including blank ones.
+
+    Constant memory: `readline` reads at most a few bytes past the limit of a line, and the rest of an overlong line is
+    read and dropped in pieces, so that line numbers and offsets stay correct.
+    """
     number, offset = (1, 0) if start is None else (start.line, start.offset)
     stream.seek(offset)
     while raw := stream.readline(MAX_LINE_BYTES + 3):
@@ -43,20 +46,20 @@ def lines(stream: BinaryIO, start: RowPlace | None = None) -> Iterator[Line]:
 
 
 def line_content(raw: bytes, line: int) -> bytes:
-    """A line as `parse_row` takes it: without its end and, at the start of a file, without a byte order mark."""
+    """Return a line as `parse_row` expects it: without line ending and, on line 1, without byte order mark."""
     raw = raw.removeprefix(_BOM) if line == 1 else raw
     return raw.removesuffix(b"\n").removesuffix(b"\r")
 
 
 def rows_after(stream: BinaryIO, places: Sequence[RowPlace], after: int) -> Iterator[Line]:
-    """The lines behind number `after` that are not blank."""
+    """Yield the lines after number `after` that are not blank."""
     index = bisect_right([place.line for place in places], after + 1) - 1
     start = places[index] if index >= 0 else None
     return (line for line in lines(stream, start) if line.number > after and line.content.strip())
 
 
 def sampled(stream: BinaryIO, report: FileReport) -> Iterator[Line]:
-    """Rows from all over a file, at most `SAMPLED_ROWS` of about `SAMPLED_BYTES` together; all of a small file."""
+    """Yield rows from all over the file: at most `SAMPLED_ROWS`, about `SAMPLED_BYTES`; a small file as a whole."""
     if (report.rows <= SAMPLED_ROWS and report.bytes <= SAMPLED_BYTES) or not report.places:
         yield from islice(rows_after(stream, report.places, 0), SAMPLED_ROWS)
         return
@@ -68,7 +71,7 @@ def sampled(stream: BinaryIO, report: FileReport) -> Iterator[Line]:
 
 
 def longest(stream: BinaryIO, report: FileReport) -> Iterator[Line]:
-    """The rows that the report calls the longest, until they are `SAMPLED_BYTES` together."""
+    """Yield the longest rows by the report, up to `SAMPLED_BYTES` together."""
     left = SAMPLED_BYTES
     for place in report.longest:
         left -= place.characters
@@ -78,7 +81,7 @@ def longest(stream: BinaryIO, report: FileReport) -> Iterator[Line]:
 
 
 def sample_rows(stream: BinaryIO, places: Sequence[RowPlace]) -> list[Row]:
-    """Parses at most `MAX_PARSED_ROWS` rows, evenly spread over `places`, of a seekable JSONL file."""
+    """Parse at most `MAX_PARSED_ROWS` rows of a seekable JSONL file, evenly spread over `places`."""
     every = -(-len(places) // MAX_PARSED_ROWS) or 1
     rows = []
     for place in places[::every]:

@@ -1,4 +1,4 @@
-"""Files, what their validation found, and files that arrive in parts."""
+"""Tables of files, their validation results, and chunked uploads."""
 
 import builtins
 from datetime import datetime
@@ -27,7 +27,7 @@ from app.core.db import Base
 
 
 class FileStatus(StrEnum):
-    """OpenAI's vocabulary: clients wait until `processed` or `error`."""
+    """OpenAI's vocabulary: clients poll until `processed` or `error`."""
 
     uploaded = "uploaded"
     processed = "processed"
@@ -35,14 +35,14 @@ class FileStatus(StrEnum):
 
 
 class File(Base):
-    """A stored blob; `status` and `report` of a data file come from the validation task."""
+    """A stored blob. The validation task sets the `status` and `report` of a data file."""
 
     __tablename__ = "files"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     filename: Mapped[str] = mapped_column(String(255))
-    """Display text; paths on disk are ids."""
+    """For display only; blob keys use the id."""
     purpose: Mapped[str] = mapped_column(String(32))
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
@@ -51,17 +51,17 @@ class File(Base):
     status: Mapped[str] = mapped_column(String(16), default=FileStatus.uploaded)
     status_details: Mapped[str | None] = mapped_column(Text)
     report: Mapped[dict[str, Any] | None]
-    """`FileReport` as JSON once validated."""
+    """`FileReport` as JSON, once validated."""
     rows_blob: Mapped[str | None] = mapped_column(String(255))
-    """Key of the rows of a Parquet file as JSONL."""
+    """Blob key of a Parquet file's rows as JSONL."""
     rows_sha256: Mapped[str | None] = mapped_column(String(64))
     prompts: Mapped["builtins.bytes | None"] = mapped_column(LargeBinary, deferred=True)
     """`PromptIndex` of a valid file, up to 12 MB; not loaded with the row."""
     claimed_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """A validation task works on it until then, by the database's clock."""
+    """Deadline of the validation task that holds the claim, by the database's clock."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """From then on the file is gone for clients; only jobs that were accepted before still read it."""
+    """From this time on clients no longer see the file. Only jobs accepted earlier still read it."""
 
     __table_args__ = (
         CheckConstraint("status IN ('uploaded', 'processed', 'error')", name="status"),
@@ -73,24 +73,24 @@ class File(Base):
 
     @property
     def rows(self) -> tuple[str, str]:
-        """Blob and SHA-256 of the rows as JSONL: the file itself unless it was made of a Parquet file."""
+        """Blob and SHA-256 of the rows as JSONL: the file itself, unless it was converted from Parquet."""
         if self.rows_blob is not None and self.rows_sha256 is not None:
             return self.rows_blob, self.rows_sha256
         return self.blob, self.sha256
 
     @property
     def blobs(self) -> tuple[str, ...]:
-        """All that goes when the file goes."""
+        """Keys of all blobs to delete with the file."""
         return (self.blob,) if self.rows_blob is None else (self.rows_blob, self.blob)
 
 
 def not_expired() -> ColumnElement[bool]:
-    """Whether a file is still there for clients, by the database's clock."""
+    """Return the condition that clients still see a file, by the database's clock."""
     return or_(File.expires_at.is_(None), File.expires_at > func.now())
 
 
 class UploadStatus(StrEnum):
-    """OpenAI's vocabulary. Only a pending upload changes, and only once."""
+    """OpenAI's vocabulary. Only a pending upload changes its status, and only once."""
 
     pending = "pending"
     completed = "completed"
@@ -99,7 +99,7 @@ class UploadStatus(StrEnum):
 
 
 class Upload(Base):
-    """A file that arrives in parts; `completed` made a `File` of them."""
+    """A file that arrives in parts; a completed upload has a `File`."""
 
     __tablename__ = "uploads"
 
@@ -108,15 +108,15 @@ class Upload(Base):
     filename: Mapped[str] = mapped_column(String(255))
     purpose: Mapped[str] = mapped_column(String(32))
     bytes: Mapped[int] = mapped_column(BigInteger)
-    """Size of the whole file, as announced."""
+    """Size of the whole file, as the client announced it."""
     file_seconds: Mapped[int | None] = mapped_column(Integer)
-    """The file expires so long after it was made; None means never."""
+    """Lifetime of the file from its creation; None means forever."""
     status: Mapped[str] = mapped_column(String(16), default=UploadStatus.pending)
     part_ids: Mapped[list[str] | None]
-    """What a completed upload was made of, in order: the same request again gets the same answer."""
+    """Parts of a completed upload, in order. A repeated request with the same parts gets the same response."""
     file_id: Mapped[str | None] = mapped_column(String(64))
     is_swept: Mapped[bool] = mapped_column(Boolean, default=False, server_default=text("false"))
-    """Whether the parts of an upload that is over are gone from the blob store."""
+    """Whether the parts of a finished upload are deleted from the blob store."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
@@ -130,7 +130,7 @@ class Upload(Base):
 
 
 class UploadPart(Base):
-    """A stored piece of a pending upload."""
+    """A stored part of a pending upload."""
 
     __tablename__ = "upload_parts"
 

@@ -1,4 +1,4 @@
-"""Uploaded files: the blob first, outside of any transaction, then the row. Validates no content."""
+"""Uploaded files: stores the blob first, outside of any transaction, then the row. Validates no content."""
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from app.core.files.tables import File, not_expired
 from app.core.storage.blobs import BlobStore
 
 TRAINING_PURPOSE: Final = "fine-tune"
-"""Of files that jobs read; they are validated line by line."""
+"""Purpose of files that jobs read; their rows are validated."""
 PURPOSES: Final = (TRAINING_PURPOSE, "assistants", "batch", "vision", "user_data", "evals")
-"""OpenAI's; only `fine-tune` files can train."""
+"""OpenAI's purposes; only `fine-tune` files can train."""
 MAX_FILENAME: Final = 255
 MIN_EXPIRY_SECONDS: Final = 3600
 MAX_EXPIRY_SECONDS: Final = 2_592_000
@@ -23,7 +23,7 @@ MAX_EXPIRY_SECONDS: Final = 2_592_000
 
 @dataclass(frozen=True)
 class ReceivedFile:
-    """A blob that no row names yet."""
+    """A file in the blob store without a row yet."""
 
     file_id: str
     blob: str
@@ -32,19 +32,19 @@ class ReceivedFile:
 
 
 def check_purpose(purpose: str | None) -> str:
-    """The purpose. Raises `InvalidRequest` unless it is one of `PURPOSES`."""
+    """Return the purpose. Raises `InvalidRequest` unless it is one of `PURPOSES`."""
     if purpose in PURPOSES:
         return purpose
     sent = "is missing" if purpose is None else f"'{purpose}' is unknown"
     raise InvalidRequest(
-        f"The field `purpose` {sent}; for training and validation data send purpose 'fine-tune' "
-        f"(all: {', '.join(PURPOSES)}).",
+        f"The field `purpose` {sent}. For training and validation data send purpose 'fine-tune' "
+        f"(all purposes: {', '.join(PURPOSES)}).",
         param="purpose",
     )
 
 
 def receive(store: BlobStore, chunks: Iterable[bytes], *, max_bytes: int) -> ReceivedFile:
-    """Streams an upload into the store. Delete the blob again if no row comes to name it.
+    """Stream an upload into the store. The caller deletes the blob if it adds no row for it.
 
     Raises `PayloadTooLarge` past `max_bytes` and `InvalidRequest` for an empty file, leaving no blob.
     """
@@ -60,17 +60,17 @@ def _bounded(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
         size += len(chunk)
         if size > max_bytes:
             raise PayloadTooLarge(
-                f"The file is larger than the {max_bytes:,} bytes that this server accepts; split it, "
-                "or raise GROUPTUNE_MAX_FILE_BYTES.",
+                f"The file is larger than the limit of {max_bytes:,} bytes. Split it, or raise "
+                "GROUPTUNE_MAX_FILE_BYTES on the server.",
                 param="file",
             )
         yield chunk
     if size == 0:
-        raise InvalidRequest("The file is empty; write one JSON object a line.", param="file", code="invalid_file")
+        raise InvalidRequest("The file is empty. Write one JSON object per line.", param="file", code="invalid_file")
 
 
 def display_name(filename: str) -> str:
-    """A client's name for a file as it is stored: what Postgres can hold of it, never empty."""
+    """Return a client's file name as it is stored: without what Postgres cannot store, cut to length, never empty."""
     return filename.replace("\0", "")[:MAX_FILENAME] or "upload"
 
 
@@ -83,9 +83,9 @@ def create_file(
     purpose: str,
     expires_seconds: int | None = None,
 ) -> File:
-    """The row of a received blob, waiting for its validation. Ring validation after the commit.
+    """Add the row of a received blob, to be validated. Notify workers of the validation after the commit.
 
-    The file expires `expires_seconds` after now, or never.
+    The file expires `expires_seconds` from now, or never.
     """
     file = File(
         id=received.file_id,
@@ -106,7 +106,7 @@ def create_file(
 
 
 def find_file(session: Session, project_id: str, file_id: str, *, lock: bool = False) -> File | None:
-    """The file, its row locked for the transaction if asked; None when it is another project's or has expired."""
+    """Return the file, or None if it belongs to another project or has expired. `lock` locks its row."""
     statement = select(File).where(File.id == file_id, File.project_id == project_id, not_expired())
     if lock:
         statement = statement.with_for_update()
@@ -114,15 +114,15 @@ def find_file(session: Session, project_id: str, file_id: str, *, lock: bool = F
 
 
 def get_file(session: Session, project_id: str, file_id: str, *, lock: bool = False) -> File:
-    """The same. Raises `NotFound` when there is none."""
+    """Return the file as `find_file` does. Raises `NotFound` instead of returning None."""
     file = find_file(session, project_id, file_id, lock=lock)
     if file is None:
         raise NotFound(f"There is no file '{file_id}' in this project.")
     return file
 
 
-def states(session: Session, file_ids: Collection[str]) -> dict[str, str]:
-    """The status of each of these files that is there, by id."""
+def statuses(session: Session, file_ids: Collection[str]) -> dict[str, str]:
+    """Return the statuses of the files that exist, by id."""
     rows = session.execute(select(File.id, File.status).where(File.id.in_(file_ids), not_expired()))
     return {row.id: row.status for row in rows}
 
@@ -136,9 +136,9 @@ def list_files(
     order: Literal["asc", "desc"] = "desc",
     purpose: str | None = None,
 ) -> tuple[list[File], bool]:
-    """A page of files by age and whether there are more.
+    """Return a page of files by creation time, and whether more follow.
 
-    Raises `InvalidRequest` with `param` "after" when there is no such file.
+    Raises `InvalidRequest` with `param` "after" if `after` is not the id of a file in the list.
     """
     statement = select(File).where(File.project_id == project_id, not_expired())
     if purpose is not None:
@@ -149,7 +149,7 @@ def list_files(
             select(File.created_at, File.id).where(File.id == after, File.project_id == project_id)
         ).one_or_none()
         if seen is None:
-            raise InvalidRequest(f"'after' names nothing in this list: {after!r}.", param="after")
+            raise InvalidRequest(f"'after' is not the id of an item in this list: {after!r}.", param="after")
         mark = tuple_(seen.created_at, seen.id)
         statement = statement.where(place > mark if order == "asc" else place < mark)
     direction = (File.created_at.asc(), File.id.asc()) if order == "asc" else (File.created_at.desc(), File.id.desc())

@@ -1,4 +1,9 @@
-"""Validates a JSONL file line by line in constant memory. Knows nothing of uploads, tables or tokenizers."""
+"""Validates a JSONL file line by line in constant memory. Independent of uploads, tables and tokenizers.
+
+A file can have a million rows and 2 GB, so nothing here grows with the text: one line is read at a time and cut at the
+limit (`reading.lines`), errors and warnings are counted but only the first ones kept, the longest rows are a heap of
+fixed size, sampled rows are thinned out, and duplicates are found by hashes. Only those hashes grow, by 24 bytes a row.
+"""
 
 import heapq
 from collections.abc import Callable, Container, Iterator
@@ -14,7 +19,7 @@ from app.core.spec.rows import Row, RowError, parse_row
 MAX_FILE_BYTES: Final = 2_000_000_000
 MAX_ROWS: Final = 1_000_000
 MAX_ITEM_FIELDS: Final = 1_000
-"""Names counted in a report; a file with a new name in every row must not fill the memory."""
+"""Limit of the field names counted in a report, since a file may have a new name in every row."""
 MAX_ITEM_FIELD_LENGTH: Final = 200
 MAX_LONGEST: Final = 32
 MAX_PLACES: Final = 128
@@ -29,28 +34,28 @@ _ARCHIVES: Final = {
 }
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes read so far and the bytes in all."""
+"""Called with the bytes read so far and the total."""
 
 
 @dataclass(frozen=True)
 class ValidatedFile:
-    """What the validation makes of a file."""
+    """The results of a file's validation."""
 
     report: FileReport
     prompts: PromptIndex
-    """For what this file has in common with another."""
+    """For comparisons with another file."""
 
 
 def validate_file(path: Path, *, max_errors: int = 50, progress: Progress | None = None) -> FileReport:
-    """The report on the JSONL file at `path`; bad contents are in the report, only I/O raises (OSError).
+    """Return the report on the JSONL file at `path`. Invalid content is reported; only I/O errors raise (`OSError`).
 
-    At most `max_errors` (at least 1) errors and as many warnings are kept; all are counted.
+    Keeps at most `max_errors` (at least 1) errors and as many warnings, but counts all.
     """
     return validate_rows(path, max_errors=max_errors, progress=progress).report
 
 
 def validate_rows(path: Path, *, max_errors: int = 50, progress: Progress | None = None) -> ValidatedFile:
-    """The same with the index of the file's prompts."""
+    """Validate as `validate_file`; also returns the index of the file's prompts."""
     total = path.stat().st_size
     builder = _ReportBuilder(max(1, max_errors))
     if total > MAX_FILE_BYTES:
@@ -76,13 +81,13 @@ def validate_rows(path: Path, *, max_errors: int = 50, progress: Progress | None
 
 
 def read_rows(path: Path, chosen: Container[int] | None = None) -> Iterator[tuple[int, Row]]:
-    """Line number (from 1) and row, for each row of the file. Raises RowError at the first bad line.
+    """Yield line number (from 1) and row, for each row of the file. Raises `RowError` at the first invalid line.
 
-    With `chosen` only rows whose number (from 0, blank lines not counted) is in it; the others are not parsed.
+    With `chosen`, yields only rows whose index (from 0, not counting blank lines) is in it, and parses no others.
     """
     with path.open("rb") as stream:
-        filled = ((line, raw) for line, _, raw in lines(stream) if raw.strip())
-        for number, (line, raw) in enumerate(filled):
+        non_blank = ((line, raw) for line, _, raw in lines(stream) if raw.strip())
+        for number, (line, raw) in enumerate(non_blank):
             if chosen is None or number in chosen:
                 yield line, parse_row(raw, line)
 
@@ -94,7 +99,11 @@ def _archive(stream: BinaryIO) -> str | None:
 
 
 class _RowSampler:
-    """Evenly spread rows, never more than `MAX_PLACES`: when there are too many, every second one goes."""
+    """Keeps evenly spread rows, at most `MAX_PLACES`, without knowing the number of rows in advance.
+
+    It keeps every `_every`-th row. When it is full, it drops every second row and doubles `_every`, so the remaining
+    rows are evenly spread again.
+    """
 
     def __init__(self) -> None:
         self.kept: list[tuple[int, int]] = []
@@ -112,11 +121,11 @@ class _RowSampler:
 
 
 class _ReportBuilder:
-    """Running counts over the lines of one file."""
+    """Builds the report on one file from its lines."""
 
     def __init__(self, max_kept: int) -> None:
         self.seen = 0
-        """Lines that are not blank, usable or not."""
+        """Lines that are not blank, valid or not."""
         self.duplicate_finder = DuplicateFinder()
         self._max_kept = max_kept
         self._errors: list[Issue] = []
@@ -134,7 +143,7 @@ class _ReportBuilder:
         if not raw.strip():
             self._blank = self._blank or line
             return
-        if self._blank is not None:  # at the end of a file it is not worth a word: many editors save so
+        if self._blank is not None:  # Blank lines at the end of a file deserve no warning: many editors write them.
             self.warn(self._blank, None, "blank line ignored; line numbers count it")
             self._blank = None
         self.seen += 1
@@ -171,8 +180,8 @@ class _ReportBuilder:
         self._teacher_max = max(self._teacher_max, responses)
         self._teacher_total += responses
         for name in row.item:
-            known = name in self._item_fields
-            if known or (len(self._item_fields) < MAX_ITEM_FIELDS and len(name) <= MAX_ITEM_FIELD_LENGTH):
+            is_counted = name in self._item_fields
+            if is_counted or (len(self._item_fields) < MAX_ITEM_FIELDS and len(name) <= MAX_ITEM_FIELD_LENGTH):
                 self._item_fields[name] = self._item_fields.get(name, 0) + 1
 
     def _measure(self, line: int, offset: int, row: Row) -> None:
@@ -184,8 +193,10 @@ class _ReportBuilder:
 
     def report(self, total_bytes: int) -> FileReport:
         duplicates = self.duplicate_finder.duplicates()
-        for one in duplicates:
-            self.warn(one.line, None, f"repeats line {one.first}: the same prompt and answers; drop one of them")
+        for duplicate in duplicates:
+            self.warn(
+                duplicate.line, None, f"repeats line {duplicate.first}: the same prompt and answers; drop one of them"
+            )
         return FileReport(
             valid=self._error_count == 0,
             rows=self._expert_rows + self._prompt_only_rows,
@@ -204,7 +215,7 @@ class _ReportBuilder:
             duplicate_rows=len(duplicates),
             longest=tuple(
                 LongRow(line=line, offset=offset, characters=characters)
-                for characters, line, offset in sorted(self._longest, key=lambda one: (-one[0], one[1]))
+                for characters, line, offset in sorted(self._longest, key=lambda row: (-row[0], row[1]))
             ),
             places=tuple(RowPlace(line=line, offset=offset) for line, offset in self._row_sampler.kept),
         )

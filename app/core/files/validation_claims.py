@@ -1,4 +1,4 @@
-"""Who validates which file: a claim that another worker may take over once it is old."""
+"""Claims on files to validate. Another worker can take over a claim that has expired."""
 
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -26,7 +26,7 @@ _CLAIM: Final = text(
 
 @dataclass(frozen=True)
 class FileClaim:
-    """One file to validate; `until` tells this claim from any other."""
+    """A claim on one file to validate. `until` identifies the claim: each renewal or takeover changes it."""
 
     file_id: str
     blob: str
@@ -36,7 +36,7 @@ class FileClaim:
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """What a validation found."""
+    """The result of a file's validation, as columns of its row."""
 
     status: FileStatus
     details: str | None = None
@@ -47,20 +47,20 @@ class ValidationResult:
 
 
 def any_waiting(session: Session) -> bool:
-    """Whether a file waits that nobody works on."""
+    """Return whether a file needs validation and no worker holds a claim on it."""
     free = (File.claimed_until.is_(None)) | (File.claimed_until < func.now())
     waiting = select(File.id).where(File.status == FileStatus.uploaded, free)
     return session.scalar(select(waiting.exists())) is True
 
 
 def claim_next(session: Session, seconds: float) -> FileClaim | None:
-    """Takes the oldest waiting file for so long, by the database's clock; None when none waits."""
+    """Claim the oldest unclaimed file for `seconds`, by the database's clock. Returns None if no file is waiting."""
     row = session.execute(_CLAIM, {"seconds": seconds}).one_or_none()
     return None if row is None else FileClaim(row.id, row.blob, row.purpose, row.claimed_until)
 
 
 def renew(session: Session, claim: FileClaim, seconds: float) -> FileClaim | None:
-    """The claim for so long from now on; None when another worker took over meanwhile."""
+    """Extend the claim to `seconds` from now. Returns None if another worker took over."""
     until = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
     renewed = session.scalar(
         update(File).where(*_held(claim)).values(claimed_until=until).returning(File.claimed_until),
@@ -74,7 +74,7 @@ def _held(claim: FileClaim) -> tuple[ColumnElement[bool], ...]:
 
 
 def settle(session: Session, claim: FileClaim, result: ValidationResult) -> bool:
-    """Stores what the validation found; False, and no change, when another worker took over meanwhile."""
+    """Store the result. Returns False, without any change, if another worker took over."""
     columns = asdict(result)
     columns["status_details"] = columns.pop("details")
     settled = session.execute(

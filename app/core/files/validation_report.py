@@ -1,15 +1,15 @@
-"""What the validation of a data file found: what clients see, and what later checks of jobs read."""
+"""The report on a data file, for clients and for later checks of jobs."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Issue(BaseModel):
-    """One thing that is wrong with a file."""
+    """One error or warning in a file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     line: int | None
-    """From 1; None when it concerns the whole file. Of a Parquet file the row."""
+    """Counted from 1; None if it concerns the whole file. In a Parquet file, the number of the row."""
     param: str | None = None
     message: str
 
@@ -18,7 +18,7 @@ class Issue(BaseModel):
 
 
 class TeacherResponses(BaseModel):
-    """Teacher answers a row, over the rows of the file."""
+    """Number of teacher answers per row, over the rows of the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,7 +28,7 @@ class TeacherResponses(BaseModel):
 
 
 class RowPlace(BaseModel):
-    """Where a row lies, for readers that start in the middle of a file."""
+    """Position of a row, for readers that start in the middle of a file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,20 +41,20 @@ class LongRow(RowPlace):
     """One of the longest rows."""
 
     characters: int
-    """Of its prompt and its longest answer."""
+    """Length of its prompt and its longest answer."""
 
 
 class FileReport(BaseModel):
-    """What a data file holds and what is wrong with it."""
+    """The content of a data file and its errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     valid: bool
     rows: int
-    """Usable rows."""
+    """Number of valid rows."""
     bytes: int
     errors: tuple[Issue, ...]
-    """The first of them; `error_count` counts all."""
+    """The first errors; `error_count` counts all."""
     error_count: int
     warnings: tuple[Issue, ...]
     warning_count: int
@@ -63,27 +63,27 @@ class FileReport(BaseModel):
     teacher_rows: int
     teacher_responses: TeacherResponses
     item_fields: dict[str, int]
-    """How many rows have each field that a grader can read as `item.*`."""
+    """Number of rows with each field that a grader can read as `item.*`."""
     duplicate_rows: int = 0
-    """Rows whose prompt and answers an earlier row has too."""
+    """Number of rows with the same prompt and answers as an earlier row."""
     longest: tuple[LongRow, ...] = ()
-    """Longest first: a limit in tokens that these keep is kept by all."""
+    """Longest first. If these rows fit into a token limit, all rows do."""
     places: tuple[RowPlace, ...] = ()
-    """Rows evenly spread over the file, the first one among them."""
+    """Evenly spread rows, including the first one."""
 
     def summary(self) -> str:
-        """One line for `status_details` or a terminal."""
+        """Return one line for `status_details` or a terminal."""
         if self.valid:
             expert = f"{self.expert_rows:,} with a demonstration"
             teacher = f"{self.teacher_rows:,} with teacher responses"
-            twice = f", {self.duplicate_rows:,} duplicates" if self.duplicate_rows else ""
-            return f"{self.rows:,} rows: {expert}, {teacher}, {self.prompt_only_rows:,} prompt-only{twice}"
+            duplicates = f", {self.duplicate_rows:,} duplicates" if self.duplicate_rows else ""
+            return f"{self.rows:,} rows: {expert}, {teacher}, {self.prompt_only_rows:,} prompt-only{duplicates}"
         more = self.error_count - 1
         return str(self.errors[0]) + (f" (and {more:,} more error{'s' if more > 1 else ''})" if more else "")
 
 
 def broken(total_bytes: int, message: str) -> FileReport:
-    """The report on a file of which no row could be read."""
+    """Return the report on a file without any readable row."""
     return FileReport(
         valid=False,
         rows=0,

@@ -121,4 +121,4 @@ def test_limits_hold_for_what_a_file_unpacks_to(tmp_path: Path, monkeypatch: pyt
     assert "the file has 4 rows; the limit is 3" in refusal(source)
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["prompt", "prompt"])
     pq.write_table(twice, source)
-    assert "there twice" in refusal(source)
+    assert "two columns are named 'prompt'" in refusal(source)
