@@ -96,7 +96,7 @@ def retrieve_model(caller: Caller, model: ModelName, database: Db, settings: Con
 def remove_model(caller: Caller, model: ModelName, database: Db, store: Store, settings: Config) -> ModelDeleted:
     """Delete a fine-tuned model, or a checkpoint of a finished job. Base models cannot be deleted."""
     base_names = {base.name for base in registry.list_base_models(settings.models_dir)}
-    if registry.unaliased(model, settings.model_aliases) in base_names:
+    if registry.resolve_alias(model, settings.model_aliases) in base_names:
         raise InvalidRequest(
             f"'{model}' is a base model. Only fine-tuned models and checkpoints can be deleted.", param="model"
         )

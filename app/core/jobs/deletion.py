@@ -17,7 +17,7 @@ from app.core.jobs.queries import job_of_project
 from app.core.jobs.state_machine import TERMINAL
 from app.core.jobs.tables import Checkpoint, Group, Job, JobAttempt, JobEvent, Metric, MetricRollup
 from app.core.models.adapters import find_adapter, get_own
-from app.core.models.aliases import names_of
+from app.core.models.aliases import alias_names
 from app.core.models.tables import TrainedModel
 
 
@@ -65,7 +65,7 @@ def delete_model(session: Session, project_id: str, name: str) -> TrainedModel:
     starts = select(Job.id).where(Job.status.not_in(TERMINAL), Job.spec["model"].astext == name).limit(1)
     if (job_id := session.scalar(starts)) is not None:
         raise _in_use(f"The job {job_id} starts from the model '{name}'")
-    if named := names_of(session, name):
+    if named := alias_names(session, name):
         message = f"The alias {named[0]} points to the model '{name}'. Move or delete that alias first."
         raise InvalidRequest(message, code="model_in_use", param="model")
     if model.step is not None:

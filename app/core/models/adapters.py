@@ -1,4 +1,4 @@
-"""Trained adapters by name: a project's own, and those that others share with it."""
+"""Trained adapters by name: a project's own, and those that other projects share with it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +13,12 @@ from app.core.models import registry
 from app.core.models.tables import CheckpointPermission, ModelAlias, TrainedModel
 
 ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
-"""PEFT's format: what makes a stored tree an adapter."""
+"""Files of an adapter in PEFT's format."""
 CARD: Final = "README.md"
 
 
 class AdapterMissing(InvalidRequest):
-    """The checkpoint holds the trainer's state alone, no adapter."""
+    """The checkpoint holds only the trainer's state, no adapter."""
 
     code = "adapter_missing"
 
@@ -30,28 +30,28 @@ def _usable_by(project_id: str) -> ColumnElement[bool]:
     return or_(TrainedModel.project_id == project_id, shared.exists())
 
 
-def _unaliased(session: Session, project_id: str, name: str) -> str:
-    """The id behind one of the project's aliases, or `name`."""
+def _resolve_alias(session: Session, project_id: str, name: str) -> str:
+    """Return the id that the project's alias `name` stands for, or `name` itself."""
     named = select(ModelAlias.model).where(ModelAlias.project_id == project_id, ModelAlias.name == name)
     return session.scalar(named) or name
 
 
 def list_adapters(session: Session, project_id: str) -> list[TrainedModel]:
-    """All that the project can train on or download, newest first."""
+    """Return all adapters that the project can train on or download, newest first."""
     usable = select(TrainedModel).where(_usable_by(project_id), TrainedModel.has_adapter)
     return list(session.scalars(usable.order_by(TrainedModel.created_at.desc(), TrainedModel.id)))
 
 
 def find_adapter(session: Session, project_id: str, name: str) -> TrainedModel | None:
-    """The adapter called `name`, itself or by an alias, if this project has it or may use it."""
+    """Return the adapter with this id or alias if the project owns it or may use it."""
     usable = select(TrainedModel).where(
-        TrainedModel.id == _unaliased(session, project_id, name), _usable_by(project_id)
+        TrainedModel.id == _resolve_alias(session, project_id, name), _usable_by(project_id)
     )
     return session.scalars(usable).one_or_none()
 
 
 def get_adapter(session: Session, project_id: str, name: str) -> TrainedModel:
-    """The same. Raises `NotFound` when there is none."""
+    """Return the adapter as `find_adapter` does. Raises `NotFound` instead of returning None."""
     adapter = find_adapter(session, project_id, name)
     if adapter is None:
         raise NotFound(f"There is no fine-tuned model '{name}' in this project.", code="model_not_found")
@@ -59,7 +59,7 @@ def get_adapter(session: Session, project_id: str, name: str) -> TrainedModel:
 
 
 def get_own(session: Session, project_id: str, name: str, *, lock: bool = False) -> TrainedModel:
-    """An adapter that belongs to this project, its row locked if asked. Raises `NotFound`."""
+    """Return an adapter that this project owns; `lock` locks its row. Raises `NotFound`."""
     own = select(TrainedModel).where(TrainedModel.id == name, TrainedModel.project_id == project_id)
     if lock:
         own = own.with_for_update()
@@ -73,8 +73,8 @@ def check_files(adapter: TrainedModel) -> None:
     """Raises `AdapterMissing` for a checkpoint that was stored without its adapter."""
     if not adapter.has_adapter:
         raise AdapterMissing(
-            f"The checkpoint '{adapter.id}' holds the trainer's state alone, which only its own job can go on from; "
-            "use the model that the job published.",
+            f"The checkpoint '{adapter.id}' holds only the trainer's state, and only its own job can resume from it. "
+            "Use the model that the job published.",
             param="model",
         )
 
@@ -82,18 +82,18 @@ def check_files(adapter: TrainedModel) -> None:
 def starting_point(
     session: Session, project_id: str, name: str, models_dir: Path, aliases: Mapping[str, str] | None = None
 ) -> tuple[str, TrainedModel | None]:
-    """What a job on the model or alias `name` starts from: a base model's canonical name, and the adapter on it if any.
+    """Return the canonical name of the base model that a job on `name` trains, and the adapter it starts from, if any.
 
-    Until the transaction ends nobody deletes that adapter. Raises `InvalidRequest` with `param` "model".
+    Locks the adapter against deletion until the transaction ends. Raises `InvalidRequest` with `param` "model".
     """
-    name = _unaliased(session, project_id, name)
+    name = _resolve_alias(session, project_id, name)
     if not name.startswith(FINE_TUNED):
         return registry.resolve(name, models_dir, aliases).name, None
     usable = select(TrainedModel).where(TrainedModel.id == name, _usable_by(project_id))
     adapter = session.scalars(usable.with_for_update(read=True, key_share=True, of=TrainedModel)).one_or_none()
     if adapter is None:
         raise InvalidRequest(
-            f"There is no fine-tuned model '{name}' in this project; GET /v1/models lists those there are.",
+            f"There is no fine-tuned model '{name}' in this project. GET /v1/models lists the models.",
             param="model",
             code="model_not_found",
         )

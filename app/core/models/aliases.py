@@ -1,4 +1,4 @@
-"""A project's own names for its models. They are moved by hand or by a job whose gates passed."""
+"""Aliases: a project's own names for its models. A client moves them, or a job whose gates have passed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,18 +14,18 @@ from app.core.models.tables import ModelAlias
 
 
 def list_aliases(session: Session, project_id: str) -> list[ModelAlias]:
-    """All of the project's, by name."""
+    """Return all aliases of the project, by name."""
     own = select(ModelAlias).where(ModelAlias.project_id == project_id)
     return list(session.scalars(own.order_by(ModelAlias.name)))
 
 
 def find_alias(session: Session, project_id: str, name: str) -> ModelAlias | None:
-    """The alias, if the project has it."""
+    """Return the alias if the project has it."""
     return session.get(ModelAlias, (project_id, name), populate_existing=True)
 
 
 def get_alias(session: Session, project_id: str, name: str) -> ModelAlias:
-    """The same. Raises `NotFound`."""
+    """Return the alias as `find_alias` does. Raises `NotFound` instead of returning None."""
     alias = find_alias(session, project_id, name)
     if alias is None:
         raise NotFound(f"This project has no alias '{name}'.", code="alias_not_found")
@@ -33,14 +33,14 @@ def get_alias(session: Session, project_id: str, name: str) -> ModelAlias:
 
 
 def check_name(name: str, models_dir: Path, operator_aliases: Mapping[str, str]) -> None:
-    """Raises `InvalidRequest` with `param` "alias" for a name that means a base model already."""
+    """Raises `InvalidRequest` with `param` "alias" if `name` is already the name or alias of a base model."""
     taken = {base.name for base in registry.list_base_models(models_dir)} | operator_aliases.keys()
     if name in taken:
-        raise InvalidRequest(f"'{name}' names a base model here; choose another alias.", param="alias")
+        raise InvalidRequest(f"'{name}' names a base model here. Choose another alias.", param="alias")
 
 
 def move(session: Session, project_id: str, name: str, model: str) -> ModelAlias:
-    """Makes `name` stand for one of the project's own models. Raises `NotFound`, and `InvalidRequest` without files."""
+    """Point the alias `name` to one of the project's own models. Raises `NotFound` and `AdapterMissing`."""
     check_files(get_own(session, project_id, model, lock=True))
     values = {"project_id": project_id, "name": name, "model": model}
     change = {"model": model, "moved_at": func.now()}
@@ -51,13 +51,13 @@ def move(session: Session, project_id: str, name: str, model: str) -> ModelAlias
 
 
 def remove(session: Session, project_id: str, name: str) -> ModelAlias:
-    """Deletes the alias, never the model. Raises `NotFound`."""
+    """Delete the alias but not its model. Raises `NotFound`."""
     alias = get_alias(session, project_id, name)
     session.delete(alias)
     session.flush()
     return alias
 
 
-def names_of(session: Session, model: str) -> list[str]:
-    """The aliases that name a model."""
+def alias_names(session: Session, model: str) -> list[str]:
+    """Return the aliases of a model."""
     return list(session.scalars(select(ModelAlias.name).where(ModelAlias.model == model).order_by(ModelAlias.name)))

@@ -1,4 +1,4 @@
-"""Who else may use a project's checkpoints and models: as a job's start, in lists and downloads. Only owners ask."""
+"""Permissions to use another project's models: as the start of a job, in lists and for downloads. Owners grant them."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -23,23 +23,23 @@ _GRANT: Final = text(
 
 
 def grant(session: Session, project_id: str, model: str, project_ids: Sequence[str]) -> list[CheckpointPermission]:
-    """Lets the projects use `model`; returns their permissions in this order, those that were there before too.
+    """Let the projects use `model`; returns their permissions in this order, including existing ones.
 
-    Raises `NotFound` when the project does not own the model, `InvalidRequest` for an unknown project.
+    Raises `NotFound` if the project does not own the model, and `InvalidRequest` for an unknown project.
     """
     get_own(session, project_id, model)
     wanted = list(dict.fromkeys(project_ids))
     new_ids = [ids.permission_id() for _ in wanted]
     session.execute(_GRANT, {"model": model, "ids": new_ids, "project_ids": wanted})
-    mine = select(CheckpointPermission).where(
+    query = select(CheckpointPermission).where(
         CheckpointPermission.model == model, CheckpointPermission.project_id.in_(wanted)
     )
-    granted = {permission.project_id: permission for permission in session.scalars(mine)}
-    for place, wanted_id in enumerate(project_ids):
+    granted = {permission.project_id: permission for permission in session.scalars(query)}
+    for index, wanted_id in enumerate(project_ids):
         if wanted_id not in granted:
             raise InvalidRequest(
                 f"There is no project '{wanted_id}' on this server.",
-                param=f"project_ids.{place}",
+                param=f"project_ids.{index}",
                 code="project_not_found",
             )
     return [granted[wanted_id] for wanted_id in wanted]
@@ -55,9 +55,9 @@ def list_permissions(
     newest_first: bool,
     of_project: str | None = None,
 ) -> tuple[list[CheckpointPermission], bool]:
-    """A page of permissions by age and whether there are more; `of_project` keeps to that one's.
+    """Return a page of permissions by creation time, and whether more follow; `of_project` filters by project.
 
-    Raises `NotFound` when the project does not own the model, `InvalidRequest` with `param` "after".
+    Raises `NotFound` if the project does not own the model, and `InvalidRequest` with `param` "after".
     """
     get_own(session, project_id, model)
     statement = select(CheckpointPermission).where(CheckpointPermission.model == model)
@@ -67,7 +67,7 @@ def list_permissions(
     if after is not None:
         seen = _get(session, model, after)
         if seen is None:
-            raise InvalidRequest(f"'after' names nothing in this list: {after!r}.", param="after")
+            raise InvalidRequest(f"'after' is not the id of an item in this list: {after!r}.", param="after")
         mark = tuple_(seen.created_at, seen.id)
         statement = statement.where(place < mark if newest_first else place > mark)
     columns = (CheckpointPermission.created_at, CheckpointPermission.id)
@@ -77,9 +77,9 @@ def list_permissions(
 
 
 def revoke(session: Session, project_id: str, model: str, permission_id: str) -> None:
-    """Takes a permission back: no job of the other project starts from the model any more.
+    """Revoke a permission: no new job of the other project can start from the model.
 
-    A job of it that trains already goes on; its next attempt, if it needs one, fails. Raises `NotFound`.
+    A job that is already training continues, but its next attempt, if it needs one, fails. Raises `NotFound`.
     """
     get_own(session, project_id, model)
     permission = _get(session, model, permission_id)
@@ -90,7 +90,7 @@ def revoke(session: Session, project_id: str, model: str, permission_id: str) ->
 
 
 def _get(session: Session, model: str, permission_id: str) -> CheckpointPermission | None:
-    mine = select(CheckpointPermission).where(
+    query = select(CheckpointPermission).where(
         CheckpointPermission.id == permission_id, CheckpointPermission.model == model
     )
-    return session.scalars(mine).one_or_none()
+    return session.scalars(query).one_or_none()

@@ -1,4 +1,4 @@
-"""Base models: which names this installation knows and where their files lie."""
+"""Base models: the names that this installation accepts, and the directories of their files."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from typing import Final
 from app.core.errors import InvalidRequest
 
 _SNAPSHOT: Final = re.compile(r"-\d{4}-\d{2}-\d{2}$")
-"""The date that OpenAI's names of snapshots end with."""
+"""The date at the end of OpenAI's snapshot names."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,21 @@ CATALOG: Final[dict[str, CatalogEntry]] = {
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A name that jobs may use as `model`."""
+    """A model name that jobs may use as `model`."""
 
     name: str
     directory: Path
-    """Where its files lie, or will lie once pulled."""
+    """Directory of its files, which exists once the model is pulled."""
     entry: CatalogEntry | None
 
     @property
     def is_pulled(self) -> bool:
-        """Conversion renames its finished directory into place, so config.json means complete."""
+        """Whether the model is complete: conversion renames its finished directory into place, config.json included."""
         return (self.directory / "config.json").is_file()
 
     @property
     def context_length(self) -> int | None:
-        """Tokens that it was made for, prompt and answer together; None where its config does not say."""
+        """Tokens of prompt and answer together that the model supports; None if its config does not state them."""
         try:
             config = json.loads((self.directory / "config.json").read_bytes())
             limit = config.get("max_position_embeddings") or config["text_config"]["max_position_embeddings"]
@@ -76,7 +76,7 @@ class BaseModel:
         return limit if isinstance(limit, int) and limit > 0 else None
 
     def fitting(self, max_length: int) -> int:
-        """`max_length` tokens, or as many as the model was made for."""
+        """Return `max_length`, or the model's context length if that is smaller."""
         return min(max_length, self.context_length or max_length)
 
 
@@ -87,18 +87,18 @@ def _find_entry(name: str) -> CatalogEntry | None:
     return None
 
 
-def unaliased(name: str, aliases: Mapping[str, str]) -> str:
-    """What the operator's `aliases` call `name`, or `name`. An alias stands for its dated snapshots too."""
+def resolve_alias(name: str, aliases: Mapping[str, str]) -> str:
+    """Resolve the operator's `aliases`; returns `name` if it is none. An alias also stands for its dated snapshots."""
     undated = _SNAPSHOT.sub("", name)
     return aliases.get(name) or aliases.get(undated) or name
 
 
 def resolve(name: str, models_dir: Path, aliases: Mapping[str, str] | None = None) -> BaseModel:
-    """The base model called `name`: alias, catalog name, hub id, or a directory of `models_dir`.
+    """Return the base model called `name`: an alias, catalog name, hub id, or directory in `models_dir`.
 
     Raises `InvalidRequest` with `param` "model" that lists the known names.
     """
-    name = unaliased(name, aliases or {})
+    name = resolve_alias(name, aliases or {})
     entry = _find_entry(name)
     canonical = entry.name if entry else name
     directory = models_dir / canonical
@@ -107,11 +107,11 @@ def resolve(name: str, models_dir: Path, aliases: Mapping[str, str] | None = Non
         inside = directory.resolve().is_relative_to(models_dir.resolve()) and directory != models_dir
         if inside and (entry or model.is_pulled):
             return model
-    except (OSError, ValueError):  # no file system has such a name: too long, a NUL, half a surrogate pair
+    except (OSError, ValueError):  # not a possible file name: too long, contains a NUL or half a surrogate pair
         name = name[:64]
-    known = ", ".join(base.name for base in list_base_models(models_dir))
+    names = ", ".join(base.name for base in list_base_models(models_dir))
     raise InvalidRequest(
-        f"There is no base model '{name}'. Known here: {known}. "
+        f"There is no base model '{name}'. Known here: {names}. "
         f"To add one, put its config, tokenizer and safetensors into {models_dir}/<name>.",
         param="model",
         code="model_not_found",
@@ -119,9 +119,9 @@ def resolve(name: str, models_dir: Path, aliases: Mapping[str, str] | None = Non
 
 
 def list_base_models(models_dir: Path) -> list[BaseModel]:
-    """The catalog and whatever else lies pulled in `models_dir`, by name."""
-    found = {entry.name: BaseModel(entry.name, models_dir / entry.name, entry) for entry in CATALOG.values()}
+    """Return the catalog and all other models in `models_dir`, by name."""
+    models = {entry.name: BaseModel(entry.name, models_dir / entry.name, entry) for entry in CATALOG.values()}
     for config in sorted(models_dir.glob("*/config.json")):
         name = config.parent.name
-        found.setdefault(name, BaseModel(name, config.parent, None))
-    return sorted(found.values(), key=lambda model: model.name)
+        models.setdefault(name, BaseModel(name, config.parent, None))
+    return sorted(models.values(), key=lambda model: model.name)

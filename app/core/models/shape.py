@@ -1,4 +1,4 @@
-"""The size of a base model and of its layers: from its files, or guessed from its number of weights."""
+"""Size of a base model and of its layers: read from its files, or estimated from its number of parameters."""
 
 import json
 from dataclasses import dataclass
@@ -8,30 +8,30 @@ from app.core.models import weights
 from app.core.models.registry import BaseModel
 
 _WIDTH_A_LAYER: Final = 64
-"""Hidden size over layers, of a model that is not pulled yet. A layer has about 12 hidden x hidden weights."""
+"""Assumed ratio of hidden size to layers of a model without files. A layer has about 12 hidden x hidden weights."""
 _VOCABULARY: Final = 100_000
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What costs are counted with."""
+    """The sizes that cost estimates use."""
 
     parameters: int
     bytes: int
-    """Of the weights as they are loaded."""
+    """Size of the weights as they are loaded."""
     layers: int
     hidden: int
     intermediate: int
     kv_width: int
-    """Numbers that a layer keeps for the keys of a token, and again for its values."""
+    """Numbers that a layer caches for the keys of one token, and as many for its values."""
     vocabulary: int
     is_pulled: bool = True
     is_exact: bool = True
-    """Read from the model's own config."""
+    """Whether it was read from the model's own config."""
 
 
 def shape_of(model: BaseModel) -> Shape | None:
-    """None for a model that is neither in the catalog nor has readable weights."""
+    """Return the shape of a model; None if it is not in the catalog and has no readable weights."""
     parameters = weights.count(model.directory)
     if parameters is None:
         return _guessed(model.entry.parameters, model.entry.parameters * 2, False) if model.entry else None

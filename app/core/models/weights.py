@@ -1,4 +1,4 @@
-"""What the headers of a model's safetensors files say: how many weights it has, and whether the files are whole."""
+"""Reads the headers of a model's safetensors files: how many weights it has, and whether the files are complete."""
 
 import json
 import math
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, Final
 
 _MAX_HEADER_BYTES: Final = 100_000_000
-"""The format's own limit."""
+"""The limit of the safetensors format."""
 _METADATA: Final = "__metadata__"
 
 
 def count(directory: Path) -> int | None:
-    """Of all files together; None where there is none, or one that cannot be read."""
+    """Return the number of weights in all files; None if no file exists or one cannot be read."""
     files = sorted(directory.glob("*.safetensors"))
     try:
         return sum(map(_count, files)) or None
@@ -20,17 +20,17 @@ def count(directory: Path) -> int | None:
 
 
 def damage(directory: Path) -> str | None:
-    """What is wrong with the files, without a look at the weights themselves; None when they are whole."""
+    """Return what is wrong with the files, without reading the weights; None if they are complete."""
     try:
         json.loads((directory / "config.json").read_bytes())
         files = sorted(directory.glob("*.safetensors"))
         if not files:
-            return "it has no *.safetensors"
+            return "it has no *.safetensors files"
         for path in files:
             header, begin = _header(path)
             end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != _METADATA), default=0)
             if path.stat().st_size != begin + end:
-                return f"{path.name} is cut off or has something behind its weights"
+                return f"{path.name} is truncated or has extra bytes after its weights"
         for index in directory.glob("*.safetensors.index.json"):
             named = set(json.loads(index.read_bytes())["weight_map"].values())
             if absent := sorted(named - {path.name for path in files}):
@@ -46,10 +46,10 @@ def _count(path: Path) -> int:
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header, and where the weights begin. Raises `ValueError` for another kind of file."""
+    """Return the header and the offset of the weights. Raises `ValueError` if it is not a safetensors file."""
     with path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         if not 0 < size <= _MAX_HEADER_BYTES:
-            raise ValueError(f"{path} is no safetensors file")
+            raise ValueError(f"{path} is not a safetensors file")
         header: dict[str, Any] = json.loads(stream.read(size))
     return header, 8 + size

@@ -6,17 +6,17 @@ import pytest
 from pydantic import ValidationError
 
 from app.core.errors import InvalidRequest
-from app.core.models.registry import resolve, unaliased
+from app.core.models.registry import resolve, resolve_alias
 from app.core.settings import Settings
 
 
 def test_an_alias_stands_for_its_dated_snapshots_unless_they_have_their_own() -> None:
     aliases = {"gpt-4o-mini": "small", "gpt-4o-mini-2025-01-01": "other"}
-    assert unaliased("gpt-4o-mini", aliases) == "small"
-    assert unaliased("gpt-4o-mini-2024-07-18", aliases) == "small"
-    assert unaliased("gpt-4o-mini-2025-01-01", aliases) == "other"
+    assert resolve_alias("gpt-4o-mini", aliases) == "small"
+    assert resolve_alias("gpt-4o-mini-2024-07-18", aliases) == "small"
+    assert resolve_alias("gpt-4o-mini-2025-01-01", aliases) == "other"
     for name in ("gpt-4o", "gpt-4o-mini-latest", "gpt-4o-mini-2024-07-18-x", ""):
-        assert unaliased(name, aliases) == name
+        assert resolve_alias(name, aliases) == name
 
 
 def test_aliases_lead_to_catalog_names_hub_ids_and_directories(tmp_path: Path) -> None:
