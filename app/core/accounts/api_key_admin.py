@@ -1,4 +1,4 @@
-"""What administrators do with API keys of any project: mint, list, revoke, rotate."""
+"""Manages API keys of all projects, for administrators: create, list, revoke, rotate."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -24,13 +24,15 @@ def mint(
     requests_per_minute: int | None,
     expires_in: timedelta | None,
 ) -> NewKey:
-    """A new key. Raises `InvalidRequest` when there is no such project or it is archived."""
-    # Shared lock: the project cannot be archived meanwhile.
+    """Create a key. Raises `InvalidRequest` if the project does not exist or is archived."""
+    # The shared lock prevents the project from being archived until the transaction ends.
     project = session.get(Project, project_id, with_for_update={"read": True})
-    if project is None or project.archived_at is not None:
-        state = "There is no project" if project is None else "Bring back first the archived project"
-        raise InvalidRequest(f"{state} '{project_id}'; GET /v1/projects lists them.", param="project_id")
-    made = create_key(
+    if project is None:
+        message = f"There is no project '{project_id}'. GET /v1/projects lists the projects."
+        raise InvalidRequest(message, param="project_id")
+    if project.archived_at is not None:
+        raise InvalidRequest(f"The project '{project_id}' is archived. Unarchive it first.", param="project_id")
+    new_key = create_key(
         session,
         project_id,
         name,
@@ -39,28 +41,28 @@ def mint(
         expires_in=expires_in,
         created_by=actor.key_id,
     )
-    after = audit.snapshot(made.key, *AUDITED)
-    audit.record(session, actor, Action.key_create, made.key.id, project_id=project_id, after=after)
-    return made
+    after = audit.snapshot(new_key.key, *AUDITED)
+    audit.record(session, actor, Action.key_create, new_key.key.id, project_id=project_id, after=after)
+    return new_key
 
 
 def get_key(session: Session, key_id: str, *, lock: bool = False) -> ApiKey:
-    """The key, its row locked for the transaction if asked. Raises `NotFound`."""
+    """Return the key; `lock` locks its row for the transaction. Raises `NotFound`."""
     statement = select(ApiKey).where(ApiKey.id == key_id)
     if lock:
         statement = statement.with_for_update()
     key = session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
     if key is None:
-        raise NotFound(f"There is no API key '{key_id}'; its id is the eight characters after 'gt_live_'.")
+        raise NotFound(f"There is no API key '{key_id}'. The id is the eight characters after 'gt_live_'.")
     return key
 
 
 def list_keys(
     session: Session, *, after: str | None, limit: int, project_id: str | None = None
 ) -> tuple[list[ApiKey], bool]:
-    """A page of keys, newest first, revoked ones too, and whether there are more.
+    """Return a page of keys, newest first and including revoked ones, and whether more follow.
 
-    Raises `InvalidRequest` with `param` "after" when there is no such key.
+    Raises `InvalidRequest` with `param` "after" if `after` is not the id of a key.
     """
     statement = select(ApiKey)
     if project_id is not None:
@@ -68,23 +70,23 @@ def list_keys(
     if after is not None:
         seen = session.get(ApiKey, after)
         if seen is None:
-            raise InvalidRequest(f"'after' names nothing in this list: {after!r}.", param="after")
+            raise InvalidRequest(f"'after' is not the id of an item in this list: {after!r}.", param="after")
         statement = statement.where(tuple_(ApiKey.created_at, ApiKey.id) < tuple_(seen.created_at, seen.id))
     rows = session.scalars(statement.order_by(ApiKey.created_at.desc(), ApiKey.id.desc()).limit(limit + 1)).all()
     return list(rows[:limit]), len(rows) > limit
 
 
 def revoke(session: Session, actor: Actor, key_id: str) -> ApiKey:
-    """Ends a key for good; asking again changes nothing.
+    """Revoke a key for good; does nothing if it is revoked already.
 
-    Raises `NotFound`, and `InvalidRequest` for the last key that could make another one.
+    Raises `NotFound`, and `InvalidRequest` for the last key that can create keys.
     """
     administrators = lock_administrators(session)
     key = get_key(session, key_id, lock=True)
     if key.revoked_at is not None:
         return key
-    if [one.id for one in administrators] == [key.id]:
-        raise last_administrator(f"'{key.id}' is the last administrator's key")
+    if [administrator.id for administrator in administrators] == [key.id]:
+        raise last_administrator_error(f"'{key.id}' is the last administrator's key")
     before = audit.snapshot(key, *AUDITED, "revoked_at")
     key.revoked_at = func.now()
     session.flush()
@@ -95,17 +97,17 @@ def revoke(session: Session, actor: Actor, key_id: str) -> ApiKey:
 
 
 def rotate(session: Session, actor: Actor, key_id: str, grace: timedelta) -> NewKey:
-    """A new key like this one, with as long a life; the old one is good for `grace` from now on, no longer.
+    """Create a successor of a key, with the same settings and lifetime. The old key expires within `grace`.
 
     Raises `NotFound`, and `InvalidRequest` for a key that has ended or was rotated before.
     """
     key = get_key(session, key_id, lock=True)
     ended = key.revoked_at is not None or session.scalar(select(_is_over()).where(ApiKey.id == key_id))
     if ended:
-        raise InvalidRequest(f"The API key '{key_id}' has ended; create a new one instead.")
+        raise InvalidRequest(f"The API key '{key_id}' has ended. Create a new one instead.")
     if key.replaced_by is not None:
-        raise InvalidRequest(f"The API key '{key_id}' was rotated already; rotate '{key.replaced_by}' instead.")
-    made = create_key(
+        raise InvalidRequest(f"The API key '{key_id}' was already rotated. Use or rotate '{key.replaced_by}' instead.")
+    new_key = create_key(
         session,
         key.project_id,
         key.name,
@@ -115,17 +117,17 @@ def rotate(session: Session, actor: Actor, key_id: str, grace: timedelta) -> New
         created_by=actor.key_id,
     )
     before = audit.snapshot(key, "expires_at", "replaced_by")
-    key.expires_at = func.least(key.expires_at, func.now() + grace)  # LEAST passes over a null
-    key.replaced_by = made.key.id
+    key.expires_at = func.least(key.expires_at, func.now() + grace)  # LEAST ignores nulls
+    key.replaced_by = new_key.key.id
     session.flush()
     session.refresh(key)
     after = audit.snapshot(key, "expires_at", "replaced_by")
     audit.record(session, actor, Action.key_rotate, key.id, project_id=key.project_id, before=before, after=after)
-    return made
+    return new_key
 
 
 def any_minted(session: Session) -> bool:
-    """Whether there is a live key that a person has made, besides those that the installation made for itself."""
+    """Return whether a person has created a key that is still live. Keys that the installation created do not count."""
     live = select(ApiKey.id).where(ApiKey.revoked_at.is_(None), ~_is_over(), ApiKey.created_by.is_not(None))
     return session.scalar(select(live.exists())) is True
 
@@ -135,9 +137,10 @@ def _is_over() -> ColumnElement[bool]:
 
 
 def lock_administrators(session: Session) -> list[ApiKey]:
-    """The live keys with the scope `admin`, locked: of two that leave at once, the second sees the first gone.
+    """Return the live keys with the scope `admin`, locked.
 
-    Call it before any other lock on keys or projects.
+    The lock serializes revocations: if two administrators are revoked at once, the second transaction sees that the
+    first one is gone. Call this before locking other keys or projects, to avoid deadlocks.
     """
     statement = (
         select(ApiKey)
@@ -154,6 +157,6 @@ def lock_administrators(session: Session) -> list[ApiKey]:
     return list(session.scalars(statement))
 
 
-def last_administrator(message: str) -> InvalidRequest:
-    """The error for a change after which nobody could make keys any more."""
-    return InvalidRequest(f"{message}; create another API key with the scope 'admin' first.", code="last_admin_key")
+def last_administrator_error(message: str) -> InvalidRequest:
+    """Return the error for a change after which no key could create keys."""
+    return InvalidRequest(f"{message}. First create another API key with the scope 'admin'.", code="last_admin_key")

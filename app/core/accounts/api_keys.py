@@ -1,6 +1,9 @@
-"""Bearer keys: `gt_live_<id8>_<secret32>_<crc6>`. The checksum finds typing errors without the database.
+"""API keys for the Authorization header: `gt_live_<id8>_<secret32>_<crc6>`.
 
-Only a SHA-256 of the secret is stored; docs/adr/0004 says why it is no HMAC.
+`crc6` is the CRC-32 of all preceding characters, written with six digits of base 62. It detects misspelt and truncated
+keys without a query. It protects nothing, because anyone can compute it.
+
+The database finds the row by `id8` and stores only a SHA-256 of the secret; docs/adr/0004 explains why it is no HMAC.
 """
 
 import hashlib
@@ -27,7 +30,7 @@ from app.core.errors import AuthenticationFailed
 PREFIX: Final = "gt_live_"
 DEFAULT_PROJECT: Final = "default"
 LAST_USE_INTERVAL: Final = timedelta(minutes=1)
-"""How often the last use of a key is written, at most."""
+"""Minimal interval between two writes of a key's last use."""
 AUDITED: Final = ("name", "scopes", "requests_per_minute", "expires_at")
 _SECRET_LENGTH: Final = 32
 _CHECKSUM_LENGTH: Final = 6
@@ -36,7 +39,7 @@ _KEY_PATTERN: Final = re.compile(r"gt_live_([A-Za-z0-9]{8})_([A-Za-z0-9]{32})_([
 
 @dataclass(frozen=True)
 class NewKey:
-    """A key that was just made. Its text cannot be had again."""
+    """A newly created key. Its text is not stored and cannot be shown again."""
 
     key: ApiKey
     text: str
@@ -60,7 +63,7 @@ def create_key(
     expires_in: timedelta | None = None,
     created_by: str | None = None,
 ) -> NewKey:
-    """A new key of the project; it ends so long from now, by the database's clock."""
+    """Create a key of the project. It expires after `expires_in`, by the database's clock."""
     key_id = ids.key_id()
     secret = "".join(secrets.choice(ids.ALPHABET) for _ in range(_SECRET_LENGTH))
     body = f"{PREFIX}{key_id}_{secret}"
@@ -83,13 +86,13 @@ def create_key(
 
 
 def authenticate(session: Session, text: str) -> Identity:
-    """The live key with this text. Raises `AuthenticationFailed` saying what is wrong with it."""
+    """Return the live key with this text. Raises `AuthenticationFailed`, which states what is wrong with it."""
     match = _KEY_PATTERN.fullmatch(text)
     if match is None:
-        raise AuthenticationFailed(f"This is no API key of this server: its keys begin with '{PREFIX}'.")
+        raise AuthenticationFailed(f"This is not an API key of this server: its keys begin with '{PREFIX}'.")
     key_id, secret, checksum = match.groups()
     if not hmac.compare_digest(_checksum(text[: -_CHECKSUM_LENGTH - 1]), checksum):
-        raise AuthenticationFailed("The API key is misspelt or cut off (its checksum does not fit); copy it again.")
+        raise AuthenticationFailed("The API key is misspelt or truncated (its checksum does not match). Copy it again.")
     row = _find(session, key_id)
     stored_hash = row[0].secret_hash if row is not None else bytes(32)
     if not hmac.compare_digest(stored_hash, _hash(secret)):
@@ -98,7 +101,7 @@ def authenticate(session: Session, text: str) -> Identity:
 
 
 def get_identity(session: Session, key_id: str) -> Identity:
-    """The live key with this id, for who has proved to hold it before. Raises `AuthenticationFailed`."""
+    """Return the live key with this id. The holder must be authenticated already. Raises `AuthenticationFailed`."""
     return _live(session, _find(session, key_id))
 
 
@@ -112,14 +115,14 @@ def _find(session: Session, key_id: str) -> Row[ApiKey, Project, bool, bool] | N
 
 def _live(session: Session, row: Row[ApiKey, Project, bool, bool] | None) -> Identity:
     if row is None or row[0].revoked_at is not None:
-        raise AuthenticationFailed("This API key is unknown to this server or was revoked; ask for a new one.")
+        raise AuthenticationFailed("This API key is unknown to this server or was revoked. Request a new one.")
     key, project, expired, stale = row
-    # Whoever holds the secret may know the rest.
+    # The caller holds the secret, so the messages below may reveal the state of the key and the name of its project.
     if expired and key.expires_at is not None:
         when = f"{key.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-        raise AuthenticationFailed(f"This API key expired on {when}; ask for a new one.", code="api_key_expired")
+        raise AuthenticationFailed(f"This API key expired on {when}. Request a new one.", code="api_key_expired")
     if project.archived_at is not None:
-        message = f"The project '{project.name}' of this API key is archived; an administrator can bring it back."
+        message = f"The project '{project.name}' of this API key is archived. An administrator can unarchive it."
         raise AuthenticationFailed(message, code="project_archived")
     if stale:
         _record_use(session, key.id)
@@ -127,7 +130,7 @@ def _live(session: Session, row: Row[ApiKey, Project, bool, bool] | None) -> Ide
 
 
 def ensure_bootstrap(session: Session, existing: str | None) -> str:
-    """A live key's text with every scope: `existing` if it is one, else a new one of project 'default'."""
+    """Return a live key's text with all scopes: `existing` if it qualifies, else a new key of the project 'default'."""
     if existing is not None:
         try:
             identity = authenticate(session, existing)
@@ -137,14 +140,14 @@ def ensure_bootstrap(session: Session, existing: str | None) -> str:
             if Scope.admin in scopes.expand(identity.key.scopes):
                 return existing
     session.execute(
-        # Two processes may start at once; the loser reads the winner's project.
+        # Two processes may start at once. The second one to insert reads the first one's project.
         insert(Project).values(id=ids.project_id(), name=DEFAULT_PROJECT).on_conflict_do_nothing()
     )
     project_id = session.scalars(select(Project.id).where(Project.name == DEFAULT_PROJECT)).one()
-    made = create_key(session, project_id, "bootstrap", granted=scopes.ALL)
-    after = audit.snapshot(made.key, *AUDITED)
-    audit.record(session, Actor(project_id), Action.key_create, made.key.id, after=after)
-    return made.text
+    new_key = create_key(session, project_id, "bootstrap", granted=scopes.ALL)
+    after = audit.snapshot(new_key.key, *AUDITED)
+    audit.record(session, Actor(project_id), Action.key_create, new_key.key.id, after=after)
+    return new_key.text
 
 
 def _use_is_stale() -> ColumnElement[bool]:
@@ -152,8 +155,9 @@ def _use_is_stale() -> ColumnElement[bool]:
 
 
 def _record_use(session: Session, key_id: str) -> None:
-    """Notes the use, unless another request does so right now: nobody waits for this."""
-    # NO KEY: what refers to the key, as idempotent requests do, may be written meanwhile; else they would deadlock.
+    """Write the time of use. Does not wait: skips the write while another transaction has locked the row."""
+    # FOR NO KEY UPDATE, because rows that reference the key (idempotent requests) lock it FOR KEY SHARE. With FOR
+    # UPDATE the two transactions could deadlock.
     unlocked = (
         select(ApiKey.id).where(ApiKey.id == key_id, _use_is_stale()).with_for_update(skip_locked=True, key_share=True)
     )

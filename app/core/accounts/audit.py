@@ -1,4 +1,4 @@
-"""The audit log: who changed what, written in the transaction of the change, never changed again."""
+"""The audit log. An entry is written in the transaction of the change that it records, and is never modified."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +14,7 @@ from app.core.errors import InvalidRequest
 
 
 class Action(StrEnum):
-    """What is recorded."""
+    """The actions that are recorded."""
 
     key_create = "api_key.create"
     key_revoke = "api_key.revoke"
@@ -47,7 +47,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class Actor:
-    """Who does it, and through which request; without a key it is the installation itself."""
+    """The author of a change and the request that made it. Without a key, the author is the installation itself."""
 
     project_id: str
     key_id: str | None = None
@@ -65,7 +65,7 @@ def record(
     before: dict[str, Any] | None = None,
     after: dict[str, Any] | None = None,
 ) -> None:
-    """Adds an entry; nothing when nothing changed. `project_id` is the object's, the actor's own if None."""
+    """Add an entry, unless nothing changed. `project_id` is the project of the object; None means the actor's."""
     if before == after:
         return
     session.add(
@@ -86,7 +86,7 @@ def record(
 
 
 def snapshot(row: object, *names: str) -> dict[str, Any]:
-    """These columns of a row as JSON, for `before` and `after`; times in Unix seconds."""
+    """Return these columns of a row as JSON values, for `before` and `after`; times are in Unix seconds."""
     values = {name: getattr(row, name) for name in names}
     return {name: int(value.timestamp()) if isinstance(value, datetime) else value for name, value in values.items()}
 
@@ -101,9 +101,9 @@ def list_entries(
     object_id: str | None = None,
     actor_key_id: str | None = None,
 ) -> tuple[list[AuditEntry], bool]:
-    """A page of entries, newest first, and whether there are more; each filter that is not None must match.
+    """Return a page of entries, newest first, and whether more follow. All filters that are not None must match.
 
-    Raises `InvalidRequest` with `param` "after" when there is no such entry.
+    Raises `InvalidRequest` with `param` "after" if `after` is not the id of an entry.
     """
     filters = {
         AuditEntry.project_id: project_id,
@@ -115,7 +115,7 @@ def list_entries(
     if after is not None:
         seen = session.scalar(select(AuditEntry.seq).where(AuditEntry.id == after))
         if seen is None:
-            raise InvalidRequest(f"'after' names nothing in this list: {after!r}.", param="after")
+            raise InvalidRequest(f"'after' is not the id of an item in this list: {after!r}.", param="after")
         statement = statement.where(AuditEntry.seq < seen)
     rows = session.scalars(statement.order_by(AuditEntry.seq.desc()).limit(limit + 1)).all()
     return list(rows[:limit]), len(rows) > limit

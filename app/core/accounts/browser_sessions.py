@@ -1,4 +1,4 @@
-"""Browsers that are signed in. A session acts for an API key and ends with it; a link is traded for a session, once."""
+"""Browser sessions, which act for an API key and end with it, and sign-in links, each redeemed for one session."""
 
 import hashlib
 import secrets
@@ -19,17 +19,17 @@ _TOKEN_BYTES: Final = 32
 
 
 def sign_in(session: Session, key_id: str) -> str:
-    """The token of a new session for the key."""
-    return _begin(session, key_id, SESSION_LIFE, is_link=False)[0]
+    """Create a session for the key; returns its token."""
+    return _create(session, key_id, SESSION_LIFE, is_link=False)[0]
 
 
 def create_link(session: Session, key_id: str) -> tuple[str, datetime]:
-    """A code that can be traded for one session of the key, and until when."""
-    return _begin(session, key_id, LINK_LIFE, is_link=True)
+    """Create a sign-in link for the key; returns its code and when it expires."""
+    return _create(session, key_id, LINK_LIFE, is_link=True)
 
 
 def redeem_link(session: Session, code: str) -> str:
-    """The id of the key that the link was made for; the link is spent. Raises `AuthenticationFailed`."""
+    """Consume a sign-in link; returns the id of the key it was created for. Raises `AuthenticationFailed`."""
     spent = (
         delete(BrowserSession)
         .where(BrowserSession.token_hash == _hash(code), BrowserSession.is_link, BrowserSession.expires_at > func.now())
@@ -38,30 +38,30 @@ def redeem_link(session: Session, code: str) -> str:
     key_id = session.scalars(spent).one_or_none()
     if key_id is None:
         raise AuthenticationFailed(
-            "This sign-in link was used already, or is older than ten minutes; sign in with an API key, or ask for a "
-            "new link: `grouptune dashboard` prints one.",
+            "This sign-in link has been used or is older than ten minutes. Sign in with an API key, or get a new link "
+            "with `grouptune dashboard`.",
             code="link_expired",
         )
     return key_id
 
 
 def authenticate(session: Session, token: str) -> Identity:
-    """Whom the session acts for. Raises `AuthenticationFailed` when it, or its key, has ended."""
+    """Return the key that the session acts for. Raises `AuthenticationFailed` if the session or the key has ended."""
     live = select(BrowserSession.api_key_id).where(
         BrowserSession.token_hash == _hash(token), ~BrowserSession.is_link, BrowserSession.expires_at > func.now()
     )
     key_id = session.scalars(live).one_or_none()
     if key_id is None:
-        raise AuthenticationFailed("You are signed out; sign in again.", code="session_expired")
+        raise AuthenticationFailed("You are signed out. Sign in again.", code="session_expired")
     return api_keys.get_identity(session, key_id)
 
 
 def sign_out(session: Session, token: str) -> None:
-    """Ends the session, if there is such a one."""
+    """Delete the session if it exists."""
     session.execute(delete(BrowserSession).where(BrowserSession.token_hash == _hash(token), ~BrowserSession.is_link))
 
 
-def _begin(session: Session, key_id: str, life: timedelta, *, is_link: bool) -> tuple[str, datetime]:
+def _create(session: Session, key_id: str, life: timedelta, *, is_link: bool) -> tuple[str, datetime]:
     session.execute(delete(BrowserSession).where(BrowserSession.expires_at <= func.now()))
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     row = BrowserSession(token_hash=_hash(token), api_key_id=key_id, is_link=is_link, expires_at=func.now() + life)

@@ -1,8 +1,12 @@
-"""Requests that must take effect once, however often they are sent: those with a key of the client's own, and the
-retries that OpenAI's SDK sends without one.
+"""Idempotency records: a repeated request takes effect once and gets the first one's response.
 
-A row is written before the request runs, and gets its answer when it has succeeded; a request that fails leaves none.
-Rows belong to one API key: no other key can fetch the answers.
+Repetitions are recognised by the client's own Idempotency-Key or, without one, by the retry count of OpenAI's SDK.
+
+The life of a record: inserting the row reserves the request, before it runs. A success stores the response in the row;
+a failure deletes the row, so the next repetition runs. A repetition that finds a row without a response waits for it.
+For requests with a key, a row without a response after `ABANDONED_AFTER` belongs to a dead process and is deleted.
+
+Records belong to one API key, so that no other key can read the responses.
 """
 
 from dataclasses import dataclass
@@ -18,15 +22,15 @@ from app.core.accounts.tables import IdempotentRequest
 from app.core.errors import GrouptuneError
 
 RETENTION: Final = timedelta(hours=24)
-"""How long an answer is given again for a key."""
+"""How long the response to a request with an Idempotency-Key is replayed."""
 RETRY_WINDOW: Final = timedelta(minutes=15)
-"""How long a retry without a key is recognised; the SDK's own timeout is 10 minutes."""
+"""How long a retry without an Idempotency-Key is recognised; the SDK's own timeout is 10 minutes."""
 ABANDONED_AFTER: Final = timedelta(minutes=10)
-"""A request that has run so long without an answer was lost with its process; the next one runs."""
+"""A request that has run this long without a response is considered lost with its process; the next one runs."""
 
 
 class IdempotencyKeyReused(GrouptuneError):
-    """This Idempotency-Key came with another request before; send a new key for a new request."""
+    """This Idempotency-Key was used for a different request. Send a new key with a new request."""
 
     status = 422
     type = "invalid_request_error"
@@ -34,7 +38,7 @@ class IdempotencyKeyReused(GrouptuneError):
 
 
 class RequestInProgress(GrouptuneError):
-    """The first request with this Idempotency-Key still runs; send it again in a moment."""
+    """The first request with this Idempotency-Key is still running. Retry in a moment."""
 
     status = 409
     type = "invalid_request_error"
@@ -43,21 +47,21 @@ class RequestInProgress(GrouptuneError):
 
 @dataclass(frozen=True)
 class RequestRunning:
-    """The request was sent before, and has not been answered yet."""
+    """An earlier request is the same and has no response yet."""
 
     row_id: int
 
 
 @dataclass(frozen=True)
 class Reservation:
-    """The request is new: run it, then `keep` or `release`."""
+    """The request is new. Run it, then call `store_response` or `release`."""
 
     row_id: int
 
 
 @dataclass(frozen=True)
 class StoredResponse:
-    """What the first request was answered; `body` is None where it held a secret."""
+    """The response to the first request; `body` is None if it held a secret."""
 
     status: int
     body: bytes | None
@@ -67,9 +71,9 @@ LookupResult = RequestRunning | Reservation | StoredResponse
 
 
 def look_up(session: Session, *, token: str, key: str | None, fingerprint: bytes, attempt: int) -> LookupResult:
-    """Looks a request of the API key with the text `token` up, or reserves it.
+    """Look up a request of the API key with the text `token`, or reserve it.
 
-    Raises `AuthenticationFailed`, so that nobody without a key of ours leaves rows here, and `IdempotencyKeyReused`.
+    Raises `IdempotencyKeyReused`, and `AuthenticationFailed`, so that requests without a valid API key leave no rows.
     """
     api_key_id = api_keys.authenticate(session, token).key.id
     if key is not None:
@@ -78,23 +82,23 @@ def look_up(session: Session, *, token: str, key: str | None, fingerprint: bytes
 
 
 def by_key(session: Session, api_key_id: str, key: str, fingerprint: bytes) -> LookupResult:
-    """Look up a request with a key, or reserve it. Raises `IdempotencyKeyReused`."""
+    """Look up a request by its Idempotency-Key, or reserve it. Raises `IdempotencyKeyReused`."""
     same_key = (IdempotentRequest.api_key_id == api_key_id, IdempotentRequest.key == key)
     stale = or_(
         IdempotentRequest.created_at < func.now() - RETENTION,
         IdempotentRequest.status.is_(None) & (IdempotentRequest.created_at < func.now() - ABANDONED_AFTER),
     )
     session.execute(delete(IdempotentRequest).where(*same_key, stale))
-    made = session.scalar(
+    row_id = session.scalar(
         insert(IdempotentRequest)
         .values(api_key_id=api_key_id, key=key, fingerprint=fingerprint)
         .on_conflict_do_nothing()
         .returning(IdempotentRequest.id)
     )
-    if made is not None:
-        return Reservation(made)
+    if row_id is not None:
+        return Reservation(row_id)
     row = session.scalars(select(IdempotentRequest).where(*same_key)).one_or_none()
-    if row is None:  # released between the two statements
+    if row is None:  # deleted between the two statements, because the first request failed
         return by_key(session, api_key_id, key, fingerprint)
     if row.fingerprint != fingerprint:
         raise IdempotencyKeyReused(param="Idempotency-Key")
@@ -102,9 +106,11 @@ def by_key(session: Session, api_key_id: str, key: str, fingerprint: bytes) -> L
 
 
 def by_retry(session: Session, api_key_id: str, fingerprint: bytes, attempt: int) -> LookupResult:
-    """Looks the request up whose `attempt`-th retry (0: none) this is by the SDK's count, or reserves it.
+    """Look up the request that this one retries, or reserve it. `attempt` is the SDK's retry count, from 0.
 
-    Equal requests that were sent on purpose are not mixed up: each retry takes the oldest one that still lacks it.
+    A client may send equal requests on purpose. To keep them apart, each record stores the last attempt that it
+    matched. Retry n matches, among the records with a last attempt below n, the one with the highest; of several, the
+    oldest.
     """
     if attempt > 0:
         earlier = (
@@ -124,31 +130,31 @@ def by_retry(session: Session, api_key_id: str, fingerprint: bytes, attempt: int
             row.attempt = attempt
             session.flush()
             return _state(row)
-    made = IdempotentRequest(api_key_id=api_key_id, fingerprint=fingerprint, attempt=attempt)
-    session.add(made)
+    record = IdempotentRequest(api_key_id=api_key_id, fingerprint=fingerprint, attempt=attempt)
+    session.add(record)
     session.flush()
-    return Reservation(made.id)
+    return Reservation(record.id)
 
 
 def find_response(session: Session, row_id: int) -> RequestRunning | StoredResponse | None:
-    """What became of a request that ran; None when it failed and has left no answer."""
+    """Return the state of a request that was running; None if it failed and left no response."""
     row = session.get(IdempotentRequest, row_id)
     return None if row is None else _state(row)
 
 
 def store_response(session: Session, row_id: int, response: StoredResponse) -> None:
-    """Writes the answer down."""
+    """Store the response."""
     values = {"status": response.status, "body": response.body}
     session.execute(update(IdempotentRequest).where(IdempotentRequest.id == row_id).values(values))
 
 
 def release(session: Session, row_id: int) -> None:
-    """Forgets a request that failed, so that the next one runs."""
+    """Delete the record of a failed request, so that its next repetition runs."""
     session.execute(delete(IdempotentRequest).where(IdempotentRequest.id == row_id))
 
 
 def delete_expired(session: Session) -> int:
-    """Deletes what is not given again any more; returns how many rows that were."""
+    """Delete records that can no longer be replayed; returns their number."""
     retries = IdempotentRequest.key.is_(None) & (IdempotentRequest.created_at < func.now() - RETRY_WINDOW)
     old = or_(IdempotentRequest.created_at < func.now() - RETENTION, retries)
     return len(session.scalars(delete(IdempotentRequest).where(old).returning(IdempotentRequest.id)).all())

@@ -1,4 +1,4 @@
-"""How much a project may use. A number that its row leaves open is the installation's default."""
+"""Limits of a project. A column that is null in its row means the installation's default."""
 
 from dataclasses import dataclass, fields
 from typing import Final
@@ -13,22 +13,22 @@ MAX_BYTES: Final = 1_000_000_000_000_000
 
 @dataclass(frozen=True)
 class EffectiveLimits:
-    """All limits of a project."""
+    """The limits that apply to a project, with defaults filled in."""
 
     requests_per_minute: int
     running_jobs: int
-    """More wait in the queue, however many workers are free."""
+    """Maximum number of running jobs; more jobs wait in the queue even if workers are free."""
     queued_jobs: int
-    """Jobs that are not finished and do not run: validating, queued and paused ones."""
+    """Maximum number of unfinished jobs that are not running: validating, queued and paused ones."""
     stored_bytes: int
-    """Of uploaded files."""
+    """Total size of uploaded files."""
     priority: int
-    """The highest one that its jobs may have; what lies above others' work is the administrators' to give."""
+    """Highest priority that the project's jobs may have. Only administrators can grant a higher one."""
     gpu_hours: int
-    """In a calendar month."""
+    """Per calendar month."""
 
 
 def limits_of(project: Project, default: EffectiveLimits) -> EffectiveLimits:
-    """What holds for a project."""
+    """Return the limits that apply to a project."""
     own = {field.name: getattr(project, f"max_{field.name}") for field in fields(EffectiveLimits)}
     return EffectiveLimits(**{name: getattr(default, name) if value is None else value for name, value in own.items()})

@@ -1,4 +1,4 @@
-"""Which CI systems a project trusts, and the keys that their tokens are traded for; others verify the tokens."""
+"""OIDC trusts: which CI systems can exchange tokens for API keys of a project. Callers verify the tokens first."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,44 +20,44 @@ from app.core.errors import AuthenticationFailed, InvalidRequest, NotFound
 
 KEY_SECONDS: Final = 900
 GRANTED: Final = ("files:*", "jobs:*", "models:read")
-"""What a CI system needs to upload data, run jobs and fetch models."""
+"""Scopes that a CI system needs to upload data, run jobs and download models."""
 MAX_NAME: Final = 64
 _AUDITED: Final = ("name", "provider", "issuer", "audience", "repository_id", "ref", "scopes", "key_seconds")
 
 
 class Provider(StrEnum):
-    """Whose claims a trust reads."""
+    """The CI system whose claims a trust reads."""
 
     github = "github"
     gitlab = "gitlab"
 
 
 ISSUERS: Final = {Provider.github: "https://token.actions.githubusercontent.com", Provider.gitlab: "https://gitlab.com"}
-"""The issuer of a trust that names none."""
+"""The default issuer of each provider."""
 _CLAIMS: Final = {Provider.github: ("repository_id", "ref"), Provider.gitlab: ("project_id", "ref_path")}
-"""Provider -> its claims of the repository's number and of the whole ref."""
+"""Provider -> the names of its claims for the repository's id and for the full ref."""
 
 
 @dataclass(frozen=True)
 class TrustTerms:
-    """Whom to trust, and with what."""
+    """The tokens that a trust accepts, and the scopes and lifetime of the keys it issues."""
 
     provider: Provider
     issuer: str
     audience: str
     repository_id: str
     ref: str | None
-    """`refs/heads/main`; every ref if None."""
+    """For example `refs/heads/main`; None accepts every ref."""
     granted: tuple[str, ...]
     key_seconds: int
 
 
 def create_trust(session: Session, actor: Actor, project_id: str, name: str, terms: TrustTerms) -> OidcTrust:
-    """A new trust. Raises `InvalidRequest` for a project that does not take part, and for what is trusted already."""
+    """Create a trust. Raises `InvalidRequest` if the project is missing or archived, or the trust exists already."""
     project = session.get(Project, project_id, with_for_update={"read": True})
     if project is None or project.archived_at is not None:
         raise InvalidRequest(
-            f"There is no active project '{project_id}'; GET /v1/projects lists them.", param="project_id"
+            f"There is no active project '{project_id}'. GET /v1/projects lists the projects.", param="project_id"
         )
     trust = OidcTrust(
         id=ids.oidc_trust_id(),
@@ -77,8 +77,8 @@ def create_trust(session: Session, actor: Actor, project_id: str, name: str, ter
             session.add(trust)
     except IntegrityError as error:
         raise InvalidRequest(
-            f"Repository {terms.repository_id} of {terms.issuer} is trusted already, with this audience and "
-            f"{'ref' if terms.ref else 'every ref'}; delete that trust first.",
+            f"Repository {terms.repository_id} of {terms.issuer} is already trusted with this audience and "
+            f"{'ref' if terms.ref else 'every ref'}. Delete that trust first.",
             code="trust_exists",
         ) from error
     session.refresh(trust)
@@ -88,40 +88,40 @@ def create_trust(session: Session, actor: Actor, project_id: str, name: str, ter
 
 
 def list_trusts(session: Session, *, after: str | None, limit: int) -> tuple[list[OidcTrust], bool]:
-    """A page of all projects' trusts, newest first, and whether there are more. Raises `InvalidRequest`."""
+    """Return a page of all projects' trusts, newest first, and whether more follow. Raises `InvalidRequest`."""
     statement = select(OidcTrust)
     if after is not None:
         seen = session.get(OidcTrust, after)
         if seen is None:
-            raise InvalidRequest(f"'after' names nothing in this list: {after!r}.", param="after")
+            raise InvalidRequest(f"'after' is not the id of an item in this list: {after!r}.", param="after")
         statement = statement.where(tuple_(OidcTrust.created_at, OidcTrust.id) < tuple_(seen.created_at, seen.id))
     rows = session.scalars(statement.order_by(OidcTrust.created_at.desc(), OidcTrust.id.desc()).limit(limit + 1)).all()
     return list(rows[:limit]), len(rows) > limit
 
 
 def delete_trust(session: Session, actor: Actor, trust_id: str) -> None:
-    """Ends a trust; keys that it has given live out their time. Raises `NotFound`."""
+    """Delete a trust. Keys that it issued stay valid until they expire. Raises `NotFound`."""
     trust = session.get(OidcTrust, trust_id, with_for_update=True)
     if trust is None:
-        raise NotFound(f"There is no trust '{trust_id}'; GET /v1/oidc/trusts lists them.")
+        raise NotFound(f"There is no trust '{trust_id}'. GET /v1/oidc/trusts lists the trusts.")
     before = audit.snapshot(trust, *_AUDITED)
     audit.record(session, actor, Action.trust_delete, trust.id, project_id=trust.project_id, before=before)
     session.delete(trust)
 
 
 def is_trusted_issuer(session: Session, issuer: str) -> bool:
-    """Whether any trust names it: nothing is fetched from others."""
+    """Return whether a trust names this issuer. The server fetches nothing from other issuers."""
     return session.scalar(select(select(OidcTrust.id).where(OidcTrust.issuer == issuer).exists())) is True
 
 
 def exchange(session: Session, claims: Mapping[str, Any], *, ip: str | None, request_id: str | None) -> NewKey:
-    """A key for the bearer of a verified token with these claims, once.
+    """Issue a key for a verified token with these claims; each token can be exchanged once.
 
-    Raises `AuthenticationFailed` when no trust fits, or the token was traded before.
+    Raises `AuthenticationFailed` if no trust accepts the token or it was exchanged before.
     """
-    trust = _fitting(session, claims)
-    _use_up(session, claims)
-    made = create_key(
+    trust = _find_trust(session, claims)
+    _record_token(session, claims)
+    new_key = create_key(
         session,
         trust.project_id,
         f"{trust.name}: {claims.get('sub', '')}"[:MAX_NAME],
@@ -129,17 +129,17 @@ def exchange(session: Session, claims: Mapping[str, Any], *, ip: str | None, req
         expires_in=timedelta(seconds=trust.key_seconds),
         created_by=trust.created_by,
     )
-    after = audit.snapshot(made.key, "name", "scopes", "expires_at") | {
+    after = audit.snapshot(new_key.key, "name", "scopes", "expires_at") | {
         "trust": trust.id,
         "token": {name: str(claims[name])[:255] for name in ("iss", "sub", "jti", "ref", "run_id") if name in claims},
     }
     actor = Actor(trust.project_id, ip=ip, request_id=request_id)
-    audit.record(session, actor, Action.key_create, made.key.id, after=after)
-    return made
+    audit.record(session, actor, Action.key_create, new_key.key.id, after=after)
+    return new_key
 
 
-def _fitting(session: Session, claims: Mapping[str, Any]) -> OidcTrust:
-    """The trust for these claims: one of this very ref before one of every ref."""
+def _find_trust(session: Session, claims: Mapping[str, Any]) -> OidcTrust:
+    """Return the trust for these claims; a trust of the exact ref takes precedence over one of every ref."""
     statement = (
         select(OidcTrust)
         .join(Project, Project.id == OidcTrust.project_id)
@@ -150,24 +150,25 @@ def _fitting(session: Session, claims: Mapping[str, Any]) -> OidcTrust:
         repository, ref = (str(claims.get(name, "")) for name in _CLAIMS[Provider(trust.provider)])
         if trust.repository_id == repository and trust.audience == claims["aud"] and trust.ref in (None, ref):
             return trust
-    told = ", ".join(
+    described = ", ".join(
         f"{name} '{claims[name]}'" for name in ("aud", *sum(_CLAIMS.values(), ())) if claims.get(name) is not None
     )
     raise AuthenticationFailed(
-        f"No project trusts this token of {claims['iss']} ({told}); an administrator can change that: "
+        f"No project trusts this token of {claims['iss']} ({described}). An administrator can add a trust: "
         "grouptune trusts create.",
         code="oidc_not_trusted",
     )
 
 
-def _use_up(session: Session, claims: Mapping[str, Any]) -> None:
+def _record_token(session: Session, claims: Mapping[str, Any]) -> None:
     session.execute(
         delete(OidcToken).where(OidcToken.expires_at < func.now()), execution_options={"synchronize_session": False}
     )
-    # A token is refused once it has expired, so its row may go then; the verifier's leeway comes on top.
+    # An expired token is refused by the verifier, so its row is no longer needed. The five minutes cover the leeway.
     expires = datetime.fromtimestamp(claims["exp"], UTC) + timedelta(minutes=5)
     new = insert(OidcToken).values(issuer=claims["iss"], jti=claims["jti"], expires_at=expires)
     if session.scalar(new.on_conflict_do_nothing().returning(OidcToken.jti)) is None:
         raise AuthenticationFailed(
-            "This token was traded for a key before; ask the CI system for a new one.", code="oidc_token_replayed"
+            "This token has already been exchanged for a key. Request a new one from the CI system.",
+            code="oidc_token_replayed",
         )

@@ -1,7 +1,8 @@
-"""Requests per minute: a token bucket for each key and project in Valkey, shared by all processes of the API.
+"""Rate limits: a token bucket for each key and each project, in Valkey, shared by all API processes.
 
-A broker that is away refuses nobody: requests then pass uncounted. Of large buckets a process takes some tokens at once
-and holds them for the requests that follow, so that few of these have to ask.
+If the broker is unreachable, requests pass uncounted: an outage of the broker must not become an outage of the API.
+From large buckets a process takes a portion of tokens at once and spends it on the following requests, so that most of
+them need no round trip.
 """
 
 import threading
@@ -20,24 +21,32 @@ log = structlog.get_logger(__name__)
 
 TIMEOUT_SECONDS: Final = 0.25
 BROKER_PAUSE_SECONDS: Final = 5.0
-"""After a failure the broker is left alone for so long, so that it delays few requests."""
+"""After a failure, the broker is not contacted for this long, so that an outage delays few requests."""
 HELD_SECONDS: Final = 1.0
-"""Tokens that nobody has used by then are lost."""
+"""Unused tokens of a portion expire after this long."""
 MAX_HELD: Final = 10_000
 _PORTIONS_A_MINUTE: Final = 1200
-"""What is taken at once is the share of a twentieth of a second: one token of a bucket of up to 2,399 a minute."""
+"""A portion is the share of 1/20 second: 1 token for buckets of up to 2,399 a minute."""
 _SCHEMES: Final = {"redis": "redis", "rediss": "rediss", "redis+socket": "unix"}
-"""Celery's schemes -> redis-py's."""
+"""URL schemes of Celery -> those of redis-py."""
 _QUERY_OPTIONS: Final = {
     "virtual_host=": "db=",
     "ssl_cert_reqs=CERT_REQUIRED": "ssl_cert_reqs=required",
     "ssl_cert_reqs=CERT_OPTIONAL": "ssl_cert_reqs=optional",
     "ssl_cert_reqs=CERT_NONE": "ssl_cert_reqs=none",
 }
-"""Celery's words in the query of a URL -> redis-py's."""
+"""Query options in broker URLs as Celery spells them -> as redis-py does."""
 
-# The generic cell rate algorithm: of a bucket only the time at which it will be full again is kept. It lets pass
-# exactly what a bucket does that holds `limit` tokens and gets `limit` a minute, evenly.
+# Takes ARGV[last] tokens from every bucket in KEYS, or none if a bucket holds too few; ARGV[i] is the limit of KEYS[i].
+# Runs atomically in Valkey, by Valkey's clock, so processes with different clocks agree. Times are in microseconds.
+#
+# This is the generic cell rate algorithm. A bucket is stored as one number: the time at which it will be full again.
+# Taking a token moves that time forward by 60 s / limit. An empty bucket is full in 60 s, so a request that would move
+# the time further ahead than that is refused. This admits the same requests as a counter of `limit` tokens that is
+# refilled evenly with `limit` tokens a minute. A full bucket needs no key, so keys expire after 61 s.
+#
+# The answer is the wait until all buckets hold enough tokens, then for each bucket the tokens left (0.001 compensates
+# for rounding errors) and the time until it is full.
 _TAKE: Final = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -62,21 +71,21 @@ return answer
 
 @dataclass(frozen=True)
 class RateAllowance:
-    """What is left of the tightest of a request's buckets."""
+    """The balance of the tightest bucket of a request."""
 
     name: str
     limit: int
-    """Requests a minute."""
+    """Requests per minute."""
     remaining: int
     reset_seconds: float
-    """Until the bucket is full again."""
+    """Time until the bucket is full again."""
     wait_seconds: float
-    """Until this request may pass; 0 when it may now."""
+    """Time until this request may pass; 0 if it may pass now."""
 
 
 @dataclass
 class _HeldTokens:
-    """Tokens that were taken and not used yet."""
+    """A portion of tokens that this process took and has not spent."""
 
     tokens: int
     taken: RateAllowance
@@ -88,10 +97,10 @@ def _bucket_key(buckets: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
 
 
 class RateLimiter:
-    """Counts requests by the broker's clock."""
+    """Counts requests in the broker, by the broker's clock."""
 
     def __init__(self, broker_url: str | None) -> None:
-        """Counts nothing without a URL, or with one of a broker that is no Redis."""
+        """Counts nothing without a URL, or if the broker is not Redis or Valkey."""
         self._redis = _connect(broker_url)
         self._take = self._redis.register_script(_TAKE) if self._redis is not None else None
         self._paused_until = 0.0
@@ -100,18 +109,19 @@ class RateLimiter:
         self._held: dict[tuple[tuple[str, int], ...], _HeldTokens] = {}
 
     def is_available(self) -> bool:
-        """Whether there is a broker to ask now."""
+        """Return whether the broker can be contacted now."""
         return self._take is not None and time.monotonic() >= self._paused_until
 
     def take(self, buckets: Mapping[str, int]) -> RateAllowance | None:
-        """Takes a token from each bucket (name -> requests a minute), or from none when one is empty.
+        """Take a token from each bucket (name -> requests per minute), or from none if one is empty.
 
-        None when nothing could be counted: let the request pass.
+        Returns None if the request could not be counted; let it pass then.
         """
         portion = max(1, min(buckets.values()) // _PORTIONS_A_MINUTE)
         if portion == 1:
             return self._take_from_broker(buckets, 1)
-        with self._portion_lock:  # one thread asks for a portion, and those that waited for it have their share of it
+        # One thread takes a portion; the threads that waited for the lock then spend from it.
+        with self._portion_lock:
             return self.take_held(buckets) or self._take_portion(buckets, portion)
 
     def _take_portion(self, buckets: Mapping[str, int], portion: int) -> RateAllowance | None:
@@ -119,7 +129,7 @@ class RateLimiter:
         if taken is None:
             return None
         if taken.wait_seconds > 0:
-            return self._take_from_broker(buckets, 1)  # the last tokens are taken one by one
+            return self._take_from_broker(buckets, 1)  # too few tokens for a portion are left: take them one by one
         with self._lock:
             if len(self._held) >= MAX_HELD:
                 self._held.clear()
@@ -127,7 +137,7 @@ class RateLimiter:
         return replace(taken, remaining=taken.remaining + portion - 1)
 
     def take_held(self, buckets: Mapping[str, int]) -> RateAllowance | None:
-        """Takes a token of those that this process holds, without waiting for anything; None if it holds none."""
+        """Take a token from the portion that this process holds, without waiting; None if it holds none."""
         with self._lock:
             held = self._held.get(_bucket_key(buckets))
             if held is None or held.tokens == 0 or time.monotonic() > held.until:
@@ -136,7 +146,7 @@ class RateLimiter:
             return replace(held.taken, remaining=held.taken.remaining + held.tokens)
 
     def _take_from_broker(self, buckets: Mapping[str, int], tokens: int) -> RateAllowance | None:
-        """Takes so many tokens from each bucket, or none."""
+        """Take `tokens` from each bucket, or none."""
         if self._take is None or not self.is_available():
             return None
         try:
@@ -147,14 +157,14 @@ class RateLimiter:
             log.warning("rate_limit.broker_unreachable", error=str(error))
             return None
         wait, *rest = (int(number) for number in answer)
-        left = [
+        balances = [
             RateAllowance(name, limit, remaining, reset / 1e6, wait / 1e6)
             for (name, limit), remaining, reset in zip(buckets.items(), rest[::2], rest[1::2], strict=True)
         ]
-        return min(left, key=lambda allowance: allowance.remaining)
+        return min(balances, key=lambda allowance: allowance.remaining)
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         if self._redis is not None:
             self._redis.close()
 
@@ -163,7 +173,7 @@ def _connect(broker_url: str | None) -> Redis | None:
     scheme, _, rest = (broker_url or "").partition("://")
     if scheme not in _SCHEMES:
         if broker_url:
-            log.warning("rate_limit.unavailable", reason=f"the broker speaks {scheme}, not Redis's protocol")
+            log.warning("rate_limit.unavailable", reason=f"the broker's protocol is {scheme}, not Redis")
         return None
     for celery, redis in _QUERY_OPTIONS.items():
         rest = rest.replace(celery, redis)

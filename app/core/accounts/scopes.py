@@ -1,4 +1,4 @@
-"""What an API key may do. A route needs one scope; a key is granted some, `files:*` standing for all of files."""
+"""Scopes: the permissions of API keys. A route requires one; a key has several, and `files:*` includes all of files."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -6,7 +6,7 @@ from typing import Final
 
 
 class Scope(StrEnum):
-    """What a route can need."""
+    """A scope that a route can require."""
 
     files_read = "files:read"
     files_write = "files:write"
@@ -18,31 +18,31 @@ class Scope(StrEnum):
     webhooks_read = "webhooks:read"
     webhooks_write = "webhooks:write"
     admin = "admin"
-    """API keys, projects and the audit log of the whole installation. Contains no other scope."""
+    """API keys, projects and the audit log of the whole installation. Includes no other scope."""
 
 
 WILDCARDS: Final = {
     f"{noun}:*": frozenset(scope for scope in Scope if scope.startswith(f"{noun}:"))
     for noun in ("files", "jobs", "models", "webhooks")
 }
-"""What a key can be granted besides single scopes, and what that contains."""
+"""Grants in addition to single scopes, and the scopes they include."""
 GRANTABLE: Final = (*WILDCARDS, *map(str, Scope))
 DEFAULT: Final = (*WILDCARDS, str(Scope.inference))
-"""Everything inside the key's own project."""
+"""Every scope within the key's own project."""
 ALL: Final = (*DEFAULT, str(Scope.admin))
 
 
 def canonical(granted: Iterable[str]) -> tuple[str, ...]:
-    """The grants in a stable order, each once. Raises `ValueError` for one that does not exist."""
-    wanted = set(granted)
-    if unknown := sorted(wanted - set(GRANTABLE)):
+    """Return the grants in a fixed order, without duplicates. Raises `ValueError` for an unknown grant."""
+    requested = set(granted)
+    if unknown := sorted(requested - set(GRANTABLE)):
         raise ValueError(f"there is no scope '{unknown[0]}'; use some of {', '.join(GRANTABLE)}")
-    return tuple(grant for grant in GRANTABLE if grant in wanted)
+    return tuple(grant for grant in GRANTABLE if grant in requested)
 
 
 def expand(granted: Iterable[str]) -> frozenset[Scope]:
-    """The single scopes that grants contain. A grant that this version does not know contains none."""
-    found: set[Scope] = set()
+    """Return the scopes that the grants include. A grant that this version does not define includes none."""
+    scopes: set[Scope] = set()
     for grant in granted:
-        found |= WILDCARDS.get(grant) or {scope for scope in Scope if scope == grant}
-    return frozenset(found)
+        scopes |= WILDCARDS.get(grant) or {scope for scope in Scope if scope == grant}
+    return frozenset(scopes)

@@ -1,4 +1,4 @@
-"""Projects, their API keys, and who did what."""
+"""Tables of projects, API keys, browser sessions, OIDC trusts, the audit log and idempotency records."""
 
 from datetime import date, datetime
 from typing import Any
@@ -24,7 +24,7 @@ from app.core.db import Base
 
 
 class Project(Base):
-    """What files, jobs and models belong to. The name never changes: it is part of the names of its models."""
+    """The owner of files, jobs and models. The name never changes, because model names contain it."""
 
     __tablename__ = "projects"
 
@@ -32,17 +32,17 @@ class Project(Base):
     name: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     archived_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """Since then its keys are refused; what it has stays."""
+    """Since this time its keys are refused. Its data is kept."""
     max_requests_per_minute: Mapped[int | None] = mapped_column(Integer)
-    """This and the other limits: None means the installation's default."""
+    """As for all limits, None means the installation's default."""
     max_running_jobs: Mapped[int | None] = mapped_column(Integer)
     max_queued_jobs: Mapped[int | None] = mapped_column(Integer)
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
     max_priority: Mapped[int | None] = mapped_column(Integer)
     max_gpu_hours: Mapped[int | None] = mapped_column(Integer)
-    """In a calendar month."""
+    """Per calendar month."""
     strict_enums: Mapped[bool] = mapped_column(server_default=text("false"), default=False)
-    """Answers keep to OpenAI's enums, for clients that check them."""
+    """Whether responses keep to OpenAI's enums, for clients that validate them."""
 
     __table_args__ = (
         CheckConstraint("max_requests_per_minute >= 1", name="max_requests_per_minute"),
@@ -55,52 +55,52 @@ class Project(Base):
 
 
 class ProjectUsage(Base):
-    """What a project's attempts have used in a calendar month (UTC); added up as they end."""
+    """Usage of a project's attempts in a calendar month (UTC), added when an attempt ends."""
 
     __tablename__ = "project_usage"
 
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     month: Mapped[date] = mapped_column(Date, primary_key=True)
-    """Its first day."""
+    """First day of the month."""
     gpu_seconds: Mapped[float] = mapped_column(Double)
-    """Of trainer processes, each of which has a GPU, or a CPU where there is none."""
+    """Seconds of trainer processes. Each uses one GPU, or the CPU on a machine without one."""
 
 
 class ApiKey(Base):
-    """A bearer key; only the SHA-256 of its 32-character random secret is kept."""
+    """An API key. Only the SHA-256 of its random secret of 32 characters is stored."""
 
     __tablename__ = "api_keys"
 
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
-    """The eight characters in the key's own text."""
+    """The eight characters after `gt_live_` in the key's text."""
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     name: Mapped[str] = mapped_column(String(64))
     secret_hash: Mapped[bytes] = mapped_column(LargeBinary(32))
     last4: Mapped[str] = mapped_column(String(4))
     scopes: Mapped[list[str]]
-    """What it was granted, wildcards as they are."""
+    """The grants as given, wildcards not expanded."""
     requests_per_minute: Mapped[int | None] = mapped_column(Integer)
-    """A limit of its own below the project's."""
+    """The key's own limit, in addition to the project's."""
     created_by: Mapped[str | None] = mapped_column(String(16))
-    """The key that made it; None for the one that the installation makes for itself."""
+    """Id of the key that created it; None for the installation's own key."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     last_used_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """To the minute: a write for every request would cost more than it tells."""
+    """Exact to the minute: writing it for every request would cost too much."""
     replaced_by: Mapped[str | None] = mapped_column(String(16))
-    """The key that a rotation made of it."""
+    """The successor created by a rotation."""
     revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
     __table_args__ = (CheckConstraint("requests_per_minute >= 1", name="requests_per_minute"),)
 
 
 class BrowserSession(Base):
-    """A browser that is signed in on behalf of a key, or a link that can be traded for that, once."""
+    """A browser session that acts for an API key, or a sign-in link that can be redeemed for one session."""
 
     __tablename__ = "browser_sessions"
 
     token_hash: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
-    """SHA-256 of what the browser holds."""
+    """SHA-256 of the token that the browser holds."""
     api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
     is_link: Mapped[bool]
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
@@ -108,7 +108,7 @@ class BrowserSession(Base):
 
 
 class OidcTrust(Base):
-    """A repository whose CI system's tokens are traded for keys of a project."""
+    """A repository whose CI tokens can be exchanged for keys of a project."""
 
     __tablename__ = "oidc_trusts"
 
@@ -119,12 +119,12 @@ class OidcTrust(Base):
     issuer: Mapped[str] = mapped_column(String(255))
     audience: Mapped[str] = mapped_column(String(255))
     repository_id: Mapped[str] = mapped_column(String(32))
-    """The provider's number: names can be given to others."""
+    """The provider's numeric id, because a deleted repository's name can be taken by another owner."""
     ref: Mapped[str | None] = mapped_column(String(255))
-    """None means every branch and tag."""
+    """None accepts every branch and tag."""
     scopes: Mapped[list[str]]
     key_seconds: Mapped[int] = mapped_column(Integer)
-    """How long a key of it lives."""
+    """Lifetime of the keys it issues."""
     created_by: Mapped[str | None] = mapped_column(String(16))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
@@ -136,7 +136,7 @@ class OidcTrust(Base):
 
 
 class OidcToken(Base):
-    """A token that was traded, until it expires: none is traded twice."""
+    """A token that was exchanged, kept until it expires so that it cannot be exchanged again."""
 
     __tablename__ = "oidc_tokens"
 
@@ -146,7 +146,7 @@ class OidcToken(Base):
 
 
 class AuditEntry(Base):
-    """Who changed what. A trigger refuses every UPDATE and DELETE; no foreign keys, so nothing can require one."""
+    """An entry of the audit log. A trigger refuses UPDATE and DELETE, so no foreign key may require either."""
 
     __tablename__ = "audit_log"
 
@@ -154,7 +154,7 @@ class AuditEntry(Base):
     id: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     action: Mapped[str] = mapped_column(String(32))
-    """`job.cancel`: the kind of object and what was done to it."""
+    """Kind of object and action, such as `job.cancel`."""
     object_id: Mapped[str] = mapped_column(String(255))
     project_id: Mapped[str] = mapped_column(String(64))
     """The project of the object."""
@@ -173,7 +173,7 @@ class AuditEntry(Base):
 
 
 class IdempotentRequest(Base):
-    """A request that takes effect once: with a key of the client's, or as its SDK counts its retries."""
+    """The record of a request that takes effect once, identified by an Idempotency-Key or by the SDK's retry count."""
 
     __tablename__ = "idempotency_keys"
 
@@ -183,11 +183,11 @@ class IdempotentRequest(Base):
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary(32))
     """SHA-256 of path, query and body."""
     attempt: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
-    """The latest retry that was recognised as this request."""
+    """The latest retry recognised as a repetition of this request."""
     status: Mapped[int | None] = mapped_column(Integer)
-    """Of the answer; None while the request runs."""
+    """HTTP status of the response; None while the request runs."""
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
-    """The answer; None where it held a secret."""
+    """Body of the response; None if it held a secret."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
     __table_args__ = (

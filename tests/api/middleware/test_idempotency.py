@@ -50,7 +50,7 @@ def test_a_replayed_answer_says_so(server: Server, training_file: str) -> None:
 
 def test_a_key_goes_with_one_request(client: OpenAI, training_file: str) -> None:
     job = create(client, training_file, seed=1, extra_headers=keyed("k"))
-    with pytest.raises(UnprocessableEntityError, match="send a new key") as caught:
+    with pytest.raises(UnprocessableEntityError, match="Send a new key") as caught:
         create(client, training_file, seed=2, extra_headers=keyed("k"))
     assert (caught.value.code, caught.value.param) == ("idempotency_key_reused", "Idempotency-Key")
     with pytest.raises(UnprocessableEntityError):

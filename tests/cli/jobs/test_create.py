@@ -97,7 +97,7 @@ def test_idempotency_key_reuses_the_job(grouptune: Run, job_file: Callable[..., 
     path.write_text(path.read_text().replace("max_steps: 2", "max_steps: 3"))
     other = grouptune("jobs", "create", "-f", path, *key)
     assert other.returncode == ExitCode.error
-    assert "send a new key for a new request" in other.stderr
+    assert "Send a new key with a new request" in other.stderr
 
 
 def test_passed_gates_move_the_alias(grouptune: Run, job_file: Callable[..., Path]) -> None:

@@ -134,7 +134,7 @@ def test_no_key_is_minted_for_a_project_that_is_not_there(database: Database, ac
     with database.transaction() as session:
         archived = make_project(session, "archived")
         session.execute(update(Project).where(Project.id == archived).values(archived_at=func.now()))
-    for project_id, message in (("proj_none", "no project 'proj_none'"), (archived, "archived project")):
+    for project_id, message in (("proj_none", "no project 'proj_none'"), (archived, "is archived")):
         with database.transaction() as session, pytest.raises(InvalidRequest, match=message) as caught:
             api_key_admin.mint(
                 session,
@@ -171,7 +171,7 @@ def test_pages_of_keys_are_complete_and_newest_first(database: Database, actor: 
             seen += [key.id for key in page]
             after = seen[-1]
         assert seen == [*made[::-1], actor.key_id]
-        with pytest.raises(InvalidRequest, match="names nothing"):
+        with pytest.raises(InvalidRequest, match="not the id of an item"):
             api_key_admin.list_keys(session, after="nobody", limit=2)
 
 
@@ -202,6 +202,6 @@ def test_a_project_keeps_what_an_update_leaves_out(database: Database, actor: Ac
         assert entries[0].before is not None
         assert entries[0].after is not None
         assert (entries[0].before["max_running_jobs"], entries[0].after["max_running_jobs"]) == (2, None)
-        with pytest.raises(InvalidRequest, match="'lab' already"):
+        with pytest.raises(InvalidRequest, match="'lab' already exists"):
             projects.create_project(session, actor, "lab", {})
         assert session.scalar(select(func.count()).select_from(Project).where(Project.name == "lab")) == 1

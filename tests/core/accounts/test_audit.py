@@ -84,5 +84,5 @@ def test_entries_are_paged_newest_first_and_filtered(database: Database) -> None
         assert audit.list_entries(session, after=None, limit=3, action=Action.job_cancel) == ([], False)
         own, _ = audit.list_entries(session, after=None, limit=9, actor_key_id="AbCd1234")
         assert len(own) == 5
-        with pytest.raises(InvalidRequest, match="names nothing"):
+        with pytest.raises(InvalidRequest, match="not the id of an item"):
             audit.list_entries(session, after="audit_none", limit=3)
