@@ -1,4 +1,4 @@
-"""How long a client is told to wait, in OpenAI's words."""
+"""Wait times in the format of OpenAI's headers."""
 
 import pytest
 
