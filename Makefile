@@ -62,10 +62,17 @@ demo: setup web ## Start all services, fine-tune a small model and compare it wi
 up: setup web ## Start Postgres, Valkey, the API and a worker; Ctrl-C stops them
 	@$(BIN)/grouptune up
 
+# Hundreds of processes import the same sources: they are compiled once, whatever the environment says.
+PYTEST := unset PYTHONDONTWRITEBYTECODE; OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile --no-loadscope-reorder \
+	-n $$(( $$(nproc) < 4 ? $$(nproc) + 1 : 5 ))
+
 .PHONY: test
 test: setup web lint typecheck web-check ## Lint, type-check and run the tests (ARGS='-k leases' picks some)
-	@# Hundreds of processes import the same sources: they are compiled once, whatever the environment says.
-	@unset PYTHONDONTWRITEBYTECODE; OMP_NUM_THREADS=1 $(BIN)/pytest -n $$(( $$(nproc) < 4 ? $$(nproc) + 1 : 5 )) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(PYTEST) $(ARGS)
+
+.PHONY: test-fast
+test-fast: setup ## Run the quick tests of core, trainer and authentication: two minutes
+	@$(PYTEST) -m 'not slow' tests/core tests/worker/training tests/auth $(ARGS)
 
 # Ten minutes by default. Results are written to bench/results and docs/reliability.md.
 MINUTES ?= 10

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import psutil
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.05
 
 

@@ -91,16 +91,16 @@ def exposition(read_backlog: Callable[[], Backlog | None]) -> bytes:
     return generate_latest(API) + generate_latest(backlog)
 
 
-def serve_worker(host: str, port: int) -> int:
-    """Serve the worker's metrics from a thread, on the first free one of ten ports; return that port.
+def serve_worker(host: str, port: int, *, ports: int = PORTS_TRIED) -> int:
+    """Serve the worker's metrics from a thread, on the first free one of `ports` ports; return that port.
 
     Ten ports, because all workers of a machine share the settings. Raises `OSError` when all ports are taken.
     """
-    for candidate in range(port, port + PORTS_TRIED - 1):
+    for candidate in range(port, port + ports - 1):
         try:
             start_http_server(candidate, host, WORKER)
         except OSError:
             continue
         return candidate
-    start_http_server(port + PORTS_TRIED - 1, host, WORKER)
-    return port + PORTS_TRIED - 1
+    start_http_server(port + ports - 1, host, WORKER)
+    return port + ports - 1

@@ -16,8 +16,7 @@ from pathlib import Path
 from app.local.process import LocalStackError, ProcessUser
 
 SYSTEM_DIR = Path("/var/lib/grouptune")
-UNPRIVILEGED_USERS = ("postgres", "nobody")
-FALLBACK_UID = 65534
+OVERFLOW_UID = 65534  # the unprivileged user and group of every Linux distribution
 POINTER_NAME = "postgres.location"
 SOCKET_PATH_LIMIT_BYTES = 107  # sun_path of Linux, without the final NUL
 LONGEST_SOCKET_NAME = "/.s.PGSQL.5432"
@@ -46,13 +45,11 @@ def is_root() -> bool:
 
 def unprivileged_user() -> ProcessUser:
     """Return the user that runs Postgres on behalf of root."""
-    for name in UNPRIVILEGED_USERS:
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return ProcessUser(entry.pw_uid, entry.pw_gid)
-    return ProcessUser(FALLBACK_UID, FALLBACK_UID)
+    try:
+        entry = pwd.getpwnam("postgres")
+    except KeyError:
+        return ProcessUser(OVERFLOW_UID, OVERFLOW_UID)
+    return ProcessUser(entry.pw_uid, entry.pw_gid)
 
 
 def can_access(path: Path, user: ProcessUser, bits: int = 0o1) -> bool:

@@ -128,8 +128,14 @@ def test_up_finds_what_was_there_and_ctrl_c_stops_all_of_it(
             _, refusal = second.communicate(timeout=30)
         assert second.returncode == 1
         assert f"in use by process {process.pid}" in refusal
-        interrupted = interrupted_demo(installation)
-        eventually(lambda: client.fine_tuning.jobs.retrieve(interrupted).status == "cancelled")
+        # A suspended worker trains nothing, so the demo's job cannot end before it is cancelled.
+        [train_worker] = [child for child in family(process.pid) if "train@%h" in command_line(child)]
+        train_worker.suspend()
+        try:
+            interrupted = interrupted_demo(installation)
+            eventually(lambda: client.fine_tuning.jobs.retrieve(interrupted).status == "cancelled")
+        finally:
+            train_worker.resume()
         everyone = family(process.pid)
         assert len(everyone) > 6
         unseen = [command_line(process) for process in set(everyone) - set(installation.processes())]

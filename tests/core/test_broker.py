@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import redis
 from structlog.testing import capture_logs
 
@@ -18,6 +19,7 @@ def notify_concurrently(url: str) -> None:
             done.result()
 
 
+@pytest.mark.slow
 def test_concurrent_notifications(short_dir: Path) -> None:
     """Each call is one message. While the broker is down one thread tries, and later calls work again."""
     valkey = EmbeddedValkey(short_dir / "bell")

@@ -166,9 +166,9 @@ def test_broken_file_to_downloaded_adapter(page: Page, sign_in: SignIn, picture:
 def test_job_crash_pause_resume_cancel(
     page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, training_file: str
 ) -> None:
-    job = make_job(client, training_file, "to-be-cancelled", n_epochs=50)
+    job = make_job(client, training_file, "to-be-cancelled", n_epochs=50, batch_size=1)
     sign_in(page, f"/ui/jobs/{job}")
-    expect(page.locator(".progress").first).to_contain_text(re.compile(r"[1-9]\d* / 200"), timeout=60_000)
+    expect(page.locator(".progress").first).to_contain_text(re.compile(r"[1-9]\d* / 800"), timeout=60_000)
     page.get_by_role("link", name="Attempts").click()
     expect(page.locator(".attempt-timeline .mark")).to_have_count(1)
     (trainer,) = (process for process in descendants(job) if "worker.training" in " ".join(command_line(process)))

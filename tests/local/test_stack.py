@@ -78,7 +78,7 @@ def test_kill_during_a_job_leaves_no_process(
 
 def start_endless_job(client: OpenAI, directory: Path) -> None:
     """Start a job whose grader uses processes; returns once its trainer has made a step."""
-    file = client.files.create(file=write_rows(directory / "rows.jsonl", 16), purpose="fine-tune")
+    file = client.files.create(file=write_rows(directory / "rows.jsonl", 400), purpose="fine-tune")
     grader = {"type": "math", "reference": "\\frac{ {{item.reference_answer}} }{7}"}
     settings = {"grader": grader, "sampling": {"max_tokens": 8}, "hyperparameters": {"n_epochs": 50, "batch_size": 2}}
     method: Any = {"type": "gft", "gft": settings}

@@ -21,6 +21,7 @@ from app.core.storage.local import LocalBlobStore
 from tests.setup_jobs import make_job, make_project, stored_file, supervised
 from tests.waiting import eventually
 from tests.worker.celery_process import CeleryProcess
+from tests.worker.protocol_trainer import RELEASED
 from worker.process_control import Drain
 from worker.runner import Runner
 
@@ -78,6 +79,10 @@ class Bench:
 
     def status(self) -> JobStatus:
         return JobStatus(self.job().status)
+
+    def release(self) -> None:
+        """Let a trainer with the behaviour `train_held` continue, also in later attempts."""
+        (self.settings.runs_dir / self.job_id / RELEASED).touch()
 
     def run_dir(self, epoch: int = 1) -> Path:
         return self.settings.runs_dir / self.job_id / f"a{epoch}"
@@ -152,10 +157,10 @@ class Plant:
         arguments = ["-Q", "default", "-P", "threads", "-c", "1", "-B", "-s", schedule]
         return CeleryProcess("default", arguments, self.environment, self.directory)
 
-    def submit(self, **hyperparameters: int) -> str:
+    def submit(self, *, rows: int = 8, **hyperparameters: int) -> str:
         """A queued job of the real trainer; nobody is rung."""
         with self.database.transaction() as session:
-            file = stored_file(session, self.store, self.project, self.directory)
+            file = stored_file(session, self.store, self.project, self.directory, rows)
             return make_job(session, self.project, supervised(batch_size=2, **hyperparameters), file).id
 
     def tell(self, behaviour: str, *, priority: int = 0) -> str:
@@ -165,6 +170,10 @@ class Plant:
             job = make_job(session, self.project, spec, stored_file(session, self.store, self.project, self.directory))
             job.priority = priority
             return job.id
+
+    def release(self, job_id: str) -> None:
+        """Let a trainer with the behaviour `train_held` continue, also in later attempts."""
+        (self.directory / "state" / "runs" / job_id / RELEASED).touch()
 
     def job(self, job_id: str) -> Job:
         with self.database.transaction() as session:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 STOP = threading.Event()
+RELEASED: Final = "released"
+"""File next to a job's run directories: trainers of the behaviour `train_held` continue."""
 
 
 def report(kind: str, **fields: object) -> None:
@@ -85,6 +87,21 @@ def train_slowly(run_dir: Path, total: int) -> int:
     return 0
 
 
+def train_held(run_dir: Path, total: int, at: int) -> int:
+    """As `train`, but waits after step `at` until the test releases it; honours a stop request."""
+    for step in range(start(run_dir, total) + 1, total + 1):
+        report("metrics", step=step, values={"loss": 1 / step}, trained_tokens=step)
+        if step % 4 == 0:
+            checkpoint(run_dir, step)
+        while step == at and not STOP.is_set() and not (run_dir.parent / RELEASED).exists():
+            STOP.wait(0.05)
+        if STOP.is_set():
+            checkpoint(run_dir, step)
+            return 75
+    finish(run_dir, total)
+    return 0
+
+
 def until_stopped(run_dir: Path, linger_seconds: float = 0.0) -> int:
     step = start(run_dir, 1000)
     while not STOP.wait(0.05):
@@ -136,6 +153,7 @@ BEHAVIOURS: Final[dict[str, Callable[[Path, str], int | None]]] = {
     "train": train_after_chatter,
     "train_with_adapters": lambda run_dir, total: train(run_dir, int(total), with_adapters=True),
     "train_slowly": lambda run_dir, total: train_slowly(run_dir, int(total)),
+    "train_held": lambda run_dir, steps: train_held(run_dir, *map(int, steps.split(":"))),
     "crash": lambda run_dir, step: train(run_dir, 10, crash_at=int(step)),
     "until_stopped": lambda run_dir, _: until_stopped(run_dir),
     "stops_slowly": lambda run_dir, seconds: until_stopped(run_dir, float(seconds)),

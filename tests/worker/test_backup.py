@@ -1,6 +1,7 @@
 """The whole way of a backup: workers train, `grouptune db dump`, `db restore` elsewhere, and workers go on there."""
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,11 +14,14 @@ from app.core.db import Database
 from app.core.jobs import lifecycle, queries
 from app.core.jobs.state_machine import JobStatus
 from app.core.storage.local import LocalBlobStore
+from tests.processes import is_pending
 from tests.setup_jobs import make_job, stored_file, supervised
+from tests.waiting import eventually
 from tests.worker.conftest import Plant
+from tests.worker.test_tasks import trainers
 
-STEPS = 1500
-"""Takes seconds: it is paused in the middle."""
+STEPS = 480
+"""Takes seconds, so that the trainer can be suspended in the middle."""
 
 
 def long_job(plant: Plant) -> str:
@@ -53,8 +57,12 @@ def test_paused_job_resumes_after_restore(plant: Plant, tmp_path: Path) -> None:
     with plant.train_worker():
         plant.wait_for(done, JobStatus.succeeded)
         plant.wait_for_step(paused, 1)
+        [trainer] = trainers(paused)
+        os.kill(trainer, signal.SIGSTOP)  # so that the pause arrives before its last step
         with plant.database.transaction() as session:
             lifecycle.pause(session, Actor(plant.project), paused)
+        eventually(lambda: is_pending(trainer, signal.SIGTERM))
+        os.kill(trainer, signal.SIGCONT)
         stopped_at = plant.wait_for(paused, JobStatus.paused).step
     assert 0 < stopped_at < STEPS
     backup = tmp_path / "installation.tar"

@@ -47,9 +47,10 @@ def assert_whole(job: Bench) -> None:
 
 
 def test_store_outage_requeues_the_job(job: Bench, flaky: FlakyS3) -> None:
-    thread = job.start("train_slowly:40")
+    thread = job.start("train_held:40:8")
     eventually(lambda: job.job().step >= 8)
     flaky.is_unavailable = True
+    job.release()
     thread.join(60)
     assert not thread.is_alive()
     assert (job.status(), job.job().crashes) == (JobStatus.queued, 0)

@@ -21,7 +21,7 @@ def test_worker_is_listed_while_it_runs(plant: Plant) -> None:
         }
         assert all(one.presence.trains and one.presence.worker.slots == 1 for one in members(plant))
         killed.kill()
-        job_id = plant.submit(max_steps=2000, n_epochs=50, checkpoint_interval=1000)
+        job_id = plant.submit(rows=400, n_epochs=50, checkpoint_interval=1000)
 
         def is_rung_and_runs() -> bool:
             broker.notify_training(plant.broker_url)  # repeated: the killed worker may have taken a message

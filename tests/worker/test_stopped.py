@@ -11,7 +11,8 @@ from tests.waiting import eventually
 from tests.worker.conftest import Plant
 from tests.worker.test_tasks import trainers
 
-STEPS = 200
+STEPS = 40
+HELD_AT = 5
 ROWS = ("job_events", "metrics", "groups", "checkpoints", "job_attempts", "models", "webhook_deliveries")
 
 
@@ -25,15 +26,16 @@ def written(plant: Plant) -> dict[str, list[str]]:
 
 
 def test_suspended_attempt_writes_no_row(plant: Plant) -> None:
-    job_id = plant.tell(f"train_slowly:{STEPS}")
+    job_id = plant.tell(f"train_held:{STEPS}:{HELD_AT}")
     with plant.default_worker(), plant.quick_worker("one") as one, plant.quick_worker("two") as two:
-        plant.wait_for_step(job_id, 5)
+        plant.wait_for_step(job_id, HELD_AT)
         owner = str(plant.job(job_id).lease_owner)
         stopped, name = (one, "one") if owner.endswith(f":{one.pid}") else (two, "two")
         [trainer] = trainers(job_id)
         for pid in (stopped.pid, trainer):
             os.kill(pid, signal.SIGSTOP)
         eventually(lambda: plant.attempts(job_id)[0].outcome is not None)  # the lease has run out
+        plant.release(job_id)
         plant.end_back_off(job_id)
         plant.wait_for(job_id, JobStatus.succeeded)
         before = written(plant)

@@ -81,7 +81,7 @@ def test_repeated_notifications_train_once(plant: Plant) -> None:
 
 
 def test_killed_worker_is_replaced(plant: Plant) -> None:
-    job_id = plant.submit(n_epochs=50, checkpoint_interval=10)
+    job_id = plant.submit(rows=24, n_epochs=50, checkpoint_interval=10)
     with plant.default_worker() as default, plant.train_worker("one") as one, plant.train_worker("two") as two:
         plant.wait_for_step(job_id, 20)
         owner = str(plant.job(job_id).lease_owner)
@@ -95,12 +95,12 @@ def test_killed_worker_is_replaced(plant: Plant) -> None:
     assert (first.worker, first.outcome) == (owner, AttemptOutcome.lost_lease)
     assert second.worker != owner
     assert second.resumed_from_step >= 20
-    assert steps == list(range(1, 201)) == list(range(1, job.step + 1))
+    assert steps == list(range(1, 601)) == list(range(1, job.step + 1))
 
 
 def test_lost_message_and_drain(plant: Plant) -> None:
     with plant.default_worker(), plant.train_worker() as worker:
-        job_id = plant.submit(max_steps=2000, n_epochs=50, checkpoint_interval=1000)
+        job_id = plant.submit(rows=400, n_epochs=50, checkpoint_interval=1000)
         broker.notify_training(plant.broker_url)
         with redis.Redis(unix_socket_path=plant.broker_url.removeprefix("redis+socket://")) as client:
             client.flushall()

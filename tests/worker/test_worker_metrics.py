@@ -86,13 +86,12 @@ def test_workers_take_consecutive_ports(plant: Plant) -> None:
         assert told().count("# TYPE grouptune_attempts_total") == 2
 
 
-def test_no_free_metrics_port_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prometheus, "PORTS_TRIED", 1)
+def test_no_free_metrics_port_is_an_error() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(OSError, match="in use"):
-            prometheus.serve_worker("127.0.0.1", taken.getsockname()[1])
+            prometheus.serve_worker("127.0.0.1", taken.getsockname()[1], ports=1)
 
 
 def test_dashboard_queries_existing_metrics() -> None:

@@ -6,6 +6,7 @@ error. SIGTERM makes it write a checkpoint and stop after the current step. Exit
 
 import ctypes
 import gc
+import json
 import os
 import signal
 import sys
@@ -31,12 +32,23 @@ def _claim_stdout() -> TextIO:
     return reports
 
 
+def _hide_unused_bitsandbytes(run_dir: Path) -> None:
+    """Makes `import bitsandbytes` fail in a job that does not quantise its base model.
+
+    peft imports bitsandbytes wherever it is installed, and bitsandbytes imports torch's whole compiler: over a second.
+    """
+    spec = json.loads((run_dir / "spec.json").read_text(encoding="utf-8"))["spec"]
+    if spec["settings"]["hyperparameters"]["base_precision"] != "4bit":
+        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # the import system's mark for "not installed"
+
+
 def main() -> int:
     """Runs the job of the directory named on the command line and returns the exit code."""
     _die_with_parent()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     reports = _claim_stdout()
+    _hide_unused_bitsandbytes(Path(sys.argv[1]))
     gc.disable()  # imported objects live forever; collecting during imports takes a tenth of the start-up time
     from worker.training.setup import run  # noqa: PLC0415 - takes seconds, so it comes last
 

@@ -140,5 +140,7 @@ def _is_gated_mlp(module: Any) -> bool:
     if not callable(getattr(module, "act_fn", None)):
         return False
     weight = module.gate_proj.weight
-    x = torch.linspace(-2, 2, weight.shape[-1], dtype=weight.dtype, device=weight.device)[None, None]
+    # A 4-bit weight is packed: it has neither the layer's width nor a dtype to compute in.
+    dtype = weight.dtype if weight.is_floating_point() else torch.bfloat16
+    x = torch.linspace(-2, 2, module.gate_proj.in_features, dtype=dtype, device=weight.device)[None, None]
     return torch.equal(_RecomputedGatedMlp(module)(x), module(x))

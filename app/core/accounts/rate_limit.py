@@ -99,8 +99,12 @@ def _bucket_key(buckets: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
 class RateLimiter:
     """Counts requests in the broker, by the broker's clock."""
 
-    def __init__(self, broker_url: str | None) -> None:
-        """Counts nothing without a URL, or if the broker is not Redis or Valkey."""
+    def __init__(self, broker_url: str | None, *, pause_seconds: float = BROKER_PAUSE_SECONDS) -> None:
+        """Counts nothing without a URL, or if the broker is not Redis or Valkey.
+
+        A broker that failed is tried again after `pause_seconds`.
+        """
+        self._pause_seconds = pause_seconds
         self._redis = _connect(broker_url)
         self._take = self._redis.register_script(_TAKE) if self._redis is not None else None
         self._paused_until = 0.0
@@ -153,7 +157,7 @@ class RateLimiter:
             keys = [f"grouptune:rate:{name}" for name in buckets]
             answer: list[Any] = self._take(keys, [*buckets.values(), tokens])
         except RedisError as error:
-            self._paused_until = time.monotonic() + BROKER_PAUSE_SECONDS
+            self._paused_until = time.monotonic() + self._pause_seconds
             log.warning("rate_limit.broker_unreachable", error=str(error))
             return None
         wait, *rest = (int(number) for number in answer)

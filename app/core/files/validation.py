@@ -46,15 +46,19 @@ class ValidatedFile:
     """For comparisons with another file."""
 
 
-def validate_file(path: Path, *, max_errors: int = 50, progress: Progress | None = None) -> FileReport:
+def validate_file(
+    path: Path, *, max_errors: int = 50, max_rows: int = MAX_ROWS, progress: Progress | None = None
+) -> FileReport:
     """Return the report on the JSONL file at `path`. Invalid content is reported; only I/O errors raise (`OSError`).
 
     Keeps at most `max_errors` (at least 1) errors and as many warnings, but counts all.
     """
-    return validate_rows(path, max_errors=max_errors, progress=progress).report
+    return validate_rows(path, max_errors=max_errors, max_rows=max_rows, progress=progress).report
 
 
-def validate_rows(path: Path, *, max_errors: int = 50, progress: Progress | None = None) -> ValidatedFile:
+def validate_rows(
+    path: Path, *, max_errors: int = 50, max_rows: int = MAX_ROWS, progress: Progress | None = None
+) -> ValidatedFile:
     """Validate as `validate_file`; also returns the index of the file's prompts."""
     total = path.stat().st_size
     builder = _ReportBuilder(max(1, max_errors))
@@ -67,8 +71,8 @@ def validate_rows(path: Path, *, max_errors: int = 50, progress: Progress | None
             return ValidatedFile(broken(total, f"the file is a {archive} archive; upload what is in it"), PromptIndex())
         for line, offset, raw in lines(stream):
             builder.add(line, offset, raw)
-            if builder.seen > MAX_ROWS:
-                builder.error(line, None, f"the file has more than {MAX_ROWS:,} rows; split it")
+            if builder.seen > max_rows:
+                builder.error(line, None, f"the file has more than {max_rows:,} rows; split it")
                 break
             if progress is not None and offset >= next_progress:
                 next_progress = offset + _PROGRESS_BYTES

@@ -9,7 +9,7 @@ from app.core.chat.preview import Distribution
     ("values", "width", "bins"),
     [([0], 1, 1), ([23], 1, 24), ([24], 2, 13), ([1, 130_000], 10_000, 14), ([5] * 3 + [999], 50, 20)],
 )
-def test_bars_have_round_widths_and_hold_every_value(values: list[int], width: int, bins: int) -> None:
+def test_histogram_has_round_bins_of_all_values(values: list[int], width: int, bins: int) -> None:
     found = Distribution.of(values)
     assert found is not None
     assert [(one.start, one.end) for one in found.bins] == [(at * width, (at + 1) * width) for at in range(bins)]

@@ -1,4 +1,4 @@
-"""Tokenizers from the files that models come with, old and new, beside what transformers reads there."""
+"""Tokenizers from old and new model files, compared with transformers."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def old_files(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [old_files, write_tokenizer])
-def test_old_and_new_files_are_read_as_transformers_reads_them(tmp_path: Path, write: Any) -> None:
+def test_model_files_load_like_transformers(tmp_path: Path, write: Any) -> None:
     write(tmp_path)
     theirs: Any = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
     ours = tokenizer.load(tmp_path)
@@ -64,7 +64,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"{", b'{"model": 3}'])
-def test_a_tokenizer_that_cannot_be_read_is_told_with_the_way_out(tmp_path: Path, content: bytes | None) -> None:
+def test_unreadable_tokenizer_error_has_a_fix(tmp_path: Path, content: bytes | None) -> None:
     write_tokenizer(tmp_path)
     path = tmp_path / "tokenizer.json"
     path.unlink() if content is None else path.write_bytes(content)

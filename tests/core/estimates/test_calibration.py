@@ -15,7 +15,7 @@ def seen(*ratios: float, model: str = "m", device: str = "d", formula: int = FOR
     return [Observation(model, device, {"update": ratio}, formula) for ratio in ratios]
 
 
-def test_without_a_job_the_prior_s_spread_stays() -> None:
+def test_prior_spread_without_jobs() -> None:
     found = fit([], "update", "m", "d")
     assert found.mean == 0
     assert found.deviation == pytest.approx(math.sqrt(UPDATE.device**2 + UPDATE.model**2 + UPDATE.job**2))
@@ -23,14 +23,14 @@ def test_without_a_job_the_prior_s_spread_stays() -> None:
     assert found.at(1.645) == pytest.approx(1 / found.at(-1.645))
 
 
-def test_one_job_moves_the_answer_most_of_the_way_and_narrows_it() -> None:
+def test_one_job_moves_and_narrows_the_factor() -> None:
     """Prior variance 0.49 + 0.1225, noise 0.04: the mean moves by 0.6125 / 0.6525 of what was seen."""
     found = fit(seen(1.0), "update", "m", "d")
     assert found.mean == pytest.approx(0.6125 / 0.6525)
     assert found.deviation == pytest.approx(math.sqrt(0.6125 * 0.04 / 0.6525 + 0.04))
 
 
-def test_many_jobs_leave_what_differs_between_jobs() -> None:
+def test_many_jobs_leave_the_noise_between_jobs() -> None:
     jobs = random.Random(7)  # noqa: S311
     for spread in (0.05, 0.4):
         found = fit(seen(*(jobs.gauss(0.7, spread) for _ in range(200))), "update", "m", "d")
@@ -38,7 +38,7 @@ def test_many_jobs_leave_what_differs_between_jobs() -> None:
         assert found.deviation == pytest.approx(spread, rel=0.2)
 
 
-def test_another_model_on_the_device_helps_less_than_the_same_and_more_than_none() -> None:
+def test_other_models_on_the_device_help_less() -> None:
     none = fit([], "update", "m", "d")
     other = fit(seen(1.0, 1.0, 1.0, model="other"), "update", "m", "d")
     same = fit(seen(1.0, 1.0, 1.0), "update", "m", "d")
@@ -49,7 +49,7 @@ def test_another_model_on_the_device_helps_less_than_the_same_and_more_than_none
     assert other.mean == pytest.approx(weight / (weight + 1 / UPDATE.device**2))
 
 
-def test_other_devices_and_older_formulas_say_nothing() -> None:
+def test_other_devices_and_formulas_are_ignored() -> None:
     nothing = fit([], "update", "m", "d")
     assert fit(seen(1.0, device="e") + seen(1.0, formula=FORMULA - 1), "update", "m", "d") == nothing
     assert fit([Observation("m", "d", {"rollout": 1.0})], "update", "m", "d") == nothing

@@ -54,7 +54,7 @@ def learnt() -> list[Estimate]:
     return [estimated(number, learnt=True) for number in range(len(JOBS))]
 
 
-def test_the_range_holds_what_the_jobs_took(learnt: list[Estimate]) -> None:
+def test_range_contains_the_measured_jobs(learnt: list[Estimate]) -> None:
     """Nine of ten are promised; at least twelve of fifteen are asked for."""
     seconds = [
         one.seconds.low <= job["seconds"] <= one.seconds.high
@@ -76,7 +76,7 @@ def test_the_range_holds_what_the_jobs_took(learnt: list[Estimate]) -> None:
     assert sum(tokens) >= 12
 
 
-def test_finished_jobs_make_the_range_narrower_and_its_middle_better(learnt: list[Estimate]) -> None:
+def test_finished_jobs_improve_the_estimate(learnt: list[Estimate]) -> None:
     before = [estimated(number, learnt=False) for number in range(len(JOBS))]
 
     def width(made: list[Estimate]) -> float:

@@ -35,14 +35,14 @@ JOB = asked(gft(hyperparameters={"batch_size": 8, "n_epochs": 1}))
 SMALL, LARGE = gpu("NVIDIA L4", 16), gpu("NVIDIA H100 80GB HBM3", 85)
 
 
-def test_a_worker_with_too_little_memory_is_passed_over() -> None:
+def test_small_worker_is_skipped() -> None:
     found = forecast(JOB, [("small:1", SMALL), ("large:1", LARGE)], [])
     assert [(one.name, one.verdict) for one in found.workers] == [("large:1", "fits"), ("small:1", "does_not_fit")]
     assert (found.verdict, found.estimate.device) == (MemoryFit.fits, LARGE.device)
     assert "85 GB of NVIDIA H100 80GB HBM3 (worker large:1)" in found.reason
 
 
-def test_where_it_fits_nowhere_the_reason_says_what_to_do() -> None:
+def test_no_fit_reason_names_a_remedy() -> None:
     found = forecast(JOB, [("small:1", SMALL), ("smaller:1", gpu("NVIDIA L4", 8))], [])
     assert found.verdict is MemoryFit.does_not_fit
     assert "no worker has more than the 16 GB" in str(found.reason)
@@ -50,7 +50,7 @@ def test_where_it_fits_nowhere_the_reason_says_what_to_do() -> None:
     assert forecast(quantised, [("small:1", SMALL)], []).verdict is MemoryFit.tight
 
 
-def test_where_micro_batches_must_shrink_it_is_tight_until_jobs_have_shown_that_they_need_not() -> None:
+def test_smaller_micro_batches_make_the_fit_tight() -> None:
     needed = forecast(JOB, [("w:1", LARGE)], []).estimate
     assert needed.peak_memory_bytes is not None
     assert needed.least_memory_bytes is not None
@@ -61,7 +61,7 @@ def test_where_micro_batches_must_shrink_it_is_tight_until_jobs_have_shown_that_
     assert forecast(JOB, [("w:1", room)], seen).verdict is MemoryFit.fits
 
 
-def test_without_a_worker_there_are_tokens_and_no_time() -> None:
+def test_estimate_without_worker_has_no_time() -> None:
     found = forecast(JOB, [], [])
     assert (found.verdict, found.workers) == (MemoryFit.no_worker, ())
     assert (found.estimate.seconds, found.estimate.peak_memory_bytes, found.estimate.device) == (None, None, None)
@@ -69,13 +69,13 @@ def test_without_a_worker_there_are_tokens_and_no_time() -> None:
     assert found.estimate.rollouts == 4000
 
 
-def test_of_two_that_it_fits_on_the_faster_one_comes_first_and_more_gpus_are_faster() -> None:
+def test_fastest_fitting_worker_comes_first() -> None:
     slow, two = gpu("NVIDIA A100-SXM4-80GB", 85), gpu("NVIDIA H100 80GB HBM3", 85, processes=2)
     found = forecast(JOB, [("a:1", slow), ("b:1", LARGE), ("c:1", two)], [])
     assert [one.name for one in found.workers] == ["c:1", "b:1", "a:1"]
 
 
-def test_the_range_narrows_with_every_job_and_holds_its_middle() -> None:
+def test_range_narrows_with_every_job() -> None:
     widths = []
     for jobs in (0, 1, 10):
         ratios = dict.fromkeys(("setup", "rollout", "grading", "update", "rest", "given_tokens", "own_tokens"), 0.3)

@@ -50,7 +50,7 @@ def test_a_gft_job_by_hand() -> None:
     assert found.grader_calls == round(20 * 6.3) + 3 * 18
 
 
-def test_a_teacher_fills_the_groups_and_is_asked_once_about_each_row_that_a_step_sees() -> None:
+def test_teacher_gets_one_request_per_row() -> None:
     group = {"expert": 1, "teacher": 2, "self": 4}
     asked = {"model": "m", "base_url": "https://x.example/v1"}
     lengths = Lengths(prompt=20, expert=5, teacher=0, own=10)
@@ -62,7 +62,7 @@ def test_a_teacher_fills_the_groups_and_is_asked_once_about_each_row_that_a_step
         assert found.response_tokens == 8 * (5 + 2 * 5 + 4 * 10)
 
 
-def test_imitation_draws_and_grades_nothing() -> None:
+def test_imitation_needs_no_rollouts() -> None:
     spec = JobSpec(model="tiny", method=MethodType.supervised, settings=ImitationMethod(), seed=1)
     plan = resolve(spec, rows=10, held_out_rows=6, parameters=1000)
     found = count(spec, plan, Data(10, 6, 1.0, 3.0), Lengths(20, 5, 6, 0))
@@ -72,7 +72,7 @@ def test_imitation_draws_and_grades_nothing() -> None:
 
 # peft 0.21 asks transformers 5 by an old name; gone with peft's next release.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_the_shape_and_the_adapter_are_those_that_torch_loads(tiny_models: Path) -> None:
+def test_shape_and_adapter_match_torch(tiny_models: Path) -> None:
     shape = shape_of(registry.resolve("tiny", tiny_models))
     assert shape is not None
     policy = load_policy(tiny_models / "tiny", gft().hyperparameters.lora, 1)
@@ -83,7 +83,7 @@ def test_the_shape_and_the_adapter_are_those_that_torch_loads(tiny_models: Path)
     assert adapter_weights(gft(), shape) == sum(one.numel() for one in policy.trained.values())
 
 
-def test_a_model_that_is_not_here_yet_has_a_shape_of_its_size(tmp_path: Path) -> None:
+def test_unknown_model_gets_a_shape_of_its_size(tmp_path: Path) -> None:
     for name, layers, hidden in (("smollm2-135m-instruct", 30, 576), ("qwen2.5-1.5b-instruct", 28, 1536)):
         shape = shape_of(registry.resolve(name, tmp_path))
         assert isinstance(shape, Shape)

@@ -109,10 +109,11 @@ def test_line_of_the_maximum_length_is_accepted_with_either_ending(path: Path) -
     assert report(path, line + b" \n").error_count == 1
 
 
-def test_row_limit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "MAX_ROWS", 3)
-    assert report(path, GOOD * 3 + b"\n").valid
-    found = report(path, GOOD * 9)
+def test_row_limit(path: Path) -> None:
+    path.write_bytes(GOOD * 3 + b"\n")
+    assert validate_file(path, max_rows=3).valid
+    path.write_bytes(GOOD * 9)
+    found = validate_file(path, max_rows=3)
     assert [(error.line, error.message) for error in found.errors] == [(4, "the file has more than 3 rows; split it")]
 
 

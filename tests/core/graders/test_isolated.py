@@ -31,6 +31,7 @@ def in_thread(work: Any) -> Any:
     return result[0]
 
 
+@pytest.mark.slow
 def test_pool_survives_a_hundred_hanging_checks() -> None:
     fine = (Sample(output_text=r"$\frac{1}{2}$"), {"answer": "0.5"})
     with GraderPool(MATH, workers=2, limit_seconds=0.1) as opened:
@@ -48,6 +49,7 @@ def test_pool_survives_a_hundred_hanging_checks() -> None:
         assert [item.reward for item in in_thread(lambda: opened.grade_many([fine] * 4))] == [1.0] * 4
 
 
+@pytest.mark.slow
 def test_pool_survives_dead_processes() -> None:
     with IsolatedPool("math", workers=1, limit_seconds=20) as tools:
         assert tools.call("1/2", "$0.5$")
@@ -96,6 +98,7 @@ tools.call("3", r"$10^{10^{10^{10}}}$")
 """
 
 
+@pytest.mark.slow
 def test_workers_die_with_a_killed_parent() -> None:
     command = [sys.executable, "-c", ORPHAN]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:

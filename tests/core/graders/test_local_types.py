@@ -234,6 +234,7 @@ HUGE = "a " * 5_000_000
     ],
     ids=["regex", "fuzzy match", "rouge", "meteor", "pattern of a schema", "endless LaTeX", "memory bomb"],
 )
+@pytest.mark.slow
 def test_hostile_answers_take_bounded_time(fields: dict[str, Any], text: str) -> None:
     with Toolbox(workers=1, limit_seconds=1.0) as tools:
         started = time.monotonic()

@@ -33,6 +33,7 @@ def generated(name: str, count: int = 3, seed: int = 7, **config: Any) -> list[A
     return [json.loads(json.dumps(row)) for row in gym.rows(name, count, seed, config)]
 
 
+@pytest.mark.slow
 def test_generated_rows_earn_full_reward(pool: GraderPool) -> None:
     rows = [parse_row(json.dumps(row), 1) for row in generated("chain_sum", 5, max_digits=2)]
     assert not missing_fields(ReasoningGymGrader(), set(rows[0].item))
@@ -59,6 +60,7 @@ def test_row_without_verifier_data_is_an_error(pool: GraderPool) -> None:
     assert "'nothing' not registered" in str(grades[3].error)
 
 
+@pytest.mark.slow
 def test_every_data_set_grades_its_own_answers(verifiers: IsolatedPool) -> None:
     hostile = ("[__import__('os').getpid()]", "{'a': 1+1}", "hello world", "", "(" * 50)
     names = [data_set.name for data_set in gym.data_sets()]

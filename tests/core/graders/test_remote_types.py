@@ -110,6 +110,7 @@ def test_unusable_judge_reply_is_an_error(
     assert message in str(graded.error)
 
 
+@pytest.mark.slow
 def test_busy_judge_is_retried() -> None:
     replies = [Reply(status=429, headers={"retry-after": "0.1"}), Reply(status=503), completion({"result": 3})]
     assert judged(SCORE, lambda _: replies.pop(0)).reward == 3
@@ -187,6 +188,7 @@ def test_private_reward_server_needs_permission() -> None:
     assert "GROUPTUNE_ALLOWED_PRIVATE_HOSTS" in str(graded.error)
 
 
+@pytest.mark.slow
 def test_requests_to_slow_servers_overlap() -> None:
     """The server holds 64 requests until all have arrived; sequential requests would never be answered."""
     together = threading.Barrier(64)

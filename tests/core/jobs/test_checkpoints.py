@@ -51,7 +51,7 @@ def steps(session: Session, claim: Claim) -> list[int]:
     return kept
 
 
-def somebody_waits(database: Database) -> bool:
+def is_blocked(database: Database) -> bool:
     waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     with database.transaction() as session:
         return bool(session.scalar(waiting))
@@ -104,7 +104,7 @@ def test_uncommitted_job_holds_its_checkpoint(database: Database, claim: Claim, 
         with database.transaction() as session:
             starting_point(session, claim.project_id, name(claim, 10), tmp_path)
             forgetting = pool.submit(record, database, claim, 30)
-            eventually(lambda: somebody_waits(database))
+            eventually(lambda: is_blocked(database))
             make_job(session, claim.project_id, supervised().model_copy(update={"model": name(claim, 10)}))
         assert forgetting.result(10) == []
     with database.transaction() as session:

@@ -93,6 +93,7 @@ def lab(database: Database, tiny_models: Path, tmp_path: Path) -> Lab:
     return Lab(database, tiny_models, tmp_path)
 
 
+@pytest.mark.slow
 def test_estimate_learns_from_last_job(lab: Lab) -> None:
     claim = lab.claim()
     lab.train(claim, 4)

@@ -69,6 +69,7 @@ def test_metric_names_include_rare_and_null(database: Database, claim: Claim) ->
 
 
 @pytest.mark.parametrize("points", [11, 40, 300])
+@pytest.mark.slow
 def test_roll_ups_keep_all_extremes(database: Database, claim: Claim, points: int) -> None:
     """Of every stretch the extremes and the last step, also where the range begins and ends within blocks."""
     chance = random.Random(points)  # noqa: S311 - data

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -187,6 +188,7 @@ class Retention(RuleBasedStateMachine):
             assert key in named | self.young or any(key.startswith(f"{tree}/") for tree in trees), key
 
 
+@pytest.mark.slow
 def test_random_histories(database: Database, tmp_path: Path) -> None:
     run_state_machine_as_test(
         lambda: Retention(database, tmp_path),  # type: ignore[arg-type] # any factory will do

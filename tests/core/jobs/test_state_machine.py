@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -58,7 +59,7 @@ class JobMachine(RuleBasedStateMachine):
         make_job(self.session, self.project).priority = priority
 
     @rule()
-    def somebody_must_make_room(self) -> None:
+    def preempt_for_room(self) -> None:
         preemption.make_room(self.session, 0)
 
     @rule()
@@ -106,6 +107,7 @@ class JobMachine(RuleBasedStateMachine):
         self.ended = {job.id: job.status for job in jobs if job.status in TERMINAL}
 
 
+@pytest.mark.slow
 def test_no_history_breaks_an_invariant(database: Database) -> None:
     run_state_machine_as_test(
         lambda: JobMachine(database),  # type: ignore[arg-type] # any factory will do

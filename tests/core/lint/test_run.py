@@ -41,9 +41,7 @@ def lint(
 
 @pytest.mark.parametrize("expert", [None, 0.0, 1.0])
 @pytest.mark.parametrize("teachers", [(), (1.0,), (0.0, 1.0), (1.0, 1.0, 0.0), (0.5, 0.5 + 1e-9, 0.5, 0.2, 1.0)])
-def test_the_chance_of_contrast_is_what_counting_all_draws_gives(
-    expert: float | None, teachers: tuple[float, ...]
-) -> None:
+def test_chance_of_contrast_equals_enumeration(expert: float | None, teachers: tuple[float, ...]) -> None:
     for drawn in range(6):
         known = [] if expert is None else [expert]
         groups = [[*known, *some] for some in itertools.combinations(teachers, min(drawn, len(teachers)))]
@@ -51,7 +49,7 @@ def test_the_chance_of_contrast_is_what_counting_all_draws_gives(
         assert chance_of_contrast(expert, teachers, drawn) == pytest.approx(differing)
 
 
-def test_failing_experts_flat_groups_and_shares_are_told_by_line(tmp_path: Path) -> None:
+def test_findings_have_line_numbers(tmp_path: Path) -> None:
     rows = [
         row("2", "2", "3"),
         row("2", "2", "2"),
@@ -75,7 +73,7 @@ def test_failing_experts_flat_groups_and_shares_are_told_by_line(tmp_path: Path)
     assert LintReport.model_validate(found.model_dump(mode="json", by_alias=True)) == found
 
 
-def test_without_own_answers_a_flat_file_teaches_nothing_and_one_good_group_saves_it(tmp_path: Path) -> None:
+def test_flat_file_without_rollouts_has_no_signal(tmp_path: Path) -> None:
     mix = GroupMix(expert=1, teacher=2, self_=0)
     flat = [row("2", "2", "2"), row("3", "3", "3"), row("3")]
     found = lint(tmp_path / "rows", flat, mix)
@@ -88,7 +86,7 @@ def test_without_own_answers_a_flat_file_teaches_nothing_and_one_good_group_save
     assert lint(tmp_path / "rows", [row("2")], mix).signal_share == 1
 
 
-def test_answers_that_cannot_be_graded_are_errors_and_never_a_reward(tmp_path: Path) -> None:
+def test_ungradable_answers_are_errors(tmp_path: Path) -> None:
     source = "def grade(sample, item):\n    return 1 / len(sample['output_text'].replace('x', ''))\n"
     found = lint(tmp_path / "rows", [row("x", "y"), row("y", "x")], GroupMix(), grader=PythonGrader(source=source))
     assert (found.experts.errors, found.teachers.errors, found.groups.few) == (1, 1, 2)
@@ -96,7 +94,7 @@ def test_answers_that_cannot_be_graded_are_errors_and_never_a_reward(tmp_path: P
     assert all("ZeroDivisionError" in one.message for one in found.errors)
 
 
-def test_of_a_large_file_the_same_sample_is_graded_every_time(tmp_path: Path) -> None:
+def test_large_file_is_sampled_deterministically(tmp_path: Path) -> None:
     rows = [row("2" if number % 3 else "3", right="2") for number in range(400)]
     budget = Budget(answers=50, seconds=60)
     found = [lint(tmp_path / "rows", rows, GroupMix(), budget=budget) for _ in range(2)]
@@ -106,7 +104,7 @@ def test_of_a_large_file_the_same_sample_is_graded_every_time(tmp_path: Path) ->
     assert all(one.line is not None and (one.line - 1) % 3 == 0 for one in found[0].errors)
 
 
-def test_a_hanging_grader_costs_no_more_than_the_budget_and_the_report_says_so(tmp_path: Path) -> None:
+def test_hanging_grader_stays_within_the_budget(tmp_path: Path) -> None:
     endless = PythonGrader(source="def grade(sample, item):\n    while True:\n        pass\n")
     found = lint(tmp_path / "rows", [row("2")] * 300, GroupMix(), grader=endless, budget=Budget(1000, 0.5))
     assert found.stopped
@@ -115,14 +113,14 @@ def test_a_hanging_grader_costs_no_more_than_the_budget_and_the_report_says_so(t
     assert "until time ran out" in found.summary()
 
 
-def test_looking_for_a_signal_ends_at_the_first_one(tmp_path: Path) -> None:
+def test_search_ends_at_the_first_signal(tmp_path: Path) -> None:
     mix = GroupMix(expert=1, teacher=1, self_=0)
     found = lint(tmp_path / "rows", [row("2", "3")] * 400, mix, until_signal=True)
     assert 0 < found.rows_graded < 400
     assert found.signal_share_limit == 1
 
 
-def test_jobs_without_known_answers_or_with_distant_graders_are_not_linted() -> None:
+def test_unsuitable_jobs_are_not_linted() -> None:
     def gft(group: GroupMix, grader: Any = EXACT) -> JobSpec:
         settings = GroupMethod(grader=grader, group=group)
         return JobSpec(model="tiny", method=MethodType.gft, settings=settings, seed=1)

@@ -80,6 +80,7 @@ def test_part_boundary_sizes_are_stored_whole(store: BlobStore, count: int) -> N
     assert store.write("edge", mebibytes(count)).bytes == len(content(store, "edge")) == count * MIB
 
 
+@pytest.mark.slow
 def test_s3_memory_does_not_grow_with_blobs(s3_address: str) -> None:
     # In a process of its own: the server of the tests lives in this one and keeps what it is sent.
     code = f"""

@@ -1,6 +1,5 @@
-"""The frozen base in 4 bits: what it needs, and that it trains right where bitsandbytes is installed."""
+"""The frozen base in 4 bits: its gradients, its adapter, and the refusals where 4 bits are not available."""
 
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,6 @@ from worker.training.merge.report import MergeRefused
 from worker.training.model import Policy, load_policy
 from worker.training.types import JobFailure
 
-needs_bitsandbytes = pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra `quantized`)"
-)
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:bitsandbytes")
 
 PROMPT = tuple(range(3, 12))
@@ -37,7 +33,7 @@ def policy_of(directory: Path, lora: Lora = architectures.LORA) -> Policy:
 
 def dequantised(policy: Policy, source: Path, target: Path) -> Path:
     """The base model of `source` with the values that the 4-bit layers of `policy` stand for."""
-    from bitsandbytes.functional import dequantize_4bit  # noqa: PLC0415 - optional
+    from bitsandbytes.functional import dequantize_4bit  # noqa: PLC0415 - a second of imports
 
     base: Any = plain.plain_base(source)
     layers = dict(base.named_modules())
@@ -50,7 +46,6 @@ def dequantised(policy: Policy, source: Path, target: Path) -> Path:
     return target
 
 
-@needs_bitsandbytes
 @pytest.mark.parametrize("lora", [architectures.LORA, Lora(r=4, alpha=8, use_dora=True)], ids=["lora", "dora"])
 def test_4bit_gradients_equal_dequantised_ones(lora: Lora, tmp_path: Path, model_directory: ModelDirectory) -> None:
     source = model_directory("llama")
@@ -67,7 +62,6 @@ def test_4bit_gradients_equal_dequantised_ones(lora: Lora, tmp_path: Path, model
     assert plain.distance(found, expected) < 0.05  # bf16 products against fp32
 
 
-@needs_bitsandbytes
 def test_4bit_base_keeps_fp32_adapter_and_head(model_directory: ModelDirectory) -> None:
     native, policy = load_policy(model_directory("qwen2"), Lora(), seed=0), policy_of(model_directory("qwen2"))
     assert {value.dtype for value in policy.trained.values()} == {torch.float32}
@@ -80,7 +74,6 @@ def test_4bit_base_keeps_fp32_adapter_and_head(model_directory: ModelDirectory) 
     assert policy.causal.get_memory_footprint() < native.causal.get_memory_footprint()
 
 
-@needs_bitsandbytes
 def test_4bit_run_merges_into_the_full_base(tmp_path: Path, chat_directory: Path) -> None:
     job = Job(tmp_path / "run", chat_directory)
     code, reports = job.run(base_precision="4bit")
@@ -92,7 +85,6 @@ def test_4bit_run_merges_into_the_full_base(tmp_path: Path, chat_directory: Path
         merge(job.run_dir / "adapter", tmp_path / "quantised", tmp_path / "no", "no", lambda _line: None)
 
 
-@needs_bitsandbytes
 def test_device_without_4bit_layers_is_rejected(
     model_directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ def test_shares_are_disjoint_and_complete() -> None:
     assert {len(share) for share in shares} == {2, 3}
 
 
+@pytest.mark.slow
 def test_two_ranks_have_the_gradient_of_one(llama: Policy, model_directory: ModelDirectory, tmp_path: Path) -> None:
     expected, alone = gradient(llama, mixed_groups(), tau=0.3)
     command = [sys.executable, "-m", "tests.worker.training.rank_of_two", str(tmp_path), str(model_directory("llama"))]
@@ -63,6 +64,7 @@ def test_two_ranks_have_the_gradient_of_one(llama: Policy, model_directory: Mode
         ("os.kill(os.getpid(), 9)", 1, "was killed by SIGKILL"),
     ],
 )
+@pytest.mark.slow
 def test_rank_0_exits_with_the_failed_ranks_code(ending: str, code: int, log: str, tmp_path: Path) -> None:
     report_path = tmp_path / "report"
     rank = f"import os, sys; print('its report', flush=True); {ending}"
@@ -93,6 +95,7 @@ def job(tmp_path: Path, chat_directory: Path) -> Job:
     return Job(tmp_path / "run", chat_directory)
 
 
+@pytest.mark.slow
 def test_two_ranks_report_once_and_publish(job: Job) -> None:
     job.write()
     with trainer_process(two(job)) as process:
@@ -104,6 +107,7 @@ def test_two_ranks_report_once_and_publish(job: Job) -> None:
     assert (job.run_dir / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_dead_rank_and_stop_end_all_ranks(job: Job) -> None:
     job.write(n_epochs=50)
     with trainer_process(two(job)) as process:
@@ -132,6 +136,7 @@ def rows_of(rank: int, job: Job) -> set[int]:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.slow
 def test_job_fails_with_the_failed_ranks_error(rank: int, job: Job, tmp_path: Path) -> None:
     """Rows without a reference cannot be graded; all of them fall to one process."""
     ungradable = rows_of(rank, job)

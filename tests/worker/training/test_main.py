@@ -3,8 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
-from tests.worker.training.runs import REPOSITORY
+import pytest
+
+from tests.worker.training.runs import REPOSITORY, Job
+from worker.training.__main__ import _hide_unused_bitsandbytes
 
 NOISY = """
 import os
@@ -32,3 +36,13 @@ def test_orphaned_trainer_does_not_start() -> None:
     )
     assert done.returncode == 1
     assert "the runner died before its trainer started" in done.stderr
+
+
+@pytest.mark.parametrize(("precision", "is_hidden"), [("native", True), ("4bit", False)])
+def test_only_a_job_in_4_bits_imports_bitsandbytes(
+    precision: str, is_hidden: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Job(tmp_path / "run", tmp_path / "base").write(base_precision=precision)
+    monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
+    _hide_unused_bitsandbytes(tmp_path / "run")
+    assert ("bitsandbytes" in sys.modules) is is_hidden

@@ -110,6 +110,7 @@ def test_negative_control_lost_moments(whole: Whole) -> None:
     assert forgetful.adapter_after(5) != whole.job.adapter_after(5)
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_bit_for_bit(whole: Whole) -> None:
     victim = whole.job.sibling("killed")
     victim.write(**whole.options)

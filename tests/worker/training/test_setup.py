@@ -84,6 +84,7 @@ def test_every_row_is_seen_once_an_epoch(whole: tuple[Job, list[Report]]) -> Non
     assert sorted(rows[:8]) == sorted(rows[8:]) == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_stop_request_checkpoints_and_exits_75(tmp_path: Path, chat_directory: Path) -> None:
     job = Job(tmp_path / "stopped", chat_directory)
     job.write(n_epochs=50)
@@ -100,6 +101,7 @@ def test_stop_request_checkpoints_and_exits_75(tmp_path: Path, chat_directory: P
     assert of_kind(after, Finished) == []
 
 
+@pytest.mark.slow
 def test_invalid_row_exits_65_and_names_the_line(tmp_path: Path, chat_directory: Path) -> None:
     job = Job(tmp_path / "broken", chat_directory)
     job.write()

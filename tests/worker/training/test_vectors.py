@@ -90,6 +90,7 @@ def altered(directory: Path, field: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_golden_vectors_pass_as_a_program() -> None:
     done = subprocess.run(
         [sys.executable, "bench/check_vectors.py", str(VECTORS)],

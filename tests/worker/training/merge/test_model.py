@@ -250,6 +250,7 @@ def start(*words: object) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.slow
 def test_merge_prints_findings_or_one_error(base: Path, adapter: Adapter, tmp_path: Path) -> None:
     source = adapter(base)
     with start(source, base, tmp_path / "merged", "--name", "mine") as process:
@@ -263,6 +264,7 @@ def test_merge_prints_findings_or_one_error(base: Path, adapter: Adapter, tmp_pa
     assert err.splitlines()[-1].startswith("error: ")
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_nothing(base: Path, adapter: Adapter, tmp_path: Path) -> None:
     with start(adapter(base), base, tmp_path / "merged") as process:
         assert process.stderr is not None

@@ -53,6 +53,7 @@ def versions(reports: list[Report]) -> dict[int, set[int | None]]:
     }
 
 
+@pytest.mark.slow
 def test_rollouts_use_the_adapter_of_every_step(job: Job, server: VllmServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.api_key = "s3cr3t"
     monkeypatch.setenv("GROUPTUNE_ROLLOUT_API_KEY", "s3cr3t")
@@ -72,6 +73,7 @@ def test_rollouts_use_the_adapter_of_every_step(job: Job, server: VllmServer, mo
     assert not any(b"s3cr3t" in path.read_bytes() for path in job.run_dir.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_stale_adapter_on_the_server_raises_alarm(job: Job, server: VllmServer) -> None:
     server.stale = True
     code, reports = job.run(learning_rate_multiplier=1000.0)
@@ -80,6 +82,7 @@ def test_stale_adapter_on_the_server_raises_alarm(job: Job, server: VllmServer) 
     assert "sampler and trainer disagree about log-probabilities" in alarm.message
 
 
+@pytest.mark.slow
 def test_stopped_run_unloads_its_adapters(job: Job, server: VllmServer) -> None:
     job.write(n_epochs=50)
     with trainer_process(job) as process:
@@ -104,6 +107,7 @@ def test_lost_server_is_dependency_down(job: Job, server: VllmServer, monkeypatc
     assert server.requests == []
 
 
+@pytest.mark.slow
 def test_each_rank_has_its_own_adapter(job: Job, server: VllmServer) -> None:
     job.write()
     with trainer_process(two(job)) as process:

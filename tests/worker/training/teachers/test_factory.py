@@ -108,6 +108,7 @@ def events(reports: list[Report]) -> list[str]:
     return [report.message for report in of_kind(reports, Message)]
 
 
+@pytest.mark.slow
 def test_teacher_fills_missing_answers_once(tmp_path: Path, base: Job) -> None:
     data = write_rows(tmp_path / "own.jsonl", {0: ["one"], 1: ["one", "two", "three"]})
     with teacher() as asked:
@@ -311,6 +312,7 @@ def slow(base: Job, data: Path, chat_tokenizer: ChatTokenizer) -> Iterator[tuple
         release.set()
 
 
+@pytest.mark.slow
 def test_answers_are_prefetched_during_training(base: Job, data: Path, slow: tuple[Teacher, Event, Event]) -> None:
     asked, release, all_requested = slow
     job = asking(base, asked.url)
@@ -325,6 +327,7 @@ def test_answers_are_prefetched_during_training(base: Job, data: Path, slow: tup
     assert member_counts(rest) == dict.fromkeys(range(1, ROWS + 1), 2)
 
 
+@pytest.mark.slow
 def test_stop_while_waiting_for_the_teacher(base: Job, data: Path, slow: tuple[Teacher, Event, Event]) -> None:
     asked, _, all_requested = slow
     job = asking(base, asked.url)
@@ -357,6 +360,7 @@ def test_question_key_is_a_content_address(base: Job, data: Path, chat_tokenizer
     assert keys(base, "https://a/v1", sampling=Sampling(temperature=0.5)).isdisjoint(one)
 
 
+@pytest.mark.slow
 def test_local_teacher_resumes_with_same_answers(base: Job, data: Path, tmp_path: Path) -> None:
     other = tiny_model.build(tmp_path / "bigger", seed=5)
     for number, model in enumerate((other, base.base)):
