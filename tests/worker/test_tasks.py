@@ -81,7 +81,7 @@ def test_repeated_notifications_train_once(plant: Plant) -> None:
 
 
 def test_killed_worker_is_replaced(plant: Plant) -> None:
-    job_id = plant.submit(rows=24, n_epochs=50, checkpoint_interval=10)
+    job_id = plant.submit(rows=16, n_epochs=50, checkpoint_interval=10)
     with plant.default_worker() as default, plant.train_worker("one") as one, plant.train_worker("two") as two:
         plant.wait_for_step(job_id, 20)
         owner = str(plant.job(job_id).lease_owner)
@@ -95,7 +95,7 @@ def test_killed_worker_is_replaced(plant: Plant) -> None:
     assert (first.worker, first.outcome) == (owner, AttemptOutcome.lost_lease)
     assert second.worker != owner
     assert second.resumed_from_step >= 20
-    assert steps == list(range(1, 601)) == list(range(1, job.step + 1))
+    assert steps == list(range(1, 401)) == list(range(1, job.step + 1))
 
 
 def test_lost_message_and_drain(plant: Plant) -> None:
