@@ -135,7 +135,7 @@ def assert_peft_loads(base: Path, adapter: Path) -> None:
 
 
 def test_running_job_is_observed_and_cancelled(client: OpenAI, tmp_path: Path) -> None:
-    training = client.files.create(file=write_rows(tmp_path / "train.jsonl", 16), purpose="fine-tune")
+    training = client.files.create(file=write_rows(tmp_path / "train.jsonl", 400), purpose="fine-tune")
     endless = {"batch_size": 2, "n_epochs": 50, "checkpoint_interval": 400}
     method: Any = gft(sampling={"max_tokens": 8}, hyperparameters=endless)
     job_id = client.fine_tuning.jobs.create(model="tiny", training_file=training.id, method=method).id
