@@ -55,7 +55,7 @@ def postgres_url(short_dir: Path) -> Iterator[str]:
         running.callback(admin.dispose)
         with admin.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name}"))
-            # Nobody pulls its plug: no commit has to wait for the disk.
+            # Test data need not survive a power cut: no commit has to wait for the disk.
             connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
         yield make_url(server).set(database=name).render_as_string(hide_password=False)
         with admin.connect() as connection:
@@ -91,7 +91,7 @@ def database(migrated_url: str) -> Iterator[Database]:
     deletions = "; ".join(str(table.delete()) for table in metadata.sorted_tables)
 
     def is_empty() -> bool:
-        # A server that has given its last answer may still write something down: one of both is told of the deadlock.
+        # A server may still write after its last response: then one of the two transactions fails with a deadlock.
         with suppress(DatabaseUnavailable), database.transaction() as session:
             session.execute(text(f"DO $$BEGIN SET LOCAL session_replication_role = replica; {deletions}; END$$"))
             return True

@@ -30,7 +30,7 @@ class RetryPolicy:
     """The wait doubles after every further failure."""
 
     def wait_seconds(self, failures: int, requested_seconds: float = 0.0) -> float:
-        """Return the wait after so many failures (at least 1), with up to 50 % taken off at random.
+        """Return the wait after this number of failures (at least 1), with up to 50 % taken off at random.
 
         The jitter spreads out clients that failed at the same moment, so that they do not return at the same moment.
         """
@@ -49,8 +49,8 @@ def retry(
 ) -> T:
     """Return the result of `work`; raise its last error once it is not retryable or no attempt is left.
 
-    `wait` blocks for so many seconds. It may return True or raise to stop. `requested_seconds` is the wait that the
-    server requested together with the error.
+    `wait` blocks for the given number of seconds. It may return True or raise to stop. `requested_seconds` is the wait
+    that the server requested together with the error.
     """
     failures = 0
     while True:

@@ -37,7 +37,7 @@ def test_lookup_before_a_change_is_not_cached(database: Database) -> None:
 
     async def run() -> None:
         cache = KeyCache()
-        early = [asyncio.create_task(cache.get(made.text, lookup)) for _ in range(20)]
+        pending = [asyncio.create_task(cache.get(made.text, lookup)) for _ in range(20)]
         await asyncio.to_thread(lookup.read.wait)
         assert lookup.calls == 1
         with database.transaction() as session:
@@ -46,8 +46,8 @@ def test_lookup_before_a_change_is_not_cached(database: Database) -> None:
         lookup.released.set()
         with pytest.raises(AuthenticationFailed):
             await cache.get(made.text, lookup)
-        assert {identity.key.id for identity in await asyncio.gather(*early)} == {made.key.id}
-        with pytest.raises(AuthenticationFailed):  # the early result is not in the cache
+        assert {identity.key.id for identity in await asyncio.gather(*pending)} == {made.key.id}
+        with pytest.raises(AuthenticationFailed):  # the result of the early lookup is not in the cache
             await cache.get(made.text, lookup)
 
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""No scope, no route: what `check` refuses to compose."""
+"""`check` rejects an app with a route that declares no scope."""
 
 import pytest
 from fastapi import APIRouter, FastAPI
@@ -13,7 +13,7 @@ DOCUMENT = {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
 
 @pytest.fixture
 def app() -> FastAPI:
-    """One good route, two routers deep."""
+    """An app with one valid route, two routers deep."""
     inner, outer, app = APIRouter(prefix="/files"), APIRouter(prefix="/v1"), FastAPI()
     inner.add_api_route("", lambda: None, dependencies=[needs(Scope.files_read)])
     outer.include_router(inner)

@@ -1,4 +1,4 @@
-"""Transactions: all or nothing, and every failure of the database has its own error."""
+"""Transactions are atomic, and every kind of database failure has its own error."""
 
 from contextlib import ExitStack
 
@@ -45,18 +45,18 @@ def test_idle_transaction_releases_its_locks(database: Database, migrated_url: s
     with database.transaction() as session:
         project_id = make_project(session)
     stopped = Database(migrated_url, pool_size=1, idle_seconds=0.2)
-    mine = select(Project).where(Project.id == project_id).with_for_update()
+    locked_row = select(Project).where(Project.id == project_id).with_for_update()
 
-    def stop_and_go_on() -> None:
+    def stop_and_continue() -> None:
         with stopped.transaction() as session:
-            session.execute(mine)
+            session.execute(locked_row)
             with database.transaction() as other:
                 other.execute(text("SET LOCAL lock_timeout = '20s'"))
-                other.execute(mine)  # waits until the first one is ended
+                other.execute(locked_row)  # waits until the server ends the first transaction
             session.execute(text("SELECT 1"))
 
     with pytest.raises(DatabaseUnavailable):
-        stop_and_go_on()
+        stop_and_continue()
     stopped.dispose()
 
 

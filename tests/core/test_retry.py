@@ -14,7 +14,7 @@ POLICY = RetryPolicy(attempts=4, longest_wait_seconds=5.0)
 
 
 class Flaky:
-    """Work that fails so many times, then returns "done"."""
+    """Work that fails `failures` times, then returns "done"."""
 
     def __init__(self, failures: int) -> None:
         self.failures = failures
@@ -35,7 +35,7 @@ def test_retries_until_success() -> None:
     work, waits = Flaky(3), list[float]()
     assert retry(work, POLICY, is_retryable=is_timeout, wait=waits.append) == "done"
     assert len(waits) == 3
-    assert all(wait / 2 <= got <= wait for got, wait in zip(waits, (1, 2, 4), strict=True))
+    assert all(wait / 2 <= actual <= wait for actual, wait in zip(waits, (1, 2, 4), strict=True))
 
 
 def test_last_error_is_raised() -> None:
@@ -55,11 +55,11 @@ def test_other_errors_are_not_retried() -> None:
 def test_event_stops_the_wait() -> None:
     stop, work = threading.Event(), Flaky(9)
     threading.Timer(0.1, stop.set).start()
-    begun = time.monotonic()
+    started = time.monotonic()
     policy = RetryPolicy(attempts=None, longest_wait_seconds=60, first_wait_seconds=60)
     with pytest.raises(TimeoutError, match="failure 1"):
         retry(work, policy, is_retryable=is_timeout, wait=stop.wait)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - started < 20
 
 
 def test_requested_wait_is_limited() -> None:

@@ -1,4 +1,4 @@
-"""`app.core.settings`: defaults that follow from others, and combinations that are refused."""
+"""`app.core.settings`: defaults derived from other settings, and rejected combinations."""
 
 import pytest
 from pydantic import ValidationError

@@ -18,7 +18,7 @@ STOP_SECONDS = 30.0
 
 
 class CeleryProcess:
-    """`celery worker` with the arguments; inside the block it takes messages, after it no process is left."""
+    """`celery worker` with the arguments. Inside the block it accepts messages; on exit it is killed."""
 
     def __init__(
         self,
@@ -52,13 +52,13 @@ class CeleryProcess:
         return self._child.pid
 
     def kill(self) -> None:
-        """kill -9 of the worker alone. Returns once its beat and its trainer have noticed and ended, in 5 s."""
+        """Send SIGKILL to the worker only. Return once its beat and trainer processes have exited, within 5 s."""
         family = psutil.Process(self._child.pid).children(recursive=True)
         self._child.send(signal.SIGKILL)
         assert all_end(family, 5.0)
 
     def drain(self) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM and return the exit code."""
         self._child.send(signal.SIGTERM)
         assert self._child.wait(STOP_SECONDS)
         return self._child.reap()

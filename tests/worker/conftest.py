@@ -158,13 +158,13 @@ class Plant:
         return CeleryProcess("default", arguments, self.environment, self.directory)
 
     def submit(self, *, rows: int = 8, **hyperparameters: int) -> str:
-        """A queued job of the real trainer; nobody is rung."""
+        """Create a queued job for the real trainer; no worker is notified."""
         with self.database.transaction() as session:
             file = stored_file(session, self.store, self.project, self.directory, rows)
             return make_job(session, self.project, supervised(batch_size=2, **hyperparameters), file).id
 
     def tell(self, behaviour: str, *, priority: int = 0) -> str:
-        """A queued job whose trainer behaves so; nobody is rung."""
+        """Create a queued job whose trainer has this behaviour; no worker is notified."""
         spec = supervised().model_copy(update={"metadata": {"behaviour": behaviour}})
         with self.database.transaction() as session:
             job = make_job(session, self.project, spec, stored_file(session, self.store, self.project, self.directory))

@@ -1,6 +1,6 @@
-"""A trainer without a model: speaks the protocol, trains nothing. `protocol_trainer.py BEHAVIOUR RUN_DIR`.
+"""A trainer without a model: it speaks the trainer's protocol but trains nothing.
 
-The behaviour `as_told` is that of the job's metadata.
+Run as `protocol_trainer.py BEHAVIOUR RUN_DIR`. With `from_metadata`, the behaviour is read from the job's metadata.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ def train(run_dir: Path, total: int, crash_at: int = 0, *, with_adapters: bool =
 
 
 def train_slowly(run_dir: Path, total: int) -> int:
-    """As `train`, twenty steps a second; honours a stop request."""
+    """Train like `train`, at twenty steps a second, and honour a stop request."""
     for step in range(start(run_dir, total) + 1, total + 1):
         if STOP.wait(0.05):
             checkpoint(run_dir, step - 1)
@@ -127,7 +127,7 @@ def main(behaviour: str, run_dir: Path) -> int:
     if secrets or os.environ["GROUPTUNE_PARENT_PID"] != str(os.getppid()):
         return 64
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
-    if behaviour == "as_told":
+    if behaviour == "from_metadata":
         behaviour = json.loads((run_dir / "spec.json").read_text())["spec"]["metadata"]["behaviour"]
     name, _, argument = behaviour.partition(":")
     return BEHAVIOURS[name](run_dir, argument) or 0
@@ -139,7 +139,7 @@ def fail(run_dir: Path, code: str) -> int:
     return int(code)
 
 
-def leave(_run_dir: Path, code: str) -> int:
+def exit_with(_run_dir: Path, code: str) -> int:
     sys.stderr.write("last words\n")
     return int(code)
 
@@ -159,7 +159,7 @@ BEHAVIOURS: Final[dict[str, Callable[[Path, str], int | None]]] = {
     "stops_slowly": lambda run_dir, seconds: until_stopped(run_dir, float(seconds)),
     "hang": lambda run_dir, _: hang(run_dir),
     "fail": fail,
-    "exit": leave,
+    "exit": exit_with,
 }
 
 

@@ -1,4 +1,4 @@
-"""The workers' own Celery application, with `protocol_trainer.py` for a trainer: hundreds of jobs in a minute."""
+"""The workers' Celery application with `protocol_trainer.py` as the trainer: it runs hundreds of jobs a minute."""
 
 import sys
 from functools import partial
@@ -8,7 +8,7 @@ from worker import tasks
 from worker.celery_app import app
 from worker.runner import Runner
 
-TRAINER = (sys.executable, "-S", str(Path(__file__).with_name("protocol_trainer.py")), "as_told")
+TRAINER = (sys.executable, "-S", str(Path(__file__).with_name("protocol_trainer.py")), "from_metadata")
 
 tasks.Runner = partial(Runner, trainer_command=TRAINER)  # type: ignore[assignment,attr-defined]
 

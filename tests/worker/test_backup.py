@@ -1,4 +1,4 @@
-"""The whole way of a backup: workers train, `grouptune db dump`, `db restore` elsewhere, and workers go on there."""
+"""A backup end to end: train, `grouptune db dump`, `db restore` into another installation, resume training there."""
 
 import os
 import signal
@@ -31,14 +31,14 @@ def long_job(plant: Plant) -> str:
         return make_job(session, plant.project, spec, file).id
 
 
-def grouptune(plant: Plant, *words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "app.cli", *map(str, words)]
+def grouptune(plant: Plant, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app.cli", *map(str, arguments)]
     environment = os.environ | plant.environment
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
 
 
 def other_plant(plant: Plant, directory: Path, name: str) -> Plant:
-    """A fresh installation: another database, another state directory, the same broker and models."""
+    """Return a fresh installation: another database and state directory, the same broker and models."""
     directory.mkdir()
     url = make_url(plant.environment["DATABASE_URL"])
     admin = create_engine(url, isolation_level="AUTOCOMMIT")
@@ -46,10 +46,10 @@ def other_plant(plant: Plant, directory: Path, name: str) -> Plant:
         connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
         connection.execute(text(f"CREATE DATABASE {name}"))
     admin.dispose()
-    there = url.set(database=name).render_as_string(hide_password=False)
-    environment = plant.environment | {"DATABASE_URL": there, "GROUPTUNE_STATE_DIR": str(directory / "state")}
+    database_url = url.set(database=name).render_as_string(hide_password=False)
+    environment = plant.environment | {"DATABASE_URL": database_url, "GROUPTUNE_STATE_DIR": str(directory / "state")}
     store = LocalBlobStore(directory / "state" / "storage")
-    return replace(plant, database=Database(there), store=store, directory=directory, environment=environment)
+    return replace(plant, database=Database(database_url), store=store, directory=directory, environment=environment)
 
 
 def test_paused_job_resumes_after_restore(plant: Plant, tmp_path: Path) -> None:
@@ -69,21 +69,21 @@ def test_paused_job_resumes_after_restore(plant: Plant, tmp_path: Path) -> None:
     dumped = grouptune(plant, "db", "dump", backup)
     assert (dumped.returncode, dumped.stdout) == (0, f"{backup}\n"), dumped.stderr
     assert backup.stat().st_mode & 0o777 == 0o600
-    assert grouptune(plant, "db", "dump", backup).returncode == 1  # it overwrites nothing
-    there = other_plant(plant, tmp_path / "there", "grouptune_restored")
+    assert grouptune(plant, "db", "dump", backup).returncode == 1  # an existing file is not overwritten
+    other = other_plant(plant, tmp_path / "other", "grouptune_restored")
     try:
-        restored = grouptune(there, "db", "restore", backup)
+        restored = grouptune(other, "db", "restore", backup)
         assert restored.returncode == 0, restored.stderr
         assert "Restored" in restored.stderr
-        assert grouptune(there, "db", "restore", backup).returncode == 1  # nor does this
-        with there.database.transaction() as session:
+        assert grouptune(other, "db", "restore", backup).returncode == 1  # an installation with data is not overwritten
+        with other.database.transaction() as session:
             lifecycle.resume(session, Actor(plant.project), paused)
-        with there.train_worker("restored"):
-            job = there.wait_for(paused, JobStatus.succeeded)
-        with there.database.transaction() as session:
+        with other.train_worker("restored"):
+            job = other.wait_for(paused, JobStatus.succeeded)
+        with other.database.transaction() as session:
             attempts = queries.list_attempts(session, paused)
         assert (job.step, attempts[-1].resumed_from_step) == (STEPS, stopped_at)
-        checked = grouptune(there, "doctor", "--history")
+        checked = grouptune(other, "doctor", "--history")
         assert checked.returncode == 0, checked.stderr
     finally:
-        there.database.dispose()
+        other.database.dispose()

@@ -1,4 +1,4 @@
-"""The environment of subprocesses: planted secrets do not arrive."""
+"""The environment of subprocesses does not contain the worker's secrets."""
 
 import os
 import sys
@@ -34,6 +34,6 @@ def test_default_environment_has_no_secrets(tmp_path: Path) -> None:
 
 
 def test_trainer_environment_has_only_its_keys(tmp_path: Path) -> None:
-    found = names(ChildProcess(PRINT_NAMES, tmp_path / "log", environment=TRAINER_ENVIRONMENT.select(os.environ)))
-    assert {"PATH", "CUDA_VISIBLE_DEVICES", "GROUPTUNE_JUDGE_API_KEY", PARENT_PID} <= found
-    assert not {*SECRETS, "GROUPTUNE_TEACHER_API_KEY", "HF_TOKEN", "WANDB_API_KEY"} & found
+    passed = names(ChildProcess(PRINT_NAMES, tmp_path / "log", environment=TRAINER_ENVIRONMENT.select(os.environ)))
+    assert {"PATH", "CUDA_VISIBLE_DEVICES", "GROUPTUNE_JUDGE_API_KEY", PARENT_PID} <= passed
+    assert not {*SECRETS, "GROUPTUNE_TEACHER_API_KEY", "HF_TOKEN", "WANDB_API_KEY"} & passed

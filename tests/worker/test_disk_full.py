@@ -1,4 +1,4 @@
-"""A disk that is full holds a job up and costs it nothing."""
+"""A full disk delays a job but does not count as a crash and loses nothing that was stored."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ def outcomes(bench: Bench) -> list[str | None]:
 
 
 def test_full_run_directory_requeues_the_job(bench: Bench, tiny_models: Path, tmp_path: Path) -> None:
+    """The reason names the full disk, and the job resumes once there is space."""
     bench.run("train:1")
     job = submit(real(bench, tiny_models), tmp_path, STEPS)
     with small_disk(job.settings.runs_dir / job.job_id, kibibytes=128):
@@ -31,17 +32,18 @@ def test_full_run_directory_requeues_the_job(bench: Bench, tiny_models: Path, tm
         assert outcomes(job) == [AttemptOutcome.dependency_down]
         with job.database.transaction() as session:
             [attempt] = queries.list_attempts(session, job.job_id)
-            kept = [row.step for row in queries.latest_checkpoints(session, job.job_id)]
+            stored_steps = [row.step for row in queries.latest_checkpoints(session, job.job_id)]
         assert "disk" in (attempt.reason or "")
         assert "full" in (attempt.reason or "")
     job.runner("").run()
     assert job.status() is JobStatus.succeeded, job.job().error
     with job.database.transaction() as session:
-        assert queries.list_attempts(session, job.job_id)[1].resumed_from_step == max(kept, default=0)
+        assert queries.list_attempts(session, job.job_id)[1].resumed_from_step == max(stored_steps, default=0)
         assert [metric.step for metric in queries.list_metrics(session, job.job_id)] == list(range(1, STEPS + 1))
 
 
 def test_full_store_keeps_its_checkpoints(bench: Bench, tmp_path: Path) -> None:
+    """The job publishes its model once there is space again."""
     with small_disk(tmp_path / "small", kibibytes=64) as disk:
         store = LocalBlobStore(disk)
         with bench.database.transaction() as session:
@@ -55,8 +57,8 @@ def test_full_store_keeps_its_checkpoints(bench: Bench, tmp_path: Path) -> None:
         job.run("train:8")
         assert (job.status(), outcomes(job)[-1]) == (JobStatus.queued, AttemptOutcome.dependency_down)
         with job.database.transaction() as session:
-            [kept] = queries.latest_checkpoints(session, job.job_id)
-        assert (kept.step, kept.blob) == (before.step, before.blob)
+            [after] = queries.latest_checkpoints(session, job.job_id)
+        assert (after.step, after.blob) == (before.step, before.blob)
         ballast.unlink()
         assert job.run("train:8").status == JobStatus.succeeded
         with job.database.transaction() as session:

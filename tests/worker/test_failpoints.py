@@ -1,4 +1,4 @@
-"""A runner that dies before or after any of its commits leaves a job that another attempt brings to its end."""
+"""A job whose runner dies just before or after any of its commits is finished by another attempt."""
 
 import os
 import signal
@@ -27,11 +27,11 @@ from worker.runner import Runner
 
 STEPS = 5
 ALL_WELL = 100
-"""Exit codes from here on count commits."""
+"""An exit code from this value on is this value plus the number of commits."""
 
 
 def attempt(url: str, settings: dict[str, Any], python: str, moment: str, fatal: int) -> None:
-    """Claims the job and runs it; dies at the commit number `fatal`, or exits with `ALL_WELL` plus their number."""
+    """Claim and run the job. Die at commit number `fatal`, or exit with `ALL_WELL` plus the number of commits."""
     seen = 0
 
     def count(_session: Session) -> None:

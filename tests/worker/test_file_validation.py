@@ -1,4 +1,4 @@
-"""Files are read by a process of its own: what they hold may end that process, but neither the worker nor the file."""
+"""Files are validated in a separate process: hostile content may end that process, but not the worker."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from worker.workspace import Inputs, Workspace
 
 
 def validated(bench: Bench, write: Callable[[Path], object], limits: ValidationLimits) -> File:
-    """The row of a file with that content after its validation."""
+    """Validate a file with the content that `write` creates; return its row."""
     with bench.database.transaction() as session:
         file = make_file(session, bench.project, status=FileStatus.uploaded)
     assert isinstance(bench.store, LocalBlobStore)
@@ -46,7 +46,7 @@ def test_hostile_files_hit_their_limits(bench: Bench) -> None:
     assert "SIGXCPU" in busy.status_details or "longer than 1 s" in busy.status_details
 
     def bomb(path: Path) -> None:
-        """One text, stored once and named a thousand times."""
+        """Write a Parquet file with one string, stored once and referenced a thousand times."""
         column = pa.DictionaryArray.from_arrays(pa.array([0] * 128, pa.int8()), pa.array(["x" * 1_000_000]))
         pq.write_table(pa.table({f"c{n}": column for n in range(8)}), path)
 
@@ -58,6 +58,7 @@ def test_hostile_files_hit_their_limits(bench: Bench) -> None:
 
 
 def test_parquet_is_converted_to_rows(bench: Bench) -> None:
+    """Training reads the converted rows; they are removed together with the file."""
     table = pa.table({"prompt": ["a", "b", "a"], "completion": ["1", "2", "1"]})
     file = validated(bench, lambda path: pq.write_table(table, path), ValidationLimits())
     assert (file.status, file.status_details) == (

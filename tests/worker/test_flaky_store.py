@@ -1,4 +1,4 @@
-"""An object store that is away, or fails at random, delays a job and costs it nothing."""
+"""An object store that is down, or fails at random, delays a job but does not count as a crash."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,7 +26,7 @@ def flaky() -> Iterator[FlakyS3]:
 
 @pytest.fixture
 def job(bench: Bench, flaky: FlakyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """A queued job whose blobs lie in the flaky store."""
+    """A queued job whose blobs are in the flaky store."""
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     store = open_store(tmp_path, f"s3://{BUCKET}/{tmp_path.name}", flaky.address, "us-east-1")
@@ -38,7 +38,7 @@ def job(bench: Bench, flaky: FlakyS3, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def assert_whole(job: Bench) -> None:
-    """Model and checkpoints are in the store with all their files, each as it was written."""
+    """Check that the model and all checkpoints are in the store, with every file as it was written."""
     with job.database.transaction() as session:
         trees = [model.blob for model in session.scalars(select(TrainedModel))]
         assert len(trees) == 1 + len(queries.latest_checkpoints(session, job.job_id))

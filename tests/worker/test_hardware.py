@@ -1,4 +1,4 @@
-"""What a worker says that it trains on."""
+"""The hardware that a worker detects and reports."""
 
 import os
 from pathlib import Path
@@ -20,11 +20,11 @@ esac
 
 def test_cpu_is_reported_without_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = hardware.detect(Settings(trainer_threads=1))
-    assert (found.accelerator, found.accelerators, found.accelerator_memory_bytes) == (None, 0, None)
-    assert found.device == f"{found.processor}, 1 thread"
-    assert found.cores == len(os.sched_getaffinity(0))
-    assert found.trainer_memory_bytes == found.memory_bytes > 2**28
+    detected = hardware.detect(Settings(trainer_threads=1))
+    assert (detected.accelerator, detected.accelerators, detected.accelerator_memory_bytes) == (None, 0, None)
+    assert detected.device == f"{detected.processor}, 1 thread"
+    assert detected.cores == len(os.sched_getaffinity(0))
+    assert detected.trainer_memory_bytes == detected.memory_bytes > 2**28
 
 
 def test_driver_reports_the_visible_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -37,8 +37,8 @@ def test_driver_reports_the_visible_gpus(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert (both.accelerators, both.device) == (2, "2 x NVIDIA H100 80GB HBM3")
     assert both.trainer_memory_bytes == 81000 * 1024**2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    one = hardware.detect(Settings())
-    assert (one.accelerators, one.device) == (1, "NVIDIA H100 80GB HBM3")
+    visible = hardware.detect(Settings())
+    assert (visible.accelerators, visible.device) == (1, "NVIDIA H100 80GB HBM3")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert hardware.detect(Settings()).accelerator is None
     program.write_text("#!/bin/sh\necho 'Failed to initialize NVML'\n")

@@ -1,4 +1,4 @@
-"""kill -9 of the real trainer at random steps, under a real runner: the same adapter, every metric once."""
+"""SIGKILL of the real trainer at random steps, under a real runner: same adapter, every metric once."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ def real(bench: Bench, tiny_models: Path) -> Bench:
 
 
 def submit(bench: Bench, scratch: Path, steps: int) -> Bench:
-    """The bench with another job, of `steps` steps over the same rows."""
+    """Return the bench with another job, of `steps` steps over the same rows."""
     rows = 2 * steps // 50
     with bench.database.transaction() as session:
         file = stored_file(session, bench.store, bench.project, scratch, rows)
@@ -44,7 +44,7 @@ def submit(bench: Bench, scratch: Path, steps: int) -> Bench:
 
 
 def adapter(bench: Bench) -> str:
-    """sha256 of the published adapter."""
+    """Return the SHA-256 of the published adapter."""
     with bench.database.transaction() as session:
         model = session.get_one(TrainedModel, bench.job().fine_tuned_model)
     with bench.store.open(f"{model.blob}/adapter_model.safetensors") as stream:
@@ -52,7 +52,7 @@ def adapter(bench: Bench) -> str:
 
 
 def train_through_kills(bench: Bench, kills: int, steps: int) -> list[int]:
-    """Runs the job to its end, killing its trainer `kills` times; returns the steps it had reached by then."""
+    """Run the job to its end and kill its trainer `kills` times on the way; return the step reached at each kill."""
     killed = []
     for number in range(kills):
         thread = threading.Thread(target=bench.runner("").run)
@@ -81,11 +81,11 @@ def assert_nothing_lost(bench: Bench, steps: int, kills: int) -> None:
 @pytest.mark.timeout(300)
 def test_killed_trainer_ends_in_the_same_adapter(bench: Bench, tiny_models: Path, tmp_path: Path) -> None:
     bench.run("train:1")
-    whole = submit(real(bench, tiny_models), tmp_path, STEPS)
-    whole.runner("").run()
-    assert whole.status() is JobStatus.succeeded, whole.job().error
-    broken = submit(whole, tmp_path, STEPS)
-    train_through_kills(broken, KILLS, STEPS)
-    assert broken.status() is JobStatus.succeeded, broken.job().error
-    assert_nothing_lost(broken, STEPS, KILLS)
-    assert adapter(broken) == adapter(whole)
+    reference = submit(real(bench, tiny_models), tmp_path, STEPS)
+    reference.runner("").run()
+    assert reference.status() is JobStatus.succeeded, reference.job().error
+    interrupted = submit(reference, tmp_path, STEPS)
+    train_through_kills(interrupted, KILLS, STEPS)
+    assert interrupted.status() is JobStatus.succeeded, interrupted.job().error
+    assert_nothing_lost(interrupted, STEPS, KILLS)
+    assert adapter(interrupted) == adapter(reference)

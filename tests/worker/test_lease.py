@@ -1,4 +1,4 @@
-"""An attempt that cannot be sure of its lease kills its trainer and writes nothing."""
+"""An attempt that loses its lease, or cannot confirm it in time, kills its trainer and writes nothing."""
 
 import threading
 import time
@@ -27,9 +27,9 @@ def test_heartbeats_keep_the_lease(bench: Bench) -> None:
 def test_heartbeats_continue_during_a_drain(bench: Bench) -> None:
     thread = bench.start("stops_slowly:2")
     bench.drain.begin()
-    begun = bench.job().lease_until
-    assert begun is not None
-    eventually(lambda: (bench.job().lease_until or begun) > begun)
+    first = bench.job().lease_until
+    assert first is not None
+    eventually(lambda: (bench.job().lease_until or first) > first)
     assert bench.status() is JobStatus.running
     thread.join(10)
     job = bench.job()
@@ -60,12 +60,12 @@ def test_lost_lease_ends_the_attempt(bench: Bench) -> None:
 def test_attempt_without_database_is_fenced(bench: Bench, outage: Outage) -> None:
     thread = bench.start("hang")
     pids = [int(pid) for pid in (bench.run_dir().parent / "pids").read_text().split()]
-    away = threading.Thread(target=outage, args=(bench.settings.lease_seconds,))
-    begun = time.monotonic()
-    away.start()
+    database_outage = threading.Thread(target=outage, args=(bench.settings.lease_seconds,))
+    started = time.monotonic()
+    database_outage.start()
     eventually(lambda: not any(is_alive(pid) for pid in pids), bench.settings.lease_seconds)
-    assert bench.settings.fence_seconds - 1 < time.monotonic() - begun < bench.settings.lease_seconds
-    away.join()
+    assert bench.settings.fence_seconds - 1 < time.monotonic() - started < bench.settings.lease_seconds
+    database_outage.join()
     thread.join(10)
     assert not thread.is_alive()
     eventually(lambda: bench.status() is JobStatus.running)

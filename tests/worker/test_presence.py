@@ -1,4 +1,4 @@
-"""Workers appear when they are ready, say that they drain, and leave; what was killed is seen to be lost."""
+"""Workers register when they are ready, report that they drain, and unregister; a killed worker is reported as lost."""
 
 from app.core import broker
 from app.core.jobs import queries
@@ -13,31 +13,31 @@ def members(plant: Plant, alive_seconds: float = 6.0) -> list[queries.WorkerJobs
 
 
 def test_worker_is_listed_while_it_runs(plant: Plant) -> None:
-    with plant.train_worker("kept") as kept, plant.train_worker("killed") as killed:
+    with plant.train_worker("live") as live, plant.train_worker("killed") as killed:
         eventually(lambda: len(members(plant)) == 2, 60.0)
-        assert {one.presence.worker.name.rpartition(":")[2] for one in members(plant)} == {
-            str(kept.pid),
+        assert {member.presence.worker.name.rpartition(":")[2] for member in members(plant)} == {
+            str(live.pid),
             str(killed.pid),
         }
-        assert all(one.presence.trains and one.presence.worker.slots == 1 for one in members(plant))
+        assert all(member.presence.trains and member.presence.worker.slots == 1 for member in members(plant))
         killed.kill()
         job_id = plant.submit(rows=400, n_epochs=50, checkpoint_interval=1000)
 
-        def is_rung_and_runs() -> bool:
+        def notify_until_running() -> bool:
             broker.notify_training(plant.broker_url)  # repeated: the killed worker may have taken a message
             return plant.job(job_id).step > 0
 
-        eventually(is_rung_and_runs, 90.0)
-        eventually(lambda: [one.presence.is_alive for one in members(plant, 2.5)].count(False) == 1, 30.0)
-        [busy] = [one for one in members(plant, 2.5) if one.presence.is_alive]
+        eventually(notify_until_running, 90.0)
+        eventually(lambda: [member.presence.is_alive for member in members(plant, 2.5)].count(False) == 1, 30.0)
+        [busy] = [member for member in members(plant, 2.5) if member.presence.is_alive]
         assert (busy.running, busy.own_jobs) == (1, (job_id,))
         with plant.database.transaction() as session:
             assert queries.list_worker_jobs(session, "another", 6.0)[0].own_jobs == ()
             [attempt] = queries.list_attempts(session, job_id)
         assert attempt.device == busy.presence.hardware.device
-        seen = {str(one.presence.worker.state) for one in members(plant)}
+        seen = {str(member.presence.worker.state) for member in members(plant)}
         assert seen == {WorkerState.ready}
-        assert kept.drain() == 0
+        assert live.drain() == 0
     [lost] = members(plant, 0.5)
     assert lost.presence.worker.name.endswith(f":{killed.pid}")
     assert not lost.presence.trains

@@ -1,4 +1,4 @@
-"""Every way in which an attempt can end, with real subprocesses."""
+"""Every outcome of an attempt, with real subprocesses."""
 
 import csv
 import hashlib
@@ -53,10 +53,10 @@ def test_job_publishes_its_adapter(bench: Bench) -> None:
         assert metrics[0].values == {"loss": 1.0, "reward": None}
         assert [row.step for row in queries.latest_checkpoints(session, job.id)] == [4, 2]
     assert outcomes(bench) == [AttemptOutcome.succeeded]
-    said = messages(bench)
-    assert said[3] == "Fine-tuning job started"
-    assert "Step 3/5: training loss=0.3333" in said
-    assert said[-2:] == [
+    texts = messages(bench)
+    assert texts[3] == "Fine-tuning job started"
+    assert "Step 3/5: training loss=0.3333" in texts
+    assert texts[-2:] == [
         f"New fine-tuned model created: {job.fine_tuned_model}",
         "The job has successfully completed",
     ]
@@ -91,17 +91,17 @@ def test_checkpoint_models_record_has_adapter(bench: Bench, behaviour: str, has_
 def test_revoked_model_fails_the_job(bench: Bench) -> None:
     with bench.database.transaction() as session:
         owner = make_project(session, "owner")
-        job = make_job(session, owner)
-        lifecycle.cancel(session, Actor(owner), job.id)
+        owner_job = make_job(session, owner)
+        lifecycle.cancel(session, Actor(owner), owner_job.id)
         name = "ft:tiny:owner::12345678"
-        session.add(TrainedModel(id=name, project_id=owner, job_id=job.id, base_model="tiny", blob="b"))
+        session.add(TrainedModel(id=name, project_id=owner, job_id=owner_job.id, base_model="tiny", blob="b"))
         session.flush()
         (permission,) = permissions.grant(session, owner, name, [bench.project])
-        mine = session.get_one(Job, bench.job_id)
-        mine.spec = mine.spec | {"model": name}
+        job = session.get_one(Job, bench.job_id)
+        job.spec = job.spec | {"model": name}
     bench.store.write("b/adapter_config.json", [b"{}"])
     bench.store.write("b/SHA256SUMS", [f"{hashlib.sha256(b'{}').hexdigest()}  adapter_config.json\n".encode()])
-    assert bench.run("exit:1").status == "queued"  # a crash after the start that the permission still allowed
+    assert bench.run("exit:1").status == "queued"  # a crash, after a start that the permission still allowed
     with bench.database.transaction() as session:
         permissions.revoke(session, owner, name, permission.id)
     failed = bench.run("train:2")
@@ -114,12 +114,12 @@ def test_failed_job_has_no_result_file(bench: Bench) -> None:
 
 
 def test_leftovers_of_a_killed_runner_are_removed(bench: Bench) -> None:
-    left = bench.run_dir(0)
-    (left / "resume" / "step-1").mkdir(parents=True)
-    (left / "training_file.jsonl").write_text("{}")
-    (left / "trainer.log").write_text("kept")
+    old_run_dir = bench.run_dir(0)
+    (old_run_dir / "resume" / "step-1").mkdir(parents=True)
+    (old_run_dir / "training_file.jsonl").write_text("{}")
+    (old_run_dir / "trainer.log").write_text("kept")
     assert bench.run("train:1").status == JobStatus.succeeded
-    assert [path.name for path in left.iterdir()] == ["trainer.log"]
+    assert [path.name for path in old_run_dir.iterdir()] == ["trainer.log"]
 
 
 def test_crashed_job_resumes_from_checkpoint(bench: Bench) -> None:
@@ -133,9 +133,9 @@ def test_crashed_job_resumes_from_checkpoint(bench: Bench) -> None:
             0,
             4,
         ]
-        kept = {row.blob for row in queries.latest_checkpoints(session, bench.job_id)}
+        blobs = {row.blob for row in queries.latest_checkpoints(session, bench.job_id)}
     stored = bench.store.list(f"jobs/{bench.job_id}")
-    assert {key.rpartition("/")[0] for key in stored if "/checkpoints/" in key} == kept
+    assert {key.rpartition("/")[0] for key in stored if "/checkpoints/" in key} == blobs
 
 
 def test_damaged_checkpoint_is_skipped(bench: Bench) -> None:
@@ -267,7 +267,7 @@ def test_missing_or_changed_file_fails_the_job(bench: Bench, damage: str) -> Non
 
 
 def test_failed_checkpoint_write_keeps_the_job(bench: Bench) -> None:
-    # A file where the directory should go: this fails for root as well, unlike a read-only directory.
+    # A file in place of the directory: this fails for root as well, unlike a read-only directory.
     blocked = bench.store.path(f"jobs/{bench.job_id}/a1/checkpoints")
     blocked.parent.mkdir(parents=True)
     blocked.touch()
@@ -294,5 +294,5 @@ def test_database_outage_loses_no_metrics(bench: Bench, outage: Outage) -> None:
     assert (job.status, job.crashes) == (JobStatus.queued, 0)
     with bench.database.transaction() as session:
         assert [metric.step for metric in queries.list_metrics(session, job.id)] == list(range(1, job.step + 1))
-    said = messages(bench)
-    assert len(said) == len(set(said))
+    texts = messages(bench)
+    assert len(texts) == len(set(texts))

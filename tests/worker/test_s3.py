@@ -1,4 +1,4 @@
-"""A whole installation whose blobs lie in an S3-compatible store: nothing of them is kept on the machines."""
+"""A whole installation with its blobs in an S3-compatible store: no blob stays on the machines."""
 
 import io
 import tarfile
@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture
 def cloud(plant: Plant, s3_address: str, monkeypatch: pytest.MonkeyPatch) -> Plant:
-    """The same with the bucket as its blob store."""
+    """The installation with the bucket as its blob store."""
     url = f"s3://{BUCKET}/{plant.directory.name}"
     plant.environment |= CREDENTIALS | {"GROUPTUNE_STORAGE_URL": url, "GROUPTUNE_STORAGE_ENDPOINT": s3_address}
     for name, value in CREDENTIALS.items():
@@ -54,14 +54,14 @@ def test_jobs_from_upload_to_download_on_s3(cloud: Plant, monkeypatch: pytest.Mo
         cloud.train_worker(),
     ):
         assert client.get(f"{url}/readyz", cast_to=dict[str, str]) == {"status": "ok"}
-        whole = client.files.create(file=rows, purpose="fine-tune")
+        file = client.files.create(file=rows, purpose="fine-tune")
         upload = client.uploads.upload_file_chunked(
             file=rows, mime_type="application/jsonl", purpose="fine-tune", part_size=200
         )
         assert upload.file is not None
         assert client.files.content(upload.file.id).read() == rows.read_bytes()
 
-        first = train(client, model="tiny", training_file=whole.id)
+        first = train(client, model="tiny", training_file=file.id)
         second = train(client, model=first.fine_tuned_model, training_file=upload.file.id)
 
         for job in (first, second):
@@ -69,7 +69,7 @@ def test_jobs_from_upload_to_download_on_s3(cloud: Plant, monkeypatch: pytest.Mo
             with tarfile.open(fileobj=io.BytesIO(answer)) as archive:
                 assert "adapter_model.safetensors" in archive.getnames()
             assert client.files.content(job.result_files[0]).read().startswith(b"step,")
-        client.files.delete(whole.id)
+        client.files.delete(file.id)
     assert cloud.store.list("files") == [f"files/{upload.file.id}"]
     assert {key.split("/")[1] for key in cloud.store.list("jobs")} == {first.id, second.id}
     assert not (settings.storage_dir).exists()

@@ -1,4 +1,4 @@
-"""Who gets a worker: preemption, poison jobs and broken GPUs through real Celery workers."""
+"""Scheduling through real Celery workers: preemption, poison jobs and broken GPUs."""
 
 import psutil
 
@@ -11,24 +11,24 @@ from tests.worker.conftest import Plant
 
 
 def test_preemption_and_poison_job(plant: Plant) -> None:
-    long = plant.tell("until_stopped")
+    low = plant.tell("until_stopped")
     with plant.default_worker(), plant.quick_worker() as worker:
-        plant.wait_for_step(long, 3)
+        plant.wait_for_step(low, 3)
         urgent = plant.tell("train:2", priority=5)
         plant.wait_for(urgent, JobStatus.succeeded)
-        eventually(lambda: len(plant.attempts(long)) == 2 and plant.attempts(long)[1].resumed_from_step >= 3)
-        assert [one.outcome for one in plant.attempts(long)] == [AttemptOutcome.preempted, None]
-        assert plant.job(long).crashes == 0
+        eventually(lambda: len(plant.attempts(low)) == 2 and plant.attempts(low)[1].resumed_from_step >= 3)
+        assert [attempt.outcome for attempt in plant.attempts(low)] == [AttemptOutcome.preempted, None]
+        assert plant.job(low).crashes == 0
 
-        poison, next_one = plant.tell("crash:3", priority=9), plant.tell("train:2", priority=8)
+        poison, next_job = plant.tell("crash:3", priority=9), plant.tell("train:2", priority=8)
         for crash in (1, 2):
             eventually(lambda crash=crash: plant.job(poison).crashes == crash)  # type: ignore[misc]
             plant.end_back_off(poison)
         failed = plant.wait_for(poison, JobStatus.failed)
         assert failed.error is not None
         assert failed.error["code"] == "crashed_repeatedly"
-        assert [one.outcome for one in plant.attempts(poison)] == [AttemptOutcome.crashed] * 3
-        plant.wait_for(next_one, JobStatus.succeeded)
+        assert [attempt.outcome for attempt in plant.attempts(poison)] == [AttemptOutcome.crashed] * 3
+        plant.wait_for(next_job, JobStatus.succeeded)
         assert psutil.pid_exists(worker.pid)
 
 
@@ -39,12 +39,12 @@ def test_gpu_fault_quarantines_the_worker(plant: Plant) -> None:
         with plant.database.transaction() as session:
             lifecycle.cancel(
                 session, Actor(plant.project), victim
-            )  # after its back-off it would break the next one too
+            )  # after its backoff it would break the second worker too
         broker.notify_training(plant.broker_url)
-        with plant.quick_worker("whole") as whole:
+        with plant.quick_worker("healthy") as healthy:
             plant.wait_for(other, JobStatus.succeeded)
             [attempt] = plant.attempts(other)
-            assert attempt.worker.endswith(f":{whole.pid}")
+            assert attempt.worker.endswith(f":{healthy.pid}")
         [attempt] = plant.attempts(victim)[:1]
         assert attempt.worker.endswith(f":{broken.pid}")
         assert (attempt.outcome, attempt.reason) == (AttemptOutcome.gpu_fault, "Use a smaller batch_size.")

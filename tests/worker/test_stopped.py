@@ -1,4 +1,4 @@
-"""A worker that is stopped for longer than its lease wakes up as a stranger: it writes nothing."""
+"""A worker that was suspended for longer than its lease has lost the job: it writes nothing when it continues."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ ROWS = ("job_events", "metrics", "groups", "checkpoints", "job_attempts", "model
 
 
 def written(plant: Plant) -> dict[str, list[str]]:
-    """All that attempts write, row by row with the transaction that did it."""
+    """Return all rows that attempts write, each with the transaction that wrote it."""
     with plant.database.transaction() as session:
         return {
             table: sorted(map(str, session.execute(text(f"SELECT xmin, t.* FROM {table} AS t"))))  # noqa: S608 - ours
@@ -27,10 +27,10 @@ def written(plant: Plant) -> dict[str, list[str]]:
 
 def test_suspended_attempt_writes_no_row(plant: Plant) -> None:
     job_id = plant.tell(f"train_held:{STEPS}:{HELD_AT}")
-    with plant.default_worker(), plant.quick_worker("one") as one, plant.quick_worker("two") as two:
+    with plant.default_worker(), plant.quick_worker("one") as worker_1, plant.quick_worker("two") as worker_2:
         plant.wait_for_step(job_id, HELD_AT)
         owner = str(plant.job(job_id).lease_owner)
-        stopped, name = (one, "one") if owner.endswith(f":{one.pid}") else (two, "two")
+        stopped, name = (worker_1, "one") if owner.endswith(f":{worker_1.pid}") else (worker_2, "two")
         [trainer] = trainers(job_id)
         for pid in (stopped.pid, trainer):
             os.kill(pid, signal.SIGSTOP)
@@ -43,14 +43,14 @@ def test_suspended_attempt_writes_no_row(plant: Plant) -> None:
             os.kill(pid, signal.SIGCONT)
         eventually(lambda: b"attempt.lost" in (plant.directory / f"{name}.log").read_bytes())
         eventually(lambda: not trainers(job_id))
-        next_one = plant.tell("train:2")
-        plant.wait_for(next_one, JobStatus.succeeded)
+        next_job = plant.tell("train:2")
+        plant.wait_for(next_job, JobStatus.succeeded)
         assert {table: rows for table, rows in before.items() if set(rows) - set(written(plant)[table])} == {}
     first, second = plant.attempts(job_id)
     assert (first.outcome, second.outcome) == (AttemptOutcome.lost_lease, AttemptOutcome.succeeded)
     assert first.worker != second.worker
     with plant.database.transaction() as session:
-        assert [one.step for one in queries.list_metrics(session, job_id)] == list(range(1, STEPS + 1))
+        assert [metric.step for metric in queries.list_metrics(session, job_id)] == list(range(1, STEPS + 1))
         assert (
             len([e for e in queries.list_events(session, job_id, after=None, limit=9999)[0] if e.type == "metrics"])
             >= STEPS

@@ -1,4 +1,4 @@
-"""Repairs: expired leases, forgotten work, and no pile of messages."""
+"""The sweeper: expired leases, work without a message, and a queue without duplicate messages."""
 
 import pytest
 import redis
@@ -80,7 +80,7 @@ def test_sweep_survives_a_broker_outage(bench: Bench, monkeypatch: pytest.Monkey
 
 def test_files_are_validated_once(bench: Bench) -> None:
     with bench.database.transaction() as session:
-        lost = make_file(session, bench.project, status=FileStatus.uploaded)
+        missing = make_file(session, bench.project, status=FileStatus.uploaded)
         claimed = make_file(session, bench.project, status=FileStatus.uploaded)
         claimed.claimed_until = func.now() + func.make_interval(0, 0, 0, 1)
         other = make_file(session, bench.project, status=FileStatus.uploaded, purpose="batch")
@@ -88,11 +88,11 @@ def test_files_are_validated_once(bench: Bench) -> None:
         pass
     with bench.database.transaction() as session:
         assert not validation_claims.any_waiting(session)
-        found = {file_id: session.get_one(File, file_id) for file_id in (lost.id, claimed.id, other.id)}
-    assert found[lost.id].status == FileStatus.error
-    assert "upload it again" in (found[lost.id].status_details or "")
-    assert found[claimed.id].status == FileStatus.uploaded
-    assert found[other.id].status == FileStatus.processed
+        files = {file_id: session.get_one(File, file_id) for file_id in (missing.id, claimed.id, other.id)}
+    assert files[missing.id].status == FileStatus.error
+    assert "upload it again" in (files[missing.id].status_details or "")
+    assert files[claimed.id].status == FileStatus.uploaded
+    assert files[other.id].status == FileStatus.processed
     with bench.database.transaction() as session:
         assert queries.any_queued(session)
 
@@ -104,13 +104,13 @@ def test_validation_claim_expires(bench: Bench) -> None:
         assert first is not None
     with bench.database.transaction() as session:
         assert validation_claims.claim_next(session, 60) is None
-        kept = validation_claims.renew(session, first, 0)
-        assert kept is not None
-        assert kept.until != first.until
+        renewed = validation_claims.renew(session, first, 0)
+        assert renewed is not None
+        assert renewed.until != first.until
     with bench.database.transaction() as session:
         assert validation_claims.renew(session, first, 60) is None
         second = validation_claims.claim_next(session, 60)
         assert second is not None
         assert second.file_id == first.file_id
-        assert not validation_claims.settle(session, kept, ValidationResult(FileStatus.processed))
+        assert not validation_claims.settle(session, renewed, ValidationResult(FileStatus.processed))
         assert validation_claims.settle(session, second, ValidationResult(FileStatus.processed))

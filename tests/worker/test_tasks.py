@@ -16,7 +16,7 @@ from tests.worker.conftest import Plant
 
 
 def upload(plant: Plant, text: str | None = None) -> str:
-    """A file that waits for its validation."""
+    """Create a file that is waiting for its validation."""
     path = write_rows(plant.directory / "upload.jsonl", 8)
     with plant.database.transaction() as session:
         file = make_file(session, plant.project, status=FileStatus.uploaded)
@@ -42,15 +42,15 @@ def outcomes(plant: Plant, job_id: str) -> list[str | None]:
 
 
 def trainers(job_id: str) -> list[int]:
-    """Live trainer processes of a job."""
-    found = []
+    """Return the ids of the live trainer processes of a job."""
+    pids = []
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and job_id.encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
+                pids.append(int(entry.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 def test_repeated_notifications_train_once(plant: Plant) -> None:
@@ -81,11 +81,16 @@ def test_repeated_notifications_train_once(plant: Plant) -> None:
 
 
 def test_killed_worker_is_replaced(plant: Plant) -> None:
+    """Its trainer dies with it, and another worker resumes the job."""
     job_id = plant.submit(rows=16, n_epochs=50, checkpoint_interval=10)
-    with plant.default_worker() as default, plant.train_worker("one") as one, plant.train_worker("two") as two:
+    with (
+        plant.default_worker() as default,
+        plant.train_worker("one") as worker_1,
+        plant.train_worker("two") as worker_2,
+    ):
         plant.wait_for_step(job_id, 20)
         owner = str(plant.job(job_id).lease_owner)
-        (one if owner.endswith(f":{one.pid}") else two).kill()
+        (worker_1 if owner.endswith(f":{worker_1.pid}") else worker_2).kill()
         assert not trainers(job_id)
         job = plant.wait_for(job_id, JobStatus.succeeded)
         default.kill()
@@ -99,15 +104,16 @@ def test_killed_worker_is_replaced(plant: Plant) -> None:
 
 
 def test_lost_message_and_drain(plant: Plant) -> None:
+    """A sweep replaces a lost message; a drain loses no step."""
     with plant.default_worker(), plant.train_worker() as worker:
         job_id = plant.submit(rows=400, n_epochs=50, checkpoint_interval=1000)
         broker.notify_training(plant.broker_url)
         with redis.Redis(unix_socket_path=plant.broker_url.removeprefix("redis+socket://")) as client:
             client.flushall()
         plant.wait_for_step(job_id, 5)
-        begun = time.monotonic()
+        started = time.monotonic()
         assert worker.drain() == 0
-        assert time.monotonic() - begun < 30
+        assert time.monotonic() - started < 30
     job = plant.job(job_id)
     assert (job.status, job.crashes) == (JobStatus.queued, 0)
     assert outcomes(plant, job_id) == [AttemptOutcome.drained]

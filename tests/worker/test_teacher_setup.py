@@ -1,4 +1,4 @@
-"""Teachers through real workers: answers outlive kills and jobs, and the key is seen by the teacher alone."""
+"""Teachers through real workers: answers survive kills and are shared by jobs; only the teacher receives the key."""
 
 import json
 import os
@@ -32,7 +32,7 @@ ROWS = 24
 
 
 def submit(plant: Plant, url: str) -> str:
-    """A queued gft job over rows without any teacher responses."""
+    """Create a queued gft job over rows without teacher responses."""
     settings = GroupMethod(
         grader=GRADER,
         group=GroupMix(expert=1, teacher=2, self_=1),
@@ -61,8 +61,8 @@ def stored(plant: Plant) -> int:
         return session.scalar(select(func.count()).select_from(StoredTeacherAnswer)) or 0
 
 
-def everything_said(plant: Plant, job_id: str) -> str:
-    """All that is kept of a job, its files and logs included."""
+def everything_stored(plant: Plant, job_id: str) -> str:
+    """Return everything that is stored about a job, including its files and logs."""
     with plant.database.transaction() as session:
         tables = ("jobs", "job_events", "job_attempts", "groups", "metrics", "teacher_answers", "audit_log")
         rows = [str(row) for table in tables for row in session.execute(text(f"SELECT * FROM {table}"))]  # noqa: S608
@@ -71,50 +71,51 @@ def everything_said(plant: Plant, job_id: str) -> str:
 
 
 def test_teacher_answers_survive_a_kill(plant: Plant) -> None:
+    """SIGKILL loses no stored answer, and another job with the same rows sends no request."""
     secret = new_key()
     plant.environment |= {"GROUPTUNE_SECRET_KEYS": secret, "GROUPTUNE_ALLOWED_PRIVATE_HOSTS": "127.0.0.1"}
-    go_on, lock = threading.Event(), threading.Lock()
-    at_once: set[str] = set()
+    release, lock = threading.Event(), threading.Lock()
+    answered: set[str] = set()
     held: set[str] = set()
 
     def answer(question: str, body: dict[str, Any]) -> Reply:
-        """The first twelve questions are answered, the others when the trainer has been killed."""
+        """Answer the first twelve questions at once, and the others after the trainer was killed."""
         with lock:
-            if not go_on.is_set():
-                (at_once if len(at_once) < ROWS // 2 else held).add(question)
+            if not release.is_set():
+                (answered if len(answered) < ROWS // 2 else held).add(question)
         if question in held:
-            go_on.wait(90)
+            release.wait(90)
         return answer_sums(question, body)
 
-    with teacher(answer) as asked, plant.train_worker(), plant.default_worker():
+    with teacher(answer) as server, plant.train_worker(), plant.default_worker():
         with plant.database.transaction() as session:
-            keys.put(session, Actor(plant.project), KeyRing((secret,)), f"{asked.url}/", CANARY)
-            kept = session.scalars(select(TeacherKey)).one()
-            assert CANARY.encode() not in kept.secret
-            assert (kept.hint, kept.origin) == ("...6789", asked.url.removesuffix("/v1"))
-        job_id = submit(plant, asked.url)
+            keys.put(session, Actor(plant.project), KeyRing((secret,)), f"{server.url}/", CANARY)
+            stored_key = session.scalars(select(TeacherKey)).one()
+            assert CANARY.encode() not in stored_key.secret
+            assert (stored_key.hint, stored_key.origin) == ("...6789", server.url.removesuffix("/v1"))
+        job_id = submit(plant, server.url)
         broker.notify_training(plant.broker_url)
-        # What was answered is in the database before anything else happens.
+        # Answers are stored as they arrive, while the other requests still wait.
         eventually(lambda: stored(plant) == ROWS and len(held) == ROWS // 2, 90)
         [trainer] = trainers(job_id)
         os.kill(trainer, signal.SIGKILL)
-        go_on.set()
+        release.set()
         eventually(lambda: plant.job(job_id).crashes == 1, 30)
         plant.end_back_off(job_id)
         broker.notify_training(plant.broker_url)
         job = plant.wait_for(job_id, JobStatus.succeeded)
-        assert set(asked.questions) == {f"{n}+1=" for n in range(ROWS)}
-        assert {question for question, count in asked.questions.items() if count > 1} <= held
-        assert {request.headers["authorization"] for request in asked.requests} == {f"Bearer {CANARY}"}
+        assert set(server.questions) == {f"{n}+1=" for n in range(ROWS)}
+        assert {question for question, count in server.questions.items() if count > 1} <= held
+        assert {request.headers["authorization"] for request in server.requests} == {f"Bearer {CANARY}"}
         assert job.teacher_usage is not None
-        # Requests that were under way when the trainer was killed were counted or not, their answers are lost.
-        assert ROWS <= job.teacher_usage["requests"] <= len(asked.requests) == ROWS + ROWS // 2
+        # Answers in flight when the trainer was killed are lost; their requests may or may not have been counted.
+        assert ROWS <= job.teacher_usage["requests"] <= len(server.requests) == ROWS + ROWS // 2
         assert job.teacher_usage["tokens"] == 24 * ROWS
-        before = len(asked.requests)
-        other = submit(plant, asked.url)
+        before = len(server.requests)
+        other = submit(plant, server.url)
         broker.notify_training(plant.broker_url)
         assert plant.wait_for(other, JobStatus.succeeded).teacher_usage is None
-        assert len(asked.requests) == before
+        assert len(server.requests) == before
     with plant.database.transaction() as session:
         messages = [event.message for event in queries.list_events(session, other, after=None, limit=100)[0]]
         assert "Teacher: the job needs 48 answers, 48 of them are cached" in messages
@@ -123,27 +124,27 @@ def test_teacher_answers_survive_a_kill(plant: Plant) -> None:
         session.execute(text("UPDATE teacher_answers SET used_at = now() - interval '91 days'"))
         answer_cache.forget_old(session)
     assert stored(plant) == 0
-    assert CANARY not in everything_said(plant, job_id)
+    assert CANARY not in everything_stored(plant, job_id)
 
 
 def test_unreadable_teacher_key_fails_the_job(plant: Plant) -> None:
     plant.environment |= {"GROUPTUNE_ALLOWED_PRIVATE_HOSTS": "127.0.0.1"}
-    with teacher() as asked:
+    with teacher() as server:
         with plant.database.transaction() as session:
-            keys.put(session, Actor(plant.project), KeyRing((new_key(),)), asked.url, CANARY)
-        job_id = submit(plant, asked.url)
+            keys.put(session, Actor(plant.project), KeyRing((new_key(),)), server.url, CANARY)
+        job_id = submit(plant, server.url)
         with plant.train_worker():
             broker.notify_training(plant.broker_url)
             failed = plant.wait_for(job_id, JobStatus.failed)
     assert failed.error is not None
     assert failed.error["code"] == "bad_setup"
     assert "GROUPTUNE_SECRET_KEYS" in failed.error["message"]
-    assert asked.requests == []
+    assert server.requests == []
 
 
 def test_answer_lookups_are_chunked(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a"}\n\nno json\n' + '{"prompt": "b"}\n' * 600)
-    found = list(answer_cache.question_keys(path, {"model": "m"}, GroupMix(teacher=3)))
-    assert [len(chunk) for chunk in found] == [3 * 498, 3 * 103]
-    assert len({key for chunk in found for key in chunk}) == 6
+    chunks = list(answer_cache.question_keys(path, {"model": "m"}, GroupMix(teacher=3)))
+    assert [len(chunk) for chunk in chunks] == [3 * 498, 3 * 103]
+    assert len({key for chunk in chunks for key in chunk}) == 6

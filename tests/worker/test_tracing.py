@@ -26,7 +26,7 @@ ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 class Collector:
-    """What arrived, by service and name of the span."""
+    """Collects the received spans by service and name, and the values of the header `x-tenant`."""
 
     def __init__(self) -> None:
         self.spans: dict[tuple[str, str], Span] = {}
@@ -46,7 +46,7 @@ class Collector:
 
 
 def attributes(span: Span) -> dict[str, object]:
-    return {one.key: getattr(one.value, one.value.WhichOneof("value") or "") for one in span.attributes}
+    return {item.key: getattr(item.value, item.value.WhichOneof("value") or "") for item in span.attributes}
 
 
 def test_job_is_one_trace(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,16 +86,20 @@ def test_job_is_one_trace(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None
         assert spans["grouptune-worker", f"attempt.{phase}"].parent_span_id == attempt.span_id
     assert attributes(post)["grouptune.request"] == answer.headers["x-request-id"]
     assert attributes(post)["http.response.status_code"] == 200
-    told = attributes(attempt)
-    assert (told["grouptune.job"], told["grouptune.attempt"], told["grouptune.outcome"]) == (job_id, 1, "succeeded")
+    values = attributes(attempt)
+    assert (values["grouptune.job"], values["grouptune.attempt"], values["grouptune.outcome"]) == (
+        job_id,
+        1,
+        "succeeded",
+    )
     assert attempt.end_time_unix_nano > attempt.start_time_unix_nano >= post.end_time_unix_nano
     assert collector.headers == {"us"}
     assert ENDPOINT.encode() not in b"".join(path.read_bytes() for path in plant.directory.rglob("trainer.log"))
 
 
 @contextmanager
-def deaf_collector() -> Iterator[str]:
-    """Takes connections and never answers."""
+def unresponsive_collector() -> Iterator[str]:
+    """Accept connections and never respond."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -103,7 +107,7 @@ def deaf_collector() -> Iterator[str]:
 
 
 def test_unresponsive_collector_delays_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    with deaf_collector() as address:
+    with unresponsive_collector() as address:
         monkeypatch.setenv(ENDPOINT, address)
         monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "2")
         monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")

@@ -1,4 +1,4 @@
-"""Trackers get a job's metrics, each through its own library; none of them can fail, hold up or outlive the job."""
+"""Each tracker gets a job's metrics through its own library; no tracker can fail, delay or outlive the job."""
 
 import json
 import sqlite3
@@ -34,22 +34,22 @@ Tracked = Callable[..., Bench]
 
 @pytest.fixture
 def tracked(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracked:
-    """Gives the bench's job these trackers, on a worker that has all of them set up to write below `tmp_path`."""
+    """Return a function that gives the bench's job trackers; all trackers of its worker write below `tmp_path`."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
 
-    def give(*integrations: dict[str, Any], allowed: tuple[str, ...] = (), **spec: Any) -> Bench:
+    def configure(*integrations: dict[str, Any], allowed: tuple[str, ...] = (), **spec: Any) -> Bench:
         with bench.database.transaction() as session:
             changed = json.dumps({"integrations": integrations} | spec)
             session.execute(text("UPDATE jobs SET spec = spec || CAST(:changed AS jsonb)"), {"changed": changed})
-        names = allowed or tuple(str(one["type"]) for one in integrations)
+        names = allowed or tuple(str(integration["type"]) for integration in integrations)
         settings = {"trackers": names, "tensorboard_dir": tmp_path / "tensorboard"}
         return replace(bench, settings=bench.settings.model_copy(update=settings))
 
-    return give
+    return configure
 
 
 def warnings(bench: Bench) -> list[str]:
@@ -59,7 +59,7 @@ def warnings(bench: Bench) -> list[str]:
 
 
 def scalars(directory: Path) -> Iterator[tuple[str, int, float]]:
-    """What TensorBoard's files hold: records of a length, its checksum, the data and its checksum."""
+    """Read TensorBoard's event files; a record is a length, its checksum, the data and their checksum."""
     for path in sorted(directory.rglob("events.out.*")):
         data, at = path.read_bytes(), 0
         while at < len(data):
@@ -88,11 +88,11 @@ def test_trackers_get_every_finite_value(tracked: Tracked, tmp_path: Path) -> No
     assert {metric.step: metric.value for metric in history} == steps
     assert (run.info.status, run.data.tags["grouptune.job"]) == ("FINISHED", bench.job_id)
     assert run.data.params["model"] == "tiny"
-    assert set(run.data.metrics) == {"loss"}, "a reward that is no number is left out"
+    assert set(run.data.metrics) == {"loss"}, "a reward that is not finite is left out"
 
-    found = list(scalars(tmp_path / "tensorboard" / bench.project / bench.job_id))
-    assert [(tag, step) for tag, step, _ in found] == [("loss", step) for step in steps]
-    assert [value for *_, value in found] == pytest.approx(list(steps.values()))
+    written = list(scalars(tmp_path / "tensorboard" / bench.project / bench.job_id))
+    assert [(tag, step) for tag, step, _ in written] == [("loss", step) for step in steps]
+    assert [value for *_, value in written] == pytest.approx(list(steps.values()))
 
     [offline] = tmp_path.glob("wandb/offline-run-*")
     assert offline.name.endswith(bench.job_id)
@@ -108,15 +108,14 @@ def test_resumed_attempt_continues_the_run(tracked: Tracked, tmp_path: Path) -> 
     bench = tracked(MLFLOW, TENSORBOARD)
     bench.run("crash:3")
     client = MlflowClient()
-    found = client.get_experiment_by_name("arithmetic")
-    assert found is not None
-    experiment = found.experiment_id
-    [run] = client.search_runs([experiment])
+    experiment = client.get_experiment_by_name("arithmetic")
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id])
     assert (run.info.status, run.data.tags["grouptune.outcome"]) == ("RUNNING", "crashed")
     bench.run("train:4")
-    [run] = client.search_runs([experiment])
+    [run] = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
-    assert {one.step for one in client.get_metric_history(run.info.run_id, "loss")} == {1, 2, 3, 4}
+    assert {metric.step for metric in client.get_metric_history(run.info.run_id, "loss")} == {1, 2, 3, 4}
     assert {step for _, step, _ in scalars(tmp_path / "tensorboard")} == {1, 2, 3, 4}
 
 
@@ -137,10 +136,10 @@ def test_rejected_metrics_warn_once(tracked: Tracked, monkeypatch: pytest.Monkey
 
 def test_hanging_tracker_is_killed(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracker_processes, "GRACE_SECONDS", 0.2)
-    asked, closed = threading.Event(), threading.Event()
+    requested, closed = threading.Event(), threading.Event()
 
     def hang(_request: Received) -> Reply:
-        asked.set()
+        requested.set()
         closed.wait(60)
         return Reply()
 
@@ -148,13 +147,13 @@ def test_hanging_tracker_is_killed(tracked: Tracked, monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         bench = tracked(MLFLOW)
         thread = bench.start("until_stopped")
-        assert asked.wait(60), "it hangs in its first request"
+        assert requested.wait(60), "the tracker sent no request within 60 s"
         before = bench.job().step
         eventually(lambda: bench.job().step > before)
         bench.drain.begin()
         thread.join(30)
         assert not thread.is_alive()
-        eventually(lambda: not children())  # killed, which nobody waits for
+        eventually(lambda: not children())  # killed without waiting for its exit
         closed.set()
 
 
@@ -183,7 +182,7 @@ def test_unstartable_tracker_warns(tracked: Tracked, monkeypatch: pytest.MonkeyP
 
 
 def test_long_spec_reaches_the_trackers(tracked: Tracked, tmp_path: Path) -> None:
-    """Linux ends the words of a command at 128 KiB each, and a grader may have 256 kB."""
+    """Linux limits one argument of a command to 128 KiB, but a grader may have 256 kB."""
     source = "def grade(sample, item):\n    return 1.0\n" + "# a word about it\n" * 10_000
     bench = tracked(TENSORBOARD, method="gft", settings={"grader": {"type": "python", "source": source}})
     assert bench.run("train:2").status == JobStatus.succeeded

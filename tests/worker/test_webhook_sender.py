@@ -1,4 +1,4 @@
-"""A webhook of a job that real Celery workers run."""
+"""Webhooks of a job that real Celery workers run."""
 
 import json
 from queue import SimpleQueue
@@ -14,16 +14,16 @@ from app.core.webhooks.events import EventType
 from tests.http_server import Received, Reply, http_server
 from tests.worker.conftest import Plant
 
-HEARD: Final = {EventType.running, EventType.checkpoint_created, EventType.succeeded}
+EXPECTED: Final = {EventType.running, EventType.checkpoint_created, EventType.succeeded}
 
 
 def test_worker_job_sends_webhooks(plant: Plant) -> None:
-    got: SimpleQueue[Received] = SimpleQueue()
+    requests: SimpleQueue[Received] = SimpleQueue()
     key = new_key()
     plant.environment |= {"GROUPTUNE_SECRET_KEYS": key, "GROUPTUNE_ALLOWED_PRIVATE_HOSTS": "127.0.0.1"}
 
     def answer(request: Received) -> Reply:
-        got.put(request)
+        requests.put(request)
         return Reply()
 
     with http_server(answer) as url:
@@ -35,14 +35,14 @@ def test_worker_job_sends_webhooks(plant: Plant) -> None:
                 KeyRing((key,)),
                 name="ci",
                 url=url,
-                event_types=sorted(HEARD),
+                event_types=sorted(EXPECTED),
             )
         with plant.default_worker(), plant.train_worker():
             plant.wait_for(job_id, JobStatus.succeeded)
-            heard: set[str] = set()
-            while heard != HEARD:
-                request = got.get(timeout=30)
+            delivered: set[str] = set()
+            while delivered != EXPECTED:
+                request = requests.get(timeout=30)
                 Webhook(secret).verify(request.body, dict(request.headers))
                 event = json.loads(request.body)
                 assert event["data"] == {"id": job_id}
-                heard.add(event["type"])
+                delivered.add(event["type"])

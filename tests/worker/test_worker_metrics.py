@@ -1,4 +1,4 @@
-"""What workers count, and the port where they serve it."""
+"""The metrics that workers count, and the port that serves them."""
 
 import json
 import re
@@ -45,10 +45,10 @@ def test_grader_errors_and_step_times_are_counted(bench: Bench, tmp_path: Path) 
         claim = leases.claim(session, "test", 60)
     assert claim is not None
     writer = ReportWriter(Journal(bench.database, claim), bench.store, claim, ProcessControl(1.0), lambda _: None)
-    told = {"kind": "metrics", "step": 1, "values": {"step_time": 0.5, "gft/grader_errors": 3.0}, "trained_tokens": 1}
+    report = {"kind": "metrics", "step": 1, "values": {"step_time": 0.5, "gft/grader_errors": 3.0}, "trained_tokens": 1}
     errors, seconds = counted()
     writer.read(
-        ChildProcess((sys.executable, "-c", "import sys; print(sys.argv[1])", json.dumps(told)), tmp_path / "log")
+        ChildProcess((sys.executable, "-c", "import sys; print(sys.argv[1])", json.dumps(report)), tmp_path / "log")
     )
     writer.run()
     assert counted() == (errors + 3, seconds + 0.5)
@@ -72,7 +72,7 @@ def test_workers_take_consecutive_ports(plant: Plant) -> None:
     with plant.default_worker(), plant.train_worker():
         plant.wait_for(job_id, JobStatus.succeeded)
 
-        def told() -> str:
+        def scraped() -> str:
             texts = []
             for candidate in (port, port + 1):
                 try:
@@ -81,9 +81,9 @@ def test_workers_take_consecutive_ports(plant: Plant) -> None:
                     continue
             return "\n".join(texts)
 
-        eventually(lambda: 'grouptune_attempts_total{outcome="succeeded"} 1.0' in told(), 30.0)
-        assert 'grouptune_step_seconds_count{method="supervised"} 3.0' in told()
-        assert told().count("# TYPE grouptune_attempts_total") == 2
+        eventually(lambda: 'grouptune_attempts_total{outcome="succeeded"} 1.0' in scraped(), 30.0)
+        assert 'grouptune_step_seconds_count{method="supervised"} 3.0' in scraped()
+        assert scraped().count("# TYPE grouptune_attempts_total") == 2
 
 
 def test_no_free_metrics_port_is_an_error() -> None:
@@ -95,20 +95,20 @@ def test_no_free_metrics_port_is_an_error() -> None:
 
 
 def test_dashboard_queries_existing_metrics() -> None:
-    told = exposition(lambda: Backlog(dict.fromkeys(map(str, JobStatus), 1), 1.0)).decode()
-    declared = set(re.findall(r"# TYPE (\S+) \S+", told))
+    exposed = exposition(lambda: Backlog(dict.fromkeys(map(str, JobStatus), 1), 1.0)).decode()
+    declared = set(re.findall(r"# TYPE (\S+) \S+", exposed))
     for registry in (API, WORKER):
         declared |= {
             f"{family.name}_total" if family.type == "counter" else family.name for family in registry.collect()
         }
     panels = json.loads(DASHBOARD.read_text())["panels"]
-    asked = {
+    queried = {
         re.sub(r"_(bucket|count|sum)$", "", name)
         for panel in panels
         for target in panel["targets"]
         for name in re.findall(r"grouptune_\w+", target["expr"])
     }
-    assert asked == {name for name in declared if name.startswith("grouptune_") and not name.endswith("_created")}
+    assert queried == {name for name in declared if name.startswith("grouptune_") and not name.endswith("_created")}
     labels = {"state", "status", "outcome", "seen_by", "method", "route", "le"}
     grouped = re.findall(r"by \(([^)]*)\)", json.dumps(panels))
     assert {label.strip() for group in grouped for label in group.split(",")} <= labels

@@ -1,4 +1,4 @@
-"""Backups: what is restored is what was there, or nothing is. Real databases and stores on both sides."""
+"""Backups: a restore brings back every row and blob, or changes nothing. Real databases and stores on both sides."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ from tests.s3_server import BUCKET, CREDENTIALS
 from tests.setup_jobs import make_job, make_project, metrics_csv, stored_file
 
 BIG = 9 << 20
-"""More than a part of a multipart upload."""
+"""More than one part of a multipart upload."""
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def target(migrated_url: str) -> Iterator[Database]:
 
 @pytest.fixture(params=["local", "s3"])
 def stores(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[BlobStore, ...]:
-    """Where the blobs are, and where they will be."""
+    """The store that is dumped and the store that is restored into."""
     if request.param == "local":
         return LocalBlobStore(tmp_path / "from"), LocalBlobStore(tmp_path / "to")
     for name, value in CREDENTIALS.items():
@@ -77,7 +77,7 @@ def put_tree(store: BlobStore, scratch: Path, prefix: str, content: bytes) -> st
 
 
 def make_installation(session: Session, store: BlobStore, scratch: Path) -> dict[str, str]:
-    """A finished job with its model and alias, a running one with a checkpoint, an upload under way, keys and log."""
+    """Create a finished job with a model and an alias, a running one with a checkpoint, an upload, keys, and a log."""
     project = make_project(session)
     file = stored_file(session, store, project, scratch)
     converted = store.write(f"{file.blob}-rows", [b"{}"])
@@ -132,14 +132,14 @@ def restore(database: Database, store: BlobStore, path: Path, *, replace: bool =
 
 
 def rows(database: Database) -> dict[str, list[Any]]:
-    """Everything in the database."""
-    found = {}
+    """Return all rows of every table."""
+    by_table = {}
     with database.transaction() as session:
         for table in metadata.sorted_tables:
             name = table.name
             query = f'SELECT to_jsonb(t) FROM "{name}" AS t ORDER BY t::text'  # noqa: S608 - our tables
-            found[name] = list(session.scalars(text(query)))
-    return found
+            by_table[name] = list(session.scalars(text(query)))
+    return by_table
 
 
 def blobs(store: BlobStore) -> dict[str, str]:
@@ -163,13 +163,13 @@ def test_restore_brings_back_rows_and_blobs(
     assert blobs(destination) == {key: digest for key, digest in blobs(source).items() if key != "jobs/orphan"}
     assert restored.blobs == len(blobs(destination))
     assert breaches(target, destination) == []
-    with target.transaction() as session:  # what is numbered goes on after what there was
+    with target.transaction() as session:  # sequences continue after the restored values
         actor = Actor(installation["project"])
         before = session.scalar(text("SELECT max(seq) FROM audit_log"))
         audit.record(session, actor, Action.alias_move, "x", before=None, after={"model": "y"})
         session.flush()
         assert session.scalar(text("SELECT max(seq) FROM audit_log")) == before + 1
-    # Without us: the tools of every machine read it.
+    # The archive can be read without Grouptune, by standard tools.
     (tmp_path / "unpacked").mkdir()
     subprocess.run(["tar", "-xf", tmp_path / "backup", "-C", tmp_path / "unpacked"], check=True)
     subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=tmp_path / "unpacked", check=True)
@@ -180,8 +180,8 @@ def test_backup_covers_every_blob_column() -> None:
     assert columns == {"files.blob", "files.rows_blob", "models.blob", "checkpoints.blob"}
 
 
-class _Disturbed(LocalBlobStore):
-    """Something happens just before a blob is read for the first time."""
+class _InterruptedStore(LocalBlobStore):
+    """A store that calls `happen` just before the first blob is read."""
 
     def __init__(self, root: Path, happen: Callable[[], None]) -> None:
         super().__init__(root)
@@ -200,23 +200,24 @@ class _Disturbed(LocalBlobStore):
 def test_deletions_during_a_dump(
     database: Database, target: Database, stores: tuple[BlobStore, ...], installation: dict[str, str], tmp_path: Path
 ) -> None:
+    """A row whose blob is deleted during the dump is left out; a missing blob that is still needed is reported."""
     source, destination = stores
-    lost = f"jobs/{installation['running']}/a1/checkpoints/step-00000002/state/rng.json"
+    missing_blob = f"jobs/{installation['running']}/a1/checkpoints/step-00000002/state/rng.json"
 
     def happen() -> None:
         with database.transaction() as session:
-            forgotten = session.scalars(text("DELETE FROM checkpoints WHERE step = 1 RETURNING blob")).one()
-            session.execute(text("DELETE FROM models WHERE blob = :blob"), {"blob": forgotten})
+            checkpoint_blob = session.scalars(text("DELETE FROM checkpoints WHERE step = 1 RETURNING blob")).one()
+            session.execute(text("DELETE FROM models WHERE blob = :blob"), {"blob": checkpoint_blob})
             session.execute(text("DELETE FROM model_aliases"))
-            adapter = session.scalars(text("DELETE FROM models WHERE step IS NULL RETURNING blob")).one()
+            adapter_blob = session.scalars(text("DELETE FROM models WHERE step IS NULL RETURNING blob")).one()
             session.execute(text("UPDATE uploads SET status = 'cancelled'"))
-        for place in (forgotten, adapter, installation["part"]):
-            source.discard(place)
-        source.delete(lost)
+        for blob in (checkpoint_blob, adapter_blob, installation["part"]):
+            source.discard(blob)
+        source.delete(missing_blob)
 
-    dumped = dump(database, _Disturbed(tmp_path / "from", happen), tmp_path / "backup")
+    dumped = dump(database, _InterruptedStore(tmp_path / "from", happen), tmp_path / "backup")
     assert len(dumped.problems) == 1
-    assert lost in dumped.problems[0]
+    assert missing_blob in dumped.problems[0]
     restore(target, destination, tmp_path / "backup")
     after = rows(target)
     assert [row["step"] for row in after["checkpoints"]] == [2]
@@ -232,18 +233,18 @@ def test_damaged_backup_changes_nothing(
     source, destination = stores
     path = tmp_path / "backup"
     dump(database, source, path)
-    whole = path.read_bytes()
-    spoilt = {
-        "cut in a blob": whole[: len(whole) // 2],
-        "cut before the digests": whole[: whole.rindex(b"SHA256SUMS")] + b"\0" * 1024,
-        "another row": whole.replace(b"\tdefault\t", b"\tdefaulT\t"),
-        "a row that does not fit": whole.replace(b"\tsucceeded\t", b"\tsucceedeD\t", 1),
-        "another blob": whole.replace(b"a" * 1000, b"a" * 999 + b"b", 1),
+    original = path.read_bytes()
+    damaged = {
+        "cut in a blob": original[: len(original) // 2],
+        "cut before the digests": original[: original.rindex(b"SHA256SUMS")] + b"\0" * 1024,
+        "another row": original.replace(b"\tdefault\t", b"\tdefaulT\t"),
+        "a row that does not fit": original.replace(b"\tsucceeded\t", b"\tsucceedeD\t", 1),
+        "another blob": original.replace(b"a" * 1000, b"a" * 999 + b"b", 1),
         "no tar": b"backup" * 1000,
         "empty": b"",
     }
-    for name, content in spoilt.items():
-        assert content != whole
+    for name, content in damaged.items():
+        assert content != original
         path.write_bytes(content)
         with pytest.raises(BackupDamaged):
             restore(target, destination, path)
@@ -269,7 +270,7 @@ def test_restore_replaces_only_on_request(
     source.write(blob, [b"damaged since"])
     with pytest.raises(NotEmpty, match=r"2 jobs, 2 files, .*--replace"):
         restore(database, source, tmp_path / "backup")
-    with database.engine.connect() as connection:  # an API that still runs
+    with database.engine.connect() as connection:  # an API that is still running
         connection.execute(text("SELECT FROM jobs FOR SHARE"))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(restoring, "LOCK_SECONDS", 0.1)
@@ -291,7 +292,7 @@ def small_backup(path: Path, revision: str, created_at: str = "2026-01-01T00:00:
     with path.open("wb") as out:
         writer = BackupWriter(out)
         writer.add_bytes(MANIFEST, manifest.model_dump_json().encode())
-        writer.add_bytes("tables/projects/000000", b"proj_1\told\n")
+        writer.add_bytes("tables/projects/000000", b"proj_1\toutdated\n")
         writer.close()
     return path
 
@@ -303,7 +304,7 @@ def test_older_backup_is_migrated_newer_rejected(target: Database, tmp_path: Pat
     restore(target, store, small_backup(tmp_path / "older", "0001"))
     with target.transaction() as session:
         assert migrate.is_head(session.connection())
-        assert session.execute(text("SELECT name, strict_enums FROM projects")).all() == [("old", False)]
+        assert session.execute(text("SELECT name, strict_enums FROM projects")).all() == [("outdated", False)]
 
 
 @pytest.mark.parametrize("name", ["blobs/../../x", "blobs//x", "tables/pg_authid/000000", "x"])

@@ -1,4 +1,4 @@
-"""Requests to loopback servers under made-up names: the resolver is a dict, the connector records what it dials."""
+"""Requests to loopback servers under made-up names: a dict resolves them, the connector records what it dials."""
 
 import socket
 import ssl
@@ -21,12 +21,12 @@ from app.core.egress.ip_policy import PrivateHosts
 
 PUBLIC = "93.184.215.14"
 Handle = Callable[[socket.socket, bytes], None]
-"""Gets the connection and the request's head."""
+"""Called with the connection and the head of the request."""
 
 
 @contextmanager
 def tcp_server(handle: Handle, context: ssl.SSLContext | None = None) -> Iterator[int]:
-    """Listens on the loopback, one thread a connection; yields its port."""
+    """Listen on the loopback with one thread per connection; yield the port."""
     with ExitStack() as running:
         listener = running.enter_context(socket.create_server(("127.0.0.1", 0)))
 
@@ -72,8 +72,8 @@ def reply(body: bytes = b"ok", *headers: str, status: str = "200 OK") -> Handle:
     return handle
 
 
-class World:
-    """A resolver of its own, and a connector that reaches `port` of the loopback whatever it is asked to dial."""
+class FakeNetwork:
+    """A resolver backed by a dict, and a connector that dials `port` of the loopback for every address."""
 
     def __init__(self, port: int = 0, **names: list[str]) -> None:
         self.names = {name.replace("_", "."): addresses for name, addresses in names.items()}
@@ -102,7 +102,7 @@ def get(egress: Egress, url: str, *, seconds: float = 5, max_bytes: int = 1000, 
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context for hooks.example, and a client's that trusts its certificate alone."""
+    """A server's TLS context for hooks.example, and a client's that trusts only its certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hooks.example")])
     now = datetime.now(UTC)
@@ -138,9 +138,9 @@ def test_connection_uses_checked_address_and_name(tls: tuple[ssl.SSLContext, ssl
         reply()(connection, head)
 
     with tcp_server(handle, server) as port:
-        world = World(port, hooks_example=[PUBLIC])
-        assert get(world.egress(ssl_context=client), "https://hooks.example/a?b=c") == b"ok"
-    assert (world.resolved, world.dialled) == (["hooks.example"], [(PUBLIC, 443)])
+        network = FakeNetwork(port, hooks_example=[PUBLIC])
+        assert get(network.egress(ssl_context=client), "https://hooks.example/a?b=c") == b"ok"
+    assert (network.resolved, network.dialled) == (["hooks.example"], [(PUBLIC, 443)])
     assert names == ["hooks.example"]
     assert b"\r\nhost: hooks.example\r\n" in heads[0]
     assert heads[0].startswith(b"get /a?b=c http/1.1")
@@ -148,9 +148,9 @@ def test_connection_uses_checked_address_and_name(tls: tuple[ssl.SSLContext, ssl
 
 def test_certificate_of_another_name_is_rejected(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     with tcp_server(reply(), tls[0]) as port:
-        world = World(port, other_example=[PUBLIC])
+        network = FakeNetwork(port, other_example=[PUBLIC])
         with pytest.raises(EgressFailed, match=r"other\.example cannot be reached.*(?i:certificate)"):
-            get(world.egress(ssl_context=tls[1]), "https://other.example/")
+            get(network.egress(ssl_context=tls[1]), "https://other.example/")
 
 
 @pytest.mark.parametrize(
@@ -158,10 +158,10 @@ def test_certificate_of_another_name_is_rejected(tls: tuple[ssl.SSLContext, ssl.
     [["127.0.0.1"], ["169.254.169.254"], ["::1"], ["64:ff9b::a00:1"], [PUBLIC, "10.0.0.1"], ["10.0.0.1", PUBLIC]],
 )
 def test_host_with_a_private_address_is_rejected(addresses: list[str]) -> None:
-    world = World(evil_example=addresses)
+    network = FakeNetwork(evil_example=addresses)
     with pytest.raises(AddressRefused, match="only the operator"):
-        get(world.egress(), "https://evil.example/")
-    assert world.dialled == []
+        get(network.egress(), "https://evil.example/")
+    assert network.dialled == []
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "localhost", "127.1"])
@@ -174,43 +174,43 @@ def test_loopback_spellings_are_rejected(host: str) -> None:
 def test_name_is_resolved_once() -> None:
     answers = [[PUBLIC], ["127.0.0.1"]]
     with tcp_server(reply()) as port:
-        world = World(port)
+        network = FakeNetwork(port)
         egress = Egress(
-            PrivateHosts.parse(["rebind.example"]), resolve=lambda _h, _p: answers.pop(0), connect=world.connect
+            PrivateHosts.parse(["rebind.example"]), resolve=lambda _h, _p: answers.pop(0), connect=network.connect
         )
         assert get(egress, "http://rebind.example/") == b"ok"
-    assert world.dialled == [(PUBLIC, 80)]
+    assert network.dialled == [(PUBLIC, 80)]
     assert answers == [["127.0.0.1"]]
 
 
 def test_next_address_is_tried() -> None:
     with tcp_server(reply()) as port:
-        world = World(port, two_example=["10.0.0.1", "10.0.0.2"])
+        network = FakeNetwork(port, two_example=["10.0.0.1", "10.0.0.2"])
 
         def connect(address: str, to: int, timeout: float | None) -> httpcore.NetworkStream:
             if address == "10.0.0.1":
                 raise httpcore.ConnectError("refused")
-            return world.connect(address, to, timeout)
+            return network.connect(address, to, timeout)
 
-        egress = Egress(PrivateHosts.parse(["10.0.0.0/8"]), resolve=world.resolve, connect=connect)
+        egress = Egress(PrivateHosts.parse(["10.0.0.0/8"]), resolve=network.resolve, connect=connect)
         assert get(egress, "http://two.example/") == b"ok"
 
 
 @pytest.mark.parametrize("allowed", ["judge.internal", "10.0.0.0/8"])
 def test_operator_can_allow_private_hosts(allowed: str) -> None:
     with tcp_server(reply()) as port:
-        world = World(port, judge_internal=["10.0.0.1"])
-        assert get(world.egress(allowed), "http://judge.internal:8000/") == b"ok"
-        assert world.dialled == [("10.0.0.1", 8000)]
+        network = FakeNetwork(port, judge_internal=["10.0.0.1"])
+        assert get(network.egress(allowed), "http://judge.internal:8000/") == b"ok"
+        assert network.dialled == [("10.0.0.1", 8000)]
 
 
 def test_plain_http_to_public_host_is_rejected() -> None:
-    world = World(hooks_example=[PUBLIC])
+    network = FakeNetwork(hooks_example=[PUBLIC])
     with pytest.raises(AddressRefused, match="https"):
-        get(world.egress(), "http://hooks.example/")
-    with pytest.raises(AddressRefused, match="https"):  # known once it is resolved
-        get(world.egress("10.0.0.0/8"), "http://hooks.example/")
-    assert world.dialled == []
+        get(network.egress(), "http://hooks.example/")
+    with pytest.raises(AddressRefused, match="https"):  # the address is known only once the name is resolved
+        get(network.egress("10.0.0.0/8"), "http://hooks.example/")
+    assert network.dialled == []
 
 
 def test_redirects_proxies_cookies_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +223,7 @@ def test_redirects_proxies_cookies_are_ignored(monkeypatch: pytest.MonkeyPatch) 
         answer = reply(b"", "location: http://127.0.0.1/inside", "set-cookie: a=b", status="302 Found")
         answer(connection, head)
 
-    with tcp_server(handle) as port, World(port, a_internal=["10.0.0.1"]).egress("a.internal") as egress:
+    with tcp_server(handle) as port, FakeNetwork(port, a_internal=["10.0.0.1"]).egress("a.internal") as egress:
         for _ in range(2):
             answer = egress.request("GET", "http://a.internal/", timeout_seconds=5, max_bytes=10)
             assert (answer.status, answer.headers["Location"]) == (302, "http://127.0.0.1/inside")
@@ -233,17 +233,17 @@ def test_redirects_proxies_cookies_are_ignored(monkeypatch: pytest.MonkeyPatch) 
 
 def test_large_response_is_rejected_or_cut() -> None:
     with tcp_server(reply(b"x" * 5000)) as port:
-        world = World(port, a_internal=["10.0.0.1"])
+        network = FakeNetwork(port, a_internal=["10.0.0.1"])
         with pytest.raises(ResponseTooLarge):
-            get(world.egress("a.internal"), "http://a.internal/", max_bytes=4999)
-        assert get(world.egress("a.internal"), "http://a.internal/", max_bytes=7, cut=True) == b"x" * 7
+            get(network.egress("a.internal"), "http://a.internal/", max_bytes=4999)
+        assert get(network.egress("a.internal"), "http://a.internal/", max_bytes=7, cut=True) == b"x" * 7
 
 
 def test_compressed_response_is_rejected() -> None:
     with tcp_server(reply(b"\x1f\x8b", "content-encoding: gzip")) as port:
-        world = World(port, a_internal=["10.0.0.1"])
+        network = FakeNetwork(port, a_internal=["10.0.0.1"])
         with pytest.raises(EgressFailed, match="compressed"):
-            get(world.egress("a.internal"), "http://a.internal/")
+            get(network.egress("a.internal"), "http://a.internal/")
 
 
 @pytest.mark.parametrize("part", ["head", "body"])
@@ -256,11 +256,11 @@ def test_slow_response_times_out(part: str) -> None:
             connection.sendall(b"x")
 
     with tcp_server(handle) as port:
-        world = World(port, a_internal=["10.0.0.1"])
-        begun = time.monotonic()
+        network = FakeNetwork(port, a_internal=["10.0.0.1"])
+        started = time.monotonic()
         with pytest.raises(EgressFailed, match=r"within 0\.3 s"):
-            get(world.egress("a.internal"), "http://a.internal/", seconds=0.3, max_bytes=10**6)
-        assert time.monotonic() - begun < 60  # all of it would take half an hour
+            get(network.egress("a.internal"), "http://a.internal/", seconds=0.3, max_bytes=10**6)
+        assert time.monotonic() - started < 60  # the whole response would take half an hour
         stop.set()
 
 
@@ -278,26 +278,26 @@ def test_hanging_resolver_times_out() -> None:
 
 def test_unreachable_hosts_are_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        free = listener.getsockname()[1]
-    world = World(free, a_internal=["10.0.0.1"])
+        closed_port = listener.getsockname()[1]
+    network = FakeNetwork(closed_port, a_internal=["10.0.0.1"])
     with pytest.raises(EgressFailed, match=r"a\.internal cannot be reached"):
-        get(world.egress("a.internal"), "http://a.internal/")
+        get(network.egress("a.internal"), "http://a.internal/")
     with pytest.raises(EgressFailed, match="not resolved"):
-        get(world.egress(), "https://nowhere.example/")
+        get(network.egress(), "https://nowhere.example/")
     with (
         tcp_server(lambda connection, _head: connection.sendall(b"SSH-2.0\r\n\r\n")) as port,
         pytest.raises(EgressFailed, match="cannot be reached"),
     ):
-        get(World(port, a_internal=["10.0.0.1"]).egress("a.internal"), "http://a.internal/")
+        get(FakeNetwork(port, a_internal=["10.0.0.1"]).egress("a.internal"), "http://a.internal/")
 
 
 def test_connections_are_reused() -> None:
     with tcp_server(reply()) as port:
-        world = World(port, a_internal=["10.0.0.1"])
-        with world.egress("a.internal") as egress:
+        network = FakeNetwork(port, a_internal=["10.0.0.1"])
+        with network.egress("a.internal") as egress:
             for _ in range(3):
                 egress.request("POST", "http://a.internal/", content=b"{}", timeout_seconds=5, max_bytes=10)
-    assert len(world.dialled) == 1
+    assert len(network.dialled) == 1
 
 
 @pytest.mark.parametrize(

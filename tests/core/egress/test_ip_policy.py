@@ -24,7 +24,7 @@ from app.core.egress.ip_policy import PrivateHosts, why_refused
         ("100.64.0.1", "carrier"),
         ("100.100.100.200", "carrier"),
         ("168.63.129.16", "metadata"),
-        ("0.0.0.0", "unspecified"),  # noqa: S104 - judged, not bound
+        ("0.0.0.0", "unspecified"),  # noqa: S104 - checked, not bound
         ("0.1.2.3", "unspecified"),
         ("::", "unspecified"),
         ("224.0.0.1", "multicast"),

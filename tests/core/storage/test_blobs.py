@@ -1,4 +1,4 @@
-"""Every blob store: blobs appear whole or not at all, are never overwritten, and stay inside their place."""
+"""Every blob store: a blob is stored whole or not at all, is never overwritten, and cannot leave the store's root."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ MIB = 1 << 20
 
 @pytest.fixture(params=["local", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BlobStore:
-    """An empty store of each kind."""
+    """An empty store of each type."""
     if request.param == "local":
         return LocalBlobStore(tmp_path / "store")
     for name, value in CREDENTIALS.items():
@@ -82,7 +82,7 @@ def test_part_boundary_sizes_are_stored_whole(store: BlobStore, count: int) -> N
 
 @pytest.mark.slow
 def test_s3_memory_does_not_grow_with_blobs(s3_address: str) -> None:
-    # In a process of its own: the server of the tests lives in this one and keeps what it is sent.
+    # In a separate process: the test server runs in this one and keeps all uploaded data in memory.
     code = f"""
 import resource
 from pathlib import Path
@@ -189,17 +189,17 @@ def test_blob_is_available_as_a_file(store: BlobStore) -> None:
 def test_discard_removes_blobs_and_trees(store: BlobStore, tree: Path) -> None:
     store.write("files/one", [b"1"])
     store.put_tree("jobs/1/adapter", tree)
-    for place in ("files/one", "jobs/1", "files/never-there"):
-        store.discard(place)
+    for name in ("files/one", "jobs/1", "files/never-there"):
+        store.discard(name)
     assert store.list("files") == store.list("jobs") == []
     store.remove_incomplete(datetime.now(UTC))
 
 
 def test_scan_returns_the_write_time(store: BlobStore) -> None:
     store.write("files/one", [b"1"])
-    (found,) = store.scan("files")
-    assert found.key == "files/one"
-    assert abs(found.written_at - datetime.now(UTC)) < timedelta(seconds=60)
+    (scanned,) = store.scan("files")
+    assert scanned.key == "files/one"
+    assert abs(scanned.written_at - datetime.now(UTC)) < timedelta(seconds=60)
 
 
 def test_writability_check_leaves_nothing(store: BlobStore) -> None:
@@ -213,8 +213,8 @@ def test_missing_bucket_is_storage_unavailable(
 ) -> None:
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
-    store = open_store(tmp_path, "s3://nobody-made-this", s3_address, "us-east-1")
-    with pytest.raises(StorageUnavailable, match="nobody-made-this"):
+    store = open_store(tmp_path, "s3://no-such-bucket", s3_address, "us-east-1")
+    with pytest.raises(StorageUnavailable, match="no-such-bucket"):
         store.check_writable()
     with pytest.raises(StorageUnavailable):
         store.write("files/one", [b"1"])
@@ -228,4 +228,4 @@ def test_closed_port_is_storage_unavailable(tmp_path: Path, monkeypatch: pytest.
     for call in (store.check_writable, lambda: store.exists("a"), lambda: store.list("a"), lambda: store.open("a")):
         with pytest.raises(StorageUnavailable, match="GROUPTUNE_STORAGE_ENDPOINT"):
             call()
-    store.discard("a")  # says so in the log; the collector comes later
+    store.discard("a")  # logs the error; the collection of orphaned blobs retries later

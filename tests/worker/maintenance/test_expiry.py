@@ -1,4 +1,4 @@
-"""What has had its time goes: row and blob, unless a live job needs it."""
+"""Expired files and uploads are removed, row and blob, unless a live job needs them."""
 
 import pytest
 from sqlalchemy import func, update
@@ -25,19 +25,19 @@ def let_expire(database: Database, file_id: str) -> None:
 
 def test_expired_file_and_blob_are_removed(bench: Bench) -> None:
     with bench.database.transaction() as session:
-        over, kept = (make_file(session, bench.project) for _ in range(2))
+        expired, current = (make_file(session, bench.project) for _ in range(2))
         session.execute(
-            update(File).where(File.id == kept.id).values(expires_at=func.now() + func.make_interval(0, 0, 0, 1))
+            update(File).where(File.id == current.id).values(expires_at=func.now() + func.make_interval(0, 0, 0, 1))
         )
-    for file in (over, kept):
+    for file in (expired, current):
         bench.store.write(file.blob, [b"{}"])
-    let_expire(bench.database, over.id)
+    let_expire(bench.database, expired.id)
     remove_expired(bench.database, bench.store)
-    assert not bench.store.exists(over.blob)
-    assert bench.store.exists(kept.blob)
+    assert not bench.store.exists(expired.blob)
+    assert bench.store.exists(current.blob)
     with bench.database.transaction() as session:
-        assert session.get(File, over.id) is None
-        assert session.get(File, kept.id) is not None
+        assert session.get(File, expired.id) is None
+        assert session.get(File, current.id) is not None
 
 
 def test_live_job_keeps_its_expired_file(bench: Bench) -> None:

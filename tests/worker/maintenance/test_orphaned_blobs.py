@@ -1,4 +1,4 @@
-"""The round that a worker makes through the blob store."""
+"""The periodic collection of orphaned blobs in the store."""
 
 import os
 import time
