@@ -99,12 +99,12 @@ def test_seeds_give_distinct_repeatable_rows() -> None:
 @pytest.mark.parametrize(
     ("name", "count", "config", "message"),
     [
-        ("chain_sums", 1, {}, "did you mean chain_sum"),
+        ("chain_sums", 1, {}, "Did you mean chain_sum"),
         ("countdown", 1, {}, "runs answers as code"),
-        ("chain_sum", 1, {"digits": 3}, "no field 'digits'; it has: min_terms=2"),
+        ("chain_sum", 1, {"digits": 3}, "no field 'digits'. Its fields: min_terms=2"),
         ("chain_sum", 1, {"max_terms": 1}, "max_terms must be >= min_terms"),
-        ("chain_sum", 1, {"max_terms": "many"}, "cannot be generated so"),
-        ("chain_sum", 500, {"max_terms": 2, "max_digits": 1}, "distinct questions where 500 are wanted"),
+        ("chain_sum", 1, {"max_terms": "many"}, "cannot be generated with these settings"),
+        ("chain_sum", 500, {"max_terms": 2, "max_digits": 1}, "distinct questions, but 500 were requested"),
     ],
 )
 def test_impossible_data_set_is_refused(name: str, count: int, config: dict[str, Any], message: str) -> None:

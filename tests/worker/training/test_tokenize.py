@@ -163,7 +163,7 @@ def test_row_rejected_by_the_template_is_named(tmp_path: Path) -> None:
 def test_templates_run_in_a_sandbox(template: str) -> None:
     raw = tokenizer(CHATML)
     raw.chat_template = template
-    with pytest.raises(UnusableTokenizer, match="template refuses"):
+    with pytest.raises(UnusableTokenizer, match="template rejects"):
         ours(raw)
 
 
@@ -201,7 +201,7 @@ def test_tokenizer_without_template_is_rejected(tmp_path: Path) -> None:
 def test_model_without_end_of_turn_is_rejected() -> None:
     raw = tokenizer(PLAIN)
     raw.eos_token = None
-    with pytest.raises(UnusableTokenizer, match="which token ends a turn"):
+    with pytest.raises(UnusableTokenizer, match="the token that ends a turn"):
         ours(raw)
 
 
