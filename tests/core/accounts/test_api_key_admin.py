@@ -1,4 +1,4 @@
-"""Minting, revoking and rotating keys, and the last administrator."""
+"""Administration of keys: create, revoke and rotate, and the protection of the last administrator."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,15 +18,15 @@ DAY = timedelta(days=1)
 
 
 def admin(database: Database, project_id: str, **fields: object) -> str:
-    """Id of a new administrator's key."""
+    """Create an administrator's key; return its id."""
     with database.transaction() as session:
-        made = api_keys.create_key(session, project_id, "admin", granted=["admin"], **fields)  # type: ignore[arg-type]
-        return made.key.id
+        created = api_keys.create_key(session, project_id, "admin", granted=["admin"], **fields)  # type: ignore[arg-type]
+        return created.key.id
 
 
 @pytest.fixture
 def actor(database: Database) -> Actor:
-    """An administrator in a project of their own."""
+    """An administrator in a separate project."""
     with database.transaction() as session:
         project = make_project(session)
     return Actor(project, key_id=admin(database, project), ip="192.0.2.1", request_id="req_1")
@@ -41,7 +41,7 @@ def live(database: Database, text: str) -> bool:
     return True
 
 
-def test_a_rotated_key_has_a_successor_like_it_and_ends_after_the_grace(database: Database, actor: Actor) -> None:
+def test_rotated_key_and_its_successor(database: Database, actor: Actor) -> None:
     with database.transaction() as session:
         old = api_keys.create_key(
             session, actor.project_id, "ci", granted=["jobs:*"], requests_per_minute=9, expires_in=30 * DAY
@@ -65,7 +65,7 @@ def test_a_rotated_key_has_a_successor_like_it_and_ends_after_the_grace(database
     assert not live(database, old.text)
 
 
-def test_a_grace_never_lengthens_a_life(database: Database, actor: Actor) -> None:
+def test_grace_never_extends_a_key(database: Database, actor: Actor) -> None:
     with database.transaction() as session:
         old = api_keys.create_key(session, actor.project_id, "ci", expires_in=timedelta(minutes=5))
         before = old.key.expires_at
@@ -74,7 +74,7 @@ def test_a_grace_never_lengthens_a_life(database: Database, actor: Actor) -> Non
         assert old.key.expires_at == before
 
 
-def test_without_grace_the_old_key_ends_at_once_and_only_once(database: Database, actor: Actor) -> None:
+def test_rotation_without_grace_and_only_once(database: Database, actor: Actor) -> None:
     with database.transaction() as session:
         old = api_keys.create_key(session, actor.project_id, "ci")
         new = api_key_admin.rotate(session, actor, old.key.id, timedelta(0))
@@ -86,21 +86,21 @@ def test_without_grace_the_old_key_ends_at_once_and_only_once(database: Database
             api_key_admin.rotate(session, actor, once.key.id, DAY)
 
 
-def test_a_revoked_key_is_refused_and_stays_in_the_list(database: Database, actor: Actor) -> None:
+def test_revoked_key_is_refused_but_listed(database: Database, actor: Actor) -> None:
     with database.transaction() as session:
-        made = api_keys.create_key(session, actor.project_id, "lost laptop")
-        first = api_key_admin.revoke(session, actor, made.key.id).revoked_at
+        created = api_keys.create_key(session, actor.project_id, "lost laptop")
+        first = api_key_admin.revoke(session, actor, created.key.id).revoked_at
     with database.transaction() as session:
-        assert api_key_admin.revoke(session, actor, made.key.id).revoked_at == first
+        assert api_key_admin.revoke(session, actor, created.key.id).revoked_at == first
         keys, _ = api_key_admin.list_keys(session, after=None, limit=9)
-        assert made.key.id in [key.id for key in keys]
-        entries, _ = audit.list_entries(session, after=None, limit=9, object_id=made.key.id)
+        assert created.key.id in [key.id for key in keys]
+        entries, _ = audit.list_entries(session, after=None, limit=9, object_id=created.key.id)
         assert [entry.action for entry in entries] == ["api_key.revoke"]
-    assert not live(database, made.text)
+    assert not live(database, created.text)
 
 
-def test_the_last_administrator_cannot_be_revoked(database: Database, actor: Actor) -> None:
-    admin(database, actor.project_id, expires_in=-DAY)  # has ended: no help
+def test_last_administrator_cannot_be_revoked(database: Database, actor: Actor) -> None:
+    admin(database, actor.project_id, expires_in=-DAY)  # has ended, so it does not count as an administrator
     assert actor.key_id is not None
     with database.transaction() as session, pytest.raises(InvalidRequest) as caught:
         api_key_admin.revoke(session, actor, actor.key_id)
@@ -110,7 +110,7 @@ def test_the_last_administrator_cannot_be_revoked(database: Database, actor: Act
         assert api_key_admin.revoke(session, actor, actor.key_id).revoked_at is not None
 
 
-def test_of_two_last_administrators_that_are_revoked_at_once_one_stays(database: Database, actor: Actor) -> None:
+def test_concurrent_revokes_keep_an_administrator(database: Database, actor: Actor) -> None:
     both = [str(actor.key_id), admin(database, actor.project_id)]
     barrier = threading.Barrier(2)
 
@@ -130,7 +130,7 @@ def test_of_two_last_administrators_that_are_revoked_at_once_one_stays(database:
             session.execute(update(ApiKey).values(revoked_at=None))
 
 
-def test_no_key_is_minted_for_a_project_that_is_not_there(database: Database, actor: Actor) -> None:
+def test_mint_needs_an_active_project(database: Database, actor: Actor) -> None:
     with database.transaction() as session:
         archived = make_project(session, "archived")
         session.execute(update(Project).where(Project.id == archived).values(archived_at=func.now()))
@@ -148,21 +148,21 @@ def test_no_key_is_minted_for_a_project_that_is_not_there(database: Database, ac
         assert caught.value.param == "project_id"
 
 
-def test_only_keys_that_people_made_count_as_minted(database: Database, actor: Actor) -> None:
+def test_any_minted_ignores_the_bootstrap_key(database: Database, actor: Actor) -> None:
     with database.transaction() as session:
         api_keys.ensure_bootstrap(session, None)
         assert not api_key_admin.any_minted(session)
-        made = api_keys.create_key(session, actor.project_id, "laptop", created_by=actor.key_id)
+        created = api_keys.create_key(session, actor.project_id, "laptop", created_by=actor.key_id)
         assert api_key_admin.any_minted(session)
-        api_key_admin.revoke(session, actor, made.key.id)
+        api_key_admin.revoke(session, actor, created.key.id)
         assert not api_key_admin.any_minted(session)
 
 
-def test_pages_of_keys_are_complete_and_newest_first(database: Database, actor: Actor) -> None:
-    made = []
+def test_key_pages_are_complete_and_sorted(database: Database, actor: Actor) -> None:
+    created = []
     for number in range(5):
         with database.transaction() as session:
-            made.append(api_keys.create_key(session, actor.project_id, str(number)).key.id)
+            created.append(api_keys.create_key(session, actor.project_id, str(number)).key.id)
     seen: list[str] = []
     with database.transaction() as session:
         more, after = True, None
@@ -170,12 +170,12 @@ def test_pages_of_keys_are_complete_and_newest_first(database: Database, actor: 
             page, more = api_key_admin.list_keys(session, after=after, limit=2)
             seen += [key.id for key in page]
             after = seen[-1]
-        assert seen == [*made[::-1], actor.key_id]
+        assert seen == [*created[::-1], actor.key_id]
         with pytest.raises(InvalidRequest, match="not the id of an item"):
-            api_key_admin.list_keys(session, after="nobody", limit=2)
+            api_key_admin.list_keys(session, after="unknown", limit=2)
 
 
-def test_a_project_that_holds_the_last_administrator_is_not_archived(database: Database) -> None:
+def test_last_administrators_project_stays_active(database: Database) -> None:
     with database.transaction() as session:
         default, other = make_project(session), make_project(session, "other")
     actor = Actor(other, key_id=admin(database, other))
@@ -189,7 +189,7 @@ def test_a_project_that_holds_the_last_administrator_is_not_archived(database: D
         assert projects.update_project(session, actor, other, archived=False, settings={}).archived_at is None
 
 
-def test_a_project_keeps_what_an_update_leaves_out(database: Database, actor: Actor) -> None:
+def test_project_update_keeps_other_settings(database: Database, actor: Actor) -> None:
     with database.transaction() as session:
         project = projects.create_project(session, actor, "lab", {"max_running_jobs": 2})
         projects.update_project(session, actor, project.id, archived=None, settings={"max_queued_jobs": 7})

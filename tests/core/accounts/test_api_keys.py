@@ -1,4 +1,4 @@
-"""API keys against a real Postgres."""
+"""API keys with a real Postgres."""
 
 import re
 from datetime import timedelta
@@ -14,7 +14,7 @@ from app.core.errors import AuthenticationFailed
 from tests.setup_jobs import make_project
 
 
-def test_a_key_authenticates_for_its_own_project(database: Database) -> None:
+def test_key_authenticates_for_its_project(database: Database) -> None:
     with database.transaction() as session:
         first, second = make_project(session, "first"), make_project(session, "second")
         text = api_keys.create_key(session, second, "laptop").text
@@ -35,17 +35,17 @@ def test_the_secret_is_not_stored(database: Database) -> None:
 
 
 @pytest.mark.parametrize("place", [8, 20, 45, -1])
-def test_a_misspelt_key_is_refused_before_the_database_is_asked(database: Database, place: int) -> None:
+def test_misspelt_key_needs_no_query(database: Database, place: int) -> None:
     with database.transaction() as session:
         text = api_keys.create_key(session, make_project(session), "laptop").text
     letters = list(text)
     letters[place] = "a" if letters[place] != "a" else "b"
-    away = Database("postgresql+psycopg://nobody@127.0.0.1:1/none")
+    away = Database("postgresql+psycopg://user@127.0.0.1:1/none")
     with away.transaction() as session, pytest.raises(AuthenticationFailed, match="misspelt"):
         api_keys.authenticate(session, "".join(letters))
 
 
-def test_unknown_and_revoked_keys_are_refused_alike(database: Database) -> None:
+def test_unknown_and_revoked_keys_look_alike(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         revoked, deleted = (api_keys.create_key(session, project, name).text for name in ("revoked", "deleted"))
@@ -59,18 +59,18 @@ def test_unknown_and_revoked_keys_are_refused_alike(database: Database) -> None:
             api_keys.authenticate(session, text)
 
 
-def test_the_right_id_with_another_secret_is_refused(database: Database) -> None:
+def test_right_id_with_wrong_secret_is_refused(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
-        one, other = api_keys.create_key(session, project, "a").text, api_keys.create_key(session, project, "b").text
-    body = "_".join([*one.split("_")[:3], other.split("_")[3]])
+        first, second = api_keys.create_key(session, project, "a").text, api_keys.create_key(session, project, "b").text
+    body = "_".join([*first.split("_")[:3], second.split("_")[3]])
     forged = f"{body}_{api_keys._checksum(body)}"
     with database.transaction() as session, pytest.raises(AuthenticationFailed, match="unknown"):
         api_keys.authenticate(session, forged)
 
 
 @pytest.mark.parametrize("text", ["", "sk-proj-123", "gt_live_", "gt_live_äöüäöüäö_x_y", "gt_live_" + "a" * 5000])
-def test_other_texts_are_no_keys(database: Database, text: str) -> None:
+def test_other_texts_are_not_keys(database: Database, text: str) -> None:
     with (
         database.transaction() as session,
         pytest.raises(AuthenticationFailed, match="begin with 'gt_live_'"),
@@ -78,7 +78,7 @@ def test_other_texts_are_no_keys(database: Database, text: str) -> None:
         api_keys.authenticate(session, text)
 
 
-def test_bootstrap_keeps_a_live_key_and_replaces_an_unknown_one(database: Database) -> None:
+def test_bootstrap_replaces_only_unknown_keys(database: Database) -> None:
     with database.transaction() as session:
         first = api_keys.ensure_bootstrap(session, None)
     with database.transaction() as session:
@@ -86,19 +86,19 @@ def test_bootstrap_keeps_a_live_key_and_replaces_an_unknown_one(database: Databa
         second = api_keys.ensure_bootstrap(session, "gt_live_of_another_installation")
     assert second != first
     with database.transaction() as session:
-        one, other = (api_keys.authenticate(session, text).key for text in (first, second))
-        assert one.project_id == other.project_id
-        assert set(scopes.expand(other.scopes)) == set(Scope)
+        first_key, second_key = (api_keys.authenticate(session, text).key for text in (first, second))
+        assert first_key.project_id == second_key.project_id
+        assert set(scopes.expand(second_key.scopes)) == set(Scope)
         assert session.scalars(select(Project.name)).all() == ["default"]
 
 
-def test_bootstrap_replaces_a_key_that_may_not_administer(database: Database) -> None:
+def test_bootstrap_replaces_a_non_admin_key(database: Database) -> None:
     with database.transaction() as session:
         plain = api_keys.create_key(session, make_project(session), "plain").text
         assert api_keys.ensure_bootstrap(session, plain) != plain
 
 
-def test_an_expired_key_is_told_apart(database: Database) -> None:
+def test_expired_key_has_its_own_error(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         lasting = api_keys.create_key(session, project, "lasting", expires_in=timedelta(days=1)).text
@@ -110,7 +110,7 @@ def test_an_expired_key_is_told_apart(database: Database) -> None:
     assert caught.value.code == "api_key_expired"
 
 
-def test_a_key_of_an_archived_project_is_refused(database: Database) -> None:
+def test_archived_projects_key_is_refused(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         text = api_keys.create_key(session, project, "laptop").text
@@ -120,7 +120,7 @@ def test_a_key_of_an_archived_project_is_refused(database: Database) -> None:
     assert caught.value.code == "project_archived"
 
 
-def test_the_last_use_is_written_once_a_minute_at_most(database: Database) -> None:
+def test_last_use_is_written_once_a_minute(database: Database) -> None:
     with database.transaction() as session:
         text = api_keys.create_key(session, make_project(session), "laptop").text
     writes: list[str] = []
@@ -148,10 +148,10 @@ def test_the_last_use_is_written_once_a_minute_at_most(database: Database) -> No
     assert after >= before
 
 
-def test_nobody_waits_for_another_request_to_note_the_use(database: Database) -> None:
+def test_recording_the_use_does_not_wait(database: Database) -> None:
     with database.transaction() as session:
         text = api_keys.create_key(session, make_project(session), "laptop").text
     with database.transaction() as other:
         other.scalars(select(ApiKey).with_for_update()).one()
         with database.transaction() as session:
-            api_keys.authenticate(session, text)  # would wait for ever for the lock
+            api_keys.authenticate(session, text)  # a wait for the lock would never end

@@ -1,4 +1,4 @@
-"""The audit log: append-only, with its change or not at all."""
+"""The audit log: append-only, and in the transaction of the change."""
 
 import pytest
 from sqlalchemy import delete, select, update
@@ -15,7 +15,7 @@ from tests.setup_jobs import make_job, make_project
 ACTOR = Actor("proj_1", key_id="AbCd1234", ip="192.0.2.1", request_id="req_1")
 
 
-def test_an_entry_can_be_neither_changed_nor_deleted(database: Database) -> None:
+def test_entries_are_append_only(database: Database) -> None:
     with database.transaction() as session:
         audit.record(session, ACTOR, Action.file_delete, "file-1", before={"bytes": 1})
     for change in (update(AuditEntry).values(ip=None), delete(AuditEntry)):
@@ -29,7 +29,7 @@ def test_an_entry_can_be_neither_changed_nor_deleted(database: Database) -> None
         assert entry.id.startswith("audit_")
 
 
-def test_a_change_that_is_rolled_back_leaves_no_entry(database: Database) -> None:
+def test_rollback_leaves_no_entry(database: Database) -> None:
     def fail() -> None:
         with database.transaction() as session:
             audit.record(session, ACTOR, Action.file_create, "file-1", after={})
@@ -41,37 +41,41 @@ def test_a_change_that_is_rolled_back_leaves_no_entry(database: Database) -> Non
         assert session.scalars(select(AuditEntry)).all() == []
 
 
-def test_what_changes_nothing_is_not_recorded(database: Database) -> None:
+def test_no_change_is_not_recorded(database: Database) -> None:
     with database.transaction() as session:
         audit.record(session, ACTOR, Action.project_update, "proj_1", before={"a": 1}, after={"a": 1})
         assert session.scalars(select(AuditEntry)).all() == []
 
 
-def test_a_job_is_recorded_with_what_was_there_before(database: Database) -> None:
+def test_job_entries_have_before_and_after(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         actor = Actor(project, key_id="AbCd1234")
         job = make_job(session, project)
         lifecycle.pause(session, actor, job.id)
-        lifecycle.pause(session, actor, job.id)  # paused already: no change
+        lifecycle.pause(session, actor, job.id)  # already paused: no change
         lifecycle.resume(session, actor, job.id)
         assert leases.claim(session, "w", 60) is not None
         lifecycle.cancel(session, actor, job.id)
         entries, _ = audit.list_entries(session, after=None, limit=9, object_id=job.id)
-    told = [(entry.action, entry.before, entry.after) for entry in entries[::-1]]
+    changes = [(entry.action, entry.before, entry.after) for entry in entries[::-1]]
     queued, paused = ({"status": status, "stop_request": None} for status in ("queued", "paused"))
     running = {"status": "running", "stop_request": None}
-    assert told[0][0] == "job.create"
-    assert told[0][2] is not None
-    assert (told[0][2]["model"], told[0][2]["method"], told[0][2]["status"]) == ("tiny", "supervised", "queued")
-    assert told[1:] == [
+    assert changes[0][0] == "job.create"
+    assert changes[0][2] is not None
+    assert (changes[0][2]["model"], changes[0][2]["method"], changes[0][2]["status"]) == (
+        "tiny",
+        "supervised",
+        "queued",
+    )
+    assert changes[1:] == [
         ("job.pause", queued, paused),
         ("job.resume", paused, queued),
         ("job.cancel", running, running | {"stop_request": "cancel"}),
     ]
 
 
-def test_entries_are_paged_newest_first_and_filtered(database: Database) -> None:
+def test_entry_pages_are_sorted_and_filtered(database: Database) -> None:
     with database.transaction() as session:
         for number in range(5):
             audit.record(session, ACTOR, Action.file_create, f"file-{number}", after={})

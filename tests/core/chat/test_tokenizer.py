@@ -19,7 +19,7 @@ def special(content: str, **flags: bool) -> dict[str, Any]:
 
 
 def old_files(directory: Path) -> None:
-    """Special tokens in three places, templates inline: as models of 2023 and 2024 have them."""
+    """Special tokens in three places and inline templates, as in models of 2023 and 2024."""
     character_tokenizer().save(str(directory / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -43,19 +43,19 @@ def old_files(directory: Path) -> None:
 @pytest.mark.parametrize("write", [old_files, write_tokenizer])
 def test_model_files_load_like_transformers(tmp_path: Path, write: Any) -> None:
     write(tmp_path)
-    theirs: Any = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
-    ours = tokenizer.load(tmp_path)
+    reference: Any = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    loaded = tokenizer.load(tmp_path)
     tools = [{"type": "function", "function": {"name": "é"}}] if write is old_files else None
-    rendered = theirs.apply_chat_template(CHAT, tools=tools, tokenize=False, add_generation_prompt=True)
-    assert list(ours.prompt_ids(CHAT, tools)) == theirs(rendered, add_special_tokens=False)["input_ids"]
+    rendered = reference.apply_chat_template(CHAT, tools=tools, tokenize=False, add_generation_prompt=True)
+    assert list(loaded.prompt_ids(CHAT, tools)) == reference(rendered, add_special_tokens=False)["input_ids"]
     for text in ("plain", "<tool> stays one, <|im_end|> does not", "<|im_start|>", ""):
-        plain = theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        assert list(ours.response_ids(text)) == [*plain, theirs.eos_token_id]
-        assert ours.text(ours.response_ids(text)) == text
-    assert ours.end_id == theirs.eos_token_id
+        plain = reference(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        assert list(loaded.response_ids(text)) == [*plain, reference.eos_token_id]
+        assert loaded.text(loaded.response_ids(text)) == text
+    assert loaded.end_id == reference.eos_token_id
 
 
-def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+def test_changed_file_is_reloaded(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     first = tokenizer.load(tmp_path)
     assert tokenizer.load(tmp_path) is first

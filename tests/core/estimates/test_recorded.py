@@ -1,6 +1,6 @@
-"""The calibration on jobs that really ran: three models on one thread of a busy CPU, 15 jobs (recorded.json).
+"""The calibration with recorded jobs: 15 jobs of three models on one thread of a busy CPU (recorded.json).
 
-Each is estimated from the others, as an installation would that had run those.
+Each job is estimated from the other 14, as in an installation that has run those.
 """
 
 import json
@@ -26,7 +26,7 @@ BOX: Final = Hardware(processor="AMD EPYC", cores=2, threads=1, memory_bytes=25 
 JOBS: Final[list[Any]] = RECORDED["jobs"]
 
 
-def asked(job: Any) -> PlannedJob:
+def planned(job: Any) -> PlannedJob:
     spec = JobSpec.model_validate(
         {"model": job["model"], "method": job["method"], "settings": job["settings"], "seed": 1}
     )
@@ -38,37 +38,37 @@ def asked(job: Any) -> PlannedJob:
 
 
 def observed(job: Any) -> Observation:
-    there = shortened(asked(job), job["steps"])
-    lengths = mean_lengths(there, job["mean_tokens"])
-    found = ratios(there, BOX, lengths, Seconds(**job["parts"]), job["peak_memory_bytes"])
-    return Observation(job["model"], BOX.device, found)
+    job_as_run = shortened(planned(job), job["steps"])
+    lengths = mean_lengths(job_as_run, job["mean_tokens"])
+    observed_ratios = ratios(job_as_run, BOX, lengths, Seconds(**job["parts"]), job["peak_memory_bytes"])
+    return Observation(job["model"], BOX.device, observed_ratios)
 
 
-def estimated(number: int, *, learnt: bool) -> Estimate:
+def estimated(number: int, *, calibrated: bool) -> Estimate:
     others = [observed(job) for at, job in enumerate(JOBS) if at != number]
-    return estimate(asked(JOBS[number]), BOX, others if learnt else [])
+    return estimate(planned(JOBS[number]), BOX, others if calibrated else [])
 
 
 @pytest.fixture(scope="module")
-def learnt() -> list[Estimate]:
-    return [estimated(number, learnt=True) for number in range(len(JOBS))]
+def calibrated() -> list[Estimate]:
+    return [estimated(number, calibrated=True) for number in range(len(JOBS))]
 
 
-def test_range_contains_the_measured_jobs(learnt: list[Estimate]) -> None:
-    """Nine of ten are promised; at least twelve of fifteen are asked for."""
+def test_range_contains_the_measured_jobs(calibrated: list[Estimate]) -> None:
+    """The ranges promise nine of ten; the test requires at least twelve of fifteen."""
     seconds = [
-        one.seconds.low <= job["seconds"] <= one.seconds.high
-        for one, job in zip(learnt, JOBS, strict=True)
-        if one.seconds
+        result.seconds.low <= job["seconds"] <= result.seconds.high
+        for result, job in zip(calibrated, JOBS, strict=True)
+        if result.seconds
     ]
     memory = [
-        one.peak_memory_bytes.low <= job["peak_memory_bytes"] <= one.peak_memory_bytes.high
-        for one, job in zip(learnt, JOBS, strict=True)
-        if one.peak_memory_bytes
+        result.peak_memory_bytes.low <= job["peak_memory_bytes"] <= result.peak_memory_bytes.high
+        for result, job in zip(calibrated, JOBS, strict=True)
+        if result.peak_memory_bytes
     ]
     tokens = [
-        one.tokens.trained.low * 0.999 <= job["trained_tokens"] <= one.tokens.trained.high * 1.001
-        for one, job in zip(learnt, JOBS, strict=True)
+        result.tokens.trained.low * 0.999 <= job["trained_tokens"] <= result.tokens.trained.high * 1.001
+        for result, job in zip(calibrated, JOBS, strict=True)
     ]
     assert len(seconds) == len(memory) == len(JOBS) == 15
     assert sum(seconds) >= 12
@@ -76,19 +76,19 @@ def test_range_contains_the_measured_jobs(learnt: list[Estimate]) -> None:
     assert sum(tokens) >= 12
 
 
-def test_finished_jobs_improve_the_estimate(learnt: list[Estimate]) -> None:
-    before = [estimated(number, learnt=False) for number in range(len(JOBS))]
+def test_finished_jobs_improve_the_estimate(calibrated: list[Estimate]) -> None:
+    before = [estimated(number, calibrated=False) for number in range(len(JOBS))]
 
-    def width(made: list[Estimate]) -> float:
-        return statistics.median(one.seconds.high / one.seconds.low for one in made if one.seconds)
+    def width(estimates: list[Estimate]) -> float:
+        return statistics.median(result.seconds.high / result.seconds.low for result in estimates if result.seconds)
 
-    def off(made: list[Estimate]) -> float:
+    def typical_error(estimates: list[Estimate]) -> float:
         return statistics.median(
-            math.exp(abs(math.log(one.seconds.expected / job["seconds"])))
-            for one, job in zip(made, JOBS, strict=True)
-            if one.seconds
+            math.exp(abs(math.log(result.seconds.expected / job["seconds"])))
+            for result, job in zip(estimates, JOBS, strict=True)
+            if result.seconds
         )
 
-    assert width(learnt) < width(before) / 2
-    assert off(learnt) < off(before)
-    assert off(learnt) < 1.5
+    assert width(calibrated) < width(before) / 2
+    assert typical_error(calibrated) < typical_error(before)
+    assert typical_error(calibrated) < 1.5

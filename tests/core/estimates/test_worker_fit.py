@@ -1,4 +1,4 @@
-"""Whether a job fits on the workers that there are."""
+"""Forecasts of whether a job fits on the running workers."""
 
 import pytest
 
@@ -26,27 +26,30 @@ def gpu(name: str, gigabytes: float, processes: int = 1) -> Hardware:
     )
 
 
-def asked(spec: JobSpec) -> PlannedJob:
+def planned(spec: JobSpec) -> PlannedJob:
     plan = resolve(spec, rows=1000, held_out_rows=0, parameters=SEVEN_B.parameters)
     return PlannedJob(spec, "7b", plan, Data(1000, 0, 1.0, 3.0), Texts(1200, 400, 400, "characters"), SEVEN_B)
 
 
-JOB = asked(gft(hyperparameters={"batch_size": 8, "n_epochs": 1}))
+JOB = planned(gft(hyperparameters={"batch_size": 8, "n_epochs": 1}))
 SMALL, LARGE = gpu("NVIDIA L4", 16), gpu("NVIDIA H100 80GB HBM3", 85)
 
 
 def test_small_worker_is_skipped() -> None:
-    found = forecast(JOB, [("small:1", SMALL), ("large:1", LARGE)], [])
-    assert [(one.name, one.verdict) for one in found.workers] == [("large:1", "fits"), ("small:1", "does_not_fit")]
-    assert (found.verdict, found.estimate.device) == (MemoryFit.fits, LARGE.device)
-    assert "85 GB of NVIDIA H100 80GB HBM3 (worker large:1)" in found.reason
+    result = forecast(JOB, [("small:1", SMALL), ("large:1", LARGE)], [])
+    assert [(worker.name, worker.verdict) for worker in result.workers] == [
+        ("large:1", "fits"),
+        ("small:1", "does_not_fit"),
+    ]
+    assert (result.verdict, result.estimate.device) == (MemoryFit.fits, LARGE.device)
+    assert "85 GB of NVIDIA H100 80GB HBM3 (worker large:1)" in result.reason
 
 
 def test_no_fit_reason_names_a_remedy() -> None:
-    found = forecast(JOB, [("small:1", SMALL), ("smaller:1", gpu("NVIDIA L4", 8))], [])
-    assert found.verdict is MemoryFit.does_not_fit
-    assert "no worker has more than the 16 GB" in str(found.reason)
-    quantised = asked(gft(hyperparameters={"batch_size": 8, "n_epochs": 1, "base_precision": "4bit"}))
+    result = forecast(JOB, [("small:1", SMALL), ("smaller:1", gpu("NVIDIA L4", 8))], [])
+    assert result.verdict is MemoryFit.does_not_fit
+    assert "no worker has more than the 16 GB" in str(result.reason)
+    quantised = planned(gft(hyperparameters={"batch_size": 8, "n_epochs": 1, "base_precision": "4bit"}))
     assert forecast(quantised, [("small:1", SMALL)], []).verdict is MemoryFit.tight
 
 
@@ -57,35 +60,35 @@ def test_smaller_micro_batches_make_the_fit_tight() -> None:
     assert needed.least_memory_bytes.expected < needed.peak_memory_bytes.expected
     room = gpu("NVIDIA H100", (needed.peak_memory_bytes.expected + needed.peak_memory_bytes.high) / 2e9 + 1.2)
     assert forecast(JOB, [("w:1", room)], []).verdict is MemoryFit.tight
-    seen = [Observation("7b", room.device, {"memory": 0.0}) for _ in range(20)]
-    assert forecast(JOB, [("w:1", room)], seen).verdict is MemoryFit.fits
+    observations = [Observation("7b", room.device, {"memory": 0.0}) for _ in range(20)]
+    assert forecast(JOB, [("w:1", room)], observations).verdict is MemoryFit.fits
 
 
 def test_estimate_without_worker_has_no_time() -> None:
-    found = forecast(JOB, [], [])
-    assert (found.verdict, found.workers) == (MemoryFit.no_worker, ())
-    assert (found.estimate.seconds, found.estimate.peak_memory_bytes, found.estimate.device) == (None, None, None)
-    assert found.estimate.tokens.prompt.expected == pytest.approx(1000 * 300)
-    assert found.estimate.rollouts == 4000
+    result = forecast(JOB, [], [])
+    assert (result.verdict, result.workers) == (MemoryFit.no_worker, ())
+    assert (result.estimate.seconds, result.estimate.peak_memory_bytes, result.estimate.device) == (None, None, None)
+    assert result.estimate.tokens.prompt.expected == pytest.approx(1000 * 300)
+    assert result.estimate.rollouts == 4000
 
 
 def test_fastest_fitting_worker_comes_first() -> None:
     slow, two = gpu("NVIDIA A100-SXM4-80GB", 85), gpu("NVIDIA H100 80GB HBM3", 85, processes=2)
-    found = forecast(JOB, [("a:1", slow), ("b:1", LARGE), ("c:1", two)], [])
-    assert [one.name for one in found.workers] == ["c:1", "b:1", "a:1"]
+    result = forecast(JOB, [("a:1", slow), ("b:1", LARGE), ("c:1", two)], [])
+    assert [worker.name for worker in result.workers] == ["c:1", "b:1", "a:1"]
 
 
 def test_range_narrows_with_every_job() -> None:
     widths = []
     for jobs in (0, 1, 10):
         ratios = dict.fromkeys(("setup", "rollout", "grading", "update", "rest", "given_tokens", "own_tokens"), 0.3)
-        seen = [Observation("7b", LARGE.device, ratios) for _ in range(jobs)]
-        found = forecast(JOB, [("w:1", LARGE)], seen).estimate
-        assert found.seconds is not None
-        assert found.parts is not None
-        assert found.seconds.low < found.seconds.expected < found.seconds.high
-        assert sum(found.parts.values()) == pytest.approx(found.seconds.expected)
-        assert found.based_on.same_jobs == jobs
-        widths.append(found.seconds.high / found.seconds.low)
+        observations = [Observation("7b", LARGE.device, ratios) for _ in range(jobs)]
+        result = forecast(JOB, [("w:1", LARGE)], observations).estimate
+        assert result.seconds is not None
+        assert result.parts is not None
+        assert result.seconds.low < result.seconds.expected < result.seconds.high
+        assert sum(result.parts.values()) == pytest.approx(result.seconds.expected)
+        assert result.based_on.same_jobs == jobs
+        widths.append(result.seconds.high / result.seconds.low)
     assert widths == sorted(widths, reverse=True)
     assert widths[2] < widths[0] / 3

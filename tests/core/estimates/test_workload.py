@@ -1,4 +1,4 @@
-"""What is counted, against what the trainer does."""
+"""The workload that estimates count equals the trainer's."""
 
 from pathlib import Path
 from typing import Any
@@ -25,52 +25,52 @@ def gft(**settings: Any) -> JobSpec:
 @pytest.mark.parametrize(
     ("rows", "batch", "epochs", "most"), [(10, 4, 3, None), (10, 4, 3, 7), (3, 4, 2, 1), (8, 4, 1, 1)]
 )
-def test_groups_are_those_of_the_data_order(rows: int, batch: int, epochs: int, most: int | None) -> None:
+def test_groups_match_the_data_order(rows: int, batch: int, epochs: int, most: int | None) -> None:
     spec = gft(hyperparameters={"batch_size": batch, "n_epochs": epochs, "max_steps": most})
     plan = resolve(spec, rows=rows, held_out_rows=0, parameters=1000)
     order = DataOrder([object()] * rows, plan.batch_size, plan.n_epochs, 1)  # type: ignore[list-item]
     assert groups_of(plan, rows) == sum(len(order.step(step)) for step in range(1, plan.total_steps + 1))
 
 
-def test_a_gft_job_by_hand() -> None:
-    """10 rows, 8 with a demonstration, 1.5 teacher answers a row, twice; steps of 5 rows."""
+def test_gft_workload_by_hand() -> None:
+    """10 rows, 8 with a demonstration and 1.5 teacher answers a row on average; two epochs, 5 rows a step."""
     spec = gft(
         group={"expert": 1, "teacher": 2, "self": 4},
         hyperparameters={"batch_size": 5, "n_epochs": 2, "eval_interval": 3},
         evaluation={"pass_samples": 2},
     )
     plan = resolve(spec, rows=10, held_out_rows=6, parameters=1000)
-    found = count(spec, plan, Data(10, 6, 0.8, 1.5), Lengths(prompt=20, expert=5, teacher=6, own=10))
-    assert (found.steps, found.groups, found.rollouts) == (4, 20, 80)
-    assert found.members == pytest.approx(0.8 + 1.5 + 4)
-    assert found.prompt_tokens == 400
-    assert found.response_tokens == pytest.approx(20 * (0.8 * 5 + 1.5 * 6 + 4 * 10))
-    # Before the first step, after the third and after the last one; each greedily and twice for pass@k.
-    assert (found.evaluations, found.answers_an_evaluation) == (3, 18)
-    assert found.grader_calls == round(20 * 6.3) + 3 * 18
+    workload = count(spec, plan, Data(10, 6, 0.8, 1.5), Lengths(prompt=20, expert=5, teacher=6, own=10))
+    assert (workload.steps, workload.groups, workload.rollouts) == (4, 20, 80)
+    assert workload.members == pytest.approx(0.8 + 1.5 + 4)
+    assert workload.prompt_tokens == 400
+    assert workload.response_tokens == pytest.approx(20 * (0.8 * 5 + 1.5 * 6 + 4 * 10))
+    # Before the first step, after the third and after the last; each with one greedy answer and two for pass@k.
+    assert (workload.evaluations, workload.answers_an_evaluation) == (3, 18)
+    assert workload.grader_calls == round(20 * 6.3) + 3 * 18
 
 
 def test_teacher_gets_one_request_per_row() -> None:
     group = {"expert": 1, "teacher": 2, "self": 4}
-    asked = {"model": "m", "base_url": "https://x.example/v1"}
+    remote = {"model": "m", "base_url": "https://x.example/v1"}
     lengths = Lengths(prompt=20, expert=5, teacher=0, own=10)
-    for teacher, given, wanted in ((asked, 1.5, 8), (asked, 2.0, 0), ({"model": "tiny"}, 0.0, 0)):
+    for teacher, per_row, requests in ((remote, 1.5, 8), (remote, 2.0, 0), ({"model": "tiny"}, 0.0, 0)):
         spec = gft(group=group, teacher=teacher, hyperparameters={"batch_size": 4, "max_steps": 2})
         plan = resolve(spec, rows=10, held_out_rows=0, parameters=1000)
-        found = count(spec, plan, Data(10, 0, 1.0, given), lengths)
-        assert (found.groups, found.teacher_requests, found.members) == (8, wanted, 7)
-        assert found.response_tokens == 8 * (5 + 2 * 5 + 4 * 10)
+        workload = count(spec, plan, Data(10, 0, 1.0, per_row), lengths)
+        assert (workload.groups, workload.teacher_requests, workload.members) == (8, requests, 7)
+        assert workload.response_tokens == 8 * (5 + 2 * 5 + 4 * 10)
 
 
 def test_imitation_needs_no_rollouts() -> None:
     spec = JobSpec(model="tiny", method=MethodType.supervised, settings=ImitationMethod(), seed=1)
     plan = resolve(spec, rows=10, held_out_rows=6, parameters=1000)
-    found = count(spec, plan, Data(10, 6, 1.0, 3.0), Lengths(20, 5, 6, 0))
-    assert (found.rollouts, found.grader_calls, found.answers_an_evaluation) == (0, 0, 0)
-    assert found.response_tokens == found.groups * 5
+    workload = count(spec, plan, Data(10, 6, 1.0, 3.0), Lengths(20, 5, 6, 0))
+    assert (workload.rollouts, workload.grader_calls, workload.answers_an_evaluation) == (0, 0, 0)
+    assert workload.response_tokens == workload.groups * 5
 
 
-# peft 0.21 asks transformers 5 by an old name; gone with peft's next release.
+# peft 0.21 uses a deprecated name of transformers 5; remove this with peft's next release.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_shape_and_adapter_match_torch(tiny_models: Path) -> None:
     shape = shape_of(registry.resolve("tiny", tiny_models))
@@ -80,7 +80,7 @@ def test_shape_and_adapter_match_torch(tiny_models: Path) -> None:
     assert (shape.layers, shape.hidden) == (config.num_hidden_layers, config.hidden_size)
     assert (shape.intermediate, shape.kv_width, shape.vocabulary) == (config.intermediate_size, 16, config.vocab_size)
     assert shape.parameters == policy.base_parameters
-    assert adapter_weights(gft(), shape) == sum(one.numel() for one in policy.trained.values())
+    assert adapter_weights(gft(), shape) == sum(weight.numel() for weight in policy.trained.values())
 
 
 def test_unknown_model_gets_a_shape_of_its_size(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files in parts over a real store and a real Postgres: what no client's timing may break."""
+"""Chunked uploads with a real store and a real Postgres: races between requests, and limits."""
 
 from pathlib import Path
 
@@ -37,9 +37,7 @@ def add(database: Database, store: LocalBlobStore, project: str, upload_id: str,
         return chunked_uploads.add_part(session, project, upload_id, stored).id
 
 
-def test_parts_that_go_while_they_are_assembled_close_the_upload(
-    database: Database, store: LocalBlobStore, project: str
-) -> None:
+def test_deleted_parts_close_the_upload(database: Database, store: LocalBlobStore, project: str) -> None:
     upload_id = start(database, project)
     part = add(database, store, project, upload_id, b"1234")
     with database.transaction() as session:
@@ -51,9 +49,7 @@ def test_parts_that_go_while_they_are_assembled_close_the_upload(
     assert store.list("files") == []
 
 
-def test_an_upload_cancelled_during_its_assembly_makes_no_file(
-    database: Database, store: LocalBlobStore, project: str
-) -> None:
+def test_upload_cancelled_during_assembly(database: Database, store: LocalBlobStore, project: str) -> None:
     upload_id = start(database, project)
     part = add(database, store, project, upload_id, b"1234")
     received = chunked_uploads.assemble(store, upload_id, [part], md5=None)
@@ -63,9 +59,7 @@ def test_an_upload_cancelled_during_its_assembly_makes_no_file(
         chunked_uploads.complete(session, project, upload_id, [part], received)
 
 
-def test_the_slower_of_two_equal_requests_gets_the_file_of_the_faster(
-    database: Database, store: LocalBlobStore, project: str
-) -> None:
+def test_equal_completions_return_one_file(database: Database, store: LocalBlobStore, project: str) -> None:
     upload_id = start(database, project)
     part = add(database, store, project, upload_id, b"1234")
     fast, slow = (chunked_uploads.assemble(store, upload_id, [part], md5=None) for _ in range(2))
@@ -73,10 +67,10 @@ def test_the_slower_of_two_equal_requests_gets_the_file_of_the_faster(
     for received in (fast, slow):
         with database.transaction() as session:
             done.append(chunked_uploads.complete(session, project, upload_id, [part], received))
-    assert [one.upload.file_id for one in done] == [fast.file_id] * 2
+    assert [completed.upload.file_id for completed in done] == [fast.file_id] * 2
 
 
-def test_a_part_that_arrives_after_the_end_gets_no_row(database: Database, store: LocalBlobStore, project: str) -> None:
+def test_part_after_cancel_gets_no_row(database: Database, store: LocalBlobStore, project: str) -> None:
     upload_id = start(database, project)
     stored = chunked_uploads.receive_part(store, upload_id, [b"12"])
     with database.transaction() as session:
@@ -87,7 +81,7 @@ def test_a_part_that_arrives_after_the_end_gets_no_row(database: Database, store
         assert session.get(UploadPart, stored.part_id) is None
 
 
-def test_ten_thousand_parts_are_the_most(
+def test_number_of_parts_is_limited(
     database: Database, store: LocalBlobStore, project: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert chunked_uploads.MAX_PARTS == 10_000
@@ -99,7 +93,7 @@ def test_ten_thousand_parts_are_the_most(
         add(database, store, project, upload_id, b"1")
 
 
-def test_a_part_over_the_cap_leaves_no_blob(store: LocalBlobStore) -> None:
+def test_overlong_part_leaves_no_blob(store: LocalBlobStore) -> None:
     piece = bytes(chunked_uploads.MAX_PART_BYTES // 2)
     with pytest.raises(PayloadTooLarge):
         chunked_uploads.receive_part(store, "upload_x", [piece, piece, b"1"])

@@ -1,4 +1,4 @@
-"""Parquet files have the same rows as JSONL files, and none that could not be a row."""
+"""Parquet files give the same rows as JSONL files; files that cannot be rows are refused."""
 
 import datetime
 import json
@@ -45,7 +45,7 @@ def refusal(source: Path) -> str:
     return str(caught.value)
 
 
-def test_the_same_columns_give_the_same_rows(tmp_path: Path) -> None:
+def test_parquet_rows_equal_jsonl_rows(tmp_path: Path) -> None:
     source, lines = tmp_path / "rows.parquet", tmp_path / "expected.jsonl"
     pq.write_table(
         pa.Table.from_pylist(
@@ -77,9 +77,9 @@ def test_encoded_columns_maps_and_missing_values(tmp_path: Path) -> None:
         }
     )
     pq.write_table(table, source)
-    found = validate_file(converted(source))
-    assert [(error.line, error.message.split(";")[0]) for error in found.errors] == [(2, "NaN is not a JSON number")]
-    assert found.item_fields == {"prompt": 2, "messages": 2, "extra": 2, "score": 1}
+    report = validate_file(converted(source))
+    assert [(error.line, error.message.split(";")[0]) for error in report.errors] == [(2, "NaN is not a JSON number")]
+    assert report.item_fields == {"prompt": 2, "messages": 2, "extra": 2, "score": 1}
 
 
 @pytest.mark.parametrize(
@@ -92,13 +92,13 @@ def test_encoded_columns_maps_and_missing_values(tmp_path: Path) -> None:
     ],
     ids=["timestamp", "binary", "nested date", "map of numbers"],
 )
-def test_a_type_that_json_lacks_is_named_with_its_column(tmp_path: Path, column: Any) -> None:
+def test_unsupported_column_type_is_named(tmp_path: Path, column: Any) -> None:
     source = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"prompt": ["a"], "odd one": column}), source)
     assert refusal(source).startswith("the column 'odd one' has the type")
 
 
-def test_what_is_cut_off_or_no_parquet_inside_is_refused(tmp_path: Path) -> None:
+def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
     whole, source = tmp_path / "whole.parquet", tmp_path / "rows.parquet"
     pq.write_table(pa.table({"prompt": ["a" * 100] * 100}), whole)
     content = whole.read_bytes()
@@ -107,10 +107,10 @@ def test_what_is_cut_off_or_no_parquet_inside_is_refused(tmp_path: Path) -> None
         assert "write it again" in refusal(source)
 
 
-def test_limits_hold_for_what_a_file_unpacks_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unpacked_size_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "rows.parquet"
     monkeypatch.setattr(parquet, "MIN_UNPACKED_BYTES", 1_000_000)
-    pq.write_table(pa.table({"prompt": ["x" * 10_000] * 700}), source)  # one value in the file, 7 MB as rows
+    pq.write_table(pa.table({"prompt": ["x" * 10_000] * 700}), source)  # a single value in the file, 7 MB as rows
     assert "unpacks to more than 20 times" in refusal(source)
     pq.write_table(pa.table({"prompt": ["x" * 2_000_000]}), source, compression="zstd")
     assert "unpacks to more than 20 times" in refusal(source)

@@ -1,4 +1,4 @@
-"""Uploads into a real store and a real Postgres."""
+"""Uploads with a real store and a real Postgres."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ def blobs(tmp_path: Path) -> list[Path]:
     return [path for path in (tmp_path / "storage").rglob("*") if path.is_file()]
 
 
-def test_an_upload_is_streamed_and_hashed(database: Database, store: LocalBlobStore) -> None:
+def test_upload_is_streamed_and_hashed(database: Database, store: LocalBlobStore) -> None:
     received = uploads.receive(store, iter([b"hello ", b"world"]), max_bytes=11)
     assert received.bytes == 11
     assert received.sha256 == "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9"
@@ -39,7 +39,7 @@ def test_an_upload_is_streamed_and_hashed(database: Database, store: LocalBlobSt
         assert stream.read() == b"hello world"
 
 
-def test_the_cap_holds_while_bytes_arrive_and_leaves_nothing(store: LocalBlobStore, tmp_path: Path) -> None:
+def test_size_limit_stops_the_stream(store: LocalBlobStore, tmp_path: Path) -> None:
     taken = 0
 
     def endless() -> Iterator[bytes]:
@@ -54,20 +54,20 @@ def test_the_cap_holds_while_bytes_arrive_and_leaves_nothing(store: LocalBlobSto
     assert blobs(tmp_path) == []
 
 
-def test_an_empty_file_is_refused(store: LocalBlobStore, tmp_path: Path) -> None:
+def test_empty_file_is_refused(store: LocalBlobStore, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="empty"):
         uploads.receive(store, iter([b""]), max_bytes=10)
     assert blobs(tmp_path) == []
 
 
 @pytest.mark.parametrize("purpose", [None, "", "finetune"])
-def test_an_unknown_purpose_is_refused(purpose: str | None) -> None:
+def test_unknown_purpose_is_refused(purpose: str | None) -> None:
     with pytest.raises(InvalidRequest, match="'fine-tune'") as caught:
         uploads.check_purpose(purpose)
     assert caught.value.param == "purpose"
 
 
-def test_pages_cover_all_files_once_in_both_orders(database: Database) -> None:
+def test_pages_cover_all_files_in_both_orders(database: Database) -> None:
     with database.transaction() as session:  # one transaction: all have the same created_at
         project = make_project(session)
         expected = {make_file(session, project).id for _ in range(7)}
@@ -86,20 +86,20 @@ def test_pages_cover_all_files_once_in_both_orders(database: Database) -> None:
         assert seen == sorted(seen, reverse=order == "desc")
 
 
-def test_another_projects_file_does_not_exist(database: Database) -> None:
+def test_other_projects_file_is_not_found(database: Database) -> None:
     with database.transaction() as session:
         file = make_file(session, make_project(session, "other"))
-        mine = make_project(session)
+        own_project = make_project(session)
         with pytest.raises(NotFound):
-            uploads.get_file(session, mine, file.id)
+            uploads.get_file(session, own_project, file.id)
         with pytest.raises(InvalidRequest) as caught:
-            uploads.list_files(session, mine, after=file.id, limit=1)
+            uploads.list_files(session, own_project, after=file.id, limit=1)
         assert caught.value.param == "after"
         with pytest.raises(NotFound):
-            delete_file(session, mine, file.id)
+            delete_file(session, own_project, file.id)
 
 
-def test_a_file_in_use_is_kept_until_its_job_has_ended(database: Database) -> None:
+def test_file_of_a_live_job_is_not_deleted(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
         file = make_file(session, project)

@@ -28,28 +28,28 @@ def report(path: Path, content: bytes, max_errors: int = 50) -> FileReport:
     return validate_file(path, max_errors=max_errors)
 
 
-def test_report_counts_what_rows_hold(path: Path) -> None:
+def test_report_counts_kinds_of_rows(path: Path) -> None:
     rows = [
         {"prompt": "a", "completion": "b", "teacher_responses": ["x", "y"], "answer": 1},
         {"messages": [{"role": "user", "content": "a"}], "answer": 2},
         {"prompt": "a", "teacher_responses": ["x"]},
     ]
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    found = report(path, content)
-    assert (found.valid, found.rows, found.bytes) == (True, 3, len(content))
-    assert (found.expert_rows, found.prompt_only_rows, found.teacher_rows) == (1, 2, 2)
-    assert found.teacher_responses.model_dump() == {"min": 0, "max": 2, "total": 3}
-    assert found.item_fields == {"prompt": 2, "completion": 1, "answer": 2, "messages": 3}
-    assert found.summary() == "3 rows: 1 with a demonstration, 2 with teacher responses, 2 prompt-only"
-    assert FileReport.model_validate_json(found.model_dump_json()) == found
+    result = report(path, content)
+    assert (result.valid, result.rows, result.bytes) == (True, 3, len(content))
+    assert (result.expert_rows, result.prompt_only_rows, result.teacher_rows) == (1, 2, 2)
+    assert result.teacher_responses.model_dump() == {"min": 0, "max": 2, "total": 3}
+    assert result.item_fields == {"prompt": 2, "completion": 1, "answer": 2, "messages": 3}
+    assert result.summary() == "3 rows: 1 with a demonstration, 2 with teacher responses, 2 prompt-only"
+    assert FileReport.model_validate_json(result.model_dump_json()) == result
 
 
-def test_errors_carry_the_line_and_are_all_counted(path: Path) -> None:
-    found = report(path, GOOD * 16 + b'{"messages": []}\n' + GOOD + b"{\n" * 5, max_errors=2)
-    assert [(error.line, error.param) for error in found.errors] == [(17, "messages"), (19, None)]
-    assert (found.valid, found.rows, found.error_count) == (False, 17, 6)
-    assert found.summary().startswith("line 17: `messages` must be a non-empty list")
-    assert found.summary().endswith("(and 5 more errors)")
+def test_errors_have_lines_and_are_all_counted(path: Path) -> None:
+    result = report(path, GOOD * 16 + b'{"messages": []}\n' + GOOD + b"{\n" * 5, max_errors=2)
+    assert [(error.line, error.param) for error in result.errors] == [(17, "messages"), (19, None)]
+    assert (result.valid, result.rows, result.error_count) == (False, 17, 6)
+    assert result.summary().startswith("line 17: `messages` must be a non-empty list")
+    assert result.summary().endswith("(and 5 more errors)")
 
 
 def test_byte_order_mark_and_crlf_are_fine(path: Path) -> None:
@@ -65,44 +65,44 @@ def test_last_line_needs_no_newline(path: Path) -> None:
     assert report(path, GOOD + GOOD.rstrip()).rows == 2
 
 
-def test_blank_lines_at_the_end_are_silent_and_between_rows_are_warned_of(path: Path) -> None:
+def test_blank_lines_between_rows_are_warnings(path: Path) -> None:
     assert report(path, GOOD + b"\n \r\n\n").warning_count == 0
-    found = report(path, GOOD + b"\n\n" + GOOD.replace(b"4", b"5") + b"{")
-    assert [(warning.line, warning.message.split(";")[0]) for warning in found.warnings] == [(2, "blank line ignored")]
-    assert found.errors[0].line == 5
+    result = report(path, GOOD + b"\n\n" + GOOD.replace(b"4", b"5") + b"{")
+    assert [(warning.line, warning.message.split(";")[0]) for warning in result.warnings] == [(2, "blank line ignored")]
+    assert result.errors[0].line == 5
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf", b"  \r\n"])
 def test_file_without_rows_is_refused(path: Path, content: bytes) -> None:
-    found = report(path, content)
-    assert not found.valid
-    assert found.errors[0].line is None
-    assert found.summary() == "the file holds no rows; write one JSON object a line"
+    result = report(path, content)
+    assert not result.valid
+    assert result.errors[0].line is None
+    assert result.summary() == "the file holds no rows; write one JSON object a line"
 
 
-def test_demonstration_that_is_not_imitated_is_a_warning(path: Path) -> None:
+def test_unused_demonstration_is_a_warning(path: Path) -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]
-    found = report(path, GOOD + json.dumps({"messages": messages}).encode())
-    assert found.valid
-    assert (found.warnings[0].line, found.expert_rows, found.prompt_only_rows) == (2, 1, 1)
+    result = report(path, GOOD + json.dumps({"messages": messages}).encode())
+    assert result.valid
+    assert (result.warnings[0].line, result.expert_rows, result.prompt_only_rows) == (2, 1, 1)
 
 
-def test_too_long_line_costs_no_memory_and_not_the_line_numbers(path: Path) -> None:
+def test_overlong_line_takes_no_memory(path: Path) -> None:
     with path.open("wb") as stream:
         for _ in range(40):
             stream.write(b"x" * MAX_LINE_BYTES)
         stream.write(b"\n" + GOOD + b"{\n")
     tracemalloc.start()
-    found = validate_file(path)
+    result = validate_file(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert [error.line for error in found.errors] == [1, 3]
-    assert "more than 1,000,000 bytes" in found.errors[0].message
-    assert found.rows == 1
+    assert [error.line for error in result.errors] == [1, 3]
+    assert "more than 1,000,000 bytes" in result.errors[0].message
+    assert result.rows == 1
     assert peak < 12_000_000
 
 
-def test_line_of_the_maximum_length_is_accepted_with_either_ending(path: Path) -> None:
+def test_line_of_maximum_length_is_accepted(path: Path) -> None:
     line = b'{"prompt": "' + b"a" * (MAX_LINE_BYTES - 14) + b'"}'
     assert report(path, line + b"\r\n" + line + b"\n" + line).rows == 3
     assert report(path, b"\xef\xbb\xbf" + line + b"\r\n").rows == 1
@@ -113,15 +113,15 @@ def test_row_limit(path: Path) -> None:
     path.write_bytes(GOOD * 3 + b"\n")
     assert validate_file(path, max_rows=3).valid
     path.write_bytes(GOOD * 9)
-    found = validate_file(path, max_rows=3)
-    assert [(error.line, error.message) for error in found.errors] == [(4, "the file has more than 3 rows; split it")]
+    result = validate_file(path, max_rows=3)
+    assert [(error.line, error.message) for error in result.errors] == [(4, "the file has more than 3 rows; split it")]
 
 
-def test_file_size_limit_is_checked_before_reading(path: Path) -> None:
+def test_file_size_is_checked_before_reading(path: Path) -> None:
     with path.open("wb") as stream:
         stream.truncate(validation.MAX_FILE_BYTES + 1)  # sparse: takes no disk
-    found = validate_file(path)
-    assert found.summary() == "the file has 2,000,000,001 bytes; the limit is 2,000,000,000, so split it"
+    result = validate_file(path)
+    assert result.summary() == "the file has 2,000,000,001 bytes; the limit is 2,000,000,000, so split it"
 
 
 def test_item_field_names_are_bounded(path: Path) -> None:
@@ -139,7 +139,7 @@ def test_progress_ends_at_the_total(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert seen[-1] == (len(GOOD) * 20, len(GOOD) * 20)
 
 
-def test_read_rows_yields_physical_lines_and_raises_at_the_first_bad_one(path: Path) -> None:
+def test_read_rows_numbers_and_first_error(path: Path) -> None:
     path.write_bytes(GOOD + b"\n" + GOOD + b"{}\n")
     rows = read_rows(path)
     assert next(rows)[0] == 1
@@ -148,41 +148,41 @@ def test_read_rows_yields_physical_lines_and_raises_at_the_first_bad_one(path: P
         next(rows)
 
 
-def test_duplicates_are_named_with_the_line_that_they_repeat(path: Path) -> None:
-    """The same prompt and answers, however they are written; the same prompt with another answer is none."""
+def test_duplicates_name_the_first_line(path: Path) -> None:
+    """Rows are duplicates if prompt and answers are equal, whichever the notation; another answer makes a new row."""
     long = {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}
     rows = [json.dumps(long), '{"prompt": "2+2?"}', '{"prompt": "2+2?", "completion": "5"}']
     more = '{"prompt": "2+2?", "teacher_responses": ["4"]}'
     content = "\n".join([GOOD.decode().strip(), *rows, more, "", more]).encode()
-    found = report(path, content)
-    assert (found.valid, found.rows, found.duplicate_rows) == (True, 6, 2)
-    repeats = [(one.line, one.message) for one in found.warnings if one.message.startswith("repeats")]
+    result = report(path, content)
+    assert (result.valid, result.rows, result.duplicate_rows) == (True, 6, 2)
+    repeats = [(warning.line, warning.message) for warning in result.warnings if warning.message.startswith("repeats")]
     assert [line for line, _ in repeats] == [2, 7]
     assert repeats[0][1].startswith("repeats line 1:")
     assert repeats[1][1].startswith("repeats line 5:")
-    assert found.summary().endswith(", 2 duplicates")
+    assert result.summary().endswith(", 2 duplicates")
 
 
-def test_duplicates_are_all_found_among_many_rows(path: Path) -> None:
+def test_duplicates_among_many_rows(path: Path) -> None:
     rows = [f'{{"prompt": "{n % 900}", "completion": "a"}}' for n in range(2_000)]
-    found = report(path, "\n".join(rows).encode())
-    assert (found.duplicate_rows, found.warning_count) == (1_100, 1_100)
-    assert [one.line for one in found.warnings] == list(range(901, 951))
+    result = report(path, "\n".join(rows).encode())
+    assert (result.duplicate_rows, result.warning_count) == (1_100, 1_100)
+    assert [warning.line for warning in result.warnings] == list(range(901, 951))
 
 
-def test_the_longest_rows_and_evenly_spread_ones_are_where_the_report_says(path: Path) -> None:
+def test_reported_row_positions_are_correct(path: Path) -> None:
     rows = [f'{{"prompt": "{n}{"x" * (n * 37 % 1_000)}", "completion": "é"}}\n'.encode() for n in range(1_000)]
     content = b"\n".join([b"", *rows])
-    found = report(path, content)
-    longest = sorted(((len(json.loads(row)["prompt"]) + 1, n) for n, row in enumerate(rows)), key=lambda one: -one[0])
-    assert [one.characters for one in found.longest] == [size for size, _ in longest[:32]]
-    assert 64 <= len(found.places) <= validation.MAX_PLACES
-    assert found.places[0].line == 2
-    steps = {later.line - one.line for one, later in pairwise(found.places)}
+    result = report(path, content)
+    longest = sorted(((len(json.loads(row)["prompt"]) + 1, n) for n, row in enumerate(rows)), key=lambda pair: -pair[0])
+    assert [row.characters for row in result.longest] == [size for size, _ in longest[:32]]
+    assert 64 <= len(result.places) <= validation.MAX_PLACES
+    assert result.places[0].line == 2
+    steps = {later.line - earlier.line for earlier, later in pairwise(result.places)}
     assert len(steps) == 1
-    assert found.places[-1].line + steps.pop() > 2_000
-    for one in (*found.places, *found.longest):
-        assert content[one.offset :].startswith(rows[one.line // 2 - 1])
+    assert result.places[-1].line + steps.pop() > 2_000
+    for place in (*result.places, *result.longest):
+        assert content[place.offset :].startswith(rows[place.line // 2 - 1])
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
@@ -191,7 +191,7 @@ def test_archives_are_refused_by_name(path: Path, pack: Callable[[bytes], bytes]
 
 
 def test_memory_does_not_grow_with_the_file(path: Path) -> None:
-    """But for 24 bytes a row: hashes and line numbers."""
+    """Except for hashes and line numbers: 24 bytes a row."""
     peaks = []
     for count in (1_000, 6_000):
         path.write_bytes(b"".join(b'{"prompt": "%d", "completion": "%s"}\n' % (n, b"x" * 300) for n in range(count)))
@@ -202,11 +202,11 @@ def test_memory_does_not_grow_with_the_file(path: Path) -> None:
     assert peaks[1] - peaks[0] < 5_000 * 24 * 2
 
 
-def test_prompts_of_two_files_are_compared_by_line(tmp_path: Path) -> None:
+def test_shared_prompts_of_two_files(tmp_path: Path) -> None:
     training, held_out = tmp_path / "training", tmp_path / "held_out"
     training.write_bytes(b"".join(b'{"prompt": "%d"}\n' % (n % 50) for n in range(100)))
     held_out.write_bytes(b'{"prompt": "new"}\n\n{"messages": [{"role": "user", "content": "7"}]}\n{"prompt": "49"}\n')
-    indices = [PromptIndex.from_bytes(validate_rows(one).prompts.to_bytes()) for one in (training, held_out)]
+    indices = [PromptIndex.from_bytes(validate_rows(data).prompts.to_bytes()) for data in (training, held_out)]
     assert indices[1].shared_with(indices[0]) == [(3, 8), (4, 50)]
     assert indices[0].shared_with(indices[1]) == [(8, 3), (50, 4), (58, 3), (100, 4)]
     assert PromptIndex().shared_with(indices[0]) == []

@@ -1,4 +1,4 @@
-"""What a lint foretells of a file's groups, with real graders on real files."""
+"""Lint forecasts the signal of a file's groups, with real graders and real files."""
 
 import itertools
 import json
@@ -34,7 +34,7 @@ def lint(
     budget: Budget = IN_BACKGROUND,
     until_signal: bool = False,
 ) -> LintReport:
-    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    path.write_text("".join(json.dumps(fields) + "\n" for fields in rows))
     with GraderPool(grader) as pool:
         return lint_file(path, validate_file(path), pool, mix, budget, until_signal=until_signal)
 
@@ -43,8 +43,10 @@ def lint(
 @pytest.mark.parametrize("teachers", [(), (1.0,), (0.0, 1.0), (1.0, 1.0, 0.0), (0.5, 0.5 + 1e-9, 0.5, 0.2, 1.0)])
 def test_chance_of_contrast_equals_enumeration(expert: float | None, teachers: tuple[float, ...]) -> None:
     for drawn in range(6):
-        known = [] if expert is None else [expert]
-        groups = [[*known, *some] for some in itertools.combinations(teachers, min(drawn, len(teachers)))]
+        experts = [] if expert is None else [expert]
+        groups = [
+            [*experts, *drawn_rewards] for drawn_rewards in itertools.combinations(teachers, min(drawn, len(teachers)))
+        ]
         differing = sum(len(group) > 1 and max(group) - min(group) > 1e-6 for group in groups) / len(groups)
         assert chance_of_contrast(expert, teachers, drawn) == pytest.approx(differing)
 
@@ -58,66 +60,66 @@ def test_findings_have_line_numbers(tmp_path: Path) -> None:
         row(None, "3", "3"),
         row("2", "3", right="other"),
     ]
-    found = lint(tmp_path / "rows", rows, GroupMix(expert=1, teacher=1, self_=2))
-    assert (found.rows, found.rows_graded, found.sample, found.stopped) == (6, 6, "all 6 rows", False)
-    # rows 1 and 3 draw the other reward every second time
-    assert found.signal_share == pytest.approx((0.5 + 0.5) / 6)
-    assert found.signal_share_limit == 1
-    assert not found.teaches_nothing
-    assert found.groups.model_dump() == {"contrast": 2, "same": 2, "few": 2}
-    assert (found.experts.graded, found.experts.passed, found.experts.mean_reward) == (5, 3, 0.6)
-    assert [(one.line, one.param) for one in found.errors] == [(3, "completion"), (6, "completion")]
-    assert "earns 0 and a teacher answer 1, so training would move away" in found.errors[0].message
-    assert [one.line for one in found.warnings] == [2, 6]
-    assert "2 of 5 demonstrations fail" in found.summary()
-    assert LintReport.model_validate(found.model_dump(mode="json", by_alias=True)) == found
+    report = lint(tmp_path / "rows", rows, GroupMix(expert=1, teacher=1, self_=2))
+    assert (report.rows, report.rows_graded, report.sample, report.stopped) == (6, 6, "all 6 rows", False)
+    # rows 1 and 3 draw an answer with a different reward half of the time
+    assert report.signal_share == pytest.approx((0.5 + 0.5) / 6)
+    assert report.signal_share_limit == 1
+    assert not report.teaches_nothing
+    assert report.groups.model_dump() == {"contrast": 2, "same": 2, "few": 2}
+    assert (report.experts.graded, report.experts.passed, report.experts.mean_reward) == (5, 3, 0.6)
+    assert [(finding.line, finding.param) for finding in report.errors] == [(3, "completion"), (6, "completion")]
+    assert "earns 0 and a teacher answer 1, so training would move away" in report.errors[0].message
+    assert [finding.line for finding in report.warnings] == [2, 6]
+    assert "2 of 5 demonstrations fail" in report.summary()
+    assert LintReport.model_validate(report.model_dump(mode="json", by_alias=True)) == report
 
 
 def test_flat_file_without_rollouts_has_no_signal(tmp_path: Path) -> None:
     mix = GroupMix(expert=1, teacher=2, self_=0)
     flat = [row("2", "2", "2"), row("3", "3", "3"), row("3")]
-    found = lint(tmp_path / "rows", flat, mix)
-    assert found.teaches_nothing
-    assert (found.signal_share, found.signal_share_limit) == (0, 0)
-    assert "line 1: all 3 known answers of the group earn 1; line 2:" in found.refusal()
+    report = lint(tmp_path / "rows", flat, mix)
+    assert report.teaches_nothing
+    assert (report.signal_share, report.signal_share_limit) == (0, 0)
+    assert "line 1: all 3 known answers of the group earn 1; line 2:" in report.refusal()
     saved = lint(tmp_path / "rows", [*flat, row("2", "2", "5")], mix)
     assert (saved.signal_share_limit, saved.teaches_nothing) == (0.25, False)
-    # a group of one trains by its reward
+    # a group of one member trains by its reward
     assert lint(tmp_path / "rows", [row("2")], mix).signal_share == 1
 
 
 def test_ungradable_answers_are_errors(tmp_path: Path) -> None:
     source = "def grade(sample, item):\n    return 1 / len(sample['output_text'].replace('x', ''))\n"
-    found = lint(tmp_path / "rows", [row("x", "y"), row("y", "x")], GroupMix(), grader=PythonGrader(source=source))
-    assert (found.experts.errors, found.teachers.errors, found.groups.few) == (1, 1, 2)
-    assert [one.param for one in found.errors] == ["completion", "teacher_responses[0]"]
-    assert all("ZeroDivisionError" in one.message for one in found.errors)
+    report = lint(tmp_path / "rows", [row("x", "y"), row("y", "x")], GroupMix(), grader=PythonGrader(source=source))
+    assert (report.experts.errors, report.teachers.errors, report.groups.few) == (1, 1, 2)
+    assert [finding.param for finding in report.errors] == ["completion", "teacher_responses[0]"]
+    assert all("ZeroDivisionError" in finding.message for finding in report.errors)
 
 
 def test_large_file_is_sampled_deterministically(tmp_path: Path) -> None:
     rows = [row("2" if number % 3 else "3", right="2") for number in range(400)]
     budget = Budget(answers=50, seconds=60)
-    found = [lint(tmp_path / "rows", rows, GroupMix(), budget=budget) for _ in range(2)]
-    assert found[0] == found[1]
-    assert found[0].rows_graded == 50
-    assert "50 of 400 rows, a fixed random sample (seed 0)" in found[0].sample
-    assert all(one.line is not None and (one.line - 1) % 3 == 0 for one in found[0].errors)
+    report = [lint(tmp_path / "rows", rows, GroupMix(), budget=budget) for _ in range(2)]
+    assert report[0] == report[1]
+    assert report[0].rows_graded == 50
+    assert "50 of 400 rows, a fixed random sample (seed 0)" in report[0].sample
+    assert all(finding.line is not None and (finding.line - 1) % 3 == 0 for finding in report[0].errors)
 
 
 def test_hanging_grader_stays_within_the_budget(tmp_path: Path) -> None:
     endless = PythonGrader(source="def grade(sample, item):\n    while True:\n        pass\n")
-    found = lint(tmp_path / "rows", [row("2")] * 300, GroupMix(), grader=endless, budget=Budget(1000, 0.5))
-    assert found.stopped
-    assert found.rows_graded < 300
-    assert not found.teaches_nothing
-    assert "until time ran out" in found.summary()
+    report = lint(tmp_path / "rows", [row("2")] * 300, GroupMix(), grader=endless, budget=Budget(1000, 0.5))
+    assert report.stopped
+    assert report.rows_graded < 300
+    assert not report.teaches_nothing
+    assert "until time ran out" in report.summary()
 
 
 def test_search_ends_at_the_first_signal(tmp_path: Path) -> None:
     mix = GroupMix(expert=1, teacher=1, self_=0)
-    found = lint(tmp_path / "rows", [row("2", "3")] * 400, mix, until_signal=True)
-    assert 0 < found.rows_graded < 400
-    assert found.signal_share_limit == 1
+    report = lint(tmp_path / "rows", [row("2", "3")] * 400, mix, until_signal=True)
+    assert 0 < report.rows_graded < 400
+    assert report.signal_share_limit == 1
 
 
 def test_unsuitable_jobs_are_not_linted() -> None:

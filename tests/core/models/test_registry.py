@@ -1,4 +1,4 @@
-"""Names of base models: catalog, hub, directories and the operator's aliases."""
+"""Names of base models: catalog, hub ids, directories and the operator's aliases."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from app.core.models.registry import resolve, resolve_alias
 from app.core.settings import Settings
 
 
-def test_an_alias_stands_for_its_dated_snapshots_unless_they_have_their_own() -> None:
+def test_alias_covers_dated_snapshots() -> None:
     aliases = {"gpt-4o-mini": "small", "gpt-4o-mini-2025-01-01": "other"}
     assert resolve_alias("gpt-4o-mini", aliases) == "small"
     assert resolve_alias("gpt-4o-mini-2024-07-18", aliases) == "small"
@@ -19,7 +19,7 @@ def test_an_alias_stands_for_its_dated_snapshots_unless_they_have_their_own() ->
         assert resolve_alias(name, aliases) == name
 
 
-def test_aliases_lead_to_catalog_names_hub_ids_and_directories(tmp_path: Path) -> None:
+def test_aliases_resolve_to_all_kinds_of_names(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text("{}")
     aliases = {"a": "qwen3-0.6b", "b": "Qwen/Qwen3-0.6B", "c": "mine", "d": "../mine", "e": "a"}
@@ -42,7 +42,7 @@ def test_aliases_lead_to_catalog_names_hub_ids_and_directories(tmp_path: Path) -
         ("{", 2048),
     ],
 )
-def test_no_more_tokens_fit_than_the_model_was_made_for(tmp_path: Path, config: str, fitting: int) -> None:
+def test_length_is_limited_by_the_context(tmp_path: Path, config: str, fitting: int) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text(config)
     assert resolve("mine", tmp_path).fitting(2048) == fitting
