@@ -52,7 +52,7 @@ def test_upload_train_watch_download(client: OpenAI, tiny_models: Path, tmp_path
     assert job.trained_tokens > 0
     assert job.error is None
     assert {"before", "after"} <= set(job.evaluation)
-    assert_what_it_took_is_told_and_learnt_from(client, job, {"model": "tiny", "method": method, **files})
+    assert_measurements_feed_estimates(client, job, {"model": "tiny", "method": method, **files})
 
     assert_records_are_complete(client, job.id)
     assert client.models.retrieve(job.fine_tuned_model).id == job.fine_tuned_model
@@ -67,7 +67,7 @@ def test_upload_train_watch_download(client: OpenAI, tiny_models: Path, tmp_path
     assert_peft_loads(tiny_models / "tiny", tmp_path)
 
 
-def assert_what_it_took_is_told_and_learnt_from(client: OpenAI, job: Any, body: Any) -> None:
+def assert_measurements_feed_estimates(client: OpenAI, job: Any, body: Any) -> None:
     estimate, took = job.estimate, job.measured
     assert estimate["rollouts"] == 4 * 4 * 2
     # The file has been counted with the model's own tokenizer, so only the rollouts' length is unknown beforehand.
