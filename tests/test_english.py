@@ -38,7 +38,9 @@ _PATTERN: Final = re.compile(
 def sources(root: Path) -> Iterator[Path]:
     """Yield the text files under git's control, or without a repository those that are not hidden or built."""
     if (root / ".git").exists():
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True)
+        # In CI another user often owns the checkout; git would refuse to read it.
+        command = ["git", "-c", f"safe.directory={root}", "ls-files", "-z"]
+        listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
         paths = [root / name for name in listed.stdout.split("\0") if name]
     else:
         paths = [path for path in sorted(root.rglob("*")) if not _is_skipped(path.relative_to(root))]
