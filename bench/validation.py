@@ -34,7 +34,7 @@ PACKAGES: Final = ("pydantic", "datasets", "pyarrow")
 
 
 @dataclass(frozen=True)
-class Case:
+class ValidationCase:
     """One file: its number of rows, and the approximate number of words of each question and answer."""
 
     name: str
@@ -43,10 +43,10 @@ class Case:
     answer_words: int
 
 
-CASES: Final = (Case("simple rows", 300_000, 6, 6), Case("a gigabyte", 400_000, 150, 300))
+CASES: Final = (ValidationCase("simple rows", 300_000, 6, 6), ValidationCase("a gigabyte", 400_000, 150, 300))
 
 
-def write(case: Case, path: Path) -> None:
+def write(case: ValidationCase, path: Path) -> None:
     """Write chat rows with one field for the grader; the same rows in every run."""
     rng = random.Random(0)  # noqa: S311 - test data
     words = [f"word{number % 1000}" for number in range(20_000)]
@@ -127,7 +127,7 @@ def run_contender(contender: str, path: Path) -> dict[str, Any]:
     return result
 
 
-def compare(case: Case, directory: Path, rounds: int) -> Iterator[dict[str, Any]]:
+def compare(case: ValidationCase, directory: Path, rounds: int) -> Iterator[dict[str, Any]]:
     """Yield the best round of each contender as soon as it is measured."""
     path = directory / "rows.jsonl"
     write(case, path)

@@ -108,7 +108,7 @@ class EventTypeList(BaseModel):
     data: list[str]
 
 
-class DeliveryTry(BaseModel):
+class DeliveryTryObject(BaseModel):
     """One try to deliver an event."""
 
     at: int
@@ -128,7 +128,7 @@ class DeliveryObject(Item):
     created_at: int
     delivered_at: int | None
     due_at: int | None = Field(description="When the next try is due.")
-    tries: list[DeliveryTry]
+    tries: list[DeliveryTryObject]
 
     @classmethod
     def of(cls, delivery: WebhookDelivery) -> "DeliveryObject":
