@@ -87,7 +87,7 @@ def test_an_alias_stands_for_its_model(server: Server, client: OpenAI, training_
 def test_model_with_an_alias_is_not_deleted(server: Server, client: OpenAI, tmp_path: Path) -> None:
     model = publish(server, tmp_path / "a")
     move(client, "prod", model)
-    with pytest.raises(BadRequestError, match="move or delete that alias first") as caught:
+    with pytest.raises(BadRequestError, match="Move or delete that alias first") as caught:
         client.models.delete(model)
     assert caught.value.code == "model_in_use"
     with pytest.raises(NotFoundError):

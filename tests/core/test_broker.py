@@ -22,7 +22,7 @@ def notify_concurrently(url: str) -> None:
 @pytest.mark.slow
 def test_concurrent_notifications(short_dir: Path) -> None:
     """Each call sends one message. While the broker is down one thread retries; later calls work again."""
-    valkey = EmbeddedValkey(short_dir / "valkey")
+    valkey = EmbeddedValkey(short_dir / "notified")
     with valkey, redis.Redis(unix_socket_path=valkey.url.removeprefix("redis+socket://")) as client:
         notify_concurrently(valkey.url)
         assert client.llen("train") == CALLS

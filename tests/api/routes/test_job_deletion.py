@@ -60,7 +60,7 @@ def test_job_is_deleted_after_its_model(server: Server, client: OpenAI, tmp_path
 def test_an_unfinished_job_is_refused(server: Server, client: OpenAI) -> None:
     with server.database.transaction() as session:
         job = make_job(session, server.project_id)
-    with pytest.raises(BadRequestError, match="cancel it") as caught:
+    with pytest.raises(BadRequestError, match="Cancel it") as caught:
         delete(client, job.id)
     assert caught.value.code == "job_in_use"
     client.fine_tuning.jobs.cancel(job.id)

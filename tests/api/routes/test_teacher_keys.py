@@ -50,7 +50,7 @@ def test_key_is_managed_and_never_shown(server: Server) -> None:
 @pytest.mark.parametrize(
     ("teacher", "param", "message"),
     [
-        ({"model": "gpt-9"}, "teacher.model", "no base model of this server.*GROUPTUNE_TEACHER_URL.*tiny"),
+        ({"model": "gpt-9"}, "teacher.model", "not a base model of this server.*GROUPTUNE_TEACHER_URL.*tiny"),
         ({"model": "m", "base_url": "https://10.0.0.1/v1"}, "teacher.base_url", "a private address"),
         ({"model": "m", "base_url": "http://93.184.216.34/v1"}, "teacher.base_url", "https://"),
         ({"model": "m", "base_url": "https://x.example/v1?key=1"}, "teacher.base_url", "without . or #"),

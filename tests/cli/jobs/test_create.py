@@ -137,7 +137,7 @@ def test_pause_resume_cancel_and_interrupt(grouptune: Run, start_grouptune: Star
     assert grouptune("jobs", "wait", running).returncode == ExitCode.job_cancelled
     again = grouptune("jobs", "cancel", running)
     assert again.returncode == ExitCode.error
-    assert "nothing to cancel" in again.stderr
+    assert "too late to cancel it" in again.stderr
 
 
 def test_invalid_file_creates_no_job(grouptune: Run, job_file: Callable[..., Path]) -> None:
