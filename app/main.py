@@ -52,7 +52,7 @@ from app.core.db import Database
 from app.core.egress.client import Egress
 from app.core.egress.ip_policy import PrivateHosts
 from app.core.errors import BadSetup
-from app.core.graders.toolbox import Outside, Toolbox
+from app.core.graders.toolbox import ExternalServices, Toolbox
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.storage.opening import open_store
@@ -189,10 +189,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def _outside(settings: Settings) -> Outside:
+def _outside(settings: Settings) -> ExternalServices:
     """Return what graders may reach and the secrets that they use: the same as in the trainer."""
     key, secret = settings.judge_api_key, settings.grader_signing_secret
-    return Outside(
+    return ExternalServices(
         judge_url=settings.judge_url,
         judge_api_key=key.get_secret_value() if key else None,
         allowed_private_hosts=settings.allowed_private_hosts,

@@ -319,11 +319,11 @@ def test_checker_accepts_permitted_imports(tmp_path: Path) -> None:
     files = {
         "app/core/spec/job.py": "import json\nimport pydantic\nfrom app.core.spec import methods\n",
         "app/core/spec/methods.py": "",
-        "app/core/jobs/leases.py": "from app.core.files import uploads\nfrom . import states\n",
+        "app/core/jobs/leases.py": "from app.core.files import uploads\nfrom . import state_machine\n",
         "app/core/jobs/state_machine.py": "",
         "app/core/files/uploads.py": "import sqlalchemy.orm\n",
         "app/api/routes/jobs.py": "from app.core.jobs import leases\nfrom fastapi import APIRouter\n",
-        "worker/runner.py": "from app.core.jobs.leases import Claim\nfrom worker import control\n",
+        "worker/runner.py": "from app.core.jobs.leases import Claim\nfrom worker import process_control\n",
         "worker/process_control.py": "import celery\n",
         "worker/training/trainer.py": "import torch\nfrom app.core.spec.job import JobSpec\n",
         "migrations/env.py": "from alembic import context\nfrom app.core.tables import metadata\n",

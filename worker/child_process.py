@@ -78,7 +78,7 @@ class ChildProcess:
         return self._process.stdin
 
     def ends_within(self, seconds: float) -> bool:
-        """Wait for the end at most so long; return whether the process has ended."""
+        """Wait up to the given number of seconds for the process to end; return whether it has."""
         self._watcher.join(seconds)
         return not self._watcher.is_alive()
 

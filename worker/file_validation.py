@@ -173,7 +173,9 @@ def _run(path: Path, directory: Path, claim: _Claim, limits: ValidationLimits) -
         return FileReport.model_validate(answer["report"])
     memory = f"{limits.memory_bytes / 1e9:.1f} GB of memory"
     if answer is not None:
-        raise _Stopped(f"The validation needed more than {memory} and was stopped; upload the rows as JSONL, or split.")
+        raise _Stopped(
+            f"The validation needed more than {memory} and was stopped; upload the rows as JSONL, or split the file."
+        )
     log.error("file.validation_died", file=claim.current.file_id, code=code, tail=log_tail(directory / "log"))
     raise _Stopped(
         f"The process that read the file {describe_exit(code)}; it may use {memory} and {limits.seconds:,} s. Upload "

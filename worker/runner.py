@@ -288,7 +288,11 @@ class Runner:
     def _fail(self, code: TrainerExit, outcome: TrainerOutcome) -> None:
         failed = outcome.failed
         name = failed.code if failed else FATAL[code]
-        message = failed.message if failed else f"The trainer gave up.\n{log_tail(self._workspace.log)}"
+        message = (
+            failed.message
+            if failed
+            else f"The trainer failed without an error report.\n{log_tail(self._workspace.log)}"
+        )
         self._write(lambda s: outcomes.fail(s, self._claim, name, message, failed.param if failed else None))
 
     def _stopped(self, reason: StopRequest) -> None:

@@ -95,7 +95,7 @@ class _Feed:
             self._dropped += 1
 
     def close(self, seconds: float) -> None:
-        """Wait so long for the end of the process, then kill it."""
+        """Wait up to the given number of seconds for the process to end, then kill it."""
         if not self._child.ends_within(seconds):
             log.warning("tracker.killed", tracker=self._name)
             self._child.kill()

@@ -57,7 +57,7 @@ class Hub:
         self._projects: Counter[str] = Counter()
         self._files: Counter[str] = Counter()
         # Results of the latest poll. Streams compare them with what they have sent.
-        self._pulses: dict[str, JobSnapshot] = {}
+        self._snapshots: dict[str, JobSnapshot] = {}
         self._by_project: dict[str, dict[str, JobSnapshot]] = {}
         self._file_states: dict[str, str] = {}
         self._changed: dict[str, asyncio.Event] = {}
@@ -76,27 +76,27 @@ class Hub:
         shown: JobSnapshot | None = None
         with self._watching(self._jobs, job_id):
             while not self.is_closing:
-                # Another stream of the job may have started the poller long ago: then the pulse is already here, and
+                # Another stream of the job may have started the poller long ago: then the snapshot is already here, and
                 # this stream sends the current state and the missing events without waiting for the next change.
-                pulse = self._pulses.get(job_id)
-                if pulse is not None and pulse != shown:
-                    if shown is None or _state(pulse) != _state(shown):
+                snapshot = self._snapshots.get(job_id)
+                if snapshot is not None and snapshot != shown:
+                    if shown is None or _state(snapshot) != _state(shown):
                         yield await self._state(project_id, job_id, strict=strict)
-                    # A batch may also contain newer events than `pulse.last_seq`; `seq` then skips them next time.
-                    while seq < pulse.last_seq:
-                        events = await self._events(job_id, seq, pulse.last_seq)
+                    # A batch may also contain newer events than `snapshot.last_seq`; `seq` then skips them next time.
+                    while seq < snapshot.last_seq:
+                        events = await self._events(job_id, seq, snapshot.last_seq)
                         if not events:
                             break
                         for _, text in events:
                             yield text
                         seq = events[-1][0]
-                    shown = pulse
-                    if pulse.is_final:
-                        yield _message("end", {"status": pulse.status})
+                    shown = snapshot
+                    if snapshot.is_final:
+                        yield _message("end", {"status": snapshot.status})
                         return
-                    # Each `yield` above may have taken long; compare with the latest pulse again before waiting.
+                    # Each `yield` above may have taken long; compare with the latest snapshot again before waiting.
                     continue
-                # Nothing has been awaited since `pulse` was read, so no change can fall between reading and waiting.
+                # Nothing has been awaited since `snapshot` was read, so no change can fall between reading and waiting.
                 if not await self._wait(job_id):
                     yield HEARTBEAT
 
@@ -107,12 +107,12 @@ class Hub:
             while not self.is_closing:
                 current = self._by_project.get(project_id, {})
                 fresh = [
-                    pulse
-                    for pulse in current.values()
-                    if pulse.job_id not in shown or _state(pulse) != _state(shown[pulse.job_id])
+                    snapshot
+                    for snapshot in current.values()
+                    if snapshot.job_id not in shown or _state(snapshot) != _state(shown[snapshot.job_id])
                 ]
-                for pulse in fresh:
-                    yield await self._state(project_id, pulse.job_id, strict=strict)
+                for snapshot in fresh:
+                    yield await self._state(project_id, snapshot.job_id, strict=strict)
                 shown = dict(current)
                 if not fresh and not await self._wait(project_id):
                     yield HEARTBEAT
@@ -148,7 +148,7 @@ class Hub:
             watched[key] -= 1
             if not watched[key]:
                 del watched[key], self._changed[key]
-                self._pulses.pop(key, None)
+                self._snapshots.pop(key, None)
                 self._by_project.pop(key, None)
                 self._file_states.pop(key, None)
 
@@ -179,10 +179,10 @@ class Hub:
                     log.info("live.database_away", error=error.message)
                     pause = AWAY_SECONDS
                 else:
-                    pulses, by_project, file_states = result
-                    changed = _differing(self._pulses, pulses) + _differing(self._by_project, by_project)
+                    snapshots, by_project, file_states = result
+                    changed = _differing(self._snapshots, snapshots) + _differing(self._by_project, by_project)
                     changed += _differing(self._file_states, file_states)
-                    self._pulses, self._by_project, self._file_states = result
+                    self._snapshots, self._by_project, self._file_states = result
                     self._wake(changed)
                 await asyncio.sleep(pause)
         finally:
@@ -192,13 +192,13 @@ class Hub:
         self, jobs: list[str], projects: list[str], files: list[str]
     ) -> tuple[dict[str, JobSnapshot], dict[str, dict[str, JobSnapshot]], dict[str, str]]:
         with self._database.reading() as session:
-            pulses = {pulse.job_id: pulse for pulse in changes.snapshots(session, jobs)} if jobs else {}
+            snapshots = {snapshot.job_id: snapshot for snapshot in changes.snapshots(session, jobs)} if jobs else {}
             by_project = {
-                project: {pulse.job_id: pulse for pulse in changes.project_snapshots(session, project)}
+                project: {snapshot.job_id: snapshot for snapshot in changes.project_snapshots(session, project)}
                 for project in projects
             }
             file_states = uploads.statuses(session, files) if files else {}
-        return pulses, by_project, file_states
+        return snapshots, by_project, file_states
 
     async def _events(self, job_id: str, seq: int, last: int) -> list[tuple[int, str]]:
         """Return the events after `seq` as (number, message), at most `BATCH`; empty if the database is unavailable.
@@ -249,8 +249,8 @@ def _differing(old: Mapping[str, object], new: Mapping[str, object]) -> list[str
     return [key for key in {*old, *new} if old.get(key) != new.get(key)]
 
 
-def _state(pulse: JobSnapshot) -> tuple[object, ...]:
-    return pulse.status, pulse.step, pulse.attempt, pulse.stop_request
+def _state(snapshot: JobSnapshot) -> tuple[object, ...]:
+    return snapshot.status, snapshot.step, snapshot.attempt, snapshot.stop_request
 
 
 def _message(event: str, data: dict[str, Any], event_id: str | None = None) -> str:

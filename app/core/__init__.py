@@ -1,1 +1,1 @@
-"""The shared kernel: spec, graders, job machine and storage. Knows neither FastAPI nor torch."""
+"""The shared kernel: spec, graders, job machine and storage. Imports neither FastAPI nor torch."""

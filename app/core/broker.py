@@ -53,7 +53,7 @@ class _Notifier:
         try:
             while self._take_pending():
                 if not self._send():
-                    # The broker is down: one more attempt stands for all messages that are still pending.
+                    # The broker is down. Try once more for all pending messages together, not once for each.
                     with self._lock:
                         self._pending = min(self._pending, 1)
         except BaseException:

@@ -50,7 +50,7 @@ class PermissionDenied(GrouptuneError):
 
 
 class NotFound(GrouptuneError):
-    """There is no such thing here."""
+    """The requested object does not exist in this project."""
 
     status = 404
     type = "invalid_request_error"
@@ -83,7 +83,7 @@ class QuotaExceeded(GrouptuneError):
 
 
 class DatabaseUnavailable(GrouptuneError):
-    """The database is away; try again in a few seconds."""
+    """The database is unavailable. Try again in a few seconds."""
 
     status = 503
     type = "server_error"
@@ -97,11 +97,11 @@ class Overloaded(DatabaseUnavailable):
 
 
 class Unstorable(InvalidRequest):
-    """The request holds a character that cannot be stored (NUL or a lone surrogate)."""
+    """The request contains a character that cannot be stored (NUL or a lone surrogate)."""
 
 
 class BadSetup(GrouptuneError):
-    """The installation or its configuration is not right."""
+    """The installation is not configured correctly."""
 
     code = "bad_setup"
 

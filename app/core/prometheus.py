@@ -18,7 +18,7 @@ PORTS_TRIED: Final = 10
 
 HTTP_SECONDS: Final = Histogram(
     "grouptune_http_request_seconds",
-    "Time until an answer begins, by route template.",
+    "Time until the response starts, by route template.",
     ["method", "route", "status"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
     registry=API,
@@ -28,7 +28,7 @@ ATTEMPTS: Final = Counter(
 )
 LEASE_LOSSES: Final = Counter(
     "grouptune_lease_losses",
-    "Leases that ran out as a sweep saw them, and attempts that a runner gave up because its lease was lost.",
+    "Lost leases: expired leases found by a sweep, and attempts that a runner ended after losing its lease.",
     ["seen_by"],
     registry=WORKER,
 )
@@ -44,11 +44,11 @@ GPU_QUARANTINED: Final = Gauge(
     "grouptune_gpu_quarantined", "Whether this worker takes no more jobs because its GPU is broken.", registry=WORKER
 )
 FILES_VALIDATED: Final = Counter(
-    "grouptune_files_validated", "Uploaded files by what their validation found.", ["status"], registry=WORKER
+    "grouptune_files_validated", "Validated files, by resulting status.", ["status"], registry=WORKER
 )
 
 WEBHOOKS: Final = Counter(
-    "grouptune_webhook_tries", "Tries of webhook deliveries by the state that they led to.", ["state"], registry=WORKER
+    "grouptune_webhook_tries", "Webhook delivery attempts, by resulting state.", ["state"], registry=WORKER
 )
 
 

@@ -1,7 +1,7 @@
 """Retries with exponential backoff and jitter. A server's `Retry-After` and a stop event are honoured.
 
-Every loop that repeats failed work uses `retry`. The caller chooses the policy, which errors are worth another attempt,
-and how to wait: `threading.Event.wait` ends the retries as soon as the event is set.
+Requests to other servers, the trainer's reports and the command line use `retry`. The caller chooses the policy, which
+errors are worth another attempt, and how to wait: `threading.Event.wait` ends the retries as soon as the event is set.
 """
 
 import asyncio

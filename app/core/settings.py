@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = _share_of_lease(1 / 6)
     """How often a worker renews its lease."""
     fence_seconds: float = _share_of_lease(3 / 4)
-    """A runner without a confirmed heartbeat for so long kills its own trainer (monotonic clock).
+    """Seconds without a confirmed heartbeat after which a runner kills its trainer (monotonic clock).
 
     Less than `lease_seconds`: the trainer must be dead before another worker can claim the job.
     """

@@ -115,9 +115,7 @@ def test_demo_leaves_no_process(installation: Installation) -> None:
     assert not (installation.state / "connection.json").exists()
 
 
-def test_up_finds_what_was_there_and_ctrl_c_stops_all_of_it(
-    demo: Demo, installation: Installation, tmp_path: Path
-) -> None:
+def test_up_restarts_and_ctrl_c_stops_everything(demo: Demo, installation: Installation, tmp_path: Path) -> None:
     with up(installation) as (process, client):
         assert (installation.state / "connection.json").stat().st_mode & 0o777 == 0o600
         assert client.fine_tuning.jobs.retrieve(demo.report["job_id"]).status == "succeeded"

@@ -53,7 +53,7 @@ def test_hostile_files_hit_their_limits(bench: Bench) -> None:
     packed = validated(bench, bomb, ValidationLimits(memory_bytes=1 << 30))
     assert packed.status == FileStatus.error
     assert packed.status_details == (
-        "The validation needed more than 1.1 GB of memory and was stopped; upload the rows as JSONL, or split."
+        "The validation needed more than 1.1 GB of memory and was stopped; upload the rows as JSONL, or split the file."
     )
 
 

@@ -37,7 +37,7 @@ class TokenBudget:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.tokens <= shortest:
                     raise
-            # Outside the except clause: the exception's traceback keeps the failed pass's tensors alive.
+            # ExternalServices the except clause: the exception's traceback keeps the failed pass's tensors alive.
             reset()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

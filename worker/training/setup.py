@@ -12,7 +12,7 @@ import transformers
 from safetensors import SafetensorError
 
 from app.core.chat.tokenizer import ChatTokenizer
-from app.core.graders.run import GraderPool, Outside
+from app.core.graders.run import ExternalServices, GraderPool
 from app.core.spec.job import GroupMethod, JobSpec, TrainerSpec
 from app.core.spec.plan import TOKEN_BUDGET, resolve
 from app.core.spec.reports import Failed, Message, Report, TrainerExit
@@ -121,8 +121,8 @@ def _train(trainer_spec: TrainerSpec, ranks: Ranks, run_dir: Path, report: Repor
         trainer.train()
 
 
-def _outside(trainer_spec: TrainerSpec) -> Outside:
-    return Outside(
+def _outside(trainer_spec: TrainerSpec) -> ExternalServices:
+    return ExternalServices(
         judge_url=trainer_spec.judge_url,
         judge_api_key=os.environ.get(JUDGE_API_KEY),
         allowed_private_hosts=trainer_spec.allowed_private_hosts,

@@ -171,7 +171,7 @@ class Idempotency:
 
 @dataclass(frozen=True)
 class _PostRequest:
-    """What identifies a request among others."""
+    """The fields that identify a request."""
 
     token: str
     """The text of the API key."""

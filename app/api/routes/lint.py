@@ -1,4 +1,4 @@
-"""Lint: what a file's expert and teacher answers would teach, before a job is created and after."""
+"""Lint routes: the training signal in a file's expert and teacher answers, before and after a job is created."""
 
 from fastapi import APIRouter
 

@@ -25,7 +25,7 @@ class LintFile(BaseModel):
 
 
 class FileLint(BaseModel):
-    """What a file would teach."""
+    """Lint report of a file."""
 
     object: Literal["file.lint"] = "file.lint"
     file_id: str

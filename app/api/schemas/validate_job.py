@@ -65,6 +65,6 @@ class Validation(BaseModel):
     )
     lint: LintReport | None = Field(
         default=None,
-        description="What the training file's answers would teach. Null if the job has errors, while the file is not "
+        description="Lint report of the training file. Null if the job has errors, while the file is not "
         "validated, and for jobs whose file is not linted (`GET /v1/fine_tuning/jobs/{id}/lint` says why).",
     )

@@ -30,7 +30,7 @@ def lint_path(path: Path, body: Json) -> Json:
     """Lint a local file; returns what `POST /files/{id}/lint` would return. Raises `InvalidRequest`."""
     try:
         from app.core.graders.registry import waits  # noqa: PLC0415 - an extra, and slow to import
-        from app.core.graders.run import GraderPool, Outside  # noqa: PLC0415
+        from app.core.graders.run import ExternalServices, GraderPool  # noqa: PLC0415
         from app.core.lint.run import Budget, lint_file  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise GradersMissing from error
@@ -40,7 +40,7 @@ def lint_path(path: Path, body: Json) -> Json:
         raise InvalidRequest("This grader calls another server for each answer. Add --remote to allow that.")
     configuration = settings.load()
     key = configuration.judge_api_key
-    outside = Outside(
+    outside = ExternalServices(
         judge_url=configuration.judge_url,
         judge_api_key=key.get_secret_value() if key else None,
         allowed_private_hosts=configuration.allowed_private_hosts,

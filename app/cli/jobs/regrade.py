@@ -46,7 +46,7 @@ def _show(result: Json) -> None:
             for source, means in summary["sources"].items()
         ),
         ("groups without contrast", _share(summary["no_contrast_before"]), _share(summary["no_contrast_after"])),
-        ("answers that failed to be graded", summary["errors_before"], summary["errors_after"]),
+        ("answers that could not be graded", summary["errors_before"], summary["errors_after"]),
         ("rank correlation of the rewards", None, number(summary["rank_correlation"])),
         ("advantages that change sign", None, _part_of(summary["changed_signs"], summary["compared_advantages"])),
     ]

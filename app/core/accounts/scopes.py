@@ -36,7 +36,7 @@ def canonical(granted: Iterable[str]) -> tuple[str, ...]:
     """Return the grants in a fixed order, without duplicates. Raises `ValueError` for an unknown grant."""
     requested = set(granted)
     if unknown := sorted(requested - set(GRANTABLE)):
-        raise ValueError(f"there is no scope '{unknown[0]}'; use some of {', '.join(GRANTABLE)}")
+        raise ValueError(f"unknown scope '{unknown[0]}'; use one or more of {', '.join(GRANTABLE)}")
     return tuple(grant for grant in GRANTABLE if grant in requested)
 
 

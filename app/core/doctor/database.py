@@ -170,6 +170,6 @@ def _workers(session: Session, alive_seconds: float) -> DoctorFinding:
     if missing := sorted(QUEUES.keys() - queues):
         waiting = " and ".join(QUEUES[queue] for queue in missing)
         fix = f"start a worker for the queue {' and one for '.join(missing)}: `grouptune up`, or see docs/operations.md"
-        return warning("workers", f"no worker consumes the queue {' or '.join(missing)}: {waiting} wait", fix)
+        return warning("workers", f"no worker consumes the queue {' or '.join(missing)}, so {waiting} are delayed", fix)
     names = ", ".join(f"{seen.worker.name} ({'+'.join(seen.worker.queues)}, {seen.hardware.device})" for seen in alive)
     return ok("workers", f"{len(alive)} running: {names}")

@@ -287,7 +287,7 @@ class _TimedStream(httpcore.NetworkStream):
 
 
 def _within(seconds: float, work: Callable[[], list[str]]) -> list[str]:
-    """Run `work` in a thread and wait at most so long: the system's resolver has no timeout parameter.
+    """Run `work` in a thread with a time limit: the system's resolver has no timeout parameter.
 
     Raises `TimeoutError`. The thread is abandoned then.
     """

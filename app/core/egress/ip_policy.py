@@ -24,7 +24,7 @@ REFUSED: Final[dict[str, tuple[str, ...]]] = {
         *("192.0.0.0/24", "192.0.2.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
         *("100::/64", "2001:db8::/32", "3fff::/20"),
     ),
-    "an address that stands for another one": (
+    "an address that embeds or relays to another address": (
         *("192.88.99.0/24", "::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48"),
         *("2001::/23", "2002::/16", "5f00::/16"),
     ),

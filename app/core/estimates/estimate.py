@@ -51,7 +51,7 @@ class Estimate(Frozen):
     """The estimate of a job."""
 
     base_model: str
-    device: str | None = Field(description="Null if there is no worker to estimate for.")
+    device: str | None = Field(description="Null if no training worker is available.")
     steps: int
     groups: int
     rollouts: int

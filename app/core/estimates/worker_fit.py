@@ -74,7 +74,7 @@ def _judge(estimate: Estimate, hardware: Hardware) -> MemoryFit:
 
 def _memory(estimate: Estimate) -> tuple[Range, Range]:
     if estimate.peak_memory_bytes is None or estimate.least_memory_bytes is None:
-        raise ValueError("an estimate for a device has its memory")
+        raise ValueError("an estimate for a device must include its memory")
     return estimate.peak_memory_bytes, estimate.least_memory_bytes
 
 

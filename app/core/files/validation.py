@@ -68,7 +68,8 @@ def validate_rows(
     next_progress = _PROGRESS_BYTES
     with path.open("rb") as stream:
         if archive := _archive(stream):
-            return ValidatedFile(broken(total, f"the file is a {archive} archive; upload what is in it"), PromptIndex())
+            message = f"the file is a {archive} archive; upload its contents instead"
+            return ValidatedFile(broken(total, message), PromptIndex())
         for line, offset, raw in lines(stream):
             builder.add(line, offset, raw)
             if builder.seen > max_rows:

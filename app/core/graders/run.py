@@ -8,12 +8,12 @@ from typing import Any, Final, Self
 
 from app.core.graders.endpoint import endpoint_many
 from app.core.graders.registry import GRADERS, waits
-from app.core.graders.toolbox import CONNECTIONS, Outside, Toolbox
+from app.core.graders.toolbox import CONNECTIONS, ExternalServices, Toolbox
 from app.core.graders.types import ErrorType, Grade, GraderFailure, Sample, Scored, TokenUsage, Tools
 from app.core.spec.formula import parse_formula
 from app.core.spec.graders import BaseGrader, EndpointGrader, MultiGrader
 
-__all__ = ["Grade", "GraderPool", "Outside", "Sample", "Toolbox", "grade"]
+__all__ = ["ExternalServices", "Grade", "GraderPool", "Sample", "Toolbox", "grade"]
 
 ROUNDING: Final = 1e-9
 """Tolerance of thresholds, for sums of parts that miss a threshold only by rounding."""
@@ -43,7 +43,7 @@ class GraderPool:
     def __init__(
         self,
         grader: BaseGrader,
-        outside: Outside | None = None,
+        outside: ExternalServices | None = None,
         *,
         workers: int | None = None,
         limit_seconds: float = 5.0,

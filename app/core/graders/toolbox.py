@@ -30,7 +30,7 @@ JUDGE_TIMEOUT_SECONDS: Final = 120.0
 
 
 @dataclass(frozen=True)
-class Outside:
+class ExternalServices:
     """The external services that the operator allows graders to reach."""
 
     judge_url: str | None = None
@@ -46,10 +46,10 @@ class Toolbox:
     """All tools; each starts on first use. Thread-safe; a context manager."""
 
     def __init__(
-        self, outside: Outside | None = None, *, workers: int | None = None, limit_seconds: float = 5.0
+        self, outside: ExternalServices | None = None, *, workers: int | None = None, limit_seconds: float = 5.0
     ) -> None:
         """At most `workers` processes per kind of check, each with `limit_seconds` per call."""
-        self.outside = outside or Outside()
+        self.outside = outside or ExternalServices()
         self.workers = workers or default_workers()
         self._limit_seconds = limit_seconds
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""What clients and validated files do to a job: each function makes one guarded change.
+"""Changes to a job requested by a client or triggered by file validation. Each function makes one guarded change.
 
 The change, its event and its entry in the audit log are written in the caller's transaction.
 """

@@ -83,7 +83,7 @@ def _preempt_for(session: Session, waiting: Row[Any], running: _RunningJobs, roo
     """Find a place for one waiting job; return whether a running job had to be preempted for it."""
     has_room = room[waiting.project_id] > 0
     if running.leaving and has_room:
-        # A running job already stops for another reason; its place will do.
+        # A running job is already stopping; the waiting job can take its slot.
         running.leaving -= 1
         room[waiting.project_id] -= 1
         return False

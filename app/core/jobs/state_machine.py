@@ -42,7 +42,7 @@ class StopRequest(StrEnum):
     pause = "pause"
     """A client paused the job."""
     preempt = "preempt"
-    """A queued job of a higher priority needs the place."""
+    """A queued job with a higher priority needs the slot."""
     drain = "drain"
     """The worker shuts down."""
 

@@ -149,7 +149,7 @@ class JobAttempt(Base):
 
 
 class JobEvent(Base):
-    """An event for people. `seq` has no gaps within a job; `id` never changes."""
+    """A job event shown to users. `seq` has no gaps within a job; `id` never changes."""
 
     __tablename__ = "job_events"
 

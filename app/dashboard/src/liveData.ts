@@ -113,9 +113,9 @@ export async function lastEventId(id: string): Promise<string | undefined> {
 }
 
 /**
- * Subscribes to a job's stream behind the event `after`; returns a function that ends the subscription. No event is lost or
+ * Subscribes to a job's stream after the event `after`; returns a function that ends the subscription. No event is lost or
  * repeated: whether the browser reconnects (with `Last-Event-ID`) or the stream is opened again here, the server continues
- * behind the last event that arrived.
+ * after the last event received.
  */
 export function followJob(id: string, after: string | undefined, handlers: JobStreamHandlers): () => void {
   const events = batched<JobEvent>((batch) => handlers.onEvents?.(batch));

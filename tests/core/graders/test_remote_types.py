@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 from standardwebhooks import Webhook
 
-from app.core.graders.run import Grade, GraderPool, Outside, Sample, Toolbox, grade
+from app.core.graders.run import ExternalServices, Grade, GraderPool, Sample, Toolbox, grade
 from app.core.graders.types import ErrorType, TokenUsage
 from app.core.spec.graders import Grader
 from tests.http_server import Received, Reply, http_server
@@ -44,7 +44,7 @@ def completion(content: Any, **message: Any) -> Reply:
 
 
 def judged(fields: dict[str, Any], answer: Callable[[Received], Reply], text: str = "4") -> Grade:
-    with http_server(answer) as url, Toolbox(Outside(judge_url=f"{url}/v1", judge_api_key="k")) as tools:
+    with http_server(answer) as url, Toolbox(ExternalServices(judge_url=f"{url}/v1", judge_api_key="k")) as tools:
         return grade(adapter.validate_python(fields), Sample(output_text=text), {"truth": "5"}, tools)
 
 
@@ -136,7 +136,7 @@ def endpoint(url: str, **fields: Any) -> Grader:
     return adapter.validate_python({"type": "endpoint", "url": f"{url}/grade", **fields})
 
 
-OUTSIDE = Outside(allowed_private_hosts=("127.0.0.1",), signing_secret=SECRET)
+OUTSIDE = ExternalServices(allowed_private_hosts=("127.0.0.1",), signing_secret=SECRET)
 
 
 def pairs(count: int) -> list[tuple[Sample, dict[str, Any]]]:

@@ -123,7 +123,7 @@ def test_spec_rejects_invalid_gates() -> None:
 
 
 def running(session: Session, project: str, spec: JobSpec, sha256: str = "0" * 64, **evaluation: float) -> Claim:
-    """A job in its first attempt that has measured this at step 4, and something hopeless before."""
+    """Create a job in its first attempt with these results at step 4 and failing results before."""
     training, validation = make_file(session, project), make_file(session, project)
     validation.sha256 = sha256
     job = lifecycle.create(session, Actor(project), spec=spec, training_file=training.id, validation_file=validation.id)

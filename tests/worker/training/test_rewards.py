@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.core.chat.tokenizer import ChatTokenizer
-from app.core.graders.run import Grade, GraderPool, Outside
+from app.core.graders.run import ExternalServices, Grade, GraderPool
 from app.core.spec.advantages import group_advantages
 from app.core.spec.graders import EndpointGrader, MultiGrader, StringCheckGrader
 from app.core.spec.job import GroupMix, Sampling
@@ -155,7 +155,7 @@ def test_remote_grading_starts_during_rollouts() -> None:
     with http_server(answer) as url:
         parts: dict[str, Any] = {"server": EndpointGrader(url=url), "exact": GRADER}
         multi = MultiGrader(graders=parts, calculate_output="server + exact")
-        with GraderPool(multi, Outside(allowed_private_hosts=("127.0.0.1",))) as pool:
+        with GraderPool(multi, ExternalServices(allowed_private_hosts=("127.0.0.1",))) as pool:
             one, grading = group(RIGHT, WRONG), Grading(pool)
             grading.add(one.prompt, one.members[0])
             assert arrived.get(timeout=20) == RIGHT  # and the second member is still being written
@@ -211,7 +211,7 @@ def test_remote_grading_overlaps_sampling(
     prompt = Prompt(1, "2+2=", chat_tokenizer.prompt_ids([{"role": "user", "content": "2+2="}]), None, (), {})
     with (
         http_server(answer) as url,
-        GraderPool(EndpointGrader(url=url), Outside(allowed_private_hosts=("127.0.0.1",))) as pool,
+        GraderPool(EndpointGrader(url=url), ExternalServices(allowed_private_hosts=("127.0.0.1",))) as pool,
     ):
         grading = Grading(pool)
 

@@ -15,14 +15,14 @@ from worker.training.interfaces import StopFlag
 from worker.training.types import JobFailure
 
 RETRY_POLICY = RetryPolicy(attempts=6, longest_wait_seconds=15.0)
-"""Covers about half a minute. If the server is down for longer, the job waits in the queue instead."""
+"""Covers 15 to 30 s. If the server is down for longer, the job waits in the queue instead."""
 ANSWER_SECONDS: float = 600
 """Long, because a request may wait behind those of other jobs."""
 CONNECT_SECONDS: Final = 10.0
 CONCURRENT_REQUESTS: Final = 128
 
 _PERMANENT: Final = frozenset({501})
-"""Server errors that another attempt does not cure: vLLM's answer to features that it was started without."""
+"""Server errors that a retry cannot fix: vLLM returns them for features that are not enabled."""
 _MODELS: Final = "models"
 _LOAD: Final = "load_lora_adapter"
 _UNLOAD: Final = "unload_lora_adapter"

@@ -27,7 +27,7 @@ PREFETCH_ROWS: Final = 64
 MAX_FAILURES: Final = 8
 """Consecutive rows without an answer after which the teacher is at fault, not the rows."""
 REFUSALS: Final = frozenset({401, 403, 404})
-"""Statuses that every other row would get too."""
+"""HTTP statuses that would fail every row, so the job fails."""
 _POLL_SECONDS: Final = 0.2
 _PARAM: Final = "method.gft.teacher"
 

@@ -1,4 +1,4 @@
-// Timeline of a job's attempts: time on the x axis, steps on the y axis, attempt band per attempt.
+// Timeline of a job's attempts: time on the x axis, steps on the y axis, one band per attempt.
 import { duration } from "../format";
 import type { Attempt, Job } from "../types";
 
