@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +38,16 @@ class Installation(NamedTuple):
         """Start `grouptune WORDS...` for this installation."""
         argv = [sys.executable, "-m", "app.cli", *words, "--state-dir", str(self.state)]
         pipe = subprocess.PIPE
-        return subprocess.Popen(argv, cwd=ROOT, env=self.environment, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            argv,
+            cwd=ROOT,
+            env=self.environment,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            # A shell starts background jobs with SIGINT ignored, which children inherit: Ctrl-C must work there too.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )
 
     def processes(self) -> list[psutil.Process]:
         """Return all processes of this installation, including orphaned ones."""
