@@ -18,7 +18,7 @@ def test_admin_is_separate_from_other_scopes() -> None:
 
 
 def test_unknown_grants_are_refused_or_ignored() -> None:
-    with pytest.raises(ValueError, match=r"no scope 'files:'; use some of files:\*"):
+    with pytest.raises(ValueError, match=r"unknown scope 'files:'; use one or more of files:\*"):
         scopes.canonical(["admin", "files:"])
     assert scopes.expand(["*", "admin:*", "files"]) == frozenset()
 
