@@ -114,7 +114,7 @@ def test_rotated_key_works_in_the_grace_period(server: Server, admin: OpenAI) ->
     ("body", "param", "message"),
     [
         ({}, "name", "missing"),
-        ({"name": "x", "scopes": ["files:eat"]}, "scopes", r"no scope 'files:eat'; use some of files:\*"),
+        ({"name": "x", "scopes": ["files:eat"]}, "scopes", r"unknown scope 'files:eat'; use one or more of files:\*"),
         ({"name": "x", "scopes": []}, "scopes", "at least 1"),
         ({"name": "x" * 65}, "name", "at most 64"),
         ({"name": "x", "project_id": "proj_none"}, "project_id", "no project 'proj_none'"),

@@ -49,7 +49,7 @@ def test_rotate_and_revoke(grouptune: Run) -> None:
 def test_invalid_requests(grouptune: Run) -> None:
     wrong = grouptune("keys", "create", "x", "--scope", "files:eat")
     assert (wrong.returncode, wrong.stdout) == (ExitCode.error, "")
-    assert "use some of files:*" in wrong.stderr
+    assert "use one or more of files:*" in wrong.stderr
     assert "(scopes)" in wrong.stderr
     unknown = grouptune("keys", "revoke", "unknown1")
     assert unknown.returncode == ExitCode.error
