@@ -67,7 +67,7 @@ def test_regrade(grouptune: Run, job_file: Callable[..., Path], tmp_path: Path) 
     assert done.stderr.startswith("Regraded 4 of 4 groups, 32 answers.\n")
     table = {line.split("\t")[0]: line.split("\t")[1:] for line in done.stdout.splitlines()}
     assert table["mean reward, expert"] == ["1", "1"]
-    assert table["answers that failed to be graded"] == ["0", "0"]
+    assert table["answers that could not be graded"] == ["0", "0"]
     as_json = json.loads(grouptune("jobs", "regrade", job_id, "--grader", tmp_path / "grader.json", "--json").stdout)
     assert len(as_json["data"]) == 4
     (tmp_path / "grader.json").write_text("[]")
