@@ -23,7 +23,11 @@ operations."""
 
 
 class DataOrder:
-    """The prompts of each optimiser step: a new seeded permutation per epoch, cut into steps."""
+    """The prompts of each optimiser step: a new seeded permutation per epoch, cut into steps of equal size.
+
+    The sizes within an epoch differ by at most one prompt. Every step is a full update at the full learning rate, so a
+    short last step would give its prompts a multiple of the weight of all others.
+    """
 
     def __init__(self, prompts: Sequence[Prompt], batch_size: int, n_epochs: int, seed: int) -> None:
         self.prompts = prompts
@@ -38,10 +42,10 @@ class DataOrder:
         return [int(index) for index in permutation]
 
     def step(self, step: int) -> list[Prompt]:
-        """Returns the prompts of step 1, 2, ...; the last step of an epoch may have fewer than `batch_size`."""
+        """Returns the prompts of step 1, 2, ...; at most `batch_size`."""
         epoch, position = divmod(step - 1, self.steps_per_epoch)
-        chosen = self._permutation(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
-        return [self.prompts[i] for i in chosen]
+        first, end = (at * len(self.prompts) // self.steps_per_epoch for at in (position, position + 1))
+        return [self.prompts[i] for i in self._permutation(epoch)[first:end]]
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,8 @@ class Work:
 
 
 def groups_of(plan: Plan, rows: int) -> int:
-    """Return the number of groups in all steps; the last step of an epoch may have fewer than `batch_size`."""
-    epochs, rest = divmod(plan.total_steps, -(-rows // plan.batch_size))
-    return epochs * rows + min(rest * plan.batch_size, rows)
+    """Return the number of groups in all steps; the steps of an epoch differ by at most one group."""
+    return plan.total_steps * rows // -(-rows // plan.batch_size)
 
 
 def count(spec: JobSpec, plan: Plan, data: Data, lengths: Lengths) -> Work:

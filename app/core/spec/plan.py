@@ -19,7 +19,7 @@ class Plan:
     """Resolved values: no `auto` and no None left."""
 
     batch_size: int
-    """Prompts per optimiser step."""
+    """Most prompts of an optimiser step: an epoch's steps differ by at most one prompt."""
     n_epochs: int
     total_steps: int
     learning_rate: float

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.core.spec.reports import Source
 from tests.worker.training.architectures import VOCABULARY
@@ -29,7 +31,18 @@ def test_every_epoch_has_its_own_permutation() -> None:
     epochs = [lines(order, range(first, first + 3)) for first in (1, 4, 7)]
     assert all(sorted(epoch) == list(range(1, 11)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert [len(order.step(step)) for step in range(1, 10)] == [4, 4, 2] * 3
+    assert [len(order.step(step)) for step in range(1, 10)] == [3, 3, 4] * 3
+
+
+@given(rows=st.integers(1, 300), batch_size=st.integers(1, 64))
+def test_step_sizes_differ_by_at_most_one(rows: int, batch_size: int) -> None:
+    order = DataOrder(prompts(rows), batch_size, n_epochs=2, seed=1)
+    sizes = [len(order.step(step)) for step in range(1, order.steps_per_epoch + 1)]
+    assert sum(sizes) == rows
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= batch_size
+    assert len(sizes) == -(-rows // batch_size)
+    assert sorted(lines(order, range(order.steps_per_epoch + 1, order.total_steps + 1))) == list(range(1, rows + 1))
 
 
 def test_order_depends_on_seed_and_step_only() -> None:
