@@ -1,5 +1,7 @@
 """Held-out evaluation on rows that are never trained on, with the same prompts and random numbers at every step."""
 
+import hashlib
+import heapq
 import math
 import statistics
 from collections.abc import Sequence
@@ -33,6 +35,19 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
     1 - C(n - c, k) / C(n, k) for c passed of n samples (Chen et al. 2021, arXiv 2107.03374).
     """
     return 1.0 - math.comb(samples - passed, k) / math.comb(samples, k)
+
+
+def sample_of(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    """Returns `count` of the prompts in their order: those whose line numbers have the smallest hashes.
+
+    The file's head would not do, because files are often sorted. The sample does not depend on the job's seed, so
+    jobs with one held-out file are compared on the same rows, and a larger sample contains every smaller one.
+    """
+
+    def draw(prompt: Prompt) -> bytes:
+        return hashlib.blake2b(str(prompt.line).encode()).digest()
+
+    return sorted(heapq.nsmallest(count, prompts, key=draw), key=lambda prompt: prompt.line)
 
 
 @dataclass

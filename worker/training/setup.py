@@ -21,7 +21,7 @@ from worker.training.batching import DataOrder
 from worker.training.best_adapter import BestAdapter
 from worker.training.distributed import PeerLost, Ranks, join
 from worker.training.early_stopping import EarlyStopping
-from worker.training.evaluation import Evaluator
+from worker.training.evaluation import Evaluator, sample_of
 from worker.training.failures import diagnose
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
 from worker.training.model import Policy, load_policy
@@ -108,7 +108,7 @@ def _train(trainer_spec: TrainerSpec, ranks: Ranks, run_dir: Path, report: Repor
             updater=_updater(spec, policy, report, ranks),
             order=order,
             pool=pool,
-            evaluator=_evaluator(spec, held_out[: plan.eval_samples], sampler, tokenizer, pool),
+            evaluator=_evaluator(spec, sample_of(held_out, plan.eval_samples), sampler, tokenizer, pool),
             best_adapter=BestAdapter(EarlyStopping(spec.settings.evaluation.patience)),
             run_dir=run_dir,
             report=report,

@@ -18,7 +18,7 @@ from tests import tiny_model
 from tests.worker.training import plain
 from tests.worker.training.architectures import randomise
 from tests.worker.training.runs import Job, of_kind
-from worker.training.evaluation import SAMPLES_SHOWN, Evaluator, pass_at_k
+from worker.training.evaluation import SAMPLES_SHOWN, Evaluator, pass_at_k, sample_of
 from worker.training.model import Policy
 from worker.training.rollouts.sampler import Sampler, generator
 from worker.training.types import Prompt
@@ -172,6 +172,39 @@ def test_pass_at_k_for_powers_of_two(sampler: Sampler, chat: ChatTokenizer, pool
     passed = [sum(chat.text(one.ids) == "" for one in several) for several in drawn]
     assert found["eval/pass@1"] == pytest.approx(sum(passed) / 18)
     assert found["eval/pass@6"] == pytest.approx(sum(one > 0 for one in passed) / 3)
+
+
+def test_held_out_rows_are_a_sample(chat: ChatTokenizer) -> None:
+    """A file that is sorted by topic is not judged on its first topic; 200 of 1,000 rows come from all its parts."""
+    rows = [prompt(chat, line) for line in range(1, 1001)]
+    drawn = [row.line for row in sample_of(rows, 200)]
+    assert drawn == sorted(set(drawn))
+    assert len(drawn) == 200
+    assert all(30 <= sum(first < line <= first + 250 for line in drawn) <= 70 for first in (0, 250, 500, 750))
+    assert sample_of(rows[:5], 200) == rows[:5]
+
+
+def test_held_out_sample_is_stable(chat: ChatTokenizer) -> None:
+    """A larger sample contains the smaller one, and a row that does not fit changes nothing for the others."""
+    rows = [prompt(chat, line) for line in range(1, 101)]
+    ten = sample_of(rows, 10)
+    assert {row.line for row in ten} < {row.line for row in sample_of(rows, 11)}
+    without = [row for row in rows if row.line != ten[0].line]
+    assert sample_of(without, 9) == ten[1:]
+
+
+def test_jobs_share_their_held_out_sample(tmp_path: Path, chat_directory: Path) -> None:
+    path = tiny_model.write_rows(tmp_path / "held-out.jsonl", 60)
+    evaluated = []
+    for seed in (1, 2):
+        job = Job(tmp_path / f"run-{seed}", chat_directory, "supervised", seed=seed)
+        _, reports = job.run(validation=path, eval_samples=6, max_steps=1)
+        evaluated.append([sample["prompt"] for sample in of_kind(reports, Evaluated)[-1].samples])
+    assert evaluated[0] == evaluated[1]
+    questions = [json.loads(line)["messages"][-2]["content"] for line in path.read_text().splitlines()]
+    assert evaluated[0] == [question for question in questions if question in evaluated[0]]
+    assert evaluated[0] != questions[:6]
+    assert len(evaluated[0]) == 6
 
 
 def test_memorised_rows_raise_accuracy(tmp_path: Path) -> None:
