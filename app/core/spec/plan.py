@@ -8,6 +8,10 @@ from app.core.spec.job import BASE_LEARNING_RATE, GroupMethod, JobSpec
 
 _REFERENCE_PARAMETERS: Final = 7e9
 _MAX_MULTIPLIER: Final = 30.0
+_TARGET_EPOCHS: Final = 3
+_MIN_EXAMPLES: Final = 100
+_MAX_EXAMPLES: Final = 25_000
+_MAX_EPOCHS: Final = 25
 TOKEN_BUDGET: Final = 4096
 """Packed tokens of a micro-batch."""
 MAX_SEQUENCES: Final = 128
@@ -40,17 +44,33 @@ def learning_rate_multiplier(spec: JobSpec, parameters: int) -> float:
     return min(_MAX_MULTIPLIER, max(1.0, scaled))
 
 
+def _epochs(spec: JobSpec, rows: int, steps_per_epoch: int) -> int:
+    """Return the default number of epochs.
+
+    Group methods write new answers in every epoch, so they aim at 200 steps, with 1 to 10 epochs. Other methods repeat
+    the same answers and take OpenAI's published rule (its cookbook, "Data preparation and analysis for chat model
+    fine-tuning"): 3 epochs, more for files that would give fewer than 100 examples, fewer above 25,000 examples.
+    """
+    if isinstance(spec.settings, GroupMethod):
+        return min(10, max(1, round(200 / steps_per_epoch)))
+    if rows * _TARGET_EPOCHS < _MIN_EXAMPLES:
+        return min(_MAX_EPOCHS, _MIN_EXAMPLES // rows)
+    if rows * _TARGET_EPOCHS > _MAX_EXAMPLES:
+        return max(1, _MAX_EXAMPLES // rows)
+    return _TARGET_EPOCHS
+
+
 def resolve(spec: JobSpec, *, rows: int, held_out_rows: int, parameters: int) -> Plan:
     """Return the plan of a job with `rows` usable training rows and a base model of `parameters` weights.
 
-    auto: batch_size is a hundredth of the rows, between 4 and 32; n_epochs aims at 200 steps, between 1 and 10;
-    ten evaluations and checkpoints per run; 200 held-out rows.
+    auto: batch_size is a hundredth of the rows, between 4 and 32; n_epochs see `_epochs`; ten evaluations and
+    checkpoints per run; 200 held-out rows.
     """
     wanted = spec.hyperparameters
     batch_size = min(32, max(4, rows // 100)) if wanted.batch_size == "auto" else wanted.batch_size
     batch_size = min(batch_size, rows)
     steps_per_epoch = -(-rows // batch_size)
-    n_epochs = min(10, max(1, round(200 / steps_per_epoch))) if wanted.n_epochs == "auto" else wanted.n_epochs
+    n_epochs = _epochs(spec, rows, steps_per_epoch) if wanted.n_epochs == "auto" else wanted.n_epochs
     total = steps_per_epoch * n_epochs
     if wanted.max_steps is not None:
         total = min(total, wanted.max_steps)

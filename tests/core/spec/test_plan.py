@@ -26,11 +26,21 @@ def plan(job: JobSpec, *, rows: int = 1000, held_out: int = 500, parameters: int
     return resolve(job, rows=rows, held_out_rows=held_out, parameters=parameters)
 
 
+@pytest.mark.parametrize("method", ["supervised", "dft"])
+@pytest.mark.parametrize(
+    ("rows", "n_epochs"),
+    [(1, 25), (10, 10), (33, 3), (40, 3), (50, 3), (1000, 3), (8333, 3), (8334, 2), (12_501, 1), (100_000, 1)],
+)
+def test_imitation_repeats_as_openai_does(method: str, rows: int, n_epochs: int) -> None:
+    """3 epochs between 100 and 25,000 examples in all: OpenAI's cookbook."""
+    assert plan(spec(method), rows=rows).n_epochs == n_epochs
+
+
 @pytest.mark.parametrize(
     ("rows", "batch_size", "n_epochs", "total_steps"),
     [(1, 1, 10, 10), (3, 3, 10, 10), (100, 4, 8, 200), (1000, 10, 2, 200), (10_000, 32, 1, 313), (401, 4, 2, 202)],
 )
-def test_batch_size_and_epochs_follow_the_rows(rows: int, batch_size: int, n_epochs: int, total_steps: int) -> None:
+def test_group_methods_aim_at_200_steps(rows: int, batch_size: int, n_epochs: int, total_steps: int) -> None:
     resolved = plan(spec(), rows=rows)
     assert (resolved.batch_size, resolved.n_epochs, resolved.total_steps) == (batch_size, n_epochs, total_steps)
 
