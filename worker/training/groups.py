@@ -7,32 +7,53 @@ import numpy as np
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import Source
-from app.core.spec.teacher_answers import Provenance
 from worker.training.interfaces import RolloutEngine
 from worker.training.rollouts.sampler import generator
-from worker.training.types import Completion, GroupMember, Prompt, PromptGroup
+from worker.training.types import Completion, GroupMember, Prompt, PromptGroup, Turn
 
 _ROLLOUT_STREAM = 1
 _TEACHER_STREAM = 2
 
 
-def written_members(prompt: Prompt, mix: GroupMix, tokenizer: ChatTokenizer, seed: int, step: int) -> list[GroupMember]:
-    """Returns the demonstration and teacher members of a row.
+def demonstration_turns(prompt: Prompt, tokenizer: ChatTokenizer, *, every_turn: bool) -> tuple[Turn, ...]:
+    """Returns the turns that are trained on: every trained turn of the row, or its demonstration only."""
+    if every_turn and prompt.turns:
+        return prompt.turns
+    if prompt.demonstration is None:
+        return ()
+    return prompt.turns[-1:] or (Turn(prompt.ids, tokenizer.response_ids(prompt.demonstration), prompt.demonstration),)
+
+
+def written_members(
+    prompt: Prompt, mix: GroupMix, tokenizer: ChatTokenizer, seed: int, step: int, *, every_turn: bool = False
+) -> list[GroupMember]:
+    """Returns the demonstration and teacher members of a row; with `every_turn` a member for each trained turn.
 
     Of more teacher answers than `mix.teacher`, each step takes a seeded random choice, so all of them get trained on.
     """
-    texts: list[tuple[Source, str, Provenance | None]] = []
-    if mix.expert and prompt.demonstration is not None:
-        texts.append((Source.expert, prompt.demonstration, None))
+    turns = demonstration_turns(prompt, tokenizer, every_turn=every_turn) if mix.expert else ()
+    members = [
+        GroupMember(
+            Source.expert,
+            turn.ids,
+            turn.text,
+            finished=True,
+            context=turn.context,
+            turn=number if len(turns) > 1 else None,
+        )
+        for number, turn in enumerate(turns, start=1)
+    ]
     answers = prompt.teacher_answers
     if len(answers) > mix.teacher:
         random = np.random.default_rng([seed, _TEACHER_STREAM, step, prompt.line])
         answers = tuple(answers[i] for i in sorted(random.permutation(len(answers))[: mix.teacher]))
-    texts.extend((Source.teacher, answer.text, answer.origin) for answer in answers)
-    return [
-        GroupMember(source, tokenizer.response_ids(text), text, finished=True, teacher=origin)
-        for source, text, origin in texts
-    ]
+    members.extend(
+        GroupMember(
+            Source.teacher, tokenizer.response_ids(answer.text), answer.text, finished=True, teacher=answer.origin
+        )
+        for answer in answers
+    )
+    return members
 
 
 def rollout_member(completion: Completion, tokenizer: ChatTokenizer, version: int) -> GroupMember:
@@ -60,14 +81,20 @@ def build_groups(
     seed: int,
     step: int,
     rank: int = 0,
+    *,
+    every_turn: bool = False,
     on_member: Callable[[Prompt, GroupMember], None] = lambda _prompt, _member: None,
 ) -> list[PromptGroup]:
     """Returns one group per prompt. Samples the rollouts of all prompts in one call.
 
-    A row with fewer answers than `mix` asks for has a smaller group. Each `rank` has its own random stream. Calls
+    A row with fewer answers than `mix` asks for has a smaller group. With `every_turn` each trained turn of a row is a
+    member, else only its demonstration. Each `rank` has its own random stream. Calls
     `on_member` for each member as soon as it is complete; for rollouts from any thread.
     """
-    groups = [PromptGroup(prompt, written_members(prompt, mix, tokenizer, seed, step)) for prompt in prompts]
+    groups = [
+        PromptGroup(prompt, written_members(prompt, mix, tokenizer, seed, step, every_turn=every_turn))
+        for prompt in prompts
+    ]
     for group in groups:
         for member in group.members:
             on_member(group.prompt, member)

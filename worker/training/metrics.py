@@ -155,4 +155,5 @@ def _member_record(member: GroupMember) -> MemberRecord:
         error=member.error,
         scores=member.scores if len(member.scores) > 1 else {},
         teacher=member.teacher,
+        turn=member.turn,
     )

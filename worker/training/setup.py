@@ -218,4 +218,5 @@ def _load_data(
 def _has_members(prompt: Prompt, spec: JobSpec) -> bool:
     group = spec.group
     has_teacher = group.teacher and (prompt.teacher_answers or spec.teacher is not None)
-    return bool(group.self_ or (group.expert and prompt.demonstration is not None) or has_teacher)
+    has_turn = prompt.demonstration is not None or (spec.trains_every_turn and prompt.turns)
+    return bool(group.self_ or (group.expert and has_turn) or has_teacher)

@@ -16,6 +16,16 @@ class UsableAnswer:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """An assistant message of a row that is trained on: its ids, and the ids before it."""
+
+    context: tuple[int, ...]
+    """All tokens before the trained ones, generation prompt included."""
+    ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True)
 class Prompt:
     """One row of the data set, tokenised once."""
 
@@ -33,6 +43,8 @@ class Prompt:
     messages: tuple[dict[str, Any], ...] = ()
     """The chat before rendering, as it is sent to a teacher."""
     tools: tuple[dict[str, Any], ...] = ()
+    turns: tuple[Turn, ...] = ()
+    """The trained assistant messages of the row, in order; the demonstration, if there is one, is the last of them."""
 
 
 @dataclass
@@ -61,6 +73,14 @@ class GroupMember:
     """Estimated KL divergence from the base model; None unless the job sets a `kl_coefficient`."""
     trainer_logprobs: list[float] = field(default_factory=list)
     """Log p of each token as the update computed it; empty for members without a forward pass."""
+    context: tuple[int, ...] | None = None
+    """The ids before the member's own; None means the prompt's ids."""
+    turn: int | None = None
+    """Number of the row's trained turn, from 1; None unless the row has several."""
+
+    def context_in(self, prompt: Prompt) -> tuple[int, ...]:
+        """Returns the ids that precede the member's own in a group of `prompt`."""
+        return prompt.ids if self.context is None else self.context
 
 
 @dataclass

@@ -141,12 +141,17 @@ def groups(
     for group in page["data"][:limit]:
         note(f"\nStep {page['step']}, row {group['row']}: {_shorten(group['prompt'])}")
         rows = [
-            (member["source"], number(member["reward"]), number(member["advantage"]), _shorten(member["text"]))
+            (_source(member), number(member["reward"]), number(member["advantage"]), _shorten(member["text"]))
             for member in group["members"]
         ]
         write_table(("source", "reward", "advantage", "response"), rows, empty="")
     if not page["data"]:
         note("No groups yet." if step is None else f"Step {step} has no groups.")
+
+
+def _source(member: Json) -> str:
+    turn = member.get("turn")  # absent in groups that older versions stored
+    return str(member["source"]) if turn is None else f"{member['source']}, turn {turn}"
 
 
 @app.command()

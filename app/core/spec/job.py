@@ -208,6 +208,11 @@ class JobSpec(Frozen):
         return self.settings.teacher if isinstance(self.settings, GroupMethod) else None
 
     @property
+    def trains_every_turn(self) -> bool:
+        """Whether all trained assistant messages of a row are trained on, not only its demonstration."""
+        return isinstance(self.settings, ImitationMethod)
+
+    @property
     def group(self) -> GroupMix:
         if isinstance(self.settings, GroupMethod):
             return self.settings.group

@@ -52,6 +52,8 @@ class MemberRecord(Frozen):
     """Reward per grader, if several contributed."""
     teacher: Provenance | None = None
     """Origin of the answer (teacher answers only)."""
+    turn: int | None = None
+    """Number of the row's trained turn, from 1; None unless the row has several."""
 
 
 class GroupRecord(Frozen):

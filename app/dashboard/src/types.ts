@@ -62,6 +62,8 @@ export interface Member {
   adapter_version: number | null;
   /** Set for teacher answers; absent in groups that older versions stored. */
   teacher?: Provenance | null;
+  /** Number of the row's trained turn, from 1; absent in groups that older versions stored. */
+  turn?: number | null;
   error: string | null;
 }
 

@@ -13,7 +13,7 @@ from tests.worker.training.architectures import randomise
 from worker.training.groups import build_groups, rollout_member, written_members
 from worker.training.model import Policy
 from worker.training.rollouts.sampler import Sampler, generator
-from worker.training.types import Completion, Prompt, PromptGroup, UsableAnswer
+from worker.training.types import Completion, Prompt, PromptGroup, Turn, UsableAnswer
 
 MIX = GroupMix(expert=1, teacher=2, self_=3)
 SAMPLING = Sampling(max_tokens=5)
@@ -109,3 +109,26 @@ def test_mix_leaves_out_sources(prompts: list[Prompt], sampler: Sampler, chat_to
     assert {member.source for group in own for member in group.members} == {Source.self}
     given = build(prompts, sampler, chat_tokenizer, mix=GroupMix(expert=1, teacher=0, self_=0))
     assert [[member.source for member in group.members] for group in given] == [[Source.expert], [Source.expert], []]
+
+
+TURNS = (Turn((3, 4), (5, 2), "first"), Turn((3, 4, 5, 2, 6), (7, 2), "second"))
+
+
+def test_every_turn_is_a_member(prompts: list[Prompt], chat_tokenizer: ChatTokenizer) -> None:
+    row = dataclasses.replace(prompts[0], turns=TURNS)
+    members = written_members(row, GroupMix(expert=1, teacher=0, self_=0), chat_tokenizer, 7, 1, every_turn=True)
+    assert [(member.context_in(row), member.ids, member.text, member.turn) for member in members] == [
+        ((3, 4), (5, 2), "first", 1),
+        ((3, 4, 5, 2, 6), (7, 2), "second", 2),
+    ]
+    assert {(member.source, member.finished) for member in members} == {(Source.expert, True)}
+
+
+def test_group_has_the_last_turn_only(prompts: list[Prompt], chat_tokenizer: ChatTokenizer) -> None:
+    """A group compares answers to one prompt; earlier turns are context."""
+    row = dataclasses.replace(prompts[0], turns=TURNS)
+    expert, *teachers = written_members(row, MIX, chat_tokenizer, 7, 1)
+    assert (expert.context_in(row), expert.text, expert.turn) == ((3, 4, 5, 2, 6), "second", None)
+    assert [member.context_in(row) for member in teachers] == [row.ids, row.ids]
+    undemonstrated = dataclasses.replace(row, demonstration=None)  # its last message has weight 0
+    assert written_members(undemonstrated, GroupMix(teacher=0), chat_tokenizer, 7, 1) == []

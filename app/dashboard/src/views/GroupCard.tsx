@@ -168,6 +168,7 @@ function MemberCard({
       </pre>
       <Scores scores={Object.entries(member.scores ?? {}).filter(([name]) => name !== total)} />
       <footer class="soft">
+        {member.turn && <span title="Number of the trained turn of the row">turn {member.turn}</span>}
         <span>{plural(member.tokens, "token")}</span>
         {!member.finished && <span title="It reached max_tokens before it was finished.">✂ cut off</span>}
         <span title="Mean probability of its tokens under the model">p {number(member.mean_p)}</span>
