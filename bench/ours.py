@@ -61,7 +61,10 @@ def check(model_dir: Path) -> dict[str, float]:
             if "lora_B" in name:
                 value.normal_(std=0.02)
     prompts, responses = tokens(case)
-    packed = pack(list(zip(prompts, responses, strict=True)), policy.device)
+    packed = pack(
+        [[(prompt, response) for response in members] for prompt, members in zip(prompts, responses, strict=True)],
+        policy.device,
+    )
     weights = torch.linspace(-1, 1, len(packed.tokens_N))
     logprobs, _ = policy.logprobs(packed, 1.0)
     gradients = torch.autograd.grad((logprobs * weights).sum(), list(policy.trained.values()))

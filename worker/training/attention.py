@@ -1,12 +1,12 @@
 """Attention over a tree of shared prefixes, plugged into transformers' attention interface.
 
-A packed batch is one row of tokens (`batching.Packed`): the prefix of all prompts, such as a system prompt, then the
-rest of each prompt, then the responses. Everything except attention works token by token, so a shared prefix costs its
-forward and backward pass only once. In attention a token attends to
+A packed batch is one row of tokens (`batching.Packed`): the segments of a tree, level by level, such as the prefix of
+all prompts, then the rest of each prompt, then the responses. Everything except attention works token by token, so a
+shared prefix costs its forward and backward pass only once. In attention a token attends to
 
     its own segment, up to and including itself     (causal)
     all segments of its prefix                      (a response: the shared prefix and its own prompt's rest)
-    nothing else                                    (no other response, no other prompt)
+    nothing else                                    (no other branch of the tree)
 
 With a sliding window it attends to the last `window` of these positions only. Attention therefore runs level by level:
 the segments of one level become the rows of one padded batch, each with a gathered copy of its prefix's keys and values

@@ -1,4 +1,4 @@
-"""Data order, micro-batches, and packing: many responses in one row of tokens, with shared prefixes stored once.
+"""Data order, micro-batches, and packing: many sequences in one row of tokens, with shared prefixes stored once.
 
 Everything here is a pure function of its arguments, so a resumed run repeats it.
 """
@@ -6,7 +6,7 @@ Everything here is a pure function of its arguments, so a resumed run repeats it
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import takewhile
+from itertools import zip_longest
 from typing import Final
 
 import numpy as np
@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 
 from worker.training.attention import Layout, Segment, segment_level
+from worker.training.prefix_tree import Ids, Node, PrefixTree, common_length
 from worker.training.types import GroupMember, Prompt
 
 _ORDER_STREAM = 0
 WORTH_SHARING: Final = 64
-"""Tokens that sharing must save before all prompts share a prefix: the level costs each layer a few small
+"""Tokens that sharing must save before all groups share a prefix: the level costs each layer a few small
 operations."""
+Example = tuple[Ids, Ids]
+"""The context of a sequence, and the ids after it that are trained on."""
 
 
 class DataOrder:
@@ -52,13 +55,14 @@ class DataOrder:
 class Packed:
     """A row of T packed tokens, N of which are predicted and trained on.
 
-    The row is a tree of shared prefixes, written level by level. Two prompts with a common system prompt S, rests P1
-    and P2, and responses a, b (to P1) and c (to P2) become
+    The row is a tree of shared prefixes (`prefix_tree`), written level by level. Two prompts with a common system
+    prompt S, rests P1 and P2, and responses a, b (to P1) and c, d (to P2) become
 
-        tokens:     S S S | P1 P1 | P2 | a a | b | c c c        each response without its last token
-        positions:  0 1 2 | 3  4  | 3  | 5 6 | 5 | 4 5 6        as if each sequence stood alone
+        tokens:     S S S | P1 P1 | P2 | a a | b | c c c | d        each response without its last token
+        positions:  0 1 2 | 3  4  | 3  | 5 6 | 5 | 4 5 6 | 4        as if each sequence stood alone
 
-    A response's last token is trained but predicts nothing, so it is a target only and not among the T inputs.
+    A response's last token is trained but predicts nothing, so it is a target only and not among the T inputs. A
+    conversation whose turns continue each other is one segment in which several spans are trained.
     """
 
     ids_1_T: Tensor
@@ -68,123 +72,160 @@ class Packed:
     """For each trained token, the index of the state among T that predicts it."""
     tokens_N: Tensor
     response_N: Tensor
-    """For each trained token, the number of its response, in packing order."""
+    """For each trained token, the number of its sequence, in packing order."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Packed groups, and the member that each response belongs to."""
+    """Packed groups, and the member that each sequence belongs to."""
 
     sequences: tuple[tuple[Prompt, GroupMember], ...]
     packed: Packed
     unshared_tokens: int
-    """Tokens without prefix sharing: every response with its own copy of the prompt."""
+    """Tokens without prefix sharing: every member with its own copy of its context."""
+
+
+def example(prompt: Prompt, member: GroupMember) -> Example:
+    """Returns the sequence of a member of a group of `prompt`."""
+    return member.context_in(prompt), member.ids
+
+
+class _Part:
+    """Members of one group that are packed together, and the tree that they form."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.prompt = prompt
+        self.members: list[GroupMember] = []
+        self.tree = PrefixTree()
+
+    def add(self, member: GroupMember) -> None:
+        self.members.append(member)
+        self.tree.add(*example(self.prompt, member))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The longest segment of each level."""
+        return tuple(max(len(node.ids) for node in level) for level in self.tree.levels())
 
 
 def micro_batches(
-    groups: Sequence[tuple[Prompt, Sequence[GroupMember]]], token_budget: int, device: torch.device
+    groups: Sequence[tuple[Prompt, Sequence[GroupMember]]],
+    token_budget: int,
+    device: torch.device,
+    *,
+    atomic: bool = False,
 ) -> Iterator[MicroBatch]:
     """Yields micro-batches of at most `token_budget` packed tokens, of groups of similar length.
 
-    A group larger than the budget is cut into parts that repeat its prompt. A response longer than the budget is a
-    micro-batch of its own. The gradient does not depend on the cut: the loss divides by N of the whole step.
+    A group larger than the budget is cut into parts that repeat its context, unless groups are `atomic`: a loss that
+    compares the members of a group needs all of them in one micro-batch. A member, or an atomic group, longer than the
+    budget is a micro-batch of its own. The gradient does not depend on the cut: the loss divides by N of the whole
+    step.
     """
-    parts = [part for prompt, members in groups for part in _within_budget(prompt, members, token_budget)]
+    parts = [part for prompt, members in groups for part in _parts(prompt, members, None if atomic else token_budget)]
     # Attention pads each level to its longest segment, so groups of similar length waste the least.
-    parts.sort(key=lambda part: (len(part[0].ids), max(len(member.ids) for member in part[1])))
-    batch: list[tuple[Prompt, list[GroupMember]]] = []
+    parts.sort(key=lambda part: part.widths)
+    batch: list[_Part] = []
     size = 0
     for part in parts:
-        cost = _cost(*part)
-        if batch and size + cost > token_budget:
+        if batch and size + part.tree.tokens > token_budget:
             yield _micro_batch(batch, device)
             batch, size = [], 0
         batch.append(part)
-        size += cost
+        size += part.tree.tokens
     if batch:
         yield _micro_batch(batch, device)
 
 
-def _cost(prompt: Prompt, members: Sequence[GroupMember]) -> int:
-    """Returns the packed tokens of a prompt with these members: the prompt once, each response minus its last token."""
-    return len(prompt.ids) + sum(len(member.ids) - 1 for member in members)
-
-
-def _within_budget(
-    prompt: Prompt, members: Sequence[GroupMember], budget: int
-) -> Iterator[tuple[Prompt, list[GroupMember]]]:
-    part: list[GroupMember] = []
+def _parts(prompt: Prompt, members: Sequence[GroupMember], budget: int | None) -> Iterator[_Part]:
+    part = _Part(prompt)
     for member in members:
-        if part and _cost(prompt, [*part, member]) > budget:
-            yield prompt, part
-            part = []
-        part.append(member)
-    if part:
-        yield prompt, part
+        if part.members and budget is not None:
+            tokens = part.tree.tokens + part.tree.new_tokens(*example(prompt, member))
+            if tokens > budget:
+                yield part
+                part = _Part(prompt)
+        part.add(member)
+    if part.members:
+        yield part
 
 
-def _micro_batch(parts: Sequence[tuple[Prompt, Sequence[GroupMember]]], device: torch.device) -> MicroBatch:
-    sequences = tuple((prompt, member) for prompt, members in parts for member in members)
+def _micro_batch(parts: Sequence[_Part], device: torch.device) -> MicroBatch:
+    groups = [[example(part.prompt, member) for member in part.members] for part in parts]
     return MicroBatch(
-        sequences,
-        pack([(prompt.ids, [member.ids for member in members]) for prompt, members in parts], device),
-        sum(len(prompt.ids) + len(member.ids) - 1 for prompt, member in sequences),
+        tuple((part.prompt, member) for part in parts for member in part.members),
+        pack(groups, device),
+        sum(len(context) + len(ids) - 1 for group in groups for context, ids in group),
     )
 
 
-def shared_length(prompts: Sequence[Sequence[int]]) -> int:
+def shared_length(prompts: Sequence[Ids]) -> int:
     """Returns the length of the prefix that all prompts share, or 0 if sharing it saves too little.
 
     Leaves each prompt its last token: the state of that token predicts the first token of its responses.
     """
-    common = takewhile(lambda column: len(set(column)) == 1, zip(*(prompt[:-1] for prompt in prompts), strict=False))
-    length = sum(1 for _ in common)
+    length = common_length([prompt[:-1] for prompt in prompts])
     return length if length * (len(prompts) - 1) >= WORTH_SHARING else 0
 
 
-def pack(groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], device: torch.device) -> Packed:
-    """Packs groups of (prompt ids, ids of the responses to it) into one row; see `Packed` for the layout.
+def pack(groups: Sequence[Sequence[Example]], device: torch.device) -> Packed:
+    """Packs groups of sequences into one row; sequences of a group share prefixes, and all groups one prefix.
 
-    Raises `ValueError` for an empty prompt or response.
+    See `Packed` for the layout. Raises `ValueError` for an empty context and for a sequence without trained ids.
     """
-    if not all(prompt and all(responses) for prompt, responses in groups):
+    if not all(context and trained for group in groups for context, trained in group):
         raise ValueError("an empty prompt has no token to predict a response from, an empty response none to train")
-    # Level 0: the prefix of all prompts, once.
-    shared = shared_length([prompt for prompt, _ in groups])
-    root = ((0, shared),) if shared else ()
-    ids = list(groups[0][0][:shared])
-    positions = list(range(shared))
-    # Level 1: the rest of each prompt. It attends to level 0.
-    prompts: list[Segment] = []
-    for prompt, _ in groups:
-        prompts.append(Segment((len(ids), len(prompt) - shared), root))
-        ids.extend(prompt[shared:])
-        positions.extend(range(shared, len(prompt)))
-    # Level 2: the responses. Each attends to level 0 and to its own prompt's rest, never to another response.
+    heads = [[context for context, _ in group] for group in groups if group]
+    shared = heads[0][0][: shared_length([contexts[0][: common_length(contexts)] for contexts in heads])]
+    trees = [PrefixTree(shared) for _ in groups]
+    sequences = [
+        (context, trained, tree.add(context, trained))
+        for tree, group in zip(trees, groups, strict=True)
+        for context, trained in group
+    ]
+    row = _Row(trees, shared)
     predictor: list[int] = []
     tokens: list[int] = []
     owner: list[int] = []
-    response_segments: list[Segment] = []
-    responses = [(group, response) for group, (_, several) in enumerate(groups) for response in several]
-    for number, (group, response) in enumerate(responses):
-        inputs = len(response) - 1
-        prompt, prompt_span = groups[group][0], prompts[group].span
-        # The prompt's last token predicts the response's first token, and each response token predicts the next one.
-        predictor.append(sum(prompt_span) - 1)
-        predictor.extend(range(len(ids), len(ids) + inputs))
-        tokens.extend(response)
-        owner.extend([number] * len(response))
-        if inputs:
-            response_segments.append(Segment((len(ids), inputs), (*root, prompt_span)))
-        # Positions continue the whole prompt, as if no other response were in the row.
-        positions.extend(range(len(prompt), len(prompt) + inputs))
-        ids.extend(response[:-1])
-    levels = [[Segment(span) for span in root], prompts, response_segments]
+    for number, (context, trained, node) in enumerate(sequences):
+        # The context's last token predicts the first trained token, and each trained token predicts the next one.
+        first = len(context) - 1
+        predictor.extend(row.places(node, first, first + len(trained)))
+        tokens.extend(trained)
+        owner.extend([number] * len(trained))
     return Packed(
-        ids_1_T=torch.tensor([ids], device=device),
-        positions_1_T=torch.tensor([positions], device=device),
-        layout=tuple(segment_level(segments, device) for segments in levels if segments),
+        ids_1_T=torch.tensor([row.ids], device=device),
+        positions_1_T=torch.tensor([row.positions], device=device),
+        layout=tuple(segment_level(segments, device) for segments in row.levels),
         predictor_N=torch.tensor(predictor, device=device),
         tokens_N=torch.tensor(tokens, device=device),
         response_N=torch.tensor(owner, device=device),
     )
+
+
+class _Row:
+    """The tokens of several trees in one row: first the root that all of them share, then level by level."""
+
+    def __init__(self, trees: Sequence[PrefixTree], shared: Ids) -> None:
+        self.ids = list(shared)
+        self.positions = list(range(len(shared)))
+        root = Segment((0, len(shared)))
+        self.levels = [[root]] if shared else []
+        self._segments: dict[Node, Segment] = {tree.root: root for tree in trees}
+        for levels in zip_longest(*(tree.levels() for tree in trees), fillvalue=[]):
+            self.levels.append([self._place(node) for nodes in levels for node in nodes])
+
+    def _place(self, node: Node) -> Segment:
+        # A node attends to the nodes of its path, never to another branch. Its positions continue the whole path, as if
+        # no other sequence were in the row.
+        prefix = tuple(span for one in node.path[:-1] if (span := self._segments[one].span)[1])
+        self._segments[node] = segment = Segment((len(self.ids), len(node.ids)), prefix)
+        self.ids.extend(node.ids)
+        self.positions.extend(range(node.start, node.end))
+        return segment
+
+    def places(self, node: Node, first: int, stop: int) -> Iterator[int]:
+        """Yields the indices in the row of positions `first` to `stop` (exclusive) of the path of `node`."""
+        for one in node.path:
+            offset = self._segments[one].span[0] - one.start
+            yield from range(offset + max(first, one.start), offset + min(stop, one.end))

@@ -6,7 +6,6 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any, Final
 
 import torch
@@ -16,8 +15,10 @@ from app.core.graders.run import Grade, GraderPool, Sample
 from app.core.spec.job import Evaluation, Sampling
 from app.core.spec.reports import Evaluated
 from worker.training.batching import pack
+from worker.training.groups import demonstration_turns
 from worker.training.interfaces import RolloutEngine
 from worker.training.lm_head import token_logprobs
+from worker.training.prefix_tree import PrefixTree
 from worker.training.rollouts.sampler import generator
 from worker.training.types import Completion, Prompt
 
@@ -54,20 +55,22 @@ def sample_of(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
 class _ScoredResponse:
     """A response with the log p and entropy of each of its tokens, in nats, once it has been scored."""
 
+    context: tuple[int, ...]
     ids: tuple[int, ...]
     temperature: float
     logprobs: Sequence[float] = ()
     entropies: Sequence[float] = ()
 
 
-_Rows = Sequence[tuple[tuple[int, ...], Sequence[_ScoredResponse]]]
-"""Prompt ids with the responses to them."""
+_Rows = Sequence[Sequence[_ScoredResponse]]
+"""The responses of each row, which share prefixes."""
 
 
 class Evaluator:
     """Evaluates the current policy.
 
-    eval/loss        mean negative log-likelihood per token of the held-out demonstrations
+    eval/loss        mean negative log-likelihood per token of the held-out demonstrations; of every trained turn for
+                     jobs that train on every turn
     eval/forward_kl  KL(base || policy) per token, estimated on answers of the base model: how much the policy forgets
 
     With a grader, over one greedy answer per prompt:
@@ -91,7 +94,9 @@ class Evaluator:
         *,
         seed: int,
         token_budget: int,
+        every_turn: bool = False,
     ) -> None:
+        """`every_turn`: `eval/loss` is over all trained turns of a row, not only its demonstration."""
         self.prompts = prompts
         self.wanted = wanted
         self.sampling = sampling
@@ -101,6 +106,7 @@ class Evaluator:
         self.pool = pool
         self.seed = seed
         self.token_budget = token_budget
+        self.every_turn = every_turn
         self._base: tuple[list[Completion], float] | None = None
 
     def evaluate(self, step: int) -> Evaluated:
@@ -108,17 +114,21 @@ class Evaluator:
         base_completions, base_logprob = self._base_answers()
         completions = [row[0] for row in self._sample(self.prompts, 1, None)] if self.pool else []
         demonstrations = [
-            None
-            if prompt.demonstration is None
-            else _ScoredResponse(self.tokenizer.response_ids(prompt.demonstration), 1.0)
+            [
+                _ScoredResponse(turn.context, turn.ids, 1.0)
+                for turn in demonstration_turns(prompt, self.tokenizer, every_turn=self.every_turn)
+            ]
             for prompt in self.prompts
         ]
-        answers = [_ScoredResponse(completion.ids, self.sampling.temperature) for completion in completions]
-        base = [_ScoredResponse(completion.ids, self.sampling.temperature) for completion in base_completions]
-        # Score all responses to a prompt in one pass, so that they share its prefix.
-        self._score([[response for response in row if response] for row in zip_longest(demonstrations, answers, base)])
+        answers, base = self._responses(completions), self._responses(base_completions)
+        # Score all responses of a row in one pass, so that they share prefixes.
+        rows = [list(turns) for turns in demonstrations]
+        for responses in (answers, base):
+            for row, response in zip(rows, responses, strict=False):
+                row.append(response)
+        self._score(rows)
         values = {
-            "eval/loss": _mean_nll([response for response in demonstrations if response]),
+            "eval/loss": _mean_nll([response for row in demonstrations for response in row]),
             "eval/forward_kl": base_logprob - _mean_logprob(base),
         }
         if self.pool is None:
@@ -166,23 +176,27 @@ class Evaluator:
             # A resumed run samples them again and gets the same: they depend on the seed and the frozen base only.
             with self.policy.base_only():
                 completions = [row[0] for row in self._sample(prompts, 1, generator(self.seed, _BASE_STREAM))]
-                scored = [_ScoredResponse(completion.ids, self.sampling.temperature) for completion in completions]
+                scored = self._responses(completions)
                 self._score([[response] for response in scored])
             self._base = completions, _mean_logprob(scored)
         return self._base
 
-    @torch.no_grad()
-    def _score(self, responses: Sequence[Sequence[_ScoredResponse]]) -> None:
-        """Sets log p and entropy of each token; `responses[i]` are the responses to prompt i."""
-        rows: _Rows = [
-            (prompt.ids, to_prompt) for prompt, to_prompt in zip(self.prompts, responses, strict=False) if to_prompt
+    def _responses(self, completions: Sequence[Completion]) -> list[_ScoredResponse]:
+        """Returns the completions of the first prompts, to be scored."""
+        return [
+            _ScoredResponse(prompt.ids, completion.ids, self.sampling.temperature)
+            for prompt, completion in zip(self.prompts, completions, strict=False)
         ]
+
+    @torch.no_grad()
+    def _score(self, rows: _Rows) -> None:
+        """Sets log p and entropy of each token of all responses."""
+        rows = [row for row in rows if row]
         while rows:
             part, rows = self._within_budget(rows)
-            packed = pack(
-                [(prompt, [response.ids for response in to_prompt]) for prompt, to_prompt in part], self.policy.device
-            )
-            scored = [response for _, to_prompt in part for response in to_prompt]
+            groups = [[(response.context, response.ids) for response in row] for row in part]
+            packed = pack(groups, self.policy.device)
+            scored = [response for row in part for response in row]
             # Indices of each response's tokens among the N trained tokens.
             indices = torch.arange(len(packed.tokens_N), device=self.policy.device).split(
                 [len(response.ids) for response in scored]
@@ -202,8 +216,11 @@ class Evaluator:
     def _within_budget(self, rows: _Rows) -> tuple[_Rows, _Rows]:
         """Splits off as many rows as fit into one pass, at least one; returns them and the rest."""
         tokens = 0
-        for count, (prompt, responses) in enumerate(rows):
-            tokens += len(prompt) + sum(len(response.ids) for response in responses)
+        for count, row in enumerate(rows):
+            tree = PrefixTree()
+            for response in row:
+                tree.add(response.context, response.ids)
+            tokens += tree.tokens
             if count and tokens > self.token_budget:
                 return rows[:count], rows[count:]
         return rows, []

@@ -110,7 +110,7 @@ class Policy:
         """
         vocabulary = self.head.weight_V_H.shape[0]
         prompt, *responses = (tuple((7 * i + k) % vocabulary for i in range(1, 7)) for k in (0, 3, 11))
-        batch = pack([(prompt, responses)], self.device)
+        batch = pack([[(prompt, response) for response in responses]], self.device)
         packed_N, _ = self.logprobs(batch, 1.0)
         expected: list[Tensor] = []
         for response in responses:

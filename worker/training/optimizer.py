@@ -125,7 +125,9 @@ class Updater:
     def _accumulate_within_memory(self, trained: TrainedGroups, denominator: int) -> _Totals:
         return self.token_budget.run(
             lambda tokens: self._accumulate(trained, denominator, tokens),
-            shortest=min(len(prompt.ids) + len(member.ids) for prompt, members in trained for member in members),
+            shortest=min(
+                len(member.context_in(prompt)) + len(member.ids) for prompt, members in trained for member in members
+            ),
             reset=lambda: self.optimizer.zero_grad(set_to_none=True),
         )
 

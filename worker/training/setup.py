@@ -181,6 +181,7 @@ def _evaluator(
         pool,
         seed=spec.seed,
         token_budget=TOKEN_BUDGET,
+        every_turn=spec.trains_every_turn,
     )
 
 

@@ -11,10 +11,16 @@ from peft import get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from worker.training.batching import Example
 from worker.training.model import Policy
 
 Groups = Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]
 """Prompt ids and the ids of the responses to it."""
+
+
+def examples(groups: Groups) -> list[list[Example]]:
+    """The same groups as sequences, as the engine packs them."""
+    return [[(prompt, response) for response in responses] for prompt, responses in groups]
 
 
 def plain_base(directory: Path, attention: str = "eager", /, **changes: object) -> Any:

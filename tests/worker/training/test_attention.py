@@ -35,7 +35,7 @@ def with_shared_head(length: int) -> plain.Groups:
 
 
 def engine_logprobs(policy: Policy, groups: plain.Groups, temperature: float = 1.0) -> Tensor:
-    return policy.logprobs(pack(groups, CPU), temperature)[0]
+    return policy.logprobs(pack(plain.examples(groups), CPU), temperature)[0]
 
 
 @pytest.fixture(params=["products", "fused kernel"])
@@ -54,7 +54,7 @@ def test_packed_equals_single_forward_passes(
     """Without and with a head that all prompts share, shorter and longer than the sliding window."""
     monkeypatch.setattr(batching, "WORTH_SHARING", 1)
     groups = with_shared_head(head)
-    assert len(pack(groups, CPU).layout) == (3 if head else 2)
+    assert len(pack(plain.examples(groups), CPU).layout) == (3 if head else 2)
     model = plain.plain_copy(model_directory(architecture), policy)
     found_N, expected_N = engine_logprobs(policy, groups), plain.logprobs(model, groups)
     assert float((found_N - expected_N).detach().abs().max()) < 1e-5
@@ -131,17 +131,9 @@ def test_prompt_padding_is_invisible() -> None:
     assert [row[0] for row in rows] == [[1, 0, 0, 1], [1, 1, 1, 1]]
 
 
-def test_prompt_without_responses_is_harmless(llama: Policy) -> None:
-    first, second = random_groups()[:2]
-    with torch.no_grad():
-        alone = engine_logprobs(llama, [second])
-        together = engine_logprobs(llama, [(first[0], []), second])
-    assert torch.allclose(together, alone, atol=1e-5, rtol=0)
-
-
 def test_single_token_responses_need_no_rows(llama: Policy, model_directory: ModelDirectory) -> None:
     groups = random_groups([(4, (1, 1)), (6, (1,))])
-    assert pack(groups, CPU).ids_1_T.shape == (1, 10)
+    assert pack(plain.examples(groups), CPU).ids_1_T.shape == (1, 10)
     expected = plain.logprobs(plain.plain_copy(model_directory("llama"), llama), groups)
     assert torch.allclose(engine_logprobs(llama, groups), expected, atol=1e-5, rtol=0)
 

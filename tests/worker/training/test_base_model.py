@@ -25,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:bitsandbytes
 
 PROMPT = tuple(range(3, 12))
 RESPONSES = [(5, 9, 4), (7, 3, 8, 6)]
+GROUPS = plain.examples([(PROMPT, RESPONSES)])
 
 
 def policy_of(directory: Path, lora: Lora = architectures.LORA) -> Policy:
@@ -54,10 +55,9 @@ def test_4bit_gradients_equal_dequantised_ones(lora: Lora, tmp_path: Path, model
     with torch.no_grad():
         for name, value in reference.trained.items():
             value.copy_(policy.trained[name])
-        policy.logprobs(pack([(PROMPT, RESPONSES)], policy.device), 1.0)  # a pass without gradient comes first
+        policy.logprobs(pack(GROUPS, policy.device), 1.0)  # a pass without gradient comes first
     found, expected = (
-        plain.gradients(one.model, one.logprobs(pack([(PROMPT, RESPONSES)], one.device), 1.0)[0].sum())
-        for one in (policy, reference)
+        plain.gradients(one.model, one.logprobs(pack(GROUPS, one.device), 1.0)[0].sum()) for one in (policy, reference)
     )
     assert plain.distance(found, expected) < 0.05  # bf16 products against fp32
 

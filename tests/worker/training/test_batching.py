@@ -59,12 +59,30 @@ def test_batch_is_at_most_the_whole_data() -> None:
 
 
 def test_packing_by_hand() -> None:
-    batch = pack([((10, 11, 12), [(20, 21, 22), (30,)]), ((13,), [(40, 41)])], CPU)
-    assert batch.ids_1_T.tolist() == [[10, 11, 12, 13, 20, 21, 40]]  # no response's last token
-    assert batch.positions_1_T.tolist() == [[0, 1, 2, 0, 3, 4, 1]]
-    assert batch.tokens_N.tolist() == [20, 21, 22, 30, 40, 41]
-    assert batch.predictor_N.tolist() == [2, 4, 5, 2, 3, 6]
-    assert batch.response_N.tolist() == [0, 0, 0, 1, 2, 2]
+    batch = pack([[((10, 11, 12), (20, 21, 22)), ((10, 11, 12), (30, 31))], [((13,), (40, 41))]], CPU)
+    assert batch.ids_1_T.tolist() == [[10, 11, 12, 13, 40, 20, 21, 30]]  # no response's last token
+    assert batch.positions_1_T.tolist() == [[0, 1, 2, 0, 1, 3, 4, 3]]
+    assert batch.tokens_N.tolist() == [20, 21, 22, 30, 31, 40, 41]
+    assert batch.predictor_N.tolist() == [2, 5, 6, 2, 7, 3, 4]
+    assert batch.response_N.tolist() == [0, 0, 0, 1, 1, 2, 2]
+
+
+def test_packing_a_conversation_by_hand() -> None:
+    """Turns that continue each other are one segment; where the second history differs, the segment is cut."""
+    linear = [((10, 11), (20, 21, 2)), ((10, 11, 20, 21, 2, 12), (22, 2)), ((10, 11, 20, 21, 2, 12, 22, 2, 13), (23,))]
+    batch = pack([linear], CPU)
+    assert batch.ids_1_T.tolist() == [[10, 11, 20, 21, 2, 12, 22, 2, 13]]
+    assert batch.positions_1_T.tolist() == [list(range(9))]
+    assert (len(batch.layout), len(batch.layout[0].index_N_L)) == (1, 1)
+    assert batch.tokens_N.tolist() == [20, 21, 2, 22, 2, 23]
+    assert batch.predictor_N.tolist() == [1, 2, 3, 5, 6, 8]
+    assert batch.response_N.tolist() == [0, 0, 0, 1, 1, 2]
+    # The second context has no 20, the thought of the first answer.
+    diverging = [((10, 11), (20, 21, 2)), ((10, 11, 21, 2, 12), (22, 23, 2))]
+    batch = pack([diverging], CPU)
+    assert batch.ids_1_T.tolist() == [[10, 11, 20, 21, 21, 2, 12, 22, 23]]
+    assert batch.positions_1_T.tolist() == [[0, 1, 2, 3, 2, 3, 4, 5, 6]]
+    assert batch.predictor_N.tolist() == [1, 2, 3, 6, 7, 8]
 
 
 Groups = list[tuple[Prompt, list[GroupMember]]]
@@ -144,16 +162,35 @@ def test_prefix_is_shared_when_long_enough() -> None:
     assert shared_length([[*head, 50], [*head, 51, 52], [*head, 53]]) == 40
     assert shared_length([head, head, head, head]) == 39  # each keeps the token that predicts the response
     assert shared_length([head]) == 0
-    packed = pack([([*head, last], [(7, 8)]) for last in (50, 51, 52)], CPU)
-    assert packed.ids_1_T.tolist() == [[*head, 50, 51, 52, 7, 7, 7]]
-    assert packed.positions_1_T.tolist() == [[*range(40), 40, 40, 40, 41, 41, 41]]
-    assert packed.predictor_N.tolist() == [40, 43, 41, 44, 42, 45]
+    packed = pack([[([*head, last], (7, 8))] for last in (50, 51, 52)], CPU)
+    assert packed.ids_1_T.tolist() == [[*head, 50, 7, 51, 7, 52, 7]]
+    assert packed.positions_1_T.tolist() == [[*range(40), 40, 41, 40, 41, 40, 41]]
+    assert packed.predictor_N.tolist() == [40, 41, 42, 43, 44, 45]
 
 
-@pytest.mark.parametrize("bad", [((), [(5, 2)]), ((5,), [(6, 2), ()]), ((5,), [()])])
-def test_empty_prompt_or_response_is_rejected(
-    bad: tuple[tuple[int, ...], list[tuple[int, ...]]],
-) -> None:
+@pytest.mark.parametrize("bad", [[((), (5, 2))], [((5,), (6, 2)), ((5,), ())], [((5,), ())]])
+def test_empty_prompt_or_response_is_rejected(bad: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
     """The prompt is what is not trained, the response what is; in another place each would shift the other."""
     with pytest.raises(ValueError, match="an empty prompt has no token"):
-        pack([((5, 6), [(7, 2)]), bad], CPU)
+        pack([[((5, 6), (7, 2))], bad], CPU)
+
+
+def test_contexts_of_members_are_budgeted() -> None:
+    """Turns share their history until the budget cuts them; a turn longer than the budget stands alone."""
+    turns = [((3,) * 10, (4,) * 6), ((3,) * 10 + (4,) * 6 + (5,) * 4, (6,) * 6), ((3,) * 10 + (7,) * 5, (8,) * 2)]
+    members = [GroupMember(Source.expert, ids, str(k), finished=True, context=c) for k, (c, ids) in enumerate(turns)]
+    groups = [(Prompt(1, "", (9,), None, (), {}), members)]
+    [whole] = batches(groups, 31)
+    assert (packed_tokens(whole), whole.unshared_tokens) == (25 + 6, 15 + 25 + 16)
+    two, one = sorted(batches(groups, 30), key=packed_tokens, reverse=True)
+    assert (packed_tokens(two), [member.text for _, member in two.sequences]) == (25, ["0", "1"])
+    assert (packed_tokens(one), one.unshared_tokens) == (16, 16)
+    alone = batches(groups, 1)
+    assert sorted(packed_tokens(batch) for batch in alone) == [15, 16, 25]
+
+
+def test_atomic_groups_are_never_cut() -> None:
+    groups = random_groups()
+    for batch in micro_batches(groups, 1, CPU, atomic=True):
+        [line] = {prompt.line for prompt, _ in batch.sequences}
+        assert [member.text for _, member in batch.sequences] == [member.text for member in groups[line - 1][1]]

@@ -21,7 +21,7 @@ from tests.worker.training.runs import Job, of_kind
 from worker.training.evaluation import SAMPLES_SHOWN, Evaluator, pass_at_k, sample_of
 from worker.training.model import Policy
 from worker.training.rollouts.sampler import Sampler, generator
-from worker.training.types import Prompt
+from worker.training.types import Prompt, Turn
 
 SAMPLING = Sampling(max_tokens=5, temperature=1.7, top_p=0.9)
 
@@ -116,6 +116,26 @@ def test_values_equal_single_forward_passes(
             of_base = plain.logprobs(model, written, temperature)
     assert values["eval/forward_kl"] == pytest.approx(float((of_base - of_policy).mean()), abs=1e-4)
     assert abs(values["eval/forward_kl"] or 0.0) > 0.01
+
+
+@pytest.mark.parametrize("every_turn", [True, False])
+def test_loss_is_over_the_trained_turns(
+    every_turn: bool, sampler: Sampler, chat: ChatTokenizer, chat_directory: Path
+) -> None:
+    """All turns for jobs that train on all, else the demonstration; a row may have no demonstration but turns."""
+    first, second, third = (chat.prompt_ids([{"role": "user", "content": text}]) for text in ("1+1=", "2+2=", "3+3="))
+    turns = [Turn(first, chat.response_ids("2"), "2"), Turn(first + second, chat.response_ids("four"), "four")]
+    rows = [
+        Prompt(1, "", first + second, "four", (), {}, turns=tuple(turns)),
+        Prompt(2, "", first + third, None, (), {}, turns=(turns[0],)),
+        prompt(chat, 3, "6"),
+    ]
+    values = evaluator(rows, sampler, chat, None, every_turn=every_turn).evaluate(1).values
+    scored = [*turns, turns[0]] if every_turn else turns[1:]
+    pairs = [(turn.context, [turn.ids]) for turn in scored]
+    pairs.append((rows[2].ids, [chat.response_ids("6")]))
+    expected = -plain.logprobs(plain.plain_copy(chat_directory, sampler.policy), pairs).detach().mean()
+    assert values["eval/loss"] == pytest.approx(float(expected), abs=1e-5)
 
 
 def entropy(model: Any, prompt_ids: tuple[int, ...], response: tuple[int, ...], temperature: float) -> torch.Tensor:

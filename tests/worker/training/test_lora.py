@@ -184,7 +184,7 @@ def test_bf16_policy_is_close_to_fp32(model_directory: ModelDirectory, tmp_path:
 
 def test_dropout_only_in_updates_and_seeded(model_directory: ModelDirectory) -> None:
     policy = random_policy(model_directory("llama"), Lora(r=4, alpha=8, dropout=0.5))
-    batch = pack([((5, 6, 7), [(8, 9, 10)])], policy.device)
+    batch = pack([[((5, 6, 7), (8, 9, 10))]], policy.device)
 
     def logprobs() -> torch.Tensor:
         return policy.logprobs(batch, 1.0)[0]

@@ -64,7 +64,7 @@ def test_lora_variants_equal_peft(lora: Lora, model_directory: ModelDirectory) -
     policy = random_policy(model_directory("llama"), lora)
     model = plain.plain_copy(model_directory("llama"), policy)
     groups = [([5, 6, 7], [[8, 9, 2], [10, 2]]), ([11], [[3]])]
-    found_N, expected_N = policy.logprobs(pack(groups, CPU), 0.6)[0], plain.logprobs(model, groups, 0.6)
+    found_N, expected_N = policy.logprobs(pack(plain.examples(groups), CPU), 0.6)[0], plain.logprobs(model, groups, 0.6)
     assert torch.allclose(found_N, expected_N, atol=1e-5, rtol=0)
     found, expected = plain.gradients(policy.model, found_N.sum()), plain.gradients(model, expected_N.sum())
     assert plain.distance(found, expected) < 1e-5
@@ -77,8 +77,8 @@ def test_training_continues_from_an_adapter(model_directory: ModelDirectory, tmp
     after = load_policy(directory, LORA, seed=9, adapter=tmp_path)
     assert after.trained.keys() == before.trained.keys()
     assert all(torch.equal(after.trained[name], value) for name, value in before.trained.items())
-    groups = [([5, 6, 7], [[8, 9, 2]])]
-    assert torch.equal(after.logprobs(pack(groups, CPU), 1.0)[0], before.logprobs(pack(groups, CPU), 1.0)[0])
+    batch = pack([[((5, 6, 7), (8, 9, 2))]], CPU)
+    assert torch.equal(after.logprobs(batch, 1.0)[0], before.logprobs(batch, 1.0)[0])
 
 
 def test_adapter_of_another_shape_is_rejected(model_directory: ModelDirectory, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from tests.worker.training import architectures
+from tests.worker.training import architectures, plain
 from tests.worker.training.architectures import ARCHITECTURES, LORA, random_policy
 from worker.training.batching import pack
 from worker.training.recompute import rebuild_plan, recompute_activations, recomputed
@@ -97,7 +97,7 @@ def test_layer_saves_residuals_and_products_only(tmp_path: Path, name: str) -> N
     random = torch.Generator().manual_seed(1)
     prompt = torch.randint(3, 24, (30,), generator=random).tolist()
     responses = [torch.randint(3, 24, (20,), generator=random).tolist() for _ in range(4)]
-    batch = pack([(prompt, responses)], policy.device)
+    batch = pack(plain.examples([(prompt, responses)]), policy.device)
     weights = {value.untyped_storage().data_ptr() for value in policy.model.state_dict().values()}
     kept: dict[int, int] = {}
 
