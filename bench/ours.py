@@ -24,7 +24,7 @@ def build(case: Case, model_dir: Path, _contender: str) -> Callable[[], object]:
     policy = load_policy(model_dir, Lora(), 0)
     prompts, responses = tokens(case)
     if case.kind == "rollout":
-        sampler = Sampler(policy, end_id=-1, pad_id=0)  # no token ends a sequence: all have the same length
+        sampler = Sampler(policy, end_ids=(), pad_id=0)  # no token ends a sequence: all have the same length
         sampling = Sampling(max_tokens=case.response_tokens)
         return lambda: sampler.sample(prompts, case.members, sampling, generator(0))
     updater = Updater(
@@ -41,7 +41,7 @@ def build(case: Case, model_dir: Path, _contender: str) -> Callable[[], object]:
     advantages = [1.0] if case.kind == "supervised" else group_advantages(rewards)
     groups = [
         PromptGroup(
-            Prompt(1, "", prompt, None, (), {}),
+            Prompt(1, "", prompt, (), {}),
             [
                 GroupMember(Source.teacher, ids, "", True, advantage=advantage)
                 for ids, advantage in zip(members, advantages, strict=True)

@@ -12,6 +12,7 @@ from app.core.errors import InvalidRequest
 from app.core.files.tables import File
 from app.core.jobs.leases import Claim
 from app.core.jobs.tables import Checkpoint
+from app.core.models import registry
 from app.core.settings import Settings
 from app.core.spec.job import TrainerSpec
 from app.core.storage.blobs import BlobCorrupt, BlobMissing, BlobStore
@@ -69,6 +70,8 @@ class Workspace:
             attempt=self._claim.attempt,
             spec=self._claim.spec,
             base_model_dir=str(base_model_dir.absolute()),
+            context_length=registry.context_length(base_model_dir),
+            created_at=self._claim.created_at,
             adapter_path=str(adapter) if adapter else None,
             training_path=str(training),
             validation_path=str(self._fetch(inputs.validation, "validation_file")) if inputs.validation else None,

@@ -15,7 +15,6 @@ from app.core.graders.run import Grade, GraderPool, Sample
 from app.core.spec.job import Evaluation, Sampling
 from app.core.spec.reports import Evaluated
 from worker.training.batching import pack
-from worker.training.groups import demonstration_turns
 from worker.training.interfaces import RolloutEngine
 from worker.training.lm_head import token_logprobs
 from worker.training.prefix_tree import PrefixTree
@@ -94,9 +93,7 @@ class Evaluator:
         *,
         seed: int,
         token_budget: int,
-        every_turn: bool = False,
     ) -> None:
-        """`every_turn`: `eval/loss` is over all trained turns of a row, not only its demonstration."""
         self.prompts = prompts
         self.wanted = wanted
         self.sampling = sampling
@@ -106,7 +103,6 @@ class Evaluator:
         self.pool = pool
         self.seed = seed
         self.token_budget = token_budget
-        self.every_turn = every_turn
         self._base: tuple[list[Completion], float] | None = None
 
     def evaluate(self, step: int) -> Evaluated:
@@ -114,11 +110,7 @@ class Evaluator:
         base_completions, base_logprob = self._base_answers()
         completions = [row[0] for row in self._sample(self.prompts, 1, None)] if self.pool else []
         demonstrations = [
-            [
-                _ScoredResponse(turn.context, turn.ids, 1.0)
-                for turn in demonstration_turns(prompt, self.tokenizer, every_turn=self.every_turn)
-            ]
-            for prompt in self.prompts
+            [_ScoredResponse(turn.context, turn.ids, 1.0) for turn in prompt.turns] for prompt in self.prompts
         ]
         answers, base = self._responses(completions), self._responses(base_completions)
         # Score all responses of a row in one pass, so that they share prefixes.

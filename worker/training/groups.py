@@ -4,56 +4,38 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from app.core.chat.encoding import Turn
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import Source
+from app.core.spec.teacher_answers import Provenance
 from worker.training.interfaces import RolloutEngine
 from worker.training.rollouts.sampler import generator
-from worker.training.types import Completion, GroupMember, Prompt, PromptGroup, Turn
+from worker.training.types import Completion, GroupMember, Prompt, PromptGroup
 
 _ROLLOUT_STREAM = 1
 _TEACHER_STREAM = 2
 
 
-def demonstration_turns(prompt: Prompt, tokenizer: ChatTokenizer, *, every_turn: bool) -> tuple[Turn, ...]:
-    """Returns the turns that are trained on: every trained turn of the row, or its demonstration only."""
-    if every_turn and prompt.turns:
-        return prompt.turns
-    if prompt.demonstration is None:
-        return ()
-    return prompt.turns[-1:] or (Turn(prompt.ids, tokenizer.response_ids(prompt.demonstration), prompt.demonstration),)
-
-
-def written_members(
-    prompt: Prompt, mix: GroupMix, tokenizer: ChatTokenizer, seed: int, step: int, *, every_turn: bool = False
-) -> list[GroupMember]:
-    """Returns the demonstration and teacher members of a row; with `every_turn` a member for each trained turn.
+def written_members(prompt: Prompt, mix: GroupMix, seed: int, step: int) -> list[GroupMember]:
+    """Returns the demonstration and teacher members of a row; in supervised jobs a member for each trained turn.
 
     Of more teacher answers than `mix.teacher`, each step takes a seeded random choice, so all of them get trained on.
     """
-    turns = demonstration_turns(prompt, tokenizer, every_turn=every_turn) if mix.expert else ()
+    turns = prompt.turns if mix.expert else ()
     members = [
-        GroupMember(
-            Source.expert,
-            turn.ids,
-            turn.text,
-            finished=True,
-            context=turn.context,
-            turn=number if len(turns) > 1 else None,
-        )
+        _written(Source.expert, turn, number=number if len(turns) > 1 else None)
         for number, turn in enumerate(turns, start=1)
     ]
     answers = prompt.teacher_answers
     if len(answers) > mix.teacher:
         random = np.random.default_rng([seed, _TEACHER_STREAM, step, prompt.line])
         answers = tuple(answers[i] for i in sorted(random.permutation(len(answers))[: mix.teacher]))
-    members.extend(
-        GroupMember(
-            Source.teacher, tokenizer.response_ids(answer.text), answer.text, finished=True, teacher=answer.origin
-        )
-        for answer in answers
-    )
-    return members
+    return members + [_written(Source.teacher, answer.turn, origin=answer.origin) for answer in answers]
+
+
+def _written(source: Source, turn: Turn, *, number: int | None = None, origin: Provenance | None = None) -> GroupMember:
+    return GroupMember(source, turn.ids, turn.text, finished=True, context=turn.context, turn=number, teacher=origin)
 
 
 def rollout_member(completion: Completion, tokenizer: ChatTokenizer, version: int) -> GroupMember:
@@ -81,20 +63,14 @@ def build_groups(
     seed: int,
     step: int,
     rank: int = 0,
-    *,
-    every_turn: bool = False,
     on_member: Callable[[Prompt, GroupMember], None] = lambda _prompt, _member: None,
 ) -> list[PromptGroup]:
     """Returns one group per prompt. Samples the rollouts of all prompts in one call.
 
-    A row with fewer answers than `mix` asks for has a smaller group. With `every_turn` each trained turn of a row is a
-    member, else only its demonstration. Each `rank` has its own random stream. Calls
+    A row with fewer answers than `mix` asks for has a smaller group. Each `rank` has its own random stream. Calls
     `on_member` for each member as soon as it is complete; for rollouts from any thread.
     """
-    groups = [
-        PromptGroup(prompt, written_members(prompt, mix, tokenizer, seed, step, every_turn=every_turn))
-        for prompt in prompts
-    ]
+    groups = [PromptGroup(prompt, written_members(prompt, mix, seed, step)) for prompt in prompts]
     for group in groups:
         for member in group.members:
             on_member(group.prompt, member)

@@ -3,14 +3,16 @@
 import json
 import os
 import threading
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 import torch
 import transformers
 from safetensors import SafetensorError
 
+from app.core.chat.encoding import Drop, RowRules, held_out_rules, rules_of
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import ExternalServices, GraderPool
 from app.core.spec.job import GroupMethod, JobSpec, TrainerSpec
@@ -35,6 +37,12 @@ from worker.training.trainer import Stopped, Trainer
 from worker.training.types import JobFailure, Prompt
 
 WARNINGS_SHOWN = 20
+_REASONS: Final = {
+    Drop.template_refused: "rejected by the model's chat template",
+    Drop.prompt_too_long: "with a prompt that is too long",
+    Drop.answer_too_long: "with an answer that is too long",
+    Drop.no_answer: "without an answer to learn from",
+}
 
 
 def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
@@ -79,7 +87,7 @@ def _train(trainer_spec: TrainerSpec, ranks: Ranks, run_dir: Path, report: Repor
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     transformers.utils.logging.disable_progress_bar()
     base_dir = Path(trainer_spec.base_model_dir)
-    tokenizer = load_tokenizer(base_dir)
+    tokenizer = load_tokenizer(base_dir).using(spec.chat_template_kwargs, trainer_spec.created_at)
     prompts, held_out = _load_data(trainer_spec, tokenizer, report)
     start = Path(trainer_spec.adapter_path) if trainer_spec.adapter_path else None
     wanted = spec.hyperparameters
@@ -135,10 +143,10 @@ def _sampler(
 ) -> AbstractContextManager[RolloutEngine]:
     """Returns the rollout server for jobs that train on rollouts, else the in-process sampler, used for evaluation."""
     if trainer_spec.rollout_url is None or trainer_spec.spec.group.self_ == 0:
-        return nullcontext(Sampler(policy, tokenizer.end_id, tokenizer.pad_id))
+        return nullcontext(Sampler(policy, tokenizer.end_ids, tokenizer.pad_id))
     return serving(
         policy,
-        tokenizer.end_id,
+        tokenizer.end_ids,
         VllmClient(trainer_spec.rollout_url, os.environ.get(ROLLOUT_API_KEY), stop),
         base_name=Path(trainer_spec.base_model_dir).name,
         # Each rank loads its own adapter on the server, so that no rank waits for another.
@@ -181,43 +189,49 @@ def _evaluator(
         pool,
         seed=spec.seed,
         token_budget=TOKEN_BUDGET,
-        every_turn=spec.trains_every_turn,
     )
 
 
 def _load_data(
     trainer_spec: TrainerSpec, tokenizer: ChatTokenizer, report: Reporter
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """Returns the usable training rows and the held-out rows. Raises `JobFailure` if no training row is usable."""
-    spec = trainer_spec.spec
-    warnings: list[str] = []
-    room = spec.settings.sampling.max_tokens
-    training = Path(trainer_spec.training_path)
-    prompts = load_prompts(training, tokenizer, spec.hyperparameters, room if spec.group.self_ else 1, warnings.append)
-    prompts = [prompt for prompt in prompts if _has_members(prompt, spec)]
+    """Returns the usable training rows and held-out rows. Raises `JobFailure` if a file has none."""
+    spec, context = trainer_spec.spec, trainer_spec.context_length
+    prompts = _usable(trainer_spec.training_path, tokenizer, rules_of(spec, context), "training_file", spec, report)
     held_out: list[Prompt] = []
     if trainer_spec.validation_path is not None:
-        held_out = load_prompts(
-            Path(trainer_spec.validation_path), tokenizer, spec.hyperparameters, room, warnings.append
-        )
+        rules = held_out_rules(spec, context)
+        held_out = _usable(trainer_spec.validation_path, tokenizer, rules, "validation_file", spec, report)
+    return prompts, held_out
+
+
+def _usable(
+    path: str, tokenizer: ChatTokenizer, rules: RowRules, param: str, spec: JobSpec, report: Reporter
+) -> list[Prompt]:
+    """Returns the usable rows of a file and reports what is not used."""
+    warnings: list[str] = []
+    dropped: Counter[Drop] = Counter()
+    prompts = load_prompts(Path(path), tokenizer, rules, warnings.append, param=param, dropped=dropped)
+    name = param.replace("_", " ")
     for warning in warnings[:WARNINGS_SHOWN]:
-        report(Message(level="warn", message=warning))
+        report(Message(level="warn", message=f"{name}, {warning}" if param != "training_file" else warning))
     if len(warnings) > WARNINGS_SHOWN:
+        report(Message(level="warn", message=f"{len(warnings) - WARNINGS_SHOWN} more rows or answers were dropped"))
+    if dropped:
+        reasons = ", ".join(f"{count:,} {_REASONS[reason]}" for reason, count in dropped.most_common())
+        lost = dropped.total()
         report(
-            Message(level="warn", message=f"{len(warnings) - WARNINGS_SHOWN} more rows or answers exceed max_length")
+            Message(
+                level="warn",
+                message=f"{lost:,} of {lost + len(prompts):,} rows of the {name} are not used: {reasons}",
+                data={"used": len(prompts), **{f"dropped_{reason}": count for reason, count in dropped.items()}},
+            )
         )
     if not prompts:
         raise JobFailure(
             TrainerExit.bad_data,
             "no_usable_rows",
-            f"Method '{spec.method}' can use no row of the training file. See the job's warnings for the reason.",
-            "training_file",
+            f"Method '{spec.method}' can use no row of the {name}. See the job's warnings for the reason.",
+            param,
         )
-    return prompts, held_out
-
-
-def _has_members(prompt: Prompt, spec: JobSpec) -> bool:
-    group = spec.group
-    has_teacher = group.teacher and (prompt.teacher_answers or spec.teacher is not None)
-    has_turn = prompt.demonstration is not None or (spec.trains_every_turn and prompt.turns)
-    return bool(group.self_ or (group.expert and has_turn) or has_teacher)
+    return prompts

@@ -1,6 +1,7 @@
 """Tokenisation: turns rows into prompts with the model's own tokenizer, within the job's length limits."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -8,11 +9,11 @@ from typing import Final
 from transformers import AutoTokenizer
 
 from app.core.chat import tokenizer as chat
+from app.core.chat.encoding import Drop, EncodedRow, RowRules, encode
 from app.core.chat.templates import TemplateRefused
 from app.core.chat.tokenizer import ChatTokenizer, UnusableTokenizer
-from app.core.spec.job import Hyperparameters
 from app.core.spec.reports import TrainerExit
-from app.core.spec.rows import Row, RowError, parse_row
+from app.core.spec.rows import Row, RowError, read_rows
 from app.core.spec.teacher_answers import Provenance
 from worker.training.types import JobFailure, Prompt, UsableAnswer
 
@@ -33,54 +34,53 @@ def load_tokenizer(directory: Path) -> ChatTokenizer:
 
 
 def load_prompts(
-    path: Path, tokenizer: ChatTokenizer, limits: Hyperparameters, max_new: int, warn: Callable[[str], None]
+    path: Path,
+    tokenizer: ChatTokenizer,
+    rules: RowRules,
+    warn: Callable[[str], None],
+    *,
+    param: str = "training_file",
+    dropped: Counter[Drop] | None = None,
 ) -> list[Prompt]:
     """Returns all usable rows of a JSONL file.
 
-    Drops a demonstration that exceeds `limits.max_length` with a line-numbered warning: cut off, it would lose its
-    final answer, be graded 0 and be trained down. Drops a prompt that leaves no room for `max_new` tokens too. Raises
-    `JobFailure` for an invalid row, and for a row that the model's chat template rejects.
+    Drops what exceeds the limit or what the chat template rejects, with a line-numbered warning, and counts the rows
+    lost in `dropped`. Raises `JobFailure` with `param` for an invalid row.
     """
+    counts: Counter[Drop] = Counter() if dropped is None else dropped
     prompts: list[Prompt] = []
-    with path.open("rb") as lines:
-        for line, raw in enumerate(lines, start=1):
-            if not raw.strip():
-                continue
+    try:
+        for line, row in read_rows(path):
             try:
-                prompt = _prompt(parse_row(raw, line), line, tokenizer, limits.max_length, max_new, warn)
-            except RowError as error:
-                raise JobFailure(TrainerExit.bad_data, "invalid_file", str(error), "training_file") from error
+                encoded = encode(row, tokenizer, rules)
             except TemplateRefused as error:
-                message = f"line {line}: {error.message}"
-                raise JobFailure(TrainerExit.bad_data, "invalid_file", message, "training_file") from error
-            if prompt is not None:
-                prompts.append(prompt)
+                warn(f"line {line}: dropped, {error.message}")
+                counts[Drop.template_refused] += 1
+                continue
+            for part in encoded.dropped:
+                is_row = part.reason is Drop.prompt_too_long
+                warn(f"line {line}: {'dropped' if is_row else f'a {part.part} was dropped'}, {part.message}")
+            if (lost := encoded.lost) is not None:
+                counts[lost] += 1
+            else:
+                prompts.append(_prompt(row, line, encoded))
+    except RowError as error:
+        raise JobFailure(TrainerExit.bad_data, "invalid_file", str(error), param) from error
     return prompts
 
 
-def _prompt(
-    row: Row, line: int, tokenizer: ChatTokenizer, max_length: int, max_new: int, warn: Callable[[str], None]
-) -> Prompt | None:
-    messages = row.prompt_messages
-    ids = tokenizer.prompt_ids(messages, list(row.tools) or None)
-    if len(ids) + max_new > max_length:
-        warn(
-            f"line {line}: dropped, the prompt's {len(ids)} tokens plus {max_new} to generate exceed max_length "
-            f"{max_length}; shorten the prompt or raise hyperparameters.max_length"
-        )
-        return None
-
-    def fits(text: str, what: str) -> bool:
-        length = len(ids) + len(tokenizer.response_ids(text))
-        if length > max_length:
-            warn(f"line {line}: {what} dropped, {length} tokens with its prompt exceed max_length {max_length}")
-        return length <= max_length
-
-    demonstration = row.expert if row.expert is not None and fits(row.expert, "the demonstration was") else None
-    answers = tuple(
-        UsableAnswer(answer.content, Provenance(model=answer.model, provider=FROM_FILE))
-        for answer in row.teacher
-        if fits(answer.content, "a teacher answer was")
+def _prompt(row: Row, line: int, encoded: EncodedRow) -> Prompt:
+    users = [message["content"] for message in row.prompt_messages if message["role"] == "user"]
+    return Prompt(
+        line,
+        users[-1] if users else "",
+        encoded.prompt.ids,
+        tuple(
+            UsableAnswer(turn, Provenance(model=response.model, provider=FROM_FILE))
+            for response, turn in encoded.teacher
+        ),
+        row.item,
+        tuple(row.prompt_messages),
+        row.tools,
+        encoded.turns,
     )
-    text = next((m["content"] for m in reversed(messages) if m["role"] == "user" and isinstance(m["content"], str)), "")
-    return Prompt(line, text, ids, demonstration, answers, row.item, tuple(messages), row.tools)

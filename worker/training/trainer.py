@@ -180,7 +180,6 @@ class Trainer:
             spec.seed,
             step,
             self.ranks.rank,
-            every_turn=spec.trains_every_turn,
         )
 
     def _prompts(self, step: int) -> list[Prompt]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.core.chat.encoding import Turn
 from app.core.spec.reports import Source
 from app.core.spec.teacher_answers import Provenance
 
@@ -11,18 +12,8 @@ from app.core.spec.teacher_answers import Provenance
 class UsableAnswer:
     """A teacher answer that is complete and fits the length limit, so it can be trained on."""
 
-    text: str
+    turn: Turn
     origin: Provenance
-
-
-@dataclass(frozen=True)
-class Turn:
-    """An assistant message of a row that is trained on: its ids, and the ids before it."""
-
-    context: tuple[int, ...]
-    """All tokens before the trained ones, generation prompt included."""
-    ids: tuple[int, ...]
-    text: str
 
 
 @dataclass(frozen=True)
@@ -35,8 +26,6 @@ class Prompt:
     """The last user message, for display only."""
     ids: tuple[int, ...]
     """The rendered chat up to and including the generation prompt."""
-    demonstration: str | None
-    """The row's own expert answer."""
     teacher_answers: tuple[UsableAnswer, ...]
     item: dict[str, Any]
     """The row's fields, as graders read them."""
@@ -44,7 +33,7 @@ class Prompt:
     """The chat before rendering, as it is sent to a teacher."""
     tools: tuple[dict[str, Any], ...] = ()
     turns: tuple[Turn, ...] = ()
-    """The trained assistant messages of the row, in order; the demonstration, if there is one, is the last of them."""
+    """The assistant messages of the row that the job trains, in order; group methods train the demonstration only."""
 
 
 @dataclass

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from itertools import islice
-from typing import Annotated, BinaryIO, Final
+from typing import Annotated, Any, BinaryIO, Final, Literal
 
 from fastapi import APIRouter, Query
+from pydantic import TypeAdapter, ValidationError
 
 from app.api import token_lengths
 from app.api.deps import Config, Db, Store
@@ -15,18 +16,19 @@ from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
 from app.core.chat import preview, tokenizer
+from app.core.chat.encoding import RowRules
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.db import Database
 from app.core.errors import InvalidRequest
 from app.core.files import reading, uploads
-from app.core.files.reading import Line
 from app.core.files.tables import File, FileStatus
 from app.core.files.validation import MAX_FILE_BYTES
 from app.core.files.validation_report import FileReport
 from app.core.models import registry
 from app.core.models.adapters import starting_point
 from app.core.settings import Settings
-from app.core.spec.job import Hyperparameters
+from app.core.spec.job import Hyperparameters, TemplateVariables
+from app.core.spec.json_lines import Line
 
 DEFAULT_MAX_LENGTH: Final = Hyperparameters().max_length
 MAX_PAGE_TOKENS: Final = 100_000
@@ -52,6 +54,16 @@ def preview_file(
     limit: Annotated[
         int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of rows; pages of very long rows have fewer.")
     ] = 10,
+    turns: Annotated[
+        Literal["all", "last"] | None,
+        Query(
+            description="`all`: every trained answer of a conversation, as `supervised` and `dft` train it. `last`: "
+            "the final answer, as group methods do."
+        ),
+    ] = None,
+    chat_template_kwargs: Annotated[
+        str | None, Query(max_length=4_096, description="Variables of the chat template, as a JSON object.")
+    ] = None,
     max_length: Annotated[
         int | None,
         Query(
@@ -67,16 +79,16 @@ def preview_file(
         file = uploads.get_file(session, caller.project_id, file_id)
     base = _base_model(database, caller.project_id, model, settings)
     report = _report(file)
-    limit_tokens = base.fitting(max_length or DEFAULT_MAX_LENGTH)
-    chat = tokenizer.load(base.directory)
+    rules = _rules(turns, base.fitting(max_length or DEFAULT_MAX_LENGTH))
+    chat = tokenizer.load(base.directory).using(_variables(chat_template_kwargs))
     with store.open(file.rows[0]) as stream:
         lines = reading.rows_after(stream, report.places, after)
-        rows, more = _shown(lines, chat, limit, limit_tokens)
-        lengths = None if after else _lengths(stream, report, chat, limit_tokens)
+        rows, more = _shown(lines, chat, limit, rules)
+        lengths = None if after else _lengths(stream, report, chat, rules)
     return FilePreview.model_construct(
         file_id=file.id,
         model=base.name,
-        max_length=limit_tokens,
+        max_length=rules.max_length,
         data=[PreviewRow.of(row) for row in rows],
         has_more=more,
         lengths=lengths,
@@ -121,7 +133,7 @@ def _report(file: File) -> FileReport:
 
 
 def _shown(
-    lines: Iterable[Line], chat: ChatTokenizer, limit: int, max_length: int
+    lines: Iterable[Line], chat: ChatTokenizer, limit: int, rules: RowRules
 ) -> tuple[list[preview.ShownRow], bool]:
     """Return at most `limit` rows, and whether more follow."""
     rows: list[preview.ShownRow] = []
@@ -129,12 +141,29 @@ def _shown(
     for line in islice(lines, limit + 1):
         if len(rows) == limit or tokens > MAX_PAGE_TOKENS:
             return rows, True
-        rows.append(preview.show(line.number, line.content, chat, max_length))
+        rows.append(preview.show(line.number, line.content, chat, rules))
         tokens += sum(len(span.piece.ids) for span in rows[-1].spans)
     return rows, False
 
 
-def _lengths(stream: BinaryIO, report: FileReport, chat: ChatTokenizer, max_length: int) -> TokenLengths:
-    measured = token_lengths.sampled(stream, report, chat)
-    longest = token_lengths.too_long(stream, report, chat, max_length)
-    return TokenLengths.of(measured, longest, report.rows, max_length)
+def _lengths(stream: BinaryIO, report: FileReport, chat: ChatTokenizer, rules: RowRules) -> TokenLengths:
+    measured = token_lengths.sampled(stream, report, chat, rules)
+    longest = token_lengths.too_long(stream, report, chat, rules)
+    return TokenLengths.of(measured, longest, report.rows, rules.max_length)
+
+
+def _rules(turns: Literal["all", "last"] | None, max_length: int) -> RowRules:
+    """Return what the preview shows; without `turns`, all answers of a row."""
+    return RowRules(turns=turns or "all", max_length=max_length, takes_teacher=turns != "all")
+
+
+def _variables(written: str | None) -> dict[str, Any]:
+    """Parse the template variables of a query. Raises `InvalidRequest`."""
+    try:
+        return {} if written is None else TypeAdapter(TemplateVariables).validate_json(written)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(
+            f'`chat_template_kwargs` must be a JSON object such as {{"enable_thinking": false}}: {reason}',
+            param="chat_template_kwargs",
+        ) from error

@@ -14,6 +14,7 @@ from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
 from app.core.chat import tokenizer
+from app.core.chat.encoding import rules_of
 from app.core.chat.tokenizer import UnusableTokenizer
 from app.core.errors import InvalidRequest
 from app.core.files import uploads
@@ -82,20 +83,20 @@ def _long_rows(
     model = registry.resolve(validated.base_model, settings.models_dir)
     if not model.is_pulled:
         return []
-    limit = model.fitting(validated.spec.hyperparameters.max_length)
+    rules = rules_of(validated.spec, model.context_length)
     try:
-        chat = tokenizer.load(model.directory)
+        chat = tokenizer.load(model.directory).using(validated.spec.chat_template_kwargs)
     except UnusableTokenizer as error:
         return [ValidationProblem(code=error.code, message=error.message, param="model")]
     with store.open(file.rows[0]) as stream:
-        over = token_lengths.too_long(stream, report, chat, limit)
+        over = token_lengths.too_long(stream, report, chat, rules)
     if not over:
         return []
     shown = ", ".join(f"line {row.line} has {row.total:,}" for row in over[:_SHOWN_ROWS])
     count = f"{len(over)} or more" if len(over) == len(report.longest) < report.rows else f"{len(over)}"
     message = (
-        f"{count} of {report.rows:,} training rows have more than {limit:,} tokens ({shown}). Training leaves "
-        "out what does not fit. Shorten them, or raise hyperparameters.max_length."
+        f"{count} of {report.rows:,} training rows have more than {rules.max_length:,} tokens ({shown}). "
+        "Training leaves out what does not fit. Shorten them, or raise hyperparameters.max_length."
     )
     return [ValidationProblem(code="rows_too_long", message=message, param="training_file")]
 

@@ -25,6 +25,7 @@ from app.core.spec.job import (
     JobSpec,
     MethodType,
     Sampling,
+    TemplateVariables,
 )
 
 MAX_SEED: Final = 2_147_483_647
@@ -55,6 +56,7 @@ class Reinforcement(Frozen):
     kl_coefficient: Annotated[float, Field(ge=0, le=10)] = 0.0
     zero_variance: Literal["count", "drop"] = "count"
     sampling: Sampling = Sampling()
+    train_reasoning: bool = True
     hyperparameters: Hyperparameters = Hyperparameters()
     evaluation: Evaluation = Evaluation()
 
@@ -153,6 +155,12 @@ class CreateJob(Frozen):
         tuple[Integration, ...] | None,
         Field(max_length=MAX_INTEGRATIONS, description="Trackers that also receive the metrics. See docs/trackers.md."),
     ] = None
+    chat_template_kwargs: Annotated[
+        TemplateVariables,
+        Field(
+            description="Variables of the model's chat template, such as `enable_thinking`. Use the same for inference."
+        ),
+    ] = Field(default_factory=dict)
     hyperparameters: Annotated[
         PlainHyperparameters | None, Field(deprecated=True, description="Use the method's `hyperparameters`.")
     ] = None
@@ -232,6 +240,7 @@ class CreateJob(Frozen):
             metadata=self.metadata,
             gates=self.gates,
             alias=self.alias,
+            chat_template_kwargs=self.chat_template_kwargs,
             integrations=self.integrations or (),
             typed_form=self.gft is not None,
         )

@@ -5,9 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.core.chat.preview import Distribution, RowLength, ShownRow, Span
-
-Source = Literal["prompt", "expert", "teacher"]
+from app.core.chat.preview import Distribution, RowLength, ShownRow, Source, Span
 
 
 class TokenSpan(BaseModel):
@@ -46,7 +44,9 @@ class PreviewRow(BaseModel):
     """One row as the model reads it."""
 
     line: int = Field(description="Line of the file, from 1; for a Parquet file, the row.")
-    spans: list[TokenSpan] = Field(description="The prompt, then each response.")
+    spans: list[TokenSpan] = Field(
+        description="The prompt, then each response; in a conversation, each trained answer after its context."
+    )
     error: str | None = Field(description="Why the row cannot be rendered; `spans` is empty then.")
 
     @classmethod

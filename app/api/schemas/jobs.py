@@ -89,6 +89,7 @@ class JobObject(Item):
         description="Conditions on the held-out results that must hold for the job to succeed."
     )
     alias: str | None = Field(description="Alias that names the trained model once the job has succeeded.")
+    chat_template_kwargs: dict[str, Any] = Field(description="Variables of the model's chat template.")
     estimate: Estimate | None = Field(
         description="Estimated time, memory and tokens; null until the job's files and model are available."
     )
@@ -133,6 +134,7 @@ class JobObject(Item):
             evaluation=job.evaluation if samples else _without_samples(job.evaluation),
             gates=_gates(job, spec),
             alias=spec.alias,
+            chat_template_kwargs=spec.chat_template_kwargs,
             estimate=None if job.estimate is None else Estimate.model_validate(job.estimate),
             measured=None if job.measured is None else Measured.model_validate(job.measured),
             stop_request=job.stop_request,

@@ -1,24 +1,28 @@
 """Previews of rows as the model receives them: every token with its text, source and loss mask."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
+from app.core.chat.continuation import common_length
+from app.core.chat.encoding import RowRules, encode
 from app.core.chat.templates import TemplateRefused
-from app.core.chat.tokenizer import ChatTokenizer, Piece
+from app.core.chat.tokenizer import ChatTokenizer, Piece, RenderedPrompt
 from app.core.spec.rows import Row, RowError, parse_row
 
 MAX_SHOWN_TOKENS: Final = 4_096
 """Most tokens shown per prompt or response; the rest are only counted."""
 _MAX_BINS: Final = 24
+_NO_LIMIT: Final = 1 << 62
+
+Source = Literal["prompt", "expert", "teacher", "preferred", "non_preferred"]
 
 
 @dataclass(frozen=True)
 class Span:
-    """The prompt, or one of its responses."""
+    """The prompt, or one of its responses. In a conversation, prompts continue the response before them."""
 
-    source: str
-    """`prompt`, `expert` or `teacher`."""
+    source: Source
     model: str | None
     """The model that wrote a teacher response, if the row names it."""
     piece: Piece
@@ -26,7 +30,7 @@ class Span:
     tokens: int
     """Number of all tokens."""
     fits: bool
-    """Whether it is within the length limit (a response with its prompt); training skips it otherwise."""
+    """Whether it is within the length limit (a response with its context); training skips it otherwise."""
 
     @property
     def trained(self) -> bool:
@@ -43,34 +47,75 @@ class ShownRow:
     error: str | None = None
 
 
-def show(line: int, content: bytes, tokenizer: ChatTokenizer, max_length: int) -> ShownRow:
-    """Preview the row on a line."""
+def show(line: int, content: bytes, tokenizer: ChatTokenizer, rules: RowRules) -> ShownRow:
+    """Preview the row on a line as a job with these rules trains it."""
     try:
         row = parse_row(content, line)
-        prompt = tokenizer.prompt_piece(row.prompt_messages, list(row.tools) or None)
-    except RowError as error:
+        spans = _turns(row, tokenizer, rules) if rules.turns == "all" else []
+        if rules.takes_teacher or not spans:
+            spans += _group(row, tokenizer, rules, with_turns=bool(spans))
+        return ShownRow(line, tuple(spans))
+    except (RowError, TemplateRefused) as error:
         return ShownRow(line, error=error.message)
-    except TemplateRefused as error:
-        return ShownRow(line, error=error.message)
-    before = len(prompt.ids)
-    spans = [_span("prompt", None, prompt, 0, max_length)]
-    spans += [
-        _span(source, model, tokenizer.response_piece(text), before, max_length)
-        for source, model, text in _answers(row)
-    ]
-    return ShownRow(line, tuple(spans))
 
 
-def _answers(row: Row) -> Iterator[tuple[str, str | None, str]]:
-    if row.expert is not None:
-        yield "expert", None, row.expert
+def _turns(row: Row, tokenizer: ChatTokenizer, rules: RowRules) -> list[Span]:
+    """Return each trained message after the context that the messages before it do not show yet."""
+    spans: list[Span] = []
+    shown: tuple[int, ...] = ()
+    for index in row.trained:
+        prompt = tokenizer.prompt(row.messages[:index], row.tools)
+        context, answer, start = prompt.piece, *_answer(tokenizer, prompt, row.messages[index], rules)
+        same = common_length(shown, context.ids)
+        context = _joined(Piece(context.ids[same:], context.texts[same:]), _part(answer, 0, start))
+        spans.append(_span("prompt", None, context, same, rules))
+        spans.append(_span("expert", None, _part(answer, start), same + len(context.ids), rules))
+        shown = (*prompt.ids, *answer.ids)
+    return spans
+
+
+def _group(row: Row, tokenizer: ChatTokenizer, rules: RowRules, *, with_turns: bool) -> Iterator[Span]:
+    """Yield the prompt, then each answer to it; `with_turns` only those that are not shown as turns."""
+    prompt = tokenizer.prompt(row.prompt_messages, row.tools)
+    if not with_turns:
+        yield _span("prompt", None, prompt.piece, 0, rules)
+    for source, model, message in _answers(row):
+        if with_turns and source == "expert":
+            continue
+        answer, start = _answer(tokenizer, prompt, message, rules)
+        # Thoughts that are not trained are part of the answer's context.
+        yield _span(source, model, _part(answer, start), len(prompt.ids) + start, rules)
+
+
+def _answer(
+    tokenizer: ChatTokenizer, prompt: RenderedPrompt, message: dict[str, Any], rules: RowRules
+) -> tuple[Piece, int]:
+    """Return the tokens of an answer, and how many of them are thoughts that are not trained."""
+    answer = tokenizer.answer(prompt, message)
+    return answer.piece, 0 if rules.train_reasoning else answer.content_start
+
+
+def _answers(row: Row) -> Iterator[tuple[Source, str | None, dict[str, Any]]]:
+    if row.demonstration is not None:
+        yield "expert", None, row.demonstration
     for answer in row.teacher:
-        yield "teacher", answer.model, answer.content
+        yield "teacher", answer.model, {"role": "assistant", "content": answer.content}
+    if row.preference is not None:
+        yield "preferred", None, row.preference.preferred
+        yield "non_preferred", None, row.preference.non_preferred
 
 
-def _span(source: str, model: str | None, piece: Piece, before: int, max_length: int) -> Span:
-    shown = Piece(piece.ids[:MAX_SHOWN_TOKENS], piece.texts[:MAX_SHOWN_TOKENS])
-    return Span(source, model, shown, len(piece.ids), before + len(piece.ids) <= max_length)
+def _part(piece: Piece, start: int, stop: int | None = None) -> Piece:
+    return Piece(piece.ids[start:stop], piece.texts[start:stop])
+
+
+def _joined(first: Piece, second: Piece) -> Piece:
+    return Piece((*first.ids, *second.ids), (*first.texts, *second.texts))
+
+
+def _span(source: Source, model: str | None, piece: Piece, before: int, rules: RowRules) -> Span:
+    shown = _part(piece, 0, MAX_SHOWN_TOKENS)
+    return Span(source, model, shown, len(piece.ids), before + len(piece.ids) <= rules.max_length)
 
 
 @dataclass(frozen=True)
@@ -80,24 +125,22 @@ class RowLength:
     line: int
     prompt: int
     answers: tuple[int, ...]
-
-    @property
-    def total(self) -> int:
-        """The prompt with its longest answer."""
-        return self.prompt + max(self.answers, default=0)
+    total: int
+    """The longest context with its answer."""
 
 
-def measure(rows: Iterable[tuple[int, bytes]], tokenizer: ChatTokenizer) -> list[RowLength]:
+def measure(rows: Iterable[tuple[int, bytes]], tokenizer: ChatTokenizer, rules: RowRules) -> list[RowLength]:
     """Return the lengths of the rows, given by line number and content, that can be rendered."""
+    unlimited = replace(rules, max_length=_NO_LIMIT)
     lengths = []
     for line, content in rows:
         try:
-            row = parse_row(content, line)
-            prompt = len(tokenizer.prompt_ids(row.prompt_messages, list(row.tools) or None))
+            encoded = encode(parse_row(content, line), tokenizer, unlimited)
         except (RowError, TemplateRefused):
             continue
-        answers = tuple(len(tokenizer.response_ids(text)) for _, _, text in _answers(row))
-        lengths.append(RowLength(line, prompt, answers))
+        answers = [*encoded.turns, *(turn for _, turn in encoded.teacher), *(encoded.preference or ())]
+        total = max([len(turn.context) + len(turn.ids) for turn in answers], default=len(encoded.prompt.ids))
+        lengths.append(RowLength(line, len(encoded.prompt.ids), tuple(len(turn.ids) for turn in answers), total))
     return lengths
 
 

@@ -1,19 +1,22 @@
-"""Converts chats to token ids: the model's chat template for the prompt, plain text and one end token for a response.
+"""Converts chats to token ids with the model's chat template: the prompt, and what the model should write after it.
 
-The trainer and file previews share this tokenizer, so a preview shows exactly what is trained.
+The trainer, the validation of rows and file previews share this tokenizer, so a preview shows exactly what is trained.
 """
 
 import json
+import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
+from app.core.chat.continuation import Continuation, continuation
 from app.core.chat.templates import DEFAULT, ChatTemplates, TemplateRefused
 from app.core.errors import InvalidRequest
 
@@ -21,6 +24,8 @@ TOKENIZER_FILE: Final = "tokenizer.json"
 _PROBE: Final = "probe"
 _NAMED: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS: Final = ("single_word", "lstrip", "rstrip", "normalized", "special")
+_QUESTION: Final = {"role": "user", "content": _PROBE}
+_TOOL_RESULT: Final = {"role": "tool", "content": _PROBE}
 
 
 class UnusableTokenizer(InvalidRequest):
@@ -37,11 +42,50 @@ class Piece:
     texts: tuple[str, ...]
 
 
-class ChatTokenizer:
-    """Produces prompt ids and response ids for training. Thread-safe."""
+class RenderedPrompt(NamedTuple):
+    """A chat up to and including the generation prompt."""
 
-    def __init__(self, backend: Tokenizer, templates: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
-        """`templates` by name, `special_tokens` by role (`eos_token`).
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None
+    text: str
+    encoding: Encoding
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(self.encoding.ids)
+
+    @property
+    def piece(self) -> Piece:
+        return Piece(self.ids, _texts(self.encoding.offsets, self.text))
+
+
+class Answer(NamedTuple):
+    """What the model should write after a prompt: thoughts if any, the answer, and one token that ends the turn."""
+
+    ids: tuple[int, ...]
+    content_start: int
+    """Index of the first token after the thoughts; 0 if the message has no content, or none that could be located."""
+    text: str
+    """What the tokens stand for, special tokens included."""
+    offsets: Sequence[tuple[int, int]]
+    """Start and end of each token in `text`."""
+
+    @property
+    def piece(self) -> Piece:
+        return Piece(self.ids, _texts(self.offsets, self.text))
+
+
+class ChatTokenizer:
+    """Produces prompts and answers for training. Thread-safe."""
+
+    def __init__(
+        self,
+        backend: Tokenizer,
+        templates: Mapping[str, str],
+        special_tokens: Mapping[str, str],
+        end_ids: Collection[int] = (),
+    ) -> None:
+        """`templates` by name, `special_tokens` by role (`eos_token`), `end_ids` as the model declares them.
 
         Raises `UnusableTokenizer` if no chat template works or if the token that ends a turn is unknown.
         """
@@ -55,42 +99,151 @@ class ChatTokenizer:
         backend.no_padding()
         self.backend = backend
         self._lock = threading.Lock()
-        self._special = special_tokens
-        self._templates = ChatTemplates(templates, special_tokens)
-        self.end_id = self._find_end_id()
+        self._named = special_tokens
+        self.templates = ChatTemplates(templates, special_tokens)
+        added = backend.get_added_tokens_decoder()
+        self._added = frozenset(added)
+        self._special = {token.content: index for index, token in added.items() if token.special}
+        self._special_text = re.compile(
+            "|".join(map(re.escape, sorted(self._special, key=len, reverse=True))) or r"(?!)"
+        )
+        eos = self._id("eos_token")
+        declared = frozenset(end_ids) | ({eos} if eos is not None else set())
+        self.end_id = self._find_end_id(declared)
+        """Ends a turn as the template writes it."""
+        self.end_ids = declared | {self.end_id}
+        """All tokens that end a turn: a sampler stops at each of them."""
         pad = self._id("pad_token")
         self.pad_id = self.end_id if pad is None else pad
 
-    def prompt_ids(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> tuple[int, ...]:
-        """Return the chat's ids up to and including the generation prompt. Only the template adds special tokens.
+    def using(self, variables: Mapping[str, Any], now: datetime | None = None) -> "ChatTokenizer":
+        """Return this tokenizer with the `chat_template_kwargs` of a job and the date that its template writes."""
+        if not variables and now is None:
+            return self
+        other = object.__new__(ChatTokenizer)
+        other.__dict__ |= self.__dict__
+        other.templates = self.templates.using(variables, now)
+        return other
+
+    def prompt(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None) -> RenderedPrompt:
+        """Render the chat up to and including the generation prompt. Only the template adds special tokens.
 
         Raises `TemplateRefused`.
         """
-        return tuple(self._encode(self._templates.render(messages, tools, for_answer=True)).ids)
+        given = list(tools or ()) or None
+        text = self.templates.render(messages, given, for_answer=True)
+        return RenderedPrompt(messages, given, text, self._encode(text))
 
-    def response_ids(self, text: str) -> tuple[int, ...]:
-        """Return the ids of the text without special tokens, then the end-of-turn token exactly once.
+    def prompt_ids(
+        self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None
+    ) -> tuple[int, ...]:
+        """Return the ids of `prompt`. Raises `TemplateRefused`."""
+        return self.prompt(messages, tools).ids
 
-        Special tokens spelled out in the text stay plain text: a demonstration about chat formats must not end early.
+    def answer(self, prompt: RenderedPrompt, message: dict[str, Any]) -> Answer:
+        """Return the tokens that the model should write for an assistant message: those that are trained.
+
+        They are the rendering with the message minus the rendering without, up to the first token that ends the turn.
+        Special tokens spelled out in the message stay plain text: a demonstration about chat formats must not end
+        early. Raises `TemplateRefused`.
         """
-        return (*self._encode(text, as_text=True).ids, self.end_id)
+        rest = continuation(self.templates, prompt.messages, message, prompt.tools, prompt.text)
+        ids, offsets = self._encode_rest(prompt, rest, message)
+        end = next(
+            (i for i, token in enumerate(ids) if token in self.end_ids and offsets[i][0] >= rest.content.stop), None
+        )
+        if end is None:
+            ids, offsets = self._without_trailing_space(ids, offsets, rest)
+            text = rest.text[: offsets[-1][1] if offsets else 0]
+            end_id = self._next_turn_id(prompt, message)
+            written = self.backend.id_to_token(end_id) or ""
+            ids, offsets = [*ids, end_id], [*offsets, (len(text), len(text) + len(written))]
+            text += written
+        else:
+            ids, offsets = ids[: end + 1], offsets[: end + 1]
+            text = rest.text[: offsets[end][1]]
+        start = next((i for i, (_, stop) in enumerate(offsets) if stop > rest.content.start), 0) if rest.content else 0
+        return Answer(tuple(ids), start, text, offsets)
 
-    def prompt_piece(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> Piece:
-        """Return the tokens of `prompt_ids` with their texts."""
-        rendered = self._templates.render(messages, tools, for_answer=True)
-        encoding = self._encode(rendered)
-        return Piece(tuple(encoding.ids), _texts(encoding, rendered))
-
-    def response_piece(self, text: str) -> Piece:
-        """Return the tokens of `response_ids` with their texts."""
-        encoding = self._encode(text, as_text=True)
-        end = self.backend.id_to_token(self.end_id) or ""
-        return Piece((*encoding.ids, self.end_id), (*_texts(encoding, text), end))
+    def count(self, text: str) -> int:
+        """Return the number of tokens of an answer with this text, its end token included, without its thoughts."""
+        return len(self._encode(text, as_text=True).ids) + 1
 
     def text(self, ids: Sequence[int]) -> str:
-        """Return the text for graders and people: the response without its end token."""
-        kept = list(ids[:-1]) if ids and ids[-1] == self.end_id else list(ids)
+        """Return the text for graders and people: the answer without its end token."""
+        kept = list(ids[:-1]) if ids and ids[-1] in self.end_ids else list(ids)
         return str(self.backend.decode(kept, skip_special_tokens=False))
+
+    def _encode_rest(
+        self, prompt: RenderedPrompt, rest: Continuation, message: dict[str, Any]
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the tokens of the text behind a prompt, with their offsets in that text."""
+        if self._special and self._special_text.search(_written(message)):
+            return self._encode_with_literals(rest, message)
+        # Tokens depend on what precedes them, back to the last added token, which every tokenizer splits at.
+        known = prompt.encoding.ids
+        last = next((i for i in range(len(known) - 1, -1, -1) if known[i] in self._added), 0)
+        begin = prompt.encoding.offsets[last][0] if known else 0
+        tail = prompt.text[begin:]
+        encoding = self._encode(tail + rest.text)
+        skipped = len(known) - last
+        if encoding.ids[:skipped] != known[last:]:
+            # A token would span the border, as "\n\n" does. The model gets the prompt's tokens, so they stay.
+            tail = str(self.backend.id_to_token(known[last])) if known[last] in self._added else ""
+            encoding, skipped = self._encode(tail + rest.text), int(bool(tail))
+        size = len(tail)
+        return encoding.ids[skipped:], [
+            (max(0, start - size), max(0, stop - size)) for start, stop in encoding.offsets[skipped:]
+        ]
+
+    def _encode_with_literals(
+        self, rest: Continuation, message: dict[str, Any]
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Encode an answer that spells out special tokens: only those that the template wrote become special tokens."""
+        own = [place for place in (rest.thoughts, rest.content) if place]
+        located = "".join(rest.text[place.start : place.stop] for place in own)
+        if len(self._special_text.findall(located)) != len(self._special_text.findall(_written(message))):
+            shown = self._special_text.search(_written(message))
+            raise TemplateRefused(
+                f"the answer spells out the special token {shown[0] if shown else ''} where the chat template does not "
+                "write it as it stands, so it would end or open a turn; rephrase it"
+            )
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        begin = 0
+        for match in [*self._special_text.finditer(rest.text), None]:
+            if match is not None and any(place.start <= match.start() < place.stop for place in own):
+                continue
+            end = len(rest.text) if match is None else match.start()
+            encoding = self._encode(rest.text[begin:end], as_text=True)
+            ids += encoding.ids
+            offsets += [(begin + start, begin + stop) for start, stop in encoding.offsets]
+            if match is not None:
+                ids.append(self._special[match[0]])
+                offsets.append(match.span())
+                begin = match.end()
+        return ids, offsets
+
+    def _without_trailing_space(
+        self, ids: list[int], offsets: list[tuple[int, int]], rest: Continuation
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Drop the tokens behind the content, such as a line break between turns, where a template writes no end."""
+        if not rest.content:
+            return ids, offsets
+        kept = sum(start < rest.content.stop for start, _ in offsets)
+        return ids[:kept], offsets[:kept]
+
+    def _next_turn_id(self, prompt: RenderedPrompt, message: dict[str, Any]) -> int:
+        """Return the end token of a template that writes none: the model stops by opening the next turn."""
+        following = _TOOL_RESULT if message.get("tool_calls") else _QUESTION
+        chat = [*prompt.messages, message]
+        try:
+            whole = self.templates.render(chat, prompt.tools, for_answer=False)
+            longer = self.templates.render([*chat, following], prompt.tools, for_answer=False)
+        except TemplateRefused:
+            return self.end_id
+        opening = self._encode(longer[len(whole) :]).ids if longer.startswith(whole) else []
+        return opening[0] if opening and opening[0] in self.end_ids else self.end_id
 
     def _encode(self, text: str, *, as_text: bool = False) -> Encoding:
         with self._lock:  # the setting belongs to the shared tokenizer object, hence the lock
@@ -99,22 +252,28 @@ class ChatTokenizer:
             return self.backend.encode(text, add_special_tokens=False)
 
     def _id(self, role: str) -> int | None:
-        token = self._special.get(role)
+        token = self._named.get(role)
         return None if token is None else self.backend.token_to_id(token)
 
-    def _find_end_id(self) -> int:
+    def _find_end_id(self, declared: frozenset[int]) -> int:
         """Return the token that the template writes after an answer; it may differ from the tokenizer's eos."""
-        user, answer = {"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}
+        answer = {"role": "assistant", "content": _PROBE}
         try:
-            prompt = self._templates.render([user], None, for_answer=True)
-            whole = self._templates.render([user, answer], None, for_answer=False)
+            prompt = self.templates.render([_QUESTION], None, for_answer=True)
+            rest = continuation(self.templates, [_QUESTION], answer, None, prompt)
+            whole = self.templates.render([_QUESTION, answer], None, for_answer=False)
         except TemplateRefused as error:
             message = f"The base model cannot be used: for a sample question and answer, {error.message}"
             raise UnusableTokenizer(message, param="model", code="model_without_chat_template") from error
-        rest = whole[len(prompt) :] if whole.startswith(prompt) else whole[whole.rfind(_PROBE) :]
-        after = self._encode(rest.partition(_PROBE)[2]).ids
-        special = self.backend.get_added_tokens_decoder()
-        end = next((token for token in after if token in special), self._id("eos_token"))
+        after = self._encode(rest.text[rest.content.stop :]).ids
+        end = next((token for token in after if token in declared or token in self._special.values()), None)
+        if end is None:  # the next turn's first token, if the model declares that it ends turns
+            try:
+                longer = self.templates.render([_QUESTION, answer, _QUESTION], None, for_answer=False)
+            except TemplateRefused:
+                longer = ""
+            opening = self._encode(longer[len(whole) :]).ids if longer.startswith(whole) else []
+            end = opening[0] if opening and opening[0] in declared else self._id("eos_token")
         if end is None:
             raise UnusableTokenizer(
                 "Neither the chat template nor the tokenizer of the base model defines the token that ends a turn.",
@@ -124,11 +283,18 @@ class ChatTokenizer:
         return end
 
 
-def _texts(encoding: Encoding, text: str) -> tuple[str, ...]:
+def _written(message: dict[str, Any]) -> str:
+    """Return all texts of a message that its author wrote."""
+    written = f"{message.get('content') or ''}\n{message.get('reasoning_content') or ''}"
+    calls = message.get("tool_calls")
+    return f"{written}\n{json.dumps(calls, ensure_ascii=False)}" if calls else written
+
+
+def _texts(offsets: Sequence[tuple[int, int]], text: str) -> tuple[str, ...]:
     """Return the text that each token adds to the tokens before it; the parts join to `text`."""
     starts: list[int] = []
     reached = 0
-    for start, end in encoding.offsets:
+    for start, end in offsets:
         starts.append(reached if end > reached else max(start, reached))
         reached = max(reached, end)
     return tuple(text[start:end] for start, end in pairwise([*starts, len(text)]))
@@ -157,7 +323,17 @@ def _load(directory: Path, _changed: int) -> ChatTokenizer:
     written = {**_read_json(directory / "special_tokens_map.json"), **config}
     named = {name: token for name in _NAMED if (token := _content(written.get(name))) is not None}
     _add_missing(backend, written, named)
-    return ChatTokenizer(backend, _find_templates(directory, config), named)
+    return ChatTokenizer(backend, _find_templates(directory, config), named, _declared_ends(directory))
+
+
+def _declared_ends(directory: Path) -> set[int]:
+    """Return the ids at which servers stop generating; generation_config.json takes precedence."""
+    for name in ("generation_config.json", "config.json"):
+        ends = _read_json(directory / name).get("eos_token_id")
+        ends = ends if isinstance(ends, list) else [ends]
+        if ids := {end for end in ends if isinstance(end, int)}:
+            return ids
+    return set()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

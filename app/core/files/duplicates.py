@@ -42,7 +42,8 @@ class DuplicateFinder:
         prompt = prompt_key(row)
         self.prompts.add(line, prompt)
         answers = tuple([answer.content for answer in row.teacher])
-        key = hash((prompt, row.expert, answers)) & 0xFFFF_FFFF_FFFF_FFFF
+        own = repr(row.preference or row.messages[-1]) if row.preference or row.demonstration is not None else None
+        key = hash((prompt, own, answers)) & 0xFFFF_FFFF_FFFF_FFFF
         keys, lines = self._buckets[key % _BUCKETS]
         keys.append(key)
         lines.append(line)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from app.core.files.validation import MAX_FILE_BYTES, MAX_ROWS
-from app.core.spec.rows import quoted
+from app.core.spec.json_lines import quoted
 
 if TYPE_CHECKING:
     from pyarrow import DataType, Schema

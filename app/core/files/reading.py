@@ -3,59 +3,24 @@
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final
 
 from app.core.files.validation_report import FileReport, RowPlace
-from app.core.spec.rows import MAX_LINE_BYTES, Row, parse_row
+from app.core.spec.json_lines import MAX_LINE_BYTES, Line, line_content, lines
+from app.core.spec.rows import Row, parse_row
 
 SAMPLED_ROWS: Final = 1_024
 SAMPLED_BYTES: Final = 4_000_000
 MAX_PARSED_ROWS: Final = 64
 _RUNS: Final = 64
 """Number of runs of neighbouring rows that a sample of a large file consists of. Each run costs a seek."""
-_BOM: Final = b"\xef\xbb\xbf"
-
-
-class Line(NamedTuple):
-    """One line without its line ending. Of an overlong line, just enough for `parse_row` to refuse it."""
-
-    number: int
-    """Counted from 1."""
-    offset: int
-    """Position of its first byte in the file."""
-    content: bytes
-
-
-def lines(stream: BinaryIO, start: RowPlace | None = None) -> Iterator[Line]:
-    """Yield all lines from `start`, or from the beginning, including blank ones.
-
-    Constant memory: `readline` reads at most a few bytes past the limit of a line, and the rest of an overlong line is
-    read and dropped in pieces, so that line numbers and offsets stay correct.
-    """
-    number, offset = (1, 0) if start is None else (start.line, start.offset)
-    stream.seek(offset)
-    while raw := stream.readline(MAX_LINE_BYTES + 3):
-        size = len(raw)
-        rest = raw
-        while rest and not rest.endswith(b"\n"):
-            rest = stream.readline(MAX_LINE_BYTES)
-            size += len(rest)
-        yield Line(number, offset, line_content(raw, number))
-        number += 1
-        offset += size
-
-
-def line_content(raw: bytes, line: int) -> bytes:
-    """Return a line as `parse_row` expects it: without line ending and, on line 1, without byte order mark."""
-    raw = raw.removeprefix(_BOM) if line == 1 else raw
-    return raw.removesuffix(b"\n").removesuffix(b"\r")
 
 
 def rows_after(stream: BinaryIO, places: Sequence[RowPlace], after: int) -> Iterator[Line]:
     """Yield the lines after number `after` that are not blank."""
     index = bisect_right([place.line for place in places], after + 1) - 1
-    start = places[index] if index >= 0 else None
-    return (line for line in lines(stream, start) if line.number > after and line.content.strip())
+    start = (places[index].line, places[index].offset) if index >= 0 else (1, 0)
+    return (line for line in lines(stream, *start) if line.number > after and line.content.strip())
 
 
 def sampled(stream: BinaryIO, report: FileReport) -> Iterator[Line]:
@@ -77,7 +42,7 @@ def longest(stream: BinaryIO, report: FileReport) -> Iterator[Line]:
         left -= place.characters
         if left < 0:
             return
-        yield from islice(lines(stream, place), 1)
+        yield from islice(lines(stream, place.line, place.offset), 1)
 
 
 def sample_rows(stream: BinaryIO, places: Sequence[RowPlace]) -> list[Row]:

@@ -1,19 +1,19 @@
 """Validates a JSONL file line by line in constant memory. Independent of uploads, tables and tokenizers.
 
 A file can have a million rows and 2 GB, so nothing here grows with the text: one line is read at a time and cut at the
-limit (`reading.lines`), errors and warnings are counted but only the first ones kept, the longest rows are a heap of
+limit (`json_lines.lines`), errors and warnings are counted but only the first ones kept, the longest rows are a heap of
 fixed size, sampled rows are thinned out, and duplicates are found by hashes. Only those hashes grow, by 24 bytes a row.
 """
 
 import heapq
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from app.core.files.duplicates import DuplicateFinder, PromptIndex
-from app.core.files.reading import lines
 from app.core.files.validation_report import FileReport, Issue, LongRow, RowPlace, TeacherResponses, broken
+from app.core.spec.json_lines import lines
 from app.core.spec.rows import Row, RowError, parse_row
 
 MAX_FILE_BYTES: Final = 2_000_000_000
@@ -85,18 +85,6 @@ def validate_rows(
     return ValidatedFile(builder.report(total), builder.duplicate_finder.prompts)
 
 
-def read_rows(path: Path, chosen: Container[int] | None = None) -> Iterator[tuple[int, Row]]:
-    """Yield line number (from 1) and row, for each row of the file. Raises `RowError` at the first invalid line.
-
-    With `chosen`, yields only rows whose index (from 0, not counting blank lines) is in it, and parses no others.
-    """
-    with path.open("rb") as stream:
-        non_blank = ((line, raw) for line, _, raw in lines(stream) if raw.strip())
-        for number, (line, raw) in enumerate(non_blank):
-            if chosen is None or number in chosen:
-                yield line, parse_row(raw, line)
-
-
 def _archive(stream: BinaryIO) -> str | None:
     start = stream.read(8)
     stream.seek(0)
@@ -137,6 +125,7 @@ class _ReportBuilder:
         self._warnings: list[Issue] = []
         self._error_count = self._warning_count = 0
         self._expert_rows = self._prompt_only_rows = self._teacher_rows = 0
+        self._trained_rows = self._trained_turns = self._preference_rows = 0
         self._teacher_min: int | None = None
         self._teacher_max = self._teacher_total = 0
         self._item_fields: dict[str, int] = {}
@@ -161,8 +150,8 @@ class _ReportBuilder:
         self._count(row)
         self._measure(line, offset, row)
         self.duplicate_finder.add(line, row)
-        if row.unused_demonstration is not None:
-            self.warn(line, "messages", row.unused_demonstration)
+        for warning in row.warnings:
+            self.warn(line, warning.param, warning.message)
 
     def error(self, line: int | None, param: str | None, message: str) -> None:
         self._error_count += 1
@@ -175,10 +164,14 @@ class _ReportBuilder:
             self._warnings.append(Issue(line=line, param=param, message=message))
 
     def _count(self, row: Row) -> None:
-        if row.expert is None:
+        if row.preference is not None:
+            self._preference_rows += 1
+        elif row.demonstration is None:
             self._prompt_only_rows += 1
         else:
             self._expert_rows += 1
+        self._trained_rows += bool(row.trained)
+        self._trained_turns += len(row.trained)
         responses = len(row.teacher)
         self._teacher_rows += responses > 0
         self._teacher_min = responses if self._teacher_min is None else min(self._teacher_min, responses)
@@ -204,7 +197,7 @@ class _ReportBuilder:
             )
         return FileReport(
             valid=self._error_count == 0,
-            rows=self._expert_rows + self._prompt_only_rows,
+            rows=self._expert_rows + self._prompt_only_rows + self._preference_rows,
             bytes=total_bytes,
             errors=tuple(self._errors),
             error_count=self._error_count,
@@ -212,6 +205,9 @@ class _ReportBuilder:
             warning_count=self._warning_count,
             expert_rows=self._expert_rows,
             prompt_only_rows=self._prompt_only_rows,
+            trained_rows=self._trained_rows,
+            trained_turns=self._trained_turns,
+            preference_rows=self._preference_rows,
             teacher_rows=self._teacher_rows,
             teacher_responses=TeacherResponses(
                 min=self._teacher_min or 0, max=self._teacher_max, total=self._teacher_total

@@ -60,6 +60,12 @@ class FileReport(BaseModel):
     warning_count: int
     expert_rows: int
     prompt_only_rows: int
+    trained_rows: int | None = None
+    """Rows with an assistant message whose weight is not 0; None in reports of earlier versions."""
+    trained_turns: int | None = None
+    """All assistant messages whose weight is not 0. Supervised methods train each of them."""
+    preference_rows: int = 0
+    """Rows with a preferred and a non-preferred answer, which only `dpo` can use."""
     teacher_rows: int
     teacher_responses: TeacherResponses
     item_fields: dict[str, int]
@@ -77,7 +83,12 @@ class FileReport(BaseModel):
             expert = f"{self.expert_rows:,} with a demonstration"
             teacher = f"{self.teacher_rows:,} with teacher responses"
             duplicates = f", {self.duplicate_rows:,} duplicates" if self.duplicate_rows else ""
-            return f"{self.rows:,} rows: {expert}, {teacher}, {self.prompt_only_rows:,} prompt-only{duplicates}"
+            turns = f", {self.trained_turns:,} trained turns" if (self.trained_turns or 0) > self.expert_rows else ""
+            pairs = f", {self.preference_rows:,} with a preference" if self.preference_rows else ""
+            return (
+                f"{self.rows:,} rows: {expert}{turns}, {teacher}{pairs}, {self.prompt_only_rows:,} prompt-only"
+                f"{duplicates}"
+            )
         more = self.error_count - 1
         return str(self.errors[0]) + (f" (and {more:,} more error{'s' if more > 1 else ''})" if more else "")
 

@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
+from app.core.chat.templates import TemplateRefused
 from app.core.chat.tokenizer import ChatTokenizer, UnusableTokenizer, load
 from app.core.db import Database
 from app.core.errors import GrouptuneError, InvalidRequest
@@ -32,7 +33,7 @@ from app.core.models.shape import Shape, shape_of
 from app.core.spec.hardware import Hardware
 from app.core.spec.job import JobSpec
 from app.core.spec.plan import resolve
-from app.core.spec.rows import Row
+from app.core.spec.rows import Row, answer_text
 from app.core.storage.blobs import BlobMissing, BlobStore
 from app.core.workers.presence import list_workers
 
@@ -88,10 +89,10 @@ def plan_job(store: BlobStore, spec: JobSpec, base_model: str, files: JobFiles, 
         data=Data(
             rows=training.rows,
             held_out_rows=held_out,
-            expert_share=training.expert_rows / training.rows,
+            expert_share=_rows_with_answers(training, spec) / training.rows,
             teachers_a_row=training.teacher_responses.total / training.rows,
         ),
-        texts=_texts(_rows(store, files.training, training), _tokenizer(model.directory)),
+        texts=_texts(_rows(store, files.training, training), _tokenizer(model.directory, spec), spec),
         shape=shape,
     )
 
@@ -162,27 +163,45 @@ def _rows(store: BlobStore, file: File, report: FileReport) -> list[Row]:
         raise InvalidRequest(error.message, param="training_file", code="invalid_file") from error
 
 
-def _texts(rows: Sequence[Row], tokenizer: ChatTokenizer | None) -> Texts:
+def _texts(rows: Sequence[Row], tokenizer: ChatTokenizer | None, spec: JobSpec) -> Texts:
     """Return mean sizes in tokens if the model's tokenizer is on this machine, else in characters."""
-    if tokenizer is None:
-        prompts = [
-            sum(len(message["content"] or "") + MESSAGE_CHARACTERS for message in row.prompt_messages) for row in rows
-        ]
-    else:
-        prompts = [len(tokenizer.prompt_ids(row.prompt_messages, list(row.tools) or None)) for row in rows]
 
     def size(text: str) -> int:
-        return len(text) if tokenizer is None else len(tokenizer.response_ids(text))
+        return len(text) if tokenizer is None else tokenizer.count(text)
 
-    experts = [size(row.expert) for row in rows if row.expert is not None]
+    def context(row: Row) -> int:
+        if tokenizer is None:
+            return sum(len(message["content"] or "") + MESSAGE_CHARACTERS for message in row.prompt_messages)
+        try:
+            return len(tokenizer.prompt_ids(row.prompt_messages, row.tools))
+        except TemplateRefused:
+            return 0
+
+    trained = [_trained_texts(row, spec) for row in rows]
+    experts = [sum(map(size, texts)) for texts in trained if texts]
+    # Earlier turns that are trained stand in the context, but are counted as answers.
+    prompts = [max(0, context(row) - sum(map(size, texts[:-1]))) for row, texts in zip(rows, trained, strict=True)]
     teachers = [size(answer.content) for row in rows for answer in row.teacher]
     unit: Literal["characters", "tokens"] = "characters" if tokenizer is None else "tokens"
     return Texts(_mean(prompts), _mean(experts), _mean(teachers), unit)
 
 
-def _tokenizer(directory: Path) -> ChatTokenizer | None:
+def _trained_texts(row: Row, spec: JobSpec) -> list[str]:
+    """Return the texts of a row's answers that the job trains."""
+    if spec.train_turns == "all":
+        return [answer_text(row.messages[index]) for index in row.trained]
+    return [] if row.expert is None else [row.expert]
+
+
+def _rows_with_answers(report: FileReport, spec: JobSpec) -> int:
+    """Return the number of rows with an answer of their own that the job trains."""
+    every = report.trained_rows if spec.train_turns == "all" else None
+    return report.expert_rows if every is None else every
+
+
+def _tokenizer(directory: Path, spec: JobSpec) -> ChatTokenizer | None:
     try:
-        return load(directory)
+        return load(directory).using(spec.chat_template_kwargs)
     except UnusableTokenizer:
         return None
 

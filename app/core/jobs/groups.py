@@ -9,9 +9,9 @@ from sqlalchemy import select, text, tuple_
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest
-from app.core.files.reading import line_content
 from app.core.graders.regrade import StoredGroup
 from app.core.jobs.tables import Group
+from app.core.spec.json_lines import line_content
 from app.core.spec.reports import GroupRecord
 from app.core.spec.rows import parse_row
 from app.core.storage.blobs import BlobStore

@@ -5,6 +5,7 @@ worker checks the number, so a worker that lost its lease can change nothing.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Row, func, select, text, update
@@ -69,7 +70,7 @@ _CLAIM: Final = text(
         FOR UPDATE OF candidate SKIP LOCKED
         LIMIT 1
     )
-    RETURNING id, project_id, epoch, spec, training_file, validation_file,
+    RETURNING id, project_id, epoch, spec, training_file, validation_file, created_at,
               (SELECT data->>'traceparent' FROM job_events WHERE job_id = jobs.id AND seq = 1) AS traceparent,
               extract(epoch FROM now() - eligible_at)::float AS waited_seconds
     """
@@ -86,6 +87,8 @@ class Claim:
     spec: JobSpec
     training_file: str
     validation_file: str | None
+    created_at: datetime
+    """When the job was created."""
     traceparent: str | None = None
     """W3C traceparent of the request that created the job; None if it was not traced."""
     waited_seconds: float = 0.0
@@ -124,6 +127,7 @@ def claim(
         JobSpec.model_validate(row.spec),
         row.training_file,
         row.validation_file,
+        row.created_at,
         row.traceparent,
         row.waited_seconds,
     )

@@ -153,7 +153,10 @@ def _check_rows(spec: JobSpec, file_id: str, report: FileReport) -> None:
     """Raise unless some rows can form a group that trains: with a demonstration, a teacher answer or rollouts."""
     group = spec.group
     teacher_rows = report.rows if spec.teacher else report.teacher_rows
-    can_train = (group.expert and report.expert_rows) or (group.teacher and teacher_rows) or group.self_
+    own_rows = report.expert_rows
+    if spec.train_turns == "all" and report.trained_rows is not None:
+        own_rows = report.trained_rows
+    can_train = (group.expert and own_rows) or (group.teacher and teacher_rows) or group.self_
     if can_train and report.rows:
         # A demonstration alone in its group has no advantage: it has no other answer to be compared with.
         if group.teacher and not teacher_rows and not group.self_:
@@ -167,7 +170,7 @@ def _check_rows(spec: JobSpec, file_id: str, report: FileReport) -> None:
         return
     match spec.method:
         case MethodType.supervised | MethodType.dft:
-            needed = "whose `messages` end with an assistant message, the demonstration to learn from"
+            needed = "with an assistant message whose `weight` is not 0, an answer to learn from"
         case _:
             needed = "with a demonstration or `teacher_responses`, a `teacher`, or rollouts (group.self at least 1)"
     raise InvalidRequest(

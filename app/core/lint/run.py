@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from app.core.files.validation import read_rows
 from app.core.files.validation_report import FileReport
 from app.core.graders.registry import waits
 from app.core.graders.run import Grade, GraderPool, Sample
 from app.core.lint.report import LintReport
 from app.core.lint.training_signal import Answers, Tally
 from app.core.spec.job import GroupMethod, GroupMix, JobSpec
-from app.core.spec.rows import Row
+from app.core.spec.rows import Row, read_rows
 
 SEED: Final = 0
 """Seed of the sample: the same file always gives the same rows."""

@@ -66,16 +66,21 @@ class BaseModel:
     @property
     def context_length(self) -> int | None:
         """Tokens of prompt and answer together that the model supports; None if its config does not state them."""
-        try:
-            config = json.loads((self.directory / "config.json").read_bytes())
-            limit = config.get("max_position_embeddings") or config["text_config"]["max_position_embeddings"]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            return None
-        return limit if isinstance(limit, int) and limit > 0 else None
+        return context_length(self.directory)
 
     def fitting(self, max_length: int) -> int:
         """Return `max_length`, or the model's context length if that is smaller."""
         return min(max_length, self.context_length or max_length)
+
+
+def context_length(directory: Path) -> int | None:
+    """Return the tokens of prompt and answer together that a model supports; None if its config does not state them."""
+    try:
+        config = json.loads((directory / "config.json").read_bytes())
+        limit = config.get("max_position_embeddings") or config["text_config"]["max_position_embeddings"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def _find_entry(name: str) -> CatalogEntry | None:

@@ -3,10 +3,11 @@
 The same objects travel from the API through Postgres to the trainer; nothing else describes a job.
 """
 
+from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator
 
 from app.core.spec.frozen import Frozen
 from app.core.spec.gates import MAX_GATES, AliasName, GateText
@@ -16,6 +17,21 @@ from app.core.spec.teacher_answers import BaseUrl, Spent, TeacherBudget, Teacher
 
 Auto = Literal["auto"]
 BasePrecision = Literal["native", "4bit"]
+_RESERVED_VARIABLES: Final = frozenset({"messages", "tools", "documents", "add_generation_prompt", "strftime_now"})
+MAX_TEMPLATE_VARIABLES: Final = 32
+
+
+def _free_names(variables: dict[str, Any]) -> dict[str, Any]:
+    if reserved := sorted(_RESERVED_VARIABLES & variables.keys()):
+        raise ValueError(f"must not set '{reserved[0]}': rows and the server supply it")
+    return variables
+
+
+TemplateVariables = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], JsonValue],
+    Field(max_length=MAX_TEMPLATE_VARIABLES),
+    AfterValidator(_free_names),
+]
 ModuleName = Annotated[str, Field(max_length=128)]
 
 
@@ -124,6 +140,8 @@ class GroupMethod(Frozen):
     zero_variance: Literal["count", "drop"] = "count"
     """Whether tokens of groups without contrast count in the loss's denominator."""
     sampling: Sampling = Sampling()
+    train_reasoning: bool = True
+    """Whether the thoughts of a demonstration (`reasoning_content`) are trained; else they are context only."""
     teacher: Teacher | None = None
     """The model that writes missing teacher answers; without it only the rows' own `teacher_responses` are used."""
     hyperparameters: Hyperparameters = Hyperparameters()
@@ -153,6 +171,10 @@ class GroupMethod(Frozen):
 class ImitationMethod(Frozen):
     """Settings of the methods that learn only from demonstrations (`supervised`, `dft`)."""
 
+    train_turns: Literal["all", "last"] = "all"
+    """Whether every assistant message of a row is trained whose `weight` is not 0, or only the final one."""
+    train_reasoning: bool = True
+    """Whether the thoughts before an answer (`reasoning_content`) are trained; else they are context only."""
     grader: Grader | None = None
     """Used only for held-out evaluation."""
     sampling: Sampling = Sampling()
@@ -174,6 +196,8 @@ class JobSpec(Frozen):
     """Conditions on the published model's held-out results; the job fails if one does not hold."""
     alias: AliasName | None = None
     """This alias points to the published model once the job has succeeded."""
+    chat_template_kwargs: TemplateVariables = Field(default_factory=dict)
+    """Variables of the model's chat template, such as `enable_thinking`; the same as for inference."""
     integrations: Annotated[tuple[Integration, ...], Field(max_length=MAX_INTEGRATIONS)] = ()
     """Trackers that also receive the job's metrics."""
     typed_form: bool = False
@@ -208,9 +232,9 @@ class JobSpec(Frozen):
         return self.settings.teacher if isinstance(self.settings, GroupMethod) else None
 
     @property
-    def trains_every_turn(self) -> bool:
-        """Whether all trained assistant messages of a row are trained on, not only its demonstration."""
-        return isinstance(self.settings, ImitationMethod)
+    def train_turns(self) -> Literal["all", "last"]:
+        """Which assistant messages of a row are trained: group methods sample and compare final answers only."""
+        return self.settings.train_turns if isinstance(self.settings, ImitationMethod) else "last"
 
     @property
     def group(self) -> GroupMix:
@@ -238,6 +262,10 @@ class TrainerSpec(Frozen):
     """Directory with config, tokenizer and safetensors of the base model."""
     adapter_path: str | None = None
     """Directory of the PEFT adapter to start from; None creates a new adapter."""
+    context_length: int | None = None
+    """Most tokens of prompt and answer together that the base model supports, if its config states it."""
+    created_at: datetime | None = None
+    """When the job was created: the date that chat templates write, in every attempt."""
     training_path: str
     validation_path: str | None
     resume_from: str | None = None

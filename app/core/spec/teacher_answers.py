@@ -92,6 +92,17 @@ class TeacherAnswer(Frozen):
         )
 
 
+def as_sent(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row's message in OpenAI's form: arguments of tool calls as JSON text, no thoughts of earlier answers."""
+    sent = {name: value for name, value in message.items() if name != "reasoning_content"}
+    if calls := message.get("tool_calls"):
+        sent["tool_calls"] = [
+            {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+            for call in calls
+        ]
+    return sent
+
+
 def share(total: int, parts: int, number: int) -> int:
     """Return part `number` (from 0) when `total` is split into `parts` integers."""
     return (total + parts - 1 - number) // parts

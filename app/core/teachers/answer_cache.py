@@ -1,6 +1,7 @@
 """Cache of teacher answers, by project and content address. It outlives attempts, jobs and workers."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -9,7 +10,7 @@ from sqlalchemy import delete, func, text, update
 from sqlalchemy.orm import Session
 
 from app.core.spec.job import GroupMix
-from app.core.spec.rows import RowError, parse_row
+from app.core.spec.rows import RowError, read_rows
 from app.core.spec.teacher_answers import TeacherAnswer, answer_key, question
 from app.core.teachers.tables import StoredTeacherAnswer
 
@@ -69,24 +70,15 @@ def find(session: Session, project_id: str, keys: Collection[str]) -> list[Teach
 def question_keys(path: Path, identity: dict[str, object], mix: GroupMix) -> Iterator[list[str]]:
     """Yield the keys of all answers that a job may request for the rows of a JSONL file, some rows at a time."""
     keys: list[str] = []
-    with path.open("rb") as lines:
-        for line, raw in enumerate(lines, start=1):
-            if raw.strip():
-                keys += _of_row(raw, line, identity, mix)
-            if line % AT_ONCE == 0 and keys:
+    with suppress(RowError):  # the trainer reports the bad row
+        for number, (_, row) in enumerate(read_rows(path), start=1):
+            row_question = question(identity, row.prompt_messages, row.tools)
+            keys += [answer_key(row_question, answer) for answer in range(mix.teacher)]
+            if number % AT_ONCE == 0:
                 yield keys
                 keys = []
     if keys:
         yield keys
-
-
-def _of_row(raw: bytes, line: int, identity: dict[str, object], mix: GroupMix) -> Iterable[str]:
-    try:
-        row = parse_row(raw, line)
-    except RowError:
-        return []  # the trainer reports the bad row
-    row_question = question(identity, row.prompt_messages, row.tools)
-    return [answer_key(row_question, number) for number in range(mix.teacher)]
 
 
 def forget_old(session: Session) -> None:

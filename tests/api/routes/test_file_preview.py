@@ -11,6 +11,7 @@ from pyarrow import parquet as pq
 
 from app.core.chat import tokenizer
 from app.core.files import reading
+from tests.answers import answer_ids
 from tests.api.server import Server
 
 ROWS: list[dict[str, Any]] = [
@@ -58,7 +59,7 @@ def test_preview_shows_tokens_and_loss_mask(server: Server, client: OpenAI) -> N
     assert "".join(prompt["texts"]) == "<|im_start|>user\n2+2=<|im_end|>\n<|im_start|>assistant\n"
     assert set(prompt["mask"]) == {0}
     assert (expert["ids"], expert["texts"], expert["mask"]) == (
-        list(chat.response_ids("4")),
+        list(answer_ids(chat, "4")),
         ["4", "<|im_end|>"],
         [1, 1],
     )

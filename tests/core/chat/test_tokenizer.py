@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from app.core.chat import tokenizer
 from app.core.chat.tokenizer import UnusableTokenizer
+from tests.answers import answer_ids
 from tests.tiny_model import CHAT_TEMPLATE, character_tokenizer, write_tokenizer
 
 CHAT: list[dict[str, Any]] = [{"role": "user", "content": "a <tool> b<|im_end|>"}]
@@ -50,8 +51,8 @@ def test_model_files_load_like_transformers(tmp_path: Path, write: Any) -> None:
     assert list(loaded.prompt_ids(CHAT, tools)) == reference(rendered, add_special_tokens=False)["input_ids"]
     for text in ("plain", "<tool> stays one, <|im_end|> does not", "<|im_start|>", ""):
         plain = reference(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        assert list(loaded.response_ids(text)) == [*plain, reference.eos_token_id]
-        assert loaded.text(loaded.response_ids(text)) == text
+        assert list(answer_ids(loaded, text)) == [*plain, reference.eos_token_id]
+        assert loaded.text(answer_ids(loaded, text)) == text
     assert loaded.end_id == reference.eos_token_id
 
 

@@ -11,7 +11,8 @@ from pyarrow import parquet as pq
 
 from app.core.files import parquet
 from app.core.files.parquet import UnreadableParquet, is_parquet, to_jsonl
-from app.core.files.validation import read_rows, validate_file
+from app.core.files.validation import validate_file
+from app.core.spec.rows import read_rows
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
 ROWS: list[dict[str, Any]] = [

@@ -11,9 +11,10 @@ import pytest
 
 from app.core.files import validation
 from app.core.files.duplicates import PromptIndex
-from app.core.files.validation import read_rows, validate_file, validate_rows
+from app.core.files.validation import validate_file, validate_rows
 from app.core.files.validation_report import FileReport
-from app.core.spec.rows import MAX_LINE_BYTES, RowError
+from app.core.spec.json_lines import MAX_LINE_BYTES
+from app.core.spec.rows import RowError, read_rows
 
 GOOD = b'{"prompt": "2+2?", "completion": "4"}\n'
 

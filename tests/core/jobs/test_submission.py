@@ -92,7 +92,7 @@ def test_missing_grader_field_is_named(database: Database, tmp_path: Path) -> No
 def test_supervised_needs_demonstrations(database: Database, tmp_path: Path) -> None:
     error = refusal(database, supervised(), report(tmp_path, PROMPT))
     assert error.param == "training_file"
-    assert "demonstration" in error.message
+    assert "an answer to learn from" in error.message
 
 
 def test_group_without_members_rejected(database: Database, tmp_path: Path) -> None:

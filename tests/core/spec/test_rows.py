@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from typing import Any
 
@@ -5,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.spec.rows import MAX_DEPTH, MAX_LINE_BYTES, Row, RowError, parse_row
+from app.core.spec.json_lines import MAX_DEPTH, MAX_LINE_BYTES
+from app.core.spec.rows import Preference, Row, RowError, parse_row
 
 USER = {"role": "user", "content": "2+2?"}
 ASSISTANT = {"role": "assistant", "content": "4"}
+PARSED_CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {}}}
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
 
 
@@ -41,7 +44,7 @@ def test_prompt_only_row_has_no_demonstration(fields: dict[str, Any]) -> None:
     parsed = row(**fields)
     assert parsed.prompt_messages == [USER]
     assert parsed.expert is None
-    assert parsed.unused_demonstration is None
+    assert parsed.warnings == ()
 
 
 def test_extra_fields_are_grader_input() -> None:
@@ -72,23 +75,112 @@ def test_openai_tool_conversation_is_valid() -> None:
     assert parsed.prompt_messages == [
         {"role": "system", "content": "Use tools."},
         {**USER, "name": "ann"},
-        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "assistant", "content": None, "tool_calls": [PARSED_CALL]},
         {"role": "tool", "content": "", "tool_call_id": "c1"},
     ]
     assert parsed.expert == "4"
     assert len(parsed.tools) == 1
 
 
+def test_final_message_of_weight_0_is_no_demonstration() -> None:
+    parsed = row(messages=[USER, {**ASSISTANT, "weight": 0}])
+    assert (parsed.expert, parsed.trained, parsed.prompt_messages) == (None, (), [USER])
+    assert "weight 0" in parsed.warnings[0].message
+
+
+def test_every_weighted_assistant_message_is_trained() -> None:
+    unweighted = {**ASSISTANT, "weight": 0}
+    parsed = row(messages=[USER, ASSISTANT, USER, unweighted, USER, {**ASSISTANT, "weight": 1}])
+    assert parsed.trained == (1, 5)
+    assert row(messages=[USER, ASSISTANT, USER, unweighted]).trained == (1,)
+
+
+def test_tool_call_is_a_demonstration() -> None:
+    arguments = '{"a": 1, "b": [2.5, "\\u00e9"]}'
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": arguments}}
+    parsed = row(messages=[USER, {"role": "assistant", "content": None, "tool_calls": [call, CALL]}])
+    assert parsed.demonstration is not None
+    assert [made["function"]["arguments"] for made in parsed.demonstration["tool_calls"]] == [
+        {"a": 1, "b": [2.5, "é"]},
+        {},
+    ]
+    assert (
+        parsed.expert == '[{"name": "add", "arguments": {"a": 1, "b": [2.5, "é"]}}, {"name": "add", "arguments": {}}]'
+    )
+
+
+def test_legacy_function_call_is_a_tool_call() -> None:
+    function = {"name": "tide", "parameters": {"type": "object"}}
+    parsed = row(
+        messages=[
+            USER,
+            {"role": "assistant", "content": None, "function_call": {"name": "tide", "arguments": '{"at": "Oban"}'}},
+            {"role": "function", "name": "tide", "content": "06:12"},
+            ASSISTANT,
+        ],
+        functions=[function],
+    )
+    call = {"id": "call_0", "type": "function", "function": {"name": "tide", "arguments": {"at": "Oban"}}}
+    assert parsed.messages[1] == {"role": "assistant", "content": None, "tool_calls": [call]}
+    assert parsed.messages[2] == {"role": "tool", "content": "06:12", "name": "tide", "tool_call_id": "call_0"}
+    assert parsed.tools == ({"type": "function", "function": function},)
+    assert parsed.trained == (1, 3)
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_thoughts_have_one_name(name: str) -> None:
+    parsed = row(messages=[USER, {**ASSISTANT, name: "two and two"}])
+    assert parsed.demonstration == {**ASSISTANT, "reasoning_content": "two and two"}
+    assert parsed.expert == "4"
+
+
+def test_dump_of_a_client_library_is_valid() -> None:
+    unused: dict[str, Any] = {
+        "refusal": None,
+        "audio": None,
+        "function_call": None,
+        "tool_calls": None,
+        "annotations": [],
+    }
+    assert row(messages=[USER, {**ASSISTANT, **unused}]).messages == [USER, ASSISTANT]
+
+
+def test_empty_system_message_is_left_out() -> None:
+    parsed = row(messages=[{"role": "system", "content": ""}, USER, ASSISTANT])
+    assert parsed.messages == [USER, ASSISTANT]
+    assert parsed.trained == (1,)
+    assert [warning.param for warning in parsed.warnings] == ["messages[0]"]
+
+
+def test_tools_may_be_json_text() -> None:
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    assert row(messages=[USER, ASSISTANT], tools=json.dumps(tools)).tools == tuple(tools)
+
+
+def test_short_form_may_hold_messages() -> None:
+    parsed = row(prompt=[{"role": "system", "content": "Be brief."}, USER], completion=[ASSISTANT])
+    assert parsed.messages == [{"role": "system", "content": "Be brief."}, USER, ASSISTANT]
+    assert parsed.expert == "4"
+
+
+BETTER, WORSE = {"role": "assistant", "content": "Good day."}, {"role": "assistant", "content": "yo"}
+
+
 @pytest.mark.parametrize(
-    ("final", "reason"),
-    [({**ASSISTANT, "weight": 0}, "weight 0"), ({"role": "assistant", "tool_calls": [CALL]}, "calls tools")],
+    "fields",
+    [
+        {"input": {"messages": [USER]}, "preferred_output": [BETTER], "non_preferred_output": [WORSE]},
+        {"prompt": "2+2?", "chosen": "Good day.", "rejected": "yo"},
+        {"prompt": [USER], "chosen": [BETTER], "rejected": [WORSE]},
+        {"chosen": [USER, BETTER], "rejected": [USER, WORSE]},
+        {"prompt": "2+2?", "chosen": [USER, BETTER], "rejected": [USER, WORSE]},
+    ],
 )
-def test_untrainable_final_message_is_skipped(final: dict[str, Any], reason: str) -> None:
-    parsed = row(messages=[USER, final])
-    assert parsed.expert is None
-    assert parsed.prompt_messages == [USER]
-    assert parsed.unused_demonstration is not None
-    assert reason in parsed.unused_demonstration
+def test_preference_rows_have_one_form(fields: dict[str, Any]) -> None:
+    parsed = row(**fields)
+    assert parsed.messages == parsed.prompt_messages == [USER]
+    assert parsed.preference == Preference(BETTER, WORSE)
+    assert (parsed.trained, parsed.expert) == ((), None)
 
 
 def test_demonstration_keeps_every_byte() -> None:
@@ -119,11 +211,12 @@ def test_demonstration_keeps_every_byte() -> None:
         ('{"prompt": "a"}'.encode("utf-16"), "byte 1 is not UTF-8"),
         ('{"prompt": " "}', "`prompt` is empty"),
         ('{"prompt": "a", "completion": ""}', "`completion` is empty"),
-        ('{"prompt": ["a"]}', "`prompt` must be a string; use `messages`"),
+        ('{"prompt": ["a"]}', "`prompt` must be a string or a list of messages"),
         ('{"messages": []}', "`messages` must be a non-empty list"),
         ('{"messages": "a"}', "`messages` must be a non-empty list"),
         ('{"messages": [3]}', "`messages[0]` must be an object"),
         ('{"messages": [{"role": "assistant", "content": "4"}]}', "add the user message before it"),
+        ('{"messages": [{"role": "system", "content": ""}]}', "neither an assistant nor a user message"),
         ('{"messages": [{"role": "system", "content": "4"}]}', "neither an assistant nor a user message"),
         ('{"messages": [{"role": "bot", "content": "4"}]}', "`messages[0].role` must be one of system"),
         ('{"messages": [{"role": [], "content": "4"}]}', "`messages[0].role` must be one of system"),
@@ -134,7 +227,22 @@ def test_demonstration_keeps_every_byte() -> None:
         ('{"messages": [{"role": "user", "content": "a", "wieght": 0}]}', "an unknown field 'wieght'"),
         ('{"messages": [{"role": "user", "content": "a", "weight": 1}]}', "on assistant messages only"),
         ('{"messages": [{"role": "assistant", "content": "a", "weight": true}]}', "must be 0 or 1"),
-        ('{"messages": [{"role": "assistant", "tool_calls": []}]}', "tool_calls` must be a non-empty list"),
+        ('{"messages": [{"role": "assistant", "tool_calls": []}]}', "`messages[0].content` is empty"),
+        ('{"messages": [{"role": "assistant", "tool_calls": [{}]}]}', "`messages[0].tool_calls[0]` must be like"),
+        ('{"messages": [{"role": "user", "content": "a", "tool_calls": [{}]}]}', "belongs on assistant messages"),
+        (
+            '{"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]}',
+            "`messages[0].tool_calls[0].function.arguments` must be a JSON object: invalid JSON at column 2",
+        ),
+        (
+            '{"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "3"}}]}]}',
+            "arguments` must be a JSON object of argument names",
+        ),
+        ('{"messages": [{"role": "user", "content": "a", "reasoning": "b"}]}', "belongs on assistant messages"),
+        ('{"messages": [{"role": "user", "content": "a"}], "tools": "{"}', "`tools` must be a JSON list of tool"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "b"}', "are the same answer"),
+        ('{"chosen": "b", "rejected": "c"}', "the row has no prompt"),
+        ('{"preferred_output": [], "non_preferred_output": []}', "`input.messages` must be a list"),
         ('{"prompt": "a", "teacher_responses": "b"}', "`teacher_responses` must be a list"),
         ('{"prompt": "a", "teacher_responses": [""]}', "`teacher_responses[0]` is empty"),
         ('{"prompt": "a", "teacher_responses": [{"text": "b"}]}', "`teacher_responses[0]` must be"),
@@ -142,7 +250,7 @@ def test_demonstration_keeps_every_byte() -> None:
             '{"prompt": "a", "teacher_responses": [{"content": "b", "model": 3}]}',
             "[0].model` must be a string",
         ),
-        ('{"prompt": "a", "tools": {}}', "`tools` must be a list of tool objects"),
+        ('{"prompt": "a", "tools": {"a": 1}}', "`tools` must be a list of tool objects"),
     ],
 )
 def test_row_error_names_the_problem(raw: bytes | str, message: str) -> None:
@@ -197,7 +305,10 @@ json_values = st.recursive(
     max_leaves=12,
 )
 row_values = st.dictionaries(
-    st.sampled_from(["messages", "prompt", "completion", "teacher_responses", "tools", "x"]), json_values
+    st.sampled_from(
+        ["messages", "prompt", "completion", "teacher_responses", "tools", "chosen", "rejected", "input", "x"]
+    ),
+    json_values,
 )
 
 
@@ -209,7 +320,7 @@ def test_any_line_parses_or_raises_row_error(raw: bytes | str) -> None:
     except RowError:
         return
     assert parsed.prompt_messages
-    json.dumps(parsed.model_dump(), allow_nan=False).encode()
+    json.dumps(dataclasses.asdict(parsed), allow_nan=False).encode()
 
 
 messages = st.dictionaries(
@@ -227,7 +338,7 @@ def test_fast_path_equals_full_path(written: list[dict[str, Any]]) -> None:
     for given_messages in (written, [{**message, "refusal": None} for message in written]):
         try:
             parsed = parse_row(json.dumps({"messages": given_messages}), 1)
-            outcomes.append((parsed.prompt_messages, parsed.expert, parsed.unused_demonstration))
+            outcomes.append((parsed.messages, parsed.trained, parsed.warnings))
         except RowError as error:
             outcomes.append((error.param, error.message))
     assert outcomes[0] == outcomes[1]

@@ -101,7 +101,7 @@ def realise(name: str, directory: Path) -> Golden:
 def _group(case: Mapping[str, Any]) -> PromptGroup:
     kinds = len(case["logits"][0][0])
     # Long enough that groups with the same prompt share all but its end.
-    prompt = Prompt(1, "", 2 * tuple(range(kinds, architectures.VOCABULARY)), None, (), {})
+    prompt = Prompt(1, "", 2 * tuple(range(kinds, architectures.VOCABULARY)), (), {})
     members = [
         GroupMember(
             Source.self, (kinds + k, *(t for t, kept in zip(tokens, mask, strict=True) if kept)), "", finished=True

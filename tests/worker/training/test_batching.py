@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def prompts(count: int) -> list[Prompt]:
-    return [Prompt(line, f"row {line}", (line,), None, (), {}) for line in range(1, count + 1)]
+    return [Prompt(line, f"row {line}", (line,), (), {}) for line in range(1, count + 1)]
 
 
 def lines(order: DataOrder, steps: Sequence[int]) -> list[int]:
@@ -99,7 +99,7 @@ def random_groups(seed: int = 0) -> Groups:
     groups = []
     for line, size in enumerate((4, 1, 2, 3, 4), start=1):
         members = [GroupMember(Source.self, ids(1, 9), f"{line}.{k}", finished=True) for k in range(size)]
-        groups.append((Prompt(line, "", ids(2, 10), None, (), {}), members))
+        groups.append((Prompt(line, "", ids(2, 10), (), {}), members))
     return groups
 
 
@@ -179,7 +179,7 @@ def test_contexts_of_members_are_budgeted() -> None:
     """Turns share their history until the budget cuts them; a turn longer than the budget stands alone."""
     turns = [((3,) * 10, (4,) * 6), ((3,) * 10 + (4,) * 6 + (5,) * 4, (6,) * 6), ((3,) * 10 + (7,) * 5, (8,) * 2)]
     members = [GroupMember(Source.expert, ids, str(k), finished=True, context=c) for k, (c, ids) in enumerate(turns)]
-    groups = [(Prompt(1, "", (9,), None, (), {}), members)]
+    groups = [(Prompt(1, "", (9,), (), {}), members)]
     [whole] = batches(groups, 31)
     assert (packed_tokens(whole), whole.unshared_tokens) == (25 + 6, 15 + 25 + 16)
     two, one = sorted(batches(groups, 30), key=packed_tokens, reverse=True)

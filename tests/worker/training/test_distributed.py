@@ -130,7 +130,7 @@ def test_dead_rank_and_stop_end_all_ranks(job: Job) -> None:
 
 def rows_of(rank: int, job: Job) -> set[int]:
     """Lines of the training file that process `rank` of two gets in the first epoch."""
-    order = DataOrder([Prompt(line, "", (1,), None, (), {}) for line in range(1, 9)], 2, 2, job.seed)
+    order = DataOrder([Prompt(line, "", (1,), (), {}) for line in range(1, 9)], 2, 2, job.seed)
     ranks = Ranks(rank, 2)
     return {prompt.line for step in range(1, STEPS // 2 + 1) for prompt in ranks.share(order.step(step))}
 

@@ -9,19 +9,21 @@ from typing import Any
 import pytest
 import torch
 
+from app.core.chat.encoding import Turn
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import GraderPool
 from app.core.spec.graders import StringCheckGrader
 from app.core.spec.job import Evaluation, Sampling
 from app.core.spec.reports import Evaluated, Metrics, TrainerExit
 from tests import tiny_model
+from tests.answers import answer_ids, answer_turn
 from tests.worker.training import plain
 from tests.worker.training.architectures import randomise
 from tests.worker.training.runs import Job, of_kind
 from worker.training.evaluation import SAMPLES_SHOWN, Evaluator, pass_at_k, sample_of
 from worker.training.model import Policy
 from worker.training.rollouts.sampler import Sampler, generator
-from worker.training.types import Prompt, Turn
+from worker.training.types import Prompt
 
 SAMPLING = Sampling(max_tokens=5, temperature=1.7, top_p=0.9)
 
@@ -35,7 +37,7 @@ def pool() -> Iterator[GraderPool]:
 
 @pytest.fixture
 def sampler(chat_policy: Policy, chat_tokenizer: ChatTokenizer) -> Sampler:
-    return Sampler(randomise(chat_policy, scale=1.0), chat_tokenizer.end_id, chat_tokenizer.pad_id)
+    return Sampler(randomise(chat_policy, scale=1.0), chat_tokenizer.end_ids, chat_tokenizer.pad_id)
 
 
 @pytest.fixture
@@ -53,7 +55,8 @@ def evaluator(
 
 def prompt(chat: ChatTokenizer, line: int, expert: str | None = None, **item: Any) -> Prompt:
     question = f"{line}+{line}="
-    return Prompt(line, question, chat.prompt_ids([{"role": "user", "content": question}]), expert, (), item)
+    turns = () if expert is None else (answer_turn(chat, expert, question),)
+    return Prompt(line, question, chat.prompt_ids([{"role": "user", "content": question}]), (), item, turns=turns)
 
 
 def held_out(chat: ChatTokenizer, sampler: Sampler) -> list[Prompt]:
@@ -98,10 +101,10 @@ def test_nothing_graded_is_null(sampler: Sampler, chat: ChatTokenizer, pool: Gra
 def test_values_equal_single_forward_passes(
     token_budget: int, sampler: Sampler, chat: ChatTokenizer, pool: GraderPool, chat_directory: Path
 ) -> None:
-    rows = [prompt(chat, line, "42" * (line % 3), reference_answer="4") for line in range(1, 7)]
+    rows = [prompt(chat, line, "42" * (1 + line % 3), reference_answer="4") for line in range(1, 7)]
     values = evaluator(rows, sampler, chat, pool, token_budget=token_budget).evaluate(1).values
     model = plain.plain_copy(chat_directory, sampler.policy)
-    pairs = [(row.ids, [chat.response_ids(row.demonstration or "")]) for row in rows]
+    pairs = [(row.ids, [turn.ids for turn in row.turns]) for row in rows]
     temperature = SAMPLING.temperature
     with torch.no_grad():
         assert values["eval/loss"] == pytest.approx(-float(plain.logprobs(model, pairs).mean()), abs=1e-5)
@@ -118,22 +121,16 @@ def test_values_equal_single_forward_passes(
     assert abs(values["eval/forward_kl"] or 0.0) > 0.01
 
 
-@pytest.mark.parametrize("every_turn", [True, False])
-def test_loss_is_over_the_trained_turns(
-    every_turn: bool, sampler: Sampler, chat: ChatTokenizer, chat_directory: Path
-) -> None:
-    """All turns for jobs that train on all, else the demonstration; a row may have no demonstration but turns."""
+def test_loss_is_over_the_trained_turns(sampler: Sampler, chat: ChatTokenizer, chat_directory: Path) -> None:
     first, second, third = (chat.prompt_ids([{"role": "user", "content": text}]) for text in ("1+1=", "2+2=", "3+3="))
-    turns = [Turn(first, chat.response_ids("2"), "2"), Turn(first + second, chat.response_ids("four"), "four")]
+    turns = (Turn(first, answer_ids(chat, "2"), "2"), Turn(first + second, answer_ids(chat, "four"), "four"))
     rows = [
-        Prompt(1, "", first + second, "four", (), {}, turns=tuple(turns)),
-        Prompt(2, "", first + third, None, (), {}, turns=(turns[0],)),
+        Prompt(1, "", first + second, (), {}, turns=turns),
+        Prompt(2, "", first + third, (), {}, turns=turns[:1]),  # the last message has weight 0
         prompt(chat, 3, "6"),
     ]
-    values = evaluator(rows, sampler, chat, None, every_turn=every_turn).evaluate(1).values
-    scored = [*turns, turns[0]] if every_turn else turns[1:]
-    pairs = [(turn.context, [turn.ids]) for turn in scored]
-    pairs.append((rows[2].ids, [chat.response_ids("6")]))
+    values = evaluator(rows, sampler, chat, None).evaluate(1).values
+    pairs = [(turn.context, [turn.ids]) for row in rows for turn in row.turns]
     expected = -plain.logprobs(plain.plain_copy(chat_directory, sampler.policy), pairs).detach().mean()
     assert values["eval/loss"] == pytest.approx(float(expected), abs=1e-5)
 
@@ -145,7 +142,7 @@ def entropy(model: Any, prompt_ids: tuple[int, ...], response: tuple[int, ...], 
 
 
 def test_forward_kl_is_zero_before_training(chat_policy: Policy, chat: ChatTokenizer, pool: GraderPool) -> None:
-    fresh = Sampler(chat_policy, chat.end_id, chat.pad_id)
+    fresh = Sampler(chat_policy, chat.end_ids, chat.pad_id)
     values = evaluator([prompt(chat, line) for line in range(5)], fresh, chat, pool).evaluate(0).values
     assert values["eval/forward_kl"] == pytest.approx(0, abs=1e-6)
 

@@ -4,16 +4,18 @@ import dataclasses
 
 import pytest
 
+from app.core.chat.encoding import Turn
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import Source
 from app.core.spec.teacher_answers import Provenance
+from tests.answers import answer_ids, answer_turn
 from tests.worker.training import chat_templates
 from tests.worker.training.architectures import randomise
 from worker.training.groups import build_groups, rollout_member, written_members
 from worker.training.model import Policy
 from worker.training.rollouts.sampler import Sampler, generator
-from worker.training.types import Completion, Prompt, PromptGroup, Turn, UsableAnswer
+from worker.training.types import Completion, Prompt, PromptGroup, UsableAnswer
 
 MIX = GroupMix(expert=1, teacher=2, self_=3)
 SAMPLING = Sampling(max_tokens=5)
@@ -26,7 +28,9 @@ def prompts(chat_tokenizer: ChatTokenizer) -> list[Prompt]:
     def prompt(line: int, question: str, expert: str | None, *teachers: str) -> Prompt:
         ids = chat_tokenizer.prompt_ids([{"role": "user", "content": question}])
         origin = Provenance(model=None, provider="file")
-        return Prompt(line, question, ids, expert, tuple(UsableAnswer(text, origin) for text in teachers), {})
+        answers = tuple(UsableAnswer(answer_turn(chat_tokenizer, text, question), origin) for text in teachers)
+        turns = () if expert is None else (answer_turn(chat_tokenizer, expert, question),)
+        return Prompt(line, question, ids, answers, {}, turns=turns)
 
     return [
         prompt(1, "1+1=", "2", "a", "b", "c", "d", "e"),
@@ -37,7 +41,7 @@ def prompts(chat_tokenizer: ChatTokenizer) -> list[Prompt]:
 
 @pytest.fixture
 def sampler(chat_policy: Policy, chat_tokenizer: ChatTokenizer) -> Sampler:
-    return Sampler(randomise(chat_policy), chat_tokenizer.end_id, chat_tokenizer.pad_id)
+    return Sampler(randomise(chat_policy), chat_tokenizer.end_ids, chat_tokenizer.pad_id)
 
 
 def build(
@@ -76,7 +80,7 @@ def test_sampled_ids_are_not_retokenised() -> None:
     """Tokens that a model may choose one by one though its tokenizer has a longer one for them."""
     chat = chat_templates.chat(chat_templates.CHATML)
     cut_off = tuple(chat.backend.encode(letter).ids[0] for letter in "answer")
-    sampled, written = (*cut_off, chat.end_id), chat.response_ids("answer")
+    sampled, written = (*cut_off, chat.end_id), answer_ids(chat, "answer")
     assert len(sampled) > len(written)
     assert chat.text(sampled) == chat.text(written) == "answer"
     for ids, finished in ((sampled, True), (cut_off, False)):
@@ -84,8 +88,8 @@ def test_sampled_ids_are_not_retokenised() -> None:
 
 
 def test_written_members_have_no_version(prompts: list[Prompt], chat_tokenizer: ChatTokenizer) -> None:
-    expert, *teachers = written_members(prompts[0], MIX, chat_tokenizer, 7, 1)
-    assert (expert.source, expert.text, expert.ids) == (Source.expert, "2", chat_tokenizer.response_ids("2"))
+    expert, *teachers = written_members(prompts[0], MIX, 7, 1)
+    assert (expert.source, expert.text, expert.ids) == (Source.expert, "2", answer_ids(chat_tokenizer, "2"))
     for member in (expert, *teachers):
         assert member.finished
         assert member.ids[-1] == chat_tokenizer.end_id
@@ -93,9 +97,9 @@ def test_written_members_have_no_version(prompts: list[Prompt], chat_tokenizer: 
         assert member.sampled_logprobs == ()
 
 
-def test_surplus_teacher_answers_are_sampled(prompts: list[Prompt], chat_tokenizer: ChatTokenizer) -> None:
+def test_surplus_teacher_answers_are_sampled(prompts: list[Prompt]) -> None:
     def chosen(seed: int, step: int) -> tuple[str, ...]:
-        return tuple(member.text for member in written_members(prompts[0], MIX, chat_tokenizer, seed, step)[1:])
+        return tuple(member.text for member in written_members(prompts[0], MIX, seed, step)[1:])
 
     assert chosen(7, 3) == chosen(7, 3)
     choices = [chosen(7, step) for step in range(60)]
@@ -114,9 +118,9 @@ def test_mix_leaves_out_sources(prompts: list[Prompt], sampler: Sampler, chat_to
 TURNS = (Turn((3, 4), (5, 2), "first"), Turn((3, 4, 5, 2, 6), (7, 2), "second"))
 
 
-def test_every_turn_is_a_member(prompts: list[Prompt], chat_tokenizer: ChatTokenizer) -> None:
+def test_every_turn_is_a_member(prompts: list[Prompt]) -> None:
     row = dataclasses.replace(prompts[0], turns=TURNS)
-    members = written_members(row, GroupMix(expert=1, teacher=0, self_=0), chat_tokenizer, 7, 1, every_turn=True)
+    members = written_members(row, GroupMix(expert=1, teacher=0, self_=0), 7, 1)
     assert [(member.context_in(row), member.ids, member.text, member.turn) for member in members] == [
         ((3, 4), (5, 2), "first", 1),
         ((3, 4, 5, 2, 6), (7, 2), "second", 2),
@@ -124,11 +128,9 @@ def test_every_turn_is_a_member(prompts: list[Prompt], chat_tokenizer: ChatToken
     assert {(member.source, member.finished) for member in members} == {(Source.expert, True)}
 
 
-def test_group_has_the_last_turn_only(prompts: list[Prompt], chat_tokenizer: ChatTokenizer) -> None:
+def test_single_turn_has_no_number(prompts: list[Prompt]) -> None:
     """A group compares answers to one prompt; earlier turns are context."""
-    row = dataclasses.replace(prompts[0], turns=TURNS)
-    expert, *teachers = written_members(row, MIX, chat_tokenizer, 7, 1)
+    row = dataclasses.replace(prompts[0], turns=TURNS[1:])
+    expert, *teachers = written_members(row, MIX, 7, 1)
     assert (expert.context_in(row), expert.text, expert.turn) == ((3, 4, 5, 2, 6), "second", None)
     assert [member.context_in(row) for member in teachers] == [row.ids, row.ids]
-    undemonstrated = dataclasses.replace(row, demonstration=None)  # its last message has weight 0
-    assert written_members(undemonstrated, GroupMix(teacher=0), chat_tokenizer, 7, 1) == []

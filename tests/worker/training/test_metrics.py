@@ -42,7 +42,7 @@ def groups() -> list[PromptGroup]:
         ),
     ]
     flat = [member(Source.expert, 1, reward=0.0, advantage=0.0), member(Source.self, 6, reward=0.0, advantage=0.0)]
-    prompt = Prompt(9, "2+2=", (1,), None, (), {})
+    prompt = Prompt(9, "2+2=", (1,), (), {})
     return [PromptGroup(prompt, mixed), PromptGroup(prompt, flat, zero_variance=True)]
 
 

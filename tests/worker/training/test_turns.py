@@ -135,7 +135,7 @@ def row(seed: int, turns: int, keep: float) -> PromptGroup:
         GroupMember(Source.expert, tuple(answer), "", finished=True, advantage=1.0, context=tuple(context))
         for context, answer in made
     ]
-    return PromptGroup(Prompt(seed, "", tuple(made[-1][0]), None, (), {}), members)
+    return PromptGroup(Prompt(seed, "", tuple(made[-1][0]), (), {}), members)
 
 
 @pytest.mark.parametrize("budget", [1, 25, 10_000])

@@ -63,7 +63,7 @@ def ids(random: torch.Generator, length: int) -> tuple[int, ...]:
 def group(rewards: Sequence[float | None], *, seed: int = 0, lengths: Sequence[int] = (4, 1, 7, 2, 3)) -> PromptGroup:
     """A graded group of rollouts with random ids; `lengths` are used in turn."""
     random = torch.Generator().manual_seed(seed)
-    prompt = Prompt(seed + 1, f"prompt {seed}", ids(random, 5 + seed % 3), None, (), {})
+    prompt = Prompt(seed + 1, f"prompt {seed}", ids(random, 5 + seed % 3), (), {})
     members = [
         GroupMember(Source.self, ids(random, lengths[k % len(lengths)]), f"{seed}.{k}", finished=True)
         for k in range(len(rewards))

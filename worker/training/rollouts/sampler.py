@@ -5,7 +5,7 @@ batch, and the output head is applied to the last position only. The random numb
 (seed, step), so a resumed run samples the same rollouts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -48,9 +48,10 @@ def generator(seed: int, *stream: int) -> torch.Generator:
 class Sampler:
     """Samples completions from the current policy."""
 
-    def __init__(self, policy: Policy, end_id: int, pad_id: int) -> None:
+    def __init__(self, policy: Policy, end_ids: Collection[int], pad_id: int) -> None:
+        """A completion is finished at any token of `end_ids`."""
         self.policy = policy
-        self.end_id = end_id
+        self.end_ids = frozenset(end_ids)
         self.pad_id = pad_id
         self._decoder = Decoder(policy)
 
@@ -102,12 +103,11 @@ class Sampler:
             for sequence, token, logprob in zip(live, chosen, chosen_logprobs, strict=True):
                 tokens[sequence].append(token)
                 logprobs[sequence].append(logprob)
-                if token == self.end_id or position + 1 == sampling.max_tokens:
-                    completions[sequence] = Completion(
-                        tuple(tokens[sequence]), tuple(logprobs[sequence]), token == self.end_id
-                    )
+                is_end = token in self.end_ids
+                if is_end or position + 1 == sampling.max_tokens:
+                    completions[sequence] = Completion(tuple(tokens[sequence]), tuple(logprobs[sequence]), is_end)
                     on_finished(sequence, completions[sequence])
-            unfinished = [i for i, token in enumerate(chosen) if token != self.end_id]
+            unfinished = [i for i, token in enumerate(chosen) if token not in self.end_ids]
             if not unfinished or position + 1 == sampling.max_tokens:
                 break
             if len(unfinished) < len(live):  # drop finished sequences from cache and batch

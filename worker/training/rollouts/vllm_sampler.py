@@ -5,7 +5,7 @@ cache of the previous version. Each prompt is a request of its own, because all 
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +29,7 @@ _SEEDS: Final = 1 << 53
 
 @contextmanager
 def serving(
-    policy: Policy, end_id: int, client: VllmClient, *, base_name: str, run_name: str, directory: Path
+    policy: Policy, end_ids: Collection[int], client: VllmClient, *, base_name: str, run_name: str, directory: Path
 ) -> Iterator["VllmSampler"]:
     """Checks the server and yields a sampler. Unloads the sampler's adapters at the end of the block.
 
@@ -38,7 +38,7 @@ def serving(
     """
     with client:
         _check(policy, client, base_name)
-        sampler = VllmSampler(policy, end_id, client, base_name=base_name, run_name=run_name, directory=directory)
+        sampler = VllmSampler(policy, end_ids, client, base_name=base_name, run_name=run_name, directory=directory)
         try:
             yield sampler
         finally:
@@ -72,10 +72,17 @@ class VllmSampler:
     """
 
     def __init__(
-        self, policy: Policy, end_id: int, client: VllmClient, *, base_name: str, run_name: str, directory: Path
+        self,
+        policy: Policy,
+        end_ids: Collection[int],
+        client: VllmClient,
+        *,
+        base_name: str,
+        run_name: str,
+        directory: Path,
     ) -> None:
         self.policy = policy
-        self.end_id = end_id
+        self.end_ids = frozenset(end_ids)
         self._client = client
         self._base_name = base_name
         self._run_name = run_name
@@ -155,8 +162,8 @@ class VllmSampler:
             "seed": seed,
             "logprobs": 0,  # of the sampled token only
             "return_token_ids": True,
-            # End at the tokenizer's end-of-turn token only, whatever other end tokens the model config lists.
-            "stop_token_ids": [self.end_id],
+            # The tokens at which the in-process sampler ends; vLLM's own list depends on how it was started.
+            "stop_token_ids": sorted(self.end_ids),
             "ignore_eos": True,
             # The server takes missing parameters from the model's generation_config.json, so set all of them.
             "top_k": -1,
@@ -173,8 +180,9 @@ class VllmSampler:
             raise self._client.unfit("it returns no token ids; vLLM 0.10.2 or later is required")
         if choice.finish_reason not in ("stop", "length"):
             raise self._client.away(f"a completion ended with '{choice.finish_reason}'")
-        finished = self.end_id in ids
-        is_complete = ids.index(self.end_id) == len(ids) - 1 if finished else len(ids) == max_tokens
+        end = next((place for place, token in enumerate(ids) if token in self.end_ids), None)
+        finished = end is not None
+        is_complete = end == len(ids) - 1 if finished else len(ids) == max_tokens
         if not is_complete or len(logprobs) != len(ids) or choice.prompt_token_ids != list(prompt):
             raise self._client.unfit(
                 f"it ended a completion after {len(ids)} of {max_tokens} tokens, with {len(logprobs)} "

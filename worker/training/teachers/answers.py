@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from app.core.chat.encoding import Turn, rules_of, turn
+from app.core.chat.templates import TemplateRefused
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import TrainerSpec
 from app.core.spec.reports import Message, TeacherAnswers
@@ -28,7 +30,7 @@ class TeacherAnswerCache:
             raise ValueError("the job has no teacher")
         self._identity = teacher.identity(trainer_spec.teacher_url or LOCAL, settings.sampling)
         self._per_prompt = trainer_spec.spec.group.teacher
-        self._max_length = settings.hyperparameters.max_length
+        self._rules = rules_of(trainer_spec.spec, trainer_spec.context_length)
         self._tokenizer = tokenizer
         self._report = report
         self._lock = threading.Lock()
@@ -71,15 +73,21 @@ class TeacherAnswerCache:
         if answer is None:
             return None
         if key not in self._usable:
-            is_usable = answer.finished and bool(answer.content.strip()) and self._fits(prompt, answer.content)
-            usable = UsableAnswer(answer.content, answer.provenance(cached=key in self._cached))
-            self._usable[key] = usable if is_usable else None
-            self.unusable += not is_usable
+            turn = self._encoded(prompt, answer) if answer.finished and answer.content.strip() else None
+            usable = UsableAnswer(turn, answer.provenance(cached=key in self._cached)) if turn else None
+            self._usable[key] = usable
+            self.unusable += usable is None
         return self._usable[key]
 
-    def _fits(self, prompt: Prompt, text: str) -> bool:
-        """Returns whether the answer fits `max_length`. As with demonstrations, cutting it would cut off its result."""
-        return len(prompt.ids) + len(self._tokenizer.response_ids(text)) <= self._max_length
+    def _encoded(self, prompt: Prompt, answer: TeacherAnswer) -> Turn | None:
+        """Returns the answer as it is trained; None if it is too long, since a cut answer would lose its result."""
+        message = {"role": "assistant", "content": answer.content}
+        try:
+            rendered = self._tokenizer.prompt(list(prompt.messages), prompt.tools)
+            encoded = turn(self._tokenizer, rendered, message, self._rules)
+        except TemplateRefused:
+            return None
+        return encoded if len(encoded.context) + len(encoded.ids) <= self._rules.max_length else None
 
     def report_event(self, message: str, *, warn: bool = False, **data: int) -> None:
         """Reports an event of the job."""

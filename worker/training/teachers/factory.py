@@ -59,7 +59,7 @@ def open_teachers(
         timeout_seconds=TIMEOUT_SECONDS,
         max_connections=CONCURRENT_REQUESTS,
     ) as chat:
-        server = TeacherServer(chat, teacher.model, sampling, lambda text: len(tokenizer.response_ids(text)))
+        server = TeacherServer(chat, teacher.model, sampling, tokenizer.count)
         ledger = BudgetLedger(teacher.budget, trainer_spec.teacher_spent)
         prefetcher = TeacherPrefetcher(
             cache, server, ledger, order, total_steps, trainer_spec.spec.group, sampling, is_first_rank=ranks.rank == 0

@@ -94,7 +94,7 @@ class LocalTeacher:
         )
         spent, done = self._trainer_spec.teacher_spent, 0
         with self._teacher() as (policy, tokenizer):
-            sampler = Sampler(policy, tokenizer.end_id, tokenizer.pad_id)
+            sampler = Sampler(policy, tokenizer.end_ids, tokenizer.pad_id)
             for start in range(0, len(missing), self._ranks.size):
                 if self._ranks.sum(stop.is_set()):
                     return False
@@ -157,7 +157,7 @@ class LocalTeacher:
 
 def _prompt_ids(tokenizer: ChatTokenizer, prompt: Prompt) -> tuple[int, ...]:
     try:
-        return tokenizer.prompt_ids(list(prompt.messages), list(prompt.tools) or None)
+        return tokenizer.prompt_ids(list(prompt.messages), prompt.tools)
     except TemplateRefused as error:
         message = f"line {prompt.line}: the teacher's chat template rejects the row: {error.message}"
         raise JobFailure(TrainerExit.bad_data, "teacher_refused", message, "method.gft.teacher.model") from error

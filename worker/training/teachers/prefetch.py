@@ -218,7 +218,7 @@ class TeacherPrefetcher:
         if not self._ledger.is_exhausted or self._mix.self_:
             return
         for prompt in prompts:
-            members = int(bool(self._mix.expert and prompt.demonstration is not None)) + len(prompt.teacher_answers)
+            members = int(bool(self._mix.expert and prompt.turns)) + len(prompt.teacher_answers)
             if members + len(self._cache.usable(prompt)) < 2:
                 raise JobFailure(
                     TrainerExit.bad_config,

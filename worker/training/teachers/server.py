@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from app.core.egress.json_client import ChatServer, NoUsableResponse
 from app.core.spec.job import Sampling
-from app.core.spec.teacher_answers import TeacherAnswer, share, storable
+from app.core.spec.teacher_answers import TeacherAnswer, as_sent, share, storable
 from worker.training.types import Prompt
 
 MAX_NAME: Final = 256
@@ -95,7 +95,7 @@ class TeacherServer:
     def _request(self, prompt: Prompt, count: int) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._model,
-            "messages": list(prompt.messages),
+            "messages": [as_sent(message) for message in prompt.messages],
             "temperature": self._sampling.temperature,
             self._limit: self._sampling.max_tokens,
         }

@@ -25,7 +25,7 @@ PROMPTS = [(5, 6, 7, 8, 9, 10, 11), (12,), (13, 14, 3, 4), (8, 8, 8, 8, 8, 8, 8,
 
 
 def in_process(policy: Policy) -> Sampler:
-    return Sampler(policy, END, PAD)
+    return Sampler(policy, (END,), PAD)
 
 
 def draw(policy: Policy, count: int = 4, seed: int = 0, step: int = 1, **sampling: Any) -> list[list[Completion]]:
@@ -70,7 +70,7 @@ def as_groups(drawn: list[list[Completion]]) -> list[PromptGroup]:
             GroupMember(Source.self, one.ids, "", one.finished, one.logprobs, advantage=(-1.0) ** k)
             for k, one in enumerate(row)
         ]
-        groups.append(PromptGroup(Prompt(1, "", prompt_ids, None, (), {}), members))
+        groups.append(PromptGroup(Prompt(1, "", prompt_ids, (), {}), members))
     return groups
 
 

@@ -41,7 +41,7 @@ def policy(chat_policy: Policy) -> Policy:
 def over(server: VllmServer, policy: Policy, directory: Path) -> AbstractContextManager[VllmSampler]:
     """A sampler for a block; the tiny tokenizer's end token is 2."""
     client = VllmClient(server.url, None)
-    return serving(policy, 2, client, base_name="tiny", run_name="job-a1-r0", directory=directory)
+    return serving(policy, (2,), client, base_name="tiny", run_name="job-a1-r0", directory=directory)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def assert_logprobs(model: Any, drawn: list[list[Completion]], temperature: floa
 def test_greedy_equals_the_in_process_sampler(
     sampler: VllmSampler, policy: Policy, chat_tokenizer: ChatTokenizer
 ) -> None:
-    local = Sampler(policy, chat_tokenizer.end_id, chat_tokenizer.pad_id)
+    local = Sampler(policy, chat_tokenizer.end_ids, chat_tokenizer.pad_id)
     for scale_seed in (5, 6):  # the second adapter must arrive too
         randomise(policy, seed=scale_seed, scale=1.0)
         policy.version += 1

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from app.core.chat.encoding import RowRules, rules_of
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.retry import RetryPolicy
-from app.core.spec.job import GroupMix, Hyperparameters, Sampling
+from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.job import Teacher as TeacherSpec
 from app.core.spec.reports import (
     CheckpointSaved,
@@ -297,7 +298,9 @@ def slow(base: Job, data: Path, chat_tokenizer: ChatTokenizer) -> Iterator[tuple
     """A teacher that answers the first step's rows at once and other rows after an event; sets another event when all
     rows have been requested."""
     release, all_requested = Event(), Event()
-    prompts = load_prompts(data, chat_tokenizer, Hyperparameters(), 6, lambda _: None)
+    prompts = load_prompts(
+        data, chat_tokenizer, RowRules(turns="last", max_length=2048, answers_later=True), lambda _: None
+    )
     first = {prompt.text for prompt in DataOrder(prompts, 2, 2, base.seed).step(1)}
 
     def answer(question: str, body: dict[str, Any]) -> Reply:
@@ -349,7 +352,7 @@ def test_question_key_is_a_content_address(base: Job, data: Path, chat_tokenizer
     def keys(job: Job, place: str, **fields: Any) -> set[str]:
         trainer = asking(job, place).write(**options(data, **fields))
         cache = TeacherAnswerCache(trainer, chat_tokenizer, lambda _: None)
-        prompts = load_prompts(data, chat_tokenizer, trainer.spec.hyperparameters, 6, lambda _: None)
+        prompts = load_prompts(data, chat_tokenizer, rules_of(trainer.spec, None), lambda _: None)
         return {key for prompt in prompts for key in cache.keys(prompt)}
 
     one = keys(base, "https://a/v1")

@@ -1,0 +1,109 @@
+"""The text that a model writes for an answer: the rendering with the answer minus the rendering without.
+
+Between the generation prompt and an answer, templates write what the model itself has to write: an empty thought, a
+channel header, a space. Some templates contradict themselves: the generation prompt opens a thought that the rendering
+of an answer lacks. At inference the model continues the prompt, so the prompt decides.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from app.core.chat.templates import TemplateRefused
+
+_SENTINEL: Final = "\u00a7answer\u00a7"
+_OPEN_THOUGHT: Final = re.compile(r"<([\w:|-]*think[\w:|-]*)>\s*\Z")
+
+
+def common_length(first: Sequence[object], second: Sequence[object]) -> int:
+    """Return the length of the longest prefix of both."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+class Renderer(Protocol):
+    """Renders chats with one model's template and one job's variables."""
+
+    def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, *, for_answer: bool) -> str:
+        """See `ChatTemplates.render`."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """The text that the model should write after the prompt, up to what the template adds behind the answer."""
+
+    text: str
+    content: range
+    """Where the answer proper stands in `text`, after the thoughts: characters as written in the row, or empty if the
+    message only calls tools."""
+    thoughts: range
+    """Where the thoughts of the row stand in `text`; empty without thoughts."""
+
+
+def continuation(
+    templates: Renderer,
+    messages: list[dict[str, Any]],
+    answer: dict[str, Any],
+    tools: list[dict[str, Any]] | None,
+    prompt: str,
+) -> Continuation:
+    """Return what the model should write for `answer` after `prompt`, the rendering of `messages`.
+
+    Raises `TemplateRefused`.
+    """
+    text = _rest(templates, messages, answer, tools, prompt)
+    content = answer.get("content") or ""
+    thoughts = answer.get("reasoning_content") or ""
+
+    def rest_of(fields: dict[str, Any]) -> str:
+        return _rest(templates, messages, {**answer, **fields}, tools, prompt)
+
+    return Continuation(
+        text,
+        _place(text, content, lambda: rest_of({"content": _SENTINEL})),
+        _place(text, thoughts, lambda: rest_of({"reasoning_content": _SENTINEL})),
+    )
+
+
+def _rest(
+    templates: Renderer,
+    messages: list[dict[str, Any]],
+    answer: dict[str, Any],
+    tools: list[dict[str, Any]] | None,
+    prompt: str,
+) -> str:
+    """Return what follows the prompt in the rendering with the answer."""
+    whole = templates.render([*messages, answer], tools, for_answer=False)
+    if whole.startswith(prompt):
+        return whole[len(prompt) :]
+    history = templates.render(messages, tools, for_answer=False)
+    if not (whole.startswith(history) and prompt.startswith(history)):
+        raise TemplateRefused(
+            "the model's chat template changes earlier messages when the answer is added, so the tokens of the answer "
+            "are unknown; use another base model or chat template"
+        )
+    opening, turn = prompt[len(history) :], whole[len(history) :]
+    same = common_length(opening, turn)
+    ahead, rest = opening[same:], turn[same:]
+    opened = _OPEN_THOUGHT.search(ahead)
+    if opened is None or rest.lstrip().startswith(f"</{opened[1]}>"):
+        return rest
+    return f"{answer.get('reasoning_content') or ''}\n</{opened[1]}>\n\n{rest}"
+
+
+def _place(text: str, part: str, render_sentinel: Callable[[], str]) -> range:
+    """Return where `text` contains `part`, which the template may have stripped; an empty range if it does not."""
+    for wanted in (part, part.strip()):
+        if not wanted:
+            continue
+        count = text.count(wanted)
+        if count == 1:
+            start = text.index(wanted)
+            return range(start, start + len(wanted))
+        if count > 1:  # "4" or "end" may be part of what the template writes around it
+            before, found, after = render_sentinel().partition(_SENTINEL)
+            end = len(text) - len(after)
+            if found and text.startswith(before) and text.endswith(after) and text[len(before) : end] == wanted:
+                return range(len(before), end)
+    return range(0)

@@ -1,0 +1,186 @@
+"""Turns a row into the token sequences that a job trains on, or says why it cannot.
+
+The trainer, the validation of jobs, previews and estimates all use `encode`, so they agree on every row.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Literal, NamedTuple
+
+from app.core.chat.tokenizer import Answer, ChatTokenizer, RenderedPrompt
+from app.core.spec.job import JobSpec
+from app.core.spec.rows import Row, TeacherResponse, answer_text
+
+
+class Drop(StrEnum):
+    """Why a row or an answer is not used."""
+
+    template_refused = "template_refused"
+    prompt_too_long = "prompt_too_long"
+    answer_too_long = "answer_too_long"
+    no_answer = "no_answer"
+    """The job learns from the answers of its rows, and the row has none."""
+
+
+class Dropped(NamedTuple):
+    """A part of a row that is not used."""
+
+    reason: Drop
+    part: str
+    """`row`, `prompt`, `turn`, `demonstration`, `teacher_response`, `preferred` or `non_preferred`."""
+    message: str
+
+
+@dataclass(frozen=True)
+class RowRules:
+    """What a job takes from its rows."""
+
+    turns: Literal["all", "last"]
+    """Whether each trained assistant message of a row is an answer, or only the final one."""
+    max_length: int
+    """Most tokens of a context with its answer: the job's limit or the model's, whichever is smaller."""
+    max_new_tokens: int = 1
+    """Tokens that must fit behind the prompt: those of a rollout, or 1."""
+    train_reasoning: bool = True
+    """Whether the thoughts before an answer are trained; else they are part of its context."""
+    takes_demonstration: bool = True
+    takes_teacher: bool = True
+    answers_later: bool = False
+    """Whether rows need no answer of their own: rollouts or a teacher supply answers during training."""
+
+
+def rules_of(spec: JobSpec, context_length: int | None) -> RowRules:
+    """Return what a job takes from its training rows; `context_length` is the model's limit if it is known."""
+    limit = spec.hyperparameters.max_length
+    return RowRules(
+        turns=spec.train_turns,
+        max_length=min(limit, context_length or limit),
+        max_new_tokens=spec.settings.sampling.max_tokens if spec.group.self_ else 1,
+        train_reasoning=spec.settings.train_reasoning,
+        takes_demonstration=bool(spec.group.expert),
+        takes_teacher=bool(spec.group.teacher),
+        answers_later=bool(spec.group.self_ or spec.teacher is not None),
+    )
+
+
+def held_out_rules(spec: JobSpec, context_length: int | None) -> RowRules:
+    """Return what a job takes from its held-out rows: each must leave room for an answer of the model."""
+    rules = rules_of(spec, context_length)
+    return replace(
+        rules, max_new_tokens=spec.settings.sampling.max_tokens, takes_demonstration=True, answers_later=True
+    )
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One trained answer."""
+
+    context: tuple[int, ...]
+    """The tokens that the model reads before it."""
+    ids: tuple[int, ...]
+    """The trained tokens, one end token included."""
+    text: str
+    """The answer for graders and people."""
+    message: dict[str, Any] = field(default_factory=dict)
+    """The assistant message that it was encoded from."""
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """The token sequences of a row. Parts that do not fit are missing, and listed in `dropped`."""
+
+    prompt: RenderedPrompt
+    """The chat before the final answer."""
+    turns: tuple[Turn, ...]
+    """The trained assistant messages in order; only the demonstration if the job trains only the final turn."""
+    teacher: tuple[tuple[TeacherResponse, Turn], ...]
+    preference: tuple[Turn, Turn] | None
+    """The preferred and the non-preferred answer."""
+    dropped: tuple[Dropped, ...]
+    lost: Drop | None
+    """Why the job cannot use the row at all; None if it can."""
+
+
+def turn(tokenizer: ChatTokenizer, prompt: RenderedPrompt, message: dict[str, Any], rules: RowRules) -> Turn:
+    """Encode an answer to a prompt. Raises `TemplateRefused`."""
+    return _turn(prompt, tokenizer.answer(prompt, message), message, rules)
+
+
+def encode(row: Row, tokenizer: ChatTokenizer, rules: RowRules) -> EncodedRow:
+    """Encode a row. Raises `TemplateRefused` if the model's chat template rejects it.
+
+    An answer that exceeds the limit is dropped, never cut: without its end it would be graded 0 and trained down.
+    """
+    prompt = tokenizer.prompt(row.prompt_messages, row.tools)
+    dropped: list[Dropped] = []
+    room = len(prompt.ids) + rules.max_new_tokens
+    if room > rules.max_length:
+        dropped.append(_too_long(Drop.prompt_too_long, "prompt", room, rules))
+        if rules.answers_later:
+            return EncodedRow(prompt, (), (), None, tuple(dropped), Drop.prompt_too_long)
+
+    def fitting(found: Turn, part: str) -> Turn | None:
+        length = len(found.context) + len(found.ids)
+        if length <= rules.max_length:
+            return found
+        dropped.append(_too_long(Drop.answer_too_long, part, length, rules))
+        return None
+
+    turns = [
+        kept
+        for before, message, part in (_trained(row, rules) if rules.takes_demonstration else ())
+        if (kept := fitting(turn(tokenizer, _prompt(tokenizer, prompt, before, row), message, rules), part))
+    ]
+    teacher = [
+        (response, kept)
+        for response in (row.teacher if rules.takes_teacher else ())
+        if (kept := fitting(turn(tokenizer, prompt, _assistant(response), rules), "teacher_response"))
+    ]
+    pair = None
+    if row.preference is not None:
+        both = [
+            fitting(turn(tokenizer, prompt, message, rules), part)
+            for message, part in zip(row.preference, ("preferred", "non_preferred"), strict=True)
+        ]
+        pair = (both[0], both[1]) if both[0] is not None and both[1] is not None else None
+    lost = None
+    if not (turns or teacher or pair or rules.answers_later):
+        lost = dropped[0].reason if dropped else Drop.no_answer
+    return EncodedRow(prompt, tuple(turns), tuple(teacher), pair, tuple(dropped), lost)
+
+
+def _trained(row: Row, rules: RowRules) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """Yield the answers that the job trains: the number of messages before each, the message, and what it is."""
+    final = len(row.messages) - 1
+    for index in row.trained:
+        if index == final:
+            yield index, row.messages[index], "demonstration"
+        elif rules.turns == "all":
+            yield index, row.messages[index], "turn"
+
+
+def _prompt(tokenizer: ChatTokenizer, prompt: RenderedPrompt, before: int, row: Row) -> RenderedPrompt:
+    return prompt if before == len(prompt.messages) else tokenizer.prompt(row.messages[:before], row.tools)
+
+
+def _assistant(response: TeacherResponse) -> dict[str, Any]:
+    return {"role": "assistant", "content": response.content}
+
+
+def _turn(prompt: RenderedPrompt, answer: Answer, message: dict[str, Any], rules: RowRules) -> Turn:
+    start = 0 if rules.train_reasoning else answer.content_start
+    return Turn((*prompt.ids, *answer.ids[:start]), answer.ids[start:], answer_text(message), message)
+
+
+def _too_long(reason: Drop, part: str, tokens: int, rules: RowRules) -> Dropped:
+    if reason is Drop.prompt_too_long and rules.max_new_tokens > 1:
+        return Dropped(
+            reason,
+            part,
+            f"the prompt's {tokens - rules.max_new_tokens:,} tokens plus {rules.max_new_tokens:,} to generate exceed "
+            f"{rules.max_length:,} tokens; shorten the prompt or raise hyperparameters.max_length",
+        )
+    name = part.replace("_", " ")
+    message = f"the {name} has {tokens:,} tokens with its prompt, which exceeds {rules.max_length:,}"
+    return Dropped(reason, part, message)
