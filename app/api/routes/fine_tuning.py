@@ -71,6 +71,7 @@ def create_job(
             validation_file=body.validation_file,
             priority=body.priority,
             has_signal=has_signal,
+            notices=request.notices,
         )
         answer = JobObject.of(queries.job_details(session, job), strict=strict)
     notifier.add(broker.notify_training if job.status == JobStatus.queued else broker.notify_validation)

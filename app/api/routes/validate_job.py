@@ -52,8 +52,9 @@ def validate_job(
             ValidationProblem(code="invalid_request", message=message, param=param) for message, param in explained
         ]
         return Validation(valid=False, errors=problems, plan=None)
+    request = job.to_request()
     with database.transaction() as session:
-        validated = submission.validate_request(session, caller.project_id, job.to_request(), limits)
+        validated = submission.validate_request(session, caller.project_id, request, limits)
         if validated.problems:
             problems = [_problem(job.as_sent(problem)) for problem in validated.problems]
             return Validation(valid=False, errors=problems, plan=None)
@@ -66,7 +67,8 @@ def validate_job(
     plan = _plan(validated, reports[0], reports[1], settings)
     lint = lints.of_job(caller.project_id, validated.spec, job.training_file)
     problems = [] if lint is None else _no_contrast(job, validated, lint)
-    warnings = _long_rows(validated, files[0], reports[0], store, settings)
+    warnings = [ValidationProblem(**vars(notice)) for notice in request.notices]
+    warnings += _long_rows(validated, files[0], reports[0], store, settings)
     if overlap is not None:
         warnings.append(ValidationProblem(code="held_out_overlap", message=str(overlap), param="validation_file"))
     return Validation(

@@ -4,13 +4,21 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    StringConstraints,
+    model_validator,
+)
 
 from app.api.ids import MAX_ID, MAX_MODEL_NAME
+from app.api.schemas import openai_fields
+from app.api.schemas.openai_fields import problem
 from app.core.errors import InvalidRequest
 from app.core.jobs.state_machine import MAX_PRIORITY, MIN_PRIORITY
-from app.core.jobs.submission import JobRequest
+from app.core.jobs.submission import JobRequest, Notice
 from app.core.spec.frozen import Frozen
 from app.core.spec.gates import MAX_GATES, AliasName, GateText
 from app.core.spec.graders import Grader
@@ -28,6 +36,7 @@ from app.core.spec.job import (
     TemplateVariables,
 )
 
+_UNSET: Final = (None, "auto")
 MAX_SEED: Final = 2_147_483_647
 _TYPES: Final = ", ".join(f"'{name}'" for name in ("gft", "supervised", "dft", "reinforcement"))
 
@@ -199,35 +208,58 @@ class CreateJob(Frozen):
         ),
     ] = None
 
-    @model_validator(mode="before")
+    _sent: Mapping[str, Any] = PrivateAttr(default_factory=dict)
+    _notices: tuple[Notice, ...] = PrivateAttr(default=())
+
+    @model_validator(mode="wrap")
     @classmethod
-    def _to_canonical_form(cls, body: Any) -> Any:
+    def _from_every_form(cls, body: Any, handler: ModelWrapValidatorHandler["CreateJob"]) -> "CreateJob":
         """Convert the deprecated and the typed form into the canonical form, without changing the client's object."""
         if not isinstance(body, Mapping):
-            return body
-        body = {key: value for key, value in body.items() if value is not None}
-        method = _without_nulls(body.get("method", {"type": "supervised"}))
-        if not isinstance(method, dict) or "type" not in method:
-            return body
-        body |= _gates_of(body, method)
-        return body | {"method": _canonical(method, _without_nulls(body))}
+            return handler(body)
+        canonical, notices = _canonical(body)
+        job = handler(canonical)
+        job._sent = body
+        job._notices = (*notices, *job._without_held_out_rows())
+        return job
 
     @staticmethod
     def path_as_sent(param: str, body: Any) -> str:
-        """Return where a client of the typed form put the field that the canonical form calls `param`."""
-        extra = body.get("gft") if isinstance(body, Mapping) else None
-        head, _, rest = param.removeprefix("method.gft.").partition(".")
-        if not isinstance(extra, Mapping) or not param.startswith("method.gft."):
+        """Return where the client put the field that the canonical form calls `param`."""
+        if not isinstance(body, Mapping):
             return param
-        return ".".join(filter(None, ("gft" if head in extra else "method.reinforcement", head, rest)))
+        top, extra = body.get("hyperparameters"), body.get("gft")
+        match param.split("."):
+            case ["method", _, "hyperparameters", name, *_] if isinstance(top, Mapping) and top.get(name) not in _UNSET:
+                return f"hyperparameters.{name}"
+            case ["method", "gft", head, *_] if isinstance(extra, Mapping):
+                place = "gft" if head in extra else "method.reinforcement"
+                return param.replace("method.gft", place, 1)
+        return param
+
+    def _without_held_out_rows(self) -> list[Notice]:
+        """Return a notice for each setting of evaluations if the job has no held-out rows to evaluate."""
+        if self.validation_file is not None:
+            return []
+        settings, kind = self.method.settings, self.method.type
+        chosen = {
+            "hyperparameters.eval_interval": settings.hyperparameters.eval_interval != "auto",
+            "hyperparameters.eval_samples": settings.hyperparameters.eval_samples != "auto",
+            "evaluation.pass_samples": settings.evaluation.pass_samples > 0,
+            "evaluation.patience": settings.evaluation.patience is not None,
+        }
+        paths = [
+            self.path_as_sent(f"method.{kind}.{name}", self._sent) for name, is_chosen in chosen.items() if is_chosen
+        ]
+        return [openai_fields.ignored(path, "the job has no `validation_file`") for path in paths]
 
     def to_request(self) -> JobRequest:
         """Return the request to validate. A missing seed is drawn here, so call this once per request."""
-        return JobRequest(self._spec(), self.training_file, self.validation_file, self.priority)
+        return JobRequest(self._spec(), self.training_file, self.validation_file, self.priority, self._notices)
 
     def as_sent(self, error: InvalidRequest) -> InvalidRequest:
         """Return the same error, with the path of the field as the client sent it in `param`."""
-        error.param = self.path_as_sent(error.param or "", {"gft": self.gft}) or None
+        error.param = self.path_as_sent(error.param or "", self._sent) or None
         return error
 
     def _spec(self) -> JobSpec:
@@ -258,38 +290,54 @@ def _gates_of(body: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:
     if not gates_by_path:
         return {}
     if len(gates_by_path) > 1 or "gates" in body:
-        raise _problem(
+        raise problem(
             next(iter(gates_by_path)), "This request contains gates in several places. Send them once, in `gates`."
         )
     return {"gates": next(iter(gates_by_path.values()))}
 
 
-def _canonical(method: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+def _canonical(sent: Mapping[str, Any]) -> tuple[dict[str, Any], list[Notice]]:
+    """Return the body in its canonical form, and notices of fields that this server treats differently."""
+    notices = list[Notice]()
+    body = {key: value for key, value in sent.items() if value is not None}
+    if body.pop("trainingType", None) is not None:  # Azure's
+        notices.append(openai_fields.ignored("trainingType", "jobs run on this server's own workers"))
+    method = _without_nulls(body.get("method", {"type": "supervised"}))
+    if not isinstance(method, dict) or "type" not in method:
+        return body, notices
     kind = method["type"]
     _refuse_unknown(kind)
+    extra = _without_nulls(body.get("gft"))
+    if extra is not None:
+        body["gft"] = extra
+    body |= _gates_of(body, method)
     settings = method.get(kind, {})
-    if not isinstance(settings, dict):
-        return method
-    settings = _without_openai_defaults(settings, f"method.{kind}.hyperparameters")
-    settings = _with_top_level(settings, body.get("hyperparameters"), kind)
-    extra = body.get("gft")
     if extra is not None and kind != "reinforcement":
         hint = "The extra field `gft` requires method.type 'reinforcement'. Put its settings into `method.gft`."
-        raise _problem("gft", hint)
+        raise problem("gft", hint)
+    if not isinstance(settings, dict):
+        return body | {"method": method}, notices
+    moved: dict[str, str] = {}
+    top = _without_nulls(body.get("hyperparameters"))
+    if isinstance(top, dict):
+        body["hyperparameters"], settings, moved = _with_top_level(settings, top, kind)
+    if isinstance(settings.get("hyperparameters"), dict):
+        settings = settings | {"hyperparameters": openai_fields.without_neutral(settings["hyperparameters"])}
+    if kind == "reinforcement":
+        default = GroupMix if extra is not None else RolloutsOnly
+        added = extra if isinstance(extra, dict) else {}
+        settings, more = openai_fields.reinforcement(settings, added, default().self_, moved)
+        notices += more
     if isinstance(extra, dict):
-        return {"type": "gft", "gft": _merged(settings, extra)}
-    return method | {kind: settings}
-
-
-def _problem(param: str, message: str) -> PydanticCustomError:
-    return PydanticCustomError("job", "{message}", {"message": message, "param": param})
+        return body | {"method": {"type": "gft", "gft": _merged(settings, extra)}}, notices
+    return body | {"method": method | {kind: settings}}, notices
 
 
 def _refuse_unknown(kind: Any) -> None:
     if kind == "dpo":
-        raise _problem("method.type", f"Preference tuning (dpo) is not available on this server. Use one of {_TYPES}.")
+        raise problem("method.type", f"Preference tuning (dpo) is not available on this server. Use one of {_TYPES}.")
     if kind not in list(MethodType):
-        raise _problem("method.type", f"The method {kind!r} does not exist. Use one of {_TYPES}.")
+        raise problem("method.type", f"The method {kind!r} does not exist. Use one of {_TYPES}.")
 
 
 def _without_nulls(value: Any) -> Any:
@@ -298,36 +346,30 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-def _without_openai_defaults(settings: dict[str, Any], path: str) -> dict[str, Any]:
-    """Drop fields that OpenAI's clients send by default and that have no meaning here; reject other values of them."""
-    hyperparameters = settings.get("hyperparameters")
-    if not isinstance(hyperparameters, dict):
-        return settings
-    hints = {
-        "compute_multiplier": ("auto", "set the number of rollouts with `group.self` instead"),
-        "reasoning_effort": ("default", "these models have no such setting"),
-    }
-    kept = dict(hyperparameters)
-    for name, (default, hint) in hints.items():
-        if name in kept and kept.pop(name) != default:
-            raise _problem(f"{path}.{name}", f"`{name}` must be '{default}': {hint}.")
-    return settings | {"hyperparameters": kept}
+def _with_top_level(
+    settings: dict[str, Any], top: dict[str, Any], kind: str
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """Move the deprecated top-level hyperparameters into the method.
 
-
-def _with_top_level(settings: dict[str, Any], top: Any, kind: str) -> dict[str, Any]:
-    """Move the deprecated top-level hyperparameters into the method."""
+    Return the top-level ones that remain, the settings, and the names of the moved ones with their paths.
+    """
+    top = openai_fields.without_neutral(top)
     own = settings.get("hyperparameters", {})
-    if not isinstance(top, dict) or not isinstance(own, dict):
-        return settings
-    for name, value in top.items():
+    if not isinstance(own, dict):
+        return top, settings, {}
+    added = openai_fields.REINFORCEMENT_HYPERPARAMETERS if kind == "reinforcement" else ()
+    names = {*PlainHyperparameters.model_fields, *added}
+    moved = {name: value for name, value in top.items() if name in names and value not in _UNSET}
+    for name, value in moved.items():
         if own.get(name, "auto") not in ("auto", value):
-            raise _problem(
+            raise problem(
                 f"hyperparameters.{name}",
                 f"`hyperparameters.{name}` is {value!r}, but `method.{kind}.hyperparameters.{name}` is "
                 f"{own[name]!r}. Send only the latter.",
             )
-    moved = {name: value for name, value in top.items() if name in PlainHyperparameters.model_fields}
-    return settings | {"hyperparameters": own | moved} if moved else settings
+    kept = {name: value for name, value in top.items() if name not in added}
+    paths = {name: f"hyperparameters.{name}" for name in moved}
+    return kept, settings | {"hyperparameters": own | moved}, paths
 
 
 def _merged(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:

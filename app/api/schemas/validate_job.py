@@ -56,8 +56,9 @@ class Validation(BaseModel):
     warnings: list[ValidationProblem] = Field(
         default=[],
         description="Flaws of a valid job: `held_out_overlap`, held-out prompts that are also trained on; "
-        "`rows_too_long`, rows over `max_length` or the model's own limit; or why the model's tokenizer cannot be "
-        "used.",
+        "`rows_too_long`, rows over `max_length` or the model's own limit; `ignored_field`, settings without "
+        "effect; `converted_field`, OpenAI's settings that have another form here; or why the model's tokenizer cannot "
+        "be used.",
     )
     plan: JobPlan | None = Field(
         description="Null if the job has errors, while the training file is not validated, and if the model's size is "

@@ -3,7 +3,7 @@
 The change, its event and its entry in the audit log are written in the caller's transaction.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -21,7 +21,7 @@ from app.core.jobs import lint_queue
 from app.core.jobs.events import Event, append, keep_trace
 from app.core.jobs.queries import job_of_project
 from app.core.jobs.state_machine import TERMINAL, JobStatus, StopRequest
-from app.core.jobs.submission import check_validated, find_overlap
+from app.core.jobs.submission import Notice, check_validated, find_overlap
 from app.core.jobs.tables import Job
 from app.core.jobs.transitions import transition
 from app.core.spec.job import JobSpec
@@ -43,12 +43,13 @@ def create(
     validation_file: str | None,
     priority: int = 0,
     has_signal: bool = False,
+    notices: Iterable[Notice] = (),
 ) -> Job:
     """Create a job in the actor's project. It is queued at once if its files are validated and no lint must decide.
 
     Validate the request first (`submission.validate_request`). `has_signal` means that a lint has already found a
-    group that teaches something. After the commit, notify the workers: training if the job is queued, otherwise
-    validation; and linting if `job.lint_due`.
+    group that teaches something. Each notice becomes an event. After the commit, notify the workers: training if the
+    job is queued, otherwise validation; and linting if `job.lint_due`.
     """
     job = Job(
         id=ids.job_id(),
@@ -64,7 +65,8 @@ def create(
     files = f"Validating training file: {training_file}"
     if validation_file is not None:
         files += f" and validation file: {validation_file}"
-    append(session, job.id, Event(f"Created fine-tuning job: {job.id}"), Event(files))
+    warnings = (Event(item.message, "warn", data={"code": item.code, "param": item.param}) for item in notices)
+    append(session, job.id, Event(f"Created fine-tuning job: {job.id}"), Event(files), *warnings)
     keep_trace(session, job.id)
     job = _admit(session, job, has_signal=has_signal)
     after = audit.snapshot(job, "status", "training_file", "validation_file")

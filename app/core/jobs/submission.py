@@ -29,6 +29,16 @@ _SHOWN_LINES: Final = 5
 
 
 @dataclass(frozen=True)
+class Notice:
+    """Something that a client should know about a job that is accepted, for example a field without effect."""
+
+    code: str
+    message: str
+    param: str
+    """Dotted path of the field, as the client sent it."""
+
+
+@dataclass(frozen=True)
 class JobRequest:
     """A job as a client requests it."""
 
@@ -37,6 +47,7 @@ class JobRequest:
     training_file: str
     validation_file: str | None
     priority: int
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True)

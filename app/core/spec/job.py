@@ -15,6 +15,9 @@ from app.core.spec.graders import Grader
 from app.core.spec.integrations import MAX_INTEGRATIONS, Integration
 from app.core.spec.teacher_answers import BaseUrl, Spent, TeacherBudget, TeacherModel
 
+MAX_ANSWERS: Final = 64
+"""Most rollouts of a group, and most sampled answers to a held-out row."""
+
 Auto = Literal["auto"]
 BasePrecision = Literal["native", "4bit"]
 _RESERVED_VARIABLES: Final = frozenset({"messages", "tools", "documents", "add_generation_prompt", "strftime_now"})
@@ -51,7 +54,7 @@ class GroupMix(Frozen):
     """The row's own demonstration."""
     teacher: Annotated[int, Field(ge=0, le=32)] = 3
     """The row's `teacher_responses`; the job's `teacher` supplies the rest where a row has fewer."""
-    self_: Annotated[int, Field(ge=0, le=64, alias="self")] = 4
+    self_: Annotated[int, Field(ge=0, le=MAX_ANSWERS, alias="self")] = 4
     """Rollouts of the current policy."""
 
     @property
@@ -123,8 +126,9 @@ class Hyperparameters(Frozen):
 class Evaluation(Frozen):
     """How held-out rows are evaluated; `hyperparameters.eval_interval` says how often."""
 
-    pass_samples: Annotated[int, Field(ge=0, le=64)] = 0
-    """Sampled answers per row for `eval/pass@k`; 0 skips them. The greedy answer is always graded."""
+    pass_samples: Annotated[int, Field(ge=0, le=MAX_ANSWERS)] = 0
+    """Sampled answers per row for `eval/pass@k` (OpenAI's `eval_samples`); 0 skips them. The greedy answer is always
+    graded."""
     patience: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Training ends after this many evaluations in a row without a better mean reward; null means never."""
 

@@ -82,15 +82,6 @@ REFUSED: dict[str, tuple[dict[str, Any], Any, str, str]] = {
         "item.answer",
     ),
     "gft twice": ({"extra_body": {"gft": {"tau": 1}}}, gft(), "gft", "method.gft"),
-    "compute_multiplier": (
-        {},
-        {
-            "type": "reinforcement",
-            "reinforcement": {"grader": GRADER, "hyperparameters": {"compute_multiplier": 2}},
-        },
-        "method.reinforcement.hyperparameters.compute_multiplier",
-        "group.self",
-    ),
     "expert in rl": (
         {},
         {"type": "reinforcement", "reinforcement": {"grader": GRADER, "group": {"expert": 1}}},
