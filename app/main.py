@@ -14,6 +14,7 @@ from app.api.middleware.body_limit import BodyLimit
 from app.api.middleware.http_metrics import HttpMetrics
 from app.api.middleware.idempotency import Idempotency
 from app.api.middleware.request_ids import RequestIds
+from app.api.middleware.request_paths import RequestPaths
 from app.api.middleware.tracing import Tracing
 from app.api.routes import (
     api_keys,
@@ -185,7 +186,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(HttpMetrics)
     if tracer.is_on:
         app.add_middleware(Tracing, tracer=tracer)
-    app.add_middleware(RequestIds)  # the last middleware added is the outermost one
+    app.add_middleware(RequestIds)
+    app.add_middleware(RequestPaths)  # the last middleware added is the outermost one
     return app
 
 

@@ -1,4 +1,4 @@
-"""Authenticates a request by its bearer key or its browser session, and charges the caller's rate limit."""
+"""Authenticates a request by its API key or its browser session, and charges the caller's rate limit."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPBearer
 
 from app.auth import browser
+from app.auth.credentials import key_of
 from app.auth.key_cache import KeyCache
 from app.auth.principal import Principal
 from app.auth.rate_limit import charge
@@ -22,20 +23,18 @@ from app.core.errors import AuthenticationFailed
 from app.core.settings import Settings
 
 scheme: Final = HTTPBearer(auto_error=False, description="An API key of this server, `gt_live_...`")
-"""Routes that need a caller but declare no scope declare this, so that the OpenAPI document shows it."""
+"""Routes that need a caller but declare no scope declare this, so that the OpenAPI document shows it. It reads no key:
+`key_of` does, also from the header `api-key`."""
 _NAMED_BY: Final = {"openai-project": "mismatched_project", "openai-organization": "mismatched_organization"}
 """Header in which a client may name its project -> error code if the key belongs to another project."""
 
 
 async def principal(request: Request) -> Principal:
     """Return the caller. Raises `AuthenticationFailed` and `RateLimited`."""
-    # Called here instead of being a dependency: FastAPI would solve it again wherever the caller is needed.
-    credentials = await scheme(request)
     database: Database = request.app.state.database
-    token = None
-    if credentials is not None:
+    key, token = key_of(request.headers), None
+    if key is not None:
         key_cache: KeyCache = request.app.state.key_cache
-        key = credentials.credentials
         identity = await key_cache.get(key, partial(_authenticate, database, api_keys.authenticate, key))
     else:
         token = browser.token_of(request)

@@ -34,7 +34,7 @@ class InvalidRequest(GrouptuneError):
 
 
 class AuthenticationFailed(GrouptuneError):
-    """Send your API key in the header `Authorization: Bearer <key>`."""
+    """Send your API key in the header `Authorization: Bearer <key>`, or in `api-key`."""
 
     status = 401
     type = "invalid_request_error"

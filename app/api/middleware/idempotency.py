@@ -24,6 +24,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import respond
+from app.auth.credentials import key_of
 from app.core.accounts import idempotency
 from app.core.accounts.idempotency import RequestInProgress, RequestRunning, Reservation, StoredResponse
 from app.core.db import Database
@@ -80,7 +81,9 @@ class Idempotency:
             body = await _read_body(receive)
             receive = _replay_body(body, receive)
         fingerprint = hashlib.sha256(b"\0".join((scope["path"].encode(), scope["query_string"], body))).digest()
-        await self._once(_PostRequest(_token(headers), key, fingerprint, int(count or 0), secret), scope, receive, send)
+        await self._once(
+            _PostRequest(key_of(headers) or "", key, fingerprint, int(count or 0), secret), scope, receive, send
+        )
 
     async def _once(self, request: "_PostRequest", scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -183,11 +186,6 @@ class _PostRequest:
     """The SDK's retry count; 0 for the first request."""
     secret: bool
     """Whether its response shows a secret."""
-
-
-def _token(headers: Headers) -> str:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token if scheme.lower() == "bearer" else ""
 
 
 def _replay(response: StoredResponse) -> Response:
