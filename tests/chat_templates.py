@@ -4,7 +4,7 @@ import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -35,6 +35,13 @@ def _sources() -> dict[str, str]:
 
 SOURCES: Final = _sources()
 """Template source by name, such as `trl/qwen3`."""
+
+
+def as_read(name: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the messages as the template reads them: some vision-language models read lists of parts only."""
+    if not any(model in name for model in ("idefics3", "smolvlm", "llava_next")):
+        return messages
+    return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
 
 
 @cache

@@ -41,6 +41,7 @@ _REASONS: Final = {
     Drop.template_refused: "rejected by the model's chat template",
     Drop.prompt_too_long: "with a prompt that is too long",
     Drop.answer_too_long: "with an answer that is too long",
+    Drop.not_written: "with a part that the chat template does not write",
     Drop.no_answer: "without an answer to learn from",
 }
 

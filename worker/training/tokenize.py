@@ -9,7 +9,7 @@ from typing import Final
 from transformers import AutoTokenizer
 
 from app.core.chat import tokenizer as chat
-from app.core.chat.encoding import Drop, EncodedRow, RowRules, encode
+from app.core.chat.encoding import Drop, Dropped, EncodedRow, RowRules, encode
 from app.core.chat.templates import TemplateRefused
 from app.core.chat.tokenizer import ChatTokenizer, UnusableTokenizer
 from app.core.spec.reports import TrainerExit
@@ -58,8 +58,7 @@ def load_prompts(
                 counts[Drop.template_refused] += 1
                 continue
             for part in encoded.dropped:
-                is_row = part.reason is Drop.prompt_too_long
-                warn(f"line {line}: {'dropped' if is_row else f'a {part.part} was dropped'}, {part.message}")
+                warn(f"line {line}: {_consequence(part)}{part.message}")
             if (lost := encoded.lost) is not None:
                 counts[lost] += 1
             else:
@@ -67,6 +66,12 @@ def load_prompts(
     except RowError as error:
         raise JobFailure(TrainerExit.bad_data, "invalid_file", str(error), param) from error
     return prompts
+
+
+def _consequence(part: Dropped) -> str:
+    if part.reason is Drop.not_written:
+        return ""
+    return "dropped, " if part.part == "prompt" else f"a {part.part.replace('_', ' ')} was dropped, "
 
 
 def _prompt(row: Row, line: int, encoded: EncodedRow) -> Prompt:

@@ -39,6 +39,8 @@ class Continuation:
     message only calls tools."""
     thoughts: range
     """Where the thoughts of the row stand in `text`; empty without thoughts."""
+    unwritten: tuple[str, ...] = ()
+    """Parts of the message that the template leaves out: `thoughts`, or the `text` next to tool calls."""
 
 
 def continuation(
@@ -53,17 +55,28 @@ def continuation(
     Raises `TemplateRefused`.
     """
     text = _rest(templates, messages, answer, tools, prompt)
-    content = answer.get("content") or ""
-    thoughts = answer.get("reasoning_content") or ""
+    calls = answer.get("tool_calls", ())
+    if lost := [call["function"]["name"] for call in calls if call["function"]["name"] not in text]:
+        raise TemplateRefused(
+            f"the model's chat template does not write tool calls, so the call of {lost[0][:60]} cannot be trained"
+        )
 
-    def rest_of(fields: dict[str, Any]) -> str:
-        return _rest(templates, messages, {**answer, **fields}, tools, prompt)
+    def located(field: str) -> range:
+        def with_sentinel() -> str:
+            return _rest(templates, messages, {**answer, field: _SENTINEL}, tools, prompt)
 
-    return Continuation(
-        text,
-        _place(text, content, lambda: rest_of({"content": _SENTINEL})),
-        _place(text, thoughts, lambda: rest_of({"reasoning_content": _SENTINEL})),
-    )
+        return _place(text, answer.get(field) or "", with_sentinel)
+
+    content, thoughts = located("content"), located("reasoning_content")
+    unwritten = []
+    if answer.get("content") and not content:
+        is_written = _SENTINEL in _rest(templates, messages, {**answer, "content": _SENTINEL}, tools, prompt)
+        if not (is_written or calls):
+            raise TemplateRefused("the model's chat template does not write the text of an answer")
+        unwritten = [] if is_written else ["text"]
+    if answer.get("reasoning_content") and not thoughts:
+        unwritten.append("thoughts")
+    return Continuation(text, content, thoughts, tuple(unwritten))
 
 
 def _rest(
@@ -85,11 +98,16 @@ def _rest(
         )
     opening, turn = prompt[len(history) :], whole[len(history) :]
     same = common_length(opening, turn)
-    ahead, rest = opening[same:], turn[same:]
-    opened = _OPEN_THOUGHT.search(ahead)
-    if opened is None or rest.lstrip().startswith(f"</{opened[1]}>"):
-        return rest
-    return f"{answer.get('reasoning_content') or ''}\n</{opened[1]}>\n\n{rest}"
+    same = opening.rfind("<", 0, same) if "<" in opening[opening.rfind(">", 0, same) + 1 : same] else same  # whole tags
+    rest = turn[same:]
+    opened = _OPEN_THOUGHT.search(opening)
+    if opened is not None and opened.start() >= same and not rest.lstrip().startswith(f"</{opened[1]}>"):
+        return f"{answer.get('reasoning_content') or ''}\n</{opened[1]}>\n\n{rest}"
+    if opened is None and answer.get("reasoning_content"):
+        # The prompt has closed an empty thought, so the model cannot write one: the row's thoughts are left out.
+        plain = {name: value for name, value in answer.items() if name != "reasoning_content"}
+        return _rest(templates, messages, plain, tools, prompt)
+    return rest
 
 
 def _place(text: str, part: str, render_sentinel: Callable[[], str]) -> range:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
-from app.core.chat.tokenizer import Answer, ChatTokenizer, RenderedPrompt
+from app.core.chat.tokenizer import ChatTokenizer, RenderedPrompt
 from app.core.spec.job import JobSpec
 from app.core.spec.rows import Row, TeacherResponse, answer_text
 
@@ -19,6 +19,8 @@ class Drop(StrEnum):
     template_refused = "template_refused"
     prompt_too_long = "prompt_too_long"
     answer_too_long = "answer_too_long"
+    not_written = "not_written"
+    """The model's chat template does not write a part of the answer; the rest of it is used."""
     no_answer = "no_answer"
     """The job learns from the answers of its rows, and the row has none."""
 
@@ -84,6 +86,8 @@ class Turn:
     """The answer for graders and people."""
     message: dict[str, Any] = field(default_factory=dict)
     """The assistant message that it was encoded from."""
+    unwritten: tuple[str, ...] = ()
+    """Parts of the message that the chat template leaves out: `thoughts`, or the `text` next to tool calls."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,10 @@ class EncodedRow:
 
 def turn(tokenizer: ChatTokenizer, prompt: RenderedPrompt, message: dict[str, Any], rules: RowRules) -> Turn:
     """Encode an answer to a prompt. Raises `TemplateRefused`."""
-    return _turn(prompt, tokenizer.answer(prompt, message), message, rules)
+    answer = tokenizer.answer(prompt, message)
+    start = 0 if rules.train_reasoning else answer.content_start
+    context = (*prompt.ids, *answer.ids[:start])
+    return Turn(context, answer.ids[start:], answer_text(message), message, answer.unwritten)
 
 
 def encode(row: Row, tokenizer: ChatTokenizer, rules: RowRules) -> EncodedRow:
@@ -123,6 +130,7 @@ def encode(row: Row, tokenizer: ChatTokenizer, rules: RowRules) -> EncodedRow:
     def fitting(found: Turn, part: str) -> Turn | None:
         length = len(found.context) + len(found.ids)
         if length <= rules.max_length:
+            dropped.extend(_unwritten(left_out, part) for left_out in found.unwritten)
             return found
         dropped.append(_too_long(Drop.answer_too_long, part, length, rules))
         return None
@@ -146,7 +154,7 @@ def encode(row: Row, tokenizer: ChatTokenizer, rules: RowRules) -> EncodedRow:
         pair = (both[0], both[1]) if both[0] is not None and both[1] is not None else None
     lost = None
     if not (turns or teacher or pair or rules.answers_later):
-        lost = dropped[0].reason if dropped else Drop.no_answer
+        lost = next((part.reason for part in dropped), Drop.no_answer)
     return EncodedRow(prompt, tuple(turns), tuple(teacher), pair, tuple(dropped), lost)
 
 
@@ -168,9 +176,11 @@ def _assistant(response: TeacherResponse) -> dict[str, Any]:
     return {"role": "assistant", "content": response.content}
 
 
-def _turn(prompt: RenderedPrompt, answer: Answer, message: dict[str, Any], rules: RowRules) -> Turn:
-    start = 0 if rules.train_reasoning else answer.content_start
-    return Turn((*prompt.ids, *answer.ids[:start]), answer.ids[start:], answer_text(message), message)
+def _unwritten(left_out: str, part: str) -> Dropped:
+    name = part.replace("_", " ")
+    where = " next to tool calls" if left_out == "text" else ""
+    message = f"the model's chat template does not write {left_out}{where}, so the {name} is trained without"
+    return Dropped(Drop.not_written, part, message)
 
 
 def _too_long(reason: Drop, part: str, tokens: int, rules: RowRules) -> Dropped:

@@ -78,12 +78,14 @@ class ChatTemplates:
 
 def _as_read(message: dict[str, Any], source: str) -> dict[str, Any]:
     """Return the message as the template reads it: without nulls, with thoughts and tool calls in the expected form."""
-    if len(message) == 2 and message["content"] is not None:
+    if len(message) == 2 and message["content"] is not None and not _takes_parts(source):
         return message
     # Remove keys with null values: many templates would write "None" for them.
     read = {name: value for name, value in message.items() if value is not None}
     if (thoughts := read.pop(_THOUGHTS[0], None)) is not None:
         read |= dict.fromkeys(_thought_names(source), thoughts)
+    if isinstance(read.get("content"), str) and _takes_parts(source):
+        read["content"] = [{"type": "text", "text": read["content"]}]
     if (calls := read.get("tool_calls")) is not None:
         style = _call_style(source)
         read.setdefault("content", style.no_content)
@@ -100,6 +102,20 @@ def _with_text(call: dict[str, Any]) -> dict[str, Any]:
 @lru_cache(maxsize=32)
 def _thought_names(source: str) -> tuple[str, ...]:
     return tuple(name for name in _THOUGHTS if re.search(rf"\.{name}\b|['\"]{name}['\"]", source))
+
+
+@lru_cache(maxsize=32)
+def _takes_parts(source: str) -> bool:
+    """Return whether the template reads content as a list of parts only, as some of vision-language models do."""
+
+    def writes(content: object) -> bool:
+        try:
+            messages = [{"role": "user", "content": content}]
+            return "probe" in _compile(source).render(messages=messages, tools=None, add_generation_prompt=True)
+        except _TEMPLATE_ERRORS:
+            return False
+
+    return not writes("probe") and writes([{"type": "text", "text": "probe"}])
 
 
 class _CallStyle(NamedTuple):
@@ -125,7 +141,7 @@ def _call_style(source: str) -> _CallStyle:
     for no_content in (None, ""):
         for arguments, as_text in (({"k": "v"}, False), ('{"k": "v"}', True)):
             text = written(no_content, arguments)
-            if text is not None and "None" not in text and "{'k': 'v'}" not in text:
+            if text is not None and not any(wrong in text for wrong in ("None", "null", "{'k': 'v'}")):
                 return _CallStyle(no_content, as_text)
     return _CallStyle("", arguments_as_text=False)
 

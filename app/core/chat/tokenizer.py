@@ -69,6 +69,8 @@ class Answer(NamedTuple):
     """What the tokens stand for, special tokens included."""
     offsets: Sequence[tuple[int, int]]
     """Start and end of each token in `text`."""
+    unwritten: tuple[str, ...]
+    """Parts of the message that the template does not write; see `Continuation`."""
 
     @property
     def piece(self) -> Piece:
@@ -109,7 +111,7 @@ class ChatTokenizer:
         )
         eos = self._id("eos_token")
         declared = frozenset(end_ids) | ({eos} if eos is not None else set())
-        self.end_id = self._find_end_id(declared)
+        self.end_id = self._find_end_id(frozenset(end_ids), eos)
         """Ends a turn as the template writes it."""
         self.end_ids = declared | {self.end_id}
         """All tokens that end a turn: a sampler stops at each of them."""
@@ -163,7 +165,7 @@ class ChatTokenizer:
             ids, offsets = ids[: end + 1], offsets[: end + 1]
             text = rest.text[: offsets[end][1]]
         start = next((i for i, (_, stop) in enumerate(offsets) if stop > rest.content.start), 0) if rest.content else 0
-        return Answer(tuple(ids), start, text, offsets)
+        return Answer(tuple(ids), start, text, offsets, rest.unwritten)
 
     def count(self, text: str) -> int:
         """Return the number of tokens of an answer with this text, its end token included, without its thoughts."""
@@ -255,7 +257,7 @@ class ChatTokenizer:
         token = self._named.get(role)
         return None if token is None else self.backend.token_to_id(token)
 
-    def _find_end_id(self, declared: frozenset[int]) -> int:
+    def _find_end_id(self, declared: frozenset[int], eos: int | None) -> int:
         """Return the token that the template writes after an answer; it may differ from the tokenizer's eos."""
         answer = {"role": "assistant", "content": _PROBE}
         try:
@@ -266,14 +268,16 @@ class ChatTokenizer:
             message = f"The base model cannot be used: for a sample question and answer, {error.message}"
             raise UnusableTokenizer(message, param="model", code="model_without_chat_template") from error
         after = self._encode(rest.text[rest.content.stop :]).ids
-        end = next((token for token in after if token in declared or token in self._special.values()), None)
+        special = self._special.values()
+        end = next((token for token in after if token in declared), None)
+        end = next((token for token in after if token in special), None) if end is None else end
         if end is None:  # the next turn's first token, if the model declares that it ends turns
             try:
                 longer = self.templates.render([_QUESTION, answer, _QUESTION], None, for_answer=False)
             except TemplateRefused:
                 longer = ""
             opening = self._encode(longer[len(whole) :]).ids if longer.startswith(whole) else []
-            end = opening[0] if opening and opening[0] in declared else self._id("eos_token")
+            end = opening[0] if opening and opening[0] in declared else eos
         if end is None:
             raise UnusableTokenizer(
                 "Neither the chat template nor the tokenizer of the base model defines the token that ends a turn.",

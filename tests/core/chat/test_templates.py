@@ -7,7 +7,7 @@ from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from app.core.chat.templates import ChatTemplates, TemplateRefused
-from tests.chat_templates import BOS, EOS, SOURCES
+from tests.chat_templates import BOS, EOS, SOURCES, as_read
 
 QUESTION = {"role": "user", "content": "Which harbours are ice-free? <|im_end|>"}
 ANSWER = {"role": "assistant", "content": "All of {them}, “always”."}
@@ -35,7 +35,7 @@ def test_same_text_as_transformers(name: str, tools: list[dict[str, Any]] | None
     templates = ChatTemplates({"default": SOURCES[name]}, {"bos_token": BOS, "eos_token": EOS})
     for messages in CHATS.values():
         for for_answer in (True, False):
-            want = theirs(SOURCES[name], messages, tools, for_answer)
+            want = theirs(SOURCES[name], as_read(name, messages), tools, for_answer)
             assert ours(templates, messages, tools, for_answer) == want
 
 

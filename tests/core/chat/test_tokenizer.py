@@ -60,7 +60,9 @@ def test_changed_file_is_reloaded(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     first = tokenizer.load(tmp_path)
     assert tokenizer.load(tmp_path) is first
-    (tmp_path / "chat_template.jinja").write_text("Q: {{ messages[0].content }}<|im_end|>")
+    (tmp_path / "chat_template.jinja").write_text(
+        "{% for message in messages %}Q: {{ message.content }}<|im_end|>{% endfor %}"
+    )
     assert tokenizer.load(tmp_path).text(tokenizer.load(tmp_path).prompt_ids(CHAT)).startswith("Q: a")
 
 
