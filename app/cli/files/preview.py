@@ -15,7 +15,13 @@ from app.cli.ui.console import note, out, write_json, write_line
 from app.cli.ui.options import AsJson, StateDir
 from app.client import Json
 
-_COLOURS: Final = {"prompt": "dim", "expert": "green", "teacher": "cyan"}
+_COLOURS: Final = {
+    "prompt": "dim",
+    "expert": "green",
+    "teacher": "cyan",
+    "preferred": "green",
+    "non_preferred": "magenta",
+}
 _BAR_COLUMNS: Final = 32
 _VISIBLE: Final = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | dict.fromkeys(
     range(127, 160), "\ufffd"
@@ -33,6 +39,12 @@ def preview(
     max_length: Annotated[
         int | None, typer.Option(min=16, help="The job's max_length in tokens; rows that exceed it are marked.")
     ] = None,
+    turns: Annotated[
+        str | None,
+        typer.Option(
+            help="`all` trained answers of a conversation, as supervised jobs train them, or the `last` only."
+        ),
+    ] = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -42,6 +54,8 @@ def preview(
         params["model"] = model
     if max_length is not None:
         params["max_length"] = max_length
+    if turns is not None:
+        params["turns"] = turns
     with connect(state_dir) as client:
         answer = client.get(f"/files/{file_id}/preview", **params)
     if as_json:

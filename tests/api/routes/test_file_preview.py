@@ -128,3 +128,35 @@ def test_report_has_duplicates_and_long_rows(server: Server, client: OpenAI) -> 
     assert collected["warnings"][0]["line"] == 4
     assert collected["longest"][0]["line"] == 1
     assert "places" not in collected
+
+
+CONVERSATION = {
+    "messages": [
+        {"role": "user", "content": "0+1="},
+        {"role": "assistant", "content": "1"},
+        {"role": "user", "content": "plus 1?"},
+        {"role": "assistant", "content": "2", "weight": 0},
+        {"role": "user", "content": "plus 1?"},
+        {"role": "assistant", "content": "3"},
+    ]
+}
+
+
+def test_preview_shows_every_trained_turn(server: Server, client: OpenAI) -> None:
+    file_id = uploaded(server, client, jsonl([CONVERSATION]))
+    spans = preview(client, file_id, model="tiny", turns="all")["data"][0]["spans"]
+    assert [("".join(span["texts"]), set(span["mask"])) for span in spans] == [
+        ("<|im_start|>user\n0+1=<|im_end|>\n<|im_start|>assistant\n", {0}),
+        ("1<|im_end|>", {1}),
+        (
+            "\n<|im_start|>user\nplus 1?<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n"
+            "<|im_start|>user\nplus 1?<|im_end|>\n<|im_start|>assistant\n",
+            {0},
+        ),
+        ("3<|im_end|>", {1}),
+    ]
+    last = preview(client, file_id, model="tiny", turns="last")["data"][0]["spans"]
+    assert ["".join(span["texts"]) for span in last] == [
+        "".join("".join(span["texts"]) for span in spans[:3]),
+        "3<|im_end|>",
+    ]

@@ -37,8 +37,16 @@ describe("the form of a job", () => {
         hyperparameters: { batch_size: "auto", max_steps: 14, lr_schedule: "cosine", lora: { r: 8, alpha: 16 } },
       },
     };
+    const chat_template_kwargs = { enable_thinking: false };
     const integrations = [{ type: "wandb", wandb: { project: "sums", tags: ["nightly"] } }, { type: "tensorboard" }];
-    const rest = { suffix: "s", gates: ["g >= 1", "h <= 2"], metadata: { team: "a" }, priority: 3, integrations };
+    const rest = {
+      suffix: "s",
+      gates: ["g >= 1", "h <= 2"],
+      metadata: { team: "a" },
+      priority: 3,
+      integrations,
+      chat_template_kwargs,
+    };
     const { body } = requestFromForm(formFromRequest({ model: "m", training_file: "f", method, ...rest }));
     const { batch_size: _, ...hyperparameters } = method.gft.hyperparameters;
     expect(body).toEqual({
@@ -56,5 +64,6 @@ describe("the form of a job", () => {
     expect(settings({})).toMatchObject({ teacher: { model: "large" }, kl_coefficient: 0.1 });
     expect(settings({ teacher: 0 })).not.toHaveProperty("teacher");
     expect(settings({ method: "supervised" })).toEqual({ evaluation: { patience: 2 } });
+    expect(settings({ rest: { train_turns: "last" } })).not.toHaveProperty("train_turns");
   });
 });

@@ -97,8 +97,9 @@ export const EMPTY_FORM: JobForm = {
   others: {},
 };
 
-/** Settings of methods with groups only. */
+/** Settings of methods with groups only, and of methods without. */
 const GROUP_ONLY_SETTINGS = ["kl_coefficient", "zero_variance"];
+const IMITATION_ONLY_SETTINGS = ["train_turns"];
 
 /** Parses a number; other text is kept, so that the server's validation reports it. */
 const value = (text: string): unknown =>
@@ -119,7 +120,9 @@ export function requestFromForm(form: JobForm): { body: Plain; error?: string } 
     }
   }
   const rest = Object.fromEntries(
-    Object.entries(form.rest).filter(([name]) => isGroup || !GROUP_ONLY_SETTINGS.includes(name)),
+    Object.entries(form.rest).filter(
+      ([name]) => !(isGroup ? IMITATION_ONLY_SETTINGS : GROUP_ONLY_SETTINGS).includes(name),
+    ),
   );
   const lora = { ...object(object(rest.hyperparameters).lora), ...filled({ r: form.lora_r }) };
   const hyperparameters: Plain = {
@@ -219,6 +222,7 @@ export function formFromRequest(body: Record<string, unknown>): JobForm {
       ...(gates.length ? { gates } : {}),
       ...(body.metadata ? { metadata: body.metadata } : {}),
       ...(body.priority ? { priority: body.priority } : {}),
+      ...(body.chat_template_kwargs ? { chat_template_kwargs: body.chat_template_kwargs } : {}),
     },
     rest: { ...rest, sampling: sampled, hyperparameters: { ...others, lora: adapter } },
   };
