@@ -122,17 +122,17 @@ def encode(row: Row, tokenizer: ChatTokenizer, rules: RowRules) -> EncodedRow:
     prompt = tokenizer.prompt(row.prompt_messages, row.tools)
     dropped: list[Dropped] = []
     room = len(prompt.ids) + rules.max_new_tokens
-    if room > rules.max_length:
-        dropped.append(_too_long(Drop.prompt_too_long, "prompt", room, rules))
-        if rules.answers_later:
-            return EncodedRow(prompt, (), (), None, tuple(dropped), Drop.prompt_too_long)
+    if rules.answers_later and room > rules.max_length:
+        too_long = _too_long(Drop.prompt_too_long, "prompt", room, rules)
+        return EncodedRow(prompt, (), (), None, (too_long,), Drop.prompt_too_long)
 
     def fitting(found: Turn, part: str) -> Turn | None:
         length = len(found.context) + len(found.ids)
         if length <= rules.max_length:
             dropped.extend(_unwritten(left_out, part) for left_out in found.unwritten)
             return found
-        dropped.append(_too_long(Drop.answer_too_long, part, length, rules))
+        reason = Drop.prompt_too_long if len(found.context) >= rules.max_length else Drop.answer_too_long
+        dropped.append(_too_long(reason, part, length, rules))
         return None
 
     turns = [
@@ -184,7 +184,7 @@ def _unwritten(left_out: str, part: str) -> Dropped:
 
 
 def _too_long(reason: Drop, part: str, tokens: int, rules: RowRules) -> Dropped:
-    if reason is Drop.prompt_too_long and rules.max_new_tokens > 1:
+    if part == "prompt":
         return Dropped(
             reason,
             part,
