@@ -18,7 +18,7 @@ DEFAULT: Final = "default"
 _WITH_TOOLS: Final = "tool_use"
 _TEMPLATE_ERRORS: Final = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 """In addition to its own errors, a template raises any exception of its expressions on unexpected data."""
-_THOUGHTS: Final = ("reasoning_content", "thinking", "reasoning")
+_THOUGHTS: Final = ("reasoning_content", "thinking", "reasoning", "tool_plan")
 """Names under which templates read the thoughts of a message; rows have the first."""
 
 

@@ -1,0 +1,176 @@
+"""Reads a model's text apart into thoughts, answer and tool calls, by the format of its own chat template.
+
+Sample messages are rendered and compared: the template that writes answers for training also shows how to read them.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Final
+
+from app.core.chat.call_format import Call, CallFormat, Types, parameter_types
+from app.core.chat.call_probe import FIRST, TOOLS, find_calls, sample_calls
+from app.core.chat.continuation import Renderer
+from app.core.chat.marks import common_start
+from app.core.chat.templates import TemplateRefused
+
+Messages = list[dict[str, Any]]
+
+_QUESTION: Final = {"role": "user", "content": "probe_question"}
+_ANSWER: Final = "probe_answer"
+_THOUGHT: Final = "probe_thought"
+_TAG: Final = re.compile(r"<[^<>\s]+>")
+_FIRST_MARK: Final = re.compile(r"\s*(<[^<>]+>|\S+)")
+_CONVENTION: Final = ("<think>", "</think>")
+
+
+@dataclass(frozen=True)
+class ParsedAnswer:
+    """An answer in its parts."""
+
+    text: str
+    """What the user reads, without thoughts, tool calls and end tokens."""
+    reasoning: str = ""
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    """In OpenAI's shape; `arguments` is JSON text."""
+
+
+@dataclass(frozen=True)
+class AnswerFormat:
+    """How a model's chat template writes answers."""
+
+    thoughts: tuple[str, str] | None
+    """What stands before and after the thoughts; None if the model has none."""
+    opened: str
+    """What the generation prompt already writes of the thoughts, such as `<think>`."""
+    content_start: str
+    content_end: str
+    calls: CallFormat | None
+    """None if the template writes no tool calls, or none that can be read."""
+    renders_tools: bool
+    """Whether the template shows tools to the model."""
+    renders_tool_calls: bool
+    """Whether the template writes the tool calls of messages."""
+
+    @classmethod
+    def derive(cls, templates: Renderer) -> "AnswerFormat":
+        """Render sample messages and return the format that they show."""
+        turn = _Turn(templates)
+        thoughts = turn.thoughts()
+        start, end = turn.content_marks(thoughts)
+        at = turn.prompt.rfind(thoughts[0]) if thoughts else -1
+        return cls(
+            thoughts=thoughts,
+            opened=turn.prompt[at:] if at >= 0 else "",
+            content_start=start,
+            content_end=end,
+            calls=find_calls(turn.body, thoughts[1] if thoughts else "", end),
+            renders_tools=turn.renders_tools,
+            renders_tool_calls=turn.renders_calls,
+        )
+
+    def parse(self, text: str, tools: Messages | None = None, opened: str | None = None) -> ParsedAnswer:
+        """Read the text that a model wrote behind its generation prompt. Never raises.
+
+        The parameters of `tools` say which values are text where the model's format does not. `opened` replaces what
+        the generation prompt wrote of the thoughts. Thoughts without an end leave no answer. A call that cannot be
+        read stays in the text.
+        """
+        reasoning, rest = self._split_thoughts((self.opened if opened is None else opened) + text)
+        mark = self.content_start.strip()
+        if mark and rest.lstrip().startswith(mark):
+            rest = rest.lstrip()[len(mark) :]
+        elif not mark:
+            rest = rest.removeprefix(self.content_start)
+        pieces, calls = self._split_calls(rest, parameter_types(tools or []))
+        answer = "".join(map(self._until_end, pieces))
+        wire = tuple(call.to_wire(index) for index, call in enumerate(calls))
+        return ParsedAnswer(answer.strip() if calls else answer, reasoning, wire)
+
+    def _split_thoughts(self, text: str) -> tuple[str, str]:
+        if self.thoughts is None:
+            return "", text
+        start, end = self.thoughts
+        inner = text.lstrip()
+        if inner.startswith(start):
+            inner = inner[len(start) :]
+        elif not _TAG.fullmatch(end) or end not in inner or start in inner.partition(end)[0]:
+            return "", text
+        reasoning, _, rest = inner.partition(end)
+        return reasoning.strip(), rest.lstrip()
+
+    def _split_calls(self, text: str, types: Types) -> tuple[list[str], list[Call]]:
+        if self.calls is None:
+            return [text], []
+        pieces, calls = self.calls.split(text, types)
+        if not self.calls.is_marked and any(call.name not in types for call in calls):
+            return [text], []  # an answer in JSON
+        return pieces, calls
+
+    def _until_end(self, text: str) -> str:
+        return text.partition(self.content_end)[0] if self.content_end else text
+
+
+class _Turn:
+    """What a template writes for an assistant's message behind the header of its turn."""
+
+    def __init__(self, templates: Renderer) -> None:
+        self._templates = templates
+        self._without = {bool(tools): self._text([_QUESTION], tools) or "" for tools in (None, TOOLS)}
+        self.renders_tools = FIRST in self._without[True]
+        prompt = self._text([_QUESTION], None, for_answer=True) or ""
+        self.prompt = prompt[len(common_start(prompt, self._without[False])) :]
+        """The generation prompt."""
+        call = {"content": None, "tool_calls": sample_calls((FIRST, {}))}
+        thoughts = {"reasoning_content": _THOUGHT}
+        messages: list[dict[str, Any]] = [{"content": _ANSWER}, {"content": _ANSWER} | thoughts, call, call | thoughts]
+        self._header = ""
+        bodies = [self.body(message) for message in messages]
+        self._header = reduce(common_start, [body for body in bodies if body is not None], self.prompt)
+        self._answer, self._thoughtful, self._call, self._thoughtful_call = map(self.body, messages)
+        self.renders_calls = FIRST in (self._call or "")
+
+    def body(self, message: dict[str, Any]) -> str | None:
+        """Return what the template writes for an assistant's message, or None if it refuses the message."""
+        tools = TOOLS if "tool_calls" in message else None
+        whole = self._text([_QUESTION, {"role": "assistant", **message}], tools)
+        if whole is None:
+            return None
+        return whole[len(common_start(whole, self._without[bool(tools)])) :].removeprefix(self._header)
+
+    def thoughts(self) -> tuple[str, str] | None:
+        """Return what the template, or else a convention that it mentions, writes before and after thoughts."""
+        found = next((t for t in (self._thoughtful, self._thoughtful_call) if t and _THOUGHT in t), None)
+        if found is None:
+            return _CONVENTION if self._mentions_thoughts() else None
+        before, _, after = found.partition(_THOUGHT)
+        start = before.strip() or next(iter(_TAG.findall(self._header)[::-1]), "")
+        mark = _FIRST_MARK.match(after)
+        end = mark[1] if mark else ""
+        header = self._header.strip()
+        if header and header in after.partition(_ANSWER)[0]:  # the answer has a turn of its own
+            end = after[: after.index(header) + len(header)].strip()
+        return (start, end) if start and end else None
+
+    def _mentions_thoughts(self) -> bool:
+        opener, closer = _CONVENTION
+        history = {"role": "assistant", "content": f"{opener}{_THOUGHT}{closer}{_ANSWER}"}
+        shown = self._text([_QUESTION, history, _QUESTION], None) or ""
+        if _ANSWER in shown and _THOUGHT not in shown:
+            return True
+        return any(mark in text for mark in _CONVENTION for text in (self.prompt, self._without[False]))
+
+    def content_marks(self, thoughts: tuple[str, str] | None) -> tuple[str, str]:
+        """Return what the template writes before and after an answer's text."""
+        before, found, after = (self._answer or "").partition(_ANSWER)
+        if not found:
+            return "", ""
+        start = before.rpartition(thoughts[1])[2].strip() if thoughts else before
+        end = _FIRST_MARK.match(after)
+        return start, end[1] if end else ""
+
+    def _text(self, messages: Messages, tools: Messages | None, *, for_answer: bool = False) -> str | None:
+        try:
+            return self._templates.render(messages, tools, for_answer=for_answer)
+        except TemplateRefused:
+            return None
