@@ -16,6 +16,11 @@ from tests.waiting import eventually
 
 FINISHED = ("succeeded", "failed", "cancelled")
 POLL_SECONDS = 0.2
+VARIED = {
+    "type": "python",
+    "source": "def grade(sample, item):\n    return sum(map(ord, sample['output_text'])) % 7 / 7",
+}
+"""A reward that differs between the random answers of an untrained model."""
 
 
 @pytest.fixture
@@ -176,7 +181,7 @@ def test_methods_chain_from_model_to_model(client: OpenAI, tmp_path: Path) -> No
     pipeline: list[Any] = [
         {"type": "supervised", "supervised": small},
         gft(**small),
-        {"type": "reinforcement", "reinforcement": {"grader": GRADER, "group": {"self": 2}} | small},
+        {"type": "reinforcement", "reinforcement": {"grader": VARIED, "group": {"self": 2}} | small},
     ]
     model = "tiny"
     for method in pipeline:
@@ -186,6 +191,23 @@ def test_methods_chain_from_model_to_model(client: OpenAI, tmp_path: Path) -> No
         assert job.model == model
         model = job.fine_tuned_model
     assert model.startswith("ft:tiny:")
+
+
+def test_job_that_learns_nothing_fails(client: OpenAI, tmp_path: Path) -> None:
+    training = client.files.create(file=write_rows(tmp_path / "train.jsonl", 8), purpose="fine-tune")
+    method: Any = gft(
+        grader=GRADER | {"reference": "no such answer"},
+        group={"expert": 1, "teacher": 2, "self": 1},
+        sampling={"max_tokens": 4},
+        hyperparameters={"batch_size": 2, "max_steps": 6},
+    )
+    job = finished(client, client.fine_tuning.jobs.create(model="tiny", training_file=training.id, method=method).id)
+    assert (job.status, job.fine_tuned_model) == ("failed", None)
+    assert job.error.code == "nothing_learned"
+    assert "the grader gives 0 to every answer" in job.error.message
+    assert job.attempt == 1
+    warnings = [event.message for event in client.fine_tuning.jobs.list_events(job.id) if event.level == "warn"]
+    assert any(message.startswith("The first 5 steps changed nothing: ") for message in warnings)
 
 
 def test_unknown_fine_tuned_model_is_refused(client: OpenAI, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from worker.training.divergence import DivergenceMonitor
 from worker.training.evaluation import Evaluator
 from worker.training.groups import build_groups
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag, TeacherAnswerSource
+from worker.training.learning import LearningMonitor
 from worker.training.model import Policy
 from worker.training.optimizer import Updater
 from worker.training.rewards import GraderHealth, Grading, set_imitation_advantages
@@ -68,20 +69,24 @@ class Trainer:
     trained_tokens: int = 0
     _grader_health: GraderHealth = field(init=False, default_factory=GraderHealth)
     _divergence: DivergenceMonitor = field(init=False)
+    _learning: LearningMonitor = field(init=False)
 
     def __post_init__(self) -> None:
         self._divergence = DivergenceMonitor(self.report)
+        self._learning = LearningMonitor(self.report, self.plan.total_steps)
 
     def resume(self, checkpoint: Path) -> None:
         """Continues after the step of `checkpoint`. Raises `JobFailure` if the checkpoint is damaged."""
         state = checkpoints.load(checkpoint, self.policy, self.updater.optimizer, self.best_adapter)
         self.step = self.policy.version = int(state["step"])
         self.trained_tokens = int(state["trained_tokens"])
+        self._learning.load_state(state.get("learning", {"updates": 1}))  # absent in checkpoints of earlier versions
 
     def train(self) -> None:
         """Trains to the last step or until early stopping, then publishes the best adapter.
 
-        Raises `Stopped` after a stop request, once a checkpoint is written.
+        Raises `Stopped` after a stop request, once a checkpoint is written, and `JobFailure` if no step changed the
+        adapter.
         """
         self.report(self._started())
         if self.teachers is not None:
@@ -96,6 +101,7 @@ class Trainer:
                 self._checkpoint({})
                 raise Stopped
             self._train_step(teacher_seconds)
+        self._learning.check()
         self._publish()
 
     def _train_step(self, teacher_seconds: float | None) -> None:
@@ -145,6 +151,7 @@ class Trainer:
         if teacher_seconds is not None:
             values["gft/timing/teacher"] = teacher_seconds
         self._divergence.note(step, values)
+        self._learning.note(groups, update)
         self.report(Groups(step=step, groups=metrics.group_records(groups)))
 
         # Evaluation and checkpoint, each at its interval and after the last step.
@@ -205,7 +212,11 @@ class Trainer:
     def _checkpoint(self, values: dict[str, float | None]) -> None:
         if self.ranks.rank != 0:
             return
-        state: dict[str, Any] = {"step": self.step, "trained_tokens": self.trained_tokens}
+        state: dict[str, Any] = {
+            "step": self.step,
+            "trained_tokens": self.trained_tokens,
+            "learning": self._learning.state(),
+        }
         path = self.run_dir / "checkpoints" / f"step-{self.step:08d}"
         checkpoints.save(path, self.policy, self.updater.optimizer, state, self.best_adapter)
         self.report(CheckpointSaved(step=self.step, path=str(path), metrics=values))

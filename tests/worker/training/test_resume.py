@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from app.core.spec.graders import PythonGrader
 from app.core.spec.job import Evaluation, Lora
 from app.core.spec.reports import CheckpointSaved, Evaluated, Finished, Groups, Metrics, Report, Started, TrainerExit
 from tests.worker.training.runs import STEPS, Job, of_kind, read_until, sha256, steady, trainer_process
@@ -131,9 +132,11 @@ def test_killed_run_resumes_bit_for_bit(whole: Whole) -> None:
 def test_warm_start_has_the_published_weights(tmp_path: Path, chat_directory: Path) -> None:
     adapter: Path | None = None
     before: Evaluated | None = None
+    # A reward that differs between the random rollouts of an untrained model.
+    varied = PythonGrader(source="def grade(sample, item):\n  return sum(map(ord, sample['output_text'])) % 7 / 7")
     for method in ("supervised", "gft", "reinforcement"):
         job = Job(tmp_path / method, chat_directory, method)
-        code, reports = job.run(stopped=True, adapter_path=adapter)
+        code, reports = job.run(stopped=True, adapter_path=adapter, grader=varied)
         assert code is TrainerExit.stopped
         if adapter is not None and before is not None:
             former = load_file(adapter / "adapter_model.safetensors")
@@ -145,7 +148,7 @@ def test_warm_start_has_the_published_weights(tmp_path: Path, chat_directory: Pa
             assert first == before.model_copy(update={"step": 0, "best": False})
             with_moments = load_file(job.checkpoint(0) / "optimizer_state.safetensors")
             assert with_moments == {}  # the optimiser starts afresh
-        code, reports = job.run(resume_from=job.checkpoint(0), adapter_path=adapter)
+        code, reports = job.run(resume_from=job.checkpoint(0), adapter_path=adapter, grader=varied)
         assert code is TrainerExit.succeeded
         [finished] = of_kind(reports, Finished)
         adapter = Path(finished.path)
