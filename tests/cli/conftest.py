@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import forked
 from tests.tiny_model import write_rows
 
 ROOT = Path(__file__).parents[2]
@@ -18,31 +19,44 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
+def _environment(stack: Any) -> Callable[[dict[str, str | None]], dict[str, str]]:
+    """Return a function that changes an environment with the test server in it; None unsets a variable."""
+    own = os.environ | {"GROUPTUNE_URL": stack.base_url, "GROUPTUNE_API_KEY": stack.api_key}
+    return lambda changed: {name: value for name, value in (own | changed).items() if value is not None}
+
+
 @pytest.fixture
 def start_grouptune(stack: Any) -> Start:
     """Start `grouptune WORDS...` with the test server in its environment; None unsets a variable."""
-    environment = os.environ | {"GROUPTUNE_URL": stack.base_url, "GROUPTUNE_API_KEY": stack.api_key}
+    environment = _environment(stack)
 
     def start(*words: object, **changed: str | None) -> "subprocess.Popen[str]":
-        merged = {name: value for name, value in (environment | changed).items() if value is not None}
         command = [sys.executable, "-m", "app.cli", *map(str, words)]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=ROOT, env=merged, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment(changed), stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        )
 
     return start
 
 
 @pytest.fixture
-def grouptune(start_grouptune: Start) -> Run:
-    """Run `grouptune WORDS...` to its end; `stdin` is its standard input."""
+def grouptune(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run `grouptune WORDS...` to its end, with the environment of `start_grouptune`; `stdin` is its standard input."""
+    environment = _environment(stack)
+    scratch = tmp_path_factory.mktemp("streams")
 
     def run(*words: object, stdin: str = "", **changed: str | None) -> "subprocess.CompletedProcess[str]":
-        with start_grouptune(*words, **changed) as process:
+        streams = {name: scratch / name for name in ("stdin", "stdout", "stderr")}
+        streams["stdin"].write_text(stdin)
+        with forked.Program("app.cli", words, directory=ROOT, environment=environment(changed), **streams) as process:
             try:
-                out, err = process.communicate(stdin, timeout=90)
+                code = process.wait(90)
             finally:
                 process.kill()
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        return subprocess.CompletedProcess(
+            process.args, code, streams["stdout"].read_text(), streams["stderr"].read_text()
+        )
 
     return run
 

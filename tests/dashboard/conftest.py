@@ -91,12 +91,13 @@ def _is_foreign(url: str) -> bool:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Callable[[Page, str], None]:
-    """Takes a screenshot of a whole page."""
-    directory = Path(os.environ.get("GROUPTUNE_SCREENSHOTS") or tmp_path)
+def picture() -> Callable[[Page, str], None]:
+    """Takes a screenshot of a whole page if a directory for screenshots is set: each takes half a second."""
+    directory = os.environ.get("GROUPTUNE_SCREENSHOTS")
 
     def take(page: Page, name: str) -> None:
-        page.evaluate("scrollTo(0, 0)")  # else sticky elements are in the middle
-        page.screenshot(path=directory / f"{name}.png", full_page=True)
+        if directory:
+            page.evaluate("scrollTo(0, 0)")  # else sticky elements are in the middle
+            page.screenshot(path=Path(directory) / f"{name}.png", full_page=True)
 
     return take

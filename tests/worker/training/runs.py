@@ -5,8 +5,6 @@ import hashlib
 import io
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from app.core.spec.job import (
     TrainerSpec,
 )
 from app.core.spec.reports import Metrics, Report, TrainerExit, report_adapter
+from tests.forked import Program
 from tests.tiny_model import write_rows
 from worker.training.setup import run
 
@@ -155,23 +154,21 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def trainer_process(job: Job) -> Iterator[subprocess.Popen[str]]:
+def trainer_process(job: Job) -> Iterator[Program]:
     """`python -m worker.training RUN_DIR`; dead when the block ends."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GROUPTUNE_PARENT_PID": str(os.getpid())}
-    command = [sys.executable, "-m", "worker.training", str(job.run_dir)]
-    with (
-        (job.run_dir / "trainer.log").open("wb") as log,
-        subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
-        ) as process,
-    ):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    log, reports = job.run_dir / "trainer.log", job.run_dir / "reports"
+    os.mkfifo(reports)
+    with Program(
+        "worker.training", [job.run_dir], directory=REPOSITORY, environment=environment, stdout=reports, stderr=log
+    ) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def read_until(process: subprocess.Popen[str], kind: type[Report], step: int) -> list[Report]:
+def read_until(process: Program, kind: type[Report], step: int) -> list[Report]:
     """Reports up to the one of this kind and step."""
     assert process.stdout is not None
     found: list[Report] = []

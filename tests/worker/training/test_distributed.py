@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from app.core.spec.reports import Failed, Finished, Metrics, TrainerExit
+from tests.forked import Program
 from tests.processes import command_line
 from tests.tiny_model import write_rows
 from tests.waiting import all_end
@@ -43,14 +45,23 @@ def test_shares_are_disjoint_and_complete() -> None:
 @pytest.mark.slow
 def test_two_ranks_have_the_gradient_of_one(llama: Policy, model_directory: ModelDirectory, tmp_path: Path) -> None:
     expected, alone = gradient(llama, mixed_groups(), tau=0.3)
-    command = [sys.executable, "-m", "tests.worker.training.rank_of_two", str(tmp_path), str(model_directory("llama"))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen([*command, rank], cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True)
-        for rank in "01"
-    ]
-    outputs = [process.communicate(timeout=90)[0].split() for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0]
+    module, environment = "tests.worker.training.rank_of_two", os.environ | {"OMP_NUM_THREADS": "1"}
+    with ExitStack() as running:
+        ranks = [
+            running.enter_context(
+                Program(
+                    module,
+                    (tmp_path, model_directory("llama"), rank),
+                    directory=REPOSITORY,
+                    environment=environment,
+                    stdout=tmp_path / f"{rank}.out",
+                    stderr=tmp_path / f"{rank}.err",
+                )
+            )
+            for rank in range(2)
+        ]
+        assert [process.wait(90) for process in ranks] == [0, 0]
+    outputs = [(tmp_path / f"{rank}.out").read_text().split() for rank in range(2)]
     for rank, (tokens, loss) in enumerate(outputs):
         assert int(tokens) == alone.trained_tokens
         assert float(loss) == pytest.approx(alone.loss, abs=1e-6)
@@ -99,7 +110,7 @@ def job(tmp_path: Path, chat_directory: Path) -> Job:
 def test_two_ranks_report_once_and_publish(job: Job) -> None:
     job.write()
     with trainer_process(two(job)) as process:
-        out, _ = process.communicate(timeout=100)
+        out = process.output(100)
     assert process.returncode == TrainerExit.succeeded, (job.run_dir / "trainer.log").read_text()
     reports = parse(out)
     assert [row.step for row in of_kind(reports, Metrics)] == list(range(STEPS + 1))
@@ -148,7 +159,7 @@ def test_job_fails_with_the_failed_ranks_error(rank: int, job: Job, tmp_path: Pa
     job.write(training=tmp_path / "rows.jsonl")
     with trainer_process(two(job)) as process:
         family = psutil.Process(process.pid)
-        out, _ = process.communicate(timeout=100)
+        out = process.output(100)
     assert process.returncode == TrainerExit.bad_data
     reports = parse(out)
     [failed] = of_kind(reports, Failed)

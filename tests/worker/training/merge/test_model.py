@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from app.core.spec.job import Lora
+from tests.forked import Program
 from tests.worker.training import architectures
 from tests.worker.training.architectures import LORA, random_policy
 from tests.worker.training.conftest import ModelDirectory
@@ -242,34 +241,31 @@ def test_adapter_with_missing_tensor_is_rejected(base: Path, adapter: Adapter, t
     assert nothing_is_left(tmp_path)
 
 
-def start(*words: object) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "worker.training.merge", *map(str, words)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=pipe, stderr=pipe, text=True
-    )
+def start(*words: object, stdout: Path, stderr: Path) -> Program:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    module = "worker.training.merge"
+    return Program(module, words, directory=REPOSITORY, environment=environment, stdout=stdout, stderr=stderr)
 
 
 @pytest.mark.slow
 def test_merge_prints_findings_or_one_error(base: Path, adapter: Adapter, tmp_path: Path) -> None:
-    source = adapter(base)
-    with start(source, base, tmp_path / "merged", "--name", "mine") as process:
-        out, err = process.communicate(timeout=100)
-    assert process.returncode == 0, err
-    assert out.startswith("14 layers were merged in float32 and rounded once to bfloat16.\n")
+    source, out, err = adapter(base), tmp_path / "out", tmp_path / "err"
+    with start(source, base, tmp_path / "merged", "--name", "mine", stdout=out, stderr=err) as process:
+        assert process.wait(100) == 0, err.read_text()
+    assert out.read_text().startswith("14 layers were merged in float32 and rounded once to bfloat16.\n")
     assert "# mine" in (tmp_path / "merged" / "README.md").read_text()
-    with start(source, base, tmp_path / "merged") as process:
-        out, err = process.communicate(timeout=100)
-    assert (process.returncode, out) == (1, "")
-    assert err.splitlines()[-1].startswith("error: ")
+    with start(source, base, tmp_path / "merged", stdout=out, stderr=err) as process:
+        assert (process.wait(100), out.read_text()) == (1, "")
+    assert err.read_text().splitlines()[-1].startswith("error: ")
 
 
 @pytest.mark.slow
-def test_sigterm_leaves_nothing(base: Path, adapter: Adapter, tmp_path: Path) -> None:
-    with start(adapter(base), base, tmp_path / "merged") as process:
+def test_sigterm_leaves_nothing(base: Path, adapter: Adapter, tmp_path: Path, short_dir: Path) -> None:
+    progress = short_dir / "progress"
+    os.mkfifo(progress)
+    with start(adapter(base), base, tmp_path / "merged", stdout=short_dir / "out", stderr=progress) as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("Loading")
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=100)
-    assert process.returncode == 128 + signal.SIGTERM
+        assert process.wait(100) == 128 + signal.SIGTERM
     assert nothing_is_left(tmp_path)

@@ -111,7 +111,7 @@ def test_lost_server_is_dependency_down(job: Job, server: VllmServer, monkeypatc
 def test_each_rank_has_its_own_adapter(job: Job, server: VllmServer) -> None:
     job.write()
     with trainer_process(two(job)) as process:
-        process.communicate(timeout=100)
+        process.output(100)
     assert process.returncode == TrainerExit.succeeded, (job.run_dir / "trainer.log").read_text()
     assert [name for name in server.names if "-r0-" in name] == names(0, STEPS)
     assert [name for name in server.names if "-r1-" in name] == names(1, STEPS - 1)  # rank 0 alone evaluates
