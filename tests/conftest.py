@@ -8,8 +8,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
@@ -34,32 +35,101 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-@pytest.fixture(scope="session")
-def short_dir() -> Iterator[Path]:
-    """A directory with a short path: sockets have at most 107 bytes for theirs."""
+SERVER: Final = "GROUPTUNE_TEST_DATABASE_URL"
+TEMPLATE: Final = "grouptune_template"
+"""A database at the newest schema, which workers of pytest-xdist copy."""
+_SERVER: Final = pytest.StashKey[str]()
+_RESOURCES: Final = pytest.StashKey[ExitStack]()
+
+
+@contextmanager
+def _short_directory() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="gt-"))
     directory.chmod(0o711)  # a Postgres that root starts runs as another user, who must get through
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@contextmanager
+def _postgres(directory: Path) -> Iterator[str]:
+    """Run a Postgres for several test processes; yield its URL."""
+    engine = EmbeddedPostgres(directory)
+    engine.spec()  # creates the data directory
+    with (engine.data_dir / "postgresql.conf").open("a") as settings:
+        settings.write("max_connections = 300\n")
+    with engine:
+        yield engine.url
+
+
+@contextmanager
+def _new_database(server: str, name: str, template: str = "template1") -> Iterator[str]:
+    """Create a database on the server; yield its URL."""
+    admin = create_engine(server, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+        # Test data need not survive a power cut: no commit has to wait for the disk.
+        connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
+    yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Starts one Postgres for all workers of pytest-xdist, which start later."""
+    resources = session.config.stash[_RESOURCES] = ExitStack()
+    if session.config.pluginmanager.hasplugin("dsession") and SERVER not in os.environ:
+        server = resources.enter_context(_postgres(resources.enter_context(_short_directory()) / "pg"))
+        migrate.upgrade(resources.enter_context(_new_database(server, TEMPLATE)))
+        session.config.stash[_SERVER] = server
+
+
+@pytest.hookimpl(trylast=True)  # after the workers have ended
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    session.config.stash[_RESOURCES].close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Passes the URL of the shared Postgres to a worker of pytest-xdist."""
+    node.workerinput["postgres"] = node.config.stash.get(_SERVER, None)
+
+
 @pytest.fixture(scope="session")
-def postgres_url(short_dir: Path) -> Iterator[str]:
-    """URL of a Postgres with an empty database of this session's own."""
-    with ExitStack() as running:
-        server = os.environ.get("GROUPTUNE_TEST_DATABASE_URL")
-        if server is None:
-            server = running.enter_context(EmbeddedPostgres(short_dir / "pg")).url
-        name = f"grouptune_test_{os.getpid()}"
-        admin = create_engine(server, isolation_level="AUTOCOMMIT")
-        running.callback(admin.dispose)
-        with admin.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-            # Test data need not survive a power cut: no commit has to wait for the disk.
-            connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
-        yield make_url(server).set(database=name).render_as_string(hide_password=False)
-        with admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+def short_dir() -> Iterator[Path]:
+    """A directory with a short path: sockets have at most 107 bytes for theirs."""
+    with _short_directory() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def shared_postgres(request: pytest.FixtureRequest) -> str | None:
+    """URL of the Postgres that all workers of pytest-xdist use, with the database `TEMPLATE`."""
+    return getattr(request.config, "workerinput", {}).get("postgres")
+
+
+@pytest.fixture(scope="session")
+def postgres(shared_postgres: str | None, short_dir: Path) -> Iterator[str]:
+    """URL of a Postgres that runs."""
+    running = os.environ.get(SERVER) or shared_postgres
+    with nullcontext(running) if running else _postgres(short_dir / "pg") as url:
+        yield url
+
+
+@pytest.fixture
+def empty_url(postgres: str) -> Iterator[str]:
+    """URL of a database without a schema."""
+    with _new_database(postgres, f"grouptune_empty_{os.getpid()}") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def migrated_url(postgres: str, shared_postgres: str | None) -> Iterator[str]:
+    """URL of a database of this process at the newest schema."""
+    name = f"grouptune_test_{os.getpid()}"
+    with _new_database(postgres, name, TEMPLATE if shared_postgres == postgres else "template1") as url:
+        migrate.upgrade(url)
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -74,13 +144,6 @@ def s3_address() -> Iterator[str]:
     """Address of an S3-compatible server with an empty bucket."""
     with s3_server() as address:
         yield address
-
-
-@pytest.fixture(scope="session")
-def migrated_url(postgres_url: str) -> str:
-    """The same database at the newest schema."""
-    migrate.upgrade(postgres_url)
-    return postgres_url
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pytest
 import uvicorn
 from openai import DefaultHttpxClient, OpenAI
 
@@ -23,6 +24,10 @@ from worker.job_lint import lint_one
 
 CERTIFICATES: Final = ssl.create_default_context()
 """Loaded once: loading them takes longer than most tests."""
+
+
+lenient_and_strict: Final = pytest.mark.parametrize("client", [False, True], ids=["lenient", "strict"], indirect=True)
+"""Runs a test of the shape of answers with both clients."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 
 from tests.api.jobs import create, gft, refused
 from tests.api.routes.test_models import publish
-from tests.api.server import Server
+from tests.api.server import Server, lenient_and_strict
 
 ACCURACY = "eval/accuracy >= 0.8"
 
@@ -17,6 +17,7 @@ def move(client: OpenAI, alias: str, model: str) -> Any:
     return client.put(f"/model_aliases/{alias}", body={"model": model}, cast_to=object)
 
 
+@lenient_and_strict
 def test_undecided_gates_are_shown(client: OpenAI, training_file: str) -> None:
     job = create(
         client,
@@ -73,6 +74,7 @@ def test_gates_in_two_places_are_refused(client: OpenAI, training_file: str) -> 
     assert error.param == "method.gft.gates"
 
 
+@lenient_and_strict
 def test_an_alias_stands_for_its_model(server: Server, client: OpenAI, training_file: str, tmp_path: Path) -> None:
     first, second = publish(server, tmp_path / "a"), publish(server, tmp_path / "b")
     assert move(client, "prod", first)["model"] == first

@@ -10,7 +10,7 @@ from app.core.jobs import leases, outcomes, preemption
 from app.core.jobs.state_machine import StopRequest
 from app.core.jobs.tables import Job
 from tests.api.jobs import create
-from tests.api.server import Server
+from tests.api.server import Server, lenient_and_strict
 from tests.api.test_limits import limit
 
 
@@ -18,6 +18,7 @@ def prioritise(client: OpenAI, job_id: str, priority: int) -> Any:
     return client.post(f"/fine_tuning/jobs/{job_id}", cast_to=object, body={"priority": priority})
 
 
+@lenient_and_strict
 def test_priority_sets_the_queue_position(client: OpenAI, training_file: str) -> None:
     first = create(client, training_file)
     second = create(client, training_file, extra_body={"priority": 5})
@@ -52,6 +53,7 @@ def test_priorities_are_limited(server: Server, client: OpenAI, training_file: s
     assert [problem["param"] for problem in checked["errors"]] == ["priority"]
 
 
+@lenient_and_strict
 def test_preemption_is_shown(server: Server, client: OpenAI, training_file: str) -> None:
     low = create(client, training_file)
     with server.database.transaction() as session:

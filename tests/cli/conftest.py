@@ -67,7 +67,8 @@ def job_file(tmp_path: Path) -> Callable[..., Path]:
 
     def write(*, rows: int = 16, **hyperparameters: int) -> Path:
         write_rows(tmp_path / "train.jsonl", rows)
-        grader = {"type": "math", "reference": "{{item.reference_answer}}"}
+        text, reference = "{{sample.output_text}}", "{{item.reference_answer}}"
+        grader = {"type": "string_check", "input": text, "reference": reference, "operation": "eq"}
         settings = {
             "grader": grader,
             "sampling": {"max_tokens": 4},
@@ -83,11 +84,11 @@ def job_file(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def long_job(grouptune: Run, job_file: Callable[..., Path]) -> Iterator[Callable[[], str]]:
-    """Create jobs of thousands of steps and return their ids; the end of the test cancels them."""
+    """Create jobs that outlast every test and return their ids; the end of the test cancels them."""
     ids: list[str] = []
 
     def create() -> str:
-        path = job_file(rows=160, batch_size=1, max_steps=100_000, n_epochs=50)
+        path = job_file(rows=1000, batch_size=1, max_steps=100_000, n_epochs=50)
         ids.append(grouptune("jobs", "create", "-f", path).stdout.strip())
         return ids[-1]
 

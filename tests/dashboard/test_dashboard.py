@@ -48,11 +48,21 @@ def make_job(client: OpenAI, file: str, suffix: str, **hyperparameters: int) -> 
     return job.id
 
 
-@pytest.fixture
-def training_file(client: OpenAI, tmp_path: Path) -> str:
-    file = client.files.create(file=write_rows(tmp_path / "rows.jsonl", 16), purpose="fine-tune")
+def upload(client: OpenAI, path: Path, rows: int) -> str:
+    file = client.files.create(file=write_rows(path, rows), purpose="fine-tune")
     eventually(lambda: client.files.retrieve(file.id).status == "processed", 60.0)
     return file.id
+
+
+@pytest.fixture
+def training_file(client: OpenAI, tmp_path: Path) -> str:
+    return upload(client, tmp_path / "rows.jsonl", 16)
+
+
+@pytest.fixture
+def long_file(client: OpenAI, tmp_path: Path) -> str:
+    """Rows for a job that outlasts every test: 50 epochs have thousands of steps."""
+    return upload(client, tmp_path / "rows.jsonl", 1000)
 
 
 def test_broken_file_to_downloaded_adapter(page: Page, sign_in: SignIn, picture: Picture, tmp_path: Path) -> None:
@@ -164,11 +174,11 @@ def test_broken_file_to_downloaded_adapter(page: Page, sign_in: SignIn, picture:
 
 
 def test_job_crash_pause_resume_cancel(
-    page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, training_file: str
+    page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, long_file: str
 ) -> None:
-    job = make_job(client, training_file, "to-be-cancelled", n_epochs=50, batch_size=1)
+    job = make_job(client, long_file, "to-be-cancelled", n_epochs=50, batch_size=1)
     sign_in(page, f"/ui/jobs/{job}")
-    expect(page.locator(".progress").first).to_contain_text(re.compile(r"[1-9]\d* / 800"), timeout=60_000)
+    expect(page.locator(".progress").first).to_contain_text(re.compile(r"[1-9]\d* / 50000"), timeout=60_000)
     page.get_by_role("link", name="Attempts").click()
     expect(page.locator(".attempt-timeline .mark")).to_have_count(1)
     (trainer,) = (process for process in descendants(job) if "worker.training" in " ".join(command_line(process)))
@@ -189,14 +199,14 @@ def test_job_crash_pause_resume_cancel(
     expect(page.locator(".legend").first).to_contain_text("resumed 2 times")
 
 
-def test_charts_follow_stream(page: Page, sign_in: SignIn, client: OpenAI, training_file: str) -> None:
+def test_charts_follow_stream(page: Page, sign_in: SignIn, client: OpenAI, long_file: str) -> None:
     """Counts requests for metrics over at least ten live steps, then compares the charts with freshly loaded ones."""
-    job = make_job(client, training_file, "followed", n_epochs=50)
+    job = make_job(client, long_file, "followed", n_epochs=50)
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url) if "/metrics?" in request.url else None)
     sign_in(page, f"/ui/jobs/{job}")
     progress = page.locator(".facts .progress")
-    expect(progress).to_contain_text(re.compile(r"[1-9]\d* / 200"), timeout=60_000)
+    expect(progress).to_contain_text(re.compile(r"[1-9]\d* / 12500"), timeout=60_000)
     expect(page.locator("figure.chart").first).to_be_visible()
     first = shown_step(page)
     eventually(lambda: shown_step(page) >= first + 10, 60.0)

@@ -92,13 +92,13 @@ def stop(process: psutil.Popen) -> None:
 
 @pytest.fixture
 def installation(
-    short_dir: Path, postgres_url: str, broker_url: str, s3_address: str, tiny_models: Path
+    short_dir: Path, empty_url: str, broker_url: str, s3_address: str, tiny_models: Path
 ) -> Iterator[tuple[Installation, str]]:
     """The services that train on a CPU, on the test engines, and an API key."""
     directory = short_dir / "compose"
     directory.mkdir()
     engines = {
-        "database_url": postgres_url,
+        "database_url": empty_url,
         "redis_url": broker_url,
         "s3_access_key": CREDENTIALS["AWS_ACCESS_KEY_ID"],
         "s3_secret_key": CREDENTIALS["AWS_SECRET_ACCESS_KEY"],

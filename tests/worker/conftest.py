@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, func, make_url, text, update
 from app.core.db import Database
 from app.core.jobs import leases, queries
 from app.core.jobs.state_machine import TERMINAL, JobStatus
-from app.core.jobs.tables import Job, JobAttempt
+from app.core.jobs.tables import Checkpoint, Job, JobAttempt
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore
 from app.core.storage.local import LocalBlobStore
@@ -182,6 +182,11 @@ class Plant:
     def attempts(self, job_id: str) -> list[JobAttempt]:
         with self.database.transaction() as session:
             return queries.list_attempts(session, job_id)
+
+    def checkpoints(self, job_id: str) -> Sequence[Checkpoint]:
+        """Return the stored checkpoints, newest first."""
+        with self.database.transaction() as session:
+            return queries.latest_checkpoints(session, job_id)
 
     def end_back_off(self, job_id: str) -> None:
         with self.database.transaction() as session:

@@ -1,10 +1,8 @@
 """SIGKILL of the real trainer at random steps, under a real runner: same adapter, every metric once."""
 
 import hashlib
-import os
 import random
-import signal
-import threading
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +12,12 @@ from app.core.jobs import invariants, queries
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from app.core.models.tables import TrainedModel
 from tests.setup_jobs import make_job, stored_file, supervised
-from tests.waiting import eventually
 from tests.worker.conftest import Bench
-from tests.worker.test_tasks import trainers
 from worker.runner import TRAINER
 
-STEPS = 300
-KILLS = 5
+STEPS = 200
+KILLS = 4
+DYING_TRAINER = Path(__file__).with_name("dying_trainer.py")
 
 
 def real(bench: Bench, tiny_models: Path) -> Bench:
@@ -55,16 +52,11 @@ def train_through_kills(bench: Bench, kills: int, steps: int) -> list[int]:
     """Run the job to its end and kill its trainer `kills` times on the way; return the step reached at each kill."""
     killed = []
     for number in range(kills):
-        thread = threading.Thread(target=bench.runner("").run)
-        thread.start()
         earliest = max(bench.job().step + 1, steps * number // (kills + 1))
-        target = random.randint(earliest, max(earliest, steps * (number + 1) // (kills + 1)))  # noqa: S311
-        eventually(lambda target=target: bench.job().step >= target, 120.0)  # type: ignore[misc]
-        [pid] = trainers(bench.job_id)
-        os.kill(pid, signal.SIGKILL)
-        thread.join(30)
-        assert not thread.is_alive()
+        last_step = random.randint(earliest, max(earliest, steps * (number + 1) // (kills + 1)))  # noqa: S311
+        replace(bench, trainer=(sys.executable, str(DYING_TRAINER), str(last_step))).runner("").run()
         killed.append(bench.job().step)
+        assert killed[-1] >= last_step
         assert bench.status() is JobStatus.queued
     bench.runner("").run()
     return killed

@@ -13,7 +13,7 @@ def members(plant: Plant, alive_seconds: float = 6.0) -> list[queries.WorkerJobs
 
 
 def test_worker_is_listed_while_it_runs(plant: Plant) -> None:
-    with plant.train_worker("live") as live, plant.train_worker("killed") as killed:
+    with plant.quick_worker("live") as live, plant.quick_worker("killed") as killed:
         eventually(lambda: len(members(plant)) == 2, 60.0)
         assert {member.presence.worker.name.rpartition(":")[2] for member in members(plant)} == {
             str(live.pid),
@@ -21,7 +21,7 @@ def test_worker_is_listed_while_it_runs(plant: Plant) -> None:
         }
         assert all(member.presence.trains and member.presence.worker.slots == 1 for member in members(plant))
         killed.kill()
-        job_id = plant.submit(rows=400, n_epochs=50, checkpoint_interval=1000)
+        job_id = plant.tell("until_stopped")
 
         def notify_until_running() -> bool:
             broker.notify_training(plant.broker_url)  # repeated: the killed worker may have taken a message

@@ -27,7 +27,7 @@ def test_worker_job_sends_webhooks(plant: Plant) -> None:
         return Reply()
 
     with http_server(answer) as url:
-        job_id = plant.submit(max_steps=3)
+        job_id = plant.tell("train:2")
         with plant.database.transaction() as session:
             _, secret = endpoints.create(
                 session,
@@ -37,7 +37,7 @@ def test_worker_job_sends_webhooks(plant: Plant) -> None:
                 url=url,
                 event_types=sorted(EXPECTED),
             )
-        with plant.default_worker(), plant.train_worker():
+        with plant.default_worker(), plant.quick_worker():
             plant.wait_for(job_id, JobStatus.succeeded)
             delivered: set[str] = set()
             while delivered != EXPECTED:

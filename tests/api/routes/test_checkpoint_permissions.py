@@ -13,7 +13,7 @@ from app.core.accounts.audit import Actor
 from app.core.jobs.lifecycle import cancel
 from tests.api.jobs import create, refused
 from tests.api.routes.test_models import download, publish, publish_checkpoint
-from tests.api.server import Server, new_project
+from tests.api.server import Server, lenient_and_strict, new_project
 from worker.file_validation import validate_one
 
 Permissions = Any
@@ -29,6 +29,7 @@ def permissions_of(client: OpenAI) -> Permissions:
     return client.fine_tuning.checkpoints.permissions
 
 
+@lenient_and_strict
 def test_grant_list_and_revoke(server: Server, client: OpenAI, checkpoint: str) -> None:
     assert checkpoint.endswith(":ckpt-step-10")
     other, _ = new_project(server.database, "other")
@@ -53,6 +54,7 @@ def test_raw_and_quoted_names_mean_the_same(server: Server, checkpoint: str) -> 
         assert httpx.get(path, headers=bearer).json()["data"] == []
 
 
+@lenient_and_strict
 def test_permissions_are_paged_in_both_orders(server: Server, client: OpenAI, checkpoint: str) -> None:
     others = [new_project(server.database, f"p{n}")[0] for n in range(12)]
     for other in others:

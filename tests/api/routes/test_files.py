@@ -20,11 +20,12 @@ from openai.types import FileDeleted
 from app.core.files.uploads import get_file
 from tests.api.conftest import MAX_FILE_BYTES
 from tests.api.jobs import broken_at_17, refused
-from tests.api.server import Server, new_project, serve, variant
+from tests.api.server import Server, lenient_and_strict, new_project, serve, variant
 from tests.small_disk import small_disk
 from tests.tiny_model import write_rows
 
 
+@lenient_and_strict
 def test_upload_validate_download_delete(server: Server, client: OpenAI, rows: Path) -> None:
     with rows.open("rb") as stream:
         file = client.files.create(file=stream, purpose="fine-tune")
@@ -83,6 +84,7 @@ def test_fields_may_come_in_any_order(server: Server) -> None:
     assert file["expires_at"] - file["created_at"] == 7200
 
 
+@lenient_and_strict
 def test_evals_purpose_by_strictness(client: OpenAI) -> None:
     file = client.files.create(file=ROW, purpose="evals")
     strict = "x-grouptune-strict-enums" in client.default_headers
@@ -90,6 +92,7 @@ def test_evals_purpose_by_strictness(client: OpenAI) -> None:
     assert [file_object.id for file_object in client.files.list(purpose="evals")] == [file.id]
 
 
+@lenient_and_strict
 def test_files_of_other_purposes_have_no_rows(server: Server, client: OpenAI) -> None:
     file = client.files.create(file=b"\xff\x00 no rows", purpose="user_data")
     server.validate_files()
@@ -104,6 +107,7 @@ def test_stored_digest_matches_the_content(server: Server, client: OpenAI, rows:
     assert row.sha256 == hashlib.sha256(rows.read_bytes()).hexdigest()
 
 
+@lenient_and_strict
 def test_invalid_line_is_reported(server: Server, client: OpenAI) -> None:
     file = client.files.create(file=broken_at_17(), purpose="fine-tune")
     server.validate_files()
@@ -124,6 +128,7 @@ def test_report_is_null_before_validation(client: OpenAI, rows: Path) -> None:
     assert report["report"] is None
 
 
+@lenient_and_strict
 def test_lists_page_through_everything_once(server: Server, client: OpenAI) -> None:
     created = [client.files.create(file=b"{}", purpose="fine-tune").id for _ in range(5)]
     assert [file.id for file in islice(client.files.list(limit=2), 20)] == created[::-1]
@@ -162,6 +167,7 @@ def test_content_is_plain_or_base64(server: Server) -> None:
     assert httpx.get(path, headers=bearer, params={"encoding": "hex"}).json()["error"]["param"] == "encoding"
 
 
+@lenient_and_strict
 def test_file_expires_after_its_creation(client: OpenAI) -> None:
     file = client.files.create(file=ROW, purpose="fine-tune", expires_after={"anchor": "created_at", "seconds": 3600})
     assert file.expires_at is not None

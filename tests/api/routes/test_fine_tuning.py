@@ -15,7 +15,7 @@ from app.core.jobs.events import Event, append
 from app.core.jobs.lifecycle import admit_validated
 from app.core.jobs.tables import Checkpoint, Group, Job, JobAttempt, Metric
 from tests.api.jobs import GRADER, broken_at_17, create, gft, refused
-from tests.api.server import Server, new_key, new_project
+from tests.api.server import Server, lenient_and_strict, new_key, new_project
 
 METHODS = {
     "gft": gft(group={"expert": 1, "teacher": 2, "self": 5}),
@@ -26,6 +26,7 @@ METHODS = {
 }
 
 
+@lenient_and_strict
 @pytest.mark.parametrize("kind", METHODS)
 def test_job_object_of_every_method(client: OpenAI, training_file: str, kind: str) -> None:
     created = create(client, training_file, METHODS[kind])
@@ -109,6 +110,7 @@ def test_deprecated_hyperparameters_are_used(client: OpenAI, training_file: str)
     assert caught.value.param == "hyperparameters.n_epochs"
 
 
+@lenient_and_strict
 def test_job_waits_for_its_files_validation(server: Server, client: OpenAI, rows: Path) -> None:
     file = client.files.create(file=rows, purpose="fine-tune")
     job = create(client, file.id, gft())
@@ -119,6 +121,7 @@ def test_job_waits_for_its_files_validation(server: Server, client: OpenAI, rows
     assert client.fine_tuning.jobs.retrieve(job.id).status == "queued"
 
 
+@lenient_and_strict
 def test_job_fails_if_its_file_is_broken(server: Server, client: OpenAI) -> None:
     file = client.files.create(file=broken_at_17(), purpose="fine-tune")
     job = create(client, file.id, gft())
@@ -134,6 +137,7 @@ def test_job_fails_if_its_file_is_broken(server: Server, client: OpenAI) -> None
     assert failed.hyperparameters.n_epochs == "auto"
 
 
+@lenient_and_strict
 def test_pause_resume_cancel_need_no_body(server: Server, client: OpenAI, training_file: str) -> None:
     job = create(client, training_file, gft())
     paused = client.fine_tuning.jobs.pause(job.id)
@@ -167,6 +171,7 @@ def test_strict_enums_of_a_project(server: Server, training_file: str) -> None:
         assert http.post(f"/projects/{server.project_id}", json={}).json()["strict_enums"] is True
 
 
+@lenient_and_strict
 def test_a_request_to_stop_is_shown(server: Server, client: OpenAI, training_file: str) -> None:
     job = create(client, training_file, gft())
     assert job.stop_request is None
@@ -209,6 +214,7 @@ def test_jobs_of_other_projects_are_404(server: Server, client: OpenAI, training
     assert refused(stranger, training_file, gft()).param == "training_file"
 
 
+@lenient_and_strict
 def test_jobs_are_paged_and_filtered(client: OpenAI, training_file: str) -> None:
     created = [create(client, training_file, metadata={"n": str(n % 2), "x": "a & b"}).id for n in range(5)]
     assert [job.id for job in islice(client.fine_tuning.jobs.list(limit=2), 20)] == created[::-1]
@@ -226,6 +232,7 @@ def test_jobs_are_paged_and_filtered(client: OpenAI, training_file: str) -> None
     assert caught.value.param == "limit"
 
 
+@lenient_and_strict
 def test_event_pages_are_stable_under_inserts(server: Server, client: OpenAI, training_file: str) -> None:
     job = create(client, training_file, gft())
     with server.database.transaction() as session:
@@ -241,6 +248,7 @@ def test_event_pages_are_stable_under_inserts(server: Server, client: OpenAI, tr
     assert {event.object for event in seen} == {"fine_tuning.job.event"}
 
 
+@lenient_and_strict
 def test_a_fresh_job_has_empty_lists(client: OpenAI, training_file: str) -> None:
     job = create(client, training_file, gft())
     assert list(client.fine_tuning.jobs.checkpoints.list(job.id)) == []
@@ -258,6 +266,7 @@ def test_a_fresh_job_has_empty_lists(client: OpenAI, training_file: str) -> None
         assert answer["data"] == []
 
 
+@lenient_and_strict
 def test_training_results_are_served(server: Server, client: OpenAI, training_file: str) -> None:
     job_id = create(client, training_file, gft(), suffix="sums").id
     with server.database.transaction() as session:
@@ -296,6 +305,7 @@ def test_training_results_are_served(server: Server, client: OpenAI, training_fi
     assert name == f"ft:tiny:default:sums:{job_id[-8:]}:ckpt-step-12"
 
 
+@lenient_and_strict
 def test_sample_answers_stay_out_of_lists(server: Server, client: OpenAI, training_file: str) -> None:
     job_id = create(client, training_file, gft()).id
     part = {"step": 0, "values": {"eval/reward": 0.5}, "samples": [{"prompt": "1+1=", "response": "2"}]}

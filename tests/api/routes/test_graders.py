@@ -7,7 +7,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 from openai.types.fine_tuning.alpha.grader_run_response import GraderRunResponse
 
-from tests.api.server import Server
+from tests.api.server import Server, lenient_and_strict
 
 EXACT = {
     "type": "string_check",
@@ -22,6 +22,7 @@ def run(client: OpenAI, grader: Any, text: str, item: object = None) -> GraderRu
     return client.fine_tuning.alpha.graders.run(grader=grader, model_sample=text, item=item or {"answer": "4"})
 
 
+@lenient_and_strict
 def test_a_grader_is_run(client: OpenAI) -> None:
     result = run(client, EXACT, "4")
     assert (result.reward, result.metadata.name, result.metadata.type) == (1.0, "exact", "string_check")
@@ -35,6 +36,7 @@ def test_a_wrong_answer_is_no_error(client: OpenAI) -> None:
     assert (result.reward, result.metadata.errors.other_error) == (0, False)
 
 
+@lenient_and_strict
 def test_failure_sets_its_flag(client: OpenAI) -> None:
     result = run(client, EXACT, "4", {"other": 1})
     assert result.metadata.errors.invalid_variable_error is True
@@ -45,6 +47,7 @@ def test_failure_sets_its_flag(client: OpenAI) -> None:
     assert "(line 2)" in str(result.metadata.errors.python_grader_runtime_error_details)
 
 
+@lenient_and_strict
 def test_parts_of_a_multi_are_shown(client: OpenAI) -> None:
     similar = {
         "type": "text_similarity",
@@ -74,6 +77,7 @@ def test_tool_calls_can_be_sent(client: OpenAI) -> None:
     assert result["reward"] == 1
 
 
+@lenient_and_strict
 def test_a_grader_is_validated_and_echoed(client: OpenAI) -> None:
     grader: Any = EXACT | {"operation": "neq"}
     result = client.fine_tuning.alpha.graders.validate(grader=grader)

@@ -13,7 +13,7 @@ from app.core.files.uploads import ReceivedFile
 from app.core.jobs import leases, lifecycle, outcomes
 from app.core.spec.reports import Finished
 from tests.api.routes.test_models import publish_checkpoint, write_adapter
-from tests.api.server import Server
+from tests.api.server import Server, lenient_and_strict
 from tests.setup_jobs import make_job, supervised
 
 
@@ -36,6 +36,7 @@ def succeeded(server: Server, directory: Path) -> tuple[str, str, str]:
     return job.id, model, csv
 
 
+@lenient_and_strict
 def test_job_is_deleted_after_its_model(server: Server, client: OpenAI, tmp_path: Path) -> None:
     job_id, model, csv = succeeded(server, tmp_path / "adapter")
     with pytest.raises(BadRequestError, match=model) as caught:

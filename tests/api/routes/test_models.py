@@ -19,7 +19,7 @@ from app.core.models.tables import TrainedModel
 from app.core.settings import Settings
 from app.core.storage.blobs import SUMS
 from tests.api.jobs import create
-from tests.api.server import Server, new_project, serve, variant
+from tests.api.server import Server, lenient_and_strict, new_project, serve, variant
 from tests.setup_jobs import make_job
 
 
@@ -77,6 +77,7 @@ def download(client: OpenAI, model: str) -> dict[str, bytes]:
         return {name: stream.read() for name, stream in content.items() if stream is not None}
 
 
+@lenient_and_strict
 def test_models_are_listed(server: Server, client: OpenAI, tmp_path: Path) -> None:
     name = publish(server, tmp_path / "adapter")
     models = {model.id: model for model in client.models.list()}
@@ -87,6 +88,7 @@ def test_models_are_listed(server: Server, client: OpenAI, tmp_path: Path) -> No
     assert [model.id for model in stranger.models.list()] == ["tiny"]
 
 
+@lenient_and_strict
 def test_names_with_slashes_and_colons(server: Server, client: OpenAI, tmp_path: Path) -> None:
     name = publish(server, tmp_path / "adapter", base="Qwen/Qwen3-0.6B")
     assert name.startswith("ft:Qwen/Qwen3-0.6B:default::")
@@ -101,6 +103,7 @@ def test_names_with_slashes_and_colons(server: Server, client: OpenAI, tmp_path:
         client.models.retrieve("../../etc")
 
 
+@lenient_and_strict
 def test_delete(server: Server, client: OpenAI, tmp_path: Path) -> None:
     name = publish(server, tmp_path / "adapter", base="Qwen/Qwen3-0.6B")
     stranger = server.client(api_key=new_project(server.database, "stranger")[1])
@@ -128,6 +131,7 @@ def test_download_is_a_tar_of_the_adapter(server: Server, tmp_path: Path) -> Non
         assert caught.value.code == "model_not_found"
 
 
+@lenient_and_strict
 def test_checkpoint_is_a_model(server: Server, client: OpenAI, tmp_path: Path, training_file: str) -> None:
     name = publish_checkpoint(server, tmp_path / "checkpoint")
     downloaded: Any = client.models.retrieve(name)

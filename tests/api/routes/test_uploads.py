@@ -16,7 +16,7 @@ from openai.types import Upload as UploadObject
 from app.core.files.chunked_uploads import MAX_PART_BYTES
 from app.core.files.tables import File, Upload
 from tests.api.jobs import create, gft
-from tests.api.server import Server, new_project
+from tests.api.server import Server, lenient_and_strict, new_project
 from worker.maintenance.expiry import remove_expired
 
 CONTENT = b'{"prompt": "1+1=", "completion": "2"}\n'
@@ -27,6 +27,7 @@ def start(client: OpenAI, content: bytes = CONTENT, **fields: Any) -> UploadObje
     return client.uploads.create(bytes=len(content), **(wanted | fields))
 
 
+@lenient_and_strict
 def test_parts_in_any_order_make_a_file(server: Server, client: OpenAI) -> None:
     upload = start(client)
     assert (upload.object, upload.status, upload.filename) == ("upload", "pending", "rows.jsonl")
@@ -127,6 +128,7 @@ def test_repeated_completion_returns_the_file(server: Server, client: OpenAI) ->
     assert client.uploads.complete(upload.id, part_ids=parts).file is None
 
 
+@lenient_and_strict
 def test_cancelled_upload_is_closed_and_emptied(server: Server, client: OpenAI) -> None:
     upload = start(client)
     part = client.uploads.parts.create(upload.id, data=CONTENT).id
@@ -149,6 +151,7 @@ def refused_when_closed(client: OpenAI, upload_id: str, part: str) -> None:
         assert caught.value.code == "upload_closed"
 
 
+@lenient_and_strict
 def test_an_upload_expires_with_its_parts(server: Server, client: OpenAI) -> None:
     upload = start(client)
     part = client.uploads.parts.create(upload.id, data=CONTENT).id

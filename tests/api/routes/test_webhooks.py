@@ -20,7 +20,7 @@ from app.core.jobs import leases, lifecycle
 from app.core.secrets import KeyRing
 from app.core.webhooks import deliveries
 from tests.api.conftest import SECRET_KEY
-from tests.api.server import Server, new_project, serve, variant
+from tests.api.server import Server, lenient_and_strict, new_project, serve, variant
 from tests.http_server import Received, Reply, free_port, http_server
 from tests.setup_jobs import make_job
 from worker import webhook_sender
@@ -91,6 +91,7 @@ def cancel_a_job(server: Server) -> str:
         return job.id
 
 
+@lenient_and_strict
 def test_sdk_verifies_the_signature(client: OpenAI, server: Server, receiver: Receiver, postman: Postman) -> None:
     endpoint = listen(client, f"{receiver.url}/hook")
     job_id = cancel_a_job(server)
@@ -324,6 +325,7 @@ def test_event_of_a_rolled_back_change_is_unsent(
     assert postman.deliver() is False
 
 
+@lenient_and_strict
 def test_endpoints_are_managed_with_the_sdk(client: OpenAI) -> None:
     made = listen(client, "https://ci.example.com/hook")
     assert made.signing_secret.startswith("whsec_")
@@ -341,6 +343,7 @@ def test_endpoints_are_managed_with_the_sdk(client: OpenAI) -> None:
     assert caught.value.code == "webhook_endpoint_not_found"
 
 
+@lenient_and_strict
 def test_an_endpoint_is_tested(client: OpenAI, receiver: Receiver) -> None:
     endpoint = listen(client, receiver.url)
     receiver.status = 418

@@ -52,7 +52,9 @@ def steps(session: Session, claim: Claim) -> list[int]:
 
 
 def is_blocked(database: Database) -> bool:
-    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
     with database.transaction() as session:
         return bool(session.scalar(waiting))
 

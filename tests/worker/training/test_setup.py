@@ -95,7 +95,7 @@ def test_stop_request_checkpoints_and_exits_75(tmp_path: Path, chat_directory: P
         after = parse(process.stdout.read())
         assert process.wait() == TrainerExit.stopped
     assert isinstance(after[-1], CheckpointSaved)
-    assert after[-1].step == of_kind([*before, *after], Metrics)[-1].step < 10
+    assert after[-1].step == of_kind([*before, *after], Metrics)[-1].step < of_kind(before, Started)[0].total_steps
     assert Path(after[-1].path) == job.checkpoint(after[-1].step)
     assert (job.checkpoint(after[-1].step) / checkpoints.MANIFEST).is_file()
     assert of_kind(after, Finished) == []
