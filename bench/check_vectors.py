@@ -18,15 +18,18 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from app.core.spec.advantages import group_advantages
-from worker.training.lm_head import Head, token_logprobs
+from worker.training.lm_head import CHUNK_ELEMENTS, Head, token_logprobs
 from worker.training.loss import coefficient, token_loss
 
 TOLERANCE: Final = 1e-9
 USAGE: Final = "usage: python bench/check_vectors.py FILE"
 
 
-def errors(case: Mapping[str, Any]) -> dict[str, float]:
-    """Return the largest absolute error of each quantity (float64). Raises `KeyError` for a missing field."""
+def errors(case: Mapping[str, Any], chunk_elements: int = CHUNK_ELEMENTS) -> dict[str, float]:
+    """Return the largest absolute error of each quantity (float64). Raises `KeyError` for a missing field.
+
+    The head computes `chunk_elements` logits at a time.
+    """
     expected = {
         name: torch.tensor(case[name], dtype=torch.float64)
         for name in ("advantages", "token_logprob", "coefficient", "loss", "grad_logits")
@@ -37,7 +40,9 @@ def errors(case: Mapping[str, Any]) -> dict[str, float]:
     advantages = [0.0 if advantage is None else advantage for advantage in group_advantages(case["rewards"])]
     advantages_K = torch.tensor(advantages, dtype=torch.float64)
     identity = Head(torch.eye(logits_K_T_V.shape[-1], dtype=torch.float64))
-    logprobs_N, entropies_N = token_logprobs(logits_K_T_V.flatten(0, 1), identity, tokens_K_T.flatten())
+    logprobs_N, entropies_N = token_logprobs(
+        logits_K_T_V.flatten(0, 1), identity, tokens_K_T.flatten(), chunk_elements=chunk_elements
+    )
     loss = token_loss(
         logprobs_N,
         advantages_K.repeat_interleave(tokens_K_T.shape[1]),

@@ -12,6 +12,8 @@ from subprocess import TimeoutExpired
 from types import TracebackType
 from typing import Any, Self
 
+from worker.parent_death import die_with
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.preloaded"])
 
@@ -41,6 +43,9 @@ class Program:
         stderr: Path,
     ) -> None:
         self.args = [module, *map(str, words)]
+        for path in (stdout, stderr):
+            if not path.is_fifo():
+                path.write_bytes(b"")
         self._process = start(_run, self.args, directory, dict(environment), (stdin, stdout, stderr))
         self.stdout, self.stderr = (
             path.open(encoding="utf-8") if path.is_fifo() else None for path in (stdout, stderr)
@@ -89,11 +94,12 @@ class Program:
 
 
 def _run(args: list[str], directory: Path, environment: dict[str, str], streams: tuple[Path, Path, Path]) -> None:
+    die_with(os.getppid())
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
     for number, path in enumerate(streams):
-        opened = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        opened = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_APPEND)
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - multiprocessing has replaced it by /dev/null

@@ -32,8 +32,19 @@ GRACE_SECONDS: Final = 10.0
 class TrackerProcesses:
     """The tracker processes of an attempt, one for each tracker."""
 
-    def __init__(self, claim: Claim, settings: Settings, directory: Path, complain: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        settings: Settings,
+        directory: Path,
+        complain: Callable[[str], None],
+        *,
+        python: str = sys.executable,
+        spooled: int = SPOOLED,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
         """`directory` is the attempt's. `complain` adds a warning about a failed tracker to the job's events."""
+        self._grace_seconds = grace_seconds
         tensorboard_dir = settings.tensorboard_dir or settings.state_dir / "tensorboard"
         config = claim.spec.model_dump(mode="json", by_alias=True, exclude={"integrations", "typed_form"})
         self._feeds = []
@@ -51,7 +62,7 @@ class TrackerProcesses:
                 tensorboard_dir=str(tensorboard_dir.absolute()),
             )
             try:
-                self._feeds.append(_Feed(spec, directory / f"{integration.type}.log", complain))
+                self._feeds.append(_Feed(python, spec, directory / f"{integration.type}.log", complain, spooled))
             except OSError as error:
                 complain(f"The tracker {integration.type} could not be started; the job continues. {error}")
 
@@ -66,7 +77,7 @@ class TrackerProcesses:
         """Send the outcome to all trackers; kill those that do not end in time."""
         for feed in self._feeds:
             feed.offer(TrackerLine(outcome=outcome))
-        deadline = time.monotonic() + GRACE_SECONDS  # shared by all trackers: the next job waits for this worker
+        deadline = time.monotonic() + self._grace_seconds  # shared by all trackers: the next job waits for this worker
         for feed in self._feeds:
             feed.close(max(0.0, deadline - time.monotonic()))
 
@@ -74,14 +85,16 @@ class TrackerProcesses:
 class _Feed:
     """One tracker: its process, its queue, and a thread each for its input and its output."""
 
-    def __init__(self, spec: TrackerRunSpec, log_path: Path, complain: Callable[[str], None]) -> None:
+    def __init__(
+        self, python: str, spec: TrackerRunSpec, log_path: Path, complain: Callable[[str], None], spooled: int
+    ) -> None:
         self._name = str(spec.settings["type"])
         self._complain = complain
-        self._lines: queue.Queue[TrackerLine] = queue.Queue(SPOOLED)
+        self._lines: queue.Queue[TrackerLine] = queue.Queue(spooled)
         self._dropped = 0
         # Sent through standard input: a job with a long grader exceeds the size limit of an argument.
         self._spec_line = spec.model_dump_json()
-        argv = (sys.executable, "-m", "worker.trackers")
+        argv = (python, "-m", "worker.trackers")
         self._child = ChildProcess(argv, log_path, environment=TRACKERS_ENVIRONMENT.select(os.environ), with_input=True)
         for work in (self._write, self._read):
             run = contextvars.copy_context().run

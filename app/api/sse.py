@@ -50,8 +50,9 @@ class Hub:
     Everything but the queries runs in one event loop, so that no locks are needed: state changes only at an `await`.
     """
 
-    def __init__(self, database: Database, reader: JobReader) -> None:
+    def __init__(self, database: Database, reader: JobReader, *, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
         self._database, self._reader = database, reader
+        self._heartbeat_seconds = heartbeat_seconds
         # Number of open streams by the id that they watch. The poller queries these ids and stops when none is left.
         self._jobs: Counter[str] = Counter()
         self._projects: Counter[str] = Counter()
@@ -153,9 +154,9 @@ class Hub:
                 self._file_states.pop(key, None)
 
     async def _wait(self, key: str) -> bool:
-        """Wait for the next change of `key`; return False if none comes within `HEARTBEAT_SECONDS`."""
+        """Wait for the next change of `key`; return False if none comes before a heartbeat is due."""
         try:
-            await asyncio.wait_for(self._changed[key].wait(), HEARTBEAT_SECONDS)
+            await asyncio.wait_for(self._changed[key].wait(), self._heartbeat_seconds)
         except TimeoutError:
             return False
         return True

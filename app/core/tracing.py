@@ -64,8 +64,8 @@ class Tracer:
         """
         yield TraceSpan()
 
-    def close(self) -> None:
-        """Send the remaining spans, within `FLUSH_SECONDS`."""
+    def close(self, seconds: float = FLUSH_SECONDS) -> None:
+        """Send the remaining spans, within `seconds`."""
 
 
 OFF: Final = Tracer()
@@ -124,11 +124,11 @@ class _Exporting(Tracer):
             _CURRENT.reset(token)
             span.end()
 
-    def close(self) -> None:
+    def close(self, seconds: float = FLUSH_SECONDS) -> None:
         # The SDK would wait half a minute for a collector that does not respond.
         closing = threading.Thread(target=self._provider.shutdown, name="tracing-end", daemon=True)
         closing.start()
-        closing.join(FLUSH_SECONDS)
+        closing.join(seconds)
         if closing.is_alive():
             log.warning("tracing.not_sent", reason="the collector does not take the last spans")
 

@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,21 @@ def start_grouptune(stack: Any) -> Start:
     return start
 
 
+def run_grouptune(
+    words: Sequence[object], environment: dict[str, str], scratch: Path, stdin: str = ""
+) -> "subprocess.CompletedProcess[str]":
+    """Run `grouptune WORDS...` to its end; the files of its standard streams are in `scratch`."""
+    given, out, err = scratch / "stdin", scratch / "stdout", scratch / "stderr"
+    given.write_text(stdin)
+    options: dict[str, Any] = {"directory": ROOT, "environment": environment}
+    with forked.Program("app.cli", words, stdin=given, stdout=out, stderr=err, **options) as process:
+        try:
+            code = process.wait(90)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(process.args, code, out.read_text(), err.read_text())
+
+
 @pytest.fixture
 def grouptune(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Run `grouptune WORDS...` to its end, with the environment of `start_grouptune`; `stdin` is its standard input."""
@@ -47,39 +63,39 @@ def grouptune(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
     scratch = tmp_path_factory.mktemp("streams")
 
     def run(*words: object, stdin: str = "", **changed: str | None) -> "subprocess.CompletedProcess[str]":
-        streams = {name: scratch / name for name in ("stdin", "stdout", "stderr")}
-        streams["stdin"].write_text(stdin)
-        with forked.Program("app.cli", words, directory=ROOT, environment=environment(changed), **streams) as process:
-            try:
-                code = process.wait(90)
-            finally:
-                process.kill()
-        return subprocess.CompletedProcess(
-            process.args, code, streams["stdout"].read_text(), streams["stderr"].read_text()
-        )
+        return run_grouptune(words, environment(changed), scratch, stdin)
 
     return run
 
 
+def write_job(directory: Path, *, rows: int = 16, **hyperparameters: int) -> Path:
+    """Write a job of two short steps on the model `tiny`, and its data next to it."""
+    write_rows(directory / "train.jsonl", rows)
+    text, reference = "{{sample.output_text}}", "{{item.reference_answer}}"
+    settings = {
+        "grader": {"type": "string_check", "input": text, "reference": reference, "operation": "eq"},
+        "sampling": {"max_tokens": 4},
+        "hyperparameters": {"batch_size": 2, "max_steps": 2} | hyperparameters,
+    }
+    body = {"model": "tiny", "training_file": "train.jsonl", "method": {"type": "gft", "gft": settings}}
+    path = directory / "job.yaml"
+    path.write_text(yaml.safe_dump(body))
+    return path
+
+
 @pytest.fixture
 def job_file(tmp_path: Path) -> Callable[..., Path]:
-    """Write a job of two short steps on the model `tiny`, and its data next to it."""
+    return partial(write_job, tmp_path)
 
-    def write(*, rows: int = 16, **hyperparameters: int) -> Path:
-        write_rows(tmp_path / "train.jsonl", rows)
-        text, reference = "{{sample.output_text}}", "{{item.reference_answer}}"
-        grader = {"type": "string_check", "input": text, "reference": reference, "operation": "eq"}
-        settings = {
-            "grader": grader,
-            "sampling": {"max_tokens": 4},
-            "hyperparameters": {"batch_size": 2, "max_steps": 2} | hyperparameters,
-        }
-        body = {"model": "tiny", "training_file": "train.jsonl", "method": {"type": "gft", "gft": settings}}
-        path = tmp_path / "job.yaml"
-        path.write_text(yaml.safe_dump(body))
-        return path
 
-    return write
+@pytest.fixture(scope="session")
+def succeeded_job(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Id of a job that has succeeded, for commands that change nothing."""
+    directory = tmp_path_factory.mktemp("succeeded")
+    words = ("jobs", "create", "--file", write_job(directory, learning_rate_multiplier=500), "--wait")
+    done = run_grouptune(words, _environment(stack)({}), directory)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 @pytest.fixture

@@ -2,14 +2,12 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from app.local.stack import Stack
-from tests.cli.conftest import Run
 from tests.waiting import eventually
 
 
@@ -20,10 +18,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
-def test_log_lines_have_ids(stack: Stack, grouptune: Run, job_file: Callable[..., Path]) -> None:
-    created = grouptune("jobs", "create", "-f", job_file(), "--wait")
-    assert created.returncode == 0, created.stderr
-    job_id = created.stdout.strip()
+def test_log_lines_have_ids(stack: Stack, succeeded_job: str) -> None:
+    job_id = succeeded_job
     answer = httpx.get(f"{stack.base_url}/fine_tuning/jobs/{job_id}?secret=hunter2", trust_env=False)
     logs = stack.state_dir / "logs"
 

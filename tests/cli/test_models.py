@@ -1,7 +1,6 @@
 """`grouptune models`: adapters and merged models that other libraries can load."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ def logits(directory: Path) -> torch.Tensor:
     return values
 
 
-def test_download_and_merge(grouptune: Run, job_file: Callable[..., Path], tmp_path: Path, tiny_models: Path) -> None:
-    job_id = grouptune("jobs", "create", "--file", job_file(learning_rate_multiplier=500), "--wait").stdout.strip()
-    name = json.loads(grouptune("jobs", "show", job_id, "--json").stdout)["fine_tuned_model"]
+def test_download_and_merge(grouptune: Run, succeeded_job: str, tmp_path: Path, tiny_models: Path) -> None:
+    name = json.loads(grouptune("jobs", "show", succeeded_job, "--json").stdout)["fine_tuned_model"]
     fetched = tmp_path / "adapters" / "one"
     assert grouptune("models", "download", name, fetched).stdout == f"{fetched}\n"
     files = {path.name for path in fetched.iterdir()}

@@ -9,6 +9,7 @@ import pytest
 from openai import OpenAI
 from playwright.sync_api import Page, expect
 
+from app.local.stack import Stack
 from tests.api.jobs import GRADER, broken_at_17, gft
 from tests.processes import command_line, descendants
 from tests.tiny_model import write_rows
@@ -54,9 +55,16 @@ def upload(client: OpenAI, path: Path, rows: int) -> str:
     return file.id
 
 
-@pytest.fixture
-def training_file(client: OpenAI, tmp_path: Path) -> str:
-    return upload(client, tmp_path / "rows.jsonl", 16)
+@pytest.fixture(scope="module")
+def succeeded(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Ids of two jobs that have succeeded: `short-run` and `long-run`."""
+    with OpenAI(base_url=stack.base_url, api_key=stack.api_key) as client:
+        file = upload(client, tmp_path_factory.mktemp("succeeded") / "rows.jsonl", 16)
+        jobs = [
+            make_job(client, file, suffix, max_steps=steps) for suffix, steps in (("short-run", 2), ("long-run", 4))
+        ]
+        eventually(lambda: all(client.fine_tuning.jobs.retrieve(job).status == "succeeded" for job in jobs), 90.0)
+        return jobs
 
 
 @pytest.fixture
@@ -227,12 +235,8 @@ def test_charts_follow_stream(page: Page, sign_in: SignIn, client: OpenAI, long_
     assert chart_labels(page) == followed
 
 
-def test_compare_jobs_by_keyboard(
-    page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, training_file: str
-) -> None:
-    for suffix, steps in (("short-run", 2), ("long-run", 4)):
-        job = make_job(client, training_file, suffix, max_steps=steps)
-        eventually(lambda job=job: client.fine_tuning.jobs.retrieve(job).status == "succeeded", 90.0)  # type: ignore[misc]
+def test_compare_jobs_by_keyboard(page: Page, sign_in: SignIn, picture: Picture, succeeded: list[str]) -> None:
+    assert len(succeeded) == 2
     sign_in(page)
     page.get_by_role("heading", name="Jobs", exact=True).wait_for()
     page.keyboard.press("/")
@@ -259,13 +263,11 @@ def test_compare_jobs_by_keyboard(
     expect(page.get_by_role("heading", name="Keyboard shortcuts")).to_be_visible()
 
 
-def test_read_only_key(page: Page, sign_in: SignIn, client: OpenAI, training_file: str) -> None:
+def test_read_only_key(page: Page, sign_in: SignIn, client: OpenAI, succeeded: list[str]) -> None:
     body = {"name": "reader", "scopes": ["files:read", "jobs:read", "models:read"]}
     key = client.post("/api_keys", body=body, cast_to=object)["key"]  # type: ignore[index]
-    job = make_job(client, training_file, "read-only", max_steps=2)
-    eventually(lambda: client.fine_tuning.jobs.retrieve(job).status == "succeeded", 90.0)
-    sign_in(page, f"/ui/jobs/{job}", key)
-    expect(page.get_by_role("heading", name="read-only")).to_be_visible()
+    sign_in(page, f"/ui/jobs/{succeeded[0]}", key)
+    expect(page.get_by_role("heading", name="short-run")).to_be_visible()
     expect(page.get_by_role("button", name="Clone")).to_have_count(0)
     expect(page.get_by_role("link", name="API keys")).to_have_count(0)
     page.get_by_role("link", name="Files").click()

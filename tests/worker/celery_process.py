@@ -1,8 +1,7 @@
-"""Real Celery workers as subprocesses, for tests that kill them."""
+"""Real Celery workers in processes of their own, for tests that kill them."""
 
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +9,7 @@ from typing import Self
 
 import psutil
 
-from app.local.process import Child, ChildSpec
+from tests.forked import Program
 from tests.waiting import all_end, eventually
 
 QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -28,37 +27,41 @@ class CeleryProcess:
         directory: Path,
         application: str = "worker.celery_app",
     ) -> None:
-        command = (sys.executable, "-m", "celery", "-A", application, "worker", "-n", f"{name}@test")
-        self._spec = ChildSpec(
-            name=name,
-            argv=(*command, "--without-gossip", "--without-mingle", "--loglevel", "INFO", *arguments),
-            env=os.environ | environment | QUIET,
-            log_path=directory / f"{name}.log",
-        )
+        self._words = ("-A", application, "worker", "-n", f"{name}@test", "--without-gossip", "--without-mingle")
+        self._words += ("--loglevel", "INFO", *arguments)
+        self._environment = os.environ | environment | QUIET
+        self._log = directory / f"{name}.log"
 
     def __enter__(self) -> Self:
-        self._child = Child(self._spec)
-        eventually(lambda: b" ready." in self._spec.log_path.read_bytes())
+        self._process = Program(
+            "celery",
+            self._words,
+            directory=Path.cwd(),
+            environment=self._environment,
+            stdout=self._log,
+            stderr=self._log,
+        )
+        eventually(lambda: b" ready." in self._log.read_bytes())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._child.kill()
-        self._child.reap()
+        if self._process.returncode is None:
+            self.kill()
+        self._process.wait(STOP_SECONDS)
 
     @property
     def pid(self) -> int:
-        return self._child.pid
+        return self._process.pid
 
     def kill(self) -> None:
         """Send SIGKILL to the worker only. Return once its beat and trainer processes have exited, within 5 s."""
-        family = psutil.Process(self._child.pid).children(recursive=True)
-        self._child.send(signal.SIGKILL)
+        family = psutil.Process(self.pid).children(recursive=True)
+        self._process.kill()
         assert all_end(family, 5.0)
 
     def drain(self) -> int:
         """Send SIGTERM and return the exit code."""
-        self._child.send(signal.SIGTERM)
-        assert self._child.wait(STOP_SECONDS)
-        return self._child.reap()
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(STOP_SECONDS)

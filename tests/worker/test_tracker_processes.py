@@ -7,22 +7,24 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 from mlflow import MlflowClient
 from sqlalchemy import text
+from structlog.testing import capture_logs
 from tensorboardX.proto.event_pb2 import Event
 
-from app.core.jobs import queries
+from app.core.jobs import leases, queries
+from app.core.jobs.leases import Claim
 from app.core.jobs.state_machine import JobStatus
+from app.core.spec.reports import Metrics
 from tests.http_server import Received, Reply, http_server
 from tests.processes import descendants
 from tests.waiting import eventually
 from tests.worker.conftest import Bench
-from worker import tracker_processes
+from worker.tracker_processes import TrackerProcesses
 
 WANDB = {"type": "wandb", "wandb": {"project": "arithmetic", "tags": ["ci"]}}
 MLFLOW = {"type": "mlflow", "mlflow": {"experiment": "arithmetic"}}
@@ -134,35 +136,41 @@ def test_rejected_metrics_warn_once(tracked: Tracked, monkeypatch: pytest.Monkey
     assert "PERMISSION_DENIED" in warning
 
 
-def test_hanging_tracker_is_killed(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracker_processes, "GRACE_SECONDS", 0.2)
+def claimed(bench: Bench) -> Claim:
+    with bench.database.transaction() as session:
+        claim = leases.claim(session, "test", 60)
+    assert claim is not None
+    return claim
+
+
+def test_hanging_tracker_drops_lines_and_is_killed(
+    tracked: Tracked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requested, closed = threading.Event(), threading.Event()
+    complaints: list[str] = []
 
     def hang(_request: Received) -> Reply:
         requested.set()
         closed.wait(60)
         return Reply()
 
-    with http_server(hang) as address:
+    values: dict[str, float | None] = {f"loss/{number}": 1.0 for number in range(10_000)}  # more than a pipe holds
+    with http_server(hang) as address, capture_logs() as logs:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         bench = tracked(MLFLOW)
-        thread = bench.start("until_stopped")
+        options: dict[str, Any] = {"spooled": 2, "grace_seconds": 0.2}
+        trackers = TrackerProcesses(claimed(bench), bench.settings, tmp_path, complaints.append, **options)
+        trackers.offer(Metrics(step=1, values={"loss": 1.0}))
         assert requested.wait(60), "the tracker sent no request within 60 s"
-        before = bench.job().step
-        eventually(lambda: bench.job().step > before)
-        bench.drain.begin()
-        thread.join(30)
-        assert not thread.is_alive()
+        assert children()
+        for step in range(2, 12):
+            trackers.offer(Metrics(step=step, values=values))
+        trackers.close("succeeded")
         eventually(lambda: not children())  # killed without waiting for its exit
         closed.set()
-
-
-def test_full_tracker_queue_drops_metrics(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracker_processes, "SPOOLED", 2)
-    monkeypatch.setattr(tracker_processes, "GRACE_SECONDS", 0.2)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    bench = tracked(MLFLOW)
-    assert bench.run("train:300").step == 300
+    assert complaints == []
+    [dropped] = [entry["lines"] for entry in logs if entry["event"] == "tracker.dropped"]
+    assert dropped >= 10 - 3  # one line is in the pipe and two are queued
 
 
 def test_removed_tracker_warns(tracked: Tracked) -> None:
@@ -172,11 +180,13 @@ def test_removed_tracker_warns(tracked: Tracked) -> None:
     assert warning == "The tracker wandb is not set up on this worker (GROUPTUNE_TRACKERS); the job continues."
 
 
-def test_unstartable_tracker_warns(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracker_processes, "sys", SimpleNamespace(executable="/nowhere/python"))
+def test_unstartable_tracker_warns(tracked: Tracked, tmp_path: Path) -> None:
     bench = tracked(TENSORBOARD)
-    assert bench.run("train:2").status == JobStatus.succeeded
-    [warning] = warnings(bench)
+    complaints: list[str] = []
+    trackers = TrackerProcesses(claimed(bench), bench.settings, tmp_path, complaints.append, python="/nowhere/python")
+    trackers.offer(Metrics(step=1, values={"loss": 1.0}))
+    trackers.close("succeeded")
+    [warning] = complaints
     assert warning.startswith("The tracker tensorboard could not be started; the job continues. ")
     assert "/nowhere/python" in warning
 

@@ -47,10 +47,10 @@ class Head:
 class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: Any, hidden_N_H: Tensor, head: Head, tokens_N: Tensor, temperature: float
+        context: Any, hidden_N_H: Tensor, head: Head, tokens_N: Tensor, temperature: float, chunk_elements: int
     ) -> tuple[Tensor, Tensor]:
         weight_V_H = head.weight_V_H
-        rows = max(1, CHUNK_ELEMENTS // weight_V_H.shape[0])
+        rows = max(1, chunk_elements // weight_V_H.shape[0])
         precision = torch.promote_types(hidden_N_H.dtype, torch.float32)
         logprobs_N = hidden_N_H.new_empty(hidden_N_H.shape[0], dtype=precision)
         entropies_N = torch.empty_like(logprobs_N)
@@ -83,10 +83,10 @@ class _FrozenHead(torch.autograd.Function):
         return logprobs_N, entropies_N
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         # gradients[0] is dL/d(log p), one number per row; the entropies are not differentiable.
         (gradient_N_H,) = context.saved_tensors
-        return gradient_N_H * gradients[0].unsqueeze(-1).to(gradient_N_H.dtype), None, None, None
+        return gradient_N_H * gradients[0].unsqueeze(-1).to(gradient_N_H.dtype), None, None, None, None
 
 
 def _entropy(probabilities_N_V: Tensor, logprobs_N_V: Tensor) -> Tensor:
@@ -97,10 +97,13 @@ def _entropy(probabilities_N_V: Tensor, logprobs_N_V: Tensor) -> Tensor:
     return -mean_N
 
 
-def token_logprobs(hidden_N_H: Tensor, head: Head, tokens_N: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def token_logprobs(
+    hidden_N_H: Tensor, head: Head, tokens_N: Tensor, temperature: float = 1.0, *, chunk_elements: int = CHUNK_ELEMENTS
+) -> tuple[Tensor, Tensor]:
     """Returns log p of `tokens_N` and the entropy of each row's distribution, both [N], in nats, fp32 or better.
 
     hidden_N_H holds the states that predict the tokens. Both use the sampling `temperature`. Only log p has a gradient.
+    `chunk_elements` is the number of logits that exist at a time.
     """
-    result: tuple[Tensor, Tensor] = _FrozenHead.apply(hidden_N_H, head, tokens_N, temperature)
+    result: tuple[Tensor, Tensor] = _FrozenHead.apply(hidden_N_H, head, tokens_N, temperature, chunk_elements)
     return result

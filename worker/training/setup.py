@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from app.core.chat.encoding import Drop, RowRules, held_out_rules, rules_of
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import ExternalServices, GraderPool
+from app.core.retry import RetryPolicy
 from app.core.spec.job import GroupMethod, JobSpec, TrainerSpec
 from app.core.spec.plan import TOKEN_BUDGET, resolve
 from app.core.spec.reports import Failed, Message, Report, TrainerExit
@@ -46,8 +47,11 @@ _REASONS: Final = {
 }
 
 
-def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
-    """Runs the job of `run_dir`, writes its reports as JSON lines, and returns the exit code."""
+def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPolicy | None = None) -> TrainerExit:
+    """Runs the job of `run_dir`, writes its reports as JSON lines, and returns the exit code.
+
+    `retry_policy` replaces those for requests to rollout servers and teachers.
+    """
 
     trainer_spec = TrainerSpec.model_validate(json.loads((run_dir / "spec.json").read_text(encoding="utf-8")))
     ranks = join(run_dir, trainer_spec.processes, reports)
@@ -61,7 +65,7 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
                 reports.flush()
 
     try:
-        _train(trainer_spec, ranks, run_dir, write_report, stop)
+        _train(trainer_spec, ranks, run_dir, write_report, stop, retry_policy)
     except Stopped:
         return TrainerExit.stopped
     except PeerLost:
@@ -79,7 +83,14 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag) -> TrainerExit:
     return TrainerExit.succeeded
 
 
-def _train(trainer_spec: TrainerSpec, ranks: Ranks, run_dir: Path, report: Reporter, stop: StopFlag) -> None:
+def _train(
+    trainer_spec: TrainerSpec,
+    ranks: Ranks,
+    run_dir: Path,
+    report: Reporter,
+    stop: StopFlag,
+    retry_policy: RetryPolicy | None,
+) -> None:
     spec = trainer_spec.spec
     torch.set_num_threads(trainer_spec.threads or os.cpu_count() or 1)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
@@ -104,9 +115,11 @@ def _train(trainer_spec: TrainerSpec, ranks: Ranks, run_dir: Path, report: Repor
     )
     order = DataOrder(prompts, plan.batch_size, plan.n_epochs, spec.seed)
     with (
-        _sampler(trainer_spec, policy, tokenizer, ranks, run_dir, stop) as sampler,
+        _sampler(trainer_spec, policy, tokenizer, ranks, run_dir, stop, retry_policy) as sampler,
         GraderPool(spec.settings.grader, _outside(trainer_spec)) if spec.settings.grader else nullcontext() as pool,
-        open_teachers(trainer_spec, order, plan.total_steps, policy, tokenizer, ranks, report) as teachers,
+        open_teachers(
+            trainer_spec, order, plan.total_steps, policy, tokenizer, ranks, report, retry_policy
+        ) as teachers,
     ):
         trainer = Trainer(
             trainer_spec=trainer_spec,
@@ -140,7 +153,13 @@ def _outside(trainer_spec: TrainerSpec) -> ExternalServices:
 
 
 def _sampler(
-    trainer_spec: TrainerSpec, policy: Policy, tokenizer: ChatTokenizer, ranks: Ranks, run_dir: Path, stop: StopFlag
+    trainer_spec: TrainerSpec,
+    policy: Policy,
+    tokenizer: ChatTokenizer,
+    ranks: Ranks,
+    run_dir: Path,
+    stop: StopFlag,
+    retry_policy: RetryPolicy | None,
 ) -> AbstractContextManager[RolloutEngine]:
     """Returns the rollout server for jobs that train on rollouts, else the in-process sampler, used for evaluation."""
     if trainer_spec.rollout_url is None or trainer_spec.spec.group.self_ == 0:
@@ -148,7 +167,7 @@ def _sampler(
     return serving(
         policy,
         tokenizer.end_ids,
-        VllmClient(trainer_spec.rollout_url, os.environ.get(ROLLOUT_API_KEY), stop),
+        VllmClient(trainer_spec.rollout_url, os.environ.get(ROLLOUT_API_KEY), stop, retry_policy=retry_policy),
         base_name=Path(trainer_spec.base_model_dir).name,
         # Each rank loads its own adapter on the server, so that no rank waits for another.
         run_name=f"{trainer_spec.job_id}-a{trainer_spec.attempt}-r{ranks.rank}",

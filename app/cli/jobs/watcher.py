@@ -55,8 +55,9 @@ class Snapshot:
 class _Outage:
     """Tracks how long the server has been unavailable, and reports an outage that is more than a hiccup."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, longest_seconds: float, report_after_seconds: float) -> None:
         self._report = report
+        self._longest_seconds, self._report_after_seconds = longest_seconds, report_after_seconds
         self.end()
 
     def end(self) -> None:
@@ -65,23 +66,28 @@ class _Outage:
         self._is_reported = False
 
     def tolerate(self, error: ServerUnreachable | ApiError) -> None:
-        """Raise the error unless it is temporary and the server answered within the last `OUTAGE_SECONDS`."""
+        """Raise the error unless it is temporary and the server answered recently enough."""
         seconds = time.monotonic() - self._last_answer
-        if not error.is_temporary or seconds > OUTAGE_SECONDS:
+        if not error.is_temporary or seconds > self._longest_seconds:
             raise error
-        if seconds > REPORT_AFTER_SECONDS and not self._is_reported:
+        if seconds > self._report_after_seconds and not self._is_reported:
             self._is_reported = True
-            self._report(f"{error.message.rstrip('.')}. Retrying for up to {OUTAGE_SECONDS / 60:g} minutes.")
+            self._report(f"{error.message.rstrip('.')}. Retrying for up to {self._longest_seconds / 60:g} minutes.")
 
 
 def retry_until_available(
-    request: Callable[[], Result], *, pause: Pause = time.sleep, report: Report = _report_nothing
+    request: Callable[[], Result],
+    *,
+    pause: Pause = time.sleep,
+    report: Report = _report_nothing,
+    outage_seconds: float = OUTAGE_SECONDS,
+    report_after_seconds: float = REPORT_AFTER_SECONDS,
 ) -> Result:
     """Return the result of `request`, retried while the server is unavailable.
 
-    Raises the last error once the outage exceeds `OUTAGE_SECONDS`, and a permanent error at once.
+    Raises the last error once the outage exceeds `outage_seconds`, and a permanent error at once.
     """
-    outage = _Outage(report)
+    outage = _Outage(report, outage_seconds, report_after_seconds)
 
     def is_retryable(error: Exception) -> bool:
         if isinstance(error, ServerUnreachable | ApiError):
@@ -99,14 +105,15 @@ def watch(
     pause: Pause = time.sleep,
     timeout_seconds: float | None = None,
     report: Report = _report_nothing,
+    outage_seconds: float = OUTAGE_SECONDS,
 ) -> Iterator[Snapshot]:
     """Yield snapshots of a job until its terminal state; together they contain every event exactly once.
 
     Raises `WaitTimeout` after `timeout_seconds`, and the client's error once the server has been unavailable for
-    `OUTAGE_SECONDS`; `report` receives a message before that.
+    `outage_seconds`; `report` receives a message before that.
     """
     deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
-    outage = _Outage(report)
+    outage = _Outage(report, outage_seconds, REPORT_AFTER_SECONDS)
     stream = _JobStream(client, job_id, pause, deadline, outage.end)
     while True:
         try:

@@ -138,7 +138,9 @@ def _bounded(chunks: Iterable[bytes]) -> Iterator[bytes]:
         raise InvalidRequest("The part is empty. Leave it out.", param="data")
 
 
-def add_part(session: Session, project_id: str, upload_id: str, stored: StoredPart) -> UploadPart:
+def add_part(
+    session: Session, project_id: str, upload_id: str, stored: StoredPart, *, max_parts: int = MAX_PARTS
+) -> UploadPart:
     """Add the row of a stored part. Raises as `get_pending`, and `UploadMismatch` if the upload holds too many bytes.
 
     The parts may hold twice the announced bytes (plus one part): after a broken connection a client does not know the
@@ -148,10 +150,10 @@ def add_part(session: Session, project_id: str, upload_id: str, stored: StoredPa
     count, size = session.execute(
         select(func.count(), func.coalesce(func.sum(UploadPart.bytes), 0)).where(UploadPart.upload_id == upload_id)
     ).one()
-    if count >= MAX_PARTS or size + stored.bytes > 2 * upload.bytes + MAX_PART_BYTES:
+    if count >= max_parts or size + stored.bytes > 2 * upload.bytes + MAX_PART_BYTES:
         raise UploadMismatch(
             f"The upload '{upload_id}' holds {count:,} parts with {size:,} bytes for a file of {upload.bytes:,} bytes. "
-            f"Complete it, or start a new one with larger parts (at most {MAX_PARTS:,}).",
+            f"Complete it, or start a new one with larger parts (at most {max_parts:,}).",
             param="data",
         )
     part = UploadPart(id=stored.part_id, upload_id=upload_id, bytes=stored.bytes)

@@ -57,7 +57,7 @@ class Bucket:
 class S3BlobStore(BlobStore):
     """A bucket, or a prefix of one, as a blob store."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, *, retries: int = RETRIES) -> None:
         # AWS addresses buckets by host name, most other stores by path.
         config: S3Config = {
             "region": bucket.region,
@@ -71,7 +71,7 @@ class S3BlobStore(BlobStore):
             prefix=bucket.prefix,
             config=config,
             client_options={"allow_http": (bucket.endpoint or "").startswith("http://")},
-            retry_config={"max_retries": RETRIES, "retry_timeout": RETRY_TIMEOUT},
+            retry_config={"max_retries": retries, "retry_timeout": RETRY_TIMEOUT},
         )
         self._name = f"s3://{bucket.name}"
 

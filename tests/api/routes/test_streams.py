@@ -1,5 +1,6 @@
 """Server-sent events over real sockets: every event once and in order, despite failures."""
 
+import asyncio
 import json
 import os
 import signal
@@ -12,10 +13,10 @@ from itertools import islice
 from typing import Any
 
 import httpx
-import pytest
 from sqlalchemy import select
 
 from app.api import sse
+from app.api.job_reader import JobReader
 from app.core.accounts.audit import Actor
 from app.core.jobs import leases, lifecycle
 from app.core.jobs.events import Event, append
@@ -133,10 +134,9 @@ def test_stream_cut_fifty_times_loses_no_event(server: Server) -> None:
     assert seen == ids_in_order(server, claim.job_id)
 
 
-def test_stream_spans_several_batches(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "BATCH", 7)
+def test_stream_spans_several_batches(server: Server) -> None:
     claim = running(server)
-    say(server, claim, *map(str, range(30)))
+    say(server, claim, *map(str, range(2 * sse.BATCH + 30)))
     wanted = ids_in_order(server, claim.job_id)
     with following(server, f"/fine_tuning/jobs/{claim.job_id}/stream") as messages:
         assert [
@@ -144,13 +144,18 @@ def test_stream_spans_several_batches(server: Server, monkeypatch: pytest.Monkey
         ] == wanted
 
 
-def test_silence_is_filled_with_comments(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "HEARTBEAT_SECONDS", 0.05)
+def test_silence_is_filled_with_comments(server: Server) -> None:
     claim = running(server)
-    headers = {"authorization": f"Bearer {server.api_key}"}
-    url = f"{server.url}/v1/fine_tuning/jobs/{claim.job_id}/stream"
-    with httpx.stream("GET", url, headers=headers, timeout=20) as answer:
-        assert ": still here" in (line for line in answer.iter_lines())
+
+    async def watch() -> None:
+        hub = sse.Hub(server.database, JobReader(server.database), heartbeat_seconds=0.05)
+        messages = hub.job(server.project_id, claim.job_id, 0, strict=False)
+        while await anext(messages) != sse.HEARTBEAT:
+            pass
+        hub.close()
+        assert [message async for message in messages] == []
+
+    asyncio.run(watch())
 
 
 def test_strict_stream_uses_openai_enums(server: Server) -> None:

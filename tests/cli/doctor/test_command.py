@@ -3,11 +3,10 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -23,6 +22,8 @@ from app.core.secrets import KeyRing, new_key
 from app.core.storage.blobs import BlobMissing
 from app.core.storage.local import LocalBlobStore
 from app.local.stack import Stack
+from tests.cli.conftest import ROOT
+from tests.forked import Program
 from tests.http_server import free_port
 from tests.setup_jobs import make_file, make_job, make_project
 
@@ -31,10 +32,14 @@ CHECKS = ("postgres", "migrations", "clock", "workers", "broker", "storage", "di
 
 def doctor(*words: str, **environment: str | None) -> tuple[int, dict[str, DoctorFinding], str]:
     """Return the exit code, the worst finding of each check, and the whole output."""
-    command = [sys.executable, "-m", "app.cli", "doctor", "--json", *words]
     merged = {name: value for name, value in (os.environ | environment).items() if value is not None}
-    done = subprocess.run(command, env=merged, capture_output=True, text=True, timeout=100, check=False)
-    report = json.loads(done.stdout)
+    with TemporaryDirectory() as scratch:
+        out, err = Path(scratch, "out"), Path(scratch, "err")
+        arguments = ("doctor", "--json", *words)
+        with Program("app.cli", arguments, directory=ROOT, environment=merged, stdout=out, stderr=err) as process:
+            code = process.wait(100)
+        printed = out.read_text()
+    report = json.loads(printed)
     findings: dict[str, DoctorFinding] = {}
     for entry in report["findings"]:
         finding = DoctorFinding(entry["check"], FindingLevel(entry["level"]), entry["message"], entry["fix"])
@@ -42,7 +47,7 @@ def doctor(*words: str, **environment: str | None) -> tuple[int, dict[str, Docto
         if finding.check not in findings or finding.level is FindingLevel.failed:
             findings[finding.check] = finding
     assert report["status"] == str(checks.worst(list(findings.values())))
-    return done.returncode, findings, done.stdout
+    return code, findings, printed
 
 
 def test_running_installation_is_ok(stack: Stack) -> None:

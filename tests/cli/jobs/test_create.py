@@ -59,8 +59,8 @@ def test_estimate_creates_no_job(grouptune: Run, job_file: Callable[..., Path]) 
     assert ids_of(grouptune, "jobs") == before
 
 
-def test_regrade(grouptune: Run, job_file: Callable[..., Path], tmp_path: Path) -> None:
-    job_id = grouptune("jobs", "create", "-f", job_file(), "--wait").stdout.strip()
+def test_regrade(grouptune: Run, succeeded_job: str, tmp_path: Path) -> None:
+    job_id = succeeded_job
     (tmp_path / "grader.json").write_text('{"type": "regex", "pattern": "[0-9]"}')
     done = grouptune("jobs", "regrade", job_id, "--grader", tmp_path / "grader.json")
     assert done.returncode == ExitCode.ok, done.stderr

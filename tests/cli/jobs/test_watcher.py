@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from app.cli.jobs import watcher
 from app.cli.jobs.watcher import Snapshot, WaitTimeout, retry_until_available, watch
 from app.client import ApiError, Client, ServerUnreachable
 from tests.http_server import Received, Reply, http_server
@@ -107,15 +106,15 @@ def test_permanent_error_is_not_retried(reply: Reply, error: type[Exception]) ->
     assert len(seen) == 1
 
 
-def test_outage_is_retried_and_reported_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(watcher, "REPORT_AFTER_SECONDS", -1.0)
+def test_outage_is_retried_and_reported_once() -> None:
     away = Reply(b'{"error": {"message": "The database is away."}}', 503)
     messages: list[str] = []
     with answering(away, away, Reply(b'{"id": "ftjob-1"}')) as (client, seen):
         job = retry_until_available(
-            lambda: client.post("/fine_tuning/jobs", {}), pause=no_pause, report=messages.append
+            lambda: client.post("/fine_tuning/jobs", {}),
+            pause=no_pause,
+            report=messages.append,
+            report_after_seconds=-1.0,
         )
     assert (job, len(seen)) == ({"id": "ftjob-1"}, 3)
     assert messages == ["The database is away. Retrying for up to 5 minutes."]
@@ -125,8 +124,7 @@ def test_outage_is_retried_and_reported_once(
     assert len(seen) == 1
 
 
-def test_wait_gives_up_after_a_long_outage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watcher, "OUTAGE_SECONDS", 0.2)
+def test_wait_gives_up_after_a_long_outage() -> None:
     tries = 0
 
     def count(seconds: float) -> None:
@@ -135,7 +133,7 @@ def test_wait_gives_up_after_a_long_outage(monkeypatch: pytest.MonkeyPatch) -> N
 
     started = time.monotonic()
     with Client("http://127.0.0.1:9/v1", "key") as client, pytest.raises(ServerUnreachable):
-        list(watch(client, "ftjob-1", pause=count))
+        list(watch(client, "ftjob-1", pause=count, outage_seconds=0.2))
     assert tries > 1
     assert time.monotonic() - started > 0.2
 

@@ -31,10 +31,10 @@ def start(database: Database, project: str, size: int = 4) -> str:
         ).id
 
 
-def add(database: Database, store: LocalBlobStore, project: str, upload_id: str, content: bytes) -> str:
+def add(database: Database, store: LocalBlobStore, project: str, upload_id: str, content: bytes, **options: int) -> str:
     stored = chunked_uploads.receive_part(store, upload_id, [content])
     with database.transaction() as session:
-        return chunked_uploads.add_part(session, project, upload_id, stored).id
+        return chunked_uploads.add_part(session, project, upload_id, stored, **options).id
 
 
 def test_deleted_parts_close_the_upload(database: Database, store: LocalBlobStore, project: str) -> None:
@@ -81,16 +81,13 @@ def test_part_after_cancel_gets_no_row(database: Database, store: LocalBlobStore
         assert session.get(UploadPart, stored.part_id) is None
 
 
-def test_number_of_parts_is_limited(
-    database: Database, store: LocalBlobStore, project: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_number_of_parts_is_limited(database: Database, store: LocalBlobStore, project: str) -> None:
     assert chunked_uploads.MAX_PARTS == 10_000
-    monkeypatch.setattr(chunked_uploads, "MAX_PARTS", 3)
     upload_id = start(database, project)
     for _ in range(3):
-        add(database, store, project, upload_id, b"1")
+        add(database, store, project, upload_id, b"1", max_parts=3)
     with pytest.raises(UploadMismatch, match="3 parts with 3 bytes for a file of 4"):
-        add(database, store, project, upload_id, b"1")
+        add(database, store, project, upload_id, b"1", max_parts=3)
 
 
 def test_overlong_part_leaves_no_blob(store: LocalBlobStore) -> None:

@@ -11,11 +11,10 @@ from uuid import uuid4
 
 import pytest
 
-from app.core.storage import s3
 from app.core.storage.blobs import SUMS, BlobCorrupt, BlobMissing, BlobStore, StorageUnavailable
 from app.core.storage.local import LocalBlobStore
 from app.core.storage.opening import open_store
-from app.core.storage.s3 import PART_BYTES, S3BlobStore
+from app.core.storage.s3 import PART_BYTES, Bucket, S3BlobStore
 from tests.s3_server import BUCKET, CREDENTIALS, s3_client
 
 MIB = 1 << 20
@@ -220,11 +219,10 @@ def test_missing_bucket_is_storage_unavailable(
         store.write("files/one", [b"1"])
 
 
-def test_closed_port_is_storage_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "RETRIES", 1)
+def test_closed_port_is_storage_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
-    store = open_store(tmp_path, f"s3://{BUCKET}", "http://127.0.0.1:9", "us-east-1")
+    store = S3BlobStore(Bucket(BUCKET, None, "us-east-1", "http://127.0.0.1:9"), retries=1)
     for call in (store.check_writable, lambda: store.exists("a"), lambda: store.list("a"), lambda: store.open("a")):
         with pytest.raises(StorageUnavailable, match="GROUPTUNE_STORAGE_ENDPOINT"):
             call()

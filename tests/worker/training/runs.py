@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from app.core.retry import RetryPolicy
 from app.core.spec.graders import StringCheckGrader
 from app.core.spec.job import (
     Evaluation,
@@ -71,6 +72,8 @@ class Job:
     rollout_url: str | None = None
     trainer: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of its `TrainerSpec`."""
+    retry_policy: RetryPolicy | None = None
+    """Of runs in this process."""
 
     def write(
         self,
@@ -111,7 +114,7 @@ class Job:
         out, stop = io.StringIO(), threading.Event()
         if stopped:
             stop.set()
-        code = run(self.run_dir, out, stop)
+        code = run(self.run_dir, out, stop, retry_policy=self.retry_policy)
         return code, parse(out.getvalue())
 
     def sibling(self, name: str, **changes: Any) -> "Job":

@@ -48,8 +48,14 @@ def generator(seed: int, *stream: int) -> torch.Generator:
 class Sampler:
     """Samples completions from the current policy."""
 
-    def __init__(self, policy: Policy, end_ids: Collection[int], pad_id: int) -> None:
-        """A completion is finished at any token of `end_ids`."""
+    def __init__(
+        self, policy: Policy, end_ids: Collection[int], pad_id: int, *, max_sequences: int = MAX_SEQUENCES
+    ) -> None:
+        """A completion is finished at any token of `end_ids`.
+
+        A batch has at most `max_sequences` sequences, or the samples of one prompt.
+        """
+        self._max_sequences = max_sequences
         self.policy = policy
         self.end_ids = frozenset(end_ids)
         self.pad_id = pad_id
@@ -70,7 +76,7 @@ class Sampler:
     ) -> list[list[Completion]]:
         """Samples `count` completions for each prompt and returns them in order. Decodes greedily without `random`."""
         results: list[list[Completion]] = []
-        per_batch = max(1, MAX_SEQUENCES // count)
+        per_batch = max(1, self._max_sequences // count)
         with self._decoder.head() as head:
             for start in range(0, len(prompts), per_batch):
                 batch = prompts[start : start + per_batch]

@@ -14,9 +14,9 @@ from app.core.spec.reports import TrainerExit
 from worker.training.interfaces import StopFlag
 from worker.training.types import JobFailure
 
-RETRY_POLICY = RetryPolicy(attempts=6, longest_wait_seconds=15.0)
+RETRY_POLICY: Final = RetryPolicy(attempts=6, longest_wait_seconds=15.0)
 """Covers 15 to 30 s. If the server is down for longer, the job waits in the queue instead."""
-ANSWER_SECONDS: float = 600
+ANSWER_SECONDS: Final = 600.0
 """Long, because a request may wait behind those of other jobs."""
 CONNECT_SECONDS: Final = 10.0
 CONCURRENT_REQUESTS: Final = 128
@@ -89,14 +89,23 @@ class VllmClient:
     Every method except `unload` raises `JobFailure`: `dependency_down` for transient failures, else `bad_config`.
     """
 
-    def __init__(self, url: str, api_key: str | None, stop: StopFlag | None = None) -> None:
-        """Once `stop` is set, failed requests are not retried any more."""
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None,
+        stop: StopFlag | None = None,
+        *,
+        retry_policy: RetryPolicy | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
+        """Once `stop` is set, failed requests are not retried any more; `retry_policy` replaces `RETRY_POLICY`."""
+        self._retry_policy = retry_policy or RETRY_POLICY
         self._stop = stop or threading.Event()
         self.url = url.rstrip("/").removesuffix("/v1")
         self._http = httpx.Client(
             base_url=f"{self.url}/v1/",
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, pool=None),
+            timeout=httpx.Timeout(answer_seconds, connect=CONNECT_SECONDS, pool=None),
             limits=httpx.Limits(max_connections=CONCURRENT_REQUESTS),
             trust_env=False,  # the operator named this server; a proxy from the environment may not reach it
         )
@@ -172,7 +181,7 @@ class VllmClient:
         try:
             return retry(
                 attempt,
-                RETRY_POLICY,
+                self._retry_policy,
                 is_retryable=lambda error: isinstance(error, _TransientFailure),
                 requested_seconds=lambda error: error.wait_seconds if isinstance(error, _TransientFailure) else 0.0,
                 wait=self._stop.wait,

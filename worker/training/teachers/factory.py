@@ -36,6 +36,7 @@ def open_teachers(
     tokenizer: ChatTokenizer,
     ranks: Ranks,
     report: Reporter,
+    retry_policy: RetryPolicy | None = None,
 ) -> Iterator[TeacherAnswerSource | None]:
     """Yields the source of teacher answers for a run over `order`; None for a job without a teacher."""
     teacher = trainer_spec.spec.teacher
@@ -55,7 +56,7 @@ def open_teachers(
         os.environ.get(TEACHER_API_KEY),
         PrivateHosts.parse(allowed),
         server_name="the teacher",
-        retry_policy=RETRY_POLICY,
+        retry_policy=retry_policy or RETRY_POLICY,
         timeout_seconds=TIMEOUT_SECONDS,
         max_connections=CONCURRENT_REQUESTS,
     ) as chat:

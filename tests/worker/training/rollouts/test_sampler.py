@@ -24,8 +24,8 @@ PROMPTS = [(5, 6, 7, 8, 9, 10, 11), (12,), (13, 14, 3, 4), (8, 8, 8, 8, 8, 8, 8,
 """Ragged: all but the longest are padded on the left."""
 
 
-def in_process(policy: Policy) -> Sampler:
-    return Sampler(policy, (END,), PAD)
+def in_process(policy: Policy, **options: int) -> Sampler:
+    return Sampler(policy, (END,), PAD, **options)
 
 
 def draw(policy: Policy, count: int = 4, seed: int = 0, step: int = 1, **sampling: Any) -> list[list[Completion]]:
@@ -110,12 +110,13 @@ def test_shared_prefix_is_prefilled_once(llama: Policy, monkeypatch: pytest.Monk
     assert seen == [(4, 10)]
 
 
-def test_large_batches_are_split_and_stay_in_order(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_batches_are_split_and_stay_in_order(llama: Policy) -> None:
     whole = ids(in_process(llama).sample(PROMPTS, 1, Sampling(max_tokens=6), None))
     for limit in (1, 3):
-        monkeypatch.setattr(sampler, "MAX_SEQUENCES", limit)
-        assert ids(in_process(llama).sample(PROMPTS, 1, Sampling(max_tokens=6), None)) == whole
-        assert [len(row) for row in draw(llama, count=2)] == [2, 2, 2, 2]
+        engine = in_process(llama, max_sequences=limit)
+        assert ids(engine.sample(PROMPTS, 1, Sampling(max_tokens=6), None)) == whole
+        drawn = engine.sample(PROMPTS, 2, Sampling(max_tokens=6), generator(0))
+        assert [len(row) for row in drawn] == [2, 2, 2, 2]
 
 
 def test_end_token_finishes_a_completion(llama: Policy) -> None:

@@ -16,7 +16,6 @@ from app.core.spec.job import Sampling
 from app.core.spec.reports import TrainerExit
 from tests.worker.training.rollouts.vllm_server import VllmServer
 from worker.training.model import Policy
-from worker.training.rollouts import vllm_client
 from worker.training.rollouts.sampler import generator
 from worker.training.rollouts.vllm_client import VllmClient
 from worker.training.rollouts.vllm_sampler import VllmSampler, serving
@@ -26,9 +25,7 @@ WAITS = TrainerExit.dependency_down
 FAILS = TrainerExit.bad_config
 
 
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_client, "RETRY_POLICY", RetryPolicy(attempts=3, longest_wait_seconds=0.01))
+SOON = RetryPolicy(attempts=3, longest_wait_seconds=0.01)
 
 
 @pytest.fixture
@@ -40,9 +37,13 @@ def server(chat_directory: Path) -> Iterator[VllmServer]:
 class Rollouts:
     """Requests a few short completions."""
 
-    def __init__(self, policy: Policy, directory: Path) -> None:
+    def __init__(
+        self, policy: Policy, directory: Path, retry_policy: RetryPolicy = SOON, answer_seconds: float = 60.0
+    ) -> None:
         self.policy = policy
         self.directory = directory
+        self.retry_policy = retry_policy
+        self.answer_seconds = answer_seconds
 
     def draw(self, url: str, before: Callable[[], object] = lambda: None, key: str | None = None) -> list[Completion]:
         """Two answers to one prompt; `before` is called once the server was found fit."""
@@ -51,7 +52,7 @@ class Rollouts:
             return self.sample(sampler)
 
     def over(self, url: str, key: str | None = None) -> AbstractContextManager[VllmSampler]:
-        client = VllmClient(url, key)
+        client = VllmClient(url, key, retry_policy=self.retry_policy, answer_seconds=self.answer_seconds)
         return serving(self.policy, (2,), client, base_name="tiny", run_name="job", directory=self.directory)
 
     def sample(self, sampler: VllmSampler) -> list[Completion]:
@@ -77,8 +78,8 @@ def test_transient_failures_are_retried(server: VllmServer, rollouts: Rollouts) 
     assert server.adapters == {}
 
 
-def test_retry_after_is_honoured(server: VllmServer, rollouts: Rollouts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_client, "RETRY_POLICY", RetryPolicy(2, longest_wait_seconds=5, first_wait_seconds=0.01))
+def test_retry_after_is_honoured(server: VllmServer, chat_policy: Policy, tmp_path: Path) -> None:
+    rollouts = Rollouts(chat_policy, tmp_path, RetryPolicy(2, longest_wait_seconds=5, first_wait_seconds=0.01))
     server.retry_after = "0.5"
     server.answers.append((429, "busy"))
     begun = time.monotonic()
@@ -86,12 +87,15 @@ def test_retry_after_is_honoured(server: VllmServer, rollouts: Rollouts, monkeyp
     assert time.monotonic() - begun >= 0.5
 
 
-def test_stop_flag_ends_the_retries(server: VllmServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_client, "RETRY_POLICY", RetryPolicy(3, longest_wait_seconds=60, first_wait_seconds=60))
+def test_stop_flag_ends_the_retries(server: VllmServer) -> None:
+    slow = RetryPolicy(3, longest_wait_seconds=60, first_wait_seconds=60)
     server.answers.append((503, "busy"))
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()
-    with VllmClient(server.url, None, stop) as client, pytest.raises(JobFailure, match="503: busy") as caught:
+    with (
+        VllmClient(server.url, None, stop, retry_policy=slow) as client,
+        pytest.raises(JobFailure, match="503: busy") as caught,
+    ):
         client.complete({})
     assert caught.value.exit_code == WAITS
 
@@ -114,11 +118,8 @@ def test_busy_server_is_dependency_down(server: VllmServer, rollouts: Rollouts) 
     assert str(failure).endswith("is unavailable (503: busy)")
 
 
-def test_silent_server_is_dependency_down(
-    server: VllmServer, rollouts: Rollouts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vllm_client, "ANSWER_SECONDS", 0.2)
-    monkeypatch.setattr(vllm_client, "CONNECT_SECONDS", 0.2)
+def test_silent_server_is_dependency_down(server: VllmServer, chat_policy: Policy, tmp_path: Path) -> None:
+    rollouts = Rollouts(chat_policy, tmp_path, answer_seconds=0.2)
     failure = rollouts.failure(server.url, lambda: setattr(server, "silent", threading.Event()))
     assert failure.exit_code == WAITS
     assert "ReadTimeout" in str(failure)

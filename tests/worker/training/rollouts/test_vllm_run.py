@@ -14,7 +14,6 @@ from tests import tiny_model
 from tests.worker.training.rollouts.vllm_server import VllmServer
 from tests.worker.training.runs import STEPS, Job, of_kind, read_until, trainer_process
 from tests.worker.training.test_distributed import two
-from worker.training.rollouts import vllm_client
 
 GAP = "sampling/sampling_logp_difference/max"
 
@@ -93,11 +92,11 @@ def test_stopped_run_unloads_its_adapters(job: Job, server: VllmServer) -> None:
     assert server.adapters == {}
 
 
-def test_lost_server_is_dependency_down(job: Job, server: VllmServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_client, "RETRY_POLICY", RetryPolicy(attempts=2, longest_wait_seconds=0.01))
+def test_lost_server_is_dependency_down(job: Job, server: VllmServer) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        lost = dataclasses.replace(job, rollout_url=f"http://127.0.0.1:{unused.getsockname()[1]}")
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        lost = dataclasses.replace(job, rollout_url=url, retry_policy=RetryPolicy(2, longest_wait_seconds=0.01))
         code, [*_, failed] = lost.run()
         assert code is TrainerExit.dependency_down
         assert isinstance(failed, Failed)

@@ -34,7 +34,6 @@ from tests.http_server import Reply, free_port
 from tests.teacher import Answer, Teacher, answer_sums, chat_completion, teacher
 from tests.worker.training.runs import Job, of_kind, parse, read_until, trainer_process
 from worker.training.batching import DataOrder
-from worker.training.teachers import factory
 from worker.training.teachers.answers import TeacherAnswerCache
 from worker.training.tokenize import load_prompts
 
@@ -53,9 +52,7 @@ def write_rows(path: Path, own: Mapping[int, list[str]] | None = None) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three attempts with short pauses."""
-    monkeypatch.setattr(factory, "RETRY_POLICY", RetryPolicy(attempts=3, longest_wait_seconds=0.05))
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TEACHER_API_KEY, "canary-key")
 
 
@@ -66,7 +63,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def base(tmp_path: Path, chat_directory: Path) -> Job:
-    return Job(tmp_path / "run", chat_directory, "gft")
+    return Job(tmp_path / "run", chat_directory, "gft", retry_policy=RetryPolicy(3, longest_wait_seconds=0.05))
 
 
 def asking(job: Job, url: str, **fields: Any) -> Job:
