@@ -9,16 +9,18 @@ from collections.abc import Callable, Iterable
 import psutil
 
 WAIT_SECONDS = 60.0
-POLL_SECONDS = 0.05
+SHORTEST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.02, 0.2
+"""A query of a server takes ten milliseconds of a core that the awaited process needs."""
 
 
 def eventually(condition: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
-    """Wait until `condition` is true. Polls, because the condition depends on other processes."""
+    """Wait until `condition` is true. Polls, because the condition depends on other processes; less often later on."""
     pause = threading.Event()
-    deadline = time.monotonic() + seconds
+    started = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"the condition was not true after {seconds} s"
-        pause.wait(POLL_SECONDS)
+        waited = time.monotonic() - started
+        assert waited < seconds, f"the condition was not true after {seconds} s"
+        pause.wait(min(LONGEST_POLL_SECONDS, SHORTEST_POLL_SECONDS + waited / 10))
 
 
 def all_end(processes: Iterable[psutil.Process], seconds: float) -> bool:

@@ -16,6 +16,7 @@ from app.core.settings import Settings
 from app.main import create_app
 from tests import forked
 from tests.api.server import Server
+from tests.http_server import free_port
 from tests.waiting import eventually
 
 KILLS = 4
@@ -32,12 +33,6 @@ def body_of(content: bytes) -> bytes:
     head = f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
     head += f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="file"; filename="rows.jsonl"\r\n\r\n'
     return head.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def settings_of(server: Server) -> dict[str, Any]:

@@ -28,8 +28,9 @@ from app.local.valkey import EmbeddedValkey
 from tests import forked
 from tests.api.jobs import GRADER
 from tests.api.server import new_key
-from tests.api.test_api_killed import free_port, serve
+from tests.api.test_api_killed import serve
 from tests.chaos.clock import Clock, quantile
+from tests.http_server import free_port
 from tests.local.conftest import remove_postgres_data
 from tests.setup_jobs import make_file, make_project
 from tests.waiting import eventually

@@ -12,10 +12,11 @@ from app.core.db import Database
 from app.core.jobs import leases
 from tests import forked
 from tests.api.server import Server, new_key
-from tests.api.test_api_killed import check_files, free_port, listens, serve, settings_of, upload_and_kill
+from tests.api.test_api_killed import check_files, listens, serve, settings_of, upload_and_kill
 from tests.chaos.clock import Clock, quantile
 from tests.chaos.crowd import Crowd
 from tests.core.jobs.test_state_machine import JobMachine
+from tests.http_server import free_port
 from tests.setup_jobs import make_job, make_queue
 from tests.waiting import eventually
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from app.core.jobs.leases import Claim
 from app.core.jobs.tables import Job, JobEvent
 from app.core.spec.reports import Message, Metrics
 from tests.api.server import Server, new_project
+from tests.http_server import free_port
 from tests.setup_jobs import make_job
 
 SSE = dict[str, Any]
@@ -228,8 +228,7 @@ def test_stream_survives_a_lost_connection(server: Server) -> None:
 
 def test_shutdown_ends_open_streams(server: Server) -> None:
     claim = running(server)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     url = server.database.engine.url.render_as_string(hide_password=False)
     command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port)]
     environment = os.environ | {"DATABASE_URL": url, "GROUPTUNE_STATE_DIR": str(server.settings.state_dir)}

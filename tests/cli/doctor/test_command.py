@@ -24,7 +24,6 @@ from app.core.storage.local import LocalBlobStore
 from app.local.stack import Stack
 from tests.cli.conftest import ROOT
 from tests.forked import Program
-from tests.http_server import free_port
 from tests.setup_jobs import make_file, make_job, make_project
 
 CHECKS = ("postgres", "migrations", "clock", "workers", "broker", "storage", "disk", "models", "keys", "gpu")
@@ -73,10 +72,9 @@ def test_missing_installation(tmp_path: Path) -> None:
 
 
 def test_unreachable_services_hide_passwords(tmp_path: Path) -> None:
-    port = free_port()
     code, findings, everything = doctor(
-        DATABASE_URL=f"postgresql+psycopg://me:hunter2@127.0.0.1:{port}/there",
-        REDIS_URL=f"redis://:hunter2@127.0.0.1:{port}/0",
+        DATABASE_URL="postgresql+psycopg://me:hunter2@127.0.0.1:9/there",
+        REDIS_URL="redis://:hunter2@127.0.0.1:9/0",
         GROUPTUNE_STATE_DIR=str(tmp_path),
     )
     assert code == 1

@@ -30,7 +30,7 @@ from app.core.spec.reports import (
 from app.core.spec.subprocess_environment import TEACHER_API_KEY
 from app.core.spec.teacher_answers import Spent, TeacherBudget
 from tests import tiny_model
-from tests.http_server import Reply, free_port
+from tests.http_server import Reply
 from tests.teacher import Answer, Teacher, answer_sums, chat_completion, teacher
 from tests.worker.training.runs import Job, of_kind, parse, read_until, trainer_process
 from worker.training.batching import DataOrder
@@ -279,7 +279,7 @@ def test_failing_teacher_ends_the_attempt(
 
 
 def test_disallowed_and_unreachable_addresses(base: Job, data: Path) -> None:
-    silent = f"http://127.0.0.1:{free_port()}/v1"
+    silent = "http://127.0.0.1:9/v1"
     code, reports = asking(base, silent, allowed_private_hosts=()).run(**options(data))
     assert (code, failure(reports).code) == (TrainerExit.bad_config, "teacher_refused")
     code, reports = asking(base, silent, name="silent").run(**options(data))
