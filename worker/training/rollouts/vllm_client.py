@@ -97,15 +97,17 @@ class VllmClient:
         *,
         retry_policy: RetryPolicy | None = None,
         answer_seconds: float = ANSWER_SECONDS,
+        connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
         """Once `stop` is set, failed requests are not retried any more; `retry_policy` replaces `RETRY_POLICY`."""
         self._retry_policy = retry_policy or RETRY_POLICY
+        self._connect_seconds = connect_seconds
         self._stop = stop or threading.Event()
         self.url = url.rstrip("/").removesuffix("/v1")
         self._http = httpx.Client(
             base_url=f"{self.url}/v1/",
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=httpx.Timeout(answer_seconds, connect=CONNECT_SECONDS, pool=None),
+            timeout=httpx.Timeout(answer_seconds, connect=connect_seconds, pool=None),
             limits=httpx.Limits(max_connections=CONCURRENT_REQUESTS),
             trust_env=False,  # the operator named this server; a proxy from the environment may not reach it
         )
@@ -137,7 +139,7 @@ class VllmClient:
     def unload(self, name: str) -> bool:
         """Unloads an adapter; returns whether it is gone. Tries once, since no run depends on it."""
         try:
-            response = self._http.post(_UNLOAD, json={"lora_name": name}, timeout=CONNECT_SECONDS)
+            response = self._http.post(_UNLOAD, json={"lora_name": name}, timeout=self._connect_seconds)
         except httpx.RequestError:
             return False
         return response.is_success or response.status_code == 404

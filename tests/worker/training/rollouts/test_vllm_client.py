@@ -38,12 +38,12 @@ class Rollouts:
     """Requests a few short completions."""
 
     def __init__(
-        self, policy: Policy, directory: Path, retry_policy: RetryPolicy = SOON, answer_seconds: float = 60.0
+        self, policy: Policy, directory: Path, retry_policy: RetryPolicy = SOON, timeout_seconds: float = 60.0
     ) -> None:
         self.policy = policy
         self.directory = directory
         self.retry_policy = retry_policy
-        self.answer_seconds = answer_seconds
+        self.timeouts = {"answer_seconds": timeout_seconds, "connect_seconds": timeout_seconds}
 
     def draw(self, url: str, before: Callable[[], object] = lambda: None, key: str | None = None) -> list[Completion]:
         """Two answers to one prompt; `before` is called once the server was found fit."""
@@ -52,7 +52,7 @@ class Rollouts:
             return self.sample(sampler)
 
     def over(self, url: str, key: str | None = None) -> AbstractContextManager[VllmSampler]:
-        client = VllmClient(url, key, retry_policy=self.retry_policy, answer_seconds=self.answer_seconds)
+        client = VllmClient(url, key, retry_policy=self.retry_policy, **self.timeouts)
         return serving(self.policy, (2,), client, base_name="tiny", run_name="job", directory=self.directory)
 
     def sample(self, sampler: VllmSampler) -> list[Completion]:
@@ -119,7 +119,7 @@ def test_busy_server_is_dependency_down(server: VllmServer, rollouts: Rollouts) 
 
 
 def test_silent_server_is_dependency_down(server: VllmServer, chat_policy: Policy, tmp_path: Path) -> None:
-    rollouts = Rollouts(chat_policy, tmp_path, answer_seconds=0.2)
+    rollouts = Rollouts(chat_policy, tmp_path, timeout_seconds=0.2)
     failure = rollouts.failure(server.url, lambda: setattr(server, "silent", threading.Event()))
     assert failure.exit_code == WAITS
     assert "ReadTimeout" in str(failure)
