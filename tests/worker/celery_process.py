@@ -27,8 +27,8 @@ class CeleryProcess:
         directory: Path,
         application: str = "worker.celery_app",
     ) -> None:
-        self._words = ("-A", application, "worker", "-n", f"{name}@test", "--without-gossip", "--without-mingle")
-        self._words += ("--loglevel", "INFO", *arguments)
+        quiet = ("--without-gossip", "--without-mingle", "--loglevel", "INFO")
+        self._words = ["-A", application, "worker", "-n", f"{name}@test", *quiet, *arguments]
         self._environment = os.environ | environment | QUIET
         self._log = directory / f"{name}.log"
 

@@ -43,7 +43,7 @@ class Rollouts:
         self.policy = policy
         self.directory = directory
         self.retry_policy = retry_policy
-        self.timeouts = {"answer_seconds": timeout_seconds, "connect_seconds": timeout_seconds}
+        self.timeouts: dict[str, Any] = {"answer_seconds": timeout_seconds, "connect_seconds": timeout_seconds}
 
     def draw(self, url: str, before: Callable[[], object] = lambda: None, key: str | None = None) -> list[Completion]:
         """Two answers to one prompt; `before` is called once the server was found fit."""
