@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import runpy
 import signal
 import sys
@@ -95,6 +96,8 @@ class Program:
 
 def _run(args: list[str], directory: Path, environment: dict[str, str], streams: tuple[Path, Path, Path]) -> None:
     die_with(os.getppid())
+    # As a new program has them. The server ends with the last copy of one of these, so with the tests.
+    os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
