@@ -78,7 +78,7 @@ def upload_and_kill(server: Server, share: float, content: bytes) -> bool:
         process.kill()
         process.join()
     gone.set()
-    sender.join(20)
+    sender.join(60)
     return bool(answers) and answers[0].status_code == 200
 
 

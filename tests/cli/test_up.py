@@ -121,7 +121,7 @@ def test_demo_prints_a_report(demo: Demo, installation: Installation) -> None:
 
 @pytest.mark.usefixtures("demo")
 def test_demo_leaves_no_process(installation: Installation) -> None:
-    eventually(lambda: not installation.processes(), 5)
+    eventually(lambda: not installation.processes())
     assert not (installation.state / "connection.json").exists()
 
 
@@ -151,7 +151,7 @@ def test_up_restarts_and_ctrl_c_stops_everything(demo: Demo, installation: Insta
         blind = [words for words in unseen if words and not words[0].startswith("postgres: ")]
         assert blind == []
     assert_all_end(everyone)
-    eventually(lambda: not installation.processes(), 5)
+    eventually(lambda: not installation.processes())
     assert not (installation.state / "connection.json").exists()
 
 
@@ -161,7 +161,7 @@ def test_network_listener_needs_another_key(installation: Installation) -> None:
         _, output = refused.communicate(timeout=60)
     assert refused.returncode == 1
     assert "grouptune keys create" in output
-    eventually(lambda: not installation.processes(), 5)
+    eventually(lambda: not installation.processes())
 
 
 def interrupted_demo(installation: Installation) -> str:

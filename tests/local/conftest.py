@@ -13,7 +13,7 @@ from app.local.placement import POINTER_NAME, make_state_dir, postgres_home, soc
 from app.local.postgres import EmbeddedPostgres
 from tests.waiting import all_end
 
-ALL_GONE_SECONDS = 10.0
+ALL_GONE_SECONDS = 60.0
 
 
 @pytest.fixture

@@ -56,10 +56,10 @@ class CeleryProcess:
         return self._process.pid
 
     def kill(self) -> None:
-        """Send SIGKILL to the worker only. Return once its beat and trainer processes have exited, within 5 s."""
+        """Send SIGKILL to the worker only. Return once its beat and trainer processes have exited."""
         family = psutil.Process(self.pid).children(recursive=True)
         self._process.kill()
-        assert all_end(family, 5.0)
+        assert all_end(family, STOP_SECONDS)
 
     def drain(self) -> int:
         """Send SIGTERM and return the exit code."""

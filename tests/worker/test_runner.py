@@ -199,7 +199,7 @@ def test_cancel_kills_all_trainer_processes(bench: Bench) -> None:
     pids = [int(pid) for pid in (bench.run_dir().parent / "pids").read_text().split()]
     with bench.database.transaction() as session:
         lifecycle.cancel(session, Actor(bench.project), bench.job_id)
-    thread.join(5)
+    thread.join(60)
     assert bench.status() is JobStatus.cancelled
     assert not [pid for pid in pids if is_alive(pid)]
     assert outcomes(bench) == [AttemptOutcome.cancelled]
@@ -209,7 +209,7 @@ def test_paused_job_resumes_from_checkpoint(bench: Bench) -> None:
     thread = bench.start("until_stopped")
     with bench.database.transaction() as session:
         lifecycle.pause(session, Actor(bench.project), bench.job_id)
-    thread.join(10)
+    thread.join(60)
     assert bench.status() is JobStatus.paused
     reached = bench.job().step
     with bench.database.transaction() as session:
@@ -225,14 +225,14 @@ def test_pause_kills_an_unresponsive_trainer(bench: Bench) -> None:
     thread = bench.start("hang")
     with bench.database.transaction() as session:
         lifecycle.pause(session, Actor(bench.project), bench.job_id)
-    thread.join(10)
+    thread.join(60)
     assert bench.status() is JobStatus.paused
 
 
 def test_drain_requeues_the_job_without_a_crash(bench: Bench) -> None:
     thread = bench.start("until_stopped")
     bench.drain.begin()
-    thread.join(10)
+    thread.join(60)
     job = bench.job()
     assert (job.status, job.crashes) == (JobStatus.queued, 0)
     assert outcomes(bench) == [AttemptOutcome.drained]
@@ -289,7 +289,7 @@ def test_database_outage_loses_no_metrics(bench: Bench, outage: Outage) -> None:
     outage(1.5)
     eventually(lambda: bench.job().step > 40)
     bench.drain.begin()
-    thread.join(10)
+    thread.join(60)
     job = bench.job()
     assert (job.status, job.crashes) == (JobStatus.queued, 0)
     with bench.database.transaction() as session:

@@ -129,7 +129,7 @@ def test_rejected_metrics_warn_once(tracked: Tracked, monkeypatch: pytest.Monkey
         thread = bench.start("until_stopped")
         eventually(lambda: warnings(bench))
         bench.drain.begin()
-        thread.join(30)
+        thread.join(60)
     assert bench.job().step > 0
     [warning] = warnings(bench)
     assert warning.startswith("The tracker mlflow failed and gets no more metrics; the job continues. ")
@@ -211,5 +211,5 @@ def test_tracker_and_trainer_secrets_are_separate(tracked: Tracked, monkeypatch:
     [trainer] = descendants("protocol_trainer")
     assert not {"DATABASE_URL", "WANDB_API_KEY"} & trainer.environ().keys()
     bench.drain.begin()
-    thread.join(30)
+    thread.join(60)
     assert children() == []

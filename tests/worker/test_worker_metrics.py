@@ -60,7 +60,7 @@ def test_lost_lease_is_counted(bench: Bench) -> None:
     running = bench.start("until_stopped")
     with bench.database.transaction() as session:
         session.execute(text("UPDATE jobs SET epoch = epoch + 1"))
-    running.join(30)
+    running.join(60)
     assert value("grouptune_lease_losses_total", seen_by="runner") == before + 1
     assert value("grouptune_attempts_total", outcome="lost_lease") == attempts + 1
 
