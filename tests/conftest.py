@@ -146,25 +146,29 @@ def s3_address() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def database(migrated_url: str) -> Iterator[Database]:
-    """An empty database at the newest schema."""
+@pytest.fixture(scope="session")
+def pooled_database(migrated_url: str) -> Iterator[Database]:
+    """Keeps the connections that the tests of this process use one after the other."""
     database = Database(migrated_url)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def database(pooled_database: Database) -> Database:
+    """An empty database at the newest schema."""
     # TRUNCATE would make new files for all tables and indexes, a hundred times the work. `replica` fires no triggers.
     deletions = "; ".join(str(table.delete()) for table in metadata.sorted_tables)
 
     def is_empty() -> bool:
         # A server may still write after its last response: then one of the two transactions fails with a deadlock.
-        with suppress(DatabaseUnavailable), database.transaction() as session:
+        with suppress(DatabaseUnavailable), pooled_database.transaction() as session:
             session.execute(text(f"DO $$BEGIN SET LOCAL session_replication_role = replica; {deletions}; END$$"))
             return True
         return False
 
-    try:
-        eventually(is_empty)
-        yield database
-    finally:
-        database.dispose()
+    eventually(is_empty)
+    return pooled_database
 
 
 @pytest.fixture(scope="session")

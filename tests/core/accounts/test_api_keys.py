@@ -146,6 +146,7 @@ def test_last_use_is_written_once_a_minute(database: Database) -> None:
     assert before is not None
     assert after is not None
     assert after >= before
+    event.remove(database.engine, "before_cursor_execute", count)
 
 
 def test_recording_the_use_does_not_wait(database: Database) -> None:
