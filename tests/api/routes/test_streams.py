@@ -220,6 +220,7 @@ def test_stream_survives_a_lost_connection(server: Server) -> None:
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
+        server.database.dispose()  # its other connections are cut too
         with server.database.transaction() as session:
             assert session.get(Job, claim.job_id) is not None
         say(server, claim, "still there")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.cli.ui.exits import ExitCode
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, Start
 from tests.hub_server import hub_server
 
 CARD = b"""---
@@ -28,16 +28,20 @@ def lines(*rows: tuple[str, str]) -> bytes:
 
 
 @pytest.fixture
-def pull(grouptune: Run, tmp_path: Path) -> Iterator[Pull]:
-    """Run `grouptune files pull WORDS...` against the hub; returns exit code, standard output and error."""
+def pull(start_grouptune: Start, tmp_path: Path) -> Iterator[Pull]:
+    """Run `grouptune files pull WORDS...` against the hub; returns exit code, standard output and error.
+
+    In an interpreter of its own, because the hub's library reads its environment when it is imported.
+    """
     files = {"README.md": CARD, "train.jsonl": lines(*[(f"{n}+1", str(n + 1)) for n in range(9)])}
     files["test.jsonl"] = lines(("1+1", "2"), (" ", "3"))
     with hub_server({"org/sums": files}) as url:
 
         def run(*words: object, hub: str = url) -> tuple[int, str, str]:
             environment = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-            done = grouptune("files", "pull", *words, **environment)
-            return done.returncode, done.stdout.strip(), done.stderr
+            with start_grouptune("files", "pull", *words, **environment) as process:
+                out, err = process.communicate(timeout=90)
+            return process.returncode, out.strip(), err
 
         yield run
 
