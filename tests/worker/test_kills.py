@@ -6,8 +6,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from app.core.jobs import invariants, queries
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from app.core.models.tables import TrainedModel
@@ -70,7 +68,6 @@ def assert_nothing_lost(bench: Bench, steps: int, kills: int) -> None:
     assert outcomes == [AttemptOutcome.crashed] * kills + [AttemptOutcome.succeeded]
 
 
-@pytest.mark.timeout(300)
 def test_killed_trainer_ends_in_the_same_adapter(bench: Bench, tiny_models: Path, tmp_path: Path) -> None:
     bench.run("train:1")
     reference = submit(real(bench, tiny_models), tmp_path, STEPS)
