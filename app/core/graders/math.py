@@ -1,50 +1,35 @@
 """The `math` grader: is the final answer of a response mathematically equal to the reference?
 
-Plain numbers are compared here; everything else goes to math-verify, which can hang on hostile input and therefore
-runs only behind `tools.isolated` (see `isolated`). This module does not import it.
+`math_answers` finds and compares answers. Only what needs math-verify runs behind `tools.isolated` (`checks.math`),
+because math-verify can hang on hostile input.
 """
 
-import re
-from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 
-from app.core.graders.templates import render
-from app.core.graders.types import Sample, Tools
+from app.core.graders.math_answers import NeedsAlgebra, equal, final_answer, final_number
+from app.core.graders.templates import render, render_alternatives
+from app.core.graders.types import GraderFailure, Sample, Tools
 from app.core.spec.graders import MathGrader
-
-# Only numbers that math-verify compares exactly: it rounds floats to 6 decimals and keeps 15 digits.
-_NUMBER: Final = r"(-?(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,6})?)"
-# A sign belongs to the number unless an operand precedes it: "5-3" ends in 3, "x = -3" in -3.
-_ANY_NUMBER: Final = re.compile(r"(?:(?<![\w.)}])-)?\d+(?:,\d{3})*(?:\.\d+)?")
-_PLAIN: Final = re.compile(rf"{_NUMBER}|\\boxed\{{{_NUMBER}\}}")
 
 
 def math(grader: MathGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> float:
-    """Return 1.0 or 0.0. A response without an answer is wrong; a reference without one raises GraderFailure."""
-    answer = render(grader.input, sample, item)
-    reference = render(grader.reference, sample, item)
-    if grader.answer == "last_number":
-        answer = last_number(answer)
-        if not answer:
-            return 0.0
-    equal = equal_plain(reference, answer)
-    return float(tools.isolated("math", reference, answer) if equal is None else equal)
+    """Return 1.0 or 0.0. A response without an answer is wrong; a reference without one raises GraderFailure.
+
+    A reference that is a list in the row names the accepted answers. All of them together are accepted too.
+    """
+    accepted = render_alternatives(grader.reference, sample, item)
+    if len(accepted) > 1:
+        accepted.append(", ".join(accepted))
+    references = [final_answer(text) for text in accepted]
+    if "" in references:
+        raise GraderFailure(f"the reference {accepted[references.index('')][-80:]!r} contains no answer")
+    text = render(grader.input, sample, item)
+    answer = final_number(text) if grader.answer == "last_number" else final_answer(text)
+    return float(bool(answer) and any(_is_equal(reference, answer, tools) for reference in references))
 
 
-def last_number(text: str) -> str:
-    """Return the last number of a text, without thousands separators; empty if there is none."""
-    numbers = _ANY_NUMBER.findall(text)
-    return numbers[-1].replace(",", "") if numbers else ""
-
-
-def equal_plain(reference: str, answer: str) -> bool | None:
-    """Return whether two plain or boxed numbers are equal as math-verify would decide; None if it must decide."""
-    numbers = (_plain(reference), _plain(answer))
-    if numbers[0] is None or numbers[1] is None:
-        return None
-    return numbers[0] == numbers[1]
-
-
-def _plain(text: str) -> Decimal | None:
-    match = _PLAIN.fullmatch(text.strip())
-    return match and Decimal(match[1] or match[2])
+def _is_equal(reference: str, answer: str, tools: Tools) -> bool:
+    try:
+        return equal(reference, answer)
+    except NeedsAlgebra:
+        return bool(tools.isolated("math", reference, answer))

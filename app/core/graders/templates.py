@@ -22,7 +22,26 @@ def render(template: str, sample: Sample, item: dict[str, Any]) -> str:
     return "".join(part if isinstance(part, str) else _resolve(part, sample, item) for part in parts)
 
 
+def render_alternatives(template: str, sample: Sample, item: dict[str, Any]) -> list[str]:
+    """Return the texts of each element if the template is one variable that holds a list, else the rendered text.
+
+    Raises GraderFailure as `render` does.
+    """
+    match _parse(template):
+        case (Variable() as variable,) if isinstance(value := _lookup(variable, sample, item), list) and value:
+            return [_text(element) for element in value]
+    return [render(template, sample, item)]
+
+
 def _resolve(variable: Variable, sample: Sample, item: dict[str, Any]) -> str:
+    return _text(_lookup(variable, sample, item))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _lookup(variable: Variable, sample: Sample, item: dict[str, Any]) -> Any:
     value: Any = item
     steps = variable.path
     if variable.namespace == "sample":
@@ -35,7 +54,7 @@ def _resolve(variable: Variable, sample: Sample, item: dict[str, Any]) -> str:
             raise GraderFailure(message, ErrorType.invalid_variable) from None
     if value is None:
         raise GraderFailure(f"{variable} is null in this row", ErrorType.invalid_variable)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value
 
 
 def _sample_field(name: str, sample: Sample) -> Any:

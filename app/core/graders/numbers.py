@@ -1,0 +1,234 @@
+"""Reads numbers as people write them, exactly: fractions, mixed numbers, percentages, powers of ten, separators.
+
+All texts are normalised (`math_text.normalise`).
+"""
+
+import re
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import inf
+from typing import Final
+
+from app.core.graders.math_text import LETTER
+
+_MAX_DIGITS: Final = 1000
+_INTEGER: Final = (
+    r"(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])|[1-9]\d{0,2}(?: \d{3})+(?![\d/])|\d+)"
+)
+_DECIMAL: Final = (
+    rf"(?:\d{{1,3}}(?:\.\d{{3}})+,\d+|\d{{1,3}}(?:\.\d{{3}}){{2,}}(?!\d)|{_INTEGER}(?:\.\d+)?|(?<![\d{LETTER}])\.\d+)"
+)
+_LATEX_FRACTION: Final = r"\\frac ?(?:\{ ?(\d+) ?\}|(?P<top>\d)) ?(?:\{ ?(\d+) ?\}|(\d))"
+_EXPONENT: Final = r"(?:\{ ?([+-]?\d{1,4}) ?\}|([+-]?\d{1,4}))"
+
+
+def _anonymous(pattern: str) -> str:
+    """Return a pattern with its groups made anonymous, to be used inside another."""
+    return re.sub(r"(?<!\\)\((?!\?)|\(\?P<\w+>", "(?:", pattern)
+
+
+BODY: Final = (
+    rf"(?:{_INTEGER} ?{_anonymous(_LATEX_FRACTION)}|{_anonymous(_LATEX_FRACTION)}"
+    rf"|(?:{_INTEGER} )?{_INTEGER} ?/ ?\d+(?![\d.,]*\d?/)"
+    rf"|{_DECIMAL}(?: ?(?:\\times|\\cdot|\*|x) ?10 ?\^ ?{_anonymous(_EXPONENT)})"
+    rf"|{_DECIMAL}[eE][+-]?\d{{1,4}}(?!\d)"
+    rf"|\d+ ?\^ ?{_anonymous(_EXPONENT)}"
+    rf"|{_DECIMAL})"
+)
+"""Pattern of a number without its sign."""
+_SCALES: Final = {
+    **{"dozen": 12, "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7},
+    **{"billion": 10**9, "trillion": 10**12, "万": 10**4, "萬": 10**4, "만": 10**4, "亿": 10**8, "億": 10**8},
+    **{"억": 10**8},
+}
+SCALE: Final = rf" ?(?i:{'|'.join(_SCALES)})s?(?![{LETTER}])"
+SUFFIX: Final = rf"(?P<mark> ?[%°])?(?P<scale>{SCALE})?"
+"""Pattern of what may follow a number and belongs to it."""
+_UNIT_WORD: Final = r"[^\W\d_]+(?:\^?(?:\{-?\d\}|-?\d))?"
+_UNIT: Final = (
+    rf"(?:(?: ?/ ?| |-|\()?{_UNIT_WORD}(?:(?:[ /.,;)('-]|\\cdot )+{_UNIT_WORD})*[.)]*"
+    rf"|(?:[ /]{{0,3}}\\(?:text|mathrm|mbox|textrm) ?\{{[^{{}}\d]*\}}(?:\^\{{?-?\d\}}?)?)+)"
+)
+CHANGE: Final = (
+    r"(?:(?:and )?(?:a|one|two|three) (?:half|halves|third|quarter|fifth|tenth)|squared|cubed|factorial)s?\b"
+)
+"""Words behind a number that change it: "2 and a half" is not 2."""
+_SIGN: Final = (
+    rf"(?:\+|(?<![{LETTER}\d)}}\]%°])(?<![\d)}}\]] )-(?=[\d.$\\])"
+    r"|(?<=[=(:,\[{])-(?= \d)|(?<=[=(:,\[{] )-(?= \d))"
+)
+"""A minus sign belongs to the number unless an operand precedes it: "5-3" ends in 3, "x = -3" in -3."""
+_NUMBER: Final = re.compile(
+    rf"(?:[{LETTER}]{{0,3}}\$ ?)?(?P<sign>[+-] ?)?\$?(?P<body>{BODY}){SUFFIX}(?P<unit>{_UNIT})?[ .$]*"
+)
+_TOKEN: Final = re.compile(
+    rf"(?P<skipped>(?<![{LETTER}])(?:(?i:step|equation|eq|figure|exercise)s?\.? ?\d+"
+    rf"|(?<!\\)[{LETTER}]++(?:[\^_] ?\{{? ?-?\w+ ?\}}?|\d[\w.]*))|^ *\d+[.)] +(?=\S))"
+    rf"|(?<!\d)(?<!\d[.,:])(?P<sign>{_SIGN} ?)?\$?"
+    rf"(?P<body>(?<![(\[{{])\d+,(?:\d{{1,2}}|\d{{4,}})(?![\d,])|{BODY}){SUFFIX}(?![.,:]?\d)"
+    rf"(?P<term>(?=[abcpqruvw](?![{LETTER}])| ?(?:\\(?:pi|sqrt|frac|infty|pm)|[inxyz](?![{LETTER}])|\^|{CHANGE})))?"
+    rf"|(?:\\(?:sqrt|pm)|\+/?-|\^|[{LETTER})}}] ?/) ?[{{(]?[\d,.:]*\d"
+    rf"|\d[\d.,:]*",
+    re.MULTILINE,
+)
+"""What looks like a number, and the number in it if it is one by itself."""
+_REMARK: Final = re.compile(rf"\((?=[^()]*[{LETTER}]{{2}})[^()]*\)")
+_DIGIT: Final = re.compile(r"\d")
+_DECIMAL_COMMA: Final = re.compile(r"\d+,(?:\d{1,2}|\d{4,})")
+_EUROPEAN: Final = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+")
+_POWER: Final = re.compile(rf"(\d+) ?\^ ?{_EXPONENT}")
+_TIMES_TEN: Final = re.compile(r"[eE]| ?(?:\\times|\\cdot|\*|x) ?10 ?\^ ?")
+_SHORT_FRACTION: Final = re.compile(r"\\frac ?(\d)(\d)")
+_GROUPING: Final = re.compile(r"(?<=\d)[, ](?=\d{3}(?!\d))")
+_COEFFICIENT: Final = re.compile(r"[a-ik-z]|[abcnpqruvwxyz]{2,3}", re.IGNORECASE)
+"""Letters that directly follow a number and are more likely variables than a unit."""
+_CHANGES: Final = re.compile(
+    r"\b(?:half|third|quarter|and|or|times|plus|minus|squared|cubed|over|mod|to|of|divided|not|million)\b",
+    re.IGNORECASE,
+)
+_WORDS: Final = {
+    word: number
+    for number, word in enumerate(
+        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+    )
+}
+
+
+@dataclass(frozen=True)
+class Number:
+    """A real number and how it is written."""
+
+    value: Fraction
+    """Of a percentage, the number before the sign: 50 of "50%"."""
+    places: float
+    """Digits behind the decimal point; infinite if the decimal expansion does not end."""
+    is_decimal: bool = False
+    """Whether it has a decimal point, so that it may be a rounded number."""
+    mark: str = ""
+    """`%`, `°` or nothing."""
+
+
+def read_number(text: str, *, comma_is_point: bool = False) -> Number | None:
+    """Return the number that the whole text is, apart from a currency and a unit; None if it is anything else.
+
+    "3,5" is read as 3.5 only with `comma_is_point`; alone, it could be two numbers.
+    """
+    text = text.strip()
+    if len(text) > _MAX_DIGITS:
+        return None
+    if text.lower() in _WORDS:
+        return Number(Fraction(_WORDS[text.lower()]), 0)
+    match = _NUMBER.fullmatch(text)
+    if match is None and comma_is_point and text.count(",") == 1:
+        match = _NUMBER.fullmatch(text.replace(",", "."))
+    if match is None or _changes_value(match["unit"] or ""):
+        return None
+    return _number(match)
+
+
+def last_number(text: str) -> str:
+    """Return the last number of a text; empty if there is none, or if it is part of a term such as "2x" or "3:4".
+
+    Units ("m^2"), names ("x_1"), labels ("step 2") and remarks in parentheses are skipped.
+    """
+    bare = _REMARK.sub(" ", text)
+    tokens = [match for match in _TOKEN.finditer(bare if _DIGIT.search(bare) else text) if not match["skipped"]]
+    if not tokens or tokens[-1]["body"] is None or tokens[-1]["term"] is not None:
+        return ""
+    return tokens[-1][0].strip() if _number(tokens[-1]) else ""
+
+
+def _changes_value(unit: str) -> bool:
+    return bool(_CHANGES.search(unit) or (unit[:1].isalpha() and _COEFFICIENT.fullmatch(unit)))
+
+
+def _number(match: re.Match[str]) -> Number | None:
+    """Return the number of a match with the groups `sign`, `body`, `mark` and `scale`; None for a division by 0."""
+    try:
+        number = _read_body(match["body"].strip())
+    except (ZeroDivisionError, OverflowError, ValueError):
+        return None
+    if match["scale"]:
+        number = _exact(number.value * _SCALES[match["scale"].strip().lower().removesuffix("s")])
+    value = number.value * (-1 if "-" in (match["sign"] or "") else 1)
+    return replace(number, value=value, mark=(match["mark"] or "").strip())
+
+
+def _read_body(body: str) -> Number:
+    if "\\frac" in body or "/" in body:
+        return _exact(_read_fraction(body))
+    if power := _POWER.fullmatch(body):
+        base, exponent = power[1], int(power[2] or power[3])
+        if len(base) * abs(exponent) > 10 * _MAX_DIGITS:
+            raise OverflowError
+        return _exact(Fraction(int(base)) ** exponent)
+    mantissa, *powers = _TIMES_TEN.split(body)
+    mantissa = _with_point(mantissa.replace(" ", ""))
+    exponent = int(powers[0].strip("{} ")) if powers else 0
+    places = max(0, len(mantissa.partition(".")[2]) - exponent)
+    return Number(Fraction(mantissa) * Fraction(10) ** exponent, places, is_decimal="." in mantissa)
+
+
+def _read_fraction(body: str) -> Fraction:
+    """Return a fraction or a mixed number; ValueError if the part behind the whole number is 1 or more."""
+    if short := _SHORT_FRACTION.search(body):
+        body = f"{body[: short.start()]} {short[1]} {short[2]}"
+    *whole, top, bottom = (int(digits) for digits in re.findall(r"\d+", _GROUPING.sub("", body)))
+    if whole and top >= bottom:
+        raise ValueError("not a mixed number")
+    return sum(whole) + Fraction(top, bottom)
+
+
+def _with_point(digits: str) -> str:
+    """Return a decimal with a point and without group separators: 1,234.5 and 1.234,5 are 1234.5."""
+    if _DECIMAL_COMMA.fullmatch(digits) or _EUROPEAN.fullmatch(digits):
+        return digits.replace(".", "").replace(",", ".")
+    if digits.count(".") > 1:
+        return digits.replace(".", "")
+    return digits.replace(",", "")
+
+
+def _exact(value: Fraction) -> Number:
+    rest, places = value.denominator, 0
+    for prime in (2, 5):
+        count = 0
+        while rest % prime == 0:
+            rest, count = rest // prime, count + 1
+        places = max(places, count)
+    return Number(value, places if rest == 1 else inf)
+
+
+def same_number(reference: Number, answer: Number) -> bool:
+    """Return whether two numbers are equal; "50%" equals 0.5 and 50, and "90°" equals 90.
+
+    A decimal also equals the number that it is rounded from, if that number has no end or at least three more decimal
+    places, and if the decimal is a reference of three significant digits (3.14) or an answer of six decimal places.
+    """
+    if reference.mark != answer.mark and "%" in (reference.mark, answer.mark):
+        return reference.value == answer.value or _equal(_as_share(reference), _as_share(answer))
+    return _equal(reference, answer)
+
+
+def _as_share(number: Number) -> Number:
+    if number.mark != "%":
+        return number
+    return replace(number, value=number.value / 100, places=number.places + 2, is_decimal=True)
+
+
+def _equal(reference: Number, answer: Number) -> bool:
+    if reference.value == answer.value:
+        return True
+    rounded_reference = reference.is_decimal and _significant_digits(reference) >= 3
+    return (rounded_reference and _is_rounded(reference, answer)) or (
+        answer.is_decimal and answer.places >= 6 and _is_rounded(answer, reference)
+    )
+
+
+def _significant_digits(decimal: Number) -> int:
+    return len(str(abs(int(decimal.value * 10 ** int(decimal.places)))))
+
+
+def _is_rounded(decimal: Number, exact: Number) -> bool:
+    if exact.places < decimal.places + 3:
+        return False
+    return abs(decimal.value - exact.value) <= Fraction(1, 2 * 10 ** int(decimal.places))
