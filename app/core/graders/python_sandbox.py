@@ -29,7 +29,8 @@ def python(grader: PythonGrader, sample: Sample, item: dict[str, Any], tools: To
     """Return the value of its `grade`. Anything except a number is an error, never a reward of 0."""
     value = tools.python(grader.source, sample.for_code(), item)
     if not isinstance(value, int | float):
-        message = f"grade() returned {type(value).__name__}; return a number"
+        returned = "nothing for this answer" if value is None else type(value).__name__
+        message = f"grade() returned {returned}; return a number"
         raise GraderFailure(message, ErrorType.python_runtime)
     return float(value)
 

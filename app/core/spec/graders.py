@@ -3,16 +3,25 @@
 A new type needs one class here, one entry in `Leaf`, and one function in `app.core.graders.registry`.
 """
 
-import ast
 import json
 import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 import jsonschema
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    field_validator,
+    model_validator,
+)
 
 from app.core.spec.formula import MAX_LENGTH, parse_formula
+from app.core.spec.python_source import check_source
 from app.core.spec.templates import Template, variables
 
 MAX_SOURCE_BYTES: Final = 256 * 1024
@@ -22,6 +31,7 @@ MAX_PARTS: Final = 32
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Threshold = Annotated[float, Field(ge=-1e9, le=1e9)]
+MaxTokens = Annotated[int, Field(ge=1, le=131_072)]
 ANSWER: Final = "{{sample.output_text}}"
 
 
@@ -32,6 +42,9 @@ class BaseGrader(BaseModel):
 
     template_fields: ClassVar[tuple[str, ...]] = ()
     """Names of the fields that are templates."""
+
+    pass_threshold: Threshold | None = None
+    """The reward from which an answer passes (`eval/accuracy`); 1 if absent."""
 
     def templates(self) -> dict[str, str]:
         """Return each template by its path inside the grader."""
@@ -69,8 +82,6 @@ class TextSimilarityGrader(BaseGrader):
     evaluation_metric: Literal[
         "fuzzy_match", "bleu", "gleu", "meteor", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"
     ]
-    pass_threshold: Threshold | None = None
-    """The lowest similarity that passes (`eval/accuracy`); the reward stays the similarity."""
 
     @field_validator("evaluation_metric", mode="before")
     @classmethod
@@ -89,9 +100,9 @@ class MathGrader(BaseGrader):
     name: Name = "math"
     input: Template = ANSWER
     reference: Template
-    """The correct answer: a number, LaTeX, or a solution that ends in one."""
+    """The correct answer: a number, LaTeX, words, or a solution that ends in one; or a list of accepted answers."""
     answer: Literal["expression", "last_number"] = "expression"
-    """How to find the answer in the input: the expression that math-verify extracts, or the last number.
+    """How to find the answer in the input: the last box or expression, or the last number. See docs/graders.md.
 
     Extracted expressions are evaluated, so "60 + 92" equals 152, and a model can learn to repeat the question. Where
     answers are numbers, `last_number` (the usual scoring of GSM8K) does not reward that.
@@ -157,7 +168,6 @@ class ReasoningGymGrader(BaseGrader):
     """The text between the last `<answer>` and `</answer>` is scored, or the whole input without these tags."""
     entry: Template = "{{item.reasoning_gym}}"
     """The verifier's input: the row's `dataset`, `answer` and `metadata`."""
-    pass_threshold: Threshold | None = None
 
 
 class PythonGrader(BaseGrader):
@@ -168,27 +178,14 @@ class PythonGrader(BaseGrader):
     source: Annotated[str, Field(min_length=1, max_length=MAX_SOURCE_BYTES)]
     image_tag: Annotated[str, Field(max_length=128)] | None = None
     """Accepted for compatibility with OpenAI; has no effect."""
-    pass_threshold: Threshold | None = None
 
     @field_validator("source")
     @classmethod
-    def _defines_grade(cls, source: str) -> str:
+    def _can_run(cls, source: str) -> str:
         if len(source.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:
             raise ValueError(f"has more than {MAX_SOURCE_BYTES // 1024} KiB")
-        try:
-            tree = ast.parse(source)
-        except SyntaxError as error:
-            raise ValueError(f"is not valid Python: line {error.lineno}: {error.msg}") from error
-        except (ValueError, RecursionError, MemoryError) as error:
-            raise ValueError(f"cannot be parsed as Python: {error or 'it is nested too deeply'}") from error
-        for node in tree.body:
-            if isinstance(node, ast.FunctionDef) and node.name == "grade":
-                if len(node.args.posonlyargs) + len(node.args.args) != 2:
-                    raise ValueError(
-                        f"line {node.lineno}: `grade` must take exactly two arguments; write 'def grade(sample, item):'"
-                    )
-                return source
-        raise ValueError("does not define the function 'grade'; write 'def grade(sample, item): ... return <number>'")
+        check_source(source)
+        return source
 
 
 class JudgeText(BaseModel):
@@ -232,8 +229,12 @@ class SamplingParams(BaseModel):
     seed: Annotated[int, Field(ge=0, le=2**53)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    max_completions_tokens: Annotated[int, Field(ge=1, le=131_072)] | None = None
-    """OpenAI's spelling."""
+    max_completions_tokens: MaxTokens | None = Field(
+        default=None, validation_alias=AliasChoices("max_completions_tokens", "max_completion_tokens")
+    )
+    """OpenAI's spelling; `max_completion_tokens` is accepted too."""
+    max_tokens: MaxTokens | None = None
+    """For servers that know only this name."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
 
 
@@ -259,7 +260,6 @@ class ScoreModelGrader(Judge):
     type: Literal["score_model"] = "score_model"
     name: Name = "score_model"
     range: tuple[Threshold, Threshold] = (0.0, 1.0)
-    pass_threshold: Threshold | None = None
 
     @field_validator("range")
     @classmethod
@@ -294,7 +294,6 @@ class EndpointGrader(BaseGrader):
     """Most answers in one request."""
     timeout_seconds: Annotated[float, Field(gt=0, le=120)] = 30.0
     """Time limit of one request, from connecting to the last byte."""
-    pass_threshold: Threshold | None = None
 
     @field_validator("url")
     @classmethod
@@ -326,7 +325,6 @@ class MultiGrader(BaseGrader):
     name: Name = "multi"
     graders: Annotated[dict[PartName, Leaf], Field(min_length=1, max_length=MAX_PARTS)]
     calculate_output: Annotated[str, Field(max_length=MAX_LENGTH)]
-    pass_threshold: Threshold | None = None
 
     @field_validator("graders", mode="before")
     @classmethod

@@ -124,9 +124,9 @@ def test_python_gets_sample_and_item(tools: Toolbox) -> None:
     ("body", "error_type", "message"),
     [
         ("    return 1 / 0", ErrorType.python_runtime, "ZeroDivisionError: division by zero (line 2)"),
-        ("    return 'good'", ErrorType.python_runtime, "returned str; return a number"),
+        ("    return sample['output_text']", ErrorType.python_runtime, "returned str; return a number"),
+        ("    pass", ErrorType.python_runtime, "returned nothing for this answer; return a number"),
         ("    return float('nan')", ErrorType.other, "finite number"),
-        ("    import numpy", ErrorType.python_runtime, "No module named 'numpy'"),
         ("    return open('/etc/passwd').read()", ErrorType.python_runtime, "Permission denied"),
         ("    return grade(sample, item)", ErrorType.python_runtime, "recursion"),
         ("    return [0] * 10**9", ErrorType.python_runtime, "memory limit"),
