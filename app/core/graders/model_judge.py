@@ -2,9 +2,10 @@
 
 import json
 import math
+import re
 from typing import Any, Final
 
-from app.core.graders.code_blocks import unfenced
+from app.core.graders.code_blocks import last_object, without_thoughts
 from app.core.graders.templates import render
 from app.core.graders.types import ErrorType, GraderFailure, Sample, Scored, TokenUsage, Tools
 from app.core.spec.graders import Judge, LabelModelGrader, ScoreModelGrader
@@ -20,21 +21,31 @@ _STEPS: Final = {
 }
 
 
+_SCORE_KEYS: Final = ("result", "score", "rating", "grade")
+_LABEL_KEYS: Final = ("result", "label")
+"""Where a judge without structured outputs puts its result; the first one present counts."""
+_NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+
+
 def score_model(grader: ScoreModelGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> Scored:
     """Return the judge's number, clipped to the range. A reply without a number is an error, never a reward of 0."""
     low, high = grader.range
     instruction = f'Answer with JSON alone: {{"steps": [...], "result": <a number from {low:g} to {high:g}>}}.'
-    answer, usage = _ask(grader, sample, item, tools, instruction, {"type": "number"})
+    answer, usage = _ask(grader, sample, item, tools, instruction, {"type": "number"}, _SCORE_KEYS)
+    if isinstance(answer, str) and _NUMBER.fullmatch(answer.strip()):
+        answer = float(answer)
     if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer):
         raise GraderFailure(f"the judge's result is {answer!r:.100}, which is not a number", ErrorType.judge_parse)
-    return Scored(min(high, max(low, float(answer))), usage)
+    return Scored(min(high, max(low, float(answer))), usage, unclipped=float(answer))
 
 
 def label_model(grader: LabelModelGrader, sample: Sample, item: dict[str, Any], tools: Tools) -> Scored:
     """Return 1.0 when the judge's label passes, else 0.0; an unknown label is an error."""
     labels = list(grader.labels)
     instruction = f'Answer with JSON alone: {{"steps": [...], "result": <one of {json.dumps(labels)}>}}.'
-    answer, usage = _ask(grader, sample, item, tools, instruction, {"type": "string", "enum": labels})
+    result = {"type": "string", "enum": labels}
+    answer, usage = _ask(grader, sample, item, tools, instruction, result, _LABEL_KEYS)
+    answer = answer.strip() if isinstance(answer, str) else answer
     if answer not in grader.labels:
         raise GraderFailure(
             f"the judge's label is {answer!r:.100}, which is not one of {labels}", ErrorType.judge_parse
@@ -43,7 +54,13 @@ def label_model(grader: LabelModelGrader, sample: Sample, item: dict[str, Any], 
 
 
 def _ask(
-    grader: Judge, sample: Sample, item: dict[str, Any], tools: Tools, instruction: str, result: dict[str, Any]
+    grader: Judge,
+    sample: Sample,
+    item: dict[str, Any],
+    tools: Tools,
+    instruction: str,
+    result: dict[str, Any],
+    keys: tuple[str, ...],
 ) -> tuple[Any, dict[str, TokenUsage]]:
     schema = {
         "type": "object",
@@ -57,7 +74,7 @@ def _ask(
         "response_format": {"type": "json_schema", "json_schema": {"name": "grade", "strict": True, "schema": schema}},
     } | _sampling(grader)
     answer = tools.chat(body)
-    return _result(answer), {grader.model: _usage(answer)}
+    return _result(answer, keys), {grader.model: _usage(answer)}
 
 
 def _messages(grader: Judge, sample: Sample, item: dict[str, Any], instruction: str) -> list[dict[str, str]]:
@@ -78,19 +95,33 @@ def _sampling(grader: Judge) -> dict[str, Any]:
     return wanted
 
 
-def _result(answer: dict[str, Any]) -> Any:
+def _result(answer: dict[str, Any], keys: tuple[str, ...]) -> Any:
+    """Return the result in the judge's text, without thoughts, prose and code fences. Raises GraderFailure."""
     try:
-        message = answer["choices"][0]["message"]
-        refusal, content = message.get("refusal"), message.get("content")
+        choice = answer["choices"][0]
+        message = choice["message"]
+        refusal, text = message.get("refusal"), _text(message)
     except (LookupError, TypeError, AttributeError):
         raise GraderFailure("the judge's reply is not a chat completion", ErrorType.judge_server) from None
     if refusal:
         raise GraderFailure(f"the judge refused: {refusal!s:.200}", ErrorType.judge_refusal)
-    try:
-        return json.loads(unfenced(str(content)))["result"]
-    except (ValueError, RecursionError, LookupError, TypeError):
-        message = f"the judge's reply is not JSON with a result: {content!s:.200}"
-        raise GraderFailure(message, ErrorType.judge_parse) from None
+    found = last_object(text, keys)
+    if found is None:
+        cut_off = " It was cut off; raise max_completion_tokens." if choice.get("finish_reason") == "length" else ""
+        message = f"the judge's reply is not JSON with a result: {text:.200}{cut_off}"
+        raise GraderFailure(message, ErrorType.judge_parse)
+    return next(found[key] for key in keys if key in found)
+
+
+def _text(message: dict[str, Any]) -> str:
+    """Return the text of a message; some servers put all of it into the field of the thoughts."""
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(str(part.get("text", "")) for part in content)
+    for text in (content, message.get("reasoning_content"), message.get("reasoning")):
+        if text and (answer := without_thoughts(str(text))):
+            return answer
+    return ""
 
 
 def _usage(answer: dict[str, Any]) -> TokenUsage:

@@ -15,6 +15,8 @@ from app.core.spec.graders import BaseGrader, EndpointGrader, MultiGrader
 
 __all__ = ["ExternalServices", "Grade", "GraderPool", "Sample", "Toolbox", "grade"]
 
+UNCLIPPED: Final = "/unclipped"
+"""Suffix of a score: the number of a judge that was outside of its range."""
 ROUNDING: Final = 1e-9
 """Tolerance of thresholds, for sums of parts that miss a threshold only by rounding."""
 
@@ -110,6 +112,12 @@ def _combined(grader: MultiGrader, grades: Mapping[str, Grade]) -> Grade:
         for model, tokens in part.usage.items():
             usage[model] = usage.get(model, TokenUsage()) + tokens
     rewards = {key: part.reward for key, part in grades.items() if part.reward is not None}
+    unclipped = {
+        f"{key}{UNCLIPPED}": score
+        for key, part in grades.items()
+        for name, score in part.scores.items()
+        if name.endswith(UNCLIPPED)
+    }
     failed = next((part for part in grades.values() if part.reward is None), None)
     if failed is not None:
         return Grade(reward=None, error=failed.error, error_type=failed.error_type, scores=rewards, usage=usage)
@@ -118,19 +126,21 @@ def _combined(grader: MultiGrader, grades: Mapping[str, Grade]) -> Grade:
     except (ArithmeticError, ValueError) as error:
         failure = GraderFailure(f"the formula has no value for {rewards}: {error}", ErrorType.formula_parse)
         return _failed(grader, failure).model_copy(update={"scores": rewards, "usage": usage})
-    return _grade(grader, Scored(reward, usage), rewards)
+    return _grade(grader, Scored(reward, usage), rewards | unclipped)
 
 
 def _grade(grader: BaseGrader, score: float | Scored, rewards: Mapping[str, float] | None = None) -> Grade:
     reward = score.reward if isinstance(score, Scored) else score
     usage = dict(score.usage) if isinstance(score, Scored) else {}
+    unclipped = score.unclipped if isinstance(score, Scored) else None
+    clipped = {} if unclipped is None or unclipped == reward else {f"{_name(grader)}{UNCLIPPED}": unclipped}
     if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
         failure = GraderFailure(f"returned {reward!r}; return a finite number")
         return _failed(grader, failure).model_copy(update={"usage": usage})
     threshold = getattr(grader, "pass_threshold", None)
     return Grade(
         reward=float(reward),
-        scores={**(rewards or {}), _name(grader): float(reward)},
+        scores={**(rewards or {}), _name(grader): float(reward), **clipped},
         usage=usage,
         passed=reward >= (1.0 if threshold is None else threshold) - ROUNDING,
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ CONNECTIONS: Final = 64
 """Most concurrent requests to judges and reward servers."""
 RETRY_POLICY: Final = RetryPolicy(attempts=4, longest_wait_seconds=20.0)
 JUDGE_TIMEOUT_SECONDS: Final = 120.0
+_RESPONSE_FORMAT: Final = re.compile(r"response.?format|json.?schema|structured.?output|guided", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Toolbox:
         self._egress: Egress | None = None
         self._judge: ChatServer | None = None
         self._closing = threading.Event()
+        self._plain_judges: set[Any] = set()
+        """Judge models whose server refuses `response_format`."""
 
     def __enter__(self) -> Self:
         return self
@@ -101,11 +105,19 @@ class Toolbox:
         return sandbox.grade(source, sample, item)
 
     def chat(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Request a chat completion from the judge. Raises GraderFailure."""
-        judge = self._judge_server()
+        """Request a chat completion from the judge. Raises GraderFailure.
+
+        A server that refuses `response_format` is asked again without it, once for each judge model.
+        """
+        judge, model = self._judge_server(), body.get("model")
+        if model in self._plain_judges:
+            body = {name: value for name, value in body.items() if name != "response_format"}
         try:
             return judge.complete(body)
         except (NoUsableResponse, AddressRefused) as error:
+            if "response_format" in body and _refuses_response_format(error):
+                self._plain_judges.add(model)
+                return self.chat(body)
             raise GraderFailure(str(error), ErrorType.judge_server) from error
 
     def _judge_server(self) -> ChatServer:
@@ -163,3 +175,8 @@ class Toolbox:
                 allowed = PrivateHosts.parse(self.outside.allowed_private_hosts)
                 self._egress = Egress(allowed, max_connections=CONNECTIONS)
             return self._egress
+
+
+def _refuses_response_format(error: Exception) -> bool:
+    refused = isinstance(error, NoUsableResponse) and error.status in (400, 404, 415, 422, 501)
+    return refused and _RESPONSE_FORMAT.search(str(error)) is not None

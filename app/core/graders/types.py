@@ -94,6 +94,8 @@ class Scored:
     reward: float
     usage: Mapping[str, TokenUsage] = field(default_factory=dict)
     """By the name of the judge model."""
+    unclipped: float | None = None
+    """The judge's own number, before it was clipped to the grader's range."""
 
 
 class Grade(BaseModel):
@@ -104,7 +106,10 @@ class Grade(BaseModel):
     reward: float | None
     error: str | None = None
     scores: dict[str, float] = Field(default_factory=dict)
-    """Reward by name of each contributing grader; for the parts of a multi grader, by their keys."""
+    """Reward by name of each contributing grader; for the parts of a multi grader, by their keys.
+
+    `<name>/unclipped` is the number of a judge that was outside of its range.
+    """
     error_type: ErrorType | None = None
     usage: dict[str, TokenUsage] = Field(default_factory=dict)
     """Token usage by judge model."""

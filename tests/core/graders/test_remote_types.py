@@ -74,11 +74,99 @@ def test_judge_request() -> None:
         ({"steps": [], "result": 7.5}, 7.5),
         ({"result": 70}, 10),
         ({"result": -3}, 0),
-        ('```json\n{"result": 2}\n```', 2),
     ],
 )
 def test_judge_score_is_clipped(content: Any, reward: float) -> None:
-    assert judged(SCORE, lambda _: completion(content)).reward == reward
+    graded = judged(SCORE, lambda _: completion(content))
+    raw = content["result"]
+    assert graded.scores == {"score_model": reward} | ({} if raw == reward else {"score_model/unclipped": raw})
+    multi = {"type": "multi", "graders": {"a": SCORE, "b": SCORE}, "calculate_output": "a + b"}
+    combined = judged(multi, lambda _: completion(content))
+    clipped = {} if raw == reward else {"a/unclipped": raw, "b/unclipped": raw}
+    assert combined.scores == {"a": reward, "b": reward, "multi": 2 * reward} | clipped
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '```json\n{"steps": [], "result": 2}\n```',
+        '<think>Looks right. {"result": 9}?</think>\n{"steps": [], "result": 2}',
+        '{"steps": [], "result": 2}\n\nI hope this helps!',
+        'Here is my grade:\n```\n{"result": 2}\n```\nBye {name}.',
+        'First {"result": 5}, but after the correction {"result": 2.0}',
+        '{"steps": [{"description": "a", "conclusion": "{b"}], "result": "2"}',
+        "{'result': 2}",
+        "{'steps': [], 'result': 2}",
+        '{"score": 2}',
+        '{"rating": " 2.0 "}',
+    ],
+)
+def test_judge_result_inside_other_text(content: str) -> None:
+    assert judged(SCORE, lambda _: completion(content)).reward == 2
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": None, "reasoning_content": '{"result": 2}'},
+        {"content": "", "reasoning": "So it is {'result': 2}"},
+        {"content": [{"type": "text", "text": '{"result": 2}'}]},
+    ],
+)
+def test_judge_result_in_other_fields(message: dict[str, Any]) -> None:
+    reply = Reply(json.dumps({"choices": [{"message": message}]}).encode())
+    assert judged(SCORE, lambda _: reply).reward == 2
+
+
+def test_judge_reply_that_was_cut_off() -> None:
+    choice = {"message": {"content": '{"steps": ['}, "finish_reason": "length"}
+    reply = Reply(json.dumps({"choices": [choice]}).encode())
+    assert str(judged(SCORE, lambda _: reply).error).endswith("It was cut off; raise max_completion_tokens.")
+
+
+def test_label_inside_other_text() -> None:
+    assert judged(LABEL, lambda _: completion('<think>fine</think>{"label": "fair "} Done.')).reward == 1
+
+
+def test_judge_without_response_format() -> None:
+    """The request is repeated without it once; later requests to this judge leave it out at once."""
+    formats: list[bool] = []
+
+    def answer(request: Received) -> Reply:
+        formats.append("response_format" in json.loads(request.body))
+        refusal = b'{"error": {"message": "response_format json_schema is not supported"}}'
+        return Reply(refusal, 400) if formats[-1] else completion("My verdict: {'result': 2}")
+
+    pairs = [(Sample(output_text="4"), {"truth": "5"})]
+    with (
+        http_server(answer) as url,
+        GraderPool(adapter.validate_python(SCORE), ExternalServices(judge_url=f"{url}/v1")) as pool,
+    ):
+        assert [pool.grade_many(pairs)[0].reward for _ in range(2)] == [2, 2]
+    assert formats == [True, False, False]
+
+
+def test_other_judge_errors_are_not_repeated() -> None:
+    seen: list[Received] = []
+
+    def answer(request: Received) -> Reply:
+        seen.append(request)
+        return Reply(b'{"error": "the prompt is too long"}', 400)
+
+    assert "too long" in str(judged(SCORE, answer).error)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_completions_tokens"])
+def test_judge_token_limit_has_several_names(name: str) -> None:
+    seen: list[Any] = []
+
+    def answer(request: Received) -> Reply:
+        seen.append(json.loads(request.body))
+        return completion({"result": 1})
+
+    judged(SCORE | {"sampling_params": {name: 200}}, answer)
+    assert seen[0]["max_tokens" if name == "max_tokens" else "max_completion_tokens"] == 200
 
 
 @pytest.mark.parametrize(("label", "reward"), [("good", 1), ("fair", 1), ("bad", 0)])
@@ -92,7 +180,10 @@ def test_labels(label: str, reward: float) -> None:
         (SCORE, completion("I would say 7"), ErrorType.judge_parse, "not JSON with a result: I would say 7"),
         (SCORE, completion({"result": "seven"}), ErrorType.judge_parse, "is 'seven', which is not a number"),
         (SCORE, completion('{"result": NaN}'), ErrorType.judge_parse, "not a number"),
-        (SCORE, completion({"score": 7}), ErrorType.judge_parse, "not JSON with a result"),
+        (SCORE, completion({"points": 7}), ErrorType.judge_parse, 'not JSON with a result: {"points": 7}'),
+        (SCORE, completion("7/10"), ErrorType.judge_parse, "not JSON with a result: 7/10"),
+        (SCORE, completion({"result": True}), ErrorType.judge_parse, "is True, which is not a number"),
+        (SCORE, completion('<think>{"result": 7} or'), ErrorType.judge_parse, "not JSON with a result"),
         (SCORE, completion("", refusal="I cannot"), ErrorType.judge_refusal, "refused: I cannot"),
         (LABEL, completion({"result": "great"}), ErrorType.judge_parse, "not one of ['good', 'fair', 'bad']"),
         (SCORE, Reply(b'{"error": "no such model"}', 404), ErrorType.judge_server, "answered 404"),
