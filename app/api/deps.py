@@ -68,6 +68,7 @@ async def _job_limits(caller: Caller, settings: Config) -> SubmissionLimits:
         trackers=settings.trackers,
         max_priority=caller.limits.priority,
         teacher_url=settings.teacher_url,
+        judge_url=settings.judge_url,
         private_hosts=settings.private_hosts,
     )
 

@@ -4,18 +4,20 @@ import time
 
 from fastapi import APIRouter
 
-from app.api.deps import Graders
+from app.api.deps import Config, Graders
 from app.api.schemas.graders import GraderRun, RunGrader, ValidateGrader, ValidGrader
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
 from app.core.graders.run import grade
+from app.core.jobs.grader_services import check_services
 
 router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["Graders"])
 
 
 @router.post("/validate", dependencies=[needs(Scope.jobs_write)])
-def validate_grader(body: ValidateGrader) -> ValidGrader:
-    """Validate a grader: its fields, templates, formula, source, schema or pattern. Nothing is run."""
+def validate_grader(body: ValidateGrader, settings: Config) -> ValidGrader:
+    """Validate a grader: its fields, templates, formula, source, schema or pattern, and its judge. Nothing is run."""
+    check_services(body.grader, "grader", settings.judge_url, settings.private_hosts)
     return ValidGrader(grader=body.grader.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 

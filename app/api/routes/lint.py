@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.api.deps import Db, Lints
+from app.api.deps import Config, Db, Lints
 from app.api.ids import FileId, JobId
 from app.api.schemas.lint import FileLint, JobLint, LintFile
 from app.auth.bearer import Caller
@@ -12,12 +12,15 @@ from app.core.errors import InvalidRequest
 from app.core.files import uploads
 from app.core.graders.registry import waits
 from app.core.jobs import queries
+from app.core.jobs.grader_services import check_services
 
 router = APIRouter()
 
 
 @router.post("/files/{file_id}/lint", tags=["Files"], dependencies=[needs(Scope.jobs_write)])
-def lint_file(caller: Caller, file_id: FileId, body: LintFile, database: Db, lints: Lints) -> FileLint:
+def lint_file(
+    caller: Caller, file_id: FileId, body: LintFile, database: Db, lints: Lints, settings: Config
+) -> FileLint:
     """Grade the file's expert and teacher answers, and report which of them fail and which groups would teach nothing.
 
     A large file is sampled, and grading stops after 15 seconds; the report says so.
@@ -30,6 +33,7 @@ def lint_file(caller: Caller, file_id: FileId, body: LintFile, database: Db, lin
             "to allow that.",
             param="remote",
         )
+    check_services(body.grader, "grader", settings.judge_url, settings.private_hosts)
     report = lints.lint(file, body.grader, body.group)
     return FileLint(file_id=file.id, summary=report.summary(), report=report)
 

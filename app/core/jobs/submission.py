@@ -19,6 +19,7 @@ from app.core.files.tables import File, FileStatus
 from app.core.files.uploads import TRAINING_PURPOSE, find_file
 from app.core.files.validation_report import FileReport
 from app.core.jobs import gates, quotas
+from app.core.jobs.grader_services import check_services
 from app.core.models import aliases
 from app.core.models.adapters import starting_point
 from app.core.spec.graders import BaseGrader, missing_fields
@@ -61,8 +62,10 @@ class SubmissionLimits:
     max_priority: int
     teacher_url: str | None
     """Address of the operator's own teacher server."""
+    judge_url: str | None
+    """Address of the operator's judge server."""
     private_hosts: PrivateHosts
-    """Private addresses at which a teacher may run."""
+    """Private addresses at which teachers and reward servers may run."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,9 @@ def validate_request(session: Session, project_id: str, request: JobRequest, lim
     ]
     if spec.teacher is not None:
         checks.append(partial(locations.check, spec.teacher, models_dir, limits.teacher_url, limits.private_hosts))
+    if (grader := spec.settings.grader) is not None:
+        param = f"method.{spec.method}.grader"
+        checks.append(partial(check_services, grader, param, limits.judge_url, limits.private_hosts))
     if spec.alias is not None:
         checks.append(partial(aliases.check_name, spec.alias, models_dir, limits.model_aliases))
     for param, file_id in (("training_file", request.training_file), ("validation_file", request.validation_file)):

@@ -17,6 +17,13 @@ EXACT = {
     "operation": "eq",
 }
 
+JUDGE = {
+    "type": "score_model",
+    "name": "judge",
+    "model": "judge-1",
+    "input": [{"role": "user", "content": "{{sample.output_text}}"}],
+}
+
 
 def run(client: OpenAI, grader: Any, text: str, item: object = None) -> GraderRunResponse:
     return client.fine_tuning.alpha.graders.run(grader=grader, model_sample=text, item=item or {"answer": "4"})
@@ -91,6 +98,13 @@ def test_a_grader_is_validated_and_echoed(client: OpenAI) -> None:
         (EXACT | {"reference": "{{item.x"}, "grader.reference", "add '}}'"),
         ({"type": "python", "source": "x = 1"}, "grader.source", "def grade(sample, item)"),
         (
+            {"type": "python", "source": "import numpy\ndef grade(sample, item):\n    return 1"},
+            "grader.source",
+            "line 1: the sandbox has no module 'numpy'",
+        ),
+        (JUDGE, "grader", "GROUPTUNE_JUDGE_URL"),
+        ({"type": "endpoint", "url": "https://10.0.0.1/grade"}, "grader.url", "10.0.0.1"),
+        (
             {"type": "multi", "graders": {"exact": EXACT}, "calculate_output": "exakt"},
             "grader",
             "uses 'exakt', but the graders are exact",
@@ -102,6 +116,11 @@ def test_invalid_grader_is_explained(client: OpenAI, grader: Any, param: str, me
         client.fine_tuning.alpha.graders.validate(grader=grader)
     assert str(caught.value.param).startswith(param)
     assert message in str(caught.value)
+
+
+def test_pass_threshold_of_every_grader(client: OpenAI) -> None:
+    grader: Any = EXACT | {"pass_threshold": 0.5}
+    assert client.fine_tuning.alpha.graders.validate(grader=grader).to_dict() == {"grader": grader}
 
 
 def test_it_needs_the_scope_for_jobs(server: Server) -> None:

@@ -51,6 +51,8 @@ def test_a_file_is_linted_with_a_grader(server: Server, client: OpenAI, flat_fil
     ):
         with pytest.raises(BadRequestError, match=message):
             client.post(f"/files/{file_id}/lint", body=body, cast_to=object)
+    with pytest.raises(BadRequestError, match="GROUPTUNE_JUDGE_URL"):
+        client.post(f"/files/{flat_file}/lint", body={"grader": JUDGE, "remote": True}, cast_to=object)
     server.validate_files()
     with pytest.raises(BadRequestError, match="line 1:"):
         client.post(f"/files/{broken}/lint", body={"grader": GRADER}, cast_to=object)

@@ -10,8 +10,13 @@ from openai import OpenAI
 
 from app.core.jobs import lifecycle
 from app.core.models import weights
-from tests.api.jobs import GRADER, gft
+from tests.api.jobs import GRADER, gft, refused
 from tests.api.server import Server
+
+JUDGE = {"type": "label_model", "model": "judge", "labels": ["good", "bad"], "passing_labels": ["good"]} | {
+    "input": [{"role": "user", "content": "{{sample.output_text}}"}]
+}
+BOTH = {"type": "multi", "graders": {"right": GRADER, "judge": JUDGE}, "calculate_output": "right + judge"}
 
 
 def validate(client: OpenAI, **body: Any) -> Any:
@@ -67,6 +72,15 @@ def test_all_semantic_problems_are_listed(client: OpenAI, training_file: str) ->
     }
     gates = validate(client, training_file=training_file, method=gft(), gates=["eval/loss < 1"])
     assert [problem["param"] for problem in gates["errors"]] == ["gates.0"]
+
+
+@pytest.mark.parametrize(("grader", "path"), [(JUDGE, ""), (BOTH, ".graders.judge")])
+def test_judge_without_server_is_refused(client: OpenAI, training_file: str, grader: Any, path: str) -> None:
+    method = gft(grader=grader)
+    [problem] = validate(client, training_file=training_file, method=method)["errors"]
+    assert (problem["code"], problem["param"]) == ("judge_not_configured", f"method.gft.grader{path}")
+    assert "set GROUPTUNE_JUDGE_URL" in problem["message"]
+    assert refused(client, training_file, method).code == "judge_not_configured"
 
 
 def test_parameters_are_counted_from_headers(tmp_path: Path) -> None:
