@@ -25,8 +25,7 @@ _CALCULATION: Final = r"(?:\\(?:times|cdot|frac)(?![A-Za-z])|[\d\s+\-*/^().,%{}]
 _ASSIGNMENT: Final = re.compile(rf"(?P<name>{_NAME}|{_CALCULATION}) ?= ?(?P<value>[^=<>]+)")
 _EQUALS: Final = re.compile(r"(?<![<>!])=")
 _TEXT_COMMAND: Final = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox) ?\{([^{}]*)\}")
-_TWO_QUANTITIES: Final = re.compile(r"\d[^{}]*\\(?:text|mathrm|mbox) ?\{[^{}]*[^\W\d_][^{}]*\}[^{}]*\d")
-"""A number, words, another number; math-verify would read the first one alone."""
+_EXPONENT: Final = re.compile(r"\^ ?\{? ?-?\d+")
 _WORDS: Final = re.compile(r"[^\W\d_]|(?=.*[^\W\d_]{2})[^\W\d_]+(?:[ '-]+[^\W\d_]+)*")
 _FUNCTIONS: Final = "sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt"
 _PIECE: Final = re.compile(
@@ -120,7 +119,7 @@ def equal(reference: str, answer: str, algebra: Algebra | None = None) -> bool:
         return _same_elements(expected, found, algebra)
     if (expected and read_number(given)) or (found and read_number(right)):
         return False
-    if _TWO_QUANTITIES.search(given):
+    if _has_two_quantities(given):
         return False
     if _EQUALS.search(given) and not _EQUALS.search(right):
         return False  # an equation that assigns nothing: "2x = 6" is not 6
@@ -153,6 +152,16 @@ def _assignment(text: str) -> tuple[str, str]:
     """Return the name and the value of `x = 3`; an empty name if the text assigns nothing."""
     match = _ASSIGNMENT.fullmatch(text.strip())
     return (match["name"].strip(), match["value"].strip()) if match else ("", text.strip())
+
+
+def _has_two_quantities(text: str) -> bool:
+    """Return whether words part two numbers ("5 apples and 3 pears"); math-verify would read the first one alone."""
+    words = _TEXT_COMMAND.search(text)
+    if words is None or not any(char.isalpha() for char in words[1]):
+        return False
+    return any(char.isdigit() for char in text[: words.start()]) and any(
+        char.isdigit() for char in _EXPONENT.sub("", text[words.end() :])
+    )
 
 
 def _words(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -245,3 +246,33 @@ def test_any_text_is_graded(text: str, reference: str) -> None:
     for find in (final_answer, final_number):
         with contextlib.suppress(NeedsAlgebra):
             assert equal(final_answer(reference), find(text)) in (True, False)
+
+
+HOSTILE = [
+    "½",
+    "1,",
+    "1 ",
+    "a",
+    "x = ",
+    r"\(",
+    r"\[",
+    "$",
+    "{",
+    "(1",
+    r"\boxed{",
+    r"\text{a} 1",
+    "answer ",
+    "1 and ",
+    "12,34,",
+]
+
+
+@pytest.mark.parametrize("fragment", HOSTILE)
+def test_hostile_text_takes_linear_time(fragment: str) -> None:
+    """These functions run in the trainer, without a time limit; quadratic time would be tens of seconds here."""
+    text = fragment * (60_000 // len(fragment))
+    started = time.process_time()
+    for find in (final_answer, final_number):
+        with contextlib.suppress(NeedsAlgebra):
+            equal("5, 6", find(text + "!5"))
+    assert time.process_time() - started < 3
