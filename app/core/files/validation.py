@@ -9,10 +9,14 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
+from app.core.files import formats, shapes
 from app.core.files.duplicates import DuplicateFinder, PromptIndex
-from app.core.files.validation_report import FileReport, Issue, LongRow, RowPlace, TeacherResponses, broken
+from app.core.files.encodings import decodes
+from app.core.files.formats import Problem
+from app.core.files.shapes import ShapeProblem
+from app.core.files.validation_report import NO_ANSWER, FileReport, Issue, LongRow, RowPlace, TeacherResponses, broken
 from app.core.spec.json_lines import lines
 from app.core.spec.rows import Row, RowError, parse_row
 
@@ -24,14 +28,8 @@ MAX_ITEM_FIELD_LENGTH: Final = 200
 MAX_LONGEST: Final = 32
 MAX_PLACES: Final = 128
 _PROGRESS_BYTES: Final = 4_000_000
-_ARCHIVES: Final = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "zip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"7z\xbc\xaf": "7z",
-}
+_PROBED_ROWS: Final = 100
+"""If all of the first rows are refused and have one known shape, the file has it."""
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the total."""
@@ -65,30 +63,39 @@ def validate_rows(
     if total > MAX_FILE_BYTES:
         message = f"the file has {total:,} bytes; the limit is {MAX_FILE_BYTES:,}, so split it"
         return ValidatedFile(broken(total, message), PromptIndex())
-    next_progress = _PROGRESS_BYTES
+    problem = _read(path, builder, max_rows, progress or _ignore)
+    if progress is not None:
+        progress(total, total)
+    if problem is not None:
+        return ValidatedFile(broken(total, problem.message, is_convertible=problem.is_convertible), PromptIndex())
+    return ValidatedFile(builder.report(total), builder.duplicate_finder.prompts)
+
+
+def _ignore(_done: int, _total: int) -> None:
+    """Report no progress."""
+
+
+def _read(path: Path, builder: "_ReportBuilder", max_rows: int, progress: Progress) -> Problem | None:
+    """Add all lines to the builder; return the problem of the file as a whole, if it has one."""
+    total, next_progress = path.stat().st_size, _PROGRESS_BYTES
     with path.open("rb") as stream:
-        if archive := _archive(stream):
-            message = f"the file is a {archive} archive; upload its contents instead"
-            return ValidatedFile(broken(total, message), PromptIndex())
+        if formats.is_wide_or_binary(stream):
+            return formats.problem_of(path)
         for line, offset, raw in lines(stream):
             builder.add(line, offset, raw)
+            if builder.seen == 1 and not builder.rows and (problem := formats.problem_of(path)):
+                return problem
+            if builder.seen == _PROBED_ROWS and builder.shape:
+                break
             if builder.seen > max_rows:
                 builder.error(line, None, f"the file has more than {max_rows:,} rows; split it")
                 break
-            if progress is not None and offset >= next_progress:
+            if offset >= next_progress:
                 next_progress = offset + _PROGRESS_BYTES
                 progress(offset, total)
     if builder.seen == 0:
         builder.error(None, None, "the file holds no rows; write one JSON object a line")
-    if progress is not None:
-        progress(total, total)
-    return ValidatedFile(builder.report(total), builder.duplicate_finder.prompts)
-
-
-def _archive(stream: BinaryIO) -> str | None:
-    start = stream.read(8)
-    stream.seek(0)
-    return next((name for magic, name in _ARCHIVES.items() if start.startswith(magic)), None)
+    return (formats.problem_of(path) if builder.has_undecodable else None) or builder.shape
 
 
 class _RowSampler:
@@ -120,6 +127,10 @@ class _ReportBuilder:
         self.seen = 0
         """Lines that are not blank, valid or not."""
         self.duplicate_finder = DuplicateFinder()
+        self.has_undecodable = False
+        """Whether a line is not UTF-8."""
+        self._shapes: set[ShapeProblem | None] = set()
+        """Known shapes of the refused rows; None is an unknown one."""
         self._max_kept = max_kept
         self._errors: list[Issue] = []
         self._warnings: list[Issue] = []
@@ -145,13 +156,36 @@ class _ReportBuilder:
         try:
             row = parse_row(raw, line)
         except RowError as error:
-            self.error(error.line, error.param, error.message)
+            self._refuse(raw, error)
             return
         self._count(row)
         self._measure(line, offset, row)
         self.duplicate_finder.add(line, row)
         for warning in row.warnings:
             self.warn(line, warning.param, warning.message)
+
+    @property
+    def rows(self) -> int:
+        """Number of valid rows."""
+        return self._expert_rows + self._prompt_only_rows + self._preference_rows
+
+    @property
+    def shape(self) -> Problem | None:
+        """The problem that all rows have; None if there is no such problem."""
+        if self.rows or len(self._shapes) != 1 or (shape := next(iter(self._shapes))) is None:
+            return None
+        return Problem(f"the rows have {shape.problem}; {shape.fix}", shape.is_convertible)
+
+    def _refuse(self, raw: bytes, error: RowError) -> None:
+        shape = None
+        if self._error_count < max(self._max_kept, _PROBED_ROWS):
+            shape = shapes.problem_in(raw)
+            self._shapes.add(shape)
+        self.has_undecodable = self.has_undecodable or not decodes(raw, "utf-8")
+        if shape is None:
+            self.error(error.line, error.param, error.message)
+        else:
+            self.error(error.line, None, f"the row has {shape.problem}; {shape.fix}")
 
     def error(self, line: int | None, param: str | None, message: str) -> None:
         self._error_count += 1
@@ -189,7 +223,32 @@ class _ReportBuilder:
         elif longest > self._longest[0]:
             heapq.heapreplace(self._longest, longest)
 
+    @property
+    def _is_convertible(self) -> bool:
+        return any(shape is not None and shape.is_convertible for shape in self._shapes)
+
+    def _warn_of_lost_text(self) -> dict[str, str] | None:
+        """Warn of fields that look like an answer or a system message; return the mapping that would use them."""
+        columns: dict[str, str] = {}
+        field = (
+            None
+            if self._expert_rows or self._teacher_rows or self._preference_rows
+            else shapes.answer_field(self._item_fields)
+        )
+        if field is not None:
+            columns["completion"] = field
+            self._warn_of_column(field, NO_ANSWER + ", but `{0}` looks like one", "completion")
+        if "system" in self._item_fields:
+            columns["system"] = "system"
+            self._warn_of_column("system", "`{0}` is not part of the prompt; only messages are", "system")
+        return columns or None
+
+    def _warn_of_column(self, field: str, problem: str, target: str) -> None:
+        fix = f"map it: `grouptune files convert FILE --map {target}={field}`, or the button Convert in the dashboard"
+        self.warn(None, field, f"{problem.format(field)}; {fix}. Graders read it as `item.{field}`")
+
     def report(self, total_bytes: int) -> FileReport:
+        conversion = self._warn_of_lost_text() if self._error_count == 0 else {} if self._is_convertible else None
         duplicates = self.duplicate_finder.duplicates()
         for duplicate in duplicates:
             self.warn(
@@ -197,7 +256,7 @@ class _ReportBuilder:
             )
         return FileReport(
             valid=self._error_count == 0,
-            rows=self._expert_rows + self._prompt_only_rows + self._preference_rows,
+            rows=self.rows,
             bytes=total_bytes,
             errors=tuple(self._errors),
             error_count=self._error_count,
@@ -218,5 +277,6 @@ class _ReportBuilder:
                 LongRow(line=line, offset=offset, characters=characters)
                 for characters, line, offset in sorted(self._longest, key=lambda row: (-row[0], row[1]))
             ),
+            conversion=conversion,
             places=tuple(RowPlace(line=line, offset=offset) for line, offset in self._row_sampler.kept),
         )

@@ -1,6 +1,12 @@
 """The report on a data file, for clients and for later checks of jobs."""
 
+from collections.abc import Mapping
+from typing import Any, Final
+
 from pydantic import BaseModel, ConfigDict
+
+NO_ANSWER: Final = "no row has an answer to learn from"
+_ANSWER_COUNTS: Final = ("expert_rows", "trained_turns", "teacher_rows", "preference_rows")
 
 
 class Issue(BaseModel):
@@ -76,6 +82,13 @@ class FileReport(BaseModel):
     """Longest first. If these rows fit into a token limit, all rows do."""
     places: tuple[RowPlace, ...] = ()
     """Evenly spread rows, including the first one."""
+    conversion: dict[str, str] | None = None
+    """How `convert` can make the rows usable: with these fields mapped to columns; None if it cannot."""
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether a row has an answer to learn from; if none has, only rollouts and teachers give answers."""
+        return has_answers(vars(self))
 
     def summary(self) -> str:
         """Return one line for `status_details` or a terminal."""
@@ -85,15 +98,21 @@ class FileReport(BaseModel):
             duplicates = f", {self.duplicate_rows:,} duplicates" if self.duplicate_rows else ""
             turns = f", {self.trained_turns:,} trained turns" if (self.trained_turns or 0) > self.expert_rows else ""
             pairs = f", {self.preference_rows:,} with a preference" if self.preference_rows else ""
+            nothing = "" if self.has_answers else f"; {NO_ANSWER}"
             return (
                 f"{self.rows:,} rows: {expert}{turns}, {teacher}{pairs}, {self.prompt_only_rows:,} prompt-only"
-                f"{duplicates}"
+                f"{duplicates}{nothing}"
             )
         more = self.error_count - 1
         return str(self.errors[0]) + (f" (and {more:,} more error{'s' if more > 1 else ''})" if more else "")
 
 
-def broken(total_bytes: int, message: str) -> FileReport:
+def has_answers(report: Mapping[str, Any]) -> bool:
+    """Return `FileReport.has_answers` of a stored report, without validating it."""
+    return any(report.get(count) for count in _ANSWER_COUNTS)
+
+
+def broken(total_bytes: int, message: str, *, is_convertible: bool = False) -> FileReport:
     """Return the report on a file without any readable row."""
     return FileReport(
         valid=False,
@@ -108,4 +127,5 @@ def broken(total_bytes: int, message: str) -> FileReport:
         teacher_rows=0,
         teacher_responses=TeacherResponses(min=0, max=0, total=0),
         item_fields={},
+        conversion={} if is_convertible else None,
     )

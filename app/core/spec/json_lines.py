@@ -78,7 +78,7 @@ def load_object(raw: bytes | str) -> dict[str, Any]:
 def decode(text: str, hint: str) -> Any:
     """Return the JSON value of a text. Raises `Refused`; `hint` says what was expected."""
     try:
-        return _DECODER.decode(text)
+        return DECODER.decode(text)
     except json.JSONDecodeError as error:
         hint = hint if text.strip() else "the line is empty"
         raise Refused(None, f"invalid JSON at column {error.colno}: {error.msg}; {hint}") from None
@@ -110,7 +110,8 @@ def _float(digits: str) -> float:
     return value
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
+DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
+"""Raises `Refused` for what a row may not contain, besides `JSONDecodeError`."""
 
 
 def _text(raw: bytes | str) -> str:

@@ -188,7 +188,7 @@ def test_reported_row_positions_are_correct(path: Path) -> None:
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
 def test_archives_are_refused_by_name(path: Path, pack: Callable[[bytes], bytes]) -> None:
-    assert "archive; upload its contents instead" in report(path, pack(GOOD)).summary()
+    assert " archive, not JSONL; convert it" in report(path, pack(GOOD)).summary()
 
 
 def test_memory_does_not_grow_with_the_file(path: Path) -> None:
