@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from app.cli.connection import connect
+from app.cli.files.convert import convert
 from app.cli.files.generate import generate
 from app.cli.files.lint import lint
 from app.cli.files.preview import preview
@@ -61,6 +62,7 @@ def report(
 
 app.command()(preview)
 app.command()(lint)
+app.command()(convert)
 app.command()(generate)
 app.command()(pull)
 

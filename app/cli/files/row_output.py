@@ -1,4 +1,4 @@
-"""Delivers the rows of `files generate` and `files pull`: to a new local file, or uploaded to the server."""
+"""Delivers the rows of `files generate`, `pull` and `convert`: to a new local file, or uploaded to the server."""
 
 import json
 import tempfile
@@ -28,17 +28,18 @@ def deliver(rows: Iterable[Json], name: str, output: Path | None, upload: bool, 
     """Write the rows to a new file, or upload them; prints the path or the file id. Leaves no file on failure."""
     if not upload:
         path = output or Path(f"{name}.jsonl")
-        _write(path, rows)
+        write_rows(path, rows)
         write_line(str(path))
         return
-    with connect(state_dir) as client, _place(output, name) as path:
+    with connect(state_dir) as client, place(output, name) as path:
         client.get("/files", limit=1)  # check the connection and the key before spending time on the rows
-        _write(path, rows)
+        write_rows(path, rows)
         write_line(send(client, path)["id"])
 
 
 @contextmanager
-def _place(output: Path | None, name: str) -> Iterator[Path]:
+def place(output: Path | None, name: str) -> Iterator[Path]:
+    """Yield the path for the rows of an upload: `output`, or a temporary file."""
     if output is not None:
         yield output
         return
@@ -46,9 +47,10 @@ def _place(output: Path | None, name: str) -> Iterator[Path]:
         yield Path(directory) / f"{name}.jsonl"
 
 
-def _write(path: Path, rows: Iterable[Json]) -> None:
+def write_rows(path: Path, rows: Iterable[Json]) -> None:
+    """Write the rows to a new file; leaves none on failure. Raises `InvalidRequest` if it exists, or without rows."""
     if path.exists():
-        raise InvalidRequest(f"{path} exists already. Name another file with --output.")
+        raise InvalidRequest(f"{path} exists already. Name another file.")
     unfinished = path.with_name(f".{path.name}.part")
     count = 0
     try:

@@ -25,6 +25,11 @@ def fail(message: str, *, param: str | None = None) -> None:
     err.print(f"[bold red]Error:[/bold red] {escape(message)}{where}")
 
 
+def warn(message: str) -> None:
+    """Print a warning."""
+    err.print(f"[bold yellow]Warning:[/bold yellow] {escape(message)}")
+
+
 def note(message: str) -> None:
     """Print a plain line on standard error, so that standard output holds only results."""
     err.print(escape(message))
