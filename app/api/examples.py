@@ -22,6 +22,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "UpdateJob": {"priority": 10},
     "CreateUpload": {"purpose": "fine-tune", "filename": "rows.jsonl", "bytes": 1048576, "mime_type": "text/jsonl"},
     "CompleteUpload": {"part_ids": ["part_abc123", "part_def456"]},
+    "ConvertFile": {"map": {"prompt": "question", "completion": "answer"}},
     "LintFile": {"grader": _GRADER, "group": {"expert": 1, "teacher": 3, "self": 4}},
     "ValidateGrader": {"grader": _GRADER},
     "RunGrader": {"grader": _GRADER, "model_sample": "17 + 48 = 65", "item": {"reference_answer": "65"}},

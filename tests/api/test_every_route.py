@@ -35,6 +35,8 @@ BODIES: Final[dict[Route, Any]] = {
     ("POST", "/v1/webhook_endpoints/{endpoint_id}/test"): {"event_type": "fine_tuning.job.failed"},
     ("POST", "/v1/webhook_endpoints/{endpoint_id}"): {"name": "x"},
     ("POST", "/v1/uploads/{upload_id}/complete"): {"part_ids": ["part_x"]},
+    ("POST", "/v1/files/{file_id}/convert"): {},
+    ("POST", "/v1/files/{file_id}/convert/preview"): {},
     ("POST", "/v1/files/{file_id}/lint"): {"grader": {"type": "math", "reference": "1"}},
     ("PUT", "/v1/model_aliases/{alias}"): {"model": "ft:tiny:other::12345678"},
     ("POST", "/v1/fine_tuning/jobs/{job_id}"): {"priority": 0},

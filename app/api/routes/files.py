@@ -12,7 +12,8 @@ from app.api.deps import Config, Db, Notifier, Store, Strict
 from app.api.ids import MAX_ID, FileId
 from app.api.multipart import FILE_BODY, UploadedFile
 from app.api.pagination import After, Page, page
-from app.api.routes import file_preview
+from app.api.routes import file_conversion, file_preview
+from app.api.routes.file_conversion import AUDITED
 from app.api.schemas.files import FileDeleted, FileObject, FileReportObject
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
@@ -26,12 +27,12 @@ from app.core.jobs import quotas
 from app.core.jobs.deletion import delete_file
 
 MAX_FILES: Final = 10_000
-AUDITED: Final = ("filename", "purpose", "bytes", "sha256")
 CHUNK_BYTES: Final = 3 << 18
 """Divisible by three, so that every chunk but the last becomes base64 without padding."""
 
 router = APIRouter(prefix="/files", tags=["Files"])
 router.include_router(file_preview.router)
+router.include_router(file_conversion.router)
 
 
 @router.post("", openapi_extra=FILE_BODY, dependencies=[needs(Scope.files_write)])

@@ -9,11 +9,15 @@ from app.api.pagination import Item
 from app.core.files.chunked_uploads import MAX_PARTS
 from app.core.files.tables import File, FileStatus, Upload, UploadPart, UploadStatus
 from app.core.files.uploads import MAX_EXPIRY_SECONDS, MIN_EXPIRY_SECONDS
+from app.core.files.validation_report import has_answers
 
 MAX_BYTES: Final = 2**53
 """The largest integer that every JSON client reads exactly; the installation's own limit is far lower."""
 _STRICT_PURPOSES: Final = {"evals": "user_data"}
 """OpenAI accepts this purpose in requests but not in responses, so typed clients reject it there."""
+
+
+_FieldName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class ExpiresAfter(BaseModel):
@@ -34,6 +38,9 @@ class FileObject(Item):
     status: FileStatus = Field(description="`uploaded` until the file is validated, then `processed` or `error`.")
     status_details: str | None = Field(description="Summary of the validation, with the line of the first error.")
     expires_at: int | None = Field(description="Unix seconds at which the file is deleted; null if it does not expire.")
+    has_answers: bool | None = Field(
+        description="Whether a row has an answer to learn from; null until the file is validated, and without rows."
+    )
 
     @classmethod
     def of(cls, file: File, *, strict: bool) -> "FileObject":
@@ -47,6 +54,7 @@ class FileObject(Item):
             status=FileStatus(file.status),
             status_details=file.status_details,
             expires_at=None if file.expires_at is None else int(file.expires_at.timestamp()),
+            has_answers=has_answers(file.report) if file.report else None,
         )
 
 
@@ -67,9 +75,34 @@ class FileReportObject(BaseModel):
     summary: str | None = Field(description="The file's `status_details`.")
     report: dict[str, Any] | None = Field(
         description="Null until the file is validated. Contains `valid`, `rows`, `errors` and `warnings` (each with "
-        "`line`, `param` and `message`), `error_count`, `item_fields`, `duplicate_rows`, the `longest` rows, and how "
+        "`line`, `param` and `message`), `error_count`, `item_fields`, `duplicate_rows`, the `longest` rows, "
+        "`conversion` (the `map` with which `convert` makes the rows usable, or null), and how "
         "many rows have demonstrations or teacher responses."
     )
+
+
+class ConvertFile(BaseModel):
+    """How to convert a file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    map: dict[_FieldName, _FieldName] = Field(
+        default={},
+        max_length=32,
+        description="Fields of a row (`prompt`, `completion`, `system`, `messages`, or any for graders) and the "
+        "columns to take them from; other columns stay. If empty, columns with the usual names are found. The report's "
+        "`conversion` has the mapping that a valid file needs.",
+    )
+    limit: Annotated[int, Field(ge=1, le=100, description="Maximum number of rows; only for the preview.")] = 5
+
+
+class ConvertedRows(BaseModel):
+    """The first rows of a file, converted."""
+
+    object: Literal["file.conversion"] = "file.conversion"
+    file_id: str
+    filename: str = Field(description="Name that the new file would get.")
+    data: list[dict[str, Any]]
 
 
 class CreateUpload(BaseModel):

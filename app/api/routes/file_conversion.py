@@ -1,0 +1,123 @@
+"""`POST /v1/files/{id}/convert`: converts an uploaded file of another format to a new file of rows."""
+
+import json
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from fastapi import APIRouter
+
+from app.api.deps import Config, Db, Notifier, Store, Strict
+from app.api.ids import FileId
+from app.api.schemas.files import ConvertedRows, ConvertFile, FileObject
+from app.auth.bearer import Caller
+from app.auth.scopes import needs
+from app.core import broker
+from app.core.accounts import audit
+from app.core.accounts.audit import Action
+from app.core.accounts.scopes import Scope
+from app.core.errors import InvalidRequest, Overloaded
+from app.core.files import uploads
+from app.core.files.archives import Unconvertible, jsonl_name
+from app.core.files.conversion_process import convert_file
+from app.core.files.tables import File
+from app.core.jobs import quotas
+from app.core.storage.blobs import BlobStore, read
+
+AUDITED: Final = ("filename", "purpose", "bytes", "sha256")
+MAX_PREVIEW_BYTES: Final = 500_000
+AT_ONCE: Final = 2
+"""Each conversion occupies a server thread and a core."""
+
+router = APIRouter()
+_slots: Final = threading.BoundedSemaphore(AT_ONCE)
+
+
+@router.post("/{file_id}/convert", dependencies=[needs(Scope.files_write)])
+def convert(
+    caller: Caller,
+    file_id: FileId,
+    body: ConvertFile,
+    database: Db,
+    store: Store,
+    settings: Config,
+    notifier: Notifier,
+    strict: Strict = False,
+) -> FileObject:
+    """Convert a file (CSV, JSON, another encoding, rows of other tools, also compressed) to a new file of JSONL rows.
+
+    The file itself stays. The new one expires with it, and a worker validates it like an upload.
+    """
+    file = _file(database, caller.project_id, file_id)
+    with _converted(store, file, body, None) as path:
+        received = uploads.receive(store, read(path), max_bytes=settings.max_file_bytes)
+    try:
+        with database.transaction() as session:
+            quotas.check_stored_bytes(session, caller.project_id, received.bytes, caller.limits.stored_bytes)
+            made = uploads.create_file(
+                session,
+                caller.project_id,
+                received,
+                filename=jsonl_name(file.filename),
+                purpose=file.purpose,
+                expires_seconds=_seconds_left(file),
+            )
+            audit.record(session, caller.actor, Action.file_create, made.id, after=audit.snapshot(made, *AUDITED))
+    except BaseException:
+        store.delete(received.blob)
+        raise
+    notifier.add(broker.notify_validation)
+    return FileObject.of(made, strict=strict)
+
+
+@router.post("/{file_id}/convert/preview", dependencies=[needs(Scope.files_read)])
+def preview_conversion(caller: Caller, file_id: FileId, body: ConvertFile, database: Db, store: Store) -> ConvertedRows:
+    """Convert only the first rows of a file, and return them."""
+    file = _file(database, caller.project_id, file_id)
+    shown = []
+    size = 0
+    with _converted(store, file, body, body.limit) as path, path.open(encoding="utf-8") as lines:
+        for line in lines:
+            size += len(line)
+            if size > MAX_PREVIEW_BYTES and shown:
+                break
+            shown.append(json.loads(line))
+    return ConvertedRows(file_id=file.id, filename=jsonl_name(file.filename), data=shown)
+
+
+def _file(database: Db, project_id: str, file_id: str) -> File:
+    with database.reading() as session:
+        file = uploads.get_file(session, project_id, file_id)
+    if file.purpose != uploads.TRAINING_PURPOSE:
+        raise InvalidRequest(
+            f"Files with the purpose '{file.purpose}' contain no rows. Upload the file with purpose "
+            f"'{uploads.TRAINING_PURPOSE}'.",
+            code="invalid_file",
+        )
+    return file
+
+
+@contextmanager
+def _converted(store: BlobStore, file: File, body: ConvertFile, limit: int | None) -> Iterator[Path]:
+    """Yield a temporary file with the converted rows. Raises `InvalidRequest` and `Overloaded`."""
+    if not _slots.acquire(blocking=False):
+        raise Overloaded("The server is converting other files. Try again in a few seconds.")
+    try:
+        with tempfile.TemporaryDirectory(prefix="grouptune-conversion-") as directory:
+            target = Path(directory) / "rows.jsonl"
+            try:
+                with store.as_file(file.blob, lambda: None) as source:
+                    convert_file(source, target, body.map, limit=limit)
+            except Unconvertible as error:
+                raise InvalidRequest(f"The file cannot be converted: {error}.", code="invalid_file") from error
+            yield target
+    finally:
+        _slots.release()
+
+
+def _seconds_left(file: File) -> int | None:
+    return None if file.expires_at is None else max(1, int((file.expires_at - datetime.now(UTC)).total_seconds()))
