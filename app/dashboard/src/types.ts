@@ -8,6 +8,7 @@ export type Checkpoint = Schemas["CheckpointObject"];
 export type Attempt = Schemas["AttemptObject"];
 export type Series = Schemas["MetricSeries"];
 export type FileObject = Schemas["FileObject"];
+export type ConvertedRows = Schemas["ConvertedRows"];
 export type FileReport = Schemas["FileReportObject"];
 export type Model = Schemas["ModelObject"];
 export type TeacherKey = Schemas["TeacherKeyObject"];
@@ -86,7 +87,8 @@ export interface Groups {
 }
 
 export interface Finding {
-  line: number;
+  /** null if it concerns the whole file. */
+  line: number | null;
   param: string | null;
   message: string;
 }

@@ -14,6 +14,7 @@ const STATES: Record<string, { icon: string; text: string; tone: string }> = {
   cancelled: { icon: "⊘", text: "Cancelled", tone: "mute" },
   uploaded: { icon: "◌", text: "Validating", tone: "wait" },
   processed: { icon: "✓", text: "Ready", tone: "good" },
+  unanswered: { icon: "⚠", text: "No answers", tone: "hold" },
   error: { icon: "✕", text: "Has errors", tone: "bad" },
 };
 

@@ -2,21 +2,16 @@
 
 import { useEffect, useState } from "preact/hooks";
 import { useRoute } from "preact-iso";
-import {
-  CopyButton,
-  ErrorNotice,
-  Loading,
-  RelativeTime,
-  SourceChip,
-  StatusBadge,
-  useTitle,
-} from "../components/primitives";
-import { asText, type FileLines, messagesOf, parseRow, type Row, readLines } from "../dataFile";
+import { CopyButton, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
+import { RowCard } from "../components/RowCard";
+import { type FileLines, parseRow, type Row, readLines } from "../dataFile";
 import { bytes, plural } from "../format";
 import { useFile, useGet } from "../liveData";
 import { useCan } from "../session";
 import type { FileReport, Finding } from "../types";
-import { FixRows } from "./FixRows";
+import { Conversion } from "./Conversion";
+import { FileBadge, NoAnswers } from "./FileState";
+import { FindingText, FixRows } from "./FixRows";
 import { TokenizedRows } from "./TokenizedRows";
 
 const READ_BYTES = 4_000_000;
@@ -34,6 +29,8 @@ interface Report {
   teacher_rows: number;
   prompt_only_rows: number;
   item_fields: Record<string, number>;
+  /** How the file can be converted: fields of a row and their columns; null if it cannot, or need not. */
+  conversion?: Record<string, string> | null;
 }
 
 export function FilePage() {
@@ -82,13 +79,14 @@ function FileView({ id }: { id: string }) {
         </div>
       </div>
       <div class="facts">
-        <StatusBadge value={file.value.status} />
+        <FileBadge file={file.value} />
         <span>{bytes(file.value.bytes)}</span>
         <span>
           uploaded <RelativeTime at={file.value.created_at} />
         </span>
       </div>
-      {summary && <Counts report={summary} />}
+      {summary && summary.rows > 0 && <Counts report={summary} />}
+      {file.value.has_answers === false && <NoAnswers />}
       {!summary && file.value.status === "uploaded" && <Loading what="the report while every line is checked" />}
       {summary && summary.error_count > 0 && (
         <FixRows
@@ -99,9 +97,10 @@ function FileView({ id }: { id: string }) {
           filename={file.value.filename}
         />
       )}
+      {summary?.conversion && writes && <Conversion id={id} map={summary.conversion} />}
       {summary && summary.warning_count > 0 && <Warnings report={summary} lines={read?.lines ?? []} />}
       {isData && file.value.status === "processed" && <TokenizedRows id={id} />}
-      {read && isData && file.value.status === "error" && <Preview lines={read.lines} />}
+      {read && isData && file.value.status === "error" && summary?.conversion == null && <Preview lines={read.lines} />}
       {read && !isData && <pre class="panel">{read.lines.slice(0, 200).join("\n")}</pre>}
     </>
   );
@@ -145,15 +144,9 @@ function Warnings({ report, lines }: { report: Report; lines: string[] }) {
   const item = (finding: Finding, index: number) => (
     <li key={index}>
       <p>
-        <b>Line {finding.line}</b>
-        {finding.param && (
-          <>
-            , <code>{finding.param}</code>
-          </>
-        )}
-        : {finding.message}
+        <FindingText finding={finding} />
       </p>
-      {lines[finding.line - 1] !== undefined && (
+      {finding.line !== null && lines[finding.line - 1] !== undefined && (
         <pre tabIndex={0} role="region" aria-label={`Line ${finding.line}`}>
           {(lines[finding.line - 1] ?? "").slice(0, 600)}
         </pre>
@@ -196,41 +189,5 @@ function Preview({ lines }: { lines: string[] }) {
         </button>
       )}
     </section>
-  );
-}
-
-function RowCard({ line, row }: { line: number; row: Row }) {
-  const { messages: _messages, prompt: _prompt, completion: _completion, teacher_responses: teacher, ...rest } = row;
-  const talk = messagesOf(row);
-  const last = talk.at(-1)?.role === "assistant" ? talk.length - 1 : -1;
-  return (
-    <article class="talk" aria-label={`Row of line ${line}`}>
-      <span class="soft">Line {line}</span>
-      {talk.map((message, index) => (
-        <div key={index} class={`turn ${index === last ? "trained" : ""}`}>
-          {index === last ? <SourceChip source="expert" /> : <span class="chip">{String(message?.role)}</span>}
-          <span>{asText(message?.content)}</span>
-        </div>
-      ))}
-      {Array.isArray(teacher) &&
-        teacher.map((answer, index) => (
-          <div key={`teacher-${index}`} class="turn trained">
-            <SourceChip source="teacher" />
-            <span>{asText((answer as { content?: unknown } | null)?.content ?? answer)}</span>
-          </div>
-        ))}
-      {Object.keys(rest).length > 0 && (
-        <div class="turn">
-          <span class="chip">item</span>
-          <span>
-            {Object.entries(rest).map(([key, value]) => (
-              <span key={key}>
-                <code>{key}</code> {asText(value)}{" "}
-              </span>
-            ))}
-          </span>
-        </div>
-      )}
-    </article>
   );
 }

@@ -4,12 +4,13 @@ import { useRef, useState } from "preact/hooks";
 import { useLocation } from "preact-iso";
 import { type ApiError, remove, upload } from "../api";
 import { ConfirmDialog } from "../components/Dialogs";
-import { EmptyState, ErrorNotice, Loading, Meter, RelativeTime, StatusBadge, useTitle } from "../components/primitives";
+import { EmptyState, ErrorNotice, Loading, Meter, RelativeTime, useTitle } from "../components/primitives";
 import { Cell, ColumnHeader, VirtualTable } from "../components/VirtualTable";
 import { bytes, percent } from "../format";
 import { useFileValidation, useGet } from "../liveData";
 import { useCan } from "../session";
 import type { FileObject, Page } from "../types";
+import { FileBadge } from "./FileState";
 
 const ROW = 48;
 
@@ -81,7 +82,7 @@ export function Files() {
                 <a href={`/ui/files/${file.id}`}>{file.filename}</a>
               </Cell>
               <Cell>
-                <StatusBadge value={file.status} />
+                <FileBadge file={file} />
               </Cell>
               <Cell name="cut wide">{file.status_details ?? (isResults ? "metrics by step, as CSV" : "")}</Cell>
               <Cell>{bytes(file.bytes)}</Cell>
@@ -155,7 +156,7 @@ function Upload() {
             id="upload"
             class="hidden"
             type="file"
-            accept=".jsonl,.json,application/jsonl"
+            accept=".jsonl,.json,.parquet,.csv,.tsv,.gz,.bz2,.xz,.zip,application/jsonl"
             onChange={(event) => send(event.currentTarget.files?.[0])}
           />
           <span class="soft">or drop it here. The server checks every line.</span>

@@ -23,7 +23,8 @@ export function FixRows({ findings, count, read, writes, filename }: Props) {
   const [error, setError] = useState<ApiError>();
   const [busy, setBusy] = useState(false);
   const { route } = useLocation();
-  const numbers = [...new Set(findings.map((finding) => finding.line))];
+  const ofFile = findings.filter((finding) => finding.line === null);
+  const numbers = [...new Set(findings.flatMap(({ line }) => (line === null ? [] : [line])))];
   const change = (line: number, text: string | null) => setChanges(new Map([...changes, [line, text]]));
   const canFix = writes && read?.isWhole === true && count === findings.length;
   const send = () => {
@@ -37,11 +38,18 @@ export function FixRows({ findings, count, read, writes, filename }: Props) {
   return (
     <section class="findings bad">
       <h2>{plural(count, "error")}</h2>
-      <p>
-        {canFix
-          ? "Correct these lines or remove them. The corrected file is uploaded as a new file."
-          : "Correct these lines in your file, then upload it again."}
-      </p>
+      {ofFile.map((finding) => (
+        <p key={finding.message}>
+          <FindingText finding={finding} />
+        </p>
+      ))}
+      {numbers.length > 0 && (
+        <p>
+          {canFix
+            ? "Correct these lines or remove them. The corrected file is uploaded as a new file."
+            : "Correct these lines in your file, then upload it again."}
+        </p>
+      )}
       <ol>
         {numbers.map((line) => (
           <li key={line}>
@@ -49,13 +57,7 @@ export function FixRows({ findings, count, read, writes, filename }: Props) {
               .filter((finding) => finding.line === line)
               .map((finding) => (
                 <p key={finding.message}>
-                  <b>Line {finding.line}</b>
-                  {finding.param && (
-                    <>
-                      , <code>{finding.param}</code>
-                    </>
-                  )}
-                  : {finding.message}
+                  <FindingText finding={finding} />
                 </p>
               ))}
             {canFix ? (
@@ -77,7 +79,7 @@ export function FixRows({ findings, count, read, writes, filename }: Props) {
       </ol>
       {count > findings.length && <p>And {plural(count - findings.length, "more")}.</p>}
       {error && <ErrorNotice error={error} />}
-      {canFix && (
+      {canFix && numbers.length > 0 && (
         <p>
           <button type="button" class="primary" disabled={!changes.size || busy} onClick={send}>
             {busy ? "Uploading …" : "Upload the corrected file"}
@@ -85,6 +87,22 @@ export function FixRows({ findings, count, read, writes, filename }: Props) {
         </p>
       )}
     </section>
+  );
+}
+
+/** A finding with its place: a line, or the whole file. */
+export function FindingText({ finding: { line, param, message } }: { finding: Finding }) {
+  if (line === null) return <>{message.charAt(0).toUpperCase() + message.slice(1)}.</>;
+  return (
+    <>
+      <b>Line {line}</b>
+      {param && (
+        <>
+          , <code>{param}</code>
+        </>
+      )}
+      : {message}
+    </>
   );
 }
 

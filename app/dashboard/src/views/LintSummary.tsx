@@ -12,6 +12,13 @@ export function JobLintSummary({ job, hasGroups = false }: { job: Job; hasGroups
   return value?.status === "none" && hasGroups ? <p class="soft">The file was not linted. {value.reason}</p> : null;
 }
 
+/** Green only if the file itself has a training signal in most groups; red if there can be none. */
+export function signalTone(lint: Lint): "good" | "hold" | "bad" {
+  if (lint.signal_share_limit === 0) return "bad";
+  const failed = lint.experts.graded - lint.experts.passed;
+  return lint.signal_share > 0 && lint.signal_share_limit >= 0.5 && !failed && !lint.error_count ? "good" : "hold";
+}
+
 /** The share of groups that would train anything, and the demonstrations that fail the grader. */
 export function LintSummary({
   lint,
@@ -24,12 +31,18 @@ export function LintSummary({
 }) {
   const { experts } = lint;
   const failed = experts.graded - experts.passed;
-  const isGood = lint.signal_share_limit >= 0.5 && !failed && !lint.error_count;
+  const tone = signalTone(lint);
   return (
-    <div class={`notice ${isGood ? "" : "hold"}`} role="status">
-      <b>{isGood ? "✓" : "⚠"} Training signal:</b> the answers in the file differ in reward in{" "}
-      {percent(lint.signal_share)} of the groups
-      {lint.group.self > 0 && <>; with rollouts, in up to {percent(lint.signal_share_limit)}</>}.
+    <div class={`notice ${tone}`} role="status">
+      <b>{{ good: "✓", hold: "⚠", bad: "✕" }[tone]} Training signal:</b>{" "}
+      {lint.signal_share > 0
+        ? `the answers in the file differ in reward in ${percent(lint.signal_share)} of the groups`
+        : "in no group do the answers in the file differ in reward"}
+      {lint.group.self > 0
+        ? `; with rollouts, in up to ${percent(lint.signal_share_limit)}.`
+        : tone === "bad"
+          ? ", and there are no rollouts: training would learn nothing."
+          : "."}
       {failed > 0 && ` ${failed} of ${experts.graded} demonstrations fail the grader.`}
       {lint.error_count + lint.warning_count > 0 && (
         <details>

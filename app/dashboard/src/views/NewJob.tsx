@@ -11,6 +11,7 @@ import { useGet } from "../liveData";
 import { useCan } from "../session";
 import type { FileObject, FileReport, Job, Model, Page, Validation } from "../types";
 import { Estimate } from "./Estimate";
+import { NoAnswers } from "./FileState";
 import { GraderField } from "./GraderField";
 import { gradableFields, graderFromTemplate } from "./graderTemplates";
 import { EMPTY_FORM, formFromRequest, type JobForm, METHODS, requestFromForm } from "./jobForm";
@@ -93,6 +94,7 @@ function NewJobForm() {
             value={form.training_file}
             set={(training_file) => set({ training_file })}
           />
+          {ready.find((file) => file.id === form.training_file)?.has_answers === false && <NoAnswers />}
           <FileField
             label="Held-out file"
             id="validation"
