@@ -85,7 +85,7 @@ def test_compute_multiplier_sets_the_rollouts(server: Server, training_file: str
 
 
 def test_eval_samples_are_answers_per_row(server: Server, training_file: str) -> None:
-    """OpenAI averages that many answers to each held-out row; it does not cut the file to so many rows."""
+    """OpenAI averages that many answers to each held-out row; it does not cut the file."""
     client = server.client()
     job = create(client, training_file, reinforcement({"eval_samples": 5}), validation_file=training_file)
     settings = settings_of(server, job)
