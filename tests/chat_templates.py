@@ -19,6 +19,8 @@ _SPECIAL: Final = re.compile(
     r"|</?[a-z_]+>|\[/?[A-Z_]+\]|\[\|\w*\|\]"  # <think>, [INST], [|endofturn|]
 )
 """What looks like a token of its own."""
+_TAGS: Final = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+"""Tokens that are not special in published tokenizers, because users read them."""
 
 
 def _sources() -> dict[str, str]:
@@ -52,5 +54,5 @@ def tokenizer(name: str) -> ChatTokenizer:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     tokens = sorted({BOS, EOS, *_SPECIAL.findall(SOURCES[name])})
-    backend.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
+    backend.add_tokens([AddedToken(token, special=token not in _TAGS, normalized=False) for token in tokens])
     return ChatTokenizer(backend, {"default": SOURCES[name]}, {"bos_token": BOS, "eos_token": EOS})

@@ -144,11 +144,11 @@ class Evaluator:
         return self.sampler.sample([prompt.ids for prompt in prompts], count, self.sampling, random)
 
     def _grade(self, pool: GraderPool, pairs: Sequence[tuple[Prompt, Completion]]) -> list[Grade]:
-        texts = [
-            (Sample(output_text=self.tokenizer.text(completion.ids), finished=completion.finished), prompt.item)
-            for prompt, completion in pairs
+        samples = [
+            (Sample.of(self.tokenizer.parse(found.ids, prompt.tools), finished=found.finished), prompt.item)
+            for prompt, found in pairs
         ]
-        return list(pool.grade_many(texts))
+        return list(pool.grade_many(samples))
 
     def _pass_values(self, pool: GraderPool) -> dict[str, float | None]:
         count = self.wanted.pass_samples

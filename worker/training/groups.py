@@ -35,10 +35,19 @@ def written_members(prompt: Prompt, mix: GroupMix, seed: int, step: int) -> list
 
 
 def _written(source: Source, turn: Turn, *, number: int | None = None, origin: Provenance | None = None) -> GroupMember:
-    return GroupMember(source, turn.ids, turn.text, finished=True, context=turn.context, turn=number, teacher=origin)
+    return GroupMember(
+        source,
+        turn.ids,
+        turn.text,
+        finished=True,
+        context=turn.context,
+        turn=number,
+        teacher=origin,
+        parts=turn.parts,
+    )
 
 
-def rollout_member(completion: Completion, tokenizer: ChatTokenizer, version: int) -> GroupMember:
+def rollout_member(prompt: Prompt, completion: Completion, tokenizer: ChatTokenizer, version: int) -> GroupMember:
     """Returns a completion as a rollout member of adapter `version`.
 
     Keeps the sampled ids: the tokenizer may encode the same text differently, and log p is that of the sampled ids.
@@ -51,6 +60,7 @@ def rollout_member(completion: Completion, tokenizer: ChatTokenizer, version: in
         completion.finished,
         sampled_logprobs=completion.logprobs,
         adapter_version=version,
+        parts=tokenizer.parse(completion.ids, prompt.tools),
     )
 
 
@@ -79,7 +89,7 @@ def build_groups(
         rollouts: dict[tuple[int, int], GroupMember] = {}
 
         def on_completion(index: int, number: int, completion: Completion) -> None:
-            member = rollout_member(completion, tokenizer, sampler.policy.version)
+            member = rollout_member(prompts[index], completion, tokenizer, sampler.policy.version)
             rollouts[index, number] = member
             on_member(prompts[index], member)
 

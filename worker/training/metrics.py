@@ -142,6 +142,7 @@ def group_records(groups: list[PromptGroup]) -> tuple[GroupRecord, ...]:
 
 
 def _member_record(member: GroupMember) -> MemberRecord:
+    parts = member.parts
     return MemberRecord(
         source=member.source,
         text=member.text,
@@ -156,4 +157,7 @@ def _member_record(member: GroupMember) -> MemberRecord:
         scores=member.scores if len(member.scores) > 1 else {},
         teacher=member.teacher,
         turn=member.turn,
+        output_text=parts.text if parts and parts.text != member.text else None,
+        output_reasoning=parts.reasoning if parts else "",
+        output_tools=parts.tool_calls if parts else (),
     )

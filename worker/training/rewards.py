@@ -5,7 +5,7 @@ from collections import deque
 from concurrent.futures import Future
 from typing import Final
 
-from app.core.graders.run import Grade, GraderPool, Sample
+from app.core.graders.run import Grade, GraderPool
 from app.core.spec.advantages import group_advantages, has_contrast
 from app.core.spec.reports import TrainerExit
 from worker.training.types import GroupMember, JobFailure, Prompt, PromptGroup
@@ -61,7 +61,7 @@ class Grading:
 
     def _submit(self) -> None:
         members, self._pending = self._pending, []
-        pairs = [(Sample(output_text=member.text, finished=member.finished), prompt.item) for prompt, member in members]
+        pairs = [(member.sample, prompt.item) for prompt, member in members]
         chunks = self._pool.submit(pairs)
         size = self._pool.batch_size
         for number, chunk in enumerate(chunks):

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.core.chat.encoding import Turn
+from app.core.graders.types import Sample
+from app.core.spec.answers import ParsedAnswer
 from app.core.spec.reports import Source
 from app.core.spec.teacher_answers import Provenance
 
@@ -43,6 +45,7 @@ class GroupMember:
     source: Source
     ids: tuple[int, ...]
     text: str
+    """The whole response, for people."""
     finished: bool
     """Whether the response ends with the end-of-turn token; a truncated rollout does not."""
     sampled_logprobs: tuple[float, ...] = ()
@@ -66,6 +69,13 @@ class GroupMember:
     """The ids before the member's own; None means the prompt's ids."""
     turn: int | None = None
     """Number of the row's trained turn, from 1; None unless the row has several."""
+    parts: ParsedAnswer | None = None
+    """The response for graders; None if they read `text`."""
+
+    @property
+    def sample(self) -> Sample:
+        """The response as graders read it."""
+        return Sample.of(self.parts or ParsedAnswer(self.text), finished=self.finished)
 
     def context_in(self, prompt: Prompt) -> tuple[int, ...]:
         """Returns the ids that precede the member's own in a group of `prompt`."""

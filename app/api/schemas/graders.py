@@ -29,6 +29,7 @@ class SentSample(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     output_tools: Annotated[list[SentObject], Field(max_length=128)] = []
+    output_reasoning: Annotated[str, Field(max_length=MAX_SAMPLE)] = ""
     choices: Annotated[list[SentObject], Field(max_length=128)] = []
 
 
@@ -46,6 +47,7 @@ class RunGrader(BaseModel):
         return Sample(
             output_text=self.model_sample,
             output_tools=tuple(self.sample.output_tools),
+            output_reasoning=self.sample.output_reasoning,
             choices=tuple(self.sample.choices),
         )
 

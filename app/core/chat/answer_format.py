@@ -4,6 +4,7 @@ Sample messages are rendered and compared: the template that writes answers for 
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Final
@@ -13,6 +14,7 @@ from app.core.chat.call_probe import FIRST, TOOLS, find_calls, sample_calls
 from app.core.chat.continuation import Renderer
 from app.core.chat.marks import common_start
 from app.core.chat.templates import TemplateRefused
+from app.core.spec.answers import ParsedAnswer
 
 Messages = list[dict[str, Any]]
 
@@ -22,17 +24,6 @@ _THOUGHT: Final = "probe_thought"
 _TAG: Final = re.compile(r"<[^<>\s]+>")
 _FIRST_MARK: Final = re.compile(r"\s*(<[^<>]+>|\S+)")
 _CONVENTION: Final = ("<think>", "</think>")
-
-
-@dataclass(frozen=True)
-class ParsedAnswer:
-    """An answer in its parts."""
-
-    text: str
-    """What the user reads, without thoughts, tool calls and end tokens."""
-    reasoning: str = ""
-    tool_calls: tuple[dict[str, Any], ...] = ()
-    """In OpenAI's shape; `arguments` is JSON text."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +60,9 @@ class AnswerFormat:
             renders_tool_calls=turn.renders_calls,
         )
 
-    def parse(self, text: str, tools: Messages | None = None, opened: str | None = None) -> ParsedAnswer:
+    def parse(
+        self, text: str, tools: Sequence[dict[str, Any]] | None = None, opened: str | None = None
+    ) -> ParsedAnswer:
         """Read the text that a model wrote behind its generation prompt. Never raises.
 
         The parameters of `tools` say which values are text where the model's format does not. `opened` replaces what

@@ -4,11 +4,12 @@ The trainer, the validation of jobs, previews and estimates all use `encode`, so
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
 from app.core.chat.tokenizer import ChatTokenizer, RenderedPrompt
+from app.core.spec.answers import ParsedAnswer
 from app.core.spec.job import JobSpec
 from app.core.spec.rows import Row, TeacherResponse, answer_text
 
@@ -83,9 +84,9 @@ class Turn:
     ids: tuple[int, ...]
     """The trained tokens, one end token included."""
     text: str
-    """The answer for graders and people."""
-    message: dict[str, Any] = field(default_factory=dict)
-    """The assistant message that it was encoded from."""
+    """The answer for people."""
+    parts: ParsedAnswer | None = None
+    """The answer for graders; None if they read `text`."""
     unwritten: tuple[str, ...] = ()
     """Parts of the message that the chat template leaves out: `thoughts`, or the `text` next to tool calls."""
 
@@ -111,7 +112,10 @@ def turn(tokenizer: ChatTokenizer, prompt: RenderedPrompt, message: dict[str, An
     answer = tokenizer.answer(prompt, message)
     start = 0 if rules.train_reasoning else answer.content_start
     context = (*prompt.ids, *answer.ids[:start])
-    return Turn(context, answer.ids[start:], answer_text(message), message, answer.unwritten)
+    parts = tokenizer.parts(message, prompt.tools)
+    is_plain = not (parts.reasoning or parts.tool_calls)
+    text = answer_text(message) if is_plain else tokenizer.text(answer.ids)
+    return Turn(context, answer.ids[start:], text, parts, answer.unwritten)
 
 
 def encode(row: Row, tokenizer: ChatTokenizer, rules: RowRules) -> EncodedRow:

@@ -16,9 +16,11 @@ from typing import Any, Final, NamedTuple
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
+from app.core.chat.answer_format import AnswerFormat
 from app.core.chat.continuation import Continuation, continuation
 from app.core.chat.templates import DEFAULT, ChatTemplates, TemplateRefused
 from app.core.errors import InvalidRequest
+from app.core.spec.answers import ParsedAnswer
 
 TOKENIZER_FILE: Final = "tokenizer.json"
 _PROBE: Final = "probe"
@@ -171,8 +173,28 @@ class ChatTokenizer:
         """Return the number of tokens of an answer with this text, its end token included, without its thoughts."""
         return len(self._encode(text, as_text=True).ids) + 1
 
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """How the chat template writes thoughts, text and tool calls."""
+        return _answer_format(self.templates)
+
+    def parse(self, ids: Sequence[int], tools: Sequence[dict[str, Any]] = ()) -> ParsedAnswer:
+        """Return the parts of an answer that the model wrote; `tools` are those of its prompt."""
+        return self.answer_format.parse(self.text(ids), tools)
+
+    def parts(self, message: dict[str, Any], tools: Sequence[dict[str, Any]] | None = None) -> ParsedAnswer:
+        """Return the parts of an assistant message, also if it has thoughts or calls in its text, as models write them.
+
+        So graders read written answers as they read the model's own.
+        """
+        given = ParsedAnswer.of(message)
+        if given.reasoning or given.tool_calls:
+            return given
+        parsed = self.answer_format.parse(given.text, tools, opened="")
+        return parsed if parsed.reasoning or parsed.tool_calls else given
+
     def text(self, ids: Sequence[int]) -> str:
-        """Return the text for graders and people: the answer without its end token."""
+        """Return the text for people: the answer as the model wrote it, without its end token."""
         kept = list(ids[:-1]) if ids and ids[-1] in self.end_ids else list(ids)
         return str(self.backend.decode(kept, skip_special_tokens=False))
 
@@ -296,6 +318,11 @@ def _written(message: dict[str, Any]) -> str:
     written = f"{message.get('content') or ''}\n{message.get('reasoning_content') or ''}"
     calls = message.get("tool_calls")
     return f"{written}\n{json.dumps(calls, ensure_ascii=False)}" if calls else written
+
+
+@lru_cache(maxsize=16)
+def _answer_format(templates: ChatTemplates) -> AnswerFormat:
+    return AnswerFormat.derive(templates)
 
 
 def _texts(offsets: Sequence[tuple[int, int]], text: str) -> tuple[str, ...]:

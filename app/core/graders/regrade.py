@@ -82,7 +82,9 @@ def regrade(grader: BaseGrader, groups: Sequence[StoredGroup], tools: Toolbox, s
     try:
         pending = [
             [
-                threads.submit(grade, grader, Sample(output_text=member.text), dict(group.item), tools)
+                threads.submit(
+                    grade, grader, Sample.of(member.parts, finished=member.finished), dict(group.item), tools
+                )
                 for member in group.record.members
             ]
             for group in groups

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.core.spec.answers import ParsedAnswer
+
 
 class ErrorType(StrEnum):
     """Why a sample has no reward; the names are those of OpenAI's grader-run response."""
@@ -39,18 +41,38 @@ class Sample(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     output_text: str
+    """The answer without thoughts, tool calls and end token."""
     output_tools: tuple[dict[str, Any], ...] = ()
+    """Its tool calls in OpenAI's shape."""
+    output_reasoning: str = ""
+    """The thoughts before the answer."""
     choices: tuple[dict[str, Any], ...] = ()
     """The choices as sent; graders read `all_choices`."""
     finished: bool = True
     """False for an answer that `max_tokens` cut off."""
 
+    @classmethod
+    def of(cls, answer: ParsedAnswer, *, finished: bool = True) -> "Sample":
+        """Return an answer as graders read it."""
+        return cls(
+            output_text=answer.text,
+            output_tools=answer.tool_calls,
+            output_reasoning=answer.reasoning,
+            finished=finished,
+        )
+
     @property
     def all_choices(self) -> tuple[dict[str, Any], ...]:
         """Return the choices as sent, or else the answer as the only choice."""
-        message = {"role": "assistant", "content": self.output_text}
-        reason = "stop" if self.finished else "length"
-        return self.choices or ({"index": 0, "finish_reason": reason, "message": message},)
+        if self.choices:
+            return self.choices
+        message: dict[str, Any] = {"role": "assistant", "content": self.output_text}
+        if self.output_reasoning:
+            message["reasoning_content"] = self.output_reasoning
+        if self.output_tools:
+            message["tool_calls"] = list(self.output_tools)
+        reason = ("tool_calls" if self.output_tools else "stop") if self.finished else "length"
+        return ({"index": 0, "finish_reason": reason, "message": message},)
 
     @property
     def is_cut_off(self) -> bool:
@@ -61,6 +83,7 @@ class Sample(BaseModel):
         sent: dict[str, Any] = {
             "output_text": self.output_text,
             "output_tools": list(self.output_tools),
+            "output_reasoning": self.output_reasoning,
             "choices": list(self.all_choices),
         }
         try:

@@ -69,7 +69,7 @@ def lint_file(
     try:
         for line, row in read_rows(path, chosen):
             answers = Answers.of(row, mix)
-            pairs = [(Sample(output_text=text), row.item) for text in answers.texts()]
+            pairs = [(Sample.of(answer), row.item) for answer in answers.all()]
             waiting.append(_Graded(line, row, answers, pool.submit(pairs)))
             if len(waiting) >= ROWS_AHEAD:
                 waiting.popleft().take(tally, deadline)

@@ -8,6 +8,7 @@ from app.core.files.validation_report import Issue
 from app.core.graders.types import Grade
 from app.core.lint.report import AnswerCount, GroupCount, LintReport
 from app.core.spec.advantages import ZERO_VARIANCE_RANGE
+from app.core.spec.answers import ParsedAnswer
 from app.core.spec.job import GroupMix
 from app.core.spec.rows import Row
 
@@ -15,18 +16,19 @@ MAX_ISSUES: Final = 50
 
 
 class Answers(NamedTuple):
-    """The known answers of a row, as texts."""
+    """The known answers of a row."""
 
-    expert: str | None
-    teachers: tuple[str, ...]
+    expert: ParsedAnswer | None
+    teachers: tuple[ParsedAnswer, ...]
 
     @classmethod
     def of(cls, row: Row, mix: GroupMix) -> "Answers":
         """Take the answers that a group of this mix can hold."""
-        teachers = tuple(answer.content for answer in row.teacher) if mix.teacher else ()
-        return cls(row.expert if mix.expert else None, teachers)
+        teachers = tuple(ParsedAnswer(answer.content) for answer in row.teacher) if mix.teacher else ()
+        expert = ParsedAnswer.of(row.demonstration) if mix.expert and row.demonstration is not None else None
+        return cls(expert, teachers)
 
-    def texts(self) -> tuple[str, ...]:
+    def all(self) -> tuple[ParsedAnswer, ...]:
         """Return all answers, the expert's first."""
         return self.teachers if self.expert is None else (self.expert, *self.teachers)
 
@@ -74,7 +76,7 @@ class Tally:
         self._errors, self._warnings = _Issues(), _Issues()
 
     def add(self, line: int, row: Row, answers: Answers, grades: Sequence[Grade]) -> None:
-        """Add a row; `grades` are those of `answers.texts()`."""
+        """Add a row; `grades` are those of `answers.all()`."""
         given = list(grades)
         expert = given.pop(0) if answers.expert is not None else None
         if expert is not None:

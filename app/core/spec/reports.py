@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from app.core.spec.answers import ParsedAnswer
 from app.core.spec.frozen import Frozen
 from app.core.spec.teacher_answers import Provenance, Spent, TeacherAnswer
 
@@ -37,6 +38,7 @@ class MemberRecord(Frozen):
 
     source: Source
     text: str
+    """The whole answer, thoughts and tool calls included."""
     tokens: int
     reward: float | None
     advantage: float | None
@@ -54,6 +56,17 @@ class MemberRecord(Frozen):
     """Origin of the answer (teacher answers only)."""
     turn: int | None = None
     """Number of the row's trained turn, from 1; None unless the row has several."""
+    output_text: str | None = None
+    """The answer without thoughts and tool calls, as graders read it; None if it is `text`."""
+    output_reasoning: str = ""
+    output_tools: tuple[dict[str, Any], ...] = ()
+    """Tool calls in OpenAI's shape."""
+
+    @property
+    def parts(self) -> ParsedAnswer:
+        """The answer as graders read it."""
+        text = self.text if self.output_text is None else self.output_text
+        return ParsedAnswer(text, self.output_reasoning, self.output_tools)
 
 
 class GroupRecord(Frozen):

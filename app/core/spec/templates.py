@@ -11,7 +11,7 @@ _EXPRESSION: Final = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _STEP: Final = re.compile(r"""\.([^\W\d][\w-]*)|\[([0-9]{1,6})\]|\[(['"])([^'"\]]+)\3\]""")
 _PATH: Final = re.compile(r"""(item|sample)((?:\.[^\W\d][\w-]*|\[[0-9]{1,6}\]|\[(['"])[^'"\]]+\3\])*)""")
 
-SAMPLE_FIELDS: Final = ("output_text", "output_json", "output_tools", "choices")
+SAMPLE_FIELDS: Final = ("output_text", "output_json", "output_tools", "output_reasoning", "choices")
 
 
 @dataclass(frozen=True)

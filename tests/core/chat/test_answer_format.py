@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.core.chat.answer_format import AnswerFormat, ParsedAnswer
+from app.core.chat.answer_format import AnswerFormat
 from app.core.chat.continuation import continuation
 from app.core.chat.templates import ChatTemplates, TemplateRefused
+from app.core.spec.answers import ParsedAnswer
 from tests.chat_templates import BOS, EOS, SOURCES
 
 QUESTION = {"role": "user", "content": "How is the weather in Oban?"}

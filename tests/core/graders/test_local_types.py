@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.core.graders.run import Grade, Sample, Toolbox, grade
 from app.core.graders.types import ErrorType
+from app.core.spec.answers import ParsedAnswer
 from app.core.spec.graders import ANSWER, Grader, missing_fields
 
 adapter: TypeAdapter[Grader] = TypeAdapter(Grader)
@@ -284,3 +285,27 @@ def test_choices_are_read_as_at_openai(tools: Toolbox) -> None:
         tools,
     )
     assert ended.reward == len("length")
+
+
+def test_calls_and_thoughts_are_read_apart(tools: Toolbox) -> None:
+    call = {"id": "call_0", "type": "function", "function": {"name": "add", "arguments": '{"n": 4}'}}
+    sample = Sample.of(ParsedAnswer("Adding.", "Two pairs.", (call,)))
+    values = {
+        "output_text": "Adding.",
+        "output_reasoning": "Two pairs.",
+        "output_tools[0].function.name": "add",
+        "output_tools[0].function.arguments": '{"n": 4}',
+        "choices[0].message.tool_calls[0].id": "call_0",
+        "choices[0].message.reasoning_content": "Two pairs.",
+        "choices[0].finish_reason": "tool_calls",
+    }
+    for path, value in values.items():
+        fields = {"type": "string_check", "reference": value, "operation": "eq", "input": f"{{{{sample.{path}}}}}"}
+        assert grade(adapter.validate_python(fields), sample, {}, tools).reward == 1, path
+    source = (
+        "import json\n"
+        "def grade(sample, item):\n"
+        "    call = sample['output_tools'][0]['function']\n"
+        "    return json.loads(call['arguments'])['n'] + len(sample['output_reasoning'])\n"
+    )
+    assert grade(adapter.validate_python(python(source)), sample, {}, tools).reward == 14

@@ -89,3 +89,20 @@ def test_rank_correlation_uses_only_ranks() -> None:
     assert rank_correlation([(1, 3), (1, 2)]) is None
     assert rank_correlation([(1, 1)]) is None
     assert math.isfinite(rank_correlation([(1, 1), (1, 2), (2, 1)]) or 0)
+
+
+def test_thoughts_and_calls_are_regraded_apart() -> None:
+    whole = "<think>Two pairs.</think>4<tool_call>...</tool_call>"
+    call = {"id": "call_0", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    parted = member(Source.self, whole, 0.0, 0.0).model_copy(
+        update={"output_text": "4", "output_reasoning": "Two pairs.", "output_tools": (call,)}
+    )
+    stored = MemberRecord.model_validate_json(parted.model_dump_json())
+    grader = PythonGrader(
+        source="def grade(sample, item):\n"
+        "    name = sample['output_tools'][0]['function']['name']\n"
+        "    return float([sample['output_text'], sample['output_reasoning'], name] == ['4', 'Two pairs.', 'add'])\n"
+    )
+    with Toolbox(workers=1) as tools:
+        [regraded] = regrade(grader, [group(1, False, stored)], tools, 30)
+    assert [pair.reward for pair in regraded.members] == [1.0]

@@ -68,7 +68,10 @@ def test_output_json_needs_json() -> None:
         ("{{item.__class__()}}", "is not a variable"),
         ("{{}}", "is not a variable"),
         ("a {{item.x", "without a matching"),
-        ("{{sample.text}}", "the fields of sample are output_text, output_json, output_tools, choices"),
+        (
+            "{{sample.text}}",
+            "the fields of sample are output_text, output_json, output_tools, output_reasoning, choices",
+        ),
         ("{{" + "x" * 5000 + "}}", "is not a variable"),
     ],
 )

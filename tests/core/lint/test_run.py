@@ -131,3 +131,17 @@ def test_unsuitable_jobs_are_not_linted() -> None:
     assert "no groups" in str(why_not(supervised()))
     assert "only rollouts" in str(why_not(gft(GroupMix(expert=0, teacher=0, self_=4))))
     assert "cost money" in str(why_not(gft(GroupMix(), EndpointGrader(url="https://x.example"))))
+
+
+def test_tool_calls_are_linted_as_graders_read_them(tmp_path: Path) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"n": 2}'}}
+    called = {"role": "assistant", "content": None, "tool_calls": [call]}
+    rows = [{"messages": [{"role": "user", "content": "1+1="}, called], "teacher_responses": ["2"], "right": "add"}]
+    grader = PythonGrader(
+        source="def grade(sample, item):\n"
+        "    calls = sample['output_tools']\n"
+        "    return float(bool(calls) and calls[0]['function']['name'] == item['right'])\n"
+    )
+    report = lint(tmp_path / "rows.jsonl", rows, GroupMix(expert=1, teacher=1, self_=0), grader=grader)
+    assert report.groups.contrast == 1
+    assert report.errors == ()

@@ -1,15 +1,18 @@
 """Groups of a step, built from rows and rollouts."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from app.core.chat.encoding import Turn
+from app.core.chat.encoding import turn as encode_turn
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import Source
 from app.core.spec.teacher_answers import Provenance
-from tests.answers import answer_ids, answer_turn
+from tests import chat_templates as published
+from tests.answers import RULES, answer_ids, answer_turn
 from tests.worker.training import chat_templates
 from tests.worker.training.architectures import randomise
 from worker.training.groups import build_groups, rollout_member, written_members
@@ -83,8 +86,44 @@ def test_sampled_ids_are_not_retokenised() -> None:
     sampled, written = (*cut_off, chat.end_id), answer_ids(chat, "answer")
     assert len(sampled) > len(written)
     assert chat.text(sampled) == chat.text(written) == "answer"
+    prompt = Prompt(1, "", (1,), (), {})
     for ids, finished in ((sampled, True), (cut_off, False)):
-        assert rollout_member(Completion(ids, (-1.0,) * len(ids), finished), chat, 3).ids == ids
+        assert rollout_member(prompt, Completion(ids, (-1.0,) * len(ids), finished), chat, 3).ids == ids
+
+
+TOOLS: list[dict[str, Any]] = [
+    {
+        "type": "function",
+        "function": {"name": "add", "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}}},
+    }
+]
+MESSAGES: dict[str, dict[str, Any]] = {
+    "thoughts": {"role": "assistant", "content": "4", "reasoning_content": "Two pairs."},
+    "call": {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "call_0", "type": "function", "function": {"name": "add", "arguments": {"n": 4}}}],
+    },
+    "tagged": {"role": "assistant", "content": "<think>\nTwo pairs.\n</think>\n\n4"},
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+@pytest.mark.parametrize("template", ["trl/qwen3", "trl/qwen3_6", "trl/glm4moe_training"])
+def test_all_sources_are_graded_alike(name: str, template: str) -> None:
+    """A model that writes the demonstration itself is graded on the same sample."""
+    chat = published.tokenizer(template)
+    rendered = chat.prompt([{"role": "user", "content": "2+2="}], TOOLS)
+    turn = encode_turn(chat, rendered, MESSAGES[name], RULES)
+    prompt = Prompt(1, "2+2=", rendered.ids, (), {}, tools=tuple(TOOLS), turns=(turn,))
+    [written] = written_members(prompt, GroupMix(expert=1, teacher=0, self_=0), 7, 1)
+    completion = Completion(turn.ids, (-1.0,) * len(turn.ids), finished=True)
+    own = rollout_member(prompt, completion, chat, 1)
+    assert own.sample == written.sample
+    assert own.sample.output_text == (MESSAGES[name]["content"] or "")[-1:]
+    assert own.sample.output_reasoning == ("" if name == "call" else "Two pairs.")
+    assert [call["function"]["arguments"] for call in own.sample.output_tools] == ['{"n": 4}'] * (name == "call")
+    assert ("Two pairs." in own.text) == ("Two pairs." in written.text) == (name != "call")
 
 
 def test_written_members_have_no_version(prompts: list[Prompt], chat_tokenizer: ChatTokenizer) -> None:
