@@ -14,18 +14,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tokenizers import AddedToken, Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from app.core.chat.answer_format import AnswerFormat
 from app.core.chat.continuation import Continuation, continuation
 from app.core.chat.templates import DEFAULT, ChatTemplates, TemplateRefused
+from app.core.chat.tokenizer_settings import read_settings
 from app.core.errors import InvalidRequest
 from app.core.spec.answers import ParsedAnswer
 
 TOKENIZER_FILE: Final = "tokenizer.json"
 _PROBE: Final = "probe"
-_NAMED: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_FLAGS: Final = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _QUESTION: Final = {"role": "user", "content": _PROBE}
 _TOOL_RESULT: Final = {"role": "tool", "content": _PROBE}
 
@@ -354,65 +353,5 @@ def _load(directory: Path, _changed: int) -> ChatTokenizer:
             "with transformers: AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY).",
             param="model",
         ) from error
-    config = _read_json(directory / "tokenizer_config.json")
-    written = {**_read_json(directory / "special_tokens_map.json"), **config}
-    named = {name: token for name in _NAMED if (token := _content(written.get(name))) is not None}
-    _add_missing(backend, written, named)
-    return ChatTokenizer(backend, _find_templates(directory, config), named, _declared_ends(directory))
-
-
-def _declared_ends(directory: Path) -> set[int]:
-    """Return the ids at which servers stop generating; generation_config.json takes precedence."""
-    for name in ("generation_config.json", "config.json"):
-        ends = _read_json(directory / name).get("eos_token_id")
-        ends = ends if isinstance(ends, list) else [ends]
-        if ids := {end for end in ends if isinstance(end, int)}:
-            return ids
-    return set()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _content(token: object) -> str | None:
-    """Return a special token, which files store as its text or as an object."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else None
-
-
-def _add_missing(backend: Tokenizer, written: Mapping[str, Any], named: Mapping[str, str]) -> None:
-    """Return tokens of the configuration that tokenizer.json lacks, in the order of transformers."""
-    present = {token.content for token in backend.get_added_tokens_decoder().values()}
-    decoder = written.get("added_tokens_decoder") or {}
-    added = [
-        AddedToken(entry["content"], **{flag: bool(entry.get(flag, flag == "normalized")) for flag in _FLAGS})
-        for _, entry in sorted(decoder.items(), key=lambda pair: int(pair[0]))
-        if entry["content"] not in present
-    ]
-    extra = written.get("extra_special_tokens") or written.get("additional_special_tokens") or []
-    present |= {token.content for token in added}
-    for text in [*named.values(), *map(_content, extra if isinstance(extra, list) else extra.values())]:
-        if text is not None and text not in present:
-            present.add(text)
-            added.append(AddedToken(text, special=True, normalized=False))
-    if added:
-        backend.add_tokens(added)
-
-
-def _find_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Read the chat templates; template files take precedence over the configuration."""
-    inline = config.get("chat_template")
-    if isinstance(inline, list):
-        templates = {entry["name"]: entry["template"] for entry in inline}
-    else:
-        templates = {DEFAULT: inline} if isinstance(inline, str) and inline else {}
-    if (file := directory / "chat_template.jinja").is_file():
-        templates = {DEFAULT: file.read_text(encoding="utf-8")}
-        others = sorted((directory / "additional_chat_templates").glob("*.jinja"))
-        templates |= {other.stem: other.read_text(encoding="utf-8") for other in others}
-    return templates
+    found = read_settings(directory, backend)
+    return ChatTokenizer(backend, found.templates, found.special_tokens, found.end_ids)
