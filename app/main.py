@@ -41,6 +41,7 @@ from app.api.routes import (
     webhooks,
     workers,
 )
+from app.api.row_check_pool import RowCheckPool
 from app.api.schemas.errors import ErrorEnvelope
 from app.api.sse import Hub
 from app.auth import scopes
@@ -174,6 +175,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings.storage_dir, settings.storage_url, settings.storage_endpoint, settings.storage_region
     )
     app.state.lint_pool = LintPool(database, app.state.store, app.state.graders)
+    app.state.row_checks = RowCheckPool(database, app.state.store, settings.models_dir)
     for routes in V1:
         app.include_router(routes.router, prefix="/v1")
     for router in (health.router, static_pages.router, prometheus.router):

@@ -3,7 +3,8 @@
 Each contender reads the same file in a separate process, on one core; processor time and peak memory are compared.
 `checks` is the usual script for fine-tuning files: it parses every line with json.loads, then checks roles and
 contents. `datasets` is Hugging Face's JSON loader (`pip install 'grouptune[bench]'`): it infers a schema and reports
-neither line numbers nor duplicates.
+neither line numbers nor duplicates. `rendered` is the check before a job: every row is rendered with the chat template
+of a base model, and tokenised if it could be too long (`--model DIRECTORY`; skipped without it).
 """
 
 import argparse
@@ -24,11 +25,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+from app.core.chat import row_check, tokenizer
+from app.core.chat.encoding import RowRules
 from app.core.files.validation import validate_rows
+from app.core.spec.rows import read_rows
 from bench.train import machine
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 MUST_ROWS_PER_SECOND: Final = 50_000
+MUST_RENDERED_PER_SECOND: Final = 5_000
 MUST_MIB: Final = 200
 PACKAGES: Final = ("pydantic", "datasets", "pyarrow")
 
@@ -96,7 +101,22 @@ def loader(path: Path) -> int:
         return int(datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=cache).num_rows)
 
 
-CONTENDERS: Final[dict[str, Callable[[Path], int]]] = {"ours": ours, "checks": checks, "datasets": loader}
+def rendered(path: Path) -> int:
+    """Count the rows that a supervised job on the model of `--model` can use."""
+    counts = row_check.count_rows(read_rows(path), tokenizer.load(Path(os.environ[MODEL])), RowRules("all", 2_048))
+    if counts.lost:
+        sys.exit(f"unexpected: {counts.summary('file')}")
+    return counts.used
+
+
+CONTENDERS: Final[dict[str, Callable[[Path], int]]] = {
+    "ours": ours,
+    "rendered": rendered,
+    "checks": checks,
+    "datasets": loader,
+}
+MODEL: Final = "GROUPTUNE_BENCH_MODEL"
+"""Environment variable with the directory of the base model."""
 
 
 def measure(contender: str, path: Path) -> None:
@@ -137,12 +157,16 @@ def compare(case: ValidationCase, directory: Path, rounds: int) -> Iterator[dict
         if name == "datasets" and find_spec("datasets") is None:
             print("  datasets is not installed: pip install 'grouptune[bench]'")
             continue
+        if name == "rendered" and (MODEL not in os.environ or case.name != "simple rows"):
+            continue
         best = min((run_contender(name, path) for _ in range(rounds)), key=lambda result: result["cpu_seconds"])
         rate = best["rows"] / best["cpu_seconds"]
         verdict = ""
         if name == "ours":
             fast = case.name != "simple rows" or rate >= MUST_ROWS_PER_SECOND
             verdict = "ok" if fast and best["peak_mib"] < MUST_MIB else "MISSED"
+        if name == "rendered":
+            verdict = "ok" if rate >= MUST_RENDERED_PER_SECOND else "MISSED"
         print(
             f"  {name:9s} {rate:10,.0f} rows/s {size / best['cpu_seconds'] / 1e6:8,.0f} MB/s "
             f"{best['peak_mib']:8,.0f} MiB  {verdict}",
@@ -160,11 +184,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number to FILE")
     parser.add_argument("--rounds", type=int, default=2, help="runs per contender (default: %(default)s)")
     parser.add_argument("--only", default="", metavar="TEXT", help="run only cases whose name contains TEXT")
+    parser.add_argument(
+        "--model", type=Path, metavar="DIRECTORY", help="base model whose chat template renders the rows"
+    )
     parser.add_argument("--measure", nargs=2, metavar=("CONTENDER", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         measure(options.measure[0], Path(options.measure[1]))
         return
+    if options.model:
+        os.environ[MODEL] = str(options.model)
     print(f"one core of {machine(PACKAGES)}; rates per second of processor time")
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="grouptune-bench-") as name:

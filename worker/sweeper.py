@@ -9,7 +9,7 @@ from kombu.exceptions import ChannelError, OperationalError
 from app.core.broker import LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
 from app.core.db import Database
 from app.core.files import validation_claims
-from app.core.jobs import leases, lifecycle, lint_queue, preemption, queries
+from app.core.jobs import leases, lifecycle, lint_queue, preemption, queries, row_checks
 from app.core.prometheus import LEASE_LOSSES
 from app.core.settings import Settings
 from app.core.webhooks import deliveries
@@ -33,7 +33,8 @@ def sweep(database: Database, app: Celery, settings: Settings) -> None:
             log.info("sweep.jobs_preempted", jobs=preempted)
     admit(database, app)
     with database.transaction() as session:
-        files_wait, webhooks_due = validation_claims.any_waiting(session), deliveries.any_due(session)
+        files_wait = validation_claims.any_waiting(session) or row_checks.any_due(session)
+        webhooks_due = deliveries.any_due(session)
     if files_wait:
         notify(app, VALIDATE_TASK)
     notify_linting(database, app)

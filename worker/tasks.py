@@ -22,7 +22,7 @@ from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.storage.opening import open_store
 from app.core.workers.presence import TRAIN_QUEUE
-from worker import file_validation, job_lint, presence, sweeper, webhook_sender
+from worker import file_validation, job_lint, presence, row_checking, sweeper, webhook_sender
 from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, PRESENCE, SWEEP_TASK, app
 from worker.maintenance import expiry, orphaned_blobs
 from worker.runner import Runner
@@ -127,9 +127,11 @@ def run_next(self: Task) -> None:
 
 @app.task(name=VALIDATE_TASK)
 def validate_next() -> None:
-    """Validate all files that need it; queue the jobs that waited for them."""
+    """Validate all files that need it and check their rows for new jobs; queue the jobs that waited for them."""
     try:
-        while file_validation.validate_one(_database(), _store()):
+        while file_validation.validate_one(_database(), _store()) or row_checking.check_one(
+            _database(), _store(), _settings().models_dir
+        ):
             sweeper.admit(_database(), app)
         sweeper.notify_linting(_database(), app)
     except DatabaseUnavailable:

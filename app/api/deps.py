@@ -10,6 +10,7 @@ from fastapi import BackgroundTasks, Depends, Header, Request
 
 from app.api.job_reader import JobReader
 from app.api.lint_pool import LintPool
+from app.api.row_check_pool import RowCheckPool
 from app.api.sse import Hub
 from app.auth.bearer import Caller
 from app.auth.id_tokens import IdTokens
@@ -42,6 +43,7 @@ Tokens = Annotated[IdTokens, _from_state("id_tokens")]
 Graders = Annotated[Toolbox, _from_state("graders")]
 Jobs = Annotated[JobReader, _from_state("jobs")]
 Lints = Annotated[LintPool, _from_state("lint_pool")]
+RowChecks = Annotated[RowCheckPool, _from_state("row_checks")]
 Streams = Annotated[Hub, _from_state("hub")]
 
 

@@ -21,6 +21,7 @@ from app.main import create_app
 from tests.setup_jobs import make_project
 from worker.file_validation import validate_one
 from worker.job_lint import lint_one
+from worker.row_checking import check_one
 
 CERTIFICATES: Final = ssl.create_default_context()
 """Loaded once: loading them takes longer than most tests."""
@@ -57,8 +58,8 @@ class Server:
         )
 
     def validate_files(self) -> None:
-        """Validate all waiting files, as the worker does."""
-        while validate_one(self.database, self.store):
+        """Validate all waiting files and check their rows, as the worker does."""
+        while validate_one(self.database, self.store) or check_one(self.database, self.store, self.settings.models_dir):
             pass
 
     def lint_jobs(self) -> None:

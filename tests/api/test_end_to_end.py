@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import tarfile
 from itertools import islice
 from pathlib import Path
@@ -191,6 +192,29 @@ def test_methods_chain_from_model_to_model(client: OpenAI, tmp_path: Path) -> No
         assert job.model == model
         model = job.fine_tuned_model
     assert model.startswith("ft:tiny:")
+
+
+def test_job_trains_the_rows_that_it_shows(client: OpenAI, tmp_path: Path) -> None:
+    """The counts before the job and those of the trainer are the same."""
+    rows = write_rows(tmp_path / "train.jsonl", 8)
+    long = {"prompt": "1+1=", "completion": "2" * 600, "reference_answer": "2"}
+    rows.write_text(rows.read_text() + f"{json.dumps(long)}\n" * 2)
+    training = client.files.create(file=rows, purpose="fine-tune")
+    held_out = client.files.create(file=write_rows(tmp_path / "held_out.jsonl", 4, start=20), purpose="fine-tune")
+    method: Any = {"type": "supervised", "supervised": {"hyperparameters": {"batch_size": 8, "n_epochs": 1}}}
+    job = finished(
+        client,
+        client.fine_tuning.jobs.create(
+            model="tiny", training_file=training.id, validation_file=held_out.id, method=method
+        ).id,
+    )
+    assert job.status == "succeeded", job.error
+    assert job.rows == {"used": 8, "dropped": {"answer_too_long": 2}}
+    assert job.held_out_rows == {"used": 4, "dropped": {}}
+    queued = [event for event in client.fine_tuning.jobs.list_events(job.id) if "moving job to queued" in event.message]
+    assert [event.data for event in queued] == [{"rows": job.rows, "held_out_rows": job.held_out_rows}]
+    groups: Any = client.get(f"/fine_tuning/jobs/{job.id}/groups?step=1", cast_to=object)
+    assert {group["row"] for group in groups["data"]} == set(range(1, 9))
 
 
 def test_job_that_learns_nothing_fails(client: OpenAI, tmp_path: Path) -> None:

@@ -73,6 +73,26 @@ def long_file(client: OpenAI, tmp_path: Path) -> str:
     return upload(client, tmp_path / "rows.jsonl", 1000)
 
 
+def test_lost_rows_are_red_in_the_form(page: Page, sign_in: SignIn, client: OpenAI) -> None:
+    fine = json.dumps({"prompt": "1+1=", "completion": "2"})
+    long = json.dumps({"prompt": "1+1=", "completion": "2" * 600})
+    files = [
+        client.files.create(file=("rows.jsonl", "\n".join(rows).encode()), purpose="fine-tune").id
+        for rows in ([fine] * 12 + [long] * 4, [long] * 4)
+    ]
+    eventually(lambda: all(client.files.retrieve(file).status == "processed" for file in files), 60.0)
+    sign_in(page, f"/ui/new?training_file={files[0]}")
+    page.get_by_role("radio", name=re.compile("^Supervised")).check()
+    lost = page.get_by_text("✕ Training file: 12 of 16 rows are used; 4 with an answer that is too long.")
+    expect(lost).to_be_visible()
+    expect(page.get_by_text("⚠ Valid, with warnings.")).to_be_visible()
+    expect(page.get_by_text("✓ Valid.")).to_have_count(0)
+    page.get_by_label("Training file").select_option(files[1])
+    expect(page.get_by_text("✕ Training file: 0 of 4 rows are used")).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text("can use no row of the training file")
+    expect(page.get_by_role("button", name="Create job")).to_be_disabled()
+
+
 def test_broken_file_to_downloaded_adapter(page: Page, sign_in: SignIn, picture: Picture, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jsonl"
     broken.write_bytes(broken_at_17())
@@ -131,6 +151,7 @@ def test_broken_file_to_downloaded_adapter(page: Page, sign_in: SignIn, picture:
     page.get_by_label("Server URL").fill("")
     page.get_by_label("Token budget").fill("1000")
     expect(page.get_by_text("✓ Valid.")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"✓ Training file: all \d+ rows are used"))).to_be_visible()
     expect(page.get_by_role("region", name="Estimate")).to_contain_text("duration")
     expect(page.get_by_text("Training signal:")).to_be_visible()
     picture(page, "new-job")

@@ -13,12 +13,13 @@ from app.core.jobs import leases
 from app.core.storage.local import LocalBlobStore
 from tests.setup_jobs import make_file
 from tests.worker.conftest import Bench
-from worker.file_validation import ValidationLimits, validate_one
+from worker.file_validation import validate_one
+from worker.limited_process import ProcessLimits
 from worker.maintenance import expiry
 from worker.workspace import Inputs, Workspace
 
 
-def validated(bench: Bench, write: Callable[[Path], object], limits: ValidationLimits) -> File:
+def validated(bench: Bench, write: Callable[[Path], object], limits: ProcessLimits) -> File:
     """Validate a file with the content that `write` creates; return its row."""
     with bench.database.transaction() as session:
         file = make_file(session, bench.project, status=FileStatus.uploaded)
@@ -35,12 +36,12 @@ def test_hostile_files_hit_their_limits(bench: Bench) -> None:
     def blank(path: Path) -> None:
         path.write_bytes(b"\n" * 40_000_000)
 
-    silent = validated(bench, blank, ValidationLimits(silent_seconds=0))
+    silent = validated(bench, blank, ProcessLimits(silent_seconds=0))
     assert silent.status == FileStatus.error
     assert silent.status_details == (
-        "The validation made no progress for 0 s and was stopped; upload the rows as JSONL, or split the file."
+        "The validation made no progress for 0 s and was stopped. Upload the rows as JSONL, or split the file."
     )
-    busy = validated(bench, blank, ValidationLimits(seconds=1))
+    busy = validated(bench, blank, ProcessLimits(seconds=1))
     assert busy.status == FileStatus.error
     assert busy.status_details is not None
     assert "SIGXCPU" in busy.status_details or "longer than 1 s" in busy.status_details
@@ -50,17 +51,17 @@ def test_hostile_files_hit_their_limits(bench: Bench) -> None:
         column = pa.DictionaryArray.from_arrays(pa.array([0] * 128, pa.int8()), pa.array(["x" * 1_000_000]))
         pq.write_table(pa.table({f"c{n}": column for n in range(8)}), path)
 
-    packed = validated(bench, bomb, ValidationLimits(memory_bytes=1 << 30))
+    packed = validated(bench, bomb, ProcessLimits(memory_bytes=1 << 30))
     assert packed.status == FileStatus.error
     assert packed.status_details == (
-        "The validation needed more than 1.1 GB of memory and was stopped; upload the rows as JSONL, or split the file."
+        "The validation needed more than 1.1 GB of memory and was stopped. Upload the rows as JSONL, or split the file."
     )
 
 
 def test_parquet_is_converted_to_rows(bench: Bench) -> None:
     """Training reads the converted rows; they are removed together with the file."""
     table = pa.table({"prompt": ["a", "b", "a"], "completion": ["1", "2", "1"]})
-    file = validated(bench, lambda path: pq.write_table(table, path), ValidationLimits())
+    file = validated(bench, lambda path: pq.write_table(table, path), ProcessLimits())
     assert (file.status, file.status_details) == (
         FileStatus.processed,
         "3 rows: 3 with a demonstration, 0 with teacher responses, 0 prompt-only, 1 duplicates",

@@ -6,13 +6,13 @@ import threading
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, TextIO
 
 import torch
 import transformers
 from safetensors import SafetensorError
 
-from app.core.chat.encoding import Drop, RowRules, held_out_rules, rules_of
+from app.core.chat.encoding import REASONS, Drop, RowRules, held_out_rules, rules_of
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import ExternalServices, GraderPool
 from app.core.retry import RetryPolicy
@@ -38,13 +38,6 @@ from worker.training.trainer import Stopped, Trainer
 from worker.training.types import JobFailure, Prompt
 
 WARNINGS_SHOWN = 20
-_REASONS: Final = {
-    Drop.template_refused: "rejected by the model's chat template",
-    Drop.prompt_too_long: "with a prompt that is too long",
-    Drop.answer_too_long: "with an answer that is too long",
-    Drop.not_written: "with a part that the chat template does not write",
-    Drop.no_answer: "without an answer to learn from",
-}
 
 
 def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPolicy | None = None) -> TrainerExit:
@@ -100,7 +93,7 @@ def _train(
     transformers.utils.logging.disable_progress_bar()
     base_dir = Path(trainer_spec.base_model_dir)
     tokenizer = load_tokenizer(base_dir).using(spec.chat_template_kwargs, trainer_spec.created_at)
-    prompts, held_out = _load_data(trainer_spec, tokenizer, report)
+    prompts, held_out, rows = _load_data(trainer_spec, tokenizer, report)
     start = Path(trainer_spec.adapter_path) if trainer_spec.adapter_path else None
     wanted = spec.hyperparameters
     policy = load_policy(base_dir, wanted.lora, spec.seed, adapter=start, precision=wanted.base_precision)
@@ -136,6 +129,7 @@ def _train(
             report=report,
             stop=stop,
             teachers=teachers,
+            rows=rows,
             ranks=ranks,
         )
         if trainer_spec.resume_from is not None:
@@ -214,21 +208,27 @@ def _evaluator(
 
 def _load_data(
     trainer_spec: TrainerSpec, tokenizer: ChatTokenizer, report: Reporter
-) -> tuple[list[Prompt], list[Prompt]]:
-    """Returns the usable training rows and held-out rows. Raises `JobFailure` if a file has none."""
+) -> tuple[list[Prompt], list[Prompt], dict[str, Any]]:
+    """Returns the usable training rows and held-out rows, and the numbers of used and dropped rows of each file.
+
+    Raises `JobFailure` if a file has no usable row.
+    """
     spec, context = trainer_spec.spec, trainer_spec.context_length
-    prompts = _usable(trainer_spec.training_path, tokenizer, rules_of(spec, context), "training_file", spec, report)
+    rows: dict[str, Any] = {}
+    rules = rules_of(spec, context)
+    prompts, rows["rows"] = _usable(trainer_spec.training_path, tokenizer, rules, "training_file", spec, report)
     held_out: list[Prompt] = []
     if trainer_spec.validation_path is not None:
         rules = held_out_rules(spec, context)
-        held_out = _usable(trainer_spec.validation_path, tokenizer, rules, "validation_file", spec, report)
-    return prompts, held_out
+        path = trainer_spec.validation_path
+        held_out, rows["held_out_rows"] = _usable(path, tokenizer, rules, "validation_file", spec, report)
+    return prompts, held_out, rows
 
 
 def _usable(
     path: str, tokenizer: ChatTokenizer, rules: RowRules, param: str, spec: JobSpec, report: Reporter
-) -> list[Prompt]:
-    """Returns the usable rows of a file and reports what is not used."""
+) -> tuple[list[Prompt], dict[str, Any]]:
+    """Returns the usable rows of a file with the numbers of used and dropped rows, and reports what is not used."""
     warnings: list[str] = []
     dropped: Counter[Drop] = Counter()
     prompts = load_prompts(Path(path), tokenizer, rules, warnings.append, param=param, dropped=dropped)
@@ -238,7 +238,7 @@ def _usable(
     if len(warnings) > WARNINGS_SHOWN:
         report(Message(level="warn", message=f"{len(warnings) - WARNINGS_SHOWN} more rows or answers were dropped"))
     if dropped:
-        reasons = ", ".join(f"{count:,} {_REASONS[reason]}" for reason, count in dropped.most_common())
+        reasons = ", ".join(f"{count:,} {REASONS[reason]}" for reason, count in dropped.most_common())
         lost = dropped.total()
         report(
             Message(
@@ -254,4 +254,4 @@ def _usable(
             f"Method '{spec.method}' can use no row of the {name}. See the job's warnings for the reason.",
             param,
         )
-    return prompts
+    return prompts, {"used": len(prompts), "dropped": {str(reason): count for reason, count in dropped.items()}}

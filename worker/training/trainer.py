@@ -13,6 +13,7 @@ Deviations from the paper (Gan et al., arXiv 2604.14258), all deliberate:
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,8 @@ class Trainer:
     report: Reporter
     stop: StopFlag
     teachers: TeacherAnswerSource | None = None
+    rows: Mapping[str, Any] = field(default_factory=dict)
+    """The numbers of rows that are used, for `Started`."""
     ranks: Ranks = field(default_factory=Ranks)
     step: int = 0
     trained_tokens: int = 0
@@ -261,4 +264,5 @@ class Trainer:
             n_epochs=self.plan.n_epochs,
             learning_rate=self.plan.learning_rate,
             learning_rate_multiplier=self.plan.learning_rate_multiplier,
+            rows=dict(self.rows),
         )

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
 
-from app.api.deps import Config, Db, JobLimits, Jobs, Lints, Notifier, Store, Strict
+from app.api.deps import Config, Db, JobLimits, Jobs, Lints, Notifier, RowChecks, Store, Strict
 from app.api.ids import JobId
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.create_job import CreateJob, UpdateJob
@@ -30,6 +30,7 @@ from app.core.jobs import (
     lifecycle,
     queries,
     quotas,
+    row_checks,
     submission,
 )
 from app.core.jobs.state_machine import JobStatus
@@ -46,6 +47,7 @@ def create_job(
     store: Store,
     settings: Config,
     lints: Lints,
+    rows: RowChecks,
     limits: JobLimits,
     notifier: Notifier,
     tasks: BackgroundTasks,
@@ -57,6 +59,13 @@ def create_job(
         has_signal = lints.sees_signal(caller.project_id, request.spec, body.training_file)
     except InvalidRequest as problem:
         raise body.as_sent(problem) from None
+    with database.transaction() as session:
+        validated = submission.validate_request(session, caller.project_id, request, limits)
+    if validated.problems:
+        raise body.as_sent(validated.problems[0])
+    checked = rows.of_job(caller.project_id, request, validated)
+    if (lost := next(row_checks.problems(validated.spec, checked.results), None)) is not None:
+        raise body.as_sent(lost)
     with database.transaction() as session:
         validated = submission.validate_request(session, caller.project_id, request, limits)
         if validated.problems:
@@ -71,7 +80,8 @@ def create_job(
             validation_file=body.validation_file,
             priority=body.priority,
             has_signal=has_signal,
-            notices=request.notices,
+            notices=(*request.notices, *checked.notices),
+            checks=checked.requests,
         )
         answer = JobObject.of(queries.job_details(session, job), strict=strict)
     notifier.add(broker.notify_training if job.status == JobStatus.queued else broker.notify_validation)

@@ -51,6 +51,16 @@ class GateVerdict(BaseModel):
     reason: str | None = None
 
 
+class RowUse(BaseModel):
+    """How many rows of a file a job uses."""
+
+    used: int
+    dropped: dict[str, int] = Field(
+        description="Rows that are not used, by reason: `template_refused`, `prompt_too_long`, `answer_too_long` or "
+        "`no_answer`."
+    )
+
+
 class JobObject(Item):
     """A fine-tuning job."""
 
@@ -90,6 +100,11 @@ class JobObject(Item):
     )
     alias: str | None = Field(description="Alias that names the trained model once the job has succeeded.")
     chat_template_kwargs: dict[str, Any] = Field(description="Variables of the model's chat template.")
+    rows: RowUse | None = Field(
+        description="Rows of the training file; null until they are rendered with the model's chat template. For a "
+        "model that is not on the server yet, that is when the job starts."
+    )
+    held_out_rows: RowUse | None = Field(description="Rows of the validation file, in the same way.")
     estimate: Estimate | None = Field(
         description="Estimated time, memory and tokens; null until the job's files and model are available."
     )
@@ -135,11 +150,18 @@ class JobObject(Item):
             gates=_gates(job, spec),
             alias=spec.alias,
             chat_template_kwargs=spec.chat_template_kwargs,
+            rows=_rows(job, "rows"),
+            held_out_rows=_rows(job, "held_out_rows"),
             estimate=None if job.estimate is None else Estimate.model_validate(job.estimate),
             measured=None if job.measured is None else Measured.model_validate(job.measured),
             stop_request=job.stop_request,
             paused=paused,
         )
+
+
+def _rows(job: Job, name: str) -> RowUse | None:
+    found = (job.rows or {}).get(name)
+    return None if found is None else RowUse.model_validate(found)
 
 
 def _gates(job: Job, spec: JobSpec) -> list[GateVerdict]:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from app.api.schemas.jobs import RowUse
 from app.core.lint.report import LintReport
 from app.core.spec.job import JobSpec
 from app.core.spec.plan import Plan
@@ -19,7 +20,7 @@ class ValidationProblem(BaseModel):
 
 
 class JobPlan(BaseModel):
-    """Every `auto`, resolved. The number of steps can shrink a little: rows that are too long are dropped later."""
+    """Every `auto`, resolved. Steps can shrink a little if rows are rendered later: some may be dropped."""
 
     model: str
     parameters: int = Field(description="Number of parameters of the base model.")
@@ -56,10 +57,17 @@ class Validation(BaseModel):
     warnings: list[ValidationProblem] = Field(
         default=[],
         description="Flaws of a valid job: `held_out_overlap`, held-out prompts that are also trained on; "
-        "`rows_too_long`, rows over `max_length` or the model's own limit; `ignored_field`, settings without "
-        "effect; `converted_field`, OpenAI's settings that have another form here; or why the model's tokenizer cannot "
-        "be used.",
+        "`rows_too_long` or `rows_dropped`, more than a tenth of the rows cannot be used; `answers_left_out`, "
+        "`parts_left_out`, `tools_left_out` or `tool_calls_left_out`, something is missing of rows that are used; "
+        "`rows_not_rendered` or `model_not_pulled`, what could not be checked yet; `ignored_field`, settings without "
+        "effect; `converted_field`, OpenAI's settings that have another form here.",
     )
+    rows: RowUse | None = Field(
+        default=None,
+        description="Rows of the training file that the job uses. Null while the file is not validated, and if its "
+        "rows are rendered later (see `warnings`).",
+    )
+    held_out_rows: RowUse | None = Field(default=None, description="Rows of the validation file, in the same way.")
     plan: JobPlan | None = Field(
         description="Null if the job has errors, while the training file is not validated, and if the model's size is "
         "unknown."

@@ -10,6 +10,8 @@ from app.cli.jobs.create import create
 from app.cli.jobs.estimate import estimate_job, estimated_cost, measured_cost
 from app.cli.jobs.live_panel import event_line
 from app.cli.jobs.regrade import regrade_job
+from app.cli.jobs.rows import LABELS, row_use
+from app.cli.jobs.validate import validate_job
 from app.cli.jobs.wait import print_job, wait_for_job
 from app.cli.ui.console import note, write_json, write_line, write_table
 from app.cli.ui.formatting import age, moment, number, one_line
@@ -19,6 +21,7 @@ from app.client import Json
 app = typer.Typer(help="Create, follow and control fine-tuning jobs.", no_args_is_help=True)
 app.command()(create)
 app.command("wait")(wait_for_job)
+app.command("validate")(validate_job)
 app.command("estimate")(estimate_job)
 app.command("regrade")(regrade_job)
 
@@ -64,6 +67,7 @@ def show(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> 
         ("fine-tuned model", job["fine_tuned_model"]),
         ("training file", job["training_file"]),
         ("validation file", job["validation_file"]),
+        *((label, row_use(job, name)) for name, label in LABELS.items()),
         ("created", moment(job["created_at"])),
         ("finished", moment(job["finished_at"]) if job["finished_at"] else None),
         ("estimated", estimated_cost(job)),

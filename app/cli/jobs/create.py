@@ -9,6 +9,7 @@ import typer
 from app.cli.connection import connect
 from app.cli.files.upload import annotate_rows, send
 from app.cli.jobs import job_file
+from app.cli.jobs.rows import note_rows
 from app.cli.jobs.wait import CancelOnInterrupt, Follow, Junit, Summary, Timeout, WaitOptions, print_job, wait
 from app.cli.jobs.watcher import retry_until_available, wait_for_file
 from app.cli.ui import github
@@ -83,6 +84,7 @@ def _create(client: Client, directory: Path, body: Json, timeout: float | None, 
     body = job_file.with_uploads(body, directory, lambda path: send_valid(client, path, timeout, idempotency_key))
     job = client.post("/fine_tuning/jobs", body, idempotency_key=idempotency_key)
     github.set_outputs(job_id=job["id"])
+    note_rows(job)
     return job
 
 

@@ -6,7 +6,7 @@ The trainer, the validation of jobs, previews and estimates all use `encode`, so
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from app.core.chat.tokenizer import ChatTokenizer, RenderedPrompt
 from app.core.spec.answers import ParsedAnswer
@@ -24,6 +24,16 @@ class Drop(StrEnum):
     """The model's chat template does not write a part of the answer; the rest of it is used."""
     no_answer = "no_answer"
     """The job learns from the answers of its rows, and the row has none."""
+
+
+REASONS: Final = {
+    Drop.template_refused: "rejected by the model's chat template",
+    Drop.prompt_too_long: "with a prompt that is too long",
+    Drop.answer_too_long: "with an answer that is too long",
+    Drop.not_written: "with a part that the chat template does not write",
+    Drop.no_answer: "without an answer to learn from",
+}
+"""The reasons in words, after a number of rows."""
 
 
 class Dropped(NamedTuple):
@@ -160,6 +170,18 @@ def encode(row: Row, tokenizer: ChatTokenizer, rules: RowRules) -> EncodedRow:
     if not (turns or teacher or pair or rules.answers_later):
         lost = next((part.reason for part in dropped), Drop.no_answer)
     return EncodedRow(prompt, tuple(turns), tuple(teacher), pair, tuple(dropped), lost)
+
+
+def answers(row: Row, rules: RowRules) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """Yield every answer that `encode` encodes: the number of messages before it, the message, and what it is."""
+    if rules.takes_demonstration:
+        yield from _trained(row, rules)
+    final = len(row.prompt_messages)
+    for response in row.teacher if rules.takes_teacher else ():
+        yield final, _assistant(response), "teacher_response"
+    if row.preference is not None:
+        yield final, row.preference.preferred, "preferred"
+        yield final, row.preference.non_preferred, "non_preferred"
 
 
 def _trained(row: Row, rules: RowRules) -> Iterator[tuple[int, dict[str, Any], str]]:

@@ -192,6 +192,10 @@ class ChatTokenizer:
         parsed = self.answer_format.parse(given.text, tools, opened="")
         return parsed if parsed.reasoning or parsed.tool_calls else given
 
+    def spells_special_tokens(self, message: dict[str, Any]) -> bool:
+        """Return whether the text of a message contains special tokens, which `answer` then keeps as plain text."""
+        return bool(self._special) and self._special_text.search(_written(message)) is not None
+
     def text(self, ids: Sequence[int]) -> str:
         """Return the text for people: the answer as the model wrote it, without its end token."""
         kept = list(ids[:-1]) if ids and ids[-1] in self.end_ids else list(ids)
@@ -201,7 +205,7 @@ class ChatTokenizer:
         self, prompt: RenderedPrompt, rest: Continuation, message: dict[str, Any]
     ) -> tuple[list[int], list[tuple[int, int]]]:
         """Return the tokens of the text behind a prompt, with their offsets in that text."""
-        if self._special and self._special_text.search(_written(message)):
+        if self.spells_special_tokens(message):
             return self._encode_with_literals(rest, message)
         # Tokens depend on what precedes them, back to the last added token, which every tokenizer splits at.
         known = prompt.ids

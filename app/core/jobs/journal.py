@@ -144,6 +144,7 @@ class Journal:
                 "learning_rate_multiplier": report.learning_rate_multiplier,
                 "n_epochs": report.n_epochs,
             },
+            **({"rows": report.rows} if report.rows else {}),
         )
         leases.note_training(session, self._claim, report.resumed_from_step)
 

@@ -3,7 +3,7 @@
 The change, its event and its entry in the audit log are written in the caller's transaction.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -17,9 +17,10 @@ from app.core.accounts import audit
 from app.core.accounts.audit import Action, Actor
 from app.core.errors import InvalidRequest
 from app.core.files.tables import File, FileStatus
-from app.core.jobs import lint_queue
+from app.core.jobs import lint_queue, row_checks
 from app.core.jobs.events import Event, append, keep_trace
 from app.core.jobs.queries import job_of_project
+from app.core.jobs.row_checks import CheckRequest
 from app.core.jobs.state_machine import TERMINAL, JobStatus, StopRequest
 from app.core.jobs.submission import Notice, check_validated, find_overlap
 from app.core.jobs.tables import Job
@@ -44,12 +45,14 @@ def create(
     priority: int = 0,
     has_signal: bool = False,
     notices: Iterable[Notice] = (),
+    checks: Mapping[str, CheckRequest] | None = None,
 ) -> Job:
-    """Create a job in the actor's project. It is queued at once if its files are validated and no lint must decide.
+    """Create a job in the actor's project. It is queued at once if nothing is left to do for its files.
 
-    Validate the request first (`submission.validate_request`). `has_signal` means that a lint has already found a
-    group that teaches something. Each notice becomes an event. After the commit, notify the workers: training if the
-    job is queued, otherwise validation; and linting if `job.lint_due`.
+    The files must be validated, their rows checked, and no lint must decide. Validate the request first
+    (`submission.validate_request`). `has_signal` means that a lint has already found a group that teaches something.
+    Each notice becomes an event. `checks` are those of `row_checks.requests_of`. After the commit, notify the workers:
+    training if the job is queued, otherwise validation; and linting if `job.lint_due`.
     """
     job = Job(
         id=ids.job_id(),
@@ -60,8 +63,12 @@ def create(
         priority=priority,
         lint_due=lint_queue.is_due(spec),
     )
+    if checks:
+        job.row_checks = {param: check.key for param, check in checks.items()}
     session.add(job)
     session.flush()
+    for param, check in (checks or {}).items():
+        row_checks.store(session, getattr(job, param), check, None)
     files = f"Validating training file: {training_file}"
     if validation_file is not None:
         files += f" and validation file: {validation_file}"
@@ -111,18 +118,22 @@ def _admit(session: Session, job: Job, *, has_signal: bool = False) -> Job:
                 raise InvalidRequest(f"The file '{file_id}' was deleted.", param=param, code="file_not_found")
             check_validated(spec, files[file_id], param)
         lint_queue.check(job)
+        checked = row_checks.results_of(session, job)
+        if (problem := next(row_checks.problems(spec, checked), None)) is not None:
+            raise problem
     except InvalidRequest as error:
         event = Event(f"The job failed: {error.message}", level="error", data={"code": error.code})
         details = {"code": error.code, "message": error.message, "param": error.param}
         return transition(session, job.id, _VALIDATING, JobStatus.failed, event, error=details)
-    if any(file.status != FileStatus.processed for file in files.values()):
+    needs_lint = job.lint_due and lint_queue.decides(spec) and not has_signal
+    if needs_lint or None in checked.values() or any(file.status != FileStatus.processed for file in files.values()):
         return job
-    if job.lint_due and lint_queue.decides(spec) and not has_signal:
-        return job
-    event = Event("Files validated, moving job to queued state")
+    use = row_checks.shown(checked) or None
+    append(session, job.id, *row_checks.events(checked))
+    event = Event("Files validated, moving job to queued state", data=use)
     if overlap := find_overlap(session, job.training_file, job.validation_file):
         append(session, job.id, Event(str(overlap), level="warn", data={"code": "held_out_overlap"}))
-    return transition(session, job.id, _VALIDATING, JobStatus.queued, event, eligible_at=func.now())
+    return transition(session, job.id, _VALIDATING, JobStatus.queued, event, eligible_at=func.now(), rows=use)
 
 
 def cancel(session: Session, actor: Actor, job_id: str) -> Job:

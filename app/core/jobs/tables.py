@@ -83,6 +83,10 @@ class Job(Base):
     """Whether a worker still has to lint the training file."""
     lint_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """Until then a worker has claimed the lint, by the database's clock."""
+    row_checks: Mapped[dict[str, Any] | None]
+    """Keys of the `RowCheck`s that the job waits for, by `training_file` and `validation_file`."""
+    rows: Mapped[dict[str, Any] | None]
+    """`{"rows": {"used", "dropped"}, "held_out_rows": ...}` once the rows are checked; None without checks."""
     estimate: Mapped[dict[str, Any] | None]
     """`Estimate` as JSON, made when the job is created or claimed; None while its files or its model are unknown."""
     measured: Mapped[dict[str, Any] | None]
@@ -123,6 +127,24 @@ class Job(Base):
         Index("ix_jobs_validating", "created_at", postgresql_where="status = 'validating_files'"),
         Index("ix_jobs_measured", "finished_at", postgresql_where="measured IS NOT NULL"),
     )
+
+
+class RowCheck(Base):
+    """The check of a file's rows for a model and settings; see `row_checks`. Jobs with the same key share it."""
+
+    __tablename__ = "row_checks"
+
+    file_id: Mapped[str] = mapped_column(ForeignKey("files.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    request: Mapped[dict[str, Any]]
+    """`CheckRequest` as JSON."""
+    result: Mapped[dict[str, Any] | None]
+    """`CheckResult` as JSON; None until the check is made."""
+    claimed_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """Until then a worker has claimed the check, by the database's clock."""
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    __table_args__ = (Index("ix_row_checks_due", "created_at", postgresql_where="result IS NULL"),)
 
 
 class JobAttempt(Base):

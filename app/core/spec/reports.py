@@ -90,6 +90,8 @@ class Started(Frozen):
     n_epochs: int
     learning_rate: float
     learning_rate_multiplier: float
+    rows: dict[str, Any] = Field(default_factory=dict)
+    """`{"rows": {"used", "dropped"}, "held_out_rows": ...}`: the rows of the job's files that are used."""
 
 
 class Metrics(Frozen):

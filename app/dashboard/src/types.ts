@@ -28,6 +28,7 @@ export type Lint = Schemas["LintReport"];
 export type JobLint = Schemas["JobLint"];
 export type Worker = Schemas["WorkerObject"];
 export type Validation = Schemas["Validation"];
+export type RowUse = Schemas["RowUse"];
 export type Regraded = Schemas["Regraded"];
 export type RegradedGroup = Schemas["RegradedGroupObject"];
 

@@ -96,7 +96,10 @@ def test_overlap_and_long_rows_are_warnings(server: Server, client: OpenAI) -> N
 
     training = upload({"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d" * 90})
     held_out = upload({"prompt": "new", "completion": "b"}, {"prompt": "c", "completion": "another"})
-    method = {"type": "supervised", "supervised": {"hyperparameters": {"max_length": 64}}}
+    method = {
+        "type": "supervised",
+        "supervised": {"hyperparameters": {"max_length": 64}, "sampling": {"max_tokens": 4}},
+    }
     waiting = client.fine_tuning.jobs.create(
         model="tiny",
         training_file=training,
@@ -111,12 +114,16 @@ def test_overlap_and_long_rows_are_warnings(server: Server, client: OpenAI) -> N
         ("held_out_overlap", "validation_file"),
     ]
     long, shared = (problem["message"] for problem in validation["warnings"])
-    assert long.startswith("1 of 2 training rows have more than 64 tokens (line 2 has 111). ")
+    assert long == (
+        "1 of 2 rows of the training file are not used: 1 with an answer that is too long (line 2: the demonstration "
+        "has 111 tokens with its prompt, which exceeds 64). Shorten the rows, or raise hyperparameters.max_length (up "
+        "to the model's context)."
+    )
     assert shared.startswith(
         "1 of 2 held-out rows have a prompt that is also in the training file (line 2 is training line 2)"
     )
     with server.database.transaction() as session:
         assert lifecycle.admit_validated(session) == 1
     events = client.fine_tuning.jobs.list_events(waiting.id).data
-    assert [event.message for event in events if event.level == "warn"] == [shared]
+    assert [event.message for event in events if event.level == "warn"] == [shared, long]
     assert validate(client, training_file=training, validation_file=None, method=gft())["warnings"] == []

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from app.cli.ui.exits import ExitCode
 from tests.api.jobs import broken_at_17
 from tests.cli.conftest import Run, Start
@@ -43,6 +45,35 @@ def test_create_follow_and_inspect_a_job(grouptune: Run, job_file: Callable[...,
     assert as_json("jobs", "events", job_id)[-1]["message"] == "The job has successfully completed"
     assert len(as_json("jobs", "metrics", job_id)["series"]["loss"]) == 2
     assert as_json("files", "report", job["training_file"])["report"]["rows"] == 16
+
+
+def test_lost_rows_are_shown_before_the_job(grouptune: Run, job_file: Callable[..., Path]) -> None:
+    path = job_file(rows=16)
+    data = path.with_name("train.jsonl")
+    long = {"prompt": "1+1=", "completion": "2" * 600, "reference_answer": "2"}
+    data.write_text(data.read_text() + f"{json.dumps(long)}\n" * 4)
+    job = yaml.safe_load(path.read_text())
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"max_steps": 1}}}
+    path.write_text(yaml.safe_dump(job | {"method": method}))
+
+    validated = grouptune("jobs", "validate", "-f", path)
+    assert (validated.returncode, validated.stdout) == (ExitCode.ok, "valid\n"), validated.stderr
+    warning = "Warning: 4 of 20 rows of the training file are not used: 4 with an answer that is too long (line 17: "
+    assert warning in validated.stderr
+    used = "Warning: Training rows: 16 of 20 used (4 answer_too_long)."
+    assert used in validated.stderr
+
+    created = grouptune("jobs", "create", "-f", path, "--wait")
+    assert created.returncode == ExitCode.ok, created.stderr
+    assert used in created.stderr
+    shown = dict(line.split("\t") for line in grouptune("jobs", "show", created.stdout.strip()).stdout.splitlines())
+    assert shown["training rows"] == "16 of 20 used (4 answer_too_long)"
+
+    data.write_text(f"{json.dumps(long)}\n" * 4)
+    refused = grouptune("jobs", "validate", "-f", path)
+    assert (refused.returncode, refused.stdout) == (ExitCode.error, "not valid\n")
+    assert "Error: The method 'supervised' can use no row of the training file." in refused.stderr
+    assert grouptune("jobs", "create", "-f", path).returncode == ExitCode.error
 
 
 def test_estimate_creates_no_job(grouptune: Run, job_file: Callable[..., Path]) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,7 +81,11 @@ def rows(path: Path) -> Path:
 
 def test_job_without_any_reward_fails(tmp_path: Path, chat_directory: Path) -> None:
     job = Job(tmp_path / "run", chat_directory)
-    options = {"grader": NEVER, "group": GroupMix(expert=1, teacher=0, self_=1), "training": rows(tmp_path / "rows")}
+    options: dict[str, Any] = {
+        "grader": NEVER,
+        "group": GroupMix(expert=1, teacher=0, self_=1),
+        "training": rows(tmp_path / "rows"),
+    }
     code, reports = job.run(**options)
     assert code is TrainerExit.bad_data
     [failed] = of_kind(reports, Failed)

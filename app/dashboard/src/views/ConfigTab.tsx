@@ -4,6 +4,7 @@ import { CodeBlock, Loading } from "../components/primitives";
 import { flatten, requestFromJob, requestSnippets, schemaDefaults } from "../jobSettings";
 import { useGet } from "../liveData";
 import type { Job } from "../types";
+import { RowsUsed } from "./RowUse";
 
 const SCHEMAS: Record<string, string> = {
   gft: "GroupMethod",
@@ -56,6 +57,7 @@ export function ConfigTab({ job }: { job: Job }) {
           )}
           {others.filter(([, value]) => value).map(([name, value]) => `, ${name} ${value}`)}.
         </p>
+        <RowsUsed of={job} />
         {!document.value && <Loading what="the defaults" />}
         {document.value && (
           <>

@@ -18,6 +18,7 @@ import { EventsTab } from "./EventsTab";
 import { GroupsTab } from "./GroupsTab";
 import { nameOf, Progress } from "./Jobs";
 import { OverviewTab } from "./OverviewTab";
+import { RowsUsed } from "./RowUse";
 
 const KEPT_EVENTS = 500;
 const TABS = [
@@ -184,6 +185,7 @@ function JobHeader({ job, isConnected }: { job: Job; isConnected: boolean }) {
         </div>
       )}
       {error && <ErrorNotice error={error} />}
+      <RowsUsed of={job} isQuiet />
       <Gates job={job} />
       {isConfirming && (
         <ConfirmDialog

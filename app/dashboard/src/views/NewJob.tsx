@@ -16,6 +16,7 @@ import { GraderField } from "./GraderField";
 import { gradableFields, graderFromTemplate } from "./graderTemplates";
 import { EMPTY_FORM, formFromRequest, type JobForm, METHODS, requestFromForm } from "./jobForm";
 import { LintSummary } from "./LintSummary";
+import { RowsUsed } from "./RowUse";
 import { TeacherField } from "./TeacherField";
 import { TrackersField } from "./TrackersField";
 
@@ -274,24 +275,28 @@ function ValidationResult({ checked }: { checked: Validation | undefined }) {
   if (!checked) return null;
   if (!checked.valid) {
     return (
-      <ul class="notice bad plain" role="alert">
-        {checked.errors.map(({ message, param }) => (
-          <li key={message}>
-            {param && <code>{param}</code>} {message}
-          </li>
-        ))}
-      </ul>
+      <>
+        <ul class="notice bad plain" role="alert">
+          {checked.errors.map(({ message, param }) => (
+            <li key={message}>
+              {param && <code>{param}</code>} {message}
+            </li>
+          ))}
+        </ul>
+        <RowsUsed of={checked} />
+      </>
     );
   }
   const plan = checked.plan;
   return (
     <>
-      <p class="notice good" role="status">
-        ✓ Valid.{" "}
+      <p class={`notice ${checked.warnings.length ? "hold" : "good"}`} role="status">
+        {checked.warnings.length ? "⚠ Valid, with warnings." : "✓ Valid."}{" "}
         {plan
           ? `${plan.rows.toLocaleString("en-US")} rows, ${plan.total_steps.toLocaleString("en-US")} steps, learning rate ${number(plan.learning_rate)}.`
           : "The plan appears when the file is validated."}
       </p>
+      <RowsUsed of={checked} />
       {checked.warnings.length > 0 && (
         <ul class="notice hold plain" role="status">
           {checked.warnings.map(({ message }) => (

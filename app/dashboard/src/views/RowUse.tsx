@@ -1,0 +1,44 @@
+// How many rows of its files a job uses, and why it loses the others.
+import type { RowUse as Use } from "../types";
+
+const REASONS: Record<string, string> = {
+  template_refused: "rejected by the chat template",
+  prompt_too_long: "with a prompt that is too long",
+  answer_too_long: "with an answer that is too long",
+  no_answer: "without an answer to learn from",
+};
+const TOLERATED_SHARE = 0.1;
+
+/** The rows of one file: a tick if all are used, else how many are lost and why. */
+function FileRows({ label, use, isQuiet }: { label: string; use: Use | null | undefined; isQuiet: boolean }) {
+  const reasons = Object.entries(use?.dropped ?? {});
+  const lost = reasons.reduce((sum, [, count]) => sum + count, 0);
+  if (!use || (isQuiet && !lost)) return null;
+  const total = use.used + lost;
+  const tone = !lost ? "good" : use.used && lost <= TOLERATED_SHARE * total ? "hold" : "bad";
+  const why = reasons.map(([reason, count]) => `${count.toLocaleString("en-US")} ${REASONS[reason] ?? reason}`);
+  return (
+    <p class={`notice ${tone}`} role="status">
+      {lost ? (tone === "bad" ? "✕" : "⚠") : "✓"} <b>{label}:</b>{" "}
+      {lost
+        ? `${use.used.toLocaleString("en-US")} of ${total.toLocaleString("en-US")} rows are used; ${why.join(", ")}.`
+        : `all ${total.toLocaleString("en-US")} rows are used.`}
+    </p>
+  );
+}
+
+/** The rows of both files of a job or a validation; with `isQuiet`, only of a file that loses rows. */
+export function RowsUsed({
+  of,
+  isQuiet = false,
+}: {
+  of: { rows?: Use | null; held_out_rows?: Use | null };
+  isQuiet?: boolean;
+}) {
+  return (
+    <>
+      <FileRows label="Training file" use={of.rows} isQuiet={isQuiet} />
+      <FileRows label="Held-out file" use={of.held_out_rows} isQuiet={isQuiet} />
+    </>
+  );
+}
