@@ -20,13 +20,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from the source distribution without npm on PATH."""
     out = tmp_path_factory.mktemp("release")
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out)]
-    subprocess.run([*build, "--sdist", str(ROOT)], check=True, capture_output=True, timeout=60)
+    subprocess.run([*build, "--sdist", str(ROOT)], check=True, capture_output=True, timeout=240)
     [sdist] = out.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         archive.extractall(out / "source", filter="data")
     [sources] = (out / "source").iterdir()
     environment = os.environ | {"PATH": "/usr/bin/nothing"}
-    subprocess.run([*build, "--wheel", str(sources)], check=True, capture_output=True, timeout=60, env=environment)
+    subprocess.run([*build, "--wheel", str(sources)], check=True, capture_output=True, timeout=240, env=environment)
     [wheel] = out.glob("*.whl")
     return wheel
 
@@ -48,7 +48,7 @@ def test_wheel_runs_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
     target, directory = tmp_path / "installed", tmp_path / "directory"
     directory.mkdir()
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
-    subprocess.run(pip, check=True, capture_output=True, timeout=60)
+    subprocess.run(pip, check=True, capture_output=True, timeout=240)
     state = directory / "state"
     # Takes precedence over the editable installation, also in child processes.
     environment = os.environ | {"PYTHONPATH": str(target), "GROUPTUNE_MODELS_DIR": str(directory / "models")}
@@ -72,5 +72,5 @@ def test_wheel_runs_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
             assert listed.status_code == 200
         finally:
             process.send_signal(signal.SIGINT)
-            _, stderr = process.communicate(timeout=60)
+            _, stderr = process.communicate(timeout=240)
     assert process.returncode == 0, stderr

@@ -87,7 +87,7 @@ def serve(settings: Settings) -> Iterator[str]:
     server = _Uvicorn(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    assert server.ready.wait(10)
+    assert server.ready.wait(240)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         yield f"http://127.0.0.1:{port}"

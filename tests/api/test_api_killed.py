@@ -71,7 +71,7 @@ def upload_and_kill(server: Server, share: float, content: bytes) -> bool:
 
         sender = threading.Thread(target=post)
         sender.start()
-        assert sent.wait(20)
+        assert sent.wait(240)
         if share == 1:
             threading.Event().wait(random.uniform(0, 0.5))  # noqa: S311 - anywhere in the last steps
     finally:

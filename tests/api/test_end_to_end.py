@@ -32,7 +32,7 @@ def client(stack: Any) -> OpenAI:
 
 def finished(client: OpenAI, job_id: str) -> Any:
     """Poll the job until it has ended, as any client does."""
-    eventually(lambda: client.fine_tuning.jobs.retrieve(job_id).status in FINISHED, 90.0)
+    eventually(lambda: client.fine_tuning.jobs.retrieve(job_id).status in FINISHED)
     return client.fine_tuning.jobs.retrieve(job_id)
 
 
@@ -152,7 +152,7 @@ def test_running_job_is_observed_and_cancelled(client: OpenAI, tmp_path: Path) -
         kinds = {event.type for event in client.fine_tuning.jobs.list_events(job_id, limit=20).data}
         return len(metrics["steps"]) >= 2 and "metrics" in kinds
 
-    eventually(seen, 60.0)
+    eventually(seen)
     running: Any = client.fine_tuning.jobs.retrieve(job_id)
     assert running.status == "running"
     assert 0 < running.progress["step"] < running.progress["total_steps"]
@@ -160,7 +160,7 @@ def test_running_job_is_observed_and_cancelled(client: OpenAI, tmp_path: Path) -
     assert groups["data"][0]["members"]
 
     client.fine_tuning.jobs.cancel(job_id)
-    eventually(lambda: client.fine_tuning.jobs.retrieve(job_id).status == "cancelled", 10.0)
+    eventually(lambda: client.fine_tuning.jobs.retrieve(job_id).status == "cancelled")
     assert client.fine_tuning.jobs.retrieve(job_id).finished_at
 
 

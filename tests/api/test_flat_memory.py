@@ -57,7 +57,7 @@ def process(api_settings: Settings, database: Database, tmp_path: Path) -> Itera
     command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         try:
-            eventually(lambda: answers(url), 60.0)
+            eventually(lambda: answers(url))
             client = OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
             small = client.files.create(file=b"{}", purpose="user_data")
             client.files.content(small.id)

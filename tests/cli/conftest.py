@@ -50,7 +50,7 @@ def run_grouptune(
     options: dict[str, Any] = {"directory": ROOT, "environment": environment}
     with forked.Program("app.cli", words, stdin=given, stdout=out, stderr=err, **options) as process:
         try:
-            code = process.wait(90)
+            code = process.wait(240)
         finally:
             process.kill()
     return subprocess.CompletedProcess(process.args, code, out.read_text(), err.read_text())

@@ -236,7 +236,7 @@ def test_action_installs_the_client_without_torch(runner: Callable[..., Runner],
 def sh(script: str, directory: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     whole = {"PATH": f"{TOOLS}:{SYSTEM_PATH}", "PYTHONPATH": str(ROOT), "HOME": str(directory)}
     argv = ["sh", "-ec", script]
-    return subprocess.run(argv, cwd=directory, env=whole | environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(argv, cwd=directory, env=whole | environment, capture_output=True, text=True, timeout=240)
 
 
 def test_gitlab_template_leaves_a_report(job_file: Callable[..., Path], stack: Any, grouptune: Run) -> None:

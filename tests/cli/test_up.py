@@ -80,7 +80,7 @@ def demo(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
     path = tmp_path_factory.mktemp("demo") / "report.json"
     words = ("demo", "--model", "tiny", "--seed", "11", "--json", str(path), "--no-keep")
     with installation.start(*words) as process:
-        _, output = process.communicate(timeout=110)
+        _, output = process.communicate(timeout=240)
     assert process.returncode == 0, output
     return Demo(json.loads(path.read_text()), output)
 
@@ -100,7 +100,7 @@ def up(installation: Installation) -> Iterator["tuple[subprocess.Popen[str], Ope
         finally:
             process.send_signal(signal.SIGINT)
             output = process.stderr.read()
-            assert process.wait(30) == 0, output
+            assert process.wait(240) == 0, output
             assert "Grouptune is up." in output
             assert output.endswith("Stopped.\n")
 
@@ -158,7 +158,7 @@ def test_up_restarts_and_ctrl_c_stops_everything(demo: Demo, installation: Insta
 @pytest.mark.usefixtures("demo")
 def test_network_listener_needs_another_key(installation: Installation) -> None:
     with installation.start("up", "--host", "0.0.0.0") as refused:  # noqa: S104 - it never listens
-        _, output = refused.communicate(timeout=60)
+        _, output = refused.communicate(timeout=240)
     assert refused.returncode == 1
     assert "grouptune keys create" in output
     eventually(lambda: not installation.processes())

@@ -19,7 +19,7 @@ from app.api.static_pages import DIST
 from app.local.stack import Stack
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
-TIMEOUT_MS: Final = 20_000
+TIMEOUT_MS: Final = 60_000
 
 
 @pytest.fixture(scope="module")

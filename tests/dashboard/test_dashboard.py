@@ -51,7 +51,7 @@ def make_job(client: OpenAI, file: str, suffix: str, **hyperparameters: int) -> 
 
 def upload(client: OpenAI, path: Path, rows: int) -> str:
     file = client.files.create(file=write_rows(path, rows), purpose="fine-tune")
-    eventually(lambda: client.files.retrieve(file.id).status == "processed", 60.0)
+    eventually(lambda: client.files.retrieve(file.id).status == "processed")
     return file.id
 
 
@@ -63,7 +63,7 @@ def succeeded(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> list[st
         jobs = [
             make_job(client, file, suffix, max_steps=steps) for suffix, steps in (("short-run", 2), ("long-run", 4))
         ]
-        eventually(lambda: all(client.fine_tuning.jobs.retrieve(job).status == "succeeded" for job in jobs), 90.0)
+        eventually(lambda: all(client.fine_tuning.jobs.retrieve(job).status == "succeeded" for job in jobs))
         return jobs
 
 
@@ -238,7 +238,7 @@ def test_charts_follow_stream(page: Page, sign_in: SignIn, client: OpenAI, long_
     expect(progress).to_contain_text(re.compile(r"[1-9]\d* / 12500"), timeout=60_000)
     expect(page.locator("figure.chart").first).to_be_visible()
     first = shown_step(page)
-    eventually(lambda: shown_step(page) >= first + 10, 60.0)
+    eventually(lambda: shown_step(page) >= first + 10)
     assert len(requests) == 1, requests
     page.get_by_role("link", name="Groups").click()
     expect(page.locator(".strip")).to_be_visible()
@@ -249,7 +249,7 @@ def test_charts_follow_stream(page: Page, sign_in: SignIn, client: OpenAI, long_
     status(page, "Cancelled")
     series = client.get(f"/fine_tuning/jobs/{job}/metrics", cast_to=object)
     last = series["steps"][-1]  # type: ignore[index]
-    eventually(lambda: shown_step(page) == last, 20.0)
+    eventually(lambda: shown_step(page) == last)
     followed = chart_labels(page)
     page.reload()
     expect(page.locator("figure.chart").first).to_be_visible()

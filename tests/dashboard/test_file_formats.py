@@ -88,7 +88,7 @@ def test_unused_answers_are_amber_until_mapped(
 def test_signal_of_rollouts_alone_has_no_green_tick(page: Page, sign_in: SignIn, client: OpenAI) -> None:
     rows = jsonl([{"prompt": f"{n}+1=", "reference_answer": str(n + 1)} for n in range(4)])
     file = client.files.create(file=("prompts.jsonl", rows), purpose="fine-tune")
-    eventually(lambda: client.files.retrieve(file.id).status == "processed", 60.0)
+    eventually(lambda: client.files.retrieve(file.id).status == "processed")
     sign_in(page, f"/ui/new?training_file={file.id}")
     signal = page.locator(".notice", has_text="Training signal:")
     expect(signal).to_contain_text("⚠ Training signal: in no group do the answers in the file differ in reward")

@@ -87,7 +87,7 @@ def stop(process: psutil.Popen) -> None:
     """Terminate the process, unless the test did, and wait for its end."""
     if process.is_running():
         process.terminate()
-    process.wait(60)
+    process.wait(240)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_job_succeeds_and_services_drain(installation: tuple[Installation, str],
     services, key = installation
     root = f"http://127.0.0.1:{services.ports['api']}"
     for service in TRAINING:
-        eventually(partial(services.is_healthy, service), 60)
+        eventually(partial(services.is_healthy, service))
     assert httpx.get(f"{root}/readyz").status_code == httpx.codes.OK
     client = OpenAI(base_url=f"{root}/v1", api_key=key)
     file = client.files.create(file=write_rows(tmp_path / "rows.jsonl", 8), purpose="fine-tune")
@@ -135,11 +135,11 @@ def test_job_succeeds_and_services_drain(installation: tuple[Installation, str],
     job = client.fine_tuning.jobs.create(
         model="tiny", training_file=file.id, method={"type": "supervised", "supervised": settings}
     )
-    eventually(lambda: client.fine_tuning.jobs.retrieve(job.id).status in ("succeeded", "failed"), 90)
+    eventually(lambda: client.fine_tuning.jobs.retrieve(job.id).status in ("succeeded", "failed"))
     job = client.fine_tuning.jobs.retrieve(job.id)
     assert (job.status, job.error) == ("succeeded", None)
     for process in services.running:
         process.terminate()
     # uvicorn drains first and then exits by the signal.
-    assert [process.wait(60) for process in services.running] == [-signal.SIGTERM, 0, 0]
+    assert [process.wait(240) for process in services.running] == [-signal.SIGTERM, 0, 0]
     assert not any(services.is_healthy(service) for service in TRAINING)

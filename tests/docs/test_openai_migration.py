@@ -51,7 +51,7 @@ def test_script_prints_its_result_file(stack: Any, tmp_path: Path, version: Any)
         env=os.environ | {"OPENAI_API_KEY": ""} | environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

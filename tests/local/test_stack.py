@@ -83,7 +83,7 @@ def start_endless_job(client: OpenAI, directory: Path) -> None:
     settings = {"grader": grader, "sampling": {"max_tokens": 8}, "hyperparameters": {"n_epochs": 50, "batch_size": 2}}
     method: Any = {"type": "gft", "gft": settings}
     job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, method=method)
-    eventually(lambda: client.fine_tuning.jobs.retrieve(job.id).to_dict()["progress"]["step"] > 0, 60.0)  # type: ignore[index]
+    eventually(lambda: client.fine_tuning.jobs.retrieve(job.id).to_dict()["progress"]["step"] > 0)  # type: ignore[index]
 
 
 def test_failed_start_cleans_up(used_state_dir: Path) -> None:

@@ -13,7 +13,7 @@ from tests.forked import Program
 from tests.waiting import all_end, eventually
 
 QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-STOP_SECONDS = 30.0
+STOP_SECONDS = 120.0
 
 
 class CeleryProcess:

@@ -192,17 +192,17 @@ class Plant:
         with self.database.transaction() as session:
             session.execute(update(Job).where(Job.id == job_id).values(eligible_at=func.now()))
 
-    def wait_for(self, job_id: str, status: JobStatus, seconds: float = 90.0) -> Job:
+    def wait_for(self, job_id: str, status: JobStatus) -> Job:
         def reached() -> bool:
             now = self.job(job_id)
             assert now.status == status or now.status not in TERMINAL, (now.status, now.error)
             return now.status == status
 
-        eventually(reached, seconds)
+        eventually(reached)
         return self.job(job_id)
 
     def wait_for_step(self, job_id: str, step: int) -> None:
-        eventually(lambda: self.job(job_id).step >= step, 90.0)
+        eventually(lambda: self.job(job_id).step >= step)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def grouptune(plant: Plant, *words: object) -> tuple[int, str, str]:
     out, err = plant.directory / "out", plant.directory / "err"
     environment = os.environ | plant.environment
     with Program("app.cli", words, directory=plant.directory, environment=environment, stdout=out, stderr=err) as done:
-        return done.wait(90), out.read_text(), err.read_text()
+        return done.wait(240), out.read_text(), err.read_text()
 
 
 def other_plant(plant: Plant, directory: Path) -> Plant:

@@ -14,7 +14,7 @@ def members(plant: Plant, alive_seconds: float = 6.0) -> list[queries.WorkerJobs
 
 def test_worker_is_listed_while_it_runs(plant: Plant) -> None:
     with plant.quick_worker("live") as live, plant.quick_worker("killed") as killed:
-        eventually(lambda: len(members(plant)) == 2, 60.0)
+        eventually(lambda: len(members(plant)) == 2)
         assert {member.presence.worker.name.rpartition(":")[2] for member in members(plant)} == {
             str(live.pid),
             str(killed.pid),
@@ -27,8 +27,8 @@ def test_worker_is_listed_while_it_runs(plant: Plant) -> None:
             broker.notify_training(plant.broker_url)  # repeated: the killed worker may have taken a message
             return plant.job(job_id).step > 0
 
-        eventually(notify_until_running, 90.0)
-        eventually(lambda: [member.presence.is_alive for member in members(plant, 2.5)].count(False) == 1, 30.0)
+        eventually(notify_until_running)
+        eventually(lambda: [member.presence.is_alive for member in members(plant, 2.5)].count(False) == 1)
         [busy] = [member for member in members(plant, 2.5) if member.presence.is_alive]
         assert (busy.running, busy.own_jobs) == (1, (job_id,))
         with plant.database.transaction() as session:

@@ -35,7 +35,7 @@ def cloud(plant: Plant, s3_address: str, monkeypatch: pytest.MonkeyPatch) -> Pla
 
 def train(client: OpenAI, **values: Any) -> Any:
     job_id = client.fine_tuning.jobs.create(method=SMALL, **values).id  # type: ignore[arg-type]
-    eventually(lambda: client.fine_tuning.jobs.retrieve(job_id).status in ("succeeded", "failed"), 90.0)
+    eventually(lambda: client.fine_tuning.jobs.retrieve(job_id).status in ("succeeded", "failed"))
     job = client.fine_tuning.jobs.retrieve(job_id)
     assert job.status == "succeeded", job.error
     return job

@@ -96,11 +96,11 @@ def test_teacher_answers_survive_a_kill(plant: Plant) -> None:
         job_id = submit(plant, server.url)
         broker.notify_training(plant.broker_url)
         # Answers are stored as they arrive, while the other requests still wait.
-        eventually(lambda: stored(plant) == ROWS and len(held) == ROWS // 2, 90)
+        eventually(lambda: stored(plant) == ROWS and len(held) == ROWS // 2)
         [trainer] = trainers(job_id)
         os.kill(trainer, signal.SIGKILL)
         release.set()
-        eventually(lambda: plant.job(job_id).crashes == 1, 30)
+        eventually(lambda: plant.job(job_id).crashes == 1)
         plant.end_back_off(job_id)
         broker.notify_training(plant.broker_url)
         job = plant.wait_for(job_id, JobStatus.succeeded)

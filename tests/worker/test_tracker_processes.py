@@ -161,7 +161,7 @@ def test_hanging_tracker_drops_lines_and_is_killed(
         options: dict[str, Any] = {"spooled": 2, "grace_seconds": 0.2}
         trackers = TrackerProcesses(claimed(bench), bench.settings, tmp_path, complaints.append, **options)
         trackers.offer(Metrics(step=1, values={"loss": 1.0}))
-        assert requested.wait(60), "the tracker sent no request within 60 s"
+        assert requested.wait(240), "the tracker sent no request"
         assert children()
         for step in range(2, 12):
             trackers.offer(Metrics(step=step, values=values))

@@ -81,7 +81,7 @@ def test_workers_take_consecutive_ports(plant: Plant) -> None:
                     continue
             return "\n".join(texts)
 
-        eventually(lambda: 'grouptune_attempts_total{outcome="succeeded"} 1.0' in scraped(), 30.0)
+        eventually(lambda: 'grouptune_attempts_total{outcome="succeeded"} 1.0' in scraped())
         assert 'grouptune_step_seconds_count{method="supervised"} 3.0' in scraped()
         assert scraped().count("# TYPE grouptune_attempts_total") == 2
 

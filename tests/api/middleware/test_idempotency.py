@@ -61,7 +61,7 @@ def test_a_key_goes_with_one_request(client: OpenAI, training_file: str) -> None
 def test_a_hundred_at_once_make_one_job(server: Server, training_file: str) -> None:
     body = {"model": "tiny", "training_file": training_file}
     headers = keyed("k") | {"authorization": f"Bearer {server.api_key}"}
-    with httpx.Client(base_url=server.url, limits=httpx.Limits(max_connections=100), timeout=60) as http:
+    with httpx.Client(base_url=server.url, limits=httpx.Limits(max_connections=100), timeout=240) as http:
 
         def send(_: int) -> httpx.Response:
             return http.post("/v1/fine_tuning/jobs", json=body, headers=headers)
@@ -137,7 +137,7 @@ def test_retries_make_one_job(server: Server, training_file: str) -> None:
         locking.execute(text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))  # makes the server slow
         with ThreadPoolExecutor(1) as pool:
             made = pool.submit(create, client, training_file)
-            eventually(lambda: [row.attempt for row in rows(server)] == [2], seconds=30)
+            eventually(lambda: [row.attempt for row in rows(server)] == [2])
             locking.commit()
             job = made.result(30)
     assert job_ids(client) == {job.id}

@@ -244,6 +244,6 @@ def test_shutdown_ends_open_streams(server: Server) -> None:
                 assert next(lines) == "event: state"
                 process.send_signal(signal.SIGTERM)
                 assert "event: end" not in list(lines)
-            process.wait(10)  # uvicorn alone would wait for the stream forever
+            process.wait(240)  # uvicorn alone would wait for the stream forever
         finally:
             process.kill()

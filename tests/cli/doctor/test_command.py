@@ -36,7 +36,7 @@ def doctor(*words: str, **environment: str | None) -> tuple[int, dict[str, Docto
         out, err = Path(scratch, "out"), Path(scratch, "err")
         arguments = ("doctor", "--json", *words)
         with Program("app.cli", arguments, directory=ROOT, environment=merged, stdout=out, stderr=err) as process:
-            code = process.wait(100)
+            code = process.wait(240)
         printed = out.read_text()
     report = json.loads(printed)
     findings: dict[str, DoctorFinding] = {}

@@ -40,7 +40,7 @@ def pull(start_grouptune: Start, tmp_path: Path) -> Iterator[Pull]:
         def run(*words: object, hub: str = url) -> tuple[int, str, str]:
             environment = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
             with start_grouptune("files", "pull", *words, **environment) as process:
-                out, err = process.communicate(timeout=90)
+                out, err = process.communicate(timeout=240)
             return process.returncode, out.strip(), err
 
         yield run

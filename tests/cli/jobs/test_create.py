@@ -161,7 +161,7 @@ def test_pause_resume_cancel_and_interrupt(grouptune: Run, start_grouptune: Star
             assert process.stderr is not None
             assert process.stderr.readline()  # it waits now
             process.send_signal(signal.SIGINT)
-            assert process.wait(20) == ExitCode.interrupted
+            assert process.wait(240) == ExitCode.interrupted
             assert process.stderr.read().endswith(message)
     assert grouptune("jobs", "wait", queued).returncode == ExitCode.job_cancelled
     assert f"{running} is still running and will be cancelled" in grouptune("jobs", "cancel", running).stderr

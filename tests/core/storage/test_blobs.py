@@ -100,7 +100,7 @@ print(work('warm', 80), work('large', 240))
         env=os.environ | CREDENTIALS,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
         check=True,
     )
     small, large = map(int, done.stdout.split())

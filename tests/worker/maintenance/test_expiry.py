@@ -108,4 +108,4 @@ def test_worker_removes_expired_files(plant: Plant) -> None:
     plant.store.write(file.blob, [b"{}"])
     let_expire(plant.database, file.id)
     with plant.default_worker():
-        eventually(lambda: not plant.store.exists(file.blob), 60.0)
+        eventually(lambda: not plant.store.exists(file.blob))

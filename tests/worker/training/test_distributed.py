@@ -60,7 +60,7 @@ def test_two_ranks_have_the_gradient_of_one(llama: Policy, model_directory: Mode
             )
             for rank in range(2)
         ]
-        assert [process.wait(90) for process in ranks] == [0, 0]
+        assert [process.wait(240) for process in ranks] == [0, 0]
     outputs = [(tmp_path / f"{rank}.out").read_text().split() for rank in range(2)]
     for rank, (tokens, loss) in enumerate(outputs):
         assert int(tokens) == alone.trained_tokens
@@ -88,7 +88,7 @@ with report_path.open("wb") as out:
 _exit_with(process, 3, report_path, sys.stdout)
 """
     done = subprocess.run(
-        [sys.executable, "-c", watcher], cwd=REPOSITORY, timeout=60, check=False, capture_output=True, text=True
+        [sys.executable, "-c", watcher], cwd=REPOSITORY, timeout=240, check=False, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (code, "its report\n")
     assert done.stderr == f"Process 3 of the trainer {log}\n"
@@ -110,7 +110,7 @@ def job(tmp_path: Path, chat_directory: Path) -> Job:
 def test_two_ranks_report_once_and_publish(job: Job) -> None:
     job.write()
     with trainer_process(two(job)) as process:
-        out = process.output(100)
+        out = process.output(240)
     assert process.returncode == TrainerExit.succeeded, (job.run_dir / "trainer.log").read_text()
     reports = parse(out)
     assert [row.step for row in of_kind(reports, Metrics)] == list(range(STEPS + 1))
@@ -126,7 +126,7 @@ def test_dead_rank_and_stop_end_all_ranks(job: Job) -> None:
         family = psutil.Process(process.pid).children(recursive=True)
         [other] = [child for child in family if "worker.training" in command_line(child)]
         other.kill()
-        assert process.wait(20) == 1
+        assert process.wait(240) == 1
         assert all_end(family, 10)
     log = (job.run_dir / "trainer.log").read_text()
     assert log.splitlines()[-1] == "Process 1 of the trainer was killed by SIGKILL"
@@ -136,7 +136,7 @@ def test_dead_rank_and_stop_end_all_ranks(job: Job) -> None:
     with trainer_process(two(again)) as process:
         read_until(process, Metrics, 1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == TrainerExit.stopped
+        assert process.wait(240) == TrainerExit.stopped
 
 
 def rows_of(rank: int, job: Job) -> set[int]:
@@ -159,7 +159,7 @@ def test_job_fails_with_the_failed_ranks_error(rank: int, job: Job, tmp_path: Pa
     job.write(training=tmp_path / "rows.jsonl")
     with trainer_process(two(job)) as process:
         family = psutil.Process(process.pid)
-        out = process.output(100)
+        out = process.output(240)
     assert process.returncode == TrainerExit.bad_data
     reports = parse(out)
     [failed] = of_kind(reports, Failed)

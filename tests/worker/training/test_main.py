@@ -22,7 +22,7 @@ reports.write("a report\\n")
 
 def test_only_reports_reach_standard_output() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", NOISY], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", NOISY], cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=True
     )
     assert done.stdout == "a report\n"
     assert done.stderr.splitlines() == ["a library prints", "a program prints"]
@@ -32,7 +32,7 @@ def test_orphaned_trainer_does_not_start() -> None:
     environment = os.environ | {"GROUPTUNE_PARENT_PID": "1"}
     command = [sys.executable, "-m", "worker.training", "/does/not/exist"]
     done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 1
     assert "the runner died before its trainer started" in done.stderr

@@ -204,7 +204,7 @@ def test_remote_grading_overlaps_sampling(
     step = sampler._step
 
     def listening(*arguments: Any) -> Any:
-        assert not drawn or arrived.wait(60)
+        assert not drawn or arrived.wait(240)
         return step(*arguments)
 
     monkeypatch.setattr(sampler, "_step", listening)

@@ -108,7 +108,7 @@ def test_invalid_row_exits_65_and_names_the_line(tmp_path: Path, chat_directory:
     with (job.run_dir / "training.jsonl").open("a", encoding="utf-8") as rows:
         rows.write('{"messages": "none"}\n')
     with trainer_process(job) as process:
-        output = process.output(100)
+        output = process.output(240)
     assert process.returncode == 65
     [failed] = parse(output)
     assert isinstance(failed, Failed)

@@ -251,11 +251,11 @@ def start(*words: object, stdout: Path, stderr: Path) -> Program:
 def test_merge_prints_findings_or_one_error(base: Path, adapter: Adapter, tmp_path: Path) -> None:
     source, out, err = adapter(base), tmp_path / "out", tmp_path / "err"
     with start(source, base, tmp_path / "merged", "--name", "mine", stdout=out, stderr=err) as process:
-        assert process.wait(100) == 0, err.read_text()
+        assert process.wait(240) == 0, err.read_text()
     assert out.read_text().startswith("14 layers were merged in float32 and rounded once to bfloat16.\n")
     assert "# mine" in (tmp_path / "merged" / "README.md").read_text()
     with start(source, base, tmp_path / "merged", stdout=out, stderr=err) as process:
-        assert (process.wait(100), out.read_text()) == (1, "")
+        assert (process.wait(240), out.read_text()) == (1, "")
     assert err.read_text().splitlines()[-1].startswith("error: ")
 
 
@@ -267,5 +267,5 @@ def test_sigterm_leaves_nothing(base: Path, adapter: Adapter, tmp_path: Path, sh
         assert process.stderr is not None
         assert process.stderr.readline().startswith("Loading")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(100) == 128 + signal.SIGTERM
+        assert process.wait(240) == 128 + signal.SIGTERM
     assert nothing_is_left(tmp_path)

@@ -87,7 +87,7 @@ def test_stopped_run_unloads_its_adapters(job: Job, server: VllmServer) -> None:
     with trainer_process(job) as process:
         read_until(process, Metrics, 2)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == TrainerExit.stopped
+        assert process.wait(240) == TrainerExit.stopped
     assert len(server.names) >= 2
     assert server.adapters == {}
 
@@ -110,7 +110,7 @@ def test_lost_server_is_dependency_down(job: Job, server: VllmServer) -> None:
 def test_each_rank_has_its_own_adapter(job: Job, server: VllmServer) -> None:
     job.write()
     with trainer_process(two(job)) as process:
-        process.output(100)
+        process.output(240)
     assert process.returncode == TrainerExit.succeeded, (job.run_dir / "trainer.log").read_text()
     assert [name for name in server.names if "-r0-" in name] == names(0, STEPS)
     assert [name for name in server.names if "-r1-" in name] == names(1, STEPS - 1)  # rank 0 alone evaluates

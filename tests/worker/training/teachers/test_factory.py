@@ -319,7 +319,7 @@ def test_answers_are_prefetched_during_training(base: Job, data: Path, slow: tup
     job.write(**options(data))
     with trainer_process(job) as process:
         read_until(process, Metrics, 1)  # the first step is made
-        assert all_requested.wait(20)  # and the next ones' answers were asked for, and are not there
+        assert all_requested.wait(240)  # and the next ones' answers were asked for, and are not there
         release.set()
         assert process.stdout is not None
         rest = parse(process.stdout.read())
@@ -334,7 +334,7 @@ def test_stop_while_waiting_for_the_teacher(base: Job, data: Path, slow: tuple[T
     job.write(**options(data))
     with trainer_process(job) as process:
         read_until(process, Metrics, 1)
-        assert all_requested.wait(20)
+        assert all_requested.wait(240)
         process.send_signal(signal.SIGTERM)
         assert process.stdout is not None
         rest = parse(process.stdout.read())
