@@ -33,8 +33,9 @@ def test_csv_is_converted(page: Page, sign_in: SignIn, picture: Picture, tmp_pat
     sign_in(page, "/ui/files")
     upload(page, path)
     expect(page.locator(".facts .pill")).to_have_class(re.compile("bad"))
+    expect(page.get_by_text(NO_ANSWER)).to_have_count(0)
     expect(page.locator(".findings.bad")).to_contain_text(
-        "1 errorThe file is CSV with the columns `question`, `answer`, `level`, not JSONL; convert it"
+        "1 errorThe file is CSV with the columns question, answer, level, not JSONL; convert it"
     )
     expect(page.get_by_role("button", name="Upload the corrected file")).to_have_count(0)
     conversion = page.get_by_role("region", name="Conversion")
@@ -61,7 +62,7 @@ def test_unused_answers_are_amber_until_mapped(
     expect(pill).to_have_class(re.compile("hold"))
     expect(pill).to_contain_text("No answers")
     expect(page.get_by_text(NO_ANSWER)).to_be_visible()
-    expect(page.locator(".findings")).to_contain_text("`response` looks like one")
+    expect(page.locator(".findings")).to_contain_text("response looks like one")
     conversion = page.get_by_role("region", name="Conversion")
     expect(conversion).to_contain_text("Uses response as the answer.")
     both_themes(page, picture, "file-no-answers")
@@ -69,7 +70,7 @@ def test_unused_answers_are_amber_until_mapped(
     page.get_by_role("link", name="Train on this file").click()
     expect(page.get_by_label("Training file")).to_have_value(re.compile("file-"))
     expect(page.get_by_text(NO_ANSWER)).to_be_visible()
-    page.get_by_label("Method").get_by_text("Supervised").first.click()
+    page.get_by_role("radio", name=re.compile("^Supervised")).check()
     expect(page.get_by_role("alert")).to_be_visible()
     expect(page.locator(".form .notice.good")).to_have_count(0)
     both_themes(page, picture, "new-job-no-answers")
@@ -93,6 +94,23 @@ def test_signal_of_rollouts_alone_has_no_green_tick(page: Page, sign_in: SignIn,
     signal = page.locator(".notice", has_text="Training signal:")
     expect(signal).to_contain_text("⚠ Training signal: in no group do the answers in the file differ in reward")
     expect(signal).to_have_class(re.compile("hold"))
+
+
+def test_named_columns_are_used(page: Page, sign_in: SignIn, picture: Picture, tmp_path: Path) -> None:
+    path = tmp_path / "news.csv"
+    path.write_bytes(b"headline,summary\nHarbour opens,It opens.\nHarbour closes,It closes.\n")
+    sign_in(page, "/ui/files")
+    upload(page, path)
+    conversion = page.get_by_role("region", name="Conversion")
+    conversion.get_by_text("Name the columns").click()
+    conversion.get_by_label("Prompt").fill("headline")
+    conversion.get_by_label("Answer").fill("summary")
+    expect(conversion).to_contain_text("Uses headline as the prompt and summary as the answer.")
+    conversion.get_by_role("button", name="Convert").click()
+    expect(conversion.locator(".turn.trained").first).to_have_text("expertIt opens.")
+    both_themes(page, picture, "file-columns")
+    conversion.get_by_role("button", name="Use the converted rows").click()
+    expect(page.locator(".tile", has_text="with a demonstration")).to_contain_text("2")
 
 
 @pytest.mark.parametrize(

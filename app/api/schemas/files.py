@@ -39,7 +39,7 @@ class FileObject(Item):
     status_details: str | None = Field(description="Summary of the validation, with the line of the first error.")
     expires_at: int | None = Field(description="Unix seconds at which the file is deleted; null if it does not expire.")
     has_answers: bool | None = Field(
-        description="Whether a row has an answer to learn from; null until the file is validated, and without rows."
+        description="Whether a row has an answer to learn from; null unless the file is valid training data."
     )
 
     @classmethod
@@ -54,7 +54,7 @@ class FileObject(Item):
             status=FileStatus(file.status),
             status_details=file.status_details,
             expires_at=None if file.expires_at is None else int(file.expires_at.timestamp()),
-            has_answers=has_answers(file.report) if file.report else None,
+            has_answers=has_answers(file.report) if file.report and file.status == FileStatus.processed else None,
         )
 
 

@@ -10,7 +10,7 @@ import typer
 from app.cli.connection import connect
 from app.cli.files.row_output import Upload, place, write_rows
 from app.cli.files.upload import send
-from app.cli.ui.console import note, write_findings, write_json, write_line
+from app.cli.ui.console import note, warn, write_findings, write_json, write_line
 from app.cli.ui.exits import ExitCode
 from app.cli.ui.options import AsJson, StateDir
 from app.client import Json
@@ -86,7 +86,7 @@ def _report(path: Path, as_json: bool) -> None:
         write_json({"path": str(path), "summary": report.summary(), "report": found})
     else:
         write_line(str(path))
-        note(report.summary())
+        (note if report.has_answers or not report.valid else warn)(report.summary())
         errors, warnings = ([issue.model_dump() for issue in issues] for issues in (report.errors, report.warnings))
         write_findings(errors, warnings, error_count=report.error_count, warning_count=report.warning_count)
     if not report.valid:

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from app.cli.connection import connect
 from app.cli.jobs.watcher import wait_for_file
 from app.cli.ui import github
-from app.cli.ui.console import err, fail, note, write_json, write_line
+from app.cli.ui.console import err, fail, note, warn, write_json, write_line
 from app.cli.ui.exits import ExitCode
 from app.cli.ui.options import AsJson, StateDir
 from app.client import Client, Json
@@ -38,6 +38,8 @@ def upload(
         if is_invalid:
             fail(f"{path}: {file['status_details']}")
             note(f"List all errors with: grouptune files report {file['id']}")
+        elif file.get("has_answers") is False:
+            warn(f"{path}: {file['status_details']}")
     if as_json:
         write_json(file)
     else:

@@ -2,6 +2,7 @@
 
 import codecs
 import re
+from math import inf
 from typing import BinaryIO, Final, NamedTuple
 
 _CHUNK_BYTES: Final = 1 << 20
@@ -49,8 +50,8 @@ def wide_encoding(head: bytes) -> Encoding | None:
     return next((Encoding(codec, name) for pattern, codec, name in _NULS if pattern.match(head)), None)
 
 
-def encoding_of(stream: BinaryIO) -> Encoding:
-    """Read the seekable stream and return its encoding.
+def encoding_of(stream: BinaryIO, limit: float = inf) -> Encoding:
+    """Read the seekable stream, at most about `limit` bytes of it, and return its encoding.
 
     A file without a single line of UTF-8 counts as Windows-1252 if its bytes above 127 are mostly single, as accents
     and quotation marks are in Western languages. Texts in other scripts have runs of them; this function does not guess
@@ -60,22 +61,23 @@ def encoding_of(stream: BinaryIO) -> Encoding:
     if (wide := wide_encoding(head)) is not None:
         return wide
     decoder = codecs.getincrementaldecoder("utf-8")()
-    chunk = head
+    chunk, read = head, 0
     try:
-        while chunk:
+        while chunk and read < limit:
             decoder.decode(chunk)
+            read += len(chunk)
             chunk = stream.read(_CHUNK_BYTES)
-        decoder.decode(b"", final=True)
+        decoder.decode(b"", final=not chunk)
     except UnicodeDecodeError:
         stream.seek(0)
-        return _single_byte_encoding(stream)
+        return _single_byte_encoding(stream, limit)
     return Encoding("utf-8-sig", "UTF-8") if head.startswith(codecs.BOM_UTF8) else UTF8
 
 
-def _single_byte_encoding(stream: BinaryIO) -> Encoding:
+def _single_byte_encoding(stream: BinaryIO, limit: float) -> Encoding:
     ascii_lines = other_lines = single = total = 0
     is_western = True
-    while line := stream.readline(_CHUNK_BYTES):
+    while stream.tell() < limit and (line := stream.readline(_CHUNK_BYTES)):
         if line.isascii():
             ascii_lines += 1
             continue

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from io import StringIO
+from math import inf
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -19,6 +20,8 @@ from app.core.files.shapes import CONVERT, named
 from app.core.spec.json_lines import MAX_LINE_BYTES
 
 _DELIMITERS: Final = {",": "CSV", "\t": "TSV", ";": "CSV with semicolons", "|": "CSV with vertical bars"}
+_SCANNED_BYTES: Final = 1 << 26
+"""Limit of what is unpacked to find out the encoding, since a small archive may hold terabytes."""
 _CSV_LINES: Final = 20
 _ROW_LISTS: Final = "data|rows|examples|train|items|records|dataset|samples"
 WRAPPER: Final = re.compile(rf'\s*\{{\s*"({_ROW_LISTS})"\s*:\s*\[\s*(?=\{{)')
@@ -122,7 +125,8 @@ def recognise(path: Path, codec: str | None = None) -> Format:
             head = text.read(HEAD_BYTES)
             is_whole = not text.read(1)
             text.seek(0)
-            encoding = encoding_of(text) if codec is None else Encoding(codec, codec)
+            scanned = inf if kind is None else _SCANNED_BYTES
+            encoding = encoding_of(text, scanned) if codec is None else Encoding(codec, codec)
         except UNPACK_ERRORS as error:
             raise Unconvertible(
                 f"the file is {kind.name if kind else 'damaged'} that cannot be read: {error}"
@@ -134,7 +138,7 @@ def recognise(path: Path, codec: str | None = None) -> Format:
 
 def _syntax_of(head: str, is_whole: bool) -> tuple[Syntax, str, tuple[str, ...]]:
     text = head.lstrip()
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]
     if not is_whole and len(lines) > 1:
         lines.pop()  # it is cut
     if len(lines) == 1 and (WRAPPER.match(text) or _COLUMNS.match(text)):

@@ -68,7 +68,9 @@ def problem_in(line: bytes) -> ShapeProblem | None:
     if list(row) == ["text"]:
         fix = "write the part that the model reads as `prompt` and the part that it learns as `completion`"
         return ShapeProblem("only `text`, without a division into prompt and answer", fix, False)
-    return ShapeProblem(f"{named(row)}, and neither `messages` nor `prompt`", f"map them: {MAP}", False)
+    return ShapeProblem(
+        f"{named(row)}, and neither `messages` nor `prompt`", f"map them: {MAP}, or Convert in the dashboard", True
+    )
 
 
 def named(names: Collection[str]) -> str:

@@ -83,7 +83,9 @@ class FileReport(BaseModel):
     places: tuple[RowPlace, ...] = ()
     """Evenly spread rows, including the first one."""
     conversion: dict[str, str] | None = None
-    """How `convert` can make the rows usable: with these fields mapped to columns; None if it cannot."""
+    """How `convert` can make the rows usable: with these fields mapped to columns; None if it cannot.
+
+    Empty if it finds the columns, or if the error says that they must be named."""
 
     @property
     def has_answers(self) -> bool:

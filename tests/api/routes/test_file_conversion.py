@@ -49,7 +49,7 @@ def preview(client: OpenAI, file_id: str, body: Any = None) -> Any:
 @pytest.mark.parametrize("name", CASES)
 def test_refused_file_converts_to_a_valid_one(server: Server, client: OpenAI, name: str) -> None:
     file = uploaded(server, client, CASES[name], "data.other")
-    assert file.status == "error"
+    assert (file.status, file.has_answers) == ("error", None)
     assert "`grouptune files convert FILE`" in file.status_details
     assert "more error" not in file.status_details
     found = report(client, file.id)

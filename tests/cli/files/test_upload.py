@@ -38,3 +38,14 @@ def test_invalid_file_reports_the_line(grouptune: Run, tmp_path: Path) -> None:
     report = grouptune("files", "report", done.stdout.strip())
     assert report.returncode == ExitCode.error
     assert "17\terror\t" in report.stdout
+
+
+def test_file_without_answers_is_a_warning(grouptune: Run, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "1+1=", "response": "2"}\n')
+    done = grouptune("files", "upload", path, "--wait")
+    assert done.returncode == ExitCode.ok
+    assert "Warning: " in done.stderr
+    assert "no row has an answer to learn from" in done.stderr
+    report = grouptune("files", "report", done.stdout.strip())
+    assert "\twarning\tresponse\tno row has an answer to learn from, but `response` looks like one" in report.stdout

@@ -20,7 +20,7 @@ from tests.core.files.test_formats import ACCENTS, CHAT, CONVERTIBLE, jsonl
 TABLE: Final = [{"prompt": "0+1=", "completion": "1"}, {"prompt": "1+1=", "completion": "2"}]
 PRICE: Final = [json.loads(line) for line in ACCENTS.splitlines()]
 EXPECTED: Final = {
-    **dict.fromkeys(("csv", "tsv", "semicolons", "utf-16 csv", "gzip csv"), TABLE),
+    **dict.fromkeys(("csv", "csv of excel", "tsv", "semicolons", "utf-16 csv", "gzip csv"), TABLE),
     "cp1252": PRICE,
     "cp1252 late": CHAT * 90 + PRICE,
     "array above a line": CHAT * 3_000,

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 
+from app.core.files import formats
 from app.core.files.validation import validate_file
 from app.core.files.validation_report import FileReport
 
@@ -69,6 +70,8 @@ CONVERTIBLE: Final = {
     "python": ("\n".join(map(str, CHAT)).encode(), "Python literals (single-quoted"),
     "python list": (str(CHAT).encode(), "Python literals"),
     "csv": (CSV, "the file is CSV with the columns `prompt`, `completion`, not JSONL"),
+    "csv of excel": (CSV.decode().encode("utf-8-sig"), "the file is CSV with the columns `prompt`, `completion`, not"),
+    "line ends of old macs": (jsonl(CHAT).replace(b"\n", b"\r"), "several JSON objects a line"),
     "tsv": (CSV.replace(b",", b"\t"), "the file is TSV with the columns"),
     "semicolons": (CSV.replace(b",", b";"), "the file is CSV with semicolons with the columns"),
     "utf-16": (jsonl(CHAT).decode().encode("utf-16"), "the file is text in UTF-16, not in UTF-8"),
@@ -152,9 +155,11 @@ def test_rows_of_other_tools_are_named_once(tmp_path: Path, row: dict[str, Any],
 
 def test_unknown_fields_are_named_once(tmp_path: Path) -> None:
     result = report(tmp_path, jsonl([{"überschrift": "a", "summary": "b"}] * 7))
-    assert (result.error_count, result.conversion) == (1, None)
+    assert (result.error_count, result.conversion) == (1, {})
     assert "`überschrift`, `summary`, and neither `messages` nor `prompt`; map them" in result.summary()
-    assert "only `text`, without a division" in report(tmp_path, jsonl([{"text": "It rained."}] * 7)).summary()
+    result = report(tmp_path, jsonl([{"text": "It rained."}] * 7))
+    assert (result.error_count, result.conversion) == (1, None)
+    assert "only `text`, without a division" in result.summary()
 
 
 def test_broken_lines_of_a_good_file_keep_their_numbers(tmp_path: Path) -> None:
@@ -164,6 +169,12 @@ def test_broken_lines_of_a_good_file_keep_their_numbers(tmp_path: Path) -> None:
             lines = [*good[:at], broken, *good[at:]]
             result = report(tmp_path, b"\n".join(lines))
             assert [(error.line, result.rows) for error in result.errors] == [(at + 1, 6)], broken
+
+
+def test_archive_of_terabytes_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "_SCANNED_BYTES", 1_000_000)
+    late = jsonl(CHAT) * 6_000 + b'{"prompt": "\xff"}'
+    assert "is a gzip archive, not JSONL;" in report(tmp_path, gzip.compress(late)).summary()
 
 
 def test_one_line_in_another_encoding(tmp_path: Path) -> None:

@@ -3,12 +3,18 @@
 import { useState } from "preact/hooks";
 import { useLocation } from "preact-iso";
 import { type ApiError, post } from "../api";
+import { TextField } from "../components/FormFields";
 import { ErrorNotice } from "../components/primitives";
 import { RowCard } from "../components/RowCard";
 import type { Row } from "../dataFile";
 import type { ConvertedRows, FileObject } from "../types";
 
 const ROWS = 3;
+const FIELDS: Record<string, string> = {
+  prompt: "the prompt",
+  completion: "the answer",
+  system: "the system message",
+};
 
 interface Props {
   id: string;
@@ -20,21 +26,28 @@ export function Conversion({ id, map }: Props) {
   const [preview, setPreview] = useState<ConvertedRows>();
   const [error, setError] = useState<ApiError>();
   const [busy, setBusy] = useState(false);
+  const [columns, setColumns] = useState({ prompt: "", completion: "" });
   const { route } = useLocation();
-  const mapped = Object.entries(map);
+  const named = Object.fromEntries(Object.entries(columns).filter(([, column]) => column.trim()));
+  const body = { map: Object.keys(named).length ? named : map, limit: ROWS };
+  const mapped = Object.entries(body.map);
+  const name = (field: string) => (column: string) => {
+    setPreview(undefined);
+    setColumns((old) => ({ ...old, [field]: column }));
+  };
   const start = () => {
     setBusy(true);
     setError(undefined);
   };
   const show = () => {
     start();
-    post<ConvertedRows>(`/v1/files/${id}/convert/preview`, { map, limit: ROWS })
+    post<ConvertedRows>(`/v1/files/${id}/convert/preview`, body)
       .then(setPreview, setError)
       .finally(() => setBusy(false));
   };
   const convert = () => {
     start();
-    post<FileObject>(`/v1/files/${id}/convert`, { map })
+    post<FileObject>(`/v1/files/${id}/convert`, body)
       .then((made) => route(`/ui/files/${made.id}`), setError)
       .finally(() => setBusy(false));
   };
@@ -48,8 +61,7 @@ export function Conversion({ id, map }: Props) {
             {mapped.map(([field, column], index) => (
               <>
                 {index > 0 && " and "}
-                <code key={field}>{column}</code> as{" "}
-                {field === "completion" ? "the answer" : field === "system" ? "the system message" : field}
+                <code key={field}>{column}</code> as {FIELDS[field] ?? field}
               </>
             ))}
             . The converted rows become a new file.
@@ -58,6 +70,25 @@ export function Conversion({ id, map }: Props) {
           "The converted rows become a new file. This one stays as it is."
         )}
       </p>
+      <details>
+        <summary>Name the columns</summary>
+        <div class="row wrap">
+          <TextField
+            label="Prompt"
+            value={columns.prompt}
+            placeholder="found by name"
+            set={name("prompt")}
+            kind="text"
+          />
+          <TextField
+            label="Answer (leave empty for prompts only)"
+            value={columns.completion}
+            placeholder="found by name"
+            set={name("completion")}
+            kind="text"
+          />
+        </div>
+      </details>
       {preview && (
         <>
           <h3>

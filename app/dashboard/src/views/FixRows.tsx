@@ -92,7 +92,7 @@ export function FixRows({ findings, count, read, writes, filename }: Props) {
 
 /** A finding with its place: a line, or the whole file. */
 export function FindingText({ finding: { line, param, message } }: { finding: Finding }) {
-  if (line === null) return <>{message.charAt(0).toUpperCase() + message.slice(1)}.</>;
+  if (line === null) return <WithCode text={`${message.charAt(0).toUpperCase()}${message.slice(1)}.`} />;
   return (
     <>
       <b>Line {line}</b>
@@ -101,9 +101,14 @@ export function FindingText({ finding: { line, param, message } }: { finding: Fi
           , <code>{param}</code>
         </>
       )}
-      : {message}
+      : <WithCode text={message} />
     </>
   );
+}
+
+/** A message of the server, with names in backticks as code. */
+function WithCode({ text }: { text: string }) {
+  return <>{text.split("`").map((part, index) => (index % 2 ? <code key={index}>{part}</code> : part))}</>;
 }
 
 interface EditorProps {

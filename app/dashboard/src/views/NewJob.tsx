@@ -95,7 +95,9 @@ function NewJobForm() {
             value={form.training_file}
             set={(training_file) => set({ training_file })}
           />
-          {ready.find((file) => file.id === form.training_file)?.has_answers === false && <NoAnswers />}
+          {ready.find((file) => file.id === form.training_file)?.has_answers === false && (
+            <NoAnswers id={form.training_file} />
+          )}
           <FileField
             label="Held-out file"
             id="validation"
