@@ -23,7 +23,7 @@ def upload(page: Page, path: Path) -> None:
 
 def both_themes(page: Page, picture: Picture, name: str) -> None:
     for theme in ("light", "dark"):
-        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
         picture(page, f"{name}-{theme}")
 
 
@@ -103,7 +103,7 @@ def test_named_columns_are_used(page: Page, sign_in: SignIn, picture: Picture, t
     upload(page, path)
     conversion = page.get_by_role("region", name="Conversion")
     conversion.get_by_text("Name the columns").click()
-    conversion.get_by_label("Prompt").fill("headline")
+    conversion.get_by_label("Prompt", exact=True).fill("headline")
     conversion.get_by_label("Answer").fill("summary")
     expect(conversion).to_contain_text("Uses headline as the prompt and summary as the answer.")
     conversion.get_by_role("button", name="Convert").click()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter
 
@@ -78,7 +78,7 @@ def convert(
 def preview_conversion(caller: Caller, file_id: FileId, body: ConvertFile, database: Db, store: Store) -> ConvertedRows:
     """Convert only the first rows of a file, and return them."""
     file = _file(database, caller.project_id, file_id)
-    shown = []
+    shown: list[dict[str, Any]] = []
     size = 0
     with _converted(store, file, body, body.limit) as path, path.open(encoding="utf-8") as lines:
         for line in lines:

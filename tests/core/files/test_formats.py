@@ -126,7 +126,7 @@ def test_file_without_conversion_names_a_fix(tmp_path: Path, content: bytes, cau
     assert cause in result.errors[0].message
 
 
-SHAPES: Final = {
+SHAPES: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "sharegpt": ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "ShareGPT's"),
     "alpaca": ({"instruction": "a", "input": "", "output": "b"}, "Alpaca's `instruction` and `output`"),
     "question": ({"question": "a", "answer": "b"}, "`question` and `answer` in place of `prompt` and `completion`"),
