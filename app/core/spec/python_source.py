@@ -2,26 +2,8 @@
 
 import ast
 from collections.abc import Iterable, Iterator
-from typing import Final
 
-_MODULES: Final = """
-asyncio base64 binascii bisect collections copy csv dataclasses datetime decimal functools hashlib itertools json math
-os os.path pathlib posixpath random re sys time tomllib typing unicodedata
-"""
-_BUILTINS: Final = """
-abs all any bin bool bytes chr complex dict divmod enumerate eval exec filter float format frozenset getattr hasattr
-hash hex id int isinstance iter len list locals map max min next object oct open ord pow print property range repr
-reversed round set setattr slice sorted str sum tuple type zip Ellipsis False None NotImplemented True __annotations__
-__debug__ __doc__ __file__ __name__ __package__ __spec__ ArithmeticError AssertionError AttributeError BaseException
-Exception FileExistsError FileNotFoundError ImportError IndexError IsADirectoryError KeyError KeyboardInterrupt
-LookupError MemoryError ModuleNotFoundError NameError NotADirectoryError NotImplementedError OSError OverflowError
-PermissionError RecursionError RuntimeError StopIteration SyntaxError SystemExit TimeoutError TypeError
-UnboundLocalError UnicodeDecodeError UnicodeEncodeError ValueError ZeroDivisionError
-"""
-MODULES: Final = frozenset(_MODULES.split())
-"""What a grader may import; the sandbox has nothing else."""
-BUILTINS: Final = frozenset(_BUILTINS.split())
-"""Names that exist without an import."""
+from app.core.spec.sandbox_names import BUILTINS, MODULES
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -30,13 +12,14 @@ def check_source(source: str) -> None:
     """Raise ValueError, with the line, if the source cannot run in the sandbox or has no `grade(sample, item)`."""
     try:
         tree = ast.parse(source)
+        _check_grade(tree)
+        _check_imports(tree)
+        _check_names(tree)
+        _check_module_names(tree)
     except SyntaxError as error:
         raise ValueError(f"is not valid Python: line {error.lineno}: {error.msg}") from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"cannot be parsed as Python: {error or 'it is nested too deeply'}") from error
-    _check_grade(tree)
-    _check_imports(tree)
-    _check_names(tree)
+    except (RecursionError, MemoryError) as error:
+        raise ValueError("cannot be parsed as Python: it is nested too deeply") from error
 
 
 def _check_grade(tree: ast.Module) -> None:
@@ -98,27 +81,58 @@ def _check_imports(tree: ast.Module) -> None:
     for node in _untried(tree, {"ImportError", "ModuleNotFoundError", "Exception", "BaseException", ""}):
         match node:
             case ast.Import(names=names):
-                modules = [name.name for name in names]
-            case ast.ImportFrom(module=str(module), level=0, names=names):
-                if any(name.name == "*" for name in names):
-                    raise ValueError(f"line {node.lineno}: the sandbox has no `import *`; import the names one by one")
-                modules = [module]
-            case ast.ImportFrom():
+                for name in names:
+                    _check_module(node, name.name)
+            case ast.ImportFrom(module=str(module), level=0, names=names) if module != "__future__":
+                _check_module(node, module)
+                for name in names:
+                    _check_member(node, module, name.name)
+            case ast.ImportFrom(level=level) if level:
                 raise ValueError(f"line {node.lineno}: a grader is one file and has no relative imports")
-            case _:
-                continue
-        for module in modules:
-            if module not in MODULES and module != "__future__":
-                usable = ", ".join(sorted(MODULES))
-                raise ValueError(f"line {node.lineno}: the sandbox has no module {module!r}. It has: {usable}")
+
+
+def _check_module(node: ast.stmt, module: str) -> None:
+    if module not in MODULES:
+        usable = ", ".join(sorted(MODULES))
+        raise ValueError(f"line {node.lineno}: the sandbox has no module {module!r}. It has: {usable}")
+
+
+def _check_member(node: ast.stmt | ast.expr, module: str, name: str) -> None:
+    if name == "*":
+        raise ValueError(f"line {node.lineno}: the sandbox has no `import *`; import the names one by one")
+    if name not in MODULES[module] and not name.startswith("_"):
+        usable = ", ".join(sorted(MODULES[module]))
+        raise ValueError(f"line {node.lineno}: {module!r} has no {name!r} in the sandbox. It has: {usable}")
 
 
 def _check_names(tree: ast.Module) -> None:
     # A broader handler would hide the missing name and grade every answer alike, so it does not count.
     known = BUILTINS | _bound_names(ast.walk(tree))
+    unevaluated = _annotations(tree)
     for node in _untried(tree, {"NameError"}):
-        if isinstance(node, ast.Name) and node.id not in known:
+        if isinstance(node, ast.Name) and node.id not in known and node not in unevaluated:
             raise ValueError(f"line {node.lineno}: the name {node.id!r} does not exist in the sandbox")
+
+
+def _annotations(tree: ast.Module) -> set[ast.AST]:
+    """Return the nodes of all annotations, which the sandbox does not evaluate."""
+    fields = (getattr(node, field, None) for node in ast.walk(tree) for field in ("annotation", "returns"))
+    return {node for field in fields if isinstance(field, ast.AST) for node in ast.walk(field)}
+
+
+def _check_module_names(tree: ast.Module) -> None:
+    """Check attributes of modules (`re.VERBOSE`), of names that stand for one module only."""
+    nodes = list(ast.walk(tree))
+    imports = [name for node in nodes if isinstance(node, ast.Import) for name in node.names]
+    others = _bound_names(node for node in nodes if not isinstance(node, ast.Import | ast.alias))
+    others |= {name.asname or name.name for node in nodes if isinstance(node, ast.ImportFrom) for name in node.names}
+    modules = {name.asname or name.name.partition(".")[0]: name for name in imports}
+    for node in _untried(tree, {"AttributeError"}):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id not in others:
+            name = modules.get(node.value.id)
+            module = "" if name is None else name.name if name.asname else node.value.id
+            if module in MODULES:
+                _check_member(node, module, node.attr)
 
 
 def _bound_names(nodes: Iterable[ast.AST]) -> set[str]:

@@ -1,13 +1,16 @@
 """Sources of Python graders: what the sandbox lacks is refused with its line; what it has is accepted."""
 
 import builtins
+import contextlib
+import importlib
 import sys
 
 import pydantic_monty as monty
 import pytest
 
 from app.core.graders.python_sandbox import LIMITS
-from app.core.spec.python_source import BUILTINS, MODULES, check_source
+from app.core.spec.python_source import check_source
+from app.core.spec.sandbox_names import BUILTINS, MODULES
 
 GRADE = "def grade(sample, item):\n    return 1.0\n"
 
@@ -20,6 +23,9 @@ GRADE = "def grade(sample, item):\n    return 1.0\n"
         ("import re\nfrom rapidfuzz import fuzz\n" + GRADE, "line 2: the sandbox has no module 'rapidfuzz'"),
         ("from collections.abc import Mapping\n" + GRADE, "no module 'collections.abc'"),
         ("def grade(sample, item):\n    import enum\n    return 1", "line 2: the sandbox has no module 'enum'"),
+        ("from collections import Counter, OrderedDict\n" + GRADE, "line 1: 'collections' has no 'OrderedDict'"),
+        ("import re as r\nWORD = r.compile('x', r.VERBOSE)\n" + GRADE, "line 2: 're' has no 'VERBOSE' in the sandbox"),
+        ("import os\n" + GRADE + "X = os.getpid()\n", "line 4: 'os' has no 'getpid' in the sandbox. It has: altsep"),
         ("from math import *\n" + GRADE, "line 1: the sandbox has no `import *`"),
         ("from . import other\n" + GRADE, "line 1: a grader is one file"),
         ("try:\n    import numpy\nexcept ValueError:\n    pass\n" + GRADE, "line 2: the sandbox has no module"),
@@ -54,6 +60,10 @@ def test_source_that_cannot_run_is_refused(source: str, message: str) -> None:
         "try:\n    text = unicode\nexcept NameError:\n    text = str\n" + GRADE,
         "from dataclasses import dataclass\n@dataclass\nclass R:\n    score: float\n" + GRADE,
         "class Checker:\n    def ok(self, text):\n        return text\n" + GRADE,
+        "import datetime\nfrom datetime import datetime\nNOW = datetime.now()\n" + GRADE,
+        "import os\nX = os.path.join('a', 'b')\nimport os.path as p\nY = p.join('a', 'b')\n" + GRADE,
+        "import re\ntry:\n    X = re.VERBOSE\nexcept AttributeError:\n    X = 0\n" + GRADE,
+        "def helper(text: Text) -> Number:\n    return 1.0\n" + GRADE,
         "def grade(sample, item, **options):\n    words = sorted(item, key=lambda w: len(w))\n    return len(words)",
         "def grade(sample, item):\n    def name():\n        return 'x'\n    return len(name())",
         "def grade(sample, item):\n    return item.get('x', 0) + len(sample.keys())",
@@ -85,6 +95,24 @@ def test_names_are_those_of_the_sandbox() -> None:
                 return False
             return True
 
-        assert {name for name in modules if runs(f"import {name}")} == MODULES
+        assert {name for name in modules if runs(f"import {name}")} == set(MODULES)
         names = {*dir(builtins), "__file__", "__annotations__", "__builtins__"}
         assert {name for name in names if runs(name)} == BUILTINS
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_module_names_are_those_of_the_sandbox(module: str) -> None:
+    names = MODULES[module] | {name for name in dir(importlib.import_module(module)) if not name.startswith("_")}
+    with monty.Monty(max_processes=1) as sandbox, sandbox.checkout(limits=LIMITS) as session:
+        session.feed_run(f"import {module} as module")
+        found = set()
+        for name in names:
+            with contextlib.suppress(monty.MontyError):
+                session.feed_run(f"module.{name}")
+                found.add(name)
+    assert found == MODULES[module]
+
+
+def test_deep_source_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"nested too deeply"):
+        check_source("x = " + "1 + " * 4000 + "1\n" + GRADE)
