@@ -4,7 +4,7 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from app.api.deps import Db, Graders, Store
+from app.api.deps import Config, Db, Graders, Store
 from app.api.ids import JobId
 from app.api.schemas.regrade import Regrade, Regraded
 from app.auth.bearer import Caller
@@ -13,6 +13,7 @@ from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest
 from app.core.graders.regrade import regrade
 from app.core.jobs import groups, queries, submission
+from app.core.jobs.grader_services import check_services
 from app.core.storage.blobs import BlobMissing
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
@@ -22,8 +23,11 @@ LIMIT_SECONDS: Final = 45.0
 
 
 @router.post("/{job_id}/regrade", dependencies=[needs(Scope.jobs_write)])
-def regrade_job(caller: Caller, job_id: JobId, body: Regrade, database: Db, store: Store, graders: Graders) -> Regraded:
+def regrade_job(
+    caller: Caller, job_id: JobId, body: Regrade, database: Db, store: Store, graders: Graders, settings: Config
+) -> Regraded:
     """Grade stored groups with another grader, and compare its rewards and advantages with the original ones."""
+    check_services(body.grader, "grader", settings.judge_url, settings.private_hosts)
     with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
         file = queries.job_file(session, caller.project_id, job.training_file, "training_file")

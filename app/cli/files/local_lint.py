@@ -13,6 +13,7 @@ from app.core import settings
 from app.core.errors import GrouptuneError, InvalidRequest
 from app.core.files import parquet
 from app.core.files.validation import validate_file
+from app.core.jobs.grader_services import check_services
 from app.core.spec.graders import Grader
 from app.core.spec.job import GroupMix
 
@@ -39,6 +40,7 @@ def lint_path(path: Path, body: Json) -> Json:
     if waits(grader) and not body["remote"]:
         raise InvalidRequest("This grader calls another server for each answer. Add --remote to allow that.")
     configuration = settings.load()
+    check_services(grader, "grader", configuration.judge_url, configuration.private_hosts)
     key = configuration.judge_api_key
     outside = ExternalServices(
         judge_url=configuration.judge_url,

@@ -80,3 +80,7 @@ def test_ungradable_answers_are_counted(client: OpenAI, trained: str, server: Se
     with pytest.raises(BadRequestError) as caught:
         regrade(client, trained, grader={"type": "math", "reference": "{{item.nope}}"})
     assert (caught.value.param, caught.value.code) == ("grader.reference", "missing_item_field")
+    judge = {"type": "score_model", "model": "judge", "input": [{"role": "user", "content": "{{sample.output_text}}"}]}
+    with pytest.raises(BadRequestError) as caught:
+        regrade(client, trained, grader=judge)
+    assert (caught.value.param, caught.value.code) == ("grader", "judge_not_configured")
