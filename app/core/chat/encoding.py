@@ -21,7 +21,7 @@ class Drop(StrEnum):
     prompt_too_long = "prompt_too_long"
     answer_too_long = "answer_too_long"
     not_written = "not_written"
-    """The model's chat template does not write a part of the answer; the rest of it is used."""
+    """The model's chat template does not write a part of the row; the rest of it is used."""
     no_answer = "no_answer"
     """The job learns from the answers of its rows, and the row has none."""
 
@@ -41,7 +41,7 @@ class Dropped(NamedTuple):
 
     reason: Drop
     part: str
-    """`row`, `prompt`, `turn`, `demonstration`, `teacher_response`, `preferred` or `non_preferred`."""
+    """`row`, `tools`, `prompt`, `turn`, `demonstration`, `teacher_response`, `preferred` or `non_preferred`."""
     message: str
 
 
@@ -124,7 +124,7 @@ def turn(tokenizer: ChatTokenizer, prompt: RenderedPrompt, message: dict[str, An
     context = (*prompt.ids, *answer.ids[:start])
     parts = tokenizer.parts(message, prompt.tools)
     is_plain = not (parts.reasoning or parts.tool_calls)
-    text = answer_text(message) if is_plain else tokenizer.text(answer.ids)
+    text = answer_text(message) if is_plain else tokenizer.text(answer.ids[start:])
     return Turn(context, answer.ids[start:], text, parts, answer.unwritten)
 
 
@@ -169,6 +169,7 @@ def encode(row: Row, tokenizer: ChatTokenizer, rules: RowRules) -> EncodedRow:
     lost = None
     if not (turns or teacher or pair or rules.answers_later):
         lost = next((part.reason for part in dropped), Drop.no_answer)
+    dropped.extend(_unseen(row, tokenizer))
     return EncodedRow(prompt, tuple(turns), tuple(teacher), pair, tuple(dropped), lost)
 
 
@@ -200,6 +201,20 @@ def _prompt(tokenizer: ChatTokenizer, prompt: RenderedPrompt, before: int, row: 
 
 def _assistant(response: TeacherResponse) -> dict[str, Any]:
     return {"role": "assistant", "content": response.content}
+
+
+def _unseen(row: Row, tokenizer: ChatTokenizer) -> Iterator[Dropped]:
+    """Yield what the prompt lacks because the template does not write it."""
+    if row.tools and not tokenizer.answer_format.renders_tools:
+        message = (
+            "the model's chat template does not write `tools`, so the model does not see them; use a model whose "
+            "template does, or describe the tools in the system message"
+        )
+        yield Dropped(Drop.not_written, "tools", message)
+    has_calls = any("tool_calls" in message for message in row.prompt_messages)
+    if has_calls and not tokenizer.answer_format.renders_tool_calls:
+        message = "the model's chat template does not write tool calls, so the model does not see those of the prompt"
+        yield Dropped(Drop.not_written, "prompt", message)
 
 
 def _unwritten(left_out: str, part: str) -> Dropped:

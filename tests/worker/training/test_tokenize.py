@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from app.core.chat.encoding import RowRules
 from app.core.chat.tokenizer import ChatTokenizer, UnusableTokenizer
 from app.core.spec.reports import TrainerExit
+from tests import chat_templates as published
 from tests.answers import answer_ids
 from tests.worker.training.chat_templates import CHATML, FAMILIES, LLAMA_3, PLAIN, THINKING, Family, ours, tokenizer
 from worker.training.tokenize import load_prompts, load_tokenizer
@@ -272,3 +273,26 @@ def test_invalid_row_fails_with_its_line(tmp_path: Path, chat_tokenizer: ChatTok
         load(tmp_path / "rows.jsonl", row("4"), b'{"messages": []}', chat=chat_tokenizer)
     failure = caught.value
     assert (failure.exit_code, failure.code, failure.param) == (TrainerExit.bad_data, "invalid_file", "training_file")
+
+
+def test_tools_that_the_model_cannot_see_are_reported(tmp_path: Path) -> None:
+    call = {"id": "call00000", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "2+2="},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "4", "tool_call_id": "call00000"},
+        {"role": "assistant", "content": "4"},
+    ]
+    tools = [{"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {}}}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": messages, "tools": tools}))
+    said: dict[str, list[str]] = {}
+    for name in ("axolotl/qwen2_vl", "axolotl/falcon_h1", "trl/qwen2_5"):
+        chat, warnings = published.tokenizer(name), said.setdefault(name, [])
+        load_prompts(tmp_path / "rows.jsonl", chat, RowRules(turns="last", max_length=4096), warnings.append)
+    blind, half, sees = said.values()
+    assert [warning[:61] for warning in blind] == [
+        "line 1: the model's chat template does not write `tools`, so ",
+        "line 1: the model's chat template does not write tool calls, ",
+    ]
+    assert [warning[:61] for warning in half] == ["line 1: the model's chat template does not write tool calls, "]
+    assert sees == []
