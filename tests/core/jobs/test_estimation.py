@@ -1,5 +1,7 @@
 """Estimates learn from finished jobs: a measured job changes the next estimate and the expected end."""
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,36 @@ def test_eta_from_estimate_then_pace(lab: Lab) -> None:
         session.execute(update(Job).values(estimate=None))
         assert eta(session, lab.job(session, claim)) == pytest.approx(10, rel=0.01)
         outcomes.drain(session, claim)
+        assert eta(session, lab.job(session, claim)) is None
+
+
+@pytest.mark.parametrize("batches", [(25, 25, 25, 10), (100, 3), (15, 15), (1,) * 60, (400, 1, 1), (7, 1)])
+def test_eta_of_a_fast_job(lab: Lab, batches: Sequence[int]) -> None:
+    """50 steps a second: the steps of a stored batch share one timestamp."""
+    claim = lab.claim()
+    lab.train(claim, 0)
+    ends = list(itertools.accumulate(batches))
+    for size, end in zip(batches, ends, strict=True):
+        steps = range(end - size + 1, end + 1)
+        Journal(lab.database, claim).metrics([Metrics(step=n, values=STEP, trained_tokens=n) for n in steps])
+    with lab.database.transaction() as session:
+        session.execute(update(JobAttempt).values(started_at=_ago(60)))
+        session.execute(update(Job).values(estimate=None, total_steps=2000))
+        for size, end in zip(batches, ends, strict=True):
+            is_stored = Metric.step.between(end - size + 1, end)
+            session.execute(update(Metric).where(is_stored).values(created_at=_ago((ends[-1] - end) / 50)))
+        left = (2000 - ends[-1]) / 50
+        assert eta(session, lab.job(session, claim)) == pytest.approx(left, rel=0.01)
+
+
+def test_one_batch_has_no_pace(lab: Lab) -> None:
+    claim = lab.claim()
+    lab.train(claim, 0)
+    with lab.database.transaction() as session:
+        session.execute(update(JobAttempt).values(started_at=_ago(60)))
+        session.execute(update(Job).values(estimate=None, total_steps=2000))
+    Journal(lab.database, claim).metrics([Metrics(step=n, values=STEP, trained_tokens=n) for n in range(1, 40)])
+    with lab.database.transaction() as session:
         assert eta(session, lab.job(session, claim)) is None
 
 
