@@ -107,7 +107,8 @@ def resolve(name: str, models_dir: Path, aliases: Mapping[str, str] | None = Non
     directory = models_dir / canonical
     model = BaseModel(canonical, directory, entry)
     try:
-        inside = directory.resolve().is_relative_to(models_dir.resolve()) and directory != models_dir
+        # By its name, not by `resolve()`: the directory may be a link to a model that is kept elsewhere.
+        inside = directory != models_dir and directory.is_relative_to(models_dir) and ".." not in directory.parts
         if inside and (entry or model.is_pulled):
             return model
     except (OSError, ValueError):  # not a possible file name: too long, contains a NUL or half a surrogate pair

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.core.errors import InvalidRequest
-from app.core.models.registry import resolve, resolve_alias
+from app.core.models.registry import list_base_models, resolve, resolve_alias
 from app.core.settings import Settings
 
 
@@ -28,6 +28,32 @@ def test_aliases_resolve_to_all_kinds_of_names(tmp_path: Path) -> None:
     for name in ("d", "e"):
         with pytest.raises(InvalidRequest):
             resolve(name, tmp_path, aliases)
+
+
+def test_linked_model_is_used(tmp_path: Path) -> None:
+    """The model is kept elsewhere: on a shared disk, or in the hub client's cache, whose files are links again."""
+    models = tmp_path / "models"
+    models.mkdir()
+    for name in ("kept", "kept-too"):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.json").write_text("{}")
+        (tmp_path / name / "config.json").symlink_to(tmp_path / f"{name}.json")
+    (models / "linked").symlink_to(tmp_path / "kept")
+    (models / "qwen3-0.6b").symlink_to(tmp_path / "kept-too")
+    assert "linked" in [model.name for model in list_base_models(models)]
+    linked = resolve("linked", models)
+    assert (linked.directory, linked.is_pulled) == (models / "linked", True)
+    assert resolve("Qwen/Qwen3-0.6B", models).is_pulled
+
+
+@pytest.mark.parametrize("name", ["../kept", "x/../../kept", "/etc", ".", "", "..", "kept\0"])
+def test_path_out_of_the_directory_is_no_model(tmp_path: Path, name: str) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "config.json").write_text("{}")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "config.json").write_text("{}")
+    with pytest.raises(InvalidRequest, match="Known here"):
+        resolve(name, tmp_path / "models")
 
 
 @pytest.mark.parametrize(
