@@ -1,4 +1,4 @@
-"""A real HTTP server with the part of the Hugging Face hub's protocol that reading a data set needs."""
+"""A real HTTP server with the part of the Hugging Face hub's protocol that reading a data set or a model needs."""
 
 import hashlib
 import json
@@ -9,13 +9,17 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, Final
 
-_COMMIT: Final = "0123456789abcdef0123456789abcdef01234567"
+COMMIT: Final = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def hub_server(data_sets: Mapping[str, Mapping[str, bytes]]) -> Iterator[str]:
-    """Serve these data sets (id -> path -> content); yield the address for `HF_ENDPOINT`."""
-    handler = type("Handler", (_Handler,), {"data_sets": data_sets})
+def hub_server(
+    data_sets: Mapping[str, Mapping[str, bytes]], models: Mapping[str, Mapping[str, bytes]] | None = None
+) -> Iterator[str]:
+    """Serve these data sets and models (id -> path -> content); yield the address for `HF_ENDPOINT`."""
+    kinds = (("datasets/", data_sets), ("", models or {}))
+    repositories = {f"{kind}{name}": files for kind, named in kinds for name, files in named.items()}
+    handler = type("Handler", (_Handler,), {"repositories": repositories})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -30,15 +34,16 @@ def hub_server(data_sets: Mapping[str, Mapping[str, bytes]]) -> Iterator[str]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    data_sets: ClassVar[Mapping[str, Mapping[str, bytes]]]
+    repositories: ClassVar[Mapping[str, Mapping[str, bytes]]]
 
     def respond(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         path = self.path.partition("?")[0]
-        for name, files in self.data_sets.items():
-            if path.startswith(f"/api/datasets/{name}"):
-                return self._send_json(_api(name, files, path.removeprefix(f"/api/datasets/{name}"), body))
-            if match := re.fullmatch(rf"/datasets/{name}/resolve/[^/]+/(.+)", path):
+        for name, files in self.repositories.items():
+            api = f"/api/{name if name.startswith('datasets/') else f'models/{name}'}"
+            if path.startswith(api):
+                return self._send_json(_api(name, files, path.removeprefix(api), body))
+            if match := re.fullmatch(rf"/{name}/resolve/(?:main|{COMMIT})/(.+)", path):
                 return self._send_content(files.get(match[1]))
         return self._send_json(None)
 
@@ -52,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_content(self, content: bytes | None) -> None:
         if content is None:
             return self._send(404, b"", {"x-error-code": "EntryNotFound"})
-        headers = {"etag": f'"{_digest(content)}"', "x-repo-commit": _COMMIT, "accept-ranges": "bytes"}
+        headers = {"etag": f'"{_digest(content)}"', "x-repo-commit": COMMIT, "accept-ranges": "bytes"}
         requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
         if requested is None:
             return self._send(200, content, headers)
@@ -76,7 +81,7 @@ def _api(name: str, files: Mapping[str, bytes], path: str, body: bytes) -> Any:
     """Return the hub API's response for a data set; `path` is relative to the data set's own, None means 404."""
     if path == "" or path.startswith("/revision/"):
         siblings = [{"rfilename": name} for name in files]
-        return {"id": name, "sha": _COMMIT, "private": False, "siblings": siblings, "tags": [], "downloads": 0}
+        return {"id": name, "sha": COMMIT, "private": False, "siblings": siblings, "tags": [], "downloads": 0}
     if path.startswith("/paths-info/"):
         requested = json.loads(body)["paths"] if body.startswith(b"{") else []
         return [entry for entry in _tree(files) if entry["path"] in requested]
@@ -92,7 +97,7 @@ def _api(name: str, files: Mapping[str, bytes], path: str, body: bytes) -> Any:
 
 def _tree(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
     folders = {path.rpartition("/")[0] for path in files if "/" in path}
-    entries: list[dict[str, Any]] = [{"type": "directory", "path": path, "oid": _COMMIT, "size": 0} for path in folders]
+    entries: list[dict[str, Any]] = [{"type": "directory", "path": path, "oid": COMMIT, "size": 0} for path in folders]
     return entries + [
         {"type": "file", "path": path, "oid": _digest(content), "size": len(content)} for path, content in files.items()
     ]

@@ -16,6 +16,7 @@ from filelock import FileLock
 from app.core import settings
 from app.core.errors import GrouptuneError
 from app.core.models import registry, sources
+from app.core.models.hub_source import hub_source
 from app.core.spec.subprocess_environment import PARENT_PID
 from worker import parent_death
 
@@ -36,6 +37,8 @@ def pull(name: str, models_dir: Path, progress: Callable[[str], None]) -> Path:
             converted = Path(temporary) / "converted"
             progress(f"Converting {model.name} to bf16 safetensors")
             subprocess.run([sys.executable, "-m", "worker.training.convert", str(fetched), str(converted)], check=True)
+            if source := hub_source(fetched):
+                source.write(converted)
             converted.rename(model.directory)
     progress(f"{model.name} is ready")
     return model.directory

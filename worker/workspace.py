@@ -13,6 +13,7 @@ from app.core.files.tables import File
 from app.core.jobs.leases import Claim
 from app.core.jobs.tables import Checkpoint
 from app.core.models import registry
+from app.core.models.hub_source import hub_source
 from app.core.settings import Settings
 from app.core.spec.job import TrainerSpec
 from app.core.storage.blobs import BlobCorrupt, BlobMissing, BlobStore
@@ -65,11 +66,14 @@ class Workspace:
         resume_from, damaged = self._fetch_checkpoint(inputs.checkpoints)
         adapter = self._fetch_adapter(inputs.adapter)
         training = self._fetch(inputs.training, "training_file")
+        source = hub_source(base_model_dir)
         spec = TrainerSpec(
             job_id=self._claim.job_id,
             attempt=self._claim.attempt,
             spec=self._claim.spec,
             base_model_dir=str(base_model_dir.absolute()),
+            base_hub_id=source.hub_id if source else None,
+            base_revision=source.revision if source else None,
             context_length=registry.context_length(base_model_dir),
             created_at=self._claim.created_at,
             adapter_path=str(adapter) if adapter else None,

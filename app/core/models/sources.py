@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from app.core.errors import GrouptuneError
+from app.core.models.hub_source import HubSource
 from app.core.models.registry import CatalogEntry, WheelSource
 
 log = structlog.get_logger(__name__)
@@ -60,8 +61,9 @@ def _from_hub(hub_id: str, directory: Path) -> Path:
     from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415 - slow import, needed by workers only
 
     # One request with a short timeout first: the download's own retries would take minutes if the hub is unreachable.
-    HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_SECONDS)
-    snapshot_download(hub_id, local_dir=directory, allow_patterns=list(HUB_FILES))
+    revision = HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_SECONDS).sha
+    snapshot_download(hub_id, revision=revision, local_dir=directory, allow_patterns=list(HUB_FILES))
+    HubSource(hub_id, revision).write(directory)
     return directory
 
 

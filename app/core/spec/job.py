@@ -264,6 +264,10 @@ class TrainerSpec(Frozen):
     spec: JobSpec
     base_model_dir: str
     """Directory with config, tokenizer and safetensors of the base model."""
+    base_hub_id: str | None = None
+    """The base model's repository on the Hugging Face hub; None if it is known on this machine only."""
+    base_revision: str | None = None
+    """The commit in that repository, if known."""
     adapter_path: str | None = None
     """Directory of the PEFT adapter to start from; None creates a new adapter."""
     context_length: int | None = None

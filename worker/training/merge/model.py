@@ -70,7 +70,8 @@ def merge(adapter: Path, base: Path, target: Path, name: str, progress: Callable
         progress("Comparing with the unmerged model")
         comparison = Comparison.of(logprobs(load(directory), ids_B_T), unmerged, without, dtype)
         comparison.check()
-        merged = Merged(name, base.name, dtype, rounding, comparison)
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        merged = Merged(name, config.get("base_model_name_or_path") or base.name, dtype, rounding, comparison)
         (directory / "README.md").write_text(card(merged), encoding="utf-8")
         directory.rename(target)
     return merged

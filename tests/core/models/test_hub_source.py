@@ -1,0 +1,39 @@
+"""The hub repository that a base model comes from."""
+
+from pathlib import Path
+
+from app.core.models.hub_source import HubSource, hub_source
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+def model(directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text("{}")
+    return directory
+
+
+def test_pulled_model_knows_its_commit(tmp_path: Path) -> None:
+    source = HubSource("org/mine", REVISION)
+    directory = model(tmp_path / "mine")
+    source.write(directory)
+    assert hub_source(directory) == source
+
+
+def test_link_to_the_hub_cache(tmp_path: Path) -> None:
+    """People link a model of the hub client's cache into the models directory instead of copying it."""
+    snapshot = model(tmp_path / "hub" / "models--Qwen--Qwen2.5-0.5B-Instruct" / "snapshots" / REVISION)
+    (tmp_path / "mine").symlink_to(snapshot)
+    assert hub_source(tmp_path / "mine") == HubSource("Qwen/Qwen2.5-0.5B-Instruct", REVISION)
+
+
+def test_catalog_model_has_a_hub_id(tmp_path: Path) -> None:
+    assert hub_source(model(tmp_path / "qwen3-0.6b")) == HubSource("Qwen/Qwen3-0.6B")
+
+
+def test_local_model_has_none(tmp_path: Path) -> None:
+    directory = model(tmp_path / "mine")
+    assert hub_source(directory) is None
+    for broken in ("{", "[]", "{}", "null"):
+        (directory / "hub_source.json").write_text(broken)
+        assert hub_source(directory) is None
