@@ -189,7 +189,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if tracer.is_on:
         app.add_middleware(Tracing, tracer=tracer)
     app.add_middleware(RequestIds)
-    app.add_middleware(RequestPaths)  # the last middleware added is the outermost one
+    app.add_middleware(RequestPaths, root_path=settings.root_path)  # the last middleware added is the outermost one
     return app
 
 

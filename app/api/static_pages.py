@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import APIRouter, Request
-from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 DIST: Final = Path(__file__).parent.parent / "dashboard" / "dist"
 ASSETS: Final = "assets/"
@@ -31,7 +31,7 @@ router = APIRouter(include_in_schema=False)
 @router.get("/")
 def root() -> Response:
     """Redirect a browser from the server's bare address to the dashboard."""
-    return RedirectResponse("/ui/")
+    return RedirectResponse("ui/")  # relative: a proxy may serve this server below a path prefix
 
 
 @router.get("/docs")
@@ -47,6 +47,9 @@ def page(request: Request, path: str = "") -> Response:
     file = _file(path)
     if file is None:
         return PlainTextResponse(NOT_BUILT, 503, HEADERS)
+    if file == DIST / "index.html":
+        text = file.read_text(encoding="utf-8").replace('"./', f'"{_way_to_ui(request.url.path)}')
+        return HTMLResponse(text, headers=HEADERS | {"cache-control": "no-cache"})
     is_hashed = path.startswith(ASSETS) and file.name == Path(path).name
     headers = HEADERS | {
         "cache-control": "public, max-age=31536000, immutable" if is_hashed else "no-cache",
@@ -57,6 +60,12 @@ def page(request: Request, path: str = "") -> Response:
     if "gzip" in request.headers.get("accept-encoding", "") and compressed.is_file():
         return FileResponse(compressed, headers=headers | {"content-encoding": "gzip"}, media_type=kind)
     return FileResponse(file, headers=headers, media_type=kind)
+
+
+def _way_to_ui(path: str) -> str:
+    """Return the relative way from a page's path to `/ui/`: right below any path prefix, which only the proxy knows."""
+    depth = path.count("/") - 2
+    return "ui/" if depth < 0 else "../" * depth or "./"
 
 
 def _file(path: str) -> Path | None:

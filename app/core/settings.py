@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     models_dir: Path = Field(default_factory=lambda: user_cache_path("grouptune") / "models")
     """Cache of base models as bf16 safetensors."""
 
+    root_path: Annotated[str, AfterValidator(lambda path: path.rstrip("/")), Field(pattern=r"^(/[\w.~-]+)*/?$")] = ""
+    """Path prefix of all requests, such as `/tuning`, behind a proxy that keeps it. A proxy that strips it needs no
+    setting (docs/operations.md)."""
     secret_keys: SecretStr | None = None
     """Fernet keys, separated by commas, for secrets in the database. The first one encrypts, all of them decrypt."""
     secret_keys_file: Path | None = None

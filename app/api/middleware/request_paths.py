@@ -1,4 +1,4 @@
-"""Maps the paths of `AzureOpenAI` clients to this API: `/openai/...` and `/openai/v1/...` are `/v1/...`."""
+"""Maps the paths that clients and proxies send to those of this API."""
 
 import re
 from typing import Final
@@ -6,17 +6,27 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _AZURE: Final = re.compile(r"/openai(?:/v1)?(?:/deployments/[^/]+)?(?=/)")
-"""Azure's inference paths name the deployment; the body names the model, too."""
+"""`AzureOpenAI` requests `/openai/...`; Azure's current form is `/openai/v1/...`. Its inference paths name the
+deployment, and the body names the model, too."""
 
 
 class RequestPaths:
-    """ASGI middleware. It must run before all that look at the path."""
+    """ASGI middleware: strips the `root_path` that a proxy keeps, and Azure's `/openai`.
 
-    def __init__(self, app: ASGIApp) -> None:
+    It must run before all that look at the path.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
         self._app = app
+        self._root = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (azure := _AZURE.match(scope["path"])):
-            path = f"/v1{scope['path'][azure.end() :]}"
+        if scope["type"] == "http" and (path := self._own(scope["path"])) != scope["path"]:
             scope = {**scope, "path": path, "raw_path": path.encode()}
         await self._app(scope, receive, send)
+
+    def _own(self, path: str) -> str:
+        if self._root and (path == self._root or path.startswith(f"{self._root}/")):
+            path = path.removeprefix(self._root)
+        azure = _AZURE.match(path)
+        return f"/v1{path[azure.end() :]}" if azure else path

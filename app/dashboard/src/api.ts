@@ -1,4 +1,5 @@
 // Requests to the public API, the same one that other clients use. The session cookie replaces the API key.
+import { ROOT } from "./root";
 import type { Page } from "./types";
 
 export class ApiError extends Error {
@@ -18,7 +19,7 @@ export const signedOut = new EventTarget();
 export async function api<T>(method: string, path: string, body?: unknown): Promise<T> {
   let response: Response;
   try {
-    response = await fetch(path, {
+    response = await fetch(ROOT + path, {
       method,
       headers: body === undefined ? {} : { "content-type": "application/json" },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
@@ -79,7 +80,7 @@ export function upload<T>(file: File, progress: (share: number) => void): Promis
   form.set("file", file);
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    request.open("POST", "/v1/files");
+    request.open("POST", `${ROOT}/v1/files`);
     request.responseType = "json";
     request.upload.onprogress = (event) => progress(event.loaded / event.total);
     request.onload = () => {

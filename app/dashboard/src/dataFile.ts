@@ -1,3 +1,4 @@
+import { ROOT } from "./root";
 // Reads and parses the lines of a data file.
 
 export interface FileLines {
@@ -8,7 +9,7 @@ export interface FileLines {
 
 /** Reads the lines in the first `limit` bytes of a file. */
 export async function readLines(id: string, limit: number): Promise<FileLines> {
-  const response = await fetch(`/v1/files/${id}/content`);
+  const response = await fetch(`${ROOT}/v1/files/${id}/content`);
   if (!response.ok) return { lines: [], isWhole: false };
   const reader = response.body?.getReader();
   const decoder = new TextDecoder();

@@ -1,6 +1,7 @@
 // Data that stays current: requests that repeat on changes, and the server's event streams.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, query } from "./api";
+import { ROOT } from "./root";
 import type { FileObject, Job, JobEvent, Page } from "./types";
 
 export interface Loaded<T> {
@@ -53,7 +54,7 @@ export function useFileValidation(ids: string[], done: () => void): void {
   handler.current = done;
   useEffect(() => {
     const sources = ids.slice(0, MAX_FOLLOWED).map((id) => {
-      const source = new EventSource(`/v1/files/${id}/stream`);
+      const source = new EventSource(`${ROOT}/v1/files/${id}/stream`);
       source.addEventListener("end", () => {
         source.close();
         handler.current();
@@ -123,7 +124,7 @@ export function followJob(id: string, after: string | undefined, handlers: JobSt
   let source: EventSource;
   let timer: ReturnType<typeof setTimeout> | undefined;
   const open = () => {
-    source = new EventSource(query(`${JOBS}/${id}/stream`, { after: last }));
+    source = new EventSource(query(`${ROOT}${JOBS}/${id}/stream`, { after: last }));
     source.addEventListener("state", (message) => handlers.onState?.(JSON.parse(message.data) as Job));
     const receive = (message: MessageEvent) => {
       last = message.lastEventId || last;
@@ -192,7 +193,7 @@ export function useProjectStream(onJobs: (jobs: Job[]) => void): void {
   const handler = useRef(onJobs);
   handler.current = onJobs;
   useEffect(() => {
-    const source = new EventSource("/v1/fine_tuning/stream");
+    const source = new EventSource(`${ROOT}/v1/fine_tuning/stream`);
     const jobs = batched<Job>((batch) => handler.current(batch));
     source.addEventListener("state", (message) => jobs.add(JSON.parse(message.data) as Job));
     return () => {

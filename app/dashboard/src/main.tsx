@@ -2,10 +2,11 @@ import "./theme";
 import "./styles.css";
 import { render } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { ErrorBoundary, LocationProvider, Route, Router, useLocation } from "preact-iso";
+import { ErrorBoundary, LocationProvider, Route, Router } from "preact-iso";
 import { type ApiError, get, post, remove, signedOut } from "./api";
 import { CommandPalette, ShortcutHelp } from "./components/Dialogs";
 import { Loading } from "./components/primitives";
+import { ROOT, useLocation } from "./root";
 import { NAV_PAGES, type NavPage } from "./routes";
 import { SessionContext, useCan } from "./session";
 import { useShortcuts } from "./shortcuts";
@@ -54,7 +55,7 @@ function App() {
   }
   return (
     <SessionContext.Provider value={session}>
-      <LocationProvider scope="/ui">
+      <LocationProvider scope={`${ROOT}/ui`}>
         <Shell
           session={session}
           leave={() => void remove(SESSION).then(() => setSession({ ...session, signed_in: false }))}
@@ -125,18 +126,18 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
       <main id="main" tabIndex={-1}>
         <ErrorBoundary>
           <Router>
-            <Route path="/ui" component={Jobs} />
-            <Route path="/ui/jobs/:id" component={JobPage} />
-            <Route path="/ui/jobs/:id/:tab" component={JobPage} />
-            <Route path="/ui/compare" component={Compare} />
-            <Route path="/ui/new" component={NewJob} />
-            <Route path="/ui/files" component={Files} />
-            <Route path="/ui/files/:id" component={FilePage} />
-            <Route path="/ui/models" component={Models} />
-            <Route path="/ui/workers" component={Workers} />
-            <Route path="/ui/webhooks" component={Webhooks} />
-            <Route path="/ui/keys" component={ApiKeys} />
-            <Route path="/ui/audit" component={AuditLog} />
+            <Route path={`${ROOT}/ui`} component={Jobs} />
+            <Route path={`${ROOT}/ui/jobs/:id`} component={JobPage} />
+            <Route path={`${ROOT}/ui/jobs/:id/:tab`} component={JobPage} />
+            <Route path={`${ROOT}/ui/compare`} component={Compare} />
+            <Route path={`${ROOT}/ui/new`} component={NewJob} />
+            <Route path={`${ROOT}/ui/files`} component={Files} />
+            <Route path={`${ROOT}/ui/files/:id`} component={FilePage} />
+            <Route path={`${ROOT}/ui/models`} component={Models} />
+            <Route path={`${ROOT}/ui/workers`} component={Workers} />
+            <Route path={`${ROOT}/ui/webhooks`} component={Webhooks} />
+            <Route path={`${ROOT}/ui/keys`} component={ApiKeys} />
+            <Route path={`${ROOT}/ui/audit`} component={AuditLog} />
             <Route default component={NotFound} />
           </Router>
         </ErrorBoundary>
@@ -147,5 +148,8 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
   );
 }
 
+// Its address is relative to the first page, and the browser resolves it again on every page.
+const icon = document.querySelector<HTMLLinkElement>("link[rel=icon]");
+if (icon) icon.href = new URL(icon.href).href;
 const root = document.getElementById("app");
 if (root) render(<App />, root);

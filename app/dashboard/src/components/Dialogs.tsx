@@ -1,8 +1,8 @@
 // Dialogs: the base component, confirmations, the command palette and the list of shortcuts.
 import type { ComponentChildren } from "preact";
 import { useContext, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { useLocation } from "preact-iso";
 import { type ApiError, get, JOBS, query } from "../api";
+import { useLocation } from "../root";
 import { NAV_PAGES } from "../routes";
 import { SessionContext } from "../session";
 import type { Job, Page } from "../types";

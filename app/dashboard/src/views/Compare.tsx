@@ -1,7 +1,6 @@
 // Compares up to eight jobs: held-out results, charts and settings.
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { useLocation } from "preact-iso";
 import { type ApiError, get, JOBS } from "../api";
 import { charts, isHeldOut } from "../chartSpecs";
 import { Chart, type Line, type Zoom } from "../components/Chart";
@@ -12,6 +11,7 @@ import { chartVersion, useChartTables, useIsVisible, useJobMetrics, useStreamedR
 import { type FlatSettings, flatten, requestFromJob } from "../jobSettings";
 import { isFinal, useProjectStream } from "../liveData";
 import type { JobMetrics, MetricTable } from "../metricTable";
+import { useLocation } from "../root";
 import type { Job } from "../types";
 import { heldOutResults } from "./HeldOutResults";
 import { MAX_COMPARED, nameOf } from "./Jobs";

@@ -3,6 +3,7 @@ import { useMemo, useState } from "preact/hooks";
 import { CodeBlock, Loading } from "../components/primitives";
 import { flatten, requestFromJob, requestSnippets, schemaDefaults } from "../jobSettings";
 import { useGet } from "../liveData";
+import { ROOT } from "../root";
 import type { Job } from "../types";
 import { RowsUsed } from "./RowUse";
 
@@ -43,7 +44,7 @@ export function ConfigTab({ job }: { job: Job }) {
   const others = Object.entries(
     flatten({ seed: job.seed, alias: job.alias ?? undefined, ...(job.metadata ? { metadata: job.metadata } : {}) }),
   );
-  const text = requestSnippets(requestFromJob(job), location.origin)[form];
+  const text = requestSnippets(requestFromJob(job), location.origin + ROOT)[form];
   return (
     <div class="halves">
       <section>

@@ -1,13 +1,13 @@
 // The project's data files and the result files of jobs.
 
 import { useRef, useState } from "preact/hooks";
-import { useLocation } from "preact-iso";
 import { type ApiError, remove, upload } from "../api";
 import { ConfirmDialog } from "../components/Dialogs";
 import { EmptyState, ErrorNotice, Loading, Meter, RelativeTime, useTitle } from "../components/primitives";
 import { Cell, ColumnHeader, VirtualTable } from "../components/VirtualTable";
 import { bytes, percent } from "../format";
 import { useFileValidation, useGet } from "../liveData";
+import { useLocation } from "../root";
 import { useCan } from "../session";
 import type { FileObject, Page } from "../types";
 import { FileBadge } from "./FileState";

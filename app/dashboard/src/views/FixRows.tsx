@@ -1,11 +1,11 @@
 // Editor for the invalid lines of a file; uploads the corrected file as a new file.
 
 import { useState } from "preact/hooks";
-import { useLocation } from "preact-iso";
 import { type ApiError, upload } from "../api";
 import { ErrorNotice } from "../components/primitives";
 import { applyChanges, type FileLines, rowProblem } from "../dataFile";
 import { plural } from "../format";
+import { useLocation } from "../root";
 import type { FileObject, Finding } from "../types";
 
 interface Props {

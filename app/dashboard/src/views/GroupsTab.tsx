@@ -1,11 +1,11 @@
 // Inspector of groups: each answer, its source, its reward and its advantage.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { useLocation } from "preact-iso";
 import { type ApiError, get, JOBS, query } from "../api";
 import { EmptyState, ErrorNotice, Loading } from "../components/primitives";
 import { isFinal, useGet } from "../liveData";
 import type { JobMetrics } from "../metricTable";
+import { useLocation } from "../root";
 import { useShortcuts } from "../shortcuts";
 import type { Group, Groups, Job } from "../types";
 import { GroupCard } from "./GroupCard";

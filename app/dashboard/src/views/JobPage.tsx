@@ -1,7 +1,7 @@
 // One job: its state, its controls, and a tab for each aspect.
 
 import { useRef, useState } from "preact/hooks";
-import { useLocation, useRoute } from "preact-iso";
+import { useRoute } from "preact-iso";
 import { type ApiError, JOBS, post } from "../api";
 import { ConfirmDialog } from "../components/Dialogs";
 import { CopyButton, ErrorNotice, Loading, RelativeTime, StatusBadge, useTitle } from "../components/primitives";
@@ -9,6 +9,7 @@ import { duration } from "../format";
 import { useJobMetrics } from "../jobMetrics";
 import { isFinal, useJob } from "../liveData";
 import { addRows, NO_ROWS, rowsOf } from "../metricTable";
+import { useLocation } from "../root";
 import { useCan } from "../session";
 import type { Job, JobEvent } from "../types";
 import { AttemptsTab } from "./AttemptsTab";

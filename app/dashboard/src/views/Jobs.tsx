@@ -1,7 +1,6 @@
 // The project's jobs, kept current.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { useLocation } from "preact-iso";
 import { get, JOBS, post, query } from "../api";
 import { Sparkline } from "../components/Chart";
 import { ConfirmDialog } from "../components/Dialogs";
@@ -18,6 +17,7 @@ import {
 import { Cell, ColumnHeader, VirtualTable } from "../components/VirtualTable";
 import { duration, number, plural } from "../format";
 import { isFinal, useJobs } from "../liveData";
+import { ROOT, useLocation } from "../root";
 import { useCan } from "../session";
 import { useShortcuts } from "../shortcuts";
 import type { Job, Series } from "../types";
@@ -287,7 +287,7 @@ function Trend({ job }: { job: Job }) {
 function Welcome() {
   const python = `from openai import OpenAI
 
-client = OpenAI(base_url="${location.origin}/v1", api_key="gt_live_...")
+client = OpenAI(base_url="${location.origin}${ROOT}/v1", api_key="gt_live_...")
 file = client.files.create(file=open("train.jsonl", "rb"), purpose="fine-tune")
 job = client.fine_tuning.jobs.create(
     model="smollm2-135m-instruct",

@@ -1,13 +1,13 @@
 // A form for the common settings of a job, which shows the request that it will send.
 
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { useLocation } from "preact-iso";
 import { type ApiError, get, JOBS, post } from "../api";
 import { Field, NumberField, TextField } from "../components/FormFields";
 import { CodeBlock, EmptyState, ErrorNotice, Loading, useTitle } from "../components/primitives";
 import { number } from "../format";
 import { requestFromJob, requestSnippets } from "../jobSettings";
 import { useGet } from "../liveData";
+import { ROOT, useLocation } from "../root";
 import { useCan } from "../session";
 import type { FileObject, FileReport, Job, Model, Page, Validation } from "../types";
 import { Estimate } from "./Estimate";
@@ -228,7 +228,7 @@ function NewJobForm() {
           <CodeBlock title="POST /v1/fine_tuning/jobs" text={JSON.stringify(body, null, 2)} />
           <details>
             <summary>Shell command</summary>
-            <CodeBlock title="Shell" text={requestSnippets(body, location.origin).cli} />
+            <CodeBlock title="Shell" text={requestSnippets(body, location.origin + ROOT).cli} />
           </details>
         </section>
       </div>
