@@ -19,4 +19,4 @@ def test_set_list_and_remove_a_key(grouptune: Run) -> None:
     assert json.loads(grouptune("teachers", "list", "--json").stdout) == []
     refused = grouptune("teachers", "set-key", "https://10.0.0.1/v1", stdin=key + "\n")
     assert refused.returncode == ExitCode.error
-    assert "only the operator can allow it" in refused.stderr
+    assert "Only the operator can allow it: GROUPTUNE_ALLOWED_PRIVATE_HOSTS=" in refused.stderr

@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 import httpcore
 import httpx
 
-from app.core.egress.ip_policy import Address, PrivateHosts, literal, why_refused
+from app.core.egress.ip_policy import Address, PrivateHosts, is_local_name, literal, why_refused
 from app.core.errors import GrouptuneError, InvalidRequest
 
 MAX_URL: Final = 2048
@@ -96,31 +96,48 @@ def check_url(url: str, allowed: PrivateHosts, param: str | None = None) -> http
     Raises `AddressRefused`, with `param` as the field to change.
     """
 
-    def refuse(reason: str) -> AddressRefused:
-        return AddressRefused(f"The URL {reason}.", param=param)
+    try:
+        parsed = _parse(url)
+        if reason := _why_refused(parsed, allowed):
+            raise ValueError(f"{reason}. Only the operator can allow it: {_cure(parsed.host)}")
+    except ValueError as error:
+        raise AddressRefused(f"The URL {error}.", param=param) from error
+    return parsed
 
+
+def _parse(url: str) -> httpx.URL:
+    """Raises `ValueError` for a URL that cannot be requested from any host."""
     try:
         parsed = httpx.URL(url) if len(url) <= MAX_URL else None
     except httpx.InvalidURL as error:
-        raise refuse(f"cannot be read ({error})") from error
+        raise ValueError(f"cannot be read ({error})") from error
     if parsed is None:
-        raise refuse(f"has more than {MAX_URL} characters")
+        raise ValueError(f"has more than {MAX_URL} characters")
     if parsed.port is not None and not 0 < parsed.port <= MAX_PORT:
-        raise refuse(f"cannot be read (its port {parsed.port} is not between 1 and {MAX_PORT})")
+        raise ValueError(f"cannot be read (its port {parsed.port} is not between 1 and {MAX_PORT})")
     if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise refuse("must begin with https:// and name a host")
+        raise ValueError("must begin with https:// and name a host")
     if parsed.userinfo or parsed.fragment:
-        raise refuse("must have neither a user and password nor a fragment (#...)")
-    address = literal(parsed.host)
-    is_allowed = allowed.name_is_allowed(parsed.host) or (address is not None and allowed.address_is_allowed(address))
-    if is_allowed:
-        return parsed
-    if address is not None and (reason := why_refused(address)):
-        raise refuse(f"names {reason}, {parsed.host}; only the operator can allow it (GROUPTUNE_ALLOWED_PRIVATE_HOSTS)")
-    # A name may resolve to an address that the operator allows; that is checked at the time of the request.
-    if parsed.scheme == "http" and (address is not None or not allowed.networks):
-        raise refuse("must begin with https://")
+        raise ValueError("must have neither a user and password nor a fragment (#...)")
     return parsed
+
+
+def _why_refused(url: httpx.URL, allowed: PrivateHosts) -> str | None:
+    """Return why the host may not be requested; None if it may, as far as that is known without resolving its name."""
+    address = literal(url.host)
+    if allowed.name_is_allowed(url.host) or (address is not None and allowed.address_is_allowed(address)):
+        return None
+    if address is not None and (reason := why_refused(address)):
+        return f"names {reason}, {url.host}"
+    if address is None and allowed.networks:
+        return None  # the name may resolve to an address that the operator allows; checked at the time of the request
+    if address is None and is_local_name(url.host):
+        return f"names this machine or its network, {url.host}"
+    return None if url.scheme == "https" else f"must begin with https://, unless {url.host} is the operator's own"
+
+
+def _cure(host: str) -> str:
+    return f"GROUPTUNE_ALLOWED_PRIVATE_HOSTS={host}"
 
 
 class Egress:
@@ -255,11 +272,11 @@ class _PinnedBackend(httpcore.NetworkBackend):
         if self._allowed.name_is_allowed(host) or self._allowed.address_is_allowed(address):
             return
         if reason := why_refused(address):
-            raise AddressRefused(
-                f"{host} is {reason}, {address}; only the operator can allow it (GROUPTUNE_ALLOWED_PRIVATE_HOSTS)."
-            )
+            raise AddressRefused(f"{host} is {reason}, {address}. Only the operator can allow it: {_cure(host)}.")
         if call.is_plain:
-            raise AddressRefused(f"{host} is reached through https:// only.")
+            raise AddressRefused(
+                f"{host} is reached through https:// only. Only the operator can allow http: {_cure(host)}."
+            )
 
 
 class _TimedStream(httpcore.NetworkStream):

@@ -31,6 +31,8 @@ REFUSED: Final[dict[str, tuple[str, ...]]] = {
 }
 """Description in the error -> ranges. The first matching range gives the description."""
 _REFUSED: Final = tuple((ip_network(text), name) for name, texts in REFUSED.items() for text in texts)
+_LOCAL_DOMAINS: Final = frozenset({"localhost", "local", "internal", "lan"})
+"""Top-level domains that are not delegated: RFC 6761, RFC 6762, ICANN's reservation of `internal`, and common use."""
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
 
 
@@ -83,6 +85,12 @@ class PrivateHosts:
 def plain_name(host: str) -> str:
     """Normalise a host name for comparison: lower case, without a final dot."""
     return host.lower().rstrip(".")
+
+
+def is_local_name(host: str) -> bool:
+    """Return whether no public host has this name: `localhost`, a name without a dot, or one reserved for networks."""
+    labels = plain_name(host).split(".")
+    return len(labels) == 1 or labels[-1] in _LOCAL_DOMAINS or labels[-2:] == ["home", "arpa"]
 
 
 def literal(host: str) -> Address | None:

@@ -8,7 +8,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 
 from tests.api.jobs import GRADER, gft, refused, with_row_17
-from tests.api.server import Server
+from tests.api.server import Server, serve, variant
 
 REFUSED: dict[str, tuple[dict[str, Any], Any, str, str]] = {
     "unknown model": ({"model": "gpt-4o"}, None, "model", "Known here: .*tiny"),
@@ -153,3 +153,54 @@ def test_a_missing_field_is_named(client: OpenAI) -> None:
     with pytest.raises(BadRequestError, match="'training_file' is missing: upload") as caught:
         client.post("/fine_tuning/jobs", body={"model": "tiny"}, cast_to=object)
     assert caught.value.param == "training_file"
+
+
+LOCAL: dict[str, tuple[dict[str, Any], str, str]] = {
+    "teacher": (
+        gft(teacher={"model": "llama3", "base_url": "http://localhost:11434/v1"}),
+        "method.gft.teacher.base_url",
+        "localhost",
+    ),
+    "reward server": (
+        gft(grader={"type": "endpoint", "url": "http://localhost:9000/grade"}),
+        "method.gft.grader.url",
+        "localhost",
+    ),
+    "reward server of a formula": (
+        gft(
+            grader={
+                "type": "multi",
+                "graders": {"mine": {"type": "endpoint", "url": "http://10.0.0.7/grade"}, "exact": GRADER},
+                "calculate_output": "mine + exact",
+            }
+        ),
+        "method.gft.grader.graders.mine.url",
+        "10.0.0.7",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LOCAL)
+def test_local_address_is_refused_with_the_cure(server: Server, training_file: str, case: str) -> None:
+    """Ollama on this machine is what people try first."""
+    method, param, host = LOCAL[case]
+    with (
+        serve(variant(server.settings, allowed_private_hosts=())) as url,
+        OpenAI(base_url=f"{url}/v1", api_key=server.api_key, max_retries=0) as client,
+    ):
+        error = refused(client, training_file, method)
+        assert (error.param, error.code) == (param, "address_not_allowed")
+        cure = f"Only the operator can allow it: GROUPTUNE_ALLOWED_PRIVATE_HOSTS={host}."
+        assert str(error.message).count(cure) == 1
+        body = {"model": "tiny", "training_file": training_file, "method": method}
+        validation: Any = client.post("/fine_tuning/jobs/validate", body=body, cast_to=object)
+        assert [(problem["param"], cure in problem["message"]) for problem in validation["errors"]] == [(param, True)]
+        for path, sent in (
+            (
+                "/webhook_endpoints",
+                {"url": f"http://{host}/x", "name": "x", "event_types": ["fine_tuning.job.succeeded"]},
+            ),
+            ("/fine_tuning/alpha/graders/validate", {"grader": {"type": "endpoint", "url": f"http://{host}/x"}}),
+        ):
+            with pytest.raises(BadRequestError, match=f"ALLOWED_PRIVATE_HOSTS={host}"):
+                client.post(path, body=sent, cast_to=object)

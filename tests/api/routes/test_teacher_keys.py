@@ -41,7 +41,7 @@ def test_key_is_managed_and_never_shown(server: Server) -> None:
     client.delete(f"/teacher_keys/{made['id']}", cast_to=object)
     left: Any = client.get("/teacher_keys", cast_to=object)
     assert len(left["data"]) == 1
-    for url, message in (("https://10.0.0.1/v1", "only the operator"), ("https://u:p@x.example/v1", "set-key")):
+    for url, message in (("https://10.0.0.1/v1", "Only the operator"), ("https://u:p@x.example/v1", "set-key")):
         with pytest.raises(BadRequestError, match=message) as caught:
             post(url)
         assert caught.value.param == "base_url"

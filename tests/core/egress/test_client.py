@@ -159,7 +159,7 @@ def test_certificate_of_another_name_is_rejected(tls: tuple[ssl.SSLContext, ssl.
 )
 def test_host_with_a_private_address_is_rejected(addresses: list[str]) -> None:
     network = FakeNetwork(evil_example=addresses)
-    with pytest.raises(AddressRefused, match="only the operator"):
+    with pytest.raises(AddressRefused, match="Only the operator"):
         get(network.egress(), "https://evil.example/")
     assert network.dialled == []
 
@@ -307,8 +307,13 @@ def test_connections_are_reused() -> None:
         ("ftp://a.example/", "must begin with https://"),
         ("file:///etc/passwd", "must begin with https://"),
         ("https:///x", "must begin with https://"),
-        ("http://a.example/", "must begin with https://"),
-        ("http://93.184.215.14/", "must begin with https://"),
+        ("http://a.example/", "must begin with https://.*GROUPTUNE_ALLOWED_PRIVATE_HOSTS=a.example"),
+        ("http://93.184.215.14/", "must begin with https://.*GROUPTUNE_ALLOWED_PRIVATE_HOSTS=93.184.215.14"),
+        ("http://localhost:11434/v1", "this machine .*localhost.*GROUPTUNE_ALLOWED_PRIVATE_HOSTS=localhost"),
+        ("https://LOCALHOST./v1", "this machine .*GROUPTUNE_ALLOWED_PRIVATE_HOSTS=localhost"),
+        ("http://ollama:11434/v1", "its network.*GROUPTUNE_ALLOWED_PRIVATE_HOSTS=ollama"),
+        ("https://judge.internal/", "its network.*GROUPTUNE_ALLOWED_PRIVATE_HOSTS=judge.internal"),
+        ("http://192.168.1.5:8000/", "a private address.*GROUPTUNE_ALLOWED_PRIVATE_HOSTS=192.168.1.5"),
         ("https://user:secret@a.example/", "user and password"),
         ("https://a.example/#top", "fragment"),
         ("https://127.0.0.1/", "loopback"),
