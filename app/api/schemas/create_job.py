@@ -324,9 +324,9 @@ def _canonical(sent: Mapping[str, Any]) -> tuple[dict[str, Any], list[Notice]]:
     if isinstance(settings.get("hyperparameters"), dict):
         settings = settings | {"hyperparameters": openai_fields.without_neutral(settings["hyperparameters"])}
     if kind == "reinforcement":
-        default = GroupMix if extra is not None else RolloutsOnly
-        added = extra if isinstance(extra, dict) else {}
-        settings, more = openai_fields.reinforcement(settings, added, default().self_, moved)
+        rollouts = (RolloutsOnly() if extra is None else GroupMix()).self_
+        settings, variables, more = openai_fields.reinforcement(settings, extra, rollouts, moved)
+        body |= openai_fields.with_variables(body, variables)
         notices += more
     if isinstance(extra, dict):
         return body | {"method": {"type": "gft", "gft": _merged(settings, extra)}}, notices

@@ -34,13 +34,14 @@ def ignored(path: str, why: str) -> Notice:
 
 
 def reinforcement(
-    settings: Mapping[str, Any], extra: Mapping[str, Any], default_rollouts: int, moved: Mapping[str, str]
-) -> tuple[dict[str, Any], list[Notice]]:
+    settings: Mapping[str, Any], extra: object, default_rollouts: int, moved: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, Any], list[Notice]]:
     """Translate `method.reinforcement` of OpenAI and Azure. Raises `PydanticCustomError` for what cannot be honoured.
 
     `extra` is the extra field `gft`, whose group is merged into the method's. `moved` maps the names of top-level
-    hyperparameters to their paths.
+    hyperparameters to their paths. Returns the settings, variables for the chat template, and the notices.
     """
+    variables = dict[str, Any]()
     result, notices = dict(settings), list[Notice]()
     if result.pop("tools", None):
         raise problem(
@@ -54,15 +55,18 @@ def reinforcement(
         why = "rollouts are free text. Describe the form in the prompts; graders read JSON as `sample.output_json`"
         notices.append(ignored("method.reinforcement.response_format", why))
     if not isinstance(hyperparameters := result.get("hyperparameters", {}), Mapping):
-        return result, notices
+        return result, variables, notices
     kept = dict(hyperparameters)
     paths = {name: moved.get(name, f"method.reinforcement.hyperparameters.{name}") for name in kept}
     if "reasoning_effort" in kept:
-        notices.append(_reasoning_effort(kept.pop("reasoning_effort"), paths["reasoning_effort"]))
+        path = paths["reasoning_effort"]
+        variables["reasoning_effort"] = _effort(kept.pop("reasoning_effort"), path)
+        meaning = "is a variable of the chat template (`chat_template_kwargs`). Templates that do not read it ignore it"
+        notices.append(Notice("converted_field", f"`{path}` {meaning}.", path))
     if "compute_multiplier" in kept:
         path = paths["compute_multiplier"]
         rollouts = _rollouts(kept.pop("compute_multiplier"), default_rollouts, path)
-        if "self" in _mapping(extra.get("group")):
+        if "self" in _mapping(_mapping(extra).get("group")):
             raise _sent_twice(path, "gft.group.self")
         _set(result, "group", "self", rollouts, path)
         notices.append(_converted(path, f"{rollouts} rollouts for each prompt (`group.self`)"))
@@ -72,7 +76,13 @@ def reinforcement(
         _set(result, "evaluation", "pass_samples", answers, path)
         meaning = f"{answers} sampled answers to each held-out row (`evaluation.pass_samples`, eval/pass@k)"
         notices.append(_converted(path, meaning))
-    return result | {"hyperparameters": kept}, notices
+    return result | {"hyperparameters": kept}, variables, notices
+
+
+def with_variables(body: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `chat_template_kwargs` of the body with more variables; those of the client take precedence."""
+    sent = body.get("chat_template_kwargs", {})
+    return {"chat_template_kwargs": {**variables, **sent}} if variables and isinstance(sent, Mapping) else {}
 
 
 def _set(settings: dict[str, Any], holder: str, name: str, value: int, path: str) -> None:
@@ -97,11 +107,11 @@ def _converted(path: str, meaning: str) -> Notice:
     return Notice("converted_field", f"`{path}` means, as at OpenAI, {meaning}.", path)
 
 
-def _reasoning_effort(value: Any, path: str) -> Notice:
+def _effort(value: object, path: str) -> object:
     if value not in _EFFORTS:
         efforts = ", ".join(f"'{effort}'" for effort in ("default", *_EFFORTS))
         raise problem(path, f"'{path}' should be one of {efforts}; you sent {value!r}.")
-    return ignored(path, "the model's own chat template decides whether and how long it thinks")
+    return value
 
 
 def _rollouts(multiplier: object, default: int, path: str) -> int:

@@ -42,7 +42,7 @@ NOTICED: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
     "neutral float": (reinforcement({"compute_multiplier": 1.0}), []),
     "effort": (
         reinforcement({"reasoning_effort": "medium"}),
-        [("ignored_field", f"{HYPERPARAMETERS}.reasoning_effort")],
+        [("converted_field", f"{HYPERPARAMETERS}.reasoning_effort")],
     ),
     "compute": (
         reinforcement({"compute_multiplier": 1.5}),
@@ -84,6 +84,18 @@ def test_compute_multiplier_sets_the_rollouts(server: Server, training_file: str
     assert settings_of(server, typed)["group"] == {"expert": 1, "teacher": 3, "self": 8}
 
 
+def test_reasoning_effort_is_a_template_variable(server: Server, training_file: str) -> None:
+    client = server.client()
+    for sent, variables in (
+        (None, {"reasoning_effort": "high"}),
+        ({"enable_thinking": True}, {"reasoning_effort": "high", "enable_thinking": True}),
+        ({"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
+    ):
+        body = {} if sent is None else {"chat_template_kwargs": sent}
+        job = create(client, training_file, reinforcement({"reasoning_effort": "high"}), extra_body=body)
+        assert job.chat_template_kwargs == variables
+
+
 def test_eval_samples_are_answers_per_row(server: Server, training_file: str) -> None:
     """OpenAI averages that many answers to each held-out row; it does not cut the file."""
     client = server.client()
@@ -101,7 +113,7 @@ def test_azure_sends_them_at_the_top(server: Server, training_file: str) -> None
     job = create(client, training_file, reinforcement(), validation_file=training_file, hyperparameters=top)
     settings = settings_of(server, job)
     assert (settings["hyperparameters"]["n_epochs"], settings["hyperparameters"]["eval_interval"]) == (2, 3)
-    assert ("ignored_field", "hyperparameters.reasoning_effort") in warnings_of(client, job)
+    assert ("converted_field", "hyperparameters.reasoning_effort") in warnings_of(client, job)
 
 
 def test_every_openai_hyperparameter_is_known(server: Server, training_file: str) -> None:
