@@ -126,8 +126,8 @@ BAD_ROWS = {
     "half an object": ('{"messages": [', None, "invalid JSON .*each line must be one complete object"),
     "no assistant and no prompt": (
         '{"reference_answer": "2"}',
-        "messages",
-        "neither an assistant message nor a prompt; give it `messages`",
+        None,
+        "the row has `reference_answer`, and neither `messages` nor `prompt`; map them",
     ),
     "only a system message": (
         '{"messages": [{"role": "system", "content": "Add."}]}',
