@@ -1,9 +1,19 @@
 """The hub repository that a base model comes from."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from app.core.models.hub_source import HubSource, hub_source
+from tests.hub_server import COMMIT, hub_server
 
+FETCH = """
+import sys
+from pathlib import Path
+from app.core.models import registry, sources
+sources.fetch(registry.CatalogEntry("mine", "org/mine", 1), Path(sys.argv[1]), print)
+"""
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -37,3 +47,19 @@ def test_local_model_has_none(tmp_path: Path) -> None:
     for broken in ("{", "[]", "{}", "null"):
         (directory / "hub_source.json").write_text(broken)
         assert hub_source(directory) is None
+
+
+def test_download_stores_the_commit(tmp_path: Path) -> None:
+    with hub_server(
+        {}, {"org/mine": {"config.json": b"{}", "model.safetensors": b"weights", "photo.png": b"-"}}
+    ) as url:
+        subprocess.run(
+            [sys.executable, "-c", FETCH, str(tmp_path / "mine")],
+            env=os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"},
+            check=True,
+            timeout=60,
+        )
+    fetched = tmp_path / "mine" / "hub"
+    assert hub_source(fetched) == HubSource("org/mine", COMMIT)
+    assert (fetched / "model.safetensors").read_bytes() == b"weights"
+    assert not (fetched / "photo.png").exists()
