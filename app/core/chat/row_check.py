@@ -1,7 +1,7 @@
 """Counts the rows of a file that a job can use, by rendering every row with the model's chat template.
 
-Tokenising costs several times as much as rendering, and few rows come near the limit: a row is tokenised only if it has
-more bytes than the limit has tokens.
+Tokenising costs several times as much as rendering, and few rows come near the limit: the tokens of a row are counted
+only if it has more bytes than the limit has tokens, and it is encoded as for training only if it is close to the limit.
 """
 
 from collections import Counter
@@ -20,6 +20,8 @@ from app.core.spec.rows import Row
 
 TOLERATED_SHARE: Final = 0.1
 """Share of lost rows above which a job warns."""
+_BORDER: Final = 16
+"""Tokens by which a prompt and its answer, each tokenised alone, may differ from both together."""
 _CURES: Final = {
     Drop.template_refused: "Change the rows as the message says, or choose another base model.",
     Drop.prompt_too_long: "Shorten the prompts, raise hyperparameters.max_length (up to the model's context), or lower "
@@ -151,11 +153,16 @@ def _check(
 def _surely_fits(row: Row, tokenizer: ChatTokenizer, rules: RowRules) -> bool:
     """Return whether the renderings alone show that the row is used as a whole. Raises `TemplateRefused`.
 
-    False only means that the row has to be tokenised.
+    False only means that the row has to be encoded.
     """
+
+    def fit(*texts: str, more: int = 0) -> bool:
+        room = rules.max_length - more
+        return sum(map(_most_tokens, texts)) <= room or sum(map(tokenizer.size, texts)) + _BORDER <= room
+
     templates, tools = tokenizer.templates, list(row.tools) or None
     prompt = templates.render(row.prompt_messages, tools, for_answer=True)
-    if _most_tokens(prompt) + rules.max_new_tokens > rules.max_length:
+    if not fit(prompt, more=rules.max_new_tokens):
         return False
     is_used = rules.answers_later
     for before, message, _ in answers(row, rules):
@@ -164,7 +171,7 @@ def _surely_fits(row: Row, tokenizer: ChatTokenizer, rules: RowRules) -> bool:
         history = row.messages[:before]
         text = prompt if before == len(row.prompt_messages) else templates.render(history, tools, for_answer=True)
         rest = continuation(templates, history, message, tools, text)
-        if rest.unwritten or _most_tokens(text) + _most_tokens(rest.text) > rules.max_length:
+        if rest.unwritten or not fit(text, rest.text):
             return False
         is_used = True
     return is_used

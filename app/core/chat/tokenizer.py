@@ -192,6 +192,10 @@ class ChatTokenizer:
         parsed = self.answer_format.parse(given.text, tools, opened="")
         return parsed if parsed.reasoning or parsed.tool_calls else given
 
+    def size(self, text: str) -> int:
+        """Return the number of tokens of a rendering."""
+        return len(self._encode(text))
+
     def spells_special_tokens(self, message: dict[str, Any]) -> bool:
         """Return whether the text of a message contains special tokens, which `answer` then keeps as plain text."""
         return bool(self._special) and self._special_text.search(_written(message)) is not None
