@@ -20,7 +20,7 @@ from app.core.files.uploads import TRAINING_PURPOSE, find_file
 from app.core.files.validation_report import FileReport
 from app.core.jobs import gates, quotas
 from app.core.jobs.grader_services import check_services
-from app.core.models import aliases
+from app.core.models import aliases, registry, weights
 from app.core.models.adapters import starting_point
 from app.core.spec.graders import BaseGrader, missing_fields
 from app.core.spec.job import GroupMethod, JobSpec, MethodType
@@ -99,6 +99,8 @@ def validate_request(session: Session, project_id: str, request: JobRequest, lim
     if (grader := spec.settings.grader) is not None:
         param = f"method.{spec.method}.grader"
         checks.append(partial(check_services, grader, param, limits.judge_url, limits.private_hosts))
+    if base_model is not None:
+        checks.append(partial(check_lora, spec, registry.resolve(base_model, models_dir).directory))
     if spec.alias is not None:
         checks.append(partial(aliases.check_name, spec.alias, models_dir, limits.model_aliases))
     for param, file_id in (("training_file", request.training_file), ("validation_file", request.validation_file)):
@@ -146,6 +148,24 @@ def check_trackers(spec: JobSpec, allowed: Collection[str]) -> None:
                 param=f"integrations.{index}.type",
                 code="tracker_not_available",
             )
+
+
+def check_lora(spec: JobSpec, directory: Path) -> None:
+    """Raise `InvalidRequest` for a target module that the base model in `directory`, if it is there, does not have."""
+    targets = spec.hyperparameters.lora.target_modules
+    modules = weights.modules(directory)
+    if isinstance(targets, str) or not modules:
+        return
+    missing = [target for target in targets if not any(f".{module}".endswith(f".{target}") for module in modules)]
+    if not missing and "lm_head" not in targets:
+        return
+    usable = sorted({module.rpartition(".")[2] for module in modules} - {"embed_tokens", "lm_head"})
+    problem = f"The base model has no module '{missing[0]}'." if missing else "The output head must stay frozen."
+    raise InvalidRequest(
+        f"{problem} Use 'all-linear', or some of: {', '.join(usable)}.",
+        param=f"method.{spec.method}.hyperparameters.lora.target_modules",
+        code="invalid_lora",
+    )
 
 
 def check_validated(spec: JobSpec, file: File, param: str) -> None:

@@ -19,6 +19,20 @@ def count(directory: Path) -> int | None:
         return None
 
 
+def modules(directory: Path) -> frozenset[str]:
+    """Return the paths of all modules with a weight matrix; empty if no file exists or one cannot be read."""
+    try:
+        headers = [_header(path)[0] for path in directory.glob("*.safetensors")]
+        return frozenset(
+            name.removesuffix(".weight")
+            for header in headers
+            for name, tensor in header.items()
+            if name.endswith(".weight") and len(tensor["shape"]) > 1
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset()
+
+
 def damage(directory: Path) -> str | None:
     """Return what is wrong with the files, without reading the weights; None if they are complete."""
     try:

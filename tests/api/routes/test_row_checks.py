@@ -71,7 +71,9 @@ def add_model(server: Server) -> Any:
         made.append(directory)
         write_tokenizer(directory)
         (directory / "config.json").write_text(json.dumps({"max_position_embeddings": context} if context else {}))
-        header = b'{"w": {"dtype": "F32", "shape": [1000, 1000], "data_offsets": [0, 0]}}'
+        names = ("model.embed_tokens", "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "lm_head")
+        weight = {"dtype": "F32", "shape": [500, 500], "data_offsets": [0, 0]}
+        header = json.dumps({f"{name}.weight": weight for name in names}).encode()
         (directory / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
         if template is not None:
             (directory / "chat_template.jinja").write_text(template)
@@ -197,6 +199,29 @@ def test_unusable_tokenizer_is_an_error(client: OpenAI, upload: Upload, add_mode
     assert (problem["code"], problem["param"]) == ("model_without_chat_template", "model")
     error = refused(client, file_id, SUPERVISED, model=model)
     assert (error.code, error.param) == ("model_without_chat_template", "model")
+
+
+@pytest.mark.parametrize(
+    ("module", "problem"),
+    [
+        ("c_attn", "The base model has no module 'c_attn'. Use 'all-linear', or some of: q_proj, up_proj."),
+        ("lm_head", "The output head must stay frozen. Use 'all-linear', or some of: q_proj, up_proj."),
+    ],
+)
+def test_unusable_lora_module_is_refused(
+    server: Server, upload: Upload, add_model: AddModel, module: str, problem: str
+) -> None:
+    client = server.client()
+    model = add_model("layered")
+    file_id = upload([sum_of(number) for number in range(8)])
+
+    def targeting(*modules: str) -> dict[str, Any]:
+        return {"type": "supervised", "supervised": {"hyperparameters": {"lora": {"target_modules": modules}}}}
+
+    error = refused(client, file_id, targeting("q_proj", module), model=model)
+    assert (error.code, error.param) == ("invalid_lora", "method.supervised.hyperparameters.lora.target_modules")
+    assert error.body["message"] == problem  # type: ignore[index, call-overload]
+    assert validate(client, file_id, model=model, method=targeting("q_proj", "mlp.up_proj"))["valid"]
 
 
 def test_model_that_is_not_pulled_is_named(client: OpenAI, upload: Upload) -> None:
