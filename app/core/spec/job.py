@@ -117,7 +117,7 @@ class Hyperparameters(Frozen):
     lr_schedule: Literal["constant", "cosine"] = "constant"
     eval_interval: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = "auto"
     eval_samples: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = "auto"
-    """Held-out rows used by each evaluation."""
+    """Held-out rows used by each evaluation. In a `reinforcement` request the field means `pass_samples` instead."""
     checkpoint_interval: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = "auto"
     max_length: Annotated[int, Field(ge=16, le=131_072)] = 2048
     """Prompt plus response, in tokens; longer demonstrations are skipped with a warning."""
