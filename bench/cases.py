@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,11 +22,14 @@ Build = Callable[["Case", Path, str], Callable[[], object]]
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison: `prompts` groups of `members` responses per step; lengths in tokens."""
+    """One comparison: `prompts` groups of `members` responses per step, or conversations of `turns` turns.
+
+    Lengths are in tokens; of a conversation, per turn.
+    """
 
     name: str
     kind: str
-    """`group`, `supervised` or `rollout`."""
+    """`group`, `supervised`, `conversations` or `rollout`."""
     prompts: int
     members: int
     prompt_tokens: int
@@ -34,12 +37,14 @@ class Case:
     must: float
     """Goal: the other framework's time divided by Grouptune's."""
     contenders: tuple[str, ...] = ("ours", "trl", "trl-no-checkpointing")
+    turns: int = 1
 
 
 CASES: Final = (
     Case("group step, P = 4R", "group", 1, 8, 256, 64, 3.5),
     Case("group step, P = R", "group", 1, 8, 512, 512, 1.8, ("ours", "trl")),
     Case("supervised step", "supervised", 8, 1, 96, 96, 1.15),
+    Case("supervised step, 6 turns", "conversations", 8, 1, 40, 40, 2.5, turns=6),
     Case("rollouts", "rollout", 8, 4, 64, 64, 1.5, ("ours", "trl")),
 )
 
@@ -53,6 +58,13 @@ def tokens(case: Case) -> tuple[list[tuple[int, ...]], list[list[tuple[int, ...]
 
     prompts = [ids(case.prompt_tokens) for _ in range(case.prompts)]
     return prompts, [[ids(case.response_tokens) for _ in range(case.members)] for _ in prompts]
+
+
+def conversations(case: Case) -> list[list[tuple[tuple[int, ...], tuple[int, ...]]]]:
+    """Return conversations of random tokens: for each turn what the user says and the answer, which is trained."""
+    users, answers = tokens(replace(case, prompts=case.prompts * case.turns))
+    turns = [(user, answer) for user, [answer] in zip(users, answers, strict=True)]
+    return [turns[start : start + case.turns] for start in range(0, len(turns), case.turns)]
 
 
 def measure(build: Build) -> None:

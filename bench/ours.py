@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from app.core.spec.advantages import group_advantages
 from app.core.spec.job import Lora, Sampling
 from app.core.spec.plan import TOKEN_BUDGET
 from app.core.spec.reports import Source
-from bench.cases import LEARNING_RATE, Case, measure, tokens
+from bench.cases import LEARNING_RATE, Case, conversations, measure, tokens
 from worker.training.batching import pack
 from worker.training.model import load_policy
 from worker.training.optimizer import Updater, new_optimizer
@@ -30,13 +30,16 @@ def build(case: Case, model_dir: Path, _contender: str) -> Callable[[], object]:
     updater = Updater(
         policy,
         new_optimizer(policy),
-        tau=0.0 if case.kind == "supervised" else 0.7,
+        tau=0.7 if case.kind == "group" else 0.0,
         temperature=1.0,
         zero_variance="count",
         kl_coefficient=0.0,
         token_budget=TOKEN_BUDGET,
         on_shrink=lambda budget: print(f"micro-batches of {budget} tokens", file=sys.stderr),
     )
+    if case.kind == "conversations":
+        conversational = [_conversation(turns) for turns in conversations(case)]
+        return lambda: updater.update(conversational, LEARNING_RATE)
     rewards = [1.0 if member % 3 == 0 else 0.0 for member in range(case.members)]
     advantages = [1.0] if case.kind == "supervised" else group_advantages(rewards)
     groups = [
@@ -50,6 +53,17 @@ def build(case: Case, model_dir: Path, _contender: str) -> Callable[[], object]:
         for prompt, members in zip(prompts, responses, strict=True)
     ]
     return lambda: updater.update(groups, LEARNING_RATE)
+
+
+def _conversation(turns: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> PromptGroup:
+    """Return a group with every answer as a member; its context is the conversation up to it."""
+    members: list[GroupMember] = []
+    context: tuple[int, ...] = ()
+    for user, answer in turns:
+        context += user
+        members.append(GroupMember(Source.expert, answer, "", True, advantage=1.0, context=context))
+        context += answer
+    return PromptGroup(Prompt(1, "", context, None, (), {}), members)
 
 
 def check(model_dir: Path) -> dict[str, float]:

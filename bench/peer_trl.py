@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from bench.cases import LEARNING_RATE, Case, measure, tokens
+from bench.cases import LEARNING_RATE, Case, conversations, measure, tokens
 
 OUTPUT_DIR = "/tmp/grouptune-bench"  # noqa: S108 - TRL requires a directory but writes nothing there
 LORA = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -26,20 +26,27 @@ def build(case: Case, model_dir: Path, contender: str) -> Callable[[], object]:
         return _generate(case, model)
     tokenizer: Any = AutoTokenizer.from_pretrained(model_dir)
     if case.kind == "group":
-        trainer, batch = _grpo(case, model, tokenizer, checkpointing), _group_batch(case)
+        trainer, batches = _grpo(case, model, tokenizer, checkpointing), [_group_batch(case)]
+    elif case.kind == "conversations":
+        trainer = _sft(model, tokenizer, checkpointing, _packed_rows(case), packing=True)
+        batches = _packed_batches(trainer)
     else:
-        trainer, batch = _sft(model, tokenizer, checkpointing), _supervised_batch(case)
+        trainer = _sft(model, tokenizer, checkpointing, Dataset.from_list([{"prompt": "x", "completion": "y"}]))
+        batches = [_supervised_batch(case)]
     trained = [value for value in trainer.model.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
-    trainer.current_gradient_accumulation_steps = 1
+    trainer.current_gradient_accumulation_steps = len(batches)
     trainer.model.train()
     if checkpointing:  # normally done by `Trainer.train`, which is not called here
         trainer.model.activation_checkpointing_enable()
 
     def step() -> None:
-        with trainer.compute_loss_context_manager():
-            loss = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=batch.get("num_items_in_batch"))
-        loss.backward()
+        for batch in batches:
+            inputs = dict(batch)
+            count = inputs.pop("num_items_in_batch", None)
+            with trainer.compute_loss_context_manager():
+                loss = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=count)
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -69,16 +76,33 @@ def _grpo(case: Case, model: Any, tokenizer: Any, checkpointing: bool) -> Any:
     )
 
 
-def _sft(model: Any, tokenizer: Any, checkpointing: bool) -> Any:
+def _sft(model: Any, tokenizer: Any, checkpointing: bool, data: Dataset, packing: bool = False) -> Any:
     arguments = SFTConfig(
         output_dir=OUTPUT_DIR,
         gradient_checkpointing=checkpointing,
         report_to="none",
         save_strategy="no",
         use_cpu=not torch.cuda.is_available(),
+        packing=packing,
     )
-    data = Dataset.from_list([{"prompt": "x", "completion": "y"}])
     return SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer, peft_config=LORA)
+
+
+def _packed_rows(case: Case) -> Dataset:
+    """Return tokenised conversations with the mask that TRL's `assistant_only_loss` computes from a chat template."""
+    rows = []
+    for turns in conversations(case):
+        ids = [token for turn in turns for part in turn for token in part]
+        mask = [int(trained) for user, answer in turns for trained in [False] * len(user) + [True] * len(answer)]
+        rows.append({"input_ids": ids, "assistant_masks": mask})
+    return Dataset.from_list(rows)
+
+
+def _packed_batches(trainer: Any) -> list[dict[str, Any]]:
+    """Return TRL's packed rows of up to 1,024 tokens, one per micro-batch: on a CPU faster than several."""
+    batches = [trainer.data_collator([row]) for row in trainer.train_dataset]
+    count = sum((batch["labels"] != -100).sum() for batch in batches)
+    return [batch | {"num_items_in_batch": count} for batch in batches]
 
 
 def _group_batch(case: Case) -> dict[str, Any]:

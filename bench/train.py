@@ -59,6 +59,7 @@ def show(result: dict[str, Any]) -> None:
     """Print one block of the table."""
     case, seconds, memory = result["case"], result["seconds"], result["step_mib"]
     shape = f"{case['prompts']} x {case['members']}, P {case['prompt_tokens']}, R {case['response_tokens']}"
+    shape += f", {case['turns']} turns" * (case["turns"] > 1)
     print(f"\n{case['name']} ({shape})")
     for name, value in seconds.items():
         ratio = value / seconds["ours"]
