@@ -68,7 +68,7 @@ def conversations(case: Case) -> list[list[tuple[tuple[int, ...], tuple[int, ...
 
 
 def measure(build: Build) -> None:
-    """Run the contender named on the command line; print the seconds of each timed step and the peak memory as JSON."""
+    """Run the contender named on the command line; print times of each timed step and the peak memory as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("contender")
     parser.add_argument("case")
@@ -78,11 +78,13 @@ def measure(build: Build) -> None:
     with redirect_stdout(sys.stderr):
         step = build(Case(**json.loads(options.case)), options.model_dir, options.contender)
         loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        seconds = []
+        seconds: list[float] = []
+        cpu_seconds: list[float] = []
         for index in range(WARM_UP + options.steps):
-            begun = time.perf_counter()
+            begun, cpu_begun = time.perf_counter(), time.process_time()
             step()
             if index >= WARM_UP:
                 seconds.append(time.perf_counter() - begun)
+                cpu_seconds.append(time.process_time() - cpu_begun)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": seconds, "loaded_kib": loaded, "step_kib": peak - loaded}))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "loaded_kib": loaded, "step_kib": peak - loaded}))

@@ -63,7 +63,7 @@ def _conversation(turns: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> P
         context += user
         members.append(GroupMember(Source.expert, answer, "", True, advantage=1.0, context=context))
         context += answer
-    return PromptGroup(Prompt(1, "", context, None, (), {}), members)
+    return PromptGroup(Prompt(1, "", context, (), {}), members)
 
 
 def check(model_dir: Path) -> dict[str, float]:

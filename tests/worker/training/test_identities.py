@@ -59,6 +59,8 @@ class Method:
     """C(p)."""
     reward: Callable[[str, str], float | None] | None = None
     """Of a text, given what is wanted; None where it cannot be graded. Without it the advantage is 1."""
+    turns: int = 1
+    """Questions and demonstrations in a row, all trained; the earlier ones are those of the rows before it."""
 
 
 def contains(text: str, wanted: str) -> float:
@@ -77,6 +79,7 @@ SAMPLING: Final = Sampling(temperature=TEMPERATURE, max_tokens=9)
 KINDS: Final = {
     "supervised": Method("supervised", {}, torch.ones_like),
     "dft": Method("dft", {}, lambda p: p),
+    "supervised conversations": Method("supervised", {}, torch.ones_like, turns=3),
     "reinforcement": Method(
         "reinforcement",
         {"grader": CONTAINS, "sampling": SAMPLING, "group": GroupMix(expert=0, teacher=0, self_=6)},
@@ -124,6 +127,16 @@ def answers(method: Method, row: int) -> tuple[str, str, list[str], str]:
     return question, json.dumps({"answer": wanted}), [*answered, "no JSON"], wanted
 
 
+def chat(method: Method, row: int) -> list[dict[str, str]]:
+    """The messages of ROWS[row - 1]."""
+    turns = [answers(method, number)[:2] for number in range(max(1, row - method.turns + 1), row + 1)]
+    return [
+        {"role": role, "content": content}
+        for turn in turns
+        for role, content in zip(("user", "assistant"), turn, strict=True)
+    ]
+
+
 @pytest.fixture(scope="module", params=list(KINDS))
 def trained(request: pytest.FixtureRequest, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     method = KINDS[request.param]
@@ -131,11 +144,11 @@ def trained(request: pytest.FixtureRequest, base: Path, tmp_path_factory: pytest
     rows = directory / "rows.jsonl"
     with rows.open("w", encoding="utf-8") as out:
         for number in range(1, len(ROWS) + 1):
-            question, expert, teachers, wanted = answers(method, number)
-            chat = [{"role": "user", "content": question}, {"role": "assistant", "content": expert}]
-            out.write(json.dumps({"messages": chat, "teacher_responses": teachers, "wanted": wanted}) + "\n")
+            _, _, teachers, wanted = answers(method, number)
+            fields = {"messages": chat(method, number), "teacher_responses": teachers, "wanted": wanted}
+            out.write(json.dumps(fields) + "\n")
     job = Job(directory / "run", base, method.name)
-    options: dict[str, Any] = {"training": rows, "n_epochs": 1, "learning_rate_multiplier": 10.0, "max_length": 128}
+    options: dict[str, Any] = {"training": rows, "n_epochs": 1, "learning_rate_multiplier": 10.0, "max_length": 160}
     options |= method.options
     assert job.run(stopped=True, **options)[0] is TrainerExit.stopped
     code, reports = job.run(resume_from=job.checkpoint(0), **options)
@@ -166,9 +179,12 @@ def batch(one: Trained, step: int) -> Batch:
     sequences = []
     tokens = 0
     for group in one.groups[step]:
-        question = [{"role": "user", "content": answers(one.method, group.row)[0]}]
-        prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=True, return_dict=False)
+        messages = chat(one.method, group.row)
         for member, advantage in zip(group.members, advantages(one.method, group), strict=True):
+            history = messages[: len(messages) - 1 if member.turn is None else 2 * member.turn - 1]
+            prompt = tokenizer.apply_chat_template(
+                history, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
             ends = [tokenizer.convert_tokens_to_ids("<|im_end|>")] if member.finished else []
             response = [*tokenizer(member.text, add_special_tokens=False)["input_ids"], *ends]
             assert len(response) == member.tokens
@@ -294,6 +310,11 @@ def members(trained: Trained, source: Source) -> list[MemberRecord]:
         for member in group.members
         if member.source is source
     ]
+
+
+@pytest.mark.parametrize("trained", ["supervised conversations"], indirect=True)
+def test_conversations_cover_all_turns(trained: Trained) -> None:
+    assert {member.turn for member in members(trained, Source.expert)} == {None, 1, 2, 3}
 
 
 @pytest.mark.parametrize("trained", ["reinforcement", "gft", "gft with grades that fail"], indirect=True)
