@@ -108,12 +108,21 @@ def test_regrade(grouptune: Run, succeeded_job: str, tmp_path: Path) -> None:
 
 
 def test_failed_job_has_a_reason_and_exit_code(grouptune: Run, job_file: Callable[..., Path]) -> None:
-    done = grouptune("jobs", "create", "-f", job_file(max_length=16), "--wait", "--json")
+    path = job_file()
+    job = yaml.safe_load(path.read_text())
+    job["method"]["gft"]["grader"]["reference"] = "123456"
+    path.write_text(yaml.safe_dump(job))
+    done = grouptune("jobs", "create", "-f", path, "--wait", "--json")
     assert done.returncode == ExitCode.job_failed, done.stderr
-    job = json.loads(done.stdout)
-    assert job["status"] == "failed"
-    assert job["error"]["message"] in done.stderr
-    assert "warn: line 1: dropped" in done.stderr
+    failed = json.loads(done.stdout)
+    assert (failed["status"], failed["error"]["code"]) == ("failed", "nothing_learned")
+    assert failed["error"]["message"] in done.stderr
+
+
+def test_rows_that_cannot_be_used_are_refused(grouptune: Run, job_file: Callable[..., Path]) -> None:
+    done = grouptune("jobs", "create", "-f", job_file(max_length=16), "--wait")
+    assert done.returncode == ExitCode.error
+    assert "16 with a prompt that is too long (line 1: " in done.stderr
 
 
 def test_idempotency_key_reuses_the_job(grouptune: Run, job_file: Callable[..., Path]) -> None:
