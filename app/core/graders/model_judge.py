@@ -102,7 +102,8 @@ def _result(answer: dict[str, Any], keys: tuple[str, ...]) -> Any:
         message = choice["message"]
         refusal, text = message.get("refusal"), _text(message)
     except (LookupError, TypeError, AttributeError):
-        raise GraderFailure("the judge's reply is not a chat completion", ErrorType.judge_server) from None
+        message = f"the judge's reply is not a chat completion: {json.dumps(answer):.200}"
+        raise GraderFailure(message, ErrorType.judge_server) from None
     if refusal:
         raise GraderFailure(f"the judge refused: {refusal!s:.200}", ErrorType.judge_refusal)
     found = last_object(text, keys)

@@ -12,6 +12,7 @@ from app.core.graders.toolbox import CONNECTIONS, ExternalServices, Toolbox
 from app.core.graders.types import ErrorType, Grade, GraderFailure, Sample, Scored, TokenUsage, Tools
 from app.core.spec.formula import parse_formula
 from app.core.spec.graders import BaseGrader, EndpointGrader, MultiGrader
+from app.core.spec.teacher_answers import storable
 
 __all__ = ["ExternalServices", "Grade", "GraderPool", "Sample", "Toolbox", "grade"]
 
@@ -149,7 +150,7 @@ def _grade(grader: BaseGrader, score: float | Scored, rewards: Mapping[str, floa
 def _failed(grader: BaseGrader, error: Exception) -> Grade:
     message = str(error) if isinstance(error, GraderFailure) else f"{type(error).__name__}: {error}"
     error_type = error.error_type if isinstance(error, GraderFailure) else ErrorType.other
-    return Grade(reward=None, error=f"grader {_name(grader)!r}: {message}", error_type=error_type)
+    return Grade(reward=None, error=storable(f"grader {_name(grader)!r}: {message}"), error_type=error_type)
 
 
 def _name(grader: BaseGrader) -> str:

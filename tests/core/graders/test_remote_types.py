@@ -189,7 +189,13 @@ def test_labels(label: str, reward: float) -> None:
         (SCORE, Reply(b'{"error": "no such model"}', 404), ErrorType.judge_server, "answered 404"),
         (SCORE, Reply(b"<html>"), ErrorType.judge_server, "did not answer with JSON"),
         (SCORE, Reply(b"[]"), ErrorType.judge_server, "is not a JSON object"),
-        (SCORE, Reply(b"{}"), ErrorType.judge_server, "not a chat completion"),
+        (
+            SCORE,
+            Reply(b'{"error": "overloaded"}'),
+            ErrorType.judge_server,
+            'not a chat completion: {"error": "overloaded"}',
+        ),
+        (SCORE, completion("\ud800 no"), ErrorType.judge_parse, "not JSON with a result: ? no"),
         (SCORE, Reply(status=302, headers={"location": "/x"}), ErrorType.judge_server, "answered 302"),
     ],
 )
