@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from app.core.graders.math_text import LETTER, last_box, last_formula, marked_answer, normalise, trimmed
-from app.core.graders.numbers import CHANGE, SCALE, last_number, read_number, same_number
+from app.core.graders.numbers import CHANGE, SCALE, is_part, last_number, read_number, same_number, without_remarks
 
 _MAX_ELEMENTS: Final = 64
 _SEPARATORS: Final = (
@@ -20,9 +20,12 @@ _SEPARATORS: Final = (
 _BRACKET: Final = re.compile(r"\\?[(\[{]|\\?[)\]}]")
 _RATIO: Final = re.compile(r"\d{1,20}(?: ?: ?\d{1,20})+|\d{1,4}([-/.])\d{1,4}\1\d{1,4}")
 """A ratio, a time or a date."""
-_NAME: Final = r"\\?[A-Za-z]+(?:_\{?\w+\}?)?'?(?:\([^()=]*\))?|\\text ?\{[^{}=]*\}|\\angle ?[A-Z]+"
+_NAME: Final = (
+    r"\\?[A-Za-z]+(?:_\{?\w+\}?)?'?(?:\([^()=]*\))?|\\text ?\{[^{}=]*\}|\\angle ?[A-Z]+|\((?:[a-z], ?)+[a-z]\)"
+)
 _CALCULATION: Final = r"(?:\\(?:times|cdot|frac)(?![A-Za-z])|[\d\s+\-*/^().,%{}])+"
 _ASSIGNMENT: Final = re.compile(rf"(?P<name>{_NAME}|{_CALCULATION}) ?= ?(?P<value>[^=<>]+)")
+_ABOUT: Final = re.compile(r"^\s*(?:\\(?:approx|simeq|sim)(?![A-Za-z])|[≈≃])")
 _EQUALS: Final = re.compile(r"(?<![<>!])=")
 _TEXT_COMMAND: Final = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox) ?\{([^{}]*)\}")
 _EXPONENT: Final = re.compile(r"\^ ?\{? ?-?\d+")
@@ -42,6 +45,8 @@ _WORD: Final = re.compile(
 )
 _CHANGE: Final = re.compile(rf" ?{CHANGE}")
 _SCALE: Final = re.compile(SCALE)
+_HALF_DAY: Final = re.compile(r" ?(?P<half>[ap])\.? ?m\b", re.IGNORECASE)
+_TIME: Final = re.compile(rf"(\d{{1,2}}(?::\d\d)?)(?:{_HALF_DAY.pattern}\.?)?", re.IGNORECASE)
 _DENIAL: Final = re.compile(r"not\b")
 _MAX_EXPRESSION: Final = 1000
 
@@ -93,12 +98,16 @@ def _is_expression(text: str) -> bool:
 
 def _last_piece(text: str) -> str:
     """Return the last expression of a sentence, or the whole text if what stands around it changes its value."""
+    text = without_remarks(text)
     pieces = [match for match in _PIECE.finditer(text) if not match["skipped"] and _CONTENT.search(match[0])]
     end = pieces[-1].end() if pieces else 0
     if not pieces or _CHANGE.match(text, end - pieces[-1][0].endswith(" ")):
         return text
-    scale = _SCALE.match(text, end)
-    piece = trimmed(pieces[-1][0] + (scale[0] if scale else "")).removeprefix("=").strip()
+    piece = pieces[-1][0].lstrip()
+    if not piece.startswith("=") and is_part(text, end - len(piece)):
+        return text
+    rest = _SCALE.match(text, end) or _HALF_DAY.match(text, end)
+    piece = trimmed(piece + (rest[0] if rest else "")).removeprefix("=").strip()
     return text if piece.startswith(("+", "*", "/", "^", "- ")) else piece
 
 
@@ -136,6 +145,9 @@ def _compare_plain(reference: str, answer: str) -> bool | None:
     words, answer_words = _words(reference), _words(answer)
     if words or answer_words:
         return words == answer_words
+    time, answer_time = _TIME.fullmatch(reference), _TIME.fullmatch(answer)
+    if time and answer_time and (half := time["half"]):
+        return (time[1], half.lower()) == (answer_time[1], (answer_time["half"] or "").lower())
     if _RATIO.fullmatch(reference) or _RATIO.fullmatch(answer):
         return _ratio(reference) == _ratio(answer)
     return None
@@ -143,7 +155,7 @@ def _compare_plain(reference: str, answer: str) -> bool | None:
 
 def _unwrapped(text: str) -> str:
     """Return an answer without dollar signs, and without a text or font command around all of it."""
-    text = text.replace("$", "").strip()
+    text = _ABOUT.sub("", text.replace("$", "")).strip()
     command = _TEXT_COMMAND.fullmatch(text)
     return command[1].strip() if command else text
 

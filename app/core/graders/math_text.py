@@ -31,12 +31,22 @@ _SYMBOLS: Final = {
     **{"≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "\u222a": "\\cup ", "∩": "\\cap "},
     **{"\u066b": ".", "\u066a": "%", "。": ". ", "、": ", ", "\u060c": ", ", "負": "-", "负": "-"},
 }
+_DENIED: Final = (
+    r"(?:(?:\b(?i:not|cannot|isn't|can't|n't|nicht|kein|pas|non|não|nie|niet|inte|ikke|не|no es|no son|değil)|不)"
+    r"(?: ?(?:be|equal to|equal|è|é|是|等于)(?![A-Za-z]))* ?[$*(]*"
+    r"-?\d(?:[\d.,]*\d)?(?:/\d+|%)?(?![\w^\\(]| ?[-+*/^])\)?\$?,?)"
+)
+"""A number that the text denies: "7, not 5", "it cannot be 5"."""
 _REWRITES: Final = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"[ \t\r\f\v]+", " "),
+        (r"(?<=\n)[-*\u2022] (?=\d)", ""),  # the sign of an item of a list
         (r"\}\^\{", ""),  # a run of superscripts is one exponent
-        (r"(?<![\d)])\*\*|\*\*(?![\d(])", ""),  # Markdown, not a power
+        (r"(?<![\d)])\*\*|\*\*(?![\d(-])", ""),  # Markdown, not a power
+        (r"(?<=10)\*\*(?=-?\d)", "^"),
+        (r"\^\{-\}(?=\d)", "-"),  # a superscript minus before a number
+        (r"(?<![^\s(=:])[\u2014\u2015](?=[\d$])", "-"),
         (r"\\(?:left|right|displaystyle)(?![A-Za-z])", ""),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"(?<!\\)\\! ?", ""),
@@ -50,6 +60,7 @@ _REWRITES: Final = tuple(
         (r"(?<=\d) ?(?:(?i:per ?cent|pct|prozent|procent)\b|\\text\{ ?percent\})", "%"),
         (r"(?<![\d)}\]%] )(?<![\d)}\]%])\b(?i:minus|negative) (?=[\d.$])", "-"),
         (r"(?<![\\" + LETTER + r"])pi(?![" + LETTER + "])", r"\\pi"),
+        (_DENIED, " "),
     )
 )
 _SPACED_MINUS: Final = re.compile(r"(?<![\d)}\]%])(?<![\d)}\]%] )[\u2212\ufe63\uff0d]\s+(?=\d)")
@@ -148,4 +159,4 @@ def last_formula(text: str) -> str | None:
 
 def trimmed(text: str) -> str:
     """Return a text without white space, punctuation and Markdown around it."""
-    return text.strip().rstrip('.,;:!?*_" ').lstrip('*_" ').strip()
+    return text.strip().rstrip('.,;:!?*_"` ').lstrip('*_"` ').strip()

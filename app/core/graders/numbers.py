@@ -38,10 +38,18 @@ BODY: Final = (
 """Pattern of a number without its sign."""
 _SCALES: Final = {
     **{"dozen": 12, "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7},
-    **{"billion": 10**9, "trillion": 10**12, "万": 10**4, "萬": 10**4, "만": 10**4, "亿": 10**8, "億": 10**8},
-    **{"억": 10**8},
+    **{"billion": 10**9, "trillion": 10**12, "bn": 10**9, "mn": 10**6, "mio": 10**6, "mrd": 10**9},
+    **dict.fromkeys(("tausend", "mil", "mille", "mila", "duizend", "tysiąc", "tysiące", "tysięcy"), 10**3),
+    **dict.fromkeys(("тыс", "тысяча", "тысячи", "тысяч", "हज़ार", "हजार"), 10**3),
+    **dict.fromkeys(("millionen", "millón", "millone", "milione", "milioni", "milhão", "milhõe", "miljoen"), 10**6),
+    **dict.fromkeys(("milion", "miliony", "milionów", "milyon", "млн", "миллион", "миллиона", "миллионов"), 10**6),
+    **dict.fromkeys(("milliard", "milliarde", "milliarden", "miliardo", "miliardi", "miljard", "milyar"), 10**9),
+    **dict.fromkeys(("miliard", "miliardy", "miliardów", "млрд", "миллиард", "миллиарда", "миллиардов"), 10**9),
+    **{"लाख": 10**5, "करोड़": 10**7, "ألف": 10**3, "مليون": 10**6, "مليار": 10**9},
+    **{"百": 10**2, "千": 10**3, "백": 10**2, "천": 10**3, "万": 10**4, "萬": 10**4, "만": 10**4},
+    **{"亿": 10**8, "億": 10**8, "억": 10**8, "‰": Fraction(1, 1000)},
 }
-SCALE: Final = rf" ?(?i:{'|'.join(_SCALES)})s?(?![{LETTER}])"
+SCALE: Final = rf"[ -]?(?i:{'|'.join(sorted(_SCALES, key=len, reverse=True))})s?(?![{LETTER}])"
 SUFFIX: Final = rf"(?P<mark> ?[%°])?(?P<scale>{SCALE})?"
 """Pattern of what may follow a number and belongs to it."""
 _UNIT_WORD: Final = r"[^\W\d_]+(?:\^?(?:\{-?\d\}|-?\d))?"
@@ -50,7 +58,8 @@ _UNIT: Final = (
     rf"|(?:[ /]{{0,3}}\\(?:text|mathrm|mbox|textrm) ?\{{[^{{}}\d]*\}}(?:\^\{{?-?\d\}}?)?)+)"
 )
 CHANGE: Final = (
-    r"(?:(?:and )?(?:a|one|two|three) (?:half|halves|third|quarter|fifth|tenth)|squared|cubed|factorial)s?\b"
+    r"(?:(?:and )?(?:a|one|two|three) (?:half|halves|third|quarter|fifth|tenth)|squared|cubed|factorial"
+    r"|halves|thirds|fourths|fifths|sixths|eighths|ninths|tenths|hundredths|thousandths|remainder|mod)s?\b"
 )
 """Words behind a number that change it: "2 and a half" is not 2."""
 _SIGN: Final = (
@@ -66,13 +75,24 @@ _TOKEN: Final = re.compile(
     rf"|(?<!\\)[{LETTER}]++(?:[\^_] ?\{{? ?-?\w+ ?\}}?|\d[\w.]*))|^ *\d+[.)] +(?=\S))"
     rf"|(?<!\d)(?<!\d[.,:])(?P<sign>{_SIGN} ?)?\$?"
     rf"(?P<body>(?<![(\[{{])\d+,(?:\d{{1,2}}|\d{{4,}})(?![\d,])|{BODY}){SUFFIX}(?![.,:]?\d)"
-    rf"(?P<term>(?=[abcpqruvw](?![{LETTER}])| ?(?:\\(?:pi|sqrt|frac|infty|pm)|[inxyz](?![{LETTER}])|\^|{CHANGE})))?"
-    rf"|(?:\\(?:sqrt|pm)|\+/?-|\^|[{LETTER})}}] ?/) ?[{{(]?[\d,.:]*\d"
+    rf"(?P<term>(?=[abcpqruvwkKMBR](?![{LETTER}])|h\d| ?(?:"
+    rf"\(? ?\\?[pb]?mod\b|\\(?:pi|sqrt|frac|infty|pm)|[inxyz](?![{LETTER}])|\^|_\{{?\d|{CHANGE})))?"
+    rf"|(?:\\(?:sqrt|pm)|\+/?-|[\^_]|[{LETTER})}}] ?/) ?[{{(]?[\d,.:]*\d"
     rf"|\d[\d.,:]*",
     re.MULTILINE,
 )
 """What looks like a number, and the number in it if it is one by itself."""
-_REMARK: Final = re.compile(rf"\((?=[^()]*[{LETTER}]{{2}})[^()]*\)")
+_PART: Final = re.compile(
+    rf"(?:[\d)}}%°] ?(?:[*/x]|\\(?:times|cdot)|or|by|out of) ?|\bmod ?\(?|\d-\d\d?-|\bbetween [^.]{{1,20}} and "
+    r"|(?:[<>≠]=?|!=|\\(?:neq?|geq?|leq?|gt|lt)) ?"
+    rf"|(?<![{LETTER}])\\?(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt) ?[({{]? ?|(?<![{LETTER}])[{LETTER}]\("
+    r"|[}\]]\{|\\(?:overline|bar) ?\{|\.\(|\||-\(|\d'|\d ?(?:h|hours?|hrs?|feet|foot|ft|min|minutes?),? (?:and )?"
+    r")\$?$"
+)
+"""What stands before a number that is a part of a term, a range or a choice: "2 + 3", "log 2", "4 or 5", "x > 5"."""
+_REACH: Final = 40
+_SCALE_TEXT: Final = re.compile(rf"\\(?:text|mathrm|mbox|textrm) ?\{{({SCALE}[^{{}}]*)\}}")
+_REMARK: Final = re.compile(rf"\((?! ?\\?[pb]?mod\b|(?:in )?{SCALE})(?=[^()]*[{LETTER}]{{2}})[^()]*\)")
 _DIGIT: Final = re.compile(r"\d")
 _DECIMAL_COMMA: Final = re.compile(r"\d+,(?:\d{1,2}|\d{4,})")
 _EUROPEAN: Final = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+")
@@ -83,7 +103,8 @@ _GROUPING: Final = re.compile(r"(?<=\d)[, ](?=\d{3}(?!\d))")
 _COEFFICIENT: Final = re.compile(r"[a-ik-z]|[abcnpqruvwxyz]{2,3}", re.IGNORECASE)
 """Letters that directly follow a number and are more likely variables than a unit."""
 _CHANGES: Final = re.compile(
-    r"\b(?:half|third|quarter|and|or|times|plus|minus|squared|cubed|over|mod|to|of|divided|not|million)\b",
+    r"\b(?:half|third|quarter|and|or|times|plus|minus|over|score|to|of|divided|not|million)\b"
+    rf"|\b{CHANGE}|\b[abnpqrtuvwxyzR]\^?\{{?\d",
     re.IGNORECASE,
 )
 _WORDS: Final = {
@@ -113,7 +134,7 @@ def read_number(text: str, *, comma_is_point: bool = False) -> Number | None:
 
     "3,5" is read as 3.5 only with `comma_is_point`; alone, it could be two numbers.
     """
-    text = text.strip()
+    text = _SCALE_TEXT.sub(r"\1", text.strip())
     if len(text) > _MAX_DIGITS:
         return None
     if text.lower() in _WORDS:
@@ -121,7 +142,7 @@ def read_number(text: str, *, comma_is_point: bool = False) -> Number | None:
     match = _NUMBER.fullmatch(text)
     if match is None and comma_is_point and text.count(",") == 1:
         match = _NUMBER.fullmatch(text.replace(",", "."))
-    if match is None or _changes_value(match["unit"] or ""):
+    if match is None or _changes_value(match["unit"] or "", degrees=(match["mark"] or "").strip() == "°"):
         return None
     return _number(match)
 
@@ -131,14 +152,29 @@ def last_number(text: str) -> str:
 
     Units ("m^2"), names ("x_1"), labels ("step 2") and remarks in parentheses are skipped.
     """
-    bare = _REMARK.sub(" ", text)
-    tokens = [match for match in _TOKEN.finditer(bare if _DIGIT.search(bare) else text) if not match["skipped"]]
+    text = without_remarks(_SCALE_TEXT.sub(r"\1", text))
+    tokens = [match for match in _TOKEN.finditer(text) if not match["skipped"]]
     if not tokens or tokens[-1]["body"] is None or tokens[-1]["term"] is not None:
+        return ""
+    if is_part(text, tokens[-1].start()) or is_part(text, tokens[-1].start("body")):
         return ""
     return tokens[-1][0].strip() if _number(tokens[-1]) else ""
 
 
-def _changes_value(unit: str) -> bool:
+def without_remarks(text: str) -> str:
+    """Return a text without its remarks in parentheses, unless they hold all of its numbers."""
+    bare = _REMARK.sub(" ", text)
+    return bare if _DIGIT.search(bare) else text
+
+
+def is_part(text: str, start: int) -> bool:
+    """Return whether the number at `start` is only a part of what the text says: "2 + 3", "4 or 5", "2 h 30 min"."""
+    return bool(_PART.search(text[max(0, start - _REACH) : start]))
+
+
+def _changes_value(unit: str, *, degrees: bool) -> bool:
+    if unit.strip() in ("C", "F") and degrees:
+        return False
     return bool(_CHANGES.search(unit) or (unit[:1].isalpha() and _COEFFICIENT.fullmatch(unit)))
 
 
@@ -149,7 +185,7 @@ def _number(match: re.Match[str]) -> Number | None:
     except (ZeroDivisionError, OverflowError, ValueError):
         return None
     if match["scale"]:
-        number = _exact(number.value * _SCALES[match["scale"].strip().lower().removesuffix("s")])
+        number = _exact(number.value * _SCALES[match["scale"].strip(" -").lower().removesuffix("s")])
     value = number.value * (-1 if "-" in (match["sign"] or "") else 1)
     return replace(number, value=value, mark=(match["mark"] or "").strip())
 
