@@ -32,13 +32,14 @@ from app.core.spec.job import (
     ImitationMethod,
     JobSpec,
     MethodType,
+    PreferenceMethod,
     Sampling,
     TemplateVariables,
 )
 
 _UNSET: Final = (None, "auto")
 MAX_SEED: Final = 2_147_483_647
-_TYPES: Final = ", ".join(f"'{name}'" for name in ("gft", "supervised", "dft", "reinforcement"))
+_TYPES: Final = ", ".join(f"'{name}'" for name in ("gft", "supervised", "dft", "dpo", "reinforcement"))
 
 
 class PlainHyperparameters(Frozen):
@@ -103,6 +104,17 @@ class Dft(Frozen):
         return self.dft
 
 
+class Dpo(Frozen):
+    """Direct preference optimisation: trains on pairs of a preferred and a non-preferred answer."""
+
+    type: Literal["dpo"]
+    dpo: PreferenceMethod = PreferenceMethod()
+
+    @property
+    def settings(self) -> PreferenceMethod:
+        return self.dpo
+
+
 class ReinforcementForm(Frozen):
     """OpenAI's form of reinforcement fine-tuning."""
 
@@ -123,7 +135,7 @@ class ReinforcementForm(Frozen):
         )
 
 
-Method = Annotated[Gft | Supervised | Dft | ReinforcementForm, Field(discriminator="type")]
+Method = Annotated[Gft | Supervised | Dft | Dpo | ReinforcementForm, Field(discriminator="type")]
 MetadataKey = Annotated[str, StringConstraints(max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
@@ -334,8 +346,6 @@ def _canonical(sent: Mapping[str, Any]) -> tuple[dict[str, Any], list[Notice]]:
 
 
 def _refuse_unknown(kind: Any) -> None:
-    if kind == "dpo":
-        raise problem("method.type", f"Preference tuning (dpo) is not available on this server. Use one of {_TYPES}.")
     if kind not in list(MethodType):
         raise problem("method.type", f"The method {kind!r} does not exist. Use one of {_TYPES}.")
 

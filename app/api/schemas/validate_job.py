@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from app.api.schemas.jobs import RowUse
 from app.core.lint.report import LintReport
-from app.core.spec.job import JobSpec
+from app.core.spec.job import JobSpec, PreferenceMethod
 from app.core.spec.plan import Plan
 
 
@@ -37,6 +37,8 @@ class JobPlan(BaseModel):
         total_steps, learning_rate = decided.pop("total_steps"), decided.pop("learning_rate")
         settings = spec.settings.model_dump(mode="json", by_alias=True, exclude_none=True)
         settings["hyperparameters"] |= decided
+        if isinstance(spec.settings, PreferenceMethod):
+            settings["hyperparameters"]["beta"] = spec.settings.hyperparameters.resolved_beta
         return cls(
             model=spec.model,
             parameters=parameters,

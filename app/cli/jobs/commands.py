@@ -25,7 +25,17 @@ app.command("validate")(validate_job)
 app.command("estimate")(estimate_job)
 app.command("regrade")(regrade_job)
 
-SHOWN_METRICS: Final = ("loss", "reward", "gft/expert/reward", "gft/teacher/reward", "gft/self/reward", "eval/accuracy")
+SHOWN_METRICS: Final = (
+    "loss",
+    "reward",
+    "gft/expert/reward",
+    "gft/teacher/reward",
+    "gft/self/reward",
+    "eval/accuracy",
+    "rewards/margins",
+    "rewards/accuracies",
+    "eval/rewards/accuracies",
+)
 MAX_POINTS: Final = 5000
 TEXT_COLUMNS: Final = 100
 _NO_JOBS: Final = "No jobs yet. Create one with `grouptune jobs create -f job.yaml`."
@@ -72,7 +82,8 @@ def show(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> 
         ("finished", moment(job["finished_at"]) if job["finished_at"] else None),
         ("estimated", estimated_cost(job)),
         ("took", measured_cost(job)),
-        ("held-out accuracy", _accuracy(job)),
+        ("held-out accuracy", _before_and_after(job, "eval/accuracy")),
+        ("held-out pairs won", _before_and_after(job, "eval/rewards/accuracies")),
         *(
             (f"gate {'passed' if gate['passed'] else 'failed'}" if gate["reason"] else "gate", gate["gate"])
             for gate in job["gates"]
@@ -191,9 +202,9 @@ def _steps(job: Json) -> str:
     return f"{progress['step']}/{progress['total_steps'] or '?'}"
 
 
-def _accuracy(job: Json) -> str | None:
+def _before_and_after(job: Json, metric: str) -> str | None:
     evaluation = job["evaluation"] or {}
-    points = [evaluation[when]["values"].get("eval/accuracy") for when in ("before", "after") if when in evaluation]
+    points = [evaluation[when]["values"].get(metric) for when in ("before", "after") if when in evaluation]
     measured = [f"{point:.1%}" for point in points if point is not None]
     return " -> ".join(measured) or None
 

@@ -20,7 +20,15 @@ from app.cli.ui.console import err
 from app.cli.ui.formatting import clock, time_of_day
 from app.client import Json
 
-SOURCES: Final = ("expert", "teacher", "self")
+REWARDS: Final = {
+    "expert": "gft/expert/reward",
+    "teacher": "gft/teacher/reward",
+    "self": "gft/self/reward",
+    "margin": "rewards/margins",
+}
+"""Label to metric. The margin is that of a dpo job's pairs."""
+HELD_OUT: Final = {"eval/accuracy": "problems solved", "eval/rewards/accuracies": "pairs won"}
+"""Share of held-out rows to its meaning."""
 SMOOTHED_STEPS: Final = 5
 """Rewards are averaged over this many steps, because one step has only a few answers."""
 PLAIN_EVERY_STEPS: Final = 5
@@ -42,7 +50,8 @@ class LivePanel:
     job: Json = field(default_factory=dict)
     rewards: dict[str, deque[float]] = field(default_factory=dict)
     accuracy: dict[int, float] = field(default_factory=dict)
-    """Step to the share of held-out problems solved."""
+    """Step to the share of held-out problems solved, or of pairs won."""
+    accuracy_meaning: str = "problems solved"
     values: dict[str, float] = field(default_factory=dict)
     """Metrics of the latest step."""
     latest_message: str = ""
@@ -60,8 +69,8 @@ class LivePanel:
     def _apply(self, event: Json) -> None:
         data = event["data"] or {}
         values = data.get("values", data)
-        if isinstance(values, dict) and values.get("eval/accuracy") is not None and "step" in data:
-            self.accuracy[data["step"]] = values["eval/accuracy"]
+        if isinstance(values, dict) and "step" in data and (share := _held_out_share(values)) is not None:
+            self.accuracy[data["step"]], self.accuracy_meaning = share
         if event["type"] == "message":
             # Skip evaluations and checkpoints: they are frequent, and other rows of the panel show them.
             self.latest_message = self.latest_message if "step" in data else event["message"]
@@ -69,10 +78,10 @@ class LivePanel:
         self.values = {
             name: value for name, value in data.items() if isinstance(value, int | float) and name not in NOT_METRICS
         }
-        for source in SOURCES:
-            reward = data.get(f"gft/{source}/reward")
+        for label, name in REWARDS.items():
+            reward = data.get(name)
             if reward is not None:
-                self.rewards.setdefault(source, deque(maxlen=SMOOTHED_STEPS)).append(reward)
+                self.rewards.setdefault(label, deque(maxlen=SMOOTHED_STEPS)).append(reward)
 
     @property
     def step(self) -> int:
@@ -93,10 +102,10 @@ class LivePanel:
         return str(self.job["status"]).replace("_", " ") + suffix
 
     def mean_rewards(self) -> Iterator[tuple[str, float]]:
-        """Yield the smoothed reward of each source that has one."""
-        for source in SOURCES:
-            if values := self.rewards.get(source):
-                yield source, sum(values) / len(values)
+        """Yield the smoothed reward of each source that has one, and the margin of pairs."""
+        for label in REWARDS:
+            if values := self.rewards.get(label):
+                yield label, sum(values) / len(values)
 
     def __rich__(self) -> RenderableType:
         rows = Table.grid(padding=(0, 2), expand=True)
@@ -137,7 +146,12 @@ class LivePanel:
         if not points:
             return "[dim]not measured yet[/dim]"
         change = f"{points[0]:.0%}" if len(points) == 1 else f"{points[0]:.0%} → [bold]{points[-1]:.0%}[/bold]"
-        return f"[green]{sparkline(points)}[/green]  {change} solved"
+        return f"[green]{sparkline(points)}[/green]  {change} {self.accuracy_meaning.rpartition(' ')[2]}"
+
+
+def _held_out_share(values: Json) -> tuple[float, str] | None:
+    """Return the share of held-out rows that an evaluation reports, and its meaning."""
+    return next(((values[name], text) for name, text in HELD_OUT.items() if values.get(name) is not None), None)
 
 
 def sparkline(points: list[float]) -> str:
@@ -189,17 +203,12 @@ class _PlainLines:
         values = data.get("values", data)
         lines = []
         if event["type"] == "metrics" and data["step"] % PLAIN_EVERY_STEPS == 0:
-            rewards = (
-                f"{source} {data[f'gft/{source}/reward']:.2f}"
-                for source in SOURCES
-                if data.get(f"gft/{source}/reward") is not None
-            )
+            rewards = (f"{label} {data[name]:.2f}" for label, name in REWARDS.items() if data.get(name) is not None)
             eta = self._panel.job["progress"]["eta_seconds"]
             left = "" if eta is None else f", {clock(eta)} left"
             lines.append(f"step {data['step']}/{data['total_steps']}: reward {', '.join(rewards)}{left}")
-        if event["type"] == "message" and "eval/accuracy" in values:
-            solved = values["eval/accuracy"] or 0.0
-            lines.append(f"held-out problems solved at step {data['step']}: {solved:.0%}")
+        if event["type"] == "message" and "step" in data and (share := _held_out_share(values)) is not None:
+            lines.append(f"held-out {share[1]} at step {data['step']}: {share[0]:.0%}")
         if event["level"] != "info":
             lines.append(f"{event['level']}: {event['message']}")
         return "\n".join(lines)

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from app.core.chat.tokenizer import ChatTokenizer, RenderedPrompt
 from app.core.spec.answers import ParsedAnswer
-from app.core.spec.job import JobSpec
+from app.core.spec.job import JobSpec, PreferenceMethod
 from app.core.spec.rows import Row, TeacherResponse, answer_text
 
 
@@ -59,6 +59,7 @@ class RowRules:
     """Whether the thoughts before an answer are trained; else they are part of its context."""
     takes_demonstration: bool = True
     takes_teacher: bool = True
+    takes_pair: bool = True
     answers_later: bool = False
     """Whether rows need no answer of their own: rollouts or a teacher supply answers during training."""
 
@@ -73,6 +74,7 @@ def rules_of(spec: JobSpec, context_length: int | None) -> RowRules:
         train_reasoning=spec.settings.train_reasoning,
         takes_demonstration=bool(spec.group.expert),
         takes_teacher=bool(spec.group.teacher),
+        takes_pair=isinstance(spec.settings, PreferenceMethod),
         answers_later=bool(spec.group.self_ or spec.teacher is not None),
     )
 
@@ -81,7 +83,11 @@ def held_out_rules(spec: JobSpec, context_length: int | None) -> RowRules:
     """Return what a job takes from its held-out rows: each must leave room for an answer of the model."""
     rules = rules_of(spec, context_length)
     return replace(
-        rules, max_new_tokens=spec.settings.sampling.max_tokens, takes_demonstration=True, answers_later=True
+        rules,
+        max_new_tokens=spec.settings.sampling.max_tokens,
+        takes_demonstration=not rules.takes_pair,
+        # Without a grader, dpo measures nothing on a row that has no pair.
+        answers_later=not rules.takes_pair or spec.settings.grader is not None,
     )
 
 
@@ -111,7 +117,7 @@ class EncodedRow:
     """The trained assistant messages in order; only the demonstration if the job trains only the final turn."""
     teacher: tuple[tuple[TeacherResponse, Turn], ...]
     preference: tuple[Turn, Turn] | None
-    """The preferred and the non-preferred answer."""
+    """The preferred and the non-preferred answer, if the job learns from pairs."""
     dropped: tuple[Dropped, ...]
     lost: Drop | None
     """Why the job cannot use the row at all; None if it can."""
@@ -136,7 +142,7 @@ def encode(row: Row, tokenizer: ChatTokenizer, rules: RowRules) -> EncodedRow:
     prompt = tokenizer.prompt(row.prompt_messages, row.tools)
     dropped: list[Dropped] = []
     room = len(prompt.ids) + rules.max_new_tokens
-    if rules.answers_later and room > rules.max_length:
+    if (rules.answers_later or rules.max_new_tokens > 1) and room > rules.max_length:
         too_long = _too_long(Drop.prompt_too_long, "prompt", room, rules)
         return EncodedRow(prompt, (), (), None, (too_long,), Drop.prompt_too_long)
 
@@ -160,7 +166,7 @@ def encode(row: Row, tokenizer: ChatTokenizer, rules: RowRules) -> EncodedRow:
         if (kept := fitting(turn(tokenizer, prompt, _assistant(response), rules), "teacher_response"))
     ]
     pair = None
-    if row.preference is not None:
+    if rules.takes_pair and row.preference is not None:
         both = [
             fitting(turn(tokenizer, prompt, message, rules), part)
             for message, part in zip(row.preference, ("preferred", "non_preferred"), strict=True)

@@ -11,7 +11,7 @@ from app.core.estimates.workload import BASE_SAMPLES, Work
 from app.core.models.shape import Shape
 from app.core.spec.graders import BaseGrader, parts
 from app.core.spec.hardware import Hardware, data_sheet
-from app.core.spec.job import GroupMethod, JobSpec
+from app.core.spec.job import GroupMethod, JobSpec, PreferenceMethod
 from app.core.spec.plan import MAX_SEQUENCES, TOKEN_BUDGET
 
 FORMULA: Final = 1
@@ -120,8 +120,13 @@ def seconds(spec: JobSpec, work: Work, shape: Shape, hardware: Hardware) -> Seco
     base = _decoding(min(work.held_out, BASE_SAMPLES), 1, spec, work, shape, device) if work.evaluations else 0.0
     saved = CHECKPOINT_SECONDS + adapter_weights(spec, shape) * ADAPTER_BYTES / LOAD_BYTES
     graded = work.groups * work.members if isinstance(spec.settings, GroupMethod) else 0.0
+    scored = work.reference_tokens
+    reference_pass = _passes(scored, shape) + 2 * shape.parameters * scored / device.flops
     return Seconds(
-        setup=IMPORT_SECONDS + shape.bytes / LOAD_BYTES + (0.0 if shape.is_pulled else shape.bytes / PULL_BYTES),
+        setup=reference_pass
+        + IMPORT_SECONDS
+        + shape.bytes / LOAD_BYTES
+        + (0.0 if shape.is_pulled else shape.bytes / PULL_BYTES),
         rollout=rollout,
         grading=graded * _grader_seconds(spec.settings.grader),
         update=update,
@@ -136,10 +141,15 @@ def _evaluation(spec: JobSpec, work: Work, shape: Shape, device: Speed) -> float
     """Seconds of one evaluation: rollouts and grading of the held-out rows, and a forward pass over their answers."""
     answers = work.answers_an_evaluation
     drawn = _decoding(work.held_out, answers // work.held_out, spec, work, shape, device) if answers else 0.0
-    scored = work.held_out * (work.lengths.prompt + work.lengths.expert) + answers * work.lengths.own
-    passes = math.ceil(scored / TOKEN_BUDGET) * (BATCH_SECONDS + shape.layers * LAYER_SECONDS)
+    known = 2 if isinstance(spec.settings, PreferenceMethod) else 1
+    scored = work.held_out * (work.lengths.prompt + known * work.lengths.expert) + answers * work.lengths.own
     products = 2 * shape.parameters * scored / device.flops
-    return drawn + passes + products + answers * _grader_seconds(spec.settings.grader)
+    return drawn + _passes(scored, shape) + products + answers * _grader_seconds(spec.settings.grader)
+
+
+def _passes(tokens: float, shape: Shape) -> float:
+    """Seconds of the fixed costs of forward passes over packed tokens."""
+    return math.ceil(tokens / TOKEN_BUDGET) * (BATCH_SECONDS + shape.layers * LAYER_SECONDS)
 
 
 def _decoding(prompts: float, count: int, spec: JobSpec, work: Work, shape: Shape, device: Speed) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from app.core.spec.job import GroupMethod, JobSpec
+from app.core.spec.job import GroupMethod, JobSpec, PreferenceMethod
 from app.core.spec.plan import Plan
 
 BASE_SAMPLES: Final = 16
@@ -17,7 +17,7 @@ class Data:
     rows: int
     held_out_rows: int
     expert_share: float
-    """Fraction of rows that have a demonstration."""
+    """Fraction of rows that have a demonstration; for dpo, a pair."""
     teachers_a_row: float
 
 
@@ -28,6 +28,7 @@ class Lengths:
     prompt: float
     """The rendered chat up to and including the generation prompt."""
     expert: float
+    """A demonstration, or an answer of a pair."""
     teacher: float
     own: float
     """A rollout."""
@@ -56,6 +57,8 @@ class Work:
     """Rows of one evaluation."""
     checkpoints: int
     lengths: Lengths
+    reference_tokens: float = 0.0
+    """Tokens that are scored once before the first step (dpo)."""
 
 
 def groups_of(plan: Plan, rows: int) -> int:
@@ -67,7 +70,8 @@ def count(spec: JobSpec, plan: Plan, data: Data, lengths: Lengths) -> Work:
     """Return the work of a job that runs all steps of its plan."""
     groups = groups_of(plan, data.rows)
     mix = spec.group
-    experts = mix.expert * data.expert_share
+    paired = isinstance(spec.settings, PreferenceMethod)
+    experts = (2 if paired else mix.expert) * data.expert_share
     given = min(mix.teacher, data.teachers_a_row)
     teachers = given if spec.teacher is None else float(mix.teacher)
     taught = lengths.teacher or lengths.expert or spec.settings.sampling.max_tokens / 2
@@ -94,4 +98,5 @@ def count(spec: JobSpec, plan: Plan, data: Data, lengths: Lengths) -> Work:
         held_out=held_out,
         checkpoints=-(-plan.total_steps // plan.checkpoint_interval),
         lengths=lengths,
+        reference_tokens=(data.rows + held_out) * (lengths.prompt + experts * lengths.expert) if paired else 0.0,
     )

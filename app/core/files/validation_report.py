@@ -99,7 +99,7 @@ class FileReport(BaseModel):
             teacher = f"{self.teacher_rows:,} with teacher responses"
             duplicates = f", {self.duplicate_rows:,} duplicates" if self.duplicate_rows else ""
             turns = f", {self.trained_turns:,} trained turns" if (self.trained_turns or 0) > self.expert_rows else ""
-            pairs = f", {self.preference_rows:,} with a preference" if self.preference_rows else ""
+            pairs = f", {self.preference_rows:,} with a pair of answers" if self.preference_rows else ""
             nothing = "" if self.has_answers else f"; {NO_ANSWER}"
             return (
                 f"{self.rows:,} rows: {expert}{turns}, {teacher}{pairs}, {self.prompt_only_rows:,} prompt-only"

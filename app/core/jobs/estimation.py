@@ -31,7 +31,7 @@ from app.core.models.adapters import starting_point
 from app.core.models.registry import BaseModel
 from app.core.models.shape import Shape, shape_of
 from app.core.spec.hardware import Hardware
-from app.core.spec.job import JobSpec
+from app.core.spec.job import JobSpec, PreferenceMethod
 from app.core.spec.plan import resolve
 from app.core.spec.rows import Row, answer_text
 from app.core.storage.blobs import BlobMissing, BlobStore
@@ -179,6 +179,8 @@ def _texts(rows: Sequence[Row], tokenizer: ChatTokenizer | None, spec: JobSpec) 
 
     trained = [_trained_texts(row, spec) for row in rows]
     experts = [sum(map(size, texts)) for texts in trained if texts]
+    if isinstance(spec.settings, PreferenceMethod):
+        experts = [size(answer_text(answer)) for row in rows for answer in row.preference or ()]
     # Earlier turns that are trained stand in the context, but are counted as answers.
     prompts = [max(0, context(row) - sum(map(size, texts[:-1]))) for row, texts in zip(rows, trained, strict=True)]
     teachers = [size(answer.content) for row in rows for answer in row.teacher]
@@ -195,6 +197,8 @@ def _trained_texts(row: Row, spec: JobSpec) -> list[str]:
 
 def _rows_with_answers(report: FileReport, spec: JobSpec) -> int:
     """Return the number of rows with an answer of their own that the job trains."""
+    if isinstance(spec.settings, PreferenceMethod):
+        return report.preference_rows
     every = report.trained_rows if spec.train_turns == "all" else None
     return report.expert_rows if every is None else every
 
@@ -227,7 +231,11 @@ _REPORTED: Final = text(
            max(CAST(values->>'gft/peak_memory_bytes' AS float8)) AS peak_memory,
            max(CAST(values->>'num_tokens' AS float8)) AS trained_tokens,
            avg(CAST(values->>'gft/prompt_length' AS float8)) AS prompt,
-           avg(CAST(values->>'gft/expert/length' AS float8)) AS expert,
+           avg(coalesce(
+               CAST(values->>'gft/expert/length' AS float8),
+               (CAST(values->>'gft/preferred/length' AS float8)
+                   + CAST(values->>'gft/non_preferred/length' AS float8)) / 2
+           )) AS expert,
            avg(CAST(values->>'gft/teacher/length' AS float8)) AS teacher,
            avg(CAST(values->>'gft/self/length' AS float8)) AS own
     FROM metrics WHERE job_id = :job_id AND step > 0

@@ -125,7 +125,8 @@ def metrics_event(report: Metrics, total_steps: int | None, event_id: str) -> Ev
             "graders": [{"train_execution_latency_mean": values.get("gft/timing/grading")}],
         },
     }
-    summary = shown({"training loss": values.get("loss"), "reward": values.get("reward")})
+    rewards = {"reward": values.get("reward"), "reward margin": values.get("rewards/margins")}
+    summary = shown({"training loss": values.get("loss"), **rewards})
     place = f"{report.step}/{total_steps}" if total_steps else str(report.step)
     return Event(f"Step {place}: {summary}" if summary else f"Step {place}", "info", "metrics", payload, event_id)
 

@@ -12,7 +12,7 @@ from app.core.jobs.tables import Job
 from app.core.models.aliases import find_alias
 from app.core.models.tables import TrainedModel
 from app.core.spec.gates import Gate, parse
-from app.core.spec.job import JobSpec
+from app.core.spec.job import JobSpec, MethodType
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,10 @@ def check_measurable(spec: JobSpec, validation_file: str | None) -> None:
         if validation_file is None:
             message = f"The gate '{text}' needs held-out rows: send a validation_file."
             raise InvalidRequest(message, param=param, code="gate_not_measured")
-        graded = metric.startswith(("eval/reward", "eval/accuracy", "eval/pass@", "eval/grader_errors"))
+        if metric.startswith("eval/rewards/") and spec.method is not MethodType.dpo:
+            message = f"The gate '{text}' needs pairs of answers: only the method 'dpo' measures {metric}."
+            raise InvalidRequest(message, param=param, code="gate_not_measured")
+        graded = metric in ("eval/reward", "eval/accuracy", "eval/grader_errors") or metric.startswith("eval/pass@")
         if graded and spec.settings.grader is None:
             message = f"The gate '{text}' needs a grader: set method.{spec.method}.grader."
             raise InvalidRequest(message, param=param, code="gate_not_measured")

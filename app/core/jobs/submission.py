@@ -177,6 +177,13 @@ def check_validated(spec: JobSpec, file: File, param: str) -> None:
     report = FileReport.model_validate(file.report)
     if param == "training_file":
         _check_rows(spec, file.id, report)
+    elif spec.method is MethodType.dpo and not report.preference_rows and spec.settings.grader is None:
+        raise InvalidRequest(
+            f"The file '{file.id}' has no pairs of answers, so dpo can evaluate nothing on it. Use held-out rows with "
+            "`preferred_output` and `non_preferred_output` (or `chosen` and `rejected`), or set a grader.",
+            param=param,
+            code="invalid_file",
+        )
     _check_job_grader(spec, file.id, report, param)
 
 
@@ -187,13 +194,15 @@ def _first_error(file: File) -> str:
 
 
 def _check_rows(spec: JobSpec, file_id: str, report: FileReport) -> None:
-    """Raise unless some rows can form a group that trains: with a demonstration, a teacher answer or rollouts."""
+    """Raise unless some rows can form a group that trains: demonstration, teacher answer, rollouts or pair."""
     group = spec.group
     teacher_rows = report.rows if spec.teacher else report.teacher_rows
     own_rows = report.expert_rows
     if spec.train_turns == "all" and report.trained_rows is not None:
         own_rows = report.trained_rows
     can_train = (group.expert and own_rows) or (group.teacher and teacher_rows) or group.self_
+    if spec.method is MethodType.dpo:
+        can_train = report.preference_rows
     if can_train and report.rows:
         # A demonstration alone in its group has no advantage: it has no other answer to be compared with.
         if group.teacher and not teacher_rows and not group.self_:
@@ -208,10 +217,17 @@ def _check_rows(spec: JobSpec, file_id: str, report: FileReport) -> None:
     match spec.method:
         case MethodType.supervised | MethodType.dft:
             needed = "with an assistant message whose `weight` is not 0, an answer to learn from"
-        case _:
+        case MethodType.dpo:
+            needed = (
+                "with two answers to the same prompt (`input`, `preferred_output` and `non_preferred_output`, or "
+                "`prompt`, `chosen` and `rejected`)"
+            )
+        case MethodType.reinforcement | MethodType.gft:
             needed = "with a demonstration or `teacher_responses`, a `teacher`, or rollouts (group.self at least 1)"
+    pairs = report.preference_rows
+    hint = f" It has {pairs:,} pairs of answers, which method.type 'dpo' learns from." if pairs else ""
     raise InvalidRequest(
-        f"The method '{spec.method}' needs rows {needed}; the file '{file_id}' has none.",
+        f"The method '{spec.method}' needs rows {needed}; the file '{file_id}' has none.{hint}",
         param="training_file",
         code="invalid_file",
     )

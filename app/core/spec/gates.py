@@ -22,7 +22,8 @@ ALIAS_PATTERN: Final = r"[a-z0-9][a-z0-9._-]{0,63}"
 DEFAULT_METRIC: Final = "eval/reward"
 
 _METRIC: Final = (
-    r"eval/(?:reward|accuracy|loss|entropy|forward_kl|mean_length|clipped_ratio|grader_errors|pass@[1-9]\d?)"
+    r"eval/(?:reward|accuracy|loss|entropy|forward_kl|mean_length|clipped_ratio|grader_errors|pass@[1-9]\d?"
+    r"|rewards/(?:margins|accuracies|chosen|rejected))"
 )
 _NUMBER: Final = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _ABSOLUTE: Final = re.compile(rf"(?P<metric>{_METRIC})\s*(?P<sign>>=|<=|>|<)\s*(?P<bound>{_NUMBER})")
@@ -74,7 +75,8 @@ def parse(text: str) -> Gate:
         f"'{text}' is not a gate. Write a held-out metric, a comparison and a number (eval/accuracy >= 0.8), or "
         "compare with the model of an alias (eval/reward no worse than alias prod by 0.01). Metrics: eval/reward, "
         "eval/accuracy, eval/pass@k, eval/loss, eval/entropy, eval/forward_kl, eval/mean_length, eval/clipped_ratio, "
-        "eval/grader_errors"
+        "eval/grader_errors, and of dpo jobs eval/rewards/margins, eval/rewards/accuracies, eval/rewards/chosen, "
+        "eval/rewards/rejected"
     )
 
 

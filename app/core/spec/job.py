@@ -17,6 +17,8 @@ from app.core.spec.teacher_answers import BaseUrl, Spent, TeacherBudget, Teacher
 
 MAX_ANSWERS: Final = 64
 """Most rollouts of a group, and most sampled answers to a held-out row."""
+DEFAULT_BETA: Final = 0.1
+"""The value of OpenAI and of TRL."""
 
 Auto = Literal["auto"]
 BasePrecision = Literal["native", "4bit"]
@@ -39,10 +41,11 @@ ModuleName = Annotated[str, Field(max_length=128)]
 
 
 class MethodType(StrEnum):
-    """Special cases of the one loss; see docs/method.md."""
+    """How a job learns; see docs/method.md."""
 
     supervised = "supervised"
     dft = "dft"
+    dpo = "dpo"
     reinforcement = "reinforcement"
     gft = "gft"
 
@@ -186,13 +189,48 @@ class ImitationMethod(Frozen):
     evaluation: Evaluation = Evaluation()
 
 
+class PreferenceHyperparameters(Hyperparameters):
+    """OpenAI has `beta` among the hyperparameters."""
+
+    beta: Annotated[float, Field(gt=0, le=10)] | Auto = "auto"
+    """How strongly the policy is held to the reference, the model that training starts from; auto means 0.1."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Probability that a pair is labelled the wrong way round (conservative DPO)."""
+
+    @property
+    def resolved_beta(self) -> float:
+        return DEFAULT_BETA if self.beta == "auto" else self.beta
+
+
+class PreferenceMethod(Frozen):
+    """Settings of the method that learns from pairs of a preferred and a non-preferred answer (`dpo`)."""
+
+    train_reasoning: bool = True
+    """Whether the thoughts before an answer (`reasoning_content`) are trained; else they are context only."""
+    grader: Grader | None = None
+    """Used only for held-out evaluation."""
+    sampling: Sampling = Sampling()
+    hyperparameters: PreferenceHyperparameters = PreferenceHyperparameters()
+    evaluation: Evaluation = Evaluation()
+
+
+Settings = GroupMethod | ImitationMethod | PreferenceMethod
+SETTINGS: Final[dict[MethodType, type[Settings]]] = {
+    MethodType.supervised: ImitationMethod,
+    MethodType.dft: ImitationMethod,
+    MethodType.dpo: PreferenceMethod,
+    MethodType.reinforcement: GroupMethod,
+    MethodType.gft: GroupMethod,
+}
+
+
 class JobSpec(Frozen):
     """Everything that describes a job, as accepted by `POST /v1/fine_tuning/jobs`."""
 
     model: str
     """A base model in the registry, or a trained model of the project, whose adapter is trained further."""
     method: MethodType
-    settings: GroupMethod | ImitationMethod
+    settings: Settings
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)]
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     metadata: dict[str, str] | None = None
@@ -210,10 +248,12 @@ class JobSpec(Frozen):
     @field_validator("settings", mode="before")
     @classmethod
     def _of_the_method(cls, settings: object, info: ValidationInfo) -> object:
-        """Both kinds of settings can have the same fields; the method selects the kind."""
-        kind = ImitationMethod if info.data.get("method") in (MethodType.supervised, MethodType.dft) else GroupMethod
-        if isinstance(settings, GroupMethod | ImitationMethod) and not isinstance(settings, kind):
-            raise ValueError(f"method '{info.data.get('method')}' needs {kind.__name__}")
+        """Settings of several methods can have the same fields; the method selects the kind."""
+        if (method := info.data.get("method")) is None:  # refused already
+            return settings
+        kind = SETTINGS[method]
+        if isinstance(settings, Settings) and not isinstance(settings, kind):
+            raise ValueError(f"method '{method}' needs {kind.__name__}")
         return kind.model_validate(settings)
 
     @property
@@ -242,14 +282,20 @@ class JobSpec(Frozen):
 
     @property
     def group(self) -> GroupMix:
-        if isinstance(self.settings, GroupMethod):
-            return self.settings.group
-        return GroupMix(expert=1, teacher=0, self_=0)
+        """The members of a group; a pair of preferences has none of these sources."""
+        match self.settings:
+            case GroupMethod(group=group):
+                return group
+            case ImitationMethod():
+                return GroupMix(expert=1, teacher=0, self_=0)
+            case PreferenceMethod():
+                return GroupMix(expert=0, teacher=0, self_=0)
 
 
 BASE_LEARNING_RATE: Final[dict[MethodType, float]] = {
     MethodType.supervised: 1e-4,
     MethodType.dft: 1e-4,
+    MethodType.dpo: 1e-5,
     MethodType.reinforcement: 1e-5,
     MethodType.gft: 1e-5,
 }

@@ -16,6 +16,9 @@ class Source(StrEnum):
     expert = "expert"
     teacher = "teacher"
     self = "self"
+    preferred = "preferred"
+    """The better answer of a pair (dpo); `non_preferred` is the worse one."""
+    non_preferred = "non_preferred"
 
 
 class TrainerExit(IntEnum):

@@ -49,6 +49,18 @@ def test_panel_shows_progress_and_rewards() -> None:
         assert part in text, (part, text)
 
 
+def test_panel_shows_margin_of_pairs() -> None:
+    won = {"message": "Evaluation", "data": {"step": 0, "values": {"eval/rewards/accuracies": 0.6}}}
+    pairs = {"step": 5, "total_steps": 20, "rewards/margins": 0.75, "rewards/chosen": 0.5}
+    step = {"message": "Step 5/20", "type": "metrics", "data": pairs}
+    text = "\n".join(shown(snapshot(won, step, step=5), terminal=True))
+    assert "margin 0.75" in text
+    assert "60% won" in text
+    lines = shown(snapshot(won), snapshot(step, step=5), terminal=False)
+    assert "held-out pairs won at step 0: 60%" in lines
+    assert "step 5/20: reward margin 0.75, 1:01 left" in lines
+
+
 def test_long_message_keeps_the_layout() -> None:
     lines = shown(snapshot({"message": "The job failed: " + "because " * 40}, status="failed"), terminal=True)
     assert max(map(len, lines)) == 78

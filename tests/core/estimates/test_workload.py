@@ -1,15 +1,17 @@
 """The workload that estimates count equals the trainer's."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.core.estimates.cost import adapter_weights
+from app.core.estimates.cost import adapter_weights, seconds
 from app.core.estimates.workload import Data, Lengths, count, groups_of
 from app.core.models import registry
 from app.core.models.shape import Shape, shape_of
 from app.core.spec.graders import MathGrader
+from app.core.spec.hardware import Hardware
 from app.core.spec.job import GroupMethod, ImitationMethod, JobSpec, MethodType
 from app.core.spec.plan import resolve
 from worker.training.batching import DataOrder
@@ -68,6 +70,19 @@ def test_imitation_needs_no_rollouts() -> None:
     workload = count(spec, plan, Data(10, 6, 1.0, 3.0), Lengths(20, 5, 6, 0))
     assert (workload.rollouts, workload.grader_calls, workload.answers_an_evaluation) == (0, 0, 0)
     assert workload.response_tokens == workload.groups * 5
+
+
+def test_pairs_have_two_answers_and_a_reference() -> None:
+    spec = JobSpec.model_validate({"model": "tiny", "method": "dpo", "settings": {}, "seed": 1})
+    plan = resolve(spec, rows=10, held_out_rows=6, parameters=1000)
+    workload = count(spec, plan, Data(10, 6, 1.0, 0.0), Lengths(20, 5, 0, 8))
+    assert (workload.members, workload.rollouts, workload.grader_calls) == (2, 0, 0)
+    assert workload.response_tokens == workload.groups * 2 * 5
+    assert workload.reference_tokens == 16 * (20 + 2 * 5)  # once, whatever the number of epochs
+    shape = Shape(25_000, 100_000, 2, 32, 64, 16, 99)
+    hardware = Hardware(processor="x", cores=2, threads=1, memory_bytes=10**9)
+    without = dataclasses.replace(workload, reference_tokens=0.0)
+    assert seconds(spec, workload, shape, hardware).setup > seconds(spec, without, shape, hardware).setup
 
 
 # peft 0.21 uses a deprecated name of transformers 5; remove this with peft's next release.

@@ -41,6 +41,8 @@ FINISHED = Finished(step=4, path="/x", trained_tokens=9, published_step=4, reaso
         ("eval/pass@16 > -2", Gate("eval/pass@16", ">", -2.0)),
         ("eval/reward no worse than alias prod by 0.01", Gate("eval/reward", ">=", None, "prod", 0.01)),
         ("no worse than alias prod by 0.01", Gate("eval/reward", ">=", None, "prod", 0.01)),
+        ("eval/rewards/margins > 0.5", Gate("eval/rewards/margins", ">", 0.5)),
+        ("eval/rewards/accuracies no worse than alias a", Gate("eval/rewards/accuracies", ">=", None, "a", 0.0)),
         ("eval/loss no worse than alias v1.2", Gate("eval/loss", "<=", None, "v1.2", 0.0)),
     ],
 )
@@ -99,6 +101,7 @@ def gated(*texts: str, alias: str | None = None, **settings: Any) -> JobSpec:
     [
         (gated("eval/loss < 1"), None, "send a validation_file"),
         (gated("eval/loss < 1", "eval/accuracy > 0", grader=None), "file-1", "needs a grader"),
+        (gated("eval/loss < 1", "eval/rewards/margins > 0"), "file-1", "only the method 'dpo' measures"),
         (
             gated("eval/loss < 1", "eval/pass@8 > 0", evaluation={"pass_samples": 4}),
             "file-1",
@@ -114,6 +117,12 @@ def test_gate_on_unmeasured_metric_rejected(spec: JobSpec, validation_file: str 
 
 def test_gate_on_measured_metric_accepted() -> None:
     spec = gated("eval/loss < 1", "eval/accuracy > 0", "eval/pass@4 > 0", evaluation={"pass_samples": 4})
+    check_measurable(spec, "file-1")
+
+
+def test_gate_on_pairs_of_a_dpo_job_accepted() -> None:
+    fields = {"model": "tiny", "method": "dpo", "settings": {}, "seed": 1}
+    spec = JobSpec.model_validate(fields | {"gates": ["eval/rewards/accuracies >= 0.7", "eval/loss < 0.6"]})
     check_measurable(spec, "file-1")
 
 

@@ -95,6 +95,38 @@ def test_supervised_needs_demonstrations(database: Database, tmp_path: Path) -> 
     assert "an answer to learn from" in error.message
 
 
+PAIR = {"prompt": "1+1", "chosen": "2", "rejected": "3"}
+
+
+def dpo(**settings: object) -> JobSpec:
+    return JobSpec.model_validate({"model": "tiny", "method": "dpo", "settings": settings, "seed": 1})
+
+
+def test_dpo_needs_pairs(database: Database, tmp_path: Path) -> None:
+    error = refusal(database, dpo(), report(tmp_path, FULL))
+    assert (error.param, error.code) == ("training_file", "invalid_file")
+    assert "two answers to the same prompt" in error.message
+
+
+def test_pairs_point_to_dpo(database: Database, tmp_path: Path) -> None:
+    error = refusal(database, supervised(), report(tmp_path, PAIR, PAIR | {"prompt": "1+2"}))
+    assert "2 pairs of answers, which method.type 'dpo' learns from" in error.message
+
+
+def test_held_out_rows_need_pairs_or_a_grader(database: Database, tmp_path: Path) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        file = make_file(session, project, report=report(tmp_path, FULL))
+        with pytest.raises(InvalidRequest, match="has no pairs of answers") as caught:
+            check_file(session, project, dpo(), file.id, "validation_file")
+        assert caught.value.param == "validation_file"
+        grader = {"type": "string_check", "input": "{{sample.output_text}}", "reference": "2", "operation": "eq"}
+        check_file(session, project, dpo(grader=grader), file.id, "validation_file")
+        pairs = make_file(session, project, report=report(tmp_path, PAIR))
+        for param in ("training_file", "validation_file"):
+            check_file(session, project, dpo(), pairs.id, param)
+
+
 def test_group_without_members_rejected(database: Database, tmp_path: Path) -> None:
     spec = gft(group=GroupMix(expert=1, teacher=2, self_=0))
     assert "group.self" in refusal(database, spec, report(tmp_path, PROMPT)).message

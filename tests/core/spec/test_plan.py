@@ -6,19 +6,14 @@ from typing import Any
 import pytest
 
 from app.core.spec.graders import StringCheckGrader
-from app.core.spec.job import GroupMethod, Hyperparameters, ImitationMethod, JobSpec, MethodType
+from app.core.spec.job import SETTINGS, JobSpec, MethodType
 from app.core.spec.plan import Plan, learning_rate_multiplier, resolve
 
 GRADER = StringCheckGrader(input="{{sample.output_text}}", reference="4", operation="eq")
 
 
 def spec(method: str = "gft", **hyperparameters: Any) -> JobSpec:
-    chosen = Hyperparameters(**hyperparameters)
-    settings = (
-        GroupMethod(grader=GRADER, hyperparameters=chosen)
-        if method in ("gft", "reinforcement")
-        else ImitationMethod(hyperparameters=chosen)
-    )
+    settings = SETTINGS[MethodType(method)].model_validate({"grader": GRADER, "hyperparameters": hyperparameters})
     return JobSpec(model="tiny", method=MethodType(method), settings=settings, seed=0)
 
 
@@ -94,7 +89,7 @@ def test_held_out_rows_default_to_200() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "base"), [("gft", 1e-5), ("reinforcement", 1e-5), ("supervised", 1e-4), ("dft", 1e-4)]
+    ("method", "base"), [("gft", 1e-5), ("reinforcement", 1e-5), ("supervised", 1e-4), ("dft", 1e-4), ("dpo", 1e-5)]
 )
 def test_learning_rate_is_base_times_multiplier(method: str, base: float) -> None:
     assert plan(spec(method, learning_rate_multiplier=3.0)).learning_rate == pytest.approx(3 * base)
@@ -102,10 +97,16 @@ def test_learning_rate_is_base_times_multiplier(method: str, base: float) -> Non
 
 
 @pytest.mark.parametrize(
-    ("parameters", "group", "imitation"),
-    [(70_000_000_000, 1.0, 1.0), (7_000_000_000, 1.0, 1.0), (1_500_000_000, 3.7, 1.47), (135_000_000, 28.6, 2.68)],
+    ("parameters", "group", "imitation", "pairs"),
+    [
+        (70_000_000_000, 1.0, 1.0, 1.0),
+        (7_000_000_000, 1.0, 1.0, 1.0),
+        (1_500_000_000, 3.7, 1.47, 2.16),
+        (135_000_000, 28.6, 2.68, 7.2),
+    ],
 )
-def test_smaller_models_get_a_higher_rate(parameters: int, group: float, imitation: float) -> None:
+def test_smaller_models_get_a_higher_rate(parameters: int, group: float, imitation: float, pairs: float) -> None:
+    assert learning_rate_multiplier(spec("dpo"), parameters) == pytest.approx(pairs, rel=0.01)
     assert learning_rate_multiplier(spec("gft"), parameters) == pytest.approx(group, rel=0.01)
     assert learning_rate_multiplier(spec("supervised"), parameters) == pytest.approx(imitation, rel=0.01)
 
