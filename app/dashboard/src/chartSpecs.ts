@@ -12,11 +12,33 @@ export interface ChartSpec {
 
 type Rule = { title: string; hint: string; unit?: string; isShare?: boolean; names: (string | RegExp)[] };
 
+const SOURCES = "expert|teacher|self|preferred|non_preferred";
+const OF_SOURCE = new RegExp(`^gft/(${SOURCES})/`);
+const ofSources = (measure: string): RegExp => new RegExp(`^gft/(${SOURCES})/${measure}$`);
+
 const RULES: Rule[] = [
   {
     title: "Reward by source",
     hint: "Mean reward of all answers and of each source. The main result of a run.",
-    names: ["reward", /^gft\/(expert|teacher|self)\/reward$/],
+    names: ["reward", ofSources("reward")],
+  },
+  {
+    title: "Reward of preferred and non-preferred answers",
+    hint: "beta times the log-probability gained since the start. The margin between both should grow.",
+    names: [/^(eval\/)?rewards\/(margins|chosen|rejected)$/],
+  },
+  {
+    title: "Preferred answer wins",
+    hint: "Pairs whose preferred answer has the higher reward.",
+    unit: "share of pairs",
+    isShare: true,
+    names: [/^(eval\/)?rewards\/accuracies$/],
+  },
+  {
+    title: "Log-probability of answers",
+    hint: "Both may fall while the margin grows. If the preferred one falls far, raise beta or lower the learning rate.",
+    unit: "nats",
+    names: ["logps/chosen", "logps/rejected"],
   },
   {
     title: "Held-out results",
@@ -31,7 +53,7 @@ const RULES: Rule[] = [
   {
     title: "Advantage by source",
     hint: "Above 0, the answers of this source are better than the mean of their groups.",
-    names: [/^gft\/(expert|teacher|self)\/advantage$/],
+    names: [ofSources("advantage")],
   },
   {
     title: "Groups without contrast",
@@ -57,21 +79,25 @@ const RULES: Rule[] = [
     hint: "Tokens with a probability below tau; their weight is bounded.",
     unit: "share of tokens",
     isShare: true,
-    names: ["gft/rectified_frac", /^gft\/(expert|teacher|self)\/rectified_frac$/],
+    names: ["gft/rectified_frac", ofSources("rectified_frac")],
   },
   {
     title: "Held-out loss",
-    hint: "Loss on demonstrations that are not used for training.",
-    unit: "nats per token",
+    hint: "Loss on demonstrations (per token) or pairs that are not used for training.",
+    unit: "nats",
     names: ["eval/loss"],
   },
-  { title: "Loss", hint: "Stays near 0 because advantages are centred. Watch the reward instead.", names: ["loss"] },
+  {
+    title: "Loss",
+    hint: "Group methods: stays near 0 because advantages are centred, so watch the reward. Pairs: starts at 0.69.",
+    names: ["loss"],
+  },
   { title: "Gradient norm", hint: "Before clipping to 1.", names: ["grad_norm"] },
   {
     title: "Answer length",
     hint: "If it grows but the reward does not, the model rambles.",
     unit: "tokens",
-    names: ["completions/mean_length", /^gft\/(expert|teacher|self)\/length$/, "eval/mean_length"],
+    names: ["completions/mean_length", ofSources("length"), "eval/mean_length"],
   },
   {
     title: "Throughput",
@@ -106,12 +132,22 @@ const LABELS: Record<string, string> = {
   "eval/mean_length": "held-out",
   step_time: "whole step",
   frac_reward_zero_std: "share",
+  "rewards/margins": "margin",
+  "rewards/chosen": "preferred",
+  "rewards/rejected": "non-preferred",
+  "rewards/accuracies": "training",
+  "eval/rewards/margins": "held-out margin",
+  "eval/rewards/chosen": "held-out preferred",
+  "eval/rewards/rejected": "held-out non-preferred",
+  "eval/rewards/accuracies": "held-out",
+  "logps/chosen": "preferred",
+  "logps/rejected": "non-preferred",
 };
 
 /** Returns the short label of a metric within its chart. */
 export function label(name: string): string {
-  const source = /^gft\/(expert|teacher|self)\//.exec(name);
-  if (source) return source[1] as string;
+  const source = OF_SOURCE.exec(name);
+  if (source) return (source[1] as string).replace("_", "-");
   const grader = /^rewards\/(.+)\/mean$/.exec(name);
   if (grader) return grader[1] as string;
   return (LABELS[name] ?? name.replace(/^(gft\/timing|gft|completions)\//, ""))
@@ -121,10 +157,12 @@ export function label(name: string): string {
 
 export const isHeldOut = (name: string): boolean => name.startsWith("eval/");
 
-const FIXED: Record<string, number> = { self: 2, expert: 0, teacher: 1 };
+const FIXED: Record<string, number> = { self: 2, expert: 0, teacher: 1, preferred: 0, non_preferred: 1 };
+const PAIRS: Record<string, number> = { chosen: 0, rejected: 1, margins: 2 };
 
 /** Returns an index into the palette; a source has the same colour in all charts. */
 export function colour(name: string, position: number): number {
-  const source = /^gft\/(expert|teacher|self)\//.exec(name)?.[1];
-  return source === undefined ? 3 + (position % 5) : (FIXED[source] as number);
+  const source = OF_SOURCE.exec(name)?.[1];
+  if (source !== undefined) return FIXED[source] as number;
+  return PAIRS[/^(?:rewards|logps)\/(.+)$/.exec(name)?.[1] ?? ""] ?? 3 + (position % 5);
 }

@@ -54,11 +54,32 @@ export function rowProblem(line: string): string | null {
 
 export const asText = (value: unknown): string => (typeof value === "string" ? value : JSON.stringify(value));
 
+/** Fields of the row format itself. */
+export const ROW_FIELDS = [
+  ...["messages", "prompt", "completion", "teacher_responses", "tools"],
+  ...["input", "preferred_output", "non_preferred_output", "chosen", "rejected"],
+];
+
 /** Returns the messages of a row in either format. */
 export function messagesOf(row: Row): Message[] {
   if (Array.isArray(row.messages)) return row.messages as Message[];
+  const input = (row.input as { messages?: unknown } | null | undefined)?.messages;
+  if (Array.isArray(input)) return input as Message[];
+  if (Array.isArray(row.prompt)) return row.prompt as Message[];
   const own = row.completion === undefined ? [] : [{ role: "assistant", content: row.completion }];
   return [{ role: "user", content: row.prompt ?? "" }, ...own];
+}
+
+/** Returns the two answers of a preference row, in OpenAI's or TRL's form; nothing for other rows. */
+export function pairOf(row: Row): { source: "preferred" | "non_preferred"; text: string }[] {
+  const [preferred, other] = [row.preferred_output ?? row.chosen, row.non_preferred_output ?? row.rejected];
+  if (preferred === undefined || other === undefined) return [];
+  const answer = (output: unknown): string =>
+    asText(Array.isArray(output) ? ((output.at(-1) as Message | undefined)?.content ?? output) : output);
+  return [
+    { source: "preferred", text: answer(preferred) },
+    { source: "non_preferred", text: answer(other) },
+  ];
 }
 
 /** Returns the answers in a row: its demonstration and its teacher answers. */

@@ -38,7 +38,7 @@ export interface Page<T> {
   last_id: string | null;
 }
 
-export type Source = "expert" | "teacher" | "self";
+export type Source = "expert" | "teacher" | "self" | "preferred" | "non_preferred";
 
 /** Origin of a teacher answer. For an answer from the training file at most the model is given. */
 export interface Provenance {

@@ -1,10 +1,11 @@
 // One row of a data file: its messages and answers, and the fields that graders read.
 
-import { asText, messagesOf, type Row } from "../dataFile";
+import { asText, messagesOf, pairOf, ROW_FIELDS, type Row } from "../dataFile";
 import { SourceChip } from "./primitives";
 
 export function RowCard({ line, row, label = `Line ${line}` }: { line: number; row: Row; label?: string }) {
-  const { messages: _messages, prompt: _prompt, completion: _completion, teacher_responses: teacher, ...rest } = row;
+  const { teacher_responses: teacher } = row;
+  const rest = Object.entries(row).filter(([name]) => !ROW_FIELDS.includes(name));
   const talk = messagesOf(row);
   const last = talk.at(-1)?.role === "assistant" ? talk.length - 1 : -1;
   return (
@@ -23,11 +24,17 @@ export function RowCard({ line, row, label = `Line ${line}` }: { line: number; r
             <span>{asText((answer as { content?: unknown } | null)?.content ?? answer)}</span>
           </div>
         ))}
-      {Object.keys(rest).length > 0 && (
+      {pairOf(row).map(({ source, text }) => (
+        <div key={source} class="turn trained">
+          <SourceChip source={source} />
+          <span>{text}</span>
+        </div>
+      ))}
+      {rest.length > 0 && (
         <div class="turn">
           <span class="chip">item</span>
           <span>
-            {Object.entries(rest).map(([key, value]) => (
+            {rest.map(([key, value]) => (
               <span key={key}>
                 <code>{key}</code> {asText(value)}{" "}
               </span>

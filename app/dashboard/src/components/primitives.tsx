@@ -111,7 +111,7 @@ export function Meter({ share, label }: { share: number; label: string }) {
 }
 
 export function SourceChip({ source }: { source: string }) {
-  return <span class={`chip ${source}`}>{source}</span>;
+  return <span class={`chip ${source}`}>{source.replace("_", "-")}</span>;
 }
 
 /** Sets the window's title while a view is mounted. */

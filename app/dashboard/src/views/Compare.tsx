@@ -20,6 +20,8 @@ const NAMES = [
   "reward",
   "eval/reward",
   "eval/accuracy",
+  "eval/rewards/margins",
+  "eval/rewards/accuracies",
   "eval/loss",
   "eval/forward_kl",
   "entropy",
@@ -230,6 +232,8 @@ const TITLES: Record<string, string> = {
   reward: "Reward",
   "eval/reward": "Held-out reward",
   "eval/accuracy": "Held-out accuracy",
+  "eval/rewards/margins": "Held-out reward margin",
+  "eval/rewards/accuracies": "Held-out pairs won",
 };
 
 /** Returns one line per run over the union of their steps. */

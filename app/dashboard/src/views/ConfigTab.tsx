@@ -12,6 +12,7 @@ const SCHEMAS: Record<string, string> = {
   reinforcement: "Reinforcement",
   supervised: "ImitationMethod",
   dft: "ImitationMethod",
+  dpo: "PreferenceMethod",
 };
 const FORMS = [
   ["cli", "Command line"],

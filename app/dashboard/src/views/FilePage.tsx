@@ -28,6 +28,7 @@ interface Report {
   expert_rows: number;
   teacher_rows: number;
   prompt_only_rows: number;
+  preference_rows?: number;
   item_fields: Record<string, number>;
   /** How the file can be converted: fields of a row and their columns; null if it cannot, or need not. */
   conversion?: Record<string, string> | null;
@@ -113,6 +114,7 @@ function Counts({ report }: { report: Report }) {
     ["with teacher answers", report.teacher_rows],
     ["with a prompt only", report.prompt_only_rows],
   ];
+  if (report.preference_rows) kinds.push(["with a pair of answers", report.preference_rows]);
   const fields = Object.entries(report.item_fields).filter(([name]) => name !== "messages");
   return (
     <section aria-label="Report">

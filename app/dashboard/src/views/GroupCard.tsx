@@ -3,11 +3,17 @@ import { Meter, SourceChip } from "../components/primitives";
 import { absolute, number, percent, plural, signed } from "../format";
 import type { Group, Member, Provenance, Source } from "../types";
 
-const SOURCES: Source[] = ["expert", "teacher", "self"];
+const SOURCES: Source[] = ["expert", "teacher", "self", "preferred", "non_preferred"];
 /** Number of marks that fit next to each other on the line of rewards. */
 const CLUSTERS = 50;
 const MARK_PX = 18;
-const SHAPES: Record<Source, string> = { expert: "◆", teacher: "■", self: "●" };
+const SHAPES: Record<Source, string> = {
+  expert: "◆",
+  teacher: "■",
+  self: "●",
+  preferred: "▲",
+  non_preferred: "▼",
+};
 
 const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
 const rewardsOf = (members: Member[]): number[] => members.flatMap(({ reward }) => (reward === null ? [] : [reward]));

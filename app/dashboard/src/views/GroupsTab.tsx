@@ -7,7 +7,7 @@ import { isFinal, useGet } from "../liveData";
 import type { JobMetrics } from "../metricTable";
 import { useLocation } from "../root";
 import { useShortcuts } from "../shortcuts";
-import type { Group, Groups, Job } from "../types";
+import type { Group, Groups, Job, Source } from "../types";
 import { GroupCard } from "./GroupCard";
 import { JobLintSummary } from "./LintSummary";
 import { Regrade } from "./Regrade";
@@ -96,9 +96,11 @@ export function GroupsTab({ job, metrics }: { job: Job; metrics: JobMetrics | un
         </select>
         <select aria-label="Source" value={source} onChange={(event) => go({ source: event.currentTarget.value })}>
           <option value="">all sources</option>
-          <option value="expert">expert</option>
-          <option value="teacher">teacher</option>
-          <option value="self">self</option>
+          {sourcesOf(job).map((name) => (
+            <option key={name} value={name}>
+              {name.replace("_", "-")}
+            </option>
+          ))}
         </select>
         <button type="button" aria-pressed={byReward} onClick={() => setByReward(!byReward)}>
           Best answer first
@@ -129,6 +131,9 @@ export function GroupsTab({ job, metrics }: { job: Job; metrics: JobMetrics | un
     </>
   );
 }
+
+const sourcesOf = (job: Job): Source[] =>
+  (job.method as { type: string }).type === "dpo" ? ["preferred", "non_preferred"] : ["expert", "teacher", "self"];
 
 /** Moves the focus to the next or previous group. */
 function toGroup(by: number): void {

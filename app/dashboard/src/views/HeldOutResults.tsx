@@ -16,6 +16,8 @@ const RESULTS: { name: RegExp; title: string; less?: boolean; isNeutral?: boolea
   { name: /^eval\/reward$/, title: "reward" },
   { name: /^eval\/accuracy$/, title: "accuracy" },
   { name: /^eval\/pass@/, title: "" },
+  { name: /^eval\/rewards\/margins$/, title: "reward margin" },
+  { name: /^eval\/rewards\/accuracies$/, title: "pairs won" },
   { name: /^eval\/loss$/, title: "loss", less: true },
   { name: /^eval\/forward_kl$/, title: "KL from base model", isNeutral: true },
   { name: /^eval\/entropy$/, title: "entropy", isNeutral: true },

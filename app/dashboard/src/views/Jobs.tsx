@@ -118,7 +118,7 @@ export function Jobs() {
         </select>
         <select aria-label="Method" value={method} onChange={(event) => filter({ method: event.currentTarget.value })}>
           <option value="">All methods</option>
-          {["gft", "reinforcement", "supervised", "dft"].map((name) => (
+          {["gft", "reinforcement", "supervised", "dft", "dpo"].map((name) => (
             <option key={name}>{name}</option>
           ))}
         </select>
@@ -249,9 +249,11 @@ export function Progress({ job, isShort = false }: { job: Job; isShort?: boolean
 /** Values by job, so that a list that scrolls back shows them at once. */
 const loadedValues = new Map<string, number[]>();
 
-/** Sparkline of the reward, or of the loss for imitation methods, over the whole run. */
+const TRENDS: Record<string, string> = { gft: "reward", reinforcement: "reward", dpo: "rewards/margins" };
+
+/** Sparkline of the reward or the reward margin, or of the loss for imitation methods, over the whole run. */
 function Trend({ job }: { job: Job }) {
-  const name = ["gft", "reinforcement"].includes(methodOf(job)) ? "reward" : "loss";
+  const name = TRENDS[methodOf(job)] ?? "loss";
   const { step } = job.progress;
   // The values of a running job are requested at every tenth of its steps, not at every step.
   const stage = isFinal(job) ? step : Math.floor(step / Math.max(1, Math.ceil((job.progress.total_steps ?? 1) / 10)));

@@ -64,10 +64,11 @@ function NewJobForm() {
       .finally(() => setSending(false));
   };
   const fields = gradableFields(report.value?.report);
-  // The defaults depend on the file: a grader for its fields, or imitation if it has no fields to grade.
+  // The defaults depend on the file: pairs, a grader for its fields, or imitation if it has no fields to grade.
   useEffect(() => {
     if (!report.value?.report || address.from) return;
-    const fitting = fields.length ? { grader: graderFromTemplate(0, fields) } : { method: "supervised" as const };
+    const imitating = { method: report.value.report.preference_rows ? ("dpo" as const) : ("supervised" as const) };
+    const fitting = fields.length && imitating.method !== "dpo" ? { grader: graderFromTemplate(0, fields) } : imitating;
     setForm((old) => (old.grader === EMPTY_FORM.grader ? { ...old, ...fitting } : old));
   }, [report.value]);
   if (models.error) return <ErrorNotice error={models.error} retry={models.reload} />;
@@ -179,6 +180,9 @@ function NewJobForm() {
               <TextField label="LoRA rank" value={form.lora_r} placeholder="16" set={(lora_r) => set({ lora_r })} />
               {form.method === "gft" && (
                 <TextField label="tau" value={form.tau} placeholder="0.7" set={(tau) => set({ tau })} />
+              )}
+              {form.method === "dpo" && (
+                <TextField label="beta" value={form.beta} placeholder="0.1" set={(beta) => set({ beta })} />
               )}
               <TextField
                 label="Max tokens per answer"

@@ -10,13 +10,14 @@ import type { Job, Series } from "../types";
 
 const POINTS = 400;
 const HEIGHT = 60;
-const NAMES = ["reward", "gft/self/reward"] as const;
 const FLAT = "frac_reward_zero_std";
-const LEGEND = [
-  ["c3", "reward of all answers"],
-  ["c2", "reward of rollouts"],
-  ["flat", "share of groups without contrast"],
+/** The lines of the chart: each metric with its swatch and text. */
+const OF_GROUPS = [
+  ["reward", "c3", "reward of all answers"],
+  ["gft/self/reward", "c2", "reward of rollouts"],
+  [FLAT, "flat", "share of groups without contrast"],
 ] as const;
+const OF_PAIRS = [["rewards/margins", "c3", "margin between the rewards of both answers"]] as const;
 
 interface StripProps {
   job: Job;
@@ -28,9 +29,11 @@ interface StripProps {
 
 export function RewardStrip({ job, metrics, steps, shown, pick }: StripProps) {
   const [first, last] = [steps[0] ?? 0, steps.at(-1) ?? 0];
+  const legend = (job.method as { type: string }).type === "dpo" ? OF_PAIRS : OF_GROUPS;
+  const names = legend.map(([name]) => name).filter((name) => name !== FLAT);
   const path = query(`${JOBS}/${job.id}/metrics`, {
     points: POINTS,
-    names: [...NAMES, FLAT].join(),
+    names: legend.map(([name]) => name).join(),
     step_from: first,
     step_to: last,
   });
@@ -43,7 +46,7 @@ export function RewardStrip({ job, metrics, steps, shown, pick }: StripProps) {
   );
   const value = isLong ? thinned.value : whole;
   const x = (step: number) => ((step - first) / Math.max(1, last - first)) * 1000;
-  const drawn = useMemo(() => (value ? draw(value, x) : undefined), [value, first, last]);
+  const drawn = useMemo(() => (value ? draw(value, names, x) : undefined), [value, first, last]);
   if (!drawn || !value) return null;
   const at = value.steps.findLastIndex((step) => step <= shown);
   return (
@@ -52,7 +55,7 @@ export function RewardStrip({ job, metrics, steps, shown, pick }: StripProps) {
         viewBox={`0 0 1000 ${HEIGHT}`}
         preserveAspectRatio="none"
         role="img"
-        aria-label={`Mean reward by step; at step ${shown}: ${number(valueAt(value.series.reward ?? [], at))}`}
+        aria-label={`${legend[0][2]} by step; at step ${shown}: ${number(valueAt(value.series[legend[0][0]] ?? [], at))}`}
         onClick={(event) => {
           const box = event.currentTarget.getBoundingClientRect();
           pick(first + ((event.clientX - box.left) / box.width) * (last - first));
@@ -67,10 +70,9 @@ export function RewardStrip({ job, metrics, steps, shown, pick }: StripProps) {
         <line class="cursor" x1={x(shown)} x2={x(shown)} y1="0" y2={HEIGHT} />
       </svg>
       <ul class="legend">
-        {LEGEND.map(([name, text], index) => (
+        {legend.map(([name, swatch, text]) => (
           <li key={name}>
-            <i class={`swatch ${name}`} /> {text}{" "}
-            <b>{number(valueAt(value.series[[...NAMES, FLAT][index] as string] ?? [], at))}</b>
+            <i class={`swatch ${swatch}`} /> {text} <b>{number(valueAt(value.series[name] ?? [], at))}</b>
           </li>
         ))}
       </ul>
@@ -80,8 +82,8 @@ export function RewardStrip({ job, metrics, steps, shown, pick }: StripProps) {
 
 type Box = [left: number, width: number, height: number];
 
-function draw(table: MetricTable, x: (step: number) => number): { lines: string[]; flat: Box[] } {
-  const values = NAMES.map((name) => table.series[name] ?? []);
+function draw(table: MetricTable, names: string[], x: (step: number) => number): { lines: string[]; flat: Box[] } {
+  const values = names.map((name) => table.series[name] ?? []);
   const all = values.flat().filter((value): value is number => value !== null);
   const [low, high] = bounds(all.length ? Math.min(...all) : null, all.length ? Math.max(...all) : null);
   const y = (value: number) => HEIGHT - ((value - low) / (high - low)) * HEIGHT;

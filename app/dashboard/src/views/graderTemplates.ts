@@ -1,6 +1,6 @@
 // Grader templates for the fields of a file.
 
-const ROW_FIELDS = ["messages", "prompt", "completion", "teacher_responses", "tools"];
+import { ROW_FIELDS } from "../dataFile";
 
 /** Returns the fields that all rows of a file have, according to its report, except those of the row format. */
 export function gradableFields(

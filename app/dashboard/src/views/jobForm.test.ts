@@ -56,6 +56,14 @@ describe("the form of a job", () => {
       ...rest,
     });
   });
+  it("keeps the settings of pairs", () => {
+    const dpo = { hyperparameters: { beta: 0.2, label_smoothing: 0.1, n_epochs: 2 } };
+    const form = formFromRequest({ model: "m", training_file: "f", method: { type: "dpo", dpo } });
+    expect(requestFromForm(form).body.method).toMatchObject({ type: "dpo", dpo });
+    const { supervised } = requestFromForm({ ...form, method: "supervised" }).body.method as Record<string, object>;
+    expect(supervised).toMatchObject({ hyperparameters: { n_epochs: 2 } });
+    expect(JSON.stringify(supervised)).not.toMatch(/beta|label_smoothing/);
+  });
   it("omits settings of other methods", () => {
     const teacher_settings = { ...EMPTY_FORM.teacher_settings, model: "large" };
     const form = { ...EMPTY_FORM, teacher_settings, rest: { kl_coefficient: 0.1, evaluation: { patience: 2 } } };

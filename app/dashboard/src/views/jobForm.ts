@@ -1,7 +1,7 @@
 // The values of the new-job form, and their conversion to and from a request.
 
 type Plain = Record<string, unknown>;
-export type MethodName = "gft" | "supervised" | "reinforcement" | "dft";
+export type MethodName = "gft" | "supervised" | "reinforcement" | "dft" | "dpo";
 
 import type { Integration } from "./trackers";
 
@@ -32,6 +32,7 @@ export interface JobForm {
   learning_rate_multiplier: string;
   lora_r: string;
   tau: string;
+  beta: string;
   max_tokens: string;
   seed: string;
   gate: string;
@@ -53,6 +54,7 @@ export const METHODS: { name: MethodName; title: string; text: string }[] = [
   { name: "supervised", title: "Supervised", text: "imitates the examples" },
   { name: "reinforcement", title: "Reinforcement", text: "learns from its own graded rollouts only" },
   { name: "dft", title: "DFT", text: "imitates the examples, with each token weighted by its probability" },
+  { name: "dpo", title: "DPO", text: "learns from pairs of a preferred and a non-preferred answer" },
 ];
 
 const GRADER = {
@@ -87,6 +89,7 @@ export const EMPTY_FORM: JobForm = {
   learning_rate_multiplier: "",
   lora_r: "",
   tau: "",
+  beta: "",
   max_tokens: "",
   seed: "",
   gate: "",
@@ -97,9 +100,15 @@ export const EMPTY_FORM: JobForm = {
   others: {},
 };
 
-/** Settings of methods with groups only, and of methods without. */
-const GROUP_ONLY_SETTINGS = ["kl_coefficient", "zero_variance"];
-const IMITATION_ONLY_SETTINGS = ["train_turns"];
+/** Settings of some methods only; those of other methods are left out. */
+const ONLY_OF: Record<string, MethodName[]> = {
+  kl_coefficient: ["gft", "reinforcement"],
+  zero_variance: ["gft", "reinforcement"],
+  train_turns: ["supervised", "dft"],
+  label_smoothing: ["dpo"],
+};
+const ofMethod = (settings: Plain, method: MethodName): Plain =>
+  Object.fromEntries(Object.entries(settings).filter(([name]) => ONLY_OF[name]?.includes(method) ?? true));
 
 /** Parses a number; other text is kept, so that the server's validation reports it. */
 const value = (text: string): unknown =>
@@ -119,19 +128,16 @@ export function requestFromForm(form: JobForm): { body: Plain; error?: string } 
       error = `Invalid JSON: ${(problem as Error).message}`;
     }
   }
-  const rest = Object.fromEntries(
-    Object.entries(form.rest).filter(
-      ([name]) => !(isGroup ? IMITATION_ONLY_SETTINGS : GROUP_ONLY_SETTINGS).includes(name),
-    ),
-  );
+  const rest = ofMethod(form.rest, form.method);
   const lora = { ...object(object(rest.hyperparameters).lora), ...filled({ r: form.lora_r }) };
   const hyperparameters: Plain = {
-    ...object(rest.hyperparameters),
+    ...ofMethod(object(rest.hyperparameters), form.method),
     ...filled({
       n_epochs: form.n_epochs,
       max_steps: form.max_steps,
       batch_size: form.batch_size,
       learning_rate_multiplier: form.learning_rate_multiplier,
+      ...(form.method === "dpo" ? { beta: form.beta } : {}),
     }),
     ...(Object.keys(lora).length ? { lora } : {}),
   };
@@ -192,7 +198,7 @@ export function formFromRequest(body: Record<string, unknown>): JobForm {
   const name = String(method.type) as MethodName;
   const { grader, group, tau, teacher, sampling, hyperparameters, ...rest } = object(method[name]);
   const { max_tokens, ...sampled } = object(sampling);
-  const { n_epochs, max_steps, batch_size, learning_rate_multiplier, lora, ...others } = object(hyperparameters);
+  const { n_epochs, max_steps, batch_size, learning_rate_multiplier, beta, lora, ...others } = object(hyperparameters);
   const { r, ...adapter } = object(lora);
   const mix = object(group);
   const [gate, ...gates] = (body.gates as string[] | undefined) ?? [];
@@ -213,6 +219,7 @@ export function formFromRequest(body: Record<string, unknown>): JobForm {
     learning_rate_multiplier: text(learning_rate_multiplier),
     lora_r: text(r),
     tau: text(tau),
+    beta: text(beta),
     max_tokens: text(max_tokens),
     gate: text(gate),
     alias: text(body.alias),
