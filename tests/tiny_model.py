@@ -90,3 +90,20 @@ def write_rows(path: Path, count: int, *, start: int = 0) -> Path:
             }
             out.write(json.dumps(row) + "\n")
     return path
+
+
+def write_pairs(path: Path, count: int, *, start: int = 0) -> Path:
+    """Write `count` additions with a right and a wrong answer, in OpenAI's and in TRL's form by turns."""
+    with path.open("w", encoding="utf-8") as out:
+        for number in range(start, start + count):
+            a, b = number % 9, (number // 9) % 9
+            right, wrong = str(a + b), f"it is {a + b + 1}"
+            question = {"role": "user", "content": f"{a}+{b}="}
+            openais = {
+                "input": {"messages": [question], "tools": [], "parallel_tool_calls": True},
+                "preferred_output": [{"role": "assistant", "content": right}],
+                "non_preferred_output": [{"role": "assistant", "content": wrong}],
+            }
+            trls = {"prompt": question["content"], "chosen": right, "rejected": wrong}
+            out.write(json.dumps(trls if number % 2 else openais) + "\n")
+    return path

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import tarfile
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 
 from tests.api.jobs import GRADER, broken_at_17, gft
-from tests.tiny_model import write_rows
+from tests.tiny_model import write_pairs, write_rows
 from tests.waiting import eventually
 
 FINISHED = ("succeeded", "failed", "cancelled")
@@ -71,6 +72,42 @@ def test_upload_train_watch_download(client: OpenAI, tiny_models: Path, tmp_path
             assert content is not None
             (tmp_path / member.name).write_bytes(content.read())
     assert_peft_loads(tiny_models / "tiny", tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_pairs_of_answers_train(client: OpenAI, tmp_path: Path) -> None:
+    """OpenAI's files and fields; the job reports TRL's metrics and passes a gate on them."""
+    training = client.files.create(file=write_pairs(tmp_path / "train.jsonl", 16), purpose="fine-tune")
+    held_out = client.files.create(file=write_pairs(tmp_path / "held_out.jsonl", 8, start=16), purpose="fine-tune")
+    for file in (training, held_out):
+        assert client.files.wait_for_processing(file.id, poll_interval=POLL_SECONDS).status == "processed"
+    report: Any = client.get(f"/files/{training.id}/report", cast_to=object)
+    assert (report["report"]["preference_rows"], report["report"]["expert_rows"]) == (16, 0)
+    preview: Any = client.get(f"/files/{training.id}/preview?model=tiny&limit=1", cast_to=object)
+    spans = {span["source"]: span for span in preview["data"][0]["spans"]}
+    assert list(spans) == ["prompt", "preferred", "non_preferred"]
+    assert [set(span["mask"]) for span in spans.values()] == [{0}, {1}, {1}]
+    hyperparameters: Any = {"beta": 0.3, "batch_size": 4, "n_epochs": 1, "learning_rate_multiplier": "auto"}
+    wanted: Any = {"training_file": training.id, "validation_file": held_out.id, "model": "tiny", "seed": 7}
+    method: Any = {"type": "dpo", "dpo": {"hyperparameters": hyperparameters}}
+    checked: Any = client.post("/fine_tuning/jobs/validate", body=wanted | {"method": method}, cast_to=object)
+    assert checked["valid"], checked["errors"]
+    assert checked["plan"]["method"]["dpo"]["hyperparameters"]["beta"] == 0.3
+    gates = {"gates": ["eval/rewards/accuracies >= 0", "eval/loss < 1"]}
+
+    job = finished(client, client.fine_tuning.jobs.create(**wanted, method=method, extra_body=gates).id)
+    assert job.status == "succeeded", job.error
+    assert job.method.dpo.hyperparameters.beta == 0.3
+    assert [gate["passed"] for gate in job.gates] == [True, True]
+    assert job.evaluation["before"]["values"]["eval/loss"] == pytest.approx(math.log(2), abs=1e-5)
+    metrics: Any = client.get(f"/fine_tuning/jobs/{job.id}/metrics", cast_to=object)
+    for name in ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"):
+        assert all(isinstance(value, float) for value in metrics["series"][name][1:]), name
+    groups: Any = client.get(f"/fine_tuning/jobs/{job.id}/groups?step=1&source=non_preferred", cast_to=object)
+    assert [member["source"] for member in groups["data"][0]["members"]] == ["preferred", "non_preferred"]
+    assert job.estimate["grader_calls"] == 0
+    given = job.trained_tokens
+    assert job.estimate["tokens"]["trained"]["low"] <= given <= job.estimate["tokens"]["trained"]["high"]
 
 
 def assert_measurements_feed_estimates(client: OpenAI, job: Any, body: Any) -> None:

@@ -1,13 +1,14 @@
 """Checkpoints: the adapter, AdamW's moments and the step, as safetensors and JSON, never pickle.
 
 Data order, rollouts and dropout are pure functions of (seed, step), so no generator state is stored: adapter, moments
-and step are all that a run needs to resume bit for bit.
+and step, and of dpo jobs the reference's log-probabilities, are all that a run needs to resume bit for bit.
 """
 
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,18 +18,26 @@ from safetensors.torch import load_file, save_file
 from app.core.spec.reports import TrainerExit
 from worker.training.best_adapter import BestAdapter
 from worker.training.model import Policy
+from worker.training.reference import Reference
 from worker.training.types import JobFailure
 
 MANIFEST: Final = "manifest.json"
 _ADAPTER = "adapter_state.safetensors"
 _BEST = "best_adapter.safetensors"
 _OPTIMIZER = "optimizer_state.safetensors"
+_REFERENCE = "reference.safetensors"
 _STATE = "state.json"
+_NEEDED: Final = (_ADAPTER, _OPTIMIZER, _STATE)
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def save(
-    directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: dict[str, Any], best_adapter: BestAdapter
+    directory: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    best_adapter: BestAdapter,
+    reference: Reference | None = None,
 ) -> Path:
     """Writes a checkpoint to `directory` and returns it. After a crash the checkpoint is complete or absent.
 
@@ -41,6 +50,8 @@ def save(
     save_file(_moments(policy, optimizer), temporary / _OPTIMIZER)
     if best_adapter.adapter and best_adapter.step != policy.version:
         save_file({name: value.contiguous() for name, value in best_adapter.adapter.items()}, temporary / _BEST)
+    if reference is not None:
+        save_file(reference.state(), temporary / _REFERENCE)
     whole = state | {"selection": best_adapter.state()}
     (temporary / _STATE).write_text(json.dumps(whole, indent=2), encoding="utf-8")
     digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
@@ -55,13 +66,17 @@ def save(
 
 
 def load(
-    directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, best_adapter: BestAdapter
+    directory: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    best_adapter: BestAdapter,
+    reference: Reference | None = None,
 ) -> dict[str, Any]:
-    """Restores adapter, AdamW moments and best adapter in place and returns the state.
+    """Restores adapter, AdamW moments, best adapter and reference in place and returns the state.
 
     Raises `JobFailure` if a file is damaged or missing; nothing is restored then.
     """
-    damaged = _damaged(directory)
+    damaged = _damaged(directory, _NEEDED if reference is None else (*_NEEDED, _REFERENCE))
     if damaged is not None:
         raise JobFailure(
             TrainerExit.bad_data,
@@ -78,6 +93,8 @@ def load(
                 optimizer.state[parameter] = {
                     key: value.to(parameter.device) if key != "step" else value for key, value in stored.items()
                 }
+    if reference is not None:
+        reference.load_state(load_file(directory / _REFERENCE))
     state: dict[str, Any] = json.loads((directory / _STATE).read_text(encoding="utf-8"))
     best_adapter.load_state(state["selection"])
     if best_adapter.step is not None:
@@ -86,11 +103,11 @@ def load(
     return state
 
 
-def _damaged(directory: Path) -> str | None:
+def _damaged(directory: Path, needed: Sequence[str]) -> str | None:
     """Returns the name of the first file that is missing or differs from the manifest (which may be the manifest)."""
     try:
         digests = dict(json.loads((directory / MANIFEST).read_bytes()))
-        expected: dict[str, str] = digests | {name: digests[name] for name in (_ADAPTER, _OPTIMIZER, _STATE)}
+        expected: dict[str, str] = digests | {name: digests[name] for name in needed}
     except (OSError, ValueError, KeyError, TypeError):
         return MANIFEST
     for name, digest in expected.items():

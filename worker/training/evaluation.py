@@ -15,6 +15,7 @@ from app.core.graders.run import Grade, GraderPool, Sample
 from app.core.spec.job import Evaluation, Sampling
 from app.core.spec.reports import Evaluated
 from worker.training.batching import pack
+from worker.training.held_out_pairs import HeldOutPairs
 from worker.training.interfaces import RolloutEngine
 from worker.training.lm_head import token_logprobs
 from worker.training.prefix_tree import PrefixTree
@@ -72,6 +73,8 @@ class Evaluator:
                      jobs that train on every turn
     eval/forward_kl  KL(base || policy) per token, estimated on answers of the base model: how much the policy forgets
 
+    Of dpo jobs, over the held-out pairs, `eval/loss` is the DPO loss; see `held_out_pairs` for the rest.
+
     With a grader, over one greedy answer per prompt:
 
     eval/reward         mean over the graded answers
@@ -93,6 +96,7 @@ class Evaluator:
         *,
         seed: int,
         token_budget: int,
+        pairs: HeldOutPairs | None = None,
     ) -> None:
         self.prompts = prompts
         self.wanted = wanted
@@ -103,6 +107,7 @@ class Evaluator:
         self.pool = pool
         self.seed = seed
         self.token_budget = token_budget
+        self.pairs = pairs
         self._base: tuple[list[Completion], float] | None = None
 
     def evaluate(self, step: int) -> Evaluated:
@@ -123,6 +128,8 @@ class Evaluator:
             "eval/loss": _mean_nll([response for row in demonstrations for response in row]),
             "eval/forward_kl": base_logprob - _mean_logprob(base),
         }
+        if self.pairs is not None:
+            values |= self.pairs.values(self.policy, self.prompts)
         if self.pool is None:
             return Evaluated(step=step, values=values)
         grades = self._grade(self.pool, list(zip(self.prompts, completions, strict=True)))

@@ -4,10 +4,13 @@
 
 tau = 0 and A = 1 is cross-entropy, tau = 1 and A = 1 is DFT, tau = 0 with group advantages is on-policy GRPO.
 The paper's eq. 22 counts 1/p twice; the gradient here is A C(p) grad log p.
+
+DPO (arXiv 2305.18290) compares the two answers of a pair instead; see `preference_loss`.
 """
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 
 def coefficient(logprobs: Tensor, tau: float) -> Tensor:
@@ -40,3 +43,20 @@ def kl_estimate(logprobs_N: Tensor, reference_N: Tensor) -> Tensor:
     """
     difference_N = reference_N - logprobs_N
     return difference_N.exp() - difference_N - 1
+
+
+def preference_loss(margins_P: Tensor, beta: float, label_smoothing: float, pairs: float) -> Tensor:
+    """Returns the DPO loss of some pairs of a step, a scalar.
+
+        L = - sum_i [(1 - e) log sigmoid(beta m_i) + e log sigmoid(-beta m_i)] / P
+
+    margins_P holds m_i: log p(preferred) - log p(non-preferred), minus the same difference of the reference; log p is
+    the sum over an answer's tokens. e is `label_smoothing`, the probability of a wrong label (conservative DPO).
+    `pairs` is P, the number of pairs of the *whole* optimiser step, so that micro-batches and ranks add up. Raises
+    `ValueError` unless it is positive.
+    """
+    if pairs <= 0:
+        raise ValueError("the number of pairs of the step must be positive")
+    scaled_P = beta * margins_P
+    losses_P = -(1 - label_smoothing) * logsigmoid(scaled_P) - label_smoothing * logsigmoid(-scaled_P)
+    return losses_P.sum() / pairs

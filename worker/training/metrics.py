@@ -10,6 +10,8 @@ import torch
 from app.core.spec.hardware import data_sheet
 from app.core.spec.reports import GroupRecord, MemberRecord, Source
 from worker.training.optimizer import UpdateResult, all_members
+from worker.training.preference import SOURCES as PAIR_SOURCES
+from worker.training.preference import pair_metrics
 from worker.training.types import GroupMember, PromptGroup
 
 FLOPS_A_TOKEN_AND_PARAMETER: Final = 4
@@ -61,6 +63,12 @@ def _per_source(source: Source, members: list[GroupMember]) -> dict[str, float |
     of_source = [member for member in members if member.source == source]
     if not of_source:
         return {}
+    if source in PAIR_SOURCES:  # `pair_metrics` has their rewards by TRL's names
+        return {
+            f"gft/{source}/nll": _mean(m.mean_nll for m in of_source),
+            f"gft/{source}/mean_p": _mean(m.mean_p for m in of_source),
+            f"gft/{source}/length": _mean(float(len(m.ids)) for m in of_source),
+        }
     return {
         f"gft/{source}/reward": _mean(m.reward for m in of_source),
         f"gft/{source}/advantage": _mean(m.advantage for m in of_source),
@@ -104,6 +112,8 @@ def step_metrics(groups: list[PromptGroup], update: UpdateResult, grader: str | 
     }
     for source in Source:
         values |= _per_source(source, members)
+    if any(member.source in PAIR_SOURCES for member in members):
+        values |= pair_metrics(groups)
     if grader is None:
         return values
     stds = [

@@ -15,6 +15,7 @@ from worker.training.distributed import Ranks
 from worker.training.loss import kl_estimate, token_loss
 from worker.training.model import Policy
 from worker.training.out_of_memory import TokenBudget
+from worker.training.preference import PairLoss
 from worker.training.types import GroupMember, Prompt, PromptGroup
 
 TrainedGroups = Sequence[tuple[Prompt, Sequence[GroupMember]]]
@@ -36,7 +37,7 @@ class UpdateResult:
     grad_norm: float
     """Before clipping."""
     trained_tokens: int
-    """N, the denominator of the loss."""
+    """N, the denominator of the loss (except of pairs)."""
     packed_tokens: int
     """Tokens that this rank sent through the model; a shared prefix counts once."""
     prefix_dedup_ratio: float | None
@@ -68,9 +69,10 @@ class Updater:
         token_budget: int,
         on_shrink: Callable[[int], None],
         ranks: Ranks | None = None,
+        pair_loss: PairLoss | None = None,
     ) -> None:
         """`token_budget` is in packed tokens per micro-batch; `on_shrink` receives each smaller budget after an
-        out-of-memory error."""
+        out-of-memory error. With `pair_loss`, every group is a pair and the loss compares its answers."""
         self.policy = policy
         self.optimizer = optimizer
         self.tau = tau
@@ -79,6 +81,7 @@ class Updater:
         self.kl_coefficient = kl_coefficient
         self.token_budget = TokenBudget(token_budget, on_shrink)
         self.ranks = ranks or Ranks()
+        self.pair_loss = pair_loss
 
     def update(self, groups: list[PromptGroup], rate: float) -> UpdateResult:
         """Takes one optimiser step at learning rate `rate`.
@@ -90,11 +93,12 @@ class Updater:
         check_on_policy(groups, self.policy.version)
         # N counts the tokens of the whole step, over all ranks and micro-batches. Dividing each micro-batch by its own
         # tokens instead would weigh a token by the batch it happened to fall into.
-        denominator = self.ranks.sum(self.denominator(groups))
+        tokens = self.ranks.sum(self.denominator(groups))
+        denominator = tokens if self.pair_loss is None else self.ranks.sum(len(groups))
         trained = [(group.prompt, kept) for group in groups if (kept := [m for m in group.graded if m.advantage])]
         self.optimizer.zero_grad(set_to_none=True)
         if not self.ranks.sum(len(trained)):
-            return UpdateResult(0.0, 0.0, denominator, 0, None, applied=False)
+            return UpdateResult(0.0, 0.0, tokens, 0, None, applied=False)
         # A rank with nothing to train still joins the gradient sum, or the other ranks would wait for it.
         totals = self._accumulate_within_memory(trained, denominator) if trained else _Totals(0.0, 0, 0)
         # All ranks divide by the same N, so the gradient of the step is the sum over ranks, not the mean.
@@ -106,7 +110,7 @@ class Updater:
             self._step(rate)
         self.optimizer.zero_grad(set_to_none=True)
         dedup = totals.unshared_tokens / totals.packed_tokens if totals.packed_tokens else None
-        return UpdateResult(loss, norm, denominator, totals.packed_tokens, dedup, applied=not is_non_finite)
+        return UpdateResult(loss, norm, tokens, totals.packed_tokens, dedup, applied=not is_non_finite)
 
     def denominator(self, groups: list[PromptGroup]) -> int:
         """Returns N: the tokens of all graded members. Zero-variance groups count unless `zero_variance` is "drop"."""
@@ -134,16 +138,29 @@ class Updater:
     def _accumulate(self, trained: TrainedGroups, denominator: int, token_budget: int) -> _Totals:
         """Adds up the gradient of all micro-batches in `.grad` and returns their totals."""
         loss, packed, unshared = 0.0, 0, 0
-        for batch in micro_batches(trained, token_budget, self.policy.device):
+        is_paired = self.pair_loss is not None
+        for batch in micro_batches(trained, token_budget, self.policy.device, atomic=is_paired):
             loss += self._backward(batch, denominator)
             packed += batch.packed.ids_1_T.numel()
             unshared += batch.unshared_tokens
         return _Totals(loss, packed, unshared)
 
     def _backward(self, batch: MicroBatch, denominator: int) -> float:
-        """Adds the gradient of one micro-batch and returns its share of the loss: - sum A C(p) log p / N."""
+        """Adds the gradient of one micro-batch and returns its share of the loss."""
+        logprobs_N, entropies_N = self.policy.logprobs(batch.packed, self.temperature)
+        if self.pair_loss is None:
+            loss, kl_N = self._token_loss(batch, logprobs_N, denominator)
+        else:
+            loss, kl_N = self.pair_loss(batch, logprobs_N, denominator), None
+        loss.backward()
+        self._annotate(batch, logprobs_N.detach(), entropies_N, None if kl_N is None else kl_N.detach())
+        return float(loss.detach())
+
+    def _token_loss(
+        self, batch: MicroBatch, logprobs_N: torch.Tensor, denominator: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns - sum A C(p) log p / N plus the KL term, and the KL estimate of each token if the job has one."""
         packed = batch.packed
-        logprobs_N, entropies_N = self.policy.logprobs(packed, self.temperature)
         # Every token of a response carries the advantage of its response.
         advantages_B = logprobs_N.new_tensor([member.advantage for _, member in batch.sequences])
         advantages_N = advantages_B[packed.response_N]
@@ -154,9 +171,7 @@ class Updater:
                 reference_N, _ = self.policy.logprobs(packed, self.temperature)
             kl_N = kl_estimate(logprobs_N, reference_N)
             loss = loss + self.kl_coefficient * kl_N.sum() / denominator
-        loss.backward()
-        self._annotate(batch, logprobs_N.detach(), entropies_N, None if kl_N is None else kl_N.detach())
-        return float(loss.detach())
+        return loss, kl_N
 
     def _annotate(
         self, batch: MicroBatch, logprobs_N: torch.Tensor, entropies_N: torch.Tensor, kl_N: torch.Tensor | None

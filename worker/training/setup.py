@@ -16,7 +16,7 @@ from app.core.chat.encoding import REASONS, Drop, RowRules, held_out_rules, rule
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import ExternalServices, GraderPool
 from app.core.retry import RetryPolicy
-from app.core.spec.job import GroupMethod, JobSpec, TrainerSpec
+from app.core.spec.job import GroupMethod, JobSpec, PreferenceMethod, TrainerSpec
 from app.core.spec.plan import TOKEN_BUDGET, resolve
 from app.core.spec.reports import Failed, Message, Report, TrainerExit
 from app.core.spec.subprocess_environment import JUDGE_API_KEY, ROLLOUT_API_KEY, SIGNING_SECRET
@@ -26,9 +26,12 @@ from worker.training.distributed import PeerLost, Ranks, join
 from worker.training.early_stopping import EarlyStopping
 from worker.training.evaluation import Evaluator, sample_of
 from worker.training.failures import diagnose
+from worker.training.held_out_pairs import HeldOutPairs
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
 from worker.training.model import Policy, load_policy
 from worker.training.optimizer import Updater, new_optimizer
+from worker.training.preference import PairLoss
+from worker.training.reference import Reference
 from worker.training.rollouts.sampler import Sampler
 from worker.training.rollouts.vllm_client import VllmClient
 from worker.training.rollouts.vllm_sampler import serving
@@ -106,6 +109,11 @@ def _train(
         held_out_rows=len(held_out),
         parameters=policy.base_parameters,
     )
+    held_out = sample_of(held_out, plan.eval_samples)
+    pair_loss = _pair_loss(spec)
+    reference = Reference(prompts, held_out) if pair_loss else None
+    updater = _updater(spec, policy, report, ranks, pair_loss)
+    pairs = HeldOutPairs(pair_loss, reference, updater.token_budget) if pair_loss and reference else None
     order = DataOrder(prompts, plan.batch_size, plan.n_epochs, spec.seed)
     with (
         _sampler(trainer_spec, policy, tokenizer, ranks, run_dir, stop, retry_policy) as sampler,
@@ -120,16 +128,17 @@ def _train(
             policy=policy,
             tokenizer=tokenizer,
             sampler=sampler,
-            updater=_updater(spec, policy, report, ranks),
+            updater=updater,
             order=order,
             pool=pool,
-            evaluator=_evaluator(spec, sample_of(held_out, plan.eval_samples), sampler, tokenizer, pool),
+            evaluator=_evaluator(spec, held_out, sampler, tokenizer, pool, pairs),
             best_adapter=BestAdapter(EarlyStopping(spec.settings.evaluation.patience)),
             run_dir=run_dir,
             report=report,
             stop=stop,
             teachers=teachers,
             rows=rows,
+            reference=reference,
             ranks=ranks,
         )
         if trainer_spec.resume_from is not None:
@@ -169,7 +178,14 @@ def _sampler(
     )
 
 
-def _updater(spec: JobSpec, policy: Policy, report: Reporter, ranks: Ranks) -> Updater:
+def _pair_loss(spec: JobSpec) -> PairLoss | None:
+    if not isinstance(spec.settings, PreferenceMethod):
+        return None
+    wanted = spec.settings.hyperparameters
+    return PairLoss(wanted.resolved_beta, wanted.label_smoothing)
+
+
+def _updater(spec: JobSpec, policy: Policy, report: Reporter, ranks: Ranks, pair_loss: PairLoss | None) -> Updater:
     def warn(budget: int) -> None:
         report(Message(level="warn", message=f"Out of memory: micro-batches now hold at most {budget} tokens"))
 
@@ -185,11 +201,17 @@ def _updater(spec: JobSpec, policy: Policy, report: Reporter, ranks: Ranks) -> U
         token_budget=TOKEN_BUDGET,
         on_shrink=warn,
         ranks=ranks,
+        pair_loss=pair_loss,
     )
 
 
 def _evaluator(
-    spec: JobSpec, held_out: list[Prompt], sampler: RolloutEngine, tokenizer: ChatTokenizer, pool: GraderPool | None
+    spec: JobSpec,
+    held_out: list[Prompt],
+    sampler: RolloutEngine,
+    tokenizer: ChatTokenizer,
+    pool: GraderPool | None,
+    pairs: HeldOutPairs | None,
 ) -> Evaluator | None:
     if not held_out:
         return None
@@ -203,6 +225,7 @@ def _evaluator(
         pool,
         seed=spec.seed,
         token_budget=TOKEN_BUDGET,
+        pairs=pairs,
     )
 
 

@@ -88,4 +88,5 @@ def _prompt(row: Row, line: int, encoded: EncodedRow) -> Prompt:
         tuple(row.prompt_messages),
         row.tools,
         encoded.turns,
+        encoded.preference,
     )

@@ -1,4 +1,5 @@
-"""The training loop. One loop serves supervised, dft, reinforcement and gft: they differ in settings only.
+"""The training loop. One loop serves supervised, dft, reinforcement and gft: they differ in settings only. The groups
+of dpo are pairs, and its loss compares their answers: see `preference`.
 
 Each step samples rollouts, grades every group member, normalises rewards within each group (Group Advantage Learning)
 and takes one optimiser step on - sum A C(p) log p / N (Dynamic Coefficient Rectification).
@@ -21,7 +22,7 @@ from typing import Any
 
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import GraderPool
-from app.core.spec.job import MethodType, TrainerSpec
+from app.core.spec.job import GroupMethod, MethodType, TrainerSpec
 from app.core.spec.plan import Plan
 from app.core.spec.reports import CheckpointSaved, Finished, Groups, Message, Metrics, Started
 from worker.training import checkpoints, export, metrics
@@ -35,6 +36,8 @@ from worker.training.interfaces import Reporter, RolloutEngine, StopFlag, Teache
 from worker.training.learning import LearningMonitor
 from worker.training.model import Policy
 from worker.training.optimizer import Updater
+from worker.training.preference import pair_group
+from worker.training.reference import TRAINING, Reference
 from worker.training.rewards import GraderHealth, Grading, set_imitation_advantages
 from worker.training.rollouts.sampler import generator
 from worker.training.schedule import learning_rate
@@ -67,6 +70,8 @@ class Trainer:
     teachers: TeacherAnswerSource | None = None
     rows: Mapping[str, Any] = field(default_factory=dict)
     """The numbers of rows that are used, for `Started`."""
+    reference: Reference | None = None
+    """What the answers of pairs are compared with (dpo only)."""
     ranks: Ranks = field(default_factory=Ranks)
     step: int = 0
     trained_tokens: int = 0
@@ -80,7 +85,7 @@ class Trainer:
 
     def resume(self, checkpoint: Path) -> None:
         """Continues after the step of `checkpoint`. Raises `JobFailure` if the checkpoint is damaged."""
-        state = checkpoints.load(checkpoint, self.policy, self.updater.optimizer, self.best_adapter)
+        state = checkpoints.load(checkpoint, self.policy, self.updater.optimizer, self.best_adapter, self.reference)
         self.step = self.policy.version = int(state["step"])
         self.trained_tokens = int(state["trained_tokens"])
         self._learning.load_state(state.get("learning", {"updates": 1}))  # absent in checkpoints of earlier versions
@@ -91,6 +96,7 @@ class Trainer:
         Raises `Stopped` after a stop request, once a checkpoint is written, and `JobFailure` if no step changed the
         adapter.
         """
+        self._prepare_reference()
         self.report(self._started())
         if self.teachers is not None:
             self.teachers.begin(self.step + 1)
@@ -106,6 +112,17 @@ class Trainer:
             self._train_step(teacher_seconds)
         self._learning.check()
         self._publish()
+
+    def _prepare_reference(self) -> None:
+        """Scores all pairs with the policy that training starts from, unless a checkpoint had the numbers."""
+        if self.reference is None or self.reference.is_complete:
+            return
+        started = time.monotonic()
+        if not self.reference.compute(self.policy, self.updater.token_budget, self.ranks, self.stop):
+            raise Stopped
+        took = time.monotonic() - started
+        message = f"Reference log-probabilities of {self.reference.pairs:,} pairs computed in {took:.3g} s"
+        self.report(Message(message=message))
 
     def _train_step(self, teacher_seconds: float | None) -> None:
         step = self.step + 1
@@ -174,12 +191,14 @@ class Trainer:
         return time.monotonic() - started
 
     def _new_grading(self) -> Grading | None:
-        if self._is_imitation or self.pool is None:
+        if not self._has_rewards or self.pool is None:
             return None
         return Grading(self.pool, has_idle_cores=not self.sampler.needs_cores)
 
     def _build_groups(self, step: int, grading: Grading | None) -> list[PromptGroup]:
         spec = self.trainer_spec.spec
+        if self.reference is not None:
+            return [pair_group(prompt, self.reference.of(TRAINING, prompt)) for prompt in self._prompts(step)]
         build = partial(build_groups, on_member=grading.add) if grading else build_groups
         return build(
             self._prompts(step),
@@ -221,7 +240,7 @@ class Trainer:
             "learning": self._learning.state(),
         }
         path = self.run_dir / "checkpoints" / f"step-{self.step:08d}"
-        checkpoints.save(path, self.policy, self.updater.optimizer, state, self.best_adapter)
+        checkpoints.save(path, self.policy, self.updater.optimizer, state, self.best_adapter, self.reference)
         self.report(CheckpointSaved(step=self.step, path=str(path), metrics=values))
 
     def _publish(self) -> None:
@@ -244,6 +263,11 @@ class Trainer:
         )
 
     @property
+    def _has_rewards(self) -> bool:
+        """Whether the grader grades the groups; other methods use it only for held-out rows."""
+        return isinstance(self.trainer_spec.spec.settings, GroupMethod)
+
+    @property
     def _is_imitation(self) -> bool:
         return self.trainer_spec.spec.method in (MethodType.supervised, MethodType.dft)
 
@@ -254,7 +278,7 @@ class Trainer:
     @property
     def _grader_name(self) -> str | None:
         grader = self.trainer_spec.spec.settings.grader
-        return None if grader is None or self._is_imitation else grader.name
+        return grader.name if grader is not None and self._has_rewards else None
 
     def _started(self) -> Started:
         return Started(

@@ -36,6 +36,8 @@ class Prompt:
     tools: tuple[dict[str, Any], ...] = ()
     turns: tuple[Turn, ...] = ()
     """The assistant messages of the row that the job trains, in order; group methods train the demonstration only."""
+    pair: tuple[Turn, Turn] | None = None
+    """The preferred and the non-preferred answer of a preference row."""
 
 
 @dataclass
@@ -69,6 +71,8 @@ class GroupMember:
     """The ids before the member's own; None means the prompt's ids."""
     turn: int | None = None
     """Number of the row's trained turn, from 1; None unless the row has several."""
+    reference_logprob: float | None = None
+    """Log p of the whole answer under the reference (pairs only)."""
     parts: ParsedAnswer | None = None
     """The response for graders; None if they read `text`."""
 

@@ -15,19 +15,19 @@ from typing import Any, Final, TypeVar
 from app.core.retry import RetryPolicy
 from app.core.spec.graders import StringCheckGrader
 from app.core.spec.job import (
+    SETTINGS,
     Evaluation,
-    GroupMethod,
-    Hyperparameters,
-    ImitationMethod,
     JobSpec,
     Lora,
     MethodType,
+    PreferenceMethod,
     Sampling,
+    Settings,
     TrainerSpec,
 )
 from app.core.spec.reports import Metrics, Report, TrainerExit, report_adapter
 from tests.forked import Program
-from tests.tiny_model import write_rows
+from tests.tiny_model import write_pairs, write_rows
 from worker.training.setup import run
 
 REPOSITORY: Final = Path(__file__).parents[3]
@@ -41,11 +41,11 @@ GRADER: Final = StringCheckGrader(
 Kind = TypeVar("Kind", bound=Report)
 
 
-def settings(method: str, patience: int | None = None, **options: Any) -> GroupMethod | ImitationMethod:
+def settings(method: str, patience: int | None = None, **options: Any) -> Settings:
     """Knobs of a short run with a learning rate that shows; `options` are the method's own or hyperparameters."""
-    kind = GroupMethod if method in (MethodType.gft, MethodType.reinforcement) else ImitationMethod
+    kind = SETTINGS[MethodType(method)]
     knobs: dict[str, Any] = {
-        "grader": GRADER,
+        "grader": None if kind is PreferenceMethod else GRADER,
         "sampling": Sampling(max_tokens=6),
         "evaluation": Evaluation(patience=patience),
     } | {name: options.pop(name) for name in kind.model_fields.keys() & options.keys()}
@@ -58,7 +58,7 @@ def settings(method: str, patience: int | None = None, **options: Any) -> GroupM
         "max_length": 64,
         "lora": Lora(r=4, alpha=8),
     } | options
-    return kind(hyperparameters=Hyperparameters(**chosen), **knobs)
+    return kind.model_validate({"hyperparameters": chosen} | knobs)
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,9 @@ class Job:
     ) -> TrainerSpec:
         """Writes spec.json, and the data that is not given."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        rows = training or write_rows(self.run_dir / "training.jsonl", 8)
-        held_out = validation or write_rows(self.run_dir / "validation.jsonl", 3, start=40)
+        write = write_pairs if self.method == MethodType.dpo else write_rows
+        rows = training or write(self.run_dir / "training.jsonl", 8)
+        held_out = validation or write(self.run_dir / "validation.jsonl", 3, start=40)
         spec = TrainerSpec(
             job_id="ftjob-test",
             spec=JobSpec(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from app.core.spec.advantages import group_advantages
-from worker.training.loss import coefficient, token_loss
+from worker.training.loss import coefficient, preference_loss, token_loss
 
 ROWS, VOCABULARY = 9, 7
 
@@ -108,3 +108,35 @@ def test_parts_with_one_denominator_add_up() -> None:
 def test_non_positive_denominator_is_rejected(denominator: float) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         token_loss(torch.zeros(1), torch.ones(1), torch.ones(1), 0.0, denominator)
+
+
+def margins() -> Tensor:
+    return torch.tensor([-3.0, 0.0, 0.4, 25.0], dtype=torch.float64, requires_grad=True)
+
+
+def test_preference_loss_by_hand() -> None:
+    """Without smoothing log(1 + exp(-beta m)); ln 2 where policy and reference agree."""
+    expected = sum(math.log1p(math.exp(-0.3 * m)) for m in (-3.0, 0.0, 0.4, 25.0)) / 4
+    assert float(preference_loss(margins(), 0.3, 0.0, 4).detach()) == pytest.approx(expected, abs=1e-12)
+    assert float(preference_loss(torch.zeros(3), 0.3, 0.2, 3)) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
+def test_preference_gradient_by_hand(smoothing: float) -> None:
+    """- beta (1 - e - sigmoid(beta m)) / P: with smoothing, a margin can be too large."""
+    one = margins()
+    found = gradient(preference_loss(one, 0.3, smoothing, 4), one)
+    wins = torch.sigmoid(0.3 * one.detach())
+    assert torch.allclose(found, -0.3 * (1 - smoothing - wins) / 4, atol=1e-12)
+    assert bool(found[3] > 0) is (smoothing > 0)
+
+
+def test_pairs_of_parts_add_up() -> None:
+    one = margins()
+    parts = sum(preference_loss(one[part], 0.3, 0.1, 4) for part in (slice(0, 1), slice(1, 4)))
+    assert torch.allclose(torch.as_tensor(parts), preference_loss(one, 0.3, 0.1, 4), atol=1e-12)
+
+
+def test_step_without_pairs_is_rejected() -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        preference_loss(torch.zeros(0), 0.1, 0.0, 0)

@@ -23,6 +23,7 @@ from worker.training.rollouts import sampler
 KINDS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "gft": ("gft", {}),
     "supervised": ("supervised", {}),
+    "dpo": ("dpo", {"lora": Lora(r=4, alpha=8, dropout=0.3), "lr_schedule": "cosine"}),
     "all that is random": (
         "gft",
         {
