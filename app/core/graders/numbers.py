@@ -36,7 +36,7 @@ BODY: Final = (
     rf"|{_DECIMAL})"
 )
 """Pattern of a number without its sign."""
-_SCALES: Final = {
+_SCALES: Final[dict[str, int | Fraction]] = {
     **{"dozen": 12, "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7},
     **{"billion": 10**9, "trillion": 10**12, "bn": 10**9, "mn": 10**6, "mio": 10**6, "mrd": 10**9},
     **dict.fromkeys(("tausend", "mil", "mille", "mila", "duizend", "tysiąc", "tysiące", "tysięcy"), 10**3),

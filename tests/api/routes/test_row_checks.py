@@ -220,7 +220,7 @@ def test_unusable_lora_module_is_refused(
 
     error = refused(client, file_id, targeting("q_proj", module), model=model)
     assert (error.code, error.param) == ("invalid_lora", "method.supervised.hyperparameters.lora.target_modules")
-    assert error.body["message"] == problem  # type: ignore[index, call-overload]
+    assert error.body["message"] == problem  # type: ignore[index]
     assert validate(client, file_id, model=model, method=targeting("q_proj", "mlp.up_proj"))["valid"]
 
 

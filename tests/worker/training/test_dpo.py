@@ -144,9 +144,9 @@ def test_lowest_held_out_loss_is_published(trained: Trained) -> None:
 
 def test_reference_is_computed_once(trained: Trained) -> None:
     """The resumed attempt reads it from its checkpoint."""
-    told = [one.message for one in of_kind(trained.reports, Message) if "Reference" in one.message]
-    assert len(told) == 1
-    assert "of 11 pairs" in told[0]
+    messages = [one.message for one in of_kind(trained.reports, Message) if "Reference" in one.message]
+    assert len(messages) == 1
+    assert "of 11 pairs" in messages[0]
 
 
 def test_resume_needs_the_reference(trained: Trained, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ VOCABULARY: Final = 90
 
 
 class NeverStops:
-    """A stop flag of a run that nobody stops."""
+    """A stop flag of a run that is not stopped."""
 
     def is_set(self) -> bool:
         return False
@@ -51,7 +51,7 @@ PAIRS: Final = [pair(1, (5, 9)), pair(2, (1, 4)), pair(3, (30, 2), context=40), 
 
 
 def groups_of(policy: Policy, prompts: Sequence[Prompt] = PAIRS, budget: int = PLENTY) -> list[PromptGroup]:
-    """The pairs of a step, with `policy` as it is now as the reference."""
+    """The pairs of a step, with the current `policy` as the reference."""
     reference = Reference(prompts, [])
     assert reference.compute(policy, TokenBudget(budget, lambda _: None), Ranks(), NeverStops())
     return [pair_group(prompt, reference.of(TRAINING, prompt)) for prompt in prompts]

@@ -15,7 +15,7 @@ from worker.training.types import Prompt
 
 
 def open_trainer(model: Any, tokenizer: Path, output: Path, beta: float, **options: Any) -> Any:
-    """TRL's trainer of a PEFT model; its reference is a copy of the model's adapter as it is now."""
+    """TRL's trainer of a PEFT model; its reference is a copy of the model's current adapter."""
     config = DPOConfig(
         output_dir=str(output),
         beta=beta,
