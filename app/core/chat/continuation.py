@@ -13,6 +13,8 @@ from typing import Any, Final, Protocol
 from app.core.chat.templates import TemplateRefused
 
 _SENTINEL: Final = "\u00a7answer\u00a7"
+_OWN_THOUGHTS: Final = re.compile(r"\s*<think>\s*(.*?)\s*</think>\s*(.*)", re.DOTALL)
+"""Thoughts that a row has in the text of an answer."""
 _OPEN_THOUGHT: Final = re.compile(r"<([\w:|-]*think[\w:|-]*)>\s*\Z")
 
 
@@ -54,6 +56,7 @@ def continuation(
 
     Raises `TemplateRefused`.
     """
+    answer = _with_thoughts_apart(templates, messages, answer, tools, prompt)
     text = _rest(templates, messages, answer, tools, prompt)
     calls = answer.get("tool_calls", ())
     if lost := [call["function"]["name"] for call in calls if call["function"]["name"] not in text]:
@@ -77,6 +80,28 @@ def continuation(
     if answer.get("reasoning_content") and not thoughts:
         unwritten.append("thoughts")
     return Continuation(text, content, thoughts, tuple(unwritten))
+
+
+def _with_thoughts_apart(
+    templates: Renderer,
+    messages: list[dict[str, Any]],
+    answer: dict[str, Any],
+    tools: list[dict[str, Any]] | None,
+    prompt: str,
+) -> dict[str, Any]:
+    """Return the answer with the thoughts in its text moved to `reasoning_content`, if the template treats both alike.
+
+    Where the rendering contradicts the prompt, only `reasoning_content` tells the thoughts from the answer: templates
+    drop thoughts in the text, or write them behind the empty thought of the prompt.
+    """
+    own = _OWN_THOUGHTS.fullmatch(answer.get("content") or "")
+    if own is None or answer.get("reasoning_content") or not (own[2] or answer.get("tool_calls")):
+        return answer
+    apart = {**answer, "reasoning_content": own[1], "content": own[2] or None}
+    whole = templates.render([*messages, answer], tools, for_answer=False)
+    if whole.startswith(prompt) and templates.render([*messages, apart], tools, for_answer=False) != whole:
+        return answer
+    return apart
 
 
 def _rest(

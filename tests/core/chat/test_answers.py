@@ -144,3 +144,21 @@ def test_special_tokens_in_an_answer_stay_text(content: str, question: str | Non
     assert decoded(chat, answer) in (content + end, content.strip() + end, content.lstrip("\n") + end)
     special = {index for index, token in chat.backend.get_added_tokens_decoder().items() if token.special}
     assert not special & set(answer.ids[:-1])
+
+
+@pytest.mark.parametrize("content", ["<think>\nhmm\n</think>\n\nyes", "<think>hmm</think>yes"])
+@pytest.mark.parametrize("thinking", [True, False])
+@pytest.mark.parametrize("name", ["qwen3", "qwen3_6", "glm4moe", "deepseekv3", "deepseek_r1_distill"])
+def test_thoughts_in_text_like_thoughts_apart(name: str, thinking: bool, content: str) -> None:
+    chat = tokenizer(f"trl/{name}").using({"enable_thinking": thinking})
+    prompt = chat.prompt([{"role": "user", "content": "why?"}])
+    got = chat.answer(prompt, {"role": "assistant", "content": content})
+    want = chat.answer(prompt, {"role": "assistant", "content": "yes", "reasoning_content": "hmm"})
+    assert (got.ids, got.content_start, got.unwritten) == (want.ids, want.content_start, want.unwritten)
+
+
+def test_thoughts_in_text_kept_as_text() -> None:
+    chat = tokenizer("trl/llama3_1")
+    content = "<think>hmm</think>yes"
+    answer = chat.answer(chat.prompt([{"role": "user", "content": "why?"}]), {"role": "assistant", "content": content})
+    assert answer.text == f"{content}<|eot_id|>"
