@@ -91,8 +91,8 @@ def _with_thoughts_apart(
 ) -> dict[str, Any]:
     """Return the answer with the thoughts in its text moved to `reasoning_content`, if the template treats both alike.
 
-    Where the rendering contradicts the prompt, only `reasoning_content` tells the thoughts from the answer: templates
-    drop thoughts in the text, or write them behind the empty thought of the prompt.
+    Where the rendering contradicts the prompt, only `reasoning_content` separates the thoughts from the answer:
+    templates drop thoughts in the text, or write them behind the empty thought of the prompt.
     """
     own = _OWN_THOUGHTS.fullmatch(answer.get("content") or "")
     if own is None or answer.get("reasoning_content") or not (own[2] or answer.get("tool_calls")):
