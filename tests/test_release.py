@@ -66,7 +66,7 @@ def test_wheel_runs_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
             page = httpx.get(f"{address}/ui", trust_env=False, follow_redirects=True)
             assert page.headers["content-type"].startswith("text/html")
             script = page.text.partition('src="')[2].partition('"')[0]
-            assert httpx.get(f"{address}{script}", trust_env=False).status_code == 200
+            assert httpx.get(f"{address}/{script}", trust_env=False).status_code == 200
             key = json.loads((state / "connection.json").read_text())["api_key"]
             listed = httpx.get(f"{base_url}/models", headers={"authorization": f"Bearer {key}"}, trust_env=False)
             assert listed.status_code == 200

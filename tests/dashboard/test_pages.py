@@ -119,7 +119,7 @@ def settle(page: Page) -> None:
 def violations(page: Page, theme: str) -> list[tuple[str, ...]]:
     """Returns the serious and critical findings of axe. The second theme differs in its colours only."""
     page.evaluate(AXE.read_text())
-    rules = "runOnly: ['cat.color'], " if theme == "dark" else ""
+    rules = "runOnly: ['color-contrast'], " if theme == "dark" else ""
     result = page.evaluate(f"axe.run({{{rules}resultTypes: ['violations']}})")
     return [
         (rule["id"], rule["nodes"][0]["html"][:200], rule["nodes"][0].get("failureSummary", "")[:300])

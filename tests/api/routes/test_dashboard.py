@@ -108,4 +108,4 @@ def test_pages_forbid_what_they_do_not_need(server: Server) -> None:
         assert "default-src 'self'" in answer.headers["content-security-policy"]
         assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
         assert "create_app" not in answer.text
-    assert httpx.get(server.url).headers["location"] == "/ui/"
+    assert httpx.get(server.url).headers["location"] == "ui/"  # relative, so it works below a path prefix
