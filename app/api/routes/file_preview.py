@@ -61,6 +61,9 @@ def preview_file(
             "the final answer, as group methods do."
         ),
     ] = None,
+    train_reasoning: Annotated[
+        bool, Query(description="Whether the thoughts before an answer are trained, as in the job's method.")
+    ] = True,
     chat_template_kwargs: Annotated[
         str | None, Query(max_length=4_096, description="Variables of the chat template, as a JSON object.")
     ] = None,
@@ -79,7 +82,7 @@ def preview_file(
         file = uploads.get_file(session, caller.project_id, file_id)
     base = _base_model(database, caller.project_id, model, settings)
     report = _report(file)
-    rules = _rules(turns, base.fitting(max_length or DEFAULT_MAX_LENGTH))
+    rules = _rules(turns, base.fitting(max_length or DEFAULT_MAX_LENGTH), train_reasoning)
     chat = tokenizer.load(base.directory).using(_variables(chat_template_kwargs))
     with store.open(file.rows[0]) as stream:
         lines = reading.rows_after(stream, report.places, after)
@@ -152,9 +155,14 @@ def _lengths(stream: BinaryIO, report: FileReport, chat: ChatTokenizer, rules: R
     return TokenLengths.of(measured, longest, report.rows, rules.max_length)
 
 
-def _rules(turns: Literal["all", "last"] | None, max_length: int) -> RowRules:
+def _rules(turns: Literal["all", "last"] | None, max_length: int, train_reasoning: bool) -> RowRules:
     """Return what the preview shows; without `turns`, all answers of a row."""
-    return RowRules(turns=turns or "all", max_length=max_length, takes_teacher=turns != "all")
+    return RowRules(
+        turns=turns or "all",
+        max_length=max_length,
+        train_reasoning=train_reasoning,
+        takes_teacher=turns != "all",
+    )
 
 
 def _variables(written: str | None) -> dict[str, Any]:

@@ -66,7 +66,6 @@ class Reinforcement(Frozen):
     kl_coefficient: Annotated[float, Field(ge=0, le=10)] = 0.0
     zero_variance: Literal["count", "drop"] = "count"
     sampling: Sampling = Sampling()
-    train_reasoning: bool = True
     hyperparameters: Hyperparameters = Hyperparameters()
     evaluation: Evaluation = Evaluation()
 

@@ -186,7 +186,7 @@ def answers(row: Row, rules: RowRules) -> Iterator[tuple[int, dict[str, Any], st
     final = len(row.prompt_messages)
     for response in row.teacher if rules.takes_teacher else ():
         yield final, _assistant(response), "teacher_response"
-    if row.preference is not None:
+    if rules.takes_pair and row.preference is not None:
         yield final, row.preference.preferred, "preferred"
         yield final, row.preference.non_preferred, "non_preferred"
 

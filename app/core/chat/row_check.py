@@ -72,6 +72,8 @@ class RowCounts(BaseModel):
     omitted: dict[Omission, int] = {}
     """Used rows of which something is left out."""
     first: dict[Drop | Omission, FirstRow] = {}
+    unread_variables: tuple[str, ...] = ()
+    """Names in `chat_template_kwargs` that the chat template does not read."""
 
     @property
     def lost(self) -> int:
@@ -124,7 +126,13 @@ def count_rows(rows: Iterable[tuple[int, Row]], tokenizer: ChatTokenizer, rules:
         for omission in missing:
             omitted[omission] += 1
             first.setdefault(omission, FirstRow(line=line))
-    return RowCounts(used=used, dropped=dict(dropped), omitted=dict(omitted), first=first)
+    return RowCounts(
+        used=used,
+        dropped=dict(dropped),
+        omitted=dict(omitted),
+        first=first,
+        unread_variables=tokenizer.templates.unread_variables,
+    )
 
 
 def _check(

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, NoReturn
 
-from jinja2 import Template, TemplateError, nodes
+from jinja2 import Template, TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -50,6 +50,11 @@ class ChatTemplates:
     def using(self, variables: Mapping[str, Any], now: datetime | None) -> "ChatTemplates":
         """Return the same templates with other variables and another clock."""
         return ChatTemplates(self._sources, self._special, variables, now)
+
+    @property
+    def unread_variables(self) -> tuple[str, ...]:
+        """The variables of the job that no template reads: misspelt, or of another model."""
+        return tuple(sorted(self._variables.keys() - frozenset().union(*map(_variables_read, self._sources.values()))))
 
     def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, *, for_answer: bool) -> str:
         """Render the chat; `for_answer` opens the assistant's turn. Raises `TemplateRefused` with the reason."""
@@ -173,9 +178,18 @@ def _to_json(
 
 @lru_cache(maxsize=32)
 def _compile(source: str) -> Template:
+    return _environment().from_string(source)
+
+
+@lru_cache(maxsize=32)
+def _variables_read(source: str) -> frozenset[str]:
+    return frozenset(meta.find_undeclared_variables(_environment().parse(source)))
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     environment.filters["tojson"] = _to_json
     environment.globals |= {"raise_exception": _refuse}
-    return environment.from_string(source)
+    return environment

@@ -254,6 +254,10 @@ def warnings(results: Results) -> Iterator[Notice]:
                 yield Notice(code, f"{counts.summary(name)}. {counts.cure()}", param)
             for omission, sentence in counts.omissions(name):
                 yield Notice(f"{omission}_left_out", f"{sentence}.", param)
+            if counts.unread_variables and param == "training_file":
+                names = ", ".join(f"`{variable}`" for variable in counts.unread_variables)
+                message = f"The model's chat template does not read {names}: no effect. Check the spelling."
+                yield Notice("template_variable_unread", message, "chat_template_kwargs")
 
 
 def use_of(counts: RowCounts) -> dict[str, Any]:
@@ -273,7 +277,7 @@ def shown(results: Results) -> dict[str, Any]:
 def events(results: Results) -> Iterator[Event]:
     """Yield the warnings about the rows of a new job, and the counts of lost rows that deserve no warning."""
     for notice in warnings(results):
-        result = results[notice.param]
+        result = results.get(notice.param)
         data: dict[str, Any] = {"code": notice.code, "param": notice.param}
         if notice.code in ("rows_too_long", "rows_dropped") and result is not None and result.counts is not None:
             data |= {SHOWN_AS[notice.param]: use_of(result.counts)}

@@ -300,3 +300,18 @@ def test_plan_counts_only_used_rows(client: OpenAI, upload: Upload, add_model: A
     validation = validate(client, file_id, model=model)
     assert validation["rows"]["used"] == 30
     assert validation["plan"]["rows"] == 30
+
+
+def test_misspelt_template_variable_is_named(client: OpenAI, upload: Upload, add_model: AddModel) -> None:
+    file_id = upload([sum_of(number) for number in range(3)])
+    answer = validate(client, file_id, model=add_model("plain"), chat_template_kwargs={"enable_thinkin": False})
+    assert answer["valid"]
+    [warning] = [found for found in answer["warnings"] if found["code"] == "template_variable_unread"]
+    assert warning["param"] == "chat_template_kwargs"
+    assert "`enable_thinkin`" in warning["message"]
+
+
+def test_pairs_among_answers_are_counted(client: OpenAI, upload: Upload, add_model: AddModel) -> None:
+    pair = {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
+    file_id = upload([sum_of(1), sum_of(2), pair])
+    assert validate(client, file_id, model=add_model("plain"))["rows"] == {"used": 2, "dropped": {"no_answer": 1}}

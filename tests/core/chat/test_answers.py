@@ -162,3 +162,8 @@ def test_thoughts_in_text_kept_as_text() -> None:
     content = "<think>hmm</think>yes"
     answer = chat.answer(chat.prompt([{"role": "user", "content": "why?"}]), {"role": "assistant", "content": content})
     assert answer.text == f"{content}<|eot_id|>"
+
+
+def test_unread_variables_are_known() -> None:
+    chat = tokenizer("trl/qwen3").using({"enable_thinking": False, "enable_thinkin": True})
+    assert chat.templates.unread_variables == ("enable_thinkin",)
