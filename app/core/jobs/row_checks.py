@@ -254,8 +254,10 @@ def warnings(results: Results) -> Iterator[Notice]:
                 yield Notice(code, f"{counts.summary(name)}. {counts.cure()}", param)
             for omission, sentence in counts.omissions(name):
                 yield Notice(f"{omission}_left_out", f"{sentence}.", param)
-            if counts.unread_variables and param == "training_file":
-                names = ", ".join(f"`{variable}`" for variable in counts.unread_variables)
+            # A notice about the converted field says already that the template may ignore `reasoning_effort`.
+            unread = [variable for variable in counts.unread_variables if variable != "reasoning_effort"]
+            if unread and param == "training_file":
+                names = ", ".join(f"`{variable}`" for variable in unread)
                 message = f"The model's chat template does not read {names}: no effect. Check the spelling."
                 yield Notice("template_variable_unread", message, "chat_template_kwargs")
 
