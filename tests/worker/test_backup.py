@@ -1,6 +1,7 @@
 """A backup end to end: train, `grouptune db dump`, `db restore` into another installation, resume training there."""
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,21 @@ from app.core.jobs import lifecycle
 from app.core.jobs.state_machine import JobStatus
 from app.core.storage.local import LocalBlobStore
 from tests.forked import Program
+from tests.processes import is_pending
+from tests.setup_jobs import make_job, stored_file, supervised
+from tests.waiting import eventually
 from tests.worker.conftest import Plant
+from tests.worker.test_tasks import trainers
 
-STEPS, HELD_AT = 12, 6
-"""Steps of the paused job. Its trainer waits in the middle until it is paused."""
+STEPS = 480
+"""Takes seconds, so that the trainer can be suspended in the middle."""
+
+
+def long_job(plant: Plant) -> str:
+    with plant.database.transaction() as session:
+        file = stored_file(session, plant.store, plant.project, plant.directory, rows=120)
+        spec = supervised(batch_size=2, n_epochs=STEPS // 60, checkpoint_interval=1000)
+        return make_job(session, plant.project, spec, file).id
 
 
 def grouptune(plant: Plant, *words: object) -> tuple[int, str, str]:
@@ -43,13 +55,18 @@ def other_plant(plant: Plant, directory: Path) -> Plant:
 
 
 def test_paused_job_resumes_after_restore(plant: Plant, tmp_path: Path) -> None:
-    done, paused = plant.tell("train:4"), plant.tell(f"train_held:{STEPS}:{HELD_AT}")
-    with plant.quick_worker():
+    done, paused = plant.submit(max_steps=3), long_job(plant)
+    with plant.train_worker():
         plant.wait_for(done, JobStatus.succeeded)
-        plant.wait_for_step(paused, HELD_AT)
+        plant.wait_for_step(paused, 1)
+        [trainer] = trainers(paused)
+        os.kill(trainer, signal.SIGSTOP)  # so that the pause arrives before its last step
         with plant.database.transaction() as session:
             lifecycle.pause(session, Actor(plant.project), paused)
-        assert plant.wait_for(paused, JobStatus.paused).step == HELD_AT
+        eventually(lambda: is_pending(trainer, signal.SIGTERM))
+        os.kill(trainer, signal.SIGCONT)
+        stopped_at = plant.wait_for(paused, JobStatus.paused).step
+    assert 0 < stopped_at < STEPS
     backup = tmp_path / "installation.tar"
     code, printed, messages = grouptune(plant, "db", "dump", backup)
     assert (code, printed) == (0, f"{backup}\n"), messages
@@ -63,9 +80,9 @@ def test_paused_job_resumes_after_restore(plant: Plant, tmp_path: Path) -> None:
         assert grouptune(other, "db", "restore", backup)[0] == 1  # an installation with data is not overwritten
         with other.database.transaction() as session:
             lifecycle.resume(session, Actor(plant.project), paused)
-        with other.quick_worker("restored"):
+        with other.train_worker("restored"):
             job = other.wait_for(paused, JobStatus.succeeded)
-        assert (job.step, other.attempts(paused)[-1].resumed_from_step) == (STEPS, HELD_AT)
+        assert (job.step, other.attempts(paused)[-1].resumed_from_step) == (STEPS, stopped_at)
         code, _, messages = grouptune(other, "doctor", "--history")
         assert code == 0, messages
     finally:

@@ -13,8 +13,8 @@ from tests.setup_jobs import make_job, stored_file, supervised
 from tests.worker.conftest import Bench
 from worker.runner import TRAINER
 
-STEPS = 200
-KILLS = 4
+STEPS = 300
+KILLS = 5
 DYING_TRAINER = Path(__file__).with_name("dying_trainer.py")
 
 
