@@ -20,7 +20,7 @@ from app.core.files.shapes import CONVERT, named
 from app.core.spec.json_lines import MAX_LINE_BYTES
 
 _DELIMITERS: Final = {",": "CSV", "\t": "TSV", ";": "CSV with semicolons", "|": "CSV with vertical bars"}
-_SCANNED_BYTES: Final = 1 << 26
+SCANNED_BYTES: Final = 1 << 26
 """Limit of what is unpacked to find out the encoding, since a small archive may hold terabytes."""
 _CSV_LINES: Final = 20
 _ROW_LISTS: Final = "data|rows|examples|train|items|records|dataset|samples"
@@ -125,7 +125,7 @@ def recognise(path: Path, codec: str | None = None) -> Format:
             head = text.read(HEAD_BYTES)
             is_whole = not text.read(1)
             text.seek(0)
-            scanned = inf if kind is None else _SCANNED_BYTES
+            scanned = inf if kind is None else SCANNED_BYTES
             encoding = encoding_of(text, scanned) if codec is None else Encoding(codec, codec)
         except UNPACK_ERRORS as error:
             raise Unconvertible(

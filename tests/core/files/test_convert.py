@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.core.files import convert
 from app.core.files.archives import Unconvertible
 from app.core.files.convert import rows
+from app.core.files.parquet import MIN_UNPACKED_BYTES
 from app.core.files.validation import validate_file
 from app.core.spec.rows import parse_row
 from tests.core.files.test_formats import ACCENTS, CHAT, CONVERTIBLE, jsonl
@@ -230,10 +230,10 @@ def test_cells_keep_line_breaks_and_lists(tmp_path: Path) -> None:
     assert converted(tmp_path, content * 1) == [CHAT[0] | {"note": 'two\r\nlines, quoted "here"'}]
 
 
-def test_archive_cannot_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert, "MIN_UNPACKED_BYTES", 10_000)
+def test_archive_cannot_fill_the_disk(tmp_path: Path) -> None:
+    row = json.dumps({"prompt": "a", "completion": "b" * 500_000}).encode() + b"\n"
     with pytest.raises(Unconvertible, match="unpacks to more than 20 times its size"):
-        converted(tmp_path, gzip.compress(jsonl(CHAT) * 1_000))
+        converted(tmp_path, gzip.compress(row * (MIN_UNPACKED_BYTES // len(row) + 2), 1))
 
 
 def test_large_array_takes_little_memory(tmp_path: Path) -> None:

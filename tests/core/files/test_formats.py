@@ -171,10 +171,10 @@ def test_broken_lines_of_a_good_file_keep_their_numbers(tmp_path: Path) -> None:
             assert [(error.line, result.rows) for error in result.errors] == [(at + 1, 6)], broken
 
 
-def test_archive_of_terabytes_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "_SCANNED_BYTES", 1_000_000)
-    late = jsonl(CHAT) * 6_000 + b'{"prompt": "\xff"}'
-    assert "is a gzip archive, not JSONL;" in report(tmp_path, gzip.compress(late)).summary()
+def test_archive_of_terabytes_is_not_unpacked(tmp_path: Path) -> None:
+    rows = jsonl(CHAT)
+    late = rows * (formats.SCANNED_BYTES // len(rows) + 1) + b'{"prompt": "\xff"}'
+    assert "is a gzip archive, not JSONL;" in report(tmp_path, gzip.compress(late, 1)).summary()
 
 
 def test_one_line_in_another_encoding(tmp_path: Path) -> None:
