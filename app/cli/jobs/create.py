@@ -88,6 +88,12 @@ def _create(client: Client, directory: Path, body: Json, timeout: float | None, 
     return job
 
 
+def request_of(client: Client, file: Path, training_file: str | None, validation_file: str | None) -> Json:
+    """Return the request of a job file, with its data files uploaded and validated."""
+    body = job_file.with_files(job_file.read(file), training_file=training_file, validation_file=validation_file)
+    return job_file.with_uploads(body, file.parent, lambda path: send_valid(client, path, None, None))
+
+
 def send_valid(client: Client, path: Path, timeout: float | None, idempotency_key: str | None) -> str:
     """Upload a data file, wait for its validation (at most `VALIDATION_SECONDS`), and return its id.
 

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from app.cli.connection import connect
-from app.cli.jobs import job_file
-from app.cli.jobs.create import send_valid
+from app.cli.jobs.create import request_of
 from app.cli.ui.console import fail, write_json, write_table
 from app.cli.ui.exits import ExitCode
 from app.cli.ui.formatting import clock, human_bytes
@@ -26,9 +25,8 @@ def estimate_job(
     as_json: AsJson = False,
 ) -> None:
     """Estimate tokens, time and memory of a job. Exit with code 1 if it does not fit on a worker."""
-    body = job_file.with_files(job_file.read(file), training_file=training_file, validation_file=validation_file)
     with connect(state_dir) as client:
-        body = job_file.with_uploads(body, file.parent, lambda path: send_valid(client, path, None, None))
+        body = request_of(client, file, training_file, validation_file)
         estimate = client.post("/fine_tuning/estimate", body)
     if as_json:
         write_json(estimate)

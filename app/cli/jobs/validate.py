@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from app.cli.connection import connect
-from app.cli.jobs import job_file
-from app.cli.jobs.create import send_valid
+from app.cli.jobs.create import request_of
 from app.cli.jobs.rows import note_rows
 from app.cli.ui.console import fail, warn, write_json, write_line
 from app.cli.ui.exits import ExitCode
@@ -24,9 +23,8 @@ def validate_job(
     as_json: AsJson = False,
 ) -> None:
     """List all problems of a job without creating it. Exit with code 1 if the job would be refused."""
-    body = job_file.with_files(job_file.read(file), training_file=training_file, validation_file=validation_file)
     with connect(state_dir) as client:
-        body = job_file.with_uploads(body, file.parent, lambda path: send_valid(client, path, None, None))
+        body = request_of(client, file, training_file, validation_file)
         validation = client.post("/fine_tuning/jobs/validate", body)
     if as_json:
         write_json(validation)
