@@ -14,21 +14,18 @@ from fastapi import APIRouter
 from app.api.deps import Config, Db, Notifier, Store, Strict
 from app.api.ids import FileId
 from app.api.schemas.files import ConvertedRows, ConvertFile, FileObject
+from app.api.stored_files import add_file
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core import broker
-from app.core.accounts import audit
-from app.core.accounts.audit import Action
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest, Overloaded
 from app.core.files import uploads
 from app.core.files.archives import Unconvertible, jsonl_name
 from app.core.files.conversion_process import convert_file
 from app.core.files.tables import File
-from app.core.jobs import quotas
 from app.core.storage.blobs import BlobStore, read
 
-AUDITED: Final = ("filename", "purpose", "bytes", "sha256")
 MAX_PREVIEW_BYTES: Final = 500_000
 AT_ONCE: Final = 2
 """Each conversion occupies a server thread and a core."""
@@ -55,21 +52,15 @@ def convert(
     file = _file(database, caller.project_id, file_id)
     with _converted(store, file, body, None) as path:
         received = uploads.receive(store, read(path), max_bytes=settings.max_file_bytes)
-    try:
-        with database.transaction() as session:
-            quotas.check_stored_bytes(session, caller.project_id, received.bytes, caller.limits.stored_bytes)
-            made = uploads.create_file(
-                session,
-                caller.project_id,
-                received,
-                filename=jsonl_name(file.filename),
-                purpose=file.purpose,
-                expires_seconds=_seconds_left(file),
-            )
-            audit.record(session, caller.actor, Action.file_create, made.id, after=audit.snapshot(made, *AUDITED))
-    except BaseException:
-        store.delete(received.blob)
-        raise
+    made = add_file(
+        caller,
+        database,
+        store,
+        received,
+        filename=jsonl_name(file.filename),
+        purpose=file.purpose,
+        expires_seconds=_seconds_left(file),
+    )
     notifier.add(broker.notify_validation)
     return FileObject.of(made, strict=strict)
 

@@ -13,8 +13,8 @@ from app.api.ids import MAX_ID, FileId
 from app.api.multipart import FILE_BODY, UploadedFile
 from app.api.pagination import After, Page, page
 from app.api.routes import file_conversion, file_preview
-from app.api.routes.file_conversion import AUDITED
 from app.api.schemas.files import FileDeleted, FileObject, FileReportObject
+from app.api.stored_files import AUDITED, add_file
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core import broker
@@ -23,7 +23,6 @@ from app.core.accounts.audit import Action
 from app.core.accounts.scopes import Scope
 from app.core.files import uploads
 from app.core.files.tables import FileStatus
-from app.core.jobs import quotas
 from app.core.jobs.deletion import delete_file
 
 MAX_FILES: Final = 10_000
@@ -49,21 +48,7 @@ def upload_file(
     purpose = uploads.check_purpose(sent.purpose)
     expiry = None if sent.expires_after is None else sent.expires_after.seconds
     received = uploads.receive(store, sent.chunks(), max_bytes=settings.max_file_bytes)
-    try:
-        with database.transaction() as session:
-            quotas.check_stored_bytes(session, caller.project_id, received.bytes, caller.limits.stored_bytes)
-            file = uploads.create_file(
-                session,
-                caller.project_id,
-                received,
-                filename=sent.filename,
-                purpose=purpose,
-                expires_seconds=expiry,
-            )
-            audit.record(session, caller.actor, Action.file_create, file.id, after=audit.snapshot(file, *AUDITED))
-    except BaseException:
-        store.delete(received.blob)
-        raise
+    file = add_file(caller, database, store, received, filename=sent.filename, purpose=purpose, expires_seconds=expiry)
     notifier.add(broker.notify_validation)
     return FileObject.of(file, strict=strict)
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends, Request
 from app.api.deps import Config, Db, Notifier, Store, Strict
 from app.api.ids import UploadId
 from app.api.multipart import PART_BODY, FormPart, part_form
-from app.api.routes.file_conversion import AUDITED
 from app.api.schemas.files import CompleteUpload, CreateUpload, UploadObject, UploadPartObject
+from app.api.stored_files import AUDITED
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core import broker
