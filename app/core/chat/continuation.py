@@ -15,6 +15,7 @@ from app.core.chat.templates import TemplateRefused
 _SENTINEL: Final = "\u00a7answer\u00a7"
 _OWN_THOUGHTS: Final = re.compile(r"\s*<think>\s*(.*?)\s*</think>\s*(.*)", re.DOTALL)
 """Thoughts that a row has in the text of an answer."""
+_THOUGHT_TAG: Final = re.compile("</?think>")
 _OPEN_THOUGHT: Final = re.compile(r"<([\w:|-]*think[\w:|-]*)>\s*\Z")
 
 
@@ -42,7 +43,7 @@ class Continuation:
     thoughts: range
     """Where the thoughts of the row stand in `text`; empty without thoughts."""
     unwritten: tuple[str, ...] = ()
-    """Parts of the message that the template leaves out: `thoughts`, or the `text` next to tool calls."""
+    """Parts of the message that the template leaves out: `thoughts`, or (a part of) the `text`."""
 
 
 def continuation(
@@ -76,7 +77,9 @@ def continuation(
         is_written = _SENTINEL in _rest(templates, messages, {**answer, "content": _SENTINEL}, tools, prompt)
         if not (is_written or calls):
             raise TemplateRefused("the model's chat template does not write the text of an answer")
-        unwritten = [] if is_written else ["text"]
+        # A template may rewrite the text, but a part that is missing from the rendering is reported.
+        parts = filter(None, map(str.strip, _THOUGHT_TAG.split(answer["content"])))
+        unwritten = [] if is_written and all(part in text for part in parts) else ["text"]
     if answer.get("reasoning_content") and not thoughts:
         unwritten.append("thoughts")
     return Continuation(text, content, thoughts, tuple(unwritten))

@@ -86,8 +86,8 @@ def held_out_rules(spec: JobSpec, context_length: int | None) -> RowRules:
         rules,
         max_new_tokens=spec.settings.sampling.max_tokens,
         takes_demonstration=not rules.takes_pair,
-        # Without a grader, dpo measures nothing on a row that has no pair.
-        answers_later=not rules.takes_pair or spec.settings.grader is not None,
+        # Without a grader nothing is measured on a row that has no answer or pair of its own.
+        answers_later=spec.settings.grader is not None,
     )
 
 
@@ -104,7 +104,7 @@ class Turn:
     parts: ParsedAnswer | None = None
     """The answer for graders; None if they read `text`."""
     unwritten: tuple[str, ...] = ()
-    """Parts of the message that the chat template leaves out: `thoughts`, or the `text` next to tool calls."""
+    """Parts of the message that the chat template leaves out: `thoughts`, or (a part of) the `text`."""
 
 
 @dataclass(frozen=True)
@@ -225,8 +225,8 @@ def _unseen(row: Row, tokenizer: ChatTokenizer) -> Iterator[Dropped]:
 
 def _unwritten(left_out: str, part: str) -> Dropped:
     name = part.replace("_", " ")
-    where = " next to tool calls" if left_out == "text" else ""
-    message = f"the model's chat template does not write {left_out}{where}, so the {name} is trained without"
+    shown = "a part of the text" if left_out == "text" else left_out
+    message = f"the model's chat template does not write {shown}, so the {name} is trained without"
     return Dropped(Drop.not_written, part, message)
 
 

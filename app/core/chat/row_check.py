@@ -37,7 +37,7 @@ class Omission(StrEnum):
     answers = "answers"
     """Answers that are too long; the row has others."""
     parts = "parts"
-    """Thoughts, or text next to tool calls, that the chat template does not write."""
+    """Thoughts, or a part of the text, that the chat template does not write."""
     tools = "tools"
     """`tools` that the chat template does not show to the model."""
     tool_calls = "tool_calls"

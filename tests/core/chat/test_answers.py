@@ -164,6 +164,16 @@ def test_thoughts_in_text_kept_as_text() -> None:
     assert answer.text == f"{content}<|eot_id|>"
 
 
+@pytest.mark.parametrize("name", SOURCES)
+def test_text_around_thoughts_is_trained_or_reported(name: str) -> None:
+    """Templates of reasoning models keep only what follows the thoughts."""
+    chat = tokenizer(name)
+    written = {"role": "assistant", "content": "First words. <think>hmm</think> last words."}
+    answer = chat.answer(chat.prompt([QUESTION]), written)
+    assert "text" in answer.unwritten or "First words." in answer.text
+    assert "last words." in answer.text
+
+
 def test_unread_variables_are_known() -> None:
     chat = tokenizer("trl/qwen3").using({"enable_thinking": False, "enable_thinkin": True})
     assert chat.templates.unread_variables == ("enable_thinkin",)
