@@ -135,12 +135,43 @@ class Settings(BaseSettings):
     The trainer reads the key of this server from `GROUPTUNE_ROLLOUT_API_KEY` itself.
     """
 
+    serve_url: Annotated[tuple[BaseUrl, ...], NoDecode] = ()
+    """Base URLs, separated by commas, of the engines that answer inference requests (docs/inference.md).
+
+    `grouptune up` starts an engine and sets this itself; without an engine, inference requests get 503.
+    """
+    serve_api_key: SecretStr | None = None
+    """The bearer key of the engines."""
+    serve_dir: Path = Field(default_factory=lambda data: data["state_dir"] / "serving")
+    """Directory of the adapters that engines load; every engine must see it under this path."""
+    serve_max_adapters: Annotated[int, Field(ge=1)] = 16
+    """Adapters that one engine holds; the least recently used one is unloaded for another."""
+    serve_idle_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """The embedded engine unloads a base model that has had no request for so long."""
+    serve_max_sequences: Annotated[int, Field(ge=1)] = 32
+    """Completions that the embedded engine decodes together."""
+    serve_max_queued: Annotated[int, Field(ge=1)] = 256
+    """Completions that may wait in the embedded engine; further requests get 429."""
+    serve_threads: Annotated[int, Field(ge=0)] = 0
+    """Threads of the embedded engine on a CPU; 0 means all cores."""
+
     @field_validator("storage_url")
     @classmethod
     def _bucket(cls, value: str | None) -> str | None:
         if value and re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{2,62}(/[\w.=-]+)*/?", value) is None:
             raise ValueError("write 's3://bucket' or 's3://bucket/prefix'")
         return value or None
+
+    @field_validator("serve_url", mode="before")
+    @classmethod
+    def _urls(cls, value: object) -> object:
+        return tuple(url.strip() for url in value.split(",") if url.strip()) if isinstance(value, str) else value
+
+    @field_validator("serve_url")
+    @classmethod
+    def _without_v1(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Return each URL once and without `/v1`: `load_lora_adapter` and `health` need the server's root."""
+        return tuple(dict.fromkeys(url.removesuffix("/v1") for url in value))
 
     @field_validator("model_aliases", mode="before")
     @classmethod

@@ -1,5 +1,7 @@
 """`app.core.settings`: defaults derived from other settings, and rejected combinations."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -47,3 +49,13 @@ def test_unsafe_settings_are_rejected(values: dict[str, object], message: str) -
 def test_trailing_slashes_of_urls_are_removed() -> None:
     settings = Settings.model_validate({"storage_endpoint": "http://minio:9000", "teacher_url": "http://t/v1/"})
     assert (settings.storage_endpoint, settings.teacher_url) == ("http://minio:9000", "http://t/v1")
+
+
+def test_engine_urls_are_a_list() -> None:
+    settings = Settings.model_validate(
+        {"serve_url": "http://a:8100/v1/, http://b:8100,http://a:8100", "state_dir": "/s"}
+    )
+    assert settings.serve_url == ("http://a:8100", "http://b:8100")
+    assert (settings.serve_dir, Settings().serve_url) == (Path("/s/serving"), ())
+    with pytest.raises(ValidationError, match="URL scheme should be"):
+        Settings.model_validate({"serve_url": "a:8100"})
