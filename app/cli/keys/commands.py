@@ -24,7 +24,8 @@ def create(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SCOPE", help="Scope such as files:read or jobs:*. Repeatable. Default: all except admin."
+            metavar="SCOPE",
+            help="Scope such as files:read, jobs:* or inference. Repeatable. Default: all except admin.",
         ),
     ] = None,
     project: Project = None,

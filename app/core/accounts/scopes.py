@@ -15,6 +15,7 @@ class Scope(StrEnum):
     models_read = "models:read"
     models_write = "models:write"
     inference = "inference"
+    """Answers from base models and from the project's own models."""
     webhooks_read = "webhooks:read"
     webhooks_write = "webhooks:write"
     admin = "admin"

@@ -11,6 +11,7 @@ const GRANTS: [string, string[] | undefined][] = [
   ["Full access to the project", undefined],
   ["Read only", ["files:read", "jobs:read", "models:read"]],
   ["Run jobs (CI)", ["files:*", "jobs:*", "models:read"]],
+  ["Call models", ["models:read", "inference"]],
 ];
 
 export function ApiKeys() {
