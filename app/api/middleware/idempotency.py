@@ -38,6 +38,9 @@ LAST_POLL_SECONDS: Final = 1.0
 SECRET: Final = re.compile(r"/v1/(api_keys(/[^/]+/rotate)?|webhook_endpoints(/[^/]+/rotate_secret)?|oidc/exchange)/?")
 """Routes whose responses show a secret once; these responses are never stored."""
 
+INFERENCE: Final = re.compile(r"/v1/(chat/completions|completions|responses)/?")
+"""Routes that change nothing and may stream: a repetition asks the model again, and no answer is stored."""
+
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
@@ -59,7 +62,7 @@ class Idempotency:
         self._database = database
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["method"] != "POST" or INFERENCE.fullmatch(scope["path"]):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
