@@ -8,6 +8,7 @@ from typing import Final
 from fastapi import FastAPI
 
 from app.api import errors, examples, shutdown, static_pages
+from app.api.inference_slots import InferenceSlots
 from app.api.job_reader import JobReader
 from app.api.lint_pool import LintPool
 from app.api.middleware.body_limit import BodyLimit
@@ -37,6 +38,7 @@ from app.api.routes import (
     streams,
     teacher_keys,
     uploads,
+    usage,
     validate_job,
     webhooks,
     workers,
@@ -55,6 +57,7 @@ from app.core.egress.client import Egress
 from app.core.egress.ip_policy import PrivateHosts
 from app.core.errors import BadSetup
 from app.core.graders.toolbox import ExternalServices, Toolbox
+from app.core.inference.usage import Recorder
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.storage.opening import open_store
@@ -82,6 +85,7 @@ TAGS: Final = [
     },
     {"name": "Projects", "description": "Projects and their limits. Requires the scope `admin`."},
     {"name": "Audit log", "description": "Who changed what, and when. Requires the scope `admin`."},
+    {"name": "Usage", "description": "Requests and tokens of inference, by time, project, key and model."},
     {"name": "Dashboard", "description": "Sign a browser in and out."},
     {"name": "Webhooks", "description": "Notifications about jobs: endpoints, deliveries and tests."},
     {"name": "Health", "description": "Liveness and readiness."},
@@ -115,6 +119,7 @@ V1: Final = (
     oidc,
     projects,
     audit_log,
+    usage,
     webhooks,
     workers,
     dashboard,
@@ -144,6 +149,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         with shutdown.calling(app.state.hub.close):
             yield
         gc.unfreeze()
+        app.state.usage.close()
         database.dispose()
         rate_limiter.close()
         app.state.graders.close()
@@ -169,6 +175,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings.secret_keys.get_secret_value() if settings.secret_keys else None, settings.secret_keys_file
     )
     app.state.egress = Egress(PrivateHosts.parse(settings.allowed_private_hosts))
+    app.state.inference_slots = InferenceSlots()
+    app.state.usage = Recorder(database)
     app.state.id_tokens = IdTokens(app.state.egress)
     app.state.graders = Toolbox(_outside(settings), limit_seconds=GRADER_LIMIT_SECONDS)
     app.state.store = open_store(

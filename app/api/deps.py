@@ -18,6 +18,7 @@ from app.auth.key_cache import KeyCache
 from app.core.db import Database
 from app.core.egress.client import Egress
 from app.core.graders.toolbox import Toolbox
+from app.core.inference.usage import Recorder
 from app.core.jobs.submission import SubmissionLimits
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
@@ -44,6 +45,7 @@ Graders = Annotated[Toolbox, _from_state("graders")]
 Jobs = Annotated[JobReader, _from_state("jobs")]
 Lints = Annotated[LintPool, _from_state("lint_pool")]
 RowChecks = Annotated[RowCheckPool, _from_state("row_checks")]
+Usage = Annotated[Recorder, _from_state("usage")]
 Streams = Annotated[Hub, _from_state("hub")]
 
 

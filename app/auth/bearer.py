@@ -101,4 +101,5 @@ def default_limits(settings: Settings) -> EffectiveLimits:
         stored_bytes=settings.max_stored_bytes,
         priority=settings.max_priority,
         gpu_hours=settings.max_gpu_hours,
+        inference_requests=settings.max_inference_requests,
     )

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     """`whsec_...`: signs the requests of `endpoint` graders. The trainer reads it from the environment too."""
 
     max_requests_per_minute: Annotated[int, Field(ge=1)] = 30_000
-    """This limit and the next five apply to projects without limits of their own."""
+    """This limit and the next six apply to projects without limits of their own."""
     max_running_jobs: Annotated[int, Field(ge=0)] = 1_000
     max_queued_jobs: Annotated[int, Field(ge=0)] = 1_000
     max_stored_bytes: Annotated[int, Field(ge=0)] = 10**12
@@ -89,6 +89,8 @@ class Settings(BaseSettings):
     """The highest priority of a project's jobs; with 0 they can only have a lower priority than others."""
     max_gpu_hours: Annotated[int, Field(ge=0)] = 10**9
     """Per calendar month."""
+    max_inference_requests: Annotated[int, Field(ge=0)] = 64
+    """Inference requests of a project that are in flight at once, so that one project cannot occupy an engine."""
 
     trackers: Annotated[tuple[str, ...], NoDecode] = ()
     """Trackers that jobs may send their metrics to, separated by commas (docs/trackers.md): `wandb,mlflow`."""

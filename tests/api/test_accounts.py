@@ -147,6 +147,7 @@ def test_a_new_project_has_keys_of_its_own(server: Server, admin: OpenAI) -> Non
         "queued_jobs": None,
         "stored_bytes": None,
         "gpu_hours": None,
+        "inference_requests": None,
         "priority": None,
     }
     assert lab["effective_limits"]["queued_jobs"] == server.settings.max_queued_jobs

@@ -1,5 +1,5 @@
 """Removes expired data: files, parts of finished uploads, stored responses for idempotent retries, finished webhook
-deliveries, and teacher answers that have not been used for long.
+deliveries, and teacher answers that have not been used for long. Merges old usage of inference into hours.
 
 A blob is deleted before its row, in one transaction per object: after a crash in between, the next round deletes both
 again, and until then clients see neither.
@@ -10,6 +10,7 @@ import structlog
 from app.core.accounts import idempotency
 from app.core.db import Database
 from app.core.files import chunked_uploads
+from app.core.inference import usage
 from app.core.jobs import deletion
 from app.core.storage.blobs import BlobStore
 from app.core.teachers import answer_cache
@@ -27,6 +28,7 @@ def remove_expired(database: Database, store: BlobStore) -> None:
         idempotency.delete_expired(session)
         deliveries.forget_old(session)
         answer_cache.forget_old(session)
+        usage.merge_old(session)
     while _remove_parts(database, store):
         pass
 

@@ -8,6 +8,7 @@ from app.api.pagination import Item
 from app.core.accounts.limits import (
     MAX_BYTES,
     MAX_GPU_HOURS,
+    MAX_INFERENCE_REQUESTS,
     MAX_JOBS,
     MAX_REQUESTS_PER_MINUTE,
     EffectiveLimits,
@@ -37,6 +38,14 @@ class ProjectLimits(Frozen):
         int | None,
         Field(
             ge=0, le=MAX_GPU_HOURS, description="Limit per calendar month (UTC); a trainer on a CPU counts as one GPU."
+        ),
+    ] = None
+    inference_requests: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=MAX_INFERENCE_REQUESTS,
+            description="Limit of inference requests in flight; a stream counts until it ends.",
         ),
     ] = None
 

@@ -7,6 +7,7 @@ from app.core.accounts.tables import Project
 
 MAX_REQUESTS_PER_MINUTE: Final = 1_000_000
 MAX_JOBS: Final = 1_000_000
+MAX_INFERENCE_REQUESTS: Final = 1_000_000
 MAX_GPU_HOURS: Final = 1_000_000_000
 MAX_BYTES: Final = 1_000_000_000_000_000
 
@@ -26,6 +27,8 @@ class EffectiveLimits:
     """Highest priority that the project's jobs may have. Only administrators can grant a higher one."""
     gpu_hours: int
     """Per calendar month."""
+    inference_requests: int
+    """Maximum number of inference requests in flight; a stream counts until it ends."""
 
 
 def limits_of(project: Project, default: EffectiveLimits) -> EffectiveLimits:

@@ -16,7 +16,7 @@ from app.core.errors import InvalidRequest, NotFound
 SETTINGS: Final = (
     "strict_enums",
     *("max_requests_per_minute", "max_running_jobs", "max_queued_jobs"),
-    *("max_stored_bytes", "max_gpu_hours", "max_priority"),
+    *("max_stored_bytes", "max_gpu_hours", "max_priority", "max_inference_requests"),
 )
 """Columns that administrators can set."""
 _AUDITED: Final = ("name", "archived_at", *SETTINGS)

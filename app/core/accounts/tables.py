@@ -41,6 +41,8 @@ class Project(Base):
     max_priority: Mapped[int | None] = mapped_column(Integer)
     max_gpu_hours: Mapped[int | None] = mapped_column(Integer)
     """Per calendar month."""
+    max_inference_requests: Mapped[int | None] = mapped_column(Integer)
+    """In flight at once."""
     strict_enums: Mapped[bool] = mapped_column(server_default=text("false"), default=False)
     """Whether responses keep to OpenAI's enums, for clients that validate them."""
 
@@ -48,6 +50,7 @@ class Project(Base):
         CheckConstraint("max_requests_per_minute >= 1", name="max_requests_per_minute"),
         CheckConstraint("max_running_jobs >= 0", name="max_running_jobs"),
         CheckConstraint("max_gpu_hours >= 0", name="max_gpu_hours"),
+        CheckConstraint("max_inference_requests >= 0", name="max_inference_requests"),
         CheckConstraint("max_queued_jobs >= 0", name="max_queued_jobs"),
         CheckConstraint("max_stored_bytes >= 0", name="max_stored_bytes"),
         CheckConstraint("max_priority BETWEEN -100 AND 100", name="max_priority"),

@@ -1,0 +1,1 @@
+"""Inference: the models that can answer, the engines that run them, and their usage."""
