@@ -21,7 +21,6 @@ from app.core.chat.tokenizer import ChatTokenizer
 from app.core.db import Database
 from app.core.errors import InvalidRequest
 from app.core.files import reading, uploads
-from app.core.files.tables import File, FileStatus
 from app.core.files.validation import MAX_FILE_BYTES
 from app.core.files.validation_report import FileReport
 from app.core.models import registry
@@ -81,7 +80,7 @@ def preview_file(
     with database.transaction() as session:
         file = uploads.get_file(session, caller.project_id, file_id)
     base = _base_model(database, caller.project_id, model, settings)
-    report = _report(file)
+    report = uploads.valid_report(file)
     rules = _rules(turns, base.fitting(max_length or DEFAULT_MAX_LENGTH), train_reasoning)
     chat = tokenizer.load(base.directory).using(_variables(chat_template_kwargs))
     with store.open(file.rows[0]) as stream:
@@ -116,23 +115,6 @@ def _base_model(database: Database, project_id: str, name: str | None, settings:
         param="model",
         code="model_not_pulled",
     )
-
-
-def _report(file: File) -> FileReport:
-    """Return the report of a file whose rows can be shown. Raises `InvalidRequest`."""
-    match file.status:
-        case FileStatus.uploaded:
-            raise InvalidRequest("The file is not validated yet. Wait until it is `processed`.", code="file_not_ready")
-        case FileStatus.error:
-            details = file.status_details or "see its report"
-            raise InvalidRequest(f"The file has errors: {details}", code="invalid_file")
-    if file.report is None:
-        raise InvalidRequest(
-            f"Files with the purpose '{file.purpose}' contain no rows. Use a file with purpose "
-            f"'{uploads.TRAINING_PURPOSE}'.",
-            code="invalid_file",
-        )
-    return FileReport.model_validate(file.report)
 
 
 def _shown(

@@ -12,7 +12,7 @@ from app.api.deps import Config, Db, Notifier, Store, Strict
 from app.api.ids import MAX_ID, FileId
 from app.api.multipart import FILE_BODY, UploadedFile
 from app.api.pagination import After, Page, page
-from app.api.routes import file_conversion, file_preview
+from app.api.routes import file_conversion, file_preview, file_rows
 from app.api.schemas.files import FileDeleted, FileObject, FileReportObject
 from app.api.stored_files import AUDITED, add_file
 from app.auth.bearer import Caller
@@ -31,6 +31,7 @@ CHUNK_BYTES: Final = 3 << 18
 
 router = APIRouter(prefix="/files", tags=["Files"])
 router.include_router(file_preview.router)
+router.include_router(file_rows.router)
 router.include_router(file_conversion.router)
 
 

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from app.core import ids
 from app.core.errors import InvalidRequest, NotFound, PayloadTooLarge
-from app.core.files.tables import File, not_expired
+from app.core.files.tables import File, FileStatus, not_expired
+from app.core.files.validation_report import FileReport
 from app.core.storage.blobs import BlobStore
 
 TRAINING_PURPOSE: Final = "fine-tune"
@@ -155,3 +156,19 @@ def list_files(
     direction = (File.created_at.asc(), File.id.asc()) if order == "asc" else (File.created_at.desc(), File.id.desc())
     rows = session.scalars(statement.order_by(*direction).limit(limit + 1)).all()
     return list(rows[:limit]), len(rows) > limit
+
+
+def valid_report(file: File) -> FileReport:
+    """Return the report of a file whose rows can be read. Raises `InvalidRequest`."""
+    match file.status:
+        case FileStatus.uploaded:
+            raise InvalidRequest("The file is not validated yet. Wait until it is `processed`.", code="file_not_ready")
+        case FileStatus.error:
+            details = file.status_details or "see its report"
+            raise InvalidRequest(f"The file has errors: {details}", code="invalid_file")
+    if file.report is None:
+        raise InvalidRequest(
+            f"Files with the purpose '{file.purpose}' contain no rows. Use a file with purpose '{TRAINING_PURPOSE}'.",
+            code="invalid_file",
+        )
+    return FileReport.model_validate(file.report)
