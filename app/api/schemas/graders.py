@@ -91,6 +91,8 @@ class RunMetadata(BaseModel):
     execution_time: float
     """Seconds."""
     scores: dict[str, float]
+    passed: bool
+    """Whether the answer counts as right in `eval/accuracy`: its reward reaches the grader's `pass_threshold`, or 1."""
     token_usage: int | None
     sampled_model_name: str | None
     errors: RunErrors
@@ -124,6 +126,7 @@ class GraderRun(BaseModel):
                 type=kind,
                 execution_time=seconds,
                 scores=grade.scores,
+                passed=grade.passed,
                 token_usage=used if judges else None,
                 sampled_model_name=judges[0] if judges else None,
                 errors=RunErrors.of(grade),

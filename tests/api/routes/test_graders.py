@@ -34,6 +34,8 @@ def test_a_grader_is_run(client: OpenAI) -> None:
     result = run(client, EXACT, "4")
     assert (result.reward, result.metadata.name, result.metadata.type) == (1.0, "exact", "string_check")
     assert result.metadata.scores == {"exact": 1.0}
+    assert result.metadata.passed  # type: ignore[attr-defined]
+    assert not run(client, EXACT, "5").metadata.passed  # type: ignore[attr-defined]
     assert result.metadata.execution_time >= 0
     assert not any(value for name, value in result.metadata.errors.to_dict().items() if name.endswith("_error"))
 
