@@ -43,7 +43,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.accounts": "app.core.db app.core.errors app.core.ids",
         "app.core.files": "app.core.db app.core.errors app.core.ids app.core.spec app.core.storage",
         "app.core.lint": "app.core.files app.core.graders app.core.spec",
-        "app.core.models": "app.core.db app.core.errors app.core.ids",
+        "app.core.models": "app.core.db app.core.errors app.core.ids app.core.storage",
         "app.core.estimates": "app.core.models app.core.spec",
         # below jobs: a transition queues its webhook deliveries in the same transaction
         "app.core.webhooks": "app.core.accounts app.core.db app.core.errors app.core.ids app.core.secrets",

@@ -2,7 +2,8 @@
 
 import re
 import tarfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -11,7 +12,7 @@ from starlette.responses import StreamingResponse
 
 from app.api.deps import Config, Db, Store
 from app.api.ids import ModelName
-from app.api.schemas.models import ModelDeleted, ModelList, ModelObject
+from app.api.schemas.models import BaseModelFacts, ModelDeleted, ModelDetails, ModelLineage, ModelList, ModelObject
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts import audit
@@ -19,7 +20,9 @@ from app.core.accounts.audit import Action
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest, NotFound
 from app.core.jobs.deletion import delete_model
-from app.core.models import adapters, registry
+from app.core.jobs.lineage import lineage_of
+from app.core.models import adapters, aliases, registry, stored_adapter
+from app.core.models.hub_source import hub_source
 from app.core.models.tables import TrainedModel
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore
@@ -42,7 +45,7 @@ def _is_alias(alias: str, model: registry.BaseModel, settings: Settings) -> bool
         return False
 
 
-def _trained(adapter: TrainedModel) -> ModelObject:
+def _trained(adapter: TrainedModel, names: Sequence[str]) -> ModelObject:
     return ModelObject(
         id=adapter.id,
         created=int(adapter.created_at.timestamp()),
@@ -50,16 +53,29 @@ def _trained(adapter: TrainedModel) -> ModelObject:
         base_model=adapter.base_model,
         job_id=adapter.job_id,
         step=adapter.step,
+        aliases=list(names),
     )
+
+
+def _facts(base: registry.BaseModel) -> BaseModelFacts | None:
+    if not base.is_pulled:
+        return None
+    source = hub_source(base.directory)
+    hub = {} if source is None else asdict(source)
+    return BaseModelFacts(name=base.name, context_length=base.context_length, **hub)
 
 
 @router.get("", dependencies=[needs(Scope.models_read)])
 def list_models(caller: Caller, database: Db, settings: Config) -> ModelList:
     """List the base models on this server, and the fine-tuned models and checkpoints that this project may use."""
+    names: dict[str, list[str]] = {}
     with database.reading() as session:
         trained = adapters.list_adapters(session, caller.project_id)
+        for alias in aliases.list_aliases(session, caller.project_id):
+            names.setdefault(alias.model, []).append(alias.name)
     bases = [model for model in registry.list_base_models(settings.models_dir) if model.is_pulled]
-    return ModelList(data=[*(_base(model, settings) for model in bases), *map(_trained, trained)])
+    shown = (_trained(adapter, names.get(adapter.id, [])) for adapter in trained)
+    return ModelList(data=[*(_base(model, settings) for model in bases), *shown])
 
 
 # `{model:path}` matches everything, because names contain '/' and ':'. So this route precedes the one without a suffix.
@@ -75,21 +91,29 @@ def download_model(caller: Caller, model: ModelName, database: Db, store: Store)
         adapter = adapters.get_adapter(session, caller.project_id, model)
     adapters.check_files(adapter)
     filename = re.sub(r"[^A-Za-z0-9._-]+", "-", adapter.id).strip("-")
-    # Checkpoints also contain the optimizer's state, which is several times as large and of no use elsewhere.
-    names = None if adapter.step is None else (*adapters.ADAPTER_FILES, adapters.CARD)
     return StreamingResponse(
-        _tar_stream(store, adapter.blob, names),
+        _tar_stream(store, adapter.blob, stored_adapter.downloaded(store, adapter)),
         media_type="application/x-tar",
         headers={"content-disposition": f'attachment; filename="{filename}.tar"'},
     )
 
 
 @router.get("/{model:path}", dependencies=[needs(Scope.models_read)])
-def retrieve_model(caller: Caller, model: ModelName, database: Db, settings: Config) -> ModelObject:
-    """Retrieve a model by its name, its Hugging Face id or an alias."""
+def retrieve_model(caller: Caller, model: ModelName, database: Db, store: Store, settings: Config) -> ModelDetails:
+    """Retrieve a model by its name, its Hugging Face id or an alias, with its size, lineage and held-out results."""
     with database.reading() as session:
         adapter = adapters.find_adapter(session, caller.project_id, model)
-    return _trained(adapter) if adapter is not None else _base(_pulled(model, settings), settings)
+        lineage = None if adapter is None else lineage_of(session, caller.project_id, adapter)
+    if adapter is None:
+        base = _pulled(model, settings)
+        return ModelDetails(**_base(base, settings).model_dump(), base=_facts(base))
+    stored = stored_adapter.describe(store, adapter)
+    return ModelDetails(
+        **_trained(adapter, lineage.aliases if lineage else ()).model_dump(),
+        base=_facts(registry.BaseModel(adapter.base_model, settings.models_dir / adapter.base_model, None)),
+        lineage=None if lineage is None else ModelLineage.of(lineage),
+        **({} if stored is None else asdict(stored)),
+    )
 
 
 @router.delete("/{model:path}", name="delete_model", dependencies=[needs(Scope.models_write)])
@@ -122,11 +146,9 @@ def _pulled(name: str, settings: Settings) -> registry.BaseModel:
     return base
 
 
-def _tar_stream(store: BlobStore, prefix: str, names: Collection[str] | None) -> Iterator[bytes]:
-    """Yield a tar of the blobs below `prefix`, or of those in `names`, without a copy in memory or on disk."""
-    for key in store.list(prefix):
-        if names is not None and key.removeprefix(f"{prefix}/") not in names:
-            continue
+def _tar_stream(store: BlobStore, prefix: str, keys: Iterable[str]) -> Iterator[bytes]:
+    """Yield a tar of blobs below `prefix`, without a copy in memory or on disk."""
+    for key in keys:
         with store.open(key) as blob:
             size = blob.seek(0, 2)
             blob.seek(0)

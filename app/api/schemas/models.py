@@ -2,9 +2,11 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.pagination import Item
+from app.core.files.tables import File
+from app.core.jobs.lineage import Lineage
 
 
 class ModelObject(Item):
@@ -16,7 +18,98 @@ class ModelObject(Item):
     base_model: str | None = Field(default=None, description="The base model of an adapter.")
     job_id: str | None = Field(default=None, description="The job that trained an adapter.")
     step: int | None = Field(default=None, description="The step of a checkpoint; null for a published model.")
-    aliases: list[str] = Field(default=[], description="Other names of a base model, set by the operator.")
+    aliases: list[str] = Field(
+        default=[], description="Other names: set by the operator for a base model, by the project for its own."
+    )
+
+
+class BaseModelFacts(BaseModel):
+    """The base model of an adapter, or the model itself."""
+
+    name: str
+    hub_id: str | None = Field(
+        default=None, description="Its repository on the Hugging Face hub; null if known on this server only."
+    )
+    revision: str | None = Field(default=None, description="The commit in that repository, if known.")
+    context_length: int | None = Field(description="Most tokens of prompt and answer together, if its config says so.")
+
+
+class DataFile(BaseModel):
+    """A data file of the job that trained a model."""
+
+    id: str
+    filename: str | None = Field(default=None, description="Null if the file is deleted.")
+    sha256: str | None = Field(default=None, description="Null if the file is deleted.")
+
+    @classmethod
+    def of(cls, file_id: str, file: File | None) -> "DataFile":
+        """Return the wire form of a file that may be deleted."""
+        return cls(id=file_id) if file is None else cls(id=file_id, filename=file.filename, sha256=file.sha256)
+
+
+class ParentModel(BaseModel):
+    """A model that training started from."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    job_id: str | None = Field(description="Null if the model is deleted or no longer shared with this project.")
+
+
+class HeldOutValues(BaseModel):
+    """Held-out results at a step."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    step: int
+    values: dict[str, float | None] = Field(description="By metric, such as `eval/accuracy`.")
+
+
+class ModelEvaluation(BaseModel):
+    """Held-out results before training and of the model."""
+
+    before: HeldOutValues | None = Field(description="Of the model that training started from.")
+    after: HeldOutValues | None = Field(description="Null for a checkpoint whose step was not evaluated.")
+
+
+class ModelLineage(BaseModel):
+    """How a model was made."""
+
+    method: str
+    seed: int
+    training_file: DataFile
+    validation_file: DataFile | None
+    parents: list[ParentModel] = Field(
+        description="The model that training started from, then the one before it, and so on; empty if that was the "
+        "base model."
+    )
+    evaluation: ModelEvaluation
+
+    @classmethod
+    def of(cls, lineage: Lineage) -> "ModelLineage":
+        """Return the wire form."""
+        job = lineage.job
+        held_out = job.validation_file
+        return cls(
+            method=job.spec["method"],
+            seed=job.spec["seed"],
+            training_file=DataFile.of(job.training_file, lineage.training_file),
+            validation_file=None if held_out is None else DataFile.of(held_out, lineage.validation_file),
+            parents=[ParentModel.model_validate(parent) for parent in lineage.parents],
+            evaluation=ModelEvaluation.model_validate(lineage, from_attributes=True),
+        )
+
+
+class ModelDetails(ModelObject):
+    """A model with the facts that the list leaves out."""
+
+    base: BaseModelFacts | None = Field(default=None, description="Null if the base model is not on this server.")
+    bytes: int | None = Field(default=None, description="Size of an adapter's files; null while they cannot be read.")
+    sha256: str | None = Field(default=None, description="SHA-256 of an adapter's weights.")
+    rank: int | None = Field(default=None, description="Rank of an adapter's matrices.")
+    lineage: ModelLineage | None = Field(
+        default=None, description="How an adapter was made; null for a base model and for another project's adapter."
+    )
 
 
 class ModelList(BaseModel):

@@ -1,6 +1,6 @@
 """Trained adapters by name: a project's own, and those that other projects share with it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +40,12 @@ def list_adapters(session: Session, project_id: str) -> list[TrainedModel]:
     """Return all adapters that the project can train on or download, newest first."""
     usable = select(TrainedModel).where(_usable_by(project_id), TrainedModel.has_adapter)
     return list(session.scalars(usable.order_by(TrainedModel.created_at.desc(), TrainedModel.id)))
+
+
+def usable_adapters(session: Session, project_id: str, names: Collection[str]) -> dict[str, TrainedModel]:
+    """Return those of the adapters called `names` that the project can use, by name."""
+    usable = select(TrainedModel).where(TrainedModel.id.in_(names), _usable_by(project_id))
+    return {adapter.id: adapter for adapter in session.scalars(usable)}
 
 
 def find_adapter(session: Session, project_id: str, name: str) -> TrainedModel | None:

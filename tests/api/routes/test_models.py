@@ -1,6 +1,8 @@
 """Models through the official SDK."""
 
+import hashlib
 import io
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -12,15 +14,17 @@ from openai.types import ModelDeleted
 
 from app.core import ids
 from app.core.accounts.audit import Actor
+from app.core.files.tables import File
 from app.core.jobs import checkpoints, leases, lifecycle, outcomes
 from app.core.jobs.checkpoints import StoredCheckpoint
 from app.core.jobs.state_machine import StopRequest
 from app.core.models.tables import TrainedModel
 from app.core.settings import Settings
+from app.core.spec.reports import Finished
 from app.core.storage.blobs import SUMS
 from tests.api.jobs import create
 from tests.api.server import Server, lenient_and_strict, new_project, serve, variant
-from tests.setup_jobs import make_job
+from tests.setup_jobs import make_job, metrics_csv, stored_file
 
 
 def write_adapter(directory: Path) -> Path:
@@ -225,3 +229,90 @@ def test_aliases_stand_for_base_models(
                 create(there, training_file, model=name)
         with pytest.raises(BadRequestError, match="base model"):
             there.models.delete("gpt-4o-mini-2024-07-18")
+
+
+def succeeded(server: Server, scratch: Path, *, model: str = "tiny", evaluate: bool = True) -> tuple[str, str]:
+    """Run a job on `model` to its end without training; return the names of its model and of its checkpoint."""
+    with server.database.transaction() as session:
+        job = make_job(session, server.project_id)
+        training = session.get_one(File, job.training_file)
+        held_out = stored_file(session, server.store, server.project_id, scratch)
+        job.spec = job.spec | {"model": model}
+        job.training_file, job.validation_file = training.id, held_out.id
+        session.flush()
+        claim = leases.claim(session, "test", 60)
+        assert claim is not None
+        values = {step: {"eval/accuracy": step / 8, "loss": 1.0} for step in (0, 4, 8)}
+        points = [{"step": step, "values": each} for step, each in values.items()]
+        job.evaluation = {"before": points[0], "after": points[2], "history": points} if evaluate else None
+        blob = f"jobs/{job.id}/a1"
+        config = json.dumps({"r": 8, "peft_type": "LORA"})
+        for name in ("adapter", "checkpoints/step-4"):
+            directory = write_adapter(scratch / f"{job.id}-{name.replace('/', '-')}")
+            (directory / "adapter_config.json").write_text(config)
+            server.store.put_tree(f"{blob}/{name}", directory)
+        checkpoints.record(session, claim, StoredCheckpoint(4, f"{blob}/checkpoints/step-4", {"loss": 1.0}, True))
+        finished = Finished(step=8, path="/x", trained_tokens=1, published_step=8, reason="the last step")
+        model = outcomes.succeed(session, claim, finished, f"{blob}/adapter", "tiny", metrics_csv())
+    return model, ids.checkpoint_model(model, 4)
+
+
+def details(client: OpenAI, model: str) -> Any:
+    return client.get(f"/models/{model}", cast_to=object)
+
+
+def test_details_of_an_adapter(server: Server, client: OpenAI, tmp_path: Path) -> None:
+    name, checkpoint = succeeded(server, tmp_path)
+    client.put("/model_aliases/prod", body={"model": name}, cast_to=object)
+    found = details(client, "prod")
+    files = download(client, name)
+    assert found["bytes"] == sum(map(len, files.values()))
+    assert found["sha256"] == hashlib.sha256(files["adapter_model.safetensors"]).hexdigest()
+    assert (found["id"], found["rank"], found["aliases"]) == (name, 8, ["prod"])
+    assert found["base"]["name"] == "tiny"
+    made = found["lineage"]
+    assert (made["method"], made["seed"], made["parents"]) == ("supervised", 7, [])
+    assert made["training_file"]["filename"] == "rows.jsonl"
+    held_out = client.files.content(made["validation_file"]["id"]).content
+    assert made["validation_file"]["sha256"] == hashlib.sha256(held_out).hexdigest()
+    before, after = ({"step": step, "values": {"eval/accuracy": step / 8}} for step in (0, 8))
+    assert made["evaluation"] == {"before": before, "after": after}
+    at_4 = details(client, checkpoint)
+    assert (at_4["step"], at_4["lineage"]["evaluation"]["after"]["values"]) == (4, {"eval/accuracy": 0.5})
+    listed = {model.id: model for model in client.models.list()}
+    assert listed[name].aliases == ["prod"]  # type: ignore[attr-defined]
+
+
+def test_details_of_a_deleted_origin(server: Server, client: OpenAI, tmp_path: Path) -> None:
+    first, _ = succeeded(server, tmp_path)
+    second, _ = succeeded(server, tmp_path, model=first)
+    third, checkpoint = succeeded(server, tmp_path, model=second, evaluate=False)
+    jobs = [details(client, name)["job_id"] for name in (second, first)]
+    expected = [{"id": second, "job_id": jobs[0]}, {"id": first, "job_id": jobs[1]}]
+    assert details(client, third)["lineage"]["parents"] == expected
+    assert details(client, third)["lineage"]["evaluation"] == {"before": None, "after": None}
+    client.files.delete(details(client, third)["lineage"]["training_file"]["id"])
+    client.models.delete(second)
+    made = details(client, third)["lineage"]
+    assert made["parents"] == [{"id": second, "job_id": None}]
+    assert made["training_file"]["filename"] is made["training_file"]["sha256"] is None
+    server.store.discard(f"jobs/{details(client, third)['job_id']}/a1/adapter")
+    assert details(client, third)["sha256"] is details(client, third)["bytes"] is None
+    assert details(client, checkpoint)["rank"] == 8
+
+
+def test_details_of_a_shared_model(server: Server, client: OpenAI, tmp_path: Path) -> None:
+    name, _ = succeeded(server, tmp_path)
+    client.put("/model_aliases/prod", body={"model": name}, cast_to=object)
+    stranger_id, key = new_project(server.database, "stranger")
+    body = {"project_ids": [stranger_id]}
+    client.post(f"/fine_tuning/checkpoints/{name}/permissions", body=body, cast_to=object)
+    found = details(server.client(api_key=key), name)
+    assert (found["owned_by"], found["rank"], found["bytes"] > 0) == (server.project_id, 8, True)
+    assert (found["lineage"], found["aliases"]) == (None, [])
+
+
+def test_details_of_a_base_model(client: OpenAI) -> None:
+    found = details(client, "tiny")
+    assert found["base"] == {"name": "tiny", "hub_id": None, "revision": None, "context_length": None}
+    assert found["bytes"] is found["lineage"] is None
