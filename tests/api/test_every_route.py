@@ -106,6 +106,7 @@ def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
         assert claim is not None
         finished = Finished(step=1, path="/x", trained_tokens=1, published_step=1, reason="the last step")
         model = outcomes.succeed(session, claim, finished, "jobs/x/a1/adapter", "tiny", metrics_csv())
+        assert model is not None
         queued = make_job(session, project_id, file=file)
         assert done.id != queued.id
         upload = chunked_uploads.create_upload(

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.core.accounts.tables import ProjectUsage
 from app.core.jobs.events import Event, clean
-from app.core.jobs.state_machine import AttemptOutcome, JobStatus
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus, StopRequest
 from app.core.jobs.tables import Job, JobAttempt
 from app.core.jobs.transitions import transition
 
@@ -54,12 +54,30 @@ def close_attempt(session: Session, job_id: str, attempt: int, outcome: AttemptO
         )
 
 
+def obeys_client(session: Session, job: Job, outcome: AttemptOutcome, reason: str) -> bool:
+    """End the running attempt of `job` as its client asked; return False without a client's stop request.
+
+    The caller holds the job's row. An attempt may end for a reason of its own before its runner learns of the request;
+    the request must not be lost then.
+    """
+    targets = {StopRequest.cancel: JobStatus.cancelled, StopRequest.pause: JobStatus.paused}
+    target = targets.get(StopRequest(job.stop_request)) if job.stop_request else None
+    if target is None:
+        return False
+    close_attempt(session, job.id, job.attempt, outcome, reason)
+    event = Event(f"{reason}; the job is {target}, as requested", level="warn")
+    transition(session, job.id, {JobStatus.running}, target, event, attempt=job.attempt)
+    return True
+
+
 def charge_crash(session: Session, job: Job, outcome: AttemptOutcome, reason: str, log_tail: str = "") -> None:
     """End the running attempt of `job`, whose row the caller holds, and charge one crash.
 
-    The job is queued again after a backoff, or fails after `MAX_CRASHES` crashes without progress. Raises `LostLease`
-    if the attempt no longer owns the job.
+    A job with a client's stop request stops and is charged nothing. Any other job is queued again after a backoff, or
+    fails after `MAX_CRASHES` crashes without progress. Raises `LostLease` if the attempt no longer owns the job.
     """
+    if obeys_client(session, job, outcome, reason):
+        return
     crashes = job.crashes + 1
     close_attempt(session, job.id, job.attempt, outcome, reason)
     if crashes >= MAX_CRASHES:

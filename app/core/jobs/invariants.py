@@ -39,6 +39,17 @@ INVARIANTS: Final = {
             EXISTS (SELECT FROM job_attempts WHERE job_id = jobs.id AND started_at > finished_at)
             OR EXISTS (SELECT FROM metrics WHERE job_id = jobs.id AND metrics.created_at > finished_at))
     """,
+    "a job that a client stopped does not run on": """
+        SELECT jobs.id FROM jobs CROSS JOIN LATERAL (
+            SELECT action FROM audit_log WHERE object_id = jobs.id
+                AND action IN ('job.cancel', 'job.pause', 'job.resume')
+            ORDER BY seq DESC LIMIT 1
+        ) AS asked
+        WHERE (asked.action = 'job.cancel' AND status NOT IN ('cancelled', 'failed')
+               AND (status <> 'running' OR stop_request IS DISTINCT FROM 'cancel'))
+           OR (asked.action = 'job.pause' AND status NOT IN ('paused', 'succeeded', 'cancelled', 'failed')
+               AND (status <> 'running' OR stop_request IS NULL OR stop_request NOT IN ('pause', 'cancel')))
+    """,
     "events are numbered 1, 2, 3, ... without a gap": """
         SELECT job_id FROM job_events GROUP BY job_id HAVING count(*) <> max(seq) OR min(seq) <> 1
     """,

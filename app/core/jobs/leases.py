@@ -13,11 +13,10 @@ from sqlalchemy.orm import Session
 
 from app.core.accounts.tables import Project
 from app.core.errors import LostLease
-from app.core.jobs.attempts import charge_crash, close_attempt
+from app.core.jobs.attempts import charge_crash
 from app.core.jobs.events import Event, append
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus, StopRequest
 from app.core.jobs.tables import Job, JobAttempt
-from app.core.jobs.transitions import transition
 from app.core.spec.job import JobSpec
 from app.core.webhooks.events import EventType, emit
 
@@ -225,12 +224,7 @@ def expire(session: Session) -> int:
         execution_options={"populate_existing": True},
     ).all()
     for job in expired:
-        reason = f"The worker {job.lease_owner} stopped renewing its lease"
-        if job.stop_request in (None, StopRequest.preempt):
-            charge_crash(session, job, AttemptOutcome.lost_lease, reason)
-            continue
-        close_attempt(session, job.id, job.attempt, AttemptOutcome.lost_lease, reason)
-        target = JobStatus.cancelled if job.stop_request == StopRequest.cancel else JobStatus.paused
-        event = Event(f"{reason}; the job is {target}, as requested", level="warn")
-        transition(session, job.id, {JobStatus.running}, target, event, attempt=job.attempt)
+        charge_crash(
+            session, job, AttemptOutcome.lost_lease, f"The worker {job.lease_owner} stopped renewing its lease"
+        )
     return len(expired)

@@ -168,7 +168,9 @@ def pause(session: Session, actor: Actor, job_id: str) -> Job:
 
 
 def resume(session: Session, actor: Actor, job_id: str) -> Job:
-    """Queue a paused job again; it resumes from its last checkpoint. Notify the training workers after the commit.
+    """Queue a paused job again, at its old place; it resumes from its last checkpoint.
+
+    Notify the training workers after the commit.
 
     Raises `NotFound`, and `InvalidRequest` for a job that is not paused.
     """
@@ -177,7 +179,8 @@ def resume(session: Session, actor: Actor, job_id: str) -> Job:
         raise InvalidRequest(f"Job {job_id} is {job.status}, not paused. Only a paused job can be resumed.")
     with _audited(session, actor, Action.job_resume, job):
         event = Event("The job is queued again and will resume from its last checkpoint")
-        transition(session, job.id, {JobStatus.paused}, JobStatus.queued, event, eligible_at=func.now(), crashes=0)
+        eligible_at = func.least(Job.eligible_at, func.now())  # a backoff ends, and no earlier time is given up
+        transition(session, job.id, {JobStatus.paused}, JobStatus.queued, event, eligible_at=eligible_at, crashes=0)
     return job
 
 

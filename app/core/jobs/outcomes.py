@@ -1,4 +1,9 @@
-"""Ends of attempts by their owner. Each function runs in one transaction and raises `LostLease` for a lost lease."""
+"""Ends of attempts by their owner. Each function runs in one transaction and raises `LostLease` for a lost lease.
+
+A client may cancel or pause the job just before its attempt ends for another reason. Each function therefore locks the
+job's row and does what the client asked. Only success ends a job that should pause, and only a permanent error ends
+one that should be cancelled.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,7 +18,7 @@ from app.core.accounts.audit import Action, Actor
 from app.core.accounts.tables import Project
 from app.core.files.uploads import ReceivedFile
 from app.core.jobs import gates, results
-from app.core.jobs.attempts import backoff, charge_crash, close_attempt, fail_running
+from app.core.jobs.attempts import backoff, charge_crash, close_attempt, fail_running, obeys_client
 from app.core.jobs.events import Event, append
 from app.core.jobs.gates import GateResult
 from app.core.jobs.leases import Claim, lost
@@ -32,12 +37,16 @@ _RUNNING: Final = frozenset({JobStatus.running})
 
 def succeed(
     session: Session, claim: Claim, finished: Finished, blob: str, base_model: str, metrics_csv: ReceivedFile
-) -> str:
+) -> str | None:
     """Publish the adapter stored below `blob` and the result file, end the job, and return the model's id.
 
-    A job fails if one of its gates fails. Its model is kept, but not published as `fine_tuned_model`.
+    A job fails if one of its gates fails. Its model is kept, but not published as `fine_tuned_model`. A job that a
+    client has cancelled ends without a model: returns None.
     """
     job = _lock_owned(session, claim)
+    if job.stop_request == StopRequest.cancel:
+        stop(session, claim, StopRequest.cancel)
+        return None
     project = session.scalars(select(Project.name).where(Project.id == claim.project_id)).one()
     model = ids.fine_tuned_model(base_model, project, claim.spec.suffix, claim.job_id)
     gate_results = gates.decide(session, job, finished.published_step)
@@ -109,6 +118,8 @@ def crash(session: Session, claim: Claim, reason: str, log_tail: str) -> None:
 
 def wait_for_dependency(session: Session, claim: Claim, reason: str) -> None:
     """Queue the job again after a backoff that grows with its attempts. Its crash budget is not charged."""
+    if obeys_client(session, _lock_owned(session, claim), AttemptOutcome.dependency_down, reason):
+        return
     wait = backoff(claim.attempt)
     event = Event(f"{reason}. Retrying in {wait.total_seconds():.0f} s", level="warn")
     transition(
@@ -141,6 +152,8 @@ def preempt(session: Session, claim: Claim) -> None:
 
 
 def _requeue(session: Session, claim: Claim, event: Event, outcome: AttemptOutcome, reason: str) -> None:
+    if obeys_client(session, _lock_owned(session, claim), outcome, reason):
+        return
     transition(
         session,
         claim.job_id,
@@ -154,7 +167,10 @@ def _requeue(session: Session, claim: Claim, event: Event, outcome: AttemptOutco
 
 
 def stop(session: Session, claim: Claim, request: StopRequest) -> None:
-    """End the attempt as the stop request says."""
+    """End the attempt as the stop request says, or as a stronger request that the runner does not know yet."""
+    job = _lock_owned(session, claim)
+    if job.stop_request and StopRequest(job.stop_request).outranks(request):
+        request = StopRequest(job.stop_request)
     match request:
         case StopRequest.drain:
             drain(session, claim)

@@ -33,6 +33,7 @@ def succeeded(server: Server, directory: Path) -> tuple[str, str, str]:
         finished = Finished(step=0, path="/x", trained_tokens=1, published_step=0, reason="the last step")
         received = ReceivedFile(csv, f"jobs/{job.id}/a1/{csv}", 5, "0" * 64)
         model = outcomes.succeed(session, claim, finished, blob, "tiny", received)
+        assert model is not None
     return job.id, model, csv
 
 

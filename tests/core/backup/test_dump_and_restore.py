@@ -101,6 +101,7 @@ def make_installation(session: Session, store: BlobStore, scratch: Path) -> dict
     csv = ReceivedFile(csv.file_id, csv.blob, stored.bytes, stored.sha256)
     report = Finished(path="", step=0, trained_tokens=1, published_step=0, reason="last")
     model = outcomes.succeed(session, claim, report, adapter, "tiny", csv)
+    assert model is not None
     aliases.move(session, project, "prod", model)
     running = make_job(session, project, file=file)
     claim = leases.claim(session, "w", 60)

@@ -51,6 +51,16 @@ def test_correct_history_has_no_breach(session: Session) -> None:
             "UPDATE jobs SET status = 'cancelled', lease_owner = NULL, lease_until = NULL, "
             "finished_at = now() - interval '1 hour'",
         ),
+        (
+            "a job that a client stopped does not run on",
+            "INSERT INTO audit_log (id, action, object_id, project_id, actor_project_id) "
+            "SELECT 'audit_' || id, 'job.cancel', id, project_id, project_id FROM jobs WHERE status = 'queued'",
+        ),
+        (
+            "a job that a client stopped does not run on",
+            "INSERT INTO audit_log (id, action, object_id, project_id, actor_project_id) "
+            "SELECT 'audit_' || id, 'job.pause', id, project_id, project_id FROM jobs WHERE status = 'running'",
+        ),
         ("events are numbered 1, 2, 3, ... without a gap", "DELETE FROM job_events WHERE seq = 2"),
         ("every step has its metrics", "UPDATE jobs SET step = 1"),
     ],

@@ -1,6 +1,7 @@
 """Leases give a job one owner: claims, heartbeats, expiry, fencing, fairness and the crash budget."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,9 +12,9 @@ from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import LostLease
 from app.core.files import uploads
-from app.core.jobs import attempts, leases, lifecycle, outcomes, queries
+from app.core.jobs import attempts, invariants, leases, lifecycle, outcomes, queries
 from app.core.jobs.leases import Claim
-from app.core.jobs.state_machine import AttemptOutcome, JobStatus
+from app.core.jobs.state_machine import AttemptOutcome, JobStatus, StopRequest
 from app.core.jobs.tables import Job, JobAttempt
 from app.core.models.tables import TrainedModel
 from app.core.spec.reports import Finished
@@ -113,7 +114,7 @@ def test_expired_lease_requeues_and_fences(database: Database) -> None:
         session.flush()
         new = claimed(session, "other")
         assert new.attempt == old.attempt + 1
-    for write in (
+    writes: list[outcomes.Ending] = [
         lambda s: leases.heartbeat(s, old, 60),
         lambda s: leases.stop_requested(s, old),
         lambda s: leases.hold(s, old),
@@ -122,7 +123,8 @@ def test_expired_lease_requeues_and_fences(database: Database) -> None:
         lambda s: outcomes.crash(s, old, "reason", ""),
         lambda s: outcomes.drain(s, old),
         lambda s: outcomes.wait_for_dependency(s, old, "reason"),
-    ):
+    ]
+    for write in writes:
         with pytest.raises(LostLease), database.transaction() as session:
             write(session)
     with database.transaction() as session:
@@ -131,19 +133,86 @@ def test_expired_lease_requeues_and_fences(database: Database) -> None:
         assert queries.list_attempts(session, job.id)[1].outcome is None
 
 
+def lose_lease(session: Session, claim: Claim) -> None:
+    let_lease_end(session, claim.job_id)
+    assert leases.expire(session) == 1
+
+
 @pytest.mark.parametrize(
     ("ask", "status"), [(lifecycle.cancel, JobStatus.cancelled), (lifecycle.pause, JobStatus.paused)]
 )
-def test_expired_job_obeys_stop_request(database: Database, ask: object, status: JobStatus) -> None:
+@pytest.mark.parametrize(
+    "end",
+    [
+        lose_lease,
+        lambda s, claim: outcomes.crash(s, claim, "The trainer was killed by SIGKILL", ""),
+        lambda s, claim: outcomes.gpu_fault(s, claim, "The GPU is broken", ""),
+        lambda s, claim: outcomes.wait_for_dependency(s, claim, "The store is away"),
+        outcomes.drain,
+        outcomes.preempt,
+        lambda s, claim: outcomes.stop(s, claim, StopRequest.preempt),
+    ],
+    ids=["lease", "crash", "gpu", "dependency", "drain", "preemption", "stop"],
+)
+def test_unknown_stop_request_is_obeyed(
+    database: Database, ask: lifecycle.Change, status: JobStatus, end: Callable[[Session, Claim], None]
+) -> None:
     with database.transaction() as session:
         project = make_project(session)
         job = make_job(session, project)
-        claimed(session)
-        ask(session, Actor(project), job.id)  # type: ignore[operator]
-        let_lease_end(session, job.id)
-        leases.expire(session)
+        claim = claimed(session)
+        ask(session, Actor(project), job.id)
+        end(session, claim)
         session.refresh(job)
-        assert (job.status, job.crashes) == (status, 0)
+        assert (job.status, job.crashes, job.stop_request) == (status, 0, None)
+        assert queries.list_attempts(session, job.id)[0].outcome is not None
+        assert invariants.breaches(session, lambda _key: True) == []
+
+
+def test_unknown_cancel_outranks_pause(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        job = make_job(session, project)
+        claim = claimed(session)
+        lifecycle.cancel(session, Actor(project), job.id)
+        outcomes.stop(session, claim, StopRequest.pause)
+        session.refresh(job)
+        assert job.status == JobStatus.cancelled
+
+
+def test_unknown_cancel_publishes_no_model(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        job = make_job(session, project)
+        claim = claimed(session)
+        lifecycle.cancel(session, Actor(project), job.id)
+        assert outcomes.succeed(session, claim, FINISHED, "blob", "tiny", metrics_csv()) is None
+        session.refresh(job)
+        assert (job.status, job.fine_tuned_model) == (JobStatus.cancelled, None)
+        assert session.scalar(select(func.count()).select_from(TrainedModel)) == 0
+
+
+def test_success_outranks_pause(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        job = make_job(session, project)
+        claim = claimed(session)
+        lifecycle.pause(session, Actor(project), job.id)
+        assert outcomes.succeed(session, claim, FINISHED, "blob", "tiny", metrics_csv()) is not None
+        session.refresh(job)
+        assert job.status == JobStatus.succeeded
+
+
+def test_resumed_job_keeps_its_place(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        first, second = (make_job(session, project) for _ in range(2))
+        for minutes, job in ((2, first), (1, second)):
+            job.eligible_at = func.now() - func.make_interval(0, 0, 0, 0, 0, minutes)
+        session.flush()
+        lifecycle.pause(session, Actor(project), first.id)
+        lifecycle.resume(session, Actor(project), first.id)
+        assert claimed(session).job_id == first.id
 
 
 def test_three_crashes_fail_the_job(database: Database) -> None:
