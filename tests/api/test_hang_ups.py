@@ -1,0 +1,60 @@
+"""A client that closes its connection ends the work of its request."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request
+
+from app.api.hang_ups import until_hang_up
+
+started, cancelled = threading.Event(), threading.Event()
+app = FastAPI()
+
+
+async def wait(seconds: float) -> str:
+    started.set()
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        cancelled.set()
+        raise
+    return "done"
+
+
+@app.post("/{seconds}")
+async def handle(request: Request, seconds: float) -> str:
+    await request.body()
+    return await until_hang_up(request, wait(seconds))
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    yield listener.getsockname()[1]
+    server.should_exit = True
+    thread.join(10)
+
+
+def send(port: int, seconds: float) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    head = f"POST /{seconds} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}"
+    connection.sendall(head.encode())
+    return connection
+
+
+def test_hang_up_cancels_the_work(port: int) -> None:
+    with send(port, 600):
+        assert started.wait(20)
+    assert cancelled.wait(20)
+
+
+def test_patient_client_gets_the_result(port: int) -> None:
+    with send(port, 0.05) as connection, connection.makefile() as response:
+        assert response.read().endswith('"done"')
