@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Final
 
-from app.core.chat.call_format import Call, CallFormat, Types, parameter_types
+from app.core.chat.answer_stream import AnswerMarks, AnswerStream
 from app.core.chat.call_probe import FIRST, TOOLS, find_calls, sample_calls
 from app.core.chat.continuation import Renderer
 from app.core.chat.marks import common_start
@@ -27,17 +27,9 @@ _CONVENTION: Final = ("<think>", "</think>")
 
 
 @dataclass(frozen=True)
-class AnswerFormat:
+class AnswerFormat(AnswerMarks):
     """How a model's chat template writes answers."""
 
-    thoughts: tuple[str, str] | None
-    """What stands before and after the thoughts; None if the model has none."""
-    opened: str
-    """What the generation prompt already writes of the thoughts, such as `<think>`."""
-    content_start: str
-    content_end: str
-    calls: CallFormat | None
-    """None if the template writes no tool calls, or none that can be read."""
     renders_tools: bool
     """Whether the template shows tools to the model."""
     renders_tool_calls: bool
@@ -69,39 +61,23 @@ class AnswerFormat:
         the generation prompt wrote of the thoughts. Thoughts without an end leave no answer. A call that cannot be
         read stays in the text.
         """
-        reasoning, rest = self._split_thoughts((self.opened if opened is None else opened) + text)
-        mark = self.content_start.strip()
-        if mark and rest.lstrip().startswith(mark):
-            rest = rest.lstrip()[len(mark) :]
-        elif not mark:
-            rest = rest.removeprefix(self.content_start)
-        pieces, calls = self._split_calls(rest, parameter_types(tools or []))
-        answer = "".join(map(self._until_end, pieces))
-        wire = tuple(call.to_wire(index) for index, call in enumerate(calls))
-        return ParsedAnswer(answer.strip() if calls else answer, reasoning, wire)
+        if opened == "" and self._lacks_opening(text):
+            opened = self.thoughts[0] if self.thoughts else ""
+        whole = self.stream(tools, opened).finish(text)
+        calls = tuple(call.to_wire(index) for index, call in enumerate(whole.calls))
+        return ParsedAnswer(whole.content, whole.reasoning, calls)
 
-    def _split_thoughts(self, text: str) -> tuple[str, str]:
+    def stream(self, tools: Sequence[dict[str, Any]] | None = None, opened: str | None = None) -> AnswerStream:
+        """Return a reader for an answer that arrives in parts; it takes the arguments of `parse`."""
+        return AnswerStream(self, tools, opened)
+
+    def _lacks_opening(self, text: str) -> bool:
+        """Return whether a text ends thoughts that it does not start, as where a prompt wrote the start."""
         if self.thoughts is None:
-            return "", text
+            return False
         start, end = self.thoughts
-        inner = text.lstrip()
-        if inner.startswith(start):
-            inner = inner[len(start) :]
-        elif not _TAG.fullmatch(end) or end not in inner or start in inner.partition(end)[0]:
-            return "", text
-        reasoning, _, rest = inner.partition(end)
-        return reasoning.strip(), rest.lstrip()
-
-    def _split_calls(self, text: str, types: Types) -> tuple[list[str], list[Call]]:
-        if self.calls is None:
-            return [text], []
-        pieces, calls = self.calls.split(text, types)
-        if not self.calls.is_marked and any(call.name not in types for call in calls):
-            return [text], []  # an answer in JSON
-        return pieces, calls
-
-    def _until_end(self, text: str) -> str:
-        return text.partition(self.content_end)[0] if self.content_end else text
+        thoughts, found, _ = text.partition(end)
+        return bool(found) and _TAG.fullmatch(end) is not None and start not in thoughts
 
 
 class _Turn:

@@ -11,12 +11,11 @@ from app.core.chat.literals import read_json, read_literal, read_word, skip_spac
 
 NAME: Final = "\0"
 """Stands for the function's name where a format writes it more than once."""
+_SPACE: Final = r"\s*+"
 _NAME: Final = r"[\w.\-]++"
 _KEY: Final = r"[^\s<>\"'=:,(){}]{1,200}"
 _TEXT_KEY: Final = r"[^<>\n\"]{1,200}?"
 _NEVER: Final = r"(?!)"
-_MAX_MALFORMED: Final = 32
-"""Unreadable calls of one text after which the rest is plain text; keeps reading linear in the text's length."""
 
 Types = Mapping[str, Mapping[str, Any]]
 """Declared JSON types of the parameters, by function and parameter."""
@@ -61,12 +60,25 @@ def _declared(function: Any) -> tuple[str, dict[str, Any]]:
     return name, {key: field.get("type") for key, field in properties.items() if isinstance(field, Mapping)}
 
 
+def atoms(literal: str) -> list[str]:
+    """Return regular expressions for the parts of a literal in which whitespace may vary, also where it is absent."""
+    if not literal.strip():
+        return []
+    parts = re.findall(r"\s+|\S", literal)
+    return [_SPACE if part.isspace() else _NAME if part == NAME else re.escape(part) for part in parts]
+
+
 def pattern(literal: str) -> str:
-    """Return a regular expression for the literal in which whitespace may vary, also where it is absent."""
-    parts = [re.escape(part).replace(re.escape(NAME), _NAME) for part in literal.split()]
-    if not parts:
-        return ""
-    return (r"\s*+" * literal[0].isspace()) + r"\s*+".join(parts) + (r"\s*+" * literal[-1].isspace())
+    """Return the regular expression of all `atoms` of a literal."""
+    return "".join(atoms(literal))
+
+
+def prefixes(parts: Sequence[str]) -> str:
+    """Return a regular expression that matches the first part, or the first parts, of a sequence of atoms."""
+    nested = ""
+    for part in reversed(parts):
+        nested = f"{part}(?:{nested})?" if nested else part
+    return nested
 
 
 class CallSyntax(Protocol):
@@ -74,6 +86,10 @@ class CallSyntax(Protocol):
 
     def read(self, text: str, at: int, types: Types, tail: str) -> tuple[Call, int]:
         """Return the call and the position after it; `tail` is the pattern of the mark behind. Raises ValueError."""
+        ...
+
+    def may_start(self, text: str, at: int) -> bool:
+        """Return whether a call may start at a position, as far as the text shows."""
         ...
 
 
@@ -94,6 +110,9 @@ class JsonObject:
             arguments, _ = read_json(arguments, 0)
         return _call(value.get(self.name_key), arguments, value.get(self.id_key) if self.id_key else None), end
 
+    def may_start(self, text: str, at: int) -> bool:
+        return text[skip_space(text, at) :][:1] in ("", "{")
+
 
 @dataclass(frozen=True)
 class NameThenJson:
@@ -106,6 +125,9 @@ class NameThenJson:
         _, at = _read(pattern(self.between), text, at)
         arguments, end = read_json(text, at)
         return _call(name, arguments), end
+
+    def may_start(self, text: str, at: int) -> bool:
+        return _may_start_name(text, at)
 
 
 @dataclass(frozen=True)
@@ -138,6 +160,9 @@ class NamedArguments:
                     break
                 at = following.end()
         return _call(name, arguments), at
+
+    def may_start(self, text: str, at: int) -> bool:
+        return _may_start_name(text, at)
 
     @property
     def _key(self) -> str:
@@ -183,41 +208,39 @@ class CallFormat:
         """Whether something announces a call; otherwise only a whole answer can be one."""
         return bool((self.opening + self.head).strip())
 
-    def split(self, text: str, types: Types) -> tuple[list[str], list[Call]]:
-        """Return the text around the calls, in pieces, and the calls. What cannot be read stays text."""
-        pieces: list[str] = []
-        calls: list[Call] = []
-        written = at = malformed = 0
-        while malformed < _MAX_MALFORMED and (start := self._opener.search(text, at)):
-            found, end = self._section(text, start.end(), types)
-            if found:
-                pieces.append(text[written : start.start()])
-                calls += found
-                written = end
-            else:
-                malformed += 1
-            at = max(end, start.end(), at + 1)
-        if calls:
-            pieces[0] = pieces[0].strip().removeprefix(self.text_start)
-        return [*pieces, text[written:].strip().removesuffix(self.closing.strip()) if calls else text], calls
-
-    def _section(self, text: str, at: int, types: Types) -> tuple[list[Call], int]:
+    def section(self, text: str, at: int, types: Types) -> tuple[list[Call], int]:
         """Read calls that follow each other; return them and the position after the last."""
         calls: list[Call] = []
-        end = at
-        while True:
+        end, has_call = at, True
+        while has_call:
             try:
-                call, at = self.syntax.read(text, at, types, self._tail)
-                at = self._after_tail(text, skip_space(text, at))
+                call, at = self.read(text, at, types)
             except ValueError:
-                return calls, end
+                break
             calls.append(call)
-            end = at
-            if closing := self._closing.match(text, at):
-                return calls, closing.end()
-            if (following := self._following.match(text, at)) is None:
-                return calls, end
-            at = following.end()
+            after, has_call = self.follow(text, at, is_ended=True) or (at, False)
+            at, end = after, at if has_call else after
+        return calls, end
+
+    def read(self, text: str, at: int, types: Types) -> tuple[Call, int]:
+        """Return the call at a position, and the position after its mark. Raises ValueError."""
+        call, at = self.syntax.read(text, at, types, self._tail)
+        return call, self._after_tail(text, skip_space(text, at))
+
+    def follow(self, text: str, at: int, *, is_ended: bool) -> tuple[int, bool] | None:
+        """Return the position after what stands behind a call, and whether another call starts there.
+
+        Returns None if more text decides.
+        """
+        if closing := self._closing.match(text, at):
+            return closing.end(), False
+        if not is_ended and self._closing_start.fullmatch(text, at):
+            return None
+        if following := self._following.match(text, at):
+            return following.end(), True
+        if not is_ended and self._following_start.fullmatch(text, at):
+            return None
+        return at, False
 
     def _after_tail(self, text: str, at: int) -> int:
         """Return the position after the mark behind a call. Raises ValueError if the call may go on.
@@ -229,9 +252,11 @@ class CallFormat:
         return _read(rf"(?:{self._tail}|{least}\s*+\Z)", text, at)[1]
 
     @cached_property
-    def _opener(self) -> re.Pattern[str]:
-        mark = pattern(self.opening.lstrip()) + pattern(self.head if self.opening.strip() else self.head.lstrip())
-        return re.compile(mark or r"\A\s*+(?=\{)")
+    def opener(self) -> list[str]:
+        """The atoms before the first call; empty if nothing announces calls."""
+        if self.opening.strip():
+            return [*atoms(self.opening.lstrip()), *atoms(self.head)]
+        return atoms(self.head.lstrip())
 
     @cached_property
     def _tail(self) -> str:
@@ -239,11 +264,24 @@ class CallFormat:
 
     @cached_property
     def _following(self) -> re.Pattern[str]:
-        return re.compile(r"\s*+" + pattern(self.separator) + pattern(self.head))
+        return re.compile(_SPACE + pattern(self.separator) + pattern(self.head))
+
+    @cached_property
+    def _following_start(self) -> re.Pattern[str]:
+        return re.compile(prefixes([_SPACE, *atoms(self.separator), *atoms(self.head)]))
 
     @cached_property
     def _closing(self) -> re.Pattern[str]:
-        return re.compile((r"\s*+" + pattern(self.closing.strip())) if self.closing.strip() else _NEVER)
+        return re.compile((_SPACE + pattern(self.closing.strip())) if self.closing.strip() else _NEVER)
+
+    @cached_property
+    def _closing_start(self) -> re.Pattern[str]:
+        return re.compile(prefixes([_SPACE, *atoms(self.closing.strip())]) if self.closing.strip() else _NEVER)
+
+
+def _may_start_name(text: str, at: int) -> bool:
+    start = text[skip_space(text, at) :][:1]
+    return not start or re.match(_NAME, start) is not None
 
 
 def _read(expression: str, text: str, at: int) -> tuple[str, int]:

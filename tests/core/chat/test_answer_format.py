@@ -198,8 +198,10 @@ def test_unfinished_thoughts_leave_no_answer() -> None:
 
 
 def test_thoughts_without_opening_mark() -> None:
-    parsed = answer_format("axolotl/phi_4").parse("The west coast.</think>\n\nRain.<|im_end|>")
-    assert parsed == ParsedAnswer("Rain.", "The west coast.")
+    text = "The west coast.</think>\n\nRain.<|im_end|>"
+    assert answer_format("axolotl/phi_4").parse(text, opened="") == ParsedAnswer("Rain.", "The west coast.")
+    # Behind a prompt that opens no thoughts, the model writes the mark itself. A stream could not take text back.
+    assert answer_format("axolotl/phi_4").parse(text) == ParsedAnswer("The west coast.</think>\n\nRain.")
 
 
 def test_think_tags_of_other_models_stay() -> None:
