@@ -23,6 +23,7 @@ from app.api.routes import (
     checkpoint_permissions,
     dashboard,
     estimate,
+    exports,
     files,
     fine_tuning,
     graders,
@@ -78,6 +79,7 @@ TAGS: Final = [
     {"name": "Graders", "description": "Test a grader before a job uses it."},
     {"name": "Teachers", "description": "API keys for the servers that jobs use as teachers."},
     {"name": "Models", "description": "Base models and trained adapters."},
+    {"name": "Exports", "description": "Finished artefacts made from fine-tuned models, as background jobs."},
     {"name": "API keys", "description": "Create, list, rotate and revoke keys. Requires the scope `admin`."},
     {
         "name": "CI systems",
@@ -99,7 +101,8 @@ PUBLIC: Final = frozenset(
 )
 """Paths that need no scope: documents, signing in, and `/metrics` with its own rule. All others declare a scope."""
 
-# Routes are matched in this order: frequent requests come first, but `/jobs/validate` must precede `/jobs/{id}`.
+# Routes are matched in this order: frequent requests come first, but `/jobs/validate` must precede `/jobs/{id}`, and
+# `/models/{model}/exports` must precede `/models/{model}`.
 V1: Final = (
     validate_job,
     fine_tuning,
@@ -113,6 +116,7 @@ V1: Final = (
     graders,
     teacher_keys,
     checkpoint_permissions,
+    exports,
     models,
     model_aliases,
     api_keys,

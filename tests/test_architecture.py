@@ -45,18 +45,20 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.lint": "app.core.files app.core.graders app.core.spec",
         "app.core.models": "app.core.db app.core.errors app.core.ids app.core.storage",
         "app.core.estimates": "app.core.models app.core.spec",
+        "app.core.exports": "app.core.accounts app.core.db app.core.errors app.core.ids app.core.models app.core.spec"
+        " app.core.storage app.core.webhooks",
         # below jobs: a transition queues its webhook deliveries in the same transaction
         "app.core.webhooks": "app.core.accounts app.core.db app.core.errors app.core.ids app.core.secrets",
         "app.core.teachers": "app.core.accounts app.core.db app.core.egress app.core.errors app.core.ids"
         " app.core.models app.core.secrets app.core.spec",
         "app.core.jobs": "app.core.accounts app.core.chat app.core.db app.core.egress app.core.errors"
-        " app.core.estimates app.core.files app.core.graders app.core.ids app.core.lint app.core.models"
-        " app.core.prometheus app.core.spec app.core.storage app.core.teachers app.core.tracing app.core.webhooks"
-        " app.core.workers",
+        " app.core.estimates app.core.exports app.core.files app.core.graders app.core.ids app.core.lint"
+        " app.core.models app.core.prometheus app.core.spec app.core.storage app.core.teachers app.core.tracing"
+        " app.core.webhooks app.core.workers",
         "app.core.inference": "app.core.db app.core.errors",
-        "app.core.tables": "app.core.db app.core.accounts.tables app.core.files.tables app.core.jobs.tables"
-        " app.core.inference.tables"
-        " app.core.models.tables app.core.teachers.tables app.core.webhooks.tables app.core.workers.tables",
+        "app.core.tables": "app.core.db app.core.accounts.tables app.core.exports.tables app.core.files.tables"
+        " app.core.inference.tables app.core.jobs.tables app.core.models.tables app.core.teachers.tables"
+        " app.core.webhooks.tables app.core.workers.tables",
         # the API, one layer over the other
         "app.auth": "app.core",
         "app.api": "app.core app.auth",
@@ -77,6 +79,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "worker": "app.core worker.trackers.protocol",
         "worker.trackers": "",
         "worker.training": "app.core.chat app.core.egress app.core.spec app.core.graders app.core.retry",
+        "worker.exporting": "app.core.chat app.core.errors app.core.spec worker.parent_death worker.training.merge",
         "migrations": "app.core.tables",
     }.items()
 }
@@ -151,7 +154,7 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
 }
 """Third-party package -> the units and modules that may import it."""
 
-ISLANDS: Final = ("worker.training",)
+ISLANDS: Final = ("worker.training", "worker.exporting")
 """Packages that do not inherit permissions from their parent package."""
 
 FORBIDDEN_NAMES: Final = frozenset({"utils", "common", "helpers", "manager", "service"})

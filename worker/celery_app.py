@@ -13,7 +13,7 @@ from celery.app.amqp import AMQP
 from kombu.connection import Connection
 
 from app.core import logging, prometheus, settings
-from app.core.broker import LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
+from app.core.broker import EXPORT_TASK, LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
 from app.core.workers.presence import TRAIN_QUEUE
 from worker.parent_death import die_with
 from worker.presence import Presence
@@ -97,6 +97,7 @@ def _notify_leftovers(**_: Any) -> None:
     app.send_task(TRAIN_TASK, queue=TRAIN_QUEUE)
     app.send_task(VALIDATE_TASK, queue=DEFAULT_QUEUE)
     app.send_task(LINT_TASK, queue=DEFAULT_QUEUE)
+    app.send_task(EXPORT_TASK, queue=DEFAULT_QUEUE)
     app.send_task(WEBHOOK_TASK, queue=DEFAULT_QUEUE)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import queue
 import signal
 import subprocess
 import threading
@@ -70,6 +71,26 @@ class ChildProcess:
             return
         with self._process.stdout as stream:
             yield from stream
+
+    def lines_and_pauses(self, seconds: float) -> Iterator[bytes | None]:
+        """Yield the lines like `lines`, and None whenever no line arrives for `seconds`."""
+        lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+
+        def forward() -> None:
+            for line in self.lines():
+                lines.put(line)
+            lines.put(None)
+
+        threading.Thread(target=forward, name=f"lines-{self._process.pid}", daemon=True).start()
+        while True:
+            try:
+                line = lines.get(timeout=seconds)
+            except queue.Empty:
+                yield None
+                continue
+            if line is None:
+                return
+            yield line
 
     def input(self) -> IO[bytes]:
         """Return its standard input, for use by one thread. Raises `ValueError` without `with_input`."""

@@ -1,4 +1,4 @@
-"""Keeps a claim on a file or on a check of its rows during the work, by renewing it when it is due."""
+"""Keeps a claim on a file, a check of its rows or an export during the work, by renewing it when it is due."""
 
 import time
 from collections.abc import Callable
@@ -17,10 +17,13 @@ class TakenOver(Exception):
 class ClaimKeeper(Generic[Claim]):
     """A claim that lasts as long as `keep` is called often enough."""
 
-    def __init__(self, current: Claim, renew: Callable[[Claim], Claim | None]) -> None:
+    def __init__(
+        self, current: Claim, renew: Callable[[Claim], Claim | None], *, every_seconds: float = RENEW_SECONDS
+    ) -> None:
         """`renew` extends a claim by `CLAIM_SECONDS` and returns the new one, or None if another worker took over."""
         self._renew = renew
-        self._renew_at = time.monotonic() + RENEW_SECONDS
+        self._every_seconds = every_seconds
+        self._renew_at = time.monotonic() + every_seconds
         self.current = current
 
     def keep(self) -> None:
@@ -31,4 +34,4 @@ class ClaimKeeper(Generic[Claim]):
         if renewed is None:
             raise TakenOver
         self.current = renewed
-        self._renew_at = time.monotonic() + RENEW_SECONDS
+        self._renew_at = time.monotonic() + self._every_seconds

@@ -6,10 +6,8 @@ one other message. It applies the limits to itself with `limit_this_process`.
 
 import json
 import os
-import queue
 import resource
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -70,24 +68,17 @@ def run(
 
 def _answer(child: ChildProcess, keep: Callable[[], None], limits: ProcessLimits) -> dict[str, Any] | None:
     """Return the last message of the subprocess, None if it ends without one. Raises `Stopped` past the limits."""
-    lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    threading.Thread(target=_forward, args=(child, lines), daemon=True).start()
     ends_at = time.monotonic() + limits.seconds
     silent_at = time.monotonic() + limits.silent_seconds
-    while True:
+    for line in child.lines_and_pauses(_TICK_SECONDS):
         keep()
-        try:
-            line = lines.get(timeout=_TICK_SECONDS)
-        except queue.Empty:
-            _check_time(ends_at, silent_at, limits)
-            continue
-        if line is None:
-            return None
-        message: dict[str, Any] = json.loads(line)
-        if "done" not in message:
-            return message
-        silent_at = time.monotonic() + limits.silent_seconds
+        if line is not None:
+            message: dict[str, Any] = json.loads(line)
+            if "done" not in message:
+                return message
+            silent_at = time.monotonic() + limits.silent_seconds
         _check_time(ends_at, silent_at, limits)
+    return None
 
 
 def _check_time(ends_at: float, silent_at: float, limits: ProcessLimits) -> None:
@@ -96,12 +87,6 @@ def _check_time(ends_at: float, silent_at: float, limits: ProcessLimits) -> None
         raise Stopped(f"took longer than {limits.seconds:,} s and was stopped")
     if now > silent_at:
         raise Stopped(f"made no progress for {limits.silent_seconds:g} s and was stopped")
-
-
-def _forward(child: ChildProcess, lines: "queue.SimpleQueue[bytes | None]") -> None:
-    for line in child.lines():
-        lines.put(line)
-    lines.put(None)
 
 
 def limit_this_process(seconds: int, size: int) -> None:

@@ -1,5 +1,6 @@
 """The Celery tasks. Each claims its work in Postgres; without Postgres it ends, and a sweep notifies again later."""
 
+import threading
 import time
 from contextlib import suppress
 from functools import lru_cache
@@ -9,7 +10,15 @@ from celery import Task
 from kombu.exceptions import OperationalError
 
 from app.core import settings
-from app.core.broker import LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK, notify_training, notify_webhooks
+from app.core.broker import (
+    EXPORT_TASK,
+    LINT_TASK,
+    TRAIN_TASK,
+    VALIDATE_TASK,
+    WEBHOOK_TASK,
+    notify_training,
+    notify_webhooks,
+)
 from app.core.db import Database
 from app.core.egress.client import Egress
 from app.core.egress.ip_policy import PrivateHosts
@@ -22,7 +31,7 @@ from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.storage.opening import open_store
 from app.core.workers.presence import TRAIN_QUEUE
-from worker import file_validation, job_lint, presence, row_checking, sweeper, webhook_sender
+from worker import exports, file_validation, job_lint, presence, row_checking, sweeper, webhook_sender
 from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, PRESENCE, SWEEP_TASK, app
 from worker.maintenance import expiry, orphaned_blobs
 from worker.runner import Runner
@@ -152,6 +161,24 @@ def lint_next() -> None:
     except StorageUnavailable as error:
         # The claim expires, and a sweep notifies again.
         log.warning("lint.storage_unavailable", error=error.message)
+
+
+_EXPORTING = threading.Lock()
+"""Held while this process makes an export: it takes minutes and as much memory as a model, so one at a time."""
+
+
+@app.task(name=EXPORT_TASK)
+def make_exports() -> None:
+    """Make all exports that are due, unless another thread of this worker is already making them."""
+    if not _EXPORTING.acquire(blocking=False):
+        return
+    try:
+        while not DRAIN.begun and exports.export_one(_database(), _store(), _settings(), DRAIN):
+            _notify_webhooks()
+    except DatabaseUnavailable:
+        log.warning("export.database_unavailable")
+    finally:
+        _EXPORTING.release()
 
 
 @app.task(name=WEBHOOK_TASK)

@@ -17,6 +17,7 @@ TrustId = Annotated[str, Path(max_length=MAX_ID, description="`trust_...`")]
 EndpointId = Annotated[str, Path(max_length=MAX_ID, description="`we_...`")]
 DeliveryId = Annotated[str, Path(max_length=MAX_ID, description="`wh_...`")]
 TeacherKeyId = Annotated[str, Path(max_length=MAX_ID, description="`tkey_...`")]
+ExportId = Annotated[str, Path(max_length=MAX_ID, description="`export-...`")]
 KeyId = Annotated[str, Path(max_length=MAX_ID, description="The eight characters after `gt_live_` in the key's text.")]
 ProjectId = Annotated[str, Path(max_length=MAX_ID, description="`proj_...`")]
 ModelName = Annotated[

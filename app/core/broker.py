@@ -14,6 +14,7 @@ log = structlog.get_logger(__name__)
 TRAIN_TASK = "train.run_next"
 VALIDATE_TASK = "files.validate_next"
 LINT_TASK = "jobs.lint_next"
+EXPORT_TASK = "exports.make_next"
 WEBHOOK_TASK = "webhooks.deliver"
 
 
@@ -96,6 +97,11 @@ def notify_validation(url: str) -> None:
 def notify_linting(url: str) -> None:
     """Notify workers that a job's training file needs linting."""
     _notifier(url, LINT_TASK, "default").notify()
+
+
+def notify_exports(url: str) -> None:
+    """Notify workers that an export of a model is due."""
+    _notifier(url, EXPORT_TASK, "default").notify()
 
 
 def notify_webhooks(url: str) -> None:

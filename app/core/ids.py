@@ -109,6 +109,11 @@ def teacher_key_id() -> str:
     return _new("tkey_")
 
 
+def export_id() -> str:
+    """An export of a model, `export-...`."""
+    return _new("export-")
+
+
 def oidc_trust_id() -> str:
     """A trust in a CI system's tokens, `trust_...`."""
     return _new("trust_")

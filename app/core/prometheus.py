@@ -46,7 +46,12 @@ GPU_QUARANTINED: Final = Gauge(
 FILES_VALIDATED: Final = Counter(
     "grouptune_files_validated", "Validated files, by resulting status.", ["status"], registry=WORKER
 )
-
+EXPORTS: Final = Counter(
+    "grouptune_exports",
+    "Attempts at exports that this worker has ended, by outcome.",
+    ["outcome"],
+    registry=WORKER,
+)
 WEBHOOKS: Final = Counter(
     "grouptune_webhook_tries", "Webhook delivery attempts, by resulting state.", ["state"], registry=WORKER
 )

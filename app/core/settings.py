@@ -101,6 +101,8 @@ class Settings(BaseSettings):
     max_file_bytes: Annotated[int, Field(gt=0)] = 2 * 1024**3
     max_upload_bytes: Annotated[int, Field(gt=0)] = 8 * 1024**3
     """Limit for a file that is uploaded in parts."""
+    export_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    """How long a finished export is kept (docs/export.md)."""
     orphan_grace_seconds: Annotated[float, Field(ge=3600)] = 86_400.0
     """Age at which blobs that no row refers to are removed (docs/retention.md).
 

@@ -26,6 +26,7 @@ from app.main import PUBLIC, create_app
 from tests.api.conftest import SECRET_KEY
 from tests.api.server import Server, new_key, new_project
 from tests.setup_jobs import make_job, metrics_csv, stored_file
+from tests.setup_models import stored_export
 
 Route = tuple[str, str]
 """Method and path."""
@@ -39,6 +40,7 @@ BODIES: Final[dict[Route, Any]] = {
     ("POST", "/v1/files/{file_id}/convert/preview"): {},
     ("POST", "/v1/files/{file_id}/lint"): {"grader": {"type": "math", "reference": "1"}},
     ("PUT", "/v1/model_aliases/{alias}"): {"model": "ft:tiny:other::12345678"},
+    ("POST", "/v1/models/{model:path}/exports"): {"format": "merged"},
     ("POST", "/v1/fine_tuning/jobs/{job_id}"): {"priority": 0},
     ("POST", "/v1/fine_tuning/jobs/{job_id}/regrade"): {"grader": {"type": "math", "reference": "1"}},
     ("POST", "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"): {"project_ids": ["proj_x"]},
@@ -123,6 +125,7 @@ def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
             event_types=[EventType.cancelled],
         )
         emit(session, project_id, EventType.cancelled, queued.id)
+        export = stored_export(session, server.store, project_id, model)
         teacher_key = keys.put(session, Actor(project_id), KeyRing((SECRET_KEY,)), "https://x.example/v1", "k")
         [delivery], _ = endpoints.list_deliveries(session, project_id, endpoint.id, after=None, limit=1)
         return {
@@ -137,6 +140,7 @@ def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
             "endpoint_id": endpoint.id,
             "delivery_id": delivery.id,
             "key_id": teacher_key.id,
+            "export_id": export.id,
         }
 
 

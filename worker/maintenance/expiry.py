@@ -9,6 +9,7 @@ import structlog
 
 from app.core.accounts import idempotency
 from app.core.db import Database
+from app.core.exports import orders
 from app.core.files import chunked_uploads
 from app.core.inference import usage
 from app.core.jobs import deletion
@@ -22,6 +23,8 @@ log = structlog.get_logger(__name__)
 def remove_expired(database: Database, store: BlobStore) -> None:
     """Remove all expired data once. Raises `DatabaseUnavailable`."""
     while _remove_file(database, store):
+        pass
+    while _remove_export(database, store):
         pass
     with database.transaction() as session:
         chunked_uploads.expire(session)
@@ -42,6 +45,18 @@ def _remove_file(database: Database, store: BlobStore) -> bool:
             store.delete(blob)
         session.delete(file)
     log.info("file.expired", file=file.id)
+    return True
+
+
+def _remove_export(database: Database, store: BlobStore) -> bool:
+    with database.transaction() as session:
+        export = orders.next_expired(session)
+        if export is None:
+            return False
+        if export.blob is not None:
+            store.delete(export.blob)
+        session.delete(export)
+    log.info("export.expired", export=export.id)
     return True
 
 

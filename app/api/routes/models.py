@@ -19,6 +19,7 @@ from app.core.accounts import audit
 from app.core.accounts.audit import Action
 from app.core.accounts.scopes import Scope
 from app.core.errors import InvalidRequest, NotFound
+from app.core.exports import orders
 from app.core.jobs.deletion import delete_model
 from app.core.jobs.lineage import lineage_of
 from app.core.models import adapters, aliases, registry, stored_adapter
@@ -118,17 +119,19 @@ def retrieve_model(caller: Caller, model: ModelName, database: Db, store: Store,
 
 @router.delete("/{model:path}", name="delete_model", dependencies=[needs(Scope.models_write)])
 def remove_model(caller: Caller, model: ModelName, database: Db, store: Store, settings: Config) -> ModelDeleted:
-    """Delete a fine-tuned model, or a checkpoint of a finished job. Base models cannot be deleted."""
+    """Delete a fine-tuned model, or a checkpoint of a finished job, with its exports. Base models cannot be deleted."""
     base_names = {base.name for base in registry.list_base_models(settings.models_dir)}
     if registry.resolve_alias(model, settings.model_aliases) in base_names:
         raise InvalidRequest(
             f"'{model}' is a base model. Only fine-tuned models and checkpoints can be deleted.", param="model"
         )
     with database.transaction() as session:
+        exported = orders.blobs_of_model(session, model)
         adapter = delete_model(session, caller.project_id, model)
         before = audit.snapshot(adapter, "base_model", "job_id", "blob")
         audit.record(session, caller.actor, Action.model_delete, adapter.id, before=before)
-    store.discard(adapter.blob)
+    for blob in (adapter.blob, *exported):
+        store.discard(blob)
     return ModelDeleted(id=model)
 
 

@@ -40,7 +40,7 @@ class ReferencedBlob:
     """Key of the blob, or prefix of the tree."""
     is_tree: bool
     sha256: str | None
-    """Digest in the row of a file."""
+    """Digest in the row of a file or an export."""
 
 
 _NAMED: Final = text(
@@ -50,6 +50,8 @@ _NAMED: Final = text(
     SELECT rows_blob, false, rows_sha256 FROM files WHERE rows_blob IS NOT NULL
     UNION ALL
     SELECT blob, true, NULL FROM (SELECT blob FROM models UNION SELECT blob FROM checkpoints) AS trees
+    UNION ALL
+    SELECT blob, false, sha256 FROM exports WHERE blob IS NOT NULL
     UNION ALL
     SELECT 'uploads/' || uploads.id || '/' || upload_parts.id, false, NULL
     FROM upload_parts JOIN uploads ON uploads.id = upload_id WHERE uploads.status = 'pending'
@@ -61,6 +63,7 @@ _STILL_NAMED: Final = (
     text("SELECT FROM files WHERE :place IN (blob, rows_blob) FOR KEY SHARE"),
     text("SELECT FROM models WHERE blob = :place FOR KEY SHARE"),
     text("SELECT FROM checkpoints WHERE blob = :place FOR KEY SHARE"),
+    text("SELECT FROM exports WHERE blob = :place FOR KEY SHARE"),
     text(
         "SELECT FROM upload_parts JOIN uploads ON uploads.id = upload_id "
         "WHERE uploads.status = 'pending' AND 'uploads/' || uploads.id || '/' || upload_parts.id = :place"
@@ -74,6 +77,7 @@ LEFT_OUT: Final = {
     "checkpoints": "blob = ANY({gone})",
     "model_aliases": _GONE_MODEL,
     "checkpoint_permissions": _GONE_MODEL,
+    "exports": f"{_GONE_MODEL} OR coalesce(blob = ANY({{gone}}), false)",
     "upload_parts": "'uploads/' || upload_id || '/' || id = ANY({gone})",
     "workers": "true",
 }
@@ -83,6 +87,7 @@ _HELD: Final = {
     "job": "jobs",
     "file": "files",
     "model": "models",
+    "export": "exports",
     "upload": "uploads",
     "webhook endpoint": "webhook_endpoints",
     "trust in a CI system": "oidc_trusts",

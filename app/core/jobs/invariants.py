@@ -63,6 +63,7 @@ BLOBS: Final = {
     "the files of a model are stored": f"SELECT id, blob || '/{SUMS}' AS key FROM models",  # noqa: S608 - constant
     "the files of a checkpoint are stored": f"SELECT id, blob || '/{SUMS}' AS key FROM checkpoints",  # noqa: S608
     "a file is stored": "SELECT id, blob AS key FROM files",
+    "the archive of an export is stored": "SELECT id, blob AS key FROM exports WHERE blob IS NOT NULL",
     "the rows of a converted file are stored": "SELECT id, rows_blob AS key FROM files WHERE rows_blob IS NOT NULL",
 }
 """Invariant -> a query that returns ids and the blob keys that must exist."""

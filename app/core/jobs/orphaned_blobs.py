@@ -12,13 +12,14 @@ from typing import Final
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
+from app.core.exports.tables import Export, ExportStatus
 from app.core.files.tables import File, Upload, UploadStatus
 from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Checkpoint, Job
 from app.core.models.tables import TrainedModel
 from app.core.storage.blobs import BlobStore, ListedBlob
 
-PREFIXES: Final = ("files", "jobs", "uploads")
+PREFIXES: Final = ("exports", "files", "jobs", "uploads")
 """Prefixes that this installation writes below. Other keys in the store are left alone."""
 _BATCH: Final = 500
 
@@ -57,10 +58,12 @@ def _needed(session: Session, places: set[str]) -> set[str]:
     """Return the keys and prefixes among `places` that a row refers to or that an attempt or upload writes below."""
     names = list(places)
     needed: set[str] = set()
-    for blob in (File.blob, File.rows_blob, TrainedModel.blob, Checkpoint.blob):
+    for blob in (File.blob, File.rows_blob, TrainedModel.blob, Checkpoint.blob, Export.blob):
         needed.update(session.scalars(select(blob).where(blob.in_(names))))
     attempt = func.concat("jobs/", Job.id, "/a", Job.attempt)
     needed.update(session.scalars(select(attempt).where(Job.status == JobStatus.running, attempt.in_(names))))
+    archive = func.concat("exports/", Export.id, "/a", Export.attempts)
+    needed.update(session.scalars(select(archive).where(Export.status == ExportStatus.running, archive.in_(names))))
     upload = func.concat("uploads/", Upload.id)
     # `worker.maintenance.expiry` removes the parts of ended uploads together with their rows.
     unswept = or_(Upload.status == UploadStatus.pending, Upload.is_swept.is_(False))

@@ -178,6 +178,11 @@ def job_file(session: Session, project_id: str, file_id: str, param: str) -> Fil
     return file
 
 
+def held_out_file(session: Session, job_id: str) -> File | None:
+    """Return the validation file of a job; None without one, or if the job or the file is deleted."""
+    return session.scalar(select(File).join(Job, Job.validation_file == File.id).where(Job.id == job_id))
+
+
 def any_queued(session: Session) -> bool:
     """Return whether a job is queued and eligible now. Its project may still be at a limit."""
     eligible = select(Job.id).where(Job.status == JobStatus.queued, Job.eligible_at <= func.now())

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from app.core.accounts.projects import get_project
 from app.core.accounts.tables import ProjectUsage
 from app.core.errors import InvalidRequest, QuotaExceeded
+from app.core.exports.tables import Export
 from app.core.files.tables import File
 from app.core.jobs.attempts import THIS_MONTH
 from app.core.jobs.state_machine import JobStatus
@@ -61,15 +62,18 @@ def check_gpu_hours(session: Session, project_id: str, limit: int) -> None:
         )
 
 
-def check_stored_bytes(session: Session, project_id: str, adding: int, limit: int) -> None:
-    """Raise `QuotaExceeded` if `adding` bytes would exceed the limit. Holds the project's row to the commit."""
+def check_stored_bytes(session: Session, project_id: str, adding: int, limit: int, kind: str = "file") -> None:
+    """Raise `QuotaExceeded` if `adding` bytes would exceed the limit. Holds the project's row to the commit.
+
+    `kind` is what has these bytes, for the message.
+    """
     project = get_project(session, project_id, lock=True)
     stored = _stored_bytes(session, project_id)
     if stored + adding > limit:
         raise QuotaExceeded(
-            f"The project '{project.name}' stores {stored:,} bytes of files and may store {limit:,} (stored_bytes); "
-            f"this file has {adding:,}. Delete files that are no longer needed, or ask an administrator for a higher "
-            "limit."
+            f"The project '{project.name}' stores {stored:,} bytes of files and exports and may store {limit:,} "
+            f"(stored_bytes); this {kind} has {adding:,}. Delete files or exports that are no longer needed, or ask an "
+            "administrator for a higher limit."
         )
 
 
@@ -89,7 +93,9 @@ def _jobs(session: Session, project_id: str, *statuses: JobStatus) -> int:
 
 
 def _stored_bytes(session: Session, project_id: str) -> int:
-    return int(session.scalar(select(func.coalesce(func.sum(File.bytes), 0)).where(File.project_id == project_id)) or 0)
+    files = select(func.coalesce(func.sum(File.bytes), 0)).where(File.project_id == project_id)
+    exports = select(func.coalesce(func.sum(Export.bytes), 0)).where(Export.project_id == project_id)
+    return int(session.scalar(files) or 0) + int(session.scalar(exports) or 0)
 
 
 def _gpu_hours(session: Session, project_id: str) -> float:

@@ -48,17 +48,22 @@ def usable_adapters(session: Session, project_id: str, names: Collection[str]) -
     return {adapter.id: adapter for adapter in session.scalars(usable)}
 
 
-def find_adapter(session: Session, project_id: str, name: str) -> TrainedModel | None:
-    """Return the adapter with this id or alias if the project owns it or may use it."""
+def find_adapter(session: Session, project_id: str, name: str, *, lock: bool = False) -> TrainedModel | None:
+    """Return the adapter with this id or alias if the project owns it or may use it.
+
+    `lock` locks it against deletion, and against other callers that lock it.
+    """
     usable = select(TrainedModel).where(
         TrainedModel.id == _resolve_alias(session, project_id, name), _usable_by(project_id)
     )
+    if lock:
+        usable = usable.with_for_update(key_share=True, of=TrainedModel)
     return session.scalars(usable).one_or_none()
 
 
-def get_adapter(session: Session, project_id: str, name: str) -> TrainedModel:
+def get_adapter(session: Session, project_id: str, name: str, *, lock: bool = False) -> TrainedModel:
     """Return the adapter as `find_adapter` does. Raises `NotFound` instead of returning None."""
-    adapter = find_adapter(session, project_id, name)
+    adapter = find_adapter(session, project_id, name, lock=lock)
     if adapter is None:
         raise NotFound(f"There is no fine-tuned model '{name}' in this project.", code="model_not_found")
     return adapter

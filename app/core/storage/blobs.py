@@ -5,7 +5,7 @@ The last file of a stored tree is its list of digests (`SHA256SUMS`): a tree wit
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -137,8 +137,8 @@ class BlobStore(ABC):
         self.write(f"{prefix}/{SUMS}", [sums.encode()])
         return stored
 
-    def fetch_tree(self, prefix: str, destination: Path) -> None:
-        """Copy a stored tree into `destination` (created if necessary) and verify every digest.
+    def fetch_tree(self, prefix: str, destination: Path, names: Collection[str] | None = None) -> None:
+        """Copy a stored tree, or its files in `names`, into `destination` and verify every digest.
 
         Raises `BlobCorrupt` when the list of digests or a file is missing, or a file does not match its digest.
         """
@@ -149,6 +149,8 @@ class BlobStore(ABC):
             raise BlobCorrupt(f"The tree '{prefix}' is not complete: it has no {SUMS}.") from error
         for line in sums.splitlines():
             expected, _, name = line.partition("  ")
+            if names is not None and name not in names:
+                continue
             target = destination.joinpath(*PurePosixPath(name).parts)
             target.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -19,6 +19,8 @@ class EventType(StrEnum):
     paused = "fine_tuning.job.paused"
     requeued = "fine_tuning.job.requeued"
     checkpoint_created = "fine_tuning.job.checkpoint.created"
+    export_succeeded = "model.export.succeeded"
+    export_failed = "model.export.failed"
 
 
 # One row per subscribed endpoint; a project without endpoints costs one index lookup. The payload is stored as text, so

@@ -40,6 +40,10 @@ class MergeRefused(Exception):
     """The adapter cannot be merged. Nothing was written."""
 
 
+class MergeDiffers(MergeRefused):
+    """The merged model gives other log-probabilities than the unmerged one. Nothing was written."""
+
+
 class Survival(Protocol):
     """How much of the change of all merged layers survives rounding."""
 
@@ -64,10 +68,12 @@ class Comparison:
     """`rms` over the standard deviation of the log-probabilities over the vocabulary."""
     tolerance: float
     """The largest `relative` that rounding explains."""
+    positions: int
+    """Number of compared positions."""
 
     @classmethod
     def of(cls, merged: Tensor, unmerged: Tensor, without: Tensor, dtype: torch.dtype) -> "Comparison":
-        """Compares log-probabilities [B, T, V] of the merged model, the unmerged model and the base model."""
+        """Compares log-probabilities [..., V] of the merged model, the unmerged model and the base model."""
         rms = float((merged - unmerged).square().mean().sqrt())
         spread = float((unmerged - unmerged.mean(-1, keepdim=True)).square().mean().sqrt())
         return cls(
@@ -76,12 +82,13 @@ class Comparison:
             effect=float((unmerged - without).square().mean().sqrt()),
             relative=rms / spread,
             tolerance=max(_ROUNDINGS * torch.finfo(dtype).eps, _FLOOR),
+            positions=merged[..., 0].numel(),
         )
 
     def check(self) -> None:
         """Raises `MergeRefused` if rounding cannot explain the difference, or the difference is NaN."""
         if not self.relative <= self.tolerance:
-            raise MergeRefused(
+            raise MergeDiffers(
                 f"The merged model differs from the unmerged one: its log-probabilities differ by {self.rms:.2g} nats, "
                 f"{self.relative:.2%} of their spread, and rounding explains only {self.tolerance:.2%}. Nothing was "
                 "written; use the base model with the adapter."

@@ -1,0 +1,83 @@
+"""Bodies of `/v1/models/{model}/exports` and `/v1/exports`."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from app.api.pagination import Item
+from app.core.exports.tables import Export, ExportStatus
+from app.core.spec.export import ExportFormat, Manifest, Quantization
+from app.core.spec.frozen import Frozen
+
+
+class CreateExport(Frozen):
+    """The export to make. An equal one that is unfinished or has succeeded is returned instead of a new one."""
+
+    format: Annotated[
+        ExportFormat, Field(description="`merged`: the adapter merged into its base, one plain transformers model.")
+    ]
+    quantization: Annotated[
+        Quantization | None,
+        Field(description="Number format of the weights; null for the format's default."),
+    ] = None
+
+
+class ExportErrorObject(BaseModel):
+    """Why an export failed."""
+
+    code: str
+    message: str
+
+
+class ExportObject(Item):
+    """An export of a model. Poll it until `status` is `succeeded`, `failed` or `cancelled`."""
+
+    object: Literal["model.export"] = "model.export"
+    model: str
+    format: ExportFormat
+    quantization: Quantization | None
+    status: ExportStatus
+    progress: float = Field(description="From 0 to 1.")
+    stage: str | None = Field(description="What the worker does now, in words.")
+    error: ExportErrorObject | None
+    bytes: int | None = Field(description="Size of the archive.")
+    sha256: str | None = Field(description="Digest of the archive.")
+    manifest: Manifest | None = Field(description="The files, the check against the unmerged model, and versions.")
+    created_at: int = Field(description="Unix seconds.")
+    started_at: int | None
+    finished_at: int | None
+    expires_at: int | None = Field(description="When the export is removed.")
+
+    @classmethod
+    def of(cls, export: Export) -> "ExportObject":
+        """Return the export as clients see it."""
+        return cls(
+            id=export.id,
+            model=export.model,
+            format=ExportFormat(export.format),
+            quantization=export.options.get("quantization"),
+            status=ExportStatus(export.status),
+            progress=export.progress,
+            stage=export.stage if export.status == ExportStatus.running else None,
+            error=None if export.error is None else ExportErrorObject(**export.error),
+            bytes=export.bytes,
+            sha256=export.sha256,
+            manifest=None if export.manifest is None else Manifest.model_validate(export.manifest),
+            created_at=int(export.created_at.timestamp()),
+            started_at=_seconds(export.started_at),
+            finished_at=_seconds(export.finished_at),
+            expires_at=_seconds(export.expires_at),
+        )
+
+
+def _seconds(at: datetime | None) -> int | None:
+    return None if at is None else int(at.timestamp())
+
+
+class ExportDeleted(BaseModel):
+    """The export and its archive are deleted."""
+
+    id: str
+    object: Literal["model.export"] = "model.export"
+    deleted: Literal[True] = True
