@@ -58,6 +58,7 @@ from app.core.egress.client import Egress
 from app.core.egress.ip_policy import PrivateHosts
 from app.core.errors import BadSetup
 from app.core.graders.toolbox import ExternalServices, Toolbox
+from app.core.inference.engines import Engines
 from app.core.inference.usage import Recorder
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
@@ -150,8 +151,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         gc.freeze()  # excludes all objects that exist now from garbage collection: they live as long as the process
-        with shutdown.calling(app.state.hub.close):
-            yield
+        async with app.state.engines:
+            with shutdown.calling(app.state.hub.close):
+                yield
         gc.unfreeze()
         app.state.usage.close()
         database.dispose()
@@ -186,6 +188,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.store = open_store(
         settings.storage_dir, settings.storage_url, settings.storage_endpoint, settings.storage_region
     )
+    app.state.engines = Engines(settings, app.state.store)
     app.state.lint_pool = LintPool(database, app.state.store, app.state.graders)
     app.state.row_checks = RowCheckPool(database, app.state.store, settings.models_dir)
     for routes in V1:

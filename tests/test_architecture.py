@@ -55,7 +55,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         " app.core.estimates app.core.exports app.core.files app.core.graders app.core.ids app.core.lint"
         " app.core.models app.core.prometheus app.core.spec app.core.storage app.core.teachers app.core.tracing"
         " app.core.webhooks app.core.workers",
-        "app.core.inference": "app.core.db app.core.errors",
+        "app.core.inference": "app.core.accounts app.core.db app.core.errors app.core.ids app.core.jobs app.core.models"
+        " app.core.retry app.core.settings app.core.storage",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.exports.tables app.core.files.tables"
         " app.core.inference.tables app.core.jobs.tables app.core.models.tables app.core.teachers.tables"
         " app.core.webhooks.tables app.core.workers.tables",
@@ -132,7 +133,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "typer": "app.cli",
         "rich": "app.cli",
         "yaml": "app.cli",
-        "httpx": "app.client app.cli app.local app.core.egress.client worker.training.rollouts",
+        "httpx": "app.client app.cli app.local app.core.egress.client app.core.inference.engine_client"
+        " worker.training.rollouts",
         "httpcore": "app.core.egress.client",
         "cryptography": "app.core.secrets",
         "jwt": "app.auth.id_tokens",

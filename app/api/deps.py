@@ -18,6 +18,7 @@ from app.auth.key_cache import KeyCache
 from app.core.db import Database
 from app.core.egress.client import Egress
 from app.core.graders.toolbox import Toolbox
+from app.core.inference.engines import Engines
 from app.core.inference.usage import Recorder
 from app.core.jobs.submission import SubmissionLimits
 from app.core.secrets import KeyRing
@@ -42,6 +43,7 @@ Outgoing = Annotated[Egress, _from_state("egress")]
 CachedKeys = Annotated[KeyCache, _from_state("key_cache")]
 Tokens = Annotated[IdTokens, _from_state("id_tokens")]
 Graders = Annotated[Toolbox, _from_state("graders")]
+InferenceEngines = Annotated[Engines, _from_state("engines")]
 Jobs = Annotated[JobReader, _from_state("jobs")]
 Lints = Annotated[LintPool, _from_state("lint_pool")]
 RowChecks = Annotated[RowCheckPool, _from_state("row_checks")]

@@ -22,7 +22,6 @@ from app.core.errors import (
     Overloaded,
     PayloadTooLarge,
     PermissionDenied,
-    QuotaExceeded,
     RateLimited,
 )
 
@@ -42,6 +41,7 @@ class StorageFull(GrouptuneError):
 
     status = 507
     code = "storage_full"
+    retry_helps = False  # OpenAI's clients would send the whole file each time
 
 
 class RouteNotFound(NotFound):
@@ -72,13 +72,14 @@ def respond(error: GrouptuneError, headers: dict[str, str] | None = None) -> Res
     """Return the error as a response in OpenAI's envelope."""
     body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
     extra = dict(headers or {})
-    if error.status == DatabaseUnavailable.status or isinstance(error, RequestInProgress):
+    if error.retry_after_seconds is not None:
+        extra["retry-after"] = str(math.ceil(error.retry_after_seconds))
+    elif (error.status == DatabaseUnavailable.status and error.retry_helps) or isinstance(error, RequestInProgress):
         extra.setdefault("retry-after", str(RETRY_AFTER_SECONDS))
     if isinstance(error, RateLimited):
-        extra["retry-after"] = str(math.ceil(error.retry_after_seconds))
-        extra["retry-after-ms"] = str(math.ceil(error.retry_after_seconds * 1000))
-    if isinstance(error, StorageFull | QuotaExceeded):
-        extra["x-should-retry"] = "false"  # OpenAI's clients retry 429 and 5xx, with the whole file each time
+        extra["retry-after-ms"] = str(math.ceil(1000 * (error.retry_after_seconds or 0)))
+    if not error.retry_helps:
+        extra["x-should-retry"] = "false"  # OpenAI's clients retry 429 and 5xx
     if error.status == AuthenticationFailed.status:
         extra["www-authenticate"] = "Bearer"
     # ASCII only: a message may quote a lone surrogate, which UTF-8 cannot encode.

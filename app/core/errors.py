@@ -9,6 +9,10 @@ class GrouptuneError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: str | None = None
+    retry_after_seconds: float | None = None
+    """The wait that the client is asked for, if another request may succeed."""
+    retry_helps: ClassVar[bool] = True
+    """False keeps OpenAI's clients from retrying a 429 or 5xx."""
 
     def __init__(self, message: str | None = None, *, param: str | None = None, code: str | None = None) -> None:
         """`message` says what is wrong and how to fix it; it defaults to the class's docstring.
@@ -71,7 +75,7 @@ class RateLimited(GrouptuneError):
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
-    retry_after_seconds: float = 2.0
+    retry_after_seconds: float | None = 2.0
 
 
 class QuotaExceeded(GrouptuneError):
@@ -80,6 +84,7 @@ class QuotaExceeded(GrouptuneError):
     status = 429
     type = "insufficient_quota"
     code = "quota_exceeded"
+    retry_helps = False
 
 
 class DatabaseUnavailable(GrouptuneError):

@@ -137,18 +137,25 @@ class BlobStore(ABC):
         self.write(f"{prefix}/{SUMS}", [sums.encode()])
         return stored
 
-    def fetch_tree(self, prefix: str, destination: Path, names: Collection[str] | None = None) -> None:
-        """Copy a stored tree, or its files in `names`, into `destination` and verify every digest.
+    def tree_digests(self, prefix: str) -> dict[str, str]:
+        """Return path -> SHA-256 (hexadecimal) of the files of a stored tree, from its list of digests.
 
-        Raises `BlobCorrupt` when the list of digests or a file is missing, or a file does not match its digest.
+        Raises `BlobCorrupt` when the list is missing.
         """
         try:
             with self.open(f"{prefix}/{SUMS}") as blob:
                 sums = blob.read(MAX_SUMS_BYTES).decode()
         except BlobMissing as error:
             raise BlobCorrupt(f"The tree '{prefix}' is not complete: it has no {SUMS}.") from error
-        for line in sums.splitlines():
-            expected, _, name = line.partition("  ")
+        lines = (line.partition("  ") for line in sums.splitlines())
+        return {name: digest for digest, _, name in lines}
+
+    def fetch_tree(self, prefix: str, destination: Path, names: Collection[str] | None = None) -> None:
+        """Copy a stored tree, or its files in `names`, into `destination` (created if necessary); verify every digest.
+
+        Raises `BlobCorrupt` when the list of digests or a file is missing, or a file does not match its digest.
+        """
+        for name, expected in self.tree_digests(prefix).items():
             if names is not None and name not in names:
                 continue
             target = destination.joinpath(*PurePosixPath(name).parts)

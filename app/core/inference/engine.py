@@ -1,0 +1,231 @@
+"""One engine as the gateway sees it: whether it is available, its base models, and the adapters loaded on it."""
+
+import asyncio
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from app.core.errors import GrouptuneError
+from app.core.inference import probe
+from app.core.inference.adapter_files import NAME, AdapterFiles
+from app.core.inference.engine_client import EngineClient, ListedModel
+from app.core.inference.errors import AdapterCheckFailed, EngineBusy
+from app.core.models.hub_source import hub_source
+from app.core.models.registry import BaseModel
+
+log = structlog.get_logger(__name__)
+
+POLL_SECONDS: Final = 10.0
+FIRST_BACKOFF_SECONDS: Final = 0.5
+FAILED_CHECK_SECONDS: Final = 300.0
+"""After this time an adapter that failed its check is loaded again: the engine may have been repaired."""
+WAIT_FOR_ROOM_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True)
+class _FailedCheck:
+    error: AdapterCheckFailed
+    until: float
+    """Monotonic time."""
+
+
+class Engine:
+    """The state of one engine. All methods belong to one event loop."""
+
+    def __init__(self, client: EngineClient, max_adapters: int) -> None:
+        self.client = client
+        self.max_adapters = max_adapters
+        self.active = 0
+        """Requests that are running on it, from this process."""
+        self.is_available = False
+        self.polled = asyncio.Event()
+        """Set after the first poll."""
+        self.problem = ""
+        """Why it is not available."""
+        self.models: list[ListedModel] = []
+        self.adapters: OrderedDict[str, None] = OrderedDict()
+        """Names of the loaded adapters, least recently used first."""
+        self._checked: set[str] = set()
+        self._failed: dict[str, _FailedCheck] = {}
+        self._in_use: Counter[str] = Counter()
+        self._released = asyncio.Event()
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._changes = 0
+        """Number of loads and unloads: a list that was requested before one of them is outdated."""
+        self._lock = asyncio.Lock()
+        """Held during a load, so that two loads cannot take the same free place."""
+        self._failures = 0
+        self._poll_now = asyncio.Event()
+
+    async def watch(self) -> None:
+        """Poll the engine forever: every ten seconds, with backoff while it is down, and at once after a failure."""
+        while True:
+            await self.poll()
+            self._poll_now.clear()
+            wait = min(POLL_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** (self._failures - 1)) if self._failures else None
+            try:
+                async with asyncio.timeout(wait or POLL_SECONDS):
+                    await self._poll_now.wait()
+            except TimeoutError:
+                continue
+
+    async def poll(self) -> bool:
+        """Request the list of models; return whether the engine is available."""
+        changes = self._changes
+        try:
+            models = await self.client.models()
+        except GrouptuneError as error:
+            self._set_away(error.message)
+        else:
+            self._set_available(models, is_current=changes == self._changes)
+        self.polled.set()
+        return self.is_available
+
+    def failed(self) -> None:
+        """Poll soon, because a request has failed."""
+        self._poll_now.set()
+
+    @property
+    def retry_after_seconds(self) -> float:
+        return max(1.0, min(POLL_SECONDS, FIRST_BACKOFF_SECONDS * 2.0**self._failures))
+
+    def name_of(self, base: BaseModel) -> str | None:
+        """Return the engine's name of a base model; None if it does not serve it."""
+        names = {base.name.lower(), str(base.directory)}
+        if source := hub_source(base.directory):
+            names.add(source.hub_id.lower())
+        for model in self.models:
+            if model.parent is None and (model.id.lower() in names or (model.root or "") in names):
+                return model.id
+        return None
+
+    def failed_check(self, adapter: str) -> AdapterCheckFailed | None:
+        """Return the error of an adapter whose last check has failed."""
+        failed = self._failed.get(adapter)
+        return failed.error if failed is not None and failed.until > time.monotonic() else None
+
+    @contextmanager
+    def request(self, adapter: str | None) -> Iterator[None]:
+        """Count a request; its adapter is not unloaded during the block."""
+        self.active += 1
+        if adapter is not None:
+            self._in_use[adapter] += 1
+        try:
+            yield
+        finally:
+            self.active -= 1
+            if adapter is not None:
+                self._in_use[adapter] -= 1
+                self._released.set()
+
+    def has_ready(self, adapter: str) -> bool:
+        """Return whether the adapter is loaded and checked, and mark it as used now."""
+        if adapter not in self.adapters or adapter not in self._checked:
+            return False
+        self.adapters.move_to_end(adapter)
+        return True
+
+    async def load(self, files: AdapterFiles, base_name: str) -> None:
+        """Load and check an adapter; concurrent calls share one load. Call it inside `request`.
+
+        Raises `AdapterRefused`, `AdapterCheckFailed`, `EngineBusy` if all loaded adapters are in use, `UnknownToEngine`
+        if the engine cannot see the files, and `EngineUnavailable`.
+        """
+        task = self._loading.get(files.name)
+        if task is None:
+            task = asyncio.create_task(self._load(files, base_name), name=f"load {files.name}")
+            self._loading[files.name] = task
+            task.add_done_callback(lambda done: self._loaded(files.name, done))
+        await asyncio.shield(task)  # a client that hangs up does not stop the load for others
+
+    def _loaded(self, name: str, task: asyncio.Task[None]) -> None:
+        del self._loading[name]
+        if not task.cancelled():
+            task.exception()  # marks it as seen: the clients that waited for it may all have hung up
+
+    def forget(self, adapter: str) -> None:
+        """Note that the engine has lost an adapter."""
+        self._changes += 1
+        self.adapters.pop(adapter, None)
+        self._checked.discard(adapter)
+
+    async def _load(self, files: AdapterFiles, base_name: str) -> None:
+        async with self._lock:
+            if files.name not in self.adapters:
+                await self._make_room()
+                self._changes += 1
+                await self.client.load(files.name, str(files.path), base_name)
+                log.info("engine.adapter_loaded", engine=self.client.url, adapter=files.name)
+            self._changes += 1
+            self.adapters[files.name] = None
+            self.adapters.move_to_end(files.name)
+            if files.name not in self._checked:
+                await self._check(files, base_name)
+                self._checked.add(files.name)
+
+    async def _make_room(self) -> None:
+        """Unload the least recently used adapters until there is a free place."""
+        deadline = time.monotonic() + WAIT_FOR_ROOM_SECONDS
+        while len(self.adapters) >= self.max_adapters:
+            victim = next((name for name in self.adapters if not self._in_use[name]), None)
+            if victim is not None:
+                await self._unload(victim)
+                continue
+            self._released.clear()
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self._released.wait()
+            except TimeoutError:
+                raise EngineBusy(
+                    f"All {self.max_adapters} adapters of the engine are in use. Try again in a few seconds, or ask "
+                    "the operator to raise GROUPTUNE_SERVE_MAX_ADAPTERS."
+                ) from None
+
+    async def _unload(self, name: str) -> None:
+        self.forget(name)
+        await self.client.unload(name)
+        log.info("engine.adapter_unloaded", engine=self.client.url, adapter=name)
+
+    async def _check(self, files: AdapterFiles, base_name: str) -> None:
+        try:
+            await self._compare(files, base_name)
+        except AdapterCheckFailed as error:
+            log.error("engine.adapter_check_failed", engine=self.client.url, adapter=files.name, message=error.message)
+            self._failed[files.name] = _FailedCheck(error, time.monotonic() + FAILED_CHECK_SECONDS)
+            await self._unload(files.name)
+            raise
+        self._failed.pop(files.name, None)
+
+    async def _compare(self, files: AdapterFiles, base_name: str) -> None:
+        stored = probe.read(files.path)
+        if stored is not None:
+            found = probe.distances(stored, await self.client.prompt_logprobs(files.name, stored.ids))
+            log.info("engine.adapter_checked", engine=self.client.url, adapter=files.name, **vars(found))
+            probe.check(found)
+            return
+        with_adapter = await self.client.prompt_logprobs(files.name, probe.FIXED_IDS)
+        probe.check_differs(with_adapter, await self.client.prompt_logprobs(base_name, probe.FIXED_IDS))
+
+    def _set_away(self, problem: str) -> None:
+        if self.is_available or not self._failures:
+            log.warning("engine.away", engine=self.client.url, problem=problem)
+            self._checked.clear()  # what comes back may be another engine
+        self.is_available, self.problem = False, problem
+        self._failures += 1
+
+    def _set_available(self, models: list[ListedModel], *, is_current: bool) -> None:
+        if not self.is_available:
+            log.info("engine.available", engine=self.client.url, models=[model.id for model in models])
+        self.is_available, self._failures, self.models = True, 0, models
+        if is_current:
+            listed = {model.id for model in models if model.parent is not None and NAME.fullmatch(model.id)}
+            for name in self.adapters.keys() - listed:
+                self.forget(name)
+            for name in listed - self.adapters.keys():  # loaded by another process of the API
+                self.adapters[name] = None
+                self.adapters.move_to_end(name, last=False)
