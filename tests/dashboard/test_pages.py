@@ -2,13 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from openai import OpenAI
 from playwright.sync_api import Page, expect
+from sqlalchemy import select
 
+from app.core.accounts.tables import Project
+from app.core.db import Database
+from app.core.inference import usage
 from app.local.stack import Stack
 from tests.api.jobs import broken_at_17, gft
 from tests.dashboard.test_dashboard import Picture, SignIn
@@ -64,6 +69,7 @@ class Tour:
             "file-broken": f"/ui/files/{self.broken}",
             "new-job": f"/ui/new?training_file={self.file}",
             "models": "/ui/models",
+            "usage": "/ui/usage",
             "workers": "/ui/workers",
             "webhooks": "/ui/webhooks",
             "keys": "/ui/keys",
@@ -107,7 +113,31 @@ def tour(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tou
             )
         ]
         eventually(lambda: all(client.fine_tuning.jobs.retrieve(job).finished_at for job in jobs), 180.0)
+        add_usage(stack)
         yield Tour(jobs[0], jobs[1], file, broken)
+
+
+def add_usage(stack: Stack) -> None:
+    """Adds usage of three models on ten days."""
+    database = Database(stack.database_url)
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    with database.transaction() as session:
+        project_id = session.scalars(select(Project.id)).one()
+        rows = [
+            {
+                "start": today - timedelta(days=day),
+                "project_id": project_id,
+                "key_id": "key",
+                "model": model,
+                "requests": 2 + day,
+                "prompt_tokens": 100 * (day % 4),
+                "completion_tokens": 60 * size,
+            }
+            for size, model in enumerate(("tiny", "ft:tiny:default:sums:abcd1234", "ft:tiny:default::efgh5678"), 1)
+            for day in range(10)
+        ]
+        usage.add_sums(session, rows)
+    database.dispose()
 
 
 def settle(page: Page) -> None:

@@ -23,6 +23,7 @@ import { Models } from "./views/Models";
 import { NewJob } from "./views/NewJob";
 import { NotFound } from "./views/NotFound";
 import { SignIn } from "./views/SignIn";
+import { Usage } from "./views/Usage";
 import { Webhooks } from "./views/Webhooks";
 import { Workers } from "./views/Workers";
 
@@ -134,6 +135,7 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
             <Route path={`${ROOT}/ui/files`} component={Files} />
             <Route path={`${ROOT}/ui/files/:id`} component={FilePage} />
             <Route path={`${ROOT}/ui/models`} component={Models} />
+            <Route path={`${ROOT}/ui/usage`} component={Usage} />
             <Route path={`${ROOT}/ui/workers`} component={Workers} />
             <Route path={`${ROOT}/ui/webhooks`} component={Webhooks} />
             <Route path={`${ROOT}/ui/keys`} component={ApiKeys} />

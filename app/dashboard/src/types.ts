@@ -29,6 +29,8 @@ export type JobLint = Schemas["JobLint"];
 export type Worker = Schemas["WorkerObject"];
 export type Validation = Schemas["Validation"];
 export type RowUse = Schemas["RowUse"];
+export type UsagePage = Schemas["UsagePage"];
+export type UsageResult = Schemas["UsageResult"];
 export type Regraded = Schemas["Regraded"];
 export type RegradedGroup = Schemas["RegradedGroupObject"];
 
