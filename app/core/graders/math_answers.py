@@ -18,8 +18,10 @@ _SEPARATORS: Final = (
     re.compile(r","),
 )
 _BRACKET: Final = re.compile(r"\\?[(\[{]|\\?[)\]}]")
-_RATIO: Final = re.compile(r"\d{1,20}(?: ?: ?\d{1,20})+|\d{1,4}([-/.])\d{1,4}\1\d{1,4}")
+_RATIO: Final = re.compile(r"\d{1,20}(?:(?: ?: ?| to )\d{1,20})+|\d{1,4}([-/.])\d{1,4}\1\d{1,4}")
 """A ratio, a time or a date."""
+_BASED: Final = re.compile(r"-?\(?\d[\dA-Za-z]*\)?_.+")
+"""A number in another base."""
 _NAME: Final = (
     r"\\?[A-Za-z]+(?:_\{?\w+\}?)?'?(?:\([^()=]*\))?|\\text ?\{[^{}=]*\}|\\angle ?[A-Z]+|\((?:[a-z], ?)+[a-z]\)"
 )
@@ -29,10 +31,11 @@ _ABOUT: Final = re.compile(r"^\s*(?:\\(?:approx|simeq|sim)(?![A-Za-z])|[≈≃])
 _EQUALS: Final = re.compile(r"(?<![<>!])=")
 _TEXT_COMMAND: Final = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox) ?\{([^{}]*)\}")
 _EXPONENT: Final = re.compile(r"\^ ?\{? ?-?\d+")
+_GLUED: Final = re.compile(r"(?<=\d) (?=[A-Za-z]+$)")
 _WORDS: Final = re.compile(r"[^\W\d_]|(?=.*[^\W\d_]{2})[^\W\d_]+(?:[ '-]+[^\W\d_]+)*")
 _FUNCTIONS: Final = "sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt"
 _PIECE: Final = re.compile(
-    rf"(?P<skipped>(?<![{LETTER}\\])[{LETTER}]{{2,}}+[\^_] ?\{{? ?-?\w+ ?\}}?)"
+    rf"(?P<skipped>(?<![{LETTER}\\])(?!(?:{_FUNCTIONS})\d)[{LETTER}]{{2,}}+(?:[\^_] ?\{{? ?-?\w+ ?\}}?|-?\d\w*))"
     rf"|(?:\\[A-Za-z]+|(?<![{LETTER}])(?:{_FUNCTIONS}|[b-zB-HJ-Z])(?![{LETTER}'])"
     rf"|(?<=[\d)}}])[A-Za-z]{{1,3}}(?![{LETTER}])|(?<=[\d)}}%°]) ?,? ?(?:and|or) (?=[\d(\\$-]|[A-Za-z] ?=)"
     r"|(?<=\d) : (?=\d)|\\[^A-Za-z\s]|[.:;!](?=\S)|[\d\s{}()\[\]^_+\-*/=<>,|'%°$])+"
@@ -71,7 +74,8 @@ def final_answer(text: str) -> str:
     text = marked_answer(text) or trimmed(text)
     formula = last_formula(text)
     if formula is not None:
-        return formula
+        content, start = formula
+        return text if is_part(text, start) else content
     whole = read_number(text) or _words(text) or _DENIAL.match(text) or _is_expression(text)
     return text if whole else _last_piece(text)
 
@@ -85,7 +89,7 @@ def final_number(text: str) -> str:
     box = last_box(text)
     for marked in (marked_answer(text), trimmed(text)) if box is None else (box,):
         _, value = _assignment(_unwrapped(marked or ""))
-        if read_number(value, comma_is_point=True):
+        if read_number(value, is_answer=True):
             return value
         if _DENIAL.match(value):
             return ""
@@ -114,7 +118,7 @@ def _last_piece(text: str) -> str:
 def equal(reference: str, answer: str, algebra: Algebra | None = None) -> bool:
     """Return whether two normalised answers are equal. Raises NeedsAlgebra if that needs `algebra`."""
     reference, answer = _unwrapped(reference), _unwrapped(answer)
-    if reference == answer:
+    if _GLUED.sub("", reference) == _GLUED.sub("", answer):
         return True
     name, right = _assignment(reference)
     other_name, given = _assignment(answer)
@@ -139,12 +143,14 @@ def equal(reference: str, answer: str, algebra: Algebra | None = None) -> bool:
 
 def _compare_plain(reference: str, answer: str) -> bool | None:
     """Compare numbers, ratios and words; None if the two are something else."""
-    number, answer_number = read_number(reference), read_number(answer, comma_is_point=True)
+    number, answer_number = read_number(reference), read_number(answer, is_answer=True)
     if number and answer_number:
         return same_number(number, answer_number)
     words, answer_words = _words(reference), _words(answer)
     if words or answer_words:
         return words == answer_words
+    if _BASED.fullmatch(reference) or _BASED.fullmatch(answer):
+        return _digits_and_base(reference) == _digits_and_base(answer)
     time, answer_time = _TIME.fullmatch(reference), _TIME.fullmatch(answer)
     if time and answer_time and (half := time["half"]):
         return (time[1], half.lower()) == (answer_time[1], (answer_time["half"] or "").lower())
@@ -186,6 +192,10 @@ def _words(text: str) -> str:
     return text if len(text) == 1 else text.casefold()
 
 
+def _digits_and_base(text: str) -> str:
+    return re.sub(r"\\text|[(){} ]", "", text)
+
+
 def _ratio(text: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", text)] if _RATIO.fullmatch(text) else []
 
@@ -225,7 +235,7 @@ def _outer_brackets(text: str) -> str:
 
 def _split(text: str, separators: tuple[re.Pattern[str], ...]) -> list[str]:
     """Split at the separators outside of brackets; the commas of "1,234" part no numbers."""
-    if not separators or read_number(text):
+    if not separators or (separators[0] is not _SEPARATORS[0] and read_number(text)):
         return [text]
     depths = _depths(text)
     texts, start = [], 0

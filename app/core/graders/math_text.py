@@ -10,6 +10,8 @@ from typing import Final
 
 LETTER: Final = "A-Za-zÀ-ÖØ-öø-ɏͰ-ϿЀ-ӿ"
 """Letters that join with digits to a name ("x2", "m2"); Chinese, Japanese and Korean text does not."""
+AND: Final = r"(?:and|\\?&|und|et|y|e|en|og|och|и)"
+"""Words for "and" between two numbers."""
 
 _SYMBOLS: Final = {
     **dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d", "-"),
@@ -29,6 +31,7 @@ _SYMBOLS: Final = {
         "∅": "\\emptyset ",
     },
     **{"≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "\u222a": "\\cup ", "∩": "\\cap "},
+    **{"\u301c": "~", "\u2025": "..", "\u2026": "..."},
     **{"\u066b": ".", "\u066a": "%", "。": ". ", "、": ", ", "\u060c": ", ", "負": "-", "负": "-"},
 }
 _DENIED: Final = (
@@ -42,7 +45,7 @@ _REWRITES: Final = tuple(
     for pattern, replacement in (
         (r"[ \t\r\f\v]+", " "),
         (r"(?<=\n)[-*\u2022] (?=\d)", ""),  # the sign of an item of a list
-        (r"\}\^\{", ""),  # a run of superscripts is one exponent
+        (r"\}[\^_]\{", ""),  # a run of superscripts is one exponent, a run of subscripts one index
         (r"(?<![\d)])\*\*|\*\*(?![\d(-])", ""),  # Markdown, not a power
         (r"(?<=10)\*\*(?=-?\d)", "^"),
         (r"\^\{-\}(?=\d)", "-"),  # a superscript minus before a number
@@ -52,6 +55,14 @@ _REWRITES: Final = tuple(
         (r"(?<!\\)\\! ?", ""),
         (r"(?<=\d)(?:(?<!\\)\\[,;: ]|\{,\}|~|'|_)(?=\d{3}(?!\d))", ""),  # thousands
         (r"(?<=\d)\{,\}(?=\d)", "."),
+        (r"(?<=\d) ?~ ?(?=\d)", " to "),
+        (rf"(?<=\d) {AND} (?=\d+ ?/ ?\d|\\frac)", " and "),  # a mixed number
+        (r"(?<=[\d.])((?:\d[\u0304\u0305\u0307])+)", r"\\overline{\1}"),
+        (r"[\u0304\u0305\u0307]", ""),
+        (r"(?<![\d.,(\[{])(\d+),(?=\d*(?:\\(?:bar|overline|dot)(?![a-z])|\(\d+\)|\d ?(?:\.{3}|\\l?dots)))", r"\1."),
+        (r"\\dot ?\{?(\d)\}?(\d{0,40})\\dot ?\{?(\d)\}?", r"\\overline{\1\2\3}"),
+        (r"(\d\.\d*)(?:\\(?:bar|overline|dot) ?\{? ?(\d+) ?\}?|\((\d+)\)(?![\d(]))", r"\1\\overline{\2\3}"),
+        (r"(?<=\d)(\.\d+) ?(?:\.{3,}|\\[lc]?dots(?![A-Za-z]))(?! ?\d)", r"\1\\ldots "),
         (r"(?<!\\)\\[,;: ]|~", " "),
         (r"\\([$%])", r"\1"),
         (r"(?<![" + LETTER + r"])(?:Rs\.?|US|USD|EUR|GBP|INR|CHF|CAD|AUD|CNY|RMB|JPY) ?(?=[\d$])", ""),
@@ -65,12 +76,17 @@ _REWRITES: Final = tuple(
 )
 _SPACED_MINUS: Final = re.compile(r"(?<![\d)}\]%])(?<![\d)}\]%] )[\u2212\ufe63\uff0d]\s+(?=\d)")
 """The minus sign of Unicode is never a dash between words."""
+_MINUS_BEHIND: Final = re.compile(
+    r"(?<![-\u2212\u0660-\u0669\u06f0-\u06f9.,\u066b\u066c])"
+    r"([\u0660-\u0669\u06f0-\u06f9][\u0660-\u0669\u06f0-\u06f9.,\u066b\u066c]*+)[-\u2212\u2010-\u2013](?=[\s.,;!?)\u060c]|$)"
+)
+"""Text from right to left may have the minus sign behind its number."""
 _ANSWER: Final = re.compile(
     r"(?:\b(?i:answer|antwort|respuesta|réponse|resposta|risposta|antwoord|svar|odpowiedź|ответ|cevap)\b"
     r"|答案|答え|정답|उत्तर|الجواب|الإجابة)[^\n.!?\d=:]{0,40}?"
     r"(?:[:=]|\b(?:is|are|ist|es|est|è|é|это)\b|[是为為は은는])[\s:=]*"
 )
-_SENTENCE_END: Final = re.compile(r"\n|[.!?](?=\s|$)")
+_SENTENCE_END: Final = re.compile(r"\n|(?<!\bvs)(?<!\br)(?<!\brem)(?<!\bca)(?<!approx)[.!?](?=\s|$)")
 _BOX: Final = re.compile(r"\\(?:boxed|fbox)\s*")
 _ENVIRONMENT: Final = re.compile(
     r"\$\$(?P<display>[^$]+)\$\$|\$(?P<inline>(?!\s)[^$\n]+(?<!\s))\$(?!\d)"
@@ -83,7 +99,7 @@ def normalise(text: str) -> str:
     """Return the text with ASCII digits, signs and operators and plain LaTeX, without thoughts and group separators."""
     text = text.rpartition("</think>")[2]
     if not text.isascii():
-        text = _SPACED_MINUS.sub("-", text)
+        text = _MINUS_BEHIND.sub(r"-\1", _SPACED_MINUS.sub("-", text))
         text = "".join(map(_ascii, text))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
@@ -104,6 +120,8 @@ def _ascii(char: str) -> str:
     match unicodedata.decomposition(char).partition(" ")[0]:
         case "<super>":
             return f"^{{{_compatible(char)}}}"
+        case "<sub>":
+            return f"_{{{_compatible(char)}}}"
         case "<fraction>":
             return f" {_compatible(char)}"  # 2½ is 2 1/2, not 21/2
         case "<wide>" | "<narrow>" | "<font>":
@@ -144,17 +162,21 @@ def marked_answer(text: str) -> str | None:
     return trimmed(text[start : end.start() if end else len(text)]) or None
 
 
-def last_formula(text: str) -> str | None:
-    """Return the last LaTeX formula of a text; formulas that only "and", "or" or a comma part are joined to a list."""
+def last_formula(text: str) -> tuple[str, int] | None:
+    """Return the last LaTeX formula of a text and where it starts.
+
+    Formulas that only "and", "or" or a comma part are joined to a list.
+    """
     formulas: list[str] = []
-    end = 0
+    start = end = 0
     for match in _ENVIRONMENT.finditer(text):
         content = next(group for group in match.groups() if group is not None)
         if not (formulas and _JOINED.fullmatch(text, end, match.start())):
-            formulas = []
+            formulas, start = [], match.start()
         formulas.append(content.strip())
         end = match.end()
-    return ", ".join(formulas) or None
+    joined = ", ".join(formulas)
+    return (joined, start) if joined else None
 
 
 def trimmed(text: str) -> str:

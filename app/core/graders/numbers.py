@@ -9,7 +9,8 @@ from fractions import Fraction
 from math import inf
 from typing import Final
 
-from app.core.graders.math_text import LETTER
+from app.core.graders.math_text import AND, LETTER
+from app.core.graders.number_words import NUMBER_WORD, read_number_words
 
 _MAX_DIGITS: Final = 1000
 _INTEGER: Final = (
@@ -28,8 +29,9 @@ def _anonymous(pattern: str) -> str:
 
 
 BODY: Final = (
-    rf"(?:{_INTEGER} ?{_anonymous(_LATEX_FRACTION)}|{_anonymous(_LATEX_FRACTION)}"
-    rf"|(?:{_INTEGER} )?{_INTEGER} ?/ ?\d+(?![\d.,]*\d?/)"
+    rf"(?:{_INTEGER} ?(?:and )?{_anonymous(_LATEX_FRACTION)}|{_anonymous(_LATEX_FRACTION)}"
+    rf"|(?:{_INTEGER} (?:and )?)?{_INTEGER} ?/ ?\d+(?![\d.,]*\d?/)"
+    rf"|(?:{_INTEGER}|(?<![\d{LETTER}]))\.\d*(?:\\overline\{{\d+\}}|\\ldots ?)"
     rf"|{_DECIMAL}(?: ?(?:\\times|\\cdot|\*|x) ?10 ?\^ ?{_anonymous(_EXPONENT)})"
     rf"|{_DECIMAL}[eE][+-]?\d{{1,4}}(?!\d)"
     rf"|\d+ ?\^ ?{_anonymous(_EXPONENT)}"
@@ -49,6 +51,7 @@ _SCALES: Final[dict[str, int | Fraction]] = {
     **{"百": 10**2, "千": 10**3, "백": 10**2, "천": 10**3, "万": 10**4, "萬": 10**4, "만": 10**4},
     **{"亿": 10**8, "億": 10**8, "억": 10**8, "‰": Fraction(1, 1000)},
 }
+_LETTER_SCALES: Final = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 SCALE: Final = rf"[ -]?(?i:{'|'.join(sorted(_SCALES, key=len, reverse=True))})s?(?![{LETTER}])"
 SUFFIX: Final = rf"(?P<mark> ?[%°])?(?P<scale>{SCALE})?"
 """Pattern of what may follow a number and belongs to it."""
@@ -59,7 +62,8 @@ _UNIT: Final = (
 )
 CHANGE: Final = (
     r"(?:(?:and )?(?:a|one|two|three) (?:half|halves|third|quarter|fifth|tenth)|squared|cubed|factorial"
-    r"|halves|thirds|fourths|fifths|sixths|eighths|ninths|tenths|hundredths|thousandths|remainder|mod)s?\b"
+    r"|halves|thirds|fourths|fifths|sixths|eighths|ninths|tenths|hundredths|thousandths|remainder|mod"
+    r"|\(?(?:in )?(?:binary|octal|hex|hexadecimal|base(?= \d)))s?\b"
 )
 """Words behind a number that change it: "2 and a half" is not 2."""
 _SIGN: Final = (
@@ -68,34 +72,64 @@ _SIGN: Final = (
 )
 """A minus sign belongs to the number unless an operand precedes it: "5-3" ends in 3, "x = -3" in -3."""
 _NUMBER: Final = re.compile(
-    rf"(?:[{LETTER}]{{0,3}}\$ ?)?(?P<sign>[+-] ?)?\$?(?P<body>{BODY}){SUFFIX}(?P<unit>{_UNIT})?[ .$]*"
+    rf"(?:[{LETTER}]{{0,3}}\$ ?)?(?P<sign>[+-] ?)?\$?(?P<body>{BODY}){SUFFIX}"
+    rf"(?P<letter>[kKMB](?![{LETTER}]))?(?P<unit>{_UNIT})?[ .$]*"
 )
 _TOKEN: Final = re.compile(
     rf"(?P<skipped>(?<![{LETTER}])(?:(?i:step|equation|eq|figure|exercise)s?\.? ?\d+"
-    rf"|(?<!\\)[{LETTER}]++(?:[\^_] ?\{{? ?-?\w+ ?\}}?|\d[\w.]*))|^ *\d+[.)] +(?=\S))"
+    rf"|(?<!\\)[{LETTER}]++(?:[\^_] ?\{{? ?-?\w+ ?\}}?|\d[\w.]*)"
+    rf"|(?<![\\\w])(?:[A-Z]|[{LETTER}]{{2,}}+)-\d[\w.]*)|^ *\d+[.)] +(?=\S))"
     rf"|(?<!\d)(?<!\d[.,:])(?P<sign>{_SIGN} ?)?\$?"
-    rf"(?P<body>(?<![(\[{{])\d+,(?:\d{{1,2}}|\d{{4,}})(?![\d,])|{BODY}){SUFFIX}(?![.,:]?\d)"
-    rf"(?P<term>(?=[abcpqruvwkKMBR](?![{LETTER}])|h\d| ?(?:"
+    rf"(?P<body>(?<![(\[{{])\d+,(?:\d{{1,2}}|\d{{4,}})(?![\d,])|{BODY}){SUFFIX}(?:[kKMB](?![{LETTER}]))?"
+    rf"(?![.,:]?\d)(?P<term>(?=[abcpqruvwR](?![{LETTER}])|h\d| ?(?:"
     rf"\(? ?\\?[pb]?mod\b|\\(?:pi|sqrt|frac|infty|pm)|[inxyz](?![{LETTER}])|\^|_\{{?\d|{CHANGE})))?"
     rf"|(?:\\(?:sqrt|pm)|\+/?-|[\^_]|[{LETTER})}}] ?/) ?[{{(]?[\d,.:]*\d"
     rf"|\d[\d.,:]*",
     re.MULTILINE,
 )
 """What looks like a number, and the number in it if it is one by itself."""
+_SPLIT_UNIT: Final = (
+    "days?|weeks?|months?|years?|yrs?|pounds?|lbs?|stone|yards?|yds?|gallons?|gal|quarts?|qt|pints?|cups?|dollars?"
+    "|euros?|rupees?|km|m|cm|kg|miles?|dozen"
+)
+"""Units that a smaller unit follows: "5 pounds 3 ounces"."""
+_RESULT_VERBS: Final = (
+    "is|equals?|equal|rounds?|rounded|up|down|out|back|close|simplif(?:y|ies|ied)|reduces?d?|comes?|evaluates?d?|amounts"
+    "|adds?|sums|leads|converts?|boils|corresponds"
+)
+"""Words that make "to" name a result ("5.7 rounds to 6"), not a range ("5 to 6")."""
 _PART: Final = re.compile(
     rf"(?:[\d)}}%°] ?(?:[*/x]|\\(?:times|cdot)|or|by|out of) ?|\bmod ?\(?|\d-\d\d?-|\bbetween [^.]{{1,20}} and "
     r"|(?:[<>≠]=?|!=|\\(?:neq?|geq?|leq?|gt|lt)) ?"
     rf"|(?<![{LETTER}])\\?(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt) ?[({{]? ?|(?<![{LETTER}])[{LETTER}]\("
     r"|[}\]]\{|\\(?:overline|bar) ?\{|\.\(|\||-\(|\d'|\d ?(?:h|hours?|hrs?|feet|foot|ft|min|minutes?),? (?:and )?"
+    rf"|\d ?(?:{_SPLIT_UNIT}) (?:and )?"
+    rf"|\d ?[%°]?(?: ?[^\W\d_]{{2,}}){{1,3}},? (?:{AND}|plus) "
+    rf"|(?:^|[:=.\n]|\b(?:is|are|has|have)\b) ?\d[\d.,]* [^\W\d_]{{2,}}, "
+    rf"|(?:\d|(?<![{LETTER}])(?:{NUMBER_WORD})) {AND} (?:an? )?"
+    r"|\d ?[%°]?,? ?(?:with |and )?(?:an? )?(?:(?i:remainder|rem|reste?|resto|r)\b\.?(?: of| is)?|余)[ :=]{0,3}"
+    rf"|\d ?[%°$]?(?: ?(?!(?:{_RESULT_VERBS})\b)[^\W\d_]+)? "
+    r"(?:to|through|thru|until|till|bis|à|al|até|tot|до|vs\.?|versus) "
+    r"|\d (?:a|by) |\d ?\.{2,} ?|\bbase "
     r")\$?$"
 )
 """What stands before a number that is a part of a term, a range or a choice: "2 + 3", "log 2", "4 or 5", "x > 5"."""
-_REACH: Final = 40
+_REACH: Final = 50
+_DELIMITER: Final = re.compile(r"\\[()\[\]]|(?<=\d)\$|\\text ?\{([^{}]*)\}")
+"""What surrounds formulas and the words in them."""
+_FRACTION: Final = re.compile(r"\d+ ?/|\\frac")
+_OPERAND: Final = re.compile(r"[\d)}] ?[+-] ?\$?$")
+"""What stands before a fraction that is a part of a mixed number: "2-1/2", "2 + 1/2"."""
 _SCALE_TEXT: Final = re.compile(rf"\\(?:text|mathrm|mbox|textrm) ?\{{({SCALE}[^{{}}]*)\}}")
-_REMARK: Final = re.compile(rf"\((?! ?\\?[pb]?mod\b|(?:in )?{SCALE})(?=[^()]*[{LETTER}]{{2}})[^()]*\)")
+_REMARK: Final = re.compile(
+    rf"\((?! ?\\?[pb]?mod\b|(?:in )?(?:{SCALE}|base|binary|octal|hex))(?=[^()]*[{LETTER}]{{2}})[^()]*\)"
+)
 _DIGIT: Final = re.compile(r"\d")
 _DECIMAL_COMMA: Final = re.compile(r"\d+,(?:\d{1,2}|\d{4,})")
 _EUROPEAN: Final = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+")
+_ENDLESS: Final = re.compile(r"(?P<digits>.*?)(?:\\overline\{(?P<period>\d+)\}|\\ldots ?)")
+_REPEATED: Final = re.compile(r"(?P<head>\d{0,12}?)(?:(?P<one>\d)(?P=one){2,}|(?P<many>\d{2,12}?)(?P=many)+)")
+_BASED: Final = re.compile(r"(?P<sign>-?)\(?(?P<digits>(?=[A-Z]*\d)[\dA-Z]+)\)?_ ?\{? ?(?P<base>\d{1,2}) ?\}?")
 _POWER: Final = re.compile(rf"(\d+) ?\^ ?{_EXPONENT}")
 _TIMES_TEN: Final = re.compile(r"[eE]| ?(?:\\times|\\cdot|\*|x) ?10 ?\^ ?")
 _SHORT_FRACTION: Final = re.compile(r"\\frac ?(\d)(\d)")
@@ -103,16 +137,11 @@ _GROUPING: Final = re.compile(r"(?<=\d)[, ](?=\d{3}(?!\d))")
 _COEFFICIENT: Final = re.compile(r"[a-ik-z]|[abcnpqruvwxyz]{2,3}", re.IGNORECASE)
 """Letters that directly follow a number and are more likely variables than a unit."""
 _CHANGES: Final = re.compile(
-    r"\b(?:half|third|quarter|and|or|times|plus|minus|over|score|to|of|divided|not|million)\b"
+    r"\b(?:half|third|quarter|and|or|times|plus|minus|over|score|to|of|divided|not|million"
+    r"|vs|versus|through|until|till|bis)\b"
     rf"|\b{CHANGE}|\b[abnpqrtuvwxyzR]\^?\{{?\d",
     re.IGNORECASE,
 )
-_WORDS: Final = {
-    word: number
-    for number, word in enumerate(
-        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -127,24 +156,33 @@ class Number:
     """Whether it has a decimal point, so that it may be a rounded number."""
     mark: str = ""
     """`%`, `°` or nothing."""
+    is_cut: bool = False
+    """Whether more digits follow, which are not written: "3.14..."."""
 
 
-def read_number(text: str, *, comma_is_point: bool = False) -> Number | None:
+def read_number(text: str, *, is_answer: bool = False) -> Number | None:
     """Return the number that the whole text is, apart from a currency and a unit; None if it is anything else.
 
-    "3,5" is read as 3.5 only with `comma_is_point`; alone, it could be two numbers.
+    Only with `is_answer`, "3,5" is read as 3.5 and "1.5k" as 1500: a reference could mean two numbers, or a variable.
     """
     text = _SCALE_TEXT.sub(r"\1", text.strip())
     if len(text) > _MAX_DIGITS:
         return None
-    if text.lower() in _WORDS:
-        return Number(Fraction(_WORDS[text.lower()]), 0)
+    if (spelled := read_number_words(text)) is not None:
+        return _exact(spelled)
+    if based := _BASED.fullmatch(text):
+        return _read_based(based)
     match = _NUMBER.fullmatch(text)
-    if match is None and comma_is_point and text.count(",") == 1:
+    if match is None and is_answer and text.count(",") == 1:
         match = _NUMBER.fullmatch(text.replace(",", "."))
-    if match is None or _changes_value(match["unit"] or "", degrees=(match["mark"] or "").strip() == "°"):
+    if (
+        match is None
+        or (match["letter"] and not is_answer)
+        or _changes_value(match["unit"] or "", degrees=(match["mark"] or "").strip() == "°")
+    ):
         return None
-    return _number(match)
+    number = _number(match)
+    return number and (_exact(number.value * _LETTER_SCALES[match["letter"]]) if match["letter"] else number)
 
 
 def last_number(text: str) -> str:
@@ -158,6 +196,8 @@ def last_number(text: str) -> str:
         return ""
     if is_part(text, tokens[-1].start()) or is_part(text, tokens[-1].start("body")):
         return ""
+    if _FRACTION.match(tokens[-1]["body"]) and _OPERAND.search(text[: tokens[-1].start("body")][-_REACH:]):
+        return ""
     return tokens[-1][0].strip() if _number(tokens[-1]) else ""
 
 
@@ -169,7 +209,8 @@ def without_remarks(text: str) -> str:
 
 def is_part(text: str, start: int) -> bool:
     """Return whether the number at `start` is only a part of what the text says: "2 + 3", "4 or 5", "2 h 30 min"."""
-    return bool(_PART.search(text[max(0, start - _REACH) : start]))
+    before = _DELIMITER.sub(r"\1", text[max(0, start - _REACH) : start])
+    return bool(_PART.search(before.replace("  ", " ")))
 
 
 def _changes_value(unit: str, *, degrees: bool) -> bool:
@@ -184,13 +225,28 @@ def _number(match: re.Match[str]) -> Number | None:
         number = _read_body(match["body"].strip())
     except (ZeroDivisionError, OverflowError, ValueError):
         return None
+    if match["scale"] and number.is_cut:
+        return None
     if match["scale"]:
         number = _exact(number.value * _SCALES[match["scale"].strip(" -").lower().removesuffix("s")])
     value = number.value * (-1 if "-" in (match["sign"] or "") else 1)
     return replace(number, value=value, mark=(match["mark"] or "").strip())
 
 
+def _read_based(match: re.Match[str]) -> Number | None:
+    try:
+        value = int(match["digits"], int(match["base"]))
+    except ValueError:  # no such base, or a digit that the base does not have
+        return None
+    return Number(Fraction(-value if match["sign"] else value), 0)
+
+
 def _read_body(body: str) -> Number:
+    if endless := _ENDLESS.fullmatch(body):
+        whole, _, decimals = _with_point(endless["digits"].replace(" ", "")).partition(".")
+        if endless["period"]:
+            return Number(_repeating(whole, decimals, endless["period"]), inf)
+        return Number(Fraction(f"{whole or 0}.{decimals}"), len(decimals), is_decimal=True, is_cut=True)
     if "\\frac" in body or "/" in body:
         return _exact(_read_fraction(body))
     if power := _POWER.fullmatch(body):
@@ -203,6 +259,12 @@ def _read_body(body: str) -> Number:
     exponent = int(powers[0].strip("{} ")) if powers else 0
     places = max(0, len(mantissa.partition(".")[2]) - exponent)
     return Number(Fraction(mantissa) * Fraction(10) ** exponent, places, is_decimal="." in mantissa)
+
+
+def _repeating(whole: str, decimals: str, period: str) -> Fraction:
+    """Return the value of a decimal whose last digits repeat without end: "1", "2", "3" is 1.2333..."""
+    start = Fraction(f"{whole or 0}.{decimals or 0}")
+    return start + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(decimals))
 
 
 def _read_fraction(body: str) -> Fraction:
@@ -252,12 +314,29 @@ def _as_share(number: Number) -> Number:
 
 
 def _equal(reference: Number, answer: Number) -> bool:
+    if reference.is_cut or answer.is_cut:
+        return _continues(answer, reference) if answer.is_cut else _continues(reference, answer)
     if reference.value == answer.value:
         return True
     rounded_reference = reference.is_decimal and _significant_digits(reference) >= 3
     return (rounded_reference and _is_rounded(reference, answer)) or (
         answer.is_decimal and answer.places >= 6 and _is_rounded(answer, reference)
     )
+
+
+def _continues(cut: Number, exact: Number) -> bool:
+    """Return whether the exact number continues the digits of a cut one.
+
+    That is the repetition of its last digits (0.1666... is 1/6), or any number if six decimal places agree.
+    """
+    if exact.is_cut:
+        return (cut.value, cut.places) == (exact.value, exact.places)
+    sign, places = -1 if cut.value < 0 else 1, int(cut.places)
+    whole, decimals = divmod(abs(int(cut.value * 10**places)), 10**places)
+    repeated = _REPEATED.fullmatch(str(decimals).zfill(places))
+    if repeated and exact.value == sign * _repeating(str(whole), repeated["head"], repeated["one"] or repeated["many"]):
+        return True
+    return places >= 6 and exact.places >= places + 3 and 0 < sign * (exact.value - cut.value) < Fraction(1, 10**places)
 
 
 def _significant_digits(decimal: Number) -> int:

@@ -241,6 +241,116 @@ def test_fractions(
 
 
 @settings(deadline=None, max_examples=200)
+@given(st.integers(0, 50), st.from_regex(r"[0-9]{0,3}", fullmatch=True), st.from_regex(r"[0-9]{1,4}", fullmatch=True))
+def test_repeating_decimal(whole: int, head: str, period: str) -> None:
+    assume(set(period) - {"0", "9"})
+    shift, cycle = 10 ** len(head), 10 ** len(period) - 1
+    value = whole + Fraction(int(head or 0), shift) + Fraction(int(period), shift * cycle)
+    digits = f"{whole}.{head}"
+    dotted = [f"{digits}{period * 3}{dots}" for dots in ("...", "\u2026", r"\ldots")]
+    forms = [rf"{digits}\overline{{{period}}}", rf"{digits}\bar{{{period}}}", f"{digits}({period})"]
+    for form in forms + dotted:
+        assert is_right(str(value), form), form
+        assert is_right(rf"{digits}\overline{{{period}}}", form), form
+        assert not is_right(str(value + Fraction(1, shift)), form), form
+    for form in dotted:
+        assert not is_right(f"{digits}{period * 3}", form), form
+
+
+ONES = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+)
+TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+SCALES = ((9, "billion"), (6, "million"), (3, "thousand"), (2, "hundred"))
+
+
+def spelled(number: int, link: str) -> str:
+    """The number in English words; `link` stands behind "hundred"."""
+    if number < 20:
+        return ONES[number]
+    if number < 100:
+        return TENS[number // 10 - 2] + (f"-{ONES[number % 10]}" if number % 10 else "")
+    unit, name = next((10**power, name) for power, name in SCALES if number >= 10**power)
+    rest = number % unit
+    return f"{spelled(number // unit, link)} {name}" + (f"{link}{spelled(rest, link)}" if rest else "")
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.integers(0, 10**12 - 1) | st.integers(0, 2000), st.integers(0, 2000), st.sampled_from([" ", " and "]), MODES)
+def test_number_words(number: int, other: int, link: str, find: Callable[[str], str]) -> None:
+    text = spelled(number, link)
+    assert is_right(str(number), f"The answer is {text}.", find)
+    assert is_right(str(-number), f"minus {text}", find)
+    assert is_right(text, str(number))
+    assume(number != other)
+    assert not is_right(str(other), text, find)
+
+
+PAIRS = [
+    "{} remainder {}",
+    "{} R {}",
+    "{}, remainder {}",
+    "{} Rest {}",
+    "{} reste {}",
+    "{} resto {}",
+    "{} with a remainder of {}",
+    "{} to {}",
+    "{}% to {}%",
+    "from {} km to {} km",
+    "{} bis {}",
+    "{} vs. {}",
+    "{}...{}",
+    "{} apples and {} pears",
+    "{} Äpfel und {} Birnen",
+    "{} pounds {} ounces",
+    r"\({}\) apples and \({}\) pears",
+    "${}$ to ${}$",
+    r"{} \text{{ remainder }} {}",
+    "{} and 1/{}",
+    "{}_{}",
+    "{} in base {}",
+]
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.integers(11, 99), st.integers(3, 9), st.sampled_from(PAIRS), FRAMES, MODES)
+def test_two_numbers_are_not_one(first: int, second: int, pair: str, frame: str, find: Callable[[str], str]) -> None:
+    answer = find(frame.format(pair.format(first, second)))
+    for number in (str(first), str(second), f"1/{second}"):
+        with contextlib.suppress(NeedsAlgebra):
+            assert not (answer and equal(number, answer)), answer
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 99), st.integers(2, 9), st.sampled_from(["and", "&", "und", "et", "y"]), FRAMES, MODES)
+def test_mixed_number_with_a_word(whole: int, bottom: int, link: str, frame: str, find: Callable[[str], str]) -> None:
+    for fraction in (f"1/{bottom}", rf"\frac{{1}}{{{bottom}}}"):
+        response = frame.format(f"{whole} {link} {fraction}")
+        assert is_right(str(whole + Fraction(1, bottom)), response, find)
+        assert not is_right(f"1/{bottom}", response, find)
+        assert not is_right(str(whole), response, find)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.from_regex(r"[1-9][0-9]{0,2}(\.[0-9])?", fullmatch=True), st.sampled_from("kKMB"), FRAMES, MODES)
+def test_letter_for_thousand(number: str, letter: str, frame: str, find: Callable[[str], str]) -> None:
+    value = Fraction(number) * {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}[letter]
+    response = frame.format(f"${number}{letter}").replace("{$", "{\\$")
+    assume("\\(" not in frame and "km" not in frame)
+    assert is_right(str(value), response, find)
+    assert not is_right(number, response, find)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.from_regex(r"[A-Z]{2,4}-?", fullmatch=True), st.integers(2, 99), FRAMES, MODES)
+def test_number_in_a_name_is_no_answer(name: str, number: int, frame: str, find: Callable[[str], str]) -> None:
+    answer = find(frame.format(f"{name}{number}"))
+    with contextlib.suppress(NeedsAlgebra):
+        assert not (answer and equal(str(number), answer)), answer
+
+
+@settings(deadline=None, max_examples=200)
 @given(st.text(max_size=80) | st.text(alphabet="12 .,/^-=(){}[]\\$%abxfrcoxed:", max_size=60), numbers)
 def test_any_text_is_graded(text: str, reference: str) -> None:
     for find in (final_answer, final_number):
@@ -264,6 +374,16 @@ HOSTILE = [
     "answer ",
     "1 and ",
     "12,34,",
+    "1.1",
+    "0.(1)",
+    "1 to ",
+    "a1",
+    "A-1",
+    "\u0664",
+    "5 apples and ",
+    "1...",
+    r"\dot{1}",
+    "1_",
 ]
 
 
