@@ -23,7 +23,7 @@ ANSWER_BYTES: Final = 512
 
 
 def deliver_batch(database: Database, egress: Egress, ring: KeyRing) -> bool:
-    """Send up to 16 due deliveries; return False if none was due. Raises `DatabaseUnavailable` and `BadSetup`."""
+    """Send up to 16 due deliveries; return False if none was due. Raises `DatabaseUnavailable`."""
     with database.transaction() as session:
         batch = deliveries.claim(session, ring, limit=AT_ONCE, seconds=CLAIM_SECONDS)
     if not batch:
@@ -41,6 +41,8 @@ def deliver_batch(database: Database, egress: Egress, ring: KeyRing) -> bool:
 
 def send(egress: Egress, outgoing: OutgoingDelivery) -> DeliveryTry:
     """Make one attempt; errors are in the returned value."""
+    if outgoing.problem is not None:
+        return DeliveryTry(None, outgoing.problem, "", 0.0)
     started = time.monotonic()
     try:
         answer = egress.request(

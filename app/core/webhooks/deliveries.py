@@ -9,6 +9,7 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.orm import Session
 from standardwebhooks import Webhook
 
+from app.core.errors import BadSetup
 from app.core.secrets import KeyRing
 from app.core.webhooks.tables import WebhookDelivery, WebhookEndpoint
 
@@ -56,7 +57,9 @@ class OutgoingDelivery:
     id: str
     url: str
     payload: bytes
-    secrets: tuple[str, ...]
+    secrets: tuple[str, ...] = ()
+    problem: str | None = None
+    """Why it cannot be signed; None if it can."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,8 @@ def any_due(session: Session) -> bool:
 def claim(session: Session, ring: KeyRing, *, limit: int, seconds: float) -> list[OutgoingDelivery]:
     """Claim due deliveries for `seconds`, by the database's clock. The claims of a worker that dies expire.
 
-    Only the oldest few of each endpoint are claimed, so that a slow or busy endpoint does not delay the others. Raises
-    `BadSetup` if a secret cannot be decrypted.
+    Only the oldest few of each endpoint are claimed, so that a slow or busy endpoint does not delay the others. A
+    secret that cannot be decrypted is the `problem` of its own deliveries.
     """
     taken = list(session.scalars(_CLAIM, {"limit": limit, "seconds": seconds, "each": AT_ONCE_EACH}))
     rows = session.execute(
@@ -97,10 +100,17 @@ def claim(session: Session, ring: KeyRing, *, limit: int, seconds: float) -> lis
         .where(WebhookDelivery.id.in_(taken))
     )
     now = session.scalar(select(func.now()))
-    return [
-        OutgoingDelivery(delivery.id, endpoint.url, delivery.payload.encode(), secrets_of(endpoint, ring, now))
-        for delivery, endpoint in rows
-    ]
+    return [_outgoing(delivery, endpoint, ring, now) for delivery, endpoint in rows]
+
+
+def _outgoing(
+    delivery: WebhookDelivery, endpoint: WebhookEndpoint, ring: KeyRing, now: datetime | None
+) -> OutgoingDelivery:
+    payload = delivery.payload.encode()
+    try:
+        return OutgoingDelivery(delivery.id, endpoint.url, payload, secrets_of(endpoint, ring, now))
+    except BadSetup as error:
+        return OutgoingDelivery(delivery.id, endpoint.url, payload, problem=error.message)
 
 
 def secrets_of(endpoint: WebhookEndpoint, ring: KeyRing, now: datetime | None) -> tuple[str, ...]:
