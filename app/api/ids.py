@@ -1,26 +1,63 @@
-"""Ids in paths and queries. Over-long ones are rejected before the database is queried."""
+"""Ids in paths and queries. Text that cannot be an id is not found, before the database is queried."""
 
-from typing import Annotated, Final
+import re
+from typing import Annotated, Any, Final
 
 from fastapi import Path
+from pydantic import AfterValidator
 
+from app.core.errors import NotFound
 from app.core.spec.gates import ALIAS_PATTERN
 
 MAX_ID: Final = 64
 MAX_MODEL_NAME: Final = 512
+_ID: Final = rf"[A-Za-z0-9_-]{{1,{MAX_ID}}}"
+_SHOWN: Final = 100
 
-JobId = Annotated[str, Path(max_length=MAX_ID, description="`ftjob-...`")]
-FileId = Annotated[str, Path(max_length=MAX_ID, description="`file-...`")]
-UploadId = Annotated[str, Path(max_length=MAX_ID, description="`upload_...`")]
-PermissionId = Annotated[str, Path(max_length=MAX_ID, description="`cp_...`")]
-TrustId = Annotated[str, Path(max_length=MAX_ID, description="`trust_...`")]
-EndpointId = Annotated[str, Path(max_length=MAX_ID, description="`we_...`")]
-DeliveryId = Annotated[str, Path(max_length=MAX_ID, description="`wh_...`")]
-TeacherKeyId = Annotated[str, Path(max_length=MAX_ID, description="`tkey_...`")]
-ExportId = Annotated[str, Path(max_length=MAX_ID, description="`export-...`")]
-KeyId = Annotated[str, Path(max_length=MAX_ID, description="The eight characters after `gt_live_` in the key's text.")]
-ProjectId = Annotated[str, Path(max_length=MAX_ID, description="`proj_...`")]
+
+def _existing(kind: str, code: str = NotFound.code, pattern: str = _ID) -> AfterValidator:
+    """Return a validator that raises `NotFound` for text that cannot be an id, as for an id that does not exist."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise NotFound(f"There is no {kind} {value[:_SHOWN]!r}.", code=code)
+        return value
+
+    return AfterValidator(check)
+
+
+def _path(description: str, **bounds: Any) -> Any:
+    """Return the description of a path's id. Its bounds are documented here and checked by `_existing`."""
+    return Path(description=description, json_schema_extra=bounds or {"pattern": f"^{_ID}$", "maxLength": MAX_ID})
+
+
+def _existing_model(name: str) -> str:
+    if len(name) > MAX_MODEL_NAME or not name.isprintable():
+        raise NotFound(f"There is no model {name[:_SHOWN]!r}.", param="model", code="model_not_found")
+    return name
+
+
+JobId = Annotated[str, _path("`ftjob-...`"), _existing("fine-tuning job")]
+FileId = Annotated[str, _path("`file-...`"), _existing("file")]
+UploadId = Annotated[str, _path("`upload_...`"), _existing("upload")]
+PermissionId = Annotated[str, _path("`cp_...`"), _existing("permission")]
+TrustId = Annotated[str, _path("`trust_...`"), _existing("trust")]
+EndpointId = Annotated[str, _path("`we_...`"), _existing("webhook endpoint")]
+DeliveryId = Annotated[str, _path("`wh_...`"), _existing("delivery")]
+TeacherKeyId = Annotated[str, _path("`tkey_...`"), _existing("teacher key")]
+ExportId = Annotated[str, _path("`export-...`"), _existing("export")]
+KeyId = Annotated[str, _path("The eight characters after `gt_live_` in the key's text."), _existing("API key")]
+ProjectId = Annotated[str, _path("`proj_...`"), _existing("project")]
 ModelName = Annotated[
-    str, Path(max_length=MAX_MODEL_NAME, description="A base model, a fine-tuned model (`ft:...`) or an alias.")
+    str,
+    _path("A base model, a fine-tuned model (`ft:...`) or an alias.", maxLength=MAX_MODEL_NAME),
+    AfterValidator(_existing_model),
 ]
-AliasPath = Annotated[str, Path(max_length=MAX_ID, pattern=rf"^{ALIAS_PATTERN}$", description="The name of the alias.")]
+AliasName = Annotated[
+    str,
+    _path("The name of the alias.", pattern=f"^{ALIAS_PATTERN}$", maxLength=MAX_ID),
+    _existing("alias", "alias_not_found", ALIAS_PATTERN),
+]
+NewAlias = Annotated[
+    str, Path(max_length=MAX_ID, pattern=rf"^{ALIAS_PATTERN}$", description="The new name of the alias.")
+]

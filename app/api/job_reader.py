@@ -14,6 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from app.api.schemas.jobs import JobObject
 from app.core.db import Database
+from app.core.errors import DatabaseUnavailable
 from app.core.jobs import queries
 from app.core.jobs.queries import JobDetails
 
@@ -63,16 +64,26 @@ class JobReader:
             # Taken out before the read starts: a request that arrives during the read gets a new future, and with it
             # the next read, because this one may not see a change that was committed in between.
             batch = {key: self._waiting.pop(key) for key in list(islice(self._waiting, BATCH))}
-            try:
-                details = await run_in_threadpool(self._read, list(batch))
-            except Exception as error:  # passed on to every request of the batch; none may wait forever
-                for future in batch.values():
-                    future.set_exception(error)
-                    future.exception()  # marks it as retrieved, in case its request is gone
-            else:
-                for key, future in batch.items():
-                    future.set_result(details.get(key))
+            for key, result in (await run_in_threadpool(self._read_all, list(batch))).items():
+                if isinstance(result, Exception):
+                    batch[key].set_exception(result)
+                    batch[key].exception()  # marks it as retrieved, in case its request is gone
+                else:
+                    batch[key].set_result(result)
         self._reading = None
+
+    def _read_all(self, keys: list[JobKey]) -> dict[JobKey, JobDetails | Exception | None]:
+        """Return the job of each key, None if there is none, or the error of its read. Raises nothing.
+
+        If the read of all keys fails, each is read alone: one caller's key must not fail the reads of others.
+        """
+        try:
+            details = self._read(keys)
+        except Exception as error:  # passed on to the requests; none may wait forever
+            if len(keys) == 1 or isinstance(error, DatabaseUnavailable):
+                return dict.fromkeys(keys, error)
+            return {key: result for one in keys for key, result in self._read_all([one]).items()}
+        return {key: details.get(key) for key in keys}
 
     def _read(self, keys: list[JobKey]) -> dict[JobKey, JobDetails]:
         with self._database.reading() as session:

@@ -161,6 +161,16 @@ def test_foreign_objects_are_404_on_every_route(
         assert theirs["model"] not in http.get("/v1/models").text
 
 
+@pytest.mark.parametrize("text", ["%00", "x" * 1000, "a%20b", "%F0%9F%98%80"])
+def test_impossible_id_is_404_on_every_route(server: Server, routes: dict[Route, Scope], text: str) -> None:
+    every = new_key(server.database, server.project_id, *ALL)
+    with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {every}"}) as http:
+        for route in [route for route in routes if "{" in route[1] and route != ("PUT", "/v1/model_aliases/{alias}")]:
+            path = re.sub(r"{[^}]*}", text, route[1])
+            answer = http.request(route[0], path, json=BODIES.get(route))
+            assert answer.status_code == 404, (route, answer.text)
+
+
 def test_own_objects_are_found_on_every_route(
     server: Server, routes: dict[Route, Scope], theirs: dict[str, str]
 ) -> None:

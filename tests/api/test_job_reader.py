@@ -10,7 +10,7 @@ from sqlalchemy import event
 from app.api.job_reader import JobReader
 from app.core.accounts.audit import Actor
 from app.core.db import Database
-from app.core.errors import DatabaseUnavailable, NotFound
+from app.core.errors import DatabaseUnavailable, NotFound, Unstorable
 from app.core.jobs import lifecycle
 from tests.setup_jobs import make_job, make_project
 
@@ -107,3 +107,19 @@ def test_all_requests_get_the_database_error(database: Database) -> None:
         asyncio.run(run())
     finally:
         event.remove(database.engine, "before_cursor_execute", refuse)
+
+
+def test_one_unreadable_key_fails_alone(database: Database) -> None:
+    """A key that Postgres cannot store must not fail the reads of others."""
+    with database.transaction() as session:
+        project = make_project(session)
+        job = make_job(session, project).id
+
+    async def run() -> list[object]:
+        reader = JobReader(database)
+        requests = (reader.get(project, key, strict=False) for key in (job, "\0"))
+        return await asyncio.gather(*requests, return_exceptions=True)
+
+    found, refused = asyncio.run(run())
+    assert found.id == job  # type: ignore[attr-defined]
+    assert isinstance(refused, Unstorable)

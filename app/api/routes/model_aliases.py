@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from app.api.deps import Config, Db
-from app.api.ids import AliasPath
+from app.api.ids import AliasName, NewAlias
 from app.api.schemas.model_aliases import AliasDeleted, AliasList, AliasObject, MoveAlias
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
@@ -23,14 +23,14 @@ def list_aliases(caller: Caller, database: Db) -> AliasList:
 
 
 @router.get("/{alias}", dependencies=[needs(Scope.models_read)])
-def retrieve_alias(caller: Caller, alias: AliasPath, database: Db) -> AliasObject:
+def retrieve_alias(caller: Caller, alias: AliasName, database: Db) -> AliasObject:
     """Retrieve an alias."""
     with database.reading() as session:
         return AliasObject.of(aliases.get_alias(session, caller.project_id, alias))
 
 
 @router.put("/{alias}", dependencies=[needs(Scope.models_write)])
-def move_alias(caller: Caller, alias: AliasPath, body: MoveAlias, database: Db, settings: Config) -> AliasObject:
+def move_alias(caller: Caller, alias: NewAlias, body: MoveAlias, database: Db, settings: Config) -> AliasObject:
     """Point an alias to one of the project's models, creating the alias if needed. Jobs and downloads follow it."""
     aliases.check_name(alias, settings.models_dir, settings.model_aliases)
     with database.transaction() as session:
@@ -43,7 +43,7 @@ def move_alias(caller: Caller, alias: AliasPath, body: MoveAlias, database: Db, 
 
 
 @router.delete("/{alias}", dependencies=[needs(Scope.models_write)])
-def delete_alias(caller: Caller, alias: AliasPath, database: Db) -> AliasDeleted:
+def delete_alias(caller: Caller, alias: AliasName, database: Db) -> AliasDeleted:
     """Delete an alias. The model is not deleted."""
     with database.transaction() as session:
         removed = aliases.remove(session, caller.project_id, alias)

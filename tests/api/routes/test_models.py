@@ -254,6 +254,7 @@ def succeeded(server: Server, scratch: Path, *, model: str = "tiny", evaluate: b
         checkpoints.record(session, claim, StoredCheckpoint(4, f"{blob}/checkpoints/step-4", {"loss": 1.0}, True))
         finished = Finished(step=8, path="/x", trained_tokens=1, published_step=8, reason="the last step")
         model = outcomes.succeed(session, claim, finished, f"{blob}/adapter", "tiny", metrics_csv())
+    assert model is not None
     return model, ids.checkpoint_model(model, 4)
 
 
