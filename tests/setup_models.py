@@ -42,7 +42,9 @@ def stored_model(
     assert claim.job_id == job.id
     blob = f"jobs/{job.id}/a1/adapter"
     store.put_tree(blob, adapter)
-    return outcomes.succeed(session, claim, _FINISHED, blob, "tiny", metrics_csv())
+    model = outcomes.succeed(session, claim, _FINISHED, blob, "tiny", metrics_csv())
+    assert model is not None
+    return model
 
 
 def stored_export(session: Session, store: BlobStore, project_id: str, model: str) -> Export:

@@ -253,9 +253,9 @@ def succeeded(server: Server, scratch: Path, *, model: str = "tiny", evaluate: b
             server.store.put_tree(f"{blob}/{name}", directory)
         checkpoints.record(session, claim, StoredCheckpoint(4, f"{blob}/checkpoints/step-4", {"loss": 1.0}, True))
         finished = Finished(step=8, path="/x", trained_tokens=1, published_step=8, reason="the last step")
-        model = outcomes.succeed(session, claim, finished, f"{blob}/adapter", "tiny", metrics_csv())
-    assert model is not None
-    return model, ids.checkpoint_model(model, 4)
+        published = outcomes.succeed(session, claim, finished, f"{blob}/adapter", "tiny", metrics_csv())
+    assert published is not None
+    return published, ids.checkpoint_model(published, 4)
 
 
 def details(client: OpenAI, model: str) -> Any:
