@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from app.api import errors, examples, shutdown, static_pages
 from app.api.inference_slots import InferenceSlots
+from app.api.inference_threads import InferenceThreads
 from app.api.job_reader import JobReader
 from app.api.lint_pool import LintPool
 from app.api.middleware.body_limit import BodyLimit
@@ -155,6 +156,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             with shutdown.calling(app.state.hub.close):
                 yield
         gc.unfreeze()
+        app.state.inference_threads.close()
         app.state.usage.close()
         database.dispose()
         rate_limiter.close()
@@ -182,6 +184,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.egress = Egress(PrivateHosts.parse(settings.allowed_private_hosts))
     app.state.inference_slots = InferenceSlots()
+    app.state.inference_threads = InferenceThreads()
     app.state.usage = Recorder(database)
     app.state.id_tokens = IdTokens(app.state.egress)
     app.state.graders = Toolbox(_outside(settings), limit_seconds=GRADER_LIMIT_SECONDS)

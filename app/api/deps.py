@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import BackgroundTasks, Depends, Header, Request
 
+from app.api.inference_threads import InferenceThreads
 from app.api.job_reader import JobReader
 from app.api.lint_pool import LintPool
 from app.api.row_check_pool import RowCheckPool
@@ -43,6 +44,7 @@ Outgoing = Annotated[Egress, _from_state("egress")]
 CachedKeys = Annotated[KeyCache, _from_state("key_cache")]
 Tokens = Annotated[IdTokens, _from_state("id_tokens")]
 Graders = Annotated[Toolbox, _from_state("graders")]
+Threads = Annotated[InferenceThreads, _from_state("inference_threads")]
 InferenceEngines = Annotated[Engines, _from_state("engines")]
 Jobs = Annotated[JobReader, _from_state("jobs")]
 Lints = Annotated[LintPool, _from_state("lint_pool")]
