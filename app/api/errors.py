@@ -68,9 +68,17 @@ _BY_STATUS: Final[dict[int, type[GrouptuneError]]] = {
 }
 
 
+def envelope(error: GrouptuneError) -> str:
+    """Return the error in OpenAI's envelope, as JSON.
+
+    ASCII only: a message may quote a lone surrogate, which UTF-8 cannot encode.
+    """
+    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return json.dumps({"error": body})
+
+
 def respond(error: GrouptuneError, headers: dict[str, str] | None = None) -> Response:
     """Return the error as a response in OpenAI's envelope."""
-    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
     extra = dict(headers or {})
     if error.retry_after_seconds is not None:
         extra["retry-after"] = str(math.ceil(error.retry_after_seconds))
@@ -82,9 +90,7 @@ def respond(error: GrouptuneError, headers: dict[str, str] | None = None) -> Res
         extra["x-should-retry"] = "false"  # OpenAI's clients retry 429 and 5xx
     if error.status == AuthenticationFailed.status:
         extra["www-authenticate"] = "Bearer"
-    # ASCII only: a message may quote a lone surrogate, which UTF-8 cannot encode.
-    content = json.dumps({"error": body})
-    return Response(content, error.status, extra, "application/json")
+    return Response(envelope(error), error.status, extra, "application/json")
 
 
 def install(app: FastAPI) -> None:

@@ -8,7 +8,7 @@ events after that number from Postgres. A slow client therefore costs no memory,
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -72,7 +72,7 @@ class Hub:
         self.is_closing = True
         self._wake(list(self._changed))
 
-    async def job(self, project_id: str, job_id: str, seq: int, *, strict: bool) -> AsyncIterator[str]:
+    async def job(self, project_id: str, job_id: str, seq: int, *, strict: bool) -> AsyncGenerator[str]:
         """Yield the messages of one job, starting after event number `seq`, until the job or the server ends."""
         shown: JobSnapshot | None = None
         with self._watching(self._jobs, job_id):
@@ -101,7 +101,7 @@ class Hub:
                 if not await self._wait(job_id):
                     yield HEARTBEAT
 
-    async def project(self, project_id: str, *, strict: bool) -> AsyncIterator[str]:
+    async def project(self, project_id: str, *, strict: bool) -> AsyncGenerator[str]:
         """Yield the state of each of the project's newest jobs, and again whenever one changes."""
         shown: dict[str, JobSnapshot] = {}
         with self._watching(self._projects, project_id):
@@ -118,7 +118,7 @@ class Hub:
                 if not fresh and not await self._wait(project_id):
                     yield HEARTBEAT
 
-    async def file(self, project_id: str, file_id: str, *, strict: bool) -> AsyncIterator[str]:
+    async def file(self, project_id: str, file_id: str, *, strict: bool) -> AsyncGenerator[str]:
         """Yield the state of a file now and after its validation; end then, or when the file is deleted."""
         shown: str | None = None
         with self._watching(self._files, file_id):

@@ -31,23 +31,31 @@ _NAMED_BY: Final = {"openai-project": "mismatched_project", "openai-organization
 
 async def principal(request: Request) -> Principal:
     """Return the caller. Raises `AuthenticationFailed` and `RateLimited`."""
-    database: Database = request.app.state.database
-    key, token = key_of(request.headers), None
-    if key is not None:
-        key_cache: KeyCache = request.app.state.key_cache
-        identity = await key_cache.get(key, partial(_authenticate, database, api_keys.authenticate, key))
-    else:
-        token = browser.token_of(request)
-        if token is None:
-            raise AuthenticationFailed
-        identity = await run_in_threadpool(_authenticate, database, browser_sessions.authenticate, token)
+    identity = await identify(request)
     _check_named_project(request, identity.project)
-    caller = principal_of(request, identity, strict_enums=identity.project.strict_enums and token is None)
+    by_key = key_of(request.headers) is not None
+    caller = principal_of(request, identity, strict_enums=identity.project.strict_enums and by_key)
     # The middleware `request_ids` adds these headers to every response, errors included.
     answer_headers: dict[str, str] = request.state.answer_headers
     answer_headers["openai-organization"] = caller.project_name
     await charge(request.app.state.rate_limiter, caller, identity.key.requests_per_minute, answer_headers)
     return caller
+
+
+async def identify(request: Request) -> Identity:
+    """Return the live key, or the key of the live browser session, that sends a request.
+
+    Raises `AuthenticationFailed`: also for a key that was valid when the request began, and is revoked or expired now.
+    """
+    database: Database = request.app.state.database
+    key = key_of(request.headers)
+    if key is not None:
+        key_cache: KeyCache = request.app.state.key_cache
+        return await key_cache.get(key, partial(_authenticate, database, api_keys.authenticate, key))
+    token = browser.token_of(request)
+    if token is None:
+        raise AuthenticationFailed
+    return await run_in_threadpool(_authenticate, database, browser_sessions.authenticate, token)
 
 
 def _authenticate(database: Database, authenticate: Callable[[Any, str], Identity], sent: str) -> Identity:

@@ -1,12 +1,13 @@
 """Server-sent events of a job, of a project's jobs, or of a file."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from app.api.deps import Db, Streams, Strict
+from app.api.event_streams import EVENT_STREAM, event_stream
 from app.api.ids import MAX_ID, FileId, JobId
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
@@ -17,20 +18,16 @@ from app.core.jobs import changes, queries
 
 router = APIRouter()
 
-_HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
-_STREAM: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Server-sent events."}
-}
-
 
 @router.get(
     "/fine_tuning/jobs/{job_id}/stream",
     tags=["Fine-tuning"],
     response_class=StreamingResponse,
-    responses=_STREAM,
+    responses=EVENT_STREAM,
     dependencies=[needs(Scope.jobs_read)],
 )
 async def stream_job(
+    request: Request,
     caller: Caller,
     job_id: JobId,
     database: Db,
@@ -52,36 +49,36 @@ async def stream_job(
     """
     seq = await run_in_threadpool(_start_position, database, caller.project_id, job_id, last_event_id or after)
     stream = hub.job(caller.project_id, job_id, seq, strict=strict)
-    return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
+    return event_stream(request, stream)
 
 
 @router.get(
     "/fine_tuning/stream",
     tags=["Fine-tuning"],
     response_class=StreamingResponse,
-    responses=_STREAM,
+    responses=EVENT_STREAM,
     dependencies=[needs(Scope.jobs_read)],
 )
-async def stream_jobs(caller: Caller, hub: Streams, strict: Strict = False) -> StreamingResponse:
+async def stream_jobs(request: Request, caller: Caller, hub: Streams, strict: Strict = False) -> StreamingResponse:
     """Stream the project's 200 newest jobs. `state` is a job, sent first and after every change. Never ends."""
     stream = hub.project(caller.project_id, strict=strict)
-    return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
+    return event_stream(request, stream)
 
 
 @router.get(
     "/files/{file_id}/stream",
     tags=["Files"],
     response_class=StreamingResponse,
-    responses=_STREAM,
+    responses=EVENT_STREAM,
     dependencies=[needs(Scope.files_read)],
 )
 async def stream_file(
-    caller: Caller, file_id: FileId, database: Db, hub: Streams, strict: Strict = False
+    request: Request, caller: Caller, file_id: FileId, database: Db, hub: Streams, strict: Strict = False
 ) -> StreamingResponse:
     """Stream a file until it is validated. `state` is the file before and after, and `end` comes last."""
     await run_in_threadpool(_check_file, database, caller.project_id, file_id)
     stream = hub.file(caller.project_id, file_id, strict=strict)
-    return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
+    return event_stream(request, stream)
 
 
 def _check_file(database: Database, project_id: str, file_id: str) -> None:

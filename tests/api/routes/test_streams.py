@@ -6,17 +6,22 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import httpx
-from sqlalchemy import select
+import pytest
+from sqlalchemy import func, select
 
 from app.api import sse
 from app.api.job_reader import JobReader
+from app.auth.browser import COOKIE
+from app.core.accounts import api_key_admin, browser_sessions
 from app.core.accounts.audit import Actor
+from app.core.accounts.tables import ApiKey, Project
 from app.core.jobs import leases, lifecycle
 from app.core.jobs.events import Event, append
 from app.core.jobs.journal import Journal
@@ -33,7 +38,7 @@ SSE = dict[str, Any]
 @contextmanager
 def following(server: Server, path: str, last: str | None = None, **headers: str) -> Iterator[Iterator[SSE]]:
     """Yield the messages of a stream, without comments."""
-    headers |= {"authorization": f"Bearer {server.api_key}"} | ({"last-event-id": last} if last else {})
+    headers = {"authorization": f"Bearer {server.api_key}"} | headers | ({"last-event-id": last} if last else {})
     with httpx.stream("GET", f"{server.url}/v1{path}", headers=headers, timeout=20) as answer:
         assert answer.status_code == 200, answer.read()
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -225,6 +230,35 @@ def test_stream_survives_a_lost_connection(server: Server) -> None:
             assert session.get(Job, claim.job_id) is not None
         say(server, claim, "still there")
         assert next(events) == "still there"
+
+
+@pytest.mark.parametrize("end", ["revoke", "expire", "archive"])
+def test_revoked_key_ends_open_streams(server: Server, end: str) -> None:
+    project, key = new_project(server.database, f"to-{end}")
+    with following(server, "/fine_tuning/stream", authorization=f"Bearer {key}") as stream:
+        with server.database.transaction() as session:
+            held = session.scalars(select(ApiKey).where(ApiKey.project_id == project)).one()
+            if end == "revoke":
+                api_key_admin.revoke(session, Actor(project), held.id)
+            elif end == "expire":
+                held.expires_at = func.now()
+            else:
+                session.get_one(Project, project).archived_at = func.now()
+            make_job(session, project)
+        started = time.monotonic()
+        *_, last = stream  # the server ends the stream
+    assert last["event"] == "revoked"
+    assert last["data"]["error"]["type"] == "invalid_request_error"
+    assert time.monotonic() - started < 5
+
+
+def test_sign_out_ends_open_streams(server: Server) -> None:
+    with server.database.transaction() as session:
+        token = browser_sessions.sign_in(session, server.api_key.split("_")[2])
+    with following(server, "/fine_tuning/stream", authorization="", cookie=f"{COOKIE}={token}") as stream:
+        with server.database.transaction() as session:
+            browser_sessions.sign_out(session, token)
+        assert [message["data"]["error"]["code"] for message in stream] == ["session_expired"]
 
 
 def test_shutdown_ends_open_streams(server: Server) -> None:

@@ -1,0 +1,63 @@
+"""Responses that stream server-sent events for as long as their caller may read them."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+
+from app.api.errors import envelope
+from app.auth.bearer import identify
+from app.core.errors import AuthenticationFailed, DatabaseUnavailable
+
+CHECK_SECONDS: Final = 2.0
+"""A stream ends at most this long, and the second for which keys are cached, after its key or session has ended."""
+_HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
+EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Server-sent events."}
+}
+"""The documented response of a route that returns `event_stream`."""
+
+
+def event_stream(request: Request, messages: AsyncGenerator[str]) -> StreamingResponse:
+    """Return a response that streams `messages` until they end, or until the caller's key or session is invalid.
+
+    Then the last message is `revoked`, with the same data as the body of an error response.
+    """
+    return StreamingResponse(_while_allowed(request, messages), media_type="text/event-stream", headers=_HEADERS)
+
+
+async def _while_allowed(request: Request, messages: AsyncGenerator[str]) -> AsyncIterator[str]:
+    following: asyncio.Future[str] | None = None
+    checked_at = time.monotonic()
+    try:
+        while True:
+            if following is None:
+                following = asyncio.ensure_future(anext(messages))
+            wait = max(0.0, checked_at + CHECK_SECONDS - time.monotonic())
+            await asyncio.wait({following}, timeout=wait)
+            if time.monotonic() - checked_at >= CHECK_SECONDS:
+                # Before the next message is sent: what was written after the revocation must not get out.
+                await _check(request)
+                checked_at = time.monotonic()
+            if following.done():
+                message, following = following.result(), None
+                yield message
+    except StopAsyncIteration:
+        return
+    except AuthenticationFailed as error:
+        yield f"event: revoked\ndata: {envelope(error)}\n\n"
+    finally:
+        if following is not None:
+            following.cancel()
+            with suppress(asyncio.CancelledError, StopAsyncIteration):
+                await following
+        await messages.aclose()
+
+
+async def _check(request: Request) -> None:
+    with suppress(DatabaseUnavailable):  # nobody can be told apart now: the next check decides
+        await identify(request)
