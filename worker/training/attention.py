@@ -15,7 +15,7 @@ in front.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ class SegmentLevel:
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """Returns the mask as a bias that is added to the scores. Cached, since all layers share it."""
         if (window, dtype) not in self._masks:
-            self._masks[window, dtype] = _bias(self.mask(window), dtype)
+            self._masks[window, dtype] = bias_of(self.mask(window), dtype)
         return self._masks[window, dtype]
 
     def is_causal(self, window: int | None) -> bool:
@@ -95,7 +95,7 @@ Layout = tuple[SegmentLevel, ...]
 """The levels of a packed batch, in packed order. Within a level, segments follow one another."""
 
 
-def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def bias_of(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Returns 0 where the mask is True and the lowest finite number elsewhere.
 
     Not -inf: the softmax of a padded query that sees nothing would be NaN, whereas equal finite scores give a mean.
@@ -128,6 +128,30 @@ def _padded(rows: Sequence[tuple[TokenSpan, ...]]) -> tuple[Tensor, Tensor]:
     return index, real.flatten().nonzero().squeeze(-1)
 
 
+@dataclass(frozen=True)
+class Options:
+    """How scores become weights."""
+
+    scaling: float
+    dropout: float
+    softcap: float | None
+
+    def is_fused(self, query: Tensor, key: Tensor) -> bool:
+        """Returns whether the fused kernel computes these scores. It has no soft cap."""
+        return self.softcap is None and not _is_small(query, key)
+
+
+class CachedAttention(Protocol):
+    """Keys and values of sequences that are being decoded."""
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, options: Options
+    ) -> Tensor:
+        """Stores the keys and values [1, Hkv, N, D] of N new tokens, and returns the output [1, N, H, D] for their
+        queries [1, H, N, D]."""
+        ...
+
+
 def attend(
     module: torch.nn.Module,
     query: Tensor,
@@ -139,16 +163,20 @@ def attend(
     sliding_window: int | None = None,
     softcap: float | None = None,
     layout: Layout | None = None,
+    cached: CachedAttention | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention function for transformers: query [B, H, Q, D], key and value [B, Hkv, L, D] to output [B, Q, H, D].
 
     With `layout` the tokens are packed: B is 1 and `attention_mask` is ignored. Only query, key and value are saved for
-    the backward pass, which recomputes the attention weights.
+    the backward pass, which recomputes the attention weights. With `cached` the tokens continue sequences whose earlier
+    keys and values it holds.
     """
-    options = _Options(scaling if scaling is not None else query.shape[-1] ** -0.5, dropout, softcap)
+    options = Options(scaling if scaling is not None else query.shape[-1] ** -0.5, dropout, softcap)
+    if cached is not None:
+        return cached.attend(int(module.layer_idx), query, key, value, sliding_window, options), None  # type: ignore[arg-type]
     if layout is None:
-        return _attention(query, key, value, attention_mask, options).transpose(1, 2), None
+        return attention(query, key, value, attention_mask, options).transpose(1, 2), None
 
     def packed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return _packed(query, key, value, layout, sliding_window, options)
@@ -156,9 +184,7 @@ def attend(
     return recomputed(packed, query, key, value), None
 
 
-def _packed(
-    query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, options: "_Options"
-) -> Tensor:
+def _packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, options: Options) -> Tensor:
     """Attention of a packed row, level by level; returns [1, T, H, D] in packed order."""
     query_T, key_T, value_T = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, D]
     outputs = []
@@ -172,22 +198,11 @@ def _packed(
             mask = None  # spares the fused kernel the scores above the diagonal
         else:
             mask = level.bias(window, _score_dtype(query) if _is_small(queries, keys) else query.dtype)
-        output = _attention(queries, keys, values, mask, options)
+        output = attention(queries, keys, values, mask, options)
         # [N, H, L, D] -> [N * L, H, D], then only the real tokens. Levels are in packed order, so `cat` restores the
         # row.
         outputs.append(output.transpose(1, 2).flatten(0, 1)[level.slots])
     return torch.cat(outputs).unsqueeze(0)
-
-
-@dataclass(frozen=True)
-class _Options:
-    scaling: float
-    dropout: float
-    softcap: float | None
-
-    def is_fused(self, query: Tensor, key: Tensor) -> bool:
-        """Returns whether the fused kernel computes these scores. It has no soft cap."""
-        return self.softcap is None and not _is_small(query, key)
 
 
 def _rows(tokens_T_H_D: Tensor, index_N_L: Tensor) -> Tensor:
@@ -196,11 +211,13 @@ def _rows(tokens_T_H_D: Tensor, index_N_L: Tensor) -> Tensor:
     return gathered.view(*index_N_L.shape, *tokens_T_H_D.shape[1:]).transpose(1, 2)
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: _Options) -> Tensor:
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Options) -> Tensor:
     """Returns attention of [B, H, Q, D] over [B, Hkv, L, D].
 
     `mask` is boolean (True where visible) or a bias added to the scores. None means causal, or a single query.
     """
+    if query.shape[2] == 1 and options.softcap is None and not torch.is_grad_enabled():
+        return _one_query(query, key, value, mask, options)
     if not options.is_fused(query, key):
         return _by_products(query, key, value, mask, options)
     repeats = query.shape[1] // key.shape[1]
@@ -212,6 +229,19 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, o
     )
 
 
+def _one_query(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Options) -> Tensor:
+    """Returns the same as `attention` for decoding, with the query heads of one key head as that head's queries.
+
+    The fused kernel reads each key and value once for all of them: 3 times faster than products on a CPU at 300 keys.
+    """
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(query.dtype)
+    shared = key.shape[1]
+    grouped = query.reshape(len(query), shared, query.shape[1] // shared, query.shape[3])
+    output = functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=options.scaling)
+    return output.reshape(len(query), query.shape[1], 1, value.shape[3])
+
+
 def _is_small(query: Tensor, key: Tensor) -> bool:
     return query.device.type == "cpu" and query.shape[2] * key.shape[2] <= SMALL_SCORES
 
@@ -221,8 +251,8 @@ def _score_dtype(query: Tensor) -> torch.dtype:
     return torch.promote_types(query.dtype, torch.float32)
 
 
-def _by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: _Options) -> Tensor:
-    """Returns the same as `_attention`, with the scores computed by plain matrix products.
+def _by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Options) -> Tensor:
+    """Returns the same as `attention`, with the scores computed by plain matrix products.
 
     Grouped-query attention: the H / Hkv query heads that share a key head are stacked along the query axis, so one
     product serves all of them and keys are not repeated.
@@ -237,7 +267,7 @@ def _by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
     if mask is None and queries > 1:
         mask = torch.ones(queries, scores.shape[-1], dtype=torch.bool, device=query.device).tril_()
     if mask is not None:
-        scores = scores + (_bias(mask, scores.dtype) if mask.dtype == torch.bool else mask)
+        scores = scores + (bias_of(mask, scores.dtype) if mask.dtype == torch.bool else mask)
     weights = functional.dropout(scores.softmax(-1).to(value.dtype), options.dropout, training=options.dropout > 0)
     return (weights.view(batch, shared, -1, scores.shape[-1]) @ value).view(batch, heads, queries, value.shape[-1])
 

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from app.core.spec.reports import TrainerExit
+from worker.training.types import JobFailure
 
 CHUNK_ELEMENTS: Final = 4 * 1024 * 1024
 """Logits per chunk: 16 MiB in fp32, small enough for a CPU's cache."""
@@ -107,3 +110,27 @@ def token_logprobs(
     """
     result: tuple[Tensor, Tensor] = _FrozenHead.apply(hidden_N_H, head, tokens_N, temperature, chunk_elements)
     return result
+
+
+def head_of(causal: Any) -> Head:
+    """Returns the output head of a causal model. Raises `JobFailure` if it is trained or quantised."""
+    linear = causal.get_output_embeddings()
+    if not isinstance(linear, nn.Linear) or linear.weight.requires_grad or hasattr(linear, "lora_A"):
+        raise JobFailure(
+            TrainerExit.bad_config,
+            "trained_head",
+            "The output head must stay frozen: remove it from hyperparameters.lora.target_modules.",
+            "method.hyperparameters.lora.target_modules",
+        )
+    if not linear.weight.is_floating_point():
+        raise JobFailure(
+            TrainerExit.bad_config,
+            "unsupported_architecture",
+            "The base model's output head is quantised, but log-probabilities need it in full precision. Choose a base "
+            "model with an unquantised head.",
+            "model",
+        )
+    config = causal.config.get_text_config()
+    # Cohere multiplies its logits, Granite divides them, Gemma caps them.
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    return Head(linear.weight, scale, getattr(config, "final_logit_softcapping", None))

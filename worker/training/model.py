@@ -15,7 +15,7 @@ from app.core.spec.reports import TrainerExit
 from worker.training import lora as lora_product
 from worker.training.base_model import load_base
 from worker.training.batching import Packed, pack
-from worker.training.lm_head import Head, token_logprobs
+from worker.training.lm_head import head_of, token_logprobs
 from worker.training.recompute import recompute_activations
 from worker.training.types import JobFailure
 
@@ -36,7 +36,7 @@ class Policy:
         self.trunk: Any = causal.base_model
         """Embeddings and layers; its output is the last hidden states."""
         self.causal: Any = causal
-        self.head = _head(causal)
+        self.head = head_of(causal)
         model.eval()  # no base-model dropout: sampler and trainer must compute the same log-probs
         self._dropouts = [
             dropout
@@ -126,29 +126,6 @@ class Policy:
                 f"differ from the model's own by {error:.2g} nats. Choose another model.",
                 "model",
             )
-
-
-def _head(causal: Any) -> Head:
-    linear = causal.get_output_embeddings()
-    if not isinstance(linear, nn.Linear) or linear.weight.requires_grad or hasattr(linear, "lora_A"):
-        raise JobFailure(
-            TrainerExit.bad_config,
-            "trained_head",
-            "The output head must stay frozen: remove it from hyperparameters.lora.target_modules.",
-            "method.hyperparameters.lora.target_modules",
-        )
-    if not linear.weight.is_floating_point():
-        raise JobFailure(
-            TrainerExit.bad_config,
-            "unsupported_architecture",
-            "The base model's output head is quantised, but log-probabilities need it in full precision. Choose a base "
-            "model with an unquantised head.",
-            "model",
-        )
-    config = causal.config.get_text_config()
-    # Cohere multiplies its logits, Granite divides them, Gemma caps them.
-    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
-    return Head(linear.weight, scale, getattr(config, "final_logit_softcapping", None))
 
 
 def pick_device() -> torch.device:

@@ -12,7 +12,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import DynamicCache
 
 from app.core.spec.job import Sampling
@@ -22,16 +21,16 @@ from worker.training.interfaces import CompletionCallback
 from worker.training.lm_head import Head
 from worker.training.model import Policy
 from worker.training.rollouts.decoding import Decoder
+from worker.training.rollouts.sampling import draw, nucleus
 from worker.training.types import Completion
 
 ROWS_A_THREAD: Final = 48
 """Sequences per CPU thread. A decoding step is hundreds of small products; with fewer sequences per thread, waking the
 thread costs more than it saves."""
-_BLOCK: Final = 256
 
 
 @contextmanager
-def _threads_for(rows: int) -> Iterator[None]:
+def threads_for(rows: int) -> Iterator[None]:
     """Limits torch to the threads that a decoding step of `rows` sequences can keep busy, within the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, min(threads, rows // ROWS_A_THREAD)))
@@ -122,7 +121,7 @@ class Sampler:
                 attention_B_T, chosen_B = attention_B_T[keep], chosen_B[keep]
                 live = [live[i] for i in unfinished]
             attention_B_T = torch.cat([attention_B_T, attention_B_T.new_ones(len(live), 1)], dim=1)
-            with _threads_for(len(live)):
+            with threads_for(len(live)):
                 hidden_B_H = self._step(chosen_B, attention_B_T, cache)
         return [completions[sequence] for sequence in range(len(tokens))]
 
@@ -191,39 +190,8 @@ def _choose(logits_B_V: Tensor, sampling: Sampling, random: torch.Generator | No
     if random is None:
         chosen_B_1 = logits_B_V.argmax(-1, keepdim=True)
     else:
-        chosen_B_1 = _draw(_nucleus(probabilities_B_V, sampling.top_p), random)
+        kept_B_V = nucleus(probabilities_B_V, sampling.top_p) if sampling.top_p < 1 else probabilities_B_V
+        # A CPU generator on every device, so samples do not depend on the accelerator.
+        uniform_B = torch.rand(len(kept_B_V), generator=random, dtype=torch.float64).to(kept_B_V.device)
+        chosen_B_1 = draw(kept_B_V, uniform_B)
     return chosen_B_1.squeeze(-1), probabilities_B_V.gather(-1, chosen_B_1).log_().squeeze(-1)
-
-
-def _nucleus(probabilities_B_V: Tensor, top_p: float) -> Tensor:
-    """Returns the probabilities, zeroed outside the smallest set of tokens that holds `top_p` of the mass."""
-    if top_p >= 1:
-        return probabilities_B_V
-    ordered, order = probabilities_B_V.sort(-1, descending=True)
-    before = ordered.cumsum(-1) - ordered  # mass of all more probable tokens
-    ordered = ordered.masked_fill(before >= top_p, 0.0)
-    return torch.zeros_like(probabilities_B_V).scatter_(-1, order, ordered)
-
-
-def _draw(probabilities_B_V: Tensor, random: torch.Generator) -> Tensor:
-    """Samples one token per row, [B, 1], by inverting the cumulative distribution at one uniform number.
-
-    Searches the block sums first and then within one block, so no cumulative sum over the whole vocabulary is built.
-    The uniform numbers come from a CPU generator on every device, so samples do not depend on the accelerator.
-    """
-    padded = functional.pad(probabilities_B_V, (0, -probabilities_B_V.shape[-1] % _BLOCK))
-    blocks_B_C_S = padded.view(len(padded), -1, _BLOCK)
-    masses_B_C = blocks_B_C_S.sum(-1).double()
-    ends_B_C = masses_B_C.cumsum(-1)
-    uniform_B_1 = torch.rand(len(padded), 1, generator=random, dtype=torch.float64).to(padded.device)
-    # The target is scaled by the total mass, so unnormalised probabilities (after top-p) need no division.
-    target_B_1 = uniform_B_1 * ends_B_C[:, -1:]
-    block_B_1 = torch.searchsorted(ends_B_C, target_B_1, right=True).clamp(max=ends_B_C.shape[-1] - 1)
-    rest_B_1 = target_B_1 - (ends_B_C - masses_B_C).gather(-1, block_B_1)
-    chosen_B_S = blocks_B_C_S.gather(1, block_B_1.unsqueeze(-1).expand(-1, -1, _BLOCK)).squeeze(1)
-    within_B_1 = torch.searchsorted(chosen_B_S.double().cumsum(-1), rest_B_1, right=True)
-    # The two sums round differently, so the target can lie past the last token with mass. Take the block's most
-    # probable token then.
-    token_B_1 = within_B_1.clamp(max=_BLOCK - 1)
-    token_B_1 = torch.where(chosen_B_S.gather(-1, token_B_1) > 0, token_B_1, chosen_B_S.argmax(-1, keepdim=True))
-    return block_B_1 * _BLOCK + token_B_1

@@ -9,7 +9,7 @@ from tests.worker.training import architectures
 from tests.worker.training.architectures import random_policy
 from tests.worker.training.conftest import ModelDirectory
 from worker.training.model import Policy
-from worker.training.rollouts.decoding import Decoder, can_pack
+from worker.training.rollouts.decoding import Decoder, _can_pack
 
 IDS = torch.tensor([[5, 6, 7], [8, 9, 10]])
 
@@ -25,7 +25,7 @@ def logits(policy: Policy, decoder: Decoder | None) -> Tensor:
 
 def test_packed_products_equal_the_layers(policy: Policy) -> None:
     """In fp32, on every architecture: biases, fused and unfused layers, tied heads, scales and caps."""
-    assert can_pack(policy)
+    assert _can_pack(policy)
     assert torch.allclose(logits(policy, Decoder(policy)), logits(policy, None), atol=1e-5)
 
 
