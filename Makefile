@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := api,worker,local,dev
+EXTRAS := api,serve,local,dev
 STAMP := $(VENV)/.installed
 
 .PHONY: help

@@ -81,6 +81,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "worker.trackers": "",
         "worker.training": "app.core.chat app.core.egress app.core.spec app.core.graders app.core.retry",
         "worker.exporting": "app.core.chat app.core.errors app.core.spec worker.parent_death worker.training.merge",
+        # the embedded inference engine, a process of its own
+        "worker.serving": "app.core.logging app.core.models app.core.settings worker.training",
         "migrations": "app.core.tables",
     }.items()
 }
@@ -91,7 +93,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
     for package, users in {
         # HTTP server
         "fastapi": "app.api app.auth app.main",
-        "starlette": "app.api",
+        "starlette": "app.api worker.serving.server",
+        "uvicorn": "worker.serving.__main__",
         "anyio": "app.api",
         # SQL
         "sqlalchemy": "app.core migrations",
@@ -110,13 +113,14 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "kombu": "app.core.broker worker",
         "redis": "app.core.accounts.rate_limit",
         # training
-        "torch": "worker.training",
-        "transformers": "worker.training",
+        "torch": "worker.training worker.serving",
+        "transformers": "worker.training worker.serving",
         "peft": "worker.training",
-        "safetensors": "worker.training",
+        "safetensors": "worker.training worker.serving",
         "bitsandbytes": "worker.training.base_model",
         "numpy": "worker.training",
-        "tokenizers": "app.core.chat",
+        "tokenizers": "app.core.chat worker.serving",
+        "llguidance": "worker.serving",
         "jinja2": "app.core.chat",
         "huggingface_hub": "app.core.models.sources app.sources.hub_rows",
         "datasets": "app.sources.hub_rows",
@@ -146,17 +150,17 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "tensorboardX": "worker.trackers.tensorboard_run",
         "trackio": "worker.trackers.trackio_run",
         # values, configuration, logs
-        "pydantic": "app worker worker.training",
+        "pydantic": "app worker worker.training worker.serving",
         "pydantic_core": "app.api",
         "pydantic_settings": "app.core.settings",
         "platformdirs": "app.core.settings",
-        "structlog": "app worker",
+        "structlog": "app worker worker.serving",
         "filelock": "worker.base_models",
     }.items()
 }
 """Third-party package -> the units and modules that may import it."""
 
-ISLANDS: Final = ("worker.training", "worker.exporting")
+ISLANDS: Final = ("worker.training", "worker.exporting", "worker.serving")
 """Packages that do not inherit permissions from their parent package."""
 
 FORBIDDEN_NAMES: Final = frozenset({"utils", "common", "helpers", "manager", "service"})
@@ -178,6 +182,7 @@ MUST_NOT_LOAD: Final = {
     "app.client": ("torch", "fastapi", "sqlalchemy", "celery"),
     "worker.runner": ("torch", "transformers", "fastapi", "starlette"),
     "worker.tasks": ("torch", "transformers", "fastapi", "starlette"),
+    "worker.serving.__main__": ("torch", "transformers", "llguidance", "sqlalchemy"),
 }
 """Module -> packages that must not be loaded after importing it in a fresh interpreter."""
 

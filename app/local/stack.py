@@ -1,14 +1,15 @@
-"""The whole service on one machine: starts the engines, the API and two workers, in this order.
+"""The whole service on one machine: starts the engines, the inference engine, the API and two workers, in this order.
 
 Contains no SQL: the caller passes functions for the migrations and the first API key.
 """
 
 import json
 import os
+import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -30,12 +31,14 @@ READY_REQUEST_SECONDS = 5.0
 PROGRESS_EVERY_SECONDS = 10.0
 API_DRAIN_SECONDS = 5
 API_STOP_GRACE_SECONDS = 10.0
+SERVE_STOP_GRACE_SECONDS = 10.0
 WORKER_STOP_GRACE_SECONDS = 40.0  # a drain takes up to 30 s: it finishes the optimiser step and writes a checkpoint
 DEFAULT_HOST = "127.0.0.1"
 WILDCARD_HOSTS = {"": DEFAULT_HOST, "0.0.0.0": DEFAULT_HOST, "::": "[::1]"}  # noqa: S104 - compared, not bound
 SECRET_MODE = 0o600
 CONNECTION_NAME = "connection.json"
 API_KEY_NAME = "api_key"
+SERVE_KEY_NAME = "serve_key"
 KEY_RING_NAME = "secret_keys"
 
 Migrate = Callable[[str], None]
@@ -74,6 +77,8 @@ class Stack:
         self._migrate = migrate
         self._bootstrap = bootstrap
         self._progress = progress
+        self._inference: dict[str, str] = {}
+        """Variables of the embedded inference engine and of the API; empty if the operator has engines."""
         self._supervisor = Supervisor(self.state_dir, progress=progress)
         self._resources = ExitStack()
 
@@ -144,7 +149,8 @@ class Stack:
             write_atomically(path, f"{new_key()}\n", mode=SECRET_MODE)
 
     def _start_service(self) -> None:
-        self._progress("Starting the API and the workers")
+        self._progress("Starting the API, the workers and the inference engine")
+        self._start_inference()
         serve = (
             "--host",
             self.host,
@@ -153,10 +159,34 @@ class Stack:
             "--timeout-graceful-shutdown",
             str(API_DRAIN_SECONDS),
         )
-        self._start_python("api", API_STOP_GRACE_SECONDS, "uvicorn", "--factory", "app.main:create_app", *serve)
+        self._start_python(
+            "api",
+            API_STOP_GRACE_SECONDS,
+            "uvicorn",
+            "--factory",
+            "app.main:create_app",
+            *serve,
+            extra=self._inference,
+        )
         schedule = str(self.state_dir / "celerybeat-schedule")
         self._start_worker("train", "-c", "1")
         self._start_worker("default", "-c", "4", "-B", "--schedule", schedule)
+
+    def _start_inference(self) -> None:
+        """Start the embedded inference engine, unless the operator has engines."""
+        if os.environ.get("GROUPTUNE_SERVE_URL"):
+            return
+        path = self.state_dir / SERVE_KEY_NAME
+        if not path.exists():
+            write_atomically(path, f"{secrets.token_urlsafe(32)}\n", mode=SECRET_MODE)
+        port = claim_port(DEFAULT_HOST, 0)
+        self._inference = {
+            "GROUPTUNE_SERVE_URL": f"http://{DEFAULT_HOST}:{port}",
+            "GROUPTUNE_SERVE_API_KEY": path.read_text().strip(),
+        }
+        # Waiting threads of the engine sleep instead of spinning, so a training job gets the cores.
+        own = {**self._inference, "OMP_WAIT_POLICY": "PASSIVE"}
+        self._start_python("serve", SERVE_STOP_GRACE_SECONDS, "worker.serving", "--port", str(port), extra=own)
 
     def _start_worker(self, queue: str, *options: str) -> None:
         base = (
@@ -174,7 +204,9 @@ class Stack:
         chatter = ("--without-gossip", "--without-mingle", "--loglevel", "INFO")
         self._start_python(f"worker-{queue}", WORKER_STOP_GRACE_SECONDS, *base, *options, *chatter)
 
-    def _start_python(self, name: str, stop_grace_seconds: float, module: str, *arguments: str) -> None:
+    def _start_python(
+        self, name: str, stop_grace_seconds: float, module: str, *arguments: str, extra: Mapping[str, str] | None = None
+    ) -> None:
         engines = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
         own = {"GROUPTUNE_STATE_DIR": str(self.state_dir), "PYTHONUNBUFFERED": "1"}
         secret = {
@@ -184,7 +216,7 @@ class Stack:
             ChildSpec(
                 name=name,
                 argv=(sys.executable, "-m", module, *arguments),
-                env={**secret, **os.environ, **engines, **own},
+                env={**secret, **os.environ, **engines, **own, **(extra or {})},
                 log_path=self.state_dir / "logs" / f"{name}.log",
                 stop_grace_seconds=stop_grace_seconds,
             )

@@ -1,0 +1,181 @@
+"""Sequences of different adapters in one batch against transformers and PEFT, one sequence at a time."""
+
+import random
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from app.core.spec.job import Sampling
+from tests.tiny_model import character_tokenizer
+from tests.worker.serving.adapters import LORAS, peft_model, write_adapter
+from tests.worker.training import plain
+from tests.worker.training.architectures import ARCHITECTURES, END, PAD, VOCABULARY
+from tests.worker.training.conftest import ModelDirectory
+from worker.serving import batch as batching
+from worker.serving.adapters import Adapter, read_adapter
+from worker.serving.base import ServedBase
+from worker.serving.batch import Batch
+from worker.serving.sequences import Chunk, Request
+from worker.serving.wire import CompletionBody
+from worker.training.model import load_policy
+from worker.training.rollouts.sampler import Sampler
+
+CPU = torch.device("cpu")
+KV_BYTES = 10**7
+
+
+def make_request(prompt: Any, adapter: Adapter | None = None, **options: Any) -> Request:
+    body = CompletionBody(model="m", prompt=tuple(prompt), **{"temperature": 0.0, "max_tokens": 8, **options})
+    return Request(body, "base", character_tokenizer(), lambda _event: None, adapter)
+
+
+def make_batch(directory: Path, **options: Any) -> Batch:
+    return Batch(ServedBase.load("base", directory, CPU), options.get("max_sequences", 6), KV_BYTES)
+
+
+def run(batch: Batch, *requests: Request) -> dict[Request, list[Chunk]]:
+    """Return the chunks of all requests, which start together."""
+    for request in requests:
+        batch.add(request)
+    found: dict[Request, list[Chunk]] = defaultdict(list)
+    while not batch.is_empty:
+        for request, event in batch.step():
+            assert isinstance(event, Chunk)
+            found[request].append(event)
+    return found
+
+
+def tokens_of(chunks: list[Chunk], index: int = 0) -> tuple[int, ...]:
+    return tuple(token for chunk in chunks if chunk.index == index for token in chunk.token_ids)
+
+
+@pytest.fixture
+def adapters(architecture: str, model_directory: ModelDirectory, tmp_path: Path) -> list[Adapter | None]:
+    base = model_directory(architecture)
+    names = list(LORAS) if architecture != "gpt2" else ["plain", "rslora"]
+    return [None] + [
+        read_adapter(name, write_adapter(tmp_path / name, base, LORAS[name], seed), "base")
+        for seed, name in enumerate(names)
+    ]
+
+
+@pytest.fixture(params=list(ARCHITECTURES))
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_mixed_batches_equal_peft(
+    architecture: str, adapters: list[Adapter | None], model_directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sequences of all adapters join and leave at random; prompts are prefilled in parts of up to 7 tokens."""
+    monkeypatch.setattr(batching, "PREFILL_TOKENS", 7)
+    choices = random.Random(3)  # noqa: S311
+    batch = make_batch(model_directory(architecture))
+    waiting = [
+        make_request(
+            [choices.randrange(3, VOCABULARY) for _ in range(choices.randint(1, 20))],
+            choices.choice(adapters),
+            max_tokens=choices.randint(1, 20),
+            n=choices.choice([1, 1, 2]),
+            logprobs=0,
+        )
+        for _ in range(16)
+    ]
+    found: dict[Request, list[Chunk]] = defaultdict(list)
+    while waiting or not batch.is_empty:
+        while waiting and batch.has_room(waiting[-1]) and choices.random() < 0.5:
+            batch.add(waiting.pop())
+        for request, event in batch.step():
+            assert isinstance(event, Chunk)
+            found[request].append(event)
+    assert len(found) == 16
+    models = {each: peft_model(model_directory(architecture), each.path if each else None) for each in adapters}
+    for request, chunks in found.items():
+        for index in range(request.body.n):
+            tokens = tokens_of(chunks, index)
+            assert len(tokens) == request.body.max_tokens
+            own = [chunk.logprobs.logprob for chunk in chunks if chunk.index == index and chunk.logprobs]
+            check_greedy(models[request.adapter], request.body.prompt, tokens, own)
+
+
+@torch.no_grad()
+def check_greedy(model: Any, prompt: tuple[int, ...], tokens: tuple[int, ...], logprobs: list[float]) -> None:
+    """Check that each token is the model's most probable one, with this log-probability."""
+    whole = torch.tensor([[*prompt, *tokens]])
+    expected = model(input_ids=whole, use_cache=False).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    chosen = expected.gather(-1, torch.tensor(tokens)[:, None]).squeeze(-1)
+    assert torch.allclose(chosen, torch.tensor(logprobs), atol=2e-4)
+    assert torch.allclose(chosen, expected.amax(-1), atol=2e-4)
+
+
+def test_greedy_answers_equal_the_samplers(model_directory: ModelDirectory, tmp_path: Path) -> None:
+    """The evaluation of a job and the served model give the same answers, token by token."""
+    base = model_directory("llama")
+    directory = write_adapter(tmp_path / "plain", base, LORAS["plain"])
+    policy = load_policy(base, LORAS["plain"], seed=0, adapter=directory)
+    prompts = [tuple(range(3, 3 + length)) for length in (1, 4, 9)]
+    expected = Sampler(policy, (END,), PAD).sample(prompts, 1, Sampling(max_tokens=12), None)
+    adapter = read_adapter("plain", directory, "base")
+    requests = [make_request(prompt, adapter, max_tokens=12, stop_token_ids=[END]) for prompt in prompts]
+    found = run(make_batch(base), *requests)
+    assert [tokens_of(found[request]) for request in requests] == [row[0].ids for row in expected]
+
+
+def test_seed_gives_the_same_text_in_any_batch(model_directory: ModelDirectory) -> None:
+    batch = make_batch(model_directory("llama"))
+
+    def sampled(seed: int | None, *others: Request) -> list[tuple[int, ...]]:
+        request = make_request((5, 6, 7), temperature=1.0, seed=seed, n=2, max_tokens=12)
+        chunks = run(batch, *others, request)[request]
+        return [tokens_of(chunks, index) for index in (0, 1)]
+
+    first = sampled(4)
+    assert first[0] != first[1]
+    assert sampled(4, *(make_request((9,) * size, temperature=1.5) for size in (2, 5))) == first
+    assert sampled(5) != first
+    assert sampled(None) != sampled(None)
+
+
+def test_samples_follow_the_distribution(model_directory: ModelDirectory) -> None:
+    """First tokens of many samples, against exact probabilities at another temperature, within a nucleus."""
+    directory = model_directory("llama")
+    request = make_request((5, 6, 7), temperature=1.3, top_p=0.8, seed=1, n=128, max_tokens=1)
+    batch = make_batch(directory, max_sequences=128)
+    drawn = torch.bincount(
+        torch.tensor([chunk.token_ids[0] for chunk in run(batch, request)[request]]), minlength=VOCABULARY
+    )
+    with torch.no_grad():
+        logits = plain.plain_base(directory)(input_ids=torch.tensor([[5, 6, 7]])).logits[0, -1]
+    ordered, order = (logits / 1.3).softmax(-1).sort(descending=True)
+    kept = int((ordered.cumsum(0) - ordered < 0.8).sum())
+    assert set(drawn.nonzero().squeeze(1).tolist()) <= set(order[:kept].tolist())
+    expected = ordered[:kept] / ordered[:kept].sum() * 128
+    assert float(((drawn[order[:kept]] - expected) ** 2 / expected).sum()) < kept + 5 * (2 * kept) ** 0.5
+
+
+def test_aborted_request_frees_its_slot(model_directory: ModelDirectory) -> None:
+    batch = make_batch(model_directory("llama"), max_sequences=1)
+    endless, next_one = make_request((5,), max_tokens=60), make_request((6,))
+    batch.add(endless)
+    batch.step()
+    assert not batch.has_room(next_one)
+    endless.is_aborted = True
+    batch.drop_aborted()
+    assert batch.has_room(next_one)
+    assert len(tokens_of(run(batch, next_one)[next_one])) == 8
+
+
+def test_prompt_logprobs_equal_the_models(model_directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "PREFILL_TOKENS", 3)
+    directory = model_directory("qwen2")
+    prompt = (5, 9, 11, 4, 3, 8, 7)
+    request = make_request(prompt, prompt_logprobs=2, max_tokens=1)
+    run(make_batch(directory), request)
+    expected = plain.sequence_logprobs(plain.plain_base(directory), prompt[:1], prompt[1:])
+    first, *rest = request.prompt_logprobs
+    assert first is None
+    assert [each.logprob for each in rest if each] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert all(each is not None and len(each.alternatives) == 2 for each in rest)

@@ -1,0 +1,26 @@
+"""`python -m worker.serving --host HOST --port PORT`: the embedded engine, configured by Grouptune's settings."""
+
+import argparse
+import os
+
+import uvicorn
+
+from app.core import settings
+from app.core.logging import configure
+from worker.serving.server import Server
+
+
+def main() -> None:
+    """Serve until a signal. Exits with a non-zero status if the engine's thread fails, so that it is restarted."""
+    arguments = argparse.ArgumentParser(prog="python -m worker.serving")
+    arguments.add_argument("--host", default="127.0.0.1")
+    arguments.add_argument("--port", type=int, default=8001)
+    options = arguments.parse_args()
+    configure()
+    # os._exit: the process must not wait for connections or threads, because nothing answers them any more.
+    server = Server(settings.load(), on_death=lambda: os._exit(1))
+    uvicorn.run(server.app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=5)
+
+
+if __name__ == "__main__":
+    main()

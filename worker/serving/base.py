@@ -1,0 +1,121 @@
+"""A base model in memory, prepared for decoding: trunk, output head, adapted layers, and the shapes of its cache."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from worker.serving.errors import RequestError
+from worker.serving.kv import KvSlots, LayerShape, PromptKv, PromptPart, StepKv, Storage
+from worker.serving.projections import AdaptedLayers
+from worker.training.attention import Options, attention
+from worker.training.base_model import load_base
+from worker.training.lm_head import Head, head_of
+from worker.training.packed import PackedHead, PackedWeight, can_pack
+from worker.training.types import JobFailure
+
+_PROBE_TOLERANCE: Final = 0.25
+"""In nats. bf16 rounding in a deep model stays well below it; a missing state, scale or cap exceeds it."""
+_PROBE: Final = tuple(7 * i % 23 for i in range(1, 13))
+
+
+class _ShapeProbe:
+    """A `CachedAttention` that stores nothing and records what each layer would store."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[int, LayerShape] = {}
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, options: Options
+    ) -> Tensor:
+        self.shapes[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
+        return attention(query, key, value, None, options).transpose(1, 2)
+
+
+class ServedBase:
+    """One base model on one device."""
+
+    def __init__(self, name: str, causal: Any, device: torch.device) -> None:
+        self.name = name
+        self.device = device
+        self._causal = causal
+        self._trunk: Any = causal.base_model
+        head = head_of(causal)
+        dtype = head.weight_V_H.dtype
+        expected = self._own_logprobs()
+        probe = _ShapeProbe()
+        pack = can_pack(device, dtype)
+        ids = torch.tensor([_PROBE[:2]], device=device)
+        self.layers = AdaptedLayers(causal, lambda: self._forward(ids, ids * 0, probe), pack=pack)
+        self.storage = Storage(probe.shapes, dtype, device)
+        self.head: Head = head
+        if pack:
+            packed = PackedWeight(head.weight_V_H)
+            self.head = PackedHead(head.weight_V_H, head.scale, head.softcap, packed)
+        self._verify(expected)
+
+    @classmethod
+    def load(cls, name: str, directory: Path, device: torch.device) -> "ServedBase":
+        """Load a base model. Raises `RequestError` if the engine cannot run it."""
+        try:
+            with torch.inference_mode():
+                return cls(name, load_base(directory, device, None, "native").eval().requires_grad_(False), device)
+        except JobFailure as error:
+            raise RequestError(400, str(error.code), str(error), "model") from error
+        except (OSError, ValueError, RuntimeError, NotImplementedError, AttributeError, KeyError) as error:
+            raise RequestError(
+                500, "model_not_loadable", f"Base model '{name}' cannot be loaded: {error}", "model"
+            ) from error
+
+    def hidden(self, ids_N: Tensor, positions_N: Tensor, kv: StepKv) -> Tensor:
+        """Returns the last hidden states [N, H] of a packed row of tokens."""
+        return self._forward(ids_N[None], positions_N[None], kv)
+
+    def _forward(self, ids_1_N: Tensor, positions_1_N: Tensor, cached: Any) -> Tensor:
+        output = self._trunk(
+            input_ids=ids_1_N,
+            position_ids=positions_1_N,
+            # transformers passes a 4D mask through unchanged. `attend` ignores it and masks by `cached` instead.
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device),
+            use_cache=False,
+            cached=cached,
+        )
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def _own_logprobs(self) -> Tensor:
+        """Returns log p of the probe's tokens by the model's own forward pass, before its layers are replaced."""
+        ids_1_T = torch.tensor([_PROBE], device=self.device)
+        logits = self._causal(input_ids=ids_1_T, use_cache=False).logits[0, :-1]
+        return logits.float().log_softmax(-1).gather(-1, ids_1_T[0, 1:, None]).squeeze(-1)  # type: ignore[no-any-return]
+
+    def _verify(self, expected: Tensor) -> None:
+        """Checks that a prompt in two parts and then single tokens give the model's own log-probabilities.
+
+        Architectures keep other states than keys and values, or modify scores and logits in different ways. An
+        unsupported way would silently give wrong answers; this raises `RequestError` instead.
+        """
+        probe = torch.tensor(_PROBE, device=self.device)
+        slots, prompt = KvSlots(self.storage), PromptKv(self.storage, 8)
+        none = torch.zeros(0, dtype=torch.long, device=self.device)
+        states = []
+        for begin, end in ((0, 5), (5, 8)):
+            kv = StepKv(slots, none, 0, (PromptPart(prompt, 0, end - begin),))
+            states.append(self.hidden(probe[begin:end], torch.arange(begin, end, device=self.device), kv))
+            prompt.length = end
+        slots.reserve(1, len(_PROBE), used=0)
+        slots.fill(0, prompt)
+        for position in range(8, len(_PROBE) - 1):
+            at = torch.tensor([position], device=self.device)
+            states.append(self.hidden(probe[at], at, StepKv(slots, at, position, ())))
+        logprobs = self.head.logits(torch.cat(states), torch.float32).log_softmax(-1)
+        error = float((logprobs.gather(-1, probe[1:, None]).squeeze(-1) - expected).abs().max())
+        if not error < _PROBE_TOLERANCE:
+            raise RequestError(
+                400,
+                "unsupported_architecture",
+                f"Base models of type '{self._causal.config.model_type}' are not supported by the embedded engine: its "
+                f"log-probabilities differ from the model's own by {error:.2g} nats. Serve '{self.name}' with vLLM.",
+                "model",
+            )
