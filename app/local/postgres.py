@@ -162,7 +162,8 @@ class EmbeddedPostgres(EmbeddedEngine):
         draft.rename(self.data_dir)
 
     def _clear_stale_locks(self) -> None:
-        """Wait for an old server that has just lost its supervisor, then remove the lock files that a crash left.
+        """Wait for an old server that has just lost its supervisor, end what a killed server left behind, then remove
+        the lock files that a crash left.
 
         Postgres itself trusts the process id in `postmaster.pid`. After a reboot, or in a container, that id may
         belong to another program, and Postgres would refuse to start.
@@ -170,8 +171,29 @@ class EmbeddedPostgres(EmbeddedEngine):
         pid_file = self.data_dir / "postmaster.pid"
         with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
             self._await_old_server(int(pid_file.read_text().split()[0]))
+        self._end_orphans()
         for lock in (pid_file, *self._socket_dir.glob(".s.PGSQL.*")):
             lock.unlink(missing_ok=True)
+
+    def _end_orphans(self) -> None:
+        """Kill the processes of a killed server: each finishes its query first, and so long no new server starts.
+
+        Their uncommitted work is lost with their server anyway; the next start replays the write-ahead log.
+        """
+        for process in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                pid = int(process.name)
+                pidfd = os.pidfd_open(pid)
+                try:
+                    if self._works_here(pid):
+                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                        _await_end(pidfd, OLD_SERVER_SECONDS)
+                finally:
+                    os.close(pidfd)
+
+    def _works_here(self, pid: int) -> bool:
+        """Return whether a process works in the data directory, as those of Postgres do. Raises `OSError`."""
+        return Path(f"/proc/{pid}/cwd").resolve(strict=True) == self.data_dir.resolve()
 
     def _await_old_server(self, pid: int) -> None:
         # A pidfd refers to one process for as long as it is open. A process id could be reused between the check of
@@ -181,13 +203,11 @@ class EmbeddedPostgres(EmbeddedEngine):
         except ProcessLookupError:
             return
         try:
-            if Path(f"/proc/{pid}/cwd").resolve() != self.data_dir.resolve():
+            if not self._works_here(pid):
                 return
             self._progress(f"Waiting for the previous Postgres (process {pid}) to end")
             signal.pidfd_send_signal(pidfd, signal.SIGINT)
-            poller = select.poll()
-            poller.register(pidfd, select.POLLIN)  # readable once the process has ended
-            if not poller.poll(OLD_SERVER_SECONDS * 1000):
+            if not _await_end(pidfd, OLD_SERVER_SECONDS):
                 raise LocalStackError(
                     f"Process {pid}, an old Postgres, uses {self.data_dir} and does not end. Stop it with `kill {pid}`."
                 )
@@ -195,6 +215,13 @@ class EmbeddedPostgres(EmbeddedEngine):
             return
         finally:
             os.close(pidfd)
+
+
+def _await_end(pidfd: int, seconds: float) -> bool:
+    """Wait until the process has ended; return whether it has."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)  # readable once the process has ended
+    return bool(poller.poll(seconds * 1000))
 
 
 def _environment() -> dict[str, str]:

@@ -49,15 +49,16 @@ class RestartPolicy:
     """When a crashed child is restarted, and when the supervisor gives up."""
 
     first_delay_seconds: float = 0.5
-    max_delay_seconds: float = 30.0
+    max_delay_seconds: float = 5.0
     stable_seconds: float = 10.0
     """A child that ran at least this long starts with a failure count of 0 again."""
     max_quick_failures: int = 4
-    """The supervisor gives up after this many consecutive failures, each within `stable_seconds`."""
+    """The supervisor gives up a child that was never ready after this many consecutive failures, each within
+    `stable_seconds`."""
 
     def delay_seconds(self, failures: int) -> float:
         """Return the delay before the restart after the `failures`-th consecutive failure (1, 2, ...)."""
-        return float(min(self.max_delay_seconds, self.first_delay_seconds * 2 ** (failures - 1)))
+        return float(min(self.max_delay_seconds, self.first_delay_seconds * 2 ** min(failures - 1, 30)))
 
 
 def _nothing() -> None:

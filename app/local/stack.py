@@ -106,6 +106,7 @@ class Stack:
             self._prepare_secret_keys()
             self._start_service()
             self._await_service()
+            self._supervisor.keep("api")
             self._publish_connection()
             self._resources = resources.pop_all()
         return self
@@ -133,8 +134,10 @@ class Stack:
             self.redis_url = self._start_engine(EmbeddedValkey(self.state_dir))
 
     def _start_engine(self, engine: EmbeddedEngine) -> str:
-        self._supervisor.start(engine.spec())
+        spec = engine.spec()
+        self._supervisor.start(spec)
         engine.wait_ready(self._supervisor.wait)
+        self._supervisor.keep(spec.name)
         return engine.url
 
     def _prepare_api_key(self) -> None:

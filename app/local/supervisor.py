@@ -74,6 +74,8 @@ class _Slot:
         self.child: Child | None = None
         self.quick_failures = 0
         self.restart_at = float("inf")
+        self.is_kept = False
+        """Whether the child was ready once: it is restarted for as long as the supervisor runs."""
 
 
 class Supervisor:
@@ -129,6 +131,11 @@ class Supervisor:
         self._commands.append(lambda: self._start_for(spec, result))
         self._wake()
         return result.result()
+
+    def keep(self, *names: str) -> None:
+        """Never give up the children with these names again, however often they end: they have been ready once."""
+        self._commands.append(lambda: self._keep(names))
+        self._wake()
 
     def wait(self, seconds: float | None = None) -> None:
         """Block for `seconds`, or until the supervisor stops; raises `ChildFailed` once a child has failed permanently.
@@ -228,6 +235,10 @@ class Supervisor:
             self._slots.append(slot)
             result.set_result(pid)
 
+    def _keep(self, names: tuple[str, ...]) -> None:
+        for slot in self._slots:
+            slot.is_kept = slot.is_kept or slot.spec.name in names
+
     def _spawn(self, slot: _Slot) -> int:
         slot.restart_at = float("inf")
         slot.child = child = Child(slot.spec)
@@ -240,7 +251,8 @@ class Supervisor:
         try:
             self._spawn(slot)
         except Exception as error:  # no caller to raise it in: reported like a crash
-            self._give_up(slot, f"could not be restarted ({error})")
+            slot.quick_failures += 1
+            self._retry(slot, f"could not be restarted ({error})", give_up=True)
 
     def _collect(self, slot: _Slot, child: Child) -> int:
         self._selector.unregister(child.pidfd)
@@ -257,12 +269,19 @@ class Supervisor:
         policy = slot.spec.restart
         stable = time.monotonic() - child.started_at >= policy.stable_seconds
         slot.quick_failures = 1 if stable else slot.quick_failures + 1
-        if slot.quick_failures >= policy.max_quick_failures:
-            self._give_up(slot, f"ended {slot.quick_failures} times right after its start (last with {exit_text})")
+        slot.is_kept = slot.is_kept or stable
+        quickly = f"ended {slot.quick_failures} times right after its start (last with {exit_text})"
+        give_up = slot.quick_failures >= policy.max_quick_failures
+        self._retry(slot, quickly if give_up else f"ended with {exit_text}", give_up=give_up)
+
+    def _retry(self, slot: _Slot, problem: str, *, give_up: bool) -> None:
+        """Restart the child after a delay, or give it up if it should be and was never ready."""
+        if give_up and not slot.is_kept:
+            self._give_up(slot, problem)
             return
-        delay_seconds = policy.delay_seconds(slot.quick_failures)
+        delay_seconds = slot.spec.restart.delay_seconds(slot.quick_failures)
         slot.restart_at = time.monotonic() + delay_seconds
-        self._progress(f"{slot.spec.name} ended with {exit_text}. Restarting it in {delay_seconds:g} s.")
+        self._progress(f"{slot.spec.name} {problem}. Restarting it in {delay_seconds:g} s.")
 
     def _give_up(self, slot: _Slot, reason: str) -> None:
         slot.restart_at = float("inf")

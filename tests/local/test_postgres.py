@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -115,6 +116,24 @@ def test_data_survives_a_kill(used_state_dir: Path) -> None:
     assert_all_end(processes)
     with EmbeddedPostgres(used_state_dir) as again:
         assert query(again, "SELECT answer FROM kept") == "42"
+
+
+def test_server_killed_during_a_query_starts_again(used_state_dir: Path) -> None:
+    """A backend of a killed server finishes its query first, and a new server cannot start beside it."""
+    postgres = EmbeddedPostgres(used_state_dir)
+    postgres.start()
+    keep_a_row(postgres)
+    with psycopg.connect(dsn(postgres)) as connection, ThreadPoolExecutor(1) as threads:
+        busy = threads.submit(connection.execute, "SELECT count(*) FROM generate_series(1, 1000000000)")
+        while query(postgres, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%series(1%'") < "2":
+            pass  # counts itself, too
+        processes = family(server_pid(postgres))
+        processes[0].send_signal(signal.SIGKILL)
+        postgres.stop()
+        with EmbeddedPostgres(used_state_dir) as again:
+            assert query(again, "SELECT answer FROM kept") == "42"
+        assert isinstance(busy.exception(), psycopg.OperationalError)
+    assert_all_end(processes)
 
 
 def test_stale_pid_file_is_removed(used_state_dir: Path) -> None:

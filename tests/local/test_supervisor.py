@@ -151,6 +151,16 @@ def test_permanent_failure_includes_the_log(state_dir: Path) -> None:
     assert str(failure.value).count("the reason is 4711") == FAST.max_quick_failures
 
 
+def test_child_that_was_ready_is_never_given_up(state_dir: Path) -> None:
+    messages: queue.Queue[str] = queue.Queue()
+    with Supervisor(state_dir, progress=messages.put) as supervisor:
+        supervisor.start(child(state_dir, "import sys; sys.stdin.read(); sys.exit(3)"))
+        supervisor.keep("child")
+        for _ in range(2 * FAST.max_quick_failures):
+            assert "Restarting it" in messages.get(timeout=ALL_GONE_SECONDS)
+        supervisor.wait(0)
+
+
 def test_group_of_a_crashed_child_is_killed(state_dir: Path) -> None:
     fifo = state_dir / "fifo"
     os.mkfifo(fifo)
