@@ -59,5 +59,5 @@ async def _while_allowed(request: Request, messages: AsyncGenerator[str]) -> Asy
 
 
 async def _check(request: Request) -> None:
-    with suppress(DatabaseUnavailable):  # nobody can be told apart now: the next check decides
+    with suppress(DatabaseUnavailable):  # the next check decides
         await identify(request)

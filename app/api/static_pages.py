@@ -4,6 +4,7 @@ Every path below `/ui` that is not a file is a view of the single-page dashboard
 """
 
 import mimetypes
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -70,8 +71,9 @@ def _way_to_ui(path: str) -> str:
 
 def _file(path: str) -> Path | None:
     """Return the file that the path names, else the page; None if the dashboard is not built."""
-    requested = (DIST / path).resolve()
-    if path and requested.is_relative_to(DIST.resolve()) and requested.is_file():
-        return requested
+    with suppress(OSError, ValueError):  # not a possible file name: too long, or with a NUL
+        requested = (DIST / path).resolve()
+        if path and requested.is_relative_to(DIST.resolve()) and requested.is_file():
+            return requested
     index = DIST / "index.html"
     return index if index.is_file() else None

@@ -17,6 +17,7 @@ from app.core.errors import AuthenticationFailed, GrouptuneError
 ALGORITHMS: Final = ("RS256", "ES256")
 LEEWAY_SECONDS: Final = 30
 REQUIRED: Final = ("iss", "aud", "sub", "exp", "iat", "jti")
+MAX_LIFE_SECONDS: Final = 366 * 86_400.0
 TIMEOUT_SECONDS: Final = 10.0
 MAX_BYTES: Final = 256 * 1024
 KEPT_SECONDS: Final = 3600.0
@@ -75,8 +76,10 @@ class IdTokens:
             )
         except jwt.ExpiredSignatureError as error:
             raise _invalid("it has expired; request a new one from the CI system") from error
-        except jwt.InvalidTokenError as error:
+        except (jwt.InvalidTokenError, OverflowError, TypeError, ValueError) as error:  # also for times like 1e999
             raise _invalid(str(error)) from error
+        if not isinstance(claims["exp"], int | float) or claims["exp"] > time.time() + MAX_LIFE_SECONDS:
+            raise _invalid("its claim 'exp' is not a time within a year from now")
         audience = claims["aud"]
         claims["aud"] = audience[0] if isinstance(audience, list) and len(audience) == 1 else audience
         for name in ("aud", "jti"):

@@ -119,7 +119,7 @@ def test_data_survives_a_kill(used_state_dir: Path) -> None:
 
 
 def test_server_killed_during_a_query_starts_again(used_state_dir: Path) -> None:
-    """A backend of a killed server finishes its query first, and a new server cannot start beside it."""
+    """A backend of a killed server finishes its query first, and until then no new server can start."""
     postgres = EmbeddedPostgres(used_state_dir)
     postgres.start()
     keep_a_row(postgres)

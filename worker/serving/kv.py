@@ -18,7 +18,7 @@ from torch import Tensor
 from worker.training.attention import Options, attention
 
 _TOKEN_STEP: Final = 256
-"""The slots grow by at least so many tokens at a time."""
+"""The slots grow by at least this number of tokens at a time."""
 
 
 @dataclass(frozen=True)

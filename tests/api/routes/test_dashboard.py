@@ -109,3 +109,9 @@ def test_pages_forbid_what_they_do_not_need(server: Server) -> None:
         assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
         assert "create_app" not in answer.text
     assert httpx.get(server.url).headers["location"] == "ui/"  # relative, so it works below a path prefix
+
+
+@pytest.mark.parametrize("path", ["%00", "x" * 5000, "a/" * 2000, "..%2f..%2fetc/passwd"])
+def test_impossible_file_names_serve_the_page(server: Server, path: str) -> None:
+    page = httpx.get(f"{server.url}/ui/no-such-file")  # 503 with an explanation while the dashboard is not built
+    assert httpx.get(f"{server.url}/ui/{path}").status_code == page.status_code != 500

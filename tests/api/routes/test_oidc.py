@@ -97,6 +97,11 @@ def test_token_with_other_claims_is_refused(
     ("claims", "reason"),
     [
         ({"exp": int(time.time()) - 60}, "it has expired"),
+        ({"exp": 10**18}, "'exp' is not a time within a year"),
+        ({"exp": 253_402_300_800}, "'exp' is not a time within a year"),
+        ({"exp": str(int(time.time()) + 600)}, "'exp' is not a time within a year"),
+        ({"exp": float("inf")}, "infinity"),
+        ({"iat": [1]}, "int()"),
         ({"drop": "jti"}, '"jti"'),
         ({"drop": "exp"}, '"exp"'),
         ({"iat": int(time.time()) + 3600}, "not yet valid"),
