@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,9 +38,12 @@ def save(
     state: dict[str, Any],
     best_adapter: BestAdapter,
     reference: Reference | None = None,
+    *,
+    export: Callable[[Path], object] = lambda _: None,
 ) -> Path:
     """Writes a checkpoint to `directory` and returns it. After a crash the checkpoint is complete or absent.
 
+    `export` adds the adapter in PEFT's format, which resuming does not need.
     Files are written to a temporary directory with a sha256 manifest, synced, and the directory is renamed into place.
     """
     temporary = directory.with_name(f".{directory.name}.partial")
@@ -54,6 +57,7 @@ def save(
         save_file(reference.state(), temporary / _REFERENCE)
     whole = state | {"selection": best_adapter.state()}
     (temporary / _STATE).write_text(json.dumps(whole, indent=2), encoding="utf-8")
+    export(temporary)
     digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
     (temporary / MANIFEST).write_text(json.dumps(digests, indent=2), encoding="utf-8")
     for path in temporary.iterdir():

@@ -37,6 +37,7 @@ from worker.training.learning import LearningMonitor
 from worker.training.model import Policy
 from worker.training.optimizer import Updater
 from worker.training.preference import pair_group
+from worker.training.probe import write_probe
 from worker.training.reference import TRAINING, Reference
 from worker.training.rewards import GraderHealth, Grading, set_imitation_advantages
 from worker.training.rollouts.sampler import generator
@@ -240,7 +241,16 @@ class Trainer:
             "learning": self._learning.state(),
         }
         path = self.run_dir / "checkpoints" / f"step-{self.step:08d}"
-        checkpoints.save(path, self.policy, self.updater.optimizer, state, self.best_adapter, self.reference)
+        checkpoints.save(
+            path,
+            self.policy,
+            self.updater.optimizer,
+            state,
+            self.best_adapter,
+            self.reference,
+            # A checkpoint is also a model: for inference, as the start of another job, and to download.
+            export=lambda directory: export.export_adapter(directory, self.policy, self.trainer_spec),
+        )
         self.report(CheckpointSaved(step=self.step, path=str(path), metrics=values))
 
     def _publish(self) -> None:
@@ -252,6 +262,8 @@ class Trainer:
             return
         self.best_adapter.restore(self.policy)
         adapter = export.export_adapter(self.run_dir / "adapter", self.policy, self.trainer_spec)
+        prompts = self.order.prompts if self.evaluator is None else self.evaluator.prompts
+        write_probe(adapter, self.policy, prompts, self.tokenizer.end_ids)
         self.report(
             Finished(
                 step=self.step,

@@ -10,11 +10,14 @@ from typing import Any, Final
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from app.core.inference.probe import MAX_TOKENS, Probe
 from app.core.spec.graders import PythonGrader
 from app.core.spec.job import Evaluation, Lora
 from app.core.spec.reports import CheckpointSaved, Evaluated, Finished, Groups, Metrics, Report, Started, TrainerExit
+from tests.worker.training import plain
 from tests.worker.training.runs import STEPS, Job, of_kind, read_until, sha256, steady, trainer_process
 from worker.training import checkpoints, groups, trainer
 from worker.training.batching import DataOrder
@@ -51,6 +54,34 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     code, reports = job.run(**options)
     assert code is TrainerExit.succeeded
     return Whole(job, options, reports)
+
+
+def test_checkpoint_holds_the_adapter_for_peft(whole: Whole) -> None:
+    directory = whole.job.checkpoint(STEPS)
+    state, exported = (load_file(directory / f"adapter_{name}.safetensors") for name in ("state", "model"))
+    assert exported.keys() == {name.replace(".default.weight", ".weight") for name in state}
+    assert all(torch.equal(exported[name.replace(".default", "")], value) for name, value in state.items())
+    assert json.loads((directory / "adapter_config.json").read_text())["peft_type"] == "LORA"
+
+
+def test_published_adapter_has_a_probe(whole: Whole) -> None:
+    probe = Probe.model_validate_json((whole.job.run_dir / "adapter" / "probe.json").read_bytes())
+    assert len(probe.ids) <= MAX_TOKENS
+    base = plain.plain_base(whole.job.base)
+    model: Any = PeftModel.from_pretrained(base, str(whole.job.run_dir / "adapter"))
+    assert logprobs(model, probe) == pytest.approx(probe.logprobs, abs=1e-4)
+    with model.disable_adapter():
+        assert logprobs(model, probe) == pytest.approx(probe.base_logprobs, abs=1e-4)
+    assert probe.logprobs != pytest.approx(probe.base_logprobs, abs=1e-4)
+
+
+def logprobs(model: Any, probe: Probe) -> list[float]:
+    """Log p of the probe's completion in a model of transformers or PEFT."""
+    with torch.no_grad():
+        logits_T_V = model(input_ids=torch.tensor([probe.ids])).logits[0, len(probe.prompt_ids) - 1 : -1]
+    tokens_T = torch.tensor(probe.completion_ids)
+    found: list[float] = logits_T_V.float().log_softmax(-1).gather(-1, tokens_T[:, None]).squeeze(-1).tolist()
+    return found
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
