@@ -56,7 +56,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         " app.core.models app.core.prometheus app.core.spec app.core.storage app.core.teachers app.core.tracing"
         " app.core.webhooks app.core.workers",
         "app.core.inference": "app.core.accounts app.core.db app.core.errors app.core.ids app.core.jobs app.core.models"
-        " app.core.retry app.core.settings app.core.storage",
+        " app.core.prometheus app.core.retry app.core.settings app.core.storage",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.exports.tables app.core.files.tables"
         " app.core.inference.tables app.core.jobs.tables app.core.models.tables app.core.teachers.tables"
         " app.core.webhooks.tables app.core.workers.tables",
@@ -74,8 +74,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # above all slices of core: these read every table
         "app.core.backup": "app.core.db app.core.errors app.core.jobs app.core.migrate app.core.spec app.core.storage"
         " app.core.tables",
-        "app.core.doctor": "app.core.broker app.core.db app.core.errors app.core.migrate app.core.models"
-        " app.core.secrets app.core.storage app.core.webhooks app.core.workers",
+        "app.core.doctor": "app.core.broker app.core.db app.core.errors app.core.inference app.core.migrate"
+        " app.core.models app.core.secrets app.core.storage app.core.webhooks app.core.workers",
         # workers; nothing in app imports them
         "worker": "app.core worker.trackers.protocol",
         "worker.trackers": "",

@@ -23,6 +23,29 @@ HTTP_SECONDS: Final = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
     registry=API,
 )
+INFERENCE_REQUESTS: Final = Counter(
+    "grouptune_inference_requests",
+    "Requests to inference engines, by engine and outcome; a request that was repeated counts at each engine.",
+    ["engine", "outcome"],
+    registry=API,
+)
+FIRST_TOKEN_SECONDS: Final = Histogram(
+    "grouptune_inference_first_token_seconds",
+    "Time until the first token of a streamed answer, by engine, with the wait for its adapter.",
+    ["engine"],
+    buckets=(0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+    registry=API,
+)
+INFERENCE_TOKENS: Final = Counter(
+    "grouptune_inference_tokens", "Tokens of answered requests, by kind.", ["engine", "kind"], registry=API
+)
+ENGINE_UP: Final = Gauge("grouptune_engine_up", "Whether an inference engine is available.", ["engine"], registry=API)
+ENGINE_ADAPTERS: Final = Gauge(
+    "grouptune_engine_adapters", "Adapters that are loaded on an inference engine.", ["engine"], registry=API
+)
+ADAPTER_LOADS: Final = Counter(
+    "grouptune_adapter_loads", "Adapters loaded on inference engines, by outcome.", ["engine", "outcome"], registry=API
+)
 ATTEMPTS: Final = Counter(
     "grouptune_attempts", "Attempts that this worker has ended, by outcome.", ["outcome"], registry=WORKER
 )

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from app.api.deps import Config, Store
+from app.api.deps import Config, InferenceEngines, Store
 from app.core import migrate
 from app.core.errors import DatabaseUnavailable, GrouptuneError
 from app.core.settings import Settings
@@ -23,21 +23,26 @@ class Health(BaseModel):
     """The server is healthy."""
 
     status: str = "ok"
+    warnings: list[str] | None = None
+    """What does not work although the server does, such as inference while its engine is down."""
 
 
-@router.get("/healthz")
+@router.get("/healthz", response_model_exclude_none=True)
 def healthz() -> Health:
     """Report that the process responds."""
     return Health()
 
 
-@router.get("/readyz")
-def readyz(settings: Config, store: Store) -> Health:
-    """Report whether Postgres is reachable, its schema is current, and the storage is writable."""
+@router.get("/readyz", response_model_exclude_none=True)
+def readyz(settings: Config, store: Store, engines: InferenceEngines) -> Health:
+    """Report whether Postgres is reachable, its schema is current, and the storage is writable.
+
+    An inference engine that is down is a warning: all other routes work without it.
+    """
     problems = [*_database_problems(settings), *_storage_problems(store)]
     if problems:
         raise NotReady(" ".join(problems))
-    return Health()
+    return Health(warnings=engines.problems() or None)
 
 
 def _database_problems(settings: Settings) -> list[str]:

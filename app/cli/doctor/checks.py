@@ -62,6 +62,9 @@ def _services(config: Settings, progress: ReportProgress) -> Iterator[DoctorFind
         yield failed("storage", str(error), "install the missing package on the machines of the API and the workers")
     else:
         yield services.check_store(store, config.storage_url or str(config.storage_dir))
+    progress("Checking the inference engines")
+    key = config.serve_api_key.get_secret_value() if config.serve_api_key else None
+    yield from services.check_engines(config.serve_url, key)
 
 
 def _machine(config: Settings, url: str | None) -> Iterator[DoctorFinding]:

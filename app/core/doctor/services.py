@@ -1,11 +1,15 @@
-"""Checks of the broker and the blob store."""
+"""Checks of the broker, the blob store and the inference engines."""
 
+import asyncio
 import secrets
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from app.core import broker
 from app.core.doctor.finding import DoctorFinding, failed, ok, warning
+from app.core.errors import GrouptuneError
+from app.core.inference.engine_client import EngineClient, ListedModel
 from app.core.storage.blobs import BlobMissing, BlobStore, StorageUnavailable
 
 PROBE_BYTES: Final = 1 << 16
@@ -50,3 +54,26 @@ def check_store(store: BlobStore, place: str) -> DoctorFinding:
             "synchronise both clocks (NTP)",
         )
     return ok("storage", f"{place}: wrote, listed, read and deleted a probe")
+
+
+def check_engines(urls: Sequence[str], api_key: str | None) -> Iterator[DoctorFinding]:
+    """Check that each inference engine responds; one that is down is a warning, because only inference needs it."""
+    if not urls:
+        yield ok("engine", "no GROUPTUNE_SERVE_URL: the only engine is the one that `grouptune up` starts")
+    for url in urls:
+        fix = "start it, or correct GROUPTUNE_SERVE_URL and GROUPTUNE_SERVE_API_KEY (docs/inference.md)"
+        try:
+            models = asyncio.run(_models_of(url, api_key))
+        except GrouptuneError as error:
+            yield warning("engine", f"{url}: {error.message}", fix)
+        else:
+            bases = [model.id for model in models if model.parent is None]
+            yield ok("engine", f"{url} serves {', '.join(bases)} and {len(models) - len(bases)} adapters")
+
+
+async def _models_of(url: str, api_key: str | None) -> list[ListedModel]:
+    client = EngineClient(url, api_key)
+    try:
+        return await client.models()
+    finally:
+        await client.close()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -14,9 +15,10 @@ from app.core.errors import GrouptuneError
 from app.core.inference import probe
 from app.core.inference.adapter_files import NAME, AdapterFiles
 from app.core.inference.engine_client import EngineClient, ListedModel
-from app.core.inference.errors import AdapterCheckFailed, EngineBusy
+from app.core.inference.errors import AdapterCheckFailed, AdapterRefused, EngineBusy, EngineRefused, EngineUnavailable
 from app.core.models.hub_source import hub_source
 from app.core.models.registry import BaseModel
+from app.core.prometheus import ADAPTER_LOADS, ENGINE_ADAPTERS, ENGINE_UP, INFERENCE_REQUESTS
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +41,8 @@ class Engine:
 
     def __init__(self, client: EngineClient, max_adapters: int) -> None:
         self.client = client
+        self.label = urlsplit(client.url).netloc
+        """Its name in metrics and logs."""
         self.max_adapters = max_adapters
         self.active = 0
         """Requests that are running on it, from this process."""
@@ -84,6 +88,8 @@ class Engine:
         else:
             self._set_available(models, is_current=changes == self._changes)
         self.polled.set()
+        ENGINE_UP.labels(self.label).set(self.is_available)
+        ENGINE_ADAPTERS.labels(self.label).set(len(self.adapters))
         return self.is_available
 
     def failed(self) -> None:
@@ -115,9 +121,14 @@ class Engine:
         self.active += 1
         if adapter is not None:
             self._in_use[adapter] += 1
+        outcome = "ok"
         try:
             yield
+        except BaseException as error:
+            outcome = _outcome(error)
+            raise
         finally:
+            INFERENCE_REQUESTS.labels(self.label, outcome).inc()
             self.active -= 1
             if adapter is not None:
                 self._in_use[adapter] -= 1
@@ -145,8 +156,9 @@ class Engine:
 
     def _loaded(self, name: str, task: asyncio.Task[None]) -> None:
         del self._loading[name]
-        if not task.cancelled():
-            task.exception()  # marks it as seen: the clients that waited for it may all have hung up
+        # Reading the exception marks it as seen: the clients that waited for it may all have hung up.
+        error = None if task.cancelled() else task.exception()
+        ADAPTER_LOADS.labels(self.label, "ok" if error is None else _outcome(error)).inc()
 
     def forget(self, adapter: str) -> None:
         """Note that the engine has lost an adapter."""
@@ -160,7 +172,7 @@ class Engine:
                 await self._make_room()
                 self._changes += 1
                 await self.client.load(files.name, str(files.path), base_name)
-                log.info("engine.adapter_loaded", engine=self.client.url, adapter=files.name)
+                log.info("engine.adapter_loaded", engine=self.label, adapter=files.name)
             self._changes += 1
             self.adapters[files.name] = None
             self.adapters.move_to_end(files.name)
@@ -189,13 +201,13 @@ class Engine:
     async def _unload(self, name: str) -> None:
         self.forget(name)
         await self.client.unload(name)
-        log.info("engine.adapter_unloaded", engine=self.client.url, adapter=name)
+        log.info("engine.adapter_unloaded", engine=self.label, adapter=name)
 
     async def _check(self, files: AdapterFiles, base_name: str) -> None:
         try:
             await self._compare(files, base_name)
         except AdapterCheckFailed as error:
-            log.error("engine.adapter_check_failed", engine=self.client.url, adapter=files.name, message=error.message)
+            log.error("engine.adapter_check_failed", engine=self.label, adapter=files.name, message=error.message)
             self._failed[files.name] = _FailedCheck(error, time.monotonic() + FAILED_CHECK_SECONDS)
             await self._unload(files.name)
             raise
@@ -205,7 +217,7 @@ class Engine:
         stored = probe.read(files.path)
         if stored is not None:
             found = probe.distances(stored, await self.client.prompt_logprobs(files.name, stored.ids))
-            log.info("engine.adapter_checked", engine=self.client.url, adapter=files.name, **vars(found))
+            log.info("engine.adapter_checked", engine=self.label, adapter=files.name, **vars(found))
             probe.check(found)
             return
         with_adapter = await self.client.prompt_logprobs(files.name, probe.FIXED_IDS)
@@ -213,14 +225,14 @@ class Engine:
 
     def _set_away(self, problem: str) -> None:
         if self.is_available or not self._failures:
-            log.warning("engine.away", engine=self.client.url, problem=problem)
+            log.warning("engine.away", engine=self.label, problem=problem)
             self._checked.clear()  # what comes back may be another engine
         self.is_available, self.problem = False, problem
         self._failures += 1
 
     def _set_available(self, models: list[ListedModel], *, is_current: bool) -> None:
         if not self.is_available:
-            log.info("engine.available", engine=self.client.url, models=[model.id for model in models])
+            log.info("engine.available", engine=self.label, models=[model.id for model in models])
         self.is_available, self._failures, self.models = True, 0, models
         if is_current:
             listed = {model.id for model in models if model.parent is not None and NAME.fullmatch(model.id)}
@@ -229,3 +241,22 @@ class Engine:
             for name in listed - self.adapters.keys():  # loaded by another process of the API
                 self.adapters[name] = None
                 self.adapters.move_to_end(name, last=False)
+
+
+def _outcome(error: BaseException) -> str:
+    """Return the label of a failed request or load."""
+    for kind, outcome in _OUTCOMES.items():
+        if isinstance(error, kind):
+            return outcome
+    return "failed"
+
+
+_OUTCOMES: Final[dict[type[BaseException], str]] = {
+    EngineBusy: "busy",
+    EngineUnavailable: "unavailable",
+    EngineRefused: "refused",
+    AdapterRefused: "refused",
+    AdapterCheckFailed: "check_failed",
+    asyncio.CancelledError: "cancelled",
+    GeneratorExit: "cancelled",
+}

@@ -4,6 +4,7 @@ A request is repeated only until its first chunk: afterwards the client has seen
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from app.core.errors import GrouptuneError
 from app.core.inference import adapter_files
 from app.core.inference.adapter_files import AdapterFiles
 from app.core.inference.engine import Engine
-from app.core.inference.engine_client import EngineChunk, EngineClient, EngineCompletion
+from app.core.inference.engine_client import EngineChunk, EngineClient, EngineCompletion, Usage
 from app.core.inference.errors import (
     AdapterCheckFailed,
     EngineBusy,
@@ -26,6 +27,7 @@ from app.core.inference.errors import (
 )
 from app.core.inference.models import ServedModel
 from app.core.models.tables import TrainedModel
+from app.core.prometheus import FIRST_TOKEN_SECONDS, INFERENCE_TOKENS
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore
 
@@ -67,6 +69,11 @@ class Engines:
             await engine.client.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def problems(self) -> list[str]:
+        """Return one line for each engine that is known to be down."""
+        away = [engine for engine in self.all if engine.polled.is_set() and not engine.is_available]
+        return [f"Engine {engine.label}: {engine.problem}" for engine in away]
+
     async def complete(self, served: ServedModel, body: Mapping[str, Any]) -> EngineCompletion:
         """Return the completions of one prompt. `body` has no `model`, `stream` and `stream_options`.
 
@@ -74,7 +81,9 @@ class Engines:
         """
 
         async def work(engine: Engine, model: str, _stack: AsyncExitStack) -> EngineCompletion:
-            return await engine.client.complete({**body, "model": model})
+            completion = await engine.client.complete({**body, "model": model})
+            _count(engine, completion.usage)
+            return completion
 
         async with AsyncExitStack() as stack:
             return await self._repeated(served, work, stack)
@@ -86,11 +95,14 @@ class Engines:
         Raises as `complete`; the iterator raises `EngineUnavailable` if the engine fails during the answer.
         """
 
+        started = time.monotonic()
+
         async def work(engine: Engine, model: str, stack: AsyncExitStack) -> AsyncIterator[EngineChunk]:
             chunks = await stack.enter_async_context(engine.client.stream({**body, "model": model}))
             first = await anext(chunks, None)
             if first is None:
                 raise InvalidEngineResponse
+            FIRST_TOKEN_SECONDS.labels(engine.label).observe(time.monotonic() - started)
             return _chained(first, chunks, engine)
 
         async with AsyncExitStack() as stack:
@@ -222,7 +234,14 @@ async def _chained(first: EngineChunk, rest: AsyncIterator[EngineChunk], engine:
     yield first
     try:
         async for chunk in rest:
+            if chunk.usage is not None:
+                _count(engine, chunk.usage)
             yield chunk
     except EngineUnavailable:
         engine.failed()
         raise
+
+
+def _count(engine: Engine, usage: Usage) -> None:
+    INFERENCE_TOKENS.labels(engine.label, "prompt").inc(usage.prompt_tokens)
+    INFERENCE_TOKENS.labels(engine.label, "completion").inc(usage.completion_tokens)

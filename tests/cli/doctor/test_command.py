@@ -26,7 +26,7 @@ from tests.cli.conftest import ROOT
 from tests.forked import Program
 from tests.setup_jobs import make_file, make_job, make_project
 
-CHECKS = ("postgres", "migrations", "clock", "workers", "broker", "storage", "disk", "models", "keys", "gpu")
+CHECKS = ("postgres", "migrations", "clock", "workers", "broker", "storage", "engine", "disk", "models", "keys", "gpu")
 
 
 def doctor(*words: str, **environment: str | None) -> tuple[int, dict[str, DoctorFinding], str]:
