@@ -55,8 +55,9 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         " app.core.estimates app.core.exports app.core.files app.core.graders app.core.ids app.core.lint"
         " app.core.models app.core.prometheus app.core.spec app.core.storage app.core.teachers app.core.tracing"
         " app.core.webhooks app.core.workers",
-        "app.core.inference": "app.core.accounts app.core.db app.core.errors app.core.ids app.core.jobs app.core.models"
-        " app.core.prometheus app.core.retry app.core.settings app.core.storage",
+        "app.core.inference": "app.core.accounts app.core.chat app.core.db app.core.errors app.core.ids"
+        " app.core.jobs app.core.models app.core.prometheus app.core.retry app.core.settings"
+        " app.core.spec app.core.storage",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.exports.tables app.core.files.tables"
         " app.core.inference.tables app.core.jobs.tables app.core.models.tables app.core.teachers.tables"
         " app.core.webhooks.tables app.core.workers.tables",

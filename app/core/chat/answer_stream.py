@@ -117,13 +117,16 @@ class AnswerStream:
         opened: str | None = None,
         *,
         reads_calls: bool = True,
+        ends_with_call: bool = False,
     ) -> None:
         """`tools` are those of the prompt: their parameters say which values are text where the format does not.
 
-        `opened` replaces what the generation prompt wrote of the thoughts. Without `reads_calls`, calls stay text.
+        `opened` replaces what the generation prompt wrote of the thoughts. Without `reads_calls`, calls stay text; with
+        `ends_with_call`, the answer ends with its first call.
         """
         self._marks = marks
         self._calls = marks.calls if reads_calls else None
+        self._ends_with_call = ends_with_call
         self._types = parameter_types(tools or [])
         self._text = marks.opened if opened is None else opened
         self._at = 0
@@ -241,9 +244,9 @@ class AnswerStream:
             return False
         found, end = self._calls.section(self._text, self._at, self._types) if self._is_ended else ([], self._at)
         if found and all(call.name in self._types for call in found):
-            self._written.calls += found
+            self._written.calls += found[:1] if self._ends_with_call else found
             self._start_piece_after_call(end)
-            self._advance = self._write
+            self._advance = self._drop if self._ends_with_call else self._write
         else:
             self._write_all()
         return True
@@ -321,7 +324,7 @@ class AnswerStream:
         else:
             self._written.calls.append(call)
             self._start_piece_after_call(end)
-            self._advance = self._follow_call
+            self._advance = self._drop if self._ends_with_call else self._follow_call
         return True
 
     def _is_call_due(self) -> bool:
@@ -343,6 +346,10 @@ class AnswerStream:
         if self._malformed >= _MAX_MALFORMED:
             self._calls = None
         self._add(self._text[self._call_start : self._at])
+
+    def _drop(self) -> bool:
+        self._at = len(self._text)
+        return False
 
     def _start_piece_after_call(self, at: int) -> None:
         self._at = at

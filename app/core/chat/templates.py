@@ -71,7 +71,7 @@ class ChatTemplates:
             )
         except _TEMPLATE_ERRORS as error:
             reason = str(error).strip() or type(error).__name__
-            raise TemplateRefused(f"the model's chat template rejects the row: {reason[:300]}") from error
+            raise TemplateRefused(f"the model's chat template rejects the messages: {reason[:300]}") from error
 
     def source(self, with_tools: bool) -> str:
         """Return the text of the template that renders chats with or without tools."""

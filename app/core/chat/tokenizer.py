@@ -9,7 +9,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -19,6 +19,7 @@ from tokenizers import Encoding, Tokenizer
 from app.core.chat.answer_format import AnswerFormat
 from app.core.chat.continuation import Continuation, continuation
 from app.core.chat.templates import DEFAULT, ChatTemplates, TemplateRefused
+from app.core.chat.token_bytes import TokenBytes
 from app.core.chat.tokenizer_settings import read_settings
 from app.core.errors import InvalidRequest
 from app.core.spec.answers import ParsedAnswer
@@ -106,9 +107,9 @@ class ChatTokenizer:
         added = backend.get_added_tokens_decoder()
         self._added = frozenset(added)
         self._special = {token.content: index for index, token in added.items() if token.special}
-        self._special_text = re.compile(
-            "|".join(map(re.escape, sorted(self._special, key=len, reverse=True))) or r"(?!)"
-        )
+        self._special_text = _any_of(self._special)
+        self._added_ids = {token.content: index for index, token in added.items()}
+        self._added_text = _any_of(self._added_ids)
         eos = self._id("eos_token")
         declared = frozenset(end_ids) | ({eos} if eos is not None else set())
         self.end_id = self._find_end_id(frozenset(end_ids), eos)
@@ -199,6 +200,20 @@ class ChatTokenizer:
     def spells_special_tokens(self, message: dict[str, Any]) -> bool:
         """Return whether the text of a message contains special tokens, which `answer` then keeps as plain text."""
         return bool(self._special) and self._special_text.search(_written(message)) is not None
+
+    def split_added(self, text: str) -> list[int | str]:
+        """Return the parts of a text: the ids of added tokens, special or not, and the plain text between them."""
+        parts: list[int | str] = []
+        at = 0
+        for match in self._added_text.finditer(text):
+            parts += [text[at : match.start()], self._added_ids[match[0]]]
+            at = match.end()
+        return [part for part in [*parts, text[at:]] if part != ""]
+
+    @cached_property
+    def token_bytes(self) -> TokenBytes:
+        """The bytes of single tokens."""
+        return TokenBytes(self.backend)
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text for people: the answer as the model wrote it, without its end token."""
@@ -320,6 +335,10 @@ class ChatTokenizer:
         return end
 
 
+def _any_of(texts: Collection[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
+
+
 def _written(message: dict[str, Any]) -> str:
     """Return all texts of a message that its author wrote."""
     written = f"{message.get('content') or ''}\n{message.get('reasoning_content') or ''}"
@@ -327,7 +346,7 @@ def _written(message: dict[str, Any]) -> str:
     return f"{written}\n{json.dumps(calls, ensure_ascii=False)}" if calls else written
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=128)
 def _answer_format(templates: ChatTemplates) -> AnswerFormat:
     return AnswerFormat.derive(templates)
 

@@ -20,7 +20,9 @@ _KNOWN: Final = frozenset(
 class Conversation:
     """Normalises messages one after another; a tool result may belong to an earlier call."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, allows_empty: bool = False) -> None:
+        """`allows_empty`: whether messages of users and assistants may be empty, as in requests for an answer."""
+        self._allows_empty = allows_empty
         self.messages: list[dict[str, Any]] = []
         self.weights: list[int] = []
         """0 for messages that are never trained, by message."""
@@ -48,7 +50,7 @@ class Conversation:
             if name not in _KNOWN and not _is_absent(value):
                 raise Refused(param, f"`{param}` has an unknown field {quoted(name)}; remove it")
         calls = _tool_calls(message, param)
-        optional = bool(calls) or role in ("tool", "function", "system", "developer")
+        optional = self._allows_empty or bool(calls) or role in ("tool", "function", "system", "developer")
         content = _content(message.get("content"), f"{param}.content", optional=optional)
         if role in ("system", "developer") and not (content and content.strip()):
             self.dropped.append(param)

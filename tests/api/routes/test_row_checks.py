@@ -106,8 +106,8 @@ def test_rows_that_the_template_rejects_are_refused(client: OpenAI, upload: Uplo
     assert (problem["code"], problem["param"]) == ("no_usable_rows", "training_file")
     assert problem["message"] == (
         "The method 'supervised' can use no row of the training file. 8 of 8 rows of the training file are not used: "
-        "8 rejected by the model's chat template (line 1: the model's chat template rejects the row: This model has no "
-        "system turn). Change the rows as the message says, or choose another base model."
+        "8 rejected by the model's chat template (line 1: the model's chat template rejects the messages: This model "
+        "has no system turn). Change the rows as the message says, or choose another base model."
     )
     assert validation["rows"] == {"used": 0, "dropped": {"template_refused": 8}}
     error = refused(client, file_id, SUPERVISED, model=model)

@@ -74,7 +74,7 @@ def test_tool_calls_are_trained_or_refused(name: str) -> None:
     try:
         answer = chat.answer(prompt, CALLING)
     except TemplateRefused as refused:
-        is_named = "find_harbour" in refused.message or "rejects the row" in refused.message
+        is_named = "find_harbour" in refused.message or "rejects the messages" in refused.message
     else:
         is_named = "find_harbour" in answer.text
     assert is_named

@@ -168,7 +168,7 @@ def test_row_rejected_by_the_template_is_named(tmp_path: Path) -> None:
     system = json.dumps({"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}).encode()
     prompts, warnings = load(tmp_path / "rows.jsonl", row("4"), system, chat=ours(raw))
     assert [prompt.line for prompt in prompts] == [1]
-    assert warnings == ["line 2: dropped, the model's chat template rejects the row: No system role"]
+    assert warnings == ["line 2: dropped, the model's chat template rejects the messages: No system role"]
 
 
 @pytest.mark.parametrize("template", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ 1 / 0 }}"])

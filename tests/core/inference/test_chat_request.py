@@ -1,0 +1,141 @@
+"""Chats become requests to an engine."""
+
+from typing import Any
+
+import pytest
+
+from app.core.errors import InvalidRequest
+from app.core.inference.chat_messages import read_messages
+from app.core.inference.chat_request import ChatQuestion, prepare
+from app.core.inference.sampling import Sampling
+from app.core.inference.structured import CallMode, CallRules
+from tests import chat_templates
+from tests.core.chat.test_answer_format import MESSAGES, TOOLS, written
+
+CHATML = "axolotl/chatml"
+QWEN = "trl/qwen3"
+USER = {"role": "user", "content": "How deep is it?"}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"days": 2}'}}
+
+
+def refused(messages: list[Any]) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as found:
+        read_messages(messages)
+    return found.value
+
+
+def question(*messages: dict[str, Any], **options: Any) -> ChatQuestion:
+    return ChatQuestion(read_messages(messages or [USER]), **options)
+
+
+def test_messages_are_read_as_rows() -> None:
+    sent = [
+        {"role": "developer", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]},
+        {"role": "user", "content": "", "name": "ada"},
+        # As the SDK sends its own answer back.
+        {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None, "annotations": [], "audio": None},
+        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "Rain"}]},
+        {"role": "assistant", "content": None, "refusal": "No."},
+    ]
+    parsed = {"name": "get_weather", "arguments": {"days": 2}}
+    assert read_messages(sent) == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "", "name": "ada"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [CALL | {"function": parsed}],
+        },
+        {"role": "tool", "content": "Rain", "tool_call_id": "call_1"},
+        {"role": "assistant", "content": "No."},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "words"),
+    [
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "messages.1.content.0", "image_url"),
+        ({"role": "user", "content": [{"type": "text", "text": "a"}, "b"]}, "messages.1.content.1", "must be like"),
+        ({"role": "user", "content": 5}, "messages.1.content", "must be a string"),
+        ({"role": "assistant", "audio": {"id": "audio_1"}}, "messages.1.audio", "text only"),
+        ({"role": "wizard", "content": "a"}, "messages.1.role", "`messages.1.role` must be one of"),
+        ({"role": "user", "content": "a", "mood": "b"}, "messages.1", "unknown field"),
+        ({"role": "assistant", "tool_calls": [{"function": {}}]}, "messages.1.tool_calls.0", "must be like"),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]},
+            "messages.1.tool_calls.0.function.arguments",
+            "JSON object",
+        ),
+        ("hello", "messages.1", "must be an object"),
+    ],
+)
+def test_bad_message_is_refused(message: Any, param: str, words: str) -> None:
+    error = refused([USER, message])
+    assert error.param == param
+    assert words in error.message
+
+
+def test_empty_system_messages_alone_are_refused() -> None:
+    assert refused([{"role": "system", "content": ""}]).param == "messages"
+
+
+def test_request_has_the_prompt_of_training() -> None:
+    tokenizer = chat_templates.tokenizer(QWEN)
+    prepared = prepare(tokenizer, 4096, question(sampling=Sampling(max_tokens=7, stop=("x",), seed=3)))
+    assert tuple(prepared.body["prompt"]) == tokenizer.prompt_ids([USER])
+    assert set(prepared.body["stop_token_ids"]) == tokenizer.end_ids
+    assert (prepared.body["max_tokens"], prepared.body["stop"], prepared.body["seed"]) == (7, ["x"], 3)
+
+
+def test_tokens_default_to_what_is_left() -> None:
+    prepared = prepare(chat_templates.tokenizer(CHATML), 100, question())
+    assert prepared.body["max_tokens"] == 100 - prepared.prompt_tokens
+
+
+def test_context_errors_have_both_numbers() -> None:
+    tokenizer = chat_templates.tokenizer(CHATML)
+    tokens = prepare(tokenizer, None, question()).prompt_tokens
+    for limit, max_tokens, words in (
+        (
+            tokens,
+            None,
+            f"maximum context length is {tokens} tokens. However, your messages resulted in {tokens} tokens",
+        ),
+        (tokens + 4, 5, f"you requested {tokens + 5} tokens ({tokens} in the messages, 5 in the completion)"),
+    ):
+        with pytest.raises(InvalidRequest) as found:
+            prepare(tokenizer, limit, question(sampling=Sampling(max_tokens=max_tokens)))
+        assert (found.value.code, found.value.param) == ("context_length_exceeded", "messages")
+        assert words in found.value.message
+
+
+def test_refusal_of_the_template_is_quoted() -> None:
+    with pytest.raises(InvalidRequest) as found:
+        prepare(chat_templates.tokenizer("trl/gemma"), None, question({"role": "assistant", "content": "Hi."}))
+    assert (found.value.code, found.value.param) == ("template_refused", "messages")
+    assert "roles must alternate" in found.value.message
+
+
+def test_unseen_tools_and_calls_are_refused() -> None:
+    tokenizer = chat_templates.tokenizer(CHATML)
+    with pytest.raises(InvalidRequest) as tools:
+        prepare(tokenizer, None, question(calls=CallRules(allowed=tuple(TOOLS))))
+    with pytest.raises(InvalidRequest) as calls:
+        prepare(tokenizer, None, question(USER, {"role": "assistant", "tool_calls": [CALL]}))
+    assert (tools.value.param, calls.value.param) == ("tools", "messages.1.tool_calls")
+
+
+def test_forbidden_tools_are_not_shown() -> None:
+    tokenizer = chat_templates.tokenizer(QWEN)
+    prepared = prepare(tokenizer, None, question(calls=CallRules(CallMode.none, tuple(TOOLS))))
+    assert tuple(prepared.body["prompt"]) == tokenizer.prompt_ids([USER])
+    text = written(QWEN, MESSAGES["call"])
+    assert prepared.reader().finish(text).calls == ()
+
+
+def test_single_call_ends_the_answer() -> None:
+    calls = CallRules(allowed=tuple(TOOLS), is_parallel=False)
+    reader = prepare(chat_templates.tokenizer(QWEN), None, question(calls=calls)).reader()
+    text = written(QWEN, MESSAGES["call"])
+    read = reader.finish(f"{text}\n{text} and more")
+    assert ([call.name for call in read.calls], read.content) == (["get_weather"], "")

@@ -1,0 +1,129 @@
+"""Grammars of answers, checked by the library that enforces them."""
+
+import json
+from functools import cache
+from typing import Any
+
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+
+from app.core.chat.call_format import JsonObject, NameThenJson
+from app.core.errors import InvalidRequest
+from app.core.inference.structured import CallMode, CallRules, structured_outputs
+from tests import chat_templates
+from tests.core.chat.test_answer_format import DISTINCT, MESSAGES, ONE_CALL, TOOLS, TWO_CALLS, base, calls, written
+
+SCHEMA = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
+JSON_CALLS = [
+    name
+    for name in DISTINCT
+    if (form := chat_templates.tokenizer(name).answer_format).calls
+    and isinstance(form.calls.syntax, JsonObject | NameThenJson)
+]
+ALL = tuple(TOOLS)
+
+
+@cache
+def matching(name: str) -> LLTokenizer:
+    tokenizer = chat_templates.tokenizer(name)
+    return LLTokenizer(tokenizer.backend.to_str(), eos_token=tokenizer.end_id)
+
+
+def accepts(name: str, grammar: dict[str, Any] | None, text: str) -> bool:
+    """Return whether a model may write the text behind its prompt and end there."""
+    assert grammar is not None
+    [(kind, value)] = grammar.items()
+    compiled = LLMatcher.grammar_from_json_schema(value) if kind == "json" else LLMatcher.grammar_from_lark(value)
+    assert not LLMatcher.validate_grammar(compiled)
+    matcher = LLMatcher(matching(name), compiled)
+    tokenizer = chat_templates.tokenizer(name)
+    ids = tokenizer.backend.encode(text, add_special_tokens=False).ids
+    ended = next((at for at, token in enumerate(ids) if token in tokenizer.end_ids), len(ids))
+    return matcher.validate_tokens(ids[:ended]) == ended and (
+        bool(matcher.consume_tokens(ids[:ended])) and matcher.is_accepting()
+    )
+
+
+def answer(name: str, message: dict[str, Any]) -> str:
+    """Return what the model writes for the message; Command A numbers its calls, which no grammar requires."""
+    return written(name, message).replace('"tool_call_id": "0", ', "").replace('"tool_call_id": "1", ', "").strip()
+
+
+def grammar_of(name: str, mode: CallMode, tools: tuple[dict[str, Any], ...] = ALL, **options: Any) -> Any:
+    schema = options.pop("schema", None)
+    return structured_outputs(chat_templates.tokenizer(name), schema, CallRules(mode, tools, **options))
+
+
+@pytest.mark.parametrize("name", JSON_CALLS)
+def test_required_call_accepts_what_templates_write(name: str) -> None:
+    grammar = grammar_of(name, CallMode.required)
+    assert accepts(name, grammar, answer(name, MESSAGES["call"]))
+    if base(name) not in ONE_CALL:
+        assert accepts(name, grammar, answer(name, TWO_CALLS))
+        assert not accepts(name, grammar_of(name, CallMode.required, is_parallel=False), answer(name, TWO_CALLS))
+
+
+@pytest.mark.parametrize("name", JSON_CALLS)
+def test_required_call_rejects_everything_else(name: str) -> None:
+    grammar = grammar_of(name, CallMode.required, ALL[1:])
+    assert not accepts(name, grammar, answer(name, {"content": "Rain."}))
+    assert not accepts(name, grammar, answer(name, MESSAGES["call"]))  # of the first tool
+    assert accepts(name, grammar, answer(name, {"content": None, "tool_calls": calls(("find-harbour", {"days": 2}))}))
+    wrong = answer(name, {"content": None, "tool_calls": calls(("find-harbour", {"days": "two"}))})
+    assert not accepts(name, grammar, wrong)
+
+
+@pytest.mark.parametrize("name", JSON_CALLS)
+def test_strict_tools_allow_text_or_right_calls(name: str) -> None:
+    tools: list[dict[str, Any]] = TOOLS
+    strict = tuple({**tool, "function": {**tool["function"], "strict": True}} for tool in tools)
+    grammar = grammar_of(name, CallMode.auto, strict)
+    assert accepts(name, grammar, answer(name, {"content": "Rain."}))
+    assert accepts(name, grammar, answer(name, MESSAGES["call"]))
+    wrong = answer(name, {"content": None, "tool_calls": calls(("find-harbour", {"days": "two"}))})
+    assert not accepts(name, grammar, wrong)
+
+
+@pytest.mark.parametrize("name", JSON_CALLS)
+def test_schema_with_tools_allows_both(name: str) -> None:
+    grammar = grammar_of(name, CallMode.auto, schema=SCHEMA)
+    assert accepts(name, grammar, answer(name, {"content": '{"sum": 4}'}))
+    assert accepts(name, grammar, answer(name, MESSAGES["call"]))
+    assert not accepts(name, grammar, answer(name, {"content": "Four."}))
+
+
+@pytest.mark.parametrize("name", DISTINCT)
+def test_schema_allows_thoughts_before_the_text(name: str) -> None:
+    grammar = structured_outputs(chat_templates.tokenizer(name), SCHEMA, CallRules(CallMode.none))
+    assert accepts(name, grammar, answer(name, {"content": '{"sum": 4}'}))
+    assert accepts(name, grammar, answer(name, {"content": '{"sum": 4}', "reasoning_content": "2 and 2"}))
+    assert not accepts(name, grammar, answer(name, {"content": '{"sum": "4"}'}))
+
+
+def test_plain_answers_need_no_grammar() -> None:
+    tokenizer = chat_templates.tokenizer("trl/qwen3")
+    assert structured_outputs(tokenizer, None, CallRules(CallMode.auto, ALL)) is None
+    assert structured_outputs(tokenizer, None, CallRules(CallMode.none)) is None
+
+
+def test_other_formats_are_refused() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        grammar_of("trl/qwen3_6", CallMode.required)
+    assert (refused.value.param, refused.value.code) == ("tool_choice", "unsupported_value")
+
+
+def test_references_of_parameters_still_resolve() -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"at": {"$ref": "#/$defs/place"}, "next": {"$ref": "#"}},
+        "required": ["at"],
+        "$defs": {"place": {"type": "string", "enum": ["Oban"]}},
+    }
+    tool = {"type": "function", "function": {"name": "go", "parameters": parameters}}
+    grammar = grammar_of("trl/qwen2_5", CallMode.required, (tool,))
+    for arguments, is_right in (
+        ({"at": "Oban", "next": {"at": "Oban"}}, True),
+        ({"at": "Oban", "next": {"at": "B"}}, False),
+    ):
+        text = f"<tool_call>\n{json.dumps({'name': 'go', 'arguments': arguments})}\n</tool_call>"
+        assert accepts("trl/qwen2_5", grammar, text) is is_right
