@@ -2,25 +2,38 @@
 
 import io
 import json
+import os
+import re
+import signal
 import tarfile
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from sqlalchemy import func, update
 
+from app.core import broker
 from app.core.accounts.audit import Actor
+from app.core.accounts.tables import Project
 from app.core.db import Database
 from app.core.exports import orders
 from app.core.exports.tables import Export, ExportStatus
+from app.core.models.tables import TrainedModel
 from app.core.settings import Settings
 from app.core.spec.export import ExportFormat
 from app.core.storage.local import LocalBlobStore
+from tests import tiny_model
 from tests.setup_jobs import make_project, stored_file
 from tests.setup_models import stored_model, write_adapter
+from tests.waiting import eventually
+from tests.worker.conftest import Plant
+from tests.worker.test_tasks import trainers
 from worker.exports import export_one
 from worker.process_control import Drain
 from worker.training.merge.model import load
@@ -77,6 +90,14 @@ def workshop(database: Database, tiny_models: Path, adapter: Path, tmp_path: Pat
     return Workshop(database, store, settings, project, model)
 
 
+def running(workshop: Workshop, export_id: str, drain: Drain | None = None) -> threading.Thread:
+    """Work in a thread; return once the subprocess is at work."""
+    thread = threading.Thread(target=workshop.work, args=(drain,))
+    thread.start()
+    eventually(lambda: trainers(export_id))
+    return thread
+
+
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         values: torch.Tensor = model(input_ids=IDS).logits
@@ -110,3 +131,117 @@ def test_merged_model_answers_like_the_adapter(
     assert torch.allclose(merged, logits(PeftModel.from_pretrained(base, str(adapter))), atol=1e-4)
     assert not torch.allclose(merged, before, atol=1e-2)
     assert not workshop.work()
+
+
+def test_damaged_adapter_fails(workshop: Workshop) -> None:
+    """Without a subprocess: the digests are checked when the adapter is fetched."""
+    with workshop.database.transaction() as session:
+        blob = session.get_one(TrainedModel, workshop.model).blob
+    path = workshop.store.path(f"{blob}/adapter_model.safetensors")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    export_id = workshop.order()
+    assert workshop.work()
+    error = workshop.export(export_id).error
+    assert error is not None
+    assert error["code"] == "blob_corrupt"
+    assert "adapter_model.safetensors" in error["message"]
+    assert workshop.is_clean()
+
+
+def test_failed_check_says_by_how_much(workshop: Workshop, tmp_path: Path) -> None:
+    """A bf16 model with an adapter so large that rounding changes the answers."""
+    models = tmp_path / "models"
+    base = tiny_model.build(models / "tiny", spread=0.3)
+    load(base).to(torch.bfloat16).save_pretrained(base)
+    source = write_adapter(base, tmp_path / "large")
+    weights = source / "adapter_model.safetensors"
+    save_file({name: 2000 * value for name, value in load_file(weights).items()}, weights)
+    with workshop.database.transaction() as session:
+        model = stored_model(session, workshop.store, workshop.project, source)
+    workshop = replace(workshop, model=model, settings=workshop.settings.model_copy(update={"models_dir": models}))
+    export_id = workshop.order()
+    assert workshop.work()
+    export = workshop.export(export_id)
+    assert (export.status, export.blob, export.bytes) == (ExportStatus.failed, None, None)
+    assert export.error is not None
+    assert export.error["code"] == "export_check_failed"
+    assert re.search(r"[\d.]+% of their spread, and rounding explains only 12.50%", export.error["message"])
+    assert workshop.is_clean()
+    assert workshop.order() != export_id  # a failed export is not returned again
+
+
+def test_export_over_the_quota_fails(workshop: Workshop) -> None:
+    with workshop.database.transaction() as session:
+        session.get_one(Project, workshop.project).max_stored_bytes = 10_000
+    export_id = workshop.order()
+    assert workshop.work()
+    error = workshop.export(export_id).error
+    assert error is not None
+    assert error["code"] == "quota_exceeded"
+    assert "may store 10,000 (stored_bytes); this export has" in error["message"]
+    assert workshop.is_clean()
+
+
+def test_cancelled_export_stops(workshop: Workshop) -> None:
+    export_id = workshop.order()
+    thread = running(workshop, export_id)
+    with workshop.database.transaction() as session:
+        orders.cancel(session, Actor(workshop.project), export_id, timedelta(days=1))
+    thread.join(10)
+    assert not thread.is_alive()
+    assert not trainers(export_id)
+    assert workshop.export(export_id).status == ExportStatus.cancelled
+    assert workshop.is_clean()
+
+
+def test_drained_worker_hands_the_export_back(workshop: Workshop) -> None:
+    export_id, drain = workshop.order(), Drain()
+    thread = running(workshop, export_id, drain)
+    drain.begin()
+    thread.join(10)
+    assert not thread.is_alive()
+    export = workshop.export(export_id)
+    assert (export.status, export.attempts) == (ExportStatus.queued, 0)
+
+
+def test_crashes_are_retried_three_times(workshop: Workshop) -> None:
+    export_id = workshop.order()
+    for attempt in (1, 2, 3):
+        assert workshop.export(export_id).status == ExportStatus.queued
+        thread = running(workshop, export_id)
+        for pid in trainers(export_id):
+            os.kill(pid, signal.SIGKILL)
+        thread.join(10)
+        assert workshop.export(export_id).attempts == attempt
+        assert not workshop.work()  # backoff
+        workshop.end_backoff()
+    error = workshop.export(export_id).error
+    assert error is not None
+    assert error["code"] == "export_crashed"
+    assert "killed by SIGKILL" in error["message"]
+    assert workshop.is_clean()
+
+
+def test_killed_worker_is_replaced(plant: Plant, adapter: Path) -> None:
+    """Real Celery workers: the subprocess dies with its worker, and another worker makes the export."""
+    with plant.database.transaction() as session:
+        model = stored_model(session, plant.store, plant.project, adapter)
+        options = orders.options_of(ExportFormat.merged, None)
+        export_id = orders.order(session, Actor(plant.project), model, ExportFormat.merged, options)[0].id
+
+    def export() -> Export:
+        with plant.database.transaction() as session:
+            return session.get_one(Export, export_id)
+
+    with plant.default_worker() as worker:
+        broker.notify_exports(plant.broker_url)
+        eventually(lambda: trainers(export_id))
+        worker.kill()
+        assert not trainers(export_id)
+    assert export().status == ExportStatus.running
+    with plant.database.transaction() as session:
+        session.execute(update(Export).values(claimed_until=func.now() - func.make_interval(0, 0, 0, 1)))
+    with plant.default_worker():
+        eventually(lambda: export().status == ExportStatus.succeeded)
+    assert export().attempts == 2
+    assert plant.store.list("exports") == [f"exports/{export_id}/a2"]

@@ -33,6 +33,7 @@ def merged(spec: ExportSpec, directory: Path, progress: Callable[[str, float], N
         tokens=comparison.positions,
         difference=comparison.relative,
         tolerance=comparison.tolerance,
+        effect=comparison.effect / comparison.spread,
         unit="RMS difference as a share of the log-probabilities' standard deviation",
     )
     return Findings(check=check, notes=tuple(done.lines()))

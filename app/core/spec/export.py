@@ -62,7 +62,9 @@ class Check(Frozen):
     tolerance: float
     """The largest difference that is accepted, in `unit`."""
     unit: str
-    """Unit of `difference` and `tolerance`."""
+    """Unit of `difference`, `tolerance` and `effect`."""
+    effect: float | None = None
+    """The difference that the adapter makes to the base model, in `unit`."""
 
 
 class Findings(Frozen):

@@ -64,7 +64,7 @@ def layers_of(model: nn.Module) -> dict[str, Any]:
 def merge_layer(name: str, layer: Any, rounding: Rounding) -> None:
     """Replaces the base weight of `layer` by the merged weight, with PEFT's own formula (LoRA, DoRA, rsLoRA).
 
-    Raises `MergeRefused` if the merged layer's output differs from the unmerged layer's.
+    Raises `MergeRefused` if the merged layer's output differs from the unmerged layer's, or is not finite.
     """
     base = layer.get_base_layer()
     dtype = base.weight.dtype
@@ -74,7 +74,10 @@ def merge_layer(name: str, layer: Any, rounding: Rounding) -> None:
         setattr(base, label, nn.Parameter(value.detach().to(torch.float32, copy=True), requires_grad=False))
     inputs = _inputs(layer)
     without_adapter, expected = base(inputs), layer(inputs)
-    layer.merge(safe_merge=True)
+    try:
+        layer.merge(safe_merge=True)
+    except ValueError as error:  # the merged weights are not finite
+        raise MergeRefused(f"{name} has NaN or infinite weights once merged: the adapter is broken.") from error
     output = base(inputs)
     allowed = _TOLERANCE * (expected - without_adapter).norm() + _NOISE * without_adapter.norm()
     if not (output - expected).norm() <= allowed:

@@ -64,8 +64,10 @@ class Comparison:
     maximum: float
     effect: float
     """Root mean square of the difference that the adapter makes."""
+    spread: float
+    """Standard deviation of the log-probabilities over the vocabulary."""
     relative: float
-    """`rms` over the standard deviation of the log-probabilities over the vocabulary."""
+    """`rms` over `spread`."""
     tolerance: float
     """The largest `relative` that rounding explains."""
     positions: int
@@ -80,6 +82,7 @@ class Comparison:
             rms=rms,
             maximum=float((merged - unmerged).abs().max()),
             effect=float((unmerged - without).square().mean().sqrt()),
+            spread=spread,
             relative=rms / spread,
             tolerance=max(_ROUNDINGS * torch.finfo(dtype).eps, _FLOOR),
             positions=merged[..., 0].numel(),

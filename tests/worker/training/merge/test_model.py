@@ -218,6 +218,14 @@ def test_quantised_base_is_rejected(base: Path, adapter: Adapter, tmp_path: Path
     assert nothing_is_left(tmp_path)
 
 
+def test_adapter_with_nan_is_rejected(base: Path, adapter: Adapter, tmp_path: Path) -> None:
+    path = adapter(base) / "adapter_model.safetensors"
+    save_file({name: value * float("nan") for name, value in load_file(path).items()}, path)
+    with pytest.raises(MergeRefused, match="NaN or infinite weights"):
+        run(path.parent, base, tmp_path)
+    assert nothing_is_left(tmp_path)
+
+
 def test_existing_target_is_rejected(base: Path, adapter: Adapter, tmp_path: Path) -> None:
     (tmp_path / "merged").mkdir()
     with pytest.raises(MergeRefused, match="exists already"):
