@@ -47,9 +47,9 @@ def stored_model(
     return model
 
 
-def stored_export(session: Session, store: BlobStore, project_id: str, model: str) -> Export:
-    """Insert a succeeded export of the model, with an archive of nine bytes."""
-    manifest = Manifest(
+def manifest_of(model: str) -> Manifest:
+    """Return the manifest of an export without files."""
+    return Manifest(
         model=model,
         base=ManifestBase(name="tiny", hub_id=None, revision=None),
         format=ExportFormat.merged,
@@ -60,11 +60,16 @@ def stored_export(session: Session, store: BlobStore, project_id: str, model: st
         versions={},
         created_at=0,
     )
+
+
+def stored_export(session: Session, store: BlobStore, project_id: str, model: str) -> Export:
+    """Insert a succeeded export of the model, with an archive of nine bytes."""
     options = orders.options_of(ExportFormat.merged, None)
     ordered, _ = orders.order(session, Actor(project_id), model, ExportFormat.merged, options)
     claim = claims.claim_next(session, 60, timedelta(days=1))
     assert claim is not None
     assert claim.export_id == ordered.id
-    assert claims.succeed(session, claim, manifest, store.write(claim.blob, [b"123456789"]), timedelta(days=1))
+    stored = store.write(claim.blob, [b"123456789"])
+    assert claims.succeed(session, claim, manifest_of(model), stored, timedelta(days=1))
     session.refresh(ordered)
     return ordered

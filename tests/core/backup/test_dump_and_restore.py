@@ -33,6 +33,7 @@ from app.core.storage.s3 import Bucket, S3BlobStore
 from app.core.tables import metadata
 from tests.s3_server import BUCKET, CREDENTIALS
 from tests.setup_jobs import make_job, make_project, metrics_csv, stored_file
+from tests.setup_models import stored_export
 
 BIG = 9 << 20
 """More than one part of a multipart upload."""
@@ -103,6 +104,7 @@ def make_installation(session: Session, store: BlobStore, scratch: Path) -> dict
     model = outcomes.succeed(session, claim, report, adapter, "tiny", csv)
     assert model is not None
     aliases.move(session, project, "prod", model)
+    stored_export(session, store, project, model)
     running = make_job(session, project, file=file)
     claim = leases.claim(session, "w", 60)
     assert claim is not None
@@ -144,7 +146,7 @@ def rows(database: Database) -> dict[str, list[Any]]:
 
 
 def blobs(store: BlobStore) -> dict[str, str]:
-    return {key: store.digest(key) for prefix in ("files", "jobs", "uploads") for key in store.list(prefix)}
+    return {key: store.digest(key) for prefix in ("exports", "files", "jobs", "uploads") for key in store.list(prefix)}
 
 
 def breaches(database: Database, store: BlobStore) -> list[invariants.Breach]:
@@ -178,7 +180,7 @@ def test_restore_brings_back_rows_and_blobs(
 
 def test_backup_covers_every_blob_column() -> None:
     columns = {f"{table.name}.{c.name}" for table in metadata.sorted_tables for c in table.columns if "blob" in c.name}
-    assert columns == {"files.blob", "files.rows_blob", "models.blob", "checkpoints.blob"}
+    assert columns == {"files.blob", "files.rows_blob", "models.blob", "checkpoints.blob", "exports.blob"}
 
 
 class _InterruptedStore(LocalBlobStore):

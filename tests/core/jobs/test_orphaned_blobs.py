@@ -2,6 +2,7 @@
 
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,6 +17,8 @@ from app.core import ids
 from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import InvalidRequest
+from app.core.exports import claims, orders
+from app.core.exports.tables import Export, ExportStatus
 from app.core.files import chunked_uploads
 from app.core.files.tables import File, Upload, UploadStatus
 from app.core.files.uploads import ReceivedFile
@@ -25,12 +28,15 @@ from app.core.jobs.deletion import delete_file, delete_model
 from app.core.jobs.leases import Claim
 from app.core.jobs.tables import Job
 from app.core.models.tables import TrainedModel
+from app.core.spec.export import ExportFormat, ExportRefusal
 from app.core.spec.reports import Finished
-from app.core.storage.blobs import SUMS
+from app.core.storage.blobs import SUMS, StoredBlob
 from app.core.storage.local import LocalBlobStore
 from tests.setup_jobs import make_file, make_job, make_project, supervised
+from tests.setup_models import manifest_of
 
 GRACE_SECONDS = 3600.0
+LIFETIME = timedelta(days=1)
 PICK = st.integers(0, 30)
 
 
@@ -112,6 +118,22 @@ class Retention(RuleBasedStateMachine):
             # What this forgets is left in the store, as a crash after the commit leaves it.
             checkpoints.record(self.session, claim, StoredCheckpoint(self.steps, blob, {}, has_adapter=True))
 
+    @rule(pick=PICK, how=st.sampled_from(["run", "succeed", "fail"]))
+    def export(self, pick: int, how: str) -> None:
+        models = list(self.session.scalars(select(TrainedModel.id).order_by(TrainedModel.id)))
+        if not models:
+            return
+        self.steps += 1
+        options = {"number": self.steps}  # unlike all earlier exports
+        orders.order(self.session, Actor(self.project), models[pick % len(models)], ExportFormat.merged, options)
+        claim = claims.claim_next(self.session, 60, LIFETIME)
+        assert claim is not None
+        self.write(claim.blob)
+        if how == "succeed":
+            claims.succeed(self.session, claim, manifest_of(claim.model), StoredBlob(1, "0" * 64), LIFETIME)
+        elif how == "fail":
+            claims.fail(self.session, claim, ExportRefusal(code="x", message="x"), LIFETIME)
+
     @rule(pick=PICK, how=st.sampled_from(["succeed", "fail", "drain", "crash"]))
     def end(self, pick: int, how: str) -> None:
         claim = self.own(pick)
@@ -151,6 +173,11 @@ class Retention(RuleBasedStateMachine):
         except InvalidRequest:
             savepoint.rollback()
 
+    def exports_at_work(self) -> list[str]:
+        """Return the keys that running exports have written."""
+        at_work = select(Export.id, Export.attempts).where(Export.status == ExportStatus.running)
+        return [f"exports/{row.id}/a{row.attempts}" for row in self.session.execute(at_work)]
+
     @rule(pick=PICK)
     def cancel_everything_that_waits(self, pick: int) -> None:
         self.collected = False
@@ -174,6 +201,7 @@ class Retention(RuleBasedStateMachine):
         ]
         assert all(self.store.exists(key) for key, claim in self.at_work.items() if claim in self.claims)
         assert all(self.store.exists(key) for key in self.young)
+        assert all(self.store.exists(key) for key in self.exports_at_work())
 
     @invariant()
     def nothing_else_is_left(self) -> None:
@@ -183,6 +211,7 @@ class Retention(RuleBasedStateMachine):
         trees = set(self.session.scalars(select(TrainedModel.blob)))
         for upload in self.session.scalars(select(Upload).where(Upload.status == UploadStatus.pending)):
             trees.add(f"uploads/{upload.id}")
+        named |= {*self.session.scalars(select(Export.blob).where(Export.blob.is_not(None))), *self.exports_at_work()}
         trees |= {f"jobs/{claim.job_id}/a{claim.attempt}" for claim in self.claims}
         for key in [key for prefix in orphaned_blobs.PREFIXES for key in self.store.list(prefix)]:
             assert key in named | self.young or any(key.startswith(f"{tree}/") for tree in trees), key
