@@ -15,7 +15,14 @@ from app.core.errors import GrouptuneError
 from app.core.inference import probe
 from app.core.inference.adapter_files import NAME, AdapterFiles
 from app.core.inference.engine_client import EngineClient, ListedModel
-from app.core.inference.errors import AdapterCheckFailed, AdapterRefused, EngineBusy, EngineRefused, EngineUnavailable
+from app.core.inference.errors import (
+    AdapterCheckFailed,
+    AdapterRefused,
+    EngineBusy,
+    EngineRefused,
+    EngineTimedOut,
+    EngineUnavailable,
+)
 from app.core.models.hub_source import hub_source
 from app.core.models.registry import BaseModel
 from app.core.prometheus import ADAPTER_LOADS, ENGINE_ADAPTERS, ENGINE_UP, INFERENCE_REQUESTS
@@ -23,7 +30,9 @@ from app.core.prometheus import ADAPTER_LOADS, ENGINE_ADAPTERS, ENGINE_UP, INFER
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS: Final = 10.0
-FIRST_BACKOFF_SECONDS: Final = 0.5
+FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 3.0
+TOLERATED_TIMEOUTS: Final = 1
+"""Polls in a row that may take too long: a busy engine is not one that is down."""
 FAILED_CHECK_SECONDS: Final = 300.0
 """After this time an adapter that failed its check is loaded again: the engine may have been repaired."""
 WAIT_FOR_ROOM_SECONDS: Final = 30.0
@@ -64,16 +73,16 @@ class Engine:
         self._lock = asyncio.Lock()
         """Held during a load, so that two loads cannot take the same free place."""
         self._failures = 0
+        self._timeouts = 0
         self._poll_now = asyncio.Event()
 
     async def watch(self) -> None:
-        """Poll the engine forever: every ten seconds, with backoff while it is down, and at once after a failure."""
+        """Poll the engine forever: every ten seconds, more often while it is down, and at once after a failure."""
         while True:
             await self.poll()
             self._poll_now.clear()
-            wait = min(POLL_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** (self._failures - 1)) if self._failures else None
             try:
-                async with asyncio.timeout(wait or POLL_SECONDS):
+                async with asyncio.timeout(POLL_SECONDS if self.is_available else self._backoff_seconds):
                     await self._poll_now.wait()
             except TimeoutError:
                 continue
@@ -83,6 +92,10 @@ class Engine:
         changes = self._changes
         try:
             models = await self.client.models()
+        except EngineTimedOut as error:
+            self._timeouts += 1
+            if self._timeouts > TOLERATED_TIMEOUTS or not self.is_available:
+                self._set_away(error.message)
         except GrouptuneError as error:
             self._set_away(error.message)
         else:
@@ -97,8 +110,13 @@ class Engine:
         self._poll_now.set()
 
     @property
+    def _backoff_seconds(self) -> float:
+        return min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** (self._failures - 1))
+
+    @property
     def retry_after_seconds(self) -> float:
-        return max(1.0, min(POLL_SECONDS, FIRST_BACKOFF_SECONDS * 2.0**self._failures))
+        """When a request may succeed again after the engine was down."""
+        return max(1.0, self._backoff_seconds)
 
     def name_of(self, base: BaseModel) -> str | None:
         """Return the engine's name of a base model; None if it does not serve it."""
@@ -233,7 +251,8 @@ class Engine:
     def _set_available(self, models: list[ListedModel], *, is_current: bool) -> None:
         if not self.is_available:
             log.info("engine.available", engine=self.label, models=[model.id for model in models])
-        self.is_available, self._failures, self.models = True, 0, models
+        self.is_available, self.models = True, models
+        self._failures = self._timeouts = 0
         if is_current:
             listed = {model.id for model in models if model.parent is not None and NAME.fullmatch(model.id)}
             for name in self.adapters.keys() - listed:

@@ -17,6 +17,7 @@ from app.core.inference.errors import (
     AdapterRefused,
     EngineBusy,
     EngineRefused,
+    EngineTimedOut,
     EngineUnavailable,
     InvalidEngineResponse,
     UnknownToEngine,
@@ -47,6 +48,9 @@ class TimeLimits:
     """For an adapter; the embedded engine loads its base model with the first one."""
     poll: float = 10.0
     """For the list of models."""
+
+
+LIMITS: Final = TimeLimits()
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class ListedModel:
 class EngineClient:
     """Connection to one engine. Its methods raise `EngineUnavailable` if it is down, `EngineRefused` for a 400."""
 
-    def __init__(self, url: str, api_key: str | None = None, limits: TimeLimits = TimeLimits()) -> None:
+    def __init__(self, url: str, api_key: str | None = None, limits: TimeLimits = LIMITS) -> None:
         """`url` is the server's root, without `/v1`."""
         self.url = url
         self._limits = limits
@@ -255,7 +259,7 @@ class EngineClient:
         except (httpx.RequestError, httpx.StreamError) as error:
             raise EngineUnavailable(self._about(f"{type(error).__name__} {error}".strip())) from error
         except TimeoutError as error:
-            raise EngineUnavailable(self._about("it does not answer in time")) from error
+            raise EngineTimedOut from error
 
     @contextmanager
     def _parsing(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from app.core.errors import GrouptuneError
 from app.core.inference import adapter_files
 from app.core.inference.adapter_files import AdapterFiles
 from app.core.inference.engine import Engine
-from app.core.inference.engine_client import EngineChunk, EngineClient, EngineCompletion, Usage
+from app.core.inference.engine_client import LIMITS, EngineChunk, EngineClient, EngineCompletion, TimeLimits, Usage
 from app.core.inference.errors import (
     AdapterCheckFailed,
     EngineBusy,
@@ -45,9 +45,9 @@ T = TypeVar("T")
 class Engines:
     """All engines. An async context manager: it polls them while it is open."""
 
-    def __init__(self, settings: Settings, store: BlobStore) -> None:
+    def __init__(self, settings: Settings, store: BlobStore, limits: TimeLimits = LIMITS) -> None:
         key = settings.serve_api_key.get_secret_value() if settings.serve_api_key else None
-        self.all = [Engine(EngineClient(url, key), settings.serve_max_adapters) for url in settings.serve_url]
+        self.all = [Engine(EngineClient(url, key, limits), settings.serve_max_adapters) for url in settings.serve_url]
         self._serve_dir = settings.serve_dir
         self._copies_kept = COPIES_PER_ADAPTER * settings.serve_max_adapters
         self._store = store

@@ -19,6 +19,10 @@ class EngineUnavailable(GrouptuneError):
     retry_after_seconds: float | None = 2.0
 
 
+class EngineTimedOut(EngineUnavailable):
+    """The engine does not respond in time. Try again in a few seconds."""
+
+
 class EngineBusy(RateLimited):
     """All engines are busy. Try again in a few seconds."""
 
