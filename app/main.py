@@ -18,6 +18,7 @@ from app.api.middleware.idempotency import Idempotency
 from app.api.middleware.request_ids import RequestIds
 from app.api.middleware.request_paths import RequestPaths
 from app.api.middleware.tracing import Tracing
+from app.api.readiness import Readiness
 from app.api.routes import (
     api_keys,
     audit_log,
@@ -159,6 +160,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.inference_threads.close()
         app.state.usage.close()
         database.dispose()
+        app.state.readiness.close()
         rate_limiter.close()
         app.state.graders.close()
         app.state.egress.close()
@@ -192,6 +194,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings.storage_dir, settings.storage_url, settings.storage_endpoint, settings.storage_region
     )
     app.state.engines = Engines(settings, app.state.store)
+    app.state.readiness = Readiness(settings.database_url, app.state.store)
     app.state.lint_pool = LintPool(database, app.state.store, app.state.graders)
     app.state.row_checks = RowCheckPool(database, app.state.store, settings.models_dir)
     for routes in V1:

@@ -14,10 +14,12 @@ from kombu.connection import Connection
 
 from app.core import logging, prometheus, settings
 from app.core.broker import EXPORT_TASK, LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
+from app.core.db import Database
 from app.core.workers.presence import TRAIN_QUEUE
 from worker.parent_death import die_with
 from worker.presence import Presence
 from worker.process_control import Drain
+from worker.schema import wait_for_schema
 
 log = structlog.get_logger(__name__)
 
@@ -89,6 +91,14 @@ PRESENCE: Final = Presence(CONFIGURATION)
 @signals.setup_logging.connect
 def _keep_logging(**_: Any) -> None:
     """Keep Celery from adding log handlers: it adds none when this signal has a receiver."""
+
+
+@signals.worker_init.connect
+def _await_schema(**_: Any) -> None:
+    if CONFIGURATION.database_url is not None:
+        database = Database(CONFIGURATION.database_url, pool_size=1)
+        wait_for_schema(database)
+        database.dispose()
 
 
 @signals.worker_ready.connect

@@ -11,6 +11,7 @@ from fastapi import BackgroundTasks, Depends, Header, Request
 from app.api.inference_threads import InferenceThreads
 from app.api.job_reader import JobReader
 from app.api.lint_pool import LintPool
+from app.api.readiness import Readiness
 from app.api.row_check_pool import RowCheckPool
 from app.api.sse import Hub
 from app.auth.bearer import Caller
@@ -48,6 +49,7 @@ Threads = Annotated[InferenceThreads, _from_state("inference_threads")]
 InferenceEngines = Annotated[Engines, _from_state("engines")]
 Jobs = Annotated[JobReader, _from_state("jobs")]
 Lints = Annotated[LintPool, _from_state("lint_pool")]
+Ready = Annotated[Readiness, _from_state("readiness")]
 RowChecks = Annotated[RowCheckPool, _from_state("row_checks")]
 Usage = Annotated[Recorder, _from_state("usage")]
 Streams = Annotated[Hub, _from_state("hub")]

@@ -1,5 +1,6 @@
 """Migrates a database to the newest schema. The scripts are in the package `migrations`, which a wheel includes."""
 
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -8,12 +9,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, create_engine, pool
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection
 
-from app.core.errors import BadSetup, DatabaseUnavailable
-
-CONNECT_TIMEOUT_SECONDS = 5
+from app.core.errors import BadSetup
 
 
 def config(database_url: str) -> Config:
@@ -51,14 +49,21 @@ def _config_on(connection: Connection) -> Config:
     return settings
 
 
+@cache
 def head() -> str:
     """Return the newest revision."""
     return str(ScriptDirectory.from_config(config("")).get_current_head())
 
 
+@cache
+def _known() -> frozenset[str]:
+    """Return the revisions of this version."""
+    return frozenset(script.revision for script in ScriptDirectory.from_config(config("")).walk_revisions())
+
+
 def is_known(name: str) -> bool:
     """Return whether this version can migrate from the revision `name`."""
-    return any(script.revision == name for script in ScriptDirectory.from_config(config("")).walk_revisions())
+    return name in _known()
 
 
 def revision(connection: Connection) -> str | None:
@@ -67,18 +72,15 @@ def revision(connection: Connection) -> str | None:
 
 
 def is_head(connection: Connection) -> bool:
-    """Return whether the schema is current."""
+    """Return whether the schema is exactly this version's."""
     return revision(connection) == head()
 
 
-def current_is_head(database_url: str) -> bool:
-    """Return whether the schema is current. Raises `DatabaseUnavailable` when the database cannot be reached."""
-    timeout = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
-    engine = create_engine(database_url, poolclass=pool.NullPool, connect_args=timeout)
-    try:
-        with engine.connect() as connection:
-            return is_head(connection)
-    except SQLAlchemyError as error:
-        raise DatabaseUnavailable from error
-    finally:
-        engine.dispose()
+def is_usable(connection: Connection) -> bool:
+    """Return whether the schema is this version's or a newer one.
+
+    Migrations only add within a minor version, so this version works with a revision that it does not know: the API
+    stays ready while a newer version is rolled out.
+    """
+    current = revision(connection)
+    return current is not None and (current == head() or not is_known(current))
