@@ -23,6 +23,7 @@ from app.api.routes import (
     api_keys,
     audit_log,
     checkpoint_permissions,
+    completions,
     dashboard,
     estimate,
     exports,
@@ -90,6 +91,7 @@ TAGS: Final = [
     },
     {"name": "Projects", "description": "Projects and their limits. Requires the scope `admin`."},
     {"name": "Audit log", "description": "Who changed what, and when. Requires the scope `admin`."},
+    {"name": "Inference", "description": "Answers of base models and fine-tuned models, in OpenAI's form."},
     {"name": "Usage", "description": "Requests and tokens of inference, by time, project, key and model."},
     {"name": "Dashboard", "description": "Sign a browser in and out."},
     {"name": "Webhooks", "description": "Notifications about jobs: endpoints, deliveries and tests."},
@@ -107,6 +109,7 @@ PUBLIC: Final = frozenset(
 # Routes are matched in this order: frequent requests come first, but `/jobs/validate` must precede `/jobs/{id}`, and
 # `/models/{model}/exports` must precede `/models/{model}`.
 V1: Final = (
+    completions,
     validate_job,
     fine_tuning,
     job_metrics,

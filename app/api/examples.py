@@ -19,6 +19,12 @@ EXAMPLES: Final[dict[str, Any]] = {
         "gates": ["eval/accuracy >= 0.8"],
         "metadata": {"commit": "1f3c2b7"},
     },
+    "CreateCompletion": {
+        "model": "ft:smollm2-135m-instruct:default:arithmetic:abc12345",
+        "prompt": "17 + 48 =",
+        "max_tokens": 8,
+        "temperature": 0,
+    },
     "UpdateJob": {"priority": 10},
     "CreateUpload": {"purpose": "fine-tune", "filename": "rows.jsonl", "bytes": 1048576, "mime_type": "text/jsonl"},
     "CompleteUpload": {"part_ids": ["part_abc123", "part_def456"]},

@@ -14,6 +14,7 @@ HINTS: Final = {
     "training_file": "upload a JSONL file with purpose 'fine-tune' (POST /v1/files) and send its id",
     "model": "use the name of a base model; GET /v1/models lists them",
     "integrations": 'send a list of up to 5 like {"type": "wandb", "wandb": {"project": "..."}}',
+    "prompt": "send a text, a list of texts, token ids, or a list of lists of token ids",
     "suffix": "use 1 to 64 letters, digits, '.', '-' or '_'",
 }
 """How to fix a field that is missing or wrong, by its name."""
@@ -62,7 +63,7 @@ def _locate(error: Mapping[str, Any], body_type: Any) -> tuple[str, type[BaseMod
             parent = models[0]
             path.append(str(step))
             here = _annotation(parent, step)
-        elif (item := _item_type(members)) is not None and step != "[key]":
+        elif (item := _item_type(members, step)) is not None and step != "[key]":
             path.append(str(step))
             here = item
     return ".".join(path), parent
@@ -79,9 +80,13 @@ def _members(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def _item_type(members: list[Any]) -> Any:
-    """Return the item type of the first list, tuple or object among these types; None if there are none."""
-    holders = (get_args(member) for member in members if get_origin(member) in (dict, list, tuple))
+def _item_type(members: list[Any], step: object) -> Any:
+    """Return the type of the items that `step` is an index or a key of; None if no member has such items.
+
+    Pydantic also puts the name of a union's member into the path: a text, where a list has numbers.
+    """
+    kinds = (list, tuple) if isinstance(step, int) else (dict,)
+    holders = (get_args(member) for member in members if get_origin(member) in kinds)
     return next((args[-1] if args[-1] is not ... else args[0] for args in holders), None)
 
 

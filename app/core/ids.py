@@ -109,6 +109,11 @@ def teacher_key_id() -> str:
     return _new("tkey_")
 
 
+def completion_id() -> str:
+    """A completion of plain text, `cmpl-...`."""
+    return _new("cmpl-")
+
+
 def export_id() -> str:
     """An export of a model, `export-...`."""
     return _new("export-")

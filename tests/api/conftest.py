@@ -11,7 +11,8 @@ from app.core.db import Database
 from app.core.secrets import new_key
 from app.core.settings import Settings
 from app.core.storage.local import LocalBlobStore
-from tests.api.server import Server, new_project, serve
+from tests.api.server import Server, new_project, serve, variant
+from tests.inference import embedded_engine
 from tests.setup_jobs import stored_file
 from tests.tiny_model import write_rows, write_tokenizer
 
@@ -52,6 +53,31 @@ def server(api_url: str, api_settings: Settings, database: Database) -> Iterator
     store = LocalBlobStore(api_settings.storage_dir)
     with ExitStack() as clients:
         yield Server(api_url, key, project_id, api_settings, database, store, clients)
+
+
+@pytest.fixture(scope="session")
+def inference_settings(
+    api_settings: Settings, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    """An installation with the embedded engine and the base model `tiny`."""
+    state_dir = tmp_path_factory.mktemp("inference")
+    with embedded_engine(tiny_models, state_dir) as url:
+        yield variant(api_settings, models_dir=tiny_models, state_dir=state_dir, serve_url=(url,))
+
+
+@pytest.fixture(scope="session")
+def inference_url(inference_settings: Settings) -> Iterator[str]:
+    with serve(inference_settings) as url:
+        yield url
+
+
+@pytest.fixture
+def inference(inference_url: str, inference_settings: Settings, database: Database) -> Iterator[Server]:
+    """The running server with an engine, and a fresh project in an empty database."""
+    project_id, key = new_project(database, "default")
+    store = LocalBlobStore(inference_settings.storage_dir)
+    with ExitStack() as clients:
+        yield Server(inference_url, key, project_id, inference_settings, database, store, clients)
 
 
 @pytest.fixture

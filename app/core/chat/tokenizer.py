@@ -197,6 +197,12 @@ class ChatTokenizer:
         """Return the number of tokens of a rendering."""
         return len(self._encode(text))
 
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a text that is no chat, with the special tokens that the tokenizer adds itself (BOS)."""
+        with self._lock:
+            self.backend.encode_special_tokens = False
+            return tuple(self.backend.encode(text, add_special_tokens=True).ids)
+
     def spells_special_tokens(self, message: dict[str, Any]) -> bool:
         """Return whether the text of a message contains special tokens, which `answer` then keeps as plain text."""
         return bool(self._special) and self._special_text.search(_written(message)) is not None

@@ -78,6 +78,8 @@ class ChoiceDelta:
     """`stop` or `length` once the completion has ended."""
     stop_reason: str | int | None = None
     """The stop string or the id of the stop token; None for the engine's own end token and for `length`."""
+    prompt_logprobs: tuple[Mapping[int, float] | None, ...] | None = None
+    """For each token of the prompt log p by token id, the token's own included, if requested; None for the first."""
 
 
 @dataclass(frozen=True)
@@ -320,6 +322,16 @@ def _choice(choice: Mapping[str, Any]) -> ChoiceDelta:
         logprobs=_logprobs(choice.get("logprobs")),
         finish_reason=choice.get("finish_reason"),
         stop_reason=choice.get("stop_reason"),
+        prompt_logprobs=_prompt_logprobs(choice.get("prompt_logprobs")),
+    )
+
+
+def _prompt_logprobs(entries: Sequence[Any] | None) -> tuple[Mapping[int, float] | None, ...] | None:
+    if entries is None:
+        return None
+    return tuple(
+        None if entry is None else {int(token): float(each["logprob"]) for token, each in entry.items()}
+        for entry in entries
     )
 
 

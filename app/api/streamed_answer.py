@@ -1,0 +1,50 @@
+"""Server-sent events of an answer that is being generated, in OpenAI's form."""
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any, Final
+
+from fastapi import Request
+from starlette.responses import StreamingResponse
+
+from app.api.hang_ups import until_hang_up
+from app.core.errors import GrouptuneError
+
+DONE: Final = "data: [DONE]\n\n"
+_HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+def event(data: dict[str, Any], name: str | None = None) -> str:
+    """Return one message; `name` is its type, which clients of the Responses API read."""
+    body = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return f"event: {name}\ndata: {body}\n\n" if name else f"data: {body}\n\n"
+
+
+def error_event(error: GrouptuneError) -> str:
+    """Return an error as a message: the response has begun, so its status cannot change any more."""
+    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return event({"error": body})
+
+
+async def streamed(request: Request, messages: AsyncGenerator[str, None]) -> StreamingResponse:
+    """Return a response that sends the messages. Waits for the first one, so that an error before it has its status.
+
+    Closes `messages` when the response ends, also if the client hangs up.
+    """
+    first = await until_hang_up(request, _first(messages))
+    return StreamingResponse(_all(first, messages), media_type="text/event-stream", headers=_HEADERS)
+
+
+async def _first(messages: AsyncGenerator[str, None]) -> str:
+    return await anext(messages)
+
+
+async def _all(first: str, messages: AsyncGenerator[str, None]) -> AsyncIterator[str]:
+    async with aclosing(messages):
+        yield first
+        try:
+            async for message in messages:
+                yield message
+        except GrouptuneError as error:
+            yield error_event(error)
