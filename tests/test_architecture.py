@@ -130,6 +130,7 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "rapidfuzz": "app.core.graders.checks.similarity",
         "rouge_score": "app.core.graders.checks.similarity",
         "reasoning_gym": "app.core.graders.checks.reasoning_gym app.sources.reasoning_gym_rows",
+        "jiter": "app.core.spec.json_lines",
         "jsonschema": "app.core.graders.checks.json_schema app.core.spec.graders",
         "referencing": "app.core.graders.checks.json_schema",
         "pydantic_monty": "app.core.graders.python_sandbox",

@@ -23,6 +23,15 @@ def prompt_key(row: Row) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
+def _own_answer(row: Row) -> str | None:
+    if row.preference is not None:
+        return repr(row.preference)
+    answer = row.demonstration
+    if answer is None or len(answer) > 2:
+        return answer and repr(answer)
+    return str(answer["content"])
+
+
 @dataclass(frozen=True)
 class DuplicateRow:
     """A line with the same prompt and answers as an earlier line."""
@@ -42,8 +51,7 @@ class DuplicateFinder:
         prompt = prompt_key(row)
         self.prompts.add(line, prompt)
         answers = tuple([answer.content for answer in row.teacher])
-        own = repr(row.preference or row.messages[-1]) if row.preference or row.demonstration is not None else None
-        key = hash((prompt, own, answers)) & 0xFFFF_FFFF_FFFF_FFFF
+        key = hash((prompt, _own_answer(row), answers)) & 0xFFFF_FFFF_FFFF_FFFF
         keys, lines = self._buckets[key % _BUCKETS]
         keys.append(key)
         lines.append(line)

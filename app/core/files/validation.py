@@ -137,8 +137,7 @@ class _ReportBuilder:
         self._error_count = self._warning_count = 0
         self._expert_rows = self._prompt_only_rows = self._teacher_rows = 0
         self._trained_rows = self._trained_turns = self._preference_rows = 0
-        self._teacher_min: int | None = None
-        self._teacher_max = self._teacher_total = 0
+        self._teacher_min = self._teacher_max = self._teacher_total = 0
         self._item_fields: dict[str, int] = {}
         self._blank: int | None = None
         self._longest: list[tuple[int, int, int]] = []
@@ -206,15 +205,17 @@ class _ReportBuilder:
             self._expert_rows += 1
         self._trained_rows += bool(row.trained)
         self._trained_turns += len(row.trained)
-        responses = len(row.teacher)
-        self._teacher_rows += responses > 0
-        self._teacher_min = responses if self._teacher_min is None else min(self._teacher_min, responses)
-        self._teacher_max = max(self._teacher_max, responses)
-        self._teacher_total += responses
+        if responses := len(row.teacher):
+            self._teacher_rows += 1
+            self._teacher_min = min(self._teacher_min, responses) if self._teacher_total else responses
+            self._teacher_max = max(self._teacher_max, responses)
+            self._teacher_total += responses
+        fields = self._item_fields
         for name in row.item:
-            is_counted = name in self._item_fields
-            if is_counted or (len(self._item_fields) < MAX_ITEM_FIELDS and len(name) <= MAX_ITEM_FIELD_LENGTH):
-                self._item_fields[name] = self._item_fields.get(name, 0) + 1
+            if name in fields:
+                fields[name] += 1
+            elif len(fields) < MAX_ITEM_FIELDS and len(name) <= MAX_ITEM_FIELD_LENGTH:
+                fields[name] = 1
 
     def _measure(self, line: int, offset: int, row: Row) -> None:
         longest = (row.characters, line, offset)
@@ -269,7 +270,9 @@ class _ReportBuilder:
             preference_rows=self._preference_rows,
             teacher_rows=self._teacher_rows,
             teacher_responses=TeacherResponses(
-                min=self._teacher_min or 0, max=self._teacher_max, total=self._teacher_total
+                min=self._teacher_min if self._teacher_rows == self.rows else 0,
+                max=self._teacher_max,
+                total=self._teacher_total,
             ),
             item_fields=self._item_fields,
             duplicate_rows=len(duplicates),

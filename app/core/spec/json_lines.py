@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
 
+from jiter import from_json
+
 MAX_LINE_BYTES: Final = 1_000_000
 MAX_DEPTH: Final = 32
 _BOM: Final = b"\xef\xbb\xbf"
@@ -63,16 +65,42 @@ def quoted(text: str, limit: int = 60) -> str:
 
 def load_object(raw: bytes | str) -> dict[str, Any]:
     """Return the object on a line. Raises `Refused`."""
-    text = _text(raw)
-    value = decode(text, "each line must be one complete object")
+    encoded = _encoded(raw)
+    try:
+        value = from_json(encoded, allow_inf_nan=False, cache_mode="keys", catch_duplicate_keys=True)
+    except ValueError:
+        value = _explained(encoded)
     # A line with fewer brackets than MAX_DEPTH cannot be too deep; this saves the walk for nearly every line.
-    if text.count("{") + text.count("[") > MAX_DEPTH:
+    if encoded.count(b"{") + encoded.count(b"[") > MAX_DEPTH:
         _check_depth(value)
     if not isinstance(value, dict):
         raise Refused(None, f"the line is a JSON {_kind(value)}; each line must be one object, like {{...}}")
-    if "\\ud" in text.lower():
+    if _has_infinity(value):
+        _explained(encoded)
+    return value
+
+
+def _explained(encoded: bytes) -> Any:
+    """Parse a line that the fast parser does not accept as it is. Raises `Refused` with the cause."""
+    try:
+        text = encoded.decode()
+    except UnicodeDecodeError as error:
+        raise Refused(None, f"byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
+    value = decode(text, "each line must be one complete object")
+    if isinstance(value, dict):
         _check_surrogates(value)
     return value
+
+
+def _has_infinity(value: dict[str, Any] | list[Any]) -> bool:
+    """Return whether a number is infinite: the fast parser reads 1e999 so."""
+    for child in value.values() if type(value) is dict else value:
+        kind = type(child)
+        if kind is str:
+            continue
+        if _has_infinity(child) if kind is dict or kind is list else kind is float and math.isinf(child):
+            return True
+    return False
 
 
 def decode(text: str, hint: str) -> Any:
@@ -114,16 +142,14 @@ DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_con
 """Raises `Refused` for what a row may not contain, besides `JSONDecodeError`."""
 
 
-def _text(raw: bytes | str) -> str:
+def _encoded(raw: bytes | str) -> bytes:
     try:
         encoded = raw.encode() if isinstance(raw, str) else raw
-        if len(encoded) > MAX_LINE_BYTES:
-            raise Refused(None, f"the line has more than {MAX_LINE_BYTES:,} bytes; shorten or split the row")
-        return encoded.decode()
     except UnicodeEncodeError:
         raise Refused(None, "the line contains a lone surrogate; remove the character") from None
-    except UnicodeDecodeError as error:
-        raise Refused(None, f"byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
+    if len(encoded) > MAX_LINE_BYTES:
+        raise Refused(None, f"the line has more than {MAX_LINE_BYTES:,} bytes; shorten or split the row")
+    return encoded
 
 
 def _kind(value: object) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from app.core.spec.json_lines import Refused, decode, quoted
 
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
+_PLAIN_ROLES: Final = ("user", "assistant", "system")
 _THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
 """Names of the field that holds the thoughts before an answer; the first is ours."""
 _KNOWN: Final = frozenset(
@@ -24,20 +25,22 @@ class Conversation:
         """`allows_empty`: whether messages of users and assistants may be empty, as in requests for an answer."""
         self._allows_empty = allows_empty
         self.messages: list[dict[str, Any]] = []
-        self.weights: list[int] = []
-        """0 for messages that are never trained, by message."""
+        self.trained: list[int] = []
+        """Indices of the assistant messages whose weight is not 0."""
         self.dropped: list[str] = []
         """Params of empty system messages, which are left out."""
 
     def add(self, written: Sequence[object], param: str) -> None:
         """Append the messages found at `param`. Raises `Refused`."""
         for index, message in enumerate(written):
-            plain = _plain(message)
-            if plain is not None:
-                self.messages.append(plain)
-                self.weights.append(1)
-            else:
-                self._add(message, f"{param}[{index}]")
+            if isinstance(message, dict) and len(message) == 2:  # the most common form needs no further check
+                role, content = message.get("role"), message.get("content")
+                if role in _PLAIN_ROLES and isinstance(content, str) and content and not content.isspace():
+                    if role == "assistant":
+                        self.trained.append(len(self.messages))
+                    self.messages.append({"role": role, "content": content})
+                    continue
+            self._add(message, f"{param}[{index}]")
 
     def _add(self, message: object, param: str) -> None:
         if not isinstance(message, dict):
@@ -55,7 +58,8 @@ class Conversation:
         if role in ("system", "developer") and not (content and content.strip()):
             self.dropped.append(param)
             return
-        self.weights.append(_weight(message, param))
+        if _weight(message, param) and role == "assistant":
+            self.trained.append(len(self.messages))
         # `developer` is OpenAI's newer name for `system`; chat templates of open models only support the latter.
         # `function` is the older name for `tool`.
         normal = {"developer": "system", "function": "tool"}.get(role, role)
@@ -96,15 +100,6 @@ def read_tools(tools: object, param: str) -> tuple[dict[str, Any], ...]:
 def read_functions(functions: object) -> tuple[dict[str, Any], ...]:
     """Return the definitions of the legacy field `functions` as tools. Raises `Refused`."""
     return tuple({"type": "function", "function": function} for function in read_tools(functions, "functions"))
-
-
-def _plain(message: object) -> dict[str, Any] | None:
-    """Return the message if it has the most common form; None means that it needs every check."""
-    if isinstance(message, dict) and len(message) == 2:
-        role, content = message.get("role"), message.get("content")
-        if role in ("user", "assistant", "system") and isinstance(content, str) and content.strip():
-            return {"role": role, "content": content}
-    return None
 
 
 def _is_absent(value: object) -> bool:

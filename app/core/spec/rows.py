@@ -6,7 +6,6 @@ OpenAI's supervised, preference and reinforcement files are valid without change
 
 import json
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -51,8 +50,7 @@ class RowWarning(NamedTuple):
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One conversation with its known answers."""
 
     messages: list[dict[str, Any]]
@@ -86,14 +84,13 @@ class Row:
     @property
     def characters(self) -> int:
         """Total of the conversation, with the longest of its answers."""
-        answers = [len(answer.content) for answer in self.teacher]
-        if self.preference is not None:
-            answers += [_characters(answer) for answer in self.preference]
-        prompt = self.messages
-        if self.messages[-1]["role"] == "assistant":
-            answers.append(_characters(self.messages[-1]))
-            prompt = self.messages[:-1]
-        return sum([_characters(message) for message in prompt]) + max(answers, default=0)
+        sizes = [_characters(message) for message in self.messages]
+        if not self.teacher and self.preference is None:
+            return sum(sizes)
+        answers = [sizes.pop()] if self.messages[-1]["role"] == "assistant" else [0]
+        answers += [len(answer.content) for answer in self.teacher]
+        answers += [_characters(answer) for answer in self.preference or ()]
+        return sum(sizes) + max(answers)
 
 
 def parse_row(raw: bytes | str, line: int) -> Row:
@@ -128,55 +125,51 @@ def answer_text(message: dict[str, Any]) -> str:
 
 def _characters(message: dict[str, Any]) -> int:
     size = len(message["content"] or "")
-    if len(message) > 2:
+    if len(message) > 2:  # more than role and content
         size += len(message.get("reasoning_content", ""))
         size += len(json.dumps(message["tool_calls"], ensure_ascii=False)) if "tool_calls" in message else 0
     return size
 
 
 def _row(raw: dict[str, Any]) -> Row:
-    if _is_preference(raw):
-        return _preference_row(raw)
-    written = raw["messages"] if raw.get("messages") is not None else _short_form(raw)
+    written = raw.get("messages")
+    if written is None:
+        if _is_preference(raw):
+            return _preference_row(raw)
+        written = _short_form(raw)
     if not isinstance(written, list) or not written:
         raise Refused("messages", "`messages` must be a non-empty list of {role, content} objects")
     conversation = Conversation()
     conversation.add(written, "messages")
-    messages = conversation.messages
-    warnings = _dropped(conversation)
-    trained = tuple(
-        [
-            index
-            for index, message in enumerate(messages)
-            if message["role"] == "assistant" and conversation.weights[index]
-        ]
-    )
-    if all(message["role"] == "system" for message in messages):
+    messages, trained = conversation.messages, conversation.trained
+    warnings = _dropped(conversation) if conversation.dropped else ()
+    roles = {message["role"] for message in messages}
+    if roles <= {"system"}:
         raise Refused("messages", "the row has neither an assistant nor a user message; add one")
     if messages[-1]["role"] == "assistant":
-        if all(message["role"] in ("system", "assistant") for message in messages):
+        if roles <= {"system", "assistant"}:
             raise Refused("messages", "the row has only an assistant message; add the user message before it")
-        if not conversation.weights[-1]:
+        if not trained or trained[-1] != len(messages) - 1:
             warnings += (
                 RowWarning("messages", "the final assistant message has weight 0 and is not trained as an answer"),
             )
     return Row(
         messages=messages,
-        trained=trained,
+        trained=tuple(trained),
         item=_item(raw, written),
-        tools=_tools(raw),
+        tools=_tools(raw) if "tools" in raw or "functions" in raw else (),
         teacher=_teacher(raw["teacher_responses"]) if raw.get("teacher_responses") is not None else (),
         warnings=warnings,
     )
 
 
 def _item(raw: dict[str, Any], written: object) -> dict[str, Any]:
-    return {name: value for name, value in raw.items() if name not in _NOT_GRADED} | {"messages": written}
+    item = {name: value for name, value in raw.items() if name not in _NOT_GRADED}
+    item["messages"] = written
+    return item
 
 
 def _dropped(conversation: Conversation) -> tuple[RowWarning, ...]:
-    if not conversation.dropped:
-        return ()
     return tuple(
         RowWarning(param, f"`{param}` is an empty system message and is left out") for param in conversation.dropped
     )
@@ -211,8 +204,6 @@ def _messages_of(value: object, param: str, role: str) -> list[dict[str, Any]]:
 
 
 def _is_preference(raw: dict[str, Any]) -> bool:
-    if raw.get("messages") is not None:
-        return False
     pairs = (("preferred_output", "non_preferred_output"), ("chosen", "rejected"))
     return any(raw.get(better) is not None and raw.get(worse) is not None for better, worse in pairs)
 

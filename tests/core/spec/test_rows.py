@@ -1,4 +1,3 @@
-import dataclasses
 import json
 from typing import Any
 
@@ -6,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.spec.json_lines import MAX_DEPTH, MAX_LINE_BYTES
+from app.core.spec.json_lines import DECODER, MAX_DEPTH, MAX_LINE_BYTES, Refused, load_object
 from app.core.spec.rows import Preference, Row, RowError, parse_row
 
 USER = {"role": "user", "content": "2+2?"}
@@ -313,14 +312,65 @@ row_values = st.dictionaries(
 
 
 @settings(deadline=None)
-@given(st.binary() | st.text() | row_values.map(json.dumps) | json_values.map(json.dumps))
+@given(
+    st.binary()
+    | st.text()
+    | row_values.map(json.dumps)
+    | json_values.map(json.dumps)
+    | st.fixed_dictionaries({"prompt": st.text(min_size=1), "x": json_values}).map(json.dumps)
+)
 def test_any_line_parses_or_raises_row_error(raw: bytes | str) -> None:
     try:
         parsed = parse_row(raw, 3)
     except RowError:
         return
     assert parsed.prompt_messages
-    json.dumps(dataclasses.asdict(parsed), allow_nan=False).encode()
+    json.dumps(parsed._asdict(), allow_nan=False).encode()
+
+
+numbers = st.from_regex(r"-?(0|[1-9][0-9]{0,25})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
+texts = st.text(max_size=4).map(json.dumps) | st.sampled_from(
+    [
+        r'"\ud800"',
+        r'"\ud83d\ude00"',
+        r'"\udc00\ud800"',
+        '"\x01"',
+        r'"\u0000"',
+        r'"\x"',
+        '"\x7f"',
+        '"\ufeff"',
+        '"a',
+        "'a'",
+    ]
+)
+written_values = st.recursive(
+    numbers
+    | texts
+    | st.sampled_from(["true", "null", "NaN", "Infinity", "-Infinity", "01", "1.", "+1", ".5", "9" * 5000]),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda values: f"[{','.join(values)}]")
+        | st.lists(st.tuples(texts, inner), max_size=3).map(
+            lambda pairs: f"{{{','.join(f'{name}:{value}' for name, value in pairs)}}}"
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    written_values, st.sampled_from(["", " ", ",", "}", "\ufeff"]), st.sampled_from(["", " \t\n\r", "x", "{}", "\x0c"])
+)
+def test_fast_parser_is_as_strict_as_the_decoder(value: str, before: str, after: str) -> None:
+    line = f'{before}{{"value":{value}}}{after}'
+    try:
+        expected = DECODER.decode(line)
+        json.dumps(expected, ensure_ascii=False).encode()
+    except (ValueError, Refused):
+        with pytest.raises(Refused):
+            load_object(line)
+    else:
+        assert repr(load_object(line)) == repr(expected)
 
 
 messages = st.dictionaries(
