@@ -45,12 +45,24 @@ def label_model(grader: LabelModelGrader, sample: Sample, item: dict[str, Any], 
     instruction = f'Answer with JSON alone: {{"steps": [...], "result": <one of {json.dumps(labels)}>}}.'
     result = {"type": "string", "enum": labels}
     answer, usage = _ask(grader, sample, item, tools, instruction, result, _LABEL_KEYS)
-    answer = answer.strip() if isinstance(answer, str) else answer
-    if answer not in grader.labels:
+    label = _match(answer, labels)
+    if label is None:
         raise GraderFailure(
             f"the judge's label is {answer!r:.100}, which is not one of {labels}", ErrorType.judge_parse
         )
-    return Scored(float(answer in grader.passing_labels), usage)
+    return Scored(float(label in grader.passing_labels), usage)
+
+
+def _match(answer: object, labels: list[str]) -> str | None:
+    """Return the label that a judge means, also with other capitals, spaces, quotes or a full stop."""
+    if answer in labels:
+        return str(answer)
+    alike = [label for label in labels if isinstance(answer, str) and _plain(label) == _plain(answer)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _plain(label: str) -> str:
+    return " ".join(label.casefold().strip(" \n\t.\"'`*").split())
 
 
 def _ask(

@@ -169,7 +169,9 @@ def test_judge_token_limit_has_several_names(name: str) -> None:
     assert seen[0]["max_tokens" if name == "max_tokens" else "max_completion_tokens"] == 200
 
 
-@pytest.mark.parametrize(("label", "reward"), [("good", 1), ("fair", 1), ("bad", 0)])
+@pytest.mark.parametrize(
+    ("label", "reward"), [("good", 1), ("fair", 1), ("bad", 0), ("Good", 1), (" FAIR. ", 1), ('"bad"', 0)]
+)
 def test_labels(label: str, reward: float) -> None:
     assert judged(LABEL, lambda _: completion({"result": label})).reward == reward
 
