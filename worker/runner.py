@@ -224,6 +224,7 @@ class Runner:
                 queries.job_file(session, project, self._claim.training_file, "training_file"),
                 queries.job_file(session, project, validation, "validation_file") if validation else None,
                 tuple(queries.latest_checkpoints(session, self._claim.job_id)),
+                queries.get_job(session, project, self._claim.job_id).rows or {},
             )
 
     def _train(self) -> tuple[int, TrainerOutcome]:

@@ -34,6 +34,8 @@ class Inputs:
     validation: File | None
     checkpoints: tuple[Checkpoint, ...]
     """Checkpoints to resume from, newest first."""
+    rows: dict[str, Any]
+    """The use of the files' rows as counted before; empty if it was not."""
 
 
 class Workspace:
@@ -79,6 +81,7 @@ class Workspace:
             adapter_path=str(adapter) if adapter else None,
             training_path=str(training),
             validation_path=str(self._fetch(inputs.validation, "validation_file")) if inputs.validation else None,
+            rows=inputs.rows,
             resume_from=str(resume_from) if resume_from else None,
             threads=settings.trainer_threads,
             processes=settings.trainer_processes,

@@ -40,7 +40,7 @@ from worker.training.tokenize import load_prompts, load_tokenizer
 from worker.training.trainer import Stopped, Trainer
 from worker.training.types import JobFailure, Prompt
 
-WARNINGS_SHOWN = 20
+WARNINGS_SHOWN = 3
 
 
 def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPolicy | None = None) -> TrainerExit:
@@ -239,42 +239,55 @@ def _load_data(
     spec, context = trainer_spec.spec, trainer_spec.context_length
     rows: dict[str, Any] = {}
     rules = rules_of(spec, context)
-    prompts, rows["rows"] = _usable(trainer_spec.training_path, tokenizer, rules, "training_file", spec, report)
+    known = trainer_spec.rows
+    path = trainer_spec.training_path
+    prompts, rows["rows"] = _usable(path, tokenizer, rules, "training_file", spec, report, known.get("rows"))
     held_out: list[Prompt] = []
     if trainer_spec.validation_path is not None:
         rules = held_out_rules(spec, context)
-        path = trainer_spec.validation_path
-        held_out, rows["held_out_rows"] = _usable(path, tokenizer, rules, "validation_file", spec, report)
+        held_out, rows["held_out_rows"] = _usable(
+            trainer_spec.validation_path, tokenizer, rules, "validation_file", spec, report, known.get("held_out_rows")
+        )
     return prompts, held_out, rows
 
 
 def _usable(
-    path: str, tokenizer: ChatTokenizer, rules: RowRules, param: str, spec: JobSpec, report: Reporter
+    path: str,
+    tokenizer: ChatTokenizer,
+    rules: RowRules,
+    param: str,
+    spec: JobSpec,
+    report: Reporter,
+    known: dict[str, Any] | None,
 ) -> tuple[list[Prompt], dict[str, Any]]:
-    """Returns the usable rows of a file with the numbers of used and dropped rows, and reports what is not used."""
+    """Returns the usable rows of a file with the numbers of used and dropped rows.
+
+    Reports what is not used, unless the numbers are `known`: then the job has reported it already.
+    """
     warnings: list[str] = []
     dropped: Counter[Drop] = Counter()
     prompts = load_prompts(Path(path), tokenizer, rules, warnings.append, param=param, dropped=dropped)
-    name = param.replace("_", " ")
-    for warning in warnings[:WARNINGS_SHOWN]:
-        report(Message(level="warn", message=f"{name}, {warning}" if param != "training_file" else warning))
-    if len(warnings) > WARNINGS_SHOWN:
-        report(Message(level="warn", message=f"{len(warnings) - WARNINGS_SHOWN} more rows or answers were dropped"))
-    if dropped:
-        reasons = ", ".join(f"{count:,} {REASONS[reason]}" for reason, count in dropped.most_common())
-        lost = dropped.total()
-        report(
-            Message(
-                level="warn",
-                message=f"{lost:,} of {lost + len(prompts):,} rows of the {name} are not used: {reasons}",
-                data={"used": len(prompts), **{f"dropped_{reason}": count for reason, count in dropped.items()}},
-            )
-        )
+    use = {"used": len(prompts), "dropped": {str(reason): count for reason, count in dropped.items()}}
+    summary = _summary(param.replace("_", " "), len(prompts), dropped, warnings)
+    if (warnings or dropped) and use != known:
+        data = {"used": len(prompts), **{f"dropped_{reason}": count for reason, count in dropped.items()}}
+        report(Message(level="warn", message=summary, data=data))
     if not prompts:
         raise JobFailure(
             TrainerExit.bad_data,
             "no_usable_rows",
-            f"Method '{spec.method}' can use no row of the {name}. See the job's warnings for the reason.",
+            f"Method '{spec.method}' can use no row of the {param.replace('_', ' ')}. {summary}",
             param,
         )
-    return prompts, {"used": len(prompts), "dropped": {str(reason): count for reason, count in dropped.items()}}
+    return prompts, use
+
+
+def _summary(name: str, used: int, dropped: Counter[Drop], warnings: list[str]) -> str:
+    """Returns how many rows of a file are not used, with the first lines that are not used as a whole."""
+    reasons = ", ".join(f"{count:,} {REASONS[reason]}" for reason, count in dropped.most_common())
+    rows = f"{used + dropped.total():,} rows of the {name}"
+    what = f"{dropped.total():,} of {rows} are not used: {reasons}" if dropped else f"Parts of {rows} are not used"
+    more = len(warnings) - WARNINGS_SHOWN
+    return "; ".join([f"{what}. For example, {warnings[0]}" if warnings else what, *warnings[1:WARNINGS_SHOWN]]) + (
+        f"; and {more:,} more" if more > 0 else ""
+    )

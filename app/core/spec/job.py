@@ -322,6 +322,9 @@ class TrainerSpec(Frozen):
     """When the job was created: the date that chat templates write, in every attempt."""
     training_path: str
     validation_path: str | None
+    rows: dict[str, Any] = Field(default_factory=dict)
+    """The use of the files' rows as counted before this attempt, in the form of `Started.rows`: the job's events
+    have it."""
     resume_from: str | None = None
     """Directory of a checkpoint of this job."""
     threads: int = 0

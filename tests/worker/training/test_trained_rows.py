@@ -153,6 +153,22 @@ def test_unwritten_parts_are_reported(chat_directory: Path, tmp_path: Path) -> N
     path = written(tmp_path, "\n".join(map(json.dumps, rows)).encode())
     texts, warnings, _ = trained(Job(tmp_path / "run", chat_directory, "supervised"), path)
     assert texts == ["1"]
-    assert "line 1: the model's chat template does not write thoughts" in warnings[0]
-    assert warnings[1].startswith("line 2: dropped, the model's chat template does not write tool calls")
-    assert warnings[2].startswith("1 of 2 rows of the training file are not used")
+    [warning] = warnings
+    assert warning.startswith("1 of 2 rows of the training file are not used: 1 ")
+    assert "For example, line 1: the model's chat template does not write thoughts" in warning
+    assert "; line 2: dropped, the model's chat template does not write tool calls" in warning
+
+
+def test_known_loss_of_rows_is_not_repeated(chat_directory: Path, tmp_path: Path) -> None:
+    """The events of the job's creation have these numbers; others are reported."""
+    rows = [{"messages": [USER, says("1")]}] + [{"messages": [USER, says("1" * 400)]}] * 5
+    path = written(tmp_path, "\n".join(map(json.dumps, rows)).encode())
+    lost: list[list[str]] = []
+    for number, count in enumerate((5, 4)):
+        known = {"rows": {"used": 1, "dropped": {"answer_too_long": count}}}
+        job = Job(tmp_path / f"run-{number}", chat_directory, "supervised", trainer={"rows": known})
+        lost.append(trained(job, path)[1])
+    assert lost[0] == []
+    [warning] = lost[1]
+    assert warning.startswith("5 of 6 rows of the training file are not used: 5 with an answer that is too long")
+    assert warning.endswith("; and 2 more")
