@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_QUEUE: Final = "default"
 SWEEP_TASK: Final = "jobs.sweep"
+LEASES_TASK: Final = "jobs.expire_leases"
+LEASES_SECONDS: Final = 2.0
+"""Often, because a cancelled job of a dead worker waits for it."""
 EXPIRY_TASK: Final = "files.remove_expired"
 COLLECT_TASK: Final = "storage.collect_orphans"
 COLLECT_SECONDS: Final = 3600.0
@@ -62,6 +65,7 @@ def create(configuration: settings.Settings) -> Celery:
             }
             for task, seconds in (
                 (SWEEP_TASK, configuration.sweep_seconds),
+                (LEASES_TASK, min(LEASES_SECONDS, configuration.sweep_seconds)),
                 (EXPIRY_TASK, configuration.sweep_seconds),
                 (COLLECT_TASK, COLLECT_SECONDS),
             )

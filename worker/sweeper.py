@@ -26,10 +26,8 @@ _QUEUES: Final = {
 
 def sweep(database: Database, app: Celery, settings: Settings) -> None:
     """Sweep once. Raises `DatabaseUnavailable`; an unreachable broker is only logged."""
+    expire_leases(database)
     with database.transaction() as session:
-        if expired := leases.expire(session):
-            log.warning("sweep.leases_expired", jobs=expired)
-            LEASE_LOSSES.labels("sweep").inc(expired)
         presence.forget_lost(session)
     with database.transaction() as session:
         limits = (settings.max_running_jobs, settings.max_gpu_hours)
@@ -47,6 +45,16 @@ def sweep(database: Database, app: Celery, settings: Settings) -> None:
         notify(app, EXPORT_TASK)
     if webhooks_due:
         notify(app, WEBHOOK_TASK)
+
+
+def expire_leases(database: Database) -> int:
+    """End attempts whose lease has expired; return how many. Raises `DatabaseUnavailable`."""
+    with database.transaction() as session:
+        expired = leases.expire(session)
+    if expired:
+        log.warning("sweep.leases_expired", jobs=expired)
+        LEASE_LOSSES.labels("sweep").inc(expired)
+    return expired
 
 
 def admit(database: Database, app: Celery) -> None:

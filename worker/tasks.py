@@ -32,7 +32,7 @@ from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.storage.opening import open_store
 from app.core.workers.presence import TRAIN_QUEUE
 from worker import exports, file_validation, job_lint, presence, row_checking, sweeper, webhook_sender
-from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, PRESENCE, SWEEP_TASK, app
+from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, LEASES_TASK, PRESENCE, SWEEP_TASK, app
 from worker.maintenance import expiry, orphaned_blobs
 from worker.runner import Runner
 
@@ -198,6 +198,16 @@ def sweep() -> None:
     """Run a sweep (`worker.sweeper`)."""
     try:
         sweeper.sweep(_database(), app, _settings())
+    except DatabaseUnavailable:
+        log.warning("sweep.database_unavailable")
+
+
+@app.task(name=LEASES_TASK)
+def expire_leases() -> None:
+    """End attempts whose lease has expired, and notify workers of the jobs that are queued again."""
+    try:
+        if sweeper.expire_leases(_database()):
+            sweeper.admit(_database(), app)
     except DatabaseUnavailable:
         log.warning("sweep.database_unavailable")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, func, select, text, update
+from sqlalchemy import Row, case, func, select, text, update
 from sqlalchemy.orm import Session
 
 from app.core.accounts.tables import Project
@@ -21,6 +21,8 @@ from app.core.spec.job import JobSpec
 from app.core.webhooks.events import EventType, emit
 
 NO_LIMIT: Final = 2**31 - 1
+CANCEL_SECONDS: Final = 6.0
+"""The lease of a cancelled job ends after this time: its worker, which polls every second, may be dead."""
 
 FIRST: Final = 32
 """Jobs at the front of each project's queue that a claim considers: more than workers claim at the same moment."""
@@ -184,8 +186,12 @@ def lost(claim: Claim) -> LostLease:
 
 
 def heartbeat(session: Session, claim: Claim, lease_seconds: float) -> StopRequest | None:
-    """Extend the lease and return the pending stop request, if any. Raises `LostLease` if the job has another owner."""
-    until = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, lease_seconds)
+    """Extend the lease and return the pending stop request, if any. Raises `LostLease` if the job has another owner.
+
+    The lease of a cancelled job is not extended.
+    """
+    extended = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, lease_seconds)
+    until = case((Job.stop_request == StopRequest.cancel, Job.lease_until), else_=extended)
     statement = update(Job).where(*_owned(claim)).values(lease_until=until).returning(Job.stop_request)
     row = session.execute(statement, execution_options={"synchronize_session": False}).one_or_none()
     if row is None:
@@ -209,6 +215,12 @@ def note_training(session: Session, claim: Claim, step: int) -> None:
         .values(resumed_from_step=step, training_at=func.now()),
         execution_options={"synchronize_session": False},
     )
+
+
+def end_soon(session: Session, job: Job) -> None:
+    """Let the lease of a cancelled job, whose row the caller holds, end within `CANCEL_SECONDS`."""
+    job.lease_until = func.least(Job.lease_until, func.now() + func.make_interval(0, 0, 0, 0, 0, 0, CANCEL_SECONDS))
+    session.flush()
 
 
 def expire(session: Session) -> int:

@@ -17,7 +17,7 @@ from app.core.accounts import audit
 from app.core.accounts.audit import Action, Actor
 from app.core.errors import InvalidRequest
 from app.core.files.tables import File, FileStatus
-from app.core.jobs import lint_queue, row_checks
+from app.core.jobs import leases, lint_queue, row_checks
 from app.core.jobs.events import Event, append, keep_trace
 from app.core.jobs.queries import job_of_project
 from app.core.jobs.row_checks import CheckRequest
@@ -145,6 +145,7 @@ def cancel(session: Session, actor: Actor, job_id: str) -> Job:
     with _audited(session, actor, Action.job_cancel, job):
         if job.status == JobStatus.running:
             _request_stop(session, job, StopRequest.cancel, "Cancelling the job")
+            leases.end_soon(session, job)
         else:
             event = Event("The job was cancelled")
             transition(session, job.id, {JobStatus(job.status)}, JobStatus.cancelled, event)

@@ -215,6 +215,19 @@ def test_resumed_job_keeps_its_place(database: Database) -> None:
         assert claimed(session).job_id == first.id
 
 
+def test_lease_of_a_cancelled_job_ends_soon(database: Database) -> None:
+    """Its worker may be dead; the heartbeats of one that is alive do not extend the lease."""
+    with database.transaction() as session:
+        project = make_project(session)
+        job = make_job(session, project)
+        claim = claimed(session)
+        lifecycle.cancel(session, Actor(project), job.id)
+    with database.transaction() as session:
+        assert leases.heartbeat(session, claim, 60) is StopRequest.cancel
+        left = session.scalar(select(func.extract("epoch", Job.lease_until - func.now())).where(Job.id == job.id))
+    assert 0 < left <= leases.CANCEL_SECONDS
+
+
 def test_three_crashes_fail_the_job(database: Database) -> None:
     with database.transaction() as session:
         job = make_job(session, make_project(session))

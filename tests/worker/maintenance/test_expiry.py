@@ -14,7 +14,15 @@ from tests.setup_jobs import make_file
 from tests.waiting import eventually
 from tests.worker.conftest import Bench, Plant
 from worker import celery_app
-from worker.celery_app import COLLECT_SECONDS, COLLECT_TASK, DEFAULT_QUEUE, EXPIRY_TASK, SWEEP_TASK
+from worker.celery_app import (
+    COLLECT_SECONDS,
+    COLLECT_TASK,
+    DEFAULT_QUEUE,
+    EXPIRY_TASK,
+    LEASES_SECONDS,
+    LEASES_TASK,
+    SWEEP_TASK,
+)
 from worker.maintenance.expiry import remove_expired
 
 
@@ -98,7 +106,7 @@ def test_beat_schedules_all_periodic_tasks(broker_url: str, monkeypatch: pytest.
     monkeypatch.setenv("REDIS_URL", broker_url)
     schedule = celery_app.create(Settings(sweep_seconds=7)).conf.beat_schedule
     rounds = {entry["task"]: entry["schedule"] for entry in schedule.values()}
-    assert rounds == {SWEEP_TASK: 7, EXPIRY_TASK: 7, COLLECT_TASK: COLLECT_SECONDS}
+    assert rounds == {SWEEP_TASK: 7, LEASES_TASK: LEASES_SECONDS, EXPIRY_TASK: 7, COLLECT_TASK: COLLECT_SECONDS}
     assert {entry["options"]["queue"] for entry in schedule.values()} == {DEFAULT_QUEUE}
 
 
