@@ -139,6 +139,8 @@ def assert_records_are_complete(client: OpenAI, job_id: str) -> None:
     checkpoints = list(islice(client.fine_tuning.jobs.checkpoints.list(job_id), 10))
     assert [checkpoint.step_number for checkpoint in checkpoints] == [4, 2]
     assert isinstance(checkpoints[0].metrics.train_loss, float)
+    found: Any = client.models.retrieve(checkpoints[1].fine_tuned_model_checkpoint)
+    assert (found.step, found.rank, found.lineage["evaluation"]["after"]["step"]) == (2, 16, 2)
 
     path = f"/fine_tuning/jobs/{job_id}"
     metrics: Any = client.get(f"{path}/metrics", cast_to=object)
