@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from app.api.deps import Db
+from app.api.deps import Config, Db
 from app.api.schemas.dashboard import LinkObject, SessionEnded, SessionObject, SignIn
 from app.auth import bearer, browser
 from app.auth.bearer import Caller
@@ -13,7 +13,7 @@ router = APIRouter(prefix="/dashboard", tags=["Dashboard"])
 
 
 @router.post("/session")
-def sign_in(body: SignIn, request: Request, response: Response, database: Db) -> SessionObject:
+def sign_in(body: SignIn, request: Request, response: Response, database: Db, settings: Config) -> SessionObject:
     """Sign this browser in with an API key or with the code of a sign-in link."""
     browser.check_origin(request)
     with database.transaction() as session:
@@ -23,11 +23,11 @@ def sign_in(body: SignIn, request: Request, response: Response, database: Db) ->
             identity = api_keys.authenticate(session, body.api_key or "")
         token = browser_sessions.sign_in(session, identity.key.id)
     browser.remember(request, response, token)
-    return SessionObject.of(bearer.principal_of(request, identity))
+    return SessionObject.of(bearer.principal_of(request, identity), has_engine=bool(settings.serve_url))
 
 
 @router.get("/session")
-def current_session(request: Request, database: Db) -> SessionObject:
+def current_session(request: Request, database: Db, settings: Config) -> SessionObject:
     """Return whether this browser is signed in, and with which key and project."""
     token = browser.token_of(request)
     if token is None:
@@ -37,7 +37,7 @@ def current_session(request: Request, database: Db) -> SessionObject:
             identity = browser_sessions.authenticate(session, token)
     except AuthenticationFailed:
         return SessionObject(signed_in=False)
-    return SessionObject.of(bearer.principal_of(request, identity))
+    return SessionObject.of(bearer.principal_of(request, identity), has_engine=bool(settings.serve_url))
 
 
 @router.delete("/session")

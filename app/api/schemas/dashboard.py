@@ -30,9 +30,10 @@ class SessionObject(BaseModel):
     project: str | None = Field(default=None, description="Its name.")
     key_id: str | None = None
     scopes: list[str] = Field(default=[], description="Scopes of the session's key.")
+    has_engine: bool = Field(default=False, description="Whether the server has an engine that answers inference.")
 
     @classmethod
-    def of(cls, caller: Principal) -> "SessionObject":
+    def of(cls, caller: Principal, *, has_engine: bool) -> "SessionObject":
         """Return the wire form of a signed-in caller."""
         return cls(
             signed_in=True,
@@ -40,6 +41,7 @@ class SessionObject(BaseModel):
             project=caller.project_name,
             key_id=caller.key_id,
             scopes=sorted(caller.scopes),
+            has_engine=has_engine,
         )
 
 

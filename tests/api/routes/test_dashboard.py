@@ -8,7 +8,8 @@ import pytest
 from app.auth.browser import COOKIE
 from app.core.accounts import api_key_admin, api_keys
 from app.core.accounts.audit import Actor
-from tests.api.server import Server, new_key
+from app.core.settings import Settings
+from tests.api.server import Server, new_key, serve, variant
 
 SESSION = "/v1/dashboard/session"
 OWN = {"sec-fetch-site": "same-origin"}
@@ -40,6 +41,14 @@ def test_key_signs_in(server: Server, browser: httpx.Client) -> None:
     assert browser.delete(SESSION).json()["deleted"] is True
     again = httpx.get(f"{server.url}/v1/files", headers={"cookie": f"{COOKIE}={token}"})
     assert (again.status_code, again.json()["error"]["code"]) == (401, "session_expired")
+
+
+def test_session_names_inference(server: Server, browser: httpx.Client, api_settings: Settings) -> None:
+    """The playground needs an engine, and a key with the scope."""
+    signed_in = browser.post(SESSION, json={"api_key": server.api_key}).json()
+    assert ("inference" in signed_in["scopes"], signed_in["has_engine"]) == (True, False)
+    with serve(variant(api_settings, serve_url=("http://127.0.0.1:9",))) as url:
+        assert httpx.get(f"{url}{SESSION}", cookies=dict(browser.cookies)).json()["has_engine"] is True
 
 
 def test_a_link_signs_in_once(server: Server, browser: httpx.Client) -> None:
