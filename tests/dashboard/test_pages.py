@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import pytest
 from openai import OpenAI
@@ -47,6 +48,7 @@ class Tour:
     """Ids of the objects that the pages show."""
 
     job: str
+    model: str
     failed: str
     file: str
     broken: str
@@ -69,6 +71,8 @@ class Tour:
             "file-broken": f"/ui/files/{self.broken}",
             "new-job": f"/ui/new?training_file={self.file}",
             "models": "/ui/models",
+            "model": f"/ui/models/{quote(self.model, safe='')}",
+            "playground": f"/ui/playground?model=tiny&model={quote(self.model, safe='')}&job={self.job}&row=2",
             "usage": "/ui/usage",
             "workers": "/ui/workers",
             "webhooks": "/ui/webhooks",
@@ -114,7 +118,8 @@ def tour(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tou
         ]
         eventually(lambda: all(client.fine_tuning.jobs.retrieve(job).finished_at for job in jobs), 180.0)
         add_usage(stack)
-        yield Tour(jobs[0], jobs[1], file, broken)
+        model = client.fine_tuning.jobs.retrieve(jobs[0]).fine_tuned_model or ""
+        yield Tour(jobs[0], model, jobs[1], file, broken)
 
 
 def add_usage(stack: Stack) -> None:

@@ -6,6 +6,7 @@ import { ErrorBoundary, LocationProvider, Route, Router } from "preact-iso";
 import { type ApiError, get, post, remove, signedOut } from "./api";
 import { CommandPalette, ShortcutHelp } from "./components/Dialogs";
 import { Loading } from "./components/primitives";
+import { Playground } from "./playground/Playground";
 import { ROOT, useLocation } from "./root";
 import { NAV_PAGES, type NavPage } from "./routes";
 import { SessionContext, useCan } from "./session";
@@ -19,6 +20,7 @@ import { FilePage } from "./views/FilePage";
 import { Files } from "./views/Files";
 import { JobPage } from "./views/JobPage";
 import { Jobs } from "./views/Jobs";
+import { ModelPage } from "./views/ModelPage";
 import { Models } from "./views/Models";
 import { NewJob } from "./views/NewJob";
 import { NotFound } from "./views/NotFound";
@@ -44,7 +46,7 @@ function App() {
   useEffect(() => {
     startSession().then(setSession, (problem: ApiError) => {
       setError(problem.message);
-      setSession({ object: "dashboard.session", signed_in: false, scopes: [] });
+      setSession({ object: "dashboard.session", signed_in: false, scopes: [], has_engine: false });
     });
     const out = () => setSession((old) => (old?.signed_in ? { ...old, signed_in: false } : old));
     signedOut.addEventListener("out", out);
@@ -136,6 +138,8 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
             <Route path={`${ROOT}/ui/files/:id`} component={FilePage} />
             <Route path={`${ROOT}/ui/models`} component={Models} />
             <Route path={`${ROOT}/ui/usage`} component={Usage} />
+            <Route path={`${ROOT}/ui/models/:id*`} component={ModelPage} />
+            <Route path={`${ROOT}/ui/playground`} component={Playground} />
             <Route path={`${ROOT}/ui/workers`} component={Workers} />
             <Route path={`${ROOT}/ui/webhooks`} component={Webhooks} />
             <Route path={`${ROOT}/ui/keys`} component={ApiKeys} />

@@ -212,6 +212,8 @@ const HELP = [
   ["x", "Select"],
   ["n", "New job"],
   ["←  →", "Previous, next step (groups)"],
+  ["Ctrl Enter", "Send (playground)"],
+  ["Esc", "Stop the answers (playground)"],
   ["Ctrl K", "Go to a page or a job"],
   ["?", "Show this list"],
 ] as const;

@@ -4,6 +4,8 @@ import { DataTable } from "../components/DataTable";
 import { CopyButton, EmptyState, ErrorNotice, Loading, RelativeTime } from "../components/primitives";
 import { number } from "../format";
 import { isFinal, useGet } from "../liveData";
+import { baseOf, modelPage, playgroundPath } from "../modelNames";
+import { useCan } from "../session";
 import type { Checkpoint, Job, Page } from "../types";
 
 export function CheckpointsTab({ job }: { job: Job }) {
@@ -11,13 +13,18 @@ export function CheckpointsTab({ job }: { job: Job }) {
     `${JOBS}/${job.id}/checkpoints?limit=100`,
     job.progress.step,
   );
+  const asks = useCan("inference");
   if (error) return <ErrorNotice error={error} retry={reload} />;
   if (!value) return <Loading what="the checkpoints" />;
   return (
     <>
       {job.fine_tuned_model && (
         <p class="notice good">
-          ✓ The trained model is <code>{job.fine_tuned_model}</code> <CopyButton text={job.fine_tuned_model} />
+          ✓ The trained model is{" "}
+          <a href={modelPage(job.fine_tuned_model)}>
+            <code>{job.fine_tuned_model}</code>
+          </a>{" "}
+          <CopyButton text={job.fine_tuned_model} />
         </p>
       )}
       {!value.data.length ? (
@@ -32,6 +39,7 @@ export function CheckpointsTab({ job }: { job: Job }) {
         <DataTable
           label="Checkpoints"
           columns={["Step", "Written", "Held-out reward", "Held-out loss", "Reward", "Name"]}
+          actions="Actions"
         >
           {value.data.map((checkpoint) => {
             const metrics = checkpoint.metrics as Record<string, number | null>;
@@ -45,8 +53,21 @@ export function CheckpointsTab({ job }: { job: Job }) {
                 <td>{number(metrics["eval/loss"])}</td>
                 <td>{number(metrics.reward)}</td>
                 <td class="text">
-                  <code title={checkpoint.fine_tuned_model_checkpoint}>{checkpoint.fine_tuned_model_checkpoint}</code>{" "}
+                  <a href={modelPage(checkpoint.fine_tuned_model_checkpoint)}>
+                    <code>{checkpoint.fine_tuned_model_checkpoint}</code>
+                  </a>{" "}
                   <CopyButton text={checkpoint.fine_tuned_model_checkpoint} />
+                </td>
+                <td>
+                  {asks && (
+                    <a
+                      class="button small"
+                      href={playgroundPath([baseOf(job), checkpoint.fine_tuned_model_checkpoint, job.fine_tuned_model])}
+                      aria-label={`Open step ${checkpoint.step_number} in the playground`}
+                    >
+                      Playground
+                    </a>
+                  )}
                 </td>
               </tr>
             );
@@ -57,10 +78,17 @@ export function CheckpointsTab({ job }: { job: Job }) {
   );
 }
 
-export function DownloadAdapter({ model, small = false }: { model: string; small?: boolean }) {
+interface Download {
+  model: string;
+  small?: boolean;
+  /** Whether another button next to it is the primary one. */
+  isPlain?: boolean;
+}
+
+export function DownloadAdapter({ model, small = false, isPlain = small }: Download) {
   return (
     <a
-      class={`button ${small ? "small" : "primary"}`}
+      class={`button ${small ? "small" : ""} ${isPlain ? "" : "primary"}`}
       href={`/v1/models/${encodeURIComponent(model)}/download`}
       download
     >

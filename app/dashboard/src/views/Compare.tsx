@@ -149,7 +149,7 @@ function MetricsLoader({
 
 /** The held-out results of the jobs; a star marks the largest gain of each. */
 function Results({ jobs }: { jobs: Job[] }) {
-  const results = jobs.map(heldOutResults);
+  const results = jobs.map((job) => heldOutResults(job.evaluation));
   const columns = [...new Map(results.flat().map((result) => [result.name, result.title]))];
   const best = (name: string): number => {
     const gains = results.map((own) => own.find((result) => result.name === name)?.gain ?? 0);

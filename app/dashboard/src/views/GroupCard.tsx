@@ -38,9 +38,11 @@ interface Card {
   byReward: boolean;
   /** Shows this line of the training file at every step. */
   follow?: (() => void) | undefined;
+  /** Address of the playground with this prompt; undefined if the key may not use it. */
+  playground: string | undefined;
 }
 
-export function GroupCard({ group, total, withStep, source, byReward, follow }: Card) {
+export function GroupCard({ group, total, withStep, source, byReward, follow, playground }: Card) {
   const whole = spread(group.members);
   const strongest = Math.max(1e-9, ...group.members.map((member) => Math.abs(member.advantage ?? 0)));
   const members = byReward
@@ -73,11 +75,18 @@ export function GroupCard({ group, total, withStep, source, byReward, follow }: 
             <span aria-hidden="true">=</span> Equal rewards: trains nothing
           </span>
         )}
-        {follow && (
-          <button type="button" class="small" onClick={follow}>
-            This line at every step
-          </button>
-        )}
+        <span class="row tools">
+          {follow && (
+            <button type="button" class="small" onClick={follow}>
+              This line at every step
+            </button>
+          )}
+          {playground && (
+            <a class="button small" href={playground}>
+              Open in playground
+            </a>
+          )}
+        </span>
       </header>
       <pre class="prompt" tabIndex={0} role="region" aria-label="Prompt">
         {group.prompt}

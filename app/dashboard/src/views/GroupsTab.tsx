@@ -5,7 +5,9 @@ import { type ApiError, get, JOBS, query } from "../api";
 import { EmptyState, ErrorNotice, Loading } from "../components/primitives";
 import { isFinal, useGet } from "../liveData";
 import type { JobMetrics } from "../metricTable";
+import { baseOf, type PromptSource, playgroundPath } from "../modelNames";
 import { useLocation } from "../root";
+import { useCan } from "../session";
 import { useShortcuts } from "../shortcuts";
 import type { Group, Groups, Job, Source } from "../types";
 import { GroupCard } from "./GroupCard";
@@ -50,6 +52,7 @@ export function GroupsTab({ job, metrics }: { job: Job; metrics: JobMetrics | un
   const [problem, setProblem] = useState<ApiError>();
   const [isWhole, setWhole] = useState(false);
   const [byReward, setByReward] = useState(false);
+  const asks = useCan("inference");
   useShortcuts({ j: () => toGroup(1), k: () => toGroup(-1) });
 
   if (error && !value) return <ErrorNotice error={error} />;
@@ -118,6 +121,7 @@ export function GroupsTab({ job, metrics }: { job: Job; metrics: JobMetrics | un
             {...{ group, source, byReward }}
             total={totalOf(job)}
             withStep={Boolean(scope || row)}
+            playground={asks ? playgroundPath([baseOf(job), job.fine_tuned_model], promptOf(job, group)) : undefined}
             follow={row ? undefined : () => go({ row: String(group.row), step: "", scope: "" })}
           />
         ))}
@@ -131,6 +135,8 @@ export function GroupsTab({ job, metrics }: { job: Job; metrics: JobMetrics | un
     </>
   );
 }
+
+const promptOf = (job: Job, group: Group): PromptSource => ({ job: job.id, part: "training", row: group.row });
 
 const sourcesOf = (job: Job): Source[] =>
   (job.method as { type: string }).type === "dpo" ? ["preferred", "non_preferred"] : ["expert", "teacher", "self"];

@@ -1,7 +1,6 @@
 // Results on held-out rows before and after training.
 import { DataTable } from "../components/DataTable";
 import { number, signed } from "../format";
-import type { Job } from "../types";
 
 type Result = Record<string, unknown> & { step?: number; samples?: Sample[] };
 interface Sample {
@@ -32,10 +31,13 @@ export interface HeldOutResult {
   gain: number;
 }
 
-/** Returns a job's held-out results before and after training. */
-export function heldOutResults(job: Job): HeldOutResult[] {
-  const { before, after } = (job.evaluation ?? {}) as { before?: Result; after?: Result };
-  const flat = (result: Result | undefined): Record<string, unknown> =>
+/** Results before and after training, of a job or of a model. */
+type Evaluation = { before?: unknown; after?: unknown } | null | undefined;
+
+/** Returns held-out results before and after training. */
+export function heldOutResults(evaluation: Evaluation): HeldOutResult[] {
+  const { before, after } = (evaluation ?? {}) as { before?: Result | null; after?: Result | null };
+  const flat = (result: Result | null | undefined): Record<string, unknown> =>
     (result?.values ?? result ?? {}) as Record<string, unknown>;
   const [old, fresh] = [flat(before), flat(after)];
   const value = (entry: unknown): number | undefined => (typeof entry === "number" ? entry : undefined);
@@ -56,9 +58,9 @@ export function heldOutResults(job: Job): HeldOutResult[] {
   );
 }
 
-export function HeldOutResults({ job }: { job: Job }) {
-  const { before, after } = (job.evaluation ?? {}) as { before?: Result; after?: Result };
-  const results = heldOutResults(job);
+export function HeldOutResults({ evaluation }: { evaluation: Evaluation }) {
+  const { before, after } = (evaluation ?? {}) as { before?: Result; after?: Result };
+  const results = heldOutResults(evaluation);
   if (!results.length) return null;
   return (
     <section aria-label="Held-out results">

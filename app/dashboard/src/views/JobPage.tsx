@@ -9,6 +9,7 @@ import { duration } from "../format";
 import { useJobMetrics } from "../jobMetrics";
 import { isFinal, useJob } from "../liveData";
 import { addRows, NO_ROWS, rowsOf } from "../metricTable";
+import { baseOf, playgroundPath } from "../modelNames";
 import { useLocation } from "../root";
 import { useCan } from "../session";
 import type { Job, JobEvent } from "../types";
@@ -107,7 +108,8 @@ function GateStatus({ passed }: { passed: boolean | null | undefined }) {
 
 function JobHeader({ job, isConnected }: { job: Job; isConnected: boolean }) {
   const writes = useCan("jobs:write");
-  const reads = useCan("models:read");
+  const [reads, asks] = [useCan("models:read"), useCan("inference")];
+  const heldOut = job.validation_file ? { job: job.id } : undefined;
   const { route } = useLocation();
   const [isConfirming, setConfirming] = useState(false);
   const [error, setError] = useState<ApiError>();
@@ -133,7 +135,12 @@ function JobHeader({ job, isConnected }: { job: Job; isConnected: boolean }) {
           <h1>{nameOf(job)}</h1>
         </div>
         <div class="row">
-          {job.fine_tuned_model && reads && <DownloadAdapter model={job.fine_tuned_model} />}
+          {asks && job.fine_tuned_model && (
+            <a class="button primary" href={playgroundPath([baseOf(job), job.fine_tuned_model], heldOut)}>
+              Open in playground
+            </a>
+          )}
+          {job.fine_tuned_model && reads && <DownloadAdapter model={job.fine_tuned_model} isPlain={asks} />}
           {writes && (
             <>
               {["running", "queued"].includes(job.status) && (

@@ -1,38 +1,37 @@
 // The trained models of the project and the installed base models.
 import { useState } from "preact/hooks";
-import { type ApiError, remove } from "../api";
 import { DataTable } from "../components/DataTable";
-import { ConfirmDialog } from "../components/Dialogs";
 import { EmptyState, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
+import { plural } from "../format";
 import { useGet } from "../liveData";
+import { isBase, modelPage, nameParts, playgroundPath } from "../modelNames";
 import { useCan } from "../session";
 import type { Model } from "../types";
 import { DownloadAdapter } from "./CheckpointsTab";
 
-interface Alias {
-  id: string;
-  model: string;
-}
+/** With fewer models a search field is clutter. */
+const SEARCHED = 8;
 
 export function Models() {
   const { value, error, reload } = useGet<{ data: Model[] }>("/v1/models");
-  const aliases = useGet<{ data: Alias[] }>("/v1/model_aliases");
-  const [toDelete, setToDelete] = useState<string>();
-  const [failed, setFailed] = useState<ApiError>();
-  const writes = useCan("models:write");
+  const [text, setText] = useState("");
+  const [hasCheckpoints, setCheckpoints] = useState(false);
   useTitle("Models");
   if (error) return <ErrorNotice error={error} retry={reload} />;
   if (!value) return <Loading what="the models" />;
-  const trained = value.data.filter((model) => model.base_model);
-  const bases = value.data.filter((model) => !model.base_model);
-  const aliasesOf = (id: string) =>
-    (aliases.value?.data ?? []).filter((alias) => alias.model === id).map((alias) => alias.id);
+  const trained = value.data.filter((model) => !isBase(model));
+  const checkpoints = trained.filter((model) => model.step !== null).length;
+  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+  const shown = trained.filter(
+    (model) =>
+      (hasCheckpoints || model.step === null) &&
+      words.every((word) => [model.id, ...model.aliases].some((name) => name.toLowerCase().includes(word))),
+  );
   return (
     <>
       <div class="title">
         <h1>Models</h1>
       </div>
-      {failed && <ErrorNotice error={failed} />}
       <h2>Trained models</h2>
       {!trained.length ? (
         <EmptyState title="No trained models yet">
@@ -41,64 +40,103 @@ export function Models() {
           </p>
         </EmptyState>
       ) : (
-        <DataTable label="Trained models" columns={["Model", "Base model", "Job", "Age"]} actions="Actions">
-          {trained.map((model) => (
-            <tr key={model.id}>
-              <td class="text">
-                <code>{model.id}</code>{" "}
-                {aliasesOf(model.id).map((alias) => (
-                  <span class="pill good" key={alias} title="An alias: jobs and gates can use this name">
-                    ★ {alias}
-                  </span>
-                ))}
-              </td>
-              <td>{model.base_model}</td>
-              <td>
-                {model.job_id && <a href={`/ui/jobs/${model.job_id}`}>{model.step ? `step ${model.step}` : "open"}</a>}
-              </td>
-              <td>
-                <RelativeTime at={model.created} />
-              </td>
-              <td class="nowrap">
-                <DownloadAdapter model={model.id} small />{" "}
-                {writes && (
-                  <button
-                    type="button"
-                    class="small"
-                    onClick={() => setToDelete(model.id)}
-                    aria-label={`Delete ${model.id}`}
-                  >
-                    Delete
-                  </button>
-                )}
-              </td>
-            </tr>
-          ))}
-        </DataTable>
+        <>
+          <div class="filters" role="search">
+            {trained.length >= SEARCHED && (
+              <input
+                type="search"
+                aria-label="Search models by name or alias"
+                placeholder="Search by name or alias"
+                value={text}
+                onInput={(event) => setText(event.currentTarget.value)}
+              />
+            )}
+            {checkpoints > 0 && (
+              <button type="button" aria-pressed={hasCheckpoints} onClick={() => setCheckpoints(!hasCheckpoints)}>
+                {plural(checkpoints, "checkpoint")}
+              </button>
+            )}
+            <span class="count" role="status">
+              {plural(shown.length, "model")}
+            </span>
+          </div>
+          <DataTable label="Trained models" columns={["Model", "Base model", "Job", "Age"]} actions="Actions">
+            {shown.map((model) => (
+              <TrainedRow key={model.id} model={model} />
+            ))}
+          </DataTable>
+          {!shown.length && <p class="soft">No model matches. A checkpoint is shown only if its button is pressed.</p>}
+        </>
       )}
       <h2>Base models</h2>
-      {!bases.length && (
-        <p>
-          No base models yet. Run this on the server: <code>grouptune models pull smollm2-135m-instruct</code>
-        </p>
-      )}
-      <ul class="plain">
-        {bases.map((model) => (
-          <li key={model.id}>
-            <code>{model.id}</code>{" "}
-            {model.aliases?.length ? <span class="soft">aliases: {model.aliases.join(", ")}</span> : null}
-          </li>
-        ))}
-      </ul>
-      {toDelete && (
-        <ConfirmDialog
-          title="Delete this model?"
-          text={`${toDelete} will be removed. To get it back, you must train it again.`}
-          action="Delete model"
-          act={() => void remove(`/v1/models/${encodeURIComponent(toDelete)}`).then(reload, setFailed)}
-          close={() => setToDelete(undefined)}
-        />
-      )}
+      <BaseModels models={value.data.filter(isBase)} />
+    </>
+  );
+}
+
+function TrainedRow({ model }: { model: Model }) {
+  const asks = useCan("inference");
+  const { title, detail } = nameParts(model.id);
+  return (
+    <tr>
+      <td>
+        <a href={modelPage(model.id)} title={model.id}>
+          <b>{title}</b>
+        </a>{" "}
+        <span class="soft">{detail}</span> <Aliases names={model.aliases} />
+      </td>
+      <td>
+        <a href={modelPage(model.base_model ?? "")}>{model.base_model}</a>
+      </td>
+      <td>
+        <a href={`/ui/jobs/${model.job_id}`}>open</a>
+      </td>
+      <td class="nowrap">
+        <RelativeTime at={model.created} />
+      </td>
+      <td class="nowrap">
+        {asks && (
+          <a
+            class="button small"
+            href={playgroundPath([model.base_model, model.id])}
+            aria-label={`Open ${model.id} in the playground`}
+          >
+            Playground
+          </a>
+        )}{" "}
+        <DownloadAdapter model={model.id} small />
+      </td>
+    </tr>
+  );
+}
+
+function BaseModels({ models }: { models: Model[] }) {
+  if (!models.length)
+    return (
+      <p>
+        No base models yet. Run this on the server: <code>grouptune models pull smollm2-135m-instruct</code>
+      </p>
+    );
+  return (
+    <ul class="plain">
+      {models.map((model) => (
+        <li key={model.id}>
+          <a href={modelPage(model.id)}>{model.id}</a>{" "}
+          {model.aliases.length > 0 && <span class="soft">aliases: {model.aliases.join(", ")}</span>}
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+export function Aliases({ names }: { names: string[] }) {
+  return (
+    <>
+      {names.map((name) => (
+        <span class="pill good" key={name} title="An alias: a name for this model that can be moved to another one">
+          ★ {name}
+        </span>
+      ))}
     </>
   );
 }

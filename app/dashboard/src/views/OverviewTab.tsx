@@ -49,7 +49,7 @@ export function OverviewTab({ job, metrics, error }: OverviewProps) {
   );
   return (
     <>
-      <HeldOutResults job={job} />
+      <HeldOutResults evaluation={job.evaluation} />
       {(table.steps.at(-1) ?? 0) === 0 ? (
         <EmptyState title={isFinal(job) ? "No steps completed" : "No steps yet"}>
           <p>

@@ -1,0 +1,101 @@
+// System prompt, sampling and tools of the requests.
+import type { ComponentChildren } from "preact";
+import { EXAMPLE_TOOLS, type SettingsForm, toolsProblem } from "./settings";
+import { ProbabilityLegend } from "./Tokens";
+
+interface Props {
+  form: SettingsForm;
+  set: (changed: Partial<SettingsForm>) => void;
+  /** Used if the form has no number. */
+  maxTokens: number;
+  /** Whether the first prompt has a system message of its own, which replaces the form's. */
+  hasOwnSystem: boolean;
+  hasOwnTools: boolean;
+  children: ComponentChildren;
+}
+
+export function SettingsPanel({ form, set, maxTokens, hasOwnSystem, hasOwnTools, children }: Props) {
+  const number = (name: keyof SettingsForm, label: string, rest: Record<string, unknown>) => (
+    <label class="field">
+      <span>{label}</span>
+      <input
+        type="number"
+        value={form[name] as string}
+        onInput={(event) => set({ [name]: event.currentTarget.value })}
+        {...rest}
+      />
+    </label>
+  );
+  return (
+    <aside class="panel settings-panel" aria-label="Settings">
+      {children}
+      <details open={matchMedia("(min-width: 901px)").matches}>
+        <summary>System prompt, sampling and tools</summary>
+        <div class="fields">
+          <label class="field">
+            <span>System prompt</span>
+            <textarea
+              rows={3}
+              value={form.system}
+              placeholder="You are a helpful assistant."
+              onInput={(event) => set({ system: event.currentTarget.value })}
+            />
+            {hasOwnSystem && form.system && <small>The row has its own system message, which is used instead.</small>}
+          </label>
+          <div class="sampling">
+            {number("temperature", "Temperature", { min: 0, max: 2, step: 0.1 })}
+            {number("top_p", "Top p", { min: 0, max: 1, step: 0.05 })}
+            {number("max_tokens", "Max tokens", { min: 1, placeholder: String(maxTokens) })}
+            {number("seed", "Seed", { min: 0, placeholder: "any" })}
+            {number("n", "Answers", { min: 1, max: 8 })}
+          </div>
+          <small>
+            {Number(form.temperature) === 0
+              ? Number(form.n) > 1
+                ? "At temperature 0 all answers of a model are equal. Raise it to see different ones."
+                : "Temperature 0, as in held-out evaluation: the most probable answer."
+              : "Answers are sampled. Set a seed to repeat them."}
+          </small>
+          <label class="row">
+            <input
+              type="checkbox"
+              checked={form.logprobs}
+              onChange={(event) => set({ logprobs: event.currentTarget.checked })}
+            />
+            Colour tokens by probability
+          </label>
+          {form.logprobs && <ProbabilityLegend />}
+          <ToolsField text={form.tools} set={(tools) => set({ tools })} hasOwnTools={hasOwnTools} />
+        </div>
+      </details>
+    </aside>
+  );
+}
+
+function ToolsField({ text, set, hasOwnTools }: { text: string; set: (text: string) => void; hasOwnTools: boolean }) {
+  const problem = toolsProblem(text);
+  return (
+    <details open={Boolean(problem)}>
+      <summary>Tools{text.trim() && !problem ? ` (${(JSON.parse(text) as unknown[]).length})` : ""}</summary>
+      <textarea
+        aria-label="Tools (JSON)"
+        rows={Math.min(16, Math.max(4, text.split("\n").length))}
+        spellcheck={false}
+        value={text}
+        placeholder='[{"type": "function", "function": {...}}]'
+        onInput={(event) => set(event.currentTarget.value)}
+      />
+      {problem && (
+        <p class="problem" role="alert">
+          {problem}
+        </p>
+      )}
+      {hasOwnTools && text.trim() && <small>The row has its own tools, which are used instead.</small>}
+      {!text.trim() && (
+        <button type="button" class="small" onClick={() => set(EXAMPLE_TOOLS)}>
+          Insert an example
+        </button>
+      )}
+    </details>
+  );
+}

@@ -1,0 +1,49 @@
+// A row of a job's data files as a prompt: the row, the job's grader, and how the job samples its held-out answers.
+import type { ApiError } from "../api";
+import { JOBS, query } from "../api";
+import { useGet } from "../liveData";
+import type { PromptSource } from "../modelNames";
+import type { FileRow, FileRows, Job } from "../types";
+
+export interface RowSource {
+  job: Job | undefined;
+  /** Id of the file; null if the job has none of this kind. */
+  file: string | null | undefined;
+  row: FileRow | undefined;
+  /** Number of rows in the file. */
+  count: number;
+  grader: unknown;
+  maxTokens: number | undefined;
+  /** Fields that requests with a row need, to render it as the job does. */
+  fields: Record<string, unknown>;
+  error: ApiError | undefined;
+}
+
+interface Method {
+  grader?: unknown;
+  sampling?: { max_tokens?: number };
+}
+
+/** Requests the row that the URL names; undefined without one. */
+export function useRowSource(source: PromptSource | undefined): RowSource | undefined {
+  const job = useGet<Job>(source ? `${JOBS}/${source.job}` : null);
+  const own = job.value?.id === source?.job ? job.value : undefined;
+  const file = own && (source?.part === "training" ? own.training_file : own.validation_file);
+  const after = (source?.row ?? 1) - 1;
+  const rows = useGet<FileRows>(file ? query(`/v1/files/${file}/rows`, { after, limit: 1 }) : null);
+  if (!source) return undefined;
+  const method = own?.method as Record<string, Method> | undefined;
+  const settings = method?.[String(method.type)];
+  const variables = own?.chat_template_kwargs ?? {};
+  const current = rows.value?.file_id === file ? rows.value : undefined;
+  return {
+    job: own,
+    file,
+    row: current?.data[0],
+    count: current?.rows ?? 0,
+    grader: settings?.grader,
+    maxTokens: settings?.sampling?.max_tokens,
+    fields: Object.keys(variables).length ? { chat_template_kwargs: variables } : {},
+    error: job.error ?? rows.error,
+  };
+}

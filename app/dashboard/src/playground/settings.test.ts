@@ -1,0 +1,26 @@
+import { describe, expect, it } from "vitest";
+import { EMPTY_SETTINGS, EXAMPLE_TOOLS, requestFields, toolsProblem } from "./settings";
+
+describe("toolsProblem", () => {
+  it("names the first invalid tool", () => {
+    const tool = (name: string, parameters: unknown) => ({ type: "function", function: { name, parameters } });
+    expect(toolsProblem(EXAMPLE_TOOLS)).toBeUndefined();
+    expect(toolsProblem("[")).toContain("Invalid JSON");
+    expect(toolsProblem("{}")).toContain("must be a list");
+    expect(toolsProblem('[{"name": "x"}]')).toContain("Tool 1 must be");
+    expect(toolsProblem(JSON.stringify([tool("ok", {}), tool("not ok", {})]))).toContain("Tool 2 needs a `name`");
+    expect(toolsProblem(JSON.stringify([tool("add", [])]))).toContain("`parameters` of add");
+  });
+});
+
+describe("requestFields", () => {
+  it("sends what is set", () => {
+    expect(requestFields(EMPTY_SETTINGS, 64, [])).toEqual({ temperature: 0, top_p: 1, max_tokens: 64 });
+    const form = { ...EMPTY_SETTINGS, max_tokens: "9", seed: "7", n: "2", logprobs: true, tools: EXAMPLE_TOOLS };
+    const fields = requestFields(form, 64, []);
+    expect(fields).toMatchObject({ max_tokens: 9, seed: 7, n: 2, logprobs: true, top_logprobs: 5 });
+    expect(fields.tools).toHaveLength(1);
+    const row = [{ type: "function", function: { name: "of_the_row" } }];
+    expect(requestFields(form, 64, row).tools).toEqual(row);
+  });
+});
