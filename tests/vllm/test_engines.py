@@ -12,7 +12,7 @@ from app.core.inference.engines import Engines
 from app.core.inference.errors import AdapterCheckFailed, AdapterRefused, EngineRefused
 from app.core.inference.models import ServedModel
 from app.core.inference.probe import TOLERANCE, distances
-from tests.core.inference.test_engines import Plant, answer, body, failure, within
+from tests.core.inference.test_engines import Plant, answer, body, check_greedy_copies, failure, unload_all, within
 from tests.vllm.server import KEY, MAX_RANK, VllmServer
 from tests.waiting import eventually
 
@@ -104,6 +104,8 @@ def test_adapter_that_vllm_cannot_serve(config: dict[str, Any], reason: str, pla
 
 
 def test_least_recently_used_adapter_is_unloaded(plant: Plant, vllm: VllmServer) -> None:
+    unload_all(vllm)
+
     async def work(engines: Engines) -> None:
         a, b, c = (plant.model(name) for name in "abc")
         for model in (a, b, a, c, b, a):
@@ -116,12 +118,16 @@ def test_least_recently_used_adapter_is_unloaded(plant: Plant, vllm: VllmServer)
 
 def test_hang_up_frees_the_sequences(plant: Plant, vllm: VllmServer) -> None:
     async def work(engines: Engines) -> None:
-        async with engines.stream(plant.model("a"), body(400, n=4)) as chunks:
+        async with engines.stream(plant.model("a"), body(400, n=4, temperature=1.0)) as chunks:
             await anext(chunks)
             assert await asyncio.to_thread(vllm.metric, "num_requests_running") > 0
         await asyncio.to_thread(eventually, lambda: vllm.metric("num_requests_running") == 0, 10)
 
     within(gateway(plant, vllm), work)
+
+
+def test_several_greedy_completions_are_equal(plant: Plant, vllm: VllmServer) -> None:
+    within(gateway(plant, vllm), lambda engines: check_greedy_copies(engines, plant.model("a")))
 
 
 def test_bad_request_is_passed_on(plant: Plant, vllm: VllmServer) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import httpx
@@ -181,10 +181,11 @@ class EngineClient:
 
     async def complete(self, body: Mapping[str, Any]) -> EngineCompletion:
         """Return the completions of one prompt. Raises `UnknownToEngine` and `EngineBusy` too."""
-        answer = await self._complete(body)
+        single, copies = _without_copies(body)
+        answer = await self._complete(single)
         with self._parsing():
-            usage = _usage(answer["usage"])
-            choices = sorted((_choice(choice) for choice in answer["choices"]), key=lambda choice: choice.index)
+            usage = _usage(answer["usage"], copies)
+            choices = sorted(_choices(answer, copies), key=lambda choice: choice.index)
         if usage is None:
             raise InvalidEngineResponse(self._about("its answer has no usage"))
         return EngineCompletion(tuple(choices), usage)
@@ -204,8 +205,9 @@ class EngineClient:
         The block starts with the engine's response, before its first token. Raises as `complete`; the iterator also
         raises `EngineUnavailable` if the engine ends the stream early.
         """
+        single, copies = _without_copies(body)
         request = self._http.build_request(
-            "POST", _COMPLETE, json={**body, "stream": True, "stream_options": {"include_usage": True}}
+            "POST", _COMPLETE, json={**single, "stream": True, "stream_options": {"include_usage": True}}
         )
         with self._translated():
             async with asyncio.timeout(self._limits.first_token):
@@ -215,11 +217,11 @@ class EngineClient:
                 with self._translated():
                     await response.aread()
                 self._check(response)
-            yield self._chunks(response)
+            yield self._chunks(response, copies)
         finally:
             await response.aclose()
 
-    async def _chunks(self, response: httpx.Response) -> AsyncIterator[EngineChunk]:
+    async def _chunks(self, response: httpx.Response, copies: int) -> AsyncIterator[EngineChunk]:
         async for data in _events(self._timely(response.aiter_raw())):
             if data == _DONE:
                 return
@@ -228,7 +230,7 @@ class EngineClient:
             if "error" in body:
                 raise self._streamed_error(body["error"])
             with self._parsing():
-                chunk = EngineChunk(tuple(_choice(choice) for choice in body["choices"]), _usage(body.get("usage")))
+                chunk = EngineChunk(tuple(_choices(body, copies)), _usage(body.get("usage"), copies))
             yield chunk
         raise EngineUnavailable(self._about("it ended the answer early"))
 
@@ -314,6 +316,23 @@ async def _events(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 yield line[5:].strip()
 
 
+def _without_copies(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
+    """Return the request for one of several greedy completions, and how many there are: they are all the same.
+
+    vLLM refuses to compute them, and OpenAI does not.
+    """
+    if body["temperature"] > 0 or body["n"] == 1:
+        return body, 1
+    return {**body, "n": 1}, body["n"]
+
+
+def _choices(body: Mapping[str, Any], copies: int) -> Iterator[ChoiceDelta]:
+    for choice in body["choices"]:
+        found = _choice(choice)
+        yield found
+        yield from (replace(found, index=index) for index in range(1, copies))
+
+
 def _choice(choice: Mapping[str, Any]) -> ChoiceDelta:
     return ChoiceDelta(
         index=choice["index"],
@@ -349,8 +368,8 @@ def _token_id(token: str) -> int:
     return int(token.removeprefix(_TOKEN_ID))
 
 
-def _usage(usage: Mapping[str, Any] | None) -> Usage | None:
-    return None if usage is None else Usage(usage["prompt_tokens"], usage["completion_tokens"])
+def _usage(usage: Mapping[str, Any] | None, copies: int) -> Usage | None:
+    return None if usage is None else Usage(usage["prompt_tokens"], usage["completion_tokens"] * copies)
 
 
 def _error(response: httpx.Response) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import httpx
 
@@ -17,6 +17,16 @@ from tests.waiting import eventually
 
 REPOSITORY: Final = Path(__file__).parents[3]
 KEY: Final = "key-of-the-engine"
+
+
+class EngineServer(Protocol):
+    """An embedded engine or a vLLM server."""
+
+    @property
+    def url(self) -> str: ...
+
+    def loaded(self) -> list[str]:
+        """Names of the adapters that it has loaded."""
 
 
 @dataclass

@@ -10,10 +10,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import httpx
 import pytest
 
 from app.core.errors import GrouptuneError
-from app.core.inference.engine_client import LIMITS, EngineChunk, EngineClient, TimeLimits
+from app.core.inference.engine_client import LIMITS, EngineChunk, TimeLimits
 from app.core.inference.engines import Engines
 from app.core.inference.errors import (
     AdapterCheckFailed,
@@ -30,7 +31,7 @@ from app.core.models import registry
 from app.core.prometheus import API
 from app.core.storage.local import LocalBlobStore
 from tests.core.inference.adapters import PROMPT, store_adapter, write_adapters
-from tests.core.inference.engine_process import EngineProcess, running, settings_for
+from tests.core.inference.engine_process import KEY, EngineProcess, EngineServer, running, settings_for
 
 LONG: Final = 480
 """Tokens of an answer that is not finished when the test's other requests are sent."""
@@ -121,6 +122,30 @@ def within(gateway: Engines, work: Callable[[Engines], Awaitable[T]]) -> T:
 async def answer(gateway: Engines, model: ServedModel, max_tokens: int = 4) -> tuple[int, ...]:
     completion = await gateway.complete(model, body(max_tokens))
     return completion.choices[0].token_ids
+
+
+async def check_greedy_copies(gateway: Engines, model: ServedModel) -> None:
+    """Several greedy completions are equal, streamed or not, and all of their tokens count."""
+    completion = await gateway.complete(model, body(8, n=3))
+    assert [choice.index for choice in completion.choices] == [0, 1, 2]
+    assert len({choice.token_ids for choice in completion.choices}) == 1
+    async with gateway.stream(model, body(8, n=3)) as chunks:
+        found = [chunk async for chunk in chunks]
+    for index, choice in enumerate(completion.choices):
+        deltas = [delta for chunk in found for delta in chunk.choices if delta.index == index]
+        assert tuple(token for delta in deltas for token in delta.token_ids) == choice.token_ids
+    assert found[-1].usage == completion.usage
+    assert completion.usage.completion_tokens == 24
+
+
+def unload_all(engine: EngineServer) -> None:
+    """Unload all adapters, as another gateway may do."""
+    for name in engine.loaded():
+        httpx.post(
+            f"{engine.url}/v1/unload_lora_adapter",
+            json={"lora_name": name},
+            headers={"authorization": f"Bearer {KEY}"},
+        ).raise_for_status()
 
 
 async def exhaust(chunks: AsyncIterator[EngineChunk]) -> None:
@@ -242,26 +267,22 @@ def test_least_recently_used_adapter_is_unloaded(plant: Plant, shared: EnginePro
             await answer(gateway, b)
             assert set(engine.adapters) == {first, second} == set(shared.loaded())
 
-    for name in shared.loaded():
-        asyncio.run(_unload(shared, name))
+    unload_all(shared)
     within(plant.gateway(shared, serve_max_adapters=2), work)
-
-
-async def _unload(engine: EngineProcess, name: str) -> None:
-    client = EngineClient(engine.url, "key-of-the-engine")
-    await client.unload(name)
-    await client.close()
 
 
 def test_adapter_that_another_gateway_unloaded_is_loaded_again(plant: Plant, shared: EngineProcess) -> None:
     async def work(gateway: Engines) -> None:
         model = plant.model("a")
         expected = await answer(gateway, model)
-        for name in shared.loaded():
-            await _unload(shared, name)
+        await asyncio.to_thread(unload_all, shared)
         assert await answer(gateway, model) == expected
 
     within(plant.gateway(shared), work)
+
+
+def test_several_greedy_completions_are_equal(plant: Plant, shared: EngineProcess) -> None:
+    within(plant.gateway(shared), lambda gateway: check_greedy_copies(gateway, plant.model("a")))
 
 
 def test_bad_request_is_passed_on(plant: Plant, shared: EngineProcess) -> None:
@@ -366,7 +387,7 @@ def test_full_engine_is_busy_until_a_client_hangs_up(plant: Plant) -> None:
                 assert waiting
                 hung_up = time.monotonic()
             results = await asyncio.gather(*tasks, return_exceptions=True)
-            assert [result for result in results if not isinstance(result, EngineBusy)] == [expected]
+            assert {result for result in results if not isinstance(result, EngineBusy)} == {expected}
             assert time.monotonic() - hung_up < SOON_SECONDS
 
         within(plant.gateway(engine), work)
