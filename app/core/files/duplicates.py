@@ -27,9 +27,9 @@ def _own_answer(row: Row) -> str | None:
     if row.preference is not None:
         return repr(row.preference)
     answer = row.demonstration
-    if answer is None or len(answer) > 2:
-        return answer and repr(answer)
-    return str(answer["content"])
+    if answer is None:
+        return None
+    return str(answer["content"]) if len(answer) == 2 else repr(answer)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Every reader of data files splits and parses lines here, so all agree on byte or
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
 
 from jiter import from_json
@@ -94,7 +94,8 @@ def _explained(encoded: bytes) -> Any:
 
 def _has_infinity(value: dict[str, Any] | list[Any]) -> bool:
     """Return whether a number is infinite: the fast parser reads 1e999 so."""
-    for child in value.values() if type(value) is dict else value:
+    children: Iterable[Any] = value.values() if isinstance(value, dict) else value
+    for child in children:
         kind = type(child)
         if kind is str:
             continue
