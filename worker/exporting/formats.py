@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from app.core.spec.export import ExportFormat, ExportSpec, Findings
+from worker.exporting.gguf.exports import gguf, gguf_lora, ollama
 from worker.exporting.merged import merged
 
 Progress = Callable[[str, float], None]
@@ -12,4 +13,9 @@ Progress = Callable[[str, float], None]
 Format = Callable[[ExportSpec, Path, Progress], Findings]
 """Writes files below the empty directory and compares them with the unmerged model. Raises `ExportRefused`."""
 
-FORMATS: Final[dict[ExportFormat, Format]] = {ExportFormat.merged: merged}
+FORMATS: Final[dict[ExportFormat, Format]] = {
+    ExportFormat.merged: merged,
+    ExportFormat.gguf: gguf,
+    ExportFormat.gguf_lora: gguf_lora,
+    ExportFormat.ollama: ollama,
+}

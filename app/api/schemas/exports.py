@@ -15,7 +15,11 @@ class CreateExport(Frozen):
     """The export to make. An equal one that is unfinished or has succeeded is returned instead of a new one."""
 
     format: Annotated[
-        ExportFormat, Field(description="`merged`: the adapter merged into its base, one plain transformers model.")
+        ExportFormat,
+        Field(
+            description="`merged`: the adapter merged into its base, one plain transformers model. `gguf`: the same "
+            "for llama.cpp. `gguf-lora`: the adapter alone for llama.cpp. `ollama`: a directory for `ollama create`."
+        ),
     ]
     quantization: Annotated[
         Quantization | None,

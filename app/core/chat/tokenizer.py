@@ -110,13 +110,13 @@ class ChatTokenizer:
         self._special_text = _any_of(self._special)
         self._added_ids = {token.content: index for index, token in added.items()}
         self._added_text = _any_of(self._added_ids)
-        eos = self._id("eos_token")
+        eos = self.token_id("eos_token")
         declared = frozenset(end_ids) | ({eos} if eos is not None else set())
         self.end_id = self._find_end_id(frozenset(end_ids), eos)
         """Ends a turn as the template writes it."""
         self.end_ids = declared | {self.end_id}
         """All tokens that end a turn: a sampler stops at each of them."""
-        pad = self._id("pad_token")
+        pad = self.token_id("pad_token")
         self.pad_id = self.end_id if pad is None else pad
 
     def using(self, variables: Mapping[str, Any], now: datetime | None = None) -> "ChatTokenizer":
@@ -192,6 +192,10 @@ class ChatTokenizer:
             return given
         parsed = self.answer_format.parse(given.text, tools, opened="")
         return parsed if parsed.reasoning or parsed.tool_calls else given
+
+    def plain_ids(self, text: str) -> list[int]:
+        """Return the token ids of a plain text; special tokens that it spells out stay text."""
+        return self._encode(text, as_text=True).ids
 
     def size(self, text: str) -> int:
         """Return the number of tokens of a rendering."""
@@ -307,7 +311,8 @@ class ChatTokenizer:
                 self.backend.encode_special_tokens = as_text
             return self.backend.encode(text, add_special_tokens=False)
 
-    def _id(self, role: str) -> int | None:
+    def token_id(self, role: str) -> int | None:
+        """Return the id of a special token by its role, such as `bos_token`; None if the model has none."""
         token = self._named.get(role)
         return None if token is None else self.backend.token_to_id(token)
 

@@ -12,13 +12,32 @@ class ExportFormat(StrEnum):
 
     merged = "merged"
     """One plain transformers model: the adapter merged into its base model."""
+    gguf = "gguf"
+    """One file for llama.cpp: the adapter merged into its base model."""
+    gguf_lora = "gguf-lora"
+    """One file for llama.cpp: the adapter alone."""
+    ollama = "ollama"
+    """A directory for `ollama create`: the merged model as GGUF, and a Modelfile."""
 
 
 class Quantization(StrEnum):
-    """Number formats of the weights in an export."""
+    """Number formats of the weights in an export, as llama.cpp names them."""
+
+    f16 = "f16"
+    bf16 = "bf16"
+    q8_0 = "q8_0"
+    """8.5 bits a weight."""
+    q4_k_m = "q4_k_m"
+    """4.8 bits a weight: 4 bits, and 6 in the tensors that need them."""
 
 
-QUANTIZATIONS: Final[dict[ExportFormat, tuple[Quantization, ...]]] = {ExportFormat.merged: ()}
+_ALL: Final = (Quantization.q8_0, Quantization.q4_k_m, Quantization.f16, Quantization.bf16)
+QUANTIZATIONS: Final[dict[ExportFormat, tuple[Quantization, ...]]] = {
+    ExportFormat.merged: (),
+    ExportFormat.gguf: _ALL,
+    ExportFormat.gguf_lora: (),
+    ExportFormat.ollama: _ALL,
+}
 """The quantizations that a format can have, its default first; empty for a format that keeps the model's own."""
 
 

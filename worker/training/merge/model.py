@@ -66,7 +66,7 @@ def merge(
     target.parent.mkdir(parents=True, exist_ok=True)
     with _staging(target) as directory:
         progress(f"Loading {base.name} and its adapter")
-        model = _load(adapter, base)
+        model = load_unmerged(adapter, base)
         causal: Any = model.get_base_model()
         dtype = causal.dtype
         probes = [*probe_ids(causal.config.get_text_config().vocab_size), *map(torch.tensor, prompts)]
@@ -123,7 +123,7 @@ def load(directory: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(directory, dtype="auto", local_files_only=True).eval()
 
 
-def _load(adapter: Path, base: Path) -> PeftModel:
+def load_unmerged(adapter: Path, base: Path) -> PeftModel:
     """Loads base model and adapter with plain PEFT. Raises `MergeRefused` if an adapter tensor has no counterpart."""
     try:
         with warnings.catch_warnings(action="ignore"):  # about missing keys, which raise below
