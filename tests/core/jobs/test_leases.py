@@ -225,6 +225,7 @@ def test_lease_of_a_cancelled_job_ends_soon(database: Database) -> None:
     with database.transaction() as session:
         assert leases.heartbeat(session, claim, 60) is StopRequest.cancel
         left = session.scalar(select(func.extract("epoch", Job.lease_until - func.now())).where(Job.id == job.id))
+    assert left is not None
     assert 0 < left <= leases.CANCEL_SECONDS
 
 
