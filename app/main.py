@@ -22,6 +22,7 @@ from app.api.readiness import Readiness
 from app.api.routes import (
     api_keys,
     audit_log,
+    chat_completions,
     checkpoint_permissions,
     completions,
     dashboard,
@@ -110,6 +111,7 @@ PUBLIC: Final = frozenset(
 # `/models/{model}/exports` must precede `/models/{model}`.
 V1: Final = (
     completions,
+    chat_completions,
     validate_job,
     fine_tuning,
     job_metrics,

@@ -1,6 +1,7 @@
 """Builds a tiny random Llama with a character-level chat tokenizer, as real files, in a second."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,15 @@ CHAT_TEMPLATE = (
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
 CHARACTERS = [chr(code) for code in range(32, 127)] + ["\n", "\t"]
+
+SENTENCEPIECE = {
+    "type": "Sequence",
+    "decoders": [
+        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ],
+}
 
 
 def character_tokenizer() -> Tokenizer:
@@ -72,6 +82,20 @@ def build(directory: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0, 
     model: Any = LlamaForCausalLM(config)
     model.to(torch.float32).save_pretrained(directory)
     fast.save_pretrained(directory)
+    return directory
+
+
+def variant(directory: Path, base: Path, template: str, context: int) -> Path:
+    """Write a model with the weights of `base`, another chat template and another context length; return it.
+
+    Its tokenizer decodes as those of published models do; llguidance refuses others.
+    """
+    shutil.copytree(base, directory)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
+    (directory / "chat_template.jinja").write_text(template)
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer | {"decoder": SENTENCEPIECE}))
     return directory
 
 

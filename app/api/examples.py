@@ -25,6 +25,12 @@ EXAMPLES: Final[dict[str, Any]] = {
         "max_tokens": 8,
         "temperature": 0,
     },
+    "CreateChatCompletion": {
+        "model": "ft:smollm2-135m-instruct:default:arithmetic:abc12345",
+        "messages": [{"role": "user", "content": "17 + 48 ="}],
+        "temperature": 0,
+        "max_completion_tokens": 64,
+    },
     "UpdateJob": {"priority": 10},
     "CreateUpload": {"purpose": "fine-tune", "filename": "rows.jsonl", "bytes": 1048576, "mime_type": "text/jsonl"},
     "CompleteUpload": {"part_ids": ["part_abc123", "part_def456"]},

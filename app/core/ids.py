@@ -114,6 +114,11 @@ def completion_id() -> str:
     return _new("cmpl-")
 
 
+def chat_completion_id() -> str:
+    """An answer to a chat, `chatcmpl-...`."""
+    return _new("chatcmpl-")
+
+
 def export_id() -> str:
     """An export of a model, `export-...`."""
     return _new("export-")

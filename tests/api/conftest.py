@@ -1,5 +1,6 @@
 """One server for all API tests; each test has an empty database and a project of its own."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,13 +12,16 @@ from app.core.db import Database
 from app.core.secrets import new_key
 from app.core.settings import Settings
 from app.core.storage.local import LocalBlobStore
+from tests import tiny_model
 from tests.api.server import Server, new_project, serve, variant
+from tests.chat_templates import SOURCES
 from tests.inference import embedded_engine
 from tests.setup_jobs import stored_file
 from tests.tiny_model import write_rows, write_tokenizer
 
 SECRET_KEY = new_key()
 MAX_FILE_BYTES = 300_000
+LONG_CONTEXT = 16_384
 
 
 @pytest.fixture(scope="session")
@@ -56,13 +60,23 @@ def server(api_url: str, api_settings: Settings, database: Database) -> Iterator
 
 
 @pytest.fixture(scope="session")
+def inference_models(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base model `tiny`, and its weights with the chat templates of models that call tools and that think."""
+    directory = tmp_path_factory.mktemp("inference-models")
+    shutil.copytree(tiny_models / "tiny", directory / "tiny")
+    for name, template in {"tools": "trl/qwen2_5", "thinker": "trl/qwen3_6"}.items():
+        tiny_model.variant(directory / name, tiny_models / "tiny", SOURCES[template], LONG_CONTEXT)
+    return directory
+
+
+@pytest.fixture(scope="session")
 def inference_settings(
-    api_settings: Settings, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
+    api_settings: Settings, inference_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Settings]:
-    """An installation with the embedded engine and the base model `tiny`."""
+    """An installation with the embedded engine and the models of `inference_models`."""
     state_dir = tmp_path_factory.mktemp("inference")
-    with embedded_engine(tiny_models, state_dir) as url:
-        yield variant(api_settings, models_dir=tiny_models, state_dir=state_dir, serve_url=(url,))
+    with embedded_engine(inference_models, state_dir) as url:
+        yield variant(api_settings, models_dir=inference_models, state_dir=state_dir, serve_url=(url,))
 
 
 @pytest.fixture(scope="session")

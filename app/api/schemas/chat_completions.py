@@ -29,13 +29,22 @@ MAX_TOOLS: Final = 128
 MAX_STOPS: Final = 4
 MAX_TOP_LOGPROBS: Final = 20
 MAX_MESSAGES: Final = 4096
-_FUNCTION_NAME: Final = r"^[a-zA-Z0-9_-]{1,64}$"
+MAX_TOKENS: Final = 1 << 24
+MAX_STOP: Final = 1024
+"""Characters of a stop string."""
+MAX_BIASES: Final = 4096
+MAX_FIELDS: Final = 64
+"""Fields of one message, and of the outermost object of a JSON schema."""
+_FUNCTION_NAME: Final = r"^[a-zA-Z0-9_-]+$"
 _DEPRECATED: Final[dict[str, JsonValue]] = {"deprecated": True}
 _JSON_OBJECT: Final = {"type": "object"}
 
-Count = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)]
 Penalty = Annotated[float, Field(strict=True, ge=-2, le=2)]
-Name = Annotated[str, StringConstraints(pattern=_FUNCTION_NAME)]
+Name = Annotated[str, StringConstraints(pattern=_FUNCTION_NAME, min_length=1, max_length=64)]
+Description = Annotated[str, StringConstraints(max_length=100_000)]
+Schema = Annotated[dict[str, Any], Field(max_length=MAX_FIELDS)]
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP)]
 
 
 def as_sent(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -50,8 +59,8 @@ class FunctionDefinition(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     name: Name
-    description: str | None = None
-    parameters: dict[str, Any] | None = Field(default=None, description="JSON schema of the arguments.")
+    description: Description | None = None
+    parameters: Schema | None = Field(default=None, description="JSON schema of the arguments.")
     strict: bool | None = Field(default=None, description="Whether the arguments must match the schema.")
 
 
@@ -71,7 +80,7 @@ Function = Annotated[FunctionDefinition, WrapValidator(as_sent)]
 class FunctionName(Frozen):
     """The name of a function."""
 
-    name: str
+    name: Name
 
 
 class NamedTool(Frozen):
@@ -85,7 +94,7 @@ class AllowedTools(Frozen):
     """Some of the tools."""
 
     mode: Literal["auto", "required"]
-    tools: list[NamedTool]
+    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=MAX_TOOLS)]
 
 
 class AllowedToolChoice(Frozen):
@@ -111,8 +120,8 @@ class JsonSchema(Frozen):
     """A JSON schema."""
 
     name: Name
-    description: str | None = None
-    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    description: Description | None = None
+    schema_: Annotated[Schema | None, Field(alias="schema")] = None
     strict: bool | None = Field(default=None, description="The schema is always enforced.")
 
 
@@ -143,7 +152,11 @@ def _not_supported(name: str, why: str, neutral: tuple[Any, ...] = ()) -> AfterV
 
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 ToolChoice = Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedToolChoice, Field(discriminator="type")]
-LogitBias = dict[str, Annotated[float, Field(strict=True, ge=-100, le=100)]]
+Message = Annotated[dict[str, Any], Field(max_length=MAX_FIELDS)]
+TokenId = Annotated[str, StringConstraints(max_length=12)]
+LogitBias = Annotated[
+    dict[TokenId, Annotated[float, Field(strict=True, ge=-100, le=100)]], Field(max_length=MAX_BIASES)
+]
 
 
 class CreateChatCompletion(Frozen):
@@ -152,7 +165,7 @@ class CreateChatCompletion(Frozen):
     model: Annotated[str, Field(min_length=1, max_length=MAX_MODEL_NAME)] = Field(
         description="A base model, a fine-tuned model (`ft:...`), one of its checkpoints, or an alias."
     )
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_MESSAGES)] = Field(
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] = Field(
         description="The chat in OpenAI's shape: roles system, developer, user, assistant and tool; text only."
     )
     frequency_penalty: Penalty | None = None
@@ -165,11 +178,7 @@ class CreateChatCompletion(Frozen):
     presence_penalty: Penalty | None = None
     response_format: ResponseFormat | None = None
     seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | None = None
-    stop: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=MAX_STOPS)]
-        | None
-    ) = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(strict=True, ge=0, le=2)] | None = None
@@ -181,24 +190,30 @@ class CreateChatCompletion(Frozen):
         default=None, json_schema_extra=_DEPRECATED, description="Older form of `tools`."
     )
     function_call: Literal["none", "auto"] | FunctionName | None = Field(default=None, json_schema_extra=_DEPRECATED)
-    reasoning_effort: str | None = Field(default=None, description="A variable of the chat template, if it reads it.")
+    reasoning_effort: Annotated[str, Field(max_length=32)] | None = Field(
+        default=None, description="A variable of the chat template, if it reads it."
+    )
     chat_template_kwargs: TemplateVariables | None = Field(
         default=None, description="Variables of the chat template; by default those that the model's job trained with."
     )
     modalities: Annotated[
-        list[str] | None, _not_supported("modalities", "models of this server write text only", (["text"],))
+        Annotated[list[Literal["text", "audio"]], Field(max_length=2)] | None,
+        _not_supported("modalities", "models of this server write text only", (["text"],)),
     ] = None
     audio: Annotated[JsonValue, _not_supported("audio", "models of this server write text only")] = None
     web_search_options: Annotated[
         JsonValue, _not_supported("web_search_options", "models of this server search nothing")
     ] = None
+    moderation: Annotated[JsonValue, _not_supported("moderation", "this server moderates nothing")] = None
     verbosity: Annotated[
-        str | None, _not_supported("verbosity", "the model does not read it; ask for it in a message", ("medium",))
+        Literal["low", "medium", "high"] | None,
+        _not_supported("verbosity", "the model does not read it; ask for it in a message", ("medium",)),
     ] = None
     # These change no answer.
     metadata: JsonValue = Field(default=None, description="No effect.")
     prediction: JsonValue = Field(default=None, description="No effect: OpenAI's answer is the same, but faster.")
     prompt_cache_key: JsonValue = Field(default=None, description="No effect.")
+    prompt_cache_options: JsonValue = Field(default=None, description="No effect.")
     prompt_cache_retention: JsonValue = Field(default=None, description="No effect.")
     safety_identifier: JsonValue = Field(default=None, description="No effect.")
     service_tier: JsonValue = Field(default=None, description="No effect.")

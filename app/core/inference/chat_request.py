@@ -57,10 +57,19 @@ def prepare(tokenizer: ChatTokenizer, limit: int | None, question: ChatQuestion)
     except TemplateRefused as refused:
         message = f"{refused.message[0].upper()}{refused.message[1:]}."
         raise InvalidRequest(message, param="messages", code=refused.code) from None
+    check_bias(tokenizer, question.sampling)
     outputs = structured_outputs(tokenizer, question.schema, question.calls)
     max_tokens = room(limit, len(prompt.ids), question.sampling.max_tokens, param="messages")
     body = question.sampling.to_body(prompt.ids, max_tokens, tokenizer.end_ids, outputs)
     return PreparedChat(tokenizer, len(prompt.ids), body, question.calls)
+
+
+def check_bias(tokenizer: ChatTokenizer, sampling: Sampling) -> None:
+    """Raises `InvalidRequest` for a bias on a token that the model does not have."""
+    for token in sampling.logit_bias or ():
+        if tokenizer.backend.id_to_token(token) is None:
+            param = f"logit_bias.{token}"
+            raise InvalidRequest(f"'{param}': the model has no token {token}. Remove it.", param=param)
 
 
 def _check_template(tokenizer: ChatTokenizer, question: ChatQuestion) -> None:

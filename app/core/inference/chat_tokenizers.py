@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,6 +13,9 @@ from app.core.chat.tokenizer import ChatTokenizer
 from app.core.errors import InvalidRequest
 from app.core.inference.models import ServedModel
 from app.core.jobs.tables import Job
+
+OPENAIS_VARIABLE: Final = "reasoning_effort"
+"""A variable that OpenAI's clients send as a field of its own."""
 
 
 def tokenizer_of(session: Session, served: ServedModel, variables: Mapping[str, Any]) -> ChatTokenizer:
@@ -26,7 +29,7 @@ def tokenizer_of(session: Session, served: ServedModel, variables: Mapping[str, 
         name = min(unread)
         raise InvalidRequest(
             f"The chat template of '{served.base.name}' does not read '{name}', so it would change nothing. Remove it.",
-            param=f"chat_template_kwargs.{name}",
+            param=name if name == OPENAIS_VARIABLE else f"chat_template_kwargs.{name}",
             code="unsupported_parameter",
         )
     return _with_variables(loaded, json.dumps({**_variables_of_job(session, served), **variables}, sort_keys=True))

@@ -128,6 +128,11 @@ class Engine:
                 return model.id
         return None
 
+    def context_length(self, base: BaseModel) -> int | None:
+        """Return the tokens of prompt and completion together that the engine supports, if it says so."""
+        name = self.name_of(base)
+        return next((model.max_length for model in self.models if model.id == name and name is not None), None)
+
     def failed_check(self, adapter: str) -> AdapterCheckFailed | None:
         """Return the error of an adapter whose last check has failed."""
         failed = self._failed.get(adapter)

@@ -26,6 +26,7 @@ from app.core.inference.errors import (
     UnknownToEngine,
 )
 from app.core.inference.models import ServedModel
+from app.core.models.registry import BaseModel
 from app.core.models.tables import TrainedModel
 from app.core.prometheus import FIRST_TOKEN_SECONDS, INFERENCE_TOKENS
 from app.core.settings import Settings
@@ -73,6 +74,11 @@ class Engines:
         """Return one line for each engine that is known to be down."""
         away = [engine for engine in self.all if engine.polled.is_set() and not engine.is_available]
         return [f"Engine {engine.label}: {engine.problem}" for engine in away]
+
+    def context_length(self, base: BaseModel) -> int | None:
+        """Return the tokens of prompt and completion together that the model and its engines support, if known."""
+        limits = [base.context_length, *(engine.context_length(base) for engine in self.all)]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     async def complete(self, served: ServedModel, body: Mapping[str, Any]) -> EngineCompletion:
         """Return the completions of one prompt. `body` has no `model`, `stream` and `stream_options`.
