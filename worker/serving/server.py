@@ -76,8 +76,8 @@ class Server:
     def _authenticate(self, request: HttpRequest) -> None:
         if self._key is None:
             return
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-        if not hmac.compare_digest(given, self._key.get_secret_value().encode()):
+        expected = f"Bearer {self._key.get_secret_value()}"
+        if not hmac.compare_digest(request.headers.get("authorization", "").encode(), expected.encode()):
             raise RequestError(401, "invalid_api_key", "The engine needs its bearer key.", None)
 
     async def _health(self, _request: HttpRequest) -> Response:
