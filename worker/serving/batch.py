@@ -84,6 +84,7 @@ class Batch:
         if isinstance(adapter, Adapter) and adapter not in {request.adapter for request in self.requests()}:
             self._base.layers.forget(adapter)
 
+    @torch.inference_mode()
     def drop_aborted(self) -> None:
         """Remove the sequences of requests that were aborted."""
         for row in range(len(self._decoding) - 1, -1, -1):

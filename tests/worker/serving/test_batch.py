@@ -168,6 +168,23 @@ def test_aborted_request_frees_its_slot(model_directory: ModelDirectory) -> None
     assert len(tokens_of(run(batch, next_one)[next_one])) == 8
 
 
+def test_aborted_request_leaves_others_intact(model_directory: ModelDirectory) -> None:
+    """The last sequence moves to the slot of the aborted one."""
+    directory = model_directory("llama")
+    alone = make_request((6, 9))
+    expected = tokens_of(run(make_batch(directory), alone)[alone])
+    batch = make_batch(directory)
+    endless, other = make_request((5,), max_tokens=60), make_request((6, 9))
+    batch.add(endless)
+    batch.add(other)
+    events = [batch.step(), batch.step()]
+    endless.is_aborted = True
+    batch.drop_aborted()
+    events += [batch.step() for _ in iter(lambda: batch.is_empty, True)]
+    chunks = [event for step in events for request, event in step if request is other and isinstance(event, Chunk)]
+    assert tokens_of(chunks) == expected
+
+
 def test_prompt_logprobs_equal_the_models(model_directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "PREFILL_TOKENS", 3)
     directory = model_directory("qwen2")
