@@ -13,6 +13,7 @@ from app.api.inference_threads import InferenceThreads
 from app.api.job_reader import JobReader
 from app.api.lint_pool import LintPool
 from app.api.middleware.body_limit import BodyLimit
+from app.api.middleware.caller_first import CallerFirst
 from app.api.middleware.http_metrics import HttpMetrics
 from app.api.middleware.idempotency import Idempotency
 from app.api.middleware.request_ids import RequestIds
@@ -210,7 +211,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.openapi = examples.added(scopes.describe(app))  # type: ignore[method-assign] # FastAPI's way to extend its document
     errors.install(app)
     app.add_middleware(Idempotency, database=database)
-    app.add_middleware(BodyLimit, max_file_bytes=settings.max_file_bytes)
+    app.add_middleware(BodyLimit, max_file_bytes=settings.max_file_bytes, public=PUBLIC)
+    app.add_middleware(CallerFirst, public=PUBLIC)
     app.add_middleware(HttpMetrics)
     if tracer.is_on:
         app.add_middleware(Tracing, tracer=tracer)

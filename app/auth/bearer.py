@@ -30,7 +30,10 @@ _NAMED_BY: Final = {"openai-project": "mismatched_project", "openai-organization
 
 
 async def principal(request: Request) -> Principal:
-    """Return the caller. Raises `AuthenticationFailed` and `RateLimited`."""
+    """Return the caller, charged once per request. Raises `AuthenticationFailed` and `RateLimited`."""
+    known: Principal | None = getattr(request.state, "principal", None)  # found by the middleware `caller_first`
+    if known is not None:
+        return known
     identity = await identify(request)
     _check_named_project(request, identity.project)
     by_key = key_of(request.headers) is not None

@@ -72,6 +72,14 @@ def test_rate_limit_headers_count_down(server: Server, counting: list[str]) -> N
         assert "retry-after" not in answer.headers
 
 
+def test_replays_are_charged(server: Server, counting: list[str]) -> None:
+    limit(server, requests_per_minute=5)
+    headers = {"authorization": f"Bearer {server.api_key}", "idempotency-key": "again"}
+    with httpx.Client(base_url=counting[0], headers=headers) as http:
+        found = [http.post("/v1/fine_tuning/jobs/validate", json={}).status_code for _ in range(12)]
+    assert found.count(429) >= 6
+
+
 def test_request_over_the_limit_is_429(server: Server, counting: list[str]) -> None:
     limit(server, requests_per_minute=2)
     client = server.client().with_options(base_url=f"{counting[0]}/v1")

@@ -1,21 +1,31 @@
-"""Limits request bodies by the bytes that actually arrive: `content-length` may be wrong or absent."""
+"""Limits request bodies by the bytes and the members of JSON objects that arrive.
+
+The header `content-length` may be wrong or absent.
+"""
 
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import respond
-from app.core.errors import PayloadTooLarge
+from app.core.errors import GrouptuneError, InvalidRequest, PayloadTooLarge
 from app.core.files.chunked_uploads import MAX_PART_BYTES
 
 JSON_BYTES: Final = 8 * 1024**2
-"""Enough for any job, including graders with source code."""
+"""Enough for any job, including graders with source code, and for long chats."""
+PUBLIC_BYTES: Final = 64 * 1024
+"""For routes that need no key."""
+MAX_MEMBERS: Final = 20_000
+"""Members of all objects of a JSON body together. Each unknown one would become an error of its own."""
 FORM_OVERHEAD_BYTES: Final = 64 * 1024
 """For the boundaries and small fields around a file."""
 UPLOAD_PATH: Final = "/v1/files"
 PART_PATH: Final = re.compile(r"/v1/uploads/[^/]+/parts")
+_MEMBER: Final = re.compile(rb'(?<!\\)"\s*:')
+"""The end of a member's name. Inside a text every quote is escaped."""
 
 
 class _Exceeded(Exception):
@@ -23,51 +33,76 @@ class _Exceeded(Exception):
 
 
 class BodyLimit:
-    """ASGI middleware: 413 past `max_file_bytes` for files, `MAX_PART_BYTES` for parts, `JSON_BYTES` for the rest."""
+    """ASGI middleware: 413 past `max_file_bytes` for files, `MAX_PART_BYTES` for parts, `PUBLIC_BYTES` for `public`
+    paths and `JSON_BYTES` for the rest; 400 past `MAX_MEMBERS`."""
 
-    def __init__(self, app: ASGIApp, max_file_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_file_bytes: int, public: Collection[str]) -> None:
         self._app = app
         self._max_upload = max_file_bytes + FORM_OVERHEAD_BYTES
+        self._public = frozenset(public)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit, advice = self._limit(scope["path"].rstrip("/"))
-        received = 0
-        exceeded = _declared(scope) > limit
+        body = _Body(scope["path"], *self._limit(scope["path"].rstrip("/")))
+        body.check(_declared(scope), 0)
 
         async def bounded_receive() -> Message:
-            nonlocal received, exceeded
             message = await receive()
             if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                if received > limit:
-                    exceeded = True
-                    raise _Exceeded
+                body.add(message.get("body", b""))
             return message
 
         async def guarded_send(message: Message) -> None:
-            if not exceeded:  # otherwise the framework's response to `_Exceeded` would precede ours
+            if body.problem is None:  # otherwise the framework's response to `_Exceeded` would precede ours
                 await send(message)
 
-        if not exceeded:
+        if body.problem is None:
             with suppress(_Exceeded):
                 await self._app(scope, bounded_receive, guarded_send)
-        if exceeded:
+        if body.problem is not None:
             # Handlers send nothing before they have read the body. The server discards the rest of the body by itself.
-            error = PayloadTooLarge(
-                f"The request body is larger than the {limit:,} bytes that {scope['path']} accepts; {advice}."
-            )
-            await respond(error)(scope, receive, send)
+            await respond(body.problem)(scope, receive, send)
 
-    def _limit(self, path: str) -> tuple[int, str]:
-        """Return the maximum number of bytes of a body, and advice for larger ones."""
+    def _limit(self, path: str) -> tuple[int, int | None, str]:
+        """Return the maximum number of bytes and of members of a body, and advice for larger ones."""
         if path == UPLOAD_PATH:
-            return self._max_upload, "split it, upload it in parts (/v1/uploads), or raise GROUPTUNE_MAX_FILE_BYTES"
+            advice = "split it, upload it in parts (/v1/uploads), or raise GROUPTUNE_MAX_FILE_BYTES"
+            return self._max_upload, None, advice
         if PART_PATH.fullmatch(path):
-            return MAX_PART_BYTES + FORM_OVERHEAD_BYTES, "send smaller parts"
-        return JSON_BYTES, "shorten it"
+            return MAX_PART_BYTES + FORM_OVERHEAD_BYTES, None, "send smaller parts"
+        return PUBLIC_BYTES if path in self._public else JSON_BYTES, MAX_MEMBERS, "shorten it"
+
+
+class _Body:
+    """Counts what has arrived of one body."""
+
+    def __init__(self, path: str, limit: int, max_members: int | None, advice: str) -> None:
+        self.problem: GrouptuneError | None = None
+        self._path, self._limit, self._max_members, self._advice = path, limit, max_members, advice
+        self._received = self._members = 0
+
+    def add(self, chunk: bytes) -> None:
+        """Count a chunk. Raises `_Exceeded` past a limit."""
+        self._received += len(chunk)
+        if self._max_members is not None:
+            self._members += sum(1 for _ in _MEMBER.finditer(chunk))
+        self.check(self._received, self._members)
+        if self.problem is not None:
+            raise _Exceeded
+
+    def check(self, received: int, members: int) -> None:
+        """Set `problem` past a limit."""
+        if received > self._limit:
+            self.problem = PayloadTooLarge(
+                f"The request body is larger than the {self._limit:,} bytes that {self._path} accepts; {self._advice}."
+            )
+        elif self._max_members is not None and members > self._max_members:
+            self.problem = InvalidRequest(
+                f"The request body has more than {self._max_members:,} object members in all; {self._advice}.",
+                code="too_many_members",
+            )
 
 
 def _declared(scope: Scope) -> int:
