@@ -63,6 +63,7 @@ def test_upload_train_watch_download(client: OpenAI, tiny_models: Path, tmp_path
 
     assert_records_are_complete(client, job.id)
     assert client.models.retrieve(job.fine_tuned_model).id == job.fine_tuned_model
+    assert_answers_match_the_evaluation(client, job, tmp_path / "held_out.jsonl")
     assert_the_result_file_has_every_step(client, job.result_files)
     download = client.models.with_raw_response.retrieve(f"{job.fine_tuned_model}/download")
     with tarfile.open(fileobj=io.BytesIO(download.content)) as archive:
@@ -151,6 +152,23 @@ def assert_records_are_complete(client: OpenAI, job_id: str) -> None:
     assert [
         (attempt["outcome"], attempt["resumed_from_step"], attempt["last_step"]) for attempt in attempts["data"]
     ] == [("succeeded", 0, 4)]
+
+
+def assert_answers_match_the_evaluation(client: OpenAI, job: Any, held_out: Path) -> None:
+    """Ask the base model and the trained model each held-out question: the answers are those that were graded."""
+    questions = [json.loads(line)["messages"][:-1] for line in held_out.read_text().splitlines()]
+    likely: list[Any] = []
+    for part, model in (("before", "tiny"), ("after", job.fine_tuned_model)):
+        samples = job.evaluation[part]["samples"]
+        assert len(samples) == len(questions)
+        for question, sample in zip(questions, samples, strict=True):
+            options: Any = {"temperature": 0, "max_tokens": 8, "logprobs": True}
+            answer = client.chat.completions.create(model=model, messages=question, **options)
+            assert answer.model == model
+            [choice] = answer.choices
+            assert (choice.message.content, choice.finish_reason == "stop") == (sample["response"], sample["finished"])
+        likely.append(choice.logprobs)
+    assert likely[0] != likely[1]  # the adapter is applied
 
 
 def assert_the_result_file_has_every_step(client: OpenAI, result_files: list[str]) -> None:
