@@ -7,6 +7,7 @@ skipped. `GROUPTUNE_SCREENSHOTS` names a directory for screenshots of the pages.
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from app.api.static_pages import DIST
 from app.local.stack import Stack
+from tests.api.jobs import gft
+from tests.tiny_model import write_rows
+from tests.waiting import eventually
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_MS: Final = 60_000
@@ -63,6 +67,41 @@ def sign_in(root: str, stack: Stack) -> Callable[..., None]:
         assert "code=" not in page.url
 
     return go
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A job that has succeeded, its model, and the checkpoints of two steps."""
+
+    job: str
+    model: str
+    early: str
+    late: str
+
+
+@pytest.fixture(scope="session")
+def trained(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The model `tiny-sums`: four steps on sums, with eight held-out rows."""
+    scratch = tmp_path_factory.mktemp("trained")
+    files = [write_rows(scratch / "sums.jsonl", 16), write_rows(scratch / "heldout.jsonl", 8, start=40)]
+    method = gft(
+        group={"expert": 1, "teacher": 1, "self": 2},
+        sampling={"max_tokens": 6},
+        hyperparameters={"batch_size": 4, "max_steps": 4, "eval_interval": 2, "checkpoint_interval": 2},
+    )
+    with OpenAI(base_url=stack.base_url, api_key=stack.api_key) as client:
+        ids = [client.files.create(file=file, purpose="fine-tune").id for file in files]
+        eventually(lambda: all(client.files.retrieve(file).status == "processed" for file in ids))
+        job = client.fine_tuning.jobs.create(
+            model="tiny",
+            training_file=ids[0],
+            validation_file=ids[1],
+            suffix="tiny-sums",
+            method=method,  # type: ignore[arg-type]
+        )
+        eventually(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "succeeded")
+        model = client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model or ""
+    return Trained(job.id, model, f"{model}:ckpt-step-2", f"{model}:ckpt-step-4")
 
 
 @pytest.fixture

@@ -3,71 +3,27 @@
 import io
 import re
 import tarfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
 from openai import NotFoundError, OpenAI
 from playwright.sync_api import Page, expect
 
-from app.local.stack import Stack
-from tests.api.jobs import GRADER, gft
+from tests.dashboard.conftest import Trained
 from tests.dashboard.test_pages import violations
-from tests.tiny_model import write_rows
-from tests.waiting import eventually
 
 SignIn = Callable[..., None]
 Picture = Callable[[Page, str], None]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A job that has succeeded, its model, and its checkpoint before the last step."""
-
-    job: str
-    model: str
-    checkpoint: str
 
 
 def model_path(model: str) -> str:
     return f"/ui/models/{quote(model, safe='')}"
 
 
-def train(client: OpenAI, scratch: Path, suffix: str) -> Trained:
-    """Train the base model `tiny` on sums for four steps, with eight held-out rows."""
-    files = [write_rows(scratch / "sums.jsonl", 16), write_rows(scratch / "heldout.jsonl", 8, start=40)]
-    ids = [client.files.create(file=file, purpose="fine-tune").id for file in files]
-    method = gft(
-        grader=GRADER,
-        group={"expert": 1, "teacher": 1, "self": 2},
-        sampling={"max_tokens": 6},
-        hyperparameters={"batch_size": 4, "max_steps": 4, "eval_interval": 2, "checkpoint_interval": 2},
-    )
-    eventually(lambda: all(client.files.retrieve(file).status == "processed" for file in ids))
-    job = client.fine_tuning.jobs.create(
-        model="tiny",
-        training_file=ids[0],
-        validation_file=ids[1],
-        suffix=suffix,
-        method=method,  # type: ignore[arg-type]
-    )
-    eventually(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "succeeded")
-    model = client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model
-    assert model is not None
-    return Trained(job.id, model, f"{model}:ckpt-step-2")
-
-
-@pytest.fixture(scope="module")
-def trained(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
-    with OpenAI(base_url=stack.base_url, api_key=stack.api_key) as client:
-        yield train(client, tmp_path_factory.mktemp("models"), "page-of-a-model")
-
-
 def test_model_page(page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, trained: Trained) -> None:
     sign_in(page, "/ui/models")
-    page.get_by_role("link", name="page-of-a-model", exact=True).click()
+    page.get_by_role("link", name="tiny-sums", exact=True).click()
     lineage = page.get_by_role("region", name="Lineage")
     expect(lineage.get_by_role("listitem")).to_have_count(3)
     digest = client.get(f"/models/{trained.model}", cast_to=object)["sha256"]  # type: ignore[index]
@@ -80,14 +36,14 @@ def test_model_page(page: Page, sign_in: SignIn, picture: Picture, client: OpenA
     page.get_by_label("Alias", exact=True).fill("prod")
     page.get_by_role("button", name="Add", exact=True).click()
     expect(page.locator(".pill", has_text="prod")).to_be_visible()
-    page.goto(page.url.split("/ui/")[0] + model_path(trained.checkpoint))
+    page.goto(page.url.split("/ui/")[0] + model_path(trained.early))
     expect(page.locator(".facts")).to_contain_text("Checkpoint of step 2")
     expect(page.locator(".tile", has_text="held-out accuracy")).to_be_visible()
     page.get_by_label("Alias", exact=True).fill("prod")
     page.get_by_role("button", name="Move here").click()
     page.get_by_role("button", name="Move alias").click()
     expect(page.locator(".pill", has_text="prod")).to_be_visible()
-    assert client.models.retrieve("prod").id == trained.checkpoint
+    assert client.models.retrieve("prod").id == trained.early
 
     expect(page.get_by_role("button", name="Delete", exact=True)).to_be_disabled()
     page.get_by_role("button", name="Remove prod").click()
@@ -97,7 +53,7 @@ def test_model_page(page: Page, sign_in: SignIn, picture: Picture, client: OpenA
     page.get_by_role("button", name="Delete model").click()
     expect(page.get_by_role("heading", name="Models", exact=True)).to_be_visible()
     with pytest.raises(NotFoundError):
-        client.models.retrieve(trained.checkpoint)
+        client.models.retrieve(trained.early)
 
 
 def test_model_is_exported(page: Page, sign_in: SignIn, picture: Picture, trained: Trained) -> None:

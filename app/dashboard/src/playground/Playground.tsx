@@ -11,7 +11,7 @@ import { AddColumn, ColumnHeads, MAX_COLUMNS } from "./ColumnHeads";
 import { type Prompt, type RequestSettings, useConversation } from "./conversation";
 import { RoundView } from "./RoundView";
 import { RowPicker } from "./RowPicker";
-import { useRowSource } from "./rowSource";
+import { templateFields, useRowSource } from "./rowSource";
 import { SettingsPanel } from "./SettingsPanel";
 import { EMPTY_SETTINGS, requestFields, toolsProblem } from "./settings";
 
@@ -95,10 +95,10 @@ function Columns({ models }: { models: Model[] }) {
   const isValid = toolsProblem(form.tools) === undefined;
   const settings = (prompt: Prompt | undefined): RequestSettings => ({
     system: form.system.trim(),
-    fields: {
+    fieldsOf: (model) => ({
       ...requestFields(form, maxTokens, prompt?.row?.tools ?? []),
-      ...(prompt?.row && rows ? rows.fields : {}),
-    },
+      ...(prompt?.row && rows ? templateFields(rows, models, model) : {}),
+    }),
   });
   const ask = (prompt: Prompt) => {
     if (prompt.row) conversation.clear();

@@ -25,10 +25,10 @@ export interface Round {
   turns: Map<string, Turn[]>;
 }
 
-/** Fields of a request except the model and the messages. */
+/** What a request contains in addition to the model and the messages. */
 export interface RequestSettings {
   system: string;
-  fields: Record<string, unknown>;
+  fieldsOf: (model: string) => Record<string, unknown>;
 }
 
 const LOST = "Cannot reach the server, or the connection was lost. Check that it is running, and ask again.";
@@ -99,7 +99,7 @@ export class Conversation {
     this.changed();
     const { answer } = turn;
     try {
-      for await (const chunk of chatChunks({ model, messages, ...settings.fields }, controller.signal)) {
+      for await (const chunk of chatChunks({ model, messages, ...settings.fieldsOf(model) }, controller.signal)) {
         addChunk(answer, chunk, performance.now());
         this.changedSoon();
       }

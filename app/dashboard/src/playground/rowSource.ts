@@ -2,8 +2,8 @@
 import type { ApiError } from "../api";
 import { JOBS, query } from "../api";
 import { useGet } from "../liveData";
-import type { PromptSource } from "../modelNames";
-import type { FileRow, FileRows, Job } from "../types";
+import { baseOf, type PromptSource } from "../modelNames";
+import type { FileRow, FileRows, Job, Model } from "../types";
 
 export interface RowSource {
   job: Job | undefined;
@@ -14,8 +14,6 @@ export interface RowSource {
   count: number;
   grader: unknown;
   maxTokens: number | undefined;
-  /** Fields that requests with a row need, to render it as the job does. */
-  fields: Record<string, unknown>;
   error: ApiError | undefined;
 }
 
@@ -34,7 +32,6 @@ export function useRowSource(source: PromptSource | undefined): RowSource | unde
   if (!source) return undefined;
   const method = own?.method as Record<string, Method> | undefined;
   const settings = method?.[String(method.type)];
-  const variables = own?.chat_template_kwargs ?? {};
   const current = rows.value?.file_id === file ? rows.value : undefined;
   return {
     job: own,
@@ -43,7 +40,14 @@ export function useRowSource(source: PromptSource | undefined): RowSource | unde
     count: current?.rows ?? 0,
     grader: settings?.grader,
     maxTokens: settings?.sampling?.max_tokens,
-    fields: Object.keys(variables).length ? { chat_template_kwargs: variables } : {},
     error: job.error ?? rows.error,
   };
+}
+
+/** Returns the fields that render a row as the job does. Other base models may lack the job's template variables. */
+export function templateFields({ job }: RowSource, models: Model[], name: string): Record<string, unknown> {
+  const variables = job?.chat_template_kwargs ?? {};
+  const model = models.find(({ id, aliases }) => id === name || aliases.includes(name));
+  const isSameBase = model && job && (model.base_model ?? model.id) === baseOf(job);
+  return isSameBase && Object.keys(variables).length ? { chat_template_kwargs: variables } : {};
 }

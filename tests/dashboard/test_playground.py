@@ -1,0 +1,119 @@
+"""The playground, over the embedded engine: streams, rows with verdicts, stops, tools, and what a model may not do."""
+
+import re
+from collections.abc import Callable
+from urllib.parse import quote
+
+from openai import OpenAI
+from playwright.sync_api import Page, expect
+
+from tests.dashboard.conftest import Trained
+from tests.dashboard.test_pages import violations
+
+SignIn = Callable[..., None]
+Picture = Callable[[Page, str], None]
+
+
+def answers(page: Page) -> list[str]:
+    """Returns the texts of the answers, once all are complete."""
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    return page.locator(".answer .text").all_inner_texts()
+
+
+def test_row_is_answered_and_graded(
+    page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, trained: Trained
+) -> None:
+    """From the page of the job to answers of base, adapter and checkpoint that equal the API's own."""
+    sign_in(page, f"/ui/jobs/{trained.job}")
+    page.get_by_role("link", name="Open in playground").click()
+    expect(page.get_by_label("Line", exact=True)).to_have_value("1")
+    page.get_by_role("button", name="Next row").click()
+    expect(page).to_have_url(re.compile("row=2"))
+    expect(page.locator(".row-preview")).to_contain_text("5+4=")
+    page.get_by_role("button", name="Add a model").click()
+    page.get_by_label("Model of column 3").select_option(trained.late)
+    page.get_by_role("button", name="Ask this row").click()
+    expect(page.locator(".verdict")).to_have_count(3)
+    expect(page.locator(".verdict").first).to_contain_text("fails · reward 0")
+    expect(page.locator(".asked")).to_contain_text("reference")
+    texts = answers(page)
+    for model, text in zip(("tiny", trained.model, trained.late), texts, strict=True):
+        same = client.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": "5+4="}], temperature=0, max_tokens=6
+        )
+        assert (same.choices[0].message.content or "").split() == text.split()
+    for speed in page.locator(".speed").all_inner_texts():
+        assert re.search(r"first token \d+ ms .* \d+ tokens?$", speed), speed
+    assert violations(page) == []
+    picture(page, "playground-row")
+    page.reload()
+    expect(page.get_by_label("Model of column 3")).to_have_value(trained.late)
+    expect(page.get_by_label("Line", exact=True)).to_have_value("2")
+
+
+def test_conversation_with_settings(page: Page, sign_in: SignIn, picture: Picture, trained: Trained) -> None:
+    sign_in(page, f"/ui/playground?model=tiny&model={quote(trained.model)}")
+    bodies: list[dict[str, object]] = []
+    page.on("request", lambda sent: bodies.append(sent.post_data_json) if "/chat/" in sent.url else None)
+    page.get_by_label("Max tokens").fill("5")
+    page.get_by_label("Temperature").fill("1")
+    page.get_by_label("Answers").fill("2")
+    page.get_by_label("Seed").fill("7")
+    page.get_by_label("System prompt", exact=True).fill("Add.")
+    page.get_by_label("Colour tokens").check()
+    page.get_by_label("Message", exact=True).fill("1+1=")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".choice")).to_have_count(4)
+    expect(page.locator(".cell .p4").first).to_be_visible()
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    first = page.locator(".answer").first.locator(".text").all_inner_texts()
+    page.get_by_role("button", name="Ask again").click()
+    expect(page.locator(".speed")).to_have_count(2)
+    assert page.locator(".answer").first.locator(".text").all_inner_texts() == first
+    page.get_by_role("button", name="Answer 2").first.click()
+    assert violations(page) == []
+    picture(page, "playground-talk")
+    page.get_by_label("Message", exact=True).fill("And 2+2=")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".speed")).to_have_count(4)
+    sent = next(body for body in bodies[::-1] if body["model"] == "tiny")
+    messages = sent["messages"]
+    assert isinstance(messages, list)
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
+    assert messages[2]["content"].split() == first[1].split()
+    assert (sent["n"], sent["seed"], sent["max_tokens"]) == (2, 7, 5)
+
+
+def test_stop_ends_the_requests(page: Page, sign_in: SignIn) -> None:
+    sign_in(page, "/ui/playground?model=tiny")
+    page.get_by_label("Max tokens").fill("400")
+    page.get_by_label("Temperature").fill("1")
+    page.get_by_label("Message", exact=True).fill("1+1=")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".answer .text")).not_to_be_empty()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".speed")).to_contain_text("■ stopped")
+    page.get_by_role("button", name="New conversation").click()
+    expect(page.locator(".round")).to_have_count(0)
+
+
+def test_tools_are_checked(page: Page, sign_in: SignIn) -> None:
+    sign_in(page, "/ui/playground?model=tiny")
+    page.get_by_label("Message", exact=True).fill("1+1=")
+    page.get_by_text("Tools", exact=True).click()
+    page.get_by_label("Tools (JSON)").fill('[{"type": "function", "function": {}}]')
+    expect(page.get_by_role("alert")).to_contain_text("Tool 1 needs a `name`")
+    expect(page.get_by_role("button", name="Send")).to_be_disabled()
+    page.get_by_label("Tools (JSON)").fill("")
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+
+
+def test_key_without_inference(page: Page, sign_in: SignIn, client: OpenAI, trained: Trained) -> None:
+    body = {"name": "reader", "scopes": ["jobs:read", "models:read"]}
+    key = client.post("/api_keys", body=body, cast_to=object)["key"]  # type: ignore[index]
+    sign_in(page, f"/ui/models/{quote(trained.model, safe='')}", key)
+    expect(page.get_by_role("region", name="Lineage")).to_be_visible()
+    for name in ("Open in playground", "Playground"):
+        expect(page.get_by_role("link", name=name)).to_have_count(0)
+    page.goto(page.url.split("/ui/")[0] + "/ui/playground")
+    expect(page.get_by_text("requires a key with the scope inference")).to_be_visible()
