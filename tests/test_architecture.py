@@ -125,7 +125,7 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "tokenizers": "app.core.chat worker.serving",
         "llguidance": "worker.serving",
         "jinja2": "app.core.chat",
-        "huggingface_hub": "app.core.models.sources app.sources.hub_rows",
+        "huggingface_hub": "app.core.models.sources app.sources.hub_rows worker.exporting.push",
         "datasets": "app.sources.hub_rows",
         "math_verify": "app.core.graders.checks.math",
         "nltk": "app.core.graders.checks.similarity",

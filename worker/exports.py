@@ -20,14 +20,29 @@ from app.core.db import Database
 from app.core.errors import DatabaseUnavailable, InvalidRequest, QuotaExceeded
 from app.core.exports import claims
 from app.core.exports.claims import ExportClaim
-from app.core.jobs import queries, quotas
+from app.core.jobs import lineage, queries, quotas
 from app.core.models import registry
 from app.core.models.adapters import ADAPTER_FILES, CARD
 from app.core.models.hub_source import hub_source
+from app.core.models.tables import TrainedModel
 from app.core.prometheus import EXPORTS
+from app.core.secrets import KeyRing
 from app.core.settings import Settings
-from app.core.spec.export import ExportRefusal, ExportRefused, ExportReport, ExportSpec, Manifest
-from app.core.spec.subprocess_environment import COMPUTE_ENVIRONMENT, DOWNLOAD_ENVIRONMENT
+from app.core.spec.export import (
+    ExportFormat,
+    ExportRefusal,
+    ExportRefused,
+    ExportReport,
+    ExportSpec,
+    Manifest,
+    TrainingFacts,
+)
+from app.core.spec.subprocess_environment import (
+    COMPUTE_ENVIRONMENT,
+    DOWNLOAD_ENVIRONMENT,
+    HUB_TOKEN,
+    NETWORK_ENVIRONMENT,
+)
 from app.core.storage.blobs import BlobCorrupt, BlobMissing, BlobStore, StorageUnavailable, StoredBlob
 from worker import export_archive
 from worker.child_process import ChildProcess, describe_exit, log_tail
@@ -46,8 +61,10 @@ _OUTAGE_SECONDS: Final = 30.0
 _PROBE_ROWS: Final = 8
 
 
-class _Crashed(Exception):
-    """The attempt failed in a way that another attempt may not. The message is the end of a sentence."""
+def _crash(reason: str) -> ExportRefused:
+    """Return an error after which the export is tried again; `reason` is the end of a sentence."""
+    refusal = claims.crashed(reason)
+    return ExportRefused(refusal.code, refusal.message, is_temporary=True)
 
 
 class _Draining(Exception):
@@ -57,8 +74,17 @@ class _Draining(Exception):
 class ExportAttempt:
     """One attempt of a claimed export."""
 
-    def __init__(self, database: Database, store: BlobStore, settings: Settings, claim: ExportClaim, drain: Drain):
+    def __init__(
+        self,
+        database: Database,
+        store: BlobStore,
+        settings: Settings,
+        ring: KeyRing,
+        claim: ExportClaim,
+        drain: Drain,
+    ) -> None:
         self._database = database
+        self._ring = ring
         self._store = store
         self._settings = settings
         self._drain = drain
@@ -85,14 +111,12 @@ class ExportAttempt:
             outcome = self._hand_back(_OUTAGE_SECONDS)
         except ExportRefused as error:
             outcome = self._fail(error)
-        except _Crashed as error:
-            outcome = self._crash(str(error))
         except DatabaseUnavailable:
             raise
         # The boundary of an attempt: any other error, such as a full disk, counts as a crash of the export.
         except Exception as error:
             log.exception("export.failed")
-            outcome = self._crash(f"the worker failed with {type(error).__name__}: {error}")
+            outcome = self._fail(_crash(f"the worker failed with {type(error).__name__}: {error}"))
         finally:
             shutil.rmtree(self._directory.parent, ignore_errors=True)
         if outcome != "succeeded":
@@ -105,6 +129,8 @@ class ExportAttempt:
         result = self._directory / "result"
         result.mkdir()
         manifest = self._run(spec, result)
+        if manifest.repository is not None:
+            return self._succeed(manifest, None)
         self._report("Storing the archive", 0.95)
         stored = self._store.write(self._claim.current.blob, self._ticking(export_archive.chunks(result, manifest)))
         return self._succeed(manifest, stored)
@@ -126,8 +152,27 @@ class ExportAttempt:
             base_revision=source.revision if source else None,
             adapter_dir=self._fetch_adapter(),
             format=claim.format,
+            quantization=claim.options.get("quantization"),
             probe=self._fetch_probe(),
-            **claim.options,
+            training=self._training(),
+            hub_url=self._settings.hub_url,
+            **{name: value for name, value in claim.options.items() if name != "quantization"},
+        )
+
+    def _training(self) -> TrainingFacts | None:
+        with self._database.reading() as session:
+            adapter = session.get_one(TrainedModel, self._claim.current.model)
+            found = lineage.lineage_of(session, self._claim.current.project_id, adapter)
+        if found is None:
+            return None
+        return TrainingFacts(
+            method=found.job.spec["method"],
+            steps=found.job.step if adapter.step is None else adapter.step,
+            trained_tokens=found.job.trained_tokens,
+            seed=found.job.spec["seed"],
+            hyperparameters=found.job.hyperparameters or {},
+            before=found.before.values if found.before else {},
+            after=found.after.values if found.after else {},
         )
 
     def _pull(self, name: str) -> None:
@@ -145,7 +190,7 @@ class ExportAttempt:
         for _ in self._supervised(child):
             pass
         if code := child.wait():
-            raise _Crashed(f"the download of the base model {name} {describe_exit(code)}: {log_tail(self._log)}")
+            raise _crash(f"the download of the base model {name} {describe_exit(code)}: {log_tail(self._log)}")
 
     def _fetch_adapter(self) -> Path:
         target, claim = self._directory / "adapter", self._claim.current
@@ -159,7 +204,7 @@ class ExportAttempt:
     def _fetch_probe(self) -> Path | None:
         """Copy the first held-out rows of the model's job; None if the job or its file does not exist any more."""
         with self._database.reading() as session:
-            file = queries.held_out_file(session, self._claim.current.job_id)
+            file = queries.held_out_file(session, self._claim.current.model)
         if file is None:
             return None
         target = self._directory / "probe.jsonl"
@@ -175,20 +220,30 @@ class ExportAttempt:
         path = self._directory / "spec.json"
         path.write_text(spec.model_dump_json(indent=2), encoding="utf-8")
         argv = (sys.executable, "-m", "worker.exporting", str(path), str(result))
-        environment = COMPUTE_ENVIRONMENT.select(os.environ) | {"HF_HUB_OFFLINE": "1"}
-        child = ChildProcess(argv, self._log, environment=environment)
+        child = ChildProcess(argv, self._log, environment=self._environment())
         manifest = None
         for line in self._supervised(child):
             report = ExportReport.model_validate_json(line)
             if report.progress is not None:
                 self._report(report.progress.stage, report.progress.progress)
             if report.refusal is not None:
-                raise ExportRefused(report.refusal.code, report.refusal.message)
+                refusal = report.refusal
+                raise ExportRefused(refusal.code, refusal.message, is_temporary=refusal.is_temporary)
             manifest = report.manifest or manifest
         code = child.wait()
         if code or manifest is None:
-            raise _Crashed(f"its process {describe_exit(code)}: {log_tail(self._log)}")
+            raise _crash(f"its process {describe_exit(code)}: {log_tail(self._log)}")
         return manifest
+
+    def _environment(self) -> dict[str, str]:
+        """Return the environment of the subprocess: only a push gets the network and a token."""
+        claim, own = self._claim.current, self._settings.hub_token
+        if claim.format is not ExportFormat.push:
+            return COMPUTE_ENVIRONMENT.select(os.environ) | {"HF_HUB_OFFLINE": "1"}
+        token = self._ring.decrypt(claim.secret) if claim.secret else own.get_secret_value() if own else ""
+        # Without Xet, files travel over the hub's LFS protocol, which servers other than huggingface.co have, too.
+        given = {HUB_TOKEN: token, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        return (COMPUTE_ENVIRONMENT | NETWORK_ENVIRONMENT).select(os.environ) | given
 
     def _supervised(self, child: ChildProcess) -> Iterator[bytes]:
         """Yield the lines of a subprocess while the claim is kept; kill the subprocess at the end of the iteration."""
@@ -210,7 +265,7 @@ class ExportAttempt:
         if self._drain.begun:
             raise _Draining
         if time.monotonic() > self._ends_at:
-            raise _Crashed(f"it took longer than {SECONDS:,.0f} s")
+            raise _crash(f"it took longer than {SECONDS:,.0f} s")
         self._claim.keep()
 
     def _report(self, stage: str, progress: float) -> None:
@@ -221,29 +276,27 @@ class ExportAttempt:
         with self._database.transaction() as session:
             return claims.renew(session, held, CLAIM_SECONDS, self._stage, self._progress)
 
-    def _succeed(self, manifest: Manifest, stored: StoredBlob) -> str:
+    def _succeed(self, manifest: Manifest, stored: StoredBlob | None) -> str:
         claim = self._claim.current
         try:
             with self._database.transaction() as session:
                 own = get_project(session, claim.project_id).max_stored_bytes
                 limit = self._settings.max_stored_bytes if own is None else own
-                quotas.check_stored_bytes(session, claim.project_id, stored.bytes, limit, "export")
+                if stored is not None:
+                    quotas.check_stored_bytes(session, claim.project_id, stored.bytes, limit, "export")
                 held = claims.succeed(session, claim, manifest, stored, self._lifetime)
         except QuotaExceeded as error:
             raise ExportRefused("quota_exceeded", error.message) from error
         return "succeeded" if held else "taken_over"
 
     def _fail(self, error: ExportRefused) -> str:
-        refusal = ExportRefusal(code=error.code, message=error.message.replace("\0", ""))
+        log.warning("export.failed", code=error.code, reason=error.message)
+        refusal = ExportRefusal(code=error.code, message=error.message, is_temporary=error.is_temporary)
+        end = claims.retry_or_fail if error.is_temporary else claims.fail
         with self._database.transaction() as session:
-            held = claims.fail(session, self._claim.current, refusal, self._lifetime)
-        return "failed" if held else "taken_over"
-
-    def _crash(self, reason: str) -> str:
-        log.error("export.crashed", reason=reason)
-        with self._database.transaction() as session:
-            held = claims.crash(session, self._claim.current, reason.replace("\0", ""), self._lifetime)
-        return "crashed" if held else "taken_over"
+            held = end(session, self._claim.current, refusal, self._lifetime)
+        outcome = "crashed" if error.is_temporary else "failed"
+        return outcome if held else "taken_over"
 
     def _hand_back(self, seconds: float) -> str:
         with self._database.transaction() as session:
@@ -251,7 +304,7 @@ class ExportAttempt:
         return "handed_back" if held else "taken_over"
 
 
-def export_one(database: Database, store: BlobStore, settings: Settings, drain: Drain) -> bool:
+def export_one(database: Database, store: BlobStore, settings: Settings, ring: KeyRing, drain: Drain) -> bool:
     """Make the oldest export that is due; return False if there is none. Raises `DatabaseUnavailable`."""
     lifetime = timedelta(days=settings.export_days)
     with database.transaction() as session:
@@ -259,5 +312,5 @@ def export_one(database: Database, store: BlobStore, settings: Settings, drain: 
     if claim is None:
         return False
     with structlog.contextvars.bound_contextvars(export=claim.export_id, attempt=claim.attempt):
-        ExportAttempt(database, store, settings, claim, drain).run()
+        ExportAttempt(database, store, settings, ring, claim, drain).run()
     return True

@@ -173,7 +173,7 @@ def make_exports() -> None:
     if not _EXPORTING.acquire(blocking=False):
         return
     try:
-        while not DRAIN.begun and exports.export_one(_database(), _store(), _settings(), DRAIN):
+        while not DRAIN.begun and exports.export_one(_database(), _store(), _settings(), _key_ring(), DRAIN):
             _notify_webhooks()
     except DatabaseUnavailable:
         log.warning("export.database_unavailable")

@@ -1,4 +1,4 @@
-"""Encryption of the secrets in the database: webhook secrets and teachers' API keys.
+"""Encryption of the secrets in the database: webhook secrets, teachers' API keys and tokens of hubs.
 
 Fernet (AES-128-CBC with HMAC-SHA256). The first key of the ring encrypts, all of them decrypt: to rotate, put a new
 key first and keep the old ones.
@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from app.core.errors import BadSetup
+from app.core.errors import BadSetup, InvalidRequest
 
 SETTING: Final = "GROUPTUNE_SECRET_KEYS"
 
@@ -49,6 +49,13 @@ class KeyRing:
     def encrypt(self, text: str) -> bytes:
         """Encrypt `text`. Raises `BadSetup` without a key."""
         return self._ring.encrypt(text.encode())
+
+    def encrypt_for_client(self, text: str) -> bytes:
+        """Encrypt a secret from a request. Raises `InvalidRequest` without a key: a retry would not help."""
+        try:
+            return self.encrypt(text)
+        except BadSetup as error:
+            raise InvalidRequest(error.message, code=error.code) from error
 
     def decrypt(self, token: bytes) -> str:
         """Decrypt `token`. Raises `BadSetup` when none of the keys encrypted it, or it was changed."""

@@ -133,6 +133,10 @@ class Settings(BaseSettings):
     """Threads of a trainer on a CPU; 0 means all cores."""
     trainer_processes: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that train one job together: the number of GPUs that this worker gives to each job."""
+    hub_url: BaseUrl = "https://huggingface.co"
+    """The Hugging Face hub, or a server with its API, that exports are pushed to."""
+    hub_token: SecretStr | None = None
+    """Token for pushes whose request has none. Every project can then push where this token may write."""
     rollout_url: BaseUrl | None = None
     """URL of a vLLM server that generates the rollouts (docs/rollouts.md); without it the trainer generates them.
 

@@ -7,7 +7,7 @@ import re
 import signal
 import tarfile
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from app.core.db import Database
 from app.core.exports import orders
 from app.core.exports.tables import Export, ExportStatus
 from app.core.models.tables import TrainedModel
+from app.core.secrets import KeyRing, new_key
 from app.core.settings import Settings
 from app.core.spec.export import ExportFormat
 from app.core.storage.local import LocalBlobStore
@@ -52,6 +53,7 @@ class Workshop:
     settings: Settings
     project: str
     model: str
+    ring: KeyRing = field(default_factory=lambda: KeyRing((new_key(),)))
 
     def order(self, format: ExportFormat = ExportFormat.merged, **options: Any) -> str:
         with self.database.transaction() as session:
@@ -59,7 +61,7 @@ class Workshop:
             return orders.order(session, Actor(self.project), self.model, format, given)[0].id
 
     def work(self, drain: Drain | None = None) -> bool:
-        return export_one(self.database, self.store, self.settings, drain or Drain())
+        return export_one(self.database, self.store, self.settings, self.ring, drain or Drain())
 
     def export(self, export_id: str) -> Export:
         with self.database.transaction() as session:

@@ -45,7 +45,9 @@ def main() -> int:
         _progress("Computing digests", 0.9)
         _send(ExportReport(manifest=_manifest(spec, directory, findings)))
     except ExportRefused as error:
-        _send(ExportReport(refusal=ExportRefusal(code=error.code, message=error.message)))
+        _send(
+            ExportReport(refusal=ExportRefusal(code=error.code, message=error.message, is_temporary=error.is_temporary))
+        )
     return 0
 
 
@@ -58,6 +60,7 @@ def _manifest(spec: ExportSpec, directory: Path, findings: Findings) -> Manifest
         quantization=spec.quantization,
         files=tuple(_file(path, path.relative_to(directory).as_posix()) for path in paths),
         check=findings.check,
+        repository=findings.repository,
         notes=findings.notes,
         versions={name: version for name in _PACKAGES if (version := _version(name)) is not None},
         created_at=int(time.time()),

@@ -7,6 +7,7 @@ from typing import Final
 from app.core.spec.export import ExportFormat, ExportSpec, Findings
 from worker.exporting.gguf.exports import gguf, gguf_lora, ollama
 from worker.exporting.merged import merged
+from worker.exporting.push import push
 
 Progress = Callable[[str, float], None]
 """Gets what the process does now, in words, and how much is done, from 0 to 1."""
@@ -18,4 +19,5 @@ FORMATS: Final[dict[ExportFormat, Format]] = {
     ExportFormat.gguf: gguf,
     ExportFormat.gguf_lora: gguf_lora,
     ExportFormat.ollama: ollama,
+    ExportFormat.push: push,
 }

@@ -6,7 +6,7 @@ from datetime import timedelta
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.api.deps import Config, Db, Notifier, Store
+from app.api.deps import Config, Db, Notifier, Secrets, Store
 from app.api.ids import ExportId, ModelName
 from app.api.pagination import After, Limit, Page, page
 from app.api.ranges import blob_response
@@ -15,26 +15,57 @@ from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
 from app.core.broker import notify_exports
+from app.core.errors import InvalidRequest
 from app.core.exports import orders
 from app.core.jobs import quotas
+from app.core.secrets import KeyRing
+from app.core.spec.export import ExportFormat
 
 router = APIRouter(tags=["Exports"])
 
 
 @router.post("/models/{model:path}/exports", dependencies=[needs(Scope.models_write)])
-def create_export(caller: Caller, model: ModelName, body: CreateExport, database: Db, notify: Notifier) -> ExportObject:
+def create_export(
+    caller: Caller,
+    model: ModelName,
+    body: CreateExport,
+    database: Db,
+    settings: Config,
+    ring: Secrets,
+    notify: Notifier,
+) -> ExportObject:
     """Order an export of a fine-tuned model. A worker makes it and compares it with the unmerged model.
 
     Poll the export until it has succeeded, then download its content.
     """
-    options = orders.options_of(body.format, body.quantization)
+    options = orders.options_of(
+        body.format, body.quantization, repository=body.repository, private=body.private, merged=body.merged
+    )
+    secret = _secret(body, ring, has_own=settings.hub_token is not None)
     with database.transaction() as session:
-        export, is_new = orders.order(session, caller.actor, model, body.format, options)
+        export, is_new = orders.order(session, caller.actor, model, body.format, options, secret)
         if is_new:
             quotas.check_stored_bytes(session, caller.project_id, 1, caller.limits.stored_bytes, "export")
     if is_new:
         notify.add(notify_exports)
     return ExportObject.of(export)
+
+
+def _secret(body: CreateExport, ring: KeyRing, *, has_own: bool) -> bytes | None:
+    """Return the encrypted token of the request. Raises `InvalidRequest` for a push without any token."""
+    if body.format is not ExportFormat.push:
+        if body.hub_token is not None:
+            raise InvalidRequest("Only the format 'push' has `hub_token`. Leave it out.", param="hub_token")
+        return None
+    if body.hub_token is not None:
+        return ring.encrypt_for_client(body.hub_token.get_secret_value())
+    if not has_own:
+        raise InvalidRequest(
+            "Send a token of the hub as `hub_token`: this server has none of its own (GROUPTUNE_HUB_TOKEN).",
+            param="hub_token",
+            code="hub_token_missing",
+        )
+    return None
 
 
 @router.get("/models/{model:path}/exports", dependencies=[needs(Scope.models_read)])

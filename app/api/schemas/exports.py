@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 
 from app.api.pagination import Item
 from app.core.exports.tables import Export, ExportStatus
@@ -18,12 +18,32 @@ class CreateExport(Frozen):
         ExportFormat,
         Field(
             description="`merged`: the adapter merged into its base, one plain transformers model. `gguf`: the same "
-            "for llama.cpp. `gguf-lora`: the adapter alone for llama.cpp. `ollama`: a directory for `ollama create`."
+            "for llama.cpp. `gguf-lora`: the adapter alone for llama.cpp. `ollama`: a directory for `ollama create`. "
+            "`push`: a repository on the Hugging Face hub."
         ),
     ]
     quantization: Annotated[
         Quantization | None,
         Field(description="Number format of the weights; null for the format's default."),
+    ] = None
+    repository: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$",
+            max_length=193,
+            description="`owner/name` to push to. It is created if it does not exist.",
+        ),
+    ] = None
+    private: Annotated[bool | None, Field(description="Whether the repository is private: by default it is.")] = None
+    merged: Annotated[bool | None, Field(description="Push the merged model instead of the adapter.")] = None
+    hub_token: Annotated[
+        SecretStr | None,
+        Field(
+            min_length=1,
+            max_length=1024,
+            description="Token that may write to the repository, stored encrypted until the push ends and never "
+            "returned; the server's own token (`GROUPTUNE_HUB_TOKEN`) if null.",
+        ),
     ] = None
 
 
@@ -41,6 +61,9 @@ class ExportObject(Item):
     model: str
     format: ExportFormat
     quantization: Quantization | None
+    repository: str | None = Field(description="The repository that the model is pushed to.")
+    private: bool | None
+    merged: bool | None
     status: ExportStatus
     progress: float = Field(description="From 0 to 1.")
     stage: str | None = Field(description="What the worker does now, in words.")
@@ -61,6 +84,9 @@ class ExportObject(Item):
             model=export.model,
             format=ExportFormat(export.format),
             quantization=export.options.get("quantization"),
+            repository=export.options.get("repository"),
+            private=export.options.get("private"),
+            merged=export.options.get("merged"),
             status=ExportStatus(export.status),
             progress=export.progress,
             stage=export.stage if export.status == ExportStatus.running else None,

@@ -48,7 +48,8 @@ class ExportClaim:
     base_model: str
     adapter: str
     """Key prefix of the adapter's files in the blob store."""
-    job_id: str
+    secret: bytes | None
+    """Encrypted token of the hub to push to."""
     until: datetime
 
     @property
@@ -84,7 +85,7 @@ def claim_next(session: Session, seconds: float, keep: timedelta) -> ExportClaim
         model=model.id,
         base_model=model.base_model,
         adapter=model.blob,
-        job_id=model.job_id,
+        secret=export.secret,
         until=claimed.claimed_until,
     )
 
@@ -103,30 +104,33 @@ def renew(session: Session, claim: ExportClaim, seconds: float, stage: str, prog
     return None if renewed is None else replace(claim, until=renewed)
 
 
-def succeed(session: Session, claim: ExportClaim, manifest: Manifest, stored: StoredBlob, keep: timedelta) -> bool:
-    """Make the result visible. Returns False, without any change, if the claim is lost."""
+def succeed(
+    session: Session, claim: ExportClaim, manifest: Manifest, stored: StoredBlob | None, keep: timedelta
+) -> bool:
+    """Make the result visible; `stored` is its archive, None for a push.
+
+    Returns False, without any change, if the claim is lost.
+    """
     return _end(
         session,
         claim,
         ExportStatus.succeeded,
         keep,
         manifest=manifest.model_dump(mode="json"),
-        blob=claim.blob,
-        bytes=stored.bytes,
-        sha256=stored.sha256,
+        **({} if stored is None else {"blob": claim.blob, "bytes": stored.bytes, "sha256": stored.sha256}),
         progress=1.0,
     )
 
 
 def fail(session: Session, claim: ExportClaim, refusal: ExportRefusal, keep: timedelta) -> bool:
     """End the export with an error. Returns False, without any change, if the claim is lost."""
-    return _end(session, claim, ExportStatus.failed, keep, error=refusal.model_dump())
+    return _end(session, claim, ExportStatus.failed, keep, error=_error(refusal))
 
 
-def crash(session: Session, claim: ExportClaim, reason: str, keep: timedelta) -> bool:
+def retry_or_fail(session: Session, claim: ExportClaim, refusal: ExportRefusal, keep: timedelta) -> bool:
     """Queue the export again with backoff, or fail it after its last attempt. Returns False if the claim is lost."""
     if claim.attempt >= MAX_ATTEMPTS:
-        return fail(session, claim, _crashed(reason), keep)
+        return fail(session, claim, refusal, keep)
     return _give_back(session, claim, claim.attempt, _BACKOFF_SECONDS * 3 ** (claim.attempt - 1))
 
 
@@ -141,7 +145,8 @@ def _give_back(session: Session, claim: ExportClaim, attempts: int, seconds: flo
 
 
 def _end(session: Session, claim: ExportClaim, status: ExportStatus, keep: timedelta, **values: Any) -> bool:
-    values |= {"status": status, "claimed_until": None, "finished_at": func.now(), "expires_at": func.now() + keep}
+    values |= {"status": status, "claimed_until": None, "secret": None, "finished_at": func.now()}
+    values["expires_at"] = func.now() + keep
     ended = session.scalar(
         _held(claim).values(**values).returning(Export.id), execution_options={"synchronize_session": False}
     )
@@ -158,15 +163,20 @@ def _fail_crashed(session: Session, keep: timedelta) -> None:
     )
     for export in session.scalars(over.with_for_update(skip_locked=True)):
         export.status, export.claimed_until, export.finished_at = ExportStatus.failed, None, func.now()
-        export.expires_at = func.now() + keep
-        export.error = _crashed("its worker was killed").model_dump()
+        export.expires_at, export.secret = func.now() + keep, None
+        export.error = _error(crashed("its worker was killed"))
         _emit(session, export.project_id, ExportStatus.failed, export.id)
     session.flush()
 
 
-def _crashed(reason: str) -> ExportRefusal:
+def crashed(reason: str) -> ExportRefusal:
+    """Return the error of an export whose last attempt crashed; `reason` is the end of a sentence."""
     message = f"The export crashed {MAX_ATTEMPTS} times; the last time {reason}. Order it again, or ask an operator."
     return ExportRefusal(code="export_crashed", message=message)
+
+
+def _error(refusal: ExportRefusal) -> dict[str, Any]:
+    return {"code": refusal.code, "message": refusal.message.replace("\0", "")}
 
 
 def _emit(session: Session, project_id: str, status: ExportStatus, export_id: str) -> None:

@@ -17,22 +17,45 @@ from app.core.spec.export import QUANTIZATIONS, ExportFormat, Quantization
 _AUDITED: Final = ("model", "format", "options", "status")
 
 
-def options_of(format: ExportFormat, quantization: Quantization | None) -> dict[str, Any]:
-    """Return the options of an export, with defaults filled in. Raises `InvalidRequest` for one that does not apply."""
+def options_of(
+    format: ExportFormat,
+    quantization: Quantization | None = None,
+    *,
+    repository: str | None = None,
+    private: bool | None = None,
+    merged: bool | None = None,
+) -> dict[str, Any]:
+    """Return the options of an export, with defaults filled in.
+
+    Raises `InvalidRequest` for one that does not apply to the format, and for a push without a repository.
+    """
     allowed = QUANTIZATIONS[format]
     if quantization is not None and quantization not in allowed:
         choice = f"Use one of {', '.join(allowed)}." if allowed else "Leave it out."
         raise InvalidRequest(
             f"The format '{format}' cannot have the quantization '{quantization}'. {choice}", param="quantization"
         )
+    if format is ExportFormat.push:
+        if repository is None:
+            raise InvalidRequest("Name the repository to push to, as `owner/name`.", param="repository")
+        return {"repository": repository, "private": private is not False, "merged": merged is True}
+    for_push = {"repository": repository, "private": private, "merged": merged}
+    if given := [name for name, value in for_push.items() if value is not None]:
+        raise InvalidRequest(f"Only the format 'push' has `{given[0]}`. Leave it out.", param=given[0])
     return {"quantization": quantization or (allowed[0] if allowed else None)}
 
 
 def order(
-    session: Session, actor: Actor, name: str, format: ExportFormat, options: dict[str, Any]
+    session: Session,
+    actor: Actor,
+    name: str,
+    format: ExportFormat,
+    options: dict[str, Any],
+    secret: bytes | None = None,
 ) -> tuple[Export, bool]:
     """Return the export of the model `name`, and whether it is new: an equal unfinished or succeeded one is reused.
 
+    A succeeded push is not reused: the repository may have changed. `secret` is the encrypted token of the hub.
     Notify workers of a new one after the commit. Raises `NotFound` and `AdapterMissing`.
     """
     adapter = get_adapter(session, actor.project_id, name, lock=True)
@@ -42,14 +65,20 @@ def order(
         Export.model == adapter.id,
         Export.format == format,
         Export.options == options,
-        Export.status.in_((*UNFINISHED, ExportStatus.succeeded)),
+        Export.status.in_(UNFINISHED if format is ExportFormat.push else (*UNFINISHED, ExportStatus.succeeded)),
         _not_expired(),
     )
     found = session.scalars(equal.order_by(Export.created_at.desc()).limit(1)).one_or_none()
     if found is not None:
         return found, False
     export = Export(
-        id=ids.export_id(), project_id=actor.project_id, model=adapter.id, format=format, options=options, progress=0.0
+        id=ids.export_id(),
+        project_id=actor.project_id,
+        model=adapter.id,
+        format=format,
+        options=options,
+        secret=secret,
+        progress=0.0,
     )
     session.add(export)
     session.flush()
@@ -92,7 +121,8 @@ def list_exports(
 def archive_of(export: Export) -> tuple[str, int, str]:
     """Return blob key, size and SHA-256 of an export's archive. Raises `InvalidRequest` if it has none."""
     if export.blob is None or export.bytes is None or export.sha256 is None:
-        reason = (export.error or {}).get("message")
+        pushed = (export.manifest or {}).get("repository")
+        reason = f"pushed to {pushed['url']}" if pushed else (export.error or {}).get("message")
         raise InvalidRequest(
             f"The export '{export.id}' is {export.status}{f' ({reason})' if reason else ''}: it has no archive.",
             code="export_not_ready",
@@ -112,6 +142,7 @@ def cancel(session: Session, actor: Actor, export_id: str, keep: timedelta) -> E
         raise InvalidRequest(f"The export '{export_id}' has already {export.status}.", code="export_finished")
     before = audit.snapshot(export, "status")
     export.status, export.finished_at, export.claimed_until = ExportStatus.cancelled, func.now(), None
+    export.secret = None
     export.expires_at = func.now() + keep
     session.flush()
     session.refresh(export)

@@ -1,5 +1,6 @@
 """The table of exports."""
 
+import builtins
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -12,6 +13,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     String,
     func,
     text,
@@ -58,8 +60,10 @@ class Export(Base):
     """`{"code", "message"}` of a failed export."""
     manifest: Mapped[dict[str, Any] | None]
     """`Manifest` as JSON of a succeeded export."""
+    secret: Mapped[builtins.bytes | None] = mapped_column(LargeBinary)
+    """Encrypted token of the hub to push to; removed when the export ends."""
     blob: Mapped[str | None] = mapped_column(String(255))
-    """Key of the tar archive in the blob store."""
+    """Key of the tar archive in the blob store; None for a push."""
     bytes: Mapped[int | None] = mapped_column(BigInteger)
     sha256: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())

@@ -13,6 +13,7 @@ from app.core.files.tables import File
 from app.core.jobs.progress import eta_seconds
 from app.core.jobs.state_machine import TERMINAL, JobStatus
 from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent, Metric
+from app.core.models.tables import TrainedModel
 from app.core.prometheus import Backlog
 from app.core.spec.teacher_answers import Spent
 from app.core.workers.presence import WorkerPresence, list_workers
@@ -178,9 +179,10 @@ def job_file(session: Session, project_id: str, file_id: str, param: str) -> Fil
     return file
 
 
-def held_out_file(session: Session, job_id: str) -> File | None:
-    """Return the validation file of a job; None without one, or if the job or the file is deleted."""
-    return session.scalar(select(File).join(Job, Job.validation_file == File.id).where(Job.id == job_id))
+def held_out_file(session: Session, model: str) -> File | None:
+    """Return the validation file of the job that trained a model; None without one, or if it is deleted."""
+    held_out = select(File).join(Job, Job.validation_file == File.id).join(TrainedModel, TrainedModel.job_id == Job.id)
+    return session.scalar(held_out.where(TrainedModel.id == model))
 
 
 def any_queued(session: Session) -> bool:

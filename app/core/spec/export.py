@@ -18,6 +18,8 @@ class ExportFormat(StrEnum):
     """One file for llama.cpp: the adapter alone."""
     ollama = "ollama"
     """A directory for `ollama create`: the merged model as GGUF, and a Modelfile."""
+    push = "push"
+    """A repository on a Hugging Face hub with the adapter or the merged model."""
 
 
 class Quantization(StrEnum):
@@ -37,18 +39,36 @@ QUANTIZATIONS: Final[dict[ExportFormat, tuple[Quantization, ...]]] = {
     ExportFormat.gguf: _ALL,
     ExportFormat.gguf_lora: (),
     ExportFormat.ollama: _ALL,
+    ExportFormat.push: (),
 }
 """The quantizations that a format can have, its default first; empty for a format that keeps the model's own."""
 
 
 class ExportRefused(Exception):
-    """The export cannot be made, or its result failed the check; another attempt would end the same way."""
+    """The export cannot be made, or its result failed the check."""
 
-    def __init__(self, code: str, message: str) -> None:
-        """`message` says what is wrong and how to fix it, `code` is a stable word for programs."""
+    def __init__(self, code: str, message: str, *, is_temporary: bool = False) -> None:
+        """`message` says what is wrong and how to fix it, `code` is a stable word for programs.
+
+        `is_temporary`: another attempt may succeed.
+        """
         super().__init__(message)
+        self.is_temporary = is_temporary
         self.code = code
         self.message = message
+
+
+class TrainingFacts(Frozen):
+    """How the model was trained, for its card."""
+
+    method: str
+    steps: int
+    trained_tokens: int | None
+    seed: int
+    hyperparameters: dict[str, int | float | str]
+    before: dict[str, float | None]
+    """Held-out results of the model that training started from."""
+    after: dict[str, float | None]
 
 
 class ExportSpec(Frozen):
@@ -65,6 +85,15 @@ class ExportSpec(Frozen):
     quantization: Quantization | None
     probe: Path | None
     """JSONL file with rows whose prompts the check uses; None for a fixed set of questions."""
+    training: TrainingFacts | None = None
+    """None for a model of another project."""
+    hub_url: str | None = None
+    """Hub to push to; the process gets its token in the environment."""
+    repository: str | None = None
+    """`owner/name`, to push to."""
+    private: bool = True
+    merged: bool = False
+    """Whether to push the merged model instead of the adapter."""
 
 
 class Check(Frozen):
@@ -86,10 +115,19 @@ class Check(Frozen):
     """The difference that the adapter makes to the base model, in `unit`."""
 
 
+class PushedRepository(Frozen):
+    """A repository that an export was pushed to."""
+
+    url: str
+    commit: str
+    private: bool
+
+
 class Findings(Frozen):
     """What a format reports about its result."""
 
     check: Check
+    repository: PushedRepository | None = None
     notes: tuple[str, ...] = ()
     """Sentences for people, warnings included."""
 
@@ -119,6 +157,8 @@ class Manifest(Frozen):
     quantization: Quantization | None
     files: tuple[ExportedFile, ...]
     check: Check
+    repository: PushedRepository | None = None
+    """Set by `push`."""
     notes: tuple[str, ...]
     versions: dict[str, str]
     """Version by package, Grouptune's included."""
@@ -139,6 +179,8 @@ class ExportRefusal(Frozen):
 
     code: str
     message: str
+    is_temporary: bool = False
+    """Whether another attempt may succeed."""
 
 
 class ExportReport(Frozen):

@@ -12,6 +12,7 @@ PARENT_PID: Final = "GROUPTUNE_PARENT_PID"
 """Process id of the worker; a subprocess ends when this process does."""
 JUDGE_API_KEY: Final = "GROUPTUNE_JUDGE_API_KEY"
 SIGNING_SECRET: Final = "GROUPTUNE_GRADER_SIGNING_SECRET"  # noqa: S105 - a name
+HUB_TOKEN: Final = "GROUPTUNE_HUB_TOKEN"  # noqa: S105 - a name
 ROLLOUT_API_KEY: Final = "GROUPTUNE_ROLLOUT_API_KEY"
 TEACHER_API_KEY: Final = "GROUPTUNE_TEACHER_API_KEY"
 """Set by the runner to the key of this job's teacher. It is not inherited: the worker's own value is the operator's."""

@@ -13,7 +13,7 @@ from app.core import ids
 from app.core.accounts import audit
 from app.core.accounts.audit import Action, Actor
 from app.core.accounts.tables import Project
-from app.core.errors import BadSetup, InvalidRequest, NotFound
+from app.core.errors import InvalidRequest, NotFound
 from app.core.secrets import KeyRing
 from app.core.teachers.tables import TeacherKey
 
@@ -48,7 +48,7 @@ def put(session: Session, actor: Actor, ring: KeyRing, base_url: str, api_key: s
             raise InvalidRequest(f"A project has at most {MAX_KEYS} teacher keys. Delete one first.")
         key = TeacherKey(id=ids.teacher_key_id(), project_id=actor.project_id, origin=origin)
         session.add(key)
-    key.secret, key.hint = _encrypted(ring, api_key), f"...{api_key[-4:]}" if len(api_key) > 12 else "..."
+    key.secret, key.hint = ring.encrypt_for_client(api_key), f"...{api_key[-4:]}" if len(api_key) > 12 else "..."
     key.updated_at = func.now()
     session.flush()
     session.refresh(key)
@@ -88,10 +88,3 @@ def secret_for(session: Session, project_id: str, base_url: str) -> bytes | None
 
 def _of(project_id: str) -> Select[TeacherKey]:
     return select(TeacherKey).where(TeacherKey.project_id == project_id)
-
-
-def _encrypted(ring: KeyRing, secret: str) -> bytes:
-    try:
-        return ring.encrypt(secret)
-    except BadSetup as error:  # not a 5xx: a retry does not help, the operator must fix the setup
-        raise InvalidRequest(error.message, code=error.code) from error

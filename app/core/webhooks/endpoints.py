@@ -13,7 +13,7 @@ from app.core import ids
 from app.core.accounts import audit
 from app.core.accounts.audit import Action, Actor
 from app.core.accounts.tables import Project
-from app.core.errors import BadSetup, InvalidRequest, NotFound
+from app.core.errors import InvalidRequest, NotFound
 from app.core.secrets import KeyRing
 from app.core.webhooks.events import EventType
 from app.core.webhooks.tables import WebhookDelivery, WebhookEndpoint
@@ -40,7 +40,7 @@ def create(
         name=name,
         url=url,
         event_types=[str(event_type) for event_type in event_types],
-        secret=_encrypted(ring, secret),
+        secret=ring.encrypt_for_client(secret),
         secret_hint=_hint(secret),
     )
     session.add(endpoint)
@@ -116,7 +116,7 @@ def rotate_secret(
     secret = new_secret()
     endpoint.old_secret = endpoint.secret if keep_old else None
     endpoint.old_secret_until = func.now() + OLD_SECRET_LIFE if keep_old else None
-    endpoint.secret, endpoint.secret_hint = _encrypted(ring, secret), _hint(secret)
+    endpoint.secret, endpoint.secret_hint = ring.encrypt_for_client(secret), _hint(secret)
     endpoint.updated_at = func.now()
     session.flush()
     session.refresh(endpoint)
@@ -169,13 +169,6 @@ def replay(session: Session, actor: Actor, endpoint_id: str, delivery_id: str) -
 def new_secret() -> str:
     """Return a new secret in the format of Standard Webhooks: `whsec_` and 32 random bytes in base64."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
-
-
-def _encrypted(ring: KeyRing, secret: str) -> bytes:
-    try:
-        return ring.encrypt(secret)
-    except BadSetup as error:  # not a 5xx: a retry does not help, the operator must fix the setup
-        raise InvalidRequest(error.message, code=error.code) from error
 
 
 def _hint(secret: str) -> str:

@@ -13,7 +13,9 @@ from app.core.accounts.tables import Project
 from app.core.exports import claims
 from app.core.exports.tables import Export
 from app.core.models import permissions
+from app.core.secrets import KeyRing
 from app.core.webhooks.tables import WebhookDelivery
+from tests.api.conftest import SECRET_KEY
 from tests.api.routes.test_models import publish
 from tests.api.server import Server, new_key, new_project
 from tests.setup_models import stored_export
@@ -82,6 +84,13 @@ def test_list_is_paginated(http: httpx.Client, model: str) -> None:
         (None, {}, (400, "invalid_request", "format")),
         (None, {"format": "merged", "quantization": "q1"}, (400, "invalid_request", "quantization")),
         (None, {"format": "merged", "bits": 4}, (400, "invalid_request", "bits")),
+        (None, {"format": "merged", "repository": "me/x"}, (400, "invalid_request", "repository")),
+        (None, {"format": "merged", "private": True}, (400, "invalid_request", "private")),
+        (None, {"format": "merged", "hub_token": "hf"}, (400, "invalid_request", "hub_token")),
+        (None, {"format": "push", "hub_token": "hf"}, (400, "invalid_request", "repository")),
+        (None, {"format": "push", "hub_token": "hf", "repository": "me"}, (400, "invalid_request", "repository")),
+        (None, {"format": "push", "hub_token": "hf", "repository": "../me/x"}, (400, "invalid_request", "repository")),
+        (None, {"format": "push", "repository": "me/x"}, (400, "hub_token_missing", "hub_token")),
         ("tiny", {"format": "merged"}, (404, "model_not_found", None)),
         ("ft:tiny:other::12345678", {"format": "merged"}, (404, "model_not_found", None)),
     ],
@@ -90,6 +99,23 @@ def test_bad_orders_are_refused(
     http: httpx.Client, model: str, name: str | None, body: dict[str, Any], expected: tuple[int, str, str | None]
 ) -> None:
     assert error_of(http.post(f"/models/{name or model}/exports", json=body)) == expected
+
+
+def test_push_keeps_its_token_secret(http: httpx.Client, server: Server, model: str) -> None:
+    body = {"format": "push", "repository": "me/tiny", "hub_token": "hf_secret"}
+    answer = http.post(f"/models/{model}/exports", json=body)
+    assert answer.status_code == 200, answer.text
+    export = answer.json()
+    shown = ("format", "repository", "private", "merged", "quantization")
+    assert [export[name] for name in shown] == ["push", "me/tiny", True, False, None]
+    assert "hf_secret" not in answer.text
+    with server.database.transaction() as session:
+        secret = session.get_one(Export, export["id"]).secret
+    assert secret is not None
+    assert KeyRing((SECRET_KEY,)).decrypt(secret) == "hf_secret"
+    http.post(f"/exports/{export['id']}/cancel")
+    with server.database.transaction() as session:
+        assert session.get_one(Export, export["id"]).secret is None
 
 
 def test_order_needs_the_scope_to_write(server: Server, model: str) -> None:
