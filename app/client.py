@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Final, NamedTuple, Self
+from typing import Any, BinaryIO, ClassVar, Final, NamedTuple, Self
 from urllib.parse import quote
 
 import httpx
@@ -133,18 +133,32 @@ class Client:
             headers = _keyed(idempotency_key)
             return self._send("POST", "/files", data={"purpose": purpose}, files=upload, headers=headers)
 
-    def download(self, path: str, target: Path) -> None:
-        """Stream the response to GET into the file `target`. Raises `OSError` if writing fails."""
-        try:
-            with self._http.stream("GET", f"{self.base_url}{path}") as response, target.open("wb") as file:
-                if response.is_success:
-                    for chunk in response.iter_bytes():
-                        file.write(chunk)
-                    return
-                response.read()
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from error
-        raise _error_of(response, _json(response), self.base_url)
+    def download(self, path: str, target: Path, *, progress: Callable[[int], None] | None = None) -> None:
+        """Stream the response to GET into the file `target`; `progress` gets the number of bytes of each chunk.
+
+        A connection that breaks after some bytes is resumed if the server supports it. Raises `OSError` if writing
+        fails.
+        """
+        etag: str | None = None
+        with target.open("wb") as file:
+            while True:
+                start = file.tell()
+                headers = {"range": f"bytes={start}-", "if-range": etag} if start and etag else {}
+                try:
+                    with self._http.stream("GET", f"{self.base_url}{path}", headers=headers) as response:
+                        if response.is_success:
+                            etag = response.headers.get("etag")
+                            if response.status_code != httpx.codes.PARTIAL_CONTENT:
+                                file.seek(0)
+                            _write(response, file, progress or (lambda _count: None))
+                            file.truncate()
+                            return
+                        response.read()
+                except httpx.TransportError as error:
+                    if etag is None or file.tell() == start:
+                        raise self._unreachable(error) from error
+                    continue
+                raise _error_of(response, _json(response), self.base_url)
 
     def stream(
         self, path: str, *, last_id: str | None, silence_seconds: float
@@ -193,6 +207,12 @@ class _ProgressFile(io.FileIO):
         chunk = super().read(-1 if size is None else size) or b""
         self._progress(len(chunk))
         return chunk
+
+
+def _write(response: httpx.Response, file: BinaryIO, progress: Callable[[int], None]) -> None:
+    for chunk in response.iter_bytes():
+        file.write(chunk)
+        progress(len(chunk))
 
 
 def _messages(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:

@@ -26,6 +26,7 @@ from app.local.valkey import EmbeddedValkey
 from tests import tiny_model
 from tests.s3_server import s3_server
 from tests.waiting import eventually
+from tests.writable_hub import Hub, writable_hub
 
 gc.disable()  # until everything is imported: what that makes stays, and looking through it takes seconds
 
@@ -189,12 +190,20 @@ def _bootstrap(database_url: str, existing: str | None) -> str:
 
 
 @pytest.fixture(scope="session")
-def stack(short_dir: Path, tiny_models: Path) -> Iterator[Stack]:
+def shared_hub() -> Iterator[Hub]:
+    """A hub that the fixture `stack` pushes to."""
+    with writable_hub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def stack(short_dir: Path, tiny_models: Path, shared_hub: Hub) -> Iterator[Stack]:
     """A whole installation that runs: API and workers over engines of its own, with the base model `tiny`."""
     environment = {
         "GROUPTUNE_MODELS_DIR": str(tiny_models),
         "GROUPTUNE_MODEL_ALIASES": "gpt-4o-mini=tiny",
         "GROUPTUNE_ALLOWED_PRIVATE_HOSTS": "127.0.0.1",
+        "GROUPTUNE_HUB_URL": shared_hub.url,
         "GROUPTUNE_LEASE_SECONDS": "6",
         "GROUPTUNE_TRAINER_THREADS": "1",
         "OMP_NUM_THREADS": "1",

@@ -26,6 +26,8 @@ class Reply:
     body: bytes = b"{}"
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+    announced: int | None = None
+    """Size in the header; the connection breaks after the body if it is larger."""
 
 
 @contextmanager
@@ -42,9 +44,10 @@ def http_server(answer: Callable[[Received], Reply], port: int = 0) -> Iterator[
             self.send_response(reply.status)
             for name, value in reply.headers.items():
                 self.send_header(name, value)
-            self.send_header("content-length", str(len(reply.body)))
+            self.send_header("content-length", str(reply.announced or len(reply.body)))
             self.end_headers()
             self.wfile.write(reply.body)
+            self.close_connection = self.close_connection or reply.announced is not None
 
         do_GET = do_POST
 

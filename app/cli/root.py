@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import bench, models, teachers, trusts
+from app.cli import bench, teachers, trusts
 from app.cli.dashboard import dashboard
 from app.cli.db import commands as db
 from app.cli.demo.command import demo
@@ -14,6 +14,7 @@ from app.cli.doctor.command import doctor
 from app.cli.files import commands as files
 from app.cli.jobs import commands as jobs
 from app.cli.keys import commands as keys
+from app.cli.models import commands as models
 from app.cli.ui.console import write_line
 from app.cli.ui.exits import ErrorBoundary
 from app.cli.up import up

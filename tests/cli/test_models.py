@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.cli.ui.exits import ExitCode
 from tests.cli.conftest import Run
+from tests.writable_hub import TOKEN, Hub
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 
@@ -48,6 +49,36 @@ def test_download_and_merge(grouptune: Run, succeeded_job: str, tmp_path: Path, 
     absent = grouptune("models", "merge", name, tmp_path / "new", "--models-dir", tmp_path)
     assert absent.returncode == ExitCode.error
     assert "There is no base model 'tiny'" in absent.stderr
+
+
+def test_export_and_push(grouptune: Run, succeeded_job: str, tmp_path: Path, shared_hub: Hub) -> None:
+    """Over REST with a real worker: the downloaded model answers like the adapter."""
+    name = json.loads(grouptune("jobs", "show", succeeded_job, "--json").stdout)["fine_tuned_model"]
+    merged = tmp_path / "exports" / "merged"
+    done = grouptune("models", "export", name, "--output", merged)
+    assert (done.returncode, done.stdout) == (ExitCode.ok, f"{merged}\n"), done.stderr
+    assert "14 layers were merged in float32" in done.stderr
+    assert list(merged.parent.iterdir()) == [merged]
+    local = tmp_path / "local"
+    assert grouptune("models", "merge", name, local).returncode == ExitCode.ok
+    assert torch.equal(logits(merged), logits(local))
+    [export] = json.loads(grouptune("models", "exports", name, "--json").stdout)
+    archive = tmp_path / "archive.tar"
+    again = json.loads(grouptune("models", "export", name, "-o", archive, "--json").stdout)
+    assert (again["id"], again["bytes"]) == (export["id"], archive.stat().st_size)
+    assert "exists already" in grouptune("models", "export", name, "-o", archive).stderr
+    assert grouptune("models", "exports", name).stdout.splitlines()[1].split("\t")[:3] == [
+        *(export["id"], "merged", "succeeded")
+    ]
+
+    pushed = grouptune("models", "push", name, "me/arithmetic", HF_TOKEN=TOKEN)
+    assert (pushed.returncode, pushed.stdout) == (ExitCode.ok, f"{shared_hub.url}/me/arithmetic\n"), pushed.stderr
+    assert "| method | gft |" in shared_hub.repositories["me/arithmetic"].files["README.md"].decode()
+    assert "hub_token" in grouptune("models", "push", name, "me/other", HF_TOKEN=None).stderr
+    refused = grouptune("models", "push", name, "me/other", HF_TOKEN="hf_wrong")  # noqa: S106
+    assert refused.returncode == ExitCode.error
+    assert "token may write to this repository" in refused.stderr
+    assert "quantization" in grouptune("models", "export", name, "--quantization", "q1").stderr
 
 
 @pytest.mark.parametrize("verb", ["download", "merge"])

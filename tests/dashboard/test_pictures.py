@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from app.cli.demo.data import BASE_MODEL, demo_job, write_dataset
-from app.cli.models import pull
+from app.cli.models.commands import pull
 from app.cli.up import make_stack
 from app.core import settings
 from app.local.stack import Stack

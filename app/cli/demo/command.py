@@ -16,7 +16,7 @@ from app.cli.demo import data
 from app.cli.demo.report import DemoReport, print_report
 from app.cli.jobs.live_panel import LivePanel, follow
 from app.cli.jobs.watcher import Pause, wait_for_file, watch
-from app.cli.models import pull
+from app.cli.models.commands import pull
 from app.cli.ui.console import ReportProgress, StatusLine, err, fail, note
 from app.cli.ui.exits import AFTER_JOB
 from app.cli.ui.options import Host, InstallationDir, Port

@@ -1,0 +1,1 @@
+"""`grouptune models`: manages base models, fine-tuned models and their exports."""
