@@ -37,7 +37,7 @@ ENV PATH=/opt/grouptune/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 H
 # The base image has no bytecode for the standard library. Without this, every process compiles it: half a second per start.
 RUN python -m compileall -q "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 # A volume that is mounted here for the first time takes over this owner.
-RUN install -d -o 10001 -g 10001 /var/lib/grouptune /var/lib/grouptune-models
+RUN install -d -o 10001 -g 10001 /var/lib/grouptune /var/lib/grouptune-models /var/lib/grouptune-serving
 COPY docker/entrypoint.sh /usr/local/bin/grouptune-entrypoint
 COPY --from=build /opt/grouptune /opt/grouptune
 USER 10001:10001

@@ -21,6 +21,7 @@ printf 'redis://:%s@valkey:6379/0' "$(cat valkey_password)" | keep redis_url
 random | head -c 20 | keep s3_access_key
 random | head -c 40 | keep s3_secret_key
 random | keep metrics_token
+random | keep serve_api_key
 random | keep grafana_password
 head -c 32 /dev/urandom | base64 | tr '+/' '-_' | keep secret_keys
 echo "The secrets are in $(pwd). Back up secret_keys separately from the database."

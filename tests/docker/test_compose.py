@@ -99,6 +99,25 @@ def test_ports_are_local_and_engines_are_isolated() -> None:
         assert SERVICES[engine]["networks"] == ["data"]
 
 
+def test_only_the_api_reaches_the_inference_engines() -> None:
+    assert COMPOSE["networks"]["inference"]["internal"] is True
+    members = {name for name, service in SERVICES.items() if "inference" in service.get("networks", ())}
+    assert members == {"api", "engine", "vllm"}
+    for name in ("engine", "vllm"):
+        assert SERVICES[name]["networks"] == ["inference"]
+        assert SERVICES[name]["secrets"] == ["serve_api_key"]
+
+
+def test_engines_see_the_adapters_under_the_apis_path() -> None:
+    path = SERVICES["api"]["environment"]["GROUPTUNE_SERVE_DIR"]
+    assert ("serving", path) in mounts(SERVICES["api"])
+    for name in ("engine", "vllm"):
+        assert f"serving:{path}:ro" in SERVICES[name]["volumes"]
+        assert ("models", "/var/lib/grouptune-models") in mounts(SERVICES[name])
+    command = SERVICES["engine"]["command"]
+    assert rendered(SERVICES["api"]["environment"]["GROUPTUNE_SERVE_URL"]) == f"http://engine:{command[-1]}"
+
+
 def test_secrets_script_creates_each_secret_once(tmp_path: Path) -> None:
     files = make_secrets(tmp_path)
     assert set(files) == {Path(secret["file"]).name for secret in COMPOSE["secrets"].values()}

@@ -116,7 +116,31 @@ def test_commands_match_compose_file() -> None:
     commands = {name: pod["containers"][0].get("args") for name, pod in pods()}
     assert commands["Deployment grouptune-worker-train"] == SERVICES["worker-gpu"]["command"]
     assert commands["Deployment grouptune-worker-default"] == SERVICES["worker-default"]["command"]
+    assert commands["Deployment grouptune-engine"] == SERVICES["engine"]["command"]
     assert commands["Job grouptune-migrate"] == SERVICES["migrate"]["command"]
+
+
+def test_only_the_api_reaches_the_engine() -> None:
+    policies = {
+        manifest["metadata"]["name"]: manifest["spec"]
+        for manifest in manifests()
+        if manifest["kind"] == "NetworkPolicy"
+    }
+    engine, api = ({"matchLabels": {"app.kubernetes.io/name": f"grouptune-{name}"}} for name in ("engine", "api"))
+    own = policies["grouptune-engine"]
+    assert (own["podSelector"], own["policyTypes"], "egress" in own) == (engine, ["Ingress", "Egress"], False)
+    assert [rule["from"] for rule in own["ingress"]] == [[{"podSelector": api}]]
+    out = policies["grouptune-api-to-engine"]
+    assert (out["podSelector"], out["egress"][0]["to"]) == (api, [{"podSelector": engine}])
+    [default] = policies["grouptune-default"]["podSelector"]["matchExpressions"]
+    assert default == {"key": "app.kubernetes.io/name", "operator": "NotIn", "values": ["grouptune-engine"]}
+
+
+def test_engine_has_its_key_and_no_other_secret() -> None:
+    [container] = dict(pods())["Deployment grouptune-engine"]["containers"]
+    assert container["envFrom"] == [{"configMapRef": {"name": "grouptune"}}]
+    assert [entry["name"] for entry in container["env"]] == ["GROUPTUNE_SERVE_API_KEY"]
+    assert "GROUPTUNE_SERVE_API_KEY" in documents(KUBERNETES / "secret.example.yaml")[0]["stringData"]
 
 
 def test_beat_runs_once() -> None:

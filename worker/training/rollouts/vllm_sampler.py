@@ -21,8 +21,8 @@ from worker.training.model import Policy
 from worker.training.rollouts.vllm_client import CONCURRENT_REQUESTS, CompletionChoice, VllmClient
 from worker.training.types import Completion, JobFailure
 
-NAME_PREFIX: Final = "grouptune-"
-"""Prefix of the names of adapters that runs have loaded."""
+NAME_PREFIX: Final = "grouptune-rollout-"
+"""Prefix of the names of adapters that runs have loaded. The inference gateway has names of its own."""
 _SEEDS: Final = 1 << 53
 """JSON readers that use doubles keep integers below 2^53 exact."""
 

@@ -213,7 +213,7 @@ def answer(**changes: Any) -> dict[str, Any]:
         "prompt_token_ids": [1, 50],
         "logprobs": {"token_logprobs": [-1.0] * 4},
     } | changes
-    return {"model": "grouptune-job-v0", "choices": [choice, choice | {"index": 1}]}
+    return {"model": "grouptune-rollout-job-v0", "choices": [choice, choice | {"index": 1}]}
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def answer(**changes: Any) -> dict[str, Any]:
         (answer(token_ids=[], logprobs={"token_logprobs": []}), "after 0 of 4"),
         (answer(prompt_token_ids=[7, 1, 50]), "changed the prompt"),
         (answer() | {"model": "tiny"}, "it returned 2 of tiny"),
-        (answer() | {"choices": answer()["choices"][:1]}, "it returned 1 of grouptune-job-v0"),
+        (answer() | {"choices": answer()["choices"][:1]}, "it returned 1 of grouptune-rollout-job-v0"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

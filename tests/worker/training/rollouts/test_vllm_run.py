@@ -36,7 +36,7 @@ def job(base: Path, server: VllmServer, tmp_path: Path) -> Job:
 
 
 def names(rank: int, last: int) -> list[str]:
-    return [f"grouptune-ftjob-test-a1-r{rank}-v{version}" for version in range(last + 1)]
+    return [f"grouptune-rollout-ftjob-test-a1-r{rank}-v{version}" for version in range(last + 1)]
 
 
 def versions(reports: list[Report]) -> dict[int, set[int | None]]:

@@ -119,7 +119,7 @@ def test_request_sets_every_sampling_parameter(sampler: VllmSampler, server: Vll
     [request] = [one for one in server.requests if one["n"] == 3 and one["prompt"] == list(PROMPTS[1])]
     assert 0 <= request.pop("seed") < 2**53
     assert request == {
-        "model": "grouptune-job-a1-r0-v0",
+        "model": "grouptune-rollout-job-a1-r0-v0",
         "prompt": [1, 50],
         "n": 3,
         "max_tokens": 12,
@@ -147,9 +147,9 @@ def test_new_version_replaces_the_old_adapter(
         policy.version = version
         for step in range(times):
             draw(sampler, step=step)
-        name = f"grouptune-job-a1-r0-v{version}"
+        name = f"grouptune-rollout-job-a1-r0-v{version}"
         assert list(server.adapters) == [path.name for path in tmp_path.iterdir()] == [name]
-    assert server.names == [f"grouptune-job-a1-r0-v{version}" for version in (0, 1, 5)]
+    assert server.names == [f"grouptune-rollout-job-a1-r0-v{version}" for version in (0, 1, 5)]
 
 
 def test_base_only_samples_the_base_model(
@@ -160,7 +160,7 @@ def test_base_only_samples_the_base_model(
     assert server.names == []
     assert_logprobs(plain.plain_base(chat_directory), drawn)
     draw(sampler)
-    assert server.names == ["grouptune-job-a1-r0-v0"]
+    assert server.names == ["grouptune-rollout-job-a1-r0-v0"]
 
 
 def test_failed_run_unloads_its_adapters(server: VllmServer, policy: Policy, tmp_path: Path) -> None:
@@ -176,12 +176,12 @@ def test_failed_run_unloads_its_adapters(server: VllmServer, policy: Policy, tmp
 
 
 def test_adapters_of_killed_runs_are_unloaded(server: VllmServer, policy: Policy, tmp_path: Path) -> None:
-    for name in ("grouptune-killed-v3", "grouptune-alive-v0", "of-the-operator"):
+    for name in ("grouptune-rollout-killed-v3", "grouptune-rollout-alive-v0", "of-the-operator"):
         server.adapters[name] = str(save_adapter(tmp_path / name, policy, "tiny")), None
-    shutil.rmtree(tmp_path / "grouptune-killed-v3")
+    shutil.rmtree(tmp_path / "grouptune-rollout-killed-v3")
     shutil.rmtree(tmp_path / "of-the-operator")
     with over(server, policy, tmp_path):
-        assert list(server.adapters) == ["grouptune-alive-v0", "of-the-operator"]
+        assert list(server.adapters) == ["grouptune-rollout-alive-v0", "of-the-operator"]
 
 
 def test_failed_unload_is_retried_at_the_end(server: VllmServer, policy: Policy, tmp_path: Path) -> None:
