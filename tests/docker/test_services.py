@@ -23,7 +23,7 @@ from tests.s3_server import CREDENTIALS, s3_client
 from tests.tiny_model import write_rows
 from tests.waiting import eventually
 
-TRAINING: Final = ("api", "worker-default", "worker-cpu")
+TRAINING: Final = ("api", "worker-default", "worker-cpu", "engine")
 
 
 def dockerfile_words(service: str, instruction: str) -> list[str]:
@@ -60,14 +60,15 @@ class Installation:
         return ["sh", str(DOCKER / "entrypoint.sh"), *self._relocate(service, argv)]
 
     def is_healthy(self, service: str) -> bool:
-        """Run the health check of the service's image."""
-        argv = self._relocate(service, dockerfile_words(service, "    CMD "))
+        """Run the health check of the service, or else of its image."""
+        own = SERVICES[service].get("healthcheck", {}).get("test")
+        argv = self._relocate(service, own[1:] if own else dockerfile_words(service, "    CMD "))
         return subprocess.run(argv, env=self._base, capture_output=True).returncode == 0
 
     def _relocate(self, service: str, argv: list[str]) -> list[str]:
         """Replace the container's ports and directory by those of this test."""
         port = str(self.ports[service])
-        replacements = {"/tmp/": f"{self._directory}/", "8000": port, "9200": port}  # noqa: S108 - a path in the container
+        replacements = {"/tmp/": f"{self._directory}/", "8000": port, "8001": port, "9200": port}  # noqa: S108 - a path in the container
         for old, new in replacements.items():
             argv = [word.replace(old, new) for word in argv]
         return argv
@@ -79,6 +80,10 @@ class Installation:
             for name, value in SERVICES[service]["environment"].items()
         }
         overrides = {"GROUPTUNE_STORAGE_ENDPOINT": storage, "GROUPTUNE_WORKER_METRICS_HOST": "127.0.0.1"}
+        overrides |= {
+            "GROUPTUNE_SERVE_URL": f"http://127.0.0.1:{self.ports['engine']}",
+            "GROUPTUNE_SERVE_DIR": str(self._directory / "serving"),
+        }
         overrides |= {"GROUPTUNE_TRAINER_THREADS": "1", "GROUPTUNE_WORKER_METRICS_PORT": str(self.ports[service])}
         return self._base | secrets | {name: value for name, value in overrides.items() if name in secrets}
 
@@ -138,8 +143,11 @@ def test_job_succeeds_and_services_drain(installation: tuple[Installation, str],
     eventually(lambda: client.fine_tuning.jobs.retrieve(job.id).status in ("succeeded", "failed"))
     job = client.fine_tuning.jobs.retrieve(job.id)
     assert (job.status, job.error) == ("succeeded", None)
+    question: Any = [{"role": "user", "content": "1+1="}]
+    answer = client.chat.completions.create(model=str(job.fine_tuned_model), messages=question, max_tokens=4)
+    assert (answer.model, answer.choices[0].finish_reason) == (job.fine_tuned_model, "length")
     for process in services.running:
         process.terminate()
     # uvicorn drains first and then exits by the signal.
-    assert [process.wait(240) for process in services.running] == [-signal.SIGTERM, 0, 0]
+    assert [process.wait(240) for process in services.running] == [-signal.SIGTERM, 0, 0, -signal.SIGTERM]
     assert not any(services.is_healthy(service) for service in TRAINING)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests import tiny_model
+from tests.api.conftest import api_settings, client, server  # noqa: F401
 from tests.core.inference.adapters import write_adapters
-from tests.vllm import server
-from tests.vllm.server import VllmServer
+from tests.vllm.server import VllmServer, running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,5 +33,5 @@ def vllm_adapters(vllm_models: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def vllm(vllm_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    with server.running(vllm_models / "tiny", tmp_path_factory.mktemp("vllm") / "vllm.log") as found:
+    with running(vllm_models / "tiny", tmp_path_factory.mktemp("vllm") / "vllm.log") as found:
         yield found

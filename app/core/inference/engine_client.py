@@ -29,6 +29,7 @@ MAX_CONNECTIONS: Final = 1024
 _LOAD: Final = "/v1/load_lora_adapter"
 _UNLOAD: Final = "/v1/unload_lora_adapter"
 _COMPLETE: Final = "/v1/completions"
+_STRUCTURED: Final = "structured_outputs"
 _DONE: Final = b"[DONE]"
 _TOKEN_ID: Final = "token_id:"  # noqa: S105 - a prefix of tokens
 _ALREADY_LOADED: Final = "already been loaded"
@@ -216,7 +217,7 @@ class EngineClient:
             if not response.is_success:
                 with self._translated():
                     await response.aread()
-                self._check(response)
+                self._check(response, body)
             yield self._chunks(response, copies)
         finally:
             await response.aclose()
@@ -249,6 +250,7 @@ class EngineClient:
         with self._translated():
             async with asyncio.timeout(self._limits.first_token):
                 response = await self._http.post(_COMPLETE, json={**body, "stream": False, "stream_options": None})
+        self._check(response, body)
         return self._checked(response)
 
     def _about(self, problem: str) -> str:
@@ -280,9 +282,13 @@ class EngineClient:
             body: dict[str, Any] = response.json()
             return body
 
-    def _check(self, response: httpx.Response) -> None:
+    def _check(self, response: httpx.Response, request: Mapping[str, Any] | None = None) -> None:
         if not response.is_success:
-            raise self._error(response.status_code, _error(response), retry_after_seconds(response.headers))
+            error = self._error(response.status_code, _error(response), retry_after_seconds(response.headers))
+            if isinstance(error, EngineRefused) and error.param is None and (request or {}).get(_STRUCTURED):
+                # vLLM does not name the field of a schema that it cannot compile; the gateway has checked the others.
+                error = EngineRefused(error.message, param=_STRUCTURED, code="invalid_structured_output")
+            raise error
 
     def _streamed_error(self, error: Mapping[str, Any]) -> Exception:
         code = error.get("code")
