@@ -10,10 +10,13 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
+from app.api.deps import Db
 from app.api.ids import MAX_ID
+from app.api.middleware.body_limit import FORM_OVERHEAD_BYTES
 from app.api.schemas.files import ExpiresAfter
 from app.auth.bearer import Caller
 from app.core.errors import InvalidRequest
+from app.core.jobs import quotas
 
 CHUNK_BYTES: Final = 1 << 20
 MAX_FIELDS: Final = 16
@@ -62,8 +65,15 @@ class FileForm(FormPart):
     expires_after: ExpiresAfter | None
 
 
-async def _file(request: Request, _caller: Caller) -> AsyncIterator[FileForm]:
-    # Depends on the caller, so that only authenticated clients can send a body.
+def _has_room(request: Request, caller: Caller, database: Db) -> None:
+    """Check the quota before the body is received, by its declared length. The stored file is checked again."""
+    declared = request.headers.get("content-length", "")
+    announced = max(0, int(declared) - FORM_OVERHEAD_BYTES) if declared.isdigit() else 0
+    with database.transaction() as session:
+        quotas.check_stored_bytes(session, caller.project_id, announced, caller.limits.stored_bytes)
+
+
+async def _file(request: Request, _room: Annotated[None, Depends(_has_room)]) -> AsyncIterator[FileForm]:
     async with request.form(max_files=1, max_fields=MAX_FIELDS) as form:
         sent = _part(form, "file", "the field `purpose` and ")
         purpose = form.get("purpose")

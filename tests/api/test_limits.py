@@ -1,10 +1,12 @@
 """Rate limits and quotas: status, headers, and the retries of the SDK."""
 
 import re
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -157,3 +159,29 @@ def test_file_over_the_quota_leaves_nothing(server: Server, rows: Path, sent: Se
     assert server.store.list("files") == before
     client.files.delete(file.id)
     assert client.files.create(file=rows, purpose="fine-tune").bytes == size
+
+
+def test_uploads_in_parts_count_before_they_are_stored(server: Server) -> None:
+    limit(server, stored_bytes=1000)
+    with OpenAI(base_url=f"{server.url}/v1", api_key=server.api_key, max_retries=0) as client:
+        upload = client.uploads.create(bytes=900, filename="a", purpose="fine-tune", mime_type="text/jsonl")
+        with pytest.raises(RateLimitError, match="stores 900 bytes"):  # announced bytes are reserved
+            client.uploads.create(bytes=200, filename="b", purpose="fine-tune", mime_type="text/jsonl")
+        with pytest.raises(RateLimitError, match="stores 1,050 bytes"):
+            client.uploads.parts.create(upload.id, data=b"x" * 1050)
+        assert server.store.list("uploads") == []
+        part = client.uploads.parts.create(upload.id, data=b"{}\n" * 300)
+        done = client.uploads.complete(upload.id, part_ids=[part.id])  # the reserved bytes become the file's
+        assert done.file is not None
+        with pytest.raises(RateLimitError, match="stores 900 bytes"):
+            client.uploads.create(bytes=200, filename="b", purpose="fine-tune", mime_type="text/jsonl")
+
+
+def test_file_over_the_quota_is_refused_unread(server: Server) -> None:
+    limit(server, stored_bytes=100)
+    address = urlsplit(server.url)
+    with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=10) as connection:
+        head = "POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=b\r\n"
+        key = f"authorization: Bearer {server.api_key}\r\n"
+        connection.sendall(f"{head}{key}content-length: 200000\r\n\r\n".encode())
+        assert connection.recv(64).startswith(b"HTTP/1.1 429")  # although no byte of the body was sent

@@ -42,8 +42,9 @@ def create_upload(
 
 
 def _pending(caller: Caller, upload_id: UploadId, database: Db) -> str:
-    """Check the upload before the body of the part is received."""
+    """Check the upload and the quota before the body of the part is received."""
     with database.transaction() as session:
+        quotas.check_stored_bytes(session, caller.project_id, 0, caller.limits.stored_bytes, "part")
         return chunked_uploads.get_pending(session, caller.project_id, upload_id).id
 
 
@@ -61,6 +62,8 @@ def add_part(
     try:
         with database.transaction() as session:
             part = chunked_uploads.add_part(session, caller.project_id, upload_id, stored)
+            # More parts than were announced: the row of this one counts already.
+            quotas.check_stored_bytes(session, caller.project_id, 0, caller.limits.stored_bytes, "part")
     except BaseException:
         store.delete(stored.blob)
         raise
@@ -89,7 +92,6 @@ def complete_upload(
     received = chunked_uploads.assemble(store, upload_id, part_ids, md5=body.md5)
     try:
         with database.transaction() as session:
-            quotas.check_stored_bytes(session, project_id, received.bytes, caller.limits.stored_bytes)
             done = chunked_uploads.complete(session, project_id, upload_id, part_ids, received)
             if done.file is not None and done.file.id == received.file_id:
                 after_change = audit.snapshot(done.file, *AUDITED)

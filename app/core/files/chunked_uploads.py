@@ -28,6 +28,8 @@ UPLOAD_SECONDS: Final = 3600
 """Lifetime of a pending upload, from its creation."""
 MAX_PART_BYTES: Final = 64 * 1024**2
 MAX_PARTS: Final = 10_000
+MAX_PENDING: Final = 1_000
+"""Pending uploads of a project."""
 
 
 class UploadClosed(InvalidRequest):
@@ -69,7 +71,8 @@ def create_upload(
     file_seconds: int | None,
     max_bytes: int,
 ) -> Upload:
-    """Create a pending upload of `size` bytes. Raises `InvalidRequest` if it is too large or `purpose` is bad."""
+    """Create a pending upload of `size` bytes. Raises `InvalidRequest` if it is too large, if `purpose` is bad, or if
+    the project has too many pending uploads."""
     uploads.check_purpose(purpose)
     limit = min(max_bytes, MAX_FILE_BYTES) if purpose == uploads.TRAINING_PURPOSE else max_bytes
     if size > limit:
@@ -78,6 +81,9 @@ def create_upload(
             "Split the file.",
             param="bytes",
         )
+    pending = select(func.count()).where(Upload.project_id == project_id, Upload.status == UploadStatus.pending)
+    if (session.scalar(pending) or 0) >= MAX_PENDING:
+        raise InvalidRequest(f"The project has {MAX_PENDING:,} pending uploads. Complete or cancel some first.")
     upload = Upload(
         id=ids.upload_id(),
         project_id=project_id,

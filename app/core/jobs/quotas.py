@@ -1,16 +1,16 @@
 """Usage and limits of a project. They belong to jobs, not to `core.accounts`, which does not import jobs."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from app.core.accounts.projects import get_project
 from app.core.accounts.tables import ProjectUsage
 from app.core.errors import InvalidRequest, QuotaExceeded
 from app.core.exports.tables import Export
-from app.core.files.tables import File
+from app.core.files.tables import File, Upload, UploadPart, UploadStatus
 from app.core.jobs.attempts import THIS_MONTH
 from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Job
@@ -71,9 +71,9 @@ def check_stored_bytes(session: Session, project_id: str, adding: int, limit: in
     stored = _stored_bytes(session, project_id)
     if stored + adding > limit:
         raise QuotaExceeded(
-            f"The project '{project.name}' stores {stored:,} bytes of files and exports and may store {limit:,} "
-            f"(stored_bytes); this {kind} has {adding:,}. Delete files or exports that are no longer needed, or ask an "
-            "administrator for a higher limit."
+            f"The project '{project.name}' stores {stored:,} bytes of files, uploads and exports and may store "
+            f"{limit:,} (stored_bytes); this {kind} has {adding:,}. Delete files or exports that are no longer needed, "
+            "or ask an administrator for a higher limit."
         )
 
 
@@ -95,7 +95,25 @@ def _jobs(session: Session, project_id: str, *statuses: JobStatus) -> int:
 def _stored_bytes(session: Session, project_id: str) -> int:
     files = select(func.coalesce(func.sum(File.bytes), 0)).where(File.project_id == project_id)
     exports = select(func.coalesce(func.sum(Export.bytes), 0)).where(Export.project_id == project_id)
-    return int(session.scalar(files) or 0) + int(session.scalar(exports) or 0)
+    return sum(int(session.scalar(part) or 0) for part in (files, exports, _uploading(project_id)))
+
+
+def _uploading(project_id: str) -> Any:
+    """Return a query of the bytes of uploads in parts: what is announced or stored, whichever is more.
+
+    Of a cancelled or expired upload the parts that are not yet deleted count. A completed one has a file, which
+    counts itself.
+    """
+    stored = (
+        select(func.coalesce(func.sum(UploadPart.bytes), 0))
+        .where(UploadPart.upload_id == Upload.id)
+        .correlate(Upload)
+        .scalar_subquery()
+    )
+    size = case((Upload.status == UploadStatus.pending, func.greatest(Upload.bytes, stored)), else_=stored)
+    return select(func.coalesce(func.sum(size), 0)).where(
+        Upload.project_id == project_id, Upload.status != UploadStatus.completed, Upload.is_swept.is_(False)
+    )
 
 
 def _gpu_hours(session: Session, project_id: str) -> float:
