@@ -106,11 +106,16 @@ def create_file(
     return file
 
 
-def find_file(session: Session, project_id: str, file_id: str, *, lock: bool = False) -> File | None:
-    """Return the file, or None if it belongs to another project or has expired. `lock` locks its row."""
+def find_file(
+    session: Session, project_id: str, file_id: str, *, lock: bool = False, keep: bool = False
+) -> File | None:
+    """Return the file, or None if it belongs to another project or has expired.
+
+    `lock` locks its row; `keep` only prevents its deletion, until the transaction ends.
+    """
     statement = select(File).where(File.id == file_id, File.project_id == project_id, not_expired())
-    if lock:
-        statement = statement.with_for_update()
+    if lock or keep:
+        statement = statement.with_for_update(read=keep)
     return session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
 
 

@@ -47,7 +47,11 @@ def next_expired(session: Session) -> File | None:
     """Return an expired file that no unfinished job uses, or None, with its row locked. Delete its blobs first."""
     in_use = select(Job.id).where(*_used_by_live_job(File.id)).exists()
     expired = select(File).where(File.expires_at <= func.now(), ~in_use).order_by(File.expires_at).limit(1)
-    return session.scalars(expired.with_for_update(skip_locked=True, of=File)).one_or_none()
+    file = session.scalars(expired.with_for_update(skip_locked=True, of=File)).one_or_none()
+    # A job may have been committed between the statement's snapshot and the lock. The lock keeps out further ones.
+    if file is not None and session.scalar(select(Job.id).where(*_used_by_live_job(file.id)).limit(1)) is not None:
+        return None
+    return file
 
 
 def delete_model(session: Session, project_id: str, name: str) -> TrainedModel:

@@ -118,9 +118,9 @@ def check_file(session: Session, project_id: str, spec: JobSpec, file_id: str, p
     """Raise `InvalidRequest` with `param` if the job cannot use the file.
 
     A file that is not validated yet passes; `lifecycle.admit_validated` checks it later. A file of another project
-    counts as missing.
+    counts as missing. The file cannot be deleted until the transaction ends, so a job that is created in it keeps it.
     """
-    file = find_file(session, project_id, file_id)
+    file = find_file(session, project_id, file_id, keep=True)
     if file is None:
         raise InvalidRequest(
             f"The file '{file_id}' does not exist in this project. Upload a file with purpose '{TRAINING_PURPOSE}' "

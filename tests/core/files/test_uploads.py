@@ -1,19 +1,22 @@
 """Uploads with a real store and a real Postgres."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import InvalidRequest, NotFound, PayloadTooLarge
 from app.core.files import uploads
-from app.core.files.tables import File
+from app.core.files.tables import File, FileStatus
 from app.core.jobs import lifecycle
 from app.core.jobs.deletion import delete_file
+from app.core.jobs.submission import check_file
 from app.core.storage.local import LocalBlobStore
-from tests.setup_jobs import make_file, make_job, make_project
+from tests.setup_jobs import make_file, make_job, make_project, supervised
 
 
 @pytest.fixture
@@ -111,3 +114,25 @@ def test_file_of_a_live_job_is_not_deleted(database: Database) -> None:
         assert delete_file(session, project, file.id).blob == file.blob
     with database.transaction() as session:
         assert session.get(File, file.id) is None
+
+
+def test_file_of_a_job_in_creation_is_not_deleted(database: Database) -> None:
+    """The deletion waits for the transaction that has checked the file, and then finds its job."""
+    with database.transaction() as session:
+        project = make_project(session)
+        file = make_file(session, project, status=FileStatus.uploaded).id
+
+    def delete() -> None:
+        with database.transaction() as session:
+            delete_file(session, project, file)
+
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with ThreadPoolExecutor(1) as threads:
+        with database.transaction() as session:
+            check_file(session, project, supervised(), file, "training_file")
+            deletion = threads.submit(delete)
+            while not deletion.done() and not session.scalar(waiting):
+                pass
+            make_job(session, project, file=session.get_one(File, file))
+        with pytest.raises(InvalidRequest, match="is used by the job"):
+            deletion.result()
