@@ -16,7 +16,6 @@ from worker.serving.errors import RequestError
 from worker.serving.kv import KvSlots, PromptKv, PromptPart, StepKv
 from worker.serving.sampling import choose, token_logprobs
 from worker.serving.sequences import Event, Request, Sequence
-from worker.training.rollouts.sampler import threads_for
 
 PREFILL_TOKENS: Final = 512
 _LOGIT_ROWS: Final = 64
@@ -142,8 +141,7 @@ class Batch:
             max(lengths, default=0),
             tuple(part for _, part in parts),
         )
-        with threads_for(len(ids)):
-            hidden_N_H = self._base.hidden(torch.tensor(ids, device=device), torch.tensor(positions, device=device), kv)
+        hidden_N_H = self._base.hidden(torch.tensor(ids, device=device), torch.tensor(positions, device=device), kv)
         for sequence in self._decoding:
             sequence.length += 1
         for prompt, part in parts:

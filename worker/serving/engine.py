@@ -6,6 +6,7 @@ requests behind it wait as well, so none starves. torch is imported with the fir
 
 import ctypes
 import gc
+import sys
 import threading
 import time
 from collections import deque
@@ -21,6 +22,7 @@ from worker.serving.sequences import Event, Request
 
 if TYPE_CHECKING:
     from worker.serving.batch import Batch
+    from worker.serving.threads import ThreadLimit
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +49,7 @@ class Engine:
         self._stopping = False
         self._base = ""
         self._batch: Batch | None = None
+        self._threads: ThreadLimit | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -119,6 +122,8 @@ class Engine:
             except RequestError as error:
                 self._emit([(request, error)])
         if self._batch is not None and not self._batch.is_empty:
+            if self._threads is not None:
+                self._threads.adapt()
             self._emit(self._batch.step())
 
     def _next(self) -> Request | None:
@@ -144,15 +149,18 @@ class Engine:
         self._batch.add(request)
 
     def _load(self, name: str) -> "Batch":
+        # Hides bitsandbytes, which this engine never uses: transformers imports it where it is installed, in a second.
+        sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type] # the mark for "not installed"
         import torch  # noqa: PLC0415 - takes seconds and 200 MB
 
         from worker.serving.base import ServedBase  # noqa: PLC0415
         from worker.serving.batch import Batch  # noqa: PLC0415
+        from worker.serving.threads import ThreadLimit  # noqa: PLC0415
 
         started = time.monotonic()
-        if self._settings.serve_threads:
-            torch.set_num_threads(self._settings.serve_threads)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if device.type == "cpu" and self._threads is None:
+            self._threads = ThreadLimit(self._settings.serve_threads or torch.get_num_threads())
         base = ServedBase.load(name, self._catalog.base(name).directory, device)
         free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else _available_memory()
         log.info("engine.base_loaded", base=name, device=str(device), seconds=round(time.monotonic() - started, 2))

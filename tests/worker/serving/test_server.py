@@ -18,7 +18,7 @@ from tests.worker.serving.conftest import RunningEngine, running
 from worker.serving.batch import Batch
 
 TOKENIZER = tiny_model.character_tokenizer()
-LONG = {"max_tokens": 500}
+LONG: dict[str, Any] = {"max_tokens": 500}
 
 
 def choice(response: Any) -> Any:

@@ -7,11 +7,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from worker.serving.text_stream import TextStream
 
+LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
+
 
 def byte_tokenizer() -> Tokenizer:
     """One token per byte: characters beyond ASCII take several."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: index for index, letter in enumerate(letters)}, []))
+    tokenizer = Tokenizer(models.BPE({letter: index for index, letter in enumerate(LETTERS)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
@@ -22,7 +23,7 @@ def tokens_of(text: bytes) -> list[int]:
     # GPT-2's alphabet writes the bytes without a printable character as U+0100 and up, in order.
     unprintable = [byte for byte in range(256) if not (33 <= byte <= 126 or 161 <= byte <= 172 or 174 <= byte <= 255)]
     shifted = {byte: chr(256 + place) for place, byte in enumerate(unprintable)}
-    return [int(BYTES.token_to_id(shifted.get(byte, chr(byte)))) for byte in text]
+    return [LETTERS.index(shifted.get(byte, chr(byte))) for byte in text]
 
 
 BYTES = byte_tokenizer()

@@ -30,7 +30,7 @@ thread costs more than it saves."""
 
 
 @contextmanager
-def threads_for(rows: int) -> Iterator[None]:
+def _threads_for(rows: int) -> Iterator[None]:
     """Limits torch to the threads that a decoding step of `rows` sequences can keep busy, within the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, min(threads, rows // ROWS_A_THREAD)))
@@ -121,7 +121,7 @@ class Sampler:
                 attention_B_T, chosen_B = attention_B_T[keep], chosen_B[keep]
                 live = [live[i] for i in unfinished]
             attention_B_T = torch.cat([attention_B_T, attention_B_T.new_ones(len(live), 1)], dim=1)
-            with threads_for(len(live)):
+            with _threads_for(len(live)):
                 hidden_B_H = self._step(chosen_B, attention_B_T, cache)
         return [completions[sequence] for sequence in range(len(tokens))]
 
