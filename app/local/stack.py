@@ -77,7 +77,7 @@ class Stack:
         self._migrate = migrate
         self._bootstrap = bootstrap
         self._progress = progress
-        self._inference: dict[str, str] = {}
+        self.inference: dict[str, str] = {}
         """Variables of the embedded inference engine and of the API; empty if the operator has engines."""
         self._supervisor = Supervisor(self.state_dir, progress=progress)
         self._resources = ExitStack()
@@ -169,7 +169,7 @@ class Stack:
             "--factory",
             "app.main:create_app",
             *serve,
-            extra=self._inference,
+            extra=self.inference,
         )
         schedule = str(self.state_dir / "celerybeat-schedule")
         self._start_worker("train", "-c", "1")
@@ -183,12 +183,12 @@ class Stack:
         if not path.exists():
             write_atomically(path, f"{secrets.token_urlsafe(32)}\n", mode=SECRET_MODE)
         port = claim_port(DEFAULT_HOST, 0)
-        self._inference = {
+        self.inference = {
             "GROUPTUNE_SERVE_URL": f"http://{DEFAULT_HOST}:{port}",
             "GROUPTUNE_SERVE_API_KEY": path.read_text().strip(),
         }
         # Waiting threads of the engine sleep instead of spinning, so a training job gets the cores.
-        own = {**self._inference, "OMP_WAIT_POLICY": "PASSIVE"}
+        own = {**self.inference, "OMP_WAIT_POLICY": "PASSIVE"}
         self._start_python("serve", SERVE_STOP_GRACE_SECONDS, "worker.serving", "--port", str(port), extra=own)
 
     def _start_worker(self, queue: str, *options: str) -> None:

@@ -47,6 +47,7 @@ def test_stack_serves_and_cleans_up(used_state_dir: Path) -> None:
         assert (answer.status_code, connection["pid"]) == (200, os.getpid())
         assert int(answer.headers["x-ratelimit-remaining-requests"]) > 0  # the rate limit uses the embedded Valkey
         assert connection_path.stat().st_mode & 0o777 == 0o600
+        assert_engine_restarts(stack)
         processes = [process for process in family(os.getpid()) if process not in others]
     assert len(processes) > 6
     assert_all_end(processes)
@@ -55,6 +56,28 @@ def test_stack_serves_and_cleans_up(used_state_dir: Path) -> None:
     assert (key_path.read_text().strip(), key_path.stat().st_mode & 0o777) == (stack.api_key, 0o600)
     secrets_path = used_state_dir / "secret_keys"
     assert (len(secrets_path.read_text().strip()), secrets_path.stat().st_mode & 0o777) == (44, 0o600)
+
+
+def assert_engine_restarts(stack: Stack) -> None:
+    """The inference engine needs the stack's key, and a killed one is replaced at the same address."""
+    url = stack.inference["GROUPTUNE_SERVE_URL"]
+    key_path = stack.state_dir / "serve_key"
+    headers = {"Authorization": f"Bearer {key_path.read_text().strip()}"}
+    assert key_path.stat().st_mode & 0o777 == 0o600
+
+    def answers(**options: Any) -> int:
+        try:
+            return httpx.get(f"{url}/v1/models", trust_env=False, **options).status_code
+        except httpx.TransportError:
+            return 0
+
+    eventually(lambda: answers(headers=headers) == 200)
+    assert answers() == 401
+    [engine] = [each for each in family(os.getpid()) if "worker.serving" in command_line(each)]
+    assert engine.memory_info().rss < 80 * 1024**2, "torch is loaded with the first request"
+    engine.kill()
+    eventually(lambda: answers(headers=headers) == 200)
+    assert engine not in family(os.getpid())
 
 
 def test_kill_during_a_job_leaves_no_process(
@@ -70,7 +93,16 @@ def test_kill_during_a_job_leaves_no_process(
         everyone = family(up.pid)[1:]
         words = [" ".join(command_line(process)) for process in everyone]
         up.kill()
-    for part in ("guard.py", "postgres", "valkey-server", "uvicorn", "-Q train", "worker.training", "math"):
+    for part in (
+        "guard.py",
+        "postgres",
+        "valkey-server",
+        "uvicorn",
+        "worker.serving",
+        "-Q train",
+        "worker.training",
+        "math",
+    ):
         assert any(part in line for line in words), (part, words)
     assert sum("-Q default" in line for line in words) == 2  # the worker and its beat
     assert_all_end(everyone)

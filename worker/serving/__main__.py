@@ -2,12 +2,18 @@
 
 import argparse
 import os
+import threading
+from typing import Final
 
 import uvicorn
 
 from app.core import settings
 from app.core.logging import configure
 from worker.serving.server import Server
+
+FAREWELL_SECONDS: Final = 0.5
+"""After the engine's thread has failed, the time to send its last errors. Then the process ends without waiting for
+connections or threads."""
 
 
 def main() -> None:
@@ -17,8 +23,7 @@ def main() -> None:
     arguments.add_argument("--port", type=int, default=8001)
     options = arguments.parse_args()
     configure()
-    # os._exit: the process must not wait for connections or threads, because nothing answers them any more.
-    server = Server(settings.load(), on_death=lambda: os._exit(1))
+    server = Server(settings.load(), on_death=lambda: threading.Timer(FAREWELL_SECONDS, os._exit, (1,)).start())
     uvicorn.run(server.app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=5)
 
 
