@@ -108,9 +108,13 @@ class Batch:
         finished = []
         for row, (token, logprobs) in enumerate(choose(logits_B_V, self._decoding)):
             sequence = self._decoding[row]
-            chunk = sequence.accept(token, logprobs)
-            events.append((sequence.request, chunk))
-            if chunk.finish_reason is not None:
+            try:
+                event: Event = sequence.accept(token, logprobs)
+            except RequestError as error:
+                sequence.request.is_aborted = True  # ends its other sequences before the next step
+                event = error
+            events.append((sequence.request, event))
+            if isinstance(event, RequestError) or event.finish_reason is not None:
                 finished.append(row)
         for row in reversed(finished):
             self._remove(row)

@@ -87,16 +87,18 @@ class Sequence:
         return len(self.request.body.prompt) + self.request.body.max_tokens
 
     def accept(self, token: int, logprobs: TokenLogprobs | None) -> Chunk:
-        """Append a sampled token; returns what the client gets for it."""
+        """Append a sampled token; returns its chunk. Raises `RequestError` if the constraint fails."""
         body = self.request.body
         self.last_token = token
         self.generated += 1
         if self.counts is not None:
             self.counts[token] += 1
+        self._check_constraint()
         if token in body.stop_token_ids:
             return Chunk(self.index, self._finish(), (token,), logprobs, "stop", self._text.stopped_by or token)
         if self.matcher is not None:
             self.matcher.consume_token(token)
+            self._check_constraint()
         text = self._text.push(token)
         is_full = self.generated == body.max_tokens
         if self._text.stopped_by is None and (is_full or self._is_complete):
@@ -110,6 +112,10 @@ class Sequence:
     def _is_complete(self) -> bool:
         """Whether the constraint allows no further token."""
         return self.matcher is not None and bool(self.matcher.is_stopped())
+
+    def _check_constraint(self) -> None:
+        if self.matcher is not None and self.matcher.is_error():  # it has become too complex
+            raise RequestError(400, "constraint_failed", f"The constraint failed: {self.matcher.get_error()}")
 
     def _finish(self) -> str:
         return self._text.finish()

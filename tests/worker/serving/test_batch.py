@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from app.core.spec.job import Sampling
 from tests.tiny_model import character_tokenizer
@@ -18,6 +19,8 @@ from worker.serving import batch as batching
 from worker.serving.adapters import Adapter, read_adapter
 from worker.serving.base import ServedBase
 from worker.serving.batch import Batch
+from worker.serving.constraints import _TextTokenizer
+from worker.serving.errors import RequestError
 from worker.serving.sequences import Chunk, Request
 from worker.serving.wire import CompletionBody
 from worker.training.model import load_policy
@@ -196,3 +199,19 @@ def test_prompt_logprobs_equal_the_models(model_directory: ModelDirectory, monke
     assert first is None
     assert [each.logprob for each in rest if each] == pytest.approx(expected.tolist(), abs=1e-4)
     assert all(each is not None and len(each.alternatives) == 2 for each in rest)
+
+
+def test_failed_constraint_ends_its_request_only(model_directory: ModelDirectory) -> None:
+    tokenizer = LLTokenizer(TokenizerWrapper(_TextTokenizer(character_tokenizer(), VOCABULARY)), n_vocab=VOCABULARY)
+    broken = LLMatcher(tokenizer, LLMatcher.grammar_from_regex("a"), log_level=0)
+    broken.consume_token(20)  # not "a": the matcher is in error from now on, as after a limit
+    failing, other = make_request((5, 6)), make_request((7, 8))
+    failing.matcher = broken
+    batch = make_batch(model_directory("llama"))
+    batch.add(failing)
+    batch.add(other)
+    first = dict(batch.step())
+    assert isinstance(first[failing], RequestError)
+    assert isinstance(first[other], Chunk)
+    batch.drop_aborted()
+    assert batch.requests() == {other}
