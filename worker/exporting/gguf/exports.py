@@ -147,6 +147,7 @@ def _checked(
             tokens=found.positions,
             difference=found.relative,
             tolerance=tolerance,
+            effect=base.relative,
             unit="RMS difference as a share of the log-probabilities' standard deviation",
         ),
         notes=(

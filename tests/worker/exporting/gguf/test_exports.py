@@ -28,6 +28,8 @@ def test_quantized_model_passes_its_check(quantization: Quantization, tiny_model
     assert [path.name for path in tmp_path.iterdir()] == [f"model-{quantization}.gguf"]
     assert 0 < found.check.difference < found.check.tolerance
     assert found.check.probes == 8
+    assert found.check.effect is not None
+    assert found.check.effect > found.check.difference
     assert "survives the rounding" in found.notes[2]
     assert stages == sorted(stages)
 
