@@ -134,11 +134,7 @@ def embedded(model: Path, directory: Path) -> Iterator[Target]:
     """Start the embedded engine, with adapters loaded."""
     port = claim_port(HOST, 0)
     url, log = f"http://{HOST}:{port}", directory / "embedded.log"
-    environment = {
-        "GROUPTUNE_MODELS_DIR": str(model.parent),
-        "GROUPTUNE_STATE_DIR": str(directory),
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
+    environment = {"GROUPTUNE_MODELS_DIR": str(model.parent), "GROUPTUNE_STATE_DIR": str(directory)}
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
 
     def body(text: str, tokens: int) -> dict[str, Any]:

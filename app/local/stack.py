@@ -187,9 +187,9 @@ class Stack:
             "GROUPTUNE_SERVE_URL": f"http://{DEFAULT_HOST}:{port}",
             "GROUPTUNE_SERVE_API_KEY": path.read_text().strip(),
         }
-        # Waiting threads of the engine sleep instead of spinning, so a training job gets the cores.
-        own = {**self.inference, "OMP_WAIT_POLICY": "PASSIVE"}
-        self._start_python("serve", SERVE_STOP_GRACE_SECONDS, "worker.serving", "--port", str(port), extra=own)
+        self._start_python(
+            "serve", SERVE_STOP_GRACE_SECONDS, "worker.serving", "--port", str(port), extra=self.inference
+        )
 
     def _start_worker(self, queue: str, *options: str) -> None:
         base = (
