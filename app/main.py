@@ -41,6 +41,7 @@ from app.api.routes import (
     projects,
     prometheus,
     regrade,
+    responses,
     streams,
     teacher_keys,
     uploads,
@@ -113,6 +114,7 @@ PUBLIC: Final = frozenset(
 V1: Final = (
     completions,
     chat_completions,
+    responses,
     validate_job,
     fine_tuning,
     job_metrics,

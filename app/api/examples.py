@@ -31,6 +31,12 @@ EXAMPLES: Final[dict[str, Any]] = {
         "temperature": 0,
         "max_completion_tokens": 64,
     },
+    "CreateResponse": {
+        "model": "ft:smollm2-135m-instruct:default:arithmetic:abc12345",
+        "instructions": "Answer with a number.",
+        "input": "What is 17 + 48?",
+        "temperature": 0,
+    },
     "UpdateJob": {"priority": 10},
     "CreateUpload": {"purpose": "fine-tune", "filename": "rows.jsonl", "bytes": 1048576, "mime_type": "text/jsonl"},
     "CompleteUpload": {"part_ids": ["part_abc123", "part_def456"]},

@@ -119,6 +119,11 @@ def chat_completion_id() -> str:
     return _new("chatcmpl-")
 
 
+def response_id() -> str:
+    """A response of the Responses API, `resp_...`."""
+    return _new("resp_")
+
+
 def export_id() -> str:
     """An export of a model, `export-...`."""
     return _new("export-")

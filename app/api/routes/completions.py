@@ -82,7 +82,7 @@ async def create_completion(
     }
     if body.stream:
         count = partial(usage.add, caller, work.served.id)
-        with_usage = body.stream_options is not None and body.stream_options.include_usage
+        with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         return await streamed(request, _stream(engines, work, head, count, with_usage))
     found = await until_hang_up(request, _complete_all(engines, work))
     prompt_tokens = sum(one.usage.prompt_tokens for one in found)

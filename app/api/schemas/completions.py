@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from app.api.ids import MAX_MODEL_NAME
+from app.api.schemas.chat_completions import StreamOptions
 from app.api.schemas.openai_fields import problem
 from app.core.inference.sampling import Sampling
 from app.core.spec.frozen import Frozen
@@ -28,13 +29,6 @@ Prompt = (
 )
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-
-
-class StreamOptions(Frozen):
-    """Options of a streamed answer."""
-
-    include_usage: Annotated[bool, Field(description="Whether the last chunk has the usage of the request.")] = False
-    include_obfuscation: Annotated[bool | None, Field(description="Has no effect.")] = None
 
 
 class CreateCompletion(Frozen):
