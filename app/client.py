@@ -16,6 +16,8 @@ from app.core.errors import GrouptuneError
 CONNECT_SECONDS: Final = 5.0
 RESPONSE_SECONDS: Final = 60.0
 PAGE_SIZE: Final = 100
+END_OF_STREAM: Final = "[DONE]"
+"""The last message of a streamed answer, in place of JSON."""
 
 Json = dict[str, Any]
 _EXTENDED_ENUMS: Final = {"x-grouptune-strict-enums": "false"}
@@ -169,9 +171,28 @@ class Client:
         seconds. To stop early, close the generator (`contextlib.closing`).
         """
         headers = {} if last_id is None else {"last-event-id": last_id}
+        yield from self._events("GET", path, silence_seconds, headers=headers)
+
+    def post_stream(self, path: str, body: Json, *, silence_seconds: float) -> Generator[Json, None, None]:
+        """Send POST and yield the chunks of the streamed answer, as `stream` does; an error in the stream is raised."""
+        for event in self._events("POST", path, silence_seconds, json=body):
+            if "error" in event.data:
+                error = event.data["error"]
+                raise ApiError(
+                    str(error["message"]),
+                    http_status=httpx.codes.INTERNAL_SERVER_ERROR,
+                    param=error.get("param"),
+                    code=error.get("code"),
+                )
+            if event.data:
+                yield event.data
+
+    def _events(
+        self, method: str, path: str, silence_seconds: float, **content: Any
+    ) -> Generator[ServerSentEvent, None, None]:
         timeout = httpx.Timeout(RESPONSE_SECONDS, connect=CONNECT_SECONDS, read=silence_seconds)
         try:
-            with self._http.stream("GET", f"{self.base_url}{path}", headers=headers, timeout=timeout) as response:
+            with self._http.stream(method, f"{self.base_url}{path}", timeout=timeout, **content) as response:
                 if response.headers.get("content-type", "").startswith("text/event-stream"):
                     yield from _messages(response.iter_bytes())
                     return
@@ -231,6 +252,8 @@ def _messages(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:
                 yield ServerSentEvent("", {}, None)
             elif line:
                 fields[name] = value
+            elif fields.get("data") == END_OF_STREAM:
+                return
             elif fields:  # an empty line ends a message
                 yield ServerSentEvent(fields.get("event", ""), json.loads(fields["data"]), fields.get("id"))
                 fields = {}

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from app.cli import bench, teachers, trusts
+from app.cli.chat import chat
 from app.cli.dashboard import dashboard
 from app.cli.db import commands as db
 from app.cli.demo.command import demo
@@ -49,6 +50,7 @@ def _root(
 
 app.command()(up)
 app.command()(demo)
+app.command()(chat)
 app.command()(dashboard)
 app.command()(doctor)
 app.command("workers")(list_workers)
