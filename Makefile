@@ -57,7 +57,7 @@ web-check: web ## Check the dashboard's types against the API and run its unit t
 	@$(WITH_NODE); cd $(WEB) && npm run -s types >/dev/null && npm run -s check && npm test -s
 
 .PHONY: demo
-demo: setup web ## Start all services, fine-tune a small model and compare it with its base model
+demo: setup web ## Start all services, fine-tune a small model, compare it with its base model and ask both
 	@$(BIN)/grouptune demo
 
 .PHONY: up

@@ -1,4 +1,4 @@
-"""A GFT job with OpenAI's SDK only: upload, wait, create, poll, read the events.
+"""A GFT job with OpenAI's SDK only: upload, wait, create, poll, read the events, ask the model.
 
 OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=gt_live_... python quickstart.py [MODEL] [MAX_STEPS]
 """
@@ -28,3 +28,10 @@ while job.status not in ("succeeded", "failed", "cancelled"):
 for event in reversed(client.fine_tuning.jobs.list_events(job.id, limit=100).data):
     print(event.message)
 print(job.status, job.fine_tuned_model or job.error)
+if job.fine_tuned_model:
+    question = "What is 47 + 38?"
+    for name in (model, job.fine_tuned_model):
+        answer = client.chat.completions.create(
+            model=name, messages=[{"role": "user", "content": question}], temperature=0, max_tokens=64
+        )
+        print(f"{name}: {answer.choices[0].message.content}")

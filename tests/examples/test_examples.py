@@ -32,7 +32,11 @@ def test_quickstart_trains(stack: Any) -> None:
     lines = done.stdout.splitlines()
     assert lines[0].startswith("Created fine-tuning job: ftjob-")
     assert "The job has successfully completed" in lines
-    assert lines[-1].startswith("succeeded ft:tiny:")
+    asked = lines.index(next(line for line in lines if line.startswith("succeeded ft:tiny:")))
+    _, model = lines[asked].split()
+    answers = "\n".join(lines[asked + 1 :])
+    assert answers.startswith("tiny: ")
+    assert f"\n{model}: " in answers
 
 
 def test_example_job_is_valid() -> None:

@@ -1,4 +1,4 @@
-"""`grouptune demo`: starts the service, fine-tunes a small model, and reports the results before and after."""
+"""`grouptune demo`: starts the service, fine-tunes a small model, reports the results before and after, and asks it."""
 
 import json
 import shlex
@@ -13,6 +13,7 @@ from rich.markup import escape
 from app.cli import connection
 from app.cli.dashboard import link
 from app.cli.demo import data
+from app.cli.demo.question import ask_both, print_asked
 from app.cli.demo.report import DemoReport, print_report
 from app.cli.jobs.live_panel import LivePanel, follow
 from app.cli.jobs.watcher import Pause, wait_for_file, watch
@@ -59,7 +60,7 @@ def demo(
     host: Host = "127.0.0.1",
     port: Port = None,
 ) -> None:
-    """Start the service and fine-tune a small model. Compares its arithmetic with that of the base model."""
+    """Start the service, fine-tune a small model, compare its arithmetic with the base model's, and ask both."""
     started = time.monotonic()
     directory = (state_dir or connection.load_settings().state_dir).absolute()
     with ExitStack() as running:
@@ -71,8 +72,11 @@ def demo(
         report = DemoReport(job, seed, time.monotonic() - started, _adapter_path(directory, job))
         options = f" --state-dir {shlex.quote(str(state_dir))}" if state_dir else ""
         print_report(report, client.base_url, options, err)
+        asked = ask_both(client, *report.best_question(), job["model"], job["fine_tuned_model"])
+        print_asked(asked, err)
         if json_file is not None:
-            json_file.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+            results = report.to_json() | {"asked": asked.to_json()}
+            json_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         if stack is None:
             return
         err.print()

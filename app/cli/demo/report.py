@@ -60,6 +60,11 @@ class DemoReport:
             if old["prompt"] == new["prompt"]
         ]
 
+    def best_question(self) -> tuple[str, str]:
+        """Return the held-out question that training improved most, and its reference answer."""
+        best = max(self.samples(), key=_gain)
+        return best["prompt"], str(best["reference"])
+
     def __rich__(self) -> RenderableType:
         return Group(self._table(), Text(), *self._answers())
 

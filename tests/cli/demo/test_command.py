@@ -9,7 +9,9 @@ from rich.console import Console
 
 from app.api.schemas.create_job import CreateJob
 from app.cli.demo import data
+from app.cli.demo.question import MAX_TOKENS, ask_both, print_asked
 from app.cli.demo.report import DemoReport, print_report
+from app.client import Client
 
 JOB: dict[str, Any] = {
     "id": "ftjob-1",
@@ -73,3 +75,26 @@ def test_report_as_json_and_on_the_terminal() -> None:
         "ftjob-1 --step 1 --state-dir /state",
     ):
         assert part in shown
+
+
+def test_one_question_is_asked_over_the_api(stack: Any) -> None:
+    report = DemoReport(JOB, seed=7, seconds=1.0, adapter=Path("/adapter"))
+    question, reference = report.best_question()
+    assert (question, reference) == ("What is 17 + 48?", "65")
+    with Client(stack.base_url, stack.api_key) as client:
+        asked = ask_both(client, question, reference, "tiny", "gpt-4o-mini")  # an alias of `tiny`
+        answer = client.post(
+            "/chat/completions",
+            {
+                "model": "tiny",
+                "messages": [{"role": "user", "content": question}],
+                "temperature": 0,
+                "max_tokens": MAX_TOKENS,
+            },
+        )["choices"][0]["message"]["content"]
+    assert asked.before == asked.after == answer
+    console = Console(file=StringIO(), width=80)
+    print_asked(asked, console)
+    assert isinstance(console.file, StringIO)
+    for part in ("What is 17 + 48?", "before", "after", "gpt-4o-mini"):
+        assert part in console.file.getvalue()
