@@ -14,13 +14,15 @@ import threading
 from pathlib import Path
 from typing import TextIO
 
+from app.core.spec.subprocess_environment import PARENT_PID
+
 _PR_SET_PDEATHSIG = 1
 
 
 def _die_with_parent() -> None:
     """Makes the kernel kill this process when its runner dies. Called before the slow imports, to leave no gap."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = os.environ.get("GROUPTUNE_PARENT_PID")
+    parent = os.environ.get(PARENT_PID)
     if parent is not None and os.getppid() != int(parent):
         sys.exit("the runner died before its trainer started")
 

@@ -21,6 +21,7 @@ import torch
 from torch import distributed
 
 from app.core.spec.reports import TrainerExit
+from app.core.spec.subprocess_environment import PARENT_PID
 from worker.training.out_of_memory import is_out_of_memory
 
 RANK: Final = "GROUPTUNE_RANK"
@@ -121,7 +122,7 @@ def join(run_dir: Path, size: int, reports: TextIO) -> Ranks:
 
 
 def _start(run_dir: Path, rank: int, reports: TextIO) -> None:
-    environment = os.environ | {RANK: str(rank), "GROUPTUNE_PARENT_PID": str(os.getpid())}
+    environment = os.environ | {RANK: str(rank), PARENT_PID: str(os.getpid())}
     report_path = run_dir / f"rank-{rank}.jsonl"
     # A file, not a pipe: a child of the rank that outlives it would keep a pipe open.
     with report_path.open("wb") as out:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app.core.spec.subprocess_environment import PARENT_PID
 from tests.worker.training.runs import REPOSITORY, Job
 from worker.training.__main__ import _hide_unused_bitsandbytes
 
@@ -29,7 +30,7 @@ def test_only_reports_reach_standard_output() -> None:
 
 
 def test_orphaned_trainer_does_not_start() -> None:
-    environment = os.environ | {"GROUPTUNE_PARENT_PID": "1"}
+    environment = os.environ | {PARENT_PID: "1"}
     command = [sys.executable, "-m", "worker.training", "/does/not/exist"]
     done = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240, check=False
