@@ -63,6 +63,10 @@ def create_job(
         validated = submission.validate_request(session, caller.project_id, request, limits)
     if validated.problems:
         raise body.as_sent(validated.problems[0])
+    try:
+        validated.check_start(store)
+    except InvalidRequest as problem:
+        raise body.as_sent(problem) from None
     checked = rows.of_job(caller.project_id, request, validated)
     if (lost := next(row_checks.problems(validated.spec, checked.results), None)) is not None:
         raise body.as_sent(lost)

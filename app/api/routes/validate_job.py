@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body
 from pydantic import ValidationError
 
-from app.api.deps import Config, Db, JobLimits, Lints, RowChecks
+from app.api.deps import Config, Db, JobLimits, Lints, RowChecks, Store
 from app.api.schemas.create_job import CreateJob
 from app.api.schemas.jobs import RowUse
 from app.api.schemas.validate_job import JobPlan, Validation, ValidationProblem
@@ -32,6 +32,7 @@ def validate_job(
     caller: Caller,
     body: Annotated[dict[str, Any], Body(description="The body of `POST /v1/fine_tuning/jobs`.", max_length=64)],
     database: Db,
+    store: Store,
     settings: Config,
     lints: Lints,
     rows: RowChecks,
@@ -55,6 +56,10 @@ def validate_job(
         file_ids = (job.training_file, job.validation_file)
         files = [uploads.find_file(session, caller.project_id, file_id) if file_id else None for file_id in file_ids]
         overlap = find_overlap(session, job.training_file, job.validation_file)
+    try:
+        validated.check_start(store)
+    except InvalidRequest as problem:
+        return Validation(valid=False, errors=[_problem(job.as_sent(problem))], plan=None)
     reports = [
         None if file is None or file.report is None else FileReport.model_validate(file.report) for file in files
     ]

@@ -20,10 +20,11 @@ from app.core.files.uploads import TRAINING_PURPOSE, find_file
 from app.core.files.validation_report import FileReport
 from app.core.jobs import gates, quotas
 from app.core.jobs.grader_services import check_services
-from app.core.models import aliases, registry, weights
+from app.core.models import aliases, registry, stored_adapter, weights
 from app.core.models.adapters import starting_point
 from app.core.spec.graders import BaseGrader, missing_fields
-from app.core.spec.job import GroupMethod, JobSpec, MethodType
+from app.core.spec.job import GroupMethod, JobSpec, Lora, MethodType
+from app.core.storage.blobs import BlobStore
 from app.core.teachers import locations
 
 _SHOWN_LINES: Final = 5
@@ -77,16 +78,31 @@ class ValidatedJob:
     base_model: str | None
     """Canonical name; None if the requested model does not exist."""
     problems: list[InvalidRequest]
+    start: str | None = None
+    """Blob of the adapter that the job starts from."""
+
+    def check_start(self, store: BlobStore) -> None:
+        """Raise `InvalidRequest` for a start adapter of another shape, or damaged. Call it outside of a transaction."""
+        if self.start is None:
+            return
+        lora = self.spec.hyperparameters.lora
+        shape = stored_adapter.read_shape(store, self.spec.model, self.start)
+        different = ", ".join(f"{field} {value}" for field, value in shape.items() if value != getattr(lora, field))
+        if different and lora != Lora():
+            raise InvalidRequest(
+                f"The adapter to start from has {different}: omit hyperparameters.lora, or set the same values.",
+                param=f"method.{self.spec.method}.hyperparameters.lora",
+                code="invalid_lora",
+            )
 
 
 def validate_request(session: Session, project_id: str, request: JobRequest, limits: SubmissionLimits) -> ValidatedJob:
     """Validate a request against models, files and limits. The model cannot be deleted until the transaction ends."""
     problems: list[InvalidRequest] = []
-    spec, base_model = request.spec, None
+    spec, base_model, start = request.spec, None, None
     models_dir = limits.models_dir
     try:
-        base_model, adapter = starting_point(session, project_id, spec.model, models_dir, limits.model_aliases)
-        spec = spec.model_copy(update={"model": base_model if adapter is None else adapter.id})
+        base_model, spec, start = _resolve_model(session, project_id, spec, limits)
     except InvalidRequest as error:
         problems.append(error)
     checks = [
@@ -111,7 +127,17 @@ def validate_request(session: Session, project_id: str, request: JobRequest, lim
             check()
         except InvalidRequest as error:
             problems.append(error)
-    return ValidatedJob(spec, base_model, problems)
+    return ValidatedJob(spec, base_model, problems, start)
+
+
+def _resolve_model(
+    session: Session, project_id: str, spec: JobSpec, limits: SubmissionLimits
+) -> tuple[str, JobSpec, str | None]:
+    """Return the base model, the spec with the canonical name of its model, and the blob of the start adapter."""
+    base, adapter = starting_point(session, project_id, spec.model, limits.models_dir, limits.model_aliases)
+    if adapter is None:
+        return base, spec.model_copy(update={"model": base}), None
+    return base, spec.model_copy(update={"model": adapter.id}), adapter.blob
 
 
 def check_file(session: Session, project_id: str, spec: JobSpec, file_id: str, param: str) -> None:

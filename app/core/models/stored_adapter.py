@@ -3,10 +3,12 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
+from app.core.errors import InvalidRequest
+from app.core.models import weights
 from app.core.models.adapters import ADAPTER_FILES, CARD
 from app.core.models.tables import TrainedModel
 from app.core.storage.blobs import MAX_SUMS_BYTES, SUMS, BlobMissing, BlobStore, StorageUnavailable
@@ -15,6 +17,8 @@ log = structlog.get_logger(__name__)
 
 CONFIG, WEIGHTS = ADAPTER_FILES
 MAX_CONFIG_BYTES: Final = 1_000_000
+_SHAPE: Final = {"r": "r", "alpha": "lora_alpha", "use_dora": "use_dora", "use_rslora": "use_rslora"}
+"""Fields of a job's `lora` that an adapter fixes, with their names in PEFT's config."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,24 @@ def describe(store: BlobStore, adapter: TrainedModel) -> StoredAdapter | None:
         log.warning("adapter.files_not_read", model=adapter.id, error=str(error))
         return None
     return StoredAdapter(sum(sizes), digests.get(WEIGHTS), rank)
+
+
+def read_shape(store: BlobStore, name: str, blob: str) -> dict[str, Any]:
+    """Return the fields of a job's `lora` that the adapter called `name` fixes.
+
+    Reads two headers; the trainer verifies the digests. Raises `InvalidRequest` for missing or truncated files.
+    """
+    try:
+        with store.open(f"{blob}/{WEIGHTS}") as stream:
+            if not weights.is_complete(stream):
+                raise ValueError(f"{WEIGHTS} is truncated or has extra bytes")
+        with store.open(f"{blob}/{CONFIG}") as stream:
+            config = json.loads(stream.read(MAX_CONFIG_BYTES))
+        return {field: config[written] for field, written in _SHAPE.items()}
+    except (BlobMissing, ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest(
+            f"The stored files of the model '{name}' are damaged: {error}. Start from another model.", param="model"
+        ) from error
 
 
 def downloaded(store: BlobStore, adapter: TrainedModel) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 _MAX_HEADER_BYTES: Final = 100_000_000
 """The limit of the safetensors format."""
@@ -41,10 +41,9 @@ def damage(directory: Path) -> str | None:
         if not files:
             return "it has no *.safetensors files"
         for path in files:
-            header, begin = _header(path)
-            end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != _METADATA), default=0)
-            if path.stat().st_size != begin + end:
-                return f"{path.name} is truncated or has extra bytes after its weights"
+            with path.open("rb") as stream:
+                if not is_complete(stream):
+                    return f"{path.name} is truncated or has extra bytes after its weights"
         for index in directory.glob("*.safetensors.index.json"):
             named = set(json.loads(index.read_bytes())["weight_map"].values())
             if absent := sorted(named - {path.name for path in files}):
@@ -54,16 +53,27 @@ def damage(directory: Path) -> str | None:
     return None
 
 
+def is_complete(stream: BinaryIO) -> bool:
+    """Return whether a safetensors file ends with its last weight. Raises `ValueError` if it is none."""
+    header, begin = _read_header(stream)
+    end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != _METADATA), default=0)
+    return stream.seek(0, 2) == begin + end
+
+
 def _count(path: Path) -> int:
     header, _ = _header(path)
     return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != _METADATA)
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """Return the header and the offset of the weights. Raises `ValueError` if it is not a safetensors file."""
     with path.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        if not 0 < size <= _MAX_HEADER_BYTES:
-            raise ValueError(f"{path} is not a safetensors file")
-        header: dict[str, Any] = json.loads(stream.read(size))
+        return _read_header(stream)
+
+
+def _read_header(stream: BinaryIO) -> tuple[dict[str, Any], int]:
+    """Return the header and the offset of the weights. Raises `ValueError` if it is not a safetensors file."""
+    size = int.from_bytes(stream.read(8), "little")
+    if not 0 < size <= _MAX_HEADER_BYTES:
+        raise ValueError("it is not a safetensors file")
+    header: dict[str, Any] = json.loads(stream.read(size))
     return header, 8 + size

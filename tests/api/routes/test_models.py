@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import struct
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,11 @@ from tests.setup_jobs import make_job, metrics_csv, stored_file
 def write_adapter(directory: Path) -> Path:
     """Write PEFT's two files, with random weights."""
     directory.mkdir()
-    (directory / "adapter_config.json").write_text("{}")
-    (directory / "adapter_model.safetensors").write_bytes(os.urandom(1_500_000))
+    config = {"r": 16, "lora_alpha": 32, "use_dora": False, "use_rslora": False}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    header = json.dumps({"w": {"dtype": "U8", "shape": [1_500_000], "data_offsets": [0, 1_500_000]}}).encode()
+    content = struct.pack("<Q", len(header)) + header + os.urandom(1_500_000)
+    (directory / "adapter_model.safetensors").write_bytes(content)
     return directory
 
 
@@ -69,6 +73,49 @@ def publish_checkpoint(
     name = client.fine_tuning.jobs.checkpoints.list(job.id).data[0].fine_tuned_model_checkpoint
     assert name == f"ft:{base}:default::{job.id[-8:]}:ckpt-step-{step}"
     return name
+
+
+@pytest.mark.parametrize(
+    ("damage", "lora", "param", "message"),
+    [
+        ("truncate", {}, "model", "adapter_model.safetensors is truncated"),
+        ("remove", {}, "model", "holds nothing under"),
+        (None, {"r": 8}, "method.supervised.hyperparameters.lora", "The adapter to start from has r 16: omit"),
+        (None, {"use_dora": True}, "method.supervised.hyperparameters.lora", "has use_dora False"),
+        (None, {"r": 16, "dropout": 0.1}, None, ""),
+    ],
+)
+def test_start_adapter_is_checked_before_the_job(
+    server: Server,
+    client: OpenAI,
+    training_file: str,
+    tmp_path: Path,
+    damage: str | None,
+    lora: dict[str, Any],
+    param: str | None,
+    message: str,
+) -> None:
+    name = publish(server, tmp_path / "adapter")
+    with server.database.transaction() as session:
+        key = f"{session.get_one(TrainedModel, name).blob}/adapter_model.safetensors"
+    if damage is not None:
+        with server.store.open(key) as stream:
+            content = stream.read(1_000_000)
+        server.store.delete(key)
+        if damage == "truncate":
+            server.store.write(key, [content])
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"lora": lora}}}
+    body = {"model": name, "training_file": training_file, "method": method}
+    report: Any = client.post("/fine_tuning/jobs/validate", body=body, cast_to=object)
+    if param is None:
+        assert report["valid"], report
+        return
+    [problem] = report["errors"]
+    assert problem["param"] == param
+    assert message in problem["message"]
+    with pytest.raises(BadRequestError, match=message) as refused:
+        create(client, training_file, model=name, method=method)
+    assert refused.value.param == param
 
 
 def download(client: OpenAI, model: str) -> dict[str, bytes]:
