@@ -17,7 +17,7 @@ Picture = Callable[[Page, str], None]
 def answers(page: Page) -> list[str]:
     """Returns the texts of the answers, once all are complete."""
     expect(page.get_by_role("button", name="Send")).to_be_visible()
-    return page.locator(".answer .text").all_inner_texts()
+    return page.locator(".answer .text").all_text_contents()
 
 
 def test_row_is_answered_and_graded(
@@ -41,9 +41,9 @@ def test_row_is_answered_and_graded(
         same = client.chat.completions.create(
             model=model, messages=[{"role": "user", "content": "5+4="}], temperature=0, max_tokens=6
         )
-        assert (same.choices[0].message.content or "").split() == text.split()
+        assert same.choices[0].message.content == text != ""
     for speed in page.locator(".speed").all_inner_texts():
-        assert re.search(r"first token \d+ ms .* \d+ tokens?$", speed), speed
+        assert re.search(r"first token [\d.]+ m?s .* \d+ tokens?$", speed), speed
     assert violations(page) == []
     picture(page, "playground-row")
     page.reload()
@@ -66,10 +66,10 @@ def test_conversation_with_settings(page: Page, sign_in: SignIn, picture: Pictur
     expect(page.locator(".choice")).to_have_count(4)
     expect(page.locator(".cell .p4").first).to_be_visible()
     expect(page.get_by_role("button", name="Send")).to_be_visible()
-    first = page.locator(".answer").first.locator(".text").all_inner_texts()
+    first = page.locator(".answer").first.locator(".text").all_text_contents()
     page.get_by_role("button", name="Ask again").click()
     expect(page.locator(".speed")).to_have_count(2)
-    assert page.locator(".answer").first.locator(".text").all_inner_texts() == first
+    assert page.locator(".answer").first.locator(".text").all_text_contents() == first
     page.get_by_role("button", name="Answer 2").first.click()
     assert violations(page) == []
     picture(page, "playground-talk")
@@ -80,7 +80,7 @@ def test_conversation_with_settings(page: Page, sign_in: SignIn, picture: Pictur
     messages = sent["messages"]
     assert isinstance(messages, list)
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
-    assert messages[2]["content"].split() == first[1].split()
+    assert messages[2]["content"] == first[1]
     assert (sent["n"], sent["seed"], sent["max_tokens"]) == (2, 7, 5)
 
 

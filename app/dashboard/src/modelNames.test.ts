@@ -8,7 +8,7 @@ const FT = "ft:Qwen/Qwen3-0.6B:default:sums:ab12cd34";
 describe("modelTitle", () => {
   it("shortens names of trained models", () => {
     expect(modelTitle(FT)).toBe("sums · ab12cd34");
-    expect(modelTitle(`${FT}:ckpt-step-8`)).toBe("sums · ab12cd34 · step 8");
+    expect(modelTitle(`${FT}:ckpt-step-8`)).toBe("sums · step 8 · ab12cd34");
     expect(modelTitle("ft:tiny:default::ab12cd34")).toBe("ab12cd34");
     expect(modelTitle("Qwen/Qwen3-0.6B")).toBe("Qwen/Qwen3-0.6B");
     expect(modelTitle("prod")).toBe("prod");

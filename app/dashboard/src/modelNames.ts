@@ -13,7 +13,7 @@ export function nameParts(id: string): ModelName {
   const [kind, , , suffix, mark = "", step] = id.split(":");
   if (kind !== "ft" || suffix === undefined) return { title: id, detail: "" };
   const at = step ? `step ${step.replace("ckpt-step-", "")}` : "";
-  return { title: suffix || mark, detail: [suffix ? mark : "", at].filter(Boolean).join(" · ") };
+  return { title: suffix || mark, detail: [at, suffix ? mark : ""].filter(Boolean).join(" · ") };
 }
 
 export const modelTitle = (id: string): string => Object.values(nameParts(id)).filter(Boolean).join(" · ");

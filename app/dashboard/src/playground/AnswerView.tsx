@@ -69,6 +69,7 @@ interface ChoiceProps {
 }
 
 function ChoiceView({ choice, running, grading, pick }: ChoiceProps) {
+  const isBlank = choice.content !== "" && !choice.content.trim() && !running;
   const isEmpty = !choice.content && !choice.calls.length && !running;
   return (
     <div class="choice">
@@ -90,6 +91,7 @@ function ChoiceView({ choice, running, grading, pick }: ChoiceProps) {
         choice.content && <div class="text">{choice.content}</div>
       )}
       {isEmpty && <p class="soft">(empty answer)</p>}
+      {isBlank && <p class="soft">(only white space)</p>}
       {choice.calls.map((call, index) => (
         <Call key={index} call={call} />
       ))}
@@ -132,9 +134,9 @@ function Speed({ answer }: { answer: Answer }) {
   const first = answer.firstTokenAt === null ? undefined : Math.round(answer.firstTokenAt - answer.startedAt);
   const parts = [
     answer.state === "stopped" && "■ stopped",
-    first !== undefined && `first token ${first} ms`,
+    first !== undefined && `first token ${first < 1000 ? `${first} ms` : `${number(first / 1000)} s`}`,
     rate !== undefined && `${number(rate)} tokens/s`,
     answer.completionTokens !== null && plural(answer.completionTokens, "token"),
   ].filter(Boolean);
-  return <footer class="soft speed">{parts.join(" · ")}</footer>;
+  return parts.length ? <footer class="soft speed">{parts.join(" · ")}</footer> : null;
 }

@@ -19,12 +19,12 @@ interface Props {
 }
 
 export function RoundView({ round, columns, conversation, isLast, grader, settings }: Props) {
-  const section = useRef<HTMLElement>(null);
+  const section = useRef<HTMLDivElement>(null);
   useEffect(() => {
     if (isLast) section.current?.scrollIntoView({ block: "nearest" });
   }, []);
   return (
-    <section ref={section} class="round" aria-label="Round">
+    <div ref={section} class="round">
       <PromptView prompt={round.prompt} />
       <div class="columns">
         {columns.map((model) => {
@@ -58,7 +58,7 @@ export function RoundView({ round, columns, conversation, isLast, grader, settin
           );
         })}
       </div>
-    </section>
+    </div>
   );
 }
 

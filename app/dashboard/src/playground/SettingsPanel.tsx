@@ -1,4 +1,4 @@
-// System prompt, sampling and tools of the requests.
+// Prompt, sampling, tools of the requests.
 import type { ComponentChildren } from "preact";
 import { EXAMPLE_TOOLS, type SettingsForm, toolsProblem } from "./settings";
 import { ProbabilityLegend } from "./Tokens";
@@ -65,14 +65,17 @@ export function SettingsPanel({ form, set, maxTokens, hasOwnSystem, hasOwnTools,
             Colour tokens by probability
           </label>
           {form.logprobs && <ProbabilityLegend />}
-          <ToolsField text={form.tools} set={(tools) => set({ tools })} hasOwnTools={hasOwnTools} />
+          <ToolsField {...{ form, set, hasOwnTools }} />
         </div>
       </details>
     </aside>
   );
 }
 
-function ToolsField({ text, set, hasOwnTools }: { text: string; set: (text: string) => void; hasOwnTools: boolean }) {
+const CHOICES = { auto: "the model decides", required: "must call one", none: "must not call any" };
+
+function ToolsField({ form, set, hasOwnTools }: Pick<Props, "form" | "set" | "hasOwnTools">) {
+  const text = form.tools;
   const problem = toolsProblem(text);
   return (
     <details open={Boolean(problem)}>
@@ -83,7 +86,7 @@ function ToolsField({ text, set, hasOwnTools }: { text: string; set: (text: stri
         spellcheck={false}
         value={text}
         placeholder='[{"type": "function", "function": {...}}]'
-        onInput={(event) => set(event.currentTarget.value)}
+        onInput={(event) => set({ tools: event.currentTarget.value })}
       />
       {problem && (
         <p class="problem" role="alert">
@@ -91,8 +94,23 @@ function ToolsField({ text, set, hasOwnTools }: { text: string; set: (text: stri
         </p>
       )}
       {hasOwnTools && text.trim() && <small>The row has its own tools, which are used instead.</small>}
+      {(text.trim() || hasOwnTools) && (
+        <label class="field">
+          <span>Tool choice</span>
+          <select
+            value={form.tool_choice}
+            onChange={(event) => set({ tool_choice: event.currentTarget.value as SettingsForm["tool_choice"] })}
+          >
+            {Object.entries(CHOICES).map(([name, title]) => (
+              <option key={name} value={name}>
+                {title}
+              </option>
+            ))}
+          </select>
+        </label>
+      )}
       {!text.trim() && (
-        <button type="button" class="small" onClick={() => set(EXAMPLE_TOOLS)}>
+        <button type="button" class="small" onClick={() => set({ tools: EXAMPLE_TOOLS })}>
           Insert an example
         </button>
       )}

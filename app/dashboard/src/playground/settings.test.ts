@@ -17,6 +17,8 @@ describe("requestFields", () => {
   it("sends what is set", () => {
     expect(requestFields(EMPTY_SETTINGS, 64, [])).toEqual({ temperature: 0, top_p: 1, max_tokens: 64 });
     const form = { ...EMPTY_SETTINGS, max_tokens: "9", seed: "7", n: "2", logprobs: true, tools: EXAMPLE_TOOLS };
+    expect(requestFields({ ...form, tool_choice: "required" }, 64, []).tool_choice).toBe("required");
+    expect(requestFields({ ...form, tools: "", tool_choice: "required" }, 64, []).tool_choice).toBeUndefined();
     const fields = requestFields(form, 64, []);
     expect(fields).toMatchObject({ max_tokens: 9, seed: 7, n: 2, logprobs: true, top_logprobs: 5 });
     expect(fields.tools).toHaveLength(1);

@@ -10,6 +10,7 @@ export interface SettingsForm {
   logprobs: boolean;
   /** JSON. */
   tools: string;
+  tool_choice: "auto" | "required" | "none";
 }
 
 export const EMPTY_SETTINGS: SettingsForm = {
@@ -21,6 +22,7 @@ export const EMPTY_SETTINGS: SettingsForm = {
   n: "1",
   logprobs: false,
   tools: "",
+  tool_choice: "auto",
 };
 
 export const EXAMPLE_TOOLS = `[
@@ -79,5 +81,6 @@ export function requestFields(form: SettingsForm, maxTokens: number, tools: unkn
     ...(Number(form.n) > 1 ? { n: Number(form.n) } : {}),
     ...(form.logprobs ? { logprobs: true, top_logprobs: TOP_LOGPROBS } : {}),
     ...(declared.length ? { tools: declared } : {}),
+    ...(declared.length && form.tool_choice !== "auto" ? { tool_choice: form.tool_choice } : {}),
   };
 }
