@@ -70,6 +70,7 @@ function fromOllama(id: string, origin: string, ready: string | undefined): stri
 `;
   return `${made}mkdir ${name}
 curl ${origin}/v1/exports/${ready ?? "export-..."}/content ${KEY} | tar -x -C ${name}
-ollama create ${name} -f ${name}/Modelfile
+cd ${name}
+ollama create ${name} -f Modelfile
 ollama run ${name}`;
 }

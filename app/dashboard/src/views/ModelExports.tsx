@@ -4,12 +4,12 @@ import { type ApiError, post, remove } from "../api";
 import { DataTable } from "../components/DataTable";
 import { ConfirmDialog, FormDialog } from "../components/Dialogs";
 import { ErrorNotice, Meter, RelativeTime } from "../components/primitives";
-import { formatOf } from "../exportFormats";
+import { FORMATS } from "../exportFormats";
 import { bytes, number, percent, plural } from "../format";
 import { useGet } from "../liveData";
 import { modelPath } from "../modelNames";
 import { useCan } from "../session";
-import type { ModelExport, Page } from "../types";
+import type { ExportFormat, ModelExport, Page, Quantization } from "../types";
 
 const POLL_MS = 1000;
 
@@ -40,7 +40,7 @@ export function ModelExports({ model, found }: Props) {
   const [failed, setFailed] = useState<ApiError>();
   const writes = useCan("models:write");
   const exports = value?.data ?? [];
-  const ollama = exports.find(({ format, status }) => String(format) === "ollama" && status === "succeeded")?.id;
+  const ollama = exports.find(({ format, status }) => format === "ollama" && status === "succeeded")?.id;
   useEffect(() => found(ollama), [ollama]);
   return (
     <section aria-label="Exports">
@@ -102,11 +102,11 @@ interface RowProps {
 }
 
 function ExportRow({ one, writes, cancel, remove }: RowProps) {
-  const name = `${formatOf(one.format).title}${one.quantization ? ` ${one.quantization}` : ""}`;
+  const name = `${FORMATS[one.format].title}${one.quantization ? ` ${one.quantization}` : ""}`;
   return (
     <tr>
       <td>
-        <b>{formatOf(one.format).title}</b> {one.quantization && <code>{one.quantization}</code>}
+        <b>{FORMATS[one.format].title}</b> {one.quantization && <code>{one.quantization}</code>}
       </td>
       <td>
         <ExportStatus one={one} />
@@ -159,10 +159,11 @@ function ExportStatus({ one }: { one: ModelExport }) {
 
 /** The result of the comparison with the unmerged model. */
 function Checked({ one }: { one: ModelExport }) {
-  const check = one.manifest?.check;
+  const { check, repository } = one.manifest ?? {};
   return (
     <>
-      <span class="pill good">✓ Checked</span>{" "}
+      <span class="pill good">✓ {repository ? "Pushed" : "Checked"}</span>{" "}
+      {repository && <a href={repository.url}>{repository.url.split("/").slice(-2).join("/")}</a>}{" "}
       {check && (
         <small title={`${check.compared}: ${check.unit}, over ${plural(check.probes, "prompt")}`}>
           difference {number(check.difference)}, allowed {number(check.tolerance)}
@@ -172,44 +173,27 @@ function Checked({ one }: { one: ModelExport }) {
   );
 }
 
-/** The parts of the OpenAPI document that name the formats. */
-interface Formats {
-  components: { schemas: { ExportFormat: { enum?: string[]; const?: string } } };
-}
-
 function NewExport({ model, close }: { model: string; close: () => void }) {
-  const document = useGet<Formats>("/openapi.json");
-  const schema = document.value?.components.schemas.ExportFormat;
-  const formats = schema?.enum ?? (schema?.const ? [schema.const] : []);
-  const [chosen, setChosen] = useState<string>();
-  const [quantization, setQuantization] = useState("");
-  const [repository, setRepository] = useState("");
-  const [isPublic, setPublic] = useState(false);
+  const [format, setFormat] = useState<ExportFormat>("merged");
+  const [quantization, setQuantization] = useState<Quantization>();
+  const [push, setPush] = useState({ repository: "", hub_token: "", private: true, merged: false });
   const [error, setError] = useState<ApiError>();
-  const format = chosen ?? formats[0] ?? "";
-  const { quantizations } = formatOf(format);
+  const { quantizations } = FORMATS[format];
   const send = () =>
     post(`${modelPath(model)}/exports`, {
       format,
-      ...(quantizations ? { quantization: quantization || quantizations[0] } : {}),
-      ...(format === "push" ? { repository, private: !isPublic } : {}),
+      ...(quantizations ? { quantization: quantization ?? quantizations[0] } : {}),
+      ...(format === "push" ? { ...push, hub_token: push.hub_token || null } : {}),
     }).then(close, setError);
   return (
-    <FormDialog
-      title="New export"
-      action="Create export"
-      isDisabled={!format}
-      error={error ?? document.error}
-      send={() => void send()}
-      close={close}
-    >
+    <FormDialog title="New export" action="Create export" error={error} send={() => void send()} close={close}>
       <fieldset class="choices">
         <legend>Format</legend>
-        {formats.map((name) => (
+        {(Object.keys(FORMATS) as ExportFormat[]).map((name) => (
           <label key={name} class={name === format ? "chosen" : ""}>
-            <input type="radio" name="format" checked={name === format} onChange={() => setChosen(name)} />
+            <input type="radio" name="format" checked={name === format} onChange={() => setFormat(name)} />
             <span>
-              <b>{formatOf(name).title}</b> <span class="soft">{formatOf(name).text}</span>
+              <b>{FORMATS[name].title}</b> <span class="soft">{FORMATS[name].text}</span>
             </span>
           </label>
         ))}
@@ -218,8 +202,8 @@ function NewExport({ model, close }: { model: string; close: () => void }) {
         <label class="field">
           <span>Number format of the weights</span>
           <select
-            value={quantization || quantizations[0]}
-            onChange={(event) => setQuantization(event.currentTarget.value)}
+            value={quantization ?? quantizations[0]}
+            onChange={(event) => setQuantization(event.currentTarget.value as Quantization)}
           >
             {quantizations.map((name) => (
               <option key={name}>{name}</option>
@@ -227,24 +211,57 @@ function NewExport({ model, close }: { model: string; close: () => void }) {
           </select>
         </label>
       )}
-      {format === "push" && (
-        <>
-          <label class="field">
-            <span>Repository</span>
-            <input
-              type="text"
-              required
-              placeholder="owner/name"
-              value={repository}
-              onInput={(event) => setRepository(event.currentTarget.value.trim())}
-            />
-          </label>
-          <label class="row">
-            <input type="checkbox" checked={isPublic} onChange={(event) => setPublic(event.currentTarget.checked)} />
-            Public: everyone can download it
-          </label>
-        </>
-      )}
+      {format === "push" && <PushFields push={push} set={(changed) => setPush({ ...push, ...changed })} />}
     </FormDialog>
+  );
+}
+
+interface Push {
+  repository: string;
+  hub_token: string;
+  private: boolean;
+  merged: boolean;
+}
+
+function PushFields({ push, set }: { push: Push; set: (changed: Partial<Push>) => void }) {
+  return (
+    <>
+      <label class="field">
+        <span>Repository</span>
+        <input
+          type="text"
+          required
+          placeholder="owner/name"
+          value={push.repository}
+          onInput={(event) => set({ repository: event.currentTarget.value.trim() })}
+        />
+      </label>
+      <label class="field">
+        <span>Token of the hub</span>
+        <input
+          type="password"
+          autocomplete="off"
+          placeholder="the server's own token"
+          value={push.hub_token}
+          onInput={(event) => set({ hub_token: event.currentTarget.value.trim() })}
+        />
+      </label>
+      <label class="row">
+        <input
+          type="checkbox"
+          checked={push.merged}
+          onChange={(event) => set({ merged: event.currentTarget.checked })}
+        />
+        Push the merged model in place of the adapter
+      </label>
+      <label class="row">
+        <input
+          type="checkbox"
+          checked={!push.private}
+          onChange={(event) => set({ private: !event.currentTarget.checked })}
+        />
+        Public: everyone can download it
+      </label>
+    </>
   );
 }
