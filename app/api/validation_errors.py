@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 HINTS: Final = {
     "grader": "specify how answers are scored, for example "
@@ -129,7 +129,9 @@ def _sentence(param: str, errors: list[Mapping[str, Any]], model: type[BaseModel
     expected = dict.fromkeys(str(item["msg"]).removeprefix("Input ").removeprefix("should be ") for item in errors)
     expectation = " or ".join(expected)
     verb = "" if expectation.startswith(("should", "String should", "List should")) else "should be "
-    return f"'{param}' {verb}{expectation}; you sent {_shown(error.get('input'))}{hint}."
+    is_secret = model is not None and SecretStr in _members(_annotation(model, field))
+    sent = "" if is_secret else f"; you sent {_shown(error.get('input'))}"
+    return f"'{param}' {verb}{expectation}{sent}{hint}."
 
 
 def _suggestion(field: str, model: type[BaseModel] | None) -> str:

@@ -1,6 +1,7 @@
 """Exports over HTTP: orders, downloads with ranges, cancellation, tenancy and retention."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,20 @@ def test_order_is_queued_and_returned_again(http: httpx.Client, server: Server, 
     other = publish(server, tmp_path / "other")
     assert order(http, other)["id"] != export["id"]
     assert [one["id"] for one in http.get(f"/models/{model}/exports").json()["data"]] == [export["id"]]
+
+
+def test_concurrent_orders_make_one_export(http: httpx.Client, model: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        ids = {export["id"] for export in pool.map(lambda _: order(http, model), range(16))}
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize("token", ["hf_secret" * 200, ["hf_secret"]])
+def test_rejected_token_is_not_shown(http: httpx.Client, model: str, token: Any) -> None:
+    body = {"format": "push", "repository": "me/tiny", "hub_token": token}
+    answer = http.post(f"/models/{model}/exports", json=body)
+    assert error_of(answer)[2] == "hub_token"
+    assert "hf_secret" not in answer.text
 
 
 def test_list_is_paginated(http: httpx.Client, model: str) -> None:
