@@ -307,6 +307,7 @@ class ExportAttempt:
 def export_one(database: Database, store: BlobStore, settings: Settings, ring: KeyRing, drain: Drain) -> bool:
     """Make the oldest export that is due; return False if there is none. Raises `DatabaseUnavailable`."""
     lifetime = timedelta(days=settings.export_days)
+    _remove_leftovers(database, settings.runs_dir)
     with database.transaction() as session:
         claim = claims.claim_next(session, CLAIM_SECONDS, lifetime)
     if claim is None:
@@ -314,3 +315,14 @@ def export_one(database: Database, store: BlobStore, settings: Settings, ring: K
     with structlog.contextvars.bound_contextvars(export=claim.export_id, attempt=claim.attempt):
         ExportAttempt(database, store, settings, ring, claim, drain).run()
     return True
+
+
+def _remove_leftovers(database: Database, runs_dir: Path) -> None:
+    """Remove the working files that killed workers of this machine left behind: they are as large as models."""
+    left = {path.name: path for path in runs_dir.glob("export-*")}
+    if not left:
+        return
+    with database.reading() as session:
+        running = claims.running_among(session, left.keys())
+    for name in left.keys() - running:
+        shutil.rmtree(left[name], ignore_errors=True)

@@ -22,7 +22,7 @@ from app.core import broker
 from app.core.accounts.audit import Actor
 from app.core.accounts.tables import Project
 from app.core.db import Database
-from app.core.exports import orders
+from app.core.exports import claims, orders
 from app.core.exports.tables import Export, ExportStatus
 from app.core.models.tables import TrainedModel
 from app.core.secrets import KeyRing, new_key
@@ -222,6 +222,20 @@ def test_crashes_are_retried_three_times(workshop: Workshop) -> None:
     assert error["code"] == "export_crashed"
     assert "killed by SIGKILL" in error["message"]
     assert workshop.is_clean()
+
+
+def test_leftovers_of_killed_workers_are_removed(workshop: Workshop) -> None:
+    cancelled, running = workshop.order(), "export-running"
+    with workshop.database.transaction() as session:
+        orders.cancel(session, Actor(workshop.project), cancelled, timedelta(days=1))
+        export = Export(id=running, project_id=workshop.project, model=workshop.model, format="merged", options={})
+        session.add(export)
+        session.flush()
+        assert claims.claim_next(session, 60, timedelta(days=1))
+    for name in (cancelled, running, "export-deleted", "ftjob-1"):
+        (workshop.settings.runs_dir / name / "a1").mkdir(parents=True)
+    assert not workshop.work()
+    assert {path.name for path in workshop.settings.runs_dir.iterdir()} == {running, "ftjob-1"}
 
 
 def test_killed_worker_is_replaced(plant: Plant, adapter: Path) -> None:

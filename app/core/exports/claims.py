@@ -1,5 +1,6 @@
 """Claims on exports to make, and how they end. Another worker can take over a claim that has expired."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -61,6 +62,12 @@ class ExportClaim:
 def any_due(session: Session) -> bool:
     """Return whether an export is unfinished and no worker holds a claim on it."""
     return session.scalar(select(select(Export.id).where(_is_due()).exists())) is True
+
+
+def running_among(session: Session, export_ids: Collection[str]) -> set[str]:
+    """Return those of the exports that are running."""
+    running = select(Export.id).where(Export.id.in_(export_ids), Export.status == ExportStatus.running)
+    return set(session.scalars(running))
 
 
 def claim_next(session: Session, seconds: float, keep: timedelta) -> ExportClaim | None:
