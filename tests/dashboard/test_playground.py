@@ -5,7 +5,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from openai import OpenAI
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Request, expect
 
 from tests.dashboard.conftest import Trained
 from tests.dashboard.test_pages import violations
@@ -54,7 +54,12 @@ def test_row_is_answered_and_graded(
 def test_conversation_with_settings(page: Page, sign_in: SignIn, picture: Picture, trained: Trained) -> None:
     sign_in(page, f"/ui/playground?model=tiny&model={quote(trained.model)}")
     bodies: list[dict[str, object]] = []
-    page.on("request", lambda sent: bodies.append(sent.post_data_json) if "/chat/" in sent.url else None)
+
+    def note(sent: Request) -> None:
+        if "/chat/" in sent.url:
+            bodies.append(sent.post_data_json)
+
+    page.on("request", note)
     page.get_by_label("Max tokens").fill("5")
     page.get_by_label("Temperature").fill("1")
     page.get_by_label("Answers").fill("2")
