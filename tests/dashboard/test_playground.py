@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote
 
 from openai import OpenAI
@@ -53,7 +54,7 @@ def test_row_is_answered_and_graded(
 
 def test_conversation_with_settings(page: Page, sign_in: SignIn, picture: Picture, trained: Trained) -> None:
     sign_in(page, f"/ui/playground?model=tiny&model={quote(trained.model)}")
-    bodies: list[dict[str, object]] = []
+    bodies: list[Any] = []
 
     def note(sent: Request) -> None:
         if "/chat/" in sent.url:
