@@ -1,7 +1,7 @@
-# The worker image, without a web framework. Build it from the root of the repository:
+# The image of the workers and of the embedded inference engine. Build it from the root of the repository:
 #   docker build -f docker/worker.Dockerfile -t grouptune-worker .
 # For machines without a GPU (gigabytes smaller):
-#   --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu --build-arg EXTRAS=worker,export,s3
+#   --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu --build-arg EXTRAS=worker,serve,export,s3
 # To pin the base images by digest: --build-arg PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm@sha256:...
 ARG NODE_IMAGE=docker.io/library/node:24-bookworm-slim
 ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
@@ -27,7 +27,7 @@ COPY worker worker
 COPY migrations migrations
 COPY bench bench
 COPY --from=dashboard /src/dist app/dashboard/dist
-ARG EXTRAS=worker,export,quantized,s3
+ARG EXTRAS=worker,serve,export,quantized,s3
 ARG PIP_EXTRA_INDEX_URL=
 RUN --mount=type=cache,target=/root/.cache/pip \
     PATH="/opt/build/bin:$PATH" /opt/build/bin/pip wheel --no-deps --no-build-isolation -w /wheels . \
