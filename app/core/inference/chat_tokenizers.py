@@ -38,8 +38,9 @@ def tokenizer_of(session: Session, served: ServedModel, variables: Mapping[str, 
 def _variables_of_job(session: Session, served: ServedModel) -> dict[str, Any]:
     if served.adapter is None:
         return {}
-    spec = session.scalars(select(Job.spec).where(Job.id == served.adapter.job_id)).one_or_none()
-    return (spec or {}).get("chat_template_kwargs") or {}
+    found = session.scalars(select(Job.spec["chat_template_kwargs"]).where(Job.id == served.adapter.job_id))
+    variables: dict[str, Any] | None = found.one_or_none()
+    return variables or {}
 
 
 @lru_cache(maxsize=128)

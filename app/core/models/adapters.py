@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest, NotFound
@@ -30,10 +30,13 @@ def _usable_by(project_id: str) -> ColumnElement[bool]:
     return or_(TrainedModel.project_id == project_id, shared.exists())
 
 
+def _aliased(project_id: str, name: str) -> Select[str]:
+    return select(ModelAlias.model).where(ModelAlias.project_id == project_id, ModelAlias.name == name)
+
+
 def _resolve_alias(session: Session, project_id: str, name: str) -> str:
     """Return the id that the project's alias `name` stands for, or `name` itself."""
-    named = select(ModelAlias.model).where(ModelAlias.project_id == project_id, ModelAlias.name == name)
-    return session.scalar(named) or name
+    return session.scalar(_aliased(project_id, name)) or name
 
 
 def list_adapters(session: Session, project_id: str) -> list[TrainedModel]:
@@ -53,9 +56,9 @@ def find_adapter(session: Session, project_id: str, name: str, *, lock: bool = F
 
     `lock` locks it against deletion, and against other callers that lock it.
     """
-    usable = select(TrainedModel).where(
-        TrainedModel.id == _resolve_alias(session, project_id, name), _usable_by(project_id)
-    )
+    # One query, because every inference request needs it.
+    named = func.coalesce(_aliased(project_id, name).scalar_subquery(), name)
+    usable = select(TrainedModel).where(TrainedModel.id == named, _usable_by(project_id))
     if lock:
         usable = usable.with_for_update(key_share=True, of=TrainedModel)
     return session.scalars(usable).one_or_none()
