@@ -23,7 +23,6 @@ from sqlalchemy.orm import Session
 from app.core import ids
 from app.core.accounts import audit, scopes
 from app.core.accounts.audit import Action, Actor
-from app.core.accounts.scopes import Scope
 from app.core.accounts.tables import ApiKey, Project
 from app.core.errors import AuthenticationFailed
 
@@ -137,7 +136,7 @@ def ensure_bootstrap(session: Session, existing: str | None) -> str:
         except AuthenticationFailed:
             pass
         else:
-            if Scope.admin in scopes.expand(identity.key.scopes):
+            if scopes.expand(scopes.ALL) <= scopes.expand(identity.key.scopes):
                 return existing
     session.execute(
         # Two processes may start at once. The second one to insert reads the first one's project.

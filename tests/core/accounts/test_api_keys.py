@@ -92,9 +92,12 @@ def test_bootstrap_replaces_only_unknown_keys(database: Database) -> None:
         assert session.scalars(select(Project.name)).all() == ["default"]
 
 
-def test_bootstrap_replaces_a_non_admin_key(database: Database) -> None:
+@pytest.mark.parametrize("missing", ["admin", "inference"])
+def test_bootstrap_replaces_a_key_without_a_scope(database: Database, missing: str) -> None:
+    """Keys of version 0.1 lack `inference`."""
+    granted = [grant for grant in scopes.ALL if grant != missing]
     with database.transaction() as session:
-        plain = api_keys.create_key(session, make_project(session), "plain").text
+        plain = api_keys.create_key(session, make_project(session), "plain", granted=granted).text
         assert api_keys.ensure_bootstrap(session, plain) != plain
 
 
