@@ -109,6 +109,6 @@ def test_dashboard_queries_existing_metrics() -> None:
         for name in re.findall(r"grouptune_\w+", target["expr"])
     }
     assert queried == {name for name in declared if name.startswith("grouptune_") and not name.endswith("_created")}
-    labels = {"state", "status", "outcome", "seen_by", "method", "route", "le"}
+    labels = {"state", "status", "outcome", "seen_by", "method", "route", "le", "engine", "kind"}
     grouped = re.findall(r"by \(([^)]*)\)", json.dumps(panels))
     assert {label.strip() for group in grouped for label in group.split(",")} <= labels

@@ -124,7 +124,7 @@ def _train(client: Client, directory: Path, model: str, seed: int, pause: Pause,
         fail(f"Job {job['id']} did not succeed: {reason}")
         note(f"The logs are in {directory / 'logs'}.")
         raise typer.Exit(AFTER_JOB[job["status"]])
-    return job
+    return client.get(f"/fine_tuning/jobs/{job['id']}")  # a followed job comes without the answers of its evaluations
 
 
 def _upload(client: Client, data_dir: Path, seed: int, pause: Pause) -> tuple[Json, Json]:

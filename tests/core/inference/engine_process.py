@@ -11,8 +11,8 @@ from typing import Any, Final, Protocol
 import httpx
 
 from app.core.settings import Settings
-from app.local.stack import claim_port
 from tests.forked import Program
+from tests.http_server import free_port
 from tests.waiting import eventually
 
 REPOSITORY: Final = Path(__file__).parents[3]
@@ -37,7 +37,7 @@ class EngineProcess:
     state_dir: Path
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further settings, such as `serve_max_sequences`."""
-    port: int = field(default_factory=lambda: claim_port("127.0.0.1", 0))
+    port: int = field(default_factory=free_port)
     _process: Program | None = None
 
     @property
