@@ -7,6 +7,7 @@ import runpy
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from subprocess import TimeoutExpired
@@ -98,6 +99,9 @@ def _run(args: list[str], directory: Path, environment: dict[str, str], streams:
     die_with(os.getppid())
     # As a new program has them. The server ends with the last copy of one of these, so with the tests.
     os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    # Otherwise it would later close the number of its pipe, which by then may be a socket of the program.
+    tracker: Any = resource_tracker._resource_tracker  # type: ignore[attr-defined]
+    tracker._fd = tracker._pid = None
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
