@@ -100,7 +100,7 @@ def _run(args: list[str], directory: Path, environment: dict[str, str], streams:
     # As a new program has them. The server ends with the last copy of one of these, so with the tests.
     os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     # Otherwise it would later close the number of its pipe, which by then may be a socket of the program.
-    tracker: Any = resource_tracker._resource_tracker  # type: ignore[attr-defined]
+    tracker: Any = resource_tracker._resource_tracker
     tracker._fd = tracker._pid = None
     os.chdir(directory)
     os.environ.clear()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -345,6 +346,7 @@ def test_letter_for_thousand(number: str, letter: str, frame: str, find: Callabl
 @settings(deadline=None, max_examples=100)
 @given(st.from_regex(r"[A-Z]{2,4}-?", fullmatch=True), st.integers(2, 99), FRAMES, MODES)
 def test_number_in_a_name_is_no_answer(name: str, number: int, frame: str, find: Callable[[str], str]) -> None:
+    assume(str(number) not in re.findall(r"\d+", frame))  # a number of the frame may be the answer
     answer = find(frame.format(f"{name}{number}"))
     with contextlib.suppress(NeedsAlgebra):
         assert not (answer and equal(str(number), answer)), answer
