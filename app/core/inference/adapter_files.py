@@ -88,7 +88,7 @@ def evict(serve_dir: Path, kept: int, in_use: Collection[str]) -> list[str]:
     """
     directory = serve_dir / "adapters"
     incoming = directory / _INCOMING
-    copies = sorted((path.stat().st_mtime, path.name) for path in directory.glob(f"{PREFIX}*"))
+    copies = sorted((_changed(path), path.name) for path in directory.glob(f"{PREFIX}*"))
     unused = [name for _, name in copies if name not in in_use and NAME.fullmatch(name)]
     removed = unused[: max(0, len(copies) - kept)]
     for name in removed:
@@ -98,10 +98,18 @@ def evict(serve_dir: Path, kept: int, in_use: Collection[str]) -> list[str]:
             (directory / name).rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
     for left in incoming.glob("*"):
-        if left.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
+        if _changed(left) < time.time() - _ABANDONED_SECONDS:
             log.warning("adapter.abandoned_copy_removed", path=str(left))
             shutil.rmtree(left, ignore_errors=True)
     return removed
+
+
+def _changed(directory: Path) -> float:
+    """Return when a directory last changed; now, if another process has just renamed or removed it."""
+    try:
+        return directory.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def _sync(file: Path) -> None:
