@@ -169,7 +169,7 @@ def test_uploads_in_parts_count_before_they_are_stored(server: Server) -> None:
             client.uploads.create(bytes=200, filename="b", purpose="fine-tune", mime_type="text/jsonl")
         with pytest.raises(RateLimitError, match="stores 1,050 bytes"):
             client.uploads.parts.create(upload.id, data=b"x" * 1050)
-        assert server.store.list("uploads") == []
+        assert server.store.list(f"uploads/{upload.id}") == []
         part = client.uploads.parts.create(upload.id, data=b"{}\n" * 300)
         done = client.uploads.complete(upload.id, part_ids=[part.id])  # the reserved bytes become the file's
         assert done.file is not None
