@@ -78,7 +78,7 @@ _NUMBER: Final = re.compile(
 _TOKEN: Final = re.compile(
     rf"(?P<skipped>(?<![{LETTER}])(?:(?i:step|equation|eq|figure|exercise)s?\.? ?\d+"
     rf"|(?<!\\)[{LETTER}]++(?:[\^_] ?\{{? ?-?\w+ ?\}}?|\d[\w.]*)"
-    rf"|(?<![\\\w])(?:[A-Z]|[{LETTER}]{{2,}}+)-\d[\w.]*)|^ *\d+[.)] +(?=\S))"
+    rf"|(?<![\\\d_{LETTER}])(?:[A-Z]|[{LETTER}]{{2,}}+)-\d[\w.]*)|^ *\d+[.)] +(?=\S))"
     rf"|(?<!\d)(?<!\d[.,:])(?P<sign>{_SIGN} ?)?\$?"
     rf"(?P<body>(?<![(\[{{])\d+,(?:\d{{1,2}}|\d{{4,}})(?![\d,])|{BODY}){SUFFIX}(?:[kKMB](?![{LETTER}]))?"
     rf"(?![.,:]?\d)(?P<term>(?=[abcpqruvwR](?![{LETTER}])|h\d| ?(?:"

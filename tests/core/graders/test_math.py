@@ -238,6 +238,7 @@ def test_fractions(
     reference = data.draw(st.sampled_from(fraction_forms(value)))
     assert is_right(reference, frame.format(data.draw(st.sampled_from(fraction_forms(value)))), find)
     assume(value != other)
+    assume("." not in reference or abs(value - other) > Fraction(1, 20))  # the reference may be rounded
     assert not is_right(reference, frame.format(data.draw(st.sampled_from(fraction_forms(other)))), find)
 
 
@@ -343,9 +344,13 @@ def test_letter_for_thousand(number: str, letter: str, frame: str, find: Callabl
     assert not is_right(number, response, find)
 
 
+CURRENCIES = {"US", "USD", "EUR", "GBP", "INR", "CHF", "CAD", "AUD", "CNY", "RMB", "JPY"}
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.from_regex(r"[A-Z]{2,4}-?", fullmatch=True), st.integers(2, 99), FRAMES, MODES)
 def test_number_in_a_name_is_no_answer(name: str, number: int, frame: str, find: Callable[[str], str]) -> None:
+    assume(name not in CURRENCIES)  # "EUR2" is two euros
     assume(str(number) not in re.findall(r"\d+", frame))  # a number of the frame may be the answer
     answer = find(frame.format(f"{name}{number}"))
     with contextlib.suppress(NeedsAlgebra):
