@@ -15,7 +15,7 @@ from app.core.errors import AuthenticationFailed, DatabaseUnavailable
 
 CHECK_SECONDS: Final = 2.0
 """A stream ends at most this long, and the second for which keys are cached, after its key or session has ended."""
-_HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
+STREAM_HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Server-sent events."}
 }
@@ -27,10 +27,22 @@ def event_stream(request: Request, messages: AsyncGenerator[str]) -> StreamingRe
 
     Then the last message is `revoked`, with the same data as the body of an error response.
     """
-    return StreamingResponse(_while_allowed(request, messages), media_type="text/event-stream", headers=_HEADERS)
+    return StreamingResponse(_until_revoked(request, messages), media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
-async def _while_allowed(request: Request, messages: AsyncGenerator[str]) -> AsyncIterator[str]:
+async def _until_revoked(request: Request, messages: AsyncGenerator[str]) -> AsyncIterator[str]:
+    try:
+        async for message in while_allowed(request, messages):
+            yield message
+    except AuthenticationFailed as error:
+        yield f"event: revoked\ndata: {envelope(error)}\n\n"
+
+
+async def while_allowed(request: Request, messages: AsyncGenerator[str]) -> AsyncGenerator[str]:
+    """Yield the messages, and close them at the end, also if it comes early.
+
+    Raises `AuthenticationFailed` at most `CHECK_SECONDS` after the caller's key or session has become invalid.
+    """
     following: asyncio.Future[str] | None = None
     checked_at = time.monotonic()
     try:
@@ -48,11 +60,8 @@ async def _while_allowed(request: Request, messages: AsyncGenerator[str]) -> Asy
                 yield message
     except StopAsyncIteration:
         return
-    except AuthenticationFailed as error:
-        yield f"event: revoked\ndata: {envelope(error)}\n\n"
     finally:
-        if following is not None:
-            following.cancel()
+        if following is not None and following.cancel():
             with suppress(asyncio.CancelledError, StopAsyncIteration):
                 await following
         await messages.aclose()

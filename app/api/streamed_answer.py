@@ -8,11 +8,11 @@ from typing import Any, Final
 from fastapi import Request
 from starlette.responses import StreamingResponse
 
+from app.api.event_streams import STREAM_HEADERS, while_allowed
 from app.api.hang_ups import until_hang_up
 from app.core.errors import GrouptuneError
 
 DONE: Final = "data: [DONE]\n\n"
-_HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 def event(data: dict[str, Any], name: str | None = None) -> str:
@@ -30,10 +30,11 @@ def error_event(error: GrouptuneError) -> str:
 async def streamed(request: Request, messages: AsyncGenerator[str, None]) -> StreamingResponse:
     """Return a response that sends the messages. Waits for the first one, so that an error before it has its status.
 
-    Closes `messages` when the response ends, also if the client hangs up.
+    Closes `messages` when the response ends, also if the client hangs up or its key becomes invalid.
     """
+    messages = while_allowed(request, messages)
     first = await until_hang_up(request, _first(messages))
-    return StreamingResponse(_all(first, messages), media_type="text/event-stream", headers=_HEADERS)
+    return StreamingResponse(_all(first, messages), media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
 async def _first(messages: AsyncGenerator[str, None]) -> str:

@@ -46,6 +46,7 @@ def ask_both(client: Client, question: str, reference: str, base_model: str, mod
 
 def print_asked(asked: AskedQuestion, console: Console) -> None:
     """Print the question and both answers."""
+    console.print()
     console.print("[bold]One held-out question, asked over POST /v1/chat/completions[/bold]")
     console.print(asked, soft_wrap=False)
     console.print()

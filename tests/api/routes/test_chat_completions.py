@@ -12,15 +12,19 @@ from urllib.parse import urlsplit
 import httpx
 import pydantic
 import pytest
-from openai import AsyncOpenAI, AzureOpenAI, BadRequestError, NotFoundError, OpenAI
+from openai import APIError, AsyncOpenAI, AzureOpenAI, BadRequestError, NotFoundError, OpenAI
 from openai.resources.chat.completions import Completions
 from openai.types.chat import ChatCompletion as OpenAICompletion
 from openai.types.chat import ChatCompletionChunk
+from sqlalchemy import select
 
 from app.api.schemas.chat_answers import ChatCompletion
 from app.api.schemas.chat_completions import CreateChatCompletion
+from app.core.accounts import api_key_admin
+from app.core.accounts.audit import Actor
+from app.core.accounts.tables import ApiKey
 from tests.api.conftest import LONG_CONTEXT
-from tests.api.server import Server, new_key
+from tests.api.server import Server, new_key, new_project
 from tests.waiting import eventually
 
 QUESTION: list[Any] = [{"role": "user", "content": "2+2="}]
@@ -350,6 +354,20 @@ def test_hang_up_frees_the_slots(inference: Server, stream: bool) -> None:
         for _ in range(2):  # as many sequences as the engine decodes at once
             stack.enter_context(sent(inference, stream=stream, **endless))
         eventually(lambda: not is_answered(inference, 2), 60)
+    assert is_answered(inference, 30)
+
+
+def test_revoked_key_ends_its_streams(inference: Server) -> None:
+    project, key = new_project(inference.database, "to-revoke")
+    endless: Any = {"model": "tools", "max_tokens": LONG_CONTEXT - 2000, "n": 16, "logit_bias": {"2": -100}}
+    with inference.client(api_key=key).chat.completions.create(messages=QUESTION, stream=True, **endless) as stream:
+        next(iter(stream))
+        with inference.database.transaction() as session:
+            held = session.scalars(select(ApiKey).where(ApiKey.project_id == project)).one()
+            api_key_admin.revoke(session, Actor(project), held.id)
+        with pytest.raises(APIError, match="revoked") as caught:
+            list(stream)
+    assert caught.value.code == "invalid_api_key"
     assert is_answered(inference, 30)
 
 
