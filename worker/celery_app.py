@@ -4,7 +4,6 @@ A message says that there may be work, never which work, so a lost or duplicated
 acknowledgement, no result backend and no prefetching.
 """
 
-import os
 from typing import Any, Final
 
 import structlog
@@ -16,7 +15,6 @@ from app.core import logging, prometheus, settings
 from app.core.broker import EXPORT_TASK, LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
 from app.core.db import Database
 from app.core.workers.presence import TRAIN_QUEUE
-from worker.parent_death import die_with
 from worker.presence import Presence
 from worker.process_control import Drain
 from worker.schema import wait_for_schema
@@ -24,17 +22,6 @@ from worker.schema import wait_for_schema
 log = structlog.get_logger(__name__)
 
 DEFAULT_QUEUE: Final = "default"
-SWEEP_TASK: Final = "jobs.sweep"
-LEASES_TASK: Final = "jobs.expire_leases"
-LEASES_SECONDS: Final = 2.0
-"""Often, because a cancelled job of a dead worker waits for it."""
-EXPIRY_TASK: Final = "files.remove_expired"
-COLLECT_TASK: Final = "storage.collect_orphans"
-COLLECT_SECONDS: Final = 3600.0
-"""Rare, because it lists the whole blob store."""
-_WORKER_PID: Final = os.getpid()
-"""Pid of the process that imported this module; a forked beat inherits the value."""
-
 BROKER_RETRY_SECONDS: Final = 5.0
 """Longest interval between attempts to reach a lost broker; kombu's default interval grows to 30 s."""
 
@@ -57,19 +44,6 @@ def create(configuration: settings.Settings) -> Celery:
     application = Celery("grouptune", broker=configuration.redis_url, include=["worker.tasks"], amqp=_Amqp)
     application.conf.update(
         accept_content=["json"],
-        beat_schedule={
-            task: {
-                "task": task,
-                "schedule": seconds,
-                "options": {"queue": DEFAULT_QUEUE, "expires": seconds},
-            }
-            for task, seconds in (
-                (SWEEP_TASK, configuration.sweep_seconds),
-                (LEASES_TASK, min(LEASES_SECONDS, configuration.sweep_seconds)),
-                (EXPIRY_TASK, configuration.sweep_seconds),
-                (COLLECT_TASK, COLLECT_SECONDS),
-            )
-        },
         broker_connection_max_retries=None,
         broker_connection_retry_on_startup=True,
         broker_transport_options={"socket_connect_timeout": 5},
@@ -142,9 +116,3 @@ def _drain(how: str = "", **_: Any) -> None:
 @signals.worker_shutdown.connect
 def _disappear(**_: Any) -> None:
     PRESENCE.stop()
-
-
-@signals.beat_embedded_init.connect
-def _end_beat_with_worker(**_: Any) -> None:
-    """`-B` forks the beat. After a kill -9 of its worker it would run forever, next to the next worker's beat."""
-    die_with(_WORKER_PID)

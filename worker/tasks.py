@@ -4,9 +4,10 @@ import threading
 import time
 from contextlib import suppress
 from functools import lru_cache
+from typing import Any, Final
 
 import structlog
-from celery import Task
+from celery import Task, signals
 from kombu.exceptions import OperationalError
 
 from app.core import settings
@@ -32,9 +33,10 @@ from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.storage.opening import open_store
 from app.core.workers.presence import TRAIN_QUEUE
 from worker import exports, file_validation, job_lint, presence, row_checking, sweeper, webhook_sender
-from worker.celery_app import COLLECT_TASK, DRAIN, EXPIRY_TASK, LEASES_TASK, PRESENCE, SWEEP_TASK, app
+from worker.celery_app import CONFIGURATION, DRAIN, PRESENCE, app
 from worker.maintenance import expiry, orphaned_blobs
 from worker.runner import Runner
+from worker.schedule import Schedule, Sweep
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +48,7 @@ def _settings() -> Settings:
 
 @lru_cache(maxsize=1)
 def _database() -> Database:
-    """Return the database, opened by the first task so that no connection is shared across a fork."""
+    """Return the database, opened on first use."""
     url = _settings().database_url
     if url is None:
         raise BadSetup("A worker needs DATABASE_URL.")
@@ -193,42 +195,43 @@ def deliver_webhooks() -> None:
         log.error("webhooks.no_key", error=error.message)
 
 
-@app.task(name=SWEEP_TASK)
-def sweep() -> None:
-    """Run a sweep (`worker.sweeper`)."""
-    try:
-        sweeper.sweep(_database(), app, _settings())
-    except DatabaseUnavailable:
-        log.warning("sweep.database_unavailable")
-
-
-@app.task(name=LEASES_TASK)
-def expire_leases() -> None:
+def _expire_leases() -> None:
     """End attempts whose lease has expired, and notify workers of the jobs that are queued again."""
-    try:
-        if sweeper.expire_leases(_database()):
-            sweeper.admit(_database(), app)
-    except DatabaseUnavailable:
-        log.warning("sweep.database_unavailable")
+    if sweeper.expire_leases(_database()):
+        sweeper.admit(_database(), app)
 
 
-@app.task(name=EXPIRY_TASK)
-def remove_expired() -> None:
-    """Remove expired data (`worker.maintenance.expiry`)."""
-    try:
-        expiry.remove_expired(_database(), _store())
-    except DatabaseUnavailable:
-        log.warning("expiry.database_unavailable")
-    except StorageUnavailable as error:
-        log.warning("expiry.storage_unavailable", error=error.message)
+LEASES_SECONDS: Final = 2.0
+"""Often, because a cancelled job of a dead worker waits for it."""
+COLLECT_SECONDS: Final = 3600.0
+"""Rare, because it lists the whole blob store."""
+
+SCHEDULE: Final = Schedule(
+    (
+        Sweep("jobs", CONFIGURATION.sweep_seconds, lambda: sweeper.sweep(_database(), app, _settings())),
+        Sweep("leases", min(LEASES_SECONDS, CONFIGURATION.sweep_seconds), _expire_leases),
+        Sweep("expiry", CONFIGURATION.sweep_seconds, lambda: expiry.remove_expired(_database(), _store())),
+        Sweep(
+            "orphans",
+            COLLECT_SECONDS,
+            lambda: orphaned_blobs.collect(_database(), _store(), _settings().orphan_grace_seconds),
+        ),
+    ),
+    presence.name(),
+)
 
 
-@app.task(name=COLLECT_TASK)
-def collect_orphans() -> None:
-    """Remove blobs that no row refers to."""
-    try:
-        orphaned_blobs.collect(_database(), _store(), _settings().orphan_grace_seconds)
-    except DatabaseUnavailable:
-        log.warning("collect.database_unavailable")
-    except StorageUnavailable as error:
-        log.warning("collect.storage_unavailable", error=error.message)
+@signals.worker_ready.connect
+def _start_sweeps(**_: Any) -> None:
+    if CONFIGURATION.database_url is not None:
+        SCHEDULE.start(_database())
+
+
+@signals.worker_shutting_down.connect
+def _end_sweeps(**_: Any) -> None:
+    SCHEDULE.end()
+
+
+@signals.worker_shutdown.connect
+def _await_sweeps(**_: Any) -> None:
+    SCHEDULE.join()

@@ -1,9 +1,8 @@
 """The guard process: kills the process groups of a supervisor that died without stopping them.
 
-PR_SET_PDEATHSIG reaches direct children only. A grandchild in the same group, such as Celery's embedded beat, would
-survive. `Supervisor` runs this file as a script (`python -I -S`) and holds the write end of its stdin: lines `+PGID`
-and `-PGID` add and remove groups. However the supervisor dies, kill -9 included, the kernel closes the pipe, and the
-guard reads end of file.
+PR_SET_PDEATHSIG reaches direct children only. A grandchild in the same group would survive. `Supervisor` runs this
+file as a script (`python -I -S`) and holds the write end of its stdin: lines `+PGID` and `-PGID` add and remove
+groups. However the supervisor dies, kill -9 included, the kernel closes the pipe, and the guard reads end of file.
 """
 
 import contextlib

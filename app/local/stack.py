@@ -171,9 +171,8 @@ class Stack:
             *serve,
             extra=self.inference,
         )
-        schedule = str(self.state_dir / "celerybeat-schedule")
         self._start_worker("train", "-c", "1")
-        self._start_worker("default", "-c", "4", "-B", "--schedule", schedule)
+        self._start_worker("default", "-c", "4")
 
     def _start_inference(self) -> None:
         """Start the embedded inference engine, unless the operator has engines."""

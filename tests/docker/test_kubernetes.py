@@ -40,6 +40,10 @@ def pods() -> list[tuple[str, Manifest]]:
     ]
 
 
+def deployments() -> dict[str, Manifest]:
+    return {manifest["metadata"]["name"]: manifest for manifest in manifests() if manifest["kind"] == "Deployment"}
+
+
 def schema_errors(manifest: Manifest) -> list[str]:
     kind = SCHEMAS["kinds"][f"{manifest['apiVersion']}/{manifest['kind']}"]
     schema = {"$ref": f"#/$defs/{kind}", "$defs": SCHEMAS["$defs"]}
@@ -143,12 +147,18 @@ def test_engine_has_its_key_and_no_other_secret() -> None:
     assert "GROUPTUNE_SERVE_API_KEY" in documents(KUBERNETES / "secret.example.yaml")[0]["stringData"]
 
 
-def test_beat_runs_once() -> None:
-    """Celery's beat has no lock: two of them would send each task twice."""
-    [default] = [manifest for manifest in manifests() if manifest["metadata"]["name"] == "grouptune-worker-default"]
-    assert "--beat" in default["spec"]["template"]["spec"]["containers"][0]["args"]
-    assert (default["spec"]["replicas"], default["spec"]["strategy"]) == (1, {"type": "Recreate"})
-    assert "replicas" not in SERVICES["worker-default"].get("deploy", {})
+def test_lost_node_stops_no_kind_of_request() -> None:
+    """One engine: each needs an address of its own. One training worker: their number is the operator's choice."""
+    replicas = {name: manifest["spec"]["replicas"] for name, manifest in deployments().items()}
+    assert replicas == {
+        "grouptune-api": 2,
+        "grouptune-worker-default": 2,
+        "grouptune-worker-train": 1,
+        "grouptune-engine": 1,
+    }
+    for name in ("grouptune-api", "grouptune-worker-default"):
+        [spread] = deployments()[name]["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        assert spread["labelSelector"] == {"matchLabels": {"app.kubernetes.io/name": name}}
 
 
 def test_autoscaling_uses_existing_metric() -> None:

@@ -14,7 +14,7 @@ from app.local.process import ChildSpec
 from app.local.supervisor import Supervisor
 from app.local.valkey import EmbeddedValkey
 
-# Like a Celery worker with an embedded beat: the grandchild shares the group and has no death signal.
+# The grandchild shares the group and has no death signal.
 PARENT_OF_ONE = """
 import subprocess, sys
 grandchild = subprocess.Popen([sys.executable, "-S", "-c", "import signal; signal.pause()"])

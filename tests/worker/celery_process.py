@@ -56,7 +56,7 @@ class CeleryProcess:
         return self._process.pid
 
     def kill(self) -> None:
-        """Send SIGKILL to the worker only. Return once its beat and trainer processes have exited."""
+        """Send SIGKILL to the worker only. Return once its trainer processes have exited."""
         family = psutil.Process(self.pid).children(recursive=True)
         self._process.kill()
         assert all_end(family, STOP_SECONDS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from sqlalchemy import create_engine, func, make_url, text, update
+from sqlalchemy import create_engine, func, make_url, select, text, update
 
 from app.core.db import Database
 from app.core.jobs import leases, queries
@@ -18,6 +18,7 @@ from app.core.jobs.tables import Checkpoint, Job, JobAttempt
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore
 from app.core.storage.local import LocalBlobStore
+from app.core.workers.tables import Sweep
 from tests.setup_jobs import make_job, make_project, stored_file, supervised
 from tests.waiting import eventually
 from tests.worker.celery_process import CeleryProcess
@@ -153,9 +154,7 @@ class Plant:
         return CeleryProcess(name, arguments, self.environment, self.directory, "tests.worker.protocol_worker")
 
     def default_worker(self) -> CeleryProcess:
-        schedule = str(self.directory / "beat")
-        arguments = ["-Q", "default", "-P", "threads", "-c", "1", "-B", "-s", schedule]
-        return CeleryProcess("default", arguments, self.environment, self.directory)
+        return CeleryProcess("default", ["-Q", "default", "-P", "threads", "-c", "1"], self.environment, self.directory)
 
     def submit(self, *, rows: int = 8, **hyperparameters: int) -> str:
         """Create a queued job for the real trainer; no worker is notified."""
@@ -203,6 +202,12 @@ class Plant:
 
     def wait_for_step(self, job_id: str, step: int) -> None:
         eventually(lambda: self.job(job_id).step >= step)
+
+
+def last_sweeps(database: Database) -> dict[str, str]:
+    """The worker that ran each sweep last."""
+    with database.reading() as session:
+        return {sweep.name: sweep.worker for sweep in session.scalars(select(Sweep))}
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from tests.setup_jobs import make_file, supervised
 from tests.tiny_model import write_rows
 from tests.waiting import eventually
-from tests.worker.conftest import Plant
+from tests.worker.conftest import Plant, last_sweeps
 
 
 def upload(plant: Plant, text: str | None = None) -> str:
@@ -81,20 +81,18 @@ def test_repeated_notifications_train_once(plant: Plant) -> None:
 
 
 def test_killed_worker_is_replaced(plant: Plant) -> None:
-    """Its trainer dies with it, and another worker resumes the job."""
+    """Its trainer dies with it, and another worker takes over its job and all sweeps."""
     job_id = plant.submit(rows=400, n_epochs=50, checkpoint_interval=10)  # longer than any test
-    with (
-        plant.default_worker() as default,
-        plant.train_worker("one") as worker_1,
-        plant.train_worker("two") as worker_2,
-    ):
+    with plant.train_worker("one") as worker_1:
         eventually(lambda: plant.checkpoints(job_id))
         owner = str(plant.job(job_id).lease_owner)
-        (worker_1 if owner.endswith(f":{worker_1.pid}") else worker_2).kill()
-        assert not trainers(job_id)
-        reached = plant.job(job_id).step
-        plant.wait_for_step(job_id, reached + 1)
-        default.kill()
+        with plant.train_worker("two") as worker_2:
+            worker_1.kill()
+            assert not trainers(job_id)
+            reached = plant.job(job_id).step
+            plant.wait_for_step(job_id, reached + 1)
+            sweeper = str(worker_2.pid)
+            eventually(lambda: last_sweeps(plant.database)["jobs"].endswith(f":{sweeper}"))
     first, second = plant.attempts(job_id)
     assert (first.worker, first.outcome) == (owner, AttemptOutcome.lost_lease)
     assert second.worker != owner

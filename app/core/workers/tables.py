@@ -1,4 +1,4 @@
-"""Workers as they report themselves."""
+"""Workers as they report themselves, and the sweeps that they share."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -40,3 +40,14 @@ class Worker(Base):
     __table_args__ = (
         CheckConstraint(f"state IN ({', '.join(repr(str(state)) for state in WorkerState)})", name="state"),
     )
+
+
+class Sweep(Base):
+    """The last run of a periodic task, which any worker may run."""
+
+    __tablename__ = "sweeps"
+
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    worker: Mapped[str] = mapped_column(String(255))
+    """The worker that ran it, as in `Worker.name`."""

@@ -1,6 +1,5 @@
 """Expired files and uploads are removed, row and blob, unless a live job needs them."""
 
-import pytest
 from sqlalchemy import func, update
 
 from app.core.db import Database
@@ -9,20 +8,9 @@ from app.core.files.tables import File, Upload, UploadPart
 from app.core.files.uploads import find_file
 from app.core.jobs import lifecycle
 from app.core.jobs.tables import Job
-from app.core.settings import Settings
 from tests.setup_jobs import make_file
 from tests.waiting import eventually
-from tests.worker.conftest import Bench, Plant
-from worker import celery_app
-from worker.celery_app import (
-    COLLECT_SECONDS,
-    COLLECT_TASK,
-    DEFAULT_QUEUE,
-    EXPIRY_TASK,
-    LEASES_SECONDS,
-    LEASES_TASK,
-    SWEEP_TASK,
-)
+from tests.worker.conftest import Bench, Plant, last_sweeps
 from worker.maintenance.expiry import remove_expired
 
 
@@ -102,18 +90,12 @@ def test_expired_upload_loses_all_its_parts(bench: Bench) -> None:
         assert session.get_one(Upload, pending.id).status == "pending"
 
 
-def test_beat_schedules_all_periodic_tasks(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REDIS_URL", broker_url)
-    schedule = celery_app.create(Settings(sweep_seconds=7)).conf.beat_schedule
-    rounds = {entry["task"]: entry["schedule"] for entry in schedule.values()}
-    assert rounds == {SWEEP_TASK: 7, LEASES_TASK: LEASES_SECONDS, EXPIRY_TASK: 7, COLLECT_TASK: COLLECT_SECONDS}
-    assert {entry["options"]["queue"] for entry in schedule.values()} == {DEFAULT_QUEUE}
-
-
-def test_worker_removes_expired_files(plant: Plant) -> None:
+def test_any_worker_runs_all_sweeps(plant: Plant) -> None:
     with plant.database.transaction() as session:
         file = make_file(session, plant.project)
     plant.store.write(file.blob, [b"{}"])
     let_expire(plant.database, file.id)
-    with plant.default_worker():
+    with plant.train_worker() as worker:
         eventually(lambda: not plant.store.exists(file.blob))
+        eventually(lambda: last_sweeps(plant.database).keys() == {"jobs", "leases", "expiry", "orphans"})
+    assert {name.rpartition(":")[2] for name in last_sweeps(plant.database).values()} == {str(worker.pid)}
