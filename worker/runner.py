@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -60,6 +60,11 @@ BROKEN: Final = frozenset({AttemptOutcome.failed, AttemptOutcome.crashed, Attemp
 
 class _DependencyDown(Exception):
     """Something that the attempt needs is unavailable; a later attempt may succeed."""
+
+    def __init__(self, reason: str, rows: Collection[int] = ()) -> None:
+        """`rows` are those of `Failed`."""
+        super().__init__(reason)
+        self.rows = rows
 
 
 class Runner:
@@ -151,7 +156,9 @@ class Runner:
             code_name = error.code or "bad_config"
             message, param = error.message, error.param
             self._write(lambda s: outcomes.fail(s, self._claim, code_name, message, param))
-        except (_DependencyDown, StorageUnavailable) as error:
+        except _DependencyDown as error:
+            self._wait(str(error), error.rows)
+        except StorageUnavailable as error:
             self._wait(str(error))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -162,8 +169,8 @@ class Runner:
         except Exception as error:
             self._crashed(error)
 
-    def _wait(self, reason: str) -> None:
-        self._write(lambda s: outcomes.wait_for_dependency(s, self._claim, reason))
+    def _wait(self, reason: str, rows: Collection[int] = ()) -> None:
+        self._write(lambda s: outcomes.wait_for_dependency(s, self._claim, reason, rows))
 
     def _crashed(self, error: Exception) -> None:
         log.exception("attempt.crashed")
@@ -258,9 +265,9 @@ class Runner:
         elif reason is not None or code == TrainerExit.stopped:
             self._stopped(reason or StopRequest.drain)
         elif code == TrainerExit.dependency_down:
-            raise _DependencyDown(
-                outcome.failed.message if outcome.failed else "A dependency of the job is unavailable"
-            )
+            if outcome.failed is None:
+                raise _DependencyDown("A dependency of the job is unavailable")
+            raise _DependencyDown(outcome.failed.message, outcome.failed.rows)
         elif code == TrainerExit.gpu_fault:
             self.gpu_is_broken = True
             fault = outcome.failed.message if outcome.failed else "The GPU is broken"

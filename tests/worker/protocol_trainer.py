@@ -139,6 +139,12 @@ def fail(run_dir: Path, code: str) -> int:
     return int(code)
 
 
+def fail_on_row(run_dir: Path, row: str) -> int:
+    start(run_dir, 10)
+    report("failed", code="teacher_rows_failed", message="The teacher answered 503", rows=[int(row)])
+    return 69
+
+
 def exit_with(_run_dir: Path, code: str) -> int:
     sys.stderr.write("last words\n")
     return int(code)
@@ -159,6 +165,7 @@ BEHAVIOURS: Final[dict[str, Callable[[Path, str], int | None]]] = {
     "stops_slowly": lambda run_dir, seconds: until_stopped(run_dir, float(seconds)),
     "hang": lambda run_dir, _: hang(run_dir),
     "fail": fail,
+    "fail_on_row": fail_on_row,
     "exit": exit_with,
 }
 

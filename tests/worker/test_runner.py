@@ -173,6 +173,11 @@ def test_error_quotes_the_trainers_last_output(bench: Bench) -> None:
     assert "last words" in job.error["message"]
 
 
+def test_rows_that_a_dependency_fails_on_reach_the_job(bench: Bench) -> None:
+    job = bench.run("fail_on_row:17")
+    assert (job.status, job.crashes, job.failing_rows) == (JobStatus.queued, 0, {"17": 1})
+
+
 def test_dependency_outage_requeues_the_job(bench: Bench) -> None:
     job = bench.run("exit:69")
     assert (job.status, job.crashes) == (JobStatus.queued, 0)

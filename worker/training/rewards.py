@@ -2,39 +2,68 @@
 
 import threading
 from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import Final
 
-from app.core.graders.run import Grade, GraderPool
+from app.core.graders.run import Grade, GraderPool, Sample
 from app.core.spec.advantages import group_advantages, has_contrast
 from app.core.spec.reports import TrainerExit
+from app.core.spec.rows import shown_lines
 from worker.training.types import GroupMember, JobFailure, Prompt, PromptGroup
 
 WINDOW: Final = 200
 """Number of recent grades over which the error rate is computed."""
 MAX_ERROR_RATE: Final = 0.10
+PROBED_ROWS: Final = 3
+"""Other rows to grade in order to decide whether a grader's server is unavailable or fails on certain rows."""
+_PARAM: Final = "method.grader"
 
 
 class GraderHealth:
-    """Fails the job when more than 10 % of the recent grades are errors."""
+    """Ends the attempt when more than 10 % of the recent grades are errors.
 
-    def __init__(self) -> None:
-        self._recent: deque[bool] = deque(maxlen=WINDOW)
+    The job fails if the grader is at fault. If a server was unavailable each time, the job waits for it instead.
+    """
+
+    def __init__(self, grades_other_rows: Callable[[Collection[int]], bool] = lambda _lines: False) -> None:
+        """`grades_other_rows` returns whether the grader's servers now work for rows other than those lines."""
+        self._grades_other_rows = grades_other_rows
+        self._recent: deque[tuple[int, Grade]] = deque(maxlen=WINDOW)
         self.errors = 0
 
-    def note(self, grade: Grade) -> None:
-        """Counts one grade. Raises `JobFailure` with the grader's own message once too many have failed."""
-        failed = grade.reward is None
-        self._recent.append(failed)
-        self.errors += failed
+    def note(self, line: int, grade: Grade) -> None:
+        """Counts a grade of the row at `line`. Raises `JobFailure` with the grader's message if too many failed."""
+        self._recent.append((line, grade))
+        if grade.reward is not None:
+            return
+        self.errors += 1
+        failed = [(line, recent) for line, recent in self._recent if recent.reward is None]
         # The limit is absolute (20 errors), so it also applies before the window is full. A short job never fills it.
-        if sum(self._recent) > MAX_ERROR_RATE * WINDOW:
-            raise JobFailure(
-                TrainerExit.bad_data,
-                "grader_errors",
-                f"{sum(self._recent)} of the last {len(self._recent)} grades failed. Latest error: {grade.error}",
-                "method.grader",
-            )
+        if len(failed) > MAX_ERROR_RATE * WINDOW:
+            raise self._failure(failed)
+
+    def _failure(self, failed: Sequence[tuple[int, Grade]]) -> JobFailure:
+        lines, latest = {line for line, _ in failed}, failed[-1][1].error
+        summary = f"{len(failed)} of the last {len(self._recent)} grades failed"
+        if not all(grade.is_transient for _, grade in failed):
+            message = f"{summary} ({shown_lines(lines)}). Latest error: {latest}"
+            return JobFailure(TrainerExit.bad_data, "grader_errors", message, _PARAM)
+        message = f"{summary}. Latest error: {latest}"
+        if self._grades_other_rows(lines):
+            return JobFailure(TrainerExit.dependency_down, "grader_rows_failed", message, _PARAM, lines)
+        return JobFailure(TrainerExit.dependency_down, "grader_unavailable", message, _PARAM)
+
+
+def grades_other_rows(pool: GraderPool, prompts: Sequence[Prompt], lines: Collection[int]) -> bool:
+    """Returns whether the servers of the grader respond for some of `prompts` that are not at `lines`.
+
+    Any text will do as an answer, since the reward is not used.
+    """
+    others = [prompt for prompt in prompts if prompt.line not in lines][:PROBED_ROWS]
+    pairs = [(Sample(output_text=prompt.text or "?"), prompt.item) for prompt in others]
+    # One by one: a row on which the server fails too must not fail the others of its request.
+    return any(not grade.is_transient for pair in pairs for grade in pool.grade_many([pair]))
 
 
 class Grading:
@@ -50,7 +79,7 @@ class Grading:
         self._is_eager = pool.waits or has_idle_cores
         self._lock = threading.Lock()
         self._pending: list[tuple[Prompt, GroupMember]] = []
-        self._submitted: list[tuple[list[GroupMember], Future[list[Grade]]]] = []
+        self._submitted: list[tuple[list[tuple[Prompt, GroupMember]], Future[list[Grade]]]] = []
 
     def add(self, prompt: Prompt, member: GroupMember) -> None:
         """Adds a member to grade. Thread-safe."""
@@ -65,7 +94,7 @@ class Grading:
         chunks = self._pool.submit(pairs)
         size = self._pool.batch_size
         for number, chunk in enumerate(chunks):
-            self._submitted.append(([member for _, member in members[number * size : (number + 1) * size]], chunk))
+            self._submitted.append((members[number * size : (number + 1) * size], chunk))
 
     def finish(self, groups: list[PromptGroup], health: GraderHealth) -> None:
         """Waits for all grades and sets reward and advantage of every member of `groups`.
@@ -76,8 +105,8 @@ class Grading:
         with self._lock:
             self._submit()
         for members, chunk in self._submitted:
-            for member, grade in zip(members, chunk.result(), strict=True):
-                health.note(grade)
+            for (prompt, member), grade in zip(members, chunk.result(), strict=True):
+                health.note(prompt.line, grade)
                 member.reward, member.error, member.scores = grade.reward, grade.error, dict(grade.scores)
         _set_group_advantages(groups)
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from app.core.chat.encoding import REASONS, Drop, RowRules, held_out_rules, rules_of
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import ExternalServices, GraderPool
+from app.core.graders.toolbox import RETRY_POLICY as GRADER_RETRY_POLICY
 from app.core.retry import RetryPolicy
 from app.core.spec.job import GroupMethod, JobSpec, PreferenceMethod, TrainerSpec
 from app.core.spec.plan import TOKEN_BUDGET, resolve
@@ -46,7 +47,7 @@ WARNINGS_SHOWN = 3
 def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPolicy | None = None) -> TrainerExit:
     """Runs the job of `run_dir`, writes its reports as JSON lines, and returns the exit code.
 
-    `retry_policy` replaces those for requests to rollout servers and teachers.
+    `retry_policy` replaces those for requests to rollout servers, teachers and graders.
     """
 
     trainer_spec = TrainerSpec.model_validate(json.loads((run_dir / "spec.json").read_text(encoding="utf-8")))
@@ -68,7 +69,7 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPo
         ranks.await_end()
         raise
     except JobFailure as failure:
-        write_report(Failed(code=failure.code, message=str(failure), param=failure.param))
+        write_report(Failed(code=failure.code, message=str(failure), param=failure.param, rows=failure.rows))
         return TrainerExit(failure.exit_code)
     except (OSError, MemoryError, RuntimeError, SafetensorError) as error:
         machine_failure = diagnose(error)
@@ -117,7 +118,9 @@ def _train(
     order = DataOrder(prompts, plan.batch_size, plan.n_epochs, spec.seed)
     with (
         _sampler(trainer_spec, policy, tokenizer, ranks, run_dir, stop, retry_policy) as sampler,
-        GraderPool(spec.settings.grader, _outside(trainer_spec)) if spec.settings.grader else nullcontext() as pool,
+        GraderPool(spec.settings.grader, _outside(trainer_spec, retry_policy))
+        if spec.settings.grader
+        else nullcontext() as pool,
         open_teachers(
             trainer_spec, order, plan.total_steps, policy, tokenizer, ranks, report, retry_policy
         ) as teachers,
@@ -146,8 +149,9 @@ def _train(
         trainer.train()
 
 
-def _outside(trainer_spec: TrainerSpec) -> ExternalServices:
+def _outside(trainer_spec: TrainerSpec, retry_policy: RetryPolicy | None) -> ExternalServices:
     return ExternalServices(
+        retry_policy=retry_policy or GRADER_RETRY_POLICY,
         judge_url=trainer_spec.judge_url,
         judge_api_key=os.environ.get(JUDGE_API_KEY),
         allowed_private_hosts=trainer_spec.allowed_private_hosts,

@@ -39,7 +39,7 @@ from worker.training.optimizer import Updater
 from worker.training.preference import pair_group
 from worker.training.probe import write_probe
 from worker.training.reference import TRAINING, Reference
-from worker.training.rewards import GraderHealth, Grading, set_imitation_advantages
+from worker.training.rewards import GraderHealth, Grading, grades_other_rows, set_imitation_advantages
 from worker.training.rollouts.sampler import generator
 from worker.training.schedule import learning_rate
 from worker.training.types import Prompt, PromptGroup
@@ -81,6 +81,8 @@ class Trainer:
     _learning: LearningMonitor = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.pool is not None:
+            self._grader_health = GraderHealth(partial(grades_other_rows, self.pool, self.order.prompts))
         self._divergence = DivergenceMonitor(self.report)
         self._learning = LearningMonitor(self.report, self.plan.total_steps)
 

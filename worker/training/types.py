@@ -1,5 +1,6 @@
 """The data of one optimiser step: rows become prompts, prompts get members, members form a group."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,10 +110,14 @@ class Completion:
 
 
 class JobFailure(Exception):
-    """The job cannot continue. The trainer reports code, message and param, and exits with `exit_code`."""
+    """The job cannot continue. The trainer reports code, message, param and rows, and exits with `exit_code`."""
 
-    def __init__(self, exit_code: int, code: str, message: str, param: str | None = None) -> None:
+    def __init__(
+        self, exit_code: int, code: str, message: str, param: str | None = None, rows: Collection[int] = ()
+    ) -> None:
+        """`rows` are those of `Failed`."""
         super().__init__(message)
         self.exit_code = exit_code
         self.code = code
         self.param = param
+        self.rows = tuple(sorted(rows))

@@ -121,7 +121,14 @@ def _combined(grader: MultiGrader, grades: Mapping[str, Grade]) -> Grade:
     }
     failed = next((part for part in grades.values() if part.reward is None), None)
     if failed is not None:
-        return Grade(reward=None, error=failed.error, error_type=failed.error_type, scores=rewards, usage=usage)
+        return Grade(
+            reward=None,
+            error=failed.error,
+            error_type=failed.error_type,
+            is_transient=failed.is_transient,
+            scores=rewards,
+            usage=usage,
+        )
     try:
         reward = parse_formula(grader.calculate_output).evaluate(rewards)
     except (ArithmeticError, ValueError) as error:
@@ -150,7 +157,9 @@ def _grade(grader: BaseGrader, score: float | Scored, rewards: Mapping[str, floa
 def _failed(grader: BaseGrader, error: Exception) -> Grade:
     message = str(error) if isinstance(error, GraderFailure) else f"{type(error).__name__}: {error}"
     error_type = error.error_type if isinstance(error, GraderFailure) else ErrorType.other
-    return Grade(reward=None, error=storable(f"grader {_name(grader)!r}: {message}"), error_type=error_type)
+    is_transient = isinstance(error, GraderFailure) and error.is_transient
+    message = storable(f"grader {_name(grader)!r}: {message}")
+    return Grade(reward=None, error=message, error_type=error_type, is_transient=is_transient)
 
 
 def _name(grader: BaseGrader) -> str:

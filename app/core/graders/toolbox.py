@@ -42,6 +42,7 @@ class ExternalServices:
     """Private hosts and networks that reward servers may use."""
     signing_secret: str | None = None
     """`whsec_...`: signs requests to reward servers (Standard Webhooks)."""
+    retry_policy: RetryPolicy = RETRY_POLICY
 
 
 class Toolbox:
@@ -118,7 +119,7 @@ class Toolbox:
             if "response_format" in body and _refuses_response_format(error):
                 self._plain_judges.add(model)
                 return self.chat(body)
-            raise GraderFailure(str(error), ErrorType.judge_server) from error
+            raise _failure(error, ErrorType.judge_server) from error
 
     def _judge_server(self) -> ChatServer:
         url = self.outside.judge_url
@@ -134,7 +135,7 @@ class Toolbox:
                         (urlsplit(url).hostname or "",)
                     ),  # the operator configured it, so it may have any address
                     server_name="the judge",
-                    retry_policy=RETRY_POLICY,
+                    retry_policy=self.outside.retry_policy,
                     timeout_seconds=JUDGE_TIMEOUT_SECONDS,
                     max_connections=CONNECTIONS,
                 )
@@ -158,9 +159,10 @@ class Toolbox:
             )
 
         try:
-            return request_with_retries(send, f"the server at {urlsplit(url).hostname}", closing, RETRY_POLICY)
+            server = f"the server at {urlsplit(url).hostname}"
+            return request_with_retries(send, server, closing, self.outside.retry_policy)
         except (NoUsableResponse, AddressRefused) as error:
-            raise GraderFailure(str(error)) from error
+            raise _failure(error) from error
 
     def _signature(self, name: str, content: bytes) -> dict[str, str]:
         now = datetime.now(UTC)
@@ -175,6 +177,11 @@ class Toolbox:
                 allowed = PrivateHosts.parse(self.outside.allowed_private_hosts)
                 self._egress = Egress(allowed, max_connections=CONNECTIONS)
             return self._egress
+
+
+def _failure(error: NoUsableResponse | AddressRefused, error_type: ErrorType = ErrorType.other) -> GraderFailure:
+    is_transient = isinstance(error, NoUsableResponse) and error.is_retryable
+    return GraderFailure(str(error), error_type, is_transient=is_transient)
 
 
 def _refuses_response_format(error: Exception) -> bool:

@@ -30,9 +30,11 @@ class ErrorType(StrEnum):
 class GraderFailure(Exception):
     """A grader could not score a sample; the message gives the reason."""
 
-    def __init__(self, message: str, error_type: ErrorType = ErrorType.other) -> None:
+    def __init__(self, message: str, error_type: ErrorType = ErrorType.other, *, is_transient: bool = False) -> None:
+        """`is_transient` is that of `Grade`."""
         super().__init__(message)
         self.error_type = error_type
+        self.is_transient = is_transient
 
 
 class Sample(BaseModel):
@@ -134,6 +136,8 @@ class Grade(BaseModel):
     `<name>/unclipped` is the number of a judge that was outside of its range.
     """
     error_type: ErrorType | None = None
+    is_transient: bool = False
+    """Whether a server was unavailable or overloaded, so that a later attempt may succeed."""
     usage: dict[str, TokenUsage] = Field(default_factory=dict)
     """Token usage by judge model."""
     passed: bool = False

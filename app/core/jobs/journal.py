@@ -19,8 +19,8 @@ from app.core.spec.reports import Evaluated, Groups, Message, Metrics, Started, 
 from app.core.teachers import answer_cache
 
 # Guard and write in one statement. The UPDATE matches only while this attempt (`epoch`) owns the running job.
-# The INSERT takes its job id from the updated row, so after a lost lease it inserts nothing. A step
-# beyond all earlier steps is progress and resets the crash budget. A resumed attempt overwrites repeated steps.
+# The INSERT takes its job id from the updated row, so after a lost lease it inserts nothing. A step beyond all earlier
+# steps is progress and resets the budgets of crashes and waits. A resumed attempt overwrites repeated steps.
 #
 # The rows are one JSON parameter, because psycopg would escape every quote of an array of texts, which is slower than
 # everything else here.
@@ -28,7 +28,9 @@ _METRICS: Final = text(
     """
     WITH owned AS (
         UPDATE jobs
-        SET crashes = CASE WHEN :last > step THEN 0 ELSE crashes END, step = greatest(step, :last),
+        SET crashes = CASE WHEN :last > step THEN 0 ELSE crashes END,
+            waiting_since = CASE WHEN :last > step THEN NULL ELSE waiting_since END,
+            failing_rows = CASE WHEN :last > step THEN NULL ELSE failing_rows END, step = greatest(step, :last),
             trained_tokens = greatest(trained_tokens, CAST(:trained_tokens AS bigint))
         WHERE id = :job_id AND epoch = :epoch AND status = 'running'
         RETURNING id

@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 from sqlalchemy import event as sql_event
-from sqlalchemy import func, select
+from sqlalchemy import func, null, select
 from sqlalchemy.orm import Session
 
 from app.core import ids
@@ -181,7 +181,17 @@ def resume(session: Session, actor: Actor, job_id: str) -> Job:
     with _audited(session, actor, Action.job_resume, job):
         event = Event("The job is queued again and will resume from its last checkpoint")
         eligible_at = func.least(Job.eligible_at, func.now())  # a backoff ends, and no earlier time is given up
-        transition(session, job.id, {JobStatus.paused}, JobStatus.queued, event, eligible_at=eligible_at, crashes=0)
+        transition(
+            session,
+            job.id,
+            {JobStatus.paused},
+            JobStatus.queued,
+            event,
+            eligible_at=eligible_at,
+            crashes=0,
+            waiting_since=None,
+            failing_rows=null(),
+        )
     return job
 
 

@@ -5,11 +5,11 @@ job's row and does what the client asked. Only success ends a job that should pa
 one that should be cancelled.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core import ids
@@ -18,13 +18,14 @@ from app.core.accounts.audit import Action, Actor
 from app.core.accounts.tables import Project
 from app.core.files.uploads import ReceivedFile
 from app.core.jobs import gates, results
-from app.core.jobs.attempts import backoff, charge_crash, close_attempt, fail_running, obeys_client
+from app.core.jobs.attempts import charge_crash, close_attempt, fail_running, obeys_client
 from app.core.jobs.events import Event, append
 from app.core.jobs.gates import GateResult
 from app.core.jobs.leases import Claim, lost
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus, StopRequest
 from app.core.jobs.tables import Job
 from app.core.jobs.transitions import transition
+from app.core.jobs.waits import wait_or_give_up
 from app.core.models import aliases
 from app.core.models.tables import TrainedModel
 from app.core.spec.reports import Finished
@@ -116,22 +117,11 @@ def crash(session: Session, claim: Claim, reason: str, log_tail: str) -> None:
     charge_crash(session, _lock_owned(session, claim), AttemptOutcome.crashed, reason, log_tail)
 
 
-def wait_for_dependency(session: Session, claim: Claim, reason: str) -> None:
-    """Queue the job again after a backoff that grows with its attempts. Its crash budget is not charged."""
-    if obeys_client(session, _lock_owned(session, claim), AttemptOutcome.dependency_down, reason):
-        return
-    wait = backoff(claim.attempt)
-    event = Event(f"{reason}. Retrying in {wait.total_seconds():.0f} s", level="warn")
-    transition(
-        session,
-        claim.job_id,
-        _RUNNING,
-        JobStatus.queued,
-        event,
-        attempt=claim.attempt,
-        eligible_at=func.now() + wait,
-    )
-    close_attempt(session, claim.job_id, claim.attempt, AttemptOutcome.dependency_down, reason)
+def wait_for_dependency(session: Session, claim: Claim, reason: str, rows: Collection[int] = ()) -> None:
+    """Queue the job again, or fail it if it has waited for too long; see `waits.wait_or_give_up`."""
+    job = _lock_owned(session, claim)
+    if not obeys_client(session, job, AttemptOutcome.dependency_down, reason):
+        wait_or_give_up(session, job, reason, rows)
 
 
 def gpu_fault(session: Session, claim: Claim, reason: str, log_tail: str) -> None:

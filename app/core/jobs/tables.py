@@ -60,6 +60,10 @@ class Job(Base):
     """Crashed attempts since the last progress."""
     eligible_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     """The job is not claimed before this time (backoff)."""
+    waiting_since: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When a dependency failed for the first time since the last progress."""
+    failing_rows: Mapped[dict[str, Any] | None]
+    """Line of the training file -> attempts since the last progress in which a dependency failed on it."""
 
     step: Mapped[int] = mapped_column(Integer, default=0)
     total_steps: Mapped[int | None] = mapped_column(Integer)

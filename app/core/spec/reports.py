@@ -173,6 +173,8 @@ class Failed(Frozen):
     code: str
     message: str
     param: str | None = None
+    rows: tuple[int, ...] = ()
+    """Lines of the training file on which a dependency fails although it works for other rows."""
 
 
 Report = Annotated[

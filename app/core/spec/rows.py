@@ -5,7 +5,7 @@ OpenAI's supervised, preference and reinforcement files are valid without change
 """
 
 import json
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -13,6 +13,7 @@ from app.core.spec.json_lines import Refused, lines, load_object
 from app.core.spec.messages import Conversation, read_functions, read_tools
 
 MAX_TEACHER_RESPONSES: Final = 256
+_SHOWN_LINES: Final = 10
 _NOT_GRADED: Final = frozenset({"teacher_responses", "tools", "functions"})
 """Fields that graders cannot read as `item.*`."""
 
@@ -26,6 +27,13 @@ class RowError(ValueError):
         self.line = line
         self.param = param
         self.message = message
+
+
+def shown_lines(numbers: Collection[int]) -> str:
+    """Return the numbers of lines in words, the first ones if there are many: "lines 3, 17 and 40 more"."""
+    first = sorted(set(numbers))
+    shown, more = ", ".join(map(str, first[:_SHOWN_LINES])), len(first) - _SHOWN_LINES
+    return f"line{'s' * (len(first) > 1)} {shown}" + (f" and {more:,} more" if more > 0 else "")
 
 
 class TeacherResponse(NamedTuple):

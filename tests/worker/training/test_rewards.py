@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -116,17 +116,49 @@ def test_too_many_grader_errors_fail_the_job() -> None:
     health = GraderHealth()
     allowed = int(MAX_ERROR_RATE * WINDOW)
     for grade in [OK] * (WINDOW - allowed) + [FAILED] * allowed:
-        health.note(grade)
+        health.note(1, grade)
     with pytest.raises(JobFailure, match="division by zero") as caught:
-        health.note(FAILED)
+        health.note(17, FAILED)
     assert (caught.value.exit_code, caught.value.code) == (TrainerExit.bad_data, "grader_errors")
-    assert f"{allowed + 1} of the last {WINDOW} grades" in str(caught.value)
+    assert f"{allowed + 1} of the last {WINDOW} grades failed (lines 1, 17)" in str(caught.value)
+
+
+def note_all(health: GraderHealth, grades: list[tuple[int, Grade]]) -> None:
+    for line, grade in grades:
+        health.note(line, grade)
+
+
+AWAY = Grade(reward=None, error="grader 'endpoint': the server answered 503", is_transient=True)
+
+
+@pytest.mark.parametrize(
+    ("works", "code", "rows"), [(True, "grader_rows_failed", (3, 5)), (False, "grader_unavailable", ())]
+)
+def test_unavailable_grader_is_waited_for(works: bool, code: str, rows: tuple[int, ...]) -> None:
+    probed: list[set[int]] = []
+
+    def grades_other_rows(lines: Collection[int]) -> bool:
+        probed.append(set(lines))
+        return works
+
+    health = GraderHealth(grades_other_rows)
+    with pytest.raises(JobFailure, match="answered 503") as caught:
+        note_all(health, [((3, 5)[number % 2], AWAY) for number in range(WINDOW)])
+    assert (caught.value.exit_code, caught.value.code, caught.value.rows) == (TrainerExit.dependency_down, code, rows)
+    assert probed == [{3, 5}]
+
+
+def test_grader_that_is_also_at_fault_fails_the_job() -> None:
+    health = GraderHealth(lambda _lines: pytest.fail("an outage does not explain these errors"))
+    with pytest.raises(JobFailure) as caught:
+        note_all(health, [(1, grade) for grade in [FAILED, *[AWAY] * WINDOW]])
+    assert caught.value.exit_code == TrainerExit.bad_data
 
 
 def test_a_tenth_of_errors_is_tolerated() -> None:
     health = GraderHealth()
     for number in range(5 * WINDOW):
-        health.note(FAILED if number % 10 == 0 else OK)
+        health.note(1, FAILED if number % 10 == 0 else OK)
     assert health.errors == WINDOW // 2
 
 

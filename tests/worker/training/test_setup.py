@@ -1,6 +1,8 @@
 """Whole runs: the order of reports, exit codes, and the published adapter."""
 
+import dataclasses
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -8,6 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from app.core.retry import RetryPolicy
+from app.core.spec.graders import EndpointGrader
+from app.core.spec.job import GroupMix
 from app.core.spec.reports import (
     CheckpointSaved,
     Evaluated,
@@ -21,6 +26,7 @@ from app.core.spec.reports import (
     Started,
     TrainerExit,
 )
+from tests.http_server import Received, Reply, http_server
 from tests.worker.training.runs import STEPS, Job, of_kind, parse, read_until, steady, trainer_process
 from worker.training import checkpoints
 
@@ -173,7 +179,34 @@ def test_failing_grader_fails_the_job(job: Job, tmp_path: Path) -> None:
     assert code is TrainerExit.bad_data
     assert isinstance(reports[-1], Failed)
     assert reports[-1].code == "grader_errors"
+    assert re.search(r"of the last \d+ grades failed \(lines \d", reports[-1].message)
     assert "item.reference_answer does not exist in this row" in reports[-1].message
+
+
+@pytest.mark.parametrize(
+    ("bad", "code", "rows"), [({"3"}, "grader_rows_failed", (4,)), (None, "grader_unavailable", ())]
+)
+def test_reward_server_that_fails(job: Job, bad: set[str] | None, code: str, rows: tuple[int, ...]) -> None:
+    """On one row in each answer, or altogether: either way the job waits, and the report names that row."""
+
+    def reply(request: Received) -> Reply:
+        [one] = json.loads(request.body)["samples"]
+        if bad is None or one["item"]["reference_answer"] in bad:
+            return Reply(b"later", 503)
+        return Reply(b'{"results": [{"reward": 0.5}]}')
+
+    with http_server(reply) as url:
+        failing = dataclasses.replace(
+            job,
+            trainer={"allowed_private_hosts": ("127.0.0.1",)},
+            retry_policy=RetryPolicy(2, longest_wait_seconds=0.01),
+        )
+        group = GroupMix(expert=1, teacher=0, self_=24)
+        ended, [*_, failed] = failing.run(grader=EndpointGrader(url=url), group=group)
+    assert ended is TrainerExit.dependency_down
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.rows) == (code, rows)
+    assert "answered 503: later" in failed.message
 
 
 def test_damaged_checkpoint_is_rejected(whole: tuple[Job, list[Report]], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from app.core.egress.client import AddressRefused
 from app.core.egress.json_client import NoUsableResponse
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import TrainerExit
+from app.core.spec.rows import shown_lines
 from worker.training.batching import DataOrder
 from worker.training.interfaces import StopFlag
 from worker.training.teachers.answers import TeacherAnswerCache
@@ -26,6 +27,8 @@ PREFETCH_ROWS: Final = 64
 """Rows to request before a step needs them; always at least the rows of two steps."""
 MAX_FAILURES: Final = 8
 """Consecutive rows without an answer after which the teacher is at fault, not the rows."""
+PROBED_ROWS: Final = 2
+"""Other rows to request in order to decide whether the teacher is unavailable or fails on certain rows."""
 REFUSALS: Final = frozenset({401, 403, 404})
 """HTTP statuses that would fail every row, so the job fails."""
 _POLL_SECONDS: Final = 0.2
@@ -65,8 +68,11 @@ class TeacherPrefetcher:
         """Lines of rows that will get no further answers: complete, failed, or over budget."""
         self._needed: dict[int, Prompt] = {}
         """Rows with missing answers, by line."""
-        self._consecutive_failures = 0
-        self._failed_rows = 0
+        self._failed: set[int] = set()
+        """Lines of rows that got no further answers because a request failed."""
+        self._failed_in_a_row: set[int] = set()
+        """Those of `_failed` since the last answer to any row."""
+        self._deciding = threading.Lock()
         self._failure: JobFailure | None = None
         self._reported_rows = 0
         self._has_reported_exhaustion = False
@@ -146,40 +152,78 @@ class TeacherPrefetcher:
         A server may return fewer answers than requested, hence the loop.
         """
         while (keys := self._cache.missing(prompt)) and self._failure is None:
-            prompt_tokens, max_tokens = len(prompt.ids), self._sampling.max_tokens
-            count = self._ledger.reserve(prompt_tokens, max_tokens, len(keys))
-            batch = AnswerBatch((), 0)
             try:
-                batch = self._server.request_answers(prompt, keys[:count], self._ledger.count_request)
-                failure: NoUsableResponse | AddressRefused = NoUsableResponse(
-                    batch.problem or "the teacher returned no answer"
-                )
+                batch = self._send(prompt, keys)
             except (NoUsableResponse, AddressRefused) as error:
-                failure = error
-            finally:
-                self._ledger.settle(prompt_tokens, max_tokens, count, batch.tokens)
-                self._cache.add(batch.answers, lambda: self._ledger.spent)
-            if not batch.answers:
-                self._note_failure(prompt, failure)
+                self._note_failure(prompt, error)
                 return
-            self._consecutive_failures = 0
+            if not batch.answers:
+                self._note_failure(prompt, NoUsableResponse(batch.problem or "the teacher returned no answer"))
+                return
+            with self._changed:
+                self._failed_in_a_row.clear()
+
+    def _send(self, prompt: Prompt, keys: Sequence[str], *, keep: bool = True) -> AnswerBatch:
+        """Requests as many answers as the budget allows, and keeps them. Raises as `request_answers`."""
+        prompt_tokens, max_tokens = len(prompt.ids), self._sampling.max_tokens
+        count = self._ledger.reserve(prompt_tokens, max_tokens, len(keys))
+        batch = AnswerBatch((), 0)
+        try:
+            batch = self._server.request_answers(prompt, keys[:count], self._ledger.count_request)
+            return batch
+        finally:
+            self._ledger.settle(prompt_tokens, max_tokens, count, batch.tokens)
+            self._cache.add(batch.answers if keep else (), lambda: self._ledger.spent)
 
     def _note_failure(self, prompt: Prompt, error: NoUsableResponse | AddressRefused) -> None:
         with self._changed:
-            self._consecutive_failures += 1
-            self._failed_rows += 1
-            is_first = self._failed_rows == 1
-            is_over = self._consecutive_failures >= max(2, min(MAX_FAILURES, len(self._needed)))
+            is_first = not self._failed
+            self._failed.add(prompt.line)
+            self._failed_in_a_row.add(prompt.line)
         if isinstance(error, AddressRefused) or error.status in REFUSALS:
             advice = "Check the teacher's model and base_url, and the project's key for it (`grouptune teachers`)."
             self._fail(JobFailure(TrainerExit.bad_config, "teacher_refused", f"{_sentence(error)}. {advice}", _PARAM))
-        elif is_over and error.is_retryable:
-            self._fail(JobFailure(TrainerExit.dependency_down, "teacher_away", _sentence(error), _PARAM))
-        elif is_over:
-            message = f"The teacher's answers are unusable: {error}"
+        elif self._is_over and error.is_retryable:
+            with self._deciding:  # rows that fail at the same time are decided together
+                self._end_or_give_up_rows(error)
+        elif self._is_over:
+            message = f"The teacher's answers are unusable: {error} ({shown_lines(self._failed_in_a_row)})"
             self._fail(JobFailure(TrainerExit.bad_config, "teacher_unusable", message, _PARAM))
         elif is_first:
             self._cache.report_event(f"line {prompt.line}: no further teacher answers for this row: {error}", warn=True)
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether enough rows in a row failed for the teacher to be at fault, not the rows."""
+        return len(self._failed_in_a_row) >= max(2, min(MAX_FAILURES, len(self._needed)))
+
+    def _end_or_give_up_rows(self, error: NoUsableResponse) -> None:
+        """Ends the attempt, unless the teacher answers other rows and only a few failed: these are given up."""
+        if not self._is_over or self._failure is not None:
+            return  # decided by another thread
+        rows = set(self._failed_in_a_row)
+        if not self._answers_other_rows():
+            self._fail(JobFailure(TrainerExit.dependency_down, "teacher_away", _sentence(error), _PARAM))
+        elif len(rows) >= MAX_FAILURES:
+            self._fail(JobFailure(TrainerExit.dependency_down, "teacher_rows_failed", _sentence(error), _PARAM, rows))
+        else:
+            with self._changed:
+                self._failed_in_a_row -= rows
+            message = f"{shown_lines(rows)}: no further teacher answers, although others are answered: {error}"
+            self._cache.report_event(message, warn=True)
+
+    def _answers_other_rows(self) -> bool:
+        """Requests an answer to some rows that have not failed; it is not used."""
+        others = [prompt for prompt in self._order.prompts if prompt.line not in self._failed]
+        # Those that need no further answers come first: the teacher has probably answered them before.
+        for prompt in sorted(others, key=lambda prompt: prompt.line in self._needed)[:PROBED_ROWS]:
+            try:
+                self._send(prompt, ("probe",), keep=False)
+            except NoUsableResponse as error:
+                if error.is_retryable:
+                    continue
+            return True
+        return False
 
     def _fail(self, failure: JobFailure) -> None:
         with self._changed:
@@ -191,7 +235,7 @@ class TeacherPrefetcher:
         done, total = len(self._settled), len(self._needed)
         if total and done * 10 // total > self._reported_rows * 10 // total:
             self._reported_rows = done
-            spent, failed, unusable = self._ledger.spent, self._failed_rows, self._cache.unusable
+            spent, failed, unusable = self._ledger.spent, len(self._failed), self._cache.unusable
             self._cache.report_event(
                 f"Teacher: {done:,} of {total:,} rows, {spent.requests:,} requests and {spent.tokens:,} tokens so far",
                 rows=done,

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -41,10 +41,10 @@ MIX = GroupMix(expert=1, teacher=2, self_=1)
 ROWS = 8
 
 
-def write_rows(path: Path, own: Mapping[int, list[str]] | None = None) -> Path:
+def write_rows(path: Path, own: Mapping[int, list[str]] | None = None, rows: int = ROWS) -> Path:
     """Additions; `own` are teacher responses that rows bring, by number."""
     with path.open("w", encoding="utf-8") as out:
-        for number in range(ROWS):
+        for number in range(rows):
             chat = [{"role": "user", "content": f"{number}+1="}, {"role": "assistant", "content": str(number + 1)}]
             row = {"messages": chat, "reference_answer": str(number + 1)}
             out.write(json.dumps(row | {"teacher_responses": (own or {}).get(number, [])}) + "\n")
@@ -273,9 +273,48 @@ def test_failing_teacher_ends_the_attempt(
     with teacher(lambda *_: reply) as asked:
         found, reports = run(base, asked, data)
     failed = failure(reports)
-    assert (found, failed.code, failed.param) == (code, name, "method.gft.teacher")
+    assert (found, failed.code, failed.param, failed.rows) == (code, name, "method.gft.teacher", ())
     assert message in failed.message
     assert "canary-key" not in failed.message
+
+
+def failing_on(numbers: Collection[int]) -> Answer:
+    """A teacher that is busy whenever it gets one of these questions."""
+
+    def answer(question: str, body: dict[str, Any]) -> Reply:
+        return Reply(b"busy", 503) if int(question.split("+")[0]) in numbers else answer_sums(question, body)
+
+    return answer
+
+
+def test_few_rows_that_always_fail_are_given_up(base: Job, data: Path, tmp_path: Path) -> None:
+    """In the first attempt, and in one that has the answers to all other rows."""
+    bad, wanted = {2, 5}, options(data) | {"n_epochs": 1}
+    with teacher(failing_on(bad)) as asked:
+        code, first = asking(base, asked.url).run(**wanted)
+        assert code is TrainerExit.succeeded
+        known = tmp_path / "known.jsonl"
+        kept = [one for report in of_kind(first, TeacherAnswers) for one in report.answers]
+        known.write_text("".join(one.model_dump_json() + "\n" for one in kept))
+        again = asking(base, asked.url, name="again", teacher_answers_path=str(known))
+        code, second = again.run(**wanted)
+    assert code is TrainerExit.succeeded
+    for reports in (first, second):
+        assert [line for line, count in member_counts(reports).items() if count == 0] == [3, 6]
+    [warning] = [one for one in of_kind(second, Message) if "although others are answered" in one.message]
+    assert warning.message.startswith("lines 3, 6: no further teacher answers")
+    assert "answered 503: busy" in warning.message
+    assert of_kind(second, TeacherAnswers)[-1].answers == ()  # the answer that proved it is not used
+
+
+def test_many_rows_that_always_fail_end_the_attempt(base: Job, tmp_path: Path) -> None:
+    bad = range(ROWS)
+    data = write_rows(tmp_path / "more.jsonl", {ROWS: ["one", "two"]}, rows=ROWS + 1)  # the last row needs no teacher
+    with teacher(failing_on(bad)) as asked:
+        code, reports = run(base, asked, data)
+    failed = failure(reports)
+    assert (code, failed.code) == (TrainerExit.dependency_down, "teacher_rows_failed")
+    assert failed.rows == tuple(number + 1 for number in bad)
 
 
 def test_disallowed_and_unreachable_addresses(base: Job, data: Path) -> None:
