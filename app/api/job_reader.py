@@ -6,6 +6,7 @@ arrive are collected, and the next read serves them all. A request never gets a 
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import Any, Final, TypeVar
 
@@ -17,6 +18,7 @@ from app.core.db import Database
 from app.core.errors import DatabaseUnavailable
 from app.core.jobs import queries
 from app.core.jobs.queries import JobDetails
+from app.core.jobs.state_machine import TERMINAL
 
 BATCH: Final = 200
 """Jobs per read; one read takes a few milliseconds."""
@@ -37,8 +39,12 @@ class JobReader:
         self._waiting: dict[JobKey, asyncio.Future[JobDetails | None]] = {}
         self._reading: asyncio.Task[None] | None = None
 
-    async def get(self, project_id: str, job_id: str, *, strict: bool, samples: bool = True) -> JobObject:
-        """Return the current job. Raises `NotFound`, also for a job of another project, and as `Database.reading`."""
+    async def get(self, project_id: str, job_id: str, *, strict: bool, samples: bool | None = None) -> JobObject:
+        """Return the current job. Raises `NotFound`, also for a job of another project, and as `Database.reading`.
+
+        `samples` includes the sample answers of its evaluations; None includes them once the job is finished. They are
+        read only then, because they are large and a job is polled while it runs.
+        """
         key = project_id, job_id
         if key not in self._waiting:
             self._waiting[key] = asyncio.get_running_loop().create_future()
@@ -48,7 +54,12 @@ class JobReader:
         details = await asyncio.shield(self._waiting[key])
         if details is None:
             raise queries.no_job(job_id)
-        return JobObject.of(details, strict=strict, samples=samples)
+        if samples is None:
+            samples = details.job.status in TERMINAL
+        shown = None
+        if samples and details.job.evaluation is not None:
+            shown = await self.page(partial(queries.evaluation_samples, job_id=job_id))
+        return JobObject.of(details, strict=strict, samples=shown)
 
     async def page(self, read: Callable[[Any], T]) -> T:
         """Call `read` with a session, in a thread, and return its result. Raises as `read` and `Database.reading`."""

@@ -138,10 +138,7 @@ async def list_jobs(
             search=search,
         )
         return page(
-            [
-                JobObject.of(details, strict=strict, samples=False)
-                for details in queries.list_details(session, jobs_of_page)
-            ],
+            [JobObject.of(details, strict=strict) for details in queries.list_details(session, jobs_of_page)],
             more,
         )
 
@@ -149,9 +146,18 @@ async def list_jobs(
 
 
 @router.get("/{job_id}", dependencies=[needs(Scope.jobs_read)])
-async def retrieve_job(caller: Caller, job_id: JobId, jobs: Jobs, strict: Strict = False) -> JobObject:
+async def retrieve_job(
+    caller: Caller,
+    job_id: JobId,
+    jobs: Jobs,
+    samples: Annotated[
+        bool | None,
+        Query(description="Include sample answers of the held-out evaluations; by default once the job is finished."),
+    ] = None,
+    strict: Strict = False,
+) -> JobObject:
     """Retrieve a job with its progress."""
-    return await jobs.get(caller.project_id, job_id, strict=strict)
+    return await jobs.get(caller.project_id, job_id, strict=strict, samples=samples)
 
 
 @router.post("/{job_id}", dependencies=[needs(Scope.jobs_write)])

@@ -1,5 +1,6 @@
 """Bodies of `/v1/fine_tuning/jobs`: OpenAI's object with every required field, and Grouptune's additions."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -93,7 +94,8 @@ class JobObject(Item):
     )
     attempt: int = Field(description="Number of times that a worker has started the job.")
     evaluation: dict[str, Any] | None = Field(
-        description="Held-out results before and after training; lists leave out the sample answers."
+        description="Held-out results before and after training. Sample answers are in finished jobs, and in others "
+        "with `samples=true`; lists leave them out."
     )
     gates: list[GateVerdict] = Field(
         description="Conditions on the held-out results that must hold for the job to succeed."
@@ -116,8 +118,8 @@ class JobObject(Item):
     paused: bool = Field(description="True if the status is `paused`, for clients whose enum lacks that value.")
 
     @classmethod
-    def of(cls, details: JobDetails, *, strict: bool, samples: bool = True) -> "JobObject":
-        """Return the wire form; `strict` uses only OpenAI's enum values, `samples` includes those of evaluations."""
+    def of(cls, details: JobDetails, *, strict: bool, samples: Mapping[str, Any] | None = None) -> "JobObject":
+        """Return the wire form; `strict` uses only OpenAI's enum values. Without `samples` evaluations have none."""
         job, eta, finish = details.job, details.eta_seconds, details.estimated_finish
         spec = JobSpec.model_validate(job.spec)
         paused = job.status == JobStatus.paused
@@ -146,7 +148,7 @@ class JobObject(Item):
             queue_position=details.queue_position,
             priority=job.priority,
             attempt=job.attempt,
-            evaluation=job.evaluation if samples else _without_samples(job.evaluation),
+            evaluation=_evaluation(job.evaluation, samples),
             gates=_gates(job, spec),
             alias=spec.alias,
             chat_template_kwargs=spec.chat_template_kwargs,
@@ -175,9 +177,13 @@ def _integrations(spec: JobSpec, *, strict: bool) -> list[dict[str, Any]] | None
     return shown or None
 
 
-def _without_samples(evaluation: dict[str, Any] | None) -> dict[str, Any] | None:
+def _evaluation(evaluation: dict[str, Any] | None, samples: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if evaluation is None:
         return None
+    if samples is not None:
+        return {
+            name: part | {"samples": samples[name]} if name in samples else part for name, part in evaluation.items()
+        }
     return {
         name: {key: value for key, value in part.items() if key != "samples"} if isinstance(part, dict) else part
         for name, part in evaluation.items()

@@ -153,15 +153,16 @@ class Journal:
     def _evaluated(self, session: Session, report: Evaluated) -> None:
         job = session.get_one(Job, self._claim.job_id, populate_existing=True)
         result = clean(report.model_dump(mode="json", exclude={"kind"}))
-        evaluation = dict(job.evaluation or {})
+        evaluation, samples = dict(job.evaluation or {}), dict(job.evaluation_samples or {})
         history = [earlier for earlier in evaluation.get("history", []) if earlier["step"] < report.step]
-        best = result.pop("best")
+        best, answers = result.pop("best"), result.pop("samples")
         point = {"step": report.step, "values": result["values"]}
         if "before" not in evaluation or evaluation["before"]["step"] == report.step:
-            evaluation["before"] = result
+            evaluation["before"], samples["before"] = result, answers
         elif best or "after" not in evaluation:
-            evaluation["after"] = result
-        leases.update_owned(session, self._claim, evaluation={**evaluation, "history": [*history, point]})
+            evaluation["after"], samples["after"] = result, answers
+        evaluation["history"] = [*history, point]
+        leases.update_owned(session, self._claim, evaluation=evaluation, evaluation_samples=samples)
 
     @property
     def _key(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import ARRAY, Text, any_, func, literal, or_, select, text, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
@@ -49,6 +49,11 @@ def find_jobs(session: Session, wanted: Collection[tuple[str, str]]) -> list[Job
     job_ids = literal([job_id for _, job_id in wanted], ARRAY(Text))
     jobs = session.scalars(select(Job).where(Job.id == any_(job_ids)))
     return [job for job in jobs if (job.project_id, job.id) in wanted]
+
+
+def evaluation_samples(session: Session, job_id: str) -> dict[str, Any]:
+    """Return the sample answers of a job's held-out evaluations, by the part of `evaluation`."""
+    return session.scalar(select(Job.evaluation_samples).where(Job.id == job_id)) or {}
 
 
 def list_jobs(

@@ -73,7 +73,10 @@ class Job(Base):
     teacher_usage: Mapped[dict[str, Any] | None]
     """`Spent` as JSON once the job has used its teacher."""
     evaluation: Mapped[dict[str, Any] | None]
-    """Held-out results: `{"before": {...}, "after": {...}}`."""
+    """Held-out results: `{"before": {...}, "after": {...}, "history": [...]}`."""
+    evaluation_samples: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
+    """Sample answers by the part of `evaluation`. Large, so they are loaded only on access. Jobs of earlier versions
+    have them in `evaluation`."""
     fine_tuned_model: Mapped[str | None] = mapped_column(String(255))
     result_files: Mapped[list[str]] = mapped_column(default=list, server_default=text("'[]'::jsonb"))
     """Ids of the files that a succeeded job wrote. A client may have deleted them."""

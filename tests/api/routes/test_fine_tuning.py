@@ -8,6 +8,8 @@ import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from openai.types.fine_tuning import FineTuningJobEvent
+from sqlalchemy import event as sql_event
+from sqlalchemy.engine import Engine
 
 from app.core.accounts.scopes import ALL
 from app.core.jobs import leases
@@ -305,14 +307,37 @@ def test_training_results_are_served(server: Server, client: OpenAI, training_fi
     assert name == f"ft:tiny:default:sums:{job_id[-8:]}:ckpt-step-12"
 
 
-@lenient_and_strict
-def test_sample_answers_stay_out_of_lists(server: Server, client: OpenAI, training_file: str) -> None:
+@pytest.mark.parametrize("inline", [False, True], ids=["", "of an earlier version"])
+def test_sample_answers_are_read_only_if_wanted(
+    server: Server, client: OpenAI, training_file: str, inline: bool
+) -> None:
     job_id = create(client, training_file, gft()).id
-    part = {"step": 0, "values": {"eval/reward": 0.5}, "samples": [{"prompt": "1+1=", "response": "2"}]}
-    history = [{"step": 0, "values": {"eval/reward": 0.5}}]
+    part, samples = {"step": 0, "values": {"eval/reward": 0.5}}, [{"prompt": "1+1=", "response": "2"}]
+    whole = {"before": part | {"samples": samples}, "history": [part]}
+    brief = {"before": part, "history": [part]}
     with server.database.transaction() as session:
-        session.get_one(Job, job_id).evaluation = {"before": part, "history": history}
-    retrieved: Any = client.fine_tuning.jobs.retrieve(job_id)
-    assert retrieved.evaluation == {"before": part, "history": history}
-    listed: Any = next(iter(client.fine_tuning.jobs.list()))
-    assert listed.evaluation == {"before": {"step": 0, "values": part["values"]}, "history": history}
+        job = session.get_one(Job, job_id)
+        job.evaluation = whole if inline else brief
+        job.evaluation_samples = None if inline else {"before": samples}
+    statements: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        statements.append(statement)
+
+    def evaluation(**query: str) -> Any:
+        statements.clear()
+        return client.fine_tuning.jobs.retrieve(job_id, extra_query=query).model_dump()["evaluation"]
+
+    sql_event.listen(Engine, "before_cursor_execute", note)
+    try:
+        assert evaluation() == brief
+        assert next(iter(client.fine_tuning.jobs.list())).model_dump()["evaluation"] == brief
+        assert any("FROM jobs" in statement for statement in statements)
+        assert not any("evaluation_samples" in statement for statement in statements)
+        assert evaluation(samples="true") == whole
+        client.fine_tuning.jobs.cancel(job_id)
+        assert evaluation() == whole
+        assert evaluation(samples="false") == brief
+        assert not any("evaluation_samples" in statement for statement in statements)
+    finally:
+        sql_event.remove(Engine, "before_cursor_execute", note)

@@ -119,11 +119,10 @@ def test_unstorable_text_is_replaced(database: Database, claim: Claim) -> None:
     with database.transaction() as session:
         (group,) = groups_of(session, claim.job_id, step=1)
         events, _ = queries.list_events(session, claim.job_id, after=None, limit=1)
+        samples = queries.evaluation_samples(session, claim.job_id)
     assert group["prompt"] == shown
     assert (events[0].message, events[0].data) == (shown, {shown: [shown]})
-    evaluation = fetch_job(database, claim).evaluation
-    assert evaluation is not None
-    assert evaluation["before"]["samples"][0]["response"] == shown
+    assert samples["before"][0]["response"] == shown
 
 
 def test_lost_lease_writes_nothing(database: Database, claim: Claim) -> None:
@@ -173,7 +172,10 @@ def test_first_and_best_evaluations_are_stored(database: Database, claim: Claim)
     evaluation = fetch_job(database, claim).evaluation
     assert evaluation is not None
     assert (evaluation["before"]["step"], evaluation["after"]["step"]) == (0, 20)
-    assert evaluation["after"]["samples"][0]["response"] == "r"
+    with database.transaction() as session:
+        samples = queries.evaluation_samples(session, claim.job_id)
+    assert {part: answers[0]["reward"] for part, answers in samples.items()} == {"before": 0.1, "after": 0.9}
+    assert not any("samples" in evaluation[part] for part in samples)
     assert [(point["step"], point["values"]["eval/reward"]) for point in evaluation["history"]] == [
         (0, 0.1),
         (10, 0.5),
