@@ -202,23 +202,28 @@ class Hub:
         return snapshots, by_project, file_states
 
     async def _events(self, job_id: str, seq: int, last: int) -> list[tuple[int, str]]:
-        """Return the events after `seq` as (number, message), at most `BATCH`; empty if the database is unavailable.
+        """Return the events after `seq` as (number, message), at most `BATCH`, once the database is available.
 
         Streams at the same position share one query and one rendering. `last`, the newest event's number, is part of
         the key: without it a stream could get a batch that was read before that event was written, and miss the event.
         """
         key = (job_id, seq, last)
-        if key not in self._shared:
-            while len(self._shared) >= KEPT_BATCHES:
-                del self._shared[next(iter(self._shared))]  # the oldest
-            self._shared[key] = asyncio.create_task(run_in_threadpool(self._read_events, job_id, seq))
-        try:
-            # Shielded: a client that disconnects must not cancel the query of the other streams.
-            return await asyncio.shield(self._shared[key])
-        except DatabaseUnavailable:
-            self._shared.pop(key, None)
-            await asyncio.sleep(AWAY_SECONDS)
-            return []
+
+        async def read() -> list[tuple[int, str]]:
+            if key not in self._shared:
+                while len(self._shared) >= KEPT_BATCHES:
+                    del self._shared[next(iter(self._shared))]  # the oldest
+                self._shared[key] = asyncio.create_task(run_in_threadpool(self._read_events, job_id, seq))
+            shared = self._shared[key]
+            try:
+                # Shielded: a client that disconnects must not cancel the query of the other streams.
+                return await asyncio.shield(shared)
+            except DatabaseUnavailable:
+                if self._shared.get(key) is shared:
+                    del self._shared[key]
+                raise
+
+        return await _retry_read(read)
 
     def _read_events(self, job_id: str, seq: int) -> list[tuple[int, str]]:
         with self._database.reading() as session:

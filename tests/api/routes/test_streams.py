@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from app.api import sse
 from app.api.job_reader import JobReader
@@ -31,6 +32,7 @@ from app.core.spec.reports import Message, Metrics
 from tests.api.server import Server, new_project
 from tests.http_server import free_port
 from tests.setup_jobs import make_job
+from tests.waiting import eventually
 
 SSE = dict[str, Any]
 
@@ -58,6 +60,18 @@ def _messages(lines: Iterator[str]) -> Iterator[SSE]:
             continue
         name, _, value = line.partition(": ")
         message[name] = json.loads(value) if name == "data" else value
+
+
+def cut_waiting(server: Server) -> bool:
+    """Cut the connections that wait for the lock to read a stream's events; return whether there was one."""
+    with server.database.transaction() as session:
+        pids = session.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%job_events.seq >%'"
+            )
+        )
+        return bool(list(pids))
 
 
 def running(server: Server) -> Claim:
@@ -230,6 +244,24 @@ def test_stream_survives_a_lost_connection(server: Server) -> None:
             assert session.get(Job, claim.job_id) is not None
         say(server, claim, "still there")
         assert next(events) == "still there"
+
+
+def test_stream_reads_events_again_after_an_error(server: Server) -> None:
+    claim = running(server)
+    path = f"/fine_tuning/jobs/{claim.job_id}/stream"
+    expected = ids_in_order(server, claim.job_id)
+
+    def first_ids() -> list[str]:
+        with following(server, path) as messages:
+            return [message["id"] for message in islice((each for each in messages if "id" in each), len(expected))]
+
+    with following(server, path, expected[-1]) as other, ThreadPoolExecutor(1) as threads:
+        assert next(other)["event"] == "state"  # the poller knows the job, and no stream has read its events
+        with server.database.transaction() as locked:
+            locked.execute(text("LOCK TABLE job_events IN ACCESS EXCLUSIVE MODE"))
+            received = threads.submit(first_ids)
+            eventually(lambda: cut_waiting(server))
+        assert received.result() == expected
 
 
 @pytest.mark.parametrize("end", ["revoke", "expire", "archive"])
