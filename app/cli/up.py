@@ -12,6 +12,7 @@ from app.cli.dashboard import link
 from app.cli.ui.console import ReportProgress, StatusLine, err, note, write_line
 from app.cli.ui.options import Host, InstallationDir, Port
 from app.client import Client, is_loopback
+from app.core.errors import GrouptuneError
 
 if TYPE_CHECKING:
     from app.local.stack import Stack
@@ -51,14 +52,23 @@ def up(state_dir: InstallationDir = None, host: Host = "127.0.0.1", port: Port =
 def announce(stack: "Stack") -> None:
     """Print the addresses of the API and the dashboard, and a code snippet for clients."""
     err.print(f"[bold green]Grouptune is up.[/bold green] API: [bold]{escape(stack.base_url)}[/bold]")
-    with Client(stack.base_url, stack.api_key) as client:
-        err.print("Dashboard (the link signs in one browser, within ten minutes):")
-        err.print(f"    [bold]{escape(link(client))}[/bold]\n", soft_wrap=True)
+    _announce_dashboard(stack)
     key, logs = (escape(str(path)) for path in (stack.key_path, stack.state_dir / "logs"))
     err.print(f"API key: {key}\nLogs:    {logs}\n", soft_wrap=True)
     for line in snippet(stack.base_url, stack.key_path).splitlines():
         err.print(f"    [cyan]{escape(line)}[/cyan]")
     err.print("\nPress Ctrl-C to stop.")
+
+
+def _announce_dashboard(stack: "Stack") -> None:
+    with Client(stack.base_url, stack.api_key) as client:
+        try:
+            address = link(client)
+        except GrouptuneError:  # a part may have ended just now: it is restarted, and the service runs without a link
+            err.print(f"For a link to the dashboard: grouptune dashboard --state-dir {escape(str(stack.state_dir))}\n")
+            return
+    err.print("Dashboard (the link signs in one browser, within ten minutes):")
+    err.print(f"    [bold]{escape(address)}[/bold]\n", soft_wrap=True)
 
 
 def snippet(base_url: str, key_path: Path) -> str:

@@ -17,6 +17,8 @@ import pytest
 from openai import OpenAI
 
 from app.cli.demo import data
+from app.cli.up import announce, make_stack
+from tests.http_server import free_port
 from tests.local.conftest import assert_all_end, family, used_state_dir
 from tests.processes import command_line
 from tests.tiny_model import write_rows
@@ -177,3 +179,11 @@ def interrupted_demo(installation: Installation) -> str:
         assert process.stderr.read().endswith(f"Cancelling {job_id}.\n")
     assert process.returncode == 130
     return job_id
+
+
+def test_start_without_a_dashboard_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The API may be killed just after it was ready: it is restarted, so the start succeeds."""
+    announce(make_stack(tmp_path, "127.0.0.1", free_port(), lambda _message: None))
+    output = capsys.readouterr().err
+    assert f"grouptune dashboard --state-dir {tmp_path}" in output.replace("\n", "")
+    assert output.endswith("Press Ctrl-C to stop.\n")
