@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -61,6 +61,8 @@ class Hub:
         self._snapshots: dict[str, JobSnapshot] = {}
         self._by_project: dict[str, dict[str, JobSnapshot]] = {}
         self._file_states: dict[str, str] = {}
+        self._deleted: set[str] = set()
+        """Watched jobs and files that the latest poll did not find."""
         self._changed: dict[str, asyncio.Event] = {}
         """By the watched id, so that a change wakes only the streams that watch it."""
         self._poller: asyncio.Task[None] | None = None
@@ -73,24 +75,29 @@ class Hub:
         self._wake(list(self._changed))
 
     async def job(self, project_id: str, job_id: str, seq: int, *, strict: bool) -> AsyncGenerator[str]:
-        """Yield the messages of one job, starting after event number `seq`, until the job or the server ends."""
+        """Yield the messages of one job, starting after event number `seq`.
+
+        Ends when the job ends or is deleted, or when the server ends.
+        """
         shown: JobSnapshot | None = None
         with self._watching(self._jobs, job_id):
             while not self.is_closing:
+                if job_id in self._deleted:
+                    yield _DELETED
+                    return
                 # Another stream of the job may have started the poller long ago: then the snapshot is already here, and
                 # this stream sends the current state and the missing events without waiting for the next change.
                 snapshot = self._snapshots.get(job_id)
                 if snapshot is not None and snapshot != shown:
                     if shown is None or _state(snapshot) != _state(shown):
-                        yield await self._state(project_id, job_id, strict=strict)
-                    # A batch may also contain newer events than `snapshot.last_seq`; `seq` then skips them next time.
-                    while seq < snapshot.last_seq:
-                        events = await self._events(job_id, seq, snapshot.last_seq)
-                        if not events:
-                            break
-                        for _, text in events:
-                            yield text
-                        seq = events[-1][0]
+                        try:
+                            yield await self._state(project_id, job_id, strict=strict)
+                        except NotFound:  # deleted since the poll
+                            yield _DELETED
+                            return
+                    async for number, text in self._events(job_id, seq, snapshot.last_seq):
+                        yield text
+                        seq = number
                     shown = snapshot
                     if snapshot.is_final:
                         yield _message("end", {"status": snapshot.status})
@@ -113,7 +120,8 @@ class Hub:
                     if snapshot.job_id not in shown or _state(snapshot) != _state(shown[snapshot.job_id])
                 ]
                 for snapshot in fresh:
-                    yield await self._state(project_id, snapshot.job_id, strict=strict)
+                    with suppress(NotFound):  # deleted since the poll
+                        yield await self._state(project_id, snapshot.job_id, strict=strict)
                 shown = dict(current)
                 if not fresh and not await self._wait(project_id):
                     yield HEARTBEAT
@@ -123,15 +131,19 @@ class Hub:
         shown: str | None = None
         with self._watching(self._files, file_id):
             while not self.is_closing:
+                if file_id in self._deleted:
+                    yield _DELETED
+                    return
                 state = self._file_states.get(file_id)
                 if state is not None and state != shown:
                     try:
                         yield await self._file(project_id, file_id, strict=strict)
                     except NotFound:  # deleted since the poll
-                        state = None
-                    shown = state or shown or ""
-                if state not in (None, FileStatus.uploaded) or (state is None and shown is not None):
-                    yield _message("end", {"status": state or "deleted"})
+                        yield _DELETED
+                        return
+                    shown = state
+                if state not in (None, FileStatus.uploaded):
+                    yield _message("end", {"status": state})
                     return
                 if not await self._wait(file_id):
                     yield HEARTBEAT
@@ -152,6 +164,7 @@ class Hub:
                 self._snapshots.pop(key, None)
                 self._by_project.pop(key, None)
                 self._file_states.pop(key, None)
+                self._deleted.discard(key)
 
     async def _wait(self, key: str) -> bool:
         """Wait for the next change of `key`; return False if none comes before a heartbeat is due."""
@@ -184,7 +197,10 @@ class Hub:
                     changed = _differing(self._snapshots, snapshots) + _differing(self._by_project, by_project)
                     changed += _differing(self._file_states, file_states)
                     self._snapshots, self._by_project, self._file_states = result
-                    self._wake(changed)
+                    jobs, _, files = watched
+                    deleted = {*jobs, *files} - snapshots.keys() - file_states.keys()
+                    self._wake(changed + list(deleted - self._deleted))
+                    self._deleted = deleted
                 await asyncio.sleep(pause)
         finally:
             self._poller = None
@@ -201,7 +217,17 @@ class Hub:
             file_states = uploads.statuses(session, files) if files else {}
         return snapshots, by_project, file_states
 
-    async def _events(self, job_id: str, seq: int, last: int) -> list[tuple[int, str]]:
+    async def _events(self, job_id: str, seq: int, last: int) -> AsyncGenerator[tuple[int, str]]:
+        """Yield the events after `seq` up to `last`, and newer ones in the same batch, as (number, message)."""
+        while seq < last:
+            batch = await self._batch(job_id, seq, last)
+            if not batch:  # the job was deleted
+                return
+            for event in batch:
+                yield event
+            seq = batch[-1][0]
+
+    async def _batch(self, job_id: str, seq: int, last: int) -> list[tuple[int, str]]:
         """Return the events after `seq` as (number, message), at most `BATCH`, once the database is available.
 
         Streams at the same position share one query and one rendering. `last`, the newest event's number, is part of
@@ -265,3 +291,7 @@ def _message(event: str, data: dict[str, Any], event_id: str | None = None) -> s
     if event_id is not None:
         lines.insert(0, f"id: {event_id}")
     return "\n".join(lines) + "\n\n"
+
+
+_DELETED: Final = _message("end", {"status": "deleted"})
+"""The last message about an object that was deleted."""

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import event, func, select, text
 
 from app.api import sse
 from app.api.job_reader import JobReader
@@ -23,7 +23,7 @@ from app.auth.browser import COOKIE
 from app.core.accounts import api_key_admin, browser_sessions
 from app.core.accounts.audit import Actor
 from app.core.accounts.tables import ApiKey, Project
-from app.core.jobs import leases, lifecycle
+from app.core.jobs import deletion, leases, lifecycle
 from app.core.jobs.events import Event, append
 from app.core.jobs.journal import Journal
 from app.core.jobs.leases import Claim
@@ -313,3 +313,53 @@ def test_shutdown_ends_open_streams(server: Server) -> None:
             process.wait(240)  # uvicorn alone would wait for the stream forever
         finally:
             process.kill()
+
+
+def test_stream_of_a_deleted_job_ends(server: Server) -> None:
+    """A job may end and be deleted between two polls, so its stream never sees its end."""
+    with server.database.transaction() as session:
+        job = make_job(session, server.project_id).id
+    with following(server, f"/fine_tuning/jobs/{job}/stream") as messages:
+        assert next(messages)["event"] == "state"
+        delete(server, job)
+        assert list(messages)[-1] == {"event": "end", "data": {"status": "deleted"}}
+
+
+def test_deletion_between_poll_and_read(server: Server) -> None:
+    """The stream of the project skips the job; the job's own stream ends."""
+    with server.database.transaction() as session:
+        jobs = {make_job(session, server.project_id).id for _ in range(2)}
+
+    def delete_before_the_read(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if "jobs.spec" in statement and jobs:
+            delete(server, jobs.pop())
+
+    async def run() -> None:
+        hub = sse.Hub(server.database, JobReader(server.database), heartbeat_seconds=0.05)
+        project = hub.project(server.project_id, strict=False)
+        state = json.loads((await _next(project)).splitlines()[1].removeprefix("data: "))
+        [other] = jobs - {state["id"]}
+        jobs.remove(state["id"])
+        event.listen(server.database.engine, "before_cursor_execute", delete_before_the_read)
+        own = hub.job(server.project_id, other, 0, strict=False)
+        assert await _next(own) == 'event: end\ndata: {"status":"deleted"}\n\n'
+        assert await anext(own, None) is None
+        event.remove(server.database.engine, "before_cursor_execute", delete_before_the_read)
+        assert await anext(project) == sse.HEARTBEAT
+        hub.close()
+        assert [message async for message in project] == []
+
+    asyncio.run(run())
+
+
+async def _next(messages: AsyncIterator[str]) -> str:
+    """Return the next message that is not a comment."""
+    return await anext(message async for message in messages if message != sse.HEARTBEAT)
+
+
+def delete(server: Server, job_id: str) -> None:
+    """Cancel and delete a job at once, so that no poll sees its end."""
+    actor = Actor(server.project_id)
+    with server.database.transaction() as session:
+        lifecycle.cancel(session, actor, job_id)
+        deletion.delete_job(session, actor, job_id)
