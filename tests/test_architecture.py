@@ -29,11 +29,12 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.prometheus": "",
         "app.core.secrets": "app.core.errors",
         "app.core.retry": "",
+        "app.core.scratch": "",
         "app.core.egress": "app.core.errors app.core.retry",
         "app.core.settings": "app.core.egress",
         "app.core.broker": "app.core.errors",
         "app.core.db": "app.core.errors",
-        "app.core.storage": "app.core.errors",
+        "app.core.storage": "app.core.errors app.core.scratch",
         "app.core.migrate": "app.core.errors",
         # slices of core, bottom up
         "app.core.spec": "",
@@ -41,7 +42,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.chat": "app.core.errors app.core.spec",
         "app.core.workers": "app.core.db app.core.spec",
         "app.core.accounts": "app.core.db app.core.errors app.core.ids",
-        "app.core.files": "app.core.db app.core.errors app.core.ids app.core.spec app.core.storage",
+        "app.core.files": "app.core.db app.core.errors app.core.ids app.core.scratch app.core.spec app.core.storage",
         "app.core.lint": "app.core.files app.core.graders app.core.spec",
         "app.core.models": "app.core.db app.core.errors app.core.ids app.core.storage",
         "app.core.estimates": "app.core.models app.core.spec",
@@ -80,7 +81,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # workers; nothing in app imports them
         "worker": "app.core worker.trackers.protocol",
         "worker.trackers": "",
-        "worker.training": "app.core.chat app.core.egress app.core.spec app.core.graders app.core.retry",
+        "worker.training": "app.core.chat app.core.egress app.core.spec app.core.graders app.core.retry"
+        " app.core.scratch",
         "worker.exporting": "app.core.chat app.core.errors app.core.spec worker.parent_death worker.training.merge",
         # the embedded inference engine, a process of its own
         "worker.serving": "app.core.logging app.core.models app.core.settings worker.training",

@@ -3,7 +3,6 @@
 A subprocess with limits and without credentials reads the file, so that no content can take the worker down.
 """
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from app.core.files.validation_claims import FileClaim, ValidationResult
 from app.core.files.validation_report import FileReport
 from app.core.jobs.events import clean
 from app.core.prometheus import FILES_VALIDATED
+from app.core.scratch import scratch_directory
 from app.core.storage.blobs import BlobMissing, BlobStore, StoredBlob, read
 from worker import limited_process
 from worker.claim_keeper import CLAIM_SECONDS, ClaimKeeper, TakenOver
@@ -88,8 +88,7 @@ def _validate(store: BlobStore, claim: _Claim, limits: ProcessLimits) -> _Verdic
     file_id, blob = claim.current.file_id, claim.current.blob
     if claim.current.purpose != TRAINING_PURPOSE:
         return _Verdict(FileStatus.processed, None)
-    with tempfile.TemporaryDirectory(prefix="grouptune-validation-") as name:
-        directory = Path(name)
+    with scratch_directory("validation") as directory:
         try:
             with store.as_file(blob, claim.keep) as path:
                 report = _run(path, directory, claim, limits)

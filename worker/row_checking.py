@@ -4,7 +4,6 @@ A subprocess with limits and without credentials renders the rows, so that no co
 """
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +14,7 @@ from app.core.errors import InvalidRequest
 from app.core.jobs import row_checks
 from app.core.jobs.row_checks import CheckClaim, CheckResult
 from app.core.models import registry
+from app.core.scratch import scratch_directory
 from app.core.storage.blobs import BlobMissing, BlobStore
 from worker import limited_process
 from worker.claim_keeper import CLAIM_SECONDS, ClaimKeeper, TakenOver
@@ -57,8 +57,7 @@ def _check(store: BlobStore, claim: ClaimKeeper[CheckClaim], models_dir: Path, l
         model = registry.resolve(request.model, models_dir)
     except InvalidRequest:
         return CheckResult(unchecked=f"the base model {request.model} is not on the worker that checks files")
-    with tempfile.TemporaryDirectory(prefix="grouptune-rows-") as name:
-        directory = Path(name)
+    with scratch_directory("rows") as directory:
         (directory / "request.json").write_text(json.dumps(request.model_dump(mode="json")), encoding="utf-8")
         try:
             with store.as_file(claim.current.blob, claim.keep) as path:

@@ -10,7 +10,7 @@ import structlog
 from celery import Task, signals
 from kombu.exceptions import OperationalError
 
-from app.core import settings
+from app.core import scratch, settings
 from app.core.broker import (
     EXPORT_TASK,
     LINT_TASK,
@@ -201,6 +201,11 @@ def _expire_leases() -> None:
         sweeper.admit(_database(), app)
 
 
+def _remove_expired() -> None:
+    scratch.remove_abandoned()
+    expiry.remove_expired(_database(), _store())
+
+
 LEASES_SECONDS: Final = 2.0
 """Often, because a cancelled job of a dead worker waits for it."""
 COLLECT_SECONDS: Final = 3600.0
@@ -210,7 +215,7 @@ SCHEDULE: Final = Schedule(
     (
         Sweep("jobs", CONFIGURATION.sweep_seconds, lambda: sweeper.sweep(_database(), app, _settings())),
         Sweep("leases", min(LEASES_SECONDS, CONFIGURATION.sweep_seconds), _expire_leases),
-        Sweep("expiry", CONFIGURATION.sweep_seconds, lambda: expiry.remove_expired(_database(), _store())),
+        Sweep("expiry", CONFIGURATION.sweep_seconds, _remove_expired),
         Sweep(
             "orphans",
             COLLECT_SECONDS,

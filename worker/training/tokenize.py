@@ -1,6 +1,5 @@
 """Tokenisation: turns rows into prompts with the model's own tokenizer, within the job's length limits."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from app.core.chat import tokenizer as chat
 from app.core.chat.encoding import Drop, Dropped, EncodedRow, RowRules, encode
 from app.core.chat.templates import TemplateRefused
 from app.core.chat.tokenizer import ChatTokenizer, UnusableTokenizer
+from app.core.scratch import scratch_directory
 from app.core.spec.reports import TrainerExit
 from app.core.spec.rows import Row, RowError, read_rows
 from app.core.spec.teacher_answers import Provenance
@@ -26,9 +26,9 @@ def load_tokenizer(directory: Path) -> ChatTokenizer:
     try:
         if (directory / chat.TOKENIZER_FILE).is_file():
             return chat.load(directory)
-        with tempfile.TemporaryDirectory(prefix="grouptune-tokenizer-") as converted:  # sentencepiece, tiktoken
+        with scratch_directory("tokenizer") as converted:  # sentencepiece, tiktoken
             AutoTokenizer.from_pretrained(directory, local_files_only=True).save_pretrained(converted)
-            return chat.load(Path(converted))
+            return chat.load(converted)
     except UnusableTokenizer as error:
         raise JobFailure(TrainerExit.bad_config, str(error.code), error.message, error.param) from error
 

@@ -1,7 +1,6 @@
 """`POST /v1/files/{id}/convert`: converts an uploaded file of another format to a new file of rows."""
 
 import json
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from app.core.files import uploads
 from app.core.files.archives import Unconvertible, jsonl_name
 from app.core.files.conversion_process import convert_file
 from app.core.files.tables import File
+from app.core.scratch import scratch_directory
 from app.core.storage.blobs import BlobStore, read
 
 MAX_PREVIEW_BYTES: Final = 500_000
@@ -98,8 +98,8 @@ def _converted(store: BlobStore, file: File, body: ConvertFile, limit: int | Non
     if not _slots.acquire(blocking=False):
         raise Overloaded("The server is converting other files. Try again in a few seconds.")
     try:
-        with tempfile.TemporaryDirectory(prefix="grouptune-conversion-") as directory:
-            target = Path(directory) / "rows.jsonl"
+        with scratch_directory("conversion") as directory:
+            target = directory / "rows.jsonl"
             try:
                 with store.as_file(file.blob, lambda: None) as source:
                     convert_file(source, target, body.map, limit=limit)

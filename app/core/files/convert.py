@@ -8,7 +8,6 @@ import csv
 import io
 import json
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -21,6 +20,7 @@ from app.core.files.formats import WRAPPER, Format, Syntax, recognise
 from app.core.files.parquet import MAX_RATIO, MIN_UNPACKED_BYTES
 from app.core.files.shapes import MAP, named, shape_of, with_columns
 from app.core.files.validation import MAX_FILE_BYTES, MAX_ROWS
+from app.core.scratch import scratch_directory
 from app.core.spec.json_lines import DECODER, MAX_LINE_BYTES, Refused, load_object
 from app.core.spec.rows import RowError, parse_row
 
@@ -60,8 +60,8 @@ def _as_text(path: Path) -> Iterator[Path]:
     if not parquet.is_parquet(path):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="grouptune-") as directory:
-        copy = Path(directory) / "rows.jsonl"
+    with scratch_directory("parquet") as directory:
+        copy = directory / "rows.jsonl"
         try:
             parquet.to_jsonl(path, copy, lambda _done, _total: None)
         except parquet.UnreadableParquet as error:

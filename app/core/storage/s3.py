@@ -5,7 +5,6 @@ Credentials come from the environment (`AWS_ACCESS_KEY_ID`, ...) or the machine'
 
 import hashlib
 import io
-import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store
 
+from app.core.scratch import scratch_directory
 from app.core.storage.blobs import (
     CHUNK_BYTES,
     INCOMING,
@@ -107,13 +107,13 @@ class S3BlobStore(BlobStore):
 
     @contextmanager
     def as_file(self, key: str, tick: Callable[[], None]) -> Iterator[Path]:
-        with tempfile.NamedTemporaryFile(prefix="grouptune-") as copy:
-            with self.open(key) as source:
+        with scratch_directory("blob") as directory:
+            path = directory / "copy"
+            with self.open(key) as source, path.open("wb") as copy:
                 while chunk := source.read(CHUNK_BYTES):
                     copy.write(chunk)
                     tick()
-            copy.flush()
-            yield Path(copy.name)
+            yield path
 
     def exists(self, key: str) -> bool:
         with self._translated(check_key(key)):
