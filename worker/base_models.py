@@ -5,9 +5,9 @@ Prints progress to standard error and the model's directory to standard output.
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,14 +32,19 @@ def pull(name: str, models_dir: Path, progress: Callable[[str], None]) -> Path:
     with FileLock(models_dir / f".{model.name}.lock"):
         if model.is_pulled or model.entry is None:
             return model.directory
-        with tempfile.TemporaryDirectory(prefix=f".{model.name}-", dir=models_dir) as temporary:
-            fetched = sources.fetch(model.entry, Path(temporary), progress)
-            converted = Path(temporary) / "converted"
+        draft = models_dir / f".{model.name}.draft"
+        shutil.rmtree(draft, ignore_errors=True)  # left behind by a killed process
+        draft.mkdir()
+        try:
+            fetched = sources.fetch(model.entry, draft, progress)
+            converted = draft / "converted"
             progress(f"Converting {model.name} to bf16 safetensors")
             subprocess.run([sys.executable, "-m", "worker.training.convert", str(fetched), str(converted)], check=True)
             if source := hub_source(fetched):
                 source.write(converted)
             converted.rename(model.directory)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     progress(f"{model.name} is ready")
     return model.directory
 
