@@ -37,6 +37,7 @@ from worker.celery_app import CONFIGURATION, DRAIN, PRESENCE, app
 from worker.maintenance import expiry, orphaned_blobs
 from worker.runner import Runner
 from worker.schedule import Schedule, Sweep
+from worker.workspace import remove_leftovers
 
 log = structlog.get_logger(__name__)
 
@@ -122,6 +123,7 @@ def run_next(self: Task) -> None:
         return
     claimed_at = time.monotonic()
     try:
+        remove_leftovers(_database(), _settings().runs_dir)
         claim = _claim()
     except DatabaseUnavailable:
         log.warning("train.database_unavailable")

@@ -1,15 +1,18 @@
 """The directory of one attempt: its verified inputs and `spec.json`, which is all that the trainer reads."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
+from app.core.db import Database
 from app.core.errors import InvalidRequest
 from app.core.files.tables import File
+from app.core.jobs import queries
 from app.core.jobs.leases import Claim
 from app.core.jobs.tables import Checkpoint
 from app.core.models import registry
@@ -139,11 +142,31 @@ class Workspace:
         return None, damaged
 
 
-def _clear(directory: Path) -> None:
-    if not directory.is_dir():
+def remove_leftovers(database: Database, runs_dir: Path) -> None:
+    """Remove the inputs of attempts whose worker was killed and whose job does not run again, such as cancelled ones.
+
+    Other attempts on this machine keep theirs. Raises `DatabaseUnavailable`.
+    """
+    left = [path for path in runs_dir.glob("ftjob-*/a*") if any(_inputs(path))]
+    if not left:
         return
-    for child in directory.iterdir():
+    with database.reading() as session:
+        running = queries.running_attempts(session, {path.parent.name for path in left})
+    for path in left:
+        if path.name != f"a{running.get(path.parent.name)}":
+            log.info("attempt.inputs_removed", path=str(path))
+            _clear(path)
+
+
+def _inputs(directory: Path) -> Iterator[Path]:
+    """Yield everything in the directory of an attempt except the files that stay."""
+    with suppress(FileNotFoundError, NotADirectoryError):  # removed by another worker
+        yield from (child for child in directory.iterdir() if child.is_dir() or child.suffix == ".jsonl")
+
+
+def _clear(directory: Path) -> None:
+    for child in list(_inputs(directory)):
         if child.is_dir():
             shutil.rmtree(child, ignore_errors=True)
-        elif child.suffix == ".jsonl":
+        else:
             child.unlink(missing_ok=True)

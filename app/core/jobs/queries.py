@@ -190,6 +190,12 @@ def held_out_file(session: Session, model: str) -> File | None:
     return session.scalar(held_out.where(TrainedModel.id == model))
 
 
+def running_attempts(session: Session, job_ids: Collection[str]) -> dict[str, int]:
+    """Return the number of the current attempt of each of the jobs that runs."""
+    rows = session.execute(select(Job.id, Job.attempt).where(Job.id.in_(job_ids), Job.status == JobStatus.running))
+    return {row.id: row.attempt for row in rows}
+
+
 def any_queued(session: Session) -> bool:
     """Return whether a job is queued and eligible now. Its project may still be at a limit."""
     eligible = select(Job.id).where(Job.status == JobStatus.queued, Job.eligible_at <= func.now())
