@@ -76,6 +76,11 @@ test: setup web lint typecheck web-check ## Lint, type-check and run the tests (
 test-fast: setup ## Run the quick tests of core, trainer and authentication: two minutes
 	@$(PYTEST) -m 'not slow' tests/core tests/worker/training tests/auth $(ARGS)
 
+# Every run tries other examples; a failure shows the line that repeats it. Without a time limit for each test.
+.PHONY: fuzz
+fuzz: setup ## Run the property tests with ten times as many examples, at random (ARGS='-k math' picks some)
+	@$(PYTEST) --dist worksteal -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(ARGS)
+
 # Ten minutes by default. Results are written to bench/results and docs/reliability.md.
 MINUTES ?= 10
 

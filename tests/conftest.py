@@ -24,10 +24,12 @@ from app.local.postgres import EmbeddedPostgres
 from app.local.stack import Stack
 from app.local.valkey import EmbeddedValkey
 from tests import tiny_model
+from tests.properties import register_profiles
 from tests.s3_server import s3_server
 from tests.waiting import eventually
 from tests.writable_hub import Hub, writable_hub
 
+register_profiles()
 gc.disable()  # until everything is imported: what that makes stays, and looking through it takes seconds
 
 

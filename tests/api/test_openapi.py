@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import jsonschema
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import not_a_server_error
@@ -20,6 +21,7 @@ from app.core.settings import Settings
 from app.main import create_app
 from tests.api.server import Server, new_key
 from tests.api.test_every_route import theirs
+from tests.properties import examples
 
 CHECKS: Final = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 __all__ = ["theirs"]
@@ -35,14 +37,13 @@ whole.config.phases.coverage.enabled = False  # it would send thousands of reque
 schema = whole.exclude(path_regex=INFERENCE)
 inference_schema = whole.include(path_regex=INFERENCE)
 few_examples: Final = settings(
-    max_examples=10,
-    deadline=None,
-    derandomize=True,
+    max_examples=examples(10),
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
 
 
+@pytest.mark.hypothesis
 @inference_schema.parametrize()
 @few_examples
 def test_answers_match_the_document(case: Any, inference: Server) -> None:
@@ -53,6 +54,7 @@ def test_answers_match_the_document(case: Any, inference: Server) -> None:
     case.call_and_validate(base_url=inference.url, headers=headers, checks=CHECKS)
 
 
+@pytest.mark.hypothesis
 @schema.parametrize()
 @few_examples
 def test_responses_match_the_document(case: Any, server: Server, theirs: dict[str, str]) -> None:

@@ -91,8 +91,7 @@ def test_row_18_random_histories(database: Database, clock: Clock) -> None:
             settings=settings(
                 max_examples=HISTORIES,
                 stateful_step_count=30,
-                deadline=None,
-                database=None,
+                derandomize=False,
                 suppress_health_check=list(HealthCheck),
             ),
         )

@@ -34,7 +34,7 @@ def test_row_1_trainer_killed(bench: Bench, tiny_models: Path, tmp_path: Path, c
     repeated = []
     while clock.has_time():
         interrupted = submit(reference, tmp_path, STEPS)
-        reached = train_through_kills(interrupted, KILLS, STEPS)
+        reached = train_through_kills(interrupted, KILLS, STEPS, random.Random())  # noqa: S311
         assert_nothing_lost(interrupted, STEPS, KILLS)
         assert adapter(interrupted) == adapter(reference)
         with interrupted.database.transaction() as session:

@@ -14,6 +14,7 @@ from app.core.chat.continuation import continuation
 from app.core.chat.templates import ChatTemplates, TemplateRefused
 from app.core.spec.answers import ParsedAnswer
 from tests.chat_templates import BOS, EOS, SOURCES
+from tests.properties import examples
 
 QUESTION = {"role": "user", "content": "How is the weather in Oban?"}
 TYPES = {"town": "string", "days": "integer", "scale": "number", "sea": "boolean", "tags": "array", "more": "object"}
@@ -148,7 +149,7 @@ PAIRS = st.tuples(st.sampled_from(["get_weather", "find-harbour"]), st.fixed_dic
 
 
 @pytest.mark.parametrize("name", WITH_CALLS)
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.too_slow])
 @given(thoughts=TEXT, pairs=st.lists(PAIRS, min_size=1, max_size=2))
 def test_random_calls_read_back(name: str, thoughts: str, pairs: list[tuple[str, dict[str, Any]]]) -> None:
     pairs = pairs[:1] if base(name) in ONE_CALL else pairs
@@ -157,7 +158,7 @@ def test_random_calls_read_back(name: str, thoughts: str, pairs: list[tuple[str,
 
 
 @pytest.mark.parametrize("name", DISTINCT)
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.too_slow])
 @given(text=TEXT.filter(str.strip), thoughts=TEXT)
 def test_random_text_reads_back(name: str, text: str, thoughts: str) -> None:
     answer = written(name, {"content": text, "reasoning_content": thoughts.strip() or None})

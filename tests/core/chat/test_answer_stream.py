@@ -25,6 +25,7 @@ from tests.core.chat.test_answer_format import (
     calls,
     written,
 )
+from tests.properties import examples
 
 
 def joined(deltas: list[AnswerDelta]) -> ParsedAnswer:
@@ -72,9 +73,7 @@ def answers(draw: st.DrawFn, name: str) -> str:
 
 
 CUTS = st.lists(st.integers(0, 10**6), max_size=12)
-slow = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+slow = settings(max_examples=examples(30), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @pytest.mark.parametrize("name", DISTINCT)

@@ -10,6 +10,7 @@ from app.core.chat.templates import TemplateRefused
 from app.core.chat.tokenizer import Answer, ChatTokenizer
 from tests.chat_templates import BOS, EOS, SOURCES, as_read, tokenizer
 from tests.core.chat.test_templates import QUESTION, TOOLS, theirs
+from tests.properties import examples
 
 ANSWER = {"role": "assistant", "content": "It is 4."}
 CALL = {"id": "call00001", "type": "function", "function": {"name": "find_harbour", "arguments": {"town": "Oban"}}}
@@ -129,7 +130,7 @@ special_text = st.lists(
 ).map("".join)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     special_text, st.none() | special_text, st.sampled_from(["trl/qwen2_5", "trl/llama3", "trl/qwen3_instruct_2507"])
 )

@@ -16,6 +16,7 @@ from app.core.files.parquet import MIN_UNPACKED_BYTES
 from app.core.files.validation import validate_file
 from app.core.spec.rows import parse_row
 from tests.core.files.test_formats import ACCENTS, CHAT, CONVERTIBLE, jsonl
+from tests.properties import examples
 
 TABLE: Final = [{"prompt": "0+1=", "completion": "1"}, {"prompt": "1+1=", "completion": "2"}]
 PRICE: Final = [json.loads(line) for line in ACCENTS.splitlines()]
@@ -253,7 +254,7 @@ TEXT: Final = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=2, max_size=5), st.sampled_from(["utf-8", "utf-16", "utf-32"]))
 def test_any_text_survives(tmp_path: Path, pairs: list[tuple[str, str]], codec: str) -> None:
     written = [{"prompt": prompt, "completion": completion} for prompt, completion in pairs]

@@ -32,6 +32,7 @@ from app.core.spec.export import ExportFormat, ExportRefusal
 from app.core.spec.reports import Finished
 from app.core.storage.blobs import SUMS, StoredBlob
 from app.core.storage.local import LocalBlobStore
+from tests.properties import examples
 from tests.setup_jobs import make_file, make_job, make_project, supervised
 from tests.setup_models import manifest_of
 
@@ -217,11 +218,10 @@ class Retention(RuleBasedStateMachine):
             assert key in named | self.young or any(key.startswith(f"{tree}/") for tree in trees), key
 
 
+@pytest.mark.hypothesis
 @pytest.mark.slow
 def test_random_histories(database: Database, tmp_path: Path) -> None:
     run_state_machine_as_test(
         lambda: Retention(database, tmp_path),  # type: ignore[arg-type] # any factory will do
-        settings=settings(
-            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=examples(40), stateful_step_count=30, suppress_health_check=list(HealthCheck)),
     )

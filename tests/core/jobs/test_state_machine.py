@@ -17,9 +17,9 @@ from app.core.jobs.leases import Claim
 from app.core.jobs.state_machine import TERMINAL, StopRequest
 from app.core.jobs.tables import Job
 from app.core.spec.reports import Finished
+from tests.properties import examples
 from tests.setup_jobs import make_job, make_project, metrics_csv
 
-EXAMPLES = 60
 FINISHED = Finished(step=0, path="/x", trained_tokens=9, published_step=0, reason="the last step")
 ENDINGS = {
     "fail": lambda s, claim: outcomes.fail(s, claim, "bad_data", "message"),
@@ -107,15 +107,10 @@ class JobMachine(RuleBasedStateMachine):
         self.ended = {job.id: job.status for job in jobs if job.status in TERMINAL}
 
 
+@pytest.mark.hypothesis
 @pytest.mark.slow
 def test_no_history_breaks_an_invariant(database: Database) -> None:
     run_state_machine_as_test(
         lambda: JobMachine(database),  # type: ignore[arg-type] # any factory will do
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=20,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
+        settings=settings(max_examples=examples(60), stateful_step_count=20, suppress_health_check=list(HealthCheck)),
     )

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from app.core.spec.json_lines import DECODER, MAX_DEPTH, MAX_LINE_BYTES, Refused, load_object
 from app.core.spec.rows import Preference, Row, RowError, parse_row
+from tests.properties import examples
 
 USER = {"role": "user", "content": "2+2?"}
 ASSISTANT = {"role": "assistant", "content": "4"}
@@ -311,7 +312,6 @@ row_values = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(
     st.binary()
     | st.text()
@@ -357,7 +357,7 @@ written_values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=examples(500))
 @given(
     written_values, st.sampled_from(["", " ", ",", "}", "\ufeff"]), st.sampled_from(["", " \t\n\r", "x", "{}", "\x0c"])
 )
@@ -380,7 +380,6 @@ messages = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(messages, min_size=1, max_size=3))
 def test_fast_path_equals_full_path(written: list[dict[str, Any]]) -> None:
     """An unused null field takes a message off the fast path without changing the result."""

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.spec.reports import Source
+from tests.properties import examples
 from tests.worker.training import plain
 from tests.worker.training.architectures import random_policy
 from tests.worker.training.conftest import ModelDirectory
@@ -107,7 +108,7 @@ def test_shared_tokens_are_stored_once(groups: list[list[Example]]) -> None:
     assert pack(groups, CPU).ids_1_T.numel() == sum(shared_tokens(group) for group in groups)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(groups=groups_of_sequences, name=st.sampled_from(["llama", "gemma2", "mistral"]))
 def test_random_trees_equal_single_forward_passes(
     groups: list[list[Example]], name: str, twins: dict[str, tuple[Policy, object]]
