@@ -12,9 +12,8 @@ from tests.vllm.server import VllmServer, running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
     for item in items:
-        if here in item.path.parents:
+        if item.nodeid.startswith("tests/vllm/"):
             item.add_marker(pytest.mark.vllm)
 
 

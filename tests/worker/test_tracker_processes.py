@@ -11,7 +11,6 @@ from typing import Any
 
 import psutil
 import pytest
-from mlflow import MlflowClient
 from sqlalchemy import text
 from structlog.testing import capture_logs
 from tensorboardX.proto.event_pb2 import Event
@@ -54,6 +53,12 @@ def tracked(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tr
     return configure
 
 
+def mlflow_client() -> Any:
+    from mlflow import MlflowClient  # noqa: PLC0415 - slow imports, for two tests
+
+    return MlflowClient()
+
+
 def warnings(bench: Bench) -> list[str]:
     with bench.database.transaction() as session:
         events, _ = queries.list_events(session, bench.job_id, after=None, limit=100)
@@ -82,7 +87,7 @@ def test_trackers_get_every_finite_value(tracked: Tracked, tmp_path: Path) -> No
     assert warnings(bench) == []
     steps = {1: 1.0, 2: 1 / 2, 3: 1 / 3, 4: 1 / 4}
 
-    client = MlflowClient()
+    client = mlflow_client()
     experiment = client.get_experiment_by_name("arithmetic")
     assert experiment is not None
     [run] = client.search_runs([experiment.experiment_id])
@@ -109,7 +114,7 @@ def test_trackers_get_every_finite_value(tracked: Tracked, tmp_path: Path) -> No
 def test_resumed_attempt_continues_the_run(tracked: Tracked, tmp_path: Path) -> None:
     bench = tracked(MLFLOW, TENSORBOARD)
     bench.run("crash:3")
-    client = MlflowClient()
+    client = mlflow_client()
     experiment = client.get_experiment_by_name("arithmetic")
     assert experiment is not None
     [run] = client.search_runs([experiment.experiment_id])

@@ -10,10 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.core.chat.answer_format import AnswerFormat
+from app.core.chat.call_format import JsonObject, NameThenJson
 from app.core.chat.continuation import continuation
 from app.core.chat.templates import ChatTemplates, TemplateRefused
 from app.core.spec.answers import ParsedAnswer
 from tests.chat_templates import BOS, EOS, SOURCES
+from tests.core.chat.formats import DISTINCT, JSON_CALLS, WITH_CALLS
 from tests.properties import examples
 
 QUESTION = {"role": "user", "content": "How is the weather in Oban?"}
@@ -86,11 +88,6 @@ def answer_format(name: str) -> AnswerFormat:
     return AnswerFormat.derive(templates(name))
 
 
-DISTINCT = sorted({repr(answer_format(name)): name for name in reversed(SOURCES)}.values())
-"""One template for each format."""
-WITH_CALLS = [name for name in DISTINCT if answer_format(name).calls]
-
-
 def base(name: str) -> str:
     return name.removesuffix("_training")
 
@@ -126,6 +123,15 @@ def test_every_template_reads_back(name: str) -> None:
         assert parsed.text.strip() == (message["content"] or "")
         assert parsed.reasoning == (thoughts if thoughts in text else "")
         assert read(parsed) == sent(message)
+
+
+def test_lists_of_formats_are_complete() -> None:
+    distinct = sorted({repr(answer_format(name)): name for name in reversed(SOURCES)}.values())
+    with_calls = [name for name in distinct if answer_format(name).calls]
+    syntaxes = {name: form.calls.syntax for name in with_calls if (form := answer_format(name)).calls}
+    assert distinct == DISTINCT
+    assert with_calls == WITH_CALLS
+    assert [name for name in with_calls if isinstance(syntaxes[name], JsonObject | NameThenJson)] == [*JSON_CALLS]
 
 
 LETTERS = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="<>"), max_size=30)

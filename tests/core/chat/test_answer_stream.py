@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 from app.core.chat.answer_stream import AnswerDelta, AnswerStream
 from app.core.chat.call_format import Call, NamedArguments
 from app.core.spec.answers import ParsedAnswer
+from tests.core.chat.formats import DISTINCT, WITH_CALLS
 from tests.core.chat.test_answer_format import (
     CALL_OR_TEXT,
-    DISTINCT,
     MESSAGES,
     ONE_CALL,
     PAIRS,
     TEXT,
     TOOLS,
-    WITH_CALLS,
     answer_format,
     base,
     calls,

@@ -7,19 +7,13 @@ from typing import Any
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
-from app.core.chat.call_format import JsonObject, NameThenJson
 from app.core.errors import InvalidRequest
 from app.core.inference.structured import CallMode, CallRules, structured_outputs
 from tests import chat_templates
-from tests.core.chat.test_answer_format import DISTINCT, MESSAGES, ONE_CALL, TOOLS, TWO_CALLS, base, calls, written
+from tests.core.chat.formats import DISTINCT, JSON_CALLS
+from tests.core.chat.test_answer_format import MESSAGES, ONE_CALL, TOOLS, TWO_CALLS, base, calls, written
 
 SCHEMA = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
-JSON_CALLS = [
-    name
-    for name in DISTINCT
-    if (form := chat_templates.tokenizer(name).answer_format).calls
-    and isinstance(form.calls.syntax, JsonObject | NameThenJson)
-]
 ALL = tuple(TOOLS)
 
 

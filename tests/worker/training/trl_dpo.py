@@ -8,14 +8,15 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import AutoTokenizer
-from trl.trainer.dpo_config import DPOConfig
-from trl.trainer.dpo_trainer import DPOTrainer
 
 from worker.training.types import Prompt
 
 
 def open_trainer(model: Any, tokenizer: Path, output: Path, beta: float, **options: Any) -> Any:
     """TRL's trainer of a PEFT model; its reference is a copy of the model's current adapter."""
+    from trl.trainer.dpo_config import DPOConfig  # noqa: PLC0415 - takes a second, in each process that collects tests
+    from trl.trainer.dpo_trainer import DPOTrainer  # noqa: PLC0415
+
     config = DPOConfig(
         output_dir=str(output),
         beta=beta,
