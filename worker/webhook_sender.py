@@ -22,14 +22,14 @@ CLAIM_SECONDS: Final = 60.0
 ANSWER_BYTES: Final = 512
 
 
-def deliver_batch(database: Database, egress: Egress, ring: KeyRing) -> bool:
+def deliver_batch(database: Database, egress: Egress, ring: KeyRing, timeout_seconds: float = TIMEOUT_SECONDS) -> bool:
     """Send up to 16 due deliveries; return False if none was due. Raises `DatabaseUnavailable`."""
     with database.transaction() as session:
         batch = deliveries.claim(session, ring, limit=AT_ONCE, seconds=CLAIM_SECONDS)
     if not batch:
         return False
     with ThreadPoolExecutor(len(batch), "webhook") as threads:
-        tries = threads.map(lambda outgoing: send(egress, outgoing), batch)
+        tries = threads.map(lambda outgoing: send(egress, outgoing, timeout_seconds), batch)
         # Stored in order as results arrive: at most one timeout later than each result.
         for outgoing, tried in zip(batch, tries, strict=True):
             with database.transaction() as session:
@@ -39,7 +39,7 @@ def deliver_batch(database: Database, egress: Egress, ring: KeyRing) -> bool:
     return True
 
 
-def send(egress: Egress, outgoing: OutgoingDelivery) -> DeliveryTry:
+def send(egress: Egress, outgoing: OutgoingDelivery, timeout_seconds: float = TIMEOUT_SECONDS) -> DeliveryTry:
     """Make one attempt; errors are in the returned value."""
     if outgoing.problem is not None:
         return DeliveryTry(None, outgoing.problem, "", 0.0)
@@ -50,7 +50,7 @@ def send(egress: Egress, outgoing: OutgoingDelivery) -> DeliveryTry:
             outgoing.url,
             content=outgoing.payload,
             headers=deliveries.signed_headers(outgoing),
-            timeout_seconds=TIMEOUT_SECONDS,
+            timeout_seconds=timeout_seconds,
             max_bytes=ANSWER_BYTES,
             cut=True,
         )

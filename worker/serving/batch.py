@@ -40,9 +40,12 @@ class _Prompt:
 class Batch:
     """The sequences that one base model decodes together."""
 
-    def __init__(self, base: ServedBase, max_sequences: int, kv_bytes: int) -> None:
+    def __init__(
+        self, base: ServedBase, max_sequences: int, kv_bytes: int, prefill_tokens: int = PREFILL_TOKENS
+    ) -> None:
         self._base = base
         self._max_sequences = max_sequences
+        self._prefill_tokens = prefill_tokens
         self._max_tokens = kv_bytes // base.storage.bytes_per_token
         self._slots = KvSlots(base.storage)
         self._decoding: list[Sequence] = []
@@ -155,7 +158,7 @@ class Batch:
     def _parts(self) -> list[tuple[_Prompt, PromptPart]]:
         """Returns the parts of prompts that this step computes, first come first served."""
         start = len(self._decoding)
-        left = PREFILL_TOKENS
+        left = self._prefill_tokens
         parts = []
         for prompt in self._prompts:
             count = min(prompt.missing, left)

@@ -135,10 +135,15 @@ class Options:
     scaling: float
     dropout: float
     softcap: float | None
+    small_scores: int = SMALL_SCORES
+
+    def is_small(self, query: Tensor, key: Tensor) -> bool:
+        """Returns whether a CPU computes these scores faster by plain products."""
+        return query.device.type == "cpu" and query.shape[2] * key.shape[2] <= self.small_scores
 
     def is_fused(self, query: Tensor, key: Tensor) -> bool:
         """Returns whether the fused kernel computes these scores. It has no soft cap."""
-        return self.softcap is None and not _is_small(query, key)
+        return self.softcap is None and not self.is_small(query, key)
 
 
 class CachedAttention(Protocol):
@@ -164,6 +169,7 @@ def attend(
     softcap: float | None = None,
     layout: Layout | None = None,
     cached: CachedAttention | None = None,
+    small_scores: int = SMALL_SCORES,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention function for transformers: query [B, H, Q, D], key and value [B, Hkv, L, D] to output [B, Q, H, D].
@@ -172,7 +178,7 @@ def attend(
     the backward pass, which recomputes the attention weights. With `cached` the tokens continue sequences whose earlier
     keys and values it holds.
     """
-    options = Options(scaling if scaling is not None else query.shape[-1] ** -0.5, dropout, softcap)
+    options = Options(scaling if scaling is not None else query.shape[-1] ** -0.5, dropout, softcap, small_scores)
     if cached is not None:
         return cached.attend(int(module.layer_idx), query, key, value, sliding_window, options), None  # type: ignore[arg-type]
     if layout is None:
@@ -197,7 +203,7 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: i
         if options.is_fused(queries, keys) and level.is_causal(window):
             mask = None  # spares the fused kernel the scores above the diagonal
         else:
-            mask = level.bias(window, _score_dtype(query) if _is_small(queries, keys) else query.dtype)
+            mask = level.bias(window, _score_dtype(query) if options.is_small(queries, keys) else query.dtype)
         output = attention(queries, keys, values, mask, options)
         # [N, H, L, D] -> [N * L, H, D], then only the real tokens. Levels are in packed order, so `cat` restores the
         # row.
@@ -240,10 +246,6 @@ def _one_query(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, o
     grouped = query.reshape(len(query), shared, query.shape[1] // shared, query.shape[3])
     output = functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=options.scaling)
     return output.reshape(len(query), query.shape[1], 1, value.shape[3])
-
-
-def _is_small(query: Tensor, key: Tensor) -> bool:
-    return query.device.type == "cpu" and query.shape[2] * key.shape[2] <= SMALL_SCORES
 
 
 def _score_dtype(query: Tensor) -> torch.dtype:

@@ -159,16 +159,16 @@ def _micro_batch(parts: Sequence[_Part], device: torch.device) -> MicroBatch:
     )
 
 
-def shared_length(prompts: Sequence[Ids]) -> int:
+def shared_length(prompts: Sequence[Ids], worth_sharing: int = WORTH_SHARING) -> int:
     """Returns the length of the prefix that all prompts share, or 0 if sharing it saves too little.
 
     Leaves each prompt its last token: the state of that token predicts the first token of its responses.
     """
     length = common_length([prompt[:-1] for prompt in prompts])
-    return length if length * (len(prompts) - 1) >= WORTH_SHARING else 0
+    return length if length * (len(prompts) - 1) >= worth_sharing else 0
 
 
-def pack(groups: Sequence[Sequence[Example]], device: torch.device) -> Packed:
+def pack(groups: Sequence[Sequence[Example]], device: torch.device, worth_sharing: int = WORTH_SHARING) -> Packed:
     """Packs groups of sequences into one row; sequences of a group share prefixes, and all groups one prefix.
 
     See `Packed` for the layout. Raises `ValueError` for an empty context and for a sequence without trained ids.
@@ -176,7 +176,8 @@ def pack(groups: Sequence[Sequence[Example]], device: torch.device) -> Packed:
     if not all(context and trained for group in groups for context, trained in group):
         raise ValueError("an empty prompt has no token to predict a response from, an empty response none to train")
     heads = [[context for context, _ in group] for group in groups if group]
-    shared = heads[0][0][: shared_length([contexts[0][: common_length(contexts)] for contexts in heads])]
+    begins = [contexts[0][: common_length(contexts)] for contexts in heads]
+    shared = heads[0][0][: shared_length(begins, worth_sharing)]
     trees = [PrefixTree(shared) for _ in groups]
     sequences = [
         (context, trained, tree.add(context, trained))

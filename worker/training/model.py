@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from app.core.spec.job import BasePrecision, Lora
 from app.core.spec.reports import TrainerExit
 from worker.training import lora as lora_product
+from worker.training.attention import SMALL_SCORES
 from worker.training.base_model import load_base
 from worker.training.batching import Packed, pack
-from worker.training.lm_head import head_of, token_logprobs
+from worker.training.lm_head import CHUNK_ELEMENTS, head_of, token_logprobs
 from worker.training.recompute import recompute_activations
 from worker.training.types import JobFailure
 
@@ -32,6 +33,10 @@ class Policy:
         self.version = 0
         self.is_base = False
         """Whether the adapter is off, within `base_only`."""
+        self.small_scores = SMALL_SCORES
+        """Scores per head up to which packed attention on a CPU uses plain products."""
+        self.chunk_elements = CHUNK_ELEMENTS
+        """Logits that exist at a time."""
         causal: Any = model.get_base_model()
         self.trunk: Any = causal.base_model
         """Embeddings and layers; its output is the last hidden states."""
@@ -79,6 +84,7 @@ class Policy:
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device),
             use_cache=False,
             layout=batch.layout,
+            small_scores=self.small_scores,
         )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
@@ -99,7 +105,8 @@ class Policy:
 
     def logprobs(self, batch: Packed, temperature: float) -> tuple[Tensor, Tensor]:
         """Returns log p of each trained token and the entropy of its distribution, both [N], at `temperature`."""
-        return token_logprobs(self.predicting_states(batch), self.head, batch.tokens_N, temperature)
+        states_N_H = self.predicting_states(batch)
+        return token_logprobs(states_N_H, self.head, batch.tokens_N, temperature, chunk_elements=self.chunk_elements)
 
     @torch.no_grad()
     def verify(self) -> None:

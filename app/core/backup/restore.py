@@ -75,17 +75,24 @@ class _Blobs:
 
 
 def restore(
-    database: Database, store: BlobStore, path: Path, on_progress: ProgressListener, *, replace: bool
+    database: Database,
+    store: BlobStore,
+    path: Path,
+    on_progress: ProgressListener,
+    *,
+    replace: bool,
+    lock_seconds: float = LOCK_SECONDS,
 ) -> RestoreResult:
     """Restore the backup at `path`; an error leaves everything unchanged.
 
     Raises `NotEmpty` for a database with jobs, files or other data of users, unless `replace`;
     `BackupDamaged`; `BadSetup` for a backup of a newer version, or while something uses the database;
-    `DatabaseUnavailable` and `StorageUnavailable`.
+    `DatabaseUnavailable` and `StorageUnavailable`. Waits `lock_seconds` for the locks of all tables.
     """
     blobs = _Blobs(store)
     try:
         with BackupReader.opened(path) as reader, database.transaction() as session:
+            session.execute(text(f"SET LOCAL lock_timeout = '{lock_seconds}s'"))
             restored = _load(session, blobs, reader, path.stat().st_size, on_progress, replace=replace)
     except BaseException:
         blobs.remove_written()
@@ -139,7 +146,6 @@ def _manifest(member: BackupMember | None) -> Manifest:
 def _prepare(connection: Connection, revision: str) -> None:
     """Create empty tables with the schema of `revision`."""
     connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))  # blobs are stored between statements
-    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
     try:
         migrate.clear(connection)
     except OperationalError as error:

@@ -32,9 +32,17 @@ def is_parquet(path: Path) -> bool:
         return stream.read(len(MAGIC)) == MAGIC
 
 
-def to_jsonl(source: Path, target: Path, progress: Callable[[int, int], None]) -> None:
+def to_jsonl(
+    source: Path,
+    target: Path,
+    progress: Callable[[int, int], None],
+    *,
+    max_rows: int = MAX_ROWS,
+    min_unpacked_bytes: int = MIN_UNPACKED_BYTES,
+) -> None:
     """Write the rows of `source` into the new file `target`; calls `progress` with the rows done and the total.
 
+    The rows may have `MAX_RATIO` times the bytes of `source`, and in any case `min_unpacked_bytes`.
     Leaves out null fields: a column has a value in every row, so a Parquet file cannot distinguish absent from null.
     Raises `UnreadableParquet`.
     """
@@ -48,8 +56,9 @@ def to_jsonl(source: Path, target: Path, progress: Callable[[int, int], None]) -
     try:
         with parquet.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES, memory_map=False) as file:
             size = source.stat().st_size
-            _check(file, size)
-            _write(_rows(file), target, size, lambda done: progress(done, file.metadata.num_rows))
+            max_bytes = max(MAX_RATIO * size, min_unpacked_bytes)
+            _check(file, size, max_rows, max_bytes)
+            _write(_rows(file), target, size, max_bytes, lambda done: progress(done, file.metadata.num_rows))
     except pyarrow.ArrowMemoryError as error:
         raise MemoryError from error
     except (pyarrow.ArrowException, OSError) as error:
@@ -60,16 +69,16 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0][:200]
 
 
-def _check(file: "ParquetFile", size: int) -> None:
+def _check(file: "ParquetFile", size: int, max_rows: int, max_bytes: int) -> None:
     metadata = file.metadata
-    if metadata.num_rows > MAX_ROWS:
-        raise UnreadableParquet(f"the file has {metadata.num_rows:,} rows; the limit is {MAX_ROWS:,}, so split it")
+    if metadata.num_rows > max_rows:
+        raise UnreadableParquet(f"the file has {metadata.num_rows:,} rows; the limit is {max_rows:,}, so split it")
     if metadata.num_columns > MAX_COLUMNS:
         raise UnreadableParquet(
             f"the file has {metadata.num_columns:,} columns; the limit is {MAX_COLUMNS:,}, so drop some"
         )
     unpacked = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
-    if unpacked > max(MAX_RATIO * size, MIN_UNPACKED_BYTES):
+    if unpacked > max_bytes:
         raise _unpacks_too_large(size)
     _check_types(file.schema_arrow)
 
@@ -123,8 +132,10 @@ def _rows(file: "ParquetFile") -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist(maps_as_pydicts="strict")
 
 
-def _write(rows: Iterator[dict[str, Any]], target: Path, size: int, progress: Callable[[int], None]) -> None:
-    limit = min(MAX_FILE_BYTES, max(MAX_RATIO * size, MIN_UNPACKED_BYTES))
+def _write(
+    rows: Iterator[dict[str, Any]], target: Path, size: int, max_bytes: int, progress: Callable[[int], None]
+) -> None:
+    limit = min(MAX_FILE_BYTES, max_bytes)
     written = 0
     with target.open("xb") as out:
         for count, row in enumerate(rows, start=1):

@@ -27,7 +27,7 @@ MAX_ITEM_FIELDS: Final = 1_000
 MAX_ITEM_FIELD_LENGTH: Final = 200
 MAX_LONGEST: Final = 32
 MAX_PLACES: Final = 128
-_PROGRESS_BYTES: Final = 4_000_000
+PROGRESS_BYTES: Final = 4_000_000
 _PROBED_ROWS: Final = 100
 """If all of the first rows are refused and have one known shape, the file has it."""
 
@@ -45,17 +45,30 @@ class ValidatedFile:
 
 
 def validate_file(
-    path: Path, *, max_errors: int = 50, max_rows: int = MAX_ROWS, progress: Progress | None = None
+    path: Path,
+    *,
+    max_errors: int = 50,
+    max_rows: int = MAX_ROWS,
+    progress: Progress | None = None,
+    progress_bytes: int = PROGRESS_BYTES,
 ) -> FileReport:
     """Return the report on the JSONL file at `path`. Invalid content is reported; only I/O errors raise (`OSError`).
 
-    Keeps at most `max_errors` (at least 1) errors and as many warnings, but counts all.
+    Keeps at most `max_errors` (at least 1) errors and as many warnings, but counts all. Calls `progress` every
+    `progress_bytes`.
     """
-    return validate_rows(path, max_errors=max_errors, max_rows=max_rows, progress=progress).report
+    return validate_rows(
+        path, max_errors=max_errors, max_rows=max_rows, progress=progress, progress_bytes=progress_bytes
+    ).report
 
 
 def validate_rows(
-    path: Path, *, max_errors: int = 50, max_rows: int = MAX_ROWS, progress: Progress | None = None
+    path: Path,
+    *,
+    max_errors: int = 50,
+    max_rows: int = MAX_ROWS,
+    progress: Progress | None = None,
+    progress_bytes: int = PROGRESS_BYTES,
 ) -> ValidatedFile:
     """Validate as `validate_file`; also returns the index of the file's prompts."""
     total = path.stat().st_size
@@ -63,7 +76,7 @@ def validate_rows(
     if total > MAX_FILE_BYTES:
         message = f"the file has {total:,} bytes; the limit is {MAX_FILE_BYTES:,}, so split it"
         return ValidatedFile(broken(total, message), PromptIndex())
-    problem = _read(path, builder, max_rows, progress or _ignore)
+    problem = _read(path, builder, max_rows, progress or _ignore, progress_bytes)
     if progress is not None:
         progress(total, total)
     if problem is not None:
@@ -75,9 +88,11 @@ def _ignore(_done: int, _total: int) -> None:
     """Report no progress."""
 
 
-def _read(path: Path, builder: "_ReportBuilder", max_rows: int, progress: Progress) -> Problem | None:
+def _read(
+    path: Path, builder: "_ReportBuilder", max_rows: int, progress: Progress, progress_bytes: int
+) -> Problem | None:
     """Add all lines to the builder; return the problem of the file as a whole, if it has one."""
-    total, next_progress = path.stat().st_size, _PROGRESS_BYTES
+    total, next_progress = path.stat().st_size, progress_bytes
     with path.open("rb") as stream:
         if formats.is_wide_or_binary(stream):
             return formats.problem_of(path)
@@ -91,7 +106,7 @@ def _read(path: Path, builder: "_ReportBuilder", max_rows: int, progress: Progre
                 builder.error(line, None, f"the file has more than {max_rows:,} rows; split it")
                 break
             if offset >= next_progress:
-                next_progress = offset + _PROGRESS_BYTES
+                next_progress = offset + progress_bytes
                 progress(offset, total)
     if builder.seen == 0:
         builder.error(None, None, "the file holds no rows; write one JSON object a line")

@@ -23,8 +23,7 @@ from tests.api.conftest import SECRET_KEY
 from tests.api.server import Server, lenient_and_strict, new_project, serve, variant
 from tests.http_server import Received, Reply, free_port, http_server
 from tests.setup_jobs import make_job
-from worker import webhook_sender
-from worker.webhook_sender import deliver_batch
+from worker.webhook_sender import TIMEOUT_SECONDS, deliver_batch
 
 TERMINAL = ["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"]
 
@@ -58,11 +57,11 @@ class Postman:
     egress: Egress
     ring: KeyRing
 
-    def deliver(self) -> bool:
+    def deliver(self, timeout_seconds: float = TIMEOUT_SECONDS) -> bool:
         """Send the deliveries that are due."""
-        return deliver_batch(self.database, self.egress, self.ring)
+        return deliver_batch(self.database, self.egress, self.ring, timeout_seconds)
 
-    def later(self) -> float:
+    def later(self, timeout_seconds: float = TIMEOUT_SECONDS) -> float:
         """Skip the time until the next try is due and send it; return the skipped seconds."""
         with self.database.transaction() as session:
             left = text(
@@ -70,7 +69,7 @@ class Postman:
             )
             seconds = session.scalar(left)
             session.execute(text("UPDATE webhook_deliveries SET due_at = now() WHERE state = 'pending'"))
-        self.deliver()
+        self.deliver(timeout_seconds)
         return float(seconds or 0)
 
 
@@ -146,7 +145,7 @@ def recorded(client: OpenAI, endpoint_id: str) -> list[dict[str, Any]]:
 
 
 def test_delivery_survives_failing_receivers(
-    client: OpenAI, server: Server, receiver: Receiver, postman: Postman, monkeypatch: pytest.MonkeyPatch
+    client: OpenAI, server: Server, receiver: Receiver, postman: Postman
 ) -> None:
     port, late = free_port(), threading.Event()
     endpoint = listen(client, f"http://127.0.0.1:{port}/hook")
@@ -162,10 +161,9 @@ def test_delivery_survives_failing_receivers(
             late.wait(30)
         return Reply(status=500 if len(receiver.got) == 1 else 200)
 
-    with http_server(answer, port), monkeypatch.context() as patch:
-        patch.setattr(webhook_sender, "TIMEOUT_SECONDS", 2.0)
+    with http_server(answer, port):
         for _ in range(2):
-            postman.later()
+            postman.later(timeout_seconds=2.0)
         late.set()
         postman.later()
     [done] = recorded(client, endpoint.id)

@@ -130,8 +130,10 @@ def dump(database: Database, store: BlobStore, path: Path) -> DumpResult:
         return dumping.dump(database, store, out, lambda _: None)
 
 
-def restore(database: Database, store: BlobStore, path: Path, *, replace: bool = False) -> RestoreResult:
-    return restoring.restore(database, store, path, lambda _: None, replace=replace)
+def restore(
+    database: Database, store: BlobStore, path: Path, *, replace: bool = False, **limits: float
+) -> RestoreResult:
+    return restoring.restore(database, store, path, lambda _: None, replace=replace, **limits)
 
 
 def rows(database: Database) -> dict[str, list[Any]]:
@@ -275,10 +277,8 @@ def test_restore_replaces_only_on_request(
         restore(database, source, tmp_path / "backup")
     with database.engine.connect() as connection:  # an API that is still running
         connection.execute(text("SELECT FROM jobs FOR SHARE"))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(restoring, "LOCK_SECONDS", 0.1)
-            with pytest.raises(BadSetup, match="stop the API and the workers"):
-                restore(database, source, tmp_path / "backup", replace=True)
+        with pytest.raises(BadSetup, match="stop the API and the workers"):
+            restore(database, source, tmp_path / "backup", replace=True, lock_seconds=0.1)
     assert source.exists(later)
     restore(database, source, tmp_path / "backup", replace=True)
     assert rows(database) == before

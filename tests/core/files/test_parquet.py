@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet as pq
 
-from app.core.files import parquet
 from app.core.files.parquet import UnreadableParquet, is_parquet, to_jsonl
 from app.core.files.validation import validate_file
 from app.core.spec.rows import read_rows
@@ -33,16 +32,16 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def converted(source: Path, *, limit_rows: int | None = None) -> Path:
+def converted(source: Path, **limits: int) -> Path:
     target = source.with_suffix(".jsonl")
     target.unlink(missing_ok=True)
-    to_jsonl(source, target, lambda *_: None)
+    to_jsonl(source, target, lambda *_: None, **limits)
     return target
 
 
-def refusal(source: Path) -> str:
+def refusal(source: Path, **limits: int) -> str:
     with pytest.raises(UnreadableParquet) as caught:
-        converted(source)
+        converted(source, **limits)
     return str(caught.value)
 
 
@@ -108,18 +107,16 @@ def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
         assert "write it again" in refusal(source)
 
 
-def test_unpacked_size_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unpacked_size_is_limited(tmp_path: Path) -> None:
     source = tmp_path / "rows.parquet"
-    monkeypatch.setattr(parquet, "MIN_UNPACKED_BYTES", 1_000_000)
     pq.write_table(pa.table({"prompt": ["x" * 10_000] * 700}), source)  # a single value in the file, 7 MB as rows
-    assert "unpacks to more than 20 times" in refusal(source)
+    assert "unpacks to more than 20 times" in refusal(source, min_unpacked_bytes=1_000_000)
     pq.write_table(pa.table({"prompt": ["x" * 2_000_000]}), source, compression="zstd")
-    assert "unpacks to more than 20 times" in refusal(source)
+    assert "unpacks to more than 20 times" in refusal(source, min_unpacked_bytes=1_000_000)
     pq.write_table(pa.table({f"c{n}": [1] for n in range(1_001)}), source)
     assert "1,001 columns" in refusal(source)
-    monkeypatch.setattr(parquet, "MAX_ROWS", 3)
     pq.write_table(pa.table({"prompt": ["a"] * 4}), source)
-    assert "the file has 4 rows; the limit is 3" in refusal(source)
+    assert "the file has 4 rows; the limit is 3" in refusal(source, max_rows=3)
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["prompt", "prompt"])
     pq.write_table(twice, source)
     assert "two columns are named 'prompt'" in refusal(source)

@@ -130,11 +130,10 @@ def test_item_field_names_are_bounded(path: Path) -> None:
     assert len(report(path, "\n".join(rows).encode()).item_fields) == validation.MAX_ITEM_FIELDS
 
 
-def test_progress_ends_at_the_total(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "_PROGRESS_BYTES", 100)
+def test_progress_ends_at_the_total(path: Path) -> None:
     path.write_bytes(GOOD * 20)
     seen: list[tuple[int, int]] = []
-    validate_file(path, progress=lambda done, total: seen.append((done, total)))
+    validate_file(path, progress=lambda done, total: seen.append((done, total)), progress_bytes=100)
     assert len(seen) > 3
     assert seen == sorted(seen)
     assert seen[-1] == (len(GOOD) * 20, len(GOOD) * 20)

@@ -15,7 +15,6 @@ from tests.worker.serving.adapters import LORAS, peft_model, write_adapter
 from tests.worker.training import plain
 from tests.worker.training.architectures import ARCHITECTURES, END, PAD, VOCABULARY
 from tests.worker.training.conftest import ModelDirectory
-from worker.serving import batch as batching
 from worker.serving.adapters import Adapter, read_adapter
 from worker.serving.base import ServedBase
 from worker.serving.batch import Batch
@@ -36,7 +35,7 @@ def make_request(prompt: Any, adapter: Adapter | None = None, **options: Any) ->
 
 
 def make_batch(directory: Path, **options: Any) -> Batch:
-    return Batch(ServedBase.load("base", directory, CPU), options.get("max_sequences", 6), KV_BYTES)
+    return Batch(ServedBase.load("base", directory, CPU), **{"max_sequences": 6, "kv_bytes": KV_BYTES} | options)
 
 
 def run(batch: Batch, *requests: Request) -> dict[Request, list[Chunk]]:
@@ -71,12 +70,11 @@ def architecture(request: pytest.FixtureRequest) -> str:
 
 
 def test_mixed_batches_equal_peft(
-    architecture: str, adapters: list[Adapter | None], model_directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch
+    architecture: str, adapters: list[Adapter | None], model_directory: ModelDirectory
 ) -> None:
     """Sequences of all adapters join and leave at random; prompts are prefilled in parts of up to 7 tokens."""
-    monkeypatch.setattr(batching, "PREFILL_TOKENS", 7)
     choices = random.Random(3)  # noqa: S311
-    batch = make_batch(model_directory(architecture))
+    batch = make_batch(model_directory(architecture), prefill_tokens=7)
     waiting = [
         make_request(
             [choices.randrange(3, VOCABULARY) for _ in range(choices.randint(1, 20))],
@@ -188,12 +186,11 @@ def test_aborted_request_leaves_others_intact(model_directory: ModelDirectory) -
     assert tokens_of(chunks) == expected
 
 
-def test_prompt_logprobs_equal_the_models(model_directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "PREFILL_TOKENS", 3)
+def test_prompt_logprobs_equal_the_models(model_directory: ModelDirectory) -> None:
     directory = model_directory("qwen2")
     prompt = (5, 9, 11, 4, 3, 8, 7)
     request = make_request(prompt, prompt_logprobs=2, max_tokens=1)
-    run(make_batch(directory), request)
+    run(make_batch(directory, prefill_tokens=3), request)
     expected = plain.sequence_logprobs(plain.plain_base(directory), prompt[:1], prompt[1:])
     first, *rest = request.prompt_logprobs
     assert first is None

@@ -9,8 +9,8 @@ from torch import Tensor
 from tests.worker.training import plain
 from tests.worker.training.architectures import VOCABULARY, WINDOW, random_policy
 from tests.worker.training.conftest import ModelDirectory
-from worker.training import attention, batching
-from worker.training.attention import Segment, segment_level
+from worker.training import attention
+from worker.training.attention import SMALL_SCORES, Segment, segment_level
 from worker.training.batching import pack
 from worker.training.model import Policy
 
@@ -38,25 +38,22 @@ def engine_logprobs(policy: Policy, groups: plain.Groups, temperature: float = 1
     return policy.logprobs(pack(plain.examples(groups), CPU), temperature)[0]
 
 
-@pytest.fixture(params=["products", "fused kernel"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Either way of multiplying scores; the products serve small batches on CPUs."""
-    if request.param == "fused kernel":
-        monkeypatch.setattr(attention, "SMALL_SCORES", 0)
-    return str(request.param)
+either_way = pytest.mark.parametrize("small_scores", [SMALL_SCORES, 0], ids=["products", "fused kernel"])
+"""Either way of multiplying scores; the products serve small batches on CPUs."""
 
 
-@pytest.mark.usefixtures("path")
+@either_way
 @pytest.mark.parametrize("head", [0, 3, 9])
 def test_packed_equals_single_forward_passes(
-    head: int, policy: Policy, architecture: str, model_directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch
+    head: int, small_scores: int, policy: Policy, architecture: str, model_directory: ModelDirectory
 ) -> None:
     """Without and with a head that all prompts share, shorter and longer than the sliding window."""
-    monkeypatch.setattr(batching, "WORTH_SHARING", 1)
+    policy.small_scores = small_scores
     groups = with_shared_head(head)
-    assert len(pack(plain.examples(groups), CPU).layout) == (3 if head else 2)
+    packed = pack(plain.examples(groups), CPU, worth_sharing=1)
+    assert len(packed.layout) == (3 if head else 2)
     model = plain.plain_copy(model_directory(architecture), policy)
-    found_N, expected_N = engine_logprobs(policy, groups), plain.logprobs(model, groups)
+    found_N, expected_N = policy.logprobs(packed, 1.0)[0], plain.logprobs(model, groups)
     assert float((found_N - expected_N).detach().abs().max()) < 1e-5
     weights_N = torch.randn(len(found_N))
     found = plain.gradients(policy.model, (weights_N * found_N).sum())
@@ -88,10 +85,11 @@ def test_comparison_detects_window_and_cap(model_directory: ModelDirectory) -> N
     assert all(float((other - right).abs().max()) > 0.01 for other in others)
 
 
-@pytest.mark.usefixtures("path")
+@either_way
 @pytest.mark.parametrize("name", ["llama", "mistral"])
-def test_response_is_independent_of_the_batch(name: str, model_directory: ModelDirectory) -> None:
+def test_response_is_independent_of_the_batch(name: str, small_scores: int, model_directory: ModelDirectory) -> None:
     policy = random_policy(model_directory(name))
+    policy.small_scores = small_scores
     first, *rest = random_groups()
     others = [(first[0], [first[1][0], *random_groups(seed=9)[0][1]]), *random_groups(seed=7)[1:]]
     count = len(first[1][0])
@@ -138,14 +136,14 @@ def test_single_token_responses_need_no_rows(llama: Policy, model_directory: Mod
     assert torch.allclose(engine_logprobs(llama, groups), expected, atol=1e-5, rtol=0)
 
 
-def test_both_paths_agree_without_a_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_paths_agree_without_a_layout() -> None:
     """Without a layout, as the sampler calls it: causal over the whole row, or one query over the cache."""
     module = torch.nn.Module()
     for queries in (6, 1):
         query, key, value = torch.randn(2, 4, queries, 8), torch.randn(2, 2, 6, 8), torch.randn(2, 2, 6, 8)
-        monkeypatch.setattr(attention, "SMALL_SCORES", 1 << 20)
-        products, _ = attention.attend(module, query, key, value, None, scaling=0.3)
-        monkeypatch.setattr(attention, "SMALL_SCORES", 0)
-        kernel, _ = attention.attend(module, query, key, value, None, scaling=0.3)
+        products, kernel = (
+            attention.attend(module, query, key, value, None, scaling=0.3, small_scores=limit)[0]
+            for limit in (SMALL_SCORES, 0)
+        )
         assert products.shape == (2, queries, 4, 8)
         assert torch.allclose(products, kernel, atol=1e-6)

@@ -14,7 +14,6 @@ from tests.worker.training.architectures import random_policy
 from tests.worker.training.conftest import ModelDirectory
 from tests.worker.training.conversations import LONGEST, alone, conversation, mixed
 from tests.worker.training.updates import gradient
-from worker.training import attention, batching
 from worker.training.batching import Example, Packed, pack
 from worker.training.model import Policy
 from worker.training.types import GroupMember, Prompt, PromptGroup
@@ -30,14 +29,12 @@ def test_turns_equal_single_forward_passes(
     policy: Policy,
     architecture: str,
     model_directory: ModelDirectory,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without and with a system prompt that all rows share."""
-    monkeypatch.setattr(batching, "WORTH_SHARING", 1)
     if kernel == "fused kernel":
-        monkeypatch.setattr(attention, "SMALL_SCORES", 0)
+        policy.small_scores = 0
     groups = mixed(seed=4, system=system)
-    packed = pack(groups, CPU)
+    packed = pack(groups, CPU, worth_sharing=1)
     assert len(packed.layout) == (5 if system else 4)
     model = plain.plain_copy(model_directory(architecture), policy)
     found_N, expected_N = policy.logprobs(packed, 0.8)[0], plain.logprobs(model, alone(groups), 0.8)
@@ -68,9 +65,7 @@ def readable(packed: Packed) -> dict[int, list[int]]:
 
 @given(groups_of_sequences, st.sampled_from([1, 1000]))
 def test_every_token_reads_its_own_history(groups: list[list[Example]], worth: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batching, "WORTH_SHARING", worth)
-        packed = pack(groups, CPU)
+    packed = pack(groups, CPU, worth)
     read = readable(packed)
     assert list(read) == list(range(packed.ids_1_T.numel()))  # levels follow one another in the row
     sequences = [sequence for group in groups for sequence in group]

@@ -14,8 +14,7 @@ from tests.worker.training import architectures, golden, plain
 from tests.worker.training.conftest import ModelDirectory
 from tests.worker.training.golden import CASES, VECTORS
 from tests.worker.training.updates import PLENTY, gradient, updater
-from worker.training import attention
-from worker.training import lm_head as head_module
+from worker.training.attention import SMALL_SCORES
 from worker.training.types import PromptGroup
 
 REPOSITORY: Final = Path(__file__).parents[3]
@@ -33,7 +32,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize("name", LIVE)
-def test_loss_and_gradient_of_golden_vectors(name: str, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_and_gradient_of_golden_vectors(name: str, base: Path) -> None:
     """Packed with a shared prompt, either attention, any chunk of the head, one micro-batch or several."""
     one = golden.realise(name, base)
     precision = one.policy.head.weight_V_H.dtype
@@ -45,16 +44,15 @@ def test_loss_and_gradient_of_golden_vectors(name: str, base: Path, monkeypatch:
     expected = one.adapter_gradient
     apart = [PromptGroup(one.group.prompt, [member]) for member in one.group.members]
     for groups, budget, rows_at_a_time, small_scores in (
-        ([one.group], PLENTY, 1000, attention.SMALL_SCORES),
+        ([one.group], PLENTY, 1000, SMALL_SCORES),
         ([one.group], PLENTY, 4, 0),
-        ([one.group], 100, 1, attention.SMALL_SCORES),
+        ([one.group], 100, 1, SMALL_SCORES),
         ([one.group], 1, 3, 0),
-        (apart, PLENTY, 5, attention.SMALL_SCORES),  # what all prompts begin with is shared between groups
+        (apart, PLENTY, 5, SMALL_SCORES),  # what all prompts begin with is shared between groups
     ):
-        with monkeypatch.context() as changed:
-            changed.setattr(head_module, "CHUNK_ELEMENTS", rows_at_a_time * architectures.VOCABULARY)
-            changed.setattr(attention, "SMALL_SCORES", small_scores)
-            found, result = gradient(one.policy, groups, tau=one.case["tau"], token_budget=budget)
+        one.policy.chunk_elements = rows_at_a_time * architectures.VOCABULARY
+        one.policy.small_scores = small_scores
+        found, result = gradient(one.policy, groups, tau=one.case["tau"], token_budget=budget)
         assert result.loss * one.added == pytest.approx(one.case["loss"], abs=loss_tolerance)
         found = {name: value * one.added for name, value in found.items()}
         assert plain.distance(found, expected) < gradient_tolerance

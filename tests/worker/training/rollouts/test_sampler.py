@@ -13,7 +13,7 @@ from tests.worker.training import plain
 from tests.worker.training.architectures import END, PAD, VOCABULARY, random_policy, randomise
 from tests.worker.training.conftest import ModelDirectory
 from tests.worker.training.updates import updater
-from worker.training import batching
+from worker.training.batching import shared_length
 from worker.training.model import Policy
 from worker.training.rollouts.sampler import Sampler, generator
 from worker.training.types import Completion, GroupMember, Prompt, PromptGroup
@@ -41,14 +41,14 @@ def test_greedy_decoding_equals_generate(
     policy: Policy,
     architecture: str,
     model_directory: ModelDirectory,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also when what all prompts begin with, more than the sliding window, is prefilled once."""
-    monkeypatch.setattr(batching, "WORTH_SHARING", 1)
     model = plain.plain_copy(model_directory(architecture), policy)
-    prompts = [head + prompt for prompt in PROMPTS]
+    distinct = [head + prompt for prompt in PROMPTS]
+    prompts = distinct * (3 if head else 1)  # enough that sharing is worth it
+    assert shared_length(prompts) == len(head)
     found = in_process(policy).sample(prompts, 1, Sampling(max_tokens=12), None)
-    for prompt, [completion] in zip(prompts, found, strict=True):
+    for at, prompt in enumerate(distinct):
         expected = model.generate(
             input_ids=torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -57,7 +57,7 @@ def test_greedy_decoding_equals_generate(
             eos_token_id=END,
             pad_token_id=PAD,
         )[0, len(prompt) :].tolist()
-        assert list(completion.ids) == expected
+        assert all(list(completion.ids) == expected for [completion] in found[at :: len(distinct)])
 
 
 def as_groups(drawn: list[list[Completion]]) -> list[PromptGroup]:
