@@ -31,7 +31,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.retry": "",
         "app.core.scratch": "",
         "app.core.egress": "app.core.errors app.core.retry",
-        "app.core.settings": "app.core.egress",
+        "app.core.settings": "app.core.egress app.core.errors",
         "app.core.broker": "app.core.errors",
         "app.core.db": "app.core.errors",
         "app.core.storage": "app.core.errors app.core.scratch",

@@ -1,9 +1,11 @@
 """Configuration from the environment. Every process of one installation reads the same values."""
 
+import os
 import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
+from urllib.parse import parse_qs, urlsplit
 
 from platformdirs import user_cache_path, user_data_path
 from pydantic import (
@@ -13,17 +15,30 @@ from pydantic import (
     HttpUrl,
     SecretStr,
     TypeAdapter,
+    ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.core.egress.ip_policy import PrivateHosts
+from app.core.errors import BadSetup
 
 TRACKERS: Final = ("wandb", "mlflow", "tensorboard", "trackio")
 _LEASE_SECONDS: Final = 60.0
 _MAX_SWEEP_SECONDS: Final = 15.0
 _HTTP_URL: Final[TypeAdapter[HttpUrl]] = TypeAdapter(HttpUrl)
+
+_DERIVED: Final = "default_factory_not_called"
+"""Type of pydantic's error for a default that follows from an invalid setting."""
+_PLACEHOLDER: Final = re.compile(
+    r"change[-_. ]?(me|this)|replace[-_. ]?(me|this)|your[-_. ](key|password|secret|token)", re.I
+)
+"""Values of examples, which anybody can look up."""
+_STORE_KEYS: Final = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+_STORE_DEFAULT: Final = "minioadmin"
+_CHECKS_CERTIFICATE: Final = {"required", "CERT_REQUIRED"}
+_CHECKS_NOTHING: Final = {"none", "CERT_NONE"}
 
 BaseUrl = Annotated[str, AfterValidator(lambda url: str(_HTTP_URL.validate_python(url)).rstrip("/"))]
 """An HTTP URL without a slash at its end."""
@@ -38,7 +53,8 @@ def _share_of_lease(share: float, limit: float = float("inf")) -> Any:
 class Settings(BaseSettings):
     """Values come from `GROUPTUNE_<NAME>`; those of the two engines also from `DATABASE_URL` and `REDIS_URL`."""
 
-    model_config = SettingsConfigDict(env_prefix="GROUPTUNE_", frozen=True, extra="ignore")
+    # Errors do not quote values, because some are secrets.
+    model_config = SettingsConfigDict(env_prefix="GROUPTUNE_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     database_url: str | None = Field(
         default=None, validation_alias=AliasChoices("DATABASE_URL", "GROUPTUNE_DATABASE_URL")
@@ -163,6 +179,32 @@ class Settings(BaseSettings):
     serve_threads: Annotated[int, Field(ge=0)] = 0
     """Threads of the embedded engine on a CPU; 0 means all cores."""
 
+    @field_validator(
+        *("database_url", "redis_url", "secret_keys", "metrics_token", "serve_api_key", "judge_api_key"),
+        *("teacher_api_key", "grader_signing_secret", "hub_token"),
+    )
+    @classmethod
+    def _own_secret(cls, value: str | SecretStr | None) -> str | SecretStr | None:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value or ""
+        if _PLACEHOLDER.search(text):
+            raise ValueError(
+                "it still holds the secret of an example; set one of your own, such as `openssl rand -hex 24`"
+            )
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _checked_certificate(cls, value: str | None) -> str | None:
+        """Refuse TLS without a decision on certificates: Celery would check none, and so trust any server."""
+        parts = urlsplit(value or "")
+        decision = parse_qs(parts.query).get("ssl_cert_reqs", [""])[-1]
+        if parts.scheme == "rediss" and decision not in _CHECKS_CERTIFICATE | _CHECKS_NOTHING:
+            raise ValueError(
+                "add ?ssl_cert_reqs=required to the rediss:// URL, so that the broker's certificate is checked (and "
+                "&ssl_ca_certs=/path/ca.pem for a private CA); ssl_cert_reqs=none turns the check off"
+            )
+        return value
+
     @field_validator("storage_url")
     @classmethod
     def _bucket(cls, value: str | None) -> str | None:
@@ -208,6 +250,15 @@ class Settings(BaseSettings):
         return entries
 
     @model_validator(mode="after")
+    def _check_store_keys(self) -> Self:
+        """Refuse example credentials of the blob store, which are read from the environment when it is opened."""
+        for name in _STORE_KEYS if self.storage_url else ():
+            text = os.environ.get(name, "")
+            if _PLACEHOLDER.search(text) or text == _STORE_DEFAULT:
+                raise ValueError(f"{name} still holds the secret of an example; set one of your own")
+        return self
+
+    @model_validator(mode="after")
     def _check_intervals(self) -> Self:
         """Refuse intervals that would let two workers train the same job."""
         heartbeat, fence, lease = self.heartbeat_seconds, self.fence_seconds, self.lease_seconds
@@ -237,6 +288,26 @@ class Settings(BaseSettings):
         return self.state_dir / "runs"
 
 
+class BadSettings(BadSetup):
+    """The settings of the installation are not valid."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+        """One for each setting: its variable, what is wrong, and how to fix it."""
+
+
 def load() -> Settings:
-    """Read the environment now."""
-    return Settings()
+    """Read the environment now. Raises `BadSettings`."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise BadSettings(tuple(_problem(part) for part in error.errors() if part["type"] != _DERIVED)) from None
+
+
+def _problem(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:  # an error of several settings, which it names
+        return message
+    name = str(error["loc"][0])
+    return f"{name if name.isupper() else f'GROUPTUNE_{name.upper()}'}: {message}"

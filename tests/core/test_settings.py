@@ -1,11 +1,13 @@
 """`app.core.settings`: defaults derived from other settings, and rejected combinations."""
 
+import ssl
 from pathlib import Path
 
 import pytest
+from celery import Celery
 from pydantic import ValidationError
 
-from app.core.settings import Settings
+from app.core.settings import BadSettings, Settings, load
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +41,12 @@ def test_intervals_follow_from_the_lease(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"heartbeat_seconds": 0}, "greater than 0"),
         ({"orphan_grace_seconds": 3599}, "greater than or equal to 3600"),
         ({"storage_endpoint": "minio:9000"}, "URL scheme should be"),
+        ({"REDIS_URL": "rediss://:x@h:6379/0"}, r"add \?ssl_cert_reqs=required"),
+        ({"REDIS_URL": "rediss://:x@h:6379/0?ssl_cert_reqs=optional"}, r"add \?ssl_cert_reqs=required"),
+        ({"REDIS_URL": "redis://:CHANGE-ME@h:6379/0"}, "secret of an example"),
+        ({"DATABASE_URL": "postgresql+psycopg://me:changeme@h/d"}, "secret of an example"),
+        ({"metrics_token": "change_me"}, "secret of an example"),
+        ({"serve_api_key": "your-key"}, "secret of an example"),
     ],
 )
 def test_unsafe_settings_are_rejected(values: dict[str, object], message: str) -> None:
@@ -59,3 +67,26 @@ def test_engine_urls_are_a_list() -> None:
     assert (settings.serve_dir, Settings().serve_url) == (Path("/s/serving"), ())
     with pytest.raises(ValidationError, match="URL scheme should be"):
         Settings.model_validate({"serve_url": "a:8100"})
+
+
+@pytest.mark.parametrize(("decision", "mode"), [("required", ssl.CERT_REQUIRED), ("CERT_NONE", ssl.CERT_NONE)])
+def test_broker_certificates_are_checked(decision: str, mode: ssl.VerifyMode) -> None:
+    url = f"rediss://:x@h:6379/0?ssl_cert_reqs={decision}"
+    assert Settings.model_validate({"REDIS_URL": url}).redis_url == url
+    assert Celery(broker=url).connection().ssl == {"ssl_cert_reqs": mode}
+
+
+def test_example_keys_of_the_store_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "minioadmin")
+    assert Settings().storage_url is None
+    with pytest.raises(ValidationError, match="AWS_SECRET_ACCESS_KEY still holds the secret of an example"):
+        Settings.model_validate({"storage_url": "s3://blobs"})
+
+
+def test_errors_name_all_variables_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROUPTUNE_LEASE_SECONDS", "soon")
+    monkeypatch.setenv("REDIS_URL", "rediss://:hunter2@h:6379/0")
+    with pytest.raises(BadSettings) as caught:
+        load()
+    assert {problem.partition(":")[0] for problem in caught.value.problems} == {"GROUPTUNE_LEASE_SECONDS", "REDIS_URL"}
+    assert "hunter2" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import ssl
 import subprocess
 from pathlib import Path
 from typing import Any, Final
@@ -9,7 +10,9 @@ from typing import Any, Final
 import jsonschema
 import pytest
 import yaml
+from celery import Celery
 
+from app.core.settings import BadSettings, load
 from tests.docker.test_compose import SERVICES
 
 KUBERNETES: Final = Path(__file__).parents[2] / "docker" / "kubernetes"
@@ -159,6 +162,22 @@ def test_lost_node_stops_no_kind_of_request() -> None:
     for name in ("grouptune-api", "grouptune-worker-default"):
         [spread] = deployments()[name]["spec"]["template"]["spec"]["topologySpreadConstraints"]
         assert spread["labelSelector"] == {"matchLabels": {"app.kubernetes.io/name": name}}
+
+
+EXAMPLE_SECRETS: Final[dict[str, str]] = documents(KUBERNETES / "secret.example.yaml")[0]["stringData"]
+
+
+@pytest.mark.parametrize("name", EXAMPLE_SECRETS)
+def test_example_secret_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROUPTUNE_STORAGE_URL", "s3://grouptune")
+    monkeypatch.setenv(name, EXAMPLE_SECRETS[name])
+    with pytest.raises(BadSettings, match=f"^{name}.*secret of an example"):
+        load()
+
+
+def test_example_checks_the_brokers_certificate() -> None:
+    assert Celery(broker=EXAMPLE_SECRETS["REDIS_URL"]).connection().ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    assert EXAMPLE_SECRETS["DATABASE_URL"].endswith("?sslmode=verify-full")
 
 
 def test_autoscaling_uses_existing_metric() -> None:
