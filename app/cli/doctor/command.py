@@ -11,6 +11,7 @@ from app.cli.connection import load_settings
 from app.cli.ui.console import StatusLine, note, out, write_json, write_line
 from app.cli.ui.exits import ExitCode
 from app.cli.ui.options import AsJson, InstallationDir
+from app.core.errors import BadSetup
 
 STYLES: Final = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 SUMMARIES: Final = {
@@ -34,7 +35,11 @@ def doctor(
     checks = import_module("app.cli.doctor.checks")
     findings: list[Any] = []
     with StatusLine() as progress:
-        for finding in checks.run(load_settings(state_dir), progress, history=history):
+        try:
+            found = checks.run(load_settings(state_dir), progress, history=history)
+        except BadSetup as error:
+            found = checks.bad_settings(error)
+        for finding in found:
             findings.append(finding)
             if not as_json:
                 _show(finding)

@@ -27,8 +27,13 @@ def check_disks(places: Mapping[str, Path]) -> Iterator[DoctorFinding]:
     seen: dict[int, list[str]] = {}
     paths: dict[int, Path] = {}
     for name, path in places.items():
-        existing = _nearest(path)
-        device = existing.stat().st_dev
+        try:
+            existing = _nearest(path)
+            device = existing.stat().st_dev
+        except OSError as error:
+            fix = f"let this user enter {path}, or run this command as the installation's user"
+            yield failed("disk", f"the space for {name} could not be checked: {error}", fix)
+            continue
         seen.setdefault(device, []).append(name)
         paths.setdefault(device, existing)
     for device, names in seen.items():
@@ -81,7 +86,8 @@ def check_keys(ring_text: str | None, ring_file: Path | None, database_url: str 
         is_absent = not ring_text and ring_file is None
         fix = f"set {SETTING} or {SETTING}_FILE as SECURITY.md says, with the previous key if there was one"
         return DoctorFinding("keys", FindingLevel.warning if is_absent else FindingLevel.failed, error.message, fix)
-    return ok("keys", f"secrets can be encrypted; {count} stored secret{'s' * (count != 1)} can be decrypted")
+    stored = f"{count} stored secret{'s' * (count != 1)} can be decrypted" if database_url else "no database to check"
+    return ok("keys", f"secrets can be encrypted; {stored}")
 
 
 def _decrypt_all(ring: KeyRing, database_url: str) -> int:
