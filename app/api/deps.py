@@ -93,7 +93,8 @@ async def _strict(
         Header(
             alias="x-grouptune-strict-enums",
             description="Use only OpenAI's enum values: gft is shown as reinforcement with an extra `gft`, paused as "
-            "queued, the purpose evals as user_data. If absent, the project's `strict_enums` applies.",
+            "queued, the purpose evals as user_data, graders in the SDK's types. If absent, the project's "
+            "`strict_enums` applies.",
         ),
     ] = None,
 ) -> bool:

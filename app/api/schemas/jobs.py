@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from app.api.pagination import Item
+from app.api.schemas.strict_graders import as_openai
 from app.core import ids
 from app.core.estimates.estimate import Estimate
 from app.core.estimates.measurements import Measured
@@ -201,10 +202,20 @@ def _method(spec: JobSpec, *, strict: bool) -> dict[str, Any]:
     settings = spec.settings.model_dump(mode="json", by_alias=True, exclude_none=True)
     if kind == "gft" and (strict or spec.typed_form):
         typed = {name: settings[name] for name in ("grader", "hyperparameters")}
-        return {"type": "reinforcement", "reinforcement": typed, "gft": settings}
+        return _typed({"type": "reinforcement", "reinforcement": typed, "gft": settings}, strict=strict)
     if kind == "dft" and strict:
         return {"type": "supervised", "supervised": settings, "dft": settings}
-    return {"type": kind, kind: settings}
+    return _typed({"type": kind, kind: settings}, strict=strict)
+
+
+def _typed(method: dict[str, Any], *, strict: bool) -> dict[str, Any]:
+    """Show strict clients a grader of OpenAI's types; `method.grader` is then the whole one."""
+    if not strict or method["type"] != "reinforcement":
+        return method
+    settings = method["reinforcement"]
+    grader = settings["grader"]
+    typed = as_openai(grader)
+    return method if typed == grader else method | {"reinforcement": settings | {"grader": typed}, "grader": grader}
 
 
 class EventObject(Item):
