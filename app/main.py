@@ -14,6 +14,7 @@ from app.api.job_reader import JobReader
 from app.api.lint_pool import LintPool
 from app.api.middleware.body_limit import BodyLimit
 from app.api.middleware.caller_first import CallerFirst
+from app.api.middleware.head_requests import HeadRequests
 from app.api.middleware.http_metrics import HttpMetrics
 from app.api.middleware.idempotency import Idempotency
 from app.api.middleware.request_ids import RequestIds
@@ -219,7 +220,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if tracer.is_on:
         app.add_middleware(Tracing, tracer=tracer)
     app.add_middleware(RequestIds)
-    app.add_middleware(RequestPaths, root_path=settings.root_path)  # the last middleware added is the outermost one
+    app.add_middleware(RequestPaths, root_path=settings.root_path)
+    app.add_middleware(HeadRequests)  # the last middleware added is the outermost one
     return app
 
 

@@ -3,13 +3,18 @@
 import errno
 import json
 import math
+import re
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from app.api.validation_errors import explain
 from app.core.accounts.idempotency import RequestInProgress
@@ -94,10 +99,10 @@ def respond(error: GrouptuneError, headers: dict[str, str] | None = None) -> Res
 
 
 def install(app: FastAPI) -> None:
-    """Register the handlers. An exception that none of them handles ends in the middleware `request_ids`."""
+    """Register the handlers, after all routes. An exception that none of them handles ends in `request_ids`."""
     app.add_exception_handler(GrouptuneError, _grouptune)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _framework)
+    app.add_exception_handler(HTTPException, partial(_framework, _methods_by_path(app)))
     app.add_exception_handler(OSError, _disk)
 
 
@@ -117,7 +122,20 @@ def _invalid(request: Request, error: Exception) -> Response:
     return respond(InvalidRequest(message, param=param))
 
 
-def _framework(request: Request, error: Exception) -> Response:
+_MethodsByPath = Sequence[tuple[re.Pattern[str], frozenset[str]]]
+
+
+def _methods_by_path(app: FastAPI) -> _MethodsByPath:
+    """Return the pattern of each route's path, with its methods. Every GET route also answers HEAD."""
+    contexts = [context for context in iter_route_contexts(app.routes) if context.path is not None]
+    methods = [frozenset(context.methods or ()) for context in contexts]
+    return [
+        (compile_path(str(context.path))[0], own | {"HEAD"} if "GET" in own else own)
+        for context, own in zip(contexts, methods, strict=True)
+    ]
+
+
+def _framework(methods_by_path: _MethodsByPath, request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     path = request.url.path
@@ -126,8 +144,12 @@ def _framework(request: Request, error: Exception) -> Response:
         hint = "" if path.startswith("/v1/") else " All API routes start with /v1: set base_url to end in '/v1'."
         return respond(RouteNotFound(f"The route {request.method} {path} does not exist.{hint}"), headers)
     if error.status_code == MethodNotAllowed.status:
-        allowed = headers.get("allow") or headers.get("Allow") or "another method"
-        return respond(MethodNotAllowed(f"{path} does not support {request.method}; use {allowed}."), headers)
+        # The framework names the methods of one route only.
+        matching = [methods for pattern, methods in methods_by_path if pattern.match(request.scope["path"])]
+        allowed = ", ".join(sorted(frozenset().union(*matching)))
+        return respond(
+            MethodNotAllowed(f"{path} does not support {request.method}; use {allowed}."), {"allow": allowed}
+        )
     kind = _BY_STATUS.get(error.status_code, InvalidRequest if error.status_code < 500 else InternalError)
     response = respond(kind(str(error.detail)), headers)
     response.status_code = error.status_code

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
+from app.api.blob_response import BlobResponse
 from app.core.storage.blobs import BlobStore
 
 CHUNK_BYTES: Final = 1 << 20
@@ -33,7 +34,7 @@ def blob_response(request: Request, store: BlobStore, blob: str, size: int, sha2
         headers["content-range"], status = f"bytes {start}-{end - 1}/{size}", 206
     headers["content-length"] = str(end - start)
     stream = store.open(blob)
-    return StreamingResponse(_chunks(stream, start, end), status, headers, "application/x-tar")
+    return BlobResponse(stream, _chunks(stream, start, end), status, headers, "application/x-tar")
 
 
 def _bounds(first: str, last: str, size: int) -> tuple[int, int]:
@@ -44,8 +45,7 @@ def _bounds(first: str, last: str, size: int) -> tuple[int, int]:
 
 
 def _chunks(stream: BinaryIO, start: int, end: int) -> Iterator[bytes]:
-    with stream:
-        stream.seek(start)
-        while start < end and (chunk := stream.read(min(CHUNK_BYTES, end - start))):
-            start += len(chunk)
-            yield chunk
+    stream.seek(start)
+    while start < end and (chunk := stream.read(min(CHUNK_BYTES, end - start))):
+        start += len(chunk)
+        yield chunk

@@ -91,6 +91,36 @@ def test_every_route_requires_its_scope(server: Server, routes: dict[Route, Scop
                 assert f"'{scope}'" in error["message"]
 
 
+def test_head_answers_as_get(server: Server, routes: dict[Route, Scope]) -> None:
+    """A HEAD of an endless stream ends, too."""
+    key = new_key(server.database, server.project_id, *expand(ALL))
+    with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {key}"}) as http:
+        for path in [path for method, path in routes if method == "GET"] + ["/", "/healthz", "/readyz", "/docs"]:
+            url = path.replace("{", "").replace("}", "")
+            head = http.head(url)
+            with http.stream("GET", url) as answer:
+                assert (head.status_code, head.content) == (answer.status_code, b""), path
+                assert head.headers.get("content-type") == answer.headers.get("content-type"), path
+        statuses = {http.head(path).status_code for path in ("/v1/fine_tuning/stream", "/v1/files", "/healthz")}
+        assert statuses == {200}
+        file = http.post("/v1/files", data={"purpose": "batch"}, files={"file": ("x.jsonl", b"{}" * 1000)}).json()
+        head = http.head(f"/v1/files/{file['id']}/content")
+        assert (head.headers["content-length"], head.content) == ("2000", b"")
+
+
+def test_405_names_all_methods_of_the_path(server: Server, routes: dict[Route, Scope]) -> None:
+    methods: dict[str, set[str]] = {}
+    for method, path in routes:
+        methods.setdefault(path, set()).update({method, "HEAD"} if method == "GET" else {method})
+    with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {server.api_key}"}) as http:
+        for path, own in methods.items():
+            answer = http.patch(path.replace("{", "").replace("}", ""))
+            allowed = answer.headers["allow"]
+            assert (answer.status_code, own - set(allowed.split(", "))) == (405, set()), path
+            assert f"use {allowed}." in answer.json()["error"]["message"]
+        assert http.put("/v1/files").headers["allow"] == "GET, HEAD, POST"
+
+
 def test_document_has_every_scope(document: Any, routes: dict[Route, Scope]) -> None:
     for (method, path), scope in routes.items():
         operation = document["paths"][path.replace(":path", "")][method.lower()]

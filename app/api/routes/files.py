@@ -8,6 +8,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query
 from starlette.responses import StreamingResponse
 
+from app.api.blob_response import BlobResponse
 from app.api.deps import Config, Db, Notifier, Store, Strict
 from app.api.ids import MAX_ID, FileId
 from app.api.multipart import FILE_BODY, UploadedFile
@@ -113,20 +114,20 @@ def file_content(
     """Download a file."""
     with database.reading() as session:
         file = uploads.get_file(session, caller.project_id, file_id)
-    chunks, size, kind = _chunks(store.open(file.blob)), file.bytes, "application/octet-stream"
+    blob = store.open(file.blob)
+    chunks, size, kind = _chunks(blob), file.bytes, "application/octet-stream"
     if encoding == "base64":
         chunks, size, kind = map(base64.b64encode, chunks), 4 * -(-size // 3), "text/plain"
     headers = {
         "content-length": str(size),
         "content-disposition": f"attachment; filename*=utf-8''{quote(file.filename, safe='')}",
     }
-    return StreamingResponse(chunks, media_type=kind, headers=headers)
+    return BlobResponse(blob, chunks, 200, headers, kind)
 
 
 def _chunks(stream: BinaryIO) -> Iterator[bytes]:
-    with stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            yield chunk
+    while chunk := stream.read(CHUNK_BYTES):
+        yield chunk
 
 
 @router.get("/{file_id}/report", dependencies=[needs(Scope.files_read)])
