@@ -14,7 +14,7 @@ from tests.worker.conftest import Bench
 from worker.runner import TRAINER
 
 STEPS = 300
-KILLS = 5
+KILLS = 3
 DYING_TRAINER = Path(__file__).with_name("dying_trainer.py")
 
 
