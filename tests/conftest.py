@@ -228,12 +228,12 @@ def _fixtures(item: pytest.Item) -> set[str]:
 
 
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
-    """Files that start processes go first, so that no core is idle at the end while another one works them off.
+    """Files that start processes or take seconds go first, so that no core is idle while another one works them off.
 
     Those that share an installation go before the others: after them it can stop.
     """
     sharing = {item.path for item in items if "stack" in _fixtures(item)}
-    slow = {item.path for item in items if SLOW & _fixtures(item)}
+    slow = {item.path for item in items if SLOW & _fixtures(item) or item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path not in sharing, item.path not in slow))
     session.stash[_SHARING] = sharing
 
