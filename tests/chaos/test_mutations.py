@@ -41,6 +41,18 @@ MUTATIONS: Final = {
     "an attempt ends without checking the attempt": Mutation(
         "app/core/jobs/transitions.py", "guarded = guarded.where(Job.attempt == attempt)", "pass", _FENCED
     ),
+    "a stop request is dropped when the attempt ends for another reason": Mutation(
+        "app/core/jobs/attempts.py",
+        "target = targets.get(StopRequest(job.stop_request)) if job.stop_request else None",
+        "target = None",
+        "tests/core/jobs/test_leases.py::test_unknown_stop_request_is_obeyed",
+    ),
+    "rows that always fail are retried without end": Mutation(
+        "app/core/jobs/waits.py",
+        "count >= MAX_ROW_FAILURES",
+        "count < 0",
+        "tests/core/jobs/test_waits.py::test_rows_that_always_fail_end_the_job",
+    ),
     "a resumed run does not restore random numbers": Mutation(
         "worker/training/rollouts/sampler.py",
         "np.random.SeedSequence([seed, *stream])",
