@@ -155,7 +155,7 @@ PAIRS = st.tuples(st.sampled_from(["get_weather", "find-harbour"]), st.fixed_dic
 
 
 @pytest.mark.parametrize("name", WITH_CALLS)
-@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(10), suppress_health_check=[HealthCheck.too_slow])
 @given(thoughts=TEXT, pairs=st.lists(PAIRS, min_size=1, max_size=2))
 def test_random_calls_read_back(name: str, thoughts: str, pairs: list[tuple[str, dict[str, Any]]]) -> None:
     pairs = pairs[:1] if base(name) in ONE_CALL else pairs
@@ -164,7 +164,7 @@ def test_random_calls_read_back(name: str, thoughts: str, pairs: list[tuple[str,
 
 
 @pytest.mark.parametrize("name", DISTINCT)
-@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(10), suppress_health_check=[HealthCheck.too_slow])
 @given(text=TEXT.filter(str.strip), thoughts=TEXT)
 def test_random_text_reads_back(name: str, text: str, thoughts: str) -> None:
     answer = written(name, {"content": text, "reasoning_content": thoughts.strip() or None})

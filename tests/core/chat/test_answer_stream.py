@@ -72,7 +72,7 @@ def answers(draw: st.DrawFn, name: str) -> str:
 
 
 CUTS = st.lists(st.integers(0, 10**6), max_size=12)
-slow = settings(max_examples=examples(30), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+slow = settings(max_examples=examples(15), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @pytest.mark.parametrize("name", DISTINCT)

@@ -3,14 +3,13 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.chat.templates import TemplateRefused
 from app.core.chat.tokenizer import Answer, ChatTokenizer
 from tests.chat_templates import BOS, EOS, SOURCES, as_read, tokenizer
 from tests.core.chat.test_templates import QUESTION, TOOLS, theirs
-from tests.properties import examples
 
 ANSWER = {"role": "assistant", "content": "It is 4."}
 CALL = {"id": "call00001", "type": "function", "function": {"name": "find_harbour", "arguments": {"town": "Oban"}}}
@@ -130,7 +129,6 @@ special_text = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=examples(150))
 @given(
     special_text, st.none() | special_text, st.sampled_from(["trl/qwen2_5", "trl/llama3", "trl/qwen3_instruct_2507"])
 )

@@ -357,7 +357,7 @@ written_values = st.recursive(
 )
 
 
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(200))
 @given(
     written_values, st.sampled_from(["", " ", ",", "}", "\ufeff"]), st.sampled_from(["", " \t\n\r", "x", "{}", "\x0c"])
 )
