@@ -1,6 +1,7 @@
 """Turns pydantic's errors into one dotted path and one sentence that says how to fix the request."""
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
@@ -18,13 +19,45 @@ HINTS: Final = {
     "suffix": "use 1 to 64 letters, digits, '.', '-' or '_'",
 }
 """How to fix a field that is missing or wrong, by its name."""
+_LENGTHS: Final = {
+    "too_short": "item",
+    "too_long": "item",
+    "string_too_short": "character",
+    "string_too_long": "character",
+}
+"""Pydantic's errors of a value that is too short or too long, and what is counted."""
+_KINDS: Final = {
+    "string_type": "be a string",
+    "list_type": "be a list",
+    "dict_type": "be an object",
+    "model_type": "be an object",
+    "model_attributes_type": "be an object",
+    "bool_type": "be true or false",
+    "bool_parsing": "be true or false",
+    "int_type": "be an integer",
+    "int_parsing": "be an integer",
+    "int_from_float": "be an integer",
+    "float_type": "be a number",
+    "float_parsing": "be a number",
+}
+"""Pydantic's errors of a value of the wrong type, in the words of JSON."""
 _SHOWN: Final = 60
 
 
 def explain(errors: Sequence[Mapping[str, Any]], body_type: Any, body: Any) -> tuple[str, str | None]:
-    """Return (message, param) for the errors of one request, whose JSON `body` should have been a `body_type`.
+    """Return (message, param) for the errors of one request: the first wrong field, with the names of others."""
+    (message, param), *others = explain_each(errors, body_type, body)
+    if others:
+        names = ", ".join(f"'{other}'" for _, other in others[:5])
+        message += f" Other wrong fields: {names}."
+    return message, param
 
-    A body type that accepts several forms has a method `path_as_sent`, which returns where the client put a field.
+
+def explain_each(errors: Sequence[Mapping[str, Any]], body_type: Any, body: Any) -> list[tuple[str, str | None]]:
+    """Return one (message, param) for each wrong field of a request, whose JSON `body` should have been a `body_type`.
+
+    A field that accepts several forms has an error for each of them. A body type that accepts several forms has a
+    method `path_as_sent`, which returns where the client put a field.
     """
     path_as_sent = getattr(body_type, "path_as_sent", lambda param, _body: param)
     by_param: dict[str, list[Mapping[str, Any]]] = {}
@@ -34,12 +67,7 @@ def explain(errors: Sequence[Mapping[str, Any]], body_type: Any, body: Any) -> t
         param = path_as_sent(param, body)
         by_param.setdefault(param, []).append(error)
         models[param] = model
-    param, param_errors = next(iter(by_param.items()))
-    message = _sentence(param, param_errors, models[param])
-    others = [f"'{other}'" for other in by_param if other != param]
-    if others:
-        message += f" Other wrong fields: {', '.join(others[:5])}."
-    return message, param or None
+    return [(_sentence(param, found, models[param]), param or None) for param, found in by_param.items()]
 
 
 def _locate(error: Mapping[str, Any], body_type: Any) -> tuple[str, type[BaseModel] | None]:
@@ -126,12 +154,28 @@ def _sentence(param: str, errors: list[Mapping[str, Any]], model: type[BaseModel
             return f"'{param}' is not valid: {text}."
         case _ if not param:
             return "The body must be a JSON object; send it with the header `content-type: application/json`."
-    expected = dict.fromkeys(str(item["msg"]).removeprefix("Input ").removeprefix("should be ") for item in errors)
-    expectation = " or ".join(expected)
-    verb = "" if expectation.startswith(("should", "String should", "List should")) else "should be "
     is_secret = model is not None and SecretStr in _members(_annotation(model, field))
     sent = "" if is_secret else f"; you sent {_shown(error.get('input'))}"
-    return f"'{param}' {verb}{expectation}{sent}{hint}."
+    return f"'{param}' should {_expectation(errors)}{sent}{hint}."
+
+
+def _expectation(errors: list[Mapping[str, Any]]) -> str:
+    """Return what one of the field's forms expects. The length counts only for the form that was sent."""
+    sized = [error for error in errors if error["type"] in _LENGTHS]
+    phrases = list(dict.fromkeys(_phrase(error) for error in sized or errors))
+    is_be = all(phrase.startswith("be ") for phrase in phrases)
+    return " or ".join([phrases[0], *(phrase.removeprefix("be ") if is_be else phrase for phrase in phrases[1:])])
+
+
+def _phrase(error: Mapping[str, Any]) -> str:
+    kind, context = error["type"], error.get("ctx") or {}
+    if (unit := _LENGTHS.get(kind)) is not None:
+        word, limit = ("at least", "min_length") if kind.endswith("too_short") else ("at most", "max_length")
+        count = context[limit]
+        return f"have {word} {count} {unit}{'' if count == 1 else 's'}"
+    if kind == "string_pattern_mismatch":
+        return f"match {context['pattern']}"
+    return _KINDS.get(kind) or f"be {str(error['msg']).removeprefix('Input ').removeprefix('should be ')}"
 
 
 def _suggestion(field: str, model: type[BaseModel] | None) -> str:
@@ -145,5 +189,5 @@ def _suggestion(field: str, model: type[BaseModel] | None) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -110,6 +110,25 @@ def test_unstorable_text_is_400(http: httpx.Client, text: str) -> None:
         assert envelope(response)["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("messages", [], "'messages' should have at least 1 item; you sent []."),
+        ("messages", None, "'messages' should be a list; you sent null."),
+        ("stop", ["a", "b", "c", "d", "e"], "'stop' should have at most 4 items; you sent"),
+        ("stop", 5, "'stop' should be a string or a list; you sent 5."),
+        ("tool_choice", "must", "'tool_choice' should be 'none', 'auto' or 'required' or an object; you sent"),
+        ("tools", [{"type": "function", "function": {"name": "a b"}}], "name' should match ^[a-zA-Z0-9_-]+$; you sent"),
+        ("max_tokens", 0, "'max_tokens' should be greater than or equal to 1; you sent 0."),
+    ],
+)
+def test_wrong_values_are_explained(http: httpx.Client, field: str, value: object, message: str) -> None:
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]} | {field: value}
+    error = envelope(http.post("/v1/chat/completions", json=chat))
+    assert message in error["message"]
+    assert error["param"].startswith(field)
+
+
 def test_headers_of_a_response(http: httpx.Client) -> None:
     response = http.get("/v1/files")
     assert response.headers["x-request-id"].startswith("req_")

@@ -10,7 +10,7 @@ from app.api.deps import Config, Db, JobLimits, Lints, RowChecks, Store
 from app.api.schemas.create_job import CreateJob
 from app.api.schemas.jobs import RowUse
 from app.api.schemas.validate_job import JobPlan, Validation, ValidationProblem
-from app.api.validation_errors import explain
+from app.api.validation_errors import explain_each
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
@@ -42,9 +42,10 @@ def validate_job(
     try:
         job = CreateJob.model_validate(body)
     except ValidationError as error:
-        explained = [explain([{**item, "loc": ("body", *item["loc"])}], CreateJob, body) for item in error.errors()]
+        found = [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
         problems = [
-            ValidationProblem(code="invalid_request", message=message, param=param) for message, param in explained
+            ValidationProblem(code="invalid_request", message=message, param=param)
+            for message, param in explain_each(found, CreateJob, body)
         ]
         return Validation(valid=False, errors=problems, plan=None)
     request = job.to_request()

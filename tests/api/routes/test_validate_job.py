@@ -59,6 +59,13 @@ def test_all_form_problems_are_listed(client: OpenAI) -> None:
     assert all(problem["message"] for problem in validation["errors"])
 
 
+def test_wrong_field_is_one_problem(client: OpenAI) -> None:
+    """The field accepts a number or `auto`, and the first form of the job has the same field."""
+    [problem] = validate(client, training_file="file-1", hyperparameters={"batch_size": 512})["errors"]
+    assert problem["param"] == "hyperparameters.batch_size"
+    assert problem["message"].startswith("'hyperparameters.batch_size' should be less than or equal to 256 or 'auto'")
+
+
 def test_all_semantic_problems_are_listed(client: OpenAI, training_file: str) -> None:
     validation = validate(
         client, model="nope", training_file="file-1", validation_file="file-2", method=gft(), alias="tiny"
