@@ -8,13 +8,14 @@ import pytest
 from tests import tiny_model
 from tests.api.conftest import api_settings, client, server  # noqa: F401
 from tests.core.inference.adapters import write_adapters
-from tests.vllm.server import VllmServer, running
+from tests.vllm.server import START_SECONDS, VllmServer, running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith("tests/vllm/"):
             item.add_marker(pytest.mark.vllm)
+            item.add_marker(pytest.mark.timeout(START_SECONDS + 300))  # the first test starts the server
 
 
 @pytest.fixture(scope="session")

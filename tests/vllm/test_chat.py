@@ -96,8 +96,7 @@ def test_json_schema_is_obeyed(client: OpenAI, models: dict[str, str]) -> None:
         "additionalProperties": False,
     }
     form = {"type": "json_schema", "json_schema": {"name": "sum", "schema": schema, "strict": True}}
-    space = {str(4 + ord(" ") - 32): -100, str(4 + 95): -100, str(4 + 96): -100}  # a random model may write it forever
-    answer = ask(client, models["a"], response_format=form, max_tokens=60, logit_bias=space)
+    answer = ask(client, models["a"], response_format=form, max_tokens=200)  # whitespace is limited
     assert json.loads(answer.choices[0].message.content)["answer"] in (4, 5)
 
 

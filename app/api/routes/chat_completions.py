@@ -19,7 +19,6 @@ from app.auth.principal import Principal
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
 from app.core.db import Database
-from app.core.errors import InvalidRequest
 from app.core.inference import models
 from app.core.inference.chat_request import PreparedChat, prepare
 from app.core.inference.chat_tokenizers import tokenizer_of
@@ -81,7 +80,7 @@ async def _complete(engines: Engines, served: ServedModel, chat: PreparedChat) -
     try:
         return await engines.complete(served, chat.body)
     except EngineRefused as refused:
-        raise _as_sent(refused, chat) from None
+        raise chat.refusal(refused) from None
 
 
 async def _events(
@@ -97,7 +96,7 @@ async def _events(
             yield event(last)
         yield DONE
     except EngineRefused as refused:
-        raise _as_sent(refused, chat) from None
+        raise chat.refusal(refused) from None
     finally:
         if answer.completion_tokens:
             count(chat, answer)
@@ -105,10 +104,3 @@ async def _events(
 
 def _count(usage: Recorder, caller: Principal, served: ServedModel, chat: PreparedChat, answer: ChatAnswer) -> None:
     usage.add(caller, served.id, chat.prompt_tokens, answer.completion_tokens)
-
-
-def _as_sent(refused: EngineRefused, chat: PreparedChat) -> InvalidRequest:
-    """Return the engine's refusal with the field of the client's request that caused it."""
-    fields = {"prompt": "messages", "structured_outputs": chat.calls.param if chat.calls.allowed else "response_format"}
-    param = fields.get(refused.param or "", refused.param)
-    return InvalidRequest(refused.message, param=param, code=refused.code)

@@ -30,11 +30,10 @@ router = APIRouter(tags=["Inference"])
 
 _PARAMS: Final = {
     "messages": "input",
-    "prompt": "input",
-    "structured_outputs": "text.format",
+    "response_format": "text.format",
     "reasoning_effort": "reasoning.effort",
 }
-"""Field of a chat, or of the engine's request -> field of this route."""
+"""Field of a chat -> field of this route."""
 
 
 @router.post(
@@ -87,7 +86,7 @@ async def _complete(engines: Engines, served: ServedModel, chat: PreparedChat) -
     try:
         return await engines.complete(served, chat.body)
     except EngineRefused as refused:
-        raise _as_sent(refused) from None
+        raise _as_sent(chat.refusal(refused)) from None
 
 
 async def _events(
@@ -102,14 +101,14 @@ async def _events(
                 for written in answer.events(chunk):
                     yield event(written, written["type"])
     except EngineRefused as refused:
-        raise _as_sent(refused) from None
+        raise _as_sent(chat.refusal(refused)) from None
     finally:
         if answer.completion_tokens:
             count()
 
 
 def _as_sent(error: InvalidRequest) -> InvalidRequest:
-    """Return the error with the field of this route in place of the chat's or the engine's."""
+    """Return the error with the field of this route in place of the chat's."""
     head, _, rest = (error.param or "").partition(".")
     if head not in _PARAMS:
         return error

@@ -306,6 +306,7 @@ class CreateChatCompletion(Frozen):
             allowed=allowed,
             is_parallel=self.parallel_tool_calls is not False and not self.functions and not self.is_forced,
             param=self._call_param(mode),
+            tools_param="functions" if self.functions else "tools",
         )
 
     def _call_param(self, mode: CallMode) -> str:

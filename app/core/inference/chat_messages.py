@@ -40,6 +40,11 @@ def _plain(message: Any, param: str) -> Any:
         plain["content"] = "".join(_text(part, f"{param}.content.{index}") for index, part in enumerate(content))
     elif content is None and isinstance(message.get("refusal"), str):
         plain["content"] = message["refusal"]
+    elif content is None and message.get("role") == "assistant":
+        if not (message.get("tool_calls") or message.get("function_call")):
+            plain["content"] = ""  # an answer of thoughts alone, sent back; templates cannot write null
+    elif content is None and "role" in message:
+        raise InvalidRequest(f"'{param}.content' is missing. Add the text of the message.", param=f"{param}.content")
     return plain
 
 

@@ -9,8 +9,9 @@ from app.core.chat.templates import TemplateRefused
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.errors import InvalidRequest
 from app.core.inference.context import room
+from app.core.inference.errors import EngineRefused
 from app.core.inference.sampling import Sampling
-from app.core.inference.structured import CallMode, CallRules, structured_outputs
+from app.core.inference.structured import CallMode, CallRules, structured_outputs, uncompiled_schema
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,16 @@ class PreparedChat:
         form = self.tokenizer.answer_format
         reads_calls, ends = self.calls.mode != CallMode.none, not self.calls.is_parallel
         return AnswerStream(form, self.calls.allowed, reads_calls=reads_calls, ends_with_call=ends)
+
+    def refusal(self, refused: EngineRefused) -> InvalidRequest:
+        """Return the engine's refusal with the field of the chat that caused it."""
+        message, param = refused.message, refused.param
+        if param == "prompt":
+            param = "messages"
+        elif param == "structured_outputs":
+            found = uncompiled_schema(self.body[param]["grammar"], message, self.calls)
+            message, param = found or (message, self.calls.param if self.calls.allowed else "response_format")
+        return InvalidRequest(message, param=param, code=refused.code)
 
 
 def prepare(tokenizer: ChatTokenizer, limit: int | None, question: ChatQuestion) -> PreparedChat:

@@ -5,6 +5,7 @@ It is in llguidance's dialect of Lark, which vLLM and the embedded engine read.
 """
 
 import json
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -15,7 +16,14 @@ from app.core.errors import InvalidRequest
 
 _ANY: Final = r"/(?s:.*)/"
 _SPACE: Final = r"/[ \n]{0,4}/"
+_WHITESPACE: Final = {"whitespace_pattern": r" |\n[ \t]{0,32}"}
+"""Whitespace between the tokens of JSON: enough for indented text, and too little to fill an answer."""
 _NO_PARAMETERS: Final = {"type": "object", "properties": {}, "additionalProperties": False}
+_FUNCTION: Final = "function"
+_UNCOMPILED: Final = re.compile(r"at (\d+)\(\d+\): failed to compile JSON schema: (.*?)(?=\n +\d+ \| |\Z)", re.DOTALL)
+"""llguidance's error: the line of the grammar, the reason, and then an excerpt of the grammar."""
+_ADVICE: Final = ("Enable 'coerce_one_of' option to approximate oneOf with anyOf", "Use anyOf")
+"""llguidance's advice to its caller, and ours."""
 
 
 class CallMode(StrEnum):
@@ -40,6 +48,8 @@ class CallRules:
     """Whether one answer may contain several calls."""
     param: str = "tool_choice"
     """What a client has to change if the model's format does not allow this."""
+    tools_param: str = "tools"
+    """The client's field with the tools."""
 
     @property
     def is_strict(self) -> bool:
@@ -62,8 +72,23 @@ def structured_outputs(
         if schema is None:
             return None
         if form.thoughts is None and not form.content_start.strip():
-            return {"json": schema}
+            return {"grammar": _Grammar(tokenizer).text(schema)}
     return {"grammar": _Grammar(tokenizer).answer(schema, calls if enforces_calls else None)}
+
+
+def uncompiled_schema(grammar: str, error: str, calls: CallRules) -> tuple[str, str] | None:
+    """Return (message, param) for an engine's error about a JSON schema of the grammar; None for other errors."""
+    found = _UNCOMPILED.search(error)
+    lines = grammar.splitlines()
+    if found is None or int(found[1]) > len(lines):
+        return None
+    reason = found[2].strip().rstrip(".").replace(*_ADVICE)
+    rule = re.match(rf"{_FUNCTION}(\d+)_", lines[int(found[1]) - 1])
+    if rule is None:
+        return f"The JSON schema of the answer cannot be compiled: {reason}. Change the schema.", "response_format"
+    name = calls.allowed[int(rule[1])]["function"]["name"]
+    message = f"The parameters of the function '{name}' cannot be compiled: {reason}. Change their schema."
+    return message, calls.tools_param
 
 
 @dataclass
@@ -72,6 +97,10 @@ class _Grammar:
 
     tokenizer: ChatTokenizer
     _rules: list[str] = field(default_factory=list)
+
+    def text(self, schema: dict[str, Any]) -> str:
+        """Return the grammar of JSON by a schema and nothing else."""
+        return "\n".join([f"start: {self._json(schema)}", *self._rules]) + "\n"
 
     def answer(self, schema: dict[str, Any] | None, calls: CallRules | None) -> str:
         """Return the grammar of a whole answer: text by the schema, if there is one, or calls."""
@@ -131,7 +160,7 @@ class _Grammar:
                 param=calls.param,
                 code="unsupported_value",
             )
-        body = self._rule("call", " | ".join(self._call(form.syntax, tool["function"]) for tool in calls.allowed))
+        body = self._rule("call", " | ".join(self._call(form.syntax, *each) for each in enumerate(calls.allowed)))
         start = (form.opening + form.head).lstrip()
         start = start[start.index(skipped) + len(skipped) :] if skipped else start
         tail, ends_turn = self._before_end(form.tail)
@@ -144,10 +173,11 @@ class _Grammar:
         end = f"({self._literal(closing)})?" if closing.strip() else ""  # the end token may stand for it
         return " ".join(filter(None, [first, again, end]))
 
-    def _call(self, syntax: JsonObject | NameThenJson, function: dict[str, Any]) -> str:
+    def _call(self, syntax: JsonObject | NameThenJson, index: int, tool: dict[str, Any]) -> str:
+        function, rule = tool["function"], f"{_FUNCTION}{index}_"
         parameters = function.get("parameters") or _NO_PARAMETERS
         if isinstance(syntax, NameThenJson):
-            return f"{self._literal(function['name'] + syntax.between)} {self._json(parameters)}"
+            return f"{self._literal(function['name'] + syntax.between)} {self._json(parameters, rule)}"
         arguments = _moved(parameters, f"#/properties/{syntax.arguments_key}")
         schema = {
             "type": "object",
@@ -159,7 +189,7 @@ class _Grammar:
             "required": [syntax.name_key, syntax.arguments_key],
             "additionalProperties": False,
         }
-        return self._json(schema)
+        return self._json(schema, rule)
 
     def _before_end(self, text: str) -> tuple[str, bool]:
         """Return the text up to the first token that ends an answer, and whether it has one."""
@@ -176,8 +206,8 @@ class _Grammar:
     def _part(self, part: int | str) -> str:
         return f"<[{part}]>" if isinstance(part, int) else json.dumps(part, ensure_ascii=False)
 
-    def _json(self, schema: dict[str, Any]) -> str:
-        return self._rule("json", f"%json {json.dumps(schema)}")
+    def _json(self, schema: dict[str, Any], rule: str = "json") -> str:
+        return self._rule(rule, f"%json {json.dumps({'x-guidance': _WHITESPACE} | schema)}")
 
     def _rule(self, name: str, body: str, options: str = "") -> str:
         name = f"{name}{len(self._rules)}"

@@ -174,6 +174,11 @@ def test_bad_schema_is_refused(client: OpenAI) -> None:
     with pytest.raises(BadRequestError) as refused:
         ask(client, model="tools", response_format=wrong)
     assert (refused.value.code, refused.value.param) == ("invalid_structured_output", "response_format")
+    assert "The JSON schema of the answer cannot be compiled: Invalid type: nothing." in str(refused.value)
+    tool = {"type": "function", "function": {"name": "x", "parameters": {"type": "nothing"}}}
+    with pytest.raises(BadRequestError, match="The parameters of the function 'x' cannot be compiled") as refused:
+        ask(client, model="tools", tools=[tool], tool_choice="required")
+    assert refused.value.param == "tools"
 
 
 def test_required_call_is_made(client: OpenAI) -> None:

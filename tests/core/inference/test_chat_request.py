@@ -36,6 +36,7 @@ def test_messages_are_read_as_rows() -> None:
         {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None, "annotations": [], "audio": None},
         {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "Rain"}]},
         {"role": "assistant", "content": None, "refusal": "No."},
+        {"role": "assistant", "content": None, "reasoning_content": "Rain or"},
     ]
     parsed = {"name": "get_weather", "arguments": {"days": 2}}
     assert read_messages(sent) == [
@@ -48,6 +49,7 @@ def test_messages_are_read_as_rows() -> None:
         },
         {"role": "tool", "content": "Rain", "tool_call_id": "call_1"},
         {"role": "assistant", "content": "No."},
+        {"role": "assistant", "content": "", "reasoning_content": "Rain or"},
     ]
 
 
@@ -57,6 +59,8 @@ def test_messages_are_read_as_rows() -> None:
         ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "messages.1.content.0", "image_url"),
         ({"role": "user", "content": [{"type": "text", "text": "a"}, "b"]}, "messages.1.content.1", "must be like"),
         ({"role": "user", "content": 5}, "messages.1.content", "must be a string"),
+        ({"role": "user"}, "messages.1.content", "is missing"),
+        ({"role": "tool", "content": None}, "messages.1.content", "is missing"),
         ({"role": "assistant", "audio": {"id": "audio_1"}}, "messages.1.audio", "text only"),
         ({"role": "wizard", "content": "a"}, "messages.1.role", "`messages.1.role` must be one of"),
         ({"role": "user", "content": "a", "mood": "b"}, "messages.1", "unknown field"),

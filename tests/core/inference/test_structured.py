@@ -8,7 +8,7 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 
 from app.core.errors import InvalidRequest
-from app.core.inference.structured import CallMode, CallRules, structured_outputs
+from app.core.inference.structured import CallMode, CallRules, structured_outputs, uncompiled_schema
 from tests import chat_templates
 from tests.core.chat.formats import DISTINCT, JSON_CALLS
 from tests.core.chat.test_answer_format import MESSAGES, ONE_CALL, TOOLS, TWO_CALLS, base, calls, written
@@ -26,8 +26,7 @@ def matching(name: str) -> LLTokenizer:
 def accepts(name: str, grammar: dict[str, Any] | None, text: str) -> bool:
     """Return whether a model may write the text behind its prompt and end there."""
     assert grammar is not None
-    [(kind, value)] = grammar.items()
-    compiled = LLMatcher.grammar_from_json_schema(value) if kind == "json" else LLMatcher.grammar_from_lark(value)
+    compiled = LLMatcher.grammar_from_lark(grammar["grammar"])
     assert not LLMatcher.validate_grammar(compiled)
     matcher = LLMatcher(matching(name), compiled)
     tokenizer = chat_templates.tokenizer(name)
@@ -92,6 +91,37 @@ def test_schema_allows_thoughts_before_the_text(name: str) -> None:
     assert accepts(name, grammar, answer(name, {"content": '{"sum": 4}'}))
     assert accepts(name, grammar, answer(name, {"content": '{"sum": 4}', "reasoning_content": "2 and 2"}))
     assert not accepts(name, grammar, answer(name, {"content": '{"sum": "4"}'}))
+
+
+@pytest.mark.parametrize("name", ["trl/qwen2_5", "trl/qwen3"])
+def test_json_has_little_whitespace(name: str) -> None:
+    """A model that may write whitespace without end writes it until its tokens are used up."""
+    schema = {"type": "object", "properties": {"sums": {"type": "array", "items": SCHEMA}}, "required": ["sums"]}
+    grammar = structured_outputs(chat_templates.tokenizer(name), schema, CallRules(CallMode.none))
+    value = {"sums": [{"sum": 4}, {"sum": 5}]}
+    for written_as in ({}, {"separators": (",", ":")}, {"indent": 2}, {"indent": 4}, {"indent": "\t"}):
+        assert accepts(name, grammar, json.dumps(value, **written_as))  # type: ignore[arg-type]
+    for space in ("  ", "\n\n", " \n", "\n" + " " * 33):
+        assert not accepts(name, grammar, f'{{"sums":{space}[]}}')
+
+
+def test_schema_that_does_not_compile_is_named() -> None:
+    tokenizer = chat_templates.tokenizer("trl/qwen2_5")
+    wrong = {"type": "object", "properties": {"at": {"type": "place"}}}
+    tool = {"type": "function", "function": {"name": "go", "parameters": wrong}}
+    calls = CallRules(CallMode.auto, (*ALL, tool), tools_param="functions")
+    for schema, rules, expected in (
+        (wrong, CallRules(CallMode.none), ("The JSON schema of the answer", "response_format")),
+        (wrong, CallRules(CallMode.auto, ALL), ("The JSON schema of the answer", "response_format")),
+        (SCHEMA, calls, ("The parameters of the function 'go'", "functions")),
+    ):
+        outputs = structured_outputs(tokenizer, schema, rules)
+        assert outputs is not None
+        error = LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(outputs["grammar"]))
+        message, param = uncompiled_schema(outputs["grammar"], error, rules) or ("", "")
+        assert (message.split(" cannot be compiled: ")[0], param) == expected
+        assert "cannot be compiled: Invalid type: place. Change" in message
+        assert "\n" not in message
 
 
 def test_plain_answers_need_no_grammar() -> None:
