@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.cli.ui.exits import ExitCode
 from tests.cli.conftest import Run
+from tests.processes import descendants
 from tests.writable_hub import TOKEN, Hub
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
@@ -79,6 +80,28 @@ def test_export_and_push(grouptune: Run, succeeded_job: str, tmp_path: Path, sha
     assert refused.returncode == ExitCode.error
     assert "token may write to this repository" in refused.stderr
     assert "quantization" in grouptune("models", "export", name, "--quantization", "q1").stderr
+
+
+def test_export_is_cancelled_and_deleted(grouptune: Run, succeeded_job: str) -> None:
+    name = json.loads(grouptune("jobs", "show", succeeded_job, "--json").stdout)["fine_tuned_model"]
+    workers = descendants("default@%h")
+    assert workers
+    for worker in workers:  # so that the export cannot end before it is cancelled
+        worker.suspend()
+    try:
+        export = grouptune("models", "export", name, "--format", "gguf-lora").stdout.strip()
+        cancelled = grouptune("models", "cancel-export", export)
+        assert (cancelled.returncode, cancelled.stdout) == (ExitCode.ok, f"{export}\n"), cancelled.stderr
+    finally:
+        for worker in workers:
+            worker.resume()
+    assert "cancelled" in grouptune("models", "exports", name).stdout
+    again = grouptune("models", "cancel-export", export)
+    assert (again.returncode, again.stdout) == (ExitCode.error, "")
+    assert "cancelled" in again.stderr
+    assert f"{export} is deleted." in grouptune("models", "delete-export", export).stderr
+    assert export not in grouptune("models", "exports", name).stdout
+    assert grouptune("models", "delete-export", export).returncode == ExitCode.error
 
 
 @pytest.mark.parametrize("verb", ["download", "merge"])

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from app.cli.connection import connect, load_settings
-from app.cli.models.exports import export_model, list_exports, push_model
+from app.cli.models.exports import cancel_export, delete_export, export_model, list_exports, push_model
 from app.cli.ui.console import ReportProgress, StatusLine, note, write_json, write_line, write_table
 from app.cli.ui.options import AsJson, StateDir
 from app.cli.worker_module import ModuleFailed, run_module
@@ -20,6 +20,8 @@ from app.core.models import registry
 app = typer.Typer(help="Manage base models and fine-tuned models.", no_args_is_help=True)
 app.command("export")(export_model)
 app.command("exports")(list_exports)
+app.command("cancel-export")(cancel_export)
+app.command("delete-export")(delete_export)
 app.command("push")(push_model)
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9._-]+")
 """Characters of a model name that its default directory name replaces by `-`."""

@@ -25,6 +25,7 @@ HUB_TOKEN: Final = "HF_TOKEN"  # noqa: S105 - the name of the hub client's own v
 _UNFINISHED: Final = ("queued", "running")
 
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="Fine-tuned model, checkpoint or alias.")]
+ExportId = Annotated[str, typer.Argument(metavar="EXPORT", help="Export id: export-...")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the export ends.")]
 
 
@@ -90,10 +91,31 @@ def list_exports(name: Name, state_dir: StateDir = None, as_json: AsJson = False
         write_json(exports)
         return
     rows = [
-        (export["id"], _kind(export), _state(export), human_bytes(export["bytes"] or 0), age(export["created_at"]))
+        (
+            export["id"],
+            _kind(export),
+            _state(export),
+            "-" if export["bytes"] is None else human_bytes(export["bytes"]),
+            age(export["created_at"]),
+        )
         for export in exports
     ]
     write_table(("export", "format", "state", "size", "age"), rows, empty="No exports.")
+
+
+def cancel_export(export_id: ExportId, state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    """Cancel an unfinished export."""
+    with connect(state_dir) as client:
+        export = client.post(f"/exports/{path_segment(export_id)}/cancel")
+    note(f"{export['id']} is {export['status']}.")
+    _print(export, export["id"], as_json)
+
+
+def delete_export(export_id: ExportId, state_dir: StateDir = None) -> None:
+    """Delete an export and its archive; an unfinished one is cancelled."""
+    with connect(state_dir) as client:
+        client.delete(f"/exports/{path_segment(export_id)}")
+    note(f"{export_id} is deleted.")
 
 
 def _order(client: Client, name: str, body: Json, *, wait: bool) -> Json:
