@@ -64,6 +64,8 @@ def test_model_is_exported(page: Page, sign_in: SignIn, picture: Picture, traine
     page.get_by_role("button", name="Create export").click()
     row = exports.get_by_role("row", name=re.compile("Merged"))
     expect(row).to_contain_text("✓ Checked")
+    row.get_by_text(re.compile("^[0-9]+ notes?$")).click()
+    expect(row.get_by_role("listitem").filter(has_text="14 layers were merged in float32")).to_be_visible()
     assert violations(page) == []
     picture(page, "model-exported")
     with page.expect_download() as download:

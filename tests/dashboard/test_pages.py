@@ -12,7 +12,7 @@ from openai import OpenAI
 from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
-from app.core.accounts.tables import Project
+from app.core.accounts.tables import ApiKey, Project
 from app.core.db import Database
 from app.core.inference import usage
 from app.local.stack import Stack
@@ -22,6 +22,8 @@ from tests.tiny_model import write_rows
 from tests.waiting import eventually
 
 AXE: Final = Path(__file__).parents[2] / "app/dashboard/node_modules/axe-core/axe.min.js"
+BOOTSTRAP: Final = "bootstrap"
+"""Name of the key that `grouptune up` makes."""
 WIDE: Final = {"width": 1360, "height": 900}
 PHONE: Final = {"width": 400, "height": 900}
 PARTS: Final = {
@@ -123,22 +125,23 @@ def tour(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tou
 
 
 def add_usage(stack: Stack) -> None:
-    """Adds usage of three models on ten days."""
+    """Adds usage of ten models on ten days, by the installation's own key."""
     database = Database(stack.database_url)
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     with database.transaction() as session:
         project_id = session.scalars(select(Project.id)).one()
+        key_id = session.scalars(select(ApiKey.id).where(ApiKey.name == BOOTSTRAP)).one()
         rows = [
             {
                 "start": today - timedelta(days=day),
                 "project_id": project_id,
-                "key_id": "key",
+                "key_id": key_id,
                 "model": model,
                 "requests": 2 + day,
                 "prompt_tokens": 100 * (day % 4),
                 "completion_tokens": 60 * size,
             }
-            for size, model in enumerate(("tiny", "ft:tiny:default:sums:abcd1234", "ft:tiny:default::efgh5678"), 1)
+            for size, model in enumerate(("tiny", *(f"ft:tiny:default:sums:abcd123{digit}" for digit in range(9))), 1)
             for day in range(10)
         ]
         usage.add_sums(session, rows)
@@ -193,6 +196,16 @@ def test_pages_are_accessible(page: Page, root: str, sign_in: SignIn, picture: P
         picture(page, f"{name}-light-narrow")
         page.set_viewport_size(WIDE)  # type: ignore[arg-type]
     assert not findings, "\n".join(map(str, findings))
+
+
+@pytest.mark.usefixtures("tour")
+def test_usage_names_models_and_keys(page: Page, sign_in: SignIn) -> None:
+    sign_in(page, "/ui/usage")
+    expect(page.locator(".usage .legend")).to_contain_text("3 others")
+    table = page.get_by_role("region", name="Usage")
+    expect(table.get_by_role("link", name="tiny", exact=True)).to_have_attribute("href", "/ui/models/tiny")
+    page.get_by_label("Group", exact=True).select_option(label="By API key")
+    expect(table.get_by_text(BOOTSTRAP, exact=True)).to_be_visible()
 
 
 def test_focus_is_visible(page: Page, root: str, sign_in: SignIn, tour: Tour) -> None:

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { UsagePage } from "./types";
-import { bars, totals } from "./usageBars";
+import { bars, OTHERS, partNames, totals } from "./usageBars";
 
 const result = (model: string, input: number, output: number) => ({
   object: "organization.usage.completions.result" as const,
@@ -33,10 +33,19 @@ describe("usage", () => {
   it("stacks the groups and scales to the highest bar", () => {
     const [first, empty, last] = bars(page, "model", ["b", "a"]);
     expect(first?.parts).toEqual([
-      { name: "b", from: 0, to: 0.75 },
-      { name: "a", from: 0.75, to: 1 },
+      { name: "b", from: 0, to: 0.75, tokens: 6 },
+      { name: "a", from: 0.75, to: 1, tokens: 2 },
     ]);
     expect(empty).toEqual({ start: 60, tokens: 0, parts: [] });
-    expect(last?.parts).toEqual([{ name: "a", from: 0, to: 0.5 }]);
+    expect(last?.parts).toEqual([{ name: "a", from: 0, to: 0.5, tokens: 4 }]);
+  });
+
+  it("draws the groups without a colour together", () => {
+    const names = [..."abcdefghij"];
+    const many = { ...page, data: [bucket(0, ...names.map((name, index) => result(name, 100 - index, 0)))] };
+    const order = partNames(totals(many, "model"));
+    expect(order).toEqual([..."abcdefg", OTHERS]);
+    const [bar] = bars(many, "model", order);
+    expect(bar?.parts.at(-1)).toEqual({ name: OTHERS, from: bar?.parts.at(-2)?.to, to: 1, tokens: 276 });
   });
 });

@@ -157,9 +157,9 @@ function ExportStatus({ one }: { one: ModelExport }) {
   return <Checked one={one} />;
 }
 
-/** The result of the comparison with the unmerged model. */
+/** The result of the comparison with the unmerged model, and the notes on what differs. */
 function Checked({ one }: { one: ModelExport }) {
-  const { check, repository } = one.manifest ?? {};
+  const { check, repository, notes = [] } = one.manifest ?? {};
   return (
     <>
       <span class="pill good">✓ {repository ? "Pushed" : "Checked"}</span>{" "}
@@ -168,6 +168,16 @@ function Checked({ one }: { one: ModelExport }) {
         <small title={`${check.compared}: ${check.unit}, over ${plural(check.probes, "prompt")}`}>
           difference {number(check.difference)}, allowed {number(check.tolerance)}
         </small>
+      )}
+      {notes.length > 0 && (
+        <details class="notes">
+          <summary>{plural(notes.length, "note")}</summary>
+          <ul>
+            {notes.map((note) => (
+              <li key={note}>{note}</li>
+            ))}
+          </ul>
+        </details>
       )}
     </>
   );

@@ -5,9 +5,10 @@ import { DataTable } from "../components/DataTable";
 import { EmptyState, ErrorNotice, Loading, useTitle } from "../components/primitives";
 import { plural } from "../format";
 import { useGet } from "../liveData";
+import { modelPage } from "../modelNames";
 import { useCan } from "../session";
-import type { UsagePage } from "../types";
-import { type Bar, bars, type GroupField, totals } from "../usageBars";
+import type { Page, UsagePage } from "../types";
+import { type Bar, bars, type GroupField, OTHERS, partNames, type Total, totals } from "../usageBars";
 
 interface Span {
   name: string;
@@ -27,7 +28,11 @@ const GROUPS: { field: GroupField; name: string; column: string }[] = [
   { field: "api_key_id", name: "By API key", column: "API key" },
   { field: "project_id", name: "All projects", column: "Project" },
 ];
-const PALETTE = 8;
+/** Lists with the names of keys and projects; only administrators may read them. */
+const LISTS: Partial<Record<GroupField, string>> = {
+  api_key_id: "/v1/api_keys?limit=100",
+  project_id: "/v1/projects?limit=100",
+};
 const HEIGHT = 160;
 const WIDTH = 12; // of a bar with its gap
 
@@ -47,13 +52,14 @@ export function Usage() {
   const path = field === "project_id" ? "/v1/organization/usage/completions" : "/v1/usage/completions";
   const start_time = useMemo(() => startOf(SPANS[span] as Span), [span]);
   const { value, error, reload } = useGet<UsagePage>(query(path, { start_time, bucket_width, limit, group_by: field }));
+  const labels = useLabels(isAdmin ? LISTS[field] : undefined);
   useTitle("Usage");
   if (error && !value) return <ErrorNotice error={error} retry={reload} />;
   return (
     <>
       <div class="title">
         <h1>Usage</h1>
-        <div class="between">
+        <div class="row">
           <Choice label="Time" options={SPANS.map((one) => one.name)} chosen={span} choose={setSpan} />
           <Choice
             label="Group"
@@ -67,12 +73,20 @@ export function Usage() {
         </div>
       </div>
       {value ? (
-        <Report page={value} field={field} column={column} width={bucket_width} />
+        <Report page={value} field={field} column={column} width={bucket_width} labels={labels} />
       ) : (
         <Loading what="the usage" />
       )}
     </>
   );
+}
+
+type Labels = ReadonlyMap<string, string>;
+
+/** The names of what a list has, by id. */
+function useLabels(list: string | undefined): Labels {
+  const { value } = useGet<Page<{ id: string; name: string }>>(list ?? null);
+  return useMemo(() => new Map(list ? value?.data.map(({ id, name }) => [id, name]) : []), [list, value]);
 }
 
 function Choice(props: { label: string; options: string[]; chosen: number; choose: (index: number) => void }) {
@@ -91,63 +105,38 @@ function Choice(props: { label: string; options: string[]; chosen: number; choos
   );
 }
 
-function Report({ page, field, column, width }: { page: UsagePage; field: GroupField; column: string; width: string }) {
+interface ReportProps {
+  page: UsagePage;
+  field: GroupField;
+  column: string;
+  width: Span["bucket_width"];
+  labels: Labels;
+}
+
+function Report({ page, field, column, width, labels }: ReportProps) {
   const sums = totals(page, field);
   if (!sums.length) {
     return (
       <EmptyState title="No usage in this time">
-        <p>Requests to chat completions, completions and responses appear here within a second.</p>
+        <p>
+          Requests to chat completions, completions and responses appear here within a second. The{" "}
+          <a href="/ui/playground">playground</a> sends some.
+        </p>
       </EmptyState>
     );
   }
-  const names = sums.map((sum) => sum.name);
-  const colour = (name: string) => names.indexOf(name) % PALETTE;
-  const drawn = bars(page, field, names);
-  const all = sums.reduce((sum, one) => sum + one.input + one.output, 0);
   return (
     <>
-      <figure class="chart">
-        <figcaption>
-          <h3>
-            Tokens <small>{width === "1d" ? "per day" : width === "1h" ? "per hour" : "per minute"}</small>
-          </h3>
-          <p class="hint">
-            {count(all)} tokens of{" "}
-            {plural(
-              sums.reduce((sum, one) => sum + one.requests, 0),
-              "request",
-            )}
-            ; the highest bar has {count(Math.max(...drawn.map((bar) => bar.tokens)))}.
-          </p>
-        </figcaption>
-        <svg
-          class="usage-bars"
-          viewBox={`0 0 ${drawn.length * WIDTH} ${HEIGHT}`}
-          preserveAspectRatio="none"
-          role="img"
-          aria-label={`Tokens by time. ${sums.map((sum) => `${sum.name} ${count(sum.input + sum.output)}`).join(", ")}`}
-        >
-          {drawn.map((bar, index) => (
-            <UsageBar key={bar.start} bar={bar} x={index * WIDTH} colour={colour} isDay={width === "1d"} />
-          ))}
-        </svg>
-        <ul class="legend">
-          {names.map((name) => (
-            <li key={name}>
-              <i class={`swatch c${colour(name)}`} /> {name}
-            </li>
-          ))}
-        </ul>
-      </figure>
-      <DataTable label="Usage" columns={[column, "Requests", "Prompt tokens", "Completion tokens"]}>
+      <Chart page={page} field={field} sums={sums} width={width} labels={labels} />
+      <DataTable label="Usage" columns={[column]} figures={["Requests", "Prompt tokens", "Completion tokens"]}>
         {sums.map((sum) => (
           <tr key={sum.name}>
             <td class="text">
-              <code>{sum.name}</code>
+              <GroupName field={field} name={sum.name} label={labels.get(sum.name)} />
             </td>
-            <td>{count(sum.requests)}</td>
-            <td>{count(sum.input)}</td>
-            <td>{count(sum.output)}</td>
+            <td class="figure">{count(sum.requests)}</td>
+            <td class="figure">{count(sum.input)}</td>
+            <td class="figure">{count(sum.output)}</td>
           </tr>
         ))}
       </DataTable>
@@ -155,24 +144,108 @@ function Report({ page, field, column, width }: { page: UsagePage; field: GroupF
   );
 }
 
-/** One bucket. Days are those of UTC. */
-function UsageBar(props: { bar: Bar; x: number; colour: (name: string) => number; isDay: boolean }) {
-  const { bar, x } = props;
-  const start = new Date(bar.start * 1000);
-  const when = props.isDay ? start.toISOString().slice(0, 10) : start.toLocaleString("en-GB");
+function GroupName({ field, name, label }: { field: GroupField; name: string; label?: string }) {
+  if (field === "model")
+    return (
+      <a href={modelPage(name)}>
+        <code>{name}</code>
+      </a>
+    );
+  return (
+    <>
+      {label && <b>{label} </b>}
+      <code>{name}</code>
+    </>
+  );
+}
+
+interface ChartProps {
+  page: UsagePage;
+  field: GroupField;
+  sums: Total[];
+  width: Span["bucket_width"];
+  labels: Labels;
+}
+
+function Chart({ page, field, sums, width, labels }: ChartProps) {
+  const names = partNames(sums);
+  const drawn = bars(page, field, names);
+  const requests = sums.reduce((sum, one) => sum + one.requests, 0);
+  const all = sums.reduce((sum, one) => sum + one.input + one.output, 0);
+  const label = (name: string) => labels.get(name) ?? name;
+  const marked = [0, Math.floor(drawn.length / 2), drawn.length - 1].map((index) => drawn[index] as Bar);
+  return (
+    <figure class="chart usage">
+      <figcaption>
+        <h3>
+          Tokens <small>{width === "1d" ? "per day (UTC)" : width === "1h" ? "per hour" : "per minute"}</small>
+        </h3>
+        <p class="hint">
+          {count(all)} tokens of {plural(requests, "request")}
+        </p>
+      </figcaption>
+      <div class="plot">
+        <svg
+          viewBox={`0 0 ${drawn.length * WIDTH} ${HEIGHT}`}
+          preserveAspectRatio="none"
+          role="img"
+          aria-label={`Tokens by time. ${sums.map((sum) => `${label(sum.name)} ${count(sum.input + sum.output)}`).join(", ")}`}
+        >
+          {drawn.map((bar, index) => (
+            <UsageBar key={bar.start} bar={bar} x={index * WIDTH} names={names} label={label} width={width} />
+          ))}
+        </svg>
+        <span class="at">{count(Math.max(...drawn.map((bar) => bar.tokens)))}</span>
+      </div>
+      <div class="times at">
+        {marked.map(({ start }) => (
+          <time key={start}>{tick(start, width)}</time>
+        ))}
+      </div>
+      <ul class="legend">
+        {names.map((name, index) => (
+          <li key={name}>
+            <i class={`swatch c${index}`} />{" "}
+            {name === OTHERS ? `${sums.length - names.length + 1} others` : label(name)}
+          </li>
+        ))}
+      </ul>
+    </figure>
+  );
+}
+
+/** Returns the text of a bucket's start; days are those of UTC, times those of the browser. */
+function tick(start: number, width: Span["bucket_width"]): string {
+  const time = new Date(start * 1000);
+  if (width === "1d") return time.toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
+  return time.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+}
+
+interface UsageBarProps {
+  bar: Bar;
+  x: number;
+  names: string[];
+  label: (name: string) => string;
+  width: Span["bucket_width"];
+}
+
+/** One bucket. */
+function UsageBar({ bar, x, names, label, width }: UsageBarProps) {
   return (
     <g>
-      <title>{`${when}: ${count(bar.tokens)} tokens`}</title>
+      <title>{`${tick(bar.start, width)}: ${count(bar.tokens)} tokens`}</title>
       <rect class="slot" x={x} y={0} width={WIDTH} height={HEIGHT} />
       {bar.parts.map((part) => (
         <rect
           key={part.name}
-          fill={`var(--chart-${props.colour(part.name)})`}
+          fill={`var(--chart-${names.indexOf(part.name)})`}
           x={x + 1}
           y={HEIGHT * (1 - part.to)}
           width={WIDTH - 2}
           height={HEIGHT * (part.to - part.from)}
-        />
+        >
+          <title>{`${tick(bar.start, width)}, ${label(part.name)}: ${count(part.tokens)} tokens`}</title>
+        </rect>
       ))}
     </g>
   );
