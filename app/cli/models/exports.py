@@ -79,7 +79,12 @@ def push_model(
     if token := os.environ.get(HUB_TOKEN):
         body["hub_token"] = token
     with connect(state_dir) as client:
-        export = _order(client, name, body, wait=not no_wait)
+        try:
+            export = _order(client, name, body, wait=not no_wait)
+        except GrouptuneError as error:
+            if error.code != "hub_token_missing":
+                raise
+            raise ExportFailed(f"Set {HUB_TOKEN} to a token of the hub: the server has none of its own.") from None
     _print(export, export["id"] if no_wait else export["manifest"]["repository"]["url"], as_json)
 
 
