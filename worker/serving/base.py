@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from worker.serving.errors import RequestError
-from worker.serving.kv import KvSlots, LayerShape, PromptKv, PromptPart, StepKv, Storage
+from worker.serving.kv import AttentionProbe, KvSlots, PromptKv, PromptPart, StepKv, Storage
+from worker.serving.llama_layers import replace_layers
 from worker.serving.projections import AdaptedLayers
-from worker.training.attention import Options, attention
 from worker.training.base_model import load_base
 from worker.training.lm_head import Head, head_of
 from worker.training.packed import PackedHead, PackedWeight, can_pack
@@ -18,19 +18,6 @@ from worker.training.types import JobFailure
 _PROBE_TOLERANCE: Final = 0.25
 """In nats. bf16 rounding in a deep model stays well below it; a missing state, scale or cap exceeds it."""
 _PROBE: Final = tuple(7 * i % 23 for i in range(1, 13))
-
-
-class _ShapeProbe:
-    """A `CachedAttention` that stores nothing and records what each layer would store."""
-
-    def __init__(self) -> None:
-        self.shapes: dict[int, LayerShape] = {}
-
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, options: Options
-    ) -> Tensor:
-        self.shapes[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
-        return attention(query, key, value, None, options).transpose(1, 2)
 
 
 class ServedBase:
@@ -44,11 +31,14 @@ class ServedBase:
         head = head_of(causal)
         dtype = head.weight_V_H.dtype
         expected = self._own_logprobs()
-        probe = _ShapeProbe()
+        probe = AttentionProbe()
         pack = can_pack(device, dtype)
-        ids = torch.tensor([_PROBE[:2]], device=device)
-        self.layers = AdaptedLayers(causal, lambda: self._forward(ids, ids * 0, probe), pack=pack)
-        self.storage = Storage(probe.shapes, dtype, device)
+        ids = torch.tensor([_PROBE], device=device)
+        positions = torch.arange(ids.shape[1], device=device)[None]
+        self.layers = AdaptedLayers(causal, lambda: self._forward(ids, positions, probe), pack=pack)
+        self.short_layers = replace_layers(causal, self.layers, probe, lambda: self._forward(ids, positions, probe))
+        """Number of decoder layers that `llama_layers` computes."""
+        self.storage = Storage({layer: each.shape for layer, each in probe.layers.items()}, dtype, device)
         self.head: Head = head
         if pack:
             packed = PackedWeight(head.weight_V_H)

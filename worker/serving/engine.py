@@ -163,7 +163,8 @@ class Engine:
             self._threads = ThreadLimit(self._settings.serve_threads or torch.get_num_threads())
         base = ServedBase.load(name, self._catalog.base(name).directory, device)
         free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else _available_memory()
-        log.info("engine.base_loaded", base=name, device=str(device), seconds=round(time.monotonic() - started, 2))
+        seconds = round(time.monotonic() - started, 2)
+        log.info("engine.base_loaded", base=name, device=str(device), seconds=seconds, short_layers=base.short_layers)
         return Batch(base, self._settings.serve_max_sequences, int(free * _KV_SHARE))
 
     def _unload(self) -> None:

@@ -32,6 +32,38 @@ class LayerShape:
 
 
 @dataclass(frozen=True)
+class LayerAttention:
+    """How one layer attends."""
+
+    shape: LayerShape
+    query_heads: int
+    window: int | None
+    options: Options
+
+
+class AttentionProbe:
+    """A `CachedAttention` that stores nothing and records how each layer attends."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, LayerAttention] = {}
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, options: Options
+    ) -> Tensor:
+        """Return causal attention of one sequence: [1, N, H, D] for queries [1, H, N, D]."""
+        shape = LayerShape(key.shape[1], key.shape[3], value.shape[3])
+        self.layers[layer] = LayerAttention(shape, query.shape[1], window, options)
+        return attention(query, key, value, None, options).transpose(1, 2)
+
+    def attend_rows(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, options: Options
+    ) -> Tensor:
+        """Return the same for [N, H, D]."""
+        query, key, value = (each.transpose(0, 1).unsqueeze(0) for each in (query, key, value))
+        return self.attend(layer, query, key, value, window, options)[0]
+
+
+@dataclass(frozen=True)
 class Storage:
     """Where and how keys and values are stored."""
 
@@ -141,52 +173,51 @@ class StepKv:
     longest: int
     """The largest of the lengths."""
     parts: tuple[PromptPart, ...]
-    _places: dict[int, Tensor] = field(default_factory=dict)
+    _slots_B: Tensor = field(init=False)
     _masks: dict[tuple[object, int | None], Tensor | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._slots_B = torch.arange(self.lengths_B.shape[0], device=self.lengths_B.device)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, options: Options
     ) -> Tensor:
         """Stores the keys and values [1, Hkv, N, D] of the step's tokens; returns the output [1, N, H, D]."""
+        query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
+        return self.attend_rows(layer, query, key, value, window, options).unsqueeze(0)
+
+    def attend_rows(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, options: Options
+    ) -> Tensor:
+        """Stores the keys and values [N, Hkv, D] of the step's tokens; returns the output [N, H, D]."""
+        if not self.parts:
+            return self._decode(layer, query, key, value, window, options)
+        decoding = self.lengths_B.shape[0]
         outputs = []
-        decoding = len(self.lengths_B)
         if decoding:
-            first = query[0, :, :decoding], key[0, :, :decoding], value[0, :, :decoding]
-            outputs.append(self._decode(layer, *first, window, options))
+            outputs.append(self._decode(layer, query[:decoding], key[:decoding], value[:decoding], window, options))
+        columns = [each.transpose(0, 1).unsqueeze(0) for each in (query, key, value)]
         for part in self.parts:
-            own = slice(part.start, part.stop)
-            outputs.append(
-                self._prefill(part, layer, query[:, :, own], key[:, :, own], value[:, :, own], window, options)
-            )
-        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0)
+            q, k, v = (each[:, :, part.start : part.stop] for each in columns)
+            outputs.append(self._prefill(part, layer, q, k, v, window, options))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _decode(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, options: Options
     ) -> Tensor:
-        """Attention of one token [H, B, D] of each decoding sequence; returns [B, H, D]."""
-        decoding = len(self.lengths_B)
+        """Attention of one token [B, H, D] of each decoding sequence; returns [B, H, D]."""
+        decoding, seen = query.shape[0], self.longest + 1
         keys, values = self.slots.layers[layer]
-        places = self._places_of(keys.shape[1])
-        for stored, new in ((keys, key), (values, value)):
-            stored.view(-1, stored.shape[-1]).index_copy_(0, places, new.transpose(0, 1).reshape(len(places), -1))
-        seen = self.longest + 1
+        keys[self._slots_B, :, self.lengths_B] = key
+        values[self._slots_B, :, self.lengths_B] = value
         output = attention(
-            query.transpose(0, 1).unsqueeze(2),
+            query.unsqueeze(2),
             keys[:decoding, :, :seen],
             values[:decoding, :, :seen],
             self._decoding_mask(window, query.dtype),
             options,
         )
         return output.squeeze(2)
-
-    def _places_of(self, heads: int) -> Tensor:
-        """Returns the rows of the flattened slots [slots * Hkv * T] for the new tokens of all heads, [B * Hkv]."""
-        if heads not in self._places:
-            device = self.lengths_B.device
-            first_B_1 = torch.arange(len(self.lengths_B), device=device)[:, None] * heads
-            row_B_H = (first_B_1 + torch.arange(heads, device=device)) * self.slots.tokens + self.lengths_B[:, None]
-            self._places[heads] = row_B_H.flatten()
-        return self._places[heads]
 
     def _decoding_mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """Returns the bias [B, 1, 1, T] that hides keys after each sequence's end and before its window."""

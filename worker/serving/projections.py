@@ -174,12 +174,14 @@ class Projections:
             self._input, self._outputs = None, ()
         return output
 
+    def joined(self, x_N_I: Tensor) -> Tensor:
+        """Returns the outputs of all layers side by side, [N, O], as a new tensor."""
+        if self.stack is None or self.batch is None:
+            return self.weight.product(x_N_I)
+        return self._adapted(x_N_I, self.stack, self.batch)
+
     def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
-        x_N_I = x.reshape(-1, x.shape[-1])
-        y_N_O = (
-            self._adapted(x_N_I, self.stack, self.batch) if self.stack and self.batch else self.weight.product(x_N_I)
-        )
-        return torch.split(y_N_O.view(*x.shape[:-1], -1), self.sizes, -1)
+        return torch.split(self.joined(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1), self.sizes, -1)
 
     def _adapted(self, x_N_I: Tensor, stack: _Stack, batch: BatchAdapters) -> Tensor:
         y_N_O = self.weight.product(x_N_I, with_bias=stack.scale_A_O is None)
@@ -207,11 +209,17 @@ class AdaptedLayers:
             for path, layer in causal.named_modules()
             if type(layer) in (nn.Linear, Conv1D) and layer is not head
         }
-        self.groups = [
-            Projections([paths[layer] for layer in group], group, pack=pack) for group in by_input(paths, forward)
-        ]
+        self._groups: dict[tuple[Any, ...], Projections] = {
+            tuple(group): Projections([paths[layer] for layer in group], group, pack=pack)
+            for group in by_input(paths, forward)
+        }
+        self.groups = list(self._groups.values())
         self._paths = frozenset(path for group in self.groups for path in group.paths)
         self._stacks: OrderedDict[tuple[Adapter, ...], list[_Stack | None]] = OrderedDict()
+
+    def group_of(self, *layers: Any) -> Projections:
+        """Return the projections that are exactly these layers. Raises `KeyError` if these do not form a group."""
+        return self._groups[layers]
 
     def bind(self, adapter: Adapter) -> None:
         """Prepare an adapter for its use. Raises `RequestError` if it does not fit."""

@@ -242,10 +242,11 @@ def _one_query(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, o
     """
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(query.dtype)
+    batch, heads, _, width = query.shape
     shared = key.shape[1]
-    grouped = query.reshape(len(query), shared, query.shape[1] // shared, query.shape[3])
+    grouped = query.reshape(batch, shared, heads // shared, width)
     output = functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=options.scaling)
-    return output.reshape(len(query), query.shape[1], 1, value.shape[3])
+    return output.reshape(batch, heads, 1, value.shape[3])
 
 
 def _score_dtype(query: Tensor) -> torch.dtype:

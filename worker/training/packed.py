@@ -20,10 +20,11 @@ class PackedWeight:
     def __init__(self, weight_O_I: Tensor) -> None:
         # torch.compile uses this op for frozen weights. torch has no public name for it, so torch's version is pinned.
         self._blocked = torch.ops.mkldnn._reorder_linear_weight(weight_O_I, None)
+        self._linear = torch.ops.mkldnn._linear_pointwise.default
 
     def product(self, x: Tensor, bias_O: Tensor | None = None) -> Tensor:
         """Returns x W^T + b, [..., O]."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._blocked, bias_O, "none", [], "")
+        y: Tensor = self._linear(x, self._blocked, bias_O, "none", [], "")
         return y
 
 

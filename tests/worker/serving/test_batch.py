@@ -69,6 +69,15 @@ def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+LLAMA_FORM = {"llama", "qwen2", "qwen2-half-sliding", "qwen3", "mistral"}
+
+
+def test_layers_of_llamas_form_are_replaced(architecture: str, model_directory: ModelDirectory) -> None:
+    """Layers with other norms, multipliers or parallel parts keep transformers' own forward."""
+    base = ServedBase.load("base", model_directory(architecture), CPU)
+    assert base.short_layers == (2 if architecture in LLAMA_FORM else 0)
+
+
 def test_mixed_batches_equal_peft(
     architecture: str, adapters: list[Adapter | None], model_directory: ModelDirectory
 ) -> None:
