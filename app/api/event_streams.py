@@ -16,8 +16,10 @@ from app.core.errors import AuthenticationFailed, DatabaseUnavailable
 CHECK_SECONDS: Final = 2.0
 """A stream ends at most this long, and the second for which keys are cached, after its key or session has ended."""
 STREAM_HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
+STREAM_CONTENT: Final[dict[str, Any]] = {"text/event-stream": {}}
+"""The documented content of a stream, without a schema: some tools apply it to the body, others to each event."""
 EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Server-sent events."}
+    200: {"content": STREAM_CONTENT, "description": "Server-sent events."}
 }
 """The documented response of a route that returns `event_stream`."""
 

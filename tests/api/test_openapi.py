@@ -54,6 +54,22 @@ def test_answers_match_the_document(case: Any, inference: Server) -> None:
     case.call_and_validate(base_url=inference.url, headers=headers, checks=CHECKS)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "1+1="}], "max_tokens": 2}),
+        ("/v1/completions", {"prompt": "1+1=", "max_tokens": 2}),
+        ("/v1/responses", {"input": "1+1=", "max_output_tokens": 16}),
+    ],
+)
+def test_streamed_answers_match_the_document(path: str, body: dict[str, Any], inference: Server) -> None:
+    whole_body: Any = {"model": "tiny", "stream": True} | body
+    case = inference_schema[path]["POST"].Case(body=whole_body)
+    headers = {"authorization": f"Bearer {inference.api_key}"}
+    answer = case.call_and_validate(base_url=inference.url, headers=headers, checks=CHECKS)
+    assert answer.headers["content-type"] == ["text/event-stream; charset=utf-8"]
+
+
 @pytest.mark.hypothesis
 @schema.parametrize()
 @few_examples

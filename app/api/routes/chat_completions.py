@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.api.chat_answers import ChatAnswer, ChatForm
 from app.api.deps import Config, Db, InferenceEngines, Threads, Usage
+from app.api.event_streams import STREAM_CONTENT
 from app.api.hang_ups import until_hang_up
 from app.api.inference_slots import InferenceSlot
 from app.api.schemas.chat_answers import ChatCompletion
@@ -31,7 +32,7 @@ from app.core.settings import Settings
 router = APIRouter(tags=["Inference"])
 
 _STREAM: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer or its stream."}
+    200: {"content": STREAM_CONTENT, "description": "The answer or its stream."}
 }
 
 

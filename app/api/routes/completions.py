@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from app.api.deps import Config, Db, InferenceEngines, Threads, Usage
+from app.api.event_streams import STREAM_CONTENT
 from app.api.hang_ups import until_hang_up
 from app.api.inference_slots import InferenceSlot
 from app.api.schemas.completions import Completion, CreateCompletion
@@ -58,7 +59,7 @@ class _Work:
 @router.post(
     "/completions",
     response_model=Completion,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": STREAM_CONTENT}},
     dependencies=[needs(Scope.inference)],
 )
 async def create_completion(

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from app.api.deps import Config, Db, InferenceEngines, Threads, Usage
+from app.api.event_streams import STREAM_CONTENT
 from app.api.hang_ups import until_hang_up
 from app.api.inference_slots import InferenceSlot
 from app.api.response_answers import ResponseAnswer
@@ -39,7 +40,7 @@ _PARAMS: Final = {
 @router.post(
     "/responses",
     response_model=ResponseObject,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": STREAM_CONTENT}},
     dependencies=[needs(Scope.inference)],
 )
 async def create_response(
