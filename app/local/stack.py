@@ -161,6 +161,8 @@ class Stack:
             str(self.port),
             "--timeout-graceful-shutdown",
             str(API_DRAIN_SECONDS),
+            # uvicorn would let every process of this machine say which address its requests come from.
+            *(() if os.environ.get("FORWARDED_ALLOW_IPS") else ("--no-proxy-headers",)),
         )
         self._start_python(
             "api",

@@ -31,6 +31,14 @@ def client(stack: Any) -> OpenAI:
     return OpenAI(base_url=f"{stack.base_url.removesuffix('/v1')}/v1", api_key=stack.api_key)
 
 
+def test_local_clients_cannot_forge_their_address(client: OpenAI) -> None:
+    forged = {"X-Forwarded-For": "6.6.6.6", "X-Forwarded-Proto": "https"}
+    body = {"name": "forged", "scopes": ["jobs:read"]}
+    key: Any = client.post("/api_keys", body=body, cast_to=object, options={"headers": forged})
+    page: Any = client.get("/audit_log", cast_to=object, options={"params": {"object_id": key["id"]}})
+    assert [entry["actor"]["ip"] for entry in page["data"]] == ["127.0.0.1"]
+
+
 def finished(client: OpenAI, job_id: str) -> Any:
     """Poll the job until it has ended, as any client does."""
     eventually(lambda: client.fine_tuning.jobs.retrieve(job_id).status in FINISHED)
