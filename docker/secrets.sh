@@ -20,6 +20,10 @@ printf 'postgresql+psycopg://grouptune:%s@postgres:5432/grouptune' "$(cat postgr
 printf 'redis://:%s@valkey:6379/0' "$(cat valkey_password)" | keep redis_url
 random | head -c 20 | keep s3_access_key
 random | head -c 40 | keep s3_secret_key
+for role in api worker; do
+    random | head -c 20 | keep "s3_${role}_access_key"
+    random | head -c 40 | keep "s3_${role}_secret_key"
+done
 random | keep metrics_token
 random | keep serve_api_key
 random | keep grafana_password

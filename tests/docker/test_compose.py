@@ -4,6 +4,7 @@ import re
 import stat
 import subprocess
 import sys
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,10 +77,48 @@ def test_service_is_unprivileged(name: str) -> None:
         assert rendered(service["image"]) in ("grouptune-api", "grouptune-worker")
 
 
-@pytest.mark.parametrize("name", sorted(set(SERVICES) - {*CHOWN_SERVICES, "migrate"}))
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - {*CHOWN_SERVICES, "migrate", "s3-users"}))
 def test_long_running_service_has_health_check(name: str) -> None:
     built_here = "build" in SERVICES[name]  # our images have a health check
     assert built_here or "test" in SERVICES[name]["healthcheck"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_service_has_a_memory_limit(name: str) -> None:
+    assert re.fullmatch(r"\d+[mg]", rendered(SERVICES[name]["mem_limit"]))
+
+
+def test_base_images_can_be_pinned_by_digest() -> None:
+    for build in [service["build"] for service in SERVICES.values() if "build" in service]:
+        dockerfile = (DOCKER / build["context"] / build["dockerfile"]).read_text()
+        bases = dict(re.findall(r"^ARG (\w+_IMAGE)=(\S+)$", dockerfile, re.MULTILINE))
+        assert {name: rendered(value) for name, value in build["args"].items()} == bases
+        assert all(f"${{{name}:-" in value for name, value in build["args"].items())
+        assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) == {f"${{{name}}}" for name in bases}
+
+
+def test_api_trusts_the_proxy_alone() -> None:
+    [address] = [network["ipv4_address"] for network in SERVICES["proxy"]["networks"].values()]
+    assert SERVICES["api"]["environment"]["FORWARDED_ALLOW_IPS"] == address
+    [config] = COMPOSE["networks"]["front"]["ipam"]["config"]
+    subnet, others = (ip_network(rendered(config[name])) for name in ("subnet", "ip_range"))
+    assert ip_address(rendered(address)) in subnet
+    assert ip_address(rendered(address)) not in others
+    assert {name for name, service in SERVICES.items() if "front" in service.get("networks", ())} == {"proxy", "api"}
+
+
+def test_roles_have_keys_of_their_own_for_the_store() -> None:
+    held = {
+        name: {secret for secret in service.get("secrets", ()) if secret.startswith("s3_")}
+        for name, service in SERVICES.items()
+    }
+    root, api, worker = ({f"s3_{role}access_key", f"s3_{role}secret_key"} for role in ("", "api_", "worker_"))
+    assert held.pop("s3") == root
+    assert held.pop("s3-users") == root | api | worker
+    assert held.pop("api") == api
+    for name in [name for name in held if name.startswith("worker-")]:
+        assert held.pop(name) == worker
+    assert set().union(*held.values()) == set()
 
 
 def test_external_images_have_version_and_variable() -> None:

@@ -15,7 +15,7 @@ from tests.dependencies import closure
 ROOT: Final = Path(__file__).parents[2]
 DOCKER: Final = ROOT / "docker"
 DOCKERFILES: Final = sorted(DOCKER.glob("*.Dockerfile"))
-SCRIPTS: Final = sorted(DOCKER.glob("*.sh"))
+SCRIPTS: Final = sorted(DOCKER.rglob("*.sh"))
 TOOLS: Final = Path(sys.executable).parent
 
 

@@ -143,6 +143,21 @@ def test_only_the_api_reaches_the_engine() -> None:
     assert default == {"key": "app.kubernetes.io/name", "operator": "NotIn", "values": ["grouptune-engine"]}
 
 
+def test_no_process_trusts_every_proxy() -> None:
+    texts = [path.read_text() for path in KUBERNETES.rglob("*.yaml")]
+    lines = [line for text in texts for line in text.splitlines() if "FORWARDED_ALLOW_IPS" in line]
+    assert [line.partition("=")[2] for line in lines] == ["127.0.0.1"]
+
+
+def test_model_servers_example_opens_ports_to_named_places() -> None:
+    [policy] = documents(KUBERNETES / "model-servers.example.yaml")
+    [selected] = policy["spec"]["podSelector"]["matchExpressions"]
+    assert set(selected["values"]) == set(deployments()) - {"grouptune-engine"}
+    for rule in policy["spec"]["egress"]:
+        assert all(rule["to"])
+        assert all(rule["ports"])
+
+
 def test_engine_has_its_key_and_no_other_secret() -> None:
     [container] = dict(pods())["Deployment grouptune-engine"]["containers"]
     assert container["envFrom"] == [{"configMapRef": {"name": "grouptune"}}]

@@ -105,8 +105,10 @@ def installation(
     engines = {
         "database_url": empty_url,
         "redis_url": broker_url,
-        "s3_access_key": CREDENTIALS["AWS_ACCESS_KEY_ID"],
-        "s3_secret_key": CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+    } | {
+        f"s3_{role}_{part}_key": CREDENTIALS[name]
+        for role in ("api", "worker")
+        for part, name in (("access", "AWS_ACCESS_KEY_ID"), ("secret", "AWS_SECRET_ACCESS_KEY"))
     }
     services = Installation(directory, engines, tiny_models)
     s3_client(s3_address).create_bucket(Bucket="grouptune")
