@@ -102,7 +102,21 @@ def test_wrong_clock(broken: Findings) -> None:
     assert f"{HOURS * 3600}" in broken["clock"].message
 
 
-def test_missing_engine(broken: Findings) -> None:
+def test_missing_engines_of_grouptune_up(short_dir: Path) -> None:
+    """No Postgres of the data's version is installed, and Valkey does not run."""
+    data = short_dir / "old" / "postgres" / "data"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("9\n")
+    unset = dict.fromkeys(("DATABASE_URL", "REDIS_URL"))
+    code, findings, _ = doctor("--history", **unset, GROUPTUNE_STATE_DIR=str(short_dir / "old"))
+    assert code == 1
+    assert findings["postgres"].level is FindingLevel.failed
+    assert "postgres.log" in (findings["postgres"].fix or "")
+    assert "the embedded Valkey is not running" in findings["broker"].message
+    assert set(findings) == {*CHECKS, "history"} - {"migrations", "clock", "workers"}
+
+
+def test_missing_engine_for_inference(broken: Findings) -> None:
     assert broken["engine"].level is FindingLevel.warning
     assert "GROUPTUNE_SERVE_URL" in (broken["engine"].fix or "")
 
