@@ -13,6 +13,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
@@ -29,12 +30,15 @@ from app.core.accounts import idempotency
 from app.core.accounts.idempotency import RequestInProgress, RequestRunning, Reservation, StoredResponse
 from app.core.db import Database
 from app.core.errors import AuthenticationFailed, DatabaseUnavailable, GrouptuneError, InvalidRequest
+from app.core.retry import RetryPolicy, retry_async
 
 MAX_KEY: Final = 255
 WAIT_SECONDS: Final = 60.0
 """How long a repetition waits for the response of the first request."""
 FIRST_POLL_SECONDS: Final = 0.05
 LAST_POLL_SECONDS: Final = 1.0
+SETTLE_POLICY: Final = RetryPolicy(attempts=1000, longest_wait_seconds=1.0)
+"""Lasts longer than `idempotency.ABANDONED_AFTER`."""
 SECRET: Final = re.compile(r"/v1/(api_keys(/[^/]+/rotate)?|webhook_endpoints(/[^/]+/rotate_secret)?|oidc/exchange)/?")
 """Routes whose responses show a secret once; these responses are never stored."""
 
@@ -60,6 +64,8 @@ class Idempotency:
     def __init__(self, app: ASGIApp, database: Database) -> None:
         self._app = app
         self._database = database
+        self._settling: set[asyncio.Task[None]] = set()
+        """Outcomes to store once Postgres is available."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST" or INFERENCE.fullmatch(scope["path"]):
@@ -161,11 +167,24 @@ class Idempotency:
                 await self._settle(partial(idempotency.release, row_id=row_id))
 
     async def _settle(self, work: Callable[..., None]) -> None:
-        """Store the outcome of the request. If Postgres is unavailable, only log it: the request itself is done."""
+        """Store the outcome of the request, or as soon as Postgres is available: the request itself is done.
+
+        Until then a repetition finds a request that seems to run, and waits.
+        """
         try:
             await self._transaction(work)
         except DatabaseUnavailable as error:
             log.warning("idempotency.not_settled", error=error.message)
+            task = asyncio.create_task(self._settle_later(work), name="idempotency")
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
+
+    async def _settle_later(self, work: Callable[..., None]) -> None:
+        def is_away(error: Exception) -> bool:
+            return isinstance(error, DatabaseUnavailable)
+
+        with suppress(DatabaseUnavailable):  # the record has expired by then
+            await retry_async(partial(self._transaction, work), SETTLE_POLICY, is_retryable=is_away)
 
     async def _transaction(self, work: Callable[..., T]) -> T:
         def once() -> T:

@@ -182,7 +182,10 @@ def test_key_of_a_lost_request_is_freed(server: Server, training_file: str) -> N
 
 
 def test_response_is_sent_if_it_cannot_be_stored(server: Server, training_file: str) -> None:
-    """Postgres fails after the job is created but before its response is stored; the client still gets the response."""
+    """Postgres fails after the job is created but before its response is stored; the client still gets the response.
+
+    Once Postgres is back, the outcomes are stored, so that repetitions get them or run.
+    """
     table = IdempotentRequest.__tablename__
     with server.database.transaction() as session:
         away = "BEGIN RAISE EXCEPTION 'shutting down' USING ERRCODE = '57P01'; END"
@@ -199,3 +202,7 @@ def test_response_is_sent_if_it_cannot_be_stored(server: Server, training_file: 
         with server.database.transaction() as session:
             session.execute(text(f"DROP TRIGGER away ON {table}"))
             session.execute(text("DROP FUNCTION away"))
+    assert create(client, training_file, extra_headers=keyed("k")).id == job.id
+    with pytest.raises(BadRequestError):
+        create(client, "file-none", extra_headers=keyed("other"))
+    assert job_ids(client) == {job.id}
