@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 from fastapi.concurrency import run_in_threadpool
@@ -27,7 +27,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.errors import respond
 from app.auth.credentials import key_of
 from app.core.accounts import idempotency
-from app.core.accounts.idempotency import RequestInProgress, RequestRunning, Reservation, StoredResponse
+from app.core.accounts.idempotency import (
+    LookupResult,
+    RequestInProgress,
+    RequestRunning,
+    Reservation,
+    StoredResponse,
+)
 from app.core.db import Database
 from app.core.errors import AuthenticationFailed, DatabaseUnavailable, GrouptuneError, InvalidRequest
 from app.core.retry import RetryPolicy, retry_async
@@ -121,7 +127,7 @@ class Idempotency:
             fingerprint=request.fingerprint,
             attempt=request.attempt,
         )
-        found = await self._transaction(look_up)
+        found = await self._reserve(look_up)
         while isinstance(found, RequestRunning):
             if time.monotonic() - started > WAIT_SECONDS:
                 raise RequestInProgress
@@ -130,8 +136,25 @@ class Idempotency:
             current = await self._transaction(partial(idempotency.find_response, row_id=found.row_id))
             # The row disappears when the first request fails. Then this one looks up again: of all repetitions that
             # wait, one gets the reservation and runs; the others wait for that one.
-            found = await self._transaction(look_up) if current is None else current
+            found = await self._reserve(look_up) if current is None else current
         return found
+
+    async def _reserve(self, look_up: Callable[..., LookupResult]) -> LookupResult:
+        """Look up or reserve the request. If Postgres is lost, the reservation is withdrawn once it is available."""
+        reserved: list[Reservation] = []
+
+        def work(session: Any) -> LookupResult:
+            found = look_up(session)
+            if isinstance(found, Reservation):
+                reserved.append(found)
+            return found
+
+        try:
+            return await self._transaction(work)
+        except DatabaseUnavailable:
+            for reservation in reserved:
+                self._settle_in_background(partial(idempotency.withdraw, reservation=reservation))
+            raise
 
     async def _run(self, row_id: int, request: "_PostRequest", scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request and send its response once that is stored.
@@ -175,9 +198,12 @@ class Idempotency:
             await self._transaction(work)
         except DatabaseUnavailable as error:
             log.warning("idempotency.not_settled", error=error.message)
-            task = asyncio.create_task(self._settle_later(work), name="idempotency")
-            self._settling.add(task)
-            task.add_done_callback(self._settling.discard)
+            self._settle_in_background(work)
+
+    def _settle_in_background(self, work: Callable[..., None]) -> None:
+        task = asyncio.create_task(self._settle_later(work), name="idempotency")
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
 
     async def _settle_later(self, work: Callable[..., None]) -> None:
         def is_away(error: Exception) -> bool:

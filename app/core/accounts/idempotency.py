@@ -10,7 +10,7 @@ Records belong to one API key, so that no other key can read the responses.
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import delete, func, or_, select, update
@@ -54,9 +54,10 @@ class RequestRunning:
 
 @dataclass(frozen=True)
 class Reservation:
-    """The request is new. Run it, then call `store_response` or `release`."""
+    """The request is new. Run it, then call `store_response` or `release`; `withdraw` if the commit fails."""
 
     row_id: int
+    created_at: datetime
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,14 @@ def by_key(session: Session, api_key_id: str, key: str, fingerprint: bytes) -> L
         IdempotentRequest.status.is_(None) & (IdempotentRequest.created_at < func.now() - ABANDONED_AFTER),
     )
     session.execute(delete(IdempotentRequest).where(*same_key, stale))
-    row_id = session.scalar(
+    reserved = session.execute(
         insert(IdempotentRequest)
         .values(api_key_id=api_key_id, key=key, fingerprint=fingerprint)
         .on_conflict_do_nothing()
-        .returning(IdempotentRequest.id)
-    )
-    if row_id is not None:
-        return Reservation(row_id)
+        .returning(IdempotentRequest.id, IdempotentRequest.created_at)
+    ).one_or_none()
+    if reserved is not None:
+        return Reservation(reserved.id, reserved.created_at)
     row = session.scalars(select(IdempotentRequest).where(*same_key)).one_or_none()
     if row is None:  # deleted between the two statements, because the first request failed
         return by_key(session, api_key_id, key, fingerprint)
@@ -133,7 +134,7 @@ def by_retry(session: Session, api_key_id: str, fingerprint: bytes, attempt: int
     record = IdempotentRequest(api_key_id=api_key_id, fingerprint=fingerprint, attempt=attempt)
     session.add(record)
     session.flush()
-    return Reservation(record.id)
+    return Reservation(record.id, record.created_at)
 
 
 def find_response(session: Session, row_id: int) -> RequestRunning | StoredResponse | None:
@@ -151,6 +152,15 @@ def store_response(session: Session, row_id: int, response: StoredResponse) -> N
 def release(session: Session, row_id: int) -> None:
     """Delete the record of a failed request, so that its next repetition runs."""
     session.execute(delete(IdempotentRequest).where(IdempotentRequest.id == row_id))
+
+
+def withdraw(session: Session, reservation: Reservation) -> None:
+    """Delete the record of a request that did not run because Postgres was lost during the commit, if it was committed.
+
+    After a crash Postgres may give the same id to another request, hence the time.
+    """
+    own = (IdempotentRequest.id == reservation.row_id, IdempotentRequest.created_at == reservation.created_at)
+    session.execute(delete(IdempotentRequest).where(*own))
 
 
 def delete_expired(session: Session) -> int:

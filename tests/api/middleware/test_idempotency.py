@@ -1,15 +1,18 @@
 """Repeated requests take effect once."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
-from openai import BadRequestError, ConflictError, OpenAI, UnprocessableEntityError
-from sqlalchemy import select, text, update
+from openai import BadRequestError, ConflictError, InternalServerError, OpenAI, UnprocessableEntityError
+from sqlalchemy import Engine, event, select, text, update
+from sqlalchemy.orm import Session
 
 from app.core.accounts import idempotency
 from app.core.accounts.tables import IdempotentRequest
+from app.core.errors import DatabaseUnavailable
 from tests.api.jobs import create
 from tests.api.server import Server, new_key
 from tests.waiting import eventually
@@ -206,3 +209,28 @@ def test_response_is_sent_if_it_cannot_be_stored(server: Server, training_file: 
     with pytest.raises(BadRequestError):
         create(client, "file-none", extra_headers=keyed("other"))
     assert job_ids(client) == {job.id}
+
+
+def test_reservation_of_unknown_commit_is_withdrawn(server: Server, training_file: str) -> None:
+    """Postgres is lost after it has committed the reservation and before it says so; the request does not run."""
+    threads: list[int] = []
+
+    def note_insert(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if statement.startswith(f"INSERT INTO {IdempotentRequest.__tablename__}") and not threads:
+            threads.append(threading.get_ident())
+
+    def lose(_session: Session) -> None:
+        if threads == [threading.get_ident()]:
+            threads.append(0)
+            raise DatabaseUnavailable
+
+    client = server.client()
+    event.listen(Engine, "after_cursor_execute", note_insert)
+    event.listen(Session, "after_commit", lose)
+    try:
+        with pytest.raises(InternalServerError, match="database is unavailable"):
+            create(client, training_file, extra_headers=keyed("k"))
+    finally:
+        event.remove(Engine, "after_cursor_execute", note_insert)
+        event.remove(Session, "after_commit", lose)
+    assert create(client, training_file, extra_headers=keyed("k")).id in job_ids(client)
