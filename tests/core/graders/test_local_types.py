@@ -253,12 +253,16 @@ def test_hostile_answers_take_bounded_time(fields: dict[str, Any], text: str) ->
         ({"type": "regex", "pattern": "b"}, 0),
         ({"type": "regex", "pattern": "(a )+", "match": "full"}, 0),
         ({"type": "json_schema", "schema": {}}, 0),
-        ({"type": "math", "reference": "4", "answer": "last_number"}, 0),
         (python("def grade(sample, item):\n    return len(sample['output_text'])"), len(HUGE)),
     ],
 )
 def test_answer_of_10_mb_is_graded(fields: dict[str, Any], reward: float, tools: Toolbox) -> None:
     assert run(tools, fields, HUGE).reward == reward
+
+
+def test_answer_of_1_mb_has_no_number(tools: Toolbox) -> None:
+    fields = {"type": "math", "reference": "4", "answer": "last_number"}
+    assert run(tools, fields, HUGE[:1_000_000]).reward == 0
 
 
 @pytest.mark.parametrize("text", [r"\frac{" * 50_000, "$" + "(" * 20_000, r"\boxed{" * 9_000])
