@@ -18,6 +18,7 @@ import structlog
 from app.core.settings import Settings
 from worker.serving.catalog import Catalog
 from worker.serving.errors import RequestError
+from worker.serving.huge_pages import use_huge_pages
 from worker.serving.sequences import Event, Request
 
 if TYPE_CHECKING:
@@ -163,8 +164,13 @@ class Engine:
             self._threads = ThreadLimit(self._settings.serve_threads or torch.get_num_threads())
         base = ServedBase.load(name, self._catalog.base(name).directory, device)
         free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else _available_memory()
-        seconds = round(time.monotonic() - started, 2)
-        log.info("engine.base_loaded", base=name, device=str(device), seconds=seconds, short_layers=base.short_layers)
+        facts = {
+            "device": str(device),
+            "short_layers": base.short_layers,
+            "huge_pages_bytes": use_huge_pages() if device.type == "cpu" else 0,
+            "seconds": round(time.monotonic() - started, 2),
+        }
+        log.info("engine.base_loaded", base=name, **facts)
         return Batch(base, self._settings.serve_max_sequences, int(free * _KV_SHARE))
 
     def _unload(self) -> None:
