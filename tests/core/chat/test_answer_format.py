@@ -193,10 +193,10 @@ def test_malformed_call_stays_in_text(name: str) -> None:
 def test_repeated_marks_take_linear_time(name: str) -> None:
     text = written(name, MESSAGES["call"])
     start = text[: text.index("Oban")]
-    began = time.perf_counter()
+    began = time.process_time()
     answer_format(name).parse(start * (200_000 // len(start)), TOOLS)
     answer_format(name).parse(start + " \n'\"{" * 40_000, TOOLS)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_unfinished_thoughts_leave_no_answer() -> None:

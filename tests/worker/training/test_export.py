@@ -50,7 +50,7 @@ def auto_loaded(adapter: Path, directory: Path, **environment: str) -> float:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
     return float(done.stdout)
