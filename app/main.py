@@ -11,7 +11,7 @@ from app.api import errors, examples, shutdown, static_pages
 from app.api.inference_slots import InferenceSlots
 from app.api.inference_threads import InferenceThreads
 from app.api.job_reader import JobReader
-from app.api.lint_pool import LintPool
+from app.api.linter import Linter
 from app.api.middleware.body_limit import BodyLimit
 from app.api.middleware.caller_first import CallerFirst
 from app.api.middleware.head_requests import HeadRequests
@@ -51,9 +51,11 @@ from app.api.routes import (
     webhooks,
     workers,
 )
-from app.api.row_check_pool import RowCheckPool
+from app.api.row_checker import RowChecker
 from app.api.schemas.errors import ErrorEnvelope
+from app.api.slow_work import SlowPools
 from app.api.sse import Hub
+from app.api.token_lengths import LengthCache
 from app.auth import scopes
 from app.auth.id_tokens import IdTokens
 from app.auth.key_cache import KeyCache
@@ -167,6 +169,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 yield
         gc.unfreeze()
         app.state.inference_threads.close()
+        app.state.slow.close()
         app.state.usage.close()
         database.dispose()
         app.state.readiness.close()
@@ -204,8 +207,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.engines = Engines(settings, app.state.store)
     app.state.readiness = Readiness(settings.database_url, app.state.store)
-    app.state.lint_pool = LintPool(database, app.state.store, app.state.graders)
-    app.state.row_checks = RowCheckPool(database, app.state.store, settings.models_dir)
+    app.state.slow = SlowPools()
+    app.state.lengths = LengthCache()
+    app.state.linter = Linter(database, app.state.store, app.state.graders, app.state.slow)
+    app.state.row_checker = RowChecker(database, app.state.store, settings.models_dir, app.state.slow)
     for routes in V1:
         app.include_router(routes.router, prefix="/v1")
     for router in (health.router, static_pages.router, prometheus.router):

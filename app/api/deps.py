@@ -10,10 +10,12 @@ from fastapi import BackgroundTasks, Depends, Header, Request
 
 from app.api.inference_threads import InferenceThreads
 from app.api.job_reader import JobReader
-from app.api.lint_pool import LintPool
+from app.api.linter import Linter
 from app.api.readiness import Readiness
-from app.api.row_check_pool import RowCheckPool
+from app.api.row_checker import RowChecker
+from app.api.slow_work import SlowPools
 from app.api.sse import Hub
+from app.api.token_lengths import LengthCache
 from app.auth.bearer import Caller
 from app.auth.id_tokens import IdTokens
 from app.auth.key_cache import KeyCache
@@ -48,9 +50,11 @@ Graders = Annotated[Toolbox, _from_state("graders")]
 Threads = Annotated[InferenceThreads, _from_state("inference_threads")]
 InferenceEngines = Annotated[Engines, _from_state("engines")]
 Jobs = Annotated[JobReader, _from_state("jobs")]
-Lints = Annotated[LintPool, _from_state("lint_pool")]
+Lengths = Annotated[LengthCache, _from_state("lengths")]
+Lints = Annotated[Linter, _from_state("linter")]
 Ready = Annotated[Readiness, _from_state("readiness")]
-RowChecks = Annotated[RowCheckPool, _from_state("row_checks")]
+RowChecks = Annotated[RowChecker, _from_state("row_checker")]
+Slow = Annotated[SlowPools, _from_state("slow")]
 Usage = Annotated[Recorder, _from_state("usage")]
 Streams = Annotated[Hub, _from_state("hub")]
 

@@ -6,11 +6,13 @@ Keys are fetched only from issuers that an administrator trusts, never from an i
 import json
 import threading
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import jwt
 
+from app.core.deadline import Deadline
 from app.core.egress.client import AddressRefused, Egress, EgressFailed
 from app.core.errors import AuthenticationFailed, GrouptuneError
 
@@ -46,7 +48,8 @@ class IdTokens:
     def __init__(self, egress: Egress) -> None:
         self._egress = egress
         self._keys: dict[str, _IssuerKeys] = {}
-        self._lock = threading.Lock()
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        """By trusted issuer."""
 
     def issuer_of(self, token: str) -> str:
         """Return the issuer named in a token, unverified. Raises `AuthenticationFailed` if it is not a token."""
@@ -56,15 +59,16 @@ class IdTokens:
             raise _invalid(f"it cannot be read ({error})") from error
         return str(claims.get("iss", ""))
 
-    def verify(self, token: str, issuer: str) -> dict[str, Any]:
+    def verify(self, token: str, issuer: str, deadline: Deadline) -> dict[str, Any]:
         """Return the claims of a token of this issuer. Raises `AuthenticationFailed` and `IssuerUnavailable`.
 
-        The audience is returned as one string; the caller must check it.
+        A request for the issuer's keys ends at the deadline. The audience is returned as one string; the caller must
+        check it.
         """
         header = jwt.get_unverified_header(token)
         if header.get("alg") not in ALGORITHMS:
             raise _invalid(f"its algorithm is {header.get('alg')!r}, but must be {' or '.join(ALGORITHMS)}")
-        key = self._key(issuer, str(header.get("kid", "")))
+        key = self._key(issuer, str(header.get("kid", "")), deadline)
         try:
             claims: dict[str, Any] = jwt.decode(
                 token,
@@ -87,25 +91,25 @@ class IdTokens:
                 raise _invalid(f"its claim '{name}' is not a string of 1 to 255 characters")
         return claims
 
-    def _key(self, issuer: str, key_id: str) -> jwt.PyJWK:
-        with self._lock:  # of concurrent requests, only one fetches
+    def _key(self, issuer: str, key_id: str, deadline: Deadline) -> jwt.PyJWK:
+        with self._locks[issuer]:  # of concurrent requests, only one fetches
             keys = self._keys.get(issuer)
             age = float("inf") if keys is None else time.monotonic() - keys.fetched
             if keys is None or age > KEPT_SECONDS or (key_id not in keys.by_id and age > REFETCH_SECONDS):
-                keys = self._keys[issuer] = _IssuerKeys(time.monotonic(), self._fetch(issuer))
+                keys = self._keys[issuer] = _IssuerKeys(time.monotonic(), self._fetch(issuer, deadline))
         if key_id not in keys.by_id:
             raise _invalid(f"{issuer} has no key '{key_id[:64]}'")
         return keys.by_id[key_id]
 
-    def _fetch(self, issuer: str) -> dict[str, jwt.PyJWK]:
+    def _fetch(self, issuer: str, deadline: Deadline) -> dict[str, jwt.PyJWK]:
         url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
-        configuration = self._json(url)
+        configuration = self._json(url, deadline)
         if configuration.get("issuer") != issuer or not isinstance(configuration.get("jwks_uri"), str):
             raise IssuerUnavailable(
                 f"The `issuer` in {url} does not match {issuer}, or `jwks_uri` is missing. Check the trust's issuer."
             )
         keys = {}
-        for item in self._json(configuration["jwks_uri"]).get("keys", ()):
+        for item in self._json(configuration["jwks_uri"], deadline).get("keys", ()):
             try:
                 key = jwt.PyJWK.from_dict(item)
             except (jwt.PyJWTError, ValueError, TypeError, AttributeError):  # an unsupported kind of key
@@ -114,9 +118,11 @@ class IdTokens:
                 keys[key.key_id] = key
         return keys
 
-    def _json(self, url: str) -> dict[str, Any]:
+    def _json(self, url: str, deadline: Deadline) -> dict[str, Any]:
         try:
-            answer = self._egress.request("GET", url, timeout_seconds=TIMEOUT_SECONDS, max_bytes=MAX_BYTES)
+            answer = self._egress.request(
+                "GET", url, timeout_seconds=TIMEOUT_SECONDS, max_bytes=MAX_BYTES, deadline=deadline
+            )
             content = json.loads(answer.body) if answer.status == 200 else None
         except (AddressRefused, EgressFailed, ValueError) as error:
             raise IssuerUnavailable(f"The keys of the token's issuer cannot be fetched: {error}") from error

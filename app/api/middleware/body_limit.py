@@ -4,6 +4,7 @@ The header `content-length` may be wrong or absent.
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Final
@@ -11,13 +12,15 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import respond
-from app.core.errors import GrouptuneError, InvalidRequest, PayloadTooLarge
+from app.core.errors import GrouptuneError, InvalidRequest, PayloadTooLarge, RateLimited
 from app.core.files.chunked_uploads import MAX_PART_BYTES
 
 JSON_BYTES: Final = 8 * 1024**2
 """Enough for any job, including graders with source code, and for long chats."""
 PUBLIC_BYTES: Final = 64 * 1024
 """For routes that need no key."""
+HELD_BYTES: Final = 32 * 1024**2
+"""Size of the JSON bodies that one project may have in progress. A parsed body takes several times its size."""
 MAX_MEMBERS: Final = 20_000
 """Members of all objects of a JSON body together. Each unknown one would become an error of its own."""
 FORM_OVERHEAD_BYTES: Final = 64 * 1024
@@ -28,24 +31,36 @@ _MEMBER: Final = re.compile(rb'(?<!\\)"\s*:')
 """The end of a member's name. Inside a text every quote is escaped."""
 
 
+class TooManyBytesInProgress(RateLimited):
+    """The requests of this project in progress have too large bodies together. Send fewer large ones at once."""
+
+    code = "too_many_bytes_in_progress"
+
+
 class _Exceeded(Exception):
     """Unwinds the handler. The client never sees it."""
 
 
 class BodyLimit:
     """ASGI middleware: 413 past `max_file_bytes` for files, `MAX_PART_BYTES` for parts, `PUBLIC_BYTES` for `public`
-    paths and `JSON_BYTES` for the rest; 400 past `MAX_MEMBERS`."""
+    paths and `JSON_BYTES` for the rest; 400 past `MAX_MEMBERS`; 429 past `HELD_BYTES`.
+
+    It must run inside `CallerFirst`, which finds out whose body it is."""
 
     def __init__(self, app: ASGIApp, max_file_bytes: int, public: Collection[str]) -> None:
         self._app = app
         self._max_upload = max_file_bytes + FORM_OVERHEAD_BYTES
         self._public = frozenset(public)
+        self._held: Counter[str] = Counter()
+        """Bytes by project; those of public paths under an empty name."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _Body(scope["path"], *self._limit(scope["path"].rstrip("/")))
+        caller = scope.get("state", {}).get("principal")
+        project = "" if caller is None else caller.project_id
+        body = _Body(scope["path"], *self._limit(scope["path"].rstrip("/")), self._held, project)
         body.check(_declared(scope), 0)
 
         async def bounded_receive() -> Message:
@@ -59,8 +74,11 @@ class BodyLimit:
                 await send(message)
 
         if body.problem is None:
-            with suppress(_Exceeded):
-                await self._app(scope, bounded_receive, guarded_send)
+            try:
+                with suppress(_Exceeded):
+                    await self._app(scope, bounded_receive, guarded_send)
+            finally:
+                body.forget()
         if body.problem is not None:
             # Handlers send nothing before they have read the body. The server discards the rest of the body by itself.
             await respond(body.problem)(scope, receive, send)
@@ -78,8 +96,11 @@ class BodyLimit:
 class _Body:
     """Counts what has arrived of one body."""
 
-    def __init__(self, path: str, limit: int, max_members: int | None, advice: str) -> None:
+    def __init__(
+        self, path: str, limit: int, max_members: int | None, advice: str, held: Counter[str], project: str
+    ) -> None:
         self.problem: GrouptuneError | None = None
+        self._held, self._project = held, project
         self._path, self._limit, self._max_members, self._advice = path, limit, max_members, advice
         self._received = self._members = 0
 
@@ -88,6 +109,7 @@ class _Body:
         self._received += len(chunk)
         if self._max_members is not None:
             self._members += sum(1 for _ in _MEMBER.finditer(chunk))
+            self._held[self._project] += len(chunk)
         self.check(self._received, self._members)
         if self.problem is not None:
             raise _Exceeded
@@ -103,6 +125,18 @@ class _Body:
                 f"The request body has more than {self._max_members:,} object members in all; {self._advice}.",
                 code="too_many_members",
             )
+        elif self._max_members is not None and self._held[self._project] > HELD_BYTES:
+            self.problem = TooManyBytesInProgress(
+                f"This project's requests in progress have bodies of more than {HELD_BYTES:,} bytes together. Send "
+                "fewer large ones at once."
+            )
+
+    def forget(self) -> None:
+        """Stop counting the body: its request has ended."""
+        if self._max_members is not None:
+            self._held[self._project] -= self._received
+            if not self._held[self._project]:
+                del self._held[self._project]
 
 
 def _declared(scope: Scope) -> int:

@@ -72,6 +72,8 @@ class Idempotency:
         self._database = database
         self._settling: set[asyncio.Task[None]] = set()
         """Outcomes to store once Postgres is available."""
+        self._awaited: dict[int, asyncio.Task[StoredResponse | RequestRunning | None]] = {}
+        """By the row of a request that runs: all its repetitions share the queries."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST" or INFERENCE.fullmatch(scope["path"]):
@@ -119,7 +121,7 @@ class Idempotency:
 
         Raises `RequestInProgress` after `WAIT_SECONDS`, and as `idempotency.look_up`.
         """
-        started, pause = time.monotonic(), FIRST_POLL_SECONDS
+        until = time.monotonic() + WAIT_SECONDS
         look_up = partial(
             idempotency.look_up,
             token=request.token,
@@ -129,11 +131,13 @@ class Idempotency:
         )
         found = await self._reserve(look_up)
         while isinstance(found, RequestRunning):
-            if time.monotonic() - started > WAIT_SECONDS:
+            row_id = found.row_id
+            if row_id not in self._awaited:
+                self._awaited[row_id] = asyncio.create_task(self._await_response(row_id))
+            done, _ = await asyncio.wait({self._awaited[row_id]}, timeout=until - time.monotonic())
+            if not done:
                 raise RequestInProgress
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
-            pause = min(2 * pause, LAST_POLL_SECONDS)
-            current = await self._transaction(partial(idempotency.find_response, row_id=found.row_id))
+            current = done.pop().result()
             # The row disappears when the first request fails. Then this one looks up again: of all repetitions that
             # wait, one gets the reservation and runs; the others wait for that one.
             found = await self._reserve(look_up) if current is None else current
@@ -155,6 +159,19 @@ class Idempotency:
             for reservation in reserved:
                 self._settle_in_background(partial(idempotency.withdraw, reservation=reservation))
             raise
+
+    async def _await_response(self, row_id: int) -> StoredResponse | RequestRunning | None:
+        """Poll until the request has ended, for `WAIT_SECONDS` at most."""
+        until, pause = time.monotonic() + WAIT_SECONDS, FIRST_POLL_SECONDS
+        try:
+            while True:
+                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
+                pause = min(2 * pause, LAST_POLL_SECONDS)
+                current = await self._transaction(partial(idempotency.find_response, row_id=row_id))
+                if not isinstance(current, RequestRunning) or time.monotonic() > until:
+                    return current
+        finally:
+            del self._awaited[row_id]
 
     async def _run(self, row_id: int, request: "_PostRequest", scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request and send its response once that is stored.

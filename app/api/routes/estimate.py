@@ -1,31 +1,43 @@
 """`POST /v1/fine_tuning/estimate`: time, tokens and memory of a job before it is created."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
-from app.api.deps import Config, Db, JobLimits, Store
+from app.api.deps import Config, Db, JobLimits, Slow, Store
 from app.api.schemas.create_job import CreateJob
 from app.api.schemas.estimates import EstimateObject
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
+from app.core.deadline import Deadline
 from app.core.jobs import estimation, submission
 
 router = APIRouter(prefix="/fine_tuning", tags=["Fine-tuning"])
 
 
 @router.post("/estimate", dependencies=[needs(Scope.jobs_write)])
-def estimate_job(
-    caller: Caller, body: CreateJob, database: Db, store: Store, settings: Config, limits: JobLimits
+async def estimate_job(
+    request: Request,
+    caller: Caller,
+    body: CreateJob,
+    database: Db,
+    store: Store,
+    settings: Config,
+    limits: JobLimits,
+    slow: Slow,
 ) -> EstimateObject:
     """Estimate a job without creating it: tokens, time, memory, and whether it fits on a worker.
 
     The body is that of `POST /v1/fine_tuning/jobs`.
     """
-    with database.transaction() as session:
-        validated = submission.validate_request(session, caller.project_id, body.to_request(), limits)
-        if validated.problems or validated.base_model is None:
-            raise body.as_sent(validated.problems[0])
-        files = estimation.files_of(session, caller.project_id, body.training_file, body.validation_file)
-    workload = estimation.plan_job(store, validated.spec, validated.base_model, files, settings.models_dir)
-    with database.reading() as session:
-        return EstimateObject.of(estimation.on_workers(session, workload, settings.lease_seconds))
+
+    def estimate(_deadline: Deadline) -> EstimateObject:
+        with database.transaction() as session:
+            validated = submission.validate_request(session, caller.project_id, body.to_request(), limits)
+            if validated.problems or validated.base_model is None:
+                raise body.as_sent(validated.problems[0])
+            files = estimation.files_of(session, caller.project_id, body.training_file, body.validation_file)
+        workload = estimation.plan_job(store, validated.spec, validated.base_model, files, settings.models_dir)
+        with database.reading() as session:
+            return EstimateObject.of(estimation.on_workers(session, workload, settings.lease_seconds))
+
+    return await slow.rendering.run(request, caller.project_id, estimate)

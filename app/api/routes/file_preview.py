@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Annotated, Any, BinaryIO, Final, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import TypeAdapter, ValidationError
 
-from app.api import token_lengths
-from app.api.deps import Config, Db, Store
+from app.api.deps import Config, Db, Lengths, Slow, Store
 from app.api.ids import MAX_MODEL_NAME, FileId
 from app.api.pagination import MAX_LIMIT
 from app.api.schemas.file_preview import FilePreview, PreviewRow, TokenLengths
+from app.api.token_lengths import LengthCache, MeasuredFile
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
@@ -19,10 +19,10 @@ from app.core.chat import preview, tokenizer
 from app.core.chat.encoding import RowRules
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.db import Database
+from app.core.deadline import Deadline
 from app.core.errors import InvalidRequest
 from app.core.files import reading, uploads
 from app.core.files.validation import MAX_FILE_BYTES
-from app.core.files.validation_report import FileReport
 from app.core.models import registry
 from app.core.models.adapters import starting_point
 from app.core.settings import Settings
@@ -30,19 +30,22 @@ from app.core.spec.job import Hyperparameters, TemplateVariables
 from app.core.spec.json_lines import Line
 
 DEFAULT_MAX_LENGTH: Final = Hyperparameters().max_length
-MAX_PAGE_TOKENS: Final = 100_000
-"""A page ends early once it shows this many tokens."""
+MAX_PAGE_BYTES: Final = 200_000
+"""A page ends before the row that would exceed this size, unless it is the first one."""
 
 router = APIRouter()
 
 
 @router.get("/{file_id}/preview", dependencies=[needs(Scope.files_read)])
-def preview_file(
+async def preview_file(
+    request: Request,
     caller: Caller,
     file_id: FileId,
     database: Db,
     store: Store,
     settings: Config,
+    cache: Lengths,
+    slow: Slow,
     model: Annotated[
         str | None,
         Query(
@@ -77,24 +80,30 @@ def preview_file(
     ] = None,
 ) -> FilePreview:
     """Preview rows as a model is trained on them: tokens, loss mask, sources and row lengths."""
-    with database.transaction() as session:
-        file = uploads.get_file(session, caller.project_id, file_id)
-    base = _base_model(database, caller.project_id, model, settings)
-    report = uploads.valid_report(file)
-    rules = _rules(turns, base.fitting(max_length or DEFAULT_MAX_LENGTH), train_reasoning)
-    chat = tokenizer.load(base.directory).using(_variables(chat_template_kwargs))
-    with store.open(file.rows[0]) as stream:
-        lines = reading.rows_after(stream, report.places, after)
-        rows, more = _shown(lines, chat, limit, rules)
-        lengths = None if after else _lengths(stream, report, chat, rules)
-    return FilePreview.model_construct(
-        file_id=file.id,
-        model=base.name,
-        max_length=rules.max_length,
-        data=[PreviewRow.of(row) for row in rows],
-        has_more=more,
-        lengths=lengths,
-    )
+
+    def render(_deadline: Deadline) -> FilePreview:
+        with database.transaction() as session:
+            file = uploads.get_file(session, caller.project_id, file_id)
+        base = _base_model(database, caller.project_id, model, settings)
+        report = uploads.valid_report(file)
+        rules = _rules(turns, base.fitting(max_length or DEFAULT_MAX_LENGTH), train_reasoning)
+        variables = _variables(chat_template_kwargs)
+        chat = tokenizer.load(base.directory).using(variables)
+        with store.open(file.rows[0]) as stream:
+            lines = reading.rows_after(stream, report.places, after)
+            rows, more = _shown(lines, chat, limit, rules)
+            measured = MeasuredFile(file.id, report, base.directory, variables, rules)
+            lengths = None if after else _lengths(cache, measured, stream, chat)
+        return FilePreview.model_construct(
+            file_id=file.id,
+            model=base.name,
+            max_length=rules.max_length,
+            data=[PreviewRow.of(row) for row in rows],
+            has_more=more,
+            lengths=lengths,
+        )
+
+    return await slow.rendering.run(request, caller.project_id, render)
 
 
 def _base_model(database: Database, project_id: str, name: str | None, settings: Settings) -> registry.BaseModel:
@@ -122,19 +131,21 @@ def _shown(
 ) -> tuple[list[preview.ShownRow], bool]:
     """Return at most `limit` rows, and whether more follow."""
     rows: list[preview.ShownRow] = []
-    tokens = 0
+    size = 0
     for line in islice(lines, limit + 1):
-        if len(rows) == limit or tokens > MAX_PAGE_TOKENS:
+        size += len(line.content)
+        if len(rows) == limit or (rows and size > MAX_PAGE_BYTES):
             return rows, True
         rows.append(preview.show(line.number, line.content, chat, rules))
-        tokens += sum(len(span.piece.ids) for span in rows[-1].spans)
     return rows, False
 
 
-def _lengths(stream: BinaryIO, report: FileReport, chat: ChatTokenizer, rules: RowRules) -> TokenLengths:
-    measured = token_lengths.sampled(stream, report, chat, rules)
-    longest = token_lengths.too_long(stream, report, chat, rules)
-    return TokenLengths.of(measured, longest, report.rows, rules.max_length)
+def _lengths(cache: LengthCache, measured: MeasuredFile, stream: BinaryIO, chat: ChatTokenizer) -> TokenLengths:
+    sampled, longest = cache.lengths(measured, stream, chat)
+    limit = measured.rules.max_length
+    over = [row for row in longest if max(row.total, row.prompt + measured.rules.max_new_tokens) > limit]
+    over.sort(key=lambda row: (-row.total, row.line))
+    return TokenLengths.of(sampled, over, measured.report.rows, limit)
 
 
 def _rules(turns: Literal["all", "last"] | None, max_length: int, train_reasoning: bool) -> RowRules:

@@ -1,11 +1,11 @@
 """`/v1/fine_tuning/jobs`: create, list, retrieve, change, cancel, pause, resume and delete jobs."""
 
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
+from fastapi.concurrency import run_in_threadpool
 
-from app.api.deps import Config, Db, JobLimits, Jobs, Lints, Notifier, RowChecks, Store, Strict
+from app.api.deps import Config, Db, JobLimits, Jobs, Lints, Notifier, RowChecks, Slow, Store, Strict
 from app.api.ids import JobId
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.create_job import CreateJob, UpdateJob
@@ -23,6 +23,7 @@ from app.auth.scopes import needs
 from app.core import broker
 from app.core.accounts.scopes import Scope
 from app.core.db import Database
+from app.core.deadline import Deadline
 from app.core.errors import InvalidRequest
 from app.core.jobs import (
     deletion,
@@ -34,13 +35,17 @@ from app.core.jobs import (
     submission,
 )
 from app.core.jobs.state_machine import JobStatus
+from app.core.jobs.submission import JobRequest, SubmissionLimits, ValidatedJob
+from app.core.jobs.tables import Job
 from app.core.spec.job import MethodType
+from app.core.storage.blobs import BlobStore
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
 
 
 @router.post("", dependencies=[needs(Scope.jobs_write)])
-def create_job(
+async def create_job(
+    request: Request,
     caller: Caller,
     body: CreateJob,
     database: Db,
@@ -51,49 +56,75 @@ def create_job(
     limits: JobLimits,
     notifier: Notifier,
     tasks: BackgroundTasks,
+    slow: Slow,
     strict: Strict = False,
 ) -> JobObject:
     """Create a job. Everything that can be validated is validated before the job is accepted."""
-    request = body.to_request()
+    wanted = body.to_request()
     try:
-        has_signal = lints.sees_signal(caller.project_id, request.spec, body.training_file)
+        has_signal = await lints.sees_signal(request, caller.project_id, wanted.spec, body.training_file)
     except InvalidRequest as problem:
         raise body.as_sent(problem) from None
+    validated = await run_in_threadpool(_validate, caller, body, wanted, database, store, limits)
+    checked = await rows.of_job(request, caller.project_id, wanted, validated)
+    if (lost := next(row_checks.problems(validated.spec, checked.results), None)) is not None:
+        raise body.as_sent(lost)
+
+    def create() -> tuple[Job, JobObject]:
+        with database.transaction() as session:
+            validated = _validated(session, caller, body, wanted, limits)
+            quotas.check_gpu_hours(session, caller.project_id, caller.limits.gpu_hours)
+            quotas.check_queued_jobs(session, caller.project_id, caller.limits.queued_jobs)
+            job = lifecycle.create(
+                session,
+                caller.actor,
+                spec=validated.spec,
+                training_file=body.training_file,
+                validation_file=body.validation_file,
+                priority=body.priority,
+                has_signal=has_signal,
+                notices=(*wanted.notices, *checked.notices),
+                checks=checked.requests,
+            )
+            return job, JobObject.of(queries.job_details(session, job), strict=strict)
+
+    job, answer = await run_in_threadpool(create)
+    notifier.add(broker.notify_training if job.status == JobStatus.queued else broker.notify_validation)
+    if job.lint_due:
+        notifier.add(broker.notify_linting)
+
+    def note(_deadline: Deadline) -> None:
+        estimation.note(database, store, settings.models_dir, settings.lease_seconds, caller.project_id, job.id)
+
+    tasks.add_task(slow.rendering.run_later, caller.project_id, note)
+    return answer
+
+
+def _validate(
+    caller: Principal,
+    body: CreateJob,
+    wanted: JobRequest,
+    database: Database,
+    store: BlobStore,
+    limits: SubmissionLimits,
+) -> ValidatedJob:
+    """Return the job without problems, or raise the first one."""
     with database.transaction() as session:
-        validated = submission.validate_request(session, caller.project_id, request, limits)
-    if validated.problems:
-        raise body.as_sent(validated.problems[0])
+        validated = _validated(session, caller, body, wanted, limits)
     try:
         validated.check_start(store)
     except InvalidRequest as problem:
         raise body.as_sent(problem) from None
-    checked = rows.of_job(caller.project_id, request, validated)
-    if (lost := next(row_checks.problems(validated.spec, checked.results), None)) is not None:
-        raise body.as_sent(lost)
-    with database.transaction() as session:
-        validated = submission.validate_request(session, caller.project_id, request, limits)
-        if validated.problems:
-            raise body.as_sent(validated.problems[0])
-        quotas.check_gpu_hours(session, caller.project_id, caller.limits.gpu_hours)
-        quotas.check_queued_jobs(session, caller.project_id, caller.limits.queued_jobs)
-        job = lifecycle.create(
-            session,
-            caller.actor,
-            spec=validated.spec,
-            training_file=body.training_file,
-            validation_file=body.validation_file,
-            priority=body.priority,
-            has_signal=has_signal,
-            notices=(*request.notices, *checked.notices),
-            checks=checked.requests,
-        )
-        answer = JobObject.of(queries.job_details(session, job), strict=strict)
-    notifier.add(broker.notify_training if job.status == JobStatus.queued else broker.notify_validation)
-    if job.lint_due:
-        notifier.add(broker.notify_linting)
-    note = partial(estimation.note, models_dir=settings.models_dir, alive_seconds=settings.lease_seconds)
-    tasks.add_task(note, database, store, project_id=caller.project_id, job_id=job.id)
-    return answer
+    return validated
+
+
+def _validated(
+    session: Any, caller: Principal, body: CreateJob, wanted: JobRequest, limits: SubmissionLimits
+) -> ValidatedJob:
+    validated = submission.validate_request(session, caller.project_id, wanted, limits)
+    if validated.problems:
+        raise body.as_sent(validated.problems[0])
+    return validated
 
 
 async def _metadata_filter(request: Request) -> dict[str, str] | None:

@@ -2,12 +2,14 @@
 
 import time
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
-from app.api.deps import Config, Graders
+from app.api.deps import Config, Graders, Slow
 from app.api.schemas.graders import GraderRun, RunGrader, ValidateGrader, ValidGrader
+from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
+from app.core.deadline import Deadline
 from app.core.graders.run import grade
 from app.core.jobs.grader_services import check_services
 
@@ -22,8 +24,12 @@ def validate_grader(body: ValidateGrader, settings: Config) -> ValidGrader:
 
 
 @router.post("/run", dependencies=[needs(Scope.jobs_write)])
-def run_grader(body: RunGrader, graders: Graders) -> GraderRun:
-    """Grade one answer exactly as a job would."""
-    started = time.perf_counter()
-    graded = grade(body.grader, body.as_sample(), body.item, graders)
-    return GraderRun.of(body.grader, graded, time.perf_counter() - started)
+async def run_grader(request: Request, caller: Caller, body: RunGrader, graders: Graders, slow: Slow) -> GraderRun:
+    """Grade one answer exactly as a job would, within 50 seconds."""
+
+    def run(deadline: Deadline) -> GraderRun:
+        started = time.perf_counter()
+        graded = grade(body.grader, body.as_sample(), body.item, graders.until(deadline))
+        return GraderRun.of(body.grader, graded, time.perf_counter() - started)
+
+    return await slow.grader(body.grader).run(request, caller.project_id, run)

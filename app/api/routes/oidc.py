@@ -1,8 +1,9 @@
 """`/v1/oidc`: CI systems exchange their ID tokens for keys; administrators choose which repositories to trust."""
 
 from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
 
-from app.api.deps import Db, Outgoing, Tokens
+from app.api.deps import Db, Outgoing, Slow, Tokens
 from app.api.ids import TrustId
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.oidc import CreateTrust, Exchange, ExchangedKey, TrustDeleted, TrustObject
@@ -10,6 +11,8 @@ from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts import oidc
 from app.core.accounts.scopes import Scope
+from app.core.db import Database
+from app.core.deadline import Deadline
 from app.core.egress.client import check_url
 from app.core.errors import AuthenticationFailed
 
@@ -17,12 +20,25 @@ router = APIRouter(prefix="/oidc", tags=["CI systems"])
 
 
 @router.post("/exchange")
-def exchange(request: Request, body: Exchange, database: Db, tokens: Tokens) -> ExchangedKey:
+async def exchange(request: Request, body: Exchange, database: Db, tokens: Tokens, slow: Slow) -> ExchangedKey:
     """Exchange a CI system's ID token for a key of the project that trusts its repository.
 
     Needs no key. Each token can be exchanged once.
     """
     issuer = tokens.issuer_of(body.token)
+    await run_in_threadpool(_check_trusted, database, issuer)
+    ip = request.client.host if request.client else None
+
+    def verify_and_exchange(deadline: Deadline) -> ExchangedKey:
+        claims = tokens.verify(body.token, issuer, deadline)
+        with database.transaction() as session:
+            return ExchangedKey.of(oidc.exchange(session, claims, ip=ip, request_id=request.state.request_id))
+
+    # Each issuer has turns of its own, as if it were a project: anyone can send tokens that name it.
+    return await slow.remote.run(request, issuer, verify_and_exchange)
+
+
+def _check_trusted(database: Database, issuer: str) -> None:
     with database.transaction() as session:
         is_trusted = oidc.is_trusted_issuer(session, issuer)
     if not is_trusted:
@@ -30,10 +46,6 @@ def exchange(request: Request, body: Exchange, database: Db, tokens: Tokens) -> 
             f"No project trusts tokens of '{issuer[:255]}'. An administrator can add a trust: grouptune trusts create.",
             code="oidc_not_trusted",
         )
-    claims = tokens.verify(body.token, issuer)
-    ip = request.client.host if request.client else None
-    with database.transaction() as session:
-        return ExchangedKey.of(oidc.exchange(session, claims, ip=ip, request_id=request.state.request_id))
 
 
 @router.post("/trusts", dependencies=[needs(Scope.admin)])

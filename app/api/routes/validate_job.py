@@ -1,12 +1,15 @@
 """`POST /v1/fine_tuning/jobs/validate`: the checks of job creation, without creating a job."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Request
+from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
 from app.api.deps import Config, Db, JobLimits, Lints, RowChecks, Store
+from app.api.row_checker import CheckedRows
 from app.api.schemas.create_job import CreateJob
 from app.api.schemas.jobs import RowUse
 from app.api.schemas.validate_job import JobPlan, Validation, ValidationProblem
@@ -14,21 +17,24 @@ from app.api.validation_errors import explain_each
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
+from app.core.db import Database
 from app.core.errors import InvalidRequest
 from app.core.files import uploads
 from app.core.files.validation_report import FileReport
 from app.core.jobs import lint_queue, row_checks, submission
-from app.core.jobs.submission import ValidatedJob, find_overlap
+from app.core.jobs.submission import JobRequest, PromptOverlap, SubmissionLimits, ValidatedJob, find_overlap
 from app.core.lint.report import LintReport
 from app.core.models import registry, weights
 from app.core.settings import Settings
 from app.core.spec.plan import resolve
+from app.core.storage.blobs import BlobStore
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
 
 
 @router.post("/validate", dependencies=[needs(Scope.jobs_write)])
-def validate_job(
+async def validate_job(
+    request: Request,
     caller: Caller,
     body: Annotated[dict[str, Any], Body(description="The body of `POST /v1/fine_tuning/jobs`.", max_length=64)],
     database: Db,
@@ -39,6 +45,30 @@ def validate_job(
     limits: JobLimits,
 ) -> Validation:
     """Check a job without creating it: list all problems, or resolve every `auto` and lint the training file."""
+    found = await run_in_threadpool(_check, caller.project_id, body, database, store, limits)
+    if isinstance(found, Validation):
+        return found
+    checked = await rows.of_job(request, caller.project_id, found.request, found.validated)
+    lint = await lints.of_job(request, caller.project_id, found.validated.spec, found.job.training_file)
+    return await run_in_threadpool(_result, found, checked, lint, settings)
+
+
+@dataclass(frozen=True)
+class _ValidJob:
+    """A job without problems so far."""
+
+    job: CreateJob
+    request: JobRequest
+    validated: ValidatedJob
+    reports: tuple[FileReport | None, FileReport | None]
+    """Those of the training file and the validation file."""
+    overlap: PromptOverlap | None
+
+
+def _check(
+    project_id: str, body: dict[str, Any], database: Database, store: BlobStore, limits: SubmissionLimits
+) -> _ValidJob | Validation:
+    """Check what needs no time: the fields, the files and the model."""
     try:
         job = CreateJob.model_validate(body)
     except ValidationError as error:
@@ -50,30 +80,36 @@ def validate_job(
         return Validation(valid=False, errors=problems, plan=None)
     request = job.to_request()
     with database.transaction() as session:
-        validated = submission.validate_request(session, caller.project_id, request, limits)
+        validated = submission.validate_request(session, project_id, request, limits)
         if validated.problems:
             problems = [_problem(job.as_sent(problem)) for problem in validated.problems]
             return Validation(valid=False, errors=problems, plan=None)
-        file_ids = (job.training_file, job.validation_file)
-        files = [uploads.find_file(session, caller.project_id, file_id) if file_id else None for file_id in file_ids]
+        training, validation = (
+            _report(session, project_id, file_id) for file_id in (job.training_file, job.validation_file)
+        )
         overlap = find_overlap(session, job.training_file, job.validation_file)
     try:
         validated.check_start(store)
     except InvalidRequest as problem:
         return Validation(valid=False, errors=[_problem(job.as_sent(problem))], plan=None)
-    reports = [
-        None if file is None or file.report is None else FileReport.model_validate(file.report) for file in files
-    ]
-    checked = rows.of_job(caller.project_id, request, validated)
+    return _ValidJob(job, request, validated, (training, validation), overlap)
+
+
+def _report(session: Any, project_id: str, file_id: str | None) -> FileReport | None:
+    file = uploads.find_file(session, project_id, file_id) if file_id else None
+    return None if file is None or file.report is None else FileReport.model_validate(file.report)
+
+
+def _result(found: _ValidJob, checked: CheckedRows, lint: LintReport | None, settings: Settings) -> Validation:
+    job, validated = found.job, found.validated
     use = {name: RowUse.model_validate(one) for name, one in row_checks.shown(checked.results).items()}
-    plan = _plan(validated, reports[0], reports[1], use, settings)
-    lint = lints.of_job(caller.project_id, validated.spec, job.training_file)
+    plan = _plan(validated, *found.reports, use, settings)
     problems = [_problem(job.as_sent(problem)) for problem in row_checks.problems(validated.spec, checked.results)]
     problems += [] if lint is None else _no_contrast(job, validated, lint)
-    notices = (*request.notices, *checked.notices, *row_checks.warnings(checked.results))
+    notices = (*found.request.notices, *checked.notices, *row_checks.warnings(checked.results))
     warnings = [ValidationProblem(**vars(notice)) for notice in notices]
-    if overlap is not None:
-        warnings.append(ValidationProblem(code="held_out_overlap", message=str(overlap), param="validation_file"))
+    if found.overlap is not None:
+        warnings.append(ValidationProblem(code="held_out_overlap", message=str(found.overlap), param="validation_file"))
     return Validation(
         valid=not problems,
         errors=problems,

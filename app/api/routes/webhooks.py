@@ -2,11 +2,11 @@
 
 import json
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Request
 
-from app.api.deps import Config, Db, Outgoing, Secrets
+from app.api.deps import Config, Db, Outgoing, Secrets, Slow
 from app.api.ids import DeliveryId, EndpointId
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.webhooks import (
@@ -25,7 +25,8 @@ from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core import broker, ids
 from app.core.accounts.scopes import Scope
-from app.core.egress.client import EgressFailed, check_url
+from app.core.deadline import Deadline
+from app.core.egress.client import Egress, EgressFailed, check_url
 from app.core.errors import InvalidRequest
 from app.core.webhooks import deliveries, endpoints
 from app.core.webhooks.events import EventType
@@ -107,34 +108,56 @@ def rotate_secret(
 
 
 @router.post("/webhook_endpoints/{endpoint_id}/test", dependencies=[needs(Scope.webhooks_write)])
-def test_endpoint(
-    caller: Caller, endpoint_id: EndpointId, body: TestEndpoint, database: Db, secrets: Secrets, outgoing: Outgoing
+async def test_endpoint(
+    request: Request,
+    caller: Caller,
+    endpoint_id: EndpointId,
+    body: TestEndpoint,
+    database: Db,
+    secrets: Secrets,
+    outgoing: Outgoing,
+    slow: Slow,
 ) -> EndpointTested:
     """Send an event about a job that does not exist, and return the endpoint's status code."""
-    with database.transaction() as session:
-        endpoint = endpoints.get_endpoint(session, caller.project_id, endpoint_id)
-        url, signing = endpoint.url, deliveries.secrets_of(endpoint, secrets, endpoint.old_secret_until)
-    event = {
+
+    def send(deadline: Deadline) -> EndpointTested:
+        with database.transaction() as session:
+            endpoint = endpoints.get_endpoint(session, caller.project_id, endpoint_id)
+            url, signing = endpoint.url, deliveries.secrets_of(endpoint, secrets, endpoint.old_secret_until)
+        event = _test_event(body.event_type)
+        sent = deliveries.OutgoingDelivery(ids.webhook_delivery_id(), url, json.dumps(event).encode(), signing[:1])
+        status = _send(outgoing, sent, deadline)
+        return EndpointTested(webhook_endpoint_id=endpoint_id, event_type=str(body.event_type), status_code=status)
+
+    return await slow.remote.run(request, caller.project_id, send)
+
+
+def _test_event(event_type: EventType) -> dict[str, Any]:
+    return {
         "id": ids.webhook_event_id(),
         "object": "event",
         "created_at": int(time.time()),
-        "type": str(body.event_type),
+        "type": str(event_type),
         "data": {"id": "ftjob-test"},
     }
-    sent = deliveries.OutgoingDelivery(ids.webhook_delivery_id(), url, json.dumps(event).encode(), signing[:1])
+
+
+def _send(outgoing: Egress, sent: deliveries.OutgoingDelivery, deadline: Deadline) -> int:
+    """Send a test event, and return the status code of the endpoint. Raises `InvalidRequest` without an answer."""
     try:
         answer = outgoing.request(
             "POST",
-            url,
+            sent.url,
             content=sent.payload,
             headers=deliveries.signed_headers(sent),
             timeout_seconds=TEST_TIMEOUT_SECONDS,
             max_bytes=MAX_ANSWER_BYTES,
             cut=True,
+            deadline=deadline,
         )
     except EgressFailed as error:  # not one of our 5xx, which clients would retry
         raise InvalidRequest(f"The endpoint could not be reached: {error.message}.", code=error.code) from error
-    return EndpointTested(webhook_endpoint_id=endpoint_id, event_type=str(body.event_type), status_code=answer.status)
+    return answer.status
 
 
 @router.get("/webhook_endpoints/{endpoint_id}/deliveries", dependencies=[needs(Scope.webhooks_read)])

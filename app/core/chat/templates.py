@@ -12,6 +12,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from app.core.deadline import check_deadline
 from app.core.errors import InvalidRequest
 
 DEFAULT: Final = "default"
@@ -58,6 +59,7 @@ class ChatTemplates:
 
     def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, *, for_answer: bool) -> str:
         """Render the chat; `for_answer` opens the assistant's turn. Raises `TemplateRefused` with the reason."""
+        check_deadline()  # a row with a thousand turns is rendered a thousand times
         source = self.source(bool(tools))
         try:
             template = _compile(source)

@@ -20,11 +20,14 @@ from app.core.chat.answer_format import AnswerFormat
 from app.core.chat.continuation import Continuation, continuation
 from app.core.chat.templates import DEFAULT, ChatTemplates, TemplateRefused
 from app.core.chat.token_bytes import TokenBytes
-from app.core.chat.tokenizer_settings import read_settings
+from app.core.chat.tokenizer_settings import last_change, read_settings
+from app.core.deadline import check_deadline
 from app.core.errors import InvalidRequest
 from app.core.spec.answers import ParsedAnswer
 
 TOKENIZER_FILE: Final = "tokenizer.json"
+SHORT_TEXT: Final = 4_096
+"""Longer texts are tokenised while other threads run."""
 _PROBE: Final = "probe"
 _QUESTION: Final = {"role": "user", "content": _PROBE}
 _TOOL_RESULT: Final = {"role": "tool", "content": _PROBE}
@@ -306,9 +309,12 @@ class ChatTokenizer:
         return tuple(map(self._ids.__getitem__, ids))
 
     def _encode(self, text: str, *, as_text: bool = False) -> Encoding:
+        check_deadline()
         with self._lock:  # the setting belongs to the shared tokenizer object, hence the lock
             if self.backend.encode_special_tokens != as_text:
                 self.backend.encode_special_tokens = as_text
+            if len(text) > SHORT_TEXT:  # unlike `encode`, this releases the interpreter's lock
+                return self.backend.encode_batch([text], add_special_tokens=False)[0]
             return self.backend.encode(text, add_special_tokens=False)
 
     def token_id(self, role: str) -> int | None:
@@ -374,11 +380,7 @@ def _texts(offsets: Sequence[tuple[int, int]], text: str) -> tuple[str, ...]:
 
 def load(directory: Path) -> ChatTokenizer:
     """Return the tokenizer of a base model's directory, cached in memory. Raises `UnusableTokenizer`."""
-    try:
-        changed = max(path.stat().st_mtime_ns for path in directory.iterdir() if path.suffix in (".json", ".jinja"))
-    except (OSError, ValueError):
-        changed = 0
-    return _load(directory, changed)
+    return _load(directory, last_change(directory))
 
 
 @lru_cache(maxsize=4)

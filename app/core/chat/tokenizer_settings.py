@@ -88,3 +88,11 @@ def _find_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str
         others = sorted((directory / "additional_chat_templates").glob("*.jinja"))
         templates |= {other.stem: other.read_text(encoding="utf-8") for other in others}
     return templates
+
+
+def last_change(directory: Path) -> int:
+    """Return when the tokenizer or the templates of a base model changed last, in nanoseconds; 0 without any."""
+    try:
+        return max(path.stat().st_mtime_ns for path in directory.iterdir() if path.suffix in (".json", ".jinja"))
+    except (OSError, ValueError):
+        return 0

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -21,11 +22,14 @@ from typing import Any, Final, Self
 import httpcore
 import httpx
 
+from app.core.deadline import Deadline
 from app.core.egress.ip_policy import Address, PrivateHosts, is_local_name, literal, why_refused
 from app.core.errors import GrouptuneError, InvalidRequest
 
 MAX_URL: Final = 2048
 MAX_PORT: Final = 65_535
+CONNECT_SECONDS: Final = 10.0
+"""Limit of opening a connection to one address; nothing can interrupt that."""
 USER_AGENT: Final = "grouptune"
 
 Resolve = Callable[[str, int], list[str]]
@@ -67,9 +71,11 @@ class _Call:
     deadline: float
     """Monotonic time at which the request must be complete."""
     is_plain: bool
+    until: Deadline
+    """The caller's deadline; it can be brought forward."""
 
     def left(self, timeout: float | None = None) -> float:
-        left = self.deadline - time.monotonic()
+        left = self.until.left(self.deadline - time.monotonic())
         if left <= 0:
             raise httpcore.ReadTimeout("the time limit for the whole request has passed")
         return left if timeout is None else min(left, timeout)
@@ -187,14 +193,17 @@ class Egress:
         timeout_seconds: float,
         max_bytes: int,
         cut: bool = False,
+        deadline: Deadline | None = None,
     ) -> EgressResponse:
         """Send one request; return the whole response, whatever its status.
 
-        `timeout_seconds` covers everything from name resolution to the last byte. A response of more than `max_bytes`
-        is an error; with `cut` its first `max_bytes` are returned. Raises `AddressRefused`,
-        `EgressFailed` and its `ResponseTooLarge`.
+        `timeout_seconds` covers everything from name resolution to the last byte; `deadline` may end the request
+        earlier. A response of more than `max_bytes` is an error; with `cut` its first `max_bytes` are returned. Raises
+        `AddressRefused`, `EgressFailed` and its `ResponseTooLarge`.
         """
         parsed = check_url(url, self.allowed)
+        until = deadline or Deadline()
+        timeout_seconds = until.left(timeout_seconds)
         own = {"user-agent": USER_AGENT, "accept-encoding": "identity"}
         request = httpx.Request(
             method,
@@ -203,7 +212,7 @@ class Egress:
             content=content,
             extensions={"timeout": httpx.Timeout(timeout_seconds).as_dict()},
         )
-        token = _call.set(_Call(time.monotonic() + timeout_seconds, is_plain=parsed.scheme == "http"))
+        token = _call.set(_Call(time.monotonic() + timeout_seconds, parsed.scheme == "http", until))
         try:
             response = self._transport.handle_request(request)
             try:
@@ -251,7 +260,7 @@ class _PinnedBackend(httpcore.NetworkBackend):
         failure: httpcore.NetworkError | httpcore.TimeoutException = httpcore.ConnectError("it has no address")
         for address in self._addresses(host, port, call):
             try:
-                return _TimedStream(self._connect(address, port, call.left(timeout)))
+                return _TimedStream(self._connect(address, port, min(CONNECT_SECONDS, call.left(timeout))))
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -280,19 +289,29 @@ class _PinnedBackend(httpcore.NetworkBackend):
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A connection whose reads and writes end at the deadline of the request, however slowly the bytes arrive."""
+    """A connection whose reads and writes end at the deadline of the request, however slowly the bytes arrive.
+
+    A deadline that is brought forward interrupts a read: the other server may take minutes to answer.
+    """
 
     def __init__(self, inner: httpcore.NetworkStream) -> None:
         self._inner = inner
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, _call.get().left(timeout))
+        call = _call.get()
+        with call.until.interrupting(self._shut_down):
+            return self._inner.read(max_bytes, call.left(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._inner.write(buffer, _call.get().left(timeout))
 
     def close(self) -> None:
         self._inner.close()
+
+    def _shut_down(self) -> None:
+        connection = self._inner.get_extra_info("socket")
+        with suppress(OSError):  # the other side may have closed it
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)  # not SSLSocket's, which the reading thread is using
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None

@@ -4,12 +4,12 @@ The callers interpret the responses.
 """
 
 import json
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
+from app.core.deadline import Deadline
 from app.core.egress.client import Egress, EgressFailed, EgressResponse, ResponseTooLarge
 from app.core.egress.ip_policy import PrivateHosts
 from app.core.retry import RetryPolicy, is_retryable_status, retry, retry_after_seconds
@@ -42,9 +42,9 @@ class NoUsableResponse(Exception):
 
 
 def request_with_retries(
-    send: Callable[[], EgressResponse], server_name: str, closing: threading.Event, policy: RetryPolicy
+    send: Callable[[], EgressResponse], server_name: str, deadline: Deadline, policy: RetryPolicy
 ) -> Any:
-    """Return the JSON of a 2xx response. Other responses are retried where that may help, until `closing` is set.
+    """Return the JSON of a 2xx response. Other responses are retried where that may help, until the deadline.
 
     Raises `NoUsableResponse`, and whatever `send` raises except `EgressFailed`.
     """
@@ -70,7 +70,7 @@ def request_with_retries(
         policy,
         is_retryable=lambda error: isinstance(error, NoUsableResponse) and error.is_retryable,
         requested_seconds=lambda error: error.requested_wait_seconds if isinstance(error, NoUsableResponse) else 0.0,
-        wait=closing.wait,
+        wait=deadline.wait,
     )
 
 
@@ -99,7 +99,7 @@ class ChatServer:
         self._retry_policy = retry_policy
         self._timeout_seconds = timeout_seconds
         self._egress = Egress(allowed, max_connections=max_connections)
-        self._closing = threading.Event()
+        self._closing = Deadline()
 
     def __enter__(self) -> Self:
         return self
@@ -108,16 +108,23 @@ class ChatServer:
         self.close()
 
     def close(self) -> None:
-        """Stop waiting between attempts, then close the connections."""
-        self._closing.set()
+        """End all requests, then close the connections."""
+        self._closing.expire()
         self._egress.close()
 
-    def complete(self, body: Mapping[str, Any], before_each: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """Return a chat completion. Calls `before_each` before every attempt.
+    def complete(
+        self,
+        body: Mapping[str, Any],
+        before_each: Callable[[], None] = lambda: None,
+        *,
+        deadline: Deadline | None = None,
+    ) -> dict[str, Any]:
+        """Return a chat completion. Calls `before_each` before every attempt. Without a deadline, only `close` ends it.
 
         Raises `NoUsableResponse` and `AddressRefused`.
         """
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        until = deadline or self._closing
 
         def send() -> EgressResponse:
             before_each()
@@ -128,11 +135,12 @@ class ChatServer:
                 headers=self._headers,
                 timeout_seconds=self._timeout_seconds,
                 max_bytes=MAX_RESPONSE_BYTES,
+                deadline=until,
             )
             # A server may repeat the key that it was sent; mask it before it gets into events, logs and error messages.
             return replace(response, body=response.body.replace(self._key, b"[key]")) if self._key else response
 
-        completion = request_with_retries(send, self._server_name, self._closing, self._retry_policy)
+        completion = request_with_retries(send, self._server_name, until, self._retry_policy)
         if not isinstance(completion, dict):
             raise NoUsableResponse(f"the response of {self._server_name} is not a JSON object")
         return completion

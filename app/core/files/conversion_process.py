@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from app.core.deadline import Deadline
 from app.core.files.archives import Unconvertible
 from app.core.files.convert import rows
 from app.core.spec.subprocess_environment import SYSTEM_ENVIRONMENT
@@ -24,29 +25,40 @@ _ELSEWHERE: Final = "convert it on your machine: `grouptune files convert FILE`"
 
 
 def convert_file(
-    source: Path, target: Path, columns: Mapping[str, str], *, limit: int | None = None, seconds: int = SECONDS
+    source: Path,
+    target: Path,
+    columns: Mapping[str, str],
+    *,
+    limit: int | None = None,
+    seconds: int = SECONDS,
+    deadline: Deadline | None = None,
 ) -> None:
     """Write the rows of `source`, at most `limit`, into the new file `target`. Raises `Unconvertible`.
+
+    The process is killed after `seconds`, or when the deadline is brought forward.
 
     `columns` maps fields to columns of the file; if it is empty, columns with the usual names are found.
     """
     options = json.dumps({"columns": dict(columns), "limit": limit, "seconds": seconds})
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "app.core.files.conversion_process", str(source), str(target), options],
-            env=SYSTEM_ENVIRONMENT.select(os.environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Unconvertible(f"the conversion took longer than {seconds:,} s; {_ELSEWHERE}") from error
-    if done.returncode != 0:
+    command = [sys.executable, "-m", "app.core.files.conversion_process", str(source), str(target), options]
+    with subprocess.Popen(
+        command,
+        env=SYSTEM_ENVIRONMENT.select(os.environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            with (deadline or Deadline()).interrupting(process.kill):
+                output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise Unconvertible(f"the conversion took longer than {seconds:,} s; {_ELSEWHERE}") from error
+    if process.returncode != 0:
         raise Unconvertible(
             f"the conversion needed more than {MEMORY_BYTES >> 20:,} MiB or {seconds:,} s; {_ELSEWHERE}"
         )
-    if problem := json.loads(done.stdout)["problem"]:
+    if problem := json.loads(output)["problem"]:
         raise Unconvertible(problem)
 
 

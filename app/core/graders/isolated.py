@@ -6,7 +6,6 @@ A call over its limit loses only its worker: the fork server starts a new one wi
 import contextlib
 import json
 import os
-import queue
 import select
 import socket
 import struct
@@ -16,6 +15,7 @@ import threading
 import time
 from typing import Any, Final, Self
 
+from app.core.deadline import Deadline
 from app.core.graders.types import ErrorType, GraderFailure
 
 COMMAND: Final = struct.Struct("!cI")
@@ -46,9 +46,9 @@ class IsolatedPool:
         self.workers = workers or default_workers()
         self.limit_seconds = limit_seconds
         self._server = _Server(check)
-        self._slots: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
-        for _ in range(self.workers):
-            self._slots.put(None)
+        self._free: list[_Worker | None] = [None] * self.workers
+        """Idle processes; None for one that does not run yet."""
+        self._freed = threading.Condition()
 
     def __enter__(self) -> Self:
         return self
@@ -56,24 +56,29 @@ class IsolatedPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def call(self, *arguments: Any) -> Any:
-        """Run the check on `arguments`, which must be JSON, and return its result. Raises GraderFailure."""
-        slot = self._slots.get()
+    def call(self, *arguments: Any, deadline: Deadline | None = None) -> Any:
+        """Run the check on `arguments`, which must be JSON, and return its result. Raises GraderFailure.
+
+        At the deadline, a call that waits for a process or runs in one ends, and its process is killed.
+        """
+        deadline = deadline or Deadline()
+        slot = self._take(deadline)
         try:
             if slot is not None and slot.is_dead():  # the worker died while idle, so this call is not the cause
                 self._server.kill(slot)
                 slot = None
             worker, slot = slot or self._spawn(), None
             try:
-                verdict = worker.ask(arguments, self.limit_seconds)
+                with deadline.interrupting(worker.interrupt):
+                    verdict = worker.ask(arguments, deadline.left(self.limit_seconds))
             except BaseException as error:  # also on Ctrl-C: the next call must not read this call's reply
                 self._server.kill(worker)
                 if isinstance(error, OSError | EOFError):
-                    raise self._failure(error) from error
+                    raise self._failure(error, deadline) from error
                 raise
             slot = worker
         finally:
-            self._slots.put(slot)
+            self._give_back(slot)
         if "error" in verdict:
             raise GraderFailure(verdict["error"])
         return verdict["value"]
@@ -81,12 +86,30 @@ class IsolatedPool:
     def close(self) -> None:
         """End all processes, even during a check; a later call starts new ones."""
         self._server.stop()
-        idle = [self._slots.get() for _ in range(self.workers)]
+        idle = [self._take(Deadline()) for _ in range(self.workers)]
         self._server.stop()  # a call that waited for a slot may have started another server
         for worker in idle:
             if worker is not None:
                 worker.peer.close()
-            self._slots.put(None)
+            self._give_back(None)
+
+    def _take(self, deadline: Deadline) -> "_Worker | None":
+        """Wait for a process that is free. Raises GraderFailure at the deadline."""
+        with deadline.interrupting(self._wake), self._freed:
+            self._freed.wait_for(lambda: self._free or deadline.has_passed, deadline.left())
+            if deadline.has_passed:
+                self._freed.notify()  # this call may have received the notification that another one needs
+                raise GraderFailure(f"no process was free for the {self.check} check in time", ErrorType.unresponsive)
+            return self._free.pop()
+
+    def _give_back(self, worker: "_Worker | None") -> None:
+        with self._freed:
+            self._free.append(worker)
+            self._freed.notify()
+
+    def _wake(self) -> None:
+        with self._freed:
+            self._freed.notify_all()
 
     def _spawn(self) -> "_Worker":
         try:
@@ -96,7 +119,10 @@ class IsolatedPool:
                 f"the workers of the {self.check} check do not start: {error or type(error).__name__}"
             ) from error
 
-    def _failure(self, error: Exception) -> GraderFailure:
+    def _failure(self, error: Exception, deadline: Deadline) -> GraderFailure:
+        if deadline.has_passed:
+            message = f"the {self.check} check was killed at the deadline of the request"
+            return GraderFailure(message, ErrorType.unresponsive)
         if isinstance(error, TimeoutError):
             message = f"the {self.check} check took longer than {self.limit_seconds:g} s and was killed"
             return GraderFailure(message, ErrorType.unresponsive)
@@ -112,10 +138,15 @@ class _Worker:
         """Return whether the connection is closed: between requests there is nothing else to read."""
         return bool(select.select([self.peer], [], [], 0)[0])
 
+    def interrupt(self) -> None:
+        """End a call of `ask` in another thread, which raises EOFError then."""
+        with contextlib.suppress(OSError):
+            self.peer.shutdown(socket.SHUT_RDWR)
+
     def ask(self, request: object, limit_seconds: float) -> Any:
         """Return the worker's reply. Raises TimeoutError, EOFError (the worker died) or OSError."""
         deadline = time.monotonic() + limit_seconds
-        self.peer.settimeout(limit_seconds)
+        self.peer.settimeout(max(limit_seconds, 1e-6))
         send(self.peer, request)
         return self.receive(deadline)
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from app.core.graders.registry import waits
 from app.core.graders.run import grade
-from app.core.graders.toolbox import CONNECTIONS, Toolbox
+from app.core.graders.toolbox import CONNECTIONS, LimitedTools, Toolbox
 from app.core.graders.types import Grade, Sample
 from app.core.spec.advantages import group_advantages, has_contrast
 from app.core.spec.graders import BaseGrader
@@ -76,7 +76,9 @@ class Summary:
     """Number of advantages that change sign."""
 
 
-def regrade(grader: BaseGrader, groups: Sequence[StoredGroup], tools: Toolbox, seconds: float) -> list[RegradedGroup]:
+def regrade(
+    grader: BaseGrader, groups: Sequence[StoredGroup], tools: Toolbox | LimitedTools, seconds: float
+) -> list[RegradedGroup]:
     """Return the groups graded within the time limit, in order; a group is graded completely or not at all."""
     threads = ThreadPoolExecutor(CONNECTIONS if waits(grader) else tools.workers, thread_name_prefix="regrade")
     try:

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any, Final, Self
 
+from app.core.deadline import Deadline
 from app.core.graders.endpoint import endpoint_many
 from app.core.graders.registry import GRADERS, waits
 from app.core.graders.toolbox import CONNECTIONS, ExternalServices, Toolbox
@@ -51,14 +52,17 @@ class GraderPool:
         workers: int | None = None,
         limit_seconds: float = 5.0,
         tools: Toolbox | None = None,
+        deadline: Deadline | None = None,
     ) -> None:
         """Each check may take `limit_seconds` of wall time; at most `workers` processes (default: cores, up to 4).
 
-        Given `tools` are used and stay open; the other arguments then have no effect.
+        Given `tools` are used and stay open; the arguments before them then have no effect. Grades that are not done
+        at the deadline are errors.
         """
         self.grader = grader
         self._owns_tools = tools is None
         self._tools = tools or Toolbox(outside, workers=workers, limit_seconds=limit_seconds)
+        self._calls: Tools = self._tools if deadline is None else self._tools.until(deadline)
         self.waits = waits(grader)
         """Whether grading mostly waits for other machines and can overlap with other work."""
         threads = CONNECTIONS if self.waits else self._tools.workers
@@ -90,9 +94,9 @@ class GraderPool:
 
     def _grade(self, pairs: Sequence[Pair]) -> list[Grade]:
         if not isinstance(self.grader, EndpointGrader):
-            return [grade(self.grader, sample, item, self._tools) for sample, item in pairs]
+            return [grade(self.grader, sample, item, self._calls) for sample, item in pairs]
         try:
-            results = endpoint_many(self.grader, pairs, self._tools)
+            results = endpoint_many(self.grader, pairs, self._calls)
         except Exception as error:  # error boundary, as in `grade`
             return [_failed(self.grader, error) for _ in pairs]
         return [

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from standardwebhooks import Webhook
 
+from app.core.deadline import Deadline
 from app.core.egress.client import AddressRefused, Egress, EgressResponse
 from app.core.egress.ip_policy import PrivateHosts
 from app.core.egress.json_client import (
@@ -60,7 +61,7 @@ class Toolbox:
         self._sandbox: PythonSandbox | None = None
         self._egress: Egress | None = None
         self._judge: ChatServer | None = None
-        self._closing = threading.Event()
+        self._closing = Deadline()
         self._plain_judges: set[Any] = set()
         """Judge models whose server refuses `response_format`."""
 
@@ -73,12 +74,12 @@ class Toolbox:
     def close(self) -> None:
         """End all processes and connections; a later call starts new ones."""
         with self._lock:
-            closing, self._closing = self._closing, threading.Event()
+            closing, self._closing = self._closing, Deadline()
             pools, self._pools = self._pools, {}
             sandbox, self._sandbox = self._sandbox, None
             egress, self._egress = self._egress, None
             judge, self._judge = self._judge, None
-        closing.set()
+        closing.expire()
         if judge is not None:
             judge.close()
         for pool in pools.values():
@@ -93,19 +94,27 @@ class Toolbox:
         with self._lock:
             return self._pools.setdefault(check, IsolatedPool(check, self.workers, self._limit_seconds))
 
-    def isolated(self, check: str, *arguments: Any) -> Any:
-        """Run a check on the arguments and return its result. Raises GraderFailure."""
-        return self.pool(check).call(*arguments)
+    def until(self, deadline: Deadline) -> "LimitedTools":
+        """Return these tools with a deadline, which ends all their calls."""
+        return LimitedTools(self, deadline)
 
-    def python(self, source: str, sample: dict[str, Any], item: dict[str, Any]) -> Any:
-        """Return `grade(sample, item)` from a fresh sandbox. Raises GraderFailure."""
+    def isolated(self, check: str, *arguments: Any, deadline: Deadline | None = None) -> Any:
+        """Run a check on the arguments and return its result. Raises GraderFailure."""
+        return self.pool(check).call(*arguments, deadline=deadline)
+
+    def python(
+        self, source: str, sample: dict[str, Any], item: dict[str, Any], deadline: Deadline | None = None
+    ) -> Any:
+        """Return `grade(sample, item)` from a fresh sandbox. Raises GraderFailure, also if the deadline has passed."""
+        if deadline is not None and deadline.has_passed:
+            raise GraderFailure("no time was left for the Python sandbox", ErrorType.unresponsive)
         with self._lock:
             if self._sandbox is None:
                 self._sandbox = PythonSandbox(self.workers)
             sandbox = self._sandbox
         return sandbox.grade(source, sample, item)
 
-    def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+    def chat(self, body: dict[str, Any], deadline: Deadline | None = None) -> dict[str, Any]:
         """Request a chat completion from the judge. Raises GraderFailure.
 
         A server that refuses `response_format` is asked again without it, once for each judge model.
@@ -114,11 +123,11 @@ class Toolbox:
         if model in self._plain_judges:
             body = {name: value for name, value in body.items() if name != "response_format"}
         try:
-            return judge.complete(body)
+            return judge.complete(body, deadline=deadline)
         except (NoUsableResponse, AddressRefused) as error:
             if "response_format" in body and _refuses_response_format(error):
                 self._plain_judges.add(model)
-                return self.chat(body)
+                return self.chat(body, deadline)
             raise _failure(error, ErrorType.judge_server) from error
 
     def _judge_server(self) -> ChatServer:
@@ -141,12 +150,12 @@ class Toolbox:
                 )
             return self._judge
 
-    def post(self, url: str, body: dict[str, Any], timeout_seconds: float) -> Any:
+    def post(self, url: str, body: dict[str, Any], timeout_seconds: float, deadline: Deadline | None = None) -> Any:
         """Post to a reward server and return its JSON reply. Raises GraderFailure."""
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         # The id is a hash of the content, so that a server can recognise a repeated request.
         name = f"grade_{hashlib.sha256(content).hexdigest()[:32]}"
-        closing, egress = self._closing, self._connections()
+        until, egress = deadline or self._closing, self._connections()
 
         def send() -> EgressResponse:
             return egress.request(
@@ -156,11 +165,12 @@ class Toolbox:
                 headers={"content-type": "application/json", **self._signature(name, content)},
                 timeout_seconds=timeout_seconds,
                 max_bytes=MAX_RESPONSE_BYTES,
+                deadline=until,
             )
 
         try:
             server = f"the server at {urlsplit(url).hostname}"
-            return request_with_retries(send, server, closing, self.outside.retry_policy)
+            return request_with_retries(send, server, until, self.outside.retry_policy)
         except (NoUsableResponse, AddressRefused) as error:
             raise _failure(error) from error
 
@@ -177,6 +187,30 @@ class Toolbox:
                 allowed = PrivateHosts.parse(self.outside.allowed_private_hosts)
                 self._egress = Egress(allowed, max_connections=CONNECTIONS)
             return self._egress
+
+
+@dataclass(frozen=True)
+class LimitedTools:
+    """The tools of a `Toolbox` for one request. Its calls raise GraderFailure at the deadline."""
+
+    _tools: Toolbox
+    _deadline: Deadline
+
+    @property
+    def workers(self) -> int:
+        return self._tools.workers
+
+    def isolated(self, check: str, *arguments: Any) -> Any:
+        return self._tools.isolated(check, *arguments, deadline=self._deadline)
+
+    def python(self, source: str, sample: dict[str, Any], item: dict[str, Any]) -> Any:
+        return self._tools.python(source, sample, item, self._deadline)
+
+    def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self._tools.chat(body, self._deadline)
+
+    def post(self, url: str, body: dict[str, Any], timeout_seconds: float) -> Any:
+        return self._tools.post(url, body, timeout_seconds, self._deadline)
 
 
 def _failure(error: NoUsableResponse | AddressRefused, error_type: ErrorType = ErrorType.other) -> GraderFailure:

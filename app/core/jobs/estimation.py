@@ -22,7 +22,7 @@ from app.core.estimates.worker_fit import Forecast, forecast
 from app.core.estimates.workload import Data
 from app.core.files.reading import sample_rows
 from app.core.files.tables import File
-from app.core.files.validation_report import FileReport, RowPlace
+from app.core.files.validation_report import FileReport
 from app.core.jobs.leases import Claim, update_owned
 from app.core.jobs.queries import job_file, job_of_project
 from app.core.jobs.tables import Job, JobAttempt
@@ -158,7 +158,7 @@ def _rows(store: BlobStore, file: File, report: FileReport) -> list[Row]:
     blob, _ = file.rows
     try:
         with store.open(blob) as stream:
-            return sample_rows(stream, report.places or (RowPlace(line=1, offset=0),))
+            return sample_rows(stream, report)
     except BlobMissing as error:
         raise InvalidRequest(error.message, param="training_file", code="invalid_file") from error
 

@@ -1,12 +1,15 @@
 """What a request body may cost, and when its sender is known."""
 
 import socket
+from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from tests.api.server import Server
+from app.api.middleware.body_limit import HELD_BYTES, JSON_BYTES
+from tests.api.server import Server, new_project
+from tests.waiting import eventually
 
 
 def post(server: Server, path: str, body: str, key: str | None = None) -> httpx.Response:
@@ -42,3 +45,20 @@ def test_too_many_members_are_refused(server: Server) -> None:
 def test_quotes_in_a_text_are_no_members(server: Server) -> None:
     body = '{"model": "' + '\\": ' * 30_000 + '"}'
     assert code(post(server, "/v1/fine_tuning/jobs", body, server.api_key)) != (400, "too_many_members")
+
+
+def test_bodies_in_progress_are_limited_by_project(server: Server) -> None:
+    def status(key: str) -> int:
+        return post(server, "/v1/fine_tuning/jobs/validate", "{}", key).status_code
+
+    head = "POST /v1/fine_tuning/jobs/validate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head += f"authorization: Bearer {server.api_key}\r\ncontent-length: {JSON_BYTES}\r\n\r\n"
+    address = urlsplit(server.url)
+    with ExitStack() as opened:
+        for _ in range(HELD_BYTES // JSON_BYTES + 1):
+            connection = socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=60)
+            opened.enter_context(connection)
+            connection.sendall(head.encode() + b" " * (JSON_BYTES - 1))  # the last byte is missing
+        assert connection.recv(4_096).startswith(b"HTTP/1.1 429")
+        assert status(new_project(server.database, "other")[1]) == 200
+    eventually(lambda: status(server.api_key) == 200)

@@ -1,5 +1,6 @@
 """Repeated requests take effect once."""
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 from openai import BadRequestError, ConflictError, InternalServerError, OpenAI, UnprocessableEntityError
 from sqlalchemy import Engine, event, select, text, update
 from sqlalchemy.orm import Session
+from starlette.types import Receive, Scope, Send
 
+from app.api.middleware.idempotency import Idempotency
 from app.core.accounts import idempotency
 from app.core.accounts.tables import IdempotentRequest
 from app.core.errors import DatabaseUnavailable
@@ -74,6 +77,40 @@ def test_a_hundred_at_once_make_one_job(server: Server, training_file: str) -> N
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
     assert len(job_ids(server.client())) == 1
+
+
+def test_repetitions_share_the_queries(server: Server) -> None:
+    inserted: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        inserted.extend(["row"] * statement.startswith("INSERT INTO idempotent_requests"))
+
+    async def check() -> None:
+        release = asyncio.Event()
+
+        async def slow(_scope: Scope, _receive: Receive, send: Send) -> None:
+            await release.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"{}"})
+
+        app = Idempotency(slow, server.database)
+        headers = keyed("k") | {"authorization": f"Bearer {server.api_key}"}
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://x", headers=headers, timeout=120
+        ) as http:
+            requests = [asyncio.create_task(http.post("/v1/a", json={})) for _ in range(20)]
+            while len(inserted) < 20 or not app._awaited:
+                await asyncio.sleep(0.01)  # polls: the statements run in other threads
+            assert len(app._awaited) == 1
+            release.set()
+            assert {answer.status_code for answer in await asyncio.gather(*requests)} == {200}
+            assert app._awaited == {}
+
+    event.listen(server.database.engine, "before_cursor_execute", note)
+    try:
+        asyncio.run(check())
+    finally:
+        event.remove(server.database.engine, "before_cursor_execute", note)
 
 
 def test_failed_request_runs_again(server: Server, client: OpenAI, training_file: str) -> None:

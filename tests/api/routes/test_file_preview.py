@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -9,8 +10,11 @@ import pytest
 from openai import BadRequestError, OpenAI
 from pyarrow import parquet as pq
 
+from app.api.token_lengths import LengthCache, MeasuredFile
 from app.core.chat import tokenizer
+from app.core.chat.encoding import RowRules
 from app.core.files import reading
+from app.core.files.validation_report import broken
 from tests.answers import answer_ids
 from tests.api.server import Server
 
@@ -160,3 +164,26 @@ def test_preview_shows_every_trained_turn(server: Server, client: OpenAI) -> Non
         "".join("".join(span["texts"]) for span in spans[:3]),
         "3<|im_end|>",
     ]
+
+
+def test_pages_of_long_rows_are_short(server: Server, client: OpenAI) -> None:
+    rows = [{"prompt": str(n), "completion": "x " * 60_000} for n in range(2)]
+    file_id = uploaded(server, client, jsonl(rows))
+    first = preview(client, file_id)
+    assert ([row["line"] for row in first["data"]], first["has_more"]) == ([1], True)
+    last = preview(client, file_id, after=1)
+    assert ([row["line"] for row in last["data"]], last["has_more"]) == ([2], False)
+
+
+def test_lengths_are_measured_once(server: Server) -> None:
+    content = jsonl(ROWS)
+    model = server.settings.models_dir / "tiny"
+    chat, cache = tokenizer.load(model), LengthCache()
+    rules = RowRules(turns="last", max_length=100)
+    report = broken(len(content), "").model_copy(update={"rows": len(ROWS)})
+    first = cache.lengths(MeasuredFile("file-1", report, model, {}, rules), io.BytesIO(content), chat)
+    assert len(first[0]) == len(ROWS)
+    shorter = MeasuredFile("file-1", report, model, {}, replace(rules, max_length=20))
+    assert cache.lengths(shorter, io.BytesIO(b""), chat) is first
+    for other in (replace(shorter, file_id="file-2"), replace(shorter, variables={"a": 1})):
+        assert cache.lengths(other, io.BytesIO(b""), chat) == ([], [])

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from app.core.deadline import Deadline
 from app.core.egress.client import AddressRefused, Egress, EgressFailed, ResponseTooLarge, check_url, dial
 from app.core.egress.ip_policy import PrivateHosts
 
@@ -335,3 +336,19 @@ def test_usable_urls_are_accepted() -> None:
     for url in ("https://a.example:8443/x?y", "https://93.184.215.14/", "http://10.0.0.1/", "http://judge.internal/"):
         assert str(check_url(url, allowed)) == url
     assert check_url("http://may-be-inside.example/", allowed).scheme == "http"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_expired_deadline_interrupts_a_read(scheme: str, tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    deadline, hung_up = Deadline(), threading.Event()
+
+    def never_answer(connection: socket.socket, _head: bytes) -> None:
+        threading.Timer(0.05, deadline.expire).start()
+        assert connection.recv(1) == b""
+        hung_up.set()
+
+    with tcp_server(never_answer, tls[0] if scheme == "https" else None) as port:
+        network = FakeNetwork(port, hooks_example=[PUBLIC])
+        with network.egress("hooks.example", ssl_context=tls[1]) as egress, pytest.raises(EgressFailed):
+            egress.request("GET", f"{scheme}://hooks.example/", timeout_seconds=600, max_bytes=1000, deadline=deadline)
+        assert hung_up.wait(60)

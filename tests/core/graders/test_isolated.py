@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from app.core.deadline import Deadline
 from app.core.graders import isolated
 from app.core.graders.isolated import IsolatedPool
 from app.core.graders.run import GraderPool, Sample
-from app.core.graders.types import ErrorType
+from app.core.graders.types import ErrorType, GraderFailure
 from app.core.spec.graders import MathGrader
 from tests.waiting import eventually
 
@@ -75,6 +76,33 @@ def test_interrupted_check_leaves_no_stale_reply(monkeypatch: pytest.MonkeyPatch
         assert tools.call("1/2", "$0.6$") is False
 
 
+def test_expired_deadline_kills_a_check() -> None:
+    """Also a call that waits for a process ends, and the pool stays usable."""
+    deadline = Deadline()
+    ended: list[ErrorType] = []
+
+    def hang() -> None:
+        with pytest.raises(GraderFailure) as caught:
+            tools.call("3", HANGING, deadline=deadline)
+        ended.append(caught.value.error_type)
+
+    with IsolatedPool("math", workers=1, limit_seconds=600) as tools:
+        assert tools.call("1/2", "$0.5$")
+        server = tools._server._process
+        assert server is not None
+        [busy] = children(server.pid)
+        threads = [threading.Thread(target=hang) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: cpu_ticks(busy) > 10)
+        deadline.expire()
+        for thread in threads:
+            thread.join(60)
+        assert ended == [ErrorType.unresponsive] * 2
+        wait_until_dead([busy])
+        assert tools.call("1/2", "$0.5$")
+
+
 def test_closed_pool_can_be_used_again() -> None:
     tools = IsolatedPool("math", workers=1, limit_seconds=20)
     assert tools.call("1/2", "$0.5$")
@@ -91,7 +119,7 @@ import threading, time
 from app.core.graders.isolated import IsolatedPool
 tools = IsolatedPool("math", workers=1, limit_seconds=600)
 threading.Thread(target=tools.call, args=("1/2", "$0.5$")).start()  # the starting thread ends at once
-while tools._slots.empty() or tools._server._process is None:
+while not tools._free or tools._server._process is None:
     time.sleep(0.05)
 print(tools._server._process.pid, flush=True)
 tools.call("3", r"$10^{10^{10^{10}}}$")

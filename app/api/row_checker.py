@@ -1,15 +1,18 @@
-"""Checks the rows of small files while clients wait: a few at once, each within a time budget."""
+"""Checks the rows of small files while clients wait, within a time budget."""
 
-import threading
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+
+from app.api.slow_work import SlowPools
 from app.core.chat import row_check, tokenizer
 from app.core.chat.tokenizer import UnusableTokenizer
 from app.core.db import Database
+from app.core.deadline import Deadline
 from app.core.files import uploads
 from app.core.files.tables import File, FileStatus
 from app.core.files.validation_report import FileReport
@@ -18,14 +21,13 @@ from app.core.jobs.row_checks import CheckError, CheckRequest, CheckResult
 from app.core.jobs.submission import JobRequest, Notice, ValidatedJob
 from app.core.models import registry
 from app.core.models.registry import BaseModel
-from app.core.spec.rows import Row, RowError, read_rows
+from app.core.spec.rows import RowError, read_rows
 from app.core.storage.blobs import BlobStore
 
-AT_ONCE: Final = 4
-"""Each check occupies a server thread for seconds."""
 MAX_ROWS: Final = 5_000
 MAX_BYTES: Final = 8_000_000
 SECONDS: Final = 3.0
+"""For each file."""
 
 
 @dataclass(frozen=True)
@@ -40,63 +42,64 @@ class CheckedRows:
     """What was not checked, and why."""
 
 
-class RowCheckPool:
-    """Checks rows in the server's own threads. Thread-safe."""
+class RowChecker:
+    """Checks the rows of jobs."""
 
-    def __init__(self, database: Database, store: BlobStore, models_dir: Path) -> None:
+    def __init__(self, database: Database, store: BlobStore, models_dir: Path, slow: SlowPools) -> None:
         self._database = database
         self._store = store
         self._models_dir = models_dir
-        self._slots = threading.BoundedSemaphore(AT_ONCE)
+        self._slow = slow
 
-    def of_job(self, project_id: str, request: JobRequest, validated: ValidatedJob) -> CheckedRows:
+    async def of_job(self, request: Request, project_id: str, job: JobRequest, validated: ValidatedJob) -> CheckedRows:
         """Find or make the checks of a job without problems. Files that are not validated yet are left to a worker."""
         if validated.base_model is None:
             return CheckedRows()
         model = registry.resolve(validated.base_model, self._models_dir)
-        file_ids = {"training_file": request.training_file, "validation_file": request.validation_file}
-        requests = row_checks.requests_of(
-            validated.spec, model, has_validation_file=request.validation_file is not None
+        has_validation_file = job.validation_file is not None
+        requests = await run_in_threadpool(
+            row_checks.requests_of, validated.spec, model, has_validation_file=has_validation_file
         )
         if not requests:
             return CheckedRows(notices=(_not_checked(model),))
-        deadline = time.monotonic() + SECONDS
+        file_ids = {"training_file": job.training_file, "validation_file": job.validation_file}
         results = {}
         for param, check in requests.items():
-            with self._database.transaction() as session:
-                file = uploads.find_file(session, project_id, file_ids[param] or "")
-                known = None if file is None else row_checks.find(session, file.id, check.key)
-            if file is not None and file.status == FileStatus.processed and file.report is not None:
-                results[param] = known or self._make(file, model, check, deadline)
+            file, known = await run_in_threadpool(self._find, project_id, file_ids[param] or "", check)
+            if file is None or file.status != FileStatus.processed or file.report is None:
+                continue
+            if known is None and _is_small(file):
+                work = partial(self._make, file, model, check)
+                known = await self._slow.rendering.run_if_free(request, project_id, work)
+            results[param] = known
         return CheckedRows(requests, results)
 
-    def _make(self, file: File, model: BaseModel, request: CheckRequest, deadline: float) -> CheckResult | None:
-        """Make and store a check of a small file; None if a worker has to make it."""
-        report = FileReport.model_validate(file.report)
-        if report.rows > MAX_ROWS or report.bytes > MAX_BYTES or not self._slots.acquire(blocking=False):
-            return None
+    def _find(self, project_id: str, file_id: str, check: CheckRequest) -> tuple[File | None, CheckResult | None]:
+        """Return the file and its stored check."""
+        with self._database.transaction() as session:
+            file = uploads.find_file(session, project_id, file_id)
+            return file, None if file is None else row_checks.find(session, file.id, check.key)
+
+    def _make(self, file: File, model: BaseModel, request: CheckRequest, deadline: Deadline) -> CheckResult | None:
+        """Make and store a check of a small file; None if it takes too long."""
         try:
             chat = tokenizer.load(model.directory).using(request.chat_template_kwargs)
-            with self._store.as_file(file.rows[0], lambda: None) as path:
-                counts = row_check.count_rows(_until(deadline, path), chat, request.row_rules)
+            limit = Deadline(deadline.left(SECONDS))
+            with limit.applied(), self._store.as_file(file.rows[0], lambda: None) as path:
+                counts = row_check.count_rows(read_rows(path), chat, request.row_rules)
             result = CheckResult(counts=counts)
         except UnusableTokenizer as error:
             result = CheckResult(error=CheckError(code=str(error.code), message=error.message))
         except (TimeoutError, RowError):
             return None
-        finally:
-            self._slots.release()
         with self._database.transaction() as session:
             row_checks.store(session, file.id, request, result)
         return result
 
 
-def _until(deadline: float, path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield the rows of a file. Raises `TimeoutError` after the deadline (of time.monotonic)."""
-    for row in read_rows(path):
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        yield row
+def _is_small(file: File) -> bool:
+    report = FileReport.model_validate(file.report)
+    return report.rows <= MAX_ROWS and report.bytes <= MAX_BYTES
 
 
 def _not_checked(model: BaseModel) -> Notice:

@@ -1,10 +1,13 @@
-"""Lints files while clients wait: a few at once, each within a time budget."""
+"""Lints files while clients wait, within a time budget."""
 
-import threading
-from typing import Final
+from functools import partial
 
+from fastapi import Request
+
+from app.api.slow_work import SlowPools
 from app.core.db import Database
-from app.core.errors import InvalidRequest, Overloaded
+from app.core.deadline import Deadline
+from app.core.errors import InvalidRequest
 from app.core.files import uploads
 from app.core.files.tables import File, FileStatus
 from app.core.files.validation_report import FileReport
@@ -18,60 +21,57 @@ from app.core.spec.job import GroupMethod, GroupMix, JobSpec
 from app.core.spec.rows import RowError
 from app.core.storage.blobs import BlobStore
 
-AT_ONCE: Final = 4
-"""Each lint occupies a server thread for seconds."""
 
+class Linter:
+    """Lints files with the server's own graders."""
 
-class LintPool:
-    """Lints files with the server's own graders. Thread-safe."""
-
-    def __init__(self, database: Database, store: BlobStore, tools: Toolbox) -> None:
+    def __init__(self, database: Database, store: BlobStore, tools: Toolbox, slow: SlowPools) -> None:
         self._database = database
         self._store = store
         self._tools = tools
-        self._slots = threading.BoundedSemaphore(AT_ONCE)
+        self._slow = slow
 
     def lint(
         self,
         file: File,
         grader: BaseGrader,
         mix: GroupMix,
+        deadline: Deadline,
         budget: Budget = WHILE_WAITING,
         *,
         until_signal: bool = False,
     ) -> LintReport:
-        """Return the report on a stored file.
+        """Return the report on a stored file. Call it in a pool of slow work.
 
-        Raises `InvalidRequest` if it is not valid training data, and `Overloaded` while too many lints run.
+        Raises `InvalidRequest` if it is not valid training data.
         """
         counts = _counts(file)
-        if not self._slots.acquire(blocking=False):
-            raise Overloaded("The server is linting too many other files. Try again in a few seconds.")
         try:
             with (
                 self._store.as_file(file.rows[0], lambda: None) as path,
-                GraderPool(grader, tools=self._tools) as pool,
+                GraderPool(grader, tools=self._tools, deadline=deadline) as pool,
             ):
                 return lint_file(path, counts, pool, mix, budget, until_signal=until_signal)
         except RowError as error:
             raise InvalidRequest(f"The file '{file.id}' has errors. {error}", code="invalid_file") from error
-        finally:
-            self._slots.release()
 
-    def of_job(self, project_id: str, spec: JobSpec, training_file: str) -> LintReport | None:
+    async def of_job(self, request: Request, project_id: str, spec: JobSpec, training_file: str) -> LintReport | None:
         """Return the report on a job's training file, or None if the file cannot be linted now.
 
         Raises as `submission.check_file`.
         """
-        file = self._ready(project_id, spec, training_file)
-        if file is None or not isinstance(spec.settings, GroupMethod) or not lint_queue.is_due(spec):
+        if not isinstance(spec.settings, GroupMethod) or not lint_queue.is_due(spec):
             return None
-        try:
-            return self.lint(file, spec.settings.grader, spec.settings.group)
-        except Overloaded:
-            return None
+        work = partial(self._of_job, project_id, spec, spec.settings, training_file)
+        return await self._slow.grading.run_if_free(request, project_id, work)
 
-    def sees_signal(self, project_id: str, spec: JobSpec, training_file: str) -> bool:
+    def _of_job(
+        self, project_id: str, spec: JobSpec, settings: GroupMethod, training_file: str, deadline: Deadline
+    ) -> LintReport | None:
+        file = self._ready(project_id, spec, training_file)
+        return None if file is None else self.lint(file, settings.grader, settings.group, deadline)
+
+    async def sees_signal(self, request: Request, project_id: str, spec: JobSpec, training_file: str) -> bool:
         """Return True if lint proves that the job can learn something; False leaves the decision to a worker's lint.
 
         Raises `InvalidRequest` with the code `no_contrast` if all rows were graded and none would teach anything.
@@ -79,13 +79,16 @@ class LintPool:
         """
         if not lint_queue.decides(spec) or not isinstance(spec.settings, GroupMethod):
             return False
+        work = partial(self._sees_signal, project_id, spec, spec.settings, training_file)
+        return bool(await self._slow.grading.run_if_free(request, project_id, work))
+
+    def _sees_signal(
+        self, project_id: str, spec: JobSpec, settings: GroupMethod, training_file: str, deadline: Deadline
+    ) -> bool:
         file = self._ready(project_id, spec, training_file)
         if file is None:
             return False
-        try:
-            report = self.lint(file, spec.settings.grader, spec.settings.group, BEFORE_ACCEPTING, until_signal=True)
-        except Overloaded:
-            return False
+        report = self.lint(file, settings.grader, settings.group, deadline, BEFORE_ACCEPTING, until_signal=True)
         if report.rows_graded == report.rows:
             lint_queue.refuse_if_nothing(report, spec)
         return report.signal_share_limit > 0
