@@ -1,6 +1,7 @@
 """Composition root of the API: `uvicorn --factory app.main:create_app`."""
 
 import gc
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -145,6 +146,10 @@ V1: Final = (
 
 GRADER_LIMIT_SECONDS: Final = 20.0
 """Limit for grading one answer while a client waits. The first use of a grader type also imports its libraries."""
+GRADER_NICENESS: Final = 10
+"""Requests of other callers come before the processes of graders."""
+SWITCH_SECONDS: Final = 0.001
+"""How long a thread that computes, such as a tokenizer's, may keep the event loop waiting."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -163,6 +168,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        sys.setswitchinterval(SWITCH_SECONDS)
         gc.freeze()  # excludes all objects that exist now from garbage collection: they live as long as the process
         async with app.state.engines:
             with shutdown.calling(app.state.hub.close):
@@ -201,7 +207,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.inference_threads = InferenceThreads()
     app.state.usage = Recorder(database)
     app.state.id_tokens = IdTokens(app.state.egress)
-    app.state.graders = Toolbox(_outside(settings), limit_seconds=GRADER_LIMIT_SECONDS)
+    app.state.graders = Toolbox(_outside(settings), limit_seconds=GRADER_LIMIT_SECONDS, niceness=GRADER_NICENESS)
     app.state.store = open_store(
         settings.storage_dir, settings.storage_url, settings.storage_endpoint, settings.storage_region
     )

@@ -85,12 +85,7 @@ def spec() -> JobSpec:
 def seed(database: Database, jobs: int, running: int, show_progress: Callable[[str], None]) -> SeededData:
     """Create `jobs` jobs of one project: `running` of them run and have some steps, one has a million steps."""
     show_progress(f"{jobs:,} jobs")
-    with database.transaction() as session:
-        session.add(Project(id="proj_bench", name="bench", max_requests_per_minute=1_000_000, max_queued_jobs=100_000))
-        session.flush()
-        key = api_keys.create_key(session, "proj_bench", "bench", granted=scopes.DEFAULT).text
-        session.execute(_JOBS, {"spec": json.dumps(spec().model_dump(mode="json", by_alias=True)), "jobs": jobs})
-        session.execute(_EVENTS)
+    key = seed_jobs(database, jobs)
     claims = [_start(database) for _ in range(running)]
     with database.transaction() as session:
         done = text("SELECT id FROM jobs WHERE status = 'succeeded' ORDER BY id LIMIT 1")
@@ -107,6 +102,17 @@ def seed(database: Database, jobs: int, running: int, show_progress: Callable[[s
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
     return SeededData(key, ids, unfinished_ids, long_job, claims)
+
+
+def seed_jobs(database: Database, jobs: int) -> str:
+    """Create the project `bench` with `jobs` jobs; return its key."""
+    with database.transaction() as session:
+        session.add(Project(id="proj_bench", name="bench", max_requests_per_minute=1_000_000, max_queued_jobs=100_000))
+        session.flush()
+        key = api_keys.create_key(session, "proj_bench", "bench", granted=scopes.DEFAULT).text
+        session.execute(_JOBS, {"spec": json.dumps(spec().model_dump(mode="json", by_alias=True)), "jobs": jobs})
+        session.execute(_EVENTS)
+    return key
 
 
 def _start(database: Database) -> leases.Claim:

@@ -41,11 +41,13 @@ class IsolatedPool:
     Thread-safe.
     """
 
-    def __init__(self, check: str, workers: int | None = None, limit_seconds: float = 5.0) -> None:
+    def __init__(
+        self, check: str, workers: int | None = None, limit_seconds: float = 5.0, *, niceness: int = 0
+    ) -> None:
         self.check = check
         self.workers = workers or default_workers()
         self.limit_seconds = limit_seconds
-        self._server = _Server(check)
+        self._server = _Server(check, niceness)
         self._free: list[_Worker | None] = [None] * self.workers
         """Idle processes; None for one that does not run yet."""
         self._freed = threading.Condition()
@@ -160,8 +162,8 @@ class _Worker:
 class _Server:
     """Return the fork server, which starts at the first spawn and again after it died."""
 
-    def __init__(self, check: str) -> None:
-        self._check = check
+    def __init__(self, check: str, niceness: int) -> None:
+        self._check, self._niceness = check, niceness
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -213,7 +215,7 @@ class _Server:
         self._stop()
         ours, theirs = socket.socketpair()
         with theirs:
-            arguments = [self._check, str(theirs.fileno()), str(os.getpid())]
+            arguments = [self._check, str(theirs.fileno()), str(os.getpid()), str(self._niceness)]
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "app.core.graders.isolated_server", *arguments],
                 pass_fds=[theirs.fileno()],

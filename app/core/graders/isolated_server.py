@@ -1,4 +1,4 @@
-"""The fork server: imports a check once and forks workers on request: `python -m ... CHECK FD PARENT_PID`.
+"""The fork server: imports a check once and forks workers on request: `python -m ... CHECK FD PARENT_PID NICENESS`.
 
 Importing sympy or nltk takes about a second and a fork milliseconds, so a hanging worker is cheap to kill and replace.
 The pool's own process cannot fork workers: it has threads, and often torch. Never import this module elsewhere.
@@ -87,6 +87,7 @@ def _die_with_parent(parent_pid: int) -> None:
 
 
 def main() -> None:
+    os.nice(int(sys.argv[4]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C; this process ends when the parent does
     logging.disable(logging.CRITICAL)  # math-verify warns that its time-outs are off; the pool's kill replaces them
     check = importlib.import_module(f"app.core.graders.checks.{sys.argv[1]}").check

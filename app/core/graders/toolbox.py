@@ -50,12 +50,20 @@ class Toolbox:
     """All tools; each starts on first use. Thread-safe; a context manager."""
 
     def __init__(
-        self, outside: ExternalServices | None = None, *, workers: int | None = None, limit_seconds: float = 5.0
+        self,
+        outside: ExternalServices | None = None,
+        *,
+        workers: int | None = None,
+        limit_seconds: float = 5.0,
+        niceness: int = 0,
     ) -> None:
-        """At most `workers` processes per kind of check, each with `limit_seconds` per call."""
+        """At most `workers` processes per kind of check, each with `limit_seconds` per call.
+
+        They leave the processors to this process if their `niceness` is positive.
+        """
         self.outside = outside or ExternalServices()
         self.workers = workers or default_workers()
-        self._limit_seconds = limit_seconds
+        self._limit_seconds, self._niceness = limit_seconds, niceness
         self._lock = threading.Lock()
         self._pools: dict[str, IsolatedPool] = {}
         self._sandbox: PythonSandbox | None = None
@@ -92,7 +100,9 @@ class Toolbox:
     def pool(self, check: str) -> IsolatedPool:
         """Return the process pool of a check."""
         with self._lock:
-            return self._pools.setdefault(check, IsolatedPool(check, self.workers, self._limit_seconds))
+            if check not in self._pools:
+                self._pools[check] = IsolatedPool(check, self.workers, self._limit_seconds, niceness=self._niceness)
+            return self._pools[check]
 
     def until(self, deadline: Deadline) -> "LimitedTools":
         """Return these tools with a deadline, which ends all their calls."""
