@@ -139,7 +139,12 @@ def attacks(target: Target) -> dict[str, Attack]:
         "lints of a long file": Attack(
             30, [target.post(f"/files/{target.long_file}/lint", body={"grader": REGEX["grader"]})]
         ),
-        "replays": Attack(20, [target.post(run, body=REGEX, headers={"idempotency-key": "again"})], patience=5),
+        "replays": Attack(
+            20, [target.post("/fine_tuning/jobs/validate", body={}, headers={"idempotency-key": "done"})]
+        ),
+        "replays of a running request": Attack(
+            20, [target.post(run, body=REGEX, headers={"idempotency-key": "again"})], patience=5
+        ),
         "readyz without a key": Attack(40, [target.get("/readyz", with_key=False)]),
         "ids with a NUL": Attack(4, [target.get("/v1/fine_tuning/jobs/%00")]),
     }
@@ -199,7 +204,7 @@ def _started(module: str, spec: dict[str, Any], directory: Path) -> Iterator[sub
 def _result(process: subprocess.Popen[str]) -> Any:
     output, _ = process.communicate()
     if process.returncode:
-        sys.exit(f"{process.args} failed.")
+        sys.exit(f"{process.args!r} failed.")
     return json.loads(output)
 
 

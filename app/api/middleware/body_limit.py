@@ -53,15 +53,21 @@ class BodyLimit:
         self._max_upload = max_file_bytes + FORM_OVERHEAD_BYTES
         self._public = frozenset(public)
         self._held: Counter[str] = Counter()
-        """Bytes by project; those of public paths under an empty name."""
+        """Bytes by project, from the moment when a request announces them."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         caller = scope.get("state", {}).get("principal")
-        project = "" if caller is None else caller.project_id
+        project = None if caller is None else caller.project_id
         body = _Body(scope["path"], *self._limit(scope["path"].rstrip("/")), self._held, project)
+        try:
+            await self._pass_on(body, scope, receive, send)
+        finally:
+            body.forget()
+
+    async def _pass_on(self, body: "_Body", scope: Scope, receive: Receive, send: Send) -> None:
         body.check(_declared(scope), 0)
 
         async def bounded_receive() -> Message:
@@ -75,11 +81,8 @@ class BodyLimit:
                 await send(message)
 
         if body.problem is None:
-            try:
-                with suppress(_Exceeded):
-                    await self._app(scope, bounded_receive, guarded_send)
-            finally:
-                body.forget()
+            with suppress(_Exceeded):
+                await self._app(scope, bounded_receive, guarded_send)
         if body.problem is not None:
             # Handlers send nothing before they have read the body. The server discards the rest of the body by itself.
             await respond(body.problem)(scope, receive, send)
@@ -98,10 +101,12 @@ class _Body:
     """Counts what has arrived of one body."""
 
     def __init__(
-        self, path: str, limit: int, max_members: int | None, advice: str, held: Counter[str], project: str
+        self, path: str, limit: int, max_members: int | None, advice: str, held: Counter[str], project: str | None
     ) -> None:
+        """`project`: whose bytes `held` counts; None for a caller without a key."""
         self.problem: GrouptuneError | None = None
-        self._held, self._project = held, project
+        self._held, self._project = held, None if max_members is None else project
+        self._own_held = 0
         self._path, self._limit, self._max_members, self._advice = path, limit, max_members, advice
         self._received = self._members = 0
 
@@ -110,13 +115,12 @@ class _Body:
         self._received += len(chunk)
         if self._max_members is not None:
             self._members += sum(chunk[at.start() - 1 : at.start()] != b"\\" for at in _MEMBER.finditer(chunk))
-            self._held[self._project] += len(chunk)
         self.check(self._received, self._members)
         if self.problem is not None:
             raise _Exceeded
 
     def check(self, received: int, members: int) -> None:
-        """Set `problem` past a limit."""
+        """Set `problem` past a limit. `received` bytes have arrived or are announced."""
         if received > self._limit:
             self.problem = PayloadTooLarge(
                 f"The request body is larger than the {self._limit:,} bytes that {self._path} accepts; {self._advice}."
@@ -126,16 +130,27 @@ class _Body:
                 f"The request body has more than {self._max_members:,} object members in all; {self._advice}.",
                 code="too_many_members",
             )
-        elif self._max_members is not None and self._held[self._project] > HELD_BYTES:
+        elif not self._hold(received):
             self.problem = TooManyBytesInProgress(
                 f"This project's requests in progress have bodies of more than {HELD_BYTES:,} bytes together. Send "
                 "fewer large ones at once."
             )
 
+    def _hold(self, size: int) -> bool:
+        """Count the body with at least `size` bytes; return False, and change nothing, if they are too many."""
+        more = size - self._own_held
+        if self._project is None or more <= 0:
+            return True
+        if self._held[self._project] + more > HELD_BYTES:
+            return False
+        self._held[self._project] += more
+        self._own_held = size
+        return True
+
     def forget(self) -> None:
         """Stop counting the body: its request has ended."""
-        if self._max_members is not None:
-            self._held[self._project] -= self._received
+        if self._project is not None and self._own_held:
+            self._held[self._project] -= self._own_held
             if not self._held[self._project]:
                 del self._held[self._project]
 

@@ -18,7 +18,7 @@ from app.core.accounts.tables import IdempotentRequest
 from app.core.errors import DatabaseUnavailable
 from tests.api.jobs import create
 from tests.api.server import Server, new_key
-from tests.waiting import eventually
+from tests.waiting import WAIT_SECONDS, eventually
 
 
 def keyed(key: str) -> dict[str, str]:
@@ -83,7 +83,7 @@ def test_repetitions_share_the_queries(server: Server) -> None:
     inserted: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        inserted.extend(["row"] * statement.startswith("INSERT INTO idempotent_requests"))
+        inserted.extend(["row"] * statement.startswith("INSERT INTO idempotency_keys"))
 
     async def check() -> None:
         release = asyncio.Event()
@@ -95,9 +95,12 @@ def test_repetitions_share_the_queries(server: Server) -> None:
 
         app = Idempotency(slow, server.database)
         headers = keyed("k") | {"authorization": f"Bearer {server.api_key}"}
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url="http://x", headers=headers, timeout=120
-        ) as http:
+        async with (
+            asyncio.timeout(WAIT_SECONDS),
+            httpx.AsyncClient(
+                transport=httpx.ASGITransport(app), base_url="http://x", headers=headers, timeout=120
+            ) as http,
+        ):
             requests = [asyncio.create_task(http.post("/v1/a", json={})) for _ in range(20)]
             while len(inserted) < 20 or not app._awaited:
                 await asyncio.sleep(0.01)  # polls: the statements run in other threads
