@@ -174,6 +174,8 @@ class _JobStream:
                 self._last_id = message.id
                 self._events.append(message.data)
             case "end":
+                if message.data.get("status") == "deleted":
+                    self._client.get(self._path)  # raises the server's 404
                 self.has_ended = True
             case _:  # a heartbeat: the queue position can change without a change of the job
                 if self._job.get("status") != "queued":

@@ -149,3 +149,13 @@ def test_timeout_during_silence() -> None:
         with pytest.raises(WaitTimeout):
             list(watch(client, "ftjob-1", pause=no_pause, timeout_seconds=0.5))
         is_over.set()
+
+
+def test_deletion_of_the_job_is_an_error() -> None:
+    replies = (
+        stream(state("running"), message("end", {"status": "deleted"})),
+        Reply(status=404, body=b'{"error": {"message": "The job does not exist"}}'),
+    )
+    with answering(*replies) as (client, seen), pytest.raises(ApiError, match="does not exist"):
+        followed(client)
+    assert [request.path for request in seen] == ["/v1/fine_tuning/jobs/ftjob-1/stream", "/v1/fine_tuning/jobs/ftjob-1"]
