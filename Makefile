@@ -93,6 +93,10 @@ MINUTES ?= 10
 chaos: setup ## Kill each component repeatedly and check that injected bugs are detected (MINUTES=2)
 	@OMP_NUM_THREADS=1 GROUPTUNE_CHAOS_MINUTES=$(MINUTES) $(BIN)/pytest -m chaos -q tests/chaos $(ARGS)
 
+.PHONY: soak
+soak: setup ## Load an installation, kill its processes, and check that nothing grows (MINUTES=2)
+	@OMP_NUM_THREADS=1 GROUPTUNE_SOAK_MINUTES=$(MINUTES) $(BIN)/pytest -m soak -q tests/soak $(ARGS)
+
 # vLLM pins other versions than ours, so it has an environment of its own (VLLM_VENV=/somewhere/else): 3.5 GB, two minutes.
 # torchvision, torchaudio and torchcodec from PyPI do not fit the CPU build of torch.
 VLLM_VENV ?= .venv-vllm

@@ -1,10 +1,7 @@
 """`make chaos`: tests that kill real components for a given time and write their figures to docs/reliability.md."""
 
 import json
-import os
-import platform
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -51,16 +48,9 @@ def pytest_sessionfinish() -> None:
     if not _RESULTS:
         return
     previous = json.loads(report.RESULTS.read_text(encoding="utf-8")) if report.RESULTS.exists() else {"rows": {}}
-    machine = f"{os.cpu_count()} threads, {_processor()}, Python {platform.python_version()}"
+    machine = report.machine()
     rows = previous["rows"] if previous.get("machine") == machine else {}
     rows |= {str(row): clock.figures for row, clock in _RESULTS.items()}
     results = {"machine": machine, "rows": {row: rows[row] for row in sorted(rows, key=int)}}
     report.RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     report.update()
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()

@@ -1,6 +1,8 @@
 """Renders the figures of the last chaos run as a table in docs/reliability.md; run as a program it updates the page."""
 
 import json
+import os
+import platform
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,9 +43,26 @@ def _formatted(value: Any) -> str:
 
 def page(text: str) -> str:
     """Return the page `text` with the figures of the last run."""
-    before, _, rest = text.partition(BEGIN)
+    return between(text, BEGIN, table(json.loads(RESULTS.read_text(encoding="utf-8"))))
+
+
+def between(text: str, begin: str, figures: str) -> str:
+    """Return `text` with other figures between the marker `begin` and the next end of figures."""
+    before, _, rest = text.partition(begin)
     after = rest.partition(END)[2]
-    return f"{before}{BEGIN}\n{table(json.loads(RESULTS.read_text(encoding='utf-8')))}\n{END}{after}"
+    return f"{before}{begin}\n{figures}\n{END}{after}"
+
+
+def machine() -> str:
+    """Describe the machine that the figures come from."""
+    return f"{os.cpu_count()} threads, {_processor()}, Python {platform.python_version()}"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def update() -> None:

@@ -1,4 +1,4 @@
-"""docs/reliability.md names existing tests for every row and shows the figures of the last chaos run."""
+"""docs/reliability.md names existing tests for every row and shows the figures of the last runs."""
 
 import re
 from typing import Final
@@ -7,6 +7,7 @@ from app.core.jobs.state_machine import AttemptOutcome
 from app.core.spec.reports import TrainerExit
 from tests.chaos import report
 from tests.docs.named_tests import DOCS, NAME, existing_tests, table_rows
+from tests.soak import report as soak_report
 
 PAGE: Final = DOCS / "reliability.md"
 ROWS: Final = 24
@@ -34,3 +35,4 @@ def test_outcomes_and_exit_codes_are_explained() -> None:
 
 def test_figures_match_the_last_run() -> None:
     assert report.page(text()) == text()
+    assert soak_report.page(text()) == text()
