@@ -156,6 +156,10 @@ class Installation:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return False
 
+    def open_kinds(self) -> list[str]:
+        """Return one line for each process: how many descriptors of which kind it has open."""
+        return [f"{name}: {dict(_kinds(process.pid))}" for name, process in self.processes()]
+
     def temporary_files(self) -> list[str]:
         """Return the paths of all files that are to be removed when nothing runs."""
         runs = [path for path in (self.state / "runs").rglob("*") if path.is_file() and path.name not in _KEPT]
@@ -191,6 +195,15 @@ def _figures(process: psutil.Process) -> dict[str, float]:
             "threads": process.num_threads(),
             "memory MB": round(process.memory_full_info().pss / 1e6, 1),
         }
+
+
+def _kinds(pid: int) -> Counter[str]:
+    """Count the descriptors of a process by kind: `socket`, `pipe`, `anon_inode` or the path of a file."""
+    kinds: Counter[str] = Counter()
+    for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(FileNotFoundError):
+            kinds[str(descriptor.readlink()).partition(":")[0]] += 1
+    return kinds
 
 
 def lowest(snapshots: list[Snapshot]) -> Snapshot:

@@ -63,7 +63,8 @@ def test_soak(installation: Installation) -> None:
     run_phase(installation, ledger, 60 * MINUTES * (1 - WARM_UP))
     end = settle(installation, ledger)
     assert_nothing_lost(installation, ledger)
-    assert (problems := growths(baseline, end)) == [], "\n".join([*problems, *installation.temporary_files()])
+    problems = growths(baseline, end)
+    assert problems == [], "\n".join([*problems, *installation.open_kinds(), *installation.temporary_files()])
     installation.is_flat = True
     report.write(round(time.monotonic() - started), ledger, installation.kills, baseline, end)
 
