@@ -170,6 +170,8 @@ class Engine:
         Raises `AdapterRefused`, `AdapterCheckFailed`, `EngineBusy` if all loaded adapters are in use, `UnknownToEngine`
         if the engine cannot see the files, and `EngineUnavailable`.
         """
+        if self.has_ready(files.name):  # another request has loaded it while this one waited for the files
+            return
         task = self._loading.get(files.name)
         if task is None:
             task = asyncio.create_task(self._load(files, base_name), name=f"load {files.name}")
