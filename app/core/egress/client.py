@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Final, Self
+from weakref import WeakSet
 
 import httpcore
 import httpx
@@ -163,12 +164,13 @@ class Egress:
         context = ssl_context or httpx.create_ssl_context()  # certifi's roots, or those of SSL_CERT_FILE
         self._transport = httpx.HTTPTransport(verify=context, trust_env=False)
         # Replace the pool: httpx offers no parameter for the backend that opens the connections.
+        self._backend = _PinnedBackend(self.allowed, resolve, connect)
         self._transport._pool = httpcore.ConnectionPool(
             ssl_context=context,
             max_connections=max_connections,
             max_keepalive_connections=max_connections,
             keepalive_expiry=30.0,
-            network_backend=_PinnedBackend(self.allowed, resolve, connect),
+            network_backend=self._backend,
         )
 
     def __enter__(self) -> Self:
@@ -180,8 +182,9 @@ class Egress:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections. Requests that still run fail with `EgressFailed`."""
         self._transport.close()
+        self._backend.close()
 
     def request(
         self,
@@ -247,6 +250,16 @@ class _PinnedBackend(httpcore.NetworkBackend):
         self._allowed = allowed
         self._resolve = resolve
         self._connect = connect
+        self._lock = threading.Lock()
+        self._open: WeakSet[_TimedStream] | None = WeakSet()
+        """The open connections; None once the client is closed."""
+
+    def close(self) -> None:
+        """Close all connections, also those that a request is just opening, which the pool does not know yet."""
+        with self._lock:
+            opened, self._open = self._open, None
+        for stream in opened or ():
+            stream.close()
 
     def connect_tcp(
         self,
@@ -260,10 +273,19 @@ class _PinnedBackend(httpcore.NetworkBackend):
         failure: httpcore.NetworkError | httpcore.TimeoutException = httpcore.ConnectError("it has no address")
         for address in self._addresses(host, port, call):
             try:
-                return _TimedStream(self._connect(address, port, min(CONNECT_SECONDS, call.left(timeout))))
+                stream = self._connect(address, port, min(CONNECT_SECONDS, call.left(timeout)))
+                return self._kept(_TimedStream(stream))
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
+
+    def _kept(self, stream: "_TimedStream") -> httpcore.NetworkStream:
+        with self._lock:
+            if self._open is not None:
+                self._open.add(stream)
+                return stream
+        stream.close()
+        raise httpcore.ConnectError("the client was closed")
 
     def _addresses(self, host: str, port: int, call: _Call) -> list[str]:
         """Resolve the host. Raises `AddressRefused` if any of its addresses is not allowed."""
@@ -296,6 +318,7 @@ class _TimedStream(httpcore.NetworkStream):
 
     def __init__(self, inner: httpcore.NetworkStream) -> None:
         self._inner = inner
+        self._is_closed = False
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         call = _call.get()
@@ -306,6 +329,7 @@ class _TimedStream(httpcore.NetworkStream):
         self._inner.write(buffer, _call.get().left(timeout))
 
     def close(self) -> None:
+        self._is_closed = True
         self._inner.close()
 
     def _shut_down(self) -> None:
@@ -316,7 +340,11 @@ class _TimedStream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        return _TimedStream(self._inner.start_tls(ssl_context, server_hostname, _call.get().left(timeout)))
+        self._inner = self._inner.start_tls(ssl_context, server_hostname, _call.get().left(timeout))
+        if self._is_closed:  # during the handshake
+            self._inner.close()
+            raise httpcore.ConnectError("the client was closed")
+        return self
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)

@@ -301,6 +301,22 @@ def test_connections_are_reused() -> None:
     assert len(network.dialled) == 1
 
 
+def test_close_reaches_a_connection_being_opened() -> None:
+    opened: list[httpcore.NetworkStream] = []
+
+    def connect(address: str, port: int, timeout: float | None) -> httpcore.NetworkStream:
+        opened.append(network.connect(address, port, timeout))
+        egress.close()
+        return opened[0]
+
+    with tcp_server(reply()) as port:
+        network = FakeNetwork(port, a_internal=["10.0.0.1"])
+        egress = Egress(PrivateHosts.parse(["a.internal"]), resolve=network.resolve, connect=connect)
+        with pytest.raises(EgressFailed, match="the client was closed"):
+            egress.request("GET", "http://a.internal/", timeout_seconds=5, max_bytes=10)
+    assert opened[0].get_extra_info("socket").fileno() == -1
+
+
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
