@@ -39,9 +39,10 @@ export function VirtualTable<T>({
       removeEventListener("resize", measure);
     };
   }, [height, items.length]);
+  // After every render: a page that brings no new items, because a stream brought them before, must not be the last.
   useEffect(() => {
     if (visible.last >= items.length) nearEnd?.();
-  }, [visible.last, items.length]);
+  });
   const shown = items.slice(visible.first, visible.last);
   return (
     <div class="rows" role="table" aria-label={label} aria-rowcount={items.length + 1}>
