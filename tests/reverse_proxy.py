@@ -22,6 +22,7 @@ def reverse_proxy(upstream: str, prefix: str, *, strip: bool) -> Iterator[str]:
 
     class Handler(StreamRequestHandler):
         def handle(self) -> None:
+            open_connections.add(self.connection)
             with suppress(OSError):
                 head = self._head()
                 if not head:  # browsers open connections in advance
@@ -34,7 +35,7 @@ def reverse_proxy(upstream: str, prefix: str, *, strip: bool) -> Iterator[str]:
                 kept = [line for line in head[1:] if not line.lower().startswith("connection:")]
                 lines = [f"{method} {path} {version}", *kept, "Connection: close", f"X-Forwarded-Prefix: {prefix}"]
                 with socket.create_connection((target.hostname, target.port)) as server:
-                    open_connections.update((server, self.connection))
+                    open_connections.add(server)
                     server.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
                     sending = threading.Thread(target=self._send_body, args=(server,))
                     sending.start()
@@ -42,7 +43,8 @@ def reverse_proxy(upstream: str, prefix: str, *, strip: bool) -> Iterator[str]:
                         self.connection.sendall(chunk)
                     self.connection.shutdown(socket.SHUT_RDWR)  # ends the other thread
                     sending.join()
-                    open_connections.difference_update((server, self.connection))
+                    open_connections.discard(server)
+            open_connections.discard(self.connection)
 
         def _head(self) -> list[str]:
             lines = []
