@@ -38,10 +38,10 @@ class Issuer:
     def answer(self, request: Received) -> Reply:
         if self.is_away:
             return Reply(b"", 500)
-        if request.path == "/.well-known/openid-configuration":
+        if request.path.endswith("/.well-known/openid-configuration"):
             configuration = {"issuer": self.claims_to_be or self.url, "jwks_uri": f"{self.url}/jwks"}
             return Reply(json.dumps(configuration).encode())
-        if request.path == "/jwks":
+        if request.path.endswith("/jwks"):
             self.key_requests += 1
             return Reply(json.dumps({"keys": [self._public(name) for name in self.keys]}).encode())
         query = parse_qs(urlsplit(request.path).query)  # the token service of a GitHub runner
@@ -82,5 +82,5 @@ def running_issuer() -> Iterator[Issuer]:
     """An issuer that answers."""
     issuer = Issuer()
     with http_server(issuer.answer) as url:
-        issuer.url = url.rstrip("/")
+        issuer.url = url.rstrip("/") + f"/{uuid.uuid4().hex}"  # keys are cached by URL, and ports are used again
         yield issuer
