@@ -57,7 +57,7 @@ def test_a_job_without_gates_has_none(client: OpenAI, training_file: str) -> Non
         ({"gates": ["fast"]}, "gates.0", "is not a gate"),
         ({"gates": [ACCURACY]}, "gates.0", "send a validation_file"),
         ({"gates": [ACCURACY] * 17}, "gates", "16"),
-        ({"alias": "Prod!"}, "alias", "pattern"),
+        ({"alias": "Prod!"}, "alias", "should match"),
         ({"alias": "tiny"}, "alias", "names a base model"),
     ],
 )
