@@ -1,5 +1,6 @@
 """Every page in both themes and two widths, checked by axe and captured in screenshots."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -182,26 +183,26 @@ def test_pages_are_accessible(page: Page, root: str, sign_in: SignIn, picture: P
         if page.evaluate(f"{moving}.length"):
             findings.append((path, "animates although reduced motion is requested"))
         picture(page, f"{name}-light")
-        page.emulate_media(color_scheme="dark")
-        expect(page.locator("html")).to_have_attribute("data-theme", "dark")
-        findings += [(path, "dark", *violation) for violation in violations(page, "color-contrast")]
-        picture(page, f"{name}-dark")
         page.set_viewport_size(PHONE)  # type: ignore[arg-type]
         overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         if overflow > 0:
             findings.append((path, "wider than a phone by", overflow))
-        picture(page, f"{name}-dark-narrow")
-        page.emulate_media(color_scheme="light")
-        expect(page.locator("html")).to_have_attribute("data-theme", "light")
         picture(page, f"{name}-light-narrow")
         page.set_viewport_size(WIDE)  # type: ignore[arg-type]
+        page.get_by_role("button", name="Use dark colours").click()
+        findings += [(path, "dark", *violation) for violation in violations(page, "color-contrast")]
+        picture(page, f"{name}-dark")
+        page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+        picture(page, f"{name}-dark-narrow")
+        page.set_viewport_size(WIDE)  # type: ignore[arg-type]
+        page.get_by_role("button", name="Use light colours").click()
     assert not findings, "\n".join(map(str, findings))
 
 
 @pytest.mark.usefixtures("tour")
 def test_usage_names_models_and_keys(page: Page, sign_in: SignIn) -> None:
     sign_in(page, "/ui/usage")
-    expect(page.locator(".usage .legend")).to_contain_text("3 others")
+    expect(page.locator(".usage .legend")).to_contain_text(re.compile(r"[1-9]\d* others"))
     table = page.get_by_role("region", name="Usage")
     expect(table.get_by_role("link", name="tiny", exact=True)).to_have_attribute("href", "/ui/models/tiny")
     page.get_by_label("Group", exact=True).select_option(label="By API key")
