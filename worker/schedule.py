@@ -72,7 +72,7 @@ class Schedule:
                 sweep.run()
         except (DatabaseUnavailable, StorageUnavailable) as error:
             log.warning("sweep.unavailable", sweep=sweep.name, error=error.message)
-        except Exception:
+        except Exception:  # a fault in one run must not end the thread, and with it all later runs
             log.exception("sweep.failed", sweep=sweep.name)
         else:
             return 0.0

@@ -26,7 +26,7 @@ with scratch_directory("test") as directory:
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The system's temporary directory, for this process and its children."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "tempdir", None)  # the library's cache of TMPDIR
     return tmp_path
 
 

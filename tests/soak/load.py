@@ -101,7 +101,7 @@ class Client:
             response = self.send("POST", path, headers=headers, **options)
             if response is not None and response.status_code not in (429, 503):
                 return response.json() if response.status_code in (200, 201) else None
-            time.sleep(RETRY_SECONDS)
+            time.sleep(RETRY_SECONDS)  # not until `stop`: what was sent needs an answer even then
         raise TimeoutError(f"POST {path} had no final answer for {AWAY_SECONDS:g} s")
 
     def lines(self, method: str, path: str, seconds: float | None = None, **options: Any) -> Iterator[str]:
@@ -201,7 +201,7 @@ def train(client: Client) -> None:
         job for job in ledger.jobs if (client.get(f"/fine_tuning/jobs/{job}") or {}).get("status") in UNFINISHED
     ]
     if len(unfinished) >= AT_ONCE:
-        time.sleep(0.5)
+        client.stop.wait(0.5)
         return
     content = rows(16)
     file = _upload(client, content)
@@ -235,7 +235,7 @@ def train(client: Client) -> None:
 def follow(client: Client) -> None:
     """Follow a job to its end and resume after cuts: every event once, in order. Or hang up."""
     if not client.ledger.jobs:
-        time.sleep(0.5)
+        client.stop.wait(0.5)
         return
     job_id = random.choice(client.ledger.jobs[-4:])  # noqa: S311
     seconds = random.choice([None, any_moment(4)])  # noqa: S311
@@ -255,7 +255,7 @@ def follow(client: Client) -> None:
                 break
         except httpx.TransportError:
             cuts += 1
-        time.sleep(RETRY_SECONDS)
+        client.stop.wait(RETRY_SECONDS)
         ids = [entry.removeprefix("id: ") for entry in ids]
     client.ledger.counts["streams"] += 1
     client.ledger.counts["streams resumed"] += cuts
@@ -271,7 +271,7 @@ def watch(client: Client) -> None:
                 return
     except httpx.TransportError:
         client.ledger.cut += 1
-        time.sleep(RETRY_SECONDS)
+        client.stop.wait(RETRY_SECONDS)
     client.ledger.counts["streams"] += 1
 
 
@@ -290,10 +290,10 @@ def chat(client: Client) -> None:
             last = line or last
     except httpx.TransportError:
         client.ledger.counts["chats cut"] += 1
-        time.sleep(RETRY_SECONDS)
+        client.stop.wait(RETRY_SECONDS)
         return
     if not last:
-        time.sleep(RETRY_SECONDS)  # refused: no engine for the moment
+        client.stop.wait(RETRY_SECONDS)  # refused: no engine for the moment
         return
     client.ledger.counts["chats"] += 1
     if seconds is None and last != "data: [DONE]" and '"error"' not in last:
