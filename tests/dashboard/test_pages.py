@@ -13,7 +13,7 @@ from openai import OpenAI
 from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
-from app.core.accounts.tables import ApiKey, Project
+from app.core.accounts.tables import ApiKey
 from app.core.db import Database
 from app.core.inference import usage
 from app.local.stack import Stack
@@ -130,8 +130,7 @@ def add_usage(stack: Stack) -> None:
     database = Database(stack.database_url)
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     with database.transaction() as session:
-        project_id = session.scalars(select(Project.id)).one()
-        key_id = session.scalars(select(ApiKey.id).where(ApiKey.name == BOOTSTRAP)).one()
+        key_id, project_id = session.execute(select(ApiKey.id, ApiKey.project_id).where(ApiKey.name == BOOTSTRAP)).one()
         rows = [
             {
                 "start": today - timedelta(days=day),
