@@ -7,6 +7,7 @@ import gc
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -230,8 +231,11 @@ def _fixtures(item: pytest.Item) -> set[str]:
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
     """Files that start processes or take seconds go first, so that no core is idle while another one works them off.
 
-    Those that share an installation go before the others: after them it can stop.
+    Those that share an installation go before the others: after them it can stop. Raises `UsageError` for two tests
+    of one id, of which pytest-xdist would run only one.
     """
+    if repeated := [node_id for node_id, count in Counter(item.nodeid for item in items).items() if count > 1]:
+        raise pytest.UsageError(f"Several tests have the same id: {', '.join(repeated)}")
     sharing = {item.path for item in items if "stack" in _fixtures(item)}
     slow = {item.path for item in items if SLOW & _fixtures(item) or item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path not in sharing, item.path not in slow))
