@@ -16,6 +16,8 @@ from app.core.errors import InvalidRequest
 
 _ANY: Final = r"/(?s:.*)/"
 _SPACE: Final = r"/[ \n]{0,4}/"
+_OPTIONS: Final = "x-guidance"
+"""Keyword at the top of a schema that sets options of llguidance, such as whitespace; elsewhere it has no effect."""
 _WHITESPACE: Final = {"whitespace_pattern": r" |\n[ \t]{0,32}"}
 """Whitespace between the tokens of JSON: enough for indented text, and too little to fill an answer."""
 _NO_PARAMETERS: Final = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -63,10 +65,16 @@ def structured_outputs(
     """Return what an engine needs to enforce the form of an answer, or None if any text will do.
 
     `schema` is the JSON schema of the text. Raises `InvalidRequest` if the model writes calls in a format that no
-    grammar here describes.
+    grammar here describes, or if a schema sets options of the grammar.
     """
     has_calls = calls.mode == CallMode.required or (calls.mode == CallMode.auto and bool(calls.allowed))
     enforces_calls = has_calls and (calls.mode == CallMode.required or calls.is_strict or schema is not None)
+    _check_options(schema, "The JSON schema of the answer", "response_format")
+    for tool in calls.allowed if enforces_calls else ():
+        function = tool["function"]
+        _check_options(
+            function.get("parameters"), f"The schema of the function '{function['name']}'", calls.tools_param
+        )
     form = tokenizer.answer_format
     if not enforces_calls:
         if schema is None:
@@ -74,6 +82,12 @@ def structured_outputs(
         if form.thoughts is None and not form.content_start.strip():
             return {"grammar": _Grammar(tokenizer).text(schema)}
     return {"grammar": _Grammar(tokenizer).answer(schema, calls if enforces_calls else None)}
+
+
+def _check_options(schema: dict[str, Any] | None, what: str, param: str) -> None:
+    if schema is not None and _OPTIONS in schema:
+        message = f"{what} has the keyword '{_OPTIONS}', whose options only the server may set. Remove the keyword."
+        raise InvalidRequest(message, param=param, code="invalid_structured_output")
 
 
 def uncompiled_schema(grammar: str, error: str, calls: CallRules) -> tuple[str, str] | None:
@@ -207,7 +221,7 @@ class _Grammar:
         return f"<[{part}]>" if isinstance(part, int) else json.dumps(part, ensure_ascii=False)
 
     def _json(self, schema: dict[str, Any], rule: str = "json") -> str:
-        return self._rule(rule, f"%json {json.dumps({'x-guidance': _WHITESPACE} | schema)}")
+        return self._rule(rule, f"%json {json.dumps({**schema, _OPTIONS: _WHITESPACE})}")
 
     def _rule(self, name: str, body: str, options: str = "") -> str:
         name = f"{name}{len(self._rules)}"

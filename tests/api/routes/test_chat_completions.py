@@ -179,6 +179,10 @@ def test_bad_schema_is_refused(client: OpenAI) -> None:
     with pytest.raises(BadRequestError, match="The parameters of the function 'x' cannot be compiled") as refused:
         ask(client, model="tools", tools=[tool], tool_choice="required")
     assert refused.value.param == "tools"
+    options = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"x-guidance": {}}}}
+    with pytest.raises(BadRequestError, match="has the keyword 'x-guidance'") as refused:
+        ask(client, model="tools", response_format=options)
+    assert (refused.value.code, refused.value.param) == ("invalid_structured_output", "response_format")
 
 
 def test_required_call_is_made(client: OpenAI) -> None:

@@ -171,6 +171,11 @@ def test_a_conversation_is_sent_as_items(client: OpenAI) -> None:
             "text.format",
             "invalid_structured_output",
         ),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"x-guidance": {}}}}},
+            "text.format",
+            "invalid_structured_output",
+        ),
         ({"reasoning": {"effort": "low"}}, "reasoning.effort", "unsupported_parameter"),
         ({"messages": []}, "messages", "invalid_request"),
     ],

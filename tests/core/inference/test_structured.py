@@ -105,6 +105,49 @@ def test_json_has_little_whitespace(name: str) -> None:
         assert not accepts(name, grammar, f'{{"sums":{space}[]}}')
 
 
+@pytest.mark.parametrize("name", ["trl/qwen2_5", "axolotl/deepseek_v3"])
+def test_schema_cannot_set_options_of_the_grammar(name: str) -> None:
+    tokenizer = chat_templates.tokenizer(name)
+    schema: dict[str, Any] = SCHEMA | {"x-guidance": {"whitespace_flexible": True}}
+    tool = {"type": "function", "function": {"name": "go", "parameters": schema}}
+    calls = CallRules(CallMode.required, (*ALL, tool), tools_param="functions")
+    for answer_schema, rules, expected in (
+        (schema, CallRules(CallMode.none), ("The JSON schema of the answer", "response_format")),
+        (schema, CallRules(CallMode.auto, ALL), ("The JSON schema of the answer", "response_format")),
+        (None, calls, ("The schema of the function 'go'", "functions")),
+    ):
+        with pytest.raises(InvalidRequest, match="has the keyword 'x-guidance'") as refused:
+            structured_outputs(tokenizer, answer_schema, rules)
+        assert (refused.value.message.split(" has ")[0], refused.value.param) == expected
+    assert structured_outputs(tokenizer, None, CallRules(CallMode.auto, (tool,))) is None
+
+
+def test_options_below_the_top_have_no_effect() -> None:
+    inner: dict[str, Any] = SCHEMA | {"x-guidance": {"whitespace_flexible": True}}
+    for schema in (
+        {"$ref": "#/$defs/sum", "$defs": {"sum": inner}},
+        {"$ref": "https://example.com/sum", "$defs": {"sum": inner | {"$id": "https://example.com/sum"}}},
+        {"allOf": [inner]},
+        {"anyOf": [inner, {"type": "null"}]},
+        SCHEMA | {"properties": {"sum": {"type": "integer", "x-guidance": {}}, "x-guidance": {"type": "null"}}},
+    ):
+        grammar = structured_outputs(chat_templates.tokenizer("trl/qwen2_5"), schema, CallRules(CallMode.none))
+        assert accepts("trl/qwen2_5", grammar, '{"sum": 4}')
+        assert not accepts("trl/qwen2_5", grammar, '{"sum":   4}')
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9/schema", "file:///etc/hosts", "other.json#/a", "#/$defs/none"])
+def test_schema_refers_to_itself_only(uri: str) -> None:
+    """An engine reads no file and sends no request for a schema."""
+    schema = {"type": "object", "properties": {"a": {"$ref": uri}}}
+    outputs = structured_outputs(chat_templates.tokenizer("trl/qwen2_5"), schema, CallRules(CallMode.none))
+    assert outputs is not None
+    error = LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(outputs["grammar"]))
+    message, param = uncompiled_schema(outputs["grammar"], error, CallRules(CallMode.none)) or ("", "")
+    assert param == "response_format"
+    assert "does not fetch resources" in message or "does not exist" in message
+
+
 def test_schema_that_does_not_compile_is_named() -> None:
     tokenizer = chat_templates.tokenizer("trl/qwen2_5")
     wrong = {"type": "object", "properties": {"at": {"type": "place"}}}
