@@ -78,7 +78,7 @@ class ChatAnswer:
                 choice.has_started = True
                 yield self._chunk(delta.index, {"role": "assistant", "content": "", "refusal": None})
             choice.logprobs += self._shown(delta)
-            read = choice.reader.finish(delta.text) if delta.finish_reason else choice.reader.feed(delta.text)
+            read = _finished(choice.reader, delta) if delta.finish_reason else choice.reader.feed(delta.text)
             for written in self._deltas(choice, read):
                 yield self._chunk(delta.index, written, self._taken(choice))
             if delta.finish_reason:
@@ -98,7 +98,7 @@ class ChatAnswer:
 
     def _whole_choice(self, choice: ChoiceDelta) -> Json:
         state = self._choice(choice.index)
-        read = state.reader.finish(choice.text)
+        read = _finished(state.reader, choice)
         state.reasoning.append(read.reasoning)
         message: Json = {
             "role": "assistant",
@@ -179,6 +179,10 @@ class ChatAnswer:
         written = self._tokens.of(token_id)
         text = written.decode(errors="replace")
         return {"token": text, "logprob": max(logprob, _LEAST_LOGPROB), "bytes": list(written)}
+
+
+def _finished(reader: AnswerStream, choice: ChoiceDelta) -> AnswerDelta:
+    return reader.finish(choice.text, is_cut=choice.finish_reason == "length")
 
 
 def _call(call: Call) -> Json:

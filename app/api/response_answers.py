@@ -54,11 +54,12 @@ class ResponseAnswer:
         if choice.finish_reason is None:
             yield from self._read(self._reader.feed(choice.text))
             return
-        yield from self._read(self._reader.finish(choice.text))
+        is_cut = choice.finish_reason == "length"
+        yield from self._read(self._reader.finish(choice.text, is_cut=is_cut))
         if not self._output and self._open is None:
             yield from self._start("message")  # an empty answer is a message without text
         yield from self._close()
-        yield self._end(choice.finish_reason == "length")
+        yield self._end(is_cut)
 
     def _read(self, read: AnswerDelta) -> Iterator[Json]:
         if read.reasoning:
@@ -115,7 +116,7 @@ class ResponseAnswer:
         return self._event("response.output_item.done", output_index=len(self._output) - 1, item=item)
 
     def _end(self, is_cut: bool) -> Json:
-        if is_cut:  # the last item is the one that was cut
+        if is_cut and self._output[-1]["type"] != "function_call":  # calls are whole, or left out
             self._output[-1]["status"] = "incomplete"
         self._response |= {
             "status": "incomplete" if is_cut else "completed",

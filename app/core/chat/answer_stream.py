@@ -16,6 +16,7 @@ from app.core.chat.literals import read_json, skip_space
 _MAX_MALFORMED: Final = 32
 """Unreadable calls of one text after which the rest is plain text; keeps reading linear in the text's length."""
 _NEVER: Final = r"(?!)"
+_PART_OF_MARK: Final = re.compile(r"\w[^\w\s]|[^\w\s]\w")
 _GUARD: Final = "\0"
 """Stands for the text that is still missing, so that a pattern for the end of a text does not match its current end."""
 
@@ -131,7 +132,7 @@ class AnswerStream:
         self._text = marks.opened if opened is None else opened
         self._at = 0
         """Position in `_text`: everything before it is decided."""
-        self._is_ended = False
+        self._is_ended = self._is_cut = False
         self._has_thoughts = self._has_calls = self._is_past_end = False
         self._is_following = False
         """Whether the call that is being read directly follows another one."""
@@ -151,9 +152,13 @@ class AnswerStream:
         written = self._written
         return AnswerDelta("".join(written.reasoning), "".join(written.content), tuple(written.calls))
 
-    def finish(self, text: str = "") -> AnswerDelta:
-        """Return what `text`, the last part of the answer, adds, and what was held back."""
-        self._is_ended = True
+    def finish(self, text: str = "", *, is_cut: bool = False) -> AnswerDelta:
+        """Return what `text`, the last part of the answer, adds, and what was held back.
+
+        `is_cut`: the model had no tokens left. An unfinished call is then left out: clients would show it as text, or
+        call a function with a part of its arguments.
+        """
+        self._is_ended, self._is_cut = True, is_cut
         return self.feed(text)
 
     def _forget(self, count: int) -> None:
@@ -247,6 +252,8 @@ class AnswerStream:
             self._written.calls += found[:1] if self._ends_with_call else found
             self._start_piece_after_call(end)
             self._advance = self._drop if self._ends_with_call else self._write
+        elif self._is_cut and self._calls.names_function(self._text, self._at, self._types):
+            self._advance = self._drop
         else:
             self._write_all()
         return True
@@ -287,16 +294,20 @@ class AnswerStream:
 
     def _write_rest(self) -> None:
         stop = len(self._text)
-        if not self._is_ended:
-            undecided = self._marks.undecided(after_call=self._has_calls).search(self._text, self._at)
-            stop = undecided.start() if undecided else stop
-        elif self._has_calls and self._calls and (closing := self._calls.closing.strip()):
+        undecided = self._marks.undecided(after_call=self._has_calls).search(self._text, self._at)
+        if undecided and (not self._is_ended or self._is_cut_mark(undecided[0])):
+            stop = undecided.start()
+        elif self._is_ended and self._has_calls and self._calls and (closing := self._calls.closing.strip()):
             rest = self._text[self._at :].rstrip()
             stop = self._at + len(rest.removesuffix(closing))
         self._add(self._text[self._at : stop])
         self._at = len(self._text) if self._is_ended else stop
         if self._is_ended:
             self._end_piece()
+
+    def _is_cut_mark(self, text: str) -> bool:
+        """Return whether the end of an answer that was cut is a part of a mark, and not just a word or a bracket."""
+        return self._is_cut and self._calls is not None and _PART_OF_MARK.search(text) is not None
 
     def _add(self, text: str) -> None:
         if self._is_past_end:
@@ -318,9 +329,13 @@ class AnswerStream:
         try:
             call, end = self._calls.read(source, self._at, self._types)
         except ValueError:
-            if not self._is_ended and self._calls.syntax.may_start(self._text, self._at):
+            may_start = self._calls.syntax.may_start(self._text, self._at)
+            if may_start and not self._is_ended:
                 return False
-            self._refuse_call()
+            if may_start and self._is_cut:
+                self._advance = self._drop
+            else:
+                self._refuse_call()
         else:
             self._written.calls.append(call)
             self._start_piece_after_call(end)
@@ -358,7 +373,8 @@ class AnswerStream:
 
     def _follow_call(self) -> bool:
         """Read what stands behind a call: the closing mark, another call, or text."""
-        found = self._calls.follow(self._text, self._at, is_ended=self._is_ended) if self._calls else (self._at, False)
+        is_ended = self._is_ended and not self._is_cut
+        found = self._calls.follow(self._text, self._at, is_ended=is_ended) if self._calls else (self._at, False)
         if found is None:
             return False
         after, self._is_following = found

@@ -208,6 +208,13 @@ class CallFormat:
         """Whether something announces a call; otherwise only a whole answer can be one."""
         return bool((self.opening + self.head).strip())
 
+    def names_function(self, text: str, at: int, types: Types) -> bool:
+        """Return whether an unfinished object starts like a call of a declared function."""
+        key = self.syntax.name_key if isinstance(self.syntax, JsonObject) else ""
+        head = atoms(f'{{ "{key}" : "')
+        names = [[*head, *map(re.escape, name), '"'] for name in types]
+        return any(re.compile(rf"{''.join(name)}|{prefixes(name)}\Z").match(text, at) for name in names)
+
     def section(self, text: str, at: int, types: Types) -> tuple[list[Call], int]:
         """Read calls that follow each other; return them and the position after the last."""
         calls: list[Call] = []

@@ -197,6 +197,19 @@ def test_required_call_is_made(client: OpenAI) -> None:
     assert named.choices[0].finish_reason == "stop"
 
 
+def test_cut_call_is_left_out(client: OpenAI) -> None:
+    options: dict[str, Any] = {"model": "tools", "tools": [TOOL], "tool_choice": "required", "max_tokens": 30}
+    options |= {"logit_bias": NO_SPACE, "logprobs": True}
+    whole = ask(client, **options).choices[0]
+    assert "".join(token.token for token in whole.logprobs.content).startswith("<tool_call>")  # type: ignore[union-attr]
+    assert (whole.finish_reason, whole.message.content, whole.message.tool_calls) == ("length", "", None)
+    with client.chat.completions.create(messages=QUESTION, stream=True, **options) as stream:
+        chunks = [chunk.choices[0] for chunk in stream]
+    assert [chunk.delta.content or "" for chunk in chunks] == [""] * len(chunks)
+    assert [chunk.delta.tool_calls for chunk in chunks] == [None] * len(chunks)
+    assert chunks[-1].finish_reason == "length"
+
+
 def test_calls_are_streamed_and_parsed(client: OpenAI) -> None:
     options: Any = {"model": "tools", "messages": QUESTION, "tools": [TOOL], "tool_choice": "required"}
     options |= {"logit_bias": NO_SPACE, "max_tokens": 200, "parallel_tool_calls": False}

@@ -118,6 +118,42 @@ def test_call_is_reported_when_complete(name: str) -> None:
     assert [call.name for call in stream.feed(text[:at]).calls] == ["get_weather"]
 
 
+@pytest.mark.parametrize("name", WITH_CALLS)
+def test_cut_call_is_left_out(name: str) -> None:
+    """Wherever the tokens run out, neither marks nor parts of a call are shown."""
+    content = None if base(name) in CALL_OR_TEXT else "Rain."
+    pairs = [("get_weather", {"town": "Oban", "days": 2}), ("find-harbour", {"days": 2})]
+    text = written(name, {"content": content, "tool_calls": calls(*pairs[: 1 if base(name) in ONE_CALL else 2])})
+    last = max(text.rfind(part) for part in ("2", "harbour"))
+    start = text.index("Rain.") + len("Rain.") if content else text.index("get_weather")
+    for end in range(start, last):
+        cut = answer_format(name).stream(TOOLS).finish(text[:end], is_cut=True)
+        rest = cut.content.strip().removeprefix(content or "").strip()
+        assert re.fullmatch(r"\w*|[^\w\s]*", rest), text[:end]  # one that is no mark yet
+        assert [call.name for call in cut.calls] in ([], ["get_weather"]), text[:end]
+        stream = answer_format(name).stream(TOOLS)
+        deltas = [stream.feed(character) for character in text[:end]]
+        assert joined([*deltas, stream.finish(is_cut=True)]) == joined([cut])
+
+
+@pytest.mark.parametrize("text", ["If a <", "Go to", "See [", 'Write <tool_call> and "', "Rain. \n", "{2, 3"])
+def test_cut_text_is_kept(text: str) -> None:
+    for name in ("trl/qwen2_5", "trl/gptoss", "axolotl/mistral_v3_tekken", "trl/llama3_1"):
+        assert answer_format(name).stream(TOOLS).finish(text, is_cut=True).content == text
+
+
+def test_cut_object_is_kept_unless_it_calls() -> None:
+    """Llama writes calls without a mark."""
+    for text, is_kept in (
+        ('{"name": "Oban", "par', True),
+        ('{"town": "O', True),
+        ('{"name": "get_weather", "par', False),
+    ):
+        stream = answer_format("trl/llama3_1").stream(TOOLS)
+        assert bool(stream.finish(text, is_cut=True).content) == is_kept
+        assert answer_format("trl/llama3_1").stream(TOOLS).finish(text).content == text
+
+
 def test_call_in_the_prose_does_not_stop_the_stream() -> None:
     stream = answer_format("trl/qwen2_5").stream(TOOLS)
     assert stream.feed("Write <tool_call> and").content == "Write <tool_call> and"
