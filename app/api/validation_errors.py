@@ -42,6 +42,9 @@ _KINDS: Final = {
 }
 """Pydantic's errors of a value of the wrong type, in the words of JSON."""
 _SHOWN: Final = 60
+"""Characters of a wrong value that a message shows."""
+MAX_ERRORS: Final = 200
+"""The errors that are explained. A list of ten thousand wrong items has as many."""
 
 
 def explain(errors: Sequence[Mapping[str, Any]], body_type: Any, body: Any) -> tuple[str, str | None]:
@@ -62,7 +65,7 @@ def explain_each(errors: Sequence[Mapping[str, Any]], body_type: Any, body: Any)
     path_as_sent = getattr(body_type, "path_as_sent", lambda param, _body: param)
     by_param: dict[str, list[Mapping[str, Any]]] = {}
     models: dict[str, type[BaseModel] | None] = {}
-    for error in errors:
+    for error in errors[:MAX_ERRORS]:
         param, model = _locate(error, body_type)
         param = path_as_sent(param, body)
         by_param.setdefault(param, []).append(error)
@@ -189,5 +192,13 @@ def _suggestion(field: str, model: type[BaseModel] | None) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=repr)
+    """Return the start of a value. It may be large, so no more than that start is encoded."""
+    if isinstance(value, str):
+        text = repr(value[: _SHOWN + 1])
+    else:
+        text = ""
+        for piece in json.JSONEncoder(ensure_ascii=False, default=repr).iterencode(value):
+            text += piece
+            if len(text) > _SHOWN:
+                break
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -9,12 +9,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import InternalError, respond
 from app.core import ids
+from app.core.errors import InvalidRequest
 
 log = structlog.get_logger(__name__)
 
 OPENAI_VERSION = "2020-10-01"
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 """Polled all the time; logged only when the response is not 200."""
+
+
+class NestedTooDeeply(InvalidRequest):
+    """The JSON of the request is nested too deeply. Send fewer objects and lists inside each other."""
+
+    code = "nested_too_deeply"
 
 
 class RequestIds:
@@ -51,6 +58,11 @@ class RequestIds:
                 await self._app(scope, receive, send_with_headers)
             except ClientDisconnect:
                 log.info("request.abandoned", path=scope["path"])
+            except RecursionError:  # code that walks through JSON fits on the stack for any other body
+                log.warning("request.too_deep", method=scope["method"], path=scope["path"], exc_info=True)
+                if status is not None:
+                    raise
+                await respond(NestedTooDeeply())(scope, receive, send_with_headers)
             # The outer boundary: whatever the exception, the client gets an envelope and the log a traceback.
             except Exception:
                 log.exception("request.crashed", method=scope["method"], path=scope["path"])
