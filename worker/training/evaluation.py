@@ -19,6 +19,7 @@ from worker.training.held_out_pairs import HeldOutPairs
 from worker.training.interfaces import RolloutEngine
 from worker.training.lm_head import token_logprobs
 from worker.training.prefix_tree import PrefixTree
+from worker.training.rewards import grade_held_out
 from worker.training.rollouts.sampler import generator
 from worker.training.types import Completion, Prompt
 
@@ -111,7 +112,10 @@ class Evaluator:
         self._base: tuple[list[Completion], float] | None = None
 
     def evaluate(self, step: int) -> Evaluated:
-        """Returns all values and a few sample answers. The caller decides `best`."""
+        """Returns all values and a few sample answers. The caller decides `best`.
+
+        Raises `JobFailure` while the grader's server is unavailable.
+        """
         base_completions, base_logprob = self._base_answers()
         completions = [row[0] for row in self._sample(self.prompts, 1, None)] if self.pool else []
         demonstrations = [
@@ -151,11 +155,11 @@ class Evaluator:
         return self.sampler.sample([prompt.ids for prompt in prompts], count, self.sampling, random)
 
     def _grade(self, pool: GraderPool, pairs: Sequence[tuple[Prompt, Completion]]) -> list[Grade]:
-        samples = [
-            (Sample.of(self.tokenizer.parse(found.ids, prompt.tools), finished=found.finished), prompt.item)
+        answers = [
+            (prompt, Sample.of(self.tokenizer.parse(found.ids, prompt.tools), finished=found.finished))
             for prompt, found in pairs
         ]
-        return list(pool.grade_many(samples))
+        return grade_held_out(pool, self.prompts, answers)
 
     def _pass_values(self, pool: GraderPool) -> dict[str, float | None]:
         count = self.wanted.pass_samples

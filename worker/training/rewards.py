@@ -43,6 +43,16 @@ class GraderHealth:
         if len(failed) > MAX_ERROR_RATE * WINDOW:
             raise self._failure(failed)
 
+    def check_step(self, grades: Collection[tuple[int, Grade]]) -> None:
+        """Raises `JobFailure` if a server is unavailable and left all answers of a step without a grade.
+
+        Such a step changes nothing. A short job would end with nothing but such steps.
+        """
+        lines = {line for line, _ in grades}
+        if grades and all(grade.is_transient for _, grade in grades) and not self._grades_other_rows(lines):
+            error = next(grade.error for _, grade in grades)
+            raise _unavailable(f"None of the {len(grades)} answers of a step could be graded: {error}")
+
     def _failure(self, failed: Sequence[tuple[int, Grade]]) -> JobFailure:
         lines, latest = {line for line, _ in failed}, failed[-1][1].error
         summary = f"{len(failed)} of the last {len(self._recent)} grades failed"
@@ -52,7 +62,11 @@ class GraderHealth:
         message = f"{summary}. Latest error: {latest}"
         if self._grades_other_rows(lines):
             return JobFailure(TrainerExit.dependency_down, "grader_rows_failed", message, _PARAM, lines)
-        return JobFailure(TrainerExit.dependency_down, "grader_unavailable", message, _PARAM)
+        return _unavailable(message)
+
+
+def _unavailable(message: str) -> JobFailure:
+    return JobFailure(TrainerExit.dependency_down, "grader_unavailable", message, _PARAM)
 
 
 def grades_other_rows(pool: GraderPool, prompts: Sequence[Prompt], lines: Collection[int]) -> bool:
@@ -64,6 +78,33 @@ def grades_other_rows(pool: GraderPool, prompts: Sequence[Prompt], lines: Collec
     pairs = [(Sample(output_text=prompt.text or "?"), prompt.item) for prompt in others]
     # One by one: a row on which the server fails too must not fail the others of its request.
     return any(not grade.is_transient for pair in pairs for grade in pool.grade_many([pair]))
+
+
+def grade_held_out(
+    pool: GraderPool, prompts: Sequence[Prompt], answers: Sequence[tuple[Prompt, Sample]]
+) -> list[Grade]:
+    """Returns one grade per answer, in order; an answer is graded again if a server was unavailable for it.
+
+    Raises `JobFailure` if the server is unavailable for all of `prompts`: the mean over the other answers would look
+    like a better or worse policy. A server that fails on some rows only is an error of these rows.
+    """
+    grades: list[Grade] = []
+    # In parts, so that an outage does not cost the retries of all answers.
+    for start in range(0, len(answers), WINDOW):
+        part = answers[start : start + WINDOW]
+        pairs = [(sample, prompt.item) for prompt, sample in part]
+        found = pool.grade_many(pairs)
+        away = [number for number, grade in enumerate(found) if grade.is_transient]
+        # One by one: a row on which the server fails must not fail the others of its request.
+        retried = [pool.submit([pairs[number]])[0] for number in away]
+        for number, future in zip(away, retried, strict=True):
+            found[number] = future.result()[0]
+        failed = {part[number][0].line: found[number].error for number in away if found[number].is_transient}
+        if failed and not grades_other_rows(pool, prompts, failed):
+            message = f"{len(failed)} held-out rows could not be graded. Latest error: {list(failed.values())[-1]}"
+            raise _unavailable(message)
+        grades += found
+    return grades
 
 
 class Grading:
@@ -104,10 +145,13 @@ class Grading:
         """
         with self._lock:
             self._submit()
+        grades: list[tuple[int, Grade]] = []
         for members, chunk in self._submitted:
             for (prompt, member), grade in zip(members, chunk.result(), strict=True):
                 health.note(prompt.line, grade)
+                grades.append((prompt.line, grade))
                 member.reward, member.error, member.scores = grade.reward, grade.error, dict(grade.scores)
+        health.check_step(grades)
         _set_group_advantages(groups)
 
 

@@ -11,19 +11,21 @@ import torch
 
 from app.core.chat.encoding import Turn
 from app.core.chat.tokenizer import ChatTokenizer
-from app.core.graders.run import GraderPool
-from app.core.spec.graders import StringCheckGrader
+from app.core.graders.run import ExternalServices, GraderPool
+from app.core.retry import RetryPolicy
+from app.core.spec.graders import EndpointGrader, StringCheckGrader
 from app.core.spec.job import Evaluation, Sampling
 from app.core.spec.reports import Evaluated, Metrics, TrainerExit
 from tests import tiny_model
 from tests.answers import answer_ids, answer_turn
+from tests.http_server import Received, Reply, http_server
 from tests.worker.training import plain
 from tests.worker.training.architectures import randomise
 from tests.worker.training.runs import Job, of_kind
 from worker.training.evaluation import SAMPLES_SHOWN, Evaluator, pass_at_k, sample_of
 from worker.training.model import Policy
 from worker.training.rollouts.sampler import Sampler, generator
-from worker.training.types import Prompt
+from worker.training.types import JobFailure, Prompt
 
 SAMPLING = Sampling(max_tokens=5, temperature=1.7, top_p=0.9)
 
@@ -95,6 +97,59 @@ def test_nothing_graded_is_null(sampler: Sampler, chat: ChatTokenizer, pool: Gra
     assert found.values["eval/reward"] is None
     assert found.values["eval/loss"] is None
     assert found.values["eval/accuracy"] == 0
+
+
+def endpoint(url: str) -> GraderPool:
+    outside = ExternalServices(
+        allowed_private_hosts=("127.0.0.1",), retry_policy=RetryPolicy(1, longest_wait_seconds=0.0)
+    )
+    return GraderPool(EndpointGrader(url=url, batch_size=4), outside)
+
+
+def rows_of(request: Received) -> list[str]:
+    return [sent["item"]["row"] for sent in json.loads(request.body)["samples"]]
+
+
+def half(request: Received) -> Reply:
+    return Reply(json.dumps({"results": [{"reward": 0.5} for _ in rows_of(request)]}).encode())
+
+
+def test_outage_of_the_grader_ends_the_attempt(sampler: Sampler, chat: ChatTokenizer) -> None:
+    """The reward server dies in the middle: the answers graded before are no measure of the policy."""
+    answered = itertools.count()
+
+    def reply(request: Received) -> Reply:
+        return half(request) if next(answered) == 0 else Reply(b"gone", 503)
+
+    rows = [prompt(chat, line, row=str(line)) for line in range(1, 9)]
+    with http_server(reply) as url, endpoint(url) as pool, pytest.raises(JobFailure, match="503: gone") as caught:
+        evaluator(rows, sampler, chat, pool).evaluate(3)
+    assert (caught.value.exit_code, caught.value.code) == (TrainerExit.dependency_down, "grader_unavailable")
+    assert caught.value.rows == ()  # the lines are not those of the training file
+
+
+def test_short_outage_is_retried(sampler: Sampler, chat: ChatTokenizer) -> None:
+    failures = itertools.count()
+
+    def reply(request: Received) -> Reply:
+        return Reply(b"later", 503) if next(failures) < 2 else half(request)
+
+    rows = [prompt(chat, line, row=str(line)) for line in range(1, 9)]
+    with http_server(reply) as url, endpoint(url) as pool:
+        values = evaluator(rows, sampler, chat, pool).evaluate(3).values
+    assert (values["eval/reward"], values["eval/grader_errors"]) == (0.5, 0)
+
+
+def test_row_on_which_the_server_fails_is_an_error(sampler: Sampler, chat: ChatTokenizer) -> None:
+    """It fails no other row of its request, and the job does not wait for it."""
+
+    def reply(request: Received) -> Reply:
+        return Reply(b"broken", 500) if "3" in rows_of(request) else half(request)
+
+    rows = [prompt(chat, line, row=str(line)) for line in range(1, 9)]
+    with http_server(reply) as url, endpoint(url) as pool:
+        values = evaluator(rows, sampler, chat, pool).evaluate(3).values
+    assert (values["eval/reward"], values["eval/grader_errors"]) == (0.5, 1)
 
 
 @pytest.mark.parametrize("token_budget", [1, 60, 10_000])

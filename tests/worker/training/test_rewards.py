@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from queue import SimpleQueue
 from typing import Any
 
@@ -153,6 +154,19 @@ def test_grader_that_is_also_at_fault_fails_the_job() -> None:
     with pytest.raises(JobFailure) as caught:
         note_all(health, [(1, grade) for grade in [FAILED, *[AWAY] * WINDOW]])
     assert caught.value.exit_code == TrainerExit.bad_data
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_step_without_a_grade_is_waited_for(works: bool) -> None:
+    """A short job has fewer grades than the limit of errors. A row on which the server fails costs its group only."""
+    health = GraderHealth(lambda _lines: works)
+    health.check_step([])
+    health.check_step([(1, OK), (1, AWAY)])
+    health.check_step([(1, AWAY), (2, FAILED)])
+    with nullcontext() if works else pytest.raises(JobFailure, match="answered 503") as caught:
+        health.check_step([(1, AWAY), (1, AWAY)])
+    if caught is not None:
+        assert (caught.value.exit_code, caught.value.code) == (TrainerExit.dependency_down, "grader_unavailable")
 
 
 def test_a_tenth_of_errors_is_tolerated() -> None:
