@@ -46,7 +46,7 @@ class _FailedCheck:
 
 
 class Engine:
-    """The state of one engine. All methods belong to one event loop."""
+    """The state of one engine. All methods belong to one event loop; any thread may call `context_length`."""
 
     def __init__(self, client: EngineClient, max_adapters: int) -> None:
         self.client = client
@@ -61,6 +61,8 @@ class Engine:
         self.problem = ""
         """Why it is not available."""
         self.models: list[ListedModel] = []
+        self._served: dict[BaseModel, ListedModel | None] = {}
+        """Found since the last poll: each request asks several times, and to find it files are read."""
         self.adapters: OrderedDict[str, None] = OrderedDict()
         """Names of the loaded adapters, least recently used first."""
         self._checked: set[str] = set()
@@ -120,18 +122,28 @@ class Engine:
 
     def name_of(self, base: BaseModel) -> str | None:
         """Return the engine's name of a base model; None if it does not serve it."""
+        served = self._listed(base)
+        return None if served is None else served.id
+
+    def context_length(self, base: BaseModel) -> int | None:
+        """Return the tokens of prompt and completion together that the engine supports, if it says so."""
+        served = self._listed(base)
+        return None if served is None else served.max_length
+
+    def _listed(self, base: BaseModel) -> ListedModel | None:
+        served = self._served  # the event loop replaces it when it polls
+        if base not in served:
+            served[base] = self._find(base)
+        return served[base]
+
+    def _find(self, base: BaseModel) -> ListedModel | None:
         names = {base.name.lower(), str(base.directory)}
         if source := hub_source(base.directory):
             names.add(source.hub_id.lower())
         for model in self.models:
             if model.parent is None and (model.id.lower() in names or (model.root or "") in names):
-                return model.id
+                return model
         return None
-
-    def context_length(self, base: BaseModel) -> int | None:
-        """Return the tokens of prompt and completion together that the engine supports, if it says so."""
-        name = self.name_of(base)
-        return next((model.max_length for model in self.models if model.id == name and name is not None), None)
 
     def failed_check(self, adapter: str) -> AdapterCheckFailed | None:
         """Return the error of an adapter whose last check has failed."""
@@ -258,7 +270,7 @@ class Engine:
     def _set_available(self, models: list[ListedModel], *, is_current: bool) -> None:
         if not self.is_available:
             log.info("engine.available", engine=self.label, models=[model.id for model in models])
-        self.is_available, self.models = True, models
+        self.is_available, self.models, self._served = True, models, {}
         self._failures = self._timeouts = 0
         if is_current:
             listed = {model.id for model in models if model.parent is not None and NAME.fullmatch(model.id)}

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -75,10 +76,20 @@ class BaseModel:
 
 def context_length(directory: Path) -> int | None:
     """Return the tokens of prompt and answer together that a model supports; None if its config does not state them."""
+    config = directory / "config.json"
     try:
-        config = json.loads((directory / "config.json").read_bytes())
+        return _context_length(config, config.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=64)
+def _context_length(path: Path, _changed: int) -> int | None:
+    """Raises `OSError`. Cached until the file changes, because every inference request asks."""
+    try:
+        config = json.loads(path.read_bytes())
         limit = config.get("max_position_embeddings") or config["text_config"]["max_position_embeddings"]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         return None
     return limit if isinstance(limit, int) and limit > 0 else None
 
