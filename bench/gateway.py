@@ -1,7 +1,8 @@
-"""Measures what the gateway adds to an inference engine: `python -m bench.gateway MODELS_DIR MODEL [--json FILE]`.
+"""Measures what the gateway adds to an inference engine: `python -m bench.gateway MODELS_DIR MODEL... [--json FILE]`.
 
 The same prompts go to the embedded engine directly, as token ids, and through the API, as chats, by turns. One machine
-runs everything: Postgres, Valkey, the API, its workers, the engine and the client.
+runs everything: Postgres, Valkey, the API, its workers, the engine and the client. With a large model all processes but
+the engine sleep during a request, and waking them is a part of what is measured; with a tiny one they stay awake.
 """
 
 import argparse
@@ -14,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -32,6 +35,7 @@ from app.local.stack import Stack, claim_port
 
 MESSAGES: Final = [{"role": "user", "content": "17 + 48 ="}]
 READY_SECONDS: Final = 120.0
+STREAMS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,18 @@ class Overhead:
     """The median of the differences between a request through the gateway and the direct one before it."""
     added_p95: float
     added_per_token: float
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Tokens a second of several streams at once: the medians of rounds by turns."""
+
+    streams: int
+    tokens: int
+    """Per stream."""
+    engine: float
+    gateway: float
+    share_lost: float
 
 
 class Client:
@@ -92,6 +108,25 @@ def measure(
     )
 
 
+def throughput(send: Sequence[Callable[[int, int], object]], streams: int, tokens: int, rounds: int) -> Throughput:
+    """Send `streams` streams at once to the engine and through the gateway, by turns. `send`: of both."""
+    with ThreadPoolExecutor(streams) as threads:
+
+        def one_round(stream: Callable[[int, int], object]) -> float:
+            started = time.perf_counter()
+            list(threads.map(partial(stream, tokens), range(streams)))
+            return streams * tokens / (time.perf_counter() - started)
+
+        pairs = [(one_round(send[0]), one_round(send[1])) for _ in range(rounds + 1)][1:]
+    return Throughput(
+        streams=streams,
+        tokens=tokens,
+        engine=round(statistics.median(direct for direct, _ in pairs), 1),
+        gateway=round(statistics.median(through for _, through in pairs), 1),
+        share_lost=round(statistics.median(1 - through / direct for direct, through in pairs), 4),
+    )
+
+
 @contextmanager
 def engine_process(port: int, environment: dict[str, str]) -> Iterator[None]:
     """Run the embedded engine until the end of the block."""
@@ -125,16 +160,43 @@ def _until_ready(send: Callable[[], object]) -> None:
             return
 
 
+def measure_model(
+    model: str, directory: Path, engine_url: str, gateway_url: str, key: str, count: int
+) -> Iterator[Overhead | Throughput]:
+    """Yield the results of one model: single tokens, one stream, and several streams at once."""
+    chat = tokenizer.load(directory / model)
+    prompt = chat.prompt_ids(MESSAGES)
+    engines = [Client(engine_url, None) for _ in range(STREAMS)]
+    gateways = [Client(gateway_url, key) for _ in range(STREAMS)]
+
+    def direct(tokens: int, is_stream: bool, client: int = 0) -> float:
+        sampling = Sampling(temperature=0.0, logit_bias=dict.fromkeys(chat.end_ids, -100.0))
+        body = sampling.to_body(prompt, tokens, chat.end_ids) | {"model": model, "stream": is_stream}
+        return engines[client].milliseconds("/v1/completions", json.dumps(body).encode())
+
+    def through(tokens: int, is_stream: bool, client: int = 0) -> float:
+        body: dict[str, Any] = {"model": model, "messages": MESSAGES, "temperature": 0}
+        body |= {"max_tokens": tokens, "stream": is_stream}
+        body["logit_bias"] = {str(token): -100 for token in chat.end_ids}
+        return gateways[client].milliseconds("/v1/chat/completions", json.dumps(body).encode())
+
+    _until_ready(lambda: direct(1, False))
+    _until_ready(lambda: through(1, False))
+    yield measure(direct, through, count, 1)
+    yield measure(direct, through, count // 5, 128)
+    both = [lambda tokens, client: direct(tokens, True, client), lambda tokens, client: through(tokens, True, client)]
+    yield throughput(both, STREAMS, 128, 5)
+
+
 def main() -> None:
     """Run both, measure, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models_dir", type=Path)
-    parser.add_argument("model")
+    parser.add_argument("model", nargs="+")
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    chat = tokenizer.load(options.models_dir / options.model)
-    prompt = chat.prompt_ids(MESSAGES)
+    results: dict[str, list[Overhead | Throughput]] = {}
     with ExitStack() as resources:
         state = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="gt-bench-")))
         port = claim_port("127.0.0.1", 0)
@@ -147,32 +209,17 @@ def main() -> None:
         }
         resources.enter_context(engine_process(port, dict(os.environ)))
         stack = resources.enter_context(Stack(state, migrate=migrate.upgrade, bootstrap=_bootstrap))
-
-        def direct(tokens: int, is_stream: bool) -> float:
-            sampling = Sampling(temperature=0.0, logit_bias=dict.fromkeys(chat.end_ids, -100.0))
-            body = sampling.to_body(prompt, tokens, chat.end_ids) | {"model": options.model, "stream": is_stream}
-            return engine.milliseconds("/v1/completions", json.dumps(body).encode())
-
-        def through(tokens: int, is_stream: bool) -> float:
-            body: dict[str, Any] = {"model": options.model, "messages": MESSAGES, "temperature": 0}
-            body |= {"max_tokens": tokens, "stream": is_stream}
-            body["logit_bias"] = {str(token): -100 for token in chat.end_ids}
-            return gateway.milliseconds("/v1/chat/completions", json.dumps(body).encode())
-
-        engine, gateway = Client(engine_url, None), Client(stack.base_url.removesuffix("/v1"), stack.api_key)
-        _until_ready(lambda: Client(engine_url, None).milliseconds("/v1/completions", _one(prompt, options.model)))
-        _until_ready(lambda: through(1, False))
-        results = [measure(direct, through, options.requests, 1), measure(direct, through, options.requests // 5, 128)]
+        gateway_url = stack.base_url.removesuffix("/v1")
+        for model in options.model:
+            found = measure_model(model, options.models_dir, engine_url, gateway_url, stack.api_key, options.requests)
+            results[model] = list(found)
     console = Console()
-    for result in results:
-        console.print(asdict(result))
+    for model, measured in results.items():
+        console.print(model, [asdict(result) for result in measured])
     if options.json:
-        report = {"processor": platform.processor(), "model": options.model, "results": [asdict(r) for r in results]}
+        figures = {model: [asdict(result) for result in measured] for model, measured in results.items()}
+        report = {"processor": platform.processor(), "models": figures}
         options.json.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def _one(prompt: tuple[int, ...], model: str) -> bytes:
-    return json.dumps(Sampling().to_body(prompt, 1, ()) | {"model": model}).encode()
 
 
 if __name__ == "__main__":
