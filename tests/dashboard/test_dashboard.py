@@ -299,11 +299,3 @@ def test_read_only_key(page: Page, sign_in: SignIn, client: OpenAI, succeeded: l
     page.get_by_label("API key").fill(key)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()
-
-
-def test_api_reference_is_self_contained(page: Page, root: str) -> None:
-    page.goto(f"{root}/docs")
-    create = page.locator("#operations-Fine-tuning-create_job_v1_fine_tuning_jobs_post")
-    create.scroll_into_view_if_needed()
-    create.locator(".opblock-summary").click()
-    expect(create).to_contain_text("training_file")

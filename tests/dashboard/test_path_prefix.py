@@ -43,7 +43,9 @@ def test_dashboard_below_a_prefix(page: Page, address: str, stack: Stack, client
 
 
 def test_api_reference_below_a_prefix(page: Page, address: str) -> None:
-    page.goto(f"{address}/docs")
+    page.goto(f"{address}/docs/")
+    page.get_by_role("link", name="API reference").click()
+    expect(page).to_have_url(f"{address}/docs/api/")
     page.get_by_text("/healthz").first.click()
     page.get_by_role("button", name="Try it out").click()
     page.get_by_role("button", name="Execute").click()

@@ -118,6 +118,9 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
           >
             {shade === "dark" ? "☀" : "☾"}
           </button>
+          <a class="button" href="/docs/">
+            Docs
+          </a>
           <button type="button" onClick={() => setOpen("help")} aria-label="Keyboard shortcuts">
             ?
           </button>

@@ -17,7 +17,7 @@ export function useLocation() {
   };
 }
 
-const OWN = /^\/(ui|v1)\//;
+const OWN = /^\/(ui|v1|docs)\//;
 const previous = options.vnode;
 /** Adds the prefix to the links and images of all elements. */
 options.vnode = (vnode) => {

@@ -45,7 +45,8 @@ export function SignIn({ problem, done }: { problem: string | undefined; done: (
       </form>
       <p id="key-help">
         On the server, run <code>grouptune dashboard</code> to get a sign-in link. Elsewhere, sign in with an API key
-        from an administrator, who creates one with <code>grouptune keys create</code>.
+        from an administrator, who creates one with <code>grouptune keys create</code>.{" "}
+        <a href="/docs/">Documentation</a>
       </p>
     </main>
   );
