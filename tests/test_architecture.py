@@ -31,6 +31,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.secrets": "app.core.errors",
         "app.core.retry": "",
         "app.core.scratch": "",
+        "app.core.parse_errors": "",
         "app.core.egress": "app.core.deadline app.core.errors app.core.retry",
         "app.core.settings": "app.core.egress app.core.errors",
         "app.core.broker": "app.core.errors",
@@ -38,15 +39,15 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.storage": "app.core.errors app.core.scratch",
         "app.core.migrate": "app.core.errors",
         # slices of core, bottom up
-        "app.core.spec": "",
+        "app.core.spec": "app.core.parse_errors",
         "app.core.graders": "app.core.deadline app.core.egress app.core.retry app.core.spec",
         "app.core.chat": "app.core.deadline app.core.errors app.core.spec",
         "app.core.workers": "app.core.db app.core.spec",
         "app.core.accounts": "app.core.db app.core.errors app.core.ids",
-        "app.core.files": "app.core.db app.core.deadline app.core.errors app.core.ids app.core.scratch app.core.spec"
-        " app.core.storage",
+        "app.core.files": "app.core.db app.core.deadline app.core.errors app.core.ids app.core.parse_errors"
+        " app.core.scratch app.core.spec app.core.storage",
         "app.core.lint": "app.core.files app.core.graders app.core.spec",
-        "app.core.models": "app.core.db app.core.errors app.core.ids app.core.storage",
+        "app.core.models": "app.core.db app.core.errors app.core.ids app.core.parse_errors app.core.storage",
         "app.core.estimates": "app.core.models app.core.spec",
         "app.core.exports": "app.core.accounts app.core.db app.core.errors app.core.ids app.core.models app.core.spec"
         " app.core.storage app.core.webhooks",
@@ -78,8 +79,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.site.build": "",
         "app.hatch_build": "",
         # above all slices of core: these read every table
-        "app.core.backup": "app.core.db app.core.errors app.core.jobs app.core.migrate app.core.spec app.core.storage"
-        " app.core.tables",
+        "app.core.backup": "app.core.db app.core.errors app.core.jobs app.core.migrate app.core.parse_errors"
+        " app.core.spec app.core.storage app.core.tables",
         "app.core.doctor": "app.core.broker app.core.db app.core.errors app.core.inference app.core.migrate"
         " app.core.models app.core.secrets app.core.storage app.core.webhooks app.core.workers",
         # workers; nothing in app imports them

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 
+from app.core.parse_errors import json_place
+
 HINTS: Final = {
     "grader": "specify how answers are scored, for example "
     '{"type": "string_check", "input": "{{sample.output_text}}", "operation": "eq", '
@@ -70,7 +72,7 @@ def explain_each(errors: Sequence[Mapping[str, Any]], body_type: Any, body: Any)
         param = path_as_sent(param, body)
         by_param.setdefault(param, []).append(error)
         models[param] = model
-    return [(_sentence(param, found, models[param]), param or None) for param, found in by_param.items()]
+    return [(_sentence(param, found, models[param], body), param or None) for param, found in by_param.items()]
 
 
 def _locate(error: Mapping[str, Any], body_type: Any) -> tuple[str, type[BaseModel] | None]:
@@ -133,13 +135,14 @@ def _annotation(model: type[BaseModel], name: object) -> Any:
     return None
 
 
-def _sentence(param: str, errors: list[Mapping[str, Any]], model: type[BaseModel] | None) -> str:
+def _sentence(param: str, errors: list[Mapping[str, Any]], model: type[BaseModel] | None, body: Any) -> str:
     error = errors[0]
     field = param.rpartition(".")[2]
     hint = f": {HINTS[field]}" if field in HINTS else ""
     match error["type"]:
         case "json_invalid":
-            return f"The body is not valid JSON: {error['ctx']['error']} at position {error['loc'][-1]}."
+            line, column, words = json_place(json.JSONDecodeError(error["ctx"]["error"], body, error["loc"][-1]))
+            return f"The body is not valid JSON: line {line}, column {column}: {words}."
         case "missing" if not param:
             return "The request needs a body: a JSON object with the header `content-type: application/json`."
         case "missing" | "union_tag_not_found":

@@ -77,7 +77,7 @@ def test_base_url_without_v1_is_explained(server: Server) -> None:
 @pytest.mark.parametrize(
     ("content", "kind", "message"),
     [
-        (b"{", "application/json", "not valid JSON"),
+        (b"{", "application/json", "not valid JSON: line 1, column 2: a key is missing"),
         (b"", "application/json", "needs a body"),
         (b"[]", "application/json", "must be a JSON object"),
         (b"null", "application/json", "a body|JSON object"),

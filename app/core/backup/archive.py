@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Self, cast
 
 from app.core.errors import GrouptuneError
+from app.core.parse_errors import why_unreadable
 from app.core.storage.blobs import CHUNK_BYTES, SUMS
 
 MODE: Final = 0o600
@@ -117,7 +118,7 @@ class BackupReader:
         try:
             tar = tarfile.open(path, "r:")  # noqa: SIM115 - closed below; only its own errors are translated
         except tarfile.ReadError as error:
-            raise BackupDamaged(f"{path} is not a Grouptune backup ({error}).") from error
+            raise BackupDamaged(f"{path} is not a Grouptune backup: it is no tar archive.") from error
         with tar:
             yield cls(tar)
 
@@ -140,7 +141,9 @@ class BackupReader:
         try:
             info = self._tar.next()
         except (tarfile.TarError, OSError) as error:
-            raise BackupDamaged(f"The backup cannot be read ({error}); make or copy it again.") from error
+            raise BackupDamaged(
+                f"The backup cannot be read: {why_unreadable(error)}. Make or copy it again."
+            ) from error
         _forget(self._tar)
         if info is not None and not info.isreg():
             raise BackupDamaged(f"The backup has a member '{info.name}' that is not a file.")

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import zipfile
+import zlib
 from pathlib import PurePath
 from typing import BinaryIO, Final, NamedTuple, cast
 
@@ -87,8 +88,10 @@ def unpacked(stream: BinaryIO) -> BinaryIO:
         (member,) = _members(archive.namelist())
         try:
             return cast(BinaryIO, archive.open(member))
-        except RuntimeError as error:  # encrypted
-            raise Unconvertible(f"the zip archive cannot be read ({error}); unpack it yourself") from error
+        except NotImplementedError as error:
+            raise Unconvertible("the zip archive has an unusual compression; unpack it yourself") from error
+        except RuntimeError as error:
+            raise Unconvertible("the zip archive is encrypted; unpack it yourself") from error
     if head.startswith(b"\x1f\x8b"):
         return cast(BinaryIO, gzip.GzipFile(fileobj=stream))
     return cast(BinaryIO, bz2.BZ2File(stream) if head.startswith(b"BZh") else lzma.LZMAFile(stream))
@@ -101,5 +104,5 @@ def jsonl_name(filename: str) -> str:
     return f"{PurePath(filename).stem or 'rows'}.jsonl"
 
 
-UNPACK_ERRORS: Final = (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, lzma.LZMAError, OSError)
+UNPACK_ERRORS: Final = (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError)
 """What reading a damaged archive raises."""

@@ -20,6 +20,7 @@ from app.core.files.formats import WRAPPER, Format, Syntax, recognise
 from app.core.files.parquet import MAX_RATIO, MIN_UNPACKED_BYTES
 from app.core.files.shapes import MAP, named, shape_of, with_columns
 from app.core.files.validation import MAX_FILE_BYTES, MAX_ROWS
+from app.core.parse_errors import json_problem, why_unreadable
 from app.core.scratch import scratch_directory
 from app.core.spec.json_lines import DECODER, MAX_LINE_BYTES, Refused, load_object
 from app.core.spec.rows import RowError, parse_row
@@ -73,8 +74,12 @@ def _row(record: Json, number: int, columns: Mapping[str, str] | None) -> Json:
     row = with_columns(record, columns) if columns else record
     try:
         text = json.dumps(row, ensure_ascii=False, allow_nan=False)
-    except (ValueError, RecursionError, TypeError) as error:
-        raise Unconvertible(f"row {number}: {error}; JSON has no such value") from error
+    except RecursionError as error:
+        raise Unconvertible(f"row {number} is nested too deeply") from error
+    except (ValueError, TypeError) as error:
+        raise Unconvertible(
+            f"row {number} has a value that JSON lacks: NaN, an infinite number, bytes, a set or a complex number"
+        ) from error
     try:
         parse_row(text.encode(errors="surrogatepass"), number)
     except RowError:
@@ -110,13 +115,12 @@ def _records(path: Path, found: Format) -> Iterator[Json]:
         try:
             yield from _parsed(text, found)
         except UnicodeDecodeError as error:
+            byte = error.object[error.start]
             raise Unconvertible(
-                f"the file is not {found.encoding.name}: {error}; name another with --encoding"
+                f"the file is not {found.encoding.name}: it has the byte 0x{byte:02x}; name another with --encoding"
             ) from error
-        except csv.Error as error:
-            raise Unconvertible(f"the table cannot be read: {error}") from error
         except UNPACK_ERRORS as error:
-            raise Unconvertible(f"the file cannot be read: {error}") from error
+            raise Unconvertible(f"the file cannot be read: {why_unreadable(error)}") from error
 
 
 class _Bounded(io.RawIOBase):
@@ -176,7 +180,7 @@ def _literal(line: tuple[int, str]) -> Iterator[tuple[int, Any]]:
         except ValueError:
             value = ast.literal_eval(text.strip().removesuffix(","))
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise Unconvertible(f"line {number} is not a Python literal: {error}") from error
+        raise Unconvertible(f"line {number} is neither JSON nor a Python literal") from error
     return ((number, entry) for entry in (value if isinstance(value, list) else [value]))
 
 
@@ -199,14 +203,14 @@ def _values(text: TextIO, syntax: Syntax) -> Iterator[Any]:
         at = cast(re.Match[str], _SEPARATORS.match(buffer, at)).end()
         if is_list and buffer.startswith("]", at):
             return
-        problem: Exception | None = None
+        problem = "the list has no end"
         if at < len(buffer):
             try:
                 value, at = DECODER.raw_decode(buffer, at)
             except Refused as refused:
                 raise Unconvertible(f"row {number + 1}: {refused.message}") from None
             except (ValueError, RecursionError) as error:
-                problem = error
+                problem = _why_not_json(error)
             else:
                 number += 1
                 yield value
@@ -216,20 +220,34 @@ def _values(text: TextIO, syntax: Syntax) -> Iterator[Any]:
         if not more and not buffer and not is_list:
             return
         if not more or len(buffer) > _MAX_RECORD_CHARACTERS:
-            raise Unconvertible(f"row {number + 1}: invalid JSON: {problem or 'the list has no end'}")
+            raise Unconvertible(f"row {number + 1}: invalid JSON: {problem}")
         buffer += more
+
+
+def _why_not_json(error: Exception) -> str:
+    match error:
+        case json.JSONDecodeError():
+            return json_problem(error)[1]
+        case RecursionError():
+            return "it is nested too deeply"
+        case _:  # CPython limits the digits of an int to prevent quadratic parsing time
+            return "a number has too many digits; write it as a string"
 
 
 def _table_rows(text: TextIO, found: Format) -> Iterator[Json]:
     reader = csv.reader(text, delimiter=found.delimiter, strict=True)
     names = found.columns
-    next(row for row in reader if row)
-    for cells in reader:
-        if not cells:
-            continue
-        if len(cells) != len(names):
-            raise Unconvertible(f"line {reader.line_num} has {len(cells)} cells, and the header has {len(names)}")
-        yield {name: _cell(name, cell) for name, cell in zip(names, cells, strict=True)}
+    try:
+        next(row for row in reader if row)
+        for cells in filter(None, reader):
+            if len(cells) != len(names):
+                raise Unconvertible(f"line {reader.line_num} has {len(cells)} cells, and the header has {len(names)}")
+            yield {name: _cell(name, cell) for name, cell in zip(names, cells, strict=True)}
+    except csv.Error as error:
+        raise Unconvertible(
+            f"line {reader.line_num} of the table cannot be read: a quote is not closed or not doubled, or a cell has "
+            f"more than {csv.field_size_limit():,} characters"
+        ) from error
 
 
 _JSON_COLUMNS: Final = frozenset({"messages", "tools", "teacher_responses", "conversations", "chosen", "rejected"})

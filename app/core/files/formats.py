@@ -17,6 +17,7 @@ from typing import BinaryIO, Final, NamedTuple
 from app.core.files.archives import HEAD_BYTES, UNPACK_ERRORS, Unconvertible, binary_kind, unpacked
 from app.core.files.encodings import MIXED, UTF8, Encoding, encoding_of, wide_encoding
 from app.core.files.shapes import CONVERT, named
+from app.core.parse_errors import why_unreadable
 from app.core.spec.json_lines import MAX_LINE_BYTES
 
 _DELIMITERS: Final = {",": "CSV", "\t": "TSV", ";": "CSV with semicolons", "|": "CSV with vertical bars"}
@@ -129,7 +130,7 @@ def recognise(path: Path, codec: str | None = None) -> Format:
             encoding = encoding_of(text, scanned) if codec is None else Encoding(codec, codec)
         except UNPACK_ERRORS as error:
             raise Unconvertible(
-                f"the file is {kind.name if kind else 'damaged'} that cannot be read: {error}"
+                f"the file is {kind.name if kind else 'damaged'} that cannot be read: {why_unreadable(error)}"
             ) from error
     shown = head.decode(encoding.codec or "latin-1", errors="ignore").removeprefix("\ufeff")
     syntax, delimiter, columns = _syntax_of(shown, is_whole)

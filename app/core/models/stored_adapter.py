@@ -11,6 +11,7 @@ from app.core.errors import InvalidRequest
 from app.core.models import weights
 from app.core.models.adapters import ADAPTER_FILES, CARD
 from app.core.models.tables import TrainedModel
+from app.core.parse_errors import why_unreadable
 from app.core.storage.blobs import MAX_SUMS_BYTES, SUMS, BlobMissing, BlobStore, StorageUnavailable
 
 log = structlog.get_logger(__name__)
@@ -55,14 +56,20 @@ def read_shape(store: BlobStore, name: str, blob: str) -> dict[str, Any]:
     try:
         with store.open(f"{blob}/{WEIGHTS}") as stream:
             if not weights.is_complete(stream):
-                raise ValueError(f"{WEIGHTS} is truncated or has extra bytes")
+                raise _damaged(name, f"{WEIGHTS} is truncated or has extra bytes")
         with store.open(f"{blob}/{CONFIG}") as stream:
             config = json.loads(stream.read(MAX_CONFIG_BYTES))
         return {field: config[written] for field, written in _SHAPE.items()}
-    except (BlobMissing, ValueError, KeyError, TypeError) as error:
-        raise InvalidRequest(
-            f"The stored files of the model '{name}' are damaged: {error}. Start from another model.", param="model"
-        ) from error
+    except (BlobMissing, weights.Damaged) as error:
+        raise _damaged(name, str(error)) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(name, why_unreadable(error)) from error
+
+
+def _damaged(name: str, reason: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"The stored files of the model '{name}' are damaged: {reason}. Start from another model.", param="model"
+    )
 
 
 def downloaded(store: BlobStore, adapter: TrainedModel) -> Iterator[str]:

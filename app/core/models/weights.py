@@ -5,9 +5,15 @@ import math
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from app.core.parse_errors import why_unreadable
+
 _MAX_HEADER_BYTES: Final = 100_000_000
 """The limit of the safetensors format."""
 _METADATA: Final = "__metadata__"
+
+
+class Damaged(ValueError):
+    """A file is not in the format of safetensors; the text says why."""
 
 
 def count(directory: Path) -> int | None:
@@ -48,13 +54,15 @@ def damage(directory: Path) -> str | None:
             named = set(json.loads(index.read_bytes())["weight_map"].values())
             if absent := sorted(named - {path.name for path in files}):
                 return f"{absent[0]} is missing"
+    except Damaged as error:
+        return str(error)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"it cannot be read ({error})"
+        return why_unreadable(error)
     return None
 
 
 def is_complete(stream: BinaryIO) -> bool:
-    """Return whether a safetensors file ends with its last weight. Raises `ValueError` if it is none."""
+    """Return whether a safetensors file ends with its last weight. Raises `Damaged` if it is none."""
     header, begin = _read_header(stream)
     end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != _METADATA), default=0)
     return stream.seek(0, 2) == begin + end
@@ -71,9 +79,9 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _read_header(stream: BinaryIO) -> tuple[dict[str, Any], int]:
-    """Return the header and the offset of the weights. Raises `ValueError` if it is not a safetensors file."""
+    """Return the header and the offset of the weights. Raises `Damaged` if it is not a safetensors file."""
     size = int.from_bytes(stream.read(8), "little")
     if not 0 < size <= _MAX_HEADER_BYTES:
-        raise ValueError("it is not a safetensors file")
+        raise Damaged("it is not a safetensors file")
     header: dict[str, Any] = json.loads(stream.read(size))
     return header, 8 + size

@@ -10,6 +10,8 @@ from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
 
 from jiter import from_json
 
+from app.core.parse_errors import json_place
+
 MAX_LINE_BYTES: Final = 1_000_000
 MAX_DEPTH: Final = 32
 _BOM: Final = b"\xef\xbb\xbf"
@@ -109,8 +111,9 @@ def decode(text: str, hint: str) -> Any:
     try:
         return DECODER.decode(text)
     except json.JSONDecodeError as error:
-        hint = hint if text.strip() else "the line is empty"
-        raise Refused(None, f"invalid JSON at column {error.colno}: {error.msg}; {hint}") from None
+        _, column, words = json_place(error)
+        words = words if text.strip() else "the line is empty"
+        raise Refused(None, f"invalid JSON at column {column}: {words}; {hint}".removesuffix("; ")) from None
     except RecursionError:
         raise _too_deep() from None
     except ValueError:  # CPython limits the digits of an int to prevent quadratic parsing time

@@ -170,8 +170,7 @@ def _parsed(text: str, param: str, expected: str) -> Any:
     try:
         return decode(text, "")
     except Refused as refused:
-        reason = refused.message.removesuffix("; ")
-        raise Refused(param, f"`{param}` must be {expected}: {reason}") from None
+        raise Refused(param, f"`{param}` must be {expected}: {refused.message}") from None
 
 
 def _content(content: object, param: str, *, optional: bool) -> str | None:

@@ -193,7 +193,7 @@ def test_what_validation_says_is_what_conversion_does(tmp_path: Path) -> None:
 
 
 BROKEN: Final = {
-    "array": (b'[{"prompt": "a", "completion": "b"}, {"prompt": "a" 1}]', "row 2: invalid JSON"),
+    "array": (b'[{"prompt": "a", "completion": "b"}, {"prompt": "a" 1}]', "row 2: invalid JSON: a comma or a closing"),
     "endless array": (b'[{"prompt": "a", "completion": "b"}', "row 2: invalid JSON: the list has no end"),
     "indented": (b'{\n"prompt": "a",\n"completion": "b"\n}\n{\n"prompt": nothing\n}', "row 2: invalid JSON"),
     "line": (gzip.compress(jsonl(CHAT) + b'{"prompt": }\n'), "line 7: invalid JSON"),
@@ -201,7 +201,16 @@ BROKEN: Final = {
     "nan": (b'[{"prompt": "a", "completion": "b"}, {"prompt": "a", "x": NaN}]', "row 2: NaN is not a JSON number"),
     "no object": (b'[{"prompt": "a", "completion": "b"}, 7]', "row 2 is not an object"),
     "cells": (b"prompt,completion\na,b\nc,d\n" * 9 + b"e,f,g\n", "line 28 has 3 cells, and the header has 2"),
-    "python": (b"{'prompt': 'a'}\n{'prompt': open('x')}\n", "line 2 is not a Python literal"),
+    "python": (b"{'prompt': 'a'}\n{'prompt': open('x')}\n", "line 2 is neither JSON nor a Python literal"),
+    "set": (b"{'prompt': 'a', 'completion': 'b'}\n{'prompt': 'a', 'x': {1}}\n", "row 2 has a value that JSON lacks"),
+    "quote": (
+        b"prompt,completion\n" + b"a,b\n" * 19_998 + b'"c,d\n',
+        "line 20000 of the table cannot be read: a quote is not closed",
+    ),
+    "bits": (
+        gzip.compress(bytes(range(256)) * 9)[:20] + bytes(99),
+        "a gzip archive that cannot be read: its content is",
+    ),
     "nested": (b"[" + b'{"a": ' * 100_000, "row 1: invalid JSON"),
     "excel": (b"PK\x03\x04", "a damaged zip archive"),
     "nothing": (gzip.compress(b"\n\n"), "the file holds no rows"),
@@ -221,7 +230,7 @@ def test_named_encoding(tmp_path: Path) -> None:
     with pytest.raises(Unconvertible, match="an unknown encoding; name the encoding with --encoding"):
         converted(tmp_path, content)
     assert converted(tmp_path, content, encoding="gbk") == [row]
-    with pytest.raises(Unconvertible, match="the file is not ascii"):
+    with pytest.raises(Unconvertible, match="the file is not ascii: it has the byte 0xce"):
         converted(tmp_path, content, encoding="ascii")
 
 

@@ -193,8 +193,8 @@ def test_demonstration_keeps_every_byte() -> None:
     [
         ("{}", "the row has neither an assistant message nor a prompt"),
         ('{"messages": null, "completion": "4"}', "neither an assistant message nor a prompt"),
-        ('{"a": 1,}', "invalid JSON at column 9"),
-        ('{"prompt": "a"} {"prompt": "b"}', "invalid JSON at column 17: Extra data"),
+        ('{"a": 1,}', "invalid JSON at column 8: a comma stands before the closing bracket"),
+        ('{"prompt": "a"} {"prompt": "b"}', "invalid JSON at column 17: more text follows"),
         ("", "the line is empty"),
         ('[{"prompt": "a"}]', "the line is a JSON array; each line must be one object"),
         ("3", "the line is a JSON number"),
