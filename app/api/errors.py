@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import compile_path
 
 from app.api.validation_errors import explain
-from app.core.accounts.idempotency import RequestInProgress
+from app.core.accounts.effects import RequestInProgress
 from app.core.errors import (
     AuthenticationFailed,
     DatabaseUnavailable,

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from functools import partial
 from typing import Final, TypeVar
 
 from fastapi import Request
@@ -100,7 +102,9 @@ class SlowWork:
         """Call `work` in a thread. A cancelled task ends only when the thread ends, so that it keeps its turn."""
         deadline = Deadline(self._seconds)
         self._running.add(deadline)
-        thread = asyncio.get_running_loop().run_in_executor(self._threads, _call, work, deadline)
+        # The context has the id of the request, and its reservation if it can be repeated.
+        run = partial(copy_context().run, _call, work, deadline)
+        thread = asyncio.get_running_loop().run_in_executor(self._threads, run)
         try:
             await asyncio.wait({thread})
         except asyncio.CancelledError:

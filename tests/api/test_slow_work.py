@@ -75,6 +75,16 @@ def send(server: Server, path: str, body: Any, key: str | None = None) -> socket
     return connection
 
 
+def whole(connection: socket.socket) -> bytes:
+    """Return an error response; its head and its body may arrive apart."""
+    received = b""
+    while not received.endswith(b"}}"):
+        more = connection.recv(4_096)
+        assert more, received
+        received += more
+    return received
+
+
 def authorized(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
@@ -112,7 +122,7 @@ def test_one_project_cannot_delay_another(server: Server, silent: SilentServer, 
         while len(refused) < SENT - IN_PROGRESS:
             ready, _, _ = select.select([one for one in waiting if one not in refused], [], [], 120)
             assert ready
-            refused |= {one: one.recv(4_096) for one in ready}
+            refused |= {one: whole(one) for one in ready}
         for answer in refused.values():
             assert answer.startswith(b"HTTP/1.1 429"), answer
             assert b"retry-after: 2" in answer

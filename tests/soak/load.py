@@ -35,7 +35,7 @@ STOPS: Final = ("/cancel", "/pause", "/resume")
 REFUSALS: Final = frozenset(
     {
         *("file_in_use", "file_not_ready", "model_in_use", "export_not_ready", "export_finished"),
-        "idempotency_in_progress",
+        *("idempotency_in_progress", "answer_lost"),
     }
 )
 """Codes of a 400 or 409 that is right: another client was faster, or the API was killed before it answered."""

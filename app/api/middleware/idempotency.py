@@ -26,14 +26,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import respond
 from app.auth.credentials import key_of
-from app.core.accounts import idempotency
-from app.core.accounts.idempotency import (
-    LookupResult,
-    RequestInProgress,
-    RequestRunning,
-    Reservation,
-    StoredResponse,
-)
+from app.core.accounts import effects, idempotency
+from app.core.accounts.effects import RequestInProgress, Reservation
+from app.core.accounts.idempotency import LookupResult, RequestRunning, StoredResponse
 from app.core.db import Database
 from app.core.errors import AuthenticationFailed, DatabaseUnavailable, GrouptuneError, InvalidRequest
 from app.core.retry import RetryPolicy, retry_async
@@ -43,8 +38,9 @@ WAIT_SECONDS: Final = 60.0
 """How long a repetition waits for the response of the first request."""
 FIRST_POLL_SECONDS: Final = 0.05
 LAST_POLL_SECONDS: Final = 1.0
+RENEW_SECONDS: Final = idempotency.LEASE_SECONDS / 4
 SETTLE_POLICY: Final = RetryPolicy(attempts=1000, longest_wait_seconds=1.0)
-"""Lasts longer than `idempotency.ABANDONED_AFTER`."""
+"""Lasts longer than an outage of Postgres that clients wait for."""
 SECRET: Final = re.compile(r"/v1/(api_keys(/[^/]+/rotate)?|webhook_endpoints(/[^/]+/rotate_secret)?|oidc/exchange)/?")
 """Routes whose responses show a secret once; these responses are never stored."""
 
@@ -114,7 +110,12 @@ class Idempotency:
         if isinstance(found, StoredResponse):
             await _replay(found)(scope, receive, send)
             return
-        await self._run(found.row_id, request, scope, receive, send)
+        renewing = asyncio.create_task(self._renew(found.row_id))
+        effects.running.set(found)
+        try:
+            await self._run(found.row_id, request, scope, receive, send)
+        finally:
+            renewing.cancel()
 
     async def _find(self, request: "_PostRequest") -> StoredResponse | Reservation:
         """Return the first request's response, waiting for it if necessary, or a reservation to run this one.
@@ -172,6 +173,12 @@ class Idempotency:
                     return current
         finally:
             del self._awaited[row_id]
+
+    async def _renew(self, row_id: int) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            with suppress(DatabaseUnavailable):
+                await self._transaction(partial(idempotency.renew, row_id=row_id))
 
     async def _run(self, row_id: int, request: "_PostRequest", scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request and send its response once that is stored.

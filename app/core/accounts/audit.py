@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core import ids
+from app.core.accounts import effects
 from app.core.accounts.tables import AuditEntry
 from app.core.errors import InvalidRequest
 
@@ -68,7 +69,10 @@ def record(
     before: dict[str, Any] | None = None,
     after: dict[str, Any] | None = None,
 ) -> None:
-    """Add an entry, unless nothing changed. `project_id` is the project of the object; None means the actor's."""
+    """Add an entry, unless nothing changed. `project_id` is the project of the object; None means the actor's.
+
+    Raises `RequestInProgress` as `effects.note`.
+    """
     if before == after:
         return
     session.add(
@@ -86,6 +90,7 @@ def record(
         )
     )
     session.flush()
+    effects.note(session)
 
 
 def snapshot(row: object, *names: str) -> dict[str, Any]:

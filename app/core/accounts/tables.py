@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Date,
     DateTime,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     String,
+    false,
     func,
     text,
 )
@@ -192,6 +194,10 @@ class IdempotentRequest(Base):
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
     """Body of the response; None if it held a secret."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    lease_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """Until then the server that runs the request is alive."""
+    has_effect: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    """Whether the request has changed something."""
 
     __table_args__ = (
         Index("uq_idempotency_keys_key", "api_key_id", "key", unique=True, postgresql_where="key IS NOT NULL"),
