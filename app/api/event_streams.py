@@ -2,12 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
+from anyio import CancelScope
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from app.api.errors import envelope
 from app.auth.bearer import identify
@@ -24,20 +26,33 @@ EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
 """The documented response of a route that returns `event_stream`."""
 
 
+class EventStreamResponse(StreamingResponse):
+    """Sends `messages`, and closes them when the response ends, also if the client hangs up."""
+
+    def __init__(self, messages: AsyncGenerator[str]) -> None:
+        super().__init__(messages, media_type="text/event-stream", headers=STREAM_HEADERS)
+        self._messages = messages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._messages):
+            await super().__call__(scope, receive, send)
+
+
 def event_stream(request: Request, messages: AsyncGenerator[str]) -> StreamingResponse:
     """Return a response that streams `messages` until they end, or until the caller's key or session is invalid.
 
     Then the last message is `revoked`, with the same data as the body of an error response.
     """
-    return StreamingResponse(_until_revoked(request, messages), media_type="text/event-stream", headers=STREAM_HEADERS)
+    return EventStreamResponse(_until_revoked(request, messages))
 
 
-async def _until_revoked(request: Request, messages: AsyncGenerator[str]) -> AsyncIterator[str]:
-    try:
-        async for message in while_allowed(request, messages):
-            yield message
-    except AuthenticationFailed as error:
-        yield f"event: revoked\ndata: {envelope(error)}\n\n"
+async def _until_revoked(request: Request, messages: AsyncGenerator[str]) -> AsyncGenerator[str]:
+    async with aclosing(while_allowed(request, messages)) as allowed:
+        try:
+            async for message in allowed:
+                yield message
+        except AuthenticationFailed as error:
+            yield f"event: revoked\ndata: {envelope(error)}\n\n"
 
 
 async def while_allowed(request: Request, messages: AsyncGenerator[str]) -> AsyncGenerator[str]:
@@ -63,10 +78,13 @@ async def while_allowed(request: Request, messages: AsyncGenerator[str]) -> Asyn
     except StopAsyncIteration:
         return
     finally:
-        if following is not None and following.cancel():
-            with suppress(asyncio.CancelledError, StopAsyncIteration):
-                await following
-        await messages.aclose()
+        # When a client hangs up, Starlette's task group cancels each `await` of its task until the task ends. Without a
+        # shield this would interrupt the cleanup of `messages`, such as the closing of a connection to an engine.
+        with CancelScope(shield=True):
+            if following is not None and following.cancel():
+                with suppress(asyncio.CancelledError, StopAsyncIteration):
+                    await following
+            await messages.aclose()
 
 
 async def _check(request: Request) -> None:

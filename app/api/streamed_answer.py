@@ -1,14 +1,13 @@
 """Server-sent events of an answer that is being generated, in OpenAI's form."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final
 
 from fastapi import Request
-from starlette.responses import StreamingResponse
 
-from app.api.event_streams import STREAM_HEADERS, while_allowed
+from app.api.event_streams import EventStreamResponse, while_allowed
 from app.api.hang_ups import until_hang_up
 from app.core.errors import GrouptuneError
 
@@ -27,21 +26,21 @@ def error_event(error: GrouptuneError) -> str:
     return event({"error": body})
 
 
-async def streamed(request: Request, messages: AsyncGenerator[str, None]) -> StreamingResponse:
+async def streamed(request: Request, messages: AsyncGenerator[str, None]) -> EventStreamResponse:
     """Return a response that sends the messages. Waits for the first one, so that an error before it has its status.
 
     Closes `messages` when the response ends, also if the client hangs up or its key becomes invalid.
     """
     messages = while_allowed(request, messages)
     first = await until_hang_up(request, _first(messages))
-    return StreamingResponse(_all(first, messages), media_type="text/event-stream", headers=STREAM_HEADERS)
+    return EventStreamResponse(_all(first, messages))
 
 
 async def _first(messages: AsyncGenerator[str, None]) -> str:
     return await anext(messages)
 
 
-async def _all(first: str, messages: AsyncGenerator[str, None]) -> AsyncIterator[str]:
+async def _all(first: str, messages: AsyncGenerator[str, None]) -> AsyncGenerator[str]:
     async with aclosing(messages):
         yield first
         try:
