@@ -10,6 +10,7 @@ import uvicorn
 from app.core import settings
 from app.core.logging import configure
 from worker.serving.server import Server
+from worker.training.kernel_caches import limit_kernel_caches
 
 SPINS: Final = "50000"
 """Turns that a thread of torch's OpenMP library waits actively for the next product before it sleeps: a millisecond or
@@ -28,6 +29,7 @@ def main() -> None:
     arguments.add_argument("--port", type=int, default=8001)
     options = arguments.parse_args()
     configure()
+    limit_kernel_caches()
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported, with the first request
     server = Server(settings.load(), on_death=lambda: threading.Timer(FAREWELL_SECONDS, os._exit, (1,)).start())
     uvicorn.run(server.app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=5)

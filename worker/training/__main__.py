@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from app.core.spec.subprocess_environment import PARENT_PID
+from worker.training.kernel_caches import limit_kernel_caches
 
 _PR_SET_PDEATHSIG = 1
 
@@ -51,6 +52,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     reports = _claim_stdout()
     _hide_unused_bitsandbytes(Path(sys.argv[1]))
+    limit_kernel_caches()
     gc.disable()  # imported objects live forever; collecting during imports takes a tenth of the start-up time
     from worker.training.setup import run  # noqa: PLC0415 - takes seconds, so it comes last
 
