@@ -23,9 +23,28 @@ def read_messages(messages: Sequence[Any]) -> list[dict[str, Any]]:
         # Rows name `messages[1]`, requests `messages.1`.
         message, param = (_INDEX.sub(r".\1", text) for text in (refused.message, refused.param or "messages"))
         raise InvalidRequest(f"{message}.", param=param) from None
+    _check_results(messages)
     if not conversation.messages:
         raise InvalidRequest("'messages' has no text. Add at least one message of a user.", param="messages")
     return conversation.messages
+
+
+def _check_results(messages: Sequence[Any]) -> None:
+    """Raises `InvalidRequest` for a tool's message that answers no earlier call. Rows may have such messages."""
+    called: set[Any] = set()
+    for index, message in enumerate(messages):
+        called.update(call.get("id") for call in message.get("tool_calls") or ())
+        if message["role"] != "tool":
+            continue
+        param, answered = f"messages.{index}.tool_call_id", message.get("tool_call_id")
+        if not answered:
+            raise InvalidRequest(f"'{param}' is missing. Add the id of the call that the message answers.", param=param)
+        if answered not in called:
+            raise InvalidRequest(
+                f"'{param}' is '{answered}', but no assistant message before it has a call with that id. Send the "
+                "message with the call, too.",
+                param=param,
+            )
 
 
 def _plain(message: Any, param: str) -> Any:

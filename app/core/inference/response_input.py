@@ -99,11 +99,12 @@ class _Reader:
     def as_sent(self, error: InvalidRequest) -> InvalidRequest:
         """Return the error with the paths of the request in place of those of the messages."""
 
-        def sent(match: re.Match[str]) -> str:
-            return self.params[int(match[1])]
+        def sent(text: str) -> str:
+            paths = _MESSAGE.sub(lambda match: self.params[int(match[1])], text)
+            return paths.replace("tool_call_id", "call_id")
 
-        param = "input" if error.param == "messages" else _MESSAGE.sub(sent, error.param or "input")
-        message = _MESSAGE.sub(sent, error.message).replace("'messages'", "'input'")
+        param = "input" if error.param == "messages" else sent(error.param or "input")
+        message = sent(error.message).replace("'messages'", "'input'")
         return InvalidRequest(message, param=param, code=error.code)
 
 

@@ -159,6 +159,12 @@ def test_a_conversation_is_sent_as_items(client: OpenAI) -> None:
             "input.0.content.0",
             "invalid_request",
         ),
+        ({"input": [{"type": "function_call_output", "output": "4"}]}, "input.0.call_id", "invalid_request"),
+        (
+            {"input": [{"type": "function_call_output", "call_id": "call_9", "output": "4"}]},
+            "input.0.call_id",
+            "invalid_request",
+        ),
         ({"previous_response_id": "resp_1"}, "previous_response_id", "invalid_request"),
         ({"conversation": "conv_1"}, "conversation", "invalid_request"),
         ({"background": True}, "background", "invalid_request"),

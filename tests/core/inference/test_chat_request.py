@@ -70,6 +70,10 @@ def test_messages_are_read_as_rows() -> None:
             "messages.1.tool_calls.0.function.arguments",
             "JSON object",
         ),
+        ({"role": "tool", "content": "4"}, "messages.1.tool_call_id", "is missing"),
+        ({"role": "tool", "content": "4", "tool_call_id": ""}, "messages.1.tool_call_id", "is missing"),
+        ({"role": "tool", "content": "4", "tool_call_id": 4}, "messages.1.tool_call_id", "must be a string"),
+        ({"role": "tool", "content": "4", "tool_call_id": "call_9"}, "messages.1.tool_call_id", "'call_9'"),
         ("hello", "messages.1", "must be an object"),
     ],
 )
@@ -77,6 +81,23 @@ def test_bad_message_is_refused(message: Any, param: str, words: str) -> None:
     error = refused([USER, message])
     assert error.param == param
     assert words in error.message
+
+
+def test_result_must_follow_its_call() -> None:
+    call, result = (
+        {"role": "assistant", "tool_calls": [CALL]},
+        {"role": "tool", "content": "4", "tool_call_id": "call_1"},
+    )
+    assert [message["role"] for message in read_messages([USER, call, result, USER])][2] == "tool"
+    assert refused([USER, result, call]).param == "messages.1.tool_call_id"
+    assert refused([USER, {"role": "system", "content": ""}, call, result | {"tool_call_id": "call_2"}]).param == (
+        "messages.3.tool_call_id"
+    )
+    older = [
+        {"role": "assistant", "function_call": CALL["function"]},
+        {"role": "function", "name": "f", "content": "4"},
+    ]
+    assert [message["role"] for message in read_messages([USER, *older])] == ["user", "assistant", "tool"]
 
 
 def test_empty_system_messages_alone_are_refused() -> None:

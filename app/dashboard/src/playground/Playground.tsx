@@ -11,7 +11,7 @@ import { AddColumn, ColumnHeads, MAX_COLUMNS } from "./ColumnHeads";
 import { type Prompt, type RequestSettings, useConversation } from "./conversation";
 import { RoundView } from "./RoundView";
 import { RowPicker } from "./RowPicker";
-import { templateFields, useRowSource } from "./rowSource";
+import { templateFields, useRowSource, withCallIds } from "./rowSource";
 import { SettingsPanel } from "./SettingsPanel";
 import { EMPTY_SETTINGS, requestFields, toolsProblem } from "./settings";
 
@@ -106,7 +106,7 @@ function Columns({ models }: { models: Model[] }) {
     setText("");
   };
   const askRow = () =>
-    rows?.row && ask({ messages: rows.row.messages as unknown as Prompt["messages"], row: rows.row });
+    rows?.row && ask({ messages: withCallIds(rows.row.messages as unknown as Prompt["messages"]), row: rows.row });
   const send = () => {
     if (isRunning || !isValid) return;
     if (text.trim()) ask({ messages: [{ role: "user", content: text }] });

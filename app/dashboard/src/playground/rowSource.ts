@@ -4,6 +4,7 @@ import { JOBS, query } from "../api";
 import { useGet } from "../liveData";
 import { baseOf, type PromptSource } from "../modelNames";
 import type { FileRow, FileRows, Job, Model } from "../types";
+import type { ChatMessage } from "./chatStream";
 
 export interface RowSource {
   job: Job | undefined;
@@ -42,6 +43,27 @@ export function useRowSource(source: PromptSource | undefined): RowSource | unde
     maxTokens: settings?.sampling?.max_tokens,
     error: job.error ?? rows.error,
   };
+}
+
+/** Returns messages of a row as a request has them: rows may leave out the ids of calls and results, requests may not. */
+export function withCallIds(messages: ChatMessage[]): ChatMessage[] {
+  const open: string[] = [];
+  let made = 0;
+  return messages.map((message) => {
+    if (message.role === "tool") {
+      const at = Math.max(0, open.indexOf(message.tool_call_id ?? ""));
+      const [id = message.tool_call_id] = open.splice(at, 1);
+      return id ? { ...message, tool_call_id: id } : message;
+    }
+    if (!message.tool_calls?.length) return message;
+    // Mistral's templates want ids of nine letters and digits.
+    const calls = message.tool_calls.map((call) => ({
+      ...call,
+      id: call.id || `call${String(made++).padStart(5, "0")}`,
+    }));
+    open.push(...calls.map(({ id }) => id));
+    return { ...message, tool_calls: calls };
+  });
 }
 
 /** Returns the fields that render a row as the job does. Other base models may lack the job's template variables. */
