@@ -11,7 +11,7 @@ from app.core.accounts.tables import Project
 from app.core.errors import InvalidRequest, NotFound
 from app.core.jobs.progress import eta_seconds
 from app.core.jobs.state_machine import TERMINAL
-from app.core.jobs.tables import Job
+from app.core.jobs.tables import Job, RemovedCheckpoint
 from app.core.models import registry
 from app.core.models.adapters import check_files, find_adapter
 from app.core.models.tables import TrainedModel
@@ -70,14 +70,15 @@ def _missing(session: Session, project_id: str, name: str) -> NotFound:
         return _unknown(name)
     if not step:
         return _unknown(name) if job.status in TERMINAL else _unfinished(session, job, name)
-    if step.isdecimal() and 0 < int(step) <= job.step:
+    at = int(step) if step.isdecimal() else 0
+    if at <= job.step and session.get(RemovedCheckpoint, (job.id, at)) is not None:
         return NotFound(
-            f"The job {job.id} has no checkpoint of step {step} any more: a job keeps its newest checkpoints only. "
+            f"The checkpoint of step {step} of the job {job.id} was deleted: a job keeps its newest checkpoints only. "
             f"GET /v1/fine_tuning/jobs/{job.id}/checkpoints lists them.",
             param="model",
             code="checkpoint_removed",
         )
-    return _unknown(name) if job.status in TERMINAL else _unfinished(session, job, name)
+    return _unknown(name) if at < job.step or job.status in TERMINAL else _unfinished(session, job, name)
 
 
 def _job_of(session: Session, project_id: str, model: str) -> Job | None:

@@ -56,6 +56,8 @@ _DELETE_OLD: Final = text(
         RETURNING step, blob
     ), deleted_models AS (
         DELETE FROM models WHERE job_id = :job_id AND step IN (SELECT step FROM deleted)
+    ), removed AS (
+        INSERT INTO removed_checkpoints (job_id, step) SELECT :job_id, step FROM deleted ON CONFLICT DO NOTHING
     )
     SELECT blob FROM deleted
     """

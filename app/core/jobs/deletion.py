@@ -15,7 +15,16 @@ from app.core.files.tables import File
 from app.core.files.uploads import get_file
 from app.core.jobs.queries import job_of_project
 from app.core.jobs.state_machine import TERMINAL
-from app.core.jobs.tables import Checkpoint, Group, Job, JobAttempt, JobEvent, Metric, MetricRollup
+from app.core.jobs.tables import (
+    Checkpoint,
+    Group,
+    Job,
+    JobAttempt,
+    JobEvent,
+    Metric,
+    MetricRollup,
+    RemovedCheckpoint,
+)
 from app.core.models.adapters import find_adapter, get_own
 from app.core.models.aliases import alias_names
 from app.core.models.tables import TrainedModel
@@ -77,6 +86,7 @@ def delete_model(session: Session, project_id: str, name: str) -> TrainedModel:
         if session.scalar(own) is not None:
             raise _in_use(f"The job {model.job_id} may resume from its checkpoint '{name}'")
         session.execute(delete(Checkpoint).where(Checkpoint.job_id == model.job_id, Checkpoint.step == model.step))
+        session.merge(RemovedCheckpoint(job_id=model.job_id, step=model.step))
     session.delete(model)
     session.flush()
     return model
@@ -88,7 +98,7 @@ def _in_use(reason: str) -> InvalidRequest:
     )
 
 
-_PARTS: Final = (Checkpoint, Group, Metric, MetricRollup, JobEvent, JobAttempt)
+_PARTS: Final = (Checkpoint, RemovedCheckpoint, Group, Metric, MetricRollup, JobEvent, JobAttempt)
 
 
 def delete_job(session: Session, actor: Actor, job_id: str) -> Job:

@@ -251,3 +251,12 @@ class Checkpoint(Base):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
     __table_args__ = (UniqueConstraint("job_id", "step"),)
+
+
+class RemovedCheckpoint(Base):
+    """A step whose checkpoint was deleted: requests for its model get another error than for one that never was."""
+
+    __tablename__ = "removed_checkpoints"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(Integer, primary_key=True)

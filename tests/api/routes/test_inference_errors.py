@@ -8,6 +8,7 @@ import pytest
 from openai import APIError, InternalServerError, NotFoundError, OpenAI
 
 from app.core import ids
+from app.core.jobs import deletion
 from app.core.models.tables import TrainedModel
 from app.core.settings import Settings
 from tests.api.conftest import LONG_CONTEXT
@@ -40,10 +41,14 @@ def stored(server: Server, project_id: str) -> TrainedModel:
 def test_names_of_models_that_are_not_there(inference: Server, route: str) -> None:
     client, ask = inference.client(), ROUTES[route]
     own, foreign = stored(inference, inference.project_id), stored(inference, new_project(inference.database, "b")[0])
+    with inference.database.transaction() as session:
+        removed = publish(session, inference.project_id, step=4)
+        deletion.delete_model(session, inference.project_id, removed.id)
     for name, code in (
         (foreign.id, "model_not_found"),
         (ids.checkpoint_model(foreign.id, 4), "model_not_found"),
-        (ids.checkpoint_model(own.id, 4), "checkpoint_removed"),
+        (removed.id, "checkpoint_removed"),
+        (ids.checkpoint_model(own.id, 4), "model_not_found"),
         (ids.checkpoint_model(own.id, 40), "model_not_found"),
     ):
         with pytest.raises(NotFoundError) as caught:

@@ -8,7 +8,7 @@ from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import GrouptuneError, NotFound
 from app.core.inference.models import resolve
-from app.core.jobs import lifecycle
+from app.core.jobs import deletion, lifecycle
 from app.core.models import aliases, permissions
 from app.core.models.tables import TrainedModel
 from app.core.settings import Settings
@@ -118,12 +118,25 @@ def test_unfinished_job_is_named(database: Database, settings: Settings) -> None
 def test_removed_checkpoint(database: Database, settings: Settings) -> None:
     with database.transaction() as session:
         project = make_project(session)
-        model = publish(session, project)
-        error = refusal(session, project, f"{model.id}:ckpt-step-3", settings)
+        checkpoint = publish(session, project, step=3)
+        deletion.delete_model(session, project, checkpoint.id)
+        error = refusal(session, project, checkpoint.id, settings)
         assert (error.code, error.status) == ("checkpoint_removed", 404)
-        assert f"/v1/fine_tuning/jobs/{model.job_id}/checkpoints" in error.message
-        for step in ("0", "10", "x", "³"):
-            assert refusal(session, project, f"{model.id}:ckpt-step-{step}", settings).code == "model_not_found"
+        assert f"/v1/fine_tuning/jobs/{checkpoint.job_id}/checkpoints" in error.message
+        model = checkpoint.id.partition(":ckpt-step-")[0]
+        for step in ("0", "4", "10", "x", "³", "9" * 30):
+            assert refusal(session, project, f"{model}:ckpt-step-{step}", settings).code == "model_not_found"
+
+
+def test_step_without_checkpoint_of_a_running_job(database: Database, settings: Settings) -> None:
+    """A step that the job has passed gets no checkpoint any more."""
+    with database.transaction() as session:
+        project = make_project(session)
+        job = make_job(session, project)
+        job.step = 6
+        name = ids.fine_tuned_model("tiny", "default", None, job.id)
+        codes = [refusal(session, project, ids.checkpoint_model(name, step), settings).code for step in (5, 6, 7)]
+    assert codes == ["model_not_found", "model_not_ready", "model_not_ready"]
 
 
 def test_checkpoint_without_adapter(database: Database, settings: Settings) -> None:

@@ -12,6 +12,7 @@ from app.core.db import Database
 from app.core.jobs import checkpoints, leases, lifecycle, queries
 from app.core.jobs.checkpoints import StoredCheckpoint
 from app.core.jobs.leases import Claim
+from app.core.jobs.tables import RemovedCheckpoint
 from app.core.models import permissions
 from app.core.models.adapters import starting_point
 from app.core.models.tables import TrainedModel
@@ -63,6 +64,8 @@ def test_checkpoint_model_deleted_with_checkpoint(database: Database, claim: Cla
     assert record(database, claim, 10, 20, 30) == ["blob-10"]
     with database.transaction() as session:
         assert steps(session, claim) == [30, 20]
+        removed = select(RemovedCheckpoint.step).where(RemovedCheckpoint.job_id == claim.job_id)
+        assert session.scalars(removed).all() == [10]
         model = session.get_one(TrainedModel, name(claim, 30))
         assert (model.base_model, model.blob, model.step, model.has_adapter) == ("tiny", "blob-30", 30, True)
         assert model.project_id == claim.project_id
