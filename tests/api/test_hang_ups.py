@@ -3,15 +3,17 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
 
 from app.api.hang_ups import until_hang_up
+from app.api.streamed_answer import streamed
 
-started, cancelled = threading.Event(), threading.Event()
+started, cancelled, closed = threading.Event(), threading.Event(), threading.Event()
 app = FastAPI()
 
 
@@ -25,10 +27,27 @@ async def wait(seconds: float) -> str:
     return "done"
 
 
-@app.post("/{seconds}")
+@app.post("/after/{seconds}")
 async def handle(request: Request, seconds: float) -> str:
     await request.body()
     return await until_hang_up(request, wait(seconds))
+
+
+async def messages() -> AsyncGenerator[str]:
+    """A stream whose end takes several waits, as that of a connection to an engine does."""
+    try:
+        yield "data: 1\n\n"
+        await asyncio.sleep(600)
+    finally:
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+        closed.set()
+
+
+@app.post("/streamed")
+async def stream(request: Request) -> StreamingResponse:
+    await request.body()
+    return await streamed(request, messages())
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +61,26 @@ def port() -> Iterator[int]:
     thread.join(10)
 
 
-def send(port: int, seconds: float) -> socket.socket:
+def send(port: int, path: str) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", port), timeout=20)
-    head = f"POST /{seconds} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}"
+    head = f"POST /{path} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}"
     connection.sendall(head.encode())
     return connection
 
 
 def test_hang_up_cancels_the_work(port: int) -> None:
-    with send(port, 600):
+    with send(port, "after/600"):
         assert started.wait(20)
     assert cancelled.wait(20)
 
 
+def test_hang_up_lets_a_stream_close(port: int) -> None:
+    with send(port, "streamed") as connection, connection.makefile() as response:
+        while "data: 1" not in response.readline():
+            pass
+    assert closed.wait(20)
+
+
 def test_patient_client_gets_the_result(port: int) -> None:
-    with send(port, 0.05) as connection, connection.makefile() as response:
+    with send(port, "after/0.05") as connection, connection.makefile() as response:
         assert response.read().endswith('"done"')

@@ -70,8 +70,20 @@ class VllmServer:
         cards = httpx.get(f"{self.url}/v1/models", headers={"authorization": f"Bearer {KEY}"}).json()["data"]
         return [card["id"] for card in cards if card["parent"] is not None]
 
+    def is_idle(self) -> bool:
+        """Return whether no sequence but that of this question runs.
+
+        An abort is no step of the engine, and only steps update the gauge, so the question makes one.
+        """
+        body = {"model": self.base.name, "prompt": [1], "max_tokens": 1}
+        answer = httpx.post(
+            f"{self.url}/v1/completions", json=body, headers={"authorization": f"Bearer {KEY}"}, timeout=60
+        )
+        answer.raise_for_status()
+        return self.metric("num_requests_running") == 0
+
     def metric(self, name: str) -> float:
-        """Return a gauge of vLLM's own metrics."""
+        """Return a gauge or counter of vLLM's own metrics. It may lag behind the answers by a step."""
         lines = httpx.get(f"{self.url}/metrics").text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"vllm:{name}{{"))
 
