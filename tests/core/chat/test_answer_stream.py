@@ -122,7 +122,10 @@ def test_call_is_reported_when_complete(name: str) -> None:
 def test_cut_call_is_left_out(name: str) -> None:
     """Wherever the tokens run out, neither marks nor parts of a call are shown."""
     content = None if base(name) in CALL_OR_TEXT else "Rain."
-    pairs = [("get_weather", {"town": "Oban", "days": 2}), ("find-harbour", {"days": 2})]
+    pairs: list[tuple[str, dict[str, Any]]] = [
+        ("get_weather", {"town": "Oban", "days": 2}),
+        ("find-harbour", {"days": 2}),
+    ]
     text = written(name, {"content": content, "tool_calls": calls(*pairs[: 1 if base(name) in ONE_CALL else 2])})
     last = max(text.rfind(part) for part in ("2", "harbour"))
     start = text.index("Rain.") + len("Rain.") if content else text.index("get_weather")
