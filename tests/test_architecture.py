@@ -81,8 +81,9 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # above all slices of core: these read every table
         "app.core.backup": "app.core.db app.core.errors app.core.jobs app.core.migrate app.core.parse_errors"
         " app.core.spec app.core.storage app.core.tables",
-        "app.core.doctor": "app.core.broker app.core.db app.core.errors app.core.inference app.core.migrate"
-        " app.core.models app.core.secrets app.core.storage app.core.webhooks app.core.workers",
+        "app.core.doctor": "app.core.broker app.core.db app.core.errors app.core.exports app.core.inference"
+        " app.core.migrate app.core.models app.core.secrets app.core.storage app.core.teachers app.core.webhooks"
+        " app.core.workers",
         # workers; nothing in app imports them
         "worker": "app.core worker.trackers.protocol",
         "worker.trackers": "",

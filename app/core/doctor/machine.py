@@ -6,19 +6,31 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from app.core.db import Database
 from app.core.doctor.finding import DoctorFinding, FindingLevel, failed, ok, warning
 from app.core.errors import BadSetup, DatabaseUnavailable
+from app.core.exports.tables import Export
 from app.core.models import registry, weights
 from app.core.secrets import SETTING, KeyRing
+from app.core.teachers.tables import TeacherKey
 from app.core.webhooks.tables import WebhookEndpoint
 
 GB: Final = 1e9
 LITTLE_BYTES: Final = 10 * GB
 TOO_LITTLE_BYTES: Final = GB
 FEW_INODES: Final = 0.02
+SECRETS: Final = {
+    "webhook endpoint": select(WebhookEndpoint.id, WebhookEndpoint.secret),
+    "webhook endpoint (previous secret)": select(WebhookEndpoint.id, WebhookEndpoint.old_secret).where(
+        WebhookEndpoint.old_secret_until > func.now()
+    ),
+    "teacher key": select(TeacherKey.id, TeacherKey.secret),
+    "export": select(Export.id, Export.secret),
+}
+"""Owner -> the query of everything that is encrypted for such owners."""
+SHOWN: Final = 5
 PRIVATE_FILES: Final = ("secret_keys", "api_key", "connection.json")
 
 
@@ -78,31 +90,44 @@ def check_models(directory: Path) -> Iterator[DoctorFinding]:
 
 def check_keys(ring_text: str | None, ring_file: Path | None, database_url: str | None) -> DoctorFinding:
     """Check that secrets can be encrypted, and that the stored ones can be decrypted."""
+    fix = f"set {SETTING} or {SETTING}_FILE as SECURITY.md says, with the previous key if there was one"
     try:
         ring = KeyRing.load(ring_text, ring_file)
-        count = 0 if database_url is None else _decrypt_all(ring, database_url)
         ring.encrypt("probe")
     except BadSetup as error:
         is_absent = not ring_text and ring_file is None
-        fix = f"set {SETTING} or {SETTING}_FILE as SECURITY.md says, with the previous key if there was one"
         return DoctorFinding("keys", FindingLevel.warning if is_absent else FindingLevel.failed, error.message, fix)
-    stored = f"{count} stored secret{'s' * (count != 1)} can be decrypted" if database_url else "no database to check"
-    return ok("keys", f"secrets can be encrypted; {stored}")
+    stored = {} if database_url is None else _stored_secrets(database_url)
+    if lost := [name for name, secret in stored.items() if not _can_decrypt(ring, secret)]:
+        names = ", ".join(lost[:SHOWN]) + (", ..." if len(lost) > SHOWN else "")
+        return failed("keys", f"{len(lost)} of {len(stored)} stored secrets cannot be decrypted: {names}", fix)
+    count = f"{len(stored)} stored secret{'s' * (len(stored) != 1)} can be decrypted"
+    return ok("keys", f"secrets can be encrypted; {count if database_url else 'no database to check'}")
 
 
-def _decrypt_all(ring: KeyRing, database_url: str) -> int:
-    """Return the number of stored secrets. Raises `BadSetup` when one cannot be decrypted."""
+def _stored_secrets(database_url: str) -> dict[str, bytes]:
+    """Return the encrypted secrets by the names of their owners."""
     database = Database(database_url, pool_size=1)
     try:
         with database.transaction() as session:
-            stored = session.scalars(select(WebhookEndpoint.secret)).all()
+            return {
+                f"{owner} {object_id}": secret
+                for owner, query in SECRETS.items()
+                for object_id, secret in session.execute(query)
+                if secret is not None
+            }
     except DatabaseUnavailable:  # another finding reports it
-        return 0
+        return {}
     finally:
         database.dispose()
-    for secret in stored:
+
+
+def _can_decrypt(ring: KeyRing, secret: bytes) -> bool:
+    try:
         ring.decrypt(secret)
-    return len(stored)
+    except BadSetup:
+        return False
+    return True
 
 
 def check_private_files(state_dir: Path) -> Iterator[DoctorFinding]:

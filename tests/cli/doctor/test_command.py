@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import LargeBinary, create_engine, make_url, text
 
 from app.cli.doctor import checks
 from app.core import migrate
@@ -21,6 +21,8 @@ from app.core.doctor.finding import DoctorFinding, FindingLevel
 from app.core.secrets import KeyRing, new_key
 from app.core.storage.blobs import BlobMissing
 from app.core.storage.local import LocalBlobStore
+from app.core.tables import metadata
+from app.core.teachers.tables import TeacherKey
 from app.local.stack import Stack
 from tests.cli.conftest import ROOT
 from tests.forked import Program
@@ -170,11 +172,24 @@ def test_missing_or_readable_secret_key(database: Database, migrated_url: str, t
             ),
             {"project": project, "secret": KeyRing((key,)).encrypt("whsec_x")},
         )
+        session.add(
+            TeacherKey(id="tk_1", project_id=project, origin="https://x", secret=KeyRing((key,)).encrypt("x"), hint="x")
+        )
     good = machine.check_keys(key, None, migrated_url)
-    assert (good.level, "1 stored secret can" in good.message) == (FindingLevel.ok, True)
-    assert machine.check_keys(new_key(), None, migrated_url).level is FindingLevel.failed
+    assert (good.level, "2 stored secrets can" in good.message) == (FindingLevel.ok, True)
+    lost = machine.check_keys(new_key(), None, migrated_url)
+    names = "2 of 2 stored secrets cannot be decrypted: webhook endpoint we_1, teacher key tk_1"
+    assert (lost.level, lost.message) == (FindingLevel.failed, names)
     assert machine.check_keys("short", None, migrated_url).level is FindingLevel.failed
     assert machine.check_keys(None, None, None).level is FindingLevel.warning
     (tmp_path / "secret_keys").write_text(key)
     (tmp_path / "secret_keys").chmod(0o644)
     assert [finding.level for finding in machine.check_private_files(tmp_path)] == [FindingLevel.warning]
+
+
+def test_every_encrypted_column_is_checked() -> None:
+    checked = {column for query in machine.SECRETS.values() for column in query.selected_columns}
+    for table in metadata.sorted_tables:
+        for column in table.columns:
+            is_encrypted = isinstance(column.type, LargeBinary) and column.name.endswith("secret")
+            assert not is_encrypted or column in checked, column
