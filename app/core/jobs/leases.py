@@ -42,13 +42,19 @@ FIRST: Final = 32
 # of waiting for each other. If another claim commits between this statement's snapshot and the lock, Postgres checks
 # the conditions on `candidate` again with the new row, but not those inside `first`: that is why both state them.
 #
+# `waiting_since` is the start of the wait for a dependency (see `waits`). Time in the queue after the backoff is not
+# part of that wait, so it moves the start.
+#
 # `epoch` is the attempt number. Adding one takes the job away from every earlier attempt for good.
 _CLAIM: Final = text(
     """
     UPDATE jobs
     SET status = 'running', epoch = epoch + 1, lease_owner = :worker,
         lease_until = now() + make_interval(secs => :lease_seconds), stop_request = NULL,
-        started_at = coalesce(started_at, now())
+        started_at = coalesce(started_at, now()),
+        waiting_since = waiting_since + (now() - greatest(
+            eligible_at, (SELECT max(ended_at) FROM job_attempts WHERE job_attempts.job_id = jobs.id)
+        ))
     WHERE status = 'queued' AND id = (
         SELECT candidate.id
         FROM projects AS project

@@ -15,7 +15,7 @@ from app.core.jobs.transitions import transition
 from app.core.spec.rows import shown_lines
 
 MAX_WAIT: Final = timedelta(days=7)
-"""A job fails once a dependency has kept it from a new step for this time."""
+"""A job fails once a dependency has kept it from a new step for this time. Time in the queue does not count."""
 MAX_ROW_FAILURES: Final = 3
 """A job fails once a dependency has failed on the same row in this number of attempts without a new step."""
 

@@ -1,7 +1,9 @@
 """Waits for a dependency: an outage is waited for, and rows on which it always fails end the job."""
 
+from datetime import timedelta
+
 import pytest
-from sqlalchemy import func
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.core.accounts.audit import Actor
@@ -10,7 +12,7 @@ from app.core.jobs import leases, lifecycle, outcomes, queries
 from app.core.jobs.journal import Journal
 from app.core.jobs.leases import Claim
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus
-from app.core.jobs.tables import Job
+from app.core.jobs.tables import Job, JobAttempt
 from app.core.jobs.waits import MAX_ROW_FAILURES, MAX_WAIT
 from app.core.spec.reports import Metrics
 from tests.setup_jobs import make_job, make_project
@@ -71,6 +73,36 @@ def test_outage_without_end_fails_the_job(database: Database, job_id: str) -> No
     assert job.error is not None
     assert job.error["code"] == "dependency_down"
     assert "waited for 7 days without a new step" in job.error["message"]
+
+
+def test_time_in_the_queue_is_no_wait(database: Database, job_id: str) -> None:
+    """No worker was free for eight days after the first outage, or another job had it."""
+    began = wait(database, job_id).waiting_since
+    assert began is not None
+    with database.transaction() as session:
+        job = session.get_one(Job, job_id)
+        job.waiting_since, job.eligible_at = began - MAX_WAIT, began - MAX_WAIT + timedelta(hours=2)
+        session.execute(update(JobAttempt).values(ended_at=began - MAX_WAIT + timedelta(hours=1)))
+    with database.transaction() as session:
+        claim = leases.claim(session, "w", 60)
+        assert claim is not None
+        waited = session.scalars(select(func.now() - Job.waiting_since)).one()
+        assert waited == timedelta(hours=2)
+        outcomes.wait_for_dependency(session, claim, "The teacher answered 503: busy")
+        assert session.get_one(Job, job_id).status == JobStatus.queued
+
+
+def test_requeued_job_waits_since_its_attempt(database: Database, job_id: str) -> None:
+    """A drained job gets its old place, which is earlier than the end of its attempt."""
+    began = wait(database, job_id).waiting_since
+    with database.transaction() as session:
+        outcomes.drain(session, claimed(session, job_id))
+    with database.transaction() as session:
+        assert leases.claim(session, "w", 60) is not None
+        moved = session.scalars(select(Job.waiting_since)).one()
+    assert moved is not None
+    assert began is not None
+    assert timedelta(0) <= moved - began < timedelta(minutes=5)
 
 
 def test_new_step_and_resume_reset_the_waits(database: Database, job_id: str) -> None:
