@@ -121,6 +121,16 @@ def test_roles_have_keys_of_their_own_for_the_store() -> None:
     assert set().union(*held.values()) == set()
 
 
+def test_engine_sees_no_setting_of_other_roles() -> None:
+    """`grouptune.env` may hold the keys of judges and hubs."""
+    files = {name: [file["path"] for file in service.get("env_file", ())] for name, service in SERVICES.items()}
+    assert {name: paths for name, paths in files.items() if paths} == {
+        "api": ["grouptune.env", "api.env"],
+        **{name: ["grouptune.env", "worker.env"] for name in ("worker-default", "worker-cpu", "worker-gpu")},
+        "engine": ["engine.env"],
+    }
+
+
 def test_external_images_have_version_and_variable() -> None:
     images = {service["image"] for service in SERVICES.values() if "build" not in service}
     for image in images:

@@ -26,6 +26,11 @@ def documents(path: Path) -> list[Manifest]:
     return list(yaml.safe_load_all(path.read_text()))
 
 
+SECRETS: Final[dict[str, dict[str, str]]] = {
+    secret["metadata"]["name"]: secret["stringData"] for secret in documents(KUBERNETES / "secret.example.yaml")
+}
+
+
 def manifests() -> list[Manifest]:
     paths = (path for path in sorted(KUBERNETES.rglob("*.yaml")) if path.name not in NON_CORE_FILES)
     return [manifest for path in paths for manifest in documents(path)]
@@ -158,11 +163,28 @@ def test_model_servers_example_opens_ports_to_named_places() -> None:
         assert all(rule["ports"])
 
 
-def test_engine_has_its_key_and_no_other_secret() -> None:
-    [container] = dict(pods())["Deployment grouptune-engine"]["containers"]
-    assert container["envFrom"] == [{"configMapRef": {"name": "grouptune"}}]
-    assert [entry["name"] for entry in container["env"]] == ["GROUPTUNE_SERVE_API_KEY"]
-    assert "GROUPTUNE_SERVE_API_KEY" in documents(KUBERNETES / "secret.example.yaml")[0]["stringData"]
+def secrets_of(pod: Manifest) -> set[str]:
+    """Return the names of the secrets that a pod can read."""
+    [container] = pod["containers"]
+    assert all("secret" not in str(volume) for volume in pod["volumes"])
+    assert all("valueFrom" not in entry for entry in container.get("env", ()))
+    return {source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source}
+
+
+def test_each_role_has_only_the_secrets_it_needs() -> None:
+    worker = {"grouptune-worker", "grouptune-keys"}
+    assert {name: secrets_of(pod) for name, pod in pods()} == {
+        "Deployment grouptune-api": {"grouptune-api", "grouptune-keys", "grouptune-engine"},
+        "Deployment grouptune-worker-default": worker,
+        "Deployment grouptune-worker-train": worker,
+        "Deployment grouptune-engine": {"grouptune-engine"},
+        "Job grouptune-migrate": {"grouptune-migrate"},
+    }
+    keys = {name: set(values) for name, values in SECRETS.items()}
+    assert keys["grouptune-engine"] == {"GROUPTUNE_SERVE_API_KEY"}
+    assert keys["grouptune-migrate"] == {"DATABASE_URL"}
+    assert keys["grouptune-keys"] == {"GROUPTUNE_SECRET_KEYS"}
+    assert "GROUPTUNE_METRICS_TOKEN" not in keys["grouptune-worker"]
 
 
 def test_lost_node_stops_no_kind_of_request() -> None:
@@ -179,7 +201,7 @@ def test_lost_node_stops_no_kind_of_request() -> None:
         assert spread["labelSelector"] == {"matchLabels": {"app.kubernetes.io/name": name}}
 
 
-EXAMPLE_SECRETS: Final[dict[str, str]] = documents(KUBERNETES / "secret.example.yaml")[0]["stringData"]
+EXAMPLE_SECRETS: Final[dict[str, str]] = {name: value for own in SECRETS.values() for name, value in own.items()}
 
 
 @pytest.mark.parametrize("name", EXAMPLE_SECRETS)
