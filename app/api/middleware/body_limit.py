@@ -21,6 +21,9 @@ PUBLIC_BYTES: Final = 64 * 1024
 """For routes that need no key."""
 HELD_BYTES: Final = 32 * 1024**2
 """Size of the JSON bodies that one project may have in progress. A parsed body takes several times its size."""
+FILES_AT_ONCE: Final = 8
+"""Files of the largest size that one project may upload at the same time. They are on this machine's disk until they
+are stored, and count towards `stored_bytes` only then."""
 MAX_MEMBERS: Final = 20_000
 """Members of all objects of a JSON body together. Each unknown one would become an error of its own."""
 FORM_OVERHEAD_BYTES: Final = 64 * 1024
@@ -44,7 +47,8 @@ class _Exceeded(Exception):
 
 class BodyLimit:
     """ASGI middleware: 413 past `max_file_bytes` for files, `MAX_PART_BYTES` for parts, `PUBLIC_BYTES` for `public`
-    paths and `JSON_BYTES` for the rest; 400 past `MAX_MEMBERS`; 429 past `HELD_BYTES`.
+    paths and `JSON_BYTES` for the rest; 400 past `MAX_MEMBERS`; 429 past `HELD_BYTES` of JSON in progress, and past
+    `FILES_AT_ONCE` uploads or the project's quota.
 
     It must run inside `CallerFirst`, which finds out whose body it is."""
 
@@ -52,16 +56,23 @@ class BodyLimit:
         self._app = app
         self._max_upload = max_file_bytes + FORM_OVERHEAD_BYTES
         self._public = frozenset(public)
-        self._held: Counter[str] = Counter()
-        """Bytes by project, from the moment when a request announces them."""
+        # Bytes by project, from the moment when a request announces them.
+        self._json: Counter[str] = Counter()
+        self._uploads: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        caller = scope.get("state", {}).get("principal")
-        project = None if caller is None else caller.project_id
-        body = _Body(scope["path"], *self._limit(scope["path"].rstrip("/")), self._held, project)
+        limit, max_members, advice = self._limit(scope["path"].rstrip("/"))
+        held = None
+        if (caller := scope.get("state", {}).get("principal")) is not None:
+            if max_members is not None:
+                held = _Held(self._json, caller.project_id, HELD_BYTES)
+            else:
+                at_once = min(FILES_AT_ONCE * self._max_upload, caller.limits.stored_bytes)
+                held = _Held(self._uploads, caller.project_id, max(limit, at_once))
+        body = _Body(scope["path"], limit, max_members, advice, held)
         try:
             await self._pass_on(body, scope, receive, send)
         finally:
@@ -97,16 +108,40 @@ class BodyLimit:
         return PUBLIC_BYTES if path in self._public else JSON_BYTES, MAX_MEMBERS, "shorten it"
 
 
+class _Held:
+    """The share of one body in the bytes that its project has in progress."""
+
+    def __init__(self, by_project: Counter[str], project: str, limit: int) -> None:
+        self.limit = limit
+        self._by_project, self._project = by_project, project
+        self._own = 0
+
+    def grow_to(self, size: int) -> bool:
+        """Count the body with at least `size` bytes; return False, and change nothing, if they are too many."""
+        more = size - self._own
+        if more <= 0:
+            return True
+        if self._by_project[self._project] + more > self.limit:
+            return False
+        self._by_project[self._project] += more
+        self._own = size
+        return True
+
+    def release(self) -> None:
+        """Stop counting the body: its request has ended."""
+        if self._own:
+            self._by_project[self._project] -= self._own
+            if not self._by_project[self._project]:
+                del self._by_project[self._project]
+
+
 class _Body:
     """Counts what has arrived of one body."""
 
-    def __init__(
-        self, path: str, limit: int, max_members: int | None, advice: str, held: Counter[str], project: str | None
-    ) -> None:
-        """`project`: whose bytes `held` counts; None for a caller without a key."""
+    def __init__(self, path: str, limit: int, max_members: int | None, advice: str, held: _Held | None) -> None:
+        """`held` is None for a caller without a key."""
         self.problem: GrouptuneError | None = None
-        self._held, self._project = held, None if max_members is None else project
-        self._own_held = 0
+        self._held = held
         self._path, self._limit, self._max_members, self._advice = path, limit, max_members, advice
         self._received = self._members = 0
 
@@ -130,29 +165,16 @@ class _Body:
                 f"The request body has more than {self._max_members:,} object members in all; {self._advice}.",
                 code="too_many_members",
             )
-        elif not self._hold(received):
+        elif self._held is not None and not self._held.grow_to(received):
             self.problem = TooManyBytesInProgress(
-                f"This project's requests in progress have bodies of more than {HELD_BYTES:,} bytes together. Send "
-                "fewer large ones at once."
+                f"This project's requests in progress have bodies of more than {self._held.limit:,} bytes together. "
+                "Send fewer large ones at once."
             )
-
-    def _hold(self, size: int) -> bool:
-        """Count the body with at least `size` bytes; return False, and change nothing, if they are too many."""
-        more = size - self._own_held
-        if self._project is None or more <= 0:
-            return True
-        if self._held[self._project] + more > HELD_BYTES:
-            return False
-        self._held[self._project] += more
-        self._own_held = size
-        return True
 
     def forget(self) -> None:
         """Stop counting the body: its request has ended."""
-        if self._project is not None and self._own_held:
-            self._held[self._project] -= self._own_held
-            if not self._held[self._project]:
-                del self._held[self._project]
+        if self._held is not None:
+            self._held.release()
 
 
 def _declared(scope: Scope) -> int:

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.api.middleware.body_limit import HELD_BYTES, JSON_BYTES
+from app.api.middleware.body_limit import FORM_OVERHEAD_BYTES, HELD_BYTES, JSON_BYTES
+from app.core.accounts.tables import Project
 from tests.api.server import Server, new_project
 from tests.waiting import eventually
 
@@ -62,3 +63,28 @@ def test_bodies_in_progress_are_limited_by_project(server: Server) -> None:
         assert connection.recv(4_096).startswith(b"HTTP/1.1 429")
         assert status(new_project(server.database, "other")[1]) == 200
     eventually(lambda: status(server.api_key) == 200)
+
+
+def test_uploads_in_progress_are_limited_by_project(server: Server) -> None:
+    """Each of them fits into the quota, but together they would fill the disk before the first one is stored."""
+    largest = server.settings.max_file_bytes + FORM_OVERHEAD_BYTES
+    with server.database.transaction() as session:
+        session.get_one(Project, server.project_id).max_stored_bytes = 2 * largest
+
+    def upload(key: str) -> httpx.Response:
+        headers = {"authorization": f"Bearer {key}"}
+        return httpx.post(f"{server.url}/v1/files", data={"purpose": "evals"}, files={"file": b"{}"}, headers=headers)
+
+    head = "POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=b\r\n"
+    head += f"authorization: Bearer {server.api_key}\r\ncontent-length: {largest}\r\n\r\n--b"
+    address = urlsplit(server.url)
+    assert upload(server.api_key).status_code == 200
+    with ExitStack() as opened:
+        for _ in range(2):
+            connection = socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=60)
+            opened.enter_context(connection)
+            connection.sendall(head.encode())
+        eventually(lambda: upload(server.api_key).status_code == 429)
+        assert code(upload(server.api_key)) == (429, "too_many_bytes_in_progress")
+        assert upload(new_project(server.database, "other")[1]).status_code == 200
+    eventually(lambda: upload(server.api_key).status_code == 200)
