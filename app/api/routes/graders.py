@@ -4,7 +4,7 @@ import time
 
 from fastapi import APIRouter, Request
 
-from app.api.deps import Config, Graders, Slow
+from app.api.deps import Config, Graders, Slow, Strict
 from app.api.schemas.graders import GraderRun, RunGrader, ValidateGrader, ValidGrader
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
@@ -16,11 +16,11 @@ from app.core.jobs.grader_services import check_services
 router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["Graders"])
 
 
-@router.post("/validate", dependencies=[needs(Scope.jobs_write)])
-def validate_grader(body: ValidateGrader, settings: Config) -> ValidGrader:
+@router.post("/validate", dependencies=[needs(Scope.jobs_write)], response_model_exclude_unset=True)
+def validate_grader(body: ValidateGrader, settings: Config, strict: Strict = False) -> ValidGrader:
     """Validate a grader: its fields, templates, formula, source, schema or pattern, and its judge. Nothing is run."""
     check_services(body.grader, "grader", settings.judge_url, settings.private_hosts)
-    return ValidGrader(grader=body.grader.model_dump(mode="json", by_alias=True, exclude_none=True))
+    return ValidGrader.of(body.grader, strict=strict)
 
 
 @router.post("/run", dependencies=[needs(Scope.jobs_write)])

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.api.schemas.strict_graders import as_openai
 from app.core.graders.types import ErrorType, Grade, Sample
 from app.core.spec.graders import BaseGrader, Grader, Judge, MultiGrader, parts
 
@@ -21,6 +22,16 @@ class ValidGrader(BaseModel):
     """The grader as a job would store it."""
 
     grader: dict[str, Any]
+    whole_grader: dict[str, Any] | None = Field(
+        default=None, description="Only for strict clients, if `grader` is a stand-in: OpenAI's SDK lacks its type."
+    )
+
+    @classmethod
+    def of(cls, grader: BaseGrader, *, strict: bool) -> "ValidGrader":
+        """Return the wire form; `strict` uses only types of OpenAI's SDK."""
+        whole = grader.model_dump(mode="json", by_alias=True, exclude_none=True)
+        shown = as_openai(whole) if strict else whole
+        return cls(grader=shown) if shown == whole else cls(grader=shown, whole_grader=whole)
 
 
 class SentSample(BaseModel):

@@ -120,6 +120,29 @@ def test_invalid_grader_is_explained(client: OpenAI, grader: Any, param: str, me
     assert message in str(caught.value)
 
 
+REGEX: Any = {"type": "regex", "name": "digits", "input": "{{sample.output_text}}", "pattern": "[0-9]+"}
+MULTI: Any = {"type": "multi", "name": "both", "graders": {"a": EXACT, "b": REGEX}, "calculate_output": "a + b"}
+
+
+@pytest.mark.parametrize(
+    ("grader", "shown"),
+    [
+        (REGEX, "python"),
+        (MULTI, "multi"),
+        ({"type": "endpoint", "name": "far", "url": "https://example.com"}, "python"),
+    ],
+)
+def test_strict_clients_get_openais_types(server: Server, grader: Any, shown: str) -> None:
+    """The SDK has no type for such graders, and one part of a `multi`."""
+    result = server.client(strict=True).fine_tuning.alpha.graders.validate(grader=grader)
+    assert result.grader is not None
+    assert (result.grader.type, result.grader.name) == (shown, grader["name"])
+    whole = result.to_dict()["whole_grader"]
+    path: Any = "/fine_tuning/alpha/graders/validate"
+    assert server.client().post(path, body={"grader": grader}, cast_to=object) == {"grader": whole}
+    assert whole["type"] == grader["type"]  # type: ignore[index]
+
+
 def test_pass_threshold_of_every_grader(client: OpenAI) -> None:
     grader: Any = EXACT | {"pass_threshold": 0.5}
     assert client.fine_tuning.alpha.graders.validate(grader=grader).to_dict() == {"grader": grader}
