@@ -220,3 +220,15 @@ def test_focus_is_visible(page: Page, root: str, sign_in: SignIn, tour: Tour) ->
                 "return one !== document.body && style.outlineStyle === 'none' ? one.outerHTML.slice(0, 99) : null })()"
             )
             assert bare is None, bare
+
+
+def test_theme_button_follows_the_system(page: Page, sign_in: SignIn) -> None:
+    page.emulate_media(color_scheme="light")
+    sign_in(page)
+    expect(page.get_by_role("button", name="Use dark colours")).to_be_visible()
+    page.emulate_media(color_scheme="dark")
+    page.get_by_role("button", name="Use light colours").click()
+    expect(page.get_by_role("button", name="Use dark colours")).to_be_visible()
+    page.emulate_media(color_scheme="light")
+    page.emulate_media(color_scheme="dark")  # the choice stays
+    expect(page.get_by_role("button", name="Use dark colours")).to_be_visible()

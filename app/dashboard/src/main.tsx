@@ -11,7 +11,7 @@ import { ROOT, useLocation } from "./root";
 import { NAV_PAGES, type NavPage } from "./routes";
 import { SessionContext, useCan } from "./session";
 import { useShortcuts } from "./shortcuts";
-import { theme, toggleTheme } from "./theme";
+import { onTheme, theme, toggleTheme } from "./theme";
 import type { Session } from "./types";
 import { ApiKeys } from "./views/ApiKeys";
 import { AuditLog } from "./views/AuditLog";
@@ -76,6 +76,7 @@ function isAt(path: string, { to, below }: NavPage): boolean {
 function Shell({ session, leave }: { session: Session; leave: () => void }) {
   const [open, setOpen] = useState<"palette" | "help">();
   const [shade, setShade] = useState(theme());
+  useEffect(() => onTheme(() => setShade(theme())), []);
   const { route, path } = useLocation();
   const writesJobs = useCan("jobs:write");
   useShortcuts({
@@ -111,10 +112,7 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
           <button
             type="button"
             aria-label={shade === "dark" ? "Use light colours" : "Use dark colours"}
-            onClick={() => {
-              toggleTheme();
-              setShade(theme());
-            }}
+            onClick={toggleTheme}
           >
             {shade === "dark" ? "☀" : "☾"}
           </button>

@@ -24,7 +24,7 @@ export function toggleTheme(): void {
 
 export function onTheme(listener: () => void): () => void {
   listeners.add(listener);
-  return () => listeners.delete(listener);
+  return () => void listeners.delete(listener);
 }
 
 dark.addEventListener("change", show);
