@@ -29,6 +29,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.logging": "",
         "app.core.prometheus": "",
         "app.core.secrets": "app.core.errors",
+        "app.core.plurals": "",
         "app.core.retry": "",
         "app.core.scratch": "",
         "app.core.parse_errors": "",
@@ -45,8 +46,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.workers": "app.core.db app.core.spec",
         "app.core.accounts": "app.core.db app.core.errors app.core.ids",
         "app.core.files": "app.core.db app.core.deadline app.core.errors app.core.ids app.core.parse_errors"
-        " app.core.scratch app.core.spec app.core.storage",
-        "app.core.lint": "app.core.files app.core.graders app.core.spec",
+        " app.core.scratch app.core.spec app.core.storage app.core.plurals",
+        "app.core.lint": "app.core.files app.core.graders app.core.spec app.core.plurals",
         "app.core.models": "app.core.db app.core.errors app.core.ids app.core.parse_errors app.core.storage",
         "app.core.estimates": "app.core.models app.core.spec",
         "app.core.exports": "app.core.accounts app.core.db app.core.errors app.core.ids app.core.models app.core.spec"
@@ -58,7 +59,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.jobs": "app.core.accounts app.core.chat app.core.db app.core.egress app.core.errors"
         " app.core.estimates app.core.exports app.core.files app.core.graders app.core.ids app.core.lint"
         " app.core.models app.core.prometheus app.core.spec app.core.storage app.core.teachers app.core.tracing"
-        " app.core.webhooks app.core.workers",
+        " app.core.webhooks app.core.workers app.core.plurals",
         "app.core.inference": "app.core.accounts app.core.chat app.core.db app.core.errors app.core.ids"
         " app.core.jobs app.core.models app.core.prometheus app.core.retry app.core.settings"
         " app.core.spec app.core.storage",
@@ -80,15 +81,15 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.hatch_build": "",
         # above all slices of core: these read every table
         "app.core.backup": "app.core.db app.core.errors app.core.jobs app.core.migrate app.core.parse_errors"
-        " app.core.spec app.core.storage app.core.tables",
+        " app.core.spec app.core.storage app.core.tables app.core.plurals",
         "app.core.doctor": "app.core.broker app.core.db app.core.errors app.core.exports app.core.inference"
         " app.core.migrate app.core.models app.core.secrets app.core.storage app.core.teachers app.core.webhooks"
-        " app.core.workers",
+        " app.core.workers app.core.plurals",
         # workers; nothing in app imports them
         "worker": "app.core worker.trackers.protocol",
         "worker.trackers": "",
         "worker.training": "app.core.chat app.core.egress app.core.spec app.core.graders app.core.retry"
-        " app.core.scratch",
+        " app.core.scratch app.core.plurals",
         "worker.exporting": "app.core.chat app.core.errors app.core.spec worker.parent_death worker.training.merge",
         # the embedded inference engine, a process of its own
         "worker.serving": "app.core.logging app.core.models app.core.settings worker.training",

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from app.auth.bearer import Caller
 from app.auth.principal import Principal
 from app.core.errors import RateLimited
+from app.core.plurals import plural
 
 RETRY_SECONDS: Final = 1.0
 
@@ -34,8 +35,9 @@ class InferenceSlots:
         in_flight = self._in_flight[project_id]
         if in_flight >= limit:
             raise TooManyInferenceRequests(
-                f"The project '{caller.project_name}' has {in_flight:,} inference requests in flight; its limit is "
-                f"{limit:,} (inference_requests). Send fewer at once, or ask an administrator for a higher limit."
+                f"The project '{caller.project_name}' has {plural(in_flight, 'inference request')} in flight; its "
+                f"limit is {limit:,} (inference_requests). Send fewer at once, or ask an administrator for a higher "
+                "limit."
             )
         self._in_flight[project_id] += 1
         try:

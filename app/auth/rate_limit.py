@@ -7,6 +7,7 @@ from fastapi.concurrency import run_in_threadpool
 from app.auth.principal import Principal
 from app.core.accounts.rate_limit import RateAllowance, RateLimiter
 from app.core.errors import RateLimited
+from app.core.plurals import plural
 
 _PROJECT: Final = "project"
 _KEY: Final = "key"
@@ -45,7 +46,7 @@ def _refusal(caller: Principal, allowance: RateAllowance) -> RateLimited:
     who = f"API key '{caller.key_id}'" if of_key else f"project '{caller.project_name}'"
     remedy = "use a key without a limit of its own" if of_key else "ask an administrator for a higher limit"
     error = RateLimited(
-        f"The {who} may send {allowance.limit:,} requests a minute (requests_per_minute). Retry in "
+        f"The {who} may send {plural(allowance.limit, 'request')} a minute (requests_per_minute). Retry in "
         f"{duration(allowance.wait_seconds)}, send fewer requests, or {remedy}."
     )
     error.retry_after_seconds = allowance.wait_seconds

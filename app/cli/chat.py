@@ -15,6 +15,7 @@ from app.cli.ui.console import err, fail, note, out
 from app.cli.ui.options import StateDir
 from app.client import Client, Json
 from app.core.errors import GrouptuneError
+from app.core.plurals import plural
 
 SILENCE_SECONDS: Final = 600.0
 """The first answer of a model waits until its engine has loaded it."""
@@ -221,7 +222,7 @@ def _turn(conversation: Conversation, question: str) -> None:
         note("Stopped.")
     else:
         rate = answer.tokens / max(answer.seconds, 1e-3)
-        err.print(f"[dim]{answer.tokens} tokens, {rate:.0f} tokens/s, {answer.finish_reason}[/dim]")
+        err.print(f"[dim]{plural(answer.tokens, 'token')}, {rate:.0f} tokens/s, {answer.finish_reason}[/dim]")
 
 
 def _command(conversation: Conversation, line: str) -> bool:

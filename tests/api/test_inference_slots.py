@@ -27,7 +27,11 @@ def test_slots_are_limited_by_project() -> None:
             held.enter_context(slots.taken(caller("a", 2)))
         held.enter_context(slots.taken(caller("b", 1)))
     assert (respond(caught.value).status_code, respond(caught.value).headers["retry-after"]) == (429, "1")
-    with slots.taken(caller("a", 1)):
+    with (
+        slots.taken(caller("a", 1)),
+        pytest.raises(TooManyInferenceRequests, match="'a' has 1 inference request in flight"),
+        slots.taken(caller("a", 1)),
+    ):
         pass
 
 

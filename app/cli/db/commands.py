@@ -15,6 +15,7 @@ from app.cli.ui.exits import ExitCode
 from app.cli.ui.formatting import human_bytes
 from app.cli.ui.options import InstallationDir
 from app.core.errors import BadSetup
+from app.core.plurals import plural
 
 if TYPE_CHECKING:
     from app.core.settings import Settings
@@ -66,7 +67,7 @@ def dump(
         dumped = import_module("app.cli.db.backups").dump(url, config, path, progress)
     for problem in dumped.problems:
         fail(problem)
-    note(f"Backed up the database and {dumped.blobs:,} blobs: {human_bytes(dumped.bytes)}.")
+    note(f"Backed up the database and {plural(dumped.blobs, 'blob')}: {human_bytes(dumped.bytes)}.")
     note("The backup does not contain GROUPTUNE_SECRET_KEYS, which encrypt webhook secrets. Store them separately.")
     write_line(str(path))
     if dumped.problems:
@@ -93,7 +94,9 @@ def restore(
     for breach in breaches:
         fail(f"{breach.subject}: violated invariant: {breach.invariant}")
     manifest = restored.manifest
-    note(f"Restored the database and {restored.blobs:,} blobs as of {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC.")
+    note(
+        f"Restored the database and {plural(restored.blobs, 'blob')} as of {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC."
+    )
     note("Running jobs resume from their last checkpoints once workers start. Check the rest with `grouptune doctor`.")
     if breaches:
         raise typer.Exit(ExitCode.error)

@@ -16,6 +16,7 @@ from app.cli.ui.exits import ExitCode
 from app.cli.ui.formatting import age, human_bytes
 from app.cli.ui.options import AsJson, StateDir
 from app.client import Json
+from app.core.plurals import plural
 
 app = typer.Typer(help="Manage training and validation files.", no_args_is_help=True)
 app.command()(upload)
@@ -71,5 +72,5 @@ def _show_report(answer: Json) -> None:
     report = answer["report"]
     errors = report.get("error_count", 0)
     # The summary of an invalid file is its first error, which the table shows anyway.
-    note(f"{errors} error{'s' * (errors != 1)} in {report['rows']} rows:" if errors else str(answer["summary"]))
+    note(f"{plural(errors, 'error')} in {plural(report['rows'], 'row')}:" if errors else str(answer["summary"]))
     write_findings(report["errors"], report.get("warnings", []), error_count=errors)

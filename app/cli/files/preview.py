@@ -14,6 +14,7 @@ from app.cli.connection import connect
 from app.cli.ui.console import note, out, write_json, write_line
 from app.cli.ui.options import AsJson, StateDir
 from app.client import Json
+from app.core.plurals import plural
 
 _COLOURS: Final = {
     "prompt": "dim",
@@ -85,7 +86,7 @@ def _title(span: Json, number: int) -> str:
     name = span["source"] + (f" {number}" if span["source"] == "teacher" else "")
     author = f" ({span['model']})" if span["model"] else ""
     use = "context only" if span["source"] == "prompt" else "trained on"
-    return f"{name}{author}: {span['tokens']:,} tokens, {use if span['fits'] else 'TOO LONG, dropped'}"
+    return f"{name}{author}: {plural(span['tokens'], 'token')}, {use if span['fits'] else 'TOO LONG, dropped'}"
 
 
 def _titles(row: Json) -> Iterator[tuple[str, Json]]:

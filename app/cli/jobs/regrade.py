@@ -11,6 +11,7 @@ from app.cli.ui.console import note, write_json, write_table
 from app.cli.ui.formatting import number
 from app.cli.ui.options import AsJson, JobId, StateDir
 from app.client import Json
+from app.core.plurals import plural
 
 
 def regrade_job(
@@ -39,7 +40,9 @@ def regrade_job(
 
 def _show(result: Json) -> None:
     summary = result["summary"]
-    note(f"Regraded {summary['groups']} of {result['available_groups']} groups, {summary['members']} answers.")
+    note(
+        f"Regraded {summary['groups']} of {result['available_groups']} groups, {plural(summary['members'], 'answer')}."
+    )
     rows = [
         *(
             (f"mean reward, {source}", number(means["before"]), number(means["after"]))

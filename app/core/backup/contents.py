@@ -8,6 +8,7 @@ from typing import Final, Literal
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from app.core.plurals import plural
 from app.core.spec.frozen import Frozen
 
 MANIFEST: Final = "manifest.json"
@@ -112,4 +113,4 @@ def held(session: Session, tables: Collection[str]) -> list[str]:
         for word, source in _HELD.items()
         if source.partition(" ")[0] in tables
     }
-    return [f"{count:,} {word}{'s' * (count != 1)}" for word, count in counts.items() if count]
+    return [plural(count, word) for word, count in counts.items() if count]

@@ -13,6 +13,7 @@ from app.core.doctor.finding import DoctorFinding, FindingLevel, failed, ok, war
 from app.core.errors import BadSetup, DatabaseUnavailable
 from app.core.exports.tables import Export
 from app.core.models import registry, weights
+from app.core.plurals import plural
 from app.core.secrets import SETTING, KeyRing
 from app.core.teachers.tables import TeacherKey
 from app.core.webhooks.tables import WebhookEndpoint
@@ -101,7 +102,7 @@ def check_keys(ring_text: str | None, ring_file: Path | None, database_url: str 
     if lost := [name for name, secret in stored.items() if not _can_decrypt(ring, secret)]:
         names = ", ".join(lost[:SHOWN]) + (", ..." if len(lost) > SHOWN else "")
         return failed("keys", f"{len(lost)} of {len(stored)} stored secrets cannot be decrypted: {names}", fix)
-    count = f"{len(stored)} stored secret{'s' * (len(stored) != 1)} can be decrypted"
+    count = f"{plural(len(stored), 'stored secret')} can be decrypted"
     return ok("keys", f"secrets can be encrypted; {count if database_url else 'no database to check'}")
 
 

@@ -10,6 +10,7 @@ from app.core import broker
 from app.core.doctor.finding import DoctorFinding, failed, ok, warning
 from app.core.errors import GrouptuneError
 from app.core.inference.engine_client import EngineClient, ListedModel
+from app.core.plurals import plural
 from app.core.storage.blobs import BlobMissing, BlobStore, StorageUnavailable
 
 PROBE_BYTES: Final = 1 << 16
@@ -68,7 +69,7 @@ def check_engines(urls: Sequence[str], api_key: str | None) -> Iterator[DoctorFi
             yield warning("engine", f"{url}: {error.message}", fix)
         else:
             bases = [model.id for model in models if model.parent is None]
-            yield ok("engine", f"{url} serves {', '.join(bases)} and {len(models) - len(bases)} adapters")
+            yield ok("engine", f"{url} serves {', '.join(bases)} and {plural(len(models) - len(bases), 'adapter')}")
 
 
 async def _models_of(url: str, api_key: str | None) -> list[ListedModel]:

@@ -22,6 +22,7 @@ from app.core.files import uploads
 from app.core.files.tables import File, Upload, UploadPart, UploadStatus
 from app.core.files.uploads import ReceivedFile
 from app.core.files.validation import MAX_FILE_BYTES
+from app.core.plurals import plural
 from app.core.storage.blobs import CHUNK_BYTES, BlobMissing, BlobStore
 
 UPLOAD_SECONDS: Final = 3600
@@ -158,7 +159,8 @@ def add_part(
     ).one()
     if count >= max_parts or size + stored.bytes > 2 * upload.bytes + MAX_PART_BYTES:
         raise UploadMismatch(
-            f"The upload '{upload_id}' holds {count:,} parts with {size:,} bytes for a file of {upload.bytes:,} bytes. "
+            f"The upload '{upload_id}' holds {plural(count, 'part')} with {size:,} bytes for a file of "
+            f"{upload.bytes:,} bytes. "
             f"Complete it, or start a new one with larger parts (at most {max_parts:,}).",
             param="data",
         )

@@ -5,6 +5,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from app.core.plurals import plural
+
 NO_ANSWER: Final = "no row has an answer to learn from"
 _ANSWER_COUNTS: Final = ("expert_rows", "trained_turns", "teacher_rows", "preference_rows")
 
@@ -97,16 +99,20 @@ class FileReport(BaseModel):
         if self.valid:
             expert = f"{self.expert_rows:,} with a demonstration"
             teacher = f"{self.teacher_rows:,} with teacher responses"
-            duplicates = f", {self.duplicate_rows:,} duplicates" if self.duplicate_rows else ""
-            turns = f", {self.trained_turns:,} trained turns" if (self.trained_turns or 0) > self.expert_rows else ""
+            duplicates = f", {plural(self.duplicate_rows, 'duplicate')}" if self.duplicate_rows else ""
+            turns = (
+                f", {plural(self.trained_turns or 0, 'trained turn')}"
+                if (self.trained_turns or 0) > self.expert_rows
+                else ""
+            )
             pairs = f", {self.preference_rows:,} with a pair of answers" if self.preference_rows else ""
             nothing = "" if self.has_answers else f"; {NO_ANSWER}"
             return (
-                f"{self.rows:,} rows: {expert}{turns}, {teacher}{pairs}, {self.prompt_only_rows:,} prompt-only"
+                f"{plural(self.rows, 'row')}: {expert}{turns}, {teacher}{pairs}, {self.prompt_only_rows:,} prompt-only"
                 f"{duplicates}{nothing}"
             )
         more = self.error_count - 1
-        return str(self.errors[0]) + (f" (and {more:,} more error{'s' if more > 1 else ''})" if more else "")
+        return str(self.errors[0]) + (f" (and {plural(more, 'more error')})" if more else "")
 
 
 def has_answers(report: Mapping[str, Any]) -> bool:

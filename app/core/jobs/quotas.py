@@ -14,6 +14,7 @@ from app.core.files.tables import File, Upload, UploadPart, UploadStatus
 from app.core.jobs.attempts import THIS_MONTH
 from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Job
+from app.core.plurals import plural
 
 QUEUED: Final = (JobStatus.validating_files, JobStatus.queued, JobStatus.paused)
 """Statuses that `queued_jobs` counts, paused jobs included: else a client could pause jobs to queue without limit."""
@@ -46,9 +47,9 @@ def check_queued_jobs(session: Session, project_id: str, limit: int) -> None:
     waiting = _jobs(session, project_id, *QUEUED)
     if waiting >= limit:
         raise QuotaExceeded(
-            f"The project '{project.name}' has {waiting:,} waiting jobs (validating, queued or paused); its limit is "
-            f"{limit:,} (queued_jobs). Wait until some jobs start, cancel some, or ask an administrator for a higher "
-            "limit."
+            f"The project '{project.name}' has {plural(waiting, 'waiting job')} (validating, queued or paused); its "
+            f"limit is {limit:,} (queued_jobs). Wait until some jobs start, cancel some, or ask an administrator "
+            "for a higher limit."
         )
 
 

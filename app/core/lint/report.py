@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from app.core.files.validation_report import Issue
+from app.core.plurals import plural
 from app.core.spec.frozen import Frozen
 from app.core.spec.job import GroupMix
 
@@ -75,7 +76,7 @@ class LintReport(Frozen):
             failed = self.experts.graded - self.experts.passed
             text += f"; {failed:,} of {self.experts.graded:,} demonstrations fail their own grader"
         if broken := self.experts.errors + self.teachers.errors:
-            text += f"; {broken:,} answers cannot be graded"
+            text += f"; {plural(broken, 'answer')} cannot be graded"
         return f"{text}. Graded: {self.sample}" + (", until time ran out" if self.stopped else "")
 
     def refusal(self) -> str:

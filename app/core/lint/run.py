@@ -14,6 +14,7 @@ from app.core.graders.registry import waits
 from app.core.graders.run import Grade, GraderPool, Sample
 from app.core.lint.report import LintReport
 from app.core.lint.training_signal import Answers, Tally
+from app.core.plurals import plural
 from app.core.spec.job import GroupMethod, GroupMix, JobSpec
 from app.core.spec.rows import Row, read_rows
 
@@ -89,7 +90,7 @@ def _choose(counts: FileReport, mix: GroupMix, most_answers: int) -> tuple[Conta
     """Return the numbers of the rows to grade (None: all), and a description of the choice."""
     answers = counts.expert_rows * mix.expert + (counts.teacher_responses.total if mix.teacher else 0)
     if answers <= most_answers:
-        return None, f"all {counts.rows:,} rows"
+        return None, f"all {plural(counts.rows, 'row')}"
     size = max(1, counts.rows * most_answers // answers)
     chosen = frozenset(random.Random(SEED).sample(range(counts.rows), size))  # noqa: S311 - a sample, not a secret
     return chosen, f"{size:,} of {counts.rows:,} rows, a fixed random sample (seed {SEED})"

@@ -15,6 +15,7 @@ import torch
 
 from app.core.chat.templates import TemplateRefused
 from app.core.chat.tokenizer import ChatTokenizer
+from app.core.plurals import plural
 from app.core.spec.job import Lora, Teacher, TrainerSpec
 from app.core.spec.plan import MAX_SEQUENCES
 from app.core.spec.reports import TrainerExit
@@ -90,7 +91,7 @@ class LocalTeacher:
     def _sample_all(self, batches: Sequence[Sequence[Prompt]], missing: Sequence[int], stop: StopFlag) -> bool:
         rows = sum(len(batches[number]) for number in missing)
         self._cache.report_event(
-            f"Teacher: {self._directory.name} answers {rows:,} rows before training starts", of=rows
+            f"Teacher: {self._directory.name} answers {plural(rows, 'row')} before training starts", of=rows
         )
         spent, done = self._trainer_spec.teacher_spent, 0
         with self._teacher() as (policy, tokenizer):
@@ -100,8 +101,8 @@ class LocalTeacher:
                     return False
                 if self._limit is not None and spent.tokens >= self._limit:
                     message = (
-                        f"The teacher budget is exhausted: {spent.tokens:,} tokens. {rows - done:,} rows get no "
-                        "teacher answers"
+                        f"The teacher budget is exhausted: {plural(spent.tokens, 'token')}. {rows - done:,} rows get "
+                        "no teacher answers"
                     )
                     self._cache.report_event(message, warn=True, tokens=spent.tokens)
                     return True

@@ -11,6 +11,7 @@ from typing import Final
 
 from app.core.egress.client import AddressRefused
 from app.core.egress.json_client import NoUsableResponse
+from app.core.plurals import plural
 from app.core.spec.job import GroupMix, Sampling
 from app.core.spec.reports import TrainerExit
 from app.core.spec.rows import shown_lines
@@ -131,7 +132,9 @@ class TeacherPrefetcher:
         wanted = sum(len(self._cache.keys(prompt)) for prompt in prompts.values())
         cached = self._cache.cached(list(prompts.values()))
         self._cache.report_event(
-            f"Teacher: the job needs {wanted:,} answers, {cached:,} of them are cached", wanted=wanted, known=cached
+            f"Teacher: the job needs {plural(wanted, 'answer')}, {cached:,} of them are cached",
+            wanted=wanted,
+            known=cached,
         )
 
     def _work(self) -> None:
@@ -237,7 +240,8 @@ class TeacherPrefetcher:
             self._reported_rows = done
             spent, failed, unusable = self._ledger.spent, len(self._failed), self._cache.unusable
             self._cache.report_event(
-                f"Teacher: {done:,} of {total:,} rows, {spent.requests:,} requests and {spent.tokens:,} tokens so far",
+                f"Teacher: {done:,} of {total:,} rows, {plural(spent.requests, 'request')} and "
+                f"{plural(spent.tokens, 'token')} so far",
                 rows=done,
                 of=total,
                 requests=spent.requests,
@@ -249,7 +253,8 @@ class TeacherPrefetcher:
             self._has_reported_exhaustion = True
             spent = self._ledger.spent
             self._cache.report_event(
-                f"The teacher budget is exhausted: {spent.requests:,} requests, {spent.tokens:,} tokens. The remaining "
+                f"The teacher budget is exhausted: {plural(spent.requests, 'request')}, "
+                f"{plural(spent.tokens, 'token')}. The remaining "
                 "rows train with the answers that they have",
                 warn=True,
                 requests=spent.requests,

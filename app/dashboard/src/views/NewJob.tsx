@@ -4,7 +4,7 @@ import { useEffect, useMemo, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, post } from "../api";
 import { Field, NumberField, TextField } from "../components/FormFields";
 import { CodeBlock, EmptyState, ErrorNotice, Loading, useTitle } from "../components/primitives";
-import { number } from "../format";
+import { number, plural } from "../format";
 import { requestFromJob, requestSnippets } from "../jobSettings";
 import { useGet } from "../liveData";
 import { ROOT, useLocation } from "../root";
@@ -299,7 +299,7 @@ function ValidationResult({ checked }: { checked: Validation | undefined }) {
       <p class={`notice ${checked.warnings.length ? "hold" : "good"}`} role="status">
         {checked.warnings.length ? "⚠ Valid, with warnings." : "✓ Valid."}{" "}
         {plan
-          ? `${plan.rows.toLocaleString("en-US")} rows, ${plan.total_steps.toLocaleString("en-US")} steps, learning rate ${number(plan.learning_rate)}.`
+          ? `${plural(plan.rows, "row")}, ${plural(plan.total_steps, "step")}, learning rate ${number(plan.learning_rate)}.`
           : "The plan appears when the file is validated."}
       </p>
       <RowsUsed of={checked} />

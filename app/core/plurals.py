@@ -1,0 +1,6 @@
+"""Counts in sentences."""
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 row`, `2,000 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
