@@ -39,7 +39,10 @@ MUTATIONS: Final = {
         _FENCED,
     ),
     "an attempt ends without checking the attempt": Mutation(
-        "app/core/jobs/transitions.py", "guarded = guarded.where(Job.attempt == attempt)", "pass", _FENCED
+        "app/core/jobs/outcomes.py",
+        ".where(Job.id == claim.job_id, Job.attempt == claim.attempt, ",
+        ".where(Job.id == claim.job_id, ",
+        _FENCED,
     ),
     "a stop request is dropped when the attempt ends for another reason": Mutation(
         "app/core/jobs/attempts.py",

@@ -66,7 +66,7 @@ def obeys_client(session: Session, job: Job, outcome: AttemptOutcome, reason: st
         return False
     close_attempt(session, job.id, job.attempt, outcome, reason)
     event = Event(f"{reason}; the job is {target}, as requested", level="warn")
-    transition(session, job.id, {JobStatus.running}, target, event, attempt=job.attempt)
+    transition(session, job.id, {JobStatus.running}, target, event)
     return True
 
 
@@ -97,7 +97,6 @@ def charge_crash(session: Session, job: Job, outcome: AttemptOutcome, reason: st
         {JobStatus.running},
         JobStatus.queued,
         event,
-        attempt=job.attempt,
         crashes=crashes,
         eligible_at=func.now() + wait,
     )
@@ -120,7 +119,6 @@ def fail_running(
         {JobStatus.running},
         JobStatus.failed,
         Event(f"The job failed: {message}", level="error", data={"code": code, "param": param}),
-        attempt=job.attempt,
         error=clean({"code": code, "message": message, "param": param}),
         crashes=job.crashes if crashes is None else crashes,
         **changes,

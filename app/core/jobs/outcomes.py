@@ -91,7 +91,6 @@ def _publish(session: Session, claim: Claim, finished: Finished, model: str, wri
         _RUNNING,
         JobStatus.succeeded,
         *events,
-        attempt=claim.attempt,
         fine_tuned_model=model,
         **written,
     )
@@ -150,7 +149,6 @@ def _requeue(session: Session, claim: Claim, event: Event, outcome: AttemptOutco
         _RUNNING,
         JobStatus.queued,
         event,
-        attempt=claim.attempt,
         eligible_at=Job.created_at,
     )
     close_attempt(session, claim.job_id, claim.attempt, outcome, reason)
@@ -173,7 +171,7 @@ def stop(session: Session, claim: Claim, request: StopRequest) -> None:
         case StopRequest.pause:
             target, outcome = JobStatus.paused, AttemptOutcome.paused
             message = "The job is paused. Resume it to continue from its last checkpoint."
-    transition(session, claim.job_id, _RUNNING, target, Event(message), attempt=claim.attempt)
+    transition(session, claim.job_id, _RUNNING, target, Event(message))
     close_attempt(session, claim.job_id, claim.attempt, outcome, None)
 
 

@@ -30,13 +30,12 @@ def transition(
     sources: Iterable[JobStatus],
     target: JobStatus,
     *events: Event,
-    attempt: int | None = None,
     **values: Any,
 ) -> Job:
     """Move a job from one of `sources` to `target` and append `events`. `values` are further columns to set.
 
-    Workers pass `attempt`: the move then happens only if that attempt still owns the job. Raises `LostLease` if no row
-    matches, and `ValueError` for a move that is not in `TRANSITIONS`.
+    A caller that ends an attempt holds the job's row, and has checked that the attempt owns it. Raises `LostLease` if
+    the job has another status, and `ValueError` for a move that is not in `TRANSITIONS`.
     """
     sources = frozenset(sources)
     if unknown := [source for source in sources if target not in TRANSITIONS[source]]:
@@ -45,15 +44,12 @@ def transition(
         values |= {"lease_owner": None, "lease_until": None, "stop_request": None}
     if target in TERMINAL:
         values["finished_at"] = func.now()
-    guarded = update(Job).where(Job.id == job_id, Job.status.in_(sources))
-    if attempt is not None:
-        guarded = guarded.where(Job.attempt == attempt)
     job = session.scalars(
-        guarded.values(status=target, **values).returning(Job),
+        update(Job).where(Job.id == job_id, Job.status.in_(sources)).values(status=target, **values).returning(Job),
         execution_options={"synchronize_session": False, "populate_existing": True},
     ).one_or_none()
     if job is None:
-        raise LostLease(f"Job {job_id} is no longer {' or '.join(sorted(sources))} in this attempt.")
+        raise LostLease(f"Job {job_id} is no longer {' or '.join(sorted(sources))}.")
     append(session, job_id, *events)
     webhook_event = (
         EventType.requeued

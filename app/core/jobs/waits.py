@@ -52,7 +52,6 @@ def wait_or_give_up(session: Session, job: Job, reason: str, rows: Collection[in
             {JobStatus.running},
             JobStatus.queued,
             Event(f"{reason}. Retrying in {wait.total_seconds():.0f} s", level="warn"),
-            attempt=job.attempt,
             eligible_at=now + wait,
             waiting_since=since,
             failing_rows=failures or null(),
