@@ -11,6 +11,7 @@ from app.api.schemas.strict_graders import as_openai
 from app.core import ids
 from app.core.estimates.estimate import Estimate
 from app.core.estimates.measurements import Measured
+from app.core.jobs import stored_specs
 from app.core.jobs.metric_series import Point
 from app.core.jobs.queries import JobDetails
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus
@@ -122,7 +123,7 @@ class JobObject(Item):
     def of(cls, details: JobDetails, *, strict: bool, samples: Mapping[str, Any] | None = None) -> "JobObject":
         """Return the wire form; `strict` uses only OpenAI's enum values. Without `samples` evaluations have none."""
         job, eta, finish = details.job, details.eta_seconds, details.estimated_finish
-        spec = JobSpec.model_validate(job.spec)
+        spec = stored_specs.read_to_show(job.id, job.spec)
         paused = job.status == JobStatus.paused
         return cls(
             id=job.id,
@@ -256,7 +257,7 @@ class CheckpointObject(Item):
     @classmethod
     def of(cls, checkpoint: Checkpoint, job: Job, project: str) -> "CheckpointObject":
         """Return the wire form of a row. Its name starts with the name of the job's model, published or not."""
-        spec = JobSpec.model_validate(job.spec)
+        spec = stored_specs.read_to_show(job.id, job.spec)
         model = ids.fine_tuned_model(ids.base_of(spec.model), project, spec.suffix, job.id)
         return cls(
             id=checkpoint.id,

@@ -4,11 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.core.jobs import stored_specs
 from app.core.jobs.tables import Job
 from app.core.lint.report import LintReport
 from app.core.lint.run import why_not
 from app.core.spec.graders import Grader
-from app.core.spec.job import GroupMix, JobSpec
+from app.core.spec.job import GroupMix
 
 
 class LintFile(BaseModel):
@@ -52,7 +53,7 @@ class JobLint(BaseModel):
         if job.lint_due and job.finished_at is None:
             return cls(job_id=job.id, status="pending", reason=None, summary=None, report=None)
         reason = (
-            why_not(JobSpec.model_validate(job.spec))
+            why_not(stored_specs.read_to_show(job.id, job.spec))
             or "The job ended before its file was linted, or its events say why."
         )
         return cls(job_id=job.id, status="none", reason=reason, summary=None, report=None)

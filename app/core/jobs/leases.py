@@ -8,17 +8,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+import structlog
 from sqlalchemy import Row, case, func, select, text, update
 from sqlalchemy.orm import Session
 
 from app.core.accounts.tables import Project
 from app.core.errors import LostLease
+from app.core.jobs import stored_specs
 from app.core.jobs.attempts import charge_crash
 from app.core.jobs.events import Event, append
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus, StopRequest
+from app.core.jobs.stored_specs import NewerJob
 from app.core.jobs.tables import Job, JobAttempt
 from app.core.spec.job import JobSpec
 from app.core.webhooks.events import EventType, emit
+
+log = structlog.get_logger(__name__)
 
 NO_LIMIT: Final = 2**31 - 1
 CANCEL_SECONDS: Final = 6.0
@@ -65,7 +70,8 @@ _CLAIM: Final = text(
         LEFT JOIN project_usage AS usage
             ON usage.project_id = project.id AND usage.month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
         CROSS JOIN LATERAL (
-            SELECT id FROM jobs WHERE project_id = project.id AND status = 'queued' AND eligible_at <= now()
+            SELECT id FROM jobs
+            WHERE project_id = project.id AND status = 'queued' AND eligible_at <= now() AND id <> ALL(:skipped)
             ORDER BY priority DESC, eligible_at, created_at, id LIMIT :depth
         ) AS first
         JOIN jobs AS candidate ON candidate.id = first.id
@@ -120,9 +126,10 @@ def claim(
     Returns None if no job is eligible.
     """
     limits = {"max_running_jobs": max_running_jobs, "max_gpu_hours": max_gpu_hours}
-    row = _take(session, {"worker": worker, "lease_seconds": lease_seconds, **limits})
-    if row is None:
+    taken = _take(session, {"worker": worker, "lease_seconds": lease_seconds, **limits})
+    if taken is None:
         return None
+    row, spec = taken
     session.add(JobAttempt(job_id=row.id, attempt=row.epoch, worker=worker, device=device, processes=processes))
     session.flush()
     append(session, row.id, Event("Fine-tuning job started", data={"attempt": row.epoch, "worker": worker}))
@@ -131,7 +138,7 @@ def claim(
         row.id,
         row.project_id,
         row.epoch,
-        JobSpec.model_validate(row.spec),
+        spec,
         row.training_file,
         row.validation_file,
         row.created_at,
@@ -140,19 +147,30 @@ def claim(
     )
 
 
-def _take(session: Session, values: dict[str, Any]) -> Row[Any] | None:
-    """Claim a job whose project stays within its limit of running jobs; return its row, or None."""
+def _take(session: Session, values: dict[str, Any]) -> tuple[Row[Any], JobSpec] | None:
+    """Claim a job whose project stays within its limit of running jobs; return its row and its spec, or None."""
     depth: int | None = FIRST
+    skipped: list[str] = []
     while True:
         savepoint = session.begin_nested()
-        row = session.execute(_CLAIM, values | {"depth": depth}).one_or_none()
+        row = session.execute(_CLAIM, values | {"depth": depth, "skipped": skipped}).one_or_none()
         if row is not None and not _within_limit(session, row.project_id, values["max_running_jobs"]):
             # Another worker took the project's last place after this statement's snapshot. The next try sees that.
             savepoint.rollback()
             continue
+        if row is not None:
+            try:
+                spec = stored_specs.read(row.id, row.spec)
+            except NewerJob as error:  # left to a newer worker; the jobs behind it must not wait for that
+                savepoint.rollback()
+                log.warning("claim.skipped", job=row.id, reason=error.message)
+                skipped.append(row.id)
+                continue
+            savepoint.commit()
+            return row, spec
         savepoint.commit()
-        if row is not None or depth is None:
-            return row
+        if depth is None:
+            return None
         depth = None  # other claims may have locked all of the first jobs: search the whole queues
 
 

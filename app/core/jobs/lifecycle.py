@@ -17,11 +17,12 @@ from app.core.accounts import audit
 from app.core.accounts.audit import Action, Actor
 from app.core.errors import InvalidRequest
 from app.core.files.tables import File, FileStatus
-from app.core.jobs import leases, lint_queue, row_checks
+from app.core.jobs import leases, lint_queue, row_checks, stored_specs
 from app.core.jobs.events import Event, append, keep_trace
 from app.core.jobs.queries import job_of_project
 from app.core.jobs.row_checks import CheckRequest
 from app.core.jobs.state_machine import TERMINAL, JobStatus, StopRequest
+from app.core.jobs.stored_specs import NewerJob
 from app.core.jobs.submission import Notice, check_validated, find_overlap
 from app.core.jobs.tables import Job
 from app.core.jobs.transitions import transition
@@ -95,12 +96,21 @@ def admit_validated(session: Session) -> int:
         .with_for_update(skip_locked=True),
         execution_options={"populate_existing": True},
     ).all()
-    return sum(_admit(session, job).status != JobStatus.validating_files for job in waiting)
+    return sum(_admit_if_known(session, job) for job in waiting)
+
+
+def _admit_if_known(session: Session, job: Job) -> bool:
+    """Return whether the job moved. A job of a newer version is left to a newer worker."""
+    try:
+        return _admit(session, job).status != JobStatus.validating_files
+    except NewerJob as error:
+        log.warning("job.not_admitted", job=job.id, reason=error.message)
+        return False
 
 
 def _admit(session: Session, job: Job, *, has_signal: bool = False) -> Job:
     """Move a job out of `validating_files` if its files are ready. The caller holds the job's row."""
-    spec = JobSpec.model_validate(job.spec)
+    spec = stored_specs.read(job.id, job.spec)
     params = {"training_file": job.training_file, "validation_file": job.validation_file}
     file_ids = {param: file_id for param, file_id in params.items() if file_id is not None}
     # FOR SHARE: a validation that ends at the same time waits for this transaction, and then admits the job itself.

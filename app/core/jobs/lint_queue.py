@@ -4,17 +4,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+import structlog
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest
 from app.core.files.validation_report import FileReport
+from app.core.jobs import stored_specs
 from app.core.jobs.events import Event, append, clean
 from app.core.jobs.state_machine import TERMINAL
+from app.core.jobs.stored_specs import NewerJob
 from app.core.jobs.tables import Job
 from app.core.lint.report import LintReport
 from app.core.lint.run import why_not
 from app.core.spec.job import JobSpec
+
+log = structlog.get_logger(__name__)
 
 CLAIM_SECONDS: Final = 150.0
 """Longer than a lint takes. After this time another worker may take over from a worker that died."""
@@ -62,7 +67,7 @@ def decides(spec: JobSpec) -> bool:
 def check(job: Job) -> None:
     """Raise `InvalidRequest` if the job's lint found that the job would train nothing."""
     if job.lint is not None:
-        refuse_if_nothing(LintReport.model_validate(job.lint), JobSpec.model_validate(job.spec))
+        refuse_if_nothing(LintReport.model_validate(job.lint), stored_specs.read(job.id, job.spec))
 
 
 def refuse_if_nothing(report: LintReport, spec: JobSpec) -> None:
@@ -81,11 +86,14 @@ def any_due(session: Session) -> bool:
 def claim_next(session: Session) -> LintClaim | None:
     """Claim the next due lint whose file is validated; None if no lint is due."""
     values = {"seconds": CLAIM_SECONDS, "terminal": [str(status) for status in TERMINAL]}
-    row = session.execute(_CLAIM, values).one_or_none()
-    if row is None:
-        return None
-    spec, counts = JobSpec.model_validate(row.spec), FileReport.model_validate(row.report)
-    return LintClaim(row.id, spec, row.blob, counts, row.lint_until)
+    while (row := session.execute(_CLAIM, values).one_or_none()) is not None:
+        try:
+            spec = stored_specs.read(row.id, row.spec)
+        except NewerJob as error:  # a newer worker lints it once this claim has expired
+            log.warning("lint.skipped", job=row.id, reason=error.message)
+            continue
+        return LintClaim(row.id, spec, row.blob, FileReport.model_validate(row.report), row.lint_until)
+    return None
 
 
 def settle(session: Session, claim: LintClaim, report: LintReport | None, event: Event) -> bool:

@@ -254,7 +254,8 @@ class JobSpec(Frozen):
         kind = SETTINGS[method]
         if isinstance(settings, Settings) and not isinstance(settings, kind):
             raise ValueError(f"method '{method}' needs {kind.__name__}")
-        return kind.model_validate(settings)
+        # This call does not inherit `extra` of the outer one.
+        return kind.model_validate(settings, extra=(info.context or {}).get("extra"))
 
     @property
     def hyperparameters(self) -> Hyperparameters:
