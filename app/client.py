@@ -39,12 +39,22 @@ class InvalidAddress(ServerUnreachable):
 
 
 class ApiError(GrouptuneError):
-    """The server rejected a request; `http_status`, `code` and `param` come from its response."""
+    """The server rejected a request; `http_status`, `type`, `code` and `param` come from its response."""
 
-    def __init__(self, message: str, *, http_status: int, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        http_status: int,
+        type: str | None = None,
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
         """`message` is the error message of the server."""
         super().__init__(message, param=param, code=code)
         self.http_status = http_status
+        if type is not None:
+            self.type = type
 
     @property
     def is_temporary(self) -> bool:
@@ -181,6 +191,7 @@ class Client:
                 raise ApiError(
                     str(error["message"]),
                     http_status=httpx.codes.INTERNAL_SERVER_ERROR,
+                    type=error.get("type"),
                     param=error.get("param"),
                     code=error.get("code"),
                 )
@@ -281,6 +292,7 @@ def _error_of(response: httpx.Response, body: Any, base_url: str) -> GrouptuneEr
         return ApiError(
             str(error["message"]),
             http_status=response.status_code,
+            type=error.get("type"),
             param=error.get("param"),
             code=error.get("code"),
         )

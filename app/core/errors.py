@@ -7,7 +7,7 @@ class GrouptuneError(Exception):
     """Something went wrong."""
 
     status: ClassVar[int] = 500
-    type: ClassVar[str] = "server_error"
+    type: str = "server_error"
     code: str | None = None
     retry_after_seconds: float | None = None
     """The wait that the client is asked for, if another request may succeed."""

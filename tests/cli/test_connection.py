@@ -1,5 +1,6 @@
 """Commands that cannot reach the server, or have no valid key for it."""
 
+import json
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,3 +32,22 @@ def test_unreachable_or_forbidden_server(grouptune: Run, tmp_path: Path) -> None
     misused = grouptune("jobs", "list", "--limit", "none")
     assert misused.returncode == ExitCode.usage
     assert misused.stderr.isascii(), "box-drawing characters are only for terminals"
+
+
+def test_errors_of_json_commands_are_json(grouptune: Run, tmp_path: Path) -> None:
+    cases = {
+        ("jobs", "list", "--limit", "none"): (ExitCode.usage, "invalid_request_error", "usage"),
+        ("jobs", "nope"): (ExitCode.usage, "invalid_request_error", "usage"),
+        ("files", "report", "file-nope"): (ExitCode.error, "invalid_request_error", "not_found"),
+        ("jobs", "list", "--state-dir", tmp_path): (ExitCode.unreachable, "server_error", "server_unreachable"),
+    }
+    for words, (code, kind, reason) in cases.items():
+        done = grouptune(*words, "--json")
+        assert (done.returncode, done.stdout) == (code, ""), words
+        [line] = done.stderr.splitlines()
+        error = json.loads(line)["error"]
+        assert (error["type"], error["code"], set(error)) == (kind, reason, {"message", "type", "param", "code"})
+        assert error["message"]
+    wrong = grouptune("jobs", "list", "--json", GROUPTUNE_API_KEY="gt_live_wrong")
+    assert wrong.returncode == ExitCode.auth
+    assert json.loads(wrong.stderr)["error"]["code"] == "invalid_api_key"

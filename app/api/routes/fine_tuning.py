@@ -1,6 +1,6 @@
 """`/v1/fine_tuning/jobs`: create, list, retrieve, change, cancel, pause, resume and delete jobs."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -34,6 +34,7 @@ from app.core.jobs import (
     row_checks,
     submission,
 )
+from app.core.jobs.queries import JobOrder
 from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.submission import JobRequest, SubmissionLimits, ValidatedJob
 from app.core.jobs.tables import Job
@@ -151,11 +152,18 @@ async def list_jobs(
     search: Annotated[
         str | None, Query(max_length=200, description="Part of the id, the name, a model or the metadata.")
     ] = None,
+    order_by: Annotated[
+        JobOrder,
+        Query(
+            description="What to sort by: `reward` is that of the last step, `name` is `metadata.name` or the suffix."
+        ),
+    ] = JobOrder.created_at,
+    order: Annotated[Literal["asc", "desc"], Query(description="Jobs without a value come last in both.")] = "desc",
     after: After = None,
     limit: Limit = 20,
     strict: Strict = False,
 ) -> Page[JobObject]:
-    """List this project's jobs, newest first. Filter by metadata with `metadata[key]=value`."""
+    """List this project's jobs, newest first unless sorted otherwise. Filter by metadata with `metadata[key]=value`."""
 
     def read(session: Any) -> Page[JobObject]:
         jobs_of_page, more = queries.list_jobs(
@@ -167,6 +175,8 @@ async def list_jobs(
             status=status,
             method=method,
             search=search,
+            order_by=order_by,
+            order=order,
         )
         return page(
             [JobObject.of(details, strict=strict) for details in queries.list_details(session, jobs_of_page)],

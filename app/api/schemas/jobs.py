@@ -41,6 +41,9 @@ class Progress(BaseModel):
     eta_seconds: float | None = Field(
         description="Seconds to the end: estimated at first, then extrapolated from the latest steps."
     )
+    metrics: dict[str, float] = Field(
+        description="The metrics `reward`, `rewards/margins` and `loss` of the last step, as far as the job has them."
+    )
 
 
 class GateVerdict(BaseModel):
@@ -146,7 +149,7 @@ class JobObject(Item):
             method=_method(spec, strict=strict),
             metadata=spec.metadata,
             user_provided_suffix=spec.suffix,
-            progress=Progress(step=job.step, total_steps=job.total_steps, eta_seconds=eta),
+            progress=Progress(step=job.step, total_steps=job.total_steps, eta_seconds=eta, metrics=details.values),
             queue_position=details.queue_position,
             priority=job.priority,
             attempt=job.attempt,

@@ -60,7 +60,10 @@ def demo(
     host: Host = "127.0.0.1",
     port: Port = None,
 ) -> None:
-    """Start the service, fine-tune a small model, compare its arithmetic with the base model's, and ask both."""
+    """Start the service, fine-tune a small model, and compare it.
+
+    Compares its arithmetic with the base model's, and asks both a question.
+    """
     started = time.monotonic()
     directory = (state_dir or connection.load_settings().state_dir).absolute()
     with ExitStack() as running:

@@ -1,29 +1,35 @@
-"""`grouptune jobs`: list, show, inspect and control jobs. The longer commands have modules of their own."""
+"""`grouptune jobs`: shows jobs, their events, metrics and groups. The other commands have modules of their own."""
 
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from app.cli.connection import connect
+from app.cli.jobs.changes import cancel, pause, resume
 from app.cli.jobs.create import create
 from app.cli.jobs.estimate import estimate_job, estimated_cost, measured_cost
+from app.cli.jobs.job_ids import find_job
+from app.cli.jobs.listing import list_jobs, name_of, steps
 from app.cli.jobs.live_panel import event_line
 from app.cli.jobs.regrade import regrade_job
 from app.cli.jobs.rows import LABELS, row_use
 from app.cli.jobs.validate import validate_job
-from app.cli.jobs.wait import print_job, wait_for_job
+from app.cli.jobs.wait import wait_for_job
 from app.cli.ui.console import note, write_json, write_line, write_table
-from app.cli.ui.formatting import age, moment, number, one_line
+from app.cli.ui.formatting import moment, number, one_line
 from app.cli.ui.options import AsJson, JobId, StateDir
 from app.client import Json
 
 app = typer.Typer(help="Create, follow and control fine-tuning jobs.", no_args_is_help=True)
 app.command()(create)
+app.command("list")(list_jobs)
 app.command("wait")(wait_for_job)
 app.command("validate")(validate_job)
 app.command("estimate")(estimate_job)
 app.command("regrade")(regrade_job)
+app.command()(cancel)
+app.command()(pause)
+app.command()(resume)
 
 SHOWN_METRICS: Final = (
     "loss",
@@ -38,40 +44,22 @@ SHOWN_METRICS: Final = (
 )
 MAX_POINTS: Final = 5000
 TEXT_COLUMNS: Final = 100
-_NO_JOBS: Final = "No jobs yet. Create one with `grouptune jobs create -f job.yaml`."
-AFTER_CHANGE: Final = {"cancel": "cancelled", "pause": "paused", "resume": "queued"}
-"""Action to the status that it leads to."""
-
-
-@app.command("list")
-def list_jobs(
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs, newest first.")] = 20,
-    state_dir: StateDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the jobs."""
-    with connect(state_dir) as client:
-        jobs = list(client.pages("/fine_tuning/jobs", limit=limit))
-    if as_json:
-        write_json(jobs)
-        return
-    rows = [(job["id"], job["status"], _steps(job), age(job["created_at"]), job["model"]) for job in jobs]
-    write_table(("id", "status", "step", "age", "model"), rows, empty=_NO_JOBS)
 
 
 @app.command()
 def show(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> None:
     """Show one job."""
     with connect(state_dir) as client:
-        job = client.get(f"/fine_tuning/jobs/{job_id}")
+        job = client.get(f"/fine_tuning/jobs/{find_job(client, job_id)}")
     if as_json:
         write_json(job)
         return
     error = job["error"] or {}
     rows = [
         ("id", job["id"]),
+        ("name", name_of(job)),
         ("status", job["status"]),
-        ("step", _steps(job)),
+        ("step", steps(job)),
         ("method", job["method"]["type"]),
         ("model", job["model"]),
         ("fine-tuned model", job["fine_tuned_model"]),
@@ -103,6 +91,7 @@ def events(
 ) -> None:
     """Show the events of a job, the latest last."""
     with connect(state_dir) as client:
+        job_id = find_job(client, job_id)
         latest_first = list(client.pages(f"/fine_tuning/jobs/{job_id}/events", limit=limit))
     if as_json:
         write_json(latest_first[::-1])
@@ -123,6 +112,7 @@ def show_metrics(
     """Show the metrics of every step."""
     requested = [name.strip() for name in names.split(",")] if names else []
     with connect(state_dir) as client:
+        job_id = find_job(client, job_id)
         query: dict[str, str | int] = {"points": MAX_POINTS} | ({"names": ",".join(requested)} if requested else {})
         metrics = client.get(f"/fine_tuning/jobs/{job_id}/metrics", **query)
     if metrics["is_sampled"]:
@@ -149,6 +139,7 @@ def groups(
 ) -> None:
     """Show the groups of one step. Prints each answer with its source, reward and advantage."""
     with connect(state_dir) as client:
+        job_id = find_job(client, job_id)
         page = client.get(f"/fine_tuning/jobs/{job_id}/groups", **({} if step is None else {"step": step}))
     if as_json:
         write_json(page)
@@ -167,39 +158,6 @@ def groups(
 def _source(member: Json) -> str:
     turn = member.get("turn")  # absent in groups that older versions stored
     return str(member["source"]) if turn is None else f"{member['source']}, turn {turn}"
-
-
-@app.command()
-def cancel(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    """Cancel a job."""
-    _change(job_id, "cancel", state_dir, as_json)
-
-
-@app.command()
-def pause(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    """Pause a job; a running one writes a checkpoint first."""
-    _change(job_id, "pause", state_dir, as_json)
-
-
-@app.command()
-def resume(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    """Put a paused job back into the queue."""
-    _change(job_id, "resume", state_dir, as_json)
-
-
-def _change(job_id: str, action: str, state_dir: Path | None, as_json: bool) -> None:
-    with connect(state_dir) as client:
-        job = client.post(f"/fine_tuning/jobs/{job_id}/{action}")
-    target = AFTER_CHANGE[action]
-    # The worker of a running job acts on the request at its next step.
-    pending = f"is still {job['status']} and will be {target} in a moment"
-    note(f"{job['id']} {pending if job['status'] != target else f'is {target}'}.")
-    print_job(job, as_json)
-
-
-def _steps(job: Json) -> str:
-    progress = job["progress"]
-    return f"{progress['step']}/{progress['total_steps'] or '?'}"
 
 
 def _before_and_after(job: Json, metric: str) -> str | None:

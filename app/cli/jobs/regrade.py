@@ -7,6 +7,7 @@ import typer
 
 from app.cli.connection import connect
 from app.cli.jobs import job_file
+from app.cli.jobs.job_ids import find_job
 from app.cli.ui.console import note, write_json, write_table
 from app.cli.ui.formatting import number
 from app.cli.ui.options import AsJson, JobId, StateDir
@@ -31,7 +32,7 @@ def regrade_job(
     body = {"grader": job_file.read(grader, "grader"), "step_from": step_from, "step_to": step_to, "limit": limit}
     with connect(state_dir) as client:
         given = {name: value for name, value in body.items() if value is not None}
-        result = client.post(f"/fine_tuning/jobs/{job_id}/regrade", given)
+        result = client.post(f"/fine_tuning/jobs/{find_job(client, job_id)}/regrade", given)
     if as_json:
         write_json(result)
         return

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from app.cli.connection import connect
+from app.cli.jobs.job_ids import find_job
 from app.cli.jobs.job_report import VERDICTS, JobReport
 from app.cli.jobs.live_panel import LivePanel, follow
 from app.cli.jobs.watcher import WaitTimeout, watch
@@ -68,7 +69,11 @@ def wait_for_job(
 ) -> None:
     """Wait until a job ends. Exit codes: 0 succeeded, 5 failed, 6 cancelled, 7 missed a gate, 3 timed out."""
     with connect(state_dir) as client:
-        wait(client, job_id, WaitOptions(follow_events, timeout, cancel_on_interrupt, junit, summary, as_json))
+        wait(
+            client,
+            find_job(client, job_id),
+            WaitOptions(follow_events, timeout, cancel_on_interrupt, junit, summary, as_json),
+        )
 
 
 def wait(client: Client, job_id: str, options: WaitOptions) -> NoReturn:

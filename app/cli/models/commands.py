@@ -69,7 +69,7 @@ def pull_model(
         Path | None, typer.Option(metavar="DIR", help="Directory of the base models.", file_okay=False)
     ] = None,
 ) -> None:
-    """Download a base model to this machine and print its directory."""
+    """Download a base model and print its directory."""
     with StatusLine() as progress:
         directory = pull(name, models_dir or load_settings().models_dir, progress)
     write_line(str(directory))

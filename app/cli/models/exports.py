@@ -49,7 +49,10 @@ def export_model(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a finished artefact of a fine-tuned model on the server. Prints the export's id, or where it was stored."""
+    """Make a merged model, a GGUF file or another artefact.
+
+    The server makes it. Prints the export's id, or where it was stored.
+    """
     if output is not None and output.exists():
         raise ExportFailed(f"{output} exists already. Name a new one.")
     with connect(state_dir) as client:
@@ -117,7 +120,10 @@ def cancel_export(export_id: ExportId, state_dir: StateDir = None, as_json: AsJs
 
 
 def delete_export(export_id: ExportId, state_dir: StateDir = None) -> None:
-    """Delete an export and its archive; an unfinished one is cancelled."""
+    """Delete an export and its archive.
+
+    An unfinished export is cancelled.
+    """
     with connect(state_dir) as client:
         client.delete(f"/exports/{path_segment(export_id)}")
     note(f"{export_id} is deleted.")

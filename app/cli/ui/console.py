@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from app.cli.ui.tables import print_table
 from app.client import Json
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -19,8 +19,26 @@ ReportProgress = Callable[[str], None]
 """Shows a one-line progress message."""
 
 
-def fail(message: str, *, param: str | None = None) -> None:
-    """Print an error; `param` is the request field it is about."""
+class _ErrorFormat:
+    """How `fail` prints errors in this process."""
+
+    is_json = False
+
+
+def print_errors_as_json(is_json: bool) -> None:
+    """Print errors as JSON from now on, or as text."""
+    _ErrorFormat.is_json = is_json
+
+
+def fail(message: str, *, param: str | None = None, code: str | None = None, kind: str = "client_error") -> None:
+    """Print an error; `param` is the request field it is about.
+
+    With --json it is one line: an object in OpenAI's envelope, with `kind` as its `type`.
+    """
+    if _ErrorFormat.is_json:
+        error = {"message": message, "type": kind, "param": param, "code": code}
+        sys.stderr.write(json.dumps({"error": error}, ensure_ascii=False) + "\n")
+        return
     where = f" [dim]({escape(param)})[/dim]" if param else ""
     err.print(f"[bold red]Error:[/bold red] {escape(message)}{where}")
 
@@ -55,13 +73,7 @@ def write_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, emp
     if not cells:
         note(empty)
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold dim")
-    for index, column in enumerate(columns):
-        last = index == len(columns) - 1
-        table.add_column(column, overflow="fold" if last else "ellipsis", no_wrap=not last)
-    for line in cells:
-        table.add_row(*(escape(cell) for cell in line))
-    out.print(table, soft_wrap=False)
+    print_table(out, columns, cells)
 
 
 def write_findings(

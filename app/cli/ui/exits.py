@@ -2,14 +2,16 @@
 
 import sys
 from enum import IntEnum
+from itertools import takewhile
 from typing import Any, Final
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
-from app.cli.ui.console import fail
+from app.cli.ui.console import fail, print_errors_as_json
 from app.client import ApiError, ServerUnreachable
-from app.core.errors import GrouptuneError
+from app.core.errors import GrouptuneError, InvalidRequest
 from app.local.process import LocalStackError
 
 
@@ -54,18 +56,32 @@ class NoCredentials(GrouptuneError):
 
 
 class ErrorBoundary(TyperGroup):
-    """Turns the exceptions of a command into one line on standard error and an exit code."""
+    """Turns the exceptions of a command into one line on standard error and an exit code.
+
+    The line is JSON for commands with --json.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        self._is_json = "--json" in takewhile(lambda word: word != "--", args)
+        print_errors_as_json(self._is_json)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except TyperException as error:  # a wrong use of the command, which Typer reports
+            if not self._is_json:
+                raise
+            fail(getattr(error, "format_message", error.__str__)(), code="usage", kind=InvalidRequest.type)
+            raise typer.Exit(ExitCode.usage) from None
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.interrupted) from None
         except BrokenPipeError:
             sys.stderr.close()  # the reader, such as `head`, has closed the pipe
             raise typer.Exit(ExitCode.error) from None
         except (GrouptuneError, LocalStackError, OSError) as error:
-            fail(str(error), param=getattr(error, "param", None))
+            param, code, kind = (getattr(error, name, None) for name in ("param", "code", "type"))
+            fail(str(error), param=param, code=code, kind=kind or "client_error")
             raise typer.Exit(_code(error)) from None
 
 

@@ -28,7 +28,9 @@ InstallationDir = Annotated[
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on. Default: a free port.", min=1, max=65535)]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="Job id: ftjob-...")]
+_JOB: Final = "Job id, its start or end, or @latest."
+JobId = Annotated[str, typer.Argument(metavar="JOB", help=_JOB)]
+JobIds = Annotated[list[str], typer.Argument(metavar="JOB...", help=_JOB)]
 TrainingFile = Annotated[
     str | None,
     typer.Option("--training-file", metavar="PATH", help="Path or file id to use instead of the job's own."),

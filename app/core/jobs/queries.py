@@ -3,9 +3,24 @@
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from enum import StrEnum
+from typing import Any, Final, Literal, TypeVar
 
-from sqlalchemy import ARRAY, Text, any_, func, literal, or_, select, text, tuple_
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    DateTime,
+    Double,
+    Text,
+    any_,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    tuple_,
+)
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from app.core.errors import InvalidRequest, NotFound
@@ -21,6 +36,20 @@ from app.core.workers.presence import WorkerPresence, list_workers
 _Row = TypeVar("_Row", JobEvent, Checkpoint)
 _SEEN: Final = aliased(Job)
 """The last job of the page before."""
+HEADLINES: Final = ("reward", "rewards/margins", "loss")
+"""Metrics that lists of jobs show."""
+
+
+class JobOrder(StrEnum):
+    """What a list of jobs is sorted by. Jobs without a value come last."""
+
+    created_at = "created_at"
+    finished_at = "finished_at"
+    name = "name"
+    status = "status"
+    method = "method"
+    model = "model"
+    reward = "reward"
 
 
 def get_job(session: Session, project_id: str, job_id: str) -> Job:
@@ -66,8 +95,10 @@ def list_jobs(
     status: str | None = None,
     method: str | None = None,
     search: str | None = None,
+    order_by: JobOrder = JobOrder.created_at,
+    order: Literal["asc", "desc"] = "desc",
 ) -> tuple[list[Job], bool]:
-    """Return a page of jobs, newest first, and whether more follow.
+    """Return a page of jobs, newest first unless sorted otherwise, and whether more follow.
 
     All of `metadata` must match; `{}` selects jobs without metadata. `search` is a part of the id, the suffix, a model
     or the metadata, in upper or lower case. Raises `InvalidRequest` with `param` "after" if `after` is not such a job.
@@ -83,13 +114,49 @@ def list_jobs(
     if search:
         names = (Job.id, Job.fine_tuned_model, *(Job.spec[key].astext for key in ("model", "suffix", "metadata")))
         statement = statement.where(or_(*(name.icontains(search, autoescape=True) for name in names)))
-    place = select(_SEEN.created_at, _SEEN.id).where(_SEEN.id == after, _SEEN.project_id == project_id)
+    key, seen = (_sort_key(table, order_by, is_descending=order == "desc") for table in (Job, _SEEN))
+    place = select(*seen).where(_SEEN.id == after, _SEEN.project_id == project_id)
     if after is not None:
-        statement = statement.where(tuple_(Job.created_at, Job.id) < place.scalar_subquery())
-    rows = session.scalars(statement.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)).all()
+        before, last = tuple_(*key), place.scalar_subquery()
+        statement = statement.where(before < last if order == "desc" else before > last)
+    by = (column.desc() if order == "desc" else column.asc() for column in key)
+    rows = session.scalars(statement.order_by(*by).limit(limit + 1)).all()
     if after is not None and not rows and session.scalar(place) is None:  # an empty page after the last job is no error
         raise _unknown(after)
     return list(rows[:limit]), len(rows) > limit
+
+
+def _sort_key(table: Any, order_by: JobOrder, *, is_descending: bool) -> tuple[ColumnElement[Any], ...]:
+    """Return the columns to sort by. They hold no NULL, with which no place could be compared."""
+    newest = (table.created_at, table.id)
+    last = "-infinity" if is_descending else "infinity"
+    match order_by:
+        case JobOrder.created_at:
+            return newest
+        case JobOrder.finished_at:
+            return (func.coalesce(table.finished_at, cast(last, DateTime(timezone=True))), *newest)
+        case JobOrder.reward:
+            at_step = (Metric.job_id == table.id) & (Metric.step == table.step)
+            reward = select(Metric.values["reward"].as_float()).where(at_step).scalar_subquery()
+            return (func.coalesce(reward, cast(last, Double)), *newest)
+        case JobOrder.status:
+            return (table.status, *newest)
+        case JobOrder.method | JobOrder.model:
+            return (table.spec[order_by.value].astext, *newest)
+        case JobOrder.name:
+            name = func.coalesce(table.spec["metadata"]["name"].astext, table.spec["suffix"].astext)
+            return (func.coalesce(func.lower(name), "" if is_descending else "\U0010ffff"), *newest)
+
+
+def last_values(session: Session, jobs: Sequence[Job]) -> dict[str, dict[str, float]]:
+    """Return job id -> the `HEADLINES` among the metrics of its last step."""
+    columns = (Metric.values[name].label(f"value_{index}") for index, name in enumerate(HEADLINES))
+    at_step = (Metric.job_id == Job.id) & (Metric.step == Job.step)
+    rows = session.execute(select(Job.id, *columns).join(Metric, at_step).where(Job.id.in_([job.id for job in jobs])))
+    return {
+        job_id: {name: value for name, value in zip(HEADLINES, values, strict=True) if isinstance(value, float | int)}
+        for job_id, *values in rows
+    }
 
 
 def list_events(session: Session, job_id: str, *, after: str | None, limit: int) -> tuple[list[JobEvent], bool]:
@@ -209,7 +276,7 @@ def teacher_usage(session: Session, job_id: str) -> Spent:
 
 @dataclass(frozen=True)
 class JobDetails:
-    """A job with the values that its own row does not hold: its place in the queue and its expected end."""
+    """A job with the values that its own row does not hold: its queue position, expected end and last metrics."""
 
     job: Job
     queue_position: int | None
@@ -218,6 +285,8 @@ class JobDetails:
     """Seconds to the last step; None unless the job runs and has an estimate or a pace."""
     estimated_finish: float | None
     """`eta_seconds` as a time, in Unix seconds."""
+    values: dict[str, float]
+    """The `HEADLINES` of the last step."""
 
 
 def job_details(session: Session, job: Job) -> JobDetails:
@@ -229,11 +298,12 @@ def list_details(session: Session, jobs: Sequence[Job]) -> list[JobDetails]:
     """Return the details of several jobs, in their order."""
     positions = queue_positions(session, jobs)
     etas = eta_seconds(session, jobs)
-    return [_details(job, positions.get(job.id), etas.get(job.id)) for job in jobs]
+    values = last_values(session, jobs)
+    return [_details(job, positions.get(job.id), etas.get(job.id), values.get(job.id, {})) for job in jobs]
 
 
-def _details(job: Job, position: int | None, eta: float | None) -> JobDetails:
-    return JobDetails(job, position, eta, None if eta is None else time.time() + eta)
+def _details(job: Job, position: int | None, eta: float | None, values: dict[str, float]) -> JobDetails:
+    return JobDetails(job, position, eta, None if eta is None else time.time() + eta, values)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def test_create_follow_and_inspect_a_job(grouptune: Run, job_file: Callable[...,
     assert "than expected" in shown["took"]
     job = json.loads(grouptune("jobs", "show", job_id, "--json").stdout)
     assert (job["status"], job["progress"]["step"]) == ("succeeded", 2)
-    assert f"{job_id}\tsucceeded\t2/2\t" in grouptune("jobs", "list").stdout
+    assert f"{job_id}\t\tsucceeded\t2/2\t" in grouptune("jobs", "list").stdout
     metrics = grouptune("jobs", "metrics", job_id).stdout.splitlines()
     assert metrics[0].startswith("STEP\tLOSS\tREWARD\t")
     assert [line.split("\t")[0] for line in metrics[1:]] == ["1", "2"]

@@ -1,6 +1,7 @@
 """Lists page stably by the last id of a page, and never show another project's rows."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import pytest
 from sqlalchemy import update
@@ -10,7 +11,8 @@ from app.core.db import Database
 from app.core.errors import InvalidRequest, NotFound
 from app.core.jobs import leases, lifecycle, queries
 from app.core.jobs.events import Event, append
-from app.core.jobs.tables import JobAttempt, JobEvent
+from app.core.jobs.queries import JobOrder
+from app.core.jobs.tables import Job, JobAttempt, JobEvent, Metric
 from tests.setup_jobs import make_file, make_job, make_project, supervised
 
 
@@ -62,6 +64,51 @@ def test_filter_jobs_by_status_method_search(database: Database) -> None:
         ):
             jobs, more = queries.list_jobs(session, project, after=None, limit=9, **query)  # type: ignore[arg-type]
             assert ({job.id for job in jobs}, more) == ({job.id for job in found}, False), query
+
+
+def test_sorted_pages_have_every_job_once(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        for suffix, reward in (("b", 0.5), ("A", None), (None, 0.25), ("c", 0.5), ("d", None)):
+            job = make_job(session, project, supervised().model_copy(update={"suffix": suffix}))
+            session.add(Metric(job_id=job.id, step=0, values={"reward": reward, "loss": 1.5, "other": 3}))
+    with database.transaction() as session:
+        finished = make_job(session, project, supervised().model_copy(update={"metadata": {"name": "B2"}}))
+        lifecycle.cancel(session, Actor(project), finished.id)
+    cases: dict[tuple[JobOrder, Literal["asc", "desc"]], list[object]] = {
+        (JobOrder.reward, "desc"): [0.5, 0.5, 0.25, None, None, None],
+        (JobOrder.reward, "asc"): [0.25, 0.5, 0.5, None, None, None],
+        (JobOrder.name, "asc"): ["A", "b", "B2", "c", "d", None],
+        (JobOrder.name, "desc"): ["d", "c", "B2", "b", "A", None],
+        (JobOrder.finished_at, "desc"): ["cancelled", *["queued"] * 5],
+        (JobOrder.finished_at, "asc"): ["cancelled", *["queued"] * 5],
+        (JobOrder.status, "asc"): ["cancelled", *["queued"] * 5],
+        (JobOrder.model, "asc"): ["tiny"] * 6,
+        (JobOrder.method, "desc"): ["supervised"] * 6,
+    }
+    with database.reading() as session:
+        for (order_by, order), expected in cases.items():
+            seen: list[Job] = []
+            more = True
+            while more:
+                after = seen[-1].id if seen else None
+                page, more = queries.list_jobs(session, project, after=after, limit=2, order_by=order_by, order=order)
+                seen += page
+            assert len({job.id for job in seen}) == len(seen) == 6
+            values = queries.last_values(session, seen)
+            assert [_shown(job, order_by, values) for job in seen] == expected, (order_by, order)
+            assert {len(found) for found in values.values()} == {1, 2}  # the loss, and the reward of some
+
+
+def _shown(job: Job, order_by: JobOrder, values: dict[str, dict[str, float]]) -> object:
+    match order_by:
+        case JobOrder.reward:
+            return values.get(job.id, {}).get("reward")
+        case JobOrder.name:
+            return (job.spec["metadata"] or {}).get("name") or job.spec["suffix"]
+        case JobOrder.finished_at | JobOrder.status:
+            return job.status
+    return job.spec[order_by.value]
 
 
 def test_last_step_of_each_attempt(database: Database) -> None:

@@ -1,0 +1,19 @@
+"""Help texts: complete at 80 columns."""
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from app.cli.root import app
+
+GROUPS = [name for name, command in get_command(app).commands.items() if hasattr(command, "commands")]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("group", [None, *GROUPS])
+def test_no_description_is_cut_at_80_columns(group: str | None) -> None:
+    words = ["--help"] if group is None else [group, "--help"]
+    shown = CliRunner().invoke(app, words, env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+    assert shown.exit_code == 0
+    commands = shown.output.partition("Commands:")[2].splitlines()
+    assert commands
+    assert [line for line in commands if line.endswith("...")] == []
