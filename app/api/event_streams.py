@@ -27,14 +27,14 @@ EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
 
 
 class EventStreamResponse(StreamingResponse):
-    """Sends `messages`, and closes them when the response ends, also if the client hangs up."""
+    """Sends `content`, and closes `source` when the response ends, also if the client hangs up before it begins."""
 
-    def __init__(self, messages: AsyncGenerator[str]) -> None:
-        super().__init__(messages, media_type="text/event-stream", headers=STREAM_HEADERS)
-        self._messages = messages
+    def __init__(self, content: AsyncGenerator[str], source: AsyncGenerator[str]) -> None:
+        super().__init__(content, media_type="text/event-stream", headers=STREAM_HEADERS)
+        self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._messages):
+        async with aclosing(self._source):
             await super().__call__(scope, receive, send)
 
 
@@ -43,16 +43,16 @@ def event_stream(request: Request, messages: AsyncGenerator[str]) -> StreamingRe
 
     Then the last message is `revoked`, with the same data as the body of an error response.
     """
-    return EventStreamResponse(_until_revoked(request, messages))
+    allowed = while_allowed(request, messages)
+    return EventStreamResponse(_until_revoked(allowed), allowed)
 
 
-async def _until_revoked(request: Request, messages: AsyncGenerator[str]) -> AsyncGenerator[str]:
-    async with aclosing(while_allowed(request, messages)) as allowed:
-        try:
-            async for message in allowed:
-                yield message
-        except AuthenticationFailed as error:
-            yield f"event: revoked\ndata: {envelope(error)}\n\n"
+async def _until_revoked(messages: AsyncGenerator[str]) -> AsyncGenerator[str]:
+    try:
+        async for message in messages:
+            yield message
+    except AuthenticationFailed as error:
+        yield f"event: revoked\ndata: {envelope(error)}\n\n"
 
 
 async def while_allowed(request: Request, messages: AsyncGenerator[str]) -> AsyncGenerator[str]:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any, Final
 
 from fastapi import Request
@@ -33,7 +32,7 @@ async def streamed(request: Request, messages: AsyncGenerator[str, None]) -> Eve
     """
     messages = while_allowed(request, messages)
     first = await until_hang_up(request, _first(messages))
-    return EventStreamResponse(_all(first, messages))
+    return EventStreamResponse(_all(first, messages), messages)
 
 
 async def _first(messages: AsyncGenerator[str, None]) -> str:
@@ -41,10 +40,9 @@ async def _first(messages: AsyncGenerator[str, None]) -> str:
 
 
 async def _all(first: str, messages: AsyncGenerator[str, None]) -> AsyncGenerator[str]:
-    async with aclosing(messages):
-        yield first
-        try:
-            async for message in messages:
-                yield message
-        except GrouptuneError as error:
-            yield error_event(error)
+    yield first
+    try:
+        async for message in messages:
+            yield message
+    except GrouptuneError as error:
+        yield error_event(error)

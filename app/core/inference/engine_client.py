@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import httpx
 
+from app.core.inference.connections import CancellableTransport
 from app.core.inference.errors import (
     AdapterRefused,
     EngineBusy,
@@ -131,9 +132,9 @@ class EngineClient:
             base_url=url,
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
             # `asyncio.timeout` limits the waits for tokens: httpx has only one limit for all reads.
-            timeout=httpx.Timeout(None, connect=limits.connect, pool=limits.connect),
-            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=_IDLE_SECONDS),
-            trust_env=False,  # the operator named this server; a proxy from the environment may not reach it
+            timeout=httpx.Timeout(None, connect=limits.connect),
+            # No proxy from the environment: the operator named this server, which a proxy may not reach.
+            transport=CancellableTransport(MAX_CONNECTIONS, _IDLE_SECONDS),
         )
 
     async def close(self) -> None:
