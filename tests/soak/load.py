@@ -35,7 +35,7 @@ STOPS: Final = ("/cancel", "/pause", "/resume")
 REFUSALS: Final = frozenset(
     {
         *("file_in_use", "file_not_ready", "model_in_use", "export_not_ready", "export_finished"),
-        *("idempotency_in_progress", "answer_lost"),
+        *("idempotency_in_progress", "answer_lost", "answer_not_kept"),
     }
 )
 """Codes of a 400 or 409 that is right: another client was faster, or the API was killed before it answered."""
@@ -308,6 +308,10 @@ def use_models(client: Client) -> None:
     if listed is not None:
         ledger.models[:] = found
     if not found:
+        client.stop.wait(1)
+        return
+    newest = client.get(f"/exports/{ledger.exports[-1]}") if ledger.exports else None
+    if (newest or {}).get("status") in ("queued", "running"):
         client.stop.wait(1)
         return
     kind = random.choice(["merged", "gguf-lora"])  # noqa: S311
