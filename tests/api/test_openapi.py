@@ -119,3 +119,13 @@ def test_every_body_has_a_valid_example() -> None:
         [example] = schemas[name]["examples"]
         whole = schemas[name] | {"components": DOCUMENT["components"]}
         assert [error.message for error in jsonschema.Draft202012Validator(whole).iter_errors(example)] == [], name
+
+
+def test_every_field_is_described() -> None:
+    schemas = _APP.openapi()["components"]["schemas"]
+    fields = {
+        f"{name}.{field}": text for name, one in schemas.items() for field, text in one.get("properties", {}).items()
+    }
+    assert len(fields) > 1000
+    assert [name for name, field in fields.items() if not field.get("description", "").endswith(".")] == []
+    assert [name for name, one in schemas.items() if "properties" in one and not one.get("description")] == []

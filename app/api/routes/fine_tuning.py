@@ -8,10 +8,9 @@ from fastapi.concurrency import run_in_threadpool
 from app.api.deps import Config, Db, JobLimits, Jobs, Lints, Notifier, RowChecks, Slow, Store, Strict
 from app.api.ids import JobId
 from app.api.pagination import After, Limit, Page, page
+from app.api.schemas.attempts import AttemptList, AttemptObject
 from app.api.schemas.create_job import CreateJob, UpdateJob
 from app.api.schemas.jobs import (
-    AttemptList,
-    AttemptObject,
     CheckpointObject,
     EventObject,
     JobDeleted,

@@ -1,10 +1,10 @@
 """`/healthz` and `/readyz`, for load balancers and orchestrators."""
 
 from fastapi import APIRouter
-from pydantic import BaseModel
 
 from app.api.deps import InferenceEngines, Ready
 from app.core.errors import GrouptuneError
+from app.core.spec.described import Described
 
 router = APIRouter(tags=["Health"])
 
@@ -16,10 +16,11 @@ class NotReady(GrouptuneError):
     code = "not_ready"
 
 
-class Health(BaseModel):
+class Health(Described):
     """The server is healthy."""
 
     status: str = "ok"
+    """`ok`."""
     warnings: list[str] | None = None
     """What does not work although the server does, such as inference while its engine is down."""
 

@@ -3,13 +3,14 @@
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from app.api.pagination import Item
 from app.core.accounts.api_keys import PREFIX, NewKey
 from app.core.accounts.limits import MAX_REQUESTS_PER_MINUTE
 from app.core.accounts.scopes import DEFAULT, GRANTABLE, canonical
 from app.core.accounts.tables import ApiKey
+from app.core.spec.described import Described
 from app.core.spec.frozen import Frozen
 
 MAX_GRACE_SECONDS = 30 * 86_400
@@ -48,19 +49,26 @@ class KeyObject(Item):
 
     object: Literal["api_key"] = "api_key"
     name: str
+    """What the key is for."""
     project_id: str
+    """The project whose data the key can use."""
     redacted: str = Field(description="The key's text without its secret.")
     scopes: list[str]
+    """What the key may do."""
     status: Status
+    """`active`, `expired` or `revoked`."""
     requests_per_minute: int | None
+    """The key's own rate limit; null if only the project's limit applies."""
     created_at: int = Field(description="Unix seconds.")
     created_by: str | None = Field(
         description="Id of the key that created it; null if the operator did on the command line."
     )
     expires_at: int | None
+    """Unix seconds; null if the key does not expire."""
     last_used_at: int | None = Field(description="Accurate to the minute.")
     replaced_by: str | None = Field(description="Id of the key that replaced it by rotation.")
     revoked_at: int | None
+    """Unix seconds; null if the key is not revoked."""
 
     @classmethod
     def of(cls, key: ApiKey) -> "KeyObject":
@@ -79,10 +87,11 @@ class NewKeyObject(KeyObject):
         return cls.model_validate(_fields(new_key.key) | {"key": new_key.text})
 
 
-class KeyRevoked(BaseModel):
+class KeyRevoked(Described):
     """The key is revoked; its record is kept."""
 
     id: str
+    """The key."""
     object: Literal["api_key"] = "api_key"
     deleted: Literal[True] = True
 

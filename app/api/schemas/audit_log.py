@@ -2,18 +2,21 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.api.pagination import Item
 from app.core.accounts.tables import AuditEntry
+from app.core.spec.described import Described
 
 
-class AuditActor(BaseModel):
+class AuditActor(Described):
     """The key, project and address that made a change."""
 
     key_id: str | None = Field(description="Null if the operator made the change on the command line.")
     project_id: str
+    """The project of the key."""
     ip: str | None
+    """The client's address; null if the change was made on the command line."""
     request_id: str | None = Field(description="The `x-request-id` of the response.")
 
 
@@ -23,11 +26,16 @@ class AuditObject(Item):
     object: Literal["audit_log.entry"] = "audit_log.entry"
     created_at: int = Field(description="Unix seconds.")
     action: str
+    """What was done, such as `api_key.create`."""
     object_id: str
+    """Id of the changed object."""
     project_id: str = Field(description="The project that the object belongs to.")
     actor: AuditActor
+    """Who made the change."""
     before: dict[str, Any] | None
+    """The changed fields before the change; null for a new object."""
     after: dict[str, Any] | None
+    """The changed fields after the change; null for a deleted object."""
 
     @classmethod
     def of(cls, entry: AuditEntry) -> "AuditObject":

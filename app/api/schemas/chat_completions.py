@@ -5,7 +5,6 @@ from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     JsonValue,
@@ -21,6 +20,7 @@ from app.core.inference.chat_messages import read_messages
 from app.core.inference.chat_request import ChatQuestion
 from app.core.inference.sampling import Sampling
 from app.core.inference.structured import CallMode, CallRules
+from app.core.spec.described import Described
 from app.core.spec.frozen import Frozen
 from app.core.spec.job import TemplateVariables
 
@@ -53,24 +53,27 @@ def as_sent(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     return value
 
 
-class FunctionDefinition(BaseModel):
+class FunctionDefinition(Described):
     """A function that the model may call."""
 
     model_config = ConfigDict(extra="allow")
 
     name: Name
+    """Name of the function."""
     description: Description | None = None
+    """What the function does, for the model."""
     parameters: Schema | None = Field(default=None, description="JSON schema of the arguments.")
     strict: bool | None = Field(default=None, description="Whether the arguments must match the schema.")
 
 
-class FunctionTool(BaseModel):
+class FunctionTool(Described):
     """A tool."""
 
     model_config = ConfigDict(extra="allow")
 
     type: Literal["function"]
     function: FunctionDefinition
+    """The function that the model may call."""
 
 
 Tool = Annotated[FunctionTool, WrapValidator(as_sent)]
@@ -81,6 +84,7 @@ class FunctionName(Frozen):
     """The name of a function."""
 
     name: Name
+    """Name of the function."""
 
 
 class NamedTool(Frozen):
@@ -88,13 +92,16 @@ class NamedTool(Frozen):
 
     type: Literal["function"]
     function: FunctionName
+    """The function that the model must call."""
 
 
 class AllowedTools(Frozen):
     """Some of the tools."""
 
     mode: Literal["auto", "required"]
+    """`auto`: the model may call these tools. `required`: it must call at least one of them."""
     tools: Annotated[list[NamedTool], Field(min_length=1, max_length=MAX_TOOLS)]
+    """The tools that may be called."""
 
 
 class AllowedToolChoice(Frozen):
@@ -102,6 +109,7 @@ class AllowedToolChoice(Frozen):
 
     type: Literal["allowed_tools"]
     allowed_tools: AllowedTools
+    """The tools that may be called, and whether one must be."""
 
 
 class TextFormat(Frozen):
@@ -120,8 +128,11 @@ class JsonSchema(Frozen):
     """A JSON schema."""
 
     name: Name
+    """A name for the schema."""
     description: Description | None = None
+    """What the answer is for."""
     schema_: Annotated[Schema | None, Field(alias="schema")] = None
+    """The JSON schema; any JSON if it is absent."""
     strict: bool | None = Field(default=None, description="The schema is always enforced.")
 
 
@@ -130,6 +141,7 @@ class JsonSchemaFormat(Frozen):
 
     type: Literal["json_schema"]
     json_schema: JsonSchema
+    """The schema that the answer must match."""
 
 
 class StreamOptions(Frozen):
@@ -169,27 +181,44 @@ class CreateChatCompletion(Frozen):
         description="The chat in OpenAI's shape: roles system, developer, user, assistant and tool; text only."
     )
     frequency_penalty: Penalty | None = None
+    """Subtracted from a token's logit once for each time that the answer already has the token; 0 by default."""
     logit_bias: LogitBias | None = Field(default=None, description="Token id -> -100 to 100.")
     logprobs: bool | None = None
+    """Whether the answer has the log-probability of each token."""
     top_logprobs: Annotated[int, Field(strict=True, ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """Number of most probable tokens to report at each position; needs `logprobs`."""
     max_completion_tokens: Count | None = Field(default=None, description="By default what the context has room for.")
     max_tokens: Count | None = Field(default=None, description="Older name of `max_completion_tokens`.")
     n: Annotated[int, Field(strict=True, ge=1, le=MAX_CHOICES)] | None = None
+    """Number of answers; 1 by default."""
     presence_penalty: Penalty | None = None
+    """Subtracted from the logit of every token that the answer already has; 0 by default."""
     response_format: ResponseFormat | None = None
+    """The form of the answer: any text, a JSON object, or JSON that matches a schema."""
     seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | None = None
+    """Seed of the sampling, for the same answer again."""
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
+    """Texts that end the answer; the answer does not contain them."""
     stream: bool | None = None
+    """Whether the answer is sent in chunks, as server-sent events, while the model writes it."""
     stream_options: StreamOptions | None = None
+    """Options of the stream; needs `stream`."""
     temperature: Annotated[float, Field(strict=True, ge=0, le=2)] | None = None
+    """Sampling temperature; 1 by default, and 0 always takes the most probable token."""
     top_p: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
+    """Samples from the most probable tokens that together have this probability; 1 by default."""
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    """The functions that the model may call."""
     tool_choice: ToolChoice | None = None
+    """`auto`: the model decides (the default). `none`: no calls. `required`: at least one call. An object names
+    the tools."""
     parallel_tool_calls: bool | None = None
+    """Whether one answer may have several calls; true by default."""
     functions: Annotated[list[Function], Field(max_length=MAX_TOOLS)] | None = Field(
         default=None, json_schema_extra=_DEPRECATED, description="Older form of `tools`."
     )
     function_call: Literal["none", "auto"] | FunctionName | None = Field(default=None, json_schema_extra=_DEPRECATED)
+    """Older form of `tool_choice`."""
     reasoning_effort: Annotated[str, Field(max_length=32)] | None = Field(
         default=None, description="A variable of the chat template, if it reads it."
     )
@@ -200,15 +229,20 @@ class CreateChatCompletion(Frozen):
         Annotated[list[Literal["text", "audio"]], Field(max_length=2)] | None,
         _not_supported("modalities", "models of this server write text only", (["text"],)),
     ] = None
+    """Only `["text"]`: the models write text."""
     audio: Annotated[JsonValue, _not_supported("audio", "models of this server write text only")] = None
+    """Not supported: the models write text."""
     web_search_options: Annotated[
         JsonValue, _not_supported("web_search_options", "models of this server search nothing")
     ] = None
+    """Not supported: the server does not search the web."""
     moderation: Annotated[JsonValue, _not_supported("moderation", "this server moderates nothing")] = None
+    """Not supported."""
     verbosity: Annotated[
         Literal["low", "medium", "high"] | None,
         _not_supported("verbosity", "the model does not read it; ask for it in a message", ("medium",)),
     ] = None
+    """Only `medium`: the models do not read it."""
     # These change no answer.
     metadata: JsonValue = Field(default=None, description="No effect.")
     prediction: JsonValue = Field(default=None, description="No effect: OpenAI's answer is the same, but faster.")

@@ -2,19 +2,21 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from app.api.ids import MAX_ID
 from app.api.pagination import Item
 from app.core.models.tables import CheckpointPermission
+from app.core.spec.described import Described
 
 
-class GrantPermissions(BaseModel):
+class GrantPermissions(Described):
     """The projects that may use a model."""
 
     model_config = ConfigDict(extra="forbid")
 
     project_ids: Annotated[list[Annotated[str, Field(max_length=MAX_ID)]], Field(min_length=1, max_length=100)]
+    """The projects that get the permission."""
 
 
 class PermissionObject(Item):
@@ -31,9 +33,10 @@ class PermissionObject(Item):
         return cls(id=permission.id, created_at=created_at, project_id=permission.project_id)
 
 
-class PermissionDeleted(BaseModel):
+class PermissionDeleted(Described):
     """The permission is revoked."""
 
     id: str
+    """The permission."""
     object: Literal["checkpoint.permission"] = "checkpoint.permission"
     deleted: Literal[True] = True

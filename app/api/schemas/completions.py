@@ -2,12 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from app.api.ids import MAX_MODEL_NAME
 from app.api.schemas.chat_completions import StreamOptions
 from app.api.schemas.openai_fields import problem
 from app.core.inference.sampling import Sampling
+from app.core.spec.described import Described
 from app.core.spec.frozen import Frozen
 
 MAX_PROMPTS = 16
@@ -28,6 +29,7 @@ Prompt = (
     | TokenIds
     | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
 )
+
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
@@ -36,6 +38,7 @@ class CreateCompletion(Frozen):
     """Texts to complete."""
 
     model: Annotated[str, Field(min_length=1, max_length=MAX_MODEL_NAME)]
+    """A base model, a fine-tuned model (`ft:...`), one of its checkpoints, or an alias."""
     prompt: Annotated[
         Prompt, Field(description="One or several prompts, as text or as token ids. No chat template is applied.")
     ]
@@ -45,11 +48,17 @@ class CreateCompletion(Frozen):
         int | None, Field(ge=0, le=MAX_TOKENS, description="Tokens of each completion; 0 only with `echo`.")
     ] = None
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
+    """Sampling temperature; 1 by default, and 0 always takes the most probable token."""
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
+    """Samples from the most probable tokens that together have this probability; 1 by default."""
     seed: Annotated[int | None, Field(ge=-(2**63), le=2**63 - 1)] = None
+    """Seed of the sampling, for the same completion again."""
     stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
+    """Texts that end a completion; the completion does not contain them."""
     presence_penalty: Penalty | None = None
+    """Subtracted from the logit of every token that the completion already has; 0 by default."""
     frequency_penalty: Penalty | None = None
+    """Subtracted from a token's logit once for each time that the completion already has the token; 0 by default."""
     logit_bias: Annotated[
         dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None,
         Field(max_length=1024, description="Token id -> bias."),
@@ -59,7 +68,9 @@ class CreateCompletion(Frozen):
     ] = None
     echo: Annotated[bool | None, Field(description="Whether the text starts with the prompt.")] = None
     stream: bool | None = None
+    """Whether the completions are sent in chunks, as server-sent events, while the model writes them."""
     stream_options: StreamOptions | None = None
+    """Options of the stream; needs `stream`."""
     suffix: Annotated[str | None, Field(max_length=MAX_TEXT, description="Not supported.")] = None
     user: Annotated[str | None, Field(max_length=1000, description="Has no effect.")] = None
 
@@ -103,38 +114,55 @@ class CreateCompletion(Frozen):
         )
 
 
-class LegacyLogprobsObject(BaseModel):
+class LegacyLogprobsObject(Described):
     """Log-probabilities by token."""
 
     tokens: list[str]
+    """The text of each token."""
     token_logprobs: list[float | None]
+    """Natural logarithm of each token's probability; null for the first token of an echoed prompt."""
     top_logprobs: list[dict[str, float] | None]
+    """The most probable tokens at each position with their log-probabilities."""
     text_offset: list[int]
+    """Position of each token in the text, in characters."""
 
 
-class CompletionChoice(BaseModel):
+class CompletionChoice(Described):
     """One completion."""
 
     index: int
+    """Position of the completion, from 0: the completions of the first prompt, then those of the next."""
     text: str
+    """The completion; with `echo` the prompt comes first."""
     logprobs: LegacyLogprobsObject | None
+    """Log-probabilities of the tokens; null unless `logprobs` is set."""
     finish_reason: Literal["stop", "length"] | None
+    """`stop`: the model ended the text, or wrote a stop string. `length`: the completion reached its token
+    limit. Null in a chunk that is not the last one."""
 
 
-class CompletionUsage(BaseModel):
+class CompletionUsage(Described):
     """Tokens of a request."""
 
     prompt_tokens: int
+    """Tokens of all prompts."""
     completion_tokens: int
+    """Tokens of all completions."""
     total_tokens: int
+    """The sum of both."""
 
 
-class Completion(BaseModel):
+class Completion(Described):
     """The completions of a request, or one chunk of them."""
 
     id: str
+    """Identifies the response."""
     object: Literal["text_completion"] = "text_completion"
     created: int
+    """Unix seconds."""
     model: str
+    """The model that answered; the name behind an alias."""
     choices: list[CompletionChoice]
+    """The completions, `n` for each prompt."""
     usage: CompletionUsage | None = None
+    """Tokens of the request; in a stream only in the last chunk, if it is requested."""

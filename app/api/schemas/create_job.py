@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from pydantic import (
     ConfigDict,
@@ -15,25 +15,19 @@ from pydantic import (
 
 from app.api.ids import MAX_ID, MAX_MODEL_NAME
 from app.api.schemas import openai_fields
+from app.api.schemas.methods import Method, RolloutsOnly, Supervised
 from app.api.schemas.openai_fields import problem
 from app.core.errors import InvalidRequest
 from app.core.jobs.state_machine import MAX_PRIORITY, MIN_PRIORITY
 from app.core.jobs.submission import JobRequest, Notice
 from app.core.spec.frozen import Frozen
 from app.core.spec.gates import MAX_GATES, AliasName, GateText
-from app.core.spec.graders import Grader
 from app.core.spec.integrations import MAX_INTEGRATIONS, Integration
 from app.core.spec.job import (
     Auto,
-    Evaluation,
-    GroupMethod,
     GroupMix,
-    Hyperparameters,
-    ImitationMethod,
     JobSpec,
     MethodType,
-    PreferenceMethod,
-    Sampling,
     TemplateVariables,
 )
 
@@ -46,95 +40,13 @@ class PlainHyperparameters(Frozen):
     """The deprecated top-level form. Its values are moved into the method."""
 
     batch_size: Annotated[int, Field(ge=1, le=256)] | Auto = "auto"
+    """See the method's `hyperparameters`."""
     learning_rate_multiplier: Annotated[float, Field(gt=0, le=1000)] | Auto = "auto"
+    """See the method's `hyperparameters`."""
     n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto = "auto"
+    """See the method's `hyperparameters`."""
 
 
-class RolloutsOnly(Frozen):
-    """The group of a reinforcement job."""
-
-    expert: Literal[0] = 0
-    teacher: Literal[0] = 0
-    self_: Annotated[int, Field(ge=2, le=64, alias="self")] = 8
-
-
-class Reinforcement(Frozen):
-    """Trains on graded rollouts of the model itself."""
-
-    grader: Grader
-    group: RolloutsOnly = RolloutsOnly()
-    kl_coefficient: Annotated[float, Field(ge=0, le=10)] = 0.0
-    zero_variance: Literal["count", "drop"] = "count"
-    sampling: Sampling = Sampling()
-    hyperparameters: Hyperparameters = Hyperparameters()
-    evaluation: Evaluation = Evaluation()
-
-
-class Gft(Frozen):
-    """Group Fine-Tuning: demonstrations, teacher answers and rollouts, compared within their group."""
-
-    type: Literal["gft"]
-    gft: GroupMethod
-
-    @property
-    def settings(self) -> GroupMethod:
-        return self.gft
-
-
-class Supervised(Frozen):
-    """Trains on the demonstrations."""
-
-    type: Literal["supervised"]
-    supervised: ImitationMethod = ImitationMethod()
-
-    @property
-    def settings(self) -> ImitationMethod:
-        return self.supervised
-
-
-class Dft(Frozen):
-    """Trains on the demonstrations, each token weighted by its probability."""
-
-    type: Literal["dft"]
-    dft: ImitationMethod = ImitationMethod()
-
-    @property
-    def settings(self) -> ImitationMethod:
-        return self.dft
-
-
-class Dpo(Frozen):
-    """Direct preference optimisation: trains on pairs of a preferred and a non-preferred answer."""
-
-    type: Literal["dpo"]
-    dpo: PreferenceMethod = PreferenceMethod()
-
-    @property
-    def settings(self) -> PreferenceMethod:
-        return self.dpo
-
-
-class ReinforcementForm(Frozen):
-    """OpenAI's form of reinforcement fine-tuning."""
-
-    type: Literal["reinforcement"]
-    reinforcement: Reinforcement
-
-    @property
-    def settings(self) -> GroupMethod:
-        sent = self.reinforcement
-        return GroupMethod(
-            grader=sent.grader,
-            group=GroupMix(expert=0, teacher=0, self_=sent.group.self_),
-            kl_coefficient=sent.kl_coefficient,
-            zero_variance=sent.zero_variance,
-            sampling=sent.sampling,
-            hyperparameters=sent.hyperparameters,
-            evaluation=sent.evaluation,
-        )
-
-
-Method = Annotated[Gft | Supervised | Dft | Dpo | ReinforcementForm, Field(discriminator="type")]
 MetadataKey = Annotated[str, StringConstraints(max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
@@ -171,6 +83,7 @@ class CreateJob(Frozen):
     suffix: Annotated[Suffix | None, Field(description="Part of the name of the trained model.")] = None
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Drawn at random if absent.")] = None
     metadata: Annotated[dict[MetadataKey, MetadataValue] | None, Field(max_length=16)] = None
+    """Up to 16 key-value pairs of your own, to search and filter jobs by."""
     integrations: Annotated[
         tuple[Integration, ...] | None,
         Field(max_length=MAX_INTEGRATIONS, description="Trackers that also receive the metrics. See docs/trackers.md."),

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from app.auth.principal import Principal
+from app.core.spec.described import Described
 from app.core.spec.frozen import Frozen
 
 
@@ -12,6 +13,7 @@ class SignIn(Frozen):
     """Credentials for signing in: an API key or the code of a link."""
 
     api_key: Annotated[str | None, Field(max_length=128)] = None
+    """An API key."""
     code: Annotated[str | None, Field(max_length=128, description="The code of a sign-in link.")] = None
 
     @model_validator(mode="after")
@@ -21,14 +23,17 @@ class SignIn(Frozen):
         return self
 
 
-class SessionObject(BaseModel):
+class SessionObject(Described):
     """Whether this browser is signed in, and with which key and project."""
 
     object: Literal["dashboard.session"] = "dashboard.session"
     signed_in: bool
+    """Whether the browser is signed in."""
     project_id: str | None = None
+    """The project of the session's key; null if signed out."""
     project: str | None = Field(default=None, description="Its name.")
     key_id: str | None = None
+    """The session's key; null if signed out."""
     scopes: list[str] = Field(default=[], description="Scopes of the session's key.")
     has_engine: bool = Field(default=False, description="Whether the server has an engine that answers inference.")
 
@@ -45,14 +50,14 @@ class SessionObject(BaseModel):
         )
 
 
-class SessionEnded(BaseModel):
+class SessionEnded(Described):
     """This browser is signed out."""
 
     object: Literal["dashboard.session"] = "dashboard.session"
     deleted: Literal[True] = True
 
 
-class LinkObject(BaseModel):
+class LinkObject(Described):
     """A link that signs one browser in, once."""
 
     object: Literal["dashboard.link"] = "dashboard.link"

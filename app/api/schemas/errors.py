@@ -1,9 +1,11 @@
 """OpenAI's error envelope."""
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from app.core.spec.described import Described
 
 
-class ErrorBody(BaseModel):
+class ErrorBody(Described):
     """What is wrong and how to fix it."""
 
     message: str = Field(description="What is wrong and how to fix it, for people.")
@@ -15,7 +17,8 @@ class ErrorBody(BaseModel):
     code: str | None = Field(description="Stable identifier for programs; docs/errors.md lists all codes.")
 
 
-class ErrorEnvelope(BaseModel):
+class ErrorEnvelope(Described):
     """The body of every response with a status of 400 or more."""
 
     error: ErrorBody
+    """The error."""

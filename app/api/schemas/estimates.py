@@ -2,21 +2,27 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.core.estimates.estimate import Estimate, Range
 from app.core.estimates.worker_fit import Forecast, MemoryFit, OnWorker
+from app.core.spec.described import Described
 
 
-class WorkerEstimate(BaseModel):
+class WorkerEstimate(Described):
     """The estimate of a job on one worker."""
 
     id: str
+    """Name of the worker."""
     device: str
+    """The worker's hardware."""
     memory_bytes: int = Field(description="The memory that one trainer process may use.")
     verdict: MemoryFit
+    """Whether the job's memory fits."""
     seconds: Range | None
+    """From the worker's claim to the end."""
     peak_memory_bytes: Range | None
+    """Memory of one trainer process."""
 
     @classmethod
     def of(cls, item: OnWorker) -> "WorkerEstimate":
@@ -37,7 +43,9 @@ class EstimateObject(Estimate):
     object: Literal["fine_tuning.estimate"] = "fine_tuning.estimate"
     verdict: MemoryFit = Field(description="`tight`: the expected memory fits, the upper end of its range does not.")
     reason: str
+    """Explains the verdict in one sentence."""
     workers: list[WorkerEstimate]
+    """The estimate for each training worker; the best one comes first."""
 
     @classmethod
     def of(cls, forecast: Forecast) -> "EstimateObject":

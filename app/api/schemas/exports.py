@@ -3,10 +3,11 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import Field, SecretStr
 
 from app.api.pagination import Item
 from app.core.exports.tables import Export, ExportStatus
+from app.core.spec.described import Described
 from app.core.spec.export import ExportFormat, Manifest, Quantization
 from app.core.spec.frozen import Frozen
 
@@ -47,11 +48,13 @@ class CreateExport(Frozen):
     ] = None
 
 
-class ExportErrorObject(BaseModel):
+class ExportErrorObject(Described):
     """Why an export failed."""
 
     code: str
+    """Stable identifier for programs; docs/export.md lists the codes."""
     message: str
+    """What is wrong and how to fix it."""
 
 
 class ExportObject(Item):
@@ -59,21 +62,30 @@ class ExportObject(Item):
 
     object: Literal["model.export"] = "model.export"
     model: str
+    """The exported model."""
     format: ExportFormat
+    """The kind of artefact."""
     quantization: Quantization | None
+    """Number format of the weights; null for formats that keep the model's own."""
     repository: str | None = Field(description="The repository that the model is pushed to.")
     private: bool | None
+    """Whether the repository is private; null for formats other than `push`."""
     merged: bool | None
+    """Whether the merged model is pushed instead of the adapter; null for formats other than `push`."""
     status: ExportStatus
+    """The state of the export."""
     progress: float = Field(description="From 0 to 1.")
     stage: str | None = Field(description="What the worker does now, in words.")
     error: ExportErrorObject | None
+    """Why the export failed; null unless it did."""
     bytes: int | None = Field(description="Size of the archive.")
     sha256: str | None = Field(description="Digest of the archive.")
     manifest: Manifest | None = Field(description="The files, the check against the unmerged model, and versions.")
     created_at: int = Field(description="Unix seconds.")
     started_at: int | None
+    """Unix seconds; null until a worker has started it."""
     finished_at: int | None
+    """Unix seconds; null until it has ended."""
     expires_at: int | None = Field(description="When the export is removed.")
 
     @classmethod
@@ -105,9 +117,10 @@ def _seconds(at: datetime | None) -> int | None:
     return None if at is None else int(at.timestamp())
 
 
-class ExportDeleted(BaseModel):
+class ExportDeleted(Described):
     """The export and its archive are deleted."""
 
     id: str
+    """The export."""
     object: Literal["model.export"] = "model.export"
     deleted: Literal[True] = True

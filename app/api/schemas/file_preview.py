@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from app.core.chat.preview import Distribution, RowLength, ShownRow, Source, Span
+from app.core.spec.described import Described
 
 
-class TokenSpan(BaseModel):
+class TokenSpan(Described):
     """A prompt, or one response to it, token by token."""
 
     source: Source
+    """Where the text comes from: the prompt, the row's demonstration, a teacher, or a preference pair."""
     model: str | None = Field(description="The teacher model of a response, if the row names it.")
     tokens: int = Field(description="Number of tokens; the lists below end after 4,096.")
     fits: bool = Field(
@@ -19,6 +21,7 @@ class TokenSpan(BaseModel):
         "out what does not."
     )
     ids: list[int]
+    """Token ids in the model's vocabulary."""
     texts: list[str] = Field(
         description="The text of each token; together they are the rendered text. A character that spans several "
         "tokens belongs to the first one."
@@ -40,7 +43,7 @@ class TokenSpan(BaseModel):
         )
 
 
-class PreviewRow(BaseModel):
+class PreviewRow(Described):
     """One row as the model reads it."""
 
     line: int = Field(description="Line of the file, from 1; for a Parquet file, the row.")
@@ -55,44 +58,54 @@ class PreviewRow(BaseModel):
         return cls.model_construct(line=row.line, spans=[TokenSpan.of(span) for span in row.spans], error=row.error)
 
 
-class TokenBin(BaseModel):
+class TokenBin(Described):
     """One bar of a histogram."""
 
     model_config = ConfigDict(from_attributes=True)
 
     start: int
+    """Smallest number of tokens of this bar."""
     end: int = Field(description="Exclusive.")
     count: int
+    """Number of texts in this bar."""
 
 
-class TokenDistribution(BaseModel):
+class TokenDistribution(Described):
     """Statistics and a histogram of token counts."""
 
     model_config = ConfigDict(from_attributes=True)
 
     count: int = Field(description="Number of measured texts.")
     total: int
+    """Tokens of all measured texts."""
     min: int
+    """Tokens of the shortest text."""
     median: int
+    """Tokens of the median text."""
     p95: int
+    """95 % of the texts have at most this many tokens."""
     max: int
+    """Tokens of the longest text."""
     bins: list[TokenBin] = Field(description="Bars of equal width, from 0.")
 
 
-class LongLine(BaseModel):
+class LongLine(Described):
     """A row that exceeds the limit."""
 
     line: int
+    """Line of the file, from 1; for a Parquet file, the row."""
     tokens: int
+    """Tokens of the prompt with its longest response."""
 
 
-class TokenLengths(BaseModel):
+class TokenLengths(Described):
     """Token lengths of the rows for this model."""
 
     measured_rows: int = Field(description="All rows of a small file; of a large one, at most 1,024 from all over it.")
     rows: int = Field(description="Number of rows in the file.")
     row: TokenDistribution | None = Field(description="Lengths of the prompt with its longest response.")
     prompt: TokenDistribution | None
+    """Lengths of the prompts; null if no row was measured."""
     response: TokenDistribution | None = Field(description="Lengths of the single responses.")
     too_long: int = Field(description="Number of measured rows over `max_length`.")
     longest_too_long: list[LongLine] = Field(
@@ -120,15 +133,17 @@ class TokenLengths(BaseModel):
         )
 
 
-class FilePreview(BaseModel):
+class FilePreview(Described):
     """Rows of a file as a model reads them."""
 
     object: Literal["file.preview"] = "file.preview"
     file_id: str
+    """The file."""
     model: str = Field(description="The base model whose tokenizer and chat template render the rows.")
     max_length: int = Field(
         description="Maximum number of tokens of a row: the requested limit, or the model's own if that is smaller."
     )
     data: list[PreviewRow]
+    """The rows of this page."""
     has_more: bool = Field(description="If true, send the last `line` as `after` to get the next rows.")
     lengths: TokenLengths | None = Field(description="Only in the first page.")

@@ -3,20 +3,22 @@
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from app.core.spec.described import Described
 from app.core.spec.rows import Row, answer_text
 
 
-class KnownAnswer(BaseModel):
+class KnownAnswer(Described):
     """An answer that the row contains."""
 
     source: Literal["expert", "teacher", "preferred", "non_preferred"]
+    """Where the answer comes from: the demonstration, a teacher, or the preferred or non-preferred answer of a pair."""
     text: str = Field(description="Its content, then its tool calls as JSON.")
     model: str | None = Field(default=None, description="The teacher model, if the row names it.")
 
 
-class FileRow(BaseModel):
+class FileRow(Described):
     """One row as a job reads it, whatever form it is written in."""
 
     line: int = Field(description="Line of the file, from 1; for a Parquet file, the row.")
@@ -24,8 +26,10 @@ class FileRow(BaseModel):
         description="What the model reads before it answers: messages for `POST /v1/chat/completions`."
     )
     tools: list[dict[str, Any]]
+    """Tool definitions of the row, for `tools` of a chat completion."""
     item: dict[str, Any] = Field(description="What graders read as `item`.")
     answers: list[KnownAnswer]
+    """The answers that the row contains."""
 
     @classmethod
     def of(cls, line: int, row: Row) -> "FileRow":
@@ -39,13 +43,15 @@ class FileRow(BaseModel):
         )
 
 
-class FileRows(BaseModel):
+class FileRows(Described):
     """Rows of a file."""
 
     object: Literal["file.rows"] = "file.rows"
     file_id: str
+    """The file."""
     rows: int = Field(description="Number of rows in the file.")
     data: list[FileRow]
+    """The rows of this page."""
     has_more: bool = Field(description="If true, send the last `line` as `after` to get the next rows.")
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from app.api.ids import MAX_ID
 from app.api.pagination import Item
@@ -10,6 +10,7 @@ from app.core.files.chunked_uploads import MAX_PARTS
 from app.core.files.tables import File, FileStatus, Upload, UploadPart, UploadStatus
 from app.core.files.uploads import MAX_EXPIRY_SECONDS, MIN_EXPIRY_SECONDS
 from app.core.files.validation_report import has_answers
+from app.core.spec.described import Described
 
 MAX_BYTES: Final = 2**53
 """The largest integer that every JSON client reads exactly; the installation's own limit is far lower."""
@@ -20,11 +21,13 @@ _STRICT_PURPOSES: Final = {"evals": "user_data"}
 _FieldName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class ExpiresAfter(BaseModel):
+class ExpiresAfter(Described):
     """When a file expires."""
 
     anchor: Literal["created_at"]
+    """The seconds count from the creation of the file."""
     seconds: Annotated[int, Field(ge=MIN_EXPIRY_SECONDS, le=MAX_EXPIRY_SECONDS)]
+    """Seconds until the file is deleted."""
 
 
 class FileObject(Item):
@@ -32,9 +35,12 @@ class FileObject(Item):
 
     object: Literal["file"] = "file"
     bytes: int
+    """Size of the file."""
     created_at: int = Field(description="Unix seconds.")
     filename: str
+    """Name of the file as uploaded."""
     purpose: str
+    """`fine-tune` for data files; result files of jobs have `fine-tune-results`."""
     status: FileStatus = Field(description="`uploaded` until the file is validated, then `processed` or `error`.")
     status_details: str | None = Field(description="Summary of the validation, with the line of the first error.")
     expires_at: int | None = Field(description="Unix seconds at which the file is deleted; null if it does not expire.")
@@ -58,20 +64,23 @@ class FileObject(Item):
         )
 
 
-class FileDeleted(BaseModel):
+class FileDeleted(Described):
     """The file is deleted."""
 
     id: str
+    """The file."""
     object: Literal["file"] = "file"
     deleted: Literal[True] = True
 
 
-class FileReportObject(BaseModel):
+class FileReportObject(Described):
     """The full validation report."""
 
     object: Literal["file.report"] = "file.report"
     file_id: str
+    """The file."""
     status: FileStatus
+    """`uploaded` until the file is validated, then `processed` or `error`."""
     summary: str | None = Field(description="The file's `status_details`.")
     report: dict[str, Any] | None = Field(
         description="Null until the file is validated. Contains `valid`, `rows`, `errors` and `warnings` (each with "
@@ -81,7 +90,7 @@ class FileReportObject(BaseModel):
     )
 
 
-class ConvertFile(BaseModel):
+class ConvertFile(Described):
     """How to convert a file."""
 
     model_config = ConfigDict(extra="forbid")
@@ -96,30 +105,35 @@ class ConvertFile(BaseModel):
     limit: Annotated[int, Field(ge=1, le=100, description="Maximum number of rows; only for the preview.")] = 5
 
 
-class ConvertedRows(BaseModel):
+class ConvertedRows(Described):
     """The first rows of a file, converted."""
 
     object: Literal["file.conversion"] = "file.conversion"
     file_id: str
+    """The file."""
     filename: str = Field(description="Name that the new file would get.")
     data: list[dict[str, Any]]
+    """The rows in the format of data files."""
 
 
-class CreateUpload(BaseModel):
+class CreateUpload(Described):
     """A file to upload in parts."""
 
     model_config = ConfigDict(extra="forbid")
 
     bytes: Annotated[int, Field(gt=0, le=MAX_BYTES, description="Size of the whole file in bytes.")]
     filename: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Name of the file."""
     mime_type: Annotated[
         str, Field(min_length=1, max_length=255, description="Any type is accepted; it is not checked.")
     ]
     purpose: Annotated[str, Field(max_length=MAX_ID)]
+    """Purpose of the file: `fine-tune` for data files."""
     expires_after: ExpiresAfter | None = None
+    """When the file expires; never if absent."""
 
 
-class CompleteUpload(BaseModel):
+class CompleteUpload(Described):
     """The parts that make up the file."""
 
     model_config = ConfigDict(extra="forbid")
@@ -142,12 +156,16 @@ class UploadObject(Item):
     """An upload in parts."""
 
     object: Literal["upload"] = "upload"
-    bytes: int = Field(description="As announced.")
+    bytes: int = Field(description="The announced size.")
     created_at: int
-    expires_at: int = Field(description="The announced size.")
+    """Unix seconds."""
+    expires_at: int = Field(description="Unix seconds at which an incomplete upload is removed.")
     filename: str
+    """Name of the file."""
     purpose: str
+    """Purpose of the file."""
     status: UploadStatus
+    """The state of the upload."""
     file: FileObject | None = Field(description="Set when the upload is completed.")
 
     @classmethod
@@ -165,13 +183,16 @@ class UploadObject(Item):
         )
 
 
-class UploadPartObject(BaseModel):
+class UploadPartObject(Described):
     """One part of an upload."""
 
     id: str
+    """Identifies the part, for the completion of the upload."""
     object: Literal["upload.part"] = "upload.part"
     created_at: int
+    """Unix seconds."""
     upload_id: str
+    """The upload that the part belongs to."""
 
     @classmethod
     def of(cls, part: UploadPart) -> "UploadPartObject":

@@ -2,26 +2,29 @@
 
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from app.api.schemas.strict_graders import as_openai
 from app.core.graders.types import ErrorType, Grade, Sample
+from app.core.spec.described import Described
 from app.core.spec.graders import BaseGrader, Grader, Judge, MultiGrader, parts
 
 MAX_SAMPLE: Final = 1_000_000
 SentObject = Annotated[dict[str, Any], Field(max_length=1000)]
 
 
-class ValidateGrader(BaseModel):
+class ValidateGrader(Described):
     """A grader to validate."""
 
     grader: Grader
+    """The grader to check."""
 
 
-class ValidGrader(BaseModel):
+class ValidGrader(Described):
     """The grader as a job would store it."""
 
     grader: dict[str, Any]
+    """The grader with all defaults filled in; for strict clients one of the types of OpenAI's SDK."""
     whole_grader: dict[str, Any] | None = Field(
         default=None, description="Only for strict clients, if `grader` is a stand-in: OpenAI's SDK lacks its type."
     )
@@ -34,24 +37,30 @@ class ValidGrader(BaseModel):
         return cls(grader=shown) if shown == whole else cls(grader=shown, whole_grader=whole)
 
 
-class SentSample(BaseModel):
+class SentSample(Described):
     """Other parts of the model's output, for graders that read them."""
 
     model_config = ConfigDict(extra="forbid")
 
-    output_tools: Annotated[list[SentObject], Field(max_length=128)] = []
+    output_tools: Annotated[list[SentObject], Field(max_length=128)] = Field(default=[])
+    """Tool calls of the answer in OpenAI's shape."""
     output_reasoning: Annotated[str, Field(max_length=MAX_SAMPLE)] = ""
-    choices: Annotated[list[SentObject], Field(max_length=128)] = []
+    """Thoughts before the answer."""
+    choices: Annotated[list[SentObject], Field(max_length=128)] = Field(default=[])
+    """All choices of the response, which graders read as `all_choices`."""
 
 
-class RunGrader(BaseModel):
+class RunGrader(Described):
     """A grader, an answer, and the row that it answers."""
 
     grader: Grader
+    """The grader to run."""
     model_sample: Annotated[str, Field(max_length=MAX_SAMPLE)]
     """The answer's text. If it is JSON, graders can also read it as `sample.output_json`."""
-    item: SentObject = {}
+    item: SentObject = Field(default={})
+    """The row's fields, which graders read as `item`."""
     sample: SentSample = SentSample()
+    """Other parts of the model's output."""
 
     def as_sample(self) -> Sample:
         """Return the sample in the form that graders read."""
@@ -63,23 +72,37 @@ class RunGrader(BaseModel):
         )
 
 
-class RunErrors(BaseModel):
+class RunErrors(Described):
     """The flag of one error is set if the answer could not be graded."""
 
     formula_parse_error: bool = False
+    """The formula of a `multi` grader has no value."""
     sample_parse_error: bool = False
+    """The answer cannot be read as the grader needs it, such as JSON."""
     truncated_observation_error: bool = False
+    """The answer was cut off."""
     unresponsive_reward_error: bool = False
+    """The grader did not respond in time."""
     invalid_variable_error: bool = False
+    """A template names a field that the row or the answer lacks."""
     other_error: bool = False
+    """Any other error."""
     python_grader_server_error: bool = False
+    """The sandbox of a Python grader failed."""
     python_grader_server_error_type: str | None = None
+    """The kind of that failure."""
     python_grader_runtime_error: bool = False
+    """The source of a Python grader raised an error."""
     python_grader_runtime_error_details: str | None = None
+    """The error's message and line."""
     model_grader_server_error: bool = False
+    """The judge's server failed."""
     model_grader_server_error_details: str | None = None
+    """The server's message."""
     model_grader_refusal_error: bool = False
+    """The judge refused to answer."""
     model_grader_parse_error: bool = False
+    """The judge's answer has no result that can be read."""
 
     @classmethod
     def of(cls, grade: Grade) -> "RunErrors":
@@ -94,31 +117,40 @@ class RunErrors(BaseModel):
         return cls.model_validate({str(grade.error_type): True, **details.get(grade.error_type, {})})
 
 
-class RunMetadata(BaseModel):
+class RunMetadata(Described):
     """Details of the run."""
 
     name: str
+    """Name of the grader."""
     type: str
+    """Type of the grader."""
     execution_time: float
     """Seconds."""
     scores: dict[str, float]
+    """Rewards of the parts of a `multi` grader, by name."""
     passed: bool
     """Whether the answer counts as right in `eval/accuracy`: its reward reaches the grader's `pass_threshold`, or 1."""
     token_usage: int | None
+    """Tokens of the judge model; null without a judge."""
     sampled_model_name: str | None
+    """The judge model; null without a judge."""
     errors: RunErrors
+    """The kind of error, if the answer could not be graded."""
     error: str | None
     """Error message for people."""
 
 
-class GraderRun(BaseModel):
+class GraderRun(Described):
     """The answer's reward."""
 
     reward: float
     """0 if `metadata.errors` has an error; in a job such an answer leaves its group instead."""
     sub_rewards: dict[str, float]
+    """Rewards of the parts of a `multi` grader, by name."""
     model_grader_token_usage_per_model: dict[str, dict[str, int]]
+    """Tokens by judge model."""
     metadata: RunMetadata
+    """Details of the run."""
 
     @classmethod
     def of(cls, grader: BaseGrader, grade: Grade, seconds: float) -> "GraderRun":

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.api.pagination import Item
 from app.api.schemas.strict_graders import as_openai
@@ -14,8 +14,9 @@ from app.core.estimates.measurements import Measured
 from app.core.jobs import stored_specs
 from app.core.jobs.metric_series import Point
 from app.core.jobs.queries import JobDetails
-from app.core.jobs.state_machine import AttemptOutcome, JobStatus
-from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent
+from app.core.jobs.state_machine import JobStatus
+from app.core.jobs.tables import Checkpoint, Job, JobEvent
+from app.core.spec.described import Described
 from app.core.spec.gates import parse
 from app.core.spec.job import Hyperparameters, JobSpec
 from app.core.spec.teacher_answers import Spent
@@ -25,18 +26,22 @@ def _unix(moment: datetime) -> int:
     return int(moment.timestamp())
 
 
-class JobError(BaseModel):
+class JobError(Described):
     """Why a job failed."""
 
     code: str
+    """Stable identifier for programs; docs/errors.md lists the codes."""
     message: str
+    """What is wrong and how to fix it."""
     param: str | None
+    """The field of the job to change; null if none caused the failure."""
 
 
-class Progress(BaseModel):
+class Progress(Described):
     """The progress of a job."""
 
     step: int
+    """The last finished step; 0 before the first one."""
     total_steps: int | None = Field(description="Null until the job has started.")
     eta_seconds: float | None = Field(
         description="Seconds to the end: estimated at first, then extrapolated from the latest steps."
@@ -46,21 +51,24 @@ class Progress(BaseModel):
     )
 
 
-class GateVerdict(BaseModel):
+class GateVerdict(Described):
     """A gate of a job and, when training is finished, its result."""
 
     gate: str = Field(description="As sent.")
     metric: str
+    """The held-out metric that the gate looks at."""
     value: float | None = Field(default=None, description="The published model's value.")
     bound: float | None = Field(default=None, description="The value that it was compared with.")
     passed: bool | None = Field(default=None, description="Null until training is finished.")
     reason: str | None = None
+    """Explains the verdict; null until training is finished."""
 
 
-class RowUse(BaseModel):
+class RowUse(Described):
     """How many rows of a file a job uses."""
 
     used: int
+    """Rows that the job uses."""
     dropped: dict[str, int] = Field(
         description="Rows that are not used, by reason: `template_refused`, `prompt_too_long`, `answer_too_long` or "
         "`no_answer`."
@@ -74,25 +82,36 @@ class JobObject(Item):
     created_at: int = Field(description="Unix seconds.")
     finished_at: int | None = Field(description="Set for succeeded, failed and cancelled jobs.")
     estimated_finish: int | None
+    """Unix seconds at which the job is expected to end; null if that is not known."""
     model: str
+    """The model that training starts from."""
     fine_tuned_model: str | None = Field(description="Set for succeeded jobs.")
     organization_id: str = Field(description="The project that the job belongs to.")
     status: str = Field(description="One of OpenAI's states, or `paused`.")
     training_file: str
+    """The file with the rows to learn from."""
     validation_file: str | None
+    """The file with the held-out rows; null without one."""
     result_files: list[str]
+    """Ids of the result files, a CSV table of metrics by step; empty until the job is finished."""
     hyperparameters: dict[str, Any] = Field(description="`auto` until the job has started, then the actual values.")
     trained_tokens: int | None
+    """Tokens that the loss counted, over all steps; null until the job is finished."""
     teacher_usage: Spent | None = Field(
         description="What all attempts have spent on the job's teacher; null before the first request."
     )
     error: JobError | None
+    """Why the job failed; null unless it did."""
     seed: int
+    """Seed of the data order, the rollouts and the adapter's first values."""
     integrations: list[Any] | None = Field(description="Trackers that also receive the metrics.")
     method: dict[str, Any] = Field(description="As sent, with defaults filled in.")
     metadata: dict[str, str] | None
+    """Your own key-value pairs."""
     user_provided_suffix: str | None
+    """The `suffix` of the request."""
     progress: Progress
+    """How far training has come."""
     queue_position: int | None = Field(description="1 for the job that starts next; null unless queued.")
     priority: int = Field(
         description="Jobs with a higher priority start first and may preempt a running job with a lower one."
@@ -227,10 +246,15 @@ class EventObject(Item):
 
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
     created_at: int
+    """Unix seconds."""
     level: Literal["info", "warn", "error"]
+    """How serious the event is."""
     message: str
+    """What happened, in one sentence."""
     type: Literal["message", "metrics"]
+    """`metrics`: `data` has the metrics of one step. `message`: all other events."""
     data: dict[str, Any] | None
+    """Details for programs; null without any."""
 
     @classmethod
     def of(cls, event: JobEvent) -> "EventObject":
@@ -252,9 +276,13 @@ class CheckpointObject(Item):
 
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
     created_at: int
+    """Unix seconds."""
     fine_tuned_model_checkpoint: str
+    """Name of the checkpoint, for inference and download."""
     fine_tuning_job_id: str
+    """The job."""
     step_number: int
+    """The step after which the checkpoint was written."""
     metrics: dict[str, Any] = Field(description="OpenAI's `step` and `train_loss`, and all other metrics of that step.")
 
     @classmethod
@@ -272,13 +300,16 @@ class CheckpointObject(Item):
         )
 
 
-class MetricSeries(BaseModel):
+class MetricSeries(Described):
     """Metrics by step, one list per name; null where a step has no such metric or its value is not a number."""
 
     object: Literal["fine_tuning.job.metrics"] = "fine_tuning.job.metrics"
     job_id: str
+    """The job."""
     steps: list[int]
+    """The steps of the values in `series`."""
     series: dict[str, list[float | None]]
+    """Values by name of the metric, in the order of `steps`."""
     is_sampled: bool = Field(description="Whether steps were left out because of `points`.")
 
     @classmethod
@@ -293,11 +324,12 @@ class MetricSeries(BaseModel):
         )
 
 
-class GroupList(BaseModel):
+class GroupList(Described):
     """Groups of one or several steps."""
 
     object: Literal["list"] = "list"
     job_id: str
+    """The job."""
     step: int | None = Field(description="Null for a range of steps, and if the job has recorded no groups yet.")
     steps: list[int] = Field(description="The latest steps that have groups, at most 10,000.")
     data: list[dict[str, Any]] = Field(
@@ -305,8 +337,11 @@ class GroupList(BaseModel):
         "tokens."
     )
     has_more: bool
+    """Whether more groups follow."""
     first_id: str | None
+    """Id of the first group of this page; null if the page is empty."""
     last_id: str | None
+    """Id of the last group of this page, for `after`; null if the page is empty."""
 
     @classmethod
     def of(
@@ -317,46 +352,10 @@ class GroupList(BaseModel):
         return cls(job_id=job_id, step=step, steps=steps, data=groups, has_more=more, first_id=ends[0], last_id=ends[1])
 
 
-class AttemptObject(BaseModel):
-    """One attempt of a worker to run the job."""
-
-    object: Literal["fine_tuning.job.attempt"] = "fine_tuning.job.attempt"
-    epoch: int
-    worker: str
-    started_at: int
-    ended_at: int | None
-    outcome: AttemptOutcome | None = Field(description="Null while the attempt runs. See docs/reliability.md.")
-    reason: str | None
-    training_at: int | None = Field(description="When its first step started; null if it ended while loading.")
-    resumed_from_step: int
-    last_step: int | None = Field(description="The last step that it reported; null if it ended before its first step.")
-
-    @classmethod
-    def of(cls, attempt: JobAttempt, last_step: int | None) -> "AttemptObject":
-        """Return the wire form of a row."""
-        return cls(
-            epoch=attempt.attempt,
-            worker=attempt.worker,
-            started_at=_unix(attempt.started_at),
-            ended_at=_unix(attempt.ended_at) if attempt.ended_at else None,
-            outcome=AttemptOutcome(attempt.outcome) if attempt.outcome else None,
-            reason=attempt.reason,
-            training_at=_unix(attempt.training_at) if attempt.training_at else None,
-            resumed_from_step=attempt.resumed_from_step,
-            last_step=last_step,
-        )
-
-
-class AttemptList(BaseModel):
-    """All attempts, oldest first."""
-
-    object: Literal["list"] = "list"
-    data: list[AttemptObject]
-
-
-class JobDeleted(BaseModel):
+class JobDeleted(Described):
     """The job is deleted."""
 
     id: str
+    """The job."""
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     deleted: Literal[True] = True

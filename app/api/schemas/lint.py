@@ -2,47 +2,56 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from app.core.jobs import stored_specs
 from app.core.jobs.tables import Job
 from app.core.lint.report import LintReport
 from app.core.lint.run import why_not
+from app.core.spec.described import Described
 from app.core.spec.graders import Grader
 from app.core.spec.job import GroupMix
 
 
-class LintFile(BaseModel):
+class LintFile(Described):
     """The grader, and the groups that the file's answers would be in."""
 
     model_config = ConfigDict(extra="forbid")
 
     grader: Grader
+    """Grades the answers of the file."""
     group: GroupMix = GroupMix()
+    """The largest number of members per source in a group, as in a job."""
     remote: Annotated[
         bool,
         Field(description="Allow graders that call another server (judges, endpoints). Each answer costs a request."),
     ] = False
 
 
-class FileLint(BaseModel):
+class FileLint(Described):
     """Lint report of a file."""
 
     object: Literal["file.lint"] = "file.lint"
     file_id: str
+    """The file."""
     summary: str
+    """The report in one sentence."""
     report: LintReport
+    """The report."""
 
 
-class JobLint(BaseModel):
+class JobLint(Described):
     """The lint report of a job's training file."""
 
     object: Literal["fine_tuning.job.lint"] = "fine_tuning.job.lint"
     job_id: str
+    """The job."""
     status: Literal["pending", "done", "none"] = Field(description="`none`: the job's file is not linted.")
     reason: str | None = Field(description="Why the status is `none`.")
     summary: str | None
+    """The report in one sentence; null unless the status is `done`."""
     report: LintReport | None
+    """The report; null unless the status is `done`."""
 
     @classmethod
     def of(cls, job: Job) -> "JobLint":

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from app.api.ids import MAX_MODEL_NAME
 from app.core.models.tables import ModelAlias
+from app.core.spec.described import Described
 
 
-class MoveAlias(BaseModel):
+class MoveAlias(Described):
     """The model that the alias should name."""
 
     model_config = ConfigDict(extra="forbid")
@@ -18,7 +19,7 @@ class MoveAlias(BaseModel):
     ]
 
 
-class AliasObject(BaseModel):
+class AliasObject(Described):
     """A name for a model, accepted wherever a model's id is."""
 
     id: str = Field(description="The alias.")
@@ -32,16 +33,18 @@ class AliasObject(BaseModel):
         return cls(id=alias.name, model=alias.model, moved_at=int(alias.moved_at.timestamp()))
 
 
-class AliasList(BaseModel):
+class AliasList(Described):
     """All aliases of the project."""
 
     object: Literal["list"] = "list"
     data: list[AliasObject]
+    """The aliases."""
 
 
-class AliasDeleted(BaseModel):
+class AliasDeleted(Described):
     """The alias is deleted."""
 
     id: str
+    """The alias."""
     object: Literal["model_alias"] = "model_alias"
     deleted: Literal[True] = True

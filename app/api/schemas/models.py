@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from app.api.pagination import Item
 from app.core.files.tables import File
 from app.core.jobs.lineage import Lineage
+from app.core.spec.described import Described
 
 
 class ModelObject(Item):
@@ -15,6 +16,7 @@ class ModelObject(Item):
     object: Literal["model"] = "model"
     created: int = Field(description="Unix seconds.")
     owned_by: str
+    """`system` for a base model, else the id of the project that owns the adapter."""
     base_model: str | None = Field(default=None, description="The base model of an adapter.")
     job_id: str | None = Field(default=None, description="The job that trained an adapter.")
     step: int | None = Field(default=None, description="The step of a checkpoint; null for a published model.")
@@ -23,10 +25,11 @@ class ModelObject(Item):
     )
 
 
-class BaseModelFacts(BaseModel):
+class BaseModelFacts(Described):
     """The base model of an adapter, or the model itself."""
 
     name: str
+    """Name of the base model on this server."""
     hub_id: str | None = Field(
         default=None, description="Its repository on the Hugging Face hub; null if known on this server only."
     )
@@ -34,10 +37,11 @@ class BaseModelFacts(BaseModel):
     context_length: int | None = Field(description="Most tokens of prompt and answer together, if its config says so.")
 
 
-class DataFile(BaseModel):
+class DataFile(Described):
     """A data file of the job that trained a model."""
 
     id: str
+    """Id of the file."""
     filename: str | None = Field(default=None, description="Null if the file is deleted.")
     sha256: str | None = Field(default=None, description="Null if the file is deleted.")
 
@@ -47,43 +51,50 @@ class DataFile(BaseModel):
         return cls(id=file_id) if file is None else cls(id=file_id, filename=file.filename, sha256=file.sha256)
 
 
-class ParentModel(BaseModel):
+class ParentModel(Described):
     """A model that training started from."""
 
     model_config = ConfigDict(from_attributes=True)
 
     id: str
+    """Name of the model."""
     job_id: str | None = Field(description="Null if the model is deleted or no longer shared with this project.")
 
 
-class HeldOutValues(BaseModel):
+class HeldOutValues(Described):
     """Held-out results at a step."""
 
     model_config = ConfigDict(from_attributes=True)
 
     step: int
+    """The step of the evaluation; 0 before training."""
     values: dict[str, float | None] = Field(description="By metric, such as `eval/accuracy`.")
 
 
-class ModelEvaluation(BaseModel):
+class ModelEvaluation(Described):
     """Held-out results before training and of the model."""
 
     before: HeldOutValues | None = Field(description="Of the model that training started from.")
     after: HeldOutValues | None = Field(description="Null for a checkpoint whose step was not evaluated.")
 
 
-class ModelLineage(BaseModel):
+class ModelLineage(Described):
     """How a model was made."""
 
     method: str
+    """The method that trained the model."""
     seed: int
+    """The job's seed."""
     training_file: DataFile
+    """The file that the job learned from."""
     validation_file: DataFile | None
+    """The file with the held-out rows; null without one."""
     parents: list[ParentModel] = Field(
         description="The model that training started from, then the one before it, and so on; empty if that was the "
         "base model."
     )
     evaluation: ModelEvaluation
+    """Held-out results before and after training."""
 
     @classmethod
     def of(cls, lineage: Lineage) -> "ModelLineage":
@@ -112,16 +123,18 @@ class ModelDetails(ModelObject):
     )
 
 
-class ModelList(BaseModel):
+class ModelList(Described):
     """All models; this list is not paginated."""
 
     object: Literal["list"] = "list"
     data: list[ModelObject]
+    """The models."""
 
 
-class ModelDeleted(BaseModel):
+class ModelDeleted(Described):
     """The adapter is deleted."""
 
     id: str
+    """The model."""
     object: Literal["model"] = "model"
     deleted: Literal[True] = True

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.api.pagination import Item
 from app.api.schemas.api_keys import Granted
@@ -11,6 +11,7 @@ from app.core.accounts.oidc import GRANTED, ISSUERS, KEY_SECONDS, Provider, Trus
 from app.core.accounts.scopes import GRANTABLE, Scope, expand
 from app.core.accounts.tables import OidcTrust
 from app.core.errors import InvalidRequest
+from app.core.spec.described import Described
 from app.core.spec.frozen import Frozen
 
 MAX_TOKEN = 16_384
@@ -75,15 +76,25 @@ class TrustObject(Item):
 
     object: Literal["oidc.trust"] = "oidc.trust"
     name: str
+    """Prefix of the names of its keys."""
     project_id: str
+    """The project of its keys."""
     provider: Provider
+    """The CI system."""
     issuer: str
+    """The issuer that tokens must have."""
     audience: str
+    """The audience that tokens must have."""
     repository_id: str
+    """The repository's numeric id."""
     ref: str | None
+    """The ref that tokens must have; null for every ref."""
     scopes: list[str]
+    """The scopes of its keys."""
     key_seconds: int
+    """How long a key is valid."""
     created_by: str | None
+    """Id of the key that created the trust; null if the operator did on the command line."""
     created_at: int = Field(description="Unix seconds.")
 
     @classmethod
@@ -93,10 +104,11 @@ class TrustObject(Item):
         return cls.model_validate(columns | {"created_at": int(trust.created_at.timestamp())})
 
 
-class TrustDeleted(BaseModel):
+class TrustDeleted(Described):
     """The trust is deleted."""
 
     id: str
+    """The trust."""
     object: Literal["oidc.trust"] = "oidc.trust"
     deleted: Literal[True] = True
 
@@ -107,13 +119,15 @@ class Exchange(Frozen):
     token: Annotated[str, Field(min_length=1, max_length=MAX_TOKEN, description="The CI system's ID token (a JWT).")]
 
 
-class ExchangedKey(BaseModel):
+class ExchangedKey(Described):
     """A short-lived key."""
 
     object: Literal["oidc.key"] = "oidc.key"
     api_key: str = Field(description="Send it as `Authorization: Bearer ...`.")
     project_id: str
+    """The project of the key."""
     scopes: list[str]
+    """What the key may do."""
     expires_at: int = Field(description="Unix seconds.")
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.api.pagination import Item
 from app.core.accounts.limits import (
@@ -17,6 +17,7 @@ from app.core.accounts.limits import (
 from app.core.accounts.tables import Project
 from app.core.jobs.quotas import QuotaUsage
 from app.core.jobs.state_machine import MAX_PRIORITY, MIN_PRIORITY
+from app.core.spec.described import Described
 from app.core.spec.frozen import Frozen
 
 
@@ -24,6 +25,7 @@ class ProjectLimits(Frozen):
     """A project's own limits; null means the installation's default."""
 
     requests_per_minute: Annotated[int | None, Field(ge=1, le=MAX_REQUESTS_PER_MINUTE)] = None
+    """Requests per minute of all keys of the project together."""
     running_jobs: Annotated[int | None, Field(ge=0, le=MAX_JOBS, description="Further jobs wait in the queue.")] = None
     queued_jobs: Annotated[
         int | None, Field(ge=0, le=MAX_JOBS, description="Limit of jobs that are being validated, queued or paused.")
@@ -67,6 +69,7 @@ class CreateProject(Frozen):
         ),
     ]
     limits: ProjectLimits = ProjectLimits()
+    """Limits of the project; null or absent means the installation's default."""
     strict_enums: Annotated[
         bool, Field(description="Whether responses use only OpenAI's enum values, for clients that check them.")
     ] = False
@@ -91,12 +94,15 @@ class UpdateProject(Frozen):
         return {**strict, **(self.limits.columns() if self.limits else {})}
 
 
-class ProjectUsageObject(BaseModel):
+class ProjectUsageObject(Described):
     """The current usage of a project."""
 
     running_jobs: int
+    """Running jobs."""
     queued_jobs: int
+    """Jobs that are being validated, queued or paused."""
     stored_bytes: int
+    """Bytes of uploaded files and exports."""
     gpu_hours: float = Field(description="By attempts that ended this month.")
 
 
@@ -105,17 +111,20 @@ class ProjectObject(Item):
 
     object: Literal["project"] = "project"
     name: str
+    """Part of the names of the project's models."""
     status: Literal["active", "archived"]
+    """`archived`: its keys are rejected."""
     created_at: int = Field(description="Unix seconds.")
     archived_at: int | None
+    """Unix seconds; null unless archived."""
     strict_enums: bool = Field(
         description="Whether responses use only OpenAI's enum values unless a request says otherwise."
     )
     limits: ProjectLimits = Field(
         description="The project's own limits; null where the installation's default applies."
     )
-    effective_limits: ProjectLimits = Field(description="What holds.")
-    usage: ProjectUsageObject | None = Field(description="The limits that apply.")
+    effective_limits: ProjectLimits = Field(description="The limits that apply.")
+    usage: ProjectUsageObject | None = Field(description="What the project uses of its limits; lists leave it out.")
 
     @classmethod
     def of(cls, project: Project, default: EffectiveLimits, usage: QuotaUsage | None = None) -> "ProjectObject":

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from app.api.ids import MAX_MODEL_NAME
 from app.api.schemas.chat_completions import (
@@ -21,6 +21,7 @@ from app.core.inference.chat_request import ChatQuestion
 from app.core.inference.response_input import read_input
 from app.core.inference.sampling import Sampling
 from app.core.inference.structured import CallMode, CallRules
+from app.core.spec.described import Described
 from app.core.spec.frozen import Frozen
 from app.core.spec.job import TemplateVariables
 
@@ -46,7 +47,9 @@ class ResponseFunction(Frozen):
 
     type: Literal["function"]
     name: Name
+    """Name of the function."""
     description: Annotated[str | None, Field(max_length=MAX_TEXT)] = None
+    """What the function does, for the model."""
     parameters: Annotated[
         dict[str, JsonValue] | None, Field(max_length=MAX_KEYS, description="JSON schema of the arguments.")
     ] = None
@@ -63,8 +66,11 @@ class ResponseJsonSchema(Frozen):
 
     type: Literal["json_schema"]
     name: Name
+    """A name for the schema."""
     schema_: Annotated[dict[str, JsonValue], Field(alias="schema", max_length=MAX_KEYS)]
+    """The JSON schema that the answer must match."""
     description: Annotated[str | None, Field(max_length=MAX_TEXT)] = None
+    """What the answer is for."""
     strict: bool | None = Field(default=None, description="The schema is always enforced.")
 
 
@@ -72,10 +78,12 @@ class TextOptions(Frozen):
     """The form of the answer's text."""
 
     format: Annotated[TextFormat | JsonObjectFormat | ResponseJsonSchema, Field(discriminator="type")] | None = None
+    """The form of the answer: any text, a JSON object, or JSON that matches a schema."""
     verbosity: Annotated[
         Literal["low", "medium", "high"] | None,
         _refused("text.verbosity", "the model does not read it; ask for it in 'instructions'", ("medium",)),
     ] = None
+    """Only `medium`: the models do not read it."""
 
 
 class NamedFunction(Frozen):
@@ -83,6 +91,7 @@ class NamedFunction(Frozen):
 
     type: Literal["function"]
     name: Name
+    """Name of the function."""
 
 
 class AllowedFunctions(Frozen):
@@ -90,7 +99,9 @@ class AllowedFunctions(Frozen):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
+    """`auto`: the model may call these functions. `required`: it must call at least one of them."""
     tools: Annotated[list[NamedFunction], Field(max_length=MAX_TOOLS)]
+    """The functions that may be called."""
 
 
 class ReasoningOptions(Frozen):
@@ -112,6 +123,7 @@ class CreateResponse(Frozen):
     """A question, or a conversation to continue."""
 
     model: Annotated[str, Field(min_length=1, max_length=MAX_MODEL_NAME)]
+    """A base model, a fine-tuned model (`ft:...`), one of its checkpoints, or an alias."""
     input: Annotated[
         Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
         | Annotated[
@@ -123,43 +135,63 @@ class CreateResponse(Frozen):
     instructions: Annotated[str | None, Field(max_length=MAX_TEXT, description="The system message.")] = None
     max_output_tokens: Count | None = Field(default=None, description="By default what the context has room for.")
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Sampling temperature; 1 by default, and 0 always takes the most probable token."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Samples from the most probable tokens that together have this probability; 1 by default."""
     text: TextOptions | None = None
+    """The form of the answer's text."""
     tools: Annotated[list[ResponseFunction], Field(max_length=MAX_TOOLS)] | None = None
+    """The functions that the model may call."""
     tool_choice: ToolChoice | None = None
+    """`auto`: the model decides (the default). `none`: no calls. `required`: at least one call. An object names
+    the functions."""
     parallel_tool_calls: bool | None = None
+    """Whether one answer may have several calls; true by default."""
     reasoning: ReasoningOptions | None = None
+    """How the model thinks."""
     stream: bool | None = None
+    """Whether the answer is sent as typed server-sent events while the model writes it."""
     stream_options: StreamOptions | None = None
+    """Options of the stream; needs `stream`."""
     store: bool | None = Field(default=None, description="No effect: responses are never stored.")
     # Parameters of chat completions that OpenAI's route of this name does not have.
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    """Seed of the sampling, for the same answer again."""
     stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
+    """Texts that end the answer; the answer does not contain them."""
     logit_bias: LogitBias | None = Field(default=None, description="Token id -> -100 to 100.")
     chat_template_kwargs: TemplateVariables | None = Field(
         default=None, description="Variables of the chat template; by default those that the model's job trained with."
     )
     previous_response_id: Annotated[JsonValue, _refused("previous_response_id", _STATELESS)] = None
+    """Not supported: responses are not stored. Send the whole conversation in `input`."""
     conversation: Annotated[JsonValue, _refused("conversation", _STATELESS)] = None
+    """Not supported: responses are not stored. Send the whole conversation in `input`."""
     prompt: Annotated[JsonValue, _refused("prompt", "this server stores no prompts. Send the text in 'input'")] = None
+    """Not supported: prompts are not stored. Send the text in `input`."""
     background: Annotated[
         bool | None, _refused("background", "this server stores no responses. Use 'stream'", (False,))
     ] = None
+    """Only false: responses are not stored."""
     include: Annotated[
         list[Annotated[str, Field(max_length=64)]] | None,
         Field(max_length=16),
         _refused("include", "for log-probabilities use /v1/chat/completions", ([], ["reasoning.encrypted_content"])),
     ] = None
+    """Only empty or `["reasoning.encrypted_content"]`, which has no effect."""
     top_logprobs: Annotated[
         int | None, Field(le=20), _refused("top_logprobs", "use /v1/chat/completions for log-probabilities", (0,))
     ] = None
+    """Only 0: use `/v1/chat/completions` for log-probabilities."""
     truncation: Annotated[
         Literal["auto", "disabled"] | None,
         _refused("truncation", "messages are never dropped. Send fewer of them", ("disabled",)),
     ] = None
+    """Only `disabled`: messages are never dropped."""
     max_tool_calls: Annotated[
         int | None, Field(le=MAX_TOOLS), _refused("max_tool_calls", "your own code makes the calls")
     ] = None
+    """Not supported: your own code makes the calls."""
     # These change no answer.
     metadata: JsonValue = Field(default=None, description="Returned as it is.")
     prompt_cache_key: JsonValue = Field(default=None, description="No effect.")
@@ -233,16 +265,24 @@ class CreateResponse(Frozen):
                 return None
 
 
-class ResponseObject(BaseModel):
+class ResponseObject(Described):
     """The answer, as OpenAI's SDK reads it."""
 
     id: str
+    """Identifies the response."""
     object: Literal["response"] = "response"
     created_at: int
+    """Unix seconds."""
     completed_at: int | None
+    """Unix seconds; null until the answer is complete."""
     status: Literal["in_progress", "completed", "incomplete"]
+    """`incomplete`: the answer reached its token limit. `in_progress` occurs in streams only."""
     model: str
+    """The model that answered; the name behind an alias."""
     output: list[dict[str, Any]] = Field(description="Items of the types reasoning, message and function_call.")
     usage: dict[str, Any] | None
+    """Tokens of the request; null until the answer is complete."""
     incomplete_details: dict[str, Any] | None
+    """The reason if the status is `incomplete`."""
     store: bool
+    """Always false: responses are not stored."""

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import Field, SecretStr
 
 from app.api.pagination import Item
+from app.core.spec.described import Described
 from app.core.spec.frozen import Frozen
 from app.core.spec.teacher_answers import BaseUrl
 from app.core.teachers.tables import TeacherKey
@@ -25,8 +26,11 @@ class TeacherKeyObject(Item):
     object: Literal["teacher_key"] = "teacher_key"
     origin: str = Field(description="The only server that receives the key.")
     api_key_hint: str
+    """The end of the key, to recognise it."""
     created_at: int
+    """Unix seconds."""
     updated_at: int
+    """Unix seconds."""
 
     @classmethod
     def of(cls, key: TeacherKey) -> "TeacherKeyObject":
@@ -40,9 +44,10 @@ class TeacherKeyObject(Item):
         )
 
 
-class TeacherKeyDeleted(BaseModel):
+class TeacherKeyDeleted(Described):
     """The key is deleted."""
 
     id: str
+    """The teacher key."""
     object: Literal["teacher_key.deleted"] = "teacher_key.deleted"
     deleted: Literal[True] = True

@@ -3,21 +3,28 @@
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.core.inference.usage import UsageSum
+from app.core.spec.described import Described
 
 
-class UsageResult(BaseModel):
+class UsageResult(Described):
     """The usage of one group in one bucket. A field that the report is not grouped by is null."""
 
     object: Literal["organization.usage.completions.result"] = "organization.usage.completions.result"
     input_tokens: int
+    """Prompt tokens."""
     output_tokens: int
+    """Tokens of the answers."""
     num_model_requests: int
+    """Number of requests."""
     project_id: str | None = None
+    """The project."""
     api_key_id: str | None = None
+    """The API key."""
     model: str | None = None
+    """The model."""
 
     @classmethod
     def of(cls, usage: UsageSum) -> "UsageResult":
@@ -32,13 +39,14 @@ class UsageResult(BaseModel):
         )
 
 
-class UsageBucket(BaseModel):
+class UsageBucket(Described):
     """A part of the time range with its usage; `results` is empty without any."""
 
     object: Literal["bucket"] = "bucket"
     start_time: int = Field(description="Unix seconds, inclusive.")
     end_time: int = Field(description="Unix seconds, exclusive.")
     results: list[UsageResult]
+    """One entry for each group."""
 
     @classmethod
     def of(cls, start: datetime, end: datetime, sums: list[UsageSum]) -> "UsageBucket":
@@ -47,10 +55,13 @@ class UsageBucket(BaseModel):
         return cls(start_time=int(start.timestamp()), end_time=int(end.timestamp()), results=results)
 
 
-class UsagePage(BaseModel):
+class UsagePage(Described):
     """Consecutive buckets. While `has_more` is true, request the next ones with `page=<next_page>`."""
 
     object: Literal["page"] = "page"
     data: list[UsageBucket]
+    """The buckets, oldest first."""
     has_more: bool
+    """Whether more buckets follow."""
     next_page: str | None
+    """Send it as `page` to get the next buckets; null on the last page."""

@@ -3,31 +3,39 @@
 from dataclasses import asdict
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.api.schemas.jobs import RowUse
 from app.core.lint.report import LintReport
+from app.core.spec.described import Described
 from app.core.spec.job import JobSpec, PreferenceMethod
 from app.core.spec.plan import Plan
 
 
-class ValidationProblem(BaseModel):
+class ValidationProblem(Described):
     """A problem of a request."""
 
     code: str | None
+    """Stable identifier for programs; docs/errors.md lists the codes."""
     message: str
+    """What is wrong and how to fix it."""
     param: str | None = Field(description="Dotted path of the field.")
 
 
-class JobPlan(BaseModel):
+class JobPlan(Described):
     """Every `auto`, resolved. Steps can shrink a little if rows are rendered later: some may be dropped."""
 
     model: str
+    """The model that training starts from."""
     parameters: int = Field(description="Number of parameters of the base model.")
     rows: int
+    """Rows of the training file that are used."""
     held_out_rows: int
+    """Rows of the validation file that are used."""
     total_steps: int
+    """Number of optimiser steps."""
     learning_rate: float
+    """The method's base learning rate times the multiplier."""
     method: dict[str, Any] = Field(description="As sent, with defaults and resolved `auto` values.")
 
     @classmethod
@@ -50,12 +58,14 @@ class JobPlan(BaseModel):
         )
 
 
-class Validation(BaseModel):
+class Validation(Described):
     """Whether the job could be created."""
 
     object: Literal["fine_tuning.job.validation"] = "fine_tuning.job.validation"
     valid: bool
+    """Whether the job could be created."""
     errors: list[ValidationProblem]
+    """What prevents the job from being created."""
     warnings: list[ValidationProblem] = Field(
         default=[],
         description="Flaws of a valid job: `held_out_overlap`, held-out prompts that are also trained on; "

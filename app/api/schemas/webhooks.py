@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.api.pagination import Item
+from app.core.spec.described import Described
 from app.core.spec.frozen import Frozen
 from app.core.webhooks.events import EventType
 from app.core.webhooks.tables import WebhookDelivery, WebhookEndpoint
@@ -23,6 +24,7 @@ class CreateEndpoint(Frozen):
     """An endpoint to create."""
 
     name: Name
+    """A name for people."""
     url: Url
     event_types: EventTypes
 
@@ -31,14 +33,18 @@ class UpdateEndpoint(Frozen):
     """Changes to an endpoint."""
 
     name: Name | None = None
+    """A new name."""
     url: Url | None = None
+    """A new URL. It must be `https://` and public, unless the operator allows its host."""
     event_types: EventTypes | None = None
+    """The events to subscribe to, instead of the current ones."""
 
 
 class RotateSecret(Frozen):
     """Options of a secret rotation."""
 
     keep_old_secret_active_for_24_hours: bool = False
+    """Whether deliveries are also signed with the old secret for a day."""
 
 
 class TestEndpoint(Frozen):
@@ -47,6 +53,7 @@ class TestEndpoint(Frozen):
     __test__ = False
 
     event_type: EventType
+    """The type of the event to send."""
 
 
 class EndpointObject(Item):
@@ -54,11 +61,17 @@ class EndpointObject(Item):
 
     object: Literal["webhook_endpoint"] = "webhook_endpoint"
     name: str
+    """A name for people."""
     url: str
+    """The URL that receives the events."""
     event_types: list[str]
+    """The events that the endpoint is subscribed to."""
     created_at: int
+    """Unix seconds."""
     updated_at: int
+    """Unix seconds."""
     signing_secret_hint: str
+    """The end of the secret, to recognise it."""
     disabled_at: int | None = Field(description="Set when the endpoint returned 410 Gone; an update enables it again.")
 
     @classmethod
@@ -81,41 +94,52 @@ class NewEndpointObject(EndpointObject):
     """An endpoint with its secret, which is shown only once."""
 
     signing_secret: str
+    """The secret that signs deliveries. Store it now: it is shown only once."""
 
 
-class EndpointDeleted(BaseModel):
+class EndpointDeleted(Described):
     """The endpoint is deleted."""
 
     id: str
+    """The endpoint."""
     object: Literal["webhook_endpoint.deleted"] = "webhook_endpoint.deleted"
     deleted: Literal[True] = True
 
 
-class EndpointTested(BaseModel):
+class EndpointTested(Described):
     """The result of a test."""
 
     object: Literal["webhook_endpoint.test"] = "webhook_endpoint.test"
     webhook_endpoint_id: str
+    """The endpoint."""
     event_type: str
+    """The type of the event that was sent."""
     status_code: int
+    """HTTP status of the endpoint's response."""
     success: Literal[True] = True
 
 
-class EventTypeList(BaseModel):
+class EventTypeList(Described):
     """The event types that can be subscribed to."""
 
     object: Literal["list"] = "list"
     data: list[str]
+    """The event types."""
 
 
-class DeliveryTryObject(BaseModel):
+class DeliveryTryObject(Described):
     """One try to deliver an event."""
 
     at: int
+    """Unix seconds."""
     status_code: int | None
+    """HTTP status of the endpoint's response; null without a response."""
     error: str | None
+    """Why there was no response; null if there was one."""
     answer: str
+    """The beginning of the response's body."""
     seconds: float
+    """Duration of the try."""
 
 
 class DeliveryObject(Item):
@@ -123,12 +147,18 @@ class DeliveryObject(Item):
 
     object: Literal["webhook_delivery"] = "webhook_delivery"
     event_type: str
+    """The type of the event."""
     payload: str
+    """The body that is sent, as JSON text."""
     state: Literal["pending", "delivered", "parked"]
+    """`parked`: all tries failed, or the endpoint is disabled; it can be replayed."""
     created_at: int
+    """Unix seconds."""
     delivered_at: int | None
+    """Unix seconds; null until it is delivered."""
     due_at: int | None = Field(description="When the next try is due.")
     tries: list[DeliveryTryObject]
+    """The tries so far, oldest first."""
 
     @classmethod
     def of(cls, delivery: WebhookDelivery) -> "DeliveryObject":

@@ -3,10 +3,11 @@
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.api.pagination import Item
 from app.core.jobs.queries import WorkerJobs
+from app.core.spec.described import Described
 from app.core.workers.tables import WorkerState
 
 
@@ -20,14 +21,16 @@ class WorkerStatus(StrEnum):
     lost = "lost"
 
 
-class HardwareObject(BaseModel):
+class HardwareObject(Described):
     """The hardware that a worker trains on."""
 
     device: str = Field(description="Identifies comparable hardware; estimates are calibrated by it.")
     accelerator: str | None = Field(description="Name of the GPUs; null if the worker trains on the CPU.")
     accelerators: int
+    """Number of GPUs."""
     accelerator_memory_bytes: int | None = Field(description="Memory of one GPU.")
     processor: str
+    """Name of the CPU."""
     cores: int = Field(description="CPU cores that the worker may use.")
     threads: int = Field(description="CPU threads of one trainer.")
     processes: int = Field(description="Processes that train a job together, one per GPU.")
@@ -47,6 +50,7 @@ class WorkerObject(Item):
     running_jobs: int = Field(description="Running jobs of all projects.")
     jobs: list[str] = Field(description="Ids of this project's jobs on the worker.")
     hardware: HardwareObject
+    """The hardware that it trains on."""
     started_at: int = Field(description="Unix seconds.")
     last_seen: int = Field(description="Unix seconds.")
 

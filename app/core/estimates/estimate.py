@@ -27,8 +27,11 @@ class Range(Frozen):
     """An uncertain number: low to high covers 90 % of the cases, if the model is right."""
 
     low: float
+    """The lower end."""
     expected: float
+    """The most likely value."""
     high: float
+    """The upper end."""
 
 
 class Tokens(Frozen):
@@ -51,13 +54,18 @@ class Estimate(Frozen):
     """The estimate of a job."""
 
     base_model: str
+    """The base model."""
     device: str | None = Field(description="Null if no training worker is available.")
     steps: int
+    """Number of optimiser steps."""
     groups: int
+    """Groups of all steps."""
     rollouts: int
+    """Rollouts of all steps."""
     grader_calls: int = Field(description="Including those of evaluations.")
     teacher_requests: int = Field(description="An upper bound: stored answers of the project are not requested again.")
     tokens: Tokens
+    """Tokens of the whole job."""
     seconds: Range | None = Field(description="From a worker's claim to the end.")
     parts: dict[str, float] | None = Field(
         description="Expected seconds by part: setup, rollout, grading, update and rest (evaluations, checkpoints)."
@@ -67,6 +75,7 @@ class Estimate(Frozen):
         description="With one response per micro-batch: micro-batches shrink if memory is short, which is slower."
     )
     based_on: Basis
+    """The data behind the estimate."""
 
 
 @dataclass(frozen=True)

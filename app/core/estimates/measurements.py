@@ -22,18 +22,25 @@ class Measured(Frozen):
     """The measured use of a job."""
 
     base_model: str
+    """The base model."""
     device: str
+    """The hardware that the job trained on."""
     steps: int
+    """Number of steps that ran."""
     attempts: int
+    """Number of times that a worker started the job."""
     seconds: float = Field(description="From the first claim to the end, without the time between attempts.")
     parts: dict[str, float] | None = Field(description="By part; null if the job took several attempts.")
     trained_tokens: int | None
+    """Tokens that the loss counted, over all steps."""
     mean_tokens: dict[str, float] = Field(
         description="Mean tokens of one text, by kind: prompt, expert, teacher, own (rollouts)."
     )
     peak_memory_bytes: float | None
+    """Memory of one trainer process; null if it was not measured."""
     ratios: dict[str, float] = Field(description="log(measured / prior) by calibrated quantity.")
     formula: int = FORMULA
+    """Version of the cost model that the ratios refer to."""
 
     @property
     def observation(self) -> Observation:

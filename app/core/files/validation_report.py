@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from app.core.plurals import plural
+from app.core.spec.described import Described
 
 NO_ANSWER: Final = "no row has an answer to learn from"
 _ANSWER_COUNTS: Final = ("expert_rows", "trained_turns", "teacher_rows", "preference_rows")
 
 
-class Issue(BaseModel):
+class Issue(Described):
     """One error or warning in a file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -19,13 +20,15 @@ class Issue(BaseModel):
     line: int | None
     """Counted from 1; None if it concerns the whole file. In a Parquet file, the number of the row."""
     param: str | None = None
+    """Path of the field in the row; null if it concerns the whole row."""
     message: str
+    """What is wrong and how to fix it."""
 
     def __str__(self) -> str:
         return self.message if self.line is None else f"line {self.line}: {self.message}"
 
 
-class TeacherResponses(BaseModel):
+class TeacherResponses(Described):
     """Number of teacher answers per row, over the rows of the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,7 +38,7 @@ class TeacherResponses(BaseModel):
     total: int
 
 
-class RowPlace(BaseModel):
+class RowPlace(Described):
     """Position of a row, for readers that start in the middle of a file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +55,7 @@ class LongRow(RowPlace):
     """Length of its prompt and its longest answer."""
 
 
-class FileReport(BaseModel):
+class FileReport(Described):
     """The content of a data file and its errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -20,6 +20,7 @@ class AnswerCount(Frozen):
     errors: int
     """Answers whose grading failed; in a job they leave their group."""
     mean_reward: float | None
+    """Mean reward of the graded answers; null if none was graded."""
 
 
 class GroupCount(Frozen):
@@ -39,14 +40,19 @@ class LintReport(Frozen):
     rows: int
     """Rows in the file."""
     rows_graded: int
+    """Rows whose answers were graded."""
     sample: str
     """A description of the graded rows."""
     stopped: bool
     """Whether time ran out before the whole sample was graded."""
     group: GroupMix
+    """The group mix that the report is about."""
     experts: AnswerCount
+    """Grading results of the demonstrations."""
     teachers: AnswerCount
+    """Grading results of the teacher answers."""
     groups: GroupCount
+    """The groups of the graded rows by contrast."""
     signal_share: float = Field(ge=0, le=1)
     """Expected fraction of groups with a training signal regardless of rollouts: their known answers differ in reward.
 
@@ -58,9 +64,11 @@ class LintReport(Frozen):
     errors: tuple[Issue, ...]
     """The first demonstrations that fail their own grader and answers that cannot be graded."""
     error_count: int
+    """Number of all errors."""
     warnings: tuple[Issue, ...]
     """The first groups whose two or more known answers have no contrast."""
     warning_count: int
+    """Number of all warnings."""
 
     @property
     def teaches_nothing(self) -> bool:

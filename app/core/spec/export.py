@@ -119,8 +119,11 @@ class PushedRepository(Frozen):
     """A repository that an export was pushed to."""
 
     url: str
+    """Address of the repository."""
     commit: str
+    """The commit that the push made."""
     private: bool
+    """Whether the repository is private."""
 
 
 class Findings(Frozen):
@@ -136,30 +139,43 @@ class ExportedFile(Frozen):
     """One file of an export."""
 
     path: str
+    """Path inside the archive."""
     bytes: int
+    """Size of the file."""
     sha256: str
+    """Digest of the file, hexadecimal."""
 
 
 class ManifestBase(Frozen):
     """The base model of an export."""
 
     name: str
+    """Name of the base model on the server."""
     hub_id: str | None
+    """Its repository on the Hugging Face hub; null if known on the server only."""
     revision: str | None
+    """The commit in that repository, if known."""
 
 
 class Manifest(Frozen):
     """Describes an export; also stored in it as `manifest.json`."""
 
     model: str
+    """The exported model."""
     base: ManifestBase
+    """Its base model."""
     format: ExportFormat
+    """The kind of artefact."""
     quantization: Quantization | None
+    """Number format of the weights; null for formats that keep the model's own."""
     files: tuple[ExportedFile, ...]
+    """The files of the export."""
     check: Check
+    """How the result was compared with the unmerged model."""
     repository: PushedRepository | None = None
     """Set by `push`."""
     notes: tuple[str, ...]
+    """Sentences for people, warnings included."""
     versions: dict[str, str]
     """Version by package, Grouptune's included."""
     created_at: int

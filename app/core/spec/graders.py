@@ -10,10 +10,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 import jsonschema
 from pydantic import (
-    AliasChoices,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     HttpUrl,
     field_validator,
@@ -21,24 +18,23 @@ from pydantic import (
 )
 
 from app.core.spec.formula import MAX_LENGTH, parse_formula
+from app.core.spec.frozen import Frozen
+from app.core.spec.judge_messages import MAX_MESSAGES, JudgeMessage, SamplingParams
 from app.core.spec.python_source import check_source
 from app.core.spec.templates import Template, variables
 
 MAX_SOURCE_BYTES: Final = 256 * 1024
 MAX_SCHEMA_BYTES: Final = 100_000
-MAX_MESSAGES: Final = 32
 MAX_PARTS: Final = 32
 
-Name = Annotated[str, Field(min_length=1, max_length=128)]
+Label = Annotated[str, Field(min_length=1, max_length=128)]
+Name = Annotated[Label, Field(description="Name of the grader in metrics and reports.")]
 Threshold = Annotated[float, Field(ge=-1e9, le=1e9)]
-MaxTokens = Annotated[int, Field(ge=1, le=131_072)]
 ANSWER: Final = "{{sample.output_text}}"
 
 
-class BaseGrader(BaseModel):
+class BaseGrader(Frozen):
     """Base class of all graders."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     template_fields: ClassVar[tuple[str, ...]] = ()
     """Names of the fields that are templates."""
@@ -65,7 +61,9 @@ class StringCheckGrader(BaseGrader):
     type: Literal["string_check"] = "string_check"
     name: Name = "string_check"
     input: Template
+    """A template: the text to check, such as `{{sample.output_text}}`."""
     reference: Template
+    """A template: the text to compare with, such as `{{item.reference_answer}}`."""
     operation: Operation
     """`like`: input contains reference; `ilike`: the same, ignoring case."""
 
@@ -78,10 +76,13 @@ class TextSimilarityGrader(BaseGrader):
     type: Literal["text_similarity"] = "text_similarity"
     name: Name = "text_similarity"
     input: Template
+    """A template: the text to compare, such as `{{sample.output_text}}`."""
     reference: Template
+    """A template: the text to compare with, such as `{{item.reference_answer}}`."""
     evaluation_metric: Literal[
         "fuzzy_match", "bleu", "gleu", "meteor", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"
     ]
+    """The measure of similarity."""
 
     @field_validator("evaluation_metric", mode="before")
     @classmethod
@@ -99,6 +100,7 @@ class MathGrader(BaseGrader):
     type: Literal["math"] = "math"
     name: Name = "math"
     input: Template = ANSWER
+    """A template: the text that contains the answer."""
     reference: Template
     """The correct answer: a number, LaTeX, words, or a solution that ends in one; or a list of accepted answers."""
     answer: Literal["expression", "last_number"] = "expression"
@@ -117,10 +119,13 @@ class RegexGrader(BaseGrader):
     type: Literal["regex"] = "regex"
     name: Name = "regex"
     input: Template = ANSWER
+    """A template: the text to search in."""
     pattern: Annotated[str, Field(min_length=1, max_length=4000)]
+    """A regular expression in Python's syntax."""
     match: Literal["search", "full"] = "search"
     """`full`: the whole input must match, except for surrounding white space."""
     ignore_case: bool = False
+    """Whether upper and lower case are equal."""
 
     @field_validator("pattern")
     @classmethod
@@ -140,6 +145,7 @@ class JsonSchemaGrader(BaseGrader):
     type: Literal["json_schema"] = "json_schema"
     name: Name = "json_schema"
     input: Template = ANSWER
+    """A template: the text that should be JSON."""
     json_schema: Annotated[dict[str, Any], Field(alias="schema", max_length=1000)]
     """References to other documents are not followed."""
 
@@ -176,6 +182,7 @@ class PythonGrader(BaseGrader):
     type: Literal["python"] = "python"
     name: Name = "python"
     source: Annotated[str, Field(min_length=1, max_length=MAX_SOURCE_BYTES)]
+    """Python source that defines `grade(sample, item)`."""
     image_tag: Annotated[str, Field(max_length=128)] | None = None
     """Accepted for compatibility with OpenAI; has no effect."""
 
@@ -188,63 +195,15 @@ class PythonGrader(BaseGrader):
         return source
 
 
-class JudgeText(BaseModel):
-    """One part of a judge message."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    type: Literal["input_text", "output_text", "text"] = "input_text"
-    text: Template
-
-    @field_validator("type", mode="before")
-    @classmethod
-    def _is_text(cls, kind: object) -> object:
-        if kind in ("input_image", "input_audio"):
-            raise ValueError("only text is supported in judge messages; use 'input_text'")
-        return kind
-
-
-class JudgeMessage(BaseModel):
-    """One message to the judge model."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    role: Literal["user", "assistant", "system", "developer"]
-    content: Template | JudgeText | Annotated[tuple[JudgeText, ...], Field(max_length=MAX_MESSAGES)]
-    type: Literal["message"] = "message"
-
-    def texts(self) -> tuple[str, ...]:
-        """Return the templates of the content, in order."""
-        if isinstance(self.content, str):
-            return (self.content,)
-        parts = (self.content,) if isinstance(self.content, JudgeText) else self.content
-        return tuple(part.text for part in parts)
-
-
-class SamplingParams(BaseModel):
-    """Sampling settings of the judge model."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seed: Annotated[int, Field(ge=0, le=2**53)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    max_completions_tokens: MaxTokens | None = Field(
-        default=None, validation_alias=AliasChoices("max_completions_tokens", "max_completion_tokens")
-    )
-    """OpenAI's spelling; `max_completion_tokens` is accepted too."""
-    max_tokens: MaxTokens | None = None
-    """For servers that know only this name."""
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
-
-
 class Judge(BaseGrader):
     """Base class of the graders that call a judge model."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     """A model on the judge server that the operator configured."""
     input: Annotated[tuple[JudgeMessage, ...], Field(min_length=1, max_length=MAX_MESSAGES)]
+    """The messages to the judge."""
     sampling_params: SamplingParams | None = None
+    """Sampling settings of the judge."""
 
     def templates(self) -> dict[str, str]:
         return {
@@ -260,6 +219,7 @@ class ScoreModelGrader(Judge):
     type: Literal["score_model"] = "score_model"
     name: Name = "score_model"
     range: tuple[Threshold, Threshold] = (0.0, 1.0)
+    """Smallest and largest reward."""
 
     @field_validator("range")
     @classmethod
@@ -274,8 +234,10 @@ class LabelModelGrader(Judge):
 
     type: Literal["label_model"] = "label_model"
     name: Name = "label_model"
-    labels: Annotated[tuple[Name, ...], Field(min_length=2, max_length=64)]
-    passing_labels: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64)]
+    labels: Annotated[tuple[Label, ...], Field(min_length=2, max_length=64)]
+    """The labels that the judge chooses from."""
+    passing_labels: Annotated[tuple[Label, ...], Field(min_length=1, max_length=64)]
+    """The labels with reward 1."""
 
     @model_validator(mode="after")
     def _passing_exist(self) -> Self:
@@ -290,6 +252,7 @@ class EndpointGrader(BaseGrader):
     type: Literal["endpoint"] = "endpoint"
     name: Name = "endpoint"
     url: Annotated[str, Field(max_length=2048)]
+    """The server's URL. It must be `https://` and public, unless the operator allows its host."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 1
     """Most answers in one request."""
     timeout_seconds: Annotated[float, Field(gt=0, le=120)] = 30.0
@@ -324,7 +287,9 @@ class MultiGrader(BaseGrader):
     type: Literal["multi"] = "multi"
     name: Name = "multi"
     graders: Annotated[dict[PartName, Leaf], Field(min_length=1, max_length=MAX_PARTS)]
+    """The parts, by the names that the formula uses."""
     calculate_output: Annotated[str, Field(max_length=MAX_LENGTH)]
+    """A formula over the rewards of the parts."""
 
     @field_validator("graders", mode="before")
     @classmethod

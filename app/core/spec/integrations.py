@@ -17,6 +17,7 @@ class WandbSettings(Frozen):
     name: Annotated[Name | None, Field(description="Defaults to the job's id.")] = None
     entity: Annotated[Name | None, Field(description="A team. Defaults to the team of the API key.")] = None
     tags: Tags = ()
+    """Tags of the run."""
 
 
 class WandbIntegration(Frozen):
@@ -24,6 +25,7 @@ class WandbIntegration(Frozen):
 
     type: Literal["wandb"]
     wandb: WandbSettings
+    """Names of the run."""
 
 
 class MlflowSettings(Frozen):
@@ -38,6 +40,7 @@ class MlflowIntegration(Frozen):
 
     type: Literal["mlflow"]
     mlflow: MlflowSettings
+    """Names of the run."""
 
 
 class TensorboardIntegration(Frozen):
@@ -58,6 +61,7 @@ class TrackioIntegration(Frozen):
 
     type: Literal["trackio"]
     trackio: TrackioSettings
+    """Names of the run."""
 
 
 Integration = Annotated[

@@ -69,8 +69,11 @@ class Sampling(Frozen):
     """Sampling settings of rollouts. All log-probs use the same temperature."""
 
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+    """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Samples from the most probable tokens that together have this probability."""
     max_tokens: Annotated[int, Field(ge=1, le=8192)] = 256
+    """Longest rollout in tokens."""
 
 
 class Teacher(Frozen):
@@ -83,6 +86,7 @@ class Teacher(Frozen):
     sampling: Sampling | None = None
     """Defaults to the job's own `sampling`."""
     budget: TeacherBudget = TeacherBudget()
+    """Limits of what the job may spend on its teacher."""
 
     def identity(self, place: str, default: Sampling) -> dict[str, object]:
         """Return what its answers depend on in addition to the prompt; `place` is the server's address or `local`."""
@@ -93,11 +97,15 @@ class Lora(Frozen):
     """The trained adapter."""
 
     r: Annotated[int, Field(ge=1, le=512)] = 16
+    """Rank of the matrices."""
     alpha: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Scale of the adapter's change, divided by `r`."""
     target_modules: Literal["all-linear"] | Annotated[tuple[ModuleName, ...], Field(min_length=1, max_length=64)] = (
         "all-linear"
     )
+    """The linear layers that get an adapter: all except the output layer, or those with these names."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability that an input of the adapter is dropped in training."""
     use_dora: bool = False
     """Weight-decomposed LoRA (DoRA): trains direction and magnitude separately; slower."""
     use_rslora: bool = False
@@ -112,16 +120,21 @@ class Hyperparameters(Frozen):
     learning_rate_multiplier: Annotated[float, Field(gt=0, le=1000)] | Auto = "auto"
     """Multiplied by the base learning rate of the method (`BASE_LEARNING_RATE`)."""
     n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto = "auto"
+    """Number of passes over the training file."""
     max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Ends training early; the learning-rate schedule takes it into account."""
     lora: Lora = Lora()
+    """The adapter that is trained."""
     base_precision: BasePrecision = "native"
     """Precision of the frozen base: as stored, or 4-bit NF4 (QLoRA): a quarter of bf16's memory, but slower."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
+    """After a warm-up, `constant` keeps the learning rate; `cosine` lowers it to a tenth along half a cosine."""
     eval_interval: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = "auto"
+    """Steps between two evaluations of the held-out rows."""
     eval_samples: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = "auto"
     """Held-out rows used by each evaluation. In a `reinforcement` request the field means `pass_samples` instead."""
     checkpoint_interval: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = "auto"
+    """Steps between two checkpoints."""
     max_length: Annotated[int, Field(ge=16, le=131_072)] = 2048
     """Prompt plus response, in tokens; longer demonstrations are skipped with a warning."""
 
@@ -140,19 +153,25 @@ class GroupMethod(Frozen):
     """Settings of the methods that learn from groups (`gft`, `reinforcement`)."""
 
     grader: Grader
+    """Computes the reward of every member of a group."""
     group: GroupMix = GroupMix()
+    """The largest number of members per source in a group."""
     tau: Annotated[float, Field(ge=0, le=1)] = 0.7
     """Tokens with a probability below tau are weighted by that probability (DCR)."""
     kl_coefficient: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Weight of the divergence from the base model in the loss; 0 turns it off."""
     zero_variance: Literal["count", "drop"] = "count"
     """Whether tokens of groups without contrast count in the loss's denominator."""
     sampling: Sampling = Sampling()
+    """How rollouts are sampled."""
     train_reasoning: bool = True
     """Whether the thoughts of a demonstration (`reasoning_content`) are trained; else they are context only."""
     teacher: Teacher | None = None
     """The model that writes missing teacher answers; without it only the rows' own `teacher_responses` are used."""
     hyperparameters: Hyperparameters = Hyperparameters()
+    """Batching, learning rate, adapter and intervals."""
     evaluation: Evaluation = Evaluation()
+    """How held-out rows are evaluated."""
 
     @field_validator("group")
     @classmethod
@@ -185,8 +204,11 @@ class ImitationMethod(Frozen):
     grader: Grader | None = None
     """Used only for held-out evaluation."""
     sampling: Sampling = Sampling()
+    """How answers to held-out rows are sampled."""
     hyperparameters: Hyperparameters = Hyperparameters()
+    """Batching, learning rate, adapter and intervals."""
     evaluation: Evaluation = Evaluation()
+    """How held-out rows are evaluated."""
 
 
 class PreferenceHyperparameters(Hyperparameters):
@@ -210,8 +232,11 @@ class PreferenceMethod(Frozen):
     grader: Grader | None = None
     """Used only for held-out evaluation."""
     sampling: Sampling = Sampling()
+    """How answers to held-out rows are sampled."""
     hyperparameters: PreferenceHyperparameters = PreferenceHyperparameters()
+    """Batching, learning rate, adapter and intervals."""
     evaluation: Evaluation = Evaluation()
+    """How held-out rows are evaluated."""
 
 
 Settings = GroupMethod | ImitationMethod | PreferenceMethod

@@ -49,7 +49,9 @@ class Spent(Frozen):
     """A job's use of its teacher. Stored answers cost nothing."""
 
     requests: int = 0
+    """Requests, including retries."""
     tokens: int = 0
+    """Input and output tokens of the teacher."""
 
 
 class Provenance(Frozen):

@@ -66,5 +66,9 @@ def _checked_template(template: str) -> str:
     return template
 
 
-Template = Annotated[str, Field(max_length=100_000), AfterValidator(_checked_template)]
+Template = Annotated[
+    str,
+    Field(max_length=100_000, description="Text with placeholders such as `{{item.x}}`."),
+    AfterValidator(_checked_template),
+]
 """Text with placeholders such as `{{ item.x }}` and `{{ sample.output_text }}`."""
