@@ -1,8 +1,10 @@
 """The files that contributors and GitHub read: CONTRIBUTING.md, workflows, templates and pre-commit hooks."""
 
+import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +44,34 @@ def test_workflow_runs_the_ci_script() -> None:
     script = re.search(r"\S*\.ci/\S+", commands)
     assert script
     assert (ROOT / script.group()).stat().st_mode & 0o100
+
+
+def test_workflow_tests_every_declared_python() -> None:
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    declared = [name.rpartition(" ")[2] for name in classifiers if re.search(r":: 3\.\d+$", name)]
+    job = yaml.safe_load((GITHUB / "workflows/ci.yml").read_text())["jobs"]["test"]
+    assert job["strategy"]["matrix"]["python"] == declared
+    assert declared[0] == "3.11"
+
+
+def test_ci_script_uses_the_chosen_python(tmp_path: Path) -> None:
+    """If it lacks `venv`, its package is installed, or without root named. Both times it is handed on to make."""
+    programs = {
+        "python3.99": "exit 1",
+        "apt-get": 'echo "apt-get $*"',
+        "make": 'echo "make $* with $PYTHON"',
+        "chromium": "",
+    }
+    for name, body in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHON": "python3.99"}
+    done = subprocess.run([ROOT / ".ci" / "run"], env=environment, capture_output=True, text=True, check=False)
+    if os.geteuid() == 0:
+        assert "install -y -qq --no-install-recommends python3.99-venv\n" in done.stdout
+        assert done.stdout.endswith("make test with python3.99\n")
+    else:
+        assert (done.returncode, done.stderr) == (1, "Please install: python3.99-venv\n")
 
 
 def test_contributing_names_existing_paths() -> None:
