@@ -14,7 +14,14 @@ from app.cli.ui.console import StatusLine, note, write_findings, write_json
 from app.cli.ui.exits import ExitCode
 from app.cli.ui.options import AsJson, StateDir
 from app.client import Json
-from app.core.errors import InvalidRequest
+from app.core.errors import GrouptuneError, InvalidRequest
+
+
+class LintTooSlow(GrouptuneError):
+    """No row was graded before time ran out. Try again later, or lint the file's path on this machine."""
+
+    code = "lint_too_slow"
+
 
 _COUNT: Final = re.compile(r"(expert|teacher|self)=(\d{1,4})")
 
@@ -65,8 +72,15 @@ def lint(
         _show(result["summary"], report)
     if github.is_active() and path.is_file():
         github.annotate(path, report["errors"], report["warnings"])
-    if report["error_count"] or report["signal_share_limit"] == 0:
-        raise typer.Exit(ExitCode.error)
+    raise typer.Exit(exit_code(report))
+
+
+def exit_code(report: Json) -> ExitCode:
+    """Return the code for a report. Raises `LintTooSlow` for one without a graded row because time ran out."""
+    if report["stopped"] and not report["rows_graded"]:
+        raise LintTooSlow
+    teaches_nothing = report["signal_share_limit"] == 0 and not report["stopped"]
+    return ExitCode.error if report["error_count"] or teaches_nothing else ExitCode.ok
 
 
 def _body(path: Path, group: str | None) -> Json:

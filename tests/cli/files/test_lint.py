@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
+from app.cli.files.lint import LintTooSlow, exit_code
 from app.cli.ui.exits import ExitCode
 from tests.cli.conftest import Run
 
@@ -47,3 +49,12 @@ def test_lint_a_path_and_an_uploaded_file(grouptune: Run, tmp_path: Path) -> Non
         invalid = grouptune("files", "lint", data, *words)
         assert invalid.returncode != ExitCode.ok
         assert message in invalid.stderr.replace("\n│ ", " ")
+
+
+def test_exit_code_when_time_runs_out() -> None:
+    stopped = {"stopped": True, "error_count": 0, "signal_share_limit": 0.0, "rows_graded": 1}
+    assert exit_code(stopped) == ExitCode.ok
+    assert exit_code(stopped | {"error_count": 1}) == ExitCode.error
+    assert exit_code(stopped | {"stopped": False}) == ExitCode.error
+    with pytest.raises(LintTooSlow, match="No row was graded"):
+        exit_code(stopped | {"rows_graded": 0})
