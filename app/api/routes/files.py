@@ -63,12 +63,16 @@ def list_files(
     limit: Annotated[int, Query(ge=1, le=MAX_FILES, description="Maximum number of items per page.")] = MAX_FILES,
     order: Annotated[Literal["asc", "desc"], Query(description="By time.")] = "desc",
     purpose: Annotated[str | None, Query(max_length=MAX_ID, description="Only files with this purpose.")] = None,
+    sha256: Annotated[
+        str | None,
+        Query(pattern="^[0-9a-f]{64}$", description="Only files of this content. Ask before you upload it again."),
+    ] = None,
     strict: Strict = False,
 ) -> Page[FileObject]:
     """List this project's files, newest first unless `order` is `asc`."""
     with database.reading() as session:
         files, more = uploads.list_files(
-            session, caller.project_id, after=after, limit=limit, order=order, purpose=purpose
+            session, caller.project_id, after=after, limit=limit, order=order, purpose=purpose, sha256=sha256
         )
     return page([FileObject.of(file, strict=strict) for file in files], more)
 

@@ -43,6 +43,7 @@ class FileObject(Item):
     """`fine-tune` for data files; result files of jobs have `fine-tune-results`."""
     status: FileStatus = Field(description="`uploaded` until the file is validated, then `processed` or `error`.")
     status_details: str | None = Field(description="Summary of the validation, with the line of the first error.")
+    sha256: str = Field(description="Digest of the content. Files with the same digest are equal.")
     expires_at: int | None = Field(description="Unix seconds at which the file is deleted; null if it does not expire.")
     has_answers: bool | None = Field(
         description="Whether a row has an answer to learn from; null unless the file is valid training data."
@@ -59,6 +60,7 @@ class FileObject(Item):
             purpose=_STRICT_PURPOSES.get(file.purpose, file.purpose) if strict else file.purpose,
             status=FileStatus(file.status),
             status_details=file.status_details,
+            sha256=file.sha256,
             expires_at=None if file.expires_at is None else int(file.expires_at.timestamp()),
             has_answers=has_answers(file.report) if file.report and file.status == FileStatus.processed else None,
         )

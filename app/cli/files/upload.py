@@ -48,6 +48,19 @@ def upload(
         raise typer.Exit(ExitCode.error)
 
 
+def stored_copy(client: Client, path: Path, purpose: str = "fine-tune") -> Json | None:
+    """Return the project's newest file with the same content; None if it has none."""
+    digest = _sha256(path)
+    newest = next(client.pages("/files", limit=1, sha256=digest, purpose=purpose), None)
+    # Servers of earlier versions ignore the filter, and show no digests.
+    return newest if newest is not None and newest.get("sha256") == digest else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def send(client: Client, path: Path, purpose: str = "fine-tune", *, idempotency_key: str | None = None) -> Json:
     """Upload a file with a progress bar; returns the server's file object.
 
@@ -55,8 +68,7 @@ def send(client: Client, path: Path, purpose: str = "fine-tune", *, idempotency_
     """
     if idempotency_key is not None:
         # The server compares repeated uploads by length only, so the key must depend on the content.
-        with path.open("rb") as stream:
-            idempotency_key = f"{idempotency_key}:{hashlib.file_digest(stream, 'sha256').hexdigest()[:32]}"
+        idempotency_key = f"{idempotency_key}:{_sha256(path)[:32]}"
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

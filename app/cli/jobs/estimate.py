@@ -1,33 +1,54 @@
 """`grouptune jobs estimate`: predicts time, memory and tokens of a job, and whether it fits on a worker."""
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from app.cli.connection import connect
-from app.cli.jobs.create import request_of
+from app.cli.jobs.data_files import with_stored_files
+from app.cli.jobs.job_options import (
+    GraderOption,
+    JobFile,
+    Method,
+    Model,
+    Settings,
+    Suffix,
+    TrainingFile,
+    ValidationFile,
+    job_of,
+)
 from app.cli.ui.console import fail, write_json, write_table
 from app.cli.ui.exits import ExitCode
 from app.cli.ui.formatting import clock, human_bytes
-from app.cli.ui.options import AsJson, StateDir, TrainingFile, ValidationFile
+from app.cli.ui.options import AsJson, StateDir
 from app.client import Json
 
 
 def estimate_job(
-    file: Annotated[
-        Path, typer.Option("--file", "-f", help="YAML or JSON file with the job.", exists=True, dir_okay=False)
-    ],
+    file: JobFile = None,
+    model: Model = None,
+    method: Method = None,
     training_file: TrainingFile = None,
     validation_file: ValidationFile = None,
+    grader: GraderOption = None,
+    suffix: Suffix = None,
+    settings: Settings = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Estimate tokens, time and memory of a job. Exit with code 1 if it does not fit on a worker."""
+    body = job_of(
+        file,
+        model=model,
+        method=method,
+        grader=grader,
+        training_file=training_file,
+        validation_file=validation_file,
+        suffix=suffix,
+        settings=settings,
+    )
     with connect(state_dir) as client:
-        body = request_of(client, file, training_file, validation_file)
-        estimate = client.post("/fine_tuning/estimate", body)
+        estimate = client.post("/fine_tuning/estimate", with_stored_files(client, body))
     if as_json:
         write_json(estimate)
     else:

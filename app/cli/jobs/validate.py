@@ -1,31 +1,54 @@
 """`grouptune jobs validate`: checks a job without creating it."""
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 from app.cli.connection import connect
-from app.cli.jobs.create import request_of
+from app.cli.jobs.data_files import RefusedJob, with_stored_files
+from app.cli.jobs.job_options import (
+    GraderOption,
+    JobFile,
+    Method,
+    Model,
+    Settings,
+    Suffix,
+    TrainingFile,
+    ValidationFile,
+    job_of,
+)
 from app.cli.jobs.rows import note_rows
 from app.cli.ui.console import fail, warn, write_json, write_line
 from app.cli.ui.exits import ExitCode
-from app.cli.ui.options import AsJson, StateDir, TrainingFile, ValidationFile
+from app.cli.ui.options import AsJson, StateDir
 
 
 def validate_job(
-    file: Annotated[
-        Path, typer.Option("--file", "-f", help="YAML or JSON file with the job.", exists=True, dir_okay=False)
-    ],
+    file: JobFile = None,
+    model: Model = None,
+    method: Method = None,
     training_file: TrainingFile = None,
     validation_file: ValidationFile = None,
+    grader: GraderOption = None,
+    suffix: Suffix = None,
+    settings: Settings = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
     """List all problems of a job without creating it. Exit with code 1 if the job would be refused."""
+    body = job_of(
+        file,
+        model=model,
+        method=method,
+        grader=grader,
+        training_file=training_file,
+        validation_file=validation_file,
+        suffix=suffix,
+        settings=settings,
+    )
     with connect(state_dir) as client:
-        body = request_of(client, file, training_file, validation_file)
-        validation = client.post("/fine_tuning/jobs/validate", body)
+        try:
+            validation = client.post("/fine_tuning/jobs/validate", with_stored_files(client, body))
+        except RefusedJob as refused:
+            validation = refused.validation
     if as_json:
         write_json(validation)
     else:

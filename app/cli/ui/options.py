@@ -31,14 +31,6 @@ Port = Annotated[int | None, typer.Option(help="Port to listen on. Default: a fr
 _JOB: Final = "Job id, its start or end, or @latest."
 JobId = Annotated[str, typer.Argument(metavar="JOB", help=_JOB)]
 JobIds = Annotated[list[str], typer.Argument(metavar="JOB...", help=_JOB)]
-TrainingFile = Annotated[
-    str | None,
-    typer.Option("--training-file", metavar="PATH", help="Path or file id to use instead of the job's own."),
-]
-ValidationFile = Annotated[
-    str | None,
-    typer.Option("--validation-file", metavar="PATH", help="Path or file id to use instead of the job's own."),
-]
 
 _DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
 

@@ -141,14 +141,17 @@ def list_files(
     limit: int,
     order: Literal["asc", "desc"] = "desc",
     purpose: str | None = None,
+    sha256: str | None = None,
 ) -> tuple[list[File], bool]:
-    """Return a page of files by creation time, and whether more follow.
+    """Return a page of files by creation time, and whether more follow. `sha256` selects files of this content.
 
     Raises `InvalidRequest` with `param` "after" if `after` is not the id of a file in the list.
     """
     statement = select(File).where(File.project_id == project_id, not_expired())
     if purpose is not None:
         statement = statement.where(File.purpose == purpose)
+    if sha256 is not None:
+        statement = statement.where(File.sha256 == sha256)
     place = tuple_(File.created_at, File.id)
     if after is not None:
         seen = session.execute(

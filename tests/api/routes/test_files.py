@@ -107,6 +107,21 @@ def test_stored_digest_matches_the_content(server: Server, client: OpenAI, rows:
     assert row.sha256 == hashlib.sha256(rows.read_bytes()).hexdigest()
 
 
+def test_files_are_found_by_their_content(server: Server, client: OpenAI, rows: Path) -> None:
+    digest = hashlib.sha256(rows.read_bytes()).hexdigest()
+    first, second = (client.files.create(file=rows, purpose="fine-tune") for _ in range(2))
+    client.files.create(file=ROW, purpose="fine-tune")
+    found = client.get("/files", cast_to=object, options={"params": {"sha256": digest, "purpose": "fine-tune"}})
+    assert isinstance(found, dict)
+    assert [(file["id"], file["sha256"]) for file in found["data"]] == [(second.id, digest), (first.id, digest)]
+    for filters in ({"sha256": "0" * 64}, {"sha256": digest, "purpose": "evals"}):
+        nothing = client.get("/files", cast_to=object, options={"params": filters})
+        assert isinstance(nothing, dict)
+        assert nothing["data"] == []
+    with pytest.raises(BadRequestError, match="sha256"):
+        client.get("/files", cast_to=object, options={"params": {"sha256": "abc"}})
+
+
 @lenient_and_strict
 def test_invalid_line_is_reported(server: Server, client: OpenAI) -> None:
     file = client.files.create(file=broken_at_17(), purpose="fine-tune")

@@ -10,6 +10,7 @@ import { useGet } from "../liveData";
 import { ROOT, useLocation } from "../root";
 import { useCan } from "../session";
 import type { FileObject, FileReport, Job, Model, Page, Validation } from "../types";
+import { uniqueFiles } from "../uniqueFiles";
 import { Estimate } from "./Estimate";
 import { NoAnswers } from "./FileState";
 import { GraderField } from "./GraderField";
@@ -48,6 +49,7 @@ function NewJobForm() {
   }, [address.from]);
   const bases = (models.value?.data ?? []).filter((model) => !model.base_model);
   const ready = (files.value?.data ?? []).filter((file) => file.status === "processed");
+  const offered = uniqueFiles(ready, [form.training_file, form.validation_file]);
   useEffect(() => {
     const [base, file] = [bases[0]?.id, ready[0]?.id];
     setForm((old) => ({ ...old, model: old.model || base || "", training_file: old.training_file || file || "" }));
@@ -92,7 +94,7 @@ function NewJobForm() {
           <FileField
             label="Training file"
             id="training"
-            files={ready}
+            files={offered}
             value={form.training_file}
             set={(training_file) => set({ training_file })}
           />
@@ -102,7 +104,7 @@ function NewJobForm() {
           <FileField
             label="Held-out file"
             id="validation"
-            files={ready}
+            files={offered}
             value={form.validation_file}
             set={(validation_file) => set({ validation_file })}
             none="none: no evaluation before and after training"

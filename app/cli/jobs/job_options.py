@@ -1,0 +1,78 @@
+"""Options that describe a job: a file, flags, or a file whose fields flags replace."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.jobs import job_file
+from app.client import Json
+from app.core.errors import InvalidRequest
+
+JobFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        "-f",
+        metavar="FILE",
+        help="YAML or JSON file with the job. Options replace its fields.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+Model = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Base model, fine-tuned model or alias.")]
+Method = Annotated[
+    str | None, typer.Option("--method", metavar="METHOD", help="gft, reinforcement, supervised, dft or dpo.")
+]
+GraderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--grader", metavar="GRADER", help="Path of a JSON or YAML file with the grader, or the grader as JSON."
+    ),
+]
+TrainingFile = Annotated[
+    str | None, typer.Option("--training-file", metavar="FILE", help="Path or id of the file to train on.")
+]
+ValidationFile = Annotated[
+    str | None, typer.Option("--validation-file", metavar="FILE", help="Path or id of a file with held-out rows.")
+]
+Suffix = Annotated[
+    str | None, typer.Option("--suffix", metavar="NAME", help="Name, a part of the trained model's name.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Set another field, such as hyperparameters.batch_size=8, group.self=4 or seed=1. Repeatable.",
+    ),
+]
+
+
+def job_of(
+    file: Path | None,
+    *,
+    model: str | None,
+    method: str | None,
+    grader: str | None,
+    training_file: str | None,
+    validation_file: str | None,
+    suffix: str | None,
+    settings: list[str] | None,
+) -> Json:
+    """Return the job that a command describes; paths of its data files are absolute.
+
+    Raises `InvalidRequest`, and `BadParameter` if neither a file nor flags describe a job.
+    """
+    if file is None and training_file is None:
+        raise typer.BadParameter("Describe the job in a file (-f job.yaml), or with --model and --training-file.")
+    body: dict[str, Any] = {} if file is None else job_file.read(file)
+    body |= {name: value for name, value in (("model", model), ("suffix", suffix)) if value is not None}
+    body = job_file.with_method(body, method, None if grader is None else job_file.parse_grader(grader))
+    body = job_file.with_settings(body, settings or [])
+    body = job_file.with_files(body, training_file=training_file, validation_file=validation_file)
+    if "model" not in body:
+        raise InvalidRequest("The job names no model. Add --model; `grouptune models list` lists them.", param="model")
+    return body | {
+        name: str(path.absolute()) for name, path in job_file.local_files(body, file.parent if file else Path()).items()
+    }
