@@ -16,6 +16,7 @@ from app.core.errors import GrouptuneError
 CONNECT_SECONDS: Final = 5.0
 RESPONSE_SECONDS: Final = 60.0
 PAGE_SIZE: Final = 100
+NOT_FOUND: Final = int(httpx.codes.NOT_FOUND)
 END_OF_STREAM: Final = "[DONE]"
 """The last message of a streamed answer, in place of JSON."""
 

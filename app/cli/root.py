@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import bench, teachers, trusts
+from app.cli import bench, teachers, trusts, webhooks
 from app.cli.chat import chat
 from app.cli.dashboard import dashboard
 from app.cli.db import commands as db
@@ -60,5 +60,6 @@ app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 app.add_typer(teachers.app, name="teachers")
 app.add_typer(trusts.app, name="trusts")
+app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(db.app, name="db")
 app.add_typer(bench.app, name="bench")

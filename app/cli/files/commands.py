@@ -11,6 +11,7 @@ from app.cli.files.lint import lint
 from app.cli.files.preview import preview
 from app.cli.files.pull import pull
 from app.cli.files.upload import upload
+from app.cli.several import delete_each
 from app.cli.ui.console import note, write_findings, write_json, write_table
 from app.cli.ui.exits import ExitCode
 from app.cli.ui.formatting import age, human_bytes
@@ -66,6 +67,17 @@ app.command()(lint)
 app.command()(convert)
 app.command()(generate)
 app.command()(pull)
+
+
+@app.command()
+def delete(
+    file_ids: Annotated[list[str], typer.Argument(metavar="FILE...", help="File ids: file-...")],
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete files that no unfinished job uses."""
+    with connect(state_dir) as client:
+        delete_each(client, "/files", file_ids, as_json=as_json)
 
 
 def _show_report(answer: Json) -> None:

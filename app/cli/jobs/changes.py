@@ -1,17 +1,16 @@
-"""`grouptune jobs cancel`, `pause` and `resume`: change the state of jobs."""
+"""`grouptune jobs cancel`, `pause`, `resume` and `delete`."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
 from app.cli.connection import connect
 from app.cli.jobs.job_ids import find_jobs
-from app.cli.ui.console import fail, note, write_json, write_line
-from app.cli.ui.exits import ExitCode
+from app.cli.several import change_each
+from app.cli.ui.console import note
 from app.cli.ui.options import AsJson, JobIds, StateDir
-from app.client import ApiError, Client, Json
+from app.client import NOT_FOUND, ApiError, Client, Json, path_segment
 
 AFTER_CHANGE: Final = {"cancel": "cancelled", "pause": "paused", "resume": "queued"}
 """Action to the status that it leads to."""
@@ -32,38 +31,48 @@ def resume(job_ids: JobIds, state_dir: StateDir = None, as_json: AsJson = False)
     _change(job_ids, "resume", state_dir, as_json)
 
 
-def _change(names: list[str], action: str, state_dir: Path | None, as_json: bool) -> None:
-    def change(client: Client, job_id: str) -> Json:
-        job = client.post(f"/fine_tuning/jobs/{job_id}/{action}")
-        target = AFTER_CHANGE[action]
-        # The worker of a running job acts on the request at its next step.
-        pending = f"is still {job['status']} and will be {target} in a moment"
-        note(f"{job['id']} {pending if job['status'] != target else f'is {target}'}.")
-        return job
-
-    each_job(names, change, state_dir, as_json)
-
-
-def each_job(names: list[str], change: Callable[[Client, str], Json], state_dir: Path | None, as_json: bool) -> None:
-    """Change each of these jobs and print its id, or with `as_json` the answer, or all answers as a list.
-
-    A refused change does not keep the others from being made; the command then exits with code 1.
-    """
+def delete(
+    job_ids: JobIds,
+    models: Annotated[bool, typer.Option("--models", help="Delete the models that the jobs published, too.")] = False,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete finished jobs with their checkpoints and metrics."""
     with connect(state_dir) as client:
-        answers, refused = list[Json](), list[ApiError]()
-        for job_id in find_jobs(client, names):
-            try:
-                answers.append(change(client, job_id))
-            except ApiError as error:
-                if len(names) == 1 or error.is_unavailable:
-                    raise
-                refused.append(error)
-    if as_json:
-        write_json(answers[0] if len(names) == 1 else answers)
+
+        def remove(job_id: str) -> Json:
+            if models:
+                _delete_model(client, job_id)
+            answer = client.delete(f"/fine_tuning/jobs/{job_id}")
+            note(f"{job_id} is deleted.")
+            return answer
+
+        change_each(find_jobs(client, job_ids), remove, as_json=as_json)
+
+
+def _delete_model(client: Client, job_id: str) -> None:
+    """Delete the model that the job published, unless that has been done."""
+    name = client.get(f"/fine_tuning/jobs/{job_id}")["fine_tuned_model"]
+    if name is None:
+        return
+    try:
+        client.delete(f"/models/{path_segment(name)}")
+    except ApiError as error:
+        if error.http_status != NOT_FOUND:
+            raise
     else:
-        for answer in answers:
-            write_line(answer["id"])
-    for problem in refused:
-        fail(problem.message, param=problem.param, code=problem.code, kind=problem.type)
-    if refused:
-        raise typer.Exit(ExitCode.error)
+        note(f"{name} is deleted.")
+
+
+def _change(names: list[str], action: str, state_dir: Path | None, as_json: bool) -> None:
+    with connect(state_dir) as client:
+
+        def change(job_id: str) -> Json:
+            job = client.post(f"/fine_tuning/jobs/{job_id}/{action}")
+            target = AFTER_CHANGE[action]
+            # The worker of a running job acts on the request at its next step.
+            pending = f"is still {job['status']} and will be {target} in a moment"
+            note(f"{job['id']} {pending if job['status'] != target else f'is {target}'}.")
+            return job
+
+        change_each(find_jobs(client, names), change, as_json=as_json)

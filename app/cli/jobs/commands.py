@@ -5,12 +5,15 @@ from typing import Annotated, Final
 import typer
 
 from app.cli.connection import connect
-from app.cli.jobs.changes import cancel, pause, resume
+from app.cli.jobs.changes import cancel, delete, pause, resume
+from app.cli.jobs.compare import compare
 from app.cli.jobs.create import create
 from app.cli.jobs.estimate import estimate_job, estimated_cost, measured_cost
+from app.cli.jobs.history import attempts, checkpoints
 from app.cli.jobs.job_ids import find_job
 from app.cli.jobs.listing import list_jobs, name_of, steps
 from app.cli.jobs.live_panel import event_line
+from app.cli.jobs.open import open_job
 from app.cli.jobs.regrade import regrade_job
 from app.cli.jobs.rows import LABELS, row_use
 from app.cli.jobs.validate import validate_job
@@ -30,6 +33,11 @@ app.command("regrade")(regrade_job)
 app.command()(cancel)
 app.command()(pause)
 app.command()(resume)
+app.command()(delete)
+app.command()(attempts)
+app.command()(checkpoints)
+app.command()(compare)
+app.command("open")(open_job)
 
 SHOWN_METRICS: Final = (
     "loss",

@@ -10,6 +10,7 @@ import typer
 
 from app.cli.connection import connect, load_settings
 from app.cli.models.exports import cancel_export, delete_export, export_model, list_exports, push_model
+from app.cli.several import delete_each
 from app.cli.ui.console import ReportProgress, StatusLine, note, write_json, write_line, write_table
 from app.cli.ui.options import AsJson, StateDir
 from app.cli.worker_module import ModuleFailed, run_module
@@ -93,6 +94,17 @@ def download_model(
         _fetch_adapter(name, adapter, state_dir, progress)
         adapter.rename(target)  # atomic: the target is complete or does not exist
     write_line(str(target))
+
+
+@app.command("delete")
+def delete_models(
+    names: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Fine-tuned models or checkpoints.")],
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete fine-tuned models or checkpoints that nothing uses."""
+    with connect(state_dir) as client:
+        delete_each(client, "/models", names, as_json=as_json)
 
 
 @app.command("merge")
