@@ -282,7 +282,8 @@ def _differing(old: Mapping[str, object], new: Mapping[str, object]) -> list[str
 
 
 def _state(snapshot: JobSnapshot) -> tuple[object, ...]:
-    return snapshot.status, snapshot.step, snapshot.attempt, snapshot.stop_request
+    phase = snapshot.is_training, snapshot.is_evaluated
+    return snapshot.status, snapshot.step, snapshot.attempt, snapshot.stop_request, phase
 
 
 def _message(event: str, data: dict[str, Any], event_id: str | None = None) -> str:

@@ -13,6 +13,7 @@ from app.core.estimates.estimate import Estimate
 from app.core.estimates.measurements import Measured
 from app.core.jobs import stored_specs
 from app.core.jobs.metric_series import Point
+from app.core.jobs.progress import Phase
 from app.core.jobs.queries import JobDetails
 from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Checkpoint, Job, JobEvent
@@ -45,6 +46,15 @@ class Progress(Described):
     total_steps: int | None = Field(description="Null until the job has started.")
     eta_seconds: float | None = Field(
         description="Seconds to the end: estimated at first, then extrapolated from the latest steps."
+    )
+    phase: Phase | None = Field(
+        description="What a running job does, null for other jobs. `loading_model` includes the download of a missing "
+        "base model and, for `dpo`, the reference log-probabilities. `evaluating_base_model` is the held-out "
+        "evaluation before the first step, `saving_model` the time after the last step."
+    )
+    run_seconds: float | None = Field(
+        description="Seconds that workers have run the job, over all attempts. Time in the queue, paused or between "
+        "attempts does not count. Null before the first attempt."
     )
     metrics: dict[str, float] = Field(
         description="The metrics `reward`, `rewards/margins` and `loss` of the last step, as far as the job has them."
@@ -168,7 +178,14 @@ class JobObject(Item):
             method=_method(spec, strict=strict),
             metadata=spec.metadata,
             user_provided_suffix=spec.suffix,
-            progress=Progress(step=job.step, total_steps=job.total_steps, eta_seconds=eta, metrics=details.values),
+            progress=Progress(
+                step=job.step,
+                total_steps=job.total_steps,
+                eta_seconds=eta,
+                phase=details.phase,
+                run_seconds=details.run_seconds,
+                metrics=details.values,
+            ),
             queue_position=details.queue_position,
             priority=job.priority,
             attempt=job.attempt,

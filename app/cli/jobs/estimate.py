@@ -68,15 +68,15 @@ def estimated_cost(job: Json) -> str | None:
 
 
 def measured_cost(job: Json) -> str | None:
-    """Format the measured time and memory of a job, and the error of its estimate, for `jobs show`."""
-    measured, estimate = job["measured"], job["estimate"]
-    if measured is None:
+    """Format the time that workers ran an ended job, its memory and the error of its estimate, for `jobs show`."""
+    seconds, measured, estimate = job["progress"]["run_seconds"], job["measured"], job["estimate"]
+    if job["finished_at"] is None or seconds is None:
         return None
-    memory = measured["peak_memory_bytes"]
-    cost = clock(measured["seconds"]) + ("" if memory is None else f", {human_bytes(memory)}")
-    if estimate is None or estimate["seconds"] is None:
+    memory = measured and measured["peak_memory_bytes"]
+    cost = clock(seconds) + ("" if memory is None else f", {human_bytes(memory)}")
+    if measured is None or estimate is None or estimate["seconds"] is None:
         return cost
-    expected, seconds = estimate["seconds"], measured["seconds"]
+    expected = estimate["seconds"]
     error = seconds / expected["expected"] - 1
     place = "within" if expected["low"] <= seconds <= expected["high"] else "outside"
     return f"{cost}: {abs(error):.0%} {'longer' if error > 0 else 'shorter'} than expected, {place} the range"

@@ -32,10 +32,9 @@ class JobReport:
         return self.values | self._held_out("after")
 
     @property
-    def seconds(self) -> int | None:
-        """Seconds from creation to the end; None while the job has not ended."""
-        finished = self.job["finished_at"]
-        return None if finished is None else finished - self.job["created_at"]
+    def seconds(self) -> float | None:
+        """Seconds that workers have run the job, without the queue; None if none has, and while it has not ended."""
+        return None if self.job["finished_at"] is None else self.job["progress"]["run_seconds"]
 
     def markdown(self) -> str:
         """Render tables of the job, its held-out results and its gates."""
@@ -82,7 +81,7 @@ class JobReport:
                 ET.SubElement(case, "system-out").text = reason
         for total, kind in COUNTED.items():
             suite.set(total, str(sum(1 for _ in suite.iter(kind))))
-        suite.set("time", str(self.seconds or 0))
+        suite.set("time", f"{self.seconds or 0:.0f}")
         root = ET.Element("testsuites")
         root.append(suite)
         ET.indent(root)
@@ -90,7 +89,7 @@ class JobReport:
 
     def _job_case(self, suite: ET.Element) -> None:
         job, status = self.job, self.job["status"]
-        case = ET.SubElement(suite, "testcase", classname="grouptune", name="job", time=str(self.seconds or 0))
+        case = ET.SubElement(suite, "testcase", classname="grouptune", name="job", time=f"{self.seconds or 0:.0f}")
         error = job["error"] or {}
         if status not in TERMINAL:
             kind, message = "timeout", f"{job['id']} did not end in time. It is {status} and continues."

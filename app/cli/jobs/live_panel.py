@@ -94,11 +94,13 @@ class LivePanel:
 
     @property
     def status(self) -> str:
-        """The job's status as text, with its position in the queue."""
+        """The job's status as text, with its position in the queue, or with what it does before and after its steps."""
         if not self.job:
             return "starting"
-        position = self.job.get("queue_position")
+        position, phase = self.job.get("queue_position"), self.job["progress"].get("phase")
         suffix = f", number {position} in the queue" if position and position > 1 else ""
+        if phase not in (None, "training"):  # steps show that a job trains
+            suffix = f", {phase.replace('_', ' ')}"
         return str(self.job["status"]).replace("_", " ") + suffix
 
     def mean_rewards(self) -> Iterator[tuple[str, float]]:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.core import ids
 from app.core.accounts.tables import Project
 from app.core.errors import InvalidRequest, NotFound
-from app.core.jobs.progress import eta_seconds
+from app.core.jobs.progress import run_progress
 from app.core.jobs.state_machine import TERMINAL
 from app.core.jobs.tables import Job, RemovedCheckpoint
 from app.core.models import registry
@@ -94,7 +94,8 @@ def _job_of(session: Session, project_id: str, model: str) -> Job | None:
 
 
 def _unfinished(session: Session, job: Job, name: str) -> NotFound:
-    left = eta_seconds(session, [job]).get(job.id)
+    running = run_progress(session, [job]).get(job.id)
+    left = None if running is None else running.eta_seconds
     remaining = "" if left is None else f", for about {_duration(left)} more"
     return NotFound(
         f"The model '{name}' does not exist yet: the job {job.id} that trains it is {job.status}{remaining}.",

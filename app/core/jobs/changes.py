@@ -4,12 +4,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest
-from app.core.jobs.state_machine import TERMINAL
-from app.core.jobs.tables import Job, JobEvent
+from app.core.jobs.state_machine import TERMINAL, JobStatus
+from app.core.jobs.tables import Job, JobAttempt, JobEvent
 
 RECENT_JOBS: Final = 200
 """A project's list of jobs is polled for this number of its newest jobs."""
@@ -24,6 +24,10 @@ class JobSnapshot:
     step: int
     attempt: int
     stop_request: str | None
+    is_training: bool
+    """Whether the model is loaded; False unless the job runs."""
+    is_evaluated: bool
+    """Whether the job has a held-out result."""
     last_seq: int
     """`seq` of the newest event; 0 without events."""
 
@@ -47,7 +51,14 @@ def project_snapshots(session: Session, project_id: str) -> list[JobSnapshot]:
 
 def _snapshots(session: Session, job_ids: list[str]) -> list[JobSnapshot]:
     newest = select(func.coalesce(func.max(JobEvent.seq), 0)).where(JobEvent.job_id == Job.id).scalar_subquery()
-    columns = (Job.id, Job.status, Job.step, Job.attempt, Job.stop_request, newest)
+    training = (
+        select(JobAttempt.training_at.is_not(None))
+        .where(JobAttempt.job_id == Job.id, JobAttempt.attempt == Job.attempt)
+        .scalar_subquery()
+    )
+    is_training = case((Job.status == JobStatus.running, func.coalesce(training, False)), else_=False)
+    is_evaluated = Job.evaluation.is_not(None)
+    columns = (Job.id, Job.status, Job.step, Job.attempt, Job.stop_request, is_training, is_evaluated, newest)
     return [JobSnapshot(*row) for row in session.execute(select(*columns).where(Job.id.in_(job_ids)))]
 
 

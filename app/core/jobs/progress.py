@@ -1,14 +1,19 @@
-"""Remaining time of running jobs: at first from their estimate, then more and more from their latest steps."""
+"""Progress of jobs: the phase and the remaining time of running ones, and how long workers have run each job.
+
+The remaining time comes from the estimate at first, then more and more from the latest steps.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row, func, select, text
 from sqlalchemy.orm import Session
 
 from app.core.estimates.estimate import Estimate
 from app.core.jobs.state_machine import JobStatus
-from app.core.jobs.tables import Job
+from app.core.jobs.tables import Job, JobAttempt
 
 PACE_STEPS: Final = 20
 """The pace is measured over this number of latest steps. Once an attempt has made them, the estimate is ignored."""
@@ -57,14 +62,58 @@ _ATTEMPTS: Final = text(
 )
 
 
-def eta_seconds(session: Session, jobs: Sequence[Job]) -> dict[str, float]:
-    """Return job id -> seconds to the end. A job needs to run, and an estimate or two batches of steps."""
+class Phase(StrEnum):
+    """What a running job does."""
+
+    loading_model = "loading_model"
+    """Also fetches inputs, downloads a missing base model, and for `dpo` computes the reference log-probabilities."""
+    evaluating_base_model = "evaluating_base_model"
+    """Evaluates the held-out rows before the first step."""
+    training = "training"
+    saving_model = "saving_model"
+    """Has made its last step."""
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """The progress of a running job."""
+
+    phase: Phase
+    eta_seconds: float | None
+    """Seconds to the end; None without an estimate and before two batches of steps."""
+
+
+def run_progress(session: Session, jobs: Sequence[Job]) -> dict[str, RunProgress]:
+    """Return job id -> progress, for those of the jobs that run."""
     running = {job.id: job for job in jobs if job.status == JobStatus.running}
     if not running:
         return {}
     rows = session.execute(_ATTEMPTS, {"ids": list(running), "steps": PACE_STEPS})
-    etas = {row.job_id: _eta(running[row.job_id], row) for row in rows}
-    return {job_id: eta for job_id, eta in etas.items() if eta is not None}
+    return {row.job_id: RunProgress(_phase(running[row.job_id], row), _eta(running[row.job_id], row)) for row in rows}
+
+
+def run_seconds(session: Session, jobs: Sequence[Job]) -> dict[str, float]:
+    """Return job id -> seconds that workers have run the job, over all attempts. Jobs without an attempt are left out.
+
+    The time in the queue, paused or between attempts does not count.
+    """
+    started = [job.id for job in jobs if job.attempt > 0]
+    if not started:
+        return {}
+    duration = func.extract("epoch", func.coalesce(JobAttempt.ended_at, func.now()) - JobAttempt.started_at)
+    totals = (
+        select(JobAttempt.job_id, func.sum(duration)).where(JobAttempt.job_id.in_(started)).group_by(JobAttempt.job_id)
+    )
+    return {job_id: float(seconds) for job_id, seconds in session.execute(totals)}
+
+
+def _phase(job: Job, attempt: Row[Any]) -> Phase:
+    if attempt.training_at is None:
+        return Phase.loading_model
+    if attempt.last is None:
+        is_unmeasured = job.step == 0 and "before" not in (job.evaluation or {})
+        return Phase.evaluating_base_model if job.validation_file and is_unmeasured else Phase.training
+    return Phase.training if job.total_steps is None or attempt.last < job.total_steps else Phase.saving_model
 
 
 def _eta(job: Job, attempt: Row[Any]) -> float | None:

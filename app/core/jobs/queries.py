@@ -25,7 +25,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from app.core.errors import InvalidRequest, NotFound
 from app.core.files.tables import File
-from app.core.jobs.progress import eta_seconds
+from app.core.jobs.progress import Phase, run_progress, run_seconds
 from app.core.jobs.state_machine import TERMINAL, JobStatus
 from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent, Metric
 from app.core.models.tables import TrainedModel
@@ -276,7 +276,7 @@ def teacher_usage(session: Session, job_id: str) -> Spent:
 
 @dataclass(frozen=True)
 class JobDetails:
-    """A job with the values that its own row does not hold: its queue position, expected end and last metrics."""
+    """A job with the values that its own row does not hold: its place in the queue, phase, times and last metrics."""
 
     job: Job
     queue_position: int | None
@@ -285,6 +285,10 @@ class JobDetails:
     """Seconds to the last step; None unless the job runs and has an estimate or a pace."""
     estimated_finish: float | None
     """`eta_seconds` as a time, in Unix seconds."""
+    phase: Phase | None
+    """None unless the job runs."""
+    run_seconds: float | None
+    """Seconds that workers have run the job; None before its first attempt."""
     values: dict[str, float]
     """The `HEADLINES` of the last step."""
 
@@ -297,13 +301,24 @@ def job_details(session: Session, job: Job) -> JobDetails:
 def list_details(session: Session, jobs: Sequence[Job]) -> list[JobDetails]:
     """Return the details of several jobs, in their order."""
     positions = queue_positions(session, jobs)
-    etas = eta_seconds(session, jobs)
-    values = last_values(session, jobs)
-    return [_details(job, positions.get(job.id), etas.get(job.id), values.get(job.id, {})) for job in jobs]
-
-
-def _details(job: Job, position: int | None, eta: float | None, values: dict[str, float]) -> JobDetails:
-    return JobDetails(job, position, eta, None if eta is None else time.time() + eta, values)
+    running, seconds, values = run_progress(session, jobs), run_seconds(session, jobs), last_values(session, jobs)
+    now = time.time()
+    details = []
+    for job in jobs:
+        own = running.get(job.id)
+        eta = None if own is None else own.eta_seconds
+        details.append(
+            JobDetails(
+                job,
+                queue_position=positions.get(job.id),
+                eta_seconds=eta,
+                estimated_finish=None if eta is None else now + eta,
+                phase=None if own is None else own.phase,
+                run_seconds=seconds.get(job.id),
+                values=values.get(job.id, {}),
+            )
+        )
+    return details
 
 
 @dataclass(frozen=True)

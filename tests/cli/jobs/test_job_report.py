@@ -26,8 +26,8 @@ def report(**changed: Any) -> JobReport:
         "model": "tiny",
         "fine_tuned_model": "ft:tiny:p::1",
         "created_at": 1_700_000_000,
-        "finished_at": 1_700_000_247,
-        "progress": {"step": 2, "total_steps": 2},
+        "finished_at": 1_700_009_000,
+        "progress": {"step": 2, "total_steps": 2, "run_seconds": 246.9},
         "evaluation": {
             "before": {"values": {"eval/accuracy": 0.25, "eval/reward": None}},
             "after": {"values": {"eval/accuracy": 0.75}},

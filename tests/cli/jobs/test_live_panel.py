@@ -94,3 +94,16 @@ def test_plain_lines_without_a_terminal() -> None:
 def test_sparkline_clips_and_keeps_the_latest() -> None:
     assert sparkline([-1.0, 0.0, 0.5, 1.0, 2.0]) == "▁▁▅██"
     assert sparkline([1.0] + [0.0] * 24) == "▁" * 24
+
+
+def test_status_shows_the_phase_before_and_after_training() -> None:
+    phases = ("loading_model", "evaluating_base_model", "training", "saving_model")
+    started = [
+        snapshot(progress={"step": 0, "total_steps": None, "eta_seconds": None, "phase": phase}) for phase in phases
+    ]
+    assert shown(*started, terminal=False) == [
+        "ftjob-1: running, loading model",
+        "ftjob-1: running, evaluating base model",
+        "ftjob-1: running",
+        "ftjob-1: running, saving model",
+    ]

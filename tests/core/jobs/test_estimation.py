@@ -140,7 +140,8 @@ def test_interrupted_job_has_no_parts(lab: Lab) -> None:
 
 
 def eta(session: Session, job: Job) -> float | None:
-    return progress.eta_seconds(session, [job]).get(job.id)
+    running = progress.run_progress(session, [job]).get(job.id)
+    return None if running is None else running.eta_seconds
 
 
 def test_eta_from_estimate_then_pace(lab: Lab) -> None:

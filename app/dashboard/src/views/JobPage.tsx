@@ -124,7 +124,6 @@ function JobHeader({ job, isConnected }: { job: Job; isConnected: boolean }) {
   };
   const isPending = requested !== undefined && !isFinal(job) && !(requested === "pause" && job.status === "paused");
   const expected = job.estimate?.seconds?.expected;
-  const took = job.finished_at ? duration(job.finished_at - job.created_at) : undefined;
   return (
     <>
       <div class="title">
@@ -178,8 +177,10 @@ function JobHeader({ job, isConnected }: { job: Job; isConnected: boolean }) {
         </span>
         <span>
           created <RelativeTime at={job.created_at} />
-          {took && ` · took ${took}`}
-          {!took && expected !== undefined && job.progress.step === 0 && ` · expected to take ${duration(expected)}`}
+          {!isFinal(job) &&
+            expected !== undefined &&
+            job.progress.step === 0 &&
+            ` · expected to take ${duration(expected)}`}
         </span>
         {!isConnected && !isFinal(job) && (
           <span class="pill bad" role="status">

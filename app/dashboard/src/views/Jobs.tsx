@@ -225,7 +225,14 @@ function JobRow({ job, picked, pick }: { job: Job; picked: boolean; pick: () => 
   );
 }
 
-/** A job's progress; with `isShort`, a failed job shows its error code instead. */
+/** What a running job does before its first and after its last step. */
+const PHASES: Record<string, string> = {
+  loading_model: "loading the model",
+  evaluating_base_model: "evaluating the base model",
+  saving_model: "saving the model",
+};
+
+/** A job's progress and time; with `isShort`, a failed job shows its error code instead. */
 export function Progress({ job, isShort = false }: { job: Job; isShort?: boolean }) {
   const { step, total_steps, eta_seconds } = job.progress;
   if (job.status === "queued" && job.queue_position) {
@@ -234,16 +241,26 @@ export function Progress({ job, isShort = false }: { job: Job; isShort?: boolean
     );
   }
   if (job.error && isShort) return <code class="problem">{job.error.code}</code>;
-  if (!total_steps) return <span class="soft">{isFinal(job) ? "–" : "Not started"}</span>;
+  const phase = PHASES[job.progress.phase ?? ""] ?? (job.status === "validating_files" ? "validating files" : "");
+  const left = eta_seconds !== null && job.status === "running" ? `${duration(eta_seconds)} left` : "";
+  const took = timeTaken(job);
+  const notes = [phase, left, took && `took ${took}`].filter(Boolean);
+  if (!total_steps || (phase && step === 0)) {
+    const text = notes.join(" · ") || (isFinal(job) ? "–" : "Not started");
+    return <span class="soft">{text.charAt(0).toUpperCase() + text.slice(1)}</span>;
+  }
   return (
     <span class="progress">
       <Meter share={step / total_steps} label={`Step ${step} of ${total_steps}`} />
-      <small>
-        {step} / {total_steps}
-        {eta_seconds !== null && job.status === "running" ? ` · ${duration(eta_seconds)} left` : ""}
-      </small>
+      <small>{[`${step} / ${total_steps}`, ...notes].join(" · ")}</small>
     </span>
   );
+}
+
+/** How long workers ran a job that has ended, without the queue; undefined if none did. */
+export function timeTaken(job: Job): string | undefined {
+  const seconds = job.progress.run_seconds;
+  return isFinal(job) && typeof seconds === "number" ? duration(seconds) : undefined;
 }
 
 /** Values by job, so that a list that scrolls back shows them at once. */
