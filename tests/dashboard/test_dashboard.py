@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 from playwright.sync_api import Page, expect
+from psutil import Process
 
 from app.local.stack import Stack
 from tests.api.jobs import GRADER, broken_at_17, gft
@@ -202,6 +203,10 @@ def test_broken_file_to_downloaded_adapter(page: Page, sign_in: SignIn, picture:
     expect(request).to_contain_text('"tokens": 1000')
 
 
+def trainers(job: str) -> list[Process]:
+    return [process for process in descendants(job) if "worker.training" in " ".join(command_line(process))]
+
+
 def test_job_crash_pause_resume_cancel(
     page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, long_file: str
 ) -> None:
@@ -210,8 +215,13 @@ def test_job_crash_pause_resume_cancel(
     expect(page.locator(".progress").first).to_contain_text(re.compile(r"[1-9]\d* / 50000"), timeout=60_000)
     page.get_by_role("link", name="Attempts").click()
     expect(page.locator(".attempt-timeline .mark")).to_have_count(1)
-    (trainer,) = (process for process in descendants(job) if "worker.training" in " ".join(command_line(process)))
+    (trainer,) = trainers(job)
     trainer.kill()
+    eventually(lambda: any(other.pid != trainer.pid for other in trainers(job)))
+    (second,) = (other for other in trainers(job) if other.pid != trainer.pid)
+    second.suspend()
+    expect(page.locator(".facts .progress")).to_contain_text("loading the model")
+    second.resume()
     expect(page.locator(".attempt-timeline .mark").first).to_contain_text("⚡")
     expect(page.locator(".attempt-timeline .mark")).to_have_count(2, timeout=60_000)
     expect(page.get_by_role("row", name=re.compile("crashed.*SIGKILL"))).to_be_visible()

@@ -137,8 +137,8 @@ def test_compare_eight_long_runs(page: Page, sign_in: SignIn, crowded: tuple[str
     page.wait_for_load_state("networkidle")
     assert max(metrics.steps()) <= MAX_POINTS
     assert metrics.query("points") == {str(MAX_POINTS), str(2 * MAX_POINTS // RUNS)}
-    of_reward = [json.loads(answer.body()) for answer in metrics.answers if "names=reward" in answer.url]
-    assert {series["job_id"] for series in of_reward} == set(made.runs)
+    of_loss = [json.loads(answer.body()) for answer in metrics.answers if "names=loss" in answer.url]
+    assert {series["job_id"] for series in of_loss} == set(made.runs)
     chart = page.locator("figure.chart").first.locator(".u-over")
     chart.hover()
     expect(page.locator("figure.chart .at").nth(1)).to_have_text(re.compile(r"step [\d,]+"))

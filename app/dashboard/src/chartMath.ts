@@ -30,3 +30,8 @@ export function bounds(low: number | null, high: number | null, isShare = false)
   const padding = low === high ? Math.abs(low) * 0.1 : (high - low) * 0.08;
   return [low - padding, high + padding];
 }
+
+/** Whether a logarithmic axis can show these lines: it has no place for 0 and negative values. */
+export function canBeLogarithmic(lines: { values: (number | null)[] }[]): boolean {
+  return lines.every(({ values }) => values.every((value) => value === null || value > 0));
+}

@@ -1,4 +1,4 @@
-// Which charts a job has: titles, labels and colours, by metric name.
+// Which charts a job has, by its method: sections, titles, labels and colours of its metrics.
 
 export interface ChartSpec {
   title: string;
@@ -10,95 +10,45 @@ export interface ChartSpec {
   names: string[];
 }
 
+export interface ChartSection {
+  title: string;
+  /** Whether it is open until the user closes it. */
+  isOpen: boolean;
+  charts: ChartSpec[];
+}
+
 type Rule = { title: string; hint: string; unit?: string; isShare?: boolean; names: (string | RegExp)[] };
 
 const SOURCES = "expert|teacher|self|preferred|non_preferred";
 const OF_SOURCE = new RegExp(`^gft/(${SOURCES})/`);
 const ofSources = (measure: string): RegExp => new RegExp(`^gft/(${SOURCES})/${measure}$`);
+const loss = (hint: string): Rule => ({ title: "Loss", hint, names: ["loss"] });
 
-const RULES: Rule[] = [
-  {
-    title: "Reward by source",
-    hint: "Mean reward of all answers and of each source. The main result of a run.",
-    names: ["reward", ofSources("reward")],
-  },
-  {
-    title: "Reward of preferred and non-preferred answers",
-    hint: "beta times the log-probability gained since the start. The margin between both should grow.",
-    names: [/^(eval\/)?rewards\/(margins|chosen|rejected)$/],
-  },
-  {
-    title: "Preferred answer wins",
-    hint: "Pairs whose preferred answer has the higher reward.",
-    unit: "share of pairs",
-    isShare: true,
-    names: [/^(eval\/)?rewards\/accuracies$/],
-  },
-  {
-    title: "Log-probability of answers",
-    hint: "Both may fall while the margin grows. If the preferred one falls far, raise beta or lower the learning rate.",
-    unit: "nats",
-    names: ["logps/chosen", "logps/rejected"],
-  },
-  {
-    title: "Held-out results",
-    hint: "Reward, accuracy and pass@k on rows that are not used for training.",
-    names: ["eval/reward", "eval/accuracy", /^eval\/pass@/],
-  },
-  {
-    title: "Reward by grader",
-    hint: "Mean score of each part of the grader over all answers.",
-    names: [/^rewards\/.+\/mean$/],
-  },
-  {
-    title: "Advantage by source",
-    hint: "Above 0, the answers of this source are better than the mean of their groups.",
-    names: [ofSources("advantage")],
-  },
-  {
-    title: "Groups without contrast",
-    hint: "All answers have the same reward, so these groups train nothing.",
-    unit: "share of groups",
-    isShare: true,
-    names: ["frac_reward_zero_std"],
-  },
-  {
-    title: "Entropy",
-    hint: "A fast drop means that the answers become alike.",
-    unit: "nats",
-    names: ["entropy", "eval/entropy"],
-  },
-  {
-    title: "Forward KL",
-    hint: "How far the model has moved from the base model.",
-    unit: "nats",
-    names: ["eval/forward_kl", "kl"],
-  },
-  {
-    title: "Rectified share",
-    hint: "Tokens with a probability below tau; their weight is bounded.",
-    unit: "share of tokens",
-    isShare: true,
-    names: ["gft/rectified_frac", ofSources("rectified_frac")],
-  },
-  {
-    title: "Held-out loss",
-    hint: "Loss on demonstrations (per token) or pairs that are not used for training.",
-    unit: "nats",
-    names: ["eval/loss"],
-  },
-  {
-    title: "Loss",
-    hint: "Group methods: stays near 0 because advantages are centred, so watch the reward. Pairs: starts at 0.69.",
-    names: ["loss"],
-  },
-  { title: "Gradient norm", hint: "Before clipping to 1.", names: ["grad_norm"] },
-  {
-    title: "Answer length",
-    hint: "If it grows but the reward does not, the model rambles.",
-    unit: "tokens",
-    names: ["completions/mean_length", ofSources("length"), "eval/mean_length"],
-  },
+const HELD_OUT_RESULTS: Rule = {
+  title: "Held-out results",
+  hint: "Reward, accuracy and pass@k on rows that are not used for training.",
+  names: ["eval/reward", "eval/accuracy", /^eval\/pass@/],
+};
+const HELD_OUT_LOSS: Rule = {
+  title: "Held-out loss",
+  hint: "Loss on demonstrations (per token) or pairs that are not used for training.",
+  unit: "nats",
+  names: ["eval/loss"],
+};
+const FORWARD_KL: Rule = {
+  title: "Forward KL",
+  hint: "How far the model has moved from the base model.",
+  unit: "nats",
+  names: ["eval/forward_kl", "kl"],
+};
+const ENTROPY: Rule = {
+  title: "Entropy",
+  hint: "A fast drop means that the answers become alike.",
+  unit: "nats",
+  names: ["entropy", "eval/entropy"],
+};
+const GRADIENT_NORM: Rule = { title: "Gradient norm", hint: "Before clipping to 1.", names: ["grad_norm"] };
+const SPEED: Rule[] = [
   {
     title: "Throughput",
     hint: "Trained tokens per second of the update.",
@@ -108,21 +58,127 @@ const RULES: Rule[] = [
   { title: "Time per step", hint: "In total and by phase.", unit: "seconds", names: ["step_time", /^gft\/timing\//] },
 ];
 
-/** Returns the predefined charts for these metrics, and one chart for each other metric. */
-export function charts(names: string[]): { main: ChartSpec[]; rest: ChartSpec[] } {
-  const left = new Set(names);
-  const main: ChartSpec[] = [];
-  for (const rule of RULES) {
-    const matching = rule.names.flatMap((pattern) =>
-      names.filter((name) => (typeof pattern === "string" ? name === pattern : pattern.test(name))),
+/** Methods with the same charts. */
+type Family = "groups" | "imitation" | "pairs";
+const FAMILIES: Record<string, Family> = { supervised: "imitation", dft: "imitation", dpo: "pairs" };
+const familyOf = (method: string): Family => FAMILIES[method] ?? "groups";
+
+/** The sections of each family; the first chart shows whether the model learns. */
+const LAYOUTS: Record<Family, [string, Rule[]][]> = {
+  groups: [
+    [
+      "Learning",
+      [
+        {
+          title: "Reward by source",
+          hint: "Mean reward of all answers and of each source. The main result of a run.",
+          names: ["reward", ofSources("reward")],
+        },
+        {
+          title: "Reward by grader",
+          hint: "Mean score of each part of the grader over all answers.",
+          names: [/^rewards\/.+\/mean$/],
+        },
+        {
+          title: "Answer length",
+          hint: "If it grows but the reward does not, the model rambles.",
+          unit: "tokens",
+          names: ["completions/mean_length", ofSources("length"), "eval/mean_length"],
+        },
+      ],
+    ],
+    ["Evaluation", [HELD_OUT_RESULTS, HELD_OUT_LOSS, FORWARD_KL]],
+    [
+      "Groups",
+      [
+        {
+          title: "Advantage by source",
+          hint: "Above 0, the answers of this source are better than the mean of their groups.",
+          names: [ofSources("advantage")],
+        },
+        {
+          title: "Groups without contrast",
+          hint: "All answers have the same reward, so these groups train nothing.",
+          unit: "share of groups",
+          isShare: true,
+          names: ["frac_reward_zero_std"],
+        },
+        {
+          title: "Rectified share",
+          hint: "Tokens with a probability below tau; their weight is bounded.",
+          unit: "share of tokens",
+          isShare: true,
+          names: ["gft/rectified_frac", ofSources("rectified_frac")],
+        },
+      ],
+    ],
+    [
+      "Optimisation",
+      [ENTROPY, GRADIENT_NORM, loss("Stays near 0 because advantages are centred, so watch the reward.")],
+    ],
+  ],
+  imitation: [
+    ["Learning", [loss("On the demonstrations of each step. It should fall."), HELD_OUT_LOSS, HELD_OUT_RESULTS]],
+    ["Optimisation", [GRADIENT_NORM, ENTROPY, FORWARD_KL]],
+  ],
+  pairs: [
+    [
+      "Learning",
+      [
+        {
+          title: "Reward of preferred and non-preferred answers",
+          hint: "beta times the log-probability gained since the start. The margin between both should grow.",
+          names: [/^(eval\/)?rewards\/(margins|chosen|rejected)$/],
+        },
+        {
+          title: "Preferred answer wins",
+          hint: "Pairs whose preferred answer has the higher reward.",
+          unit: "share of pairs",
+          isShare: true,
+          names: [/^(eval\/)?rewards\/accuracies$/],
+        },
+        loss("Starts at 0.69 and should fall."),
+        HELD_OUT_LOSS,
+        HELD_OUT_RESULTS,
+        {
+          title: "Log-probability of answers",
+          hint: "Both may fall while the margin grows. If the preferred one falls far, raise beta or lower the learning rate.",
+          unit: "nats",
+          names: ["logps/chosen", "logps/rejected"],
+        },
+      ],
+    ],
+    ["Optimisation", [GRADIENT_NORM, ENTROPY, FORWARD_KL]],
+  ],
+};
+
+/** Metrics of groups, which mean nothing for a method without groups: its advantages are 1, its reward is absent. */
+const OF_GROUPS: RegExp[] = [
+  /^(reward|reward_std|frac_reward_zero_std|gft\/rectified_frac)$/,
+  ofSources("(reward|advantage|rectified_frac)"),
+  /^(rewards\/.+\/(mean|std)|completions\/.+|sampling\/.+|gft\/timing\/(rollout|grading))$/,
+];
+
+/** Returns the sections of charts for the metrics `names` of jobs with these methods; no section is empty. */
+export function chartSections(names: string[], methods: string[]): ChartSection[] {
+  const families = new Set(methods.map(familyOf));
+  const family: Family = families.size === 1 ? ([...families][0] as Family) : "groups";
+  const shown = families.has("groups") ? names : names.filter((name) => !OF_GROUPS.some((own) => own.test(name)));
+  const left = new Set(shown);
+  const found = ({ names: patterns, ...rule }: Rule): ChartSpec[] => {
+    const matching = patterns.flatMap((pattern) =>
+      shown.filter((name) => (typeof pattern === "string" ? name === pattern : pattern.test(name))),
     );
     for (const name of matching) left.delete(name);
-    if (matching.length) main.push({ unit: "", isShare: false, ...rule, names: matching });
-  }
-  return {
-    main,
-    rest: [...left].sort().map((name) => ({ title: name, hint: "", unit: "", isShare: false, names: [name] })),
+    return matching.length ? [{ unit: "", isShare: false, ...rule, names: matching }] : [];
   };
+  const sections = [...LAYOUTS[family], ["Speed", SPEED] as const].map(([title, rules]) => ({
+    title,
+    isOpen: title !== "Speed",
+    charts: rules.flatMap(found),
+  }));
+  const rest = [...left].sort().map((name) => ({ title: name, hint: "", unit: "", isShare: false, names: [name] }));
+  return [...sections, { title: "Other metrics", isOpen: false, charts: rest }].filter(({ charts }) => charts.length);
 }
 
 const LABELS: Record<string, string> = {

@@ -1,8 +1,9 @@
-// A line chart (uPlot) that adapts to the theme, its width and new values. All charts of a page share cursor and zoom.
+// A line chart (uPlot) that adapts to the theme, its width and new values. All charts of a page share the cursor and the
+// range of steps; each has its own range of values.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import { bounds, smooth, valueAt } from "../chartMath";
+import { bounds, canBeLogarithmic, smooth, valueAt } from "../chartMath";
 import { number } from "../format";
 import { onTheme, theme, token } from "../theme";
 import { drawLine, drawMarks } from "./chartDrawing";
@@ -18,6 +19,14 @@ export interface Line {
 /** First and last visible step. */
 export type Zoom = readonly [number, number];
 
+/** What the user has chosen for a chart; each browser stores it. */
+export interface ChartChoices {
+  isLog: boolean;
+  toggleLog: () => void;
+  isPinned: boolean;
+  togglePin: () => void;
+}
+
 interface ChartProps {
   title: string;
   hint?: string;
@@ -32,12 +41,24 @@ interface ChartProps {
   isVisible: boolean;
   zoom: Zoom | undefined;
   onZoom: (zoom: Zoom | undefined) => void;
+  choices: ChartChoices;
+}
+
+/** What uPlot's callbacks read. */
+interface Current extends ChartProps {
+  isLog: boolean;
+  /** The visible values; undefined for all. */
+  yZoom: Zoom | undefined;
+  setYZoom: (zoom: Zoom | undefined) => void;
 }
 
 const HEIGHT = 170;
 const UNSEEN_MS = 1000;
 const PALETTE = 8;
 const SPARSE = 60;
+/** A drag of fewer pixels in one direction than this selects all of that direction. */
+const DIAGONAL_PX = 30;
+const LEAST_PX = 4;
 const WIDTH = 1.8;
 const FAINT = "40"; // alpha of the values behind their smoothed line
 /** Steps between ticks: whole numbers only. */
@@ -45,13 +66,15 @@ const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4,
 const FONT = "11px system-ui, sans-serif";
 
 const isSparse = (values: (number | null)[]): boolean => values.filter((value) => value !== null).length <= SPARSE;
-const tick = (value: number): string => {
+/** The text of a tick; uPlot passes null for a tick without space for a text. */
+const tick = (value: number | null): string => {
+  if (value === null) return "";
   if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return number(value);
   return Number(value.toPrecision(6)).toLocaleString("en-US", { maximumFractionDigits: 6 });
 };
 
 export function Chart(props: ChartProps) {
-  const { title, hint, unit, steps, lines, markers = [], smoothing, isVisible, zoom } = props;
+  const { title, hint, unit, steps, lines, markers = [], smoothing, isVisible, zoom, choices } = props;
   const box = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot>();
   const [shade, setShade] = useState(theme());
@@ -64,9 +87,12 @@ export function Chart(props: ChartProps) {
     () => [steps, ...lines.map((line) => line.values), ...drawn] as uPlot.AlignedData,
     [steps, lines, drawn],
   );
-  const shape = lines.map((line) => `${line.label}:${line.colour}:${isSparse(line.values)}`).join("|");
-  const current = useRef(props);
-  current.current = props;
+  const [yZoom, setYZoom] = useState<Zoom>();
+  const hasLog = useMemo(() => canBeLogarithmic(lines), [lines]);
+  const isLog = choices.isLog && hasLog;
+  const shape = [isLog, ...lines.map((line) => `${line.label}:${line.colour}:${isSparse(line.values)}`)].join("|");
+  const current = useRef<Current>({ ...props, isLog, yZoom, setYZoom });
+  current.current = { ...props, isLog, yZoom, setYZoom };
 
   useEffect(() => onTheme(() => setShade(theme())), []);
   useEffect(() => {
@@ -81,6 +107,7 @@ export function Chart(props: ChartProps) {
       chart.destroy();
     };
   }, [shape, shade]);
+  useEffect(() => setYZoom(undefined), [isLog]);
   useEffect(() => {
     const draw = () => plot.current?.setData(data);
     if (!isVisible) {
@@ -89,7 +116,7 @@ export function Chart(props: ChartProps) {
     }
     const frame = requestAnimationFrame(draw); // at most once a frame, however often the data changes
     return () => cancelAnimationFrame(frame);
-  }, [data, isVisible, markers.length, zoom?.[0], zoom?.[1]]);
+  }, [data, isVisible, markers.length, zoom?.[0], zoom?.[1], yZoom]);
 
   const summary = lines.map((line) => `${line.label} ${number(valueAt(line.values, Infinity))}`).join(", ");
   const restarts = markers.filter((step) => step <= (steps.at(-1) ?? 0));
@@ -102,9 +129,47 @@ export function Chart(props: ChartProps) {
         <span class="at">
           {at !== null && steps[at] !== undefined ? `step ${steps[at].toLocaleString("en-US")}` : ""}
         </span>
+        <span class="chart-tools">
+          {yZoom && (
+            <button type="button" class="small" onClick={() => setYZoom(undefined)}>
+              Show all values
+            </button>
+          )}
+          {!props.isShare && (
+            <button
+              type="button"
+              class="small"
+              aria-label={`Log scale of ${title}`}
+              aria-pressed={isLog}
+              disabled={!hasLog}
+              title={hasLog ? "Logarithmic scale" : "A logarithmic scale needs values above 0"}
+              onClick={choices.toggleLog}
+            >
+              log
+            </button>
+          )}
+          <button
+            type="button"
+            class="small"
+            aria-label={`${choices.isPinned ? "Unpin" : "Pin"} ${title}`}
+            title={choices.isPinned ? "" : "Pin to the top, for all jobs in this browser"}
+            data-pin={title}
+            onClick={choices.togglePin}
+          >
+            {choices.isPinned ? "unpin" : "pin"}
+          </button>
+        </span>
         {hint && <p class="hint">{hint}</p>}
       </figcaption>
-      <div ref={box} role="img" aria-label={`${title}. Latest: ${summary}`} />
+      <div
+        ref={box}
+        role="img"
+        aria-label={`${title}. Latest: ${summary}`}
+        onDblClick={() => {
+          setYZoom(undefined);
+          props.onZoom(undefined);
+        }}
+      />
       <ul class="legend">
         {lines.map((line, index) => (
           <li key={line.label}>
@@ -122,8 +187,8 @@ export function Chart(props: ChartProps) {
   );
 }
 
-function optionsOf(current: { current: ChartProps }, width: number, setAt: (at: number | null) => void): uPlot.Options {
-  const { lines, isShare } = current.current;
+function optionsOf(current: { current: Current }, width: number, setAt: (at: number | null) => void): uPlot.Options {
+  const { lines, isShare, isLog } = current.current;
   const count = lines.length;
   const colours = lines.map((line) => token(`chart-${line.colour % PALETTE}`));
   const grid = { stroke: token("line"), width: 1 };
@@ -143,10 +208,18 @@ function optionsOf(current: { current: ChartProps }, width: number, setAt: (at: 
     height: HEIGHT,
     padding: [8, 10, 0, 0],
     legend: { show: false },
-    cursor: { sync: { key: "steps" }, points: { size: 6 }, drag: { x: true, y: false, setScale: false } },
+    cursor: {
+      // Other charts follow the cursor, but not the selection: its values would mean nothing there.
+      sync: { key: "steps", filters: { pub: (type) => type !== "mousedown" && type !== "mouseup" } },
+      points: { size: 6 },
+      drag: { x: true, y: true, uni: DIAGONAL_PX, setScale: false },
+    },
     scales: {
       x: { time: false, range: (_, low, high) => [...(current.current.zoom ?? spread(low, high))] },
-      y: { range: (_, low, high) => bounds(low, high, isShare) },
+      y: {
+        distr: isLog ? 3 : 1,
+        range: (_, low, high) => [...(current.current.yZoom ?? yRange(low, high, isShare, isLog))],
+      },
     },
     axes: [
       { ...axis, size: 28, incrs: WHOLE, values: (_, ticks) => ticks.map(tick) },
@@ -155,7 +228,7 @@ function optionsOf(current: { current: ChartProps }, width: number, setAt: (at: 
     series: [{}, ...lines.map((_, index) => series(index, false)), ...lines.map((_, index) => series(index, true))],
     hooks: {
       setCursor: [(self) => setAt(self.cursor.idx ?? null)],
-      setSelect: [(self) => zoomTo(self, current.current.onZoom)],
+      setSelect: [(self) => zoomTo(self, current.current)],
       drawSeries: [draw],
       draw: [(self) => drawMarks(self, current.current.markers ?? [])],
     },
@@ -166,12 +239,19 @@ function optionsOf(current: { current: ChartProps }, width: number, setAt: (at: 
 const spread = (low: number, high: number): [number, number] =>
   low === high ? [Math.max(0, low - 1), high + 1] : [low, high];
 
-function zoomTo(self: uPlot, onZoom: ChartProps["onZoom"]): void {
-  const { left, width } = self.select;
-  if (width < 4) return;
-  const [from, to] = [self.posToVal(left, "x"), self.posToVal(left + width, "x")];
+function yRange(low: number | null, high: number | null, isShare: boolean | undefined, isLog: boolean): Zoom {
+  if (!isLog) return bounds(low, high, isShare);
+  return low === null || high === null ? [0.1, 1] : (uPlot.rangeLog(low, high, 10, false) as [number, number]);
+}
+
+/** Zooms in to the selection: all charts to its steps, this chart to its values. */
+function zoomTo(self: uPlot, { onZoom, setYZoom }: Current): void {
+  const { left, top, width, height } = self.select;
+  if (width < LEAST_PX || height < LEAST_PX) return;
   self.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
-  if (to - from >= 1) onZoom([Math.floor(from), Math.ceil(to)]);
+  const [from, to] = [self.posToVal(left, "x"), self.posToVal(left + width, "x")];
+  if (width < self.over.clientWidth - 1 && to - from >= 1) onZoom([Math.floor(from), Math.ceil(to)]);
+  if (height < self.over.clientHeight - 1) setYZoom([self.posToVal(top + height, "y"), self.posToVal(top, "y")]);
 }
 
 export function Sparkline({ values, label }: { values: number[]; label: string }) {

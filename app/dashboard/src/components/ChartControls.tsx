@@ -54,7 +54,7 @@ export function ChartControls({ smoothing, setSmoothing, zoom, setZoom, last, ch
             Show all steps
           </button>
         ) : (
-          <small>or drag across a chart to zoom in</small>
+          <small>or drag across a chart to zoom in; double-click to zoom out</small>
         )}
       </fieldset>
       {children}

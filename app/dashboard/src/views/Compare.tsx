@@ -2,9 +2,10 @@
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type ApiError, get, JOBS } from "../api";
-import { charts, isHeldOut } from "../chartSpecs";
-import { Chart, type Line, type Zoom } from "../components/Chart";
+import { type ChartSection, type ChartSpec, chartSections, isHeldOut } from "../chartSpecs";
+import { Chart, type ChartChoices, type Line, type Zoom } from "../components/Chart";
 import { ChartControls } from "../components/ChartControls";
+import { ChartSections } from "../components/ChartSections";
 import { EmptyState, ErrorNotice, Loading, StatusBadge, useTitle } from "../components/primitives";
 import { number } from "../format";
 import { chartVersion, useChartTables, useIsVisible, useJobMetrics, useStreamedRows } from "../jobMetrics";
@@ -14,24 +15,42 @@ import type { JobMetrics, MetricTable } from "../metricTable";
 import { useLocation } from "../root";
 import type { Job } from "../types";
 import { heldOutResults } from "./HeldOutResults";
-import { MAX_COMPARED, nameOf } from "./Jobs";
+import { MAX_COMPARED, methodOf, nameOf, timeTaken } from "./Jobs";
 
-const NAMES = [
-  "reward",
-  "eval/reward",
-  "eval/accuracy",
-  "eval/rewards/margins",
-  "eval/rewards/accuracies",
-  "eval/loss",
-  "eval/forward_kl",
-  "entropy",
-  "loss",
-  "grad_norm",
-  "completions/mean_length",
-  "gft/rectified_frac",
-  "frac_reward_zero_std",
-  "step_time",
-];
+/** The metrics that are compared, with a title where the title of a job's chart does not fit one metric alone. */
+const COMPARED: Record<string, string | undefined> = {
+  reward: "Reward",
+  loss: undefined,
+  "rewards/margins": "Reward margin",
+  "rewards/accuracies": "Pairs won",
+  "eval/reward": "Held-out reward",
+  "eval/accuracy": "Held-out accuracy",
+  "eval/rewards/margins": "Held-out reward margin",
+  "eval/rewards/accuracies": "Held-out pairs won",
+  "eval/loss": undefined,
+  "eval/forward_kl": undefined,
+  entropy: undefined,
+  grad_norm: undefined,
+  "completions/mean_length": undefined,
+  "gft/rectified_frac": undefined,
+  frac_reward_zero_std: undefined,
+  step_time: undefined,
+};
+
+/** A chart for each compared metric, in the sections of a job's charts. */
+function comparedSections(runs: Run[]): ChartSection[] {
+  const isMeasured = (name: string) =>
+    runs.some((run) => run.metrics.table.series[name]?.some((value) => value !== null));
+  const names = Object.keys(COMPARED).filter(isMeasured);
+  const methods = runs.map(({ job }) => methodOf(job));
+  return chartSections(names, methods).map((section) => ({
+    ...section,
+    isOpen: true,
+    charts: section.charts.flatMap((spec) =>
+      spec.names.map((name) => ({ ...spec, title: COMPARED[name] ?? spec.title, names: [name] })),
+    ),
+  }));
+}
 
 export function Compare() {
   const { query: params } = useLocation();
@@ -76,6 +95,7 @@ function Compared({ ids }: { ids: string[] }) {
     () => shownJobs.flatMap((job) => (metrics[job.id] ? [{ job, metrics: metrics[job.id] as JobMetrics }] : [])),
     [metrics, shownJobs.map(chartVersion).join()],
   );
+  const sections = useMemo(() => comparedSections(runs), [runs]);
   const loaded = shownJobs.length === ids.length ? shownJobs : [];
   const streamed = useMemo(
     () =>
@@ -110,13 +130,12 @@ function Compared({ ids }: { ids: string[] }) {
         <>
           <Results jobs={shownJobs} />
           <ChartControls {...{ smoothing, setSmoothing, zoom, setZoom, last }} />
-          <div class="charts">
-            {NAMES.filter((name) =>
-              runs.some((run) => run.metrics.table.series[name]?.some((value) => value !== null)),
-            ).map((name) => (
-              <ComparisonChart key={name} {...{ name, runs, smoothing, zoom, setZoom }} />
-            ))}
-          </div>
+          <ChartSections
+            sections={sections}
+            panel={(spec, choices) => (
+              <ComparisonChart key={spec.title} {...{ spec, choices, runs, smoothing, zoom, setZoom }} />
+            )}
+          />
           <Differences jobs={shownJobs} />
         </>
       )}
@@ -163,7 +182,8 @@ function Results({ jobs }: { jobs: Job[] }) {
           <tr>
             <th>Job</th>
             <th>Status</th>
-            <th>Steps</th>
+            <th class="figure">Steps</th>
+            <th class="figure">Took</th>
             {columns.map(([name, title]) => (
               <th key={name} class="figure">
                 held-out {title}
@@ -180,7 +200,8 @@ function Results({ jobs }: { jobs: Job[] }) {
               <td>
                 <StatusBadge value={job.status} />
               </td>
-              <td>{job.progress.step.toLocaleString("en-US")}</td>
+              <td class="figure">{job.progress.step.toLocaleString("en-US")}</td>
+              <td class="figure">{timeTaken(job) ?? "–"}</td>
               {columns.map(([name]) => {
                 const result = results[index]?.find((own) => own.name === name);
                 return (
@@ -202,39 +223,28 @@ function Results({ jobs }: { jobs: Job[] }) {
 }
 
 interface OverlayProps {
-  name: string;
+  /** Has one name. */
+  spec: ChartSpec;
+  choices: ChartChoices;
   runs: Run[];
   smoothing: number;
   zoom: Zoom | undefined;
   setZoom: (zoom: Zoom | undefined) => void;
 }
 
-function ComparisonChart({ name, runs, smoothing, zoom, setZoom }: OverlayProps) {
+function ComparisonChart({ spec, choices, runs, smoothing, zoom, setZoom }: OverlayProps) {
   const place = useRef<HTMLDivElement>(null);
   const isVisible = useIsVisible(place);
-  const tables = useChartTables(runs, [name], zoom, isVisible);
+  const { title, hint, unit, isShare, names } = spec;
+  const name = names[0] as string;
+  const tables = useChartTables(runs, names, zoom, isVisible);
   const { steps, lines } = useMemo(() => overlaid(name, runs, tables), [name, runs, ...tables]);
-  const { main, rest } = charts([name]);
-  const spec = main[0] ?? rest[0];
-  const { hint, unit, isShare } = spec ?? {};
   return (
     <div ref={place}>
-      <Chart
-        title={TITLES[name] ?? spec?.title ?? name}
-        {...{ hint, unit, isShare, steps, lines, smoothing, isVisible, zoom }}
-        onZoom={setZoom}
-      />
+      <Chart {...{ title, hint, unit, isShare, steps, lines, smoothing, isVisible, zoom, choices }} onZoom={setZoom} />
     </div>
   );
 }
-
-const TITLES: Record<string, string> = {
-  reward: "Reward",
-  "eval/reward": "Held-out reward",
-  "eval/accuracy": "Held-out accuracy",
-  "eval/rewards/margins": "Held-out reward margin",
-  "eval/rewards/accuracies": "Held-out pairs won",
-};
 
 /** Returns one line per run over the union of their steps. */
 function overlaid(name: string, runs: Run[], tables: MetricTable[]): { steps: number[]; lines: Line[] } {

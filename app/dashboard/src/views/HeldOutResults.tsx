@@ -1,6 +1,7 @@
 // Results on held-out rows before and after training.
+import { useState } from "preact/hooks";
 import { DataTable } from "../components/DataTable";
-import { number, signed } from "../format";
+import { number, plural, signed } from "../format";
 
 type Result = Record<string, unknown> & { step?: number; samples?: Sample[] };
 interface Sample {
@@ -77,28 +78,38 @@ export function HeldOutResults({ evaluation }: { evaluation: Evaluation }) {
           </div>
         ))}
       </div>
-      {before?.samples && after?.samples && <Samples before={before.samples} after={after.samples} />}
+      {after?.samples?.length ? <Samples before={before?.samples ?? []} after={after.samples} /> : null}
     </section>
   );
 }
 
+/** Samples that are shown, in a few lines each, until the user asks for all. */
+const FIRST_SAMPLES = 4;
+
 function Samples({ before, after }: { before: Sample[]; after: Sample[] }) {
+  const [isWhole, setWhole] = useState(false);
   return (
-    <details>
+    <details class={`samples ${isWhole ? "" : "short"}`} open>
       <summary>Held-out samples before and after</summary>
       <DataTable label="Answers before and after" columns={["Question", "Before", "After"]}>
-        {after.map((sample, index) => (
+        {after.slice(0, isWhole ? undefined : FIRST_SAMPLES).map((sample, index) => (
           <tr key={index}>
-            <td class="text">{sample.prompt}</td>
             <td class="text">
-              <b>{number(before[index]?.reward)}</b> {before[index]?.response}
+              <div>{sample.prompt}</div>
             </td>
-            <td class="text">
-              <b>{number(sample.reward)}</b> {sample.response}
-            </td>
+            {[before[index], sample].map((answer, column) => (
+              <td key={column} class="text">
+                <div>
+                  <b>{number(answer?.reward)}</b> {answer?.response.trim()}
+                </div>
+              </td>
+            ))}
           </tr>
         ))}
       </DataTable>
+      <button type="button" class="small" aria-expanded={isWhole} onClick={() => setWhole(!isWhole)}>
+        {isWhole ? "Show less" : `Show ${plural(after.length, "sample")} in full`}
+      </button>
     </details>
   );
 }

@@ -27,7 +27,7 @@ const TYPING_MS = 150;
 const STATES = ["running", "queued", "paused", "validating_files", "succeeded", "failed", "cancelled"];
 export const MAX_COMPARED = 8;
 
-const methodOf = (job: Job): string => String((job.method as { type: string }).type);
+export const methodOf = (job: Job): string => String((job.method as { type: string }).type);
 export const nameOf = (job: Job): string => job.user_provided_suffix ?? job.metadata?.name ?? job.id;
 
 export function Jobs() {

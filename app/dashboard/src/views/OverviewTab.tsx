@@ -1,16 +1,17 @@
 // Overview of a job: its held-out results before and after training, and its charts.
 import { useMemo, useRef, useState } from "preact/hooks";
 import { type ApiError, JOBS } from "../api";
-import { type ChartSpec, charts, colour, isHeldOut, label } from "../chartSpecs";
-import { Chart, type Zoom } from "../components/Chart";
+import { type ChartSpec, chartSections, colour, isHeldOut, label } from "../chartSpecs";
+import { Chart, type ChartChoices, type Zoom } from "../components/Chart";
 import { ChartControls } from "../components/ChartControls";
+import { ChartSections } from "../components/ChartSections";
 import { EmptyState, ErrorNotice, Loading } from "../components/primitives";
-import { plural } from "../format";
 import { chartVersion, useChartTables, useIsVisible } from "../jobMetrics";
 import { isFinal, useGet } from "../liveData";
 import type { JobMetrics } from "../metricTable";
 import type { Attempt, Job } from "../types";
 import { HeldOutResults } from "./HeldOutResults";
+import { methodOf } from "./Jobs";
 
 interface OverviewProps {
   job: Job;
@@ -21,7 +22,6 @@ interface OverviewProps {
 export function OverviewTab({ job, metrics, error }: OverviewProps) {
   const [smoothing, setSmoothing] = useState(0);
   const [zoom, setZoom] = useState<Zoom>();
-  const [isOpen, setOpen] = useState(false);
   const attempts = useGet<{ data: Attempt[] }>(`${JOBS}/${job.id}/attempts`, job.attempt);
   const markers = useMemo(
     () =>
@@ -29,17 +29,21 @@ export function OverviewTab({ job, metrics, error }: OverviewProps) {
     [attempts.value],
   );
   const table = metrics?.table;
-  const specs = useMemo(() => {
+  const sections = useMemo(() => {
     const filled = Object.entries(table?.series ?? {}).filter(([, values]) => values.some((value) => value !== null));
-    return charts(filled.map(([name]) => name));
+    return chartSections(
+      filled.map(([name]) => name),
+      [methodOf(job)],
+    );
   }, [table]);
   const run = useMemo(() => (metrics ? [{ job, metrics }] : []), [metrics, chartVersion(job)]);
   if (error && !table) return <ErrorNotice error={error} />;
   if (!table) return <Loading what="the metrics" />;
-  const panel = (spec: ChartSpec) => (
+  const panel = (spec: ChartSpec, choices: ChartChoices) => (
     <MetricChart
       key={spec.title}
       spec={spec}
+      choices={choices}
       run={run}
       markers={markers}
       smoothing={smoothing}
@@ -75,13 +79,7 @@ export function OverviewTab({ job, metrics, error }: OverviewProps) {
               Download CSV
             </a>
           </ChartControls>
-          <div class="charts">{specs.main.map(panel)}</div>
-          {specs.rest.length > 0 && (
-            <details onToggle={(event) => setOpen(event.currentTarget.open)}>
-              <summary>{plural(specs.rest.length, "more metric")}</summary>
-              {isOpen && <div class="charts">{specs.rest.map(panel)}</div>}
-            </details>
-          )}
+          <ChartSections sections={sections} panel={panel} />
         </>
       )}
     </>
@@ -90,6 +88,7 @@ export function OverviewTab({ job, metrics, error }: OverviewProps) {
 
 interface PanelProps {
   spec: ChartSpec;
+  choices: ChartChoices;
   run: { job: Job; metrics: JobMetrics }[];
   markers: number[];
   smoothing: number;
@@ -97,7 +96,7 @@ interface PanelProps {
   setZoom: (zoom: Zoom | undefined) => void;
 }
 
-function MetricChart({ spec, run, markers, smoothing, zoom, setZoom }: PanelProps) {
+function MetricChart({ spec, choices, run, markers, smoothing, zoom, setZoom }: PanelProps) {
   const place = useRef<HTMLDivElement>(null);
   const isVisible = useIsVisible(place);
   const [table] = useChartTables(run, spec.names, zoom, isVisible);
@@ -115,7 +114,7 @@ function MetricChart({ spec, run, markers, smoothing, zoom, setZoom }: PanelProp
   return (
     <div ref={place}>
       <Chart
-        {...{ title, hint, unit, isShare, lines, markers, smoothing, isVisible, zoom }}
+        {...{ title, hint, unit, isShare, lines, markers, smoothing, isVisible, zoom, choices }}
         steps={table?.steps ?? []}
         onZoom={setZoom}
       />
