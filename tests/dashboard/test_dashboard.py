@@ -181,7 +181,7 @@ def test_broken_file_to_downloaded_adapter(page: Page, sign_in: SignIn, picture:
     expect(page.locator(".steps .now")).to_have_text("Step 5")
     page.get_by_label("Which steps").select_option("all")
     page.get_by_label("Order").select_option("advantage")
-    expect(page.locator(".group h3").first).to_contain_text(re.compile(r"Step \d · line \d+"))
+    expect(page.locator(".group h2").first).to_contain_text(re.compile(r"Step \d · line \d+"))
     page.get_by_role("button", name="This line at every step").first.click()
     expect(page.get_by_text("at every step that trained on it")).to_be_visible()
     picture(page, "groups")

@@ -26,7 +26,13 @@ AXE: Final = Path(__file__).parents[2] / "app/dashboard/node_modules/axe-core/ax
 BOOTSTRAP: Final = "bootstrap"
 """Name of the key that `grouptune up` makes."""
 WIDE: Final = {"width": 1360, "height": 900}
-PHONE: Final = {"width": 400, "height": 900}
+PHONE: Final = {"width": 390, "height": 844}
+TWO_ROWS: Final = 90
+"""Greatest height of the header on a phone, in pixels."""
+NARROW_CELLS: Final = """[...document.querySelectorAll("main td, main [role=cell]")]
+    .filter(cell => cell.innerText.trim().length > 8 && cell.clientWidth > 0 && cell.clientWidth < 64)
+    .map(cell => cell.innerText)"""
+"""Script that returns the texts of table cells that have room for a few letters a line."""
 PARTS: Final = {
     "right": {"type": "math", "name": "right", "reference": "{{item.reference_answer}}", "answer": "last_number"},
     "short": {"type": "regex", "name": "short", "pattern": "^.{0,3}$"},
@@ -186,6 +192,10 @@ def test_pages_are_accessible(page: Page, root: str, sign_in: SignIn, picture: P
         overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         if overflow > 0:
             findings.append((path, "wider than a phone by", overflow))
+        findings += [(path, "on a phone", *violation) for violation in violations(page)]
+        findings += [(path, "narrow cell", cell) for cell in page.evaluate(NARROW_CELLS)]
+        if page.locator(".top").evaluate("header => header.offsetHeight") > TWO_ROWS:
+            findings.append((path, "the header has more than two rows"))
         picture(page, f"{name}-light-narrow")
         page.set_viewport_size(WIDE)  # type: ignore[arg-type]
         page.get_by_role("button", name="Use dark colours").click()

@@ -1,7 +1,7 @@
 import "./theme";
 import "./styles.css";
 import { render } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { ErrorBoundary, LocationProvider, Route, Router } from "preact-iso";
 import { type ApiError, get, post, remove, signedOut } from "./api";
 import { CommandPalette, ShortcutHelp } from "./components/Dialogs";
@@ -79,6 +79,12 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
   useEffect(() => onTheme(() => setShade(theme())), []);
   const { route, path } = useLocation();
   const writesJobs = useCan("jobs:write");
+  // On phones the pages are in one line that scrolls.
+  const nav = useRef<HTMLElement>(null);
+  useEffect(() => {
+    const [line, current] = [nav.current, nav.current?.querySelector<HTMLElement>("[aria-current]")];
+    if (line && current) line.scrollLeft = current.offsetLeft - (line.clientWidth - current.offsetWidth) / 2;
+  }, [path]);
   useShortcuts({
     "ctrl-k": () => setOpen("palette"),
     "?": () => setOpen("help"),
@@ -94,7 +100,7 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
         <a class="brand" href="/ui/">
           <img src="/ui/icon.svg" alt="" width="24" height="24" /> Grouptune
         </a>
-        <nav aria-label="Pages">
+        <nav ref={nav} aria-label="Pages">
           {pages.map((page) => (
             <a key={page.to} href={page.to} aria-current={isAt(path, page) ? "page" : undefined}>
               {page.name}
@@ -107,7 +113,7 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
             {!writesJobs && " · read only"}
           </span>
           <button type="button" onClick={() => setOpen("palette")} title="Go to a page or a job">
-            Go to <kbd>Ctrl K</kbd>
+            Go to <kbd class="wide-only">Ctrl K</kbd>
           </button>
           <button
             type="button"
@@ -119,7 +125,7 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
           <a class="button" href="/docs/">
             Docs
           </a>
-          <button type="button" onClick={() => setOpen("help")} aria-label="Keyboard shortcuts">
+          <button type="button" class="wide-only" onClick={() => setOpen("help")} aria-label="Keyboard shortcuts">
             ?
           </button>
           <button type="button" onClick={leave}>

@@ -1,4 +1,4 @@
-// A table that scrolls sideways on narrow screens.
+// A table. On phones each row is a card, with the name of its column before each value.
 import type { ComponentChildren } from "preact";
 
 interface DataTableProps {
@@ -8,14 +8,17 @@ interface DataTableProps {
   figures?: string[];
   /** Name of a last column of buttons; only screen readers get its heading. */
   actions?: string;
+  /** Class of the table. */
+  kind?: string;
   /** The rows. */
   children: ComponentChildren;
 }
 
-export function DataTable({ label, columns, figures = [], actions, children }: DataTableProps) {
+export function DataTable({ label, columns, figures = [], actions, kind = "", children }: DataTableProps) {
+  const labels = Object.fromEntries([...columns, ...figures].map((name, at) => [`--label-${at + 1}`, `"${name}"`]));
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label={label}>
-      <table>
+      <table class={`data ${kind}`} style={labels}>
         <thead>
           <tr>
             {columns.map((column) => (

@@ -1,13 +1,27 @@
-// A table of any length that renders only the rows in or near the viewport.
+// A table of any length that renders only the rows in or near the viewport. Narrow screens show the cells of a row in several
+// lines.
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 
 /** Rows rendered above and below the viewport. */
 const OVERSCAN_ROWS = 8;
+/** As in the style sheet. */
+const narrow = matchMedia("(max-width: 900px)");
+
+function useIsNarrow(): boolean {
+  const [isNarrow, setNarrow] = useState(narrow.matches);
+  useEffect(() => {
+    const update = () => setNarrow(narrow.matches);
+    narrow.addEventListener("change", update);
+    return () => narrow.removeEventListener("change", update);
+  }, []);
+  return isNarrow;
+}
 
 export function VirtualTable<T>({
   items,
-  height,
+  height: wideHeight,
+  narrowHeight,
   columns,
   label,
   render,
@@ -15,13 +29,16 @@ export function VirtualTable<T>({
   nearEnd,
 }: {
   items: T[];
+  /** Of a row, in pixels. */
   height: number;
+  narrowHeight: number;
   columns: ComponentChildren;
   label: string;
   render: (item: T, index: number) => ComponentChildren;
   rowClass?: (item: T, index: number) => string;
   nearEnd?: () => void;
 }) {
+  const height = useIsNarrow() ? narrowHeight : wideHeight;
   const body = useRef<HTMLDivElement>(null);
   const [visible, setVisible] = useState({ first: 0, last: 40 });
   useEffect(() => {

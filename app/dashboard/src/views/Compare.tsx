@@ -176,7 +176,7 @@ function Results({ jobs }: { jobs: Job[] }) {
     return most > 0 && gains.filter((gain) => gain === most).length === 1 ? gains.indexOf(most) : -1;
   };
   return (
-    <div class="scroll" tabIndex={0} role="region" aria-label="Results">
+    <div class="scroll fixed-first" tabIndex={0} role="region" aria-label="Results">
       <table class="results">
         <thead>
           <tr>
@@ -286,7 +286,7 @@ function Differences({ jobs }: { jobs: Job[] }) {
       {shown.length === 0 ? (
         <p class="soft">These jobs have the same settings.</p>
       ) : (
-        <div class="scroll" tabIndex={0} role="region" aria-label="Settings">
+        <div class="scroll fixed-first" tabIndex={0} role="region" aria-label="Settings">
           <table class="settings">
             <thead>
               <tr>

@@ -1,5 +1,6 @@
 // The settings of a job next to the defaults, and code that creates the same job again.
 import { useMemo, useState } from "preact/hooks";
+import { DataTable } from "../components/DataTable";
 import { CodeBlock, Loading } from "../components/primitives";
 import { flatten, requestFromJob, requestSnippets, schemaDefaults } from "../jobSettings";
 import { useGet } from "../liveData";
@@ -93,23 +94,18 @@ function Settings({ title, rows }: { title: string; rows: Setting[] }) {
   if (!rows.length) return null;
   const differ = title !== "Default";
   return (
-    <table class="settings">
-      <thead>
-        <tr>
-          <th>{title}</th>
-          <th>Value</th>
-          {differ && <th>Default</th>}
+    <DataTable
+      label={`${title} settings`}
+      kind="settings"
+      columns={differ ? [title, "Value", "Default"] : [title, "Value"]}
+    >
+      {rows.map(({ path, value, byDefault }) => (
+        <tr key={path} class={differ ? "changed" : ""}>
+          <td>{path}</td>
+          <td class={path === "grader" ? "text code-cell" : "text"}>{value}</td>
+          {differ && <td class="soft">{byDefault ?? "–"}</td>}
         </tr>
-      </thead>
-      <tbody>
-        {rows.map(({ path, value, byDefault }) => (
-          <tr key={path} class={differ ? "changed" : ""}>
-            <td>{path}</td>
-            <td class={path === "grader" ? "text code-cell" : "text"}>{value}</td>
-            {differ && <td class="soft">{byDefault ?? "–"}</td>}
-          </tr>
-        ))}
-      </tbody>
-    </table>
+      ))}
+    </DataTable>
   );
 }

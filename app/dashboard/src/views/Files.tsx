@@ -13,6 +13,7 @@ import type { FileObject, Page } from "../types";
 import { FileBadge } from "./FileState";
 
 const ROW = 48;
+const NARROW_ROW = 72;
 
 export function Files() {
   const { query: params } = useLocation();
@@ -62,6 +63,7 @@ export function Files() {
         <VirtualTable
           items={files}
           height={ROW}
+          narrowHeight={NARROW_ROW}
           label="Files"
           rowClass={() => "file"}
           columns={

@@ -51,9 +51,9 @@ export function GroupCard({ group, total, withStep, source, byReward, follow, pl
   return (
     <article class="group" aria-label={`Group of line ${group.row} at step ${group.step}`} tabIndex={-1}>
       <header>
-        <h3>
+        <h2>
           {withStep && `Step ${group.step} · `}line {group.row}
-        </h3>
+        </h2>
         {whole && (
           <span class="soft">
             mean reward <b>{number(whole.mean)}</b> ±{" "}
@@ -88,7 +88,7 @@ export function GroupCard({ group, total, withStep, source, byReward, follow, pl
           )}
         </span>
       </header>
-      <pre class="prompt" tabIndex={0} role="region" aria-label="Prompt">
+      <pre class="prompt" tabIndex={0} role="region" aria-label={`Prompt of line ${group.row} at step ${group.step}`}>
         {group.prompt}
       </pre>
       {whole && whole.std > 0 && <RewardLine members={group.members} middle={whole.mean} />}

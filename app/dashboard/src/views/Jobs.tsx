@@ -23,6 +23,7 @@ import { useShortcuts } from "../shortcuts";
 import type { Job, Series } from "../types";
 
 const ROW = 60;
+const NARROW_ROW = 108;
 const TYPING_MS = 150;
 const STATES = ["running", "queued", "paused", "validating_files", "succeeded", "failed", "cancelled"];
 export const MAX_COMPARED = 8;
@@ -153,6 +154,7 @@ export function Jobs() {
       <VirtualTable
         items={jobs}
         height={ROW}
+        narrowHeight={NARROW_ROW}
         label="Jobs"
         nearEnd={() => hasMore && more()}
         rowClass={(job, index) => `job ${index === row ? "here" : ""} ${picked.has(job.id) ? "picked" : ""}`}

@@ -104,7 +104,7 @@ function RegradeResult({ result }: { result: Regraded }) {
       {result.ungraded_groups > 0 && (
         <p class="soft">{plural(result.ungraded_groups, "group")} could not be graded in time.</p>
       )}
-      <div class="scroll" tabIndex={0} role="region" aria-label="Comparison of grades">
+      <div class="scroll fixed-first" tabIndex={0} role="region" aria-label="Comparison of grades">
         <table>
           <thead>
             <tr>
