@@ -27,8 +27,8 @@ from app.core.accounts.tables import Project
 from app.core.db import Database
 from app.core.secrets import new_key
 from app.core.storage.local import LocalBlobStore
+from app.local.ports import claim_port
 from app.local.postgres import EmbeddedPostgres
-from app.local.stack import claim_port
 from app.local.valkey import EmbeddedValkey
 from bench.seed import seed_jobs
 from bench.service import ROOT, await_ready, child, percentile

@@ -31,7 +31,8 @@ from app.core.accounts.api_keys import ensure_bootstrap
 from app.core.chat import tokenizer
 from app.core.db import Database
 from app.core.inference.sampling import Sampling
-from app.local.stack import Stack, claim_port
+from app.local.ports import claim_port
+from app.local.stack import Stack
 
 MESSAGES: Final = [{"role": "user", "content": "17 + 48 ="}]
 READY_SECONDS: Final = 120.0
@@ -208,7 +209,7 @@ def main() -> None:
             "GROUPTUNE_MAX_REQUESTS_PER_MINUTE": "1000000",
         }
         resources.enter_context(engine_process(port, dict(os.environ)))
-        stack = resources.enter_context(Stack(state, migrate=migrate.upgrade, bootstrap=_bootstrap))
+        stack = resources.enter_context(Stack(state, migrate=migrate.upgrade, bootstrap=_bootstrap, port=0))
         gateway_url = stack.base_url.removesuffix("/v1")
         for model in options.model:
             found = measure_model(model, options.models_dir, engine_url, gateway_url, stack.api_key, options.requests)

@@ -31,9 +31,9 @@ from app.core.db import Database
 from app.core.jobs.journal import Journal
 from app.core.jobs.leases import Claim
 from app.core.spec.reports import Message, Metrics
+from app.local.ports import claim_port
 from app.local.postgres import EmbeddedPostgres
 from app.local.process import Child, ChildSpec
-from app.local.stack import claim_port
 from app.local.valkey import EmbeddedValkey
 from bench import peer_mlflow
 from bench.peer_mlflow import Target

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from app.core.models import weights
-from app.local.stack import claim_port
+from app.local.ports import claim_port
 
 HOST: Final = "127.0.0.1"
 STREAMS: Final = 8

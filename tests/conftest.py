@@ -215,7 +215,7 @@ def stack(short_dir: Path, tiny_models: Path, shared_hub: Hub) -> Iterator[Stack
         patch = _RUNNING.enter_context(pytest.MonkeyPatch.context())
         for name, value in environment.items():
             patch.setenv(name, value)
-        yield _RUNNING.enter_context(Stack(short_dir / "stack", migrate=migrate.upgrade, bootstrap=_bootstrap))
+        yield _RUNNING.enter_context(Stack(short_dir / "stack", migrate=migrate.upgrade, bootstrap=_bootstrap, port=0))
 
 
 _RUNNING = ExitStack()

@@ -6,7 +6,6 @@ Contains no SQL: the caller passes functions for the migrations and the first AP
 import json
 import os
 import secrets
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ import httpx
 from app.core.secrets import new_key
 from app.local.engine import EmbeddedEngine, ReportProgress, report_nothing
 from app.local.placement import make_state_dir, write_atomically
+from app.local.ports import choose_port, claim_port, store_port
 from app.local.postgres import EmbeddedPostgres
 from app.local.process import ChildSpec, LocalStackError, log_tail
 from app.local.supervisor import Supervisor
@@ -67,12 +67,13 @@ class Stack:
         port: int | None = None,
         progress: ReportProgress = report_nothing,
     ) -> None:
-        """A URL replaces the embedded engine. Without `port`, the kernel picks a free port."""
+        """A URL replaces the embedded engine. `port` None: the port of the last start; 0: any free port, once."""
         self.state_dir = state_dir.absolute()
         self.database_url = database_url or ""
         self.redis_url = redis_url or ""
         self.host = host
         self.port = port or 0
+        self._keeps_port = port != 0
         self.api_key = ""
         self._migrate = migrate
         self._bootstrap = bootstrap
@@ -98,7 +99,7 @@ class Stack:
             resources.enter_context(self._supervisor)
             resources.callback(self._remove_connection)
             self._remove_connection()
-            self.port = claim_port(self.host, self.port)
+            self.port = self._claim_port()
             self._start_engines()
             self._progress("Migrating the database")
             self._migrate(self.database_url)
@@ -124,6 +125,11 @@ class Stack:
     def _root_url(self) -> str:
         host = WILDCARD_HOSTS.get(self.host, f"[{self.host}]" if ":" in self.host else self.host)
         return f"http://{host}:{self.port}"
+
+    def _claim_port(self) -> int:
+        if self.port or not self._keeps_port:
+            return claim_port(self.host, self.port)
+        return choose_port(self.state_dir, self.host)
 
     def _start_engines(self) -> None:
         if not self.database_url:
@@ -244,27 +250,14 @@ class Stack:
                 self._supervisor.wait(READY_POLL_SECONDS)
 
     def _publish_connection(self) -> None:
+        if self._keeps_port:
+            store_port(self.state_dir, self.port)
         connection = {"base_url": self.base_url, "api_key": self.api_key, "pid": os.getpid()}
         write_atomically(self.state_dir / CONNECTION_NAME, json.dumps(connection) + "\n", mode=SECRET_MODE)
 
     def _remove_connection(self) -> None:
         with suppress(FileNotFoundError):
             (self.state_dir / CONNECTION_NAME).unlink()
-
-
-def claim_port(host: str, port: int) -> int:
-    """Return `port`, or for 0 a free port picked by the kernel. Raises `LocalStackError` if the port is in use."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        # As uvicorn does: lingering connections of the last run (TIME_WAIT) do not block the port.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise LocalStackError(
-                f"Cannot listen on {host}:{port} ({error.strerror}). Choose another --port or --host."
-            ) from error
-        return int(probe.getsockname()[1])
 
 
 def _is_ready(client: httpx.Client, url: str) -> bool:

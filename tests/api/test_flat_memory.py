@@ -12,7 +12,7 @@ from openai import OpenAI
 
 from app.core.db import Database
 from app.core.settings import Settings
-from app.local.stack import claim_port
+from app.local.ports import claim_port
 from tests.api.server import new_project
 from tests.waiting import eventually
 

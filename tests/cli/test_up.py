@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
+import httpx
 import psutil
 import pytest
 from openai import OpenAI
@@ -70,21 +72,35 @@ def installation(used_state_dir: Path, tiny_models: Path) -> Installation:
 
 
 class Demo(NamedTuple):
-    """Report and standard error of a finished `grouptune demo`."""
+    """Report and standard error of a finished `grouptune demo`, and a browser that signed in during it."""
 
     report: dict[str, Any]
     output: str
+    base_url: str
+    cookies: httpx.Cookies
 
 
 @pytest.fixture(scope="module")
 def demo(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """Run the demo on the model `tiny` to its end."""
     path = tmp_path_factory.mktemp("demo") / "report.json"
-    words = ("demo", "--model", "tiny", "--seed", "11", "--json", str(path), "--no-keep")
+    words = ("demo", "--model", "tiny", "--seed", "11", "--json", str(path), "--no-keep", "--port", str(free_port()))
     with installation.start(*words) as process:
-        _, output = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    return Demo(json.loads(path.read_text()), output)
+        assert process.stderr is not None
+        read: list[str] = []
+        for line in process.stderr:
+            read.append(line)
+            if "#code=" in line:
+                break
+        link = urlsplit(read[-1].split()[-1])
+        base_url = f"{link.scheme}://{link.netloc}/v1"
+        code = {"code": link.fragment.removeprefix("code=")}
+        origin = {"origin": f"{link.scheme}://{link.netloc}"}
+        signed_in = httpx.post(f"{base_url}/dashboard/session", json=code, headers=origin, timeout=60)
+        output = "".join([*read, process.stderr.read()])
+        assert process.wait(240) == 0, output
+    assert signed_in.is_success, signed_in.text
+    return Demo(json.loads(path.read_text()), output, base_url, signed_in.cookies)
 
 
 @contextmanager
@@ -130,6 +146,9 @@ def test_demo_leaves_no_process(installation: Installation) -> None:
 def test_up_restarts_and_ctrl_c_stops_everything(demo: Demo, installation: Installation, tmp_path: Path) -> None:
     with up(installation) as (process, client):
         assert (installation.state / "connection.json").stat().st_mode & 0o777 == 0o600
+        assert str(client.base_url).rstrip("/") == demo.base_url, "the port of the last start"
+        session = httpx.get(f"{demo.base_url}/dashboard/session", cookies=demo.cookies, timeout=60).json()
+        assert session["signed_in"], "a browser stays signed in over restarts"
         assert client.fine_tuning.jobs.retrieve(demo.report["job_id"]).status == "succeeded"
         assert demo.report["fine_tuned_model"] in {model.id for model in client.models.list()}
         file = client.files.create(file=write_rows(tmp_path / "rows.jsonl", 4), purpose="fine-tune")

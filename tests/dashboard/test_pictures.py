@@ -47,7 +47,7 @@ def stack(short_dir: Path) -> Iterator[Stack]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"LEASE": "6", "HEARTBEAT": "1", "FENCE": "4.5", "SWEEP": "1.5"}.items():
             patch.setenv(f"GROUPTUNE_{name}_SECONDS", value)
-        with make_stack(short_dir / "pictures", "127.0.0.1", None, print) as running:
+        with make_stack(short_dir / "pictures", "127.0.0.1", 0, print) as running:
             yield running
 
 

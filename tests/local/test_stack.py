@@ -37,7 +37,7 @@ def bootstrap(database_url: str, existing_key: str | None) -> str:
 def test_stack_serves_and_cleans_up(used_state_dir: Path) -> None:
     connection_path = used_state_dir / "connection.json"
     others = family(os.getpid())
-    with Stack(used_state_dir, migrate=migrate.upgrade, bootstrap=bootstrap) as stack:
+    with Stack(used_state_dir, migrate=migrate.upgrade, bootstrap=bootstrap, port=0) as stack:
         connection = json.loads(connection_path.read_text())
         answer = httpx.get(
             f"{connection['base_url']}/files",
@@ -129,7 +129,7 @@ def test_failed_start_cleans_up(used_state_dir: Path) -> None:
 
     with (
         pytest.raises(LocalStackError, match="enough"),
-        Stack(used_state_dir, migrate=lambda _url: None, bootstrap=refuse),
+        Stack(used_state_dir, migrate=lambda _url: None, bootstrap=refuse, port=0),
     ):
         pass
     assert offered == ["gt_live_last"], "the key of the last run is reused"
@@ -141,6 +141,7 @@ def test_port_in_use_is_refused_first(state_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         stack = Stack(state_dir, migrate=lambda _url: None, bootstrap=lambda _url, _key: "", port=port)
-        with pytest.raises(LocalStackError, match=rf"127\.0\.0\.1:{port} .*Choose another"), stack:
+        with pytest.raises(LocalStackError, match=rf"127\.0\.0\.1:{port}: process {os.getpid()} .*another port"), stack:
             pass
     assert not (state_dir / "postgres").exists()
+    assert not (state_dir / "port").exists()

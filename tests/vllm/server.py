@@ -11,7 +11,7 @@ from typing import Final
 
 import httpx
 
-from app.local.stack import claim_port
+from app.local.ports import claim_port
 from tests.waiting import eventually
 
 KEY: Final = "key-of-the-engine"

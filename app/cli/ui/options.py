@@ -27,7 +27,10 @@ InstallationDir = Annotated[
 """For commands that start or open an installation on this machine."""
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on. Default: a free port.", min=1, max=65535)]
+Port = Annotated[
+    int | None,
+    typer.Option(help="Port to listen on. Default: that of the last start; at first 8000 or above.", min=1, max=65535),
+]
 _JOB: Final = "Job id, its start or end, or @latest."
 JobId = Annotated[str, typer.Argument(metavar="JOB", help=_JOB)]
 JobIds = Annotated[list[str], typer.Argument(metavar="JOB...", help=_JOB)]

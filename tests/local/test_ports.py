@@ -1,0 +1,47 @@
+"""The port that an installation keeps."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from app.local.ports import FIRST_PORTS, choose_port, claim_port, store_port
+from app.local.process import LocalStackError
+
+HOST = "127.0.0.1"
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that this process listens on."""
+    with socket.create_server((HOST, 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_first_port_skips_used_ports(tmp_path: Path) -> None:
+    with ExitStack() as servers:
+        first = choose_port(tmp_path, HOST)
+        assert first in FIRST_PORTS
+        servers.enter_context(socket.create_server((HOST, first)))
+        assert choose_port(tmp_path, HOST) in range(first + 1, FIRST_PORTS.stop)
+
+
+def test_stored_port_is_reused(tmp_path: Path) -> None:
+    port = claim_port(HOST, 0)
+    store_port(tmp_path, port)
+    assert choose_port(tmp_path, HOST) == port
+
+
+def test_stored_port_in_use_is_refused(tmp_path: Path, taken: int) -> None:
+    store_port(tmp_path, taken)
+    with pytest.raises(LocalStackError, match=rf"{HOST}:{taken}: process \d+ \(`.*`\) uses the port.*--port"):
+        choose_port(tmp_path, HOST)
+
+
+@pytest.mark.parametrize("text", ["", "0", "65536", "eight", "\u0668\u0660"])
+def test_damaged_port_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "port").write_text(text, encoding="utf-8")
+    with pytest.raises(LocalStackError, match="does not contain a port number"):
+        choose_port(tmp_path, HOST)
