@@ -39,7 +39,8 @@ export async function api<T>(method: string, path: string, body?: unknown): Prom
 export async function failure(response: Response): Promise<ApiError> {
   const sent = (await response.json().catch(() => null)) as { error?: Record<string, string | null> } | null;
   const error = sent?.error ?? {};
-  if (response.status === 401) signedOut.dispatchEvent(new Event("out"));
+  // A refused sign-in leaves the current session as it is.
+  if (response.status === 401 && !response.url.endsWith(SESSION)) signedOut.dispatchEvent(new Event("out"));
   const message =
     error.message ?? `The server returned status ${response.status}. Try again; if it persists, see the server's log.`;
   return new ApiError(message, response.status, error.code ?? null, error.param ?? null);
@@ -49,6 +50,7 @@ export const get = <T>(path: string): Promise<T> => api<T>("GET", path);
 export const post = <T>(path: string, body: unknown = {}): Promise<T> => api<T>("POST", path, body);
 export const remove = <T>(path: string): Promise<T> => api<T>("DELETE", path);
 
+export const SESSION = "/v1/dashboard/session";
 export const JOBS = "/v1/fine_tuning/jobs";
 
 /** Returns a path with a query string; omits undefined, null and empty values. */

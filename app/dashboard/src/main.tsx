@@ -3,7 +3,7 @@ import "./styles.css";
 import { render } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ErrorBoundary, LocationProvider, Route, Router } from "preact-iso";
-import { type ApiError, get, post, remove, signedOut } from "./api";
+import { type ApiError, get, post, remove, SESSION, signedOut } from "./api";
 import { CommandPalette, ShortcutHelp } from "./components/Dialogs";
 import { Loading } from "./components/primitives";
 import { Playground } from "./playground/Playground";
@@ -29,38 +29,57 @@ import { Usage } from "./views/Usage";
 import { Webhooks } from "./views/Webhooks";
 import { Workers } from "./views/Workers";
 
-const SESSION = "/v1/dashboard/session";
 const LINK = "#code=";
 
-/** Signs in with the one-time code in the URL, if any, and removes it from the URL; else returns the current session. */
-async function startSession(): Promise<Session> {
-  if (!location.hash.startsWith(LINK)) return get<Session>(SESSION);
+/** Removes the one-time code of a sign-in link from the URL and returns it, if the URL has one. */
+function takeCode(): string | undefined {
+  if (!location.hash.startsWith(LINK)) return undefined;
   const code = location.hash.slice(LINK.length);
   history.replaceState(null, "", location.pathname + location.search);
-  return post<Session>(SESSION, { code });
+  return code;
 }
 
 function App() {
   const [session, setSession] = useState<Session>();
   const [error, setError] = useState<string>();
   useEffect(() => {
-    startSession().then(setSession, (problem: ApiError) => {
-      setError(problem.message);
-      setSession({ object: "dashboard.session", signed_in: false, scopes: [], has_engine: false });
-    });
+    const refused = (problem: ApiError) => setError(problem.message);
+    const load = () =>
+      get<Session>(SESSION).then(setSession, (problem: ApiError) => {
+        refused(problem);
+        setSession({ object: "dashboard.session", signed_in: false, scopes: [], has_engine: false });
+      });
+    const code = takeCode();
+    if (code === undefined) void load();
+    else post<Session>(SESSION, { code }).then(setSession, (problem: ApiError) => load().then(() => refused(problem)));
     const out = () => setSession((old) => (old?.signed_in ? { ...old, signed_in: false } : old));
     signedOut.addEventListener("out", out);
-    return () => signedOut.removeEventListener("out", out);
+    // A link that is pasted into an open page changes only the hash, so the browser does not load the page again.
+    const pasted = () => {
+      const code = takeCode();
+      // The new session may be for another project, so nothing of the page is kept.
+      if (code !== undefined) post<Session>(SESSION, { code }).then(() => location.reload(), refused);
+    };
+    addEventListener("hashchange", pasted);
+    return () => {
+      signedOut.removeEventListener("out", out);
+      removeEventListener("hashchange", pasted);
+    };
   }, []);
   if (!session) return <Loading what="the dashboard" />;
   if (!session.signed_in) {
-    return <SignIn problem={error} done={setSession} />;
+    const done = (created: Session) => {
+      setError(undefined);
+      setSession(created);
+    };
+    return <SignIn problem={error} done={done} />;
   }
   return (
     <SessionContext.Provider value={session}>
       <LocationProvider scope={`${ROOT}/ui`}>
         <Shell
           session={session}
+          problem={error}
           leave={() => void remove(SESSION).then(() => setSession({ ...session, signed_in: false }))}
         />
       </LocationProvider>
@@ -73,7 +92,7 @@ function isAt(path: string, { to, below }: NavPage): boolean {
   return (path === "/ui" ? "/ui/" : path) === to || (below ?? [to]).some((prefix) => path.startsWith(prefix));
 }
 
-function Shell({ session, leave }: { session: Session; leave: () => void }) {
+function Shell({ session, problem, leave }: { session: Session; problem: string | undefined; leave: () => void }) {
   const [open, setOpen] = useState<"palette" | "help">();
   const [shade, setShade] = useState(theme());
   useEffect(() => onTheme(() => setShade(theme())), []);
@@ -134,6 +153,11 @@ function Shell({ session, leave }: { session: Session; leave: () => void }) {
         </div>
       </header>
       <main id="main" tabIndex={-1}>
+        {problem && (
+          <p class="notice bad" role="alert">
+            {problem} You are still signed in.
+          </p>
+        )}
         <ErrorBoundary>
           <Router>
             <Route path={`${ROOT}/ui`} component={Jobs} />

@@ -1,19 +1,20 @@
 // The sign-in page.
 import { useState } from "preact/hooks";
-import { type ApiError, post } from "../api";
+import { type ApiError, post, SESSION } from "../api";
 import { useTitle } from "../components/primitives";
 import type { Session } from "../types";
 
 export function SignIn({ problem, done }: { problem: string | undefined; done: (session: Session) => void }) {
   const [key, setKey] = useState("");
-  const [error, setError] = useState(problem);
+  const [refusal, setRefusal] = useState<string>();
+  const error = refusal ?? problem;
   const [busy, setBusy] = useState(false);
   useTitle("Sign in");
   const send = (event: Event) => {
     event.preventDefault();
     setBusy(true);
-    post<Session>("/v1/dashboard/session", { api_key: key.trim() })
-      .then(done, (refused: ApiError) => setError(refused.message))
+    post<Session>(SESSION, { api_key: key.trim() })
+      .then(done, (refused: ApiError) => setRefusal(refused.message))
       .finally(() => setBusy(false));
   };
   return (
