@@ -19,8 +19,8 @@ from app.core.inference.usage import UsageFilter
 
 router = APIRouter(tags=["Usage"])
 
-MAX_TIME: Final = 253_402_300_799
-"""The end of the year 9999 in Unix seconds."""
+MAX_TIME: Final = 32_503_679_999
+"""The end of the year 2999 in Unix seconds: Python's dates end with 9999, and a page reaches beyond its start."""
 MAX_NAMES: Final = 100
 
 
@@ -103,7 +103,7 @@ async def _query(
     width = WIDTHS[bucket_width]
     if limit is not None and limit > width.maximum:
         raise InvalidRequest(f"'limit' is at most {width.maximum} for buckets of {bucket_width}.", param="limit")
-    start = _moment(int(page.removeprefix("page_")) if page else start_time)
+    start = _moment(_start_of(page) if page else start_time)
     end = datetime.now(UTC) + timedelta(minutes=1) if end_time is None else _moment(end_time)
     if start >= end:
         raise InvalidRequest("'end_time' must be later than 'start_time' and than 'page'.", param="end_time")
@@ -112,6 +112,12 @@ async def _query(
 
 
 Report = Annotated[UsageQuery, Depends(_query)]
+
+
+def _start_of(page: str) -> int:
+    if (start := int(page.removeprefix("page_"))) > MAX_TIME:
+        raise InvalidRequest(f"'{page}' is no page. Send `next_page` of the previous page.", param="page")
+    return start
 
 
 def _moment(unix_seconds: int) -> datetime:

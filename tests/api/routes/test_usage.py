@@ -96,6 +96,8 @@ def test_organization_usage_needs_admin(server: Server) -> None:
         ({"limit": 32}, "limit"),
         ({"bucket_width": "2d"}, "bucket_width"),
         ({"page": "7"}, "page"),
+        ({"page": "page_999999999999"}, "page"),
+        ({"end_time": 253_402_300_799}, "end_time"),
         ({"user_ids": "me"}, "user_ids"),
         ({"group_by[]": "user_id"}, "group_by[].0"),
     ],
