@@ -118,7 +118,7 @@ def test_key_has_its_own_limit(server: Server, counting: list[str]) -> None:
         session.get_one(ApiKey, slow.split("_")[2]).requests_per_minute = 1
     client = server.client(api_key=slow).with_options(base_url=f"{counting[0]}/v1")
     client.files.list()
-    with pytest.raises(RateLimitError, match=r"API key .* may send 1 requests a minute"):
+    with pytest.raises(RateLimitError, match=r"API key .* may send 1 request a minute"):
         client.files.list()
     other = server.client().with_options(base_url=f"{counting[0]}/v1")
     assert other.files.with_raw_response.list().headers["x-ratelimit-limit-requests"] == "30000"
@@ -135,7 +135,7 @@ def test_job_over_the_quota_is_not_retried(server: Server, training_file: str, s
     client = sent.client(server.url, server.api_key)
     job = create(client, training_file)
     sent.count = 0
-    with pytest.raises(RateLimitError, match=r"has 1 waiting jobs .* limit is 1 \(queued_jobs") as caught:
+    with pytest.raises(RateLimitError, match=r"has 1 waiting job .* limit is 1 \(queued_jobs") as caught:
         create(client, training_file)
     assert sent.count == 1
     assert (caught.value.code, caught.value.type) == ("quota_exceeded", "insufficient_quota")

@@ -14,16 +14,19 @@ from app.core.storage.s3 import PART_BYTES, Bucket, S3BlobStore
 from tests.s3_server import CREDENTIALS, s3_client, s3_server
 
 BUCKET: Final = "grouptune"
+"""Of the compose file."""
+OWN_BUCKET: Final = "policies"
+"""All S3 servers of a test process show the same buckets."""
 POLICIES: Final = Path(__file__).parents[2] / "docker" / "s3"
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A store with the bucket of the compose file and a blob of each kind, which enforces policies."""
+    """A store with a bucket and a blob of each kind, which enforces policies."""
     with s3_server() as address:
-        s3_client(address).create_bucket(Bucket=BUCKET)
+        s3_client(address).create_bucket(Bucket=OWN_BUCKET)
         for key in ("files/f", "jobs/j/a1/adapter/x", "exports/e/a1"):
-            s3_client(address).put_object(Bucket=BUCKET, Key=key, Body=b"x")
+            s3_client(address).put_object(Bucket=OWN_BUCKET, Key=key, Body=b"x")
         yield address
 
 
@@ -38,9 +41,9 @@ def store(address: str, request: pytest.FixtureRequest, monkeypatch: pytest.Monk
         aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
     )
     role = request.param
-    policy = json.loads((POLICIES / f"{role}.json").read_text())
+    policy = json.loads((POLICIES / f"{role}.json").read_text().replace(":::grouptune", f":::{OWN_BUCKET}"))
     # moto, unlike S3, checks a request that deletes several objects against the bucket.
-    deletion = {"Effect": "Allow", "Action": "s3:DeleteObject", "Resource": f"arn:aws:s3:::{BUCKET}"}
+    deletion = {"Effect": "Allow", "Action": "s3:DeleteObject", "Resource": f"arn:aws:s3:::{OWN_BUCKET}"}
     policy["Statement"].append(deletion)
     iam.create_user(UserName=role)
     iam.put_user_policy(UserName=role, PolicyName=role, PolicyDocument=json.dumps(policy))
@@ -48,7 +51,7 @@ def store(address: str, request: pytest.FixtureRequest, monkeypatch: pytest.Monk
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
     httpx.post(f"{address}/moto-api/reset-auth", content="0").raise_for_status()
-    yield S3BlobStore(Bucket(BUCKET, None, "us-east-1", address), retries=0)
+    yield S3BlobStore(Bucket(OWN_BUCKET, None, "us-east-1", address), retries=0)
     httpx.post(f"{address}/moto-api/reset-auth", content="inf").raise_for_status()
 
 
