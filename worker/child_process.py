@@ -130,8 +130,12 @@ def log_tail(log: Path) -> str:
     if not log.is_file():
         return ""
     with log.open("rb") as stream:
-        stream.seek(max(0, log.stat().st_size - TAIL_BYTES))
-        return "\n".join(stream.read().decode(errors="replace").splitlines()[-TAIL_LINES:])
+        begin = max(0, log.stat().st_size - TAIL_BYTES)
+        stream.seek(begin)
+        lines = stream.read().decode(errors="replace").splitlines()
+    if begin > 0 and len(lines) > 1:
+        del lines[0]  # its beginning is missing: a part of a secret could not be recognised as one
+    return "\n".join(lines[-TAIL_LINES:])
 
 
 def describe_exit(code: int) -> str:

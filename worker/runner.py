@@ -35,8 +35,10 @@ from app.core.storage.blobs import BlobStore, StorageUnavailable
 from worker import tracing
 from worker.child_process import ChildProcess, describe_exit, log_tail
 from worker.lease import LeaseKeeper
+from worker.log_shipper import LogShipper
 from worker.presence import own_hardware
 from worker.process_control import Drain, ProcessControl
+from worker.redaction import Redactor
 from worker.report_writer import ReportWriter, TrainerOutcome, retry_until_available
 from worker.teacher_setup import TeacherSetup
 from worker.tracker_processes import TrackerProcesses
@@ -93,6 +95,7 @@ class Runner:
         self._control = ProcessControl(settings.cancel_grace_seconds * SAVE_GRACE_FACTOR)
         self._journal = Journal(database, claim)
         self._workspace = Workspace(settings.runs_dir, store, claim)
+        self._redactor = Redactor(settings, os.environ)
         self._trackers: TrackerProcesses | None = None
         self.gpu_is_broken = False
         """Set by `run`: whether this worker should take no more jobs."""
@@ -141,15 +144,19 @@ class Runner:
     def _attempt(self) -> None:
         try:
             self._workspace.create()
-            with self._tracer.span("attempt.prepare"):
-                base_model = self._prepare()
-            if self._control.reason is not None:
-                self._stopped(self._control.reason)
+            with LogShipper(self._database, self._claim, self._control, self._workspace.log, self._redactor):
+                with self._tracer.span("attempt.prepare"):
+                    base_model = self._prepare()
+                if self._control.reason is None:
+                    with self._tracer.span("attempt.train"):
+                        ended = self._train()
+                else:
+                    ended = None
+            if ended is None:
+                self._stopped(self._control.reason or StopRequest.drain)
                 return
-            with self._tracer.span("attempt.train"):
-                code, outcome = self._train()
             with self._tracer.span("attempt.conclude"):
-                self._conclude(code, outcome, base_model)
+                self._conclude(*ended, base_model)
         except LostLease:
             raise
         except InvalidRequest as error:
@@ -169,13 +176,16 @@ class Runner:
         except Exception as error:
             self._crashed(error)
 
+    def _log_tail(self) -> str:
+        return self._redactor.redact(log_tail(self._workspace.log))
+
     def _wait(self, reason: str, rows: Collection[int] = ()) -> None:
         self._write(lambda s: outcomes.wait_for_dependency(s, self._claim, reason, rows))
 
     def _crashed(self, error: Exception) -> None:
         log.exception("attempt.crashed")
         reason = f"The runner failed with {type(error).__name__}: {error}"
-        self._write(lambda s: outcomes.crash(s, self._claim, reason, log_tail(self._workspace.log)))
+        self._write(lambda s: outcomes.crash(s, self._claim, reason, self._log_tail()))
 
     def _prepare(self) -> str:
         """Fill the workspace; return the base model's canonical name."""
@@ -186,6 +196,8 @@ class Runner:
         teacher = self._teacher = retry_until_available(
             self._control, lambda: TeacherSetup.of(self._database, self._claim, self._settings)
         )
+        if teacher is not None and teacher.api_key is not None:
+            self._redactor.add(teacher.api_key)
         if teacher is None:
             damaged = self._workspace.fill(inputs, model.directory, self._settings)
         else:
@@ -218,7 +230,7 @@ class Runner:
             code = child.wait()
         self._control.check()
         if code != 0 and self._control.reason is None:
-            tail = log_tail(self._workspace.log).strip().rpartition("\n")[2]
+            tail = self._log_tail().strip().rpartition("\n")[2]
             raise _DependencyDown(f"The base model {name} could not be downloaded ({tail})")
 
     def _inputs(self) -> Inputs:
@@ -271,10 +283,10 @@ class Runner:
         elif code == TrainerExit.gpu_fault:
             self.gpu_is_broken = True
             fault = outcome.failed.message if outcome.failed else "The GPU is broken"
-            self._write(lambda s: outcomes.gpu_fault(s, self._claim, fault, log_tail(self._workspace.log)))
+            self._write(lambda s: outcomes.gpu_fault(s, self._claim, fault, self._log_tail()))
         else:
             sentence = f"The trainer {describe_exit(code)}"
-            self._write(lambda s: outcomes.crash(s, self._claim, sentence, log_tail(self._workspace.log)))
+            self._write(lambda s: outcomes.crash(s, self._claim, sentence, self._log_tail()))
 
     def _succeed(self, finished: Finished, base_model: str) -> None:
         blob = f"jobs/{self._claim.job_id}/a{self._claim.attempt}/adapter"
@@ -296,11 +308,7 @@ class Runner:
     def _fail(self, code: TrainerExit, outcome: TrainerOutcome) -> None:
         failed = outcome.failed
         name = failed.code if failed else FATAL[code]
-        message = (
-            failed.message
-            if failed
-            else f"The trainer failed without an error report.\n{log_tail(self._workspace.log)}"
-        )
+        message = failed.message if failed else f"The trainer failed without an error report.\n{self._log_tail()}"
         self._write(lambda s: outcomes.fail(s, self._claim, name, message, failed.param if failed else None))
 
     def _stopped(self, reason: StopRequest) -> None:

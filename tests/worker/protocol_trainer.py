@@ -155,6 +155,35 @@ def train_after_chatter(run_dir: Path, total: str) -> None:
     train(run_dir, int(total))
 
 
+def say_everything(run_dir: Path, _argument: str) -> int:
+    """Write all variables and files that the trainer was given, in the forms in which libraries show them."""
+    start(run_dir, 10)
+    for name, value in os.environ.items():
+        sys.stderr.write(f"{name}={value}\n{value!r} {json.dumps({name: value})}\nAuthorization: Bearer {value}\n")
+    for path in run_dir.glob("*.json*"):
+        sys.stderr.write(path.read_text())
+    sys.stderr.write("the end\n")
+    return 65
+
+
+def say_and_die(run_dir: Path, argument: str) -> None:
+    """Write some lines, the last one unfinished, and die of SIGKILL."""
+    start(run_dir, 10)
+    sys.stderr.write("".join(f"line {number}\n" for number in range(int(argument))) + "last words")
+    sys.stderr.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def say_and_wait(run_dir: Path, _argument: str) -> int:
+    """Write a line, and another one when stopped."""
+    start(run_dir, 10)
+    sys.stderr.write("\x1b[31mat work\x1b[0m\n 10%|#\r 50%|#####\r100%|##########\n")
+    sys.stderr.flush()
+    STOP.wait()
+    sys.stderr.write("stopped\n")
+    return 75
+
+
 BEHAVIOURS: Final[dict[str, Callable[[Path, str], int | None]]] = {
     "train": train_after_chatter,
     "train_with_adapters": lambda run_dir, total: train(run_dir, int(total), with_adapters=True),
@@ -167,6 +196,9 @@ BEHAVIOURS: Final[dict[str, Callable[[Path, str], int | None]]] = {
     "fail": fail,
     "fail_on_row": fail_on_row,
     "exit": exit_with,
+    "say_everything": say_everything,
+    "say_and_die": say_and_die,
+    "say_and_wait": say_and_wait,
 }
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -175,6 +176,25 @@ class JobAttempt(Base):
     """When the first step began, after the model was loaded."""
 
     __table_args__ = (CheckConstraint(_one_of("outcome", AttemptOutcome), name="outcome"),)
+
+
+class LogPart(Base):
+    """A stretch of the log of an attempt's trainer; see `attempt_logs`. Deleted with its attempt."""
+
+    __tablename__ = "log_parts"
+
+    job_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    attempt: Mapped[int] = mapped_column("epoch", Integer, primary_key=True)
+    start: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    """Position of the first character in the log."""
+    stop: Mapped[int] = mapped_column(BigInteger)
+    """Position after the last character."""
+    text: Mapped[str] = mapped_column(Text)
+
+    # A release without this table deletes attempts, too: the database must delete their parts.
+    __table_args__ = (
+        ForeignKeyConstraint(["job_id", "epoch"], ["job_attempts.job_id", "job_attempts.epoch"], ondelete="CASCADE"),
+    )
 
 
 class JobEvent(Base):

@@ -29,7 +29,7 @@ class EnvironmentNames:
     prefixes: tuple[str, ...] = ()
 
     def __contains__(self, name: str) -> bool:
-        return name in self.exact or (name.startswith(self.prefixes) and not name.upper().endswith(_SECRET_ENDINGS))
+        return name in self.exact or (name.startswith(self.prefixes) and not is_secret(name))
 
     def __or__(self, other: "EnvironmentNames") -> "EnvironmentNames":
         return EnvironmentNames(self.exact | other.exact, self.prefixes + other.prefixes)
@@ -39,7 +39,13 @@ class EnvironmentNames:
         return {name: value for name, value in environment.items() if name in self}
 
 
-_SECRET_ENDINGS: Final = ("TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIALS")
+_SECRET_ENDINGS: Final = ("TOKEN", "KEY", "KEYS", "SECRET", "PASSWORD", "PASSWD", "CREDENTIALS")
+
+
+def is_secret(name: str) -> bool:
+    """Return whether the name of a variable looks like a secret's."""
+    return name.upper().endswith(_SECRET_ENDINGS)
+
 
 SYSTEM_ENVIRONMENT: Final = EnvironmentNames(
     frozenset(
