@@ -13,6 +13,7 @@ from app.cli.jobs.history import attempts, checkpoints
 from app.cli.jobs.job_ids import find_job
 from app.cli.jobs.listing import list_jobs, name_of, steps
 from app.cli.jobs.live_panel import event_line
+from app.cli.jobs.logs import show_logs
 from app.cli.jobs.open import open_job
 from app.cli.jobs.regrade import regrade_job
 from app.cli.jobs.rows import LABELS, row_use
@@ -30,6 +31,7 @@ app.command("wait")(wait_for_job)
 app.command("validate")(validate_job)
 app.command("estimate")(estimate_job)
 app.command("regrade")(regrade_job)
+app.command("logs")(show_logs)
 app.command()(cancel)
 app.command()(pause)
 app.command()(resume)
