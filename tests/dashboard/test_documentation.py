@@ -44,6 +44,7 @@ def test_api_reference_is_accessible(page: Page, root: str, theme: Any) -> None:
 def test_search_leads_to_a_page(page: Page, root: str) -> None:
     page.goto(f"{root}/docs/")
     page.get_by_role("button", name="Search").click()
+    page.locator("input:focus").wait_for()
     page.keyboard.type("retrying a request safely")
     page.get_by_text(re.compile("Idempotency.*retrying a request safely")).first.click()
     expect(page).to_have_url(re.compile(r"/docs/idempotency\.html"))
