@@ -1,4 +1,4 @@
-"""Priorities and preemption through the official SDK."""
+"""Priorities, preemption and changes of metadata through the official SDK."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 from sqlalchemy import func, update
 
+from app.core.accounts import audit
 from app.core.jobs import leases, outcomes, preemption
 from app.core.jobs.state_machine import StopRequest
 from app.core.jobs.tables import Job
@@ -30,6 +31,39 @@ def test_priority_sets_the_queue_position(client: OpenAI, training_file: str) ->
     client.fine_tuning.jobs.cancel(first.id)
     with pytest.raises(BadRequestError, match="already been cancelled"):
         prioritise(client, first.id, 1)
+
+
+def test_metadata_changes_in_every_state(server: Server, client: OpenAI, training_file: str) -> None:
+    job = create(client, training_file, metadata={"team": "a"})
+
+    def update(**body: Any) -> Any:
+        return client.post(f"/fine_tuning/jobs/{job.id}", cast_to=object, body=body)
+
+    def found(search: str) -> list[str]:
+        page: Any = client.get("/fine_tuning/jobs", cast_to=object, options={"params": {"search": search}})
+        return [each["id"] for each in page["data"]]
+
+    assert update(metadata={"name": "Sums", "note": "größer = better"})["metadata"]["note"] == "größer = better"
+    client.fine_tuning.jobs.cancel(job.id)
+    changed = update(metadata={"name": "Sums", "tags": "baseline, keep"})
+    assert (changed["metadata"], changed["status"]) == ({"name": "Sums", "tags": "baseline, keep"}, "cancelled")
+    assert found("BASELINE") == [job.id]
+    assert found("größer") == []
+    assert update(metadata={})["metadata"] is None
+    with server.database.reading() as session:
+        [last, first, _], _ = audit.list_entries(
+            session, after=None, limit=9, object_id=job.id, action=audit.Action.job_update
+        )
+    assert first.after == {"metadata": {"name": "Sums", "tags": "baseline, keep"}}
+    assert (last.before, last.after) == (first.after, {"metadata": None})
+    for wrong, param in (
+        ({}, None),
+        ({"metadata": {"a" * 65: "b"}}, "metadata"),
+        ({"metadata": {str(key): "" for key in range(17)}}, "metadata"),
+    ):
+        with pytest.raises(BadRequestError) as caught:
+            update(**wrong)
+        assert param is None or str(caught.value.param).startswith(param)
 
 
 def test_priorities_are_limited(server: Server, client: OpenAI, training_file: str) -> None:

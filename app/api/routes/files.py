@@ -65,7 +65,11 @@ def list_files(
     purpose: Annotated[str | None, Query(max_length=MAX_ID, description="Only files with this purpose.")] = None,
     sha256: Annotated[
         str | None,
-        Query(pattern="^[0-9a-f]{64}$", description="Only files of this content. Ask before you upload it again."),
+        Query(
+            max_length=64,
+            pattern="^[0-9a-f]{64}$",
+            description="Only files of this content. Ask before you upload it again.",
+        ),
     ] = None,
     strict: Strict = False,
 ) -> Page[FileObject]:

@@ -202,10 +202,16 @@ async def retrieve_job(
 
 @router.post("/{job_id}", dependencies=[needs(Scope.jobs_write)])
 def update_job(caller: Caller, job_id: JobId, body: UpdateJob, database: Db, strict: Strict = False) -> JobObject:
-    """Change the priority of a job that is not finished."""
-    quotas.check_priority(body.priority, caller.limits.priority)
+    """Change the metadata of a job, or the priority of one that is not finished."""
+    if body.priority is None and body.metadata is None:
+        raise InvalidRequest("There is nothing to change. Send `metadata`, `priority`, or both.")
+    if body.priority is not None:
+        quotas.check_priority(body.priority, caller.limits.priority)
     with database.transaction() as session:
-        job = lifecycle.prioritise(session, caller.actor, job_id, body.priority)
+        if body.metadata is not None:
+            job = lifecycle.annotate(session, caller.actor, job_id, body.metadata)
+        if body.priority is not None:
+            job = lifecycle.prioritise(session, caller.actor, job_id, body.priority)
         return JobObject.of(queries.job_details(session, job), strict=strict)
 
 

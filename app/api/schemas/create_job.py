@@ -53,9 +53,20 @@ Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r
 
 
 class UpdateJob(Frozen):
-    """The changeable fields of an unfinished job."""
+    """The changes to a job."""
 
-    priority: Annotated[int, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY, description="See `POST /v1/fine_tuning/jobs`.")]
+    priority: Annotated[
+        int | None,
+        Field(ge=MIN_PRIORITY, le=MAX_PRIORITY, description="Only for a job that is not finished."),
+    ] = None
+    metadata: Annotated[
+        dict[MetadataKey, MetadataValue] | None,
+        Field(
+            max_length=16,
+            description="Replaces all metadata, in every state of the job; `{}` removes it. The dashboard shows "
+            "`name`, `note` and `tags` (separated by commas).",
+        ),
+    ] = None
 
 
 class CreateJob(Frozen):

@@ -8,6 +8,7 @@ from app.cli.connection import connect
 from app.cli.jobs.changes import cancel, delete, pause, resume
 from app.cli.jobs.compare import compare
 from app.cli.jobs.create import create
+from app.cli.jobs.edit import edit
 from app.cli.jobs.estimate import estimate_job, estimated_cost, measured_cost
 from app.cli.jobs.history import attempts, checkpoints
 from app.cli.jobs.job_ids import find_job
@@ -40,6 +41,7 @@ app.command()(attempts)
 app.command()(checkpoints)
 app.command()(compare)
 app.command("open")(open_job)
+app.command()(edit)
 
 SHOWN_METRICS: Final = (
     "loss",
@@ -87,6 +89,7 @@ def show(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> 
             for gate in job["gates"]
         ),
         ("alias", job["alias"]),
+        *((key, value) for key, value in (job["metadata"] or {}).items() if key != "name"),
         ("error", error.get("message")),
     ]
     write_table(("field", "value"), [row for row in rows if row[1] is not None], empty="")

@@ -219,6 +219,19 @@ def prioritise(session: Session, actor: Actor, job_id: str, priority: int) -> Jo
     return job
 
 
+def annotate(session: Session, actor: Actor, job_id: str, metadata: dict[str, str]) -> Job:
+    """Replace a job's metadata, in every state of the job. Raises `NotFound`.
+
+    Metadata has no effect on training, so a running job does not notice.
+    """
+    job = job_of_project(session, actor.project_id, job_id, lock=True)
+    before, after = ({"metadata": value or None} for value in (job.spec.get("metadata"), metadata))
+    job.spec = job.spec | after
+    session.flush()
+    audit.record(session, actor, Action.job_update, job.id, before=before, after=after)
+    return job
+
+
 def _lock_unfinished(session: Session, actor: Actor, job_id: str, verb: str) -> Job:
     """Return the job with its row locked: no other transaction can change it before the caller does."""
     job = job_of_project(session, actor.project_id, job_id, lock=True)

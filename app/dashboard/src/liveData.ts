@@ -203,21 +203,26 @@ export function useProjectStream(onJobs: (jobs: Job[]) => void): void {
   }, []);
 }
 
-/** Filter of a list of jobs; empty strings match all jobs. */
+/** Filter and order of a list of jobs; empty strings match all jobs, and list the newest first. */
 export interface JobFilter {
   search: string;
   status: string;
   method: string;
+  order_by: string;
+  order: string;
 }
 
-/** The loaded pages of the project's jobs that match a filter, newest first; kept current by one stream. */
+/** The loaded pages of the project's jobs that match a filter; kept current by one stream. */
 export function useJobs(filter: JobFilter): {
   jobs: Job[];
   isLoading: boolean;
   hasMore: boolean;
   error: ApiError | undefined;
   more: () => void;
+  /** Starts again with the first page. */
+  reload: () => void;
 } {
+  const isNewestFirst = !filter.order_by && !filter.order;
   const [loaded, setLoaded] = useState<Map<string, Job>>(new Map());
   const [state, setState] = useState<{ isLoading: boolean; hasMore: boolean; error?: ApiError }>({
     isLoading: true,
@@ -249,17 +254,22 @@ export function useJobs(filter: JobFilter): {
     );
   };
 
-  useEffect(() => {
+  const reload = () => {
     request.current = { after: null, busy: false };
     more();
-  }, [filter.search, filter.status, filter.method]);
-  useProjectStream((changed) => merge(changed.filter((job) => loaded.has(job.id) || matchesFilter(job, filter))));
+  };
+  useEffect(reload, [filter.search, filter.status, filter.method, filter.order_by, filter.order]);
+  // A new job has a place in the list only if that begins with the newest one.
+  useProjectStream((changed) =>
+    merge(changed.filter((job) => loaded.has(job.id) || (isNewestFirst && matchesFilter(job, filter)))),
+  );
 
   const jobs = useMemo(() => {
     const fitting = [...loaded.values()].filter((job) => !filter.status || job.status === filter.status);
+    if (!isNewestFirst) return fitting; // in the order in which the server listed them
     return fitting.sort((a, b) => b.created_at - a.created_at || (a.id < b.id ? 1 : -1));
-  }, [loaded, filter.status]);
-  return { jobs, error: state.error, isLoading: state.isLoading, hasMore: state.hasMore, more };
+  }, [loaded, filter.status, isNewestFirst]);
+  return { jobs, error: state.error, isLoading: state.isLoading, hasMore: state.hasMore, more, reload };
 }
 
 /** Whether a job from the stream matches the filter, by the server's rules. */

@@ -9,13 +9,15 @@ import { ChartSections } from "../components/ChartSections";
 import { EmptyState, ErrorNotice, Loading, StatusBadge, useTitle } from "../components/primitives";
 import { number } from "../format";
 import { chartVersion, useChartTables, useIsVisible, useJobMetrics, useStreamedRows } from "../jobMetrics";
+import { nameOf } from "../jobNotes";
 import { type FlatSettings, flatten, requestFromJob } from "../jobSettings";
 import { isFinal, useProjectStream } from "../liveData";
 import type { JobMetrics, MetricTable } from "../metricTable";
 import { useLocation } from "../root";
 import type { Job } from "../types";
 import { heldOutResults } from "./HeldOutResults";
-import { MAX_COMPARED, methodOf, nameOf, timeTaken } from "./Jobs";
+import { methodOf, timeTaken } from "./Jobs";
+import { MAX_COMPARED } from "./SelectedJobs";
 
 /** The metrics that are compared, with a title where the title of a job's chart does not fit one metric alone. */
 const COMPARED: Record<string, string | undefined> = {

@@ -6,7 +6,9 @@ import { type ApiError, JOBS, post } from "../api";
 import { ConfirmDialog } from "../components/Dialogs";
 import { CopyButton, ErrorNotice, Loading, RelativeTime, StatusBadge, useTitle } from "../components/primitives";
 import { duration } from "../format";
+import { deleteJob, deletionText } from "../jobDeletion";
 import { useJobMetrics } from "../jobMetrics";
+import { nameOf } from "../jobNotes";
 import { isFinal, useJob } from "../liveData";
 import { addRows, NO_ROWS, rowsOf } from "../metricTable";
 import { baseOf, playgroundPath } from "../modelNames";
@@ -18,7 +20,8 @@ import { CheckpointsTab, DownloadAdapter } from "./CheckpointsTab";
 import { ConfigTab } from "./ConfigTab";
 import { EventsTab } from "./EventsTab";
 import { GroupsTab } from "./GroupsTab";
-import { nameOf, Progress } from "./Jobs";
+import { JobNotes } from "./JobNotes";
+import { Progress } from "./Jobs";
 import { OverviewTab } from "./OverviewTab";
 import { RowsUsed } from "./RowUse";
 
@@ -40,10 +43,16 @@ export function JobPage() {
 function JobView({ id, tab }: { id: string; tab: string }) {
   const [newEvents, setNewEvents] = useState<JobEvent[]>([]);
   const [streamed, setStreamed] = useState(NO_ROWS);
-  const { job, error, isConnected } = useJob(id, (events) => {
+  const {
+    job: current,
+    error,
+    isConnected,
+  } = useJob(id, (events) => {
     setNewEvents((old) => [...[...events].reverse(), ...old].slice(0, KEPT_EVENTS));
     setStreamed((old) => addRows(old, events.flatMap(rowsOf)));
   });
+  const [metadata, setMetadata] = useState<Job["metadata"]>();
+  const job = current && metadata !== undefined ? { ...current, metadata } : current;
   // The history is requested once: for the first tab that draws it, and only after the stream is subscribed to.
   const hasCharts = useRef(false);
   hasCharts.current ||= job !== undefined && (tab === "" || tab === "groups");
@@ -53,7 +62,7 @@ function JobView({ id, tab }: { id: string; tab: string }) {
   if (!job) return <Loading what="the job" />;
   return (
     <>
-      <JobHeader job={job} isConnected={isConnected} />
+      <JobHeader job={job} isConnected={isConnected} changed={setMetadata} />
       <nav class="tabs" aria-label="About this job">
         {TABS.map(([name, title]) => (
           <a
@@ -106,12 +115,18 @@ function GateStatus({ passed }: { passed: boolean | null | undefined }) {
   return <span class={`pill ${passed ? "good" : "bad"}`}>{passed ? "✓ gate passed" : "✕ gate failed"}</span>;
 }
 
-function JobHeader({ job, isConnected }: { job: Job; isConnected: boolean }) {
+interface HeaderProps {
+  job: Job;
+  isConnected: boolean;
+  changed: (metadata: Job["metadata"]) => void;
+}
+
+function JobHeader({ job, isConnected, changed }: HeaderProps) {
   const writes = useCan("jobs:write");
   const [reads, asks] = [useCan("models:read"), useCan("inference")];
   const heldOut = job.validation_file ? { job: job.id } : undefined;
   const { route } = useLocation();
-  const [isConfirming, setConfirming] = useState(false);
+  const [confirming, setConfirming] = useState<"cancel" | "delete">();
   const [error, setError] = useState<ApiError>();
   const [requested, setRequested] = useState<string>();
   const act = (what: "cancel" | "pause" | "resume") => {
@@ -160,9 +175,14 @@ function JobHeader({ job, isConnected }: { job: Job; isConnected: boolean }) {
                   type="button"
                   class="danger"
                   disabled={requested === "cancel"}
-                  onClick={() => setConfirming(true)}
+                  onClick={() => setConfirming("cancel")}
                 >
                   {requested === "cancel" ? "Cancelling …" : "Cancel"}
+                </button>
+              )}
+              {isFinal(job) && (
+                <button type="button" class="danger" onClick={() => setConfirming("delete")}>
+                  Delete
                 </button>
               )}
             </>
@@ -194,15 +214,25 @@ function JobHeader({ job, isConnected }: { job: Job; isConnected: boolean }) {
         </div>
       )}
       {error && <ErrorNotice error={error} />}
+      <JobNotes job={job} changed={changed} />
       <RowsUsed of={job} isQuiet />
       <Gates job={job} />
-      {isConfirming && (
+      {confirming === "delete" && (
+        <ConfirmDialog
+          title="Delete this job?"
+          text={deletionText([job])}
+          action="Delete job"
+          act={() => void deleteJob(job).then(() => route("/ui/"), setError)}
+          close={() => setConfirming(undefined)}
+        />
+      )}
+      {confirming === "cancel" && (
         <ConfirmDialog
           title="Cancel this job?"
           text="Its checkpoints remain. A cancelled job cannot be resumed; pause the job instead to continue it later."
           action="Cancel job"
           act={() => act("cancel")}
-          close={() => setConfirming(false)}
+          close={() => setConfirming(undefined)}
         />
       )}
     </>

@@ -1,9 +1,8 @@
 // The project's jobs, kept current.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { get, JOBS, post, query } from "../api";
+import { get, JOBS, query } from "../api";
 import { Sparkline } from "../components/Chart";
-import { ConfirmDialog } from "../components/Dialogs";
 import {
   CodeBlock,
   EmptyState,
@@ -16,39 +15,48 @@ import {
 } from "../components/primitives";
 import { Cell, ColumnHeader, VirtualTable } from "../components/VirtualTable";
 import { duration, number, plural } from "../format";
+import { nameOf, tagsOf } from "../jobNotes";
 import { isFinal, useJobs } from "../liveData";
 import { ROOT, useLocation } from "../root";
 import { useCan } from "../session";
 import { useShortcuts } from "../shortcuts";
 import type { Job, Series } from "../types";
+import { SelectedJobs } from "./SelectedJobs";
 
 const ROW = 60;
 const NARROW_ROW = 108;
 const TYPING_MS = 150;
 const STATES = ["running", "queued", "paused", "validating_files", "succeeded", "failed", "cancelled"];
-export const MAX_COMPARED = 8;
+/** Value in the address to the label and to the parameters of the request. */
+const SORTS: Record<string, { label: string; order_by?: string; order?: string }> = {
+  "": { label: "Newest first" },
+  oldest: { label: "Oldest first", order: "asc" },
+  finished: { label: "Last finished first", order_by: "finished_at" },
+  reward: { label: "Highest reward first", order_by: "reward" },
+  name: { label: "By name", order_by: "name", order: "asc" },
+  status: { label: "By status", order_by: "status", order: "asc" },
+  model: { label: "By model", order_by: "model", order: "asc" },
+};
 
 export const methodOf = (job: Job): string => String((job.method as { type: string }).type);
-export const nameOf = (job: Job): string => job.user_provided_suffix ?? job.metadata?.name ?? job.id;
 
 export function Jobs() {
   const { query: params, route } = useLocation();
-  const { q: search = "", status = "", method = "" } = params as Record<string, string>;
-  const { jobs, error, isLoading, hasMore, more } = useJobs({ search, status, method });
+  const { q: search = "", status = "", method = "", sort = "" } = params as Record<string, string>;
+  const { order_by = "", order = "" } = SORTS[sort] ?? {};
+  const { jobs, error, isLoading, hasMore, more, reload } = useJobs({ search, status, method, order_by, order });
   // The field changes at once; the URL follows when the user stops typing.
   const [q, setQ] = useState(search);
   const typing = useRef<ReturnType<typeof setTimeout>>();
   const [row, setRow] = useState(-1);
   const [picked, setPicked] = useState<ReadonlySet<string>>(new Set());
-  const [isConfirming, setConfirming] = useState(false);
-  const [failed, setFailed] = useState<string>();
   const find = useRef<HTMLInputElement>(null);
   const writes = useCan("jobs:write");
   useTitle("Jobs");
   useEffect(() => () => clearTimeout(typing.current), []);
   const filter = (changed: Record<string, string>) => {
     setRow(-1);
-    route(query("/ui/", { q, status, method, ...changed }), true);
+    route(query("/ui/", { q, status, method, sort, ...changed }), true);
   };
   const pick = (id: string) => {
     const next = new Set(picked);
@@ -72,13 +80,7 @@ export function Jobs() {
     },
   });
   const chosen = jobs.filter((job) => picked.has(job.id));
-  const cancellable = chosen.filter((job) => !isFinal(job));
-  const cancel = async () => {
-    const ends = await Promise.allSettled(cancellable.map((job) => post(`${JOBS}/${job.id}/cancel`)));
-    const bad = ends.find((end) => end.status === "rejected");
-    setFailed(bad ? String((bad as PromiseRejectedResult).reason.message) : undefined);
-    setPicked(new Set());
-  };
+  const areAllPicked = jobs.length > 0 && chosen.length === jobs.length;
 
   const isFiltered = Boolean(q || search || status || method);
   if (error && !jobs.length) return <ErrorNotice error={error} retry={more} />;
@@ -97,8 +99,8 @@ export function Jobs() {
         <input
           ref={find}
           type="search"
-          aria-label="Search jobs by name, model or metadata"
-          placeholder="Search by name, model or metadata ( / )"
+          aria-label="Search jobs by name, model, tag or note"
+          placeholder="Search by name, model, tag or note ( / )"
           value={q}
           maxLength={200}
           onInput={(event) => {
@@ -123,34 +125,19 @@ export function Jobs() {
             <option key={name}>{name}</option>
           ))}
         </select>
+        <select aria-label="Sort" value={sort} onChange={(event) => filter({ sort: event.currentTarget.value })}>
+          {Object.entries(SORTS).map(([value, { label }]) => (
+            <option key={value} value={value}>
+              {label}
+            </option>
+          ))}
+        </select>
         <span class="count" role="status">
           {plural(jobs.length, "job")}
           {hasMore ? " so far" : ""}
         </span>
       </div>
-      {failed && (
-        <div class="notice bad" role="alert">
-          {failed}
-        </div>
-      )}
-      {chosen.length > 0 && (
-        <div class="notice row" role="status">
-          {plural(chosen.length, "job")} selected
-          {chosen.length > 1 && chosen.length <= MAX_COMPARED && (
-            <a class="button" href={`/ui/compare?ids=${chosen.map((job) => job.id).join(",")}`}>
-              Compare
-            </a>
-          )}
-          {writes && cancellable.length > 0 && (
-            <button type="button" class="danger" onClick={() => setConfirming(true)}>
-              Cancel {plural(cancellable.length, "job")}
-            </button>
-          )}
-          <button type="button" onClick={() => setPicked(new Set())}>
-            Clear
-          </button>
-        </div>
-      )}
+      <SelectedJobs jobs={chosen} clear={() => setPicked(new Set())} reload={reload} />
       <VirtualTable
         items={jobs}
         height={ROW}
@@ -161,7 +148,12 @@ export function Jobs() {
         columns={
           <>
             <ColumnHeader>
-              <span class="hidden">Selected</span>
+              <input
+                type="checkbox"
+                aria-label="Select all listed jobs"
+                checked={areAllPicked}
+                onChange={() => setPicked(new Set(areAllPicked ? [] : jobs.map((job) => job.id)))}
+              />
             </ColumnHeader>
             <ColumnHeader>Job</ColumnHeader>
             <ColumnHeader>Status</ColumnHeader>
@@ -187,15 +179,6 @@ export function Jobs() {
           </button>
         </p>
       )}
-      {isConfirming && (
-        <ConfirmDialog
-          title={`Cancel ${plural(cancellable.length, "job")}?`}
-          text="Their checkpoints remain. Cancelled jobs cannot be resumed."
-          action="Cancel jobs"
-          act={() => void cancel()}
-          close={() => setConfirming(false)}
-        />
-      )}
     </>
   );
 }
@@ -208,7 +191,7 @@ function JobRow({ job, picked, pick }: { job: Job; picked: boolean; pick: () => 
       </Cell>
       <Cell name="name">
         <a href={`/ui/jobs/${job.id}`}>{nameOf(job)}</a>
-        <small>{methodOf(job)}</small>
+        <small class="cut">{[methodOf(job), ...tagsOf(job)].join(" · ")}</small>
       </Cell>
       <Cell>
         <StatusBadge value={job.status} />
