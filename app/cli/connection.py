@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from app.cli.profile_store import find_profile
 from app.cli.ui.exits import NoCredentials
 from app.client import Client, ServerUnreachable
 
@@ -27,27 +28,39 @@ class ServerConnection(NamedTuple):
 
 
 def find(state_dir: Path | None) -> ServerConnection:
-    """Find the server: `state_dir` if given, else GROUPTUNE_URL, else the default state directory.
+    """Find the server: `state_dir` if given, else GROUPTUNE_URL, a profile of `login`, or the default state directory.
 
     Raises `ServerUnreachable` when no server can be found, `NoCredentials` for GROUPTUNE_URL without a usable key.
     """
     url = url_from_environment()
     if state_dir is None and url:
-        key = os.environ.get("GROUPTUNE_API_KEY", "").strip()
-        if not key:
-            raise NoCredentials
-        if not _KEY.fullmatch(key):
-            raise NoCredentials(
-                "GROUPTUNE_API_KEY contains a space or another character that no key contains. Copy the key again."
-            )
-        return ServerConnection(url, key)
+        return ServerConnection(url, checked_key(os.environ.get("GROUPTUNE_API_KEY", "")))
+    if state_dir is None and (stored := find_profile()) is not None:
+        return ServerConnection(*stored)
     return read(state_dir or load_settings().state_dir)
+
+
+def checked_key(key: str) -> str:
+    """Return the key without spaces around it. Raises `NoCredentials` for text that cannot be a key."""
+    key = key.strip()
+    if not key:
+        raise NoCredentials
+    if not _KEY.fullmatch(key):
+        raise NoCredentials(
+            "The API key contains a space or another character that no key contains. Copy the key again."
+        )
+    return key
 
 
 def url_from_environment() -> str | None:
     """GROUPTUNE_URL, completed to end in `/v1`; None if it is not set."""
-    root = os.environ.get("GROUPTUNE_URL", "").strip().rstrip("/")
-    return None if not root else root if root.endswith("/v1") else f"{root}/v1"
+    return complete_url(os.environ.get("GROUPTUNE_URL", "")) or None
+
+
+def complete_url(url: str) -> str:
+    """Return the URL with `/v1` at its end; empty text stays empty."""
+    root = url.strip().rstrip("/")
+    return root if not root or root.endswith("/v1") else f"{root}/v1"
 
 
 def read(state_dir: Path) -> ServerConnection:

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from app.cli import bench, teachers, trusts, webhooks
+from app.cli import bench, profiles, teachers, trusts, webhooks
 from app.cli.chat import chat
 from app.cli.dashboard import dashboard
 from app.cli.db import commands as db
 from app.cli.demo.command import demo
 from app.cli.doctor.command import doctor
 from app.cli.files import commands as files
+from app.cli.init import init
 from app.cli.jobs import commands as jobs
 from app.cli.keys import commands as keys
 from app.cli.models import commands as models
@@ -50,10 +51,13 @@ def _root(
 
 app.command()(up)
 app.command()(demo)
+app.command()(init)
 app.command()(chat)
 app.command()(dashboard)
 app.command()(doctor)
 app.command("workers")(list_workers)
+app.command()(profiles.login)
+app.command()(profiles.logout)
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
@@ -61,5 +65,6 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(teachers.app, name="teachers")
 app.add_typer(trusts.app, name="trusts")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(profiles.app, name="profiles")
 app.add_typer(db.app, name="db")
 app.add_typer(bench.app, name="bench")
