@@ -48,7 +48,7 @@ $(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.
 	@touch $@
 
 $(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(WEB)/index.html $(WEB)/vite.config.ts $(WEB)/pack.mjs \
-		$(shell find $(WEB)/src $(WEB)/public -type f ! -name schema.d.ts)
+		$(wildcard examples/arithmetic.*.jsonl) $(shell find $(WEB)/src $(WEB)/public -type f ! -name schema.d.ts)
 	@$(WITH_NODE); cd $(WEB) && npm run -s build
 
 $(SITE)/dist/index.html: $(SITE)/build.py $(SITE)/zensical.toml $(SITE)/site.css $(SITE)/theme.js CHANGELOG.md CONTRIBUTING.md \

@@ -11,6 +11,8 @@ WORKDIR /src
 COPY app/dashboard/package.json app/dashboard/package-lock.json ./
 RUN npm ci --no-audit --no-fund
 COPY app/dashboard ./
+# At the same relative path as in the repository
+COPY examples/arithmetic.train.jsonl examples/arithmetic.heldout.jsonl /examples/
 RUN npm run build
 
 FROM ${PYTHON_IMAGE} AS build

@@ -3,25 +3,17 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { get, JOBS, query } from "../api";
 import { Sparkline } from "../components/Chart";
-import {
-  CodeBlock,
-  EmptyState,
-  ErrorNotice,
-  Loading,
-  Meter,
-  RelativeTime,
-  StatusBadge,
-  useTitle,
-} from "../components/primitives";
+import { ErrorNotice, Loading, Meter, RelativeTime, StatusBadge, useTitle } from "../components/primitives";
 import { Cell, ColumnHeader, VirtualTable } from "../components/VirtualTable";
 import { duration, number, plural } from "../format";
 import { nameOf, tagsOf } from "../jobNotes";
 import { isFinal, useJobs } from "../liveData";
-import { ROOT, useLocation } from "../root";
+import { useLocation } from "../root";
 import { useCan } from "../session";
 import { useShortcuts } from "../shortcuts";
 import type { Job, Series } from "../types";
 import { SelectedJobs } from "./SelectedJobs";
+import { Welcome } from "./Welcome";
 
 const ROW = 60;
 const NARROW_ROW = 108;
@@ -285,28 +277,5 @@ function Trend({ job }: { job: Job }) {
         <small>{name}</small>
       </span>
     </span>
-  );
-}
-
-function Welcome() {
-  const python = `from openai import OpenAI
-
-client = OpenAI(base_url="${location.origin}${ROOT}/v1", api_key="gt_live_...")
-file = client.files.create(file=open("train.jsonl", "rb"), purpose="fine-tune")
-job = client.fine_tuning.jobs.create(
-    model="smollm2-135m-instruct",
-    training_file=file.id,
-    method={"type": "gft", "gft": {"grader": {
-        "type": "math", "name": "answer",
-        "input": "{{sample.output_text}}", "reference": "{{item.answer}}"}}},
-)`;
-  return (
-    <EmptyState title="No jobs yet">
-      <p>
-        A job trains a base model on a file of examples with a grader, so that the model earns higher rewards.{" "}
-        <a href="/ui/files">Upload a file</a>, then <a href="/ui/new">create a job</a>, or use the OpenAI SDK:
-      </p>
-      <CodeBlock title="Python" text={python} />
-    </EmptyState>
   );
 }

@@ -18,6 +18,7 @@ import { gradableFields, graderFromTemplate } from "./graderTemplates";
 import { EMPTY_FORM, formFromRequest, type JobForm, METHODS, requestFromForm } from "./jobForm";
 import { LintSummary } from "./LintSummary";
 import { RowsUsed } from "./RowUse";
+import { PULL_COMMAND } from "./sampleJob";
 import { TeacherField } from "./TeacherField";
 import { TrackersField } from "./TrackersField";
 
@@ -89,7 +90,11 @@ function NewJobForm() {
                 <option key={id}>{id}</option>
               ))}
             </select>
-            {!bases.length && <p class="problem">No base models yet. Run `grouptune models pull` on the server.</p>}
+            {!bases.length && (
+              <p class="problem">
+                No base models yet. Run <code>{PULL_COMMAND}</code> on the server.
+              </p>
+            )}
           </Field>
           <FileField
             label="Training file"
