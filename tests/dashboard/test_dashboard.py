@@ -309,3 +309,19 @@ def test_read_only_key(page: Page, sign_in: SignIn, client: OpenAI, succeeded: l
     page.get_by_label("API key").fill(key)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+
+
+def test_log_follows_the_trainer(page: Page, sign_in: SignIn, client: OpenAI, stack: Stack, long_file: str) -> None:
+    """Shows new lines without their secrets while the attempt runs, and the whole log as a file after its end."""
+    job = make_job(client, long_file, "logged", n_epochs=50)
+    sign_in(page, f"/ui/jobs/{job}/log")
+    expect(page.get_by_text("Following …")).to_be_visible()
+    with (stack.state_dir / "runs" / job / "a1" / "trainer.log").open("a") as log:
+        log.write("The key gt_live_abcdefgh_0123456789 is refused\n")
+    expect(page.get_by_role("log")).to_contain_text("The key [redacted] is refused")
+    client.fine_tuning.jobs.cancel(job)
+    expect(page.get_by_text("The attempt has ended.")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    assert download.value.suggested_filename == f"{job}-attempt-1.log"
+    assert "The key [redacted] is refused\n" in download.value.path().read_text()

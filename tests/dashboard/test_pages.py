@@ -64,7 +64,7 @@ class Tour:
 
     def pages(self) -> dict[str, str]:
         """Returns the path of each page by the name of its screenshot."""
-        tabs = ("groups", "events", "checkpoints", "config", "attempts")
+        tabs = ("groups", "events", "checkpoints", "config", "attempts", "log")
         return {
             "jobs": "/ui/",
             "jobs-none": "/ui/?q=no-such-job",

@@ -5,6 +5,7 @@ type Schemas = components["schemas"];
 export type Job = Schemas["JobObject"];
 export type JobEvent = Schemas["EventObject"];
 export type Checkpoint = Schemas["CheckpointObject"];
+export type JobLog = Schemas["JobLog"];
 export type Attempt = Schemas["AttemptObject"];
 export type Series = Schemas["MetricSeries"];
 export type FileObject = Schemas["FileObject"];

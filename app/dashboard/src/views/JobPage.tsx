@@ -22,6 +22,7 @@ import { EventsTab } from "./EventsTab";
 import { GroupsTab } from "./GroupsTab";
 import { JobNotes } from "./JobNotes";
 import { Progress } from "./Jobs";
+import { LogTab } from "./LogTab";
 import { OverviewTab } from "./OverviewTab";
 import { RowsUsed } from "./RowUse";
 
@@ -33,6 +34,7 @@ const TABS = [
   ["checkpoints", "Checkpoints"],
   ["config", "Config"],
   ["attempts", "Attempts"],
+  ["log", "Log"],
 ] as const;
 
 export function JobPage() {
@@ -80,6 +82,7 @@ function JobView({ id, tab }: { id: string; tab: string }) {
       {tab === "checkpoints" && <CheckpointsTab job={job} />}
       {tab === "config" && <ConfigTab job={job} />}
       {tab === "attempts" && <AttemptsTab job={job} />}
+      {tab === "log" && <LogTab job={job} />}
     </>
   );
 }
