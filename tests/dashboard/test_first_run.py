@@ -11,8 +11,10 @@ from playwright.sync_api import Page, expect
 from app.core.db import Database
 from app.core.settings import Settings
 from app.local.stack import Stack
+from tests.api.jobs import broken_at_17
 from tests.api.server import new_project, serve
 from tests.dashboard.test_dashboard import Picture, SignIn
+from tests.tiny_model import write_rows
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -69,3 +71,21 @@ def test_server_without_base_models(page: Page, stack: Stack, new_key: str, pict
         page.get_by_role("button", name="Check again").click()
         expect(page.get_by_role("button", name="Try with sample data")).to_be_visible()
         page.goto("about:blank")  # a page with an open stream would delay the server's end
+
+
+def test_upload_in_the_form(page: Page, sign_in: SignIn, new_key: str, tmp_path: Path) -> None:
+    sign_in(page, "/ui/new", new_key)
+    broken = tmp_path / "broken.jsonl"
+    broken.write_bytes(broken_at_17())
+    training = page.get_by_label("Training file", exact=True)
+    page.get_by_label("Upload a file for training").set_input_files(broken)
+    expect(page.get_by_text("broken.jsonl has errors.")).to_be_visible()
+    expect(training).to_have_value("")
+    page.get_by_label("Upload a file for training").set_input_files(write_rows(tmp_path / "train.jsonl", 16))
+    expect(training.locator("option:checked")).to_contain_text("train.jsonl")
+    expect(page.get_by_text("broken.jsonl has errors.")).to_have_count(0)
+    page.get_by_label("Upload a file for validation").set_input_files(write_rows(tmp_path / "held.jsonl", 8, start=40))
+    held_out = page.get_by_label("Held-out file", exact=True)
+    expect(held_out.locator("option:checked")).to_contain_text("held.jsonl")
+    expect(training.locator("option:checked")).to_contain_text("train.jsonl")
+    expect(page.get_by_role("button", name="Create job")).to_be_enabled()

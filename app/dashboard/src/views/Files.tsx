@@ -13,6 +13,8 @@ import type { FileObject, Page } from "../types";
 import { FileBadge } from "./FileState";
 
 const ROW = 48;
+/** Files that the server validates or converts. */
+export const ACCEPTED = ".jsonl,.json,.parquet,.csv,.tsv,.gz,.bz2,.xz,.zip,application/jsonl";
 const NARROW_ROW = 72;
 
 export function Files() {
@@ -158,7 +160,7 @@ function Upload() {
             id="upload"
             class="hidden"
             type="file"
-            accept=".jsonl,.json,.parquet,.csv,.tsv,.gz,.bz2,.xz,.zip,application/jsonl"
+            accept={ACCEPTED}
             onChange={(event) => send(event.currentTarget.files?.[0])}
           />
           <span class="soft">or drop it here. The server checks every line.</span>

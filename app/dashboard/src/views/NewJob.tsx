@@ -12,6 +12,7 @@ import { useCan } from "../session";
 import type { FileObject, FileReport, Job, Model, Page, Validation } from "../types";
 import { uniqueFiles } from "../uniqueFiles";
 import { Estimate } from "./Estimate";
+import { FileField } from "./FileField";
 import { NoAnswers } from "./FileState";
 import { GraderField } from "./GraderField";
 import { gradableFields, graderFromTemplate } from "./graderTemplates";
@@ -102,6 +103,7 @@ function NewJobForm() {
             files={offered}
             value={form.training_file}
             set={(training_file) => set({ training_file })}
+            reload={files.reload}
           />
           {ready.find((file) => file.id === form.training_file)?.has_answers === false && (
             <NoAnswers id={form.training_file} />
@@ -112,6 +114,7 @@ function NewJobForm() {
             files={offered}
             value={form.validation_file}
             set={(validation_file) => set({ validation_file })}
+            reload={files.reload}
             none="none: no evaluation before and after training"
           />
           <fieldset class="choices">
@@ -318,32 +321,5 @@ function ValidationResult({ checked }: { checked: Validation | undefined }) {
         </ul>
       )}
     </>
-  );
-}
-
-function FileField(props: {
-  label: string;
-  id: string;
-  files: FileObject[];
-  value: string;
-  set: (id: string) => void;
-  none?: string;
-}) {
-  return (
-    <Field label={props.label} id={props.id}>
-      <select id={props.id} value={props.value} onChange={(event) => props.set(event.currentTarget.value)}>
-        {(props.none || !props.files.length) && <option value="">{props.none ?? "no validated file"}</option>}
-        {props.files.map((file) => (
-          <option key={file.id} value={file.id}>
-            {file.filename} ({file.status_details ?? file.id})
-          </option>
-        ))}
-      </select>
-      {!props.files.length && (
-        <p class="soft">
-          <a href="/ui/files">Upload a file first.</a>
-        </p>
-      )}
-    </Field>
   );
 }

@@ -1,0 +1,84 @@
+// Chooses a validated file, or uploads one and chooses it as soon as it is valid.
+
+import { useState } from "preact/hooks";
+import { type ApiError, get, upload } from "../api";
+import { Field } from "../components/FormFields";
+import { ErrorNotice } from "../components/primitives";
+import { percent } from "../format";
+import { useFileValidation } from "../liveData";
+import { useCan } from "../session";
+import type { FileObject } from "../types";
+import { ACCEPTED } from "./Files";
+
+export function FileField(props: {
+  label: string;
+  id: string;
+  files: FileObject[];
+  value: string;
+  set: (id: string) => void;
+  /** Requests the list of files again. */
+  reload: () => void;
+  none?: string;
+}) {
+  const writes = useCan("files:write");
+  return (
+    <Field label={props.label} id={props.id}>
+      <select id={props.id} value={props.value} onChange={(event) => props.set(event.currentTarget.value)}>
+        {(props.none || !props.files.length) && <option value="">{props.none ?? "no validated file"}</option>}
+        {props.files.map((file) => (
+          <option key={file.id} value={file.id}>
+            {file.filename} ({file.status_details ?? file.id})
+          </option>
+        ))}
+      </select>
+      {writes && <UploadHere id={props.id} set={props.set} reload={props.reload} />}
+    </Field>
+  );
+}
+
+function UploadHere(props: { id: string; set: (id: string) => void; reload: () => void }) {
+  const [share, setShare] = useState<number>();
+  const [error, setError] = useState<ApiError>();
+  const [file, setFile] = useState<FileObject>();
+  const settle = (id: string) =>
+    get<FileObject>(`/v1/files/${id}`).then((validated) => {
+      const isValid = validated.status === "processed";
+      setFile(isValid ? undefined : validated);
+      if (!isValid) return;
+      props.reload();
+      props.set(id);
+    }, setError);
+  useFileValidation(file?.status === "uploaded" ? [file.id] : [], () => file && void settle(file.id));
+  const send = (chosen: File | undefined) => {
+    if (!chosen) return;
+    setError(undefined);
+    setShare(0);
+    upload<FileObject>(chosen, setShare)
+      .then(setFile, setError)
+      .finally(() => setShare(undefined));
+  };
+  const input = `${props.id}-upload`;
+  return (
+    <div>
+      <label class="button small" for={input}>
+        Upload a file
+      </label>
+      <input
+        id={input}
+        class="hidden"
+        type="file"
+        accept={ACCEPTED}
+        aria-label={`Upload a file for ${props.id}`}
+        onChange={(event) => send(event.currentTarget.files?.[0])}
+      />{" "}
+      {share !== undefined && <span role="status">Uploading {percent(share)}</span>}
+      {file?.status === "uploaded" && <span role="status">Validating {file.filename} …</span>}
+      {file?.status === "error" && (
+        <p class="problem" role="alert">
+          {file.filename} has errors. <a href={`/ui/files/${file.id}`}>Fix or convert it</a>, then choose it here.
+        </p>
+      )}
+      {error && <ErrorNotice error={error} />}
+    </div>
+  );
+}
