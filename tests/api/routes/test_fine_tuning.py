@@ -49,7 +49,10 @@ def test_job_object_of_every_method(client: OpenAI, training_file: str, kind: st
         assert isinstance(job.created_at, int)
         assert job.organization_id.startswith("proj_")
         assert job.hyperparameters.n_epochs == (2 if kind == "supervised" else "auto")
-        assert job.progress == {"step": 0, "total_steps": None, "eta_seconds": None, "metrics": {}}
+        assert job.progress == {
+            **{"phase": None, "step": 0, "total_steps": None, "eta_seconds": None, "run_seconds": None},
+            "metrics": {},
+        }
         assert job.queue_position == 1
         assert job.evaluation is None
 
