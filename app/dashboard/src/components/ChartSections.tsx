@@ -71,13 +71,13 @@ export function ChartSections({ sections, panel }: SectionsProps) {
         if (!unpinned.length) return null;
         const isShown = choices.toggled.includes(title) !== isOpen;
         return (
-          <details
-            key={title}
-            class="section"
-            open={isShown}
-            onToggle={(event) => event.currentTarget.open !== isShown && toggle("toggled", title)}
-          >
-            <summary>
+          <details key={title} class="section" open={isShown}>
+            <summary
+              onClick={(event) => {
+                event.preventDefault(); // the browser's own event for this comes later, perhaps after the page has gone
+                toggle("toggled", title);
+              }}
+            >
               <h2>{title}</h2> <small>{unpinned.length}</small>
             </summary>
             {isShown && <div class="charts">{unpinned.map(draw)}</div>}
