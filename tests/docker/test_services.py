@@ -147,7 +147,8 @@ def test_job_succeeds_and_services_drain(installation: tuple[Installation, str],
     assert (job.status, job.error) == ("succeeded", None)
     question: Any = [{"role": "user", "content": "1+1="}]
     answer = client.chat.completions.create(model=str(job.fine_tuned_model), messages=question, max_tokens=4)
-    assert (answer.model, answer.choices[0].finish_reason) == (job.fine_tuned_model, "length")
+    assert answer.model == job.fine_tuned_model
+    assert answer.choices[0].finish_reason in ("stop", "length")
     for process in services.running:
         process.terminate()
     # uvicorn drains first and then exits by the signal.
