@@ -23,6 +23,7 @@ from app.core.estimates.workload import Data
 from app.core.files.reading import sample_rows
 from app.core.files.tables import File
 from app.core.files.validation_report import FileReport
+from app.core.jobs import stored_specs
 from app.core.jobs.leases import Claim, update_owned
 from app.core.jobs.queries import job_file, job_of_project
 from app.core.jobs.tables import Job, JobAttempt
@@ -119,7 +120,7 @@ def note(
     try:
         with database.transaction() as session:
             job = job_of_project(session, project_id, job_id)
-            spec = JobSpec.model_validate(job.spec)
+            spec = stored_specs.read(job.id, job.spec)
             base_model, _ = starting_point(session, project_id, spec.model, models_dir)
             files = files_of(session, project_id, job.training_file, job.validation_file)
         planned = plan_job(store, spec, base_model, files, models_dir)
