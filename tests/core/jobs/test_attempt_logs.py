@@ -9,23 +9,13 @@ from sqlalchemy import delete, func, select, update
 
 from app.core.db import Database
 from app.core.errors import LostLease, NotFound
-from app.core.jobs import attempt_logs, leases
+from app.core.jobs import attempt_logs
 from app.core.jobs.attempt_logs import KEEP_FIRST, KEEP_LAST, PART, LogPage
 from app.core.jobs.leases import Claim
 from app.core.jobs.tables import Job, LogPart
 from tests.properties import examples
-from tests.setup_jobs import make_job, make_project
 
 TEXT = st.characters(codec="utf-8", exclude_characters="\0")
-
-
-@pytest.fixture
-def claim(database: Database) -> Claim:
-    with database.transaction() as session:
-        make_job(session, make_project(session))
-        claim = leases.claim(session, "w", 60)
-        assert claim is not None
-        return claim
 
 
 def write(database: Database, claim: Claim, *texts: str, start: int = 0) -> int:

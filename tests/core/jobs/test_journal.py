@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.core.db import Database
 from app.core.errors import LostLease
-from app.core.jobs import groups, leases, queries
+from app.core.jobs import groups, queries
 from app.core.jobs.checkpoints import StoredCheckpoint
 from app.core.jobs.journal import Journal, JournalEntry
 from app.core.jobs.leases import Claim
@@ -24,7 +24,6 @@ from app.core.spec.reports import (
     Source,
     Started,
 )
-from tests.setup_jobs import make_job, make_project
 
 STARTED = Started(
     total_steps=60,
@@ -34,15 +33,6 @@ STARTED = Started(
     learning_rate=1e-4,
     learning_rate_multiplier=2.0,
 )
-
-
-@pytest.fixture
-def claim(database: Database) -> Claim:
-    with database.transaction() as session:
-        make_job(session, make_project(session))
-        claim = leases.claim(session, "w", 60)
-        assert claim is not None
-        return claim
 
 
 def fetch_job(database: Database, claim: Claim) -> Job:

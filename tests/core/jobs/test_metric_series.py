@@ -6,22 +6,12 @@ import pytest
 from sqlalchemy import text
 
 from app.core.db import Database
-from app.core.jobs import leases, metric_series
+from app.core.jobs import metric_series
 from app.core.jobs.journal import Journal
 from app.core.jobs.leases import Claim
 from app.core.spec.reports import Metrics
-from tests.setup_jobs import make_job, make_project
 
 SIZE = metric_series.BLOCK
-
-
-@pytest.fixture
-def claim(database: Database) -> Claim:
-    with database.transaction() as session:
-        make_job(session, make_project(session))
-        claim = leases.claim(session, "w", 60)
-        assert claim is not None
-        return claim
 
 
 def write(database: Database, claim: Claim, first: int, last: int, value: float = 0.0) -> None:
