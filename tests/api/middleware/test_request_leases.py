@@ -10,7 +10,6 @@ import httpx
 import pytest
 from sqlalchemy import func, select, text, update
 
-from app.api.middleware import idempotency as middleware
 from app.core.accounts import audit, idempotency
 from app.core.accounts.audit import Action, Actor
 from app.core.accounts.effects import RequestInProgress, Reservation, running
@@ -134,11 +133,7 @@ def sent(server: Server) -> Iterator[Any]:
         yield send
 
 
-def test_lease_of_a_slow_request_is_renewed(
-    server: Server, sent: Any, training_file: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(middleware, "RENEW_SECONDS", 0.05)
-
+def test_lease_of_a_slow_request_is_renewed(server: Server, sent: Any, training_file: str) -> None:
     def leases() -> list[Any]:
         with server.database.reading() as session:
             return list(session.scalars(select(IdempotentRequest.lease_until)))
