@@ -88,7 +88,7 @@ def unpacked(stream: BinaryIO) -> BinaryIO:
         (member,) = _members(archive.namelist())
         try:
             return cast(BinaryIO, archive.open(member))
-        except NotImplementedError as error:
+        except NotImplementedError as error:  # from zipfile, for a compression that it does not know
             raise Unconvertible("the zip archive has an unusual compression; unpack it yourself") from error
         except RuntimeError as error:
             raise Unconvertible("the zip archive is encrypted; unpack it yourself") from error
