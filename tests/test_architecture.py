@@ -34,10 +34,11 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.scratch": "",
         "app.core.parse_errors": "",
         "app.core.egress": "app.core.deadline app.core.errors app.core.retry",
+        "app.core.extras": "app.core.errors",
         "app.core.settings": "app.core.egress app.core.errors",
         "app.core.broker": "app.core.errors",
         "app.core.db": "app.core.errors",
-        "app.core.storage": "app.core.errors app.core.scratch",
+        "app.core.storage": "app.core.errors app.core.extras app.core.scratch",
         "app.core.migrate": "app.core.errors",
         # slices of core, bottom up
         "app.core.spec": "app.core.parse_errors",
@@ -45,8 +46,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.chat": "app.core.deadline app.core.errors app.core.spec",
         "app.core.workers": "app.core.db app.core.spec",
         "app.core.accounts": "app.core.db app.core.errors app.core.ids",
-        "app.core.files": "app.core.db app.core.deadline app.core.errors app.core.ids app.core.parse_errors"
-        " app.core.scratch app.core.spec app.core.storage app.core.plurals",
+        "app.core.files": "app.core.db app.core.deadline app.core.errors app.core.extras app.core.ids"
+        " app.core.parse_errors app.core.scratch app.core.spec app.core.storage app.core.plurals",
         "app.core.lint": "app.core.files app.core.graders app.core.spec app.core.plurals",
         "app.core.models": "app.core.db app.core.errors app.core.ids app.core.parse_errors app.core.storage",
         "app.core.estimates": "app.core.models app.core.spec",
@@ -92,7 +93,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         " app.core.scratch app.core.plurals",
         "worker.exporting": "app.core.chat app.core.errors app.core.spec worker.parent_death worker.training.merge",
         # the embedded inference engine, a process of its own
-        "worker.serving": "app.core.logging app.core.models app.core.settings worker.training",
+        "worker.serving": "app.core.extras app.core.logging app.core.models app.core.settings worker.training",
         "migrations": "app.core.tables",
     }.items()
 }
@@ -170,6 +171,7 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "platformdirs": "app.core.settings",
         "structlog": "app worker worker.serving",
         "filelock": "worker.base_models",
+        "packaging": "app.core.extras",
     }.items()
 }
 """Third-party package -> the units and modules that may import it."""

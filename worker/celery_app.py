@@ -6,6 +6,10 @@ acknowledgement, no result backend and no prefetching.
 
 from typing import Any, Final
 
+from app.core import extras
+
+extras.require_or_exit("worker", "A worker")
+
 import structlog
 from celery import Celery, signals
 from celery.app.amqp import AMQP

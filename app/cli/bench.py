@@ -2,12 +2,11 @@
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from typing import Any, Final, NoReturn
 
 import typer
 
-from app.core.errors import BadSetup
+from app.cli.machine import require_linux, require_packages
 
 app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
 
@@ -22,14 +21,15 @@ _PASS_ARGUMENTS_ON: Final[dict[str, Any]] = {
 @app.command("train", context_settings=_PASS_ARGUMENTS_ON, add_help_option=False)
 def train(context: typer.Context) -> None:
     """Compare training steps and rollouts with TRL; takes minutes. Options: grouptune bench train --help."""
-    if find_spec("torch") is None:
-        raise BadSetup("The benchmark needs the training libraries. Run pip install 'grouptune[worker,bench]'.")
+    require_linux("The benchmark")
+    require_packages("worker", "The benchmark")
     _run("train", context)
 
 
 @app.command("validation", context_settings=_PASS_ARGUMENTS_ON, add_help_option=False)
 def validation(context: typer.Context) -> None:
     """Compare file validation with common scripts. Options: grouptune bench validation --help."""
+    require_packages("chat", "The benchmark")
     _run("validation", context)
 
 

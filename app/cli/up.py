@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from app.cli.connection import load_settings
 from app.cli.dashboard import link
+from app.cli.machine import require_stack
 from app.cli.ui.console import ReportProgress, StatusLine, err, note, write_line
 from app.cli.ui.options import Host, InstallationDir, Port
 from app.client import Client, is_loopback
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 def make_stack(state_dir: Path | None, host: str, port: int | None, progress: ReportProgress) -> "Stack":
     """Build the stack of `state_dir` (None: the configured directory) without starting it.
 
+    Raises `BadSetup`, before anything is created, if the platform or a package is missing.
     On a `host` that other machines can reach, it starts only if an operator has created an API key.
     """
     config = load_settings()
+    require_stack("The service", config)
     # Imported here: SQLAlchemy and psycopg take half a second to load, which would slow down client commands.
     installation = import_module("app.cli.installation")
     stack: type[Stack] = import_module("app.local.stack").Stack

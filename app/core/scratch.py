@@ -1,8 +1,8 @@
 """Temporary directories that are removed even if their process is killed: then another process removes them."""
 
-import fcntl
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Final
 
 import structlog
+
+if sys.platform != "win32":
+    import fcntl
 
 log = structlog.get_logger(__name__)
 
@@ -23,8 +26,12 @@ YOUNG_SECONDS: Final = 60.0
 def scratch_directory(purpose: str) -> Iterator[Path]:
     """Yield a new directory below the system's temporary directory; remove it at the end.
 
-    Also removes what killed processes left behind. `purpose` becomes a part of the name.
+    Also removes what killed processes left behind, except on Windows. `purpose` becomes a part of the name.
     """
+    if sys.platform == "win32":
+        with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{purpose}-", ignore_cleanup_errors=True) as name:
+            yield Path(name)
+        return
     remove_abandoned()
     with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{purpose}-", ignore_cleanup_errors=True) as name:
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY)

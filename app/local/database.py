@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.local.engine import ReportProgress
-from app.local.lock import AlreadyRunning, StateLock
+from app.local.errors import AlreadyRunning
+from app.local.lock import StateLock
 from app.local.placement import POINTER_NAME, make_state_dir
 from app.local.postgres import EmbeddedPostgres
 

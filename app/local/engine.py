@@ -6,7 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from app.local.process import Child, ChildSpec, LocalStackError
+from app.local.errors import LocalStackError
+from app.local.process import Child, ChildSpec
 
 ReportProgress = Callable[[str], None]
 """Shows a one-line progress message."""

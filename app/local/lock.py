@@ -8,11 +8,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from app.local.process import LocalStackError
-
-
-class AlreadyRunning(LocalStackError):
-    """Another process is using the state directory."""
+from app.local.errors import AlreadyRunning
 
 
 class StateLock:

@@ -13,7 +13,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.local.process import LocalStackError, ProcessUser
+from app.local.errors import LocalStackError
+from app.local.process import ProcessUser
 
 SYSTEM_DIR = Path("/var/lib/grouptune")
 OVERFLOW_UID = 65534  # the unprivileged user and group of every Linux distribution

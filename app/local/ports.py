@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from app.local.errors import LocalStackError
 from app.local.placement import write_atomically
-from app.local.process import LocalStackError
 
 PORT_NAME: Final = "port"
 PORT_MODE: Final = 0o644

@@ -18,9 +18,10 @@ import psycopg
 from psycopg import sql
 
 from app.local.engine import EmbeddedEngine, ReportProgress, report_nothing
+from app.local.errors import LocalStackError
 from app.local.placement import PRIVATE_MODE, EngineHome, make_state_dir, postgres_home, socket_directory
 from app.local.postgres_binaries import PostgresBinaries, available, choose
-from app.local.process import Child, ChildSpec, LocalStackError, RestartPolicy, log_tail
+from app.local.process import Child, ChildSpec, RestartPolicy, log_tail
 
 NAME = "grouptune"
 """Name of the superuser and of the database."""

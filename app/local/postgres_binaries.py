@@ -10,8 +10,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.local.errors import LocalStackError
 from app.local.placement import PUBLIC_MODE, can_access, make_system_dir
-from app.local.process import LocalStackError, ProcessUser
+from app.local.process import ProcessUser
 
 OLDEST_MAJOR = 15
 VERSION_TIMEOUT_SECONDS = 20.0

@@ -16,15 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from app.local.errors import LocalStackError
+
 LAUNCH_SCRIPT = Path(__file__).with_name("launch.py")
 LOG_ROTATE_BYTES = 16 * 1024**2
 LOG_TAIL_BYTES = 4096
 LOG_TAIL_LINES = 20
 KILLED_WAIT_SECONDS = 10.0
-
-
-class LocalStackError(Exception):
-    """The embedded stack cannot start or continue; the message says what to do."""
 
 
 class ChildFailed(LocalStackError):

@@ -18,10 +18,11 @@ import httpx
 
 from app.core.secrets import new_key
 from app.local.engine import EmbeddedEngine, ReportProgress, report_nothing
+from app.local.errors import LocalStackError
 from app.local.placement import make_state_dir, write_atomically
 from app.local.ports import choose_port, claim_port, store_port
 from app.local.postgres import EmbeddedPostgres
-from app.local.process import ChildSpec, LocalStackError, log_tail
+from app.local.process import ChildSpec, log_tail
 from app.local.supervisor import Supervisor
 from app.local.valkey import EmbeddedValkey
 

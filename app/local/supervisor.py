@@ -22,8 +22,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
+from app.local.errors import LocalStackError
 from app.local.lock import StateLock
-from app.local.process import Child, ChildFailed, ChildSpec, LocalStackError, describe_exit
+from app.local.process import Child, ChildFailed, ChildSpec, describe_exit
 
 GUARD_SCRIPT = Path(__file__).with_name("guard.py")
 GUARD_WAIT_SECONDS = 10.0

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.local.engine import EmbeddedEngine
+from app.local.errors import LocalStackError
 from app.local.placement import make_state_dir, socket_directory
-from app.local.process import ChildSpec, LocalStackError, RestartPolicy, log_tail
+from app.local.process import ChildSpec, RestartPolicy, log_tail
 
 READY_TIMEOUT_SECONDS = 30.0
 READY_POLL_SECONDS = 0.02

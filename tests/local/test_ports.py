@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from app.local.errors import LocalStackError
 from app.local.ports import FIRST_PORTS, choose_port, claim_port, store_port
-from app.local.process import LocalStackError
 
 HOST = "127.0.0.1"
 

@@ -13,10 +13,11 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
+from app.local.errors import LocalStackError
 from app.local.placement import OVERFLOW_UID, can_access
 from app.local.postgres import EmbeddedPostgres
 from app.local.postgres_binaries import PostgresBinaries, available, choose
-from app.local.process import LocalStackError, ProcessUser
+from app.local.process import ProcessUser
 from tests.local.conftest import assert_all_end, engine_uid, family, remove_postgres_data
 
 ROOT = Path(__file__).parents[2]

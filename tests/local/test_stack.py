@@ -15,7 +15,7 @@ from openai import OpenAI
 from app.core import migrate
 from app.core.accounts.api_keys import ensure_bootstrap
 from app.core.db import Database
-from app.local.process import LocalStackError
+from app.local.errors import LocalStackError
 from app.local.stack import Stack
 from tests.local.conftest import assert_all_end, family
 from tests.processes import command_line

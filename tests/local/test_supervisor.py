@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.local.lock import AlreadyRunning
-from app.local.process import ChildFailed, ChildSpec, LocalStackError, RestartPolicy, log_tail
+from app.local.errors import AlreadyRunning, LocalStackError
+from app.local.process import ChildFailed, ChildSpec, RestartPolicy, log_tail
 from app.local.supervisor import Supervisor
 from tests.local.conftest import ALL_GONE_SECONDS, assert_all_end, family
 from tests.local.supervised import PARENT_OF_ONE, python_child

@@ -5,6 +5,10 @@ import os
 import threading
 from typing import Final
 
+from app.core import extras
+
+extras.require_or_exit("serve", "The inference engine")
+
 import uvicorn
 
 from app.core import settings

@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from app.cli.connection import load_settings
+from app.cli.machine import require_linux
 from app.cli.ui.console import StatusLine, err, fail, note, write_line
 from app.cli.ui.exits import ExitCode
 from app.cli.ui.formatting import human_bytes
@@ -31,7 +32,8 @@ def _db() -> None:
 @app.command()
 def upgrade() -> None:
     """Upgrade the schema of the database at DATABASE_URL. `grouptune up` does this automatically."""
-    import_module("app.cli.installation").upgrade(_url("`grouptune up` upgrades the embedded Postgres automatically."))
+    url = _url("`grouptune up` upgrades the embedded Postgres automatically.")
+    import_module("app.cli.installation").upgrade(url)
     note("The schema is up to date.")
 
 
@@ -58,6 +60,7 @@ def dump(
 
     Exit with code 1 if a blob is missing or damaged; the backup then contains everything else.
     """
+    require_linux("`grouptune db`")
     if path.exists():
         raise BadSetup(f"{path} exists already. Choose another name.")
     config = load_settings(state_dir)
@@ -86,6 +89,7 @@ def restore(
 
     The database changes only if the whole backup is valid. Exit with code 1 if the restored data breaks an invariant.
     """
+    require_linux("`grouptune db`")
     config = load_settings(state_dir)
     with database_of(config, alone=True) as url:
         with _bar("Restoring") as progress:
@@ -128,6 +132,7 @@ def _bar(title: str) -> Iterator[Any]:
 
 def _url(embedded_hint: str) -> str:
     """Return DATABASE_URL. Raises `BadSetup` without it; `embedded_hint` says what applies to an embedded Postgres."""
+    require_linux("`grouptune db`")
     url = load_settings().database_url
     if url is None:
         raise BadSetup(f"Set DATABASE_URL. {embedded_hint}")

@@ -24,7 +24,7 @@ from app.cli.ui.options import Host, InstallationDir, Port
 from app.cli.up import announce, make_stack
 from app.client import Client, Json
 from app.core.errors import GrouptuneError
-from app.local.lock import AlreadyRunning
+from app.local.errors import AlreadyRunning
 
 if TYPE_CHECKING:
     from app.local.stack import Stack

@@ -14,10 +14,11 @@ from app.cli.worker_module import ModuleFailed, run_module
 from app.core.doctor import database, machine, services
 from app.core.doctor.finding import DoctorFinding, FindingLevel, failed, ok, warning
 from app.core.errors import GrouptuneError
+from app.core.extras import install_command
 from app.core.settings import BadSettings, Settings
 from app.core.storage.opening import open_store
 from app.local.database import embedded_url, has_database
-from app.local.process import LocalStackError
+from app.local.errors import LocalStackError
 from app.local.stack import KEY_RING_NAME
 from app.local.valkey import EmbeddedValkey
 
@@ -131,7 +132,8 @@ def _gpu(config: Settings) -> Iterator[DoctorFinding]:
     except ModuleFailed as error:
         reason = str(error).strip().rpartition("\n")[2]
         if "No module named" in reason:
-            fix = "run pip install 'grouptune[worker]', unless this machine runs only the API"
+            extra = "local" if config.database_url is None else "worker"
+            fix = f"run {install_command(extra)}, unless this machine runs only the API"
             yield warning("gpu", f"this machine cannot train: {reason}", fix)
         else:
             yield failed(

@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from app.cli.connection import load_settings
+from app.cli.machine import require_linux
 from app.cli.ui.console import StatusLine, note, out, write_json, write_line
 from app.cli.ui.exits import ExitCode
 from app.cli.ui.options import AsJson, InstallationDir
@@ -32,6 +33,7 @@ def doctor(
 
     Exit with code 1 if a check fails; warnings alone exit with 0.
     """
+    require_linux("`grouptune doctor`")
     checks = import_module("app.cli.doctor.checks")
     findings: list[Any] = []
     with StatusLine() as progress:

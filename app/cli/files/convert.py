@@ -10,6 +10,7 @@ import typer
 from app.cli.connection import connect
 from app.cli.files.row_output import Upload, place, write_rows
 from app.cli.files.upload import send
+from app.cli.machine import require_packages
 from app.cli.ui.console import note, warn, write_findings, write_json, write_line
 from app.cli.ui.exits import ExitCode
 from app.cli.ui.options import AsJson, StateDir
@@ -70,7 +71,10 @@ def convert(
 
 def _rows(source: Path, columns: dict[str, str], encoding: str | None) -> Iterator[Json]:
     from app.core.files import convert as conversion  # noqa: PLC0415 - imports pydantic, which other commands do not need
+    from app.core.files.parquet import is_parquet  # noqa: PLC0415 - as above
 
+    if is_parquet(source):
+        require_packages("parquet", "Reading Parquet")
     try:
         yield from conversion.rows(source, columns, encoding)
     except Unconvertible as error:

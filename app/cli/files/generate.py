@@ -7,6 +7,7 @@ import typer
 import yaml
 
 from app.cli.files.row_output import Output, Upload, deliver
+from app.cli.machine import require_packages
 from app.cli.ui.console import note, write_table
 from app.cli.ui.options import StateDir
 from app.sources import reasoning_gym_rows as gym
@@ -34,6 +35,7 @@ def generate(
     state_dir: StateDir = None,
 ) -> None:
     """Generate a data set. Prints its path, or its file id with --upload. Without a name, lists the data sets."""
+    require_packages("data", "Generating data")
     if source is None or name is None:
         write_table(("data set", "category", "description"), gym.data_sets(), empty="")
         return

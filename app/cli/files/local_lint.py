@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from app.cli.machine import require_packages
 from app.client import Json
 from app.core import settings
-from app.core.errors import GrouptuneError, InvalidRequest
+from app.core.errors import InvalidRequest
 from app.core.files import parquet
 from app.core.files.validation import validate_file
 from app.core.jobs.grader_services import check_services
@@ -21,20 +22,13 @@ MAX_ANSWERS: Final = 20_000
 MAX_SECONDS: Final = 600.0
 
 
-class GradersMissing(GrouptuneError):
-    """Linting a path needs the graders. Run `pip install 'grouptune[graders]'`, or upload the file and lint its id."""
-
-    code = "graders_missing"
-
-
 def lint_path(path: Path, body: Json) -> Json:
     """Lint a local file; returns what `POST /files/{id}/lint` would return. Raises `InvalidRequest`."""
-    try:
-        from app.core.graders.registry import waits  # noqa: PLC0415 - an extra, and slow to import
-        from app.core.graders.run import ExternalServices, GraderPool  # noqa: PLC0415
-        from app.core.lint.run import Budget, lint_file  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise GradersMissing from error
+    require_packages("graders", "Linting a file on this machine")
+    from app.core.graders.registry import waits  # noqa: PLC0415 - an extra, and slow to import
+    from app.core.graders.run import ExternalServices, GraderPool  # noqa: PLC0415
+    from app.core.lint.run import Budget, lint_file  # noqa: PLC0415
+
     grader: Any = _valid(TypeAdapter(Grader), body["grader"], "grader")
     mix = _valid(TypeAdapter(GroupMix), body["group"], "group")
     if waits(grader) and not body["remote"]:
@@ -67,10 +61,6 @@ def _as_jsonl(path: Path) -> Iterator[Path]:
             parquet.to_jsonl(path, rows, lambda _done, _total: None)
         except parquet.UnreadableParquet as error:
             raise InvalidRequest(f"{path}: {error}", code="invalid_file") from error
-        except ModuleNotFoundError as error:
-            raise InvalidRequest(
-                f"{path}: reading Parquet needs pyarrow. Run pip install 'grouptune[data]'."
-            ) from error
         yield rows
 
 

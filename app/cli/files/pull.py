@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from app.cli.files.row_output import Output, Upload, deliver
+from app.cli.machine import require_packages
 from app.cli.ui.console import StatusLine, note
 from app.cli.ui.options import StateDir
 from app.sources import hub_rows as hub
@@ -31,6 +32,7 @@ def pull(
 
     Columns that no option mentions are kept.
     """
+    require_packages("data", "Downloading data")
     reference = hub.HubReference.parse(source)
     columns = dict(map(_pair, column or []))
     with StatusLine() as progress:

@@ -14,6 +14,7 @@ from app.cli.files.upload import send
 from app.cli.ui.console import StatusLine, write_line
 from app.client import Json
 from app.core.errors import InvalidRequest
+from app.core.plurals import plural
 
 Output = Annotated[
     Path | None,
@@ -58,8 +59,8 @@ def write_rows(path: Path, rows: Iterable[Json]) -> None:
             for count, row in enumerate(rows, start=1):
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
                 if count % 1000 == 0:
-                    progress(f"{count:,} rows")
-            progress(f"{count:,} rows")
+                    progress(plural(count, "row"))
+            progress(plural(count, "row"))
         if count == 0:
             raise InvalidRequest("The data set has no rows.")
         unfinished.rename(path)

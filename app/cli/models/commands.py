@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from app.cli.connection import connect, load_settings
+from app.cli.machine import require_packages
 from app.cli.models.exports import cancel_export, delete_export, export_model, list_exports, push_model
 from app.cli.several import delete_each
 from app.cli.ui.console import ReportProgress, StatusLine, note, write_json, write_line, write_table
@@ -117,6 +118,7 @@ def merge_model(
     state_dir: StateDir = None,
 ) -> None:
     """Merge a fine-tuned model into its base. The result works with transformers, vLLM and llama.cpp's converter."""
+    require_packages("worker", "Merging a model")
     if target.exists():  # checked before the downloads
         raise MergeFailed(f"{target} exists already. Name a new directory.")
     with tempfile.TemporaryDirectory(prefix="grouptune-") as temporary, StatusLine() as progress:
@@ -156,6 +158,7 @@ def pull(name: str, models_dir: Path, progress: ReportProgress) -> Path:
     model = registry.resolve(name, models_dir)
     if model.is_pulled:
         return model.directory
+    require_packages("worker", "Downloading a base model")
     progress(f"Downloading {model.name}")
     try:
         run_module(["worker.base_models", "pull", model.name, "--models-dir", str(models_dir)], progress)

@@ -12,7 +12,7 @@ from typer.exceptions import TyperException
 from app.cli.ui.console import fail, print_errors_as_json
 from app.client import ApiError, ServerUnreachable
 from app.core.errors import GrouptuneError, InvalidRequest
-from app.local.process import LocalStackError
+from app.local.errors import LocalStackError
 
 
 class ExitCode(IntEnum):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from app.core.extras import install_command
 from app.core.files.validation import MAX_FILE_BYTES, MAX_ROWS
 from app.core.spec.json_lines import quoted
 
@@ -50,9 +51,7 @@ def to_jsonl(
         import pyarrow  # noqa: PLC0415 - most files are JSONL
         from pyarrow import parquet  # noqa: PLC0415
     except ImportError as error:
-        raise UnreadableParquet(
-            "Parquet files require pyarrow on the worker: pip install 'grouptune[worker]'. Or upload the rows as JSONL."
-        ) from error
+        raise UnreadableParquet(f"reading Parquet needs pyarrow: {install_command('parquet')}") from error
     try:
         with parquet.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES, memory_map=False) as file:
             size = source.stat().st_size

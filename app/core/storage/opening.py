@@ -4,6 +4,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from app.core.errors import BadSetup
+from app.core.extras import install_command
 from app.core.storage.blobs import BlobStore
 from app.core.storage.local import LocalBlobStore
 
@@ -18,6 +19,6 @@ def open_store(directory: Path, url: str | None, endpoint: str | None, region: s
     try:
         from app.core.storage.s3 import Bucket, S3BlobStore  # noqa: PLC0415 - an optional package
     except ModuleNotFoundError as error:
-        raise BadSetup("GROUPTUNE_STORAGE_URL needs an extra: pip install 'grouptune[s3]'.") from error
+        raise BadSetup(f"GROUPTUNE_STORAGE_URL needs obstore: {install_command('s3')}") from error
     parts = urlsplit(url)
     return S3BlobStore(Bucket(parts.netloc, parts.path.strip("/") or None, region, endpoint))
