@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +14,9 @@ from app.client import Json
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+SPINNER_COLUMNS: Final = 3
+"""The spinner, a space, and the last column, which the cursor needs."""
 
 ReportProgress = Callable[[str], None]
 """Shows a one-line progress message."""
@@ -117,7 +120,8 @@ class StatusLine:
         if self._status is None:
             note(message)
         else:
-            self._status.update(escape(message))
+            # A line longer than the terminal would stay on the screen with each turn of the spinner.
+            self._status.update(escape(message[: max(err.width - SPINNER_COLUMNS, 0)]))
 
     def settle(self) -> None:
         """Stop the spinner, if one is running."""
