@@ -12,7 +12,7 @@ from app.core.chat.answer_stream import AnswerDelta, AnswerStream
 from app.core.chat.call_format import Call
 from app.core.chat.token_bytes import TokenBytes
 from app.core.inference.chat_request import PreparedChat
-from app.core.inference.engine_client import ChoiceDelta, EngineChunk, EngineCompletion, TokenLogprob
+from app.core.inference.engine_answers import ChoiceDelta, EngineChunk, EngineCompletion, TokenLogprob
 from app.core.inference.models import ServedModel
 
 _LEAST_LOGPROB: Final = -9999.0

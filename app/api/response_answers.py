@@ -10,7 +10,7 @@ from app.core import ids
 from app.core.chat.answer_stream import AnswerDelta
 from app.core.chat.call_format import Call
 from app.core.inference.chat_request import PreparedChat
-from app.core.inference.engine_client import ChoiceDelta, EngineChunk, EngineCompletion
+from app.core.inference.engine_answers import ChoiceDelta, EngineChunk, EngineCompletion
 from app.core.inference.models import ServedModel
 
 Json = dict[str, Any]

@@ -25,7 +25,7 @@ from app.core.chat.tokenizer import ChatTokenizer
 from app.core.db import Database
 from app.core.inference import models
 from app.core.inference.context import room
-from app.core.inference.engine_client import ChoiceDelta, EngineCompletion
+from app.core.inference.engine_answers import ChoiceDelta, EngineCompletion
 from app.core.inference.engines import Engines
 from app.core.inference.models import ServedModel
 from app.core.inference.sampling import Sampling

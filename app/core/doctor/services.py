@@ -9,7 +9,8 @@ from typing import Final
 from app.core import broker
 from app.core.doctor.finding import DoctorFinding, failed, ok, warning
 from app.core.errors import GrouptuneError
-from app.core.inference.engine_client import EngineClient, ListedModel
+from app.core.inference.engine_answers import ListedModel
+from app.core.inference.engine_client import EngineClient
 from app.core.plurals import plural
 from app.core.storage.blobs import BlobMissing, BlobStore, StorageUnavailable
 

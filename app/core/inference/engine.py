@@ -14,7 +14,8 @@ import structlog
 from app.core.errors import GrouptuneError
 from app.core.inference import probe
 from app.core.inference.adapter_files import NAME, AdapterFiles
-from app.core.inference.engine_client import EngineClient, ListedModel
+from app.core.inference.engine_answers import ListedModel
+from app.core.inference.engine_client import EngineClient
 from app.core.inference.errors import (
     AdapterCheckFailed,
     AdapterRefused,

@@ -15,7 +15,8 @@ from app.core.errors import GrouptuneError
 from app.core.inference import adapter_files
 from app.core.inference.adapter_files import AdapterFiles
 from app.core.inference.engine import Engine
-from app.core.inference.engine_client import LIMITS, EngineChunk, EngineClient, EngineCompletion, TimeLimits, Usage
+from app.core.inference.engine_answers import EngineChunk, EngineCompletion, Usage
+from app.core.inference.engine_client import LIMITS, EngineClient, TimeLimits
 from app.core.inference.errors import (
     AdapterCheckFailed,
     EngineBusy,

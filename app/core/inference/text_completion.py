@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from app.core.chat.token_bytes import TokenBytes
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.errors import InvalidRequest
-from app.core.inference.engine_client import TokenLogprob
+from app.core.inference.engine_answers import TokenLogprob
 
 _UTF8: Final = codecs.getincrementaldecoder("utf-8")
 

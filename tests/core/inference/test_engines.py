@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from app.core.errors import GrouptuneError
-from app.core.inference.engine_client import LIMITS, EngineChunk, TimeLimits
+from app.core.inference.engine_answers import EngineChunk
+from app.core.inference.engine_client import LIMITS, TimeLimits
 from app.core.inference.engines import Engines
 from app.core.inference.errors import (
     AdapterCheckFailed,
