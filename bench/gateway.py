@@ -37,6 +37,8 @@ from app.local.stack import Stack
 MESSAGES: Final = [{"role": "user", "content": "17 + 48 ="}]
 READY_SECONDS: Final = 120.0
 STREAMS: Final = 8
+IDLE_SECONDS: Final = 3.0
+"""The server closes connections that are idle for five seconds."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +69,18 @@ class Throughput:
 
 
 class Client:
-    """One keep-alive connection; a failed one is opened again."""
+    """One keep-alive connection; a failed one, and one that the server may have closed, is opened again."""
 
     def __init__(self, url: str, key: str | None) -> None:
         self._is_broken = False
+        self._used_at = 0.0
         address = urlsplit(url)
         self._connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=READY_SECONDS)
         self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
 
     def milliseconds(self, path: str, body: bytes) -> float:
         """Send a request, read its whole response, and return the time that it took."""
-        if self._is_broken:
+        if self._is_broken or time.monotonic() > self._used_at + IDLE_SECONDS:
             self._connection.close()
         self._is_broken = True
         started = time.perf_counter()
@@ -85,7 +88,7 @@ class Client:
         response = self._connection.getresponse()
         content = response.read()
         elapsed = 1000 * (time.perf_counter() - started)
-        self._is_broken = False
+        self._is_broken, self._used_at = False, time.monotonic()
         if response.status != 200 or b'"error"' in content:
             raise RuntimeError(f"{path} answered {response.status}: {content[:500].decode(errors='replace')}")
         return elapsed
