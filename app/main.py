@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 
 from app.api import errors, examples, shutdown, static_pages
 from app.api.inference_slots import InferenceSlots
@@ -55,14 +56,15 @@ from app.api.routes import (
 )
 from app.api.row_checker import RowChecker
 from app.api.schemas.errors import ErrorEnvelope
+from app.api.served_models import ServedModels
 from app.api.slow_work import SlowPools
 from app.api.sse import Hub
 from app.api.token_lengths import LengthCache
 from app.auth import scopes
 from app.auth.id_tokens import IdTokens
-from app.auth.key_cache import KeyCache
 from app.core import logging, tracing
 from app.core import settings as configuration
+from app.core.accounts.api_keys import Identity
 from app.core.accounts.rate_limit import RateLimiter
 from app.core.db import Database
 from app.core.egress.client import Egress
@@ -71,6 +73,7 @@ from app.core.errors import BadSetup
 from app.core.graders.toolbox import ExternalServices, Toolbox
 from app.core.inference.engines import Engines
 from app.core.inference.usage import Recorder
+from app.core.lookup_cache import LookupCache
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.storage.opening import open_store
@@ -199,7 +202,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.database = database
     app.state.rate_limiter = rate_limiter
-    app.state.key_cache = KeyCache()
+    app.state.cached_keys = LookupCache[bytes, Identity](run_in_threadpool)
     app.state.jobs = JobReader(database)
     app.state.hub = Hub(database, app.state.jobs)
     app.state.secrets = KeyRing.load(
@@ -208,6 +211,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.egress = Egress(PrivateHosts.parse(settings.allowed_private_hosts))
     app.state.inference_slots = InferenceSlots()
     app.state.inference_threads = InferenceThreads()
+    app.state.served_models = ServedModels(database, settings, app.state.inference_threads)
     app.state.usage = Recorder(database)
     app.state.id_tokens = IdTokens(app.state.egress)
     app.state.graders = Toolbox(_outside(settings), limit_seconds=GRADER_LIMIT_SECONDS, niceness=GRADER_NICENESS)

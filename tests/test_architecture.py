@@ -25,6 +25,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.errors": "",
         "app.core.ids": "",
         "app.core.deadline": "",
+        "app.core.lookup_cache": "",
         "app.core.tracing": "",
         "app.core.logging": "",
         "app.core.prometheus": "",

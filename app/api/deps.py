@@ -13,18 +13,20 @@ from app.api.job_reader import JobReader
 from app.api.linter import Linter
 from app.api.readiness import Readiness
 from app.api.row_checker import RowChecker
+from app.api.served_models import ServedModels
 from app.api.slow_work import SlowPools
 from app.api.sse import Hub
 from app.api.token_lengths import LengthCache
 from app.auth.bearer import Caller
 from app.auth.id_tokens import IdTokens
-from app.auth.key_cache import KeyCache
+from app.core.accounts.api_keys import Identity
 from app.core.db import Database
 from app.core.egress.client import Egress
 from app.core.graders.toolbox import Toolbox
 from app.core.inference.engines import Engines
 from app.core.inference.usage import Recorder
 from app.core.jobs.submission import SubmissionLimits
+from app.core.lookup_cache import LookupCache
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore
@@ -44,7 +46,9 @@ Store = Annotated[BlobStore, _from_state("store")]
 Config = Annotated[Settings, _from_state("settings")]
 Secrets = Annotated[KeyRing, _from_state("secrets")]
 Outgoing = Annotated[Egress, _from_state("egress")]
-CachedKeys = Annotated[KeyCache, _from_state("key_cache")]
+CachedKeys = Annotated[LookupCache[bytes, Identity], _from_state("cached_keys")]
+"""Identities by the digest of their key. Clear it after a change of keys or projects."""
+Models = Annotated[ServedModels, _from_state("served_models")]
 Tokens = Annotated[IdTokens, _from_state("id_tokens")]
 Graders = Annotated[Toolbox, _from_state("graders")]
 Threads = Annotated[InferenceThreads, _from_state("inference_threads")]

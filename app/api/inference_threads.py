@@ -1,4 +1,4 @@
-"""Threads for the blocking work of inference requests: the database, chat templates and tokenizers.
+"""The blocking work of inference requests: the database, chat templates and tokenizers.
 
 FastAPI's own threads serve all other routes, and a burst of inference requests must not delay those.
 """
@@ -8,7 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
+from fastapi import Request
+
 THREADS: Final = 16
+SHORT_BYTES: Final = 4_096
+"""Body of a request whose chat takes less time to render than a change of threads does."""
 
 T = TypeVar("T")
 
@@ -22,6 +26,13 @@ class InferenceThreads:
     async def run(self, work: Callable[[], T]) -> T:
         """Return the result of `work`, called in a thread. Raises as `work`."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    async def prepare(self, request: Request, work: Callable[[], T]) -> T:
+        """Return the result of `work`, which reads the body of `request` and waits for nothing. Raises as `work`."""
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) <= SHORT_BYTES:
+            return work()
+        return await self.run(work)
 
     def close(self) -> None:
         """Drop the work that has not begun; its requests have ended."""

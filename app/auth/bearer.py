@@ -1,5 +1,6 @@
 """Authenticates a request by its API key or its browser session, and charges the caller's rate limit."""
 
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Final
@@ -10,7 +11,6 @@ from fastapi.security import HTTPBearer
 
 from app.auth import browser
 from app.auth.credentials import key_of
-from app.auth.key_cache import KeyCache
 from app.auth.principal import Principal
 from app.auth.rate_limit import charge
 from app.core.accounts import api_keys, browser_sessions, scopes
@@ -20,6 +20,7 @@ from app.core.accounts.limits import EffectiveLimits, limits_of
 from app.core.accounts.tables import Project
 from app.core.db import Database
 from app.core.errors import AuthenticationFailed
+from app.core.lookup_cache import LookupCache
 from app.core.settings import Settings
 
 scheme: Final = HTTPBearer(auto_error=False, description="An API key of this server, `gt_live_...`")
@@ -53,8 +54,9 @@ async def identify(request: Request) -> Identity:
     database: Database = request.app.state.database
     key = key_of(request.headers)
     if key is not None:
-        key_cache: KeyCache = request.app.state.key_cache
-        return await key_cache.get(key, partial(_authenticate, database, api_keys.authenticate, key))
+        cached_keys: LookupCache[bytes, Identity] = request.app.state.cached_keys
+        digest = hashlib.sha256(key.encode(errors="replace")).digest()
+        return await cached_keys.get(digest, partial(_authenticate, database, api_keys.authenticate, key))
     token = browser.token_of(request)
     if token is None:
         raise AuthenticationFailed

@@ -8,26 +8,24 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from app.api.chat_answers import ChatAnswer, ChatForm
-from app.api.deps import Config, Db, InferenceEngines, Threads, Usage
+from app.api.deps import InferenceEngines, Models, Threads, Usage
 from app.api.event_streams import STREAM_CONTENT
 from app.api.hang_ups import until_hang_up
 from app.api.inference_slots import InferenceSlot
 from app.api.schemas.chat_answers import ChatCompletion
 from app.api.schemas.chat_completions import CreateChatCompletion
+from app.api.served_models import LoadedModel
 from app.api.streamed_answer import DONE, event, streamed
 from app.auth.bearer import Caller
 from app.auth.principal import Principal
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
-from app.core.db import Database
-from app.core.inference import models
 from app.core.inference.chat_request import PreparedChat, prepare
 from app.core.inference.chat_tokenizers import tokenizer_of
 from app.core.inference.engines import Engines
 from app.core.inference.errors import EngineRefused
 from app.core.inference.models import ServedModel
 from app.core.inference.usage import Recorder
-from app.core.settings import Settings
 
 router = APIRouter(tags=["Inference"])
 
@@ -43,15 +41,16 @@ async def create_chat_completion(
     request: Request,
     caller: Caller,
     body: CreateChatCompletion,
-    database: Db,
-    settings: Config,
+    models: Models,
     engines: InferenceEngines,
     threads: Threads,
     usage: Usage,
     _slot: InferenceSlot,
 ) -> Response:
     """Continue a chat with a base model or a fine-tuned model, as OpenAI's route of this name does."""
-    served, chat = await threads.run(partial(_prepare, database, settings, engines, caller.project_id, body))
+    model = await models.get(caller.project_id, body.model)
+    served = model.served
+    chat = await threads.prepare(request, partial(_prepare, engines, model, body))
     answer = ChatAnswer(served, chat, _form(body))
     if body.stream:
         return await streamed(request, _events(engines, served, chat, answer, partial(_count, usage, caller, served)))
@@ -66,15 +65,11 @@ def _form(body: CreateChatCompletion) -> ChatForm:
     return ChatForm(is_legacy=bool(body.functions), is_forced=body.is_forced, includes_usage=includes_usage)
 
 
-def _prepare(
-    database: Database, settings: Settings, engines: Engines, project_id: str, body: CreateChatCompletion
-) -> tuple[ServedModel, PreparedChat]:
-    """Find the model and render the chat. Raises as `models.resolve`, `tokenizer_of` and `prepare`."""
+def _prepare(engines: Engines, model: LoadedModel, body: CreateChatCompletion) -> PreparedChat:
+    """Render the chat. Raises as `tokenizer_of` and `prepare`."""
     question = body.question()
-    with database.reading() as session:
-        served = models.resolve(session, project_id, body.model, settings)
-        tokenizer = tokenizer_of(session, served, question.variables)
-    return served, prepare(tokenizer, engines.context_length(served.base), question)
+    tokenizer = tokenizer_of(model.served, model.tokenizer, question.variables)
+    return prepare(tokenizer, engines.context_length(model.served.base), question)
 
 
 async def _complete(engines: Engines, served: ServedModel, chat: PreparedChat) -> Any:

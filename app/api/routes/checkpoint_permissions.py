@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
-from app.api.deps import Db
+from app.api.deps import Db, Models
 from app.api.ids import MAX_ID, ModelName, PermissionId
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.checkpoint_permissions import GrantPermissions, PermissionDeleted, PermissionObject
@@ -60,11 +60,12 @@ def list_permissions(
 
 @router.delete("/{checkpoint:path}/permissions/{permission_id}", dependencies=[needs(Scope.models_write)])
 def revoke_permission(
-    caller: Caller, checkpoint: ModelName, permission_id: PermissionId, database: Db
+    caller: Caller, checkpoint: ModelName, permission_id: PermissionId, database: Db, models: Models
 ) -> PermissionDeleted:
     """Revoke a permission. Attempts that already train continue; later attempts of the other project do not start."""
     with database.transaction() as session:
         permissions.revoke(session, caller.project_id, checkpoint, permission_id)
         before = {"permission": permission_id}
         audit.record(session, caller.actor, Action.permission_revoke, checkpoint, before=before)
+    models.clear()
     return PermissionDeleted(id=permission_id)

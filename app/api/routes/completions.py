@@ -10,27 +10,24 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from app.api.deps import Config, Db, InferenceEngines, Threads, Usage
+from app.api.deps import InferenceEngines, Models, Threads, Usage
 from app.api.event_streams import STREAM_CONTENT
 from app.api.hang_ups import until_hang_up
 from app.api.inference_slots import InferenceSlot
 from app.api.schemas.completions import Completion, CreateCompletion
+from app.api.served_models import LoadedModel
 from app.api.streamed_answer import DONE, event, streamed
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core import ids
 from app.core.accounts.scopes import Scope
-from app.core.chat import tokenizer
 from app.core.chat.tokenizer import ChatTokenizer
-from app.core.db import Database
-from app.core.inference import models
 from app.core.inference.context import room
 from app.core.inference.engine_answers import ChoiceDelta, EngineCompletion
 from app.core.inference.engines import Engines
 from app.core.inference.models import ServedModel
 from app.core.inference.sampling import Sampling
 from app.core.inference.text_completion import LegacyLogprobs, TextPrompt, read_prompts
-from app.core.settings import Settings
 
 router = APIRouter(tags=["Inference"])
 
@@ -66,15 +63,15 @@ async def create_completion(
     request: Request,
     caller: Caller,
     body: CreateCompletion,
-    database: Db,
-    settings: Config,
+    models: Models,
     engines: InferenceEngines,
     threads: Threads,
     usage: Usage,
     _slot: InferenceSlot,
 ) -> Response:
     """Complete one or several texts with a base model or a fine-tuned model."""
-    work = await threads.run(partial(_prepare, database, settings, caller.project_id, body))
+    model = await models.get(caller.project_id, body.model)
+    work = await threads.prepare(request, partial(_prepare, model, body))
     head = {
         "id": ids.completion_id(),
         "object": "text_completion",
@@ -93,15 +90,12 @@ async def create_completion(
     return JSONResponse(head | {"choices": choices, "usage": _usage(prompt_tokens, completion_tokens)})
 
 
-def _prepare(database: Database, settings: Settings, project_id: str, body: CreateCompletion) -> _Work:
-    """Find the model and tokenize the prompts. Raises as `models.resolve`, `read_prompts` and `room`."""
-    with database.reading() as session:
-        served = models.resolve(session, project_id, body.model, settings)
-    loaded = tokenizer.load(served.base.directory)
-    sampling, prompts = body.sampling(), read_prompts(body.prompt, loaded)
+def _prepare(model: LoadedModel, body: CreateCompletion) -> _Work:
+    """Tokenize the prompts. Raises as `read_prompts` and `room`."""
+    sampling, prompts = body.sampling(), read_prompts(body.prompt, model.tokenizer)
     for prompt in prompts:
-        room(served.base.context_length, len(prompt.ids), sampling.max_tokens, param="prompt")
-    return _Work(served, loaded, prompts, sampling, bool(body.echo))
+        room(model.served.base.context_length, len(prompt.ids), sampling.max_tokens, param="prompt")
+    return _Work(model.served, model.tokenizer, prompts, sampling, bool(body.echo))
 
 
 async def _complete_all(engines: Engines, work: _Work) -> list[EngineCompletion]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 
-from app.api.deps import Config, Db, JobLimits, Jobs, Lints, Notifier, RowChecks, Slow, Store, Strict
+from app.api.deps import Config, Db, JobLimits, Jobs, Lints, Models, Notifier, RowChecks, Slow, Store, Strict
 from app.api.ids import JobId
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.attempts import AttemptList, AttemptObject
@@ -216,10 +216,11 @@ def update_job(caller: Caller, job_id: JobId, body: UpdateJob, database: Db, str
 
 
 @router.delete("/{job_id}", dependencies=[needs(Scope.jobs_write)])
-def delete_job(caller: Caller, job_id: JobId, database: Db, store: Store) -> JobDeleted:
+def delete_job(caller: Caller, job_id: JobId, database: Db, store: Store, models: Models) -> JobDeleted:
     """Delete a finished job with its checkpoints and result files. Delete the model that it published first."""
     with database.transaction() as session:
         deletion.delete_job(session, caller.actor, job_id)
+    models.clear()
     store.discard(deletion.blobs_of(job_id))
     return JobDeleted(id=job_id)
 

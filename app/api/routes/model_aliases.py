@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.api.deps import Config, Db
+from app.api.deps import Config, Db, Models
 from app.api.ids import AliasName, NewAlias
 from app.api.schemas.model_aliases import AliasDeleted, AliasList, AliasObject, MoveAlias
 from app.auth.bearer import Caller
@@ -30,7 +30,9 @@ def retrieve_alias(caller: Caller, alias: AliasName, database: Db) -> AliasObjec
 
 
 @router.put("/{alias}", dependencies=[needs(Scope.models_write)])
-def move_alias(caller: Caller, alias: NewAlias, body: MoveAlias, database: Db, settings: Config) -> AliasObject:
+def move_alias(
+    caller: Caller, alias: NewAlias, body: MoveAlias, database: Db, settings: Config, models: Models
+) -> AliasObject:
     """Point an alias to one of the project's models, creating the alias if needed. Jobs and downloads follow it."""
     aliases.check_name(alias, settings.models_dir, settings.model_aliases)
     with database.transaction() as session:
@@ -39,14 +41,17 @@ def move_alias(caller: Caller, alias: NewAlias, body: MoveAlias, database: Db, s
         moved = aliases.move(session, caller.project_id, alias, body.model)
         after = audit.snapshot(moved, "model")
         audit.record(session, caller.actor, Action.alias_move, alias, before=before, after=after)
-        return AliasObject.of(moved)
+        answer = AliasObject.of(moved)
+    models.clear()
+    return answer
 
 
 @router.delete("/{alias}", dependencies=[needs(Scope.models_write)])
-def delete_alias(caller: Caller, alias: AliasName, database: Db) -> AliasDeleted:
+def delete_alias(caller: Caller, alias: AliasName, database: Db, models: Models) -> AliasDeleted:
     """Delete an alias. The model is not deleted."""
     with database.transaction() as session:
         removed = aliases.remove(session, caller.project_id, alias)
         before = audit.snapshot(removed, "model")
         audit.record(session, caller.actor, Action.alias_delete, alias, before=before)
+    models.clear()
     return AliasDeleted(id=alias)

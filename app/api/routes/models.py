@@ -10,7 +10,7 @@ from typing import Final
 from fastapi import APIRouter
 from starlette.responses import StreamingResponse
 
-from app.api.deps import Config, Db, Store
+from app.api.deps import Config, Db, Models, Store
 from app.api.ids import ModelName
 from app.api.schemas.models import BaseModelFacts, ModelDeleted, ModelDetails, ModelLineage, ModelList, ModelObject
 from app.auth.bearer import Caller
@@ -118,7 +118,9 @@ def retrieve_model(caller: Caller, model: ModelName, database: Db, store: Store,
 
 
 @router.delete("/{model:path}", name="delete_model", dependencies=[needs(Scope.models_write)])
-def remove_model(caller: Caller, model: ModelName, database: Db, store: Store, settings: Config) -> ModelDeleted:
+def remove_model(
+    caller: Caller, model: ModelName, database: Db, store: Store, settings: Config, models: Models
+) -> ModelDeleted:
     """Delete a fine-tuned model, or a checkpoint of a finished job, with its exports. Base models cannot be deleted."""
     base_names = {base.name for base in registry.list_base_models(settings.models_dir)}
     if registry.resolve_alias(model, settings.model_aliases) in base_names:
@@ -130,6 +132,7 @@ def remove_model(caller: Caller, model: ModelName, database: Db, store: Store, s
         adapter = delete_model(session, caller.project_id, model)
         before = audit.snapshot(adapter, "base_model", "job_id", "blob")
         audit.record(session, caller.actor, Action.model_delete, adapter.id, before=before)
+    models.clear()
     for blob in (adapter.blob, *exported):
         store.discard(blob)
     return ModelDeleted(id=model)

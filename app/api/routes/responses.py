@@ -7,25 +7,23 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from app.api.deps import Config, Db, InferenceEngines, Threads, Usage
+from app.api.deps import InferenceEngines, Models, Threads, Usage
 from app.api.event_streams import STREAM_CONTENT
 from app.api.hang_ups import until_hang_up
 from app.api.inference_slots import InferenceSlot
 from app.api.response_answers import ResponseAnswer
 from app.api.schemas.responses import CreateResponse, ResponseObject
+from app.api.served_models import LoadedModel
 from app.api.streamed_answer import event, streamed
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
-from app.core.db import Database
 from app.core.errors import InvalidRequest
-from app.core.inference import models
 from app.core.inference.chat_request import PreparedChat, prepare
 from app.core.inference.chat_tokenizers import tokenizer_of
 from app.core.inference.engines import Engines
 from app.core.inference.errors import EngineRefused
 from app.core.inference.models import ServedModel
-from app.core.settings import Settings
 
 router = APIRouter(tags=["Inference"])
 
@@ -47,15 +45,16 @@ async def create_response(
     request: Request,
     caller: Caller,
     body: CreateResponse,
-    database: Db,
-    settings: Config,
+    models: Models,
     engines: InferenceEngines,
     threads: Threads,
     usage: Usage,
     _slot: InferenceSlot,
 ) -> Response:
     """Answer a question or continue a conversation with a base model or a fine-tuned model."""
-    served, chat = await threads.run(partial(_prepare, database, settings, engines, caller.project_id, body))
+    model = await models.get(caller.project_id, body.model)
+    served = model.served
+    chat = await threads.prepare(request, partial(_prepare, engines, model, body))
     answer = ResponseAnswer(served, chat, body)
 
     def count() -> None:
@@ -69,16 +68,12 @@ async def create_response(
     return JSONResponse(whole)
 
 
-def _prepare(
-    database: Database, settings: Settings, engines: Engines, project_id: str, body: CreateResponse
-) -> tuple[ServedModel, PreparedChat]:
-    """Find the model and render the conversation. Raises as `models.resolve`, `tokenizer_of` and `prepare`."""
+def _prepare(engines: Engines, model: LoadedModel, body: CreateResponse) -> PreparedChat:
+    """Render the conversation. Raises as `tokenizer_of` and `prepare`."""
     question = body.question()
     try:
-        with database.reading() as session:
-            served = models.resolve(session, project_id, body.model, settings)
-            tokenizer = tokenizer_of(session, served, question.variables)
-        return served, prepare(tokenizer, engines.context_length(served.base), question)
+        tokenizer = tokenizer_of(model.served, model.tokenizer, question.variables)
+        return prepare(tokenizer, engines.context_length(model.served.base), question)
     except InvalidRequest as error:
         raise _as_sent(error) from None
 

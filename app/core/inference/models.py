@@ -1,7 +1,8 @@
 """Which model a request's `model` names: a tuned model, a checkpoint, an alias, a shared model or a base model."""
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -27,8 +28,10 @@ class ServedModel:
     id: str
     """Its own name, never an alias: responses contain it."""
     base: registry.BaseModel
-    adapter: TrainedModel | None
+    adapter: TrainedModel | None = None
     """None for a base model. The row is detached: read its columns only."""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """Of its job's chat template."""
 
 
 def resolve(session: Session, project_id: str, name: str, settings: Settings) -> ServedModel:
@@ -41,14 +44,21 @@ def resolve(session: Session, project_id: str, name: str, settings: Settings) ->
     adapter = find_adapter(session, project_id, name)
     if adapter is not None:
         check_files(adapter)
-        return ServedModel(adapter.id, _pulled(registry.resolve(adapter.base_model, settings.models_dir)), adapter)
+        base = _pulled(registry.resolve(adapter.base_model, settings.models_dir))
+        return ServedModel(adapter.id, base, adapter, _variables(session, adapter))
     if name.startswith(ids.FINE_TUNED):
         raise _missing(session, project_id, name)
     try:
         base = registry.resolve(name, settings.models_dir, settings.model_aliases)
     except InvalidRequest as error:
         raise _unknown(name) from error
-    return ServedModel(base.name, _pulled(base), None)
+    return ServedModel(base.name, _pulled(base))
+
+
+def _variables(session: Session, adapter: TrainedModel) -> Mapping[str, Any]:
+    found = session.scalars(select(Job.spec["chat_template_kwargs"]).where(Job.id == adapter.job_id))
+    variables: dict[str, Any] | None = found.one_or_none()
+    return variables or {}
 
 
 def _pulled(base: registry.BaseModel) -> registry.BaseModel:

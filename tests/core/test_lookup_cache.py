@@ -1,16 +1,16 @@
-"""Concurrent requests with one key share a lookup, and a change of the key invalidates it."""
+"""Concurrent requests share a lookup, and a change invalidates it."""
 
 import asyncio
 import threading
 
 import pytest
 
-from app.auth.key_cache import KeyCache
 from app.core.accounts import api_key_admin, api_keys
 from app.core.accounts.api_keys import Identity
 from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import AuthenticationFailed
+from app.core.lookup_cache import LookupCache
 from tests.setup_jobs import make_project
 
 
@@ -36,7 +36,7 @@ def test_lookup_before_a_change_is_not_cached(database: Database) -> None:
     lookup = Lookup(database, made.text)
 
     async def run() -> None:
-        cache = KeyCache()
+        cache = LookupCache[str, Identity](asyncio.to_thread)
         pending = [asyncio.create_task(cache.get(made.text, lookup)) for _ in range(20)]
         await asyncio.to_thread(lookup.read.wait)
         assert lookup.calls == 1
@@ -60,7 +60,7 @@ def test_valid_key_is_cached(database: Database) -> None:
     lookup.released.set()
 
     async def run() -> None:
-        cache = KeyCache()
+        cache = LookupCache[str, Identity](asyncio.to_thread)
         for _ in range(3):
             assert (await cache.get(made.text, lookup)).key.id == made.key.id
 
