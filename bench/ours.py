@@ -15,6 +15,7 @@ from bench.cases import LEARNING_RATE, Case, conversations, measure, tokens
 from worker.training.batching import pack
 from worker.training.model import load_policy
 from worker.training.optimizer import Updater, new_optimizer
+from worker.training.policy_loss import PolicyLoss
 from worker.training.rollouts.sampler import Sampler, generator
 from worker.training.types import GroupMember, Prompt, PromptGroup
 
@@ -30,10 +31,8 @@ def build(case: Case, model_dir: Path, _contender: str) -> Callable[[], object]:
     updater = Updater(
         policy,
         new_optimizer(policy),
-        tau=0.7 if case.kind == "group" else 0.0,
+        loss=PolicyLoss(tau=0.7 if case.kind == "group" else 0.0),
         temperature=1.0,
-        zero_variance="count",
-        kl_coefficient=0.0,
         token_budget=TOKEN_BUDGET,
         on_shrink=lambda budget: print(f"micro-batches of {budget} tokens", file=sys.stderr),
     )

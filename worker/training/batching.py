@@ -18,6 +18,7 @@ from worker.training.prefix_tree import Ids, Node, PrefixTree, common_length
 from worker.training.types import GroupMember, Prompt
 
 _ORDER_STREAM = 0
+_SPARE_STREAM = 7
 WORTH_SHARING: Final = 64
 """Tokens that sharing must save before all groups share a prefix: the level costs each layer a few small
 operations."""
@@ -49,6 +50,12 @@ class DataOrder:
         epoch, position = divmod(step - 1, self.steps_per_epoch)
         first, end = (at * len(self.prompts) // self.steps_per_epoch for at in (position, position + 1))
         return [self.prompts[i] for i in self._permutation(epoch)[first:end]]
+
+    def spare(self, step: int) -> list[Prompt]:
+        """Returns all prompts that are not in a step, in a seeded order of that step."""
+        used = {prompt.line for prompt in self.step(step)}
+        permutation = np.random.default_rng([self.seed, _SPARE_STREAM, step]).permutation(len(self.prompts))
+        return [self.prompts[i] for i in permutation if self.prompts[i].line not in used]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from worker.training.types import Completion, GroupMember, Prompt, PromptGroup
 
 _ROLLOUT_STREAM = 1
 _TEACHER_STREAM = 2
+_RESAMPLING_STREAM = 8
 
 
 def written_members(prompt: Prompt, mix: GroupMix, seed: int, step: int) -> list[GroupMember]:
@@ -74,10 +75,12 @@ def build_groups(
     step: int,
     rank: int = 0,
     on_member: Callable[[Prompt, GroupMember], None] = lambda _prompt, _member: None,
+    resampling_round: int = 0,
 ) -> list[PromptGroup]:
     """Returns one group per prompt. Samples the rollouts of all prompts in one call.
 
-    A row with fewer answers than `mix` asks for has a smaller group. Each `rank` has its own random stream. Calls
+    A row with fewer answers than `mix` asks for has a smaller group. Each `rank` has its own random stream, and so has
+    each `resampling_round`; 0 is the first sampling of the step. Calls
     `on_member` for each member as soon as it is complete; for rollouts from any thread.
     """
     groups = [PromptGroup(prompt, written_members(prompt, mix, seed, step)) for prompt in prompts]
@@ -85,7 +88,11 @@ def build_groups(
         for member in group.members:
             on_member(group.prompt, member)
     if mix.self_:
-        random = generator(seed, _ROLLOUT_STREAM, step, rank)
+        random = (
+            generator(seed, _RESAMPLING_STREAM, step, rank, resampling_round)
+            if resampling_round
+            else generator(seed, _ROLLOUT_STREAM, step, rank)
+        )
         rollouts: dict[tuple[int, int], GroupMember] = {}
 
         def on_completion(index: int, number: int, completion: Completion) -> None:

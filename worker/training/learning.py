@@ -8,6 +8,7 @@ from typing import Any, Final
 from app.core.spec.reports import Message, TrainerExit
 from worker.training.interfaces import Reporter
 from worker.training.optimizer import UpdateResult
+from worker.training.policy_loss import PolicyLoss
 from worker.training.types import JobFailure, PromptGroup
 
 _FEWEST_STEPS: Final = 5
@@ -31,6 +32,8 @@ class _Seen:
     """Groups with fewer than two graded answers, which therefore have no advantage."""
     answers: int = 0
     """Graded answers."""
+    masked: int = 0
+    """Rollouts that were cut off and masked."""
     lowest: float | None = None
     highest: float | None = None
 
@@ -38,8 +41,9 @@ class _Seen:
 class LearningMonitor:
     """Counts the steps that change the adapter, over all attempts of the job."""
 
-    def __init__(self, report: Reporter, total_steps: int) -> None:
+    def __init__(self, report: Reporter, total_steps: int, loss: PolicyLoss) -> None:
         self._report = report
+        self._loss = loss
         self._patience = min(_MOST_STEPS, max(_FEWEST_STEPS, math.ceil(_SHARE * total_steps)))
         self._seen = _Seen()
 
@@ -57,6 +61,7 @@ class LearningMonitor:
             seen.groups += 1
             seen.lone_groups += len(rewards) < 2
             seen.answers += len(rewards)
+            seen.masked += sum(self._loss.is_masked(member) for member in group.members)
             seen.lowest = min(rewards if seen.lowest is None else [seen.lowest, *rewards], default=None)
             seen.highest = max(rewards if seen.highest is None else [seen.highest, *rewards], default=None)
         if seen.steps == self._patience:
@@ -89,6 +94,11 @@ class LearningMonitor:
             return (
                 f"each of the {seen.groups:,} groups had a single graded answer and nothing to compare it with. Raise "
                 "group.self, name a teacher, or add teacher_responses to the rows."
+            )
+        if seen.masked >= seen.answers:
+            return (
+                f"all {seen.masked:,} rollouts were cut off, and mask_truncated leaves them out. Raise "
+                "sampling.max_tokens."
             )
         if seen.lowest == seen.highest:
             return (

@@ -8,9 +8,19 @@ The paper's eq. 22 counts 1/p twice; the gradient here is A C(p) grad log p.
 DPO (arXiv 2305.18290) compares the two answers of a pair instead; see `preference_loss`.
 """
 
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from app.core.spec.policy_loss import Normalization
+
+MAX_LOG_RATIO: Final = 20.0
+"""Bound of differences of log-probabilities, in nats, before they are exponentiated or weigh a gradient."""
+MAX_KL: Final = 10.0
+"""Largest value of a token's estimated KL divergence, in nats. Both bounds are verl's."""
 
 
 def coefficient(logprobs: Tensor, tau: float) -> Tensor:
@@ -36,13 +46,86 @@ def token_loss(logprobs_N: Tensor, advantages_N: Tensor, mask_N: Tensor, tau: fl
     return -terms.sum() / denominator
 
 
-def kl_estimate(logprobs_N: Tensor, reference_N: Tensor) -> Tensor:
-    """Returns the estimated KL divergence of the policy from the base model per token, [N], in nats.
+def importance_weights(trainer_N: Tensor, sampler_N: Tensor, cap: float) -> Tensor:
+    """Returns min(p_trainer / p_sampler, cap) of sampled tokens, [N], from their log-probabilities, without gradient.
 
-    The k3 estimator of GRPO, exp(d) - d - 1 with d = log p_base - log p: never negative, and 0 where both agree.
+    Truncated importance sampling: a sampler with other kernels draws from a slightly different policy, and the weights
+    correct for it. Unbounded ones would give rare tokens any weight (Ionides, 2008; Yao et al., 2025).
     """
-    difference_N = reference_N - logprobs_N
-    return difference_N.exp() - difference_N - 1
+    return (trainer_N - sampler_N).detach().clamp(max=MAX_LOG_RATIO).exp().clamp(max=cap)
+
+
+class Clipped(NamedTuple):
+    """A clipped loss and the number of tokens without gradient because of the clip."""
+
+    loss: Tensor
+    low: int
+    """Tokens with a negative weight whose ratio is below the clip."""
+    high: int
+    """Tokens with a positive weight whose ratio is above the clip."""
+
+
+def clipped_loss(
+    logprobs_N: Tensor, old_N: Tensor, weights_N: Tensor, clip: tuple[float, float], denominator: float
+) -> Clipped:
+    """Returns PPO's loss of some tokens of a step (arXiv 1707.06347, eq. 7).
+
+        L = - sum min(r w, min(max(r, 1 - low), 1 + high) w) / N        r = p / p_old
+
+    old_N is log p before the first update on the batch, `clip` is (low, high): one number in PPO and GRPO, two in DAPO
+    (arXiv 2503.14476). While r is 1, the gradient is that of `token_loss` with tau 0, - w grad log p / N.
+    """
+    low, high = clip
+    # The bound only guards against overflow: with a negative weight a large ratio is not clipped.
+    ratio_N = (logprobs_N - old_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    bounded_N = ratio_N.clamp(1 - low, 1 + high)
+    loss = -torch.minimum(ratio_N * weights_N, bounded_N * weights_N).sum() / denominator
+    return Clipped(
+        loss,
+        low=int(((ratio_N < 1 - low) & (weights_N < 0)).sum()),
+        high=int(((ratio_N > 1 + high) & (weights_N > 0)).sum()),
+    )
+
+
+def denominator(lengths: Sequence[int], normalization: Normalization, max_tokens: int) -> int:
+    """Returns what the terms of answers of these `lengths` are divided by.
+
+        token       all their tokens                     DAPO, arXiv 2503.14476; the paper of GFT
+        sequence    the answers; see `answer_weight`     GRPO, arXiv 2402.03300
+        constant    the answers times `max_tokens`       Dr. GRPO, arXiv 2503.20783
+
+    The sums over micro-batches and ranks are those of the whole step.
+    """
+    match normalization:
+        case "token":
+            return sum(lengths)
+        case "sequence":
+            return len(lengths)
+        case "constant":
+            return len(lengths) * max_tokens
+
+
+def answer_weight(length: int, normalization: Normalization) -> float:
+    """Returns the factor of each token of an answer: 1 / length if the loss averages the tokens of each answer."""
+    return 1 / length if normalization == "sequence" else 1.0
+
+
+def kl_penalty(logprobs_N: Tensor, reference_N: Tensor) -> Tensor:
+    """Returns the estimated KL divergence of the policy from the reference per token, [N], in nats.
+
+    With d = log p_reference - log p, within +-`MAX_LOG_RATIO`:
+
+        value      exp(d) - d - 1, at most `MAX_KL`        Schulman's k3: never negative, and 0 where both agree
+        gradient   - d grad log p                          that of k2 = d^2 / 2
+
+    Only of tokens that the policy sampled. The expected gradient of k2 is that of KL(policy || reference); k3's own is
+    another one and not bounded (Schulman, "Approximating KL divergence"; Liu et al., arXiv 2510.01555). verl calls this
+    pair `low_var_kl+`.
+    """
+    difference_N = (reference_N - logprobs_N.detach()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    value_N = (difference_N.exp() - difference_N - 1).clamp(max=MAX_KL)
+    slope_N = -difference_N * logprobs_N
+    return value_N + slope_N - slope_N.detach()
 
 
 def preference_loss(margins_P: Tensor, beta: float, label_smoothing: float, pairs: float) -> Tensor:

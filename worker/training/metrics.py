@@ -10,6 +10,7 @@ import torch
 from app.core.spec.hardware import data_sheet
 from app.core.spec.reports import GroupRecord, MemberRecord, Source
 from worker.training.optimizer import UpdateResult, all_members
+from worker.training.policy_loss import PolicyLoss
 from worker.training.preference import SOURCES as PAIR_SOURCES
 from worker.training.preference import pair_metrics
 from worker.training.types import GroupMember, PromptGroup
@@ -57,6 +58,33 @@ def _sampling_gap(members: list[GroupMember]) -> dict[str, float | None]:
         "sampling/sampling_logp_difference/mean": _mean(gaps),
         "sampling/sampling_logp_difference/max": max(gaps, default=None),
     }
+
+
+def _importance(members: list[GroupMember]) -> dict[str, float | None]:
+    """Returns mean and truncated fraction of the importance weights of all tokens; empty without such weights."""
+    weighed = [(m.importance_ratio, m.importance_truncated or 0.0, len(m.ids)) for m in members if m.importance_ratio]
+    tokens = sum(length for _, _, length in weighed)
+    if not tokens:
+        return {}
+    return {
+        "sampling/importance_sampling_ratio/mean": sum(ratio * length for ratio, _, length in weighed) / tokens,
+        "gft/importance_truncated_frac": sum(truncated * length for _, truncated, length in weighed) / tokens,
+    }
+
+
+def loss_metrics(groups: list[PromptGroup], update: UpdateResult, loss: PolicyLoss) -> dict[str, float | None]:
+    """Returns what the options of the loss that are on have left out: clipped tokens, masked rollouts."""
+    values: dict[str, float | None] = {}
+    if loss.clip is not None:
+        tokens = max(1, update.computed_tokens)
+        values |= {
+            "clip_ratio/low_mean": update.clipped_low / tokens,
+            "clip_ratio/high_mean": update.clipped_high / tokens,
+            "clip_ratio/region_mean": (update.clipped_low + update.clipped_high) / tokens,
+        }
+    if loss.mask_truncated:
+        values["gft/masked_rollouts"] = float(sum(loss.is_masked(member) for member in all_members(groups)))
+    return values
 
 
 def _per_source(source: Source, members: list[GroupMember]) -> dict[str, float | None]:
@@ -109,6 +137,7 @@ def step_metrics(groups: list[PromptGroup], update: UpdateResult, grader: str | 
         "gft/prefix_dedup_ratio": update.prefix_dedup_ratio,
         "gft/skipped_update": 0.0 if update.applied else 1.0,
         **_sampling_gap(rollouts),
+        **_importance(rollouts),
     }
     for source in Source:
         values |= _per_source(source, members)

@@ -1,6 +1,6 @@
 """The policy: a frozen base model with a LoRA adapter, split into trunk (hidden states) and output head."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +42,7 @@ class Policy:
         """Embeddings and layers; its output is the last hidden states."""
         self.causal: Any = causal
         self.head = head_of(causal)
+        self._start: dict[str, Tensor] | None = None
         model.eval()  # no base-model dropout: sampler and trainer must compute the same log-probs
         self._dropouts = [
             dropout
@@ -98,6 +99,37 @@ class Policy:
                 yield
             finally:
                 self.is_base = False
+
+    def keep_start(self) -> None:
+        """Keeps a copy of the current adapter, from which a warm start begins, for `starting`."""
+        self._start = {name: value.detach().clone() for name, value in self.trained.items()}
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Makes the policy the one that training started from within the block, without dropout; for no gradients.
+
+        That is the base model, or the adapter of `keep_start`.
+        """
+        if self._start is None:
+            with self.base_only():
+                yield
+            return
+        current = {name: value.detach().clone() for name, value in self.trained.items()}
+        modes = [dropout.training for dropout in self._dropouts]
+        self._set_adapter(self._start)
+        for dropout in self._dropouts:
+            dropout.eval()
+        try:
+            yield
+        finally:
+            self._set_adapter(current)
+            for dropout, mode in zip(self._dropouts, modes, strict=True):
+                dropout.train(mode)
+
+    @torch.no_grad()
+    def _set_adapter(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.trained.items():
+            parameter.copy_(values[name])
 
     def predicting_states(self, batch: Packed) -> Tensor:
         """Returns the hidden states [N, H] that predict each trained token."""

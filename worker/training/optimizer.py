@@ -12,14 +12,15 @@ import torch
 
 from worker.training.batching import MicroBatch, micro_batches
 from worker.training.distributed import Ranks
-from worker.training.loss import kl_estimate, token_loss
+from worker.training.kl_reference import score_reference
 from worker.training.model import Policy
 from worker.training.out_of_memory import TokenBudget
+from worker.training.policy_loss import Divisors, PolicyLoss, Terms
 from worker.training.preference import PairLoss
 from worker.training.types import GroupMember, Prompt, PromptGroup
 
 TrainedGroups = Sequence[tuple[Prompt, Sequence[GroupMember]]]
-"""Prompts with their members that have a non-zero advantage."""
+"""Prompts with their members that get a forward and a backward pass."""
 
 MAX_GRAD_NORM: Final = 1.0
 
@@ -37,13 +38,18 @@ class UpdateResult:
     grad_norm: float
     """Before clipping."""
     trained_tokens: int
-    """N, the denominator of the loss (except of pairs)."""
+    """Tokens of all answers that count in the loss, also of groups that need no pass."""
     packed_tokens: int
     """Tokens that this rank sent through the model; a shared prefix counts once."""
     prefix_dedup_ratio: float | None
     """Tokens without prefix sharing over tokens with it; None without a forward pass."""
     applied: bool
     """False when no member had a gradient, or the gradient was not finite."""
+    computed_tokens: int = 0
+    """Tokens of all ranks' answers that got a forward and a backward pass, in all updates."""
+    clipped_low: int = 0
+    """Tokens of all ranks whose probability ratio was below the clip, so that they had no gradient."""
+    clipped_high: int = 0
 
 
 class _Totals(NamedTuple):
@@ -52,6 +58,8 @@ class _Totals(NamedTuple):
     loss: float
     packed_tokens: int
     unshared_tokens: int
+    clipped_low: int = 0
+    clipped_high: int = 0
 
 
 class Updater:
@@ -62,120 +70,110 @@ class Updater:
         policy: Policy,
         optimizer: torch.optim.Optimizer,
         *,
-        tau: float,
+        loss: PolicyLoss,
         temperature: float,
-        zero_variance: str,
-        kl_coefficient: float,
         token_budget: int,
         on_shrink: Callable[[int], None],
         ranks: Ranks | None = None,
         pair_loss: PairLoss | None = None,
     ) -> None:
         """`token_budget` is in packed tokens per micro-batch; `on_shrink` receives each smaller budget after an
-        out-of-memory error. With `pair_loss`, every group is a pair and the loss compares its answers."""
+        out-of-memory error. With `pair_loss`, every group is a pair and this loss compares its answers."""
         self.policy = policy
         self.optimizer = optimizer
-        self.tau = tau
+        self.loss = loss
         self.temperature = temperature
-        self.zero_variance = zero_variance
-        self.kl_coefficient = kl_coefficient
         self.token_budget = TokenBudget(token_budget, on_shrink)
         self.ranks = ranks or Ranks()
         self.pair_loss = pair_loss
 
-    def update(self, groups: list[PromptGroup], rate: float) -> UpdateResult:
-        """Takes one optimiser step at learning rate `rate`.
+    def update(self, groups: list[PromptGroup], rate: float, number: int = 0) -> UpdateResult:
+        """Takes one optimiser step at learning rate `rate`: update `number`, from 0, on these groups.
 
-        Members without an advantage cost no forward or backward pass. A step in which no member has a gradient, or
-        whose gradient is not finite, leaves adapter and optimiser unchanged. Raises `RuntimeError` for a rollout of
+        Members without a term in the loss cost no forward or backward pass. A step in which no member has a gradient,
+        or whose gradient is not finite, leaves adapter and optimiser unchanged. Raises `RuntimeError` for a rollout of
         another adapter version.
         """
         check_on_policy(groups, self.policy.version)
-        # N counts the tokens of the whole step, over all ranks and micro-batches. Dividing each micro-batch by its own
-        # tokens instead would weigh a token by the batch it happened to fall into.
-        tokens = self.ranks.sum(self.denominator(groups))
-        denominator = tokens if self.pair_loss is None else self.ranks.sum(len(groups))
-        trained = [(group.prompt, kept) for group in groups if (kept := [m for m in group.graded if m.advantage])]
+        # Divisors count the whole step, over all ranks and micro-batches. Dividing each micro-batch by its own tokens
+        # instead would weigh a token by the batch it happened to fall into.
+        divisors = Divisors(*map(self.ranks.sum, self.loss.divisors(groups)))
+        tokens = self.ranks.sum(self.loss.tokens(groups))
+        trained = [(group.prompt, kept) for group in groups if (kept := self.loss.trained(group))]
+        computed = self.ranks.sum(sum(len(member.ids) for _, members in trained for member in members))
+        if number == 0:
+            self._begin(groups)
         self.optimizer.zero_grad(set_to_none=True)
-        if not self.ranks.sum(len(trained)):
+        if not computed:
             return UpdateResult(0.0, 0.0, tokens, 0, None, applied=False)
         # A rank with nothing to train still joins the gradient sum, or the other ranks would wait for it.
-        totals = self._accumulate_within_memory(trained, denominator) if trained else _Totals(0.0, 0, 0)
+        totals = self._accumulate_within_memory(trained, divisors, number) if trained else _Totals(0.0, 0, 0)
         # All ranks divide by the same N, so the gradient of the step is the sum over ranks, not the mean.
         self.ranks.sum_gradients(self.policy.trained.values())
-        loss = sum(self.ranks.gather(totals.loss))
+        shares = self.ranks.gather(totals)
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.policy.trained.values()), MAX_GRAD_NORM))
         is_non_finite = not math.isfinite(norm)
         if not is_non_finite:  # one NaN would stay in AdamW's moments for the rest of the run
             self._step(rate)
         self.optimizer.zero_grad(set_to_none=True)
         dedup = totals.unshared_tokens / totals.packed_tokens if totals.packed_tokens else None
-        return UpdateResult(loss, norm, tokens, totals.packed_tokens, dedup, applied=not is_non_finite)
-
-    def denominator(self, groups: list[PromptGroup]) -> int:
-        """Returns N: the tokens of all graded members. Zero-variance groups count unless `zero_variance` is "drop"."""
-        return sum(
-            len(member.ids)
-            for group in groups
-            if not (group.zero_variance and self.zero_variance == "drop")
-            for member in group.graded
+        return UpdateResult(
+            sum(share.loss for share in shares),
+            norm,
+            tokens,
+            totals.packed_tokens,
+            dedup,
+            applied=not is_non_finite,
+            computed_tokens=computed,
+            clipped_low=sum(share.clipped_low for share in shares),
+            clipped_high=sum(share.clipped_high for share in shares),
         )
+
+    def _begin(self, groups: list[PromptGroup]) -> None:
+        """Prepares the first update on `groups`: the policy is still the one that sampled them."""
+        for member in all_members(groups):
+            member.trainer_logprobs = []
+        rollouts = [(group.prompt, kept) for group in groups if (kept := self.loss.rollouts(group))]
+        score_reference(self.policy, rollouts, self.temperature, self.token_budget)
 
     def _step(self, rate: float) -> None:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         self.optimizer.step()
 
-    def _accumulate_within_memory(self, trained: TrainedGroups, denominator: int) -> _Totals:
+    def _accumulate_within_memory(self, trained: TrainedGroups, divisors: Divisors, number: int) -> _Totals:
         return self.token_budget.run(
-            lambda tokens: self._accumulate(trained, denominator, tokens),
+            lambda tokens: self._accumulate(trained, divisors, number, tokens),
             shortest=min(
                 len(member.context_in(prompt)) + len(member.ids) for prompt, members in trained for member in members
             ),
             reset=lambda: self.optimizer.zero_grad(set_to_none=True),
         )
 
-    def _accumulate(self, trained: TrainedGroups, denominator: int, token_budget: int) -> _Totals:
+    def _accumulate(self, trained: TrainedGroups, divisors: Divisors, number: int, token_budget: int) -> _Totals:
         """Adds up the gradient of all micro-batches in `.grad` and returns their totals."""
-        loss, packed, unshared = 0.0, 0, 0
+        totals = [_Totals(0.0, 0, 0)]
         is_paired = self.pair_loss is not None
         for batch in micro_batches(trained, token_budget, self.policy.device, atomic=is_paired):
-            loss += self._backward(batch, denominator)
-            packed += batch.packed.ids_1_T.numel()
-            unshared += batch.unshared_tokens
-        return _Totals(loss, packed, unshared)
+            terms = self._backward(batch, divisors, number)
+            packed = batch.packed.ids_1_T.numel()
+            loss = float(terms.loss.detach())
+            totals.append(_Totals(loss, packed, batch.unshared_tokens, terms.clipped_low, terms.clipped_high))
+        return _Totals(*map(sum, zip(*totals, strict=True)))
 
-    def _backward(self, batch: MicroBatch, denominator: int) -> float:
+    def _backward(self, batch: MicroBatch, divisors: Divisors, number: int) -> Terms:
         """Adds the gradient of one micro-batch and returns its share of the loss."""
         logprobs_N, entropies_N = self.policy.logprobs(batch.packed, self.temperature)
         if self.pair_loss is None:
-            loss, kl_N = self._token_loss(batch, logprobs_N, denominator)
+            terms = self.loss(batch, logprobs_N, divisors)
         else:
-            loss, kl_N = self.pair_loss(batch, logprobs_N, denominator), None
-        loss.backward()
-        self._annotate(batch, logprobs_N.detach(), entropies_N, None if kl_N is None else kl_N.detach())
-        return float(loss.detach())
+            terms = Terms(self.pair_loss(batch, logprobs_N, divisors.groups))
+        terms.loss.backward()
+        if number == 0:
+            self._annotate(batch, logprobs_N.detach(), entropies_N, terms)
+        return terms
 
-    def _token_loss(
-        self, batch: MicroBatch, logprobs_N: torch.Tensor, denominator: int
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns - sum A C(p) log p / N plus the KL term, and the KL estimate of each token if the job has one."""
-        packed = batch.packed
-        # Every token of a response carries the advantage of its response.
-        advantages_B = logprobs_N.new_tensor([member.advantage for _, member in batch.sequences])
-        advantages_N = advantages_B[packed.response_N]
-        loss = token_loss(logprobs_N, advantages_N, torch.ones_like(logprobs_N), self.tau, denominator)
-        kl_N = None
-        if self.kl_coefficient:
-            with torch.no_grad(), self.policy.base_only():
-                reference_N, _ = self.policy.logprobs(packed, self.temperature)
-            kl_N = kl_estimate(logprobs_N, reference_N)
-            loss = loss + self.kl_coefficient * kl_N.sum() / denominator
-        return loss, kl_N
-
-    def _annotate(
-        self, batch: MicroBatch, logprobs_N: torch.Tensor, entropies_N: torch.Tensor, kl_N: torch.Tensor | None
-    ) -> None:
+    def _annotate(self, batch: MicroBatch, logprobs_N: torch.Tensor, entropies_N: torch.Tensor, terms: Terms) -> None:
         """Stores per-member statistics; the update has computed all of them anyway."""
         start = 0
         for _, member in batch.sequences:
@@ -184,16 +182,37 @@ class Updater:
             p = logprobs_N[span].exp()
             member.mean_nll = float(-logprobs_N[span].mean())
             member.mean_p = float(p.mean())
-            member.rectified_frac = float((p < self.tau).float().mean())
+            member.rectified_frac = float((p < self.loss.tau).float().mean())
             member.entropy = float(entropies_N[span].mean())
-            member.kl = None if kl_N is None else float(kl_N[span].mean())
+            if terms.kl_N is not None and member.reference_logprobs:
+                member.kl = float(terms.kl_N[span].mean())
+            if terms.importance_N is not None and member.sampled_logprobs:
+                weights = terms.importance_N[span]
+                member.importance_ratio = float(weights.mean())
+                member.importance_truncated = float(weights.eq(self.loss.importance_cap or 0.0).float().mean())
             member.trainer_logprobs = logprobs_N[span].tolist()
+
+
+def combined(updates: Sequence[UpdateResult]) -> UpdateResult:
+    """Returns the outcome of several updates on one batch: means of loss and norm, sums of computed tokens."""
+    first = updates[0]
+    return UpdateResult(
+        math.fsum(one.loss for one in updates) / len(updates),
+        sum(one.grad_norm for one in updates) / len(updates),
+        first.trained_tokens,
+        sum(one.packed_tokens for one in updates),
+        first.prefix_dedup_ratio,
+        applied=any(one.applied for one in updates),
+        computed_tokens=sum(one.computed_tokens for one in updates),
+        clipped_low=sum(one.clipped_low for one in updates),
+        clipped_high=sum(one.clipped_high for one in updates),
+    )
 
 
 def check_on_policy(groups: list[PromptGroup], version: int) -> None:
     """Raises `RuntimeError` unless every rollout was sampled by adapter `version`.
 
-    The loss has no importance ratio: p is the policy's own only for rollouts of the current adapter.
+    The loss takes log p before the first update for that of the policy that sampled.
     """
     for member in all_members(groups):
         if member.adapter_version not in (None, version):

@@ -8,6 +8,7 @@ from typing import Final
 
 from app.core.graders.run import Grade, GraderPool, Sample
 from app.core.spec.advantages import group_advantages, has_contrast
+from app.core.spec.policy_loss import AdvantageScaling
 from app.core.spec.reports import TrainerExit
 from app.core.spec.rows import shown_lines
 from worker.training.types import GroupMember, JobFailure, Prompt, PromptGroup
@@ -137,7 +138,7 @@ class Grading:
         for number, chunk in enumerate(chunks):
             self._submitted.append((members[number * size : (number + 1) * size], chunk))
 
-    def finish(self, groups: list[PromptGroup], health: GraderHealth) -> None:
+    def finish(self, groups: list[PromptGroup], health: GraderHealth, scaling: AdvantageScaling = "std") -> None:
         """Waits for all grades and sets reward and advantage of every member of `groups`.
 
         Every member must have been added before. A member whose grade failed keeps None for both and leaves its group;
@@ -152,15 +153,15 @@ class Grading:
                 grades.append((prompt.line, grade))
                 member.reward, member.error, member.scores = grade.reward, grade.error, dict(grade.scores)
         health.check_step(grades)
-        _set_group_advantages(groups)
+        _set_group_advantages(groups, scaling)
 
 
-def _set_group_advantages(groups: list[PromptGroup]) -> None:
+def _set_group_advantages(groups: list[PromptGroup], scaling: AdvantageScaling) -> None:
     # A_k = (R_k - mean_G R) / (std_G R + eps), over the whole hybrid group: normalising each source on its own would
     # hide that demonstrations are better or worse than rollouts.
     for group in groups:
         rewards = [member.reward for member in group.members]
-        for member, advantage in zip(group.members, group_advantages(rewards), strict=True):
+        for member, advantage in zip(group.members, group_advantages(rewards, scaling), strict=True):
             member.advantage = advantage
         group.zero_variance = not has_contrast([reward for reward in rewards if reward is not None])
 

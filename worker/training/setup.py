@@ -18,7 +18,7 @@ from app.core.graders.run import ExternalServices, GraderPool
 from app.core.graders.toolbox import RETRY_POLICY as GRADER_RETRY_POLICY
 from app.core.plurals import plural
 from app.core.retry import RetryPolicy
-from app.core.spec.job import GroupMethod, JobSpec, PreferenceMethod, TrainerSpec
+from app.core.spec.job import GroupMethod, JobSpec, MethodType, PreferenceMethod, TrainerSpec
 from app.core.spec.plan import TOKEN_BUDGET, resolve
 from app.core.spec.reports import Failed, Message, Report, TrainerExit
 from app.core.spec.subprocess_environment import JUDGE_API_KEY, ROLLOUT_API_KEY, SIGNING_SECRET
@@ -32,6 +32,7 @@ from worker.training.held_out_pairs import HeldOutPairs
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
 from worker.training.model import Policy, load_policy
 from worker.training.optimizer import Updater, new_optimizer
+from worker.training.policy_loss import PolicyLoss
 from worker.training.preference import PairLoss
 from worker.training.reference import Reference
 from worker.training.rollouts.sampler import Sampler
@@ -113,8 +114,10 @@ def _train(
     )
     held_out = sample_of(held_out, plan.eval_samples)
     pair_loss = _pair_loss(spec)
+    if start is not None and isinstance(spec.settings, GroupMethod) and spec.settings.kl_coefficient:
+        policy.keep_start()  # a checkpoint to resume from is loaded later
     reference = Reference(prompts, held_out) if pair_loss else None
-    updater = _updater(spec, policy, report, ranks, pair_loss)
+    updater = _updater(trainer_spec, policy, report, ranks, pair_loss)
     pairs = HeldOutPairs(pair_loss, reference, updater.token_budget) if pair_loss and reference else None
     order = DataOrder(prompts, plan.batch_size, plan.n_epochs, spec.seed)
     with (
@@ -190,7 +193,28 @@ def _pair_loss(spec: JobSpec) -> PairLoss | None:
     return PairLoss(wanted.resolved_beta, wanted.label_smoothing)
 
 
-def _updater(spec: JobSpec, policy: Policy, report: Reporter, ranks: Ranks, pair_loss: PairLoss | None) -> Updater:
+def _policy_loss(spec: JobSpec, *, is_served: bool) -> PolicyLoss:
+    settings = spec.settings
+    if not isinstance(settings, GroupMethod):
+        return PolicyLoss(spec.tau)
+    return PolicyLoss(
+        spec.tau,
+        settings.zero_variance,
+        settings.kl_coefficient,
+        settings.loss_normalization,
+        settings.sampling.max_tokens,
+        settings.mask_truncated,
+        # GFT has no importance weights, so a gft job has them only on request.
+        settings.resolved_importance_cap(is_on=is_served and spec.method is MethodType.reinforcement),
+        settings.clip,
+    )
+
+
+def _updater(
+    trainer_spec: TrainerSpec, policy: Policy, report: Reporter, ranks: Ranks, pair_loss: PairLoss | None
+) -> Updater:
+    spec, is_served = trainer_spec.spec, trainer_spec.rollout_url is not None
+
     def warn(budget: int) -> None:
         report(Message(level="warn", message=f"Out of memory: micro-batches now hold at most {budget} tokens"))
 
@@ -199,10 +223,8 @@ def _updater(spec: JobSpec, policy: Policy, report: Reporter, ranks: Ranks, pair
     return Updater(
         policy,
         new_optimizer(policy),
-        tau=spec.tau,
+        loss=_policy_loss(spec, is_served=is_served),
         temperature=settings.sampling.temperature if grouped else 1.0,
-        zero_variance=settings.zero_variance if isinstance(settings, GroupMethod) else "count",
-        kl_coefficient=settings.kl_coefficient if isinstance(settings, GroupMethod) else 0.0,
         token_budget=TOKEN_BUDGET,
         on_shrink=warn,
         ranks=ranks,

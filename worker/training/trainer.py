@@ -14,7 +14,7 @@ Deviations from the paper (Gan et al., arXiv 2604.14258), all deliberate:
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import GraderPool
 from app.core.spec.job import GroupMethod, MethodType, TrainerSpec
 from app.core.spec.plan import Plan
+from app.core.spec.policy_loss import AdvantageScaling
 from app.core.spec.reports import CheckpointSaved, Finished, Groups, Message, Metrics, Started
 from worker.training import checkpoints, export, metrics
 from worker.training.batching import DataOrder
@@ -35,16 +36,25 @@ from worker.training.groups import build_groups
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag, TeacherAnswerSource
 from worker.training.learning import LearningMonitor
 from worker.training.model import Policy
-from worker.training.optimizer import Updater
+from worker.training.optimizer import Updater, UpdateResult, combined
 from worker.training.preference import pair_group
 from worker.training.probe import write_probe
 from worker.training.reference import TRAINING, Reference
+from worker.training.resampling import replace_groups_without_contrast
 from worker.training.rewards import GraderHealth, Grading, grades_other_rows, set_imitation_advantages
 from worker.training.rollouts.sampler import generator
 from worker.training.schedule import learning_rate
 from worker.training.types import Prompt, PromptGroup
 
 _DROPOUT_STREAM = 3
+
+
+@dataclass
+class _Took:
+    """Seconds of a step's parts."""
+
+    rollout: float
+    grading: float
 
 
 class Stopped(Exception):
@@ -76,6 +86,9 @@ class Trainer:
     ranks: Ranks = field(default_factory=Ranks)
     step: int = 0
     trained_tokens: int = 0
+    """Tokens of all answers that counted in the loss."""
+    computed_tokens: int = 0
+    """Tokens that got a forward and a backward pass: answers without an advantage get none."""
     _grader_health: GraderHealth = field(init=False, default_factory=GraderHealth)
     _divergence: DivergenceMonitor = field(init=False)
     _learning: LearningMonitor = field(init=False)
@@ -84,13 +97,14 @@ class Trainer:
         if self.pool is not None:
             self._grader_health = GraderHealth(partial(grades_other_rows, self.pool, self.order.prompts))
         self._divergence = DivergenceMonitor(self.report)
-        self._learning = LearningMonitor(self.report, self.plan.total_steps)
+        self._learning = LearningMonitor(self.report, self.plan.total_steps, self.updater.loss)
 
     def resume(self, checkpoint: Path) -> None:
         """Continues after the step of `checkpoint`. Raises `JobFailure` if the checkpoint is damaged."""
         state = checkpoints.load(checkpoint, self.policy, self.updater.optimizer, self.best_adapter, self.reference)
         self.step = self.policy.version = int(state["step"])
         self.trained_tokens = int(state["trained_tokens"])
+        self.computed_tokens = int(state.get("computed_tokens", self.trained_tokens))  # absent in earlier versions
         self._learning.load_state(state.get("learning", {"updates": 1}))  # absent in checkpoints of earlier versions
 
     def train(self) -> None:
@@ -131,38 +145,31 @@ class Trainer:
         step = self.step + 1
         started = time.monotonic()
 
-        # Rollouts: one group per prompt, of its demonstration, teacher answers and samples from the current policy.
-        grading = self._new_grading()
-        groups = self._build_groups(step, grading)
-        rolled_out = time.monotonic()
-
-        # Rewards and advantages: A_k = (R_k - mean R) / (std R + eps) within the group; A = 1 for supervised and dft.
-        if grading is not None:
-            grading.finish(groups, self._grader_health)
-        elif self._is_imitation:
-            set_imitation_advantages(groups)
+        # Rollouts and rewards: one group per prompt, of its demonstration, teacher answers and samples from the current
+        # policy. A_k = (R_k - mean R) / (std R + eps) within the group; A = 1 for supervised and dft.
+        groups, took = self._graded_groups(step, self._prompts(step))
+        discarded = self._resample(step, groups, took)
         graded = time.monotonic()
 
-        # Update: one AdamW step on - sum A C(p) log p / N. Dropout is a function of (seed, step), so a resumed run
-        # drops the same units.
+        # Update: AdamW on - sum A C(p) log p / N; several updates only if the job says so.
         rate = learning_rate(step, self.plan.total_steps, self.plan.learning_rate, self._lr_schedule)
-        dropout_seed = generator(self.trainer_spec.spec.seed, _DROPOUT_STREAM, step).initial_seed()
-        with self.policy.dropping(dropout_seed):
-            update = self.updater.update(groups, rate)
+        update = self._update(step, groups, rate)
         updated = time.monotonic()
         self.step = self.policy.version = step
         self.trained_tokens += update.trained_tokens
+        self.computed_tokens += update.computed_tokens
 
         # Metrics: over the groups of all ranks; timings are those of this rank.
         groups = [group for share in self.ranks.gather(groups) for group in share]
         values = metrics.step_metrics(groups, update, self._grader_name) | {
+            **metrics.loss_metrics(groups, update, self.updater.loss),
             "learning_rate": rate,
-            "num_tokens": float(self.trained_tokens),
-            "gft/timing/rollout": rolled_out - started,
-            "gft/timing/grading": graded - rolled_out,
+            "num_tokens": float(self.computed_tokens),
+            "gft/timing/rollout": took.rollout,
+            "gft/timing/grading": took.grading,
             "gft/timing/update": updated - graded,
             "step_time": updated - started + (teacher_seconds or 0.0),
-            "gft/tokens_per_second": update.trained_tokens / max(updated - started, 1e-9),
+            "gft/tokens_per_second": update.computed_tokens / max(updated - started, 1e-9),
             "gft/peak_memory_bytes": float(metrics.peak_bytes(self.policy.device)),
             "gft/mfu": metrics.mfu(
                 self.policy.base_parameters,
@@ -173,6 +180,8 @@ class Trainer:
         }
         if teacher_seconds is not None:
             values["gft/timing/teacher"] = teacher_seconds
+        if self._resampling_rounds:
+            values["gft/resampled_groups"] = float(self.ranks.sum(discarded))
         self._divergence.note(step, values)
         self._learning.note(groups, update)
         self.report(Groups(step=step, groups=metrics.group_records(groups)))
@@ -198,13 +207,28 @@ class Trainer:
             return None
         return Grading(self.pool, has_idle_cores=not self.sampler.needs_cores)
 
-    def _build_groups(self, step: int, grading: Grading | None) -> list[PromptGroup]:
+    def _graded_groups(
+        self, step: int, prompts: list[Prompt], resampling_round: int = 0
+    ) -> tuple[list[PromptGroup], _Took]:
+        started = time.monotonic()
+        grading = self._new_grading()
+        groups = self._build_groups(step, prompts, grading, resampling_round)
+        rolled_out = time.monotonic()
+        if grading is not None:
+            grading.finish(groups, self._grader_health, self._advantage_scaling)
+        elif self._is_imitation:
+            set_imitation_advantages(groups)
+        return groups, _Took(rolled_out - started, time.monotonic() - rolled_out)
+
+    def _build_groups(
+        self, step: int, prompts: list[Prompt], grading: Grading | None, resampling_round: int
+    ) -> list[PromptGroup]:
         spec = self.trainer_spec.spec
         if self.reference is not None:
-            return [pair_group(prompt, self.reference.of(TRAINING, prompt)) for prompt in self._prompts(step)]
+            return [pair_group(prompt, self.reference.of(TRAINING, prompt)) for prompt in prompts]
         build = partial(build_groups, on_member=grading.add) if grading else build_groups
         return build(
-            self._prompts(step),
+            prompts,
             spec.group,
             spec.settings.sampling,
             self.sampler,
@@ -212,7 +236,32 @@ class Trainer:
             spec.seed,
             step,
             self.ranks.rank,
+            resampling_round=resampling_round,
         )
+
+    def _resample(self, step: int, groups: list[PromptGroup], took: _Took) -> int:
+        """Replaces groups without contrast in place, adds its seconds to `took`, and returns the number replaced."""
+        if not self._resampling_rounds:
+            return 0
+
+        def roll_out(prompts: Sequence[Prompt], number: int) -> list[PromptGroup]:
+            found, more = self._graded_groups(step, list(prompts), number)
+            took.rollout += more.rollout
+            took.grading += more.grading
+            return found
+
+        spare = self.ranks.share(self.order.spare(step))
+        return replace_groups_without_contrast(groups, self._resampling_rounds, spare, roll_out)
+
+    def _update(self, step: int, groups: list[PromptGroup], rate: float) -> UpdateResult:
+        # Dropout is a function of (seed, step), so a resumed run drops the same units. All updates on a batch drop the
+        # same ones: the probability ratio of an unchanged policy is 1.
+        dropout_seed = generator(self.trainer_spec.spec.seed, _DROPOUT_STREAM, step).initial_seed()
+        updates: list[UpdateResult] = []
+        for number in range(self._updates_per_batch):
+            with self.policy.dropping(dropout_seed):
+                updates.append(self.updater.update(groups, rate, number))
+        return combined(updates)
 
     def _prompts(self, step: int) -> list[Prompt]:
         """Returns this rank's prompts of a step, with their teacher answers."""
@@ -240,6 +289,7 @@ class Trainer:
         state: dict[str, Any] = {
             "step": self.step,
             "trained_tokens": self.trained_tokens,
+            "computed_tokens": self.computed_tokens,
             "learning": self._learning.state(),
         }
         path = self.run_dir / "checkpoints" / f"step-{self.step:08d}"
@@ -280,6 +330,21 @@ class Trainer:
     def _has_rewards(self) -> bool:
         """Whether the grader grades the groups; other methods use it only for held-out rows."""
         return isinstance(self.trainer_spec.spec.settings, GroupMethod)
+
+    @property
+    def _resampling_rounds(self) -> int:
+        settings = self.trainer_spec.spec.settings
+        return settings.resampling_rounds if isinstance(settings, GroupMethod) else 0
+
+    @property
+    def _updates_per_batch(self) -> int:
+        settings = self.trainer_spec.spec.settings
+        return settings.updates_per_batch if isinstance(settings, GroupMethod) else 1
+
+    @property
+    def _advantage_scaling(self) -> AdvantageScaling:
+        settings = self.trainer_spec.spec.settings
+        return settings.advantage_scaling if isinstance(settings, GroupMethod) else "std"
 
     @property
     def _is_imitation(self) -> bool:

@@ -65,9 +65,15 @@ class GroupMember:
     entropy: float | None = None
     teacher: Provenance | None = None
     kl: float | None = None
-    """Estimated KL divergence from the base model; None unless the job sets a `kl_coefficient`."""
+    """Estimated KL divergence from the starting policy (rollouts of jobs with a `kl_coefficient`)."""
+    reference_logprobs: list[float] = field(default_factory=list)
+    """Log p of each token under the starting policy (rollouts of jobs with a `kl_coefficient`)."""
+    importance_ratio: float | None = None
+    """Mean importance weight of the tokens, after truncation (rollouts of jobs with importance weights)."""
+    importance_truncated: float | None = None
+    """Fraction of the tokens whose importance weight was truncated."""
     trainer_logprobs: list[float] = field(default_factory=list)
-    """Log p of each token as the update computed it; empty for members without a forward pass."""
+    """Log p of each token as the first update computed it; empty for members without a forward pass."""
     context: tuple[int, ...] | None = None
     """The ids before the member's own; None means the prompt's ids."""
     turn: int | None = None

@@ -13,8 +13,9 @@ from app.core.accounts.scopes import Scope
 from app.core.deadline import Deadline
 from app.core.errors import InvalidRequest
 from app.core.graders.regrade import regrade
-from app.core.jobs import groups, queries, submission
+from app.core.jobs import groups, queries, stored_specs, submission
 from app.core.jobs.grader_services import check_services
+from app.core.spec.job import GroupMethod
 from app.core.storage.blobs import BlobMissing
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
@@ -48,7 +49,9 @@ async def regrade_job(
             stored = groups.with_items(store, file.rows[0], chosen)
         except BlobMissing as error:
             raise InvalidRequest(error.message, param="training_file", code="file_not_found") from error
-        graded = regrade(body.grader, stored, graders.until(deadline), LIMIT_SECONDS)
+        method = stored_specs.read_to_show(job.id, job.spec).settings
+        scaling = method.advantage_scaling if isinstance(method, GroupMethod) else "std"
+        graded = regrade(body.grader, stored, graders.until(deadline), LIMIT_SECONDS, scaling)
         return Regraded.of(job_id, available, len(stored), graded)
 
     return await slow.grader(body.grader).run(request, caller.project_id, run)

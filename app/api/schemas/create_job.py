@@ -25,6 +25,7 @@ from app.core.spec.gates import MAX_GATES, AliasName, GateText
 from app.core.spec.integrations import MAX_INTEGRATIONS, Integration
 from app.core.spec.job import (
     Auto,
+    GroupMethod,
     GroupMix,
     JobSpec,
     MethodType,
@@ -155,6 +156,7 @@ class CreateJob(Frozen):
         canonical, notices = _canonical(body)
         job = handler(canonical)
         job._sent = body
+        job._refuse_unused_divergence()
         job._notices = (*notices, *job._without_held_out_rows())
         return job
 
@@ -171,6 +173,15 @@ class CreateJob(Frozen):
                 place = "gft" if head in extra else "method.reinforcement"
                 return param.replace("method.gft", place, 1)
         return param
+
+    def _refuse_unused_divergence(self) -> None:
+        # A validator of the spec would also refuse stored jobs of earlier versions.
+        settings = self.method.settings
+        if isinstance(settings, GroupMethod) and settings.kl_coefficient and settings.group.self_ == 0:
+            raise problem(
+                self.path_as_sent("method.gft.kl_coefficient", self._sent),
+                "The divergence is estimated on rollouts only: set group.self to at least 1, or remove kl_coefficient.",
+            )
 
     def _without_held_out_rows(self) -> list[Notice]:
         """Return a notice for each setting of evaluations if the job has no held-out rows to evaluate."""

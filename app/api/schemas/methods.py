@@ -15,6 +15,7 @@ from app.core.spec.job import (
     PreferenceMethod,
     Sampling,
 )
+from app.core.spec.policy_loss import PolicyLossSettings
 
 
 class RolloutsOnly(Frozen):
@@ -28,17 +29,18 @@ class RolloutsOnly(Frozen):
     """Rollouts of the current policy for each prompt."""
 
 
-class Reinforcement(Frozen):
-    """Trains on graded rollouts of the model itself."""
+class _GradedRollouts(Frozen):
+    """The fields that the validators of `PolicyLossSettings` read."""
 
     grader: Grader
     """Computes the reward of every rollout."""
     group: RolloutsOnly = RolloutsOnly()
     """The number of rollouts for each prompt."""
-    kl_coefficient: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Weight of the divergence from the base model in the loss; 0 turns it off."""
-    zero_variance: Literal["count", "drop"] = "count"
-    """Whether tokens of groups without contrast count in the loss's denominator."""
+
+
+class Reinforcement(PolicyLossSettings, _GradedRollouts):
+    """Trains on graded rollouts of the model itself."""
+
     sampling: Sampling = Sampling()
     """How rollouts are sampled."""
     hyperparameters: Hyperparameters = Hyperparameters()
@@ -108,8 +110,7 @@ class ReinforcementForm(Frozen):
         return GroupMethod(
             grader=sent.grader,
             group=GroupMix(expert=0, teacher=0, self_=sent.group.self_),
-            kl_coefficient=sent.kl_coefficient,
-            zero_variance=sent.zero_variance,
+            **{name: getattr(sent, name) for name in PolicyLossSettings.model_fields},
             sampling=sent.sampling,
             hyperparameters=sent.hyperparameters,
             evaluation=sent.evaluation,

@@ -109,13 +109,16 @@ def seconds(spec: JobSpec, work: Work, shape: Shape, hardware: Hardware) -> Seco
     rollout = 0.0
     if work.own_a_group:
         rollout = work.steps * _decoding(work.groups_a_step, work.own_a_group, spec, work, shape, device)
-    live = LIVE_SHARE if isinstance(spec.settings, GroupMethod) else 1.0
+    # With a divergence, groups without contrast are trained too.
+    grouped = isinstance(spec.settings, GroupMethod) and not spec.settings.kl_coefficient
+    live = LIVE_SHARE if grouped else 1.0
     tokens = live * (work.prompt_tokens + work.response_tokens)
     passes = work.steps * math.ceil(tokens / work.steps / TOKEN_BUDGET)
     reference = 2 if isinstance(spec.settings, GroupMethod) and spec.settings.kl_coefficient else 0
+    updates = spec.settings.updates_per_batch if isinstance(spec.settings, GroupMethod) else 1
     update = (
-        passes * (BATCH_SECONDS + 3 * shape.layers * LAYER_SECONDS)
-        + (4 + reference) * shape.parameters * tokens / device.flops
+        updates * passes * (BATCH_SECONDS + 3 * shape.layers * LAYER_SECONDS)
+        + (4 * updates + reference) * shape.parameters * tokens / device.flops
     )
     base = _decoding(min(work.held_out, BASE_SAMPLES), 1, spec, work, shape, device) if work.evaluations else 0.0
     saved = CHECKPOINT_SECONDS + adapter_weights(spec, shape) * ADAPTER_BYTES / LOAD_BYTES

@@ -39,7 +39,7 @@ class Tokens(Frozen):
 
     prompt: Range = Field(description="Prompt tokens; the prompt of each group counts once.")
     response: Range = Field(description="Tokens of all members of all groups.")
-    trained: Range = Field(description="Response tokens in the denominator of the loss.")
+    trained: Range = Field(description="Tokens of all answers that count in the loss, once per step.")
 
 
 class Basis(Frozen):

@@ -13,6 +13,7 @@ from app.core.graders.toolbox import CONNECTIONS, LimitedTools, Toolbox
 from app.core.graders.types import Grade, Sample
 from app.core.spec.advantages import group_advantages, has_contrast
 from app.core.spec.graders import BaseGrader
+from app.core.spec.policy_loss import AdvantageScaling
 from app.core.spec.reports import GroupRecord, MemberRecord
 
 ERRORS_SHOWN: Final = 3
@@ -77,7 +78,11 @@ class Summary:
 
 
 def regrade(
-    grader: BaseGrader, groups: Sequence[StoredGroup], tools: Toolbox | LimitedTools, seconds: float
+    grader: BaseGrader,
+    groups: Sequence[StoredGroup],
+    tools: Toolbox | LimitedTools,
+    seconds: float,
+    scaling: AdvantageScaling = "std",
 ) -> list[RegradedGroup]:
     """Return the groups graded within the time limit, in order; a group is graded completely or not at all."""
     threads = ThreadPoolExecutor(CONNECTIONS if waits(grader) else tools.workers, thread_name_prefix="regrade")
@@ -93,7 +98,7 @@ def regrade(
         ]
         done, _ = wait([future for futures in pending for future in futures], timeout=seconds)
         return [
-            _compared(group, [future.result() for future in futures])
+            _compared(group, [future.result() for future in futures], scaling)
             for group, futures in zip(groups, pending, strict=True)
             if done.issuperset(futures)
         ]
@@ -101,14 +106,15 @@ def regrade(
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _compared(group: StoredGroup, grades: Sequence[Grade]) -> RegradedGroup:
+def _compared(group: StoredGroup, grades: Sequence[Grade], scaling: AdvantageScaling) -> RegradedGroup:
     """Compute advantages; members that could not be graded leave the group, as in training."""
     rewards = [grade.reward for grade in grades]
+    advantages = group_advantages(rewards, scaling)
     return RegradedGroup(
         group,
         tuple(
             MemberPair(before, grade.reward, advantage, grade.error)
-            for before, grade, advantage in zip(group.record.members, grades, group_advantages(rewards), strict=True)
+            for before, grade, advantage in zip(group.record.members, grades, advantages, strict=True)
         ),
         has_contrast([reward for reward in rewards if reward is not None]),
     )

@@ -230,7 +230,7 @@ _REPORTED: Final = text(
            sum(CAST(values->>'gft/timing/update' AS float8)) AS update,
            sum(CAST(values->>'step_time' AS float8)) AS steps_seconds,
            max(CAST(values->>'gft/peak_memory_bytes' AS float8)) AS peak_memory,
-           max(CAST(values->>'num_tokens' AS float8)) AS trained_tokens,
+           (SELECT trained_tokens FROM jobs WHERE id = :job_id) AS trained_tokens,
            avg(CAST(values->>'gft/prompt_length' AS float8)) AS prompt,
            avg(coalesce(
                CAST(values->>'gft/expert/length' AS float8),

@@ -1,6 +1,7 @@
 """Group-normalised advantages (Group Advantage Learning, arXiv 2604.14258, section 3).
 
     A_k = (R_k - mean_G R) / (std_G R + eps)        std is the sample standard deviation (n - 1)
+    A_k =  R_k - mean_G R                           without scaling (Dr. GRPO, arXiv 2503.20783)
 
 Mean and standard deviation cover the whole hybrid group; sources are never normalised separately. The trainer, lint
 and regrading share these functions.
@@ -9,6 +10,8 @@ and regrading share these functions.
 import math
 from collections.abc import Sequence
 from typing import Final
+
+from app.core.spec.policy_loss import AdvantageScaling
 
 EPSILON: Final = 1e-6
 ZERO_VARIANCE_RANGE: Final = 1e-6
@@ -20,7 +23,7 @@ def has_contrast(rewards: Sequence[float]) -> bool:
     return len(rewards) == 1 or (len(rewards) > 1 and max(rewards) - min(rewards) > ZERO_VARIANCE_RANGE)
 
 
-def group_advantages(rewards: Sequence[float | None]) -> list[float | None]:
+def group_advantages(rewards: Sequence[float | None], scaling: AdvantageScaling = "std") -> list[float | None]:
     """Return the advantage of each member, in order.
 
     A member whose grade failed (`None`) leaves the group: it gets `None`, and the others are normalised without it.
@@ -35,6 +38,8 @@ def group_advantages(rewards: Sequence[float | None]) -> list[float | None]:
     if not has_contrast(graded):
         return [None if reward is None else 0.0 for reward in rewards]
     mean = math.fsum(graded) / len(graded)
+    if scaling == "none":
+        return [None if reward is None else reward - mean for reward in rewards]
     variance = math.fsum((reward - mean) ** 2 for reward in graded) / (len(graded) - 1)
     scale = math.sqrt(variance) + EPSILON
     return [None if reward is None else (reward - mean) / scale for reward in rewards]

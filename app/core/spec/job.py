@@ -13,6 +13,7 @@ from app.core.spec.frozen import Frozen
 from app.core.spec.gates import MAX_GATES, AliasName, GateText
 from app.core.spec.graders import Grader
 from app.core.spec.integrations import MAX_INTEGRATIONS, Integration
+from app.core.spec.policy_loss import PolicyLossSettings
 from app.core.spec.teacher_answers import BaseUrl, Spent, TeacherBudget, TeacherModel
 
 MAX_ANSWERS: Final = 64
@@ -149,19 +150,20 @@ class Evaluation(Frozen):
     """Training ends after this many evaluations in a row without a better mean reward; null means never."""
 
 
-class GroupMethod(Frozen):
-    """Settings of the methods that learn from groups (`gft`, `reinforcement`)."""
+class _GradedGroups(Frozen):
+    """The fields that the validators of `PolicyLossSettings` read."""
 
     grader: Grader
     """Computes the reward of every member of a group."""
     group: GroupMix = GroupMix()
     """The largest number of members per source in a group."""
+
+
+class GroupMethod(PolicyLossSettings, _GradedGroups):
+    """Settings of the methods that learn from groups (`gft`, `reinforcement`)."""
+
     tau: Annotated[float, Field(ge=0, le=1)] = 0.7
     """Tokens with a probability below tau are weighted by that probability (DCR)."""
-    kl_coefficient: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Weight of the divergence from the base model in the loss; 0 turns it off."""
-    zero_variance: Literal["count", "drop"] = "count"
-    """Whether tokens of groups without contrast count in the loss's denominator."""
     sampling: Sampling = Sampling()
     """How rollouts are sampled."""
     train_reasoning: bool = True
@@ -191,6 +193,11 @@ class GroupMethod(Frozen):
         group = info.data.get("group")
         if teacher is not None and isinstance(group, GroupMix) and group.teacher == 0:
             raise ValueError("would never be used: set group.teacher to at least 1, or remove `teacher`")
+        if teacher is not None and info.data.get("resampling_rounds"):
+            raise ValueError(
+                "cannot be combined with resampling_rounds: a teacher answers the planned prompts of a step only. "
+                "Remove one of the two"
+            )
         return teacher
 
 

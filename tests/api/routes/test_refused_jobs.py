@@ -44,6 +44,24 @@ REFUSED: dict[str, tuple[dict[str, Any], Any, str, str]] = {
         "method.gft.group",
         "set group.self to at least 1",
     ),
+    "divergence without rollouts": (
+        {},
+        gft(group={"self": 0}, kl_coefficient=0.1),
+        "method.gft.kl_coefficient",
+        "set group.self to at least 1",
+    ),
+    "several updates of given answers": (
+        {},
+        gft(updates_per_batch=2),
+        "method.gft.updates_per_batch",
+        "set group.expert and group.teacher to 0",
+    ),
+    "clip of one update": (
+        {},
+        {"type": "reinforcement", "reinforcement": {"grader": GRADER, "clip_high": 0.28}},
+        "method.reinforcement.clip_high",
+        "Set updates_per_batch to at least 2",
+    ),
     "too many": (
         {},
         gft(group={"self": 65}),

@@ -64,6 +64,12 @@ def test_rewards_and_advantages_by_hand() -> None:
     assert summary.rank_correlation == pytest.approx(1 / 6)
 
 
+def test_advantages_have_the_scaling_of_the_job() -> None:
+    with Toolbox() as tools:
+        first, _ = regrade(SAME, GROUPS, tools, 20.0, "none")
+    assert [pair.advantage for pair in first.members] == [0.75, -0.25, -0.25, -0.25]
+
+
 def test_ungradable_members_leave_their_group() -> None:
     source = "def grade(sample, item):\n    return 1.0 if sample['output_text'] == 'no' else 1 / 0\n"
     with Toolbox() as tools:

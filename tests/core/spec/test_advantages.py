@@ -16,6 +16,13 @@ def test_by_hand() -> None:
     assert group_advantages([1.0, 0.0, 0.0, 0.0]) == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-5)
 
 
+def test_no_scaling_by_hand() -> None:
+    """Groups without contrast and groups of one are the same with both scalings."""
+    assert group_advantages([1.0, 0.0, None, 0.5], "none") == [0.5, -0.5, None, 0.0]
+    assert group_advantages([1.0, 1.0 + 1e-7], "none") == [0.0, 0.0]
+    assert group_advantages([0.5], "none") == [0.5]
+
+
 @given(rewards)
 def test_advantages_sum_to_zero_in_reward_order(values: list[float]) -> None:
     advantages = [advantage for advantage in group_advantages(values) if advantage is not None]

@@ -20,6 +20,7 @@ from tests.tiny_model import write_rows
 from tests.waiting import all_end
 from tests.worker.training import plain
 from tests.worker.training.conftest import ModelDirectory
+from tests.worker.training.rank_of_two import LOSSES
 from tests.worker.training.runs import REPOSITORY, STEPS, Job, of_kind, parse, read_until, trainer_process
 from tests.worker.training.test_optimizer import mixed_groups
 from tests.worker.training.updates import gradient
@@ -44,7 +45,6 @@ def test_shares_are_disjoint_and_complete() -> None:
 
 @pytest.mark.slow
 def test_two_ranks_have_the_gradient_of_one(llama: Policy, model_directory: ModelDirectory, tmp_path: Path) -> None:
-    expected, alone = gradient(llama, mixed_groups(), tau=0.3)
     module, environment = "tests.worker.training.rank_of_two", os.environ | {"OMP_NUM_THREADS": "1"}
     with ExitStack() as running:
         ranks = [
@@ -61,11 +61,14 @@ def test_two_ranks_have_the_gradient_of_one(llama: Policy, model_directory: Mode
             for rank in range(2)
         ]
         assert [process.wait(240) for process in ranks] == [0, 0]
-    outputs = [(tmp_path / f"{rank}.out").read_text().split() for rank in range(2)]
-    for rank, (tokens, loss) in enumerate(outputs):
-        assert int(tokens) == alone.trained_tokens
-        assert float(loss) == pytest.approx(alone.loss, abs=1e-6)
-        assert plain.distance(load_file(tmp_path / f"gradient-{rank}.safetensors"), expected) < 1e-6
+    outputs = [(tmp_path / f"{rank}.out").read_text().splitlines() for rank in range(2)]
+    for number, (name, options) in enumerate(LOSSES.items()):
+        expected, alone = gradient(llama, mixed_groups(), **options)
+        for rank, lines in enumerate(outputs):
+            tokens, loss = lines[number].split()
+            assert int(tokens) == alone.trained_tokens
+            assert float(loss) == pytest.approx(alone.loss, abs=1e-6)
+            assert plain.distance(load_file(tmp_path / f"{name}-{rank}.safetensors"), expected) < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from app.core.spec.reports import Failed, Message, Report, Source, TrainerExit
 from tests.worker.training.runs import Job, of_kind
 from worker.training.learning import LearningMonitor
 from worker.training.optimizer import UpdateResult
+from worker.training.policy_loss import PolicyLoss
 from worker.training.types import GroupMember, JobFailure, Prompt, PromptGroup
 
 NEVER = StringCheckGrader(name="never", input="{{sample.output_text}}", reference="no such answer", operation="eq")
@@ -44,7 +45,7 @@ def warnings(reports: list[Report]) -> list[str]:
 )
 def test_reason_is_named(groups: list[PromptGroup], result: UpdateResult, reason: str) -> None:
     reports: list[Report] = []
-    monitor = LearningMonitor(reports.append, total_steps=6)
+    monitor = LearningMonitor(reports.append, total_steps=6, loss=PolicyLoss(0.0))
     for _ in range(6):
         monitor.note(groups, result)
     [warning] = warnings(reports)
@@ -54,9 +55,20 @@ def test_reason_is_named(groups: list[PromptGroup], result: UpdateResult, reason
     assert caught.value.code == "nothing_learned"
 
 
+def test_masked_rollouts_are_named() -> None:
+    monitor = LearningMonitor(lambda _: None, 6, PolicyLoss(0.0, mask_truncated=True))
+    cut_off = group(0.0, 1.0)
+    for member in cut_off.members:
+        member.finished = False
+    for _ in range(6):
+        monitor.note([cut_off], update())
+    with pytest.raises(JobFailure, match=r"all 12 rollouts were cut off.* Raise sampling\.max_tokens"):
+        monitor.check()
+
+
 def test_one_update_is_enough() -> None:
     reports: list[Report] = []
-    monitor = LearningMonitor(reports.append, total_steps=100)
+    monitor = LearningMonitor(reports.append, total_steps=100, loss=PolicyLoss(0.0))
     for step in range(1, 101):
         monitor.note([group(0.0, 0.0)], update(0.1, applied=True) if step == 4 else update())
     monitor.check()
@@ -66,7 +78,7 @@ def test_one_update_is_enough() -> None:
 def test_warning_waits_longer_in_long_jobs() -> None:
     for total, patience in ((6, 5), (200, 10), (10_000, 25)):
         reports: list[Report] = []
-        monitor = LearningMonitor(reports.append, total)
+        monitor = LearningMonitor(reports.append, total, PolicyLoss(0.0))
         for step in range(1, patience + 1):
             assert warnings(reports) == [], step
             monitor.note([group(0.0, 0.0)], update())

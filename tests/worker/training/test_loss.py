@@ -1,6 +1,7 @@
 """The token loss and its corners."""
 
 import math
+from typing import Final
 
 import pytest
 import torch
@@ -8,9 +9,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from app.core.spec.advantages import group_advantages
-from worker.training.loss import coefficient, preference_loss, token_loss
+from app.core.spec.policy_loss import Normalization
+from worker.training.loss import (
+    answer_weight,
+    clipped_loss,
+    coefficient,
+    denominator,
+    importance_weights,
+    kl_penalty,
+    preference_loss,
+    token_loss,
+)
 
 ROWS, VOCABULARY = 9, 7
+NORMALIZATIONS: Final[tuple[Normalization, ...]] = ("token", "sequence", "constant")
 
 
 def logits_and_tokens() -> tuple[Tensor, Tensor]:
@@ -108,6 +120,65 @@ def test_parts_with_one_denominator_add_up() -> None:
 def test_non_positive_denominator_is_rejected(denominator: float) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         token_loss(torch.zeros(1), torch.ones(1), torch.ones(1), 0.0, denominator)
+
+
+def test_kl_penalty_by_hand() -> None:
+    """Value exp(d) - d - 1, gradient -d, with d = log p_reference - log p; neither is more than its bound."""
+    reference_N = torch.tensor([-1.0, -2.0, -0.5, -1.0, -90.0], dtype=torch.float64)
+    logprobs_N = torch.tensor([-1.0, -1.5, -1.0, -60.0, -1.0], dtype=torch.float64, requires_grad=True)
+    found_N = kl_penalty(logprobs_N, reference_N)
+    expected = [0.0, math.exp(-0.5) + 0.5 - 1, math.exp(0.5) - 0.5 - 1, 10.0, 10.0]
+    assert found_N.detach().tolist() == pytest.approx(expected, abs=1e-12)
+    assert gradient(found_N.sum(), logprobs_N).tolist() == pytest.approx([0.0, 0.5, -0.5, -20.0, 20.0])
+
+
+def test_kl_gradient_is_exact_in_expectation() -> None:
+    """The mean over all tokens, weighted by their probability, is the gradient of KL(policy || reference)."""
+    logits_V, reference_V = (0.5 * torch.randn(2, VOCABULARY, dtype=torch.float64)).unbind()
+    logits_V.requires_grad_()
+    reference_V = reference_V.log_softmax(-1)
+    logprobs_V = logits_V.log_softmax(-1)
+    exact = (logprobs_V.exp() * (logprobs_V - reference_V)).sum()
+    estimate = (logprobs_V.detach().exp() * kl_penalty(logprobs_V, reference_V)).sum()
+    assert float(estimate.detach()) == pytest.approx(float(exact.detach()))
+    (found_V,) = torch.autograd.grad(estimate, logits_V, retain_graph=True)
+    assert torch.allclose(found_V, gradient(exact, logits_V), atol=1e-12)
+
+
+def test_importance_weights_by_hand() -> None:
+    trainer_N = torch.tensor([-1.0, -1.0, -2.0, -1.0], dtype=torch.float64, requires_grad=True)
+    sampler_N = torch.tensor([-1.0, -1.5, -1.0, -90.0], dtype=torch.float64)
+    found_N = importance_weights(trainer_N, sampler_N, 2.0)
+    assert found_N.tolist() == pytest.approx([1.0, math.exp(0.5), math.exp(-1.0), 2.0])
+    assert not found_N.requires_grad
+
+
+def test_clipped_loss_by_hand() -> None:
+    """Ratios 1, 1.5, 1.5, 0.5, 0.5: clipped where a move has gone far enough in the direction of its weight."""
+    ratios = [1.0, 1.5, 1.5, 0.5, 0.5]
+    weights_N = torch.tensor([2.0, 1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+    logprobs_N = torch.tensor([-1.0 + math.log(r) for r in ratios], dtype=torch.float64, requires_grad=True)
+    found = clipped_loss(logprobs_N, torch.full_like(logprobs_N, -1.0), weights_N, (0.2, 0.3), 4.0)
+    assert float(found.loss.detach()) == pytest.approx(-(2.0 + 1.3 - 1.5 + 0.5 - 0.8) / 4)
+    assert (found.low, found.high) == (1, 1)
+    assert gradient(found.loss, logprobs_N).tolist() == pytest.approx([-0.5, 0.0, 0.375, -0.125, 0.0])
+
+
+def test_clipped_loss_is_the_token_loss_at_ratio_1() -> None:
+    logits_N_V, tokens_N = logits_and_tokens()
+    weights_N = torch.linspace(-2, 2, ROWS, dtype=torch.float64)
+    logprobs_N = logprobs(logits_N_V, tokens_N)
+    plain = torch.autograd.grad(token_loss(logprobs_N, weights_N, ones(), 0.0, 5.0), logits_N_V, retain_graph=True)[0]
+    clipped = clipped_loss(logprobs_N, logprobs_N.detach(), weights_N, (0.2, 0.2), 5.0)
+    assert torch.allclose(gradient(clipped.loss, logits_N_V), plain, atol=1e-12)
+
+
+def test_denominators_by_hand() -> None:
+    """Answers of 2 and 6 tokens: each token's weight by token 1/8, by sequence 1/4 and 1/12, by constant 1/20."""
+    by = {name: [answer_weight(n, name) / denominator([2, 6], name, 10) for n in (2, 6)] for name in NORMALIZATIONS}
+    assert by["token"] == [1 / 8, 1 / 8]
+    assert by["sequence"] == pytest.approx([1 / 4, 1 / 12])
+    assert by["constant"] == [1 / 20, 1 / 20]
 
 
 def margins() -> Tensor:

@@ -1,7 +1,8 @@
 """One optimiser step against the same step written out with plain transformers and PEFT."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from app.core.spec.reports import Source
 from tests.worker.training import plain
+from tests.worker.training.architectures import randomise
 from tests.worker.training.conftest import ModelDirectory
 from tests.worker.training.updates import PLENTY, Recorder, gradient, group, imitated, updater
 from worker.training.model import Policy
@@ -205,20 +208,90 @@ def test_single_token_and_truncated_members_train(budget: int, llama: Policy, mo
     assert plain.distance(found, plain.gradients(model, loss)) < 1e-5
 
 
-def test_kl_gradient_by_hand(llama: Policy, model: Any) -> None:
-    """Over the same N as the rest of the loss: every token of the step, whatever the micro-batches."""
-    live, flat = mixed_groups(), group([1.0, 1.0], seed=8)
-    found, result = gradient(llama, [*live, flat], kl_coefficient=0.5, temperature=0.6, token_budget=20)
-    loss, tokens = written_out(model, [*live, flat], torch.ones_like, 0.6), result.trained_tokens
-    for one in live:
-        for member in one.graded:
-            logprobs = plain.sequence_logprobs(model, one.prompt.ids, member.ids, 0.6)
-            with torch.no_grad(), model.disable_adapter():
-                base = plain.sequence_logprobs(model, one.prompt.ids, member.ids, 0.6)
-            estimate = (base - logprobs).exp() - (base - logprobs) - 1
-            assert member.kl == pytest.approx(float(estimate.mean().detach()), rel=1e-4, abs=1e-5)
-            loss = loss + 0.5 * estimate.sum() / tokens
-    assert result.loss == pytest.approx(float(loss.detach()), rel=1e-5)
+def kl_written_out(model: Any, reference: Any, groups: list[PromptGroup], temperature: float) -> tuple[Tensor, Tensor]:
+    """Value (k3) and gradient (k2) of the mean divergence of all rollouts from the model that `reference` gives."""
+    values, slopes = [], []
+    for one in groups:
+        for member in (member for member in one.members if member.source is Source.self):
+            logprobs = plain.sequence_logprobs(model, one.prompt.ids, member.ids, temperature)
+            with torch.no_grad(), reference():
+                difference = plain.sequence_logprobs(model, one.prompt.ids, member.ids, temperature) - logprobs
+            difference = difference.detach().clamp(-20, 20)
+            values.append((difference.exp() - difference - 1).clamp(max=10))
+            slopes.append((logprobs - logprobs.detach() - difference).square() / 2)
+            assert member.kl == pytest.approx(float(values[-1].mean()), rel=1e-4, abs=1e-5)
+    return torch.cat(values).mean(), torch.cat(slopes).mean()
+
+
+def groups_with_kl() -> list[PromptGroup]:
+    """Groups with and without contrast, a demonstration, and a failed grade."""
+    groups = [*mixed_groups(), group([1.0, 1.0], seed=8)]
+    groups[0].members[0].source = Source.expert
+    return groups
+
+
+@pytest.mark.parametrize("zero_variance", ["count", "drop"])
+def test_kl_gradient_by_hand(zero_variance: str, llama: Policy, model: Any) -> None:
+    """Over the tokens of all rollouts, also without a grade or contrast, whatever the micro-batches; of these only."""
+    groups = groups_with_kl()
+    options: dict[str, Any] = {"temperature": 0.6, "kl_coefficient": 0.5, "zero_variance": zero_variance}
+    found, result = gradient(llama, groups, token_budget=20, **options)
+    counted = groups if zero_variance == "count" else groups[:-1]
+    loss = written_out(model, counted, torch.ones_like, 0.6)
+    value, slope = kl_written_out(model, model.disable_adapter, groups, 0.6)
+    assert result.loss == pytest.approx(float(loss.detach() + 0.5 * value), rel=1e-4)
+    assert plain.distance(found, plain.gradients(model, loss + 0.5 * slope)) < 1e-5
+    assert groups[0].members[0].kl is None
+    assert result.computed_tokens == tokens_of(*groups)
+
+
+def test_kl_trains_groups_without_contrast(llama: Policy, model: Any) -> None:
+    """Also if they are all there is, and none of their tokens count in N."""
+    groups = [group([1.0, 1.0]), group([None, None], seed=3)]
+    found, result = gradient(llama, groups, kl_coefficient=0.5, zero_variance="drop")
+    assert result.applied
+    value, slope = kl_written_out(model, model.disable_adapter, groups, 1.0)
+    assert result.loss == pytest.approx(0.5 * float(value), rel=1e-4)
+    assert plain.distance(found, plain.gradients(model, 0.5 * slope)) < 1e-5
+
+
+def test_kl_of_a_warm_start_is_from_its_adapter(llama: Policy, model: Any) -> None:
+    """0 at the first step; later from the adapter that training started from, not from the base model."""
+    llama.keep_start()
+    start = {name: value.detach().clone() for name, value in llama.trained.items()}
+    groups = groups_with_kl()
+    _, result = gradient(llama, [group([1.0, 1.0])], kl_coefficient=0.5)
+    assert result.grad_norm == pytest.approx(0, abs=1e-6)
+    randomise(llama, seed=9)
+    moved = {name: value.detach().clone() for name, value in llama.trained.items()}
+    plain.copy_adapter(llama, model)
+
+    @contextmanager
+    def started() -> Iterator[None]:
+        for values in (start, moved):
+            for name, value in plain.trained(model).items():
+                value.data.copy_(values[name])
+            if values is start:
+                yield
+
+    found, _ = gradient(llama, groups, kl_coefficient=0.5, token_budget=20)
+    reference = []
+    for one in groups:
+        for member in one.members:
+            with torch.no_grad(), started():
+                reference.append(plain.sequence_logprobs(model, one.prompt.ids, member.ids))
+    assert all(torch.equal(llama.trained[name], moved[name]) for name in moved)
+    members = [member for one in groups for member in one.members]
+    for member, expected in zip(members, reference, strict=True):
+        if member.source is Source.self:
+            assert member.reference_logprobs == pytest.approx(expected.tolist(), abs=1e-5)
+    slopes = [
+        (plain.sequence_logprobs(model, one.prompt.ids, member.ids) - torch.tensor(member.reference_logprobs)).square()
+        for one in groups
+        for member in one.members
+        if member.source is Source.self
+    ]
+    loss = written_out(model, groups, torch.ones_like, 1.0) + 0.25 * torch.cat(slopes).mean()
     assert plain.distance(found, plain.gradients(model, loss)) < 1e-5
 
 

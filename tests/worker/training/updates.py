@@ -11,6 +11,7 @@ from app.core.spec.reports import Source
 from tests.worker.training.architectures import END, VOCABULARY
 from worker.training.model import Policy
 from worker.training.optimizer import MAX_GRAD_NORM, Updater, UpdateResult
+from worker.training.policy_loss import PolicyLoss
 from worker.training.types import GroupMember, Prompt, PromptGroup
 
 PLENTY: Final = 100_000
@@ -33,22 +34,23 @@ class Recorder(torch.optim.SGD):
 
 
 def updater(policy: Policy, optimizer: torch.optim.Optimizer | None = None, **options: Any) -> Updater:
-    """An updater; by default with tau 0, temperature 1, no KL, and zero-variance groups counted."""
+    """An updater; by default with tau 0 and temperature 1. `options` are the loss's or the updater's."""
+    loss = {name: options.pop(name) for name in PolicyLoss.__dataclass_fields__ if name in options}
     chosen: dict[str, Any] = {
-        "tau": 0.0,
+        "loss": PolicyLoss(**{"tau": 0.0} | loss),
         "temperature": 1.0,
-        "zero_variance": "count",
-        "kl_coefficient": 0.0,
         "token_budget": PLENTY,
         "on_shrink": lambda _budget: None,
     } | options
     return Updater(policy, optimizer or Recorder(policy), **chosen)
 
 
-def gradient(policy: Policy, groups: list[PromptGroup], **options: Any) -> tuple[dict[str, Tensor], UpdateResult]:
+def gradient(
+    policy: Policy, groups: list[PromptGroup], number: int = 0, **options: Any
+) -> tuple[dict[str, Tensor], UpdateResult]:
     """Returns the gradient of one update before clipping, and its `UpdateResult`."""
     recorder = Recorder(policy)
-    result = updater(policy, recorder, **options).update(groups, rate=1.0)
+    result = updater(policy, recorder, **options).update(groups, 1.0, number)
     assert recorder.gradients is not None
     scale = max(1.0, (result.grad_norm + 1e-6) / MAX_GRAD_NORM)
     return {name: value * scale for name, value in recorder.gradients.items()}, result

@@ -100,10 +100,21 @@ export const EMPTY_FORM: JobForm = {
   others: {},
 };
 
+const OF_GROUPS = [
+  "kl_coefficient",
+  "zero_variance",
+  "advantage_scaling",
+  "loss_normalization",
+  "mask_truncated",
+  "updates_per_batch",
+  "clip_low",
+  "clip_high",
+  "importance_cap",
+  "resampling_rounds",
+];
 /** Settings of some methods only; those of other methods are left out. */
 const ONLY_OF: Record<string, MethodName[]> = {
-  kl_coefficient: ["gft", "reinforcement"],
-  zero_variance: ["gft", "reinforcement"],
+  ...Object.fromEntries(OF_GROUPS.map((name) => [name, ["gft", "reinforcement"] as MethodName[]])),
   train_turns: ["supervised", "dft"],
   label_smoothing: ["dpo"],
 };

@@ -16,6 +16,7 @@ from tests.worker.training.runs import STEPS, Job, of_kind, read_until, trainer_
 from tests.worker.training.test_distributed import two
 
 GAP = "sampling/sampling_logp_difference/max"
+WEIGHT = "sampling/importance_sampling_ratio/mean"
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,7 @@ def test_rollouts_use_the_adapter_of_every_step(job: Job, server: VllmServer, mo
     gaps = [row.values[GAP] for row in of_kind(reports, Metrics) if row.values.get(GAP) is not None]
     assert len(gaps) >= STEPS / 2
     assert all(gap is not None and gap < 1e-4 for gap in gaps)
+    assert not any(WEIGHT in row.values for row in of_kind(reports, Metrics))  # gft has no importance weights
     assert all(one.values["eval/forward_kl"] is not None for one in of_kind(reports, Evaluated))
     assert server.names == names(0, STEPS)
     assert server.adapters == {}
@@ -74,9 +76,14 @@ def test_rollouts_use_the_adapter_of_every_step(job: Job, server: VllmServer, mo
 
 @pytest.mark.slow
 def test_stale_adapter_on_the_server_raises_alarm(job: Job, server: VllmServer) -> None:
+    """A reinforcement job also weights the rollouts: by how much more probable the current adapter finds them."""
     server.stale = True
-    code, reports = job.run(learning_rate_multiplier=1000.0)
+    code, reports = dataclasses.replace(job, method="reinforcement").run(learning_rate_multiplier=1000.0)
     assert code is TrainerExit.succeeded
+    weights = [ratio for row in of_kind(reports, Metrics) if (ratio := row.values.get(WEIGHT)) is not None]
+    assert weights[0] == pytest.approx(1, abs=1e-4)
+    assert max(abs(weight - 1) for weight in weights) > 0.01
+    assert max(row.values.get("gft/importance_truncated_frac") or 0 for row in of_kind(reports, Metrics)) > 0
     [alarm] = [one for one in of_kind(reports, Message) if one.level == "warn"]
     assert "sampler and trainer disagree about log-probabilities" in alarm.message
 
