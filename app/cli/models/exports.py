@@ -49,9 +49,9 @@ def export_model(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a merged model, a GGUF file or another artefact.
+    """Export a fine-tuned model as a merged model, a GGUF file or in another format.
 
-    The server makes it. Prints the export's id, or where it was stored.
+    The server creates the export. Prints its id, or with --output where it was stored.
     """
     if output is not None and output.exists():
         raise ExportFailed(f"{output} exists already. Name a new one.")
@@ -65,7 +65,7 @@ def export_model(
 
 def push_model(
     name: Name,
-    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the hub; made if missing.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the hub; created if missing.")],
     public: Annotated[
         bool, typer.Option("--public", help="The repository is public. By default it is private.")
     ] = False,
