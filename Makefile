@@ -133,8 +133,8 @@ vllm: setup $(VLLM_VENV)/.installed ## Test the gateway against a real vLLM on t
 	@GROUPTUNE_VLLM_PYTHON=$(VLLM_VENV)/bin/python $(BIN)/pytest -m vllm -q tests/vllm $(ARGS)
 
 .PHONY: pictures
-pictures: setup web ## Train the demo model and take the screenshots for README and docs (ten minutes, needs Chromium)
-	@GROUPTUNE_PICTURES=docs $(BIN)/pytest -m pictures -q tests/dashboard/test_pictures.py $(ARGS)
+pictures: setup web ## Record the demo and take the screenshots for README and docs (15 minutes, needs Chromium)
+	@GROUPTUNE_PICTURES=docs $(BIN)/pytest -m pictures -q tests/cli/demo tests/dashboard/test_pictures.py $(ARGS)
 
 .PHONY: lint
 lint: setup $(WEB)/node_modules/.package-lock.json ## Check style and formatting

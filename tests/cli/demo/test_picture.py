@@ -1,0 +1,27 @@
+"""`make pictures`: the animated picture of `grouptune demo` in README, drawn from the output of a real run."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from app.cli.demo.data import BASE_MODEL
+from app.cli.models.commands import pull
+from app.core import settings
+from tests.terminal_picture import draw, record
+
+pytestmark = [pytest.mark.pictures, pytest.mark.timeout(3600)]
+
+MAX_BYTES: Final = 300_000
+
+
+def test_demo_picture(short_dir: Path) -> None:
+    pull(BASE_MODEL, settings.load().models_dir, print)
+    program = Path(sys.executable).with_name("grouptune")
+    home = {"GROUPTUNE_STATE_DIR": str(short_dir / "state")}
+    picture = draw("grouptune demo", record([program, "demo", "--no-keep"], os.environ | home))
+    (Path(os.environ["GROUPTUNE_PICTURES"]) / "demo.svg").write_text(picture, encoding="utf-8")
+    assert len(picture.encode()) < MAX_BYTES
+    assert "Held-out problems, never trained on" in picture
