@@ -10,14 +10,19 @@ from worker.serving.errors import RequestError
 from worker.serving.kv import AttentionProbe, KvSlots, PromptKv, PromptPart, StepKv, Storage
 from worker.serving.llama_layers import replace_layers
 from worker.serving.projections import AdaptedLayers
+from worker.training.attention import IMPLEMENTATION, UnknownArgument
 from worker.training.base_model import load_base
-from worker.training.lm_head import Head, head_of
+from worker.training.lm_head import Head, UnknownHead, head_of
 from worker.training.packed import PackedHead, PackedWeight, can_pack
+from worker.training.self_check import short_limits
 from worker.training.types import JobFailure
 
 _PROBE_TOLERANCE: Final = 0.25
 """In nats. bf16 rounding in a deep model stays well below it; a missing state, scale or cap exceeds it."""
-_PROBE: Final = tuple(7 * i % 23 for i in range(1, 13))
+_PROBE: Final = tuple(7 * i % 23 for i in range(1, 25))
+"""Longer than windows and sparse indices, which the check shortens."""
+_PARTS: Final = ((0, 5), (5, 12))
+"""Parts of the probe that are prefilled; the rest is decoded token by token."""
 
 
 class ServedBase:
@@ -30,16 +35,23 @@ class ServedBase:
         self._trunk: Any = causal.base_model
         head = head_of(causal)
         dtype = head.weight_V_H.dtype
+        causal.set_attn_implementation("eager")
+        with short_limits(causal):
+            expected_short = self._own_logprobs()
         expected = self._own_logprobs()
+        causal.set_attn_implementation(IMPLEMENTATION)
         probe = AttentionProbe()
         pack = can_pack(device, dtype)
         ids = torch.tensor([_PROBE], device=device)
         positions = torch.arange(ids.shape[1], device=device)[None]
         self.layers = AdaptedLayers(causal, lambda: self._forward(ids, positions, probe), pack=pack)
-        self.short_layers = replace_layers(causal, self.layers, probe, lambda: self._forward(ids, positions, probe))
-        """Number of decoder layers that `llama_layers` computes."""
         self.storage = Storage({layer: each.shape for layer, each in probe.layers.items()}, dtype, device)
         self.head: Head = head
+        with short_limits(causal):
+            self._verify(expected_short)
+        # Replaced layers keep their windows, so they must not be made while windows are short.
+        self.short_layers = replace_layers(causal, self.layers, probe, lambda: self._forward(ids, positions, probe))
+        """Number of decoder layers that `llama_layers` computes."""
         if pack:
             packed = PackedWeight(head.weight_V_H)
             self.head = PackedHead(head.weight_V_H, head.scale, head.softcap, packed)
@@ -50,10 +62,13 @@ class ServedBase:
         """Load a base model. Raises `RequestError` if the engine cannot run it."""
         try:
             with torch.inference_mode():
-                return cls(name, load_base(directory, device, None, "native").eval().requires_grad_(False), device)
+                causal, _ = load_base(directory, device, None, "native")
+                return cls(name, causal.eval().requires_grad_(False), device)
+        except (UnknownArgument, UnknownHead) as error:
+            raise _unsupported(name, str(error)) from error
         except JobFailure as error:
             raise RequestError(400, str(error.code), str(error), "model") from error
-        except (OSError, ValueError, RuntimeError, NotImplementedError, AttributeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, NotImplementedError, AttributeError, KeyError, TypeError) as error:
             raise RequestError(
                 500, "model_not_loadable", f"Base model '{name}' cannot be loaded: {error}", "model"
             ) from error
@@ -87,25 +102,26 @@ class ServedBase:
         unsupported way would silently give wrong answers; this raises `RequestError` instead.
         """
         probe = torch.tensor(_PROBE, device=self.device)
-        slots, prompt = KvSlots(self.storage), PromptKv(self.storage, 8)
+        slots, prompt = KvSlots(self.storage), PromptKv(self.storage, _PARTS[-1][1])
         none = torch.zeros(0, dtype=torch.long, device=self.device)
         states = []
-        for begin, end in ((0, 5), (5, 8)):
+        for begin, end in _PARTS:
             kv = StepKv(slots, none, 0, (PromptPart(prompt, 0, end - begin),))
             states.append(self.hidden(probe[begin:end], torch.arange(begin, end, device=self.device), kv))
             prompt.length = end
         slots.reserve(1, len(_PROBE), used=0)
         slots.fill(0, prompt)
-        for position in range(8, len(_PROBE) - 1):
+        for position in range(_PARTS[-1][1], len(_PROBE) - 1):
             at = torch.tensor([position], device=self.device)
             states.append(self.hidden(probe[at], at, StepKv(slots, at, position, ())))
         logprobs = self.head.logits(torch.cat(states), torch.float32).log_softmax(-1)
         error = float((logprobs.gather(-1, probe[1:, None]).squeeze(-1) - expected).abs().max())
         if not error < _PROBE_TOLERANCE:
-            raise RequestError(
-                400,
-                "unsupported_architecture",
-                f"Base models of type '{self._causal.config.model_type}' are not supported by the embedded engine: its "
-                f"log-probabilities differ from the model's own by {error:.2g} nats. Serve '{self.name}' with vLLM.",
-                "model",
+            raise _unsupported(
+                self.name, f"its log-probabilities differ by {error:.2g} nats from transformers' eager attention"
             )
+
+
+def _unsupported(name: str, reason: str) -> RequestError:
+    message = f"The embedded engine does not support '{name}' because {reason}. Serve it with vLLM."
+    return RequestError(400, "unsupported_architecture", message, "model")

@@ -136,14 +136,32 @@ class Options:
     dropout: float
     softcap: float | None
     small_scores: int = SMALL_SCORES
+    sinks_H: Tensor | None = None
+    """Attention sinks: for each head the score of a key without a value, which takes weight from the real keys."""
 
     def is_small(self, query: Tensor, key: Tensor) -> bool:
         """Returns whether a CPU computes these scores faster by plain products."""
         return query.device.type == "cpu" and query.shape[2] * key.shape[2] <= self.small_scores
 
     def is_fused(self, query: Tensor, key: Tensor) -> bool:
-        """Returns whether the fused kernel computes these scores. It has no soft cap."""
-        return self.softcap is None and not self.is_small(query, key)
+        """Returns whether the fused kernel computes these scores. It has neither soft cap nor sinks."""
+        return not self.is_modified and not self.is_small(query, key)
+
+    @property
+    def is_modified(self) -> bool:
+        """Whether scores or weights differ from a plain scaled softmax."""
+        return self.softcap is not None or self.sinks_H is not None
+
+
+_WITHOUT_EFFECT: Final = frozenset({"is_causal", "position_ids", "use_cache", "output_attentions"})
+"""Arguments of attention functions that change no result here: `layout` and `cached` determine positions and masks."""
+
+
+class UnknownArgument(TypeError):
+    """An architecture passes an argument to its attention that `attend` does not implement."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(f"its attention uses {', '.join(map(repr, names))}")
 
 
 class CachedAttention(Protocol):
@@ -167,18 +185,24 @@ def attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     layout: Layout | None = None,
     cached: CachedAttention | None = None,
     small_scores: int = SMALL_SCORES,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention function for transformers: query [B, H, Q, D], key and value [B, Hkv, L, D] to output [B, Q, H, D].
 
     With `layout` the tokens are packed: B is 1 and `attention_mask` is ignored. Only query, key and value are saved for
     the backward pass, which recomputes the attention weights. With `cached` the tokens continue sequences whose earlier
-    keys and values it holds.
+    keys and values it holds. `s_aux` are transformers' sinks, [H]. Raises `UnknownArgument` for any other argument that
+    could change the result.
     """
-    options = Options(scaling if scaling is not None else query.shape[-1] ** -0.5, dropout, softcap, small_scores)
+    unknown = [name for name, value in others.items() if value is not None and name not in _WITHOUT_EFFECT]
+    if unknown or others.get("is_causal") is False:
+        raise UnknownArgument(unknown or ["is_causal"])
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    options = Options(scale, dropout, softcap, small_scores, s_aux)
     if cached is not None:
         return cached.attend(int(module.layer_idx), query, key, value, sliding_window, options), None  # type: ignore[arg-type]
     if layout is None:
@@ -222,7 +246,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, op
 
     `mask` is boolean (True where visible) or a bias added to the scores. None means causal, or a single query.
     """
-    if query.shape[2] == 1 and options.softcap is None and not torch.is_grad_enabled():
+    if query.shape[2] == 1 and not options.is_modified and not torch.is_grad_enabled():
         return _one_query(query, key, value, mask, options)
     if not options.is_fused(query, key):
         return _by_products(query, key, value, mask, options)
@@ -271,8 +295,14 @@ def _by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
         mask = torch.ones(queries, scores.shape[-1], dtype=torch.bool, device=query.device).tril_()
     if mask is not None:
         scores = scores + (bias_of(mask, scores.dtype) if mask.dtype == torch.bool else mask)
-    weights = functional.dropout(scores.softmax(-1).to(value.dtype), options.dropout, training=options.dropout > 0)
-    return (weights.view(batch, shared, -1, scores.shape[-1]) @ value).view(batch, heads, queries, value.shape[-1])
+    if options.sinks_H is not None:
+        sinks = options.sinks_H.to(scores.dtype).view(1, -1, 1, 1).expand(batch, -1, queries, 1)
+        scores = torch.cat([scores, sinks], -1)
+    weights = scores.softmax(-1)
+    if options.sinks_H is not None:
+        weights = weights[..., :-1]
+    weights = functional.dropout(weights.to(value.dtype), options.dropout, training=options.dropout > 0)
+    return (weights.reshape(batch, shared, -1, value.shape[2]) @ value).view(batch, heads, queries, value.shape[-1])
 
 
 AttentionInterface.register(IMPLEMENTATION, attend)

@@ -1,22 +1,69 @@
 """Loading the frozen base model, in its own precision or quantised to 4 bits by bitsandbytes (QLoRA)."""
 
 import importlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from app.core.spec.job import BasePrecision
 from app.core.spec.reports import TrainerExit
-from worker.training import attention
+from worker.training.failures import diagnose
 from worker.training.types import JobFailure
 
 _PARAM: Final = "method.hyperparameters.base_precision"
 
 
-def load_base(directory: Path, device: torch.device, dtype: torch.dtype | None, precision: BasePrecision) -> Any:
-    """Returns the model of `directory` on `device`, in its own dtype or in `dtype`.
+@contextmanager
+def unsupported_on_error(directory: Path) -> Iterator[None]:
+    """Turns any error of loading or checking a model into the job failure `unsupported_architecture`.
+
+    Leaves job failures, and errors of the machine: memory, storage, a broken GPU.
+    """
+    try:
+        yield
+    except (JobFailure, OSError, SafetensorError):
+        raise
+    except Exception as error:
+        if diagnose(error) is not None:
+            raise
+        detail = str(error).partition("\n")[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise JobFailure(
+            TrainerExit.bad_config,
+            "unsupported_architecture",
+            f"This model is not supported because {_reason(directory, detail)} Choose another model.",
+            "model",
+        ) from error
+
+
+def _reason(directory: Path, detail: str) -> str:
+    try:
+        kind = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError):
+        kind = None
+    return f"training a model of type '{kind}' fails: {detail.rstrip('.')}."
+
+
+def model_class(directory: Path) -> Any:
+    """Returns the auto class that loads the language model of `directory`, with its encoders if it has any."""
+    config = type(AutoConfig.from_pretrained(directory, local_files_only=True))
+    if config not in MODEL_FOR_CAUSAL_LM_MAPPING and config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
+
+
+def load_base(
+    directory: Path, device: torch.device, dtype: torch.dtype | None, precision: BasePrecision
+) -> tuple[Any, list[str]]:
+    """Returns the model of `directory` on `device`, in its own dtype or in `dtype`, and sentences on what was changed.
+
+    fp16 becomes bf16: gradients of a mean over many tokens are below the smallest numbers of fp16.
 
     "4bit" stores the linear layers except the output head as NF4 with double-quantised scales, and computes in bf16
     (Dettmers et al., arXiv 2305.14314). Raises `JobFailure` if this machine cannot do that.
@@ -24,11 +71,11 @@ def load_base(directory: Path, device: torch.device, dtype: torch.dtype | None, 
     options: dict[str, Any] = {
         "dtype": dtype or "auto",
         "local_files_only": True,
-        "attn_implementation": attention.IMPLEMENTATION,
     }
+    loader = model_class(directory)
     if precision == "native":
-        native: Any = AutoModelForCausalLM.from_pretrained(directory, **options)
-        return native.to(device)
+        native: Any = loader.from_pretrained(directory, **options)
+        return native.to(device), _without_fp16(native)
     _check_bitsandbytes(device)
     options["quantization_config"] = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -38,7 +85,7 @@ def load_base(directory: Path, device: torch.device, dtype: torch.dtype | None, 
     )
     try:
         # device_map quantises layer by layer on the device, so the device never holds the whole unquantised model.
-        model: Any = AutoModelForCausalLM.from_pretrained(directory, device_map={"": device}, **options)
+        model: Any = loader.from_pretrained(directory, device_map={"": device}, **options)
     except (ImportError, ValueError) as error:  # incompatible versions, or a base model with another quantisation
         raise _unavailable(f"The base model cannot be loaded in 4 bits: {error}") from error
     for layer in model.modules():
@@ -46,7 +93,18 @@ def load_base(directory: Path, device: torch.device, dtype: torch.dtype | None, 
             # bitsandbytes 0.50 would repack the weight in the first pass without gradient. A later pass with gradient
             # would then use a product without a backward function, and lose the layer's gradient silently.
             layer.support_avx512bf16_for_cpu = False
-    return model
+    return model, _without_fp16(model)
+
+
+def _without_fp16(model: Any) -> list[str]:
+    """Converts fp16 weights to bf16 in place."""
+    half = [value for value in (*model.parameters(), *model.buffers()) if value.dtype == torch.float16]
+    if not half:
+        return []
+    for value in half:
+        value.data = value.data.to(torch.bfloat16)
+    model.config.dtype = torch.bfloat16
+    return ["The base model is stored in fp16 and trains in bf16, because fp16 loses small gradients"]
 
 
 def _check_bitsandbytes(device: torch.device) -> None:

@@ -80,6 +80,8 @@ class Packed:
     tokens_N: Tensor
     response_N: Tensor
     """For each trained token, the number of its sequence, in packing order."""
+    sequences: tuple[Example, ...]
+    """The sequences in packing order, for the plain path."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,27 @@ def example(prompt: Prompt, member: GroupMember) -> Example:
 class _Part:
     """Members of one group that are packed together, and the tree that they form."""
 
-    def __init__(self, prompt: Prompt) -> None:
+    def __init__(self, prompt: Prompt, *, shared: bool) -> None:
         self.prompt = prompt
         self.members: list[GroupMember] = []
         self.tree = PrefixTree()
+        self._shared = shared
+        self._unshared_tokens = 0
 
     def add(self, member: GroupMember) -> None:
         self.members.append(member)
-        self.tree.add(*example(self.prompt, member))
+        context, ids = example(self.prompt, member)
+        self.tree.add(context, ids)
+        self._unshared_tokens += len(context) + len(ids) - 1
+
+    @property
+    def tokens(self) -> int:
+        return self.tree.tokens if self._shared else self._unshared_tokens
+
+    def new_tokens(self, member: GroupMember) -> int:
+        """Returns the number of tokens that `add` would add."""
+        context, ids = example(self.prompt, member)
+        return self.tree.new_tokens(context, ids) if self._shared else len(context) + len(ids) - 1
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -121,37 +136,39 @@ def micro_batches(
     device: torch.device,
     *,
     atomic: bool = False,
+    shared: bool = True,
 ) -> Iterator[MicroBatch]:
-    """Yields micro-batches of at most `token_budget` packed tokens, of groups of similar length.
+    """Yields micro-batches of at most `token_budget` tokens, of groups of similar length.
+
+    Prefixes that sequences share count once if they are `shared`, as on the fast path, else once for each sequence.
 
     A group larger than the budget is cut into parts that repeat its context, unless groups are `atomic`: a loss that
     compares the members of a group needs all of them in one micro-batch. A member, or an atomic group, longer than the
     budget is a micro-batch of its own. The gradient does not depend on the cut: the loss divides by N of the whole
     step.
     """
-    parts = [part for prompt, members in groups for part in _parts(prompt, members, None if atomic else token_budget)]
+    budget = None if atomic else token_budget
+    parts = [part for prompt, members in groups for part in _parts(prompt, members, budget, shared=shared)]
     # Attention pads each level to its longest segment, so groups of similar length waste the least.
     parts.sort(key=lambda part: part.widths)
     batch: list[_Part] = []
     size = 0
     for part in parts:
-        if batch and size + part.tree.tokens > token_budget:
+        if batch and size + part.tokens > token_budget:
             yield _micro_batch(batch, device)
             batch, size = [], 0
         batch.append(part)
-        size += part.tree.tokens
+        size += part.tokens
     if batch:
         yield _micro_batch(batch, device)
 
 
-def _parts(prompt: Prompt, members: Sequence[GroupMember], budget: int | None) -> Iterator[_Part]:
-    part = _Part(prompt)
+def _parts(prompt: Prompt, members: Sequence[GroupMember], budget: int | None, *, shared: bool) -> Iterator[_Part]:
+    part = _Part(prompt, shared=shared)
     for member in members:
-        if part.members and budget is not None:
-            tokens = part.tree.tokens + part.tree.new_tokens(*example(prompt, member))
-            if tokens > budget:
-                yield part
-                part = _Part(prompt)
+        if part.members and budget is not None and part.tokens + part.new_tokens(member) > budget:
+            yield part
+            part = _Part(prompt, shared=shared)
         part.add(member)
     if part.members:
         yield part
@@ -208,6 +225,7 @@ def pack(groups: Sequence[Sequence[Example]], device: torch.device, worth_sharin
         predictor_N=torch.tensor(predictor, device=device),
         tokens_N=torch.tensor(tokens, device=device),
         response_N=torch.tensor(owner, device=device),
+        sequences=tuple((context, trained) for context, trained, _ in sequences),
     )
 
 

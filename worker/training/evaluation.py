@@ -17,7 +17,6 @@ from app.core.spec.reports import Evaluated
 from worker.training.batching import pack
 from worker.training.held_out_pairs import HeldOutPairs
 from worker.training.interfaces import RolloutEngine
-from worker.training.lm_head import token_logprobs
 from worker.training.prefix_tree import PrefixTree
 from worker.training.rewards import grade_held_out
 from worker.training.rollouts.sampler import generator
@@ -200,21 +199,11 @@ class Evaluator:
             groups = [[(response.context, response.ids) for response in row] for row in part]
             packed = pack(groups, self.policy.device)
             scored = [response for row in part for response in row]
-            # Indices of each response's tokens among the N trained tokens.
-            indices = torch.arange(len(packed.tokens_N), device=self.policy.device).split(
-                [len(response.ids) for response in scored]
-            )
-            states_N_H = self.policy.predicting_states(packed)
-            # One trunk pass serves all; the head runs once per temperature (1 for demonstrations, else the sampler's).
-            for temperature in {response.temperature for response in scored}:
-                at_temperature = [i for i, response in enumerate(scored) if response.temperature == temperature]
-                index = torch.cat([indices[i] for i in at_temperature])
-                scores = token_logprobs(states_N_H[index], self.policy.head, packed.tokens_N[index], temperature)
-                sizes = [len(indices[i]) for i in at_temperature]
-                for i, logprobs, entropies in zip(
-                    at_temperature, *(score.split(sizes) for score in scores), strict=True
-                ):
-                    scored[i].logprobs, scored[i].entropies = logprobs.tolist(), entropies.tolist()
+            logprobs_N, entropies_N = self.policy.logprobs(packed, [response.temperature for response in scored])
+            sizes = [len(response.ids) for response in scored]
+            parts = zip(scored, logprobs_N.split(sizes), entropies_N.split(sizes), strict=True)
+            for response, logprobs, entropies in parts:
+                response.logprobs, response.entropies = logprobs.tolist(), entropies.tolist()
 
     def _within_budget(self, rows: _Rows) -> tuple[_Rows, _Rows]:
         """Splits off as many rows as fit into one pass, at least one; returns them and the rest."""

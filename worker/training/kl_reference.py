@@ -28,7 +28,7 @@ def score_reference(
 def _score(
     policy: Policy, rollouts: Sequence[tuple[Prompt, Sequence[GroupMember]]], temperature: float, tokens: int
 ) -> None:
-    for batch in micro_batches(rollouts, tokens, policy.device):
+    for batch in micro_batches(rollouts, tokens, policy.device, shared=policy.is_fast):
         logprobs_N, _ = policy.logprobs(batch.packed, temperature)
         lengths = [len(member.ids) for _, member in batch.sequences]
         for (_, member), values in zip(batch.sequences, logprobs_N.split(lengths), strict=True):

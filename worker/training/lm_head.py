@@ -22,6 +22,10 @@ CHUNK_ELEMENTS: Final = 4 * 1024 * 1024
 """Logits per chunk: 16 MiB in fp32, small enough for a CPU's cache."""
 
 
+class UnknownHead(TypeError):
+    """An architecture's output head is not the one that `Head` computes."""
+
+
 @dataclass(frozen=True)
 class Head:
     """A frozen output head: logits = cap(scale * h W^T), with cap(l) = softcap * tanh(l / softcap), or l without
@@ -112,24 +116,24 @@ def token_logprobs(
     return result
 
 
-def head_of(causal: Any) -> Head:
-    """Returns the output head of a causal model. Raises `JobFailure` if it is trained or quantised."""
+def check_frozen(causal: Any) -> None:
+    """Raises `JobFailure` if the output head of a causal model is trained."""
     linear = causal.get_output_embeddings()
-    if not isinstance(linear, nn.Linear) or linear.weight.requires_grad or hasattr(linear, "lora_A"):
+    if linear is not None and (linear.weight.requires_grad or hasattr(linear, "lora_A")):
         raise JobFailure(
             TrainerExit.bad_config,
             "trained_head",
             "The output head must stay frozen: remove it from hyperparameters.lora.target_modules.",
             "method.hyperparameters.lora.target_modules",
         )
-    if not linear.weight.is_floating_point():
-        raise JobFailure(
-            TrainerExit.bad_config,
-            "unsupported_architecture",
-            "The base model's output head is quantised, but log-probabilities need it in full precision. Choose a base "
-            "model with an unquantised head.",
-            "model",
-        )
+
+
+def head_of(causal: Any) -> Head:
+    """Returns the output head of a causal model. Raises `UnknownHead` if it is no plain matrix."""
+    linear = causal.get_output_embeddings()
+    has_bias = getattr(linear, "bias", None) is not None
+    if has_bias or not isinstance(linear, nn.Linear) or not linear.weight.is_floating_point():
+        raise UnknownHead("its output head is no plain matrix")
     config = causal.config.get_text_config()
     # Cohere multiplies its logits, Granite divides them, Gemma caps them.
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)

@@ -20,11 +20,17 @@ from worker.training.recompute import rebuild_plan
 
 
 def _product(
-    x_N_I: Tensor, weight_O_I: Tensor, bias_O: Tensor | None, down_R_I: Tensor, up_O_R: Tensor
+    x: Tensor, weight_O_I: Tensor, bias_O: Tensor | None, down_R_I: Tensor, up_O_R: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Returns y = x W^T + b + h (s B)^T and h = x A^T, with `down` = A and `up` = s B."""
-    hidden_N_R = x_N_I @ down_R_I.T
-    return functional.linear(x_N_I, weight_O_I, bias_O).addmm_(hidden_N_R, up_O_R.T), hidden_N_R
+    """Returns y = x W^T + b + h (s B)^T, [..., O], and h = x A^T, [N, R], with `down` = A and `up` = s B.
+
+    y is no view of another tensor: some architectures change the outputs of their projections in place, which autograd
+    forbids for a view that a custom function returns.
+    """
+    hidden_N_R = x.reshape(-1, x.shape[-1]) @ down_R_I.T
+    y = functional.linear(x, weight_O_I, bias_O)
+    y.view(-1, y.shape[-1]).addmm_(hidden_N_R, up_O_R.T)
+    return y, hidden_N_R
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -48,14 +54,13 @@ class _LoraProduct(torch.autograd.Function):
     ) -> Tensor:
         # A and B are arguments only so that autograd asks for their gradient; the product uses the cast copies.
         down_R_I, up_O_R, scaling = cast
-        x_N_I = x.reshape(-1, x.shape[-1])
-        y_N_O, hidden_N_R = _product(x_N_I, weight_O_I, bias_O, down_R_I, up_O_R)
+        y, hidden_N_R = _product(x, weight_O_I, bias_O, down_R_I, up_O_R)
         # If x is itself recomputed (a norm's output), save the inputs that rebuild it instead of x.
         context.rebuild_x, saved = plan_for_x
         context.save_for_backward(hidden_N_R, weight_O_I, down_R_I, up_O_R, *saved)
         context.scaling = scaling
         context.dtypes = a_R_I.dtype, b_O_R.dtype
-        return y_N_O.view(*x.shape[:-1], -1)
+        return y
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
@@ -130,8 +135,7 @@ class FusedLora:
         b: Any = layer.lora_B[adapter].weight
         cast = self._in_precision(x.dtype, a, b)
         if not torch.is_grad_enabled():  # sampling skips autograd's bookkeeping
-            y_N_O, _ = _product(x.reshape(-1, x.shape[-1]), base.weight, base.bias, cast[0], cast[1])
-            return y_N_O.view(*x.shape[:-1], -1)
+            return _product(x, base.weight, base.bias, cast[0], cast[1])[0]
         result: Tensor = _LoraProduct.apply(x, base.weight, base.bias, a, b, cast, rebuild_plan(x))
         return result
 
@@ -154,6 +158,12 @@ def fuse(model: nn.Module, adapter: str = "default") -> int:
             layer.forward = FusedLora(layer, adapter)  # type: ignore[method-assign] # shadowing it is the point
             fused += 1
     return fused
+
+
+def unfuse(model: nn.Module) -> None:
+    """Restores PEFT's own forward pass of every fused layer."""
+    for layer in fused_layers(model):
+        del layer.forward
 
 
 def fused_layers(model: nn.Module) -> dict[nn.Module, FusedLora]:

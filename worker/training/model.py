@@ -1,36 +1,43 @@
-"""The policy: a frozen base model with a LoRA adapter, split into trunk (hidden states) and output head."""
+"""The policy: a frozen base model with a LoRA adapter, and the two paths to its log-probabilities."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from app.core.spec.job import BasePrecision, Lora
-from app.core.spec.reports import TrainerExit
+from app.core.spec.reports import TrainingPath
 from worker.training import lora as lora_product
-from worker.training.attention import SMALL_SCORES
-from worker.training.base_model import load_base
-from worker.training.batching import Packed, pack
-from worker.training.lm_head import CHUNK_ELEMENTS, head_of, token_logprobs
-from worker.training.recompute import recompute_activations
-from worker.training.types import JobFailure
-
-_PROBE_TOLERANCE: Final = 0.25
-"""In nats. bf16 rounding in a deep model stays well below it; a missing scale or cap exceeds it."""
+from worker.training.adapter import load_adapter, new_adapter
+from worker.training.attention import IMPLEMENTATION, SMALL_SCORES
+from worker.training.base_model import load_base, unsupported_on_error
+from worker.training.batching import Packed
+from worker.training.lm_head import CHUNK_ELEMENTS, Head, check_frozen, head_of, token_logprobs
+from worker.training.plain_path import PlainPath
+from worker.training.recompute import recompute_activations, save_activations
+from worker.training.self_check import select_path
 
 
 class Policy:
-    """Base model + adapter on one device. `version` counts the optimiser steps the adapter has seen."""
+    """Base model + adapter on one device. `version` counts the optimiser steps the adapter has seen.
+
+    Log-probabilities come by one of two paths. `fast` shares prefixes in packed rows and replaces the forward pass of
+    several layers; `plain` is transformers' own forward pass. `select_path` decides.
+    """
 
     def __init__(self, model: PeftModel, device: torch.device) -> None:
         self.model = model
         self.device = device
         self.version = 0
+        self.path = TrainingPath(name="plain", reason="not compared with transformers yet")
+        self.notes: list[str] = []
+        """Sentences for the job's events about how the base model was loaded."""
         self.is_base = False
         """Whether the adapter is off, within `base_only`."""
         self.small_scores = SMALL_SCORES
@@ -41,15 +48,28 @@ class Policy:
         self.trunk: Any = causal.base_model
         """Embeddings and layers; its output is the last hidden states."""
         self.causal: Any = causal
-        self.head = head_of(causal)
         self._start: dict[str, Tensor] | None = None
+        self.own_attention = str(causal.config._attn_implementation)
+        """The attention that transformers selects for this architecture."""
+        check_frozen(causal)
         model.eval()  # no base-model dropout: sampler and trainer must compute the same log-probs
+        self._plain = PlainPath(causal, device)
         self._dropouts = [
             dropout
             for layer in model.modules()
             if isinstance(layer, LoraLayer)
             for dropout in layer.lora_dropout.values()
         ]
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether prefixes are shared."""
+        return self.path.name == "fast"
+
+    @cached_property
+    def head(self) -> Head:
+        """The output head. Raises `JobFailure` if it is no plain matrix; the plain path does not need it."""
+        return head_of(self.causal)
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -62,6 +82,21 @@ class Policy:
         trained, total = self.model.get_nb_trainable_parameters()  # counts packed 4-bit weights correctly
         return total - trained
 
+    def use_fast(self) -> None:
+        """Switches to the fast path. Raises various errors for architectures that lack its parts."""
+        self.causal.set_attn_implementation(IMPLEMENTATION)
+        lora_product.fuse(self.model)
+        recompute_activations(self.model)
+        _ = self.head
+        self.path = TrainingPath(name="fast", reason="")
+
+    def use_plain(self, reason: str, attention: str | None = None) -> None:
+        """Switches to transformers' own forward pass, with its `attention` (by default the one that it selects)."""
+        lora_product.unfuse(self.model)
+        save_activations(self.model)
+        self.causal.set_attn_implementation(attention or self.own_attention)
+        self.path = TrainingPath(name="plain", reason=reason)
+
     @contextmanager
     def dropping(self, seed: int) -> Iterator[None]:
         """Turns LoRA dropout on within the block, for an update. `seed` determines what is dropped."""
@@ -73,11 +108,11 @@ class Policy:
             dropout.eval()
 
     def hidden(self, ids_B_T: Tensor, attention_B_T: Tensor, **options: Any) -> Any:
-        """Returns the trunk's output for padded ids."""
+        """Returns the trunk's output for padded ids (fast path only)."""
         return self.trunk(input_ids=ids_B_T, attention_mask=attention_B_T, **options)
 
     def packed_hidden(self, batch: Packed) -> Tensor:
-        """Returns the last hidden states [T, H] of packed groups."""
+        """Returns the last hidden states [T, H] of packed groups (fast path only)."""
         output = self.trunk(
             input_ids=batch.ids_1_T,
             position_ids=batch.positions_1_T,
@@ -131,40 +166,30 @@ class Policy:
         for name, parameter in self.trained.items():
             parameter.copy_(values[name])
 
-    def predicting_states(self, batch: Packed) -> Tensor:
-        """Returns the hidden states [N, H] that predict each trained token."""
-        return self.packed_hidden(batch).index_select(0, batch.predictor_N)
+    def logprobs(self, batch: Packed, temperature: float | Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Returns log p of each trained token and the entropy of its distribution, both [N].
 
-    def logprobs(self, batch: Packed, temperature: float) -> tuple[Tensor, Tensor]:
-        """Returns log p of each trained token and the entropy of its distribution, both [N], at `temperature`."""
-        states_N_H = self.predicting_states(batch)
-        return token_logprobs(states_N_H, self.head, batch.tokens_N, temperature, chunk_elements=self.chunk_elements)
-
-    @torch.no_grad()
-    def verify(self) -> None:
-        """Checks on a few tokens that trunk, shared prefix and output head together compute the model's own log-probs.
-
-        Architectures modify attention scores and logits in different ways. An unsupported way would silently train on
-        wrong probabilities; this raises `JobFailure` instead.
+        `temperature` is one for all sequences, or one for each.
         """
-        vocabulary = self.head.weight_V_H.shape[0]
-        prompt, *responses = (tuple((7 * i + k) % vocabulary for i in range(1, 7)) for k in (0, 3, 11))
-        batch = pack([[(prompt, response) for response in responses]], self.device)
-        packed_N, _ = self.logprobs(batch, 1.0)
-        expected: list[Tensor] = []
-        for response in responses:
-            ids = torch.tensor([[*prompt, *response]], device=self.device)
-            logits = self.causal(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
-            expected.append(logits.float().log_softmax(-1).gather(-1, ids[0, len(prompt) :, None]).squeeze(-1))
-        error = float((packed_N - torch.cat(expected)).abs().max())
-        if not error < _PROBE_TOLERANCE:
-            raise JobFailure(
-                TrainerExit.bad_config,
-                "unsupported_architecture",
-                f"Models of type '{self.causal.config.model_type}' are not supported: the trainer's log-probabilities "
-                f"differ from the model's own by {error:.2g} nats. Choose another model.",
-                "model",
-            )
+        temperatures = [temperature] * len(batch.sequences) if isinstance(temperature, float | int) else temperature
+        if not self.is_fast:
+            return self._plain.logprobs(batch.sequences, temperatures)
+        states_N_H = self.packed_hidden(batch).index_select(0, batch.predictor_N)
+        if len(set(temperatures)) == 1:
+            return self._read(states_N_H, batch.tokens_N, temperatures[0])
+        # One trunk pass serves all sequences; the head runs once per temperature.
+        temperature_N = torch.tensor(temperatures, device=self.device)[batch.response_N]
+        logprobs_N = states_N_H.new_empty(len(states_N_H), dtype=torch.float32)
+        entropies_N = torch.empty_like(logprobs_N)
+        for value in dict.fromkeys(temperatures):
+            index = (temperature_N == torch.tensor(value)).nonzero().squeeze(-1)
+            logprobs, entropies = self._read(states_N_H[index], batch.tokens_N[index], value)
+            logprobs_N = logprobs_N.to(logprobs.dtype).index_copy(0, index, logprobs)
+            entropies_N = entropies_N.to(entropies.dtype).index_copy(0, index, entropies)
+        return logprobs_N, entropies_N
+
+    def _read(self, states_N_H: Tensor, tokens_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        return token_logprobs(states_N_H, self.head, tokens_N, temperature, chunk_elements=self.chunk_elements)
 
 
 def pick_device() -> torch.device:
@@ -180,61 +205,17 @@ def load_policy(
     adapter: Path | None = None,
     precision: BasePrecision = "native",
 ) -> Policy:
-    """Loads the base model of `directory` in its own dtype (or `dtype`) with an fp32 LoRA adapter.
+    """Loads the base model of `directory` in its own dtype (or `dtype`) with an fp32 LoRA adapter; selects its path.
 
     The adapter is loaded from the directory `adapter`, or is new with initial values that depend on `seed` only. Raises
-    `JobFailure` for target modules that the model lacks, an adapter whose shape differs from `lora`, and a precision
-    that this machine does not support.
+    `JobFailure` for target modules that the model lacks, an adapter whose shape differs from `lora`, a precision that
+    this machine does not support, and a model that cannot be trained.
     """
     device = pick_device()
-    base = load_base(directory, device, dtype, precision)
-    model = _new_adapter(base, lora, seed) if adapter is None else _load_adapter(base, lora, adapter)
-    lora_product.fuse(model)
-    recompute_activations(model)
-    policy = Policy(model, device)
-    policy.verify()
+    with unsupported_on_error(directory):
+        base, notes = load_base(directory, device, dtype, precision)
+        model = new_adapter(base, lora, seed) if adapter is None else load_adapter(base, lora, adapter)
+        policy = Policy(model, device)
+        policy.notes += notes
+        select_path(policy)
     return policy
-
-
-def _new_adapter(base: Any, lora: Lora, seed: int) -> PeftModel:
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-        use_dora=lora.use_dora,
-        use_rslora=lora.use_rslora,
-    )
-    torch.manual_seed(seed)
-    try:
-        # autocast_adapter_dtype keeps the adapter in fp32 on a bf16 base: updates of 1e-5 vanish in bf16.
-        model: PeftModel = get_peft_model(base, config, autocast_adapter_dtype=True)
-    except ValueError as error:
-        raise JobFailure(
-            TrainerExit.bad_config, "invalid_lora", str(error), "method.hyperparameters.lora.target_modules"
-        ) from error
-    return model
-
-
-def _shape(lora: Lora) -> tuple[object, ...]:
-    return lora.r, lora.alpha, lora.use_dora, lora.use_rslora
-
-
-def _shape_of(config: Any) -> tuple[object, ...]:
-    return config.r, config.lora_alpha, config.use_dora, config.use_rslora
-
-
-def _load_adapter(base: Any, lora: Lora, directory: Path) -> PeftModel:
-    model = PeftModel.from_pretrained(base, str(directory), is_trainable=True, autocast_adapter_dtype=True)
-    loaded: Any = model.peft_config["default"]
-    if lora != Lora() and _shape(lora) != _shape_of(loaded):
-        raise JobFailure(
-            TrainerExit.bad_config,
-            "invalid_lora",
-            f"The adapter to start from has r {loaded.r} and alpha {loaded.lora_alpha}: omit hyperparameters.lora, or "
-            "set the same values.",
-            "method.hyperparameters.lora",
-        )
-    return model

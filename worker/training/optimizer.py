@@ -153,10 +153,11 @@ class Updater:
     def _accumulate(self, trained: TrainedGroups, divisors: Divisors, number: int, token_budget: int) -> _Totals:
         """Adds up the gradient of all micro-batches in `.grad` and returns their totals."""
         totals = [_Totals(0.0, 0, 0)]
-        is_paired = self.pair_loss is not None
-        for batch in micro_batches(trained, token_budget, self.policy.device, atomic=is_paired):
+        is_paired, is_fast = self.pair_loss is not None, self.policy.is_fast
+        batches = micro_batches(trained, token_budget, self.policy.device, atomic=is_paired, shared=is_fast)
+        for batch in batches:
             terms = self._backward(batch, divisors, number)
-            packed = batch.packed.ids_1_T.numel()
+            packed = batch.packed.ids_1_T.numel() if is_fast else batch.unshared_tokens
             loss = float(terms.loss.detach())
             totals.append(_Totals(loss, packed, batch.unshared_tokens, terms.clipped_low, terms.clipped_high))
         return _Totals(*map(sum, zip(*totals, strict=True)))

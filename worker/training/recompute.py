@@ -100,12 +100,21 @@ def recompute_activations(model: nn.Module) -> None:
             module.forward = _RecomputedGatedMlp(module)
 
 
+def save_activations(model: nn.Module) -> None:
+    """Undoes `recompute_activations`."""
+    for module in model.modules():
+        if isinstance(vars(module).get("forward"), _RecomputedNorm | _RecomputedGatedMlp):
+            del module.forward
+
+
 class _RecomputedNorm:
     def __init__(self, forward: Callable[..., Tensor]) -> None:
         self._forward = forward
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return recomputed(self._forward, x)
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        if len(arguments) != 1 or options:  # a gated norm: its other inputs may need a gradient
+            return self._forward(*arguments, **options)
+        return recomputed(self._forward, *arguments)
 
 
 class _RecomputedGatedMlp:
@@ -114,8 +123,10 @@ class _RecomputedGatedMlp:
     def __init__(self, mlp: Any) -> None:
         self._mlp = mlp
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *arguments: Any, **options: Any) -> Any:
         mlp = self._mlp
+        if arguments or options:
+            return type(mlp).forward(mlp, x, *arguments, **options)
         hidden = recomputed(self._product, mlp.gate_proj(x), mlp.up_proj(x))
         output: Tensor = mlp.down_proj(hidden)
         return output

@@ -108,7 +108,7 @@ def score(policy: Policy, prompts: Sequence[Prompt], token_budget: int) -> list[
     place = {id(prompt): index for index, prompt in enumerate(prompts)}
     found = [Logprobs(0.0, 0.0)] * len(prompts)
     pairs = [(prompt, pair_group(prompt).members) for prompt in prompts]
-    for batch in micro_batches(pairs, token_budget, policy.device, atomic=True):
+    for batch in micro_batches(pairs, token_budget, policy.device, atomic=True, shared=policy.is_fast):
         logprobs_N, _ = policy.logprobs(batch.packed, 1.0)
         sums_P_2 = response_sums(batch, logprobs_N).view(-1, 2)
         for (prompt, _), pair in zip(batch.sequences[::2], sums_P_2.tolist(), strict=True):

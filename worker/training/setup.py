@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
@@ -106,6 +107,7 @@ def _train(
     if wanted.base_precision != "native":
         size = policy.causal.get_memory_footprint() / 1e9
         report(Message(message=f"Base model loaded in {wanted.base_precision}: {size:.3g} GB including the adapter"))
+    _report_path(policy, report)
     plan = resolve(
         spec,
         rows=len(prompts),
@@ -151,6 +153,20 @@ def _train(
         if trainer_spec.resume_from is not None:
             trainer.resume(Path(trainer_spec.resume_from))
         trainer.train()
+
+
+def _report_path(policy: Policy, report: Reporter) -> None:
+    """Reports how the base model was changed when it was loaded, and why the job does not take the fast path."""
+    for note in policy.notes:
+        report(Message(message=note))
+    path = policy.path
+    print(f"training path: {path.model_dump_json()}", file=sys.stderr)  # noqa: T201 - the trainer's log
+    if path.name == "plain":
+        message = (
+            f"Training takes the plain path: {path.reason}. Log-probabilities come from transformers' own forward pass "
+            "for one sequence at a time, which is correct but slower"
+        )
+        report(Message(level="warn", message=message, data=path.model_dump()))
 
 
 def _outside(trainer_spec: TrainerSpec, retry_policy: RetryPolicy | None) -> ExternalServices:

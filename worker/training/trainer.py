@@ -368,4 +368,5 @@ class Trainer:
             learning_rate=self.plan.learning_rate,
             learning_rate_multiplier=self.plan.learning_rate_multiplier,
             rows=dict(self.rows),
+            path=self.policy.path,
         )

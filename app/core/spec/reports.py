@@ -83,6 +83,20 @@ class GroupRecord(Frozen):
     zero_variance: bool
 
 
+class TrainingPath(Frozen):
+    """How a job computes log-probabilities and gradients of its model."""
+
+    name: Literal["fast", "plain"]
+    """`fast` computes a prefix that answers share once; `plain` is transformers' own forward pass, a sequence at a
+    time."""
+    reason: str
+    """Why the job does not take the fast path; empty if it does."""
+    check_seconds: float = 0.0
+    """Duration of the comparison with transformers' eager attention that selected the path."""
+    lora_coverage: float | None = None
+    """Share of the base model's weights whose layer carries an adapter."""
+
+
 class Started(Frozen):
     """The model is loaded and the first step is about to run."""
 
@@ -95,6 +109,8 @@ class Started(Frozen):
     learning_rate_multiplier: float
     rows: dict[str, Any] = Field(default_factory=dict)
     """`{"rows": {"used", "dropped"}, "held_out_rows": ...}`: the rows of the job's files that are used."""
+    path: TrainingPath | None = None
+    """None in reports of earlier versions."""
 
 
 class Metrics(Frozen):

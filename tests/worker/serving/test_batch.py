@@ -64,7 +64,7 @@ def adapters(architecture: str, model_directory: ModelDirectory, tmp_path: Path)
     ]
 
 
-@pytest.fixture(params=list(ARCHITECTURES))
+@pytest.fixture(params=[name for name in ARCHITECTURES if name != "gemma3n"])  # trained only
 def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -10,16 +10,33 @@ from typing import Any, Final
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    BloomConfig,
     CohereConfig,
+    DeepseekV32Config,
+    FalconH1Config,
     Gemma2Config,
+    Gemma3Config,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
     GemmaConfig,
     GPT2Config,
+    GptOssConfig,
     GraniteConfig,
+    GraniteMoeHybridConfig,
+    Lfm2Config,
+    Llama4TextConfig,
     LlamaConfig,
+    Mistral3Config,
     MistralConfig,
+    NemotronHConfig,
+    PhiConfig,
+    Qwen2_5_VLConfig,
     Qwen2Config,
+    Qwen3_5TextConfig,
     Qwen3Config,
+    Qwen3NextConfig,
+    Qwen3VLConfig,
     Starcoder2Config,
 )
 
@@ -50,6 +67,8 @@ _SIZES: Final[dict[str, Any]] = _IDS | {
 }
 _HEADS: Final[dict[str, Any]] = _SIZES | {"head_dim": 8}
 
+_LAYERS: Final = ["sliding_attention", "full_attention"]
+
 ARCHITECTURES: Final[dict[str, Callable[[], Any]]] = {
     "llama": lambda: LlamaConfig(**_SIZES, attention_bias=True, mlp_bias=True),
     "qwen2": lambda: Qwen2Config(**_SIZES),
@@ -78,14 +97,135 @@ ARCHITECTURES: Final[dict[str, Callable[[], Any]]] = {
     ),
     "cohere": lambda: CohereConfig(**_SIZES, logit_scale=0.5),
     "starcoder2": lambda: Starcoder2Config(**_SIZES, sliding_window=None, tie_word_embeddings=False),
+    "gpt-oss": lambda: GptOssConfig(
+        **_HEADS, sliding_window=WINDOW, num_local_experts=4, num_experts_per_tok=2, layer_types=_LAYERS
+    ),
+    "gemma3n": lambda: Gemma3nTextConfig(
+        **(_HEADS | {"intermediate_size": [48, 48]}),
+        sliding_window=WINDOW,
+        layer_types=_LAYERS,
+        vocab_size_per_layer_input=VOCABULARY,
+        hidden_size_per_layer_input=8,
+        laurel_rank=4,
+        num_kv_shared_layers=0,
+        activation_sparsity_pattern=[0.0, 0.0],
+        altup_num_inputs=2,
+    ),
 }
+"""Architectures on the fast path."""
+
+_EXPERTS: Final[dict[str, Any]] = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_LINEAR_ATTENTION: Final[dict[str, Any]] = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+_LATENT_ATTENTION: Final[dict[str, Any]] = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 8,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+}
+_MAMBA: Final[dict[str, Any]] = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
+
+PLAIN: Final[dict[str, Callable[[], Any]]] = {
+    "qwen3-next": lambda: Qwen3NextConfig(
+        **_HEADS, **_LINEAR_ATTENTION, **_EXPERTS, num_experts=4, shared_expert_intermediate_size=16
+    ),
+    "qwen3.5": lambda: Qwen3_5TextConfig(**_HEADS, **_LINEAR_ATTENTION),
+    "granite4": lambda: GraniteMoeHybridConfig(
+        **_SIZES,
+        **_MAMBA,
+        layer_types=["mamba", "attention"],
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        shared_intermediate_size=16,
+    ),
+    "llama4": lambda: Llama4TextConfig(
+        **_HEADS,
+        intermediate_size_mlp=48,
+        num_local_experts=4,
+        attention_chunk_size=WINDOW,
+        interleave_moe_layer_step=1,
+        no_rope_layers=[1, 0],
+    ),
+    "lfm2": lambda: Lfm2Config(**_SIZES, layer_types=["conv", "full_attention"], block_multiple_of=8),
+    "falcon-h1": lambda: FalconH1Config(**_SIZES, **_MAMBA, mamba_d_ssm=64, mamba_chunk_size=8),
+    "nemotron-h": lambda: NemotronHConfig(
+        **{name: value for name, value in _HEADS.items() if name != "num_hidden_layers"},
+        layers_block_type=["mamba", "attention", "mlp"],
+        mamba_num_heads=8,
+        mamba_head_dim=8,
+        n_groups=1,
+        ssm_state_size=8,
+        chunk_size=8,
+    ),
+    "deepseek-v3.2": lambda: DeepseekV32Config(
+        **(_SIZES | _LATENT_ATTENTION | _EXPERTS),
+        first_k_dense_replace=1,
+        index_topk=WINDOW,
+        index_n_heads=16,
+        index_head_dim=16,
+    ),
+    "phi2": lambda: PhiConfig(**_SIZES, partial_rotary_factor=0.5),
+    "bloom": lambda: BloomConfig(**_IDS, hidden_size=32, n_layer=2, n_head=4),
+}
+"""Architectures on the plain path: recurrent states, sparse attention, attention chunks, ALiBi, a biased head."""
+
+_VISION: Final[dict[str, Any]] = {
+    "depth": 1,
+    "hidden_size": 16,
+    "num_heads": 2,
+    "intermediate_size": 16,
+    "out_hidden_size": 32,
+    "patch_size": 4,
+}
+_ENCODER: Final[dict[str, Any]] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 8,
+}
+_MROPE: Final[dict[str, Any]] = {
+    "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
+}
+
+VISION_LANGUAGE: Final[dict[str, Callable[[], Any]]] = {
+    "qwen2.5-vl": lambda: Qwen2_5_VLConfig(
+        text_config=_SIZES | _MROPE, vision_config=_VISION | {"fullatt_block_indexes": [0], "window_size": 8}
+    ),
+    "qwen3-vl": lambda: Qwen3VLConfig(
+        text_config=_HEADS | _MROPE,
+        vision_config=_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+    ),
+    "gemma3-vl": lambda: Gemma3Config(
+        text_config=_HEADS | {"sliding_window": WINDOW, "query_pre_attn_scalar": 8, "layer_types": _LAYERS},
+        vision_config=_ENCODER,
+        mm_tokens_per_image=4,
+    ),
+    "mistral3": lambda: Mistral3Config(
+        text_config=_HEADS | {"model_type": "mistral"},
+        vision_config=_ENCODER | {"model_type": "pixtral", "head_dim": 8},
+    ),
+}
+"""Vision-language models, whose text side is trained."""
 
 
 def build(directory: Path, name: str, dtype: torch.dtype = torch.float32) -> Path:
     """Writes config and random weights of architecture `name`; returns the directory."""
     torch.manual_seed(20)
-    factory: Any = AutoModelForCausalLM
-    model = factory.from_config(ARCHITECTURES[name]())
+    config = (ARCHITECTURES | PLAIN | VISION_LANGUAGE)[name]()
+    factory: Any = AutoModelForImageTextToText if name in VISION_LANGUAGE else AutoModelForCausalLM
+    model = factory.from_config(config)
     with torch.no_grad():
         for value in model.parameters():
             if value.dim() == 1:  # norms start at 1 or 0 and biases at 0, where a lost one would not show

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
+from worker.training.base_model import model_class
 from worker.training.batching import Example
 from worker.training.model import Policy
 
@@ -25,7 +25,9 @@ def examples(groups: Groups) -> list[list[Example]]:
 
 def plain_base(directory: Path, attention: str = "eager", /, **changes: object) -> Any:
     """The base model alone, with changes to its config; transformers' eager attention is no better than fp32."""
-    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", attn_implementation=attention, **changes)
+    model: Any = model_class(directory).from_pretrained(
+        directory, dtype="auto", attn_implementation=attention, **changes
+    )
     return model.eval()
 
 

@@ -13,7 +13,7 @@ from tests.worker.training import plain
 from tests.worker.training.architectures import LORA, build, random_policy
 from tests.worker.training.conftest import ModelDirectory
 from worker.training.batching import pack
-from worker.training.model import Policy, load_policy
+from worker.training.model import load_policy
 from worker.training.types import JobFailure
 
 CPU = torch.device("cpu")
@@ -95,27 +95,9 @@ def test_adapter_on_the_head_is_rejected(model_directory: ModelDirectory) -> Non
     assert caught.value.code == "trained_head"
 
 
-def test_unsupported_logit_change_is_rejected(llama: Policy) -> None:
-    llama.verify()
-    handle = llama.causal.lm_head.register_forward_hook(lambda _, __, logits: 1.5 * logits)
-    with pytest.raises(JobFailure, match="Models of type 'llama' are not supported") as caught:
-        llama.verify()
-    assert (caught.value.exit_code, caught.value.code) == (TrainerExit.bad_config, "unsupported_architecture")
-    handle.remove()
-    llama.verify()
-
-
-def test_unsupported_attention_is_rejected(llama: Policy) -> None:
-    """Rotated positions differ between packed groups and whole sequences, as with an architecture of absolute ones."""
-    embedding = llama.trunk.rotary_emb
-    handle = embedding.register_forward_pre_hook(
-        lambda _, arguments, options: (arguments, options | {"position_ids": _by_place(options["position_ids"])}),
-        with_kwargs=True,
-    )
-    with pytest.raises(JobFailure, match="differ from the model's own"):
-        llama.verify()
-    handle.remove()
-
-
-def _by_place(position_ids: torch.Tensor) -> torch.Tensor:
-    return 3 * torch.arange(position_ids.shape[-1]).expand_as(position_ids)
+def test_fp16_base_trains_in_bf16(tmp_path: Path) -> None:
+    policy = load_policy(build(tmp_path / "fp16", "llama", torch.float16), LORA, seed=0)
+    dtypes = {value.dtype for value in policy.causal.parameters() if not value.requires_grad}
+    assert dtypes == {torch.bfloat16}
+    assert policy.trunk.rotary_emb.inv_freq.dtype == torch.float32
+    assert policy.notes == ["The base model is stored in fp16 and trains in bf16, because fp16 loses small gradients"]

@@ -2,7 +2,7 @@
 
 It runs the model that is being trained, adapter included, so rollouts are never stale. Finished sequences leave the
 batch, and the output head is applied to the last position only. The random numbers are a pure function of
-(seed, step), so a resumed run samples the same rollouts.
+(seed, step), so a resumed run samples the same rollouts. Policies on the plain path sample with `generation`.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -20,6 +20,7 @@ from worker.training.batching import shared_length
 from worker.training.interfaces import CompletionCallback
 from worker.training.lm_head import Head
 from worker.training.model import Policy
+from worker.training.rollouts import generation
 from worker.training.rollouts.decoding import Decoder
 from worker.training.rollouts.sampling import draw, nucleus
 from worker.training.types import Completion
@@ -58,7 +59,7 @@ class Sampler:
         self.policy = policy
         self.end_ids = frozenset(end_ids)
         self.pad_id = pad_id
-        self._decoder = Decoder(policy)
+        self._decoder = Decoder(policy) if policy.is_fast else None
 
     @property
     def needs_cores(self) -> bool:
@@ -74,13 +75,43 @@ class Sampler:
         on_completion: CompletionCallback | None = None,
     ) -> list[list[Completion]]:
         """Samples `count` completions for each prompt and returns them in order. Decodes greedily without `random`."""
-        results: list[list[Completion]] = []
         per_batch = max(1, self._max_sequences // count)
+        if self._decoder is None:
+            return self._generate(prompts, count, sampling, random, on_completion, per_batch)
+        results: list[list[Completion]] = []
         with self._decoder.head() as head:
             for start in range(0, len(prompts), per_batch):
                 batch = prompts[start : start + per_batch]
                 flat = self._decode(head, batch, count, sampling, random, _by_prompt(on_completion, start, count))
                 results.extend(flat[i * count : (i + 1) * count] for i in range(len(batch)))
+        return results
+
+    def _generate(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        count: int,
+        sampling: Sampling,
+        random: torch.Generator | None,
+        on_completion: CompletionCallback | None,
+        per_batch: int,
+    ) -> list[list[Completion]]:
+        """Samples with transformers' own `generate`, for policies on the plain path."""
+        results: list[list[Completion]] = [[] for _ in prompts]
+        for numbers in generation.batches(prompts, per_batch):
+            flat = generation.generate(
+                self.policy,
+                [prompts[number] for number in numbers],
+                count,
+                sampling,
+                lambda logits_B_V: _choose(logits_B_V, sampling, random),
+                self.end_ids,
+                self.pad_id,
+            )
+            for place, number in enumerate(numbers):
+                results[number] = flat[place * count : (place + 1) * count]
+                for index, completion in enumerate(results[number]):
+                    if on_completion is not None:
+                        on_completion(number, index, completion)
         return results
 
     def _decode(

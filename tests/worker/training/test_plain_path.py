@@ -1,0 +1,100 @@
+"""The plain path: log-probs, gradients and samples of architectures that cannot be packed, against transformers."""
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from app.core.spec.job import Sampling
+from tests.worker.training import plain
+from tests.worker.training.architectures import END, PAD, PLAIN, VISION_LANGUAGE, VOCABULARY, WINDOW, random_policy
+from tests.worker.training.conftest import ModelDirectory
+from tests.worker.training.test_attention import random_groups
+from worker.training.batching import pack
+from worker.training.model import Policy
+from worker.training.rollouts.sampler import Sampler, generator
+
+CPU = torch.device("cpu")
+GROUPS = random_groups([(2 * WINDOW, (5, 1)), (3, (2 * WINDOW,))])
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *VISION_LANGUAGE])
+def test_family_equals_transformers(name: str, model_directory: ModelDirectory) -> None:
+    """Log-probs and gradients of either path; greedy samples; log-probs of random samples."""
+    policy = random_policy(model_directory(name))
+    assert policy.is_fast == (name in VISION_LANGUAGE), policy.path.reason
+    model = plain.plain_copy(model_directory(name), policy)
+    found_N = policy.logprobs(pack(plain.examples(GROUPS), CPU), 0.7)[0]
+    expected_N = plain.logprobs(model, GROUPS, 0.7)
+    assert float((found_N - expected_N).detach().abs().max()) < 1e-4
+    weights_N = torch.randn(len(found_N))
+    found = plain.gradients(policy.model, (weights_N * found_N).sum())
+    assert plain.distance(found, plain.gradients(model, (weights_N * expected_N).sum())) < 1e-4
+    prompts = [tuple(prompt) for prompt, _ in GROUPS]
+    sampler, sampling = Sampler(policy, (END,), PAD), Sampling(max_tokens=6, temperature=0.7)
+    for prompt, [completion] in zip(prompts, sampler.sample(prompts, 1, sampling, None), strict=True):
+        config = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=END, pad_token_id=PAD)
+        ids = torch.tensor([prompt])
+        own = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        assert completion.ids == tuple(own[0, len(prompt) :].tolist())
+    samples = sampler.sample(prompts, 2, sampling, generator(3))
+    sampled = [(prompt, [one.ids for one in row]) for prompt, row in zip(prompts, samples, strict=True)]
+    logprobs = torch.tensor([value for row in samples for one in row for value in one.logprobs])
+    assert float((logprobs - plain.logprobs(model, sampled, 0.7).detach()).abs().max()) < 5e-3  # Nemotron-H: 2e-3
+
+
+@pytest.mark.parametrize("name", list(VISION_LANGUAGE))
+def test_only_language_layers_are_trained(name: str, model_directory: ModelDirectory) -> None:
+    policy = random_policy(model_directory(name))
+    assert policy.trained
+    assert all("language_model" in value for value in policy.trained)
+    assert 0 < (policy.path.lora_coverage or 0) < 1
+
+
+@pytest.fixture
+def slow_llama(llama: Policy) -> Policy:
+    llama.use_plain("for the test")
+    return llama
+
+
+def test_paths_agree(model_directory: ModelDirectory, slow_llama: Policy) -> None:
+    """Also with a temperature for each sequence, and a later turn that continues an earlier one."""
+    fast = random_policy(model_directory("llama"))
+    prompt, turns = (3, 4, 5), ((6, 7, 2), (9, 2))
+    later = (*prompt, *turns[0], 8)
+    batch = pack([[(prompt, turns[0]), (later, turns[1]), (prompt, (10, 2))], [((11,), (12,))]], CPU)
+    found, expected = (one.logprobs(batch, [1.0, 0.5, 1.0, 0.7]) for one in (slow_llama, fast))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-5, rtol=0)
+
+
+def test_layers_save_their_input_only(slow_llama: Policy) -> None:
+    """Gradient checkpointing is on in updates, and dropout and caches are as in evaluation."""
+    prompt = tuple(range(3, VOCABULARY)) * 2
+    batch = pack([[(prompt, (4, 2))]], CPU)
+    kept = 0
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += value.numel() if value.shape[:2] == (1, len(prompt) + 1) else 0
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        logprobs_N, _ = slow_llama.logprobs(batch, 1.0)
+    hidden = slow_llama.causal.config.hidden_size
+    assert logprobs_N.requires_grad
+    assert kept <= 8 * hidden * (len(prompt) + 1)  # without checkpoints it is 60 times the hidden size
+    assert not any(module.training for module in slow_llama.model.modules())
+
+
+def test_samples_repeat_and_honour_top_p(slow_llama: Policy) -> None:
+    sampler = Sampler(slow_llama, (END,), PAD)
+    prompts = [(3, 4, 5), (6, 7), (8, 9, 10)]
+    sampling = Sampling(max_tokens=5, temperature=1.3)
+    seen: list[tuple[int, int]] = []
+    first = sampler.sample(prompts, 3, sampling, generator(1), lambda prompt, index, _: seen.append((prompt, index)))
+    assert first == sampler.sample(prompts, 3, sampling, generator(1))
+    assert first != sampler.sample(prompts, 3, sampling, generator(2))
+    assert sorted(seen) == [(prompt, index) for prompt in range(3) for index in range(3)]
+    nearly_greedy = sampler.sample(prompts, 1, sampling.model_copy(update={"top_p": 1e-6}), generator(1))
+    greedy = sampler.sample(prompts, 1, sampling, None)
+    assert [row[0].ids for row in nearly_greedy] == [row[0].ids for row in greedy]

@@ -1,0 +1,99 @@
+"""The LoRA adapter of a job: a new one, or one that another job trained."""
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from app.core.spec.job import Lora
+from app.core.spec.reports import TrainerExit
+from worker.training.types import JobFailure
+
+_PARAM: Final = "method.hyperparameters.lora"
+_ROUTERS: Final = (r".*\.router", r".*\.router\..*", r".*\.(mlp|block_sparse_moe|feed_forward|ffn|moe)\.gate")
+"""Routers of mixtures of experts. Training one without a balancing loss starves experts."""
+_INDEXERS: Final = (r".*\.indexer\..*",)
+"""What selects the keys of sparse attention: the selection has no gradient."""
+_STATE_SPACES: Final = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
+"""Model types for which PEFT refuses `out_proj`, whose weight their fused kernels read directly."""
+
+
+def new_adapter(base: Any, lora: Lora, seed: int) -> PeftModel:
+    """Returns `base` with a new adapter, whose initial values depend on `seed` only.
+
+    Raises `JobFailure` for target modules that the model lacks.
+    """
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        exclude_modules=_excluded(base) if targets == "all-linear" else None,
+        task_type="CAUSAL_LM",
+        use_dora=lora.use_dora,
+        use_rslora=lora.use_rslora,
+    )
+    torch.manual_seed(seed)
+    try:
+        # autocast_adapter_dtype keeps the adapter in fp32 on a bf16 base: updates of 1e-5 vanish in bf16.
+        model: PeftModel = get_peft_model(base, config, autocast_adapter_dtype=True)
+    except ValueError as error:
+        raise JobFailure(TrainerExit.bad_config, "invalid_lora", str(error), f"{_PARAM}.target_modules") from error
+    return model
+
+
+def _excluded(base: Any) -> str | None:
+    """Returns a pattern of the linear layers that "all-linear" leaves out, or None.
+
+    These are encoders of images and sound, which text never reaches, routers, indexers, and what PEFT refuses.
+    """
+    linear = [name for name, module in base.named_modules() if isinstance(module, nn.Linear)]
+    patterns = [*_ROUTERS, *_INDEXERS]
+    decoder = next((name for name, module in base.named_modules() if module is base.get_decoder()), "")
+    if decoder:
+        patterns.append(rf"(?!{re.escape(decoder)}\.).*")
+    if base.config.model_type in _STATE_SPACES:
+        patterns.append(r"(.*\.)?out_proj")
+    pattern = "|".join(f"({each})" for each in patterns)
+    return pattern if any(re.fullmatch(pattern, name) for name in linear) else None
+
+
+def coverage(model: PeftModel) -> float:
+    """Returns the share of the base model's weights whose layer carries an adapter, embeddings and head included."""
+    covered = {
+        id(weight): weight.numel()
+        for layer in model.modules()
+        if isinstance(layer, LoraLayer)
+        for weight in layer.get_base_layer().parameters()
+        if not weight.requires_grad
+    }
+    trained, total = model.get_nb_trainable_parameters()
+    return sum(covered.values()) / (total - trained)
+
+
+def _shape(lora: Lora) -> tuple[object, ...]:
+    return lora.r, lora.alpha, lora.use_dora, lora.use_rslora
+
+
+def _shape_of(config: Any) -> tuple[object, ...]:
+    return config.r, config.lora_alpha, config.use_dora, config.use_rslora
+
+
+def load_adapter(base: Any, lora: Lora, directory: Path) -> PeftModel:
+    """Returns `base` with the adapter of `directory`. Raises `JobFailure` if its shape differs from `lora`."""
+    model = PeftModel.from_pretrained(base, str(directory), is_trainable=True, autocast_adapter_dtype=True)
+    loaded: Any = model.peft_config["default"]
+    if lora != Lora() and _shape(lora) != _shape_of(loaded):
+        raise JobFailure(
+            TrainerExit.bad_config,
+            "invalid_lora",
+            f"The adapter to start from has r {loaded.r} and alpha {loaded.lora_alpha}: omit hyperparameters.lora, or "
+            "set the same values.",
+            _PARAM,
+        )
+    return model

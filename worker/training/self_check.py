@@ -1,0 +1,207 @@
+"""Selects the path to the log-probabilities, by a comparison with transformers' own eager attention.
+
+Architectures change scores, masks, norms and logits in many ways. A path that misses one of them would silently train
+another model. So both paths are compared with the same weights under transformers' eager attention: the
+log-probabilities, and the gradient of every LoRA tensor, whose B is random during the check because a new adapter's is
+0 and would hide its A. The check runs on one model in memory; only its attention is switched.
+
+Windows, attention chunks and sparse indices are shortened for the check, in both computations, because a sequence
+longer than 4,096 or 131,072 tokens would cost more than the training that follows.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from app.core.spec.reports import TrainingPath
+from worker.training.adapter import coverage
+from worker.training.attention import UnknownArgument
+from worker.training.batching import Example, pack
+from worker.training.failures import diagnose
+
+if TYPE_CHECKING:
+    from worker.training.model import Policy
+
+SHORT: Final = 8
+"""Tokens that a window, an attention chunk or a sparse index has during the check; the sequences are 4 times longer."""
+_LIMITS: Final = (
+    *("sliding_window", "sliding_window_size", "attention_window_size", "window_size", "local_window_size"),
+    *("attention_chunk_size", "index_topk"),
+)
+"""Names of these numbers in configs and modules."""
+_PROMPT, _ANSWER, _SHORT_PROMPT, _SHORT_ANSWER = 20, 12, 4, 3
+_B_SPREAD: Final = 0.02
+
+
+class Tolerance(NamedTuple):
+    """Largest differences that rounding explains."""
+
+    logprobs: float
+    """In nats, root mean square."""
+    gradients: float
+    """Euclidean distance over Euclidean length."""
+
+
+EXACT: Final = Tolerance(1e-3, 1e-2)
+ROUNDED: Final = Tolerance(0.1, 0.3)
+"""In bf16, and in 4 bits, which compute in bf16."""
+
+
+class Measured(NamedTuple):
+    """Log p of the tokens of some sequences, and the gradient of their weighted sum for every LoRA tensor."""
+
+    logprobs_N: Tensor
+    gradients: list[Tensor]
+
+
+def select_path(policy: "Policy") -> None:
+    """Switches `policy` to the fast path if it agrees with transformers, else to the plain path, and records why.
+
+    Raises whatever transformers' own forward or backward pass raises, and `ValueError` if its results are not finite.
+    """
+    started = time.monotonic()
+    groups = check_groups(policy.causal)
+    with short_limits(policy.causal), _random_b(policy):
+        policy.use_plain("", "eager")
+        reference = _measure(policy, lambda: eager_logprobs(policy.causal, groups))
+        if not all(bool(value.isfinite().all()) for value in (reference.logprobs_N, *reference.gradients)):
+            raise ValueError("its log-probabilities or gradients are not finite")
+        tolerance = _tolerance(policy)
+
+        def problem(path: str) -> str | None:
+            found = _measure(policy, lambda: policy.logprobs(pack(groups, policy.device), 1.0)[0])
+            return _difference(path, found, reference, tolerance)
+
+        reason = _attempt(policy.use_fast, lambda: problem("fast"))
+        # transformers usually selects torch's fused attention. Eager attention is right by definition.
+        if reason is not None and _attempt(lambda: policy.use_plain(reason), lambda: problem("plain")) is not None:
+            policy.use_plain(reason, "eager")
+            _ = problem("plain")  # its backward pass must run, too
+    policy.path = TrainingPath(
+        name=policy.path.name,
+        reason=reason or "",
+        check_seconds=round(time.monotonic() - started, 3),
+        lora_coverage=coverage(policy.model),
+    )
+
+
+def _attempt(switch: Callable[[], None], problem: Callable[[], str | None]) -> str | None:
+    """Returns why a path cannot be used, or None."""
+    try:
+        switch()
+        return problem()
+    except UnknownArgument as error:
+        return str(error)
+    except Exception as error:  # an architecture may lack any part that the path needs
+        if isinstance(error, OSError) or diagnose(error) is not None:
+            raise
+        return f"the fast path fails: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def _difference(path: str, found: Measured, expected: Measured, tolerance: Tolerance) -> str | None:
+    """Returns the difference that rounding does not explain as a clause, or None."""
+    error = float((found.logprobs_N - expected.logprobs_N).square().mean().sqrt())
+    if not error <= tolerance.logprobs:  # also for NaN
+        return f"log-probabilities of the {path} path differ by {error:.2g} nats from transformers' own"
+    pairs = list(zip(found.gradients, expected.gradients, strict=True))
+    apart = sum(float((one - other).square().sum()) for one, other in pairs)
+    size = sum(float(other.square().sum()) for _, other in pairs)
+    error = (apart / size) ** 0.5 if size else 0.0
+    if not error <= tolerance.gradients:
+        return f"gradients of the {path} path differ by {error:.0%} from transformers' own"
+    return None
+
+
+def _tolerance(policy: "Policy") -> Tolerance:
+    dtypes = {value.dtype for value in policy.causal.parameters() if not value.requires_grad}
+    return EXACT if dtypes <= {torch.float32, torch.float64} else ROUNDED
+
+
+def check_groups(causal: Any) -> list[list[Example]]:
+    """Returns the sequences of the check: answers to one prompt, a later turn, and a group that is shorter than all
+    limits."""
+    config = causal.config
+    configs = [config, config.get_text_config()]
+    reserved = {
+        value
+        for each in configs
+        for name, value in each.to_dict().items()
+        if name.endswith(("token_id", "token_index")) and isinstance(value, int)
+    }
+    vocabulary = min(int(config.get_text_config().vocab_size), 4096)
+    usable = torch.tensor([token for token in range(vocabulary) if token not in reserved])
+    random = torch.Generator().manual_seed(0)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(usable[torch.randint(len(usable), (length,), generator=random)].tolist())
+
+    prompt, answer = ids(_PROMPT), ids(_ANSWER)
+    turns: list[Example] = [(prompt, answer), (prompt, ids(_ANSWER)), (prompt + answer + ids(2), ids(_SHORT_ANSWER))]
+    return [turns, [(ids(_SHORT_PROMPT), ids(_SHORT_ANSWER))]]
+
+
+def eager_logprobs(causal: Any, groups: Sequence[Sequence[Example]]) -> Tensor:
+    """Returns log p of each trained token [N]: one sequence at a time, from all logits of a plain call of the model."""
+    results = []
+    for context, trained in (sequence for group in groups for sequence in group):
+        ids_1_T = torch.tensor([[*context, *trained[:-1]]], device=causal.device)
+        logits_L_V = causal(input_ids=ids_1_T, use_cache=False).logits[0, len(context) - 1 :]
+        tokens_L_1 = torch.tensor(trained, device=causal.device)[:, None]
+        results.append(logits_L_V.float().log_softmax(-1).gather(-1, tokens_L_1).squeeze(-1))
+    return torch.cat(results)
+
+
+def _measure(policy: "Policy", logprobs: Callable[[], Tensor]) -> Measured:
+    parameters = list(policy.trained.values())
+    logprobs_N = logprobs()
+    weights_N = torch.linspace(-1, 1, len(logprobs_N), device=logprobs_N.device)
+    gradients = torch.autograd.grad((weights_N * logprobs_N).sum(), parameters, allow_unused=True)
+    used = [
+        torch.zeros_like(value) if gradient is None else gradient
+        for value, gradient in zip(parameters, gradients, strict=True)
+    ]
+    return Measured(logprobs_N.detach(), used)
+
+
+@contextmanager
+def _random_b(policy: "Policy") -> Iterator[None]:
+    """Makes the adapter's B matrices random within the block."""
+    random = torch.Generator().manual_seed(1)
+    saved = {value: value.detach().clone() for name, value in policy.trained.items() if "lora_B" in name}
+    try:
+        with torch.no_grad():
+            for value in saved:
+                value.copy_(_B_SPREAD * torch.randn(value.shape, generator=random))
+        yield
+    finally:
+        with torch.no_grad():
+            for value, before in saved.items():
+                value.copy_(before)
+
+
+@contextmanager
+def short_limits(causal: Any) -> Iterator[None]:
+    """Shortens windows, attention chunks and sparse indices within the block, in configs and in modules."""
+    configs = {id(config): config for module in causal.modules() for config in _configs(module)}
+    changed: list[tuple[Any, str, int]] = []
+    for owner in (*configs.values(), *causal.modules()):
+        for name in _LIMITS:
+            value = vars(owner).get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and value > SHORT:
+                changed.append((owner, name, value))
+    try:
+        for owner, name, _ in changed:
+            setattr(owner, name, SHORT)
+        yield
+    finally:
+        for owner, name, value in changed:
+            setattr(owner, name, value)
+
+
+def _configs(module: Any) -> list[Any]:
+    config = getattr(module, "config", None)
+    return [] if config is None else [config, *(getattr(config, name, None) for name in config.sub_configs)]
