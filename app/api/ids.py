@@ -38,6 +38,7 @@ def _existing_model(name: str) -> str:
 
 
 JobId = Annotated[str, _path("`ftjob-...`"), _existing("fine-tuning job")]
+CheckpointId = Annotated[str, _path("`ftckpt_...`"), _existing("checkpoint")]
 FileId = Annotated[str, _path("`file-...`"), _existing("file")]
 UploadId = Annotated[str, _path("`upload_...`"), _existing("upload")]
 PermissionId = Annotated[str, _path("`cp_...`"), _existing("permission")]

@@ -15,7 +15,9 @@ from app.core.accounts.audit import Actor
 from app.core.accounts.scopes import ALL, Scope, expand
 from app.core.files import chunked_uploads
 from app.core.jobs import leases, outcomes
+from app.core.jobs.tables import Checkpoint
 from app.core.models import aliases, permissions
+from app.core.models.tables import TrainedModel
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
 from app.core.spec.reports import Finished
@@ -157,6 +159,17 @@ def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
         emit(session, project_id, EventType.cancelled, queued.id)
         export = stored_export(session, server.store, project_id, model)
         teacher_key = keys.put(session, Actor(project_id), KeyRing((SECRET_KEY,)), "https://x.example/v1", "k")
+        session.add(Checkpoint(id="ftckpt_theirs", job_id=queued.id, attempt=1, step=1, blob="jobs/x/1", metrics={}))
+        session.add(
+            TrainedModel(
+                id=f"{model}:ckpt-step-1",
+                project_id=project_id,
+                job_id=queued.id,
+                step=1,
+                base_model="tiny",
+                blob="jobs/x/1",
+            )
+        )
         [delivery], _ = endpoints.list_deliveries(session, project_id, endpoint.id, after=None, limit=1)
         return {
             "alias": "theirs",
@@ -164,6 +177,7 @@ def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
             "job_id": queued.id,
             "model": model,
             "checkpoint": model,
+            "checkpoint_id": "ftckpt_theirs",
             "permission_id": permission.id,
             "upload_id": upload.id,
             "project_id": project_id,

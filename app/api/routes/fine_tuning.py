@@ -4,9 +4,11 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
 
+from app.api.adapter_archive import TAR, adapter_archive
 from app.api.deps import Config, Db, JobLimits, Jobs, Lints, Models, Notifier, RowChecks, Slow, Store, Strict
-from app.api.ids import JobId
+from app.api.ids import CheckpointId, JobId
 from app.api.pagination import After, Limit, Page, page
 from app.api.schemas.attempts import AttemptList, AttemptObject
 from app.api.schemas.create_job import CreateJob, UpdateJob
@@ -25,6 +27,7 @@ from app.core.db import Database
 from app.core.deadline import Deadline
 from app.core.errors import InvalidRequest
 from app.core.jobs import (
+    checkpoints,
     deletion,
     estimation,
     lifecycle,
@@ -275,8 +278,24 @@ def list_checkpoints(
     """List a job's checkpoints, newest first."""
     with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
-        checkpoints, more = queries.list_checkpoints(session, job.id, after=after, limit=limit)
-    return page([CheckpointObject.of(checkpoint, job, caller.project_name) for checkpoint in checkpoints], more)
+        found, more = queries.list_checkpoints(session, job.id, after=after, limit=limit)
+    return page([CheckpointObject.of(checkpoint, job, caller.project_name) for checkpoint in found], more)
+
+
+@router.get(
+    "/{job_id}/checkpoints/{checkpoint_id}/download",
+    response_class=StreamingResponse,
+    responses=TAR,
+    dependencies=[needs(Scope.models_read)],
+)
+def download_checkpoint(
+    caller: Caller, job_id: JobId, checkpoint_id: CheckpointId, database: Db, store: Store
+) -> StreamingResponse:
+    """Download a checkpoint as a tar archive: the PEFT adapter, its config and its README."""
+    with database.reading() as session:
+        queries.get_job(session, caller.project_id, job_id)
+        adapter = checkpoints.model_of(session, caller.project_id, job_id, checkpoint_id)
+    return adapter_archive(store, adapter)
 
 
 @router.get("/{job_id}/attempts", dependencies=[needs(Scope.jobs_read)])

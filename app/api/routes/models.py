@@ -1,15 +1,12 @@
 """`/v1/models`: base models, fine-tuned models and checkpoints."""
 
-import re
-import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import PurePosixPath
-from typing import Final
 
 from fastapi import APIRouter
 from starlette.responses import StreamingResponse
 
+from app.api.adapter_archive import TAR, adapter_archive
 from app.api.deps import Config, Db, Models, Store
 from app.api.ids import ModelName
 from app.api.schemas.models import BaseModelFacts, ModelDeleted, ModelDetails, ModelLineage, ModelList, ModelObject
@@ -26,9 +23,6 @@ from app.core.models import adapters, aliases, registry, stored_adapter
 from app.core.models.hub_source import hub_source
 from app.core.models.tables import TrainedModel
 from app.core.settings import Settings
-from app.core.storage.blobs import BlobStore
-
-CHUNK_BYTES: Final = 1 << 20
 
 router = APIRouter(prefix="/models", tags=["Models"])
 
@@ -83,20 +77,14 @@ def list_models(caller: Caller, database: Db, settings: Config) -> ModelList:
 @router.get(
     "/{model:path}/download",
     response_class=StreamingResponse,
-    responses={200: {"content": {"application/x-tar": {}}, "description": "The adapter's files as a tar archive."}},
+    responses=TAR,
     dependencies=[needs(Scope.models_read)],
 )
 def download_model(caller: Caller, model: ModelName, database: Db, store: Store) -> StreamingResponse:
     """Download a fine-tuned model or a checkpoint as a tar archive: the PEFT adapter, its config and its README."""
     with database.reading() as session:
         adapter = adapters.get_adapter(session, caller.project_id, model)
-    adapters.check_files(adapter)
-    filename = re.sub(r"[^A-Za-z0-9._-]+", "-", adapter.id).strip("-")
-    return StreamingResponse(
-        _tar_stream(store, adapter.blob, stored_adapter.downloaded(store, adapter)),
-        media_type="application/x-tar",
-        headers={"content-disposition": f'attachment; filename="{filename}.tar"'},
-    )
+    return adapter_archive(store, adapter)
 
 
 @router.get("/{model:path}", dependencies=[needs(Scope.models_read)])
@@ -150,18 +138,3 @@ def _pulled(name: str, settings: Settings) -> registry.BaseModel:
             code="model_not_found",
         )
     return base
-
-
-def _tar_stream(store: BlobStore, prefix: str, keys: Iterable[str]) -> Iterator[bytes]:
-    """Yield a tar of blobs below `prefix`, without a copy in memory or on disk."""
-    for key in keys:
-        with store.open(key) as blob:
-            size = blob.seek(0, 2)
-            blob.seek(0)
-            header = tarfile.TarInfo(str(PurePosixPath(key).relative_to(prefix)))
-            header.size = size
-            yield header.tobuf(tarfile.PAX_FORMAT)
-            while chunk := blob.read(CHUNK_BYTES):
-                yield chunk
-            yield bytes(-size % tarfile.BLOCKSIZE)  # a tar consists of 512-byte blocks
-    yield bytes(2 * tarfile.BLOCKSIZE)  # two empty blocks end it

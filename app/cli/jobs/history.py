@@ -1,15 +1,17 @@
 """`grouptune jobs attempts` and `checkpoints`: how a job ran, and from where it can resume."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from app.cli.connection import connect
 from app.cli.jobs.job_ids import find_job
-from app.cli.ui.console import write_json, write_table
+from app.cli.models.download import DownloadFailed, default_directory, download_adapter
+from app.cli.ui.console import StatusLine, write_json, write_line, write_table
 from app.cli.ui.formatting import age, clock, moment, number
 from app.cli.ui.options import AsJson, JobId, StateDir
-from app.client import Json
+from app.client import Client, Json
 
 
 def attempts(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> None:
@@ -26,12 +28,25 @@ def attempts(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False)
 def checkpoints(
     job_id: JobId,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of checkpoints, newest first.")] = 20,
+    download: Annotated[
+        int | None, typer.Option(metavar="STEP", help="Download the checkpoint of this step and print its directory.")
+    ] = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="New directory for --download. Default: named after the checkpoint."),
+    ] = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
     """List the checkpoints of a job; each can be used as a model."""
+    if directory is not None and download is None:
+        raise typer.BadParameter("--to needs --download STEP.", param_hint="--to")
     with connect(state_dir) as client:
-        found = list(client.pages(f"/fine_tuning/jobs/{find_job(client, job_id)}/checkpoints", limit=limit))
+        path = f"/fine_tuning/jobs/{find_job(client, job_id)}/checkpoints"
+        if download is not None:
+            write_line(str(_download(client, path, download, directory)))
+            return
+        found = list(client.pages(path, limit=limit))
     if as_json:
         write_json(found)
         return
@@ -46,6 +61,18 @@ def checkpoints(
         for point in found
     ]
     write_table(("step", "loss", "reward", "age", "model"), rows, empty="No checkpoints.")
+
+
+def _download(client: Client, path: str, step: int, directory: Path | None) -> Path:
+    steps = {point["step_number"]: point for point in client.pages(path)}
+    if step not in steps:
+        kept = ", ".join(map(str, sorted(steps))) or "none yet"
+        raise DownloadFailed(f"The job has no checkpoint of step {step}. Steps with a checkpoint: {kept}.")
+    name = steps[step]["fine_tuned_model_checkpoint"]
+    target = directory or default_directory(name)
+    with StatusLine() as progress:
+        download_adapter(client, f"{path}/{steps[step]['id']}/download", name, target, progress)
+    return target
 
 
 def _attempt(attempt: Json) -> tuple[object, ...]:

@@ -1,7 +1,5 @@
 """`grouptune models`: lists models, downloads base models and adapters, merges adapters, and orders exports."""
 
-import re
-import tarfile
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +8,13 @@ import typer
 
 from app.cli.connection import connect, load_settings
 from app.cli.machine import require_packages
+from app.cli.models.download import DownloadFailed, default_directory, download_adapter
 from app.cli.models.exports import cancel_export, delete_export, export_model, list_exports, push_model
 from app.cli.several import delete_each
 from app.cli.ui.console import ReportProgress, StatusLine, note, write_json, write_line, write_table
 from app.cli.ui.options import AsJson, StateDir
 from app.cli.worker_module import ModuleFailed, run_module
-from app.client import path_segment
+from app.client import Client, path_segment
 from app.core.errors import GrouptuneError
 from app.core.models import registry
 
@@ -25,20 +24,12 @@ app.command("exports")(list_exports)
 app.command("cancel-export")(cancel_export)
 app.command("delete-export")(delete_export)
 app.command("push")(push_model)
-_FORBIDDEN = re.compile(r"[^A-Za-z0-9._-]+")
-"""Characters of a model name that its default directory name replaces by `-`."""
 
 
 class PullFailed(GrouptuneError):
     """The base model could not be downloaded."""
 
     code = "pull_failed"
-
-
-class DownloadFailed(GrouptuneError):
-    """The fine-tuned model could not be downloaded."""
-
-    code = "download_failed"
 
 
 class MergeFailed(GrouptuneError):
@@ -86,14 +77,10 @@ def download_model(
     state_dir: StateDir = None,
 ) -> None:
     """Download a fine-tuned model. Prints the directory with its PEFT adapter, config and model card."""
-    target = target or Path(_FORBIDDEN.sub("-", name).strip("-."))
-    if target.exists():
-        raise DownloadFailed(f"{target} exists already. Name a new directory.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".grouptune-", dir=target.parent) as temporary, StatusLine() as progress:
-        adapter = Path(temporary) / "adapter"
-        _fetch_adapter(name, adapter, state_dir, progress)
-        adapter.rename(target)  # atomic: the target is complete or does not exist
+    target = target or default_directory(name)
+    with connect(state_dir) as client, StatusLine() as progress:
+        _base_of(client, name)
+        download_adapter(client, f"/models/{path_segment(name)}/download", name, target, progress)
     write_line(str(target))
 
 
@@ -123,7 +110,9 @@ def merge_model(
         raise MergeFailed(f"{target} exists already. Name a new directory.")
     with tempfile.TemporaryDirectory(prefix="grouptune-") as temporary, StatusLine() as progress:
         adapter = Path(temporary) / "adapter"
-        base_name = _fetch_adapter(name, adapter, state_dir, progress)
+        with connect(state_dir) as client:
+            base_name = _base_of(client, name)
+            download_adapter(client, f"/models/{path_segment(name)}/download", name, adapter, progress)
         base = pull(base_name, models_dir or load_settings().models_dir, progress)
         words = ["worker.training.merge", str(adapter), str(base), str(target), "--name", name]
         try:
@@ -135,18 +124,10 @@ def merge_model(
     write_line(str(target))
 
 
-def _fetch_adapter(name: str, directory: Path, state_dir: Path | None, progress: ReportProgress) -> str:
-    """Download the adapter of a fine-tuned model into `directory`; returns the name of its base model."""
-    archive = directory.with_suffix(".tar")
-    with connect(state_dir) as client:
-        path = f"/models/{path_segment(name)}"
-        base: str | None = client.get(path).get("base_model")
-        if base is None:
-            raise DownloadFailed(f"{name} is a base model, so it has no adapter.")
-        progress(f"Downloading {name}")
-        client.download(f"{path}/download", archive)
-    with tarfile.open(archive) as tar:
-        tar.extractall(directory, filter="data")
+def _base_of(client: Client, name: str) -> str:
+    base: str | None = client.get(f"/models/{path_segment(name)}").get("base_model")
+    if base is None:
+        raise DownloadFailed(f"{name} is a base model, so it has no adapter.")
     return base
 
 

@@ -8,8 +8,11 @@ from sqlalchemy.orm import Session
 
 from app.core import ids
 from app.core.accounts.tables import Project
+from app.core.errors import NotFound
 from app.core.jobs.events import dump
 from app.core.jobs.leases import Claim
+from app.core.jobs.tables import Checkpoint
+from app.core.models.tables import TrainedModel
 from app.core.webhooks.events import EventType, emit
 
 KEPT_CHECKPOINTS: Final = 2
@@ -96,3 +99,15 @@ def record(session: Session, claim: Claim, stored: StoredCheckpoint) -> list[str
     kept = {"job_id": claim.job_id, "kept": KEPT_CHECKPOINTS}
     session.execute(_LOCK_OLD, kept)
     return list(session.scalars(_DELETE_OLD, kept))
+
+
+def model_of(session: Session, project_id: str, job_id: str, checkpoint_id: str) -> TrainedModel:
+    """Return the model that a checkpoint of the project's job is. Raises `NotFound`."""
+    model = session.scalars(
+        select(TrainedModel)
+        .join(Checkpoint, (Checkpoint.job_id == TrainedModel.job_id) & (Checkpoint.step == TrainedModel.step))
+        .where(Checkpoint.id == checkpoint_id, Checkpoint.job_id == job_id, TrainedModel.project_id == project_id)
+    ).one_or_none()
+    if model is None:
+        raise NotFound(f"The job '{job_id}' has no checkpoint '{checkpoint_id}'. A job keeps its newest ones.")
+    return model

@@ -1,14 +1,17 @@
 """Models through the official SDK."""
 
+import gc
 import hashlib
 import io
 import json
 import os
 import struct
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from openai.types import ModelDeleted
@@ -26,6 +29,7 @@ from app.core.storage.blobs import SUMS
 from tests.api.jobs import create
 from tests.api.server import Server, lenient_and_strict, new_project, serve, variant
 from tests.setup_jobs import make_job, metrics_csv, stored_file
+from tests.waiting import eventually
 
 
 def write_adapter(directory: Path) -> Path:
@@ -192,6 +196,42 @@ def test_checkpoint_is_a_model(server: Server, client: OpenAI, tmp_path: Path, t
     assert set(files) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
     assert files["adapter_model.safetensors"] == (tmp_path / "checkpoint/adapter_model.safetensors").read_bytes()
     assert create(client, training_file, model=name).model == name
+    with server.database.reading() as session:
+        job_id = session.get_one(TrainedModel, name).job_id
+    [checkpoint] = client.fine_tuning.jobs.checkpoints.list(job_id).data
+    path = f"/fine_tuning/jobs/{job_id}/checkpoints/{checkpoint.id}/download"
+    with tarfile.open(fileobj=io.BytesIO(client.get(path, cast_to=httpx.Response).content)) as archive:
+        assert set(archive.getnames()) == set(files)
+    with pytest.raises(NotFoundError, match="has no checkpoint 'ftckpt_other'"):
+        client.get(path.replace(checkpoint.id, "ftckpt_other"), cast_to=httpx.Response)
+
+
+def test_hang_up_closes_the_downloaded_files(server: Server, tmp_path: Path) -> None:
+    """At once, not when the garbage collector finds the stream."""
+    name = publish(server, tmp_path / "adapter")
+    with server.database.reading() as session:
+        weights = f"{session.get_one(TrainedModel, name).blob}/adapter_model.safetensors"
+    with (server.settings.storage_dir / weights).open("r+b") as stream:
+        stream.truncate(256_000_000)  # more than the buffers of a connection hold
+    gc.disable()
+    try:
+        headers = {"authorization": f"Bearer {server.api_key}"}
+        with httpx.stream("GET", f"{server.url}/v1/models/{name}/download", headers=headers) as answer:
+            chunks = answer.iter_raw()  # its end would close the connection
+            next(chunks)
+            eventually(lambda: is_open(weights))
+        eventually(lambda: not is_open(weights))
+    finally:
+        gc.enable()
+
+
+def is_open(path: str) -> bool:
+    """Return whether this process, which contains the server, has a file open whose path ends like this."""
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # closed since the listing
+            if os.readlink(descriptor).endswith(path):
+                return True
+    return False
 
 
 def test_incomplete_checkpoint_is_not_a_model(

@@ -10,7 +10,7 @@ from app.cli.ui.exits import ExitCode
 from tests.cli.conftest import Run
 
 
-def test_attempts_and_checkpoints(grouptune: Run, succeeded_job: str) -> None:
+def test_attempts_and_checkpoints(grouptune: Run, succeeded_job: str, tmp_path: Path) -> None:
     header, *rows = [line.split("\t") for line in grouptune("jobs", "attempts", succeeded_job).stdout.splitlines()]
     assert header[:5] == ["ATTEMPT", "OUTCOME", "STARTED", "TOOK", "STEPS"]
     assert (rows[-1][1], rows[-1][4].split()[-1]) == ("succeeded", "2")
@@ -19,6 +19,11 @@ def test_attempts_and_checkpoints(grouptune: Run, succeeded_job: str) -> None:
     listed = json.loads(grouptune("jobs", "checkpoints", succeeded_job, "--json").stdout)
     assert [row[4] for row in rows] == [point["fine_tuned_model_checkpoint"] for point in listed]
     assert all(":ckpt-step-" in row[4] for row in rows)
+    fetched = grouptune("jobs", "checkpoints", succeeded_job, "--download", rows[0][0], "--to", tmp_path / "at-end")
+    assert (fetched.returncode, fetched.stdout) == (ExitCode.ok, f"{tmp_path / 'at-end'}\n"), fetched.stderr
+    assert (tmp_path / "at-end" / "adapter_model.safetensors").is_file()
+    absent = grouptune("jobs", "checkpoints", succeeded_job, "--download", "99")
+    assert f"no checkpoint of step 99. Steps with a checkpoint: {rows[-1][0]}" in absent.stderr
 
 
 def test_compare_and_delete(grouptune: Run, succeeded_job: str, job_file: Callable[..., Path]) -> None:

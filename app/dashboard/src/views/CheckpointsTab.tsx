@@ -14,6 +14,7 @@ export function CheckpointsTab({ job }: { job: Job }) {
     job.progress.step,
   );
   const asks = useCan("inference");
+  const reads = useCan("models:read");
   if (error) return <ErrorNotice error={error} retry={reload} />;
   if (!value) return <Loading what="the checkpoints" />;
   return (
@@ -66,6 +67,16 @@ export function CheckpointsTab({ job }: { job: Job }) {
                       aria-label={`Open step ${checkpoint.step_number} in the playground`}
                     >
                       Playground
+                    </a>
+                  )}{" "}
+                  {reads && (
+                    <a
+                      class="button small"
+                      href={`${JOBS}/${job.id}/checkpoints/${checkpoint.id}/download`}
+                      download
+                      aria-label={`Download the adapter of step ${checkpoint.step_number}`}
+                    >
+                      Download
                     </a>
                   )}
                 </td>
