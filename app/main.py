@@ -26,6 +26,7 @@ from app.api.readiness import Readiness
 from app.api.routes import (
     api_keys,
     audit_log,
+    base_models,
     chat_completions,
     checkpoint_permissions,
     completions,
@@ -138,6 +139,7 @@ V1: Final = (
     teacher_keys,
     checkpoint_permissions,
     exports,
+    base_models,
     models,
     model_aliases,
     api_keys,

@@ -80,8 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
 def _api(name: str, files: Mapping[str, bytes], path: str, body: bytes) -> Any:
     """Return the hub API's response for a data set; `path` is relative to the data set's own, None means 404."""
     if path == "" or path.startswith("/revision/"):
-        siblings = [{"rfilename": name} for name in files]
-        return {"id": name, "sha": COMMIT, "private": False, "siblings": siblings, "tags": [], "downloads": 0}
+        siblings = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
+        facts = {"id": name, "sha": COMMIT, "private": False, "tags": [], "downloads": 0}
+        return facts | {"siblings": siblings, "cardData": {"license": "mit"}}
     if path.startswith("/paths-info/"):
         requested = json.loads(body)["paths"] if body.startswith(b"{") else []
         return [entry for entry in _tree(files) if entry["path"] in requested]

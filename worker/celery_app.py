@@ -16,16 +16,15 @@ from celery.app.amqp import AMQP
 from kombu.connection import Connection
 
 from app.core import logging, prometheus, settings
-from app.core.broker import EXPORT_TASK, LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
+from app.core.broker import EXPORT_TASK, LINT_TASK, PULL_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
 from app.core.db import Database
-from app.core.workers.presence import TRAIN_QUEUE
+from app.core.workers.presence import DEFAULT_QUEUE, TRAIN_QUEUE
 from worker.presence import Presence
 from worker.process_control import Drain
 from worker.schema import wait_for_schema
 
 log = structlog.get_logger(__name__)
 
-DEFAULT_QUEUE: Final = "default"
 BROKER_RETRY_SECONDS: Final = 5.0
 """Longest interval between attempts to reach a lost broker; kombu's default interval grows to 30 s."""
 
@@ -90,6 +89,7 @@ def _notify_leftovers(**_: Any) -> None:
     app.send_task(VALIDATE_TASK, queue=DEFAULT_QUEUE)
     app.send_task(LINT_TASK, queue=DEFAULT_QUEUE)
     app.send_task(EXPORT_TASK, queue=DEFAULT_QUEUE)
+    app.send_task(PULL_TASK, queue=DEFAULT_QUEUE)
     app.send_task(WEBHOOK_TASK, queue=DEFAULT_QUEUE)
 
 

@@ -6,11 +6,12 @@ import structlog
 from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
 
-from app.core.broker import EXPORT_TASK, LINT_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
+from app.core.broker import EXPORT_TASK, LINT_TASK, PULL_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
 from app.core.db import Database
 from app.core.exports import claims as export_claims
 from app.core.files import validation_claims
 from app.core.jobs import leases, lifecycle, lint_queue, preemption, queries, row_checks
+from app.core.models import pulls
 from app.core.prometheus import LEASE_LOSSES
 from app.core.settings import Settings
 from app.core.webhooks import deliveries
@@ -20,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 _QUEUES: Final = {
     TRAIN_TASK: "train",
-    **dict.fromkeys((VALIDATE_TASK, LINT_TASK, EXPORT_TASK, WEBHOOK_TASK), "default"),
+    **dict.fromkeys((VALIDATE_TASK, LINT_TASK, EXPORT_TASK, PULL_TASK, WEBHOOK_TASK), "default"),
 }
 
 
@@ -37,12 +38,15 @@ def sweep(database: Database, app: Celery, settings: Settings) -> None:
     with database.transaction() as session:
         files_wait = validation_claims.any_waiting(session) or row_checks.any_due(session)
         exports_due = export_claims.any_due(session)
+        pulls_due = pulls.any_due(session)
         webhooks_due = deliveries.any_due(session)
     if files_wait:
         notify(app, VALIDATE_TASK)
     notify_linting(database, app)
     if exports_due:
         notify(app, EXPORT_TASK)
+    if pulls_due:
+        notify(app, PULL_TASK)
     if webhooks_due:
         notify(app, WEBHOOK_TASK)
 

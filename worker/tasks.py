@@ -14,6 +14,7 @@ from app.core import scratch, settings
 from app.core.broker import (
     EXPORT_TASK,
     LINT_TASK,
+    PULL_TASK,
     TRAIN_TASK,
     VALIDATE_TASK,
     WEBHOOK_TASK,
@@ -32,7 +33,7 @@ from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.storage.opening import open_store
 from app.core.workers.presence import TRAIN_QUEUE
-from worker import exports, file_validation, job_lint, presence, row_checking, sweeper, webhook_sender
+from worker import exports, file_validation, job_lint, model_pulls, presence, row_checking, sweeper, webhook_sender
 from worker.celery_app import CONFIGURATION, DRAIN, PRESENCE, app
 from worker.maintenance import expiry, orphaned_blobs
 from worker.runner import Runner
@@ -183,6 +184,24 @@ def make_exports() -> None:
         log.warning("export.database_unavailable")
     finally:
         _EXPORTING.release()
+
+
+_PULLING: Final = threading.Lock()
+"""Held while this process downloads a base model: one at a time, so that other short tasks find a thread."""
+
+
+@app.task(name=PULL_TASK)
+def pull_models() -> None:
+    """Download all base models that are due, unless another thread of this worker is already downloading."""
+    if not _PULLING.acquire(blocking=False):
+        return
+    try:
+        while not DRAIN.begun and model_pulls.pull_one(_database(), _settings(), DRAIN):
+            pass
+    except DatabaseUnavailable:
+        log.warning("model_pull.database_unavailable")
+    finally:
+        _PULLING.release()
 
 
 @app.task(name=WEBHOOK_TASK)

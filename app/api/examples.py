@@ -46,6 +46,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "RunGrader": {"grader": _GRADER, "model_sample": "17 + 48 = 65", "item": {"reference_answer": "65"}},
     "Regrade": {"grader": _GRADER, "step_from": 1, "limit": 100},
     "GrantPermissions": {"project_ids": ["proj_abc123"]},
+    "PullModel": {"model": "Qwen/Qwen3-0.6B"},
     "CreateExport": {"format": "merged"},
     "MoveAlias": {"model": "ft:smollm2-135m-instruct:default:arithmetic:abc12345"},
     "CreateKey": {"name": "nightly", "scopes": ["files:*", "jobs:*"], "expires_in_seconds": 7776000},

@@ -15,6 +15,7 @@ TRAIN_TASK = "train.run_next"
 VALIDATE_TASK = "files.validate_next"
 LINT_TASK = "jobs.lint_next"
 EXPORT_TASK = "exports.make_next"
+PULL_TASK = "models.pull_next"
 WEBHOOK_TASK = "webhooks.deliver"
 
 
@@ -102,6 +103,11 @@ def notify_linting(url: str) -> None:
 def notify_exports(url: str) -> None:
     """Notify workers that an export of a model is due."""
     _notifier(url, EXPORT_TASK, "default").notify()
+
+
+def notify_pulls(url: str) -> None:
+    """Notify workers that a base model is to be downloaded."""
+    _notifier(url, PULL_TASK, "default").notify()
 
 
 def notify_webhooks(url: str) -> None:

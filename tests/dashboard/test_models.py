@@ -4,12 +4,17 @@ import io
 import re
 import tarfile
 from collections.abc import Callable
+from datetime import timedelta
 from urllib.parse import quote
 
 import pytest
 from openai import NotFoundError, OpenAI
 from playwright.sync_api import Page, expect
+from sqlalchemy import delete, func, insert
 
+from app.core.db import Database
+from app.core.models.tables import ModelPull
+from app.local.stack import Stack
 from tests.dashboard.conftest import Trained
 from tests.dashboard.test_pages import violations
 
@@ -75,3 +80,34 @@ def test_model_is_exported(page: Page, sign_in: SignIn, picture: Picture, traine
     row.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Delete export").click()
     expect(row).to_have_count(0)
+
+
+def test_base_model_is_downloaded(page: Page, sign_in: SignIn, picture: Picture, stack: Stack) -> None:
+    sign_in(page, "/ui/models")
+    table = page.get_by_role("region", name="Base models")
+    row = table.get_by_role("row").filter(has_text="qwen3-0.6b")
+    expect(row).to_contain_text("1.2 GB")
+    expect(row).to_contain_text("apache-2.0")
+    expect(row.get_by_role("button", name="Download qwen3-0.6b")).to_be_visible()
+    page.get_by_label("Another model of the Hugging Face hub").fill("no-owner/no-such-model")
+    page.get_by_role("button", name="Download model").click()
+    failed = table.get_by_role("row").filter(has_text="no-such-model")
+    expect(failed).to_contain_text("Could not fetch no-such-model")  # by a worker, which the hub refuses
+
+    database = Database(stack.database_url)
+    with database.transaction() as session:
+        pull = {"name": "qwen3-0.6b", "hub_id": "Qwen/Qwen3-0.6B", "status": "running", "stage": "Downloading"}
+        times = {"started_at": func.now(), "claimed_until": func.now() + timedelta(hours=1)}
+        session.execute(insert(ModelPull).values(**pull, **times, done_bytes=300_000_000, total_bytes=1_200_000_000))
+    page.reload()
+    expect(row).to_contain_text("300 MB of 1.2 GB")
+    picture(page, "base-models")
+    assert violations(page) == []
+    page.goto(page.url.replace("/models", "/new"))
+    page.get_by_label("Base model").select_option("qwen3-0.6b")
+    expect(page.get_by_text("licence apache-2.0")).to_be_visible()
+    page.get_by_role("button", name="Cancel the download of qwen3-0.6b").click()
+    expect(page.get_by_role("button", name="Download qwen3-0.6b")).to_be_visible()
+    with database.transaction() as session:
+        session.execute(delete(ModelPull))
+    database.dispose()

@@ -17,5 +17,5 @@ def test_killed_download_leaves_no_files(tmp_path: Path, monkeypatch: pytest.Mon
     (draft / "model.safetensors.incomplete").write_bytes(b"half")
     (tmp_path / ".qwen3-0.6b-other").mkdir()
     with pytest.raises(ModelUnavailable, match=r"qwen3-0\.6b"):
-        base_models.pull("qwen3-0.6b", tmp_path, lambda _line: None)
+        base_models.pull("qwen3-0.6b", tmp_path, lambda _progress: None)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".qwen3-0.6b-other", ".qwen3-0.6b.lock"]

@@ -34,6 +34,7 @@ class BaseModelFacts(Described):
         default=None, description="Its repository on the Hugging Face hub; null if known on this server only."
     )
     revision: str | None = Field(default=None, description="The commit in that repository, if known.")
+    licence: str | None = Field(default=None, description="The licence as the hub states it, such as `apache-2.0`.")
     context_length: int | None = Field(description="Most tokens of prompt and answer together, if its config says so.")
 
 

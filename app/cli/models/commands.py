@@ -12,11 +12,12 @@ from app.cli.models.download import DownloadFailed, default_directory, download_
 from app.cli.models.exports import cancel_export, delete_export, export_model, list_exports, push_model
 from app.cli.several import delete_each
 from app.cli.ui.console import ReportProgress, StatusLine, note, write_json, write_line, write_table
+from app.cli.ui.formatting import human_bytes
 from app.cli.ui.options import AsJson, StateDir
 from app.cli.worker_module import ModuleFailed, run_module
-from app.client import Client, path_segment
+from app.client import Client, Json, path_segment
 from app.core.errors import GrouptuneError
-from app.core.models import registry
+from app.core.models import sources
 
 app = typer.Typer(help="Manage base models and fine-tuned models.", no_args_is_help=True)
 app.command("export")(export_model)
@@ -43,21 +44,34 @@ def list_models(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     """List models, and base models that can be pulled."""
     with connect(state_dir) as client:
         models = client.get("/models")["data"]
+        bases = client.get("/base_models")["data"]
     if as_json:
         write_json(models)
         return
-    available = {model["id"] for model in models}
-    rows = [(model["id"], "fine-tuned" if model.get("base_model") else "base", "ready") for model in models]
-    missing = [name for name in registry.CATALOG if name not in available]
-    rows += [(name, "base", "not pulled") for name in missing]
-    write_table(("model", "kind", "state"), rows, empty="No models.")
-    if missing:
+    rows: list[tuple[object, ...]] = [
+        (base["id"], "base", _state(base), _size(base), base["licence"], base["context_length"]) for base in bases
+    ]
+    rows += [(model["id"], "fine-tuned", "ready", "", "", "") for model in models if model.get("base_model")]
+    write_table(("model", "kind", "state", "size", "licence", "context"), rows, empty="No models.")
+    if not all(base["is_pulled"] for base in bases):
         note("Download one with: grouptune models pull MODEL")
+
+
+def _size(base: Json) -> str:
+    return "" if base["bytes"] is None else human_bytes(base["bytes"])
+
+
+def _state(base: Json) -> str:
+    pull = base["pull"]
+    if base["is_pulled"] or pull is None or pull["status"] not in ("queued", "running"):
+        return "ready" if base["is_pulled"] else "not pulled"
+    share = f" {pull['done_bytes'] / pull['total_bytes']:.0%}" if pull["done_bytes"] and pull["total_bytes"] else ""
+    return f"downloading{share}"
 
 
 @app.command("pull")
 def pull_model(
-    name: Annotated[str, typer.Argument(help="Base model from `grouptune models list`, such as qwen3-0.6b.")],
+    name: Annotated[str, typer.Argument(help="Name from `grouptune models list`, or OWNER/NAME of the hub.")],
     models_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Directory of the base models.", file_okay=False)
     ] = None,
@@ -136,13 +150,13 @@ def pull(name: str, models_dir: Path, progress: ReportProgress) -> Path:
 
     Raises `InvalidRequest` for an unknown name, `PullFailed` with the end of the output if the download fails.
     """
-    model = registry.resolve(name, models_dir)
+    model = sources.to_pull(name, models_dir)
     if model.is_pulled:
         return model.directory
     require_packages("worker", "Downloading a base model")
     progress(f"Downloading {model.name}")
     try:
-        run_module(["worker.base_models", "pull", model.name, "--models-dir", str(models_dir)], progress)
+        run_module(["worker.base_models", "pull", name, "--models-dir", str(models_dir)], progress)
     except ModuleFailed as error:
         raise PullFailed(f"{model.name} could not be downloaded: {error}") from None
     return model.directory

@@ -33,6 +33,8 @@ class Action(StrEnum):
     job_update = "job.update"
     job_delete = "job.delete"
     model_delete = "model.delete"
+    base_model_pull = "base_model.pull"
+    base_model_cancel = "base_model.cancel"
     export_create = "export.create"
     export_cancel = "export.cancel"
     export_delete = "export.delete"

@@ -81,8 +81,10 @@ LEFT_OUT: Final = {
     "exports": f"{_GONE_MODEL} OR coalesce(blob = ANY({{gone}}), false)",
     "upload_parts": "'uploads/' || upload_id || '/' || id = ANY({gone})",
     "workers": "true",
+    "model_pulls": "true",
 }
-"""Rows that a backup omits: their blobs were deleted during the backup, or they describe this machine's workers."""
+"""Rows that a backup omits: their blobs were deleted during the backup, or they describe this machine's workers and
+downloads of base models."""
 
 _HELD: Final = {
     "job": "jobs",

