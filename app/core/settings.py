@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     """A file with such keys. `grouptune up` creates one in the state directory."""
     allowed_private_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Host names, addresses and networks, separated by commas, that requests on behalf of clients (webhooks, teachers,
-    graders) may reach although they are not public: `judge.internal,10.1.0.0/16,127.0.0.1`."""
+    graders) may reach although they are not public: `judge.internal,10.1.0.0/16,localhost:11434`."""
 
     judge_url: BaseUrl | None = None
     """Base URL, up to `/v1`, of an OpenAI-compatible server for model graders (docs/graders.md).

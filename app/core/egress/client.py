@@ -29,6 +29,7 @@ from app.core.errors import GrouptuneError, InvalidRequest
 
 MAX_URL: Final = 2048
 MAX_PORT: Final = 65_535
+_PORTS: Final = {"http": 80, "https": 443}
 CONNECT_SECONDS: Final = 10.0
 """Limit of opening a connection to one address; nothing can interrupt that."""
 USER_AGENT: Final = "grouptune"
@@ -106,7 +107,7 @@ def check_url(url: str, allowed: PrivateHosts, param: str | None = None) -> http
     try:
         parsed = _parse(url)
         if reason := _why_refused(parsed, allowed):
-            raise ValueError(f"{reason}. Only the operator can allow it: {_cure(parsed.host)}")
+            raise ValueError(f"{reason}. Only the operator can allow it: {_cure(parsed.host, parsed.port)}")
     except ValueError as error:
         raise AddressRefused(f"The URL {error}.", param=param) from error
     return parsed
@@ -131,20 +132,23 @@ def _parse(url: str) -> httpx.URL:
 
 def _why_refused(url: httpx.URL, allowed: PrivateHosts) -> str | None:
     """Return why the host may not be requested; None if it may, as far as that is known without resolving its name."""
-    address = literal(url.host)
-    if allowed.name_is_allowed(url.host) or (address is not None and allowed.address_is_allowed(address)):
+    address, port = literal(url.host), url.port or _PORTS[url.scheme]
+    if allowed.name_is_allowed(url.host, port) or (address is not None and allowed.address_is_allowed(address, port)):
         return None
     if address is not None and (reason := why_refused(address)):
         return f"names {reason}, {url.host}"
-    if address is None and allowed.networks:
+    if address is None and allowed.has_addresses:
         return None  # the name may resolve to an address that the operator allows; checked at the time of the request
     if address is None and is_local_name(url.host):
         return f"names this machine or its network, {url.host}"
     return None if url.scheme == "https" else f"must begin with https://, unless {url.host} is the operator's own"
 
 
-def _cure(host: str) -> str:
-    return f"GROUPTUNE_ALLOWED_PRIVATE_HOSTS={host}"
+def _cure(host: str, port: int | None) -> str:
+    """Return the setting that allows a host; `port` None: the URL names none."""
+    entry = host if port is None else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    setting = f"GROUPTUNE_ALLOWED_PRIVATE_HOSTS={entry}"
+    return f"{setting} for the API and the workers, as in `{setting} grouptune up` (commas separate several hosts)"
 
 
 class Egress:
@@ -296,17 +300,17 @@ class _PinnedBackend(httpcore.NetworkBackend):
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError(f"its name was not resolved ({error})") from error
         for text in addresses:
-            self._check(host, ip_address(text), call)
+            self._check(host, ip_address(text), port, call)
         return addresses
 
-    def _check(self, host: str, address: Address, call: _Call) -> None:
-        if self._allowed.name_is_allowed(host) or self._allowed.address_is_allowed(address):
+    def _check(self, host: str, address: Address, port: int, call: _Call) -> None:
+        if self._allowed.name_is_allowed(host, port) or self._allowed.address_is_allowed(address, port):
             return
         if reason := why_refused(address):
-            raise AddressRefused(f"{host} is {reason}, {address}. Only the operator can allow it: {_cure(host)}.")
+            raise AddressRefused(f"{host} is {reason}, {address}. Only the operator can allow it: {_cure(host, port)}.")
         if call.is_plain:
             raise AddressRefused(
-                f"{host} is reached through https:// only. Only the operator can allow http: {_cure(host)}."
+                f"{host} is reached through https:// only. Only the operator can allow http: {_cure(host, port)}."
             )
 
 

@@ -5,6 +5,7 @@ that can lead back into the private network (NAT64, 6to4, Teredo).
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, Self
@@ -52,34 +53,60 @@ def why_refused(address: Address) -> str | None:
 
 @dataclass(frozen=True)
 class PrivateHosts:
-    """What the operator allows in addition to public addresses: host names, single addresses, networks."""
+    """What the operator allows in addition to public addresses: host names, single addresses, networks, and ports."""
 
     names: frozenset[str] = frozenset()
     networks: tuple[Network, ...] = ()
+    services: frozenset[tuple[str, int]] = frozenset()
+    """Names and addresses of which one port is allowed."""
 
     @classmethod
     def parse(cls, entries: Iterable[str]) -> Self:
-        """Parse entries such as `judge.internal`, `127.0.0.1`, `10.1.0.0/16`. Raises `ValueError` for others."""
+        """Parse entries: `judge.internal`, `127.0.0.1`, `10.1.0.0/16`, and with a port `localhost:11434`, `[::1]:80`.
+
+        Raises `ValueError` for others.
+        """
         names: set[str] = set()
         networks: list[Network] = []
+        services: set[tuple[str, int]] = set()
         for entry in map(str.strip, entries):
-            try:
+            with suppress(ValueError):
                 networks.append(ip_network(entry))
-            except ValueError:
-                if not entry or set(entry) & set("/:@*?# ") or entry.replace(".", "").isdigit():
-                    raise ValueError(
-                        f"{entry!r} is not a host name, an address or a network (the host bits of a network must be 0)"
-                    ) from None
-                names.add(plain_name(entry))
-        return cls(frozenset(names), tuple(networks))
+                continue
+            host, port = _split(entry)
+            address = literal(host)
+            if address is None and (not host or set(host) & set("/:@*?#[] ") or host.replace(".", "").isdigit()):
+                raise ValueError(
+                    f"{entry!r} is not a host name, an address or a network (the host bits of a network must be 0), "
+                    "and a port follows a name or an address only, as in `localhost:11434`"
+                )
+            if port is None:
+                names.add(plain_name(host))
+            else:
+                services.add((plain_name(host) if address is None else str(_plain(address)), port))
+        return cls(frozenset(names), tuple(networks), frozenset(services))
 
-    def name_is_allowed(self, host: str) -> bool:
-        """Return whether the operator allows this host, which may then have any address."""
-        return plain_name(host) in self.names
+    @property
+    def has_addresses(self) -> bool:
+        """Whether addresses are allowed, to which a name may resolve."""
+        return bool(self.networks) or any(literal(host) for host, _ in self.services)
 
-    def address_is_allowed(self, address: Address) -> bool:
-        """Return whether the address is in a network that the operator allows."""
-        return any(_plain(address) in network for network in self.networks)
+    def name_is_allowed(self, host: str, port: int) -> bool:
+        """Return whether the operator allows this port of a host, which may then have any address."""
+        return plain_name(host) in self.names or (plain_name(host), port) in self.services
+
+    def address_is_allowed(self, address: Address, port: int) -> bool:
+        """Return whether the operator allows the address, or this port of it."""
+        address = _plain(address)
+        return (str(address), port) in self.services or any(address in network for network in self.networks)
+
+
+def _split(entry: str) -> tuple[str, int | None]:
+    """Split `host:port`; an entry without a port between 1 and 65535 is a host."""
+    host, colon, port = entry.rpartition(":")
+    if colon and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16 and (":" not in host or "[" in host):
+        return host.removeprefix("[").removesuffix("]"), int(port)
+    return entry, None
 
 
 def plain_name(host: str) -> str:

@@ -189,12 +189,12 @@ LOCAL: dict[str, tuple[dict[str, Any], str, str]] = {
     "teacher": (
         gft(teacher={"model": "llama3", "base_url": "http://localhost:11434/v1"}),
         "method.gft.teacher.base_url",
-        "localhost",
+        "localhost:11434",
     ),
     "reward server": (
         gft(grader={"type": "endpoint", "url": "http://localhost:9000/grade"}),
         "method.gft.grader.url",
-        "localhost",
+        "localhost:9000",
     ),
     "reward server of a formula": (
         gft(
@@ -220,7 +220,7 @@ def test_local_address_is_refused_with_the_cure(server: Server, training_file: s
     ):
         error = refused(client, training_file, method)
         assert (error.param, error.code) == (param, "address_not_allowed")
-        cure = f"Only the operator can allow it: GROUPTUNE_ALLOWED_PRIVATE_HOSTS={host}."
+        cure = f"Only the operator can allow it: GROUPTUNE_ALLOWED_PRIVATE_HOSTS={host} for the API"
         assert str(error.message).count(cure) == 1
         body = {"model": "tiny", "training_file": training_file, "method": method}
         validation: Any = client.post("/fine_tuning/jobs/validate", body=body, cast_to=object)

@@ -61,15 +61,41 @@ def test_public_addresses_are_accepted(address: str) -> None:
 
 def test_private_hosts_parse_names_and_networks() -> None:
     hosts = PrivateHosts.parse(["judge.internal", " 127.0.0.1", "10.1.0.0/16", "fd00::/8"])
-    assert hosts.name_is_allowed("Judge.Internal.")
-    assert not hosts.name_is_allowed("evil.judge.internal")
+    assert hosts.name_is_allowed("Judge.Internal.", 443)
+    assert not hosts.name_is_allowed("evil.judge.internal", 443)
     for allowed in ("127.0.0.1", "10.1.255.1", "fd12::1", "::ffff:10.1.0.1"):
-        assert hosts.address_is_allowed(ip_address(allowed))
+        assert hosts.address_is_allowed(ip_address(allowed), 80)
     for other in ("127.0.0.2", "10.2.0.1", "::1"):
-        assert not hosts.address_is_allowed(ip_address(other))
+        assert not hosts.address_is_allowed(ip_address(other), 80)
 
 
-@pytest.mark.parametrize("entry", ["", "10.1.2.3/16", "http://x", "a b", "1.2.3", "user@host", "*.internal"])
+def test_private_hosts_with_a_port() -> None:
+    """The other ports of the machine stay closed: its Postgres, for example."""
+    hosts = PrivateHosts.parse(["LocalHost:11434", "10.0.0.7:8000", "[::1]:80"])
+    assert hosts.has_addresses
+    assert hosts.name_is_allowed("localhost", 11434)
+    assert not hosts.name_is_allowed("localhost", 5432)
+    for address, port in (("10.0.0.7", 8000), ("::ffff:10.0.0.7", 8000), ("::1", 80)):
+        assert hosts.address_is_allowed(ip_address(address), port)
+        assert not hosts.address_is_allowed(ip_address(address), port + 1)
+    assert not PrivateHosts.parse(["localhost:11434"]).has_addresses
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "",
+        "localhost:0",
+        "localhost:99999",
+        "10.0.0.0/8:80",
+        "10.1.2.3/16",
+        "http://x",
+        "a b",
+        "1.2.3",
+        "user@host",
+        "*.internal",
+    ],
+)
 def test_invalid_private_host_entry_is_rejected(entry: str) -> None:
     with pytest.raises(ValueError, match="is not a host name, an address or a network"):
         PrivateHosts.parse([entry])
