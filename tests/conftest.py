@@ -207,6 +207,7 @@ def stack(short_dir: Path, tiny_models: Path, shared_hub: Hub) -> Iterator[Stack
         "GROUPTUNE_MODEL_ALIASES": "gpt-4o-mini=tiny",
         "GROUPTUNE_ALLOWED_PRIVATE_HOSTS": "127.0.0.1",
         "GROUPTUNE_HUB_URL": shared_hub.url,
+        "GROUPTUNE_TRACKERS": "tensorboard",
         "GROUPTUNE_LEASE_SECONDS": "6",
         "GROUPTUNE_TRAINER_THREADS": "1",
         "OMP_NUM_THREADS": "1",

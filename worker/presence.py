@@ -5,6 +5,8 @@ import socket
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
+from typing import Final
 
 import structlog
 
@@ -19,6 +21,14 @@ from worker import hardware
 
 log = structlog.get_logger(__name__)
 
+TRACKER_LIBRARIES: Final = {
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "tensorboard": "tensorboardX",
+    "trackio": "trackio",
+}
+"""The library that each tracker imports."""
+
 
 def name() -> str:
     """Return the name of this process in leases and attempts."""
@@ -29,6 +39,11 @@ def name() -> str:
 def own_hardware() -> Hardware:
     """Return this worker's hardware; detected once, because detection takes a moment and the result does not change."""
     return hardware.detect(settings.load())
+
+
+def installed_trackers(allowed: Sequence[str]) -> list[str]:
+    """Return the trackers of `allowed` whose libraries this worker has."""
+    return [tracker for tracker in allowed if find_spec(TRACKER_LIBRARIES[tracker]) is not None]
 
 
 class Presence:
@@ -73,14 +88,22 @@ class Presence:
             self._thread.join(timeout=self._settings.heartbeat_seconds)
 
     def _report(self, database: Database, queues: Sequence[str], slots: int) -> None:
-        detected = own_hardware()
+        detected, trackers = own_hardware(), installed_trackers(self._settings.trackers)
         log.info("worker.hardware", **detected.model_dump(), device=detected.device)
         try:
             while not self._over.is_set():
                 self._changed.clear()
                 try:
                     with database.transaction() as session:
-                        presence.beat(session, name(), state=self._state, queues=queues, slots=slots, hardware=detected)
+                        presence.beat(
+                            session,
+                            name(),
+                            state=self._state,
+                            queues=queues,
+                            slots=slots,
+                            hardware=detected,
+                            trackers=trackers,
+                        )
                 except DatabaseUnavailable:
                     log.warning("presence.database_unavailable")
                 self._changed.wait(self._settings.heartbeat_seconds)

@@ -84,6 +84,7 @@ async def _job_limits(caller: Caller, settings: Config) -> SubmissionLimits:
         models_dir=settings.models_dir,
         model_aliases=settings.model_aliases,
         trackers=settings.trackers,
+        alive_seconds=settings.lease_seconds,
         max_priority=caller.limits.priority,
         teacher_url=settings.teacher_url,
         judge_url=settings.judge_url,

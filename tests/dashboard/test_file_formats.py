@@ -17,7 +17,7 @@ NO_ANSWER = "No row has an answer to learn from."
 
 def upload(page: Page, path: Path) -> None:
     page.get_by_role("link", name="Files").first.click()
-    page.get_by_label("Choose a JSONL file").set_input_files(path)
+    page.get_by_label("Choose a file").set_input_files(path)
     expect(page.get_by_role("heading", name=path.name)).to_be_visible()
 
 

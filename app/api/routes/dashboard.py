@@ -1,5 +1,7 @@
 """`/v1/dashboard`: signs a browser in and out. For everything else the dashboard uses the public API."""
 
+from typing import Any
+
 from fastapi import APIRouter, Depends, Request, Response
 
 from app.api.deps import Config, Db
@@ -7,7 +9,10 @@ from app.api.schemas.dashboard import LinkObject, SessionEnded, SessionObject, S
 from app.auth import bearer, browser
 from app.auth.bearer import Caller
 from app.core.accounts import api_keys, browser_sessions
+from app.core.accounts.api_keys import Identity
 from app.core.errors import AuthenticationFailed
+from app.core.settings import Settings
+from app.core.workers import presence
 
 router = APIRouter(prefix="/dashboard", tags=["Dashboard"])
 
@@ -22,8 +27,9 @@ def sign_in(body: SignIn, request: Request, response: Response, database: Db, se
         else:
             identity = api_keys.authenticate(session, body.api_key or "")
         token = browser_sessions.sign_in(session, identity.key.id)
+        answer = _session(request, identity, session, settings)
     browser.remember(request, response, token)
-    return SessionObject.of(bearer.principal_of(request, identity), has_engine=bool(settings.serve_url))
+    return answer
 
 
 @router.get("/session")
@@ -35,9 +41,17 @@ def current_session(request: Request, database: Db, settings: Config) -> Session
     try:
         with database.reading() as session:
             identity = browser_sessions.authenticate(session, token)
+            return _session(request, identity, session, settings)
     except AuthenticationFailed:
         return SessionObject(signed_in=False)
-    return SessionObject.of(bearer.principal_of(request, identity), has_engine=bool(settings.serve_url))
+
+
+def _session(request: Request, identity: Identity, session: Any, settings: Settings) -> SessionObject:
+    return SessionObject.of(
+        bearer.principal_of(request, identity),
+        has_engine=bool(settings.serve_url),
+        trackers=presence.available_trackers(session, settings.trackers, settings.lease_seconds),
+    )
 
 
 @router.delete("/session")

@@ -1,5 +1,6 @@
 """Bodies of `/v1/dashboard`."""
 
+from collections.abc import Collection
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -36,9 +37,10 @@ class SessionObject(Described):
     """The session's key; null if signed out."""
     scopes: list[str] = Field(default=[], description="Scopes of the session's key.")
     has_engine: bool = Field(default=False, description="Whether the server has an engine that answers inference.")
+    trackers: list[str] = Field(default=[], description="Trackers that jobs can use: allowed, and on a worker.")
 
     @classmethod
-    def of(cls, caller: Principal, *, has_engine: bool) -> "SessionObject":
+    def of(cls, caller: Principal, *, has_engine: bool, trackers: Collection[str]) -> "SessionObject":
         """Return the wire form of a signed-in caller."""
         return cls(
             signed_in=True,
@@ -47,6 +49,7 @@ class SessionObject(Described):
             key_id=caller.key_id,
             scopes=sorted(caller.scopes),
             has_engine=has_engine,
+            trackers=sorted(trackers),
         )
 
 

@@ -26,6 +26,7 @@ from app.core.spec.graders import BaseGrader, missing_fields
 from app.core.spec.job import GroupMethod, JobSpec, Lora, MethodType
 from app.core.storage.blobs import BlobStore
 from app.core.teachers import locations
+from app.core.workers import presence
 
 _SHOWN_LINES: Final = 5
 
@@ -60,6 +61,9 @@ class SubmissionLimits:
     model_aliases: Mapping[str, str]
     """The operator's aliases of base models."""
     trackers: Collection[str]
+    """Trackers that the operator allows."""
+    alive_seconds: float
+    """A worker that has not reported for so long does not count."""
     max_priority: int
     teacher_url: str | None
     """Address of the operator's own teacher server."""
@@ -107,7 +111,7 @@ def validate_request(session: Session, project_id: str, request: JobRequest, lim
         problems.append(error)
     checks = [
         partial(gates.check_measurable, spec, request.validation_file),
-        partial(check_trackers, spec, limits.trackers),
+        partial(check_trackers, session, spec, limits),
         partial(quotas.check_priority, request.priority, limits.max_priority),
     ]
     if spec.teacher is not None:
@@ -163,17 +167,26 @@ def check_file(session: Session, project_id: str, spec: JobSpec, file_id: str, p
     check_validated(spec, file, param)
 
 
-def check_trackers(spec: JobSpec, allowed: Collection[str]) -> None:
-    """Raise `InvalidRequest` for the first tracker that the operator does not allow."""
+def check_trackers(session: Session, spec: JobSpec, limits: SubmissionLimits) -> None:
+    """Raise `InvalidRequest` for the first tracker that the operator does not allow, or that no worker has."""
+    if not spec.integrations:
+        return
+    usable = presence.available_trackers(session, limits.trackers, limits.alive_seconds)
     for index, integration in enumerate(spec.integrations):
-        if integration.type not in allowed:
-            offered = f"Use {' or '.join(sorted(allowed))}, leave it out," if allowed else "Leave it out,"
-            raise InvalidRequest(
-                f"The tracker '{integration.type}' is not set up on this server. {offered} or ask the operator to "
-                "allow it (GROUPTUNE_TRACKERS). GET /v1/fine_tuning/jobs/{id}/metrics returns the same numbers.",
-                param=f"integrations.{index}.type",
-                code="tracker_not_available",
-            )
+        if integration.type in usable:
+            continue
+        offered = f"Use {' or '.join(sorted(usable))}, leave it out," if usable else "Leave it out,"
+        if integration.type in limits.trackers:
+            problem = "is allowed on this server, but no worker has its library"
+            cure = "install it for the workers (pip install 'grouptune[trackers]')"
+        else:
+            problem, cure = "is not set up on this server", "allow it (GROUPTUNE_TRACKERS)"
+        raise InvalidRequest(
+            f"The tracker '{integration.type}' {problem}. {offered} or ask the operator to {cure}. "
+            "GET /v1/fine_tuning/jobs/{id}/metrics returns the same numbers.",
+            param=f"integrations.{index}.type",
+            code="tracker_not_available",
+        )
 
 
 def check_lora(spec: JobSpec, directory: Path) -> None:

@@ -1,6 +1,6 @@
 """Presence of workers: they report at intervals, with times by the database's clock. Leases do not depend on it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,10 +40,18 @@ class WorkerPresence:
 
 
 def beat(
-    session: Session, name: str, *, state: WorkerState, queues: Sequence[str], slots: int, hardware: Hardware
+    session: Session,
+    name: str,
+    *,
+    state: WorkerState,
+    queues: Sequence[str],
+    slots: int,
+    hardware: Hardware,
+    trackers: Sequence[str] = (),
 ) -> None:
     """Report that the worker is alive."""
     values = {"state": state, "queues": list(queues), "slots": slots, "hardware": hardware.model_dump(mode="json")}
+    values["trackers"] = list(trackers)
     statement = insert(Worker).values(name=name, **values)
     session.execute(
         statement.on_conflict_do_update(index_elements=[Worker.name], set_=values | {"last_seen": func.now()})
@@ -64,6 +72,14 @@ def list_workers(session: Session, alive_seconds: float) -> list[WorkerPresence]
     """Return all workers by name. A worker is alive if it reported within the last `alive_seconds`."""
     rows = session.execute(select(Worker, Worker.last_seen > _ago(alive_seconds)).order_by(Worker.name))
     return [WorkerPresence(worker, Hardware.model_validate(worker.hardware), alive) for worker, alive in rows]
+
+
+def available_trackers(session: Session, allowed: Collection[str], alive_seconds: float) -> frozenset[str]:
+    """Return the trackers of `allowed` whose libraries a worker that trains has; all of them while that is unknown."""
+    reports = [member.worker.trackers for member in list_workers(session, alive_seconds) if member.trains]
+    if not reports or None in reports:
+        return frozenset(allowed)
+    return frozenset(allowed) & {name for report in reports for name in report or ()}
 
 
 def _ago(seconds: float) -> object:

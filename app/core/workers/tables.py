@@ -34,6 +34,8 @@ class Worker(Base):
     """Number of tasks that it runs at once."""
     hardware: Mapped[dict[str, Any]]
     """`Hardware` as JSON."""
+    trackers: Mapped[list[str] | None]
+    """Trackers that are allowed and whose libraries are installed; None for a worker of version 0.1."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     last_seen: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 

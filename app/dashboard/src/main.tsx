@@ -47,7 +47,7 @@ function App() {
     const load = () =>
       get<Session>(SESSION).then(setSession, (problem: ApiError) => {
         refused(problem);
-        setSession({ object: "dashboard.session", signed_in: false, scopes: [], has_engine: false });
+        setSession({ object: "dashboard.session", signed_in: false, scopes: [], has_engine: false, trackers: [] });
       });
     const code = takeCode();
     if (code === undefined) void load();

@@ -24,8 +24,11 @@ from app.core.jobs.checkpoints import StoredCheckpoint
 from app.core.jobs.state_machine import StopRequest
 from app.core.models.tables import TrainedModel
 from app.core.settings import Settings
+from app.core.spec.hardware import Hardware
 from app.core.spec.reports import Finished
 from app.core.storage.blobs import SUMS
+from app.core.workers import presence
+from app.core.workers.tables import WorkerState
 from tests.api.jobs import create
 from tests.api.server import Server, lenient_and_strict, new_project, serve, variant
 from tests.setup_jobs import make_job, metrics_csv, stored_file
@@ -294,6 +297,20 @@ def test_allowed_trackers_are_kept(server: Server, api_settings: Settings, train
             create(there, training_file, integrations=[mlflow, {"type": "tensorboard"}])
         assert (caught.value.code, caught.value.param) == ("tracker_not_available", "integrations.1.type")
         assert create(there, training_file, integrations=[]).integrations is None
+        with server.database.transaction() as session:
+            hardware = Hardware(memory_bytes=1)
+            presence.beat(
+                session,
+                "w:1",
+                state=WorkerState.ready,
+                queues=["train"],
+                slots=1,
+                hardware=hardware,
+                trackers=["mlflow"],
+            )
+        with pytest.raises(BadRequestError, match="'wandb' is allowed on this server, but no worker has its library"):
+            create(there, training_file, integrations=[wandb])
+        assert create(there, training_file, integrations=[mlflow]).integrations
 
 
 def test_aliases_stand_for_base_models(

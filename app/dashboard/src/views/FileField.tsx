@@ -71,6 +71,7 @@ function UploadHere(props: { id: string; set: (id: string) => void; reload: () =
         aria-label={`Upload a file for ${props.id}`}
         onChange={(event) => send(event.currentTarget.files?.[0])}
       />{" "}
+      <span class="soft">JSONL or Parquet</span>{" "}
       {share !== undefined && <span role="status">Uploading {percent(share)}</span>}
       {file?.status === "uploaded" && <span role="status">Validating {file.filename} …</span>}
       {file?.status === "error" && (

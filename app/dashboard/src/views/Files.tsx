@@ -56,9 +56,9 @@ export function Files() {
       ) : !files.length ? (
         <EmptyState title="No files yet">
           <p>
-            Upload a JSONL file in OpenAI's format, with one JSON object per line:{" "}
-            <code>{'{"messages": [{"role": "user", "content": "…"}, …]}'}</code>. Add <code>teacher_responses</code> for
-            teacher answers, and any fields that your grader reads.
+            Upload a JSONL file in OpenAI's format, with one JSON object per line, or a Parquet file with the same
+            columns: <code>{'{"messages": [{"role": "user", "content": "…"}, …]}'}</code>. Add{" "}
+            <code>teacher_responses</code> for teacher answers, and any fields that your grader reads.
           </p>
         </EmptyState>
       ) : (
@@ -153,7 +153,7 @@ function Upload() {
       {share === undefined ? (
         <>
           <label class="button primary" for="upload">
-            Choose a JSONL file
+            Choose a file
           </label>
           <input
             ref={input}
@@ -163,7 +163,10 @@ function Upload() {
             accept={ACCEPTED}
             onChange={(event) => send(event.currentTarget.files?.[0])}
           />
-          <span class="soft">or drop it here. The server checks every line.</span>
+          <span class="soft">
+            or drop it here: JSONL or Parquet. CSV, JSON and rows of other tools can be converted. The server checks
+            every line.
+          </span>
         </>
       ) : (
         <span role="status">

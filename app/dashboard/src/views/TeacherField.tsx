@@ -1,8 +1,10 @@
 // Settings of the teacher model that writes missing teacher answers, and the key for its server.
 import { useState } from "preact/hooks";
-import { type ApiError, post } from "../api";
+import { type ApiError, post, remove } from "../api";
+import { DataTable } from "../components/DataTable";
+import { ConfirmDialog } from "../components/Dialogs";
 import { TextField } from "../components/FormFields";
-import { ErrorNotice } from "../components/primitives";
+import { ErrorNotice, RelativeTime } from "../components/primitives";
 import { useGet } from "../liveData";
 import type { Model, Page, TeacherKey } from "../types";
 import type { TeacherForm } from "./jobForm";
@@ -72,7 +74,7 @@ export function TeacherField({ value, set, bases, count }: TeacherProps) {
           </>
         )}
       </div>
-      {value.model && value.base_url && <TeacherKeyField base={value.base_url} />}
+      {value.model && <TeacherKeys base={value.base_url} />}
     </details>
   );
 }
@@ -83,27 +85,27 @@ function originOf(base: string): string | null {
   return url?.protocol.startsWith("http") ? url.origin : null;
 }
 
-function TeacherKeyField({ base }: { base: string }) {
+/** The project's keys, and a field for the key of the server at `base`. */
+function TeacherKeys({ base }: { base: string }) {
   const keys = useGet<Page<TeacherKey>>(KEYS);
   const [text, setText] = useState("");
+  const [toDelete, setToDelete] = useState<TeacherKey>();
   const [error, setError] = useState<ApiError>();
+  if (keys.error) return <ErrorNotice error={keys.error} retry={keys.reload} />;
+  if (!keys.value) return null;
+  const stored = keys.value.data;
   const origin = originOf(base);
-  if (!keys.value || !origin) return null;
-  const storedKey = keys.value.data.find((key) => originOf(key.origin) === origin);
-  const store = () => {
+  const isMissing = origin && !stored.some((key) => originOf(key.origin) === origin);
+  const change = (request: Promise<unknown>) => {
     setError(undefined);
-    post(KEYS, { base_url: base, api_key: text }).then(() => {
+    request.then(() => {
       setText("");
       keys.reload();
     }, setError);
   };
   return (
     <>
-      {storedKey ? (
-        <p class="soft">
-          ✓ Requests to {origin} use the project's key <code>{storedKey.api_key_hint}</code>.
-        </p>
-      ) : (
+      {isMissing && (
         <div class="row">
           <label class="field">
             <span>API key for {origin}, if it requires one</span>
@@ -114,12 +116,49 @@ function TeacherKeyField({ base }: { base: string }) {
               onInput={(event) => setText(event.currentTarget.value)}
             />
           </label>
-          <button type="button" disabled={!text} onClick={store}>
+          <button type="button" disabled={!text} onClick={() => change(post(KEYS, { base_url: base, api_key: text }))}>
             Store key
           </button>
         </div>
       )}
+      {stored.length > 0 && (
+        <DataTable label="Teacher keys of the project" columns={["Server", "Key", "Stored"]} actions="Actions">
+          {stored.map((key) => (
+            <tr key={key.id}>
+              <td>
+                {originOf(key.origin) === origin ? "✓ " : ""}
+                {key.origin}
+              </td>
+              <td>
+                <code>{key.api_key_hint}</code>
+              </td>
+              <td class="nowrap">
+                <RelativeTime at={key.updated_at} />
+              </td>
+              <td>
+                <button
+                  type="button"
+                  class="small"
+                  aria-label={`Delete the key for ${key.origin}`}
+                  onClick={() => setToDelete(key)}
+                >
+                  Delete
+                </button>
+              </td>
+            </tr>
+          ))}
+        </DataTable>
+      )}
       {error && <ErrorNotice error={error} />}
+      {toDelete && (
+        <ConfirmDialog
+          title={`Delete the key for ${toDelete.origin}?`}
+          text="Jobs with a teacher on this server run without a key from their next attempt on."
+          action="Delete key"
+          act={() => change(remove(`${KEYS}/${toDelete.id}`))}
+          close={() => setToDelete(undefined)}
+        />
+      )}
     </>
   );
 }

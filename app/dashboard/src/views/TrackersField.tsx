@@ -1,20 +1,28 @@
 // Experiment trackers that also receive the job's metrics, with their settings.
+import { useContext } from "preact/hooks";
 import { TextField } from "../components/FormFields";
+import { SessionContext } from "../session";
 import { type Integration, setTrackerSetting, settingsOf, TRACKERS, toggleTracker } from "./trackers";
 
 export function TrackersField({ value, set }: { value: Integration[]; set: (value: Integration[]) => void }) {
-  const names = TRACKERS.filter(({ type }) => value.some((integration) => integration.type === type)).map(
-    (integration) => integration.title,
-  );
+  const usable = useContext(SessionContext)?.trackers ?? [];
+  const isSelected = (type: string) => value.some((integration) => integration.type === type);
+  // Also those of a cloned job, so that they can be removed.
+  const shown = TRACKERS.filter(({ type }) => usable.includes(type) || isSelected(type));
+  const names = shown.filter(({ type }) => isSelected(type)).map(({ title }) => title);
   return (
     <details>
       <summary>Trackers{names.length > 0 && `: ${names.join(", ")}`}</summary>
       <p class="soft">
-        The dashboard always shows the metrics. They are also sent to the selected trackers that the operator has set
-        up.
+        The dashboard always shows the metrics.{" "}
+        {shown.length
+          ? "They are also sent to the selected trackers. The operator adds others"
+          : "This server has no other trackers. The operator adds Weights & Biases, MLflow, Trackio or TensorBoard"}{" "}
+        with <code>pip install 'grouptune[trackers]'</code> and <code>GROUPTUNE_TRACKERS</code> (
+        <a href="/docs/trackers.html">trackers</a>).
       </p>
       <div class="choices">
-        {TRACKERS.map((tracker) => {
+        {shown.map((tracker) => {
           const selected = value.find((integration) => integration.type === tracker.type);
           return (
             <div key={tracker.type}>
