@@ -48,6 +48,7 @@ from worker import export_archive
 from worker.child_process import ChildProcess, describe_exit, log_tail
 from worker.claim_keeper import CLAIM_SECONDS, ClaimKeeper, TakenOver
 from worker.process_control import Drain
+from worker.redaction import Redactor
 
 log = structlog.get_logger(__name__)
 
@@ -190,7 +191,7 @@ class ExportAttempt:
         for _ in self._supervised(child):
             pass
         if code := child.wait():
-            raise _crash(f"the download of the base model {name} {describe_exit(code)}: {log_tail(self._log)}")
+            raise _crash(f"the download of the base model {name} {describe_exit(code)}: {self._log_tail()}")
 
     def _fetch_adapter(self) -> Path:
         target, claim = self._directory / "adapter", self._claim.current
@@ -232,7 +233,7 @@ class ExportAttempt:
             manifest = report.manifest or manifest
         code = child.wait()
         if code or manifest is None:
-            raise _crash(f"its process {describe_exit(code)}: {log_tail(self._log)}")
+            raise _crash(f"its process {describe_exit(code)}: {self._log_tail()}")
         return manifest
 
     def _environment(self) -> dict[str, str]:
@@ -267,6 +268,13 @@ class ExportAttempt:
         if time.monotonic() > self._ends_at:
             raise _crash(f"it took longer than {SECONDS:,.0f} s")
         self._claim.keep()
+
+    def _log_tail(self) -> str:
+        """Return the end of the log without secrets: clients read it in the export's error."""
+        redactor = Redactor(self._settings, os.environ)
+        if secret := self._claim.current.secret:
+            redactor.add(self._ring.decrypt(secret))
+        return redactor.redact(log_tail(self._log))
 
     def _report(self, stage: str, progress: float) -> None:
         self._stage, self._progress = stage, progress

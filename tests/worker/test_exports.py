@@ -211,6 +211,8 @@ def test_crashes_are_retried_three_times(workshop: Workshop) -> None:
     for attempt in (1, 2, 3):
         assert workshop.export(export_id).status == ExportStatus.queued
         thread = running(workshop, export_id)
+        with (workshop.settings.runs_dir / export_id / f"a{attempt}" / "log").open("a") as log:
+            log.write("authorization: Bearer hf_abcdefghijklmnopqrst\n")
         for pid in trainers(export_id):
             os.kill(pid, signal.SIGKILL)
         thread.join(10)
@@ -221,6 +223,8 @@ def test_crashes_are_retried_three_times(workshop: Workshop) -> None:
     assert error is not None
     assert error["code"] == "export_crashed"
     assert "killed by SIGKILL" in error["message"]
+    assert "Bearer [redacted]" in error["message"]
+    assert "hf_abc" not in error["message"]
     assert workshop.is_clean()
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -23,6 +24,7 @@ from app.core.spec.job import GroupMethod, JobSpec, MethodType, PreferenceMethod
 from app.core.spec.plan import TOKEN_BUDGET, resolve
 from app.core.spec.reports import Failed, Message, Report, TrainerExit
 from app.core.spec.subprocess_environment import JUDGE_API_KEY, ROLLOUT_API_KEY, SIGNING_SECRET
+from worker.training import run_log
 from worker.training.batching import DataOrder
 from worker.training.best_adapter import BestAdapter
 from worker.training.distributed import PeerLost, Ranks, join
@@ -31,7 +33,7 @@ from worker.training.evaluation import Evaluator, sample_of
 from worker.training.failures import diagnose
 from worker.training.held_out_pairs import HeldOutPairs
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
-from worker.training.model import Policy, load_policy
+from worker.training.model import Policy, load_policy, pick_device
 from worker.training.optimizer import Updater, new_optimizer
 from worker.training.policy_loss import PolicyLoss
 from worker.training.preference import PairLoss
@@ -55,11 +57,13 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPo
 
     trainer_spec = TrainerSpec.model_validate(json.loads((run_dir / "spec.json").read_text(encoding="utf-8")))
     ranks = join(run_dir, trainer_spec.processes, reports)
+    run_log.open_log()
 
     write_lock = threading.Lock()  # threads that fetch teacher answers report too
 
     def write_report(report: Report) -> None:
         if ranks.rank == 0 or isinstance(report, Failed):  # other ranks would repeat every step
+            run_log.note_report(report)
             with write_lock:
                 reports.write(report.model_dump_json() + "\n")
                 reports.flush()
@@ -98,12 +102,17 @@ def _train(
     # uninitialised memory, and the filling costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     transformers.utils.logging.disable_progress_bar()
+    if ranks.rank == 0:
+        run_log.note_start(trainer_spec, pick_device())
     base_dir = Path(trainer_spec.base_model_dir)
     tokenizer = load_tokenizer(base_dir).using(spec.chat_template_kwargs, trainer_spec.created_at)
     prompts, held_out, rows = _load_data(trainer_spec, tokenizer, report)
     start = Path(trainer_spec.adapter_path) if trainer_spec.adapter_path else None
     wanted = spec.hyperparameters
+    started = time.monotonic()
     policy = load_policy(base_dir, wanted.lora, spec.seed, adapter=start, precision=wanted.base_precision)
+    if ranks.rank == 0:
+        run_log.note_model(policy, str(base_dir), time.monotonic() - started, wanted.base_precision)
     if wanted.base_precision != "native":
         size = policy.causal.get_memory_footprint() / 1e9
         report(Message(message=f"Base model loaded in {wanted.base_precision}: {size:.3g} GB including the adapter"))
