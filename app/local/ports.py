@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,16 +19,17 @@ HIGHEST_PORT: Final = 65535
 SHOWN_COMMAND: Final = 80
 
 
-def choose_port(state_dir: Path, host: str) -> int:
+def choose_port(state_dir: Path, host: str, held: ExitStack) -> int:
     """Return the port of the last start, or at the first start the first free one of `FIRST_PORTS`.
 
+    A new port stays reserved until `held` closes: another installation that starts at this moment takes another one.
     Raises `LocalStackError` if the port of the last start is in use.
     """
     path = state_dir / PORT_NAME
     try:
         text = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        return _first_free(host)
+        return _reserve_first_free(host, held)
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= HIGHEST_PORT):
         raise LocalStackError(f"{path} does not contain a port number. Delete the file, or choose a port with --port.")
     return claim_port(host, int(text))
@@ -54,20 +55,31 @@ def claim_port(host: str, port: int) -> int:
         raise LocalStackError(problem) from error
 
 
-def _first_free(host: str) -> int:
+def _reserve_first_free(host: str, held: ExitStack) -> int:
     for port in FIRST_PORTS:
-        with suppress(OSError):
-            return _bind(host, port)
+        holder = socket.socket(_family(host))
+        try:
+            # Without SO_REUSEADDR, which would let two installations bind the same port until one of them listens.
+            holder.bind((host, port))
+        except OSError:
+            holder.close()
+            continue
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # from now on: lets the API bind and listen
+        held.enter_context(holder)
+        return port
     return claim_port(host, 0)
 
 
 def _bind(host: str, port: int) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
+    with socket.socket(_family(host)) as probe:
         # As uvicorn does: lingering connections of the last run (TIME_WAIT) do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((host, port))
         return int(probe.getsockname()[1])
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _user_of(port: int) -> str:

@@ -100,7 +100,7 @@ class Stack:
             resources.enter_context(self._supervisor)
             resources.callback(self._remove_connection)
             self._remove_connection()
-            self.port = self._claim_port()
+            self.port = self._claim_port(resources)
             self._start_engines()
             self._progress("Migrating the database")
             self._migrate(self.database_url)
@@ -127,10 +127,10 @@ class Stack:
         host = WILDCARD_HOSTS.get(self.host, f"[{self.host}]" if ":" in self.host else self.host)
         return f"http://{host}:{self.port}"
 
-    def _claim_port(self) -> int:
+    def _claim_port(self, resources: ExitStack) -> int:
         if self.port or not self._keeps_port:
             return claim_port(self.host, self.port)
-        return choose_port(self.state_dir, self.host)
+        return choose_port(self.state_dir, self.host, resources)
 
     def _start_engines(self) -> None:
         if not self.database_url:
