@@ -68,6 +68,7 @@ class File(Base):
         CheckConstraint("(rows_blob IS NULL) = (rows_sha256 IS NULL)", name="rows_have_a_digest"),
         Index("ix_files_expiring", "expires_at", postgresql_where="expires_at IS NOT NULL"),
         Index("ix_files_project_created", "project_id", "created_at", "id"),
+        Index("ix_files_project_sha256", "project_id", "sha256"),
         Index("ix_files_unvalidated", "created_at", postgresql_where="status = 'uploaded'"),
     )
 
