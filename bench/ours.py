@@ -17,6 +17,7 @@ from worker.training.model import load_policy
 from worker.training.optimizer import Updater, new_optimizer
 from worker.training.policy_loss import PolicyLoss
 from worker.training.rollouts.sampler import Sampler, generator
+from worker.training.self_check import eager_logprobs
 from worker.training.types import GroupMember, Prompt, PromptGroup
 
 
@@ -66,7 +67,8 @@ def _conversation(turns: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> P
 
 
 def check(model_dir: Path) -> dict[str, float]:
-    """Return the largest differences from a plain fp32 forward pass: of log-probs, and relative ones of gradients."""
+    """Return the largest differences from transformers' eager attention in fp32: of log-probs, and relative ones of
+    gradients."""
     case = Case("check", "group", 2, 4, 48, 24, 0)
     policy = load_policy(model_dir, Lora(), 0, dtype=torch.float32)
     with torch.no_grad():
@@ -74,19 +76,14 @@ def check(model_dir: Path) -> dict[str, float]:
             if "lora_B" in name:
                 value.normal_(std=0.02)
     prompts, responses = tokens(case)
-    packed = pack(
-        [[(prompt, response) for response in members] for prompt, members in zip(prompts, responses, strict=True)],
-        policy.device,
-    )
+    groups = [[(prompt, ids) for ids in members] for prompt, members in zip(prompts, responses, strict=True)]
+    packed = pack(groups, policy.device)
     weights = torch.linspace(-1, 1, len(packed.tokens_N))
     logprobs, _ = policy.logprobs(packed, 1.0)
     gradients = torch.autograd.grad((logprobs * weights).sum(), list(policy.trained.values()))
-    expected = []
-    for prompt, members in zip(prompts, responses, strict=True):
-        for response in members:
-            logits = policy.causal(input_ids=torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
-            expected.append(logits.log_softmax(-1).gather(-1, torch.tensor(response)[:, None]).squeeze(-1))
-    plain = torch.cat(expected)
+    # The reference has nothing of ours: transformers' eager attention and layers, and PEFT's own LoRA forward.
+    policy.use_plain("reference", "eager")
+    plain = eager_logprobs(policy.causal, groups)
     plain_gradients = torch.autograd.grad((plain * weights).sum(), list(policy.trained.values()))
     scale = max(float(gradient.abs().max()) for gradient in plain_gradients)
     difference = max(float((a - b).abs().max()) for a, b in zip(gradients, plain_gradients, strict=True))

@@ -20,7 +20,7 @@ from app.core.files.uploads import TRAINING_PURPOSE, find_file
 from app.core.files.validation_report import FileReport
 from app.core.jobs import gates, quotas
 from app.core.jobs.grader_services import check_services
-from app.core.models import aliases, registry, stored_adapter, weights
+from app.core.models import aliases, architecture, registry, stored_adapter, weights
 from app.core.models.adapters import starting_point
 from app.core.spec.graders import BaseGrader, missing_fields
 from app.core.spec.job import GroupMethod, JobSpec, Lora, MethodType
@@ -120,7 +120,8 @@ def validate_request(session: Session, project_id: str, request: JobRequest, lim
         param = f"method.{spec.method}.grader"
         checks.append(partial(check_services, grader, param, limits.judge_url, limits.private_hosts))
     if base_model is not None:
-        checks.append(partial(check_lora, spec, registry.resolve(base_model, models_dir).directory))
+        directory = registry.resolve(base_model, models_dir).directory
+        checks += [partial(check_architecture, directory), partial(check_lora, spec, directory)]
     if spec.alias is not None:
         checks.append(partial(aliases.check_name, spec.alias, models_dir, limits.model_aliases))
     for param, file_id in (("training_file", request.training_file), ("validation_file", request.validation_file)):
@@ -186,6 +187,16 @@ def check_trackers(session: Session, spec: JobSpec, limits: SubmissionLimits) ->
             "GET /v1/fine_tuning/jobs/{id}/metrics returns the same numbers.",
             param=f"integrations.{index}.type",
             code="tracker_not_available",
+        )
+
+
+def check_architecture(directory: Path) -> None:
+    """Raise `InvalidRequest` for a base model in `directory` that is no causal language model."""
+    if (reason := architecture.unsupported_reason(directory)) is not None:
+        raise InvalidRequest(
+            f"This model is not supported because {reason}. Choose another model.",
+            param="model",
+            code="unsupported_architecture",
         )
 
 

@@ -174,7 +174,7 @@ PLAIN: Final[dict[str, Callable[[], Any]]] = {
         index_n_heads=16,
         index_head_dim=16,
     ),
-    "phi2": lambda: PhiConfig(**_SIZES, partial_rotary_factor=0.5),
+    "phi2": lambda: PhiConfig(**_SIZES),
     "bloom": lambda: BloomConfig(**_IDS, hidden_size=32, n_layer=2, n_head=4),
 }
 """Architectures on the plain path: recurrent states, sparse attention, attention chunks, ALiBi, a biased head."""
