@@ -121,7 +121,9 @@ class PolicyLoss:
         share_B = logprobs_N.new_tensor([answer_weight(len(member.ids), self.normalization) for member in members])
         # Every token of a response carries the advantage of its response.
         advantages_B = logprobs_N.new_tensor([member.advantage or 0.0 for member in members])
-        old_N = _per_token([member.trainer_logprobs for member in members], members, logprobs_N)
+        old_N = logprobs_N.detach()
+        if self.clip is not None:  # else this is the only update
+            old_N = _per_token([member.trainer_logprobs for member in members], members, old_N)
         importance_N = None
         weights_N = (advantages_B * share_B)[of_N]
         if self.importance_cap is not None:
