@@ -276,6 +276,7 @@ def test_job_trains_the_rows_that_it_shows(client: OpenAI, tmp_path: Path) -> No
     assert job.status == "succeeded", job.error
     assert job.rows == {"used": 8, "dropped": {"answer_too_long": 2}}
     assert job.held_out_rows == {"used": 4, "dropped": {}}
+    assert (job.training_path["name"], job.training_path["reason"]) == ("fast", "")
     queued = [event for event in client.fine_tuning.jobs.list_events(job.id) if "moving job to queued" in event.message]
     assert [event.data for event in queued] == [{"rows": job.rows, "held_out_rows": job.held_out_rows}]
     groups: Any = client.get(f"/fine_tuning/jobs/{job.id}/groups?step=1", cast_to=object)

@@ -20,6 +20,7 @@ from app.core.jobs.tables import Checkpoint, Job, JobEvent
 from app.core.spec.described import Described
 from app.core.spec.gates import parse
 from app.core.spec.job import Hyperparameters, JobSpec
+from app.core.spec.reports import TrainingPath
 from app.core.spec.teacher_answers import Spent
 
 
@@ -141,6 +142,9 @@ class JobObject(Item):
         "model that is not on the server yet, that is when the job starts."
     )
     held_out_rows: RowUse | None = Field(description="Rows of the validation file, in the same way.")
+    training_path: TrainingPath | None = Field(
+        description="How the job computes log-probabilities of its model, and why; null until the model is loaded."
+    )
     estimate: Estimate | None = Field(
         description="Estimated time, memory and tokens; null until the job's files and model are available."
     )
@@ -195,6 +199,7 @@ class JobObject(Item):
             chat_template_kwargs=spec.chat_template_kwargs,
             rows=_rows(job, "rows"),
             held_out_rows=_rows(job, "held_out_rows"),
+            training_path=None if job.training_path is None else TrainingPath.model_validate(job.training_path),
             estimate=None if job.estimate is None else Estimate.model_validate(job.estimate),
             measured=None if job.measured is None else Measured.model_validate(job.measured),
             stop_request=job.stop_request,

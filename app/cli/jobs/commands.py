@@ -78,6 +78,7 @@ def show(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> 
         ("training file", job["training_file"]),
         ("validation file", job["validation_file"]),
         *((label, row_use(job, name)) for name, label in LABELS.items()),
+        ("path", _path(job)),
         ("created", moment(job["created_at"])),
         ("finished", moment(job["finished_at"]) if job["finished_at"] else None),
         ("estimated", estimated_cost(job)),
@@ -171,6 +172,12 @@ def groups(
 def _source(member: Json) -> str:
     turn = member.get("turn")  # absent in groups that older versions stored
     return str(member["source"]) if turn is None else f"{member['source']}, turn {turn}"
+
+
+def _path(job: Json) -> str | None:
+    """Format why a job trains on the plain path, or `fast`; None until the model is loaded."""
+    path = job["training_path"]
+    return None if path is None else ": ".join(filter(None, (path["name"], path["reason"])))
 
 
 def _before_and_after(job: Json, metric: str) -> str | None:

@@ -147,6 +147,7 @@ class Journal:
                 "n_epochs": report.n_epochs,
             },
             **({"rows": report.rows} if report.rows else {}),
+            training_path=None if report.path is None else report.path.model_dump(),
         )
         leases.note_training(session, self._claim, report.resumed_from_step)
 

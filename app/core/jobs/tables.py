@@ -95,6 +95,8 @@ class Job(Base):
     """Keys of the `RowCheck`s that the job waits for, by `training_file` and `validation_file`."""
     rows: Mapped[dict[str, Any] | None]
     """`{"rows": {"used", "dropped"}, "held_out_rows": ...}` once the rows are checked; None without checks."""
+    training_path: Mapped[dict[str, Any] | None]
+    """`TrainingPath` as JSON once a worker has loaded the model."""
     estimate: Mapped[dict[str, Any] | None]
     """`Estimate` as JSON, made when the job is created or claimed; None while its files or its model are unknown."""
     measured: Mapped[dict[str, Any] | None]

@@ -94,7 +94,7 @@ class TrainingPath(Frozen):
     check_seconds: float = 0.0
     """Duration of the comparison with transformers' eager attention that selected the path."""
     lora_coverage: float | None = None
-    """Share of the base model's weights whose layer carries an adapter."""
+    """Share of the base model's weights, embeddings included, whose layer carries an adapter."""
 
 
 class Started(Frozen):

@@ -61,6 +61,11 @@ export function ConfigTab({ job }: { job: Job }) {
           {others.filter(([, value]) => value).map(([name, value]) => `, ${name} ${value}`)}.
         </p>
         <RowsUsed of={job} />
+        {job.training_path?.name === "plain" && (
+          <p class="notice hold" role="status">
+            ⚠ <b>Plain path:</b> {job.training_path.reason}. Training is correct but slower.
+          </p>
+        )}
         {!document.value && <Loading what="the defaults" />}
         {document.value && (
           <>
